@@ -1,0 +1,92 @@
+"""A user's mistake as one line: what was found, what is allowed, how to mend."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+_TYPES = {
+    "float": "a number",
+    "int": "a whole number",
+    "bool": "true or false",
+    "str": "text",
+    "NoneType": "null",
+    "dict": "a mapping such as {name: value}",
+    "list": "a list such as [a, b]",
+    "tuple": "a list such as [a, b]",
+}
+
+
+def one_line(error: BaseException) -> str:
+    """Any error's message on one line; a missing or unreadable file is named first."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def closest(word: str, known: Iterable[str]) -> str:
+    """'; did you mean X?', or nothing."""
+    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def choose(what: str, word: str, known: Iterable[str]) -> str:
+    """The line about a word that is not among the known ones."""
+    names = list(known)
+    return f"{what} {word!r} is not known{closest(word, names)}{'' if closest(word, names) else ';'} use {_or(names)}"
+
+
+def parser_line(message: str, options: Iterable[str], command: str) -> str:
+    """The parser's message, often many lines, as one line.
+
+    `options`: the known options without dashes. `command`: e.g. "tombola find imp", to point at its help.
+    """
+    names = list(options)
+    text = " ".join(message.split())
+    if found := re.match(r"unrecognized arguments: (.+)", text):
+        return _unrecognised(found[1].split(), names, command)
+    if found := re.match(r"argument (--[\w.+-]+).*: expected (?:one|at least one) argument", text):
+        return f"{found[1]} needs a value; see {command} --help"
+    if found := re.match(r"the following arguments are required: (.+)", text):
+        return f"{found[1]} is missing; see {command} --help"
+    if found := re.search(r"Option '([^']+)' is not accepted", text):
+        return _unknown_key(found[1], text, names, command)
+    if found := re.search(r"File does not exist: '?([^']+)'?", text):
+        return f"file {found[1]} is not there"
+    if found := re.match(r"Unexpected config: (.+)", text):
+        return f"the configuration is {found[1][:60]!r}, but it must be a mapping of options to values"
+    if text.startswith("Problems parsing config"):
+        return f"the configuration is not readable YAML: {text.partition(': ')[2]}"
+    return _wrong_type(message) or text
+
+
+def _unrecognised(words: list[str], names: list[str], command: str) -> str:
+    option = next((word for word in words if word.startswith("-")), None)
+    if option is None:
+        return f"argument {words[0]!r} is one too many; see {command} --help"
+    name = option.lstrip("-").partition("=")[0]
+    return f"option --{name} is not known{closest('--' + name, ['--' + n for n in names])} (see {command} --help)"
+
+
+def _unknown_key(key: str, text: str, names: list[str], command: str) -> str:
+    owner = re.match(r'Parser key "([^"]+)"', text)
+    name = f"{owner[1]}.{key}" if owner else key
+    near = "" if owner else closest(key, names)
+    return f"option {name} is not known{near} (see {command} --help)"
+
+
+def _wrong_type(message: str) -> str | None:
+    keys = re.findall(r'Parser key "([^"]+)"', message)
+    value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
+    wanted = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", message))
+    if not keys or value is None or not wanted:
+        return None
+    if len(keys) > 1:  # a nested option: what its own parser says comes first, null is the outer one's
+        wanted.pop("NoneType", None)
+    allowed = _or([_TYPES.get(name, name) for name in wanted])
+    return f"{'.'.join(dict.fromkeys(keys))} is {value[1]!r}, but it must be {allowed}"
+
+
+def _or(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"

@@ -1,0 +1,89 @@
+"""What people read: lines and tables; on stderr where stdout belongs to the JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import PurePath
+from typing import Any, TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+PLAIN_WIDTH = 160  # of what is no terminal: files and pipes do not wrap
+
+
+class Screen:
+    """Writes for people, and at the end the result for machines."""
+
+    def __init__(self, as_json: bool) -> None:
+        self._json = as_json
+        terminal = (sys.stderr if as_json else sys.stdout).isatty()
+        self._console = Console(
+            stderr=as_json, markup=False, highlight=False, width=None if terminal else PLAIN_WIDTH
+        )
+
+    def line(self, text: str = "") -> None:
+        """One line, never wrapped."""
+        self._console.print(text, soft_wrap=True)
+
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+        """A table whose first `left` columns are set flush left, the others flush right."""
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        for index, column in enumerate(columns):
+            table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*row)
+        self._console.print(table)
+        self._console.print()
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """With --json, the result as the last line of stdout."""
+        if self._json:
+            print(json.dumps(_finite(result)), flush=True)
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    """A fraction as a percentage; "-" for what is not known."""
+    return "-" if value is None else f"{100 * value:.{digits}f} %"
+
+
+def number(value: float | None) -> str:
+    """A count with thousands set apart; "-" for what is not known."""
+    return "-" if value is None else f"{value:,.0f}"
+
+
+@contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Warnings as one line on stderr, without the place in the code."""
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        print(f"tombola: warning: {' '.join(str(message).split())}", file=file or sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: null stands for it."""
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, PurePath):
+        return str(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

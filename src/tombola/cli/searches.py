@@ -1,0 +1,182 @@
+"""find and study curve: search for tickets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.options import Group, summary
+from tombola.cli.screen import Screen, number, percent
+from tombola.cli.verb import Verb
+from tombola.data.config import DataSpec
+from tombola.methods import METHODS
+from tombola.methods.presets import preset
+from tombola.models.spec import ModelSpec
+from tombola.train.options import Options
+from tombola.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tombola.methods.find import Request
+
+NETWORK = Group("network", ModelSpec, {"name": "model", "args": "model_args"})
+DATA = Group("data", DataSpec, {"name": "data", "root": "data_root", "args": "data_args"})
+RECIPE = Group("training", Recipe)
+MACHINE = Group("machine and display", Options)
+
+
+def verbs() -> list[Verb]:
+    """`find METHOD` and `study curve METHOD` for every method."""
+    found = [
+        Verb(
+            ("find", name), summary(kind), _options(name, replicates=1), _run_find(name), presets=_presets(name)
+        )
+        for name, kind in METHODS.items()
+    ]
+    curves = [
+        Verb(
+            ("study", "curve", name),
+            f"Accuracy against density over several replicates, with controls at every level ({name}).",
+            _options(name, replicates=3, controls=True),
+            _run_curve(name),
+            presets=_presets(name),
+        )
+        for name in METHODS
+    ]
+    return [*found, *curves]
+
+
+def add_run(parser: ArgumentParser, *, replicates: int, meaning: str) -> None:
+    """Seed, replicates, processes and where runs go."""
+    run = parser.add_argument_group("run")
+    run.add_argument("--seed", type=int, default=0, help="everything random derives from it")
+    run.add_argument("--replicates", type=int, default=replicates, help=meaning)
+    run.add_argument("--jobs", type=int, default=1, help="processes that share the replicates out")
+    run.add_argument("--out", type=str, default="runs", help="folder in which the run gets its own directory")
+
+
+def _options(name: str, *, replicates: int, controls: bool = False) -> Callable[[ArgumentParser], None]:
+    def add(parser: ArgumentParser) -> None:
+        NETWORK.add(parser)
+        DATA.add(parser)
+        _method(name).add(parser)
+        if controls:
+            study = parser.add_argument_group("controls")
+            study.add_argument(
+                "--controls",
+                type=list[str] | str,
+                default=["random", "reinit"],
+                help="trained at the search's levels: random (mask), reinit (weights); [] for none",
+            )
+            study.add_argument("--every", type=int, default=1, help="train them at every so many levels")
+        RECIPE.add(parser)
+        add_run(parser, replicates=replicates, meaning="times the whole search is repeated, with other seeds")
+        MACHINE.add(parser)
+
+    return add
+
+
+def _method(name: str) -> Group:
+    return Group(f"method {name}", METHODS[name])
+
+
+def _presets(name: str) -> Callable[[Namespace], Mapping[str, Any]]:
+    def defaults(given: Namespace) -> dict[str, Any]:
+        named = preset(name, given["model"], given["data"])
+        return {**RECIPE.defaults(named.recipe), **_method(name).defaults(named.method)}
+
+    return defaults
+
+
+def _request(name: str, given: Namespace) -> Request:
+    # the cheap checks first: a wrong value is told before torch is loaded
+    model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
+    method, recipe = METHODS[name](**_method(name).read(given)), Recipe(**RECIPE.read(given))
+    options = Options(**MACHINE.read(given))
+    from tombola.methods.find import make_request
+
+    return make_request(
+        model,
+        data,
+        method,
+        recipe=recipe,
+        seed=given["seed"],
+        replicates=given["replicates"],
+        options=options,
+    )
+
+
+def _run_find(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
+    def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+        request = _request(name, given)
+        from tombola.methods.find import run_find
+
+        result = run_find(request, Path(given["out"]), jobs=given["jobs"])
+        show_search(screen, result)
+        return result
+
+    return run
+
+
+def _run_curve(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
+    def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+        request = _request(name, given)
+        from tombola.study.curve import run_curve
+
+        controls = given["controls"]
+        result = run_curve(
+            request,
+            Path(given["out"]),
+            controls=[controls] if isinstance(controls, str) else controls,
+            every=given["every"],
+            jobs=given["jobs"],
+        )
+        show_search(screen, result)
+        return result
+
+    return run
+
+
+def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
+    """A search's levels, means over its replicates, and where the ticket lies."""
+    replicates, metric = result["replicates"], result["metric"]
+    arms: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
+    for replicate in replicates:
+        for arm, levels in replicate["arms"].items():
+            arms.setdefault(arm, []).append(levels)
+    repeated = f", means of {len(replicates)} searches" if len(replicates) > 1 else ""
+    screen.line(f"{result['method']} on {result['data']} with {result['model']}{repeated}")
+    rows = [row for arm, found in arms.items() for row in _rows(arm, found)]
+    screen.table(
+        ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at"), rows
+    )
+    screen.line(f"ticket  {result['ticket']}")
+    screen.line(f"run     {result['run']}")
+
+
+def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+    """One row per level: its figures' means over the replicates that reached it."""
+    at: dict[int, list[Mapping[str, Any]]] = {}
+    for levels in replicates:
+        for level in levels:
+            at.setdefault(level["level"], []).append(level)
+    return [
+        [
+            "dense" if arm == "ticket" and index == 0 else arm,
+            str(index),
+            percent(_mean(found, "density")),
+            number(_mean(found, "kept")),
+            percent(_mean(found, "val_accuracy")),
+            percent(_mean(found, "test_accuracy")),
+            number(_mean(found, "early_stop_iteration")),
+        ]
+        for index, found in sorted(at.items())
+    ]
+
+
+def _mean(found: Sequence[Mapping[str, Any]], key: str) -> float | None:
+    values = [level[key] for level in found if level.get(key) is not None]
+    return fmean(values) if values else None

@@ -1,0 +1,93 @@
+"""What a verb of the command line is, and how its words become its options."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.errors import parser_line
+from tombola.cli.screen import Screen
+from tombola.errors import TombolaError
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command: how its options are made, and the public function that they are handed to.
+
+    `run` shows its result on the screen and returns it as JSON-able data. `presets` gives, from what the user
+    named, the defaults of the options left open.
+    """
+
+    words: tuple[str, ...]
+    summary: str
+    add: Callable[[ArgumentParser], None]
+    run: Callable[[Namespace, Screen], Mapping[str, Any]]
+    presets: Callable[[Namespace], Mapping[str, Any]] | None = None
+
+    @property
+    def command(self) -> str:
+        """As it is typed, e.g. "tombola find imp"."""
+        return " ".join(("tombola", *self.words))
+
+    def parser(self) -> ArgumentParser:
+        """A fresh parser of this verb's options."""
+        parser = ArgumentParser(
+            prog=self.command,
+            usage=f"{self.command} [options]",
+            description=self.summary,
+            exit_on_error=False,
+            allow_abbrev=False,
+        )
+        parser.add_argument("--config", action="config", help="read options from a YAML file; later options win")
+        self.add(parser)
+        parser.add_argument(
+            "--json", type=bool, nargs="?", const=True, default=False, help="end stdout with one line of JSON"
+        )
+        return parser
+
+    def parse(self, words: Sequence[str]) -> Namespace:
+        """The options given by `words`, completed by the presets.
+
+        Raises:
+            TombolaError: an option is unknown or its value is not allowed, in one line.
+            SystemExit: help or the configuration was asked for, and printed.
+        """
+        parser = self.parser()
+        if self.presets is not None:
+            self._set_presets(parser, self.presets, words)
+        return self._parse(parser, words)
+
+    def _set_presets(
+        self,
+        parser: ArgumentParser,
+        presets: Callable[[Namespace], Mapping[str, Any]],
+        words: Sequence[str],
+    ) -> None:
+        helps = {"-h", "--help"} & set(words)
+        named = [word for word in words if word not in helps and not word.startswith("--print_config")]
+        try:
+            found = presets(self._parse(parser, named))
+        except TombolaError:
+            if helps:
+                return  # help is shown whatever else was said
+            raise
+        parser.set_defaults(dict(found))
+
+    def _parse(self, parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+        try:
+            given: Namespace = parser.parse_args(list(words))
+        except (ArgumentError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, TombolaError):
+                raise
+            text = error.message if isinstance(error, ArgumentError) and error.argument_name is None else str(error)
+            raise TombolaError(parser_line(text, option_names(parser), self.command)) from error
+        return given
+
+
+def option_names(parser: ArgumentParser) -> list[str]:
+    """Every option's name, without dashes."""
+    return [text[2:] for action in parser._actions for text in action.option_strings if text.startswith("--")]

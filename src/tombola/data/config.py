@@ -1,0 +1,75 @@
+"""What can be said about data without loading any (torch-free: these fields are CLI options and YAML keys)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tombola.errors import TombolaError
+
+
+def _within(owner: str, name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise TombolaError(f"{owner}.{name} is {value}; it must lie in {low:g} to {high:g}")
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes made to training images; everything off by default.
+
+    Args:
+        flip: Mirror left-right with probability one half.
+        crop: Pad by this many pixels on each side, then cut a random window of the old size.
+        translate: Shift by at most this fraction of each side.
+        rotate: Turn by at most this many degrees either way.
+        zoom: Smallest fraction of the area that a random resized crop keeps (0: no resized crop).
+    """
+
+    flip: bool = False
+    crop: int = 0
+    translate: float = 0.0
+    rotate: float = 0.0
+    zoom: float = 0.0
+
+    def __post_init__(self) -> None:
+        _within("augment", "crop", self.crop, 0, 1024)
+        _within("augment", "translate", self.translate, 0, 1)
+        _within("augment", "rotate", self.rotate, 0, 180)
+        _within("augment", "zoom", self.zoom, 0, 1)
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is changed at all."""
+        return self != Augment()
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Which data, from where, and how it is split.
+
+    Args:
+        name: A data set's name, `folder` for images in class folders, or an import path of a data function.
+        root: The folder that holds the data (or into which it is downloaded).
+        val_size: Examples held out of the training set for validation (null: 5000 of MNIST and CIFAR, else a tenth).
+        augment: Random changes to training images (null: the usual ones of the data set).
+        image_size: Side in pixels to which `folder` images are resized and cropped (null: left as they are).
+        args: Further keyword arguments of a data function; for `folder`, `channels` (1 or 3).
+        in_memory_limit: GiB of examples that may be held in memory; above it, bytes are kept or files streamed.
+    """
+
+    name: str = "digits"
+    root: str = "data"
+    val_size: int | None = None
+    augment: Augment | None = None
+    image_size: int | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    in_memory_limit: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.val_size is not None and self.val_size < 1:
+            raise TombolaError(f"data.val_size is {self.val_size}; it must be at least 1 (or null for the default)")
+        if self.image_size is not None and self.image_size < 1:
+            raise TombolaError(f"data.image_size is {self.image_size}; it must be at least 1 pixel")
+        if self.in_memory_limit < 0:
+            raise TombolaError(f"data.in_memory_limit is {self.in_memory_limit}; it must be 0 or more GiB")

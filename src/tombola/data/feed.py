@@ -1,0 +1,235 @@
+"""Feeds: batches of a split in an order that depends only on (seed, epoch), resident on the device or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tombola.data.augment import augment_batch, draws_needed
+from tombola.data.config import Augment
+from tombola.data.splits import Normalisation, Resident, Split, Streamed, fetch
+from tombola.errors import TombolaError
+from tombola.rng.philox import per_index_uniform
+from tombola.rng.seeds import derive, generator
+
+Batch: TypeAlias = tuple[Tensor, Tensor]
+
+_DRAWN_AT_ONCE = 1 << 14
+"""Examples whose augmentation is drawn in one call: the cost of a call is then nothing per batch."""
+_SWEPT_AT_ONCE = 1 << 20
+"""Input numbers in one batch of a sweep where no size is given."""
+
+
+class Feed(Protocol):
+    """Batches of one split, on one device."""
+
+    @property
+    def examples(self) -> int:
+        """How many examples the split holds."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches `epoch` gives."""
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Shuffled and augmented batches, from batch number `start` on: the same ones whatever `start` is."""
+
+    def sweep(self) -> Iterator[Batch]:
+        """Every example once, in order, unchanged; the last batch may be smaller."""
+
+
+def feed(
+    split: Split,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+    augment: Augment | None = None,
+    normalisation: Normalisation | None = None,
+    channels_last: bool = False,
+    drop_last: bool = True,
+    sweep_batch: int | None = None,
+) -> Feed:
+    """A feed of `split`.
+
+    Args:
+        split: The examples.
+        batch_size: Examples per training batch.
+        device: Where batches are wanted; resident examples are moved there once.
+        augment: Changes to the training batches (None: none).
+        normalisation: That of the splits: applied to uint8 inputs, and it gives the colour of padding.
+        channels_last: Give images in channels-last memory order.
+        drop_last: Leave out a last batch that is not full, unless it is the only one.
+        sweep_batch: Examples per batch of a sweep (None: `batch_size`, or more where examples are small).
+    """
+    if batch_size < 1 or (sweep_batch is not None and sweep_batch < 1):
+        raise TombolaError(f"batch_size is {min(batch_size, sweep_batch or batch_size)}; it must be at least 1")
+    shape = split.shape
+    if augment is not None and augment.active and len(shape) != 3:
+        raise TombolaError(f"augmentation needs images (channels, height, width); the examples have shape {shape}")
+    if sweep_batch is None:
+        sweep_batch = max(batch_size, _SWEPT_AT_ONCE // max(1, torch.Size(shape).numel()))
+    plan = _Plan(len(split), batch_size, sweep_batch, drop_last)
+    finish = _Finish.of(torch.device(device), augment, normalisation, channels_last and len(shape) == 3)
+    if isinstance(split, Streamed):
+        return StreamedFeed(split, plan, finish)
+    return ResidentFeed(split, plan, finish)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which examples go into which batch."""
+
+    examples: int
+    batch_size: int
+    sweep_batch: int
+    drop_last: bool
+
+    @property
+    def steps(self) -> int:
+        whole, rest = divmod(self.examples, self.batch_size)
+        return max(1, whole if self.drop_last or rest == 0 else whole + 1)
+
+    def order(self, seed: int, epoch: int, start: int) -> Tensor:
+        """The examples of batches `start` and on, int64 on the CPU."""
+        if not 0 <= start <= self.steps:
+            raise TombolaError(f"cannot start at batch {start} of an epoch; allowed are 0 to {self.steps}")
+        order = torch.randperm(self.examples, generator=generator(seed, "order", epoch))
+        return order[start * self.batch_size : self.steps * self.batch_size]
+
+
+@dataclass(frozen=True)
+class _Finish:
+    """What is done to a batch on its device after it was cut: normalise, augment, lay out."""
+
+    device: torch.device
+    augment: Augment
+    columns: int
+    """Augmentation draws per example."""
+    normalisation: Normalisation | None
+    fill: Tensor | None
+    channels_last: bool
+
+    @classmethod
+    def of(
+        cls, device: torch.device, augment: Augment | None, normalisation: Normalisation | None, channels_last: bool
+    ) -> _Finish:
+        augment = augment or Augment()
+        fill = None if normalisation is None else normalisation.fill(device)
+        return cls(device, augment, draws_needed(augment), normalisation, fill, channels_last)
+
+    def draws(self, seed: int, epoch: int, order: Tensor) -> Tensor:
+        """Augmentation draws of the examples in `order`, float32 (len(order), columns) on the device."""
+        rows = per_index_uniform(derive(seed, "augment", epoch), order.numpy(), self.columns)
+        return torch.from_numpy(rows).to(self.device)
+
+    def plain(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            x = x.float().div_(255.0) if self.normalisation is None else self.normalisation(x)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+    def changed(self, x: Tensor, draws: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            x = x.float().div_(255.0) if self.normalisation is None else self.normalisation(x)
+        x = augment_batch(x, draws, self.augment, self.fill)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+
+
+class ResidentFeed:
+    """Batches cut by index from tensors that lie on the device."""
+
+    def __init__(self, split: Resident, plan: _Plan, finish: _Finish) -> None:
+        self._plan, self._finish = plan, finish
+        self._x, self._y = split.x.to(finish.device), split.y.to(finish.device)
+
+    @property
+    def examples(self) -> int:
+        return self._plan.examples
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._plan.steps
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        plan, finish, x, y = self._plan, self._finish, self._x, self._y
+        order = plan.order(seed, epoch, start)
+        if not finish.columns:
+            for index in order.to(finish.device).split(plan.batch_size):
+                yield finish.plain(x.index_select(0, index)), y.index_select(0, index)
+            return
+        for part in order.split(max(1, _DRAWN_AT_ONCE // plan.batch_size) * plan.batch_size):
+            rows = finish.draws(seed, epoch, part).split(plan.batch_size)
+            for index, draws in zip(part.to(finish.device).split(plan.batch_size), rows, strict=True):
+                yield finish.changed(x.index_select(0, index), draws), y.index_select(0, index)
+
+    def sweep(self) -> Iterator[Batch]:
+        size = self._plan.sweep_batch
+        for x, y in zip(self._x.split(size), self._y.split(size), strict=True):
+            yield self._finish.plain(x), y
+
+
+class _Keyed(Dataset[Batch]):
+    """A dataset whose keys are (index, seed): the seed decides the random transforms of that one example."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        return fetch(self.dataset, *key)
+
+
+class StreamedFeed:
+    """Batches fetched by worker processes; random transforms are seeded per (seed, epoch, index)."""
+
+    def __init__(self, split: Streamed, plan: _Plan, finish: _Finish) -> None:
+        self._split, self._plan, self._finish = split, plan, finish
+
+    @property
+    def examples(self) -> int:
+        return self._plan.examples
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._plan.steps
+
+    def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
+        finish = self._finish
+        orders = self._plan.order(seed, epoch, start).split(self._plan.batch_size)
+        base = derive(seed, "transform", epoch)
+        keys = [[(index, derive(base, index)) for index in order.tolist()] for order in orders]
+        for order, (x, y) in zip(orders, self._fetched(self._split.dataset, keys), strict=True):
+            yield (finish.changed(x, finish.draws(seed, epoch, order)) if finish.columns else finish.plain(x)), y
+
+    def sweep(self) -> Iterator[Batch]:
+        orders = torch.arange(self._plan.examples).split(self._plan.sweep_batch)
+        keys = [[(index, derive(0, index)) for index in order.tolist()] for order in orders]
+        for x, y in self._fetched(self._split.plain or self._split.dataset, keys):
+            yield self._finish.plain(x), y
+
+    def _fetched(self, dataset: Dataset[Any], keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
+        loader = DataLoader(
+            _Keyed(dataset),
+            batch_sampler=keys,
+            num_workers=self._split.workers,
+            pin_memory=self._finish.device.type == "cuda",
+            generator=torch.Generator(),  # else the loader would draw from the global one
+        )
+        try:
+            for x, y in loader:
+                yield _on(x, self._finish.device), _on(y, self._finish.device)
+        except TombolaError as error:
+            # A worker's error arrives with its traceback as the message: the last line is what was said.
+            raise TombolaError(str(error).strip().splitlines()[-1].removeprefix(f"{_NAME}: ")) from None
+
+
+_NAME = f"{TombolaError.__module__}.{TombolaError.__qualname__}"
+
+
+def _on(values: Tensor, device: torch.device) -> Tensor:
+    if values.dtype == torch.float64:
+        values = values.float()
+    return values.to(device, non_blocking=True)

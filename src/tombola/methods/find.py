@@ -1,0 +1,318 @@
+"""Find a ticket: any method, any model, any data, as a library call or as a run on disk."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from tombola.data.config import DataSpec
+from tombola.data.registry import load_data
+from tombola.data.splits import Splits, make_splits
+from tombola.errors import TombolaError
+from tombola.methods.imp import IterativePruning
+from tombola.methods.presets import preset
+from tombola.methods.start import start_from
+from tombola.models.spec import ModelSpec
+from tombola.prune.loop import Level, Search
+from tombola.prune.trial import Bench
+from tombola.rng.seeds import derive
+from tombola.runs.directory import Run, open_run
+from tombola.runs.jobs import map_jobs, threads_per_job
+from tombola.runs.versions import versions
+from tombola.ticket.ticket import Ticket
+from tombola.train.loop import make_fabric
+from tombola.train.options import Options
+from tombola.train.progress import Progress, Silent, show_progress
+from tombola.train.recipe import Recipe
+
+
+class Method(Protocol):
+    """What a method is: a frozen dataclass of options that finds levels, the last of which holds the ticket."""
+
+    name: str
+    version: int
+
+    def find(self, search: Search) -> list[Level]: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One search, complete and picklable if model and data are given by name."""
+
+    model: nn.Module | ModelSpec
+    data: Splits | DataSpec
+    method: Any
+    recipe: Recipe
+    seed: int = 0
+    replicates: int = 1
+    options: Options = Options()
+
+
+def find(
+    model: nn.Module | ModelSpec | str,
+    data: Any,
+    method: Any = None,
+    *,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    options: Options | None = None,
+    out: str | Path | None = None,
+) -> Ticket:
+    """Find a ticket and return it.
+
+    Args:
+        model: any module (copied; its present weights are the origin), a network's name, or a ModelSpec.
+        data: a data set's name, a DataSpec, Splits, a (train, val, test) tuple, or a function (root, seed) -> Splits.
+        method: a method's dataclass, e.g. `IterativePruning(density=0.1, rounds=10)`.
+        recipe: how to train; None or a mapping of fields starts from the preset of (method, model, data).
+        seed: everything random derives from it.
+        options: device and display.
+        out: parent of the run directory; None keeps everything in memory.
+    """
+    request = make_request(model, data, method, recipe=recipe, seed=seed, options=options)
+    if out is None:
+        with show_progress(request.options.progress) as progress:
+            return search(request, progress)[-1].ticket
+    result = run_find(request, Path(out))
+    return Ticket.load(result["ticket"])
+
+
+def make_request(
+    model: nn.Module | ModelSpec | str,
+    data: Any,
+    method: Any = None,
+    *,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    replicates: int = 1,
+    options: Options | None = None,
+) -> Request:
+    """A complete request from what the user gave; presets fill in what is left open."""
+    spec = ModelSpec(model) if isinstance(model, str) else model
+    source = as_data(data)
+    chosen = method if method is not None else IterativePruning()
+    if not isinstance(recipe, Recipe):
+        named = preset(chosen.name, name_of_model(spec), source.name)
+        recipe = Recipe(**{**named.recipe, **(recipe or {})})
+    return Request(spec, source, chosen, recipe, seed, replicates, options or Options())
+
+
+def as_data(data: Any) -> Splits | DataSpec:
+    """Data as the library's calls take it."""
+    if isinstance(data, Splits | DataSpec):
+        return data
+    if isinstance(data, str):
+        return DataSpec(data)
+    if isinstance(data, Callable):  # type: ignore[arg-type]
+        data = data("data", 0)
+    return data if isinstance(data, Splits) else make_splits(*data)
+
+
+def name_of_model(model: nn.Module | ModelSpec) -> str:
+    """The name of a network: its registry name or import path, or the class of a live module."""
+    return type(model).__name__ if isinstance(model, nn.Module) else model.name
+
+
+def search(
+    request: Request, progress: Progress | None = None, *, directory: Path | None = None, replicate: int = 0
+) -> list[Level]:
+    """Run one replicate of a request; `directory` is the run directory, if there is one."""
+    splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
+    seed = replicate_seed(request.seed, replicate)
+    start = start_from(request.model, splits, seed=seed)
+    fabric = make_fabric(
+        request.options.device,
+        request.recipe.precision,
+        deterministic=request.options.deterministic,
+        loggers=_loggers(request.options, directory, replicate),
+    )
+    with torch.random.fork_rng(devices=[]):
+        return list(
+            request.method.find(
+                Search(
+                    bench=Bench(splits, request.recipe, fabric, request.options, progress or Silent()),
+                    origin=start.origin,
+                    seed=seed,
+                    provenance={**describe(request, splits), "seed": seed, "versions": versions()},
+                    architecture=start.architecture,
+                    trusted=start.trusted,
+                    directory=directory,
+                    prefix=f"replicate-{replicate}",
+                )
+            )
+        )
+
+
+def replicate_seed(seed: int, replicate: int) -> int:
+    """The seed of one replicate; replicate 0 is the run that has no others."""
+    return seed if replicate == 0 else derive(seed, "replicate", replicate)
+
+
+def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | None = None) -> dict[str, Any]:
+    """Run a request in its run directory under `out`, or find it finished there; returns the run's result.
+
+    `jobs` processes share the replicates out (model and data given by name). The result holds `ticket` (path of
+    the first replicate's), `density`, `test_accuracy`, `dense_test_accuracy`, `run` and the replicates' levels.
+    """
+    if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
+        raise TombolaError(
+            f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1"
+        )
+    splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
+    config = {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
+    label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}".replace("/", "_")
+    with open_run(
+        out,
+        exact_name or label,
+        config,
+        kind="find",
+        machine=machine(request.options, jobs),
+        force=request.options.force,
+        exact_name=exact_name is not None,
+    ) as run:
+        result = run.result() or _run(request, splits, run, jobs)
+    return headline(result, run.directory)
+
+
+def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """A find result with the figures and absolute-or-relative paths that a caller wants first."""
+    levels = result["replicates"][0]["arms"]["ticket"]
+    return {
+        "run": str(directory),
+        "ticket": str(directory / levels[-1]["ticket"]),
+        "density": levels[-1]["density"],
+        "test_accuracy": levels[-1]["test_accuracy"],
+        "dense_test_accuracy": levels[0]["test_accuracy"]
+        if levels[0]["kept"] == levels[0]["total"]
+        else None,
+        **result,
+    }
+
+
+def _run(request: Request, splits: Splits, run: Run, jobs: int) -> dict[str, Any]:
+    items = [
+        _Job(replace(request, data=request.data if jobs > 1 else splits), run.directory, i)
+        for i in range(request.replicates)
+    ]
+    wanted = request.options.progress
+    with show_progress(wanted) as progress, progress.track("replicates", len(items)) as update:
+        replicates = []
+        run_one = _replicate if jobs > 1 else lambda job: _replicate(job, progress)
+        for done, levels in enumerate(map_jobs(run_one, items, jobs)):
+            replicates.append(levels)
+            update(done + 1)
+    result = {
+        "kind": "find",
+        "method": request.method.name,
+        "model": name_of_model(request.model),
+        "data": splits.name,
+        "metric": splits.task.metric_name,
+        "replicates": replicates,
+    }
+    run.finish(result)
+    return result
+
+
+@dataclass(frozen=True)
+class _Job:
+    request: Request
+    directory: Path
+    replicate: int
+
+
+def _replicate(job: _Job, progress: Progress | None = None) -> dict[str, Any]:
+    levels = search(job.request, progress, directory=job.directory, replicate=job.replicate)
+    return {
+        "replicate": job.replicate,
+        "seed": replicate_seed(job.request.seed, job.replicate),
+        "ticket": levels[-1].result["ticket"],
+        "arms": {"ticket": [level.result for level in levels]},
+    }
+
+
+def describe(request: Request, splits: Splits) -> dict[str, Any]:
+    """The scientific configuration as JSON-able values: no paths, no display settings."""
+    return {
+        "method": {
+            "name": request.method.name,
+            "version": request.method.version,
+            **as_plain(request.method),
+        },
+        "model": describe_model(request.model),
+        "data": describe_data(request.data, splits),
+        "recipe": as_plain(request.recipe),
+    }
+
+
+def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
+    """A network's name, arguments and initialisation; for a live or pretrained one the hash of its weights."""
+    from tombola.ticket.tensors import hash_state
+
+    if isinstance(model, nn.Module):
+        return {"name": type(model).__name__, "weights": hash_state(dict(model.state_dict()))}
+    plain = as_plain(model)
+    if model.checkpoint is not None:
+        import hashlib
+
+        file = Path(model.checkpoint)
+        if not file.is_file():
+            raise TombolaError(f"checkpoint {file} is not there; give a .safetensors or .pt file")
+        plain["checkpoint"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return plain
+
+
+def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
+    """What the data is: name, fingerprint of its content, normalisation and augmentation."""
+    spec = as_plain(data) if isinstance(data, DataSpec) else {}
+    for place in ("root", "in_memory_limit"):
+        spec.pop(place, None)
+    norm = splits.normalisation
+    return {
+        **spec,
+        "name": splits.name,
+        "fingerprint": splits.fingerprint,
+        "augment": as_plain(splits.augment),
+        "normalisation": None if norm is None else {"mean": list(norm.mean), "std": list(norm.std)},
+    }
+
+
+def as_plain(value: Any) -> dict[str, Any]:
+    """A dataclass as JSON-able values."""
+
+    def plain(item: Any) -> Any:
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return {key: plain(part) for key, part in asdict(item).items()}
+        if isinstance(item, Mapping):
+            return {str(key): plain(part) for key, part in item.items()}
+        return [plain(part) for part in item] if isinstance(item, tuple | list) else item
+
+    return dict(plain(value))
+
+
+def machine(options: Options, jobs: int = 1) -> dict[str, Any]:
+    """What the bits of a result depend on besides configuration and versions."""
+    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    return {"device": device.partition(":")[0], "threads": threads_per_job(jobs)}
+
+
+def _loggers(options: Options, directory: Path | None, replicate: int) -> list[Any]:
+    if not options.loggers:
+        return []
+    try:
+        from lightning_fabric.loggers import TensorBoardLogger
+
+        return [
+            TensorBoardLogger(
+                root_dir=str(directory or Path("tensorboard")), name=f"tensorboard/replicate-{replicate}"
+            )
+        ]
+    except (ImportError, ModuleNotFoundError):
+        raise TombolaError(
+            "logger tensorboard is not installed; run pip install 'tombola[tensorboard]'"
+        ) from None

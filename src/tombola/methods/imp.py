@@ -1,0 +1,145 @@
+"""Iterative magnitude pruning with rewinding (Frankle & Carbin 2019, arXiv 1803.03635; Frankle et al. 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tombola.errors import TombolaError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tombola.prune.loop import Counts, Level, Pruning, Search
+
+
+@dataclass(frozen=True)
+class IterativePruning:
+    """Train, prune the smallest weights, rewind the rest, and again: the lottery ticket's own method.
+
+    Say how far to prune either with `density` and `rounds`, or with `rate` and `levels`.
+
+    Args:
+        density: fraction of the prunable weights that the ticket keeps (default 0.1, unless levels is given)
+        rounds: pruning rounds on the way to the density; 1 is one-shot pruning
+        rate: fraction of the remaining weights pruned per level; with density, only the ratio of rates counts
+        levels: number of levels of that rate, instead of density and rounds
+        conv_rate: rate of convolutions; null means the same as rate
+        output_rate: rate of the output layer; null means half of rate
+        scope: layer (each layer by its own rate) or global (the smallest weights over all layers)
+        pattern: what is pruned as one: element, block:V (V output rows), N:M such as 2:4, or channel
+        criterion: what is kept: magnitude, movement, random, ... or an import path
+        rewind: init, a step such as 500it, or lr (weights stay, learning rate rewinds)
+        include: name patterns of further parameters to prune, e.g. ["*.bias"]
+        exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
+    """
+
+    name: ClassVar[str] = "imp"
+    version: ClassVar[int] = 1
+
+    density: float | None = None
+    rounds: int = 5
+    rate: float = 0.2
+    levels: int | None = None
+    conv_rate: float | None = None
+    output_rate: float | None = None
+    scope: str = "layer"
+    pattern: str = "element"
+    criterion: str = "magnitude"
+    rewind: str = "init"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", tuple(self.include))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        if self.density is not None and self.levels is not None:
+            raise TombolaError(
+                "both density and levels are given; give density and rounds, or rate and levels"
+            )
+        if self.density is not None and not 0.0 < self.density <= 1.0:
+            raise TombolaError(
+                f"density is {self.density}, but it must lie in (0, 1]: the fraction of weights kept"
+            )
+        for field in ("rounds", "levels"):
+            value = getattr(self, field)
+            if value is not None and value < (1 if field == "rounds" else 0):
+                raise TombolaError(
+                    f"{field} is {value}, but at least {1 if field == 'rounds' else 0} is needed"
+                )
+        for field in ("rate", "conv_rate", "output_rate"):
+            value = getattr(self, field)
+            if value is not None and not 0.0 <= value < 1.0:
+                raise TombolaError(
+                    f"{field} is {value}, but it must lie in [0, 1): the fraction pruned per level"
+                )
+        if self.scope not in ("layer", "global"):
+            raise TombolaError(f"scope {self.scope!r} is not known; use layer or global")
+
+    def find(self, search: Search) -> list[Level]:
+        """Run the search; the last level holds the ticket."""
+        from tombola.prune.loop import prune_levels
+
+        return prune_levels(search, self.pruning())
+
+    def pruning(self) -> Pruning:
+        """These settings as axes of the pruning loop."""
+        from tombola.prune.loop import Pruning
+        from tombola.prune.rewind import Rewind
+        from tombola.select.criteria import criterion
+        from tombola.select.patterns import parse_pattern
+
+        return Pruning(
+            plan=self.plan,
+            criterion=criterion(self.criterion),
+            scope=self.scope,
+            pattern=parse_pattern(self.pattern),
+            rewind=Rewind.parse(self.rewind),
+            include=self.include,
+            exclude=self.exclude,
+        )
+
+    def plan(self, weights: Mapping[str, Tensor]) -> Sequence[Counts]:
+        """Units kept at every level, level 0 first, from the shapes of the prunable weights."""
+        from tombola.prune.levels import by_density, by_rate
+        from tombola.select.patterns import NM, parse_pattern
+
+        pattern = parse_pattern(self.pattern)
+        sizes = {name: pattern.units(tuple(weight.shape)) for name, weight in weights.items()}
+        density = 0.1 if self.density is None and self.levels is None else self.density
+        if isinstance(pattern, NM):
+            return self._n_of_m(pattern.n / pattern.m, weights, sizes)
+        if self.scope == "global":
+            sizes = {"": sum(sizes.values())}
+            rates = {"": self.rate}
+        else:
+            rates = self.rates(weights)
+        if density is None:
+            plan = by_rate(sizes, rates, self.levels or 0)
+        else:
+            plan = by_density(sizes, rates, density, self.rounds)
+        return [level[""] for level in plan] if self.scope == "global" else plan
+
+    def rates(self, weights: Mapping[str, Any]) -> dict[str, float]:
+        """Every layer's rate: convolutions, fully connected layers, and half for the output layer (the last one)."""
+        output = list(weights)[-1]
+        conv = self.rate if self.conv_rate is None else self.conv_rate
+        last = self.rate / 2 if self.output_rate is None else self.output_rate
+        return {
+            name: last if name == output else conv if weight.dim() > 2 else self.rate
+            for name, weight in weights.items()
+        }
+
+    def _n_of_m(
+        self, density: float, weights: Mapping[str, Tensor], sizes: Mapping[str, int]
+    ) -> Sequence[Counts]:
+        from tombola.select.patterns import parse_pattern
+        from tombola.select.select import unit_counts
+
+        asked = self.density if self.density is not None else density
+        if abs(asked - density) > 1e-9 or self.levels is not None:
+            raise TombolaError(
+                f"pattern {self.pattern} fixes the density at {density:g} in one round; leave density, rounds and levels out"
+            )
+        return [dict(sizes), unit_counts(weights, density=density, pattern=parse_pattern(self.pattern))]

@@ -1,0 +1,71 @@
+"""The papers' settings, keyed by (method, model, data); torch-free.
+
+Sources: Frankle & Carbin 2019, figure 2 and appendices (LeNet, Conv-2/4/6, "Resnet-18" = ResNet-20, VGG-19). They
+trained on the whole CIFAR-10; batch size 60 is theirs for LeNet and Conv, 64 for VGG-19, 128 for ResNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Fields that differ from the defaults of the method and of the recipe."""
+
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    method: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _adam(lr: float, iterations: int) -> dict[str, Any]:
+    return {
+        "optimizer": "adam",
+        "lr": lr,
+        "batch_size": 60,
+        "length": f"{iterations}it",
+        "eval_every": "100it",
+    }
+
+
+def _sgd(batch_size: int, **more: Any) -> dict[str, Any]:
+    common = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step"}
+    return {**common, "batch_size": batch_size, "eval_every": "500it", **more}
+
+
+# only the 3x3 convolutions of the residual network and of VGG are pruned there, by one global threshold
+_GLOBAL_CONVS = {"scope": "global", "exclude": ("fc.*", "*downsample*", "*shortcut*")}
+
+_PRESETS: Mapping[tuple[str, str, str], Preset] = {
+    ("imp", "lenet-300-100", "mnist"): Preset(_adam(1.2e-3, 50_000)),
+    ("imp", "conv-2", "cifar10"): Preset(_adam(2e-4, 20_000), {"conv_rate": 0.1, "output_rate": 0.1}),
+    ("imp", "conv-4", "cifar10"): Preset(_adam(3e-4, 25_000), {"conv_rate": 0.1, "output_rate": 0.1}),
+    ("imp", "conv-6", "cifar10"): Preset(_adam(3e-4, 30_000), {"conv_rate": 0.15, "output_rate": 0.1}),
+    ("imp", "resnet-20", "cifar10"): Preset(
+        _sgd(128, length="30000it", lr=0.03, warmup="20000it", milestones=("20000it", "25000it")),
+        _GLOBAL_CONVS,
+    ),
+    ("imp", "vgg-16", "cifar10"): Preset(
+        _sgd(64, length="160ep", warmup="10000it", milestones=("80ep", "120ep")), _GLOBAL_CONVS
+    ),
+    ("imp", "vgg-19", "cifar10"): Preset(
+        _sgd(64, length="160ep", warmup="10000it", milestones=("80ep", "120ep")), _GLOBAL_CONVS
+    ),
+    ("imp", "lenet-300-100", "digits"): Preset(
+        {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}
+    ),
+    ("imp", "mlp", "digits"): Preset(
+        {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}
+    ),
+}
+
+
+def preset(method: str, model: str, data: str) -> Preset:
+    """The settings of (method, model, data), or none: then the defaults of the dataclasses hold."""
+    return _PRESETS.get((method, model, data), Preset())
+
+
+def known_presets() -> tuple[tuple[str, str, str], ...]:
+    """Every (method, model, data) that has a preset."""
+    return tuple(_PRESETS)

@@ -1,0 +1,91 @@
+"""What a search starts from: a network by name on seeded weights, or a user's own model as it is."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tombola.data.splits import Splits
+from tombola.errors import TombolaError
+from tombola.models.registry import build_network, default_init, is_known, load_checkpoint_
+from tombola.models.spec import ModelSpec
+from tombola.prune.loop import some_inputs
+from tombola.rng.seeds import derive
+from tombola.ticket.origin import NetworkSpec, Origin
+
+
+@dataclass(frozen=True)
+class Start:
+    """An origin, the architecture where it cannot be built by name, and the import paths the caller has named."""
+
+    origin: Origin
+    architecture: nn.Module | None = None
+    trusted: tuple[str, ...] = ()
+
+
+def start_from(model: nn.Module | ModelSpec, splits: Splits, *, seed: int) -> Start:
+    """The start of one search.
+
+    A live model is copied and its present weights are the origin. A network of Tombola's own is drawn from the
+    seed by its initialisation scheme; so is a foreign one if a scheme is asked for, else its own constructor
+    draws it and the weights are stored. A checkpoint's weights are stored.
+
+    Raises:
+        TombolaError: the network cannot be built, or does not take this data.
+    """
+    if isinstance(model, nn.Module):
+        start = Start(Origin.stored(model), copy.deepcopy(model).to("cpu"))
+    else:
+        start = _by_name(model, splits, seed)
+    _check_fits(start, splits)
+    return start
+
+
+def _by_name(spec: ModelSpec, splits: Splits, seed: int) -> Start:
+    own = is_known(spec.name)
+    shape, classes = (splits.input_shape, splits.classes or 1) if own else (None, None)
+    network = NetworkSpec(spec.name, dict(spec.args), shape, classes)
+    trusted = () if own else (spec.name,)
+    init = spec.init or (default_init(spec.name) if own else None)
+    if spec.checkpoint is None and init is not None:
+        if own:
+            return Start(Origin.seeded(network, init, derive(seed, "init")), None)
+        return Start(
+            Origin.seeded(network, init, derive(seed, "init"), model=_built(spec, splits, seed)),
+            None,
+            trusted,
+        )
+    module = _built(spec, splits, seed)
+    if spec.checkpoint is not None:
+        load_checkpoint_(module, spec.checkpoint)
+    return Start(Origin.stored(module, network=network), None, trusted)
+
+
+def _built(spec: ModelSpec, splits: Splits, seed: int) -> nn.Module:
+    # a constructor draws its weights from torch's global generator
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, "constructor"))
+        return build_network(
+            spec.name, input_shape=splits.input_shape, classes=splits.classes or 1, args=dict(spec.args)
+        )
+
+
+def _check_fits(start: Start, splits: Splits) -> None:
+    x = some_inputs(splits, 2)
+    model = start.origin.network_module(start.architecture, start.trusted).eval()
+    try:
+        with torch.no_grad():
+            output = model(x)
+    except (RuntimeError, ValueError, IndexError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TombolaError(
+            f"the network does not take inputs of shape {tuple(x.shape[1:])}: {reason}; choose another model or data"
+        ) from None
+    if splits.classes is not None and output.dim() >= 2 and output.shape[1] < splits.classes:
+        raise TombolaError(
+            f"the network gives {output.shape[1]} outputs, but the data has {splits.classes} classes; "
+            f"pass e.g. --model_args.num_classes {splits.classes}"
+        )

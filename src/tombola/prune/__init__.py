@@ -1,0 +1,1 @@
+"""The pruning loop: levels, rewinding, held masks."""

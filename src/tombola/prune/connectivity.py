@@ -1,0 +1,45 @@
+"""Is there still a path from the input to the output?"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from tombola.mask import Mask, parameters_by_name
+
+
+def is_cut(model: nn.Module, mask: Mask, x: Tensor) -> bool:
+    """Whether no kept path leads from the input to the output of `model` under `mask`.
+
+    Two proofs are asked for, since each alone can be fooled: with all kept weights set to +1 the output's gradient
+    at the input vanishes (symmetric networks with layer norms do that too), and with its own weights the masked
+    network gives one output for all inputs (so do dead ReLUs). `x` is a batch (N, ...) of real inputs, N > 1;
+    inputs that are not floating point (tokens) are judged by the second proof alone.
+    """
+    probe = copy.deepcopy(model).to("cpu").eval()
+    mask.apply_(probe)
+    x = x.to("cpu")
+    with torch.no_grad():
+        output = probe(x).float()
+    if bool((output != output[:1]).any()):
+        return False
+    return not x.is_floating_point() or not _positive_path(probe, mask, x)
+
+
+def _positive_path(probe: nn.Module, mask: Mask, x: Tensor) -> bool:
+    probe = probe.double()
+    parameters = parameters_by_name(probe)
+    with torch.no_grad():
+        for module in probe.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.reset_running_stats()
+        for name, parameter in parameters.items():
+            if name in mask:
+                parameter.copy_(mask[name])
+            else:
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    ones = torch.ones_like(x[:1], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(probe(ones).sum(), ones, allow_unused=True)
+    return gradient is not None and bool((gradient != 0).any())

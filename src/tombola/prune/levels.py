@@ -1,0 +1,96 @@
+"""How many weights each level keeps: closed forms, exact counts, nested levels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from tombola.errors import TombolaError
+
+Counts = dict[str, int]
+
+
+def by_rate(sizes: Mapping[str, int], rates: Mapping[str, float], levels: int) -> list[Counts]:
+    """Levels 0..`levels` where every layer loses its own rate of what is left: round(n (1 - q)^r), half to even.
+
+    In closed form, so that rounding never compounds (Frankle & Carbin 2019, layerwise pruning).
+    """
+    _check_rates(rates)
+    return [
+        {name: round(size * (1.0 - rates[name]) ** level) for name, size in sizes.items()}
+        for level in range(levels + 1)
+    ]
+
+
+def by_density(
+    sizes: Mapping[str, int], rates: Mapping[str, float], density: float, rounds: int
+) -> list[Counts]:
+    """Levels 0..`rounds` that end at exactly round(density N) weights, the layers' rates kept in proportion.
+
+    One factor c scales all rates so that sum n (1 - c q)^rounds = density N; each level's total is rounded once
+    and shared out by largest remainder. A layer of rate 0 keeps everything.
+    """
+    _check_rates(rates)
+    total = sum(sizes.values())
+    target = round(density * total)
+    factor = _solve(sizes, rates, target, rounds)
+    plan: list[Counts] = [dict(sizes)]
+    for level in range(1, rounds + 1):
+        exact = {name: size * (1.0 - factor * rates[name]) ** level for name, size in sizes.items()}
+        whole = target if level == rounds else round(sum(exact.values()))
+        plan.append(_share_out(exact, whole, plan[-1]))
+    return plan
+
+
+def by_total(total: int, totals: Sequence[int]) -> list[int]:
+    """Check that global totals fall from `total`; for one count over all layers."""
+    if any(later > earlier for earlier, later in zip([total, *totals], totals, strict=False)):
+        raise TombolaError(f"levels must shrink, but they hold {[total, *totals]} weights")
+    return [total, *totals]
+
+
+def _solve(sizes: Mapping[str, int], rates: Mapping[str, float], target: int, rounds: int) -> float:
+    total, fixed = sum(sizes.values()), sum(size for name, size in sizes.items() if rates[name] == 0)
+    highest = max(rates.values(), default=0.0)
+    least = (
+        sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items())
+        if highest
+        else total
+    )
+    if target == total:
+        return 0.0
+    if target < fixed or target < math.floor(least) or not highest:
+        raise TombolaError(
+            f"density {target / total:.4g} cannot be reached in {rounds} rounds: layers of smaller rates keep at "
+            f"least {max(least, fixed) / total:.4g}; ask for more rounds or raise their rates"
+        )
+
+    def kept(factor: float) -> float:
+        return sum(size * (1.0 - factor * rates[name]) ** rounds for name, size in sizes.items())
+
+    low, high = 0.0, 1.0 / highest
+    for _ in range(200):  # kept() falls as the factor grows; bisect to the last bit
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if kept(middle) > target else (low, middle)
+    return 0.5 * (low + high)
+
+
+def _share_out(exact: Mapping[str, float], whole: int, before: Counts) -> Counts:
+    """Largest remainder: floors first, then one each by falling fraction (ties: first layer), never above `before`."""
+    counts = {name: min(math.floor(value), before[name]) for name, value in exact.items()}
+    by_fraction = sorted(exact, key=lambda name: counts[name] - exact[name])
+    while missing := whole - sum(counts.values()):
+        room = [name for name in by_fraction if counts[name] < before[name]] if missing > 0 else []
+        if not room:
+            break
+        for name in room[:missing]:
+            counts[name] += 1
+    return counts
+
+
+def _check_rates(rates: Mapping[str, float]) -> None:
+    for name, rate in rates.items():
+        if not 0.0 <= rate < 1.0:
+            raise TombolaError(
+                f"rate of {name} is {rate}; a rate is the fraction pruned per level, in [0, 1)"
+            )

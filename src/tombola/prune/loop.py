@@ -1,0 +1,237 @@
+"""The pruning loop: train, score, select, rewind, and again; every method that prunes is a setting of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tombola.data.splits import Splits
+from tombola.errors import TombolaError
+from tombola.mask import Mask, prunable
+from tombola.prune.connectivity import is_cut
+from tombola.prune.rewind import Rewind
+from tombola.prune.trial import Bench, Trial, run_trial
+from tombola.rng.seeds import generator
+from tombola.runs.directory import Stage
+from tombola.select.criteria import Context, Criterion
+from tombola.select.patterns import Pattern
+from tombola.select.select import select
+from tombola.ticket.origin import Origin
+from tombola.ticket.ticket import Ticket
+from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
+from tombola.train.feeds import evaluation_feed, training_feed
+from tombola.train.length import steps
+
+Counts = Mapping[str, int] | int
+"""Units to keep: per layer, or over all layers."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search starts from, and where its stages go (None: nowhere, all stays in memory).
+
+    `architecture` stands in for the network of a user's own model, which cannot be built by name.
+    """
+
+    bench: Bench
+    origin: Origin
+    seed: int
+    provenance: Mapping[str, Any]
+    architecture: nn.Module | None = None
+    trusted: tuple[str, ...] = ()
+    directory: Path | None = None
+    prefix: str = ""
+
+    def network(self, origin: Origin | None = None) -> nn.Module:
+        """A fresh module at the origin."""
+        return (origin or self.origin).network_module(self.architecture, self.trusted)
+
+    def state(self) -> State:
+        """The origin's full state, on the CPU."""
+        return self.origin.state_dict(self.architecture, self.trusted)
+
+    def stage(self, name: str) -> Stage | None:
+        """The stage of that name under this search's prefix."""
+        return Stage(self.directory / self.prefix / name) if self.directory else None
+
+    def path(self, name: str) -> str:
+        """A stage's path relative to the run directory."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """The axes of the loop. `plan` gives the units kept at each level from the shapes of the prunable weights."""
+
+    plan: Callable[[Mapping[str, Tensor]], Sequence[Counts]]
+    criterion: Criterion
+    scope: str
+    pattern: Pattern
+    rewind: Rewind
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Level:
+    """One round: its ticket, and its figures as the run's JSON holds them."""
+
+    level: int
+    ticket: Ticket
+    result: dict[str, Any]
+
+
+def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
+    """Level 0 trains the dense network; each later level prunes what the last one trained, rewinds, and trains.
+
+    Raises:
+        TombolaError: a level's mask leaves no path from the input to the output.
+    """
+    weights = prunable(search.network(), include=pruning.include, exclude=pruning.exclude)
+    if not weights:
+        raise TombolaError("the network has no prunable weight; widen what is prunable with --include")
+    plan = pruning.plan(weights)
+    mask, levels = Mask.full(weights), list[Level]()
+    for level, counts in enumerate(plan):
+        if level > 0:
+            mask = _next_mask(search, pruning, levels[-1], counts)
+        levels.append(_train_level(search, pruning, level, mask, levels))
+    return levels
+
+
+def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Mask:
+    initial, final = search.state(), _final_state(search, previous.ticket)
+    mask = previous.ticket.mask
+    context = Context(
+        initial={name: initial[name] for name in mask},
+        final={name: final[name] for name in mask},
+        generator=generator(search.seed, "criterion", previous.level),
+        mask=mask,
+    )
+    scores = pruning.criterion(context)
+    pruned = select(scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask)
+    if is_cut(search.network(), pruned, some_inputs(search.bench.splits)):
+        empty = pruned.empty_layers()
+        raise TombolaError(
+            f"at level {previous.level + 1} (density {pruned.density:.4g}) no path leads from input to output"
+            + (f", {', '.join(empty)} being empty" if empty else "")
+            + "; ask for a higher density, fewer levels, or a layerwise scope"
+        )
+    return pruned
+
+
+def _train_level(search: Search, pruning: Pruning, level: int, mask: Mask, before: Sequence[Level]) -> Level:
+    name = f"level-{level:02d}"
+    stage = search.stage(name)
+    rewound = steps_of(search.bench, pruning.rewind)
+    file = stage.directory / "network.ticket" if stage else None
+    snapshot = None if level == 0 else _rewind_point(search, rewound, before[0])
+    model, start = _starting_point(search, pruning, snapshot, rewound, before)
+    trial = run_trial(
+        search.bench,
+        model,
+        seed=search.seed,
+        label=f"level {level}  {mask.density:6.1%}",
+        mask=mask if level else None,
+        start=start,
+        capture=rewound if level == 0 and rewound else None,
+        stage=stage,
+    )
+    if trial.trained is None:
+        assert file is not None
+        return Level(level, Ticket.load(file), trial.result)
+    origin = _origin(search, pruning, snapshot, before)
+    ticket = Ticket.from_models(
+        origin=origin,
+        mask=mask,
+        final_state=trial.trained.state,
+        provenance={**search.provenance, "level": level, "rewound_steps": start.step if start else 0},
+        model=search.architecture,
+        trusted=search.trusted,
+    )
+    captured = trial.trained.captured
+    if stage is not None and file is not None:
+        if captured is not None:
+            save_snapshot(stage.directory / "rewind.pt", captured)
+        ticket.save(file)
+    result = level_result(level, mask, trial, search.path(name))
+    if stage is not None:
+        stage.finish(result)
+    elif captured is not None:
+        result["rewind"] = captured  # in memory only: later levels start here
+    return Level(level, ticket, result)
+
+
+def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None:
+    if rewound == 0:
+        return None
+    stage = search.stage("level-00")
+    if stage is None:
+        point: Snapshot = dense.result["rewind"]
+        return point
+    return load_snapshot(stage.directory / "rewind.pt")
+
+
+def _starting_point(
+    search: Search, pruning: Pruning, snapshot: Snapshot | None, rewound: int, before: Sequence[Level]
+) -> tuple[nn.Module, Snapshot | None]:
+    """The network to train and the snapshot to begin at: rewound weights, or the last level's under "lr"."""
+    model = search.network()
+    if not before or pruning.rewind.weights:
+        return model, snapshot
+    final = _final_state(search, before[-1].ticket)
+    model.load_state_dict(final)
+    return model, replace(snapshot, model=final) if snapshot else None
+
+
+def _origin(search: Search, pruning: Pruning, snapshot: Snapshot | None, before: Sequence[Level]) -> Origin:
+    """What the ticket says it trains from: the rewind point; under "lr", the trained dense network."""
+    network = search.origin.network
+    if before and not pruning.rewind.weights:
+        return Origin.stored(_final_state(search, before[0].ticket), network=network)
+    return search.origin if snapshot is None else Origin.stored(snapshot.model, network=network)
+
+
+def _final_state(search: Search, ticket: Ticket) -> State:
+    model = ticket.build("final", model=search.architecture, trusted=search.trusted)
+    return dict(model.state_dict())
+
+
+def steps_of(bench: Bench, rewind: Rewind) -> int:
+    """The rewind point in iterations; beyond the end of training it is a TombolaError."""
+    per_epoch = training_feed(bench.splits, bench.recipe, bench.fabric.device, False).steps_per_epoch
+    at, total = rewind.at.steps(per_epoch), steps(bench.recipe.length, per_epoch)
+    if at >= total:
+        raise TombolaError(
+            f"rewind is to iteration {at}, but training is {total} iterations long; rewind to an earlier one"
+        )
+    return at
+
+
+def level_result(level: int, mask: Mask, trial: Trial, path: str) -> dict[str, Any]:
+    """The figures of one trained network under a mask, as run JSON and report hold them."""
+    return {
+        "level": level,
+        "density": mask.density,
+        "kept": mask.kept,
+        "total": mask.total,
+        **trial.result,
+        "layers": [
+            {"name": name, "kept": kept, "total": total} for name, (kept, total) in mask.counts().items()
+        ],
+        "metrics": f"{path}/metrics.csv",
+        "ticket": f"{path}/network.ticket",
+    }
+
+
+def some_inputs(splits: Splits, count: int = 16) -> Tensor:
+    """A few validation inputs, as the network sees them."""
+    import torch
+
+    x, _ = next(evaluation_feed(splits, splits.val, torch.device("cpu"), False).sweep())
+    return copy.copy(x[:count])

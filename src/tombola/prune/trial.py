@@ -1,0 +1,130 @@
+"""One network trained once and tested once: the unit that levels, controls and verdicts are made of."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from lightning_fabric import Fabric
+from torch import nn
+
+from tombola.data.splits import Splits
+from tombola.mask import Mask
+from tombola.prune.hold import hold
+from tombola.runs.directory import Stage
+from tombola.train.checkpoint import CheckpointStore, Snapshot, State
+from tombola.train.evaluate import evaluate
+from tombola.train.feeds import evaluation_feed, wants_channels_last
+from tombola.train.history import Row, early_stop, read_csv
+from tombola.train.hooks import Hook, LogRows
+from tombola.train.length import steps
+from tombola.train.loop import Trained, train
+from tombola.train.options import Options
+from tombola.train.progress import Progress, Silent
+from tombola.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the trials of one search share: data, recipe, machine."""
+
+    splits: Splits
+    recipe: Recipe
+    fabric: Fabric
+    options: Options = Options()
+    progress: Progress = Silent()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished trial. `trained` is None where the stage was found finished on disk."""
+
+    result: dict[str, Any]
+    history: tuple[Row, ...]
+    trained: Trained | None
+
+
+def run_trial(
+    bench: Bench,
+    model: nn.Module,
+    *,
+    seed: int,
+    label: str,
+    mask: Mask | None = None,
+    hooks: Sequence[Hook] = (),
+    start: Snapshot | int | None = None,
+    capture: int | None = None,
+    stage: Stage | None = None,
+) -> Trial:
+    """Train `model` (in place) under `mask`, then evaluate it once on the test split.
+
+    The stage is not marked finished here: the caller first saves what it keeps of the state.
+    """
+    done = stage.result() if stage else None
+    if stage is not None and done is not None:
+        return Trial(done, tuple(read_csv(stage.directory / "metrics.csv")), None)
+    store = CheckpointStore(stage.directory, bench.options.checkpoint_seconds) if stage else None
+    with (
+        hold(model, mask) if mask is not None else nullcontext(),
+        bench.progress.track(label, _total_steps(bench)) as update,
+    ):
+        trained = train(
+            model,
+            bench.splits,
+            bench.recipe,
+            seed=seed,
+            fabric=bench.fabric,
+            hooks=(*hooks, LogRows(label)) if bench.fabric.loggers else hooks,
+            start=start,
+            capture=capture,
+            store=store,
+            update=update,
+        )
+    return Trial({**summary(trained), **_test(bench, model, trained)}, trained.history, trained)
+
+
+def summary(trained: Trained) -> dict[str, Any]:
+    """The figures of a finished training run; null for what could not be observed."""
+    stop, last = early_stop(trained.history), trained.history[-1]
+    return {
+        "steps": trained.steps,
+        "seconds": round(trained.seconds, 3),
+        "stopped": trained.stopped,
+        "train_loss": _number(last.train_loss),
+        "train_accuracy": _number(last.train_accuracy),
+        "val_loss": _number(last.val_loss),
+        "val_accuracy": _number(last.val_accuracy),
+        "val_loss_min": stop.val_loss if stop else None,
+        "early_stop_iteration": stop.step if stop else None,
+        "early_stop_observed": stop.observed if stop else False,
+    }
+
+
+def _test(bench: Bench, model: nn.Module, trained: Trained) -> dict[str, float | None]:
+    """The one look at the test split: at the end of training, and at the early-stop iteration."""
+    if bench.splits.test is None:
+        return {"test_accuracy": None, "test_loss": None, "test_accuracy_early_stop": None}
+    feed = evaluation_feed(bench.splits, bench.splits.test, bench.fabric.device, wants_channels_last(model))
+    autocast = nullcontext if bench.recipe.precision == "32" else bench.fabric.autocast
+    final = evaluate(model, feed, bench.splits.task, autocast)
+    early = final
+    if trained.best is not None:
+        model.load_state_dict(trained.best)
+        early = evaluate(model, feed, bench.splits.task, autocast)
+        model.load_state_dict(trained.state)
+    return {
+        "test_accuracy": final.metric,
+        "test_loss": _number(final.loss),
+        "test_accuracy_early_stop": early.metric,
+    }
+
+
+def _total_steps(bench: Bench) -> int:
+    return steps(bench.recipe.length, max(1, len(bench.splits.train) // bench.recipe.batch_size))
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None

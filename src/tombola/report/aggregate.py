@@ -1,0 +1,162 @@
+"""Numbers over replicates: means, intervals, and curves from the training logs."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tombola.report.summary import Find, Layer, Level
+
+Reading = Callable[[Level], float | None]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """``n`` values: their mean, least and greatest, and the 95 % t-interval of the mean (None for n < 2)."""
+
+    n: int
+    mean: float
+    low: float
+    high: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Point:
+    """One level of one arm over replicates.
+
+    ``density``, ``kept`` and ``total`` are means; ``complete`` is False where some replicates that reached the
+    level have no value (an early stop that was not observable, say).
+    """
+
+    level: int
+    density: float
+    kept: float | None
+    total: float | None
+    spread: Spread
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A quantity against the iteration: mean, least and greatest over the logs that reach each iteration."""
+
+    steps: tuple[int, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    n: int
+
+
+def spread(values: Iterable[float]) -> Spread | None:
+    """Summary of the values; None where there are none. The interval is mean ± t(0.975, n-1)·s/sqrt(n)."""
+    known = tuple(values)
+    n = len(known)
+    if not n:
+        return None
+    mean = math.fsum(known) / n
+    interval = None
+    if n > 1:
+        from scipy.stats import t
+
+        variance = math.fsum((value - mean) ** 2 for value in known) / (n - 1)
+        half = float(t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
+        interval = (mean - half, mean + half)
+    return Spread(n, mean, min(known), max(known), interval)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def levels_of(find: Find, arm: str) -> dict[int, list[Level]]:
+    """Levels of an arm by number, over replicates, from dense to sparse."""
+    grouped: dict[int, list[Level]] = defaultdict(list)
+    for replicate in find.replicates:
+        for level in replicate.arms.get(arm, ()):
+            grouped[level.level].append(level)
+    return dict(sorted(grouped.items()))
+
+
+def points(find: Find, arm: str, reading: Reading) -> tuple[Point, ...]:
+    """One point per level at which at least one replicate has a value."""
+    found = []
+    for number, levels in levels_of(find, arm).items():
+        read = [reading(level) for level in levels]
+        summary = spread(value for value in read if value is not None)
+        if summary is None:
+            continue
+        density = math.fsum(level.density for level in levels) / len(levels)
+        kept, total = _mean(level.kept for level in levels), _mean(level.total for level in levels)
+        found.append(Point(number, density, kept, total, summary, None not in read))
+    return tuple(found)
+
+
+def observed_stop(level: Level) -> float | None:
+    """The early-stop iteration, or None where the minimum was not observable at this length."""
+    return float(level.early_stop_iteration or 0) if level.early_stop_observed else None
+
+
+def layer_densities(find: Find, number: int) -> tuple[Layer, ...]:
+    """Counts per layer of the tickets of a level, summed over replicates; in the order of the model."""
+    kept: dict[str, int] = defaultdict(int)
+    total: dict[str, int] = defaultdict(int)
+    for level in levels_of(find, "ticket").get(number, []):
+        for layer in level.layers:
+            kept[layer.name] += layer.kept
+            total[layer.name] += layer.total
+    return tuple(Layer(name, kept[name], total[name]) for name in total)
+
+
+def pick(numbers: Sequence[int], most: int) -> tuple[int, ...]:
+    """At most ``most`` of the numbers, evenly spread, first and last included."""
+    if len(numbers) <= most:
+        return tuple(numbers)
+    last = len(numbers) - 1
+    return tuple(dict.fromkeys(numbers[round(i * last / (most - 1))] for i in range(most)))
+
+
+def read_log(path: Path, column: str) -> dict[int, float]:
+    """``column`` of a metrics.csv by step; rows that are cut off or empty are left out."""
+    series: dict[int, float] = {}
+    try:
+        with path.open(newline="", encoding="utf-8", errors="replace") as file:
+            for row in csv.DictReader(file):
+                try:
+                    step, value = int(float(row["step"])), float(row[column])
+                except (KeyError, TypeError, ValueError, OverflowError):
+                    continue
+                if math.isfinite(value):
+                    series[step] = value
+    except (OSError, csv.Error):
+        return {}
+    return series
+
+
+def curve(paths: Iterable[Path | None], column: str) -> Curve | None:
+    """The curve over several logs; None where fewer than two iterations can be drawn.
+
+    An iteration is drawn where as many logs reach it as reach the most visited one, so that the mean never
+    jumps because a log ended.
+    """
+    logs = [log for log in (read_log(path, column) for path in paths if path is not None) if log]
+    merged: dict[int, list[float]] = defaultdict(list)
+    for log in logs:
+        for step, value in log.items():
+            merged[step].append(value)
+    most = max(map(len, merged.values()), default=0)
+    steps = tuple(step for step in sorted(merged) if len(merged[step]) == most)
+    if len(steps) < 2:
+        return None
+    return Curve(
+        steps,
+        tuple(math.fsum(merged[s]) / most for s in steps),
+        tuple(min(merged[s]) for s in steps),
+        tuple(max(merged[s]) for s in steps),
+        most,
+    )

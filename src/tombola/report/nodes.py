@@ -1,0 +1,118 @@
+"""JSON values that know where they were found, so that a wrong one is named in one line."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tombola.errors import TombolaError
+
+
+@dataclass(frozen=True)
+class Node:
+    """A JSON value and its address (``run/result.json: replicates[0].seed``)."""
+
+    value: object
+    where: str
+
+    def wrong(self, allowed: str) -> TombolaError:
+        shown = json.dumps(self.value, default=str)
+        shown = shown if len(shown) <= 60 else shown[:57] + "..."
+        return TombolaError(f"{self.where} is {shown}; expected {allowed}; write the run again or leave it out")
+
+    def get(self, key: str) -> Node | None:
+        """The member ``key``, or None where it is absent or null."""
+        if not isinstance(self.value, dict):
+            raise self.wrong("an object")
+        found = self.value.get(key)
+        return None if found is None else Node(found, f"{self.where}.{key}")
+
+    def members(self, key: str) -> Iterator[tuple[str, Node]]:
+        """Named members of the object ``key`` (none where it is absent); nulls are left out."""
+        node = self.get(key)
+        if node is None:
+            return
+        if not isinstance(node.value, dict):
+            raise node.wrong("an object")
+        for name, value in node.value.items():
+            if value is not None:
+                yield str(name), Node(value, f"{node.where}.{name}")
+
+    def elements(self, key: str) -> Iterator[Node]:
+        """Elements of the list ``key`` (none where it is absent)."""
+        node = self.get(key)
+        if node is None:
+            return
+        yield from node.items()
+
+    def items(self) -> Iterator[Node]:
+        if not isinstance(self.value, list):
+            raise self.wrong("a list")
+        for index, value in enumerate(self.value):
+            yield Node(value, f"{self.where}[{index}]")
+
+    def text(self, key: str, default: str = "") -> str:
+        node = self.get(key)
+        if node is None:
+            return default
+        if not isinstance(node.value, str | int | float):
+            raise node.wrong("a text")
+        return str(node.value)
+
+    def flag(self, key: str, default: bool) -> bool:
+        node = self.get(key)
+        if node is None:
+            return default
+        if not isinstance(node.value, bool):
+            raise node.wrong("true or false")
+        return node.value
+
+    def number(self, key: str, low: float = -math.inf, high: float = math.inf) -> float | None:
+        """The number ``key`` in [low, high]; None where it is absent, null or not finite."""
+        node = self.get(key)
+        return None if node is None else node.as_number(low, high)
+
+    def integer(self, key: str, low: int = 0) -> int | None:
+        value = self.number(key, low)
+        if value is None:
+            return None
+        if value != int(value):
+            raise Node(value, f"{self.where}.{key}").wrong("a whole number")
+        node = self.get(key)
+        return node.value if node is not None and isinstance(node.value, int) else int(value)
+
+    def as_number(self, low: float = -math.inf, high: float = math.inf) -> float | None:
+        if self.value is None:
+            return None
+        if isinstance(self.value, bool) or not isinstance(self.value, int | float):
+            raise self.wrong("a number")
+        if not math.isfinite(self.value):
+            return None
+        if not low <= self.value <= high:
+            raise self.wrong(f"a number from {low:g} to {high:g}")
+        return float(self.value)
+
+
+def load(path: Path) -> Node | None:
+    """The JSON object in ``path``; None where there is no such file.
+
+    Raises:
+        TombolaError: the file is not JSON, or not an object.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise TombolaError(f"{path} cannot be read ({error}); expected a JSON file; check the path") from error
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise TombolaError(f"{path} is not JSON ({error}); expected an object; write the run again") from error
+    node = Node(value, f"{path}: $")
+    if not isinstance(value, dict):
+        raise Node(value, str(path)).wrong("an object")
+    return node

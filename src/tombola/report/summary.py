@@ -1,0 +1,318 @@
+"""Run directories read into plain data: checked where present, tolerant of what is not there yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tombola.errors import TombolaError
+from tombola.report.nodes import Node, load
+
+ARMS = ("ticket", "random", "reinit", "dense")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights kept in one layer."""
+
+    name: str
+    kept: int
+    total: int
+
+    @property
+    def density(self) -> float:
+        return self.kept / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True)
+class Level:
+    """One trained network of one arm. Accuracies and densities are fractions; absent values are None."""
+
+    level: int
+    density: float
+    kept: int | None = None
+    total: int | None = None
+    early_stop_iteration: int | None = None
+    early_stop_observed: bool = False
+    test_accuracy: float | None = None
+    test_accuracy_early_stop: float | None = None
+    val_accuracy: float | None = None
+    val_loss_min: float | None = None
+    train_accuracy: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
+    layers: tuple[Layer, ...] = ()
+    metrics: Path | None = None
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One repetition of a search: its levels, by arm."""
+
+    replicate: int
+    seed: int | None
+    ticket: str
+    arms: Mapping[str, tuple[Level, ...]]
+
+
+@dataclass(frozen=True)
+class Find:
+    """What a search found."""
+
+    method: str
+    model: str
+    data: str
+    metric: str
+    replicates: tuple[Replicate, ...]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms that have at least one level, the known ones first."""
+        present = {name for rep in self.replicates for name, levels in rep.arms.items() if levels}
+        return tuple(a for a in ARMS if a in present) + tuple(sorted(present - set(ARMS)))
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm of a verification; sequences run over its replicates."""
+
+    test_accuracy: tuple[float, ...]
+    mean: float | None
+    interval: tuple[float, float] | None
+    early_stop_iteration: tuple[int | None, ...]
+    iterations_to_dense_loss: tuple[int | None, ...]
+    metrics: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The ticket against one rival: difference of means, its one-sided lower bound and two-sided interval."""
+
+    difference: float | None
+    lower: float | None
+    interval: tuple[float, float] | None
+    claim: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Verify:
+    """A verification of one ticket."""
+
+    ticket: str
+    density: float | None
+    replicates: int | None
+    margin: float | None
+    metric: str
+    arms: Mapping[str, Arm]
+    comparisons: Mapping[str, Comparison]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory as far as it has been written."""
+
+    path: Path
+    kind: str
+    name: str
+    command: str
+    config: object
+    versions: Mapping[str, str]
+    seed: str
+    fingerprint: str
+    find: Find | None = None
+    verify: Verify | None = None
+    other: Mapping[str, object] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+def inside(root: Path, name: str) -> Path | None:
+    """``root/name`` if that stays inside ``root``, else None: a run may only name its own files."""
+    path = root / name
+    return path if path.resolve().is_relative_to(root.resolve()) else None
+
+
+def _interval(node: Node, key: str) -> tuple[float, float] | None:
+    ends = [item.as_number() for item in node.elements(key)]
+    if not ends:
+        return None
+    if len(ends) != 2:
+        raise Node(len(ends), f"{node.where}.{key} (length)").wrong("2 ends")
+    low, high = ends
+    return None if low is None or high is None else (min(low, high), max(low, high))
+
+
+def _iterations(node: Node, key: str) -> tuple[int | None, ...]:
+    values = (item.as_number(0) for item in node.elements(key))
+    return tuple(None if value is None else int(value) for value in values)
+
+
+def _layer(node: Node) -> Layer:
+    kept, total = node.integer("kept"), node.integer("total")
+    if kept is None or total is None or kept > total:
+        raise Node(node.value, node.where).wrong("a layer with 0 <= kept <= total")
+    return Layer(node.text("name", "?"), kept, total)
+
+
+def _level(node: Node, root: Path, top: float) -> Level:
+    index, density = node.integer("level"), node.number("density", 0, 1)
+    if index is None or density is None:
+        raise node.wrong("a level with `level` and `density`")
+    stop = node.integer("early_stop_iteration")
+    metrics = node.text("metrics")
+    return Level(
+        level=index,
+        density=density,
+        kept=node.integer("kept"),
+        total=node.integer("total"),
+        early_stop_iteration=stop,
+        early_stop_observed=stop is not None and node.flag("early_stop_observed", True),
+        test_accuracy=node.number("test_accuracy", -top, top),
+        test_accuracy_early_stop=node.number("test_accuracy_early_stop", -top, top),
+        val_accuracy=node.number("val_accuracy", -top, top),
+        val_loss_min=node.number("val_loss_min"),
+        train_accuracy=node.number("train_accuracy", -top, top),
+        steps=node.integer("steps"),
+        seconds=node.number("seconds", 0),
+        layers=tuple(_layer(item) for item in node.elements("layers")),
+        metrics=inside(root, metrics) if metrics else None,
+    )
+
+
+def _find(node: Node, root: Path) -> Find:
+    metric = node.text("metric", "accuracy")
+    top = 1.0 if metric == "accuracy" else float("inf")
+    replicates = []
+    for index, item in enumerate(node.elements("replicates")):
+        arms = {
+            name: tuple(sorted((_level(entry, root, top) for entry in levels.items()), key=lambda x: x.level))
+            for name, levels in item.members("arms")
+        }
+        number = item.integer("replicate")
+        seed = item.integer("seed")
+        replicates.append(Replicate(index if number is None else number, seed, item.text("ticket"), arms))
+    return Find(
+        node.text("method", "?"), node.text("model", "?"), node.text("data", "?"), metric, tuple(replicates)
+    )
+
+
+def _arm(node: Node, root: Path, top: float) -> Arm:
+    accuracies = (item.as_number(-top, top) for item in node.elements("test_accuracy"))
+    names = (str(item.value) for item in node.elements("metrics") if item.value is not None)
+    return Arm(
+        test_accuracy=tuple(value for value in accuracies if value is not None),
+        mean=node.number("mean"),
+        interval=_interval(node, "interval"),
+        early_stop_iteration=_iterations(node, "early_stop_iteration"),
+        iterations_to_dense_loss=_iterations(node, "iterations_to_dense_loss"),
+        metrics=tuple(path for path in (inside(root, name) for name in names) if path is not None),
+    )
+
+
+def _comparison(node: Node) -> Comparison:
+    verdict = node.text("verdict", "undecided")
+    if verdict not in ("yes", "no", "undecided"):
+        raise Node(verdict, f"{node.where}.verdict").wrong("yes, no or undecided")
+    return Comparison(
+        node.number("difference"), node.number("lower"), _interval(node, "interval"), node.text("claim"), verdict
+    )
+
+
+def _verify(node: Node, root: Path) -> Verify:
+    metric = node.text("metric", "accuracy")
+    top = 1.0 if metric == "accuracy" else float("inf")
+    return Verify(
+        ticket=node.text("ticket"),
+        density=node.number("density", 0, 1),
+        replicates=node.integer("replicates"),
+        margin=node.number("margin", 0),
+        metric=metric,
+        arms={name: _arm(arm, root, top) for name, arm in node.members("arms")},
+        comparisons={name: _comparison(item) for name, item in node.members("comparisons")},
+        sentence=node.text("sentence"),
+    )
+
+
+def _gaps(find: Find) -> list[str]:
+    """What a search lacks, in plain words."""
+    if not find.replicates:
+        return ["No replicate has finished a level yet."]
+    notes = []
+    longest = max(len(rep.arms.get("ticket", ())) for rep in find.replicates)
+    for rep in find.replicates:
+        have = len(rep.arms.get("ticket", ()))
+        if have < longest:
+            notes.append(f"Replicate {rep.replicate} has {have} of {longest} levels so far.")
+    levels = [entry for rep in find.replicates for arm in rep.arms.values() for entry in arm]
+    without = sum(entry.metrics is None or not entry.metrics.is_file() for entry in levels)
+    if without:
+        notes.append(
+            f"The training log is missing for {without} of {len(levels)} trained networks: "
+            "the training curves are drawn from the rest."
+        )
+    untested = sum(entry.test_accuracy is None for entry in levels)
+    if untested:
+        notes.append(f"{untested} of {len(levels)} trained networks have no test {find.metric}.")
+    if not any(entry.layers for entry in levels):
+        notes.append("Counts per layer were not recorded.")
+    if not {"random", "reinit"} & set(find.arms):
+        notes.append("No random or reinitialised controls were trained at the levels of this search.")
+    return notes
+
+
+def read_run(path: Path) -> Run:
+    """Read one run directory.
+
+    Raises:
+        TombolaError: no run.json there, or a file holds a value that cannot be right.
+    """
+    head = load(path / "run.json")
+    if head is None:
+        raise TombolaError(f"{path} holds no run.json; expected a run directory; name one that Tombola wrote")
+    result, proof = load(path / "result.json"), load(path / "verify.json")
+    kind = head.text("kind", "unknown")
+    config = head.get("config")
+    missing: list[str] = []
+    find = verify = None
+    other: Mapping[str, object] = {}
+    if result is not None:
+        what = result.text("kind", kind)
+        if what == "find":
+            find = _find(result, path)
+            missing += _gaps(find)
+        elif what == "verify" and proof is None:
+            proof = result
+        elif isinstance(result.value, dict):
+            other = result.value
+            missing.append(f"This report has no figures for results of kind {what!r}: they are listed as found.")
+    elif kind != "verify":
+        missing.append("There is no result.json yet: the run has not finished its first stage.")
+    if proof is not None:
+        verify = _verify(proof, path)
+    elif kind == "verify":
+        missing.append("There is no verify.json yet: the verification has not finished.")
+    elif find is not None:
+        missing.append("There is no verify.json: this ticket has not been verified on fresh seeds.")
+    return Run(
+        path=path,
+        kind=kind,
+        name=head.text("name") or path.name,
+        command=head.text("command"),
+        config={} if config is None else config.value,
+        versions={name: str(item.value) for name, item in head.members("versions")},
+        seed=head.text("seed"),
+        fingerprint=head.text("fingerprint"),
+        find=find,
+        verify=verify,
+        other=other,
+        missing=tuple(missing),
+    )
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
+    """Read several run directories, in the order given."""
+    if not paths:
+        raise TombolaError("no run directory was given; expected one or more; name a directory that Tombola wrote")
+    return tuple(read_run(Path(path)) for path in paths)

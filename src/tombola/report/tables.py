@@ -1,0 +1,213 @@
+"""The tables of a report: rows of text, ready to be set."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tombola.report import style, words
+from tombola.report.aggregate import Reading, layer_densities, levels_of, observed_stop, points, spread
+from tombola.report.summary import Find, Run, Verify
+from tombola.report.words import Unit
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled table; the first ``words`` columns are text, the rest numbers (set to the right)."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    words: int = 1
+    folded: bool = False
+
+
+def _by_level(find: Find, title: str, reading: Reading, note: str, unit: Unit) -> Table | None:
+    columns = {arm: {p.level: p for p in points(find, arm, reading)} for arm in find.arms}
+    columns = {arm: found for arm, found in columns.items() if found}
+    if not columns:
+        return None
+    rows = []
+    for number in sorted(set().union(*columns.values())):
+        at = [found[number] for found in columns.values() if number in found]
+        row = [words.density(at[0].density), f"{words.count(at[0].kept)} of {words.count(at[0].total)}"]
+        for found in columns.values():
+            point = found.get(number)
+            text = unit.spread(point.spread) if point else "–"
+            row += [text + ("" if point is None or point.complete else "*"), str(point.spread.n) if point else "–"]
+        rows.append(tuple(row))
+    heads = [text for arm in columns for text in (style.arm_name(arm), "n")]
+    starred = any(not p.complete for found in columns.values() for p in found.values())
+    extra = " * some replicates have no value there." if starred else ""
+    return Table(title, ("Density", "Weights kept", *heads), tuple(rows), note + extra, words=0)
+
+
+def _layers(find: Find) -> Table | None:
+    last = [n for n in levels_of(find, "ticket") if layer_densities(find, n)]
+    if not last:
+        return None
+    replicates = max(len(levels) for levels in levels_of(find, "ticket").values())
+    numbers = [n for n in last if any(x.density < 1 for x in levels_of(find, "ticket")[n])] or last
+    columns = [{layer.name: layer for layer in layer_densities(find, n)} for n in numbers]
+    names = list(dict.fromkeys(name for column in columns for name in column))
+    heads = []
+    for number in numbers:
+        levels = levels_of(find, "ticket")[number]
+        heads.append(words.density(sum(x.density for x in levels) / len(levels)))
+    rows = []
+    for name in names:
+        cells = [words.density(c[name].density) if name in c else "–" for c in columns]
+        size = next(c[name].total for c in columns if name in c)
+        count = max(sum(any(x.name == name for x in lv.layers) for lv in levels_of(find, "ticket")[numbers[0]]), 1)
+        rows.append((name, words.count(size / count), *cells))
+    over = "the mean over replicates" if replicates > 1 else "the one replicate"
+    return Table(
+        "Density of each layer",
+        ("Layer", "Weights", *heads),
+        tuple(rows),
+        f"Columns: overall density of the ticket. Cells: share of the layer's weights kept, {over}.",
+        folded=True,
+    )
+
+
+def find_tables(find: Find) -> list[Table]:
+    """Numbers behind the figures of a search."""
+    unit = Unit(find.metric)
+    how = "Mean ± half of the 95 % t-interval over n replicates" + (", in percent." if unit.percent else ".")
+    found = [
+        _by_level(find, f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, how, unit),
+        _by_level(find, f"Test {find.metric} at early stop", lambda x: x.test_accuracy_early_stop, how, unit),
+        _by_level(
+            find,
+            "Early-stop iteration",
+            observed_stop,
+            "Mean ± half of the 95 % t-interval over the n replicates in which it was observed.",
+            Unit("iterations"),
+        ),
+        _layers(find),
+    ]
+    return [table for table in found if table is not None]
+
+
+def _iterations(values: tuple[int | None, ...]) -> str:
+    known = spread(float(v) for v in values if v is not None)
+    if known is None:
+        return "–"
+    text = Unit("iterations").spread(known)
+    return text if known.n == len(values) else f"{text} ({known.n} of {len(values)})"
+
+
+def verify_tables(verify: Verify) -> list[Table]:
+    """Numbers behind the figures of a verification."""
+    unit = Unit(verify.metric)
+    tables = []
+    rows = []
+    for name, arm in verify.arms.items():
+        ends = arm.interval
+        rows.append(
+            (
+                style.arm_name(name),
+                unit.show(arm.mean),
+                f"{unit.bare(ends[0])} to {unit.bare(ends[1])}" if ends else "–",
+                str(len(arm.test_accuracy)),
+                _iterations(arm.early_stop_iteration),
+                _iterations(arm.iterations_to_dense_loss),
+            )
+        )
+    if rows:
+        head = (
+            "Arm",
+            f"Test {verify.metric}",
+            "95 % interval",
+            "n",
+            "Early-stop iteration",
+            "Iterations to the dense loss",
+        )
+        note = "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
+        tables.append(Table("Arms of the verification", head, tuple(rows), note))
+    rows = []
+    for name, item in verify.comparisons.items():
+        ends = item.interval
+        rows.append(
+            (
+                item.claim or f"against {style.arm_name(name).lower()}",
+                item.verdict,
+                unit.difference(item.difference),
+                unit.difference(item.lower),
+                f"{unit.difference(ends[0])} to {unit.difference(ends[1])}" if ends else "–",
+            )
+        )
+    if rows:
+        points_word = "points" if unit.percent else verify.metric
+        head = ("Claim", "Verdict", f"Difference ({points_word})", "Lower 95 % bound", "95 % interval")
+        note = "A control is beaten if the lower bound is above 0"
+        if verify.margin is not None:
+            note += f"; dense is matched if it is at least {unit.difference(-verify.margin)}"
+        tables.append(Table("Claims and verdicts", head, tuple(rows), note + ".", words=2))
+    return tables
+
+
+def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Nested settings as dotted names and JSON values; short lists stay on one line."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and any(isinstance(item, Mapping | list) for item in value):
+        for index, item in enumerate(value):
+            yield from flatten(item, f"{prefix}[{index}]")
+    else:
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        yield prefix or "value", text
+
+
+def config_table(run: Run) -> Table | None:
+    rows = () if run.config == {} else tuple(flatten(run.config))
+    return Table("Configuration", ("Setting", "Value"), rows, words=2) if rows else None
+
+
+def other_table(run: Run, most: int = 300) -> Table | None:
+    """Results of a kind the report does not know, as found."""
+    rows = tuple(flatten(run.other)) if run.other else ()
+    note = "" if len(rows) <= most else f"The first {most} of {len(rows)} values; result.json holds all."
+    return Table("Results as found", ("Value", "Number or text"), rows[:most], note, words=2) if rows else None
+
+
+def provenance_table(run: Run) -> Table | None:
+    """Versions, seeds and the fingerprint of the data."""
+    rows = [(name, value) for name, value in run.versions.items()]
+    if run.seed:
+        rows.append(("seed", run.seed))
+    if run.find is not None:
+        rows += [
+            (f"seed of replicate {rep.replicate}", str(rep.seed))
+            for rep in run.find.replicates
+            if rep.seed is not None
+        ]
+        rows += [(f"ticket of replicate {rep.replicate}", rep.ticket) for rep in run.find.replicates if rep.ticket]
+    if run.fingerprint:
+        rows.append(("data fingerprint", run.fingerprint))
+    return Table("Versions and seeds", ("What", "Value"), tuple(rows), words=2) if rows else None
+
+
+def runs_table(runs: tuple[Run, ...]) -> Table:
+    """One row per run, for reports of several."""
+    rows = []
+    for run in runs:
+        last = best = dense = "–"
+        if run.find is not None:
+            unit = Unit(run.find.metric)
+            found = points(run.find, "ticket", lambda level: level.test_accuracy)
+            if found:
+                point = min(found, key=lambda p: p.density)
+                last = f"{words.density(point.density)}: {unit.spread(point.spread)}"
+            keeps = words.sparsest_that_keeps_up(run.find)
+            best = words.density(keeps.density) if keeps else "–"
+            whole = words.dense_point(run.find)
+            dense = unit.spread(whole.spread) if whole else "–"
+        size = str(len(run.find.replicates)) if run.find else "–"
+        rows.append((run.name, words.subtitle(run), size, dense, best, last))
+    head = ("Run", "What", "n", "Dense", "Keeps up to", "Sparsest: result")
+    note = "Keeps up to: lowest density down to which the mean stays within 0.2 points of dense."
+    return Table("The runs in numbers", head, tuple(rows), note, words=2)

@@ -1,0 +1,125 @@
+"""Numbers in words: one way to print a density, a metric, an interval; the sentence that opens a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tombola.report.aggregate import Point, Spread, points
+from tombola.report.summary import Find, Run
+
+KEEPS_UP = 0.002  # 0.2 points, the default margin of `tombola verify`
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a metric is printed and drawn: fractions as percent, anything else as it is."""
+
+    metric: str
+
+    @property
+    def percent(self) -> bool:
+        return self.metric == "accuracy"
+
+    @property
+    def factor(self) -> float:
+        return 100.0 if self.percent else 1.0
+
+    def axis(self, what: str) -> str:
+        return f"{what} {self.metric} (%)" if self.percent else f"{what} {self.metric}"
+
+    def show(self, value: float | None) -> str:
+        if value is None:
+            return "–"
+        return f"{100 * value:.2f} %" if self.percent else f"{value:.4g}"
+
+    def bare(self, value: float) -> str:
+        return f"{100 * value:.2f}" if self.percent else f"{value:.4g}"
+
+    def difference(self, value: float | None) -> str:
+        if value is None:
+            return "–"
+        text = f"{100 * value:+.2f}" if self.percent else f"{value:+.4g}"
+        return text.replace("-", "\N{MINUS SIGN}")
+
+    def spread(self, found: Spread | None) -> str:
+        """``98.10 ± 0.05``: the mean and half the 95 % interval."""
+        if found is None:
+            return "–"
+        if found.interval is None:
+            return self.bare(found.mean)
+        return f"{self.bare(found.mean)} ± {self.bare(found.interval[1] - found.mean)}"
+
+
+def density(value: float | None) -> str:
+    """A density as percent with three digits."""
+    if value is None:
+        return "–"
+    return f"{100 * value:.3g} %" if value < 0.9995 or value == 1 else f"{100 * value:.5g} %"
+
+
+def count(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if value == int(value) else f"≈ {value:,.0f}"
+
+
+def plural(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def dense_point(find: Find) -> Point | None:
+    """The unpruned network of a search (density 1), if it was trained there."""
+    found = [p for p in points(find, "ticket", lambda level: level.test_accuracy) if p.density == 1]
+    return found[0] if found else None
+
+
+def sparsest_that_keeps_up(find: Find) -> Point | None:
+    """The sparsest ticket down to which every mean test accuracy is within 0.2 points of dense."""
+    dense = dense_point(find)
+    if dense is None or find.metric != "accuracy":
+        return None
+    best = None
+    tickets = points(find, "ticket", lambda level: level.test_accuracy)
+    for point in sorted(tickets, key=lambda p: -p.density):
+        if point.spread.mean < dense.spread.mean - KEEPS_UP:
+            break
+        best = point if point.density < 1 else best
+    return best
+
+
+def find_sentence(find: Find) -> str:
+    """What a search shows, with no claim beyond its own replicates."""
+    unit, dense, best = Unit(find.metric), dense_point(find), sparsest_that_keeps_up(find)
+    if best is not None and dense is not None:
+        return (
+            f"Down to {density(best.density)} of the weights, mean test accuracy stays within 0.2 points of the "
+            f"dense network: {unit.show(best.spread.mean)} against {unit.show(dense.spread.mean)} "
+            f"({plural(best.spread.n, 'replicate')})."
+        )
+    found = points(find, "ticket", lambda level: level.test_accuracy)
+    if not found:
+        return "No test result has been recorded yet."
+    last = min(found, key=lambda p: p.density)
+    start = f"With {density(last.density)} of the weights, the ticket's mean test {find.metric} is "
+    end = f" ({plural(last.spread.n, 'replicate')})."
+    if dense is None or last.density == 1:
+        return f"{start}{unit.show(last.spread.mean)}{end}"
+    ratio = f", {unit.show(dense.spread.mean)} for the dense network"
+    return f"{start}{unit.show(last.spread.mean)}{ratio}{end}"
+
+
+def verdict(run: Run) -> str:
+    """The one plain sentence at the top of a run."""
+    if run.verify is not None:
+        return run.verify.sentence or "The verification has no verdict yet."
+    if run.find is not None:
+        return find_sentence(run.find)
+    return "There are no results to show yet." if not run.other else "The results are listed as they were found."
+
+
+def subtitle(run: Run) -> str:
+    if run.find is not None:
+        return f"{run.find.method} · {run.find.model} · {run.find.data}"
+    if run.verify is not None:
+        return f"verification of {run.verify.ticket}" if run.verify.ticket else "verification"
+    return run.kind

@@ -1,0 +1,64 @@
+"""Files that are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from tombola.errors import TombolaError
+
+
+@contextmanager
+def write_atomically(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes its name only when it is complete and on disk; a failure leaves nothing behind.
+
+    A full disk or a missing permission is a TombolaError.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if _says_disk_full(error):
+            raise TombolaError(
+                f"the disk is full: {path} was not written; free some space and run again"
+            ) from None
+        if isinstance(error, OSError):
+            raise TombolaError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with write_atomically(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write indented JSON atomically; NaN is refused, since it is no JSON."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; one that is no JSON is a TombolaError."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+        raise TombolaError(f"{path} is not readable JSON; delete it, or name another run") from None
+
+
+def _says_disk_full(error: BaseException) -> bool:
+    # torch.save reports a failed write as a RuntimeError of its zip writer
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return full or (
+        isinstance(error, RuntimeError) and "PytorchStreamWriter failed writing file" in str(error)
+    )

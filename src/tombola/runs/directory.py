@@ -1,0 +1,182 @@
+"""A run is a directory named by its content: opened by one process at a time, finished stages found again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import yaml
+from filelock import FileLock, Timeout
+
+from tombola.errors import RunError, TombolaError
+from tombola.runs.atomic import read_json, write_json, write_text
+from tombola.runs.versions import versions
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One finished-or-not piece of a run, in its own directory; `result.json` is written last and means done."""
+
+    directory: Path
+
+    def result(self) -> dict[str, Any] | None:
+        """What the finished stage gave, or None."""
+        file = self.directory / "result.json"
+        return dict(read_json(file)) if file.exists() else None
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Mark the stage as done."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        write_json(self.directory / "result.json", dict(result))
+        (self.directory / "checkpoint.pt").unlink(missing_ok=True)
+
+
+class Run:
+    """An open run directory. A context manager: it holds the lock until it is left."""
+
+    def __init__(self, directory: Path, lock: FileLock) -> None:
+        self.directory = directory
+        self._lock = lock
+
+    def stage(self, name: str) -> Stage:
+        """The stage of that name, e.g. "replicate-0/level-03"."""
+        return Stage(self.directory / name)
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished run's result, or None."""
+        return Stage(self.directory).result()
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """Write the run's result; the run is finished."""
+        Stage(self.directory).finish(result)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._lock.release()
+
+
+def canonical(config: Mapping[str, Any]) -> str:
+    """The configuration as JSON with sorted keys, the form that is hashed."""
+    return json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def content_name(label: str, config: Mapping[str, Any]) -> str:
+    """`label` and the first 10 hex digits of the configuration's sha256."""
+    return f"{label}-{hashlib.sha256(canonical(config).encode()).hexdigest()[:10]}"
+
+
+def open_run(
+    parent: Path,
+    label: str,
+    config: Mapping[str, Any],
+    *,
+    kind: str,
+    machine: Mapping[str, Any],
+    force: bool = False,
+    exact_name: bool = False,
+) -> Run:
+    """Open the run of this configuration under `parent`, making it if it is new.
+
+    Args:
+        config: the scientific configuration (no paths, no display settings): its hash names the directory.
+        machine: what the bits depend on besides versions, e.g. threads and device kind.
+        force: go on although an unfinished run was begun with other versions or another machine setting.
+        exact_name: call the directory `label`, without the hash (for the demo).
+
+    Raises:
+        RunError: another process works on this run, or it was begun with other versions.
+    """
+    directory = parent / (label if exact_name else content_name(label, config))
+    _make(directory)
+    lock = FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"another process is working on {directory}; wait for it, or use another --out"
+        ) from None
+    try:
+        _describe(directory, config, kind, machine, force)
+    except BaseException:
+        lock.release()
+        raise
+    return Run(directory, lock)
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TombolaError(f"{directory} cannot be made: {error.strerror}; choose another --out") from None
+
+
+def _describe(
+    directory: Path, config: Mapping[str, Any], kind: str, machine: Mapping[str, Any], force: bool
+) -> None:
+    file, now = directory / "run.json", {"versions": versions(), "machine": dict(machine)}
+    if file.exists():
+        before = read_json(file)
+        if canonical(before["config"]) != canonical(config):
+            raise RunError(f"{directory} holds another configuration; remove it, or use another --out")
+        if Stage(directory).result() is not None:
+            return
+        changed = [
+            f"{key} {before[part].get(key)} (now {value})"
+            for part in now
+            for key, value in now[part].items()
+            if before[part].get(key) != value
+        ]
+        if changed and not force:
+            raise RunError(
+                f"{directory} was begun with {', '.join(changed)}; results would mix: "
+                "go back to those, add --force true to go on anyway, or remove the directory"
+            )
+        if not changed:
+            return
+    write_text(directory / "config.yaml", yaml.safe_dump(json.loads(canonical(config)), sort_keys=True))
+    write_json(
+        file,
+        {
+            "kind": kind,
+            "name": directory.name,
+            "command": " ".join(["tombola", *map(shlex.quote, sys.argv[1:])]),
+            "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "config": dict(config),
+            **now,
+        },
+    )
+
+
+def list_runs(parent: Path) -> list[dict[str, Any]]:
+    """Every run under `parent`: name, kind, state ("finished", "running" or "can be resumed"), result, command."""
+    found = []
+    for file in sorted(parent.glob("*/run.json")):
+        description, result = read_json(file), Stage(file.parent).result()
+        stages = len(list(file.parent.rglob("result.json"))) - (result is not None)
+        state = "finished" if result is not None else "running" if _locked(file.parent) else "can be resumed"
+        found.append(
+            {**description, "directory": str(file.parent), "state": state, "stages": stages, "result": result}
+        )
+    return found
+
+
+def _locked(directory: Path) -> bool:
+    lock = FileLock(directory / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -1,0 +1,25 @@
+"""Which versions computed a result."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+_PACKAGES = ("tombola", "torch", "torchvision", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result's bits depend on: packages and Python."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed" if package != "tombola" else _own()
+    return found
+
+
+def _own() -> str:
+    from tombola import __version__
+
+    return __version__

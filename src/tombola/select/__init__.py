@@ -1,0 +1,1 @@
+"""Scores to masks: criteria, scopes, patterns, exact selection (CPU, GPU, across ranks)."""

@@ -1,0 +1,213 @@
+"""The shape that is kept or dropped as one: element, block of V output rows, N:M, channel.
+
+A weight is seen as (output rows, flattened inputs): its first dimension, and all others in one. (A transposed
+convolution stores its inputs first, so there it is the inputs that are grouped.)
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tombola.errors import TombolaError
+
+__all__ = ["NM", "Block", "Channel", "Element", "Pattern", "parse_pattern"]
+
+
+@dataclass(frozen=True)
+class Element:
+    """Every weight on its own; its score is the score as given."""
+
+    def units(self, shape: torch.Size) -> int:
+        """How many units a tensor of this shape has."""
+        return shape.numel()
+
+    def score(self, scores: Tensor, signed: bool = False) -> Tensor:
+        """Unit scores, flat, in the order of the units."""
+        return scores.reshape(-1)
+
+    def whole(self, kept: Tensor) -> Tensor:
+        """Flat bool: the units of which every weight is True in `kept`."""
+        return kept.reshape(-1)
+
+    def spread(self, units: Tensor, shape: torch.Size) -> Tensor:
+        """The mask in the weight's shape, from a flat bool over units."""
+        return units.view(shape)
+
+    def __str__(self) -> str:
+        return "element"
+
+
+@dataclass(frozen=True)
+class Block:
+    """`v` consecutive output rows at one input position are a unit; a ragged last block is a unit too.
+
+    Units run along the inputs first: unit u is block u // inputs at input u % inputs.
+    """
+
+    v: int
+
+    def __post_init__(self) -> None:
+        if self.v < 1:
+            raise TombolaError(f"block of {self.v} rows: a block has 1 row or more, e.g. block:4")
+
+    def units(self, shape: torch.Size) -> int:
+        """How many units a tensor of this shape has."""
+        out, inputs = _matrix(shape)
+        return -(-out // self.v) * inputs
+
+    def score(self, scores: Tensor, signed: bool = False) -> Tensor:
+        """Unit scores, flat: the mean of the |scores| (of the scores as given if `signed`); see `_mean`."""
+        rows = self._padded(scores, -torch.inf)
+        return _mean(rows, 1, signed).reshape(-1)
+
+    def whole(self, kept: Tensor) -> Tensor:
+        """Flat bool: the units of which every weight is True in `kept`."""
+        return self._padded(kept, True).all(dim=1).reshape(-1)
+
+    def spread(self, units: Tensor, shape: torch.Size) -> Tensor:
+        """The mask in the weight's shape, from a flat bool over units."""
+        out, inputs = _matrix(shape)
+        return units.view(-1, inputs).repeat_interleave(self.v, dim=0)[:out].reshape(shape)
+
+    def _padded(self, tensor: Tensor, fill: float) -> Tensor:
+        out, inputs = _matrix(tensor.shape)
+        blocks = -(-out // self.v)
+        rows = tensor.reshape(out, inputs)
+        if blocks * self.v > out:
+            rows = torch.cat([rows, rows.new_full((blocks * self.v - out, inputs), fill)])
+        return rows.view(blocks, self.v, inputs)
+
+    def __str__(self) -> str:
+        return f"block:{self.v}"
+
+
+@dataclass(frozen=True)
+class Channel:
+    """An output row (a neuron, a filter) is the unit."""
+
+    def units(self, shape: torch.Size) -> int:
+        """How many units a tensor of this shape has."""
+        return _matrix(shape)[0]
+
+    def score(self, scores: Tensor, signed: bool = False) -> Tensor:
+        """Unit scores, flat: the mean of the |scores| (of the scores as given if `signed`); see `_mean`."""
+        return _mean(scores.reshape(_matrix(scores.shape)), 1, signed)
+
+    def whole(self, kept: Tensor) -> Tensor:
+        """Flat bool: the units of which every weight is True in `kept`."""
+        return kept.reshape(_matrix(kept.shape)).all(dim=1)
+
+    def spread(self, units: Tensor, shape: torch.Size) -> Tensor:
+        """The mask in the weight's shape, from a flat bool over units."""
+        out, inputs = _matrix(shape)
+        return units.view(out, 1).expand(out, inputs).reshape(shape)
+
+    def __str__(self) -> str:
+        return "channel"
+
+
+@dataclass(frozen=True)
+class NM:
+    """At most `n` of every `m` consecutive inputs of an output row are kept, so the density is fixed at n / m.
+
+    Within a group the scores as given decide. A tail of t < m inputs keeps round(n * t / m) of them.
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.n <= self.m:
+            raise TombolaError(f"pattern {self.n}:{self.m}: N of M needs 1 <= N <= M, e.g. 2:4")
+
+    def keep(self, scores: Tensor, candidates: Tensor | None = None) -> Tensor:
+        """Bool in the shape of the scores; only positions True in `candidates` may be kept."""
+        out, inputs = _matrix(scores.shape)
+        rows = scores.reshape(out, inputs)
+        allowed = None if candidates is None else candidates.reshape(out, inputs)
+        full = inputs - inputs % self.m
+        parts = [_best(_groups(rows[:, :full], self.m), _groups(allowed, self.m, full), self.n).view(out, full)]
+        if full < inputs:
+            tail = round(self.n * (inputs - full) / self.m)
+            parts.append(_best(rows[:, full:], None if allowed is None else allowed[:, full:], tail))
+        return torch.cat(parts, dim=1).view(scores.shape)
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+
+Pattern = Element | Block | Channel | NM
+
+
+def parse_pattern(text: str | Pattern) -> Pattern:
+    """`"element"`, `"block:4"`, `"2:4"` or `"channel"` as a pattern; a pattern is handed back as it is."""
+    if not isinstance(text, str):
+        return text
+    if text == "element":
+        return Element()
+    if text == "channel":
+        return Channel()
+    if found := re.fullmatch(r"block:(\d+)", text):
+        return Block(int(found[1]))
+    if found := re.fullmatch(r"(\d+):(\d+)", text):
+        return NM(int(found[1]), int(found[2]))
+    raise TombolaError(f"unknown pattern {text!r}; allowed: element, block:V (e.g. block:4), N:M (e.g. 2:4), channel")
+
+
+def _matrix(shape: torch.Size) -> tuple[int, int]:
+    """(output rows, inputs) of a weight; a vector has one input, a scalar is 1 x 1."""
+    if not shape:
+        return 1, 1
+    return shape[0], shape[1:].numel()
+
+
+def _mean(scores: Tensor, dim: int, signed: bool) -> Tensor:
+    """The mean over what is not -inf; -inf where nothing is, so that such a unit still comes last."""
+    if not scores.is_floating_point():
+        scores = scores.double()
+    elif scores.dtype in (torch.float16, torch.bfloat16):
+        scores = scores.float()
+    barred = scores == -torch.inf
+    count = (~barred).sum(dim)
+    sizes = scores if signed else scores.abs()
+    mean = sizes.masked_fill(barred, 0.0).sum(dim) / count.clamp(min=1)
+    return mean.masked_fill(count == 0, -torch.inf)
+
+
+def _groups(rows: Tensor | None, m: int, stop: int | None = None) -> Tensor | None:
+    return None if rows is None else rows[:, :stop].reshape(-1, m)
+
+
+def _best(groups: Tensor | None, allowed: Tensor | None, n: int) -> Tensor:
+    """Bool like `groups`: the `n` largest of each row, ties to the left, among what is allowed."""
+    assert groups is not None
+    width = groups.shape[1]
+    if n >= width or width == 0:
+        return torch.ones_like(groups, dtype=torch.bool) if allowed is None else allowed.clone()
+    if width > 16:
+        return _best_by_sorting(groups, allowed, n)
+    columns = list(groups.t().contiguous())
+    open_ = None if allowed is None else list(allowed.t().contiguous())
+    ahead = torch.zeros((width, groups.shape[0]), dtype=torch.uint8, device=groups.device)  # beaten by how many
+    for right in range(1, width):
+        for left in range(right):
+            wins = columns[left] >= columns[right]
+            if open_ is not None:
+                wins = (wins | ~open_[right]) & (open_[left] | ~open_[right])
+            ahead[right] += wins
+            ahead[left] += ~wins
+    kept = (ahead < n).t()
+    return (kept if allowed is None else kept & allowed).contiguous()
+
+
+def _best_by_sorting(groups: Tensor, allowed: Tensor | None, n: int) -> Tensor:
+    order = torch.sort(groups, dim=1, descending=True, stable=True).indices
+    if allowed is not None:  # a second stable sort: the allowed ones first
+        second = torch.sort((~allowed.gather(1, order)).to(torch.uint8), dim=1, stable=True).indices
+        order = order.gather(1, second)
+    kept = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order[:, :n], True)
+    return kept if allowed is None else kept & allowed

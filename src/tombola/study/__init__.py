@@ -1,0 +1,1 @@
+"""Studies: what is proved about tickets, with controls and intervals."""

@@ -1,0 +1,124 @@
+"""The arms of a comparison: the ticket, the dense network, and the controls a ticket must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import TombolaError
+from tombola.mask import Mask
+from tombola.prune.trial import Bench, Trial, run_trial
+from tombola.rng.seeds import derive, generator
+from tombola.runs.directory import Stage
+from tombola.select.patterns import parse_pattern
+from tombola.select.select import select
+from tombola.ticket.origin import Origin
+from tombola.ticket.ticket import Ticket
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A network to train: its module, the mask held on it (None: dense), and the step it begins at."""
+
+    model: nn.Module
+    mask: Mask | None
+    start: int
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A ticket and what its arms are built with; `architecture` as in `Ticket.build(model=...)`."""
+
+    ticket: Ticket
+    architecture: nn.Module | None = None
+    trusted: tuple[str, ...] = ()
+
+    @property
+    def start(self) -> int:
+        """The step that the ticket's origin was taken at."""
+        return int(self.ticket.provenance.get("rewound_steps", 0))
+
+    def origin(self) -> nn.Module:
+        """The dense network at the ticket's origin."""
+        return self.ticket.origin.network_module(self.architecture, self.trusted)
+
+
+def ticket_arm(contest: Contest, seed: int) -> Arm:
+    """The ticket from its origin."""
+    model = contest.ticket.build("origin", model=contest.architecture, trusted=contest.trusted)
+    return Arm(model, contest.ticket.mask, contest.start)
+
+
+def dense_arm(contest: Contest, seed: int) -> Arm:
+    """All weights, from the same origin."""
+    return Arm(contest.origin(), None, contest.start)
+
+
+def random_arm(contest: Contest, seed: int) -> Arm:
+    """A random mask of the same layer densities (and pattern), on fresh initial weights (Frankle & Carbin, app. F)."""
+    return Arm(fresh_network(contest, seed), random_mask(contest.ticket, seed), 0)
+
+
+def reinit_arm(contest: Contest, seed: int) -> Arm:
+    """The ticket's mask on fresh initial weights."""
+    return Arm(fresh_network(contest, seed), contest.ticket.mask, 0)
+
+
+ARMS: Mapping[str, Callable[[Contest, int], Arm]] = {
+    "ticket": ticket_arm,
+    "dense": dense_arm,
+    "random": random_arm,
+    "reinit": reinit_arm,
+}
+CONTROLS = ("random", "reinit")
+
+
+def run_arm(
+    bench: Bench, contest: Contest, name: str, *, seed: int, stage: Stage | None, label: str
+) -> Trial:
+    """Train and test one arm; draws of masks and weights, and the data order, derive from `seed`."""
+    if name not in ARMS:
+        raise TombolaError(f"arm {name!r} is not known; use {', '.join(ARMS)}")
+    arm = ARMS[name](contest, seed)
+    return run_trial(
+        bench, arm.model, seed=derive(seed, "train"), label=label, mask=arm.mask, start=arm.start, stage=stage
+    )
+
+
+def random_mask(ticket: Ticket, seed: int) -> Mask:
+    """A mask drawn uniformly with as many units kept in every layer as the ticket keeps, in its pattern."""
+    pattern = parse_pattern(str(ticket.provenance.get("method", {}).get("pattern", "element")))
+    draw = generator(seed, "random-mask")
+    scores = {name: torch.rand(kept.shape, generator=draw) for name, kept in ticket.mask.items()}
+    counts = {name: pattern.kept_units(kept) for name, kept in ticket.mask.items()}
+    return select(scores, counts=counts, scope="layer", pattern=pattern)
+
+
+def fresh_network(contest: Contest, seed: int) -> nn.Module:
+    """The network with new initial weights.
+
+    By the origin's initialisation scheme where it is known. Else (a user's own or pretrained weights) every
+    masked layer's values are permuted over all its positions, a draw from the same empirical distribution
+    (Zhou et al. 2019, "reinit"), and all other parameters stay.
+    """
+    origin = contest.ticket.origin
+    if origin.init is not None:
+        fresh = Origin.seeded(origin.network, origin.init, derive(seed, "reinit"), model=contest.origin())
+        return fresh.network_module(contest.origin(), contest.trusted)
+    model = contest.origin()
+    draw = generator(seed, "reinit")
+    state: dict[str, Tensor] = dict(model.state_dict())
+    for name in contest.ticket.mask:
+        values = state[name].flatten()
+        state[name] = values[torch.randperm(len(values), generator=draw)].view_as(state[name])
+    model.load_state_dict(state)
+    return model
+
+
+def load_contest(path: Path, architecture: nn.Module | None = None, trusted: tuple[str, ...] = ()) -> Contest:
+    """The contest about a ticket file."""
+    return Contest(Ticket.load(path), architecture, trusted)

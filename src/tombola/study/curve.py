@@ -1,0 +1,137 @@
+"""The density curve: a search over several replicates, with controls trained at its levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tombola.data.config import DataSpec
+from tombola.data.registry import load_data
+from tombola.data.splits import Splits
+from tombola.errors import TombolaError
+from tombola.methods.find import Request, describe, headline, machine, name_of_model, replicate_seed, search
+from tombola.prune.loop import level_result
+from tombola.prune.trial import Bench
+from tombola.rng.seeds import derive
+from tombola.runs.directory import Stage, open_run
+from tombola.runs.jobs import map_jobs
+from tombola.study.arms import CONTROLS, Contest, run_arm
+from tombola.ticket.ticket import Ticket
+from tombola.train.loop import make_fabric
+from tombola.train.progress import Progress, Silent, show_progress
+
+
+def run_curve(
+    request: Request,
+    out: Path,
+    *,
+    controls: Sequence[str] = CONTROLS,
+    every: int = 1,
+    jobs: int = 1,
+) -> dict[str, Any]:
+    """Search `request.replicates` times and train the controls of every `every`-th level of each search.
+
+    The run's result has the form of a find run's, with an arm per control: the same levels, other weights or
+    masks, one draw per replicate and level. `jobs` processes share the replicates out, then the controls.
+    """
+    if every < 1:
+        raise TombolaError(f"every is {every}; it must be at least 1 (controls at every so many levels)")
+    unknown = [name for name in controls if name not in CONTROLS]
+    if unknown:
+        raise TombolaError(f"control {unknown[0]!r} is not known; use {', '.join(CONTROLS)}")
+    if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
+        raise TombolaError(
+            f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1"
+        )
+    splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
+    study = {"study": "curve", "controls": list(controls), "every": every}
+    config = {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
+    label = f"curve-{request.method.name}-{name_of_model(request.model)}-{splits.name}"
+    options = request.options
+    with open_run(
+        out, label, config, kind="study", machine=machine(options, jobs), force=options.force
+    ) as run:
+        result = run.result()
+        if result is None:
+            kept = request if jobs > 1 else replace(request, data=splits)
+            replicates = _train(kept, run.directory, list(controls), every, jobs)
+            result = {
+                "kind": "find",
+                "method": request.method.name,
+                "model": name_of_model(request.model),
+                "data": splits.name,
+                "metric": splits.task.metric_name,
+                "replicates": replicates,
+            }
+            run.finish(result)
+    return headline(result, run.directory)
+
+
+@dataclass(frozen=True)
+class _Job:
+    request: Request
+    directory: Path
+    replicate: int
+    arm: str
+    level: int = 0
+    ticket: str = ""
+
+
+def _train(
+    request: Request, directory: Path, controls: list[str], every: int, jobs: int
+) -> list[dict[str, Any]]:
+    searches = [_Job(request, directory, i, "ticket") for i in range(request.replicates)]
+    replicates = []
+    with show_progress(request.options.progress) as progress:
+        for job, levels in zip(searches, _map(_search, searches, jobs, "searches", progress), strict=True):
+            seed = replicate_seed(request.seed, job.replicate)
+            arms: dict[str, list[dict[str, Any]]] = {"ticket": levels, **{name: [] for name in controls}}
+            replicates.append(
+                {"replicate": job.replicate, "seed": seed, "ticket": levels[-1]["ticket"], "arms": arms}
+            )
+        trained = [
+            _Job(request, directory, replicate["replicate"], name, level["level"], level["ticket"])
+            for replicate in replicates
+            for level in replicate["arms"]["ticket"][every::every]
+            for name in controls
+        ]
+        for job, found in zip(trained, _map(_control, trained, jobs, "controls", progress), strict=True):
+            replicates[job.replicate]["arms"][job.arm].append(found)
+    return replicates
+
+
+def _map(function: Any, items: Sequence[_Job], jobs: int, label: str, progress: Progress) -> list[Any]:
+    with progress.track(label, len(items)) as update:
+        results = []
+        one = function if jobs > 1 else lambda job: function(job, progress)
+        for done, found in enumerate(map_jobs(one, items, jobs)):
+            results.append(found)
+            update(done + 1)
+    return results
+
+
+def _search(job: _Job, progress: Progress | None = None) -> list[dict[str, Any]]:
+    levels = search(job.request, progress, directory=job.directory, replicate=job.replicate)
+    return [level.result for level in levels]
+
+
+def _control(job: _Job, progress: Progress | None = None) -> dict[str, Any]:
+    request = job.request
+    splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
+    options = request.options
+    fabric = make_fabric(options.device, request.recipe.precision, deterministic=options.deterministic)
+    bench = Bench(splits, request.recipe, fabric, options, progress or Silent())
+    architecture = request.model if isinstance(request.model, nn.Module) else None
+    trusted = () if architecture is not None else (request.model.name,)  # type: ignore[union-attr]
+    contest = Contest(Ticket.load(job.directory / job.ticket), architecture, trusted)
+    name = f"replicate-{job.replicate}/{job.arm}-{job.level:02d}"
+    stage = Stage(job.directory / name)
+    seed = derive(request.seed, "control", job.arm, job.replicate, job.level)
+    trial = run_arm(bench, contest, job.arm, seed=seed, stage=stage, label=name)
+    result = {**level_result(job.level, contest.ticket.mask, trial, name), "ticket": None}
+    stage.finish(result)
+    return result

@@ -1,0 +1,31 @@
+"""The whole job in a minute: train, find, verify and report on the embedded digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tombola.data.config import DataSpec
+from tombola.methods.find import make_request, run_find
+from tombola.methods.imp import IterativePruning
+from tombola.study.verify import verify
+from tombola.train.options import Options
+
+DENSITY = 0.1
+ROUNDS = 6
+REPLICATES = 5
+
+
+def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[str, Any]:
+    """Find and verify a ticket of LeNet-300-100 on digits under `out`; gives {"find": ..., "verify": ...}."""
+    options = options or Options()
+    request = make_request(
+        "lenet-300-100",
+        DataSpec("digits"),
+        IterativePruning(density=DENSITY, rounds=ROUNDS),
+        seed=seed,
+        options=options,
+    )
+    found = run_find(request, out)
+    verdict = verify(found["ticket"], replicates=REPLICATES, seed=seed, options=options, out=out)
+    return {"find": found, "verify": verdict}

@@ -1,0 +1,132 @@
+"""The verdict on a ticket, from its arms' figures: exactly as defined, undecided where it cannot be known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from tombola.study.statistics import Difference, difference, interval
+
+FEWEST_REPLICATES = 3
+CLAIMS = {
+    "dense": "matches the dense network",
+    "random": "beats a random mask",
+    "reinit": "beats reinitialised weights",
+}
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """What was measured of one arm, one entry per replicate.
+
+    `to_dense_loss`: first evaluated iteration whose validation loss is at most the dense arm's mean minimum
+    (None: never within the run). `early_stop_observed`: False where the minimum lay in the last evaluations.
+    """
+
+    test_accuracy: tuple[float, ...]
+    early_stop: tuple[int | None, ...]
+    early_stop_observed: tuple[bool, ...]
+    to_dense_loss: tuple[int | None, ...]
+    val_accuracy: tuple[float | None, ...] = ()
+
+
+def compare(arms: Mapping[str, ArmFigures], margin: float) -> dict[str, Any]:
+    """Every rival's comparison with the ticket: difference, bounds, claim and verdict ("yes", "no", "undecided").
+
+    "Matches dense" means that the one-sided 95 % lower t-bound of (ticket - dense) is at least -margin; "beats a
+    control" that this bound is above 0. Fewer than three replicates decide nothing.
+    """
+    ticket = arms["ticket"]
+    compared = {}
+    for name, arm in arms.items():
+        if name == "ticket":
+            continue
+        found = difference(ticket.test_accuracy, arm.test_accuracy)
+        compared[name] = {
+            "difference": found.difference,
+            "lower": found.lower,
+            "interval": list(found.interval) if found.interval else None,
+            "claim": CLAIMS[name],
+            "verdict": _decide(found, len(ticket.test_accuracy), len(arm.test_accuracy), name, margin),
+        }
+    return compared
+
+
+def _decide(found: Difference, first: int, second: int, rival: str, margin: float) -> str:
+    if min(first, second) < FEWEST_REPLICATES or found.lower is None:
+        return "undecided"
+    holds = found.lower >= -margin if rival == "dense" else found.lower > 0
+    return "yes" if holds else "no"
+
+
+def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
+    """Whether the ticket reaches the dense arm's mean minimum validation loss earlier.
+
+    "earlier" or "later" only if the two-sided 95 % interval of the difference in iterations leaves out 0;
+    "not observable at this length" where a minimum lay in the last evaluations or a run never reached the loss.
+    """
+    ticket, dense = arms["ticket"], arms["dense"]
+    reached = [*ticket.to_dense_loss, *dense.to_dense_loss]
+    first = [step for step in ticket.to_dense_loss if step is not None]
+    second = [step for step in dense.to_dense_loss if step is not None]
+    observable = all(dense.early_stop_observed) and None not in reached
+    answer: dict[str, Any] = {
+        "ticket_iterations": fmean(first) if first else None,
+        "dense_iterations": fmean(second) if second else None,
+        "interval": None,
+        "verdict": "not observable at this length",
+    }
+    if not observable:
+        return answer
+    found = difference(first, second)
+    verdict = "undecided"
+    if min(len(first), len(second)) >= FEWEST_REPLICATES and found.interval is not None:
+        low, high = found.interval
+        verdict = "earlier" if high < 0 else "later" if low > 0 else "no difference shown"
+    return {**answer, "interval": list(found.interval) if found.interval else None, "verdict": verdict}
+
+
+def describe_arm(arm: ArmFigures, metrics: Sequence[str]) -> dict[str, Any]:
+    """One arm as JSON."""
+    bounds = interval(arm.test_accuracy)
+    return {
+        "test_accuracy": list(arm.test_accuracy),
+        "mean": fmean(arm.test_accuracy),
+        "interval": list(bounds) if bounds else None,
+        "early_stop_iteration": list(arm.early_stop),
+        "early_stop_observed": list(arm.early_stop_observed),
+        "iterations_to_dense_loss": list(arm.to_dense_loss),
+        "metrics": list(metrics),
+    }
+
+
+def sentence(density: float, comparisons: Mapping[str, Any], pace: Mapping[str, Any], replicates: int) -> str:
+    """The verdict in one plain sentence or two."""
+    verdicts = {name: found["verdict"] for name, found in comparisons.items()}
+    size = f"This ticket of {density:.1%} of the weights"
+    if "undecided" in verdicts.values():
+        return f"{size} is undecided: {replicates} replicates are too few, {FEWEST_REPLICATES} are needed."
+    shown = [_phrase(name, comparisons[name]) for name, verdict in verdicts.items() if verdict == "yes"]
+    missed = [_phrase(name, comparisons[name]) for name, verdict in verdicts.items() if verdict == "no"]
+    if not missed:
+        text = f"{size} wins: it {_join(shown)}."
+    elif shown:
+        text = f"{size} does not win: it {_join(shown)}, but it is not shown that it {_join(missed)}."
+    else:
+        text = f"{size} does not win: it is not shown that it {_join(missed)}."
+    if pace["verdict"] in ("earlier", "later"):
+        text += (
+            f" It reaches the dense network's lowest validation loss {pace['verdict']}, after "
+            f"{pace['ticket_iterations']:.0f} iterations instead of {pace['dense_iterations']:.0f}."
+        )
+    return text
+
+
+def _phrase(name: str, found: Mapping[str, Any]) -> str:
+    return f"{CLAIMS[name]} ({100 * found['difference']:+.2f} points, at least {100 * found['lower']:+.2f})"
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]

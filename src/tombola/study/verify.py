@@ -1,0 +1,238 @@
+"""Verify a ticket: train it and its rivals on fresh seeds, and say whether it wins."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from tombola.data.config import DataSpec
+from tombola.data.registry import load_data
+from tombola.data.splits import Splits
+from tombola.errors import TombolaError
+from tombola.methods.find import as_data, as_plain, describe_data, machine
+from tombola.prune.trial import Bench, Trial
+from tombola.rng.seeds import derive
+from tombola.runs.directory import Stage, open_run
+from tombola.runs.jobs import map_jobs
+from tombola.study.arms import ARMS, Contest, run_arm
+from tombola.study.verdict import ArmFigures, compare, describe_arm, sentence, speed
+from tombola.ticket.ticket import Ticket
+from tombola.train.history import Row, steps_to_loss
+from tombola.train.loop import make_fabric
+from tombola.train.options import Options
+from tombola.train.progress import Progress, Silent, show_progress
+from tombola.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What to verify, complete and picklable if the data is given by name."""
+
+    contest: Contest
+    data: Splits | DataSpec
+    recipe: Recipe
+    replicates: int = 5
+    margin: float = 0.002
+    seed: int = 0
+    options: Options = Options()
+
+    def __post_init__(self) -> None:
+        if self.replicates < 1:
+            raise TombolaError(f"replicates is {self.replicates}; at least 1 is needed, and 3 for a verdict")
+        if self.margin < 0:
+            raise TombolaError(f"margin is {self.margin}; it must be at least 0 (0.002 is 0.2 points)")
+
+
+def verify(
+    ticket: Ticket | str | Path,
+    data: Any = None,
+    *,
+    replicates: int = 5,
+    margin: float = 0.002,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    model: nn.Module | None = None,
+    trusted: Sequence[str] = (),
+    options: Options | None = None,
+    out: str | Path | None = None,
+    data_root: str = "data",
+    jobs: int = 1,
+) -> dict[str, Any]:
+    """Train the ticket, the dense network, a random mask and a reinitialised ticket, and give the verdict.
+
+    Args:
+        ticket: a ticket or its file.
+        data: as in `find`; None takes the data set that the ticket was found on, from `data_root`.
+        replicates: trainings of every arm, each with a fresh data order (and fresh draws for the controls).
+        margin: how much worse than dense still counts as a match, as a fraction of accuracy.
+        recipe: how to train; None takes the ticket's own.
+        model: the architecture, for a ticket of a user's own model; `trusted`: import prefixes, as in `build`.
+        out: parent of the run directory; None keeps everything in memory.
+
+    Returns:
+        JSON-able: the arms' figures, `comparisons`, `speed`, `wins` (None: undecided) and one `sentence`.
+    """
+    given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
+    source = as_data(data) if data is not None else data_of(given, data_root)
+    verification = Verification(
+        Contest(given, model, tuple(trusted)),
+        source,
+        recipe or recipe_of(given),
+        replicates,
+        margin,
+        seed,
+        options or Options(),
+    )
+    return run_verify(verification, Path(out) if out is not None else None, jobs=jobs)
+
+
+def recipe_of(ticket: Ticket) -> Recipe:
+    """The recipe that the ticket was found with."""
+    try:
+        return Recipe(**ticket.provenance["recipe"])
+    except (KeyError, TypeError):
+        raise TombolaError("the ticket does not say how it was trained; give a recipe") from None
+
+
+def data_of(ticket: Ticket, root: str) -> DataSpec:
+    """The data set that the ticket was found on, to be read from `root`."""
+    recorded = ticket.provenance.get("data", {})
+    names = {"name", "val_size", "image_size", "args"}
+    if "val_size" not in recorded:
+        raise TombolaError("the ticket was found on data that has no name here; give the data")
+    return DataSpec(
+        **{name: recorded[name] for name in names if name in recorded}, root=root, augment=_augment(recorded)
+    )
+
+
+def _augment(recorded: Mapping[str, Any]) -> Any:
+    from tombola.data.config import Augment
+
+    return Augment(**recorded["augment"])
+
+
+def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
+    """Carry out a verification, in a run directory under `out` if that is given."""
+    splits = load_data(verification.data) if isinstance(verification.data, DataSpec) else verification.data
+    _check_data(verification, splits)
+    if out is None:
+        return _run(verification, splits, None, jobs)
+    ticket, options = verification.contest.ticket, verification.options
+    config = {
+        "ticket": hashlib.sha256(ticket.to_bytes()).hexdigest(),
+        "data": describe_data(verification.data, splits),
+        "recipe": as_plain(verification.recipe),
+        "replicates": verification.replicates,
+        "margin": verification.margin,
+        "seed": verification.seed,
+    }
+    label = f"verify-{ticket.provenance.get('method', {}).get('name', 'ticket')}-{splits.name}"
+    with open_run(
+        out, label, config, kind="verify", machine=machine(options, jobs), force=options.force
+    ) as run:
+        result = run.result()
+        if result is None:
+            result = _run(verification, splits, run.directory, jobs)
+            run.finish(result)
+    return {"run": str(run.directory), **result}
+
+
+def _check_data(verification: Verification, splits: Splits) -> None:
+    recorded = verification.contest.ticket.provenance.get("data", {}).get("fingerprint")
+    if recorded not in (None, splits.fingerprint) and not verification.options.force:
+        raise TombolaError(
+            f"the ticket was found on other data (fingerprint {recorded[:12]}, here {splits.fingerprint[:12]}); "
+            "give the same data, or --force true to verify it on this"
+        )
+
+
+@dataclass(frozen=True)
+class _Job:
+    verification: Verification
+    arm: str
+    replicate: int
+    directory: Path | None
+
+
+def _run(verification: Verification, splits: Splits, directory: Path | None, jobs: int) -> dict[str, Any]:
+    kept = verification if jobs > 1 else replace(verification, data=splits)
+    items = [_Job(kept, arm, i, directory) for arm in ARMS for i in range(verification.replicates)]
+    trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
+    with (
+        show_progress(verification.options.progress) as progress,
+        progress.track("arms and replicates", len(items)) as update,
+    ):
+        run_one = _train_arm if jobs > 1 else lambda job: _train_arm(job, progress)
+        for done, (job, trial) in enumerate(zip(items, map_jobs(run_one, items, jobs), strict=True)):
+            trials[job.arm].append(trial)
+            update(done + 1)
+    return judge(trials, verification, splits)
+
+
+def _train_arm(job: _Job, progress: Progress | None = None) -> Trial:
+    verification = job.verification
+    splits = load_data(verification.data) if isinstance(verification.data, DataSpec) else verification.data
+    options = verification.options
+    fabric = make_fabric(options.device, verification.recipe.precision, deterministic=options.deterministic)
+    bench = Bench(splits, verification.recipe, fabric, options, progress or Silent())
+    name = f"{job.arm}-{job.replicate}"
+    stage = Stage(job.directory / name) if job.directory else None
+    seed = derive(verification.seed, "verify", job.arm, job.replicate)
+    trial = run_arm(bench, verification.contest, job.arm, seed=seed, stage=stage, label=name)
+    if stage is not None:
+        stage.finish(trial.result)
+    return replace(trial, trained=None)
+
+
+def judge(
+    trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits
+) -> dict[str, Any]:
+    """The verdict on finished trials."""
+    if splits.test is None:
+        raise TombolaError(
+            "the data has no test split, so nothing can be verified; give data with a test split"
+        )
+    arms = figures({arm: [(t.result, t.history) for t in found] for arm, found in trials.items()})
+    compared, pace = compare(arms, verification.margin), speed(arms)
+    verdicts = {found["verdict"] for found in compared.values()}
+    ticket = verification.contest.ticket
+    return {
+        "kind": "verify",
+        "method": ticket.provenance.get("method", {}).get("name"),
+        "model": ticket.provenance.get("model", {}).get("name"),
+        "data": splits.name,
+        "density": ticket.density,
+        "kept": ticket.mask.kept,
+        "total": ticket.mask.total,
+        "replicates": verification.replicates,
+        "margin": verification.margin,
+        "metric": splits.task.metric_name,
+        "arms": {
+            name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)])
+            for name, arm in arms.items()
+        },
+        "comparisons": compared,
+        "speed": pace,
+        "wins": None if "undecided" in verdicts else "no" not in verdicts,
+        "sentence": sentence(ticket.density, compared, pace, verification.replicates),
+    }
+
+
+def figures(trials: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Row]]]]) -> dict[str, ArmFigures]:
+    """The arms' figures from (result, history) pairs; the dense arm sets the loss that all are timed to."""
+    lowest = [result["val_loss_min"] for result, _ in trials["dense"]]
+    target = sum(lowest) / len(lowest) if None not in lowest else float("-inf")
+    return {
+        arm: ArmFigures(
+            test_accuracy=tuple(result["test_accuracy"] for result, _ in found),
+            early_stop=tuple(result["early_stop_iteration"] for result, _ in found),
+            early_stop_observed=tuple(result["early_stop_observed"] for result, _ in found),
+            to_dense_loss=tuple(steps_to_loss(history, target) for _, history in found),
+        )
+        for arm, found in trials.items()
+    }

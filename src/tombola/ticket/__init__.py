@@ -1,0 +1,1 @@
+"""The ticket: origin of the weights, mask, trained weights and provenance in one safetensors file."""

@@ -1,0 +1,89 @@
+"""Whether the parts of a ticket fit each other, and the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from tombola.errors import TicketError
+from tombola.ticket.tensors import first_few, mismatches, show
+
+if TYPE_CHECKING:
+    from tombola.ticket.ticket import Ticket
+
+PrunedRule = Literal["zero", "origin"]
+
+
+def check(ticket: Ticket) -> None:
+    """TicketError unless the ticket's parts fit each other."""
+    mask, rep, trained = ticket.mask, ticket.representation, ticket.trained or {}
+    multiplier, values = ticket.multiplier or {}, ticket.pruned_values or {}
+    if ticket.pruned_rule not in get_args(PrunedRule):
+        raise TicketError(
+            f"pruned rule {show(ticket.pruned_rule)} is unknown; use one of {get_args(PrunedRule)}"
+        )
+    if not isinstance(ticket.provenance, dict):
+        raise TicketError("provenance is not a mapping; give names and JSON-able values")
+    if not all(
+        isinstance(rewrite, dict) and isinstance(rewrite.get("kind"), str) for rewrite in ticket.rewrites
+    ):
+        raise TicketError('every rewrite is a mapping with a text under "kind"')
+    for part, names in (("scale", rep.scales), ("multiplier", multiplier), ("pruned values", values),
+                        ("trained values", trained), ("tie", ticket.tied.values())):  # fmt: skip
+        for name in names:
+            if name not in mask:
+                raise TicketError(
+                    f"{part} for {show(name)}, which has no mask; masked are {len(mask)} other names"
+                )
+    for name, keep in mask.items():
+        shape, kept = tuple(keep.shape), int(keep.sum())
+        rep.check_scale(name, shape)
+        factor, pruned, value = multiplier.get(name), values.get(name), trained.get(name)
+        if factor is not None and (factor.dtype != torch.int8 or not torch.equal(factor != 0, keep)):
+            raise TicketError(
+                f"multiplier of {show(name)} must be int8 and nonzero exactly where the mask keeps"
+            )
+        if pruned is not None and tuple(pruned.shape) not in ((), (keep.numel() - kept,)):
+            raise TicketError(f"pruned values of {show(name)} have shape {tuple(pruned.shape)}; "
+                              f"give one number or {keep.numel() - kept} in flat order")  # fmt: skip
+        if value is not None and tuple(value.shape) != (kept,):
+            raise TicketError(
+                f"trained values of {show(name)} have shape {tuple(value.shape)}; the mask keeps {kept}"
+            )
+        if value is not None and rep.keeps_signs_only(name) != (value.dtype == torch.int8):
+            raise TicketError(
+                f"trained values of {show(name)} are {value.dtype}; int8 is for signs, and only for them"
+            )
+    for name in (*ticket.state, *ticket.tied):
+        if name in mask or (name in ticket.state and name in ticket.tied):
+            raise TicketError(
+                f"{show(name)} is stored twice: under the mask, as a tie or in the state; keep one"
+            )
+    if ticket.origin.tensors is not None:
+        check_against(ticket, ticket.origin.views())
+
+
+def check_against(ticket: Ticket, base: Mapping[str, Tensor]) -> None:
+    """TicketError unless mask, trained weights and state fit the full state `base` of the network."""
+    problems = mismatches(base, ticket.state, subset=True)
+    for name, keep in ticket.mask.items():
+        if name not in base:
+            problems.append(f"masked {show(name)} is not in the model")
+        elif base[name].shape != keep.shape:
+            shapes = f"{tuple(keep.shape)}, the model's weight {tuple(base[name].shape)}"
+            problems.append(f"the mask of {show(name)} has shape {shapes}")
+        else:
+            value = (ticket.trained or {}).get(name)
+            fits = value is None or value.dtype in (base[name].dtype, torch.int8)
+            pruned = (ticket.pruned_values or {}).get(name)
+            if not fits or (pruned is not None and pruned.dtype != base[name].dtype):
+                problems.append(f"values for {show(name)} are not {base[name].dtype} as the weight is")
+    for alias, owner in ticket.tied.items():
+        pair = base.get(alias), base.get(owner)
+        if pair[0] is None or pair[1] is None or mismatches({alias: pair[0]}, {alias: pair[1]}):
+            problems.append(f"{show(alias)} cannot be tied to {show(owner)}")
+    if problems:
+        raise TicketError(f"the ticket does not fit the network: {first_few(problems)}")

@@ -1,0 +1,228 @@
+"""The ticket's container: one safetensors file whose one metadata key holds JSON and a digest of all bytes.
+
+The digest is the sha256 of the whole file with its own 64 hex digits set to "0", so any changed byte shows.
+It gives integrity, not authenticity: whoever can write the file can also write a matching digest. One
+metadata key only, because safetensors does not order several, and equal tickets must give equal bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NoReturn
+
+import safetensors.torch
+from torch import Tensor
+
+from tombola.errors import TicketError, TombolaError
+
+FORMAT = 1  # the newest format this version writes and reads; all older ones stay readable
+HEADER_LIMIT = 100_000_000  # bytes; the limit of safetensors itself
+DEPTH_LIMIT = 50  # nesting of the JSON
+_KEY = "tombola"
+_ZEROS = b"0" * 64
+# "digest" sorts first in the JSON, hence this text occurs once, and where a quote is escaped it cannot.
+_MARKER = b'"tombola":"{\\"digest\\":\\"'
+
+
+def plain_json(value: Any, what: str) -> Any:
+    """`value` as plain JSON data (lists, dicts with str keys, ...); TicketError if JSON cannot hold it."""
+    try:
+        return _parse(canonical(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
+        raise TicketError(f"{what} cannot be written as JSON: {reason}; use strings, finite numbers, lists, "
+                          "mappings") from error  # fmt: skip
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys, no spaces, ASCII only, no NaN; mappings of any class are allowed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, default=_as_dict)
+
+
+def _as_dict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{type(value).__name__} {str(value)[:40]!r}")
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not a JSON number")
+
+
+def _parse(text: str) -> Any:
+    value = json.loads(text, parse_constant=_no_constant)
+    layer, depth = [value], 0
+    while layer:  # breadth first, so that no nesting can exhaust the stack
+        depth += 1
+        if depth > DEPTH_LIMIT:
+            raise ValueError(f"nested more than {DEPTH_LIMIT} levels deep")
+        inner: list[Any] = []
+        for item in layer:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+            elif isinstance(item, float) and item in (float("inf"), float("-inf")):
+                raise ValueError("a number too large for a float")
+        layer = inner
+    return value
+
+
+def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
+    """The file's bytes. `header` is JSON-able, without "digest" and "format"; keys sort after "digest"."""
+    text = canonical({**header, "digest": _ZEROS.decode(), "format": FORMAT})
+    data = bytearray(safetensors.torch.save(dict(tensors), {_KEY: text}))
+    end = 8 + int.from_bytes(data[:8], "little")
+    if end > HEADER_LIMIT:
+        raise TicketError(
+            f"the ticket's header has {end} bytes, more than {HEADER_LIMIT}; shorten the provenance"
+        )
+    at = _digest_place(bytes(data[:end]))
+    data[at : at + 64] = hashlib.sha256(data).hexdigest().encode()
+    return bytes(data)
+
+
+def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header (with "digest" and "format") and tensors of a ticket's bytes, after all bytes were verified."""
+    end = _header_end(data[:8], len(data))
+    check_digest(data, end)
+    try:
+        outer = _parse(data[8:end].decode())
+        header = _parse(outer["__metadata__"][_KEY])
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
+        raise TicketError(f"the ticket's header is not valid JSON: {reason[:120]}") from error
+    _check_format(header)
+    try:
+        tensors = safetensors.torch.load(data)
+    except Exception as error:  # the library raises many kinds for a crafted header
+        raise TicketError(f"the ticket's tensors cannot be read: {str(error)[:120]!r}") from error
+    return header, tensors
+
+
+def _check_format(header: Any) -> None:
+    number = header.get("format") if isinstance(header, dict) else None
+    if type(number) is not int or number < 1:
+        raise TicketError(f"format {str(number)[:40]!r} is not a ticket format; known are 1 to {FORMAT}")
+    if number > FORMAT:
+        raise TicketError(
+            f"made by a newer Tombola: format {number}, this one reads up to {FORMAT}; update Tombola"
+        )
+
+
+def _header_end(first: bytes, size: int) -> int:
+    """Where the header ends, in bytes from the start, for a file of `size` bytes that starts with `first`."""
+    if size < 8 or len(first) < 8:
+        raise TicketError(f"not a ticket: {size} bytes are too few")
+    length = int.from_bytes(first[:8], "little")
+    if length > HEADER_LIMIT or 8 + length > size:
+        raise TicketError(f"not a ticket, or cut short: the header claims {length} bytes in a file of {size}")
+    return 8 + length
+
+
+def _digest_place(head: bytes) -> int:
+    """The offset of the 64 digest digits in `head`, the file up to the end of its header."""
+    if head.count(_MARKER) != 1:
+        raise TicketError("not a ticket: the file holds no Tombola digest")
+    return head.index(_MARKER) + len(_MARKER)
+
+
+def check_digest(data: bytes, end: int) -> str:
+    """The digest of a ticket's bytes whose header ends at `end`; TicketError if any byte was changed."""
+    at = _digest_place(data[:end])
+    told = data[at : at + 64]
+    blank = hashlib.sha256(data[:at])
+    blank.update(_ZEROS)
+    blank.update(memoryview(data)[at + 64 :])
+    found = blank.hexdigest()
+    if found.encode() != told:
+        raise TicketError("the ticket is damaged: its bytes do not match its digest; fetch or make it again")
+    return found
+
+
+def digest_of(data: bytes) -> str:
+    """The verified digest of a ticket's bytes; TicketError if they are damaged or no ticket."""
+    return check_digest(data, _header_end(data[:8], len(data)))
+
+
+def ticket_digest(path: str | os.PathLike[str]) -> str:
+    """The verified digest (64 hex digits) of a ticket file; TicketError if it is damaged or no ticket."""
+    with located(path):
+        return digest_of(read_bytes(path))
+
+
+@contextlib.contextmanager
+def located(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the file's name before any TicketError raised inside."""
+    try:
+        yield
+    except TicketError as error:
+        raise TicketError(f"{str(path)!r}: {error}") from error
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """All bytes of a ticket file. Size, header and marker are looked at before the file is read whole."""
+    try:
+        target = Path(path)
+        info = target.stat()
+        if not stat.S_ISREG(info.st_mode):
+            raise TicketError("not a file; give the path of a ticket file")
+        with target.open("rb") as file:
+            return _read_checked(file, info.st_size)
+    except FileNotFoundError as error:
+        raise TicketError("no such file") from error
+    except TicketError:
+        raise
+    except (OSError, ValueError, TypeError, MemoryError) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise TicketError(f"cannot be read: {reason}") from error
+
+
+def _read_checked(file: BinaryIO, size: int) -> bytes:
+    first = file.read(8)
+    end = _header_end(first, size)
+    head = first + file.read(end - 8)
+    _digest_place(head)
+    data = head + file.read(size - end)
+    if len(data) != size:
+        raise TicketError(f"cut short while being read: {len(data)} of {size} bytes")
+    return data
+
+
+def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write beside, sync, rename: `path` holds the old file or the whole new one; nothing else stays."""
+    try:
+        target = Path(path)
+        beside = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.tmp")
+        try:
+            with beside.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise TombolaError(
+            f"cannot write {str(path)!r}: {reason}; give a path in an existing folder with free space"
+        ) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems and Windows do not sync folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,246 @@
+"""Where a ticket's weights come from: a seeded recipe that regenerates them, or the stored tensors."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import TicketError, TombolaError
+from tombola.mask import unwrap
+from tombola.ticket.format import plain_json
+from tombola.ticket.tensors import (
+    first_few,
+    hash_state,
+    own_all,
+    show,
+    tensors_of,
+    ties,
+    write_into,
+)
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by name: one of Tombola's own, or an import path that a caller may choose to trust.
+
+    `args` JSON-able keyword arguments; `input_shape` of one example, without the batch: (C, H, W) or
+    (features,); `classes` number of outputs.
+    """
+
+    name: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, ...] | None = None
+    classes: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.isprintable() or not 0 < len(self.name) <= 300:
+            raise TicketError(f"network name {show(self.name)} is not 1 to 300 printable characters")
+        args = plain_json(self.args, "network args")
+        if not isinstance(args, dict):
+            raise TicketError(f"network args are {type(args).__name__}; give a mapping of keyword arguments")
+        object.__setattr__(self, "args", args)
+        if self.input_shape is not None:
+            object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        for value in (*(self.input_shape or ()), *(() if self.classes is None else (self.classes,))):
+            if type(value) is not int or not 0 < value < 2**31:
+                raise TicketError(f"network {show(self.name)}: size {show(value)} is not a positive integer")
+
+    def build(self, trusted: Sequence[str] = ()) -> nn.Module:
+        """A fresh module with whatever values its constructor gives.
+
+        Only Tombola's own networks are built freely; any other is imported only if its import path, and the
+        module that defines it, lie under one of `trusted` (e.g. "torchvision.models."). Raises TicketError.
+        """
+        from tombola.models.registry import build_network, is_known
+
+        try:
+            if not is_known(self.name):
+                target = _import_trusted(self.name, trusted)
+                with torch.random.fork_rng(
+                    devices=[]
+                ):  # its draws are overwritten; the caller's must not move
+                    built = target(**self.args)
+            elif self.input_shape is None or self.classes is None:
+                raise TicketError(
+                    f"network {show(self.name)} needs input_shape and classes; the ticket has none"
+                )
+            else:
+                built = build_network(
+                    self.name, input_shape=self.input_shape, classes=self.classes, args=self.args
+                )
+        except TombolaError:
+            raise
+        except Exception as error:  # a constructor may raise anything; the user sees one line
+            reason = show(error) if str(error) else "no reason given"
+            raise TicketError(f"network {show(self.name)}: {type(error).__name__} {reason}") from error
+        if not isinstance(built, nn.Module):
+            raise TicketError(f"{show(self.name)} gives a {type(built).__name__}, not a torch.nn.Module")
+        return built
+
+
+def _under(path: str, trusted: Sequence[str]) -> bool:
+    stems = [prefix.rstrip(".") for prefix in trusted]
+    return any(stem and (path == stem or path.startswith(stem + ".")) for stem in stems)
+
+
+def _import_trusted(name: str, trusted: Sequence[str]) -> Any:
+    if isinstance(trusted, str):
+        raise TicketError(f"trusted={trusted!r} is one string; give a sequence of import prefixes")
+    package, _, attribute = name.rpartition(".")
+    if not _under(name, trusted) or not package or not all(part.isidentifier() for part in name.split(".")):
+        raise TicketError(
+            f"network {show(name)} is not one of Tombola's own: pass model=, "
+            "or trusted=(its import prefix,) if you trust the ticket"
+        )
+    target = getattr(importlib.import_module(package), attribute)
+    # A trusted package also holds names it imported itself, such as os.system; those are not trusted.
+    home = str(getattr(target, "__module__", None))
+    if name not in trusted and not _under(home, trusted):
+        raise TicketError(
+            f"network {show(name)} is defined in {show(home)}, which is not under trusted={tuple(trusted)}"
+        )
+    return target
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """The dense weights that a ticket starts from. Make one with `Origin.seeded` or `Origin.stored`.
+
+    `network`: how to build the module; None for a user's own model, which is then passed as `model=`.
+    `init`, `seed`: scheme of `tombola.nn.init` and its seed; for stored tensors they only inform.
+    `tensors`: None for a seeded origin; otherwise every parameter and buffer by state_dict name.
+    `tied`: alias -> owner for names that share one tensor. `weights_hash`: of the seeded
+    weights, see `hash_state`.
+    """
+
+    network: NetworkSpec | None = None
+    init: str | None = None
+    seed: int | None = None
+    tensors: Mapping[str, Tensor] | None = None
+    tied: Mapping[str, str] = field(default_factory=dict)
+    weights_hash: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**64):
+            raise TicketError(f"origin seed {show(self.seed)} is not an integer from 0 to 2^64-1")
+        if self.init is not None and (not isinstance(self.init, str) or not self.init.isprintable()):
+            raise TicketError(f"origin init {show(self.init)} is not the name of a scheme")
+        object.__setattr__(self, "tied", dict(self.tied))
+        if self.tensors is not None:
+            tensors = own_all(self.tensors)
+            object.__setattr__(self, "tensors", tensors)
+            wrong = [a for a, owner in self.tied.items() if a in tensors or owner not in tensors]
+            if self.weights_hash is not None or not tensors or wrong:
+                raise TicketError(
+                    f"stored origin with {len(tensors)} tensors, wrong ties {wrong[:3]}; "
+                    "give at least one tensor, ties to stored tensors, and no weights_hash"
+                )
+            return
+        text = self.weights_hash
+        if self.init is None or self.seed is None or self.tied or not isinstance(text, str):
+            raise TicketError(
+                "origin without tensors needs init, seed and weights_hash: use Origin.seeded(...)"
+            )
+        if len(text) != 64 or set(text) - set("0123456789abcdef"):
+            raise TicketError(f"origin weights_hash {show(text)} is not 64 hex digits")
+
+    @classmethod
+    def seeded(
+        cls, network: NetworkSpec | None, init: str, seed: int, model: nn.Module | None = None
+    ) -> Origin:
+        """An origin that regenerates. TicketError if the scheme leaves a parameter unwritten: then store."""
+        module = _instantiate(network, model, ())
+        _initialise(module, init, seed)
+        return cls(network=network, init=init, seed=seed, weights_hash=hash_state(tensors_of(module)))
+
+    @classmethod
+    def stored(
+        cls,
+        state: nn.Module | Mapping[str, Tensor],
+        network: NetworkSpec | None = None,
+        init: str | None = None,
+        seed: int | None = None,
+    ) -> Origin:
+        """The present values of a model, or of a full state dict (a rewind point), copied."""
+        values = tensors_of(state) if isinstance(state, nn.Module) else dict(state)
+        tied = ties({name: value for name, value in values.items() if isinstance(value, Tensor)})
+        tensors = {name: value for name, value in values.items() if name not in tied}
+        return cls(network=network, init=init, seed=seed, tensors=tensors, tied=tied)
+
+    @property
+    def kind(self) -> Literal["seeded", "stored"]:
+        """ "seeded" if the weights regenerate, "stored" if the ticket holds them."""
+        return "seeded" if self.tensors is None else "stored"
+
+    def state_dict(self, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> dict[str, Tensor]:
+        """The full dense state at the origin, on CPU; tied names share one tensor. Safe to change."""
+        if self.tensors is None:
+            return {n: t.to("cpu") for n, t in tensors_of(self.network_module(model, trusted)).items()}
+        values = {name: tensor.clone() for name, tensor in self.tensors.items()}
+        return values | {alias: values[owner] for alias, owner in self.tied.items()}
+
+    def views(self) -> dict[str, Tensor]:
+        """The stored tensors under all their names, not copied: for reading only. Empty when seeded."""
+        tensors = dict(self.tensors or {})
+        return tensors | {alias: tensors[owner] for alias, owner in self.tied.items()}
+
+    def network_module(self, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> nn.Module:
+        """A fresh module (a deep copy of `model` if given) that holds the origin's values, in train mode.
+
+        Raises TicketError if the network cannot be built here, does not fit, or its seeded weights differ
+        from those the ticket was made with.
+        """
+        module = _instantiate(self.network, model, trusted)
+        if self.tensors is not None:
+            write_into(module, self.views())
+        else:
+            assert self.init is not None
+            assert self.seed is not None
+            _initialise(module, self.init, self.seed)
+            found = hash_state(tensors_of(module))
+            if found != self.weights_hash:
+                raise TicketError(
+                    f"the regenerated weights differ from the ticket's (hash {found[:12]}, recorded "
+                    f"{str(self.weights_hash)[:12]}); use the network and version that made the ticket"
+                )
+        return module.train()
+
+
+def _instantiate(network: NetworkSpec | None, model: nn.Module | None, trusted: Sequence[str]) -> nn.Module:
+    if model is None:
+        if network is None:
+            raise TicketError(
+                "the ticket is of a user's own model: pass a model of that architecture as model="
+            )
+        return network.build(trusted)
+    if not isinstance(model, nn.Module):
+        raise TicketError(f"model= is a {type(model).__name__}; give a torch.nn.Module")
+    try:
+        module = copy.deepcopy(unwrap(model))
+    except Exception as error:  # deepcopy of a user's model may raise anything
+        raise TicketError(f"the model cannot be copied: {type(error).__name__} {show(error)}") from error
+    module.zero_grad(set_to_none=True)
+    return module
+
+
+def _initialise(module: nn.Module, init: str, seed: int) -> None:
+    from tombola.nn.init import initialise_
+
+    tensors_of(module)  # refuse lazy and meta modules before anything is drawn
+    for part in module.modules():
+        reset = getattr(part, "reset_running_stats", None)
+        if callable(reset):  # a copied model may come with used statistics
+            reset()
+    with torch.no_grad():
+        missed = list(initialise_(module, init, seed))
+    if missed:
+        listed = first_few([show(name) for name in missed])
+        raise TicketError(
+            f"init {show(init)} does not write {listed}; use Origin.stored(model) for this network"
+        )

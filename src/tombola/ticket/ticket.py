@@ -1,0 +1,239 @@
+"""The ticket: origin + mask + trained weights + provenance, the artefact between find, verify and deploy."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import TicketError
+from tombola.mask import Mask
+from tombola.ticket import checks, codec, summary
+from tombola.ticket import format as container
+from tombola.ticket.checks import PrunedRule
+from tombola.ticket.origin import Origin
+from tombola.ticket.representation import Representation
+from tombola.ticket.summary import LayerRow
+from tombola.ticket.tensors import (
+    check_name,
+    first_few,
+    mismatches,
+    own_all,
+    same_bits,
+    show,
+    tensors_of,
+    ties,
+    write_into,
+)
+
+Weights = Literal["final", "origin"]
+
+# kind -> function that changes the built module in place by one rewrite, e.g. {"kind": ..., ...}.
+REWRITES: Mapping[str, Callable[[nn.Module, Mapping[str, Any]], None]] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Ticket:
+    """A subnetwork with its origin. All tensors are private CPU copies; make one with `Ticket.from_models`.
+
+    `origin`: the dense weights before training. `mask`: True = kept.
+    `representation`: what weights stand for. `multiplier`: per layer int8, in the weight's shape, whose
+    nonzero pattern is the mask (signed and multicoat masks); the represented weight is multiplied by it.
+    `pruned_rule`: value of pruned weights: "zero", or "origin" (they stay at the origin's value);
+    `pruned_values`: layers with values of their own: 0-d, or 1-D in flat order of the pruned positions.
+    `rewrites`: JSON objects with a "kind". `state`: every parameter or buffer outside the mask that differs
+    from the origin, in full. `trained`: per layer, 1-D in flat order of the kept positions, the latent
+    trained weights (int8 signs where only the sign counts); layers still equal to the origin are left out.
+    `tied`: alias -> masked name, for names that share a masked tensor.
+    `provenance`: JSON-able: method, recipe, data fingerprint, versions, seeds; never times, hosts or paths.
+    """
+
+    origin: Origin
+    mask: Mask
+    representation: Representation = field(default_factory=Representation)
+    multiplier: Mapping[str, Tensor] | None = None
+    pruned_rule: PrunedRule = "zero"
+    pruned_values: Mapping[str, Tensor] | None = None
+    rewrites: tuple[Mapping[str, Any], ...] = ()
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    trained: Mapping[str, Tensor] | None = None
+    tied: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("mask", Mask({check_name(name): tensor.to("cpu") for name, tensor in self.mask.items()}))
+        for name in ("multiplier", "pruned_values", "trained"):
+            put(name, own_all(getattr(self, name)) or None)
+        put("state", own_all(self.state))
+        put("tied", {check_name(alias): check_name(owner) for alias, owner in self.tied.items()})
+        put("provenance", container.plain_json(self.provenance, "provenance"))
+        put("rewrites", tuple(container.plain_json(list(self.rewrites), "rewrites")))
+        checks.check(self)
+
+    # -- making
+
+    @classmethod
+    def from_models(
+        cls,
+        *,
+        origin: Origin,
+        mask: Mask,
+        final_state: Mapping[str, Tensor],
+        provenance: Mapping[str, Any],
+        representation: Representation | None = None,
+        multiplier: Mapping[str, Tensor] | None = None,
+        pruned_rule: PrunedRule = "zero",
+        pruned_values: Mapping[str, Tensor] | None = None,
+        rewrites: Sequence[Mapping[str, Any]] = (),
+        model: nn.Module | None = None,
+        trusted: Sequence[str] = (),
+    ) -> Ticket:
+        """The ticket of a finished search: what differs from the origin is stored, bit for bit.
+
+        `final_state`: the trained network's full state under its own names; of masked weights the latent
+        values at kept positions are read (effective ones if `representation.on` is "origin"), the pruned ones
+        are not.
+        `model`, `trusted`: only for a seeded origin whose network is not Tombola's own. Raises TicketError.
+        """
+        base = origin.state_dict(model, trusted)
+        problems = mismatches(base, final_state)
+        if problems:
+            raise TicketError(f"the final state does not fit the origin: {first_few(problems)}")
+        groups = {**ties(base, mask), **ties(final_state, mask)}
+        tied = {alias: owner for alias, owner in groups.items() if owner in mask and alias not in mask}
+        bare = cls(
+            origin=origin,
+            mask=mask,
+            representation=representation or Representation(),
+            multiplier=multiplier,
+            pruned_rule=pruned_rule,
+            pruned_values=pruned_values,
+            rewrites=tuple(rewrites),
+            tied=tied,
+            provenance=provenance,
+        )
+        checks.check_against(bare, base)
+        trained: dict[str, Tensor] = {}
+        for name, keep in bare.mask.items():
+            kept = final_state[name].detach().to("cpu")[keep]
+            if bare.representation.keeps_signs_only(name):
+                kept = torch.sign(kept.double()).to(torch.int8)
+            if not same_bits(bare.effective(name, base[name], kept), bare.effective(name, base[name], None)):
+                trained[name] = kept
+        state = {
+            name: value
+            for name, value in final_state.items()
+            if name not in bare.mask and name not in tied and not same_bits(value, base[name])
+        }
+        fields = {name: getattr(bare, name) for name in bare.__dataclass_fields__}
+        return cls(**{**fields, "state": state, "trained": trained or None})
+
+    # -- using
+
+    def effective(self, name: str, origin: Tensor, trained: Tensor | None) -> Tensor:
+        """The dense effective weight of layer `name` on CPU, from origin and 1-D trained kept values."""
+        keep = self.mask[name]
+        origin = origin.detach().to("cpu")
+        latent = origin.clone()
+        if trained is not None:
+            latent[keep] = trained.to(latent.dtype)
+        value = latent
+        if trained is None or self.representation.on == "both":
+            value = self.representation.apply(name, latent)
+            if self.multiplier is not None and name in self.multiplier:
+                value = value * self.multiplier[name].to(value.dtype)
+        pruned = origin if self.pruned_rule == "origin" else torch.zeros_like(origin)
+        if self.pruned_values is not None and name in self.pruned_values:
+            pruned = torch.zeros_like(origin)
+            pruned[~keep] = self.pruned_values[name]
+        return torch.where(keep, value, pruned)
+
+    def build(
+        self, weights: Weights = "final", model: nn.Module | None = None, trusted: Sequence[str] = ()
+    ) -> nn.Module:
+        """A plain module in train mode whose named parameters are the effective weights; nothing is attached.
+
+        "final": the trained subnetwork. "origin": the masked weights and everything else before training.
+        `model`: a module of the right architecture, which is copied; needed, or else `trusted` import
+        prefixes ("torchvision.models.",), unless the network is one of Tombola's own. Raises TicketError.
+        """
+        if weights not in get_args(Weights):
+            raise TicketError(f"weights={show(weights)} is unknown; use one of {get_args(Weights)}")
+        unknown = [str(r["kind"]) for r in self.rewrites if r["kind"] not in REWRITES]
+        if unknown:
+            listed = ", ".join(map(show, unknown[:3]))
+            raise TicketError(f"this Tombola cannot apply the ticket's rewrite {listed}; update Tombola")
+        module = self.origin.network_module(model, trusted)
+        base = tensors_of(module)
+        checks.check_against(self, base)
+        final = weights == "final"
+        trained = (self.trained or {}) if final else {}
+        masked = {name: self.effective(name, base[name], trained.get(name)) for name in self.mask}
+        aliases = {alias: masked[owner] for alias, owner in self.tied.items()}
+        # Masked weights come last, so that they win where the module ties another name to them.
+        write_into(module, {**(self.state if final else {}), **aliases, **masked}, subset=True)
+        for rewrite in self.rewrites:
+            REWRITES[rewrite["kind"]](module, rewrite)
+        return module.train()
+
+    # -- files
+
+    def to_bytes(self) -> bytes:
+        """The file's bytes: equal tickets give equal bytes, in any process."""
+        return container.pack(*codec.encode(self))
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Ticket:
+        """The ticket in `data`; TicketError for anything that is not a sound ticket."""
+        header, tensors = container.unpack(data)
+        with codec.sound():
+            return cls(**codec.decode(header, tensors))
+
+    def save(self, path: str | os.PathLike[str]) -> str:
+        """Write the file, whole or not at all, and return its digest. TombolaError if it cannot."""
+        data = self.to_bytes()
+        container.write_atomically(path, data)
+        return container.digest_of(data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Ticket:
+        """Read a ticket file; TicketError, with the file's name, for anything that is not a sound ticket."""
+        with container.located(path):
+            return cls.from_bytes(container.read_bytes(path))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the ticket's file, 64 hex digits: its identity."""
+        return container.digest_of(self.to_bytes())
+
+    def __eq__(self, other: object) -> bool:
+        return self.to_bytes() == other.to_bytes() if isinstance(other, Ticket) else NotImplemented
+
+    def __hash__(self) -> int:
+        return int(self.digest[:15], 16)
+
+    # -- looking
+
+    @property
+    def density(self) -> float:
+        """Kept / all weights under the mask, 0..1."""
+        return self.mask.density
+
+    def layers(self) -> list[LayerRow]:
+        """One row per masked layer, in the mask's order."""
+        return summary.layers(self)
+
+    def info(self) -> dict[str, Any]:
+        """What the ticket holds, as JSON-able data; sizes in bytes."""
+        return summary.info(self)
+
+    def table(self) -> str:
+        """The layers, the total and the file size as plain text."""
+        return summary.table(self)

@@ -1,0 +1,56 @@
+"""The feeds of a training run: batches as the recipe wants them, sweeps for evaluation."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tombola.data.feed import Feed, feed
+from tombola.data.splits import Loss, Split, Splits
+from tombola.errors import TombolaError
+from tombola.train.recipe import Recipe
+
+EVAL_BATCH = 500
+
+
+def training_feed(splits: Splits, recipe: Recipe, device: torch.device, channels_last: bool) -> Feed:
+    """Shuffled, augmented batches of the training split."""
+    return feed(
+        splits.train,
+        batch_size=recipe.batch_size,
+        device=device,
+        augment=splits.augment,
+        normalisation=splits.normalisation,
+        channels_last=channels_last,
+    )
+
+
+def evaluation_feed(splits: Splits, split: Split, device: torch.device, channels_last: bool) -> Feed:
+    """One split in order, in batches of a fixed size, so that a score never depends on the recipe."""
+    return feed(
+        split,
+        batch_size=EVAL_BATCH,
+        device=device,
+        normalisation=splits.normalisation,
+        channels_last=channels_last,
+        sweep_batch=EVAL_BATCH,
+    )
+
+
+def wants_channels_last(model: nn.Module) -> bool:
+    """Whether the network has two-dimensional convolutions, which run faster in that layout."""
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
+
+
+def training_loss(splits: Splits, recipe: Recipe) -> Loss:
+    """The task's loss with the recipe's label smoothing (cross-entropy only)."""
+    if recipe.label_smoothing == 0.0:
+        return splits.task.loss
+    if splits.task.loss is not F.cross_entropy:
+        raise TombolaError(
+            f"label_smoothing is {recipe.label_smoothing}, but this task brings its own loss; smooth there, or set it to 0"
+        )
+    return partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)

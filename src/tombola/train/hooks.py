@@ -1,0 +1,56 @@
+"""What a method may do while a network trains: a hook is called at fixed points and checkpointed with the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tombola.train.loop import Loop
+
+
+class Hook:
+    """Override what you need. `loop` gives the model, the optimiser, the step, the history, and `stop(reason)`.
+
+    State that must survive a kill goes into `state_dict` (tensors, numbers, strings, lists, dicts: it is read
+    back with `weights_only`).
+    """
+
+    def on_start(self, loop: Loop) -> None:
+        """Once, before the first step, and again after a resume or a rewind (state is loaded by then)."""
+
+    def before_step(self, loop: Loop) -> None:
+        """Before the forward pass of every step."""
+
+    def after_backward(self, loop: Loop) -> None:
+        """When the gradients of a step are complete, before clipping."""
+
+    def after_step(self, loop: Loop) -> None:
+        """After the optimiser's step; `loop.step` already counts it."""
+
+    def after_eval(self, loop: Loop) -> None:
+        """After each evaluation; its row is `loop.history[-1]`."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """What to checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+
+
+class LogRows(Hook):
+    """Sends every row of the history to the loggers of the loop's Fabric, under a prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+
+    def after_eval(self, loop: Loop) -> None:
+        row = {f"{self.prefix}/{key}": value for key, value in asdict(loop.history[-1]).items()}
+        loop.fabric.log_dict(row, step=loop.step)
+
+
+def overriding(hooks: Sequence[Hook], name: str) -> list[Any]:
+    """The bound methods `name` of those hooks that override it (so that an idle point costs nothing)."""
+    return [getattr(hook, name) for hook in hooks if getattr(type(hook), name) is not getattr(Hook, name)]

@@ -1,0 +1,37 @@
+"""Lengths of training as people write them: "10ep", "5000it", "2ep500it"."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from tombola.errors import TombolaError
+
+_PATTERN = re.compile(r"(?:(?P<epochs>\d+(?:\.\d+)?)ep)?(?:(?P<iterations>\d+)it)?")
+
+
+@dataclass(frozen=True)
+class Length:
+    """A number of epochs plus a number of iterations (optimiser steps)."""
+
+    epochs: float = 0.0
+    iterations: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Length:
+        """Read "10ep", "0.5ep", "5000it" or "2ep500it"; anything else is a TombolaError."""
+        match = _PATTERN.fullmatch(text.strip())
+        if not text.strip() or match is None:
+            raise TombolaError(
+                f'length {text!r} is not understood; write epochs as "10ep", iterations as "5000it"'
+            )
+        return cls(float(match["epochs"] or 0), int(match["iterations"] or 0))
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """This length in iterations; a fraction of an epoch is rounded half to even."""
+        return round(self.epochs * steps_per_epoch) + self.iterations
+
+
+def steps(text: str, steps_per_epoch: int) -> int:
+    """`Length.parse(text).steps(steps_per_epoch)`."""
+    return Length.parse(text).steps(steps_per_epoch)

@@ -1,0 +1,52 @@
+"""Optimisers by name, fused where torch has a fused kernel (about three times faster on small networks)."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tombola.errors import TombolaError
+from tombola.train.recipe import Recipe
+
+ParamGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
+
+
+def build_optimizer(parameters: ParamGroups, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over parameters or parameter groups; a group may set its own `lr` and so on.
+
+    Every group keeps its peak learning rate as `initial_lr`; the loop sets `lr` from it before each step.
+    """
+    groups = list(parameters)
+    if not groups:
+        raise TombolaError("the network has no parameter to train; unfreeze some, or choose another network")
+    kind, settings = _kind(recipe)
+    try:
+        optimizer: torch.optim.Optimizer = kind(groups, **settings, fused=True)
+    except (TypeError, RuntimeError):  # no fused kernel for this optimiser, device or dtype
+        optimizer = kind(groups, **settings)
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    return optimizer
+
+
+def _kind(recipe: Recipe) -> tuple[Any, Mapping[str, Any]]:
+    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    known: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
+        "sgd": (torch.optim.SGD, {**common, "momentum": recipe.momentum, "nesterov": recipe.nesterov}),
+        "adam": (torch.optim.Adam, common),
+        "adamw": (torch.optim.AdamW, common),
+    }
+    if recipe.optimizer in known:
+        return known[recipe.optimizer]
+    module, _, name = recipe.optimizer.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name), common
+    except (ImportError, AttributeError, ValueError):
+        raise TombolaError(
+            f"optimizer {recipe.optimizer!r} is not known; use {', '.join(known)}, "
+            "or the import path of an optimiser class such as torch.optim.RMSprop"
+        ) from None

@@ -1,0 +1,36 @@
+"""Where and how a run works: things that do not change what it computes, so they are not in its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tombola.errors import TombolaError
+
+LOGGERS = ("tensorboard",)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Machine and display settings.
+
+    Args:
+        device: auto (CUDA where there is one), cpu, cuda, or cuda:N
+        deterministic: on CUDA, use only kernels that give the same bits every time (slower)
+        checkpoint_seconds: seconds between the checkpoints that an interrupted run resumes from
+        loggers: further loggers of the training curves: tensorboard
+        progress: show progress bars; null shows them on a terminal
+        force: go on with a run that was begun with other versions or another number of threads
+    """
+
+    device: str = "auto"
+    deterministic: bool = False
+    checkpoint_seconds: float = 20.0
+    loggers: tuple[str, ...] = ()
+    progress: bool | None = None
+    force: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loggers", tuple(self.loggers))
+        for name in self.loggers:
+            if name not in LOGGERS:
+                raise TombolaError(f"logger {name!r} is not known; use {', '.join(LOGGERS)}")

@@ -1,0 +1,91 @@
+"""How a network is trained: one frozen dataclass, whose fields are the CLI options and the YAML keys."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from tombola.errors import TombolaError
+from tombola.train.length import Length
+
+SCHEDULES = ("constant", "step", "cosine")
+PRECISIONS = ("32", "bf16-mixed")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Optimiser, learning rate, length and evaluation of one training run.
+
+    Args:
+        length: how long to train: epochs ("10ep"), iterations ("5000it") or both ("2ep500it")
+        batch_size: examples per optimiser step
+        optimizer: sgd, adam, adamw, or the import path of a torch optimiser class
+        lr: learning rate at its highest
+        momentum: momentum of SGD
+        nesterov: whether SGD's momentum is Nesterov's
+        weight_decay: weight decay, on all parameters
+        label_smoothing: label smoothing of the training loss
+        schedule: course of the learning rate: constant, step or cosine (to 0)
+        milestones: where the step schedule multiplies the learning rate by gamma, e.g. ["80ep", "120ep"]
+        gamma: factor at each milestone
+        warmup: length of a linear warm-up from 0, e.g. "1ep"
+        precision: 32, or bf16-mixed for bfloat16 autocast
+        channels_last: memory layout of images; null chooses it for networks with 2-d convolutions
+        clip_norm: clip the gradient's norm to this; null does not clip
+        accumulate: cut each batch into this many parts and add up their gradients (saves memory)
+        eval_every: how often to evaluate on the validation split, e.g. "100it" or "1ep"
+    """
+
+    length: str = "10ep"
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
+    schedule: str = "constant"
+    milestones: tuple[str, ...] = ()
+    gamma: float = 0.1
+    warmup: str = "0it"
+    precision: str = "32"
+    channels_last: bool | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+    eval_every: str = "1ep"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        for text in (self.length, self.warmup, self.eval_every, *self.milestones):
+            Length.parse(text)
+        _require(Length.parse(self.length) != Length(), "length", self.length, "longer than nothing")
+        _require(
+            Length.parse(self.eval_every) != Length(), "eval_every", self.eval_every, "longer than nothing"
+        )
+        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require(
+            1 <= self.accumulate <= self.batch_size,
+            "accumulate",
+            self.accumulate,
+            "between 1 and the batch size",
+        )
+        _require(math.isfinite(self.lr) and self.lr >= 0, "lr", self.lr, "a number of at least 0")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
+        _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
+        _require(
+            self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null"
+        )
+        _require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
+        _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        _require(
+            bool(self.milestones) or self.schedule != "step",
+            "milestones",
+            list(self.milestones),
+            'lengths such as ["80ep", "120ep"] when the schedule is step',
+        )
+
+
+def _require(holds: bool, field: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise TombolaError(f"{field} is {value!r}, but it must be {allowed}")

@@ -1,0 +1,88 @@
+"""Run directories: content names, one writer, nothing half-written."""
+
+from __future__ import annotations
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tombola.errors import RunError, TombolaError
+from tombola.runs.atomic import write_atomically, write_json
+from tombola.runs.directory import list_runs, open_run
+
+MACHINE = {"device": "cpu", "threads": 1}
+CONFIG = {"seed": 0, "recipe": {"lr": 0.1}}
+
+
+def open_here(parent: Path, config: dict[str, object] = CONFIG, **more: object):  # type: ignore[no-untyped-def]
+    settings = {"kind": "find", "machine": MACHINE, **more}
+    return open_run(parent, "imp-lenet-digits", config, **settings)  # type: ignore[arg-type]
+
+
+def test_the_name_follows_the_content_alone(tmp_path: Path) -> None:
+    with open_here(tmp_path) as first:
+        pass
+    with open_here(tmp_path, {"recipe": {"lr": 0.1}, "seed": 0}) as again:
+        assert again.directory == first.directory
+    with open_here(tmp_path, {**CONFIG, "seed": 1}) as other:
+        assert other.directory != first.directory
+
+
+def test_a_second_process_says_so_and_leaves(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests')\nfrom pathlib import Path\nfrom test_runs import open_here\n"
+        f"open_here(Path({str(tmp_path)!r}))"
+    )
+    with open_here(tmp_path):
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "another process is working on" in found.stderr
+    with open_here(tmp_path):  # and it left no lock behind
+        pass
+
+
+def test_an_unfinished_run_of_other_versions_or_threads_is_refused_unless_forced(tmp_path: Path) -> None:
+    with open_here(tmp_path):
+        pass
+    with pytest.raises(RunError, match=r"begun with threads 1 \(now 2\).*--force"):
+        open_here(tmp_path, machine={"device": "cpu", "threads": 2})
+    with open_here(tmp_path, machine={"device": "cpu", "threads": 2}, force=True):
+        pass
+
+
+def test_a_finished_run_is_found_again_whatever_the_machine(tmp_path: Path) -> None:
+    with open_here(tmp_path) as run:
+        run.finish({"density": 0.5})
+    with open_here(tmp_path, machine={"device": "cuda", "threads": 8}) as run:
+        assert run.result() == {"density": 0.5}
+
+
+def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:
+    with open_here(tmp_path) as run:
+        run.stage("replicate-0/level-00").finish({"level": 0})
+        assert [(r["state"], r["stages"]) for r in list_runs(tmp_path)] == [("running", 1)]
+    assert list_runs(tmp_path)[0]["state"] == "can be resumed"
+    with open_here(tmp_path) as run:
+        run.finish({})
+    assert list_runs(tmp_path)[0]["state"] == "finished"
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    write_json(file, {"x": 1})
+    with pytest.raises(TombolaError, match="disk is full"), write_atomically(file) as out:
+        out.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert json.loads(file.read_text()) == {"x": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full")
+def test_a_really_full_disk_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "with_name", lambda self, name: Path("/dev/full"))
+    monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
+    with pytest.raises(TombolaError, match="disk is full"), write_atomically(tmp_path / "a") as out:
+        out.write(b"x" * 100)

@@ -1,0 +1,465 @@
+"""The ticket file: what goes in comes out, bytes are reproducible, and every damage is a TicketError."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import json
+import os
+import pickle
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tombola.errors import TicketError, TombolaError
+from tombola.mask import Mask
+from tombola.ticket import format as container
+from tombola.ticket.codec import encode
+from tombola.ticket.origin import NetworkSpec, Origin
+from tombola.ticket.representation import Representation
+from tombola.ticket.tensors import same_bits
+from tombola.ticket.ticket import Ticket
+
+FLOATS = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+OTHERS = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64]
+SHAPES = st.lists(st.integers(1, 5), max_size=3).map(tuple)
+
+
+def ramp(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, start: int = -3) -> torch.Tensor:
+    count = max(1, int(torch.Size(shape).numel()))
+    return (torch.arange(start, start + count) / 4).reshape(shape).to(dtype)
+
+
+def small() -> Ticket:
+    weight = ramp((3, 5))
+    keep = torch.tensor([[1, 0, 0, 1, 1], [0, 0, 0, 0, 1], [1, 1, 0, 0, 0]], dtype=torch.bool)
+    origin = Origin.stored({"fc.weight": weight, "fc.bias": torch.zeros(3), "n": torch.tensor(7)})
+    return Ticket.from_models(
+        origin=origin,
+        mask=Mask({"fc.weight": keep}),
+        final_state={"fc.weight": weight + 1, "fc.bias": torch.ones(3), "n": torch.tensor(7)},
+        provenance={"method": "imp", "seeds": [0, 1], "density": 0.4, "data": {"digest": "0" * 64}},
+    )
+
+
+SMALL = small().to_bytes()
+
+
+def sealed(header: Any, tensors: dict[str, torch.Tensor], text: str | None = None) -> bytes:
+    """A file with any content and a matching digest, as an attacker would write it."""
+    if text is None:
+        rest = {key: value for key, value in header.items() if key != "digest"}
+        text = '{"digest":"' + "0" * 64 + '",' + json.dumps(rest)[1:]
+    data = bytearray(safetensors.torch.save(tensors, {"tombola": text}))
+    at = data.index(b'"tombola":"{\\"digest\\":\\"') + len(b'"tombola":"{\\"digest\\":\\"')
+    data[at : at + 64] = hashlib.sha256(data).hexdigest().encode()
+    return bytes(data)
+
+
+def content() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    header, tensors = encode(small())
+    return json.loads(container.canonical({**header, "format": 1})), tensors
+
+
+def refused(data: bytes) -> str:
+    with pytest.raises(TicketError) as caught:
+        Ticket.from_bytes(data)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    assert len(message) < 800
+    return message
+
+
+# ---- round trips
+
+
+@st.composite
+def tickets(draw: st.DrawFn) -> Ticket:
+    torch.manual_seed(draw(st.integers(0, 2**16)))
+    state: dict[str, torch.Tensor] = {}
+    masks: dict[str, torch.Tensor] = {}
+    for index in range(draw(st.integers(1, 3))):
+        shape = draw(SHAPES)
+        state[f"läyer/{index}.weight"] = torch.randn(shape).to(draw(st.sampled_from(FLOATS)))
+        masks[f"läyer/{index}.weight"] = torch.rand(shape) < draw(st.sampled_from([0.0, 0.3, 0.8, 1.0]))
+    for index in range(draw(st.integers(0, 3))):
+        shape = draw(st.lists(st.integers(0, 4), max_size=3).map(tuple))
+        state[f"other.{index}"] = (torch.randn(shape) * 9).to(draw(st.sampled_from(FLOATS + OTHERS)))
+    final = {
+        n: torch.randn_like(t) if t.is_floating_point() and draw(st.booleans()) else t.clone()
+        for n, t in state.items()
+    }
+    pruned = {
+        name: torch.randn(int((~keep).sum())).to(state[name].dtype)
+        for name, keep in masks.items()
+        if draw(st.booleans())
+    }
+    multiplier = {name: keep.to(torch.int8) * -3 for name, keep in masks.items() if draw(st.booleans())}
+    kind = draw(st.sampled_from(["identity", "signed_constant", "binary", "rescaled"]))
+    scales = {} if kind == "identity" else {next(iter(masks)): torch.tensor(0.5)}
+    return Ticket.from_models(
+        origin=Origin.stored(
+            state, NetworkSpec("user.net", {"width": [1, 2]}), "kaiming", draw(st.integers(0, 2**64 - 1))
+        ),
+        mask=Mask(masks),
+        final_state=final,
+        provenance=draw(
+            st.dictionaries(
+                st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
+            )
+        ),
+        representation=Representation(kind, scales, draw(st.sampled_from(["both", "origin"]))),
+        multiplier=multiplier,
+        pruned_rule=draw(st.sampled_from(["zero", "origin"])),
+        pruned_values=pruned,
+    )
+
+
+@given(tickets())
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_bytes_round_trip(ticket: Ticket) -> None:
+    data = ticket.to_bytes()
+    back = Ticket.from_bytes(data)
+    assert back.to_bytes() == data
+    assert back == ticket
+    assert back.mask == ticket.mask
+    assert list(back.mask) == list(ticket.mask)
+    for part in ("state", "trained", "multiplier", "pruned_values"):
+        mine, its = getattr(ticket, part) or {}, getattr(back, part) or {}
+        assert mine.keys() == its.keys()
+        assert all(same_bits(mine[name], its[name]) for name in mine)
+    assert back.origin.tensors is not None
+    assert ticket.origin.tensors is not None
+    assert all(same_bits(t, back.origin.tensors[n]) for n, t in ticket.origin.tensors.items())
+    assert back.origin.network == ticket.origin.network
+    assert back.origin.seed == ticket.origin.seed
+    assert back.provenance == ticket.provenance
+
+
+def test_save_load_digest(tmp_path: Path) -> None:
+    path = tmp_path / "a.ticket"
+    digest = small().save(path)
+    assert container.ticket_digest(path) == digest == small().digest == Ticket.load(path).digest
+    assert digest.encode() in path.read_bytes()
+    blank = path.read_bytes().replace(digest.encode(), b"0" * 64)
+    assert hashlib.sha256(blank).hexdigest() == digest
+    assert list(tmp_path.iterdir()) == [path]
+    small().save(path)  # over an old file
+    assert Ticket.load(path) == pickle.loads(pickle.dumps(small()))
+
+
+def test_bytes_do_not_depend_on_the_process_or_on_dict_order() -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import test_ticket_format as t; print(t.small().digest)"
+    )
+    found = set()
+    for seed in ("1", "77"):
+        environment = {
+            **os.environ,
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "OMP_NUM_THREADS": "1",
+        }
+        command = [sys.executable, "-c", program, str(Path(__file__).parent)]
+        found.add(
+            subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True
+            ).stdout.strip()
+        )
+    assert found == {small().digest}
+    header, tensors = content()
+    shuffled = dict(reversed(header.items())), dict(reversed(tensors.items()))
+    del shuffled[0]["format"]
+    assert container.pack(*shuffled) == SMALL
+
+
+# A ticket written by the first version: later versions read it for ever.
+FORMAT_1 = """
+eNqlk81uGyEQxy310GsfIeK8SmHx9yHxqVIfoKestWKXWS+yF1ZAaqWWJT9Gj32Sto/SYx+jAzixK0dR1CINgpnhN7N/2N9vBnHs
+SFl24IUUXpQlme+IN11lNoLMya4gUq3A+YLMC0LpBOSkZpxVvGJcVBXlY0Y5bUbTZkbZZDjkcsgka/iMM1rRfEIpFyBnNWV8NC1I
+VpDG2E4EHsNNJ9za4foOC9VGKr2KhXpRr0HG9DX0IXmMSy06iOGmvt6CWrU+ZrhW9MF/x7PRcr9Ej7FqpTS6kKq0Cuf1/WYTaErL
+iHDe2GMFDX5r7PqU5CBEHndexd1uj+tU1ZWtcO0xI7h7az6DFrqGVDMoeVydi/d/oyChlATtlH9AIr0eBgHBtyZ9kur6pAe2HzWl
+GVum9u41pJwvYE1MstBbcKC98MocpXoSR2EVH6sEMXX0Vca3qQULW6s8xBLLc4H2GD5q/16HdyT9Qw/4ij6OhyRL9xTPRIFK0zQO
+vIuNTpeno3i7lRLuHPCB52cAfkmYZjn9G5Gu6gUIPpYLTI6dRI5DXeDfOqHZLA8Ib4VC2V/Ty/gSM8szxsaBE36R5yGfpmeM/JKB
+AISgtPurMN4OnhuLHzihHb6n/eEGp1v0ox3QvqH9RPt1G5IHg3doV2h0keJPdnPKf4wvFl/7P8OWSfQ=
+"""
+
+
+def test_format_1_stays_readable() -> None:
+    data = zlib.decompress(base64.b64decode(FORMAT_1))
+    ticket = Ticket.from_bytes(data)
+    assert ticket.mask == small().mask
+    assert ticket.trained is not None
+    assert torch.equal(ticket.trained["fc.weight"], (ramp((3, 5)) + 1)[small().mask["fc.weight"]])
+    assert torch.equal(ticket.state["fc.bias"], torch.ones(3))
+    assert ticket.provenance == small().provenance
+
+
+@pytest.mark.parametrize("number", [2, 10**30])
+def test_newer_format_is_named(number: int) -> None:
+    header, tensors = content()
+    message = refused(sealed({**header, "format": number, "news": 1}, tensors))
+    assert f"made by a newer Tombola: format {number}, this one reads up to 1" in message
+
+
+@pytest.mark.parametrize("number", [0, -1, True, 1.0, "1", None, [1]])
+def test_nonsense_format(number: object) -> None:
+    header, tensors = content()
+    assert "format" in refused(sealed({**header, "format": number}, tensors))
+
+
+# ---- damage
+
+
+@given(st.integers(0, len(SMALL) - 1), st.integers(1, 255))
+@settings(max_examples=300, deadline=None)
+def test_any_changed_byte(place: int, change: int) -> None:
+    data = bytearray(SMALL)
+    data[place] ^= change
+    refused(bytes(data))
+
+
+@given(st.integers(0, len(SMALL) - 1))
+@settings(max_examples=100, deadline=None)
+def test_any_truncation(length: int) -> None:
+    refused(SMALL[:length])
+
+
+@given(st.integers(0, len(SMALL)), st.binary(min_size=1, max_size=9))
+@settings(max_examples=100, deadline=None)
+def test_any_insertion(place: int, extra: bytes) -> None:
+    refused(SMALL[:place] + extra + SMALL[place:])
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_random_bytes(data: bytes) -> None:
+    refused(data)
+    refused(len(data).to_bytes(8, "little") + data)
+
+
+def test_files_that_are_no_tickets(tmp_path: Path) -> None:
+    foreign = tmp_path / "foreign.safetensors"
+    safetensors.torch.save_file({"a": torch.ones(2)}, foreign, {"tombola": "{}"})
+    empty, text = tmp_path / "empty", tmp_path / "text"
+    empty.touch()
+    text.write_text("hello, this is no ticket at all")
+    huge = tmp_path / "huge"
+    with huge.open("wb") as file:  # sparse: 50 GB that must never be read
+        file.write((99_000_000_000).to_bytes(8, "little"))
+        file.truncate(50_000_000_000)
+    missing = tmp_path / "missing"
+    for path in (foreign, empty, text, huge, missing, tmp_path, Path("/dev/zero"), Path("a\0b")):
+        for read in (Ticket.load, container.ticket_digest):
+            with pytest.raises(TicketError) as caught:
+                read(path)
+            assert repr(str(path)) in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
+def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.ticket"
+    small().save(path)
+    before = path.read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(TombolaError, match="No space left"):
+        small().save(path)
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.ticket"]
+    assert path.read_bytes() == before
+    (tmp_path / "folder").mkdir()
+    for wrong in (tmp_path / "none" / "a.ticket", tmp_path / "folder", Path("a\0b"), tmp_path / ("x" * 300)):
+        with pytest.raises(TombolaError, match="cannot write"):
+            small().save(wrong)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ticket", "folder"]
+
+
+# ---- hostile content under a valid digest
+
+
+def test_sealing_itself_is_accepted() -> None:
+    header, tensors = content()
+    assert Ticket.from_bytes(sealed(header, tensors)) == small()
+
+
+MASK = {"coding": "packed", "kept": 7, "name": "fc.weight", "shape": [3, 5]}
+HEADERS: list[dict[str, Any]] = [
+    {"extra": 1},
+    {"masks": None},
+    {"masks": [1]},
+    {"masks": [MASK, MASK]},
+    {"masks": []},
+    *({"masks": [{**MASK, "shape": shape}]} for shape in (
+        [3, 6], [5, 3, 2**62], [2**47, 2**47], [-3, -5], [0], [], [3.0, 5], [True, 15], "15", None, [1] * 2000, [10**40])),
+    *({"masks": [{**MASK, "kept": kept}]} for kept in (6, "7", None, -1)),
+    *({"masks": [{**MASK, "name": name}]} for name in ("other", "", None, 3, "a\nb", "x" * 5000, "\ud800")),
+    *({"masks": [{**MASK, "coding": coding}]} for coding in ("multiplier", "rans", None, [], {})),
+    *({"representation": {"kind": kind, "on": on}} for kind, on in (
+        ("binary", "both"), ("odd", "both"), ("identity", "odd"), (None, "both"), ([], {}))),
+    {"representation": "identity"},
+    {"pruned": "one"},
+    {"pruned": []},
+    {"rewrites": {}},
+    {"rewrites": [1]},
+    {"rewrites": [{"no": 1}]},
+    {"provenance": []},
+    {"provenance": None},
+    {"tied": []},
+    {"tied": {"x": 1}},
+    {"tied": {"fc.bias": "fc.weight"}},
+    {"tied": {"gone": "fc.weight"}},
+    {"tied": {"n": "fc.bias"}},
+    {"origin": None},
+    {"origin": {}},
+    *({"origin": {"kind": "stored", "network": None, "init": None, "seed": None, "tied": {}, "weights_hash": None, **change}}
+      for change in (
+          {"kind": "seeded"}, {"kind": 3}, {"more": 1}, {"seed": "1"}, {"seed": -1}, {"seed": 2**64}, {"seed": True},
+          {"init": 4}, {"weights_hash": "0" * 64}, {"tied": {"a": "gone"}}, {"tied": {"fc.bias": "n"}}, {"network": "os.system"},
+          *({"network": {"name": "n", "args": {}, "input_shape": None, "classes": None, **net}} for net in (
+              {"args": [1]}, {"name": None}, {"name": ""}, {"input_shape": [0]}, {"input_shape": "3"}, {"input_shape": [1.5]},
+              {"classes": 0}, {"classes": True}, {"classes": 2**80}, {"odd": 1})))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HEADERS, ids=lambda change: json.dumps(change)[:70])
+def test_hostile_header(change: dict[str, Any]) -> None:
+    header, tensors = content()
+    refused(sealed({**header, **change}, tensors))
+
+
+@pytest.mark.parametrize("key", sorted(content()[0]))
+def test_missing_key(key: str) -> None:
+    header, tensors = content()
+    del header[key]
+    refused(sealed(header, tensors))
+
+
+TENSORS: list[dict[str, torch.Tensor | None]] = [
+    {"odd": torch.ones(1)},
+    {"odd/fc.weight": torch.ones(1)},
+    {"mask/": torch.ones(1)},
+    {"mask/other": torch.ones(1, dtype=torch.uint8)},
+    {"mask/fc.weight": None},
+    {"mask/fc.weight": torch.tensor([255, 255], dtype=torch.uint8)},
+    {"mask/fc.weight": torch.tensor([0b10011000, 0b01110001], dtype=torch.uint8)},
+    {"mask/fc.weight": torch.zeros(3, dtype=torch.uint8)},
+    {"mask/fc.weight": torch.zeros(2, dtype=torch.int8)},
+    {"mask/fc.weight": torch.zeros(2, 1, dtype=torch.uint8)},
+    {"multiplier/fc.weight": torch.ones(3, 5, dtype=torch.int8)},
+    {"scale/fc.weight": torch.ones(())},
+    {"trained/fc.weight": torch.ones(6)},
+    {"trained/fc.weight": torch.ones(7, dtype=torch.float16)},
+    {"trained/fc.weight": torch.ones(7, dtype=torch.int8)},
+    {"trained/fc.bias": torch.ones(3)},
+    {"pruned/fc.weight": torch.ones(7)},
+    {"pruned/fc.weight": torch.ones(8, dtype=torch.int64)},
+    {"state/fc.weight": torch.ones(3, 5)},
+    {"state/fc.bias": torch.ones(4)},
+    {"state/fc.bias": torch.ones(3, dtype=torch.float64)},
+    {"state/new": torch.ones(4)},
+    {"origin/fc.weight": None},
+    {"origin/fc.weight": torch.ones(5, 3)},
+    {"origin/fc.bias": None},
+    {"origin/a\nb": torch.ones(1)},
+]
+
+
+@pytest.mark.parametrize("change", TENSORS, ids=lambda change: repr(next(iter(change))))
+def test_hostile_tensors(change: dict[str, torch.Tensor | None]) -> None:
+    header, tensors = content()
+    mixed = {name: tensor for name, tensor in {**tensors, **change}.items() if tensor is not None}
+    refused(sealed(header, mixed))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "[" * 200_000 + "]" * 200_000,
+        '{"a":' * 200_000 + "1" + "}" * 200_000,
+        "[" * 60 + "]" * 60,
+        "NaN",
+        "-Infinity",
+        "1e999",
+        "9" * 10_000,
+        '"unfinished',
+        "",
+    ],
+    ids=lambda inner: inner[:8] or "empty",
+)
+def test_hostile_json(inner: str) -> None:
+    header, tensors = content()
+    del header["provenance"]
+    rest = json.dumps(header)[1:-1]
+    refused(
+        sealed(None, tensors, '{"digest":"' + "0" * 64 + '",' + rest + ',"provenance":{"x":' + inner + "}}")
+    )
+
+
+def test_two_digests_are_refused() -> None:
+    marker = 'a"tombola":"{"digest":"'
+    assert Ticket.from_bytes(container.pack(*encode_with(marker))).provenance == {"x": marker}
+    refused(
+        SMALL[:8] + SMALL[8:].replace(b'"__metadata__":{', b'"__metadata__":{"tombola":"{\\"digest\\":\\"",')
+    )
+
+
+def encode_with(text: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    header, tensors = encode(small())
+    return {**header, "provenance": {"x": text}}, tensors
+
+
+def test_bool_bytes_must_be_bool() -> None:
+    ticket = Ticket(
+        origin=Origin.stored({"w": torch.ones(2), "flag": torch.tensor([True, False])}),
+        mask=Mask({"w": torch.ones(2) > 0}),
+    )
+    header, tensors = encode(ticket)
+    sound = sealed(json.loads(container.canonical({**header, "format": 1})), tensors)
+    assert Ticket.from_bytes(sound) == ticket
+    at = sound.index(b"\x01\x00", len(sound) - 12)
+    body = bytearray(sound)
+    body[at] = 7
+    digest = sound.index(b'\\"digest\\":\\"') + len(b'\\"digest\\":\\"')
+    body[digest : digest + 64] = b"0" * 64
+    body[digest : digest + 64] = hashlib.sha256(body).hexdigest().encode()
+    assert "bool" in refused(bytes(body))
+
+
+@pytest.mark.parametrize(
+    "value", [float("nan"), float("inf"), object(), {1, 2}, [[[]]] * 2 + [torch.ones(1)]]
+)
+def test_provenance_must_be_json(value: object) -> None:
+    with pytest.raises(TicketError, match="provenance"):
+        Ticket(origin=small().origin, mask=small().mask, provenance={"x": value})
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(TicketError, match="provenance"):
+        Ticket(origin=small().origin, mask=small().mask, provenance={"x": loop})
+
+
+def test_info_counts_bytes() -> None:
+    info = small().info()
+    assert info["bytes"] == len(SMALL)
+    assert (info["kept"], info["total"]) == (7, 15)
+    # 15 bits in 2 bytes, 7 trained floats, 15 origin floats
+    assert info["layers"] == [
+        {"name": "fc.weight", "kept": 7, "total": 15, "density": 7 / 15, "bytes": 2 + 28 + 60}
+    ]
+    assert info["bytes_by_kind"] == {"mask": 2, "trained": 28, "state": 12, "origin": 60 + 12 + 8}
+    assert json.loads(json.dumps(info)) == info
+    assert "the 15 weights under the mask" in small().table()
+    assert small().density == 7 / 15
