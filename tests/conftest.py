@@ -1,4 +1,4 @@
-"""What all tests share. Tiny networks train fastest on one thread, and so do the processes that tests start."""
+"""What all tests share. Tiny networks train fastest on one thread, also in processes that tests start."""
 
 from __future__ import annotations
 

@@ -49,7 +49,20 @@ _HOME = {
     "verify": "tombola.study.verify",
 }
 _PACKAGES = frozenset(
-    {"data", "methods", "models", "nn", "prune", "report", "rng", "runs", "select", "study", "ticket", "train"}
+    {
+        "data",
+        "methods",
+        "models",
+        "nn",
+        "prune",
+        "report",
+        "rng",
+        "runs",
+        "select",
+        "study",
+        "ticket",
+        "train",
+    }
 )
 
 

@@ -1,14 +1,14 @@
 """Which parameters may be pruned, under which names, and the mask over them.
 
-Names are those of the model's own `state_dict()` before anything was attached to it or wrapped round it, so that
-a mask made on a bare model fits the same model when it is compiled, distributed or parametrized.
+Names are those of the model's own `state_dict()` before anything was attached to it or wrapped round it, so
+that a mask made on a bare model fits the same model when it is compiled, distributed or parametrized.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
@@ -32,7 +32,8 @@ _LAYERS = (
     nn.ConvTranspose3d,
 )
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-# Wrapper class -> the child that holds the wrapped model. By class name: some of them live in optional packages.
+# Wrapper class -> the child that holds the wrapped model. By class name: some of them live in optional
+# packages.
 _WRAPPERS = {
     "OptimizedModule": "_orig_mod",
     "DistributedDataParallel": "module",
@@ -42,14 +43,14 @@ _WRAPPERS = {
     "FullyShardedDataParallel": "_fsdp_wrapped_module",
     "_FabricModule": "_forward_module",
 }
-_INNER_WRAPPER = re.compile(r"(^|\.)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)(?=\.)")
+_INNER_WRAPPER = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
-# ---- names ----------------------------------------------------------------------------------------------------
+# ---- names -------------------------------------------------------------------------------------------------
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile, (Distributed)DataParallel, FSDP, Fabric, DeepSpeed or averaging wrappers."""
+    """The model inside torch.compile, DataParallel, DDP, FSDP, Fabric, DeepSpeed or averaging wrappers."""
     while True:
         child = next((_WRAPPERS[c.__name__] for c in type(model).__mro__ if c.__name__ in _WRAPPERS), None)
         inner = None if child is None else model._modules.get(child)
@@ -60,11 +61,11 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 def _clean(name: str) -> str:
     """`a._orig_mod.b` -> `a.b`: a compiled or checkpointed submodule keeps its own name."""
-    return _INNER_WRAPPER.sub(lambda found: found.group(1), name + ".").replace("..", ".").strip(".")
+    return _INNER_WRAPPER.sub("", name)
 
 
 def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters of one module (not of its children) under the names they had before anything was attached."""
+    """One module's own parameters under the names they had before anything was attached."""
     attached = module._modules.get("parametrizations")
     if isinstance(attached, nn.ModuleDict):
         for name, chain in attached.items():
@@ -101,7 +102,7 @@ def parameters_by_name(model: nn.Module, *, tied: bool = False) -> dict[str, nn.
 
 
 def named_parameter(model: nn.Module, name: str) -> nn.Parameter:
-    """The parameter called `name` (any name, if tied); a TombolaError with close matches when there is none."""
+    """The parameter called `name` (any of its names, if tied), or a TombolaError with the close matches."""
     return resolve(parameters_by_name(model, tied=True), name)
 
 
@@ -121,7 +122,7 @@ def _closest(name: str, names: Mapping[str, object] | Sequence[str]) -> str:
     return "there are: " + (", ".join(allowed[:8]) + more if allowed else "none")
 
 
-# ---- what may be pruned ---------------------------------------------------------------------------------------
+# ---- what may be pruned ------------------------------------------------------------------------------------
 
 
 def prunable(
@@ -129,9 +130,9 @@ def prunable(
 ) -> dict[str, nn.Parameter]:
     """The weights a mask runs over, by name, in the model's own order.
 
-    By default: weights of Linear and convolution layers (subclasses and transposed ones too) and the projections of
-    nn.MultiheadAttention (a packed projection is one tensor); no biases, norms or embeddings. Of tied weights the
-    first name owns; a Linear tied to an embedding is left out.
+    By default: weights of Linear and convolution layers (subclasses and transposed ones too) and the
+    projections of nn.MultiheadAttention (a packed projection is one tensor); no biases, norms or embeddings.
+    Of tied weights the first name owns; a Linear tied to an embedding is left out.
 
     Args:
         include: shell-style patterns over names (`"*.bias"`); every parameter they match is added.
@@ -160,7 +161,9 @@ def prunable(
     }
     for name, parameter in chosen.items():
         if nn.parameter.is_lazy(parameter):
-            raise TombolaError(f"{name!r} has no shape yet (a lazy layer); run one batch through the model first")
+            raise TombolaError(
+                f"{name!r} has no shape yet (a lazy layer); run one batch through the model first"
+            )
     return chosen
 
 
@@ -175,12 +178,14 @@ def _matching(every: Mapping[str, nn.Parameter], patterns: Sequence[str], option
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         hits = {id(parameter) for name, parameter in every.items() if fnmatchcase(name, pattern)}
         if not hits:
-            raise TombolaError(f"{option} pattern {pattern!r} matches no parameter; {_closest(pattern, every)}")
+            raise TombolaError(
+                f"{option} pattern {pattern!r} matches no parameter; {_closest(pattern, every)}"
+            )
         matched |= hits
     return matched
 
 
-# ---- the mask -------------------------------------------------------------------------------------------------
+# ---- the mask ----------------------------------------------------------------------------------------------
 
 
 class Mask(Mapping[str, Tensor]):
@@ -312,7 +317,10 @@ class Mask(Mapping[str, Tensor]):
         rows.append(("total", "", f"{kept:,}", f"{total:,}", f"{self.density:.4f}"))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = [
-            "  ".join(cell.ljust(w) if c < 2 else cell.rjust(w) for c, (cell, w) in enumerate(zip(row, widths, strict=True)))
+            "  ".join(
+                cell.ljust(w) if i < 2 else cell.rjust(w)
+                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
             for row in rows
         ]
         rule = "-" * len(lines[0])
@@ -323,11 +331,7 @@ class Mask(Mapping[str, Tensor]):
 
     def hamming_by_layer(self, other: Mask) -> dict[str, float]:
         """name -> fraction of that layer's positions on which the masks differ."""
-        self._check(other)
-        return {
-            name: int(torch.count_nonzero(tensor != other[name].to(tensor.device))) / max(tensor.numel(), 1)
-            for name, tensor in self.items()
-        }
+        return {name: differ / max(n, 1) for name, (differ, n) in (self ^ other).counts().items()}
 
     def hamming(self, other: Mask) -> float:
         """Fraction of all positions on which the masks differ, 0..1."""
@@ -338,17 +342,18 @@ class Mask(Mapping[str, Tensor]):
         self._check(other)
         return not any(bool((t & ~other[name].to(t.device)).any()) for name, t in self.items())
 
-    def __and__(self, other: Mask) -> Mask:
+    def _with(self, other: Mask, operation: Callable[[Tensor, Tensor], Tensor]) -> Mask:
         self._check(other)
-        return self._own({name: t & other[name].to(t.device) for name, t in self.items()})
+        return self._own({name: operation(t, other[name].to(t.device)) for name, t in self.items()})
+
+    def __and__(self, other: Mask) -> Mask:
+        return self._with(other, torch.logical_and)
 
     def __or__(self, other: Mask) -> Mask:
-        self._check(other)
-        return self._own({name: t | other[name].to(t.device) for name, t in self.items()})
+        return self._with(other, torch.logical_or)
 
     def __xor__(self, other: Mask) -> Mask:
-        self._check(other)
-        return self._own({name: t ^ other[name].to(t.device) for name, t in self.items()})
+        return self._with(other, torch.logical_xor)
 
     def __invert__(self) -> Mask:
         return self._own({name: ~t for name, t in self.items()})
@@ -363,8 +368,8 @@ class Mask(Mapping[str, Tensor]):
         for name, tensor in self.items():
             if tensor.shape != other[name].shape:
                 raise TombolaError(
-                    f"layer {name!r} has shape {tuple(tensor.shape)} in one mask and {tuple(other[name].shape)} "
-                    "in the other; both must come from the same network"
+                    f"layer {name!r} has shape {tuple(tensor.shape)} in one mask and "
+                    f"{tuple(other[name].shape)} in the other; both must come from the same network"
                 )
 
     # -- using
@@ -375,7 +380,8 @@ class Mask(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply_(self, model: nn.Module) -> None:
-        """Set the pruned weights of a model to exactly +0.0, in place; the model may be wrapped or parametrized.
+        """Set the pruned weights of a model to exactly +0.0, in place; the model may be wrapped or
+        parametrized.
 
         Raises:
             TombolaError: the model has no weight of a name in the mask, or one of another shape. Nothing is
@@ -386,8 +392,8 @@ class Mask(Mapping[str, Tensor]):
         for weight, name, tensor in pairs:
             if weight.shape != tensor.shape:
                 raise TombolaError(
-                    f"{name!r} has shape {tuple(weight.shape)} in the model and {tuple(tensor.shape)} in the mask; "
-                    "use the mask with the network it was made for"
+                    f"{name!r} has shape {tuple(weight.shape)} in the model and {tuple(tensor.shape)} "
+                    "in the mask; use the mask with the network it was made for"
                 )
         for weight, _, tensor in pairs:
             weight.masked_fill_(~tensor.to(weight.device), 0.0)

@@ -34,7 +34,7 @@ def closest(word: str, known: Iterable[str]) -> str:
 def choose(what: str, word: str, known: Iterable[str]) -> str:
     """The line about a word that is not among the known ones."""
     names = list(known)
-    return f"{what} {word!r} is not known{closest(word, names)}{'' if closest(word, names) else ';'} use {_or(names)}"
+    return f"{what} {word!r} is not known{closest(word, names)}; use {_or(names)}"
 
 
 def parser_line(message: str, options: Iterable[str], command: str) -> str:
@@ -65,8 +65,10 @@ def _unrecognised(words: list[str], names: list[str], command: str) -> str:
     option = next((word for word in words if word.startswith("-")), None)
     if option is None:
         return f"argument {words[0]!r} is one too many; see {command} --help"
-    name = option.lstrip("-").partition("=")[0]
-    return f"option --{name} is not known{closest('--' + name, ['--' + n for n in names])} (see {command} --help)"
+    given = option.partition("=")[0]
+    return (
+        f"option {given} is not known{closest(given, [f'--{name}' for name in names])} (see {command} --help)"
+    )
 
 
 def _unknown_key(key: str, text: str, names: list[str], command: str) -> str:

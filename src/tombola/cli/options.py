@@ -62,7 +62,8 @@ class Group:
 
 def field_help(source: type) -> dict[str, str]:
     """One line on every field, from the docstring's `Args:` section."""
-    described = {item.arg_name: item.description or "" for item in parse_docstring(source.__doc__ or "").params}
+    params = parse_docstring(source.__doc__ or "").params
+    described = {item.arg_name: item.description or "" for item in params}
     return {item.name: " ".join(described.get(item.name, "").split()) for item in fields(source)}
 
 
@@ -75,7 +76,7 @@ def _accepted(hint: Any) -> Any:
     """The type as the parser takes it: sequences of texts also as one text, mappings as dictionaries."""
     if get_origin(hint) is tuple:
         return list[str] | str
-    return dict[str, Any] if get_origin(hint) is Mapping or str(hint).startswith("collections.abc.Map") else hint
+    return dict[str, Any] if get_origin(hint) is Mapping else hint
 
 
 def _is_flag(hint: Any) -> bool:

@@ -48,16 +48,6 @@ class Screen:
             print(json.dumps(_finite(result)), flush=True)
 
 
-def percent(value: float | None, digits: int = 2) -> str:
-    """A fraction as a percentage; "-" for what is not known."""
-    return "-" if value is None else f"{100 * value:.{digits}f} %"
-
-
-def number(value: float | None) -> str:
-    """A count with thousands set apart; "-" for what is not known."""
-    return "-" if value is None else f"{value:,.0f}"
-
-
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Warnings as one line on stderr, without the place in the code."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group, summary
-from tombola.cli.screen import Screen, number, percent
+from tombola.cli.screen import Screen
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.methods import METHODS
@@ -32,7 +32,11 @@ def verbs() -> list[Verb]:
     """`find METHOD` and `study curve METHOD` for every method."""
     found = [
         Verb(
-            ("find", name), summary(kind), _options(name, replicates=1), _run_find(name), presets=_presets(name)
+            ("find", name),
+            summary(kind),
+            _options(name, replicates=1),
+            _run_find(name),
+            presets=_presets(name),
         )
         for name, kind in METHODS.items()
     ]
@@ -149,29 +153,31 @@ def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
             arms.setdefault(arm, []).append(levels)
     repeated = f", means of {len(replicates)} searches" if len(replicates) > 1 else ""
     screen.line(f"{result['method']} on {result['data']} with {result['model']}{repeated}")
-    rows = [row for arm, found in arms.items() for row in _rows(arm, found)]
-    screen.table(
-        ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at"), rows
-    )
+    columns = ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at")
+    screen.table(columns, [row for arm, found in arms.items() for row in _rows(arm, found, metric)])
     screen.line(f"ticket  {result['ticket']}")
     screen.line(f"run     {result['run']}")
 
 
-def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[str]]:
+def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> list[list[str]]:
     """One row per level: its figures' means over the replicates that reached it."""
+    from tombola.report.style import arm_name
+    from tombola.report.words import Unit, count, density
+
     at: dict[int, list[Mapping[str, Any]]] = {}
     for levels in replicates:
         for level in levels:
             at.setdefault(level["level"], []).append(level)
+    unit = Unit(metric)
     return [
         [
-            "dense" if arm == "ticket" and index == 0 else arm,
+            arm_name("dense" if arm == "ticket" and index == 0 else arm),
             str(index),
-            percent(_mean(found, "density")),
-            number(_mean(found, "kept")),
-            percent(_mean(found, "val_accuracy")),
-            percent(_mean(found, "test_accuracy")),
-            number(_mean(found, "early_stop_iteration")),
+            density(_mean(found, "density")),
+            count(_mean(found, "kept")),
+            unit.show(_mean(found, "val_accuracy")),
+            unit.show(_mean(found, "test_accuracy")),
+            count(_mean(found, "early_stop_iteration")),
         ]
         for index, found in sorted(at.items())
     ]

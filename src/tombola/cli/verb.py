@@ -42,7 +42,7 @@ class Verb:
             exit_on_error=False,
             allow_abbrev=False,
         )
-        parser.add_argument("--config", action="config", help="read options from a YAML file; later options win")
+        parser.add_argument("--config", action="config", help="a YAML file of options; later options win")
         self.add(parser)
         parser.add_argument(
             "--json", type=bool, nargs="?", const=True, default=False, help="end stdout with one line of JSON"
@@ -83,8 +83,7 @@ class Verb:
         except (ArgumentError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, TombolaError):
                 raise
-            text = error.message if isinstance(error, ArgumentError) and error.argument_name is None else str(error)
-            raise TombolaError(parser_line(text, option_names(parser), self.command)) from error
+            raise TombolaError(parser_line(str(error), option_names(parser), self.command)) from error
         return given
 
 

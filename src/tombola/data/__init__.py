@@ -1,1 +1,1 @@
-"""Data: the field's standard sets, image folders and the user's own, cut into splits and fed in a seeded order."""
+"""Data: the field's standard sets, image folders and the user's own; split, and fed in a seeded order."""

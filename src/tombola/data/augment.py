@@ -1,8 +1,8 @@
 """Augmentation of whole batches, every example with its own draws.
 
-The functional transforms of torchvision change all images of a batch alike, and its transform classes draw from
-the global generator. Here the draws are an argument, one row per example, so that an image's change depends only
-on (seed, epoch, index): the same on every device, after a resume, and for any batch size.
+The functional transforms of torchvision change all images of a batch alike, and its transform classes draw
+from the global generator. Here the draws are an argument, one row per example, so that an image's change
+depends only on (seed, epoch, index): the same on every device, after a resume, and for any batch size.
 """
 
 from __future__ import annotations
@@ -46,14 +46,18 @@ def augment_batch(x: Tensor, draws: Tensor, augment: Augment, fill: Tensor | Non
         Images of the same shape. `x` is not written to.
     """
     if x.dim() != 4 or not x.is_floating_point():
-        raise TombolaError(f"augmentation needs float images (N, C, H, W); found {x.dtype} of shape {tuple(x.shape)}")
+        raise TombolaError(
+            f"augmentation needs float images (N, C, H, W); found {x.dtype} of shape {tuple(x.shape)}"
+        )
     padding = (x.new_zeros(1) if fill is None else fill.to(x)).view(1, -1, 1, 1)
     if augment.zoom or augment.translate or augment.rotate:
         grid = F.affine_grid(_affine(draws, augment, x.shape), list(x.shape), align_corners=False).to(x.dtype)
         # Zero padding after taking the fill away is padding with the fill.
         x = F.grid_sample(x - padding, grid, mode="bilinear", align_corners=False) + padding
     if augment.flip:
-        x = torch.where((draws[:, _FLIP] < 0.5).view(-1, 1, 1, 1), x.flip(-1), x)
+        # Whole images are picked from (as they were, mirrored): several times faster than a choice per pixel.
+        rows = torch.arange(len(x), device=x.device) + len(x) * (draws[:, _FLIP] < 0.5)
+        x = torch.cat((x, x.flip(-1))).index_select(0, rows)
     if augment.crop:
         x = _crop(x, draws[:, _CROP:_SHIFT], augment.crop, padding)
     return x
@@ -76,8 +80,12 @@ def _affine(draws: Tensor, augment: Augment, shape: torch.Size) -> Tensor:
     n = len(draws)
     zero = draws.new_zeros(n)
     turn = (2 * draws[:, _TURN] - 1) * math.radians(augment.rotate) if augment.rotate else zero
-    shift = (4 * draws[:, _SHIFT:_TURN] - 2) * augment.translate if augment.translate else zero.new_zeros(n, 2)
-    span, centre = _window(draws[:, _ZOOM:_END], augment.zoom) if augment.zoom else (zero.new_ones(n, 2), zero.new_zeros(n, 2))
+    shift = (
+        (4 * draws[:, _SHIFT:_TURN] - 2) * augment.translate if augment.translate else zero.new_zeros(n, 2)
+    )
+    span, centre = zero.new_ones(n, 2), zero.new_zeros(n, 2)
+    if augment.zoom:
+        span, centre = _window(draws[:, _ZOOM:_END], augment.zoom)
     cos, sin = turn.cos(), turn.sin()
     # Turning is rigid in pixels, and coordinates are in half sides: hence the ratio of the sides.
     rows = (

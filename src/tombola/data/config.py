@@ -1,4 +1,4 @@
-"""What can be said about data without loading any (torch-free: these fields are CLI options and YAML keys)."""
+"""What can be said about data without loading any. Torch-free: the fields are CLI options and YAML keys."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ class DataSpec:
     Args:
         name: A data set's name, `folder` for images in class folders, or an import path of a data function.
         root: The folder that holds the data (or into which it is downloaded).
-        val_size: Examples held out of the training set for validation (null: 5000 of MNIST and CIFAR, else a tenth).
+        val_size: Training examples held out for validation (null: 5000 of MNIST and CIFAR, else a tenth).
         augment: Random changes to training images (null: the usual ones of the data set).
         image_size: Side in pixels to which `folder` images are resized and cropped (null: left as they are).
         args: Further keyword arguments of a data function; for `folder`, `channels` (1 or 3).
-        in_memory_limit: GiB of examples that may be held in memory; above it, bytes are kept or files streamed.
+        in_memory_limit: GiB of examples held in memory; above it, bytes are kept or files streamed.
     """
 
     name: str = "digits"
@@ -68,7 +68,9 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         if self.val_size is not None and self.val_size < 1:
-            raise TombolaError(f"data.val_size is {self.val_size}; it must be at least 1 (or null for the default)")
+            raise TombolaError(
+                f"data.val_size is {self.val_size}; it must be at least 1 (or null for the default)"
+            )
         if self.image_size is not None and self.image_size < 1:
             raise TombolaError(f"data.image_size is {self.image_size}; it must be at least 1 pixel")
         if self.in_memory_limit < 0:

@@ -1,4 +1,4 @@
-"""Feeds: batches of a split in an order that depends only on (seed, epoch), resident on the device or streamed."""
+"""Feeds: batches in an order that depends only on (seed, epoch), cut on the device or streamed."""
 
 from __future__ import annotations
 
@@ -23,6 +23,9 @@ _DRAWN_AT_ONCE = 1 << 14
 """Examples whose augmentation is drawn in one call: the cost of a call is then nothing per batch."""
 _SWEPT_AT_ONCE = 1 << 20
 """Input numbers in one batch of a sweep where no size is given."""
+
+_UNIT = Normalisation((0.0,), (1.0,))
+_NAME = f"{TombolaError.__module__}.{TombolaError.__qualname__}"
 
 
 class Feed(Protocol):
@@ -67,10 +70,14 @@ def feed(
         sweep_batch: Examples per batch of a sweep (None: `batch_size`, or more where examples are small).
     """
     if batch_size < 1 or (sweep_batch is not None and sweep_batch < 1):
-        raise TombolaError(f"batch_size is {min(batch_size, sweep_batch or batch_size)}; it must be at least 1")
+        raise TombolaError(
+            f"batch_size is {min(batch_size, sweep_batch or batch_size)}; it must be at least 1"
+        )
     shape = split.shape
     if augment is not None and augment.active and len(shape) != 3:
-        raise TombolaError(f"augmentation needs images (channels, height, width); the examples have shape {shape}")
+        raise TombolaError(
+            f"augmentation needs images (channels, height, width); the examples have shape {shape}"
+        )
     if sweep_batch is None:
         sweep_batch = max(batch_size, _SWEPT_AT_ONCE // max(1, torch.Size(shape).numel()))
     plan = _Plan(len(split), batch_size, sweep_batch, drop_last)
@@ -116,7 +123,11 @@ class _Finish:
 
     @classmethod
     def of(
-        cls, device: torch.device, augment: Augment | None, normalisation: Normalisation | None, channels_last: bool
+        cls,
+        device: torch.device,
+        augment: Augment | None,
+        normalisation: Normalisation | None,
+        channels_last: bool,
     ) -> _Finish:
         augment = augment or Augment()
         fill = None if normalisation is None else normalisation.fill(device)
@@ -127,15 +138,11 @@ class _Finish:
         rows = per_index_uniform(derive(seed, "augment", epoch), order.numpy(), self.columns)
         return torch.from_numpy(rows).to(self.device)
 
-    def plain(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
         if x.dtype == torch.uint8:
-            x = x.float().div_(255.0) if self.normalisation is None else self.normalisation(x)
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
-
-    def changed(self, x: Tensor, draws: Tensor) -> Tensor:
-        if x.dtype == torch.uint8:
-            x = x.float().div_(255.0) if self.normalisation is None else self.normalisation(x)
-        x = augment_batch(x, draws, self.augment, self.fill)
+            x = (self.normalisation or _UNIT)(x)
+        if draws is not None:
+            x = augment_batch(x, draws, self.augment, self.fill)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
 
 
@@ -158,18 +165,19 @@ class ResidentFeed:
         plan, finish, x, y = self._plan, self._finish, self._x, self._y
         order = plan.order(seed, epoch, start)
         if not finish.columns:
-            for index in order.to(finish.device).split(plan.batch_size):
-                yield finish.plain(x.index_select(0, index)), y.index_select(0, index)
+            for index in torch.split(order.to(finish.device), plan.batch_size):
+                yield finish(x.index_select(0, index)), y.index_select(0, index)
             return
-        for part in order.split(max(1, _DRAWN_AT_ONCE // plan.batch_size) * plan.batch_size):
-            rows = finish.draws(seed, epoch, part).split(plan.batch_size)
-            for index, draws in zip(part.to(finish.device).split(plan.batch_size), rows, strict=True):
-                yield finish.changed(x.index_select(0, index), draws), y.index_select(0, index)
+        for part in torch.split(order, max(1, _DRAWN_AT_ONCE // plan.batch_size) * plan.batch_size):
+            indices = torch.split(part.to(finish.device), plan.batch_size)
+            rows = torch.split(finish.draws(seed, epoch, part), plan.batch_size)
+            for index, draws in zip(indices, rows, strict=True):
+                yield finish(x.index_select(0, index), draws), y.index_select(0, index)
 
     def sweep(self) -> Iterator[Batch]:
         size = self._plan.sweep_batch
-        for x, y in zip(self._x.split(size), self._y.split(size), strict=True):
-            yield self._finish.plain(x), y
+        for x, y in zip(torch.split(self._x, size), torch.split(self._y, size), strict=True):
+            yield self._finish(x), y
 
 
 class _Keyed(Dataset[Batch]):
@@ -198,17 +206,17 @@ class StreamedFeed:
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         finish = self._finish
-        orders = self._plan.order(seed, epoch, start).split(self._plan.batch_size)
+        orders = torch.split(self._plan.order(seed, epoch, start), self._plan.batch_size)
         base = derive(seed, "transform", epoch)
         keys = [[(index, derive(base, index)) for index in order.tolist()] for order in orders]
         for order, (x, y) in zip(orders, self._fetched(self._split.dataset, keys), strict=True):
-            yield (finish.changed(x, finish.draws(seed, epoch, order)) if finish.columns else finish.plain(x)), y
+            yield finish(x, finish.draws(seed, epoch, order) if finish.columns else None), y
 
     def sweep(self) -> Iterator[Batch]:
-        orders = torch.arange(self._plan.examples).split(self._plan.sweep_batch)
+        orders = torch.split(torch.arange(self._plan.examples), self._plan.sweep_batch)
         keys = [[(index, derive(0, index)) for index in order.tolist()] for order in orders]
         for x, y in self._fetched(self._split.plain or self._split.dataset, keys):
-            yield self._finish.plain(x), y
+            yield self._finish(x), y
 
     def _fetched(self, dataset: Dataset[Any], keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
@@ -224,9 +232,6 @@ class StreamedFeed:
         except TombolaError as error:
             # A worker's error arrives with its traceback as the message: the last line is what was said.
             raise TombolaError(str(error).strip().splitlines()[-1].removeprefix(f"{_NAME}: ")) from None
-
-
-_NAME = f"{TombolaError.__module__}.{TombolaError.__qualname__}"
 
 
 def _on(values: Tensor, device: torch.device) -> Tensor:

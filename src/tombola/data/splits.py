@@ -43,7 +43,7 @@ class Task:
 
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """1.0 where the largest of `output` (N, classes, ...) is at `target` (N, ...), else 0.0; mean over the rest: (N,)."""
+    """Share of each example's targets (N, ...) at the largest of `output` (N, classes, ...): float32 (N,)."""
     hits = (output.argmax(1) == target).float()
     return hits if hits.dim() == 1 else hits.flatten(1).mean(1)
 
@@ -133,7 +133,7 @@ class Streamed:
         return tuple(fetch(self.plain or self.dataset, 0, 0)[0].shape)
 
     def digest(self) -> str:
-        """Digest of the source; where it is unknown, sha256 over the length and at most 64 examples spread evenly."""
+        """Digest of the source; where unknown, sha256 over the length and up to 64 examples spread evenly."""
         if self.source:
             return self.source
         count = len(self)
@@ -173,7 +173,7 @@ def tensor_digest(*tensors: Tensor) -> str:
     for tensor in tensors:
         out.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         raw = tensor.detach().cpu().contiguous().flatten()
-        out.update(memoryview(raw.view(torch.uint8).numpy()))
+        out.update(raw.view(torch.uint8).numpy().data)
     return out.hexdigest()
 
 
@@ -207,12 +207,12 @@ def fetch(dataset: Dataset[Any], index: int, seed: int) -> tuple[Tensor, Tensor]
     except (TypeError, ValueError, RuntimeError):
         kinds = " and ".join(type(part).__name__ for part in item)
         raise TombolaError(
-            f"example {index} holds {kinds}; x and y must be tensors, arrays or numbers (add a ToTensor transform)"
+            f"example {index} holds {kinds}; x and y must be tensors, arrays or numbers (add a transform)"
         ) from None
 
 
 def holdout(count: int, size: int, seed: int, label: str) -> tuple[Tensor, Tensor]:
-    """(kept, held out): sorted int64 indices of `count` examples, `size` of them drawn uniformly to be held out."""
+    """(kept, held out): sorted int64 indices of `count` examples, `size` of them drawn uniformly."""
     if not 0 < size < count:
         raise TombolaError(f"cannot hold out {size} of {count} examples; allowed are 1 to {count - 1}")
     order = torch.randperm(count, generator=generator(seed, label))
@@ -241,7 +241,7 @@ def make_splits(
     labels where it is None. `workers` processes fetch the examples of datasets that are not tensors.
 
     Raises:
-        TombolaError: for an empty split, NaN or infinite values, labels out of range, or shapes that disagree.
+        TombolaError: for an empty split, NaN or infinite values, labels out of range, shapes that disagree.
     """
     parts = {"train": _split(train, "train", workers)}
     if val is None:
@@ -250,7 +250,9 @@ def make_splits(
         kept, held = holdout(len(whole), size, split_seed, "val-split")
         parts = {"train": subset(whole, kept), "val": subset(whole, held)}
     elif val_size is not None:
-        raise TombolaError(f"val_size is {val_size}, but there is a validation split already; leave val_size out")
+        raise TombolaError(
+            f"val_size is {val_size}, but there is a validation split already; leave val_size out"
+        )
     else:
         parts["val"] = _split(val, "val", workers)
     if test is not None:
@@ -258,7 +260,11 @@ def make_splits(
     shape = _same_shape(parts)
     if task is None or task.metric is accuracy or classes is not None:
         classes = _check_labels(parts, classes)
-    if normalisation is None and isinstance(parts["train"], Resident) and parts["train"].x.dtype == torch.uint8:
+    if (
+        normalisation is None
+        and isinstance(parts["train"], Resident)
+        and parts["train"].x.dtype == torch.uint8
+    ):
         normalisation = Normalisation((0.0,), (1.0,))
     return Splits(
         parts["train"],
@@ -294,10 +300,12 @@ def _split(given: Any, where: str, workers: int) -> Split:
         split: Split = _resident(given[0], given[1], where)
     elif isinstance(given, (Resident, Streamed)):
         split = given
-    elif isinstance(given, IterableDataset) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
+    elif isinstance(given, IterableDataset) or not (
+        hasattr(given, "__getitem__") and hasattr(given, "__len__")
+    ):
         raise TombolaError(
-            f"the {where} split is a {type(given).__name__}; allowed are (x, y), a TensorDataset, or a map-style"
-            " dataset with a length"
+            f"the {where} split is a {type(given).__name__}; allowed are (x, y), a TensorDataset,"
+            " or a map-style dataset with a length"
         )
     else:
         split = Streamed(given, workers=workers)
@@ -314,7 +322,9 @@ def _resident(x: Any, y: Any, where: str) -> Resident:
         x, y = torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
     except (TypeError, ValueError, RuntimeError):
         kinds = f"{type(x).__name__} and {type(y).__name__}"
-        raise TombolaError(f"the {where} split holds {kinds}; x and y must be tensors or arrays of numbers") from None
+        raise TombolaError(
+            f"the {where} split holds {kinds}; x and y must be tensors or arrays of numbers"
+        ) from None
     if x.dim() == 0 or y.dim() == 0 or len(x) != len(y):
         raise TombolaError(
             f"the {where} split has inputs {tuple(x.shape)} and targets {tuple(y.shape)}; lengths must agree"
@@ -341,7 +351,9 @@ def _same_shape(parts: dict[str, Split]) -> tuple[int, ...]:
     shapes = {where: split.shape for where, split in parts.items()}
     for where, shape in shapes.items():
         if shape != shapes["train"]:
-            raise TombolaError(f"examples of the {where} split have shape {shape}, of train {shapes['train']}; make them equal")
+            raise TombolaError(
+                f"{where} examples have shape {shape}, train examples {shapes['train']}; make them equal"
+            )
     return shapes["train"]
 
 
@@ -354,11 +366,14 @@ def _check_labels(parts: dict[str, Split], classes: int | None) -> int | None:
     for where, labels in known.items():
         if labels.is_floating_point():
             raise TombolaError(
-                f"the {where} targets are {labels.dtype}, and classification needs whole-number labels; give a task"
+                f"{where} targets are {labels.dtype}; classification needs whole numbers, or give a task"
             )
     train = parts["train"]
     if classes is None and isinstance(train, Streamed):
-        named = getattr(train.dataset, "classes", None)
+        dataset = train.dataset
+        while isinstance(dataset, Subset):
+            dataset = dataset.dataset
+        named = getattr(dataset, "classes", None)
         classes = None if named is None else len(named)
     elif classes is None:
         classes = int(known["train"].max()) + 1
@@ -366,7 +381,6 @@ def _check_labels(parts: dict[str, Split], classes: int | None) -> int | None:
         low, high = (int(value) for value in torch.aminmax(labels))
         if low < 0 or (classes is not None and high >= classes):
             allowed = "0 and up" if classes is None else f"0 to {classes - 1} ({classes} classes)"
-            raise TombolaError(
-                f"label {low if low < 0 else high} in the {where} split is out of range; allowed are {allowed}"
-            )
+            found = low if low < 0 else high
+            raise TombolaError(f"label {found} in the {where} split is out of range; allowed are {allowed}")
     return classes

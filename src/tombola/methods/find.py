@@ -33,7 +33,7 @@ from tombola.train.recipe import Recipe
 
 
 class Method(Protocol):
-    """What a method is: a frozen dataclass of options that finds levels, the last of which holds the ticket."""
+    """A method is a frozen dataclass of options that finds levels; the last one holds the ticket."""
 
     name: str
     version: int
@@ -68,7 +68,7 @@ def find(
 
     Args:
         model: any module (copied; its present weights are the origin), a network's name, or a ModelSpec.
-        data: a data set's name, a DataSpec, Splits, a (train, val, test) tuple, or a function (root, seed) -> Splits.
+        data: a data set's name, a DataSpec, Splits, (train, val, test), or a function (root, seed) -> Splits.
         method: a method's dataclass, e.g. `IterativePruning(density=0.1, rounds=10)`.
         recipe: how to train; None or a mapping of fields starts from the preset of (method, model, data).
         seed: everything random derives from it.
@@ -157,8 +157,8 @@ def replicate_seed(seed: int, replicate: int) -> int:
 def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | None = None) -> dict[str, Any]:
     """Run a request in its run directory under `out`, or find it finished there; returns the run's result.
 
-    `jobs` processes share the replicates out (model and data given by name). The result holds `ticket` (path of
-    the first replicate's), `density`, `test_accuracy`, `dense_test_accuracy`, `run` and the replicates' levels.
+    `jobs` processes share the replicates out (model and data given by name). The result holds `ticket` (path
+    of the first replicate's), `density`, `test_accuracy`, `dense_test_accuracy`, `run` and all levels.
     """
     if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
         raise TombolaError(
@@ -251,7 +251,7 @@ def describe(request: Request, splits: Splits) -> dict[str, Any]:
 
 
 def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
-    """A network's name, arguments and initialisation; for a live or pretrained one the hash of its weights."""
+    """A network's name, arguments and initialisation; of a live or pretrained one the weights' hash."""
     from tombola.ticket.tensors import hash_state
 
     if isinstance(model, nn.Module):

@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning with rewinding (Frankle & Carbin 2019, arXiv 1803.03635; Frankle et al. 2020)."""
+"""Iterative magnitude pruning with rewinding (Frankle & Carbin 2019; Frankle et al. 2020)."""
 
 from __future__ import annotations
 
@@ -106,10 +106,10 @@ class IterativePruning:
         from tombola.select.patterns import NM, parse_pattern
 
         pattern = parse_pattern(self.pattern)
-        sizes = {name: pattern.units(tuple(weight.shape)) for name, weight in weights.items()}
-        density = 0.1 if self.density is None and self.levels is None else self.density
         if isinstance(pattern, NM):
-            return self._n_of_m(pattern.n / pattern.m, weights, sizes)
+            return self._n_of_m(pattern.n / pattern.m)
+        sizes = {name: pattern.units(weight.shape) for name, weight in weights.items()}
+        density = 0.1 if self.density is None and self.levels is None else self.density
         if self.scope == "global":
             sizes = {"": sum(sizes.values())}
             rates = {"": self.rate}
@@ -131,15 +131,9 @@ class IterativePruning:
             for name, weight in weights.items()
         }
 
-    def _n_of_m(
-        self, density: float, weights: Mapping[str, Tensor], sizes: Mapping[str, int]
-    ) -> Sequence[Counts]:
-        from tombola.select.patterns import parse_pattern
-        from tombola.select.select import unit_counts
-
-        asked = self.density if self.density is not None else density
-        if abs(asked - density) > 1e-9 or self.levels is not None:
+    def _n_of_m(self, fixed: float) -> Sequence[Counts]:
+        if (self.density is not None and abs(self.density - fixed) > 1e-9) or self.levels is not None:
             raise TombolaError(
-                f"pattern {self.pattern} fixes the density at {density:g} in one round; leave density, rounds and levels out"
+                f"pattern {self.pattern} fixes the density at {fixed:g} in one round; leave density and levels out"
             )
-        return [dict(sizes), unit_counts(weights, density=density, pattern=parse_pattern(self.pattern))]
+        return [{}, None]  # level 0 is dense anyway

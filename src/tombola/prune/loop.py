@@ -27,8 +27,8 @@ from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapsh
 from tombola.train.feeds import evaluation_feed, training_feed
 from tombola.train.length import steps
 
-Counts = Mapping[str, int] | int
-"""Units to keep: per layer, or over all layers."""
+Counts = Mapping[str, int] | int | None
+"""Units to keep: per layer, or over all layers; None where the pattern (N:M) fixes them."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
         mask=mask,
     )
     scores = pruning.criterion(context)
-    pruned = select(scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask)
+    pruned = select(
+        scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask, signed=True
+    )
     if is_cut(search.network(), pruned, some_inputs(search.bench.splits)):
         empty = pruned.empty_layers()
         raise TombolaError(

@@ -1,1 +1,1 @@
-"""The report: run directories in, figures and one self-contained page out (see :mod:`tombola.report.page`)."""
+"""The report: run directories in, figures and one self-contained page out."""

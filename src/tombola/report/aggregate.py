@@ -11,12 +11,16 @@ from pathlib import Path
 
 from tombola.report.summary import Find, Layer, Level
 
+FEWEST = 3  # values that an interval needs, as in verify
 Reading = Callable[[Level], float | None]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """``n`` values: their mean, least and greatest, and the 95 % t-interval of the mean (None for n < 2)."""
+    """``n`` values: their mean, least and greatest, and the 95 % t-interval of the mean.
+
+    The interval is None for fewer than 3 values: two say too little to speak of 95 %.
+    """
 
     n: int
     mean: float
@@ -29,8 +33,8 @@ class Spread:
 class Point:
     """One level of one arm over replicates.
 
-    ``density``, ``kept`` and ``total`` are means; ``complete`` is False where some replicates that reached the
-    level have no value (an early stop that was not observable, say).
+    ``density``, ``kept`` and ``total`` are means; ``complete`` is False where some replicates that reached
+    the level have no value (an early stop that was not observable, say).
     """
 
     level: int
@@ -60,7 +64,7 @@ def spread(values: Iterable[float]) -> Spread | None:
         return None
     mean = math.fsum(known) / n
     interval = None
-    if n > 1:
+    if n >= FEWEST:
         from scipy.stats import t
 
         variance = math.fsum((value - mean) ** 2 for value in known) / (n - 1)

@@ -1,6 +1,6 @@
 """The figures: pure functions from numbers to matplotlib figures. Files and pages are made elsewhere.
 
-Every quantity comes in the unit it is drawn in (percent where the label says so), densities as fractions 0..1.
+Quantities come in the unit they are drawn in (percent where the label says so), densities as fractions 0..1.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tombola.report import style
-from tombola.report.aggregate import Curve, Layer, Point, spread
+from tombola.report.aggregate import FEWEST, Curve, Point, spread
 from tombola.report.style import Look, plain
-from tombola.report.summary import Arm, Comparison
+from tombola.report.summary import Arm, Comparison, Layer
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,11 +39,11 @@ class Trace:
 
 
 def band_kind(series: Sequence[Series]) -> str:
-    """Which band a density figure shows: ``interval`` (every point has 3 values or more), ``range`` or ``none``."""
+    """Which band is shown: ``interval`` (where every point has 3 values or more), ``range`` or ``none``."""
     sizes = [point.spread.n for line in series for point in line.points]
     if max(sizes, default=0) < 2:
         return "none"
-    return "interval" if min(sizes) >= 3 else "range"
+    return "interval" if min(sizes) >= FEWEST else "range"
 
 
 def _ends(point: Point, band: str) -> tuple[float, float]:
@@ -55,7 +55,7 @@ def _ends(point: Point, band: str) -> tuple[float, float]:
 def percent_ticks(low: float, high: float, most: int = 8) -> tuple[float, ...]:
     """Round densities in [low, high] for a log axis, at most ``most`` where that is possible."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**e for e in range(first, last + 1) for m in steps]
         ticks = [t for t in ticks if low * 0.999 <= t <= high * 1.001]
         if len(ticks) <= most:
@@ -95,7 +95,7 @@ def _legend(figure: Figure, axes: Axes) -> None:
     if len(handles) < 2:
         return
     longest = max(map(len, labels))
-    columns = max(1, min(len(labels), int(58 / (longest + 10))))
+    columns = max(1, min(len(labels), int(52 / (longest + 9))))
     if len(labels) == columns + 1 or (len(labels) == 4 and columns == 3):
         columns = math.ceil(len(labels) / 2)
     figure.legend(handles, labels, loc="outside upper left", ncols=columns)
@@ -128,7 +128,7 @@ def density_figure(
 
     band = band_kind(series)
     with style.styled():
-        figure = style.new_figure(3.15)
+        figure = style.new_figure(2.95)
         axes = figure.add_subplot()
         for line in series:
             shown = sorted((p for p in line.points if p.density > 0), key=lambda p: -p.density)
@@ -164,7 +164,7 @@ def density_figure(
             axes.axhline(factor * dense, label="Dense", zorder=1.5, **_line(look, linewidth=1.3))
         _density_axis(axes, [p.density for line in series for p in line.points if p.density > 0])
         axes.set_ylabel(ylabel)
-        axes.yaxis.set_major_locator(MaxNLocator(6))
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         if window is not None:
             axes.set_ylim(factor * window[0], factor * window[1])
         elif counts:
@@ -190,7 +190,12 @@ def layer_figure(levels: Sequence[tuple[str, Look, Sequence[Layer]]]) -> Figure:
             x = [layer.density or floor for layer in layers]
             y = [rows[layer.name] for layer in layers]
             axes.plot(
-                x, y, label=label, marker=look.marker, markersize=3.0 if tight else 5.0, **_line(look, linewidth=1)
+                x,
+                y,
+                label=label,
+                marker=look.marker,
+                markersize=3.0 if tight else 5.0,
+                **_line(look, linewidth=1),
             )
             empty = [rows[layer.name] for layer in layers if not layer.density]
             axes.plot([floor] * len(empty), empty, "x", color=look.colour, markersize=7, markeredgewidth=2)
@@ -218,12 +223,12 @@ def trace_figure(
         ylabel: what the vertical axis shows, with its unit.
         factor: what values are multiplied by for display.
         log: logarithmic vertical axis (for losses; ignored if a value is not positive).
-        window: leave out the steep start: the axis begins at the lowest value of the last nine tenths.
+        window: leave out the steep start: the axis begins at the lowest value of the last three quarters.
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
     with style.styled():
-        figure = style.new_figure(3.15)
+        figure = style.new_figure(2.95)
         axes = figure.add_subplot()
         for trace in traces:
             curve, look = trace.curve, trace.look
@@ -237,22 +242,23 @@ def trace_figure(
                     linewidth=0,
                 )
             axes.plot(curve.steps, [factor * v for v in curve.mean], label=plain(trace.label), **_line(look))
-        lows = [factor * v for t in traces for v in t.curve.low[len(t.curve.low) // 10 :]]
+        lows = [factor * v for t in traces for v in t.curve.low[len(t.curve.low) // 4 :]]
         highs = [factor * v for t in traces for v in t.curve.high]
         if log and min(min(t.curve.low) for t in traces) > 0:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            if max(highs) < 30 * min(lows):
+            if max(highs) < 300 * min(lows):
                 axes.yaxis.set_minor_formatter(FuncFormatter(_few_minor))
             else:
                 axes.yaxis.set_minor_formatter(NullFormatter())
         else:
-            axes.yaxis.set_major_locator(MaxNLocator(6))
+            axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             if window and max(highs) > min(lows):
                 room = 0.06 * (max(highs) - min(lows))
                 axes.set_ylim(min(lows) - room, max(highs) + room)
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6))
+        last = max(t.curve.steps[-1] for t in traces)
+        axes.set_xlim(0, 1.02 * last)
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(count_label))
         axes.set_xlabel("Training iterations")
         axes.set_ylabel(ylabel)
@@ -267,7 +273,7 @@ def _few_minor(value: float, _position: object = None) -> str:
 
 
 def arms_figure(arms: Mapping[str, Arm], *, xlabel: str, factor: float = 1.0) -> Figure:
-    """Test results of the arms of a verification: every replicate a faint dot, mean and 95 % interval bold."""
+    """Test results of the arms of a verification: replicates as faint dots, mean and 95 % interval bold."""
     with style.styled():
         figure = style.new_figure(0.85 + 0.42 * len(arms))
         axes = figure.add_subplot()
@@ -292,7 +298,7 @@ def arms_figure(arms: Mapping[str, Arm], *, xlabel: str, factor: float = 1.0) ->
 def differences_figure(
     comparisons: Mapping[str, Comparison], *, margin: float | None, xlabel: str, factor: float = 1.0
 ) -> Figure:
-    """Ticket minus each rival with its 95 % interval; a thick tick at the one-sided lower bound that decides."""
+    """Ticket minus each rival with its 95 % interval; a tick at the one-sided lower bound that decides."""
     with style.styled():
         figure = style.new_figure(1.05 + 0.42 * len(comparisons))
         axes = figure.add_subplot()
@@ -302,11 +308,15 @@ def differences_figure(
             if item.interval is not None:
                 axes.plot([factor * e for e in item.interval], [row, row], color=look.colour, linewidth=2.4)
             if item.lower is not None:
-                axes.plot([factor * item.lower], [row], "|", color=look.colour, markersize=13, markeredgewidth=2)
+                axes.plot(
+                    [factor * item.lower], [row], "|", color=look.colour, markersize=13, markeredgewidth=2
+                )
             if item.difference is not None:
                 axes.plot([factor * item.difference], [row], look.marker, color=look.colour, markersize=7)
             if name == "dense" and margin is not None:
-                axes.plot([-factor * margin] * 2, [row - 0.42, row + 0.42], color=style.INK, linestyle=(0, (2, 1.5)))
+                axes.plot(
+                    [-factor * margin] * 2, [row - 0.42, row + 0.42], color=style.INK, linestyle=(0, (2, 1.5))
+                )
         _rows(axes, [f"against {style.arm_name(name).lower()}" for name in comparisons])
         axes.set_xlabel(xlabel)
     return figure

@@ -94,7 +94,8 @@ def key_numbers(run: Run) -> tuple[Number, ...]:
 
 
 def _draw(drawn: Sequence[Plot], folder: Path, prefix: str) -> tuple[tuple[Shown, ...], list[Path]]:
-    shown, written = [], []
+    shown: list[Shown] = []
+    written: list[Path] = []
     for plot in drawn:
         svg, paths = plots.files(plot, folder, prefix)
         names = tuple(f"{folder.name}/{path.name}" for path in paths)
@@ -114,7 +115,9 @@ def _section(run: Run, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
     numbers += tables.find_tables(run.find) if run.find is not None else []
     other = tables.other_table(run)
     made = (tables.config_table(run), tables.provenance_table(run))
-    verdicts = () if run.verify is None else tuple((c.claim, c.verdict) for c in run.verify.comparisons.values())
+    verdicts = (
+        () if run.verify is None else tuple((c.claim, c.verdict) for c in run.verify.comparisons.values())
+    )
     section = Section(
         anchor=f"{prefix}run",
         name=run.name,
@@ -144,6 +147,7 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["together"] = words.keep_together
     # Figures come from our own renderer, which escapes the text it sets.
     made.filters["figure"] = Markup
     return made
@@ -177,17 +181,23 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
             section, paths = _section(run, prefix, folder)
             sections.append(section)
             written += paths
-        text = environment().get_template("page.html.j2").render(
-            title=f"{len(read)} runs" if several else read[0].name,
-            several=several,
-            overview=shown,
-            overview_table=tables.runs_table(read) if several else None,
-            sections=sections,
-            colours=style.colours(),
+        text = (
+            environment()
+            .get_template("page.html.j2")
+            .render(
+                title=f"{len(read)} runs" if several else read[0].name,
+                several=several,
+                overview=shown,
+                overview_table=tables.runs_table(read) if several else None,
+                sections=sections,
+                colours=style.colours(),
+            )
         )
         part = html.with_name(html.name + ".part")
         part.write_text(text, encoding="utf-8", errors="replace")
         part.replace(html)
     except OSError as error:
-        raise TombolaError(f"the report cannot be written to {html} ({error}); name a folder that is writable") from error
+        raise TombolaError(
+            f"the report cannot be written to {html} ({error}); name a folder that is writable"
+        ) from error
     return ReportFiles(html, tuple(written))

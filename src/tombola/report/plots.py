@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from tombola.report import figures, style, words
 from tombola.report.aggregate import (
-    Layer,
     Reading,
     curve,
     layer_densities,
@@ -20,7 +19,7 @@ from tombola.report.aggregate import (
 )
 from tombola.report.figures import Series, Trace
 from tombola.report.style import Look
-from tombola.report.summary import Find, Run, Verify
+from tombola.report.summary import Find, Layer, Run, Verify
 from tombola.report.words import Unit, plural
 
 if TYPE_CHECKING:
@@ -51,8 +50,7 @@ def _band_words(series: Sequence[Series]) -> str:
 def arm_series(find: Find, reading: Reading) -> tuple[Series, ...]:
     """A line per arm that has at least one value."""
     found = (
-        Series(style.arm_name(arm), style.arm_look(arm), points(find, arm, reading))
-        for arm in find.arms
+        Series(style.arm_name(arm), style.arm_look(arm), points(find, arm, reading)) for arm in find.arms
     )
     return tuple(line for line in found if any(p.density > 0 for p in line.points))
 
@@ -72,13 +70,7 @@ def _close_up(series: Sequence[Series], dense: float | None) -> tuple[float, flo
 
 def _accuracy(find: Find, early: bool) -> list[Plot]:
     unit = Unit(find.metric)
-
-    def reading(level: object) -> float | None:
-        name = "test_accuracy_early_stop" if early else "test_accuracy"
-        value = getattr(level, name)
-        return value if isinstance(value, float) else None
-
-    series = arm_series(find, reading)
+    series = arm_series(find, lambda x: x.test_accuracy_early_stop if early else x.test_accuracy)
     if not series:
         return []
     at_one = [p.spread.mean for line in series for p in line.points if p.density == 1]
@@ -113,12 +105,15 @@ def _early_stop(find: Find) -> list[Plot]:
     if not series:
         return []
     partial = any(not p.complete for line in series for p in line.points)
-    hollow = " Hollow: in some replicates the minimum lay too late to be observed." if partial else ""
+    note = " Hollow: in some replicates the minimum lay too late to be observed." if partial else ""
+    drawn = {line.label: {p.level for p in line.points} for line in series}
+    if any(set(levels_of(find, arm)) - drawn.get(style.arm_name(arm), set()) for arm in find.arms):
+        note += " Where a line is missing, no replicate reached its minimum early enough to be observed."
     return [
         Plot(
             "early-stop-density",
             "Early-stop iteration against density",
-            f"Iteration of the lowest validation loss: lower is faster. {_band_words(series)}{hollow}",
+            f"Iteration of the lowest validation loss: lower is faster. {_band_words(series)}{note}",
             figures.density_figure(series, ylabel="Early-stop iteration", counts=True),
         )
     ]
@@ -144,27 +139,28 @@ def _layers(find: Find) -> list[Plot]:
         Plot(
             "layer-density",
             "Where the ticket keeps its weights",
-            "Share of each layer's weights that the ticket keeps, input at the top; a line per overall density."
+            "Share of each layer's weights that is kept, input at the top; a line per overall density."
             + cross,
             figures.layer_figure(columns),
         )
     ]
 
 
-def _trace_plots(traces: dict[str, list[Trace]], unit: Unit, prefix: str, what: str) -> list[Plot]:
+def _trace_plots(traces: dict[str, list[Trace]], unit: Unit, prefix: str, by: str, what: str) -> list[Plot]:
     plots = []
     for column, lines in traces.items():
         if not lines:
             continue
         loss = column == "val_loss"
         name = "loss" if loss else unit.metric
+        cut = " The steep start is cut off." if not loss and unit.percent else ""
         several = max(line.curve.n for line in lines) > 1
         band = " Line: mean over replicates; band: lowest to highest." if several else ""
         plots.append(
             Plot(
                 f"{prefix}-{column.replace('_', '-')}",
-                f"Validation {name} in training",
-                f"Validation {name} while training {what}.{band}",
+                f"Validation {name} by {by}",
+                f"Validation {name} while training {what}.{cut}{band}",
                 figures.trace_figure(
                     lines,
                     ylabel="Validation loss" if loss else unit.axis("Validation"),
@@ -189,10 +185,10 @@ def _find_traces(find: Find) -> list[Plot]:
             line = curve((level.metrics for level in grouped[number]), column)
             if line is not None:
                 traces[column].append(Trace(_level_label(find, number), look, line))
-    return _trace_plots(traces, Unit(find.metric), "training", "tickets of several densities")
+    return _trace_plots(traces, Unit(find.metric), "training", "density", "tickets of several densities")
 
 
-def _verify_plots(verify: Verify) -> list[Plot]:
+def _proof(verify: Verify) -> list[Plot]:
     unit = Unit(verify.metric)
     plots = []
     arms = {name: arm for name, arm in verify.arms.items() if arm.test_accuracy or arm.mean is not None}
@@ -214,7 +210,7 @@ def _verify_plots(verify: Verify) -> list[Plot]:
         plots.append(
             Plot(
                 "verify-differences",
-                "How far ahead the ticket is",
+                "Ticket against each rival",
                 "Ticket minus rival: right of 0 the ticket is better. Bar: 95 % interval; "
                 f"upright tick: the lower 95 % bound that decides.{line}",
                 figures.differences_figure(
@@ -225,22 +221,22 @@ def _verify_plots(verify: Verify) -> list[Plot]:
                 ),
             )
         )
+    return plots
+
+
+def _verify_traces(verify: Verify) -> list[Plot]:
     traces: dict[str, list[Trace]] = {column: [] for column in COLUMNS}
     for column in COLUMNS:
         for name, arm in verify.arms.items():
             found = curve(arm.metrics, column)
             if found is not None:
                 traces[column].append(Trace(style.arm_name(name), style.arm_look(name), found))
-    return plots + _trace_plots(traces, unit, "verify", "each arm of the verification")
+    return _trace_plots(traces, Unit(verify.metric), "verify", "arm", "each arm of the verification")
 
 
 def run_plots(run: Run) -> list[Plot]:
     """The figures of one run, the verdict's first."""
-    plots = _verify_plots(run.verify) if run.verify is not None else []
-    proof, logs = plots[:2], plots[2:]
-    if run.verify is not None:
-        proof = [p for p in plots if p.name in ("verify-arms", "verify-differences")]
-        logs = [p for p in plots if p not in proof]
+    proof, logs = (_proof(run.verify), _verify_traces(run.verify)) if run.verify is not None else ([], [])
     if run.find is None:
         return proof + logs
     find = run.find

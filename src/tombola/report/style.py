@@ -1,4 +1,4 @@
-"""How figures look, and how they become files: fixed colours per arm, deterministic SVG and PDF, inline SVG."""
+"""How figures look, and how they become files: fixed colours per arm, deterministic SVG and PDF."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-WIDTH = 4.7  # inches: narrow, so that letters stay legible when a phone shrinks the figure
+WIDTH = 4.1  # inches: narrow, so that letters stay legible when a phone shrinks the figure
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def arm_name(arm: str) -> str:
 
 
 def plain(text: str, most: int = 40) -> str:
-    """Text that every figure format can hold: no control characters, no leading underscore, at most ``most`` long."""
+    """Text that any figure can hold: no control characters, no leading underscore, at most ``most`` long."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
     if len(clean) > most:
         half = (most - 1) // 2
@@ -119,10 +119,11 @@ def styled() -> Iterator[None]:
     """Matplotlib's own defaults plus ours, whatever the user's settings are; put back at the end."""
     import matplotlib
 
+    settings: Any = STYLE  # newer stubs list every key
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams.update(settings)
         yield
 
 
@@ -156,7 +157,7 @@ def colours() -> dict[str, tuple[str, str]]:
 
 
 def inline_svg(svg: bytes, prefix: str) -> str:
-    """The figure to be set inside a page: ids made unique, colours and font left to the page's style sheet."""
+    """The figure to be set inside a page: ids made unique, colours and font left to the style sheet."""
     text = svg.decode("utf-8")
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", text, flags=re.DOTALL)

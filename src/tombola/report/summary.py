@@ -215,9 +215,9 @@ def _comparison(node: Node) -> Comparison:
     verdict = node.text("verdict", "undecided")
     if verdict not in ("yes", "no", "undecided"):
         raise Node(verdict, f"{node.where}.verdict").wrong("yes, no or undecided")
-    return Comparison(
-        node.number("difference"), node.number("lower"), _interval(node, "interval"), node.text("claim"), verdict
-    )
+    interval = _interval(node, "interval")
+    difference, lower = node.number("difference"), node.number("lower")
+    return Comparison(difference, lower, interval, node.text("claim"), verdict)
 
 
 def _verify(node: Node, root: Path) -> Verify:
@@ -286,7 +286,7 @@ def read_run(path: Path) -> Run:
             proof = result
         elif isinstance(result.value, dict):
             other = result.value
-            missing.append(f"This report has no figures for results of kind {what!r}: they are listed as found.")
+            missing.append(f"There are no figures for results of kind {what!r}: they are listed as found.")
     elif kind != "verify":
         missing.append("There is no result.json yet: the run has not finished its first stage.")
     if proof is not None:
@@ -314,5 +314,5 @@ def read_run(path: Path) -> Run:
 def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     """Read several run directories, in the order given."""
     if not paths:
-        raise TombolaError("no run directory was given; expected one or more; name a directory that Tombola wrote")
+        raise TombolaError("no run directory was given; expected one or more; name one that Tombola wrote")
     return tuple(read_run(Path(path)) for path in paths)

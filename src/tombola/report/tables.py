@@ -30,38 +30,39 @@ def _by_level(find: Find, title: str, reading: Reading, note: str, unit: Unit) -
     if not columns:
         return None
     rows = []
+    sizes = {p.spread.n for found in columns.values() for p in found.values()}
+    alike = len(sizes) == 1  # then the note says n once, instead of a column for each arm
     for number in sorted(set().union(*columns.values())):
         at = [found[number] for found in columns.values() if number in found]
         row = [words.density(at[0].density), f"{words.count(at[0].kept)} of {words.count(at[0].total)}"]
         for found in columns.values():
             point = found.get(number)
             text = unit.spread(point.spread) if point else "–"
-            row += [text + ("" if point is None or point.complete else "*"), str(point.spread.n) if point else "–"]
+            row.append(text + ("" if point is None or point.complete else "*"))
+            if not alike:
+                row.append(str(point.spread.n) if point else "–")
         rows.append(tuple(row))
-    heads = [text for arm in columns for text in (style.arm_name(arm), "n")]
+    heads = [text for arm in columns for text in (style.arm_name(arm), "n")[: 1 if alike else 2]]
+    note += f" n = {sizes.pop()}." if alike else ""
     starred = any(not p.complete for found in columns.values() for p in found.values())
     extra = " * some replicates have no value there." if starred else ""
     return Table(title, ("Density", "Weights kept", *heads), tuple(rows), note + extra, words=0)
 
 
 def _layers(find: Find) -> Table | None:
-    last = [n for n in levels_of(find, "ticket") if layer_densities(find, n)]
-    if not last:
+    grouped = {n: found for n, found in levels_of(find, "ticket").items() if layer_densities(find, n)}
+    pruned = {n: found for n, found in grouped.items() if any(level.density < 1 for level in found)}
+    shown = pruned or grouped
+    if not shown:
         return None
-    replicates = max(len(levels) for levels in levels_of(find, "ticket").values())
-    numbers = [n for n in last if any(x.density < 1 for x in levels_of(find, "ticket")[n])] or last
-    columns = [{layer.name: layer for layer in layer_densities(find, n)} for n in numbers]
-    names = list(dict.fromkeys(name for column in columns for name in column))
-    heads = []
-    for number in numbers:
-        levels = levels_of(find, "ticket")[number]
-        heads.append(words.density(sum(x.density for x in levels) / len(levels)))
+    sizes = {x.name: x.total for found in shown.values() for level in found for x in level.layers}
+    columns = [{layer.name: layer for layer in layer_densities(find, n)} for n in shown]
+    heads = [words.density(sum(x.density for x in found) / len(found)) for found in shown.values()]
     rows = []
-    for name in names:
-        cells = [words.density(c[name].density) if name in c else "–" for c in columns]
-        size = next(c[name].total for c in columns if name in c)
-        count = max(sum(any(x.name == name for x in lv.layers) for lv in levels_of(find, "ticket")[numbers[0]]), 1)
-        rows.append((name, words.count(size / count), *cells))
+    for name, size in sizes.items():
+        cells = [words.density(column[name].density) if name in column else "–" for column in columns]
+        rows.append((name, words.count(size), *cells))
+    replicates = max(map(len, shown.values()))
     over = "the mean over replicates" if replicates > 1 else "the one replicate"
     return Table(
         "Density of each layer",
@@ -75,7 +76,10 @@ def _layers(find: Find) -> Table | None:
 def find_tables(find: Find) -> list[Table]:
     """Numbers behind the figures of a search."""
     unit = Unit(find.metric)
-    how = "Mean ± half of the 95 % t-interval over n replicates" + (", in percent." if unit.percent else ".")
+    how = (
+        "Mean" + (" in percent" if unit.percent else "") + " ± half of its 95 % t-interval over n replicates;"
+    )
+    how += " fewer than 3: lowest to highest."
     found = [
         _by_level(find, f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, how, unit),
         _by_level(find, f"Test {find.metric} at early stop", lambda x: x.test_accuracy_early_stop, how, unit),
@@ -83,8 +87,8 @@ def find_tables(find: Find) -> list[Table]:
             find,
             "Early-stop iteration",
             observed_stop,
-            "Mean ± half of the 95 % t-interval over the n replicates in which it was observed.",
-            Unit("iterations"),
+            "Mean ± half of its 95 % t-interval over the n replicates in which it was observed.",
+            words.ITERATIONS,
         ),
         _layers(find),
     ]
@@ -95,7 +99,7 @@ def _iterations(values: tuple[int | None, ...]) -> str:
     known = spread(float(v) for v in values if v is not None)
     if known is None:
         return "–"
-    text = Unit("iterations").spread(known)
+    text = words.ITERATIONS.spread(known)
     return text if known.n == len(values) else f"{text} ({known.n} of {len(values)})"
 
 
@@ -127,10 +131,10 @@ def verify_tables(verify: Verify) -> list[Table]:
         )
         note = "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
         tables.append(Table("Arms of the verification", head, tuple(rows), note))
-    rows = []
+    claims = []
     for name, item in verify.comparisons.items():
         ends = item.interval
-        rows.append(
+        claims.append(
             (
                 item.claim or f"against {style.arm_name(name).lower()}",
                 item.verdict,
@@ -139,13 +143,13 @@ def verify_tables(verify: Verify) -> list[Table]:
                 f"{unit.difference(ends[0])} to {unit.difference(ends[1])}" if ends else "–",
             )
         )
-    if rows:
+    if claims:
         points_word = "points" if unit.percent else verify.metric
         head = ("Claim", "Verdict", f"Difference ({points_word})", "Lower 95 % bound", "95 % interval")
         note = "A control is beaten if the lower bound is above 0"
         if verify.margin is not None:
             note += f"; dense is matched if it is at least {unit.difference(-verify.margin)}"
-        tables.append(Table("Claims and verdicts", head, tuple(rows), note + ".", words=2))
+        tables.append(Table("Claims and verdicts", head, tuple(claims), note + ".", words=2))
     return tables
 
 
@@ -171,7 +175,7 @@ def other_table(run: Run, most: int = 300) -> Table | None:
     """Results of a kind the report does not know, as found."""
     rows = tuple(flatten(run.other)) if run.other else ()
     note = "" if len(rows) <= most else f"The first {most} of {len(rows)} values; result.json holds all."
-    return Table("Results as found", ("Value", "Number or text"), rows[:most], note, words=2) if rows else None
+    return Table("Results as found", ("Value", "As found"), rows[:most], note, words=2) if rows else None
 
 
 def provenance_table(run: Run) -> Table | None:
@@ -185,7 +189,7 @@ def provenance_table(run: Run) -> Table | None:
             for rep in run.find.replicates
             if rep.seed is not None
         ]
-        rows += [(f"ticket of replicate {rep.replicate}", rep.ticket) for rep in run.find.replicates if rep.ticket]
+        rows += [(f"ticket of replicate {r.replicate}", r.ticket) for r in run.find.replicates if r.ticket]
     if run.fingerprint:
         rows.append(("data fingerprint", run.fingerprint))
     return Table("Versions and seeds", ("What", "Value"), tuple(rows), words=2) if rows else None

@@ -33,6 +33,8 @@ class Unit:
         return f"{100 * value:.2f} %" if self.percent else f"{value:.4g}"
 
     def bare(self, value: float) -> str:
+        if self.metric == "iterations":
+            return f"{value:,.0f}"
         return f"{100 * value:.2f}" if self.percent else f"{value:.4g}"
 
     def difference(self, value: float | None) -> str:
@@ -42,12 +44,16 @@ class Unit:
         return text.replace("-", "\N{MINUS SIGN}")
 
     def spread(self, found: Spread | None) -> str:
-        """``98.10 ± 0.05``: the mean and half the 95 % interval."""
+        """``98.10 ± 0.05``: mean and half the 95 % interval; ``98.10 (98.05 to 98.15)`` for two values."""
         if found is None:
             return "–"
         if found.interval is None:
-            return self.bare(found.mean)
+            ends = f" ({self.bare(found.low)} to {self.bare(found.high)})" if found.n > 1 else ""
+            return self.bare(found.mean) + ends
         return f"{self.bare(found.mean)} ± {self.bare(found.interval[1] - found.mean)}"
+
+
+ITERATIONS = Unit("iterations")
 
 
 def density(value: float | None) -> str:
@@ -61,6 +67,11 @@ def count(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f}" if value == int(value) else f"≈ {value:,.0f}"
+
+
+def keep_together(text: str) -> str:
+    """No line break between a number and its percent sign, or around an equals sign."""
+    return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
 
 
 def plural(number: int, word: str) -> str:
@@ -92,8 +103,8 @@ def find_sentence(find: Find) -> str:
     unit, dense, best = Unit(find.metric), dense_point(find), sparsest_that_keeps_up(find)
     if best is not None and dense is not None:
         return (
-            f"Down to {density(best.density)} of the weights, mean test accuracy stays within 0.2 points of the "
-            f"dense network: {unit.show(best.spread.mean)} against {unit.show(dense.spread.mean)} "
+            f"Down to {density(best.density)} of the weights, mean test accuracy stays within 0.2 points of "
+            f"the dense network: {unit.show(best.spread.mean)} against {unit.show(dense.spread.mean)} "
             f"({plural(best.spread.n, 'replicate')})."
         )
     found = points(find, "ticket", lambda level: level.test_accuracy)
@@ -114,7 +125,7 @@ def verdict(run: Run) -> str:
         return run.verify.sentence or "The verification has no verdict yet."
     if run.find is not None:
         return find_sentence(run.find)
-    return "There are no results to show yet." if not run.other else "The results are listed as they were found."
+    return "The results are listed as they were found." if run.other else "There are no results to show yet."
 
 
 def subtitle(run: Run) -> str:

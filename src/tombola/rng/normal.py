@@ -84,8 +84,8 @@ _FAR = (
 )
 
 _SQRT_HALF = 0.7071067811865476
-_LN2_HIGH = 0.6931471805592072  # the upper 40 bits of ln 2, so that small integer multiples are exact
-_LN2_LOW = 7.381e-13  # replaced below
+_LN2_HIGH = float.fromhex("0x1.62e42fefa2000p-1")  # short, so that small integer multiples are exact
+_LN2_LOW = 7.371002565167799e-13
 _LOG_SERIES = tuple(2.0 / (2 * k + 1) for k in range(12, -1, -1))
 
 

@@ -1,12 +1,13 @@
 """Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) in numpy.
 
-Counter-based: word i of a stream depends on (key, i) alone, so a stream may be drawn in any order, in parts,
-on any machine. Only integer and IEEE-exact operations are used; the streams are pinned by hashes in the tests.
+Counter-based: word i of a stream depends on (key, i) alone, so a stream may be drawn in any order, in
+parts, on any machine. Only integer and IEEE-exact operations are used; hashes in the tests pin the streams.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -139,6 +140,7 @@ def _counters(first: int, blocks: int) -> tuple[_U64, _U64]:
     return even, odd
 
 
+@lru_cache(maxsize=64)
 def _round_keys(key: int) -> _U64:
     """The pair of key words of each round, shape (10, 2, 1)."""
     if not 0 <= key < 1 << 64:

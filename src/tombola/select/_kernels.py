@@ -1,12 +1,13 @@
 """The compiled loops of `topk`, on flat numpy arrays of any number type. Importing this imports numba.
 
-Every function works on one contiguous piece and holds no lock, so that the caller may run pieces in threads.
+Every function works on one contiguous piece and lets go of the lock, so that the caller may run pieces in
+threads.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -17,53 +18,56 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def _compiled(function: F) -> F:
     try:
-        return numba.njit(cache=True, nogil=True)(function)  # type: ignore[no-any-return]
+        return cast(F, numba.njit(cache=True, nogil=True)(function))
     except RuntimeError:  # no folder for the cache can be written
-        return numba.njit(nogil=True)(function)  # type: ignore[no-any-return]
+        return cast(F, numba.njit(nogil=True)(function))
 
 
 @_compiled
-def split(x: Array, low: Any, high: Any, inside: Array, counts: Array) -> None:
-    """Count x against a bracket, and copy what lies strictly inside it to `inside` (as long as x + 1).
+def _outside(x: Array, low: Any, high: Any) -> tuple[Any, Any]:
+    """(how many are above high, how many below low); short x only: narrow counters make wide vectors."""
+    above = np.uint32(0)
+    below = np.uint32(0)
+    for i in range(x.size):
+        above = np.uint32(above + np.uint32(x[i] > high))
+        below = np.uint32(below + np.uint32(x[i] < low))
+    return np.int64(above), np.int64(below)
 
-    counts[:] = (above high, equal to high, strictly inside, equal to low, NaN).
+
+@_compiled
+def _gather(x: Array, low: Any, high: Any, inside: Array, found: Any) -> Any:
+    """Append low <= x <= high to `inside` without a branch, since none could be predicted."""
+    for i in range(x.size):
+        v = x[i]
+        inside[found] = v
+        found += np.uint64((v >= low) & (v <= high))
+    return found
+
+
+@_compiled
+def split(x: Array, low: Any, high: Any, inside: Array) -> tuple[int, int, int]:
+    """(how many are above high, inside, NaN); those inside low..high are copied to `inside`.
+
+    Room is needed for one block (4,096) more than there are inside; (-1, 0, 0) where `inside` is too short.
     """
     above = 0
-    at_high = 0
-    at_low = 0
-    nans = 0
-    found = 0
-    n = x.size
-    step = 2048  # stays in the first cache between the two loops
-    for start in range(0, n, step):
-        piece = x[start : min(start + step, n)]
-        a = np.int32(0)
-        h = np.int32(0)
-        o = np.int32(0)
-        m = np.int32(0)
-        for i in range(piece.size):
-            v = piece[i]
-            a += np.int32(v > high)
-            h += np.int32(v == high)
-            o += np.int32(v == low)
-            m += np.int32(v != v)
+    below = 0
+    found = np.uint64(0)
+    for start in range(0, x.size, 4096):  # a block stays in the first cache between the two loops
+        if int(found) + 4096 > inside.size:
+            return -1, 0, 0
+        piece = x[start : start + 4096]
+        a, b = _outside(piece, low, high)
         above += a
-        at_high += h
-        at_low += o
-        nans += m
-        for i in range(piece.size):
-            v = piece[i]
-            inside[found] = v
-            found += (v > low) & (v < high)
-    counts[0] = above
-    counts[1] = at_high
-    counts[2] = found
-    counts[3] = at_low
-    counts[4] = nans
+        below += b
+        found = _gather(piece, low, high, inside, found)
+    between = int(found)
+    return above, between, x.size - above - below - between
 
 
 @_compiled
 def count_equal(x: Array, value: Any) -> int:
+    """How many elements equal `value`."""
     found = 0
     for i in range(x.size):
         found += x[i] == value
@@ -72,6 +76,7 @@ def count_equal(x: Array, value: Any) -> int:
 
 @_compiled
 def count_nan(x: Array) -> int:
+    """How many elements are NaN."""
     found = 0
     for i in range(x.size):
         found += x[i] != x[i]
@@ -86,7 +91,7 @@ def after_equal(x: Array, value: Any, wanted: int) -> int:
         found += x[i] == value
         if found == wanted:
             return i + 1
-    return int(x.size)
+    return x.size
 
 
 @_compiled

@@ -112,7 +112,8 @@ class Channel:
 
 @dataclass(frozen=True)
 class NM:
-    """At most `n` of every `m` consecutive inputs of an output row are kept, so the density is fixed at n / m.
+    """At most `n` of every `m` consecutive inputs of an output row are kept, so the density is fixed at n /
+    m.
 
     Within a group the scores as given decide. A tail of t < m inputs keeps round(n * t / m) of them.
     """
@@ -130,7 +131,9 @@ class NM:
         rows = scores.reshape(out, inputs)
         allowed = None if candidates is None else candidates.reshape(out, inputs)
         full = inputs - inputs % self.m
-        parts = [_best(_groups(rows[:, :full], self.m), _groups(allowed, self.m, full), self.n).view(out, full)]
+        parts = [
+            _best(_groups(rows[:, :full], self.m), _groups(allowed, self.m, full), self.n).view(out, full)
+        ]
         if full < inputs:
             tail = round(self.n * (inputs - full) / self.m)
             parts.append(_best(rows[:, full:], None if allowed is None else allowed[:, full:], tail))
@@ -155,7 +158,9 @@ def parse_pattern(text: str | Pattern) -> Pattern:
         return Block(int(found[1]))
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         return NM(int(found[1]), int(found[2]))
-    raise TombolaError(f"unknown pattern {text!r}; allowed: element, block:V (e.g. block:4), N:M (e.g. 2:4), channel")
+    raise TombolaError(
+        f"unknown pattern {text!r}; allowed: element, block:V (e.g. block:4), N:M (e.g. 2:4), channel"
+    )
 
 
 def _matrix(shape: torch.Size) -> tuple[int, int]:
@@ -192,7 +197,9 @@ def _best(groups: Tensor | None, allowed: Tensor | None, n: int) -> Tensor:
         return _best_by_sorting(groups, allowed, n)
     columns = list(groups.t().contiguous())
     open_ = None if allowed is None else list(allowed.t().contiguous())
-    ahead = torch.zeros((width, groups.shape[0]), dtype=torch.uint8, device=groups.device)  # beaten by how many
+    ahead = torch.zeros(
+        (width, groups.shape[0]), dtype=torch.uint8, device=groups.device
+    )  # beaten by how many
     for right in range(1, width):
         for left in range(right):
             wins = columns[left] >= columns[right]

@@ -12,13 +12,11 @@ from torch import Tensor
 from tombola.errors import TombolaError
 from tombola.mask import Mask, resolve
 from tombola.select.patterns import NM, Pattern, parse_pattern
-from tombola.select.topk import check_count, keep_largest
+from tombola.select.topk import keep_largest
 
 __all__ = ["SCOPES", "EmptyLayerWarning", "select"]
 
 SCOPES = ("layer", "global")
-
-_UnitPattern = Pattern  # any but N:M, which keeps a fixed share of every group
 
 
 class EmptyLayerWarning(UserWarning):
@@ -38,31 +36,35 @@ def select(
     """Keep the units with the largest scores: exactly round(density * U) of U, ties to the lower flat index.
 
     Args:
-        scores: name -> real tensor in the weight's shape; the larger, the sooner kept. -0.0 ties with +0.0, -inf
-            comes last.
-        density: fraction of units kept, in (0, 1]: one number for all, or name -> number (scope "layer" only).
-            Python's round, half to even.
-        counts: instead of a density, how many units to keep: an int (scope "global") or name -> int ("layer").
-        scope: "layer" (every layer holds the density) or "global" (all together; in ties the earlier layer wins).
+        scores: name -> real tensor in the weight's shape; the larger, the sooner kept. -0.0 ties with +0.0,
+            -inf comes last.
+        density: fraction of units kept, in (0, 1]: one number for all, or name -> number (scope "layer"
+            only). Python's round, half to even.
+        counts: instead of a density, how many units to keep: an int (scope "global") or name -> int
+        ("layer").
+        scope: "layer" (every layer holds the density) or "global" (all together; in ties the earlier layer
+        wins).
         pattern: "element", "block:V", "channel", "N:M", or a Pattern. N:M fixes the density and is per layer.
-        candidates: only what is kept here may be kept again (a unit: if all its weights are), so that masks nest.
-            Densities and counts still speak of all units.
-        signed: the score of a unit of several weights is the mean of its |scores|; with `signed`, of its scores,
-            as criteria need whose scores are negative on purpose (small_final).
+        candidates: only what is kept here may be kept again (a unit: if all its weights are), so that masks
+            nest. Densities and counts still speak of all units.
+        signed: the score of a unit of several weights is the mean of its |scores|; with `signed`, of its
+            scores, as criteria need whose scores are negative on purpose (small_final).
 
     Returns:
         A Mask in the order of `scores`, each tensor on its scores' device. Its density is the achieved weight
         density, which patterns with ragged units may hold only roughly.
 
     Raises:
-        TombolaError: no scores, NaN, a density outside (0, 1], counts that cannot be met, an unknown scope, pattern
-            or name, candidates of other names or shapes.
+        TombolaError: no scores, NaN, a density outside (0, 1], counts that cannot be met, an unknown scope,
+            pattern or name, candidates of other names or shapes.
 
     Warns:
         EmptyLayerWarning: naming the layers that end empty.
     """
     if not scores:
-        raise TombolaError("there are no scores to select from; the model has no prunable weights, or all are excluded")
+        raise TombolaError(
+            "there are no scores to select from; the model has no prunable weights, or all are excluded"
+        )
     if scope not in SCOPES:
         raise TombolaError(f"unknown scope {scope!r}; allowed: {', '.join(SCOPES)}")
     chosen = parse_pattern(pattern)
@@ -71,7 +73,9 @@ def select(
     if isinstance(chosen, NM):
         _check_fixed(chosen, density, counts, scope)
         kept = {
-            name: chosen.keep(_numbers(name, score), None if candidates is None else _on(candidates[name], score))
+            name: chosen.keep(
+                _numbers(name, score), None if candidates is None else _on(candidates[name], score)
+            )
             for name, score in scores.items()
         }
     else:
@@ -103,29 +107,30 @@ def select(
 def _pick(units: Tensor, count: int, allowed: Tensor | None, where: str) -> Tensor:
     """Flat bool: the `count` largest units, among the allowed ones only."""
     if allowed is None:
-        check_count(count, units.numel())
         return keep_largest(units, count)
     places = allowed.nonzero().view(-1)
     if count > places.numel():
         raise TombolaError(
-            f"{where} shall keep {count} units but only {places.numel()} are candidates; ask for no more than were "
-            "kept before"
+            f"{where} shall keep {count} units but only {places.numel()} are candidates; ask for no more "
+            "than were kept before"
         )
     picked = torch.zeros_like(allowed)
     picked[places] = keep_largest(units[places], count)
     return picked
 
 
-def _pick_global(units: dict[str, Tensor], count: int, allowed: dict[str, Tensor] | None) -> dict[str, Tensor]:
+def _pick_global(
+    units: dict[str, Tensor], count: int, allowed: dict[str, Tensor] | None
+) -> dict[str, Tensor]:
     """`_pick` over all layers laid end to end, cut up again and sent back to their devices."""
     device = next(iter(units.values())).device
     total = torch.cat([unit.to(device) for unit in units.values()])
     open_ = None if allowed is None else torch.cat([a.to(device) for a in allowed.values()])
-    parts = _pick(total, count, open_, "the network").split([unit.numel() for unit in units.values()])
+    parts = torch.split(_pick(total, count, open_, "the network"), [unit.numel() for unit in units.values()])
     return {name: part.to(unit.device) for (name, unit), part in zip(units.items(), parts, strict=True)}
 
 
-# ---- what is asked for ----------------------------------------------------------------------------------------
+# ---- what is asked for -------------------------------------------------------------------------------------
 
 
 def _wanted(
@@ -143,7 +148,9 @@ def _wanted(
     per_layer = density if density is not None else counts
     if isinstance(per_layer, Mapping):
         if scope == "global":
-            raise TombolaError("a density or count per layer goes with scope 'layer'; give one number, or that scope")
+            raise TombolaError(
+                "a density or count per layer goes with scope 'layer'; give one number, or that scope"
+            )
         _check_names(scores, per_layer)
     elif counts is not None and scope == "layer":
         raise TombolaError("one count for all goes with scope 'global'; give name -> count, or that scope")
@@ -186,7 +193,9 @@ def _check_fixed(
         raise TombolaError(f"pattern {pattern} fixes the density at {fixed:g}; leave the counts out")
     for value in density.values() if isinstance(density, Mapping) else [density]:
         if value is not None and not math.isclose(value, fixed, rel_tol=1e-9):
-            raise TombolaError(f"pattern {pattern} fixes the density at {fixed:g}, but {value!r} is asked for; leave it out")
+            raise TombolaError(
+                f"pattern {pattern} fixes the density at {fixed:g}, but {value!r} is asked for; leave it out"
+            )
 
 
 def _check_names(scores: Mapping[str, Tensor], given: Mapping[str, object]) -> None:
@@ -194,19 +203,23 @@ def _check_names(scores: Mapping[str, Tensor], given: Mapping[str, object]) -> N
         resolve(scores, name, "layer with scores")
     missing = [name for name in scores if name not in given]
     if missing:
-        raise TombolaError(f"no density or count is given for {', '.join(missing[:5])}; give one for every layer")
+        raise TombolaError(
+            f"no density or count is given for {', '.join(missing[:5])}; give one for every layer"
+        )
 
 
 def _check_candidates(scores: Mapping[str, Tensor], candidates: Mask | None) -> None:
     if candidates is None:
         return
     if missing := [name for name in scores if name not in candidates]:
-        raise TombolaError(f"the candidates have no mask for {', '.join(missing[:5])}; give one over the same layers")
+        raise TombolaError(
+            f"the candidates have no mask for {', '.join(missing[:5])}; give one over the same layers"
+        )
     for name, score in scores.items():
         if candidates[name].shape != score.shape:
             raise TombolaError(
-                f"candidates of {name!r} have shape {tuple(candidates[name].shape)}, its scores {tuple(score.shape)}; "
-                "they must be equal"
+                f"candidates of {name!r} have shape {tuple(candidates[name].shape)}, its scores "
+                f"{tuple(score.shape)}; they must be equal"
             )
 
 

@@ -1,9 +1,9 @@
 """Exact selection of the k largest scores, in linear time and without sorting them.
 
-Floyd and Rivest's selection ("Expected time bounds for selection", CACM 1975): a sample brackets the threshold, one
-pass counts the scores against the bracket and sets aside the few inside it, the threshold is found among those, one
-more pass writes the mask. The answer never depends on the sample; a bracket that missed only costs time.
-On other devices than the CPU: `radix.py`, with the same results.
+Floyd and Rivest's selection ("Expected time bounds for selection", CACM 1975): a sample brackets the
+threshold, one pass counts the scores against the bracket and sets aside the few inside it, the threshold is
+found among those, one more pass writes the mask. The answer never depends on the sample; a bracket that
+missed only costs time. On other devices than the CPU: `radix.py`, with the same results.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import math
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
+from itertools import pairwise
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,57 +27,52 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-__all__ = ["check_count", "keep_largest"]
+__all__ = ["keep_largest"]
 
 _SMALL = 8192  # below this, partition everything
-_PIECE = 200_000  # fewer scores than this are not worth another thread
+_PIECE = 250_000  # fewer scores than this are not worth another thread
 
 
-def keep_largest(scores: Tensor, k: int) -> Tensor:
-    """A bool tensor in the shape of `scores` with exactly `k` True: the largest, ties to the lower flat index.
+def keep_largest(scores: Tensor, k: int, *, out: Tensor | None = None) -> Tensor:
+    """A bool tensor in the shape of `scores` with exactly `k` True: the largest, ties to the lower flat
+    index.
 
-    -0.0 ties with +0.0 and -inf comes last. Any real dtype (half precision is compared as float32), any strides, any
-    device, any size.
+    -0.0 ties with +0.0 and -inf comes last. Any real dtype (half precision is compared as float32), any
+    strides, any device, any size.
+
+    Args:
+        out: where to write it and what to return: a contiguous bool tensor in the scores' shape, on their
+            device. Worth giving in a loop: fetching fresh memory costs more than the selection. Untouched on
+            error.
 
     Raises:
-        TombolaError: NaN among the scores, k outside 0..n, or a complex dtype.
+        TombolaError: NaN among the scores, k outside 0..n, a complex or sparse dtype, or an unfit `out`.
     """
     scores = scores.detach()
-    check_count(k, scores.numel())
-    if scores.device.type != "cpu":
-        return radix.keep_largest(scores, k)
-    flat = comparable(scores).contiguous().view(-1)
-    out = torch.empty(flat.shape, dtype=torch.bool)
-    _write(flat.numpy(), k, out.numpy())
-    return out.view(scores.shape)
-
-
-def check_count(k: int, n: int) -> None:
-    """A TombolaError unless 0 <= k <= n."""
-    if not 0 <= k <= n:
-        raise TombolaError(f"cannot keep {k} of {n} scores; the count must lie between 0 and {n}")
-
-
-def comparable(scores: Tensor) -> Tensor:
-    """The scores in a dtype that is compared exactly: half precision as float32, bool as uint8."""
-    if scores.dtype in (torch.float16, torch.bfloat16):
-        return scores.float()
-    if scores.dtype == torch.bool:
-        return scores.to(torch.uint8)
-    if scores.dtype.is_complex or scores.is_quantized or scores.layout != torch.strided:
+    radix.refuse(k, scores.numel(), 0)
+    if out is None:
+        out = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+    elif (
+        out.shape != scores.shape
+        or out.dtype != torch.bool
+        or not out.is_contiguous()
+        or out.device != scores.device
+    ):
         raise TombolaError(
-            f"scores are {scores.dtype} ({scores.layout}); give a dense tensor of real numbers, e.g. scores.abs()"
+            f"out is {out.dtype} {tuple(out.shape)} on {out.device}; it must be a contiguous bool tensor "
+            f"{tuple(scores.shape)} on {scores.device}, like the scores"
         )
-    return scores
+    if scores.device.type != "cpu":
+        return out.copy_(radix.keep_largest(scores, k))
+    _write(radix.comparable(scores).contiguous().view(-1).numpy(), k, out.view(-1).numpy())
+    return out
 
 
 def _write(x: Array, k: int, out: Array) -> None:
     """out[i] = whether x[i] is among the k largest."""
-    from tombola.select import _kernels
-
     pieces = _pieces(x.size)
     if k == 0 or k == x.size:
-        _refuse_nan(sum(_each(pieces, lambda a, b: _kernels.count_nan(x[a:b]))))
+        radix.refuse(k, x.size, sum(_each(pieces, lambda a, b: _kernels().count_nan(x[a:b]))))
         out[:] = k > 0
         return
     value, wanted, equal = _threshold(x, k, pieces)
@@ -83,61 +80,63 @@ def _write(x: Array, k: int, out: Array) -> None:
 
     def write(start: int, stop: int) -> None:
         middle = min(max(cut, start), stop)
-        _kernels.write_from(x[start:middle], value, out[start:middle])
-        _kernels.write_above(x[middle:stop], value, out[middle:stop])
+        _kernels().write_from(x[start:middle], value, out[start:middle])
+        _kernels().write_above(x[middle:stop], value, out[middle:stop])
 
     _each(pieces, write)
 
 
 def _threshold(x: Array, k: int, pieces: list[tuple[int, int]]) -> tuple[Any, int, int]:
-    """(the k-th largest value, how many equal to it are to be kept, how many equal to it there are); 0 < k < n."""
-    import numpy as np
-
+    """(the k-th largest value, how many equal to it to keep, how many equal to it there are); 0 < k < n."""
     if x.size <= _SMALL:
+        radix.refuse(k, x.size, sum(_each(pieces, lambda a, b: _kernels().count_nan(x[a:b]))))
         return _among(x, k)
     low, high = _bracket(_sample(x), k / x.size)
-    counts = np.zeros((len(pieces), 5), dtype=np.int64)
-    inside = _split(x, low, high, counts, pieces)
-    above, at_high, between, at_low, _ = (int(c) for c in counts.sum(axis=0))
-    if low == high:
-        at_low = 0
-    if above < k <= above + at_high:
-        return high, k - above, at_high
-    if above + at_high < k <= above + at_high + between:
-        return _among(inside, k - above - at_high)
-    above += at_high + between
-    if above < k <= above + at_low:
-        return low, k - above, at_low
-    return _among(x, k)  # the sample was unlucky
+    above, inside = _split(x, low, high, pieces)
+    if not above < k <= above + inside.size:
+        return _among(x, k)  # the sample was unlucky
+    if inside.size <= x.size // 4:
+        return _among(inside, k - above)
+    return _among_ties(inside, k - above, low, high)
 
 
-def _split(x: Array, low: Any, high: Any, counts: Array, pieces: list[tuple[int, int]]) -> Array:
-    """Fill `counts` (a row per piece) and return the scores strictly inside the bracket, in no promised order."""
+def _split(x: Array, low: Any, high: Any, pieces: list[tuple[int, int]]) -> tuple[int, Array]:
+    """(how many scores lie above the bracket, those inside it, its ends included); refuses NaN."""
     import numpy as np
 
-    from tombola.select import _kernels
-
-    rows = {piece: row for row, piece in enumerate(pieces)}
-
-    def one(start: int, stop: int) -> Array:
-        inside = np.empty(stop - start + 1, dtype=x.dtype)
-        row = counts[rows[start, stop]]
-        _kernels.split(x[start:stop], low, high, inside, row)
-        return inside[: int(row[2])]
+    def one(start: int, stop: int) -> tuple[int, Array, int]:
+        for room in ((stop - start) // 5, stop - start):  # much memory is slow to come by, and seldom needed
+            inside = np.empty(room + 4096, dtype=x.dtype)
+            above, between, nans = _kernels().split(x[start:stop], low, high, inside)
+            if above >= 0:
+                break
+        return above, inside[:between], nans
 
     parts = _each(pieces, one)
-    _refuse_nan(int(counts[:, 4].sum()))
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    radix.refuse(0, x.size, sum(nans for _, _, nans in parts))
+    inside = parts[0][1] if len(parts) == 1 else np.concatenate([part for _, part, _ in parts])
+    return sum(above for above, _, _ in parts), inside
 
 
 def _among(x: Array, k: int) -> tuple[Any, int, int]:
-    """As `_threshold`, for few scores."""
+    """As `_threshold`, for few scores without NaN."""
     import numpy as np
 
-    if x.dtype.kind == "f":
-        _refuse_nan(int(np.isnan(x).sum()))
-    value = np.partition(x, x.size - k)[x.size - k]
-    return value, k - int((x > value).sum()), int((x == value).sum())
+    ordered = np.partition(x, x.size - k)
+    value = ordered[x.size - k]
+    wanted = _kernels().count_equal(ordered[x.size - k :], value)
+    return value, wanted, wanted + _kernels().count_equal(ordered[: x.size - k], value)
+
+
+def _among_ties(x: Array, k: int, low: Any, high: Any) -> tuple[Any, int, int]:
+    """As `_among` for scores in low..high, most of which sit at the ends: partitioning is slow on ties."""
+    at_high = _kernels().count_equal(x, high)
+    if k <= at_high:
+        return high, k, at_high
+    between = x[(x > low) & (x < high)]
+    if k <= at_high + between.size:
+        return _among(between, k - at_high)
+    return low, k - at_high - between.size, x.size - at_high - between.size
 
 
 def _sample(x: Array) -> Array:
@@ -158,33 +157,33 @@ def _bracket(sample: Array, density: float) -> tuple[Any, Any]:
 
 
 def _tie_cut(x: Array, value: Any, wanted: int, pieces: list[tuple[int, int]]) -> int:
-    """The index behind the `wanted`-th element equal to `value`: ties before it are kept, ties behind it are not."""
-    from tombola.select import _kernels
-
+    """The index behind the `wanted`-th element equal to `value`: ties behind it are not kept."""
     if wanted == 0:
         return 0
     for (start, stop), equal in zip(
-        pieces, _each(pieces, lambda a, b: _kernels.count_equal(x[a:b], value)), strict=True
+        pieces, _each(pieces, lambda a, b: _kernels().count_equal(x[a:b], value)), strict=True
     ):
         if wanted <= equal:
-            return start + int(_kernels.after_equal(x[start:stop], value, wanted))
+            return start + int(_kernels().after_equal(x[start:stop], value, wanted))
         wanted -= equal
     return int(x.size)
 
 
-def _refuse_nan(count: int) -> None:
-    if count:
-        raise TombolaError(f"{count} scores are NaN; scores must be numbers (did training diverge?)")
+def _kernels() -> ModuleType:
+    """The compiled loops, imported when they are first needed."""
+    from tombola.select import _kernels
+
+    return _kernels
 
 
-# ---- threads --------------------------------------------------------------------------------------------------
+# ---- threads -----------------------------------------------------------------------------------------------
 
 
 def _pieces(n: int) -> list[tuple[int, int]]:
     """Consecutive ranges that cover 0..n: one per thread that torch may use, none too small."""
     count = max(1, min(torch.get_num_threads(), n // _PIECE))
     edges = [n * i // count for i in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 def _each(pieces: list[tuple[int, int]], work: Any) -> list[Any]:

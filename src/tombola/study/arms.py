@@ -14,7 +14,7 @@ from tombola.mask import Mask
 from tombola.prune.trial import Bench, Trial, run_trial
 from tombola.rng.seeds import derive, generator
 from tombola.runs.directory import Stage
-from tombola.select.patterns import parse_pattern
+from tombola.select.patterns import NM, parse_pattern
 from tombola.select.select import select
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
@@ -94,8 +94,10 @@ def random_mask(ticket: Ticket, seed: int) -> Mask:
     pattern = parse_pattern(str(ticket.provenance.get("method", {}).get("pattern", "element")))
     draw = generator(seed, "random-mask")
     scores = {name: torch.rand(kept.shape, generator=draw) for name, kept in ticket.mask.items()}
-    counts = {name: pattern.kept_units(kept) for name, kept in ticket.mask.items()}
-    return select(scores, counts=counts, scope="layer", pattern=pattern)
+    if isinstance(pattern, NM):
+        return select(scores, pattern=pattern)
+    counts = {name: int(pattern.whole(kept).sum()) for name, kept in ticket.mask.items()}
+    return select(scores, counts=counts, pattern=pattern)
 
 
 def fresh_network(contest: Contest, seed: int) -> nn.Module:

@@ -74,6 +74,7 @@ def _origin_header(origin: Origin) -> dict[str, Any]:
         "kind": origin.kind,
         "network": network,
         "init": origin.init,
+        "init_args": origin.init_args,
         "seed": origin.seed,
         "tied": origin.tied,
         "weights_hash": origin.weights_hash,
@@ -217,7 +218,7 @@ _CODINGS: dict[str, Callable[[str, tuple[int, ...], dict[str, Tensors]], Tensor]
 
 
 def _origin(header: Any, tensors: Tensors) -> Origin:
-    _keys(header, {"init", "kind", "network", "seed", "tied", "weights_hash"}, "origin")
+    _keys(header, {"init", "init_args", "kind", "network", "seed", "tied", "weights_hash"}, "origin")
     if header["kind"] not in ("seeded", "stored"):
         raise TicketError(f"origin kind {show(header['kind'])} is unknown; known are 'seeded' and 'stored'")
     if (header["kind"] == "stored") != bool(tensors):
@@ -237,6 +238,7 @@ def _origin(header: Any, tensors: Tensors) -> Origin:
     return Origin(
         network=network,
         init=header["init"],
+        init_args=header["init_args"],
         seed=header["seed"],
         tensors=tensors or None,
         tied=_names(header["tied"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -55,33 +55,35 @@ class NetworkSpec:
         """A fresh module with whatever values its constructor gives.
 
         Only Tombola's own networks are built freely; any other is imported only if its import path, and the
-        module that defines it, lie under one of `trusted` (e.g. "torchvision.models."). Raises TicketError.
+        module that defines it, lie under one of `trusted` (e.g. "torchvision.models."). With input_shape and
+        classes it gets num_classes and the like as `build_network` gives them, else `args` alone.
+        Raises TicketError.
         """
-        from tombola.models.registry import build_network, is_known
-
         try:
-            if not is_known(self.name):
-                target = _import_trusted(self.name, trusted)
-                with torch.random.fork_rng(
-                    devices=[]
-                ):  # its draws are overwritten; the caller's must not move
-                    built = target(**self.args)
-            elif self.input_shape is None or self.classes is None:
-                raise TicketError(
-                    f"network {show(self.name)} needs input_shape and classes; the ticket has none"
-                )
-            else:
-                built = build_network(
-                    self.name, input_shape=self.input_shape, classes=self.classes, args=self.args
-                )
-        except TombolaError:
+            # A constructor's draws must not move the caller's generator.
+            with torch.random.fork_rng(devices=[]):
+                built = self._construct(trusted)
+        except TicketError:
             raise
+        except TombolaError as error:
+            raise TicketError(str(error)) from error
         except Exception as error:  # a constructor may raise anything; the user sees one line
             reason = show(error) if str(error) else "no reason given"
             raise TicketError(f"network {show(self.name)}: {type(error).__name__} {reason}") from error
         if not isinstance(built, nn.Module):
             raise TicketError(f"{show(self.name)} gives a {type(built).__name__}, not a torch.nn.Module")
         return built
+
+    def _construct(self, trusted: Sequence[str]) -> Any:
+        from tombola.models.registry import build_network, is_known
+
+        known = is_known(self.name)
+        target = None if known else _import_trusted(self.name, trusted)
+        if self.input_shape is None or self.classes is None:
+            if target is not None:
+                return target(**self.args)
+            raise TicketError(f"network {show(self.name)} needs input_shape and classes; the ticket has none")
+        return build_network(self.name, input_shape=self.input_shape, classes=self.classes, args=self.args)
 
 
 def _under(path: str, trusted: Sequence[str]) -> bool:
@@ -92,13 +94,16 @@ def _under(path: str, trusted: Sequence[str]) -> bool:
 def _import_trusted(name: str, trusted: Sequence[str]) -> Any:
     if isinstance(trusted, str):
         raise TicketError(f"trusted={trusted!r} is one string; give a sequence of import prefixes")
-    package, _, attribute = name.rpartition(".")
-    if not _under(name, trusted) or not package or not all(part.isidentifier() for part in name.split(".")):
+    if (
+        not _under(name, trusted)
+        or "." not in name
+        or not all(part.isidentifier() for part in name.split("."))
+    ):
         raise TicketError(
             f"network {show(name)} is not one of Tombola's own: pass model=, "
             "or trusted=(its import prefix,) if you trust the ticket"
         )
-    target = getattr(importlib.import_module(package), attribute)
+    target = pkgutil.resolve_name(name)
     # A trusted package also holds names it imported itself, such as os.system; those are not trusted.
     home = str(getattr(target, "__module__", None))
     if name not in trusted and not _under(home, trusted):
@@ -114,6 +119,7 @@ class Origin:
 
     `network`: how to build the module; None for a user's own model, which is then passed as `model=`.
     `init`, `seed`: scheme of `tombola.nn.init` and its seed; for stored tensors they only inform.
+    `init_args`: further JSON-able arguments of `initialise_`, e.g. {"norm_scale": "uniform"}.
     `tensors`: None for a seeded origin; otherwise every parameter and buffer by state_dict name.
     `tied`: alias -> owner for names that share one tensor. `weights_hash`: of the seeded
     weights, see `hash_state`.
@@ -125,12 +131,17 @@ class Origin:
     tensors: Mapping[str, Tensor] | None = None
     tied: Mapping[str, str] = field(default_factory=dict)
     weights_hash: str | None = None
+    init_args: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**64):
             raise TicketError(f"origin seed {show(self.seed)} is not an integer from 0 to 2^64-1")
         if self.init is not None and (not isinstance(self.init, str) or not self.init.isprintable()):
             raise TicketError(f"origin init {show(self.init)} is not the name of a scheme")
+        init_args = plain_json(self.init_args, "init_args")
+        if not isinstance(init_args, dict):
+            raise TicketError(f"origin init_args are {show(init_args)}; give a mapping of keyword arguments")
+        object.__setattr__(self, "init_args", init_args)
         object.__setattr__(self, "tied", dict(self.tied))
         if self.tensors is not None:
             tensors = own_all(self.tensors)
@@ -152,12 +163,18 @@ class Origin:
 
     @classmethod
     def seeded(
-        cls, network: NetworkSpec | None, init: str, seed: int, model: nn.Module | None = None
+        cls,
+        network: NetworkSpec | None,
+        init: str,
+        seed: int,
+        model: nn.Module | None = None,
+        init_args: Mapping[str, Any] | None = None,
     ) -> Origin:
         """An origin that regenerates. TicketError if the scheme leaves a parameter unwritten: then store."""
-        module = _instantiate(network, model, ())
-        _initialise(module, init, seed)
-        return cls(network=network, init=init, seed=seed, weights_hash=hash_state(tensors_of(module)))
+        module, args = _instantiate(network, model, ()), dict(init_args or {})
+        _initialise(module, init, seed, args)
+        found = hash_state(tensors_of(module))
+        return cls(network=network, init=init, seed=seed, weights_hash=found, init_args=args)
 
     @classmethod
     def stored(
@@ -202,7 +219,7 @@ class Origin:
         else:
             assert self.init is not None
             assert self.seed is not None
-            _initialise(module, self.init, self.seed)
+            _initialise(module, self.init, self.seed, self.init_args)
             found = hash_state(tensors_of(module))
             if found != self.weights_hash:
                 raise TicketError(
@@ -229,7 +246,7 @@ def _instantiate(network: NetworkSpec | None, model: nn.Module | None, trusted: 
     return module
 
 
-def _initialise(module: nn.Module, init: str, seed: int) -> None:
+def _initialise(module: nn.Module, init: str, seed: int, args: Mapping[str, Any]) -> None:
     from tombola.nn.init import initialise_
 
     tensors_of(module)  # refuse lazy and meta modules before anything is drawn
@@ -237,8 +254,10 @@ def _initialise(module: nn.Module, init: str, seed: int) -> None:
         reset = getattr(part, "reset_running_stats", None)
         if callable(reset):  # a copied model may come with used statistics
             reset()
-    with torch.no_grad():
-        missed = list(initialise_(module, init, seed))
+    try:
+        missed = list(initialise_(module, init, seed, **args))
+    except (TombolaError, TypeError, ValueError, AttributeError) as error:  # arguments may come from a file
+        raise TicketError(f"init {show(init)} with {show(args)}: {str(error)[:200]}") from error
     if missed:
         listed = first_few([show(name) for name in missed])
         raise TicketError(

@@ -1,0 +1,122 @@
+"""One training step through Tombola against a bare hand-written PyTorch loop, in one run, as a ratio.
+
+Both use the same network, the same fused optimiser and data that lies in memory as tensors; the bare loop does
+nothing but cut a batch by index, forward, backward and step. Rounds of the two alternate, so that a machine
+whose speed drifts slows both; the ratio is the median over rounds.
+
+    python benchmarks/training_step.py [--threads 2] [--rounds 9] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from tombola.data.splits import Splits, make_splits
+from tombola.mask import Mask, prunable
+from tombola.models.registry import build_network
+from tombola.prune.hold import hold
+from tombola.select.select import select
+from tombola.train.loop import train, wants_channels_last
+from tombola.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Case:
+    model: str
+    shape: tuple[int, ...]
+    batch: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}/{self.batch}"
+
+
+CASES = (
+    Case("lenet-300-100", (1, 28, 28), 60, 400),
+    Case("lenet-300-100", (1, 28, 28), 128, 300),
+    Case("conv-4", (3, 32, 32), 128, 12),
+)
+
+
+def data(case: Case) -> Splits:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(case.batch * 40, *case.shape, generator=draw)
+    y = torch.randint(10, (len(x),), generator=draw)
+    return make_splits((x, y), (x[:10], y[:10]), None, classes=10)
+
+
+def bare(case: Case, splits: Splits, channels_last: bool) -> float:
+    """Milliseconds per step of the hand-written loop."""
+    model = build_network(case.model, input_shape=case.shape, classes=10)
+    x, y = splits.train.x, splits.train.y  # type: ignore[union-attr]
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        x = x.contiguous(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1.2e-3, fused=True)
+    done, begun = 0, time.perf_counter()
+    while done < case.steps:
+        for index in torch.randperm(len(x)).split(case.batch):
+            loss = F.cross_entropy(model(x[index]), y[index])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            done += 1
+            if done == case.steps:
+                break
+    return 1e3 * (time.perf_counter() - begun) / case.steps
+
+
+def ours(case: Case, splits: Splits, density: float | None) -> float:
+    """Milliseconds per step through `train`, dense or with a mask held."""
+    model = build_network(case.model, input_shape=case.shape, classes=10)
+    recipe = Recipe(
+        length=f"{case.steps}it", batch_size=case.batch, optimizer="adam", lr=1.2e-3, eval_every=f"{10**6}it"
+    )
+    if density is None:
+        begun = time.perf_counter()
+        train(model, splits, recipe)
+    else:
+        mask: Mask = select({name: weight.abs() for name, weight in prunable(model).items()}, density=density)
+        with hold(model, mask):
+            begun = time.perf_counter()
+            train(model, splits, recipe)
+    return 1e3 * (time.perf_counter() - begun) / case.steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", action="store_true", help="print the ratios as one JSON object on the last line")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    print(f"torch {torch.__version__}, {args.threads} threads, median of {args.rounds} alternating rounds")
+    print(f"{'network/batch':22} {'bare ms':>8} {'ours ms':>8} {'ratio':>6} {'masked ms':>10} {'ratio':>6}")
+    ratios = {}
+    for case in CASES:
+        splits = data(case)
+        channels_last = wants_channels_last(build_network(case.model, input_shape=case.shape, classes=10))
+        rounds = []
+        for number in range(args.rounds + 1):
+            row = (bare(case, splits, channels_last), ours(case, splits, None), ours(case, splits, 0.2))
+            if number:  # the first one warms up
+                rounds.append(row)
+        dense = statistics.median(row[1] / row[0] for row in rounds)
+        masked = statistics.median(row[2] / row[0] for row in rounds)
+        times = [statistics.median(column) for column in zip(*rounds, strict=True)]
+        print(f"{case.name:22} {times[0]:8.3f} {times[1]:8.3f} {dense:6.3f} {times[2]:10.3f} {masked:6.3f}")
+        ratios |= {f"dense/{case.name}": round(dense, 4), f"masked/{case.name}": round(masked, 4)}
+    if args.json:
+        print(json.dumps(ratios))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The command line: parse, call, print. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from tombola.cli.errors import choose, one_line
+from tombola.cli.screen import Screen, plain_warnings
+from tombola.cli.verb import Verb
+from tombola.errors import TombolaError
+
+USAGE, INTERRUPTED = 2, 130
+DEFAULT_METHOD = "imp"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit status: 0, 2 for a mistake (one line on stderr), 130 if interrupted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with plain_warnings():
+            return _run(words)
+    except SystemExit as end:  # help or the configuration was printed
+        return end.code if isinstance(end.code, int) else 0
+    except KeyboardInterrupt:
+        return _say("interrupted; run the same command to go on", INTERRUPTED)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (TombolaError, OSError) as error:
+        if os.environ.get("TOMBOLA_TRACEBACK"):
+            raise
+        return _say(one_line(error), USAGE)
+
+
+def _say(text: str, status: int) -> int:
+    print(f"tombola: error: {text}", file=sys.stderr)
+    return status
+
+
+def _run(words: list[str]) -> int:
+    if words[:1] == ["--version"]:
+        from tombola import __version__
+
+        print(f"tombola {__version__}")
+        return 0
+    if not words or words[0] in ("-h", "--help", "help"):
+        _print_help(all_verbs())
+        return 0
+    verb, rest = _find_verb(all_verbs(), words)
+    if verb is None:
+        return 0
+    given = verb.parse(rest)
+    screen = Screen(bool(given["json"]))
+    screen.finish(verb.run(given, screen))
+    return 0
+
+
+def all_verbs() -> list[Verb]:
+    """Every command, in the order of the help."""
+    from tombola.cli import records, searches, tickets
+
+    return [*searches.verbs(), *tickets.verbs(), *records.verbs()]
+
+
+def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[str]]:
+    """The command that the words begin with, and the words after it; None where only help was asked for."""
+    path: list[str] = []
+    while True:
+        depth = len(path)
+        begun = [verb for verb in verbs if verb.words[:depth] == tuple(path)]
+        if len(begun) == 1 and len(begun[0].words) == depth:
+            return begun[0], words[depth:]
+        nexts = {verb.words[depth]: verb for verb in begun}
+        word = words[depth] if depth < len(words) else None
+        if word in ("-h", "--help"):
+            _print_help(begun)
+            return None, []
+        if word is not None and word.startswith("-") and DEFAULT_METHOD in nexts:
+            return nexts[DEFAULT_METHOD], words[depth:]
+        if word is None or word.startswith("-"):
+            raise TombolaError(f"tombola {' '.join(path)} needs one more word: {', '.join(nexts)}")
+        if word not in nexts:
+            raise TombolaError(choose(f"command {' '.join(path)}".strip(), word, nexts))
+        path.append(word)
+
+
+def _print_help(verbs: Sequence[Verb]) -> None:
+    width = max(len(verb.command) for verb in verbs)
+    print("Tombola draws winning tickets from neural networks: find, verify, report.\n")
+    for verb in verbs:
+        print(f"  {verb.command:{width}}  {verb.summary}")
+    print("\nOptions of a command: tombola find imp --help. A first look: tombola demo.")

@@ -1,0 +1,111 @@
+"""report, runs and demo: what has been done, and the whole job in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.screen import Screen
+from tombola.cli.searches import MACHINE, show_search
+from tombola.cli.tickets import show_verdict
+from tombola.cli.verb import Verb
+from tombola.train.options import Options
+
+
+def verbs() -> list[Verb]:
+    """`report`, `runs` and `demo`."""
+    return [
+        Verb(
+            ("report",),
+            "Write one self-contained HTML page about runs, with figures as SVG and PDF.",
+            _add_report,
+            _report,
+        ),
+        Verb(("runs",), "List the runs under a folder, and which of them can be resumed.", _add_runs, _runs),
+        Verb(
+            ("demo",), "Find, verify and show a ticket on real digits, in about a minute.", _add_demo, _demo
+        ),
+    ]
+
+
+def _add_report(parser: ArgumentParser) -> None:
+    parser.add_argument("runs", type=str, nargs="+", help="run directories, in the order of the page")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="a folder or an .html file (null: the run's directory; for several runs, report/)",
+    )
+
+
+def _report(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    from tombola.report.page import write_report
+
+    runs = [Path(run) for run in given["runs"]]
+    out = Path(given["out"]) if given["out"] else runs[0] if len(runs) == 1 else Path("report")
+    files = write_report(runs, out)
+    screen.line(f"wrote {files.html}, and figures as {len(files.figures)} files beside it")
+    return {"report": str(files.html), "figures": [str(path) for path in files.figures]}
+
+
+def _add_runs(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=str, default="runs", help="the folder that holds the runs")
+
+
+def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    from tombola.errors import TombolaError
+    from tombola.runs.directory import list_runs
+
+    parent = Path(given["out"])
+    if not parent.is_dir():
+        raise TombolaError(f"folder {parent} is not there; name the folder of the runs with --out")
+    found = list_runs(parent)
+    rows = [
+        [run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run["result"])]
+        for run in found
+    ]
+    if rows:
+        screen.table(("run", "kind", "state", "stages done", "result"), rows, left=5)
+    else:
+        screen.line(f"no runs in {parent}")
+    for run in found:
+        if run["state"] == "can be resumed":
+            screen.line(f"resume {run['name']} with: {run['command']}")
+    return {"runs": found}
+
+
+def _headline(result: Mapping[str, Any] | None) -> str:
+    """The one thing to know of a finished run."""
+    from tombola.report.words import Unit, density
+
+    if result is None:
+        return ""
+    if "wins" in result:
+        verdict = {True: "wins", False: "does not win", None: "undecided"}[result["wins"]]
+        return f"{density(result['density'])} kept: {verdict}"
+    last = result["replicates"][0]["arms"]["ticket"][-1]
+    figure = f"{Unit(result['metric']).show(last['test_accuracy'])} test {result['metric']}"
+    return f"{density(last['density'])} kept, {figure}"
+
+
+def _add_demo(parser: ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="everything random derives from it")
+    parser.add_argument("--out", type=str, default="runs/demo", help="folder of the runs and of report.html")
+    MACHINE.add(parser)
+
+
+def _demo(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    options, out = Options(**MACHINE.read(given)), Path(given["out"])
+    from tombola.report.page import write_report
+    from tombola.study.demo import run_demo
+
+    result = run_demo(out, options, given["seed"])
+    page = write_report([Path(result["find"]["run"]), Path(result["verify"]["run"])], out)
+    show_search(screen, result["find"])
+    screen.line()
+    show_verdict(screen, result["verify"])
+    screen.line(f"report  {page.html}")
+    return {**result, "report": str(page.html)}

@@ -1,0 +1,209 @@
+"""verify, info and export: what is done with a ticket file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.options import Group
+from tombola.cli.screen import Screen
+from tombola.cli.searches import MACHINE, add_run
+from tombola.cli.verb import Verb
+from tombola.data.config import DataSpec
+from tombola.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.ticket.ticket import Ticket
+
+_DATA = Group(
+    "data",
+    DataSpec,
+    {"name": "data", "root": "data_root", "args": "data_args"},
+    unset="as the ticket says",
+)
+_RECIPE = Group("training", Recipe, unset="as the ticket says")
+_WEIGHTS = ("final", "origin")
+
+
+def verbs() -> list[Verb]:
+    """`verify`, `info` and `export`."""
+    return [
+        Verb(
+            ("verify",),
+            "Train a ticket and its rivals on fresh seeds, and say whether it wins.",
+            _add_verify,
+            _verify,
+        ),
+        Verb(
+            ("info",),
+            "Show what a ticket holds: kept weights per layer, bytes, provenance.",
+            _add_info,
+            _info,
+        ),
+        Verb(("export",), "Write the ticket's network as a plain state_dict.", _add_export, _export),
+    ]
+
+
+def _add_ticket(parser: ArgumentParser) -> None:
+    parser.add_argument("ticket", type=str, help="a ticket file, e.g. runs/.../network.ticket")
+
+
+def _add_architecture(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("architecture, for a ticket of a network that is not Tombola's own")
+    group.add_argument(
+        "--trusted",
+        type=list[str] | str,
+        default=[],
+        help="import prefixes that the ticket may name its network under, e.g. torchvision.models",
+    )
+    group.add_argument("--model", type=str | None, default=None, help="import path of its constructor")
+    group.add_argument("--model_args", type=dict[str, Any], default={}, help="its keyword arguments")
+
+
+def _add_verify(parser: ArgumentParser) -> None:
+    _add_ticket(parser)
+    parser.add_argument(
+        "--margin", type=float, default=0.002, help="how far below dense still matches it (0.002: 0.2 points)"
+    )
+    _add_architecture(parser)
+    _DATA.add(parser)
+    _RECIPE.add(parser)
+    add_run(parser, replicates=5, meaning="trainings of every arm; a verdict needs at least 3")
+    MACHINE.add(parser)
+
+
+def _add_info(parser: ArgumentParser) -> None:
+    _add_ticket(parser)
+
+
+def _add_export(parser: ArgumentParser) -> None:
+    _add_ticket(parser)
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        default=None,
+        help="the file: .safetensors, .pt or .pth (null: beside the ticket, .safetensors)",
+    )
+    parser.add_argument(
+        "--weights", type=str, default="final", help="final (trained) or origin (before training)"
+    )
+    _add_architecture(parser)
+
+
+def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    recipe, options = _RECIPE.read(given), MACHINE.read(given)
+    from tombola.study.verify import recipe_of, verify
+    from tombola.ticket.ticket import Ticket
+    from tombola.train.options import Options
+
+    ticket = Ticket.load(given["ticket"])
+    result = verify(
+        ticket,
+        _data(given, ticket),
+        replicates=given["replicates"],
+        margin=given["margin"],
+        seed=given["seed"],
+        recipe=replace(recipe_of(ticket), **recipe) if recipe else None,
+        model=_architecture(given, ticket),
+        trusted=_trusted(given),
+        options=Options(**options),
+        out=given["out"],
+        jobs=given["jobs"],
+    )
+    show_verdict(screen, result)
+    return {"ticket": given["ticket"], **result}
+
+
+def _data(given: Namespace, ticket: Ticket) -> DataSpec:
+    """The data named, or the ticket's own with what was given changed."""
+    from tombola.study.verify import data_of
+
+    fields = _DATA.read(given)
+    if "name" in fields:
+        return DataSpec(**fields)
+    return replace(data_of(ticket, fields.get("root", DataSpec.root)), **fields)
+
+
+def _trusted(given: Namespace) -> tuple[str, ...]:
+    return (given["trusted"],) if isinstance(given["trusted"], str) else tuple(given["trusted"])
+
+
+def _architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
+    if given["model"] is None:
+        return None
+    from tombola.ticket.origin import NetworkSpec
+
+    recorded = ticket.origin.network
+    shape, classes = (recorded.input_shape, recorded.classes) if recorded else (None, None)
+    # who types an import path here trusts it
+    return NetworkSpec(given["model"], given["model_args"], shape, classes).build(trusted=(given["model"],))
+
+
+def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
+    """The arms with means and intervals, the comparisons, and the verdict's sentence."""
+    from tombola.report.style import arm_name
+    from tombola.report.words import Unit, count
+
+    unit = Unit(result["metric"])
+    compared = result["comparisons"]
+    rows = []
+    for name, arm in result["arms"].items():
+        half = f"± {unit.bare(arm['interval'][1] - arm['mean'])}" if arm["interval"] else "-"
+        reached = [step for step in arm["iterations_to_dense_loss"] if step is not None]
+        against = compared.get(name)
+        rows.append(
+            [
+                arm_name(name),
+                unit.show(arm["mean"]),
+                half,
+                count(sum(reached) / len(reached)) if len(reached) == len(arm["test_accuracy"]) else "-",
+                "" if against is None else unit.difference(against["difference"]),
+                "" if against is None else unit.difference(against["lower"]),
+                "" if against is None else f"{against['claim']}: {against['verdict']}",
+            ]
+        )
+    measured = ("network", f"test {result['metric']}", "95 %", "to dense loss")
+    screen.table((*measured, "ticket − it", "at least", "the ticket"), rows)
+    screen.line(result["sentence"])
+    if "run" in result:
+        screen.line(f"run     {result['run']}")
+
+
+def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    from tombola.ticket.ticket import Ticket
+
+    ticket = Ticket.load(given["ticket"])
+    told = ticket.info()
+    origin, provenance = told["origin"], told["provenance"]
+    network = (origin.get("network") or {}).get("name", "a user's own model")
+    method, data = provenance.get("method", {}).get("name", "-"), provenance.get("data", {}).get("name", "-")
+    screen.line(f"ticket   {given['ticket']} (format {told['format']}, {told['bytes']:,} bytes)")
+    screen.line(f"digest   {told['digest']}")
+    screen.line(f"network  {network}, {ticket.origin.kind} origin")
+    screen.line(f"found    by {method} on {data}, seed {provenance.get('seed', '-')}")
+    screen.line()
+    screen.line(ticket.table())
+    return {"ticket": given["ticket"], **told}
+
+
+def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    from tombola.cli.errors import choose
+    from tombola.errors import TombolaError
+    from tombola.ticket.export import export_state
+    from tombola.ticket.ticket import Ticket
+
+    if given["weights"] not in _WEIGHTS:
+        raise TombolaError(choose("weights", given["weights"], _WEIGHTS))
+    ticket = Ticket.load(given["ticket"])
+    out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
+    state = export_state(
+        ticket, out, weights=given["weights"], model=_architecture(given, ticket), trusted=_trusted(given)
+    )
+    screen.line(f"wrote {out}: {len(state)} tensors, {ticket.density:.2%} of the prunable weights kept")
+    return {"ticket": given["ticket"], "out": str(out), "tensors": len(state), "density": ticket.density}

@@ -1,0 +1,105 @@
+"""A user's own weights as the start of a run; this module itself imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tombola.errors import TombolaError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
+    """Put the weights of a file into the model, in place; nothing is unpickled but tensors.
+
+    Args:
+        model: the network; every one of its state-dict entries must be in the file, with its shape.
+        path: .safetensors, or .pt / .pth read with weights_only. A state dict under "state_dict", "model" or
+            "model_state_dict" is unwrapped; the prefixes "module." and "_orig_mod." are taken off.
+
+    Raises:
+        TombolaError: if the file cannot be read, or its names or shapes are not the model's.
+    """
+    path = Path(path)
+    given = _unprefixed(_unwrapped(_read(path), path))
+    wanted: dict[str, Tensor] = model.state_dict()
+    # Of tied tensors a file may hold only one name.
+    held = {_place(wanted[name]) for name in given if name in wanted}
+    missing = [name for name, tensor in wanted.items() if name not in given and _place(tensor) not in held]
+    foreign = [name for name in given if name not in wanted]
+    if missing or foreign:
+        parts = [
+            f"{kind}: {_some(which)}" for kind, which in (("missing", missing), ("unknown", foreign)) if which
+        ]
+        raise TombolaError(f"checkpoint {path} does not fit the model; {'; '.join(parts)}")
+    for name, tensor in given.items():
+        if tensor.shape != wanted[name].shape:
+            raise TombolaError(
+                f"checkpoint {path} does not fit the model; {name} is {tuple(tensor.shape)} in the file and "
+                f"{tuple(wanted[name].shape)} in the model"
+            )
+    model.load_state_dict(given, strict=False)
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise TombolaError(f"checkpoint {path} is not a file; give a .safetensors, .pt or .pth file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if path.suffix in (".pt", ".pth"):
+            import torch
+
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise TombolaError(
+            f"checkpoint {path} cannot be read as plain tensors ({type(error).__name__}); "
+            "save model.state_dict() with safetensors or torch.save"
+        ) from error
+    raise TombolaError(f"checkpoint {path} ends in {path.suffix!r}; allowed: .safetensors, .pt, .pth")
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    import torch
+
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+            break
+    if not isinstance(content, Mapping) or not content:
+        raise TombolaError(f"checkpoint {path} holds a {type(content).__name__}; a state dict is needed")
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor):
+            raise TombolaError(
+                f"checkpoint {path} holds {name!r}, a {type(value).__name__}; only tensors by name are "
+                f"allowed, at the top or under {', '.join(_WRAPPERS)}"
+            )
+    return dict(content)
+
+
+def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Without prefixes that wrappers such as DistributedDataParallel put before every name."""
+    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
+    return state
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    """Where a tensor lies; equal for tied tensors."""
+    return (
+        (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
+    )
+
+
+def _some(which: Iterable[str], most: int = 3) -> str:
+    which = list(which)
+    more = f" and {len(which) - most} more" if len(which) > most else ""
+    return ", ".join(which[:most]) + more

@@ -1,0 +1,45 @@
+"""Conv-2, -4, -6 (Frankle & Carbin 2019) and Conv-8 (Ramanujan et al. 2020): small relatives of VGG."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+from torch import nn
+
+from tombola.models.shapes import Pooling, Shape, flag, image, scaled
+
+
+def conv(
+    *, input_shape: Shape, classes: int, depth: int, width: float = 1, bias: bool = True
+) -> nn.Sequential:
+    """`depth` 3x3 convolutions in pairs of 64, 128, 256, 512 channels, then fc 256, 256, classes.
+
+    Each pair ends in a 2x2 max pool, left out where the map is 1x1 already.
+
+    Args:
+        input_shape: (channels, height, width) of one example.
+        classes: width of the output.
+        depth: 2, 4, 6 or 8.
+        width: factor of every hidden width.
+        bias: whether the layers have biases.
+    """
+    name = f"conv-{depth}"
+    channels, height, width_in = image(name, input_shape)
+    flag(name, "bias", bias)
+    pooling = Pooling(height, width_in)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    for i in range(1, depth + 1):
+        out = scaled(name, 32 << (i + 1) // 2, width)
+        layers[f"conv{i}"] = nn.Conv2d(channels, out, 3, padding=1, bias=bias)
+        layers[f"relu{i}"] = nn.ReLU()
+        channels = out
+        if i % 2 == 0 and (pool := pooling.next()) is not None:
+            layers[f"pool{i // 2}"] = pool
+    layers["flatten"] = nn.Flatten()
+    size, hidden = channels * pooling.height * pooling.width, scaled(name, 256, width)
+    for i, out in enumerate((hidden, hidden), start=1):
+        layers[f"fc{i}"] = nn.Linear(size, out, bias=bias)
+        layers[f"relu{depth + i}"] = nn.ReLU()
+        size = out
+    layers["fc3"] = nn.Linear(size, classes, bias=bias)
+    return nn.Sequential(layers)

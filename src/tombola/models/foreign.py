@@ -1,0 +1,99 @@
+"""Networks of the user's own, by import path; this module itself imports no torch."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tombola.errors import TombolaError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def is_import_path(name: str) -> bool:
+    """Whether the name has the form package.module.attribute."""
+    parts = name.split(".")
+    return len(parts) > 1 and all(part.isidentifier() for part in parts)
+
+
+def filled_args(
+    path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All that the callable is called with: `args` and what it names of num_classes, classes, input_shape.
+
+    Raises:
+        TombolaError: if `path` cannot be imported or is not callable.
+    """
+    return {**_wanted(_imported(path), input_shape, classes, args), **args}
+
+
+def build_foreign(
+    path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]
+) -> nn.Module:
+    """Import `path` and call it with `args`, with num_classes, classes and input_shape if it names them.
+
+    Raises:
+        TombolaError: if it cannot be imported or called like this, or gives no nn.Module.
+    """
+    from torch import nn
+
+    given = filled_args(path, input_shape=input_shape, classes=classes, args=args)
+    target = _imported(path)
+    try:
+        model = target(**given)
+    except TombolaError:
+        raise
+    except Exception as error:
+        named = ", ".join(given) or "no arguments"
+        raise TombolaError(f"{path} called with {named}: {_line(error)}{_signature_hint(target)}") from error
+    if not isinstance(model, nn.Module):
+        raise TombolaError(f"{path} gave a {type(model).__name__}; it must give a torch nn.Module")
+    return model
+
+
+def _imported(path: str) -> Any:
+    try:
+        target = pkgutil.resolve_name(path)
+    except Exception as error:
+        raise TombolaError(
+            f"model {path!r} cannot be imported ({_line(error)}); "
+            "check the spelling, and that its folder is on PYTHONPATH"
+        ) from error
+    if not callable(target) or (hasattr(target, "state_dict") and not isinstance(target, type)):
+        raise TombolaError(
+            f"{path} is a {type(target).__name__}; a class or function that makes an nn.Module is needed"
+        )
+    return target
+
+
+def _wanted(
+    target: Any, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The facts about the data that the callable's signature asks for by name."""
+    parameters = _parameters(target)
+    facts = {"num_classes": classes, "classes": classes, "input_shape": input_shape}
+    wanted = {name: fact for name, fact in facts.items() if name in parameters}
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    if takes_any and getattr(target, "__module__", "").startswith("torchvision.") and not args.get("weights"):
+        wanted["num_classes"] = classes  # its builders hand num_classes on through **kwargs
+    return wanted
+
+
+def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
+    try:
+        return inspect.signature(target).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def _signature_hint(target: Any) -> str:
+    known = list(_parameters(target))
+    return f"; it takes: {', '.join(known)}" if known else ""
+
+
+def _line(error: BaseException) -> str:
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,0 +1,22 @@
+"""Lenet-300-100 (LeCun et al. 1998), the first network of the lottery ticket hypothesis."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from tombola.models.mlp import mlp
+from tombola.models.shapes import Shape, scaled
+
+
+def lenet_300_100(*, input_shape: Shape, classes: int, width: float = 1, bias: bool = True) -> nn.Sequential:
+    """fc1 300, fc2 100, fc3 classes, with ReLU between; 266,200 weights on 28x28 digits.
+
+    Args:
+        input_shape: shape of one example, any number of dimensions.
+        classes: width of the output.
+        width: factor of both hidden widths.
+        bias: whether the layers have biases.
+    """
+    name = "lenet-300-100"
+    hidden = [scaled(name, size, width) for size in (300, 100)]
+    return mlp(input_shape=input_shape, classes=classes, hidden=hidden, bias=bias, network=name)

@@ -1,0 +1,56 @@
+"""Fully connected networks, for images or flat data."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from torch import nn
+
+from tombola.errors import TombolaError
+from tombola.models.shapes import Shape, flag
+
+
+def mlp(
+    *,
+    input_shape: Shape,
+    classes: int,
+    hidden: Sequence[int] = (128, 64),
+    bias: bool = True,
+    network: str = "mlp",
+) -> nn.Sequential:
+    """Flatten, then fc1, relu1, fc2, ... with these hidden widths; the last fc gives the classes.
+
+    Args:
+        input_shape: shape of one example, any number of dimensions.
+        classes: width of the output.
+        hidden: width of each hidden layer; empty gives a linear model.
+        bias: whether the layers have biases.
+        network: name in error lines.
+
+    Raises:
+        TombolaError: for widths that are not positive integers.
+    """
+    if (
+        isinstance(hidden, str)
+        or not isinstance(hidden, Sequence)
+        or not all(_positive(size) for size in hidden)
+    ):
+        raise TombolaError(
+            f"{network}: hidden is {hidden!r}; a list of positive integers is needed, e.g. [128, 64]"
+        )
+    if not input_shape or min(input_shape) < 1:
+        raise TombolaError(f"{network}: the data's shape is {tuple(input_shape)}; positive sizes are needed")
+    flag(network, "bias", bias)
+    sizes = [math.prod(input_shape), *hidden, classes]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    for i in range(1, len(sizes)):
+        layers[f"fc{i}"] = nn.Linear(sizes[i - 1], sizes[i], bias=bias)
+        if i < len(sizes) - 1:
+            layers[f"relu{i}"] = nn.ReLU()
+    return nn.Sequential(layers)
+
+
+def _positive(size: object) -> bool:
+    return isinstance(size, int) and not isinstance(size, bool) and size > 0

@@ -1,0 +1,141 @@
+"""Networks by name; this module itself imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, cast
+
+from tombola.errors import TombolaError
+from tombola.models.checkpoint import load_checkpoint_
+from tombola.models.foreign import build_foreign, is_import_path
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["MODELS", "Entry", "build_network", "default_init", "is_known", "load_checkpoint_", "names"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A network, or a family of networks whose names carry numbers.
+
+    Args:
+        build: called with input_shape, classes, `fixed`, the pattern's groups (as str) and the options.
+        init: default initialisation scheme.
+        options: names of the arguments that a user may give.
+        fixed: arguments that the name stands for, e.g. the depth.
+        pattern: for a family, a regular expression for the whole name, its groups named as arguments.
+    """
+
+    build: Callable[..., nn.Module]
+    init: str
+    options: tuple[str, ...]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    pattern: str | None = None
+
+
+def _late(function: str, module: str) -> Callable[..., nn.Module]:
+    """`tombola.models.<module>.<function>`, imported when it is first called."""
+
+    def build(**args: Any) -> nn.Module:
+        return cast("nn.Module", getattr(import_module(f"tombola.models.{module}"), function)(**args))
+
+    return build
+
+
+def _entries() -> dict[str, Entry]:
+    glorot, he = "xavier_normal", "kaiming_normal"
+    found = {
+        "mlp": Entry(_late("mlp", "mlp"), glorot, ("hidden", "bias")),
+        "lenet-300-100": Entry(_late("lenet_300_100", "lenet"), glorot, ("width", "bias")),
+    }
+    for depth in (2, 4, 6, 8):
+        found[f"conv-{depth}"] = Entry(_late("conv", "conv"), glorot, ("width", "bias"), {"depth": depth})
+    for depth in (18, 34):
+        options = ("stem", "width", "affine")
+        found[f"resnet-{depth}"] = Entry(_late("resnet", "resnet"), he, options, {"depth": depth})
+    for depth in (20, 32, 44, 56):
+        build = _late("cifar_resnet", "resnet")
+        found[f"resnet-{depth}"] = Entry(build, he, ("width", "affine"), {"depth": depth})
+    for depth in (16, 19):
+        found[f"vgg-{depth}"] = Entry(_late("vgg", "vgg"), he, ("width", "affine"), {"depth": depth})
+    pattern = r"wrn-(?P<depth>\d+)-(?P<width>\d+(\.\d+)?)"
+    found["wrn-28-K"] = Entry(_late("wrn", "wrn"), he, ("affine", "dropout"), pattern=pattern)
+    return found
+
+
+MODELS: Mapping[str, Entry] = MappingProxyType(_entries())
+
+
+def names() -> tuple[str, ...]:
+    """The names of Tombola's networks, for help and errors; a family is shown by one example, as wrn-28-K."""
+    return tuple(MODELS)
+
+
+def is_known(name: str) -> bool:
+    """Whether this is one of Tombola's networks (and not an import path)."""
+    return _find(name) is not None
+
+
+def default_init(name: str) -> str | None:
+    """The initialisation that the field uses for a network of Tombola's; None (keep as built) for others."""
+    found = _find(name)
+    return None if found is None else found[0].init
+
+
+def build_network(
+    name: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any] = MappingProxyType({})
+) -> nn.Module:
+    """A network of Tombola's, or whatever the import path `name` gives when called with `args`.
+
+    Weights are as torch makes them; see `tombola.nn.init.initialise_` for seeded ones. A callable whose
+    signature names num_classes (or classes) and input_shape is given them unless `args` does.
+
+    Args:
+        name: one of `names()`, or an import path such as mypackage.mymodule.MyNet.
+        input_shape: shape of one example, e.g. (3, 32, 32).
+        classes: width of the output.
+        args: further arguments.
+
+    Raises:
+        TombolaError: for an unknown name, bad arguments, a failed import, or a result that is no nn.Module.
+    """
+    if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
+        raise TombolaError(f"{name}: classes is {classes!r}; a positive integer is needed")
+    found = _find(name)
+    if found is None:
+        if not is_import_path(name):
+            raise TombolaError(_unknown(name))
+        return build_foreign(name, input_shape=tuple(input_shape), classes=classes, args=args)
+    entry, from_name = found
+    for given in args:
+        if given not in entry.options:
+            close = difflib.get_close_matches(str(given), entry.options, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise TombolaError(
+                f"{name}: unknown argument {given!r}{hint}; allowed: {', '.join(entry.options)}"
+            )
+    return entry.build(input_shape=tuple(input_shape), classes=classes, **entry.fixed, **from_name, **args)
+
+
+def _find(name: str) -> tuple[Entry, dict[str, str]] | None:
+    """The entry of a name and the arguments that its pattern reads from it."""
+    for known, entry in MODELS.items():
+        if entry.pattern is None:
+            if name == known:
+                return entry, {}
+        elif match := re.fullmatch(entry.pattern, name):
+            return entry, match.groupdict()
+    return None
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name.lower(), names(), n=2)
+    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
+    allowed = f"{', '.join(names())}, or an import path such as package.module.Net"
+    return f"unknown model {name!r}{hint}; allowed: {allowed}"

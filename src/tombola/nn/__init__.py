@@ -1,0 +1,1 @@
+"""What a network may be rewritten with: weight representations, binary activations, seeded initialisation."""

@@ -1,0 +1,249 @@
+"""Criteria: functions that give every prunable weight a score; the larger, the sooner kept.
+
+Most are the mask criteria of Zhou et al. 2019, "Deconstructing Lottery Tickets" (w_i initial, w_f final
+weight); snip is Lee et al. 2019. Scores may be negative and -inf bars a weight, so pass `signed=True` to
+`select` where the pattern has units of several weights.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.errors import TombolaError
+from tombola.mask import Mask
+
+__all__ = ["CRITERIA", "Context", "Criterion", "Gradient", "criterion"]
+
+Gradient = Mapping[str, Tensor] | Callable[[], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a criterion may look at. All mappings: layer name -> tensor in the weight's shape.
+
+    Attributes:
+        initial: the weights where training began (after rewinding: at the rewind point).
+        final: the trained weights.
+        gradient: of the loss by the weights, or a function that works it out when a criterion asks.
+        generator: for criteria that draw.
+        mask: what is kept so far; criteria that rank leave the rest out.
+    """
+
+    initial: Mapping[str, Tensor]
+    final: Mapping[str, Tensor]
+    gradient: Gradient | None = None
+    generator: torch.Generator | None = None
+    mask: Mask | None = None
+
+    def gradients(self) -> Mapping[str, Tensor]:
+        """The gradient, worked out if need be; a TombolaError where there is none."""
+        if self.gradient is None:
+            raise TombolaError(
+                "this criterion needs gradients and there are none; use one of weights, e.g. magnitude"
+            )
+        return self.gradient() if callable(self.gradient) else self.gradient
+
+
+Criterion = Callable[[Context], dict[str, Tensor]]
+
+
+# ---- of the weights ----------------------------------------------------------------------------------------
+
+
+def _each(context: Context, score: Callable[[Tensor, Tensor], Tensor]) -> dict[str, Tensor]:
+    """score(w_i, w_f) for every layer, on the final weights' device."""
+    with torch.no_grad():
+        return {
+            name: score(context.initial[name].detach().to(final.device), final.detach())
+            for name, final in context.final.items()
+        }
+
+
+def large_final(context: Context) -> dict[str, Tensor]:
+    """|w_f|: magnitude pruning (Frankle & Carbin 2019)."""
+    return _each(context, lambda w_i, w_f: w_f.abs())
+
+
+def small_final(context: Context) -> dict[str, Tensor]:
+    """-|w_f|: a control."""
+    return _each(context, lambda w_i, w_f: -w_f.abs())
+
+
+def large_init(context: Context) -> dict[str, Tensor]:
+    """|w_i|."""
+    return _each(context, lambda w_i, w_f: w_i.abs())
+
+
+def small_init(context: Context) -> dict[str, Tensor]:
+    """-|w_i|: a control."""
+    return _each(context, lambda w_i, w_f: -w_i.abs())
+
+
+def magnitude_increase(context: Context) -> dict[str, Tensor]:
+    """|w_f| - |w_i|."""
+    return _each(context, lambda w_i, w_f: w_f.abs() - w_i.abs())
+
+
+def movement(context: Context) -> dict[str, Tensor]:
+    """|w_f - w_i|."""
+    return _each(context, lambda w_i, w_f: (w_f - w_i).abs())
+
+
+def large_final_same_sign(context: Context) -> dict[str, Tensor]:
+    """|w_f|; weights whose sign changed are barred."""
+    return _each(context, lambda w_i, w_f: _bar(w_f.abs(), w_i.sign() == w_f.sign()))
+
+
+def large_final_diff_sign(context: Context) -> dict[str, Tensor]:
+    """|w_f|; weights whose sign stayed are barred: a control."""
+    return _each(context, lambda w_i, w_f: _bar(w_f.abs(), w_i.sign() != w_f.sign()))
+
+
+def magnitude_increase_same_sign(context: Context) -> dict[str, Tensor]:
+    """|w_f| - |w_i|; weights whose sign changed are barred (0 would rank them above shrunken ones)."""
+    return _each(context, lambda w_i, w_f: _bar(w_f.abs() - w_i.abs(), w_i.sign() == w_f.sign()))
+
+
+def magnitude_increase_diff_sign(context: Context) -> dict[str, Tensor]:
+    """|w_f| - |w_i|; weights whose sign stayed are barred: a control."""
+    return _each(context, lambda w_i, w_f: _bar(w_f.abs() - w_i.abs(), w_i.sign() != w_f.sign()))
+
+
+def _bar(score: Tensor, keep: Tensor) -> Tensor:
+    return score.masked_fill(~keep, -torch.inf)
+
+
+# ---- of ranks ----------------------------------------------------------------------------------------------
+
+
+def large_init_large_final(context: Context) -> dict[str, Tensor]:
+    """min(rank |w_i|, rank |w_f|), ranks being quantiles 0..1 within the layer: large at both ends of
+    training.
+
+    The same order as cutting both axes at one common quantile. Weights pruned already are left out and
+    barred.
+    """
+    return _ranked(context, lambda w: w.abs())
+
+
+def small_init_small_final(context: Context) -> dict[str, Tensor]:
+    """min(rank -|w_i|, rank -|w_f|): a control; see `large_init_large_final`."""
+    return _ranked(context, lambda w: -w.abs())
+
+
+def _ranked(context: Context, size: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    scores = {}
+    for name, final in context.final.items():
+        w_f = final.detach()
+        w_i = context.initial[name].detach().to(w_f.device)
+        alive = (
+            torch.ones_like(w_f, dtype=torch.bool)
+            if context.mask is None
+            else context.mask[name].to(w_f.device)
+        )
+        ranks = torch.minimum(_quantile_rank(size(w_i[alive])), _quantile_rank(size(w_f[alive])))
+        scores[name] = torch.full_like(w_f, -torch.inf, dtype=torch.float64).masked_scatter_(alive, ranks)
+    return scores
+
+
+def _quantile_rank(values: Tensor) -> Tensor:
+    """Share of the (flat) values that are smaller, float64; ties share a rank."""
+    smaller = torch.searchsorted(torch.sort(values).values, values.contiguous())
+    return smaller.double() / max(values.numel(), 1)
+
+
+# ---- of chance and of gradients ----------------------------------------------------------------------------
+
+
+def random(context: Context) -> dict[str, Tensor]:
+    """Uniform draws from the context's generator, layer by layer in order: a control.
+
+    In float64, since float32 draws tie among millions, and ties would favour low indices.
+    """
+    draw = context.generator
+    if draw is None:
+        raise TombolaError(
+            "criterion 'random' needs a generator; give the context one, e.g. torch.Generator()"
+        )
+    return {
+        name: torch.rand(w.shape, generator=draw, dtype=torch.float64, device=draw.device).to(w.device)
+        for name, w in context.final.items()
+    }
+
+
+def snip(context: Context) -> dict[str, Tensor]:
+    """|g * w_i|: how much the loss hangs on a weight's presence (Lee et al. 2019); g taken at w_i."""
+    gradients = context.gradients()
+    return _each(
+        Context(context.initial, {name: gradients[name] for name in context.final}),
+        lambda w_i, g: (g * w_i).abs(),
+    )
+
+
+def grad(context: Context) -> dict[str, Tensor]:
+    """|g|."""
+    gradients = context.gradients()
+    return {name: gradients[name].detach().abs() for name in context.final}
+
+
+# ---- by name -----------------------------------------------------------------------------------------------
+
+CRITERIA: Mapping[str, Criterion] = MappingProxyType(
+    {
+        "magnitude": large_final,
+        **{
+            function.__name__: function
+            for function in (
+                large_final,
+                small_final,
+                large_init,
+                small_init,
+                magnitude_increase,
+                movement,
+                large_init_large_final,
+                small_init_small_final,
+                random,
+                large_final_same_sign,
+                large_final_diff_sign,
+                magnitude_increase_same_sign,
+                magnitude_increase_diff_sign,
+                snip,
+                grad,
+            )
+        },
+    }
+)
+"""Name -> criterion; "magnitude" is another name of "large_final"."""
+
+
+def criterion(name: str | Criterion) -> Criterion:
+    """A criterion by short name or by import path (`package.module.function` or `package.module:function`).
+
+    Raises:
+        TombolaError: the name is unknown, or nothing that can be called lies at the path.
+    """
+    if not isinstance(name, str):
+        return name
+    if name in CRITERIA:
+        return CRITERIA[name]
+    module, _, attribute = name.replace(":", ".").rpartition(".")
+    allowed = f"allowed: {', '.join(CRITERIA)}, or an import path such as package.module.function"
+    if not module:
+        raise TombolaError(f"unknown criterion {name!r}; {allowed}")
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise TombolaError(f"criterion {name!r} cannot be imported ({error}); {allowed}") from error
+    if not callable(found):
+        raise TombolaError(
+            f"criterion {name!r} is a {type(found).__name__}, not a function of a Context; {allowed}"
+        )
+    function: Criterion = found
+    return function

@@ -1,0 +1,329 @@
+"""The command line: one line and status 2 for every mistake, and the whole way from find to report."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tombola.cli import all_verbs, main
+from tombola.cli.options import Group
+from tombola.cli.verb import option_names
+from tombola.errors import TombolaError
+
+TINY = [
+    "find",
+    "imp",
+    "--model",
+    "mlp",
+    "--data",
+    "digits",
+    "--length",
+    "6it",
+    "--eval_every",
+    "3it",
+    "--rounds",
+    "2",
+]
+
+
+def call(*argv: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of one command."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main(argv)
+    return status, out.getvalue(), err.getvalue()
+
+
+def last_json(*argv: str) -> dict[str, Any]:
+    """The JSON of a command that must succeed."""
+    status, out, err = call(*argv, "--json")
+    assert status == 0, err
+    assert out.endswith("\n")
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def found(runs: Path) -> dict[str, Any]:
+    return last_json(*TINY, "--density", "0.25", "--out", str(runs))
+
+
+# -- help
+
+
+@pytest.mark.parametrize("argv", [[], ["--help"], ["find", "--help"], ["study", "-h"]])
+def test_help_lists_commands(argv: list[str]) -> None:
+    status, out, err = call(*argv)
+    assert status == 0
+    assert "tombola find imp" in out or "tombola study curve imp" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("verb", all_verbs(), ids=lambda verb: verb.command)
+def test_every_option_is_explained(verb: Any) -> None:
+    parser = verb.parser()
+    unexplained = [action.dest for action in parser._actions if not action.help]
+    assert unexplained == []
+    status, out, _ = call(*verb.words, "--help")
+    assert status == 0
+    assert all(f"--{name}" in out for name in option_names(parser))
+
+
+def test_help_and_mistakes_load_no_torch() -> None:
+    code = (
+        "import sys; from tombola.cli import main\n"
+        "assert main(['find', 'imp', '--help']) == 0 and main(['find', 'imp', '--density', '7']) == 2\n"
+        "assert main(['find', 'imp', '--print_config']) == 0\n"
+        "assert not {'torch', 'numpy', 'matplotlib', 'sklearn'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_python_dash_m_and_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tombola", "--version"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("tombola 0.")
+
+
+# -- mistakes
+
+
+MISTAKES = {
+    "command": (["fnd"], ["'fnd'", "did you mean find?"]),
+    "method": (["find", "impp"], ["'impp'", "did you mean imp?"]),
+    "no method": (["find"], ["imp"]),
+    "option": (["find", "imp", "--densty", "0.1"], ["--densty", "did you mean --density?"]),
+    "abbreviated option": (["find", "imp", "--dens", "0.1"], ["--dens", "not known"]),
+    "no value": (["find", "imp", "--density"], ["--density needs a value"]),
+    "one too many": (["find", "imp", "extra"], ["'extra'"]),
+    "not a number": (["find", "imp", "--density", "abc"], ["density is 'abc'", "a number or null"]),
+    "not whole": (["find", "imp", "--rounds", "2.5"], ["rounds is '2.5'", "a whole number"]),
+    "density too large": (["find", "imp", "--density", "1.5"], ["density is 1.5", "(0, 1]"]),
+    "density zero": (["find", "imp", "--density", "0"], ["(0, 1]"]),
+    "density no number": (["find", "imp", "--density", ".nan"], ["nan", "(0, 1]"]),
+    "density and levels": (["find", "imp", "--density", "0.1", "--levels", "3"], ["density", "levels"]),
+    "length": (["find", "imp", "--length", "long"], ["long"]),
+    "nested value": (["find", "imp", "--augment.crop", "x"], ["augment.crop is 'x'", "a whole number"]),
+    "nested option": (["find", "imp", "--augment.flp", "true"], ["augment.flp"]),
+    "mapping": (["find", "imp", "--model_args", "3"], ["model_args", "a mapping"]),
+    "no configuration": (["find", "imp", "--config", "none.yaml"], ["none.yaml", "not there"]),
+    "model": (["find", "imp", "--model", "lenett-300-100"], ["lenett-300-100", "lenet-300-100"]),
+    "data": (["find", "imp", "--data", "digit"], ["digit", "digits"]),
+    "data folder": (["find", "imp", "--data", "folder", "--data_root", "nowhere"], ["nowhere"]),
+    "logger": (["find", "imp", "--loggers", "wandb"], ["wandb", "tensorboard"]),
+    "ticket missing": (["verify"], ["ticket is missing"]),
+    "no ticket": (["info", "none.ticket"], ["none.ticket"]),
+    "foreign ticket": (["info", __file__], ["test_cli.py"]),
+    "weights": (["export", "x.ticket", "--weights", "fnal"], ["'fnal'", "did you mean final?"]),
+    "no run": (["report", "nowhere"], ["nowhere"]),
+    "no folder of runs": (["runs", "--out", "nowhere"], ["nowhere"]),
+    "replicates": (["verify", "none.ticket", "--replicates", "0"], ["none.ticket"]),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistake_is_one_line_and_status_2(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    argv, words = MISTAKES[name]
+    status, out, err = call(*argv)
+    assert status == 2
+    assert out == ""
+    lines = err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("tombola: error: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    assert not list(tmp_path.glob("**/result.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("densty: 0.1\n", ["densty", "did you mean density?"]),
+        ("density: [\n", ["YAML"]),
+        ("only words\n", ["only words", "mapping"]),
+        ("density: {a: 1}\n", ["density", "a number"]),
+    ],
+)
+def test_mistakes_in_a_configuration(text: str, words: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    status, _, err = call("find", "imp", "--config", str(file))
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert all(word in err for word in words), err
+
+
+def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TOMBOLA_TRACEBACK", "1")
+    with pytest.raises(TombolaError, match="did you mean find"):
+        main(["fnd"])
+
+
+def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Group, "read", interrupt)
+    status, _, err = call("find", "imp")
+    assert status == 130
+    assert err == "tombola: error: interrupted; run the same command to go on\n"
+
+
+# -- configuration
+
+
+def test_presets_fill_what_is_left_open_and_no_more() -> None:
+    def config(*argv: str) -> dict[str, Any]:
+        status, out, err = call("find", "imp", "--print_config", *argv)
+        assert status == 0, err
+        read: dict[str, Any] = yaml.safe_load(out)
+        return read
+
+    paper = config("--model", "conv-4", "--data", "cifar10")
+    assert (paper["lr"], paper["length"], paper["conv_rate"]) == (3e-4, "25000it", 0.1)
+    mine = config("--model", "conv-4", "--data", "cifar10", "--lr", "0.5", "--conv_rate", "0.3")
+    assert (mine["lr"], mine["length"], mine["conv_rate"]) == (0.5, "25000it", 0.3)
+    resnet = config("--model", "resnet-20", "--data", "cifar10")
+    assert (resnet["scope"], resnet["milestones"]) == ("global", ["20000it", "25000it"])
+
+
+def test_texts_may_stand_alone_or_in_a_list() -> None:
+    _, out, _ = call(
+        "find", "imp", "--print_config", "--include", "*.bias", "--exclude", "[fc.*, head]", "--nesterov"
+    )
+    read = yaml.safe_load(out)
+    assert (read["include"], read["exclude"], read["nesterov"]) == ("*.bias", ["fc.*", "head"], True)
+
+
+def test_a_printed_configuration_gives_the_same_run(
+    found: dict[str, Any], runs: Path, tmp_path: Path
+) -> None:
+    argv = [*TINY, "--density", "0.25", "--out", str(runs)]
+    status, out, err = call(*argv, "--print_config")
+    assert status == 0, err
+    file = tmp_path / "again.yaml"
+    file.write_text(out)
+    again = last_json("find", "imp", "--config", str(file))
+    assert again["run"] == found["run"]
+    assert again == found
+    other = last_json("find", "imp", "--config", str(file), "--seed", "1")
+    assert other["run"] != found["run"]
+
+
+# -- the whole way
+
+
+def test_find(found: dict[str, Any]) -> None:
+    assert Path(found["run"]).is_dir()
+    assert Path(found["ticket"]).is_file()
+    assert abs(found["density"] - 0.25) < 1e-3
+    assert 0 <= found["test_accuracy"] <= 1
+    assert 0 <= found["dense_test_accuracy"] <= 1
+
+
+def test_find_for_people(found: dict[str, Any], runs: Path) -> None:
+    status, out, _ = call(*TINY, "--density", "0.25", "--out", str(runs))
+    assert status == 0
+    assert "Dense" in out
+    assert found["ticket"] in out
+    assert "\x1b" not in out
+
+
+def test_info(found: dict[str, Any]) -> None:
+    told = last_json("info", found["ticket"])
+    assert told["kept"] / told["total"] == told["density"] == found["density"]
+    assert sum(layer["kept"] for layer in told["layers"]) == told["kept"]
+    status, out, _ = call("info", found["ticket"])
+    assert status == 0
+    assert all(layer["name"] in out for layer in told["layers"])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_export(found: dict[str, Any], tmp_path: Path, suffix: str) -> None:
+    import safetensors.torch
+    import torch
+
+    from tombola.ticket.ticket import Ticket
+
+    file = tmp_path / f"net{suffix}"
+    told = last_json("export", found["ticket"], "--out", str(file))
+    state = (
+        safetensors.torch.load_file(file) if suffix == ".safetensors" else torch.load(file, weights_only=True)
+    )
+    built = Ticket.load(found["ticket"]).build().state_dict()
+    assert told["tensors"] == len(state) == len(built)
+    assert all(torch.equal(state[name], built[name]) for name in built)
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_export_elsewhere_is_refused(found: dict[str, Any], tmp_path: Path) -> None:
+    status, _, err = call("export", found["ticket"], "--out", str(tmp_path / "net.npz"))
+    assert status == 2
+    assert ".safetensors" in err
+
+
+def test_verify_report_and_runs(found: dict[str, Any], runs: Path, tmp_path: Path) -> None:
+    verdict = last_json("verify", found["ticket"], "--replicates", "2", "--length", "3it", "--out", str(runs))
+    assert verdict["wins"] is None
+    assert "undecided" in verdict["sentence"]
+    assert set(verdict["arms"]) == {"ticket", "dense", "random", "reinit"}
+    status, out, _ = call(
+        "verify", found["ticket"], "--replicates", "2", "--length", "3it", "--out", str(runs)
+    )
+    assert status == 0
+    assert verdict["sentence"] in out
+
+    page = last_json("report", found["run"], verdict["run"], "--out", str(tmp_path))
+    assert Path(page["report"]).read_text().lstrip().startswith("<!")
+    assert all(Path(figure).is_file() for figure in page["figures"])
+
+    listed = last_json("runs", "--out", str(runs))["runs"]
+    assert {run["kind"] for run in listed} == {"find", "verify"}
+    assert {run["state"] for run in listed} == {"finished"}
+    status, out, _ = call("runs", "--out", str(runs))
+    assert status == 0
+    assert Path(found["run"]).name in out
+
+
+def test_study_curve(tmp_path: Path) -> None:
+    argv = [*TINY[2:], "--density", "0.25", "--replicates", "1", "--every", "2", "--out", str(tmp_path)]
+    result = last_json("study", "curve", *argv)
+    arms = result["replicates"][0]["arms"]
+    assert [level["level"] for level in arms["ticket"]] == [0, 1, 2]
+    assert [level["level"] for level in arms["random"]] == [level["level"] for level in arms["reinit"]] == [2]
+
+
+def test_tampered_ticket(found: dict[str, Any], tmp_path: Path) -> None:
+    data = bytearray(Path(found["ticket"]).read_bytes())
+    data[len(data) // 2] ^= 1
+    bad = tmp_path / "bad.ticket"
+    bad.write_bytes(bytes(data))
+    for argv in (["info"], ["verify"], ["export"]):
+        status, out, err = call(*argv, str(bad))
+        assert (status, out, len(err.splitlines())) == (2, "", 1)
+        assert "bad.ticket" in err
+
+
+def test_a_run_in_use_is_left_alone(found: dict[str, Any], runs: Path) -> None:
+    from filelock import FileLock
+
+    with FileLock(Path(found["run"]) / ".lock"):
+        status, _, err = call(*TINY, "--density", "0.25", "--out", str(runs))
+        assert status == 2
+        assert "another process" in err

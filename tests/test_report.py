@@ -1,0 +1,547 @@
+"""The report, on run directories made up here: complete, half written, hostile and wrong."""
+
+from __future__ import annotations
+
+import csv
+import html
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tombola.errors import TombolaError
+from tombola.report import aggregate, figures, style, words
+from tombola.report.page import ReportFiles, slug, write_report
+from tombola.report.plots import run_plots
+from tombola.report.summary import Layer, read_run
+
+LAYERS = {"fc1.weight": 235_200, "fc2.weight": 30_000, "fc3.weight": 1_000}
+COLUMNS = (
+    "step",
+    "epoch",
+    "lr",
+    "step_loss",
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "seconds",
+)
+TOTAL = sum(LAYERS.values())
+
+
+def write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def write_log(path: Path, top: float, speed: float, draw: random.Random, rows: int = 20) -> None:
+    """A metrics.csv whose validation accuracy climbs to ``top`` and whose loss turns up late."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for row in range(rows + 1):
+            step = row * 12_000 // rows
+            rise = 1 - math.exp(-step / speed)
+            accuracy = 0.1 + (top - 0.1) * rise + draw.gauss(0, 0.0006)
+            loss = 2.3 * math.exp(-step / speed) + 3 * (1 - top) + 1.2e-6 * step + abs(draw.gauss(0, 0.001))
+            writer.writerow(
+                [step, step / 900, 1.2e-3, loss, loss * 0.9, accuracy, loss, accuracy, step / 900]
+            )
+
+
+def accuracy_of(arm: str, density: float) -> float:
+    """Roughly what the field reports for LeNet-300-100 on MNIST."""
+    ripe = math.exp(-((math.log10(density) + 1.1) ** 2) / 0.25)
+    if arm == "ticket":
+        return 0.9805 + 0.0022 * ripe - 0.00004 * math.pow(density, -1.2)
+    return 0.9805 - (0.00075 if arm == "reinit" else 0.0011) * math.pow(density, -0.75) + 0.0009
+
+
+def make_level(root: Path, arm: str, rep: int, level: int, draw: random.Random, logs: bool) -> dict[str, Any]:
+    rates = {"fc1.weight": 0.8, "fc2.weight": 0.8, "fc3.weight": 0.9}
+    layers = [{"name": n, "kept": round(t * rates[n] ** level), "total": t} for n, t in LAYERS.items()]
+    kept = sum(int(str(layer["kept"])) for layer in layers)
+    top = accuracy_of(arm, kept / TOTAL) + draw.gauss(0, 0.0007)
+    folder = f"replicate-{rep}" if arm == "ticket" else f"replicate-{rep}/{arm}"
+    log = f"{folder}/level-{level:02d}/metrics.csv"
+    slow = 900 if arm == "ticket" else 900 + 260 * level
+    if logs:
+        write_log(root / log, top, slow * 0.9, draw)
+    stop = round(4 * slow + draw.gauss(0, 250))
+    return {
+        "level": level,
+        "density": kept / TOTAL,
+        "kept": kept,
+        "total": TOTAL,
+        "early_stop_iteration": stop,
+        "early_stop_observed": stop < 11_500,
+        "test_accuracy": top,
+        "test_accuracy_early_stop": top - 0.0009,
+        "val_accuracy": top,
+        "val_loss_min": 0.07,
+        "train_accuracy": 0.999,
+        "steps": 12_000,
+        "seconds": 8.1,
+        "layers": layers,
+        "metrics": log,
+    }
+
+
+def make_find(
+    root: Path,
+    *,
+    name: str = "lenet-imp",
+    method: str = "imp",
+    replicates: int = 3,
+    levels: Sequence[int] = (0, 3, 6, 9),
+    controls: Sequence[int] = (3, 9),
+    logs: bool = True,
+    lean: bool = False,
+    seed: int = 0,
+) -> Path:
+    """A finished search; ``lean``: only the results at the end of training."""
+    draw = random.Random(seed)
+    found = []
+    for rep in range(replicates):
+        arms = {"ticket": [make_level(root, "ticket", rep, n, draw, logs) for n in levels]}
+        for arm in ("random", "reinit") if controls else ():
+            arms[arm] = [make_level(root, arm, rep, n, draw, logs and rep == 0) for n in controls]
+        for level in (level for levels_ in arms.values() for level in levels_ if lean):
+            for key in ("layers", "early_stop_iteration", "test_accuracy_early_stop"):
+                del level[key]
+        found.append(
+            {"replicate": rep, "seed": rep, "ticket": f"replicate-{rep}/ticket.ticket", "arms": arms}
+        )
+    write_json(
+        root / "run.json",
+        {
+            "kind": "find",
+            "name": name,
+            "command": f"tombola find {method} --model lenet-300-100 --data mnist --replicates {replicates}",
+            "config": {
+                "method": {"name": method, "levels": len(levels), "rewind": "0ep", "scope": "layer"},
+                "train": {"optimiser": "adam", "lr": 0.0012, "batch_size": 60, "milestones": [2, 4]},
+                "model": "lenet-300-100",
+            },
+            "versions": {"tombola": "0.1.0", "torch": "2.12.0", "python": "3.12.3"},
+            "seed": 0,
+            "fingerprint": "mnist:9f2c41d07be35a86c2d10f74ee03b8a1",
+        },
+    )
+    result = {
+        "kind": "find",
+        "method": method,
+        "model": "lenet-300-100",
+        "data": "mnist",
+        "metric": "accuracy",
+    }
+    write_json(root / "result.json", {**result, "replicates": found})
+    return root
+
+
+def make_verify(root: Path, replicates: int = 5) -> Path:
+    """A verification beside whatever else is in ``root``."""
+    draw = random.Random(7)
+    means = {"ticket": 0.9823, "dense": 0.9806, "random": 0.9741, "reinit": 0.9752}
+    arms: dict[str, Any] = {}
+    for arm, mean in means.items():
+        values = [mean + draw.gauss(0, 0.0007) for _ in range(replicates)]
+        found = aggregate.spread(values)
+        assert found is not None
+        names = [f"verify/{arm}-{rep}/metrics.csv" for rep in range(replicates)]
+        for log in names:
+            write_log(root / log, mean, 800 if arm == "ticket" else 1900, draw)
+        arms[arm] = {
+            "test_accuracy": values,
+            "mean": found.mean,
+            "interval": found.interval,
+            "early_stop_iteration": [4000 + 10 * rep for rep in range(replicates)],
+            "iterations_to_dense_loss": [3000, *[None if arm == "random" else 3100] * (replicates - 1)],
+            "metrics": names,
+        }
+    comparisons = {
+        "dense": (0.0017, "matches dense", "yes"),
+        "random": (0.0082, "beats random mask", "yes"),
+        "reinit": (0.0071, "beats reinitialised", "undecided"),
+    }
+    write_json(
+        root / "verify.json",
+        {
+            "kind": "verify",
+            "ticket": "replicate-0/ticket.ticket",
+            "density": 0.0513,
+            "replicates": replicates,
+            "margin": 0.002,
+            "metric": "accuracy",
+            "arms": arms,
+            "comparisons": {
+                rival: {
+                    "difference": d,
+                    "lower": d - 0.0007,
+                    "interval": [d - 0.0009, d + 0.0009],
+                    "claim": claim,
+                    "verdict": verdict,
+                }
+                for rival, (d, claim, verdict) in comparisons.items()
+            },
+            "sentence": "With 5.13 % of the weights it matches dense and beats a random mask (n = 5).",
+        },
+    )
+    return root
+
+
+FETCHING = ("script", "link", "img", "iframe", "object", "embed", "base", "form", "foreignobject")
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, ids, and the text outside of style and SVG."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {key: value or "" for key, value in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def check_self_contained(text: str) -> Page:
+    page = Page(text)
+    for tag, attributes in page.tags:
+        assert tag not in FETCHING, tag
+        for key, value in attributes.items():
+            assert not key.startswith("on"), (tag, key)
+            if key in ("src", "href", "xlink:href", "srcset", "data", "action"):
+                assert value.startswith(("#", "figures/")), (tag, key, value)
+            elif not key.startswith("xmlns"):
+                assert not re.search(r"(https?:)?//", value), (tag, key, value)
+    styles = re.findall(r"<style.*?</style>", text, flags=re.DOTALL)
+    assert not any("@import" in found or "url(" in found for found in styles)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)), "ids must be unique on the page"
+    return page
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_verify(make_find(tmp_path_factory.mktemp("full") / "lenet-imp"))
+
+
+@pytest.fixture(scope="module")
+def report(full: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    return write_report([full], tmp_path_factory.mktemp("report") / "out")
+
+
+def test_full_run_gives_page_and_figures(report: ReportFiles) -> None:
+    files, out = report, report.html.parent
+    assert files.html == out / "report.html"
+    names = {path.stem for path in files.figures}
+    assert names == {
+        "verify-arms",
+        "verify-differences",
+        "accuracy-density",
+        "early-stop-accuracy-density",
+        "early-stop-density",
+        "layer-density",
+        "training-val-accuracy",
+        "training-val-loss",
+        "verify-val-accuracy",
+        "verify-val-loss",
+    }
+    for path in files.figures:
+        assert path.parent == out / "figures"
+        assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"<?xml")
+    page = check_self_contained(files.html.read_text(encoding="utf-8"))
+    assert sum(tag == "svg" for tag, _ in page.tags) == len(names)
+    for phrase in (
+        "it matches dense and beats a random mask",
+        "tombola find imp --model lenet-300-100",
+        "train.lr",
+        "0.0012",
+        "2.12.0",
+        "mnist:9f2c41d07be35a86c2d10f74ee03b8a1",
+        "undecided beats reinitialised",
+        "95 % t-interval of the mean",
+        "(1 of 5)",
+    ):
+        assert phrase in page.text, phrase
+    assert "has not been verified" not in page.text
+
+
+def test_same_runs_give_the_same_bytes_whatever_the_settings(
+    full: Path, report: ReportFiles, tmp_path: Path
+) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": "mine"}):
+        again = write_report([full], tmp_path / "again")
+        assert matplotlib.rcParams["font.size"] == 30
+    assert report.html.read_bytes() == again.html.read_bytes()
+    assert [p.name for p in report.figures] == [p.name for p in again.figures]
+    for one, two in zip(report.figures, again.figures, strict=True):
+        assert one.read_bytes() == two.read_bytes(), one.name
+
+
+def test_hostile_names_are_text(tmp_path: Path) -> None:
+    bad = "</style><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{ _a \x00 \u202e"
+    root = make_verify(
+        make_find(tmp_path / "run", name=bad, method=bad, logs=False, replicates=1, levels=(0, 3)), 2
+    )
+    for name in ("result.json", "verify.json"):
+        value = json.loads((root / name).read_text())
+        value |= {"model": bad, "data": bad, "sentence": bad, "ticket": bad}
+        for rep in value.get("replicates", []) if name == "result.json" else []:
+            rep["arms"]["_" + bad] = rep["arms"]["random"]
+            for level in rep["arms"]["ticket"]:
+                level["layers"][0]["name"] = bad
+        write_json(root / name, value)
+    head = json.loads((root / "run.json").read_text())
+    write_json(
+        root / "run.json", {**head, "config": {bad: {bad: bad}}, "command": bad, "versions": {bad: bad}}
+    )
+    files = write_report([root], tmp_path / "page.html")
+    text = files.html.read_text(encoding="utf-8")
+    page = check_self_contained(text)
+    assert "<script>alert(1)</script>" in page.text
+    for path in files.figures:
+        assert path.parent == tmp_path / "figures"
+        if path.suffix == ".svg":
+            ElementTree.fromstring(path.read_bytes())
+
+
+def test_a_run_may_only_name_its_own_files(tmp_path: Path) -> None:
+    root = make_find(tmp_path / "run", logs=False, replicates=1, levels=(0,), controls=())
+    write_log(tmp_path / "secret.csv", 0.9, 100, random.Random(0))
+    value = json.loads((root / "result.json").read_text())
+    value["replicates"][0]["arms"]["ticket"][0]["metrics"] = "../secret.csv"
+    write_json(root / "result.json", value)
+    find = read_run(root).find
+    assert find is not None
+    assert find.replicates[0].arms["ticket"][0].metrics is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"result": None}, "There is no result.json yet"),
+        ({"replicates": []}, "No replicate has finished a level yet"),
+        ({"drop": "layers"}, "Counts per layer were not recorded"),
+        ({"drop": "test_accuracy"}, "have no test accuracy"),
+        ({"drop": "metrics"}, "The training log is missing for 8 of 8"),
+        ({"cut": 1}, "Replicate 1 has 2 of 4 levels so far"),
+        ({"kind": "mode-connectivity"}, "are no figures for results of kind"),
+    ],
+)
+def test_what_is_missing_is_said(tmp_path: Path, change: Mapping[str, Any], says: str) -> None:
+    root = make_find(tmp_path / "run", replicates=2, controls=(), logs=False)
+    value = json.loads((root / "result.json").read_text())
+    for rep in value["replicates"]:
+        for level in rep["arms"]["ticket"]:
+            level.pop(change.get("drop"), None)
+    if "cut" in change:
+        del value["replicates"][change["cut"]]["arms"]["ticket"][2:]
+    value |= {key: change[key] for key in ("replicates", "kind") if key in change}
+    write_json(root / "result.json", value)
+    if "result" in change:
+        (root / "result.json").unlink()
+    run = read_run(root)
+    assert any(says in note for note in run.missing)
+    if len(run_plots(run)) > 1:
+        return  # pages with figures are looked at elsewhere
+    files = write_report([root], tmp_path / "out")
+    page = check_self_contained(files.html.read_text(encoding="utf-8"))
+    assert says in page.text
+    assert "tombola find imp" in page.text
+
+
+def test_verification_alone_and_unknown_kind(tmp_path: Path) -> None:
+    write_json(tmp_path / "v" / "run.json", {"kind": "verify", "name": "proof"})
+    make_verify(tmp_path / "v", replicates=2)
+    write_json(tmp_path / "s" / "run.json", {"kind": "study", "config": {"a": {"b": [1, {"c": None}]}}})
+    write_json(tmp_path / "s" / "result.json", {"kind": "sweep", "best": {"lr": 0.1}})
+    files = write_report([tmp_path / "v", tmp_path / "s"], tmp_path / "out")
+    page = check_self_contained(files.html.read_text(encoding="utf-8"))
+    assert {path.stem for path in files.figures} >= {"1-proof-verify-arms", "1-proof-verify-val-loss"}
+    for phrase in ("a.b[1].c", "best.lr", "The command was not recorded", "2 runs"):
+        assert phrase in page.text, phrase
+
+
+def test_several_runs_share_a_figure(tmp_path: Path) -> None:
+    some: dict[str, Any] = {"logs": False, "lean": True, "controls": ()}
+    one = make_find(tmp_path / "one", name="one", replicates=1, **some)
+    two = make_find(tmp_path / "two", name="two", method="edge_popup", levels=(4,), **some)
+    files = write_report([one, two], tmp_path / "out")
+    assert "runs-accuracy-density" in {path.stem for path in files.figures}
+    assert len({path.name for path in files.figures}) == len(files.figures)
+    page = check_self_contained(files.html.read_text(encoding="utf-8"))
+    assert "The runs side by side" in page.text
+    assert "edge_popup" in page.text
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("run.json", None, "holds no run.json"),
+        ("run.json", "[1]", "expected an object"),
+        ("run.json", "{", "is not JSON"),
+        ("result.json", '{"kind": "find", "replicates": 3}', "$.replicates is 3; expected a list"),
+        (
+            "result.json",
+            '{"kind": "find", "replicates": [{"arms": {"ticket": [{"level": 0, "density": 12.0}]}}]}',
+            "$.replicates[0].arms.ticket[0].density is 12.0; expected a number from 0 to 1",
+        ),
+        (
+            "verify.json",
+            '{"comparisons": {"dense": {"verdict": "perhaps"}}}',
+            "yes, no or undecided",
+        ),
+    ],
+)
+def test_errors_name_file_value_and_mend(tmp_path: Path, file: str, content: str | None, says: str) -> None:
+    write_json(tmp_path / "run.json", {"kind": "find", "name": "x"})
+    if content is None:
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_text(content)
+    with pytest.raises(TombolaError) as caught:
+        write_report([tmp_path], tmp_path / "out")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_run_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(TombolaError, match="no run directory"):
+        write_report([], tmp_path)
+
+
+def test_spread_by_hand() -> None:
+    found = aggregate.spread([1.0, 2.0, 3.0])
+    assert found is not None
+    half = 4.302652729911275 / math.sqrt(3)  # t(0.975, 2) · s / sqrt(n), s = 1
+    assert (found.n, found.mean, found.low, found.high) == (3, 2.0, 1.0, 3.0)
+    assert found.interval == pytest.approx((2 - half, 2 + half))
+    assert aggregate.spread([]) is None
+    single = aggregate.spread([0.5])
+    assert single is not None
+    assert single.interval is None
+
+
+def test_points_leave_out_unobserved_stops(tmp_path: Path) -> None:
+    root = make_find(tmp_path / "run", logs=False, replicates=2, levels=(0,), controls=())
+    value = json.loads((root / "result.json").read_text())
+    value["replicates"][0]["arms"]["ticket"][0] |= {"early_stop_iteration": 900, "early_stop_observed": True}
+    value["replicates"][1]["arms"]["ticket"][0] |= {
+        "early_stop_iteration": 12_000,
+        "early_stop_observed": False,
+    }
+    write_json(root / "result.json", value)
+    find = read_run(root).find
+    assert find is not None
+    (point,) = aggregate.points(find, "ticket", aggregate.observed_stop)
+    assert (point.spread.mean, point.spread.n, point.complete) == (900, 1, False)
+
+
+def test_log_is_read_up_to_a_torn_row(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("step,val_loss\n0,2.0\n10,1.0\n20,nan\n30,\n40")
+    assert aggregate.read_log(tmp_path / "m.csv", "val_loss") == {0: 2.0, 10: 1.0}
+    assert aggregate.read_log(tmp_path / "none.csv", "val_loss") == {}
+    (tmp_path / "n.csv").write_text("step,val_loss\n0,4.0\n10,3.0\n20,1.0\n")
+    found = aggregate.curve([tmp_path / "m.csv", tmp_path / "n.csv", None], "val_loss")
+    assert found is not None
+    assert (found.steps, found.mean, found.n) == ((0, 10), (3.0, 2.0), 2)
+
+
+@given(st.lists(st.integers(), unique=True, max_size=40), st.integers(2, 8))
+def test_pick_is_a_spread_out_subset(numbers: list[int], most: int) -> None:
+    chosen = aggregate.pick(numbers, most)
+    assert set(chosen) <= set(numbers)
+    assert len(chosen) == min(most, len(numbers))
+    if numbers:
+        assert (chosen[0], chosen[-1]) == (numbers[0], numbers[-1])
+
+
+@given(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0))
+def test_ticks_lie_in_range_and_are_few(a: float, b: float) -> None:
+    low, high = min(a, b), max(a, b)
+    ticks = figures.percent_ticks(low, high)
+    assert 1 <= len(ticks) <= 8
+    assert all(low * 0.999 <= t <= high * 1.001 for t in ticks)
+
+
+@given(st.text(max_size=60))
+def test_names_for_files_are_safe(text: str) -> None:
+    assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug(text))
+
+
+def test_words_for_numbers() -> None:
+    assert [words.density(d) for d in (1.0, 0.5128, 0.0513, 0.99991)] == [
+        "100 %",
+        "51.3 %",
+        "5.13 %",
+        "99.991 %",
+    ]
+    assert words.count(266200.0) == "266,200"
+    assert words.Unit("accuracy").spread(aggregate.spread([0.98, 0.97])) == "97.50 (97.00 to 98.00)"
+    assert words.count(2.5) == "≈ 2"
+    assert words.Unit("accuracy").show(0.98123) == "98.12 %"
+    assert words.Unit("loss").show(0.98123) == "0.9812"
+    assert words.Unit("accuracy").difference(-0.002) == "\N{MINUS SIGN}0.20"
+
+
+def test_many_layers_and_empty_ones_are_drawn() -> None:
+    layers = [Layer(f"layer{i}.weight", 0 if i == 3 else 10 * i + 1, 2000) for i in range(90)]
+    drawn = figures.layer_figure([("5 %", style.LEVEL_LOOKS[0], layers)])
+    assert drawn.get_size_inches()[1] <= 9
+    assert b"layer0.weight" in style.svg_bytes(drawn)
+
+
+CHROMIUM = shutil.which("chromium")
+PROBE = """<script>addEventListener("load", () => { const e = document.scrollingElement;
+parent.document.body.dataset.probe = [innerWidth, e.scrollWidth].join(" "); });</script>"""
+
+
+def chromium(url: str, profile: Path, *flags: str) -> str:
+    base = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+    base += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    base += ["--no-first-run", f"--user-data-dir={profile}"]
+    done = subprocess.run([*base, *flags, url], capture_output=True, text=True, timeout=60, check=True)
+    return done.stdout
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_page_fits_a_phone(report: ReportFiles, tmp_path: Path) -> None:
+    text = report.html.read_text(encoding="utf-8")
+    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', PROBE, text)
+    # A window has a least width, also without a screen: the phone is a frame of 390 px.
+    frame = tmp_path / "frame.html"
+    frame.write_text(f'<body><iframe width="390" height="800" style="border:0" srcdoc="{html.escape(text)}">')
+    dom = chromium(frame.as_uri(), tmp_path / "p1", "--dump-dom")
+    found = re.search(r'data-probe="(\d+) (\d+)"', dom)
+    assert found is not None, dom[:300]
+    inner, wide = map(int, found.groups())
+    assert inner == 390
+    assert wide <= 390
+    shot = tmp_path / "shot.png"
+    chromium(report.html.as_uri(), tmp_path / "p2", "--window-size=1280,1600", f"--screenshot={shot}")
+    assert shot.stat().st_size > 20_000
