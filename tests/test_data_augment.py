@@ -16,7 +16,18 @@ IMAGE = torch.tensor([[[[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]]])
 
 def drawn(**columns: float) -> torch.Tensor:
     """One row of draws with the named columns set, the others in the middle."""
-    places = {"flip": 0, "top": 1, "left": 2, "right": 3, "down": 4, "turn": 5, "area": 6, "aspect": 7, "x": 8, "y": 9}
+    places = {
+        "flip": 0,
+        "top": 1,
+        "left": 2,
+        "right": 3,
+        "down": 4,
+        "turn": 5,
+        "area": 6,
+        "aspect": 7,
+        "x": 8,
+        "y": 9,
+    }
     row = torch.full((1, 10), 0.5)
     for name, value in columns.items():
         row[0, places[name]] = value
@@ -64,7 +75,9 @@ def test_a_turn_is_rigid_on_images_that_are_not_square() -> None:
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize("augment", [Augment(rotate=30.0), Augment(translate=0.2), Augment(rotate=5.0, translate=0.1)])
+@pytest.mark.parametrize(
+    "augment", [Augment(rotate=30.0), Augment(translate=0.2), Augment(rotate=5.0, translate=0.1)]
+)
 def test_the_middle_draw_changes_nothing(augment: Augment) -> None:
     torch.testing.assert_close(augment_batch(IMAGE, drawn(), augment, torch.tensor([0.3])), IMAGE)
 

@@ -16,7 +16,9 @@ from tombola.data.splits import Normalisation, Resident, Streamed
 from tombola.errors import TombolaError
 
 COUNT = 23
-PIXELS = torch.randint(0, 256, (COUNT, 3, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+PIXELS = torch.randint(
+    0, 256, (COUNT, 3, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+)
 LABELS = torch.arange(COUNT)
 NORM = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 CHANGES = Augment(flip=True, crop=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import html
 import json
 import math
@@ -11,7 +10,7 @@ import re
 import shutil
 import subprocess
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -20,188 +19,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from report_runs import make_find, make_verify, write_json, write_log
 from tombola.errors import TombolaError
 from tombola.report import aggregate, figures, style, words
 from tombola.report.page import ReportFiles, slug, write_report
 from tombola.report.plots import run_plots
 from tombola.report.summary import Layer, read_run
-
-LAYERS = {"fc1.weight": 235_200, "fc2.weight": 30_000, "fc3.weight": 1_000}
-COLUMNS = (
-    "step",
-    "epoch",
-    "lr",
-    "step_loss",
-    "train_loss",
-    "train_accuracy",
-    "val_loss",
-    "val_accuracy",
-    "seconds",
-)
-TOTAL = sum(LAYERS.values())
-
-
-def write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value), encoding="utf-8")
-
-
-def write_log(path: Path, top: float, speed: float, draw: random.Random, rows: int = 20) -> None:
-    """A metrics.csv whose validation accuracy climbs to ``top`` and whose loss turns up late."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for row in range(rows + 1):
-            step = row * 12_000 // rows
-            rise = 1 - math.exp(-step / speed)
-            accuracy = 0.1 + (top - 0.1) * rise + draw.gauss(0, 0.0006)
-            loss = 2.3 * math.exp(-step / speed) + 3 * (1 - top) + 1.2e-6 * step + abs(draw.gauss(0, 0.001))
-            writer.writerow(
-                [step, step / 900, 1.2e-3, loss, loss * 0.9, accuracy, loss, accuracy, step / 900]
-            )
-
-
-def accuracy_of(arm: str, density: float) -> float:
-    """Roughly what the field reports for LeNet-300-100 on MNIST."""
-    ripe = math.exp(-((math.log10(density) + 1.1) ** 2) / 0.25)
-    if arm == "ticket":
-        return 0.9805 + 0.0022 * ripe - 0.00004 * math.pow(density, -1.2)
-    return 0.9805 - (0.00075 if arm == "reinit" else 0.0011) * math.pow(density, -0.75) + 0.0009
-
-
-def make_level(root: Path, arm: str, rep: int, level: int, draw: random.Random, logs: bool) -> dict[str, Any]:
-    rates = {"fc1.weight": 0.8, "fc2.weight": 0.8, "fc3.weight": 0.9}
-    layers = [{"name": n, "kept": round(t * rates[n] ** level), "total": t} for n, t in LAYERS.items()]
-    kept = sum(int(str(layer["kept"])) for layer in layers)
-    top = accuracy_of(arm, kept / TOTAL) + draw.gauss(0, 0.0007)
-    folder = f"replicate-{rep}" if arm == "ticket" else f"replicate-{rep}/{arm}"
-    log = f"{folder}/level-{level:02d}/metrics.csv"
-    slow = 900 if arm == "ticket" else 900 + 260 * level
-    if logs:
-        write_log(root / log, top, slow * 0.9, draw)
-    stop = round(4 * slow + draw.gauss(0, 250))
-    return {
-        "level": level,
-        "density": kept / TOTAL,
-        "kept": kept,
-        "total": TOTAL,
-        "early_stop_iteration": stop,
-        "early_stop_observed": stop < 11_500,
-        "test_accuracy": top,
-        "test_accuracy_early_stop": top - 0.0009,
-        "val_accuracy": top,
-        "val_loss_min": 0.07,
-        "train_accuracy": 0.999,
-        "steps": 12_000,
-        "seconds": 8.1,
-        "layers": layers,
-        "metrics": log,
-    }
-
-
-def make_find(
-    root: Path,
-    *,
-    name: str = "lenet-imp",
-    method: str = "imp",
-    replicates: int = 3,
-    levels: Sequence[int] = (0, 3, 6, 9),
-    controls: Sequence[int] = (3, 9),
-    logs: bool = True,
-    lean: bool = False,
-    seed: int = 0,
-) -> Path:
-    """A finished search; ``lean``: only the results at the end of training."""
-    draw = random.Random(seed)
-    found = []
-    for rep in range(replicates):
-        arms = {"ticket": [make_level(root, "ticket", rep, n, draw, logs) for n in levels]}
-        for arm in ("random", "reinit") if controls else ():
-            arms[arm] = [make_level(root, arm, rep, n, draw, logs and rep == 0) for n in controls]
-        for level in (level for levels_ in arms.values() for level in levels_ if lean):
-            for key in ("layers", "early_stop_iteration", "test_accuracy_early_stop"):
-                del level[key]
-        found.append(
-            {"replicate": rep, "seed": rep, "ticket": f"replicate-{rep}/ticket.ticket", "arms": arms}
-        )
-    write_json(
-        root / "run.json",
-        {
-            "kind": "find",
-            "name": name,
-            "command": f"tombola find {method} --model lenet-300-100 --data mnist --replicates {replicates}",
-            "config": {
-                "method": {"name": method, "levels": len(levels), "rewind": "0ep", "scope": "layer"},
-                "train": {"optimiser": "adam", "lr": 0.0012, "batch_size": 60, "milestones": [2, 4]},
-                "model": "lenet-300-100",
-            },
-            "versions": {"tombola": "0.1.0", "torch": "2.12.0", "python": "3.12.3"},
-            "seed": 0,
-            "fingerprint": "mnist:9f2c41d07be35a86c2d10f74ee03b8a1",
-        },
-    )
-    result = {
-        "kind": "find",
-        "method": method,
-        "model": "lenet-300-100",
-        "data": "mnist",
-        "metric": "accuracy",
-    }
-    write_json(root / "result.json", {**result, "replicates": found})
-    return root
-
-
-def make_verify(root: Path, replicates: int = 5) -> Path:
-    """A verification beside whatever else is in ``root``."""
-    draw = random.Random(7)
-    means = {"ticket": 0.9823, "dense": 0.9806, "random": 0.9741, "reinit": 0.9752}
-    arms: dict[str, Any] = {}
-    for arm, mean in means.items():
-        values = [mean + draw.gauss(0, 0.0007) for _ in range(replicates)]
-        found = aggregate.spread(values)
-        assert found is not None
-        names = [f"verify/{arm}-{rep}/metrics.csv" for rep in range(replicates)]
-        for log in names:
-            write_log(root / log, mean, 800 if arm == "ticket" else 1900, draw)
-        arms[arm] = {
-            "test_accuracy": values,
-            "mean": found.mean,
-            "interval": found.interval,
-            "early_stop_iteration": [4000 + 10 * rep for rep in range(replicates)],
-            "iterations_to_dense_loss": [3000, *[None if arm == "random" else 3100] * (replicates - 1)],
-            "metrics": names,
-        }
-    comparisons = {
-        "dense": (0.0017, "matches dense", "yes"),
-        "random": (0.0082, "beats random mask", "yes"),
-        "reinit": (0.0071, "beats reinitialised", "undecided"),
-    }
-    write_json(
-        root / "verify.json",
-        {
-            "kind": "verify",
-            "ticket": "replicate-0/ticket.ticket",
-            "density": 0.0513,
-            "replicates": replicates,
-            "margin": 0.002,
-            "metric": "accuracy",
-            "arms": arms,
-            "comparisons": {
-                rival: {
-                    "difference": d,
-                    "lower": d - 0.0007,
-                    "interval": [d - 0.0009, d + 0.0009],
-                    "claim": claim,
-                    "verdict": verdict,
-                }
-                for rival, (d, claim, verdict) in comparisons.items()
-            },
-            "sentence": "With 5.13 % of the weights it matches dense and beats a random mask (n = 5).",
-        },
-    )
-    return root
-
 
 FETCHING = ("script", "link", "img", "iframe", "object", "embed", "base", "form", "foreignobject")
 
@@ -251,6 +74,12 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(full: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
     return write_report([full], tmp_path_factory.mktemp("report") / "out")
+
+
+@pytest.fixture
+def no_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PDFs take most of the time; where they are not the point they are left empty."""
+    monkeypatch.setattr(style, "pdf_bytes", lambda figure: b"%PDF")
 
 
 def test_full_run_gives_page_and_figures(report: ReportFiles) -> None:
@@ -303,6 +132,7 @@ def test_same_runs_give_the_same_bytes_whatever_the_settings(
         assert one.read_bytes() == two.read_bytes(), one.name
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     bad = "</style><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{ _a \x00 \u202e"
     root = make_verify(
@@ -341,6 +171,7 @@ def test_a_run_may_only_name_its_own_files(tmp_path: Path) -> None:
     assert find.replicates[0].arms["ticket"][0].metrics is None
 
 
+@pytest.mark.usefixtures("no_pdf")
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -375,6 +206,7 @@ def test_what_is_missing_is_said(tmp_path: Path, change: Mapping[str, Any], says
     assert "tombola find imp" in page.text
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_verification_alone_and_unknown_kind(tmp_path: Path) -> None:
     write_json(tmp_path / "v" / "run.json", {"kind": "verify", "name": "proof"})
     make_verify(tmp_path / "v", replicates=2)
@@ -387,6 +219,7 @@ def test_verification_alone_and_unknown_kind(tmp_path: Path) -> None:
         assert phrase in page.text, phrase
 
 
+@pytest.mark.usefixtures("no_pdf")
 def test_several_runs_share_a_figure(tmp_path: Path) -> None:
     some: dict[str, Any] = {"logs": False, "lean": True, "controls": ()}
     one = make_find(tmp_path / "one", name="one", replicates=1, **some)
@@ -472,6 +305,16 @@ def test_log_is_read_up_to_a_torn_row(tmp_path: Path) -> None:
     assert (found.steps, found.mean, found.n) == ((0, 10), (3.0, 2.0), 2)
 
 
+def test_a_collapse_calls_for_a_close_up(tmp_path: Path) -> None:
+    root = make_find(tmp_path / "run", logs=False, lean=True, replicates=1, levels=range(8), controls=())
+    assert [plot.name for plot in run_plots(read_run(root))] == ["accuracy-density"]
+    value = json.loads((root / "result.json").read_text())
+    value["replicates"][0]["arms"]["ticket"][-1]["test_accuracy"] = 0.1
+    write_json(root / "result.json", value)
+    names = [plot.name for plot in run_plots(read_run(root))]
+    assert names == ["accuracy-density", "accuracy-density-close"]
+
+
 @given(st.lists(st.integers(), unique=True, max_size=40), st.integers(2, 8))
 def test_pick_is_a_spread_out_subset(numbers: list[int], most: int) -> None:
     chosen = aggregate.pick(numbers, most)
@@ -514,6 +357,14 @@ def test_many_layers_and_empty_ones_are_drawn() -> None:
     drawn = figures.layer_figure([("5 %", style.LEVEL_LOOKS[0], layers)])
     assert drawn.get_size_inches()[1] <= 9
     assert b"layer0.weight" in style.svg_bytes(drawn)
+
+
+def test_any_name_can_be_drawn() -> None:
+    names = ["$\\frac{", "_hidden", "<b>&amp;", "\x00\x1b[0m", "彩票 \u202e", "", "x" * 500]
+    layers = [Layer(name, 1, 2) for name in names]
+    drawn = figures.layer_figure([(names[0], style.LEVEL_LOOKS[0], layers)])
+    ElementTree.fromstring(style.svg_bytes(drawn))
+    assert style.pdf_bytes(drawn).startswith(b"%PDF")
 
 
 CHROMIUM = shutil.which("chromium")

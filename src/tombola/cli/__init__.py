@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tombola.cli.errors import choose, one_line
-from tombola.cli.screen import Screen, plain_warnings
+from tombola.cli.screen import Screen, plain_warnings, printable
 from tombola.cli.verb import Verb
 from tombola.errors import TombolaError
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str, status: int) -> int:
-    print(f"tombola: error: {text}", file=sys.stderr)
+    print(f"tombola: error: {printable(text)}", file=sys.stderr)
     return status
 
 

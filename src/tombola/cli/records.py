@@ -68,7 +68,7 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         for run in found
     ]
     if rows:
-        screen.table(("run", "kind", "state", "stages done", "result"), rows, left=5)
+        screen.table(("run", "kind", "state", "stages done", "result"), rows, left=(0, 1, 2, 4))
     else:
         screen.line(f"no runs in {parent}")
     for run in found:

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any, TextIO
@@ -30,15 +30,17 @@ class Screen:
 
     def line(self, text: str = "") -> None:
         """One line, never wrapped."""
-        self._console.print(text, soft_wrap=True)
+        self._console.print(printable(text), soft_wrap=True)
 
-    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-        """A table whose first `left` columns are set flush left, the others flush right."""
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)
+    ) -> None:
+        """A table; the columns in `left` hold words and are set flush left, the others flush right."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index < left else "right", overflow="fold")
+            table.add_column(column, justify="left" if index in left else "right", overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(printable, row))
         self._console.print(table)
         self._console.print()
 
@@ -46,6 +48,11 @@ class Screen:
         """With --json, the result as the last line of stdout."""
         if self._json:
             print(json.dumps(_finite(result)), flush=True)
+
+
+def printable(text: str) -> str:
+    """Text from files, without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @contextmanager
@@ -60,7 +67,7 @@ def plain_warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        print(f"tombola: warning: {' '.join(str(message).split())}", file=file or sys.stderr)
+        print(f"tombola: warning: {printable(' '.join(str(message).split()))}", file=file or sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

@@ -75,7 +75,12 @@ def _options(name: str, *, replicates: int, controls: bool = False) -> Callable[
                 default=["random", "reinit"],
                 help="trained at the search's levels: random (mask), reinit (weights); [] for none",
             )
-            study.add_argument("--every", type=int, default=1, help="train them at every so many levels")
+            study.add_argument(
+                "--control_levels",
+                type=list[int] | None,
+                default=None,
+                help="levels at which they are trained, e.g. [3, 7, 9] (null: all)",
+            )
         RECIPE.add(parser)
         add_run(parser, replicates=replicates, meaning="times the whole search is repeated, with other seeds")
         MACHINE.add(parser)
@@ -135,7 +140,7 @@ def _run_curve(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
             request,
             Path(given["out"]),
             controls=[controls] if isinstance(controls, str) else controls,
-            every=given["every"],
+            control_levels=given["control_levels"],
             jobs=given["jobs"],
         )
         show_search(screen, result)
@@ -177,7 +182,7 @@ def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: s
             count(_mean(found, "kept")),
             unit.show(_mean(found, "val_accuracy")),
             unit.show(_mean(found, "test_accuracy")),
-            count(_mean(found, "early_stop_iteration")),
+            count(_mean([f for f in found if f["early_stop_observed"]], "early_stop_iteration")),
         ]
         for index, found in sorted(at.items())
     ]

@@ -169,7 +169,7 @@ def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
             ]
         )
     measured = ("network", f"test {result['metric']}", "95 %", "to dense loss")
-    screen.table((*measured, "ticket − it", "at least", "the ticket"), rows)
+    screen.table((*measured, "ticket − it", "at least", "the ticket"), rows, left=(0, 6))
     screen.line(result["sentence"])
     if "run" in result:
         screen.line(f"run     {result['run']}")
@@ -180,16 +180,21 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
     ticket = Ticket.load(given["ticket"])
     told = ticket.info()
-    origin, provenance = told["origin"], told["provenance"]
-    network = (origin.get("network") or {}).get("name", "a user's own model")
-    method, data = provenance.get("method", {}).get("name", "-"), provenance.get("data", {}).get("name", "-")
+    network, found = ticket.origin.network, told["provenance"]
+    name = network.name if network else "a user's own model"
+    method, data, seed = _name(found.get("method")), _name(found.get("data")), found.get("seed", "-")
     screen.line(f"ticket   {given['ticket']} (format {told['format']}, {told['bytes']:,} bytes)")
     screen.line(f"digest   {told['digest']}")
-    screen.line(f"network  {network}, {ticket.origin.kind} origin")
-    screen.line(f"found    by {method} on {data}, seed {provenance.get('seed', '-')}")
+    screen.line(f"network  {name}, {ticket.origin.kind} origin")
+    screen.line(f"found    by {method} on {data}, seed {seed}")
     screen.line()
     screen.line(ticket.table())
     return {"ticket": given["ticket"], **told}
+
+
+def _name(part: object) -> str:
+    # provenance is whatever the file's writer put there
+    return str(part.get("name", "-")) if isinstance(part, Mapping) else "-"
 
 
 def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
@@ -165,18 +165,18 @@ class ResidentFeed:
         plan, finish, x, y = self._plan, self._finish, self._x, self._y
         order = plan.order(seed, epoch, start)
         if not finish.columns:
-            for index in torch.split(order.to(finish.device), plan.batch_size):
+            for index in _cut(order.to(finish.device), plan.batch_size):
                 yield finish(x.index_select(0, index)), y.index_select(0, index)
             return
-        for part in torch.split(order, max(1, _DRAWN_AT_ONCE // plan.batch_size) * plan.batch_size):
-            indices = torch.split(part.to(finish.device), plan.batch_size)
-            rows = torch.split(finish.draws(seed, epoch, part), plan.batch_size)
+        for part in _cut(order, max(1, _DRAWN_AT_ONCE // plan.batch_size) * plan.batch_size):
+            indices = _cut(part.to(finish.device), plan.batch_size)
+            rows = _cut(finish.draws(seed, epoch, part), plan.batch_size)
             for index, draws in zip(indices, rows, strict=True):
                 yield finish(x.index_select(0, index), draws), y.index_select(0, index)
 
     def sweep(self) -> Iterator[Batch]:
         size = self._plan.sweep_batch
-        for x, y in zip(torch.split(self._x, size), torch.split(self._y, size), strict=True):
+        for x, y in zip(_cut(self._x, size), _cut(self._y, size), strict=True):
             yield self._finish(x), y
 
 
@@ -206,14 +206,14 @@ class StreamedFeed:
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         finish = self._finish
-        orders = torch.split(self._plan.order(seed, epoch, start), self._plan.batch_size)
+        orders = _cut(self._plan.order(seed, epoch, start), self._plan.batch_size)
         base = derive(seed, "transform", epoch)
         keys = [[(index, derive(base, index)) for index in order.tolist()] for order in orders]
         for order, (x, y) in zip(orders, self._fetched(self._split.dataset, keys), strict=True):
             yield finish(x, finish.draws(seed, epoch, order) if finish.columns else None), y
 
     def sweep(self) -> Iterator[Batch]:
-        orders = torch.split(torch.arange(self._plan.examples), self._plan.sweep_batch)
+        orders = _cut(torch.arange(self._plan.examples), self._plan.sweep_batch)
         keys = [[(index, derive(0, index)) for index in order.tolist()] for order in orders]
         for x, y in self._fetched(self._split.plain or self._split.dataset, keys):
             yield self._finish(x), y
@@ -232,6 +232,11 @@ class StreamedFeed:
         except TombolaError as error:
             # A worker's error arrives with its traceback as the message: the last line is what was said.
             raise TombolaError(str(error).strip().splitlines()[-1].removeprefix(f"{_NAME}: ")) from None
+
+
+def _cut(values: Tensor, size: int) -> Sequence[Tensor]:
+    """Consecutive parts of `size`; none of an empty tensor (which torch would give back as one)."""
+    return torch.split(values, size) if len(values) else ()
 
 
 def _on(values: Tensor, device: torch.device) -> Tensor:

@@ -79,7 +79,9 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
         TombolaError: for unknown names, missing or unreadable files, and data that cannot be used.
     """
     if spec.image_size is not None and spec.name != "folder":
-        raise TombolaError(f"image_size is for folder data; {spec.name} has its own size, leave image_size out")
+        raise TombolaError(
+            f"image_size is for folder data; {spec.name} has its own size, leave image_size out"
+        )
     if spec.name == "digits":
         splits = _digits(spec, split_seed)
     elif spec.name in _PUBLISHED:
@@ -201,7 +203,9 @@ def _foreign(spec: DataSpec, split_seed: int) -> Splits:
     given = function(spec.root, split_seed, **spec.args)
     if isinstance(given, Splits):
         if spec.val_size is not None:
-            raise TombolaError(f"val_size is {spec.val_size}, but {spec.name} splits by itself; leave val_size out")
+            raise TombolaError(
+                f"val_size is {spec.val_size}, but {spec.name} splits by itself; leave val_size out"
+            )
         return given
     if not isinstance(given, tuple) or len(given) not in (3, 4):
         raise TombolaError(

@@ -305,7 +305,7 @@ def _loggers(options: Options, directory: Path | None, replicate: int) -> list[A
     if not options.loggers:
         return []
     try:
-        from lightning_fabric.loggers import TensorBoardLogger
+        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
         return [
             TensorBoardLogger(

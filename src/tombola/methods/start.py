@@ -10,7 +10,8 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.models.registry import build_network, default_init, is_known, load_checkpoint_
+from tombola.models.foreign import filled_args
+from tombola.models.registry import default_init, is_known, load_checkpoint_
 from tombola.models.spec import ModelSpec
 from tombola.prune.loop import some_inputs
 from tombola.rng.seeds import derive
@@ -45,32 +46,28 @@ def start_from(model: nn.Module | ModelSpec, splits: Splits, *, seed: int) -> St
 
 
 def _by_name(spec: ModelSpec, splits: Splits, seed: int) -> Start:
+    shape, classes = splits.input_shape, splits.classes or 1
     own = is_known(spec.name)
-    shape, classes = (splits.input_shape, splits.classes or 1) if own else (None, None)
-    network = NetworkSpec(spec.name, dict(spec.args), shape, classes)
+    args = (
+        dict(spec.args) if own else filled_args(spec.name, input_shape=shape, classes=classes, args=spec.args)
+    )
+    network = NetworkSpec(spec.name, args, shape, classes)
     trusted = () if own else (spec.name,)
-    init = spec.init or (default_init(spec.name) if own else None)
+    init = spec.init or default_init(spec.name)
     if spec.checkpoint is None and init is not None:
-        if own:
-            return Start(Origin.seeded(network, init, derive(seed, "init")), None)
-        return Start(
-            Origin.seeded(network, init, derive(seed, "init"), model=_built(spec, splits, seed)),
-            None,
-            trusted,
-        )
-    module = _built(spec, splits, seed)
+        model = None if own else _built(network, seed)
+        return Start(Origin.seeded(network, init, derive(seed, "init"), model=model), None, trusted)
+    module = _built(network, seed)
     if spec.checkpoint is not None:
         load_checkpoint_(module, spec.checkpoint)
     return Start(Origin.stored(module, network=network), None, trusted)
 
 
-def _built(spec: ModelSpec, splits: Splits, seed: int) -> nn.Module:
+def _built(network: NetworkSpec, seed: int) -> nn.Module:
     # a constructor draws its weights from torch's global generator
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "constructor"))
-        return build_network(
-            spec.name, input_shape=splits.input_shape, classes=splits.classes or 1, args=dict(spec.args)
-        )
+        return network.build(trusted=(network.name,))
 
 
 def _check_fits(start: Start, splits: Splits) -> None:

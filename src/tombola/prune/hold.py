@@ -56,9 +56,9 @@ class Hold:
     def enforce(self) -> None:
         """Set every pruned weight to its pruned value now."""
         with torch.no_grad():
-            torch._foreach_mul_(self._parameters, self._keep)  # type: ignore[arg-type]
+            torch._foreach_mul_(self._parameters, self._keep)
             if self._values is not None:
-                torch._foreach_add_(self._parameters, self._values)  # type: ignore[arg-type]
+                torch._foreach_add_(self._parameters, self._values)
         self._versions = [p._version for p in self._parameters]
 
     def release(self) -> None:

@@ -193,10 +193,13 @@ def _starting_point(
 
 def _origin(search: Search, pruning: Pruning, snapshot: Snapshot | None, before: Sequence[Level]) -> Origin:
     """What the ticket says it trains from: the rewind point; under "lr", the trained dense network."""
-    network = search.origin.network
     if before and not pruning.rewind.weights:
-        return Origin.stored(_final_state(search, before[0].ticket), network=network)
-    return search.origin if snapshot is None else Origin.stored(snapshot.model, network=network)
+        state = _final_state(search, before[0].ticket)
+    elif snapshot is not None:
+        state = snapshot.model
+    else:
+        return search.origin
+    return Origin.stored(state, network=search.origin.network, init=search.origin.init)
 
 
 def _final_state(search: Search, ticket: Ticket) -> State:

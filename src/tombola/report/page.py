@@ -85,7 +85,7 @@ def key_numbers(run: Run) -> tuple[Number, ...]:
     if dense is not None:
         found.append(Number("Dense", unit.show(dense.spread.mean), f"test {find.metric}"))
     if best is not None:
-        found.append(Number("Keeps up to", words.density(best.density), "of the weights"))
+        found.append(Number("Keeps up down to", words.density(best.density), "of the weights"))
         found.append(Number("Ticket there", unit.show(best.spread.mean), f"test {find.metric}"))
         found.append(Number("Smaller by", f"{1 / best.density:.3g} ×", "prunable weights"))
     if find.replicates:

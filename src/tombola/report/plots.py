@@ -60,12 +60,11 @@ def _close_up(series: Sequence[Series], dense: float | None) -> tuple[float, flo
     means = sorted(p.spread.mean for line in series for p in line.points)
     top = max(means[-1], dense if dense is not None else means[-1])
     whole = top - means[0]
-    near = [value for value in means if value >= top - whole / 6]
-    if whole < 0.02 or len(near) < max(4, len(means) // 3) or len(near) == len(means):
+    reach = max(top - means[len(means) // 4], whole / 40)
+    if whole < 0.02 or len(means) < 6 or 3 * reach > whole:
         return None
-    reach = max(top - near[0], whole / 40)
     highest = max(p.spread.high for line in series for p in line.points)
-    return top - 1.6 * reach, max(top + 0.35 * reach, highest + 0.1 * reach)
+    return top - 2 * reach, max(top + 0.35 * reach, highest + 0.1 * reach)
 
 
 def _accuracy(find: Find, early: bool) -> list[Plot]:
@@ -245,9 +244,9 @@ def run_plots(run: Run) -> list[Plot]:
         *_accuracy(find, early=False),
         *_accuracy(find, early=True),
         *_early_stop(find),
-        *_layers(find),
         *_find_traces(find),
         *logs,
+        *_layers(find),  # last, for it may be tall
     ]
 
 

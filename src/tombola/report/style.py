@@ -55,7 +55,7 @@ LEVEL_LOOKS = (
     Look("#5f9410", "#a6d94f", (0, (1, 1.3)), "D"),
     Look("#c77700", "#f7b955", (0, (3, 1, 1, 1, 1, 1)), "v"),
 )
-INK, MUTED, RULE, PAPER = "#1c2126", "#5a626b", "#d5dade", "#fefefe"
+INK, MUTED, RULE, PAPER = "#1c2126", "#5a626b", "#d5dade", "#ffffff"
 _DARK = {INK: "#e8ebee", MUTED: "#a9b1b9", RULE: "#3a4149", PAPER: "#171b20"}
 
 STYLE: Mapping[str, Any] = {

@@ -121,14 +121,8 @@ def verify_tables(verify: Verify) -> list[Table]:
             )
         )
     if rows:
-        head = (
-            "Arm",
-            f"Test {verify.metric}",
-            "95 % interval",
-            "n",
-            "Early-stop iteration",
-            "Iterations to the dense loss",
-        )
+        head: tuple[str, ...] = ("Arm", f"Test {verify.metric}", "95 % interval", "n")
+        head += ("Early-stop iteration", "Iterations to the dense loss")
         note = "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
         tables.append(Table("Arms of the verification", head, tuple(rows), note))
     claims = []
@@ -212,6 +206,6 @@ def runs_table(runs: tuple[Run, ...]) -> Table:
             dense = unit.spread(whole.spread) if whole else "–"
         size = str(len(run.find.replicates)) if run.find else "–"
         rows.append((run.name, words.subtitle(run), size, dense, best, last))
-    head = ("Run", "What", "n", "Dense", "Keeps up to", "Sparsest: result")
-    note = "Keeps up to: lowest density down to which the mean stays within 0.2 points of dense."
+    head = ("Run", "What", "n", "Dense", "Keeps up down to", "Sparsest: result")
+    note = "Keeps up down to: the lowest density to which every mean stays within 0.2 points of dense."
     return Table("The runs in numbers", head, tuple(rows), note, words=2)

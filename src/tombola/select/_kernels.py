@@ -54,14 +54,14 @@ def split(x: Array, low: Any, high: Any, inside: Array) -> tuple[int, int, int]:
     below = 0
     found = np.uint64(0)
     for start in range(0, x.size, 4096):  # a block stays in the first cache between the two loops
-        if int(found) + 4096 > inside.size:
+        if int(np.int64(found)) + 4096 > inside.size:
             return -1, 0, 0
         piece = x[start : start + 4096]
         a, b = _outside(piece, low, high)
         above += a
         below += b
         found = _gather(piece, low, high, inside, found)
-    between = int(found)
+    between = int(np.int64(found))
     return above, between, x.size - above - below - between
 
 

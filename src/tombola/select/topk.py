@@ -34,8 +34,7 @@ _PIECE = 250_000  # fewer scores than this are not worth another thread
 
 
 def keep_largest(scores: Tensor, k: int, *, out: Tensor | None = None) -> Tensor:
-    """A bool tensor in the shape of `scores` with exactly `k` True: the largest, ties to the lower flat
-    index.
+    """Bool in the shape of `scores` with exactly `k` True: the largest, ties to the lower flat index.
 
     -0.0 ties with +0.0 and -inf comes last. Any real dtype (half precision is compared as float32), any
     strides, any device, any size.
@@ -149,11 +148,21 @@ def _sample(x: Array) -> Array:
 
 
 def _bracket(sample: Array, density: float) -> tuple[Any, Any]:
-    """Two values of the sorted sample that hold the threshold at `density` between them, but for bad luck."""
+    """Two values that hold the threshold at `density` between them, but for bad luck: from the sorted sample,
+    or the dtype's own ends where the sample does not reach far enough."""
+    import numpy as np
+
     m = sample.size
     middle = (1 - density) * m
     margin = 4.5 * math.sqrt(m * density * (1 - density)) + 2
-    return sample[max(0, math.floor(middle - margin))], sample[min(m - 1, math.ceil(middle + margin))]
+    first, last = math.floor(middle - margin), math.ceil(middle + margin)
+    kind = sample.dtype.type
+    if sample.dtype.kind == "f":
+        least, most = kind(-np.inf), kind(np.inf)
+    else:
+        limits = np.iinfo(sample.dtype)
+        least, most = kind(limits.min), kind(limits.max)
+    return sample[first] if first >= 0 else least, sample[last] if last < m else most
 
 
 def _tie_cut(x: Array, value: Any, wanted: int, pieces: list[tuple[int, int]]) -> int:

@@ -109,7 +109,13 @@ def fresh_network(contest: Contest, seed: int) -> nn.Module:
     """
     origin = contest.ticket.origin
     if origin.init is not None:
-        fresh = Origin.seeded(origin.network, origin.init, derive(seed, "reinit"), model=contest.origin())
+        fresh = Origin.seeded(
+            origin.network,
+            origin.init,
+            derive(seed, "reinit"),
+            model=contest.origin(),
+            init_args=origin.init_args,
+        )
         return fresh.network_module(contest.origin(), contest.trusted)
     model = contest.origin()
     draw = generator(seed, "reinit")

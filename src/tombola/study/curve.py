@@ -30,16 +30,14 @@ def run_curve(
     out: Path,
     *,
     controls: Sequence[str] = CONTROLS,
-    every: int = 1,
+    control_levels: Sequence[int] | None = None,
     jobs: int = 1,
 ) -> dict[str, Any]:
-    """Search `request.replicates` times and train the controls of every `every`-th level of each search.
+    """Search `request.replicates` times and train controls at `control_levels` of each search (None: at all).
 
     The run's result has the form of a find run's, with an arm per control: the same levels, other weights or
     masks, one draw per replicate and level. `jobs` processes share the replicates out, then the controls.
     """
-    if every < 1:
-        raise TombolaError(f"every is {every}; it must be at least 1 (controls at every so many levels)")
     unknown = [name for name in controls if name not in CONTROLS]
     if unknown:
         raise TombolaError(f"control {unknown[0]!r} is not known; use {', '.join(CONTROLS)}")
@@ -48,7 +46,8 @@ def run_curve(
             f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1"
         )
     splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
-    study = {"study": "curve", "controls": list(controls), "every": every}
+    wanted = None if control_levels is None else sorted(set(control_levels))
+    study = {"study": "curve", "controls": list(controls), "control_levels": wanted}
     config = {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
     label = f"curve-{request.method.name}-{name_of_model(request.model)}-{splits.name}"
     options = request.options
@@ -58,7 +57,7 @@ def run_curve(
         result = run.result()
         if result is None:
             kept = request if jobs > 1 else replace(request, data=splits)
-            replicates = _train(kept, run.directory, list(controls), every, jobs)
+            replicates = _train(kept, run.directory, list(controls), wanted, jobs)
             result = {
                 "kind": "find",
                 "method": request.method.name,
@@ -82,7 +81,7 @@ class _Job:
 
 
 def _train(
-    request: Request, directory: Path, controls: list[str], every: int, jobs: int
+    request: Request, directory: Path, controls: list[str], wanted: list[int] | None, jobs: int
 ) -> list[dict[str, Any]]:
     searches = [_Job(request, directory, i, "ticket") for i in range(request.replicates)]
     replicates = []
@@ -96,7 +95,8 @@ def _train(
         trained = [
             _Job(request, directory, replicate["replicate"], name, level["level"], level["ticket"])
             for replicate in replicates
-            for level in replicate["arms"]["ticket"][every::every]
+            for level in replicate["arms"]["ticket"][1:]
+            if wanted is None or level["level"] in wanted
             for name in controls
         ]
         for job, found in zip(trained, _map(_control, trained, jobs, "controls", progress), strict=True):
@@ -125,8 +125,8 @@ def _control(job: _Job, progress: Progress | None = None) -> dict[str, Any]:
     options = request.options
     fabric = make_fabric(options.device, request.recipe.precision, deterministic=options.deterministic)
     bench = Bench(splits, request.recipe, fabric, options, progress or Silent())
-    architecture = request.model if isinstance(request.model, nn.Module) else None
-    trusted = () if architecture is not None else (request.model.name,)  # type: ignore[union-attr]
+    model = request.model
+    architecture, trusted = (model, ()) if isinstance(model, nn.Module) else (None, (model.name,))
     contest = Contest(Ticket.load(job.directory / job.ticket), architecture, trusted)
     name = f"replicate-{job.replicate}/{job.arm}-{job.level:02d}"
     stage = Stage(job.directory / name)
