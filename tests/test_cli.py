@@ -302,8 +302,8 @@ def test_verify_report_and_runs(found: dict[str, Any], runs: Path, tmp_path: Pat
 
 
 def test_study_curve(tmp_path: Path) -> None:
-    argv = [*TINY[2:], "--density", "0.25", "--replicates", "1", "--every", "2", "--out", str(tmp_path)]
-    result = last_json("study", "curve", *argv)
+    argv = [*TINY[2:], "--density", "0.25", "--replicates", "1", "--control_levels", "[2]"]
+    result = last_json("study", "curve", *argv, "--out", str(tmp_path))
     arms = result["replicates"][0]["arms"]
     assert [level["level"] for level in arms["ticket"]] == [0, 1, 2]
     assert [level["level"] for level in arms["random"]] == [level["level"] for level in arms["reinit"]] == [2]
