@@ -100,8 +100,8 @@ class IterativePruning:
             exclude=self.exclude,
         )
 
-    def plan(self, weights: Mapping[str, Tensor]) -> Sequence[Counts]:
-        """Units kept at every level, level 0 first, from the shapes of the prunable weights."""
+    def plan(self, weights: Mapping[str, Tensor], output: str) -> Sequence[Counts]:
+        """Units kept at every level, level 0 first; `output` names the output layer's weight."""
         from tombola.prune.levels import by_density, by_rate
         from tombola.select.patterns import NM, parse_pattern
 
@@ -114,16 +114,15 @@ class IterativePruning:
             sizes = {"": sum(sizes.values())}
             rates = {"": self.rate}
         else:
-            rates = self.rates(weights)
+            rates = self.rates(weights, output)
         if density is None:
             plan = by_rate(sizes, rates, self.levels or 0)
         else:
             plan = by_density(sizes, rates, density, self.rounds)
         return [level[""] for level in plan] if self.scope == "global" else plan
 
-    def rates(self, weights: Mapping[str, Any]) -> dict[str, float]:
-        """Every layer's rate: convolutions, fully connected layers, and half for the output layer (the last one)."""
-        output = list(weights)[-1]
+    def rates(self, weights: Mapping[str, Any], output: str) -> dict[str, float]:
+        """Every layer's rate: that of convolutions, of other layers, and of the output layer."""
         conv = self.rate if self.conv_rate is None else self.conv_rate
         last = self.rate / 2 if self.output_rate is None else self.output_rate
         return {

@@ -66,9 +66,12 @@ class Search:
 
 @dataclass(frozen=True)
 class Pruning:
-    """The axes of the loop. `plan` gives the units kept at each level from the shapes of the prunable weights."""
+    """The axes of the loop.
 
-    plan: Callable[[Mapping[str, Tensor]], Sequence[Counts]]
+    `plan` gives the units kept at each level from the prunable weights and the name of the output layer's.
+    """
+
+    plan: Callable[[Mapping[str, Tensor], str], Sequence[Counts]]
     criterion: Criterion
     scope: str
     pattern: Pattern
@@ -92,10 +95,12 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     Raises:
         TombolaError: a level's mask leaves no path from the input to the output.
     """
-    weights = prunable(search.network(), include=pruning.include, exclude=pruning.exclude)
+    network = search.network()
+    weights = prunable(network, include=pruning.include, exclude=pruning.exclude)
     if not weights:
         raise TombolaError("the network has no prunable weight; widen what is prunable with --include")
-    plan = pruning.plan(weights)
+    output = next(reversed(prunable(network)), "")
+    plan = pruning.plan(weights, output)
     mask, levels = Mask.full(weights), list[Level]()
     for level, counts in enumerate(plan):
         if level > 0:
