@@ -70,12 +70,17 @@ def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:
     assert list_runs(tmp_path)[0]["state"] == "finished"
 
 
+def write_half(file: Path) -> None:
+    with write_atomically(file) as out:
+        out.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     write_json(file, {"x": 1})
-    with pytest.raises(TombolaError, match="disk is full"), write_atomically(file) as out:
-        out.write(b"half")
-        raise OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(TombolaError, match="disk is full"):
+        write_half(file)
     assert json.loads(file.read_text()) == {"x": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 

@@ -51,7 +51,7 @@ def test_fewer_than_three_replicates_decide_nothing() -> None:
     arms = {"ticket": arm(0.9, 0.9), "dense": arm(0.5, 0.5), "random": arm(0.1, 0.1), "reinit": arm(0.1, 0.1)}
     compared = compare(arms, 0.002)
     assert {found["verdict"] for found in compared.values()} == {"undecided"}
-    assert "undecided" in sentence(0.1, compared, speed(arms), 2)
+    assert "undecided" in sentence(0.1, compared, speed(arms), 2, 0.002)
 
 
 def test_earlier_only_if_the_interval_leaves_out_zero() -> None:
@@ -73,8 +73,8 @@ def test_a_minimum_at_the_end_or_a_loss_never_reached_is_not_observable() -> Non
 
 def test_the_sentence_says_what_wins_and_what_is_not_shown() -> None:
     arms = {"ticket": arm(0.9, 0.9, 0.9), "dense": arm(0.9, 0.9, 0.9), "random": arm(0.9, 0.9, 0.9)}
-    text = sentence(0.1, compare(arms, 0.002), speed(arms), 3)
+    text = sentence(0.1, compare(arms, 0.002), speed(arms), 3, 0.002)
     assert text.startswith(
-        "This ticket of 10.0% of the weights does not win: it matches the dense network (+0.00"
+        "This ticket of 10.0% of the weights does not win: it matches the dense network to within 0.2 points (+0.00"
     )
     assert "not shown that it beats a random mask" in text

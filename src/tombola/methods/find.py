@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -114,16 +114,26 @@ def as_data(data: Any) -> Splits | DataSpec:
     return data if isinstance(data, Splits) else make_splits(*data)
 
 
+def loaded(data: Splits | DataSpec) -> Splits:
+    """The data itself."""
+    return load_data(data) if isinstance(data, DataSpec) else data
+
+
 def name_of_model(model: nn.Module | ModelSpec) -> str:
     """The name of a network: its registry name or import path, or the class of a live module."""
     return type(model).__name__ if isinstance(model, nn.Module) else model.name
 
 
 def search(
-    request: Request, progress: Progress | None = None, *, directory: Path | None = None, replicate: int = 0
+    request: Request,
+    progress: Progress | None = None,
+    *,
+    splits: Splits | None = None,
+    directory: Path | None = None,
+    replicate: int = 0,
 ) -> list[Level]:
-    """Run one replicate of a request; `directory` is the run directory, if there is one."""
-    splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
+    """Run one replicate of a request; `splits` is its data if loaded, `directory` the run directory if any."""
+    splits = splits or loaded(request.data)
     seed = replicate_seed(request.seed, replicate)
     start = start_from(request.model, splits, seed=seed)
     fabric = make_fabric(
@@ -164,7 +174,7 @@ def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | No
         raise TombolaError(
             f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1"
         )
-    splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
+    splits = loaded(request.data)
     config = {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
     label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}".replace("/", "_")
     with open_run(
@@ -196,17 +206,15 @@ def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
 
 
 def _run(request: Request, splits: Splits, run: Run, jobs: int) -> dict[str, Any]:
-    items = [
-        _Job(replace(request, data=request.data if jobs > 1 else splits), run.directory, i)
-        for i in range(request.replicates)
-    ]
-    wanted = request.options.progress
-    with show_progress(wanted) as progress, progress.track("replicates", len(items)) as update:
-        replicates = []
-        run_one = _replicate if jobs > 1 else lambda job: _replicate(job, progress)
-        for done, levels in enumerate(map_jobs(run_one, items, jobs)):
-            replicates.append(levels)
-            update(done + 1)
+    items = [_Job(request, run.directory, i) for i in range(request.replicates)]
+    replicates = []
+    with (
+        show_progress(request.options.progress) as progress,
+        progress.track("replicates", len(items)) as update,
+    ):
+        for found in map_jobs(_replicate, items, jobs, progress=progress, splits=splits):
+            replicates.append(found)
+            update(len(replicates))
     result = {
         "kind": "find",
         "method": request.method.name,
@@ -226,8 +234,8 @@ class _Job:
     replicate: int
 
 
-def _replicate(job: _Job, progress: Progress | None = None) -> dict[str, Any]:
-    levels = search(job.request, progress, directory=job.directory, replicate=job.replicate)
+def _replicate(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> dict[str, Any]:
+    levels = search(job.request, progress, splits=splits, directory=job.directory, replicate=job.replicate)
     return {
         "replicate": job.replicate,
         "seed": replicate_seed(job.request.seed, job.replicate),

@@ -15,7 +15,7 @@ from tombola.data.splits import Splits
 from tombola.mask import Mask
 from tombola.prune.hold import hold
 from tombola.runs.directory import Stage
-from tombola.train.checkpoint import CheckpointStore, Snapshot, State
+from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import evaluate
 from tombola.train.feeds import evaluation_feed, wants_channels_last
 from tombola.train.history import Row, early_stop, read_csv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,14 +18,17 @@ def threads_per_job(jobs: int) -> int:
     return max(1, torch.get_num_threads() // max(1, jobs))
 
 
-def map_jobs(function: Callable[[Item], Result], items: Sequence[Item], jobs: int = 1) -> Iterator[Result]:
-    """`function(item)` for every item, in order.
+def map_jobs(
+    function: Callable[..., Result], items: Sequence[Item], jobs: int = 1, **here: Any
+) -> Iterator[Result]:
+    """`function(item)` for every item, in order, in up to `jobs` processes that share out torch's threads.
 
-    With `jobs` > 1 the items and the function must be picklable; each process shares out torch's threads. The
-    first error ends the others' queue and is raised.
+    Work done in this very process gets the arguments `here` as well (bars, data already loaded); for other
+    processes the items and the function must be picklable. The first error ends the queue and is raised.
     """
-    if jobs <= 1 or len(items) <= 1:
-        yield from map(function, items)
+    if jobs <= 1:
+        for item in items:
+            yield function(item, **here)
         return
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(jobs, context, initializer=_set_threads, initargs=(threads_per_job(jobs),))

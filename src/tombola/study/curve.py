@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from tombola.data.config import DataSpec
-from tombola.data.registry import load_data
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods.find import Request, describe, headline, machine, name_of_model, replicate_seed, search
+from tombola.methods.find import (
+    Request,
+    describe,
+    headline,
+    loaded,
+    machine,
+    name_of_model,
+    replicate_seed,
+    search,
+)
 from tombola.prune.loop import level_result
 from tombola.prune.trial import Bench
 from tombola.rng.seeds import derive
@@ -45,7 +52,7 @@ def run_curve(
         raise TombolaError(
             f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1"
         )
-    splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
+    splits = loaded(request.data)
     wanted = None if control_levels is None else sorted(set(control_levels))
     study = {"study": "curve", "controls": list(controls), "control_levels": wanted}
     config = {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
@@ -56,8 +63,7 @@ def run_curve(
     ) as run:
         result = run.result()
         if result is None:
-            kept = request if jobs > 1 else replace(request, data=splits)
-            replicates = _train(kept, run.directory, list(controls), wanted, jobs)
+            replicates = _train(request, splits, run.directory, list(controls), wanted, jobs)
             result = {
                 "kind": "find",
                 "method": request.method.name,
@@ -81,12 +87,18 @@ class _Job:
 
 
 def _train(
-    request: Request, directory: Path, controls: list[str], wanted: list[int] | None, jobs: int
+    request: Request,
+    splits: Splits,
+    directory: Path,
+    controls: list[str],
+    wanted: list[int] | None,
+    jobs: int,
 ) -> list[dict[str, Any]]:
-    searches = [_Job(request, directory, i, "ticket") for i in range(request.replicates)]
     replicates = []
     with show_progress(request.options.progress) as progress:
-        for job, levels in zip(searches, _map(_search, searches, jobs, "searches", progress), strict=True):
+        here = {"progress": progress, "splits": splits}
+        searches = [_Job(request, directory, i, "ticket") for i in range(request.replicates)]
+        for job, levels in _map(_search, searches, jobs, "searches", here):
             seed = replicate_seed(request.seed, job.replicate)
             arms: dict[str, list[dict[str, Any]]] = {"ticket": levels, **{name: [] for name in controls}}
             replicates.append(
@@ -99,29 +111,32 @@ def _train(
             if wanted is None or level["level"] in wanted
             for name in controls
         ]
-        for job, found in zip(trained, _map(_control, trained, jobs, "controls", progress), strict=True):
+        for job, found in _map(_control, trained, jobs, "controls", here):
             replicates[job.replicate]["arms"][job.arm].append(found)
     return replicates
 
 
-def _map(function: Any, items: Sequence[_Job], jobs: int, label: str, progress: Progress) -> list[Any]:
-    with progress.track(label, len(items)) as update:
-        results = []
-        one = function if jobs > 1 else lambda job: function(job, progress)
-        for done, found in enumerate(map_jobs(one, items, jobs)):
-            results.append(found)
-            update(done + 1)
-    return results
+def _map(
+    function: Callable[..., Any], items: Sequence[_Job], jobs: int, label: str, here: Mapping[str, Any]
+) -> Iterator[tuple[_Job, Any]]:
+    with here["progress"].track(label, len(items)) as update:
+        for done, pair in enumerate(
+            zip(items, map_jobs(function, items, jobs, **here), strict=True), start=1
+        ):
+            update(done)
+            yield pair
 
 
-def _search(job: _Job, progress: Progress | None = None) -> list[dict[str, Any]]:
-    levels = search(job.request, progress, directory=job.directory, replicate=job.replicate)
+def _search(
+    job: _Job, progress: Progress | None = None, splits: Splits | None = None
+) -> list[dict[str, Any]]:
+    levels = search(job.request, progress, splits=splits, directory=job.directory, replicate=job.replicate)
     return [level.result for level in levels]
 
 
-def _control(job: _Job, progress: Progress | None = None) -> dict[str, Any]:
+def _control(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> dict[str, Any]:
     request = job.request
-    splits = load_data(request.data) if isinstance(request.data, DataSpec) else request.data
+    splits = splits or loaded(request.data)
     options = request.options
     fabric = make_fabric(options.device, request.recipe.precision, deterministic=options.deterministic)
     bench = Bench(splits, request.recipe, fabric, options, progress or Silent())

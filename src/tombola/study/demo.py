@@ -14,6 +14,8 @@ from tombola.train.options import Options
 DENSITY = 0.1
 ROUNDS = 6
 REPLICATES = 5
+MARGIN = 0.01
+"""One point: one of the 359 test images is already 0.28."""
 
 
 def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[str, Any]:
@@ -27,5 +29,7 @@ def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[s
         options=options,
     )
     found = run_find(request, out)
-    verdict = verify(found["ticket"], replicates=REPLICATES, seed=seed, options=options, out=out)
+    verdict = verify(
+        found["ticket"], replicates=REPLICATES, margin=MARGIN, seed=seed, options=options, out=out
+    )
     return {"find": found, "verify": verdict}

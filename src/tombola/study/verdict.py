@@ -102,14 +102,20 @@ def describe_arm(arm: ArmFigures, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def sentence(density: float, comparisons: Mapping[str, Any], pace: Mapping[str, Any], replicates: int) -> str:
+def sentence(
+    density: float, comparisons: Mapping[str, Any], pace: Mapping[str, Any], replicates: int, margin: float
+) -> str:
     """The verdict in one plain sentence or two."""
     verdicts = {name: found["verdict"] for name, found in comparisons.items()}
     size = f"This ticket of {density:.1%} of the weights"
     if "undecided" in verdicts.values():
         return f"{size} is undecided: {replicates} replicates are too few, {FEWEST_REPLICATES} are needed."
-    shown = [_phrase(name, comparisons[name]) for name, verdict in verdicts.items() if verdict == "yes"]
-    missed = [_phrase(name, comparisons[name]) for name, verdict in verdicts.items() if verdict == "no"]
+    shown = [
+        _phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "yes"
+    ]
+    missed = [
+        _phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "no"
+    ]
     if not missed:
         text = f"{size} wins: it {_join(shown)}."
     elif shown:
@@ -124,8 +130,10 @@ def sentence(density: float, comparisons: Mapping[str, Any], pace: Mapping[str, 
     return text
 
 
-def _phrase(name: str, found: Mapping[str, Any]) -> str:
-    return f"{CLAIMS[name]} ({100 * found['difference']:+.2f} points, at least {100 * found['lower']:+.2f})"
+def _phrase(name: str, found: Mapping[str, Any], margin: float) -> str:
+    allowed = f" to within {100 * margin:g} points" if name == "dense" else ""
+    bound = f"{100 * found['difference']:+.2f} points, at least {100 * found['lower']:+.2f}"
+    return f"{CLAIMS[name]}{allowed} ({bound})"
 
 
 def _join(parts: Sequence[str]) -> str:

@@ -11,10 +11,9 @@ from typing import Any
 from torch import nn
 
 from tombola.data.config import DataSpec
-from tombola.data.registry import load_data
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods.find import as_data, as_plain, describe_data, machine
+from tombola.methods.find import as_data, as_plain, describe_data, loaded, machine
 from tombola.prune.trial import Bench, Trial
 from tombola.rng.seeds import derive
 from tombola.runs.directory import Stage, open_run
@@ -71,7 +70,8 @@ def verify(
         replicates: trainings of every arm, each with a fresh data order (and fresh draws for the controls).
         margin: how much worse than dense still counts as a match, as a fraction of accuracy.
         recipe: how to train; None takes the ticket's own.
-        model: the architecture, for a ticket of a user's own model; `trusted`: import prefixes, as in `build`.
+        model: the architecture, for a ticket of a user's own model.
+        trusted: import prefixes that a ticket may name, as in `build`.
         out: parent of the run directory; None keeps everything in memory.
 
     Returns:
@@ -118,7 +118,7 @@ def _augment(recorded: Mapping[str, Any]) -> Any:
 
 def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
     """Carry out a verification, in a run directory under `out` if that is given."""
-    splits = load_data(verification.data) if isinstance(verification.data, DataSpec) else verification.data
+    splits = loaded(verification.data)
     _check_data(verification, splits)
     if out is None:
         return _run(verification, splits, None, jobs)
@@ -146,8 +146,8 @@ def _check_data(verification: Verification, splits: Splits) -> None:
     recorded = verification.contest.ticket.provenance.get("data", {}).get("fingerprint")
     if recorded not in (None, splits.fingerprint) and not verification.options.force:
         raise TombolaError(
-            f"the ticket was found on other data (fingerprint {recorded[:12]}, here {splits.fingerprint[:12]}); "
-            "give the same data, or --force true to verify it on this"
+            f"the ticket was found on other data (fingerprint {recorded[:12]}, here "
+            f"{splits.fingerprint[:12]}); give the same data, or --force true to verify it on this"
         )
 
 
@@ -160,23 +160,22 @@ class _Job:
 
 
 def _run(verification: Verification, splits: Splits, directory: Path | None, jobs: int) -> dict[str, Any]:
-    kept = verification if jobs > 1 else replace(verification, data=splits)
-    items = [_Job(kept, arm, i, directory) for arm in ARMS for i in range(verification.replicates)]
+    items = [_Job(verification, arm, i, directory) for arm in ARMS for i in range(verification.replicates)]
     trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
     with (
         show_progress(verification.options.progress) as progress,
         progress.track("arms and replicates", len(items)) as update,
     ):
-        run_one = _train_arm if jobs > 1 else lambda job: _train_arm(job, progress)
-        for done, (job, trial) in enumerate(zip(items, map_jobs(run_one, items, jobs), strict=True)):
+        found = map_jobs(_train_arm, items, jobs, progress=progress, splits=splits)
+        for done, (job, trial) in enumerate(zip(items, found, strict=True), start=1):
             trials[job.arm].append(trial)
-            update(done + 1)
+            update(done)
     return judge(trials, verification, splits)
 
 
-def _train_arm(job: _Job, progress: Progress | None = None) -> Trial:
+def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> Trial:
     verification = job.verification
-    splits = load_data(verification.data) if isinstance(verification.data, DataSpec) else verification.data
+    splits = splits or loaded(verification.data)
     options = verification.options
     fabric = make_fabric(options.device, verification.recipe.precision, deterministic=options.deterministic)
     bench = Bench(splits, verification.recipe, fabric, options, progress or Silent())
@@ -219,7 +218,7 @@ def judge(
         "comparisons": compared,
         "speed": pace,
         "wins": None if "undecided" in verdicts else "no" not in verdicts,
-        "sentence": sentence(ticket.density, compared, pace, verification.replicates),
+        "sentence": sentence(ticket.density, compared, pace, verification.replicates, verification.margin),
     }
 
 
