@@ -46,9 +46,7 @@ def milliseconds(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--quick", action="store_true", help="shorter runs, rougher medians")
@@ -57,9 +55,7 @@ def main() -> None:
     seconds = 0.2 if options.quick else 2.0
     ratios: dict[str, float] = {}
     draw = torch.Generator().manual_seed(0)
-    print(
-        f"float32 |normal| scores, {options.threads} threads, medians in ms; x = times as fast as the rival"
-    )
+    print(f"float32 |normal| scores, {options.threads} threads, medians in ms; x = times as fast as the rival")
     print(f"{'scores':>12} {'kept':>5} {'tombola':>9} " + " ".join(f"{name:>9} {'x':>6}" for name in RIVALS))
     for n in options.sizes:
         scores = torch.randn(n, generator=draw).abs()

@@ -43,9 +43,7 @@ def write_log(path: Path, top: float, speed: float, draw: random.Random, rows: i
             rise = 1 - math.exp(-step / speed)
             accuracy = 0.1 + (top - 0.1) * rise + draw.gauss(0, 0.0006)
             loss = 2.3 * math.exp(-step / speed) + 3 * (1 - top) + 1.2e-6 * step + abs(draw.gauss(0, 0.001))
-            writer.writerow(
-                [step, step / 900, 1.2e-3, loss, loss * 0.9, accuracy, loss, accuracy, step / 900]
-            )
+            writer.writerow([step, step / 900, 1.2e-3, loss, loss * 0.9, accuracy, loss, accuracy, step / 900])
 
 
 def accuracy_of(arm: str, density: float) -> float:
@@ -110,9 +108,7 @@ def make_find(
         for level in (level for levels_ in arms.values() for level in levels_ if lean):
             for key in ("layers", "early_stop_iteration", "test_accuracy_early_stop"):
                 del level[key]
-        found.append(
-            {"replicate": rep, "seed": rep, "ticket": f"replicate-{rep}/ticket.ticket", "arms": arms}
-        )
+        found.append({"replicate": rep, "seed": rep, "ticket": f"replicate-{rep}/ticket.ticket", "arms": arms})
     write_json(
         root / "run.json",
         {

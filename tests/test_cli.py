@@ -94,9 +94,7 @@ def test_help_and_mistakes_load_no_torch() -> None:
 
 
 def test_python_dash_m_and_version() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "tombola", "--version"], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-m", "tombola", "--version"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert done.stdout.startswith("tombola 0.")
 
@@ -204,16 +202,12 @@ def test_presets_fill_what_is_left_open_and_no_more() -> None:
 
 
 def test_texts_may_stand_alone_or_in_a_list() -> None:
-    _, out, _ = call(
-        "find", "imp", "--print_config", "--include", "*.bias", "--exclude", "[fc.*, head]", "--nesterov"
-    )
+    _, out, _ = call("find", "imp", "--print_config", "--include", "*.bias", "--exclude", "[fc.*, head]", "--nesterov")
     read = yaml.safe_load(out)
     assert (read["include"], read["exclude"], read["nesterov"]) == ("*.bias", ["fc.*", "head"], True)
 
 
-def test_a_printed_configuration_gives_the_same_run(
-    found: dict[str, Any], runs: Path, tmp_path: Path
-) -> None:
+def test_a_printed_configuration_gives_the_same_run(found: dict[str, Any], runs: Path, tmp_path: Path) -> None:
     argv = [*TINY, "--density", "0.25", "--out", str(runs)]
     status, out, err = call(*argv, "--print_config")
     assert status == 0, err
@@ -263,9 +257,7 @@ def test_export(found: dict[str, Any], tmp_path: Path, suffix: str) -> None:
 
     file = tmp_path / f"net{suffix}"
     told = last_json("export", found["ticket"], "--out", str(file))
-    state = (
-        safetensors.torch.load_file(file) if suffix == ".safetensors" else torch.load(file, weights_only=True)
-    )
+    state = safetensors.torch.load_file(file) if suffix == ".safetensors" else torch.load(file, weights_only=True)
     built = Ticket.load(found["ticket"]).build().state_dict()
     assert told["tensors"] == len(state) == len(built)
     assert all(torch.equal(state[name], built[name]) for name in built)
@@ -283,9 +275,7 @@ def test_verify_report_and_runs(found: dict[str, Any], runs: Path, tmp_path: Pat
     assert verdict["wins"] is None
     assert "undecided" in verdict["sentence"]
     assert set(verdict["arms"]) == {"ticket", "dense", "random", "reinit"}
-    status, out, _ = call(
-        "verify", found["ticket"], "--replicates", "2", "--length", "3it", "--out", str(runs)
-    )
+    status, out, _ = call("verify", found["ticket"], "--replicates", "2", "--length", "3it", "--out", str(runs))
     assert status == 0
     assert verdict["sentence"] in out
 

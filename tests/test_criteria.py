@@ -78,9 +78,7 @@ def test_ranks_are_the_quadrant_rule() -> None:
     w_i, w_f = torch.randn(400, generator=draw), torch.randn(400, generator=draw)
     rank = CRITERIA["large_init_large_final"](Context({"w": w_i}, {"w": w_f}))
     t = 0.35
-    kept = (w_i.abs() >= w_i.abs().sort().values[int(t * 400)]) & (
-        w_f.abs() >= w_f.abs().sort().values[int(t * 400)]
-    )
+    kept = (w_i.abs() >= w_i.abs().sort().values[int(t * 400)]) & (w_f.abs() >= w_f.abs().sort().values[int(t * 400)])
     assert torch.equal(select(rank, counts={"w": int(kept.sum())})["w"], kept)
 
 

@@ -75,9 +75,7 @@ def test_a_turn_is_rigid_on_images_that_are_not_square() -> None:
     torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize(
-    "augment", [Augment(rotate=30.0), Augment(translate=0.2), Augment(rotate=5.0, translate=0.1)]
-)
+@pytest.mark.parametrize("augment", [Augment(rotate=30.0), Augment(translate=0.2), Augment(rotate=5.0, translate=0.1)])
 def test_the_middle_draw_changes_nothing(augment: Augment) -> None:
     torch.testing.assert_close(augment_batch(IMAGE, drawn(), augment, torch.tensor([0.3])), IMAGE)
 

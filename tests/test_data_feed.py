@@ -16,9 +16,7 @@ from tombola.data.splits import Normalisation, Resident, Streamed
 from tombola.errors import TombolaError
 
 COUNT = 23
-PIXELS = torch.randint(
-    0, 256, (COUNT, 3, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
-)
+PIXELS = torch.randint(0, 256, (COUNT, 3, 6, 6), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 LABELS = torch.arange(COUNT)
 NORM = Normalisation((0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 CHANGES = Augment(flip=True, crop=1)
@@ -46,10 +44,7 @@ class Faulty(Images):
 
 def make(kind: str, batch_size: int = 5, **options: Any) -> Feed:
     split: Resident | Streamed
-    if kind == "streamed":
-        split = Streamed(Images())
-    else:
-        split = Resident(PIXELS if kind == "bytes" else NORM(PIXELS), LABELS)
+    split = Streamed(Images()) if kind == "streamed" else Resident(PIXELS if kind == "bytes" else NORM(PIXELS), LABELS)
     return feed(split, batch_size=batch_size, normalisation=NORM, **options)
 
 

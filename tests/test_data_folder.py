@@ -47,9 +47,7 @@ def swept(splits: Splits, part: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_resident_bytes_and_streamed_agree(root: Path) -> None:
     # 26 images of 192 bytes: all as floats, as bytes only, or not at all.
-    floats, raw, streamed = (
-        load(root, in_memory_limit=limit / 2**30) for limit in (26 * 768, 26 * 192, 26 * 191)
-    )
+    floats, raw, streamed = (load(root, in_memory_limit=limit / 2**30) for limit in (26 * 768, 26 * 192, 26 * 191))
     assert isinstance(floats.train, Resident)
     assert isinstance(raw.train, Resident)
     assert isinstance(streamed.train, Streamed)
@@ -177,9 +175,7 @@ def test_a_streamed_image_that_cannot_be_read_is_named(root: Path) -> None:
     splits = load(root, in_memory_limit=0.0)
     for path in (root / "test" / "bee").iterdir():
         path.write_bytes(b"not an image")
-    with pytest.raises(
-        TombolaError, match=r"^cannot read image [^\n]*\.png \([^\n]*\); replace or remove it$"
-    ):
+    with pytest.raises(TombolaError, match=r"^cannot read image [^\n]*\.png \([^\n]*\); replace or remove it$"):
         swept(splits, splits.test)
 
 

@@ -58,9 +58,7 @@ def test_digits() -> None:
 
 def test_digits_are_the_same_every_time_and_split_by_the_split_seed() -> None:
     base = load_data(DataSpec("digits"))
-    assert (
-        base.fingerprint == load_data(DataSpec("digits", root="elsewhere", in_memory_limit=0.5)).fingerprint
-    )
+    assert base.fingerprint == load_data(DataSpec("digits", root="elsewhere", in_memory_limit=0.5)).fingerprint
     assert base.fingerprint != load_data(DataSpec("digits"), split_seed=1).fingerprint
     assert base.fingerprint != load_data(DataSpec("digits", val_size=100)).fingerprint
     assert len(load_data(DataSpec("digits", val_size=100)).val) == 100

@@ -90,9 +90,7 @@ def test_holdout_is_a_sorted_partition_that_depends_on_the_seed_alone() -> None:
 
 def test_tuples_arrays_and_tensor_datasets() -> None:
     x, y = pair(6)
-    splits = make_splits(
-        (x.double(), y), (x.numpy().astype(np.float64), y.numpy()), TensorDataset(x.float(), y.int())
-    )
+    splits = make_splits((x.double(), y), (x.numpy().astype(np.float64), y.numpy()), TensorDataset(x.float(), y.int()))
     assert splits.classes == 3
     assert splits.input_shape == (4,)
     assert splits.task.metric is accuracy

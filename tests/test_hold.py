@@ -28,9 +28,7 @@ def network() -> nn.Sequential:
 
 def some_mask(model: nn.Module) -> Mask:
     draw = torch.Generator().manual_seed(1)
-    return Mask(
-        {n: torch.rand(p.shape, generator=draw) < 0.5 for n, p in model.named_parameters() if p.dim() == 2}
-    )
+    return Mask({n: torch.rand(p.shape, generator=draw) < 0.5 for n, p in model.named_parameters() if p.dim() == 2})
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -55,9 +53,7 @@ def test_pruned_weights_are_exactly_zero_after_every_step(kind: str) -> None:
         for _ in range(3):
             step(model, optimizer)
             assert all(bool((values == 0).all()) for values in pruned(model, mask))
-    assert all(
-        not torch.equal(before[n][kept], dict(model.named_parameters())[n][kept]) for n, kept in mask.items()
-    )
+    assert all(not torch.equal(before[n][kept], dict(model.named_parameters())[n][kept]) for n, kept in mask.items())
 
 
 def test_kept_weights_move_as_if_nothing_were_held() -> None:
@@ -124,7 +120,7 @@ def test_names_and_state_dict_do_not_change() -> None:
 
 def test_a_mask_that_does_not_fit_is_one_clear_line() -> None:
     model = network()
-    with pytest.raises(TombolaError, match="'nothing.weight', which the model lacks"):
+    with pytest.raises(TombolaError, match=r"'nothing\.weight', which the model lacks"):
         hold(model, Mask({"nothing.weight": torch.ones(2, dtype=torch.bool)}))
     with pytest.raises(TombolaError, match=r"shape \(2,\), the parameter \(4, 5\)"):
         hold(model, Mask({"0.weight": torch.ones(2, dtype=torch.bool)}))

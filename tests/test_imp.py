@@ -182,9 +182,7 @@ def test_an_own_live_model_is_copied_and_its_weights_are_the_origin() -> None:
 
 def test_the_public_names_do_the_whole_job(tmp_path: Path) -> None:
     data = splits()
-    ticket = tb.find(
-        "mlp", data, tb.IterativePruning(density=0.2, rounds=2), recipe=tb.Recipe(length="2ep"), seed=1
-    )
+    ticket = tb.find("mlp", data, tb.IterativePruning(density=0.2, rounds=2), recipe=tb.Recipe(length="2ep"), seed=1)
     ticket.save(tmp_path / "t.ticket")
     loaded = tb.Ticket.load(tmp_path / "t.ticket")
     first, second = ticket.build().eval(), loaded.build().eval()
@@ -217,9 +215,7 @@ def test_a_foreign_network_by_import_path_is_trusted_by_whoever_names_it(tmp_pat
     x = torch.randn(24, 3, 32, 32)
     data = make_splits((x, torch.arange(24) % 3), (x[:4], torch.arange(4) % 3), (x[:4], torch.arange(4) % 3))
     spec = ModelSpec("torchvision.models.squeezenet1_1")
-    ticket = find(
-        spec, data, IterativePruning(density=0.5, rounds=1), recipe=Recipe(length="1it", batch_size=8)
-    )
+    ticket = find(spec, data, IterativePruning(density=0.5, rounds=1), recipe=Recipe(length="1it", batch_size=8))
     file = tmp_path / "t.ticket"
     ticket.save(file)
     with pytest.raises(tb.TicketError, match="torchvision"):

@@ -62,9 +62,7 @@ def test_unsigned_constant_is_one_positive_value() -> None:
 def test_fans_of_convolutions_count_the_kernel() -> None:
     conv = nn.Conv2d(8, 16, 3, groups=2)
     assert drawn("signed_constant", conv).abs().unique().item() == pytest.approx(math.sqrt(2 / (4 * 9)))
-    assert drawn("xavier_constant", conv).abs().unique().item() == pytest.approx(
-        math.sqrt(2 / (4 * 9 + 16 * 9))
-    )
+    assert drawn("xavier_constant", conv).abs().unique().item() == pytest.approx(math.sqrt(2 / (4 * 9 + 16 * 9)))
 
 
 def test_scale_fan_widens_by_one_over_sqrt_density() -> None:

@@ -44,8 +44,6 @@ def test_cosine_falls_from_one_to_zero_after_the_warmup() -> None:
         ("lr", -1.0),
         ("momentum", 1.0),
         ("schedule", "x"),
-    ]
-    + [
         ("precision", "16"),
         ("accumulate", 0),
         ("clip_norm", 0.0),

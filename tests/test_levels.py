@@ -44,8 +44,13 @@ def percent(plan: list[dict[str, int]], level: int) -> float:
         (7, 21.07),
         (8, 16.88),
         (9, 13.52),
-    ]
-    + [(10, 10.83), (11, 8.68), (12, 6.95), (15, 3.58), (20, 1.19), (24, 0.50)],
+        (10, 10.83),
+        (11, 8.68),
+        (12, 6.95),
+        (15, 3.58),
+        (20, 1.19),
+        (24, 0.50),
+    ],
 )
 def test_lenet_levels_have_the_papers_densities(level: int, expected: float) -> None:
     assert percent(by_rate(LENET, LENET_RATES, 24), level) == expected
@@ -59,9 +64,7 @@ def test_lenet_levels_have_the_papers_densities(level: int, expected: float) -> 
         (CONV6, 0.15, {1: 82.54, 5: 38.67, 7: 26.61, 10: 15.29, 20: 2.54}),
     ],
 )
-def test_conv_levels_have_the_papers_densities(
-    sizes: dict[str, int], conv: float, table: dict[int, float]
-) -> None:
+def test_conv_levels_have_the_papers_densities(sizes: dict[str, int], conv: float, table: dict[int, float]) -> None:
     plan = by_rate(sizes, rates(sizes, conv), 20)
     assert {level: percent(plan, level) for level in table} == table
 
@@ -89,8 +92,9 @@ def test_a_target_density_is_met_exactly_by_nested_counts(
     try:
         plan = by_density(sizes, layer_rates, density, rounds)
     except TombolaError as error:
-        assert "cannot be reached" in str(error)
-        return
+        if "cannot be reached" in str(error):
+            return
+        raise
     assert sum(plan[-1].values()) == round(density * sum(sizes.values()))
     assert plan[0] == sizes
     assert len(plan) == rounds + 1

@@ -42,9 +42,7 @@ class Tied(nn.Module):
 
 def test_prunable_takes_weights_of_linear_and_convolution_only() -> None:
     assert list(prunable(small())) == ["0.weight", "3.weight"]
-    every = nn.ModuleList(
-        [nn.Conv1d(1, 1, 1), nn.Conv3d(1, 1, 1), nn.ConvTranspose2d(1, 1, 1), nn.Bilinear(2, 2, 2)]
-    )
+    every = nn.ModuleList([nn.Conv1d(1, 1, 1), nn.Conv3d(1, 1, 1), nn.ConvTranspose2d(1, 1, 1), nn.Bilinear(2, 2, 2)])
     assert list(prunable(every)) == ["0.weight", "1.weight", "2.weight"]
 
 
@@ -219,9 +217,7 @@ def test_apply_zeroes_exactly_in_place_even_when_wrapped() -> None:
     assert isinstance(wrapped, nn.Module)
     m.apply_(wrapped)
     assert model[3].weight.data_ptr() == storage
-    assert torch.equal(
-        model[3].weight[0].detach().view(torch.int32), torch.zeros(8, dtype=torch.int32)
-    )  # +0.0
+    assert torch.equal(model[3].weight[0].detach().view(torch.int32), torch.zeros(8, dtype=torch.int32))  # +0.0
     assert Mask.from_zeros(model) == m
 
     fresh = small()

@@ -87,10 +87,7 @@ def test_traces_and_takes_channels_last(name: str) -> None:
     expected = model(x)
     traced = fx.symbolic_trace(model)
     assert torch.equal(traced(x), expected)
-    assert all(
-        node.op in ("placeholder", "call_module", "output") or "add" in str(node)
-        for node in traced.graph.nodes
-    )
+    assert all(node.op in ("placeholder", "call_module", "output") or "add" in str(node) for node in traced.graph.nodes)
     calls = [node.target for node in traced.graph.nodes if node.op == "call_module"]
     assert len(calls) == len(set(calls))
     last = model.to(memory_format=torch.channels_last)(x.to(memory_format=torch.channels_last))
@@ -141,13 +138,9 @@ def test_flat_inputs() -> None:
 def test_names_and_defaults() -> None:
     assert "wrn-28-K" in names()
     assert all(is_known(name) for name in OWN)
-    assert not any(
-        is_known(name) for name in ("wrn-28-K", "wrn-28-", "resnet-19", "torchvision.models.resnet18")
-    )
+    assert not any(is_known(name) for name in ("wrn-28-K", "wrn-28-", "resnet-19", "torchvision.models.resnet18"))
     assert default_init("conv-6") == default_init("lenet-300-100") == default_init("mlp") == "xavier_normal"
-    assert (
-        default_init("resnet-20") == default_init("vgg-19") == default_init("wrn-28-10") == "kaiming_normal"
-    )
+    assert default_init("resnet-20") == default_init("vgg-19") == default_init("wrn-28-10") == "kaiming_normal"
     assert default_init("torchvision.models.resnet18") is None
 
 
@@ -273,8 +266,7 @@ def test_checkpoints(tmp_path: Path, suffix: str, prefix: str) -> None:
         torch.save({"epoch": 3, "state_dict": state} if suffix == ".pt" else state, path)
     load_checkpoint_(target, path)
     assert all(
-        torch.equal(a, b)
-        for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
+        torch.equal(a, b) for a, b in zip(source.state_dict().values(), target.state_dict().values(), strict=True)
     )
 
 
@@ -298,9 +290,7 @@ def test_checkpoint_errors(tmp_path: Path) -> None:
 
     weight, before = torch.zeros(3, 2), model.weight.clone()
     assert "missing: bias; unknown: scale" in line({"weight": weight, "scale": weight})
-    assert "bias is (2,) in the file and (3,) in the model" in line(
-        {"weight": weight, "bias": torch.zeros(2)}
-    )
+    assert "bias is (2,) in the file and (3,) in the model" in line({"weight": weight, "bias": torch.zeros(2)})
     assert "holds 'epoch', a int" in line({"weight": weight, "epoch": 3})
     assert "holds a list" in line([1])
     assert "cannot be read as plain tensors (UnpicklingError)" in line(Path)
@@ -319,9 +309,7 @@ def test_light_imports() -> None:
         "import sys, tombola.models.spec, tombola.models.registry, tombola.nn, tombola.rng;"
         "tombola.models.registry.names(); sys.exit('torch' in sys.modules)"
     )
-    assert (
-        subprocess.run([sys.executable, "-c", code], check=False, env={"PYTHONPATH": "src"}).returncode == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, env={"PYTHONPATH": "src"}).returncode == 0
 
 
 def test_spec() -> None:

@@ -65,9 +65,7 @@ def test_counter_carries_into_the_second_word() -> None:
     assert np.array_equal(both[4:], philox.philox4x32([[0, 1, 0, 0]], KEY)[0])
 
 
-@pytest.mark.parametrize(
-    ("key", "count", "offset"), [(-1, 1, 0), (2**64, 1, 0), (0, -1, 0), (0, 1, -1), (0, 1, 2**66)]
-)
+@pytest.mark.parametrize(("key", "count", "offset"), [(-1, 1, 0), (2**64, 1, 0), (0, -1, 0), (0, 1, -1), (0, 1, 2**66)])
 def test_out_of_range(key: int, count: int, offset: int) -> None:
     with pytest.raises(ValueError, match=r"not within|negative"):
         philox.words(key, count, offset=offset)
@@ -107,9 +105,7 @@ def test_normal_is_the_quantile_of_its_word() -> None:
 
 
 def test_quantiles_in_every_region_and_their_symmetry() -> None:
-    low = np.concatenate(
-        [2.0 ** -np.arange(1.0, 34.0), [0.075, 0.0750001, 0.0749999, 0.3], [1e-11, 1e-12, 1e-300]]
-    )
+    low = np.concatenate([2.0 ** -np.arange(1.0, 34.0), [0.075, 0.0750001, 0.0749999, 0.3], [1e-11, 1e-12, 1e-300]])
     x = inverse_normal_cdf(low)
     assert np.allclose(x, norm.ppf(low), rtol=1e-14, atol=0)
     grid = np.arange(1, 4096) / 4096

@@ -118,9 +118,7 @@ def test_full_run_gives_page_and_figures(report: ReportFiles) -> None:
     assert "has not been verified" not in page.text
 
 
-def test_same_runs_give_the_same_bytes_whatever_the_settings(
-    full: Path, report: ReportFiles, tmp_path: Path
-) -> None:
+def test_same_runs_give_the_same_bytes_whatever_the_settings(full: Path, report: ReportFiles, tmp_path: Path) -> None:
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": "mine"}):
@@ -135,9 +133,7 @@ def test_same_runs_give_the_same_bytes_whatever_the_settings(
 @pytest.mark.usefixtures("no_pdf")
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     bad = "</style><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{ _a \x00 \u202e"
-    root = make_verify(
-        make_find(tmp_path / "run", name=bad, method=bad, logs=False, replicates=1, levels=(0, 3)), 2
-    )
+    root = make_verify(make_find(tmp_path / "run", name=bad, method=bad, logs=False, replicates=1, levels=(0, 3)), 2)
     for name in ("result.json", "verify.json"):
         value = json.loads((root / name).read_text())
         value |= {"model": bad, "data": bad, "sentence": bad, "ticket": bad}
@@ -147,9 +143,7 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
                 level["layers"][0]["name"] = bad
         write_json(root / name, value)
     head = json.loads((root / "run.json").read_text())
-    write_json(
-        root / "run.json", {**head, "config": {bad: {bad: bad}}, "command": bad, "versions": {bad: bad}}
-    )
+    write_json(root / "run.json", {**head, "config": {bad: {bad: bad}}, "command": bad, "versions": {bad: bad}})
     files = write_report([root], tmp_path / "page.html")
     text = files.html.read_text(encoding="utf-8")
     page = check_self_contained(text)

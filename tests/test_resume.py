@@ -53,9 +53,7 @@ def kill_when(out: Path, level: str, rows: int) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert "result.json" not in [file.name for file in out.glob("*/*")], (
-        "it was killed too late to show anything"
-    )
+    assert "result.json" not in [file.name for file in out.glob("*/*")], "it was killed too late to show anything"
 
 
 @pytest.mark.slow
@@ -68,12 +66,8 @@ def test_kill_minus_nine_at_several_moments_changes_no_byte(tmp_path: Path) -> N
     expected, found = files(whole, "network.ticket"), files(cut, "network.ticket")
     assert expected.keys() == found.keys() == {"level-00", "level-01", "level-02"}
     for level, file in expected.items():
-        assert (
-            hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(found[level].read_bytes()).digest()
-        )
+        assert hashlib.sha256(file.read_bytes()).digest() == hashlib.sha256(found[level].read_bytes()).digest()
     for level, file in files(whole, "metrics.csv").items():
         ours = read_csv(files(cut, "metrics.csv")[level])
-        assert [(row.step, row.val_loss) for row in ours] == [
-            (row.step, row.val_loss) for row in read_csv(file)
-        ]
+        assert [(row.step, row.val_loss) for row in ours] == [(row.step, row.val_loss) for row in read_csv(file)]
     assert not [file for file in cut.rglob("*.part")], "a half-written file was left behind"

@@ -20,9 +20,7 @@ from tombola.ticket.ticket import Ticket
 
 def convnet() -> nn.Sequential:
     torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
-    )
+    return nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
 
 
 def masked_training(model: nn.Module, mask: Mask) -> None:
@@ -49,9 +47,7 @@ def trained_ticket() -> tuple[nn.Module, nn.Module, Ticket]:
     before = convnet()
     after, mask = copy.deepcopy(before), random_mask(before)
     masked_training(after, mask)
-    ticket = Ticket.from_models(
-        origin=Origin.stored(before), mask=mask, final_state=after.state_dict(), provenance={}
-    )
+    ticket = Ticket.from_models(origin=Origin.stored(before), mask=mask, final_state=after.state_dict(), provenance={})
     return before, after, ticket
 
 
@@ -87,9 +83,7 @@ def test_final_is_the_trained_model() -> None:
     assert all(torch.equal(t, donor_state[n]) for n, t in donor.state_dict().items())
     assert module.training
     assert [type(m) for m in module.modules()] == [type(m) for m in before.modules()]
-    assert all(
-        isinstance(p, nn.Parameter) and p.requires_grad and p.grad is None for p in module.parameters()
-    )
+    assert all(isinstance(p, nn.Parameter) and p.requires_grad and p.grad is None for p in module.parameters())
     x = torch.randn(2, 1, 4, 4)
     assert torch.equal(module.eval()(x), after.eval()(x))
     assert ticket.state.keys() == {
@@ -119,14 +113,10 @@ def test_untrained_weights_are_not_stored() -> None:
 def test_dtypes(dtype: torch.dtype) -> None:
     model = convnet().to(dtype)
     final = {name: tensor + 1 for name, tensor in model.state_dict().items()}
-    ticket = Ticket.from_models(
-        origin=Origin.stored(model), mask=random_mask(model), final_state=final, provenance={}
-    )
+    ticket = Ticket.from_models(origin=Origin.stored(model), mask=random_mask(model), final_state=final, provenance={})
     module = Ticket.from_bytes(ticket.to_bytes()).build(model=model)
     for name, tensor in module.state_dict().items():
-        assert same_bits(
-            tensor, torch.where(ticket.mask[name], final[name], 0) if name in ticket.mask else final[name]
-        )
+        assert same_bits(tensor, torch.where(ticket.mask[name], final[name], 0) if name in ticket.mask else final[name])
     with pytest.raises(TicketError, match=f"the model has torch.float32, the ticket {dtype}"):
         ticket.build(model=convnet())
 
@@ -229,9 +219,7 @@ def test_tied_weights(cloned: bool) -> None:
         trained.first.weight.add_(1)
     keep = torch.eye(3) > 0
     final = {name: t.clone() if cloned else t for name, t in trained.state_dict().items()}
-    ticket = Ticket.from_models(
-        origin=origin, mask=Mask({"first.weight": keep}), final_state=final, provenance={}
-    )
+    ticket = Ticket.from_models(origin=origin, mask=Mask({"first.weight": keep}), final_state=final, provenance={})
     assert ticket.tied == {"second.weight": "first.weight"}
     assert not ticket.state
     expected = torch.where(keep, trained.first.weight, 0.0)

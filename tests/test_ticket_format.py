@@ -96,8 +96,7 @@ def tickets(draw: st.DrawFn) -> Ticket:
         shape = draw(st.lists(st.integers(0, 4), max_size=3).map(tuple))
         state[f"other.{index}"] = (torch.randn(shape) * 9).to(draw(st.sampled_from(FLOATS + OTHERS)))
     final = {
-        n: torch.randn_like(t) if t.is_floating_point() and draw(st.booleans()) else t.clone()
-        for n, t in state.items()
+        n: torch.randn_like(t) if t.is_floating_point() and draw(st.booleans()) else t.clone() for n, t in state.items()
     }
     pruned = {
         name: torch.randn(int((~keep).sum())).to(state[name].dtype)
@@ -114,9 +113,7 @@ def tickets(draw: st.DrawFn) -> Ticket:
         mask=Mask(masks),
         final_state=final,
         provenance=draw(
-            st.dictionaries(
-                st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5)
-            )
+            st.dictionaries(st.text(max_size=4), st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5))
         ),
         representation=Representation(kind, scales, draw(st.sampled_from(["both", "origin"]))),
         multiplier=multiplier,
@@ -159,9 +156,7 @@ def test_save_load_digest(tmp_path: Path) -> None:
 
 
 def test_bytes_do_not_depend_on_the_process_or_on_dict_order() -> None:
-    program = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_ticket_format as t; print(t.small().digest)"
-    )
+    program = "import sys; sys.path.insert(0, sys.argv[1]); import test_ticket_format as t; print(t.small().digest)"
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "4242",  # this process has another one
@@ -422,17 +417,13 @@ def test_hostile_json(inner: str) -> None:
     header, tensors = content()
     del header["provenance"]
     rest = json.dumps(header)[1:-1]
-    refused(
-        sealed(None, tensors, '{"digest":"' + "0" * 64 + '",' + rest + ',"provenance":{"x":' + inner + "}}")
-    )
+    refused(sealed(None, tensors, '{"digest":"' + "0" * 64 + '",' + rest + ',"provenance":{"x":' + inner + "}}"))
 
 
 def test_two_digests_are_refused() -> None:
     marker = 'a"tombola":"{"digest":"'
     assert Ticket.from_bytes(container.pack(*encode_with(marker))).provenance == {"x": marker}
-    refused(
-        SMALL[:8] + SMALL[8:].replace(b'"__metadata__":{', b'"__metadata__":{"tombola":"{\\"digest\\":\\"",')
-    )
+    refused(SMALL[:8] + SMALL[8:].replace(b'"__metadata__":{', b'"__metadata__":{"tombola":"{\\"digest\\":\\"",'))
 
 
 def encode_with(text: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -457,9 +448,7 @@ def test_bool_bytes_must_be_bool() -> None:
     assert "bool" in refused(bytes(body))
 
 
-@pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), object(), {1, 2}, [[[]]] * 2 + [torch.ones(1)]]
-)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, [[[]]] * 2 + [torch.ones(1)]])
 def test_provenance_must_be_json(value: object) -> None:
     with pytest.raises(TicketError, match="provenance"):
         Ticket(origin=small().origin, mask=small().mask, provenance={"x": value})
@@ -474,9 +463,7 @@ def test_info_counts_bytes() -> None:
     assert info["bytes"] == len(SMALL)
     assert (info["kept"], info["total"]) == (7, 15)
     # 15 bits in 2 bytes, 7 trained floats, 15 origin floats
-    assert info["layers"] == [
-        {"name": "fc.weight", "kept": 7, "total": 15, "density": 7 / 15, "bytes": 2 + 28 + 60}
-    ]
+    assert info["layers"] == [{"name": "fc.weight", "kept": 7, "total": 15, "density": 7 / 15, "bytes": 2 + 28 + 60}]
     assert info["bytes_by_kind"] == {"mask": 2, "trained": 28, "state": 12, "origin": 60 + 12 + 8}
     assert json.loads(json.dumps(info)) == info
     assert "the 15 weights under the mask" in small().table()

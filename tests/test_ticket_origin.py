@@ -32,9 +32,7 @@ def ticket_of(origin: Origin, **where: Any) -> Ticket:
     name = next(name for name, tensor in state.items() if tensor.ndim == 2)
     keep = torch.zeros(state[name].shape, dtype=torch.bool)
     keep.view(-1)[::3] = True
-    return Ticket.from_models(
-        origin=origin, mask=Mask({name: keep}), final_state=state, provenance={}, **where
-    )
+    return Ticket.from_models(origin=origin, mask=Mask({name: keep}), final_state=state, provenance={}, **where)
 
 
 def test_seeded_origin_regenerates() -> None:

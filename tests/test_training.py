@@ -65,9 +65,7 @@ def same(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 
 def untimed(history: tuple[Row, ...]) -> list[str]:
-    return [
-        str(replace(row, seconds=0)) for row in history
-    ]  # as text: the first row's training figures are NaN
+    return [str(replace(row, seconds=0)) for row in history]  # as text: the first row's training figures are NaN
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -125,9 +125,7 @@ def _closest(name: str, names: Mapping[str, object] | Sequence[str]) -> str:
 # ---- what may be pruned ------------------------------------------------------------------------------------
 
 
-def prunable(
-    model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()
-) -> dict[str, nn.Parameter]:
+def prunable(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
     """The weights a mask runs over, by name, in the model's own order.
 
     By default: weights of Linear and convolution layers (subclasses and transposed ones too) and the
@@ -161,9 +159,7 @@ def prunable(
     }
     for name, parameter in chosen.items():
         if nn.parameter.is_lazy(parameter):
-            raise TombolaError(
-                f"{name!r} has no shape yet (a lazy layer); run one batch through the model first"
-            )
+            raise TombolaError(f"{name!r} has no shape yet (a lazy layer); run one batch through the model first")
     return chosen
 
 
@@ -178,9 +174,7 @@ def _matching(every: Mapping[str, nn.Parameter], patterns: Sequence[str], option
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         hits = {id(parameter) for name, parameter in every.items() if fnmatchcase(name, pattern)}
         if not hits:
-            raise TombolaError(
-                f"{option} pattern {pattern!r} matches no parameter; {_closest(pattern, every)}"
-            )
+            raise TombolaError(f"{option} pattern {pattern!r} matches no parameter; {_closest(pattern, every)}")
         matched |= hits
     return matched
 
@@ -221,19 +215,13 @@ class Mask(Mapping[str, Tensor]):
         exclude: Sequence[str] = (),
     ) -> Mask:
         """Everything kept, over a model's prunable weights or over a mapping of tensors."""
-        weights: Mapping[str, Tensor] = (
-            prunable(source, include, exclude) if isinstance(source, nn.Module) else source
-        )
-        return cls._own(
-            {name: torch.ones(w.shape, dtype=torch.bool, device=w.device) for name, w in weights.items()}
-        )
+        weights: Mapping[str, Tensor] = prunable(source, include, exclude) if isinstance(source, nn.Module) else source
+        return cls._own({name: torch.ones(w.shape, dtype=torch.bool, device=w.device) for name, w in weights.items()})
 
     @classmethod
     def from_zeros(cls, model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> Mask:
         """Pruned where a prunable weight is exactly zero, for a model that was pruned elsewhere."""
-        return cls._own(
-            {name: weight.detach() != 0 for name, weight in prunable(model, include, exclude).items()}
-        )
+        return cls._own({name: weight.detach() != 0 for name, weight in prunable(model, include, exclude).items()})
 
     @classmethod
     def from_torch_prune(cls, model: nn.Module) -> Mask:
@@ -318,8 +306,7 @@ class Mask(Mapping[str, Tensor]):
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = [
             "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w)
-                for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
             )
             for row in rows
         ]

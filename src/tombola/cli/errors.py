@@ -66,9 +66,7 @@ def _unrecognised(words: list[str], names: list[str], command: str) -> str:
     if option is None:
         return f"argument {words[0]!r} is one too many; see {command} --help"
     given = option.partition("=")[0]
-    return (
-        f"option {given} is not known{closest(given, [f'--{name}' for name in names])} (see {command} --help)"
-    )
+    return f"option {given} is not known{closest(given, [f'--{name}' for name in names])} (see {command} --help)"
 
 
 def _unknown_key(key: str, text: str, names: list[str], command: str) -> str:

@@ -51,9 +51,7 @@ class Group:
         hints = get_type_hints(self.source)
         values = {item.name: given[self.option(item.name)] for item in self._fields()}
         return {
-            name: _made(value, hints[name])
-            for name, value in values.items()
-            if self.unset is None or value is not None
+            name: _made(value, hints[name]) for name, value in values.items() if self.unset is None or value is not None
         }
 
     def _fields(self) -> list[Field[Any]]:

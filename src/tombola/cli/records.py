@@ -25,9 +25,7 @@ def verbs() -> list[Verb]:
             _report,
         ),
         Verb(("runs",), "List the runs under a folder, and which of them can be resumed.", _add_runs, _runs),
-        Verb(
-            ("demo",), "Find, verify and show a ticket on real digits, in about a minute.", _add_demo, _demo
-        ),
+        Verb(("demo",), "Find, verify and show a ticket on real digits, in about a minute.", _add_demo, _demo),
     ]
 
 
@@ -63,10 +61,7 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if not parent.is_dir():
         raise TombolaError(f"folder {parent} is not there; name the folder of the runs with --out")
     found = list_runs(parent)
-    rows = [
-        [run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run["result"])]
-        for run in found
-    ]
+    rows = [[run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run["result"])] for run in found]
     if rows:
         screen.table(("run", "kind", "state", "stages done", "result"), rows, left=(0, 1, 2, 4))
     else:

@@ -24,17 +24,13 @@ class Screen:
     def __init__(self, as_json: bool) -> None:
         self._json = as_json
         terminal = (sys.stderr if as_json else sys.stdout).isatty()
-        self._console = Console(
-            stderr=as_json, markup=False, highlight=False, width=None if terminal else PLAIN_WIDTH
-        )
+        self._console = Console(stderr=as_json, markup=False, highlight=False, width=None if terminal else PLAIN_WIDTH)
 
     def line(self, text: str = "") -> None:
         """One line, never wrapped."""
         self._console.print(printable(text), soft_wrap=True)
 
-    def table(
-        self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)
-    ) -> None:
+    def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> None:
         """A table; the columns in `left` hold words and are set flush left, the others flush right."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for index, column in enumerate(columns):

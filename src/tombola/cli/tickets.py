@@ -90,9 +90,7 @@ def _add_export(parser: ArgumentParser) -> None:
         default=None,
         help="the file: .safetensors, .pt or .pth (null: beside the ticket, .safetensors)",
     )
-    parser.add_argument(
-        "--weights", type=str, default="final", help="final (trained) or origin (before training)"
-    )
+    parser.add_argument("--weights", type=str, default="final", help="final (trained) or origin (before training)")
     _add_architecture(parser)
 
 

@@ -46,9 +46,7 @@ def augment_batch(x: Tensor, draws: Tensor, augment: Augment, fill: Tensor | Non
         Images of the same shape. `x` is not written to.
     """
     if x.dim() != 4 or not x.is_floating_point():
-        raise TombolaError(
-            f"augmentation needs float images (N, C, H, W); found {x.dtype} of shape {tuple(x.shape)}"
-        )
+        raise TombolaError(f"augmentation needs float images (N, C, H, W); found {x.dtype} of shape {tuple(x.shape)}")
     padding = (x.new_zeros(1) if fill is None else fill.to(x)).view(1, -1, 1, 1)
     if augment.zoom or augment.translate or augment.rotate:
         grid = F.affine_grid(_affine(draws, augment, x.shape), list(x.shape), align_corners=False).to(x.dtype)
@@ -80,9 +78,7 @@ def _affine(draws: Tensor, augment: Augment, shape: torch.Size) -> Tensor:
     n = len(draws)
     zero = draws.new_zeros(n)
     turn = (2 * draws[:, _TURN] - 1) * math.radians(augment.rotate) if augment.rotate else zero
-    shift = (
-        (4 * draws[:, _SHIFT:_TURN] - 2) * augment.translate if augment.translate else zero.new_zeros(n, 2)
-    )
+    shift = (4 * draws[:, _SHIFT:_TURN] - 2) * augment.translate if augment.translate else zero.new_zeros(n, 2)
     span, centre = zero.new_ones(n, 2), zero.new_zeros(n, 2)
     if augment.zoom:
         span, centre = _window(draws[:, _ZOOM:_END], augment.zoom)

@@ -68,9 +68,7 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         if self.val_size is not None and self.val_size < 1:
-            raise TombolaError(
-                f"data.val_size is {self.val_size}; it must be at least 1 (or null for the default)"
-            )
+            raise TombolaError(f"data.val_size is {self.val_size}; it must be at least 1 (or null for the default)")
         if self.image_size is not None and self.image_size < 1:
             raise TombolaError(f"data.image_size is {self.image_size}; it must be at least 1 pixel")
         if self.in_memory_limit < 0:

@@ -70,14 +70,10 @@ def feed(
         sweep_batch: Examples per batch of a sweep (None: `batch_size`, or more where examples are small).
     """
     if batch_size < 1 or (sweep_batch is not None and sweep_batch < 1):
-        raise TombolaError(
-            f"batch_size is {min(batch_size, sweep_batch or batch_size)}; it must be at least 1"
-        )
+        raise TombolaError(f"batch_size is {min(batch_size, sweep_batch or batch_size)}; it must be at least 1")
     shape = split.shape
     if augment is not None and augment.active and len(shape) != 3:
-        raise TombolaError(
-            f"augmentation needs images (channels, height, width); the examples have shape {shape}"
-        )
+        raise TombolaError(f"augmentation needs images (channels, height, width); the examples have shape {shape}")
     if sweep_batch is None:
         sweep_batch = max(batch_size, _SWEPT_AT_ONCE // max(1, torch.Size(shape).numel()))
     plan = _Plan(len(split), batch_size, sweep_batch, drop_last)

@@ -102,9 +102,7 @@ class Reader:
         """The image as it is in the file."""
         try:
             # Several times faster than Pillow on small images; what it cannot read, Pillow may.
-            image: Tensor = decode_image(
-                path, ImageReadMode.RGB if self.channels == 3 else ImageReadMode.GRAY
-            )
+            image: Tensor = decode_image(path, ImageReadMode.RGB if self.channels == 3 else ImageReadMode.GRAY)
             if image.dtype == torch.uint8:
                 return image
         except (RuntimeError, ValueError):
@@ -159,9 +157,7 @@ def _scan(root: Path) -> tuple[dict[str, Samples], list[str]]:
         folder = root / where
         if not folder.is_dir():
             if where == "train":
-                raise TombolaError(
-                    f"no folder {folder}; folder data is laid out as root/train/<class>/<image>"
-                )
+                raise TombolaError(f"no folder {folder}; folder data is laid out as root/train/<class>/<image>")
             continue
         try:
             found = ImageFolder(str(folder))
@@ -171,9 +167,7 @@ def _scan(root: Path) -> tuple[dict[str, Samples], list[str]]:
         classes = classes or found.classes
         if found.classes != classes:
             odd = ", ".join(sorted(set(classes) ^ set(found.classes)))
-            raise TombolaError(
-                f"the class folders of {folder} and {root / 'train'} differ in {odd}; make them agree"
-            )
+            raise TombolaError(f"the class folders of {folder} and {root / 'train'} differ in {odd}; make them agree")
         parts[where] = found.samples
     return parts, classes
 

@@ -79,9 +79,7 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
         TombolaError: for unknown names, missing or unreadable files, and data that cannot be used.
     """
     if spec.image_size is not None and spec.name != "folder":
-        raise TombolaError(
-            f"image_size is for folder data; {spec.name} has its own size, leave image_size out"
-        )
+        raise TombolaError(f"image_size is for folder data; {spec.name} has its own size, leave image_size out")
     if spec.name == "digits":
         splits = _digits(spec, split_seed)
     elif spec.name in _PUBLISHED:
@@ -97,8 +95,7 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
         near = difflib.get_close_matches(spec.name, names(), n=1)
         guess = f" (did you mean {near[0]}?)" if near else ""
         raise TombolaError(
-            f"unknown data set {spec.name!r}{guess}; allowed are {', '.join(names())},"
-            " or an import path pkg.mod.attr"
+            f"unknown data set {spec.name!r}{guess}; allowed are {', '.join(names())}, or an import path pkg.mod.attr"
         )
     return splits if spec.augment is None else replace(splits, augment=spec.augment)
 
@@ -193,9 +190,7 @@ def _foreign(spec: DataSpec, split_seed: int) -> Splits:
             f" {', '.join(names())}, or pkg.mod.attr on the Python path"
         ) from None
     except AttributeError:
-        raise TombolaError(
-            f"module {module_name} has no {attr}; data {spec.name} must name a data function"
-        ) from None
+        raise TombolaError(f"module {module_name} has no {attr}; data {spec.name} must name a data function") from None
     if not callable(function):
         raise TombolaError(
             f"{spec.name} is a {type(function).__name__}; data must name a function (root, seed) -> Splits"
@@ -203,9 +198,7 @@ def _foreign(spec: DataSpec, split_seed: int) -> Splits:
     given = function(spec.root, split_seed, **spec.args)
     if isinstance(given, Splits):
         if spec.val_size is not None:
-            raise TombolaError(
-                f"val_size is {spec.val_size}, but {spec.name} splits by itself; leave val_size out"
-            )
+            raise TombolaError(f"val_size is {spec.val_size}, but {spec.name} splits by itself; leave val_size out")
         return given
     if not isinstance(given, tuple) or len(given) not in (3, 4):
         raise TombolaError(

@@ -250,9 +250,7 @@ def make_splits(
         kept, held = holdout(len(whole), size, split_seed, "val-split")
         parts = {"train": subset(whole, kept), "val": subset(whole, held)}
     elif val_size is not None:
-        raise TombolaError(
-            f"val_size is {val_size}, but there is a validation split already; leave val_size out"
-        )
+        raise TombolaError(f"val_size is {val_size}, but there is a validation split already; leave val_size out")
     else:
         parts["val"] = _split(val, "val", workers)
     if test is not None:
@@ -260,11 +258,7 @@ def make_splits(
     shape = _same_shape(parts)
     if task is None or task.metric is accuracy or classes is not None:
         classes = _check_labels(parts, classes)
-    if (
-        normalisation is None
-        and isinstance(parts["train"], Resident)
-        and parts["train"].x.dtype == torch.uint8
-    ):
+    if normalisation is None and isinstance(parts["train"], Resident) and parts["train"].x.dtype == torch.uint8:
         normalisation = Normalisation((0.0,), (1.0,))
     return Splits(
         parts["train"],
@@ -300,9 +294,7 @@ def _split(given: Any, where: str, workers: int) -> Split:
         split: Split = _resident(given[0], given[1], where)
     elif isinstance(given, (Resident, Streamed)):
         split = given
-    elif isinstance(given, IterableDataset) or not (
-        hasattr(given, "__getitem__") and hasattr(given, "__len__")
-    ):
+    elif isinstance(given, IterableDataset) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise TombolaError(
             f"the {where} split is a {type(given).__name__}; allowed are (x, y), a TensorDataset,"
             " or a map-style dataset with a length"
@@ -322,9 +314,7 @@ def _resident(x: Any, y: Any, where: str) -> Resident:
         x, y = torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
     except (TypeError, ValueError, RuntimeError):
         kinds = f"{type(x).__name__} and {type(y).__name__}"
-        raise TombolaError(
-            f"the {where} split holds {kinds}; x and y must be tensors or arrays of numbers"
-        ) from None
+        raise TombolaError(f"the {where} split holds {kinds}; x and y must be tensors or arrays of numbers") from None
     if x.dim() == 0 or y.dim() == 0 or len(x) != len(y):
         raise TombolaError(
             f"the {where} split has inputs {tuple(x.shape)} and targets {tuple(y.shape)}; lengths must agree"

@@ -171,9 +171,7 @@ def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | No
     of the first replicate's), `density`, `test_accuracy`, `dense_test_accuracy`, `run` and all levels.
     """
     if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
-        raise TombolaError(
-            f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1"
-        )
+        raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
     splits = loaded(request.data)
     config = {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
     label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}".replace("/", "_")
@@ -198,9 +196,7 @@ def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
         "ticket": str(directory / levels[-1]["ticket"]),
         "density": levels[-1]["density"],
         "test_accuracy": levels[-1]["test_accuracy"],
-        "dense_test_accuracy": levels[0]["test_accuracy"]
-        if levels[0]["kept"] == levels[0]["total"]
-        else None,
+        "dense_test_accuracy": levels[0]["test_accuracy"] if levels[0]["kept"] == levels[0]["total"] else None,
         **result,
     }
 
@@ -316,11 +312,7 @@ def _loggers(options: Options, directory: Path | None, replicate: int) -> list[A
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
         return [
-            TensorBoardLogger(
-                root_dir=str(directory or Path("tensorboard")), name=f"tensorboard/replicate-{replicate}"
-            )
+            TensorBoardLogger(root_dir=str(directory or Path("tensorboard")), name=f"tensorboard/replicate-{replicate}")
         ]
     except (ImportError, ModuleNotFoundError):
-        raise TombolaError(
-            "logger tensorboard is not installed; run pip install 'tombola[tensorboard]'"
-        ) from None
+        raise TombolaError("logger tensorboard is not installed; run pip install 'tombola[tensorboard]'") from None

@@ -55,25 +55,17 @@ class IterativePruning:
         object.__setattr__(self, "include", tuple(self.include))
         object.__setattr__(self, "exclude", tuple(self.exclude))
         if self.density is not None and self.levels is not None:
-            raise TombolaError(
-                "both density and levels are given; give density and rounds, or rate and levels"
-            )
+            raise TombolaError("both density and levels are given; give density and rounds, or rate and levels")
         if self.density is not None and not 0.0 < self.density <= 1.0:
-            raise TombolaError(
-                f"density is {self.density}, but it must lie in (0, 1]: the fraction of weights kept"
-            )
+            raise TombolaError(f"density is {self.density}, but it must lie in (0, 1]: the fraction of weights kept")
         for field in ("rounds", "levels"):
             value = getattr(self, field)
             if value is not None and value < (1 if field == "rounds" else 0):
-                raise TombolaError(
-                    f"{field} is {value}, but at least {1 if field == 'rounds' else 0} is needed"
-                )
+                raise TombolaError(f"{field} is {value}, but at least {1 if field == 'rounds' else 0} is needed")
         for field in ("rate", "conv_rate", "output_rate"):
             value = getattr(self, field)
             if value is not None and not 0.0 <= value < 1.0:
-                raise TombolaError(
-                    f"{field} is {value}, but it must lie in [0, 1): the fraction pruned per level"
-                )
+                raise TombolaError(f"{field} is {value}, but it must lie in [0, 1): the fraction pruned per level")
         if self.scope not in ("layer", "global"):
             raise TombolaError(f"scope {self.scope!r} is not known; use layer or global")
 

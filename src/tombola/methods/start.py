@@ -48,9 +48,7 @@ def start_from(model: nn.Module | ModelSpec, splits: Splits, *, seed: int) -> St
 def _by_name(spec: ModelSpec, splits: Splits, seed: int) -> Start:
     shape, classes = splits.input_shape, splits.classes or 1
     own = is_known(spec.name)
-    args = (
-        dict(spec.args) if own else filled_args(spec.name, input_shape=shape, classes=classes, args=spec.args)
-    )
+    args = dict(spec.args) if own else filled_args(spec.name, input_shape=shape, classes=classes, args=spec.args)
     network = NetworkSpec(spec.name, args, shape, classes)
     trusted = () if own else (spec.name,)
     init = spec.init or default_init(spec.name)

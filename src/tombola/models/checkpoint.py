@@ -34,9 +34,7 @@ def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
     missing = [name for name, tensor in wanted.items() if name not in given and _place(tensor) not in held]
     foreign = [name for name in given if name not in wanted]
     if missing or foreign:
-        parts = [
-            f"{kind}: {_some(which)}" for kind, which in (("missing", missing), ("unknown", foreign)) if which
-        ]
+        parts = [f"{kind}: {_some(which)}" for kind, which in (("missing", missing), ("unknown", foreign)) if which]
         raise TombolaError(f"checkpoint {path} does not fit the model; {'; '.join(parts)}")
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
@@ -94,9 +92,7 @@ def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
     """Where a tensor lies; equal for tied tensors."""
-    return (
-        (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
-    )
+    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
 
 
 def _some(which: Iterable[str], most: int = 3) -> str:

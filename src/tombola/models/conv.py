@@ -9,9 +9,7 @@ from torch import nn
 from tombola.models.shapes import Pooling, Shape, flag, image, scaled
 
 
-def conv(
-    *, input_shape: Shape, classes: int, depth: int, width: float = 1, bias: bool = True
-) -> nn.Sequential:
+def conv(*, input_shape: Shape, classes: int, depth: int, width: float = 1, bias: bool = True) -> nn.Sequential:
     """`depth` 3x3 convolutions in pairs of 64, 128, 256, 512 channels, then fc 256, 256, classes.
 
     Each pair ends in a 2x2 max pool, left out where the map is 1x1 already.

@@ -19,9 +19,7 @@ def is_import_path(name: str) -> bool:
     return len(parts) > 1 and all(part.isidentifier() for part in parts)
 
 
-def filled_args(
-    path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]
-) -> dict[str, Any]:
+def filled_args(path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> dict[str, Any]:
     """All that the callable is called with: `args` and what it names of num_classes, classes, input_shape.
 
     Raises:
@@ -30,9 +28,7 @@ def filled_args(
     return {**_wanted(_imported(path), input_shape, classes, args), **args}
 
 
-def build_foreign(
-    path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]
-) -> nn.Module:
+def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> nn.Module:
     """Import `path` and call it with `args`, with num_classes, classes and input_shape if it names them.
 
     Raises:
@@ -69,9 +65,7 @@ def _imported(path: str) -> Any:
     return target
 
 
-def _wanted(
-    target: Any, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]
-) -> dict[str, Any]:
+def _wanted(target: Any, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> dict[str, Any]:
     """The facts about the data that the callable's signature asks for by name."""
     parameters = _parameters(target)
     facts = {"num_classes": classes, "classes": classes, "input_shape": input_shape}

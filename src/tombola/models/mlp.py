@@ -32,14 +32,8 @@ def mlp(
     Raises:
         TombolaError: for widths that are not positive integers.
     """
-    if (
-        isinstance(hidden, str)
-        or not isinstance(hidden, Sequence)
-        or not all(_positive(size) for size in hidden)
-    ):
-        raise TombolaError(
-            f"{network}: hidden is {hidden!r}; a list of positive integers is needed, e.g. [128, 64]"
-        )
+    if isinstance(hidden, str) or not isinstance(hidden, Sequence) or not all(_positive(size) for size in hidden):
+        raise TombolaError(f"{network}: hidden is {hidden!r}; a list of positive integers is needed, e.g. [128, 64]")
     if not input_shape or min(input_shape) < 1:
         raise TombolaError(f"{network}: the data's shape is {tuple(input_shape)}; positive sizes are needed")
     flag(network, "bias", bias)

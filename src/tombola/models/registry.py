@@ -117,9 +117,7 @@ def build_network(
         if given not in entry.options:
             close = difflib.get_close_matches(str(given), entry.options, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
-            raise TombolaError(
-                f"{name}: unknown argument {given!r}{hint}; allowed: {', '.join(entry.options)}"
-            )
+            raise TombolaError(f"{name}: unknown argument {given!r}{hint}; allowed: {', '.join(entry.options)}")
     return entry.build(input_shape=tuple(input_shape), classes=classes, **entry.fixed, **from_name, **args)
 
 

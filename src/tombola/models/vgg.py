@@ -12,9 +12,7 @@ STAGES = {16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 """Depth -> convolutions at each map size, of 64, 128, 256, 512 and 512 channels."""
 
 
-def vgg(
-    *, input_shape: Shape, classes: int, depth: int, width: float = 1, affine: bool = True
-) -> nn.Sequential:
+def vgg(*, input_shape: Shape, classes: int, depth: int, width: float = 1, affine: bool = True) -> nn.Sequential:
     """3x3 convolutions without bias, each with batch norm and ReLU; four max pools; global average; fc.
 
     Args:

@@ -61,9 +61,7 @@ def wrn(
     """
     name, depth, width = f"wrn-{depth}-{width}", int(depth), float(width)
     if depth < 10 or depth % 6 != 4:
-        raise TombolaError(
-            f"{name}: depth is {depth}; a depth of 6n+4 is needed: 10, 16, 22, 28, 34, 40, ..."
-        )
+        raise TombolaError(f"{name}: depth is {depth}; a depth of 6n+4 is needed: 10, 16, 22, 28, 34, 40, ...")
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise TombolaError(f"{name}: dropout is {dropout!r}; a number in [0, 1) is needed")
     flag(name, "affine", affine)

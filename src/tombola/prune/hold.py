@@ -31,9 +31,7 @@ class Hold:
                 )
         self._parameters: list[Tensor] = [parameters[name] for name in mask]
         # 1 for kept and 0 for pruned in the parameter's dtype: multiplying is the cheapest exact way
-        self._keep = [
-            mask[name].to(p.device, p.dtype) for name, p in zip(mask, self._parameters, strict=True)
-        ]
+        self._keep = [mask[name].to(p.device, p.dtype) for name, p in zip(mask, self._parameters, strict=True)]
         self._values: list[Tensor] | None = None
         if values is not None:
             self._values = [

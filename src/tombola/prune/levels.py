@@ -22,9 +22,7 @@ def by_rate(sizes: Mapping[str, int], rates: Mapping[str, float], levels: int) -
     ]
 
 
-def by_density(
-    sizes: Mapping[str, int], rates: Mapping[str, float], density: float, rounds: int
-) -> list[Counts]:
+def by_density(sizes: Mapping[str, int], rates: Mapping[str, float], density: float, rounds: int) -> list[Counts]:
     """Levels 0..`rounds` that end at exactly round(density N) weights, the layers' rates kept in proportion.
 
     One factor c scales all rates so that sum n (1 - c q)^rounds = density N; each level's total is rounded once
@@ -52,11 +50,7 @@ def by_total(total: int, totals: Sequence[int]) -> list[int]:
 def _solve(sizes: Mapping[str, int], rates: Mapping[str, float], target: int, rounds: int) -> float:
     total, fixed = sum(sizes.values()), sum(size for name, size in sizes.items() if rates[name] == 0)
     highest = max(rates.values(), default=0.0)
-    least = (
-        sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items())
-        if highest
-        else total
-    )
+    least = sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items()) if highest else total
     if target == total:
         return 0.0
     if target < fixed or target < math.floor(least) or not highest:
@@ -91,6 +85,4 @@ def _share_out(exact: Mapping[str, float], whole: int, before: Counts) -> Counts
 def _check_rates(rates: Mapping[str, float]) -> None:
     for name, rate in rates.items():
         if not 0.0 <= rate < 1.0:
-            raise TombolaError(
-                f"rate of {name} is {rate}; a rate is the fraction pruned per level, in [0, 1)"
-            )
+            raise TombolaError(f"rate of {name} is {rate}; a rate is the fraction pruned per level, in [0, 1)")

@@ -119,9 +119,7 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
         mask=mask,
     )
     scores = pruning.criterion(context)
-    pruned = select(
-        scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask, signed=True
-    )
+    pruned = select(scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask, signed=True)
     if is_cut(search.network(), pruned, some_inputs(search.bench.splits)):
         empty = pruned.empty_layers()
         raise TombolaError(
@@ -231,9 +229,7 @@ def level_result(level: int, mask: Mask, trial: Trial, path: str) -> dict[str, A
         "kept": mask.kept,
         "total": mask.total,
         **trial.result,
-        "layers": [
-            {"name": name, "kept": kept, "total": total} for name, (kept, total) in mask.counts().items()
-        ],
+        "layers": [{"name": name, "kept": kept, "total": total} for name, (kept, total) in mask.counts().items()],
         "metrics": f"{path}/metrics.csv",
         "ticket": f"{path}/network.ticket",
     }

@@ -283,9 +283,7 @@ def arms_figure(arms: Mapping[str, Arm], *, xlabel: str, factor: float = 1.0) ->
             found = spread(arm.test_accuracy)
             mean = arm.mean if arm.mean is not None else found.mean if found else None
             ends = arm.interval or (found.interval if found else None)
-            axes.plot(
-                values, [row + 0.24] * len(values), look.marker, color=look.colour, alpha=0.45, markersize=3.2
-            )
+            axes.plot(values, [row + 0.24] * len(values), look.marker, color=look.colour, alpha=0.45, markersize=3.2)
             if ends is not None:
                 axes.plot([factor * e for e in ends], [row, row], color=look.colour, linewidth=2.4)
             if mean is not None:
@@ -308,15 +306,11 @@ def differences_figure(
             if item.interval is not None:
                 axes.plot([factor * e for e in item.interval], [row, row], color=look.colour, linewidth=2.4)
             if item.lower is not None:
-                axes.plot(
-                    [factor * item.lower], [row], "|", color=look.colour, markersize=13, markeredgewidth=2
-                )
+                axes.plot([factor * item.lower], [row], "|", color=look.colour, markersize=13, markeredgewidth=2)
             if item.difference is not None:
                 axes.plot([factor * item.difference], [row], look.marker, color=look.colour, markersize=7)
             if name == "dense" and margin is not None:
-                axes.plot(
-                    [-factor * margin] * 2, [row - 0.42, row + 0.42], color=style.INK, linestyle=(0, (2, 1.5))
-                )
+                axes.plot([-factor * margin] * 2, [row - 0.42, row + 0.42], color=style.INK, linestyle=(0, (2, 1.5)))
         _rows(axes, [f"against {style.arm_name(name).lower()}" for name in comparisons])
         axes.set_xlabel(xlabel)
     return figure

@@ -21,9 +21,7 @@ class Node:
     def wrong(self, allowed: str) -> TombolaError:
         shown = json.dumps(self.value, default=str)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        return TombolaError(
-            f"{self.where} is {shown}; expected {allowed}; write the run again or leave it out"
-        )
+        return TombolaError(f"{self.where} is {shown}; expected {allowed}; write the run again or leave it out")
 
     def get(self, key: str) -> Node | None:
         """The member ``key``, or None where it is absent or null."""
@@ -109,15 +107,11 @@ def load(path: Path) -> Node | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise TombolaError(
-            f"{path} cannot be read ({error}); expected a JSON file; check the path"
-        ) from error
+        raise TombolaError(f"{path} cannot be read ({error}); expected a JSON file; check the path") from error
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise TombolaError(
-            f"{path} is not JSON ({error}); expected an object; write the run again"
-        ) from error
+        raise TombolaError(f"{path} is not JSON ({error}); expected an object; write the run again") from error
     node = Node(value, f"{path}: $")
     if not isinstance(value, dict):
         raise Node(value, str(path)).wrong("an object")

@@ -115,9 +115,7 @@ def _section(run: Run, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
     numbers += tables.find_tables(run.find) if run.find is not None else []
     other = tables.other_table(run)
     made = (tables.config_table(run), tables.provenance_table(run))
-    verdicts = (
-        () if run.verify is None else tuple((c.claim, c.verdict) for c in run.verify.comparisons.values())
-    )
+    verdicts = () if run.verify is None else tuple((c.claim, c.verdict) for c in run.verify.comparisons.values())
     section = Section(
         anchor=f"{prefix}run",
         name=run.name,

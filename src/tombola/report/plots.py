@@ -49,9 +49,7 @@ def _band_words(series: Sequence[Series]) -> str:
 
 def arm_series(find: Find, reading: Reading) -> tuple[Series, ...]:
     """A line per arm that has at least one value."""
-    found = (
-        Series(style.arm_name(arm), style.arm_look(arm), points(find, arm, reading)) for arm in find.arms
-    )
+    found = (Series(style.arm_name(arm), style.arm_look(arm), points(find, arm, reading)) for arm in find.arms)
     return tuple(line for line in found if any(p.density > 0 for p in line.points))
 
 
@@ -138,8 +136,7 @@ def _layers(find: Find) -> list[Plot]:
         Plot(
             "layer-density",
             "Where the ticket keeps its weights",
-            "Share of each layer's weights that is kept, input at the top; a line per overall density."
-            + cross,
+            "Share of each layer's weights that is kept, input at the top; a line per overall density." + cross,
             figures.layer_figure(columns),
         )
     ]

@@ -193,9 +193,7 @@ def _find(node: Node, root: Path) -> Find:
         number = item.integer("replicate")
         seed = item.integer("seed")
         replicates.append(Replicate(index if number is None else number, seed, item.text("ticket"), arms))
-    return Find(
-        node.text("method", "?"), node.text("model", "?"), node.text("data", "?"), metric, tuple(replicates)
-    )
+    return Find(node.text("method", "?"), node.text("model", "?"), node.text("data", "?"), metric, tuple(replicates))
 
 
 def _arm(node: Node, root: Path, top: float) -> Arm:

@@ -76,9 +76,7 @@ def _layers(find: Find) -> Table | None:
 def find_tables(find: Find) -> list[Table]:
     """Numbers behind the figures of a search."""
     unit = Unit(find.metric)
-    how = (
-        "Mean" + (" in percent" if unit.percent else "") + " ± half of its 95 % t-interval over n replicates;"
-    )
+    how = "Mean" + (" in percent" if unit.percent else "") + " ± half of its 95 % t-interval over n replicates;"
     how += " fewer than 3: lowest to highest."
     found = [
         _by_level(find, f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, how, unit),
@@ -179,9 +177,7 @@ def provenance_table(run: Run) -> Table | None:
         rows.append(("seed", run.seed))
     if run.find is not None:
         rows += [
-            (f"seed of replicate {rep.replicate}", str(rep.seed))
-            for rep in run.find.replicates
-            if rep.seed is not None
+            (f"seed of replicate {rep.replicate}", str(rep.seed)) for rep in run.find.replicates if rep.seed is not None
         ]
         rows += [(f"ticket of replicate {r.replicate}", r.ticket) for r in run.find.replicates if r.ticket]
     if run.fingerprint:

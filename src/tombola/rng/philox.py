@@ -147,10 +147,7 @@ def _round_keys(key: int) -> _U64:
         raise ValueError(f"key {key} is not within 0 .. 2**64 - 1")
     low, high = key & 0xFFFFFFFF, key >> 32
     return np.array(
-        [
-            [[(low + r * _KEY_STEPS[0]) & 0xFFFFFFFF], [(high + r * _KEY_STEPS[1]) & 0xFFFFFFFF]]
-            for r in range(_ROUNDS)
-        ],
+        [[[(low + r * _KEY_STEPS[0]) & 0xFFFFFFFF], [(high + r * _KEY_STEPS[1]) & 0xFFFFFFFF]] for r in range(_ROUNDS)],
         dtype=np.uint64,
     )
 

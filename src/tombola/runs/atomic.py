@@ -25,13 +25,11 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+        part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if _says_disk_full(error):
-            raise TombolaError(
-                f"the disk is full: {path} was not written; free some space and run again"
-            ) from None
+            raise TombolaError(f"the disk is full: {path} was not written; free some space and run again") from None
         if isinstance(error, OSError):
             raise TombolaError(f"{path} cannot be written: {error.strerror or error}") from None
         raise
@@ -59,6 +57,4 @@ def read_json(path: Path) -> Any:
 def _says_disk_full(error: BaseException) -> bool:
     # torch.save reports a failed write as a RuntimeError of its zip writer
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or (
-        isinstance(error, RuntimeError) and "PytorchStreamWriter failed writing file" in str(error)
-    )
+    return full or (isinstance(error, RuntimeError) and "PytorchStreamWriter failed writing file" in str(error))

@@ -104,9 +104,7 @@ def open_run(
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(
-            f"another process is working on {directory}; wait for it, or use another --out"
-        ) from None
+        raise RunError(f"another process is working on {directory}; wait for it, or use another --out") from None
     try:
         _describe(directory, config, kind, machine, force)
     except BaseException:
@@ -122,9 +120,7 @@ def _make(directory: Path) -> None:
         raise TombolaError(f"{directory} cannot be made: {error.strerror}; choose another --out") from None
 
 
-def _describe(
-    directory: Path, config: Mapping[str, Any], kind: str, machine: Mapping[str, Any], force: bool
-) -> None:
+def _describe(directory: Path, config: Mapping[str, Any], kind: str, machine: Mapping[str, Any], force: bool) -> None:
     file, now = directory / "run.json", {"versions": versions(), "machine": dict(machine)}
     if file.exists():
         before = read_json(file)
@@ -166,9 +162,7 @@ def list_runs(parent: Path) -> list[dict[str, Any]]:
         description, result = read_json(file), Stage(file.parent).result()
         stages = len(list(file.parent.rglob("result.json"))) - (result is not None)
         state = "finished" if result is not None else "running" if _locked(file.parent) else "can be resumed"
-        found.append(
-            {**description, "directory": str(file.parent), "state": state, "stages": stages, "result": result}
-        )
+        found.append({**description, "directory": str(file.parent), "state": state, "stages": stages, "result": result})
     return found
 
 

@@ -18,9 +18,7 @@ def threads_per_job(jobs: int) -> int:
     return max(1, torch.get_num_threads() // max(1, jobs))
 
 
-def map_jobs(
-    function: Callable[..., Result], items: Sequence[Item], jobs: int = 1, **here: Any
-) -> Iterator[Result]:
+def map_jobs(function: Callable[..., Result], items: Sequence[Item], jobs: int = 1, **here: Any) -> Iterator[Result]:
     """`function(item)` for every item, in order, in up to `jobs` processes that share out torch's threads.
 
     Work done in this very process gets the arguments `here` as well (bars, data already loaded); for other

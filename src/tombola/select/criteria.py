@@ -45,9 +45,7 @@ class Context:
     def gradients(self) -> Mapping[str, Tensor]:
         """The gradient, worked out if need be; a TombolaError where there is none."""
         if self.gradient is None:
-            raise TombolaError(
-                "this criterion needs gradients and there are none; use one of weights, e.g. magnitude"
-            )
+            raise TombolaError("this criterion needs gradients and there are none; use one of weights, e.g. magnitude")
         return self.gradient() if callable(self.gradient) else self.gradient
 
 
@@ -143,11 +141,7 @@ def _ranked(context: Context, size: Callable[[Tensor], Tensor]) -> dict[str, Ten
     for name, final in context.final.items():
         w_f = final.detach()
         w_i = context.initial[name].detach().to(w_f.device)
-        alive = (
-            torch.ones_like(w_f, dtype=torch.bool)
-            if context.mask is None
-            else context.mask[name].to(w_f.device)
-        )
+        alive = torch.ones_like(w_f, dtype=torch.bool) if context.mask is None else context.mask[name].to(w_f.device)
         ranks = torch.minimum(_quantile_rank(size(w_i[alive])), _quantile_rank(size(w_f[alive])))
         scores[name] = torch.full_like(w_f, -torch.inf, dtype=torch.float64).masked_scatter_(alive, ranks)
     return scores
@@ -169,9 +163,7 @@ def random(context: Context) -> dict[str, Tensor]:
     """
     draw = context.generator
     if draw is None:
-        raise TombolaError(
-            "criterion 'random' needs a generator; give the context one, e.g. torch.Generator()"
-        )
+        raise TombolaError("criterion 'random' needs a generator; give the context one, e.g. torch.Generator()")
     return {
         name: torch.rand(w.shape, generator=draw, dtype=torch.float64, device=draw.device).to(w.device)
         for name, w in context.final.items()
@@ -242,8 +234,6 @@ def criterion(name: str | Criterion) -> Criterion:
     except (ImportError, AttributeError, ValueError) as error:
         raise TombolaError(f"criterion {name!r} cannot be imported ({error}); {allowed}") from error
     if not callable(found):
-        raise TombolaError(
-            f"criterion {name!r} is a {type(found).__name__}, not a function of a Context; {allowed}"
-        )
+        raise TombolaError(f"criterion {name!r} is a {type(found).__name__}, not a function of a Context; {allowed}")
     function: Criterion = found
     return function

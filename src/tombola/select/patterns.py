@@ -131,9 +131,7 @@ class NM:
         rows = scores.reshape(out, inputs)
         allowed = None if candidates is None else candidates.reshape(out, inputs)
         full = inputs - inputs % self.m
-        parts = [
-            _best(_groups(rows[:, :full], self.m), _groups(allowed, self.m, full), self.n).view(out, full)
-        ]
+        parts = [_best(_groups(rows[:, :full], self.m), _groups(allowed, self.m, full), self.n).view(out, full)]
         if full < inputs:
             tail = round(self.n * (inputs - full) / self.m)
             parts.append(_best(rows[:, full:], None if allowed is None else allowed[:, full:], tail))
@@ -158,9 +156,7 @@ def parse_pattern(text: str | Pattern) -> Pattern:
         return Block(int(found[1]))
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         return NM(int(found[1]), int(found[2]))
-    raise TombolaError(
-        f"unknown pattern {text!r}; allowed: element, block:V (e.g. block:4), N:M (e.g. 2:4), channel"
-    )
+    raise TombolaError(f"unknown pattern {text!r}; allowed: element, block:V (e.g. block:4), N:M (e.g. 2:4), channel")
 
 
 def _matrix(shape: torch.Size) -> tuple[int, int]:
@@ -197,9 +193,7 @@ def _best(groups: Tensor | None, allowed: Tensor | None, n: int) -> Tensor:
         return _best_by_sorting(groups, allowed, n)
     columns = list(groups.t().contiguous())
     open_ = None if allowed is None else list(allowed.t().contiguous())
-    ahead = torch.zeros(
-        (width, groups.shape[0]), dtype=torch.uint8, device=groups.device
-    )  # beaten by how many
+    ahead = torch.zeros((width, groups.shape[0]), dtype=torch.uint8, device=groups.device)  # beaten by how many
     for right in range(1, width):
         for left in range(right):
             wins = columns[left] >= columns[right]

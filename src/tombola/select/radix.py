@@ -45,9 +45,7 @@ def comparable(scores: Tensor) -> Tensor:
     if scores.dtype == torch.bool:
         return scores.to(torch.uint8)
     if scores.dtype.is_complex or scores.is_quantized or scores.layout != torch.strided:
-        raise TombolaError(
-            f"scores are {scores.dtype} ({scores.layout}); give a dense tensor of real numbers"
-        )
+        raise TombolaError(f"scores are {scores.dtype} ({scores.layout}); give a dense tensor of real numbers")
     return scores
 
 
@@ -72,9 +70,7 @@ def keys(scores: Tensor) -> Tensor:
     return flat if flat.dtype == torch.int64 else flat.to(torch.int32)
 
 
-def threshold(
-    key: Tensor, k: int, total: Callable[[Tensor], Tensor] = lambda counts: counts
-) -> tuple[int, int]:
+def threshold(key: Tensor, k: int, total: Callable[[Tensor], Tensor] = lambda counts: counts) -> tuple[int, int]:
     """(the k-th largest key, how many keys equal to it belong to the k largest); 0 < k <= n.
 
     Args:

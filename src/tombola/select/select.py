@@ -62,9 +62,7 @@ def select(
         EmptyLayerWarning: naming the layers that end empty.
     """
     if not scores:
-        raise TombolaError(
-            "there are no scores to select from; the model has no prunable weights, or all are excluded"
-        )
+        raise TombolaError("there are no scores to select from; the model has no prunable weights, or all are excluded")
     if scope not in SCOPES:
         raise TombolaError(f"unknown scope {scope!r}; allowed: {', '.join(SCOPES)}")
     chosen = parse_pattern(pattern)
@@ -73,9 +71,7 @@ def select(
     if isinstance(chosen, NM):
         _check_fixed(chosen, density, counts, scope)
         kept = {
-            name: chosen.keep(
-                _numbers(name, score), None if candidates is None else _on(candidates[name], score)
-            )
+            name: chosen.keep(_numbers(name, score), None if candidates is None else _on(candidates[name], score))
             for name, score in scores.items()
         }
     else:
@@ -119,9 +115,7 @@ def _pick(units: Tensor, count: int, allowed: Tensor | None, where: str) -> Tens
     return picked
 
 
-def _pick_global(
-    units: dict[str, Tensor], count: int, allowed: dict[str, Tensor] | None
-) -> dict[str, Tensor]:
+def _pick_global(units: dict[str, Tensor], count: int, allowed: dict[str, Tensor] | None) -> dict[str, Tensor]:
     """`_pick` over all layers laid end to end, cut up again and sent back to their devices."""
     device = next(iter(units.values())).device
     total = torch.cat([unit.to(device) for unit in units.values()])
@@ -148,9 +142,7 @@ def _wanted(
     per_layer = density if density is not None else counts
     if isinstance(per_layer, Mapping):
         if scope == "global":
-            raise TombolaError(
-                "a density or count per layer goes with scope 'layer'; give one number, or that scope"
-            )
+            raise TombolaError("a density or count per layer goes with scope 'layer'; give one number, or that scope")
         _check_names(scores, per_layer)
     elif counts is not None and scope == "layer":
         raise TombolaError("one count for all goes with scope 'global'; give name -> count, or that scope")
@@ -203,18 +195,14 @@ def _check_names(scores: Mapping[str, Tensor], given: Mapping[str, object]) -> N
         resolve(scores, name, "layer with scores")
     missing = [name for name in scores if name not in given]
     if missing:
-        raise TombolaError(
-            f"no density or count is given for {', '.join(missing[:5])}; give one for every layer"
-        )
+        raise TombolaError(f"no density or count is given for {', '.join(missing[:5])}; give one for every layer")
 
 
 def _check_candidates(scores: Mapping[str, Tensor], candidates: Mask | None) -> None:
     if candidates is None:
         return
     if missing := [name for name in scores if name not in candidates]:
-        raise TombolaError(
-            f"the candidates have no mask for {', '.join(missing[:5])}; give one over the same layers"
-        )
+        raise TombolaError(f"the candidates have no mask for {', '.join(missing[:5])}; give one over the same layers")
     for name, score in scores.items():
         if candidates[name].shape != score.shape:
             raise TombolaError(

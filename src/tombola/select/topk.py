@@ -51,12 +51,7 @@ def keep_largest(scores: Tensor, k: int, *, out: Tensor | None = None) -> Tensor
     radix.refuse(k, scores.numel(), 0)
     if out is None:
         out = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    elif (
-        out.shape != scores.shape
-        or out.dtype != torch.bool
-        or not out.is_contiguous()
-        or out.device != scores.device
-    ):
+    elif out.shape != scores.shape or out.dtype != torch.bool or not out.is_contiguous() or out.device != scores.device:
         raise TombolaError(
             f"out is {out.dtype} {tuple(out.shape)} on {out.device}; it must be a contiguous bool tensor "
             f"{tuple(scores.shape)} on {scores.device}, like the scores"

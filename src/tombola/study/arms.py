@@ -77,9 +77,7 @@ ARMS: Mapping[str, Callable[[Contest, int], Arm]] = {
 CONTROLS = ("random", "reinit")
 
 
-def run_arm(
-    bench: Bench, contest: Contest, name: str, *, seed: int, stage: Stage | None, label: str
-) -> Trial:
+def run_arm(bench: Bench, contest: Contest, name: str, *, seed: int, stage: Stage | None, label: str) -> Trial:
     """Train and test one arm; draws of masks and weights, and the data order, derive from `seed`."""
     if name not in ARMS:
         raise TombolaError(f"arm {name!r} is not known; use {', '.join(ARMS)}")

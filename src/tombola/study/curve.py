@@ -49,18 +49,14 @@ def run_curve(
     if unknown:
         raise TombolaError(f"control {unknown[0]!r} is not known; use {', '.join(CONTROLS)}")
     if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
-        raise TombolaError(
-            f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1"
-        )
+        raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
     splits = loaded(request.data)
     wanted = None if control_levels is None else sorted(set(control_levels))
     study = {"study": "curve", "controls": list(controls), "control_levels": wanted}
     config = {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
     label = f"curve-{request.method.name}-{name_of_model(request.model)}-{splits.name}"
     options = request.options
-    with open_run(
-        out, label, config, kind="study", machine=machine(options, jobs), force=options.force
-    ) as run:
+    with open_run(out, label, config, kind="study", machine=machine(options, jobs), force=options.force) as run:
         result = run.result()
         if result is None:
             replicates = _train(request, splits, run.directory, list(controls), wanted, jobs)
@@ -101,9 +97,7 @@ def _train(
         for job, levels in _map(_search, searches, jobs, "searches", here):
             seed = replicate_seed(request.seed, job.replicate)
             arms: dict[str, list[dict[str, Any]]] = {"ticket": levels, **{name: [] for name in controls}}
-            replicates.append(
-                {"replicate": job.replicate, "seed": seed, "ticket": levels[-1]["ticket"], "arms": arms}
-            )
+            replicates.append({"replicate": job.replicate, "seed": seed, "ticket": levels[-1]["ticket"], "arms": arms})
         trained = [
             _Job(request, directory, replicate["replicate"], name, level["level"], level["ticket"])
             for replicate in replicates
@@ -120,16 +114,12 @@ def _map(
     function: Callable[..., Any], items: Sequence[_Job], jobs: int, label: str, here: Mapping[str, Any]
 ) -> Iterator[tuple[_Job, Any]]:
     with here["progress"].track(label, len(items)) as update:
-        for done, pair in enumerate(
-            zip(items, map_jobs(function, items, jobs, **here), strict=True), start=1
-        ):
+        for done, pair in enumerate(zip(items, map_jobs(function, items, jobs, **here), strict=True), start=1):
             update(done)
             yield pair
 
 
-def _search(
-    job: _Job, progress: Progress | None = None, splits: Splits | None = None
-) -> list[dict[str, Any]]:
+def _search(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> list[dict[str, Any]]:
     levels = search(job.request, progress, splits=splits, directory=job.directory, replicate=job.replicate)
     return [level.result for level in levels]
 

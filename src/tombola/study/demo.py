@@ -29,7 +29,5 @@ def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[s
         options=options,
     )
     found = run_find(request, out)
-    verdict = verify(
-        found["ticket"], replicates=REPLICATES, margin=MARGIN, seed=seed, options=options, out=out
-    )
+    verdict = verify(found["ticket"], replicates=REPLICATES, margin=MARGIN, seed=seed, options=options, out=out)
     return {"find": found, "verify": verdict}

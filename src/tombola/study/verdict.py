@@ -110,12 +110,8 @@ def sentence(
     size = f"This ticket of {density:.1%} of the weights"
     if "undecided" in verdicts.values():
         return f"{size} is undecided: {replicates} replicates are too few, {FEWEST_REPLICATES} are needed."
-    shown = [
-        _phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "yes"
-    ]
-    missed = [
-        _phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "no"
-    ]
+    shown = [_phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "yes"]
+    missed = [_phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "no"]
     if not missed:
         text = f"{size} wins: it {_join(shown)}."
     elif shown:

@@ -132,9 +132,7 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
         "seed": verification.seed,
     }
     label = f"verify-{ticket.provenance.get('method', {}).get('name', 'ticket')}-{splits.name}"
-    with open_run(
-        out, label, config, kind="verify", machine=machine(options, jobs), force=options.force
-    ) as run:
+    with open_run(out, label, config, kind="verify", machine=machine(options, jobs), force=options.force) as run:
         result = run.result()
         if result is None:
             result = _run(verification, splits, run.directory, jobs)
@@ -188,14 +186,10 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
     return replace(trial, trained=None)
 
 
-def judge(
-    trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits
-) -> dict[str, Any]:
+def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits) -> dict[str, Any]:
     """The verdict on finished trials."""
     if splits.test is None:
-        raise TombolaError(
-            "the data has no test split, so nothing can be verified; give data with a test split"
-        )
+        raise TombolaError("the data has no test split, so nothing can be verified; give data with a test split")
     arms = figures({arm: [(t.result, t.history) for t in found] for arm, found in trials.items()})
     compared, pace = compare(arms, verification.margin), speed(arms)
     verdicts = {found["verdict"] for found in compared.values()}

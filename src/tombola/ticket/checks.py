@@ -22,46 +22,32 @@ def check(ticket: Ticket) -> None:
     mask, rep, trained = ticket.mask, ticket.representation, ticket.trained or {}
     multiplier, values = ticket.multiplier or {}, ticket.pruned_values or {}
     if ticket.pruned_rule not in get_args(PrunedRule):
-        raise TicketError(
-            f"pruned rule {show(ticket.pruned_rule)} is unknown; use one of {get_args(PrunedRule)}"
-        )
+        raise TicketError(f"pruned rule {show(ticket.pruned_rule)} is unknown; use one of {get_args(PrunedRule)}")
     if not isinstance(ticket.provenance, dict):
         raise TicketError("provenance is not a mapping; give names and JSON-able values")
-    if not all(
-        isinstance(rewrite, dict) and isinstance(rewrite.get("kind"), str) for rewrite in ticket.rewrites
-    ):
+    if not all(isinstance(rewrite, dict) and isinstance(rewrite.get("kind"), str) for rewrite in ticket.rewrites):
         raise TicketError('every rewrite is a mapping with a text under "kind"')
     for part, names in (("scale", rep.scales), ("multiplier", multiplier), ("pruned values", values),
                         ("trained values", trained), ("tie", ticket.tied.values())):  # fmt: skip
         for name in names:
             if name not in mask:
-                raise TicketError(
-                    f"{part} for {show(name)}, which has no mask; masked are {len(mask)} other names"
-                )
+                raise TicketError(f"{part} for {show(name)}, which has no mask; masked are {len(mask)} other names")
     for name, keep in mask.items():
         shape, kept = tuple(keep.shape), int(keep.sum())
         rep.check_scale(name, shape)
         factor, pruned, value = multiplier.get(name), values.get(name), trained.get(name)
         if factor is not None and (factor.dtype != torch.int8 or not torch.equal(factor != 0, keep)):
-            raise TicketError(
-                f"multiplier of {show(name)} must be int8 and nonzero exactly where the mask keeps"
-            )
+            raise TicketError(f"multiplier of {show(name)} must be int8 and nonzero exactly where the mask keeps")
         if pruned is not None and tuple(pruned.shape) not in ((), (keep.numel() - kept,)):
             raise TicketError(f"pruned values of {show(name)} have shape {tuple(pruned.shape)}; "
                               f"give one number or {keep.numel() - kept} in flat order")  # fmt: skip
         if value is not None and tuple(value.shape) != (kept,):
-            raise TicketError(
-                f"trained values of {show(name)} have shape {tuple(value.shape)}; the mask keeps {kept}"
-            )
+            raise TicketError(f"trained values of {show(name)} have shape {tuple(value.shape)}; the mask keeps {kept}")
         if value is not None and rep.keeps_signs_only(name) != (value.dtype == torch.int8):
-            raise TicketError(
-                f"trained values of {show(name)} are {value.dtype}; int8 is for signs, and only for them"
-            )
+            raise TicketError(f"trained values of {show(name)} are {value.dtype}; int8 is for signs, and only for them")
     for name in (*ticket.state, *ticket.tied):
         if name in mask or (name in ticket.state and name in ticket.tied):
-            raise TicketError(
-                f"{show(name)} is stored twice: under the mask, as a tie or in the state; keep one"
-            )
+            raise TicketError(f"{show(name)} is stored twice: under the mask, as a tie or in the state; keep one")
     if ticket.origin.tensors is not None:
         check_against(ticket, ticket.origin.views())
 

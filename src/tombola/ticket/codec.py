@@ -152,9 +152,7 @@ def _sort(tensors: Tensors) -> dict[str, Tensors]:
     for key in sorted(tensors):
         kind, slash, name = key.partition("/")
         if kind not in parts or not slash:
-            raise TicketError(
-                f"tensor {show(key)} has no place in a ticket; its name starts with one of {KINDS}"
-            )
+            raise TicketError(f"tensor {show(key)} has no place in a ticket; its name starts with one of {KINDS}")
         tensor = tensors[key]
         if tensor.dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
             raise TicketError(f"tensor {show(key)} is bool but holds other bytes than 0 and 1")
@@ -193,9 +191,7 @@ def _unpack_bits(name: str, shape: tuple[int, ...], parts: dict[str, Tensors]) -
     bits, count = parts["mask"].get(name), math.prod(shape)
     if bits is None or bits.dtype != torch.uint8 or tuple(bits.shape) != ((count + 7) // 8,):
         found = "no bits" if bits is None else f"{tuple(bits.shape)} {bits.dtype}"
-        raise TicketError(
-            f"the mask of {show(name)} has {found}; shape {shape} needs {(count + 7) // 8} bytes"
-        )
+        raise TicketError(f"the mask of {show(name)} has {found}; shape {shape} needs {(count + 7) // 8} bytes")
     flat = np.unpackbits(bits.numpy())
     if flat[count:].any():
         raise TicketError(f"the mask of {show(name)} has bits set beyond its {count} weights")
@@ -205,9 +201,7 @@ def _unpack_bits(name: str, shape: tuple[int, ...], parts: dict[str, Tensors]) -
 def _from_multiplier(name: str, shape: tuple[int, ...], parts: dict[str, Tensors]) -> Tensor:
     factor = parts["multiplier"].get(name)
     if factor is None or tuple(factor.shape) != shape:
-        raise TicketError(
-            f"the mask of {show(name)} is said to be its multiplier, which is missing or misshapen"
-        )
+        raise TicketError(f"the mask of {show(name)} is said to be its multiplier, which is missing or misshapen")
     return factor != 0
 
 

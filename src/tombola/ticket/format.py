@@ -81,9 +81,7 @@ def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     data = bytearray(safetensors.torch.save(dict(tensors), {_KEY: text}))
     end = 8 + int.from_bytes(data[:8], "little")
     if end > HEADER_LIMIT:
-        raise TicketError(
-            f"the ticket's header has {end} bytes, more than {HEADER_LIMIT}; shorten the provenance"
-        )
+        raise TicketError(f"the ticket's header has {end} bytes, more than {HEADER_LIMIT}; shorten the provenance")
     at = _digest_place(bytes(data[:end]))
     data[at : at + 64] = hashlib.sha256(data).hexdigest().encode()
     return bytes(data)
@@ -112,9 +110,7 @@ def _check_format(header: Any) -> None:
     if type(number) is not int or number < 1:
         raise TicketError(f"format {str(number)[:40]!r} is not a ticket format; known are 1 to {FORMAT}")
     if number > FORMAT:
-        raise TicketError(
-            f"made by a newer Tombola: format {number}, this one reads up to {FORMAT}; update Tombola"
-        )
+        raise TicketError(f"made by a newer Tombola: format {number}, this one reads up to {FORMAT}; update Tombola")
 
 
 def _header_end(first: bytes, size: int) -> int:

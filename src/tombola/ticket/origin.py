@@ -94,11 +94,7 @@ def _under(path: str, trusted: Sequence[str]) -> bool:
 def _import_trusted(name: str, trusted: Sequence[str]) -> Any:
     if isinstance(trusted, str):
         raise TicketError(f"trusted={trusted!r} is one string; give a sequence of import prefixes")
-    if (
-        not _under(name, trusted)
-        or "." not in name
-        or not all(part.isidentifier() for part in name.split("."))
-    ):
+    if not _under(name, trusted) or "." not in name or not all(part.isidentifier() for part in name.split(".")):
         raise TicketError(
             f"network {show(name)} is not one of Tombola's own: pass model=, "
             "or trusted=(its import prefix,) if you trust the ticket"
@@ -155,9 +151,7 @@ class Origin:
             return
         text = self.weights_hash
         if self.init is None or self.seed is None or self.tied or not isinstance(text, str):
-            raise TicketError(
-                "origin without tensors needs init, seed and weights_hash: use Origin.seeded(...)"
-            )
+            raise TicketError("origin without tensors needs init, seed and weights_hash: use Origin.seeded(...)")
         if len(text) != 64 or set(text) - set("0123456789abcdef"):
             raise TicketError(f"origin weights_hash {show(text)} is not 64 hex digits")
 
@@ -232,9 +226,7 @@ class Origin:
 def _instantiate(network: NetworkSpec | None, model: nn.Module | None, trusted: Sequence[str]) -> nn.Module:
     if model is None:
         if network is None:
-            raise TicketError(
-                "the ticket is of a user's own model: pass a model of that architecture as model="
-            )
+            raise TicketError("the ticket is of a user's own model: pass a model of that architecture as model=")
         return network.build(trusted)
     if not isinstance(model, nn.Module):
         raise TicketError(f"model= is a {type(model).__name__}; give a torch.nn.Module")
@@ -260,6 +252,4 @@ def _initialise(module: nn.Module, init: str, seed: int, args: Mapping[str, Any]
         raise TicketError(f"init {show(init)} with {show(args)}: {str(error)[:200]}") from error
     if missed:
         listed = first_few([show(name) for name in missed])
-        raise TicketError(
-            f"init {show(init)} does not write {listed}; use Origin.stored(model) for this network"
-        )
+        raise TicketError(f"init {show(init)} does not write {listed}; use Origin.stored(model) for this network")

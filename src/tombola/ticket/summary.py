@@ -49,10 +49,7 @@ def info(ticket: Ticket) -> dict[str, Any]:
         "trained": ticket.trained is not None,
         "layers": [row._asdict() for row in layers(ticket)],
         "state": {name: list(tensor.shape) for name, tensor in ticket.state.items()},
-        **{
-            key: header[key]
-            for key in ("origin", "provenance", "pruned", "representation", "rewrites", "tied")
-        },
+        **{key: header[key] for key in ("origin", "provenance", "pruned", "representation", "rewrites", "tied")},
     }
 
 

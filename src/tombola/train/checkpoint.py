@@ -82,9 +82,7 @@ class CheckpointStore:
             content = torch.load(self._file, map_location="cpu", weights_only=True)
             rows = read_csv(self.metrics)[: content["rows"]] if content["rows"] else []
         except (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise RunError(
-                f"{self._file} cannot be read ({_first_line(error)}); delete it to train anew"
-            ) from None
+            raise RunError(f"{self._file} cannot be read ({_first_line(error)}); delete it to train anew") from None
         write_csv(self.metrics, rows)
         return Checkpoint(
             snapshot=_snapshot(content["snapshot"]),

@@ -51,6 +51,7 @@ def training_loss(splits: Splits, recipe: Recipe) -> Loss:
         return splits.task.loss
     if splits.task.loss is not F.cross_entropy:
         raise TombolaError(
-            f"label_smoothing is {recipe.label_smoothing}, but this task brings its own loss; smooth there, or set it to 0"
+            f"label_smoothing is {recipe.label_smoothing}, but this task brings its own loss; "
+            "smooth there, or set it to 0"
         )
     return partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)

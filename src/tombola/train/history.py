@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
@@ -75,13 +74,12 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, HEADER)
         writer.writeheader()
         writer.writerows(asdict(row) for row in rows)
-    os.replace(part, path)
+    part.replace(path)
 
 
 def read_csv(path: Path) -> list[Row]:
     """The rows of a metrics file."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(int(record["step"]), *(float(record[name]) for name in HEADER[1:]))
-            for record in csv.DictReader(file)
+            Row(int(record["step"]), *(float(record[name]) for name in HEADER[1:])) for record in csv.DictReader(file)
         ]

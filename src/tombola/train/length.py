@@ -22,9 +22,7 @@ class Length:
         """Read "10ep", "0.5ep", "5000it" or "2ep500it"; anything else is a TombolaError."""
         match = _PATTERN.fullmatch(text.strip())
         if not text.strip() or match is None:
-            raise TombolaError(
-                f'length {text!r} is not understood; write epochs as "10ep", iterations as "5000it"'
-            )
+            raise TombolaError(f'length {text!r} is not understood; write epochs as "10ep", iterations as "5000it"')
         return cls(float(match["epochs"] or 0), int(match["iterations"] or 0))
 
     def steps(self, steps_per_epoch: int) -> int:

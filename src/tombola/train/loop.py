@@ -330,17 +330,13 @@ class _Gathered:
         )
 
 
-def make_fabric(
-    device: str, precision: str = "32", *, deterministic: bool = False, loggers: Any = ()
-) -> Fabric:
+def make_fabric(device: str, precision: str = "32", *, deterministic: bool = False, loggers: Any = ()) -> Fabric:
     """A Fabric on one device: "auto", "cpu", "cuda" or "cuda:1"; a device that is not there is a TombolaError."""
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or not (index.isdigit() or not index):
         raise TombolaError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise TombolaError(
-            "device 'cuda' was asked for, but torch finds no CUDA device here; use --device cpu"
-        )
+        raise TombolaError("device 'cuda' was asked for, but torch finds no CUDA device here; use --device cpu")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     if deterministic and kind == "cuda":
@@ -357,9 +353,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
 
 def copy_state(model: nn.Module) -> State:
     """A contiguous CPU copy of the model's state_dict."""
-    return {
-        name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()
-    }
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
 
 
 def _to_cpu(value: Any) -> Any:

@@ -59,9 +59,7 @@ class Recipe:
         for text in (self.length, self.warmup, self.eval_every, *self.milestones):
             Length.parse(text)
         _require(Length.parse(self.length) != Length(), "length", self.length, "longer than nothing")
-        _require(
-            Length.parse(self.eval_every) != Length(), "eval_every", self.eval_every, "longer than nothing"
-        )
+        _require(Length.parse(self.eval_every) != Length(), "eval_every", self.eval_every, "longer than nothing")
         _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
         _require(
             1 <= self.accumulate <= self.batch_size,
@@ -73,9 +71,7 @@ class Recipe:
         _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
-        _require(
-            self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null"
-        )
+        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
         _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
         _require(
