@@ -18,8 +18,9 @@ from tombola.errors import TombolaError
 from tombola.train.checkpoint import CheckpointStore, load_snapshot, save_snapshot
 from tombola.train.history import Row, early_stop, read_csv, steps_to_loss
 from tombola.train.hooks import Hook
-from tombola.train.loop import Diverged, Loop, make_fabric, train
+from tombola.train.loop import Diverged, train
 from tombola.train.recipe import Recipe
+from tombola.train.state import Loop, make_fabric
 
 RECIPE = Recipe(length="3ep", batch_size=8, lr=0.05, weight_decay=1e-3, schedule="cosine", eval_every="4it")
 

@@ -178,7 +178,7 @@ def _download(make: Callable[..., Any], spec: DataSpec, about: _Published, train
 
 
 def _foreign(spec: DataSpec, split_seed: int) -> Splits:
-    """What the data function at an import path gives; its own errors are left to show themselves."""
+    """What the data function at an import path gives."""
     module_name, _, attr = spec.name.rpartition(".")
     try:
         function = getattr(importlib.import_module(module_name), attr)
@@ -195,7 +195,14 @@ def _foreign(spec: DataSpec, split_seed: int) -> Splits:
         raise TombolaError(
             f"{spec.name} is a {type(function).__name__}; data must name a function (root, seed) -> Splits"
         )
-    given = function(spec.root, split_seed, **spec.args)
+    try:
+        given = function(spec.root, split_seed, **spec.args)
+    except TombolaError:
+        raise
+    except Exception as error:  # a user's function may raise anything
+        raise TombolaError(
+            f"data function {spec.name} failed on (root, seed): {type(error).__name__}: {error}; mend it, or its args"
+        ) from error
     if isinstance(given, Splits):
         if spec.val_size is not None:
             raise TombolaError(f"val_size is {spec.val_size}, but {spec.name} splits by itself; leave val_size out")

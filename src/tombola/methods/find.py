@@ -23,13 +23,13 @@ from tombola.prune.loop import Level, Search
 from tombola.prune.trial import Bench
 from tombola.rng.seeds import derive
 from tombola.runs.directory import Run, open_run
-from tombola.runs.jobs import map_jobs, threads_per_job
+from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.versions import versions
 from tombola.ticket.ticket import Ticket
-from tombola.train.loop import make_fabric
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
+from tombola.train.state import Loop, make_fabric
 
 
 class Method(Protocol):
@@ -38,7 +38,11 @@ class Method(Protocol):
     name: str
     version: int
 
-    def find(self, search: Search) -> list[Level]: ...
+    def find(self, search: Search) -> list[Level]:
+        """Run the search."""
+
+    def check(self, network: nn.Module) -> None:
+        """TombolaError if these options cannot work on this network; nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,10 @@ def find(
     """
     request = make_request(model, data, method, recipe=recipe, seed=seed, options=options)
     if out is None:
-        with show_progress(request.options.progress) as progress:
-            return search(request, progress)[-1].ticket
+        splits = loaded(request.data)
+        rehearse(request, splits)
+        with limit_threads(request.options.threads), show_progress(request.options.progress) as progress:
+            return search(request, progress, splits=splits)[-1].ticket
     result = run_find(request, Path(out))
     return Ticket.load(result["ticket"])
 
@@ -139,7 +145,6 @@ def search(
     fabric = make_fabric(
         request.options.device,
         request.recipe.precision,
-        deterministic=request.options.deterministic,
         loggers=_loggers(request.options, directory, replicate),
     )
     with torch.random.fork_rng(devices=[]):
@@ -173,6 +178,7 @@ def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | No
     if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
         raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
     splits = loaded(request.data)
+    rehearse(request, splits)
     config = {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
     label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}".replace("/", "_")
     with open_run(
@@ -184,8 +190,19 @@ def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | No
         force=request.options.force,
         exact_name=exact_name is not None,
     ) as run:
-        result = run.result() or _run(request, splits, run, jobs)
+        result = run.result()
+        if result is None:
+            with limit_threads(request.options.threads):
+                result = _run(request, splits, run, jobs)
     return headline(result, run.directory)
+
+
+def rehearse(request: Request, splits: Splits) -> None:
+    """Meet every mistake that can be met before anything is trained or written."""
+    network = start_from(request.model, splits, seed=request.seed).network()
+    request.method.check(network)
+    fabric = make_fabric(request.options.device, request.recipe.precision)
+    Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
 
 
 def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -211,7 +228,14 @@ def _run(request: Request, splits: Splits, run: Run, jobs: int) -> dict[str, Any
         for found in map_jobs(_replicate, items, jobs, progress=progress, splits=splits):
             replicates.append(found)
             update(len(replicates))
-    result = {
+    result = find_result(request, splits, replicates)
+    run.finish(result)
+    return result
+
+
+def find_result(request: Request, splits: Splits, replicates: list[dict[str, Any]]) -> dict[str, Any]:
+    """A finished search as its result.json holds it."""
+    return {
         "kind": "find",
         "method": request.method.name,
         "model": name_of_model(request.model),
@@ -219,8 +243,6 @@ def _run(request: Request, splits: Splits, run: Run, jobs: int) -> dict[str, Any
         "metric": splits.task.metric_name,
         "replicates": replicates,
     }
-    run.finish(result)
-    return result
 
 
 @dataclass(frozen=True)
@@ -302,7 +324,8 @@ def as_plain(value: Any) -> dict[str, Any]:
 def machine(options: Options, jobs: int = 1) -> dict[str, Any]:
     """What the bits of a result depend on besides configuration and versions."""
     device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    return {"device": device.partition(":")[0], "threads": threads_per_job(jobs)}
+    with limit_threads(options.threads):
+        return {"device": device.partition(":")[0], "threads": threads_per_job(jobs)}
 
 
 def _loggers(options: Options, directory: Path | None, replicate: int) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tombola.errors import TombolaError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from tombola.prune.loop import Counts, Level, Pruning, Search
 
@@ -74,6 +74,12 @@ class IterativePruning:
         from tombola.prune.loop import prune_levels
 
         return prune_levels(search, self.pruning())
+
+    def check(self, network: nn.Module) -> None:
+        """TombolaError if these settings cannot work on this network."""
+        from tombola.prune.loop import plan_levels
+
+        plan_levels(network, self.pruning())
 
     def pruning(self) -> Pruning:
         """These settings as axes of the pruning loop."""

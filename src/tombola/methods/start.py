@@ -11,7 +11,7 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.models.foreign import filled_args
-from tombola.models.registry import default_init, is_known, load_checkpoint_
+from tombola.models.registry import check_name, default_init, is_known, load_checkpoint_
 from tombola.models.spec import ModelSpec
 from tombola.prune.loop import some_inputs
 from tombola.rng.seeds import derive
@@ -25,6 +25,10 @@ class Start:
     origin: Origin
     architecture: nn.Module | None = None
     trusted: tuple[str, ...] = ()
+
+    def network(self) -> nn.Module:
+        """A fresh module at the origin."""
+        return self.origin.network_module(self.architecture, self.trusted)
 
 
 def start_from(model: nn.Module | ModelSpec, splits: Splits, *, seed: int) -> Start:
@@ -48,6 +52,7 @@ def start_from(model: nn.Module | ModelSpec, splits: Splits, *, seed: int) -> St
 def _by_name(spec: ModelSpec, splits: Splits, seed: int) -> Start:
     shape, classes = splits.input_shape, splits.classes or 1
     own = is_known(spec.name)
+    check_name(spec.name)
     args = dict(spec.args) if own else filled_args(spec.name, input_shape=shape, classes=classes, args=spec.args)
     network = NetworkSpec(spec.name, args, shape, classes)
     trusted = () if own else (spec.name,)
@@ -70,7 +75,7 @@ def _built(network: NetworkSpec, seed: int) -> nn.Module:
 
 def _check_fits(start: Start, splits: Splits) -> None:
     x = some_inputs(splits, 2)
-    model = start.origin.network_module(start.architecture, start.trusted).eval()
+    model = start.network().eval()
     try:
         with torch.no_grad():
             output = model(x)

@@ -109,8 +109,7 @@ def build_network(
         raise TombolaError(f"{name}: classes is {classes!r}; a positive integer is needed")
     found = _find(name)
     if found is None:
-        if not is_import_path(name):
-            raise TombolaError(_unknown(name))
+        check_name(name)
         return build_foreign(name, input_shape=tuple(input_shape), classes=classes, args=args)
     entry, from_name = found
     for given in args:
@@ -130,6 +129,12 @@ def _find(name: str) -> tuple[Entry, dict[str, str]] | None:
         elif match := re.fullmatch(entry.pattern, name):
             return entry, match.groupdict()
     return None
+
+
+def check_name(name: str) -> None:
+    """TombolaError, with what is allowed and what is close, unless `name` is a network or an import path."""
+    if not is_known(name) and not is_import_path(name):
+        raise TombolaError(_unknown(name))
 
 
 def _unknown(name: str) -> str:

@@ -95,18 +95,21 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     Raises:
         TombolaError: a level's mask leaves no path from the input to the output.
     """
-    network = search.network()
-    weights = prunable(network, include=pruning.include, exclude=pruning.exclude)
-    if not weights:
-        raise TombolaError("the network has no prunable weight; widen what is prunable with --include")
-    output = next(reversed(prunable(network)), "")
-    plan = pruning.plan(weights, output)
+    weights, plan = plan_levels(search.network(), pruning)
     mask, levels = Mask.full(weights), list[Level]()
     for level, counts in enumerate(plan):
         if level > 0:
             mask = _next_mask(search, pruning, levels[-1], counts)
         levels.append(_train_level(search, pruning, level, mask, levels))
     return levels
+
+
+def plan_levels(network: nn.Module, pruning: Pruning) -> tuple[dict[str, nn.Parameter], Sequence[Counts]]:
+    """The prunable weights, and the units that each level keeps of them."""
+    weights = prunable(network, include=pruning.include, exclude=pruning.exclude)
+    if not weights:
+        raise TombolaError("the network has no prunable weight; widen what is prunable with --include")
+    return weights, pruning.plan(weights, next(reversed(prunable(network)), ""))
 
 
 def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Mask:

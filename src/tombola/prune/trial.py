@@ -82,6 +82,7 @@ def run_trial(
             capture=capture,
             store=store,
             update=update,
+            deterministic=bench.options.deterministic,
         )
     return Trial({**summary(trained), **_test(bench, model, trained)}, trained.history, trained)
 

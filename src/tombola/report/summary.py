@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tombola.errors import TombolaError
 from tombola.report.nodes import Node, load
 
 ARMS = ("ticket", "random", "reinit", "dense")
+NOT_VERIFIED = "No verification was given: this ticket has not been trained on fresh seeds against its controls."
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,7 @@ def read_run(path: Path) -> Run:
     elif kind == "verify":
         missing.append("There is no verify.json yet: the verification has not finished.")
     elif find is not None:
-        missing.append("There is no verify.json: this ticket has not been verified on fresh seeds.")
+        missing.append(NOT_VERIFIED)
     return Run(
         path=path,
         kind=kind,
@@ -313,4 +315,38 @@ def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
     """Read several run directories, in the order given."""
     if not paths:
         raise TombolaError("no run directory was given; expected one or more; name one that Tombola wrote")
-    return tuple(read_run(Path(path)) for path in paths)
+    return joined([read_run(Path(path)) for path in paths])
+
+
+def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
+    """Every verification of a ticket that one of the searches found is shown with that search."""
+    searches = {digest: run for run in runs if run.find is not None and run.verify is None for digest in _tickets(run)}
+    proofs = {
+        searches[digest].path: run
+        for run in runs
+        if run.find is None and run.verify is not None and (digest := _verified(run)) in searches
+    }
+    taken = {proof.path for proof in proofs.values()}
+    return tuple(
+        _with_proof(run, proofs[run.path]) if run.path in proofs else run for run in runs if run.path not in taken
+    )
+
+
+def _tickets(run: Run) -> list[str]:
+    """Digests of a search's tickets, level by level."""
+    levels = run.path.glob("replicate-*/level-*/*.ticket")
+    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(levels)]
+
+
+def _verified(run: Run) -> str:
+    return str(run.config.get("ticket", "")) if isinstance(run.config, Mapping) else ""
+
+
+def _with_proof(run: Run, proof: Run) -> Run:
+    commands = [run.command, proof.command] if proof.command != run.command else [run.command]
+    return replace(
+        run,
+        verify=proof.verify,
+        command="\n".join(commands),
+        missing=tuple(note for note in run.missing if note != NOT_VERIFIED),
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,26 +21,45 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
 
     A full disk or a missing permission is a TombolaError.
     """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        _sync_folder(path.parent)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         if _says_disk_full(error):
-            raise TombolaError(f"the disk is full: {path} was not written; free some space and run again") from None
-        if isinstance(error, OSError):
-            raise TombolaError(f"{path} cannot be written: {error.strerror or error}") from None
+            raise TombolaError(
+                f"cannot write {path}: the disk is full (No space left on device); free some space and run again"
+            ) from None
+        if isinstance(error, OSError) or (isinstance(error, ValueError) and "null byte" in str(error)):
+            reason = getattr(error, "strerror", None) or error
+            raise TombolaError(f"cannot write {path}: {reason}; name a place in an existing folder") from None
         raise
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems and Windows do not sync folders
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with write_atomically(path) as file:
+        file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
-    with write_atomically(path) as file:
-        file.write(text.encode())
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,8 @@ class Contest:
     @property
     def start(self) -> int:
         """The step that the ticket's origin was taken at."""
-        return int(self.ticket.provenance.get("rewound_steps", 0))
+        steps = self.ticket.provenance.get("rewound_steps", 0)
+        return steps if isinstance(steps, int) and steps >= 0 else 0
 
     def origin(self) -> nn.Module:
         """The dense network at the ticket's origin."""
@@ -89,7 +90,7 @@ def run_arm(bench: Bench, contest: Contest, name: str, *, seed: int, stage: Stag
 
 def random_mask(ticket: Ticket, seed: int) -> Mask:
     """A mask drawn uniformly with as many units kept in every layer as the ticket keeps, in its pattern."""
-    pattern = parse_pattern(str(ticket.provenance.get("method", {}).get("pattern", "element")))
+    pattern = parse_pattern(str(recorded_part(ticket, "method").get("pattern", "element")))
     draw = generator(seed, "random-mask")
     scores = {name: torch.rand(kept.shape, generator=draw) for name, kept in ticket.mask.items()}
     if isinstance(pattern, NM):
@@ -125,6 +126,7 @@ def fresh_network(contest: Contest, seed: int) -> nn.Module:
     return model
 
 
-def load_contest(path: Path, architecture: nn.Module | None = None, trusted: tuple[str, ...] = ()) -> Contest:
-    """The contest about a ticket file."""
-    return Contest(Ticket.load(path), architecture, trusted)
+def recorded_part(ticket: Ticket, part: str) -> Mapping[str, Any]:
+    """One part of a ticket's provenance, {} where the file's writer put something else there."""
+    found = ticket.provenance.get(part)
+    return found if isinstance(found, Mapping) else {}

@@ -14,10 +14,12 @@ from tombola.errors import TombolaError
 from tombola.methods.find import (
     Request,
     describe,
+    find_result,
     headline,
     loaded,
     machine,
     name_of_model,
+    rehearse,
     replicate_seed,
     search,
 )
@@ -25,11 +27,11 @@ from tombola.prune.loop import level_result
 from tombola.prune.trial import Bench
 from tombola.rng.seeds import derive
 from tombola.runs.directory import Stage, open_run
-from tombola.runs.jobs import map_jobs
+from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import CONTROLS, Contest, run_arm
 from tombola.ticket.ticket import Ticket
-from tombola.train.loop import make_fabric
 from tombola.train.progress import Progress, Silent, show_progress
+from tombola.train.state import make_fabric
 
 
 def run_curve(
@@ -51,6 +53,7 @@ def run_curve(
     if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
         raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
     splits = loaded(request.data)
+    rehearse(request, splits)
     wanted = None if control_levels is None else sorted(set(control_levels))
     study = {"study": "curve", "controls": list(controls), "control_levels": wanted}
     config = {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
@@ -59,15 +62,9 @@ def run_curve(
     with open_run(out, label, config, kind="study", machine=machine(options, jobs), force=options.force) as run:
         result = run.result()
         if result is None:
-            replicates = _train(request, splits, run.directory, list(controls), wanted, jobs)
-            result = {
-                "kind": "find",
-                "method": request.method.name,
-                "model": name_of_model(request.model),
-                "data": splits.name,
-                "metric": splits.task.metric_name,
-                "replicates": replicates,
-            }
+            with limit_threads(options.threads):
+                replicates = _train(request, splits, run.directory, list(controls), wanted, jobs)
+            result = find_result(request, splits, replicates)
             run.finish(result)
     return headline(result, run.directory)
 
@@ -128,7 +125,10 @@ def _control(job: _Job, progress: Progress | None = None, splits: Splits | None 
     request = job.request
     splits = splits or loaded(request.data)
     options = request.options
-    fabric = make_fabric(options.device, request.recipe.precision, deterministic=options.deterministic)
+    fabric = make_fabric(
+        options.device,
+        request.recipe.precision,
+    )
     bench = Bench(splits, request.recipe, fabric, options, progress or Silent())
     model = request.model
     architecture, trusted = (model, ()) if isinstance(model, nn.Module) else (None, (model.name,))

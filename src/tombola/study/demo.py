@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ MARGIN = 0.01
 
 def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[str, Any]:
     """Find and verify a ticket of LeNet-300-100 on digits under `out`; gives {"find": ..., "verify": ...}."""
-    options = options or Options()
+    # one thread: these networks are too small to gain from more, and suffer where cores are shared
+    options = replace(options or Options(), threads=(options and options.threads) or 1)
     request = make_request(
         "lenet-300-100",
         DataSpec("digits"),

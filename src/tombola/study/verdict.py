@@ -109,7 +109,9 @@ def sentence(
     verdicts = {name: found["verdict"] for name, found in comparisons.items()}
     size = f"This ticket of {density:.1%} of the weights"
     if "undecided" in verdicts.values():
-        return f"{size} is undecided: {replicates} replicates are too few, {FEWEST_REPLICATES} are needed."
+        return (
+            f"{size} is undecided: a verdict needs {FEWEST_REPLICATES} replicates of every arm, and has {replicates}."
+        )
     shown = [_phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "yes"]
     missed = [_phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "no"]
     if not missed:

@@ -10,22 +10,23 @@ from typing import Any
 
 from torch import nn
 
-from tombola.data.config import DataSpec
+from tombola.data.config import Augment, DataSpec
+from tombola.data.registry import names
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods.find import as_data, as_plain, describe_data, loaded, machine
 from tombola.prune.trial import Bench, Trial
 from tombola.rng.seeds import derive
 from tombola.runs.directory import Stage, open_run
-from tombola.runs.jobs import map_jobs
-from tombola.study.arms import ARMS, Contest, run_arm
+from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.study.arms import ARMS, Contest, recorded_part, run_arm
 from tombola.study.verdict import ArmFigures, compare, describe_arm, sentence, speed
 from tombola.ticket.ticket import Ticket
 from tombola.train.history import Row, steps_to_loss
-from tombola.train.loop import make_fabric
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
+from tombola.train.state import make_fabric
 
 
 @dataclass(frozen=True)
@@ -100,26 +101,29 @@ def recipe_of(ticket: Ticket) -> Recipe:
 
 
 def data_of(ticket: Ticket, root: str) -> DataSpec:
-    """The data set that the ticket was found on, to be read from `root`."""
-    recorded = ticket.provenance.get("data", {})
-    names = {"name", "val_size", "image_size", "args"}
-    if "val_size" not in recorded:
-        raise TombolaError("the ticket was found on data that has no name here; give the data")
-    return DataSpec(
-        **{name: recorded[name] for name in names if name in recorded}, root=root, augment=_augment(recorded)
-    )
-
-
-def _augment(recorded: Mapping[str, Any]) -> Any:
-    from tombola.data.config import Augment
-
-    return Augment(**recorded["augment"])
+    """The data set that the ticket was found on, to be read from `root`; a ticket never causes an import."""
+    recorded = recorded_part(ticket, "data")
+    name = recorded.get("name")
+    if name not in names() or "val_size" not in recorded:
+        raise TombolaError(
+            f"the ticket was found on {name or 'unnamed data'}, which it cannot load by itself; give the data"
+        )
+    known = {key: recorded[key] for key in ("name", "val_size", "image_size", "args") if key in recorded}
+    try:
+        return DataSpec(**known, root=root, augment=Augment(**recorded["augment"]))
+    except (KeyError, TypeError):
+        raise TombolaError("the ticket does not say how its data was augmented; give the data") from None
 
 
 def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
     """Carry out a verification, in a run directory under `out` if that is given."""
     splits = loaded(verification.data)
     _check_data(verification, splits)
+    with limit_threads(verification.options.threads):
+        return _verify(verification, splits, out, jobs)
+
+
+def _verify(verification: Verification, splits: Splits, out: Path | None, jobs: int) -> dict[str, Any]:
     if out is None:
         return _run(verification, splits, None, jobs)
     ticket, options = verification.contest.ticket, verification.options
@@ -131,7 +135,7 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
         "margin": verification.margin,
         "seed": verification.seed,
     }
-    label = f"verify-{ticket.provenance.get('method', {}).get('name', 'ticket')}-{splits.name}"
+    label = f"verify-{recorded_part(ticket, 'method').get('name', 'ticket')}-{splits.name}"
     with open_run(out, label, config, kind="verify", machine=machine(options, jobs), force=options.force) as run:
         result = run.result()
         if result is None:
@@ -141,10 +145,10 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
 
 
 def _check_data(verification: Verification, splits: Splits) -> None:
-    recorded = verification.contest.ticket.provenance.get("data", {}).get("fingerprint")
+    recorded = recorded_part(verification.contest.ticket, "data").get("fingerprint")
     if recorded not in (None, splits.fingerprint) and not verification.options.force:
         raise TombolaError(
-            f"the ticket was found on other data (fingerprint {recorded[:12]}, here "
+            f"the ticket was found on other data (fingerprint {str(recorded)[:12]}, here "
             f"{splits.fingerprint[:12]}); give the same data, or --force true to verify it on this"
         )
 
@@ -175,7 +179,10 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
     verification = job.verification
     splits = splits or loaded(verification.data)
     options = verification.options
-    fabric = make_fabric(options.device, verification.recipe.precision, deterministic=options.deterministic)
+    fabric = make_fabric(
+        options.device,
+        verification.recipe.precision,
+    )
     bench = Bench(splits, verification.recipe, fabric, options, progress or Silent())
     name = f"{job.arm}-{job.replicate}"
     stage = Stage(job.directory / name) if job.directory else None
@@ -196,8 +203,8 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
     ticket = verification.contest.ticket
     return {
         "kind": "verify",
-        "method": ticket.provenance.get("method", {}).get("name"),
-        "model": ticket.provenance.get("model", {}).get("name"),
+        "method": recorded_part(ticket, "method").get("name"),
+        "model": recorded_part(ticket, "model").get("name"),
         "data": splits.name,
         "density": ticket.density,
         "kept": ticket.mask.kept,

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
+from tombola.ticket.parts import Parts, PrunedRule
 from tombola.ticket.tensors import first_few, mismatches, show
 
-if TYPE_CHECKING:
-    from tombola.ticket.ticket import Ticket
 
-PrunedRule = Literal["zero", "origin"]
-
-
-def check(ticket: Ticket) -> None:
+def check(ticket: Parts) -> None:
     """TicketError unless the ticket's parts fit each other."""
     mask, rep, trained = ticket.mask, ticket.representation, ticket.trained or {}
     multiplier, values = ticket.multiplier or {}, ticket.pruned_values or {}
@@ -52,7 +48,7 @@ def check(ticket: Ticket) -> None:
         check_against(ticket, ticket.origin.views())
 
 
-def check_against(ticket: Ticket, base: Mapping[str, Tensor]) -> None:
+def check_against(ticket: Parts, base: Mapping[str, Tensor]) -> None:
     """TicketError unless mask, trained weights and state fit the full state `base` of the network."""
     problems = mismatches(base, ticket.state, subset=True)
     for name, keep in ticket.mask.items():

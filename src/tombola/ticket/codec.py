@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,11 +19,9 @@ from torch import Tensor
 from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
 from tombola.ticket.origin import NetworkSpec, Origin
+from tombola.ticket.parts import Parts
 from tombola.ticket.representation import Representation
 from tombola.ticket.tensors import check_name, show
-
-if TYPE_CHECKING:
-    from tombola.ticket.ticket import Ticket
 
 KINDS = ("mask", "multiplier", "scale", "pruned", "trained", "state", "origin")
 _TOP = {"digest", "format", "masks", "origin", "provenance", "pruned", "representation", "rewrites", "tied"}
@@ -33,7 +31,7 @@ Tensors = dict[str, Tensor]
 # ---- writing --------------------------------------------------------------------------------
 
 
-def encode(ticket: Ticket) -> tuple[dict[str, Any], Tensors]:
+def encode(ticket: Parts) -> tuple[dict[str, Any], Tensors]:
     """The header (without digest and format) and the tensors of the file."""
     parts: dict[str, Mapping[str, Tensor] | None] = {
         "multiplier": ticket.multiplier,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
-from tombola.ticket.format import write_atomically
+from tombola.runs.atomic import write_bytes
 from tombola.ticket.ticket import Ticket, Weights
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
@@ -37,7 +37,7 @@ def export_state(
         raise TombolaError(f"{path} ends in {path.suffix!r}; name a file that ends in {', '.join(SUFFIXES)}")
     built = ticket.build(weights, model=model, trusted=trusted)
     state = {name: value.detach().cpu().clone().contiguous() for name, value in built.state_dict().items()}
-    write_atomically(path, _bytes(state, path.suffix))
+    write_bytes(path, _bytes(state, path.suffix))
     return state
 
 

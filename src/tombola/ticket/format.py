@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO, NoReturn
 import safetensors.torch
 from torch import Tensor
 
-from tombola.errors import TicketError, TombolaError
+from tombola.errors import TicketError
 
 FORMAT = 1  # the newest format this version writes and reads; all older ones stay readable
 HEADER_LIMIT = 100_000_000  # bytes; the limit of safetensors itself
@@ -190,35 +189,3 @@ def _read_checked(file: BinaryIO, size: int) -> bytes:
     if len(data) != size:
         raise TicketError(f"cut short while being read: {len(data)} of {size} bytes")
     return data
-
-
-def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write beside, sync, rename: `path` holds the old file or the whole new one; nothing else stays."""
-    try:
-        target = Path(path)
-        beside = target.with_name(f".{target.name[:40]}.{secrets.token_hex(8)}.tmp")
-        try:
-            with beside.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise TombolaError(
-            f"cannot write {str(path)!r}: {reason}; give a path in an existing folder with free space"
-        ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems and Windows do not sync folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

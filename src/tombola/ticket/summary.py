@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from tombola.ticket import format as container
 from tombola.ticket.codec import KINDS, encode
-
-if TYPE_CHECKING:
-    from tombola.ticket.ticket import Ticket
+from tombola.ticket.parts import Parts
 
 
 class LayerRow(NamedTuple):
@@ -24,7 +22,7 @@ class LayerRow(NamedTuple):
     bytes: int
 
 
-def layers(ticket: Ticket) -> list[LayerRow]:
+def layers(ticket: Parts) -> list[LayerRow]:
     """One row per masked layer, in the mask's order."""
     _, tensors = encode(ticket)
     rows = []
@@ -34,10 +32,10 @@ def layers(ticket: Ticket) -> list[LayerRow]:
     return rows
 
 
-def info(ticket: Ticket) -> dict[str, Any]:
+def info(ticket: Parts) -> dict[str, Any]:
     """What the ticket holds, as JSON-able data; sizes in bytes."""
-    data = ticket.to_bytes()
     header, tensors = encode(ticket)
+    data = container.pack(header, tensors)
     return {
         "format": container.FORMAT,
         "digest": container.digest_of(data),
@@ -45,7 +43,7 @@ def info(ticket: Ticket) -> dict[str, Any]:
         "bytes_by_kind": _sizes(tensors),
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
-        "density": ticket.density,
+        "density": ticket.mask.density,
         "trained": ticket.trained is not None,
         "layers": [row._asdict() for row in layers(ticket)],
         "state": {name: list(tensor.shape) for name, tensor in ticket.state.items()},
@@ -53,11 +51,11 @@ def info(ticket: Ticket) -> dict[str, Any]:
     }
 
 
-def table(ticket: Ticket) -> str:
+def table(ticket: Parts) -> str:
     """The layers, the total and the file size as plain text."""
     rows = layers(ticket)
     kept, total = ticket.mask.kept, ticket.mask.total
-    rows.append(LayerRow("total", kept, total, ticket.density, sum(row.bytes for row in rows)))
+    rows.append(LayerRow("total", kept, total, ticket.mask.density, sum(row.bytes for row in rows)))
     cells = [("layer", "kept", "total", "density", "bytes")]
     cells += [(r.name, f"{r.kept:,}", f"{r.total:,}", f"{r.density:.4f}", f"{r.bytes:,}") for r in rows]
     widths = [max(len(row[i]) for row in cells) for i in range(5)]
@@ -66,7 +64,7 @@ def table(ticket: Ticket) -> str:
         for row in cells
     ]
     rule = "-" * len(lines[0])
-    note = f"density = kept / the {total:,} weights under the mask; file {len(ticket.to_bytes()):,} bytes"
+    note = f"density = kept / the {total:,} weights under the mask; file {len(container.pack(*encode(ticket))):,} bytes"
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])
 
 

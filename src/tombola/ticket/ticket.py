@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,17 +13,16 @@ from torch import Tensor, nn
 
 from tombola.errors import TicketError
 from tombola.mask import Mask
+from tombola.runs.atomic import write_bytes
 from tombola.ticket import checks, codec, summary
 from tombola.ticket import format as container
-from tombola.ticket.checks import PrunedRule
 from tombola.ticket.origin import Origin
+from tombola.ticket.parts import Parts, PrunedRule
 from tombola.ticket.representation import Representation
 from tombola.ticket.summary import LayerRow
 from tombola.ticket.tensors import (
-    check_name,
     first_few,
     mismatches,
-    own_all,
     same_bits,
     show,
     tensors_of,
@@ -37,44 +37,11 @@ REWRITES: Mapping[str, Callable[[nn.Module, Mapping[str, Any]], None]] = {}
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket:
-    """A subnetwork with its origin. All tensors are private CPU copies; make one with `Ticket.from_models`.
-
-    `origin`: the dense weights before training. `mask`: True = kept.
-    `representation`: what weights stand for. `multiplier`: per layer int8, in the weight's shape, whose
-    nonzero pattern is the mask (signed and multicoat masks); the represented weight is multiplied by it.
-    `pruned_rule`: value of pruned weights: "zero", or "origin" (they stay at the origin's value);
-    `pruned_values`: layers with values of their own: 0-d, or 1-D in flat order of the pruned positions.
-    `rewrites`: JSON objects with a "kind". `state`: every parameter or buffer outside the mask that differs
-    from the origin, in full. `trained`: per layer, 1-D in flat order of the kept positions, the latent
-    trained weights (int8 signs where only the sign counts); layers still equal to the origin are left out.
-    `tied`: alias -> masked name, for names that share a masked tensor.
-    `provenance`: JSON-able: method, recipe, data fingerprint, versions, seeds; never times, hosts or paths.
-    """
-
-    origin: Origin
-    mask: Mask
-    representation: Representation = field(default_factory=Representation)
-    multiplier: Mapping[str, Tensor] | None = None
-    pruned_rule: PrunedRule = "zero"
-    pruned_values: Mapping[str, Tensor] | None = None
-    rewrites: tuple[Mapping[str, Any], ...] = ()
-    state: Mapping[str, Tensor] = field(default_factory=dict)
-    trained: Mapping[str, Tensor] | None = None
-    tied: Mapping[str, str] = field(default_factory=dict)
-    provenance: Mapping[str, Any] = field(default_factory=dict)
+class Ticket(Parts):
+    """A subnetwork with its origin; make one with `Ticket.from_models`. Its fields are described in `Parts`."""
 
     def __post_init__(self) -> None:
-        def put(name: str, value: object) -> None:
-            object.__setattr__(self, name, value)
-
-        put("mask", Mask({check_name(name): tensor.to("cpu") for name, tensor in self.mask.items()}))
-        for name in ("multiplier", "pruned_values", "trained"):
-            put(name, own_all(getattr(self, name)) or None)
-        put("state", own_all(self.state))
-        put("tied", {check_name(alias): check_name(owner) for alias, owner in self.tied.items()})
-        put("provenance", container.plain_json(self.provenance, "provenance"))
-        put("rewrites", tuple(container.plain_json(list(self.rewrites), "rewrites")))
+        super().__post_init__()
         checks.check(self)
 
     # -- making
@@ -199,7 +166,7 @@ class Ticket:
     def save(self, path: str | os.PathLike[str]) -> str:
         """Write the file, whole or not at all, and return its digest. TombolaError if it cannot."""
         data = self.to_bytes()
-        container.write_atomically(path, data)
+        write_bytes(Path(path), data)
         return container.digest_of(data)
 
     @classmethod

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tombola.train.loop import Loop
+    from tombola.train.state import Loop
 
 
 class Hook:

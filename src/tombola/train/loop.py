@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,18 +14,16 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from tombola.data.splits import Splits, Task
+from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.rng.seeds import derive
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
 from tombola.train.evaluate import Score, evaluate
-from tombola.train.feeds import evaluation_feed, training_feed, training_loss, wants_channels_last
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook, overriding
-from tombola.train.length import steps
-from tombola.train.optimizer import build_optimizer
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor
+from tombola.train.state import BuildOptimizer, Loop, make_fabric
 
 Update = Callable[[int], None]
 
@@ -49,75 +48,6 @@ class Trained:
     stopped: str | None = None
 
 
-class Loop:
-    """The state of one training run, as hooks see it."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        splits: Splits,
-        recipe: Recipe,
-        *,
-        seed: int,
-        fabric: Fabric,
-        hooks: Sequence[Hook] = (),
-        optimizer: Callable[[nn.Module, Recipe], torch.optim.Optimizer] | None = None,
-    ) -> None:
-        self.fabric = fabric
-        self.device: torch.device = fabric.device
-        self.recipe, self.seed, self.hooks = recipe, seed, tuple(hooks)
-        self.task: Task = splits.task
-        channels_last = wants_channels_last(model) if recipe.channels_last is None else recipe.channels_last
-        self.model = model.to(self.device)
-        if channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        build = optimizer or (lambda module, given: build_optimizer(trainable(module), given))
-        self.optimizer = build(self.model, recipe)
-        self.training_loss = training_loss(splits, recipe)
-        self.train_feed = training_feed(splits, recipe, self.device, channels_last)
-        self.val_feed = evaluation_feed(splits, splits.val, self.device, channels_last)
-        self.steps_per_epoch = self.train_feed.steps_per_epoch
-        self.total = steps(recipe.length, self.steps_per_epoch)
-        self.eval_every = max(1, steps(recipe.eval_every, self.steps_per_epoch))
-        self.step = 0
-        self.history: list[Row] = []
-        self.loss = torch.zeros((), device=self.device)
-        self.stopped: str | None = None
-        if self.total < 1:
-            raise TombolaError(
-                f"length {recipe.length!r} is not one step of {self.steps_per_epoch} an epoch; ask for more"
-            )
-
-    def stop(self, reason: str) -> None:
-        """End training after the present step."""
-        self.stopped = reason
-
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The recipe's precision, for a forward pass."""
-        return nullcontext() if self.recipe.precision == "32" else self.fabric.autocast()
-
-    def snapshot(self) -> Snapshot:
-        """Everything at the present step, copied to the CPU."""
-        return Snapshot(
-            step=self.step,
-            model=copy_state(self.model),
-            optimizer=_to_cpu(self.optimizer.state_dict()),
-            hooks=tuple(_to_cpu(dict(hook.state_dict())) for hook in self.hooks),
-            generators=_generators(self.device),
-        )
-
-    def restore(self, snapshot: Snapshot) -> None:
-        """Return to a snapshot: weights, buffers, optimiser, hooks, generators, step."""
-        self.model.load_state_dict(snapshot.model)
-        self.optimizer.load_state_dict(dict(snapshot.optimizer))
-        for hook, state in zip(self.hooks, snapshot.hooks, strict=False):
-            hook.load_state_dict(state)
-        torch.set_rng_state(snapshot.generators[0])
-        if self.device.type == "cuda" and len(snapshot.generators) > 1:
-            torch.cuda.set_rng_state(snapshot.generators[1], self.device)
-        self.step = snapshot.step
-
-
 def train(
     model: nn.Module,
     splits: Splits,
@@ -126,11 +56,12 @@ def train(
     seed: int = 0,
     fabric: Fabric | None = None,
     hooks: Sequence[Hook] = (),
-    optimizer: Callable[[nn.Module, Recipe], torch.optim.Optimizer] | None = None,
+    optimizer: BuildOptimizer | None = None,
     start: Snapshot | int | None = None,
     capture: int | None = None,
     store: CheckpointStore | None = None,
     update: Update | None = None,
+    deterministic: bool = False,
 ) -> Trained:
     """Train `model` in place to the end of the recipe.
 
@@ -142,6 +73,7 @@ def train(
         capture: return the snapshot at this step as well (the rewind point).
         store: where to checkpoint; a checkpoint found there is resumed from.
         update: told the step now and then.
+        deterministic: use only kernels that give the same bits every time (CUDA; the CPU's do anyway).
 
     Raises:
         Diverged: the loss or a weight turned NaN or infinite; the last good checkpoint stays in the store.
@@ -149,16 +81,17 @@ def train(
     fabric = fabric or make_fabric("cpu", recipe.precision)
     was_training = model.training
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _deterministic(deterministic and bool(devices)):
         torch.manual_seed(derive(seed, "torch"))
-        loop = Loop(model, splits, recipe, seed=seed, fabric=fabric, hooks=hooks, optimizer=optimizer)
-        trained = _run(loop, start, capture, store, update or (lambda step: None))
+        loop = Loop(model, splits, recipe, seed=seed, fabric=fabric, optimizer=optimizer)
+        trained = _run(loop, tuple(hooks), start, capture, store, update or (lambda step: None))
     model.train(was_training)
     return trained
 
 
 def _run(
     loop: Loop,
+    hooks: Sequence[Hook],
     start: Snapshot | int | None,
     capture: int | None,
     store: CheckpointStore | None,
@@ -167,20 +100,20 @@ def _run(
     clock = time.monotonic()
     resumed = store.load() if store else None
     if resumed is not None:
-        loop.restore(resumed.snapshot)
+        restore(loop, hooks, resumed.snapshot)
         loop.history = list(resumed.history)
     elif isinstance(start, int):
         loop.step = start
     elif start is not None:
-        loop.restore(start)
-    gathered = _Gathered(loop, resumed, store, capture, clock)
-    for hook in overriding(loop.hooks, "on_start"):
+        restore(loop, hooks, start)
+    gathered = _Gathered(loop, hooks, resumed, store, capture, clock)
+    for hook in overriding(hooks, "on_start"):
         hook(loop)
     if capture == loop.step and gathered.captured is None:
-        gathered.captured = loop.snapshot()
+        gathered.captured = snapshot(loop, hooks)
     if not loop.history:
         gathered.evaluate()
-    points = {name: overriding(loop.hooks, name) for name in ("before_step", "after_backward", "after_step")}
+    points = {name: overriding(hooks, name) for name in ("before_step", "after_backward", "after_step")}
     before, backward, after = points["before_step"], points["after_backward"], points["after_step"]
     model, optimizer, task, recipe = loop.model, loop.optimizer, loop.task, loop.recipe
     training_loss_of = loop.training_loss
@@ -213,7 +146,7 @@ def _run(
             for hook in after:
                 hook(loop)
             if loop.step == capture:
-                gathered.captured = loop.snapshot()
+                gathered.captured = snapshot(loop, hooks)
             if loop.step % loop.eval_every == 0 or loop.step == loop.total or loop.stopped:
                 gathered.evaluate()
                 model.train()
@@ -233,6 +166,18 @@ def _run(
     )
 
 
+@contextmanager
+def _deterministic(wanted: bool) -> Iterator[None]:
+    before = torch.are_deterministic_algorithms_enabled()
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def _backward_in_parts(loop: Loop, x: Tensor, y: Tensor, gathered: _Gathered) -> None:
     for part_x, part_y in zip(x.chunk(loop.recipe.accumulate), y.chunk(loop.recipe.accumulate), strict=True):
         with loop.autocast():
@@ -248,12 +193,13 @@ class _Gathered:
     def __init__(
         self,
         loop: Loop,
+        hooks: Sequence[Hook],
         resumed: Checkpoint | None,
         store: CheckpointStore | None,
         capture: int | None,
         clock: float,
     ) -> None:
-        self.loop, self.store = loop, store
+        self.loop, self.hooks, self.store = loop, hooks, store
         self.best = resumed.best if resumed else None
         self.captured = resumed.captured if resumed else None
         sums = resumed.sums if resumed else {"loss": 0.0, "metric": 0.0, "count": 0}
@@ -263,7 +209,7 @@ class _Gathered:
         self._metric = torch.tensor(sums["metric"], dtype=torch.float64, device="cpu").to(loop.device)
         self._count = int(sums["count"])
         self._saved = clock
-        self._after = overriding(loop.hooks, "after_eval")
+        self._after = overriding(hooks, "after_eval")
 
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._clock
@@ -308,7 +254,7 @@ class _Gathered:
         self._check()
         self.store.save(
             Checkpoint(
-                snapshot=self.loop.snapshot(),
+                snapshot=snapshot(self.loop, self.hooks),
                 sums={"loss": float(self._loss), "metric": float(self._metric), "count": self._count},
                 seconds=self.seconds(),
                 best=self.best,
@@ -330,25 +276,27 @@ class _Gathered:
         )
 
 
-def make_fabric(device: str, precision: str = "32", *, deterministic: bool = False, loggers: Any = ()) -> Fabric:
-    """A Fabric on one device: "auto", "cpu", "cuda" or "cuda:1"; a device that is not there is a TombolaError."""
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or not (index.isdigit() or not index):
-        raise TombolaError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise TombolaError("device 'cuda' was asked for, but torch finds no CUDA device here; use --device cpu")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    if deterministic and kind == "cuda":
-        torch.use_deterministic_algorithms(True)
-    devices: Any = [int(index)] if index else 1
-    fabric_precision: Any = "32-true" if precision == "32" else precision
-    return Fabric(accelerator=kind, devices=devices, precision=fabric_precision, loggers=list(loggers))
+def snapshot(loop: Loop, hooks: Sequence[Hook]) -> Snapshot:
+    """Everything at the present step, copied to the CPU."""
+    return Snapshot(
+        step=loop.step,
+        model=copy_state(loop.model),
+        optimizer=_to_cpu(loop.optimizer.state_dict()),
+        hooks=tuple(_to_cpu(dict(hook.state_dict())) for hook in hooks),
+        generators=_generators(loop.device),
+    )
 
 
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that require a gradient."""
-    return [p for p in model.parameters() if p.requires_grad]
+def restore(loop: Loop, hooks: Sequence[Hook], point: Snapshot) -> None:
+    """Return to a snapshot: weights, buffers, optimiser, hooks, generators, step."""
+    loop.model.load_state_dict(point.model)
+    loop.optimizer.load_state_dict(dict(point.optimizer))
+    for hook, state in zip(hooks, point.hooks, strict=False):
+        hook.load_state_dict(state)
+    torch.set_rng_state(point.generators[0])
+    if loop.device.type == "cuda" and len(point.generators) > 1:
+        torch.cuda.set_rng_state(point.generators[1], loop.device)
+    loop.step = point.step
 
 
 def copy_state(model: nn.Module) -> State:

@@ -15,6 +15,7 @@ class Options:
 
     Args:
         device: auto (CUDA where there is one), cpu, cuda, or cuda:N
+        threads: CPU threads of torch; null leaves torch's own choice (for several runs at once, give each 1)
         deterministic: on CUDA, use only kernels that give the same bits every time (slower)
         checkpoint_seconds: seconds between the checkpoints that an interrupted run resumes from
         loggers: further loggers of the training curves: tensorboard
@@ -23,6 +24,7 @@ class Options:
     """
 
     device: str = "auto"
+    threads: int | None = None
     deterministic: bool = False
     checkpoint_seconds: float = 20.0
     loggers: tuple[str, ...] = ()
@@ -31,6 +33,8 @@ class Options:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loggers", tuple(self.loggers))
+        if self.threads is not None and self.threads < 1:
+            raise TombolaError(f"threads is {self.threads}; it must be at least 1, or null")
         for name in self.loggers:
             if name not in LOGGERS:
                 raise TombolaError(f"logger {name!r} is not known; use {', '.join(LOGGERS)}")

@@ -1,0 +1,58 @@
+"""What a ticket is made of: the fields alone, so that checks, coding and summary need not know the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+from tombola.mask import Mask
+from tombola.ticket import format as container
+from tombola.ticket.origin import Origin
+from tombola.ticket.representation import Representation
+from tombola.ticket.tensors import check_name, own_all
+
+PrunedRule = Literal["zero", "origin"]
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The fields of a ticket. All tensors become private CPU copies.
+
+    `origin`: the dense weights before training. `mask`: True = kept.
+    `representation`: what weights stand for. `multiplier`: per layer int8, in the weight's shape, whose
+    nonzero pattern is the mask (signed and multicoat masks); the represented weight is multiplied by it.
+    `pruned_rule`: value of pruned weights: "zero", or "origin" (they stay at the origin's value);
+    `pruned_values`: layers with values of their own: 0-d, or 1-D in flat order of the pruned positions.
+    `rewrites`: JSON objects with a "kind". `state`: every parameter or buffer outside the mask that differs
+    from the origin, in full. `trained`: per layer, 1-D in flat order of the kept positions, the latent
+    trained weights (int8 signs where only the sign counts); layers still equal to the origin are left out.
+    `tied`: alias -> masked name, for names that share a masked tensor.
+    `provenance`: JSON-able: method, recipe, data fingerprint, versions, seeds; never times, hosts or paths.
+    """
+
+    origin: Origin
+    mask: Mask
+    representation: Representation = field(default_factory=Representation)
+    multiplier: Mapping[str, Tensor] | None = None
+    pruned_rule: PrunedRule = "zero"
+    pruned_values: Mapping[str, Tensor] | None = None
+    rewrites: tuple[Mapping[str, Any], ...] = ()
+    state: Mapping[str, Tensor] = field(default_factory=dict)
+    trained: Mapping[str, Tensor] | None = None
+    tied: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        def put(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        put("mask", Mask({check_name(name): tensor.to("cpu") for name, tensor in self.mask.items()}))
+        for name in ("multiplier", "pruned_values", "trained"):
+            put(name, own_all(getattr(self, name)) or None)
+        put("state", own_all(self.state))
+        put("tied", {check_name(alias): check_name(owner) for alias, owner in self.tied.items()})
+        put("provenance", container.plain_json(self.provenance, "provenance"))
+        put("rewrites", tuple(container.plain_json(list(self.rewrites), "rewrites")))
