@@ -30,13 +30,13 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
         part.replace(path)
         _sync_folder(path.parent)
     except BaseException as error:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             part.unlink(missing_ok=True)
         if _says_disk_full(error):
             raise TombolaError(
                 f"cannot write {path}: the disk is full (No space left on device); free some space and run again"
             ) from None
-        if isinstance(error, OSError) or (isinstance(error, ValueError) and "null byte" in str(error)):
+        if isinstance(error, OSError) or (isinstance(error, ValueError) and "embedded null" in str(error)):
             reason = getattr(error, "strerror", None) or error
             raise TombolaError(f"cannot write {path}: {reason}; name a place in an existing folder") from None
         raise

@@ -129,7 +129,8 @@ def sentence(
 
 
 def _phrase(name: str, found: Mapping[str, Any], margin: float) -> str:
-    allowed = f" to within {100 * margin:g} points" if name == "dense" else ""
+    unit = "point" if margin == 0.01 else "points"
+    allowed = f" to within {100 * margin:g} {unit}" if name == "dense" else ""
     bound = f"{100 * found['difference']:+.2f} points, at least {100 * found['lower']:+.2f}"
     return f"{CLAIMS[name]}{allowed} ({bound})"
 
