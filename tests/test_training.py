@@ -171,6 +171,19 @@ def test_a_hook_can_stop_training_and_the_history_says_why() -> None:
     assert (trained.steps, trained.stopped) == (8, "stable")
 
 
+def test_a_stop_survives_a_kill(tmp_path: Path) -> None:
+    class StopAt16(Hook):
+        def after_step(self, loop: Loop) -> None:
+            if loop.step == 16:
+                loop.stop("enough")
+
+    store = CheckpointStore(tmp_path, every_seconds=0.0)
+    first = train(network(), splits(), RECIPE, hooks=[StopAt16()], store=store)
+    again = train(network(), splits(), RECIPE, hooks=[StopAt16()], store=store)  # as if killed before it was used
+    assert (again.steps, again.stopped) == (first.steps, first.stopped) == (16, "enough")
+    assert same(first.state, again.state)
+
+
 def test_evaluations_happen_when_asked_and_at_the_end() -> None:
     trained = train(network(), splits(), replace(RECIPE, length="10it"))
     assert [row.step for row in trained.history] == [0, 4, 8, 10]

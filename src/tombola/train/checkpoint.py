@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,8 @@ class Checkpoint:
     seconds: float
     best: State | None = None
     captured: Snapshot | None = None
-    history: tuple[Row, ...] = field(default=())
+    history: tuple[Row, ...] = ()
+    stopped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class CheckpointStore:
             "seconds": checkpoint.seconds,
             "best": checkpoint.best,
             "rows": len(checkpoint.history),
+            "stopped": checkpoint.stopped,
         }
         self.directory.mkdir(parents=True, exist_ok=True)
         with write_atomically(self._file) as file:
@@ -91,6 +93,7 @@ class CheckpointStore:
             seconds=content["seconds"],
             best=content["best"],
             history=tuple(rows),
+            stopped=content["stopped"],
         )
 
     def clear(self) -> None:

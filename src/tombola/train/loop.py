@@ -101,7 +101,7 @@ def _run(
     resumed = store.load() if store else None
     if resumed is not None:
         restore(loop, hooks, resumed.snapshot)
-        loop.history = list(resumed.history)
+        loop.history, loop.stopped = list(resumed.history), resumed.stopped
     elif isinstance(start, int):
         loop.step = start
     elif start is not None:
@@ -242,7 +242,8 @@ class _Gathered:
         if self.store:
             self.store.directory.mkdir(parents=True, exist_ok=True)
             append_csv(self.store.metrics, row)
-        self._loss.zero_(), self._metric.zero_()
+        self._loss.zero_()
+        self._metric.zero_()
         self._count = 0
         for hook in self._after:
             hook(loop)
@@ -260,6 +261,7 @@ class _Gathered:
                 best=self.best,
                 captured=self.captured,
                 history=tuple(self.loop.history),
+                stopped=self.loop.stopped,
             )
         )
         self._saved = time.monotonic()
