@@ -245,3 +245,22 @@ def test_every_preset_fits_its_dataclasses() -> None:
         found = preset(*key)
         assert Recipe(**found.recipe)
         assert IterativePruning(**found.method)
+
+
+@pytest.mark.parametrize("criterion", ["snip", "movement", "random", "large_final_same_sign"])
+def test_other_criteria_are_settings_of_the_same_loop(criterion: str) -> None:
+    assert levels_of(IterativePruning(density=0.5, rounds=1, criterion=criterion))[-1].ticket.mask.kept == 602
+
+
+def test_mistakes_are_met_before_a_run_is_made(tmp_path: Path) -> None:
+    for method in (IterativePruning(rewind="99it"), IterativePruning(criterion="guess"), IterativePruning(pattern="x")):
+        with pytest.raises(TombolaError):
+            run_find(make_request(network(), splits(), method, recipe=RECIPE), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_presets_reach_python_as_they_reach_the_command_line() -> None:
+    x = torch.zeros(20, 3, 32, 32)
+    data = make_splits((x, torch.arange(20) % 10), name="cifar10")
+    request = make_request("conv-2", data, {"density": 0.5})
+    assert (request.method.conv_rate, request.method.density, request.recipe.lr) == (0.1, 0.5, 2e-4)

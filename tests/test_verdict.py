@@ -10,7 +10,7 @@ from tombola.study.verdict import ArmFigures, compare, sentence, speed
 
 def arm(*accuracy: float, steps: tuple[int | None, ...] = (), observed: bool = True) -> ArmFigures:
     steps = steps or (100,) * len(accuracy)
-    return ArmFigures(accuracy, steps, (observed,) * len(accuracy), steps)
+    return ArmFigures(accuracy, steps, (observed,) * len(accuracy), steps, (200,) * len(accuracy))
 
 
 def test_interval_of_three_values_by_hand() -> None:
@@ -67,8 +67,22 @@ def test_earlier_only_if_the_interval_leaves_out_zero() -> None:
 def test_a_minimum_at_the_end_or_a_loss_never_reached_is_not_observable() -> None:
     dense = arm(0.9, 0.9, 0.9, observed=False)
     assert speed({"ticket": arm(0.9, 0.9, 0.9), "dense": dense})["verdict"] == "not observable at this length"
-    late = ArmFigures((0.9,) * 3, (10, 10, 10), (True,) * 3, (10, None, 10))
+    late = ArmFigures((0.9,) * 3, (10, 10, 10), (True,) * 3, (10, None, 10), (200,) * 3)
     assert speed({"ticket": late, "dense": arm(0.9, 0.9, 0.9)})["verdict"] == "not observable at this length"
+
+
+def test_a_dense_run_above_its_own_mean_counts_with_its_whole_length() -> None:
+    dense = ArmFigures((0.9,) * 4, (140,) * 4, (True,) * 4, (160, 140, 180, None), (200,) * 4)
+    found = speed({"ticket": arm(0.9, 0.9, 0.9, 0.9, steps=(60, 60, 80, 60)), "dense": dense})
+    assert (found["verdict"], found["ticket_iterations"], found["dense_iterations"]) == ("earlier", 65, 170)
+    assert found["dense_runs_that_never_reach_it"] == 1
+
+
+def test_of_an_error_the_lower_one_is_better() -> None:
+    arms = {"ticket": arm(0.1, 0.1, 0.1), "dense": arm(0.3, 0.3, 0.3), "random": arm(0.05, 0.05, 0.05)}
+    found = compare(arms, 0.002, higher_is_better=False)
+    assert {name: part["verdict"] for name, part in found.items()} == {"dense": "yes", "random": "no"}
+    assert found["dense"]["difference"] == pytest.approx(0.2)
 
 
 def test_the_sentence_says_what_wins_and_what_is_not_shown() -> None:

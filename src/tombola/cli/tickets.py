@@ -146,7 +146,7 @@ def _architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
 def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
     """The arms with means and intervals, the comparisons, and the verdict's sentence."""
     from tombola.report.style import arm_name
-    from tombola.report.words import Unit, count
+    from tombola.report.words import Unit
 
     unit = Unit(result["metric"])
     compared = result["comparisons"]
@@ -160,7 +160,7 @@ def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
                 arm_name(name),
                 unit.show(arm["mean"]),
                 half,
-                count(sum(reached) / len(reached)) if len(reached) == len(arm["test_accuracy"]) else "-",
+                _reached(reached, len(arm["test_accuracy"])),
                 "" if against is None else unit.difference(against["difference"]),
                 "" if against is None else unit.difference(against["lower"]),
                 "" if against is None else f"{against['claim']}: {against['verdict']}",
@@ -171,6 +171,16 @@ def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
     screen.line(result["sentence"])
     if "run" in result:
         screen.line(f"run     {result['run']}")
+
+
+def _reached(steps: list[int], runs: int) -> str:
+    """Mean iterations of those runs that got to the dense network's loss, and how many did."""
+    from tombola.report.words import count
+
+    if not steps:
+        return "-"
+    mean = count(sum(steps) / len(steps))
+    return mean if len(steps) == runs else f"{mean} ({len(steps)} of {runs})"
 
 
 def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:

@@ -15,7 +15,7 @@ from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
-from tombola.methods.imp import IterativePruning
+from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
@@ -41,8 +41,8 @@ class Method(Protocol):
     def find(self, search: Search) -> list[Level]:
         """Run the search."""
 
-    def check(self, network: nn.Module) -> None:
-        """TombolaError if these options cannot work on this network; nothing is trained."""
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
+        """TombolaError if these options cannot work on this network at this length; nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ def find(
     Args:
         model: any module (copied; its present weights are the origin), a network's name, or a ModelSpec.
         data: a data set's name, a DataSpec, Splits, (train, val, test), or a function (root, seed) -> Splits.
-        method: a method's dataclass, e.g. `IterativePruning(density=0.1, rounds=10)`.
-        recipe: how to train; None or a mapping of fields starts from the preset of (method, model, data).
+        method: a method's dataclass, e.g. `IterativePruning(density=0.1, rounds=10)`, taken as it is; None or a
+            mapping of fields is iterative pruning, starting from the preset of (method, model, data).
+        recipe: how to train, taken as it is; None or a mapping of fields starts from the preset.
         seed: everything random derives from it.
         options: device and display.
         out: parent of the run directory; None keeps everything in memory.
@@ -102,9 +103,10 @@ def make_request(
     """A complete request from what the user gave; presets fill in what is left open."""
     spec = ModelSpec(model) if isinstance(model, str) else model
     source = as_data(data)
-    chosen = method if method is not None else IterativePruning()
+    name = "imp" if method is None or isinstance(method, Mapping) else method.name
+    named = preset(name, name_of_model(spec), source.name)
+    chosen = METHODS[name](**{**named.method, **(method or {})}) if not hasattr(method, "find") else method
     if not isinstance(recipe, Recipe):
-        named = preset(chosen.name, name_of_model(spec), source.name)
         recipe = Recipe(**{**named.recipe, **(recipe or {})})
     return Request(spec, source, chosen, recipe, seed, replicates, options or Options())
 
@@ -200,9 +202,9 @@ def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | No
 def rehearse(request: Request, splits: Splits) -> None:
     """Meet every mistake that can be met before anything is trained or written."""
     network = start_from(request.model, splits, seed=request.seed).network()
-    request.method.check(network)
     fabric = make_fabric(request.options.device, request.recipe.precision)
-    Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
+    loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
+    request.method.check(network, loop.steps_per_epoch, loop.total)
 
 
 def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:

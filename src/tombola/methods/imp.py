@@ -68,6 +68,8 @@ class IterativePruning:
                 raise TombolaError(f"{field} is {value}, but it must lie in [0, 1): the fraction pruned per level")
         if self.scope not in ("layer", "global"):
             raise TombolaError(f"scope {self.scope!r} is not known; use layer or global")
+        if self.scope == "global" and (self.conv_rate, self.output_rate) != (None, None):
+            raise TombolaError("conv_rate and output_rate are rates of layers; leave them out when the scope is global")
 
     def find(self, search: Search) -> list[Level]:
         """Run the search; the last level holds the ticket."""
@@ -75,11 +77,13 @@ class IterativePruning:
 
         return prune_levels(search, self.pruning())
 
-    def check(self, network: nn.Module) -> None:
-        """TombolaError if these settings cannot work on this network."""
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
+        """TombolaError if these settings cannot work on this network, trained for `total` iterations."""
         from tombola.prune.loop import plan_levels
 
-        plan_levels(network, self.pruning())
+        pruning = self.pruning()
+        plan_levels(network, pruning)
+        pruning.rewind.step(steps_per_epoch, total)
 
     def pruning(self) -> Pruning:
         """These settings as axes of the pruning loop."""

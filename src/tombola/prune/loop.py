@@ -5,14 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask, parameters_by_name, prunable
 from tombola.prune.connectivity import is_cut
 from tombola.prune.rewind import Rewind
 from tombola.prune.trial import Bench, Trial, run_trial
@@ -118,6 +120,7 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
     context = Context(
         initial={name: initial[name] for name in mask},
         final={name: final[name] for name in mask},
+        gradient=partial(_gradient, search, mask),
         generator=generator(search.seed, "criterion", previous.level),
         mask=mask,
     )
@@ -136,7 +139,7 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
 def _train_level(search: Search, pruning: Pruning, level: int, mask: Mask, before: Sequence[Level]) -> Level:
     name = f"level-{level:02d}"
     stage = search.stage(name)
-    rewound = steps_of(search.bench, pruning.rewind)
+    rewound = _rewound_steps(search.bench, pruning.rewind)
     file = stage.directory / "network.ticket" if stage else None
     snapshot = None if level == 0 else _rewind_point(search, rewound, before[0])
     model, start = _starting_point(search, pruning, snapshot, rewound, before)
@@ -213,15 +216,20 @@ def _final_state(search: Search, ticket: Ticket) -> State:
     return dict(model.state_dict())
 
 
-def steps_of(bench: Bench, rewind: Rewind) -> int:
-    """The rewind point in iterations; beyond the end of training it is a TombolaError."""
+def _rewound_steps(bench: Bench, rewind: Rewind) -> int:
     per_epoch = training_feed(bench.splits, bench.recipe, bench.fabric.device, False).steps_per_epoch
-    at, total = rewind.at.steps(per_epoch), steps(bench.recipe.length, per_epoch)
-    if at >= total:
-        raise TombolaError(
-            f"rewind is to iteration {at}, but training is {total} iterations long; rewind to an earlier one"
-        )
-    return at
+    return rewind.step(per_epoch, steps(bench.recipe.length, per_epoch))
+
+
+def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:
+    """The training loss's gradient by the masked initial weights, on the first batch of the data order."""
+    model = search.network()
+    mask.apply_(model)
+    x, y = next(
+        training_feed(search.bench.splits, search.bench.recipe, torch.device("cpu"), False).epoch(search.seed, 0)
+    )
+    search.bench.splits.task.loss(model(x), y).backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad for name, p in parameters_by_name(model).items() if name in mask and p.grad is not None}
 
 
 def level_result(level: int, mask: Mask, trial: Trial, path: str) -> dict[str, Any]:
@@ -240,7 +248,5 @@ def level_result(level: int, mask: Mask, trial: Trial, path: str) -> dict[str, A
 
 def some_inputs(splits: Splits, count: int = 16) -> Tensor:
     """A few validation inputs, as the network sees them."""
-    import torch
-
     x, _ = next(evaluation_feed(splits, splits.val, torch.device("cpu"), False).sweep())
     return copy.copy(x[:count])

@@ -18,6 +18,13 @@ class Rewind:
     at: Length = Length()
     weights: bool = True
 
+    def step(self, steps_per_epoch: int, total: int) -> int:
+        """The rewind point in iterations; at or beyond the end of training it is a TombolaError."""
+        at = self.at.steps(steps_per_epoch)
+        if at >= total:
+            raise TombolaError(f"rewind is to iteration {at}, but training has {total}; rewind to an earlier one")
+        return at
+
     @classmethod
     def parse(cls, text: str) -> Rewind:
         """Read "init", "500it", "2ep", "lr" or "lr:500it"."""

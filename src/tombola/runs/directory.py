@@ -147,12 +147,18 @@ def _describe(directory: Path, config: Mapping[str, Any], kind: str, machine: Ma
         {
             "kind": kind,
             "name": directory.name,
-            "command": " ".join(["tombola", *map(shlex.quote, sys.argv[1:])]),
+            "command": _command(),
             "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "config": dict(config),
             **now,
         },
     )
+
+
+def _command() -> str:
+    program = Path(sys.argv[0]).name
+    start = ["tombola"] if program in ("tombola", "__main__.py") else ["python", program]
+    return " ".join([*start, *map(shlex.quote, sys.argv[1:])])
 
 
 def list_runs(parent: Path) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ class Context:
     """What a criterion may look at. All mappings: layer name -> tensor in the weight's shape.
 
     Attributes:
-        initial: the weights where training began (after rewinding: at the rewind point).
+        initial: the weights at step 0, also where levels rewind to a later step.
         final: the trained weights.
         gradient: of the loss by the weights, or a function that works it out when a criterion asks.
         generator: for criteria that draw.

@@ -119,6 +119,8 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
     """Carry out a verification, in a run directory under `out` if that is given."""
     splits = loaded(verification.data)
     _check_data(verification, splits)
+    if jobs > 1 and isinstance(verification.data, Splits):
+        raise TombolaError(f"jobs is {jobs}, but several processes need data by name; set jobs to 1")
     with limit_threads(verification.options.threads):
         return _verify(verification, splits, out, jobs)
 
@@ -145,6 +147,8 @@ def _verify(verification: Verification, splits: Splits, out: Path | None, jobs: 
 
 
 def _check_data(verification: Verification, splits: Splits) -> None:
+    if splits.test is None:
+        raise TombolaError("the data has no test split, so nothing can be verified; give data with a test split")
     recorded = recorded_part(verification.contest.ticket, "data").get("fingerprint")
     if recorded not in (None, splits.fingerprint) and not verification.options.force:
         raise TombolaError(
@@ -195,10 +199,8 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
 
 def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits) -> dict[str, Any]:
     """The verdict on finished trials."""
-    if splits.test is None:
-        raise TombolaError("the data has no test split, so nothing can be verified; give data with a test split")
     arms = figures({arm: [(t.result, t.history) for t in found] for arm, found in trials.items()})
-    compared, pace = compare(arms, verification.margin), speed(arms)
+    compared, pace = compare(arms, verification.margin, splits.task.higher_is_better), speed(arms)
     verdicts = {found["verdict"] for found in compared.values()}
     ticket = verification.contest.ticket
     return {
@@ -233,6 +235,7 @@ def figures(trials: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Row]
             early_stop=tuple(result["early_stop_iteration"] for result, _ in found),
             early_stop_observed=tuple(result["early_stop_observed"] for result, _ in found),
             to_dense_loss=tuple(steps_to_loss(history, target) for _, history in found),
+            steps=tuple(result["steps"] for result, _ in found),
         )
         for arm, found in trials.items()
     }
