@@ -14,9 +14,10 @@ import tombola as tb
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.mask import Mask, prunable
-from tombola.methods.find import find, make_request, run_find, search
+from tombola.methods.find import find, run_find, search
 from tombola.methods.imp import IterativePruning
 from tombola.methods.presets import known_presets, preset
+from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
 from tombola.prune import loop
 from tombola.prune.connectivity import is_cut

@@ -20,7 +20,7 @@ from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tombola.methods.find import Request
+    from tombola.methods.request import Request
 
 NETWORK = Group("network", ModelSpec, {"name": "model", "args": "model_args"})
 DATA = Group("data", DataSpec, {"name": "data", "root": "data_root", "args": "data_args"})
@@ -105,7 +105,7 @@ def _request(name: str, given: Namespace) -> Request:
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
     method, recipe = METHODS[name](**_method(name).read(given)), Recipe(**RECIPE.read(given))
     options = Options(**MACHINE.read(given))
-    from tombola.methods.find import make_request
+    from tombola.methods.request import make_request
 
     return make_request(
         model,

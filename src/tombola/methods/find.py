@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
 
-from tombola.data.config import DataSpec
-from tombola.data.registry import load_data
-from tombola.data.splits import Splits, make_splits
+from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods import METHODS
-from tombola.methods.presets import preset
+from tombola.methods.describe import describe
+from tombola.methods.request import Request, loaded, make_request, name_of_model
 from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
 from tombola.prune.loop import Level, Search
@@ -30,32 +27,6 @@ from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
 from tombola.train.state import Loop, make_fabric
-
-
-class Method(Protocol):
-    """A method is a frozen dataclass of options that finds levels; the last one holds the ticket."""
-
-    name: str
-    version: int
-
-    def find(self, search: Search) -> list[Level]:
-        """Run the search."""
-
-    def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
-        """TombolaError if these options cannot work on this network at this length; nothing is trained."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One search, complete and picklable if model and data are given by name."""
-
-    model: nn.Module | ModelSpec
-    data: Splits | DataSpec
-    method: Any
-    recipe: Recipe
-    seed: int = 0
-    replicates: int = 1
-    options: Options = Options()
 
 
 def find(
@@ -88,48 +59,6 @@ def find(
             return search(request, progress, splits=splits)[-1].ticket
     result = run_find(request, Path(out))
     return Ticket.load(result["ticket"])
-
-
-def make_request(
-    model: nn.Module | ModelSpec | str,
-    data: Any,
-    method: Any = None,
-    *,
-    recipe: Recipe | Mapping[str, Any] | None = None,
-    seed: int = 0,
-    replicates: int = 1,
-    options: Options | None = None,
-) -> Request:
-    """A complete request from what the user gave; presets fill in what is left open."""
-    spec = ModelSpec(model) if isinstance(model, str) else model
-    source = as_data(data)
-    name = "imp" if method is None or isinstance(method, Mapping) else method.name
-    named = preset(name, name_of_model(spec), source.name)
-    chosen = METHODS[name](**{**named.method, **(method or {})}) if not hasattr(method, "find") else method
-    if not isinstance(recipe, Recipe):
-        recipe = Recipe(**{**named.recipe, **(recipe or {})})
-    return Request(spec, source, chosen, recipe, seed, replicates, options or Options())
-
-
-def as_data(data: Any) -> Splits | DataSpec:
-    """Data as the library's calls take it."""
-    if isinstance(data, Splits | DataSpec):
-        return data
-    if isinstance(data, str):
-        return DataSpec(data)
-    if isinstance(data, Callable):  # type: ignore[arg-type]
-        data = data("data", 0)
-    return data if isinstance(data, Splits) else make_splits(*data)
-
-
-def loaded(data: Splits | DataSpec) -> Splits:
-    """The data itself."""
-    return load_data(data) if isinstance(data, DataSpec) else data
-
-
-def name_of_model(model: nn.Module | ModelSpec) -> str:
-    """The name of a network: its registry name or import path, or the class of a live module."""
-    return type(model).__name__ if isinstance(model, nn.Module) else model.name
 
 
 def search(
@@ -262,65 +191,6 @@ def _replicate(job: _Job, progress: Progress | None = None, splits: Splits | Non
         "ticket": levels[-1].result["ticket"],
         "arms": {"ticket": [level.result for level in levels]},
     }
-
-
-def describe(request: Request, splits: Splits) -> dict[str, Any]:
-    """The scientific configuration as JSON-able values: no paths, no display settings."""
-    return {
-        "method": {
-            "name": request.method.name,
-            "version": request.method.version,
-            **as_plain(request.method),
-        },
-        "model": describe_model(request.model),
-        "data": describe_data(request.data, splits),
-        "recipe": as_plain(request.recipe),
-    }
-
-
-def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
-    """A network's name, arguments and initialisation; of a live or pretrained one the weights' hash."""
-    from tombola.ticket.tensors import hash_state
-
-    if isinstance(model, nn.Module):
-        return {"name": type(model).__name__, "weights": hash_state(dict(model.state_dict()))}
-    plain = as_plain(model)
-    if model.checkpoint is not None:
-        import hashlib
-
-        file = Path(model.checkpoint)
-        if not file.is_file():
-            raise TombolaError(f"checkpoint {file} is not there; give a .safetensors or .pt file")
-        plain["checkpoint"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    return plain
-
-
-def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
-    """What the data is: name, fingerprint of its content, normalisation and augmentation."""
-    spec = as_plain(data) if isinstance(data, DataSpec) else {}
-    for place in ("root", "in_memory_limit"):
-        spec.pop(place, None)
-    norm = splits.normalisation
-    return {
-        **spec,
-        "name": splits.name,
-        "fingerprint": splits.fingerprint,
-        "augment": as_plain(splits.augment),
-        "normalisation": None if norm is None else {"mean": list(norm.mean), "std": list(norm.std)},
-    }
-
-
-def as_plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON-able values."""
-
-    def plain(item: Any) -> Any:
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return {key: plain(part) for key, part in asdict(item).items()}
-        if isinstance(item, Mapping):
-            return {str(key): plain(part) for key, part in item.items()}
-        return [plain(part) for part in item] if isinstance(item, tuple | list) else item
-
-    return dict(plain(value))
 
 
 def machine(options: Options, jobs: int = 1) -> dict[str, Any]:

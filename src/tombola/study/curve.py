@@ -11,18 +11,9 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods.find import (
-    Request,
-    describe,
-    find_result,
-    headline,
-    loaded,
-    machine,
-    name_of_model,
-    rehearse,
-    replicate_seed,
-    search,
-)
+from tombola.methods.describe import describe
+from tombola.methods.find import find_result, headline, machine, rehearse, replicate_seed, search
+from tombola.methods.request import Request, loaded, name_of_model
 from tombola.prune.loop import level_result
 from tombola.prune.trial import Bench
 from tombola.rng.seeds import derive

@@ -14,7 +14,9 @@ from tombola.data.config import Augment, DataSpec
 from tombola.data.registry import names
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods.find import as_data, as_plain, describe_data, loaded, machine
+from tombola.methods.describe import as_plain, describe_data
+from tombola.methods.find import machine
+from tombola.methods.request import as_data, loaded
 from tombola.prune.trial import Bench, Trial
 from tombola.rng.seeds import derive
 from tombola.runs.directory import Stage, open_run

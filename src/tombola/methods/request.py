@@ -1,0 +1,87 @@
+"""A search as it was asked for: model, data, method, recipe; presets fill in what is left open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from tombola.data.config import DataSpec
+from tombola.data.registry import load_data
+from tombola.data.splits import Splits, make_splits
+from tombola.methods import METHODS
+from tombola.methods.presets import preset
+from tombola.models.spec import ModelSpec
+from tombola.prune.loop import Level, Search
+from tombola.train.options import Options
+from tombola.train.recipe import Recipe
+
+
+class Method(Protocol):
+    """A method is a frozen dataclass of options that finds levels; the last one holds the ticket."""
+
+    name: str
+    version: int
+
+    def find(self, search: Search) -> list[Level]:
+        """Run the search."""
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
+        """TombolaError if these options cannot work on this network at this length; nothing is trained."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One search, complete and picklable if model and data are given by name."""
+
+    model: nn.Module | ModelSpec
+    data: Splits | DataSpec
+    method: Any
+    recipe: Recipe
+    seed: int = 0
+    replicates: int = 1
+    options: Options = Options()
+
+
+def make_request(
+    model: nn.Module | ModelSpec | str,
+    data: Any,
+    method: Any = None,
+    *,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    replicates: int = 1,
+    options: Options | None = None,
+) -> Request:
+    """A complete request from what the user gave; presets fill in what is left open."""
+    spec = ModelSpec(model) if isinstance(model, str) else model
+    source = as_data(data)
+    name = "imp" if method is None or isinstance(method, Mapping) else method.name
+    named = preset(name, name_of_model(spec), source.name)
+    chosen = METHODS[name](**{**named.method, **(method or {})}) if not hasattr(method, "find") else method
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe(**{**named.recipe, **(recipe or {})})
+    return Request(spec, source, chosen, recipe, seed, replicates, options or Options())
+
+
+def as_data(data: Any) -> Splits | DataSpec:
+    """Data as the library's calls take it."""
+    if isinstance(data, Splits | DataSpec):
+        return data
+    if isinstance(data, str):
+        return DataSpec(data)
+    if callable(data):
+        data = data("data", 0)
+    return data if isinstance(data, Splits) else make_splits(*data)
+
+
+def loaded(data: Splits | DataSpec) -> Splits:
+    """The data itself."""
+    return load_data(data) if isinstance(data, DataSpec) else data
+
+
+def name_of_model(model: nn.Module | ModelSpec) -> str:
+    """The name of a network: its registry name or import path, or the class of a live module."""
+    return type(model).__name__ if isinstance(model, nn.Module) else model.name

@@ -1,0 +1,93 @@
+"""Mistakes that once ended in a traceback, a false word or wasted training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+import tombola as tb
+from tombola.cli import main
+from tombola.data.splits import make_splits
+
+TINY = ["find", "imp", "--model", "mlp", "--data", "digits", "--length", "2it", "--levels", "1"]
+RECIPE: dict[str, Any] = {"length": "2it", "batch_size": 32}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one line on stderr of a command that must end with status 2."""
+    assert main(argv) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("tombola: error: ") and line.count("\n") == 1
+    return line
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--replicates", "0"], "replicates is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--jobs", "0"], "jobs is 0"),
+        (["--checkpoint_seconds", "-1"], "checkpoint_seconds is -1"),
+        (["--optimizer", "torch.optim.LBFGS"], "weight_decay"),
+        (["--optimizer", "torch.nn.Linear"], "torch.nn.Linear"),
+        (["--criterion", "os.path.join"], "os.path.join"),
+        (["--criterion", "snip"], "gradients"),
+    ],
+)
+def test_a_wrong_value_is_one_line_and_leaves_nothing(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in refused(capsys, *TINY, *options, "--out", str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_n_of_m_with_a_global_scope_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*TINY[:-2], "--pattern", "2:4", "--scope", "global", "--out", str(tmp_path)]
+    assert "scope" in refused(capsys, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"\xe4\xff\x00"])
+def test_a_configuration_that_is_no_text_is_named(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "some.yaml"
+    file.write_bytes(content)
+    assert "configuration" in refused(capsys, *TINY, "--config", str(file))
+
+
+def test_divergence_before_the_first_checkpoint_does_not_promise_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--optimizer", "sgd", "--lr", "1e9", "--length", "20it", "--out", str(tmp_path)]
+    line = refused(capsys, *TINY, *options)
+    assert not list(tmp_path.rglob("checkpoint.pt"))
+    assert "last good checkpoint" not in line
+
+
+def test_verify_without_a_test_split_trains_nothing(tmp_path: Path) -> None:
+    x, y = torch.rand(40, 6), torch.arange(40) % 3
+    splits = make_splits((x, y), (x, y), None)
+    ticket = tb.find("mlp", splits, tb.IterativePruning(levels=1), recipe=RECIPE)
+    with pytest.raises(tb.TombolaError, match="test split"):
+        tb.verify(ticket, splits, replicates=1, out=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_compiled_model_is_found_on_under_its_own_names() -> None:
+    model = torch.compile(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), backend="eager")
+    ticket = tb.find(model, "digits", tb.IterativePruning(levels=1), recipe=RECIPE)
+    assert list(ticket.mask) == ["1.weight"]
+
+
+def test_a_model_that_cannot_be_copied_is_refused_with_the_mend() -> None:
+    model = nn.Sequential(nn.Flatten(), prune.l1_unstructured(nn.Linear(64, 10), "weight", 0.5))
+    with pytest.raises(tb.TombolaError, match=r"prune\.remove"):
+        tb.find(model, "digits", tb.IterativePruning(levels=1), recipe=RECIPE)
