@@ -13,6 +13,11 @@ from torch.nn.utils import prune
 import tombola as tb
 from tombola.cli import main
 from tombola.data.splits import make_splits
+from tombola.errors import RunError
+from tombola.train.checkpoint import CheckpointStore
+from tombola.train.history import Row, append_csv
+from tombola.train.loop import train
+from tombola.train.recipe import Recipe
 
 TINY = ["find", "imp", "--model", "mlp", "--data", "digits", "--length", "2it", "--levels", "1"]
 RECIPE: dict[str, Any] = {"length": "2it", "batch_size": 32}
@@ -22,7 +27,8 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     """The one line on stderr of a command that must end with status 2."""
     assert main(argv) == 2
     line = capsys.readouterr().err
-    assert line.startswith("tombola: error: ") and line.count("\n") == 1
+    assert line.startswith("tombola: error: ")
+    assert line.count("\n") == 1
     return line
 
 
@@ -35,8 +41,7 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
         (["--checkpoint_seconds", "-1"], "checkpoint_seconds is -1"),
         (["--optimizer", "torch.optim.LBFGS"], "weight_decay"),
         (["--optimizer", "torch.nn.Linear"], "torch.nn.Linear"),
-        (["--criterion", "os.path.join"], "os.path.join"),
-        (["--criterion", "snip"], "gradients"),
+        (["--criterion", "os.path.join"], "criterion join failed"),
     ],
 )
 def test_a_wrong_value_is_one_line_and_leaves_nothing(
@@ -91,3 +96,45 @@ def test_a_model_that_cannot_be_copied_is_refused_with_the_mend() -> None:
     model = nn.Sequential(nn.Flatten(), prune.l1_unstructured(nn.Linear(64, 10), "weight", 0.5))
     with pytest.raises(tb.TombolaError, match=r"prune\.remove"):
         tb.find(model, "digits", tb.IterativePruning(levels=1), recipe=RECIPE)
+
+
+def test_a_gradient_criterion_draws_dropout_from_the_seed() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 10))
+    method = tb.IterativePruning(levels=1, criterion="snip")
+    found = [tb.find(model, "digits", method, recipe=RECIPE).to_bytes() for _ in range(2)]
+    assert found[0] == found[1]
+
+
+class _Kept(CheckpointStore):
+    def clear(self) -> None:
+        """As if the run had been killed."""
+
+
+def _checkpointed(folder: Path) -> CheckpointStore:
+    x, y = torch.rand(40, 6), torch.arange(40) % 3
+    store = _Kept(folder, every_seconds=0)
+    recipe = Recipe(length="20it", batch_size=20, eval_every="1it", lr=0.01)
+    train(nn.Linear(6, 3), make_splits((x, y), (x, y), None), recipe, store=store)
+    return store
+
+
+def test_a_torn_last_row_of_the_metrics_does_not_stop_a_resume(tmp_path: Path) -> None:
+    store = _checkpointed(tmp_path)
+    with store.metrics.open("a") as file:
+        file.write("4,0.1,0.0")
+    found = store.load()
+    assert found is not None
+    assert len(found.history) > 1
+
+
+def test_metrics_that_lost_rows_are_not_resumed_from(tmp_path: Path) -> None:
+    store = _checkpointed(tmp_path)
+    store.metrics.write_text("\n".join(store.metrics.read_text().splitlines()[:2]) + "\n")
+    with pytest.raises(RunError, match="lost rows"):
+        store.load()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_named_when_metrics_are_written() -> None:
+    with pytest.raises(tb.TombolaError, match="/dev/full"):
+        append_csv(Path("/dev/full"), Row(1, 1.0, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0))

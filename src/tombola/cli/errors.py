@@ -56,6 +56,8 @@ def parser_line(message: str, options: Iterable[str], command: str) -> str:
         return f"file {found[1]} is not there"
     if found := re.match(r"Unexpected config: (.+)", text):
         return f"the configuration is {found[1][:60]!r}, but it must be a mapping of options to values"
+    if text == "Unexpected config:" or "codec can't decode" in text:
+        return "the configuration is empty or no UTF-8 text, but it must be a YAML mapping of options to values"
     if text.startswith("Problems parsing config"):
         return f"the configuration is not readable YAML: {text.partition(': ')[2]}"
     return _wrong_type(message) or text

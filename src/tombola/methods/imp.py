@@ -79,10 +79,12 @@ class IterativePruning:
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
         """TombolaError if these settings cannot work on this network, trained for `total` iterations."""
-        from tombola.prune.loop import plan_levels
+        from tombola.prune.loop import check_selection, plan_levels
 
         pruning = self.pruning()
-        plan_levels(network, pruning)
+        weights, plan = plan_levels(network, pruning)
+        if len(plan) > 1:
+            check_selection(weights, pruning, plan[1])
         pruning.rewind.step(steps_per_epoch, total)
 
     def pruning(self) -> Pruning:

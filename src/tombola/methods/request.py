@@ -11,10 +11,12 @@ from torch import nn
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
+from tombola.errors import TombolaError
 from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
 from tombola.prune.loop import Level, Search
+from tombola.rng.seeds import check_seed
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
@@ -43,6 +45,11 @@ class Request:
     seed: int = 0
     replicates: int = 1
     options: Options = Options()
+
+    def __post_init__(self) -> None:
+        if self.replicates < 1:
+            raise TombolaError(f"replicates is {self.replicates}, but at least 1 is needed")
+        check_seed(self.seed)
 
 
 def make_request(

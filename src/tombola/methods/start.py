@@ -10,6 +10,7 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.mask import unwrap
 from tombola.models.foreign import filled_args
 from tombola.models.registry import check_name, default_init, is_known, load_checkpoint_
 from tombola.models.spec import ModelSpec
@@ -42,11 +43,22 @@ def start_from(model: nn.Module | ModelSpec, splits: Splits, *, seed: int) -> St
         TombolaError: the network cannot be built, or does not take this data.
     """
     if isinstance(model, nn.Module):
-        start = Start(Origin.stored(model), copy.deepcopy(model).to("cpu"))
+        own = unwrap(model)
+        start = Start(Origin.stored(own), _copied(own).to("cpu"))
     else:
         start = _by_name(model, splits, seed)
     _check_fits(start, splits)
     return start
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise TombolaError(
+            f"the model cannot be copied ({str(error).splitlines()[0]}); make what was attached to it plain first, "
+            "e.g. with torch.nn.utils.prune.remove"
+        ) from None
 
 
 def _by_name(spec: ModelSpec, splits: Splits, seed: int) -> Start:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +19,7 @@ from tombola.mask import Mask, parameters_by_name, prunable
 from tombola.prune.connectivity import is_cut
 from tombola.prune.rewind import Rewind
 from tombola.prune.trial import Bench, Trial, run_trial
-from tombola.rng.seeds import generator
+from tombola.rng.seeds import derive, generator
 from tombola.runs.directory import Stage
 from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import Pattern
@@ -114,6 +115,26 @@ def plan_levels(network: nn.Module, pruning: Pruning) -> tuple[dict[str, nn.Para
     return weights, pruning.plan(weights, next(reversed(prunable(network)), ""))
 
 
+def check_selection(weights: Mapping[str, Tensor], pruning: Pruning, counts: Counts) -> None:
+    """Score and select once on untrained weights: a criterion or pattern that cannot work says so before training."""
+    at = {name: weight.detach() for name, weight in weights.items()}
+    mask = Mask.full(at)
+    scores = _scores(pruning, Context(at, at, gradient=at, generator=generator(0, "rehearsal"), mask=mask))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        select(scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask, signed=True)
+
+
+def _scores(pruning: Pruning, context: Context) -> dict[str, Tensor]:
+    try:
+        return pruning.criterion(context)
+    except TombolaError:
+        raise
+    except Exception as error:  # a user's own function may raise anything
+        name = getattr(pruning.criterion, "__qualname__", repr(pruning.criterion))
+        raise TombolaError(f"criterion {name} failed on its Context: {type(error).__name__}: {error}") from error
+
+
 def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Mask:
     initial, final = search.state(), _final_state(search, previous.ticket)
     mask = previous.ticket.mask
@@ -124,7 +145,7 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
         generator=generator(search.seed, "criterion", previous.level),
         mask=mask,
     )
-    scores = pruning.criterion(context)
+    scores = _scores(pruning, context)
     pruned = select(scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask, signed=True)
     if is_cut(search.network(), pruned, some_inputs(search.bench.splits)):
         empty = pruned.empty_layers()
@@ -228,7 +249,9 @@ def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:
     x, y = next(
         training_feed(search.bench.splits, search.bench.recipe, torch.device("cpu"), False).epoch(search.seed, 0)
     )
-    search.bench.splits.task.loss(model(x), y).backward()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=[]):  # dropout draws
+        torch.manual_seed(derive(search.seed, "gradient"))
+        search.bench.splits.task.loss(model(x), y).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in parameters_by_name(model).items() if name in mask and p.grad is not None}
 
 

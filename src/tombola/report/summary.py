@@ -288,7 +288,7 @@ def read_run(path: Path) -> Run:
             other = result.value
             missing.append(f"There are no figures for results of kind {what!r}: they are listed as found.")
     elif kind != "verify":
-        missing.append("There is no result.json yet: the run has not finished its first stage.")
+        missing.append("There is no result.json yet: the run has not finished; tombola runs says how to resume it.")
     if proof is not None:
         verify = _verify(proof, path)
     elif kind == "verify":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+from tombola.errors import TombolaError
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,6 +19,12 @@ def derive(seed: int, *labels: str | int) -> int:
     """
     text = "\x1f".join([str(int(seed)), *(f"{type(label).__name__}:{label}" for label in labels)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def check_seed(seed: int) -> None:
+    """TombolaError unless `seed` is one that every file and report can hold."""
+    if not 0 <= seed < 2**63:
+        raise TombolaError(f"seed is {seed}, but it must be a whole number from 0 to 2^63-1")
 
 
 def generator(seed: int, *labels: str | int) -> torch.Generator:

@@ -8,6 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from tombola.errors import TombolaError
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -29,7 +31,9 @@ def threads_per_job(jobs: int) -> int:
     """How many torch threads each of `jobs` processes gets."""
     import torch
 
-    return max(1, torch.get_num_threads() // max(1, jobs))
+    if jobs < 1:
+        raise TombolaError(f"jobs is {jobs}, but at least 1 process is needed")
+    return max(1, torch.get_num_threads() // jobs)
 
 
 def map_jobs(function: Callable[..., Result], items: Sequence[Item], jobs: int = 1, **here: Any) -> Iterator[Result]:

@@ -18,7 +18,7 @@ from tombola.methods.describe import as_plain, describe_data
 from tombola.methods.find import machine
 from tombola.methods.request import as_data, loaded
 from tombola.prune.trial import Bench, Trial
-from tombola.rng.seeds import derive
+from tombola.rng.seeds import check_seed, derive
 from tombola.runs.directory import Stage, open_run
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import ARMS, Contest, recorded_part, run_arm
@@ -48,6 +48,7 @@ class Verification:
             raise TombolaError(f"replicates is {self.replicates}; at least 1 is needed, and 3 for a verdict")
         if self.margin < 0:
             raise TombolaError(f"margin is {self.margin}; it must be at least 0 (0.002 is 0.2 points)")
+        check_seed(self.seed)
 
 
 def verify(

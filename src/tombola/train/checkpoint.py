@@ -60,6 +60,10 @@ class CheckpointStore:
     def _file(self) -> Path:
         return self.directory / "checkpoint.pt"
 
+    def exists(self) -> bool:
+        """Whether a checkpoint has been written."""
+        return self._file.exists()
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint beside the old one, sync it, and put it in its place."""
         content = {
@@ -82,7 +86,9 @@ class CheckpointStore:
             return None
         try:
             content = torch.load(self._file, map_location="cpu", weights_only=True)
-            rows = read_csv(self.metrics)[: content["rows"]] if content["rows"] else []
+            rows = read_csv(self.metrics, content["rows"]) if content["rows"] else []
+            if len(rows) < content["rows"]:
+                raise ValueError(f"{self.metrics.name} has lost rows")
         except (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError) as error:
             raise RunError(f"{self._file} cannot be read ({_first_line(error)}); delete it to train anew") from None
         write_csv(self.metrics, rows)

@@ -6,7 +6,10 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from itertools import islice
 from pathlib import Path
+
+from tombola.errors import TombolaError
 
 
 @dataclass(frozen=True)
@@ -60,11 +63,14 @@ HEADER = tuple(field.name for field in fields(Row))
 def append_csv(path: Path, row: Row) -> None:
     """Add one row to a metrics file, with a header if it is new."""
     new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(HEADER)
-        writer.writerow(astuple(row))
+    try:
+        with path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            if new:
+                writer.writerow(HEADER)
+            writer.writerow(astuple(row))
+    except OSError as error:  # a full disk does not name the file
+        raise TombolaError(f"cannot write {path}: {error.strerror}; mend that and run again to go on") from None
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
@@ -77,9 +83,10 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     part.replace(path)
 
 
-def read_csv(path: Path) -> list[Row]:
-    """The rows of a metrics file."""
+def read_csv(path: Path, rows: int | None = None) -> list[Row]:
+    """The rows of a metrics file; with `rows`, the first so many, whatever a kill left behind them."""
     with path.open(newline="", encoding="utf-8") as file:
         return [
-            Row(int(record["step"]), *(float(record[name]) for name in HEADER[1:])) for record in csv.DictReader(file)
+            Row(int(record["step"]), *(float(record[name]) for name in HEADER[1:]))
+            for record in islice(csv.DictReader(file), rows)
         ]

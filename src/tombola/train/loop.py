@@ -271,7 +271,10 @@ class _Gathered:
         if loss_is_finite and all(bool(torch.isfinite(p).all()) for p in self.loop.model.parameters()):
             return
         what = "a weight" if loss_is_finite else "the training loss"
-        kept = f"; the last good checkpoint is in {self.store.directory}" if self.store else ""
+        kept = ""
+        if self.store:
+            place = f"the last good checkpoint is in {self.store.directory}"
+            kept = f"; {place if self.store.exists() else 'no checkpoint was saved yet'}"
         raise Diverged(
             f"{what} became NaN or infinite by iteration {self.loop.step} at lr {self.loop.recipe.lr:g}; "
             f"lower --lr, add --warmup or --clip_norm{kept}"

@@ -27,7 +27,12 @@ def build_optimizer(parameters: ParamGroups, recipe: Recipe) -> torch.optim.Opti
     try:
         optimizer: torch.optim.Optimizer = kind(groups, **settings, fused=True)
     except (TypeError, RuntimeError):  # no fused kernel for this optimiser, device or dtype
-        optimizer = kind(groups, **settings)
+        try:
+            optimizer = kind(groups, **settings)
+        except (TypeError, ValueError) as error:
+            raise TombolaError(
+                f"optimizer {recipe.optimizer!r} does not take {', '.join(settings)} ({error}); choose another"
+            ) from None
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer

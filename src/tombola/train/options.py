@@ -35,6 +35,8 @@ class Options:
         object.__setattr__(self, "loggers", tuple(self.loggers))
         if self.threads is not None and self.threads < 1:
             raise TombolaError(f"threads is {self.threads}; it must be at least 1, or null")
+        if not self.checkpoint_seconds >= 0:
+            raise TombolaError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must be at least 0")
         for name in self.loggers:
             if name not in LOGGERS:
                 raise TombolaError(f"logger {name!r} is not known; use {', '.join(LOGGERS)}")
