@@ -14,6 +14,9 @@ import tombola as tb
 from tombola.cli import main
 from tombola.data.splits import make_splits
 from tombola.errors import RunError
+from tombola.methods.request import make_request
+from tombola.report.page import write_report
+from tombola.study.curve import run_curve
 from tombola.train.checkpoint import CheckpointStore
 from tombola.train.history import Row, append_csv
 from tombola.train.loop import train
@@ -138,3 +141,24 @@ def test_metrics_that_lost_rows_are_not_resumed_from(tmp_path: Path) -> None:
 def test_a_full_disk_is_named_when_metrics_are_written() -> None:
     with pytest.raises(tb.TombolaError, match="/dev/full"):
         append_csv(Path("/dev/full"), Row(1, 1.0, 0.1, 1.0, 1.0, 1.0, 1.0, 1.0))
+
+
+def test_an_unfinished_run_is_reported_as_far_as_it_got(tmp_path: Path) -> None:
+    assert main([*TINY, "--out", str(tmp_path)]) == 0
+    (run,) = tmp_path.iterdir()
+    (run / "result.json").unlink()
+    page = write_report([run], tmp_path / "report")
+    assert "The run has not finished" in page.html.read_text()
+    assert page.figures
+
+
+@pytest.mark.parametrize("recipe", [{"lrr": 1}, {"lr": "x"}])
+def test_a_wrong_recipe_in_python_is_one_clear_line(recipe: dict[str, Any]) -> None:
+    with pytest.raises(tb.TombolaError, match="Recipe cannot be made"):
+        tb.find("mlp", "digits", recipe=recipe)
+
+
+def test_controls_at_a_level_that_is_not_there_are_refused(tmp_path: Path) -> None:
+    request = make_request("mlp", "digits", {"levels": 1}, recipe=RECIPE)
+    with pytest.raises(tb.TombolaError, match="names level 9"):
+        run_curve(request, tmp_path, control_levels=[9])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -19,6 +19,8 @@ from tombola.prune.loop import Level, Search
 from tombola.rng.seeds import check_seed
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
+
+Made = TypeVar("Made")
 
 
 class Method(Protocol):
@@ -67,10 +69,17 @@ def make_request(
     source = as_data(data)
     name = "imp" if method is None or isinstance(method, Mapping) else method.name
     named = preset(name, name_of_model(spec), source.name)
-    chosen = METHODS[name](**{**named.method, **(method or {})}) if not hasattr(method, "find") else method
+    chosen = _made(METHODS[name], named.method, method) if not hasattr(method, "find") else method
     if not isinstance(recipe, Recipe):
-        recipe = Recipe(**{**named.recipe, **(recipe or {})})
+        recipe = _made(Recipe, named.recipe, recipe)
     return Request(spec, source, chosen, recipe, seed, replicates, options or Options())
+
+
+def _made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:
+    try:
+        return kind(**{**named, **(given or {})})
+    except TypeError as error:
+        raise TombolaError(f"{getattr(kind, '__name__', 'the options')} cannot be made of {given}: {error}") from None
 
 
 def as_data(data: Any) -> Splits | DataSpec:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tombola.errors import TombolaError
 from tombola.report.nodes import Node, load
+from tombola.report.unfinished import partial_search
 
 ARMS = ("ticket", "random", "reinit", "dense")
 NOT_VERIFIED = "No verification was given: this ticket has not been trained on fresh seeds against its controls."
@@ -288,7 +289,13 @@ def read_run(path: Path) -> Run:
             other = result.value
             missing.append(f"There are no figures for results of kind {what!r}: they are listed as found.")
     elif kind != "verify":
-        missing.append("There is no result.json yet: the run has not finished; tombola runs says how to resume it.")
+        missing.append(
+            "The run has not finished: this is how far it got; tombola runs says how to resume it."
+        )
+        begun = partial_search(path, None if config is None else config.value)
+        if begun is not None:
+            find = _find(begun, path)
+            missing += _gaps(find)
     if proof is not None:
         verify = _verify(proof, path)
     elif kind == "verify":

@@ -86,6 +86,7 @@ def _train(
             seed = replicate_seed(request.seed, job.replicate)
             arms: dict[str, list[dict[str, Any]]] = {"ticket": levels, **{name: [] for name in controls}}
             replicates.append({"replicate": job.replicate, "seed": seed, "ticket": levels[-1]["ticket"], "arms": arms})
+        _check_levels(wanted, replicates)
         trained = [
             _Job(request, directory, replicate["replicate"], name, level["level"], level["ticket"])
             for replicate in replicates
@@ -96,6 +97,13 @@ def _train(
         for job, found in _map(_control, trained, jobs, "controls", here):
             replicates[job.replicate]["arms"][job.arm].append(found)
     return replicates
+
+
+def _check_levels(wanted: list[int] | None, replicates: list[dict[str, Any]]) -> None:
+    there = [level["level"] for level in replicates[0]["arms"]["ticket"][1:]]
+    strange = [level for level in wanted or () if level not in there]
+    if strange:
+        raise TombolaError(f"control_levels names level {strange[0]}, but the search has levels {there}; name of those")
 
 
 def _map(
