@@ -16,11 +16,12 @@ from tombola.data.config import Augment
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.train.checkpoint import CheckpointStore, load_snapshot, save_snapshot
+from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, early_stop, read_csv, steps_to_loss
 from tombola.train.hooks import Hook
 from tombola.train.loop import Diverged, train
 from tombola.train.recipe import Recipe
-from tombola.train.state import Loop, make_fabric
+from tombola.train.state import Loop
 
 RECIPE = Recipe(length="3ep", batch_size=8, lr=0.05, weight_decay=1e-3, schedule="cosine", eval_every="4it")
 

@@ -23,10 +23,11 @@ from tombola.runs.directory import Run, open_run
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.versions import versions
 from tombola.ticket.ticket import Ticket
+from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
-from tombola.train.state import Loop, make_fabric
+from tombola.train.state import Loop
 
 
 def find(

@@ -8,7 +8,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from lightning_fabric import Fabric
 from torch import nn
 
 from tombola.data.splits import Splits
@@ -17,6 +16,7 @@ from tombola.prune.hold import hold
 from tombola.runs.directory import Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import evaluate
+from tombola.train.fabric import Fabric
 from tombola.train.feeds import evaluation_feed, wants_channels_last
 from tombola.train.history import Row, early_stop, read_csv
 from tombola.train.hooks import Hook, LogRows

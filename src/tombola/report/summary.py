@@ -289,9 +289,7 @@ def read_run(path: Path) -> Run:
             other = result.value
             missing.append(f"There are no figures for results of kind {what!r}: they are listed as found.")
     elif kind != "verify":
-        missing.append(
-            "The run has not finished: this is how far it got; tombola runs says how to resume it."
-        )
+        missing.append("The run has not finished: this is how far it got; tombola runs says how to resume it.")
         begun = partial_search(path, None if config is None else config.value)
         if begun is not None:
             find = _find(begun, path)

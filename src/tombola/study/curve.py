@@ -21,8 +21,8 @@ from tombola.runs.directory import Stage, open_run
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import CONTROLS, Contest, run_arm
 from tombola.ticket.ticket import Ticket
+from tombola.train.fabric import make_fabric
 from tombola.train.progress import Progress, Silent, show_progress
-from tombola.train.state import make_fabric
 
 
 def run_curve(

@@ -24,11 +24,11 @@ from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import ARMS, Contest, recorded_part, run_arm
 from tombola.study.verdict import ArmFigures, compare, describe_arm, sentence, speed
 from tombola.ticket.ticket import Ticket
+from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, steps_to_loss
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
-from tombola.train.state import make_fabric
 
 
 @dataclass(frozen=True)

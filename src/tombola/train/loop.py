@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from tombola.data.splits import Splits
@@ -19,11 +18,12 @@ from tombola.errors import TombolaError
 from tombola.rng.seeds import derive
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
 from tombola.train.evaluate import Score, evaluate
+from tombola.train.fabric import Fabric, make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook, overriding
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor
-from tombola.train.state import BuildOptimizer, Loop, make_fabric
+from tombola.train.state import BuildOptimizer, Loop
 
 Update = Callable[[int], None]
 

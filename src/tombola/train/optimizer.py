@@ -38,6 +38,11 @@ def build_optimizer(parameters: ParamGroups, recipe: Recipe) -> torch.optim.Opti
     return optimizer
 
 
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that require a gradient."""
+    return [p for p in model.parameters() if p.requires_grad]
+
+
 def _kind(recipe: Recipe) -> tuple[Any, Mapping[str, Any]]:
     common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     known: Mapping[str, tuple[Any, Mapping[str, Any]]] = {

@@ -7,15 +7,15 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from lightning_fabric import Fabric
 from torch import nn
 
 from tombola.data.splits import Splits, Task
 from tombola.errors import TombolaError
+from tombola.train.fabric import Fabric
 from tombola.train.feeds import evaluation_feed, training_feed, training_loss, wants_channels_last
 from tombola.train.history import Row
 from tombola.train.length import steps
-from tombola.train.optimizer import build_optimizer
+from tombola.train.optimizer import build_optimizer, trainable
 from tombola.train.recipe import Recipe
 
 BuildOptimizer = Callable[[nn.Module, Recipe], torch.optim.Optimizer]
@@ -66,22 +66,3 @@ class Loop:
     def autocast(self) -> AbstractContextManager[Any]:
         """The recipe's precision, for a forward pass."""
         return nullcontext() if self.recipe.precision == "32" else self.fabric.autocast()
-
-
-def make_fabric(device: str, precision: str = "32", *, loggers: Any = ()) -> Fabric:
-    """A Fabric on one device: "auto", "cpu", "cuda" or "cuda:1"; a device that is not there is a TombolaError."""
-    kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or not (index.isdigit() or not index):
-        raise TombolaError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise TombolaError("device 'cuda' was asked for, but torch finds no CUDA device here; use --device cpu")
-    if kind == "auto":
-        kind = "cuda" if torch.cuda.is_available() else "cpu"
-    devices: Any = [int(index)] if index else 1
-    fabric_precision: Any = "32-true" if precision == "32" else precision
-    return Fabric(accelerator=kind, devices=devices, precision=fabric_precision, loggers=list(loggers))
-
-
-def trainable(model: nn.Module) -> list[nn.Parameter]:
-    """The parameters that require a gradient."""
-    return [p for p in model.parameters() if p.requires_grad]
