@@ -169,7 +169,7 @@ def test_a_run_may_only_name_its_own_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"result": None}, "There is no result.json yet"),
+        ({"result": None}, "The run has not finished"),
         ({"replicates": []}, "No replicate has finished a level yet"),
         ({"drop": "layers"}, "Counts per layer were not recorded"),
         ({"drop": "test_accuracy"}, "have no test accuracy"),

@@ -71,6 +71,15 @@ def test_runs_are_listed_with_their_state(tmp_path: Path) -> None:
     assert list_runs(tmp_path)[0]["state"] == "finished"
 
 
+def test_a_finished_stage_sweeps_up_what_a_kill_left(tmp_path: Path) -> None:
+    with open_here(tmp_path) as run:
+        stage = run.stage("replicate-0/level-00")
+        stage.directory.mkdir(parents=True)
+        (stage.directory / ".checkpoint.pt.0a1b2c3d.part").write_bytes(b"half")
+        stage.finish({"level": 0})
+        assert [file.name for file in stage.directory.iterdir()] == ["result.json"]
+
+
 def write_half(file: Path) -> None:
     with write_atomically(file) as out:
         out.write(b"half")

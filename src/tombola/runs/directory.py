@@ -37,6 +37,8 @@ class Stage:
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.directory / "result.json", dict(result))
         (self.directory / "checkpoint.pt").unlink(missing_ok=True)
+        for part in self.directory.glob(".*.part"):  # what a kill in the middle of a write left
+            part.unlink(missing_ok=True)
 
 
 class Run:
