@@ -46,6 +46,12 @@ class Feed(Protocol):
         """Every example once, in order, unchanged; the last batch may be smaller."""
 
 
+def steps_per_epoch(examples: int, batch_size: int, drop_last: bool = True) -> int:
+    """How many batches an epoch has; a last one that is not full counts only if it is kept, or the only one."""
+    whole, rest = divmod(examples, batch_size)
+    return max(1, whole if drop_last or rest == 0 else whole + 1)
+
+
 def feed(
     split: Split,
     *,
@@ -94,8 +100,7 @@ class _Plan:
 
     @property
     def steps(self) -> int:
-        whole, rest = divmod(self.examples, self.batch_size)
-        return max(1, whole if self.drop_last or rest == 0 else whole + 1)
+        return steps_per_epoch(self.examples, self.batch_size, self.drop_last)
 
     def order(self, seed: int, epoch: int, start: int) -> Tensor:
         """The examples of batches `start` and on, int64 on the CPU."""

@@ -13,7 +13,7 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods.describe import describe
-from tombola.methods.request import Request, loaded, make_request, name_of_model
+from tombola.methods.request import Request, check_jobs, loaded, make_request, name_of_model
 from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
 from tombola.prune.loop import Level, Search
@@ -107,8 +107,7 @@ def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | No
     `jobs` processes share the replicates out (model and data given by name). The result holds `ticket` (path
     of the first replicate's), `density`, `test_accuracy`, `dense_test_accuracy`, `run` and all levels.
     """
-    if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
-        raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
+    check_jobs(jobs, request.model, request.data)
     splits = loaded(request.data)
     rehearse(request, splits)
     config = {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}

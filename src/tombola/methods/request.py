@@ -93,6 +93,12 @@ def as_data(data: Any) -> Splits | DataSpec:
     return data if isinstance(data, Splits) else make_splits(*data)
 
 
+def check_jobs(jobs: int, *parts: nn.Module | ModelSpec | Splits | DataSpec) -> None:
+    """TombolaError if several processes are asked for and a part is given live, not by name."""
+    if jobs > 1 and any(isinstance(part, nn.Module | Splits) for part in parts):
+        raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
+
+
 def loaded(data: Splits | DataSpec) -> Splits:
     """The data itself."""
     return load_data(data) if isinstance(data, DataSpec) else data

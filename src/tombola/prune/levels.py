@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from tombola.errors import TombolaError
 
@@ -38,13 +38,6 @@ def by_density(sizes: Mapping[str, int], rates: Mapping[str, float], density: fl
         whole = target if level == rounds else round(sum(exact.values()))
         plan.append(_share_out(exact, whole, plan[-1]))
     return plan
-
-
-def by_total(total: int, totals: Sequence[int]) -> list[int]:
-    """Check that global totals fall from `total`; for one count over all layers."""
-    if any(later > earlier for earlier, later in zip([total, *totals], totals, strict=False)):
-        raise TombolaError(f"levels must shrink, but they hold {[total, *totals]} weights")
-    return [total, *totals]
 
 
 def _solve(sizes: Mapping[str, int], rates: Mapping[str, float], target: int, rounds: int) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -28,7 +27,6 @@ from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
 from tombola.train.feeds import evaluation_feed, training_feed
-from tombola.train.length import steps
 
 Counts = Mapping[str, int] | int | None
 """Units to keep: per layer, or over all layers; None where the pattern (N:M) fixes them."""
@@ -160,7 +158,7 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
 def _train_level(search: Search, pruning: Pruning, level: int, mask: Mask, before: Sequence[Level]) -> Level:
     name = f"level-{level:02d}"
     stage = search.stage(name)
-    rewound = _rewound_steps(search.bench, pruning.rewind)
+    rewound = pruning.rewind.step(search.bench.steps_per_epoch, search.bench.total_steps)
     file = stage.directory / "network.ticket" if stage else None
     snapshot = None if level == 0 else _rewind_point(search, rewound, before[0])
     model, start = _starting_point(search, pruning, snapshot, rewound, before)
@@ -237,11 +235,6 @@ def _final_state(search: Search, ticket: Ticket) -> State:
     return dict(model.state_dict())
 
 
-def _rewound_steps(bench: Bench, rewind: Rewind) -> int:
-    per_epoch = training_feed(bench.splits, bench.recipe, bench.fabric.device, False).steps_per_epoch
-    return rewind.step(per_epoch, steps(bench.recipe.length, per_epoch))
-
-
 def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:
     """The training loss's gradient by the masked initial weights, on the first batch of the data order."""
     model = search.network()
@@ -272,4 +265,4 @@ def level_result(level: int, mask: Mask, trial: Trial, path: str) -> dict[str, A
 def some_inputs(splits: Splits, count: int = 16) -> Tensor:
     """A few validation inputs, as the network sees them."""
     x, _ = next(evaluation_feed(splits, splits.val, torch.device("cpu"), False).sweep())
-    return copy.copy(x[:count])
+    return x[:count]

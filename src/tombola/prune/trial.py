@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from tombola.data.feed import steps_per_epoch
 from tombola.data.splits import Splits
 from tombola.mask import Mask
 from tombola.prune.hold import hold
@@ -36,6 +37,16 @@ class Bench:
     fabric: Fabric
     options: Options = Options()
     progress: Progress = Silent()
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one epoch of training."""
+        return steps_per_epoch(len(self.splits.train), self.recipe.batch_size)
+
+    @property
+    def total_steps(self) -> int:
+        """Iterations of one whole training run."""
+        return steps(self.recipe.length, self.steps_per_epoch)
 
 
 @dataclass(frozen=True)
@@ -69,7 +80,7 @@ def run_trial(
     store = CheckpointStore(stage.directory, bench.options.checkpoint_seconds) if stage else None
     with (
         hold(model, mask) if mask is not None else nullcontext(),
-        bench.progress.track(label, _total_steps(bench)) as update,
+        bench.progress.track(label, bench.total_steps) as update,
     ):
         trained = train(
             model,
@@ -121,10 +132,6 @@ def _test(bench: Bench, model: nn.Module, trained: Trained) -> dict[str, float |
         "test_loss": _number(final.loss),
         "test_accuracy_early_stop": early.metric,
     }
-
-
-def _total_steps(bench: Bench) -> int:
-    return steps(bench.recipe.length, max(1, len(bench.splits.train) // bench.recipe.batch_size))
 
 
 def _number(value: float) -> float | None:

@@ -13,7 +13,7 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods.describe import describe
 from tombola.methods.find import find_result, headline, machine, rehearse, replicate_seed, search
-from tombola.methods.request import Request, loaded, name_of_model
+from tombola.methods.request import Request, check_jobs, loaded, name_of_model
 from tombola.prune.loop import level_result
 from tombola.prune.trial import Bench
 from tombola.rng.seeds import derive
@@ -41,8 +41,7 @@ def run_curve(
     unknown = [name for name in controls if name not in CONTROLS]
     if unknown:
         raise TombolaError(f"control {unknown[0]!r} is not known; use {', '.join(CONTROLS)}")
-    if jobs > 1 and (isinstance(request.model, nn.Module) or isinstance(request.data, Splits)):
-        raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
+    check_jobs(jobs, request.model, request.data)
     splits = loaded(request.data)
     rehearse(request, splits)
     wanted = None if control_levels is None else sorted(set(control_levels))

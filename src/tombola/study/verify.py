@@ -16,7 +16,7 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods.describe import as_plain, describe_data
 from tombola.methods.find import machine
-from tombola.methods.request import as_data, loaded
+from tombola.methods.request import as_data, check_jobs, loaded
 from tombola.prune.trial import Bench, Trial
 from tombola.rng.seeds import check_seed, derive
 from tombola.runs.directory import Stage, open_run
@@ -122,8 +122,7 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
     """Carry out a verification, in a run directory under `out` if that is given."""
     splits = loaded(verification.data)
     _check_data(verification, splits)
-    if jobs > 1 and isinstance(verification.data, Splits):
-        raise TombolaError(f"jobs is {jobs}, but several processes need data by name; set jobs to 1")
+    check_jobs(jobs, verification.data)
     with limit_threads(verification.options.threads):
         return _verify(verification, splits, out, jobs)
 
