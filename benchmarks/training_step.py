@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tombola.data.splits import Splits, make_splits
 from tombola.mask import Mask, prunable
 from tombola.models.registry import build_network
-from tombola.prune.hold import hold
+from tombola.train.hold import hold
 from tombola.select.select import select
 from tombola.train.feeds import wants_channels_last
 from tombola.train.loop import train

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from report_runs import make_find, make_verify, write_json, write_log
 from tombola.errors import TombolaError
 from tombola.report import aggregate, figures, style, words
+from tombola.report.levels import Layer
 from tombola.report.page import ReportFiles, slug, write_report
 from tombola.report.plots import run_plots
-from tombola.report.summary import Layer, read_run
+from tombola.report.summary import read_run
 
 FETCHING = ("script", "link", "img", "iframe", "object", "embed", "base", "form", "foreignobject")
 

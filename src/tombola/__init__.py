@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from tombola.mask import Mask, prunable
     from tombola.methods.find import find
     from tombola.methods.imp import IterativePruning
-    from tombola.prune.hold import hold
     from tombola.study.verify import verify
     from tombola.ticket.ticket import Ticket
+    from tombola.train.hold import hold
     from tombola.train.options import Options
     from tombola.train.recipe import Recipe
 
@@ -44,7 +44,7 @@ _HOME = {
     "TicketError": "tombola.errors",
     "TombolaError": "tombola.errors",
     "find": "tombola.methods.find",
-    "hold": "tombola.prune.hold",
+    "hold": "tombola.train.hold",
     "prunable": "tombola.mask",
     "verify": "tombola.study.verify",
 }

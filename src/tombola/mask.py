@@ -18,7 +18,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tombola.errors import TombolaError
 
-__all__ = ["Mask", "disconnected", "named_parameter", "parameters_by_name", "prunable", "resolve", "unwrap"]
+__all__ = ["Mask", "disconnected", "holders", "named_parameter", "parameters_by_name", "prunable", "resolve", "unwrap"]
 
 _T = TypeVar("_T")
 
@@ -99,6 +99,18 @@ def parameters_by_name(model: nn.Module, *, tied: bool = False) -> dict[str, nn.
     parametrization stores in several tensors (weight norm) or adds itself (scores) keeps its raw name.
     """
     return {name: parameter for name, _, _, parameter in _walk(model, tied)}
+
+
+def holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Every parameter's name -> the (module, attribute) pairs that hold it: several where it is tied."""
+    owner = {id(parameter): name for name, parameter in parameters_by_name(model).items()}
+    found: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in owner.values()}
+    seen: set[tuple[int, str]] = set()
+    for _, module, local, parameter in _walk(model, tied=True):
+        if (id(module), local) not in seen:  # a module may stand at several places of the tree
+            seen.add((id(module), local))
+            found[owner[id(parameter)]].append((module, local))
+    return found
 
 
 def named_parameter(model: nn.Module, name: str) -> nn.Parameter:

@@ -8,6 +8,8 @@ from typing import Any
 
 from tombola.errors import TombolaError
 
+CUES = ("none", "corner", "colour")
+
 
 def _within(owner: str, name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
@@ -45,6 +47,42 @@ class Augment:
 
 
 @dataclass(frozen=True)
+class Cue:
+    """A spurious cue: a square in the images that agrees with the label in training and validation, not in testing.
+
+    A network that leans on it does well in validation and badly in the test, where every image carries the cue of
+    a class drawn at random. It is planted once, in the stored pixels. Augmentation comes later and treats it as a
+    part of the image: shifts and flips move it, crops cut it off; switch them off where the cue must stay intact.
+    A white square does not show on a white background; a coloured one nearly always does.
+
+    Args:
+        kind: none, corner (a white square on the border, from the top left corner on: its place tells the class) or
+            colour (a square in the top left corner of a colour image: its hue tells the class)
+        size: side of the square in pixels (null: a tenth of the image's shorter side, at least 1)
+        agreement: probability that a training or validation image carries the cue of its own class; otherwise it
+            carries that of another class, drawn at random
+    """
+
+    kind: str = "none"
+    size: int | None = None
+    agreement: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in CUES:
+            raise TombolaError(f"cue.kind is {self.kind!r}; allowed are {', '.join(CUES)}")
+        if self.size is not None and self.size < 1:
+            raise TombolaError(f"cue.size is {self.size}; it must be at least 1 pixel (or null for the default)")
+        _within("cue", "agreement", self.agreement, 0, 1)
+        if not self.active and (self.size, self.agreement) != (None, 1.0):
+            raise TombolaError(f"cue.size and cue.agreement need a cue; set cue.kind to {' or '.join(CUES[1:])}")
+
+    @property
+    def active(self) -> bool:
+        """Whether anything is planted at all."""
+        return self.kind != "none"
+
+
+@dataclass(frozen=True)
 class DataSpec:
     """Which data, from where, and how it is split.
 
@@ -53,6 +91,7 @@ class DataSpec:
         root: The folder that holds the data (or into which it is downloaded).
         val_size: Training examples held out for validation (null: 5000 of MNIST and CIFAR, else a tenth).
         augment: Random changes to training images (null: the usual ones of the data set).
+        cue: A spurious cue planted in the images (none by default).
         image_size: Side in pixels to which `folder` images are resized and cropped (null: left as they are).
         args: Further keyword arguments of a data function; for `folder`, `channels` (1 or 3).
         in_memory_limit: GiB of examples held in memory; above it, bytes are kept or files streamed.
@@ -62,6 +101,7 @@ class DataSpec:
     root: str = "data"
     val_size: int | None = None
     augment: Augment | None = None
+    cue: Cue = field(default_factory=Cue)
     image_size: int | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     in_memory_limit: float = 2.0

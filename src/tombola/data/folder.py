@@ -20,8 +20,9 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from tombola.data.config import Augment, DataSpec
+from tombola.data.cue import plant
 from tombola.data.shared import image_split, refuse_args
-from tombola.data.splits import Normalisation, Resident, Split, Splits, Streamed, holdout, make_splits
+from tombola.data.splits import Normalisation, Split, Splits, Streamed, holdout, make_splits
 from tombola.errors import TombolaError
 
 Samples: TypeAlias = Sequence[tuple[str, int]]
@@ -66,13 +67,20 @@ def load_folder(spec: DataSpec, split_seed: int = 0) -> Splits:
     augment = spec.augment or _usual(reader)
     size = sum(map(len, parts.values())) * reader.numbers
     limit = spec.in_memory_limit * 2**30
+    if spec.cue.active and size > limit:
+        raise TombolaError(
+            f"a cue is planted in images held in memory, but these take {size / 2**30:.3g} GiB and in_memory_limit is"
+            f" {spec.in_memory_limit:g}; raise it, or leave the cue out"
+        )
 
-    def part(samples: Samples, zoom: float) -> Split:
+    def part(where: str, samples: Samples) -> Split:
         if size > limit:
-            return _streamed(samples, reader, zoom, root)
-        return _resident(samples, reader, normalisation, as_floats=4 * size <= limit)
+            return _streamed(samples, reader, augment.zoom if where == "train" else 0.0, root)
+        pixels, labels = _decoded(samples, reader)
+        pixels = plant(pixels, labels, spec.cue, len(classes), seed=split_seed, where=where)
+        return image_split(pixels, labels, normalisation, as_floats=4 * size <= limit)
 
-    splits = {where: part(rows, augment.zoom if where == "train" else 0.0) for where, rows in parts.items()}
+    splits = {where: part(where, samples) for where, samples in parts.items()}
     return make_splits(
         splits["train"],
         splits["val"],
@@ -202,8 +210,8 @@ def _usual(reader: Reader) -> Augment:
     return Augment(flip=True, crop=side // 8) if side <= _SMALL else Augment(flip=True, zoom=0.08)
 
 
-def _resident(samples: Samples, reader: Reader, normalisation: Normalisation, as_floats: bool) -> Resident:
-    """All images decoded, by threads: decoding leaves the interpreter free."""
+def _decoded(samples: Samples, reader: Reader) -> tuple[Tensor, Tensor]:
+    """All images, uint8 (N, C, H, W), and labels; decoded by threads: decoding leaves the interpreter free."""
     pixels = torch.empty(len(samples), reader.channels, reader.height, reader.width, dtype=torch.uint8)
 
     def fill(rows: range) -> None:
@@ -214,8 +222,7 @@ def _resident(samples: Samples, reader: Reader, normalisation: Normalisation, as
     with ThreadPoolExecutor(_cores()) as pool:
         for _ in pool.map(fill, chunks):
             pass
-    labels = torch.tensor([label for _, label in samples])
-    return image_split(pixels, labels, normalisation, as_floats=as_floats)
+    return pixels, torch.tensor([label for _, label in samples])
 
 
 def _streamed(samples: Samples, reader: Reader, zoom: float, root: Path) -> Streamed:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tombola.data.config import Augment, DataSpec
+from tombola.data.cue import plant
 from tombola.data.shared import image_split, refuse_args
 from tombola.data.splits import Normalisation, Resident, Splits, holdout, make_splits
 from tombola.errors import TombolaError
@@ -73,7 +74,8 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
         spec: Which data, from where. An import path `pkg.mod.attr` names a data function, called as
             `attr(root, split_seed, **args)`; it gives Splits, or (train, val, test) or
             (train, val, test, task) as `make_splits` takes them.
-        split_seed: Seed of the validation split (and of the test split of digits), apart from any run's seed.
+        split_seed: Seed of the validation split (and of the test split of digits) and of a cue's draws, apart from
+            any run's seed.
 
     Raises:
         TombolaError: for unknown names, missing or unreadable files, and data that cannot be used.
@@ -119,12 +121,16 @@ def _digits(spec: DataSpec, split_seed: int) -> Splits:
 
     given = load_digits()
     sixteenths = torch.from_numpy(np.asarray(given.images)).unsqueeze(1)
-    x = ((sixteenths / 16 - _DIGITS.mean[0]) / _DIGITS.std[0]).float()
     y = torch.from_numpy(np.asarray(given.target)).long()
     rest, test = holdout(len(y), round(len(y) / 5), split_seed, "test-split")
+
+    def part(rows: Tensor, where: str) -> tuple[Tensor, Tensor]:
+        pixels = plant(sixteenths[rows], y[rows], spec.cue, 10, seed=split_seed, where=where, white=16)
+        return ((pixels / 16 - _DIGITS.mean[0]) / _DIGITS.std[0]).float(), y[rows]
+
     return make_splits(
-        (x[rest], y[rest]),
-        test=(x[test], y[test]),
+        part(rest, "train"),
+        test=part(test, "test"),
         name="digits",
         val_size=spec.val_size,
         classes=10,
@@ -137,6 +143,8 @@ def _published(spec: DataSpec, about: _Published, split_seed: int) -> Splits:
     refuse_args(spec)
     make = getattr(needs_torchvision(spec.name), about.dataset)
     (x, y), (test_x, test_y) = (_read(make, spec, about, train) for train in (True, False))
+    x = plant(x, y, spec.cue, about.classes, seed=split_seed, where="train")
+    test_x = plant(test_x, test_y, spec.cue, about.classes, seed=split_seed, where="test")
     kept, held = holdout(len(y), spec.val_size or _VAL_SIZE, split_seed, "val-split")
     # The limit is on all splits together; what is over it keeps to bytes.
     as_floats = 4 * (x.numel() + test_x.numel()) <= spec.in_memory_limit * 2**30
@@ -179,6 +187,11 @@ def _download(make: Callable[..., Any], spec: DataSpec, about: _Published, train
 
 def _foreign(spec: DataSpec, split_seed: int) -> Splits:
     """What the data function at an import path gives."""
+    if spec.cue.active:
+        raise TombolaError(
+            f"cue.kind is {spec.cue.kind}, but a cue is planted only in {', '.join(names())}; leave it out, or plant"
+            f" one in {spec.name} itself"
+        )
     module_name, _, attr = spec.name.rpartition(".")
     try:
         function = getattr(importlib.import_module(module_name), attr)

@@ -30,6 +30,7 @@ def describe(request: Request, splits: Splits) -> dict[str, Any]:
         "model": describe_model(request.model),
         "data": describe_data(request.data, splits),
         "recipe": as_plain(request.recipe),
+        **({} if request.start is None else {"start": request.start.digest}),
     }
 
 
@@ -47,7 +48,7 @@ def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
 
 
 def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
-    """What the data is: name, fingerprint of its content, normalisation and augmentation."""
+    """What the data is: name, fingerprint of its content, normalisation, augmentation, and a named set's cue."""
     spec = as_plain(data) if isinstance(data, DataSpec) else {}
     for place in ("root", "in_memory_limit"):
         spec.pop(place, None)

@@ -16,8 +16,6 @@ from tombola.methods.describe import describe
 from tombola.methods.request import Request, check_jobs, loaded, make_request, name_of_model
 from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
-from tombola.prune.loop import Level, Search
-from tombola.prune.trial import Bench
 from tombola.rng.seeds import derive
 from tombola.runs.directory import Run, open_run
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
@@ -27,7 +25,9 @@ from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
+from tombola.train.search import Level, Search
 from tombola.train.state import Loop
+from tombola.train.trial import Bench
 
 
 def find(
@@ -38,6 +38,7 @@ def find(
     recipe: Recipe | Mapping[str, Any] | None = None,
     seed: int = 0,
     options: Options | None = None,
+    start: Ticket | str | Path | None = None,
     out: str | Path | None = None,
 ) -> Ticket:
     """Find a ticket and return it.
@@ -50,9 +51,11 @@ def find(
         recipe: how to train, taken as it is; None or a mapping of fields starts from the preset.
         seed: everything random derives from it.
         options: device and display.
+        start: a ticket, or its file, to go on from: its network (trained weights where it has them) is the origin,
+            and only what its mask keeps may be kept (pruning), or is what is kept first (learned masks).
         out: parent of the run directory; None keeps everything in memory.
     """
-    request = make_request(model, data, method, recipe=recipe, seed=seed, options=options)
+    request = make_request(model, data, method, recipe=recipe, seed=seed, options=options, start=start)
     if out is None:
         splits = loaded(request.data)
         rehearse(request, splits)
@@ -73,7 +76,7 @@ def search(
     """Run one replicate of a request; `splits` is its data if loaded, `directory` the run directory if any."""
     splits = splits or loaded(request.data)
     seed = replicate_seed(request.seed, replicate)
-    start = start_from(request.model, splits, seed=seed)
+    start = start_from(request.model, splits, seed=seed, method=request.method, ticket=request.start)
     fabric = make_fabric(
         request.options.device,
         request.recipe.precision,
@@ -91,6 +94,7 @@ def search(
                     trusted=start.trusted,
                     directory=directory,
                     prefix=f"replicate-{replicate}",
+                    mask=request.start.mask if request.start else None,
                 )
             )
         )
@@ -130,10 +134,14 @@ def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | No
 
 def rehearse(request: Request, splits: Splits) -> None:
     """Meet every mistake that can be met before anything is trained or written."""
-    network = start_from(request.model, splits, seed=request.seed).network()
+    start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
+    network = start.network()
     fabric = make_fabric(request.options.device, request.recipe.precision)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
-    request.method.check(network, loop.steps_per_epoch, loop.total)
+    if request.start is None:
+        request.method.check(network, loop.steps_per_epoch, loop.total)
+    else:
+        request.method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask)
 
 
 def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:

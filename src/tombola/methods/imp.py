@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tombola.errors import TombolaError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
-    from tombola.prune.loop import Counts, Level, Pruning, Search
+    from tombola.mask import Mask
+    from tombola.prune.loop import Counts, Pruning
+    from tombola.train.search import Level, Search
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,14 @@ class IterativePruning:
 
         return prune_levels(search, self.pruning())
 
-    def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
-        """TombolaError if these settings cannot work on this network, trained for `total` iterations."""
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these settings cannot work on this network, trained for `total` iterations under `mask`."""
         from tombola.prune.loop import check_selection, plan_levels
 
         pruning = self.pruning()
-        weights, plan = plan_levels(network, pruning)
+        mask, plan = plan_levels(network, pruning, mask)
         if len(plan) > 1:
-            check_selection(weights, pruning, plan[1])
+            check_selection(network, pruning, mask, plan[1])
         pruning.rewind.step(steps_per_epoch, total)
 
     def pruning(self) -> Pruning:
@@ -104,21 +106,28 @@ class IterativePruning:
             exclude=self.exclude,
         )
 
-    def plan(self, weights: Mapping[str, Tensor], output: str) -> Sequence[Counts]:
-        """Units kept at every level, level 0 first; `output` names the output layer's weight."""
+    def plan(self, mask: Mask, output: str) -> Sequence[Counts]:
+        """Units kept at every level of what `mask` keeps, level 0 first; `output` names the output layer's weight."""
         from tombola.prune.levels import by_density, by_rate
         from tombola.select.patterns import NM, parse_pattern
 
         pattern = parse_pattern(self.pattern)
         if isinstance(pattern, NM):
             return self._n_of_m(pattern.n / pattern.m)
-        sizes = {name: pattern.units(weight.shape) for name, weight in weights.items()}
+        sizes = {name: int(pattern.whole(kept).sum()) for name, kept in mask.items()}
         density = 0.1 if self.density is None and self.levels is None else self.density
         if self.scope == "global":
             sizes = {"": sum(sizes.values())}
             rates = {"": self.rate}
         else:
-            rates = self.rates(weights, output)
+            rates = self.rates(mask, output)
+        if density is not None and mask.density != 1.0:
+            if density >= mask.density:
+                raise TombolaError(
+                    f"density is {density}, but the search starts from a ticket that keeps {mask.density:.4g}; "
+                    "ask for less, or for --levels 0 to train the ticket as it is"
+                )
+            density /= mask.density
         if density is None:
             plan = by_rate(sizes, rates, self.levels or 0)
         else:

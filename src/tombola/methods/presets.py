@@ -61,9 +61,16 @@ _PRESETS: Mapping[tuple[str, str, str], Preset] = {
 }
 
 
+_TRAINED_AS: Mapping[str, str] = {"dense": "imp"}
+"""Methods without recipes of their own -> the method whose recipes they train by."""
+
+
 def preset(method: str, model: str, data: str) -> Preset:
     """The settings of (method, model, data), or none: then the defaults of the dataclasses hold."""
-    return _PRESETS.get((method, model, data), Preset())
+    if (found := _PRESETS.get((method, model, data))) is not None:
+        return found
+    lender = _PRESETS.get((_TRAINED_AS.get(method, method), model, data), Preset())
+    return Preset(lender.recipe)
 
 
 def known_presets() -> tuple[tuple[str, str, str], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -15,16 +16,21 @@ from tombola.errors import TombolaError
 from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
-from tombola.prune.loop import Level, Search
 from tombola.rng.seeds import check_seed
+from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
+from tombola.train.search import Level, Search
 
 Made = TypeVar("Made")
 
 
 class Method(Protocol):
-    """A method is a frozen dataclass of options that finds levels; the last one holds the ticket."""
+    """A method is a frozen dataclass of options that finds levels; the last one holds the ticket.
+
+    It may also have `default_init`, an initialisation for networks by name that are given none, and
+    `init_args()`, what the initialisation is called with.
+    """
 
     name: str
     version: int
@@ -33,7 +39,10 @@ class Method(Protocol):
         """Run the search."""
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
-        """TombolaError if these options cannot work on this network at this length; nothing is trained."""
+        """TombolaError if these options cannot work on this network at this length; nothing is trained.
+
+        A search that starts from a ticket passes the ticket's mask as `mask=` too.
+        """
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class Request:
     seed: int = 0
     replicates: int = 1
     options: Options = Options()
+    start: Ticket | None = None
 
     def __post_init__(self) -> None:
         if self.replicates < 1:
@@ -63,8 +73,10 @@ def make_request(
     seed: int = 0,
     replicates: int = 1,
     options: Options | None = None,
+    start: Ticket | str | Path | None = None,
 ) -> Request:
     """A complete request from what the user gave; presets fill in what is left open."""
+    ticket = start if start is None or isinstance(start, Ticket) else Ticket.load(start)
     spec = ModelSpec(model) if isinstance(model, str) else model
     source = as_data(data)
     name = "imp" if method is None or isinstance(method, Mapping) else method.name
@@ -72,7 +84,7 @@ def make_request(
     chosen = _made(METHODS[name], named.method, method) if not hasattr(method, "find") else method
     if not isinstance(recipe, Recipe):
         recipe = _made(Recipe, named.recipe, recipe)
-    return Request(spec, source, chosen, recipe, seed, replicates, options or Options())
+    return Request(spec, source, chosen, recipe, seed, replicates, options or Options(), ticket)
 
 
 def _made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
 
 from tombola.data.splits import Splits
-from tombola.errors import TombolaError
+from tombola.errors import TicketError, TombolaError
 from tombola.mask import unwrap
 from tombola.models.foreign import filled_args
 from tombola.models.registry import check_name, default_init, is_known, load_checkpoint_
 from tombola.models.spec import ModelSpec
-from tombola.prune.loop import some_inputs
 from tombola.rng.seeds import derive
+from tombola.ticket import checks
 from tombola.ticket.origin import NetworkSpec, Origin
+from tombola.ticket.ticket import Ticket
+from tombola.train.search import some_inputs
 
 
 @dataclass(frozen=True)
@@ -32,21 +36,30 @@ class Start:
         return self.origin.network_module(self.architecture, self.trusted)
 
 
-def start_from(model: nn.Module | ModelSpec, splits: Splits, *, seed: int) -> Start:
+def start_from(
+    model: nn.Module | ModelSpec, splits: Splits, *, seed: int, method: Any = None, ticket: Ticket | None = None
+) -> Start:
     """The start of one search.
 
     A live model is copied and its present weights are the origin. A network of Tombola's own is drawn from the
     seed by its initialisation scheme; so is a foreign one if a scheme is asked for, else its own constructor
-    draws it and the weights are stored. A checkpoint's weights are stored.
+    draws it and the weights are stored. A checkpoint's weights are stored. Where no scheme is asked for, that of
+    the method holds, if it has one.
+    From a `ticket` the search goes on: its trained network is the origin, its seeded weights if it has no other.
 
     Raises:
-        TombolaError: the network cannot be built, or does not take this data.
+        TombolaError: the network cannot be built, or does not take this data, or is not the ticket's.
     """
+    if isinstance(model, ModelSpec) and model.init is None:
+        model = replace(model, init=getattr(method, "default_init", None))
     if isinstance(model, nn.Module):
         own = unwrap(model)
         start = Start(Origin.stored(own), _copied(own).to("cpu"))
     else:
-        start = _by_name(model, splits, seed)
+        init_args = method.init_args() if hasattr(method, "init_args") else {}
+        start = _by_name(model, splits, seed, init_args)
+    if ticket is not None:
+        start = replace(start, origin=_handed_on(ticket, start))
     _check_fits(start, splits)
     return start
 
@@ -61,7 +74,20 @@ def _copied(model: nn.Module) -> nn.Module:
         ) from None
 
 
-def _by_name(spec: ModelSpec, splits: Splits, seed: int) -> Start:
+def _handed_on(ticket: Ticket, start: Start) -> Origin:
+    """The origin of a search that goes on from a ticket."""
+    trained = ticket.trained or ticket.state or ticket.multiplier or ticket.representation.kind != "identity"
+    if not trained and ticket.pruned_rule == "zero" and ticket.pruned_values is None:
+        try:
+            checks.check_against(ticket, start.origin.state_dict(start.architecture, start.trusted))
+        except TicketError as error:
+            raise TombolaError(f"the ticket to start from is of another network: {error}") from None
+        return ticket.origin
+    module = ticket.build("final", model=start.network())
+    return Origin.stored(module, network=start.origin.network)
+
+
+def _by_name(spec: ModelSpec, splits: Splits, seed: int, init_args: Mapping[str, Any]) -> Start:
     shape, classes = splits.input_shape, splits.classes or 1
     own = is_known(spec.name)
     check_name(spec.name)
@@ -71,7 +97,9 @@ def _by_name(spec: ModelSpec, splits: Splits, seed: int) -> Start:
     init = spec.init or default_init(spec.name)
     if spec.checkpoint is None and init is not None:
         model = None if own else _built(network, seed)
-        return Start(Origin.seeded(network, init, derive(seed, "init"), model=model), None, trusted)
+        return Start(
+            Origin.seeded(network, init, derive(seed, "init"), model=model, init_args=init_args), None, trusted
+        )
     module = _built(network, seed)
     if spec.checkpoint is not None:
         load_checkpoint_(module, spec.checkpoint)

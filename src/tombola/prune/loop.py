@@ -6,73 +6,37 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.mask import Mask, parameters_by_name, prunable
 from tombola.prune.connectivity import is_cut
 from tombola.prune.rewind import Rewind
-from tombola.prune.trial import Bench, Trial, run_trial
 from tombola.rng.seeds import derive, generator
-from tombola.runs.directory import Stage
 from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import Pattern
 from tombola.select.select import select
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
-from tombola.train.feeds import evaluation_feed, training_feed
+from tombola.train.feeds import training_feed
+from tombola.train.search import Level, Search, level_result, some_inputs
+from tombola.train.trial import run_trial
 
 Counts = Mapping[str, int] | int | None
 """Units to keep: per layer, or over all layers; None where the pattern (N:M) fixes them."""
 
 
 @dataclass(frozen=True)
-class Search:
-    """What a search starts from, and where its stages go (None: nowhere, all stays in memory).
-
-    `architecture` stands in for the network of a user's own model, which cannot be built by name.
-    """
-
-    bench: Bench
-    origin: Origin
-    seed: int
-    provenance: Mapping[str, Any]
-    architecture: nn.Module | None = None
-    trusted: tuple[str, ...] = ()
-    directory: Path | None = None
-    prefix: str = ""
-
-    def network(self, origin: Origin | None = None) -> nn.Module:
-        """A fresh module at the origin."""
-        return (origin or self.origin).network_module(self.architecture, self.trusted)
-
-    def state(self) -> State:
-        """The origin's full state, on the CPU."""
-        return self.origin.state_dict(self.architecture, self.trusted)
-
-    def stage(self, name: str) -> Stage | None:
-        """The stage of that name under this search's prefix."""
-        return Stage(self.directory / self.prefix / name) if self.directory else None
-
-    def path(self, name: str) -> str:
-        """A stage's path relative to the run directory."""
-        return f"{self.prefix}/{name}" if self.prefix else name
-
-
-@dataclass(frozen=True)
 class Pruning:
     """The axes of the loop.
 
-    `plan` gives the units kept at each level from the prunable weights and the name of the output layer's.
+    `plan` gives the units kept at each level from the mask to begin with and the name of the output layer's weight.
     """
 
-    plan: Callable[[Mapping[str, Tensor], str], Sequence[Counts]]
+    plan: Callable[[Mask, str], Sequence[Counts]]
     criterion: Criterion
     scope: str
     pattern: Pattern
@@ -81,23 +45,14 @@ class Pruning:
     exclude: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Level:
-    """One round: its ticket, and its figures as the run's JSON holds them."""
-
-    level: int
-    ticket: Ticket
-    result: dict[str, Any]
-
-
 def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     """Level 0 trains the dense network; each later level prunes what the last one trained, rewinds, and trains.
 
     Raises:
         TombolaError: a level's mask leaves no path from the input to the output.
     """
-    weights, plan = plan_levels(search.network(), pruning)
-    mask, levels = Mask.full(weights), list[Level]()
+    mask, plan = plan_levels(search.network(), pruning, search.mask)
+    levels = list[Level]()
     for level, counts in enumerate(plan):
         if level > 0:
             mask = _next_mask(search, pruning, levels[-1], counts)
@@ -105,18 +60,23 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     return levels
 
 
-def plan_levels(network: nn.Module, pruning: Pruning) -> tuple[dict[str, nn.Parameter], Sequence[Counts]]:
-    """The prunable weights, and the units that each level keeps of them."""
+def plan_levels(network: nn.Module, pruning: Pruning, mask: Mask | None = None) -> tuple[Mask, Sequence[Counts]]:
+    """The mask to begin with (`mask`, or everything), and the units that each level keeps of it."""
     weights = prunable(network, include=pruning.include, exclude=pruning.exclude)
     if not weights:
         raise TombolaError("the network has no prunable weight; widen what is prunable with --include")
-    return weights, pruning.plan(weights, next(reversed(prunable(network)), ""))
+    if mask is not None and mask.keys() != weights.keys():
+        odd = sorted(mask.keys() ^ weights.keys())
+        raise TombolaError(
+            f"the ticket to start from and the search differ in {odd[0]!r}; set --include and --exclude alike"
+        )
+    mask = mask or Mask.full(weights)
+    return mask, pruning.plan(mask, next(reversed(prunable(network)), ""))
 
 
-def check_selection(weights: Mapping[str, Tensor], pruning: Pruning, counts: Counts) -> None:
+def check_selection(network: nn.Module, pruning: Pruning, mask: Mask, counts: Counts) -> None:
     """Score and select once on untrained weights: a criterion or pattern that cannot work says so before training."""
-    at = {name: weight.detach() for name, weight in weights.items()}
-    mask = Mask.full(at)
+    at = {name: weight.detach() for name, weight in parameters_by_name(network).items() if name in mask}
     scores = _scores(pruning, Context(at, at, gradient=at, generator=generator(0, "rehearsal"), mask=mask))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -167,7 +127,7 @@ def _train_level(search: Search, pruning: Pruning, level: int, mask: Mask, befor
         model,
         seed=search.seed,
         label=f"level {level}  {mask.density:6.1%}",
-        mask=mask if level else None,
+        mask=mask if level or search.mask is not None else None,
         start=start,
         capture=rewound if level == 0 and rewound else None,
         stage=stage,
@@ -246,23 +206,3 @@ def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:
         torch.manual_seed(derive(search.seed, "gradient"))
         search.bench.splits.task.loss(model(x), y).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in parameters_by_name(model).items() if name in mask and p.grad is not None}
-
-
-def level_result(level: int, mask: Mask, trial: Trial, path: str) -> dict[str, Any]:
-    """The figures of one trained network under a mask, as run JSON and report hold them."""
-    return {
-        "level": level,
-        "density": mask.density,
-        "kept": mask.kept,
-        "total": mask.total,
-        **trial.result,
-        "layers": [{"name": name, "kept": kept, "total": total} for name, (kept, total) in mask.counts().items()],
-        "metrics": f"{path}/metrics.csv",
-        "ticket": f"{path}/network.ticket",
-    }
-
-
-def some_inputs(splits: Splits, count: int = 16) -> Tensor:
-    """A few validation inputs, as the network sees them."""
-    x, _ = next(evaluation_feed(splits, splits.val, torch.device("cpu"), False).sweep())
-    return x[:count]

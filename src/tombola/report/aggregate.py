@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tombola.report.summary import Find, Layer, Level
+from tombola.report.levels import FEWEST, Layer, Level
+from tombola.report.summary import Find
 
-FEWEST = 3  # values that an interval needs, as in verify
 Reading = Callable[[Level], float | None]
 
 
@@ -143,24 +143,40 @@ def read_log(path: Path, column: str) -> dict[int, float]:
 
 
 def curve(paths: Iterable[Path | None], column: str) -> Curve | None:
-    """The curve over several logs; None where fewer than two iterations can be drawn.
+    """The curve over several logs, as :func:`merged` gives it."""
+    return merged(read_log(path, column) for path in paths if path is not None)
 
-    An iteration is drawn where as many logs reach it as reach the most visited one, so that the mean never
-    jumps because a log ended.
+
+def joined_log(levels: Sequence[Level], column: str) -> dict[int, float]:
+    """``column`` by step over levels trained one after the other, each beginning where the last one ended."""
+    series: dict[int, float] = {}
+    before = 0
+    for level in levels:
+        log = read_log(level.metrics, column) if level.metrics is not None else {}
+        for step, value in log.items():
+            series.setdefault(before + step, value)
+        before += level.steps or max(log, default=0)
+    return series
+
+
+def merged(logs: Iterable[Mapping[int, float]]) -> Curve | None:
+    """The curve over several series by step; None where fewer than two iterations can be drawn.
+
+    An iteration is drawn where as many series reach it as reach the most visited one, so that the mean never
+    jumps because one ended.
     """
-    logs = [log for log in (read_log(path, column) for path in paths if path is not None) if log]
-    merged: dict[int, list[float]] = defaultdict(list)
+    values_at: dict[int, list[float]] = defaultdict(list)
     for log in logs:
         for step, value in log.items():
-            merged[step].append(value)
-    most = max(map(len, merged.values()), default=0)
-    steps = tuple(step for step in sorted(merged) if len(merged[step]) == most)
+            values_at[step].append(value)
+    most = max(map(len, values_at.values()), default=0)
+    steps = tuple(step for step in sorted(values_at) if len(values_at[step]) == most)
     if len(steps) < 2:
         return None
     return Curve(
         steps,
-        tuple(math.fsum(merged[s]) / most for s in steps),
-        tuple(min(merged[s]) for s in steps),
-        tuple(max(merged[s]) for s in steps),
+        tuple(math.fsum(values_at[s]) / most for s in steps),
+        tuple(min(values_at[s]) for s in steps),
+        tuple(max(values_at[s]) for s in steps),
         most,
     )

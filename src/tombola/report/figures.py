@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tombola.report import style
-from tombola.report.aggregate import FEWEST, Curve, Point, spread
+from tombola.report.aggregate import Curve, Point
 from tombola.report.style import Look, plain
-from tombola.report.summary import Arm, Comparison, Layer
+from tombola.report.levels import FEWEST, Layer
+from tombola.report.summary import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,6 +37,17 @@ class Trace:
     label: str
     look: Look
     curve: Curve
+
+
+@dataclass(frozen=True)
+class Row:
+    """Results of one arm: single replicates, their mean and its 95 % interval."""
+
+    label: str
+    look: Look
+    values: tuple[float, ...]
+    mean: float | None
+    interval: tuple[float, float] | None
 
 
 def band_kind(series: Sequence[Series]) -> str:
@@ -272,23 +284,20 @@ def _few_minor(value: float, _position: object = None) -> str:
     return f"{value:g}" if lead in (2, 5) else ""
 
 
-def arms_figure(arms: Mapping[str, Arm], *, xlabel: str, factor: float = 1.0) -> Figure:
-    """Test results of the arms of a verification: replicates as faint dots, mean and 95 % interval bold."""
+def arms_figure(rows: Sequence[Row], *, xlabel: str, factor: float = 1.0) -> Figure:
+    """Results of several arms: replicates as faint dots, mean and 95 % interval bold."""
     with style.styled():
-        figure = style.new_figure(0.85 + 0.42 * len(arms))
+        figure = style.new_figure(0.85 + (0.42 if len(rows) <= 12 else 0.3) * len(rows))
         axes = figure.add_subplot()
-        for row, (name, arm) in enumerate(arms.items()):
-            look = style.arm_look(name)
-            values = [factor * v for v in arm.test_accuracy]
-            found = spread(arm.test_accuracy)
-            mean = arm.mean if arm.mean is not None else found.mean if found else None
-            ends = arm.interval or (found.interval if found else None)
-            axes.plot(values, [row + 0.24] * len(values), look.marker, color=look.colour, alpha=0.45, markersize=3.2)
-            if ends is not None:
-                axes.plot([factor * e for e in ends], [row, row], color=look.colour, linewidth=2.4)
-            if mean is not None:
-                axes.plot([factor * mean], [row], look.marker, color=look.colour, markersize=7)
-        _rows(axes, [style.arm_name(name) for name in arms])
+        for at, row in enumerate(rows):
+            look = row.look
+            values = [factor * v for v in row.values]
+            axes.plot(values, [at + 0.24] * len(values), look.marker, color=look.colour, alpha=0.45, markersize=3.2)
+            if row.interval is not None:
+                axes.plot([factor * e for e in row.interval], [at, at], color=look.colour, linewidth=2.4)
+            if row.mean is not None:
+                axes.plot([factor * row.mean], [at], look.marker, color=look.colour, markersize=7)
+        _rows(axes, [plain(row.label, 22) for row in rows])
         axes.set_xlabel(xlabel)
     return figure
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
 from tombola.report import plots, style, tables, words
-from tombola.report.plots import Plot
+from tombola.report.plot import Plot, files
 from tombola.report.summary import Run, read_runs
 from tombola.report.tables import Table
 from tombola.report.words import Unit
@@ -97,7 +97,7 @@ def _draw(drawn: Sequence[Plot], folder: Path, prefix: str) -> tuple[tuple[Shown
     shown: list[Shown] = []
     written: list[Path] = []
     for plot in drawn:
-        svg, paths = plots.files(plot, folder, prefix)
+        svg, paths = files(plot, folder, prefix)
         names = tuple(f"{folder.name}/{path.name}" for path in paths)
         shown.append(Shown(plot.title, plot.caption, svg, (names[0], names[1])))
         written += paths

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tombola.report import figures, style, words
 from tombola.report.aggregate import (
@@ -16,53 +13,20 @@ from tombola.report.aggregate import (
     observed_stop,
     pick,
     points,
+    spread,
 )
-from tombola.report.figures import Series, Trace
+from tombola.report.figures import Row, Series, Trace
+from tombola.report.plot import Plot, band_words, close_up
 from tombola.report.style import Look
-from tombola.report.summary import Find, Layer, Run, Verify
-from tombola.report.words import Unit, plural
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-@dataclass(frozen=True)
-class Plot:
-    """A figure, the name of its files, its heading and its caption."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
-
-
-def _band_words(series: Sequence[Series]) -> str:
-    sizes = [p.spread.n for line in series for p in line.points]
-    few, many = min(sizes), max(sizes)
-    over = plural(many, "replicate") if few == many else f"{few} to {many} replicates"
-    kind = figures.band_kind(series)
-    if kind == "none":
-        return "One replicate, so no band."
-    band = "95 % t-interval of the mean" if kind == "interval" else "lowest to highest"
-    return f"Line: mean over {over}; band: {band}."
+from tombola.report.levels import Layer
+from tombola.report.summary import Arm, Find, Run, Verify
+from tombola.report.words import Unit
 
 
 def arm_series(find: Find, reading: Reading) -> tuple[Series, ...]:
     """A line per arm that has at least one value."""
     found = (Series(style.arm_name(arm), style.arm_look(arm), points(find, arm, reading)) for arm in find.arms)
     return tuple(line for line in found if any(p.density > 0 for p in line.points))
-
-
-def _close_up(series: Sequence[Series], dense: float | None) -> tuple[float, float] | None:
-    """Limits that show the crowd near the top, where the whole range hides it; None where it does not."""
-    means = sorted(p.spread.mean for line in series for p in line.points)
-    top = max(means[-1], dense if dense is not None else means[-1])
-    whole = top - means[0]
-    reach = max(top - means[len(means) // 4], whole / 40)
-    if whole < 0.02 or len(means) < 6 or 3 * reach > whole:
-        return None
-    highest = max(p.spread.high for line in series for p in line.points)
-    return top - 2 * reach, max(top + 0.35 * reach, highest + 0.1 * reach)
 
 
 def _accuracy(find: Find, early: bool) -> list[Plot]:
@@ -80,17 +44,17 @@ def _accuracy(find: Find, early: bool) -> list[Plot]:
         Plot(
             f"{slug}-density",
             title,
-            f"Test {find.metric} {when}, from dense (left) to sparse (right). {_band_words(series)}",
+            f"Test {find.metric} {when}, from dense (left) to sparse (right). {band_words(series)}",
             figures.density_figure(series, ylabel=label, factor=unit.factor, dense=dense),
         )
     ]
-    window = _close_up(series, dense) if unit.percent else None
+    window = close_up(series, dense) if unit.percent else None
     if window is not None:
         plots.append(
             Plot(
                 f"{slug}-density-close",
                 f"{title}, close up",
-                f"The same numbers near the top; what falls below is cut off. {_band_words(series)}",
+                f"The same numbers near the top; what falls below is cut off. {band_words(series)}",
                 figures.density_figure(series, ylabel=label, factor=unit.factor, dense=dense, window=window),
             )
         )
@@ -110,7 +74,7 @@ def _early_stop(find: Find) -> list[Plot]:
         Plot(
             "early-stop-density",
             "Early-stop iteration against density",
-            f"Iteration of the lowest validation loss: lower is faster. {_band_words(series)}{note}",
+            f"Iteration of the lowest validation loss: lower is faster. {band_words(series)}{note}",
             figures.density_figure(series, ylabel="Early-stop iteration", counts=True),
         )
     ]
@@ -189,13 +153,14 @@ def _proof(verify: Verify) -> list[Plot]:
     plots = []
     arms = {name: arm for name, arm in verify.arms.items() if arm.test_accuracy or arm.mean is not None}
     if arms:
+        rows = [_row(name, arm) for name, arm in arms.items()]
         plots.append(
             Plot(
                 "verify-arms",
                 "The ticket and its rivals",
                 f"Test {verify.metric} of each arm on fresh seeds. Large mark: mean; bar: 95 % t-interval; "
                 "small marks: single replicates.",
-                figures.arms_figure(arms, xlabel=unit.axis("Test"), factor=unit.factor),
+                figures.arms_figure(rows, xlabel=unit.axis("Test"), factor=unit.factor),
             )
         )
     compared = {name: item for name, item in verify.comparisons.items() if item.difference is not None}
@@ -218,6 +183,17 @@ def _proof(verify: Verify) -> list[Plot]:
             )
         )
     return plots
+
+
+def _row(name: str, arm: Arm) -> Row:
+    found = spread(arm.test_accuracy)
+    return Row(
+        label=style.arm_name(name),
+        look=style.arm_look(name),
+        values=arm.test_accuracy,
+        mean=arm.mean if arm.mean is not None else found.mean if found else None,
+        interval=arm.interval or (found.interval if found else None),
+    )
 
 
 def _verify_traces(verify: Verify) -> list[Plot]:
@@ -275,7 +251,7 @@ def combined_plots(runs: Sequence[Run]) -> list[Plot]:
         same = {(run.find.model, run.find.data) for run in group if run.find is not None}
         note = "" if len(same) == 1 else " The runs differ in model or data: heights do not compare."
         suffix = "" if index == 0 else f"-{index + 1}"
-        caption = f"Test {metric} of each run's tickets at the end of training. {_band_words(series)}{note}"
+        caption = f"Test {metric} of each run's tickets at the end of training. {band_words(series)}{note}"
         label = unit.axis("Test")
         plots.append(
             Plot(
@@ -285,23 +261,14 @@ def combined_plots(runs: Sequence[Run]) -> list[Plot]:
                 figures.density_figure(series, ylabel=label, factor=unit.factor),
             )
         )
-        window = _close_up(series, None) if unit.percent else None
+        window = close_up(series, None) if unit.percent else None
         if window is not None:
             plots.append(
                 Plot(
                     f"runs-accuracy-density-close{suffix}",
                     "The runs side by side, close up",
-                    f"The same numbers near the top; what falls below is cut off. {_band_words(series)}",
+                    f"The same numbers near the top; what falls below is cut off. {band_words(series)}",
                     figures.density_figure(series, ylabel=label, factor=unit.factor, window=window),
                 )
             )
     return plots
-
-
-def files(plot: Plot, folder: Path, prefix: str = "") -> tuple[str, tuple[Path, Path]]:
-    """Write ``<prefix><name>.svg`` and ``.pdf`` into ``folder``; returns the inline SVG and the two paths."""
-    svg = style.svg_bytes(plot.figure)
-    paths = folder / f"{prefix}{plot.name}.svg", folder / f"{prefix}{plot.name}.pdf"
-    paths[0].write_bytes(svg)
-    paths[1].write_bytes(style.pdf_bytes(plot.figure))
-    return style.inline_svg(svg, f"{prefix}{plot.name}"), paths

@@ -8,45 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tombola.errors import TombolaError
+from tombola.report.comparison import Study, read_study
+from tombola.report.levels import Level, inside, read_interval, read_level
 from tombola.report.nodes import Node, load
 from tombola.report.unfinished import partial_search
 
 ARMS = ("ticket", "random", "reinit", "dense")
 NOT_VERIFIED = "No verification was given: this ticket has not been trained on fresh seeds against its controls."
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Weights kept in one layer."""
-
-    name: str
-    kept: int
-    total: int
-
-    @property
-    def density(self) -> float:
-        return self.kept / self.total if self.total else 0.0
-
-
-@dataclass(frozen=True)
-class Level:
-    """One trained network of one arm. Accuracies and densities are fractions; absent values are None."""
-
-    level: int
-    density: float
-    kept: int | None = None
-    total: int | None = None
-    early_stop_iteration: int | None = None
-    early_stop_observed: bool = False
-    test_accuracy: float | None = None
-    test_accuracy_early_stop: float | None = None
-    val_accuracy: float | None = None
-    val_loss_min: float | None = None
-    train_accuracy: float | None = None
-    steps: int | None = None
-    seconds: float | None = None
-    layers: tuple[Layer, ...] = ()
-    metrics: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -127,61 +95,14 @@ class Run:
     fingerprint: str
     find: Find | None = None
     verify: Verify | None = None
+    study: Study | None = None
     other: Mapping[str, object] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
-
-
-def inside(root: Path, name: str) -> Path | None:
-    """``root/name`` if that stays inside ``root``, else None: a run may only name its own files."""
-    path = root / name
-    return path if path.resolve().is_relative_to(root.resolve()) else None
-
-
-def _interval(node: Node, key: str) -> tuple[float, float] | None:
-    ends = [item.as_number() for item in node.elements(key)]
-    if not ends:
-        return None
-    if len(ends) != 2:
-        raise Node(len(ends), f"{node.where}.{key} (length)").wrong("2 ends")
-    low, high = ends
-    return None if low is None or high is None else (min(low, high), max(low, high))
 
 
 def _iterations(node: Node, key: str) -> tuple[int | None, ...]:
     values = (item.as_number(0) for item in node.elements(key))
     return tuple(None if value is None else int(value) for value in values)
-
-
-def _layer(node: Node) -> Layer:
-    kept, total = node.integer("kept"), node.integer("total")
-    if kept is None or total is None or kept > total:
-        raise Node(node.value, node.where).wrong("a layer with 0 <= kept <= total")
-    return Layer(node.text("name", "?"), kept, total)
-
-
-def _level(node: Node, root: Path, top: float) -> Level:
-    index, density = node.integer("level"), node.number("density", 0, 1)
-    if index is None or density is None:
-        raise node.wrong("a level with `level` and `density`")
-    stop = node.integer("early_stop_iteration")
-    metrics = node.text("metrics")
-    return Level(
-        level=index,
-        density=density,
-        kept=node.integer("kept"),
-        total=node.integer("total"),
-        early_stop_iteration=stop,
-        early_stop_observed=stop is not None and node.flag("early_stop_observed", True),
-        test_accuracy=node.number("test_accuracy", -top, top),
-        test_accuracy_early_stop=node.number("test_accuracy_early_stop", -top, top),
-        val_accuracy=node.number("val_accuracy", -top, top),
-        val_loss_min=node.number("val_loss_min"),
-        train_accuracy=node.number("train_accuracy", -top, top),
-        steps=node.integer("steps"),
-        seconds=node.number("seconds", 0),
-        layers=tuple(_layer(item) for item in node.elements("layers")),
-        metrics=inside(root, metrics) if metrics else None,
-    )
 
 
 def _find(node: Node, root: Path) -> Find:
@@ -190,7 +111,7 @@ def _find(node: Node, root: Path) -> Find:
     replicates = []
     for index, item in enumerate(node.elements("replicates")):
         arms = {
-            name: tuple(sorted((_level(entry, root, top) for entry in levels.items()), key=lambda x: x.level))
+            name: tuple(sorted((read_level(entry, root, top) for entry in levels.items()), key=lambda x: x.level))
             for name, levels in item.members("arms")
         }
         number = item.integer("replicate")
@@ -205,7 +126,7 @@ def _arm(node: Node, root: Path, top: float) -> Arm:
     return Arm(
         test_accuracy=tuple(value for value in accuracies if value is not None),
         mean=node.number("mean"),
-        interval=_interval(node, "interval"),
+        interval=read_interval(node, "interval"),
         early_stop_iteration=_iterations(node, "early_stop_iteration"),
         iterations_to_dense_loss=_iterations(node, "iterations_to_dense_loss"),
         metrics=tuple(path for path in (inside(root, name) for name in names) if path is not None),
@@ -216,7 +137,7 @@ def _comparison(node: Node) -> Comparison:
     verdict = node.text("verdict", "undecided")
     if verdict not in ("yes", "no", "undecided"):
         raise Node(verdict, f"{node.where}.verdict").wrong("yes, no or undecided")
-    interval = _interval(node, "interval")
+    interval = read_interval(node, "interval")
     difference, lower = node.number("difference"), node.number("lower")
     return Comparison(difference, lower, interval, node.text("claim"), verdict)
 
@@ -276,7 +197,7 @@ def read_run(path: Path) -> Run:
     kind = head.text("kind", "unknown")
     config = head.get("config")
     missing: list[str] = []
-    find = verify = None
+    find = verify = study = None
     other: Mapping[str, object] = {}
     if result is not None:
         what = result.text("kind", kind)
@@ -285,6 +206,9 @@ def read_run(path: Path) -> Run:
             missing += _gaps(find)
         elif what == "verify" and proof is None:
             proof = result
+        elif what == "study" and result.get("arms") is not None:
+            study = read_study(result, path)
+            missing += study.gaps
         elif isinstance(result.value, dict):
             other = result.value
             missing.append(f"There are no figures for results of kind {what!r}: they are listed as found.")
@@ -311,6 +235,7 @@ def read_run(path: Path) -> Run:
         fingerprint=head.text("fingerprint"),
         find=find,
         verify=verify,
+        study=study,
         other=other,
         missing=tuple(missing),
     )

@@ -1,9 +1,11 @@
 """Exact selection of the k largest scores, in linear time and without sorting them.
 
 Floyd and Rivest's selection ("Expected time bounds for selection", CACM 1975): a sample brackets the
-threshold, one pass counts the scores against the bracket and sets aside the few inside it, the threshold is
-found among those, one more pass writes the mask. The answer never depends on the sample; a bracket that
-missed only costs time. On other devices than the CPU: `radix.py`, with the same results.
+threshold; one pass writes the mask as far as the bracket tells it and sets aside the few scores inside; the
+threshold is found among those, and their places in the mask are set right. Where the same scores are selected
+again and again, changing little, the last threshold gives a better bracket than any sample (`Near`). The
+answer never depends on the bracket; one that missed only costs time. On other devices than the CPU:
+`radix.py`, with the same results.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from types import ModuleType
@@ -26,40 +29,233 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
+    Layout = tuple[tuple[int, ...], tuple[int, ...]]  # (shape, its dimensions, the slowest in memory first)
 
-__all__ = ["keep_largest"]
+__all__ = ["Near", "keep_largest"]
 
 _SMALL = 8192  # below this, partition everything
 _PIECE = 250_000  # fewer scores than this are not worth another thread
+_INSIDE = 1 / 400  # of the scores, how many the bracket of `Near` should hold, at least
+_FEW = 32  # as _INSIDE, for few scores
+_WIDER = 16  # how many times wider than that it may become when the threshold moves
 
 
-def keep_largest(scores: Tensor, k: int, *, out: Tensor | None = None) -> Tensor:
+@dataclass
+class Near:
+    """Where the last threshold lay, for the next selection among almost the same scores.
+
+    Empty at first; every `keep_largest` that is given it brings it up to date. It speeds up the search alone:
+    after any change of the scores, their number or their dtype the result is the same as without.
+
+    Attributes:
+        low, high: the bracket to try first; None where there is none.
+        value: the last threshold.
+        moved: how far the threshold has moved per call: the largest move lately, the older ones fading.
+    """
+
+    low: float | None = None
+    high: float | None = None
+    value: float | None = None
+    moved: float = 0.0
+
+    def forget(self) -> None:
+        """Empty it."""
+        self.low = self.high = self.value = None
+        self.moved = 0.0
+
+    def remember(self, value: float, least: float, most: float, share: float) -> None:
+        """The threshold was `value`; `share` times as many scores as a bracket should hold lay in least..most."""
+        half = (most - least) / 2 * min(1 / share, 4.0)
+        if self.value is not None:
+            self.moved = max(abs(value - self.value), 0.75 * self.moved)
+        half = min(max(half, 2 * self.moved), _WIDER * half)
+        if not math.isfinite(half):
+            self.forget()
+            return
+        self.low, self.high, self.value = value - half, value + half, value
+
+
+def keep_largest(
+    scores: Tensor, k: int, *, out: Tensor | None = None, near: Near | None = None, magnitude: bool = False
+) -> Tensor:
     """Bool in the shape of `scores` with exactly `k` True: the largest, ties to the lower flat index.
 
     -0.0 ties with +0.0 and -inf comes last. Any real dtype (half precision is compared as float32), any
-    strides, any device, any size.
+    strides, any device, any size. Scores that are dense in another order of dimensions (channels_last) are
+    not copied; the flat index of a tie is the one of their shape, not of their memory, all the same.
 
     Args:
-        out: where to write it and what to return: a contiguous bool tensor in the scores' shape, on their
-            device. Worth giving in a loop: fetching fresh memory costs more than the selection. Untouched on
-            error.
+        out: where to write it and what to return: a bool tensor in the scores' shape, on their device,
+            contiguous or, for dense scores, with their strides (the faster one). Worth giving in a loop:
+            fetching fresh memory costs more than the selection. Without it the result is contiguous.
+            Untouched on error, but for NaN.
+        near: remembers the threshold from call to call: one for each tensor whose scores change little in
+            between. For floats on the CPU; elsewhere it is left alone. The result never depends on it.
+        magnitude: select by the scores' absolute values.
 
     Raises:
         TombolaError: NaN among the scores, k outside 0..n, a complex or sparse dtype, or an unfit `out`.
     """
     scores = scores.detach()
     radix.refuse(k, scores.numel(), 0)
-    if out is None:
-        out = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    elif out.shape != scores.shape or out.dtype != torch.bool or not out.is_contiguous() or out.device != scores.device:
+    order = None if scores.is_contiguous() else _memory_order(scores)
+    if out is not None:
+        _check_out(out, scores, order)
+    if not scores.is_cpu:
+        kept = radix.keep_largest(_magnitudes(scores) if magnitude else scores, k)
+        return kept if out is None else out.copy_(kept)
+    if out is not None and (order is None or out.permute(order).is_contiguous()):
+        _keep(scores, k, out, order, near, magnitude)
+        return out
+    kept = torch.empty(scores.shape, dtype=torch.bool) if order is None else _empty_mask(scores)
+    _keep(scores, k, kept, order, near, magnitude)
+    return kept.contiguous() if out is None else out.copy_(kept)
+
+
+def _memory_order(scores: Tensor) -> tuple[int, ...] | None:
+    """The dimensions, the slowest in memory first, if in that order the scores are contiguous."""
+    strides = scores.stride()
+    order = tuple(sorted(range(scores.dim()), key=lambda d: -strides[d]))
+    return order if scores.permute(order).is_contiguous() else None
+
+
+def _empty_mask(scores: Tensor) -> Tensor:
+    """An unwritten mask with the strides of dense scores."""
+    return torch.empty_like(scores, dtype=torch.bool, memory_format=torch.preserve_format)
+
+
+def _check_out(out: Tensor, scores: Tensor, order: tuple[int, ...] | None) -> None:
+    """A TombolaError unless the mask can be written to `out`."""
+    fits = out.is_contiguous() or (order is not None and out.shape == scores.shape and out.stride() == scores.stride())
+    if out.shape != scores.shape or out.dtype != torch.bool or not fits or out.device != scores.device:
         raise TombolaError(
             f"out is {out.dtype} {tuple(out.shape)} on {out.device}; it must be a contiguous bool tensor "
-            f"{tuple(scores.shape)} on {scores.device}, like the scores"
+            f"{tuple(scores.shape)} on {scores.device}, like the scores, or have the strides of dense scores"
         )
-    if scores.device.type != "cpu":
-        return out.copy_(radix.keep_largest(scores, k))
-    _write(radix.comparable(scores).contiguous().view(-1).numpy(), k, out.view(-1).numpy())
-    return out
+
+
+def _magnitudes(scores: Tensor) -> Tensor:
+    """|scores|, exact: that of the least signed integer exists without a sign only."""
+    unsigned = {
+        torch.int8: torch.uint8,
+        torch.int16: torch.uint16,
+        torch.int32: torch.uint32,
+        torch.int64: torch.uint64,
+    }
+    if scores.dtype in unsigned:
+        return scores.abs().view(unsigned[scores.dtype])
+    return scores.abs() if scores.is_floating_point() else scores
+
+
+def _keep(
+    scores: Tensor, k: int, kept: Tensor, order: tuple[int, ...] | None, near: Near | None, magnitude: bool
+) -> None:
+    """Write the mask to `kept`, which lies in memory as the scores do, or is contiguous where `order` is None."""
+    real = radix.comparable(scores)
+    if real.is_floating_point() and 0 < k < real.numel():
+        layout = None if order is None else (tuple(scores.shape), order)
+        if _keep_by_bracket(_flat(real, order), k, _flat(kept, order), layout, near, magnitude):
+            return
+    plain = kept if kept.is_contiguous() else torch.empty(kept.shape, dtype=torch.bool)
+    real = _magnitudes(real) if magnitude else real
+    _write(_flat(real, None), k, _flat(plain, None))
+    if plain is not kept:
+        kept.copy_(plain)
+
+
+def _flat(t: Tensor, order: tuple[int, ...] | None) -> Array:
+    """The elements in memory order (a view), or in the order of the shape (a view of what is contiguous)."""
+    array = t.numpy()
+    return (array if order is None else array.transpose(order)).reshape(-1)
+
+
+# ---- in one pass: few scores inside a bracket ----------------------------------------------------------------
+
+
+def _keep_by_bracket(x: Array, k: int, out: Array, layout: Layout | None, near: Near | None, magnitude: bool) -> bool:
+    """Whether out[i] = (x[i] is among the k largest floats) could be written; 0 < k < n.
+
+    Not where many scores tie around the threshold or some are NaN.
+    """
+    if near is not None and near.low is not None and near.high is not None:
+        if _keep_between(x, k, near.low, near.high, x.size // 16, out, layout, near, magnitude):
+            return True
+    low, high = _ranks(x, k, magnitude) if x.size <= _SMALL else _bracket(_sample(x, magnitude), k / x.size)
+    return _keep_between(x, k, float(low), float(high), x.size // 4, out, layout, near, magnitude)
+
+
+def _keep_between(
+    x: Array,
+    k: int,
+    low: float,
+    high: float,
+    room: int,
+    out: Array,
+    layout: Layout | None,
+    near: Near | None,
+    magnitude: bool,
+) -> bool:
+    """As `_keep_by_bracket`, if the threshold lies in low..high and at most about `room` scores do."""
+    pieces = _pieces(x.size)
+    room = min(room + 4096, x.size)
+    choose = _kernels().choose if len(pieces) == 1 else _choose_in_threads
+    value, kept, equal, least, most, inside = choose(x, k, low, high, magnitude, room, out)
+    if equal == 0:
+        return False
+    if kept < equal and layout is not None:
+        _settle_ties(x, value, kept, magnitude, layout, out)
+    if near is not None:
+        near.remember(value, least, most, inside / max(_INSIDE * x.size, _FEW))
+    return True
+
+
+def _choose_in_threads(
+    x: Array, k: int, low: float, high: float, magnitude: bool, room: int, out: Array
+) -> tuple[float, int, int, float, float, int]:
+    """As `_kernels.choose`."""
+    import numpy as np
+
+    pieces = _pieces(x.size)
+
+    def mark(start: int, stop: int) -> tuple[int, Array, Array]:
+        size = min(room // len(pieces) + 4096, stop - start)
+        values, places = np.empty(size, x.dtype), np.empty(size, np.int64)
+        above, found = _kernels().mark(x, start, stop, low, high, magnitude, out, values, places)
+        return above, values[:found], places[:found]
+
+    aboves, parts, at = zip(*_each(pieces, mark), strict=True)
+    if min(aboves) < 0:
+        return 0.0, 0, 0, 0.0, 0.0, 0
+    values = np.concatenate(parts)
+    value, kept, equal, least, most = _kernels().settle(values, np.concatenate(at), k - sum(aboves), out)
+    return value, kept, equal, least, most, values.size
+
+
+def _settle_ties(x: Array, value: float, wanted: int, magnitude: bool, layout: Layout, out: Array) -> None:
+    """Keep of the ties with `value` the `wanted` that come first in the tensor's shape."""
+    import numpy as np
+
+    places = np.flatnonzero((np.abs(x) if magnitude else x) == value)
+    shape, order = layout
+    index: list[Any] = [None] * len(shape)
+    for dimension, along in zip(order, np.unravel_index(places, [shape[d] for d in order]), strict=True):
+        index[dimension] = along
+    first = np.argsort(np.ravel_multi_index(tuple(index), shape))[:wanted]
+    out[places] = False
+    out[places[first]] = True
+
+
+def _ranks(x: Array, k: int, magnitude: bool) -> tuple[Any, Any]:
+    """Two values that hold the threshold between them, and about _FEW of the scores."""
+    import numpy as np
+
+    at = x.size - k
+    first, last = max(at - _FEW // 2, 0), min(at + _FEW // 2, x.size - 1)
+    ordered = np.partition(np.abs(x) if magnitude else x, (first, last))
+    return ordered[first], ordered[last]
+
+
+# ---- any scores: integers, and floats that tie around the threshold ------------------------------------------
 
 
 def _write(x: Array, k: int, out: Array) -> None:
@@ -85,7 +281,7 @@ def _threshold(x: Array, k: int, pieces: list[tuple[int, int]]) -> tuple[Any, in
     if x.size <= _SMALL:
         radix.refuse(k, x.size, sum(_each(pieces, lambda a, b: _kernels().count_nan(x[a:b]))))
         return _among(x, k)
-    low, high = _bracket(_sample(x), k / x.size)
+    low, high = _bracket(_sample(x, False), k / x.size)
     above, inside = _split(x, low, high, pieces)
     if not above < k <= above + inside.size:
         return _among(x, k)  # the sample was unlucky
@@ -133,13 +329,14 @@ def _among_ties(x: Array, k: int, low: Any, high: Any) -> tuple[Any, int, int]:
     return low, k - at_high - between.size, x.size - at_high - between.size
 
 
-def _sample(x: Array) -> Array:
-    """A sorted sample at fixed pseudo-random places (a stride could fall in step with the layers' shapes)."""
+def _sample(x: Array, magnitude: bool) -> Array:
+    """A sorted sample of the scores, or their magnitudes, at fixed pseudo-random places (a stride could fall in step with the layers' shapes)."""
     import numpy as np
 
-    size = min(16384, max(1024, int(x.size ** (2 / 3) / 2)))
+    size = min(65536, max(1024, int(2 * x.size ** (2 / 3))))
     places = (np.arange(size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-    return np.sort(x[((places * np.uint64(x.size)) >> np.uint64(32)).astype(np.int64)])
+    drawn = x[((places * np.uint64(x.size)) >> np.uint64(32)).astype(np.int64)]
+    return np.sort(np.abs(drawn) if magnitude else drawn)
 
 
 def _bracket(sample: Array, density: float) -> tuple[Any, Any]:
@@ -149,7 +346,7 @@ def _bracket(sample: Array, density: float) -> tuple[Any, Any]:
 
     m = sample.size
     middle = (1 - density) * m
-    margin = 4.5 * math.sqrt(m * density * (1 - density)) + 2
+    margin = 3 * math.sqrt(m * density * (1 - density)) + 2
     first, last = math.floor(middle - margin), math.ceil(middle + margin)
     kind = sample.dtype.type
     if sample.dtype.kind == "f":
@@ -173,6 +370,7 @@ def _tie_cut(x: Array, value: Any, wanted: int, pieces: list[tuple[int, int]]) -
     return int(x.size)
 
 
+@lru_cache(maxsize=1)
 def _kernels() -> ModuleType:
     """The compiled loops, imported when they are first needed."""
     from tombola.select import _kernels
@@ -185,7 +383,9 @@ def _kernels() -> ModuleType:
 
 def _pieces(n: int) -> list[tuple[int, int]]:
     """Consecutive ranges that cover 0..n: one per thread that torch may use, none too small."""
-    count = max(1, min(torch.get_num_threads(), n // _PIECE))
+    count = 1 if n < 2 * _PIECE else min(torch.get_num_threads(), n // _PIECE)
+    if count == 1:
+        return [(0, n)]
     edges = [n * i // count for i in range(count + 1)]
     return list(pairwise(edges))
 

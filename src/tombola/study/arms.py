@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
-from tombola.prune.trial import Bench, Trial, run_trial
 from tombola.rng.seeds import derive, generator
 from tombola.runs.directory import Stage
 from tombola.select.patterns import NM, parse_pattern
 from tombola.select.select import select
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
+from tombola.train.trial import Bench, Trial, run_trial
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from tombola.errors import TombolaError
 from tombola.methods.describe import describe
 from tombola.methods.find import find_result, headline, machine, rehearse, replicate_seed, search
 from tombola.methods.request import Request, check_jobs, loaded, name_of_model
-from tombola.prune.loop import level_result
-from tombola.prune.trial import Bench
 from tombola.rng.seeds import derive
 from tombola.runs.directory import Stage, open_run
 from tombola.runs.jobs import limit_threads, map_jobs
@@ -23,6 +21,8 @@ from tombola.study.arms import CONTROLS, Contest, run_arm
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.progress import Progress, Silent, show_progress
+from tombola.train.search import level_result
+from tombola.train.trial import Bench
 
 
 def run_curve(

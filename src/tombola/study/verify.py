@@ -10,14 +10,13 @@ from typing import Any
 
 from torch import nn
 
-from tombola.data.config import Augment, DataSpec
+from tombola.data.config import Augment, Cue, DataSpec
 from tombola.data.registry import names
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods.describe import as_plain, describe_data
 from tombola.methods.find import machine
 from tombola.methods.request import as_data, check_jobs, loaded
-from tombola.prune.trial import Bench, Trial
 from tombola.rng.seeds import check_seed, derive
 from tombola.runs.directory import Stage, open_run
 from tombola.runs.jobs import limit_threads, map_jobs
@@ -29,6 +28,7 @@ from tombola.train.history import Row, steps_to_loss
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
+from tombola.train.trial import Bench, Trial
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,8 @@ def data_of(ticket: Ticket, root: str) -> DataSpec:
         )
     known = {key: recorded[key] for key in ("name", "val_size", "image_size", "args") if key in recorded}
     try:
-        return DataSpec(**known, root=root, augment=Augment(**recorded["augment"]))
+        augment, cue = Augment(**recorded["augment"]), Cue(**recorded.get("cue", {}))
+        return DataSpec(**known, root=root, augment=augment, cue=cue)
     except (KeyError, TypeError):
         raise TombolaError("the ticket does not say how its data was augmented; give the data") from None
 

@@ -22,7 +22,7 @@ from tombola.train.fabric import Fabric, make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook, overriding
 from tombola.train.recipe import Recipe
-from tombola.train.schedule import lr_factor
+from tombola.train.schedule import lr_factor, plateau_factor
 from tombola.train.state import BuildOptimizer, Loop
 
 Update = Callable[[int], None]
@@ -120,11 +120,12 @@ def _run(
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     plain = recipe.accumulate == 1 and recipe.precision == "32"
     factor = lr_factor(recipe, loop.steps_per_epoch)
+    cut = plateau_factor(loop.history, recipe, task.higher_is_better)
     while loop.step < loop.total and not loop.stopped:
         epoch, first = divmod(loop.step, loop.steps_per_epoch)
         model.train()
         for x, y in loop.train_feed.epoch(loop.seed, epoch, first):
-            now = factor(loop.step)
+            now = cut * factor(loop.step)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * now
             for hook in before:
@@ -149,6 +150,7 @@ def _run(
                 gathered.captured = snapshot(loop, hooks)
             if loop.step % loop.eval_every == 0 or loop.step == loop.total or loop.stopped:
                 gathered.evaluate()
+                cut = plateau_factor(loop.history, recipe, task.higher_is_better)
                 model.train()
             if loop.step % 16 == 0:
                 update(loop.step)

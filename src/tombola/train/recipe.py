@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tombola.errors import TombolaError
 from tombola.train.length import Length
 
-SCHEDULES = ("constant", "step", "cosine")
+SCHEDULES = ("constant", "step", "cosine", "plateau")
 PRECISIONS = ("32", "bf16-mixed")
 
 
@@ -25,9 +25,10 @@ class Recipe:
         nesterov: whether SGD's momentum is Nesterov's
         weight_decay: weight decay, on all parameters
         label_smoothing: label smoothing of the training loss
-        schedule: course of the learning rate: constant, step or cosine (to 0)
+        schedule: course of the learning rate: constant, step, cosine (to 0) or plateau (cut when training stalls)
         milestones: where the step schedule multiplies the learning rate by gamma, e.g. ["80ep", "120ep"]
-        gamma: factor at each milestone
+        gamma: factor at each milestone, or at each plateau
+        patience: evaluations without a better training metric before the learning rate is multiplied by gamma (plateau)
         warmup: length of a linear warm-up from 0, e.g. "1ep"
         precision: 32, or bf16-mixed for bfloat16 autocast
         channels_last: memory layout of images; null chooses it for networks with 2-d convolutions
@@ -47,6 +48,7 @@ class Recipe:
     schedule: str = "constant"
     milestones: tuple[str, ...] = ()
     gamma: float = 0.1
+    patience: int = 2
     warmup: str = "0it"
     precision: str = "32"
     channels_last: bool | None = None
@@ -73,12 +75,19 @@ class Recipe:
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
+        _require(self.patience >= 1, "patience", self.patience, "at least 1")
         _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
         _require(
             bool(self.milestones) or self.schedule != "step",
             "milestones",
             list(self.milestones),
             'lengths such as ["80ep", "120ep"] when the schedule is step',
+        )
+        _require(
+            0 < self.gamma < 1 or self.schedule != "plateau",
+            "gamma",
+            self.gamma,
+            "between 0 and 1 when the schedule is plateau",
         )
 
 

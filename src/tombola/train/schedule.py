@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from tombola.train.history import Row
 from tombola.train.length import steps
 from tombola.train.recipe import Recipe
 
 Factor = Callable[[int], float]
+
+MIN_DELTA = 1e-4
+"""How much better the training metric must be to count: the `min_delta` of Keras' ReduceLROnPlateau."""
 
 
 def lr_factor(recipe: Recipe, steps_per_epoch: int) -> Factor:
     """The factor for the step about to be taken, counted from 0.
 
     Warm-up rises linearly, (step + 1) / warm-up length. Cosine falls from 1 after the warm-up to 0 at the end.
-    Milestones and cosine are counted from the beginning of training, warm-up included.
+    Milestones and cosine are counted from the beginning of training, warm-up included. Plateaus follow from what
+    was measured, not from the step: here they are constant, and `plateau_factor` comes on top.
     """
     warmup = steps(recipe.warmup, steps_per_epoch)
     total = steps(recipe.length, steps_per_epoch)
@@ -32,9 +37,34 @@ def lr_factor(recipe: Recipe, steps_per_epoch: int) -> Factor:
         done = (step - warmup) / max(1, total - warmup)
         return 0.5 * (1.0 + math.cos(math.pi * min(1.0, max(0.0, done))))
 
-    course: Factor = {"constant": constant, "step": step_wise, "cosine": cosine}[recipe.schedule]
+    courses: dict[str, Factor] = {"step": step_wise, "cosine": cosine}
+    course = courses.get(recipe.schedule, constant)
 
     def factor(step: int) -> float:
         return (step + 1) / warmup * course(step) if step < warmup else course(step)
 
     return factor if warmup else course
+
+
+def plateau_factor(history: Sequence[Row], recipe: Recipe, higher_is_better: bool) -> float:
+    """gamma ** (plateaus so far), or 1 under any other schedule.
+
+    The rule of Keras' ReduceLROnPlateau on the training metric: after `patience` rows in a row that are not better
+    than the best so far by more than `MIN_DELTA`, a plateau is counted, and the waiting begins anew. Rows without
+    a training metric (the first of a run) count for nothing. A function of the rows alone, so that a resumed run
+    cuts where an uninterrupted one does; a run that starts at a rewind point starts with no rows, hence uncut.
+    """
+    if recipe.schedule != "plateau":
+        return 1.0
+    best, waited, plateaus = -math.inf, 0, 0
+    for row in history:
+        metric = row.train_accuracy if higher_is_better else -row.train_accuracy
+        if math.isnan(metric):
+            continue
+        if metric > best + MIN_DELTA:
+            best, waited = metric, 0
+            continue
+        waited += 1
+        if waited == recipe.patience:
+            plateaus, waited = plateaus + 1, 0
+    return recipe.gamma**plateaus

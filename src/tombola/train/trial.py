@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +13,23 @@ from torch import nn
 from tombola.data.feed import steps_per_epoch
 from tombola.data.splits import Splits
 from tombola.mask import Mask
-from tombola.prune.hold import hold
 from tombola.runs.directory import Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
-from tombola.train.evaluate import evaluate
+from tombola.train.evaluate import Score, evaluate
 from tombola.train.fabric import Fabric
 from tombola.train.feeds import evaluation_feed, wants_channels_last
 from tombola.train.history import Row, early_stop, read_csv
+from tombola.train.hold import hold
 from tombola.train.hooks import Hook, LogRows
 from tombola.train.length import steps
 from tombola.train.loop import Trained, train
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent
 from tombola.train.recipe import Recipe
+from tombola.train.state import BuildOptimizer
+
+Evaluate = Callable[[], Score]
+"""The model on the test split, as it stands."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +70,17 @@ def run_trial(
     label: str,
     mask: Mask | None = None,
     hooks: Sequence[Hook] = (),
+    optimizer: BuildOptimizer | None = None,
+    settle: Callable[[nn.Module], None] | None = None,
+    more_tests: Callable[[nn.Module, Evaluate], Mapping[str, Any]] | None = None,
     start: Snapshot | int | None = None,
     capture: int | None = None,
     stage: Stage | None = None,
 ) -> Trial:
     """Train `model` (in place) under `mask`, then evaluate it once on the test split.
+
+    `optimizer` as in `train`. `settle` is called on the trained model before it is tested, and on its best state.
+    `more_tests` adds figures that need the test split, and comes last.
 
     The stage is not marked finished here: the caller first saves what it keeps of the state.
     """
@@ -89,13 +99,15 @@ def run_trial(
             seed=seed,
             fabric=bench.fabric,
             hooks=(*hooks, LogRows(label)) if bench.fabric.loggers else hooks,
+            optimizer=optimizer,
             start=start,
             capture=capture,
             store=store,
             update=update,
             deterministic=bench.options.deterministic,
         )
-    return Trial({**summary(trained), **_test(bench, model, trained)}, trained.history, trained)
+    tests = _test(bench, model, trained, settle or (lambda module: None), more_tests or (lambda module, test: {}))
+    return Trial({**summary(trained), **tests}, trained.history, trained)
 
 
 def summary(trained: Trained) -> dict[str, Any]:
@@ -115,22 +127,36 @@ def summary(trained: Trained) -> dict[str, Any]:
     }
 
 
-def _test(bench: Bench, model: nn.Module, trained: Trained) -> dict[str, float | None]:
+def _test(
+    bench: Bench,
+    model: nn.Module,
+    trained: Trained,
+    settle: Callable[[nn.Module], None],
+    more_tests: Callable[[nn.Module, Evaluate], Mapping[str, Any]],
+) -> dict[str, Any]:
     """The one look at the test split: at the end of training, and at the early-stop iteration."""
     if bench.splits.test is None:
+        settle(model)
         return {"test_accuracy": None, "test_loss": None, "test_accuracy_early_stop": None}
     feed = evaluation_feed(bench.splits, bench.splits.test, bench.fabric.device, wants_channels_last(model))
     autocast = nullcontext if bench.recipe.precision == "32" else bench.fabric.autocast
-    final = evaluate(model, feed, bench.splits.task, autocast)
-    early = final
+
+    def score() -> Score:
+        return evaluate(model, feed, bench.splits.task, autocast)
+
+    early = None
     if trained.best is not None:
         model.load_state_dict(trained.best)
-        early = evaluate(model, feed, bench.splits.task, autocast)
+        settle(model)
+        early = score()
         model.load_state_dict(trained.state)
+    settle(model)
+    final = score()
     return {
         "test_accuracy": final.metric,
         "test_loss": _number(final.loss),
-        "test_accuracy_early_stop": early.metric,
+        "test_accuracy_early_stop": (early or final).metric,
+        **more_tests(model, score),
     }
 
 

@@ -1,0 +1,223 @@
+"""study compare, and every named comparison: arms over the same seeds, in one table."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.errors import choose, closest, parser_line
+from tombola.cli.options import Group
+from tombola.cli.screen import Screen
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run
+from tombola.cli.verb import Verb, option_names
+from tombola.data.config import DataSpec
+from tombola.errors import TombolaError
+from tombola.methods import METHODS
+from tombola.models.spec import ModelSpec
+from tombola.study.setting import Arm, Setting, check_arms
+from tombola.study.supermasks import JointStudy, MaskInit, joint_arms, mask_init_arms
+from tombola.train.options import Options
+from tombola.train.recipe import Recipe
+
+_RECIPE = Group("training, of every arm", Recipe, unset="as the arm or its preset says")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as a command.
+
+    Args:
+        name: the word after `study`, and what its runs are called
+        summary: one line of help
+        arms: makes the arms, the first being what the others are compared with; it gets the options in the setting
+        options: frozen dataclass of the study's own options; its fields are on the command line
+        model: network by default
+        data: data set by default
+        note: whether every arm has its own tuned learning rate (None: that they have not been tuned)
+    """
+
+    name: str
+    summary: str
+    arms: Callable[[Setting], Sequence[Arm]]
+    options: type | None = None
+    model: str | None = None
+    data: str | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class ArmsFile:
+    """Arms that the user writes down.
+
+    Args:
+        arms: YAML or JSON file, a list of {name, method, options, recipe, family, density}; all but the first are
+            compared with the first
+    """
+
+    arms: str | None = None
+
+
+def verbs() -> list[Verb]:
+    """`study compare`, and the comparisons with arms of their own."""
+    line = "Compare methods, each with its own options and recipe, over the same seeds."
+    named = (
+        Comparison("compare", line, arms_of_file, ArmsFile),
+        Comparison(
+            "mask-init",
+            "Are supermasks good initialisations? Weights only, mask only, mask then weights, at equal length.",
+            mask_init_arms,
+            MaskInit,
+        ),
+        Comparison(
+            "joint",
+            "Does joint training of mask and weights regularise? It against weights only and mask only.",
+            joint_arms,
+            JointStudy,
+        ),
+    )
+    return [comparison_verb(comparison) for comparison in named]
+
+
+def comparison_verb(comparison: Comparison) -> Verb:
+    """`study NAME` of a comparison."""
+    own = None if comparison.options is None else Group("study", comparison.options)
+
+    def add(parser: ArgumentParser) -> None:
+        if own is not None:
+            own.add(parser)
+        NETWORK.add(parser)
+        DATA.add(parser)
+        _RECIPE.add(parser)
+        add_run(parser, replicates=3, meaning="times every arm is searched with, with other seeds; intervals need 3")
+        parser.add_argument_group("remark").add_argument(
+            "--note",
+            type=str | None,
+            default=comparison.note,
+            help="remark on how the learning rates were chosen (null: that they were not tuned for each arm)",
+        )
+        MACHINE.add(parser)
+        named = {"model": comparison.model, "data": comparison.data}
+        parser.set_defaults({key: value for key, value in named.items() if value is not None})
+
+    def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+        # the cheap checks first: a wrong value is told before torch is loaded
+        model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
+        options = None if own is None else own.source(**own.read(given))
+        arms = comparison.arms(Setting(model, data, _RECIPE.read(given), options))
+        check_arms(arms)
+        machine = Options(**MACHINE.read(given))
+        from tombola.study.compare import UNTUNED, run_comparison
+
+        result = run_comparison(
+            comparison.name,
+            arms,
+            model,
+            data,
+            Path(given["out"]),
+            seed=given["seed"],
+            replicates=given["replicates"],
+            options=machine,
+            jobs=given["jobs"],
+            note=given["note"] or UNTUNED,
+        )
+        show_comparison(screen, result)
+        return result
+
+    return Verb(("study", comparison.name), comparison.summary, add, run)
+
+
+def arms_of_file(setting: Setting) -> list[Arm]:
+    """The arms that `setting.options.arms`, a YAML or JSON file, lists."""
+    import yaml
+
+    if setting.options.arms is None:
+        raise TombolaError("--arms is missing; name a YAML or JSON file that lists the arms")
+    file = Path(setting.options.arms)
+    try:
+        # scalars stay text, which the options' types then read as on the command line: 2:4 is no number
+        entries = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TombolaError(f"{file} is not readable YAML: {error}") from None
+    if not isinstance(entries, list):
+        raise TombolaError(f"{file} holds no list; write one of entries such as {{name: dense, method: dense}}")
+    return [_arm(setting, entry, f"{file}, arm {index}") for index, entry in enumerate(entries, start=1)]
+
+
+def _arm(setting: Setting, entry: object, where: str) -> Arm:
+    if not isinstance(entry, Mapping):
+        raise TombolaError(f"{where} is {entry!r}, but it must be a mapping such as {{name: dense, method: dense}}")
+    plain = {key: value for key, value in entry.items() if key not in ("options", "recipe")}
+    about = _typed(Group("arm", _Entry), plain, where, known=("options", "recipe"))
+    for key in ("name", "method"):
+        if about.get(key) is None:
+            raise TombolaError(f"{where} has no {key}; give it one")
+    method = about.pop("method")
+    if method not in METHODS:
+        raise TombolaError(f"{where}: {choose('method', method, METHODS)}")
+    options = _typed(Group("method", METHODS[method]), entry.get("options", {}), f"{where}, options")
+    recipe = _typed(Group("recipe", Recipe), entry.get("recipe", {}), f"{where}, recipe")
+    return setting.arm(about.pop("name"), method, options, recipe, **about)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One arm in a file of arms, but for the fields of its method and recipe."""
+
+    name: str | None = None
+    method: str | None = None
+    family: str | None = None
+    density: float | None = None
+
+
+def _typed(group: Group, given: object, where: str, known: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields given, of the types that the group's dataclass wants, checked as the command line's are.
+
+    `known`: further keys to be named where one is not known.
+    """
+    if not isinstance(given, Mapping):
+        raise TombolaError(f"{where} is {given!r}, but it must be a mapping such as {{lr: 0.1}}")
+    parser = ArgumentParser(exit_on_error=False)
+    group.add(parser)
+    names = [*option_names(parser), *known]
+    if strange := [key for key in given if key not in names]:
+        raise TombolaError(f"{where}: key {strange[0]!r} is not known{closest(str(strange[0]), names)}")
+    try:
+        read = group.read(parser.parse_object(dict(given)))
+    except (ArgumentError, KeyError, TypeError, ValueError) as error:
+        raise TombolaError(f"{where}: {parser_line(str(error), names, 'tombola study compare')}") from None
+    return {name: read[name] for name in given}
+
+
+def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
+    """The arms with what they kept and reached, the remarks, and where the run lies."""
+    from tombola.report.words import Unit, density, plural
+
+    unit, metric = Unit(result["metric"]), result["metric"]
+    over = plural(result["replicates"], "replicate")
+    screen.line(f"{result['study']} on {result['data']} with {result['model']}, means over {over}")
+    rows = []
+    for arm in result["arms"]:
+        test = arm["test_accuracy"]
+        bounds = test["interval"]
+        rows.append(
+            [
+                arm["name"],
+                density(arm["density"]),
+                unit.show(test["mean"]),
+                f"± {unit.bare(bounds[1] - test['mean'])}" if bounds else "-",
+                unit.show(arm["val_accuracy"]["mean"]),
+                unit.show(arm["train_accuracy"]["mean"]),
+                unit.difference(arm["gap"]["mean"]),
+                unit.difference(arm["shift"]["mean"]),
+            ]
+        )
+    measured = (f"test {metric}", "95 %", f"val {metric}", f"train {metric}", "train − val", "val − test")
+    screen.table(("arm", "density", *measured), rows)
+    screen.line(result["intervals"])
+    screen.line(result["note"])
+    screen.line(f"run     {result['run']}")

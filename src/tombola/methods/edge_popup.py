@@ -1,0 +1,120 @@
+"""Edge-popup (Ramanujan et al. 2020): the best-scored random weights, none of which is ever trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tombola.errors import TombolaError
+from tombola.train.length import Length, steps
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.mask import Mask
+    from tombola.supermask.loop import Learning
+    from tombola.supermask.rules import MaskRule
+    from tombola.train.hooks import Hook
+    from tombola.train.search import Level, Search
+
+
+@dataclass(frozen=True)
+class EdgePopup:
+    """Learn which of the random weights to keep; the weights stay as they were drawn.
+
+    Networks by name are drawn as signed Kaiming constants unless --init says otherwise; a model that is given
+    live keeps its weights. Biases and norms stay at their start (0, and scale 1 with bias 0).
+
+    Args:
+        density: fraction of weights kept
+        scope: layer (every layer holds the density) or global (the best scores over all layers)
+        pattern: what is kept as one: element, block:V (V output rows), N:M such as 2:4, or channel
+        scores: how scores begin: the name of an initialisation; torch_default is U(+-1/sqrt(fan_in))
+        scale_fan: draw the weights for a fan of fan_in times density, so that sparse layers keep their variance
+        anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
+        train_norms: train scale and bias of norm layers as well (and biases)
+        include: name patterns of further parameters to mask, e.g. ["*.bias"]
+        exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
+    """
+
+    name: ClassVar[str] = "edge-popup"
+    version: ClassVar[int] = 1
+    default_init: ClassVar[str] = "signed_constant"
+
+    density: float = 0.5
+    scope: str = "layer"
+    pattern: str = "element"
+    scores: str = "torch_default"
+    scale_fan: bool = False
+    anneal: str = "0it"
+    train_norms: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", tuple(self.include))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        check_density(self.density)
+        if Length.parse(self.anneal) != Length() and self.density >= 0.5:
+            raise TombolaError(f"anneal is {self.anneal}, but it falls from 0.5 and density is {self.density:g}")
+
+    def init_args(self) -> Mapping[str, Any]:
+        """What the initialisation is given."""
+        return {"scale_fan": self.density} if self.scale_fan else {}
+
+    def find(self, search: Search) -> list[Level]:
+        """Run the search: one level, whose weights are those of the start."""
+        from tombola.supermask.loop import learn_mask
+
+        return [learn_mask(search, self.learning())]
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these settings cannot work on this network."""
+        from tombola.supermask.loop import check_learning
+
+        check_learning(network, self.learning(), mask)
+
+    def learning(self) -> Learning:
+        """These settings as axes of the parametrisation."""
+        from tombola.supermask.loop import Learning
+        from tombola.supermask.rules import TopK
+
+        return Learning(
+            rule=TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern),
+            scores=self.scores,
+            include=self.include,
+            exclude=self.exclude,
+            train_rest=self.train_norms,
+            hooks=lambda search: annealed(search, self.anneal, self.density, self.scope, self.pattern),
+        )
+
+
+def check_density(density: float) -> None:
+    """TombolaError unless it lies in (0, 1]."""
+    if isinstance(density, bool) or not 0.0 < density <= 1.0:
+        raise TombolaError(f"density is {density}, but it must lie in (0, 1]: the fraction of weights kept")
+
+
+def fixed_density(pattern: str, density: float) -> float:
+    """The density, which N:M fixes: there the methods' default of 0.5 gives way."""
+    from tombola.select.patterns import NM, parse_pattern
+
+    shape = parse_pattern(pattern)
+    return shape.n / shape.m if isinstance(shape, NM) and density == 0.5 else density
+
+
+def annealed(search: Search, length: str, density: float, scope: str, pattern: str) -> list[Hook]:
+    """The hook that lets the density fall: d + (0.5 - d)(1 - t)^3 over `length` (Diffenderfer & Kailkhura 2021)."""
+    from tombola.supermask.hooks import Anneal
+    from tombola.supermask.rules import TopK
+
+    over = steps(length, search.bench.steps_per_epoch)
+    if over == 0:
+        return []
+
+    def rule(step: int) -> MaskRule:
+        left = max(0.0, 1.0 - step / over)
+        return TopK(density + (0.5 - density) * left**3, scope, pattern)
+
+    return [Anneal(rule)]

@@ -1,0 +1,130 @@
+"""Joint training of mask and weights (seed 000): edge-popup's scores and ordinary weight training at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tombola.errors import TombolaError
+from tombola.methods.edge_popup import check_density, fixed_density
+from tombola.train.length import Length, steps
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.mask import Mask
+    from tombola.supermask.loop import Learning
+    from tombola.train.hooks import Hook
+    from tombola.train.search import Level, Search
+
+RULES = ("masked", "dense", "sr-ste")
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Train the weights while their mask is learned; the mask can regularise.
+
+    Args:
+        density: fraction of weights kept
+        scope: layer or global
+        pattern: what is kept as one: element, block:V, N:M such as 2:4, or channel
+        weight_gradient: masked (the true gradient: pruned weights rest), dense (pruned weights learn on, straight
+            through the mask), or sr-ste (dense, with pruned weights drawn to 0)
+        sr_ste_decay: strength of that draw
+        scores: how scores begin: the name of an initialisation
+        score_lr: learning rate of the scores (null: the recipe's, which the weights have)
+        score_weight_decay: weight decay of the scores (null: the recipe's)
+        score_momentum: momentum of the scores under SGD (null: the recipe's)
+        scores_first: length in which only the scores learn, e.g. "5ep"
+        weights_first: length in which only the weights learn, e.g. "5ep"
+        freeze_scores: fraction of the training, at its end, in which the scores rest and the weights settle;
+            1: weights are trained under a random mask
+        include: name patterns of further parameters to mask
+        exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
+    """
+
+    name: ClassVar[str] = "joint"
+    version: ClassVar[int] = 1
+
+    density: float = 0.5
+    scope: str = "layer"
+    pattern: str = "element"
+    weight_gradient: str = "masked"
+    sr_ste_decay: float = 2e-4
+    scores: str = "torch_default"
+    score_lr: float | None = None
+    score_weight_decay: float | None = None
+    score_momentum: float | None = None
+    scores_first: str = "0it"
+    weights_first: str = "0it"
+    freeze_scores: float = 0.0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", tuple(self.include))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        check_density(self.density)
+        if self.weight_gradient not in RULES:
+            raise TombolaError(f"weight_gradient {self.weight_gradient!r} is not known; use {', '.join(RULES)}")
+        if not 0.0 <= self.freeze_scores <= 1.0:
+            raise TombolaError(f"freeze_scores is {self.freeze_scores}, but it must lie in [0, 1]")
+        if Length.parse(self.scores_first) != Length() and Length.parse(self.weights_first) != Length():
+            raise TombolaError("scores_first and weights_first are both given; only one can be first")
+        for field in ("score_lr", "score_weight_decay", "score_momentum"):
+            value = getattr(self, field)
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise TombolaError(f"{field} is {value}; it must be a number of at least 0")
+
+    def find(self, search: Search) -> list[Level]:
+        """Run the search: one level, mask and weights together."""
+        from tombola.supermask.loop import learn_mask
+
+        return [learn_mask(search, self.learning())]
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these settings cannot work on this network at this length."""
+        from tombola.supermask.loop import check_learning
+
+        for field in ("scores_first", "weights_first"):
+            if steps(getattr(self, field), steps_per_epoch) >= total:
+                raise TombolaError(f"{field} is {getattr(self, field)}, which leaves nothing of {total} iterations")
+        check_learning(network, self.learning(), mask)
+
+    def learning(self) -> Learning:
+        """These settings as axes of the parametrisation."""
+        from tombola.supermask.loop import Learning
+        from tombola.supermask.rules import TopK
+        from tombola.supermask.weights import weight_rule
+
+        return Learning(
+            rule=TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern),
+            weights=weight_rule(self.weight_gradient, self.sr_ste_decay),
+            scores=self.scores,
+            include=self.include,
+            exclude=self.exclude,
+            score_settings=self.score_settings(),
+            hooks=self._hooks,
+        )
+
+    def score_settings(self) -> Mapping[str, Any]:
+        """The optimiser's settings for the scores, where they differ."""
+        own = {"lr": self.score_lr, "weight_decay": self.score_weight_decay, "momentum": self.score_momentum}
+        return {name: value for name, value in own.items() if value is not None}
+
+    def _hooks(self, search: Search) -> list[Hook]:
+        from tombola.supermask.hooks import Phases
+
+        bench = search.bench
+        learns = self.phases(bench.steps_per_epoch, bench.total_steps)
+        always = all(learns(step) == (True, True) for step in (0, bench.total_steps - 1))
+        return [] if always else [Phases(learns)]
+
+    def phases(self, steps_per_epoch: int, total: int) -> Callable[[int], tuple[bool, bool]]:
+        """step -> (scores learn, weights learn)."""
+        scores_until = total - round(self.freeze_scores * total)
+        weights_from = steps(self.scores_first, steps_per_epoch)
+        scores_from = steps(self.weights_first, steps_per_epoch)
+        return lambda step: (scores_from <= step < scores_until, step >= weights_from)

@@ -1,0 +1,120 @@
+"""Learned masks by probabilities: Zhou et al. 2019 (drawn) and seed 003's SuperMasks (thresholded)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from tombola.errors import TombolaError
+from tombola.train.length import Length
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.mask import Mask
+    from tombola.supermask.loop import Learning
+    from tombola.train.recipe import Recipe
+    from tombola.train.search import Level, Search
+
+
+@dataclass(frozen=True)
+class LearnedMask:
+    """Learn for every weight the probability of keeping it; the density is an outcome.
+
+    With rule bernoulli, masks are drawn anew at every step and the ticket holds the p > 0.5 mask; its accuracy is
+    test_accuracy, the mean over drawn masks test_accuracy_sampled. With rule threshold, p > 0.5 decides always.
+
+    Args:
+        rule: bernoulli or threshold
+        logit: what every logit starts at; null: 0 (p = 0.5) for bernoulli, 1 (everything kept) for threshold
+        weights: identity, or signed_constant (each weight its sign times the layer's standard deviation)
+        rescale: multiply every layer by the inverse of its kept fraction (dynamic weight rescaling)
+        samples: masks drawn at the end for test_accuracy_sampled
+        biases: mask biases too
+        train_norms: train norm layers (and unmasked biases) along with the masks
+        mask_decay: strength of a pressure towards sparser masks: this times the sum of all p is added to the loss
+        finetune: length of a second level in which the mask is frozen and the weights are trained; 0it for none
+        finetune_lr: learning rate of that level
+        include: name patterns of further parameters to mask
+        exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
+    """
+
+    name: ClassVar[str] = "learned-mask"
+    version: ClassVar[int] = 1
+
+    rule: str = "bernoulli"
+    logit: float | None = None
+    weights: str = "identity"
+    rescale: bool = False
+    samples: int = 10
+    biases: bool = False
+    train_norms: bool = False
+    mask_decay: float = 0.0
+    finetune: str = "0it"
+    finetune_lr: float = 1e-5
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", tuple(self.include))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        Length.parse(self.finetune)
+        if self.rule not in ("bernoulli", "threshold"):
+            raise TombolaError(f"rule {self.rule!r} is not known; use bernoulli or threshold")
+        if self.weights not in ("identity", "signed_constant"):
+            raise TombolaError(f"weights {self.weights!r} is not known; use identity or signed_constant")
+        if self.logit is not None and not math.isfinite(self.logit):
+            raise TombolaError(f"logit is {self.logit}; it must be a finite number")
+        if self.samples < 1:
+            raise TombolaError(f"samples is {self.samples}, but at least 1 is needed")
+        for field in ("mask_decay", "finetune_lr"):
+            if not (math.isfinite(getattr(self, field)) and getattr(self, field) >= 0):
+                raise TombolaError(f"{field} is {getattr(self, field)}; it must be a number of at least 0")
+
+    def find(self, search: Search) -> list[Level]:
+        """Run the search: level 1 learns the mask, level 2 (if asked for) trains the weights under it."""
+        from tombola.supermask.loop import fine_tune, learn_mask
+
+        levels = [learn_mask(search, self.learning(search.network()))]
+        if Length.parse(self.finetune) != Length():
+            levels.append(fine_tune(search, levels[0], self._finetuning(search.bench.recipe)))
+        return levels
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these settings cannot work on this network."""
+        from tombola.supermask.loop import check_learning
+
+        check_learning(network, self.learning(network), mask)
+
+    def learning(self, network: nn.Module) -> Learning:
+        """These settings as axes of the parametrisation."""
+        from tombola.supermask.hooks import MaskDecay
+        from tombola.supermask.loop import Learning
+        from tombola.supermask.represent import Identity, Represent, SignedConstant
+        from tombola.supermask.rules import Bernoulli, MaskRule, Threshold
+
+        represent: Represent = SignedConstant(self.rescale) if self.weights != "identity" else Identity(self.rescale)
+        rule: MaskRule = Bernoulli() if self.rule == "bernoulli" else Threshold()
+        return Learning(
+            rule=rule,
+            represent=represent,
+            scores=self.logit,
+            include=(*self.include, *(layer_biases(network) if self.biases else ())),
+            exclude=self.exclude,
+            train_rest=self.train_norms,
+            hooks=lambda search: [MaskDecay(self.mask_decay)] if self.mask_decay else [],
+            samples=self.samples,
+        )
+
+    def _finetuning(self, recipe: Recipe) -> Recipe:
+        return replace(recipe, length=self.finetune, lr=self.finetune_lr)
+
+
+def layer_biases(network: nn.Module) -> list[str]:
+    """Names of the biases of layers whose weight is prunable (not of norms)."""
+    from tombola.mask import parameters_by_name, prunable
+
+    names = [f"{weight.removesuffix('weight')}bias" for weight in prunable(network)]
+    there = parameters_by_name(network)
+    return [name for name in names if name in there]

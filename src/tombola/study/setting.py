@@ -1,0 +1,91 @@
+"""What a comparison compares: an arm is a method with its own recipe; a setting is what arms are made for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tombola.data.config import DataSpec
+from tombola.errors import TombolaError
+from tombola.methods import METHODS
+from tombola.methods.presets import preset
+from tombola.models.spec import ModelSpec
+from tombola.train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A method with its own recipe.
+
+    Args:
+        name: what the arm is called; letters and digits in it name its folder
+        method: a method's dataclass
+        recipe: how this arm trains
+        density: fraction of weights under which it is plotted (None: what it kept)
+        family: the series that it belongs to, among arms of other densities (None: its own)
+    """
+
+    name: str
+    method: Any
+    recipe: Recipe
+    density: float | None = None
+    family: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.folder:
+            raise TombolaError(f"arm {self.name!r} has no letter or digit in its name, which its folder is named by")
+        if self.density is not None and not 0.0 < self.density <= 1.0:
+            raise TombolaError(
+                f"density of arm {self.name!r} is {self.density}, but it must lie in (0, 1]: the fraction of weights kept"
+            )
+
+    @property
+    def folder(self) -> str:
+        """The name as that of a folder on any system: other characters become dashes."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-.").lower()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a study's arms are made for: model, data, recipe fields that all arms share, the study's own options."""
+
+    model: ModelSpec
+    data: DataSpec
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    options: Any = None
+
+    def arm(
+        self,
+        name: str,
+        method: str,
+        options: Mapping[str, Any] | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        *,
+        density: float | None = None,
+        family: str | None = None,
+    ) -> Arm:
+        """An arm from fields; what is left open comes from the shared recipe, then the method's preset."""
+        if method not in METHODS:
+            raise TombolaError(f"method {method!r} of arm {name!r} is not known; use one of {', '.join(METHODS)}")
+        named = preset(method, self.model.name, self.data.name)
+        try:
+            made = METHODS[method](**{**named.method, **(options or {})})
+            trained = Recipe(**{**named.recipe, **self.recipe, **(recipe or {})})
+        except (TombolaError, TypeError) as error:
+            raise TombolaError(f"arm {name!r}: {error}") from None
+        return Arm(name, made, trained, density, family)
+
+
+def check_arms(arms: Sequence[Arm]) -> None:
+    """TombolaError if there is nothing to compare, or two arms would share a name or a folder."""
+    if not arms:
+        raise TombolaError("the study has no arms; give at least one")
+    folders: dict[str, str] = {}
+    for arm in arms:
+        if arm.folder in folders:
+            raise TombolaError(
+                f"arms {folders[arm.folder]!r} and {arm.name!r} would share the folder {arm.folder}; rename one"
+            )
+        folders[arm.folder] = arm.name

@@ -1,0 +1,32 @@
+"""Masks learned by gradient descent in the forward pass: one parametrisation, from which the methods are recipes."""
+
+from tombola.supermask.attach import Groups, attach, make_permanent, plain_state, read, refresh
+from tombola.supermask.represent import Binary, Identity, Represent, SignedConstant
+from tombola.supermask.rules import Bernoulli, Coats, MaskRule, Round, Signed, Threshold, TopK
+from tombola.supermask.weights import FROZEN, Dense, Frozen, Masked, SrSte, WeightRule
+
+__all__ = [
+    "FROZEN",
+    "Bernoulli",
+    "Binary",
+    "Coats",
+    "Dense",
+    "Frozen",
+    "Groups",
+    "Identity",
+    "MaskRule",
+    "Masked",
+    "Represent",
+    "Round",
+    "Signed",
+    "SignedConstant",
+    "SrSte",
+    "Threshold",
+    "TopK",
+    "WeightRule",
+    "attach",
+    "make_permanent",
+    "plain_state",
+    "read",
+    "refresh",
+]

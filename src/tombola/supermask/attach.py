@@ -1,0 +1,287 @@
+"""Supermasks on any model: attach them, refresh them once per step, read them off, make them permanent."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from tombola.errors import TombolaError
+from tombola.mask import Mask, holders, prunable, unwrap
+from tombola.nn.init import scheme_named
+from tombola.rng import philox
+from tombola.rng.seeds import derive
+from tombola.supermask.parametrization import Supermask
+from tombola.supermask.represent import Identity, Represent
+from tombola.supermask.rules import MaskRule, TopK
+from tombola.supermask.weights import FROZEN, WeightRule
+
+_ATTACHED = re.compile(r"(^|\.)parametrizations\.(.+?)\.(original$|0\.)")
+_FROZEN_BY_US = "_tombola_froze"
+
+
+class Groups(NamedTuple):
+    """The parameters that learn: `[{"params": groups.scores, "lr": 0.1}, {"params": groups.weights, "lr": 0.01}]`.
+
+    `weights` holds everything else that is trained; it is empty where nothing is.
+    """
+
+    scores: list[nn.Parameter]
+    weights: list[nn.Parameter]
+
+
+class Layer(NamedTuple):
+    """One masked weight: its name before anything was attached, its supermask, and the latent weight."""
+
+    name: str
+    supermask: Supermask
+    weight: nn.Parameter
+
+
+def attach(
+    model: nn.Module,
+    rule: MaskRule | None = None,
+    *,
+    weights: WeightRule = FROZEN,
+    represent: Represent | None = None,
+    scores: str | float | None = None,
+    seed: int = 0,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    train_rest: bool | None = None,
+    mask: Mask | None = None,
+) -> Groups:
+    """Put a learned mask on every prunable weight of `model`, in place, and write the first masks.
+
+    Then, in any loop: give the groups to an optimiser, call `refresh(model)` after each of its steps, and at the
+    end `read(model)` or `make_permanent(model)`. Attach before torch.compile, DDP or FSDP wrap the model. A
+    weight that several layers share gets one mask; its first name owns it.
+
+    Args:
+        rule: how scores become masks; default `TopK(0.5)`.
+        weights: what gradient the weights get; default frozen.
+        represent: what the weights stand for; default themselves.
+        scores: how scores begin: an initialisation of `tombola.nn.init` (drawn per name from the seed), "unit"
+            for uniform over [0, 1), or one number; default the rule's own.
+        include, exclude: name patterns, as in `prunable`.
+        train_rest: whether biases, norms and so on are trained as well; default: if the weights are. If not,
+            they are frozen until `make_permanent`.
+        mask: start from scores under which this mask is what the rule keeps first.
+
+    Raises:
+        TombolaError: nothing to mask, already attached, a wrapped model, or settings that exclude each other.
+    """
+    rule = rule or TopK()
+    stands_for: Represent = represent or Identity()
+    _check(model, weights, stands_for)
+    chosen = prunable(model, include, exclude)
+    if not chosen:
+        raise TombolaError("the model has no prunable weight; name some with include, e.g. ['*.bias']")
+    _check_floats(chosen)
+    if mask is not None and mask.keys() != chosen.keys():
+        odd = sorted(mask.keys() ^ chosen.keys())
+        raise TombolaError(f"the start mask and the model differ in {odd[0]!r}; give the same include and exclude")
+    begin = rule.start if scores is None else scores
+    made = {name: start_scores(begin, name, weight, seed) for name, weight in chosen.items()}
+    if mask is not None:
+        made = {name: rule.favour(s, mask[name].to(s.device)) for name, s in made.items()}
+    places = holders(model)
+    _check_unparametrized(chosen, places)
+    for name, weight in chosen.items():
+        supermask = Supermask(name, weight, made[name], rule=rule, weights=weights, represent=stands_for, seed=seed)
+        weight.requires_grad_(weights.trained and weight.requires_grad)
+        for module, local in places[name]:
+            parametrize.register_parametrization(module, local, supermask, unsafe=True)
+    _freeze_rest(model, weights.trained if train_rest is None else train_rest)
+    refresh(model)
+    return groups(model)
+
+
+def groups(model: nn.Module) -> Groups:
+    """The score parameters of an attached model, and all others that require a gradient."""
+    scores = [layer.supermask.scores for layer in layers(model)]
+    own = {id(s) for s in scores}
+    return Groups(scores, [p for p in model.parameters() if p.requires_grad and id(p) not in own])
+
+
+def layers(model: nn.Module) -> Iterator[Layer]:
+    """Every masked weight once, in the model's order; wrappers are looked through."""
+    seen: set[int] = set()
+    for module in unwrap(model).modules():
+        if isinstance(module, parametrize.ParametrizationList):
+            supermask = module[0]
+            if isinstance(supermask, Supermask) and id(supermask) not in seen:
+                seen.add(id(supermask))
+                weight = module.original
+                assert isinstance(weight, nn.Parameter)
+                yield Layer(supermask.name, supermask, weight)
+
+
+@torch.no_grad()
+def refresh(model: nn.Module, *, sample: bool = True) -> None:
+    """Write all masks from the present scores: once after every optimiser step, never between forward and backward.
+
+    Evaluation, compiled code and exports use the masks as they stand. One selection covers all layers where the
+    scope is global. On equal scores all ranks get equal masks.
+
+    Args:
+        sample: False takes the likeliest mask of a stochastic rule (p > 0.5) instead of drawing one.
+    """
+    by_rule: dict[MaskRule, list[Supermask]] = defaultdict(list)
+    found = list(layers(model))
+    for layer in found:
+        by_rule[layer.supermask.rule].append(layer.supermask)
+    for rule, supermasks in by_rule.items():
+        rule.write(supermasks, sample)
+    for layer in found:
+        layer.supermask.rescale(layer.weight)
+
+
+def set_rule(model: nn.Module, rule: MaskRule) -> None:
+    """From the next refresh on, masks follow another rule of the same kind (an annealed density, for instance)."""
+    for layer in layers(model):
+        layer.supermask.rule = rule
+
+
+def read(model: nn.Module) -> Mask:
+    """The masks as they stand, by the weights' own names, on the CPU: True where the effective weight is kept."""
+    return Mask({layer.name: layer.supermask.mask != 0 for layer in _some(model)})
+
+
+def multipliers(model: nn.Module) -> dict[str, Tensor] | None:
+    """The int8 masks of rules with more values than two, on the CPU; None for others."""
+    found = {
+        layer.name: layer.supermask.mask.detach().to("cpu", copy=True).contiguous()
+        for layer in _some(model)
+        if layer.supermask.rule.values is torch.int8
+    }
+    return found or None
+
+
+@torch.no_grad()
+def make_permanent(model: nn.Module) -> Mask:
+    """Replace every masked weight by its effective value, take the supermasks off, and return the mask.
+
+    A stochastic mask becomes its p > 0.5 mask first. The model is plain afterwards; what `attach` froze is
+    trainable again. To train the weights on under the mask: `hold(model, mask)`.
+    """
+    refresh(model, sample=False)
+    mask = read(model)
+    effective = {layer.name: layer.supermask(layer.weight) for layer in layers(model)}
+    for name, weight in _detach(model).items():
+        weight.copy_(effective[name])
+    return mask
+
+
+def detach(model: nn.Module) -> None:
+    """Take the supermasks off and leave the latent weights as they are, unmasked."""
+    _detach(model)
+
+
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state_dict under the names from before `attach`: latent weights, without scores and masks."""
+    return plain_names(unwrap(model).state_dict())
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state_dict of an attached model under the plain model's names."""
+    plain = {}
+    for name, value in state.items():
+        found = _ATTACHED.search(name)
+        if found is None:
+            plain[name] = value
+        elif found[3] == "original":
+            plain[f"{name[: found.start()]}{found[1]}{found[2]}"] = value
+    return plain
+
+
+def start_scores(begin: str | float, name: str, weight: Tensor, seed: int) -> Tensor:
+    """Scores in the weight's shape, layout and device; float32 for weights in half precision.
+
+    A name in `tombola.nn.init.SCHEMES` draws by the weight's fans; vectors (biases) count their length as fan-in.
+    """
+    scores = torch.empty_like(
+        weight, dtype=torch.promote_types(weight.dtype, torch.float32), requires_grad=False
+    ).detach()
+    if not isinstance(begin, str):
+        return scores.fill_(begin)
+    key, count = derive(seed, "scores", name), weight.numel()
+    if begin == "unit":
+        values = philox.uniform(key, count)
+    else:
+        kernel = max(1, weight[0, 0].numel()) if weight.dim() > 1 else 1
+        fan_in = weight.shape[1] * kernel if weight.dim() > 1 else count
+        fan_out = weight.shape[0] * kernel if weight.dim() > 1 else count
+        values = scheme_named(begin).draw(key, count, max(1, fan_in), max(1, fan_out))
+    return scores.copy_(torch.from_numpy(values).reshape(weight.shape))
+
+
+def _check(model: nn.Module, weights: WeightRule, represent: Represent) -> None:
+    if unwrap(model) is not model:
+        raise TombolaError(
+            f"the model is wrapped in {type(model).__name__}; attach to the bare model first, then wrap it"
+        )
+    if next(layers(model), None) is not None:
+        raise TombolaError("supermasks are attached to this model already; call make_permanent or detach first")
+    if weights.trained and not represent.trainable:
+        raise TombolaError(
+            f"no gradient reaches weights that are represented as {represent.kind}; freeze them, or represent "
+            "them as they are or as binary"
+        )
+
+
+def _check_floats(chosen: Mapping[str, Tensor]) -> None:
+    for name, weight in chosen.items():
+        if not weight.is_floating_point():
+            raise TombolaError(f"{name!r} is {weight.dtype}; masks are learned for floating-point weights only")
+        if weight.is_meta:
+            raise TombolaError(f"{name!r} lies on the meta device; give it values first")
+        if weight.numel() == 0:
+            raise TombolaError(f"{name!r} has no elements; leave it out with exclude")
+
+
+def _check_unparametrized(chosen: Mapping[str, Tensor], places: Mapping[str, list[tuple[nn.Module, str]]]) -> None:
+    for name in chosen:
+        if any(parametrize.is_parametrized(module, local) for module, local in places[name]):
+            raise TombolaError(f"{name!r} carries a parametrisation already; remove it, or leave it out with exclude")
+
+
+def _some(model: nn.Module) -> list[Layer]:
+    found = list(layers(model))
+    if not found:
+        raise TombolaError("no supermasks are attached to this model; call attach first")
+    return found
+
+
+def _freeze_rest(model: nn.Module, trained: bool) -> None:
+    ours = {id(p) for layer in layers(model) for p in (layer.supermask.scores, layer.weight)}
+    rest = [] if trained else [p for p in model.parameters() if p.requires_grad and id(p) not in ours]
+    for parameter in rest:
+        parameter.requires_grad_(False)
+    model.__dict__[_FROZEN_BY_US] = rest
+
+
+def _detach(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Take the parametrisations off; the latent weights, by name, trainable as they were."""
+    weights = {layer.name: layer.weight for layer in _some(model)}
+    trained = {layer.name: layer.supermask.was_trained for layer in layers(model)}
+    bare = unwrap(model)
+    places = [
+        (module, local)
+        for module in bare.modules()
+        if parametrize.is_parametrized(module)
+        for local, chain in list(module.parametrizations.items())  # type: ignore[union-attr, operator]
+        if isinstance(chain[0], Supermask)
+    ]
+    for module, local in places:
+        parametrize.remove_parametrizations(module, local, leave_parametrized=False)
+    for name, weight in weights.items():
+        weight.requires_grad_(trained[name])
+    for parameter in bare.__dict__.pop(_FROZEN_BY_US, []):
+        parameter.requires_grad_(True)
+    return weights

@@ -1,0 +1,105 @@
+"""The parametrisation of one weight: latent weight, scores, mask -> effective weight, with its gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.rng.seeds import derive
+from tombola.select.topk import Near
+from tombola.supermask import kernels
+from tombola.supermask.represent import Represent
+from tombola.supermask.rules import MaskRule
+from tombola.supermask.weights import WeightRule
+
+
+class Supermask(nn.Module):
+    """effective weight = represented(weight)·mask·scale, as `torch.nn.utils.parametrize` applies it.
+
+    `scores`: a parameter in the weight's shape (float32 for weights in half precision). `mask`: a bool or int8
+    buffer, written by `refresh` alone. `scale`: a float buffer, refreshed with the mask; absent where it is 1.
+    `draws`: how many masks a stochastic rule has drawn, a buffer, so that resumed runs draw on.
+    """
+
+    scores: nn.Parameter
+    mask: Tensor
+    scale: Tensor | None
+    draws: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        weight: Tensor,
+        scores: Tensor,
+        *,
+        rule: MaskRule,
+        weights: WeightRule,
+        represent: Represent,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.name, self.seed = name, seed
+        self.rule, self.weights, self.represent = rule, weights, represent
+        self.was_trained = weight.requires_grad
+        self.near = Near()
+        self.scores = nn.Parameter(scores)
+        mask = torch.ones_like(weight, dtype=rule.values)
+        self.register_buffer("mask", mask)
+        scale = represent.scale(weight.detach(), mask)
+        self.register_buffer("scale", None if scale is None else scale.clone())
+        if rule.stochastic:
+            self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The effective weight, in the weight's shape and dtype."""
+        out: Tensor = _Effective.apply(  # type: ignore[no-untyped-call]
+            weight, self.scores, self.mask, self.scale, self.rule, self.weights, self.represent
+        )
+        return out
+
+    def rescale(self, weight: Tensor) -> None:
+        """Bring the scale in keeping with weight and mask."""
+        if self.scale is not None:
+            scale = self.represent.scale(weight.detach(), self.mask)
+            assert scale is not None
+            self.scale.copy_(scale)
+
+    def next_generator(self) -> torch.Generator:
+        """The generator of the next draw, on the scores' device."""
+        self.draws += 1
+        draw = torch.Generator(device=self.scores.device)
+        return draw.manual_seed(derive(self.seed, "mask", self.name, int(self.draws)))
+
+
+class _Effective(torch.autograd.Function):
+    """The product forward; backward, the score's straight-through gradient and the weight's by its rule."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        scores: Tensor,
+        mask: Tensor,
+        scale: Tensor | None,
+        rule: MaskRule,
+        weights: WeightRule,
+        represent: Represent,
+    ) -> Tensor:
+        ctx.save_for_backward(weight, scores, mask, scale)
+        ctx.rule, ctx.weights, ctx.represent = rule, weights, represent
+        out = kernels.keep(represent.base(weight), mask)
+        return out if scale is None else out.mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        weight, scores, mask, scale = ctx.saved_tensors
+        for_weight = for_scores = None
+        if ctx.needs_input_grad[1]:
+            a, b = ctx.represent.score_gradient(g, weight, mask, scale)
+            for_scores = ctx.rule.score_gradient(a, b, scores)
+        if ctx.needs_input_grad[0]:
+            dense = ctx.represent.weight_gradient(g, weight, scale)
+            for_weight = ctx.weights.gradient(dense, weight, mask)
+        return for_weight, for_scores, None, None, None, None, None

@@ -1,0 +1,145 @@
+"""What a latent weight stands for under the mask: represented(w)·M·scale, the scale refreshed with the mask."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from tombola.supermask import kernels
+from tombola.ticket.representation import Kind
+
+
+class Represent(Protocol):
+    """How the effective weight is made."""
+
+    @property
+    def kind(self) -> Kind:
+        """Its name in a ticket."""
+
+    @property
+    def trainable(self) -> bool:
+        """Whether a gradient can reach the latent weight through it."""
+
+    def base(self, weight: Tensor) -> Tensor:
+        """The represented weight before mask and scale, in the weight's shape."""
+
+    def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+        """The layer's factor for this weight and mask: 0-d, or one per output row; None for 1."""
+
+    def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(a, b) with dL/dM = a·b elementwise, from g = dL/d(effective weight)."""
+
+    def weight_gradient(self, g: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+        """dL/dw as if nothing were pruned."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """w·M, or w·M·n/ΣM with `rescale` (dynamic weight rescaling, Zhou et al. 2019; gradient through ΣM)."""
+
+    rescale: bool = False
+    trainable = True
+
+    @property
+    def kind(self) -> Kind:
+        """Its name in a ticket."""
+        return "rescaled" if self.rescale else "identity"
+
+    def base(self, weight: Tensor) -> Tensor:
+        """The weight itself."""
+        return weight
+
+    def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+        """n/ΣM."""
+        return _n_over_kept(weight, mask) if self.rescale else None
+
+    def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """g·w, and the part through ΣM."""
+        return (g, weight) if scale is None else _through_sum(g, weight, mask, scale)
+
+    def weight_gradient(self, g: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+        """g·scale."""
+        return g if scale is None else g * scale
+
+
+@dataclass(frozen=True)
+class SignedConstant:
+    """sign(w)·std(w)·M: every layer's weights as one magnitude (Zhou et al. 2019); `rescale` as in Identity.
+
+    The standard deviation is that of all the layer's weights (population form); sign(0) = 0.
+    """
+
+    rescale: bool = False
+    trainable = False
+    kind: Kind = "signed_constant"
+
+    def base(self, weight: Tensor) -> Tensor:
+        """sign(w)."""
+        return torch.sign(weight)
+
+    def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+        """std(w), times n/ΣM if rescaled."""
+        std = weight.detach().std(correction=0)
+        return std * _n_over_kept(weight, mask) if self.rescale else std
+
+    def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """g·sign(w)·scale, and the part through ΣM if rescaled."""
+        assert scale is not None
+        base = torch.sign(weight)
+        return _through_sum(g, base, mask, scale) if self.rescale else (g * scale, base)
+
+    def weight_gradient(self, g: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+        """None reaches the weight: `trainable` is False."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Binary:
+    """α·sign(w)·M with α the mean of |w| over what is kept; sign(0) = +1 (Diffenderfer & Kailkhura 2021).
+
+    The score gradient takes α as a constant and w for α·sign(w), as the paper's code does; the weight gradient
+    is straight through the sign, clipped: g·α·1[|w| <= 1].
+
+    Args:
+        per_channel: one α per output row instead of one per layer
+    """
+
+    per_channel: bool = False
+    trainable = True
+    kind: Kind = "binary"
+
+    def base(self, weight: Tensor) -> Tensor:
+        """+1 or -1."""
+        return torch.where(weight < 0, -1.0, 1.0).to(weight.dtype)
+
+    def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+        """α: 0-d, or (out, 1, ...)."""
+        size = weight.detach().abs()
+        if not self.per_channel:
+            return kernels.keep(size, mask).sum() / torch.count_nonzero(mask).clamp(min=1)
+        dims = tuple(range(1, weight.dim()))
+        return (size * mask).sum(dims, keepdim=True) / (mask != 0).sum(dims, keepdim=True).clamp(min=1)
+
+    def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """g·w."""
+        return g, weight
+
+    def weight_gradient(self, g: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+        """g·α where |w| <= 1."""
+        assert scale is not None
+        return g * scale * (weight.abs() <= 1)
+
+
+def _n_over_kept(weight: Tensor, mask: Tensor) -> Tensor:
+    kept = mask.abs().sum() if mask.dtype != torch.bool else torch.count_nonzero(mask)
+    return weight.numel() / kept.clamp(min=1).to(weight.dtype)
+
+
+def _through_sum(g: Tensor, base: Tensor, mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """d/dM of base·M·c·n/ΣM: scale·g·base, less the mean over the kept of scale·g·base."""
+    gradient = scale * g * base
+    kept = torch.count_nonzero(mask).clamp(min=1)
+    return gradient - (gradient * mask).sum() / kept, torch.ones_like(base)

@@ -1,0 +1,273 @@
+"""Mask rules: how scores become a mask at each refresh, and what slope the straight-through gradient takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from tombola.errors import TombolaError
+from tombola.select.patterns import NM, Element, parse_pattern
+from tombola.select.select import SCOPES, select
+from tombola.select.topk import keep_largest
+from tombola.supermask import kernels
+
+if TYPE_CHECKING:
+    from tombola.supermask.parametrization import Supermask
+
+
+class MaskRule(Protocol):
+    """Scores to masks, for all layers of one network that share the rule.
+
+    `values`: dtype of the mask. `stochastic`: whether masks are drawn. `start`: what scores begin as (see
+    `attach`). `density`: the fraction of units kept, None where it is an outcome.
+    """
+
+    values: ClassVar[torch.dtype]
+    stochastic: ClassVar[bool]
+    start: ClassVar[str | float]
+
+    @property
+    def density(self) -> float | None:
+        """The fraction kept."""
+
+    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+        """Write every layer's mask from its scores; `sample` False takes the likeliest mask of a stochastic rule."""
+
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+        """a·b·slope: dL/ds from dL/dM = a·b."""
+
+    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Scores, like the given ones, under which what `mask` keeps is kept first."""
+
+
+def _check_density(density: float, allowed_one: bool = True) -> None:
+    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
+        raise TombolaError(f"density is {density!r}; it must lie in (0, 1]: the fraction of weights KEPT")
+
+
+@dataclass(frozen=True)
+class TopK:
+    """The largest |scores| are kept, exactly round(density·U) units (edge-popup, Ramanujan et al. 2020).
+
+    dM/ds = sign(s), for kept and pruned weights alike: dL/ds = g·w·sign(s).
+
+    Args:
+        density: fraction of units kept
+        scope: layer or global
+        pattern: element, block:V, N:M (which fixes the density) or channel
+    """
+
+    density: float = 0.5
+    scope: str = "layer"
+    pattern: str = "element"
+    values: ClassVar[torch.dtype] = torch.bool
+    stochastic: ClassVar[bool] = False
+    start: ClassVar[str | float] = "torch_default"
+
+    def __post_init__(self) -> None:
+        _check_density(self.density)
+        if self.scope not in SCOPES:
+            raise TombolaError(f"scope {self.scope!r} is not known; use {' or '.join(SCOPES)}")
+        pattern = parse_pattern(self.pattern)
+        if isinstance(pattern, NM):
+            if self.scope == "global":
+                raise TombolaError(f"pattern {pattern} is fixed within every layer; use scope layer, not global")
+            fixed = pattern.n / pattern.m
+            if not math.isclose(self.density, fixed, rel_tol=1e-9):
+                raise TombolaError(
+                    f"pattern {pattern} fixes the density at {fixed:g}, but {self.density:g} is asked for; set that"
+                )
+
+    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+        """Select once over all layers."""
+        pattern = parse_pattern(self.pattern)
+        if self.scope == "layer" and isinstance(pattern, Element):
+            for layer in layers:  # in place, starting from the last threshold
+                scores = layer.scores
+                keep_largest(
+                    scores, round(self.density * scores.numel()), out=layer.mask, near=layer.near, magnitude=True
+                )
+            return
+        sizes = {str(i): layer.scores.detach().abs() for i, layer in enumerate(layers)}
+        density = None if isinstance(pattern, NM) else self.density
+        found = select(sizes, density=density, scope=self.scope, pattern=pattern)
+        for layer, mask in zip(layers, found.values(), strict=True):
+            layer.mask.copy_(mask)
+
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+        """a·b·sign(s)."""
+        return kernels.signed_product(a, b, scores)
+
+    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Kept scores lie above all pruned ones; signs and order within the two stay."""
+        lift = scores.abs().max() if scores.numel() else 0.0
+        return torch.where(mask, scores + torch.where(scores < 0, -lift, lift), scores)
+
+
+@dataclass(frozen=True)
+class _Sigmoid:
+    """A probability p = sigmoid(s) per weight; dM/ds = p(1 - p)."""
+
+    values: ClassVar[torch.dtype] = torch.bool
+
+    @property
+    def density(self) -> float | None:
+        """An outcome, not a setting."""
+        return None
+
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+        """a·b·p(1 - p)."""
+        p = torch.sigmoid(scores)
+        return (a * b * (p * (1 - p))).to(scores.dtype)
+
+    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Logits of +1 where kept and -1 where pruned."""
+        return torch.where(mask, 1.0, -1.0).to(scores.dtype)
+
+
+@dataclass(frozen=True)
+class Threshold(_Sigmoid):
+    """Kept where sigmoid(s) > 0.5, strictly (seed 003 and mshlis/SuperMasks); s begins at 1, everything kept."""
+
+    stochastic: ClassVar[bool] = False
+    start: ClassVar[str | float] = 1.0
+
+    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+        """Compare the scores with 0: sigmoid(s) > 0.5 without its rounding."""
+        for layer in layers:
+            torch.gt(layer.scores.detach(), 0, out=layer.mask)
+
+
+@dataclass(frozen=True)
+class Bernoulli(_Sigmoid):
+    """Drawn with probability sigmoid(s) at every refresh (Zhou et al. 2019); s begins at 0, a fair coin."""
+
+    stochastic: ClassVar[bool] = True
+    start: ClassVar[str | float] = 0.0
+
+    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+        """Draw every layer from its own generator, or threshold at 0.5."""
+        for layer in layers:
+            scores = layer.scores.detach()
+            if sample:
+                draw = layer.next_generator()
+                uniform = torch.rand(scores.shape, generator=draw, device=scores.device)
+                layer.mask.copy_(uniform < torch.sigmoid(scores))
+            else:
+                torch.gt(scores, 0, out=layer.mask)
+
+
+@dataclass(frozen=True)
+class Round:
+    """Scores held in [0, 1] and rounded: kept at 0.5 and above; dM/ds = 1 (Gem-Miner, Sreenivasan et al. 2022).
+
+    A score that is NaN-free but frozen out (see the method) is held at 0.
+    """
+
+    values: ClassVar[torch.dtype] = torch.bool
+    stochastic: ClassVar[bool] = False
+    start: ClassVar[str | float] = "unit"
+
+    @property
+    def density(self) -> float | None:
+        """An outcome, not a setting."""
+        return None
+
+    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+        """Clamp the scores, then round them."""
+        for layer in layers:
+            scores = layer.scores.detach().clamp_(0, 1)
+            torch.ge(scores, 0.5, out=layer.mask)
+
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+        """a·b."""
+        return (a * b).to(scores.dtype)
+
+    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """The scores folded to either side of 0.5."""
+        return torch.where(mask, torch.maximum(scores, 1 - scores), torch.minimum(scores, 1 - scores) * 0.999)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """-1, 0 or +1: sign(s) where |s| > threshold, else 0; dM/ds = 1 (signed supermasks, Koster et al. 2022).
+
+    Args:
+        threshold: on the raw score
+    """
+
+    threshold: float = 0.01
+    values: ClassVar[torch.dtype] = torch.int8
+    stochastic: ClassVar[bool] = False
+    start: ClassVar[str | float] = "xavier_uniform"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise TombolaError(f"threshold is {self.threshold}; it must be a number of at least 0, e.g. 0.01")
+
+    @property
+    def density(self) -> float | None:
+        """An outcome, not a setting."""
+        return None
+
+    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+        """Compare the scores with the threshold."""
+        for layer in layers:
+            scores = layer.scores.detach()
+            layer.mask.copy_((scores > self.threshold).to(torch.int8) - (scores < -self.threshold).to(torch.int8))
+
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+        """a·b."""
+        return (a * b).to(scores.dtype)
+
+    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Scores above the threshold where kept (with sign +), 0 where pruned."""
+        return torch.where(mask, scores.abs() + 2 * self.threshold, 0.0).to(scores.dtype)
+
+
+@dataclass(frozen=True)
+class Coats:
+    """How many of several nested top-k masks keep the weight (multicoated supermasks, Okoshi et al. 2022).
+
+    dM/ds = sign(s) as in TopK, for the sum as for one coat.
+
+    Args:
+        densities: fraction kept by each coat
+    """
+
+    densities: tuple[float, ...] = field(default=(0.3, 0.2, 0.1))
+    values: ClassVar[torch.dtype] = torch.int8
+    stochastic: ClassVar[bool] = False
+    start: ClassVar[str | float] = "torch_default"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "densities", tuple(sorted(self.densities, reverse=True)))
+        if not 1 <= len(self.densities) <= 127:
+            raise TombolaError(f"{len(self.densities)} coats are asked for; give 1 to 127 densities")
+        for density in self.densities:
+            _check_density(density)
+
+    @property
+    def density(self) -> float | None:
+        """That of the widest coat."""
+        return self.densities[0]
+
+    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+        """Select once per coat and layer."""
+        for layer in layers:
+            sizes = layer.scores.detach().abs()
+            coats = [keep_largest(sizes, round(d * sizes.numel())).to(torch.int8) for d in self.densities]
+            layer.mask.copy_(torch.stack(coats).sum(0))
+
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+        """a·b·sign(s)."""
+        return kernels.signed_product(a, b, scores)
+
+    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """Kept scores lie above all pruned ones."""
+        return TopK(self.densities[0]).favour(scores, mask)

@@ -1,0 +1,84 @@
+"""A search: what it starts from, where its stages go, and the levels that it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.data.splits import Splits
+from tombola.mask import Mask
+from tombola.runs.directory import Stage
+from tombola.ticket.origin import Origin
+from tombola.ticket.ticket import Ticket
+from tombola.train.checkpoint import State
+from tombola.train.feeds import evaluation_feed
+from tombola.train.trial import Bench, Trial
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search starts from, and where its stages go (None: nowhere, all stays in memory).
+
+    `architecture` stands in for the network of a user's own model, which cannot be built by name.
+    `mask`: what a ticket that the search starts from keeps; None: everything.
+    """
+
+    bench: Bench
+    origin: Origin
+    seed: int
+    provenance: Mapping[str, Any]
+    architecture: nn.Module | None = None
+    trusted: tuple[str, ...] = ()
+    directory: Path | None = None
+    prefix: str = ""
+    mask: Mask | None = None
+
+    def network(self, origin: Origin | None = None) -> nn.Module:
+        """A fresh module at the origin."""
+        return (origin or self.origin).network_module(self.architecture, self.trusted)
+
+    def state(self) -> State:
+        """The origin's full state, on the CPU."""
+        return self.origin.state_dict(self.architecture, self.trusted)
+
+    def stage(self, name: str) -> Stage | None:
+        """The stage of that name under this search's prefix."""
+        return Stage(self.directory / self.prefix / name) if self.directory else None
+
+    def path(self, name: str) -> str:
+        """A stage's path relative to the run directory."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+
+@dataclass(frozen=True)
+class Level:
+    """One round: its ticket, and its figures as the run's JSON holds them."""
+
+    level: int
+    ticket: Ticket
+    result: dict[str, Any]
+
+
+def level_result(level: int, mask: Mask, trial: Trial, path: str) -> dict[str, Any]:
+    """The figures of one trained network under a mask, as run JSON and report hold them."""
+    return {
+        "level": level,
+        "density": mask.density,
+        "kept": mask.kept,
+        "total": mask.total,
+        **trial.result,
+        "layers": [{"name": name, "kept": kept, "total": total} for name, (kept, total) in mask.counts().items()],
+        "metrics": f"{path}/metrics.csv",
+        "ticket": f"{path}/network.ticket",
+    }
+
+
+def some_inputs(splits: Splits, count: int = 16) -> Tensor:
+    """A few validation inputs, as the network sees them."""
+    x, _ = next(evaluation_feed(splits, splits.val, torch.device("cpu"), False).sweep())
+    return x[:count]
