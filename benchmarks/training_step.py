@@ -21,9 +21,9 @@ from torch.nn import functional as F
 from tombola.data.splits import Splits, make_splits
 from tombola.mask import Mask, prunable
 from tombola.models.registry import build_network
-from tombola.train.hold import hold
 from tombola.select.select import select
 from tombola.train.feeds import wants_channels_last
+from tombola.train.hold import hold
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
 

@@ -20,7 +20,7 @@ from tombola.methods.presets import known_presets, preset
 from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
 from tombola.prune import loop
-from tombola.prune.connectivity import is_cut
+from tombola.train.connectivity import is_cut
 from tombola.train.recipe import Recipe
 
 RECIPE = Recipe(length="12it", batch_size=8, lr=0.05, weight_decay=1e-3, eval_every="6it")

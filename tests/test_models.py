@@ -156,9 +156,9 @@ def test_names_and_defaults() -> None:
         (
             "conv-4",
             {"widht": 2},
-            r"conv-4: unknown argument 'widht' \(did you mean width\?\); allowed: width, bias",
+            r"conv-4: unknown argument 'widht' \(did you mean width\?\); allowed: width, bias, activation, affine",
         ),
-        ("wrn-16-4", {"width": 2}, r"wrn-16-4: unknown argument 'width'; allowed: affine, dropout"),
+        ("wrn-16-4", {"width": 2}, r"wrn-16-4: unknown argument 'width'; allowed: affine, dropout, activation"),
         ("conv-4", {"width": 0}, "conv-4: width is 0; a number above 0 is needed"),
         ("conv-4", {"width": "wide"}, "conv-4: width is 'wide'"),
         ("conv-4", {"bias": "no"}, "conv-4: bias is 'no'; allowed: true, false"),

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tombola.errors import TicketError, TombolaError
     from tombola.mask import Mask, prunable
+    from tombola.methods.edge_popup import EdgePopup
     from tombola.methods.find import find
     from tombola.methods.imp import IterativePruning
+    from tombola.methods.joint import Joint
+    from tombola.methods.learned_mask import LearnedMask
     from tombola.study.verify import verify
+    from tombola.supermask.attach import attach, make_permanent, refresh
     from tombola.ticket.ticket import Ticket
     from tombola.train.hold import hold
     from tombola.train.options import Options
@@ -22,20 +26,32 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "EdgePopup",
     "IterativePruning",
+    "Joint",
+    "LearnedMask",
     "Mask",
     "Options",
     "Recipe",
     "Ticket",
     "TicketError",
     "TombolaError",
+    "attach",
     "find",
     "hold",
+    "make_permanent",
     "prunable",
+    "refresh",
     "verify",
 ]
 
 _HOME = {
+    "EdgePopup": "tombola.methods.edge_popup",
+    "Joint": "tombola.methods.joint",
+    "LearnedMask": "tombola.methods.learned_mask",
+    "attach": "tombola.supermask.attach",
+    "make_permanent": "tombola.supermask.attach",
+    "refresh": "tombola.supermask.attach",
     "IterativePruning": "tombola.methods.imp",
     "Mask": "tombola.mask",
     "Options": "tombola.train.options",
@@ -60,6 +76,7 @@ _PACKAGES = frozenset(
         "runs",
         "select",
         "study",
+        "supermask",
         "ticket",
         "train",
     }

@@ -59,9 +59,9 @@ def _run(words: list[str]) -> int:
 
 def all_verbs() -> list[Verb]:
     """Every command, in the order of the help."""
-    from tombola.cli import records, searches, studies, tickets
+    from tombola.cli import overlap, records, searches, studies, tickets
 
-    return [*searches.verbs(), *studies.verbs(), *tickets.verbs(), *records.verbs()]
+    return [*searches.verbs(), *studies.verbs(), *overlap.verbs(), *tickets.verbs(), *records.verbs()]
 
 
 def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[str]]:

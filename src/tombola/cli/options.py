@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from types import NoneType
+from types import GenericAlias, NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
@@ -71,9 +71,10 @@ def summary(source: type) -> str:
 
 
 def _accepted(hint: Any) -> Any:
-    """The type as the parser takes it: sequences of texts also as one text, mappings as dictionaries."""
+    """The type as the parser takes it: sequences also as one item, mappings as dictionaries."""
     if get_origin(hint) is tuple:
-        return list[str] | str
+        item = get_args(hint)[0]
+        return GenericAlias(list, (item,)) | item
     return dict[str, Any] if get_origin(hint) is Mapping else hint
 
 
@@ -94,7 +95,7 @@ def _plain(value: Any) -> Any:
 def _made(value: Any, hint: Any) -> Any:
     """The parsed value as the dataclass wants it."""
     if get_origin(hint) is tuple and value is not None:
-        return (value,) if isinstance(value, str) else tuple(value)
+        return tuple(value) if isinstance(value, list | tuple) else (value,)
     if isinstance(value, Namespace):
         kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)]
         return kinds[0](**value.as_dict()) if kinds else value.as_dict()

@@ -81,9 +81,17 @@ def _headline(result: Mapping[str, Any] | None) -> str:
     if "wins" in result:
         verdict = {True: "wins", False: "does not win", None: "undecided"}[result["wins"]]
         return f"{density(result['density'])} kept: {verdict}"
+    if result["kind"] == "study":
+        return _of_study(result)
     last = result["replicates"][0]["arms"]["ticket"][-1]
     figure = f"{Unit(result['metric']).show(last['test_accuracy'])} test {result['metric']}"
     return f"{density(last['density'])} kept, {figure}"
+
+
+def _of_study(result: Mapping[str, Any]) -> str:
+    if isinstance(result.get("arms"), list):
+        return f"{len(result['arms'])} arms, {result['replicates']} replicates"
+    return str(result.get("sentence", ""))
 
 
 def _add_demo(parser: ArgumentParser) -> None:

@@ -34,7 +34,7 @@ def verbs() -> list[Verb]:
         Verb(
             ("find", name),
             summary(kind),
-            _options(name, replicates=1),
+            _options(name, replicates=1, start=True),
             _run_find(name),
             presets=_presets(name),
         )
@@ -62,9 +62,19 @@ def add_run(parser: ArgumentParser, *, replicates: int, meaning: str) -> None:
     run.add_argument("--out", type=str, default="runs", help="folder in which the run gets its own directory")
 
 
-def _options(name: str, *, replicates: int, controls: bool = False) -> Callable[[ArgumentParser], None]:
+def _options(
+    name: str, *, replicates: int, controls: bool = False, start: bool = False
+) -> Callable[[ArgumentParser], None]:
     def add(parser: ArgumentParser) -> None:
         NETWORK.add(parser)
+        if start:
+            parser.add_argument_group("start").add_argument(
+                "--start",
+                type=str | None,
+                default=None,
+                metavar="TICKET",
+                help="ticket file to go on from: its weights, and only or first of all what its mask keeps (null: none)",
+            )
         DATA.add(parser)
         _method(name).add(parser)
         if controls:
@@ -115,6 +125,7 @@ def _request(name: str, given: Namespace) -> Request:
         seed=given["seed"],
         replicates=given["replicates"],
         options=options,
+        start=given.get("start"),
     )
 
 
@@ -166,6 +177,7 @@ def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
 
 def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> list[list[str]]:
     """One row per level: its figures' means over the replicates that reached it."""
+    from tombola.methods.find import is_dense
     from tombola.report.style import arm_name
     from tombola.report.words import Unit, count, density
 
@@ -176,7 +188,7 @@ def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: s
     unit = Unit(metric)
     return [
         [
-            arm_name("dense" if arm == "ticket" and index == 0 else arm),
+            arm_name("dense" if arm == "ticket" and is_dense(found[0]) else arm),
             str(index),
             density(_mean(found, "density")),
             count(_mean(found, "kept")),

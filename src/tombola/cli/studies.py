@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
+from tombola.study.binary import BinaryStudy, binary_arms
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.study.supermasks import JointStudy, MaskInit, joint_arms, mask_init_arms
 from tombola.train.options import Options
@@ -79,20 +80,28 @@ def verbs() -> list[Verb]:
             joint_arms,
             JointStudy,
         ),
+        Comparison(
+            "binary",
+            "What do binary weights cost? Float, binary, multi-prize and joint binary networks at equal length.",
+            binary_arms,
+            BinaryStudy,
+        ),
     )
     return [comparison_verb(comparison) for comparison in named]
 
 
 def comparison_verb(comparison: Comparison) -> Verb:
-    """`study NAME` of a comparison."""
+    """`study NAME` of a comparison; an option of its own takes the place of the recipe's of that name."""
     own = None if comparison.options is None else Group("study", comparison.options)
+    taken = [] if own is None else [field.name for field in fields(own.source)]
+    shared = replace(_RECIPE, skip=taken)
 
     def add(parser: ArgumentParser) -> None:
         if own is not None:
             own.add(parser)
         NETWORK.add(parser)
         DATA.add(parser)
-        _RECIPE.add(parser)
+        shared.add(parser)
         add_run(parser, replicates=3, meaning="times every arm is searched with, with other seeds; intervals need 3")
         parser.add_argument_group("remark").add_argument(
             "--note",
@@ -108,7 +117,7 @@ def comparison_verb(comparison: Comparison) -> Verb:
         # the cheap checks first: a wrong value is told before torch is loaded
         model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
         options = None if own is None else own.source(**own.read(given))
-        arms = comparison.arms(Setting(model, data, _RECIPE.read(given), options))
+        arms = comparison.arms(Setting(model, data, shared.read(given), options))
         check_arms(arms)
         machine = Options(**MACHINE.read(given))
         from tombola.study.compare import UNTUNED, run_comparison
@@ -152,15 +161,15 @@ def _arm(setting: Setting, entry: object, where: str) -> Arm:
     if not isinstance(entry, Mapping):
         raise TombolaError(f"{where} is {entry!r}, but it must be a mapping such as {{name: dense, method: dense}}")
     plain = {key: value for key, value in entry.items() if key not in ("options", "recipe")}
-    about = _typed(Group("arm", _Entry), plain, where, known=("options", "recipe"))
+    about = typed(Group("arm", _Entry), plain, where, known=("options", "recipe"))
     for key in ("name", "method"):
         if about.get(key) is None:
             raise TombolaError(f"{where} has no {key}; give it one")
     method = about.pop("method")
     if method not in METHODS:
         raise TombolaError(f"{where}: {choose('method', method, METHODS)}")
-    options = _typed(Group("method", METHODS[method]), entry.get("options", {}), f"{where}, options")
-    recipe = _typed(Group("recipe", Recipe), entry.get("recipe", {}), f"{where}, recipe")
+    options = typed(Group("method", METHODS[method]), entry.get("options", {}), f"{where}, options")
+    recipe = typed(Group("recipe", Recipe), entry.get("recipe", {}), f"{where}, recipe")
     return setting.arm(about.pop("name"), method, options, recipe, **about)
 
 
@@ -174,7 +183,7 @@ class _Entry:
     density: float | None = None
 
 
-def _typed(group: Group, given: object, where: str, known: Sequence[str] = ()) -> dict[str, Any]:
+def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) -> dict[str, Any]:
     """The fields given, of the types that the group's dataclass wants, checked as the command line's are.
 
     `known`: further keys to be named where one is not known.
@@ -201,6 +210,7 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
     over = plural(result["replicates"], "replicate")
     screen.line(f"{result['study']} on {result['data']} with {result['model']}, means over {over}")
     rows = []
+    sampled = any("test_accuracy_sampled" in arm for arm in result["arms"])
     for arm in result["arms"]:
         test = arm["test_accuracy"]
         bounds = test["interval"]
@@ -214,10 +224,12 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
                 unit.show(arm["train_accuracy"]["mean"]),
                 unit.difference(arm["gap"]["mean"]),
                 unit.difference(arm["shift"]["mean"]),
+                *([unit.show(arm.get("test_accuracy_sampled", {}).get("mean"))] if sampled else []),
             ]
         )
     measured = (f"test {metric}", "95 %", f"val {metric}", f"train {metric}", "train − val", "val − test")
-    screen.table(("arm", "density", *measured), rows)
+    more = (f"test {metric}, drawn masks",) if sampled else ()
+    screen.table(("arm", "density", *measured, *more), rows)
     screen.line(result["intervals"])
     screen.line(result["note"])
     screen.line(f"run     {result['run']}")

@@ -5,28 +5,50 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tombola.errors import TombolaError
+from tombola.methods.binarised import ACTIVATIONS, binary_form, check_choice
 from tombola.methods.imp import IterativePruning
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.mask import Mask
+    from tombola.models.spec import ModelSpec
     from tombola.train.search import Level, Search
 
 
 @dataclass(frozen=True)
 class DenseTraining:
-    """Train all weights: one level, whose ticket keeps everything."""
+    """Train all weights: one level, whose ticket keeps everything.
+
+    Args:
+        activations: float, or binary (one of Tombola's own networks in its binary form, its norms trained)
+    """
 
     name: ClassVar[str] = "dense"
     version: ClassVar[int] = 1
+
+    activations: str = "float"
+
+    def __post_init__(self) -> None:
+        check_choice("activations", self.activations, ACTIVATIONS)
+
+    def network(self, spec: ModelSpec) -> ModelSpec:
+        """One of Tombola's own networks in the form that is needed."""
+        return binary_form(spec, "binary", affine=True) if self.activations == "binary" else spec
 
     def find(self, search: Search) -> list[Level]:
         """Train the network once; the only level holds it."""
         return _UNPRUNED.find(search)
 
-    def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if the network has no prunable weight, of which the ticket could keep all."""
-        _UNPRUNED.check(network, steps_per_epoch, total)
+        from tombola.nn.binary import BinaryActivation
+
+        binary = any(isinstance(module, BinaryActivation) for module in network.modules())
+        if self.activations == "binary" and not binary:
+            raise TombolaError("activations are binary, but the network's are not; rewrite it before the search")
+        _UNPRUNED.check(network, steps_per_epoch, total, mask)
 
 
 _UNPRUNED = IterativePruning(levels=0)  # the pruning loop with nothing after its dense level

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tombola.mask import Mask
     from tombola.supermask.loop import Learning
-    from tombola.supermask.rules import MaskRule
+    from tombola.supermask.rules import TopK
     from tombola.train.hooks import Hook
     from tombola.train.search import Level, Search
 
@@ -33,7 +33,8 @@ class EdgePopup:
         scores: how scores begin: the name of an initialisation; torch_default is U(+-1/sqrt(fan_in))
         scale_fan: draw the weights for a fan of fan_in times density, so that sparse layers keep their variance
         anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
-        train_norms: train scale and bias of norm layers as well (and biases)
+        whole: name patterns of weights that are kept whole, such as the first or last layer's
+        train_norms: train scale and bias of norm layers along with the scores
         include: name patterns of further parameters to mask, e.g. ["*.bias"]
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
     """
@@ -48,20 +49,23 @@ class EdgePopup:
     scores: str = "torch_default"
     scale_fan: bool = False
     anneal: str = "0it"
+    whole: tuple[str, ...] = ()
     train_norms: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "include", tuple(self.include))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
+        for field in ("include", "exclude", "whole"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
         check_density(self.density)
         if Length.parse(self.anneal) != Length() and self.density >= 0.5:
             raise TombolaError(f"anneal is {self.anneal}, but it falls from 0.5 and density is {self.density:g}")
+        if Length.parse(self.anneal) != Length() and ":" in self.pattern.removeprefix("block:"):
+            raise TombolaError(f"anneal is {self.anneal}, but pattern {self.pattern} fixes the density; leave one out")
 
     def init_args(self) -> Mapping[str, Any]:
         """What the initialisation is given."""
-        return {"scale_fan": self.density} if self.scale_fan else {}
+        return {"scale_fan": fixed_density(self.pattern, self.density)} if self.scale_fan else {}
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: one level, whose weights are those of the start."""
@@ -78,16 +82,20 @@ class EdgePopup:
     def learning(self) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.supermask.loop import Learning
-        from tombola.supermask.rules import TopK
 
         return Learning(
-            rule=TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern),
+            rule=self._rule(),
             scores=self.scores,
             include=self.include,
             exclude=self.exclude,
-            train_rest=self.train_norms,
-            hooks=lambda search: annealed(search, self.anneal, self.density, self.scope, self.pattern),
+            rest="norms" if self.train_norms else "frozen",
+            hooks=lambda search: annealed(search, self.anneal, self._rule()),
         )
+
+    def _rule(self) -> TopK:
+        from tombola.supermask.rules import TopK
+
+        return TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern, self.whole)
 
 
 def check_density(density: float) -> None:
@@ -104,17 +112,14 @@ def fixed_density(pattern: str, density: float) -> float:
     return shape.n / shape.m if isinstance(shape, NM) and density == 0.5 else density
 
 
-def annealed(search: Search, length: str, density: float, scope: str, pattern: str) -> list[Hook]:
+def annealed(search: Search, length: str, rule: TopK) -> list[Hook]:
     """The hook that lets the density fall: d + (0.5 - d)(1 - t)^3 over `length` (Diffenderfer & Kailkhura 2021)."""
     from tombola.supermask.hooks import Anneal
-    from tombola.supermask.rules import TopK
 
     over = steps(length, search.bench.steps_per_epoch)
-    if over == 0:
-        return []
 
-    def rule(step: int) -> MaskRule:
+    def at(step: int) -> TopK:
         left = max(0.0, 1.0 - step / over)
-        return TopK(density + (0.5 - density) * left**3, scope, pattern)
+        return replace(rule, density=rule.density + (0.5 - rule.density) * left**3)
 
-    return [Anneal(rule)]
+    return [Anneal(at)] if over else []

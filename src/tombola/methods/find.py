@@ -152,9 +152,14 @@ def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
         "ticket": str(directory / levels[-1]["ticket"]),
         "density": levels[-1]["density"],
         "test_accuracy": levels[-1]["test_accuracy"],
-        "dense_test_accuracy": levels[0]["test_accuracy"] if levels[0]["kept"] == levels[0]["total"] else None,
+        "dense_test_accuracy": levels[0]["test_accuracy"] if is_dense(levels[0]) else None,
         **result,
     }
+
+
+def is_dense(level: Mapping[str, Any]) -> bool:
+    """Whether a level is the dense network: level 0 with all its weights, which a search from a ticket has not."""
+    return bool(level["level"] == 0 and level["kept"] == level["total"])
 
 
 def _run(request: Request, splits: Splits, run: Run, jobs: int) -> dict[str, Any]:

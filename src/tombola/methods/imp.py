@@ -127,11 +127,11 @@ class IterativePruning:
                     f"density is {density}, but the search starts from a ticket that keeps {mask.density:.4g}; "
                     "ask for less, or for --levels 0 to train the ticket as it is"
                 )
-            density /= mask.density
         if density is None:
             plan = by_rate(sizes, rates, self.levels or 0)
         else:
-            plan = by_density(sizes, rates, density, self.rounds)
+            units = sum(pattern.units(kept.shape) for kept in mask.values())
+            plan = by_density(sizes, rates, density, self.rounds, units)
         return [level[""] for level in plan] if self.scope == "global" else plan
 
     def rates(self, weights: Mapping[str, Any], output: str) -> dict[str, float]:

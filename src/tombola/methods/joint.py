@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.methods.binarised import ACTIVATIONS, binary_form, binary_rewrites, check_choice
 from tombola.methods.edge_popup import check_density, fixed_density
 from tombola.train.length import Length, steps
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tombola.mask import Mask
+    from tombola.models.spec import ModelSpec
     from tombola.supermask.loop import Learning
     from tombola.train.hooks import Hook
     from tombola.train.search import Level, Search
@@ -33,6 +35,8 @@ class Joint:
         weight_gradient: masked (the true gradient: pruned weights rest), dense (pruned weights learn on, straight
             through the mask), or sr-ste (dense, with pruned weights drawn to 0)
         sr_ste_decay: strength of that draw
+        weights: identity, or binary (alpha·sign(w)·M, the gradient passing straight through the sign where |w| <= 1)
+        activations: float or binary
         scores: how scores begin: the name of an initialisation
         score_lr: learning rate of the scores (null: the recipe's, which the weights have)
         score_weight_decay: weight decay of the scores (null: the recipe's)
@@ -53,6 +57,8 @@ class Joint:
     pattern: str = "element"
     weight_gradient: str = "masked"
     sr_ste_decay: float = 2e-4
+    weights: str = "identity"
+    activations: str = "float"
     scores: str = "torch_default"
     score_lr: float | None = None
     score_weight_decay: float | None = None
@@ -69,6 +75,8 @@ class Joint:
         check_density(self.density)
         if self.weight_gradient not in RULES:
             raise TombolaError(f"weight_gradient {self.weight_gradient!r} is not known; use {', '.join(RULES)}")
+        check_choice("weights", self.weights, ("identity", "binary"))
+        check_choice("activations", self.activations, ACTIVATIONS)
         if not 0.0 <= self.freeze_scores <= 1.0:
             raise TombolaError(f"freeze_scores is {self.freeze_scores}, but it must lie in [0, 1]")
         if Length.parse(self.scores_first) != Length() and Length.parse(self.weights_first) != Length():
@@ -78,11 +86,16 @@ class Joint:
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise TombolaError(f"{field} is {value}; it must be a number of at least 0")
 
+    def network(self, spec: ModelSpec) -> ModelSpec:
+        """One of Tombola's own networks in the form that is needed."""
+        binary = "binary" in (self.weights, self.activations)
+        return binary_form(spec, self.activations, affine=True) if binary else spec
+
     def find(self, search: Search) -> list[Level]:
         """Run the search: one level, mask and weights together."""
         from tombola.supermask.loop import learn_mask
 
-        return [learn_mask(search, self.learning())]
+        return [learn_mask(search, self.learning(search.network()))]
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network at this length."""
@@ -91,28 +104,43 @@ class Joint:
         for field in ("scores_first", "weights_first"):
             if steps(getattr(self, field), steps_per_epoch) >= total:
                 raise TombolaError(f"{field} is {getattr(self, field)}, which leaves nothing of {total} iterations")
-        check_learning(network, self.learning(), mask)
+        scores_from, scores_until, weights_from = self._turns(steps_per_epoch, total)
+        if weights_from > scores_until or 0 < scores_from >= scores_until:
+            idle = "nothing learns for a while" if weights_from > scores_until else "the scores never learn"
+            first = self.scores_first if weights_from > scores_until else self.weights_first
+            raise TombolaError(
+                f"with freeze_scores {self.freeze_scores:g} after a first part of {first}, {idle} in {total} "
+                "iterations; make one of them shorter"
+            )
+        check_learning(network, self.learning(network), mask)
 
-    def learning(self) -> Learning:
+    def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.supermask.loop import Learning
+        from tombola.supermask.represent import Binary, Identity
         from tombola.supermask.rules import TopK
         from tombola.supermask.weights import weight_rule
 
         return Learning(
             rule=TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern),
+            represent=Binary() if self.weights == "binary" else Identity(),
             weights=weight_rule(self.weight_gradient, self.sr_ste_decay),
             scores=self.scores,
             include=self.include,
             exclude=self.exclude,
             score_settings=self.score_settings(),
             hooks=self._hooks,
+            rewrites=self._rewrites(network),
         )
 
     def score_settings(self) -> Mapping[str, Any]:
         """The optimiser's settings for the scores, where they differ."""
         own = {"lr": self.score_lr, "weight_decay": self.score_weight_decay, "momentum": self.score_momentum}
         return {name: value for name, value in own.items() if value is not None}
+
+    def _rewrites(self, network: nn.Module) -> tuple[Mapping[str, Any], ...]:
+        rewrites = binary_rewrites(network, self.activations, self.include, self.exclude)
+        return tuple(r for r in rewrites if r["kind"] != "binary-layers" or self.weights == "binary")
 
     def _hooks(self, search: Search) -> list[Hook]:
         from tombola.supermask.hooks import Phases
@@ -124,7 +152,10 @@ class Joint:
 
     def phases(self, steps_per_epoch: int, total: int) -> Callable[[int], tuple[bool, bool]]:
         """step -> (scores learn, weights learn)."""
-        scores_until = total - round(self.freeze_scores * total)
-        weights_from = steps(self.scores_first, steps_per_epoch)
-        scores_from = steps(self.weights_first, steps_per_epoch)
+        scores_from, scores_until, weights_from = self._turns(steps_per_epoch, total)
         return lambda step: (scores_from <= step < scores_until, step >= weights_from)
+
+    def _turns(self, steps_per_epoch: int, total: int) -> tuple[int, int, int]:
+        """The steps at which the scores begin to learn, stop, and the weights begin to learn."""
+        scores_until = total - round(self.freeze_scores * total)
+        return steps(self.weights_first, steps_per_epoch), scores_until, steps(self.scores_first, steps_per_epoch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from tombola.mask import Mask
     from tombola.supermask.loop import Learning
-    from tombola.train.recipe import Recipe
     from tombola.train.search import Level, Search
 
 
@@ -32,7 +31,7 @@ class LearnedMask:
         rescale: multiply every layer by the inverse of its kept fraction (dynamic weight rescaling)
         samples: masks drawn at the end for test_accuracy_sampled
         biases: mask biases too
-        train_norms: train norm layers (and unmasked biases) along with the masks
+        train_norms: train scale and bias of norm layers along with the masks
         mask_decay: strength of a pressure towards sparser masks: this times the sum of all p is added to the loss
         finetune: length of a second level in which the mask is frozen and the weights are trained; 0it for none
         finetune_lr: learning rate of that level
@@ -66,6 +65,8 @@ class LearnedMask:
             raise TombolaError(f"weights {self.weights!r} is not known; use identity or signed_constant")
         if self.logit is not None and not math.isfinite(self.logit):
             raise TombolaError(f"logit is {self.logit}; it must be a finite number")
+        if self.rule == "threshold" and self.logit is not None and self.logit <= 0:
+            raise TombolaError(f"logit is {self.logit}, at which rule threshold keeps nothing; it must lie above 0")
         if self.samples < 1:
             raise TombolaError(f"samples is {self.samples}, but at least 1 is needed")
         for field in ("mask_decay", "finetune_lr"):
@@ -74,12 +75,9 @@ class LearnedMask:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: level 1 learns the mask, level 2 (if asked for) trains the weights under it."""
-        from tombola.supermask.loop import fine_tune, learn_mask
+        from tombola.supermask.loop import learn_then_train
 
-        levels = [learn_mask(search, self.learning(search.network()))]
-        if Length.parse(self.finetune) != Length():
-            levels.append(fine_tune(search, levels[0], self._finetuning(search.bench.recipe)))
-        return levels
+        return learn_then_train(search, self.learning(search.network()), self.finetune, self.finetune_lr)
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
@@ -102,13 +100,10 @@ class LearnedMask:
             scores=self.logit,
             include=(*self.include, *(layer_biases(network) if self.biases else ())),
             exclude=self.exclude,
-            train_rest=self.train_norms,
+            rest="norms" if self.train_norms else "frozen",
             hooks=lambda search: [MaskDecay(self.mask_decay)] if self.mask_decay else [],
             samples=self.samples,
         )
-
-    def _finetuning(self, recipe: Recipe) -> Recipe:
-        return replace(recipe, length=self.finetune, lr=self.finetune_lr)
 
 
 def layer_biases(network: nn.Module) -> list[str]:

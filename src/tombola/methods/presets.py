@@ -2,6 +2,10 @@
 
 Sources: Frankle & Carbin 2019, figure 2 and appendices (LeNet, Conv-2/4/6, "Resnet-18" = ResNet-20, VGG-19). They
 trained on the whole CIFAR-10; batch size 60 is theirs for LeNet and Conv, 64 for VGG-19, 128 for ResNet.
+Edge-popup: Ramanujan et al. 2020, the small-scale configurations (Conv-2/4/6/8, ResNet-18). Zhou et al. 2019 for
+learned masks. IteRand, multicoated supermasks, Gem-Miner and signed supermasks: their authors' configurations.
+For networks that the papers leave out (LeNet under edge-popup, everything on digits) the learning rates come from
+our own small sweeps on the validation split (docs/supermasks.md).
 """
 
 from __future__ import annotations
@@ -34,6 +38,21 @@ def _sgd(batch_size: int, **more: Any) -> dict[str, Any]:
     return {**common, "batch_size": batch_size, "eval_every": "500it", **more}
 
 
+def _popup(batch_size: int = 128, **more: object) -> dict[str, Any]:
+    common = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "cosine"}
+    return {**common, "batch_size": batch_size, "length": "100ep", **more}
+
+
+def _drawn(lr: float, length: str) -> dict[str, Any]:
+    return {"optimizer": "adam", "lr": lr, "batch_size": 60, "length": length, "eval_every": "1ep"}
+
+
+def _signed() -> dict[str, Any]:
+    # theirs is a decoupled decay of 5e-4 a step; SGD's comes to as much at lr 0.05 and momentum 0.9
+    steps = tuple(f"{epoch}ep" for epoch in range(10, 100, 10))
+    return _popup(lr=0.05, nesterov=True, weight_decay=1e-3, schedule="step", milestones=steps, gamma=0.96)
+
+
 # only the 3x3 convolutions of the residual network and of VGG are pruned there, by one global threshold
 _GLOBAL_CONVS = {"scope": "global", "exclude": ("fc.*", "*downsample*", "*shortcut*")}
 
@@ -55,14 +74,39 @@ _PRESETS: Mapping[tuple[str, str, str], Preset] = {
     ("imp", "lenet-300-100", "digits"): Preset(
         {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}
     ),
+    **{("edge-popup", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
+    **{("joint", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
+    ("edge-popup", "resnet-18", "cifar10"): Preset(_popup(256, weight_decay=5e-4)),
+    ("joint", "resnet-18", "cifar10"): Preset(_popup(256, weight_decay=5e-4)),
+    ("edge-popup", "lenet-300-100", "mnist"): Preset(_popup(lr=0.4, length="20ep")),
+    ("joint", "lenet-300-100", "mnist"): Preset(_popup(length="20ep")),
+    ("edge-popup", "lenet-300-100", "digits"): Preset(_popup(60, length="40ep")),
+    ("joint", "lenet-300-100", "digits"): Preset(_popup(60, length="40ep")),
+    ("learned-mask", "lenet-300-100", "mnist"): Preset(
+        {"optimizer": "sgd", "lr": 100.0, "momentum": 0.9, "batch_size": 250, "length": "2000ep", "eval_every": "10ep"}
+    ),
+    ("learned-mask", "lenet-300-100", "digits"): Preset(_drawn(0.1, "40ep")),
+    ("iterand", "conv-6", "cifar10"): Preset(_popup(lr=0.3)),
+    ("iterand", "resnet-18", "cifar10"): Preset(_popup(weight_decay=5e-4), {"density": 0.4}),
+    ("multicoat", "resnet-18", "cifar10"): Preset(_popup()),
+    ("gem-miner", "resnet-20", "cifar10"): Preset(_popup(length="150ep", weight_decay=0.0), {"density": 0.0144}),
+    ("gem-miner", "lenet-300-100", "digits"): Preset(_popup(60, lr=1.0, length="40ep", weight_decay=0.0)),
+    ("signed-supermask", "lenet-300-100", "mnist"): Preset(_signed()),
+    ("signed-supermask", "lenet-300-100", "digits"): Preset(
+        _popup(60, lr=0.05, length="40ep", nesterov=True, weight_decay=1e-2)
+    ),
+    **{("signed-supermask", f"conv-{n}", "cifar10"): Preset(_signed()) for n in (2, 4, 6, 8)},
     ("imp", "mlp", "digits"): Preset(
         {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}
     ),
 }
 
 
-_TRAINED_AS: Mapping[str, str] = {"dense": "imp"}
-"""Methods without recipes of their own -> the method whose recipes they train by."""
+_TRAINED_AS: Mapping[str, str] = {
+    "dense": "imp",
+    **dict.fromkeys(("iterand", "multicoat", "gem-miner", "signed-supermask"), "edge-popup"),
+}
+"""Methods without a recipe of their own for a network -> the method whose recipe they train by there."""
 
 
 def preset(method: str, model: str, data: str) -> Preset:

@@ -52,6 +52,8 @@ def start_from(
     """
     if isinstance(model, ModelSpec) and model.init is None:
         model = replace(model, init=getattr(method, "default_init", None))
+    if isinstance(model, ModelSpec) and is_known(model.name) and hasattr(method, "network"):
+        model = method.network(model)
     if isinstance(model, nn.Module):
         own = unwrap(model)
         start = Start(Origin.stored(own), _copied(own).to("cpu"))

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 from torch import nn
 
+from tombola.models.activation import Activation
 from tombola.models.mlp import mlp
 from tombola.models.shapes import Shape, scaled
 
 
-def lenet_300_100(*, input_shape: Shape, classes: int, width: float = 1, bias: bool = True) -> nn.Sequential:
+def lenet_300_100(
+    *,
+    input_shape: Shape,
+    classes: int,
+    width: float = 1,
+    bias: bool = True,
+    activation: Activation = "relu",
+    affine: bool = False,
+) -> nn.Sequential:
     """fc1 300, fc2 100, fc3 classes, with ReLU between; 266,200 weights on 28x28 digits.
 
     Args:
         input_shape: shape of one example, any number of dimensions.
         classes: width of the output.
         width: factor of both hidden widths.
-        bias: whether the layers have biases.
+        bias: whether the layers have biases; in the binary form the last one alone can have them.
+        activation: relu; binary: also a batch norm after fc1 and fc2.
+        affine: whether the batch norms of the binary form have a scale and a bias.
     """
     name = "lenet-300-100"
     hidden = [scaled(name, size, width) for size in (300, 100)]
-    return mlp(input_shape=input_shape, classes=classes, hidden=hidden, bias=bias, network=name)
+    return mlp(
+        input_shape=input_shape,
+        classes=classes,
+        hidden=hidden,
+        bias=bias,
+        activation=activation,
+        affine=affine,
+        network=name,
+    )

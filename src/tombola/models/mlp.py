@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from tombola.errors import TombolaError
+from tombola.models.activation import Activation, binary_form, check_has_norms, following
 from tombola.models.shapes import Shape, flag
 
 
@@ -18,6 +19,8 @@ def mlp(
     classes: int,
     hidden: Sequence[int] = (128, 64),
     bias: bool = True,
+    activation: Activation = "relu",
+    affine: bool = False,
     network: str = "mlp",
 ) -> nn.Sequential:
     """Flatten, then fc1, relu1, fc2, ... with these hidden widths; the last fc gives the classes.
@@ -26,7 +29,9 @@ def mlp(
         input_shape: shape of one example, any number of dimensions.
         classes: width of the output.
         hidden: width of each hidden layer; empty gives a linear model.
-        bias: whether the layers have biases.
+        bias: whether the layers have biases; in the binary form the last one alone can have them.
+        activation: relu; binary: also a batch norm after each layer but the last.
+        affine: whether the batch norms of the binary form have a scale and a bias.
         network: name in error lines.
 
     Raises:
@@ -37,12 +42,15 @@ def mlp(
     if not input_shape or min(input_shape) < 1:
         raise TombolaError(f"{network}: the data's shape is {tuple(input_shape)}; positive sizes are needed")
     flag(network, "bias", bias)
+    binary = binary_form(network, activation)
+    check_has_norms(network, binary, flag(network, "affine", affine))
     sizes = [math.prod(input_shape), *hidden, classes]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for i in range(1, len(sizes)):
-        layers[f"fc{i}"] = nn.Linear(sizes[i - 1], sizes[i], bias=bias)
-        if i < len(sizes) - 1:
-            layers[f"relu{i}"] = nn.ReLU()
+        last = i == len(sizes) - 1
+        layers[f"fc{i}"] = nn.Linear(sizes[i - 1], sizes[i], bias=bias and (last or not binary))
+        if not last:
+            layers.update(following(i, binary, norm=nn.BatchNorm1d(sizes[i], affine=affine) if binary else None))
     return nn.Sequential(layers)
 
 

@@ -17,7 +17,7 @@ from tombola.models.foreign import build_foreign, is_import_path
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["MODELS", "Entry", "build_network", "default_init", "is_known", "load_checkpoint_", "names"]
+__all__ = ["MODELS", "Entry", "build_network", "default_init", "has_norms", "is_known", "load_checkpoint_", "names"]
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,22 @@ def _late(function: str, module: str) -> Callable[..., nn.Module]:
 
 def _entries() -> dict[str, Entry]:
     glorot, he = "xavier_normal", "kaiming_normal"
+    plain, normed = ("bias", "activation", "affine"), ("width", "affine", "activation")
     found = {
-        "mlp": Entry(_late("mlp", "mlp"), glorot, ("hidden", "bias")),
-        "lenet-300-100": Entry(_late("lenet_300_100", "lenet"), glorot, ("width", "bias")),
+        "mlp": Entry(_late("mlp", "mlp"), glorot, ("hidden", *plain)),
+        "lenet-300-100": Entry(_late("lenet_300_100", "lenet"), glorot, ("width", *plain)),
     }
     for depth in (2, 4, 6, 8):
-        found[f"conv-{depth}"] = Entry(_late("conv", "conv"), glorot, ("width", "bias"), {"depth": depth})
+        found[f"conv-{depth}"] = Entry(_late("conv", "conv"), glorot, ("width", *plain), {"depth": depth})
     for depth in (18, 34):
-        options = ("stem", "width", "affine")
-        found[f"resnet-{depth}"] = Entry(_late("resnet", "resnet"), he, options, {"depth": depth})
+        found[f"resnet-{depth}"] = Entry(_late("resnet", "resnet"), he, ("stem", *normed), {"depth": depth})
     for depth in (20, 32, 44, 56):
-        build = _late("cifar_resnet", "resnet")
-        found[f"resnet-{depth}"] = Entry(build, he, ("width", "affine"), {"depth": depth})
+        found[f"resnet-{depth}"] = Entry(_late("cifar_resnet", "resnet"), he, normed, {"depth": depth})
     for depth in (16, 19):
-        found[f"vgg-{depth}"] = Entry(_late("vgg", "vgg"), he, ("width", "affine"), {"depth": depth})
+        found[f"vgg-{depth}"] = Entry(_late("vgg", "vgg"), he, normed, {"depth": depth})
+    found["vgg-small"] = Entry(_late("vgg_small", "vgg"), he, normed)
     pattern = r"wrn-(?P<depth>\d+)-(?P<width>\d+(\.\d+)?)"
-    found["wrn-28-K"] = Entry(_late("wrn", "wrn"), he, ("affine", "dropout"), pattern=pattern)
+    found["wrn-28-K"] = Entry(_late("wrn", "wrn"), he, ("affine", "dropout", "activation"), pattern=pattern)
     return found
 
 
@@ -86,6 +86,12 @@ def default_init(name: str) -> str | None:
     """The initialisation that the field uses for a network of Tombola's; None (keep as built) for others."""
     found = _find(name)
     return None if found is None else found[0].init
+
+
+def has_norms(name: str) -> bool:
+    """Whether a network of Tombola's has norm layers in its ReLU form too."""
+    found = _find(name)
+    return found is not None and "affine" in found[0].options and "bias" not in found[0].options
 
 
 def build_network(

@@ -9,20 +9,22 @@ from typing import Literal
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.models.activation import Activation, activation_layer, binary_form, following
 from tombola.models.shapes import Shape, flag, image, scaled
 
 
 class BasicBlock(nn.Module):
     """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x)); the shortcut is 1x1 where shapes change.
 
-    Maps are (batch, channels, height, width).
+    Maps are (batch, channels, height, width). In the binary form every convolution sees -1 and +1, for the
+    second activation comes after the sum.
     """
 
-    def __init__(self, channels: int, out: int, stride: int, affine: bool) -> None:
+    def __init__(self, channels: int, out: int, stride: int, affine: bool, binary: bool) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(out, affine=affine)
-        self.relu1 = nn.ReLU()
+        self.relu1 = activation_layer(binary)
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out, affine=affine)
         self.downsample: nn.Module = nn.Identity()
@@ -33,7 +35,7 @@ class BasicBlock(nn.Module):
                     bn=nn.BatchNorm2d(out, affine=affine),
                 )
             )
-        self.relu2 = nn.ReLU()
+        self.relu2 = activation_layer(binary)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a (batch, channels, height, width) tensor."""
@@ -44,7 +46,13 @@ class BasicBlock(nn.Module):
 
 
 def cifar_resnet(
-    *, input_shape: Shape, classes: int, depth: int, width: float = 1, affine: bool = True
+    *,
+    input_shape: Shape,
+    classes: int,
+    depth: int,
+    width: float = 1,
+    affine: bool = True,
+    activation: Activation = "relu",
 ) -> nn.Sequential:
     """Depth 6n+2: a 3x3 convolution, three stages of n blocks of 16, 32, 64 channels, average, fc.
 
@@ -56,10 +64,11 @@ def cifar_resnet(
         depth: 20, 32, 44, 56 or any other 6n+2.
         width: factor of every hidden width.
         affine: whether batch norms have a scale and a bias.
+        activation: relu or binary. In the binary form the fc sees means of -1 and +1.
     """
     name = f"resnet-{depth}"
     blocks = (depth - 2) // 6
-    return _resnet(name, input_shape, classes, (16, 32, 64), (blocks,) * 3, width, affine, "cifar")
+    return _resnet(name, input_shape, classes, (16, 32, 64), (blocks,) * 3, width, affine, "cifar", activation)
 
 
 def resnet(
@@ -70,6 +79,7 @@ def resnet(
     stem: Literal["cifar", "imagenet"] = "cifar",
     width: float = 1,
     affine: bool = True,
+    activation: Activation = "relu",
 ) -> nn.Sequential:
     """ResNet-18 or -34: four stages of blocks of 64, 128, 256, 512 channels, average, fc.
 
@@ -80,9 +90,11 @@ def resnet(
         stem: cifar: a 3x3 convolution; imagenet: 7x7 of stride 2 and a 3x3 max pool of stride 2.
         width: factor of every hidden width.
         affine: whether batch norms have a scale and a bias.
+        activation: relu; binary: also the stem's pool before its norm. The fc sees means of -1 and +1.
     """
     blocks = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}[depth]
-    return _resnet(f"resnet-{depth}", input_shape, classes, (64, 128, 256, 512), blocks, width, affine, stem)
+    widths = (64, 128, 256, 512)
+    return _resnet(f"resnet-{depth}", input_shape, classes, widths, blocks, width, affine, stem, activation)
 
 
 def _resnet(
@@ -94,10 +106,12 @@ def _resnet(
     width: float,
     affine: bool,
     stem: str,
+    activation: Activation,
 ) -> nn.Sequential:
     if stem not in ("cifar", "imagenet"):
         raise TombolaError(f"{name}: stem is {stem!r}; allowed: cifar, imagenet")
     flag(name, "affine", affine)
+    binary = binary_form(name, activation)
     channels_in, _, _ = image(name, input_shape)
     widths = [scaled(name, base, width) for base in stages]
     large = stem == "imagenet"
@@ -110,15 +124,13 @@ def _resnet(
         padding=3 if large else 1,
         bias=False,
     )
-    layers["bn1"] = nn.BatchNorm2d(widths[0], affine=affine)
-    layers["relu1"] = nn.ReLU()
-    if large:
-        layers["pool1"] = nn.MaxPool2d(3, stride=2, padding=1)
+    pool = {"pool1": nn.MaxPool2d(3, stride=2, padding=1)} if large else {}
+    layers.update(following(1, binary, norm=nn.BatchNorm2d(widths[0], affine=affine), pool=pool))
     channels = widths[0]
     for s, (out, repeats) in enumerate(zip(widths, blocks, strict=True), start=1):
         stage: OrderedDict[str, nn.Module] = OrderedDict()
         for b in range(repeats):
-            stage[f"block{b + 1}"] = BasicBlock(channels, out, 2 if s > 1 and b == 0 else 1, affine)
+            stage[f"block{b + 1}"] = BasicBlock(channels, out, 2 if s > 1 and b == 0 else 1, affine, binary)
             channels = out
         layers[f"stage{s}"] = nn.Sequential(stage)
     layers["average"] = nn.AdaptiveAvgPool2d(1)

@@ -57,12 +57,13 @@ class Pooling:
     """
 
     def __init__(self, height: int, width: int) -> None:
-        self.height, self.width = height, width
+        self.height, self.width, self.made = height, width, 0
 
-    def next(self) -> nn.Module | None:
-        """The next pool, or None if the map is 1x1 already."""
+    def next(self) -> dict[str, nn.Module]:
+        """The next pool under its name, pool1, pool2, ...; nothing if the map is 1x1 already."""
         size = (min(2, self.height), min(2, self.width))
         if size == (1, 1):
-            return None
+            return {}
         self.height, self.width = self.height // size[0], self.width // size[1]
-        return nn.MaxPool2d(size)
+        self.made += 1
+        return {f"pool{self.made}": nn.MaxPool2d(size)}

@@ -7,22 +7,24 @@ from collections import OrderedDict
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.models.activation import Activation, activation_layer, binary_form
 from tombola.models.shapes import Shape, flag, image, scaled
 
 
 class PreActivationBlock(nn.Module):
     """x + conv2(relu(bn2(conv1(a)))) with a = relu(bn1(x)); where shapes change the shortcut is 1x1 on a.
 
-    Maps are (batch, channels, height, width).
+    Maps are (batch, channels, height, width). In the binary form every convolution sees -1 and +1, and the sum
+    stays as it is until the next norm.
     """
 
-    def __init__(self, channels: int, out: int, stride: int, affine: bool, dropout: float) -> None:
+    def __init__(self, channels: int, out: int, stride: int, affine: bool, dropout: float, binary: bool) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(channels, affine=affine)
-        self.relu1 = nn.ReLU()
+        self.relu1 = activation_layer(binary)
         self.conv1 = nn.Conv2d(channels, out, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(out, affine=affine)
-        self.relu2 = nn.ReLU()
+        self.relu2 = activation_layer(binary)
         self.dropout: nn.Module = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = nn.Conv2d(out, out, 3, padding=1, bias=False)
         self.downsample: nn.Module | None = None
@@ -45,6 +47,7 @@ def wrn(
     width: float | str,
     affine: bool = True,
     dropout: float = 0.0,
+    activation: Activation = "relu",
 ) -> nn.Sequential:
     """A 3x3 convolution, three stages of n blocks of 16K, 32K, 64K channels, norm, ReLU, average, fc.
 
@@ -54,7 +57,8 @@ def wrn(
         depth: 6n+4.
         width: K, also a fraction.
         affine: whether batch norms have a scale and a bias.
-        dropout: probability of dropout between a block's convolutions.
+        dropout: probability of dropout between a block's convolutions; 0 in the binary form.
+        activation: relu or binary. In the binary form the fc sees means of -1 and +1.
 
     Raises:
         TombolaError: for another depth, or arguments out of range.
@@ -65,6 +69,9 @@ def wrn(
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise TombolaError(f"{name}: dropout is {dropout!r}; a number in [0, 1) is needed")
     flag(name, "affine", affine)
+    binary = binary_form(name, activation)
+    if binary and dropout:
+        raise TombolaError(f"{name}: dropout is {dropout}, which puts zeros among -1 and +1; activation binary needs 0")
     channels_in, _, _ = image(name, input_shape)
     channels = 16
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -74,11 +81,11 @@ def wrn(
         stage: OrderedDict[str, nn.Module] = OrderedDict()
         for b in range((depth - 4) // 6):
             stride = 2 if s > 1 and b == 0 else 1
-            stage[f"block{b + 1}"] = PreActivationBlock(channels, out, stride, affine, float(dropout))
+            stage[f"block{b + 1}"] = PreActivationBlock(channels, out, stride, affine, float(dropout), binary)
             channels = out
         layers[f"stage{s}"] = nn.Sequential(stage)
     layers["bn"] = nn.BatchNorm2d(channels, affine=affine)
-    layers["relu"] = nn.ReLU()
+    layers["relu"] = activation_layer(binary)
     layers["average"] = nn.AdaptiveAvgPool2d(1)
     layers["flatten"] = nn.Flatten()
     layers["fc"] = nn.Linear(channels, classes)

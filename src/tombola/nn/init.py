@@ -107,7 +107,7 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     }
 )
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def scheme_named(name: str) -> Scheme:
@@ -203,7 +203,7 @@ def _draw_for(module: nn.Module, leaf: str, rule: Scheme, norm_scale: NormScale,
             return lambda key, n: rule.draw(key, n, fan_in * scale, fan_out * scale)
         if leaf == "bias":
             return _uniform(1.0 / math.sqrt(3.0 * fan_in)) if rule.uniform_bias else _constant(0.0)
-    elif isinstance(module, _NORMS):
+    elif isinstance(module, NORMS):
         if leaf == "weight" and norm_scale == "uniform":
             return philox.uniform
         known = {

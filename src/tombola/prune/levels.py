@@ -22,16 +22,19 @@ def by_rate(sizes: Mapping[str, int], rates: Mapping[str, float], levels: int) -
     ]
 
 
-def by_density(sizes: Mapping[str, int], rates: Mapping[str, float], density: float, rounds: int) -> list[Counts]:
+def by_density(
+    sizes: Mapping[str, int], rates: Mapping[str, float], density: float, rounds: int, total: int | None = None
+) -> list[Counts]:
     """Levels 0..`rounds` that end at exactly round(density N) weights, the layers' rates kept in proportion.
 
+    N is `total`; by default it is the sum of the sizes, which are less where some weights are pruned already.
     One factor c scales all rates so that sum n (1 - c q)^rounds = density N; each level's total is rounded once
     and shared out by largest remainder. A layer of rate 0 keeps everything.
     """
     _check_rates(rates)
-    total = sum(sizes.values())
+    total = sum(sizes.values()) if total is None else total
     target = round(density * total)
-    factor = _solve(sizes, rates, target, rounds)
+    factor = _solve(sizes, rates, target, rounds, total)
     plan: list[Counts] = [dict(sizes)]
     for level in range(1, rounds + 1):
         exact = {name: size * (1.0 - factor * rates[name]) ** level for name, size in sizes.items()}
@@ -40,11 +43,11 @@ def by_density(sizes: Mapping[str, int], rates: Mapping[str, float], density: fl
     return plan
 
 
-def _solve(sizes: Mapping[str, int], rates: Mapping[str, float], target: int, rounds: int) -> float:
-    total, fixed = sum(sizes.values()), sum(size for name, size in sizes.items() if rates[name] == 0)
+def _solve(sizes: Mapping[str, int], rates: Mapping[str, float], target: int, rounds: int, total: int) -> float:
+    there, fixed = sum(sizes.values()), sum(size for name, size in sizes.items() if rates[name] == 0)
     highest = max(rates.values(), default=0.0)
-    least = sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items()) if highest else total
-    if target == total:
+    least = sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items()) if highest else there
+    if target == there:
         return 0.0
     if target < fixed or target < math.floor(least) or not highest:
         raise TombolaError(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask, parameters_by_name, prunable
-from tombola.prune.connectivity import is_cut
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive, generator
 from tombola.select.criteria import Context, Criterion
@@ -21,6 +20,7 @@ from tombola.select.select import select
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
+from tombola.train.connectivity import is_cut
 from tombola.train.feeds import training_feed
 from tombola.train.search import Level, Search, level_result, some_inputs
 from tombola.train.trial import run_trial

@@ -67,6 +67,7 @@ class Study:
     arms: tuple[StudyArm, ...]
     contrasts: tuple[Contrast, ...]
     note: str
+    seeds: tuple[int, ...] = ()
 
     @property
     def replicates(self) -> int:
@@ -77,10 +78,10 @@ class Study:
     def gaps(self) -> list[str]:
         """What the study lacks, in plain words."""
         untested = [arm.name for arm in self.arms if not arm.values["test_accuracy"]]
-        few = f"There are no intervals: they need {FEWEST} replicates, and the arms have {self.replicates}."
-        return [few][: self.replicates < FEWEST] + (
-            [f"No test {self.metric} of: {', '.join(untested)}."] if untested else []
-        )
+        notes = [f"No test {self.metric} of: {', '.join(untested)}."] if untested else []
+        if self.replicates < FEWEST:
+            notes.append(f"There are no intervals: they need {FEWEST} replicates, and the arms have {self.replicates}.")
+        return notes
 
     @property
     def families(self) -> Mapping[str, tuple[StudyArm, ...]]:
@@ -102,6 +103,7 @@ def read_study(node: Node, root: Path) -> Study:
         arms=tuple(_arm(item, root, top) for item in node.elements("arms")),
         contrasts=tuple(_contrast(item) for item in node.elements("comparisons")),
         note=node.text("note"),
+        seeds=tuple(int(seed) for item in node.elements("seeds") if (seed := item.as_number(0)) is not None),
     )
 
 

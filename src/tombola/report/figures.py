@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tombola.report import style
 from tombola.report.aggregate import Curve, Point
-from tombola.report.style import Look, plain
 from tombola.report.levels import FEWEST, Layer
+from tombola.report.style import Look, plain
 from tombola.report.summary import Comparison
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _density_axis(axes: Axes, densities: Sequence[float]) -> None:
     axes.set_xlabel("Weights kept (%)")
 
 
-def _legend(figure: Figure, axes: Axes) -> None:
+def legend_above(figure: Figure, axes: Axes) -> None:
     """Above the axes, in columns that fit the narrow figure."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) < 2:
@@ -184,7 +184,7 @@ def density_figure(
         if counts:
             axes.yaxis.set_major_formatter(FuncFormatter(count_label))
         axes.margins(y=0.06)
-        _legend(figure, axes)
+        legend_above(figure, axes)
     return figure
 
 
@@ -221,7 +221,7 @@ def layer_figure(levels: Sequence[tuple[str, Look, Sequence[Layer]]]) -> Figure:
         )
         axes.set_ylim(len(names) - 0.4, -0.6)
         axes.grid(axis="y", visible=not tight)
-        _legend(figure, axes)
+        legend_above(figure, axes)
     return figure
 
 
@@ -274,7 +274,7 @@ def trace_figure(
         axes.xaxis.set_major_formatter(FuncFormatter(count_label))
         axes.set_xlabel("Training iterations")
         axes.set_ylabel(ylabel)
-        _legend(figure, axes)
+        legend_above(figure, axes)
     return figure
 
 
@@ -297,7 +297,7 @@ def arms_figure(rows: Sequence[Row], *, xlabel: str, factor: float = 1.0) -> Fig
                 axes.plot([factor * e for e in row.interval], [at, at], color=look.colour, linewidth=2.4)
             if row.mean is not None:
                 axes.plot([factor * row.mean], [at], look.marker, color=look.colour, markersize=7)
-        _rows(axes, [plain(row.label, 22) for row in rows])
+        _rows(axes, [plain(row.label, 26) for row in rows])
         axes.set_xlabel(xlabel)
     return figure
 

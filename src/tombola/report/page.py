@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
 from tombola.report import plots, style, tables, words
+from tombola.report.aggregate import points, spread
+from tombola.report.comparison import Study
+from tombola.report.overlap_tables import overlap_numbers, overlap_tables
 from tombola.report.plot import Plot, files
-from tombola.report.summary import Run, read_runs
+from tombola.report.summary import Find, Run, read_runs
 from tombola.report.tables import Table
 from tombola.report.words import Unit
 
@@ -77,12 +80,18 @@ def key_numbers(run: Run) -> tuple[Number, ...]:
         if verify.replicates:
             found.append(Number("Replicates", str(verify.replicates), "per arm, fresh seeds"))
         return tuple(found)
+    if run.study is not None:
+        return _study_numbers(run.study)
+    if run.overlap is not None:
+        return tuple(Number(*shown) for shown in overlap_numbers(run.overlap))
     if run.find is None:
         return ()
     find, unit = run.find, Unit(run.find.metric)
     dense, best = words.dense_point(find), words.sparsest_that_keeps_up(find)
     found = []
-    if dense is not None:
+    if dense is None:
+        found += _sparsest_numbers(find)
+    else:
         found.append(Number("Dense", unit.show(dense.spread.mean), f"test {find.metric}"))
     if best is not None:
         found.append(Number("Keeps up down to", words.density(best.density), "of the weights"))
@@ -91,6 +100,27 @@ def key_numbers(run: Run) -> tuple[Number, ...]:
     if find.replicates:
         found.append(Number("Replicates", str(len(find.replicates)), "whole searches"))
     return tuple(found)
+
+
+def _sparsest_numbers(find: Find) -> list[Number]:
+    """Of a search without a dense level: what its sparsest ticket keeps and reaches."""
+    tickets = points(find, "ticket", lambda level: level.test_accuracy)
+    if not tickets:
+        return []
+    last = min(tickets, key=lambda point: point.density)
+    reached = Number("Ticket", Unit(find.metric).show(last.spread.mean), f"test {find.metric}")
+    return [Number("Weights kept", words.density(last.density)), reached]
+
+
+def _study_numbers(study: Study, most: int = 6) -> tuple[Number, ...]:
+    """The arms' test results, or where they are many the first and the best."""
+    unit = Unit(study.metric)
+    known = [(arm, summary) for arm in study.arms if (summary := spread(arm.values["test_accuracy"]))]
+    if len(known) > most:
+        known = list({id(arm): (arm, x) for arm, x in (known[0], max(known, key=lambda p: p[1].mean))}.values())
+    halves = [f"± {unit.bare(x.interval[1] - x.mean)}" if x.interval else "" for _, x in known]
+    found = [Number(arm.name, unit.show(x.mean), half) for (arm, x), half in zip(known, halves, strict=True)]
+    return (*found, Number("Replicates", str(study.replicates), "of every arm"))
 
 
 def _draw(drawn: Sequence[Plot], folder: Path, prefix: str) -> tuple[tuple[Shown, ...], list[Path]]:
@@ -113,6 +143,8 @@ def _section(run: Run, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
     shown, written = _draw(plots.run_plots(run), folder, prefix)
     numbers = tables.verify_tables(run.verify) if run.verify is not None else []
     numbers += tables.find_tables(run.find) if run.find is not None else []
+    numbers += tables.study_tables(run.study) if run.study is not None else []
+    numbers += overlap_tables(run.overlap) if run.overlap is not None else []
     other = tables.other_table(run)
     made = (tables.config_table(run), tables.provenance_table(run))
     verdicts = () if run.verify is None else tuple((c.claim, c.verdict) for c in run.verify.comparisons.values())
@@ -121,7 +153,7 @@ def _section(run: Run, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
         name=run.name,
         subtitle=words.subtitle(run),
         verdict=words.verdict(run),
-        more=words.find_sentence(run.find) if run.verify is not None and run.find is not None else "",
+        more=_more(run),
         verdicts=verdicts,
         numbers=key_numbers(run),
         missing=run.missing,
@@ -131,6 +163,17 @@ def _section(run: Run, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
         made=tuple(table for table in made if table is not None),
     )
     return section, written
+
+
+def _more(run: Run) -> str:
+    """What stands under the verdict."""
+    if run.study is not None:
+        return run.study.note
+    if run.overlap is not None:
+        return run.overlap.note
+    if run.verify is not None and run.find is not None:
+        return f"In the search: {words.find_sentence(run.find)}"
+    return ""
 
 
 def environment() -> Environment:

@@ -16,10 +16,13 @@ from tombola.report.aggregate import (
     spread,
 )
 from tombola.report.figures import Row, Series, Trace
-from tombola.report.plot import Plot, band_words, close_up
-from tombola.report.style import Look
 from tombola.report.levels import Layer
+from tombola.report.overlap_plots import overlap_plots
+from tombola.report.plot import Plot, band_words, close_up
+from tombola.report.study_plots import study_plots
+from tombola.report.style import Look
 from tombola.report.summary import Arm, Find, Run, Verify
+from tombola.report.utilisation import Used, used_weights, utilisation_plots
 from tombola.report.words import Unit
 
 
@@ -29,10 +32,15 @@ def arm_series(find: Find, reading: Reading) -> tuple[Series, ...]:
     return tuple(line for line in found if any(p.density > 0 for p in line.points))
 
 
+def _points(series: Sequence[Series]) -> int:
+    """How many points there are to draw; of a single one the tables say it all."""
+    return sum(p.density > 0 for line in series for p in line.points)
+
+
 def _accuracy(find: Find, early: bool) -> list[Plot]:
     unit = Unit(find.metric)
     series = arm_series(find, lambda x: x.test_accuracy_early_stop if early else x.test_accuracy)
-    if not series:
+    if _points(series) < 2:
         return []
     at_one = [p.spread.mean for line in series for p in line.points if p.density == 1]
     dense = at_one[0] if at_one else None
@@ -63,7 +71,7 @@ def _accuracy(find: Find, early: bool) -> list[Plot]:
 
 def _early_stop(find: Find) -> list[Plot]:
     series = arm_series(find, observed_stop)
-    if not series:
+    if _points(series) < 2:
         return []
     partial = any(not p.complete for line in series for p in line.points)
     note = " Hollow: in some replicates the minimum lay too late to be observed." if partial else ""
@@ -106,7 +114,12 @@ def _layers(find: Find) -> list[Plot]:
     ]
 
 
-def _trace_plots(traces: dict[str, list[Trace]], unit: Unit, prefix: str, by: str, what: str) -> list[Plot]:
+def _utilised(find: Find) -> list[Plot]:
+    used = used_weights([rep.arms.get("ticket", ()) for rep in find.replicates])
+    return utilisation_plots([Used("Ticket", style.ARM_LOOKS["ticket"], *used)] if used is not None else [])
+
+
+def _trace_plots(traces: dict[str, list[Trace]], unit: Unit, prefix: str, by: str | None, what: str) -> list[Plot]:
     plots = []
     for column, lines in traces.items():
         if not lines:
@@ -119,7 +132,7 @@ def _trace_plots(traces: dict[str, list[Trace]], unit: Unit, prefix: str, by: st
         plots.append(
             Plot(
                 f"{prefix}-{column.replace('_', '-')}",
-                f"Validation {name} by {by}",
+                f"Validation {name}" + (f" by {by}" if by else ""),
                 f"Validation {name} while training {what}.{cut}{band}",
                 figures.trace_figure(
                     lines,
@@ -145,7 +158,9 @@ def _find_traces(find: Find) -> list[Plot]:
             line = curve((level.metrics for level in grouped[number]), column)
             if line is not None:
                 traces[column].append(Trace(_level_label(find, number), look, line))
-    return _trace_plots(traces, Unit(find.metric), "training", "density", "tickets of several densities")
+    several = len(grouped) > 1
+    by, what = ("density", "tickets of several densities") if several else (None, "the network found")
+    return _trace_plots(traces, Unit(find.metric), "training", by, what)
 
 
 def _proof(verify: Verify) -> list[Plot]:
@@ -208,6 +223,10 @@ def _verify_traces(verify: Verify) -> list[Plot]:
 
 def run_plots(run: Run) -> list[Plot]:
     """The figures of one run, the verdict's first."""
+    if run.study is not None:
+        return study_plots(run.study)
+    if run.overlap is not None:
+        return overlap_plots(run.overlap)
     proof, logs = (_proof(run.verify), _verify_traces(run.verify)) if run.verify is not None else ([], [])
     if run.find is None:
         return proof + logs
@@ -219,7 +238,8 @@ def run_plots(run: Run) -> list[Plot]:
         *_early_stop(find),
         *_find_traces(find),
         *logs,
-        *_layers(find),  # last, for it may be tall
+        *_layers(find),  # last, for they may be tall
+        *_utilised(find),
     ]
 
 

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -95,6 +95,13 @@ STYLE: Mapping[str, Any] = {
     "savefig.facecolor": PAPER,
     "figure.constrained_layout.use": True,
 }
+
+
+def series_look(index: int) -> Look:
+    """The look of the ``index``-th of many lines: no two of the first 36 are the same."""
+    size = len(RUN_LOOKS)
+    form = RUN_LOOKS[(index + index // size) % size]
+    return replace(RUN_LOOKS[index % size], dash=form.dash, marker=form.marker)
 
 
 def arm_look(arm: str) -> Look:

@@ -11,6 +11,7 @@ from tombola.errors import TombolaError
 from tombola.report.comparison import Study, read_study
 from tombola.report.levels import Level, inside, read_interval, read_level
 from tombola.report.nodes import Node, load
+from tombola.report.overlap import MaskOverlap, read_overlap
 from tombola.report.unfinished import partial_search
 
 ARMS = ("ticket", "random", "reinit", "dense")
@@ -96,6 +97,7 @@ class Run:
     find: Find | None = None
     verify: Verify | None = None
     study: Study | None = None
+    overlap: MaskOverlap | None = None
     other: Mapping[str, object] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
@@ -179,9 +181,15 @@ def _gaps(find: Find) -> list[str]:
         notes.append(f"{untested} of {len(levels)} trained networks have no test {find.metric}.")
     if not any(entry.layers for entry in levels):
         notes.append("Counts per layer were not recorded.")
-    if not {"random", "reinit"} & set(find.arms):
+    if any(entry.density < 1 for entry in levels) and not {"random", "reinit"} & set(find.arms):
         notes.append("No random or reinitialised controls were trained at the levels of this search.")
     return notes
+
+
+def _has_ticket(find: Find) -> bool:
+    """Whether anything was pruned, or is still to be: a dense network alone has no claim to verify."""
+    levels = [entry for rep in find.replicates for arm in rep.arms.values() for entry in arm]
+    return not levels or any(entry.density < 1 for entry in levels)
 
 
 def read_run(path: Path) -> Run:
@@ -197,7 +205,7 @@ def read_run(path: Path) -> Run:
     kind = head.text("kind", "unknown")
     config = head.get("config")
     missing: list[str] = []
-    find = verify = study = None
+    find = verify = study = overlap = None
     other: Mapping[str, object] = {}
     if result is not None:
         what = result.text("kind", kind)
@@ -209,6 +217,9 @@ def read_run(path: Path) -> Run:
         elif what == "study" and result.get("arms") is not None:
             study = read_study(result, path)
             missing += study.gaps
+        elif what == "overlap":
+            overlap = read_overlap(result)
+            missing += overlap.gaps
         elif isinstance(result.value, dict):
             other = result.value
             missing.append(f"There are no figures for results of kind {what!r}: they are listed as found.")
@@ -222,7 +233,7 @@ def read_run(path: Path) -> Run:
         verify = _verify(proof, path)
     elif kind == "verify":
         missing.append("There is no verify.json yet: the verification has not finished.")
-    elif find is not None:
+    elif find is not None and _has_ticket(find):
         missing.append(NOT_VERIFIED)
     return Run(
         path=path,
@@ -236,6 +247,7 @@ def read_run(path: Path) -> Run:
         find=find,
         verify=verify,
         study=study,
+        overlap=overlap,
         other=other,
         missing=tuple(missing),
     )

@@ -8,8 +8,20 @@ from dataclasses import dataclass
 
 from tombola.report import style, words
 from tombola.report.aggregate import Reading, layer_densities, levels_of, observed_stop, points, spread
+from tombola.report.comparison import GAP, SHIFT, Difference, Study
 from tombola.report.summary import Find, Run, Verify
 from tombola.report.words import Unit
+
+HEADS = {
+    "test_accuracy": "Test {}",
+    "val_accuracy": "Val {}",
+    "train_accuracy": "Train {}",
+    GAP: "Train − val",
+    SHIFT: "Val − test",
+    "test_accuracy_sampled": "Test {}, sampled masks",
+    "bits_per_weight": "Bits per weight",
+}
+"""Figures of an arm -> heads of their columns."""
 
 
 @dataclass(frozen=True)
@@ -145,6 +157,52 @@ def verify_tables(verify: Verify) -> list[Table]:
     return tables
 
 
+def study_tables(study: Study) -> list[Table]:
+    """The arms of a study, and their differences from the first."""
+    unit = Unit(study.metric)
+    columns = [figure for figure in HEADS if any(arm.values[figure] for arm in study.arms)]
+    rows = [
+        (arm.name, words.density(arm.kept), *(_study_cell(unit, figure, arm.values[figure]) for figure in columns))
+        for arm in study.arms
+    ]
+    how = "Means" + (" in percent" if unit.percent else "") + " ± half of the 95 % t-interval"
+    how += f" over {words.plural(study.replicates, 'replicate')}; fewer than 3: lowest to highest."
+    told = (
+        f"{how} Training {study.metric}: over the last batches, as they were trained on. Train − val: the "
+        "generalisation gap. Val − test: how much an arm falls where the test data differ."
+    )
+    heads = (HEADS[figure].format(study.metric) for figure in columns)
+    tables = [Table("The arms", ("Arm", "Density", *heads), tuple(rows), told)]
+    contrasts = [
+        (x.arm, *(_difference_cell(unit, figure, x.differences.get(figure)) for figure in columns))
+        for x in study.contrasts
+    ]
+    if contrasts:
+        paired = {x.paired for x in study.contrasts}
+        kind = "paired by replicate" if paired == {True} else "unpaired (Welch)" if paired == {False} else "mixed"
+        note = f"Each arm minus {study.contrasts[0].against}, {kind}, with 95 % intervals, each on its own."
+        heads = (HEADS[figure].format(study.metric) for figure in columns)
+        tables.append(Table("Differences from the first arm", ("Arm", *heads), tuple(contrasts), note))
+    return tables
+
+
+def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str:
+    found = spread(values)
+    if figure == "bits_per_weight":  # hardly varies: an interval would be noise of rounding
+        return "–" if found is None else f"{found.mean:.3g}"
+    return unit.spread(found).replace("-", "\N{MINUS SIGN}")
+
+
+def _difference_cell(unit: Unit, figure: str, found: Difference | None) -> str:
+    if found is None or found.difference is None:
+        return "–"
+    if figure == "bits_per_weight":
+        return Unit(figure).difference(found.difference)
+    ends = found.interval
+    within = f" ({unit.difference(ends[0])} to {unit.difference(ends[1])})" if ends else ""
+    return unit.difference(found.difference) + within
+
+
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Nested settings as dotted names and JSON values; short lists stay on one line."""
     if isinstance(value, Mapping) and value:
@@ -160,7 +218,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def config_table(run: Run) -> Table | None:
     rows = () if run.config == {} else tuple(flatten(run.config))
-    return Table("Configuration", ("Setting", "Value"), rows, words=2) if rows else None
+    return Table("Configuration", ("Setting", "Value"), rows, words=2, folded=len(rows) > 80) if rows else None
 
 
 def other_table(run: Run, most: int = 300) -> Table | None:
@@ -180,6 +238,8 @@ def provenance_table(run: Run) -> Table | None:
             (f"seed of replicate {rep.replicate}", str(rep.seed)) for rep in run.find.replicates if rep.seed is not None
         ]
         rows += [(f"ticket of replicate {r.replicate}", r.ticket) for r in run.find.replicates if r.ticket]
+    if run.study is not None:
+        rows += [(f"seed of replicate {index}", str(seed)) for index, seed in enumerate(run.study.seeds)]
     if run.fingerprint:
         rows.append(("data fingerprint", run.fingerprint))
     return Table("Versions and seeds", ("What", "Value"), tuple(rows), words=2) if rows else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tombola.report.aggregate import Point, Spread, points
+from tombola.report.aggregate import Point, Spread, points, spread
+from tombola.report.comparison import Study
 from tombola.report.summary import Find, Run
 
 KEEPS_UP = 0.002  # 0.2 points, the default margin of `tombola verify`
@@ -98,6 +99,33 @@ def sparsest_that_keeps_up(find: Find) -> Point | None:
     return best
 
 
+def study_sentence(study: Study) -> str:
+    """How the arms of a study stand to the first one, with no claim where an interval holds 0."""
+    unit = Unit(study.metric)
+    ranked = [(summary.mean, arm) for arm in study.arms if (summary := spread(arm.values["test_accuracy"]))]
+    if not ranked:
+        return "No test result has been recorded yet."
+    mean, best = max(ranked, key=lambda pair: pair[0])
+    over = plural(study.replicates, "replicate")
+    text = f"{plural(len(study.arms), 'arm')} over {over}: {best.name} has the highest mean test {study.metric}, "
+    text = text if len(ranked) > 1 else f"One arm over {over}: {best.name} has a mean test {study.metric} of "
+    text += unit.show(mean)
+    signs = [found.sign for x in study.contrasts if (found := x.differences.get("test_accuracy")) and found.interval]
+    if not signs:
+        return f"{text}."
+    first = study.contrasts[0].against
+    places = {1: f"above {first}", -1: f"below {first}", 0: f"not told apart from {first}"}
+    counts = {place: signs.count(sign) for sign, place in places.items() if sign in signs}
+    parts = [f"{count} {'is' if count == 1 else 'are'} {place}" for place, count in counts.items()]
+    if len(signs) == 1:
+        told = f"The other arm is {next(iter(counts))}"
+    elif len(counts) == 1:
+        told = f"All {len(signs)} other arms are {next(iter(counts))}"
+    else:
+        told = f"Of the {len(signs)} other arms, {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}"
+    return f"{text}. {told} (95 % intervals of the differences)."
+
+
 def find_sentence(find: Find) -> str:
     """What a search shows, with no claim beyond its own replicates."""
     unit, dense, best = Unit(find.metric), dense_point(find), sparsest_that_keeps_up(find)
@@ -111,9 +139,12 @@ def find_sentence(find: Find) -> str:
     if not found:
         return "No test result has been recorded yet."
     last = min(found, key=lambda p: p.density)
+    if dense is not None and last.density == 1:
+        over = plural(last.spread.n, "replicate")
+        return f"The dense network's mean test {find.metric} is {unit.show(last.spread.mean)} ({over})."
     start = f"With {density(last.density)} of the weights, the ticket's mean test {find.metric} is "
     end = f" ({plural(last.spread.n, 'replicate')})."
-    if dense is None or last.density == 1:
+    if dense is None:
         return f"{start}{unit.show(last.spread.mean)}{end}"
     ratio = f", {unit.show(dense.spread.mean)} for the dense network"
     return f"{start}{unit.show(last.spread.mean)}{ratio}{end}"
@@ -125,12 +156,20 @@ def verdict(run: Run) -> str:
         return run.verify.sentence or "The verification has no verdict yet."
     if run.find is not None:
         return find_sentence(run.find)
+    if run.study is not None:
+        return study_sentence(run.study)
+    if run.overlap is not None:
+        return run.overlap.sentence or "The masks have been compared."
     return "The results are listed as they were found." if run.other else "There are no results to show yet."
 
 
 def subtitle(run: Run) -> str:
     if run.find is not None:
         return f"{run.find.method} · {run.find.model} · {run.find.data}"
+    if run.study is not None:
+        return f"study {run.study.study} · {run.study.model} · {run.study.data}"
+    if run.overlap is not None:
+        return f"study overlap · {run.overlap.model} · {run.overlap.data}"
     if run.verify is not None:
         return f"verification of {run.verify.ticket}" if run.verify.ticket else "verification"
     return run.kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -92,12 +92,17 @@ def select(
         kept = {name: chosen.spread(picked[name], score.shape) for name, score in scores.items()}
     mask = Mask._own({name: tensor.contiguous() for name, tensor in kept.items()})
     if empty := mask.empty_layers():
-        warnings.warn(
-            f"nothing is kept of {', '.join(empty)}; keep more, or choose another scope or criterion",
-            EmptyLayerWarning,
-            stacklevel=2,
-        )
+        warn_of_empty(empty)
     return mask
+
+
+def warn_of_empty(names: Sequence[str]) -> None:
+    """Say which layers end empty, in the name of whoever called the caller."""
+    warnings.warn(
+        f"nothing is kept of {', '.join(names)}; keep more, or choose another scope or criterion",
+        EmptyLayerWarning,
+        stacklevel=3,
+    )
 
 
 def _pick(units: Tensor, count: int, allowed: Tensor | None, where: str) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -65,14 +66,14 @@ class Near:
 
     def remember(self, value: float, least: float, most: float, share: float) -> None:
         """The threshold was `value`; `share` times as many scores as a bracket should hold lay in least..most."""
-        half = (most - least) / 2 * min(1 / share, 4.0)
         if self.value is not None:
-            self.moved = max(abs(value - self.value), 0.75 * self.moved)
-        half = min(max(half, 2 * self.moved), _WIDER * half)
-        if not math.isfinite(half):
+            self.moved = max(abs(value - self.value), 0.85 * self.moved)
+        narrow = (most - least) / 2 * min(1 / share, 4.0)
+        half = min(max(narrow, 2.5 * self.moved), _WIDER * narrow)
+        if math.isfinite(half):
+            self.low, self.high, self.value = value - half, value + half, value
+        else:
             self.forget()
-            return
-        self.low, self.high, self.value = value - half, value + half, value
 
 
 def keep_largest(
@@ -96,7 +97,7 @@ def keep_largest(
     Raises:
         TombolaError: NaN among the scores, k outside 0..n, a complex or sparse dtype, or an unfit `out`.
     """
-    scores = scores.detach()
+    scores = radix.comparable(scores.detach())
     radix.refuse(k, scores.numel(), 0)
     order = None if scores.is_contiguous() else _memory_order(scores)
     if out is not None:
@@ -104,10 +105,10 @@ def keep_largest(
     if not scores.is_cpu:
         kept = radix.keep_largest(_magnitudes(scores) if magnitude else scores, k)
         return kept if out is None else out.copy_(kept)
-    if out is not None and (order is None or out.permute(order).is_contiguous()):
+    if out is not None and _lies_as(out, order):
         _keep(scores, k, out, order, near, magnitude)
         return out
-    kept = torch.empty(scores.shape, dtype=torch.bool) if order is None else _empty_mask(scores)
+    kept = torch.empty(scores.shape, dtype=torch.bool) if order is None else torch.empty_like(scores, dtype=torch.bool)
     _keep(scores, k, kept, order, near, magnitude)
     return kept.contiguous() if out is None else out.copy_(kept)
 
@@ -116,21 +117,21 @@ def _memory_order(scores: Tensor) -> tuple[int, ...] | None:
     """The dimensions, the slowest in memory first, if in that order the scores are contiguous."""
     strides = scores.stride()
     order = tuple(sorted(range(scores.dim()), key=lambda d: -strides[d]))
-    return order if scores.permute(order).is_contiguous() else None
+    return order if _lies_as(scores, order) else None
 
 
-def _empty_mask(scores: Tensor) -> Tensor:
-    """An unwritten mask with the strides of dense scores."""
-    return torch.empty_like(scores, dtype=torch.bool, memory_format=torch.preserve_format)
+def _lies_as(t: Tensor, order: tuple[int, ...] | None) -> bool:
+    """Whether the tensor is contiguous with its dimensions in this order (None: as they are)."""
+    return (t if order is None else t.permute(order)).is_contiguous()
 
 
 def _check_out(out: Tensor, scores: Tensor, order: tuple[int, ...] | None) -> None:
     """A TombolaError unless the mask can be written to `out`."""
-    fits = out.is_contiguous() or (order is not None and out.shape == scores.shape and out.stride() == scores.stride())
-    if out.shape != scores.shape or out.dtype != torch.bool or not fits or out.device != scores.device:
+    alike = out.shape == scores.shape and out.dtype == torch.bool and out.device == scores.device
+    if not (alike and (out.is_contiguous() or _lies_as(out, order))):
         raise TombolaError(
             f"out is {out.dtype} {tuple(out.shape)} on {out.device}; it must be a contiguous bool tensor "
-            f"{tuple(scores.shape)} on {scores.device}, like the scores, or have the strides of dense scores"
+            f"{tuple(scores.shape)} on {scores.device}, like the scores, or one with their strides if they are dense"
         )
 
 
@@ -151,14 +152,12 @@ def _keep(
     scores: Tensor, k: int, kept: Tensor, order: tuple[int, ...] | None, near: Near | None, magnitude: bool
 ) -> None:
     """Write the mask to `kept`, which lies in memory as the scores do, or is contiguous where `order` is None."""
-    real = radix.comparable(scores)
-    if real.is_floating_point() and 0 < k < real.numel():
+    if scores.is_floating_point() and 0 < k < scores.numel():
         layout = None if order is None else (tuple(scores.shape), order)
-        if _keep_by_bracket(_flat(real, order), k, _flat(kept, order), layout, near, magnitude):
+        if _keep_by_bracket(_flat(scores, order), k, _flat(kept, order), layout, near, magnitude):
             return
     plain = kept if kept.is_contiguous() else torch.empty(kept.shape, dtype=torch.bool)
-    real = _magnitudes(real) if magnitude else real
-    _write(_flat(real, None), k, _flat(plain, None))
+    _write(_flat(_magnitudes(scores) if magnitude else scores, None), k, _flat(plain, None))
     if plain is not kept:
         kept.copy_(plain)
 
@@ -177,36 +176,25 @@ def _keep_by_bracket(x: Array, k: int, out: Array, layout: Layout | None, near: 
 
     Not where many scores tie around the threshold or some are NaN.
     """
+    choose = _kernels().choose if len(_pieces(x.size)) == 1 else _choose_in_threads
+    for low, high, room in _brackets(x, k, near, magnitude):
+        value, kept, equal, least, most, inside = choose(x, k, low, high, magnitude, min(room, x.size), out)
+        if equal == 0:
+            continue
+        if kept < equal and layout is not None:
+            _settle_ties(x, value, kept, magnitude, layout, out)
+        if near is not None:
+            near.remember(value, least, most, inside / max(_INSIDE * x.size, _FEW))
+        return True
+    return False
+
+
+def _brackets(x: Array, k: int, near: Near | None, magnitude: bool) -> Iterator[tuple[float, float, int]]:
+    """(low, high, how many scores may lie between): what to try, the likeliest first."""
     if near is not None and near.low is not None and near.high is not None:
-        if _keep_between(x, k, near.low, near.high, x.size // 16, out, layout, near, magnitude):
-            return True
+        yield near.low, near.high, x.size // 16 + 4096
     low, high = _ranks(x, k, magnitude) if x.size <= _SMALL else _bracket(_sample(x, magnitude), k / x.size)
-    return _keep_between(x, k, float(low), float(high), x.size // 4, out, layout, near, magnitude)
-
-
-def _keep_between(
-    x: Array,
-    k: int,
-    low: float,
-    high: float,
-    room: int,
-    out: Array,
-    layout: Layout | None,
-    near: Near | None,
-    magnitude: bool,
-) -> bool:
-    """As `_keep_by_bracket`, if the threshold lies in low..high and at most about `room` scores do."""
-    pieces = _pieces(x.size)
-    room = min(room + 4096, x.size)
-    choose = _kernels().choose if len(pieces) == 1 else _choose_in_threads
-    value, kept, equal, least, most, inside = choose(x, k, low, high, magnitude, room, out)
-    if equal == 0:
-        return False
-    if kept < equal and layout is not None:
-        _settle_ties(x, value, kept, magnitude, layout, out)
-    if near is not None:
-        near.remember(value, least, most, inside / max(_INSIDE * x.size, _FEW))
-    return True
+    yield float(low), float(high), x.size // 4 + 4096
 
 
 def _choose_in_threads(
@@ -237,10 +225,8 @@ def _settle_ties(x: Array, value: float, wanted: int, magnitude: bool, layout: L
 
     places = np.flatnonzero((np.abs(x) if magnitude else x) == value)
     shape, order = layout
-    index: list[Any] = [None] * len(shape)
-    for dimension, along in zip(order, np.unravel_index(places, [shape[d] for d in order]), strict=True):
-        index[dimension] = along
-    first = np.argsort(np.ravel_multi_index(tuple(index), shape))[:wanted]
+    along = dict(zip(order, np.unravel_index(places, [shape[d] for d in order]), strict=True))
+    first = np.argsort(np.ravel_multi_index([along[d] for d in range(len(shape))], shape))[:wanted]
     out[places] = False
     out[places[first]] = True
 
@@ -330,7 +316,8 @@ def _among_ties(x: Array, k: int, low: Any, high: Any) -> tuple[Any, int, int]:
 
 
 def _sample(x: Array, magnitude: bool) -> Array:
-    """A sorted sample of the scores, or their magnitudes, at fixed pseudo-random places (a stride could fall in step with the layers' shapes)."""
+    """A sorted sample of the scores, or of their magnitudes, at fixed pseudo-random places (a stride could
+    fall in step with the layers' shapes)."""
     import numpy as np
 
     size = min(65536, max(1024, int(2 * x.size ** (2 / 3))))

@@ -38,7 +38,7 @@ class Arm:
             raise TombolaError(f"arm {self.name!r} has no letter or digit in its name, which its folder is named by")
         if self.density is not None and not 0.0 < self.density <= 1.0:
             raise TombolaError(
-                f"density of arm {self.name!r} is {self.density}, but it must lie in (0, 1]: the fraction of weights kept"
+                f"density of arm {self.name!r} is {self.density}, but it must lie in (0, 1]: the fraction kept"
             )
 
     @property

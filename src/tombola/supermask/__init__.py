@@ -1,6 +1,7 @@
 """Masks learned by gradient descent in the forward pass: one parametrisation, from which the methods are recipes."""
 
 from tombola.supermask.attach import Groups, attach, make_permanent, plain_state, read, refresh
+from tombola.supermask.callbacks import lightning_callback, transformers_callback
 from tombola.supermask.represent import Binary, Identity, Represent, SignedConstant
 from tombola.supermask.rules import Bernoulli, Coats, MaskRule, Round, Signed, Threshold, TopK
 from tombola.supermask.weights import FROZEN, Dense, Frozen, Masked, SrSte, WeightRule
@@ -25,8 +26,10 @@ __all__ = [
     "TopK",
     "WeightRule",
     "attach",
+    "lightning_callback",
     "make_permanent",
     "plain_state",
     "read",
     "refresh",
+    "transformers_callback",
 ]

@@ -1,37 +1,52 @@
-"""The two compiled loops of a masked weight on the CPU, over flat float32 arrays. Importing this imports numba."""
+"""The two compiled loops of a masked weight on the CPU. Importing this imports numba.
+
+They take addresses, not arrays: to view a tensor as an array costs more than the loop does over a small layer.
+All arrays are float32, the mask is bool, each of `n` elements without gaps; the lock is let go of meanwhile.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from ctypes import c_void_p
+from typing import Any
 
 import numba
 import numpy as np
+from numba import types
+from numba.np.numpy_support import carray
 
-Array = np.ndarray[Any, Any]
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def _compiled(function: F) -> F:
-    try:
-        return cast(F, numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # no folder for the cache can be written
-        return cast(F, numba.njit(nogil=True)(function))
+_ADDRESS, _COUNT = types.voidptr, types.intp
 
 
-@_compiled
-def keep(values: Array, mask: Array, out: Array) -> None:
+def _compiled(addresses: int) -> Callable[[Callable[..., None]], Any]:
+    """The function as a C function of so many addresses and a count."""
+    signature = types.void(*[_ADDRESS] * addresses, _COUNT)
+
+    def compiled(function: Callable[..., None]) -> Any:
+        try:
+            return numba.cfunc(signature, cache=True)(function).ctypes
+        except RuntimeError:  # no folder for the cache can be written
+            return numba.cfunc(signature)(function).ctypes
+
+    return compiled
+
+
+@_compiled(3)
+def keep(values: c_void_p, mask: c_void_p, out: c_void_p, n: int) -> None:
     """out = values where the mask is true, else 0."""
+    x, m, y = carray(values, n, np.float32), carray(mask, n, np.bool_), carray(out, n, np.float32)
     zero = np.float32(0)
-    for i in range(values.size):
-        out[i] = values[i] if mask[i] else zero
+    for i in range(n):
+        y[i] = x[i] if m[i] else zero
 
 
-@_compiled
-def signed_product(gradient: Array, values: Array, scores: Array, out: Array) -> None:
+@_compiled(4)
+def signed_product(gradient: c_void_p, values: c_void_p, scores: c_void_p, out: c_void_p, n: int) -> None:
     """out = gradient * values * sign(scores), with sign(0) = 0."""
+    g, x = carray(gradient, n, np.float32), carray(values, n, np.float32)
+    s, y = carray(scores, n, np.float32), carray(out, n, np.float32)
     zero = np.float32(0)
-    for i in range(values.size):
-        product = gradient[i] * values[i]
-        score = scores[i]
-        out[i] = product if score > zero else (-product if score < zero else zero)
+    for i in range(n):
+        product = g[i] * x[i]
+        score = s[i]
+        y[i] = product if score > zero else (-product if score < zero else zero)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tombola.errors import TombolaError
-from tombola.mask import Mask, holders, prunable, unwrap
-from tombola.nn.init import scheme_named
+from tombola.mask import Mask, holders, parameters_by_name, prunable, unwrap
+from tombola.nn.init import NORMS, scheme_named
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.supermask.parametrization import Supermask
@@ -21,8 +22,9 @@ from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule, TopK
 from tombola.supermask.weights import FROZEN, WeightRule
 
-_ATTACHED = re.compile(r"(^|\.)parametrizations\.(.+?)\.(original$|0\.)")
+_PARAMETRISED = re.compile(r"((?:.*?\.)?)parametrizations\.([^.]+)\.(.+)")  # module, weight, what belongs to it
 _FROZEN_BY_US = "_tombola_froze"
+Rest: TypeAlias = Literal["frozen", "norms", "trained"]
 
 
 class Groups(NamedTuple):
@@ -53,7 +55,7 @@ def attach(
     seed: int = 0,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
-    train_rest: bool | None = None,
+    rest: Rest | None = None,
     mask: Mask | None = None,
 ) -> Groups:
     """Put a learned mask on every prunable weight of `model`, in place, and write the first masks.
@@ -69,8 +71,8 @@ def attach(
         scores: how scores begin: an initialisation of `tombola.nn.init` (drawn per name from the seed), "unit"
             for uniform over [0, 1), or one number; default the rule's own.
         include, exclude: name patterns, as in `prunable`.
-        train_rest: whether biases, norms and so on are trained as well; default: if the weights are. If not,
-            they are frozen until `make_permanent`.
+        rest: what is done with all other parameters: "trained", "norms" (only norm layers are trained) or
+            "frozen", until `make_permanent`; default: trained if the weights are, else frozen.
         mask: start from scores under which this mask is what the rule keeps first.
 
     Raises:
@@ -78,7 +80,7 @@ def attach(
     """
     rule = rule or TopK()
     stands_for: Represent = represent or Identity()
-    _check(model, weights, stands_for)
+    _check(model, weights, stands_for, rest)
     chosen = prunable(model, include, exclude)
     if not chosen:
         raise TombolaError("the model has no prunable weight; name some with include, e.g. ['*.bias']")
@@ -86,18 +88,21 @@ def attach(
     if mask is not None and mask.keys() != chosen.keys():
         odd = sorted(mask.keys() ^ chosen.keys())
         raise TombolaError(f"the start mask and the model differ in {odd[0]!r}; give the same include and exclude")
+    places = holders(model)
+    _check_unparametrized(chosen, places)
     begin = rule.start if scores is None else scores
     made = {name: start_scores(begin, name, weight, seed) for name, weight in chosen.items()}
     if mask is not None:
-        made = {name: rule.favour(s, mask[name].to(s.device)) for name, s in made.items()}
-    places = holders(model)
-    _check_unparametrized(chosen, places)
-    for name, weight in chosen.items():
-        supermask = Supermask(name, weight, made[name], rule=rule, weights=weights, represent=stands_for, seed=seed)
+        _check_shapes(mask, chosen)
+        made = rule.favour(made, mask)
+    for place, (name, weight) in enumerate(chosen.items()):
+        supermask = Supermask(
+            name, place, weight, made[name], rule=rule, weights=weights, represent=stands_for, seed=seed
+        )
         weight.requires_grad_(weights.trained and weight.requires_grad)
         for module, local in places[name]:
             parametrize.register_parametrization(module, local, supermask, unsafe=True)
-    _freeze_rest(model, weights.trained if train_rest is None else train_rest)
+    _freeze_rest(model, rest or ("trained" if weights.trained else "frozen"))
     refresh(model)
     return groups(model)
 
@@ -110,16 +115,28 @@ def groups(model: nn.Module) -> Groups:
 
 
 def layers(model: nn.Module) -> Iterator[Layer]:
-    """Every masked weight once, in the model's order; wrappers are looked through."""
-    seen: set[int] = set()
-    for module in unwrap(model).modules():
+    """Every masked weight once, in the order in which they were attached; wrappers are looked through."""
+    found: dict[int, Layer] = {}
+    for module in _modules(unwrap(model)):
         if isinstance(module, parametrize.ParametrizationList):
-            supermask = module[0]
-            if isinstance(supermask, Supermask) and id(supermask) not in seen:
-                seen.add(id(supermask))
-                weight = module.original
-                assert isinstance(weight, nn.Parameter)
-                yield Layer(supermask.name, supermask, weight)
+            supermask = module._modules["0"]
+            if isinstance(supermask, Supermask) and id(supermask) not in found:
+                weight = module._parameters["original"]
+                assert weight is not None
+                found[id(supermask)] = Layer(supermask.name, supermask, weight)
+    yield from sorted(found.values(), key=lambda layer: layer.supermask.place)
+
+
+def _modules(model: nn.Module) -> Iterator[nn.Module]:
+    """As `model.modules()`, which makes every module's name too: at each refresh, the dearest part of it."""
+    seen: set[int] = set()
+    ahead = [model]
+    while ahead:
+        module = ahead.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            yield module
+            ahead.extend(child for child in reversed(module._modules.values()) if child is not None)
 
 
 @torch.no_grad()
@@ -150,7 +167,7 @@ def set_rule(model: nn.Module, rule: MaskRule) -> None:
 
 def read(model: nn.Module) -> Mask:
     """The masks as they stand, by the weights' own names, on the CPU: True where the effective weight is kept."""
-    return Mask({layer.name: layer.supermask.mask != 0 for layer in _some(model)})
+    return Mask({layer.name: (layer.supermask.mask != 0).cpu() for layer in _some(model)})
 
 
 def multipliers(model: nn.Module) -> dict[str, Tensor] | None:
@@ -172,9 +189,9 @@ def make_permanent(model: nn.Module) -> Mask:
     """
     refresh(model, sample=False)
     mask = read(model)
-    effective = {layer.name: layer.supermask(layer.weight) for layer in layers(model)}
-    for name, weight in _detach(model).items():
-        weight.copy_(effective[name])
+    effective = [layer.supermask(layer.weight) for layer in layers(model)]
+    for weight, value in zip(_detach(model), effective, strict=True):
+        weight.copy_(value)
     return mask
 
 
@@ -190,13 +207,14 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state_dict of an attached model under the plain model's names."""
+    parts = {name: _PARAMETRISED.fullmatch(name) for name in state}
+    ours = {found.group(1, 2) for found in parts.values() if found and found[3] == "0.scores"}
     plain = {}
-    for name, value in state.items():
-        found = _ATTACHED.search(name)
-        if found is None:
-            plain[name] = value
+    for name, found in parts.items():
+        if found is None or found.group(1, 2) not in ours:
+            plain[name] = state[name]
         elif found[3] == "original":
-            plain[f"{name[: found.start()]}{found[1]}{found[2]}"] = value
+            plain[f"{found[1]}{found[2]}"] = state[name]
     return plain
 
 
@@ -209,6 +227,8 @@ def start_scores(begin: str | float, name: str, weight: Tensor, seed: int) -> Te
         weight, dtype=torch.promote_types(weight.dtype, torch.float32), requires_grad=False
     ).detach()
     if not isinstance(begin, str):
+        if not math.isfinite(begin):
+            raise TombolaError(f"scores begin at {begin}; give a finite number, or the name of an initialisation")
         return scores.fill_(begin)
     key, count = derive(seed, "scores", name), weight.numel()
     if begin == "unit":
@@ -221,13 +241,15 @@ def start_scores(begin: str | float, name: str, weight: Tensor, seed: int) -> Te
     return scores.copy_(torch.from_numpy(values).reshape(weight.shape))
 
 
-def _check(model: nn.Module, weights: WeightRule, represent: Represent) -> None:
+def _check(model: nn.Module, weights: WeightRule, represent: Represent, rest: str | None) -> None:
     if unwrap(model) is not model:
         raise TombolaError(
             f"the model is wrapped in {type(model).__name__}; attach to the bare model first, then wrap it"
         )
     if next(layers(model), None) is not None:
         raise TombolaError("supermasks are attached to this model already; call make_permanent or detach first")
+    if rest not in (None, *get_args(Rest)):
+        raise TombolaError(f"rest is {rest!r}; use one of {', '.join(get_args(Rest))}")
     if weights.trained and not represent.trainable:
         raise TombolaError(
             f"no gradient reaches weights that are represented as {represent.kind}; freeze them, or represent "
@@ -247,29 +269,48 @@ def _check_floats(chosen: Mapping[str, Tensor]) -> None:
 
 def _check_unparametrized(chosen: Mapping[str, Tensor], places: Mapping[str, list[tuple[nn.Module, str]]]) -> None:
     for name in chosen:
-        if any(parametrize.is_parametrized(module, local) for module, local in places[name]):
-            raise TombolaError(f"{name!r} carries a parametrisation already; remove it, or leave it out with exclude")
+        plain = [
+            module._parameters.get(local) is chosen[name] and not isinstance(module, parametrize.ParametrizationList)
+            for module, local in places[name]
+        ]
+        if not all(plain):
+            raise TombolaError(
+                f"{name!r} is parametrised or pruned by other means already; make that permanent, or leave it out "
+                "with exclude"
+            )
+
+
+def _check_shapes(mask: Mask, chosen: Mapping[str, Tensor]) -> None:
+    for name, kept in mask.items():
+        if kept.shape != chosen[name].shape:
+            raise TombolaError(
+                f"the start mask of {name!r} has shape {tuple(kept.shape)}, the weight {tuple(chosen[name].shape)}; "
+                "give the mask of the same network"
+            )
 
 
 def _some(model: nn.Module) -> list[Layer]:
+    """All layers under their names in `model`, which parts that were attached by themselves do not know."""
     found = list(layers(model))
     if not found:
         raise TombolaError("no supermasks are attached to this model; call attach first")
-    return found
+    names = {id(weight): name for name, weight in parameters_by_name(model).items()}
+    return [layer._replace(name=names.get(id(layer.weight), layer.name)) for layer in found]
 
 
-def _freeze_rest(model: nn.Module, trained: bool) -> None:
-    ours = {id(p) for layer in layers(model) for p in (layer.supermask.scores, layer.weight)}
-    rest = [] if trained else [p for p in model.parameters() if p.requires_grad and id(p) not in ours]
-    for parameter in rest:
+def _freeze_rest(model: nn.Module, rest: Rest) -> None:
+    spared = {id(p) for layer in layers(model) for p in (layer.supermask.scores, layer.weight)}
+    if rest == "norms":
+        spared |= {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()}
+    frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in spared and rest != "trained"]
+    for parameter in frozen:
         parameter.requires_grad_(False)
-    model.__dict__[_FROZEN_BY_US] = rest
+    model.__dict__[_FROZEN_BY_US] = frozen
 
 
-def _detach(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Take the parametrisations off; the latent weights, by name, trainable as they were."""
-    weights = {layer.name: layer.weight for layer in _some(model)}
-    trained = {layer.name: layer.supermask.was_trained for layer in layers(model)}
+def _detach(model: nn.Module) -> list[nn.Parameter]:
+    """Take the parametrisations off; the latent weights, in the order of `layers`, trainable as they were."""
+    found = _some(model)
     bare = unwrap(model)
     places = [
         (module, local)
@@ -280,8 +321,9 @@ def _detach(model: nn.Module) -> dict[str, nn.Parameter]:
     ]
     for module, local in places:
         parametrize.remove_parametrizations(module, local, leave_parametrized=False)
-    for name, weight in weights.items():
-        weight.requires_grad_(trained[name])
-    for parameter in bare.__dict__.pop(_FROZEN_BY_US, []):
-        parameter.requires_grad_(True)
-    return weights
+    for layer in found:
+        layer.weight.requires_grad_(layer.supermask.was_trained)
+    for module in bare.modules():
+        for parameter in module.__dict__.pop(_FROZEN_BY_US, []):
+            parameter.requires_grad_(True)
+    return [layer.weight for layer in found]

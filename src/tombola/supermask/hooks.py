@@ -1,4 +1,4 @@
-"""What a learned mask does while its network trains: refresh, log, change density, rest."""
+"""What a learned mask does while its network trains: refresh, log, change density, rest, redraw, freeze out."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
+from tombola.mask import Mask
+from tombola.rng import philox
+from tombola.rng.seeds import derive
+from tombola.select.select import select
 from tombola.supermask.attach import layers, refresh, set_rule
 from tombola.supermask.rules import MaskRule
 from tombola.train.hooks import Hook
@@ -92,3 +97,81 @@ class MaskDecay(Hook):
             if scores.grad is not None:
                 p = torch.sigmoid(scores.detach())
                 scores.grad.add_(p * (1 - p), alpha=self.strength)
+
+
+class Redraw(Hook):
+    """Every `every` iterations each pruned weight is drawn anew with a probability (Chijiwa et al. 2021, IteRand).
+
+    Kept weights never change here, and which pruned ones do depends on the seed, the weight's name and the step
+    alone, so that a resumed run draws the same.
+
+    Args:
+        draw: step -> fresh weights by name, in the weights' shapes, on the CPU
+    """
+
+    def __init__(
+        self, draw: Callable[[int], Mapping[str, Tensor]], *, every: int, probability: float, seed: int
+    ) -> None:
+        self.draw, self.every, self.probability, self.seed = draw, every, probability, seed
+
+    @torch.no_grad()
+    def before_step(self, loop: Loop) -> None:
+        if loop.step == 0 or loop.step % self.every:
+            return
+        fresh = self.draw(loop.step)
+        for name, supermask, weight in layers(loop.model):
+            uniform = philox.uniform(derive(self.seed, "redrawn", name, loop.step), weight.numel())
+            hit = torch.from_numpy(uniform < self.probability).reshape(weight.shape).to(weight.device)
+            weight.copy_(torch.where(hit & (supermask.mask == 0), fresh[name].to(weight), weight))
+
+
+class FreezeOut(Hook):
+    """At given steps the lowest of the scores in [0, 1] that still take part leave for good (Gem-Miner).
+
+    From then on they are exactly 0 and their gradients too; goes before `Refresh`.
+
+    Args:
+        densities: step -> fraction of all weights that still take part from then on, falling
+        scope: layer or global
+        keep_all_at: step at which every score that still takes part is raised to 0.5 at least; None for never
+    """
+
+    def __init__(self, densities: Mapping[int, float], scope: str, keep_all_at: int | None = None) -> None:
+        self.densities, self.scope, self.keep_all_at = densities, scope, keep_all_at
+        self._active: Mask | None = None
+
+    def on_start(self, loop: Loop) -> None:
+        if self._active is not None:  # a checkpoint's masks come on the CPU
+            self._active = Mask({name: self._active[name].to(s.device) for name, s in _scores(loop).items()})
+
+    def after_backward(self, loop: Loop) -> None:
+        for name, scores in _scores(loop).items():
+            if self._active is not None and scores.grad is not None:
+                scores.grad.mul_(self._active[name])
+
+    @torch.no_grad()
+    def after_step(self, loop: Loop) -> None:
+        present = _scores(loop)
+        if loop.step in self.densities:
+            self._active = select(
+                {name: scores.detach().clamp(0, 1) for name, scores in present.items()},
+                density=self.densities[loop.step],
+                scope=self.scope,
+                candidates=self._active,
+            )
+        for name, scores in present.items():
+            if self._active is not None:
+                scores.mul_(self._active[name])  # momentum goes on for a while
+            if loop.step == self.keep_all_at:
+                least = torch.full_like(scores, 0.5) if self._active is None else 0.5 * self._active[name]
+                scores.copy_(torch.maximum(scores, least))
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"active": dict(self._active or {})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._active = Mask(state["active"]) if state["active"] else None
+
+
+def _scores(loop: Loop) -> dict[str, torch.nn.Parameter]:
+    return {layer.name: layer.supermask.scores for layer in layers(loop.model)}

@@ -5,23 +5,21 @@ Under torch.compile and torch.export the plain operations stand, for those tools
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from types import ModuleType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
+_PLAIN = (Tensor, nn.Parameter)
 
 
 def keep(values: Tensor, mask: Tensor) -> Tensor:
     """`values * mask` without the cast of the mask that torch would make; the strides of `values`."""
-    if not _alike(values, mask) or values.dtype != torch.float32 or mask.dtype != torch.bool:
+    if values.dtype != torch.float32 or mask.dtype != torch.bool or not _alike(values, mask):
         return values * mask
     out = torch.empty_like(values)
-    _compiled().keep(_flat(values), _flat(mask), _flat(out))
+    _kernels().keep(values.data_ptr(), mask.data_ptr(), out.data_ptr(), values.numel())
     return out
 
 
@@ -29,18 +27,21 @@ def signed_product(gradient: Tensor, values: Tensor, scores: Tensor) -> Tensor:
     """`gradient * values * sign(scores)` in the dtype of the scores."""
     floats = gradient.dtype == values.dtype == scores.dtype == torch.float32
     if not floats or not _alike(values, gradient, scores):
-        return (gradient * values * torch.sign(scores)).to(scores.dtype)
+        return (gradient.to(scores.dtype) * values * torch.sign(scores)).to(scores.dtype)  # half would underflow
     out = torch.empty_like(scores)
-    _compiled().signed_product(_flat(gradient), _flat(values), _flat(scores), _flat(out))
+    _kernels().signed_product(gradient.data_ptr(), values.data_ptr(), scores.data_ptr(), out.data_ptr(), values.numel())
     return out
 
 
 def _alike(first: Tensor, *others: Tensor) -> bool:
     """Whether the tensors lie in CPU memory alike, each without gaps, and are not being traced."""
-    if torch.compiler.is_compiling() or first.device.type != "cpu" or type(first.detach()) is not Tensor:
+    if torch.compiler.is_compiling() or not first.is_cpu or type(first) not in _PLAIN or not _without_gaps(first):
         return False
-    strides, device = first.stride(), first.device
-    return _without_gaps(first) and all(other.stride() == strides and other.device == device for other in others)
+    shape, strides = first.shape, first.stride()
+    return all(
+        other.is_cpu and other.stride() == strides and other.shape == shape and type(other) in _PLAIN
+        for other in others
+    )
 
 
 def _without_gaps(tensor: Tensor) -> bool:
@@ -51,13 +52,9 @@ def _without_gaps(tensor: Tensor) -> bool:
     )
 
 
-def _flat(tensor: Tensor) -> Array:
-    """All elements in the order in which they lie in memory, not copied."""
-    array: Array = tensor.detach().as_strided((tensor.numel(),), (1,)).numpy()
-    return array
-
-
-def _compiled() -> Any:
+@lru_cache(maxsize=1)
+def _kernels() -> ModuleType:
+    """The compiled loops, imported when they are first needed."""
     from tombola.supermask import _kernels
 
     return _kernels

@@ -11,18 +11,24 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
-from tombola.supermask.attach import attach, groups, layers, multipliers, plain_state, read, refresh
+from tombola.nn.init import NORMS
+from tombola.nn.rewrite import apply_rewrites
+from tombola.runs.directory import Stage
+from tombola.supermask.attach import Rest, attach, groups, layers, multipliers, plain_state, read, refresh
 from tombola.supermask.hooks import LogUtilisation, Refresh
 from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule
 from tombola.supermask.weights import FROZEN, WeightRule
 from tombola.ticket.representation import Representation
+from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import Ticket
+from tombola.train.connectivity import is_cut
 from tombola.train.hooks import Hook
+from tombola.train.length import Length
 from tombola.train.optimizer import build_optimizer
 from tombola.train.recipe import Recipe
-from tombola.train.search import Level, Search, level_result
-from tombola.train.trial import Evaluate, run_trial
+from tombola.train.search import Level, Search, level_result, some_inputs
+from tombola.train.trial import Evaluate, Trial, run_trial
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,8 @@ class Learning:
 
     `score_settings`: the optimiser's settings for the scores where they differ from the recipe's (lr,
     weight_decay, momentum). `hooks` makes the method's own hooks, which run before the masks are refreshed.
-    `samples`: masks drawn for the mean test metric of a stochastic rule.
+    `samples`: masks drawn for the mean test metric of a stochastic rule. `rewrites`: what the network is rewritten
+    with first, as tickets hold it.
     """
 
     rule: MaskRule
@@ -40,10 +47,11 @@ class Learning:
     scores: str | float | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
-    train_rest: bool | None = None
+    rest: Rest | None = None
     score_settings: Mapping[str, Any] = field(default_factory=dict)
     hooks: Callable[[Search], Sequence[Hook]] = lambda search: ()
     samples: int = 10
+    rewrites: tuple[Mapping[str, Any], ...] = ()
 
 
 def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
@@ -67,59 +75,84 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
     if trial.trained is None:
         assert file is not None
         return Level(level, Ticket.load(file), trial.result)
-    ticket = make_ticket(search, model, {**search.provenance, "level": level, "rewound_steps": 0})
-    if file is not None:
-        ticket.save(file)
+    _check_connected(search, read(model))
+    ticket = make_ticket(search, model, learning.rewrites, {**search.provenance, "level": level, "rewound_steps": 0})
     trial = replace(trial, result={**trial.result, "utilisation": log.rows})
-    result = level_result(level, ticket.mask, trial, search.path(name))
-    if stage is not None:
-        stage.finish(result)
-    return Level(level, ticket, result)
+    return finished(search, Level(level, ticket, {}), trial, stage)
 
 
-def fine_tune(search: Search, before: Level, recipe: Recipe, *, level: int = 2) -> Level:
+def learn_then_train(search: Search, learning: Learning, finetune: str, lr: float) -> list[Level]:
+    """`learn_mask`, then `fine_tune` for the length `finetune` ("0it": not at all) at the learning rate `lr`."""
+    learned = learn_mask(search, learning)
+    if Length.parse(finetune) == Length():
+        return [learned]
+    return [learned, fine_tune(search, learned, replace(search.bench.recipe, length=finetune, lr=lr))]
+
+
+def fine_tune(search: Search, before: Level, recipe: Recipe) -> Level:
     """Freeze the mask and train the weights from where they are: a learned mask as an initialisation."""
+    represented = before.ticket.representation
+    trained = represented if represented.kind == "identity" else replace(represented, on="origin")
+    return _train_on(search, before, recipe, "weights", before.ticket.mask, trained)
+
+
+def tune_norms(search: Search, before: Level, recipe: Recipe) -> Level:
+    """Freeze mask and weights and train scale and bias of the norm layers (Diffenderfer & Kailkhura 2021, "tuned")."""
+    return _train_on(search, before, recipe, "norms", None, before.ticket.representation)
+
+
+def _train_on(
+    search: Search, before: Level, recipe: Recipe, what: str, held: Mask | None, representation: Representation
+) -> Level:
+    """Another level, from the ticket of the one before; without a mask to hold, only norms are trained."""
+    level = before.level + 1
     name = f"level-{level:02d}"
     stage = search.stage(name)
     file = stage.directory / "network.ticket" if stage else None
     model = before.ticket.build("final", model=search.architecture, trusted=search.trusted)
+    norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()}
     for parameter in model.parameters():
-        parameter.requires_grad_(True)
-    mask = before.ticket.mask
-    trial = run_trial(
-        replace(search.bench, recipe=recipe), model, seed=search.seed, label="weights", mask=mask, stage=stage
-    )
+        if held is None and id(parameter) not in norms:  # what the user has frozen stays so in any case
+            parameter.requires_grad_(False)
+    bench = replace(search.bench, recipe=recipe)
+    trial = run_trial(bench, model, seed=search.seed, label=what, mask=held, stage=stage)
     if trial.trained is None:
         assert file is not None
         return Level(level, Ticket.load(file), trial.result)
-    represented = before.ticket.representation
     ticket = Ticket.from_models(
         origin=search.origin,
-        mask=mask,
+        mask=before.ticket.mask,
         final_state=trial.trained.state,
-        representation=represented if represented.kind == "identity" else replace(represented, on="origin"),
-        multiplier=before.ticket.multiplier,
+        representation=representation,
+        rewrites=before.ticket.rewrites,
         provenance={**search.provenance, "level": level, "rewound_steps": 0},
         model=search.architecture,
         trusted=search.trusted,
     )
-    if file is not None:
-        ticket.save(file)
-    result = level_result(level, mask, trial, search.path(name))
+    return finished(search, Level(level, ticket, {}), trial, stage)
+
+
+def finished(search: Search, level: Level, trial: Trial, stage: Stage | None) -> Level:
+    """The level with its figures, saved where the search has a directory."""
+    path = search.path(f"level-{level.level:02d}")
+    figures = level_result(level.level, level.ticket.mask, trial, path)
+    result = {**figures, "bits_per_weight": bits_per_weight(level.ticket)}
     if stage is not None:
+        level.ticket.save(stage.directory / "network.ticket")
         stage.finish(result)
-    return Level(level, ticket, result)
+    return replace(level, result=result)
 
 
 def attached(search: Search, learning: Learning) -> nn.Module:
-    """The network at the origin with its supermasks."""
-    model = search.network()
+    """The network at the origin, rewritten, with its supermasks."""
+    model = apply_rewrites(search.network(), learning.rewrites)
     _attach(model, learning, search.seed, search.mask)
     return model
 
 
 def check_learning(network: nn.Module, learning: Learning, mask: Mask | None = None) -> None:
     """TombolaError if these settings cannot work on this network; the network is attached to."""
+    network = apply_rewrites(network, learning.rewrites)
     _attach(network, learning, 0, mask)
     empty = read(network).empty_layers() if learning.rule.density is not None else []
     if empty:
@@ -139,7 +172,7 @@ def _attach(model: nn.Module, learning: Learning, seed: int, mask: Mask | None) 
         seed=seed,
         include=learning.include,
         exclude=learning.exclude,
-        train_rest=learning.train_rest,
+        rest=learning.rest,
         mask=mask,
     )
 
@@ -151,7 +184,9 @@ def score_optimizer(model: nn.Module, recipe: Recipe, settings: Mapping[str, Any
     return build_optimizer([group for group in both if group["params"]], recipe)
 
 
-def make_ticket(search: Search, model: nn.Module, provenance: Mapping[str, Any]) -> Ticket:
+def make_ticket(
+    search: Search, model: nn.Module, rewrites: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
+) -> Ticket:
     """The ticket of an attached model, whose masks have settled."""
     scales: dict[str, Tensor] = {
         layer.name: layer.supermask.scale.detach().to("cpu", copy=True)
@@ -165,15 +200,27 @@ def make_ticket(search: Search, model: nn.Module, provenance: Mapping[str, Any])
         final_state={name: value.detach().to("cpu").contiguous() for name, value in plain_state(model).items()},
         representation=Representation(kind, scales) if scales else None,
         multiplier=multipliers(model),
+        rewrites=rewrites,
         provenance=provenance,
         model=search.architecture,
         trusted=search.trusted,
     )
 
 
+def _check_connected(search: Search, mask: Mask) -> None:
+    if is_cut(search.network(), mask, some_inputs(search.bench.splits)):
+        empty = mask.empty_layers()
+        raise TombolaError(
+            f"under the learned mask (density {mask.density:.4g}) no path leads from input to output"
+            + (f", {', '.join(empty)} being empty" if empty else "")
+            + "; ask for a higher density, a layerwise scope, or less pressure on the mask"
+        )
+
+
 def _settle(model: nn.Module) -> None:
-    """Stochastic masks become p > 0.5; the others stand as they are."""
-    refresh(model, sample=False)
+    """Stochastic masks become p > 0.5; the others stand as they are, which a rule that has moved on would not give."""
+    if any(layer.supermask.rule.stochastic for layer in layers(model)):
+        refresh(model, sample=False)
 
 
 def _sampled(count: int) -> Callable[[nn.Module, Evaluate], Mapping[str, Any]]:

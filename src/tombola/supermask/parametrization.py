@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from tombola.rng.seeds import derive
 from tombola.select.topk import Near
@@ -31,6 +32,7 @@ class Supermask(nn.Module):
     def __init__(
         self,
         name: str,
+        place: int,
         weight: Tensor,
         scores: Tensor,
         *,
@@ -40,7 +42,7 @@ class Supermask(nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        self.name, self.seed = name, seed
+        self.name, self.place, self.seed = name, place, seed
         self.rule, self.weights, self.represent = rule, weights, represent
         self.was_trained = weight.requires_grad
         self.near = Near()
@@ -93,6 +95,7 @@ class _Effective(torch.autograd.Function):
         return out if scale is None else out.mul_(scale)
 
     @staticmethod
+    @once_differentiable  # the compiled loops leave no graph: better refused than taken for a constant
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         weight, scores, mask, scale = ctx.saved_tensors
         for_weight = for_scores = None

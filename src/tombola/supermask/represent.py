@@ -113,15 +113,16 @@ class Binary:
 
     def base(self, weight: Tensor) -> Tensor:
         """+1 or -1."""
-        return torch.where(weight < 0, -1.0, 1.0).to(weight.dtype)
+        return (weight >= 0).to(weight.dtype).mul_(2).sub_(1)  # torch.where is ten times slower on the CPU
 
     def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
         """α: 0-d, or (out, 1, ...)."""
         size = weight.detach().abs()
         if not self.per_channel:
-            return kernels.keep(size, mask).sum() / torch.count_nonzero(mask).clamp(min=1)
+            return kernels.keep(size, mask).sum(dtype=_wide(weight)) / torch.count_nonzero(mask).clamp(min=1)
         dims = tuple(range(1, weight.dim()))
-        return (size * mask).sum(dims, keepdim=True) / (mask != 0).sum(dims, keepdim=True).clamp(min=1)
+        kept = (mask != 0).sum(dims, keepdim=True).clamp(min=1)
+        return (size * mask).sum(dims, keepdim=True, dtype=_wide(weight)) / kept
 
     def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """g·w."""
@@ -134,12 +135,19 @@ class Binary:
 
 
 def _n_over_kept(weight: Tensor, mask: Tensor) -> Tensor:
-    kept = mask.abs().sum() if mask.dtype != torch.bool else torch.count_nonzero(mask)
-    return weight.numel() / kept.clamp(min=1).to(weight.dtype)
+    return weight.numel() / _sum(mask).clamp(min=1).to(_wide(weight))
 
 
 def _through_sum(g: Tensor, base: Tensor, mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """d/dM of base·M·c·n/ΣM: scale·g·base, less the mean over the kept of scale·g·base."""
-    gradient = scale * g * base
-    kept = torch.count_nonzero(mask).clamp(min=1)
-    return gradient - (gradient * mask).sum() / kept, torch.ones_like(base)
+    gradient = scale * g.to(_wide(g)) * base
+    return gradient - (gradient * mask).sum() / _sum(mask).clamp(min=1), torch.ones_like(gradient)
+
+
+def _sum(mask: Tensor) -> Tensor:
+    return torch.count_nonzero(mask) if mask.dtype == torch.bool else mask.abs().sum()
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    """A dtype for sums and counts of its elements: half precision ends at 65,504."""
+    return torch.promote_types(tensor.dtype, torch.float32)

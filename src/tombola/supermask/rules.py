@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.mask import Mask
 from tombola.select.patterns import NM, Element, parse_pattern
-from tombola.select.select import SCOPES, select
+from tombola.select.select import SCOPES, select, warn_of_empty
 from tombola.select.topk import keep_largest
 from tombola.supermask import kernels
 
@@ -41,8 +43,8 @@ class MaskRule(Protocol):
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b·slope: dL/ds from dL/dM = a·b."""
 
-    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """Scores, like the given ones, under which what `mask` keeps is kept first."""
+    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+        """Scores, like the given ones (of one network, by name), under which what `mask` keeps is kept first."""
 
 
 def _check_density(density: float, allowed_one: bool = True) -> None:
@@ -60,11 +62,13 @@ class TopK:
         density: fraction of units kept
         scope: layer or global
         pattern: element, block:V, N:M (which fixes the density) or channel
+        whole: name patterns of weights that are kept whole and do not count (a first or last layer)
     """
 
     density: float = 0.5
     scope: str = "layer"
     pattern: str = "element"
+    whole: tuple[str, ...] = ()
     values: ClassVar[torch.dtype] = torch.bool
     stochastic: ClassVar[bool] = False
     start: ClassVar[str | float] = "torch_default"
@@ -86,27 +90,53 @@ class TopK:
     def write(self, layers: Sequence[Supermask], sample: bool) -> None:
         """Select once over all layers."""
         pattern = parse_pattern(self.pattern)
+        whole = [layer for layer in layers if any(fnmatchcase(layer.name, name) for name in self.whole)]
+        for layer in whole:
+            layer.mask.fill_(True)
+        chosen = [layer for layer in layers if layer not in whole] if whole else layers
         if self.scope == "layer" and isinstance(pattern, Element):
-            for layer in layers:  # in place, starting from the last threshold
-                scores = layer.scores
-                keep_largest(
-                    scores, round(self.density * scores.numel()), out=layer.mask, near=layer.near, magnitude=True
-                )
-            return
-        sizes = {str(i): layer.scores.detach().abs() for i, layer in enumerate(layers)}
-        density = None if isinstance(pattern, NM) else self.density
-        found = select(sizes, density=density, scope=self.scope, pattern=pattern)
-        for layer, mask in zip(layers, found.values(), strict=True):
-            layer.mask.copy_(mask)
+            counts = [round(self.density * layer.scores.numel()) for layer in chosen]
+            for layer, count in zip(chosen, counts, strict=True):
+                _keep(layer, count)
+            if 0 in counts:
+                warn_of_empty([layer.name for layer, count in zip(chosen, counts, strict=True) if count == 0])
+        elif chosen:
+            sizes = dict(zip(_labels(chosen), (layer.scores.detach().abs() for layer in chosen), strict=True))
+            density = None if isinstance(pattern, NM) else self.density
+            found = select(sizes, density=density, scope=self.scope, pattern=pattern)
+            for layer, mask in zip(chosen, found.values(), strict=True):
+                layer.mask.copy_(mask)
 
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b·sign(s)."""
         return kernels.signed_product(a, b, scores)
 
-    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
-        """Kept scores lie above all pruned ones; signs and order within the two stay."""
-        lift = scores.abs().max() if scores.numel() else 0.0
-        return torch.where(mask, scores + torch.where(scores < 0, -lift, lift), scores)
+    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+        """Kept scores lie above all pruned ones of the scope; signs and order within the two stay."""
+        largest = {name: float(s.abs().max()) for name, s in scores.items()}
+        if self.scope == "global":
+            largest = dict.fromkeys(largest, max(largest.values()))
+        return {name: _lifted(s, mask[name].to(s.device), largest[name]) for name, s in scores.items()}
+
+
+def _keep(layer: Supermask, count: int) -> None:
+    """The layer's mask in place, starting from the last threshold."""
+    try:
+        keep_largest(layer.scores, count, out=layer.mask, near=layer.near, magnitude=True)
+    except TombolaError as error:
+        raise TombolaError(f"{layer.name!r}: {error}") from None
+
+
+def _labels(layers: Sequence[Supermask]) -> list[str]:
+    """The layers' names; numbered where parts of a model, attached one by one, share some."""
+    names = [layer.name for layer in layers]
+    return names if len(set(names)) == len(names) else [f"{name} (layer {i})" for i, name in enumerate(names)]
+
+
+def _lifted(scores: Tensor, mask: Tensor, largest: float) -> Tensor:
+    """Scores whose size, where the mask is true, lies above `largest`; signs stay, and 0 counts as positive."""
+    above = 1.001 * largest if largest > 0 else 1.0  # so that a kept 0 does not tie with the largest pruned score
+    return torch.where(mask, scores + torch.where(scores < 0, -above, above), scores)
 
 
 @dataclass(frozen=True)
@@ -123,11 +153,11 @@ class _Sigmoid:
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b·p(1 - p)."""
         p = torch.sigmoid(scores)
-        return (a * b * (p * (1 - p))).to(scores.dtype)
+        return (a.to(scores.dtype) * b * (p * (1 - p))).to(scores.dtype)
 
-    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Logits of +1 where kept and -1 where pruned."""
-        return torch.where(mask, 1.0, -1.0).to(scores.dtype)
+        return {name: torch.where(mask[name].to(s.device), 1.0, -1.0).to(s) for name, s in scores.items()}
 
 
 @dataclass(frozen=True)
@@ -166,7 +196,7 @@ class Bernoulli(_Sigmoid):
 class Round:
     """Scores held in [0, 1] and rounded: kept at 0.5 and above; dM/ds = 1 (Gem-Miner, Sreenivasan et al. 2022).
 
-    A score that is NaN-free but frozen out (see the method) is held at 0.
+    Scores that have been frozen out are held at 0 by the method's hook (`FreezeOut`).
     """
 
     values: ClassVar[torch.dtype] = torch.bool
@@ -188,9 +218,12 @@ class Round:
         """a·b."""
         return (a * b).to(scores.dtype)
 
-    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """The scores folded to either side of 0.5."""
-        return torch.where(mask, torch.maximum(scores, 1 - scores), torch.minimum(scores, 1 - scores) * 0.999)
+        return {
+            name: torch.where(mask[name].to(s.device), torch.maximum(s, 1 - s), torch.minimum(s, 1 - s) * 0.999)
+            for name, s in scores.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -225,9 +258,12 @@ class Signed:
         """a·b."""
         return (a * b).to(scores.dtype)
 
-    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Scores above the threshold where kept (with sign +), 0 where pruned."""
-        return torch.where(mask, scores.abs() + 2 * self.threshold, 0.0).to(scores.dtype)
+        return {
+            name: torch.where(mask[name].to(s.device), s.abs() + 2 * self.threshold, 0.0).to(s)
+            for name, s in scores.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -258,16 +294,18 @@ class Coats:
         return self.densities[0]
 
     def write(self, layers: Sequence[Supermask], sample: bool) -> None:
-        """Select once per coat and layer."""
+        """Select once per coat and layer, in place."""
         for layer in layers:
-            sizes = layer.scores.detach().abs()
-            coats = [keep_largest(sizes, round(d * sizes.numel())).to(torch.int8) for d in self.densities]
-            layer.mask.copy_(torch.stack(coats).sum(0))
+            scores = layer.scores.detach()
+            coat = torch.empty_like(scores, dtype=torch.bool)
+            layer.mask.zero_()
+            for density in self.densities:
+                layer.mask.add_(keep_largest(scores, round(density * scores.numel()), out=coat, magnitude=True))
 
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b·sign(s)."""
         return kernels.signed_product(a, b, scores)
 
-    def favour(self, scores: Tensor, mask: Tensor) -> Tensor:
+    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Kept scores lie above all pruned ones."""
         return TopK(self.densities[0]).favour(scores, mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from tombola.errors import TicketError
+from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
+from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.atomic import write_bytes
 from tombola.ticket import checks, codec, summary
 from tombola.ticket import format as container
@@ -31,9 +32,6 @@ from tombola.ticket.tensors import (
 )
 
 Weights = Literal["final", "origin"]
-
-# kind -> function that changes the built module in place by one rewrite, e.g. {"kind": ..., ...}.
-REWRITES: Mapping[str, Callable[[nn.Module, Mapping[str, Any]], None]] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,16 +125,14 @@ class Ticket(Parts):
     ) -> nn.Module:
         """A plain module in train mode whose named parameters are the effective weights; nothing is attached.
 
+        The ticket's rewrites come last, on the finished weights.
+
         "final": the trained subnetwork. "origin": the masked weights and everything else before training.
         `model`: a module of the right architecture, which is copied; needed, or else `trusted` import
         prefixes ("torchvision.models.",), unless the network is one of Tombola's own. Raises TicketError.
         """
         if weights not in get_args(Weights):
             raise TicketError(f"weights={show(weights)} is unknown; use one of {get_args(Weights)}")
-        unknown = [str(r["kind"]) for r in self.rewrites if r["kind"] not in REWRITES]
-        if unknown:
-            listed = ", ".join(map(show, unknown[:3]))
-            raise TicketError(f"this Tombola cannot apply the ticket's rewrite {listed}; update Tombola")
         module = self.origin.network_module(model, trusted)
         base = tensors_of(module)
         checks.check_against(self, base)
@@ -146,9 +142,10 @@ class Ticket(Parts):
         aliases = {alias: masked[owner] for alias, owner in self.tied.items()}
         # Masked weights come last, so that they win where the module ties another name to them.
         write_into(module, {**(self.state if final else {}), **aliases, **masked}, subset=True)
-        for rewrite in self.rewrites:
-            REWRITES[rewrite["kind"]](module, rewrite)
-        return module.train()
+        try:
+            return apply_rewrites(module, self.rewrites).train()
+        except TombolaError as error:
+            raise TicketError(f"the ticket's rewrites cannot be applied: {error}") from error
 
     # -- files
 

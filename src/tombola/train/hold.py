@@ -44,6 +44,7 @@ class Hold:
         self._handles: list[Any] = [
             p.register_post_accumulate_grad_hook(_masking(keep))  # type: ignore[no-untyped-call]
             for p, keep in zip(self._parameters, self._keep, strict=True)
+            if p.requires_grad
         ]
         self._handles.append(register_optimizer_step_post_hook(self._after_step))
         # whatever changed the weights without an optimiser is undone before it is used

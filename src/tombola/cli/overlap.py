@@ -1,0 +1,183 @@
+"""study overlap: an IMP ticket and a supermask of the same network, or any two tickets, weight by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.options import Group
+from tombola.cli.screen import Screen
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run
+from tombola.cli.studies import typed
+from tombola.cli.verb import Verb
+from tombola.data.config import DataSpec
+from tombola.methods import METHODS
+from tombola.models.spec import ModelSpec
+from tombola.study.pair import MaskPair, pair_arms
+from tombola.study.setting import Setting
+from tombola.train.options import Options
+from tombola.train.recipe import Recipe
+
+_PAIR = Group("study", MaskPair)
+_RECIPE = Group("training, of both searches", Recipe, unset="as the search's own recipe or its preset says")
+_METHODS = {"imp": "imp", "supermask": "edge-popup"}
+
+
+def verbs() -> list[Verb]:
+    """`study overlap`."""
+    summary = (
+        "Do an IMP ticket and a supermask of the same weights and density keep the same ones? Overlap, signs, swaps."
+    )
+    return [Verb(("study", "overlap"), summary, _add, _run)]
+
+
+def _add(parser: ArgumentParser) -> None:
+    given = parser.add_argument_group("tickets that there are already")
+    given.add_argument(
+        "--tickets",
+        type=str,
+        nargs=2,
+        default=None,
+        metavar=("A", "B"),
+        help="two ticket files of one network: compare just their masks, and train nothing",
+    )
+    given.add_argument(
+        "--trusted",
+        type=list[str] | str,
+        default=[],
+        help="import prefixes that those tickets may name their network under, e.g. torchvision.models",
+    )
+    _PAIR.add(parser)
+    NETWORK.add(parser)
+    DATA.add(parser)
+    _RECIPE.add(parser)
+    add_run(parser, replicates=3, meaning="times everything is repeated, with other seeds; intervals need 3")
+    MACHINE.add(parser)
+    parser.set_defaults({"init": "kaiming_normal"})  # both masks choose among the same weights, of many sizes
+
+
+def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    if given["tickets"] is not None:
+        from tombola.study.exchange import compare_files
+
+        trusted = given["trusted"]
+        compared = compare_files(*given["tickets"], trusted=(trusted,) if isinstance(trusted, str) else trusted)
+        show_overlap(screen, compared)
+        return compared
+    # the cheap checks first: a wrong value is told before torch is loaded
+    model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
+    arms = pair_arms(Setting(model, data, _RECIPE.read(given), _pair(given)))
+    machine = Options(**MACHINE.read(given))
+    from tombola.study.exchange import run_overlap
+
+    result = run_overlap(
+        arms,
+        model,
+        data,
+        Path(given["out"]),
+        seed=given["seed"],
+        replicates=given["replicates"],
+        options=machine,
+        jobs=given["jobs"],
+    )
+    show_overlap(screen, result)
+    return result
+
+
+def _pair(given: Namespace) -> MaskPair:
+    """The study's options, the mappings among them read as the command line's own options are."""
+    pair = MaskPair(**_PAIR.read(given))
+    read: dict[str, Any] = {}
+    for name, method in _METHODS.items():
+        read[name] = typed(Group("method", METHODS[method]), getattr(pair, name), f"--{name}")
+        recipe = f"{name}_recipe"
+        read[recipe] = typed(Group("recipe", Recipe), getattr(pair, recipe), f"--{recipe}")
+    return replace(pair, **read)
+
+
+def show_overlap(screen: Screen, result: Mapping[str, Any]) -> None:
+    """What the masks share, layer by layer; which weights each keeps; how they do untrained and trained."""
+    from tombola.report.words import plural
+
+    names = ["A", "B"] if "accuracy" not in result else result["names"]
+    if "accuracy" in result:
+        over = plural(result["replicates"], "replicate")
+        screen.line(f"overlap on {result['data']} with {result['model']}, means over {over}")
+    else:
+        for name, file in zip(names, result["names"], strict=True):
+            screen.line(f"{name}  {file}")
+        if not result["same_origin"]:
+            screen.line("The tickets start from different weights: signs and sizes are those of each one's own.")
+    rows = [*result["layers"], result["whole"]]
+    screen.table(
+        ("layer", "weights", *names, "shared", "by chance", "ratio", "same inputs", "same sizes", "Jaccard", "z"),
+        [_shared(row) for row in rows],
+    )
+    head = [f"{what}, {name}" for what in ("positive", "size", "sign changed") for name in names]
+    screen.table(("layer", *head, "positive by chance"), [_kept(row) for row in rows])
+    if "accuracy" in result:
+        _show_accuracy(screen, result)
+
+
+def _mean(found: Mapping[str, Any], form: str) -> str:
+    return "-" if found["mean"] is None else format(found["mean"], form)
+
+
+def _shared(row: Mapping[str, Any]) -> list[str]:
+    from tombola.report.words import count, density
+
+    return [
+        row["name"],
+        count(row["total"]),
+        *(density(row[side]["density"]["mean"]) for side in ("first", "second")),
+        _mean(row["both"], ",.0f"),
+        _mean(row["expected"], ",.1f"),
+        *(_mean(row[part], ".3f") for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes")),
+        _mean(row["jaccard"], ".3f"),
+        _mean(row["z"], "+.1f"),
+    ]
+
+
+def _kept(row: Mapping[str, Any]) -> list[str]:
+    sides = row["first"], row["second"]
+    forms = {"positive": ".1%", "magnitude": ".2f", "flipped": ".1%"}
+    cells = [_mean(side[part], form) for part, form in forms.items() for side in sides]
+    return [row["name"], *cells, _mean(sides[0]["positive_by_chance"], ".1%")]
+
+
+def _show_accuracy(screen: Screen, result: Mapping[str, Any]) -> None:
+    from tombola.report.words import Unit, density
+
+    unit, metric = Unit(result["metric"]), result["metric"]
+
+    def cell(found: Mapping[str, Any] | None, show: Any) -> str:
+        if found is None or found["mean"] is None:
+            return "-"
+        half = f" ± {unit.bare(found['interval'][1] - found['mean'])}" if found["interval"] else ""
+        return f"{show(found['mean'])}{half}"
+
+    screen.table(
+        ("mask", "density", f"untrained {metric}", "weights trained under it", "its search"),
+        [
+            [
+                row["mask"],
+                density(row["density"]),
+                *(cell(row[how], unit.bare) for how in ("untrained", "trained", "searched")),
+            ]
+            for row in result["accuracy"]
+        ],
+    )
+    screen.table(
+        ("difference", "untrained", "weights trained under it"),
+        [
+            [f"{row['of']} − {row['against']}", *(cell(row[how], unit.difference) for how in ("untrained", "trained"))]
+            for row in result["differences"]
+        ],
+    )
+    lines: Sequence[str] = (result["sentence"], result["intervals"], result["note"], f"run     {result['run']}")
+    for line in filter(None, lines):
+        screen.line(line)

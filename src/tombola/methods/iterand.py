@@ -1,0 +1,106 @@
+"""IteRand (Chijiwa et al. 2021): edge-popup whose pruned weights are drawn anew now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+from tombola.errors import TombolaError
+from tombola.methods.edge_popup import EdgePopup
+from tombola.train.length import Length, steps
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from tombola.mask import Mask
+    from tombola.supermask.hooks import Redraw
+    from tombola.supermask.loop import Learning
+    from tombola.train.search import Search
+
+
+@dataclass(frozen=True)
+class IteRand(EdgePopup):
+    """Edge-popup that draws some of the pruned weights anew every few iterations; kept weights never change.
+
+    A weight is drawn from what it was first drawn from. Where that is not known (a live model, a checkpoint) it is
+    one of the layer's own first values, picked at random. Kept weights that were drawn anew before are in the
+    ticket as trained values.
+
+    Args:
+        density: fraction of weights kept
+        scope: layer (every layer holds the density) or global (the best scores over all layers)
+        pattern: what is kept as one: element, block:V (V output rows), N:M such as 2:4, or channel
+        scores: how scores begin: the name of an initialisation
+        scale_fan: draw the weights for a fan of fan_in times density, so that sparse layers keep their variance
+        anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
+        whole: name patterns of weights that are kept whole, such as the first or last layer's
+        train_norms: train scale and bias of norm layers along with the scores
+        include: name patterns of further parameters to mask, e.g. ["*.bias"]
+        exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
+        every: how often pruned weights are drawn anew, e.g. "300it" or "1ep"
+        probability: how likely each of them is drawn anew then
+    """
+
+    name: ClassVar[str] = "iterand"
+    version: ClassVar[int] = 1
+
+    scores: str = "kaiming_uniform"
+    every: str = "300it"
+    probability: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if Length.parse(self.every) == Length():
+            raise TombolaError(f"every is {self.every}; it must be longer than nothing, e.g. 300it")
+        if not 0.0 <= self.probability <= 1.0:
+            raise TombolaError(f"probability is {self.probability}, but it must lie in [0, 1]")
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these settings cannot work on this network."""
+        if steps(self.every, steps_per_epoch) < 1:
+            raise TombolaError(f"every is {self.every}, not one of {steps_per_epoch} iterations an epoch; ask for more")
+        super().check(network, steps_per_epoch, total, mask)
+
+    def learning(self) -> Learning:
+        """Edge-popup's axes and one hook more."""
+        popup = super().learning()
+        return replace(popup, hooks=lambda search: [*popup.hooks(search), self._redraw(search)])
+
+    def _redraw(self, search: Search) -> Redraw:
+        from tombola.supermask.hooks import Redraw
+
+        every = steps(self.every, search.bench.steps_per_epoch)
+        return Redraw(fresh_weights(search), every=every, probability=self.probability, seed=search.seed)
+
+
+def fresh_weights(search: Search) -> Callable[[int], Mapping[str, Tensor]]:
+    """step -> every parameter (of a stored origin: every tensor), by name, drawn as the search's origin was.
+
+    The draws follow from the search's seed, the step and the name.
+    """
+    import torch
+
+    from tombola.mask import parameters_by_name
+    from tombola.nn.init import initialise_
+    from tombola.rng.seeds import derive, generator
+
+    origin = search.origin
+    if origin.tensors is None and origin.init is not None:
+        scheme, twin = origin.init, search.network()
+
+        def drawn(step: int) -> Mapping[str, Tensor]:
+            initialise_(twin, scheme, derive(search.seed, "redraw", step), **origin.init_args)
+            return parameters_by_name(twin)
+
+        return drawn
+    first = {name: parameter.detach() for name, parameter in parameters_by_name(search.network()).items()}
+
+    def picked(step: int) -> Mapping[str, Tensor]:
+        def pick(name: str, values: Tensor) -> Tensor:
+            draw = generator(search.seed, "redraw", step, name)
+            return values.flatten()[torch.randint(values.numel(), values.shape, generator=draw)]
+
+        return {name: pick(name, values) for name, values in first.items() if values.numel()}
+
+    return picked

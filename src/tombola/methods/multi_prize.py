@@ -1,0 +1,119 @@
+"""Multi-prize tickets (Diffenderfer & Kailkhura 2021): binary networks found by masking random weights alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tombola.errors import TombolaError
+from tombola.methods.binarised import ACTIVATIONS, NORMS, binary_form, binary_rewrites, check_choice
+from tombola.methods.edge_popup import annealed, check_density
+from tombola.train.length import Length
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.mask import Mask
+    from tombola.models.spec import ModelSpec
+    from tombola.supermask.loop import Learning
+    from tombola.train.search import Level, Search
+
+
+@dataclass(frozen=True)
+class MultiPrize:
+    """Learn which random weights to keep; what is kept counts by its sign, times one scale per layer.
+
+    The effective weight is alpha·sign(w)·M with alpha the mean of |w| over what is kept. With binary activations
+    (MPT-1/1) Tombola's own networks take the order convolution, pool, norm, activation, with norms inserted; other
+    models have their ReLUs replaced.
+
+    Args:
+        density: fraction of weights kept
+        scope: layer or global
+        anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
+        activations: float (MPT-1/32) or binary (MPT-1/1)
+        per_channel: one scale per output channel instead of one per layer
+        norms: fixed (no scale and bias), trained (along with the scores), or tuned (in a second level, once the mask
+            is found)
+        tune: length of that second level
+        tune_lr: learning rate of that second level
+        whole: name patterns of weights that are binary but not masked, such as the first or last layer's
+        scores: how scores begin: the name of an initialisation
+        scale_fan: draw the weights for a fan of fan_in times density
+        include: name patterns of further parameters to mask
+        exclude: name patterns of weights to leave alone (random, float), e.g. ["fc.*"]
+    """
+
+    name: ClassVar[str] = "multi-prize"
+    version: ClassVar[int] = 1
+    default_init: ClassVar[str] = "kaiming_normal"
+
+    density: float = 0.5
+    scope: str = "layer"
+    anneal: str = "0it"
+    activations: str = "float"
+    per_channel: bool = False
+    norms: str = "fixed"
+    tune: str = "10ep"
+    tune_lr: float = 0.01
+    whole: tuple[str, ...] = ()
+    scores: str = "torch_default"
+    scale_fan: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in ("include", "exclude", "whole"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        check_density(self.density)
+        check_choice("activations", self.activations, ACTIVATIONS)
+        check_choice("norms", self.norms, NORMS)
+        if Length.parse(self.anneal) != Length() and self.density >= 0.5:
+            raise TombolaError(f"anneal is {self.anneal}, but it falls from 0.5 and density is {self.density:g}")
+        if self.norms == "tuned" and Length.parse(self.tune) == Length():
+            raise TombolaError(f"norms are tuned, but tune is {self.tune}; ask for a length such as 10ep")
+        if not (math.isfinite(self.tune_lr) and self.tune_lr >= 0):
+            raise TombolaError(f"tune_lr is {self.tune_lr}; it must be a number of at least 0")
+
+    def init_args(self) -> Mapping[str, Any]:
+        """What the initialisation is given."""
+        return {"scale_fan": self.density} if self.scale_fan else {}
+
+    def network(self, spec: ModelSpec) -> ModelSpec:
+        """One of Tombola's own networks in the form that is needed."""
+        return binary_form(spec, self.activations, self.norms != "fixed")
+
+    def find(self, search: Search) -> list[Level]:
+        """Run the search: level 1 learns the mask, level 2 (if asked for) tunes the norms."""
+        from tombola.supermask.loop import learn_mask, tune_norms
+
+        levels = [learn_mask(search, self.learning(search.network()))]
+        if self.norms == "tuned":
+            recipe = replace(search.bench.recipe, length=self.tune, lr=self.tune_lr)
+            levels.append(tune_norms(search, levels[0], recipe))
+        return levels
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these settings cannot work on this network."""
+        from tombola.supermask.loop import check_learning
+
+        check_learning(network, self.learning(network), mask)
+
+    def learning(self, network: nn.Module) -> Learning:
+        """These settings as axes of the parametrisation."""
+        from tombola.supermask.loop import Learning
+        from tombola.supermask.represent import Binary
+        from tombola.supermask.rules import TopK
+
+        return Learning(
+            rule=TopK(self.density, self.scope, whole=self.whole),
+            represent=Binary(self.per_channel),
+            scores=self.scores,
+            include=self.include,
+            exclude=self.exclude,
+            rest="norms" if self.norms == "trained" else "frozen",
+            hooks=lambda search: annealed(search, self.anneal, TopK(self.density, self.scope, whole=self.whole)),
+            rewrites=binary_rewrites(network, self.activations, self.include, self.exclude),
+        )

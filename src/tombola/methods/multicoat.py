@@ -1,0 +1,86 @@
+"""Multicoated supermasks (Okoshi et al. 2022): several nested top-k masks of one score, added up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from tombola.errors import TombolaError
+from tombola.methods.edge_popup import check_density
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.mask import Mask
+    from tombola.supermask.loop import Learning
+    from tombola.train.search import Level, Search
+
+
+@dataclass(frozen=True)
+class Multicoat:
+    """Edge-popup with several coats: a weight counts as often as there are masks that keep it, and is never trained.
+
+    Networks by name are drawn as signed Kaiming constants unless --init says otherwise.
+
+    Args:
+        densities: fraction of every layer's weights kept by each coat, e.g. [0.3, 0.1]; the largest is the density
+        scores: how scores begin: the name of an initialisation
+        scale_fan: draw the weights for a fan of fan_in times the widest coat's density
+        train_norms: train scale and bias of norm layers along with the scores
+        include: name patterns of further parameters to mask
+        exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
+    """
+
+    name: ClassVar[str] = "multicoat"
+    version: ClassVar[int] = 1
+    default_init: ClassVar[str] = "signed_constant"
+
+    densities: tuple[float, ...] = (0.3, 0.0788, 0.0315)
+    scores: str = "torch_default"
+    scale_fan: bool = True
+    train_norms: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", tuple(self.include))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        try:  # the command line gives texts
+            densities = tuple(float(density) for density in self.densities)
+        except (TypeError, ValueError):
+            densities = ()
+        if not densities or isinstance(self.densities, str):
+            raise TombolaError(f"densities is {self.densities!r}; give a list of numbers such as [0.3, 0.1]")
+        for density in densities:
+            check_density(density)
+        object.__setattr__(self, "densities", densities)
+
+    def init_args(self) -> Mapping[str, Any]:
+        """What the initialisation is given."""
+        return {"scale_fan": max(self.densities)} if self.scale_fan else {}
+
+    def find(self, search: Search) -> list[Level]:
+        """Run the search: one level, whose weights are those of the start times 0, 1, 2, ..."""
+        from tombola.supermask.loop import learn_mask
+
+        return [learn_mask(search, self.learning())]
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these settings cannot work on this network."""
+        from tombola.supermask.loop import check_learning
+
+        check_learning(network, self.learning(), mask)
+
+    def learning(self) -> Learning:
+        """These settings as axes of the parametrisation."""
+        from tombola.supermask.loop import Learning
+        from tombola.supermask.rules import Coats
+
+        return Learning(
+            rule=Coats(self.densities),
+            scores=self.scores,
+            include=self.include,
+            exclude=self.exclude,
+            rest="norms" if self.train_norms else "frozen",
+        )

@@ -1,0 +1,75 @@
+"""Signed supermasks (Koster et al. 2022, "Keep, hide, invert"): every random weight is kept, dropped or flipped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.mask import Mask
+    from tombola.supermask.loop import Learning
+    from tombola.train.search import Level, Search
+
+
+@dataclass(frozen=True)
+class SignedSupermask:
+    """Learn a mask of -1, 0 and +1 over random weights that are never trained; the density is an outcome.
+
+    Weight decay draws the scores under the threshold and so makes the mask sparse. Networks by name are drawn as
+    signed Kaiming constants unless --init says otherwise, so that every layer's weights end up ternary.
+
+    Args:
+        threshold: scores up to this size give 0, others their sign; it must lie below the first scores
+        scores: how scores begin: the name of an initialisation
+        train_norms: train scale and bias of norm layers along with the scores
+        include: name patterns of further parameters to mask
+        exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
+    """
+
+    name: ClassVar[str] = "signed-supermask"
+    version: ClassVar[int] = 1
+    default_init: ClassVar[str] = "signed_constant"
+
+    threshold: float = 0.01
+    scores: str = "xavier_uniform"
+    train_norms: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "include", tuple(self.include))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+
+    def find(self, search: Search) -> list[Level]:
+        """Run the search: one level, whose weights are those of the start or their opposites."""
+        from tombola.supermask.loop import learn_mask
+
+        return [learn_mask(search, self.learning())]
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these settings cannot work on this network: a layer is empty from the start, for one."""
+        from tombola.errors import TombolaError
+        from tombola.supermask.attach import read
+        from tombola.supermask.loop import check_learning
+
+        check_learning(network, self.learning(), mask)
+        if empty := read(network).empty_layers():
+            raise TombolaError(
+                f"threshold is {self.threshold:g}, above every first score of {', '.join(empty)}, so that no gradient "
+                "would pass; lower it"
+            )
+
+    def learning(self) -> Learning:
+        """These settings as axes of the parametrisation."""
+        from tombola.supermask.loop import Learning
+        from tombola.supermask.rules import Signed
+
+        return Learning(
+            rule=Signed(self.threshold),
+            scores=self.scores,
+            include=self.include,
+            exclude=self.exclude,
+            rest="norms" if self.train_norms else "frozen",
+        )

@@ -1,0 +1,69 @@
+"""Which activation a network has, and in which order it, the norm and the pool follow a layer.
+
+The binary form is the published one of networks with binary activations (Rastegari et al. 2016; Diffenderfer
+& Kailkhura 2021): layer, max pool, norm, binary activation. There the pool sees numbers of many sizes, not
+only -1 and +1 of which nearly every window holds a +1, and a layer's inputs are exactly -1 or +1: all but the
+image, the zeros of padding, and the means that a global average hands to the last layer. A norm follows each
+layer but the last, so those layers have no bias: the norm would take it away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from torch import nn
+
+from tombola.errors import TombolaError
+
+Activation: TypeAlias = Literal["relu", "binary"]
+
+
+def binary_form(network: str, activation: Activation) -> bool:
+    """Whether the network takes the binary form.
+
+    Raises:
+        TombolaError: for a name that is neither relu nor binary.
+    """
+    if activation not in ("relu", "binary"):
+        raise TombolaError(f"{network}: activation is {activation!r}; allowed: relu, binary")
+    return activation == "binary"
+
+
+def check_has_norms(network: str, binary: bool, affine: bool) -> None:
+    """TombolaError if norms are to be affine in a network that has norms in its binary form alone."""
+    if affine and not binary:
+        raise TombolaError(f"{network}: affine is true, but with activation relu it has no norms; allowed: binary")
+
+
+def activation_layer(binary: bool) -> nn.Module:
+    """A ReLU, or the activation with outputs -1 and +1."""
+    if not binary:
+        return nn.ReLU()
+    from tombola.nn.binary import BinaryActivation  # late: a floor above this one
+
+    return BinaryActivation()
+
+
+def following(
+    number: int,
+    binary: bool,
+    *,
+    norm: nn.Module | None = None,
+    pool: Mapping[str, nn.Module] = MappingProxyType({}),
+) -> dict[str, nn.Module]:
+    """What follows layer `number`, by name: norm, ReLU, pool, or in the binary form pool, norm, activation.
+
+    An activation is named for its place, relu1, relu2, ..., in either form: so it is in a network whose ReLUs
+    are exchanged.
+
+    Args:
+        number: the layer's place in the network, from 1.
+        binary: whether the activation is the binary one.
+        norm: the norm, if there is one.
+        pool: the pool and its name, or nothing.
+    """
+    norms = {} if norm is None else {f"bn{number}": norm}
+    activation = {f"relu{number}": activation_layer(binary)}
+    return {**pool, **norms, **activation} if binary else {**norms, **activation, **pool}

@@ -1,0 +1,150 @@
+"""The tables of a study of what two masks share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tombola.report import words
+from tombola.report.overlap import Figure, MaskOverlap, SharedLayer
+from tombola.report.tables import Table
+from tombola.report.words import Unit
+
+PERCENT = Unit("accuracy")
+
+
+def overlap_tables(study: MaskOverlap) -> list[Table]:
+    """Accuracy by mask, differences, and what is shared and kept of each layer."""
+    return [*_accuracy(study), *_gains(study), _shared(study), _kept(study)]
+
+
+def overlap_numbers(study: MaskOverlap) -> list[tuple[str, str, str]]:
+    """Key numbers: name, value, remark."""
+    unit, ratio = Unit(study.metric), study.whole.shared["ratio"]
+    found = [("Overlap", _cell(ratio, lambda value: f"{value:.3f}"), "times chance")]
+    for tried in study.accuracy:
+        if tried.mask in study.names:
+            remark = f"trained; untrained {unit.show(tried.untrained.mean)}"
+            found.append((tried.mask, unit.show(tried.trained.mean), remark))
+    return [*found, ("Replicates", str(study.replicates), "of everything")]
+
+
+def _cell(found: Figure, show: Callable[[float], str]) -> str:
+    """``98.10 ± 0.05``: mean and half the 95 % interval, where there is one."""
+    if found.mean is None:
+        return "–"
+    half = f" ± {show(found.interval[1] - found.mean).lstrip('+')}" if found.interval else ""
+    return f"{show(found.mean)}{half}".replace("-", "\N{MINUS SIGN}")
+
+
+def _difference(unit: Unit, found: Figure) -> str:
+    if found.mean is None:
+        return "–"
+    ends = found.interval
+    return unit.difference(found.mean) + (
+        f" ({unit.difference(ends[0])} to {unit.difference(ends[1])})" if ends else ""
+    )
+
+
+def _accuracy(study: MaskOverlap) -> list[Table]:
+    if not study.accuracy:
+        return []
+    unit = Unit(study.metric)
+    rows = [
+        (
+            tried.mask,
+            words.density(tried.density),
+            *(_cell(found, unit.bare) for found in (tried.untrained, tried.trained, tried.searched)),
+        )
+        for tried in study.accuracy
+    ]
+    percent = " in percent" if unit.percent else ""
+    note = (
+        f"Test {study.metric}{percent}, mean ± half of the 95 % t-interval over "
+        f"{words.plural(study.replicates, 'replicate')}. All masks of a replicate lie on the same first weights, and "
+        "train in the same data order. Its search: where the search that found the mask ended."
+    )
+    head = ("Mask", "Density", "Untrained", "Weights trained under it", "Its search")
+    return [Table("Each mask by the other's kind of training", head, tuple(rows), note)]
+
+
+def _gains(study: MaskOverlap) -> list[Table]:
+    if not study.gains:
+        return []
+    unit = Unit(study.metric)
+    rows = [
+        (f"{gain.of} − {gain.against}", _difference(unit, gain.untrained), _difference(unit, gain.trained))
+        for gain in study.gains
+    ]
+    what = "Points" if unit.percent else study.metric.capitalize()
+    note = f"{what}, paired by replicate, with 95 % intervals, each on its own."
+    return [
+        Table("Differences between masks", ("Difference", "Untrained", "Weights trained under it"), tuple(rows), note)
+    ]
+
+
+def _shared(study: MaskOverlap) -> Table:
+    def row(layer: SharedLayer) -> tuple[str, ...]:
+        found = layer.shared
+        return (
+            layer.name,
+            words.count(layer.total),
+            *(words.density(side["density"].mean) for side in layer.sides),
+            _cell(found["both"], lambda value: f"{value:,.0f}"),
+            "–" if found["expected"].mean is None else f"{found['expected'].mean:,.1f}",
+            *(
+                _cell(found[part], lambda value: f"{value:.3f}")
+                for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes")
+            ),
+            _cell(found["jaccard"], lambda value: f"{value:.3f}"),
+            _cell(found["z"], lambda value: f"{value:+.1f}"),
+        )
+
+    note = (
+        "By chance: what independent random masks with these counts in every layer share (hypergeometric). z: standard "
+        "deviations of that above it. Same inputs, same sizes: the ratio against random masks that also keep as many "
+        "weights of every input unit, or of every twentieth of the weights by initial size, as each mask does. "
+        "Jaccard: kept by both over kept by either."
+    )
+    head = (
+        "Layer",
+        "Weights",
+        *study.names,
+        "Shared",
+        "By chance",
+        "Ratio",
+        "same inputs",
+        "same sizes",
+        "Jaccard",
+        "z",
+    )
+    return Table("What the masks share", head, tuple(map(row, (*study.layers, study.whole))), note)
+
+
+def _kept(study: MaskOverlap) -> Table:
+    def row(layer: SharedLayer) -> tuple[str, ...]:
+        sides = layer.sides
+        chance = sides[0]["positive_by_chance"].mean
+        return (
+            layer.name,
+            *(_cell(side["positive"], PERCENT.bare) for side in sides),
+            "–" if chance is None else PERCENT.bare(chance),
+            *(_cell(side["magnitude"], lambda value: f"{value:.2f}") for side in sides),
+            *(_cell(side["flipped"], PERCENT.bare) for side in sides),
+        )
+
+    note = (
+        "Positive: percent of the kept weights above 0 before training. Size: their mean |weight| before training over "
+        "that of the layer, 1 by chance. Sign changed: percent of them whose sign training under the mask changed."
+    )
+    first, second = study.names
+    head = (
+        "Layer",
+        f"Positive, {first}",
+        second,
+        "by chance",
+        f"Size, {first}",
+        second,
+        f"Sign changed, {first}",
+        second,
+    )
+    return Table("Which weights each mask keeps", head, tuple(map(row, (*study.layers, study.whole))), note)

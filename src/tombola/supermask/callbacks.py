@@ -1,0 +1,109 @@
+"""Masks that follow their scores in other people's trainers: `refresh` once after every step of the optimiser.
+
+Attach first, then give the trainer the callback. Validation, logging and checkpoints see the refreshed masks.
+
+    scores, weights = attach(model)
+    lightning.pytorch.Trainer(callbacks=[lightning_callback()])       # `pytorch_lightning` just as well
+    transformers.Trainer(model, callbacks=[transformers_callback()])
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from tombola.errors import TombolaError
+from tombola.supermask.attach import layers, refresh
+
+__all__ = ["lightning_callback", "transformers_callback"]
+
+
+def lightning_callback() -> Any:
+    """A Lightning `Callback` that refreshes the masks of the module in training.
+
+    At the end of a batch after which `trainer.global_step` has moved on, so once per step of the optimiser when
+    gradients are accumulated; under manual optimisation once per batch, however many steps it took.
+
+    Raises:
+        TombolaError: neither `lightning` nor `pytorch_lightning` is installed; when training starts, if no
+            supermask is attached.
+    """
+    return _lightning_class()()
+
+
+def transformers_callback() -> Any:
+    """A `TrainerCallback` for the Hugging Face `Trainer` that refreshes the masks of its model.
+
+    `Trainer` calls it once per step of the optimiser, not per batch, when gradients are accumulated.
+
+    Raises:
+        TombolaError: `transformers` is not installed; when training starts, if no supermask is attached.
+    """
+    return _transformers_class()()
+
+
+@lru_cache(maxsize=1)
+def _lightning_class() -> type:
+    # Either package will do for both; the one that is in use already is not loaded a second time.
+    names = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
+    base: Any = _imported(names, "lightning").Callback
+
+    class RefreshMasks(base):  # type: ignore[misc]
+        """Refreshes supermasks after every step of the optimiser."""
+
+        def __init__(self) -> None:
+            self.seen = 0
+
+        def __reduce__(self) -> Any:  # for processes that Lightning spawns: a class made late has no name
+            return lightning_callback, ()
+
+        def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
+            _check_attached(pl_module)
+            self.seen = trainer.global_step
+
+        def on_train_batch_end(self, trainer: Any, pl_module: nn.Module, *batch: Any) -> None:
+            if trainer.global_step != self.seen:
+                self.seen = trainer.global_step
+                refresh(pl_module)
+
+    return RefreshMasks
+
+
+@lru_cache(maxsize=1)
+def _transformers_class() -> type:
+    base: Any = _imported(["transformers"], "transformers").TrainerCallback
+
+    class RefreshMasks(base):  # type: ignore[misc]
+        """Refreshes supermasks after every step of the optimiser."""
+
+        def __reduce__(self) -> Any:
+            return transformers_callback, ()
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **others: Any) -> None:
+            _check_attached(model)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **others: Any) -> None:
+            refresh(model)
+
+    return RefreshMasks
+
+
+def _imported(names: list[str], package: str) -> ModuleType:
+    """The first of the modules that can be imported, or a TombolaError that says how to install the package."""
+    for name in names:
+        try:
+            return import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not (name + ".").startswith(error.name + "."):
+                raise  # it is installed, and lacks something itself
+    raise TombolaError(f"this callback needs {package}, which is not installed; run: pip install {package}")
+
+
+def _check_attached(model: nn.Module) -> None:
+    if not list(layers(model)):
+        raise TombolaError("the model in training has no supermask; call tombola.supermask.attach on it first")

@@ -1,0 +1,230 @@
+"""The report on studies that compare arms, and on searches that tell what they use or have no dense level."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from report_runs import LAYERS, TOTAL, make_find, write_json, write_log
+from tombola.errors import TombolaError
+from tombola.report import style, words
+from tombola.report.aggregate import joined_log, merged
+from tombola.report.comparison import Study
+from tombola.report.levels import Level
+from tombola.report.page import key_numbers, write_report
+from tombola.report.plots import run_plots
+from tombola.report.summary import read_run
+from tombola.report.utilisation import used_weights
+
+FAMILIES = {"Edge-popup": (0.7, 0.5, 0.3, 0.1), "IMP": (0.5, 0.2, 0.05)}
+
+
+def make_level(root: Path, folder: str, density: float, draw: random.Random, **more: Any) -> dict[str, Any]:
+    """One level of 1000 steps; its log climbs to the accuracy that it reports."""
+    reached = 0.97 - 0.01 / density**0.5 + draw.gauss(0, 0.002)
+    if more.pop("logs", True):
+        write_log(root / folder / "metrics.csv", reached, 900, draw, rows=10)
+    return {
+        "level": 0,
+        "density": density,
+        "kept": round(density * TOTAL),
+        "total": TOTAL,
+        "steps": 12_000,
+        "test_accuracy": reached,
+        "val_accuracy": reached + 0.004,
+        "train_accuracy": reached + 0.02,
+        "layers": [{"name": n, "kept": round(density * t), "total": t} for n, t in LAYERS.items()],
+        "metrics": f"{folder}/metrics.csv",
+        **more,
+    }
+
+
+def utilised(density: float) -> list[dict[str, Any]]:
+    steps, weights = range(0, 12_001, 2_000), dict(zip(LAYERS, (1, 0.8, 0.3), strict=True))
+    return [
+        {"step": s, "densities": {n: 1 - (1 - density) * (s / 12_000) * w for n, w in weights.items()}} for s in steps
+    ]
+
+
+def make_arm(root: Path, name: str, family: str | None, density: float, replicates: int, *, masks: bool) -> Any:
+    draw = random.Random(name)
+    levels = []
+    for rep in range(replicates):
+        found = [make_level(root, f"{name}/replicate-{rep}/level-00", density, draw)]
+        if masks:
+            found[0] |= {"utilisation": utilised(density)}
+            found.append(make_level(root, f"{name}/replicate-{rep}/level-01", density, draw, level=1))
+        levels.append(found)
+
+    def figure(read: Any) -> dict[str, Any]:
+        return {"values": [read(found[-1]) for found in levels]}
+
+    return {
+        "name": name,
+        "family": family,
+        "method": "dense" if density == 1 else "joint",
+        "density": density,
+        "recipe": {"lr": 0.1},
+        "replicates": levels,
+        "test_accuracy": figure(lambda x: x["test_accuracy"]),
+        "val_accuracy": figure(lambda x: x["val_accuracy"]),
+        "train_accuracy": figure(lambda x: x["train_accuracy"]),
+        "gap": figure(lambda x: x["train_accuracy"] - x["val_accuracy"]),
+        "shift": figure(lambda x: x["val_accuracy"] - x["test_accuracy"]),
+        "bits_per_weight": figure(lambda x: 32 * x["density"]),
+    }
+
+
+def make_study(root: Path, *, many: bool = True, replicates: int = 3) -> Path:
+    """A study of a dense arm and, with ``many``, two families of several densities."""
+    arms = [make_arm(root, "Dense", None, 1.0, replicates, masks=False)]
+    for family, densities in FAMILIES.items():
+        for density in densities if many else densities[-1:]:
+            label = f"{family} {density:.0%}" if many else family
+            arms.append(make_arm(root, label, family, density, replicates, masks=family == "Edge-popup"))
+    compared = [
+        {
+            "arm": arm["name"],
+            "against": "Dense",
+            "paired": True,
+            "test_accuracy": {"difference": d, "interval": [d - 0.002, d + 0.002] if replicates >= 3 else None},
+        }
+        for arm, d in zip(arms[1:], (0.005, -0.01, 0.001, 0.0, -0.02, 0.003, 0.0), strict=False)
+    ]
+    head = {"kind": "study", "study": "regularise", "model": "lenet-300-100", "data": "mnist", "metric": "accuracy"}
+    write_json(root / "run.json", {"kind": "study", "name": root.name, "config": {"seed": 0}, "command": "tombola"})
+    rest = {"arms": arms, "comparisons": compared, "note": "Every arm has its own tuned rate.", "seeds": [0, 5, 9]}
+    write_json(root / "result.json", {**head, **rest})
+    return root
+
+
+def study_of(root: Path) -> Study:
+    study = read_run(root).study
+    assert study is not None
+    return study
+
+
+@pytest.fixture
+def no_pdf(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PDFs take most of the time; where they are not the point they are left empty."""
+    monkeypatch.setattr(style, "pdf_bytes", lambda figure: b"%PDF")
+
+
+@pytest.mark.usefixtures("no_pdf")
+def test_a_study_gets_its_figures_and_tables(tmp_path: Path) -> None:
+    root = make_study(tmp_path / "run")
+    files = write_report([root], tmp_path / "out")
+    assert {path.stem for path in files.figures} == {
+        "study-arms",
+        "study-density",
+        "study-gap-density",
+        "study-val-accuracy",
+        "study-val-accuracy-2",
+        "masked-layers",
+        "masked-size",
+        "masked-training",
+        "masked-training-2",
+        "masked-training-3",
+        "masked-training-4",
+    }
+    text = files.html.read_text()
+    for phrase in (
+        "8 arms over 3 replicates",
+        "Of the 7 other arms, 2 are above Dense, 2 are below Dense and 3 are not told apart from Dense",
+        "Every arm has its own tuned rate.",
+        "Validation accuracy of Edge-popup",
+        "Train − val",
+        "Bits per weight",
+        "paired by replicate",
+        "seed of replicate 2",
+    ):
+        assert words.keep_together(phrase) in text, phrase
+
+
+def test_few_arms_share_one_figure_and_few_replicates_are_told(tmp_path: Path) -> None:
+    root = make_study(tmp_path / "run", many=False, replicates=2)
+    run = read_run(root)
+    assert [plot.name for plot in run_plots(run) if plot.name.startswith("study")] == [
+        "study-arms",
+        "study-val-accuracy",
+    ]
+    assert run.missing == ("There are no intervals: they need 3 replicates, and the arms have 2.",)
+    assert "told apart" not in words.verdict(run)
+    assert [number.name for number in key_numbers(run)] == ["Dense", "Edge-popup", "IMP", "Replicates"]
+
+
+def test_wrong_values_of_a_study_are_named(tmp_path: Path) -> None:
+    root = make_study(tmp_path / "run", many=False)
+    value = json.loads((root / "result.json").read_text())
+    value["arms"][1]["density"] = 3
+    write_json(root / "result.json", value)
+    with pytest.raises(TombolaError, match=r"arms\[1\].density is 3; expected a number from 0 to 1"):
+        read_run(root)
+
+
+def test_levels_are_joined_end_to_end(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("step,val_accuracy\n0,0.1\n10,0.5\n")
+    (tmp_path / "b.csv").write_text("step,val_accuracy\n0,0.2\n5,0.6\n")
+    levels = [Level(i, 1.0, steps=10, metrics=tmp_path / f"{name}.csv") for i, name in enumerate("ab")]
+    assert joined_log(levels, "val_accuracy") == {0: 0.1, 10: 0.5, 15: 0.6}
+    found = merged([{0: 1.0, 1: 2.0}, {0: 3.0, 1: 2.0, 2: 9.0}])
+    assert found is not None
+    assert (found.steps, found.mean) == ((0, 1), (2.0, 2.0))
+
+
+def test_what_is_used_is_the_mean_of_the_last_levels_that_tell(tmp_path: Path) -> None:
+    study = study_of(make_study(tmp_path / "run"))
+    assert used_weights(study.arms[0].replicates) is None
+    found = used_weights(study.arms[1].replicates)
+    assert found is not None
+    layers, course = found
+    assert [(layer.name, layer.total) for layer in layers] == list(LAYERS.items())
+    assert layers[0].density == pytest.approx(0.7, abs=1e-5)
+    assert course["fc1.weight"][0] == 1
+    assert course["fc1.weight"][12_000] == pytest.approx(0.7)
+
+
+def test_no_two_looks_are_the_same() -> None:
+    looks = {(look.colour, str(look.dash)) for look in map(style.series_look, range(36))}
+    assert len(looks) == 36
+
+
+def one_level(root: Path, level: dict[str, Any]) -> Path:
+    make_find(root, method="edge-popup", replicates=1, levels=(0,), controls=(), logs=False)
+    value = json.loads((root / "result.json").read_text())
+    value["replicates"][0]["arms"]["ticket"] = [level]
+    write_json(root / "result.json", value)
+    return root
+
+
+@pytest.mark.usefixtures("no_pdf")
+def test_a_search_of_one_masked_level(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    level = make_level(root, "replicate-0/level-01", 0.5, random.Random(0), level=1, utilisation=utilised(0.5))
+    run = read_run(one_level(root, level))
+    assert [plot.name for plot in run_plots(run)] == [
+        "training-val-accuracy",
+        "training-val-loss",
+        "layer-density",
+        "masked-layers",
+        "masked-size",
+        "masked-training",
+    ]
+    assert words.verdict(run).startswith("With 50 % of the weights, the ticket's mean test accuracy is ")
+    assert [number.name for number in key_numbers(run)] == ["Weights kept", "Ticket", "Replicates"]
+    text = write_report([root], tmp_path / "out").html.read_text().lower()
+    for nonsense in ("keeps up", "nan", ">none<", "several densities", "by density"):
+        assert nonsense not in text, nonsense
+    assert "Keeps up down to" in write_report([root, root], tmp_path / "two").html.read_text()
+
+
+def test_a_dense_network_alone_claims_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    run = read_run(one_level(root, make_level(root, "replicate-0/level-00", 1.0, random.Random(0))))
+    assert run.missing == ()
+    assert words.verdict(run).startswith("The dense network's mean test accuracy is ")
+    assert "layer-density" not in {plot.name for plot in run_plots(run)}
