@@ -270,6 +270,10 @@ def test_functions_below_a_model_that_cannot_be_traced() -> None:
     assert type(model) is Outer
     assert {r.where for r in report.replaced} == {"inner"}
     torch.testing.assert_close(model(x), reference(plain, x))
+    odd = Outer()
+    odd.inner = Call(lambda m, x: m.relu(x) * x.sigmoid())  # type: ignore[assignment]
+    with pytest.raises(TombolaError, match=r"Tensor.sigmoid in 'inner'"):
+        binary_activations(odd)
 
 
 def test_mode_and_attributes_survive_tracing() -> None:
@@ -307,7 +311,7 @@ def test_what_cannot_be_done_right_is_refused() -> None:
         (nn.Sequential(linear, nn.ReLU(), nn.Flatten(), nn.Dropout()), "'1' is the network's output"),
         (nn.ReLU(), "is the network's output"),
         *(
-            (nn.Sequential(linear, nn.ReLU(), linear, other, linear), rf"'3' is nn\.{type(other).__name__}")
+            (nn.Sequential(linear, nn.ReLU(), linear, other, linear), rf"'3' \(nn\.{type(other).__name__}\)")
             for other in (nn.GELU(), nn.SiLU(), nn.Sigmoid(), nn.Tanh(), nn.ELU(), nn.LeakyReLU(), nn.PReLU(),
                           nn.Softmax(1), nn.Hardswish(), nn.Softplus())
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,31 @@ def test_a_ticket_in_an_own_loop(popped: tuple[Any, Ticket]) -> None:
     again = network() if isinstance(model, nn.Module) else ticket.build("origin")
     attach(again, TopK(0.5), mask=ticket.mask)
     assert read(again) == ticket.mask
+
+
+def test_a_request_with_its_ticket_goes_to_other_processes() -> None:
+    ticket = found(SMALL, EdgePopup(density=0.5))
+    request = make_request(SMALL, "digits", Joint(density=0.3), recipe=RECIPE, start=ticket)
+    assert pickle.loads(pickle.dumps(request)) == request  # noqa: S301
+
+
+def test_frozen_weights_are_pruned_and_stay_as_they_are() -> None:
+    model = network()
+    model[1].requires_grad_(False)
+    for method in (IterativePruning(density=0.3, rounds=1), Joint(density=0.3)):
+        state = found(model, method).build(model=network()).state_dict()
+        kept = state["1.weight"] != 0
+        assert 0 < int(kept.sum()) < kept.numel()
+        assert torch.equal(state["1.weight"][kept], network()[1].weight[kept])  # type: ignore[index]
+        assert torch.equal(state["1.bias"], network()[1].bias)
+        assert not torch.equal(state["3.bias"], network()[3].bias)
+
+
+def test_a_model_that_is_attached_already_is_refused() -> None:
+    model = network()
+    attach(model)
+    with pytest.raises(TombolaError, match="attached to this model already"):
+        found(model, EdgePopup())
 
 
 # -- what does not fit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
 from tombola.study.verify import verify
 from tombola.supermask import loop as mask_loop
+from tombola.supermask import rules
 from tombola.supermask.attach import layers, plain_state, read
 from tombola.ticket.ticket import Ticket
 from tombola.train import trial
@@ -170,6 +172,23 @@ def test_the_best_state_is_tested_under_its_own_mask(monkeypatch: pytest.MonkeyP
     rows = {row["step"]: row["densities"] for row in level.result["utilisation"]}
     assert tested == [rows[level.result["early_stop_iteration"]], rows[8]]
     assert tested[0] != tested[1]
+
+
+def test_whole_layers_are_kept() -> None:
+    (level,) = levels_of(EdgePopup(density=0.2, scope="global", whole=["6.*"]))
+    counts = level.ticket.mask.counts()
+    assert counts["6.weight"] == (16, 16)
+    assert counts["0.weight"][0] + counts["4.weight"][0] == round(0.2 * 1188)
+
+
+@pytest.mark.parametrize("more", [{"precision": "bf16-mixed"}, {"accumulate": 4}, {"clip_norm": 0.1}], ids=str)
+def test_other_recipes_refresh_once_per_step(more: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    real = rules.select
+    monkeypatch.setattr(rules, "select", lambda *args, **rest: calls.append(1) or real(*args, **rest))
+    (level,) = levels_of(EdgePopup(density=0.4, scope="global"), recipe=replace(RECIPE, **more))
+    assert len(calls) == 1 + 8  # when attached, and after each step; none for the evaluations
+    assert level.ticket.trained is None
 
 
 # -- learned masks

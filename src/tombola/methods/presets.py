@@ -103,8 +103,8 @@ _PRESETS: Mapping[tuple[str, str, str], Preset] = {
 
 
 _TRAINED_AS: Mapping[str, str] = {
-    "dense": "imp",
-    **dict.fromkeys(("iterand", "multicoat", "gem-miner", "signed-supermask"), "edge-popup"),
+    **dict.fromkeys(("dense", "binary-weights"), "imp"),
+    **dict.fromkeys(("multi-prize", "iterand", "multicoat", "gem-miner", "signed-supermask"), "edge-popup"),
 }
 """Methods without a recipe of their own for a network -> the method whose recipe they train by there."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType
 from typing import Any, Literal
 
@@ -63,10 +63,11 @@ class Untraceable(Exception):
 
 @dataclass(frozen=True)
 class Graph:
-    """A traced module: the nodes, and the modules they call by path."""
+    """A traced module: the nodes, the modules they call, and the path of the traced one in the model."""
 
     raw: fx.Graph
     modules: Mapping[str, nn.Module]
+    path: str = ""
 
     def __iter__(self) -> Iterator[fx.Node]:
         return iter(self.raw.nodes)
@@ -82,12 +83,12 @@ class Graph:
     def place(self, node: fx.Node) -> str:
         """Where the node stands: the path of a module, or a function and the module that calls it."""
         if node.op == "call_module":
-            return repr(str(node.target))
-        return f"{called(node)} in {where(self.owner(node))}"
+            return repr(self._full(str(node.target)))
+        owner = next(reversed(node.meta.get("nn_module_stack") or {"": None}))
+        return f"{called(node)} in {where(self._full(owner))}"
 
-    def owner(self, node: fx.Node) -> str:
-        """The path of the innermost module whose forward makes the call; "" for the traced one."""
-        return next(reversed(node.meta.get("nn_module_stack") or {"": None}), "")
+    def _full(self, path: str) -> str:
+        return ".".join(part for part in (self.path, path) if part)
 
     def in_place(self, node: fx.Node) -> bool:
         """Whether an activation overwrites its input."""
@@ -145,14 +146,14 @@ def whole(model: nn.Module) -> Graph:
     return trace(model, leaf, True, _optional(model))
 
 
-def own_calls(module: nn.Module, inline: set[nn.Module], training: bool) -> Graph:
-    """The graph of a module's own forward: every submodule is one call, those in `inline` aside.
+def own_calls(module: nn.Module, path: str, inline: set[nn.Module], training: bool) -> Graph:
+    """The graph of the own forward of the module at `path`: a submodule is one call, those in `inline` aside.
 
     Raises Untraceable; also for a forward with optional inputs, which torch.fx would take as given.
     """
     if _optional(module):
         raise Untraceable("its forward has optional inputs")
-    return trace(module, lambda m: m not in inline, training)
+    return replace(trace(module, lambda m: m not in inline, training), path=path)
 
 
 def trace(
@@ -254,7 +255,7 @@ def _read(value: Any, module: nn.Module, found: set[str], seen: set[Any]) -> Non
 
 
 def _is_nonlinear(name: str) -> bool:
-    return _ROLE_OF.get(_bare(name)) in ("activation", "nonlinear") or name in activation.__all__
+    return _bare(name) in _RELU_NAMES or _ROLE_OF.get(_bare(name)) == "nonlinear" or name in activation.__all__
 
 
 def _optional(module: nn.Module) -> dict[str, Any]:

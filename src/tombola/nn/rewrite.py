@@ -118,7 +118,8 @@ def _forwards(model: nn.Module) -> dict[nn.Module, tuple[flow.Graph, flow.Graph]
         if not inside and (type(module).__module__.startswith("torch.nn.") or flow.role_of(module) == "activation"):
             continue
         try:
-            found[module] = (flow.own_calls(module, inline, True), flow.own_calls(module, inline, False))
+            train, evaluate = (flow.own_calls(module, names[module], inline, mode) for mode in (True, False))
+            found[module] = (train, evaluate)
         except flow.Untraceable as error:
             named = flow.mentioned(module)
             if module is model and (named or inside):
@@ -136,18 +137,15 @@ def _check_others(model: nn.Module, graph: flow.Graph | None, graphs: Sequence[f
     """TombolaError if another nonlinearity would stay, at the output aside (where the graph shows the output)."""
     if graph:
         final = _at_output(graph)
-        found = [(_kind(graph, n), graph.place(n)) for n in graph if graph.role(n) == "nonlinear" and n not in final]
+        found = [_named(graph, node) for node in graph if graph.role(node) == "nonlinear" and node not in final]
     else:
-        found = [
-            (f"nn.{type(m).__name__}", repr(path))
-            for path, m in model.named_modules()
-            if flow.role_of(m) == "nonlinear"
-        ]
-        calls = [(one, n) for one in graphs for n in one if flow.is_call(n) and one.role(n) == "nonlinear"]
-        found += [(_kind(one, n), one.place(n)) for one, n in calls]
-    for kind, place in found:
+        modules = [(path, m) for path, m in model.named_modules() if flow.role_of(m) == "nonlinear"]
+        found = [f"{path!r} (nn.{type(m).__name__})" for path, m in modules]
+        calls = [(one, node) for one in graphs for node in one if flow.is_call(node)]
+        found += [_named(one, node) for one, node in calls if one.role(node) == "nonlinear"]
+    if found:
         raise TombolaError(
-            f"{place} is {kind}, which has no binary form and would stay; use ReLU there "
+            f"{found[0]} has no binary form and would stay; use ReLU there "
             "(only the network's output may pass another nonlinear function)"
         )
 
@@ -193,10 +191,9 @@ def _functions(graph: flow.Graph) -> list[fx.Node]:
     return [node for node in graph if flow.is_relu_call(node)]
 
 
-def _kind(graph: flow.Graph, node: fx.Node) -> str:
-    if node.op == "call_module":
-        return f"nn.{type(graph.modules[str(node.target)]).__name__}"
-    return flow.called(node)
+def _named(graph: flow.Graph, node: fx.Node) -> str:
+    kind = f" (nn.{type(graph.modules[str(node.target)]).__name__})" if node.op == "call_module" else ""
+    return graph.place(node) + kind
 
 
 def _module_rows(swapped: Sequence[tuple[nn.Module, str, str]], graph: flow.Graph | None) -> Iterator[Replaced]:

@@ -60,7 +60,10 @@ def _ratios(study: MaskOverlap) -> list[Plot]:
         return []
     shown = [told[index] for index in pick(range(len(told)), MOST_LAYERS)]
     rows = [*shown, study.whole]
-    kinds = ("layer densities", style.RUN_LOOKS[0], "ratio"), ("and sizes", style.RUN_LOOKS[1], "ratio_same_sizes")
+    kinds = (
+        ("same densities", style.RUN_LOOKS[0], "ratio"),
+        ("same densities and sizes", style.RUN_LOOKS[1], "ratio_same_sizes"),
+    )
     series = [(label, look, [row.shared[part] for row in rows]) for label, look, part in kinds]
     series = [line for line in series if any(number.mean is not None for number in line[2])]
     figure = paired_figure([row.name for row in rows], series, xlabel="Shared weights / expected by chance")

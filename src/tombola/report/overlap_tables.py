@@ -20,7 +20,7 @@ def overlap_tables(study: MaskOverlap) -> list[Table]:
 def overlap_numbers(study: MaskOverlap) -> list[tuple[str, str, str]]:
     """Key numbers: name, value, remark."""
     unit, ratio = Unit(study.metric), study.whole.shared["ratio"]
-    found = [("Overlap", _cell(ratio, lambda value: f"{value:.3f}"), "times chance")]
+    found = [("Overlap", _cell(ratio, lambda value: f"{value:.2f}"), "times chance")]
     for tried in study.accuracy:
         if tried.mask in study.names:
             remark = f"trained; untrained {unit.show(tried.untrained.mean)}"
@@ -32,8 +32,12 @@ def _cell(found: Figure, show: Callable[[float], str]) -> str:
     """``98.10 ± 0.05``: mean and half the 95 % interval, where there is one."""
     if found.mean is None:
         return "–"
-    half = f" ± {show(found.interval[1] - found.mean).lstrip('+')}" if found.interval else ""
+    half = f" ± {show(found.interval[1] - found.mean)}" if found.interval else ""
     return f"{show(found.mean)}{half}".replace("-", "\N{MINUS SIGN}")
+
+
+def _mean(found: Figure, form: str) -> str:
+    return "–" if found.mean is None else format(found.mean, form).replace("-", "\N{MINUS SIGN}")
 
 
 def _difference(unit: Unit, found: Figure) -> str:
@@ -90,13 +94,13 @@ def _shared(study: MaskOverlap) -> Table:
             words.count(layer.total),
             *(words.density(side["density"].mean) for side in layer.sides),
             _cell(found["both"], lambda value: f"{value:,.0f}"),
-            "–" if found["expected"].mean is None else f"{found['expected'].mean:,.1f}",
+            _mean(found["expected"], ",.1f"),
             *(
                 _cell(found[part], lambda value: f"{value:.3f}")
                 for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes")
             ),
-            _cell(found["jaccard"], lambda value: f"{value:.3f}"),
-            _cell(found["z"], lambda value: f"{value:+.1f}"),
+            _mean(found["jaccard"], ".3f"),
+            _mean(found["z"], "+.1f"),
         )
 
     note = (

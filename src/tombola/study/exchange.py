@@ -364,7 +364,7 @@ def _sentence(names: Sequence[str], total: Mapping[str, Any]) -> str:
     )
     if sizes["mean"] is None:
         return f"{text}."
-    return f"{text}, and {sizes['mean']:.2f} times as many as such that like large weights as much{_claim(sizes)}."
+    return f"{text}, and {sizes['mean']:.2f} times as many as ones that favour large weights alike{_claim(sizes)}."
 
 
 def _claim(ratio: Mapping[str, Any]) -> str:

@@ -24,9 +24,12 @@ def _compiled(addresses: int) -> Callable[[Callable[..., None]], Any]:
 
     def compiled(function: Callable[..., None]) -> Any:
         try:
-            return numba.cfunc(signature, cache=True)(function).ctypes
+            whole = numba.cfunc(signature, cache=True)(function)
         except RuntimeError:  # no folder for the cache can be written
-            return numba.cfunc(signature)(function).ctypes
+            whole = numba.cfunc(signature)(function)
+        call: Any = whole.ctypes
+        call.code = whole  # which must not be freed before it
+        return call
 
     return compiled
 
