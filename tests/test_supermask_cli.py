@@ -107,6 +107,7 @@ def test_levels_zero_trains_the_ticket_as_it_is(popped: str, runs: Path) -> None
         (["imp", "--density", "0.1", "--exclude", "fc1.*", "--start", "POPPED"], "fc1.weight"),
         (["edge-popup", "--model_args.hidden", "[9]", "--start", "POPPED"], "another network"),
         (["edge-popup", "--density", "0"], "(0, 1]"),
+        (["edge-popup", "--density", "0.0005"], "nothing is kept of fc3.weight"),
         (["joint", "--scores_first", "4it", "--freeze_scores", "0.5"], "nothing learns"),
         (["learned-mask", "--rule", "threshold", "--logit", "-1"], "above 0"),
     ],

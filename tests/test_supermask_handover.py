@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ def scored(sizes: list[tuple[int, int]], seed: int, levels: int) -> tuple[dict[s
 
 @settings(max_examples=80)
 @given(
-    sizes=shapes, seed=st.integers(0, 999), levels=st.sampled_from([0, 1, 3, 1000]), scope=st.sampled_from(["layer", "global"])
+    sizes=shapes,
+    seed=st.integers(0, 999),
+    levels=st.sampled_from([0, 1, 3, 1000]),
+    scope=st.sampled_from(["layer", "global"]),
 )
 def test_what_is_favoured_lies_strictly_above_all_else(
     sizes: list[tuple[int, int]], seed: int, levels: int, scope: str
@@ -142,7 +146,12 @@ def test_top_k_begins_with_a_top_k_mask_of_the_same_density(
 
 @pytest.mark.filterwarnings("ignore:nothing is kept")
 @settings(max_examples=30)
-@given(seed=st.integers(0, 99), density=st.floats(0.05, 1), other=st.floats(0.05, 1), scope=st.sampled_from(["layer", "global"]))
+@given(
+    seed=st.integers(0, 99),
+    density=st.floats(0.05, 1),
+    other=st.floats(0.05, 1),
+    scope=st.sampled_from(["layer", "global"]),
+)
 def test_other_densities_nest(seed: int, density: float, other: float, scope: str) -> None:
     first, second = network(), network()
     attach(first, TopK(density, scope), seed=seed)
@@ -166,7 +175,7 @@ def test_pruning_goes_on_from_an_untrained_ticket(popped: tuple[Any, Ticket]) ->
     levels = search(make_request(model, splits(), IterativePruning(density=0.1, rounds=3), recipe=RECIPE, start=ticket))
     assert [level.level for level in levels] == [0, 1, 2, 3]
     assert levels[0].ticket.mask == ticket.mask
-    for before, after in zip(levels, levels[1:], strict=False):
+    for before, after in pairwise(levels):
         assert after.ticket.mask.nested_in(before.ticket.mask)
     assert levels[-1].ticket.mask.kept == round(0.1 * ticket.mask.total)
     base = ticket.origin.state_dict(network() if isinstance(model, nn.Module) else None)
@@ -285,7 +294,7 @@ def test_a_ticket_in_an_own_loop(popped: tuple[Any, Ticket]) -> None:
 def test_a_request_with_its_ticket_goes_to_other_processes() -> None:
     ticket = found(SMALL, EdgePopup(density=0.5))
     request = make_request(SMALL, "digits", Joint(density=0.3), recipe=RECIPE, start=ticket)
-    assert pickle.loads(pickle.dumps(request)) == request  # noqa: S301
+    assert pickle.loads(pickle.dumps(request)) == request
 
 
 def test_frozen_weights_are_pruned_and_stay_as_they_are() -> None:

@@ -82,7 +82,15 @@ def same_bytes(ticket: Ticket, path: Path) -> Ticket:
     return loaded
 
 
-RULES: list[MaskRule] = [TopK(0.4), TopK(0.4, "global", "block:2"), Threshold(), Bernoulli(), Round(), Signed(), Coats()]
+RULES: list[MaskRule] = [
+    TopK(0.4),
+    TopK(0.4, "global", "block:2"),
+    Threshold(),
+    Bernoulli(),
+    Round(),
+    Signed(),
+    Coats(),
+]
 REPRESENTS: list[Represent] = [
     Identity(),
     Identity(True),

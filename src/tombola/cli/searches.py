@@ -73,7 +73,7 @@ def _options(
                 type=str | None,
                 default=None,
                 metavar="TICKET",
-                help="ticket file to go on from: its weights, and only or first of all what its mask keeps (null: none)",
+                help="ticket file to go on from: its weights, and of these only, or first, what it keeps (null: none)",
             )
         DATA.add(parser)
         _method(name).add(parser)

@@ -117,7 +117,7 @@ def groups(model: nn.Module) -> Groups:
 def layers(model: nn.Module) -> Iterator[Layer]:
     """Every masked weight once, in the order in which they were attached; wrappers are looked through."""
     found: dict[int, Layer] = {}
-    for module in _modules(unwrap(model)):
+    for module in unwrap(model).modules():
         if isinstance(module, parametrize.ParametrizationList):
             supermask = module._modules["0"]
             if isinstance(supermask, Supermask) and id(supermask) not in found:
@@ -125,18 +125,6 @@ def layers(model: nn.Module) -> Iterator[Layer]:
                 assert weight is not None
                 found[id(supermask)] = Layer(supermask.name, supermask, weight)
     yield from sorted(found.values(), key=lambda layer: layer.supermask.place)
-
-
-def _modules(model: nn.Module) -> Iterator[nn.Module]:
-    """As `model.modules()`, which makes every module's name too: at each refresh, the dearest part of it."""
-    seen: set[int] = set()
-    ahead = [model]
-    while ahead:
-        module = ahead.pop()
-        if id(module) not in seen:
-            seen.add(id(module))
-            yield module
-            ahead.extend(child for child in reversed(module._modules.values()) if child is not None)
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
@@ -14,6 +15,7 @@ from tombola.mask import Mask
 from tombola.nn.init import NORMS
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.directory import Stage
+from tombola.select.select import EmptyLayerWarning
 from tombola.supermask.attach import Rest, attach, groups, layers, multipliers, plain_state, read, refresh
 from tombola.supermask.hooks import LogUtilisation, Refresh
 from tombola.supermask.represent import Identity, Represent
@@ -153,7 +155,9 @@ def attached(search: Search, learning: Learning) -> nn.Module:
 def check_learning(network: nn.Module, learning: Learning, mask: Mask | None = None) -> None:
     """TombolaError if these settings cannot work on this network; the network is attached to."""
     network = apply_rewrites(network, learning.rewrites)
-    _attach(network, learning, 0, mask)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EmptyLayerWarning)  # an error here
+        _attach(network, learning, 0, mask)
     empty = read(network).empty_layers() if learning.rule.density is not None else []
     if empty:
         raise TombolaError(

@@ -95,14 +95,24 @@ class _Effective(torch.autograd.Function):
         return out if scale is None else out.mul_(scale)
 
     @staticmethod
-    @once_differentiable  # the compiled loops leave no graph: better refused than taken for a constant
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        weight, scores, mask, scale = ctx.saved_tensors
-        for_weight = for_scores = None
-        if ctx.needs_input_grad[1]:
-            a, b = ctx.represent.score_gradient(g, weight, mask, scale)
-            for_scores = ctx.rule.score_gradient(a, b, scores)
-        if ctx.needs_input_grad[0]:
-            dense = ctx.represent.weight_gradient(g, weight, scale)
-            for_weight = ctx.weights.gradient(dense, weight, mask)
-        return for_weight, for_scores, None, None, None, None, None
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # somebody asks for a graph of this
+            return _gradients_once(ctx, g)
+        return _gradients(ctx, g)
+
+
+def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    weight, scores, mask, scale = ctx.saved_tensors
+    for_weight = for_scores = None
+    if ctx.needs_input_grad[1]:
+        a, b = ctx.represent.score_gradient(g, weight, mask, scale)
+        for_scores = ctx.rule.score_gradient(a, b, scores)
+    if ctx.needs_input_grad[0]:
+        dense = ctx.represent.weight_gradient(g, weight, scale)
+        for_weight = ctx.weights.gradient(dense, weight, mask)
+    return for_weight, for_scores, None, None, None, None, None
+
+
+# The compiled loops leave no graph: a second derivative is better refused than taken for zero. Only where one may
+# follow, for the wrapper costs more than the gradient of a small layer.
+_gradients_once = once_differentiable(_gradients)
