@@ -107,7 +107,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         replicates=given["replicates"],
         margin=given["margin"],
         seed=given["seed"],
-        recipe=replace(recipe_of(ticket), **recipe) if recipe else None,
+        recipe=recipe_of(ticket, recipe),
         model=_architecture(given, ticket),
         trusted=_trusted(given),
         options=Options(**options),

@@ -41,6 +41,7 @@ class EdgePopup:
 
     name: ClassVar[str] = "edge-popup"
     version: ClassVar[int] = 1
+    trains_scores_only: ClassVar[bool] = True
     default_init: ClassVar[str] = "signed_constant"
 
     density: float = 0.5

@@ -42,6 +42,7 @@ class GemMiner:
 
     name: ClassVar[str] = "gem-miner"
     version: ClassVar[int] = 1
+    trains_scores_only: ClassVar[bool] = True
     default_init: ClassVar[str] = "signed_constant"
 
     density: float = 0.05

@@ -41,6 +41,7 @@ class LearnedMask:
 
     name: ClassVar[str] = "learned-mask"
     version: ClassVar[int] = 1
+    trains_scores_only: ClassVar[bool] = True
 
     rule: str = "bernoulli"
     logit: float | None = None

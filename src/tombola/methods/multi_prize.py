@@ -48,6 +48,7 @@ class MultiPrize:
 
     name: ClassVar[str] = "multi-prize"
     version: ClassVar[int] = 1
+    trains_scores_only: ClassVar[bool] = True
     default_init: ClassVar[str] = "kaiming_normal"
 
     density: float = 0.5

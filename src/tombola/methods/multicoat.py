@@ -34,6 +34,7 @@ class Multicoat:
 
     name: ClassVar[str] = "multicoat"
     version: ClassVar[int] = 1
+    trains_scores_only: ClassVar[bool] = True
     default_init: ClassVar[str] = "signed_constant"
 
     densities: tuple[float, ...] = (0.3, 0.0788, 0.0315)

@@ -30,6 +30,7 @@ class SignedSupermask:
 
     name: ClassVar[str] = "signed-supermask"
     version: ClassVar[int] = 1
+    trains_scores_only: ClassVar[bool] = True
     default_init: ClassVar[str] = "signed_constant"
 
     threshold: float = 0.01

@@ -14,13 +14,16 @@ from tombola.data.config import Augment, Cue, DataSpec
 from tombola.data.registry import names
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.methods import METHODS
 from tombola.methods.describe import as_plain, describe_data
 from tombola.methods.find import machine
+from tombola.methods.presets import preset
 from tombola.methods.request import as_data, check_jobs, loaded
 from tombola.rng.seeds import check_seed, derive
 from tombola.runs.directory import Stage, open_run
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import ARMS, Contest, recorded_part, run_arm
+from tombola.study.untrained import is_untrained, untrained, untrained_sentence
 from tombola.study.verdict import ArmFigures, compare, describe_arm, sentence, speed
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric
@@ -95,10 +98,23 @@ def verify(
     return run_verify(verification, Path(out) if out is not None else None, jobs=jobs)
 
 
-def recipe_of(ticket: Ticket) -> Recipe:
-    """The recipe that the ticket was found with."""
+def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe that the ticket's weights are trained by: that which it was found with, changed by what is given.
+
+    A search that trained scores alone has a recipe for scores; there the preset of weight training holds, if any.
+    """
+    kind = METHODS.get(str(recorded_part(ticket, "method").get("name")))
+    if getattr(kind, "trains_scores_only", False):
+        parts = (str(recorded_part(ticket, part).get("name")) for part in ("model", "data"))
+        named = preset("dense", *parts).recipe
+        if not named and not given:
+            raise TombolaError(
+                "the ticket was found by training scores, whose recipe does not suit weights; give a recipe for the "
+                "weights: --lr, --optimizer, --length and so on"
+            )
+        return Recipe(**{**named, **(given or {})})
     try:
-        return Recipe(**ticket.provenance["recipe"])
+        return Recipe(**{**ticket.provenance["recipe"], **(given or {})})
     except (KeyError, TypeError):
         raise TombolaError("the ticket does not say how it was trained; give a recipe") from None
 
@@ -179,7 +195,23 @@ def _run(verification: Verification, splits: Splits, directory: Path | None, job
         for done, (job, trial) in enumerate(zip(items, found, strict=True), start=1):
             trials[job.arm].append(trial)
             update(done)
-    return judge(trials, verification, splits)
+    verdict = judge(trials, verification, splits)
+    return verdict if not is_untrained(verification.contest.ticket) else _with_untrained(verdict, verification, splits)
+
+
+def _with_untrained(verdict: dict[str, Any], verification: Verification, splits: Splits) -> dict[str, Any]:
+    """The verdict, which speaks of training the ticket's weights, with what the ticket is without any."""
+    fabric = make_fabric(verification.options.device, verification.recipe.precision)
+    found = untrained(
+        verification.contest,
+        splits,
+        verification.recipe,
+        fabric,
+        seed=verification.seed,
+        replicates=verification.replicates,
+    )
+    said = untrained_sentence(found, splits.task.metric_name)
+    return {**verdict, "untrained": found, "sentence": f"{verdict['sentence']} {said}"}
 
 
 def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> Trial:
