@@ -1,0 +1,64 @@
+"""A ticket as it stands against random masks and other weights, and the recipe by which its weights are trained."""
+
+from __future__ import annotations
+
+import pytest
+
+import tombola as tb
+from tombola.data.config import DataSpec
+from tombola.data.registry import load_data
+from tombola.errors import TombolaError
+from tombola.methods.signed import SignedSupermask
+from tombola.study.arms import Contest
+from tombola.study.untrained import is_untrained, untrained, untrained_sentence
+from tombola.study.verify import recipe_of
+from tombola.train.fabric import make_fabric
+
+DIGITS = load_data(DataSpec("digits"))
+QUICK = {"length": "6ep", "lr": 0.1, "momentum": 0.9, "batch_size": 60}
+
+
+@pytest.mark.parametrize("method", [tb.EdgePopup(density=0.4), SignedSupermask()], ids=lambda m: m.name)
+def test_a_supermask_beats_random_masks_and_other_weights(method: object) -> None:
+    ticket = tb.find("mlp", DIGITS, method, recipe=QUICK)
+    assert is_untrained(ticket)
+    found = untrained(Contest(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"), seed=1, replicates=4)
+    assert found["test_accuracy"] > 0.6
+    for arm in ("random", "reinit"):
+        assert len(set(found[arm]["test_accuracy"])) > 1  # every draw is another one
+        assert found[arm]["mean"] < 0.4
+    assert untrained_sentence(found, "accuracy").startswith(
+        f"As it stands, no weight trained, it reaches {found['test_accuracy']:.2%}"
+    )
+
+
+def test_the_same_seed_draws_the_same_rivals() -> None:
+    ticket = tb.find("mlp", DIGITS, tb.EdgePopup(), recipe={**QUICK, "length": "1ep"})
+    given = (Contest(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"))
+    assert untrained(*given, seed=3, replicates=2) == untrained(*given, seed=3, replicates=2)
+
+
+def test_norms_of_the_rivals_take_their_own_statistics() -> None:
+    recipe = {**QUICK, "length": "2it", "eval_every": "2it"}
+    ticket = tb.find("wrn-10-1", DIGITS, tb.EdgePopup(), recipe=recipe)
+    before = ticket.to_bytes()
+    found = untrained(
+        Contest(ticket), DIGITS, tb.Recipe(batch_size=300), make_fabric("cpu", "32"), seed=1, replicates=1
+    )
+    assert 0 <= found["random"]["mean"] <= 1
+    assert ticket.to_bytes() == before
+
+
+def test_trained_tickets_are_not_judged_as_they_stand() -> None:
+    trained = tb.find("mlp", DIGITS, tb.IterativePruning(density=0.5, rounds=1), recipe={**QUICK, "length": "2it"})
+    assert not is_untrained(trained)
+
+
+def test_weights_are_not_trained_by_the_recipe_of_the_scores() -> None:
+    ticket = tb.find("lenet-300-100", "digits", tb.EdgePopup(), recipe={**QUICK, "length": "1ep", "lr": 7.0})
+    assert recipe_of(ticket).optimizer == "adam"  # the preset of training weights
+    assert recipe_of(ticket, {"lr": 0.5}).lr == 0.5
+    unknown = tb.find("conv-2", "digits", tb.EdgePopup(), recipe={**QUICK, "length": "1it"})
+    with pytest.raises(TombolaError, match="training scores, whose recipe does not suit weights"):
+        recipe_of(unknown)
+    assert recipe_of(unknown, {"lr": 0.5}).lr == 0.5
