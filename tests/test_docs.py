@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [page for page in (ROOT / "docs" / "guide.md", ROOT / "README.md") if page.exists()]
+PAGES = [ROOT / "docs" / "guide.md", ROOT / "docs" / "supermasks.md", ROOT / "README.md"]
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>not run|file: (?P<file>[\w.]+)) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
