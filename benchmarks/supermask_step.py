@@ -1,9 +1,10 @@
 """One training step with edge-popup (frozen weights, learned scores) against the same dense step, as a ratio.
 
 Both use the same network, batch and fused SGD with momentum; the dense step trains all parameters, edge-popup the
-scores, with one refresh of all masks per step. Beside it the way of the reference implementations: the scores of
-every layer sorted in every forward pass. Rounds of the three alternate, so that a machine whose speed drifts
-slows all; a ratio is the median over rounds.
+scores, with one refresh of all masks per step. Beside it a multi-prize step (float activations: signs of the weights,
+one scale per layer), and edge-popup the way of the reference implementations: the scores of every layer sorted in
+every forward pass. Rounds of all alternate, so that a machine whose speed drifts slows all; a ratio is the median
+over rounds.
 
 The peak memory of one step is counted, not sampled: the bytes of all parameters, buffers and optimiser states,
 plus the highest sum of what torch allocated and freed meanwhile, as its profiler records it (on CUDA: as the
@@ -34,11 +35,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from tombola.mask import holders, prunable
 from tombola.models.registry import build_network
-from tombola.supermask import TopK, attach, refresh
+from tombola.nn.binary import use_binary_layers_
+from tombola.supermask import Binary, TopK, attach, refresh
 from tombola.train.feeds import wants_channels_last
 
 DENSITY = 0.5
-WAYS = ("dense", "edge-popup", "sort-reference")
+WAYS = ("dense", "edge-popup", "multi-prize", "sort-reference")
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ def learning(way: str, model: nn.Module) -> list[nn.Parameter]:
         return list(model.parameters())
     if way == "edge-popup":
         return attach(model, TopK(DENSITY)).scores
+    if way == "multi-prize":
+        use_binary_layers_(model, prunable(model))
+        return attach(model, TopK(DENSITY), represent=Binary()).scores
     places = holders(model)
     chosen = prunable(model)
     model.requires_grad_(False)
@@ -120,7 +125,9 @@ class Run:
         self.weights = sum(weight.numel() for weight in prunable(self.model).values())
         scores = learning(way, self.model)
         self.optimizer = torch.optim.SGD(scores, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
-        self.after: Callable[[nn.Module], None] = refresh if way == "edge-popup" else lambda model: None
+        self.after: Callable[[nn.Module], None] = (
+            refresh if way in ("edge-popup", "multi-prize") else lambda model: None
+        )
 
     def step(self) -> None:
         F.cross_entropy(self.model(self.x), self.y).backward()
@@ -187,13 +194,14 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.threads} threads"
     print(f"torch {torch.__version__}, {name}, density {DENSITY:g}, median of {args.rounds} alternating rounds")
     print("step in ms and as a ratio to dense; peak memory in bytes per prunable weight more than dense")
-    columns = [f"{head:>10}" for head in ("dense ms", "popup ms", "ratio", "bytes", "sorted ms", "ratio", "bytes")]
+    columns = [f"{'dense ms':>10}"]
+    columns += [f"{head:>10}" for short in ("popup", "prize", "sorted") for head in (f"{short} ms", "ratio", "bytes")]
     print(f"{'network':16}{''.join(columns)}")
     found: dict[str, float] = {}
     for case in CASES:
         if case.model not in args.only:
             continue
-        steps = {"dense": case.steps, "edge-popup": case.steps, "sort-reference": case.sorted_steps}
+        steps = {way: case.sorted_steps if way == "sort-reference" else case.steps for way in WAYS}
         runs = {way: Run(case, way, device) for way in WAYS}
         peaks = {way: run.peak() for way, run in runs.items()}
         extra = {way: (peaks[way] - peaks["dense"]) / runs[way].weights for way in WAYS}

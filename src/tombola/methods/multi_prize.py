@@ -98,8 +98,10 @@ class MultiPrize:
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.supermask.loop import check_learning
+        from tombola.supermask.loop import check_learning, check_norms
 
+        if self.norms != "fixed":
+            check_norms(network)
         check_learning(network, self.learning(network), mask)
 
     def learning(self, network: nn.Module) -> Learning:

@@ -2,7 +2,7 @@
 
 Sources: Frankle & Carbin 2019, figure 2 and appendices (LeNet, Conv-2/4/6, "Resnet-18" = ResNet-20, VGG-19). They
 trained on the whole CIFAR-10; batch size 60 is theirs for LeNet and Conv, 64 for VGG-19, 128 for ResNet.
-Edge-popup: Ramanujan et al. 2020, the small-scale configurations (Conv-2/4/6/8, ResNet-18). Zhou et al. 2019 for
+Edge-popup and multi-prize: Ramanujan et al. 2020, the small-scale configurations (Conv-2/4/6/8, ResNet-18), which Diffenderfer & Kailkhura 2021 took over (VGG-Small too). Zhou et al. 2019 for
 learned masks. IteRand, multicoated supermasks, Gem-Miner and signed supermasks: their authors' configurations.
 For networks that the papers leave out (LeNet under edge-popup, everything on digits) the learning rates come from
 our own small sweeps on the validation split (docs/supermasks.md).
@@ -78,6 +78,7 @@ _PRESETS: Mapping[tuple[str, str, str], Preset] = {
     **{("joint", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
     ("edge-popup", "resnet-18", "cifar10"): Preset(_popup(256, weight_decay=5e-4)),
     ("joint", "resnet-18", "cifar10"): Preset(_popup(256, weight_decay=5e-4)),
+    **{(method, "vgg-small", "cifar10"): Preset(_popup()) for method in ("edge-popup", "joint")},
     ("edge-popup", "lenet-300-100", "mnist"): Preset(_popup(lr=0.4, length="20ep")),
     ("joint", "lenet-300-100", "mnist"): Preset(_popup(length="20ep")),
     ("edge-popup", "lenet-300-100", "digits"): Preset(_popup(60, length="40ep")),

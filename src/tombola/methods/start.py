@@ -52,8 +52,8 @@ def start_from(
     """
     if isinstance(model, ModelSpec) and model.init is None:
         model = replace(model, init=getattr(method, "default_init", None))
-    if isinstance(model, ModelSpec) and is_known(model.name) and hasattr(method, "network"):
-        model = method.network(model)
+    if isinstance(model, ModelSpec) and is_known(model.name):
+        model = _formed(model, method, ticket)
     if isinstance(model, nn.Module):
         own = unwrap(model)
         start = Start(Origin.stored(own), _copied(own).to("cpu"))
@@ -61,9 +61,28 @@ def start_from(
         init_args = method.init_args() if hasattr(method, "init_args") else {}
         start = _by_name(model, splits, seed, init_args)
     if ticket is not None:
+        _check_activations_stay(ticket, method)
         start = replace(start, origin=_handed_on(ticket, start))
     _check_fits(start, splits)
     return start
+
+
+def _formed(spec: ModelSpec, method: Any, ticket: Ticket | None) -> ModelSpec:
+    """A network of Tombola's own in the form of the ticket that the search goes on from, else in the method's."""
+    if ticket is not None and ticket.origin.network is not None and ticket.origin.network.name == spec.name:
+        return replace(spec, args={**ticket.origin.network.args, **spec.args})
+    formed: ModelSpec = method.network(spec) if hasattr(method, "network") else spec
+    return formed
+
+
+def _check_activations_stay(ticket: Ticket, method: Any) -> None:
+    """TombolaError if a user's own network would lose the binary activations that the ticket's rewrites gave it."""
+    binary = any(rewrite.get("kind") == "binary-activations" for rewrite in ticket.rewrites)
+    if binary and getattr(method, "activations", "float") != "binary":
+        raise TombolaError(
+            "the ticket to start from has binary activations in the place of the network's ReLUs, which this search "
+            "would put back; go on by a method with --activations binary (joint, multi-prize, binary-weights)"
+        )
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -85,7 +104,10 @@ def _handed_on(ticket: Ticket, start: Start) -> Origin:
         except TicketError as error:
             raise TombolaError(f"the ticket to start from is of another network: {error}") from None
         return ticket.origin
-    module = ticket.build("final", model=start.network())
+    try:
+        module = ticket.build("final", model=start.network())
+    except TicketError as error:
+        raise TombolaError(f"the ticket to start from is of another network: {error}") from None
     return Origin.stored(module, network=start.origin.network)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
+from tombola.nn.rewrite import apply_rewrites
 from tombola.rng.seeds import derive, generator
 from tombola.runs.directory import Stage
 from tombola.select.patterns import NM, parse_pattern
@@ -43,30 +44,39 @@ class Contest:
         steps = self.ticket.provenance.get("rewound_steps", 0)
         return steps if isinstance(steps, int) and steps >= 0 else 0
 
+    @property
+    def rewrites(self) -> tuple[Mapping[str, Any], ...]:
+        """What every arm's network is rewritten with: its weights are trained as floats, which is not for binary
+        layers, whose forward pass takes one magnitude per row."""
+        return tuple(rewrite for rewrite in self.ticket.rewrites if rewrite.get("kind") != "binary-layers")
+
     def origin(self) -> nn.Module:
-        """The dense network at the ticket's origin."""
+        """The dense network at the ticket's origin, without rewrites."""
         return self.ticket.origin.network_module(self.architecture, self.trusted)
 
 
 def ticket_arm(contest: Contest, seed: int) -> Arm:
     """The ticket from its origin."""
-    model = contest.ticket.build("origin", model=contest.architecture, trusted=contest.trusted)
+    ticket = replace(contest.ticket, rewrites=contest.rewrites)
+    model = ticket.build("origin", model=contest.architecture, trusted=contest.trusted)
     return Arm(model, contest.ticket.mask, contest.start)
 
 
 def dense_arm(contest: Contest, seed: int) -> Arm:
     """All weights, from the same origin."""
-    return Arm(contest.origin(), None, contest.start)
+    return Arm(apply_rewrites(contest.origin(), contest.rewrites), None, contest.start)
 
 
 def random_arm(contest: Contest, seed: int) -> Arm:
     """A random mask of the same layer densities (and pattern), on fresh initial weights (Frankle & Carbin, app. F)."""
-    return Arm(fresh_network(contest, seed), random_mask(contest.ticket, seed), 0)
+    model = apply_rewrites(fresh_network(contest, seed), contest.rewrites)
+    return Arm(model, random_mask(contest.ticket, seed), 0)
 
 
 def reinit_arm(contest: Contest, seed: int) -> Arm:
     """The ticket's mask on fresh initial weights."""
-    return Arm(fresh_network(contest, seed), contest.ticket.mask, 0)
+    model = apply_rewrites(fresh_network(contest, seed), contest.rewrites)
+    return Arm(model, contest.ticket.mask, 0)
 
 
 ARMS: Mapping[str, Callable[[Contest, int], Arm]] = {
@@ -100,7 +110,7 @@ def random_mask(ticket: Ticket, seed: int) -> Mask:
 
 
 def fresh_network(contest: Contest, seed: int) -> nn.Module:
-    """The network with new initial weights.
+    """The network with new initial weights, without rewrites.
 
     By the origin's initialisation scheme where it is known. Else (a user's own or pretrained weights) every
     masked layer's values are permuted over all its positions, a draw from the same empirical distribution

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from statistics import fmean
 from typing import Any
 
@@ -19,10 +20,11 @@ from tombola.select.select import EmptyLayerWarning
 from tombola.supermask.attach import Rest, attach, groups, layers, multipliers, plain_state, read, refresh
 from tombola.supermask.hooks import LogUtilisation, Refresh
 from tombola.supermask.represent import Identity, Represent
-from tombola.supermask.rules import MaskRule
+from tombola.supermask.rules import MaskRule, TopK
 from tombola.supermask.weights import FROZEN, WeightRule
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bits_per_weight
+from tombola.ticket.tensors import first_few
 from tombola.ticket.ticket import Ticket
 from tombola.train.connectivity import is_cut
 from tombola.train.hooks import Hook
@@ -152,18 +154,38 @@ def attached(search: Search, learning: Learning) -> nn.Module:
     return model
 
 
+def check_norms(network: nn.Module) -> None:
+    """TombolaError if no norm layer of the network has a scale or bias that can be trained."""
+    norms = [module for module in network.modules() if isinstance(module, NORMS)]
+    if not any(parameter.requires_grad for module in norms for parameter in module.parameters()):
+        raise TombolaError(
+            "norms are to learn, but the network has "
+            + ("norm layers without trainable scale and bias" if norms else "no norm layers")
+            + "; set norms to fixed, or choose a network with affine norms"
+        )
+
+
 def check_learning(network: nn.Module, learning: Learning, mask: Mask | None = None) -> None:
     """TombolaError if these settings cannot work on this network; the network is attached to."""
     network = apply_rewrites(network, learning.rewrites)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyLayerWarning)  # an error here
         _attach(network, learning, 0, mask)
-    empty = read(network).empty_layers() if learning.rule.density is not None else []
+    found = read(network)
+    _check_whole(learning.rule, found)
+    empty = found.empty_layers() if learning.rule.density is not None else []
     if empty:
         raise TombolaError(
             f"at density {learning.rule.density:g} nothing is kept of {', '.join(empty)}; ask for a higher density, "
             "or leave those layers out with --exclude"
         )
+
+
+def _check_whole(rule: MaskRule, mask: Mask) -> None:
+    """TombolaError if a name pattern of weights to be kept whole matches none of those that are masked."""
+    for pattern in rule.whole if isinstance(rule, TopK) else ():
+        if not any(fnmatchcase(name, pattern) for name in mask):
+            raise TombolaError(f"whole pattern {pattern!r} matches no masked weight; there are: {first_few(list(mask))}")
 
 
 def _attach(model: nn.Module, learning: Learning, seed: int, mask: Mask | None) -> None:
