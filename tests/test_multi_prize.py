@@ -10,15 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tombola.data.splits import Splits, make_splits
+from multi_prize_models import RECIPE, levels, network, splits
 from tombola.errors import TombolaError
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.dense import DenseTraining
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import find, search
+from tombola.methods.find import find
 from tombola.methods.joint import Joint
 from tombola.methods.multi_prize import MultiPrize
-from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
 from tombola.nn.rewrite import apply_rewrites
@@ -29,25 +28,6 @@ from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.recipe import Recipe
 from tombola.train.search import Search
-
-RECIPE = Recipe(length="6it", batch_size=8, lr=0.1, momentum=0.9, eval_every="3it")
-
-
-def splits() -> Splits:
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 1, 6, 6, generator=draw)
-    y = (x.mean((1, 2, 3)) > 0).long()
-    return make_splits((x[:40], y[:40]), (x[40:52], y[40:52]), (x[52:], y[52:]))
-
-
-def network(constant: bool = False) -> nn.Sequential:
-    """A convolution, a norm and two linear layers; `constant`: every layer's weights of one size."""
-    torch.manual_seed(0)
-    conv, linear = nn.Conv2d(1, 4, 3, padding=1), [nn.Linear(144, 8), nn.Linear(8, 2)]
-    if constant:
-        for layer, size in zip((conv, *linear), (0.375, 0.125, 0.5), strict=True):
-            layer.weight.data = torch.sign(layer.weight.data) * size
-    return nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), linear[0], nn.ReLU(), linear[1])
 
 
 def put_on(model: nn.Module, learning: Learning) -> nn.Module:
@@ -253,10 +233,6 @@ def test_signed_constants_train_as_edge_popup_does(scope: str) -> None:
 # -- what moves, and what rests
 
 
-def levels(method: Any, model: Any = None, recipe: Recipe = RECIPE) -> list[Any]:
-    return search(make_request(model or network(), splits(), method, recipe=recipe))
-
-
 @pytest.mark.parametrize("activations", ["float", "binary"])
 def test_latent_weights_learn_in_joint_training(activations: str) -> None:
     model = network()
@@ -411,6 +387,12 @@ def test_annealing_over_the_global_scope() -> None:
     for name, scale in level.ticket.representation.scales.items():
         alpha = expected_alpha(network().state_dict()[name], level.ticket.mask[name], False)
         assert scale.double().item() == pytest.approx(alpha.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", [MultiPrize(density=0.1, anneal="7it"), EdgePopup(density=0.1, anneal="2ep")])
+def test_annealing_beyond_the_training_is_told(method: Any) -> None:
+    with pytest.raises(TombolaError, match="longer than the training of 6"):
+        find(network(), splits(), method, recipe=RECIPE)
 
 
 def test_dense_with_binary_activations() -> None:

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from test_multi_prize import RECIPE, levels, network, splits
 from torch import Tensor, nn
 
+from multi_prize_models import RECIPE, levels, network, splits
+from tombola.data.splits import make_splits
 from tombola.errors import TicketError, TombolaError
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.edge_popup import EdgePopup
@@ -125,8 +126,7 @@ def test_what_is_saved_computes_the_same_bits(name: str, method: Any, activation
         assert set(sizes) <= {"mask", "scale", "state"}  # seeded weights: neither values nor signs
         assert loaded.trained is None
     else:
-        assert loaded.trained
-        assert all(signs.dtype == torch.int8 for signs in loaded.trained.values())
+        assert all(signs.dtype == torch.int8 for signs in (loaded.trained or {}).values())
 
 
 def test_joint_binary_stores_signs_of_those_layers_alone_that_have_flipped() -> None:
@@ -150,14 +150,14 @@ def test_joint_binary_stores_signs_of_those_layers_alone_that_have_flipped() -> 
 
 
 def test_tuned_norms_are_kept_with_signs_and_scales(tmp_path: Path) -> None:
-    levels_ = levels(MultiPrize(norms="tuned", tune="3it", activations="binary"), ModelSpec("mlp", {"hidden": [9, 7]}))
-    first, second = (level.ticket for level in levels_)
+    both = levels(MultiPrize(norms="tuned", tune="3it", activations="binary"), ModelSpec("mlp", {"hidden": [9, 7]}))
+    first, second = (level.ticket for level in both)
     second.save(tmp_path / "b.ticket")
     loaded = Ticket.load(tmp_path / "b.ticket")
     x = torch.randn(4, 1, 6, 6)
     assert torch.equal(loaded.build().eval()(x), second.build().eval()(x))
     before, after = first.build().state_dict(), loaded.build().state_dict()
-    assert {name for name in after if not torch.equal(before[name], after[name])} >= {"norm1.weight", "norm1.bias"}
+    assert {name for name in after if not torch.equal(before[name], after[name])} >= {"bn1.weight", "bn1.bias"}
     assert all(torch.equal(before[name], after[name]) for name in first.mask)
     assert "trained" not in loaded.info()["bytes_by_kind"]
 
@@ -165,12 +165,327 @@ def test_tuned_norms_are_kept_with_signs_and_scales(tmp_path: Path) -> None:
 # -- what it weighs
 
 
-def test_bits_per_weight_by_hand() -> None:
+def plain(dtype: torch.dtype = torch.float32) -> nn.Module:
     torch.manual_seed(0)
-    ticket = find(nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 2)), splits(), MultiPrize(0.25))
-    half = 0.25 * math.log2(4) + 0.75 * math.log2(4 / 3)  # H(1/4) of either layer: 36 of 144, 2 of 8
-    assert bits_per_weight(ticket) == pytest.approx(half + 0.25)
-    popup = find(
-        nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 2)), splits(), EdgePopup(0.25), recipe=RECIPE
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, 4), nn.ReLU(), nn.Linear(4, 2)).to(dtype)
+
+
+def test_bits_per_weight_by_hand() -> None:
+    entropy = 0.25 * math.log2(4) + 0.75 * math.log2(4 / 3)  # H(1/4) of either layer: 36 of 144, 2 of 8
+    quick = Recipe(length="2it", batch_size=8, lr=0.1, eval_every="2it")
+    for method, each in (
+        (MultiPrize(0.25), 1),
+        (Joint(0.25, weights="binary"), 1),
+        (EdgePopup(0.25), 32),
+        (Joint(0.25), 32),
+    ):
+        ticket = find(plain(), splits(), method, recipe=quick)
+        assert bits_per_weight(ticket) == pytest.approx(entropy + 0.25 * each)
+    assert bits_per_weight(find(plain(), splits(), MultiPrize(1.0), recipe=quick)) == 1.0
+
+
+@pytest.mark.parametrize("method", [EdgePopup(0.25), Joint(0.25)], ids=lambda m: m.name)
+def test_bits_of_values_are_those_of_their_dtype(method: Any) -> None:
+    entropy = 0.25 * math.log2(4) + 0.75 * math.log2(4 / 3)
+    model = plain(torch.float64)
+    nothing: Any = None
+    made = Search(nothing, Origin.stored(model), 0, {}, architecture=model)
+    learning = method.learning() if isinstance(method, EdgePopup) else method.learning(model)
+    attached_model = attached(made, learning)
+    for layer in layers(attached_model):
+        layer.weight.data.mul_(1.5 if isinstance(method, Joint) else 1)
+    assert bits_per_weight(make_ticket(made, attached_model, (), {})) == pytest.approx(entropy + 0.25 * 64)
+
+
+# -- exports
+
+
+@pytest.mark.parametrize("activations", ["float", "binary"])
+@pytest.mark.parametrize("model", [None, Functional()], ids=["by name", "functional"])
+def test_exports_of_a_built_ticket(model: nn.Module | None, activations: str, tmp_path: Path) -> None:
+    ticket = find(
+        model or ModelSpec("conv-2", OWN["conv-2"]), splits(), MultiPrize(activations=activations), recipe=RECIPE
     )
-    assert bits_per_weight(popup) == pytest.approx(half + 0.25 * 32)
+    built = ticket.build(model=model).eval()
+    x = torch.randn(3, 1, 6, 6)
+    want = built(x)
+    assert torch.equal(torch.export.export(built, (x,)).module()(x), want)
+    export_state(ticket, tmp_path / "a.safetensors", model=model)
+    state = safetensors.torch.load_file(tmp_path / "a.safetensors")
+    assert state.keys() == built.state_dict().keys()
+    other = ticket.build("origin", model=model)
+    other.load_state_dict(state)
+    assert torch.equal(other.eval()(x), want)
+    for name in ticket.mask:
+        assert len(state[name].abs().unique()) == 2
+    if activations == "float":  # then a plain network computes the same, up to rounding
+        fresh = model or ticket.origin.network_module()
+        fresh.load_state_dict(state)
+        torch.testing.assert_close(fresh.eval()(x), want, rtol=1e-4, atol=1e-5)
+
+
+# -- networks of others
+
+
+@pytest.mark.parametrize("method", [MultiPrize(activations="binary"), Joint(weights="binary", activations="binary")])
+def test_functional_relus_are_rewritten_in_search_and_ticket(method: Any, tmp_path: Path) -> None:
+    model = Functional()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    ticket = find(model, splits(), method, recipe=RECIPE)
+    assert type(model) is Functional  # the user's own is untouched
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert [rewrite["kind"] for rewrite in ticket.rewrites] == ["binary-activations", "binary-layers"]
+    ticket.save(tmp_path / "a.ticket")
+    loaded = Ticket.load(tmp_path / "a.ticket")
+    with pytest.raises(TicketError, match="model="):
+        loaded.build()
+    built = loaded.build(model=model).eval()
+    seen: list[Tensor] = []
+    for layer in (built.hidden, built.out):
+        assert isinstance(layer, BinaryLinear)
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    assert isinstance(built.conv, BinaryConv2d)
+    built(torch.randn(3, 1, 6, 6))
+    assert [set(x.unique().tolist()) for x in seen] == [{-1.0, 1.0}] * 2
+
+
+def test_relus_beside_binary_activations_are_rewritten_too() -> None:
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(36, 8), BinaryActivation(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)
+    )
+    ticket = find(model, splits(), MultiPrize(activations="binary"), recipe=RECIPE)
+    assert not any(isinstance(module, nn.ReLU) for module in ticket.build(model=model).modules())
+
+
+def test_a_network_by_import_path() -> None:
+    recipe = Recipe(length="1it", batch_size=8, lr=0.1, eval_every="1it")
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(24, 3, 8, 8, generator=draw), torch.arange(24) % 2
+    data = make_splits((x[:8], y[:8]), (x[8:16], y[8:16]), (x[16:], y[16:]))
+    spec = ModelSpec("torchvision.models.mobilenet_v2", {"width_mult": 0.1})
+    ticket = find(
+        spec,
+        data,
+        MultiPrize(density=0.2, activations="binary", norms="trained", exclude=("classifier.*",)),
+        recipe=recipe,
+    )
+    with pytest.raises(TicketError, match="trust"):
+        ticket.build()
+    built = ticket.build(trusted=("torchvision.models",))
+    assert sum(isinstance(module, BinaryConv2d) for module in built.modules()) == len(ticket.mask)
+    assert not any(isinstance(module, nn.ReLU6) for module in built.modules())
+    assert type(built.classifier[1]) is nn.Linear
+    assert ticket.origin.kind == "seeded"
+    assert ticket.info()["bytes_by_kind"].keys() == {"mask", "scale", "state"}
+
+
+class Gelu(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(36, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(nn.functional.gelu(self.a(x.flatten(1))))
+
+
+class Attentive(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.att, self.out = nn.MultiheadAttention(6, 2, batch_first=True), nn.Linear(36, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.squeeze(1)
+        return self.out(self.att(x, x, x)[0].flatten(1))
+
+
+def transposed() -> nn.Module:
+    return nn.Sequential(nn.ConvTranspose2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2))
+
+
+BINARISERS = [MultiPrize, BinaryWeights, lambda **more: Joint(weights="binary", **more)]
+
+
+@pytest.mark.parametrize("method", BINARISERS)
+@pytest.mark.parametrize(
+    ("model", "options", "said"),
+    [
+        (Gelu(), {"activations": "binary"}, "gelu.*no binary form"),
+        (Attentive(), {}, "'att.in_proj_weight'.*leave it out"),
+        (transposed(), {}, "'0.weight'.*ConvTranspose2d"),
+        (transposed(), {"exclude": ("0.*",), "include": ("3.bias",)}, "'3.bias'.*bias"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), {"activations": "binary"}, "no ReLU"),
+    ],
+    ids=["gelu", "attention", "transposed", "bias", "no relu"],
+)
+def test_what_cannot_be_binary_is_refused_in_one_line(model: Any, options: Any, said: str, method: Any) -> None:
+    with pytest.raises(TombolaError, match=said) as told:
+        find(model, splits(), method(**options), recipe=RECIPE)
+    assert "\n" not in str(told.value)
+    if "attention" in said or "Transpose" in said:
+        find(model, splits(), method(exclude=("att.*", "0.*")[isinstance(model, nn.Sequential) :][:1]), recipe=RECIPE)
+
+
+# -- who goes on from it
+
+
+def test_a_search_goes_on_from_the_effective_weights_in_the_tickets_form() -> None:
+    spec = ModelSpec("mlp", {"hidden": [12, 8]})
+    ticket = find(spec, splits(), MultiPrize(density=0.5, activations="binary"), recipe=RECIPE)
+    built = ticket.build().state_dict()
+    for method in (
+        Joint(weights="binary", activations="binary"),
+        MultiPrize(density=0.25, activations="binary"),
+        IterativePruning(density=0.2, rounds=1),
+        BinaryWeights(activations="binary"),
+    ):
+        start = start_from(spec, splits(), seed=0, method=method, ticket=ticket)
+        state = start.origin.state_dict()
+        assert all(torch.equal(state[name], built[name]) for name in built)
+        assert any(isinstance(module, BinaryActivation) for module in start.network().modules())
+        on = find(spec, splits(), method, recipe=RECIPE, start=ticket)
+        if method.name != "binary-weights":
+            assert bool((on.mask["fc1.weight"] <= ticket.mask["fc1.weight"]).all()) or method.name == "joint"
+
+
+def test_joint_training_begins_with_what_the_multi_prize_ticket_computes() -> None:
+    spec = ModelSpec("mlp", {"hidden": [12, 8]})
+    ticket = find(spec, splits(), MultiPrize(density=0.5), recipe=RECIPE)
+    method = Joint(density=0.5, weights="binary")
+    start = start_from(spec, splits(), seed=0, method=method, ticket=ticket)
+    nothing: Any = None
+    made = Search(nothing, start.origin, 0, {}, mask=ticket.mask)
+    model = attached(made, method.learning(made.network())).eval()
+    x = torch.randn(4, 1, 6, 6)
+    torch.testing.assert_close(model(x), ticket.build().eval()(x), rtol=1e-5, atol=1e-6)
+
+
+def test_binary_activations_put_in_by_rewrites_are_not_lost_unsaid() -> None:
+    model = Functional()
+    ticket = find(model, splits(), MultiPrize(activations="binary"), recipe=RECIPE)
+    for method in (IterativePruning(density=0.2, rounds=1), EdgePopup(), MultiPrize(), Joint()):
+        with pytest.raises(TombolaError, match="--activations binary") as told:
+            find(model, splits(), method, recipe=RECIPE, start=ticket)
+        assert "\n" not in str(told.value)
+    on = find(model, splits(), Joint(weights="binary", activations="binary"), recipe=RECIPE, start=ticket)
+    assert on.rewrites == ticket.rewrites
+
+
+def test_a_start_of_another_form_is_told() -> None:
+    spec = ModelSpec("mlp", {"hidden": [12, 8]})
+    ticket = find(spec, splits(), MultiPrize(), recipe=RECIPE)
+    with pytest.raises(TombolaError, match="another network") as told:
+        find(ModelSpec("mlp", {"hidden": [12, 9]}), splits(), Joint(), recipe=RECIPE, start=ticket)
+    assert "\n" not in str(told.value)
+
+
+def test_the_binary_form_does_not_start_from_the_float_one() -> None:
+    ticket = find("mlp", splits(), MultiPrize(), recipe=RECIPE)
+    with pytest.raises(TombolaError, match="mlp with float activations") as told:
+        find("mlp", splits(), Joint(activations="binary"), recipe=RECIPE, start=ticket)
+    assert "\n" not in str(told.value)
+
+
+# -- verify
+
+
+@pytest.mark.parametrize("model", [ModelSpec("mlp", {"hidden": [12, 8]}), Functional()], ids=["by name", "functional"])
+@pytest.mark.parametrize("activations", ["float", "binary"])
+def test_every_arm_of_verify_has_plain_layers_and_the_tickets_activations(model: Any, activations: str) -> None:
+    ticket = find(model, splits(), MultiPrize(density=0.5, activations=activations), recipe=RECIPE)
+    contest = Contest(ticket, model if isinstance(model, nn.Module) else None)
+    built = ticket.build("origin", model=contest.architecture).eval()
+    x = torch.randn(5, 1, 6, 6)
+    for name, make in ARMS.items():
+        arm = make(contest, derive(1, name))
+        kinds = {type(module) for module in arm.model.modules()}
+        assert not kinds & {BinaryLinear, BinaryConv2d}
+        assert (BinaryActivation in kinds) == (activations == "binary")
+        weight = dict(arm.model.named_parameters())[next(iter(ticket.mask))]
+        with torch.no_grad():
+            weight.mul_(torch.rand(weight.shape) + 0.5)  # as training would leave it
+        plain = nn.functional.linear if weight.dim() == 2 else nn.functional.conv2d
+        layer = next(m for m in arm.model.modules() if getattr(m, "weight", None) is weight)
+        inputs = torch.randn(2, *weight.shape[1:]) if weight.dim() == 4 else torch.randn(2, weight.shape[1])
+        assert torch.equal(layer(inputs), plain(inputs, weight, layer.bias, **_padding(layer)))
+    start = ARMS["ticket"](contest, 0).model.eval()
+    torch.testing.assert_close(start(x), built(x), rtol=1e-4, atol=1e-5)  # the arm starts as the ticket does
+
+
+def _padding(layer: nn.Module) -> dict[str, Any]:
+    return {"padding": layer.padding} if isinstance(layer, nn.Conv2d) else {}
+
+
+@pytest.mark.parametrize("method", [MultiPrize(activations="binary"), Joint(weights="binary", activations="binary")])
+def test_verify_of_a_rewritten_network(method: Any) -> None:
+    model = Functional()
+    ticket = find(model, splits(), method, recipe=RECIPE)
+    found = verify(ticket, splits(), replicates=1, recipe=RECIPE, model=model, options=Options(progress=False))
+    assert set(found["arms"]) == {"ticket", "dense", "random", "reinit"}
+    assert ("untrained" in found) == (ticket.trained is None)
+    assert "train float weights in the place of the ticket's binary ones" in found["sentence"]
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_rivals_as_they_stand_have_an_alpha_of_their_own(per_channel: bool) -> None:
+    from tombola.study.untrained import _RIVALS
+
+    spec = ModelSpec("mlp", {"hidden": [12, 8]})
+    ticket = find(spec, splits(), MultiPrize(density=0.3, per_channel=per_channel), recipe=RECIPE)
+    for make in _RIVALS.values():
+        rival = make(Contest(ticket), 3)
+        weights, built = rival.origin.state_dict(), rival.build().state_dict()
+        for name, mask in rival.mask.items():
+            rows = (weights[name].abs() * mask, mask) if per_channel else (weights[name].abs()[mask], mask[mask])
+            sums, counts = (part.sum(-1) for part in rows)
+            alpha = sums / counts.clamp(min=1)
+            torch.testing.assert_close(built[name].abs().amax(-1) if per_channel else built[name].abs().max(), alpha)
+
+
+# -- resume
+
+
+class Killed(Exception):
+    """What a kill looks like from within."""
+
+
+class KillAt(Hook):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_step(self, loop: Loop) -> None:
+        if loop.step == self.step:
+            raise Killed
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Joint(density=0.4, weights="binary", activations="binary", score_lr=0.3),
+        MultiPrize(density=0.1, activations="binary", scope="global", anneal="20it", norms="trained", per_channel=True),
+        MultiPrize(density=0.3, activations="binary", norms="tuned", tune="20it"),
+        BinaryWeights(activations="binary"),
+    ],
+    ids=named,
+)
+def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
+    method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tombola.supermask import loop as mask_loop
+
+    recipe = Recipe(length="22it", batch_size=8, lr=0.3, momentum=0.9, eval_every="6it")
+    options = Options(checkpoint_seconds=0, progress=False)
+    request = make_request(network(), splits(), method, recipe=recipe, options=options)
+    whole, real = run_find(request, tmp_path / "whole"), mask_loop.run_trial
+
+    def killed(*args: Any, hooks: Any = (), **more: Any) -> Any:
+        last = more["label"] == "norms" or getattr(method, "norms", "") != "tuned"
+        return real(*args, hooks=(*hooks, KillAt(19)) if last else hooks, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mask_loop, "run_trial", killed)
+        with pytest.raises(Killed):
+            run_find(request, tmp_path / "cut")
+    assert list(tmp_path.rglob("cut/**/checkpoint.pt"))
+    cut = run_find(request, tmp_path / "cut")
+    assert Path(cut["ticket"]).read_bytes() == Path(whole["ticket"]).read_bytes()
+    assert cut["test_accuracy"] == whole["test_accuracy"]

@@ -210,7 +210,7 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
     over = plural(result["replicates"], "replicate")
     screen.line(f"{result['study']} on {result['data']} with {result['model']}, means over {over}")
     rows = []
-    sampled = any("test_accuracy_sampled" in arm for arm in result["arms"])
+    sampled, stored = (any(n in arm for arm in result["arms"]) for n in ("test_accuracy_sampled", "bits_per_weight"))
     for arm in result["arms"]:
         test = arm["test_accuracy"]
         bounds = test["interval"]
@@ -225,11 +225,18 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
                 unit.difference(arm["gap"]["mean"]),
                 unit.difference(arm["shift"]["mean"]),
                 *([unit.show(arm.get("test_accuracy_sampled", {}).get("mean"))] if sampled else []),
+                *([_bits(arm)] if stored else []),
             ]
         )
     measured = (f"test {metric}", "95 %", f"val {metric}", f"train {metric}", "train − val", "val − test")
-    more = (f"test {metric}, drawn masks",) if sampled else ()
-    screen.table(("arm", "density", *measured, *more), rows)
+    drawn = (f"test {metric}, drawn masks",) if sampled else ()
+    size = ("bits per weight",) if stored else ()
+    screen.table(("arm", "density", *measured, *drawn, *size), rows)
     screen.line(result["intervals"])
     screen.line(result["note"])
     screen.line(f"run     {result['run']}")
+
+
+def _bits(arm: Mapping[str, Any]) -> str:
+    mean = arm.get("bits_per_weight", {}).get("mean")
+    return "-" if mean is None else f"{mean:.3g}"

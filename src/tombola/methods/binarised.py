@@ -44,9 +44,10 @@ def binary_rewrites(
     asked for and the network does not have them."""
     from tombola.mask import prunable
     from tombola.nn.binary import BinaryActivation
+    from tombola.nn.flow import RELU_LIKE
 
     rewrites: list[Mapping[str, Any]] = [{"kind": "binary-layers", "names": list(prunable(network, include, exclude))}]
-    has = any(isinstance(module, BinaryActivation) for module in network.modules())
-    if activations == "binary" and not has:
+    binary, float_ = (any(isinstance(m, kind) for m in network.modules()) for kind in (BinaryActivation, RELU_LIKE))
+    if activations == "binary" and (float_ or not binary):
         rewrites.insert(0, {"kind": "binary-activations"})
     return tuple(rewrites)

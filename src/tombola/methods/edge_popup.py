@@ -78,6 +78,7 @@ class EdgePopup:
         """TombolaError if these settings cannot work on this network."""
         from tombola.supermask.loop import check_learning
 
+        check_anneal(self.anneal, steps_per_epoch, total)
         check_learning(network, self.learning(), mask)
 
     def learning(self) -> Learning:
@@ -111,6 +112,12 @@ def fixed_density(pattern: str, density: float) -> float:
 
     shape = parse_pattern(pattern)
     return shape.n / shape.m if isinstance(shape, NM) and density == 0.5 else density
+
+
+def check_anneal(length: str, steps_per_epoch: int, total: int) -> None:
+    """TombolaError if the density would not have fallen to its value when the training ends."""
+    if steps(length, steps_per_epoch) > total:
+        raise TombolaError(f"anneal is {length}, longer than the training of {total} iterations; make it shorter")
 
 
 def annealed(search: Search, length: str, rule: TopK) -> list[Hook]:

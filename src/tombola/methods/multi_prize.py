@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
 from tombola.methods.binarised import ACTIVATIONS, NORMS, binary_form, binary_rewrites, check_choice
-from tombola.methods.edge_popup import annealed, check_density
+from tombola.methods.edge_popup import annealed, check_anneal, check_density
 from tombola.train.length import Length
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ class MultiPrize:
         """TombolaError if these settings cannot work on this network."""
         from tombola.supermask.loop import check_learning, check_norms
 
+        check_anneal(self.anneal, steps_per_epoch, total)
         if self.norms != "fixed":
             check_norms(network)
         check_learning(network, self.learning(network), mask)

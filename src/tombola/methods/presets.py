@@ -2,10 +2,11 @@
 
 Sources: Frankle & Carbin 2019, figure 2 and appendices (LeNet, Conv-2/4/6, "Resnet-18" = ResNet-20, VGG-19). They
 trained on the whole CIFAR-10; batch size 60 is theirs for LeNet and Conv, 64 for VGG-19, 128 for ResNet.
-Edge-popup and multi-prize: Ramanujan et al. 2020, the small-scale configurations (Conv-2/4/6/8, ResNet-18), which Diffenderfer & Kailkhura 2021 took over (VGG-Small too). Zhou et al. 2019 for
-learned masks. IteRand, multicoated supermasks, Gem-Miner and signed supermasks: their authors' configurations.
-For networks that the papers leave out (LeNet under edge-popup, everything on digits) the learning rates come from
-our own small sweeps on the validation split (docs/supermasks.md).
+Edge-popup and multi-prize: Ramanujan et al. 2020, the small-scale configurations (Conv-2/4/6/8, ResNet-18), which
+Diffenderfer & Kailkhura 2021 took over (VGG-Small too). Learned masks: Zhou et al. 2019. IteRand, multicoated
+supermasks, Gem-Miner and signed supermasks: their authors' configurations. For networks that the papers leave out
+(LeNet under edge-popup, everything on digits) the learning rates come from our own small sweeps on the validation
+split (docs/supermasks.md).
 """
 
 from __future__ import annotations

@@ -69,10 +69,16 @@ def start_from(
 
 def _formed(spec: ModelSpec, method: Any, ticket: Ticket | None) -> ModelSpec:
     """A network of Tombola's own in the form of the ticket that the search goes on from, else in the method's."""
-    if ticket is not None and ticket.origin.network is not None and ticket.origin.network.name == spec.name:
-        return replace(spec, args={**ticket.origin.network.args, **spec.args})
-    formed: ModelSpec = method.network(spec) if hasattr(method, "network") else spec
-    return formed
+    if ticket is None or ticket.origin.network is None or ticket.origin.network.name != spec.name:
+        formed: ModelSpec = method.network(spec) if hasattr(method, "network") else spec
+        return formed
+    args = {**ticket.origin.network.args, **spec.args}
+    if getattr(method, "activations", "float") == "binary" and args.get("activation") != "binary":
+        raise TombolaError(
+            f"the ticket to start from is of {spec.name} with float activations, whose binary form is another network; "
+            "start from a ticket found with --activations binary, or leave that out"
+        )
+    return replace(spec, args=args)
 
 
 def _check_activations_stay(ticket: Ticket, method: Any) -> None:

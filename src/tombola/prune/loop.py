@@ -18,6 +18,7 @@ from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import Pattern
 from tombola.select.select import select
 from tombola.ticket.origin import Origin
+from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
 from tombola.train.connectivity import is_cut
@@ -149,7 +150,8 @@ def _train_level(search: Search, pruning: Pruning, level: int, mask: Mask, befor
         if captured is not None:
             save_snapshot(stage.directory / "rewind.pt", captured)
         ticket.save(file)
-    result = level_result(level, mask, trial, search.path(name))
+    figures = level_result(level, mask, trial, search.path(name))
+    result = {**figures, "bits_per_weight": bits_per_weight(ticket)}
     if stage is not None:
         stage.finish(result)
     elif captured is not None:

@@ -15,6 +15,7 @@ from tombola.mask import Mask
 from tombola.rng.seeds import derive, generator
 from tombola.study.arms import Contest, fresh_network, random_mask
 from tombola.study.statistics import interval
+from tombola.supermask.represent import Binary
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.evaluate import evaluate
@@ -37,7 +38,8 @@ def untrained(
     """Test metric of the ticket as it stands, of random masks on its weights, and of its mask on fresh weights.
 
     Random masks hold the ticket's layer densities and pattern (signed and multicoat ones are shuffled within each
-    layer). Norm layers of the controls take their statistics anew from training batches. JSON-able.
+    layer), and rivals of a binary ticket have their own α. Norm layers of the controls take their statistics anew
+    from training batches. JSON-able.
     """
     ticket = contest.ticket
     found: dict[str, Any] = {"test_accuracy": _score(contest, ticket, splits, fabric)}
@@ -71,7 +73,7 @@ def untrained_sentence(found: Mapping[str, Any], metric: str) -> str:
 def _shuffled(contest: Contest, seed: int) -> Ticket:
     ticket = contest.ticket
     if ticket.multiplier is None:
-        return replace(ticket, mask=random_mask(ticket, seed))
+        return _in_keeping(contest, replace(ticket, mask=random_mask(ticket, seed)))
     draw = generator(seed, "random-mask")
     multiplier = {name: _permuted(values, draw) for name, values in ticket.multiplier.items()}
     return replace(ticket, multiplier=multiplier, mask=Mask({name: m != 0 for name, m in multiplier.items()}))
@@ -83,7 +85,24 @@ def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
 
 def _on_fresh_weights(contest: Contest, seed: int) -> Ticket:
     ticket = contest.ticket
-    return replace(ticket, origin=Origin.stored(fresh_network(contest, seed), network=ticket.origin.network))
+    origin = Origin.stored(fresh_network(contest, seed), network=ticket.origin.network)
+    return _in_keeping(contest, replace(ticket, origin=origin))
+
+
+def _in_keeping(contest: Contest, rival: Ticket) -> Ticket:
+    """The rival with its own α: the mean of |w| over what it keeps, where the ticket is binary."""
+    found = rival.representation
+    if found.kind != "binary":
+        return rival
+    weights = rival.origin.state_dict(contest.architecture, contest.trusted)
+    scales = {name: _alpha(weights[name], rival.mask[name], scale) for name, scale in found.scales.items()}
+    return replace(rival, representation=replace(found, scales=scales))
+
+
+def _alpha(weight: Tensor, mask: Tensor, like: Tensor) -> Tensor:
+    alpha = Binary(per_channel=like.dim() > 0).scale(weight, mask)
+    assert alpha is not None
+    return alpha
 
 
 _RIVALS = {"random": _shuffled, "reinit": _on_fresh_weights}

@@ -237,7 +237,11 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
     arms = figures({arm: [(t.result, t.history) for t in found] for arm, found in trials.items()})
     compared, pace = compare(arms, verification.margin, splits.task.higher_is_better), speed(arms)
     verdicts = {found["verdict"] for found in compared.values()}
-    ticket = verification.contest.ticket
+    contest = verification.contest
+    ticket = contest.ticket
+    said = sentence(ticket.density, compared, pace, verification.replicates, verification.margin)
+    if contest.rewrites != ticket.rewrites:
+        said += " All arms train float weights in the place of the ticket's binary ones."
     return {
         "kind": "verify",
         "method": recorded_part(ticket, "method").get("name"),
@@ -256,7 +260,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "comparisons": compared,
         "speed": pace,
         "wins": None if "undecided" in verdicts else "no" not in verdicts,
-        "sentence": sentence(ticket.density, compared, pace, verification.replicates, verification.margin),
+        "sentence": said,
     }
 
 

@@ -185,7 +185,9 @@ def _check_whole(rule: MaskRule, mask: Mask) -> None:
     """TombolaError if a name pattern of weights to be kept whole matches none of those that are masked."""
     for pattern in rule.whole if isinstance(rule, TopK) else ():
         if not any(fnmatchcase(name, pattern) for name in mask):
-            raise TombolaError(f"whole pattern {pattern!r} matches no masked weight; there are: {first_few(list(mask))}")
+            raise TombolaError(
+                f"whole pattern {pattern!r} matches no masked weight; there are: {first_few(list(mask))}"
+            )
 
 
 def _attach(model: nn.Module, learning: Learning, seed: int, mask: Mask | None) -> None:

@@ -28,7 +28,13 @@ def bits_per_weight(ticket: Parts) -> float:
         signs_only = (
             ticket.representation.kind in ("signed_constant", "binary") and name in ticket.representation.scales
         )
-        each = 1.0 if signs_only and ticket.representation.on == "both" else 32.0
+        each = 1.0 if signs_only and ticket.representation.on == "both" else _bits_of_values(ticket, name)
         bits += count * entropy(kept, count) + kept * each
         total += count
     return bits / total if total else 0.0
+
+
+def _bits_of_values(ticket: Parts, name: str) -> int:
+    """The width of a layer's weights; those drawn from a seed are float32."""
+    values = (ticket.trained or {}).get(name, ticket.origin.views().get(name))
+    return 32 if values is None else 8 * values.element_size()

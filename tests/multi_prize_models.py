@@ -1,0 +1,37 @@
+"""A small network, data and searches for the tests of binary networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from tombola.data.splits import Splits, make_splits
+from tombola.methods.find import search
+from tombola.methods.request import make_request
+from tombola.train.recipe import Recipe
+from tombola.train.search import Level
+
+RECIPE = Recipe(length="6it", batch_size=8, lr=0.1, momentum=0.9, eval_every="3it")
+
+
+def splits() -> Splits:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 1, 6, 6, generator=draw)
+    y = (x.mean((1, 2, 3)) > 0).long()
+    return make_splits((x[:40], y[:40]), (x[40:52], y[40:52]), (x[52:], y[52:]))
+
+
+def network(constant: bool = False) -> nn.Sequential:
+    """A convolution, a norm and two linear layers; `constant`: every layer's weights of one size."""
+    torch.manual_seed(0)
+    conv, linear = nn.Conv2d(1, 4, 3, padding=1), [nn.Linear(144, 8), nn.Linear(8, 2)]
+    if constant:
+        for layer, size in zip((conv, *linear), (0.375, 0.125, 0.5), strict=True):
+            layer.weight.data = torch.sign(layer.weight.data) * size
+    return nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), linear[0], nn.ReLU(), linear[1])
+
+
+def levels(method: Any, model: Any = None, recipe: Recipe = RECIPE) -> list[Level]:
+    return search(make_request(model or network(), splits(), method, recipe=recipe))
