@@ -149,6 +149,32 @@ def test_joint_binary_stores_signs_of_those_layers_alone_that_have_flipped() -> 
     assert torch.equal(ticket.build().eval()(x), model.eval()(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("method", [MultiPrize(0.5), Joint(0.5, weights="binary")], ids=named)
+def test_zeros_count_as_positive_in_network_and_ticket(method: Any, dtype: torch.dtype, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).to(dtype)
+    model[0].weight.data[:, ::2] = 0.0
+    model[0].weight.data[:, 1] = -0.0
+    model[2].weight.data.zero_()  # alpha is 0 there
+    nothing: Any = None
+    made = Search(nothing, Origin.stored(model), 0, {}, architecture=model)
+    learning = method.learning(model)
+    on = attached(made, learning).eval()
+    if isinstance(method, Joint):
+        for layer in layers(on):
+            layer.weight.data.neg_()  # 0.0 becomes -0.0, positive still
+        refresh(on)
+    ticket = make_ticket(made, on, learning.rewrites, {})
+    ticket.save(tmp_path / "a.ticket")
+    built = Ticket.load(tmp_path / "a.ticket").build(model=model).eval()
+    x = torch.randn(5, 6, dtype=dtype)
+    assert torch.equal(built(x), on(x))
+    first, second = built[0].weight, built[2].weight
+    assert bool((first[:, ::2] >= 0).all())
+    assert bool((first[:, 1] >= 0).all())
+    assert not second.any()
+
+
 def test_tuned_norms_are_kept_with_signs_and_scales(tmp_path: Path) -> None:
     both = levels(MultiPrize(norms="tuned", tune="3it", activations="binary"), ModelSpec("mlp", {"hidden": [9, 7]}))
     first, second = (level.ticket for level in both)
