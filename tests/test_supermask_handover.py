@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tombola as tb
+from tombola.data.config import DataSpec
+from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.mask import Mask
@@ -24,11 +26,13 @@ from tombola.methods.imp import IterativePruning
 from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
 from tombola.methods.request import make_request
+from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
 from tombola.supermask import Coats, Round, Signed, Threshold, TopK, attach, read
 from tombola.supermask.attach import layers
 from tombola.supermask.rules import Bernoulli, MaskRule
 from tombola.ticket.ticket import Ticket
+from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 RECIPE = Recipe(length="6it", batch_size=8, lr=0.05, eval_every="3it")
@@ -271,7 +275,9 @@ def test_represented_weights_are_handed_on_as_they_take_effect() -> None:
     effective = first.build(model=network()).state_dict()
     second = found(network(), IterativePruning(levels=0), start=first)
     origin = second.origin.state_dict(network())
-    assert all(torch.equal(value, origin[name]) for name, value in effective.items())
+    for name, value in effective.items():
+        kept = first.mask[name] if name in first.mask else torch.ones_like(value, dtype=torch.bool)
+        assert torch.equal(value[kept], origin[name][kept])  # what was pruned is back at its start
 
 
 # -- a mask for a user's own loop
@@ -352,3 +358,15 @@ def test_runs_from_a_file_are_named_by_the_ticket(tmp_path: Path) -> None:
     assert Ticket.load(first["ticket"]).provenance["start"] == Ticket.load(file).digest
     with pytest.raises(TombolaError, match="nowhere"):
         run(one, tmp_path / "nowhere.ticket")
+
+
+def test_weights_that_a_ticket_pruned_can_be_learned_back() -> None:
+    first = tb.find("mlp", "digits", tb.Joint(density=0.2), recipe={"length": "3it"}, options=Options(progress=False))
+    request = make_request("mlp", "digits", tb.EdgePopup(density=0.6), start=first)
+    began = start_from(request.model, load_data(DataSpec("digits")), seed=0, method=request.method, ticket=first)
+    weights = dict(began.network().named_parameters())
+    kept, origin = first.build().state_dict(), first.origin.state_dict()
+    for name, keep in first.mask.items():
+        assert torch.equal(weights[name][keep], kept[name][keep])
+        assert torch.equal(weights[name][~keep], origin[name][~keep])
+        assert bool(weights[name][~keep].any())

@@ -370,6 +370,6 @@ def test_a_mask_without_a_path_is_refused_when_it_is_found() -> None:
 @pytest.mark.parametrize("method", [EdgePopup(density=0.5), LearnedMask(weights="signed_constant")], ids=str)
 def test_an_untrained_ticket_can_be_verified(method: Any) -> None:
     ticket = find(SMALL, splits(), method, recipe=RECIPE)
-    found = verify(ticket, splits(), replicates=3)
+    found = verify(ticket, splits(), replicates=3, recipe=RECIPE)
     assert set(found["arms"]) == {"ticket", "dense", "random", "reinit"}
     assert found["sentence"]

@@ -76,9 +76,11 @@ class EdgePopup:
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.supermask.loop import check_learning
+        from tombola.supermask.loop import check_learning, check_norms
 
         check_anneal(self.anneal, steps_per_epoch, total)
+        if self.train_norms:
+            check_norms(network)
         check_learning(network, self.learning(), mask)
 
     def learning(self) -> Learning:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TicketError, TombolaError
-from tombola.mask import unwrap
+from tombola.mask import parameters_by_name, unwrap
 from tombola.models.foreign import filled_args
 from tombola.models.registry import check_name, default_init, is_known, load_checkpoint_
 from tombola.models.spec import ModelSpec
@@ -114,7 +114,21 @@ def _handed_on(ticket: Ticket, start: Start) -> Origin:
         module = ticket.build("final", model=start.network())
     except TicketError as error:
         raise TombolaError(f"the ticket to start from is of another network: {error}") from None
-    return Origin.stored(module, network=start.origin.network)
+    return Origin.stored(_with_pruned(ticket, module, start), network=start.origin.network)
+
+
+def _with_pruned(ticket: Ticket, module: nn.Module, start: Start) -> nn.Module:
+    """The ticket's network with the weights that it pruned back at their start: a learned mask may want them again.
+
+    At 0 no score of theirs would ever get a gradient. A search that prunes holds them at 0 anyway.
+    """
+    base = ticket.origin.state_dict(start.architecture, start.trusted)
+    weights = parameters_by_name(module)
+    with torch.no_grad():
+        for name, keep in ticket.mask.items():
+            before = ticket.representation.apply(name, base[name])
+            weights[name].copy_(torch.where(keep, weights[name], before))
+    return module
 
 
 def _by_name(spec: ModelSpec, splits: Splits, seed: int, init_args: Mapping[str, Any]) -> Start:

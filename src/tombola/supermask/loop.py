@@ -161,7 +161,7 @@ def check_norms(network: nn.Module) -> None:
         raise TombolaError(
             "norms are to learn, but the network has "
             + ("norm layers without trainable scale and bias" if norms else "no norm layers")
-            + "; set norms to fixed, or choose a network with affine norms"
+            + "; leave them fixed, or choose a network with affine norms"
         )
 
 
