@@ -30,7 +30,6 @@ from tombola.study.exchange import MASKS, run_overlap
 from tombola.study.overlap import (
     Overlap,
     compare_tickets,
-    figure,
     kept_weights,
     overlap,
     overlap_within,
@@ -41,6 +40,7 @@ from tombola.study.overlap import (
 )
 from tombola.study.pair import MaskPair, pair_arms
 from tombola.study.setting import Arm, Setting
+from tombola.study.statistics import figure
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
 

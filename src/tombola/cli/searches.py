@@ -29,7 +29,7 @@ MACHINE = Group("machine and display", Options)
 
 
 def verbs() -> list[Verb]:
-    """`find METHOD` and `study curve METHOD` for every method."""
+    """`find METHOD` for every method, `study curve METHOD` for those whose levels fall in density."""
     found = [
         Verb(
             ("find", name),
@@ -48,7 +48,8 @@ def verbs() -> list[Verb]:
             _run_curve(name),
             presets=_presets(name),
         )
-        for name in METHODS
+        for name, kind in METHODS.items()
+        if getattr(kind, "prunes_in_levels", False)
     ]
     return [*found, *curves]
 

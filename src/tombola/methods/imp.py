@@ -39,6 +39,7 @@ class IterativePruning:
 
     name: ClassVar[str] = "imp"
     version: ClassVar[int] = 1
+    prunes_in_levels: ClassVar[bool] = True
 
     density: float | None = None
     rounds: int = 5

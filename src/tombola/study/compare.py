@@ -19,8 +19,7 @@ from tombola.models.spec import ModelSpec
 from tombola.runs.directory import open_run
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.setting import Arm, Setting, check_arms
-from tombola.study.statistics import difference, interval
-from tombola.study.verdict import FEWEST_REPLICATES
+from tombola.study.statistics import FEWEST_REPLICATES, difference, figure
 from tombola.ticket.origin import Origin
 from tombola.ticket.tensors import hash_state
 from tombola.train.options import Options
@@ -197,26 +196,15 @@ def _describe_arm(arm: Arm, found: Sequence[Searched]) -> dict[str, Any]:
         "recipe": as_plain(arm.recipe),
         "replicates": [searched.levels for searched in found],
         "origins": [searched.origin for searched in found],
-        **{name: _figure(measured[name]) for name in FIGURES},
-        "gap": _figure(_minus(measured["train_accuracy"], measured["val_accuracy"])),
-        "shift": _figure(_minus(measured["val_accuracy"], measured["test_accuracy"])),
-        **{name: _figure(measured[name]) for name in WHERE_THERE if any(v is not None for v in measured[name])},
+        **{name: figure(measured[name]) for name in FIGURES},
+        "gap": figure(_minus(measured["train_accuracy"], measured["val_accuracy"])),
+        "shift": figure(_minus(measured["val_accuracy"], measured["test_accuracy"])),
+        **{name: figure(measured[name]) for name in WHERE_THERE if any(v is not None for v in measured[name])},
     }
 
 
 def _minus(first: Sequence[float | None], second: Sequence[float | None]) -> list[float | None]:
     return [None if a is None or b is None else a - b for a, b in zip(first, second, strict=True)]
-
-
-def _figure(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and 95 % t-interval over the replicates that have a value; null where too few have one."""
-    known = [value for value in values if value is not None]
-    bounds = interval(known) if len(known) >= FEWEST_REPLICATES else None
-    return {
-        "mean": fmean(known) if known else None,
-        "interval": list(bounds) if bounds else None,
-        "values": list(values),
-    }
 
 
 def _compare(arm: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
@@ -236,7 +224,7 @@ def _compare(arm: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]
 
 def _difference(first: Sequence[float | None], second: Sequence[float | None], paired: bool) -> dict[str, Any]:
     if paired:
-        found = _figure(_minus(first, second))
+        found = figure(_minus(first, second))
         return {"difference": found["mean"], "interval": found["interval"]}
     a, b = ([value for value in values if value is not None] for values in (first, second))
     if not a or not b:

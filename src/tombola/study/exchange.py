@@ -24,9 +24,9 @@ from tombola.runs.directory import Stage, open_run
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.versions import versions
 from tombola.study.arms import random_mask
-from tombola.study.overlap import compare_tickets, figure, over_replicates
+from tombola.study.overlap import compare_tickets, over_replicates
 from tombola.study.setting import Arm, check_arms
-from tombola.study.verdict import FEWEST_REPLICATES
+from tombola.study.statistics import FEWEST_REPLICATES, figure
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import Ticket
 from tombola.train.evaluate import evaluate

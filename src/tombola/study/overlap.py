@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -13,8 +12,7 @@ from torch import Tensor, nn
 
 from tombola.errors import TicketError
 from tombola.mask import Mask
-from tombola.study.statistics import interval
-from tombola.study.verdict import FEWEST_REPLICATES
+from tombola.study.statistics import figure
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import Ticket
 
@@ -287,14 +285,3 @@ def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         else:
             joined[key] = _joined(values) if isinstance(value, Mapping) else figure(values)
     return joined
-
-
-def figure(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and 95 % t-interval over the replicates that have a value; null where too few have one."""
-    known = [value for value in values if value is not None]
-    bounds = interval(known) if len(known) >= FEWEST_REPLICATES else None
-    return {
-        "mean": fmean(known) if known else None,
-        "interval": list(bounds) if bounds else None,
-        "values": list(values),
-    }

@@ -6,6 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
+from typing import Any
+
+FEWEST_REPLICATES = 3
+"""Fewer decide nothing, and get no interval in a study."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,17 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     half = _quantile(0.5 + confidence / 2, len(values) - 1) * math.sqrt(variance(values) / len(values))
     mean = fmean(values)
     return mean - half, mean + half
+
+
+def figure(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean and 95 % t-interval over the replicates that have a value, as JSON; null where too few have one."""
+    known = [value for value in values if value is not None]
+    bounds = interval(known) if len(known) >= FEWEST_REPLICATES else None
+    return {
+        "mean": fmean(known) if known else None,
+        "interval": list(bounds) if bounds else None,
+        "values": list(values),
+    }
 
 
 def difference(first: Sequence[float], second: Sequence[float]) -> Difference:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tombola.study.statistics import Difference, difference, interval
+from tombola.study.statistics import FEWEST_REPLICATES, Difference, difference, interval
 
-FEWEST_REPLICATES = 3
 CLAIMS = {
     "dense": "matches the dense network",
     "random": "beats a random mask",
