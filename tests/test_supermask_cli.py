@@ -53,7 +53,7 @@ def popped(runs: Path) -> str:
     [
         ["edge-popup", "--density", "0.3", "--scope", "global"],
         ["edge-popup", "--pattern", "2:4", "--anneal", "0it"],
-        ["edge-popup", "--density", "0.2", "--anneal", "3it", "--scale_fan", "--train_norms"],
+        ["edge-popup", "--density", "0.2", "--anneal", "3it", "--scale_fan"],
         ["learned-mask", "--samples", "2", "--weights", "signed_constant", "--rescale"],
         ["learned-mask", "--rule", "threshold", "--biases", "--finetune", "3it", "--finetune_lr", "0.01"],
         ["joint", "--weight_gradient", "sr-ste", "--score_lr", "0.1"],
