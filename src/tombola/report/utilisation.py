@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -109,7 +109,7 @@ def bars_figure(used: Sequence[Used]) -> Figure:
             fontsize=6.5 if tight else 8.5,
         )
         axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlim(0, 100)
+        axes.set_xlim(0, _top(share for one in used for share in _masked(one.layers)))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("Weights of the layer masked (%)")
@@ -131,7 +131,8 @@ def size_figure(used: Sequence[Used]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(count_label))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.08)
-        axes.set_ylim(-4, 104)
+        top = _top(share for one in used for share in _masked(one.layers))
+        axes.set_ylim(-0.04 * top, 1.04 * top)
         axes.set_xlabel("Weights of the layer")
         axes.set_ylabel("Masked (%)")
         legend_above(figure, axes)
@@ -153,11 +154,17 @@ def course_figure(course: Course) -> Figure:
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(count_label))
-        axes.set_ylim(0, 100)
+        axes.set_ylim(0, _top(100 * (1 - density) for steps in course.values() for density in steps.values()))
         axes.set_xlabel("Training iterations")
         axes.set_ylabel("Masked (%)")
         legend_above(figure, axes)
     return figure
+
+
+def _top(shares: Iterable[float]) -> float:
+    """Where an axis of percentages ends: at 100, or at 10 or 25 where all are small, as dense supermasks' are."""
+    most = max(shares, default=100.0)
+    return next(top for top in (10.0, 25.0, 100.0) if most <= 0.95 * top or top == 100.0)
 
 
 def _masked(layers: Sequence[Layer]) -> list[float]:
