@@ -423,3 +423,9 @@ def test_wrong_choices_are_told_in_one_line(make: Any, said: str) -> None:
     with pytest.raises(TombolaError, match=said) as told:
         find("mlp", splits(), make(), recipe=RECIPE)
     assert "\n" not in str(told.value)
+
+
+def test_joint_binary_weights_begin_as_large_as_those_of_multi_prize() -> None:
+    methods = (Joint(weights="binary"), MultiPrize(), Joint())
+    inits = [find("mlp", splits(), method, recipe=RECIPE).origin.init for method in methods]
+    assert inits == ["kaiming_normal", "kaiming_normal", "xavier_normal"]

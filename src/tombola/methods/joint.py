@@ -86,6 +86,11 @@ class Joint:
             if value is not None and not (math.isfinite(value) and value >= 0):
                 raise TombolaError(f"{field} is {value}; it must be a number of at least 0")
 
+    @property
+    def default_init(self) -> str | None:
+        """Kaiming for binary weights, as in multi-prize: masked signs of smaller weights let no signal through."""
+        return "kaiming_normal" if self.weights == "binary" else None
+
     def network(self, spec: ModelSpec) -> ModelSpec:
         """One of Tombola's own networks in the form that is needed."""
         binary = "binary" in (self.weights, self.activations)

@@ -28,7 +28,7 @@ Made = TypeVar("Made")
 class Method(Protocol):
     """A method is a frozen dataclass of options that finds levels; the last one holds the ticket.
 
-    It may also have `default_init`, an initialisation for networks by name that are given none, and
+    It may also have `default_init`, an initialisation (or None) for networks by name that are given none, and
     `init_args()`, what the initialisation is called with.
     """
 
