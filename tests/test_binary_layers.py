@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -102,6 +102,7 @@ def test_activation_keeps_the_memory_format() -> None:
     channels_last=st.booleans(),
     dims=st.sampled_from([0, 1, 2]),
 )
+@example(1, 1, 1, 1, 0, "circular", False, False, True, 1)  # 1x1: the weight's strides alone say channels-last
 def test_convolution_equals_the_plain_one_with_its_gradients(
     groups: int,
     kernel: int,

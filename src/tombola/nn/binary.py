@@ -86,7 +86,8 @@ class _SignsAndScale(torch.autograd.Function):
     @staticmethod
     def forward(weight: Tensor) -> tuple[Tensor, Tensor]:
         alpha = weight.abs().amax(tuple(range(1, weight.dim())))  # many times faster than torch's infinity norm
-        return torch.sign(weight), torch.where(alpha == 0, torch.ones_like(alpha), alpha)
+        signs = weight.clone().sign_()  # torch.sign(weight) may choose other strides for a 1x1 kernel
+        return signs, torch.where(alpha == 0, torch.ones_like(alpha), alpha)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
