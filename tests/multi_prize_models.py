@@ -7,20 +7,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from tombola.data.splits import Splits, make_splits
+from supermask_searches import splits
 from tombola.methods.find import search
 from tombola.methods.request import make_request
 from tombola.train.recipe import Recipe
 from tombola.train.search import Level
 
+__all__ = ["RECIPE", "levels", "network", "splits"]
+
 RECIPE = Recipe(length="6it", batch_size=8, lr=0.1, momentum=0.9, eval_every="3it")
-
-
-def splits() -> Splits:
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 1, 6, 6, generator=draw)
-    y = (x.mean((1, 2, 3)) > 0).long()
-    return make_splits((x[:40], y[:40]), (x[40:52], y[40:52]), (x[52:], y[52:]))
 
 
 def network(constant: bool = False) -> nn.Sequential:

@@ -2,54 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
 
-from tombola.data.splits import Splits, make_splits
+from supermask_searches import RECIPE, SMALL, levels_of, network, splits
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import run_find, search
+from tombola.methods.find import run_find
 from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
 from tombola.methods.request import make_request
-from tombola.models.spec import ModelSpec
 from tombola.supermask import loop as mask_loop
-from tombola.ticket.ticket import Ticket
 from tombola.train.hooks import Hook
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 from tombola.train.state import Loop
-
-RECIPE = Recipe(length="8it", batch_size=8, lr=0.1, momentum=0.9, weight_decay=1e-2, eval_every="4it")
-SMALL = ModelSpec("mlp", {"hidden": [12, 8]})
-
-
-def splits() -> Splits:
-    draw = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 1, 6, 6, generator=draw)
-    y = (x.mean((1, 2, 3)) > 0).long()
-    return make_splits((x[:40], y[:40]), (x[40:52], y[40:52]), (x[52:], y[52:]))
-
-
-def network() -> nn.Sequential:
-    torch.manual_seed(0)
-    conv = nn.Conv2d(1, 4, 3, padding=1)
-    return nn.Sequential(
-        conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2)
-    )
-
-
-def levels_of(method: Any, model: Any = None, recipe: Recipe = RECIPE, **more: Any) -> list[Any]:
-    return search(make_request(model or network(), splits(), method, recipe=recipe, **more))
-
-
-def state_of(ticket: Ticket, weights: Any = "final") -> Mapping[str, Tensor]:
-    return dict(ticket.build(weights, model=network()).state_dict())
-
 
 # -- the same bytes
 

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from tombola.errors import TombolaError
-
 if TYPE_CHECKING:
     from torch import nn
 
@@ -15,12 +13,6 @@ if TYPE_CHECKING:
 
 ACTIVATIONS = ("float", "binary")
 NORMS = ("fixed", "trained", "tuned")
-
-
-def check_choice(field: str, value: str, allowed: Sequence[str]) -> None:
-    """TombolaError unless the value is one of those allowed."""
-    if value not in allowed:
-        raise TombolaError(f"{field} {value!r} is not known; use {', '.join(allowed)}")
 
 
 def binary_form(spec: ModelSpec, activations: str, affine: bool) -> ModelSpec:

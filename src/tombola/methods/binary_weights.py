@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tombola.methods.binarised import ACTIVATIONS, binary_form, binary_rewrites, check_choice
+from tombola.methods.binarised import ACTIVATIONS, binary_form, binary_rewrites
+from tombola.methods.checks import check_choice
 
 if TYPE_CHECKING:
     from torch import nn

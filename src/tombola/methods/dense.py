@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.binarised import ACTIVATIONS, binary_form, check_choice
+from tombola.methods.binarised import ACTIVATIONS, binary_form
+from tombola.methods.checks import check_choice
 from tombola.methods.imp import IterativePruning
 
 if TYPE_CHECKING:

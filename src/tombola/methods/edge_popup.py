@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.methods.checks import check_anneal, check_density, check_fall
 from tombola.train.length import Length, steps
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ class EdgePopup:
         for field in ("include", "exclude", "whole"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         check_density(self.density)
-        if Length.parse(self.anneal) != Length() and self.density >= 0.5:
-            raise TombolaError(f"anneal is {self.anneal}, but it falls from 0.5 and density is {self.density:g}")
+        check_fall(self.anneal, self.density)
         if Length.parse(self.anneal) != Length() and ":" in self.pattern.removeprefix("block:"):
             raise TombolaError(f"anneal is {self.anneal}, but pattern {self.pattern} fixes the density; leave one out")
 
@@ -102,24 +102,12 @@ class EdgePopup:
         return TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern, self.whole)
 
 
-def check_density(density: float) -> None:
-    """TombolaError unless it lies in (0, 1]."""
-    if isinstance(density, bool) or not 0.0 < density <= 1.0:
-        raise TombolaError(f"density is {density}, but it must lie in (0, 1]: the fraction of weights kept")
-
-
 def fixed_density(pattern: str, density: float) -> float:
     """The density, which N:M fixes: there the methods' default of 0.5 gives way."""
     from tombola.select.patterns import NM, parse_pattern
 
     shape = parse_pattern(pattern)
     return shape.n / shape.m if isinstance(shape, NM) and density == 0.5 else density
-
-
-def check_anneal(length: str, steps_per_epoch: int, total: int) -> None:
-    """TombolaError if the density would not have fallen to its value when the training ends."""
-    if steps(length, steps_per_epoch) > total:
-        raise TombolaError(f"anneal is {length}, longer than the training of {total} iterations; make it shorter")
 
 
 def annealed(search: Search, length: str, rule: TopK) -> list[Hook]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.edge_popup import check_density
+from tombola.methods.checks import check_density, check_not_negative
 from tombola.train.length import Length, steps
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ class GemMiner:
         if Length.parse(self.freeze_every) == Length():
             raise TombolaError(f"freeze_every is {self.freeze_every}; it must be longer than nothing, e.g. 5ep")
         for field in ("score_weight_decay", "finetune_lr"):
-            if not (math.isfinite(getattr(self, field)) and getattr(self, field) >= 0):
-                raise TombolaError(f"{field} is {getattr(self, field)}; it must be a number of at least 0")
+            check_not_negative(field, getattr(self, field))
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: level 1 learns the mask, level 2 (if asked for) trains the weights under it."""

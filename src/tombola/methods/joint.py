@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.binarised import ACTIVATIONS, binary_form, binary_rewrites, check_choice
-from tombola.methods.edge_popup import check_density, fixed_density
+from tombola.methods.binarised import ACTIVATIONS, binary_form, binary_rewrites
+from tombola.methods.checks import check_choice, check_density, check_not_negative
+from tombola.methods.edge_popup import fixed_density
 from tombola.train.length import Length, steps
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class Joint:
         object.__setattr__(self, "include", tuple(self.include))
         object.__setattr__(self, "exclude", tuple(self.exclude))
         check_density(self.density)
-        if self.weight_gradient not in RULES:
-            raise TombolaError(f"weight_gradient {self.weight_gradient!r} is not known; use {', '.join(RULES)}")
+        check_choice("weight_gradient", self.weight_gradient, RULES)
         check_choice("weights", self.weights, ("identity", "binary"))
         check_choice("activations", self.activations, ACTIVATIONS)
         if not 0.0 <= self.freeze_scores <= 1.0:
@@ -83,8 +82,8 @@ class Joint:
             raise TombolaError("scores_first and weights_first are both given; only one can be first")
         for field in ("score_lr", "score_weight_decay", "score_momentum"):
             value = getattr(self, field)
-            if value is not None and not (math.isfinite(value) and value >= 0):
-                raise TombolaError(f"{field} is {value}; it must be a number of at least 0")
+            if value is not None:
+                check_not_negative(field, value)
 
     @property
     def default_init(self) -> str | None:

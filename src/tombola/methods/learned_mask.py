@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.methods.checks import check_not_negative
 from tombola.train.length import Length
 
 if TYPE_CHECKING:
@@ -71,8 +72,7 @@ class LearnedMask:
         if self.samples < 1:
             raise TombolaError(f"samples is {self.samples}, but at least 1 is needed")
         for field in ("mask_decay", "finetune_lr"):
-            if not (math.isfinite(getattr(self, field)) and getattr(self, field) >= 0):
-                raise TombolaError(f"{field} is {getattr(self, field)}; it must be a number of at least 0")
+            check_not_negative(field, getattr(self, field))
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: level 1 learns the mask, level 2 (if asked for) trains the weights under it."""

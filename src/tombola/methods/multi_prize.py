@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.binarised import ACTIVATIONS, NORMS, binary_form, binary_rewrites, check_choice
-from tombola.methods.edge_popup import annealed, check_anneal, check_density
+from tombola.methods.binarised import ACTIVATIONS, NORMS, binary_form, binary_rewrites
+from tombola.methods.checks import check_anneal, check_choice, check_density, check_fall, check_not_negative
+from tombola.methods.edge_popup import annealed
 from tombola.train.length import Length
 
 if TYPE_CHECKING:
@@ -71,12 +71,10 @@ class MultiPrize:
         check_density(self.density)
         check_choice("activations", self.activations, ACTIVATIONS)
         check_choice("norms", self.norms, NORMS)
-        if Length.parse(self.anneal) != Length() and self.density >= 0.5:
-            raise TombolaError(f"anneal is {self.anneal}, but it falls from 0.5 and density is {self.density:g}")
+        check_fall(self.anneal, self.density)
         if self.norms == "tuned" and Length.parse(self.tune) == Length():
             raise TombolaError(f"norms are tuned, but tune is {self.tune}; ask for a length such as 10ep")
-        if not (math.isfinite(self.tune_lr) and self.tune_lr >= 0):
-            raise TombolaError(f"tune_lr is {self.tune_lr}; it must be a number of at least 0")
+        check_not_negative("tune_lr", self.tune_lr)
 
     def init_args(self) -> Mapping[str, Any]:
         """What the initialisation is given."""
@@ -111,13 +109,14 @@ class MultiPrize:
         from tombola.supermask.represent import Binary
         from tombola.supermask.rules import TopK
 
+        rule = TopK(self.density, self.scope, whole=self.whole)
         return Learning(
-            rule=TopK(self.density, self.scope, whole=self.whole),
+            rule=rule,
             represent=Binary(self.per_channel),
             scores=self.scores,
             include=self.include,
             exclude=self.exclude,
             rest="norms" if self.norms == "trained" else "frozen",
-            hooks=lambda search: annealed(search, self.anneal, TopK(self.density, self.scope, whole=self.whole)),
+            hooks=lambda search: annealed(search, self.anneal, rule),
             rewrites=binary_rewrites(network, self.activations, self.include, self.exclude),
         )

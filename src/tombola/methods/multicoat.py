@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.edge_popup import check_density
+from tombola.methods.checks import check_density
 
 if TYPE_CHECKING:
     from torch import nn

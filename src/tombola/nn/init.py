@@ -198,7 +198,7 @@ def _writable(tensor: torch.Tensor) -> bool:
 def _draw_for(module: nn.Module, leaf: str, rule: Scheme, norm_scale: NormScale, scale: float) -> Draw | None:
     """How the entry `leaf` of this module is drawn, or None if its meaning is not known."""
     if isinstance(module, (nn.Linear, _ConvNd)):
-        fan_in, fan_out = _fans(module.weight)
+        fan_in, fan_out = fans(module.weight)
         if leaf == "weight":
             return lambda key, n: rule.draw(key, n, fan_in * scale, fan_out * scale)
         if leaf == "bias":
@@ -218,11 +218,11 @@ def _draw_for(module: nn.Module, leaf: str, rule: Scheme, norm_scale: NormScale,
         return _normal(1.0)
     elif isinstance(module, nn.MultiheadAttention):
         if leaf.endswith("_proj_weight"):
-            return _uniform(math.sqrt(_glorot(*_fans(getattr(module, leaf)))))
+            return _uniform(math.sqrt(_glorot(*fans(getattr(module, leaf)))))
         if leaf == "in_proj_bias":
             return _constant(0.0)
         if leaf in ("bias_k", "bias_v"):
-            return _normal(math.sqrt(_glorot(*_fans(getattr(module, leaf)))))
+            return _normal(math.sqrt(_glorot(*fans(getattr(module, leaf)))))
     elif isinstance(module, nn.RNNBase) and leaf.startswith(("weight_", "bias_")):
         return _uniform(1.0 / math.sqrt(3.0 * module.hidden_size))
     elif isinstance(module, nn.PReLU) and leaf == "weight":
@@ -230,6 +230,7 @@ def _draw_for(module: nn.Module, leaf: str, rule: Scheme, norm_scale: NormScale,
     return None
 
 
-def _fans(weight: torch.Tensor) -> tuple[float, float]:
+def fans(weight: torch.Tensor) -> tuple[float, float]:
+    """(fan_in, fan_out) of a weight of two dimensions or more, as torch counts them; at least 1."""
     kernel = math.prod(weight.shape[2:])
     return max(1.0, weight.shape[1] * kernel), max(1.0, weight.shape[0] * kernel)

@@ -153,11 +153,11 @@ def _wanted(
         raise TombolaError("one count for all goes with scope 'global'; give name -> count, or that scope")
 
     if isinstance(density, Mapping):
-        return {name: round(_checked(density[name], f" of {name!r}") * n) for name, n in total.items()}
+        return {name: round(checked_density(density[name], f" of {name!r}") * n) for name, n in total.items()}
     if isinstance(counts, Mapping):
         return {name: _whole(counts[name], n, f"layer {name!r}") for name, n in total.items()}
     if density is not None:
-        _checked(density)
+        checked_density(density)
         if scope == "global":
             return round(density * sum(total.values()))
         return {name: round(density * n) for name, n in total.items()}
@@ -165,7 +165,7 @@ def _wanted(
     return _whole(counts, sum(total.values()), "the network")
 
 
-def _checked(density: float, of: str = "") -> float:
+def checked_density(density: float, of: str = "") -> float:
     if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
         raise TombolaError(f"density{of} is {density!r}; it must lie in (0, 1]: the fraction of weights KEPT")
     return density

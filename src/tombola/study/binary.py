@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tombola.errors import TombolaError
-from tombola.methods.binarised import ACTIVATIONS, check_choice
+from tombola.methods.binarised import ACTIVATIONS
+from tombola.methods.checks import check_choice
 from tombola.study.setting import Arm, Setting
 
 
@@ -42,10 +43,10 @@ def binary_arms(setting: Setting) -> list[Arm]:
     options: BinaryStudy = setting.options
     form = {"activations": options.activations}
     binary = options.activations == "binary"
-    arms = [setting.arm("float", "dense", {}, _rate(options.weights_lr))]
+    arms = [setting.arm("float", "dense", {}, lr=options.weights_lr)]
     if binary:
-        arms.append(setting.arm("float weights, binary activations", "dense", form, _rate(options.weights_lr)))
-    arms.append(setting.arm("binary weights", "binary-weights", form, _rate(options.weights_lr)))
+        arms.append(setting.arm("float weights, binary activations", "dense", form, lr=options.weights_lr))
+    arms.append(setting.arm("binary weights", "binary-weights", form, lr=options.weights_lr))
     joint: dict[str, Any] = {"weights": "binary", "score_lr": options.score_lr}
     for density in options.densities:
         kept = {**form, "density": density}
@@ -57,7 +58,7 @@ def binary_arms(setting: Setting) -> list[Arm]:
             families.insert(1, ("multi-prize, trained norms", "multi-prize", {"norms": "trained"}, options.mask_lr))
         for family, method, more, lr in families:
             name = f"{family} {density:g}"
-            arms.append(setting.arm(name, method, {**kept, **more}, _rate(lr), density=density, family=family))
+            arms.append(setting.arm(name, method, {**kept, **more}, lr=lr, density=density, family=family))
     return arms
 
 
@@ -66,7 +67,3 @@ def normed(setting: Setting) -> bool:
     from tombola.models.registry import has_norms
 
     return has_norms(setting.model.name)
-
-
-def _rate(lr: float | None) -> dict[str, float]:
-    return {} if lr is None else {"lr": lr}

@@ -63,16 +63,21 @@ class Setting:
         options: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | None = None,
         *,
+        lr: float | None = None,
         density: float | None = None,
         family: str | None = None,
     ) -> Arm:
-        """An arm from fields; what is left open comes from the shared recipe, then the method's preset."""
+        """An arm from fields; what is left open comes from the shared recipe, then the method's preset.
+
+        `lr` is the learning rate where it is not None.
+        """
         if method not in METHODS:
             raise TombolaError(f"method {method!r} of arm {name!r} is not known; use one of {', '.join(METHODS)}")
         named = preset(method, self.model.name, self.data.name)
         try:
             made = METHODS[method](**{**named.method, **(options or {})})
-            trained = Recipe(**{**named.recipe, **self.recipe, **(recipe or {})})
+            rate = {} if lr is None else {"lr": lr}
+            trained = Recipe(**{**named.recipe, **self.recipe, **(recipe or {}), **rate})
         except (TombolaError, TypeError) as error:
             raise TombolaError(f"arm {name!r}: {error}") from None
         return Arm(name, made, trained, density, family)

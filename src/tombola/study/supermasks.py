@@ -75,7 +75,7 @@ class JointStudy:
 def joint_arms(setting: Setting) -> list[Arm]:
     """Seed 000's comparison: a dense network, and at every density weights under a random mask, a mask, and both."""
     options: JointStudy = setting.options
-    arms = [setting.arm("weights only", "dense", {}, _rate(options.weights_lr))]
+    arms = [setting.arm("weights only", "dense", {}, lr=options.weights_lr)]
     for density in options.densities:
         kept = {"density": density}
         own = {"weight_gradient": options.weight_gradient, "score_lr": options.score_lr}
@@ -85,12 +85,8 @@ def joint_arms(setting: Setting) -> list[Arm]:
             ("joint", "joint", own, options.joint_lr),
         ):
             name = f"{family} {density:g}"
-            arms.append(setting.arm(name, method, {**kept, **more}, _rate(lr), density=density, family=family))
+            arms.append(setting.arm(name, method, {**kept, **more}, lr=lr, density=density, family=family))
     return arms
-
-
-def _rate(lr: float | None) -> dict[str, float]:
-    return {} if lr is None else {"lr": lr}
 
 
 def halved(length: str) -> str:

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask, holders, parameters_by_name, prunable, unwrap
-from tombola.nn.init import NORMS, scheme_named
+from tombola.nn.init import NORMS, fans, scheme_named
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.supermask.parametrization import Supermask
@@ -222,10 +222,8 @@ def start_scores(begin: str | float, name: str, weight: Tensor, seed: int) -> Te
     if begin == "unit":
         values = philox.uniform(key, count)
     else:
-        kernel = max(1, weight[0, 0].numel()) if weight.dim() > 1 else 1
-        fan_in = weight.shape[1] * kernel if weight.dim() > 1 else count
-        fan_out = weight.shape[0] * kernel if weight.dim() > 1 else count
-        values = scheme_named(begin).draw(key, count, max(1, fan_in), max(1, fan_out))
+        fan_in, fan_out = fans(weight) if weight.dim() > 1 else (max(1, count), max(1, count))
+        values = scheme_named(begin).draw(key, count, fan_in, fan_out)
     return scores.copy_(torch.from_numpy(values).reshape(weight.shape))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.select.patterns import NM, Element, parse_pattern
-from tombola.select.select import SCOPES, select, warn_of_empty
+from tombola.select.select import SCOPES, checked_density, select, warn_of_empty
 from tombola.select.topk import keep_largest
 from tombola.supermask import kernels
 
@@ -47,11 +47,6 @@ class MaskRule(Protocol):
         """Scores, like the given ones (of one network, by name), under which what `mask` keeps is kept first."""
 
 
-def _check_density(density: float, allowed_one: bool = True) -> None:
-    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
-        raise TombolaError(f"density is {density!r}; it must lie in (0, 1]: the fraction of weights KEPT")
-
-
 @dataclass(frozen=True)
 class TopK:
     """The largest |scores| are kept, exactly round(density·U) units (edge-popup, Ramanujan et al. 2020).
@@ -74,7 +69,7 @@ class TopK:
     start: ClassVar[str | float] = "torch_default"
 
     def __post_init__(self) -> None:
-        _check_density(self.density)
+        checked_density(self.density)
         if self.scope not in SCOPES:
             raise TombolaError(f"scope {self.scope!r} is not known; use {' or '.join(SCOPES)}")
         pattern = parse_pattern(self.pattern)
@@ -286,7 +281,7 @@ class Coats:
         if not 1 <= len(self.densities) <= 127:
             raise TombolaError(f"{len(self.densities)} coats are asked for; give 1 to 127 densities")
         for density in self.densities:
-            _check_density(density)
+            checked_density(density)
 
     @property
     def density(self) -> float | None:

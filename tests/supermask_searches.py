@@ -1,0 +1,42 @@
+"""Networks, data and searches that end in a blink, for the tests of learned masks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.data.splits import Splits, make_splits
+from tombola.methods.find import search
+from tombola.methods.request import make_request
+from tombola.models.spec import ModelSpec
+from tombola.ticket.ticket import Ticket
+from tombola.train.recipe import Recipe
+
+RECIPE = Recipe(length="8it", batch_size=8, lr=0.1, momentum=0.9, weight_decay=1e-2, eval_every="4it")
+SMALL = ModelSpec("mlp", {"hidden": [12, 8]})
+
+
+def splits() -> Splits:
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 1, 6, 6, generator=draw)
+    y = (x.mean((1, 2, 3)) > 0).long()
+    return make_splits((x[:40], y[:40]), (x[40:52], y[40:52]), (x[52:], y[52:]))
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(1, 4, 3, padding=1)
+    return nn.Sequential(
+        conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2)
+    )
+
+
+def levels_of(method: Any, model: Any = None, recipe: Recipe = RECIPE, **more: Any) -> list[Any]:
+    return search(make_request(model or network(), splits(), method, recipe=recipe, **more))
+
+
+def state_of(ticket: Ticket, weights: Any = "final") -> Mapping[str, Tensor]:
+    return dict(ticket.build(weights, model=network()).state_dict())
