@@ -1,0 +1,1 @@
+"""Exact removal of dead units and channels from a traced network."""

@@ -1,0 +1,201 @@
+"""A deployed network beside the dense engines of the same machine, in one run: is it faster, and by how much?"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+
+from tombola.errors import TombolaError
+from tombola.runtime.engines import DENSE, ENGINES, Missing, Run, Workload
+
+DEPLOYED = "deployed"
+_ROUND = 0.1  # seconds that one engine is timed for in one round
+_REST = 0.02  # seconds: threads of the engine before stop spinning
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One engine at one batch size: milliseconds per call over the rounds, or why there are none."""
+
+    engine: str
+    batch: int
+    median: float | None = None
+    low: float | None = None
+    """The first quartile."""
+    high: float | None = None
+    """The third quartile."""
+    missing: str | None = None
+
+    def __str__(self) -> str:
+        return f"- ({self.missing})" if self.median is None else f"{self.median:.3g} ms"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """The fastest dense engine's time over the deployed network's, at one batch size."""
+
+    batch: int
+    rival: str
+    """The dense engine with the smallest median."""
+    ratio: float
+    """The median over rounds of rival / deployed."""
+    low: float
+    high: float
+    """The quartiles of the same."""
+
+    def __str__(self) -> str:
+        if self.low <= 1:
+            return f"batch {self.batch}: no gain, {self.ratio:.2f} times as fast as {self.rival}"
+        return f"batch {self.batch}: {self.ratio:.2f} times as fast as {self.rival} ({self.low:.2f} to {self.high:.2f})"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured, and what the network weighs.
+
+    `flops`: of the dense network for one example; `kept_flops`: the same, each layer's times the density of its
+    weight. `bytes`: of "dense" and "deployed" weights in memory, and of the "ticket" on disk where there is one.
+    """
+
+    threads: int
+    rounds: int
+    timings: tuple[Timing, ...]
+    gains: tuple[Gain, ...]
+    flops: int
+    kept_flops: int
+    bytes: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return asdict(self)
+
+
+def bench(
+    model: nn.Module,
+    deployed: Mapping[int, nn.Module],
+    inputs: Mapping[int, Sequence[Tensor]],
+    *,
+    threads: int,
+    engines: Sequence[str] = tuple(ENGINES),
+    rounds: int = 9,
+    ticket_bytes: int | None = None,
+) -> Bench:
+    """Time `model` in every engine and `deployed` beside it; the engines alternate, a figure is a median over rounds.
+
+    `model`: the masked network, dense, in eval mode. `deployed`: batch -> the same network deployed for that batch;
+    `inputs`: batch -> its inputs, float32 on the CPU. An engine that cannot run is listed with the reason.
+
+    Raises:
+        TombolaError: an unknown engine, or no rounds.
+    """
+    unknown = [name for name in engines if name not in ENGINES]
+    if unknown:
+        raise TombolaError(f"unknown engine {unknown[0]!r}; known are {', '.join(ENGINES)}")
+    if rounds < 1:
+        raise TombolaError(f"rounds is {rounds}; give 1 or more")
+    timings: list[Timing] = []
+    gains: list[Gain] = []
+    with threads_set(threads), torch.inference_mode():
+        for batch, given in inputs.items():
+            work = Workload(model, tuple(given), threads)
+            runs, missing = prepare(work, engines)
+            network = deployed[batch]
+            found = measure({**runs, DEPLOYED: lambda n=network, x=work.inputs: n(*x)}, rounds=rounds, threads=threads)
+            timings += [_timing(name, batch, found, missing) for name in (*engines, DEPLOYED)]
+            gains += _gains(batch, found)
+    first = next(iter(inputs.values()))
+    flops, kept = flop_counts(model, first)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    sizes = {"dense": weights, "deployed": int(next(iter(deployed.values())).nbytes)}
+    if ticket_bytes is not None:
+        sizes["ticket"] = ticket_bytes
+    return Bench(threads, rounds, tuple(timings), tuple(gains), flops, kept, sizes)
+
+
+class threads_set:
+    """Within it torch uses so many threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+
+    def __enter__(self) -> None:
+        self._before = torch.get_num_threads()
+        torch.set_num_threads(self._threads)
+
+    def __exit__(self, *_: object) -> None:
+        torch.set_num_threads(self._before)
+
+
+def prepare(work: Workload, engines: Sequence[str]) -> tuple[dict[str, Run], dict[str, str]]:
+    """(engine -> run, engine -> why it cannot), each run tried once."""
+    runs: dict[str, Run] = {}
+    missing: dict[str, str] = {}
+    for name in engines:
+        try:
+            run = ENGINES[name](work)
+            run()
+        except Missing as error:
+            missing[name] = str(error)
+        else:
+            runs[name] = run
+    return runs, missing
+
+
+def measure(runs: Mapping[str, Run], *, rounds: int, threads: int) -> dict[str, list[float]]:
+    """Seconds per call, round by round; the runs alternate, each warmed before it is timed."""
+    timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
+    calls = {name: max(1, round(_ROUND / timer.timeit(1).mean)) for name, timer in timers.items()}
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            time.sleep(_REST)
+            found[name].append(timer.timeit(calls[name]).mean)
+    return found
+
+
+def flop_counts(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:
+    """(FLOPs of one example, the same with every module's share times the density of its weight); 2 per multiply-add."""
+    one = [x[:1] for x in inputs]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(*one)
+    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    total = counts.get("Global", 0)
+    root = type(model).__name__
+    saved = 0.0
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.numel():
+            saved += counts.get(f"{root}.{name}", 0) * (1 - weight.count_nonzero().item() / weight.numel())
+    return total, round(total - saved)
+
+
+def _timing(name: str, batch: int, found: Mapping[str, list[float]], missing: Mapping[str, str]) -> Timing:
+    if name not in found:
+        return Timing(name, batch, missing=missing[name])
+    low, median, high = quartiles([1e3 * seconds for seconds in found[name]])
+    return Timing(name, batch, median, low, high)
+
+
+def _gains(batch: int, found: Mapping[str, list[float]]) -> Iterator[Gain]:
+    dense = {name: statistics.median(found[name]) for name in DENSE if name in found}
+    if dense:
+        rival = min(dense, key=lambda name: dense[name])
+        ratios = [a / b for a, b in zip(found[rival], found[DEPLOYED], strict=True)]
+        low, ratio, high = quartiles(ratios)
+        yield Gain(batch, rival, ratio, low, high)
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """(first quartile, median, third quartile); of one value three times that."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, median, high

@@ -1,0 +1,179 @@
+"""The rivals of a deployed network: the same network with its zeros in other engines of this machine.
+
+All run float32 on the CPU with one number of threads and one input shape, so that the best of them is an honest
+baseline.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Run = Callable[[], object]
+"""One inference of the prepared network on the prepared input."""
+
+
+class Missing(Exception):
+    """An engine cannot run here; the message says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What every engine is asked to run.
+
+    `model`: in eval mode, on the CPU. `inputs`: float32 tensors, the batch first. `threads`: at least 1.
+    """
+
+    model: nn.Module
+    inputs: tuple[Tensor, ...]
+    threads: int
+
+
+def eager(work: Workload) -> Run:
+    """torch as it comes."""
+    return lambda: work.model(*work.inputs)
+
+
+def channels_last(work: Workload) -> Run:
+    """torch with weights and images in channels-last layout."""
+    if not any(x.dim() == 4 for x in work.inputs):
+        raise Missing("no images")
+    model = copy.deepcopy(work.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    inputs = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in work.inputs]
+    return lambda: model(*inputs)
+
+
+def compiled(work: Workload) -> Run:
+    """torch.compile with its default back end, which needs a C++ compiler."""
+    model = torch.compile(copy.deepcopy(work.model), dynamic=False)
+    try:
+        model(*work.inputs)
+    except Exception as error:  # whatever the compiler raises
+        raise Missing(f"torch.compile: {type(error).__name__}") from error
+    return lambda: model(*work.inputs)
+
+
+def onnx_runtime(work: Workload) -> Run:
+    """ONNX Runtime's CPU provider."""
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = work.threads
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(_onnx(work), options, providers=["CPUExecutionProvider"])
+    feed = {put.name: x.numpy() for put, x in zip(session.get_inputs(), work.inputs, strict=True)}
+    return lambda: session.run(None, feed)
+
+
+def openvino(work: Workload) -> Run:
+    """OpenVINO's CPU plugin, held to float32."""
+    runtime = _package("openvino")
+    core = runtime.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": work.threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    network = core.compile_model(core.read_model(io.BytesIO(_onnx(work))), "CPU", settings)
+    request = network.create_infer_request()
+    feed = dict(enumerate(x.numpy() for x in work.inputs))
+    return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
+
+
+def torch_csr(work: Workload) -> Run:
+    """torch's own sparse matrices: CSR weights in linear layers, and in ungrouped convolutions over unfolded images."""
+    model = copy.deepcopy(work.model)
+    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    swapped = [(parent, name, _csr(child)) for parent, name, child in places if _csr(child) is not None]
+    if not swapped:
+        raise Missing("no layer that torch multiplies sparsely")
+    for parent, name, child in swapped:
+        setattr(parent, name, child)
+    return lambda: model(*work.inputs)
+
+
+ENGINES: Mapping[str, Callable[[Workload], Run]] = MappingProxyType(
+    {
+        "eager": eager,
+        "channels-last": channels_last,
+        "compiled": compiled,
+        "onnxruntime": onnx_runtime,
+        "openvino": openvino,
+        "torch-csr": torch_csr,
+    }
+)
+"""name -> function that prepares a workload, or raises Missing."""
+
+DENSE = ("eager", "channels-last", "compiled", "onnxruntime", "openvino")
+"""The engines that know nothing of zeros: the fastest of them is the baseline."""
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise Missing("not installed") from error
+
+
+def _onnx(work: Workload) -> bytes:
+    """The network as ONNX for exactly this input shape, which leaves engines the most to optimise."""
+    _package("onnxscript")
+    buffer = io.BytesIO()
+    try:
+        program = torch.onnx.export(work.model, work.inputs, dynamo=True, verbose=False)
+    except Exception as error:  # the exporter raises many kinds
+        raise Missing(f"no ONNX of it: {type(error).__name__}") from error
+    assert program is not None
+    program.save(buffer)
+    return buffer.getvalue()
+
+
+# ---- torch's sparse matrices -----------------------------------------------------------------------------------
+
+
+class _CsrLinear(nn.Module):
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight.detach().to_sparse_csr(), layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = (self.weight @ x.reshape(-1, x.shape[-1]).T).T.reshape(*x.shape[:-1], -1)
+        return out if self.bias is None else out + self.bias
+
+
+class _CsrConv2d(nn.Module):
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.layer = layer
+        self.weight = layer.weight.detach().flatten(1).to_sparse_csr()
+
+    def forward(self, x: Tensor) -> Tensor:
+        layer = self.layer
+        pads = layer.padding
+        assert not isinstance(pads, str)
+        columns = F.unfold(x, layer.kernel_size, layer.dilation, pads, layer.stride)
+        out = self.weight @ columns.transpose(0, 1).reshape(columns.shape[1], -1)
+        if layer.bias is not None:
+            out += layer.bias[:, None]
+        space = [
+            (x.shape[2 + i] + 2 * pads[i] - layer.dilation[i] * (layer.kernel_size[i] - 1) - 1) // layer.stride[i] + 1
+            for i in range(2)
+        ]
+        return out.reshape(-1, x.shape[0], *space).transpose(0, 1)
+
+
+def _csr(layer: nn.Module) -> nn.Module | None:
+    """The layer with a CSR weight; None where it has no such form."""
+    if type(layer) is nn.Linear:
+        return _CsrLinear(layer)
+    if type(layer) is nn.Conv2d and layer.groups == 1 and layer.padding_mode == "zeros":
+        return None if isinstance(layer.padding, str) else _CsrConv2d(layer)
+    return None

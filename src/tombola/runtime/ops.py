@@ -1,0 +1,89 @@
+"""What a region of a network computes, as plain data: what is lowered from torch.fx, and what the kernels run.
+
+A region is a straight list of operations on named values. A value is the activations of one image: (channels,
+height, width), or (features,); the batch is not part of it. All tensors are float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Conv:
+    """out = relu?(weight ⋆ source + bias + residual), zero padding.
+
+    `weight`: (out, in // groups, kh, kw). `bias`: (out,) or None. `residual`: a value of the result's shape, or None.
+    """
+
+    name: str
+    """The layer's name in the model: what reports and plans call it."""
+    source: str
+    target: str
+    weight: Tensor
+    bias: Tensor | None = None
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    relu: bool = False
+    residual: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """out = relu?(weight source + bias + residual); a source of (C, H, W) counts as flattened row-major.
+
+    `weight`: (out, in). `bias`: (out,) or None. `residual`: a value of the result's shape, or None.
+    """
+
+    name: str
+    source: str
+    target: str
+    weight: Tensor
+    bias: Tensor | None = None
+    relu: bool = False
+    residual: str | None = None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The maximum or mean over windows of (C, H, W), each channel by itself; the mean counts no padding (it is 0)."""
+
+    name: str
+    source: str
+    target: str
+    kind: str  # "max" or "mean"
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int] = (0, 0)
+    relu: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise:
+    """out = relu?(scale · source + shift + residual): scale and shift (channels,) or None, for 1 and 0."""
+
+    name: str
+    source: str
+    target: str
+    scale: Tensor | None = None
+    shift: Tensor | None = None
+    relu: bool = False
+    residual: str | None = None
+
+
+Op = Conv | Linear | Pool | Pointwise
+
+
+@dataclass(frozen=True, eq=False)
+class Region:
+    """Operations in order. Every source and residual is an input or the target of an earlier operation."""
+
+    inputs: dict[str, tuple[int, ...]]
+    """name -> shape of one image, (C, H, W) or (F,)."""
+    ops: tuple[Op, ...]
+    outputs: tuple[str, ...]
+    """The values that leave the region: (N, C, H, W) or (N, F) tensors, contiguous."""
