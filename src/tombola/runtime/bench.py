@@ -6,7 +6,8 @@ import statistics
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.errors import TombolaError
 from tombola.runtime.engines import DENSE, ENGINES, Missing, Run, Workload
+
+if TYPE_CHECKING:
+    from tombola.runtime.deploy import Deployed
 
 DEPLOYED = "deployed"
 _ROUND = 0.1  # seconds that one engine is timed for in one round
@@ -80,7 +84,7 @@ class Bench:
 
 def bench(
     model: nn.Module,
-    deployed: Mapping[int, nn.Module],
+    deployed: Mapping[int, Deployed],
     inputs: Mapping[int, Sequence[Tensor]],
     *,
     threads: int,
@@ -107,14 +111,14 @@ def bench(
         for batch, given in inputs.items():
             work = Workload(model, tuple(given), threads)
             runs, missing = prepare(work, engines)
-            network = deployed[batch]
-            found = measure({**runs, DEPLOYED: lambda n=network, x=work.inputs: n(*x)}, rounds=rounds, threads=threads)
+            runs[DEPLOYED] = partial(deployed[batch], *work.inputs)
+            found = measure(runs, rounds=rounds, threads=threads)
             timings += [_timing(name, batch, found, missing) for name in (*engines, DEPLOYED)]
             gains += _gains(batch, found)
     first = next(iter(inputs.values()))
     flops, kept = flop_counts(model, first)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    sizes = {"dense": weights, "deployed": int(next(iter(deployed.values())).nbytes)}
+    sizes = {"dense": weights, "deployed": next(iter(deployed.values())).nbytes}
     if ticket_bytes is not None:
         sizes["ticket"] = ticket_bytes
     return Bench(threads, rounds, tuple(timings), tuple(gains), flops, kept, sizes)
@@ -162,7 +166,7 @@ def measure(runs: Mapping[str, Run], *, rounds: int, threads: int) -> dict[str, 
 
 
 def flop_counts(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:
-    """(FLOPs of one example, the same with every module's share times the density of its weight); 2 per multiply-add."""
+    """(FLOPs of one example, the same with each module's share times the density of its weight); 2 a multiply-add."""
     one = [x[:1] for x in inputs]
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(*one)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-import io
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -82,7 +82,7 @@ def openvino(work: Workload) -> Run:
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
     }
-    network = core.compile_model(core.read_model(io.BytesIO(_onnx(work))), "CPU", settings)
+    network = core.compile_model(core.read_model(_onnx(work)), "CPU", settings)
     request = network.create_infer_request()
     feed = dict(enumerate(x.numpy() for x in work.inputs))
     return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
@@ -126,14 +126,15 @@ def _package(name: str) -> Any:
 def _onnx(work: Workload) -> bytes:
     """The network as ONNX for exactly this input shape, which leaves engines the most to optimise."""
     _package("onnxscript")
-    buffer = io.BytesIO()
     try:
-        program = torch.onnx.export(work.model, work.inputs, dynamo=True, verbose=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own parts
+            program = torch.onnx.export(work.model, work.inputs, dynamo=True, verbose=False)
     except Exception as error:  # the exporter raises many kinds
         raise Missing(f"no ONNX of it: {type(error).__name__}") from error
     assert program is not None
-    program.save(buffer)
-    return buffer.getvalue()
+    content: bytes = program.model_proto.SerializeToString()
+    return content
 
 
 # ---- torch's sparse matrices -----------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ def _onnx(work: Workload) -> bytes:
 class _CsrLinear(nn.Module):
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        self.weight, self.bias = layer.weight.detach().to_sparse_csr(), layer.bias
+        self.weight, self.bias = _csr_matrix(layer.weight), layer.bias
 
     def forward(self, x: Tensor) -> Tensor:
         out = (self.weight @ x.reshape(-1, x.shape[-1]).T).T.reshape(*x.shape[:-1], -1)
@@ -153,7 +154,7 @@ class _CsrConv2d(nn.Module):
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
         self.layer = layer
-        self.weight = layer.weight.detach().flatten(1).to_sparse_csr()
+        self.weight = _csr_matrix(layer.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         layer = self.layer
@@ -168,6 +169,12 @@ class _CsrConv2d(nn.Module):
             for i in range(2)
         ]
         return out.reshape(-1, x.shape[0], *space).transpose(0, 1)
+
+
+def _csr_matrix(weight: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls CSR a beta feature
+        return weight.detach().flatten(1).to_sparse_csr()
 
 
 def _csr(layer: nn.Module) -> nn.Module | None:

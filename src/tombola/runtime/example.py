@@ -1,0 +1,30 @@
+"""An input for a network, made from what a ticket records, where the user has none at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from tombola.errors import TombolaError
+from tombola.ticket.ticket import Ticket
+
+
+def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None) -> Tensor:
+    """Standard normal values, (batch, *shape), float32; always the same ones.
+
+    `shape`: of one input, without the batch; None: what the ticket records.
+
+    Raises:
+        TombolaError: no shape is given or recorded, or one that is none, or a batch below 1.
+    """
+    recorded = ticket.origin.network.input_shape if ticket.origin.network else None
+    chosen = tuple(shape) if shape else recorded
+    if chosen is None:
+        raise TombolaError(
+            "the ticket does not record its network's input shape; give one, e.g. --input_shape [3,32,32]"
+        )
+    if batch < 1 or any(size < 1 for size in chosen):
+        raise TombolaError(f"batch {batch} of inputs of shape {list(chosen)}; all sizes must be 1 or more")
+    return torch.randn(batch, *chosen, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,124 @@
+"""The dense engines beside a deployed network: same outputs, honest counts, honest words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import TombolaError
+from tombola.runtime import engines
+from tombola.runtime.bench import DEPLOYED, Gain, bench, flop_counts, measure, quartiles
+from tombola.runtime.engines import ENGINES, Missing, Workload
+
+
+class Fixed(nn.Module):
+    """Stands for a deployed network."""
+
+    nbytes = 12
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.model(x)
+        return out
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
+    with torch.no_grad():
+        model[3].weight[:, ::2] = 0
+    return model
+
+
+@pytest.mark.parametrize("name", [name for name in ENGINES if name != "compiled"])
+def test_every_engine_computes_the_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name in ("onnxruntime", "openvino"):
+        pytest.importorskip(name)
+    model, x = small(), torch.randn(2, 3, 8, 8)
+    with torch.inference_mode():
+        want = model(x)
+        found = ENGINES[name](Workload(model, (x,), 1))()
+    first = found if isinstance(found, Tensor) else torch.as_tensor(found[0])  # type: ignore[index]
+    torch.testing.assert_close(first, want, rtol=1e-4, atol=1e-5)
+
+
+def test_csr_keeps_bias_strides_and_further_dimensions() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2, bias=False)).eval()
+    x = torch.randn(2, 5, 3)
+    with torch.inference_mode():
+        torch.testing.assert_close(ENGINES["torch-csr"](Workload(model, (x,), 1))(), model(x))
+
+
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise ImportError(name)
+
+    monkeypatch.setattr(engines.importlib, "import_module", absent)
+    with pytest.raises(Missing, match="not installed"):
+        ENGINES["openvino"](Workload(small(), (torch.zeros(1, 3, 8, 8),), 1))
+    x = torch.randn(1, 3, 8, 8)
+    found = bench(small(), {1: Fixed(small())}, {1: (x,)}, threads=1, engines=("openvino", "eager"), rounds=1)
+    assert [time.missing for time in found.timings] == ["not installed", None, None]
+    assert found.gains[0].rival == "eager"
+    assert found.as_dict()["timings"][0]["median"] is None
+
+
+def test_without_images_there_are_no_channels() -> None:
+    with pytest.raises(Missing, match="no images"):
+        ENGINES["channels-last"](Workload(nn.Linear(2, 2), (torch.zeros(1, 2),), 1))
+
+
+def test_flops_by_hand() -> None:
+    # conv: 4 outputs x 16 positions x 27 weights; linear: 5 x 64, half of it zeros; 2 for each
+    dense, kept = flop_counts(small(), [torch.zeros(7, 3, 8, 8)])
+    assert dense == 2 * (4 * 16 * 27 + 5 * 64)
+    assert kept == 2 * (4 * 16 * 27 + 5 * 32)
+
+
+def test_bench_counts_bytes_and_restores_the_threads() -> None:
+    model, before = small(), torch.get_num_threads()
+    x = torch.randn(1, 3, 8, 8)
+    found = bench(model, {1: Fixed(model)}, {1: (x,)}, threads=1, engines=("eager",), rounds=2, ticket_bytes=9)
+    assert found.bytes == {"dense": 4 * sum(p.numel() for p in model.parameters()), "deployed": 12, "ticket": 9}
+    assert [time.engine for time in found.timings] == ["eager", DEPLOYED]
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"), [({"engines": ("abacus",)}, "known are eager"), ({"rounds": 0}, "1 or more")]
+)
+def test_mistakes_are_named(options: dict[str, object], words: str) -> None:
+    with pytest.raises(TombolaError, match=words):
+        bench(small(), {}, {}, threads=1, **options)  # type: ignore[arg-type]
+
+
+def test_measure_alternates() -> None:
+    order: list[str] = []
+
+    def run(name: str) -> Callable[[], None]:
+        def body() -> None:
+            if order[-1:] != [name]:
+                order.append(name)
+            torch.randn(300, 300) @ torch.randn(300, 300)
+
+        return body
+
+    times = measure({"a": run("a"), "b": run("b")}, rounds=2, threads=1)
+    assert order[-4:] == ["a", "b", "a", "b"]
+    assert {name: len(rounds) for name, rounds in times.items()} == {"a": 2, "b": 2}
+
+
+def test_no_gain_is_said() -> None:
+    assert str(Gain(1, "eager", 1.01, 0.9, 1.1)) == "batch 1: no gain, 1.01 times as fast as eager"
+    assert str(Gain(64, "openvino", 2.5, 2.25, 2.75)) == "batch 64: 2.50 times as fast as openvino (2.25 to 2.75)"
+
+
+def test_quartiles() -> None:
+    assert quartiles([3.0]) == (3, 3, 3)
+    assert quartiles([1.0, 2, 3, 4, 5]) == (2, 3, 4)
