@@ -50,11 +50,11 @@ def verbs() -> list[Verb]:
     ]
 
 
-def _add_ticket(parser: ArgumentParser) -> None:
+def add_ticket(parser: ArgumentParser) -> None:
     parser.add_argument("ticket", type=str, help="a ticket file, e.g. runs/.../network.ticket")
 
 
-def _add_architecture(parser: ArgumentParser) -> None:
+def add_architecture(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("architecture, for a ticket of a network that is not Tombola's own")
     group.add_argument(
         "--trusted",
@@ -67,11 +67,11 @@ def _add_architecture(parser: ArgumentParser) -> None:
 
 
 def _add_verify(parser: ArgumentParser) -> None:
-    _add_ticket(parser)
+    add_ticket(parser)
     parser.add_argument(
         "--margin", type=float, default=0.002, help="how far below dense still matches it (0.002: 0.2 points)"
     )
-    _add_architecture(parser)
+    add_architecture(parser)
     _DATA.add(parser)
     _RECIPE.add(parser)
     add_run(parser, replicates=5, meaning="trainings of every arm; a verdict needs at least 3")
@@ -79,11 +79,11 @@ def _add_verify(parser: ArgumentParser) -> None:
 
 
 def _add_info(parser: ArgumentParser) -> None:
-    _add_ticket(parser)
+    add_ticket(parser)
 
 
 def _add_export(parser: ArgumentParser) -> None:
-    _add_ticket(parser)
+    add_ticket(parser)
     parser.add_argument(
         "--out",
         type=str | None,
@@ -91,7 +91,7 @@ def _add_export(parser: ArgumentParser) -> None:
         help="the file: .safetensors, .pt or .pth (null: beside the ticket, .safetensors)",
     )
     parser.add_argument("--weights", type=str, default="final", help="final (trained) or origin (before training)")
-    _add_architecture(parser)
+    add_architecture(parser)
 
 
 def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
@@ -108,8 +108,8 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         margin=given["margin"],
         seed=given["seed"],
         recipe=recipe_of(ticket, recipe),
-        model=_architecture(given, ticket),
-        trusted=_trusted(given),
+        model=architecture(given, ticket),
+        trusted=trusted(given),
         options=Options(**options),
         out=given["out"],
         jobs=given["jobs"],
@@ -128,11 +128,11 @@ def _data(given: Namespace, ticket: Ticket) -> DataSpec:
     return replace(data_of(ticket, fields.get("root", DataSpec.root)), **fields)
 
 
-def _trusted(given: Namespace) -> tuple[str, ...]:
+def trusted(given: Namespace) -> tuple[str, ...]:
     return (given["trusted"],) if isinstance(given["trusted"], str) else tuple(given["trusted"])
 
 
-def _architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
+def architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
     if given["model"] is None:
         return None
     from tombola.ticket.origin import NetworkSpec
@@ -216,7 +216,7 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     ticket = Ticket.load(given["ticket"])
     out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
     state = export_state(
-        ticket, out, weights=given["weights"], model=_architecture(given, ticket), trusted=_trusted(given)
+        ticket, out, weights=given["weights"], model=architecture(given, ticket), trusted=trusted(given)
     )
     screen.line(f"wrote {out}: {len(state)} tensors, {ticket.density:.2%} of the prunable weights kept")
     return {"ticket": given["ticket"], "out": str(out), "tensors": len(state), "density": ticket.density}

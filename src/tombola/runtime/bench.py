@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.errors import TombolaError
 from tombola.runtime.engines import DENSE, ENGINES, Missing, Run, Workload
+from tombola.runtime.threads import threads_set
 
 if TYPE_CHECKING:
     from tombola.runtime.deploy import Deployed
@@ -122,20 +123,6 @@ def bench(
     if ticket_bytes is not None:
         sizes["ticket"] = ticket_bytes
     return Bench(threads, rounds, tuple(timings), tuple(gains), flops, kept, sizes)
-
-
-class threads_set:
-    """Within it torch uses so many threads."""
-
-    def __init__(self, threads: int) -> None:
-        self._threads = threads
-
-    def __enter__(self) -> None:
-        self._before = torch.get_num_threads()
-        torch.set_num_threads(self._threads)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._before)
 
 
 def prepare(work: Workload, engines: Sequence[str]) -> tuple[dict[str, Run], dict[str, str]]:

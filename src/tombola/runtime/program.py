@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import os
+import threading
+import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tombola.errors import TombolaError
+from tombola.runtime import runner
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,3 +31,108 @@ class Step:
     """Addresses and sizes, as the function wants them; the address of an input may be changed between runs."""
     keep: tuple[Any, ...] = ()
     """What must live as long as the step: arrays that `args` points into, the compiled code."""
+
+
+class Program:
+    """Steps, run one after the other; each is shared by all threads, and the next begins when all are done with it.
+
+    One thread: the caller's, and one native call. More: threads - 1 further ones live as long as the program; they
+    wait actively for a short while after a run, then sleep. Any Python thread may call `run`, one at a time is let
+    in. The interpreter lock is released while steps run. After a fork the child starts threads of its own.
+
+    Raises:
+        TombolaError: fewer than 1 thread.
+    """
+
+    def __init__(self, steps: Sequence[Step], threads: int) -> None:
+        if threads < 1:
+            raise TombolaError(f"threads is {threads}; give 1 or more")
+        self.steps, self.threads = tuple(steps), threads
+        self._table = np.array([(s.function, s.args.ctypes.data) for s in self.steps], np.int64).reshape(-1)
+        self._crew = _Crew(self._table, threads)
+
+    def run(self) -> None:
+        """Run every step; back when all threads are done."""
+        if self._crew.process != os.getpid():  # forked: the threads stayed behind, and the lock may be held for ever
+            self._crew = _Crew(self._table, self.threads)
+        self._crew.run()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        """The program itself: addresses in its arguments cannot be copied."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
+
+
+class _Crew:
+    """The threads of one program in one process, started by the first run."""
+
+    def __init__(self, table: NDArray[np.int64], threads: int) -> None:
+        self.process = os.getpid()
+        self._lock = threading.Lock()
+        self._threads, self._table = threads, table
+        self._steps = len(table) // 2
+        self._counter = _aligned(8)
+        self._boxes = _aligned(8 * max(1, threads - 1)).reshape(-1, 8)
+        self._awake: list[threading.Lock] = []
+        self._start = 0
+        self._run, self._serve, self._post = _native()
+
+    def run(self) -> None:
+        with self._lock:
+            if self._threads > 1:
+                if not self._awake:
+                    self._hire()
+                if self._post(self._boxes.ctypes.data, len(self._boxes)):
+                    for box, awake in zip(self._boxes, self._awake, strict=True):
+                        if box[runner.FOUND] == runner.ASLEEP:
+                            awake.release()
+            self._run(self._table.ctypes.data, self._steps, 0, self._threads, self._counter.ctypes.data, self._start)
+            self._start += self._steps * self._threads
+
+    def _hire(self) -> None:
+        kept = (self._table, self._counter)
+        for i, box in enumerate(self._boxes):
+            address = (self._table.ctypes.data, self._steps, i + 1, self._threads, self._counter.ctypes.data, 0)
+            box[runner.TABLE : runner.START + 1] = address
+            box[runner.STATE] = runner.ASLEEP
+            self._awake.append(threading.Lock())
+            self._awake[i].acquire()
+            threading.Thread(target=_work, args=(self._serve, box, self._awake[i], kept), daemon=True).start()
+        weakref.finalize(self, _dismiss, self._boxes, tuple(self._awake))
+
+
+def _work(serve: Any, box: NDArray[np.int64], awake: threading.Lock, kept: object) -> None:
+    awake.acquire()
+    while not serve(box.ctypes.data, _SPINS):
+        awake.acquire()
+
+
+def _dismiss(boxes: NDArray[np.int64], awake: Sequence[threading.Lock]) -> None:
+    boxes[:, runner.STATE] = runner.QUIT
+    for one in awake:
+        if one.locked():
+            one.release()
+
+
+_SPINS = 3000  # some 50 µs: longer than what lies between two calls of one network
+
+
+_WORD = ctypes.c_int64
+
+
+@functools.cache
+def _native() -> tuple[Any, Any, Any]:
+    """`run`, `serve` and `post` of the runner; ctypes releases the interpreter lock round each call."""
+    code = runner.runner()
+    kinds: dict[str, tuple[Any, ...]] = {"run": (None, *(_WORD,) * 6), "serve": (_WORD,) * 3, "post": (_WORD,) * 3}
+    run, serve, post = (ctypes.CFUNCTYPE(*kind)(code.address(name)) for name, kind in kinds.items())
+    return run, serve, post
+
+
+def _aligned(words: int) -> NDArray[np.int64]:
+    """Zeros that begin at a cache line."""
+    room = np.zeros(words + 8, np.int64)
+    first = -room.ctypes.data % 64 // 8
+    return room[first : first + words]

@@ -1,0 +1,158 @@
+"""deploy and bench: a ticket as fast inference on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.screen import Screen
+from tombola.cli.tickets import add_architecture, add_ticket, architecture, trusted
+from tombola.cli.verb import Verb
+
+if TYPE_CHECKING:
+    from tombola.runtime.bench import Bench
+    from tombola.runtime.deploy import Deployed
+    from tombola.ticket.ticket import Ticket
+
+_FORMATS = ["onnx", "state_dict", "torch"]
+
+
+def verbs() -> list[Verb]:
+    """`deploy` and `bench`."""
+    return [
+        Verb(
+            ("deploy",),
+            "Make a ticket as fast as this machine allows; write the plan, the report and the compacted network.",
+            _add_deploy,
+            _deploy,
+        ),
+        Verb(("bench",), "Time a deployed ticket beside the dense engines of this machine.", _add_bench, _bench),
+    ]
+
+
+def _add_common(parser: ArgumentParser) -> None:
+    add_ticket(parser)
+    parser.add_argument(
+        "--input_shape",
+        type=list[int] | None,
+        default=None,
+        help="shape of one input, without the batch (null: what the ticket records)",
+    )
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (null: as torch is set)")
+    add_architecture(parser)
+
+
+def _add_deploy(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=str, required=True, help="the folder for what is written")
+    parser.add_argument("--batch", type=int, default=1, help="the batch size to be fast for; others work too")
+    parser.add_argument(
+        "--plan", type=str | None, default=None, help="a plan.json of before: reuse its choices instead of measuring"
+    )
+    parser.add_argument(
+        "--formats",
+        type=list[str],
+        default=_FORMATS,
+        help="how the compacted network is written: onnx, state_dict (.safetensors), torch (.pt2)",
+    )
+    _add_common(parser)
+
+
+def _add_bench(parser: ArgumentParser) -> None:
+    parser.add_argument("--batch", type=list[int] | int | str, default=[1, 64], help="batch sizes, e.g. 1,64")
+    parser.add_argument(
+        "--engines", type=list[str] | None, default=None, help="which engines (null: all that run here)"
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="how often every engine takes its turn")
+    _add_common(parser)
+
+
+def _made(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
+    from tombola.runtime.deploy import deploy
+    from tombola.runtime.example import example_input
+
+    return deploy(
+        ticket,
+        example_input(ticket, batch, given["input_shape"]),
+        threads=given["threads"],
+        plan=given.get("plan"),
+        model=architecture(given, ticket),
+        trusted=trusted(given),
+    )
+
+
+def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    from tombola.runs.atomic import write_json
+    from tombola.runtime.example import example_input
+    from tombola.runtime.export import check_formats, export
+    from tombola.ticket.ticket import Ticket
+
+    check_formats(given["formats"])
+    ticket = Ticket.load(given["ticket"])
+    deployed = _made(given, ticket, given["batch"])
+    out = Path(given["out"])
+    out.mkdir(parents=True, exist_ok=True)
+    deployed.plan.save(out / "plan.json")
+    told = deployed.report.as_dict()
+    write_json(out / "report.json", told)
+    example = example_input(ticket, given["batch"], given["input_shape"])
+    files = export(deployed.compacted, (example,), out, formats=given["formats"])
+    screen.line(str(deployed.report))
+    screen.line(f"wrote {', '.join(['plan.json', 'report.json', *files])} to {out}")
+    return {"ticket": given["ticket"], "out": str(out), "report": told, "files": files}
+
+
+def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    import torch
+
+    from tombola.runtime.bench import bench
+    from tombola.runtime.engines import ENGINES
+    from tombola.runtime.example import example_input
+    from tombola.ticket.ticket import Ticket
+
+    batches = _batches(given["batch"])
+    ticket = Ticket.load(given["ticket"])
+    model = ticket.build(model=architecture(given, ticket), trusted=trusted(given)).eval()
+    found = bench(
+        model,
+        {batch: _made(given, ticket, batch) for batch in batches},
+        {batch: (example_input(ticket, batch, given["input_shape"]),) for batch in batches},
+        threads=given["threads"] or torch.get_num_threads(),
+        engines=given["engines"] or tuple(ENGINES),
+        rounds=given["rounds"],
+        ticket_bytes=Path(given["ticket"]).stat().st_size,
+    )
+    show_bench(screen, found)
+    return {"ticket": given["ticket"], **found.as_dict()}
+
+
+def _batches(given: Any) -> list[int]:
+    """1,64 as typed, [1, 64] or 1."""
+    from tombola.errors import TombolaError
+
+    words = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
+    try:
+        found = [int(word) for word in words]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise TombolaError(f"--batch is {given!r}; give sizes of 1 or more, e.g. 1,64")
+    return found
+
+
+def show_bench(screen: Screen, found: Bench) -> None:
+    """The times side by side, what the network weighs, and the gain."""
+    rows = [
+        [time.engine, str(time.batch), "-", "-", time.missing or ""]
+        if time.median is None
+        else [time.engine, str(time.batch), f"{time.median:.3f}", f"{time.low:.3f} to {time.high:.3f}", ""]
+        for time in found.timings
+    ]
+    screen.table(("engine", "batch", "ms", "quartiles", "not run"), rows, left=(0, 4))
+    screen.line(f"{found.threads} threads, median of {found.rounds} alternating rounds")
+    screen.line(f"FLOPs of one input: {found.flops:,} dense, {found.kept_flops:,} at kept weights")
+    screen.line("bytes: " + ", ".join(f"{name} {size:,}" for name, size in found.bytes.items()))
+    for gain in found.gains:
+        screen.line(str(gain))

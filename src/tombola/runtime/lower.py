@@ -1,0 +1,258 @@
+"""A traced network → regions that native kernels can run, and the network with modules in their place."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from tombola.runtime.ops import Conv, Linear, Op, Pointwise, Region
+from tombola.runtime.recognise import Found, Same, Unfit, recognise, shape_of
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A region, and the nodes of the network that it stands for.
+
+    `inputs`: the nodes before it, in the order of the region's inputs. `outputs`: its nodes that are read behind it, in
+    the order of the region's outputs. `shapes`: the shape of one example of each output, as the network has it.
+    """
+
+    region: Region
+    nodes: tuple[fx.Node, ...]
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers with weights, in order; of a shared layer once for each call."""
+        return tuple(op.name for op in self.region.ops if isinstance(op, Conv | Linear))
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What `lower` finds: the parts, and which other nodes compute something, with the reason why they stay."""
+
+    parts: tuple[Part, ...]
+    left: Mapping[str, str]
+
+
+def lower(network: fx.GraphModule, example: Sequence[Tensor]) -> Lowered:
+    """The regions of a traced network in eval mode: the longest runs of nodes that kernels exist for.
+
+    Additions and ReLUs are fused into the layers before them. The network's graph gets shapes and is tidied (in-place
+    activations, flattening); what it computes stays. `example`: its inputs, batch first.
+    """
+    _propagate(network, example)
+    _tidy(network)
+    _propagate(network, example)
+    modules = dict(network.named_modules())
+    runs: list[dict[fx.Node, Found | Same]] = [{}]
+    left: dict[str, str] = {}
+    for node in network.graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output"):
+            continue
+        try:
+            runs[-1][node] = _checked(node, recognise(node, modules))
+        except Unfit as reason:
+            left[str(node.target) if node.op == "call_module" else node.name] = str(reason)
+            runs.append({})
+    parts: list[Part] = []
+    for run in filter(_has_layers, runs):
+        try:
+            parts.append(_part(run))
+        except Unfit as reason:
+            left.update({found.op.name: str(reason) for found in run.values() if isinstance(found, Found)})
+    return Lowered(tuple(parts), left)
+
+
+def put_in(network: fx.GraphModule, parts: Sequence[tuple[Part, nn.Module]]) -> fx.GraphModule:
+    """The network with a module in the place of every part; it returns a tuple of the part's outputs.
+
+    The graph given is changed.
+    """
+    now: dict[fx.Node, fx.Node] = {}  # the outputs of earlier parts
+    for number, (part, module) in enumerate(parts):
+        name = f"region_{number}"
+        while hasattr(network, name):
+            name += "_"
+        network.add_submodule(name, module)
+        with network.graph.inserting_after(part.nodes[-1]):
+            call = network.graph.call_module(name, tuple(now.get(node, node) for node in part.inputs))
+        with network.graph.inserting_after(call):
+            for i, node in enumerate(part.outputs):
+                one = network.graph.call_function(_item, (call, i))
+                now[node] = one
+                node.replace_all_uses_with(one, delete_user_cb=lambda user, part=part: user not in part.nodes)  # type: ignore[misc]
+        for node in reversed(part.nodes):
+            network.graph.erase_node(node)
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
+
+
+def alone(network: fx.GraphModule, part: Part) -> fx.GraphModule:
+    """The part as a network of its own, in torch: from its inputs to the tuple of its outputs."""
+    graph = fx.Graph()
+    copies = {node: graph.placeholder(node.name) for node in part.inputs}
+    for node in part.nodes:
+        for needed in node.all_input_nodes:
+            if needed not in copies:  # a weight that is read by name
+                copies[needed] = graph.node_copy(needed)
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node in part.outputs))
+    return fx.GraphModule(network, graph)
+
+
+def _item(values: Sequence[Tensor], index: int) -> Tensor:
+    return values[index]
+
+
+# ---- making the graph plain ------------------------------------------------------------------------------------------
+
+
+def _propagate(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
+    """Write shape, dtype and device of every value into its node."""
+
+    class Devices(ShapeProp):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            n.meta["device"] = result.device.type if isinstance(result, Tensor) else None
+            return result
+
+    with torch.no_grad():
+        Devices(network).propagate(*example)  # type: ignore[no-untyped-call]
+
+
+def _tidy(network: fx.GraphModule) -> None:
+    """In-place activations as new values, and all flattening from dimension 1 on as torch.flatten."""
+    order = {node: i for i, node in enumerate(network.graph.nodes)}
+    modules = dict(network.named_modules())
+    for node in list(network.graph.nodes):
+        if node.op not in ("call_module", "call_function", "call_method") or not node.all_input_nodes:
+            continue
+        source = node.all_input_nodes[0]
+        if _in_place(node, modules):
+            later = {user for user in source.users if order[user] > order[node]}
+            source.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        if str(node.target) in ("view", "reshape") and _flattens(node, source):
+            with network.graph.inserting_before(node):
+                flat = network.graph.call_function(torch.flatten, (source, 1))
+            node.replace_all_uses_with(flat)
+            network.graph.erase_node(node)
+    network.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    network.recompile()
+
+
+def _in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = str(getattr(node.target, "__name__", node.target))
+    return name.endswith("_") or name == "iadd" or node.kwargs.get("inplace") is True
+
+
+def _flattens(node: fx.Node, source: fx.Node) -> bool:
+    try:
+        before, after = shape_of(source), shape_of(node)
+    except Unfit:
+        return False
+    return len(before) == 4 and len(after) == 2 and before[0] == after[0]
+
+
+# ---- from nodes to operations ----------------------------------------------------------------------------------------
+
+
+def _checked(node: fx.Node, found: Found | Same) -> Found | Same:
+    """The same, if kernels can run it. Raises Unfit."""
+    from tombola.runtime.sparse import supports
+
+    if isinstance(found, Found):
+        reason = supports(found.op)
+        if reason is not None:
+            raise Unfit(reason)
+    return found
+
+
+@dataclass
+class _Draft:
+    """A region in the making: values are called by the node that made them, flattened or not."""
+
+    root: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    inputs: dict[fx.Node, None] = field(default_factory=dict)
+    ops: list[Op] = field(default_factory=list)
+
+    def of(self, node: fx.Node) -> fx.Node:
+        if node not in self.root:
+            self.root[node] = node
+            self.inputs[node] = None
+        return self.root[node]
+
+
+def _has_layers(run: Mapping[fx.Node, Found | Same]) -> bool:
+    return any(isinstance(found, Found) and isinstance(found.op, Conv | Linear) for found in run.values())
+
+
+def _part(run: Mapping[fx.Node, Found | Same]) -> Part:
+    """The region of a run of nodes. Raises Unfit."""
+    draft = _Draft()
+    for node, found in run.items():
+        source = draft.of(found.source)
+        if isinstance(found, Same):
+            draft.root[node] = source
+            continue
+        draft.root[node] = node
+        op = replace(found.op, source=source.name)
+        if found.residual is not None:
+            assert isinstance(op, Pointwise)
+            other = draft.of(found.residual)
+            if shape_of(other) != shape_of(source):
+                raise Unfit("an addition of maps and flattened maps")
+            op = replace(op, residual=other.name)
+        if isinstance(op, Pointwise) and op.scale is not None and len(op.scale) != shape_of(source)[1]:
+            raise Unfit("a norm over flattened maps")
+        draft.ops.append(op)
+    outputs = tuple(node for node in run if any(user not in run for user in node.users))
+    names = tuple(draft.root[node].name for node in outputs)
+    region = Region({node.name: shape_of(node)[1:] for node in draft.inputs}, _fuse(draft.ops, names), names)
+    return Part(region, tuple(run), tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs))
+
+
+def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:
+    """ReLUs go into what is before them, additions into the layer before them; only where nobody else reads it."""
+    reads = Counter([*outputs, *(op.source for op in ops), *(r for op in ops if (r := getattr(op, "residual", None)))])
+    done: dict[str, Op] = {}
+    for op in ops:
+        before = done.get(op.source)
+        alone = reads[op.source] == 1
+        if _only_relu(op) and before is not None and alone and not before.relu:
+            done.pop(op.source)
+            op = replace(before, target=op.target, relu=True)
+        elif isinstance(op, Pointwise) and op.residual is not None and op.scale is None and op.shift is None:
+            op = _fuse_addition(op, done, reads)
+        done[op.target] = op
+    return tuple(done.values())
+
+
+def _only_relu(op: Op) -> bool:
+    return isinstance(op, Pointwise) and op.relu and op.residual is None and op.scale is None and op.shift is None
+
+
+def _fuse_addition(op: Pointwise, done: dict[str, Op], reads: Mapping[str, int]) -> Op:
+    """The addition as part of the later of the two layers that it adds, else as it is."""
+    assert op.residual is not None
+    order = list(done)
+    sides = [(op.source, op.residual), (op.residual, op.source)]
+    sides.sort(key=lambda side: order.index(side[0]) if side[0] in done else -1, reverse=True)
+    for own, other in sides:
+        layer = done.get(own)
+        if isinstance(layer, Conv | Linear) and reads[own] == 1 and not layer.relu and layer.residual is None:
+            done.pop(own)
+            return replace(layer, target=op.target, residual=other)
+    return op

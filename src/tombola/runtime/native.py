@@ -1,0 +1,71 @@
+"""LLVM code for this machine: one module is optimised and compiled, its functions are found by name."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+I1, I32, I64, F32 = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.FloatType()
+STEP = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64, I64])
+"""void f(int64_t *args, int64_t thread, int64_t threads)"""
+
+
+class Code:
+    """A compiled module; its functions live as long as this object."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def address(self, name: str) -> int:
+        """Where the function `name` starts."""
+        found: int = self._engine.get_function_address(name)
+        return found
+
+
+def compile_module(module: ir.Module) -> Code:
+    """Optimise for the host's processor and its features, and compile."""
+    machine = _machine()
+    module.triple = machine.triple
+    parsed = llvm.parse_assembly(str(module))
+    tuning = llvm.create_pipeline_tuning_options(speed_level=3)
+    tuning.loop_vectorization = tuning.slp_vectorization = True
+    builder = llvm.create_pass_builder(machine, tuning)
+    builder.getModulePassManager().run(parsed, builder)
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    return Code(engine)
+
+
+def pause(b: ir.IRBuilder) -> None:
+    """A hint to the processor that this thread waits in a loop."""
+    triple = llvm.get_default_triple()
+    words = {"x86_64": "pause", "i686": "pause", "aarch64": "yield", "arm64": "yield"}
+    word = words.get(triple.split("-")[0])
+    if word:
+        b.asm(ir.FunctionType(ir.VoidType(), []), word, "", [], side_effect=True)
+
+
+def yield_processor(b: ir.IRBuilder) -> None:
+    """Let another thread run, where the system offers a call for it."""
+    if llvm.address_of_symbol("sched_yield"):
+        kind = ir.FunctionType(I32, [])
+        b.call(b.inttoptr(ir.Constant(I64, llvm.address_of_symbol("sched_yield")), kind.as_pointer()), [])
+
+
+@functools.cache
+def _start() -> None:
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()  # for `pause`
+
+
+def _machine() -> Any:
+    _start()
+    target = llvm.Target.from_default_triple()
+    features = llvm.get_host_cpu_features().flatten()
+    return target.create_target_machine(
+        cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel="jitdefault"
+    )

@@ -1,0 +1,62 @@
+"""The modules that stand in a deployed network for its regions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tombola.runtime.lower import Part
+
+
+class NativePart(nn.Module):
+    """A region in native kernels: takes the part's inputs, returns the tuple of its outputs."""
+
+    def __init__(self, native: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__()
+        self.native, self._shapes = native, shapes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights."""
+        return int(self.native.nbytes)
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Float32 tensors, batch first."""
+        found = self.native(*inputs)
+        return tuple(x.reshape(x.shape[0], *shape) for x, shape in zip(found, self._shapes, strict=True))
+
+
+class TorchPart(nn.Module):
+    """A region in torch, its images in channels-last layout if that was faster."""
+
+    def __init__(self, network: fx.GraphModule, *, channels_last: bool) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last) if channels_last else network  # type: ignore[call-overload]
+        self._channels_last = channels_last
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights."""
+        return sum(p.numel() * p.element_size() for p in self.network.parameters())
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Float32 tensors, batch first."""
+        if self._channels_last:
+            inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
+        found: tuple[Tensor, ...] = self.network(*inputs)
+        return tuple(x.contiguous() for x in found) if self._channels_last else found
+
+
+def make_part(engine: str, part: Part, network: fx.GraphModule, native: Any) -> nn.Module:
+    """The module for one of ENGINES; `network`: the part alone in torch, which is not changed."""
+    import copy
+
+    if engine == "native":
+        return NativePart(native, part.shapes)
+    return TorchPart(copy.deepcopy(network), channels_last=engine == "torch-channels-last")
+
+
+ENGINES = ("native", "torch", "torch-channels-last")
+"""What can run a region."""

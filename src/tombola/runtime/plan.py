@@ -1,0 +1,107 @@
+"""What was chosen for a network on a machine, as a file that can be read and used again."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tombola.errors import TombolaError
+from tombola.runs.atomic import read_json, write_json
+from tombola.runs.versions import versions
+from tombola.runtime.parts import ENGINES
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """How one region runs. `layers`: its layers' names in order; `choices`: as the native kernels name them."""
+
+    layers: tuple[str, ...]
+    engine: str
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a network is to be run: with a plan nothing is measured, and the outputs are the same, bit for bit.
+
+    `inputs`: the shapes it was made for, batch first. `packed`: choices of the packed binary layers by name.
+    `machine`: where it was made; only told, not checked.
+    """
+
+    threads: int
+    inputs: tuple[tuple[int, ...], ...]
+    parts: tuple[PartPlan, ...]
+    packed: Mapping[str, str] = field(default_factory=dict)
+    machine: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write it as JSON, whole or not at all. Raises TombolaError."""
+        write_json(Path(path), {"format": FORMAT, **asdict(self)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan.
+
+        Raises:
+            TombolaError: no such file, or it holds no plan that this version can read.
+        """
+        place = Path(path)
+        if not place.is_file():
+            raise TombolaError(f"no plan at {place}; give a plan.json that `tombola deploy` wrote")
+        found = read_json(place)
+        try:
+            return _read(found)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TombolaError(f"{place} holds no plan of format {FORMAT}: {error}; deploy again without it") from None
+
+
+def this_machine() -> dict[str, str]:
+    """The processor and the versions that a plan was made with."""
+    return {"processor": platform.processor() or platform.machine(), **versions()}
+
+
+def _read(found: Any) -> Plan:
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError("another format")
+    names = {"format", "threads", "inputs", "parts", "packed", "machine"}
+    if set(found) != names:
+        raise ValueError(f"its keys are not {', '.join(sorted(names))}")
+    threads = found["threads"]
+    if type(threads) is not int or not 1 <= threads <= 4096:
+        raise ValueError("threads is no number from 1 to 4096")
+    inputs = tuple(tuple(_size(n) for n in shape) for shape in _list(found["inputs"]))
+    parts = tuple(_part(one) for one in _list(found["parts"]))
+    return Plan(threads, inputs, parts, _texts(found["packed"]), _texts(found["machine"]))
+
+
+def _part(found: Any) -> PartPlan:
+    if not isinstance(found, dict) or set(found) != {"layers", "engine", "choices"}:
+        raise ValueError("a part without layers, engine and choices")
+    layers = _list(found["layers"])
+    if found["engine"] not in ENGINES or not all(isinstance(name, str) for name in layers):
+        raise ValueError(f"a part whose engine is none of {', '.join(ENGINES)}, or whose layers have no names")
+    return PartPlan(tuple(layers), found["engine"], _texts(found["choices"]))
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise ValueError("a list is missing")
+    return value
+
+
+def _texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError("texts by name are missing")
+    return value
+
+
+def _size(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("a shape with other things than sizes")
+    return value

@@ -1,0 +1,127 @@
+"""`tombola deploy` and `tombola bench`: what they write, print and refuse."""
+
+from __future__ import annotations
+
+import io
+import json
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+import tombola as tb
+from tombola.cli import main
+from tombola.cli.deployment import _batches
+from tombola.mask import Mask, prunable
+from tombola.models.registry import build_network
+from tombola.select import select
+from tombola.ticket.origin import NetworkSpec, Origin
+from tombola.ticket.ticket import Ticket
+
+
+def call(*argv: str) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of one command."""
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        status = main(argv)
+    return status, out.getvalue(), err.getvalue()
+
+
+def last_json(*argv: str) -> dict[str, Any]:
+    """The JSON of a command that must succeed."""
+    status, out, err = call(*argv, "--json")
+    assert status == 0, err
+    found: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return found
+
+
+@pytest.fixture(scope="module")
+def ticket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LeNet-300-100 on 8x8 inputs, one weight in ten kept."""
+    path = tmp_path_factory.mktemp("tickets") / "lenet.ticket"
+    torch.manual_seed(0)
+    origin = Origin.seeded(NetworkSpec("lenet-300-100", {}, (1, 8, 8), 10), "kaiming_normal", 1)
+    state = origin.state_dict()
+    network = build_network("lenet-300-100", input_shape=(1, 8, 8), classes=10)
+    mask: Mask = select({name: torch.rand_like(w) for name, w in prunable(network).items()}, density=0.1)
+    Ticket.from_models(origin=origin, mask=mask, final_state=state, provenance={"method": {"name": "drawn"}}).save(path)
+    return path
+
+
+def test_deploy_writes_what_it_says(ticket: Path, tmp_path: Path) -> None:
+    out = tmp_path / "fast"
+    found = last_json("deploy", str(ticket), "--out", str(out), "--threads", "1", "--formats", "[state_dict]")
+    assert sorted(path.name for path in out.iterdir()) == sorted(["plan.json", "report.json", *found["files"]])
+    assert json.loads((out / "report.json").read_text()) == found["report"]
+    state = safetensors.torch.load_file(out / next(name for name in found["files"] if name.endswith(".safetensors")))
+    assert all(torch.isfinite(value).all() for value in state.values())
+    again = last_json(
+        "deploy", str(ticket), "--out", str(tmp_path / "again"), "--threads", "1", "--formats", "[]",
+        "--plan", str(out / "plan.json"),
+    )  # fmt: skip
+    assert (tmp_path / "again" / "plan.json").read_text() == (out / "plan.json").read_text()
+    assert again["files"] == {}
+
+
+def test_the_deployed_network_is_the_ticket(ticket: Path) -> None:
+    loaded = Ticket.load(ticket)
+    x = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        want, have = loaded.build().eval()(x), tb.deploy(loaded, x, threads=1)(x)
+    assert float((want - have).abs().max() / want.abs().max()) <= 1e-4
+
+
+def test_deploy_is_readable(ticket: Path, tmp_path: Path) -> None:
+    status, out, err = call("deploy", str(ticket), "--out", str(tmp_path), "--threads", "1", "--formats", "[]")
+    assert status == 0, err
+    assert "fc1" in out or "0.weight" in out or "1" in out
+    assert f"to {tmp_path}" in out
+
+
+def test_bench_shows_engines_beside_the_ticket(ticket: Path) -> None:
+    found = last_json(
+        "bench", str(ticket), "--batch", "1,3", "--engines", "[eager, torch-csr]", "--rounds", "2", "--threads", "1"
+    )
+    assert [(time["engine"], time["batch"]) for time in found["timings"]] == [
+        (engine, batch) for batch in (1, 3) for engine in ("eager", "torch-csr", "deployed")
+    ]
+    assert [gain["batch"] for gain in found["gains"]] == [1, 3]
+    assert found["bytes"]["ticket"] == ticket.stat().st_size
+    assert found["kept_flops"] == pytest.approx(0.1 * found["flops"], rel=0.01)
+    status, out, _ = call("bench", str(ticket), "--batch", "1", "--engines", "[eager]", "--rounds", "1")
+    assert status == 0
+    assert "times as fast as eager" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["bench", "{}", "--engines", "[abacus]"], "unknown engine 'abacus'"),
+        (["bench", "{}", "--batch", "0"], "give sizes of 1 or more"),
+        (["bench", "{}", "--batch", "many"], "give sizes of 1 or more"),
+        (["bench", "{}", "--rounds", "0"], "rounds is 0"),
+        (["deploy", "{}"], "out"),
+        (["deploy", "{}", "--out", "{out}", "--batch", "0"], "all sizes must be 1 or more"),
+        (["deploy", "{}", "--out", "{out}", "--formats", "[tflite]"], "onnx"),
+        (["deploy", "{}", "--out", "{out}", "--plan", "nowhere.json"], "nowhere.json"),
+        (["deploy", "{}", "--out", "{out}", "--input_shape", "[1, 9, 9]"], "9"),
+        (["deploy", "no.ticket", "--out", "{out}"], "no such file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_are_one_line_and_leave_nothing(words: list[str], said: str, ticket: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    status, _, err = call(*(word.format(ticket, out=out) for word in words))
+    assert status == 2
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_batches_as_typed() -> None:
+    assert _batches("1,64") == [1, 64]
+    assert _batches([2]) == [2]
+    assert _batches(8) == [8]
