@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
-from tombola.compact.compact import compact
+from tombola.compact import compact
 from tombola.errors import TombolaError
 from tombola.runtime.choose import choose, plan_part
 from tombola.runtime.lower import Part, lower, put_in
@@ -110,7 +110,7 @@ def _deploy(plain: nn.Module, example: tuple[Tensor, ...], threads: int, wanted:
     network = compacted.module
     if not isinstance(network, fx.GraphModule):
         _check_fits(wanted, (), shapes)
-        report = Report(compacted.report, (), {"the network": compacted.report.untraced or "it cannot be traced"})
+        report = Report(compacted.report, (), {"the network": compacted.report.reason or "it cannot be traced"})
         return Deployed(network, Plan(threads, shapes, (), {}, this_machine()), report)
     lowered = lower(network, example)
     _check_fits(wanted, lowered.parts, shapes)

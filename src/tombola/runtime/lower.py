@@ -212,16 +212,21 @@ def _part(run: Mapping[fx.Node, Found | Same]) -> Part:
         if found.residual is not None:
             assert isinstance(op, Pointwise)
             other = draft.of(found.residual)
-            if shape_of(other) != shape_of(source):
+            if _maps(other) != _maps(source):
                 raise Unfit("an addition of maps and flattened maps")
             op = replace(op, residual=other.name)
-        if isinstance(op, Pointwise) and op.scale is not None and len(op.scale) != shape_of(source)[1]:
+        if isinstance(op, Pointwise) and op.scale is not None and len(op.scale) != _maps(source)[0]:
             raise Unfit("a norm over flattened maps")
         draft.ops.append(op)
     outputs = tuple(node for node in run if any(user not in run for user in node.users))
     names = tuple(draft.root[node].name for node in outputs)
     region = Region({node.name: shape_of(node)[1:] for node in draft.inputs}, _fuse(draft.ops, names), names)
     return Part(region, tuple(run), tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs))
+
+
+def _maps(node: fx.Node) -> tuple[int, ...]:
+    """(C, H, W) of a value; vectors are maps of one place, as kernels hold them."""
+    return (*shape_of(node)[1:], 1, 1)[:3]
 
 
 def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:

@@ -65,7 +65,10 @@ def _start() -> None:
 def _machine() -> Any:
     _start()
     target = llvm.Target.from_default_triple()
-    features = llvm.get_host_cpu_features().flatten()
+    try:
+        features = llvm.get_host_cpu_features().flatten()
+    except RuntimeError:  # not told on this system: what every processor of its kind has
+        features = ""
     return target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel="jitdefault"
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from tombola.compact.compact import Report as Compaction
+from tombola.compact import Report as Compaction
 from tombola.runtime.lower import Part
 from tombola.runtime.ops import Conv, Linear
 

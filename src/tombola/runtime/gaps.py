@@ -1,0 +1,157 @@
+"""A sparse matrix as streams of gaps: for each row the distances from one kept column to the next, a few bits each.
+
+The layout is SELL-8-σ (Kreutzer et al. 2014, arXiv:1307.6209): eight units are the lanes of a vector, and within windows
+of σ units the longest come first, so that the eight of a group are about equally long. A unit is V rows that share one
+list of columns, the columns in which any of them is kept.
+
+An entry is a field of `32 // per_word` bits in a lane's 32-bit word, the first entry lowest. From its low bit:
+
+- the gap, `gap_bits` wide. Below `escape` = 2^gap_bits - 1: a kept column, gap + 1 columns behind the place before (the
+  place starts at -1). Equal to `escape`: no column, the place moves on by `escape`; so longer gaps are possible, and
+  lists are filled up.
+- with `signs`, V bits: whether the weight of row v is negative.
+
+Without signs the float32 weights follow the words: for each entry of a word, for each of the V rows, eight lanes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+LANES = 8
+PER_WORD = (1, 2, 3, 4, 5, 6, 8, 10, 16)
+"""Entries in a word; numbers between leave more bits unused."""
+_WINDOW = 256  # σ, units: enough to make groups even, few enough that a group's outputs lie near each other
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How entries are written: entries in a word, rows in a unit, and whether they hold signs instead of weights."""
+
+    per_word: int
+    rows: int
+    signs: bool
+
+    @property
+    def field_bits(self) -> int:
+        """Of an entry."""
+        return 32 // self.per_word
+
+    @property
+    def gap_bits(self) -> int:
+        """Of its gap; below 1: there is no such coding. At most 30, so that places stay below 2^31."""
+        return min(30, self.field_bits - self.rows * self.signs)
+
+    @property
+    def escape(self) -> int:
+        """The gap that stands for no column."""
+        return (1 << self.gap_bits) - 1
+
+    @property
+    def word_bytes(self) -> int:
+        """Of eight words and the weights of their entries."""
+        return 4 * LANES * (1 + (0 if self.signs else self.per_word * self.rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Where a matrix is kept, by units: entry i is in unit `unit[i]`, column `column[i]`, `gap[i]` behind the last.
+
+    `units`: how many there are, of `rows` rows.
+    """
+
+    units: int
+    rows: int
+    unit: NDArray[np.int64]
+    column: NDArray[np.int64]
+    gap: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Gaps:
+    """A coded matrix.
+
+    `words`: int32 (words, word_bytes / 4). `starts`: int64 (groups + 1,), a group's first word; each has at least one.
+    `order`: int32 (groups, V, 8), which row a lane computes; -1: none.
+    """
+
+    words: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    order: NDArray[np.int32]
+
+    @property
+    def nbytes(self) -> int:
+        return self.words.nbytes + self.starts.nbytes + self.order.nbytes
+
+
+def columns(weight: NDArray[np.float32], rows: int) -> Columns:
+    """The kept columns of units of `rows` rows; of the last unit rows may be missing. `weight`: (out, in)."""
+    out = len(weight)
+    units = -(-out // rows)
+    kept = weight != 0
+    if rows > 1:
+        firsts = np.arange(0, out, rows)
+        kept = np.logical_or.reduceat(kept, firsts, axis=0)
+    unit, column = np.nonzero(kept)
+    gap = np.diff(column, prepend=-1)
+    first = np.diff(unit, prepend=-1) != 0
+    gap[first] = column[first] + 1
+    return Columns(units, rows, unit, column, gap)
+
+
+def coded_bytes(found: Columns, coding: Coding) -> int:
+    """What `code` would take for the words, in bytes."""
+    lengths = np.bincount(found.unit, 1 + (found.gap - 1) // coding.escape, found.units).astype(np.int64)
+    return int(_group_words(lengths[_order(lengths)], coding).sum()) * coding.word_bytes
+
+
+def code(weight: NDArray[np.float32], found: Columns, coding: Coding) -> Gaps:
+    """Write a matrix. With signs, all rows of a unit must be kept where one is."""
+    skipped, gap = np.divmod(found.gap - 1, coding.escape)
+    ends = np.cumsum(skipped + 1)
+    lengths = np.bincount(found.unit, skipped + 1, found.units).astype(np.int64)
+    place = ends - 1 - (np.cumsum(lengths) - lengths)[found.unit]
+    order = _order(lengths)
+    starts = np.concatenate([[0], np.cumsum(_group_words(lengths[order], coding))])
+    where = np.empty(found.units, np.int64)
+    where[order] = np.arange(found.units)
+    group, lane = np.divmod(where[found.unit], LANES)
+    word, turn = starts[group] + place // coding.per_word, place % coding.per_word
+    field = gap.astype(np.uint32)
+    rows = np.arange(found.rows)
+    kept_rows = found.unit[:, None] * found.rows + rows
+    last = len(weight) - 1
+    values = weight[np.minimum(kept_rows, last), found.column[:, None]] * (kept_rows <= last)
+    if coding.signs:
+        field |= ((values < 0) << (coding.gap_bits + rows)).sum(1).astype(np.uint32)
+    fields = np.full((starts[-1], LANES, coding.per_word), coding.escape, np.uint32)
+    fields[word, lane, turn] = field
+    shifts = np.arange(coding.per_word, dtype=np.uint32) * np.uint32(coding.field_bits)
+    words = np.zeros((starts[-1], coding.word_bytes // 4), np.int32)
+    words[:, :LANES] = np.bitwise_or.reduce(fields << shifts, axis=2).view(np.int32)
+    if not coding.signs:
+        shape = (starts[-1], coding.per_word, found.rows, LANES)
+        words[:, LANES:].view(np.float32).reshape(shape)[word, turn, :, lane] = values
+    return Gaps(words, starts, _rows(order, len(weight), found))
+
+
+def _order(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The units, the longest of each window first."""
+    window = np.arange(len(lengths)) // _WINDOW
+    return np.lexsort((-lengths, window))
+
+
+def _group_words(lengths: NDArray[np.int64], coding: Coding) -> NDArray[np.int64]:
+    """Words of each group of units that have so many entries."""
+    longest = np.maximum.reduceat(lengths, np.arange(0, len(lengths), LANES))
+    return np.maximum(1, -(-longest // coding.per_word))
+
+
+def _rows(order: NDArray[np.int64], out: int, found: Columns) -> NDArray[np.int32]:
+    units = np.full(-(-found.units // LANES) * LANES, found.units)
+    units[: found.units] = order
+    rows = units.reshape(-1, 1, LANES) * found.rows + np.arange(found.rows)[:, None]
+    return np.where(rows < out, rows, -1).astype(np.int32)

@@ -1,0 +1,171 @@
+"""Sparse linear layers on one input vector: bound by memory, so the weights are few bytes that are read once."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tombola.errors import TombolaError
+from tombola.runtime.gaps import PER_WORD, Coding, Columns, code, coded_bytes, columns
+from tombola.runtime.gemv_ir import Ending, gaps_step, planes_step
+from tombola.runtime.native import Code
+from tombola.runtime.planes import COLUMNS, planes, planes_bytes
+from tombola.runtime.program import Step
+
+PLANES = "planes"
+BOUND = 1.5
+"""What the weights of signed constants may take, as a multiple of mask entropy plus one sign bit per kept weight."""
+
+_SHARED = (8, 4, 2)  # rows that may share a list
+_WASTE = 1.25  # how many times more weights may be read because rows share a list
+_GAPS = re.compile(r"gaps:per(\d{1,2}):rows([1248]):(weights|signs)")
+
+
+@dataclass(frozen=True, eq=False)
+class Gemv:
+    """y = relu?(W x + bias + residual), compiled but for the addresses of x, y and the residual.
+
+    The function `step` of `code` has the arguments (source, target, residual or 0, *args): addresses of contiguous
+    float32 vectors, then `args`, whose arrays stand for the addresses of their data. The target may be the residual,
+    but not the source. The same bits come out whatever the number of threads.
+    """
+
+    code: Code
+    args: tuple[int | NDArray[Any], ...]
+    shape: tuple[int, int]
+    """(out, in)"""
+    nbytes: int
+    """Of everything that stands for the weights: codes, weights, order of the rows, scales, bias."""
+
+    def step(self, source: int, target: int, residual: int = 0) -> Step:
+        """For vectors at these addresses; they are words 0, 1 and 2 of the step's arguments."""
+        arrays = tuple(arg for arg in self.args if isinstance(arg, np.ndarray))
+        rest = (arg.ctypes.data if isinstance(arg, np.ndarray) else arg for arg in self.args)
+        args = np.array([source, target, residual, *rest], np.int64)
+        return Step(self.code.address("step"), args, (self.code, arrays))
+
+
+def choices(weight: Tensor) -> tuple[str, ...]:
+    """The forms worth trying for a weight (out, in), the likeliest first; each is a `choice` of `build`.
+
+    "gaps:perE:rowsV:weights" lists kept columns of V rows at a time, E entries in 32 bits, with the weights;
+    "gaps:perE:rowsV:signs" with signs alone, where the kept weights of each row are ± one number; "planes" has two bits
+    for each weight, kept or not, for such weights too. Forms of signed constants stay within `BOUND` where one can.
+    """
+    matrix = _matrix(weight)
+    signs = constants(matrix) is not None
+    kept = np.count_nonzero(matrix)
+    found: list[str] = []
+    smallest = math.inf
+    for rows in (*_SHARED, 1):
+        if rows > 1 and (rows > len(matrix) or not kept):
+            continue
+        listed = columns(matrix, rows)
+        if rows > 1 and _read(listed, len(matrix)) > (1.0 if signs else _WASTE) * kept:
+            continue
+        size, coding = _smallest(listed, signs)
+        smallest = min(smallest, size)
+        found.append(_written(coding))
+    size = planes_bytes(*matrix.shape)
+    if signs and matrix.shape[1] >= COLUMNS and size <= max(smallest, BOUND * signed_bound(matrix.size, kept)):
+        found.insert(0, PLANES)
+    return tuple(found)
+
+
+def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = False, residual: bool = False) -> Gemv:
+    """Code a weight and compile its product.
+
+    Args:
+        weight: (out, in), any float dtype; computed in float32.
+        bias: (out,) or None.
+        choice: one of `choices`, also of those for another weight.
+        residual: whether a vector is added.
+
+    Raises:
+        TombolaError: a weight without elements or of another number of dimensions; a choice that is not known or that
+            does not fit the weight.
+    """
+    matrix = _matrix(weight)
+    coding = _parsed(choice)
+    signs = coding is None or coding.signs
+    scale = constants(matrix) if signs else None
+    if signs and scale is None:
+        raise TombolaError(f"{choice!r} is for signed constants, and the rows have other weights; choose weights")
+    listed: tuple[int | NDArray[Any], ...]
+    if coding is None:
+        if matrix.shape[1] < COLUMNS:
+            raise TombolaError(f"{choice!r} is for {COLUMNS} inputs or more, not {matrix.shape[1]}; choose gaps")
+        listed = (planes(matrix), *matrix.shape)
+    else:
+        found = columns(matrix, coding.rows)
+        if coding.signs and coding.rows > 1 and _read(found, len(matrix)) != np.count_nonzero(matrix):
+            raise TombolaError(f"{choice!r} is for rows that share their columns; choose rows1")
+        gaps = code(matrix, found, coding)
+        listed = (gaps.words, gaps.starts, len(gaps.starts) - 1, gaps.order)
+    ending = Ending(scale is not None, bias is not None, residual, relu)
+    compiled = planes_step(ending) if coding is None else gaps_step(coding, ending)
+    shift = 0 if bias is None else bias.detach().to("cpu", torch.float32).contiguous().numpy().copy()
+    args = (0 if scale is None else scale, 4 if scale is not None and len(scale) > 1 else 0, shift, *listed)
+    nbytes = sum(arg.nbytes for arg in args if isinstance(arg, np.ndarray))
+    return Gemv(compiled, args, (matrix.shape[0], matrix.shape[1]), nbytes)
+
+
+def constants(matrix: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """The number that a row's kept weights are ±, of each row (out,), or of all (1,); None: they are not."""
+    sizes = np.abs(matrix)
+    largest = sizes.max(1)
+    if not np.array_equal(sizes, np.where(sizes > 0, largest[:, None], 0)):
+        return None
+    used = np.unique(largest[largest > 0])
+    return largest if len(used) > 1 else np.resize(used, 1) if len(used) else np.ones(1, np.float32)
+
+
+def signed_bound(weights: int, kept: int) -> float:
+    """Bytes of mask entropy, weights · H(kept / weights), and one sign bit per kept weight."""
+    share = kept / weights
+    entropy = -sum(p * math.log2(p) for p in (share, 1 - share) if p > 0)
+    return (weights * entropy + kept) / 8
+
+
+def _matrix(weight: Tensor) -> NDArray[np.float32]:
+    if weight.dim() != 2 or 0 in weight.shape or weight.shape[1] >= 2**31:
+        raise TombolaError(f"the weight is {tuple(weight.shape)}; give (out, in), each at least 1, in below 2^31")
+    found: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).contiguous().numpy()
+    return found
+
+
+def _read(found: Columns, out: int) -> int:
+    """How many weights of the matrix are read: all of the rows in a unit that exist, at each column of the unit."""
+    return int(np.minimum(found.rows, out - found.unit * found.rows).sum())
+
+
+def _smallest(found: Columns, signs: bool) -> tuple[int, Coding]:
+    """(bytes of the words, coding) of the smallest coding."""
+    tried = [Coding(per, found.rows, signs) for per in PER_WORD]
+    sizes = [(coded_bytes(found, coding), coding) for coding in tried if coding.gap_bits > 0]
+    return min(sizes, key=lambda pair: pair[0])
+
+
+def _written(coding: Coding) -> str:
+    return f"gaps:per{coding.per_word}:rows{coding.rows}:{'signs' if coding.signs else 'weights'}"
+
+
+def _parsed(choice: str) -> Coding | None:
+    """The coding of a choice; None: planes. Raises TombolaError."""
+    if choice == PLANES:
+        return None
+    found = _GAPS.fullmatch(choice)
+    coding = found and Coding(int(found[1]), int(found[2]), found[3] == "signs")
+    if not coding or coding.per_word not in PER_WORD or coding.gap_bits < 1:
+        raise TombolaError(
+            f"{choice!r} is no choice for a linear layer; known are {PLANES} and gaps:perE:rowsV:weights or signs, "
+            f"E one of {', '.join(map(str, PER_WORD))}, V 1, 2, 4 or 8"
+        )
+    return coding

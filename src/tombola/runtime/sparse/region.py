@@ -1,0 +1,123 @@
+"""A region compiled for this machine: tensors in, tensors out."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.errors import TombolaError
+from tombola.runtime.ops import Region
+from tombola.runtime.program import Program
+from tombola.runtime.sparse.assemble import assemble
+from tombola.runtime.sparse.choices import Choice, Split, parse_choices, supports
+from tombola.runtime.sparse.driver import ChunkDriver
+from tombola.runtime.sparse.geometry import vectors_of
+from tombola.runtime.sparse.steps import Maker, Words
+from tombola.runtime.sparse.template import Arena, Template
+
+
+class NativeRegion:
+    """`region` as compiled steps.
+
+    Called with the region's inputs in order, float32 on the CPU, (N, C, H, W) or (N, F), any N, gives the outputs in
+    order, contiguous and without gradient. Any thread may call, one at a time is let in. The same choices give the
+    same bits, whatever the number of threads.
+
+    Raises:
+        TombolaError: an operation that `supports` names, choices that do not fit the region, fewer than 1 thread.
+    """
+
+    def __init__(self, region: Region, batch: int, threads: int, choices: Mapping[str, str]) -> None:
+        for op in region.ops:
+            reason = supports(op)
+            if reason:
+                raise TombolaError(f"{op.name} cannot be compiled: {reason}")
+        split, kernels = parse_choices(region, choices)
+        self.region, self.batch, self.threads, self.choices = region, batch, threads, dict(choices)
+        self.templates, self.arenas, self._words, self._shapes = make(region, split, kernels, threads)
+        self._images = split.images
+        self._driver: ChunkDriver | None = None
+        if split.by == "chunks":
+            self._driver = ChunkDriver(self.templates, self.arenas)
+            self.program = Program([self._driver.step], threads)
+        else:
+            self.program = Program([self.arenas[0].step(template) for template in self.templates], threads)
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights: lists, values, biases."""
+        return sum(template.nbytes for template in self.templates)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The outputs.
+
+        Raises:
+            TombolaError: inputs of other shapes, dtypes or devices than the region's.
+        """
+        given = self._checked(inputs)
+        count = len(given[0])
+        outputs = {name: torch.empty((count, *self._shapes[name])) for name in self.region.outputs}
+        if count:
+            with self._lock:
+                self._fill(given, outputs)
+                self._run(-(-count // self._images))
+        return tuple(outputs[name] for name in self.region.outputs)
+
+    def _checked(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        wanted = self.region.inputs
+        if len(inputs) != len(wanted):
+            raise TombolaError(f"the region takes {len(wanted)} inputs; {len(inputs)} were given")
+        for x, (name, shape) in zip(inputs, wanted.items(), strict=True):
+            if tuple(x.shape[1:]) != tuple(shape) or x.dtype != torch.float32 or x.device.type != "cpu":
+                found = f"{x.dtype} {tuple(x.shape)} on {x.device.type}"
+                raise TombolaError(
+                    f"input {name!r} is {found}; wanted is float32 (N, {', '.join(map(str, shape))}) on cpu"
+                )
+        if len({len(x) for x in inputs}) > 1:
+            raise TombolaError(f"the inputs' batches differ: {', '.join(str(len(x)) for x in inputs)}")
+        return [x.detach().contiguous() for x in inputs]
+
+    def _fill(self, inputs: list[Tensor], outputs: Mapping[str, Tensor]) -> None:
+        self._words.batch[0] = len(inputs[0])
+        for x, word in zip(inputs, self._words.enter.values(), strict=True):
+            word[0] = x.data_ptr()
+        for name, x in outputs.items():
+            self._words.leave[name][0] = x.data_ptr()
+
+    def _run(self, chunks: int) -> None:
+        if self._driver is not None:
+            self._driver.begin(chunks)
+            self.program.run()
+            return
+        for chunk in range(chunks):
+            self.arenas[0].chunk[0] = chunk
+            self.program.run()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NativeRegion:
+        """The region itself: nothing in it is ever changed."""
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Compiled anew where it is unpickled."""
+        return NativeRegion, (self.region, self.batch, self.threads, self.choices)
+
+
+def make(
+    region: Region, split: Split, choices: dict[str, Choice], threads: int
+) -> tuple[list[Template], list[Arena], Words, dict[str, tuple[int, ...]]]:
+    """(steps, arenas, words of a call, shapes of the outputs' images)."""
+    if threads < 1:
+        raise TombolaError(f"threads is {threads}; give 1 or more")
+    by_chunks = split.by == "chunks"
+    found = assemble(region, choices, split.images)
+    maker = Maker(region, found, choices, images=split.images, shares=1 if by_chunks else threads)
+    templates = [template for node in found.nodes for template in maker.of(node)]
+    arenas = [Arena(found.sizes) for _ in range(threads if by_chunks else 1)]
+    vectors = vectors_of(region)
+    shapes = {name: found.shapes[name][: 1 if name in vectors else 3] for name in region.outputs}
+    return templates, arenas, maker.words, shapes

@@ -1,0 +1,139 @@
+"""The choice by measuring: every candidate of every layer runs on this machine, the fastest is taken."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tombola.runtime.ops import Conv, Linear, Region
+from tombola.runtime.program import Program
+from tombola.runtime.sparse.candidates import candidates, guess, splits, waste, written
+from tombola.runtime.sparse.choices import Choice, Split, layers
+from tombola.runtime.sparse.driver import ChunkDriver
+from tombola.runtime.sparse.geometry import shapes_of
+from tombola.runtime.sparse.region import NativeRegion, make
+
+_LAYER, _WHOLE = 0.001, 0.004  # seconds that a layer and a region are timed for in one round
+_ROUGH, _FINE = 3, 12  # rounds: of all candidates, and of the best of them
+_FINAL = 4  # candidates that come into the second round
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The choices found, and their times."""
+
+    choices: dict[str, str]
+    """As `build` takes them."""
+    seconds: float
+    """The region, one call of the batch."""
+    layers: dict[str, float]
+    """Target of a layer → seconds that it takes of one call, about."""
+
+
+def build(region: Region, batch: int, threads: int, choices: Mapping[str, str] | None = None) -> NativeRegion:
+    """The region compiled; without choices they are guessed.
+
+    Raises:
+        TombolaError: as NativeRegion.
+    """
+    return NativeRegion(region, batch, threads, guess(region, batch, threads) if choices is None else choices)
+
+
+def measure(region: Region, batch: int, threads: int) -> Measured:
+    """The fastest choices found for calls of `batch` images on `threads` threads.
+
+    Raises:
+        TombolaError: an operation that cannot be compiled, fewer than 1 thread.
+    """
+    found = [_tuned(region, split, batch, threads) for split in splits(region, batch, threads)]
+    inputs = [torch.rand(batch, *shape) for shape in region.inputs.values()]
+    built = [build(region, batch, threads, one.choices) for one in found]
+    seconds = least([_call(native, inputs) for native in built], _WHOLE, _FINE)
+    best = min(range(len(found)), key=lambda i: seconds[i])
+    return replace(found[best], seconds=seconds[best])
+
+
+def least(runs: Sequence[Callable[[], object]], at_least: float, rounds: int) -> list[float]:
+    """Seconds of one call of each: the least over rounds in which they take turns.
+
+    The least of many short rounds is what other work on the machine disturbs the least.
+    """
+    counts = []
+    for run in runs:
+        run()
+        counts.append(max(1, int(at_least / max(1e-7, _seconds(run, 1)))))
+    best = [float("inf")] * len(runs)
+    for _ in range(rounds):
+        for i, run in enumerate(runs):
+            best[i] = min(best[i], _seconds(run, counts[i]))
+    return best
+
+
+def _seconds(run: Callable[[], object], times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        run()
+    return (time.perf_counter() - start) / times
+
+
+def _call(native: NativeRegion, inputs: list[Tensor]) -> Callable[[], object]:
+    return lambda: native(*inputs)
+
+
+def _tuned(region: Region, split: Split, batch: int, threads: int) -> Measured:
+    """The fastest candidate of each layer under one split; layers that are alike are measured once."""
+    chunks = -(-batch // split.images)
+    turns = chunks if split.by == "rows" else -(-chunks // threads)
+    shapes = shapes_of(region)
+    known: dict[object, tuple[Choice, float]] = {}
+    chosen: dict[str, Choice] = {}
+    seconds: dict[str, float] = {}
+    for op in layers(region):
+        key = (_likeness(op), shapes[op.source], shapes[op.target])
+        if key not in known:
+            known[key] = _best(region, op, split, threads)
+        chosen[op.target], once = known[key]
+        seconds[op.target] = once * turns
+    return Measured(written(split, chosen), 0.0, seconds)
+
+
+def _likeness(op: Conv | Linear) -> object:
+    density = float((op.weight != 0).float().mean())
+    kind = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
+    groups = op.groups if isinstance(op, Conv) else 1
+    shared = tuple(round(min(9.0, waste(op.weight, rows, groups)), 1) for rows in (4, 2))
+    return type(op), tuple(op.weight.shape), kind, op.residual is None, round(10 * density**0.5), shared
+
+
+def _best(region: Region, op: Conv | Linear, split: Split, threads: int) -> tuple[Choice, float]:
+    """(the fastest candidate, seconds of one chunk, or of a chunk on each thread)."""
+    shapes = shapes_of(region)
+    names = {name: shapes[name] for name in (op.source, op.residual) if name is not None}
+    alone = Region(dict(names), (op,), (op.target,))
+    tried = candidates(op, shapes[op.target], split)
+    runs = [_layer_run(alone, op, split, choice, threads) for choice in tried]
+    rough = least(runs, _LAYER, _ROUGH)
+    final = sorted(range(len(tried)), key=lambda i: rough[i])[:_FINAL]
+    fine = least([runs[i] for i in final], _LAYER, _FINE)
+    seconds, best = min(zip(fine, final, strict=True))
+    return tried[best], seconds
+
+
+def _layer_run(alone: Region, op: Conv | Linear, split: Split, choice: Choice, threads: int) -> Callable[[], object]:
+    """One run of the layer's own steps, without what carries its inputs and outputs."""
+    templates, arenas, *_ = make(alone, split, {op.target: choice}, threads)
+    own = [template for template in templates if template.label == op.target]
+    if split.by == "rows":
+        return Program([arenas[0].step(template) for template in own], threads).run
+    driver = ChunkDriver(own, arenas)
+    program = Program([driver.step], threads)
+
+    def run() -> None:
+        driver.begin(threads)
+        program.run()
+
+    return run

@@ -1,0 +1,281 @@
+"""Traced networks as regions: what is recognised, fused and left, and that regions compute what the network did."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, fx, nn
+
+from tombola.models.registry import build_network
+from tombola.runtime.lower import Lowered, Part, alone, lower, put_in
+from tombola.runtime.ops import Conv, Linear, Pointwise, Pool, Region
+
+
+class Reference(nn.Module):
+    """A region by torch's functions, one operation after the other: what an operation means."""
+
+    def __init__(self, part: Part) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        region = self.part.region
+        values = dict(zip(region.inputs, inputs, strict=True))
+        for op in region.ops:
+            values[op.target] = compute(op, values)
+        return tuple(
+            values[name].reshape(-1, *shape) for name, shape in zip(region.outputs, self.part.shapes, strict=True)
+        )
+
+
+def compute(op: Conv | Linear | Pool | Pointwise, values: dict[str, Tensor]) -> Tensor:
+    x = values[op.source]
+    if isinstance(op, Conv):
+        y = F.conv2d(x, op.weight, op.bias, op.stride, op.padding, op.dilation, op.groups)
+    elif isinstance(op, Linear):
+        y = F.linear(x.flatten(1), op.weight, op.bias)
+    elif isinstance(op, Pool):
+        y = (F.max_pool2d if op.kind == "max" else F.avg_pool2d)(x, op.kernel, op.stride, op.padding)
+    else:
+        rows = (1, -1, *[1] * (x.dim() - 2))
+        y = x if op.scale is None else x * op.scale.reshape(rows)
+        y = y if op.shift is None else y + op.shift.reshape(rows)
+    if not isinstance(op, Pool) and op.residual is not None:
+        y = y + values[op.residual]
+    return y.relu() if op.relu else y
+
+
+def lowered(model: nn.Module, *example: Tensor) -> tuple[Lowered, fx.GraphModule]:
+    network = fx.symbolic_trace(model.eval())
+    return lower(network, example), network
+
+
+def regions(model: nn.Module, *example: Tensor) -> list[Region]:
+    return [part.region for part in lowered(model, *example)[0].parts]
+
+
+def check(model: nn.Module, *example: Tensor) -> Lowered:
+    """Regions alone, in torch, and put in compute what the model does."""
+    with torch.no_grad():
+        want = model.eval()(*example)
+        found, network = lowered(model, *example)
+        again = network(*example)
+        for part in found.parts:
+            alone(network, part)  # can be cut out
+        put_in(network, [(part, Reference(part)) for part in found.parts])
+        have = network(*example)
+    torch.testing.assert_close(again, want)
+    torch.testing.assert_close(have, want, rtol=1e-4, atol=1e-5)
+    return found
+
+
+# ---- single layers ---------------------------------------------------------------------------------------------------
+
+
+class Functions(nn.Module):
+    """Weights by name, functions instead of modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.matrix = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(5, 16))
+        self.bias = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(torch.relu(F.conv2d(x, self.kernel, stride=2, padding=1)), 2)
+        x = F.dropout(x.view(x.size(0), -1), 0.5, training=self.training)
+        return F.linear(x, self.matrix, self.bias)
+
+
+def test_functions_are_layers_too() -> None:
+    (region,) = regions(Functions(), torch.randn(2, 3, 8, 8))
+    conv, pool, linear = region.ops
+    assert isinstance(conv, Conv)
+    assert (conv.name, conv.stride, conv.padding, conv.relu) == ("kernel", (2, 2), (1, 1), True)
+    assert isinstance(pool, Pool)
+    assert isinstance(linear, Linear)
+    assert linear.source == pool.target  # flattening costs nothing
+    check(Functions(), torch.randn(2, 3, 8, 8))
+
+
+class Residual(nn.Module):
+    """A block with a branch of its own beside it."""
+
+    def __init__(self, add: Callable[..., Tensor] = operator.add, *, swap: bool = False) -> None:
+        super().__init__()
+        self.one, self.two, self.short = (nn.Conv2d(3, 3, k, padding=k // 2) for k in (3, 3, 1))
+        self.add, self.swap = add, swap
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.two(F.relu(self.one(x)))
+        z = self.short(x)
+        return F.relu(self.add(z, y) if self.swap else self.add(y, z))
+
+
+ADDITIONS = [operator.add, operator.iadd, torch.add, lambda a, b: a.add(b), lambda a, b: a.add_(b)]
+
+
+@pytest.mark.parametrize("add", ADDITIONS)
+@pytest.mark.parametrize("swap", [True, False])
+def test_residual_additions_go_into_the_later_layer(add: Callable[..., Tensor], swap: bool) -> None:
+    (region,) = regions(Residual(add, swap=swap), torch.randn(2, 3, 5, 5))
+    assert [type(op) for op in region.ops] == [Conv, Conv, Conv]
+    last = region.ops[-1]
+    assert isinstance(last, Conv)
+    assert (last.name, last.relu, last.residual) == ("short", True, region.ops[1].target)
+    check(Residual(add, swap=swap), torch.randn(2, 3, 5, 5))
+
+
+class Twice(nn.Module):
+    """A shared layer, a value read twice, an in-place activation whose input is read again."""
+
+    def __init__(self, inplace: bool) -> None:
+        super().__init__()
+        self.layer, self.relu = nn.Linear(4, 4), nn.ReLU(inplace=inplace)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.layer(self.layer(x))
+        z = self.relu(y)
+        return y + z, z + z
+
+
+@pytest.mark.parametrize("inplace", [True, False])
+def test_shared_layers_and_values_read_again(inplace: bool) -> None:
+    found = check(Twice(inplace), torch.randn(3, 4))
+    assert found.parts[0].layers == ("layer", "layer")
+    assert len(found.parts[0].outputs) == 2
+
+
+class Concatenating(nn.Module):
+    """Something without a kernel between layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(2, 3, 3), nn.Conv2d(2, 4, 3)
+        self.last = nn.Conv2d(7, 2, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+        joined = torch.cat([F.relu(self.one(x)), self.two(y)], 1)
+        return {"out": self.last(joined), "both": joined}
+
+
+def test_what_has_no_kernel_stays_and_is_named() -> None:
+    found = check(Concatenating(), torch.randn(2, 2, 5, 5), torch.randn(2, 2, 5, 5))
+    assert [part.layers for part in found.parts] == [("one", "two"), ("last",)]
+    assert found.left == {"cat": "cat has no kernel of its own"}
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "reason"),
+    [
+        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), (1, 2, 5, 5), "padding mode reflect"),
+        (nn.Conv2d(2, 2, 2, padding="same"), (1, 2, 5, 5), "uneven padding"),
+        (nn.MaxPool2d(2, ceil_mode=True), (1, 2, 5, 5), "ceil_mode"),
+        (nn.AvgPool2d(2, padding=1), (1, 2, 4, 4), "mean pooling with padding"),
+        (nn.AdaptiveAvgPool2d(2), (1, 2, 5, 5), "unequal sizes"),
+        (nn.BatchNorm2d(2, track_running_stats=False), (1, 2, 5, 5), "computes statistics"),
+        (nn.GELU(), (1, 2), "GELU has no kernel"),
+        (nn.Linear(2, 2), (1, 3, 2), "3 dimensions"),
+        (nn.Linear(2, 2).double(), (1, 2), "float64"),
+    ],
+)
+def test_why_a_layer_stays(layer: nn.Module, shape: tuple[int, ...], reason: str) -> None:
+    dtype = next((p.dtype for p in layer.parameters()), torch.float32)
+    found, _ = lowered(nn.Sequential(layer), torch.randn(shape, dtype=dtype))
+    assert reason in next(iter(found.left.values()))
+    assert not found.parts
+
+
+@pytest.mark.parametrize(
+    ("middle", "kind"),
+    [
+        (nn.Conv2d(2, 2, 3, padding="same", dilation=2), Conv),
+        (nn.Conv2d(2, 2, 3, padding="valid"), Conv),
+        (nn.Conv2d(2, 4, 3, groups=2), Conv),
+        (nn.MaxPool2d(3, 2, 1), Pool),
+        (nn.AvgPool2d(2), Pool),
+        (nn.AdaptiveAvgPool2d(1), Pool),
+        (nn.AdaptiveAvgPool2d((3, 1)), Pool),
+        (nn.BatchNorm2d(2), Pointwise),
+        (nn.BatchNorm2d(2, affine=False), Pointwise),
+    ],
+)
+def test_layers_mean_what_they_do(middle: nn.Module, kind: type) -> None:
+    if isinstance(middle, nn.BatchNorm2d):
+        middle.running_mean = torch.randn(2)
+        middle.running_var = torch.rand(2) + 0.5
+    found = check(nn.Sequential(nn.Conv2d(3, 2, 1), middle), torch.randn(2, 3, 6, 6))
+    assert type(found.parts[0].region.ops[1]) is kind
+
+
+class Means(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean([2, 3]) + x.mean((-1, -2), keepdim=True).flatten(1)
+
+
+def test_means_over_space() -> None:
+    found = check(nn.Sequential(nn.Conv2d(3, 2, 1), Means()), torch.randn(2, 3, 4, 4))
+    assert not found.left
+
+
+class Flattened(nn.Module):
+    """A norm over flattened maps, which is no norm over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(1, 2, 3), nn.BatchNorm1d(8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.norm(self.conv(x).flatten(1)))
+        return out
+
+
+def test_a_norm_over_flattened_maps_is_left() -> None:
+    found = check(Flattened(), torch.randn(3, 1, 4, 4))
+    assert "norm" in found.left
+
+
+# ---- whole networks --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lenet-300-100", "conv-2", "resnet-20"])
+def test_networks_of_the_field_are_one_region(name: str) -> None:
+    found = check(build_network(name, input_shape=(3, 8, 8), classes=4), torch.randn(2, 3, 8, 8))
+    assert len(found.parts) == 1
+    assert not found.left
+
+
+def random_block(kind: str, channels: int) -> nn.Module:
+    blocks: dict[str, Callable[[], nn.Module]] = {
+        "conv": lambda: nn.Conv2d(channels, channels, 3, padding=1),
+        "relu": lambda: nn.ReLU(inplace=True),
+        "norm": lambda: nn.BatchNorm2d(channels),
+        "residual": lambda: ResidualOf(channels),
+        "sigmoid": nn.Sigmoid,
+        "pool": lambda: nn.MaxPool2d(2, 1),
+        "dropout": lambda: nn.Dropout(0.5),
+    }
+    return blocks[kind]()
+
+
+class ResidualOf(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        return x + self.conv(x).relu()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.sampled_from(["conv", "relu", "norm", "residual", "sigmoid", "pool", "dropout"]), max_size=7))
+def test_random_stacks(kinds: list[str]) -> None:
+    torch.manual_seed(len(kinds))
+    layers = [random_block(kind, 2) for kind in kinds]
+    check(nn.Sequential(nn.Conv2d(1, 2, 3), *layers, nn.Flatten(), nn.LazyLinear(3)), torch.randn(2, 1, 10, 10))
