@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tombola.errors import TicketError
 from tombola.ticket.parts import Parts, PrunedRule
-from tombola.ticket.tensors import first_few, mismatches, show
+from tombola.ticket.rounding import is_rounded
+from tombola.ticket.tensors import count_kept, first_few, mismatches, show
 
 
 def check(ticket: Parts) -> None:
@@ -29,7 +30,7 @@ def check(ticket: Parts) -> None:
             if name not in mask:
                 raise TicketError(f"{part} for {show(name)}, which has no mask; masked are {len(mask)} other names")
     for name, keep in mask.items():
-        shape, kept = tuple(keep.shape), int(keep.sum())
+        shape, kept = tuple(keep.shape), count_kept(keep)
         rep.check_scale(name, shape)
         factor, pruned, value = multiplier.get(name), values.get(name), trained.get(name)
         if factor is not None and (factor.dtype != torch.int8 or not torch.equal(factor != 0, keep)):
@@ -59,7 +60,7 @@ def check_against(ticket: Parts, base: Mapping[str, Tensor]) -> None:
             problems.append(f"the mask of {show(name)} has shape {shapes}")
         else:
             value = (ticket.trained or {}).get(name)
-            fits = value is None or value.dtype in (base[name].dtype, torch.int8)
+            fits = value is None or value.dtype in (base[name].dtype, torch.int8) or is_rounded(value, base[name])
             pruned = (ticket.pruned_values or {}).get(name)
             if not fits or (pruned is not None and pruned.dtype != base[name].dtype):
                 problems.append(f"values for {show(name)} are not {base[name].dtype} as the weight is")

@@ -1,5 +1,7 @@
-"""The ticket's container: one safetensors file whose one metadata key holds JSON and a digest of all bytes.
+"""The ticket's container: one safetensors file with a digest of all bytes, a JSON header and tensors.
 
+The one metadata key holds the digest and the format; the header is deflated in the tensor "index" (in format 1 it
+stands in the metadata).
 The digest is the sha256 of the whole file with its own 64 hex digits set to "0", so any changed byte shows.
 It gives integrity, not authenticity: whoever can write the file can also write a matching digest. One
 metadata key only, because safetensors does not order several, and equal tickets must give equal bytes.
@@ -17,14 +19,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 import safetensors.torch
+import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
+from tombola.ticket.deflate import deflate, inflate
 
-FORMAT = 1  # the newest format this version writes and reads; all older ones stay readable
+FORMAT = 2  # the newest format this version writes and reads; all older ones stay readable
 HEADER_LIMIT = 100_000_000  # bytes; the limit of safetensors itself
+INDEX_LIMIT = 16_000_000  # bytes of the header's JSON
 DEPTH_LIMIT = 50  # nesting of the JSON
-_KEY = "tombola"
+_KEY, _INDEX = "tombola", "index"
 _ZEROS = b"0" * 64
 # "digest" sorts first in the JSON, hence this text occurs once, and where a quote is escaped it cannot.
 _MARKER = b'"tombola":"{\\"digest\\":\\"'
@@ -75,15 +80,16 @@ def _parse(text: str) -> Any:
 
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """The file's bytes. `header` is JSON-able, without "digest" and "format"; keys sort after "digest"."""
-    text = canonical({**header, "digest": _ZEROS.decode(), "format": FORMAT})
-    data = bytearray(safetensors.torch.save(dict(tensors), {_KEY: text}))
-    end = 8 + int.from_bytes(data[:8], "little")
-    if end > HEADER_LIMIT:
-        raise TicketError(f"the ticket's header has {end} bytes, more than {HEADER_LIMIT}; shorten the provenance")
-    at = _digest_place(bytes(data[:end]))
-    data[at : at + 64] = hashlib.sha256(data).hexdigest().encode()
-    return bytes(data)
+    """The file's bytes. `header` is JSON-able, without "digest" and "format"; no tensor is called "index"."""
+    text = canonical(header).encode()
+    if len(text) > INDEX_LIMIT:
+        raise TicketError(f"the ticket's header has {len(text)} bytes, more than {INDEX_LIMIT}; shorten the provenance")
+    index = torch.frombuffer(bytearray(deflate(text)), dtype=torch.uint8)
+    seal = canonical({"digest": _ZEROS.decode(), "format": FORMAT})
+    blank = safetensors.torch.save({**tensors, _INDEX: index}, {_KEY: seal})
+    at = _digest_place(blank[: _header_end(blank[:8], len(blank))])
+    digest = hashlib.sha256(blank).hexdigest().encode()
+    return b"".join([blank[:at], digest, memoryview(blank)[at + 64 :]])
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -91,17 +97,34 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     end = _header_end(data[:8], len(data))
     check_digest(data, end)
     try:
-        outer = _parse(data[8:end].decode())
-        header = _parse(outer["__metadata__"][_KEY])
+        seal = _parse(_parse(data[8:end].decode())["__metadata__"][_KEY])
     except (TypeError, KeyError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
-        raise TicketError(f"the ticket's header is not valid JSON: {reason[:120]}") from error
-    _check_format(header)
+        raise _bad_json(error) from error
+    _check_format(seal)
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # the library raises many kinds for a crafted header
         raise TicketError(f"the ticket's tensors cannot be read: {str(error)[:120]!r}") from error
-    return header, tensors
+    return (seal if seal["format"] == 1 else {**_index(tensors), **seal}), tensors
+
+
+def _index(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The header in the tensor "index", which is taken out of `tensors`."""
+    packed = tensors.pop(_INDEX, None)
+    if packed is None or packed.dtype != torch.uint8 or packed.ndim != 1:
+        raise TicketError("the ticket has no index, or not bytes in a row")
+    try:
+        header = _parse(inflate(packed.numpy().tobytes(), INDEX_LIMIT).decode())
+    except (ValueError, RecursionError) as error:
+        raise _bad_json(error) from error
+    if not isinstance(header, dict) or {"digest", "format"} & header.keys():
+        raise TicketError("the ticket's index is no JSON object, or has a digest or format, which stand before it")
+    return header
+
+
+def _bad_json(error: Exception) -> TicketError:
+    reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
+    return TicketError(f"the ticket's header is not valid JSON: {reason[:120]}")
 
 
 def _check_format(header: Any) -> None:

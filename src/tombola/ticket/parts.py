@@ -28,7 +28,8 @@ class Parts:
     `pruned_values`: layers with values of their own: 0-d, or 1-D in flat order of the pruned positions.
     `rewrites`: JSON objects with a "kind". `state`: every parameter or buffer outside the mask that differs
     from the origin, in full. `trained`: per layer, 1-D in flat order of the kept positions, the latent
-    trained weights (int8 signs where only the sign counts); layers still equal to the origin are left out.
+    trained weights (int8 signs where only the sign counts; or rounded to a narrower float, see `rounding`);
+    layers still equal to the origin are left out.
     `tied`: alias -> masked name, for names that share a masked tensor.
     `provenance`: JSON-able: method, recipe, data fingerprint, versions, seeds; never times, hosts or paths.
     """

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch
+from torch import Tensor
+
+from tombola.ticket.bitcode import histogram
 from tombola.ticket.parts import Parts
+from tombola.ticket.tensors import count_kept
 
 
 def entropy(kept: int, total: int) -> float:
@@ -24,7 +29,7 @@ def bits_per_weight(ticket: Parts) -> float:
     """
     bits, total = 0.0, 0
     for name, keep in ticket.mask.items():
-        kept, count = int(keep.sum()), keep.numel()
+        kept, count = count_kept(keep), keep.numel()
         signs_only = (
             ticket.representation.kind in ("signed_constant", "binary") and name in ticket.representation.scales
         )
@@ -38,3 +43,25 @@ def _bits_of_values(ticket: Parts, name: str) -> int:
     """The width of a layer's weights; those drawn from a seed are float32."""
     values = (ticket.trained or {}).get(name, ticket.origin.views().get(name))
     return 32 if values is None else 8 * values.element_size()
+
+
+def bound_bytes(ticket: Parts) -> float:
+    """The information bound of the ticket's file, without names and provenance.
+
+    Layer by layer the mask's entropy; of multipliers and signs the entropy over the kept weights; the bytes of all
+    other tensors (other trained values, pruned values, scales, state, a stored origin).
+    """
+    masks = sum(keep.numel() * entropy(count_kept(keep), keep.numel()) for keep in ticket.mask.values())
+    trained = (ticket.trained or {}).values()
+    symbols = [value for value in trained if value.dtype == torch.int8]
+    symbols += [factor[ticket.mask[name]] for name, factor in (ticket.multiplier or {}).items()]
+    plain = [value for value in trained if value.dtype != torch.int8]
+    for part in (ticket.pruned_values, ticket.representation.scales, ticket.state, ticket.origin.tensors):
+        plain += (part or {}).values()
+    return (masks + sum(map(_symbol_bits, symbols))) / 8 + sum(tensor.nbytes for tensor in plain)
+
+
+def _symbol_bits(values: Tensor) -> float:
+    """The empirical entropy of all `values` (int8) together."""
+    counts = [count for count in histogram(values.numpy()).tolist() if count]
+    return -math.fsum(count * math.log2(count / values.numel()) for count in counts)

@@ -2,50 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from torch import Tensor
+import torch
 
 from tombola.ticket import format as container
-from tombola.ticket.codec import KINDS, encode
+from tombola.ticket.codec import encode
 from tombola.ticket.parts import Parts
+from tombola.ticket.storage import bound_bytes, entropy
 
 
 class LayerRow(NamedTuple):
-    """One masked layer as `tombola info` shows it; `bytes` is what the file spends on it."""
+    """One masked layer as `tombola info` shows it.
+
+    `bytes` is what the file spends on the layer; `coding` and `bits`: how its mask is coded and in how many bits per
+    weight, beside the mask's entropy `bound`, which a mask with structure can go below.
+    """
 
     name: str
     kept: int
     total: int
     density: float
     bytes: int
+    coding: str
+    bits: float
+    bound: float
 
 
 def layers(ticket: Parts) -> list[LayerRow]:
     """One row per masked layer, in the mask's order."""
-    _, tensors = encode(ticket)
-    rows = []
-    for name, (kept, total) in ticket.mask.counts().items():
-        size = sum(t.nbytes for kind in KINDS if (t := tensors.get(f"{kind}/{name}")) is not None)
-        rows.append(LayerRow(name, kept, total, kept / total if total else 1.0, size))
-    return rows
+    return _rows(encode(ticket)[0])
 
 
 def info(ticket: Parts) -> dict[str, Any]:
-    """What the ticket holds, as JSON-able data; sizes in bytes."""
+    """What the ticket holds, as JSON-able data; sizes in bytes. `bound_bytes`: see `storage.bound_bytes`."""
     header, tensors = encode(ticket)
     data = container.pack(header, tensors)
+    sizes: dict[str, int] = {}
+    for (kind, _), size in _spent(header).items():
+        sizes[kind] = sizes.get(kind, 0) + size
     return {
         "format": container.FORMAT,
         "digest": container.digest_of(data),
         "bytes": len(data),
-        "bytes_by_kind": _sizes(tensors),
+        "bytes_by_kind": sizes,
+        "bound_bytes": math.ceil(bound_bytes(ticket)),
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
         "density": ticket.mask.density,
         "trained": ticket.trained is not None,
-        "layers": [row._asdict() for row in layers(ticket)],
+        "layers": [row._asdict() for row in _rows(header)],
         "state": {name: list(tensor.shape) for name, tensor in ticket.state.items()},
         **{key: header[key] for key in ("origin", "provenance", "pruned", "representation", "rewrites", "tied")},
     }
@@ -53,24 +61,52 @@ def info(ticket: Parts) -> dict[str, Any]:
 
 def table(ticket: Parts) -> str:
     """The layers, the total and the file size as plain text."""
-    rows = layers(ticket)
-    kept, total = ticket.mask.kept, ticket.mask.total
-    rows.append(LayerRow("total", kept, total, ticket.mask.density, sum(row.bytes for row in rows)))
-    cells = [("layer", "kept", "total", "density", "bytes")]
-    cells += [(r.name, f"{r.kept:,}", f"{r.total:,}", f"{r.density:.4f}", f"{r.bytes:,}") for r in rows]
-    widths = [max(len(row[i]) for row in cells) for i in range(5)]
+    header, tensors = encode(ticket)
+    rows = _rows(header)
+    total = ticket.mask.total
+    cells = [("layer", "kept", "total", "density", "coding", "bits/weight", "entropy", "bytes")]
+    for row in [*rows, _total(ticket, rows)]:
+        bits = f"{row.bits:.4f}", f"{row.bound:.4f}"
+        cells.append((row.name, f"{row.kept:,}", f"{row.total:,}", f"{row.density:.4f}", row.coding, *bits,
+                      f"{row.bytes:,}"))  # fmt: skip
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in cells
     ]
     rule = "-" * len(lines[0])
-    note = f"density = kept / the {total:,} weights under the mask; file {len(container.pack(*encode(ticket))):,} bytes"
+    note = (
+        f"density = kept / the {total:,} weights under the mask; bits/weight of the coded mask; "
+        f"file {len(container.pack(header, tensors)):,} bytes, its content's bound {math.ceil(bound_bytes(ticket)):,}"
+    )
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])
 
 
-def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for key, tensor in tensors.items():
-        kind = key.partition("/")[0]
-        sizes[kind] = sizes.get(kind, 0) + tensor.nbytes
-    return sizes
+def _total(ticket: Parts, rows: list[LayerRow]) -> LayerRow:
+    total = ticket.mask.total
+    mean = [sum(each * row.total for each, row in zip(column, rows, strict=True)) / max(total, 1)
+            for column in ([row.bits for row in rows], [row.bound for row in rows])]  # fmt: skip
+    size = sum(row.bytes for row in rows)
+    return LayerRow("total", ticket.mask.kept, total, ticket.mask.density, size, "", mean[0], mean[1])
+
+
+def _rows(header: Mapping[str, Any]) -> list[LayerRow]:
+    by_name: dict[str, int] = {}
+    for (_, name), size in _spent(header).items():
+        by_name[name] = by_name.get(name, 0) + size
+    rows = []
+    for entry in header["masks"]:
+        name, kept, total = entry["name"], entry["kept"], math.prod(entry["shape"])
+        bits = 8 * entry["bytes"] / total if total else 0.0
+        density = kept / total if total else 1.0
+        rows.append(LayerRow(name, kept, total, density, by_name[name], entry["coding"], bits, entropy(kept, total)))
+    return rows
+
+
+def _spent(header: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """Bytes in the file by kind and name of what they hold."""
+    spent = {("mask", entry["name"]): entry["bytes"] for entry in header["masks"]}
+    spent |= {(entry["kind"], entry["name"]): entry["bytes"] for entry in header["symbols"]}
+    for entry in header["tensors"]:
+        spent[entry["kind"], entry["name"]] = math.prod(entry["shape"]) * getattr(torch, entry["dtype"]).itemsize
+    return spent

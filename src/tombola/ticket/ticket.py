@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,11 +15,12 @@ from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.atomic import write_bytes
-from tombola.ticket import checks, codec, summary
+from tombola.ticket import checks, codec, rounding, summary
 from tombola.ticket import format as container
 from tombola.ticket.origin import Origin
 from tombola.ticket.parts import Parts, PrunedRule
 from tombola.ticket.representation import Representation
+from tombola.ticket.rounding import Values
 from tombola.ticket.summary import LayerRow
 from tombola.ticket.tensors import (
     first_few,
@@ -154,23 +155,39 @@ class Ticket(Parts):
         return container.pack(*codec.encode(self))
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Ticket:
-        """The ticket in `data`; TicketError for anything that is not a sound ticket."""
+    def from_bytes(cls, data: bytes, *, max_weights: int | None = None) -> Ticket:
+        """The ticket in `data`; TicketError for anything that is not a sound ticket.
+
+        `max_weights`: more weights under the masks are refused before memory is taken. By default 2^28, and 1024
+        for each byte of `data`.
+        """
         header, tensors = container.unpack(data)
         with codec.sound():
-            return cls(**codec.decode(header, tensors))
+            return cls(**codec.decode(header, tensors, len(data), max_weights))
 
-    def save(self, path: str | os.PathLike[str]) -> str:
-        """Write the file, whole or not at all, and return its digest. TombolaError if it cannot."""
-        data = self.to_bytes()
+    def rounded(self, values: Values) -> Ticket:
+        """This ticket with wider trained values rounded to `values`; see `rounding.rounded`."""
+        changed = rounding.rounded(self, values)
+        return self if changed is None else replace(self, **changed)
+
+    def save(self, path: str | os.PathLike[str], values: Values | None = None) -> str:
+        """Write the file, whole or not at all, and return its digest. TombolaError if it cannot.
+
+        `values`: "float32", "float16" or "bfloat16" writes the ticket `rounded` to that; by default nothing is
+        rounded.
+        """
+        data = (self if values is None else self.rounded(values)).to_bytes()
         write_bytes(Path(path), data)
         return container.digest_of(data)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Ticket:
-        """Read a ticket file; TicketError, with the file's name, for anything that is not a sound ticket."""
+    def load(cls, path: str | os.PathLike[str], *, max_weights: int | None = None) -> Ticket:
+        """Read a ticket file; TicketError, with the file's name, for anything that is not a sound ticket.
+
+        `max_weights` as in `from_bytes`.
+        """
         with container.located(path):
-            return cls.from_bytes(container.read_bytes(path))
+            return cls.from_bytes(container.read_bytes(path), max_weights=max_weights)
 
     @property
     def digest(self) -> str:

@@ -1,0 +1,79 @@
+"""Checks of what stands in a ticket's file: each returns what it was given, or raises a TicketError."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.errors import TicketError
+from tombola.ticket.tensors import check_name, count_kept, show
+
+FREE_WEIGHTS = 2**28  # weights under the mask that any file may claim
+WEIGHTS_PER_BYTE = 1024  # and more for each byte of the file
+_SIZE_LIMIT = 2**48
+
+
+def keys(value: Any, allowed: set[str], what: str) -> dict[str, Any]:
+    """A JSON object with exactly the keys `allowed`."""
+    if not isinstance(value, dict):
+        raise TicketError(f"the ticket's {what} is not a JSON object")
+    odd = sorted(value.keys() ^ allowed)
+    if odd:
+        state = "missing from" if odd[0] in allowed else "unknown in"
+        raise TicketError(f"{show(odd[0])} is {state} the ticket's {what}; expected are {sorted(allowed)}")
+    return value
+
+
+def text(value: Any, what: str) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise TicketError(f"the ticket's {what} is {show(value)}, not a text")
+    return value
+
+
+def names(value: Any) -> dict[str, str]:
+    """Names by alias."""
+    if not isinstance(value, dict):
+        raise TicketError("the ticket's ties are not a JSON object")
+    return {check_name(alias): check_name(owner) for alias, owner in value.items()}
+
+
+def entries(value: Any, allowed: set[str], what: str) -> list[dict[str, Any]]:
+    """A list of objects with exactly the keys `allowed`."""
+    if not isinstance(value, list):
+        raise TicketError(f"the ticket's {what} are not a list")
+    return [keys(entry, allowed, f"entry of {what}") for entry in value]
+
+
+def shape(value: Any, name: str, *, empty: bool) -> tuple[int, ...]:
+    """The shape of a tensor of at most 2^48 entries; with `empty`, a size may be 0."""
+    least = 0 if empty else 1
+    whole = isinstance(value, list) and len(value) <= 64 and all(type(n) is int for n in value)
+    if not whole or not all(least <= n < _SIZE_LIMIT for n in value) or math.prod(value) >= _SIZE_LIMIT:
+        what = "tensor" if empty else "weight"
+        raise TicketError(f"{show(name)} has shape {show(value)}, which is no {what}'s shape")
+    return tuple(value)
+
+
+def check_weights(counts: Sequence[int], file_bytes: int, max_weights: int | None) -> None:
+    """TicketError if the masks have more weights than may be made room for: a few bytes can claim any number."""
+    limit = FREE_WEIGHTS + WEIGHTS_PER_BYTE * file_bytes if max_weights is None else max_weights
+    if sum(counts) > limit:
+        raise TicketError(f"the ticket claims {sum(counts):,} weights in a file of {file_bytes:,} bytes; at most "
+                          f"{limit:,} are read; if you trust it, load it with max_weights={sum(counts)}")  # fmt: skip
+
+
+def check_kept(name: str, keep: Tensor, told: Any) -> None:
+    """TicketError unless the mask keeps as many as its header says."""
+    if type(told) is not int or count_kept(keep) != told:
+        raise TicketError(f"the mask of {show(name)} keeps {count_kept(keep)}, its header says {show(told)}")
+
+
+def check_bool(name: str, tensor: Tensor) -> None:
+    """TicketError if a bool tensor holds other bytes than 0 and 1."""
+    if tensor.dtype == torch.bool and tensor.numel() and int(tensor.view(torch.uint8).max()) > 1:
+        raise TicketError(f"tensor {show(name)} is bool but holds other bytes than 0 and 1")

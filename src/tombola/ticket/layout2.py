@@ -1,0 +1,180 @@
+"""Format 2: all coded streams in one tensor, all plain values of one dtype in another, and an index that tells them.
+
+A tensor of its own costs about 100 bytes in the safetensors header, which a network of many small tensors cannot
+afford. Masks, multipliers and signs are coded (masks.py, bitcode.py); everything else is stored as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tombola.errors import TicketError
+from tombola.ticket import fields, masks
+from tombola.ticket.bitcode import ALPHABET, Reader, Writer, distinct
+from tombola.ticket.parts import Parts
+from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_bytes, show
+
+PLAIN = ("multiplier", "origin", "pruned", "scale", "state", "trained")  # kinds of tensors besides masks
+SYMBOLS = ("multiplier", "trained")  # int8, one per kept weight
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+
+
+# ---- writing --------------------------------------------------------------------------------
+
+
+def write(ticket: Parts) -> tuple[dict[str, Any], Tensors]:
+    """The index's lists "masks", "symbols" and "tensors", and the file's tensors, but for the index itself."""
+    streams: list[bytes] = []
+    index: dict[str, Any] = {"masks": [], "symbols": [], "tensors": []}
+    for name, keep in ticket.mask.items():
+        coding, coded = masks.encode(keep.numpy())
+        streams.append(coded)
+        index["masks"].append({"name": name, "shape": list(keep.shape), "kept": count_kept(keep),
+                               "coding": coding, "bytes": len(coded)})  # fmt: skip
+    plain: dict[str, list[np.ndarray[Any, np.dtype[np.uint8]]]] = {}
+    for kind, name, tensor in _parts(ticket):
+        stream = _stream(tensor) if kind in SYMBOLS else None
+        if stream is not None:
+            streams.append(stream)
+            index["symbols"].append({"kind": kind, "name": name, "bytes": len(stream)})
+        else:
+            dtype = str(tensor.dtype).removeprefix("torch.")
+            index["tensors"].append({"kind": kind, "name": name, "dtype": dtype, "shape": list(tensor.shape)})
+            plain.setdefault(dtype, []).append(raw_bytes(tensor))
+    tensors = {f"values/{dtype}": _joined(parts, _DTYPES[dtype]) for dtype, parts in plain.items()}
+    return index, {"coded": torch.frombuffer(bytearray(b"".join(streams) or b"\0"), dtype=torch.uint8), **tensors}
+
+
+def _parts(ticket: Parts) -> list[tuple[str, str, Tensor]]:
+    """(kind, name, tensor) of everything but the masks, sorted; multipliers at kept weights only."""
+    kept = {name: factor[ticket.mask[name]] for name, factor in (ticket.multiplier or {}).items()}
+    kinds: dict[str, Mapping[str, Tensor] | None] = {
+        "multiplier": kept,
+        "origin": ticket.origin.tensors,
+        "pruned": ticket.pruned_values,
+        "scale": ticket.representation.scales,
+        "state": ticket.state,
+        "trained": ticket.trained,
+    }
+    return [(kind, name, part[name]) for kind, part in kinds.items() if part for name in sorted(part)]
+
+
+def _stream(values: Tensor) -> bytes | None:
+    """int8 values as coded symbols; None where these are other values, too many different ones, or no smaller."""
+    if values.dtype != torch.int8 or (alphabet := distinct(values.numpy())).size > ALPHABET:
+        return None
+    writer = Writer()
+    writer.symbols(values.numpy(), alphabet)
+    stream = writer.data()
+    return stream if len(stream) <= values.numel() else None
+
+
+def _joined(parts: list[np.ndarray[Any, np.dtype[np.uint8]]], dtype: torch.dtype) -> Tensor:
+    joined = torch.from_numpy(np.concatenate(parts))
+    return joined.view(dtype) if len(joined) else torch.empty(0, dtype=dtype)  # no view of nothing has wider entries
+
+
+# ---- reading --------------------------------------------------------------------------------
+
+
+def read(index: dict[str, Any], tensors: Tensors, file_bytes: int, max_weights: int | None) -> dict[str, Tensors]:
+    """The ticket's tensors by kind and name: masks boolean, multipliers in full. Sizes are checked before all else."""
+    asked = fields.entries(index["masks"], {"bytes", "coding", "kept", "name", "shape"}, "masks")
+    symbols = fields.entries(index["symbols"], {"bytes", "kind", "name"}, "symbols")
+    shapes = {check_name(entry["name"]): fields.shape(entry["shape"], entry["name"], empty=False) for entry in asked}
+    if len(shapes) != len(asked):
+        raise TicketError("the ticket has two masks for one name")
+    fields.check_weights([math.prod(shape) for shape in shapes.values()], file_bytes, max_weights)
+    parts = {"mask": {}, **_plain(index["tensors"], tensors)}
+    streams = _cut(tensors, [entry["bytes"] for entry in (*asked, *symbols)])
+    for entry, stream in zip(asked, streams, strict=False):
+        name = entry["name"]
+        parts["mask"][name] = _mask(name, entry["coding"], stream, shapes[name])
+        fields.check_kept(name, parts["mask"][name], entry["kept"])
+    for entry, stream in zip(symbols, streams[len(asked) :], strict=True):
+        kind, name = entry["kind"], check_name(entry["name"])
+        if kind not in SYMBOLS or name not in shapes or name in parts[kind]:
+            raise TicketError(f"symbols {show(kind)} of {show(name)} have no place in a ticket, or are there twice")
+        parts[kind][name] = _symbols(name, stream, count_kept(parts["mask"][name]))
+    parts["multiplier"] = {
+        name: _spread(name, kept, parts["mask"].get(name)) for name, kept in parts["multiplier"].items()
+    }
+    return {kind: found if kind == "mask" else dict(sorted(found.items())) for kind, found in parts.items()}
+
+
+def _plain(index: Any, tensors: Tensors) -> dict[str, Tensors]:
+    """The plain tensors by kind and name, views into the file's; all of the file's values must be asked for."""
+    parts: dict[str, Tensors] = {kind: {} for kind in PLAIN}
+    used = dict.fromkeys((key for key in tensors if key != "coded"), 0)
+    for entry in fields.entries(index, {"dtype", "kind", "name", "shape"}, "tensors"):
+        kind, name = entry["kind"], check_name(entry["name"])
+        key, shape = f"values/{show(entry['dtype'])[1:-1]}", fields.shape(entry["shape"], name, empty=True)
+        if not isinstance(kind, str) or kind not in parts or name in parts[kind]:
+            raise TicketError(f"tensor {show(kind)} of {show(name)} has no place in a ticket, or is there twice")
+        values, count = tensors.get(key), math.prod(shape)
+        if values is None or values.ndim != 1 or values.dtype != _DTYPES.get(entry["dtype"]):
+            raise TicketError(f"tensor {show(name)} is in {show(key)}, which the file does not hold as such")
+        if used[key] + count > len(values):
+            raise TicketError(
+                f"tensor {show(name)} takes {count} of the {len(values) - used[key]} values left in {key}"
+            )
+        tensor = values[used[key] : used[key] + count].reshape(shape)
+        fields.check_bool(name, tensor)
+        parts[kind][name] = tensor
+        used[key] += count
+    odd = [key for key, count in used.items() if tensors[key].ndim != 1 or count != len(tensors[key])]
+    odd += [key for key in used if not key.startswith("values/")]
+    if odd:
+        raise TicketError(f"tensor {show(odd[0])} holds values that the ticket's index does not ask for")
+    return parts
+
+
+def _cut(tensors: Tensors, sizes: list[Any]) -> list[bytes]:
+    """The streams of these sizes that "coded" holds, one after the other."""
+    coded = tensors.get("coded")
+    if coded is None or coded.dtype != torch.uint8 or coded.ndim != 1:
+        raise TicketError("the ticket has no coded bytes, or not bytes in a row")
+    if not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
+        raise TicketError("a coded stream has a size that is no number of bytes")
+    if (sum(sizes) or 1) != len(coded):
+        raise TicketError(f"the coded streams take {sum(sizes)} bytes, the file has {len(coded)}")
+    data, streams, start = coded.numpy().tobytes(), [], 0
+    for size in sizes:
+        streams.append(data[start : start + size])
+        start += size
+    return streams
+
+
+def _mask(name: str, coding: Any, stream: bytes, shape: tuple[int, ...]) -> Tensor:
+    if not isinstance(coding, str) or coding not in masks.CODINGS:
+        raise TicketError(f"the mask of {show(name)} is coded as {show(coding)}; this Tombola reads "
+                          f"{masks.CODINGS}; update Tombola")  # fmt: skip
+    try:
+        return torch.from_numpy(masks.decode(coding, stream, shape))
+    except TicketError as error:
+        raise TicketError(f"the mask of {show(name)}: {error}") from error
+
+
+def _symbols(name: str, stream: bytes, kept: int) -> Tensor:
+    try:
+        reader = Reader(stream)
+        values = reader.symbols(kept)
+        reader.end()
+    except TicketError as error:
+        raise TicketError(f"the symbols of {show(name)}: {error}") from error
+    return torch.from_numpy(values)
+
+
+def _spread(name: str, kept: Tensor, keep: Tensor | None) -> Tensor:
+    """A multiplier in the weight's shape, from its values at kept weights."""
+    if keep is None or kept.dtype != torch.int8 or tuple(kept.shape) != (count_kept(keep),):
+        raise TicketError(f"the multiplier of {show(name)} does not hold one int8 for each kept weight")
+    full = torch.zeros(keep.shape, dtype=torch.int8)
+    full[keep] = kept
+    return full

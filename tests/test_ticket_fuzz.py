@@ -1,0 +1,318 @@
+"""Hostile files of format 2: whatever the bytes, a ticket or one line of TicketError, soon and in little memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tracemalloc
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tombola.errors import TicketError
+from tombola.mask import Mask
+from tombola.ticket import format as container
+from tombola.ticket import masks
+from tombola.ticket.bitcode import Reader, Writer
+from tombola.ticket.codec import encode
+from tombola.ticket.deflate import deflate
+from tombola.ticket.origin import Origin
+from tombola.ticket.representation import Representation
+from tombola.ticket.ticket import Ticket
+
+Content = tuple[dict[str, Any], dict[str, torch.Tensor]]
+RELAXED = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def rich() -> Ticket:
+    """A ticket with every kind of part: coded and packed masks, signs, a multiplier, pruned values, plain tensors."""
+    torch.manual_seed(1)
+    weight = {"a": torch.randn(64, 96), "b": torch.randn(40, 30), "c": torch.randn(7)}
+    rows = torch.rand(64, 1) < 0.5
+    keep = {"a": (torch.rand(64, 96) < 0.3) & rows, "b": torch.rand(40, 30) < 0.1, "c": torch.rand(7) < 0.5}
+    state = {**weight, "bias": torch.zeros(3), "count": torch.tensor(5), "flag": torch.tensor([True])}
+    final = {name: -value if value.is_floating_point() else value for name, value in state.items()}
+    return Ticket.from_models(
+        origin=Origin.stored(state),
+        mask=Mask(keep),
+        final_state={**final, "bias": torch.ones(3)},
+        provenance={"method": "x", "deep": [{"a": [1, 2.5, None]}]},
+        representation=Representation("signed_constant", {"a": torch.tensor(0.5)}),
+        multiplier={"b": torch.where(torch.rand(40, 30) < 0.5, 1, -1).to(torch.int8) * keep["b"]},
+        pruned_values={"c": torch.zeros(int((~keep["c"]).sum()))},
+    )
+
+
+RICH = rich()
+DATA = RICH.to_bytes()
+
+
+def content() -> Content:
+    header, tensors = encode(RICH)
+    return json.loads(container.canonical(header)), {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def reseal(data: bytes) -> bytes:
+    """The bytes with a matching digest put in, where there is a place for it."""
+    marker = b'"tombola":"{\\"digest\\":\\"'
+    at = data.find(marker) + len(marker)
+    body = bytearray(data)
+    if at >= len(marker) and at + 64 <= len(body):
+        body[at : at + 64] = b"0" * 64
+        body[at : at + 64] = hashlib.sha256(body).hexdigest().encode()
+    return bytes(body)
+
+
+def with_index(index: bytes, tensors: dict[str, torch.Tensor]) -> bytes:
+    """A sealed file of format 2 whose tensor "index" holds these bytes."""
+    held = {**tensors, "index": torch.frombuffer(bytearray(index), dtype=torch.uint8)}
+    return reseal(safetensors.torch.save(held, {"tombola": '{"digest":"' + "0" * 64 + '","format":2}'}))
+
+
+def refused(data: bytes, **more: Any) -> str:
+    with pytest.raises(TicketError) as caught:
+        Ticket.from_bytes(data, **more)
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    assert len(message) < 800
+    return message
+
+
+def survives(data: bytes) -> None:
+    """Refused in one line, or a ticket that is its own file's content."""
+    found: TicketError | None = None
+    try:
+        ticket = Ticket.from_bytes(data)
+    except TicketError as error:
+        found = error
+    if found is None:
+        assert Ticket.from_bytes(ticket.to_bytes()) == ticket
+    else:
+        assert str(found)
+        assert "\n" not in str(found)
+
+
+def test_what_the_fuzzing_starts_from() -> None:
+    assert Ticket.from_bytes(DATA) == RICH
+    header, tensors = content()
+    assert with_index(deflate(container.canonical(header).encode()), tensors) == DATA
+    assert {entry["coding"] for entry in header["masks"]} == {"channels", "bernoulli", "packed"}
+    assert {(entry["kind"], entry["name"]) for entry in header["symbols"]} == {("trained", "a"), ("multiplier", "b")}
+
+
+# ---- bytes changed under a matching digest
+
+
+@given(st.lists(st.tuples(st.integers(0, len(DATA) - 1), st.integers(1, 255)), min_size=1, max_size=4))
+@RELAXED
+def test_changed_bytes(changes: list[tuple[int, int]]) -> None:
+    data = bytearray(DATA)
+    for place, change in changes:
+        data[place] ^= change
+    survives(reseal(bytes(data)))
+
+
+@given(st.integers(0, len(DATA)), st.binary(max_size=12), st.integers(0, 40))
+@RELAXED
+def test_inserted_and_deleted_bytes(place: int, extra: bytes, gone: int) -> None:
+    survives(reseal(DATA[:place] + extra + DATA[place + gone :]))
+
+
+@given(st.data())
+@RELAXED
+def test_changed_streams(data: st.DataObject) -> None:
+    header, tensors = content()
+    coded = tensors["coded"].numpy()
+    for _ in range(data.draw(st.integers(1, 5))):
+        coded[data.draw(st.integers(0, len(coded) - 1))] = data.draw(st.integers(0, 255))
+    survives(container.pack(header, tensors))
+
+
+@given(st.binary(max_size=200))
+@RELAXED
+def test_random_index(index: bytes) -> None:
+    survives(with_index(index or b"\0", content()[1]))
+    refused(with_index(deflate(index), content()[1]))
+
+
+SHAPES = [(64, 96), (16, 8, 3, 3), (5,), (), (1, 4096)]
+
+
+@given(st.binary(max_size=300), st.sampled_from(SHAPES), st.sampled_from(masks.CODINGS))
+@settings(max_examples=300, deadline=None)
+def test_random_streams(data: bytes, shape: tuple[int, ...], coding: str) -> None:
+    try:
+        keep = masks.decode(coding, data, shape)
+    except TicketError:
+        return
+    assert keep.shape == shape
+    assert keep.dtype == np.bool_
+
+
+@given(st.binary(max_size=100), st.integers(0, 300))
+@settings(max_examples=200, deadline=None)
+def test_random_symbols(data: bytes, count: int) -> None:
+    try:
+        values = Reader(data).symbols(count)
+    except TicketError:
+        return
+    assert values.shape == (count,)
+    assert len(set(values.tolist())) <= 16
+
+
+# ---- an index that lies
+
+
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=4),
+    st.lists(st.integers(-1, 9), max_size=3), st.just({}), st.sampled_from([2**40, -1, "coded", "packed", "trained"]),
+)  # fmt: skip
+
+
+@given(st.data())
+@RELAXED
+def test_any_value_of_the_index_replaced(data: st.DataObject) -> None:
+    header, tensors = content()
+    place: Any = header
+    while True:
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else list(range(len(place)))))
+        if not isinstance(place[key], dict | list) or not place[key] or data.draw(st.integers(0, 5)) == 0:
+            break
+        place = place[key]
+    place[key] = data.draw(JUNK)
+    survives(container.pack(header, tensors))
+
+
+def change(header: dict[str, Any], part: str, at: int, **values: Any) -> dict[str, Any]:
+    """The header with values of one entry changed."""
+    entries = [dict(entry) for entry in header[part]]
+    entries[at].update(values)
+    return {**header, part: entries}
+
+
+LIES: list[tuple[str, int, dict[str, Any], str]] = [
+    ("masks", 0, {"bytes": 10**9}, "coded streams take"),
+    ("masks", 0, {"bytes": -4}, "no number of bytes"),
+    ("masks", 0, {"bytes": True}, "no number of bytes"),
+    ("masks", 0, {"kept": 3}, "its header says '3'"),
+    ("masks", 0, {"coding": "rans"}, "is coded as 'rans'"),
+    ("masks", 0, {"coding": "bernoulli"}, "mask of 'a'"),
+    ("masks", 0, {"shape": [96, 64]}, "'a'"),
+    ("masks", 0, {"shape": [0, 96]}, "no weight's shape"),
+    ("masks", 1, {"name": "a"}, "two masks for one name"),
+    ("symbols", 0, {"kind": "state"}, "have no place"),
+    ("symbols", 0, {"kind": []}, "have no place"),
+    ("symbols", 0, {"name": "bias"}, "have no place"),
+    ("symbols", 1, {"kind": "multiplier", "name": "b"}, "there twice"),
+    ("tensors", 0, {"dtype": "float64"}, "does not hold as such"),
+    ("tensors", 0, {"dtype": ["float32"]}, "'"),
+    ("tensors", 0, {"shape": [10**9]}, "values left in"),
+    ("tensors", 0, {"shape": [64]}, "does not ask for"),
+    ("tensors", 0, {"kind": "mask"}, "no place"),
+    ("tensors", 0, {"name": "b"}, "there twice"),
+]
+
+
+@pytest.mark.parametrize(("part", "at", "values", "message"), LIES, ids=lambda lie: str(lie)[:40])
+def test_lies_are_named(part: str, at: int, values: dict[str, Any], message: str) -> None:
+    header, tensors = content()
+    assert message in refused(container.pack(change(header, part, at, **values), tensors))
+
+
+@pytest.mark.parametrize("key", sorted(content()[0]))
+def test_missing_and_unknown_keys(key: str) -> None:
+    header, tensors = content()
+    del header[key]
+    assert key in refused(container.pack(header, tensors))
+    assert "'odd' is unknown" in refused(container.pack({**content()[0], "odd": 1}, tensors))
+
+
+def test_values_that_nobody_asks_for() -> None:
+    header, tensors = content()
+    for more in ({"odd": torch.ones(1)}, {"values/float16": torch.ones(1).half()}, {"values/int8": torch.ones(1, 1)}):
+        assert "does not ask for" in refused(container.pack(header, {**tensors, **more}))
+    for less in ("coded", "values/float32"):
+        refused(container.pack(header, {name: tensor for name, tensor in tensors.items() if name != less}))
+    refused(container.pack(header, {**tensors, "coded": tensors["coded"].to(torch.int16)}))
+    refused(container.pack(header, {**tensors, "coded": tensors["coded"][None]}))
+
+
+def test_an_index_that_grows_is_cut_off() -> None:
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = squeeze.compress(b"[" + b" " * (container.INDEX_LIMIT + 9) + b"]") + squeeze.flush()
+    assert len(bomb) < 10**6
+    assert "more than 16000000 bytes" in refused(with_index(bomb, content()[1]))
+    header, tensors = content()
+    with pytest.raises(TicketError, match="shorten the provenance"):
+        container.pack({**header, "provenance": "x" * container.INDEX_LIMIT}, tensors)
+
+
+@pytest.mark.parametrize("inner", ["[" * 100_000 + "]" * 100_000, "[" * 60 + "]" * 60, "NaN", "1e999", '"open', ""])
+def test_hostile_json(inner: str) -> None:
+    text = container.canonical(content()[0]).replace('"provenance":{', '"provenance":{"x":' + inner + ",", 1)
+    refused(with_index(deflate(text.encode()), content()[1]))
+
+
+# ---- few bytes that claim much
+
+
+def claiming(shapes: list[list[int]]) -> bytes:
+    """A small sealed file whose masks claim these shapes, each coded as "nothing kept" in 4 bytes."""
+    writer = Writer()
+    writer.bits(np.zeros(9, np.bool_))
+    stream = writer.data()
+    header, _ = encode(
+        Ticket(origin=Origin(init="x", seed=0, weights_hash="0" * 64), mask=Mask({"w": torch.ones(2) > 0}))
+    )
+    names = [f"w{i}" for i in range(len(shapes))]
+    entries = [
+        {"name": name, "shape": shape, "kept": 0, "coding": "bernoulli", "bytes": len(stream)}
+        for name, shape in zip(names, shapes, strict=True)
+    ]
+    coded = torch.frombuffer(bytearray(stream * len(shapes)), dtype=torch.uint8)
+    return container.pack({**header, "masks": entries}, {"coded": coded})
+
+
+@pytest.mark.parametrize("shapes", [[[2**47]], [[2**20, 2**20]], [[2**28, 3]], [[2**14, 2**13]] * 40], ids=str)
+def test_claims_are_refused_before_memory_is_taken(shapes: list[list[int]]) -> None:
+    data = claiming(shapes)
+    assert len(data) < 4096
+    tracemalloc.start()
+    try:
+        message = refused(data)
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+    assert "max_weights=" in message
+
+
+def test_the_caller_sets_the_limit() -> None:
+    data = claiming([[1000, 1000]])
+    assert Ticket.from_bytes(data).mask.total == 10**6
+    assert Ticket.from_bytes(data, max_weights=10**6).mask.kept == 0
+    assert "at most 999,999 are read" in refused(data, max_weights=999_999)
+
+
+def test_more_blocks_than_weights_allow_are_refused() -> None:
+    writer = Writer()
+    for _ in range(2):
+        writer.symbols((np.arange(64) % 16).astype(np.int8))
+    writer.symbols(np.zeros(1, np.int8))
+    with pytest.raises(TicketError, match="256 blocks for 4096 weights"):
+        masks.decode("channels", writer.data(), (64, 64))
+
+
+def test_classes_without_gaps() -> None:
+    writer = Writer()
+    writer.symbols(np.array([0, 2] * 32, np.int8))
+    for _ in range(2):
+        writer.symbols(np.zeros(1 if _ else 64, np.int8))
+    with pytest.raises(TicketError, match="leave out a number"):
+        masks.decode("channels", writer.data(), (64, 64))
