@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.runtime import engines
-from tombola.runtime.bench import DEPLOYED, Gain, bench, flop_counts, measure, quartiles
+from tombola.runtime.bench import DEPLOYED, Gain, bench, flop_counts, quartiles
 from tombola.runtime.engines import ENGINES, Missing, Workload
+from tombola.runtime.timing import measure
 
 
 class Fixed(nn.Module):

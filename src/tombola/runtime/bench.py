@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -11,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.errors import TombolaError
 from tombola.runtime.engines import DENSE, ENGINES, Missing, Run, Workload
 from tombola.runtime.threads import threads_set
+from tombola.runtime.timing import measure
 
 if TYPE_CHECKING:
     from tombola.runtime.deploy import Deployed
 
 DEPLOYED = "deployed"
-_ROUND = 0.1  # seconds that one engine is timed for in one round
-_REST = 0.02  # seconds: threads of the engine before stop spinning
 
 
 @dataclass(frozen=True)
@@ -138,18 +135,6 @@ def prepare(work: Workload, engines: Sequence[str]) -> tuple[dict[str, Run], dic
         else:
             runs[name] = run
     return runs, missing
-
-
-def measure(runs: Mapping[str, Run], *, rounds: int, threads: int) -> dict[str, list[float]]:
-    """Seconds per call, round by round; the runs alternate, each warmed before it is timed."""
-    timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
-    calls = {name: max(1, round(_ROUND / timer.timeit(1).mean)) for name, timer in timers.items()}
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
-        for name, timer in timers.items():
-            time.sleep(_REST)
-            found[name].append(timer.timeit(calls[name]).mean)
-    return found
 
 
 def flop_counts(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:

@@ -12,10 +12,10 @@ from torch import Tensor, fx, nn
 
 from tombola.errors import TombolaError
 from tombola.runtime import sparse
-from tombola.runtime.bench import measure
 from tombola.runtime.lower import Part, alone
 from tombola.runtime.parts import ENGINES, make_part
 from tombola.runtime.plan import PartPlan
+from tombola.runtime.timing import measure
 
 _ROUNDS = 5
 

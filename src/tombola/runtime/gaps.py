@@ -1,8 +1,8 @@
 """A sparse matrix as streams of gaps: for each row the distances from one kept column to the next, a few bits each.
 
-The layout is SELL-8-σ (Kreutzer et al. 2014, arXiv:1307.6209): eight units are the lanes of a vector, and within windows
-of σ units the longest come first, so that the eight of a group are about equally long. A unit is V rows that share one
-list of columns, the columns in which any of them is kept.
+The layout is SELL-8-σ (Kreutzer et al. 2014, arXiv:1307.6209): eight units are the lanes of a vector, and within
+windows of σ units the longest come first, so that the eight of a group are about equally long. A unit is V rows that
+share one list of columns, the columns in which any of them is kept.
 
 An entry is a field of `32 // per_word` bits in a lane's 32-bit word, the first entry lowest. From its low bit:
 
@@ -87,19 +87,23 @@ class Gaps:
         return self.words.nbytes + self.starts.nbytes + self.order.nbytes
 
 
+def shared(mask: NDArray[np.bool_], rows: int) -> NDArray[np.bool_]:
+    """(units, in): where any row of each unit of `rows` rows is kept. `mask`: (out, in)."""
+    found = mask[::rows].copy()
+    for row in range(1, rows):
+        others = mask[row::rows]
+        found[: len(others)] |= others
+    return found
+
+
 def columns(weight: NDArray[np.float32], rows: int) -> Columns:
     """The kept columns of units of `rows` rows; of the last unit rows may be missing. `weight`: (out, in)."""
-    out = len(weight)
-    units = -(-out // rows)
-    kept = weight != 0
-    if rows > 1:
-        firsts = np.arange(0, out, rows)
-        kept = np.logical_or.reduceat(kept, firsts, axis=0)
+    kept = shared(weight != 0, rows)
     unit, column = np.nonzero(kept)
     gap = np.diff(column, prepend=-1)
     first = np.diff(unit, prepend=-1) != 0
     gap[first] = column[first] + 1
-    return Columns(units, rows, unit, column, gap)
+    return Columns(len(kept), rows, unit, column, gap)
 
 
 def coded_bytes(found: Columns, coding: Coding) -> int:
@@ -146,7 +150,7 @@ def _order(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _group_words(lengths: NDArray[np.int64], coding: Coding) -> NDArray[np.int64]:
     """Words of each group of units that have so many entries."""
-    longest = np.maximum.reduceat(lengths, np.arange(0, len(lengths), LANES))
+    longest: NDArray[np.int64] = np.maximum.reduceat(lengths, np.arange(0, len(lengths), LANES))
     return np.maximum(1, -(-longest // coding.per_word))
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tombola.errors import TombolaError
-from tombola.runtime.gaps import PER_WORD, Coding, Columns, code, coded_bytes, columns
+from tombola.runtime.gaps import PER_WORD, Coding, code, coded_bytes, columns, shared
 from tombola.runtime.gemv_ir import Ending, gaps_step, planes_step
 from tombola.runtime.native import Code
 from tombola.runtime.planes import COLUMNS, planes, planes_bytes
@@ -23,9 +23,18 @@ PLANES = "planes"
 BOUND = 1.5
 """What the weights of signed constants may take, as a multiple of mask entropy plus one sign bit per kept weight."""
 
-_SHARED = (8, 4, 2)  # rows that may share a list
+_SHARED = (2, 4, 8)  # rows that may share a list
 _WASTE = 1.25  # how many times more weights may be read because rows share a list
+_SLOW = 1.6  # forms that seem so many times slower than the fastest are not tried
 _GAPS = re.compile(r"gaps:per(\d{1,2}):rows([1248]):(weights|signs)")
+
+
+@dataclass(frozen=True)
+class _Guess:
+    """What a form takes: bytes, and roughly nanoseconds of one thread (of Zen 3; only ratios count)."""
+
+    nbytes: float
+    nanoseconds: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,22 +70,20 @@ def choices(weight: Tensor) -> tuple[str, ...]:
     """
     matrix = _matrix(weight)
     signs = constants(matrix) is not None
-    kept = np.count_nonzero(matrix)
-    found: list[str] = []
-    smallest = math.inf
-    for rows in (*_SHARED, 1):
-        if rows > 1 and (rows > len(matrix) or not kept):
-            continue
-        listed = columns(matrix, rows)
-        if rows > 1 and _read(listed, len(matrix)) > (1.0 if signs else _WASTE) * kept:
-            continue
-        size, coding = _smallest(listed, signs)
-        smallest = min(smallest, size)
-        found.append(_written(coding))
-    size = planes_bytes(*matrix.shape)
-    if signs and matrix.shape[1] >= COLUMNS and size <= max(smallest, BOUND * signed_bound(matrix.size, kept)):
-        found.insert(0, PLANES)
-    return tuple(found)
+    mask = matrix != 0
+    kept = int(np.count_nonzero(mask))
+    tried: dict[str, _Guess] = {}
+    for rows in (1, *_SHARED):
+        if rows == 1 or (rows <= len(mask) and 0 < _read(mask, rows) <= (1.0 if signs else _WASTE) * kept):
+            coding, guess = _smallest(matrix, rows, signs)
+            tried[_written(coding)] = guess
+    size = planes_bytes(*mask.shape)
+    smallest = min(guess.nbytes for guess in tried.values())
+    if signs and mask.shape[1] >= COLUMNS and size <= max(smallest, BOUND * signed_bound(mask.size, kept)):
+        tried[PLANES] = _Guess(size, 0.08 * mask.size)
+    limit = _SLOW * min(guess.nanoseconds for guess in tried.values())
+    found = sorted(tried, key=lambda name: tried[name].nanoseconds)
+    return tuple(name for name in found if tried[name].nanoseconds <= limit)
 
 
 def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = False, residual: bool = False) -> Gemv:
@@ -104,10 +111,9 @@ def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = Fals
             raise TombolaError(f"{choice!r} is for {COLUMNS} inputs or more, not {matrix.shape[1]}; choose gaps")
         listed = (planes(matrix), *matrix.shape)
     else:
-        found = columns(matrix, coding.rows)
-        if coding.signs and coding.rows > 1 and _read(found, len(matrix)) != np.count_nonzero(matrix):
+        if coding.signs and _read(matrix != 0, coding.rows) != np.count_nonzero(matrix):
             raise TombolaError(f"{choice!r} is for rows that share their columns; choose rows1")
-        gaps = code(matrix, found, coding)
+        gaps = code(matrix, columns(matrix, coding.rows), coding)
         listed = (gaps.words, gaps.starts, len(gaps.starts) - 1, gaps.order)
     ending = Ending(scale is not None, bias is not None, residual, relu)
     compiled = planes_step(ending) if coding is None else gaps_step(coding, ending)
@@ -119,10 +125,11 @@ def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = Fals
 
 def constants(matrix: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """The number that a row's kept weights are ±, of each row (out,), or of all (1,); None: they are not."""
-    sizes = np.abs(matrix)
-    largest = sizes.max(1)
-    if not np.array_equal(sizes, np.where(sizes > 0, largest[:, None], 0)):
-        return None
+    for few in (matrix[:1], matrix):  # most matrices are found out by their first row
+        sizes = np.abs(few)
+        largest = sizes.max(1)
+        if not np.all((sizes == largest[:, None]) | (sizes == 0)):
+            return None
     used = np.unique(largest[largest > 0])
     return largest if len(used) > 1 else np.resize(used, 1) if len(used) else np.ones(1, np.float32)
 
@@ -141,16 +148,31 @@ def _matrix(weight: Tensor) -> NDArray[np.float32]:
     return found
 
 
-def _read(found: Columns, out: int) -> int:
-    """How many weights of the matrix are read: all of the rows in a unit that exist, at each column of the unit."""
-    return int(np.minimum(found.rows, out - found.unit * found.rows).sum())
+def _read(mask: NDArray[np.bool_], rows: int) -> int:
+    """How many weights are read when units of `rows` rows share a list: all of a unit at each of its columns."""
+    used = np.count_nonzero(shared(mask, rows), axis=1)
+    used[:-1] *= rows
+    used[-1] *= (len(mask) - 1) % rows + 1
+    return int(used.sum())
 
 
-def _smallest(found: Columns, signs: bool) -> tuple[int, Coding]:
-    """(bytes of the words, coding) of the smallest coding."""
-    tried = [Coding(per, found.rows, signs) for per in PER_WORD]
-    sizes = [(coded_bytes(found, coding), coding) for coding in tried if coding.gap_bits > 0]
-    return min(sizes, key=lambda pair: pair[0])
+def _smallest(matrix: NDArray[np.float32], rows: int, signs: bool) -> tuple[Coding, _Guess]:
+    """The coding of the fewest bytes, by a sample of the rows."""
+    part = _sample(matrix)
+    found, more = columns(part, rows), len(matrix) / len(part)
+    tried = [Coding(per, rows, signs) for per in PER_WORD]
+    sizes = [(more * coded_bytes(found, coding), coding) for coding in tried if coding.gap_bits > 0]
+    size, coding = min(sizes, key=lambda pair: pair[0])
+    entries = size / coding.word_bytes * coding.per_word
+    return coding, _Guess(size, max(size / 12, entries * (3 + rows * (0.7 if signs else 0.25))))
+
+
+def _sample(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows from all over the matrix: four runs of 64."""
+    if len(matrix) <= 256:
+        return matrix
+    starts = [(len(matrix) - 64) * i // 24 * 8 for i in range(4)]  # runs of whole units
+    return np.concatenate([matrix[start : start + 64] for start in starts])
 
 
 def _written(coding: Coding) -> str:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 
 from tombola.runtime.ops import Conv, Linear, Op, Pointwise, Region
+from tombola.runtime.ready import Ready
 from tombola.runtime.recognise import Found, Same, Unfit, recognise, shape_of
+from tombola.runtime.shapes import propagate
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,9 @@ def lower(network: fx.GraphModule, example: Sequence[Tensor]) -> Lowered:
     Additions and ReLUs are fused into the layers before them. The network's graph gets shapes and is tidied (in-place
     activations, flattening); what it computes stays. `example`: its inputs, batch first.
     """
-    _propagate(network, example)
+    propagate(network, example)
     _tidy(network)
-    _propagate(network, example)
+    propagate(network, example)
     modules = dict(network.named_modules())
     runs: list[dict[fx.Node, Found | Same]] = [{}]
     left: dict[str, str] = {}
@@ -61,7 +61,8 @@ def lower(network: fx.GraphModule, example: Sequence[Tensor]) -> Lowered:
         try:
             runs[-1][node] = _checked(node, recognise(node, modules))
         except Unfit as reason:
-            left[str(node.target) if node.op == "call_module" else node.name] = str(reason)
+            if not isinstance(modules.get(str(node.target)), Ready):
+                left[str(node.target) if node.op == "call_module" else node.name] = str(reason)
             runs.append({})
     parts: list[Part] = []
     for run in filter(_has_layers, runs):
@@ -116,19 +117,6 @@ def _item(values: Sequence[Tensor], index: int) -> Tensor:
 
 
 # ---- making the graph plain ------------------------------------------------------------------------------------------
-
-
-def _propagate(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
-    """Write shape, dtype and device of every value into its node."""
-
-    class Devices(ShapeProp):
-        def run_node(self, n: fx.Node) -> Any:
-            result = super().run_node(n)
-            n.meta["device"] = result.device.type if isinstance(result, Tensor) else None
-            return result
-
-    with torch.no_grad():
-        Devices(network).propagate(*example)  # type: ignore[no-untyped-call]
 
 
 def _tidy(network: fx.GraphModule) -> None:

@@ -12,7 +12,7 @@ STATE, TABLE, STEPS, THREAD, THREADS, COUNTER, START, FOUND = range(8)
 """The words of a worker's mailbox, int64: its state, the arguments of `run`, and the state that `post` found."""
 IDLE, POSTED, ASLEEP, QUIT = range(4)
 """The states of a worker."""
-_PATIENCE = 4000  # rounds of waiting in a barrier before every further round lets other threads run
+_PATIENCE = 256  # rounds of waiting after which other threads are let run: they may be those that are waited for
 
 
 @functools.cache
@@ -108,6 +108,9 @@ def _serve(module: ir.Module, run: ir.Function) -> None:
     b.cbranch(b.icmp_signed("<", more, spins), spin, sleep)
     b.position_at_end(spin)
     pause(b)
+    with b.if_then(b.icmp_signed("==", b.and_(more, I64(_PATIENCE - 1)), I64(0)), likely=False):
+        yield_processor(b)
+    again = b.block
     b.branch(wait)
     b.position_at_end(sleep)
     swapped = b.extract_value(b.cmpxchg(box, I64(IDLE), I64(ASLEEP), "acq_rel", "acquire"), 1)
@@ -116,7 +119,7 @@ def _serve(module: ir.Module, run: ir.Function) -> None:
     b.ret(I64(0))
     b.position_at_end(quits)
     b.ret(I64(1))
-    for value, block in ((I64(0), entry), (I64(0), work), (more, spin), (more, sleep)):
+    for value, block in ((I64(0), entry), (I64(0), work), (more, again), (more, sleep)):
         rounds.add_incoming(value, block)
 
 

@@ -16,7 +16,7 @@ from tombola.runtime.sparse.ir import LANES
 from tombola.runtime.sparse.kernels import Kernel, sparse_kernel
 from tombola.runtime.sparse.layout import FLOAT
 from tombola.runtime.sparse.lists import Lists, make_lists
-from tombola.runtime.sparse.template import Place, Template
+from tombola.runtime.sparse.template import Arg, Place, Template
 
 _VECTOR = LANES * FLOAT
 
@@ -35,9 +35,8 @@ def layer_template(
     groups = op.groups if isinstance(op, Conv) else 1
     if choice.rows > 1 and out // groups % choice.rows and groups > 1:
         raise TombolaError(f"the choice for {op.name} shares lists between rows of different groups; measure again")
-    if choice.panels > op.weight.shape[1] or (
-        choice.flat and isinstance(op, Linear) and (choice.rows, choice.panels) != (1, 1)
-    ):
+    gathered = choice.flat and isinstance(op, Linear)
+    if choice.panels > op.weight.shape[1] or (gathered and (choice.rows, choice.panels) != (1, 1)):
         raise TombolaError(f"the choice for {op.name} does not fit its weight; measure again")
     if choice.gemv:
         return _gemv_template(op, node, found, choice)
@@ -56,7 +55,7 @@ def layer_template(
         *(masks, target.channel_bytes, 0 if rest is None else rest.channel_bytes),
     )
     nbytes = lists.nbytes + bias.nbytes
-    if choice.flat and isinstance(op, Linear):
+    if gathered:
         return Template(gather_kernel(op.relu, rest is not None), args, op.target, nbytes)
     read, write, add = kinds
     kernel = Kernel(lists.rows, read, write, None if rest is None else add, op.relu, choice.flat, lists.panels > 1)
@@ -69,8 +68,8 @@ def _gemv_template(op: Conv | Linear, node: Node, found: Assembly, choice: Choic
     if not isinstance(op, Linear) or any(found.layouts[one].channel != 1 for one in held):
         raise TombolaError(f"the choice for {op.name} is for linear layers of vectors; measure again")
     made = gemv.build(op.weight, op.bias, choice.gemv, relu=op.relu, residual=node.residual is not None)
-    ends = (*places, 0)[:3]
-    return Template(made.code, (*ends, *made.args), op.target, made.nbytes)
+    args: tuple[Arg, ...] = (*places, *(0,) * (3 - len(places)), *made.args)
+    return Template(made.code, args, op.target, made.nbytes)
 
 
 # ---- lists ---------------------------------------------------------------------------------------------------------

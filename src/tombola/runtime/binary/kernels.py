@@ -1,0 +1,154 @@
+"""Native steps on packed bits: count disagreements, compare with thresholds, pack signs.
+
+Bits lie along the channels, 64 to a word, +1 as 1; channel c is bit c mod 8 of byte c div 8. A layer's sum at a
+position is base - 2·popcount((x ^ sign) & mask), where base is the number of kept weights, corrected where the window
+reaches over the border (whose bits are 0, as if all -1).
+"""
+
+from __future__ import annotations
+
+import functools
+
+from llvmlite import ir
+
+from tombola.runtime.native import F32, I32, I64, Code, compile_module
+from tombola.runtime.sparse.ir import BYTES, V8F, ZERO, Emitter
+
+FOUR = 4
+"""Output channels that are counted at once, each in its 64-bit lane."""
+TILE = 4
+"""Positions that share the weights once they are loaded."""
+BLOCK = 64
+"""Positions that are done with one group of channels after the other, so that weights and windows stay near."""
+
+COUNT = ("bits", "positions", "windows", "words", "weights", "groups", "bases", "kinds", "target", "stride", "bounds",
+         "scales", "shifts")  # fmt: skip
+"""`positions`: int64 byte offsets of the windows; `windows`: int64 byte offsets within one, `words` of them; `weights`:
+by group and word, 4 sign words and 4 mask words; `bases`: int32 (kinds, 4 · groups); `kinds`: int32, the kind of each
+position; `target`: int32 or float32, `stride` bytes from position to position; `bounds`: int64 (threads, 4): first and
+last position, first and last group; `scales`, `shifts`: float32 (4 · groups), for float targets."""
+
+COMPARE = ("sums", "windows", "reach", "window", "thresholds", "flips", "target", "places", "eights", "count", "stride")
+"""`windows`: int64 (count) byte offsets of pooling windows, `reach`: int64 (window) offsets within one; `thresholds`:
+int32 (8 · eights); `flips`: uint8 (eights); `places`: int64 (count) byte offsets of the target's pixels."""
+
+PACK = ("source", "target", "places", "eights", "count", "stride")
+"""`source`: float32, `stride` bytes from pixel to pixel; `places`: int64 byte offsets of the target's pixels."""
+
+_V4Q, _V4I, _V4F = (ir.VectorType(kind, FOUR) for kind in (I64, I32, F32))
+_V8I, _V8B = ir.VectorType(I32, 8), ir.VectorType(ir.IntType(1), 8)
+_I8 = ir.IntType(8)
+
+
+@functools.cache
+def count_kernel(*, floats: bool, shifts: bool) -> Code:
+    """Sums of all positions and channels: int32, or float32 times `scales` (plus `shifts`). Arguments: COUNT."""
+    e = Emitter(ir.Module("count"))
+    b = e.b
+    a = {name: e.arg(i) for i, name in enumerate(COUNT)}
+    for name in COUNT:
+        if name not in ("words", "groups", "stride"):
+            a[name] = b.inttoptr(a[name], BYTES)
+    mine = e.at(a["bounds"], b.mul(e.thread, I64(32)))
+    first, last, low, high = (e.load(mine, 8 * i, I64) for i in range(4))
+    with e.loop(first, last, BLOCK) as block:
+        end = _least(b, b.add(block, I64(BLOCK)), last)
+        whole = b.add(block, b.and_(b.sub(end, block), I64(-TILE)))
+        with e.loop(low, high) as group:
+            with e.loop(block, whole, TILE) as position:
+                _count(e, a, group, position, TILE, floats=floats, shifts=shifts)
+            with e.loop(whole, end) as position:
+                _count(e, a, group, position, 1, floats=floats, shifts=shifts)
+    b.ret_void()
+    return compile_module(e.module)
+
+
+def _count(
+    e: Emitter, a: dict[str, ir.Value], group: ir.Value, position: ir.Value, tile: int, *, floats: bool, shifts: bool
+) -> None:
+    """One group of channels at `tile` positions."""
+    b = e.b
+    spots = [b.add(position, I64(p)) for p in range(tile)]
+    windows = [e.at(a["bits"], e.load(a["positions"], b.mul(spot, I64(8)), I64)) for spot in spots]
+    weights = e.at(a["weights"], b.mul(b.mul(group, a["words"]), I64(64)))
+
+    def turn(word: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
+        here = e.at(weights, b.mul(word, I64(64)))
+        offset = e.load(a["windows"], b.mul(word, I64(8)), I64)
+        sign, mask = e.load(here, 0, _V4Q), e.load(here, 32, _V4Q)
+        differ = [b.and_(b.xor(_splat(e, e.load(window, offset, I64)), sign), mask) for window in windows]
+        return [b.add(total, _ones(e, bits)) for total, bits in zip(totals, differ, strict=True)]
+
+    none = ir.Constant(_V4Q, [0] * FOUR)
+    for spot, total in zip(spots, e.fold((I64(0), a["words"]), 1, [none] * tile, turn), strict=True):
+        kind = b.sext(e.load(a["kinds"], b.mul(spot, I64(4)), I32), I64)
+        base = e.load(a["bases"], b.mul(b.add(b.mul(kind, a["groups"]), group), I64(4 * FOUR)), _V4I)
+        found = b.sub(base, b.shl(b.trunc(total, _V4I), ir.Constant(_V4I, [1] * FOUR)))
+        if floats:
+            found = b.fmul(b.sitofp(found, _V4F), e.load(a["scales"], b.mul(group, I64(4 * FOUR)), _V4F))
+            if shifts:
+                found = b.fadd(found, e.load(a["shifts"], b.mul(group, I64(4 * FOUR)), _V4F))
+        e.store(found, a["target"], b.add(b.mul(spot, a["stride"]), b.mul(group, I64(4 * FOUR))))
+
+
+@functools.cache
+def compare_kernel() -> Code:
+    """Bits of (the largest sum of a window >= threshold), flipped where asked for. Arguments: COMPARE."""
+    e = Emitter(ir.Module("compare"))
+    b = e.b
+    a = {name: e.arg(i) for i, name in enumerate(COMPARE)}
+    for name in ("sums", "windows", "reach", "thresholds", "flips", "target", "places"):
+        a[name] = b.inttoptr(a[name], BYTES)
+    first, last = e.share(a["count"])
+    with e.loop(first, last) as position:
+        window = e.at(a["sums"], e.load(a["windows"], b.mul(position, I64(8)), I64))
+        target = e.at(a["target"], e.load(a["places"], b.mul(position, I64(8)), I64))
+        with e.loop(I64(0), a["eights"]) as eight:
+            across = b.mul(eight, I64(32))
+
+            def turn(i: ir.Value, best: list[ir.Value], across: ir.Value = across) -> list[ir.Value]:
+                offset = b.add(e.load(a["reach"], b.mul(i, I64(8)), I64), across)
+                value = e.load(window, offset, _V8I)
+                return [b.select(b.icmp_signed(">", value, best[0]), value, best[0])]
+
+            lowest = ir.Constant(_V8I, [-(2**31)] * 8)
+            (best,) = e.fold((I64(0), a["window"]), 1, [lowest], turn)
+            bits = b.bitcast(b.icmp_signed(">=", best, e.load(a["thresholds"], across, _V8I)), _I8)
+            b.store(b.xor(bits, b.load(e.at(a["flips"], eight))), e.at(target, eight))
+    b.ret_void()
+    return compile_module(e.module)
+
+
+@functools.cache
+def pack_kernel() -> Code:
+    """Bits of (x >= 0) of pixels whose channels lie together. Arguments: PACK."""
+    e = Emitter(ir.Module("pack"))
+    b = e.b
+    a = {name: e.arg(i) for i, name in enumerate(PACK)}
+    for name in ("source", "target", "places"):
+        a[name] = b.inttoptr(a[name], BYTES)
+    first, last = e.share(a["count"])
+    with e.loop(first, last) as pixel:
+        source = e.at(a["source"], b.mul(pixel, a["stride"]))
+        target = e.at(a["target"], e.load(a["places"], b.mul(pixel, I64(8)), I64))
+        with e.loop(I64(0), a["eights"]) as eight:
+            x = e.load(source, b.mul(eight, I64(32)), V8F)
+            b.store(b.bitcast(b.fcmp_ordered(">=", x, ZERO), _I8), e.at(target, eight))
+    b.ret_void()
+    return compile_module(e.module)
+
+
+def _ones(e: Emitter, words: ir.Value) -> ir.Value:
+    """The number of ones in each word."""
+    name = "llvm.ctpop.v4i64"
+    found = e.module.globals.get(name) or ir.Function(e.module, ir.FunctionType(_V4Q, [_V4Q]), name)
+    return e.b.call(found, [words])
+
+
+def _splat(e: Emitter, word: ir.Value) -> ir.Value:
+    one = e.b.insert_element(ir.Constant(_V4Q, ir.Undefined), word, I32(0))
+    return e.b.shuffle_vector(one, ir.Constant(_V4Q, ir.Undefined), ir.Constant(_V4I, [0] * FOUR))
+
+
+def _least(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+    return b.select(b.icmp_signed("<", one, other), one, other)

@@ -1,0 +1,223 @@
+"""A layer on packed activations: its weights as sign and mask words, its positions, and its sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tombola.runtime.binary.kernels import FOUR, compare_kernel, count_kernel, pack_kernel
+from tombola.runtime.program import Step
+
+WORD = 64
+_EIGHT = 8
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Packed activations of one image: pixels of `channels` bits in whole words, with a border of zeros around."""
+
+    channels: int
+    height: int
+    width: int
+    border: tuple[int, int] = (0, 0)
+
+    @property
+    def words(self) -> int:
+        """Of one pixel."""
+        return -(-self.channels // WORD)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Height and width with the border."""
+        return self.height + 2 * self.border[0], self.width + 2 * self.border[1]
+
+    def empty(self, batch: int) -> NDArray[np.int64]:
+        """(batch, rows, columns, words), all bits 0."""
+        return np.zeros((batch, *self.rows, self.words), np.int64)
+
+    def places(self, batch: int) -> NDArray[np.int64]:
+        """(batch · height · width): byte offsets of the pixels inside the border."""
+        high, wide = self.rows
+        image, y, x = np.ogrid[:batch, : self.height, : self.width]
+        pixel = (image * high + y + self.border[0]) * wide + x + self.border[1]
+        return np.ascontiguousarray(pixel.reshape(-1) * (8 * self.words), np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Signs and masks of a binary layer.
+
+    `words`: int64 (groups, windows, 2, 4): by group of 4 outputs and word of the window, sign words and mask words.
+    `kept`: int64 (out, kh · kw): the sum of the signs at each kernel position, `total`: int64 (out): kept weights.
+    `scale`: float32 (out); `shift`: the bias or None.
+    """
+
+    words: NDArray[np.int64]
+    signs: NDArray[np.int64]
+    total: NDArray[np.int64]
+    scale: NDArray[np.float32]
+    shift: NDArray[np.float32] | None
+
+    @property
+    def nbytes(self) -> int:
+        return self.words.nbytes + self.scale.nbytes + (0 if self.shift is None else self.shift.nbytes)
+
+
+def pack_weights(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Weights:
+    """Of a weight (out, channels, kh, kw) whose rows hold 0 and ± one magnitude, and the magnitudes (out)."""
+    out, channels, high, wide = weight.shape
+    signs = torch.sign(weight.detach()).to(torch.int8).permute(0, 2, 3, 1).reshape(out, high * wide, channels).numpy()
+    words = -(-channels // WORD)
+    rows = -(-out // _EIGHT) * _EIGHT
+    planes = np.zeros((2, rows, high * wide, words * WORD), np.bool_)
+    planes[0, :out, :, :channels], planes[1, :out, :, :channels] = signs > 0, signs != 0
+    packed = np.packbits(planes, axis=-1, bitorder="little").view(np.int64)  # (2, rows, positions, words)
+    grouped = packed.reshape(2, rows // FOUR, FOUR, high * wide * words).transpose(1, 3, 0, 2)
+    return Weights(
+        np.ascontiguousarray(grouped),
+        signs.sum(2, dtype=np.int64),
+        np.abs(signs).sum((1, 2), dtype=np.int64),
+        _wide(scale.detach().numpy(), rows),
+        None if bias is None else _wide(bias.detach().numpy(), rows),
+    )
+
+
+def _wide(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    wide = np.zeros(rows, np.float32)
+    wide[: len(values)] = values
+    return wide
+
+
+@dataclass(frozen=True)
+class Window:
+    """How a layer's kernel moves over its input."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+
+    def out(self, maps: Maps) -> tuple[int, int]:
+        """Height and width of the result."""
+        high, wide = (
+            (size + 2 * self.padding[i] - self.dilation[i] * (self.kernel[i] - 1) - 1) // self.stride[i] + 1
+            for i, size in enumerate((maps.height, maps.width))
+        )
+        return high, wide
+
+    def reach(self, axis: int, size: int) -> NDArray[np.int64]:
+        """(out, kernel): which input row or column each kernel position reads, the border counted from below 0."""
+        starts = np.arange(size) * self.stride[axis] - self.padding[axis]
+        return starts[:, None] + np.arange(self.kernel[axis]) * self.dilation[axis]
+
+
+class Sums:
+    """The sums of a layer for one batch size: int32 (positions, channels up to a multiple of 8), or scaled float32.
+
+    `bits` is read from the address given to `run`; the result lies in `out`.
+    """
+
+    def __init__(self, weights: Weights, window: Window, maps: Maps, batch: int, threads: int, *, floats: bool) -> None:
+        high, wide = window.out(maps)
+        rows = len(weights.scale)
+        self.shape = (batch, high, wide, rows)
+        self.out = np.zeros(self.shape, np.float32 if floats else np.int32)
+        positions, inside = _positions(window, maps, batch), _window(window, maps)
+        kinds, bases = _bases(weights, window, maps, (high, wide), rows)
+        count = len(positions)
+        bounds = _bounds(count, len(weights.words), threads)
+        self._kept = (
+            positions, inside, weights.words, bases, np.tile(kinds, batch), bounds, weights.scale,
+            weights.scale if weights.shift is None else weights.shift,
+        )  # fmt: skip
+        positions, inside, words, bases, kinds, bounds, scales, shifts = self._kept
+        args = [
+            0, positions.ctypes.data, inside.ctypes.data, len(inside), words.ctypes.data, len(words), bases.ctypes.data,
+            kinds.ctypes.data, self.out.ctypes.data, 4 * rows, bounds.ctypes.data, scales.ctypes.data,
+            shifts.ctypes.data,
+        ]  # fmt: skip
+        code = count_kernel(floats=floats, shifts=floats and weights.shift is not None)
+        self.step = Step(code.address("step"), np.array(args, np.int64), (self._kept, self.out, code))
+
+
+class Bits:
+    """The bits of sums for one batch size: the largest of each pooling window against the channel's threshold."""
+
+    def __init__(
+        self, sums: Sums, pool: Window | None, thresholds: NDArray[np.int32], flips: NDArray[np.uint8], maps: Maps
+    ) -> None:
+        batch, high, wide, rows = sums.shape
+        moved = pool or Window((1, 1))
+        y, x = moved.reach(0, maps.height), moved.reach(1, maps.width)
+        image = np.arange(batch)[:, None, None] * (high * wide)
+        windows = (image + y[:, :1] * wide + x[:, 0]).reshape(-1) * (4 * rows)
+        reach = ((y[0] - y[0, 0])[:, None] * wide + (x[0] - x[0, 0])).reshape(-1) * (4 * rows)
+        self.maps, self.out = maps, maps.empty(batch)
+        places = maps.places(batch)
+        kept = [np.ascontiguousarray(a, np.int64) for a in (windows, reach, places)]
+        args = [
+            sums.out.ctypes.data, kept[0].ctypes.data, kept[1].ctypes.data, len(reach), thresholds.ctypes.data,
+            flips.ctypes.data, self.out.ctypes.data, kept[2].ctypes.data, rows // _EIGHT, len(windows), 0,
+        ]  # fmt: skip
+        code = compare_kernel()
+        self.step = Step(
+            code.address("step"), np.array(args, np.int64), (kept, sums, thresholds, flips, self.out, code)
+        )
+
+
+class Packing:
+    """Packed signs of float32 images for one batch size; the channels of a pixel lie together, in eights."""
+
+    def __init__(self, maps: Maps, batch: int) -> None:
+        self.maps, self.out = maps, maps.empty(batch)
+        places = maps.places(batch)
+        eights = -(-maps.channels // _EIGHT)
+        args = [0, self.out.ctypes.data, places.ctypes.data, eights, len(places), 4 * _EIGHT * eights]
+        code = pack_kernel()
+        self.step = Step(code.address("step"), np.array(args, np.int64), (places, self.out, code))
+
+
+def _positions(window: Window, maps: Maps, batch: int) -> NDArray[np.int64]:
+    """Byte offsets of the windows of all positions."""
+    high, wide = window.out(maps)
+    down, across = maps.rows
+    y, x = window.reach(0, high)[:, 0] + maps.border[0], window.reach(1, wide)[:, 0] + maps.border[1]
+    image = np.arange(batch)[:, None, None] * down
+    pixel = (image + y[:, None]) * across + x
+    return np.ascontiguousarray(pixel.reshape(-1) * (8 * maps.words), np.int64)
+
+
+def _window(window: Window, maps: Maps) -> NDArray[np.int64]:
+    """Byte offsets of the words of a window from its first."""
+    y = np.arange(window.kernel[0]) * window.dilation[0]
+    x = np.arange(window.kernel[1]) * window.dilation[1]
+    pixel = y[:, None] * maps.rows[1] + x
+    words = pixel[..., None] * maps.words + np.arange(maps.words)
+    return np.ascontiguousarray(words.reshape(-1) * 8, np.int64)
+
+
+def _bases(
+    weights: Weights, window: Window, maps: Maps, out: Sequence[int], rows: int
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """(the kind of each position of an image, the bases of each kind): kinds differ in what lies over the border."""
+    y, x = window.reach(0, out[0]), window.reach(1, out[1])
+    over_y, over_x = (y < 0) | (y >= maps.height), (x < 0) | (x >= maps.width)
+    over = (over_y[:, None, :, None] | over_x[None, :, None, :]).reshape(out[0] * out[1], -1)
+    patterns, kinds = np.unique(over, axis=0, return_inverse=True)
+    bases = np.zeros((len(patterns), rows), np.int32)
+    bases[:, : len(weights.total)] = weights.total + patterns.astype(np.int64) @ weights.signs.T
+    return kinds.reshape(-1).astype(np.int32), bases
+
+
+def _bounds(positions: int, groups: int, threads: int) -> NDArray[np.int64]:
+    """(threads, 4): shares of the positions, or of the groups where there are few positions."""
+    edges = [i * positions // threads for i in range(threads + 1)]
+    cuts = [i * groups // threads for i in range(threads + 1)]
+    if positions >= 16 * threads:
+        return np.array([[edges[i], edges[i + 1], 0, groups] for i in range(threads)], np.int64)
+    return np.array([[0, positions, cuts[i], cuts[i + 1]] for i in range(threads)], np.int64)

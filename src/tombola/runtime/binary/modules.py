@@ -1,0 +1,147 @@
+"""The modules that stand for binary layers in a deployed network; between them activations stay packed."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tombola.errors import TombolaError
+from tombola.runtime.binary.layer import Bits, Maps, Packing, Sums, Weights, Window
+from tombola.runtime.program import Program
+from tombola.runtime.ready import Ready
+
+_REMEMBERED = 4  # batch sizes whose tables are kept
+
+
+class _Native(Ready):
+    """Prepares itself for each batch size; one call at a time is let in."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__()
+        self._threads = threads
+        self._lock = threading.Lock()
+        self._prepared: OrderedDict[int, Any] = OrderedDict()
+
+    def prepare(self, batch: int) -> Any:
+        """The program and its buffers for a batch size."""
+        raise NotImplementedError
+
+    def _for(self, batch: int) -> Any:
+        if batch not in self._prepared:
+            self._prepared[batch] = self.prepare(batch)
+            while len(self._prepared) > _REMEMBERED:
+                self._prepared.popitem(last=False)
+        self._prepared.move_to_end(batch)
+        return self._prepared[batch]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Native:
+        return self  # nothing in it changes but tables, and these under the lock
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
+
+
+class PackSigns(_Native):
+    """Float32 (N, C, H, W) or (N, F) → packed signs, int64 (N, rows, columns, words) as `Maps` says."""
+
+    def __init__(self, maps: Maps, threads: int) -> None:
+        super().__init__(threads)
+        self.maps = maps
+
+    def prepare(self, batch: int) -> tuple[Program, Packing]:
+        packing = Packing(self.maps, batch)
+        return Program([packing.step], self._threads), packing
+
+    def forward(self, x: Tensor) -> Tensor:
+        """+1 where x >= 0, as `binary_sign`."""
+        maps = self.maps
+        pixels = x.detach().reshape(len(x), maps.channels, maps.height, maps.width).permute(0, 2, 3, 1)
+        if maps.channels % 8:
+            pixels = torch.nn.functional.pad(pixels, (0, -maps.channels % 8), value=-1.0)
+        pixels = pixels.contiguous()
+        out = torch.from_numpy(maps.empty(len(x)))
+        if out.numel():
+            with self._lock:
+                program, packing = self._for(len(x))
+                packing.step.args[:2] = pixels.data_ptr(), out.data_ptr()
+                program.run()
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Threshold:
+    """What follows a layer up to the next signs, folded: pooling, and bit = (sum >= threshold) ^ flip per channel.
+
+    `thresholds`: int32, `flips`: uint8 bits, for channels up to a multiple of 8. `maps`: of the result.
+    """
+
+    pool: Window | None
+    thresholds: NDArray[np.int32]
+    flips: NDArray[np.uint8]
+    maps: Maps
+
+
+class PackedLayer(_Native):
+    """A binary convolution or linear layer on packed signs → its float32 output, or, with a threshold, packed signs.
+
+    The floats are those of `BinaryConv2d` and `BinaryLinear`, to the bit: the exact sum times the scale, plus the bias.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        window: Window,
+        maps: Maps,
+        *,
+        out: int,
+        flat: bool,
+        after: Threshold | None,
+        threads: int,
+    ) -> None:
+        super().__init__(threads)
+        self.weights, self.window, self.maps, self.after = weights, window, maps, after
+        self._out, self._flat = out, flat
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of signs, masks, scales and thresholds."""
+        after = self.after
+        return self.weights.nbytes + (0 if after is None else after.thresholds.nbytes + after.flips.nbytes)
+
+    def prepare(self, batch: int) -> tuple[Program, Sums, Bits | None]:
+        sums = Sums(self.weights, self.window, self.maps, batch, self._threads, floats=self.after is None)
+        if self.after is None:
+            return Program([sums.step], self._threads), sums, None
+        bits = Bits(sums, self.after.pool, self.after.thresholds, self.after.flips, self.after.maps)
+        return Program([sums.step, bits.step], self._threads), sums, bits
+
+    def forward(self, bits: Tensor) -> Tensor:
+        """Packed signs of any number of images."""
+        batch = len(bits)
+        high, wide = self.window.out(self.maps)
+        if self.after is None:
+            whole = torch.empty(batch, high, wide, len(self.weights.scale))
+        else:
+            whole = torch.from_numpy(self.after.maps.empty(batch))
+        if whole.numel():
+            with self._lock:
+                program, sums, compared = self._for(batch)
+                sums.step.args[0] = bits.data_ptr()
+                if compared is None:
+                    sums.step.args[8] = whole.data_ptr()
+                else:
+                    compared.step.args[6] = whole.data_ptr()
+                program.run()
+        if self.after is not None:
+            return whole
+        kept = whole[..., : self._out]
+        if self._out != whole.shape[-1]:
+            kept = kept.contiguous()
+        return kept.reshape(batch, self._out) if self._flat else kept.permute(0, 3, 1, 2)

@@ -1,0 +1,25 @@
+"""Several runs timed in alternation, so that a machine whose speed drifts slows all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from torch.utils.benchmark import Timer
+
+from tombola.runtime.engines import Run
+
+_ROUND = 0.1  # seconds that one engine is timed for in one round
+_REST = 0.02  # seconds: threads of the engine before stop spinning
+
+
+def measure(runs: Mapping[str, Run], *, rounds: int, threads: int) -> dict[str, list[float]]:
+    """Seconds per call, round by round; the runs alternate, each warmed before it is timed."""
+    timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
+    calls = {name: max(1, round(_ROUND / timer.timeit(1).mean)) for name, timer in timers.items()}
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, timer in timers.items():
+            time.sleep(_REST)
+            found[name].append(timer.timeit(calls[name]).mean)
+    return found
