@@ -13,10 +13,11 @@ from torch.nn.utils import parametrize
 
 from tombola.compact import compact
 from tombola.errors import TombolaError
+from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import choose, plan_part
 from tombola.runtime.lower import Part, lower, put_in
-from tombola.runtime.parts import NativePart
 from tombola.runtime.plan import PartPlan, Plan, this_machine
+from tombola.runtime.ready import Ready
 from tombola.runtime.summary import PartRow, Report, layer_rows
 from tombola.runtime.threads import threads_set
 from tombola.ticket.ticket import Ticket
@@ -40,9 +41,9 @@ class Deployed(nn.Module):
     @property
     def nbytes(self) -> int:
         """Bytes of everything that inference reads: weights in their compact forms, other parameters and buffers."""
-        parts = [m for m in self.network.modules() if isinstance(m, NativePart)]
+        ready = [module for module in self.network.modules() if isinstance(module, Ready)]
         rest = {t.data_ptr(): t.nbytes for t in (*self.network.parameters(), *self.network.buffers())}
-        return sum(rest.values()) + sum(part.nbytes for part in parts)
+        return sum(rest.values()) + sum(module.nbytes for module in ready)
 
     def forward(self, *inputs: Tensor) -> Any:
         """As of the network it was made from.
@@ -110,8 +111,9 @@ def _deploy(plain: nn.Module, example: tuple[Tensor, ...], threads: int, wanted:
     network = compacted.module
     if not isinstance(network, fx.GraphModule):
         _check_fits(wanted, (), shapes)
-        report = Report(compacted.report, (), {"the network": compacted.report.reason or "it cannot be traced"})
+        report = Report(compacted.report, (), (), {"the network": compacted.report.reason or "it cannot be traced"})
         return Deployed(network, Plan(threads, shapes, (), {}, this_machine()), report)
+    packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed)
     lowered = lower(network, example)
     _check_fits(wanted, lowered.parts, shapes)
     made: list[tuple[Part, nn.Module]] = []
@@ -127,8 +129,9 @@ def _deploy(plain: nn.Module, example: tuple[Tensor, ...], threads: int, wanted:
         rows.append(
             PartRow(chosen.engine, layer_rows(part, chosen.choices, chosen.layers), chosen.seconds, chosen.reason)
         )
-    found = Plan(threads, shapes, tuple(plans), {}, this_machine() if wanted is None else wanted.machine)
-    return Deployed(put_in(network, made), found, Report(compacted.report, tuple(rows), lowered.left))
+    machine = this_machine() if wanted is None else wanted.machine
+    found = Plan(threads, shapes, tuple(plans), {one.name: one.choice for one in packed}, machine)
+    return Deployed(put_in(network, made), found, Report(compacted.report, packed, tuple(rows), lowered.left))
 
 
 def _plain(subject: nn.Module) -> nn.Module:

@@ -4,14 +4,14 @@ The layout is SELL-8-σ (Kreutzer et al. 2014, arXiv:1307.6209): eight units are
 windows of σ units the longest come first, so that the eight of a group are about equally long. A unit is V rows that
 share one list of columns, the columns in which any of them is kept.
 
-An entry is a field of `32 // per_word` bits in a lane's 32-bit word, the first entry lowest. From its low bit:
+An entry is a field of `32 // per_word` bits in a lane's 32-bit word, the first entry lowest. Its low `gap_bits` are the
+gap, 2^gap_bits - 1 = `most` at the largest; gaps longer than that take entries without a column.
 
-- the gap, `gap_bits` wide. Below `escape` = 2^gap_bits - 1: a kept column, gap + 1 columns behind the place before (the
-  place starts at -1). Equal to `escape`: no column, the place moves on by `escape`; so longer gaps are possible, and
-  lists are filled up.
-- with `signs`, V bits: whether the weight of row v is negative.
-
-Without signs the float32 weights follow the words: for each entry of a word, for each of the V rows, eight lanes.
+- Weights: the gap is the way from the place before (0 at first) to this entry's. Where no column is kept, to go on or at
+  the end of a list, the weight is 0. The float32 weights follow the words: for each entry of a word, for each of the V
+  rows, eight lanes.
+- Signs: below `most` the column lies gap + 1 behind the place before (-1 at first). `most` itself is an entry without a
+  column, `most` behind. The V bits above the gap: whether the weight of row v is negative.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Coding:
         return min(30, self.field_bits - self.rows * self.signs)
 
     @property
-    def escape(self) -> int:
-        """The gap that stands for no column."""
+    def most(self) -> int:
+        """The largest gap."""
         return (1 << self.gap_bits) - 1
 
     @property
@@ -58,7 +58,7 @@ class Coding:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Where a matrix is kept, by units: entry i is in unit `unit[i]`, column `column[i]`, `gap[i]` behind the last.
+    """Where a matrix is kept, by units: entry i is in unit `unit[i]`, column `column[i]`, `gap[i]` behind the last (-1).
 
     `units`: how many there are, of `rows` rows.
     """
@@ -108,13 +108,13 @@ def columns(weight: NDArray[np.float32], rows: int) -> Columns:
 
 def coded_bytes(found: Columns, coding: Coding) -> int:
     """What `code` would take for the words, in bytes."""
-    lengths = np.bincount(found.unit, 1 + (found.gap - 1) // coding.escape, found.units).astype(np.int64)
+    lengths = np.bincount(found.unit, 1 + _skipped(found, coding), found.units).astype(np.int64)
     return int(_group_words(lengths[_order(lengths)], coding).sum()) * coding.word_bytes
 
 
 def code(weight: NDArray[np.float32], found: Columns, coding: Coding) -> Gaps:
     """Write a matrix. With signs, all rows of a unit must be kept where one is."""
-    skipped, gap = np.divmod(found.gap - 1, coding.escape)
+    skipped = _skipped(found, coding)
     ends = np.cumsum(skipped + 1)
     lengths = np.bincount(found.unit, skipped + 1, found.units).astype(np.int64)
     place = ends - 1 - (np.cumsum(lengths) - lengths)[found.unit]
@@ -123,16 +123,23 @@ def code(weight: NDArray[np.float32], found: Columns, coding: Coding) -> Gaps:
     where = np.empty(found.units, np.int64)
     where[order] = np.arange(found.units)
     group, lane = np.divmod(where[found.unit], LANES)
-    word, turn = starts[group] + place // coding.per_word, place % coding.per_word
-    field = gap.astype(np.uint32)
+
+    def slot(entry: slice | NDArray[np.int64], back: int | NDArray[np.int64] = 0) -> tuple[NDArray[np.int64], ...]:
+        word, turn = np.divmod(place[entry] - back, coding.per_word)
+        return starts[group[entry]] + word, lane[entry], turn
+
     rows = np.arange(found.rows)
     kept_rows = found.unit[:, None] * found.rows + rows
     last = len(weight) - 1
     values = weight[np.minimum(kept_rows, last), found.column[:, None]] * (kept_rows <= last)
+    field = _ways(found, coding) - skipped * coding.most
     if coding.signs:
-        field |= ((values < 0) << (coding.gap_bits + rows)).sum(1).astype(np.uint32)
-    fields = np.full((starts[-1], LANES, coding.per_word), coding.escape, np.uint32)
-    fields[word, lane, turn] = field
+        field |= ((values < 0) << (coding.gap_bits + rows)).sum(1)
+    fields = np.full((starts[-1], LANES, coding.per_word), coding.most if coding.signs else 0, np.uint32)
+    behind = np.repeat(np.arange(len(skipped)), skipped)
+    fields[slot(behind, 1 + np.arange(len(behind)) - (np.cumsum(skipped) - skipped)[behind])] = coding.most
+    word, lane, turn = places = slot(slice(None))
+    fields[places] = field
     shifts = np.arange(coding.per_word, dtype=np.uint32) * np.uint32(coding.field_bits)
     words = np.zeros((starts[-1], coding.word_bytes // 4), np.int32)
     words[:, :LANES] = np.bitwise_or.reduce(fields << shifts, axis=2).view(np.int32)
@@ -140,6 +147,20 @@ def code(weight: NDArray[np.float32], found: Columns, coding: Coding) -> Gaps:
         shape = (starts[-1], coding.per_word, found.rows, LANES)
         words[:, LANES:].view(np.float32).reshape(shape)[word, turn, :, lane] = values
     return Gaps(words, starts, _rows(order, len(weight), found))
+
+
+def _ways(found: Columns, coding: Coding) -> NDArray[np.int64]:
+    """The gaps as this coding counts them."""
+    if coding.signs:
+        return found.gap - 1
+    first = np.diff(found.unit, prepend=-1) != 0
+    return found.gap - first
+
+
+def _skipped(found: Columns, coding: Coding) -> NDArray[np.int64]:
+    """How many entries without a column stand before each."""
+    ways = _ways(found, coding)
+    return ways // coding.most if coding.signs else np.maximum(ways - 1, 0) // coding.most
 
 
 def _order(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -44,11 +44,13 @@ def gaps_step(coding: Coding, ending: Ending) -> Code:
         with b.if_then(b.and_(b.icmp_signed("<=", first, start), b.icmp_signed("<", start, last))):
 
             def word(number: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-                return _word(e, coding, source, e.at(words, b.mul(number, I64(coding.word_bytes))), values)
+                kind = _signs_word if coding.signs else _weights_word
+                return kind(e, coding, source, e.at(words, b.mul(number, I64(coding.word_bytes))), values)
 
-            _, *found = e.fold((start, stop), 1, [_all(-1), *[ZERO] * coding.rows], word)
-            for v in range(coding.rows):
-                e.store(found[v], sums, _VECTOR * v)
+            places = [_all(-1)] if coding.signs else [I64(0)] * LANES
+            found = e.fold((start, stop), 1, [*places, *[ZERO] * coding.rows], word)
+            for v, total in enumerate(found[len(places) :]):
+                e.store(total, sums, _VECTOR * v)
             rows = e.at(order, b.mul(group, I64(_VECTOR * coding.rows)))
             with e.loop(I64(0), I64(LANES * coding.rows)) as i:
                 row = e.load(rows, b.mul(i, I64(4)), I32)
@@ -87,43 +89,66 @@ def planes_step(ending: Ending) -> Code:
     return compile_module(e.module)
 
 
-def _word(e: Emitter, coding: Coding, source: ir.Value, word: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-    """(places, sums of each row) after the entries of a word."""
+def _weights_word(
+    e: Emitter, coding: Coding, source: ir.Value, word: ir.Value, values: list[ir.Value]
+) -> list[ir.Value]:
+    """(place of each lane, sums of each row) after the entries of a word.
+
+    Places are counted in general registers: eight from a vector would cost more than the loads of their gaps.
+    """
+    b = e.b
+    places, sums = values[:LANES], values[LANES:]
+    kind = ir.IntType(coding.field_bits)
+    for k in range(coding.per_word):
+        x = ir.Constant(V8F, ir.Undefined)
+        for lane in range(LANES):
+            gap = b.load(b.bitcast(e.at(word, 4 * lane + coding.field_bits // 8 * k), kind.as_pointer()))
+            places[lane] = b.add(places[lane], b.zext(gap, I64))
+            x = b.insert_element(x, _float_at(e, source, places[lane]), I32(lane))
+        for v in range(coding.rows):
+            sums[v] = e.fma(e.load(word, _VECTOR * (1 + k * coding.rows + v)), x, sums[v])
+    return [*places, *sums]
+
+
+def _signs_word(
+    e: Emitter, coding: Coding, source: ir.Value, word: ir.Value, values: list[ir.Value]
+) -> list[ir.Value]:
+    """(places of the lanes, sums of the rows) after the entries of a word."""
     b = e.b
     places, *sums = values
     fields = e.load(word, 0, V8I)
     for k in range(coding.per_word):
         low = k * coding.field_bits
-        gap = b.and_(b.lshr(fields, _all(low)), _all(coding.escape))
-        kept = b.icmp_signed("!=", gap, _all(coding.escape))
+        gap = b.and_(b.lshr(fields, _all(low)), _all(coding.most))
+        kept = b.icmp_signed("!=", gap, _all(coding.most))
         places = b.sub(b.add(places, gap), b.sext(kept, V8I))
-        x = _gather(e, source, places, kept)
+        x = b.select(kept, _gather(e, source, b.select(kept, places, _all(0))), ZERO)
         for v in range(coding.rows):
-            if coding.signs:
-                high = b.shl(fields, _all(31 - low - coding.gap_bits - v))
-                signed = b.xor(b.bitcast(x, V8I), b.and_(high, _all(_SIGN)))
-                sums[v] = b.fadd(sums[v], b.bitcast(signed, V8F))
-            else:
-                weight = e.load(word, _VECTOR * (1 + k * coding.rows + v))
-                sums[v] = e.fma(weight, x, sums[v])
+            high = b.shl(fields, _all(31 - low - coding.gap_bits - v))
+            signed = b.xor(b.bitcast(x, V8I), b.and_(high, _all(_SIGN)))
+            sums[v] = b.fadd(sums[v], b.bitcast(signed, V8F))
     return [places, *sums]
 
 
-def _gather(e: Emitter, source: ir.Value, places: ir.Value, kept: ir.Value) -> ir.Value:
-    """The inputs at eight places, 0 where none is kept.
+def _gather(e: Emitter, source: ir.Value, places: ir.Value) -> ir.Value:
+    """The inputs at eight places.
 
     Single loads, two places to a register: as fast as the gather instruction of Zen 3, and known to every processor.
     """
     b = e.b
-    pairs = b.bitcast(b.select(kept, places, _all(0)), ir.VectorType(I64, LANES // 2))
+    pairs = b.bitcast(places, ir.VectorType(I64, LANES // 2))
     x = ir.Constant(V8F, ir.Undefined)
     for lane in range(LANES):
         pair = b.extract_element(pairs, I32(lane // 2))
         place = b.lshr(pair, I64(32)) if lane % 2 else b.and_(pair, I64(2**32 - 1))
-        one = b.load(b.gep(b.bitcast(source, F32.as_pointer()), [place]))
-        one.align = 4
-        x = b.insert_element(x, one, I32(lane))
-    return b.select(kept, x, ZERO)
+        x = b.insert_element(x, _float_at(e, source, place), I32(lane))
+    return x
+
+
+def _float_at(e: Emitter, source: ir.Value, place: ir.Value) -> ir.Value:
+    found = e.b.load(e.b.gep(e.b.bitcast(source, F32.as_pointer()), [place]))
+    found.align = 4
+    return found
 
 
 def _block(e: Emitter, source: ir.Value, bits: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 from tombola.runtime.ops import Conv, Linear, Op, Pointwise, Region
 from tombola.runtime.ready import Ready
 from tombola.runtime.recognise import Found, Same, Unfit, recognise, shape_of
-from tombola.runtime.shapes import propagate
+from tombola.runtime.shapes import propagate, without_batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +44,20 @@ class Lowered:
     left: Mapping[str, str]
 
 
-def lower(network: fx.GraphModule, example: Sequence[Tensor]) -> Lowered:
+def lower(network: fx.GraphModule, example: Sequence[Tensor], apart: Collection[str] = ()) -> Lowered:
     """The regions of a traced network in eval mode: the longest runs of nodes that kernels exist for.
 
     Additions and ReLUs are fused into the layers before them. The network's graph gets shapes and is tidied (in-place
-    activations, flattening); what it computes stays. `example`: its inputs, batch first.
+    activations, flattening); what it computes stays.
+
+    Args:
+        example: the network's inputs, batch first.
+        apart: names of layers that share no region with others.
     """
     propagate(network, example)
     _tidy(network)
     propagate(network, example)
+    fixed = without_batch(network, example)
     modules = dict(network.named_modules())
     runs: list[dict[fx.Node, Found | Same]] = [{}]
     left: dict[str, str] = {}
@@ -59,13 +65,13 @@ def lower(network: fx.GraphModule, example: Sequence[Tensor]) -> Lowered:
         if node.op in ("placeholder", "get_attr", "output"):
             continue
         try:
-            runs[-1][node] = _checked(node, recognise(node, modules))
+            runs[-1][node] = _checked(node, recognise(node, modules), fixed)
         except Unfit as reason:
             if not isinstance(modules.get(str(node.target)), Ready):
                 left[str(node.target) if node.op == "call_module" else node.name] = str(reason)
             runs.append({})
     parts: list[Part] = []
-    for run in filter(_has_layers, runs):
+    for run in (piece for whole in runs for piece in _pieces(whole, apart)):
         try:
             parts.append(_part(run))
         except Unfit as reason:
@@ -88,7 +94,7 @@ def put_in(network: fx.GraphModule, parts: Sequence[tuple[Part, nn.Module]]) -> 
             call = network.graph.call_module(name, tuple(now.get(node, node) for node in part.inputs))
         with network.graph.inserting_after(call):
             for i, node in enumerate(part.outputs):
-                one = network.graph.call_function(_item, (call, i))
+                one = network.graph.call_function(operator.getitem, (call, i))
                 now[node] = one
                 node.replace_all_uses_with(one, delete_user_cb=lambda user, part=part: user not in part.nodes)  # type: ignore[misc]
         for node in reversed(part.nodes):
@@ -103,17 +109,14 @@ def alone(network: fx.GraphModule, part: Part) -> fx.GraphModule:
     """The part as a network of its own, in torch: from its inputs to the tuple of its outputs."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in part.inputs}
-    for node in part.nodes:
-        for needed in node.all_input_nodes:
-            if needed not in copies:  # a weight that is read by name
-                copies[needed] = graph.node_copy(needed)
-        copies[node] = graph.node_copy(node, copies.__getitem__)
-    graph.output(tuple(copies[node] for node in part.outputs))
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copied)
+        return copies[node]
+
+    graph.output(tuple(map(copied, part.outputs)))
     return fx.GraphModule(network, graph)
-
-
-def _item(values: Sequence[Tensor], index: int) -> Tensor:
-    return values[index]
 
 
 # ---- making the graph plain ------------------------------------------------------------------------------------------
@@ -157,10 +160,12 @@ def _flattens(node: fx.Node, source: fx.Node) -> bool:
 # ---- from nodes to operations ----------------------------------------------------------------------------------------
 
 
-def _checked(node: fx.Node, found: Found | Same) -> Found | Same:
+def _checked(node: fx.Node, found: Found | Same, fixed: Collection[fx.Node]) -> Found | Same:
     """The same, if kernels can run it. Raises Unfit."""
     from tombola.runtime.sparse import supports
 
+    if any(one in fixed for one in (node, found.source, getattr(found, "residual", None))):
+        raise Unfit("its first dimension is not the batch")
     if isinstance(found, Found):
         reason = supports(found.op)
         if reason is not None:
@@ -183,8 +188,20 @@ class _Draft:
         return self.root[node]
 
 
-def _has_layers(run: Mapping[fx.Node, Found | Same]) -> bool:
-    return any(isinstance(found, Found) and isinstance(found.op, Conv | Linear) for found in run.values())
+def _pieces(run: Mapping[fx.Node, Found | Same], apart: Collection[str]) -> Iterator[dict[fx.Node, Found | Same]]:
+    """The run, cut where layers that stand apart meet others; what has no weights stays with the layer before it."""
+    piece: dict[fx.Node, Found | Same] = {}
+    kind: bool | None = None
+    for node, found in run.items():
+        if isinstance(found, Found) and isinstance(found.op, Conv | Linear):
+            own = found.op.name in apart
+            if kind not in (None, own):
+                yield piece
+                piece = {}
+            kind = own
+        piece[node] = found
+    if kind is not None:
+        yield piece
 
 
 def _part(run: Mapping[fx.Node, Found | Same]) -> Part:
@@ -206,10 +223,12 @@ def _part(run: Mapping[fx.Node, Found | Same]) -> Part:
         if isinstance(op, Pointwise) and op.scale is not None and len(op.scale) != _maps(source)[0]:
             raise Unfit("a norm over flattened maps")
         draft.ops.append(op)
-    outputs = tuple(node for node in run if any(user not in run for user in node.users))
+    read = [node for node in run if any(user not in run for user in node.users)]
+    outputs = tuple(node for node in read if draft.root[node] not in draft.inputs)
     names = tuple(draft.root[node].name for node in outputs)
     region = Region({node.name: shape_of(node)[1:] for node in draft.inputs}, _fuse(draft.ops, names), names)
-    return Part(region, tuple(run), tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs))
+    nodes = tuple(node for node in run if node in outputs or node not in read)  # but for inputs that are read flattened
+    return Part(region, nodes, tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs))
 
 
 def _maps(node: fx.Node) -> tuple[int, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from tombola.runtime.lower import Part
+from tombola.runtime.ready import Ready
 
 
-class NativePart(nn.Module):
+class NativePart(Ready):
     """A region in native kernels: takes the part's inputs, returns the tuple of its outputs."""
 
     def __init__(self, native: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
@@ -36,11 +38,6 @@ class TorchPart(nn.Module):
         self.network = network.to(memory_format=torch.channels_last) if channels_last else network  # type: ignore[call-overload]
         self._channels_last = channels_last
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights."""
-        return sum(p.numel() * p.element_size() for p in self.network.parameters())
-
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Float32 tensors, batch first."""
         if self._channels_last:
@@ -51,8 +48,6 @@ class TorchPart(nn.Module):
 
 def make_part(engine: str, part: Part, network: fx.GraphModule, native: Any) -> nn.Module:
     """The module for one of ENGINES; `network`: the part alone in torch, which is not changed."""
-    import copy
-
     if engine == "native":
         return NativePart(native, part.shapes)
     return TorchPart(copy.deepcopy(network), channels_last=engine == "torch-channels-last")

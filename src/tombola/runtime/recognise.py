@@ -58,6 +58,8 @@ def recognise(node: fx.Node, modules: Mapping[str, nn.Module]) -> Same | Found:
     shape_of(node)
     if node.op == "call_module":
         module = modules[str(node.target)]
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise Unfit("it has hooks")
         reader = next((read for kind, read in _MODULES.items() if type(module) is kind), None)
         if reader is None:
             raise Unfit(f"nn.{type(module).__name__} has no kernel of its own")
@@ -239,6 +241,12 @@ def _flatten(node: fx.Node, _: object) -> Same:
     return Same(source)
 
 
+def _squeeze(node: fx.Node, modules: Mapping[str, nn.Module]) -> Same:
+    if len(node.args) + len(node.kwargs) < 2:
+        raise Unfit("squeezing of every dimension, the batch too")
+    return _flatten(node, modules)
+
+
 def _linear_function(node: fx.Node, modules: Mapping[str, nn.Module]) -> Found:
     a = _arguments(node, ("input", "weight", "bias"))
     weight, bias = _held(a["weight"], modules), _held(a.get("bias"), modules)
@@ -317,7 +325,7 @@ _FUNCTIONS: Mapping[Any, Callable[[fx.Node, Mapping[str, nn.Module]], Same | Fou
         F.adaptive_avg_pool2d: lambda node, _: _adaptive(node, None),
         **dict.fromkeys((torch.mean, "mean"), _mean),
         **dict.fromkeys((torch.flatten, "flatten", "view", "reshape", torch.reshape), _flatten),
-        **dict.fromkeys((torch.squeeze, "squeeze"), _flatten),
+        **dict.fromkeys((torch.squeeze, "squeeze"), _squeeze),
         **dict.fromkeys((F.dropout, F.dropout2d), _dropout),
         "contiguous": _same,
     }

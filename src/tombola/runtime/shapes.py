@@ -21,3 +21,26 @@ def propagate(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
 
     with torch.no_grad():
         Devices(network).propagate(*example)  # type: ignore[no-untyped-call]
+
+
+def without_batch(network: fx.GraphModule, example: Sequence[Tensor]) -> set[fx.Node]:
+    """The tensors that do not grow with the batch: parameters, statistics over the batch. Shapes must be written.
+
+    Nothing is known, and the set is empty, where the network runs at the example's batch size only.
+    """
+    found: set[fx.Node] = set()
+
+    class Sizes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            before = getattr(n.meta.get("tensor_meta"), "shape", None)
+            if isinstance(result, Tensor) and before and result.shape != (2 * before[0], *before[1:]):
+                found.add(n)
+            return result
+
+    try:
+        with torch.no_grad():
+            Sizes(network).run(*(torch.cat([x, x]) for x in example))
+    except Exception:  # whatever a network has against other batches
+        return set()
+    return found

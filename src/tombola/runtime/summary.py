@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tombola.compact import Report as Compaction
+from tombola.runtime.binary import Packed
 from tombola.runtime.lower import Part
 from tombola.runtime.ops import Conv, Linear
 
@@ -35,19 +36,26 @@ class PartRow:
 
 @dataclass(frozen=True)
 class Report:
-    """`compaction`: what was removed and folded. `dense`: what stays with torch by itself, with the reason."""
+    """`compaction`: what was removed and folded. `packed`: binary layers on binary activations, and how they run.
+
+    `dense`: what stays with torch by itself, with the reason.
+    """
 
     compaction: Compaction
+    packed: tuple[Packed, ...]
     parts: tuple[PartRow, ...]
     dense: Mapping[str, str]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         parts = [asdict(part) for part in self.parts]
-        return {"compaction": self.compaction.as_dict(), "parts": parts, "dense": dict(self.dense)}
+        packed = [asdict(one) for one in self.packed]
+        return {"compaction": self.compaction.as_dict(), "packed": packed, "parts": parts, "dense": dict(self.dense)}
 
     def __str__(self) -> str:
         lines = [str(self.compaction)]
+        if self.packed:
+            lines += ["", "binary layers on binary activations", *_packed_table(self.packed)]
         for i, part in enumerate(self.parts):
             lines += ["", _headline(i, part), *_table(part)]
         if self.dense:
@@ -81,6 +89,18 @@ def _table(part: PartRow) -> list[str]:
     for layer in part.layers:
         ms = "" if layer.seconds is None else f"{1e3 * layer.seconds:.3f}"
         rows.append((layer.name, "x".join(map(str, layer.shape)), f"{layer.density:.1%}", layer.kernel, ms))
+    return _lined_up(rows)
+
+
+def _packed_table(packed: Sequence[Packed]) -> list[str]:
+    rows = [("layer", "weight", "density", "runs", "ms")]
+    for one in packed:
+        ms = ", ".join(f"{way} {1e3 * seconds:.3f}" for way, seconds in one.seconds.items())
+        rows.append((one.name, "x".join(map(str, one.shape)), f"{one.density:.1%}", one.choice, ms))
+    return _lined_up(rows)
+
+
+def _lined_up(rows: Sequence[tuple[str, str, str, str, str]]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     return [
         f"  {a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:{widths[3]}}  {e:>{widths[4]}}".rstrip()

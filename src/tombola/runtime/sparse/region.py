@@ -37,7 +37,8 @@ class NativeRegion:
             if reason:
                 raise TombolaError(f"{op.name} cannot be compiled: {reason}")
         split, kernels = parse_choices(region, choices)
-        self.region, self.batch, self.threads, self.choices = region, batch, threads, dict(choices)
+        self.batch, self.threads, self.choices = batch, threads, dict(choices)
+        self._inputs, self._outputs = dict(region.inputs), region.outputs  # not the region: it holds the dense weights
         self.templates, self.arenas, self._words, self._shapes = make(region, split, kernels, threads)
         self._images = split.images
         self._driver: ChunkDriver | None = None
@@ -61,15 +62,15 @@ class NativeRegion:
         """
         given = self._checked(inputs)
         count = len(given[0])
-        outputs = {name: torch.empty((count, *self._shapes[name])) for name in self.region.outputs}
+        outputs = {name: torch.empty((count, *self._shapes[name])) for name in self._outputs}
         if count:
             with self._lock:
                 self._fill(given, outputs)
                 self._run(-(-count // self._images))
-        return tuple(outputs[name] for name in self.region.outputs)
+        return tuple(outputs[name] for name in self._outputs)
 
     def _checked(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-        wanted = self.region.inputs
+        wanted = self._inputs
         if len(inputs) != len(wanted):
             raise TombolaError(f"the region takes {len(wanted)} inputs; {len(inputs)} were given")
         for x, (name, shape) in zip(inputs, wanted.items(), strict=True):
@@ -103,8 +104,7 @@ class NativeRegion:
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Compiled anew where it is unpickled."""
-        return NativeRegion, (self.region, self.batch, self.threads, self.choices)
+        raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
 
 
 def make(
