@@ -14,7 +14,8 @@ from torch import Tensor, fx, nn
 from tombola.errors import TombolaError
 from tombola.mask import prunable
 from tombola.models.registry import build_network
-from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, use_binary_layers_
+from tombola.nn import binary
+from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, use_binary_layers_
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.binary.chain import threshold
 from tombola.runtime.binary.layer import Maps, Window, pack_weights
@@ -228,8 +229,8 @@ class Around(nn.Module):
         self.one, self.two, self.plain = (nn.Conv2d(4, 4, 3, padding=1, bias=False) for _ in range(3))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        a = binary_sign(x)
-        b = binary_sign(self.one(a))
+        a = binary.binary_sign(x)
+        b = binary.binary_sign(self.one(a))
         return self.two(b) + b + self.plain(x), b
 
 

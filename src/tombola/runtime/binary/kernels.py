@@ -35,6 +35,10 @@ int32 (8 · eights); `flips`: uint8 (eights); `places`: int64 (count) byte offse
 PACK = ("source", "target", "places", "eights", "count", "stride")
 """`source`: float32, `stride` bytes from pixel to pixel; `places`: int64 byte offsets of the target's pixels."""
 
+PACK_PLANES = ("source", "target", "places", "eights", "count", "pixels", "image")
+"""`source`: float32 (count, 8 · eights, pixels), of at least 8 pixels; `places`: int64 (pixels), of one image; `image`:
+bytes from image to image of the target."""
+
 _V4Q, _V4I, _V4F = (ir.VectorType(kind, FOUR) for kind in (I64, I32, F32))
 _V8I, _V8B = ir.VectorType(I32, 8), ir.VectorType(ir.IntType(1), 8)
 _I8 = ir.IntType(8)
@@ -136,6 +140,43 @@ def pack_kernel() -> Code:
             b.store(b.bitcast(b.fcmp_ordered(">=", x, ZERO), _I8), e.at(target, eight))
     b.ret_void()
     return compile_module(e.module)
+
+
+@functools.cache
+def pack_planes_kernel() -> Code:
+    """Bits of (x >= 0) of images whose channels lie one after the other. Arguments: PACK_PLANES."""
+    e = Emitter(ir.Module("pack"))
+    b = e.b
+    a = {name: e.arg(i) for i, name in enumerate(PACK_PLANES)}
+    for name in ("source", "target", "places"):
+        a[name] = b.inttoptr(a[name], BYTES)
+    first, last = e.share(b.mul(a["count"], a["eights"]))
+    plane = b.mul(a["pixels"], I64(4))
+    with e.loop(first, last) as turn:
+        image, eight = b.sdiv(turn, a["eights"]), b.srem(turn, a["eights"])
+        source = e.at(a["source"], b.mul(turn, b.mul(plane, I64(8))))
+        target = e.at(a["target"], b.add(b.mul(image, a["image"]), eight))
+        with e.loop(I64(0), a["pixels"], 8) as start:
+            pixel = _least(b, start, b.sub(a["pixels"], I64(8)))  # the last eight lies back over the one before it
+            word: ir.Value = I64(0)
+            for k in range(8):
+                x = e.load(source, b.add(b.mul(plane, I64(k)), b.mul(pixel, I64(4))), V8F)
+                bits = b.bitcast(b.fcmp_ordered(">=", x, ZERO), _I8)
+                word = b.or_(word, b.shl(b.zext(bits, I64), I64(8 * k)))
+            word = _transposed(b, word)
+            for k in range(8):
+                place = e.load(a["places"], b.mul(b.add(pixel, I64(k)), I64(8)), I64)
+                b.store(b.trunc(b.lshr(word, I64(8 * k)), _I8), e.at(target, place))
+    b.ret_void()
+    return compile_module(e.module)
+
+
+def _transposed(b: ir.IRBuilder, word: ir.Value) -> ir.Value:
+    """The 8 x 8 bits of a word with rows and columns swapped, in three rounds of swapping blocks."""
+    for shift, mask in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0)):
+        odd = b.and_(b.xor(word, b.lshr(word, I64(shift))), I64(mask))
+        word = b.xor(word, b.xor(odd, b.shl(odd, I64(shift))))
+    return word
 
 
 def _ones(e: Emitter, words: ir.Value) -> ir.Value:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tombola.runtime.binary.kernels import FOUR, compare_kernel, count_kernel, pack_kernel
+from tombola.runtime.binary.kernels import FOUR, compare_kernel, count_kernel, pack_kernel, pack_planes_kernel
 from tombola.runtime.program import Step
 
 WORD = 64
@@ -171,15 +171,24 @@ class Bits:
 
 
 class Packing:
-    """Packed signs of float32 images for one batch size; the channels of a pixel lie together, in eights."""
+    """Packed signs of float32 images for one batch size.
+
+    `planes`: whether they are read channel by channel (N, C, H, W); else the channels of a pixel lie together, in
+    eights. The addresses of source and target are the step's first two words.
+    """
 
     def __init__(self, maps: Maps, batch: int) -> None:
-        self.maps, self.out = maps, maps.empty(batch)
-        places = maps.places(batch)
+        self.planes = maps.channels % _EIGHT == 0 and maps.height * maps.width >= _EIGHT
+        places = maps.places(1 if self.planes else batch)
         eights = -(-maps.channels // _EIGHT)
-        args = [0, self.out.ctypes.data, places.ctypes.data, eights, len(places), 4 * _EIGHT * eights]
-        code = pack_kernel()
-        self.step = Step(code.address("step"), np.array(args, np.int64), (places, self.out, code))
+        args = [0, 0, places.ctypes.data, eights]
+        if self.planes:
+            code = pack_planes_kernel()
+            args += [batch, len(places), 8 * maps.rows[0] * maps.rows[1] * maps.words]
+        else:
+            code = pack_kernel()
+            args += [len(places), 4 * _EIGHT * eights]
+        self.step = Step(code.address("step"), np.array(args, np.int64), (places, code))
 
 
 def _positions(window: Window, maps: Maps, batch: int) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -62,15 +63,15 @@ class PackSigns(_Native):
     def forward(self, x: Tensor) -> Tensor:
         """+1 where x >= 0, as `binary_sign`."""
         maps = self.maps
-        pixels = x.detach().reshape(len(x), maps.channels, maps.height, maps.width).permute(0, 2, 3, 1)
-        if maps.channels % 8:
-            pixels = torch.nn.functional.pad(pixels, (0, -maps.channels % 8), value=-1.0)
-        pixels = pixels.contiguous()
         out = torch.from_numpy(maps.empty(len(x)))
         if out.numel():
+            images = x.detach().reshape(len(x), maps.channels, maps.height, maps.width)
             with self._lock:
                 program, packing = self._for(len(x))
-                packing.step.args[:2] = pixels.data_ptr(), out.data_ptr()
+                if not packing.planes:
+                    images = F.pad(images.permute(0, 2, 3, 1), (0, -maps.channels % 8), value=-1.0)
+                images = images.contiguous()
+                packing.step.args[:2] = images.data_ptr(), out.data_ptr()
                 program.run()
         return out
 
