@@ -264,6 +264,24 @@ def test_export(found: dict[str, Any], tmp_path: Path, suffix: str) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_export_of_a_rounded_ticket(found: dict[str, Any], tmp_path: Path) -> None:
+    from tombola.ticket.ticket import Ticket
+
+    file = tmp_path / "half.ticket"
+    told = last_json("export", found["ticket"], "--out", str(file), "--values", "float16")
+    assert told["bytes"] == file.stat().st_size < Path(found["ticket"]).stat().st_size
+    assert Ticket.load(file).digest == told["digest"]
+    assert Ticket.load(file).mask == Ticket.load(found["ticket"]).mask
+    for words, said in (
+        (["--out", str(tmp_path / "a.ticket"), "--values", "int8"], "float16"),
+        (["--out", str(tmp_path / "a.pt"), "--values", "float16"], "ends in .ticket"),
+    ):
+        status, _, err = call("export", found["ticket"], *words)
+        assert status == 2
+        assert said in err
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_export_elsewhere_is_refused(found: dict[str, Any], tmp_path: Path) -> None:
     status, _, err = call("export", found["ticket"], "--out", str(tmp_path / "net.npz"))
     assert status == 2

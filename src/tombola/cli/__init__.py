@@ -59,9 +59,10 @@ def _run(words: list[str]) -> int:
 
 def all_verbs() -> list[Verb]:
     """Every command, in the order of the help."""
-    from tombola.cli import overlap, records, searches, studies, tickets
+    from tombola.cli import deployment, overlap, records, searches, studies, tickets
 
-    return [*searches.verbs(), *studies.verbs(), *overlap.verbs(), *tickets.verbs(), *records.verbs()]
+    groups = (searches, studies, overlap, tickets, deployment, records)
+    return [verb for group in groups for verb in group.verbs()]
 
 
 def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[str]]:
@@ -88,7 +89,7 @@ def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[s
 
 def _print_help(verbs: Sequence[Verb]) -> None:
     width = max(len(verb.command) for verb in verbs)
-    print("Tombola draws winning tickets from neural networks: find, verify, report.\n")
+    print("Tombola draws winning tickets from neural networks: find, verify, deploy, report.\n")
     for verb in verbs:
         print(f"  {verb.command:{width}}  {verb.summary}")
     print("\nOptions of a command: tombola find imp --help. A first look: tombola demo.")

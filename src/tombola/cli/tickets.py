@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -46,7 +46,7 @@ def verbs() -> list[Verb]:
             _add_info,
             _info,
         ),
-        Verb(("export",), "Write the ticket's network as a plain state_dict.", _add_export, _export),
+        Verb(("export",), "Write the ticket's network as a state_dict, or the ticket anew.", _add_export, _export),
     ]
 
 
@@ -88,9 +88,15 @@ def _add_export(parser: ArgumentParser) -> None:
         "--out",
         type=str | None,
         default=None,
-        help="the file: .safetensors, .pt or .pth (null: beside the ticket, .safetensors)",
+        help="the file: .safetensors, .pt or .pth, or .ticket for another ticket (null: beside it, .safetensors)",
     )
     parser.add_argument("--weights", type=str, default="final", help="final (trained) or origin (before training)")
+    parser.add_argument(
+        "--values",
+        type=str | None,
+        default=None,
+        help="for .ticket: round trained values to float32, float16 or bfloat16 (null: as they are)",
+    )
     add_architecture(parser)
 
 
@@ -209,14 +215,24 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.cli.errors import choose
     from tombola.errors import TombolaError
     from tombola.ticket.export import export_state
+    from tombola.ticket.rounding import Values
     from tombola.ticket.ticket import Ticket
 
     if given["weights"] not in _WEIGHTS:
         raise TombolaError(choose("weights", given["weights"], _WEIGHTS))
+    if given["values"] not in (None, *get_args(Values)):
+        raise TombolaError(choose("values", given["values"], get_args(Values)))
     ticket = Ticket.load(given["ticket"])
     out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
+    told = {"ticket": given["ticket"], "out": str(out), "density": ticket.density}
+    if out.suffix == ".ticket":
+        digest = ticket.save(out, values=given["values"])
+        screen.line(f"wrote {out}: {out.stat().st_size:,} bytes, digest {digest}")
+        return {**told, "bytes": out.stat().st_size, "digest": digest}
+    if given["values"] is not None:
+        raise TombolaError(f"--values is for another ticket, and {out} is none; name a file that ends in .ticket")
     state = export_state(
         ticket, out, weights=given["weights"], model=architecture(given, ticket), trusted=trusted(given)
     )
     screen.line(f"wrote {out}: {len(state)} tensors, {ticket.density:.2%} of the prunable weights kept")
-    return {"ticket": given["ticket"], "out": str(out), "tensors": len(state), "density": ticket.density}
+    return {**told, "tensors": len(state)}
