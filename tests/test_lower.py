@@ -236,6 +236,49 @@ class Flattened(nn.Module):
         return out
 
 
+class Squeezed(nn.Module):
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.squeeze(*self.dims)
+
+
+@pytest.mark.parametrize(("dims", "left"), [((), {"squeeze"}), ((1,), set())])
+def test_squeezing_can_take_the_batch(dims: tuple[int, ...], left: set[str]) -> None:
+    found = check(nn.Sequential(nn.Linear(3, 2), Squeezed(*dims)), torch.randn(2, 3))
+    assert set(found.left) == left
+
+
+def test_layers_apart_share_no_region_with_others() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) if i % 2 == 0 else nn.ReLU() for i in range(8)))
+    network = fx.symbolic_trace(model.eval())
+    found = lower(network, (torch.randn(2, 4),), ["2", "4"])
+    assert [part.layers for part in found.parts] == [("0",), ("2", "4"), ("6",)]
+    assert all(op.relu for part in found.parts for op in part.region.ops if isinstance(op, Linear))
+
+
+def test_modules_with_hooks_and_values_without_a_batch_are_left() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].register_forward_hook(lambda module, args, out: 2 * out)
+    found, _ = lowered(model, torch.randn(1, 4))
+    assert found.left == {"1": "it has hooks"}
+    found, _ = lowered(Placed(), torch.randn(1, 4))
+    assert found.left == {"add": "its first dimension is not the batch"}
+
+
+class Placed(nn.Module):
+    """Adds a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.place
+
+
 def test_a_norm_over_flattened_maps_is_left() -> None:
     found = check(Flattened(), torch.randn(3, 1, 4, 4))
     assert "norm" in found.left

@@ -267,12 +267,8 @@ def test_measured_choices_build(batch: int) -> None:
 def test_bytes_of_weights() -> None:
     weight = torch.zeros(8, 100)
     weight[:, :10] = 1
-    native = build(
-        Region({"x": (100,)}, (Linear("l", "x", "y", weight),), ("y",)),
-        1,
-        1,
-        {"region": "rows:1", "y": "flat:1:rows1:panels1"},
-    )
+    region = Region({"x": (100,)}, (Linear("l", "x", "y", weight),), ("y",))
+    native = build(region, 8, 1, {"region": "rows:8", "y": "lanes:1x1x1:rows1:panels1"})
     assert native.nbytes == 80 * 8 + 9 * 4 + 8 * 4  # offsets and values, where rows start, biases
 
 

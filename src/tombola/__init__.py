@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tombola.methods.imp import IterativePruning
     from tombola.methods.joint import Joint
     from tombola.methods.learned_mask import LearnedMask
+    from tombola.runtime.deploy import deploy
     from tombola.study.verify import verify
     from tombola.supermask.attach import attach, make_permanent, refresh
     from tombola.ticket.ticket import Ticket
@@ -37,6 +38,7 @@ __all__ = [
     "TicketError",
     "TombolaError",
     "attach",
+    "deploy",
     "find",
     "hold",
     "make_permanent",
@@ -59,6 +61,7 @@ _HOME = {
     "Ticket": "tombola.ticket.ticket",
     "TicketError": "tombola.errors",
     "TombolaError": "tombola.errors",
+    "deploy": "tombola.runtime.deploy",
     "find": "tombola.methods.find",
     "hold": "tombola.train.hold",
     "prunable": "tombola.mask",
@@ -66,6 +69,7 @@ _HOME = {
 }
 _PACKAGES = frozenset(
     {
+        "compact",
         "data",
         "methods",
         "models",
@@ -74,6 +78,7 @@ _PACKAGES = frozenset(
         "report",
         "rng",
         "runs",
+        "runtime",
         "select",
         "study",
         "supermask",

@@ -1,80 +1,217 @@
-"""Which engine runs a region: measured on this machine, or as a plan says."""
+"""Which engine runs each region of a network: measured on this machine, or as a plan says."""
 
 from __future__ import annotations
 
+import copy
 import statistics
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from tombola.errors import TombolaError
 from tombola.runtime import sparse
-from tombola.runtime.lower import Part, alone
+from tombola.runtime.lower import Lowered, Part, alone, lower, put_in
+from tombola.runtime.ops import Conv, Linear
 from tombola.runtime.parts import ENGINES, make_part
 from tombola.runtime.plan import PartPlan
+from tombola.runtime.recognise import shape_of
 from tombola.runtime.timing import measure
 
-_ROUNDS = 5
+_ROUNDS, _LAYER_ROUNDS = 5, 3
+_SLOWER, _WORTH = 1.1, 0.05  # a layer leaves its region if dense is so much faster, and the region gains such a share
+
+
+@dataclass(frozen=True)
+class Times:
+    """Measured seconds per call: of a region in each engine; of its layers by target, native and in torch, each alone.
+
+    Empty where nothing was measured.
+    """
+
+    engines: Mapping[str, float] = field(default_factory=dict)
+    native: Mapping[str, float] = field(default_factory=dict)
+    dense: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    """Why native kernels were not tried."""
 
 
 @dataclass(frozen=True, eq=False)
-class Chosen:
-    """A region's engine with its module; measured seconds per call of each engine, and of single layers where known."""
+class Draft:
+    """A network with its regions in engines. `apart`: the layers that were given no region with others."""
 
-    engine: str
-    module: nn.Module
-    choices: Mapping[str, str] = field(default_factory=dict)
-    seconds: Mapping[str, float] = field(default_factory=dict)
-    layers: Mapping[str, float] = field(default_factory=dict)
-    reason: str | None = None
-    """Why no native kernel was tried."""
+    network: fx.GraphModule
+    lowered: Lowered
+    parts: tuple[PartPlan, ...]
+    times: tuple[Times, ...]
+    apart: tuple[str, ...] = ()
 
 
-def choose(network: fx.GraphModule, part: Part, example: Sequence[Tensor], threads: int) -> Chosen:
-    """The fastest engine for a part, on the values that reach it from the example; torch where native loses."""
-    values = _reaching(network, part, example)
-    batch = values[0].shape[0]
+def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int) -> Draft:
+    """The fastest found: each region in its fastest engine, with or without the layers that dense runs faster.
+
+    Of several regions the sum can lose to torch where each by itself wins; then all stay dense. The network stays.
+    """
+    first = _measured(network, example, threads, ())
+    drafts = [first]
+    slow = _slow_layers(first)
+    if slow:
+        drafts.append(_measured(network, example, threads, slow))
+    if any(len(draft.parts) > 1 for draft in drafts):
+        drafts.append(all_dense(network, example, threads, first))
+    if len(drafts) == 1:
+        return first
+    runs = {str(i): partial(draft.network, *example) for i, draft in enumerate(drafts)}
+    seconds = {name: statistics.median(times) for name, times in measure(runs, rounds=_ROUNDS, threads=threads).items()}
+    return drafts[int(min(seconds, key=seconds.__getitem__))]
+
+
+def planned(
+    network: fx.GraphModule,
+    example: Sequence[Tensor],
+    threads: int,
+    parts: Sequence[PartPlan],
+    apart: Collection[str] = (),
+) -> Draft:
+    """The network as a plan says. It is not changed itself.
+
+    Raises:
+        TombolaError: the plan is of another network, or its choices do not fit.
+    """
+    work = twin(network)
+    lowered = lower(work, example, apart)
+    _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts])
+    made: list[tuple[Part, nn.Module]] = []
+    for part, plan in zip(lowered.parts, parts, strict=True):
+        batch = shape_of(part.inputs[0])[0]
+        native = sparse.build(part.region, batch, threads, plan.choices) if plan.engine == "native" else None
+        made.append((part, make_part(plan.engine, part, alone(work, part), native)))
+    return Draft(put_in(work, made), lowered, tuple(parts), tuple(Times() for _ in parts), tuple(apart))
+
+
+def all_dense(network: fx.GraphModule, example: Sequence[Tensor], threads: int, draft: Draft) -> Draft:
+    """The same regions, every one in its fastest dense engine."""
+    parts = []
+    for part, times in zip(draft.parts, draft.times, strict=True):
+        dense = {engine: times.engines.get(engine, 0.0) for engine in ENGINES[1:]}
+        parts.append(PartPlan(part.layers, min(dense, key=dense.__getitem__)))
+    made = planned(network, example, threads, parts, draft.apart)
+    return Draft(made.network, made.lowered, made.parts, draft.times, draft.apart)
+
+
+def twin(network: fx.GraphModule) -> fx.GraphModule:
+    """The same modules and parameters under a graph of its own."""
+    return fx.GraphModule(network, copy.deepcopy(network.graph))
+
+
+def _measured(network: fx.GraphModule, example: Sequence[Tensor], threads: int, apart: Collection[str]) -> Draft:
+    work = twin(network)
+    lowered = lower(work, example, apart)
+    values = _values(work, lowered.parts, example)
+    made: list[tuple[Part, nn.Module]] = []
+    plans: list[PartPlan] = []
+    told: list[Times] = []
+    for part in lowered.parts:
+        native = not set(part.layers) <= set(apart)
+        plan, times, module = _choose(work, part, [values[node] for node in part.inputs], threads, native=native)
+        made.append((part, module))
+        plans.append(plan)
+        told.append(times)
+    return Draft(put_in(work, made), lowered, tuple(plans), tuple(told), tuple(apart))
+
+
+def _choose(
+    network: fx.GraphModule, part: Part, values: Sequence[Tensor], threads: int, *, native: bool
+) -> tuple[PartPlan, Times, nn.Module]:
+    """The fastest engine for a part on these inputs."""
     rest = alone(network, part)
     found: dict[str, nn.Module] = {}
-    reason, choices, layers = None, {}, {}
-    try:
-        told = sparse.measure(part.region, batch, threads)
-        choices, layers = dict(told.choices), dict(told.layers)
-        found["native"] = make_part("native", part, rest, sparse.build(part.region, batch, threads, choices))
-    except TombolaError as error:
-        reason = str(error)
-    for engine in ENGINES[1:]:
-        found[engine] = make_part(engine, part, rest, None)
-    times = measure(
-        {engine: partial(module, *values) for engine, module in found.items()}, rounds=_ROUNDS, threads=threads
-    )
-    seconds = {engine: statistics.median(rounds) for engine, rounds in times.items()}
+    told: sparse.Measured | None = None
+    reason = None if native else "dense layers are faster here"
+    if native:
+        try:
+            told = sparse.measure(part.region, len(values[0]), threads)
+            kernels = sparse.build(part.region, len(values[0]), threads, told.choices)
+            found["native"] = make_part("native", part, rest, kernels)
+        except TombolaError as error:
+            reason = str(error)
+    found |= {engine: make_part(engine, part, rest, None) for engine in ENGINES[1:]}
+    runs = {engine: partial(module, *values) for engine, module in found.items()}
+    rounds = measure(runs, rounds=_ROUNDS, threads=threads)
+    seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
     best = min(seconds, key=seconds.__getitem__)
-    native = best == "native"
-    return Chosen(best, found[best], choices if native else {}, seconds, layers if native else {}, reason)
+    choices = told.choices if told is not None and best == "native" else {}
+    times = Times(seconds, told.layers if told else {}, _dense_layers(part, threads) if told else {}, reason)
+    return PartPlan(part.layers, best, choices), times, found[best]
 
 
-def plan_part(network: fx.GraphModule, part: Part, plan: PartPlan, batch: int, threads: int) -> Chosen:
-    """The part as a plan says. Raises TombolaError: choices that do not fit."""
-    native: Any = None
-    if plan.engine == "native":
-        native = sparse.build(part.region, batch, threads, dict(plan.choices))
-    return Chosen(plan.engine, make_part(plan.engine, part, alone(network, part), native), plan.choices)
+def _dense_layers(part: Part, threads: int) -> dict[str, float]:
+    """Target of a layer -> seconds per call in torch, in the faster layout; layers that are alike are measured once."""
+    shapes = {node.name: shape_of(node) for node in (*part.inputs, *part.nodes)}
+    known: dict[object, float] = {}
+    found: dict[str, float] = {}
+    for op in part.region.ops:
+        if not isinstance(op, Conv | Linear):
+            continue
+        x = torch.rand(shapes[op.source])
+        moves = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
+        key = (tuple(op.weight.shape), tuple(x.shape), moves)
+        if key not in known:
+            runs = {"rows": _torch_run(op, x, torch.contiguous_format)}
+            if isinstance(op, Conv):
+                runs["channels"] = _torch_run(op, x, torch.channels_last)
+            times = measure(runs, rounds=_LAYER_ROUNDS, threads=threads)
+            known[key] = min(statistics.median(rounds) for rounds in times.values())
+        found[op.target] = known[key]
+    return found
 
 
-def _reaching(network: fx.GraphModule, part: Part, example: Sequence[Tensor]) -> list[Tensor]:
-    """The values of the part's inputs when the network runs on the example."""
+def _torch_run(op: Conv | Linear, x: Tensor, layout: torch.memory_format) -> Any:
+    if isinstance(op, Linear):
+        return partial(F.linear, x.flatten(1), op.weight, op.bias)
+    image, weight = x.contiguous(memory_format=layout), op.weight.contiguous(memory_format=layout)
+    return partial(F.conv2d, image, weight, op.bias, op.stride, op.padding, op.dilation, op.groups)
+
+
+def _slow_layers(draft: Draft) -> tuple[str, ...]:
+    """Layers whose dense kernel is faster, in regions where that is not so for all and counts."""
+    slow: list[str] = []
+    for part, times in zip(draft.lowered.parts, draft.times, strict=True):
+        native, dense = Counter[str](), Counter[str]()
+        for op in part.region.ops:
+            if op.target in times.native:
+                native[op.name] += times.native[op.target]  # type: ignore[assignment]
+                dense[op.name] += times.dense[op.target]  # type: ignore[assignment]
+        own = [name for name in native if native[name] > _SLOWER * dense[name]]
+        gain = sum(native[name] - dense[name] for name in own)
+        if own and len(own) < len(native) and gain > _WORTH * min(times.engines.values()):
+            slow += own
+    return tuple(slow)
+
+
+def _values(network: fx.GraphModule, parts: Sequence[Part], example: Sequence[Tensor]) -> dict[fx.Node, Tensor]:
+    """The values of all parts' inputs when the network runs on the example."""
+    wanted = {node for part in parts for node in part.inputs}
     kept: dict[fx.Node, Tensor] = {}
 
     class Keeping(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
-            if n in part.inputs:
-                kept[n] = result
+            if n in wanted:
+                kept[n] = result.clone()  # a call in place may follow
             return result
 
-    Keeping(network).run(*example)
-    return [kept[node] for node in part.inputs]
+    Keeping(network).run(*(x.clone() for x in example))
+    return kept
+
+
+def _check_layers(have: Sequence[tuple[str, ...]], want: Sequence[tuple[str, ...]]) -> None:
+    if list(have) != list(want):
+        names = sorted({name for part in have for name in part} ^ {name for part in want for name in part})
+        odd = f"layer {names[0]!r} is in only one of them" if names else "their layers are in another order"
+        raise TombolaError(f"the plan is of another network: {odd}; deploy without it")

@@ -5,20 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
+from torch.utils._pytree import tree_leaves
 
-from tombola.compact import compact
+from tombola.compact import Compacted, compact
 from tombola.errors import TombolaError
 from tombola.runtime.binary import pack_binary
-from tombola.runtime.choose import choose, plan_part
-from tombola.runtime.lower import Part, lower, put_in
+from tombola.runtime.choose import all_dense, planned, search, twin
+from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
+from tombola.runtime.effective import plain_copy
 from tombola.runtime.plan import PartPlan, Plan, this_machine
 from tombola.runtime.ready import Ready
-from tombola.runtime.summary import PartRow, Report, layer_rows
+from tombola.runtime.summary import Report, part_rows
 from tombola.runtime.threads import threads_set
 from tombola.ticket.ticket import Ticket
 
@@ -29,21 +30,32 @@ TOLERANCE = 1e-4
 class Deployed(nn.Module):
     """A network made fast for inference: the call and the outputs of the network it was made from, in eval mode.
 
-    Float32 on the CPU; other batch sizes than the one it was made for work too. No gradients.
+    Other batch sizes than the one it was made for work too. No gradients. `plan`: what was chosen; `report`: what was
+    done.
     """
 
-    def __init__(self, network: nn.Module, plan: Plan, report: Report) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, report: Report, compacted: nn.Module | None = None) -> None:
         super().__init__()
         self.network = network
         self.plan, self.report = plan, report
+        self._compacted = (compacted,)  # a tuple: its weights are not this module's
         self.eval()
+
+    @property
+    def compacted(self) -> nn.Module:
+        """The compacted network in plain torch, for export: an fx.GraphModule if it could be traced.
+
+        Raises:
+            TombolaError: it was not kept.
+        """
+        if self._compacted[0] is None:
+            raise TombolaError("the compacted network was not kept; deploy with keep_compacted=True")
+        return self._compacted[0]
 
     @property
     def nbytes(self) -> int:
         """Bytes of everything that inference reads: weights in their compact forms, other parameters and buffers."""
-        ready = [module for module in self.network.modules() if isinstance(module, Ready)]
-        rest = {t.data_ptr(): t.nbytes for t in (*self.network.parameters(), *self.network.buffers())}
-        return sum(rest.values()) + sum(module.nbytes for module in ready)
+        return _nbytes(self.network)
 
     def forward(self, *inputs: Tensor) -> Any:
         """As of the network it was made from.
@@ -53,17 +65,25 @@ class Deployed(nn.Module):
         """
         wanted = self.plan.inputs
         if len(inputs) != len(wanted) or any(tuple(x.shape[1:]) != w[1:] for x, w in zip(inputs, wanted, strict=True)):
-            found = ", ".join(str(tuple(x.shape)) for x in inputs)
             raise TombolaError(
-                f"inputs of shape {found}; this network was deployed for {', '.join(map(str, wanted))}, any batch: "
+                f"inputs of shape {_shapes(inputs)}; this network was deployed for {_shapes(wanted)}, any batch: "
                 "deploy it for this shape"
             )
-        with torch.inference_mode():
+        with torch.no_grad():
             return self.network(*inputs)
 
     def train(self, mode: bool = True) -> Deployed:
         """Stays in eval mode: what was folded cannot be trained."""
         return super().train(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Deployed:
+        """Native kernels are shared: nothing in them changes."""
+        return Deployed(
+            copy.deepcopy(self.network, memo), self.plan, self.report, copy.deepcopy(self._compacted[0], memo)
+        )
+
+    def __reduce__(self) -> NoReturn:
+        raise TombolaError("a deployed network cannot be pickled; save its plan and the ticket, and deploy again")
 
 
 def deploy(
@@ -71,17 +91,19 @@ def deploy(
     *example: Tensor,
     threads: int | None = None,
     plan: Plan | str | Path | None = None,
+    keep_compacted: bool = True,
     model: nn.Module | None = None,
     trusted: Sequence[str] = (),
 ) -> Deployed:
     """Compact a network exactly, and run each part in the fastest of the kernels that this machine has for it.
 
     Args:
-        subject: a ticket, or a module with plain zeros in its weights (also one with a supermask or another
-            parametrisation attached: its effective weights count). It is not changed.
-        example: inputs of the shape and batch size to be fast for.
-        threads: of the CPU; None: as torch is set.
+        subject: a ticket, or a module with plain zeros in its weights (also one with a supermask, a held mask or
+            another parametrisation attached: its effective weights count). It is not changed.
+        example: inputs of the shape and batch size to be fast for. On a GPU only Linear layers are looked at.
+        threads: of the CPU; None: those of the plan, or as torch is set.
         plan: choices of before, or their file: nothing is measured.
+        keep_compacted: whether the compacted network is kept beside, dense, for export.
         model, trusted: for a ticket of a network that is not Tombola's own, as in `Ticket.build`.
 
     Returns:
@@ -89,69 +111,104 @@ def deploy(
         kernel exists for stays with torch, and is named in the report.
 
     Raises:
-        TombolaError: no example, threads below 1, or a plan of another network; TicketError: the ticket cannot be
-            built.
+        TombolaError: no example, or one that the model cannot run on; threads below 1; a plan of another network.
+            TicketError: the ticket cannot be built.
     """
-    if not example:
-        raise TombolaError("there is no example input; give one of the shape and batch size to be fast for")
-    count = torch.get_num_threads() if threads is None else threads
+    if not example or not all(isinstance(x, Tensor) and x.dim() and len(x) for x in example):
+        raise TombolaError(
+            "the example is no tensors, or empty; give inputs of the shape and batch size to be fast for, batch first"
+        )
+    wanted = Plan.load(plan) if isinstance(plan, str | Path) else plan
+    count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
     if count < 1:
         raise TombolaError(f"threads is {count}; give 1 or more")
-    wanted = Plan.load(plan) if isinstance(plan, str | Path) else plan
-    if wanted is not None and threads is None:
-        count = wanted.threads
-    plain = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else _plain(subject)
-    with threads_set(count), torch.inference_mode():
-        return _deploy(plain.eval(), example, count, wanted)
-
-
-def _deploy(plain: nn.Module, example: tuple[Tensor, ...], threads: int, wanted: Plan | None) -> Deployed:
-    shapes = tuple(tuple(x.shape) for x in example)
-    compacted = compact(plain, *example)
-    network = compacted.module
-    if not isinstance(network, fx.GraphModule):
-        _check_fits(wanted, (), shapes)
-        report = Report(compacted.report, (), (), {"the network": compacted.report.reason or "it cannot be traced"})
-        return Deployed(network, Plan(threads, shapes, (), {}, this_machine()), report)
-    packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed)
-    lowered = lower(network, example)
-    _check_fits(wanted, lowered.parts, shapes)
-    made: list[tuple[Part, nn.Module]] = []
-    plans: list[PartPlan] = []
-    rows: list[PartRow] = []
-    for i, part in enumerate(lowered.parts):
-        if wanted is None:
-            chosen = choose(network, part, example, threads)
-        else:
-            chosen = plan_part(network, part, wanted.parts[i], shapes[0][0], threads)
-        made.append((part, chosen.module))
-        plans.append(PartPlan(part.layers, chosen.engine, chosen.choices))
-        rows.append(
-            PartRow(chosen.engine, layer_rows(part, chosen.choices, chosen.layers), chosen.seconds, chosen.reason)
+    if wanted is not None and [shape[1:] for shape in wanted.inputs] != [tuple(x.shape[1:]) for x in example]:
+        raise TombolaError(
+            f"the plan is for inputs {_shapes(wanted.inputs)}, not {_shapes(example)}; deploy without it"
         )
+    source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
+    with threads_set(count), torch.no_grad():
+        plain = plain_copy(source, example)
+        found = compact(plain, *example)
+        on_cpu = all(x.device.type == "cpu" for x in example)
+        make = _on_cpu if on_cpu and isinstance(found.module, fx.GraphModule) else _in_torch
+        network, plan_made, report = make(plain, found, example, count, wanted)
+    return Deployed(network, plan_made, report, found.module if keep_compacted else None)
+
+
+def _on_cpu(
+    plain: nn.Module, found: Compacted, example: tuple[Tensor, ...], threads: int, wanted: Plan | None
+) -> tuple[nn.Module, Plan, Report]:
+    """Native kernels for the regions of a traced network."""
+    assert isinstance(found.module, fx.GraphModule)
+    network = twin(found.module)
+    packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed)
+    choices = {one.name: one.choice for one in packed}
+    if wanted is None:
+        draft = search(network, example, threads)
+    elif wanted.packed == choices:
+        draft = planned(network, example, threads, wanted.parts, wanted.apart)
+    else:
+        raise TombolaError("the plan is of another network: other binary layers were packed; deploy without it")
+    error = _error(plain, draft.network, example)
+    left = dict(draft.lowered.left)
+    if error > TOLERANCE:  # steps in the network make much of small differences
+        draft = all_dense(network, example, threads, draft)
+        left["all regions"] = f"native kernels would change outputs by {error:.1e}"
+        error = _error(plain, draft.network, example)
+    shapes = tuple(tuple(x.shape) for x in example)
     machine = this_machine() if wanted is None else wanted.machine
-    found = Plan(threads, shapes, tuple(plans), {one.name: one.choice for one in packed}, machine)
-    return Deployed(put_in(network, made), found, Report(compacted.report, packed, tuple(rows), lowered.left))
+    made = Plan(threads, shapes, draft.parts, draft.apart, choices, machine)
+    sizes = {"model": _nbytes(plain), "deployed": _nbytes(draft.network)}
+    rows = part_rows(draft)
+    return draft.network, made, Report(found.report, packed, rows, (), left, sizes, error)
 
 
-def _plain(subject: nn.Module) -> nn.Module:
-    """A copy whose parameters are the effective weights."""
-    if not isinstance(subject, nn.Module):
-        raise TombolaError(f"{type(subject).__name__} cannot be deployed; give a Ticket or an nn.Module")
-    plain = copy.deepcopy(subject).eval()
-    for module in plain.modules():
-        for name in list(getattr(module, "parametrizations", {})):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-    return plain
+def _in_torch(
+    plain: nn.Module, found: Compacted, example: tuple[Tensor, ...], threads: int, wanted: Plan | None
+) -> tuple[nn.Module, Plan, Report]:
+    """A network that cannot be traced, or that lies on a GPU: there Linear layers may get torch's sparse kernels."""
+    network: nn.Module = copy.deepcopy(found.module)
+    chosen: tuple[LinearChoice, ...] = ()
+    on_gpu = any(x.is_cuda for x in example)
+    if wanted is not None:
+        chosen = tuple(LinearChoice(part.layers[0], part.engine) for part in wanted.parts if part.layers)
+    elif on_gpu:
+        chosen = choose_kernels(network, example)
+    use_kernels(network, [(one.name, one.kernel) for one in chosen])
+    left = {} if on_gpu else {"the network": found.report.reason or "its inputs are on another device than the CPU"}
+    error = _error(plain, network, example)
+    shapes = tuple(tuple(x.shape) for x in example)
+    parts = tuple(PartPlan((one.name,), one.kernel) for one in chosen)
+    machine = this_machine() if wanted is None else wanted.machine
+    sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
+    made = Plan(threads, shapes, parts, (), {}, machine)
+    return network, made, Report(found.report, (), (), chosen, left, sizes, error)
 
 
-def _check_fits(plan: Plan | None, parts: Sequence[Part], shapes: tuple[tuple[int, ...], ...]) -> None:
-    if plan is None:
-        return
-    if [shape[1:] for shape in plan.inputs] != [shape[1:] for shape in shapes]:
-        raise TombolaError(f"the plan is for inputs {list(plan.inputs)}, not {list(shapes)}; deploy without it")
-    have, want = [part.layers for part in parts], [part.layers for part in plan.parts]
-    if have != want:
-        names = sorted({*sum(have, ())} ^ {*sum(want, ())})
-        odd = f"layer {names[0]!r} is in only one of them" if names else "their layers are in another order"
-        raise TombolaError(f"the plan is of another network: {odd}; deploy without it")
+def _error(plain: nn.Module, network: nn.Module, example: Sequence[Tensor]) -> float:
+    """max|a - b| / max|a| over the outputs on the example; infinite where one is finite and the other not."""
+    want, have = (tree_leaves(module(*(x.clone() for x in example))) for module in (plain, network))
+    pairs = [(a, b) for a, b in zip(want, have, strict=True) if isinstance(a, Tensor)]
+    return max((_difference(a.double(), b.double()) for a, b in pairs if a.numel()), default=0.0)
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    same = a.isfinite() & b.isfinite()
+    if not torch.equal(a[~same].nan_to_num(), b[~same].nan_to_num()):
+        return float("inf")
+    a, b = a[same], b[same]
+    if not a.numel():
+        return 0.0
+    largest, off = float(a.abs().max()), float((a - b).abs().max())
+    return off / largest if largest else off
+
+
+def _nbytes(network: nn.Module) -> int:
+    ready = [module for module in network.modules() if isinstance(module, Ready)]
+    rest = sum(map(bytes_of, (*network.parameters(), *network.buffers())))
+    return rest + sum(module.nbytes for module in ready)
+
+
+def _shapes(values: Sequence[Any]) -> str:
+    return ", ".join(str(tuple(value.shape) if isinstance(value, Tensor) else value) for value in values)

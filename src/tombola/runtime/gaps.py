@@ -4,11 +4,12 @@ The layout is SELL-8-σ (Kreutzer et al. 2014, arXiv:1307.6209): eight units are
 windows of σ units the longest come first, so that the eight of a group are about equally long. A unit is V rows that
 share one list of columns, the columns in which any of them is kept.
 
-An entry is a field of `32 // per_word` bits in a lane's 32-bit word, the first entry lowest. Its low `gap_bits` are the
-gap, 2^gap_bits - 1 = `most` at the largest; gaps longer than that take entries without a column.
+An entry is a field of `32 // per_word` bits in a lane's 32-bit word, the first entry lowest; with weights it is whole
+bytes. Its low `gap_bits` are the gap, at the largest `most` = 2^gap_bits - 1. Longer ways take further entries, without
+a column.
 
-- Weights: the gap is the way from the place before (0 at first) to this entry's. Where no column is kept, to go on or at
-  the end of a list, the weight is 0. The float32 weights follow the words: for each entry of a word, for each of the V
+- Weights: the gap is the way from the place before (0 at first) to this entry's. Where no column is kept, on the way or
+  behind the last, the weight is 0. The float32 weights follow the words: for each entry of a word, for each of the V
   rows, eight lanes.
 - Signs: below `most` the column lies gap + 1 behind the place before (-1 at first). `most` itself is an entry without a
   column, `most` behind. The V bits above the gap: whether the weight of row v is negative.
@@ -22,8 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LANES = 8
-PER_WORD = (1, 2, 3, 4, 5, 6, 8, 10, 16)
-"""Entries in a word; numbers between leave more bits unused."""
+_AT_ONCE = 2**22  # weights that are coded at a time: they take many times their bytes meanwhile
 _WINDOW = 256  # σ, units: enough to make groups even, few enough that a group's outputs lie near each other
 
 
@@ -36,13 +36,19 @@ class Coding:
     signs: bool
 
     @property
+    def valid(self) -> bool:
+        """Whether there is such a coding: weights take whole bytes, signs leave bits for the gap."""
+        per_word = (1, 2, 3, 4, 5, 6, 8, 10, 16) if self.signs else (1, 2, 4)
+        return self.per_word in per_word and self.rows in (1, 2, 4, 8) and self.gap_bits > 0
+
+    @property
     def field_bits(self) -> int:
         """Of an entry."""
         return 32 // self.per_word
 
     @property
     def gap_bits(self) -> int:
-        """Of its gap; below 1: there is no such coding. At most 30, so that places stay below 2^31."""
+        """Of its gap; at most 30, so that places stay below 2^31."""
         return min(30, self.field_bits - self.rows * self.signs)
 
     @property
@@ -58,9 +64,9 @@ class Coding:
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Where a matrix is kept, by units: entry i is in unit `unit[i]`, column `column[i]`, `gap[i]` behind the last (-1).
+    """Where a matrix is kept, by units: entry i is in unit `unit[i]`, column `column[i]`.
 
-    `units`: how many there are, of `rows` rows.
+    `gap`: from the unit's column before, -1 before the first. `units`: how many there are, of `rows` rows.
     """
 
     units: int
@@ -108,59 +114,84 @@ def columns(weight: NDArray[np.float32], rows: int) -> Columns:
 
 def coded_bytes(found: Columns, coding: Coding) -> int:
     """What `code` would take for the words, in bytes."""
-    lengths = np.bincount(found.unit, 1 + _skipped(found, coding), found.units).astype(np.int64)
+    lengths = _lengths(found, _skipped(found, coding))
     return int(_group_words(lengths[_order(lengths)], coding).sum()) * coding.word_bytes
 
 
-def code(weight: NDArray[np.float32], found: Columns, coding: Coding) -> Gaps:
-    """Write a matrix. With signs, all rows of a unit must be kept where one is."""
+def code(weight: NDArray[np.float32], coding: Coding) -> Gaps:
+    """Write a matrix (out, in). With signs, all rows of a unit must be kept where one is."""
+    window = _WINDOW * coding.rows
+    run = window * max(1, _AT_ONCE // (window * weight.shape[1]))
+    firsts = range(0, len(weight), run)
+    parts = [_code(weight[first : first + run], coding) for first in firsts]
+    ends = np.cumsum([0, *(part.starts[-1] for part in parts)])
+    return Gaps(
+        np.concatenate([part.words for part in parts]),
+        np.concatenate([*(part.starts[:-1] + end for part, end in zip(parts, ends, strict=False)), ends[-1:]]),
+        np.concatenate([part.order + (part.order >= 0) * np.int32(i) for part, i in zip(parts, firsts, strict=True)]),
+    )
+
+
+def _code(weight: NDArray[np.float32], coding: Coding) -> Gaps:
+    """A matrix of some windows, whole."""
+    found = columns(weight, coding.rows)
     skipped = _skipped(found, coding)
-    ends = np.cumsum(skipped + 1)
-    lengths = np.bincount(found.unit, skipped + 1, found.units).astype(np.int64)
-    place = ends - 1 - (np.cumsum(lengths) - lengths)[found.unit]
+    lengths = _lengths(found, skipped)
     order = _order(lengths)
     starts = np.concatenate([[0], np.cumsum(_group_words(lengths[order], coding))])
     where = np.empty(found.units, np.int64)
     where[order] = np.arange(found.units)
     group, lane = np.divmod(where[found.unit], LANES)
+    place = np.cumsum(skipped + 1) - 1 - (np.cumsum(lengths) - lengths)[found.unit]
 
-    def slot(entry: slice | NDArray[np.int64], back: int | NDArray[np.int64] = 0) -> tuple[NDArray[np.int64], ...]:
+    def slot(entry: slice | NDArray[np.int64], back: int | NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
+        """(word, lane, field in the word) of entries, or `back` entries before them."""
         word, turn = np.divmod(place[entry] - back, coding.per_word)
         return starts[group[entry]] + word, lane[entry], turn
 
-    rows = np.arange(found.rows)
-    kept_rows = found.unit[:, None] * found.rows + rows
-    last = len(weight) - 1
-    values = weight[np.minimum(kept_rows, last), found.column[:, None]] * (kept_rows <= last)
+    values = _values(weight, found)
     field = _ways(found, coding) - skipped * coding.most
     if coding.signs:
-        field |= ((values < 0) << (coding.gap_bits + rows)).sum(1)
+        field |= ((values < 0) << (coding.gap_bits + np.arange(found.rows))).sum(1)
     fields = np.full((starts[-1], LANES, coding.per_word), coding.most if coding.signs else 0, np.uint32)
+    fields[slot(slice(None), 0)] = field
     behind = np.repeat(np.arange(len(skipped)), skipped)
     fields[slot(behind, 1 + np.arange(len(behind)) - (np.cumsum(skipped) - skipped)[behind])] = coding.most
-    word, lane, turn = places = slot(slice(None))
-    fields[places] = field
-    shifts = np.arange(coding.per_word, dtype=np.uint32) * np.uint32(coding.field_bits)
     words = np.zeros((starts[-1], coding.word_bytes // 4), np.int32)
+    shifts = np.arange(coding.per_word, dtype=np.uint32) * np.uint32(coding.field_bits)
     words[:, :LANES] = np.bitwise_or.reduce(fields << shifts, axis=2).view(np.int32)
     if not coding.signs:
+        word, lane, turn = slot(slice(None), 0)
         shape = (starts[-1], coding.per_word, found.rows, LANES)
         words[:, LANES:].view(np.float32).reshape(shape)[word, turn, :, lane] = values
     return Gaps(words, starts, _rows(order, len(weight), found))
 
 
+def _values(weight: NDArray[np.float32], found: Columns) -> NDArray[np.float32]:
+    """(entries, rows of a unit): their weights, 0 for rows behind the last."""
+    rows = found.unit[:, None] * found.rows + np.arange(found.rows)
+    values: NDArray[np.float32] = weight[np.minimum(rows, len(weight) - 1), found.column[:, None]]
+    values[rows >= len(weight)] = 0
+    return values
+
+
+def _lengths(found: Columns, skipped: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Entries of each unit."""
+    return np.bincount(found.unit, skipped + 1, found.units).astype(np.int64)
+
+
 def _ways(found: Columns, coding: Coding) -> NDArray[np.int64]:
     """The gaps as this coding counts them."""
-    if coding.signs:
-        return found.gap - 1
     first = np.diff(found.unit, prepend=-1) != 0
-    return found.gap - first
+    ways: NDArray[np.int64] = found.gap - (1 if coding.signs else first)
+    return ways
 
 
 def _skipped(found: Columns, coding: Coding) -> NDArray[np.int64]:
     """How many entries without a column stand before each."""
     ways = _ways(found, coding)
-    return ways // coding.most if coding.signs else np.maximum(ways - 1, 0) // coding.most
+    skipped: NDArray[np.int64] = (ways if coding.signs else np.maximum(ways - 1, 0)) // coding.most
+    return skipped
 
 
 def _order(lengths: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tombola.errors import TombolaError
-from tombola.runtime.gaps import PER_WORD, Coding, code, coded_bytes, columns, shared
+from tombola.runtime.gaps import Coding, code, coded_bytes, columns, shared
 from tombola.runtime.gemv_ir import Ending, gaps_step, planes_step
 from tombola.runtime.native import Code
 from tombola.runtime.planes import COLUMNS, planes, planes_bytes
@@ -43,7 +43,8 @@ class Gemv:
 
     The function `step` of `code` has the arguments (source, target, residual or 0, *args): addresses of contiguous
     float32 vectors, then `args`, whose arrays stand for the addresses of their data. The target may be the residual,
-    but not the source. The same bits come out whatever the number of threads.
+    but not the source. The same bits come out whatever the number of threads. An input that is not finite may make NaN
+    of any output, as in a dense product.
     """
 
     code: Code
@@ -113,7 +114,7 @@ def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = Fals
     else:
         if coding.signs and _read(matrix != 0, coding.rows) != np.count_nonzero(matrix):
             raise TombolaError(f"{choice!r} is for rows that share their columns; choose rows1")
-        gaps = code(matrix, columns(matrix, coding.rows), coding)
+        gaps = code(matrix, coding)
         listed = (gaps.words, gaps.starts, len(gaps.starts) - 1, gaps.order)
     ending = Ending(scale is not None, bias is not None, residual, relu)
     compiled = planes_step(ending) if coding is None else gaps_step(coding, ending)
@@ -160,11 +161,11 @@ def _smallest(matrix: NDArray[np.float32], rows: int, signs: bool) -> tuple[Codi
     """The coding of the fewest bytes, by a sample of the rows."""
     part = _sample(matrix)
     found, more = columns(part, rows), len(matrix) / len(part)
-    tried = [Coding(per, rows, signs) for per in PER_WORD]
-    sizes = [(more * coded_bytes(found, coding), coding) for coding in tried if coding.gap_bits > 0]
+    tried = [Coding(per, rows, signs) for per in range(1, 17)]
+    sizes = [(more * coded_bytes(found, coding), coding) for coding in tried if coding.valid]
     size, coding = min(sizes, key=lambda pair: pair[0])
     entries = size / coding.word_bytes * coding.per_word
-    return coding, _Guess(size, max(size / 12, entries * (3 + rows * (0.7 if signs else 0.25))))
+    return coding, _Guess(size, max(size / 14, entries * (3 + 0.6 * rows if signs else 2.4 + 0.3 * rows)))
 
 
 def _sample(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -185,9 +186,9 @@ def _parsed(choice: str) -> Coding | None:
         return None
     found = _GAPS.fullmatch(choice)
     coding = found and Coding(int(found[1]), int(found[2]), found[3] == "signs")
-    if not coding or coding.per_word not in PER_WORD or coding.gap_bits < 1:
+    if not coding or not coding.valid:
         raise TombolaError(
-            f"{choice!r} is no choice for a linear layer; known are {PLANES} and gaps:perE:rowsV:weights or signs, "
-            f"E one of {', '.join(map(str, PER_WORD))}, V 1, 2, 4 or 8"
+            f"{choice!r} is no choice for a linear layer; known are {PLANES}, gaps:perE:rowsV:weights, E 1, 2 or 4, "
+            "and gaps:perE:rowsV:signs, E 1 to 6, 8, 10 or 16, V 1, 2, 4 or 8 and less than 32 / E"
         )
     return coding

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from tombola.runtime.gaps import LANES, Coding
+from tombola.runtime.ir import BYTES, V8F, V8I, ZERO, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
 from tombola.runtime.planes import COLUMNS, ROWS
-from tombola.runtime.sparse.ir import BYTES, V8F, V8I, ZERO, Emitter
 
 _SIGN = -(2**31)  # the sign bit of a float
 _VECTOR = 4 * LANES  # bytes
@@ -30,22 +30,23 @@ class Ending:
 
 @functools.cache
 def gaps_step(coding: Coding, ending: Ending) -> Code:
-    """The step for `Gaps`. Arguments: source, target, residual, scale, bytes between scales, bias; words, starts,
-    groups, order.
+    """The step for matrices as `gaps.code` writes them.
+
+    Arguments: source, target, residual, scale, bytes between scales, bias; words, starts, groups, order.
     """
     e = Emitter(ir.Module("gaps"))
     b = e.b
     finish = _finish(e, ending)
     source, words, starts, groups, order = e.pointer(0), e.pointer(6), e.pointer(7), e.arg(8), e.pointer(9)
     sums = b.bitcast(b.alloca(V8F, coding.rows), BYTES)
+    add = _signs_word if coding.signs else _weights_word
     first, last = e.share(e.load(starts, b.mul(groups, I64(8)), I64))  # each thread reads about as many words
     with e.loop(I64(0), groups) as group:
         start, stop = (e.load(starts, b.mul(b.add(group, I64(d)), I64(8)), I64) for d in (0, 1))
         with b.if_then(b.and_(b.icmp_signed("<=", first, start), b.icmp_signed("<", start, last))):
 
             def word(number: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-                kind = _signs_word if coding.signs else _weights_word
-                return kind(e, coding, source, e.at(words, b.mul(number, I64(coding.word_bytes))), values)
+                return add(e, coding, source, e.at(words, b.mul(number, I64(coding.word_bytes))), values)
 
             places = [_all(-1)] if coding.signs else [I64(0)] * LANES
             found = e.fold((start, stop), 1, [*places, *[ZERO] * coding.rows], word)
@@ -62,8 +63,9 @@ def gaps_step(coding: Coding, ending: Ending) -> Code:
 
 @functools.cache
 def planes_step(ending: Ending) -> Code:
-    """The step for `Planes`. Arguments: source, target, residual, scale, bytes between scales, bias; words, rows,
-    columns.
+    """The step for matrices as `planes.planes` writes them.
+
+    Arguments: source, target, residual, scale, bytes between scales, bias; words, rows, columns.
     """
     e = Emitter(ir.Module("planes"))
     b = e.b
@@ -110,9 +112,7 @@ def _weights_word(
     return [*places, *sums]
 
 
-def _signs_word(
-    e: Emitter, coding: Coding, source: ir.Value, word: ir.Value, values: list[ir.Value]
-) -> list[ir.Value]:
+def _signs_word(e: Emitter, coding: Coding, source: ir.Value, word: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
     """(places of the lanes, sums of the rows) after the entries of a word."""
     b = e.b
     places, *sums = values

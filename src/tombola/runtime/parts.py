@@ -50,7 +50,8 @@ def make_part(engine: str, part: Part, network: fx.GraphModule, native: Any) -> 
     """The module for one of ENGINES; `network`: the part alone in torch, which is not changed."""
     if engine == "native":
         return NativePart(native, part.shapes)
-    return TorchPart(copy.deepcopy(network), channels_last=engine == "torch-channels-last")
+    last = engine == "torch-channels-last"
+    return TorchPart(copy.deepcopy(network) if last else network, channels_last=last)
 
 
 ENGINES = ("native", "torch", "torch-channels-last")

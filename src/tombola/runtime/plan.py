@@ -9,9 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llvmlite.binding import get_host_cpu_name
+
 from tombola.errors import TombolaError
 from tombola.runs.atomic import read_json, write_json
 from tombola.runs.versions import versions
+from tombola.runtime.cuda import KERNELS
 from tombola.runtime.parts import ENGINES
 
 FORMAT = 1
@@ -30,13 +33,14 @@ class PartPlan:
 class Plan:
     """How a network is to be run: with a plan nothing is measured, and the outputs are the same, bit for bit.
 
-    `inputs`: the shapes it was made for, batch first. `packed`: choices of the packed binary layers by name.
-    `machine`: where it was made; only told, not checked.
+    `inputs`: the shapes it was made for, batch first. `apart`: layers that share no region with others. `packed`: name
+    of a binary layer on binary activations -> its choice. `machine`: where it was made; only told, not checked.
     """
 
     threads: int
     inputs: tuple[tuple[int, ...], ...]
     parts: tuple[PartPlan, ...]
+    apart: tuple[str, ...] = ()
     packed: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,13 +67,13 @@ class Plan:
 
 def this_machine() -> dict[str, str]:
     """The processor and the versions that a plan was made with."""
-    return {"processor": platform.processor() or platform.machine(), **versions()}
+    return {"processor": f"{platform.machine()} {get_host_cpu_name()}", **versions()}
 
 
 def _read(found: Any) -> Plan:
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise ValueError("another format")
-    names = {"format", "threads", "inputs", "parts", "packed", "machine"}
+    names = {"format", "threads", "inputs", "parts", "apart", "packed", "machine"}
     if set(found) != names:
         raise ValueError(f"its keys are not {', '.join(sorted(names))}")
     threads = found["threads"]
@@ -77,22 +81,27 @@ def _read(found: Any) -> Plan:
         raise ValueError("threads is no number from 1 to 4096")
     inputs = tuple(tuple(_size(n) for n in shape) for shape in _list(found["inputs"]))
     parts = tuple(_part(one) for one in _list(found["parts"]))
-    return Plan(threads, inputs, parts, _texts(found["packed"]), _texts(found["machine"]))
+    return Plan(threads, inputs, parts, _names(found["apart"]), _texts(found["packed"]), _texts(found["machine"]))
 
 
 def _part(found: Any) -> PartPlan:
     if not isinstance(found, dict) or set(found) != {"layers", "engine", "choices"}:
         raise ValueError("a part without layers, engine and choices")
-    layers = _list(found["layers"])
-    if found["engine"] not in ENGINES or not all(isinstance(name, str) for name in layers):
-        raise ValueError(f"a part whose engine is none of {', '.join(ENGINES)}, or whose layers have no names")
-    return PartPlan(tuple(layers), found["engine"], _texts(found["choices"]))
+    if found["engine"] not in (*ENGINES, *KERNELS):
+        raise ValueError(f"a part whose engine is none of {', '.join((*ENGINES, *KERNELS))}")
+    return PartPlan(_names(found["layers"]), found["engine"], _texts(found["choices"]))
 
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise ValueError("a list is missing")
     return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not all(isinstance(name, str) for name in _list(value)):
+        raise ValueError("names are missing")
+    return tuple(value)
 
 
 def _texts(value: Any) -> dict[str, str]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tombola.compact import Report as Compaction
 from tombola.runtime.binary import Packed
+from tombola.runtime.choose import Draft, Times
+from tombola.runtime.cuda import LinearChoice
 from tombola.runtime.lower import Part
 from tombola.runtime.ops import Conv, Linear
+from tombola.runtime.plan import PartPlan
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A layer with weights: name, the weight's shape after compaction, kernel, and measured seconds if known."""
+    """A layer with weights: name, the weight's shape after compaction, and kernel ("dense": torch's).
+
+    `native`, `dense`: seconds per call that it takes by itself, where they were measured.
+    """
 
     name: str
     shape: tuple[int, ...]
     density: float
     kernel: str
-    seconds: float | None = None
+    native: float | None = None
+    dense: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,21 +43,33 @@ class PartRow:
 
 @dataclass(frozen=True)
 class Report:
-    """`compaction`: what was removed and folded. `packed`: binary layers on binary activations, and how they run.
+    """What was done.
 
-    `dense`: what stays with torch by itself, with the reason.
+    `compaction`: what was removed and folded. `packed`: binary layers on binary activations, and how they run.
+    `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays with torch by itself, with the reason.
+    `bytes`: of weights in memory, of the "model" and "deployed". `error`: max|a - b| / max|a| of the outputs on the
+    example.
     """
 
     compaction: Compaction
-    packed: tuple[Packed, ...]
-    parts: tuple[PartRow, ...]
-    dense: Mapping[str, str]
+    packed: tuple[Packed, ...] = ()
+    parts: tuple[PartRow, ...] = ()
+    cuda: tuple[LinearChoice, ...] = ()
+    dense: Mapping[str, str] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    error: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        parts = [asdict(part) for part in self.parts]
-        packed = [asdict(one) for one in self.packed]
-        return {"compaction": self.compaction.as_dict(), "packed": packed, "parts": parts, "dense": dict(self.dense)}
+        return {
+            "compaction": self.compaction.as_dict(),
+            "packed": [asdict(one) for one in self.packed],
+            "parts": [asdict(part) for part in self.parts],
+            "cuda": [asdict(one) for one in self.cuda],
+            "dense": dict(self.dense),
+            "bytes": dict(self.bytes),
+            "error": self.error,
+        }
 
     def __str__(self) -> str:
         lines = [str(self.compaction)]
@@ -58,20 +77,31 @@ class Report:
             lines += ["", "binary layers on binary activations", *_packed_table(self.packed)]
         for i, part in enumerate(self.parts):
             lines += ["", _headline(i, part), *_table(part)]
+        if self.cuda:
+            lines += ["", "linear layers", *(f"  {one.name}: {one.kernel}{_times(one.seconds)}" for one in self.cuda)]
         if self.dense:
             lines += ["", "stays with torch:", *(f"  {name}: {reason}" for name, reason in self.dense.items())]
-        return "\n".join(lines)
+        sizes = ", ".join(f"{what} {size:,}" for what, size in self.bytes.items())
+        return "\n".join([*lines, "", f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}"])
 
 
-def layer_rows(part: Part, choices: Mapping[str, str], seconds: Mapping[str, float]) -> tuple[LayerRow, ...]:
-    """The rows of a part's layers; without a choice the kernel is torch's dense one."""
+def part_rows(draft: Draft) -> tuple[PartRow, ...]:
+    """One row for each region of a draft."""
+    return tuple(
+        PartRow(plan.engine, _layer_rows(part, plan, times), times.engines, times.reason)
+        for part, plan, times in zip(draft.lowered.parts, draft.parts, draft.times, strict=True)
+    )
+
+
+def _layer_rows(part: Part, plan: PartPlan, times: Times) -> tuple[LayerRow, ...]:
     return tuple(
         LayerRow(
             op.name,
             tuple(op.weight.shape),
             op.weight.count_nonzero().item() / max(1, op.weight.numel()),
-            choices.get(op.target, "dense"),
-            seconds.get(op.target),
+            plan.choices.get(op.target, "dense") if plan.engine == "native" else "dense",
+            times.native.get(op.target),
+            times.dense.get(op.target),
         )
         for op in part.region.ops
         if isinstance(op, Conv | Linear)
@@ -79,30 +109,43 @@ def layer_rows(part: Part, choices: Mapping[str, str], seconds: Mapping[str, flo
 
 
 def _headline(number: int, part: PartRow) -> str:
-    times = ", ".join(f"{engine} {1e3 * seconds:.3f} ms" for engine, seconds in part.seconds.items())
     why = f" (no native kernels: {part.reason})" if part.reason else ""
-    return f"region {number + 1} runs in {part.engine}{': ' + times if times else ', as planned'}{why}"
+    return f"region {number + 1} runs in {part.engine}{_times(part.seconds) or ', as planned'}{why}"
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    return ": " * bool(seconds) + ", ".join(f"{engine} {_ms(time)} ms" for engine, time in seconds.items())
 
 
 def _table(part: PartRow) -> list[str]:
-    rows = [("layer", "weight", "density", "kernel", "ms")]
-    for layer in part.layers:
-        ms = "" if layer.seconds is None else f"{1e3 * layer.seconds:.3f}"
-        rows.append((layer.name, "x".join(map(str, layer.shape)), f"{layer.density:.1%}", layer.kernel, ms))
+    rows = [("layer", "weight", "density", "kernel", "ms", "dense ms")]
+    rows += [
+        (one.name, _size(one.shape), f"{one.density:.1%}", one.kernel, _ms(one.native), _ms(one.dense))
+        for one in part.layers
+    ]
     return _lined_up(rows)
 
 
 def _packed_table(packed: Sequence[Packed]) -> list[str]:
-    rows = [("layer", "weight", "density", "runs", "ms")]
+    rows = [("layer", "weight", "density", "runs", "ms", "dense ms")]
     for one in packed:
-        ms = ", ".join(f"{way} {1e3 * seconds:.3f}" for way, seconds in one.seconds.items())
-        rows.append((one.name, "x".join(map(str, one.shape)), f"{one.density:.1%}", one.choice, ms))
+        times = (_ms(one.seconds.get("packed")), _ms(one.seconds.get("dense")))
+        rows.append((one.name, _size(one.shape), f"{one.density:.1%}", one.choice, *times))
     return _lined_up(rows)
 
 
-def _lined_up(rows: Sequence[tuple[str, str, str, str, str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.3f}"
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _lined_up(rows: Sequence[tuple[str, str, str, str, str, str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    left = (0, 1, 3)
     return [
-        f"  {a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:{widths[3]}}  {e:>{widths[4]}}".rstrip()
-        for a, b, c, d, e in rows
+        "  " + "  ".join(f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
+        for row in rows
     ]

@@ -11,8 +11,8 @@ import functools
 
 from llvmlite import ir
 
+from tombola.runtime.ir import BYTES, V8F, ZERO, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
-from tombola.runtime.sparse.ir import BYTES, V8F, ZERO, Emitter
 
 FOUR = 4
 """Output channels that are counted at once, each in its 64-bit lane."""

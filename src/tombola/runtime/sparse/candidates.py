@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from tombola.runtime import gemv
+from tombola.runtime.ir import LANES
 from tombola.runtime.ops import Conv, Linear, Region
 from tombola.runtime.sparse.choices import REGION, Choice, Split, layers
 from tombola.runtime.sparse.geometry import Shape, shapes_of
-from tombola.runtime.sparse.ir import LANES
 
 _NEAR = 24 * 1024  # bytes of input that one tile may read per panel and stay in the near cache
 _WASTE = 1.9  # how many times longer lists may become by being shared
@@ -37,7 +37,7 @@ def candidates(op: Conv | Linear, shape: Shape, split: Split) -> list[Choice]:
         most = {1: 13, 2: 6, 4: 3}[rows]
         if split.images == 1:
             if isinstance(op, Linear):
-                return [*(Choice((1,), gemv=form) for form in gemv.choices(op.weight)), Choice((1,))]
+                return [Choice((1,), gemv=form) for form in gemv.choices(op.weight)]
             tiles = [(p,) for p in _runs(h * (w + 1) - 1, most)]
         elif isinstance(op, Linear) or h == w == 1:
             whole = [v for v in range(1, min(most, vectors) + 1) if vectors % v == 0]

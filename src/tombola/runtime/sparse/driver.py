@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from llvmlite import ir
 
+from tombola.runtime.ir import BYTES, Emitter
 from tombola.runtime.native import I64, STEP, Code, compile_module
 from tombola.runtime.program import Step
-from tombola.runtime.sparse.ir import BYTES, Emitter
 from tombola.runtime.sparse.template import Arena, Template
 
 

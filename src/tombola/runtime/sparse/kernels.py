@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tombola.runtime.ir import BYTES, V8F, V8I, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
-from tombola.runtime.sparse.ir import BYTES, V8F, V8I, Emitter
 
 ARGS = (
     "lists",  # (int32 offset in bytes, V float32) after one another, by panel, then by group

@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from tombola.errors import TombolaError
 from tombola.runtime import gemv
+from tombola.runtime.ir import LANES
 from tombola.runtime.ops import Conv, Linear
 from tombola.runtime.sparse.assemble import Assembly, Held, Node, conv_taps, phases_of
 from tombola.runtime.sparse.choices import Choice
-from tombola.runtime.sparse.gather import gather_kernel
-from tombola.runtime.sparse.ir import LANES
 from tombola.runtime.sparse.kernels import Kernel, sparse_kernel
 from tombola.runtime.sparse.layout import FLOAT
 from tombola.runtime.sparse.lists import Lists, make_lists
@@ -35,11 +34,10 @@ def layer_template(
     groups = op.groups if isinstance(op, Conv) else 1
     if choice.rows > 1 and out // groups % choice.rows and groups > 1:
         raise TombolaError(f"the choice for {op.name} shares lists between rows of different groups; measure again")
-    gathered = choice.flat and isinstance(op, Linear)
-    if choice.panels > op.weight.shape[1] or (gathered and (choice.rows, choice.panels) != (1, 1)):
-        raise TombolaError(f"the choice for {op.name} does not fit its weight; measure again")
     if choice.gemv:
         return _gemv_template(op, node, found, choice)
+    if choice.panels > op.weight.shape[1] or (choice.flat and isinstance(op, Linear)):
+        raise TombolaError(f"the choice for {op.name} does not fit its weight; measure again")
     lists = _lists(op, node.source, found, choice)
     bias = np.zeros(lists.groups * lists.rows, np.float32)
     if op.bias is not None:
@@ -55,8 +53,6 @@ def layer_template(
         *(masks, target.channel_bytes, 0 if rest is None else rest.channel_bytes),
     )
     nbytes = lists.nbytes + bias.nbytes
-    if gathered:
-        return Template(gather_kernel(op.relu, rest is not None), args, op.target, nbytes)
     read, write, add = kinds
     kernel = Kernel(lists.rows, read, write, None if rest is None else add, op.relu, choice.flat, lists.panels > 1)
     return Template(sparse_kernel(kernel), args, op.target, nbytes)

@@ -14,8 +14,8 @@ from typing import Literal
 
 from llvmlite import ir
 
+from tombola.runtime.ir import BYTES, LANES, V8F, V8I, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
-from tombola.runtime.sparse.ir import BYTES, LANES, V8F, V8I, Emitter
 
 Outside = Literal["source", "target"] | None
 ARGS = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tombola.runtime.ir import BYTES, LANES, V8F, Emitter
 from tombola.runtime.native import F32, I64, Code, compile_module
-from tombola.runtime.sparse.ir import BYTES, LANES, V8F, Emitter
 
 POOL_ARGS = (
     "source",

@@ -1,0 +1,58 @@
+"""Batch norms in eval mode as part of the layer before them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+from torch import Tensor, fx, nn
+
+from tombola.compact.parts import Layer, Norm, Part, meets_step
+from tombola.compact.wires import Wiring
+
+
+def fold_norms(network: fx.GraphModule, parts: dict[fx.Node, Part], wiring: Wiring) -> tuple[str, ...]:
+    """Fold each batch norm that alone reads a layer's output into the layer; the names of those folded.
+
+    Left are norms of layers or with calls elsewhere, of binary layers, whose weights must stay 0 and ± one number, and
+    those before a function with jumps, where the last bit counts. The graph and the layers' parameters are changed.
+    """
+    calls = Counter(part.name for part in parts.values() if isinstance(part, Layer | Norm))
+    exact = meets_step(parts)
+    folded = []
+    for node, norm in parts.items():
+        if not isinstance(norm, Norm) or not norm.fixed or calls[norm.name] > 1 or node in exact:
+            continue
+        layer = parts[norm.source]
+        if not isinstance(layer, Layer) or layer.binary or not layer.module:
+            continue
+        if len(norm.source.users) > 1 or calls[layer.name] > 1 or wiring.values[norm.source].axis != 1:
+            continue
+        _fold(layer, norm)
+        node.replace_all_uses_with(norm.source)
+        network.graph.erase_node(node)
+        folded.append(norm.name)
+    if folded:
+        network.delete_all_unused_submodules()
+        network.recompile()
+    return tuple(folded)
+
+
+def _fold(layer: Layer, norm: Norm) -> None:
+    module, weight = norm.module, layer.weight.detach()
+    scale = (module.running_var.double() + module.eps).rsqrt()
+    if module.weight is not None:
+        scale = scale * module.weight.detach().double()
+    shift = -module.running_mean.double() * scale
+    if module.bias is not None:
+        shift = shift + module.bias.detach().double()
+    if layer.bias is not None:
+        shift = shift + layer.bias.detach().double() * scale
+    rows = (-1, *[1] * (weight.dim() - 1))
+    layer.owner.weight = _parameter(weight.double() * scale.reshape(rows), weight)
+    layer.owner.bias = _parameter(shift, weight)
+
+
+def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:
+    with torch.no_grad():
+        return nn.Parameter(value.to(like.dtype), requires_grad=like.requires_grad)

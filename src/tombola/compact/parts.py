@@ -1,0 +1,396 @@
+"""What each node of a traced network does to the channels that pass it, as far as compaction understands it.
+
+A channel is one index along a value's channel axis: axis 1, or the last one before and after a Linear layer.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules import dropout, pooling
+
+from tombola.compact.trace import argument, shape_of, words
+from tombola.nn import flow
+from tombola.nn.binary import BinaryActivation, BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear
+
+# ---- the parts ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """A Linear layer or convolution: out = weight ⋆ source + bias. The tensors are the model's own.
+
+    `weight`: (out, in // groups, *kernel). `steady`: a channel that is constant over the map counts the same at every
+    place: no zeros are padded. `binary`: sums of signs, to which nothing may be added. `owner` and `local`: the module
+    that holds the weight and the weight's name there; `module` whether the owner is called as the layer.
+    """
+
+    name: str
+    source: fx.Node
+    weight: Tensor
+    bias: Tensor | None
+    owner: nn.Module
+    local: str
+    groups: int = 1
+    steady: bool = True
+    binary: bool = False
+    module: bool = True
+
+    @property
+    def linear(self) -> bool:
+        return self.weight.dim() == 2
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A batch norm over axis 1. `fixed`: it uses running statistics, and will."""
+
+    name: str
+    source: fx.Node
+    module: Any
+    fixed: bool
+
+
+@dataclass(frozen=True)
+class Pointwise:
+    """The same function of every number. `jumps`: it is not continuous."""
+
+    source: fx.Node
+    jumps: bool = False
+
+
+@dataclass(frozen=True)
+class Local:
+    """Every channel by itself, 0 to 0. `keeps`: any constant comes out as it went in."""
+
+    source: fx.Node
+    keeps: bool
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """(N, C, ...) to (N, C·...): a channel becomes a run of features."""
+
+    source: fx.Node
+
+
+@dataclass(frozen=True)
+class Join:
+    """Sum, difference or product of two values, channel by channel."""
+
+    sources: tuple[fx.Node, fx.Node]
+    product: bool
+
+
+@dataclass(frozen=True)
+class Concat:
+    """Values side by side along `axis`."""
+
+    sources: tuple[fx.Node, ...]
+    axis: int
+
+
+@dataclass(frozen=True)
+class Ends:
+    """An input or output of the network, a weight, or a question for the batch size: nothing passes."""
+
+
+@dataclass(frozen=True)
+class Wall:
+    """Not understood: what goes in and what comes out stay whole. `jumps`: it is not continuous."""
+
+    reason: str
+    jumps: bool = False
+
+
+Part = Layer | Norm | Pointwise | Local | Flatten | Join | Concat | Ends | Wall
+
+
+# ---- what is known -----------------------------------------------------------------------------------------
+
+_LINEAR = (nn.Linear, BinaryLinear)
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, BinaryConv1d, BinaryConv2d, BinaryConv3d)
+_BINARY = (BinaryLinear, BinaryConv1d, BinaryConv2d, BinaryConv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_POINTWISE = (
+    nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU,
+    nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Tanhshrink,
+)  # fmt: skip
+_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_MEAN_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_ADAPTIVE = (
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d,
+    nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d,
+)  # fmt: skip
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
+# Functions and tensor methods by name, without the underscore of in-place ones.
+_POINTWISE_NAMES = words(
+    "relu relu6 hardtanh sigmoid tanh gelu silu elu selu celu leaky_relu mish hardswish hardsigmoid softplus "
+    "softsign logsigmoid softshrink tanhshrink expit neg abs square clamp clamp_min clamp_max clip"
+)
+_JOIN_NAMES = {
+    "add": False, "iadd": False, "sub": False, "isub": False, "mul": True, "imul": True, "multiply": True,
+    "truediv": False, "itruediv": False, "div": False,
+}  # fmt: skip
+_DIVISIONS = ("truediv", "itruediv", "div")
+_STEPS = words(
+    "sign sgn round floor ceil trunc frac heaviside gt lt ge le eq ne argmax argmin bernoulli fake_quantize "
+    "quantize_per_tensor"
+)
+_SAME_NAMES = frozenset(("contiguous", "clone", "detach"))
+_FUNCTION_LAYERS: dict[Any, tuple[str, ...]] = {
+    F.linear: ("input", "weight", "bias"),
+    **dict.fromkeys(
+        (F.conv1d, F.conv2d, F.conv3d), ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+    ),
+}
+
+
+def parts_of(network: fx.GraphModule, *, training: bool) -> dict[fx.Node, Part]:
+    """The part of every node, in order. `training`: norms will compute statistics, and dropouts drop."""
+    modules = dict(network.named_modules())
+    reader = _Reader(modules, _uses(network, modules), training)
+    return {node: reader.part(node) for node in network.graph.nodes}
+
+
+def evaluate(node: fx.Node, modules: Mapping[str, nn.Module], values: Mapping[fx.Node, Tensor]) -> Tensor:
+    """Call what a node calls, on other values for the nodes that it reads."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n].clone())
+    with torch.no_grad():
+        if node.op == "call_module":
+            return modules[str(node.target)](*args, **kwargs)  # type: ignore[no-any-return]
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)  # type: ignore[no-any-return]
+        assert callable(node.target)
+        return node.target(*args, **kwargs)  # type: ignore[no-any-return]
+
+
+def meets_step(parts: Mapping[fx.Node, Part]) -> set[fx.Node]:
+    """The nodes whose value reaches a function with jumps before it reaches a layer: there every bit counts."""
+    found: set[fx.Node] = set()
+    for node in reversed(list(parts)):
+        for user in node.users:
+            part = parts[user]
+            if getattr(part, "jumps", False) or (user in found and not isinstance(part, Layer)):
+                found.add(node)
+    return found
+
+
+# ---- reading the nodes -------------------------------------------------------------------------------------
+
+
+def _uses(network: fx.GraphModule, modules: Mapping[str, nn.Module]) -> Counter[int]:
+    """How often each parameter is held by a called module, or read by name."""
+    called = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
+    uses = Counter(id(p) for target in sorted(called) for p in modules[target].parameters())
+    uses.update(id(_held(node, modules)[2]) for node in network.graph.nodes if node.op == "get_attr")
+    return uses
+
+
+def _held(node: fx.Node, modules: Mapping[str, nn.Module]) -> tuple[nn.Module, str, Any]:
+    path, _, local = str(node.target).rpartition(".")
+    return modules[path], local, getattr(modules[path], local)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    modules: Mapping[str, nn.Module]
+    uses: Mapping[int, int]
+    training: bool
+
+    def part(self, node: fx.Node) -> Part:
+        if node.op in ("placeholder", "get_attr", "output"):
+            return Ends()
+        if node.op == "call_module":
+            return self._module(node, self.modules[str(node.target)])
+        return self._call(node)
+
+    # modules
+
+    def _module(self, node: fx.Node, module: Any) -> Part:
+        source, kind, name = flow.input_of(node), type(module), f"nn.{type(module).__name__}"
+        if source is None or len(node.all_input_nodes) != 1 or None in (shape_of(source), shape_of(node)):
+            return Wall(f"{name}: its input and output are not one tensor each")
+        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            return Wall(f"{name}: it has hooks")
+        if kind in _LINEAR or kind in _CONVS:
+            return self._layer_module(node, source, module)
+        if kind in _NORMS:
+            return self._norm(node, source, module)
+        if kind in _POINTWISE or kind is BinaryActivation:
+            return Pointwise(source, jumps=kind is BinaryActivation)
+        if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
+            return Flatten(source)
+        return _pool_module(node, source, module) or self._same_module(source, module) or Wall(f"{name} is not known")
+
+    def _same_module(self, source: fx.Node, module: nn.Module) -> Part | None:
+        if type(module) in _DROPOUTS:
+            return Local(source, keeps=not self.training)
+        if type(module) is nn.Identity or (isinstance(module, dropout._DropoutNd) and not self.training):
+            return Local(source, keeps=True)
+        return None
+
+    def _layer_module(self, node: fx.Node, source: fx.Node, module: Any) -> Part:
+        path, kind = str(node.target), type(module)
+        if any(self.uses[id(p)] > 1 for p in module.parameters()):
+            return Wall("its weights are used in another place too")
+        if not isinstance(module.weight, nn.Parameter):
+            return Wall("its weight is no parameter")
+        binary = kind in _BINARY
+        if kind in _LINEAR:
+            return Layer(path, source, module.weight, module.bias, module, "weight", binary=binary)
+        if len(shape_of(source) or ()) != module.weight.dim():
+            return Wall("a convolution without a batch")
+        steady = module.padding_mode != "zeros" or not _pads(module.padding)
+        return Layer(
+            path, source, module.weight, module.bias, module, "weight", module.groups, steady=steady, binary=binary
+        )
+
+    def _norm(self, node: fx.Node, source: fx.Node, module: Any) -> Part:
+        if len(shape_of(source) or ()) < 2:
+            return Wall("a norm without a batch")
+        if any(self.uses[id(p)] > 1 for p in module.parameters()):
+            return Wall("its scale is used in another place too")
+        return Norm(str(node.target), source, module, module.running_mean is not None and not self.training)
+
+    # functions and tensor methods
+
+    def _call(self, node: fx.Node) -> Part:
+        name = str(getattr(node.target, "__name__", node.target))
+        bare = name.rstrip("_")
+        if node.target in _FUNCTION_LAYERS:
+            return self._layer_call(node)
+        if _asks_for_batch(node, bare):
+            return Ends()
+        if bare in ("cat", "concat", "concatenate"):
+            return _concat(node)
+        if bare in _JOIN_NAMES and len(node.all_input_nodes) == 2:
+            return _join(node, bare)
+        if all(shape_of(one) is None for one in (node, *node.all_input_nodes)):
+            return Ends()  # arithmetic of sizes
+        unknown = Wall(f"{flow.called(node)} is not known", jumps=bare in _STEPS)
+        if len(node.all_input_nodes) != 1 or shape_of(node.all_input_nodes[0]) is None or shape_of(node) is None:
+            return unknown
+        source = node.all_input_nodes[0]
+        if bare == "binary_sign" or bare == "sign":
+            return Pointwise(source, jumps=True)
+        if bare in _POINTWISE_NAMES or _with_number(node, source, bare):
+            return Pointwise(source)
+        if bare in _SAME_NAMES or (node.target is F.dropout and argument(node, "training") is False):
+            return Local(source, keeps=True)
+        if node.target is torch.flatten and node.args[1:] == (1,) and not node.kwargs:
+            return Flatten(source)
+        return _pool_call(node, source, bare) or unknown
+
+    def _layer_call(self, node: fx.Node) -> Part:
+        names = _FUNCTION_LAYERS[node.target]
+        given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+        source, weight, bias = given.get("input"), given.get("weight"), given.get("bias")
+        held = [one for one in (weight, bias) if one is not None]
+        if not isinstance(source, fx.Node) or any(not isinstance(n, fx.Node) or n.op != "get_attr" for n in held):
+            return Wall("its weights are computed in the network")
+        assert isinstance(weight, fx.Node)
+        owner, local, value = _held(weight, self.modules)
+        shift = None if bias is None else _held(bias, self.modules)[2]
+        if any(not isinstance(p, nn.Parameter) or self.uses[id(p)] > 1 for p in (value, shift) if p is not None):
+            return Wall("its weights are no parameters, or used in another place too")
+        if value.dim() > 2 and len(shape_of(source) or ()) != value.dim():
+            return Wall("a convolution without a batch")
+        groups = int(given.get("groups", 1))
+        if groups != 1:
+            return Wall("a functional convolution in groups")
+        steady = not _pads(given.get("padding", 0))
+        return Layer(str(weight.target), source, value, shift, owner, local, steady=steady, module=False)
+
+
+def _pads(padding: Any) -> bool:
+    if isinstance(padding, str):
+        return padding != "valid"
+    return any(padding) if isinstance(padding, tuple | list) else padding != 0
+
+
+def _with_number(node: fx.Node, source: fx.Node, name: str) -> bool:
+    """Whether the node adds, multiplies or divides by a number, smoothly and without a pole."""
+    divides = name in _DIVISIONS and (node.args[:1] != (source,) or "rounding_mode" in node.kwargs)
+    return name in _JOIN_NAMES and not divides and shape_of(source) == shape_of(node)
+
+
+def _asks_for_batch(node: fx.Node, name: str) -> bool:
+    """Whether the node asks for nothing but a batch size."""
+    if name == "size" and node.args[1:]:
+        return bool(node.args[1] == 0)
+    if name == "size" or (name == "getattr" and node.args[1] == "shape"):
+        return all(user.target is operator.getitem and user.args[1] == 0 for user in node.users)
+    source = flow.input_of(node)
+    return (
+        name == "getitem"
+        and source is not None
+        and shape_of(source) is None
+        and _asks_for_batch(source, str(getattr(source.target, "__name__", source.target)))
+    )
+
+
+def _concat(node: fx.Node) -> Part:
+    values = node.args[0] if node.args else node.kwargs.get("tensors")
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
+    shape = shape_of(node)
+    if not isinstance(values, tuple | list) or not isinstance(axis, int) or shape is None:
+        return Wall("a concatenation of other things than values")
+    sources = tuple(value for value in values if isinstance(value, fx.Node))
+    if len(sources) != len(values) or axis % len(shape) == 0:
+        return Wall("a concatenation along the batch")
+    return Concat(sources, axis % len(shape))
+
+
+def _join(node: fx.Node, name: str) -> Part:
+    one, other = node.all_input_nodes
+    shapes = [shape_of(source) for source in (one, other)]
+    if node.args[:2] != (one, other) or name in _DIVISIONS or None in shapes or shape_of(node) is None:
+        return Wall(f"{name} of two values")
+    if len({len(shape) for shape in shapes if shape is not None}) != 1:
+        return Wall(f"{name} of values of unequal dimensions")
+    return Join((one, other), _JOIN_NAMES[name])
+
+
+# ---- pools -------------------------------------------------------------------------------------------------
+
+
+def _pool_module(node: fx.Node, source: fx.Node, module: Any) -> Part | None:
+    if len(shape_of(source) or ()) < 3:
+        return None
+    if isinstance(module, (pooling._MaxPoolNd, pooling._AdaptiveMaxPoolNd)) and module.return_indices:
+        return None
+    if type(module) in _MAX_POOLS or type(module) in _ADAPTIVE:
+        return Local(source, keeps=True)
+    if type(module) in _MEAN_POOLS:
+        bordered = _pads(module.padding) and module.count_include_pad
+        return Local(source, keeps=not bordered and not getattr(module, "divisor_override", None))
+    return None
+
+
+def _pool_call(node: fx.Node, source: fx.Node, name: str) -> Part | None:
+    before, after = shape_of(source), shape_of(node)
+    assert before is not None
+    assert after is not None
+    if len(before) < 3 or before[:2] != after[:2]:
+        return None
+    stem = name[:-2] if name[-2:] in ("1d", "2d", "3d") else name
+    if stem in ("max_pool", "adaptive_avg_pool"):
+        return Local(source, keeps=True)
+    if stem == "avg_pool":
+        return Local(source, keeps=len(node.args) <= 3 and set(node.kwargs) <= {"input", "kernel_size", "stride"})
+    if name in ("mean", "amax"):
+        dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+        axes = [d % len(before) for d in (dims if isinstance(dims, tuple | list) else (dims,)) if isinstance(d, int)]
+        return Local(source, keeps=True) if axes and min(axes) > 1 else None
+    if name == "squeeze" and len(node.args) == 2 and isinstance(node.args[1], int):
+        return Local(source, keeps=True) if node.args[1] % len(before) > 1 else None
+    return None

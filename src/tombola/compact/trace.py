@@ -1,0 +1,176 @@
+"""A model as a torch.fx graph that is easy to reason about: shapes known, in-place calls harmless, flattening plain."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import operator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from tombola.nn import flow
+from tombola.nn.binary import BinaryActivation, BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear
+
+_BINARY = (BinaryActivation, BinaryLinear, BinaryConv1d, BinaryConv2d, BinaryConv3d)
+_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+
+
+def words(text: str) -> frozenset[str]:
+    """The words of a text."""
+    return frozenset(text.split())
+
+
+# Calls whose result may share memory with what they are given; modules by class, functions and methods by name.
+_ALIASES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+_ALIAS_NAMES = words(
+    "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze contiguous detach to float expand "
+    "expand_as permute transpose movedim swapaxes t getitem select narrow chunk split unbind dropout dropout2d"
+)
+_RESHAPES = frozenset(("flatten", "view", "reshape"))
+
+
+def traced(model: nn.Module, example: Sequence[Tensor], *, training: bool) -> fx.GraphModule:
+    """The graph of a model, down to the layers of torch and Tombola, over the model's own modules and parameters.
+
+    Every node carries `meta["tensor_meta"]`. What reads a value after an in-place call reads the call's result, and
+    flattening of (N, C, ...) into (N, C·...) is torch.flatten, whatever the model calls. Optional inputs that the
+    example leaves out are fixed at their defaults.
+
+    Args:
+        model: on the devices where the example lies; its modes are left as they are.
+        example: tensors, the batch first.
+        training: whether the graph is also to be right in train mode.
+
+    Raises:
+        flow.Untraceable: torch.fx cannot follow the model, or it computes something else in train mode and may not.
+    """
+    graph = _graph(model, len(example), False)
+    if training and str(graph) != str(_graph(model, len(example), True)):
+        raise flow.Untraceable("its forward depends on the mode other than through modules (F.dropout: use nn.Dropout)")
+    network = fx.GraphModule(model, graph)
+    _after_in_place(network)
+    network.recompile()
+    write_shapes(network, example)
+    _plain_flattening(network)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    network.delete_all_unused_submodules()
+    network.recompile()
+    write_shapes(network, example)
+    return network
+
+
+def write_shapes(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
+    """Write shapes and dtypes into the nodes, by running the network once in eval mode."""
+    with in_eval(network), torch.no_grad():
+        ShapeProp(network).propagate(*(x.clone() for x in example))  # type: ignore[no-untyped-call]
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+    """The shape of a node's value; None where it is not one tensor."""
+    meta = node.meta.get("tensor_meta")
+    return None if meta is None or not hasattr(meta, "shape") else tuple(meta.shape)
+
+
+@contextlib.contextmanager
+def in_eval(model: nn.Module) -> Iterator[None]:
+    """Eval mode for a while."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def _graph(model: nn.Module, inputs: int, training: bool) -> fx.Graph:
+    plain = fx.Tracer()
+
+    def leaf(module: nn.Module) -> bool:
+        return isinstance(module, _BINARY) or plain.is_leaf_module(module, "")
+
+    parameters = list(inspect.signature(type(model).forward).parameters.values())[1 + inputs :]
+    fixed = {p.name: p.default for p in parameters if p.default is not p.empty}
+    graph = flow.trace(model, leaf, training, fixed).raw
+    for node in [node for node in graph.nodes if node.op == "placeholder"][inputs:]:
+        _erase_with_users(graph, node)
+    return graph
+
+
+def _erase_with_users(graph: fx.Graph, node: fx.Node) -> None:
+    """Take out an input that the graph only compares with its default."""
+    for user in list(node.users):
+        _erase_with_users(graph, user)
+    graph.erase_node(node)
+
+
+# ---- in-place calls ----------------------------------------------------------------------------------------
+
+
+def _after_in_place(network: fx.GraphModule) -> None:
+    order = {node: i for i, node in enumerate(network.graph.nodes)}
+    modules = dict(network.named_modules())
+    for node in network.graph.nodes:
+        source = flow.input_of(node)
+        if source is None or not _in_place(node, modules):
+            continue
+        base = source
+        while _may_alias(base, modules) and (below := flow.input_of(base)) is not None:
+            if any(order[user] > order[node] for user in below.users):
+                raise flow.Untraceable(f"{node.name} overwrites a view of a value that is read again")
+            base = below
+        if any(user is not node and _may_alias(user, modules) and order[user] < order[node] for user in source.users):
+            raise flow.Untraceable(f"{node.name} overwrites a value of which there may be a view")
+        later = {user for user in source.users if order[user] > order[node]}
+        source.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+
+
+def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    if not flow.is_call(node):
+        return False
+    name = _name(node)
+    overwrites = name.endswith("_") and not name.endswith("__")
+    return overwrites or node.target in _IN_PLACE or argument(node, "inplace") is True
+
+
+def argument(node: fx.Node, name: str) -> Any:
+    """An argument of a call of a Python function by its name; None where the call does not give it."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    try:
+        return inspect.signature(node.target).bind_partial(*node.args).arguments.get(name)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a method, or a function that is not written in Python
+        return None
+
+
+def _may_alias(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], _ALIASES)
+    return flow.is_call(node) and _name(node) in _ALIAS_NAMES
+
+
+def _name(node: fx.Node) -> str:
+    return str(getattr(node.target, "__name__", node.target))
+
+
+# ---- flattening --------------------------------------------------------------------------------------------
+
+
+def _plain_flattening(network: fx.GraphModule) -> None:
+    """View, reshape and flatten of (N, C, ...) into (N, C·...) become torch.flatten, which fits any width."""
+    for node in list(network.graph.nodes):
+        source = flow.input_of(node)
+        if source is None or not flow.is_call(node) or _name(node) not in _RESHAPES:
+            continue
+        before, after = shape_of(source), shape_of(node)
+        if before and after and len(before) > 2 and len(after) == 2 and before[0] == after[0]:
+            with network.graph.inserting_before(node):
+                flat = network.graph.call_function(torch.flatten, (source, 1))
+            node.replace_all_uses_with(flat)
+            network.graph.erase_node(node)
