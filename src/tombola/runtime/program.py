@@ -116,7 +116,7 @@ def _dismiss(boxes: NDArray[np.int64], awake: Sequence[threading.Lock]) -> None:
             one.release()
 
 
-_SPINS = 3000  # some 50 µs: longer than what lies between two calls of one network
+_SPINS = 30_000  # some 500 µs, longer than what lies between two calls: waking a thread can cost more than the call
 
 
 _WORD = ctypes.c_int64
