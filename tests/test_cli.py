@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
-import json
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from cli_calls import call, last_json
 from tombola.cli import all_verbs, main
 from tombola.cli.options import Group
 from tombola.cli.verb import option_names
@@ -32,23 +30,6 @@ TINY = [
     "--rounds",
     "2",
 ]
-
-
-def call(*argv: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of one command."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        status = main(argv)
-    return status, out.getvalue(), err.getvalue()
-
-
-def last_json(*argv: str) -> dict[str, Any]:
-    """The JSON of a command that must succeed."""
-    status, out, err = call(*argv, "--json")
-    assert status == 0, err
-    assert out.endswith("\n")
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
 
 
 @pytest.fixture(scope="module")

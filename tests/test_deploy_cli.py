@@ -2,40 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
 
 import tombola as tb
-from tombola.cli import main
+from cli_calls import call, last_json
 from tombola.cli.deployment import _batches
 from tombola.mask import Mask, prunable
 from tombola.models.registry import build_network
 from tombola.select import select
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.ticket import Ticket
-
-
-def call(*argv: str) -> tuple[int, str, str]:
-    """Exit status, stdout and stderr of one command."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        status = main(argv)
-    return status, out.getvalue(), err.getvalue()
-
-
-def last_json(*argv: str) -> dict[str, Any]:
-    """The JSON of a command that must succeed."""
-    status, out, err = call(*argv, "--json")
-    assert status == 0, err
-    found: dict[str, Any] = json.loads(out.splitlines()[-1])
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,10 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / page for page in ("docs/guide.md", "docs/supermasks.md", "docs/multi-prize.md", "README.md")]
+PAGES = [
+    ROOT / page
+    for page in ("docs/guide.md", "docs/supermasks.md", "docs/multi-prize.md", "docs/deploy.md", "README.md")
+]
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>not run|file: (?P<file>[\w.]+)) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,

@@ -16,7 +16,7 @@ from tombola.mask import prunable
 from tombola.models.registry import build_network
 from tombola.nn import binary
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, use_binary_layers_
-from tombola.runtime.binary import pack_binary
+from tombola.runtime.binary import layer, lookup, pack_binary
 from tombola.runtime.binary.chain import threshold
 from tombola.runtime.binary.layer import Maps, Window, pack_weights
 from tombola.runtime.binary.modules import PackedLayer, PackSigns
@@ -163,6 +163,45 @@ def test_convolutions_agree_to_the_bit(
 
 
 @settings(max_examples=25, deadline=None)
+@given(
+    positions=st.integers(1, 200),
+    words=st.integers(1, 9),
+    out=st.integers(1, 20),
+    density=st.sampled_from([0.0, 0.5, 1.0]),
+    threads=st.integers(1, 2),
+)
+def test_counting_and_looking_up_agree(positions: int, words: int, out: int, density: float, threads: int) -> None:
+    torch.manual_seed(positions)
+    weight, x = signs(out, 64 * words) * (torch.rand(out, 64 * words) < density), signs(positions, 64 * words)
+    results = []
+    for fast in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(layer, "looks_up", lambda fast=fast: fast and lookup.looks_up())
+            maps = Maps(64 * words, 1, 1)
+            packed = PackedLayer(
+                pack_weights(weight[:, :, None, None], torch.ones(out), None), Window((1, 1)), maps,
+                out=out, flat=True, after=None, threads=threads,
+            )  # fmt: skip
+            results.append(packed(PackSigns(maps, threads)(x)))
+    assert torch.equal(results[0], x @ weight.T)
+    assert torch.equal(results[1], x @ weight.T)
+
+
+@pytest.mark.parametrize("words", [3, 10])
+def test_largest_sums_are_looked_up(words: int) -> None:
+    size = 64 * words
+    weights = pack_weights(-torch.ones(4, size, 1, 1), torch.ones(4), None)
+    run = PackedLayer(weights, Window((1, 1)), Maps(size, 1, 1), out=4, flat=True, after=None, threads=1)
+    assert torch.equal(run(PackSigns(Maps(size, 1, 1), 1)(torch.ones(33, size))), torch.full((33, 4), -float(size)))
+
+
+def test_tables_by_hand() -> None:
+    # mask 0b0111, sign 0b0101: of x = 0b1010 the three kept bits disagree, of 0b0101 none, of 0b0001 the third
+    table = lookup.disagreements()[0b0111_0101]
+    assert [int(table[x]) for x in (0b1010, 0b0101, 0b0001)] == [3, 0, 1]
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.integers(1, 200), st.integers(1, 20), st.integers(0, 9), st.sampled_from([0.05, 0.5, 1.0]), st.booleans())
 def test_linear_layers_agree_to_the_bit(inputs: int, out: int, batch: int, density: float, bias: bool) -> None:
     torch.manual_seed(inputs)
@@ -275,7 +314,7 @@ def test_the_faster_way_is_measured_and_told() -> None:
 
 def test_bytes_copies_and_pickles() -> None:
     weight = signs(16, 64, 1, 1)
-    layer = PackedLayer(
+    packed = PackedLayer(
         pack_weights(weight, torch.ones(16), None),
         Window((1, 1)),
         Maps(64, 1, 1),
@@ -284,7 +323,7 @@ def test_bytes_copies_and_pickles() -> None:
         after=None,
         threads=1,
     )
-    assert layer.nbytes == 16 * (8 + 8 + 4)  # a sign word, a mask word and a scale for each output
-    assert copy.deepcopy(layer) is layer
+    assert packed.nbytes == 16 * (8 + 8 + 4)  # a sign word, a mask word and a scale for each output
+    assert copy.deepcopy(packed) is packed
     with pytest.raises(TombolaError, match="cannot be pickled"):
-        pickle.dumps(layer)
+        pickle.dumps(packed)

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tombola.compact.compare import largest_error, outputs
 from tombola.compact.fold import fold_norms as fold
 from tombola.compact.parts import Layer, Wall, parts_of
 from tombola.compact.shrink import shrink
-from tombola.compact.trace import in_eval, traced
+from tombola.compact.trace import traced
 from tombola.compact.wires import wiring
 from tombola.errors import TombolaError
 from tombola.nn import flow
@@ -104,7 +105,7 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     if not example:
         raise TombolaError("there is no example input; give one as the model takes it")
     plain = copy.deepcopy(model).eval()
-    want = _run(plain, example)
+    want = outputs(plain, example)
     try:
         network = traced(plain, example, training=not fold_norms)
     except flow.Untraceable as error:
@@ -123,7 +124,7 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     )
     parts = parts_of(network, training=not fold_norms)
     walls = {_place(node): part.reason for node, part in parts.items() if isinstance(part, Wall)}
-    off = _error(want, _run(network, example))
+    off = largest_error(want, outputs(network, example))
     report = Report(None, rows, folded, constants, walls, (flops, _flops(network, example)), off)
     return Compacted(network, report)
 
@@ -131,18 +132,6 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
 def _place(node: fx.Node) -> str:
     """What a node is called in a report."""
     return str(node.target) if node.op == "call_module" else node.name
-
-
-def _run(model: nn.Module, example: tuple[Tensor, ...]) -> Any:
-    try:
-        with in_eval(model), torch.no_grad():
-            return model(*(x.clone() for x in example))
-    except Exception as error:  # whatever the model says to inputs that do not fit
-        shapes = ", ".join(str(tuple(x.shape)) for x in example)
-        said = " ".join(str(error).split())[:200]
-        raise TombolaError(
-            f"the model cannot run on inputs of shape {shapes}: {said}; give inputs as it takes them"
-        ) from error
 
 
 def _layers(network: fx.GraphModule) -> dict[str, tuple[str, int, int, int]]:
@@ -164,15 +153,3 @@ def _flops(network: nn.Module, example: tuple[Tensor, ...]) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(*(x.clone() for x in example))
     return int(counter.get_total_flops())
-
-
-def _error(want: Any, have: Any) -> float:
-    wanted, found = (
-        [x for x in torch.utils._pytree.tree_leaves(tree) if isinstance(x, Tensor) and x.is_floating_point()]
-        for tree in (want, have)
-    )
-    worst = 0.0
-    for a, b in zip(wanted, found, strict=True):
-        if a.numel():
-            worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp(min=torch.finfo(a.dtype).tiny)))
-    return worst

@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from tombola.compact import Compacted, compact
+from tombola.compact.compare import error_on
 from tombola.errors import TombolaError
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
@@ -150,12 +150,12 @@ def _on_cpu(
         draft = planned(network, example, threads, wanted.parts, wanted.apart)
     else:
         raise TombolaError("the plan is of another network: other binary layers were packed; deploy without it")
-    error = _error(plain, draft.network, example)
+    error = error_on(plain, draft.network, example)
     left = dict(draft.lowered.left)
     if error > TOLERANCE:  # steps in the network make much of small differences
         draft = all_dense(network, example, threads, draft)
         left["all regions"] = f"native kernels would change outputs by {error:.1e}"
-        error = _error(plain, draft.network, example)
+        error = error_on(plain, draft.network, example)
     shapes = tuple(tuple(x.shape) for x in example)
     machine = this_machine() if wanted is None else wanted.machine
     made = Plan(threads, shapes, draft.parts, draft.apart, choices, machine)
@@ -177,31 +177,13 @@ def _in_torch(
         chosen = choose_kernels(network, example)
     use_kernels(network, [(one.name, one.kernel) for one in chosen])
     left = {} if on_gpu else {"the network": found.report.reason or "its inputs are on another device than the CPU"}
-    error = _error(plain, network, example)
+    error = error_on(plain, network, example)
     shapes = tuple(tuple(x.shape) for x in example)
     parts = tuple(PartPlan((one.name,), one.kernel) for one in chosen)
     machine = this_machine() if wanted is None else wanted.machine
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
     made = Plan(threads, shapes, parts, (), {}, machine)
     return network, made, Report(found.report, (), (), chosen, left, sizes, error)
-
-
-def _error(plain: nn.Module, network: nn.Module, example: Sequence[Tensor]) -> float:
-    """max|a - b| / max|a| over the outputs on the example; infinite where one is finite and the other not."""
-    want, have = (tree_leaves(module(*(x.clone() for x in example))) for module in (plain, network))
-    pairs = [(a, b) for a, b in zip(want, have, strict=True) if isinstance(a, Tensor)]
-    return max((_difference(a.double(), b.double()) for a, b in pairs if a.numel()), default=0.0)
-
-
-def _difference(a: Tensor, b: Tensor) -> float:
-    same = a.isfinite() & b.isfinite()
-    if not torch.equal(a[~same].nan_to_num(), b[~same].nan_to_num()):
-        return float("inf")
-    a, b = a[same], b[same]
-    if not a.numel():
-        return 0.0
-    largest, off = float(a.abs().max()), float((a - b).abs().max())
-    return off / largest if largest else off
 
 
 def _nbytes(network: nn.Module) -> int:

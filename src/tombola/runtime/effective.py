@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
+from tombola.compact.compare import outputs
 from tombola.errors import TombolaError
 
 
@@ -24,15 +24,8 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TombolaError(f"{type(model).__name__} cannot be deployed; give a Ticket or an nn.Module")
-    with _in_eval(model), torch.no_grad():
-        try:
-            model(*(x.clone() for x in example))
-        except Exception as error:  # whatever the model says to inputs that do not fit
-            shapes = ", ".join(str(tuple(x.shape)) for x in example)
-            said = " ".join(str(error).split())[:200]
-            raise TombolaError(
-                f"the model cannot run on example inputs of shape {shapes}: {said}; give inputs as it takes them"
-            ) from error
+    outputs(model, example)
+    with torch.no_grad():
         plain = copy.deepcopy(model).eval()
         _bake(plain)
     return plain
@@ -54,14 +47,3 @@ def _bake(model: nn.Module) -> None:
         for hook in list(module._forward_pre_hooks.values()):
             if isinstance(hook, prune.BasePruningMethod):
                 prune.remove(module, hook._tensor_name)  # type: ignore[no-untyped-call]
-
-
-@contextlib.contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -16,6 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tombola.compact.compare import error_on
 from tombola.errors import TombolaError
 from tombola.runs.atomic import write_bytes
 
@@ -145,10 +146,5 @@ def _attempt(what: str, make: Callable[[], Any]) -> Any:
 
 
 def _largest_error(network: nn.Module, run: Callable[..., Any], example: Sequence[Tensor]) -> float:
-    worst = 0.0
-    with torch.no_grad():
-        for inputs in (tuple(example), tuple(x[:1].repeat_interleave(3, 0) for x in example)):
-            want, have = (torch.utils._pytree.tree_leaves(f(*inputs)) for f in (network, run))
-            for a, b in zip(want, have, strict=True):
-                worst = max(worst, float((a - b).abs().max() / a.abs().max().clamp(min=torch.finfo(a.dtype).tiny)))
-    return worst
+    """On the example and on another batch size."""
+    return max(error_on(network, run, x) for x in (example, [one[:1].repeat_interleave(3, 0) for one in example]))

@@ -56,7 +56,7 @@ def count_kernel(*, floats: bool, shifts: bool) -> Code:
     mine = e.at(a["bounds"], b.mul(e.thread, I64(32)))
     first, last, low, high = (e.load(mine, 8 * i, I64) for i in range(4))
     with e.loop(first, last, BLOCK) as block:
-        end = _least(b, b.add(block, I64(BLOCK)), last)
+        end = least(b, b.add(block, I64(BLOCK)), last)
         whole = b.add(block, b.and_(b.sub(end, block), I64(-TILE)))
         with e.loop(low, high) as group:
             with e.loop(block, whole, TILE) as position:
@@ -85,14 +85,23 @@ def _count(
 
     none = ir.Constant(_V4Q, [0] * FOUR)
     for spot, total in zip(spots, e.fold((I64(0), a["words"]), 1, [none] * tile, turn), strict=True):
-        kind = b.sext(e.load(a["kinds"], b.mul(spot, I64(4)), I32), I64)
-        base = e.load(a["bases"], b.mul(b.add(b.mul(kind, a["groups"]), group), I64(4 * FOUR)), _V4I)
-        found = b.sub(base, b.shl(b.trunc(total, _V4I), ir.Constant(_V4I, [1] * FOUR)))
-        if floats:
-            found = b.fmul(b.sitofp(found, _V4F), e.load(a["scales"], b.mul(group, I64(4 * FOUR)), _V4F))
-            if shifts:
-                found = b.fadd(found, e.load(a["shifts"], b.mul(group, I64(4 * FOUR)), _V4F))
-        e.store(found, a["target"], b.add(b.mul(spot, a["stride"]), b.mul(group, I64(4 * FOUR))))
+        finish(e, a, group, spot, b.trunc(total, _V4I), floats=floats, shifts=shifts)
+
+
+def finish(
+    e: Emitter, a: dict[str, ir.Value], group: ir.Value, spot: ir.Value, total: ir.Value, *, floats: bool, shifts: bool
+) -> None:
+    """Disagreements of a group of channels at a position, int32 → sums or floats in the target."""
+    b = e.b
+    across = b.mul(group, I64(4 * FOUR))
+    kind = b.sext(e.load(a["kinds"], b.mul(spot, I64(4)), I32), I64)
+    base = e.load(a["bases"], b.mul(b.add(b.mul(kind, a["groups"]), group), I64(4 * FOUR)), _V4I)
+    found = b.sub(base, b.shl(total, ir.Constant(_V4I, [1] * FOUR)))
+    if floats:
+        found = b.fmul(b.sitofp(found, _V4F), e.load(a["scales"], across, _V4F))
+        if shifts:
+            found = b.fadd(found, e.load(a["shifts"], across, _V4F))
+    e.store(found, a["target"], b.add(b.mul(spot, a["stride"]), across))
 
 
 @functools.cache
@@ -157,7 +166,7 @@ def pack_planes_kernel() -> Code:
         source = e.at(a["source"], b.mul(turn, b.mul(plane, I64(8))))
         target = e.at(a["target"], b.add(b.mul(image, a["image"]), eight))
         with e.loop(I64(0), a["pixels"], 8) as start:
-            pixel = _least(b, start, b.sub(a["pixels"], I64(8)))  # the last eight lies back over the one before it
+            pixel = least(b, start, b.sub(a["pixels"], I64(8)))  # the last eight lies back over the one before it
             word: ir.Value = I64(0)
             for k in range(8):
                 x = e.load(source, b.add(b.mul(plane, I64(k)), b.mul(pixel, I64(4))), V8F)
@@ -191,5 +200,6 @@ def _splat(e: Emitter, word: ir.Value) -> ir.Value:
     return e.b.shuffle_vector(one, ir.Constant(_V4Q, ir.Undefined), ir.Constant(_V4I, [0] * FOUR))
 
 
-def _least(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+def least(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+    """The smaller of two integers."""
     return b.select(b.icmp_signed("<", one, other), one, other)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tombola.runtime.binary.kernels import FOUR, compare_kernel, count_kernel, pack_kernel, pack_planes_kernel
+from tombola.runtime.binary.lookup import BLOCK, MOST_WORDS, disagreements, looks_up, lookup_kernel, nibbles, room
 from tombola.runtime.program import Step
 
 WORD = 64
 _EIGHT = 8
+_FEWEST = 32  # positions; a block of fewer is counted faster than looked up
+_LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,14 @@ class Weights:
 
     @property
     def nbytes(self) -> int:
-        return self.words.nbytes + self.scale.nbytes + (0 if self.shift is None else self.shift.nbytes)
+        looked_up = self.nibbles.nbytes if "nibbles" in vars(self) else 0
+        shift = 0 if self.shift is None else self.shift.nbytes
+        return self.words.nbytes + looked_up + self.scale.nbytes + shift
+
+    @cached_property
+    def nibbles(self) -> NDArray[np.uint8]:
+        """`words` as the look-up wants them; made when first asked for."""
+        return nibbles(self.words)
 
 
 def pack_weights(weight: Tensor, scale: Tensor, bias: Tensor | None) -> Weights:
@@ -127,22 +139,27 @@ class Sums:
         rows = len(weights.scale)
         self.shape = (batch, high, wide, rows)
         self.out = np.zeros(self.shape, np.float32 if floats else np.int32)
-        positions, inside = _positions(window, maps, batch), _window(window, maps)
         kinds, bases = _bases(weights, window, maps, (high, wide), rows)
-        count = len(positions)
-        bounds = _bounds(count, len(weights.words), threads)
-        self._kept = (
-            positions, inside, weights.words, bases, np.tile(kinds, batch), bounds, weights.scale,
-            weights.scale if weights.shift is None else weights.shift,
-        )  # fmt: skip
-        positions, inside, words, bases, kinds, bounds, scales, shifts = self._kept
+        shifts = weights.scale if weights.shift is None else weights.shift
+        positions, inside, kinds = _positions(window, maps, batch), _window(window, maps), np.tile(kinds, batch)
+        look_up = looks_up() and len(positions) >= _FEWEST and len(inside) <= MOST_WORDS
+        groups = len(weights.words)
+        bounds = _bounds(len(positions), groups, threads, BLOCK if look_up else 1)
+        words: NDArray[Any] = weights.nibbles if look_up else weights.words
+        kept: list[Any] = [positions, inside, bases, kinds, bounds, words, weights, self.out]
         args = [
-            0, positions.ctypes.data, inside.ctypes.data, len(inside), words.ctypes.data, len(words), bases.ctypes.data,
-            kinds.ctypes.data, self.out.ctypes.data, 4 * rows, bounds.ctypes.data, scales.ctypes.data,
+            0, positions.ctypes.data, inside.ctypes.data, len(inside), words.ctypes.data, groups, bases.ctypes.data,
+            kinds.ctypes.data, self.out.ctypes.data, 4 * rows, bounds.ctypes.data, weights.scale.ctypes.data,
             shifts.ctypes.data,
         ]  # fmt: skip
-        code = count_kernel(floats=floats, shifts=floats and weights.shift is not None)
-        self.step = Step(code.address("step"), np.array(args, np.int64), (self._kept, self.out, code))
+        if look_up:
+            space = room(len(inside))
+            scratch = np.zeros(threads * space + _LINE, np.uint8)
+            args += [disagreements().ctypes.data, scratch.ctypes.data + -scratch.ctypes.data % _LINE, space]
+            kept.append(scratch)
+        kernel = lookup_kernel if look_up else count_kernel
+        code = kernel(floats=floats, shifts=floats and weights.shift is not None)
+        self.step = Step(code.address("step"), np.array(args, np.int64), (*kept, code))
 
 
 class Bits:
@@ -223,10 +240,11 @@ def _bases(
     return kinds.reshape(-1).astype(np.int32), bases
 
 
-def _bounds(positions: int, groups: int, threads: int) -> NDArray[np.int64]:
-    """(threads, 4): shares of the positions, or of the groups where there are few positions."""
-    edges = [i * positions // threads for i in range(threads + 1)]
+def _bounds(positions: int, groups: int, threads: int, block: int) -> NDArray[np.int64]:
+    """(threads, 4): shares of the positions in whole blocks, or of the groups where there are few blocks."""
+    blocks = -(-positions // block)
+    edges = [min(i * blocks // threads * block, positions) for i in range(threads + 1)]
     cuts = [i * groups // threads for i in range(threads + 1)]
-    if positions >= 16 * threads:
+    if blocks >= 16 * threads:
         return np.array([[edges[i], edges[i + 1], 0, groups] for i in range(threads)], np.int64)
     return np.array([[0, positions, cuts[i], cuts[i + 1]] for i in range(threads)], np.int64)

@@ -19,6 +19,7 @@ from tombola.runtime.program import Program
 from tombola.runtime.ready import Ready
 
 _REMEMBERED = 4  # batch sizes whose tables are kept
+_SHARED = 2**19  # values; the signs of fewer are packed in about the time that it takes to wake a thread
 
 
 class _Native(Ready):
@@ -58,7 +59,8 @@ class PackSigns(_Native):
 
     def prepare(self, batch: int) -> tuple[Program, Packing]:
         packing = Packing(self.maps, batch)
-        return Program([packing.step], self._threads), packing
+        few = batch * self.maps.channels * self.maps.height * self.maps.width < _SHARED
+        return Program([packing.step], 1 if few else self._threads), packing
 
     def forward(self, x: Tensor) -> Tensor:
         """+1 where x >= 0, as `binary_sign`."""
