@@ -6,7 +6,6 @@ import ctypes
 import functools
 import os
 import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,9 +35,10 @@ class Step:
 class Program:
     """Steps, run one after the other; each is shared by all threads, and the next begins when all are done with it.
 
-    One thread: the caller's, and one native call. More: threads - 1 further ones live as long as the program; they
-    wait actively for a short while after a run, then sleep. Any Python thread may call `run`, one at a time is let
-    in. The interpreter lock is released while steps run. After a fork the child starts threads of its own.
+    One thread: the caller's, and one native call. More: threads - 1 further ones, which all programs of as many
+    threads share; they wait actively for a short while after a run, then sleep. Any Python thread may call `run`; of
+    programs that share threads one at a time is let in. The interpreter lock is released while steps run. After a fork
+    the child starts threads of its own.
 
     Raises:
         TombolaError: fewer than 1 thread.
@@ -49,13 +49,14 @@ class Program:
             raise TombolaError(f"threads is {threads}; give 1 or more")
         self.steps, self.threads = tuple(steps), threads
         self._table = np.array([(s.function, s.args.ctypes.data) for s in self.steps], np.int64).reshape(-1)
-        self._crew = _Crew(self._table, threads)
 
     def run(self) -> None:
         """Run every step; back when all threads are done."""
-        if self._crew.process != os.getpid():  # forked: the threads stayed behind, and the lock may be held for ever
-            self._crew = _Crew(self._table, self.threads)
-        self._crew.run()
+        if self.threads > 1 and self.steps:
+            # by process: after a fork the threads stayed behind, and their lock may be held for ever
+            _crew(self.threads, os.getpid()).run(self._table)
+        elif self.steps:
+            _native()[0](self._table.ctypes.data, len(self.steps), 0, 1, 0, 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         """The program itself: addresses in its arguments cannot be copied."""
@@ -66,54 +67,48 @@ class Program:
 
 
 class _Crew:
-    """The threads of one program in one process, started by the first run."""
+    """Threads that run tables of steps together with the caller's, for as long as the process lives."""
 
-    def __init__(self, table: NDArray[np.int64], threads: int) -> None:
-        self.process = os.getpid()
+    def __init__(self, threads: int) -> None:
         self._lock = threading.Lock()
-        self._threads, self._table = threads, table
-        self._steps = len(table) // 2
+        self._threads = threads
         self._counter = _aligned(8)
-        self._boxes = _aligned(8 * max(1, threads - 1)).reshape(-1, 8)
+        self._boxes = _aligned(8 * (threads - 1)).reshape(-1, 8)
         self._awake: list[threading.Lock] = []
         self._start = 0
         self._run, self._serve, self._post = _native()
 
-    def run(self) -> None:
+    def run(self, table: NDArray[np.int64]) -> None:
+        steps = len(table) // 2
         with self._lock:
-            if self._threads > 1:
-                if not self._awake:
-                    self._hire()
-                if self._post(self._boxes.ctypes.data, len(self._boxes)):
-                    for box, awake in zip(self._boxes, self._awake, strict=True):
-                        if box[runner.FOUND] == runner.ASLEEP:
-                            awake.release()
-            self._run(self._table.ctypes.data, self._steps, 0, self._threads, self._counter.ctypes.data, self._start)
-            self._start += self._steps * self._threads
+            if not self._awake:
+                self._hire()
+            self._boxes[:, runner.TABLE], self._boxes[:, runner.STEPS] = table.ctypes.data, steps
+            if self._post(self._boxes.ctypes.data, len(self._boxes)):
+                for box, awake in zip(self._boxes, self._awake, strict=True):
+                    if box[runner.FOUND] == runner.ASLEEP:
+                        awake.release()
+            self._run(table.ctypes.data, steps, 0, self._threads, self._counter.ctypes.data, self._start)
+            self._start += steps * self._threads
 
     def _hire(self) -> None:
-        kept = (self._table, self._counter)
         for i, box in enumerate(self._boxes):
-            address = (self._table.ctypes.data, self._steps, i + 1, self._threads, self._counter.ctypes.data, 0)
-            box[runner.TABLE : runner.START + 1] = address
+            box[runner.THREAD : runner.START + 1] = i + 1, self._threads, self._counter.ctypes.data, 0
             box[runner.STATE] = runner.ASLEEP
             self._awake.append(threading.Lock())
             self._awake[i].acquire()
-            threading.Thread(target=_work, args=(self._serve, box, self._awake[i], kept), daemon=True).start()
-        weakref.finalize(self, _dismiss, self._boxes, tuple(self._awake))
+            threading.Thread(target=_work, args=(self._serve, box, self._awake[i]), daemon=True).start()
 
 
-def _work(serve: Any, box: NDArray[np.int64], awake: threading.Lock, kept: object) -> None:
+@functools.cache
+def _crew(threads: int, process: int) -> _Crew:
+    return _Crew(threads)
+
+
+def _work(serve: Any, box: NDArray[np.int64], awake: threading.Lock) -> None:
     awake.acquire()
     while not serve(box.ctypes.data, _SPINS):
         awake.acquire()
-
-
-def _dismiss(boxes: NDArray[np.int64], awake: Sequence[threading.Lock]) -> None:
-    boxes[:, runner.STATE] = runner.QUIT
-    for one in awake:
-        if one.locked():
-            one.release()
 
 
 _SPINS = 30_000  # some 500 µs, longer than what lies between two calls: waking a thread can cost more than the call
