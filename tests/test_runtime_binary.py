@@ -88,6 +88,18 @@ def test_bits_of_signs_by_hand() -> None:
     assert pack(x).tolist() == [[[[0b011], [0b100]]]]
 
 
+@pytest.mark.parametrize("channels", [3, 8, 72])
+@pytest.mark.parametrize("side", [1, 2, 3, 5])
+def test_bits_do_not_depend_on_how_images_lie(channels: int, side: int) -> None:
+    x = torch.randn(3, channels, side, side)
+    pack = PackSigns(Maps(channels, side, side, (1, 0)), 1)
+    want = pack(x)
+    for lies in (x.to(memory_format=torch.channels_last), torch.cat([x, x], 3)[..., :side], x.mT.contiguous().mT):
+        assert torch.equal(pack(lies), want)
+    bits = (want[:, 1:-1, :, :, None] >> torch.arange(64)) & 1
+    assert torch.equal(bits.flatten(3)[..., :channels].permute(0, 3, 1, 2) > 0, x >= 0)
+
+
 def test_a_sum_by_hand() -> None:
     # rows: + - 0, and 0 0 -; x = (+1, +1, -1): 1 - 1 = 0 and +1, times 0.5 and 2, plus the bias
     layer = nn.Linear(3, 2)

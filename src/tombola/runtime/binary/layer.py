@@ -41,6 +41,11 @@ class Maps:
         """Height and width with the border."""
         return self.height + 2 * self.border[0], self.width + 2 * self.border[1]
 
+    @property
+    def has_planes(self) -> bool:
+        """Whether float images of this shape can be read channel by channel, eight pixels of eight at once."""
+        return self.channels % _EIGHT == 0 and self.height * self.width >= _EIGHT
+
     def empty(self, batch: int) -> NDArray[np.int64]:
         """(batch, rows, columns, words), all bits 0."""
         return np.zeros((batch, *self.rows, self.words), np.int64)
@@ -194,12 +199,11 @@ class Packing:
     eights. The addresses of source and target are the step's first two words.
     """
 
-    def __init__(self, maps: Maps, batch: int) -> None:
-        self.planes = maps.channels % _EIGHT == 0 and maps.height * maps.width >= _EIGHT
-        places = maps.places(1 if self.planes else batch)
+    def __init__(self, maps: Maps, batch: int, *, planes: bool) -> None:
+        places = maps.places(1 if planes else batch)
         eights = -(-maps.channels // _EIGHT)
         args = [0, 0, places.ctypes.data, eights]
-        if self.planes:
+        if planes:
             code = pack_planes_kernel()
             args += [batch, len(places), 8 * maps.rows[0] * maps.rows[1] * maps.words]
         else:

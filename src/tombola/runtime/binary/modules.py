@@ -57,10 +57,11 @@ class PackSigns(_Native):
         super().__init__(threads)
         self.maps = maps
 
-    def prepare(self, batch: int) -> tuple[Program, Packing]:
-        packing = Packing(self.maps, batch)
+    def prepare(self, batch: int) -> dict[bool, tuple[Program, Packing]]:
+        """For images read channel by channel, and for those whose pixels hold their channels together."""
         few = batch * self.maps.channels * self.maps.height * self.maps.width < _SHARED
-        return Program([packing.step], 1 if few else self._threads), packing
+        made = {planes: Packing(self.maps, batch, planes=planes) for planes in (False, True)}
+        return {way: (Program([one.step], 1 if few else self._threads), one) for way, one in made.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """+1 where x >= 0, as `binary_sign`."""
@@ -68,11 +69,13 @@ class PackSigns(_Native):
         out = torch.from_numpy(maps.empty(len(x)))
         if out.numel():
             images = x.detach().reshape(len(x), maps.channels, maps.height, maps.width)
+            pixels = images.permute(0, 2, 3, 1)
+            planes = maps.has_planes and not pixels.is_contiguous()
+            if not planes:  # no copy where none is needed: torch's threads would stay busy for a while after it
+                images = pixels if maps.channels % 8 == 0 else F.pad(pixels, (0, -maps.channels % 8), value=-1.0)
+            images = images.contiguous()
             with self._lock:
-                program, packing = self._for(len(x))
-                if not packing.planes:
-                    images = F.pad(images.permute(0, 2, 3, 1), (0, -maps.channels % 8), value=-1.0)
-                images = images.contiguous()
+                program, packing = self._for(len(x))[planes]
                 packing.step.args[:2] = images.data_ptr(), out.data_ptr()
                 program.run()
         return out
