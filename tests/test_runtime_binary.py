@@ -247,6 +247,28 @@ def test_what_lies_between_is_folded_to_the_bit(
     assert equal(model, network, x)
 
 
+@pytest.mark.parametrize("conv", [True, False])
+@pytest.mark.parametrize("affine", [True, False])
+def test_ties_fall_as_in_the_norm(conv: bool, affine: bool) -> None:
+    # the mean of each channel is one of its sums: rounding alone decides the sign there
+    torch.manual_seed(1)
+    layer, last = (nn.Conv2d(16, 256, 1), nn.Conv2d(256, 2, 1)) if conv else (nn.Linear(16, 256), nn.Linear(256, 2))
+    norm = (nn.BatchNorm2d if conv else nn.BatchNorm1d)(256, affine=affine)
+    model = binary_(nn.Sequential(BinaryActivation(), layer, norm, BinaryActivation(), last), 1.0)
+    with torch.no_grad():
+        scale = layer.weight.abs().flatten(1).amax(1)
+        assert layer.bias is not None
+        layer.bias.zero_()
+        assert norm.running_mean is not None
+        norm.running_mean.copy_(scale * 2 * torch.randint(-2, 3, (256,)))
+        if affine:
+            norm.bias.zero_()
+    x = torch.randn(64, 16, 3, 3) if conv else torch.randn(256, 16)
+    network = packed_of(model, x)
+    assert count(network, PackedLayer, folded=True) == 1
+    assert equal(model, network, x)
+
+
 # ---- networks --------------------------------------------------------------------------------------------------------
 
 NETWORKS = {

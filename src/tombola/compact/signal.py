@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from tombola.compact.parts import Concat, Flatten, Join, Layer, Local, Norm, Part, Pointwise, evaluate
 from tombola.compact.trace import shape_of
+from tombola.compact.trace import shape_of
 from tombola.compact.wires import Wire, Wiring
 
 Signals = Mapping[fx.Node, Tensor]
@@ -25,18 +26,16 @@ _NEAR_JUMP = 1e-5
 def signals(parts: Mapping[fx.Node, Part], wiring: Wiring, modules: Mapping[str, nn.Module]) -> dict[fx.Node, Tensor]:
     """The constants of every node that has a wire."""
     found: dict[fx.Node, Tensor] = {}
-    for node, wire in wiring.values.items():
+    for node in wiring.values:
         value = _of(node, parts[node], wiring, found, modules)
-        found[node] = _varying(wire) if value is None else torch.where(value.isfinite(), value, torch.nan)
+        found[node] = torch.where(value.isfinite(), value, torch.nan)
     return found
 
 
-def constants_into(layer: Layer, wire: Wire, found: Signals) -> Tensor:
-    """What enters a layer: constants where every place of the map counts alike, NaN elsewhere."""
-    constant = found.get(layer.source)
-    if constant is None or len(constant) != len(wire.labels):
-        return _varying(wire)
-    return constant if layer.steady else constant.where(constant == 0, torch.nan)
+def constants_into(layer: Layer, wire: Wire, wiring: Wiring, found: Signals) -> Tensor:
+    """What enters a layer along its input wire: constants where every place of the map counts alike, NaN elsewhere."""
+    constant = _along(layer.source, wire.axis, len(wire.labels), wiring, found)
+    return constant if layer.steady else torch.where(constant == 0, 0.0, torch.nan)
 
 
 def sums(layer: Layer) -> Tensor:
@@ -57,32 +56,40 @@ def _unknown(node: fx.Node, axis: int) -> Tensor:
     return torch.full((shape[axis],), torch.nan, dtype=torch.float64)
 
 
-def _varying(wire: Wire) -> Tensor:
-    return torch.full((len(wire.labels),), torch.nan, dtype=torch.float64)
+def _along(source: fx.Node, axis: int, size: int, wiring: Wiring, found: Signals) -> Tensor:
+    """What a value sends along an axis."""
+    wire = wiring.values.get(source)
+    return found[source] if wire is not None and wire.axis == axis else _varying(size)
 
 
-def _of(node: fx.Node, part: Part, wiring: Wiring, found: Signals, modules: Mapping[str, nn.Module]) -> Tensor | None:
+def _varying(size: int) -> Tensor:
+    return torch.full((size,), torch.nan, dtype=torch.float64)
+
+
+def _of(
+    node: fx.Node, part: Part, wiring: Wiring, found: Signals, modules: Mapping[str, nn.Module]
+) -> Tensor:
+    wire = wiring.values[node]
     match part:
         case Layer():
-            return _layer(part, constants_into(part, wiring.into[node], found))
+            return _layer(part, constants_into(part, wiring.into[node], wiring, found))
         case Norm():
-            return _norm(part, found.get(part.source, _varying(wiring.into[node])))
+            return _norm(part, _along(part.source, 1, len(wire.labels), wiring, found))
         case Pointwise():
             return _pointwise(node, part, found[part.source], modules)
         case Local():
             constant = found[part.source]
-            return constant if part.keeps else constant.where(constant == 0, torch.nan)
+            return constant if part.keeps else torch.where(constant == 0, 0.0, torch.nan)
         case Flatten():
             constant = found[part.source]
-            return constant.repeat_interleave(len(wiring.values[node].labels) // len(constant))
+            return constant.repeat_interleave(len(wire.labels) // len(constant))
         case Join():
-            return _join(node, part, found, modules)
+            return _join(node, part, wire, wiring, found, modules)
         case Concat():
-            return torch.cat(
-                [found[source] if source in found else _unknown(source, part.axis) for source in part.sources]
-            )
+            sizes = [(source, (shape_of(source) or ())[part.axis]) for source in part.sources]
+            return torch.cat([_along(source, part.axis, size, wiring, found) for source, size in sizes])
         case _:
-            return None
+            return _varying(len(wire.labels))
 
 
 def _layer(layer: Layer, constant: Tensor) -> Tensor:
@@ -98,22 +105,19 @@ def _layer(layer: Layer, constant: Tensor) -> Tensor:
 
 
 def _norm(norm: Norm, constant: Tensor) -> Tensor:
+    """A channel of scale 0 sends its shift; another one a constant only if the norm keeps its statistics."""
     module = norm.module
-    dtype = module.running_var.dtype if module.running_var is not None else torch.float32
-    value = constant
+    value = torch.full_like(constant, torch.nan)
     if norm.fixed:
-        one = constant.to(module.running_var.device, dtype)[None]
+        one = constant.to(module.running_var.device, module.running_var.dtype)[None]
+        statistics = module.running_mean, module.running_var, module.weight, module.bias
         with torch.no_grad():
-            value = F.batch_norm(
-                one, module.running_mean, module.running_var, module.weight, module.bias, eps=module.eps
-            )
-        value = value[0].double().cpu()
-    else:
-        value = torch.full_like(constant, torch.nan)
+            value = F.batch_norm(one, *statistics, eps=module.eps)[0].double().cpu()
     if module.weight is None:
         return value
     off = (module.weight.detach() == 0).cpu()
-    return torch.where(off, module.bias.detach().double().cpu(), value)
+    shift = torch.zeros_like(value) if module.bias is None else module.bias.detach().double().cpu()
+    return torch.where(off, shift, value)
 
 
 def _pointwise(node: fx.Node, part: Pointwise, constant: Tensor, modules: Mapping[str, nn.Module]) -> Tensor:
@@ -124,10 +128,10 @@ def _pointwise(node: fx.Node, part: Pointwise, constant: Tensor, modules: Mappin
     return torch.where(known, value, torch.nan)
 
 
-def _join(node: fx.Node, part: Join, found: Signals, modules: Mapping[str, nn.Module]) -> Tensor | None:
-    one, other = (found.get(source) for source in part.sources)
-    if one is None or other is None:
-        return None
+def _join(
+    node: fx.Node, part: Join, wire: Wire, wiring: Wiring, found: Signals, modules: Mapping[str, nn.Module]
+) -> Tensor:
+    one, other = (_along(source, wire.axis, len(wire.labels), wiring, found) for source in part.sources)
     value = evaluate(node, modules, dict(zip(part.sources, (one, other), strict=True)))
     return torch.where((one == 0) | (other == 0), 0.0, value) if part.product else value
 

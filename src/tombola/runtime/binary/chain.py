@@ -215,7 +215,7 @@ def threshold(
     if isinstance(norm, nn.BatchNorm2d):
         spread = norm(spread[None, :, :, None])[0, :, :, 0]
     elif norm is not None:
-        spread = norm(spread.T).T
+        spread = norm(spread.T.contiguous()).T  # other strides round otherwise
     bits = binary_sign(spread) > 0
     rising = (bits[:, 1:] >= bits[:, :-1]).all(1)
     falling = (bits[:, 1:] <= bits[:, :-1]).all(1)

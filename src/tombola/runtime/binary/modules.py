@@ -60,7 +60,8 @@ class PackSigns(_Native):
     def prepare(self, batch: int) -> dict[bool, tuple[Program, Packing]]:
         """For images read channel by channel, and for those whose pixels hold their channels together."""
         few = batch * self.maps.channels * self.maps.height * self.maps.width < _SHARED
-        made = {planes: Packing(self.maps, batch, planes=planes) for planes in (False, True)}
+        ways = (False, True) if self.maps.has_planes else (False,)
+        made = {planes: Packing(self.maps, batch, planes=planes) for planes in ways}
         return {way: (Program([one.step], 1 if few else self._threads), one) for way, one in made.items()}
 
     def forward(self, x: Tensor) -> Tensor:
