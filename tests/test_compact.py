@@ -302,3 +302,26 @@ def test_random_networks_keep_their_outputs(kind: str, density: float, seed: int
     again = compact(found.module, x)
     assert [layer.weights[0] for layer in again.report.layers] == [layer.weights[1] for layer in again.report.layers]
     assert again.report.flops[0] == found.report.flops[1]
+
+
+class Turned(nn.Module):
+    """A square value that is read along its other axis: what the units send are not the next layer's inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.two(self.one(x).transpose(1, 2))
+        return out
+
+
+def test_channels_are_told_by_their_axis() -> None:
+    model = Turned()
+    with torch.no_grad():
+        model.one.weight[1] = 0
+    assert units(check(model, torch.randn(2, 4, 4))) == {"one": (4, 4), "two": (2, 2)}
+    convolved = nn.Sequential(nn.Conv1d(4, 4, 1), nn.Linear(4, 2))  # channels on axis 1, then on the last
+    with torch.no_grad():
+        convolved[0].weight[1] = 0
+    assert units(check(convolved, torch.randn(2, 4, 4))) == {"0": (4, 4), "1": (2, 2)}

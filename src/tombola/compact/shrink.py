@@ -40,7 +40,7 @@ def _removable(parts: Mapping[fx.Node, Part], wires: Wiring, found: Signals) -> 
     for node, part in parts.items():
         if isinstance(part, Layer):
             wire = wires.into[node]
-            needed = _needed(part, wire, constants_into(part, wire, found), exact=node in exact)
+            needed = _needed(part, wire, constants_into(part, wire, wires, found), exact=node in exact)
             stays[wire.labels[needed]] = True
     stays |= _differing(parts, wires, found)
     made = torch.zeros_like(stays)
@@ -73,7 +73,7 @@ def _differing(parts: Mapping[fx.Node, Part], wires: Wiring, found: Signals) -> 
     differs = torch.zeros_like(wires.pinned)
     for node, part in parts.items():
         if isinstance(part, Layer):
-            constant = constants_into(part, wires.into[node], found).nan_to_num(nan=torch.inf)
+            constant = constants_into(part, wires.into[node], wires, found).nan_to_num(nan=torch.inf)
             other = seen.setdefault(part.name, constant)
             differs[wires.into[node].labels[constant != other]] = True
     return differs
@@ -88,7 +88,7 @@ def _fold_constants(
         if not isinstance(layer, Layer) or layer.name in done or layer.groups > 1:
             continue
         wire = wires.into[node]
-        constant = constants_into(layer, wire, found)
+        constant = constants_into(layer, wire, wires, found)
         sent = torch.where(gone[wire.labels] & ~constant.isnan(), constant, 0.0)
         chosen = (sent != 0) & reads(layer).any(0)
         done[layer.name] = int(chosen.sum())

@@ -10,7 +10,6 @@ from torch.nn import functional as F
 
 from tombola.compact.parts import Concat, Flatten, Join, Layer, Local, Norm, Part, Pointwise, evaluate
 from tombola.compact.trace import shape_of
-from tombola.compact.trace import shape_of
 from tombola.compact.wires import Wire, Wiring
 
 Signals = Mapping[fx.Node, Tensor]
@@ -35,7 +34,7 @@ def signals(parts: Mapping[fx.Node, Part], wiring: Wiring, modules: Mapping[str,
 def constants_into(layer: Layer, wire: Wire, wiring: Wiring, found: Signals) -> Tensor:
     """What enters a layer along its input wire: constants where every place of the map counts alike, NaN elsewhere."""
     constant = _along(layer.source, wire.axis, len(wire.labels), wiring, found)
-    return constant if layer.steady else torch.where(constant == 0, 0.0, torch.nan)
+    return constant if layer.steady else constant.where(constant == 0, torch.nan)
 
 
 def sums(layer: Layer) -> Tensor:
@@ -50,12 +49,6 @@ def reads(layer: Layer) -> Tensor:
     return (weight if layer.linear else weight.flatten(2).any(2)).cpu()
 
 
-def _unknown(node: fx.Node, axis: int) -> Tensor:
-    shape = shape_of(node)
-    assert shape is not None
-    return torch.full((shape[axis],), torch.nan, dtype=torch.float64)
-
-
 def _along(source: fx.Node, axis: int, size: int, wiring: Wiring, found: Signals) -> Tensor:
     """What a value sends along an axis."""
     wire = wiring.values.get(source)
@@ -66,9 +59,7 @@ def _varying(size: int) -> Tensor:
     return torch.full((size,), torch.nan, dtype=torch.float64)
 
 
-def _of(
-    node: fx.Node, part: Part, wiring: Wiring, found: Signals, modules: Mapping[str, nn.Module]
-) -> Tensor:
+def _of(node: fx.Node, part: Part, wiring: Wiring, found: Signals, modules: Mapping[str, nn.Module]) -> Tensor:
     wire = wiring.values[node]
     match part:
         case Layer():
@@ -79,7 +70,7 @@ def _of(
             return _pointwise(node, part, found[part.source], modules)
         case Local():
             constant = found[part.source]
-            return constant if part.keeps else torch.where(constant == 0, 0.0, torch.nan)
+            return constant if part.keeps else constant.where(constant == 0, torch.nan)
         case Flatten():
             constant = found[part.source]
             return constant.repeat_interleave(len(wire.labels) // len(constant))
