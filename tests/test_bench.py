@@ -86,7 +86,11 @@ def test_bench_counts_bytes_and_restores_the_threads() -> None:
     model, before = small(), torch.get_num_threads()
     x = torch.randn(1, 3, 8, 8)
     found = bench(model, {1: Fixed(model)}, {1: (x,)}, threads=1, engines=("eager",), rounds=2, ticket_bytes=9)
-    assert found.bytes == {"dense": 4 * sum(p.numel() for p in model.parameters()), "deployed": 12, "ticket": 9}
+    assert found.bytes == {
+        "dense": 4 * sum(p.numel() for p in model.parameters()),
+        "deployed for batch 1": 12,
+        "ticket": 9,
+    }
     assert [time.engine for time in found.timings] == ["eager", DEPLOYED]
     assert torch.get_num_threads() == before
 

@@ -259,6 +259,39 @@ def test_what_cannot_be_traced_is_left() -> None:
     assert found.module(-torch.ones(2)).tolist() == [1, 1]
 
 
+class InPlace(nn.Module):
+    """y += x changes what z is, too; torch.fx reads it as y = y + x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = z = self.one(x)
+        y += x
+        out: Tensor = F.relu(self.two(z) - 1e6) + y[:, :2] * 0
+        return out
+
+
+def test_what_torch_fx_reads_wrongly_is_left() -> None:
+    x = torch.ones(2, 3)
+    model = InPlace()
+    found = compact(model, x)  # the outputs are 0 all the same
+    assert "in place" in str(found.report.reason)
+    assert torch.equal(found.module(x), model(x))
+
+
+def test_what_would_change_the_outputs_is_left() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.BatchNorm1d(1)).eval()
+    set_(model[0], [[1.0]], [1e6])
+    with torch.no_grad():
+        model[1].running_mean.fill_(1e6)  # type: ignore[union-attr, operator]
+        model[1].running_var.fill_(1e6)  # type: ignore[union-attr, operator]
+    found = compact(model, torch.tensor([[1 / 3]]))  # the bias and the mean cancel, but not their rounded product
+    assert "would change" in str(found.report.reason)
+    assert isinstance(found.module[1], nn.BatchNorm1d)  # type: ignore[index]
+
+
 def test_inputs_that_do_not_fit() -> None:
     with pytest.raises(TombolaError, match=r"cannot run on inputs of shape \(2, 5\)"):
         compact(nn.Linear(3, 2), torch.zeros(2, 5))
@@ -325,3 +358,41 @@ def test_channels_are_told_by_their_axis() -> None:
     with torch.no_grad():
         convolved[0].weight[1] = 0
     assert units(check(convolved, torch.randn(2, 4, 4))) == {"0": (4, 4), "1": (2, 2)}
+
+
+def test_two_norms_in_a_row_are_both_folded() -> None:
+    model = sparse_(nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)), 1.0, 0)
+    assert check(model, torch.randn(2, 1, 5, 5)).report.folded == ("1", "2")
+
+
+class Circle(nn.Module):
+    """Two residual blocks; a channel that they hand on to each other and nobody else reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one, self.two, self.last = (nn.Linear(3, 3) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = x + self.one(x).relu()
+        x = x + self.two(x).relu()
+        out: Tensor = self.last(x)
+        return out
+
+
+def test_channels_that_only_feed_themselves_go() -> None:
+    model = Circle()
+    with torch.no_grad():
+        model.last.weight[:, 1] = 0
+        for layer in (model.one, model.two):
+            layer.weight[[0, 2], 1] = 0  # channel 1 is read for channel 1 alone
+    assert units(check(model, torch.randn(4, 3))) == {"first": (3, 2), "one": (3, 2), "two": (3, 2), "last": (3, 3)}
+
+
+class Noisy(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+def test_a_network_that_draws_is_left() -> None:
+    assert "random numbers" in str(compact(nn.Sequential(nn.Linear(2, 2), Noisy()), torch.zeros(1, 2)).report)

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from tombola.compact.compare import largest_error, outputs
+from tombola.compact.compare import largest_error, outputs, same_calls
 from tombola.compact.fold import fold_norms as fold
 from tombola.compact.parts import Layer, Wall, parts_of
 from tombola.compact.shrink import shrink
@@ -21,6 +22,14 @@ from tombola.errors import TombolaError
 from tombola.nn import flow
 
 Pair = tuple[int, int]
+
+EQUAL = 1e-4
+"""The largest max|a - b| / max|a| at which outputs count as equal."""
+
+_MISREAD = (
+    "traced by torch.fx it gives other outputs: it draws random numbers in eval mode, or changes values in place "
+    "(write x = x + y, not x += y)"
+)
 
 
 @dataclass(frozen=True)
@@ -111,6 +120,8 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     except flow.Untraceable as error:
         return Compacted(plain, Report(reason=str(error)))
     network.eval()
+    if not same_calls(plain, network, example) or not largest_error(want, outputs(network, example)) <= EQUAL:
+        return Compacted(plain, Report(reason=_MISREAD))
     before, flops = _layers(network), _flops(network, example)
     parts = parts_of(network, training=not fold_norms)
     folded = fold(network, parts, wiring(parts)) if fold_norms else ()
@@ -125,8 +136,17 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     parts = parts_of(network, training=not fold_norms)
     walls = {_place(node): part.reason for node, part in parts.items() if isinstance(part, Wall)}
     off = largest_error(want, outputs(network, example))
+    if not off <= EQUAL and not _coarse(want):
+        reason = f"the outputs would change by {off:.1e} of the largest one"
+        return Compacted(copy.deepcopy(model).eval(), Report(reason=reason))
     report = Report(None, rows, folded, constants, walls, (flops, _flops(network, example)), off)
     return Compacted(network, report)
+
+
+def _coarse(want: Any) -> bool:
+    """Whether the outputs are of a type whose own rounding is larger than EQUAL."""
+    dtypes = {x.dtype for x in tree_leaves(want) if isinstance(x, Tensor) and x.is_floating_point()}
+    return any(torch.finfo(dtype).eps > EQUAL for dtype in dtypes)
 
 
 def _place(node: fx.Node) -> str:

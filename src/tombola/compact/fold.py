@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,13 +24,14 @@ def fold_norms(network: fx.GraphModule, parts: dict[fx.Node, Part], wiring: Wiri
     for node, norm in parts.items():
         if not isinstance(norm, Norm) or not norm.fixed or calls[norm.name] > 1 or node in exact:
             continue
-        layer = parts[norm.source]
+        source = node.all_input_nodes[0]  # behind a norm that was folded: its layer
+        layer = parts[source]
         if not isinstance(layer, Layer) or layer.binary or not layer.module:
             continue
-        if len(norm.source.users) > 1 or calls[layer.name] > 1 or wiring.values[norm.source].axis != 1:
+        if len(source.users) > 1 or calls[layer.name] > 1 or wiring.values[source].axis != 1:
             continue
-        _fold(layer, norm)
-        node.replace_all_uses_with(norm.source)
+        _fold(layer.owner, norm.module)
+        node.replace_all_uses_with(source)
         network.graph.erase_node(node)
         folded.append(norm.name)
     if folded:
@@ -38,19 +40,19 @@ def fold_norms(network: fx.GraphModule, parts: dict[fx.Node, Part], wiring: Wiri
     return tuple(folded)
 
 
-def _fold(layer: Layer, norm: Norm) -> None:
-    module, weight = norm.module, layer.weight.detach()
-    scale = (module.running_var.double() + module.eps).rsqrt()
-    if module.weight is not None:
-        scale = scale * module.weight.detach().double()
-    shift = -module.running_mean.double() * scale
-    if module.bias is not None:
-        shift = shift + module.bias.detach().double()
+def _fold(layer: Any, norm: Any) -> None:
+    weight = layer.weight.detach()
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach().double()
     if layer.bias is not None:
         shift = shift + layer.bias.detach().double() * scale
     rows = (-1, *[1] * (weight.dim() - 1))
-    layer.owner.weight = _parameter(weight.double() * scale.reshape(rows), weight)
-    layer.owner.bias = _parameter(shift, weight)
+    shift, weight = _parameter(shift, layer.weight), _parameter(weight.double() * scale.reshape(rows), layer.weight)
+    layer.weight, layer.bias = weight, shift
 
 
 def _parameter(value: Tensor, like: Tensor) -> nn.Parameter:

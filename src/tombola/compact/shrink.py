@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from tombola.compact.parts import Layer, Norm, Part, meets_step, parts_of
 from tombola.compact.signal import Signals, constants_into, reads, signals, sums
 from tombola.compact.trace import write_shapes
-from tombola.compact.wires import Wire, Wiring, wiring
+from tombola.compact.wires import Wiring, wiring
 
 
 def shrink(network: fx.GraphModule, example: tuple[Tensor, ...], *, training: bool) -> dict[str, int]:
@@ -34,37 +34,48 @@ def shrink(network: fx.GraphModule, example: tuple[Tensor, ...], *, training: bo
 
 
 def _removable(parts: Mapping[fx.Node, Part], wires: Wiring, found: Signals) -> Tensor:
-    """bool, (bundles,): which can be removed now."""
-    stays = wires.pinned.clone()
+    """bool, (bundles,): which can be removed now.
+
+    Found from the end: what is pinned stays, and what a staying output of a layer needs. So circles go that only feed
+    themselves, as they arise between the blocks of residual networks.
+    """
     exact = meets_step(parts)
-    for node, part in parts.items():
-        if isinstance(part, Layer):
-            wire = wires.into[node]
-            needed = _needed(part, wire, constants_into(part, wire, wires, found), exact=node in exact)
-            stays[wire.labels[needed]] = True
-    stays |= _differing(parts, wires, found)
+    needs = {
+        node: _needs(part, constants_into(part, wires.into[node], wires, found), exact=node in exact)
+        for node, part in parts.items()
+        if isinstance(part, Layer)
+    }
+    stays = wires.pinned | _differing(parts, wires, found)
+    _add_needed(stays, needs, wires)
     made = torch.zeros_like(stays)
-    for node, part in parts.items():
-        if isinstance(part, Layer):
-            made[wires.values[node].labels] = True
-    gone = made & ~stays
-    for node, part in parts.items():
-        if isinstance(part, Layer) and bool(gone[wires.values[node].labels].all()):
-            gone[wires.values[node].labels[0]] = False  # a value without channels is none
-    return gone
+    for node in needs:
+        labels = wires.values[node].labels
+        made[labels] = True
+        if not bool(stays[labels].any()):  # a value without channels is none
+            stays[labels[0]] = True
+            _add_needed(stays, needs, wires)
+    return made & ~stays
 
 
-def _needed(layer: Layer, wire: Wire, constant: Tensor, *, exact: bool) -> Tensor:
-    """bool, (in,): the inputs that are read and cannot go into the bias.
+def _needs(layer: Layer, constant: Tensor, *, exact: bool) -> Tensor:
+    """bool, (out, in): the inputs that an output reads and that cannot go into its bias.
 
-    In groups an input goes with its group's outputs, so that only these can be needed.
+    In groups an input goes with its group's outputs, so that these alone need nothing.
     """
     if layer.groups > 1:
-        return torch.zeros(len(constant), dtype=torch.bool)
-    read = reads(layer).any(0)
+        return torch.zeros(layer.weight.shape[0], len(constant), dtype=torch.bool)
     frozen = layer.binary or exact or (not layer.module and layer.bias is None)
     foldable = constant == 0 if frozen else ~constant.isnan()
-    return read & ~foldable
+    return reads(layer) & ~foldable
+
+
+def _add_needed(stays: Tensor, needs: dict[fx.Node, Tensor], wires: Wiring) -> None:
+    """Let stay what that which stays needs, directly or not."""
+    count = -1
+    while count != (count := int(stays.sum())):
+        for node in reversed(needs):
+            needed = needs[node][stays[wires.values[node].labels]].any(0)
+            stays[wires.into[node].labels[needed]] = True
 
 
 def _differing(parts: Mapping[fx.Node, Part], wires: Wiring, found: Signals) -> Tensor:
@@ -90,7 +101,7 @@ def _fold_constants(
         wire = wires.into[node]
         constant = constants_into(layer, wire, wires, found)
         sent = torch.where(gone[wire.labels] & ~constant.isnan(), constant, 0.0)
-        chosen = (sent != 0) & reads(layer).any(0)
+        chosen = (sent != 0) & reads(layer)[~gone[wires.values[node].labels]].any(0)
         done[layer.name] = int(chosen.sum())
         if not done[layer.name]:
             continue

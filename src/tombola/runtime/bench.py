@@ -64,7 +64,8 @@ class Bench:
     """What was measured, and what the network weighs.
 
     `flops`: of the dense network for one example; `kept_flops`: the same, each layer's times the density of its
-    weight. `bytes`: of "dense" and "deployed" weights in memory, and of the "ticket" on disk where there is one.
+    weight. `bytes`: of "dense" and "deployed for batch N" weights in memory, and of the "ticket" on disk where there is
+    one.
     """
 
     threads: int
@@ -116,7 +117,7 @@ def bench(
     first = next(iter(inputs.values()))
     flops, kept = flop_counts(model, first)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    sizes = {"dense": weights, "deployed": next(iter(deployed.values())).nbytes}
+    sizes = {"dense": weights, **{f"deployed for batch {batch}": one.nbytes for batch, one in deployed.items()}}
     if ticket_bytes is not None:
         sizes["ticket"] = ticket_bytes
     return Bench(threads, rounds, tuple(timings), tuple(gains), flops, kept, sizes)
