@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from tombola.compact.trace import in_eval
@@ -41,6 +41,42 @@ def error_on(one: nn.Module, other: Callable[..., Any], example: Sequence[Tensor
     """The largest error of the other's outputs on the example."""
     with torch.no_grad():
         return largest_error(one(*(x.clone() for x in example)), other(*(x.clone() for x in example)))
+
+
+def same_calls(model: nn.Module, network: fx.GraphModule, example: Sequence[Tensor]) -> bool:
+    """Whether the modules that a trace calls give in the trace what they give in the traced model, up to rounding.
+
+    So differences show that the example hides at the output, behind a ReLU that is 0 on it.
+    """
+    targets = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
+    called = [network.get_submodule(target) for target in sorted(targets)]
+    one, other = (_sums_of_calls(whole, called, example) for whole in (model, network))
+    pairs = ((a, b) for module in called if len(a := one[module]) == len(b := other[module]))
+    return all(_same_sums(a, b) for a, b in pairs)
+
+
+def _sums_of_calls(
+    model: nn.Module, called: Sequence[nn.Module], example: Sequence[Tensor]
+) -> dict[nn.Module, list[tuple[float, float]]]:
+    """For every call of a module, the sums of its output and of the output's magnitudes."""
+    found: dict[nn.Module, list[tuple[float, float]]] = {module: [] for module in called}
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        values = [x.double() for x in tree_leaves(output) if isinstance(x, Tensor)]
+        found[module].append((sum(float(x.sum()) for x in values), sum(float(x.abs().sum()) for x in values)))
+
+    hooks = [module.register_forward_hook(note) for module in called]
+    try:
+        outputs(model, example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
+
+
+def _same_sums(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> bool:
+    a, b = torch.tensor(one).nan_to_num(), torch.tensor(other).nan_to_num()
+    return bool(((a - b).abs() <= 1e-4 * a[:, 1:]).all()) if len(a) else True
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

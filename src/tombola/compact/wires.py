@@ -27,7 +27,7 @@ class Wire:
 
 @dataclass(frozen=True, eq=False)
 class Wiring:
-    """`into` and `out`: what enters and leaves each layer and norm. `values`: of every node whose channels are known.
+    """`values`: of every node whose channels are known. `into`: what enters each layer and norm, by its node.
 
     `pinned`: bool, (bundles,): what must be kept, since the network's output, input or a wall holds it.
     """
