@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tombola.data.feed import Feed
 from tombola.data.splits import Task
+from tombola.errors import TombolaError
 
 
 @dataclass(frozen=True)
 class Score:
-    """Means per example over a split: the task's loss (without label smoothing) and its metric."""
+    """Means per example over a split: the task's loss (without label smoothing) and its metric.
+
+    `values`: the metric of every example in the split's order, float32 (N,) on the CPU; None where the metric gives
+    one number per batch.
+    """
 
     loss: float
     metric: float
     examples: int
+    values: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def evaluate(
@@ -29,17 +35,68 @@ def evaluate(
     task: Task,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Score:
-    """Evaluate `model` on every example of `feed`; the model's mode is put back afterwards."""
+    """Evaluate `model` on every example of `feed`; the model's mode is put back afterwards.
+
+    Batches weigh by their examples, so that a smaller last batch counts for what it holds.
+
+    Raises:
+        TombolaError: the metric or the loss has a shape that it may not have (see `metric_values`, `loss_value`).
+    """
     mode = model.training
     model.eval()
     loss, metric, examples = 0.0, 0.0, 0
+    values: list[Tensor] = []
+    forms: set[int] = set()
     with torch.no_grad():
         for x, y in feed.sweep():
             with autocast():
                 output = model(x)
             output = output.float()
-            loss += float(task.evaluation_loss(output, y)) * len(y)
-            metric += float(task.metric(output, y).sum())
+            loss += float(loss_value(task.evaluation_loss(output, y))) * len(y)
+            found = metric_values(task, output, y)
+            metric += float(summed(found, len(y)))
             examples += len(y)
+            values.append(found.to("cpu", torch.float32).reshape(-1))
+            if len(y) > 1:  # a lone example's value is its batch's number
+                forms.add(found.dim())
     model.train(mode)
-    return Score(loss / examples, metric / examples, examples)
+    if len(forms) > 1:
+        raise TombolaError(
+            f"metric {task.metric_name} gives one value per example for some batches and one number for others; "
+            "return the same form for every batch"
+        )
+    return Score(loss / examples, metric / examples, examples, None if 0 in forms else torch.cat(values))
+
+
+def metric_values(task: Task, output: Tensor, target: Tensor) -> Tensor:
+    """The task's metric on one batch of N examples: (N,), or 0-d where it gives one number per batch.
+
+    Raises:
+        TombolaError: any other shape or type.
+    """
+    found = task.metric(output, target)
+    count = len(target)
+    if isinstance(found, (bool, int, float)):
+        found = torch.tensor(float(found), device=target.device)
+    if not isinstance(found, Tensor) or found.shape not in ((count,), ()):
+        form = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise TombolaError(
+            f"metric {task.metric_name} gives {form} for a batch of {count} examples; it must give one value per "
+            f"example, shape ({count},), or one number for the batch"
+        )
+    return found if found.is_floating_point() else found.float()
+
+
+def summed(values: Tensor, count: int) -> Tensor:
+    """The sum over a batch of `count` examples of what `metric_values` gave: a batch mean counts for each, 0-d."""
+    return values.sum() if values.dim() else values * count
+
+
+def loss_value(loss: Tensor) -> Tensor:
+    """The loss itself, 0-d; TombolaError if it is anything but one number."""
+    if not isinstance(loss, Tensor) or loss.dim() != 0:
+        form = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+        raise TombolaError(
+            f"the loss gives {form}; it must give the mean over the batch, a scalar tensor (reduction='mean')"
+        )
+    return loss

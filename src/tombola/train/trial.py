@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tombola.data.feed import steps_per_epoch
 from tombola.data.splits import Splits
@@ -55,11 +55,16 @@ class Bench:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial. `trained` is None where the stage was found finished on disk."""
+    """A finished trial. `trained` and `outcomes` are None where the stage was found finished on disk.
+
+    `outcomes`: the final network's metric of every test example, in the split's order, float32 (N,) on the CPU;
+    None also without a test split, or where the metric gives one number per batch.
+    """
 
     result: dict[str, Any]
     history: tuple[Row, ...]
     trained: Trained | None
+    outcomes: Tensor | None = field(default=None, compare=False, repr=False)
 
 
 def run_trial(
@@ -106,8 +111,10 @@ def run_trial(
             update=update,
             deterministic=bench.options.deterministic,
         )
-    tests = _test(bench, model, trained, settle or (lambda module: None), more_tests or (lambda module, test: {}))
-    return Trial({**summary(trained), **tests}, trained.history, trained)
+    tests, outcomes = _test(
+        bench, model, trained, settle or (lambda module: None), more_tests or (lambda module, test: {})
+    )
+    return Trial({**summary(trained), **tests}, trained.history, trained, outcomes)
 
 
 def summary(trained: Trained) -> dict[str, Any]:
@@ -133,11 +140,11 @@ def _test(
     trained: Trained,
     settle: Callable[[nn.Module], None],
     more_tests: Callable[[nn.Module, Evaluate], Mapping[str, Any]],
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], Tensor | None]:
     """The one look at the test split: at the end of training, and at the early-stop iteration."""
     if bench.splits.test is None:
         settle(model)
-        return {"test_accuracy": None, "test_loss": None, "test_accuracy_early_stop": None}
+        return {"test_accuracy": None, "test_loss": None, "test_accuracy_early_stop": None}, None
     feed = evaluation_feed(bench.splits, bench.splits.test, bench.fabric.device, wants_channels_last(model))
     autocast = nullcontext if bench.recipe.precision == "32" else bench.fabric.autocast
 
@@ -152,12 +159,13 @@ def _test(
         model.load_state_dict(trained.state)
     settle(model)
     final = score()
-    return {
+    figures = {
         "test_accuracy": final.metric,
         "test_loss": _number(final.loss),
         "test_accuracy_early_stop": (early or final).metric,
         **more_tests(model, score),
     }
+    return figures, final.values
 
 
 def _number(value: float) -> float | None:
