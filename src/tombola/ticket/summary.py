@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from tombola.coverage import density_in_words
 from tombola.ticket import format as container
 from tombola.ticket.codec import encode
 from tombola.ticket.parts import Parts
@@ -29,6 +30,21 @@ class LayerRow(NamedTuple):
     coding: str
     bits: float
     bound: float
+
+
+def parameters(ticket: Parts) -> int | None:
+    """How many parameters the whole network has, as its provenance says; None where it does not."""
+    found = ticket.provenance.get("parameters")
+    return found if type(found) is int and found >= ticket.mask.total else None
+
+
+def describe_density(ticket: Parts) -> str:
+    """The density with what it is a fraction of, to stand in a sentence ("This ticket of ...").
+
+    "20.3% of the 51 prunable weights, which are 0.7% of all 7,266 parameters"; without the last part where the ticket
+    does not record how many parameters there are.
+    """
+    return density_in_words(ticket.mask.kept, ticket.mask.total, parameters(ticket))
 
 
 def layers(ticket: Parts) -> list[LayerRow]:
