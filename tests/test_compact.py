@@ -71,6 +71,32 @@ def test_removal_makes_others_dead() -> None:
     assert units(check(model, torch.randn(3, 2))) == {"0": (2, 1), "2": (2, 1), "4": (1, 1)}
 
 
+def test_a_norm_is_folded_with_its_eps() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1, eps=1.0))
+    set_(model[0], [[2.0]], [1])
+    norm = model[1]
+    for tensor, value in ((norm.running_mean, 3), (norm.running_var, 3), (norm.weight, 5), (norm.bias, 7)):
+        tensor.data.fill_(value)
+    found = check(model, torch.randn(2, 1, 4, 4))
+    assert found.report.folded == ("1",)
+    # 5 / sqrt(3 + 1) = 2.5; weight 2·2.5, bias 7 + (1 - 3)·2.5
+    assert found.module.get_parameter("0.weight").item() == 5.0
+    assert found.module.get_parameter("0.bias").item() == 2.0
+
+
+def test_a_constant_passes_a_norm_with_its_eps() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, eps=1.0), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    set_(model[0], [[1.0], [0.0]], [0, 7])  # channel 1 sends 7
+    norm = model[1]
+    for tensor, value in ((norm.running_mean, 3), (norm.running_var, 3), (norm.weight, 5), (norm.bias, 1)):
+        tensor.data.fill_(value)
+    set_(model[3], [[1.0, 2.0]], [0.5])
+    found = check(model, torch.randn(2, 1, 4, 4), fold_norms=False)
+    assert units(found)["0"] == (2, 1)
+    # (7 - 3)·5 / sqrt(3 + 1) + 1 = 11
+    assert found.module.get_parameter("3.bias").item() == 0.5 + 2 * 11
+
+
 @pytest.mark.parametrize("padding", [0, 1])
 def test_a_padded_convolution_keeps_a_constant_but_zero(padding: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 2, 3, padding=padding), nn.ReLU())
