@@ -10,24 +10,27 @@ packed layer alternate within one run, with the same threads; a ratio is the med
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import statistics
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
 from tombola.nn.binary import signs_and_scale, use_binary_layers_
-from tombola.runtime.bench import prepare, quartiles
+from tombola.runtime.bench import prepare
 from tombola.runtime.binary.chain import threshold
 from tombola.runtime.binary.layer import Maps, Window, pack_weights
 from tombola.runtime.binary.modules import PackedLayer, PackSigns
-from tombola.runtime.engines import Run, Workload
+from tombola.runtime.engines import REDUCED, Run, Workload
 from tombola.runtime.threads import threads_set
 from tombola.runtime.timing import measure
 
-ENGINES = ("eager", "channels-last", "onnxruntime", "openvino")
+FULL = ("eager", "channels-last", "onnxruntime", "openvino")
+ENGINES = (*FULL, *REDUCED)
+WAYS = ("layer", "chain")
 DENSITY = 0.5
 
 
@@ -83,41 +86,55 @@ def packed(case: Case, layer: nn.Linear | nn.Conv2d, x: Tensor, threads: int) ->
     return {"layer": lambda: floats(pack(x)), "chain": lambda: bits(signs)}
 
 
+def ratios(times: Times) -> dict[str, Ratio]:
+    """Of the fastest float32 engine, and of the fastest of all, over either way."""
+    found = {way: ratio(times[fastest(times, FULL)], times[way]) for way in WAYS}
+    return found | {f"{way}_bf16": ratio(times[fastest(times, ENGINES)], times[way]) for way in WAYS}
+
+
+def compare(case: Case, threads: int, rounds: int) -> dict[str, Any]:
+    """What there is to say of a layer. Outputs must equal the float layer's to the bit."""
+    layer, x = case.layer(), case.signs()
+    runs, _ = prepare(Workload(layer, (x,), threads), ENGINES)
+    ways = packed(case, layer, x, threads)
+    binary = case.layer()
+    binary.load_state_dict(layer.state_dict())
+    use_binary_layers_(binary, ["weight"])
+    assert torch.equal(ways["layer"](), binary(x))  # type: ignore[arg-type]
+    times = steadily(partial(measure, {**runs, **ways}, rounds=rounds, threads=threads), ratios)
+    return {
+        "ms": milliseconds(times),
+        "baseline": fastest(times, FULL),
+        "baseline_bf16": fastest(times, ENGINES),
+        **{name: one.as_dict() for name, one in ratios(times).items()},
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", default=sorted({case.name for case in CASES}), help="layers")
-    parser.add_argument("--json", action="store_true", help="print the ratios as one JSON object on the last line")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object of all figures")
     args = parser.parse_args()
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {args.threads} threads, median of {args.rounds} alternating rounds")
-    print("milliseconds; ratios: the fastest dense engine over packed, with quartiles; target 4, goal 8")
-    heads = "".join(f"{head:>14}" for head in (*ENGINES, "layer", "chain"))
-    print(f"{'layer':16}{'batch':>6}{heads}   {'layer':18} chain")
-    found: dict[str, float] = {}
+    record = Record("binary_layers", args.threads, args.rounds)
+    print(record.head())
+    print("milliseconds; ratios: the fastest float32 engine (bf16: the fastest of all) over packed; target 4, goal 8")
+    heads = "".join(f"{head:>19}" for head in (*ENGINES, *WAYS))
+    names = (*WAYS, *(f"{way}_bf16" for way in WAYS))
+    print(f"{'layer':16}{'batch':>6}{heads}   {''.join(f'{name:20}' for name in names)}")
     with threads_set(args.threads), torch.inference_mode():
         for case in (case for case in CASES if case.name in args.only):
-            layer, x = case.layer(), case.signs()
-            runs, _ = prepare(Workload(layer, (x,), args.threads), ENGINES)
-            ways = packed(case, layer, x, args.threads)
-            binary = case.layer()
-            binary.load_state_dict(layer.state_dict())
-            use_binary_layers_(binary, ["weight"])
-            assert torch.equal(ways["layer"](), binary(x))  # type: ignore[arg-type]
-            times = measure({**runs, **ways}, rounds=args.rounds, threads=args.threads)
-            best = min(runs, key=lambda name: statistics.median(times[name]))
-            cells = "".join(
-                f"{1e3 * statistics.median(times[n]) if n in times else float('nan'):14.3f}" for n in (*ENGINES, *ways)
+            found = compare(case, args.threads, args.rounds)
+            cells = "".join(f"{found['ms'].get(name, float('nan')):19.3f}" for name in (*ENGINES, *WAYS))
+            print(
+                f"{case.name:16}{case.batch:6}{cells}   {''.join(f'{Ratio(**found[n])!s:20}' for n in names)}",
+                flush=True,
             )
-            shown = []
-            for way in ways:
-                low, ratio, high = quartiles([a / b for a, b in zip(times[best], times[way], strict=True)])
-                shown.append(f"{ratio:5.2f} ({low:.2f}-{high:.2f})")
-                found[case.key if way == "layer" else f"{case.key}/chain"] = round(ratio, 3)
-            print(f"{case.name:16}{case.batch:6}{cells}   {shown[0]:18} {shown[1]}", flush=True)
-    if args.json:
-        print(json.dumps(found))
+            record.figures |= {case.key: found["layer"]["median"], f"{case.key}/chain": found["chain"]["median"]}
+            record.rows.append({"name": case.name, "batch": case.batch} | found)
+    record.finish(args.json)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,25 @@
 """Selecting the k largest scores: tombola's `keep_largest` beside torch.sort and torch.kthvalue, on the CPU.
 
-python benchmarks/selection.py [--threads N] [--sizes N ...] [--quick] [--json]
+python benchmarks/selection.py [--threads N] [--sizes N ...] [--rounds 9] [--json]
 
-keep_largest is timed with the mask it writes, the rivals without: a bare sort, a bare threshold.
-Medians; on a shared machine only the ratios mean anything.
+keep_largest is timed with the mask it writes, the baselines without: a bare sort, a bare threshold. All alternate; a
+ratio is the median over rounds, with its quartiles.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
+from record import Ratio, Record, Times, milliseconds, ratio, steadily
+from tombola.runtime.engines import Run
+from tombola.runtime.threads import threads_set
+from tombola.runtime.timing import measure
 from tombola.select.topk import keep_largest
 
 SIZES = (100_000, 2_400_000, 17_000_000)
@@ -32,45 +36,41 @@ def by_kthvalue(scores: Tensor, k: int) -> Tensor:
     return torch.kthvalue(scores, scores.numel() - k + 1).values
 
 
-RIVALS: dict[str, Callable[[Tensor, int], Tensor]] = {"sort": by_sort, "kthvalue": by_kthvalue}
+WAYS: dict[str, Callable[[Tensor, int], Tensor]] = {"tombola": keep_largest, "sort": by_sort, "kthvalue": by_kthvalue}
 
 
-def milliseconds(
-    select: Callable[[Tensor, int], Tensor], scores: Tensor, k: int, threads: int, seconds: float
-) -> float:
-    """The median over blocked runs, after a warm-up."""
-    select(scores, k)
-    names = {"select": select, "scores": scores, "k": k}
-    timer = Timer("select(scores, k)", globals=names, num_threads=threads)
-    return timer.blocked_autorange(min_run_time=seconds).median * 1e3
+def ratios(times: Times) -> dict[str, Ratio]:
+    """Every baseline over ours."""
+    return {name: ratio(times[name], times["tombola"]) for name in WAYS if name != "tombola"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
-    parser.add_argument("--quick", action="store_true", help="shorter runs, rougher medians")
-    parser.add_argument("--json", action="store_true", help="the last line is one JSON object of ratios")
-    options = parser.parse_args()
-    seconds = 0.2 if options.quick else 2.0
-    ratios: dict[str, float] = {}
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", action="store_true", help="end with one JSON object of all figures")
+    args = parser.parse_args()
+    record = Record("selection", args.threads, args.rounds)
     draw = torch.Generator().manual_seed(0)
-    print(f"float32 |normal| scores, {options.threads} threads, medians in ms; x = times as fast as the rival")
-    print(f"{'scores':>12} {'kept':>5} {'tombola':>9} " + " ".join(f"{name:>9} {'x':>6}" for name in RIVALS))
-    for n in options.sizes:
-        scores = torch.randn(n, generator=draw).abs()
-        for density in DENSITIES:
-            k = round(density * n)
-            ours = milliseconds(keep_largest, scores, k, options.threads, seconds)
-            cells = []
-            for name, rival in RIVALS.items():
-                theirs = milliseconds(rival, scores, k, options.threads, seconds)
+    print(record.head("float32 |normal| scores"))
+    print("medians in ms; ratio: the baseline's time over tombola's, with quartiles")
+    print(f"{'scores':>12}{'kept':>6}{'tombola':>10}{'sort':>11}  {'ratio':24}{'kthvalue':>9}  ratio")
+    with threads_set(args.threads):
+        for n in args.sizes:
+            scores = torch.randn(n, generator=draw).abs()
+            for density in DENSITIES:
+                runs: dict[str, Run] = {name: partial(way, scores, round(density * n)) for name, way in WAYS.items()}
+                times = steadily(partial(measure, runs, rounds=args.rounds, threads=args.threads), ratios)
+                ms, found = milliseconds(times), ratios(times)
+                cells = "".join(f"{ms[name]:11.2f}  {one!s:22}" for name, one in found.items())
+                print(f"{n:12,}{density:6.0%}{ms['tombola']:10.3f}{cells}", flush=True)
                 suffix = "" if density == DENSITIES[0] else f"@{density:g}"
-                ratios[f"{name}/{n}{suffix}"] = round(theirs / ours, 2)
-                cells.append(f"{theirs:9.2f} {theirs / ours:6.1f}")
-            print(f"{n:12,} {density:5.0%} {ours:9.3f} " + " ".join(cells))
-    if options.json:
-        print(json.dumps(ratios))
+                record.figures |= {f"{name}/{n}{suffix}": one.as_dict()["median"] for name, one in found.items()}
+                record.rows.append(
+                    {"scores": n, "density": density, "ms": ms} | {k: one.as_dict() for k, one in found.items()}
+                )
+    record.finish(args.json)
 
 
 if __name__ == "__main__":

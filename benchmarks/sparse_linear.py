@@ -15,25 +15,30 @@ signed constants the bytes as a multiple of mask entropy plus one sign bit per k
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import os
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tombola.runtime.bench import measure, prepare, quartiles
-from tombola.runtime.engines import Run, Workload
+from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
+from tombola.runtime.bench import prepare
+from tombola.runtime.engines import REDUCED, Run, Workload
 from tombola.runtime.gemv import signed_bound
 from tombola.runtime.ops import Linear, Region
 from tombola.runtime.sparse import NativeRegion, build
 from tombola.runtime.sparse import measure as tune
 from tombola.runtime.threads import threads_set
+from tombola.runtime.timing import measure
 
-ENGINES = ("eager", "onnxruntime", "openvino")
+FULL = ("eager", "onnxruntime", "openvino")
+ENGINES = (*FULL, *REDUCED)
 SPARSE = "sparse"
 
 
@@ -94,11 +99,70 @@ def cold(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
     return found
 
 
-def gain(times: dict[str, list[float]]) -> tuple[float, float, float]:
-    """Quartiles and, in the middle, the median of the fastest dense engine's time over the sparse layer's."""
-    rival = min((name for name in times if name != SPARSE), key=lambda name: statistics.median(times[name]))
-    low, ratio, high = quartiles([a / b for a, b in zip(times[rival], times[SPARSE], strict=True)])
-    return low, ratio, high
+def ratios(times: Times) -> dict[str, Ratio]:
+    """Of the fastest float32 engine, and of the fastest of all, over the sparse layer."""
+    return {
+        "ratio": ratio(times[fastest(times, FULL)], times[SPARSE]),
+        "ratio_bf16": ratio(times[fastest(times, ENGINES)], times[SPARSE]),
+    }
+
+
+@dataclass
+class Dense:
+    """The dense layer and its input, ready in every engine."""
+
+    layer: nn.Linear
+    x: Tensor
+    runs: dict[str, Run]
+    threads: int
+    least: float = math.inf
+    """The shortest median time so far, seconds."""
+
+    def calm(self, times: Times) -> bool:
+        """The dense layer is the same in every case, so where it takes much longer another job was busy."""
+        now = statistics.median(times[fastest(times, ENGINES)])
+        self.least = min(self.least, now)
+        return now <= 1.25 * self.least
+
+
+def compare(case: Case, dense: Dense, rounds: int) -> dict[str, Any]:
+    """What there is to say of a layer with this case's zeros. The outputs must be right."""
+    x, bias, threads = dense.x, dense.layer.bias, dense.threads
+    weight = masked(len(bias), case)
+    layer = sparse(weight, bias, len(x), threads)
+    wanted = nn.functional.linear(x.double(), weight.double(), bias.double())
+    off = float((layer(x)[0] - wanted).abs().max() / wanted.abs().max())
+    if off > 1e-4:
+        raise SystemExit(f"{case.key} at batch {len(x)}: the outputs differ by {off:.1e}")
+    runs: dict[str, Run] = {**dense.runs, SPARSE: lambda: layer(x)}
+    times = steadily(partial(measure, runs, rounds=rounds, threads=threads), ratios, dense.calm)
+    found: dict[str, Any] = {
+        "ms": milliseconds(times),
+        "baseline": fastest(times, FULL),
+        "baseline_bf16": fastest(times, ENGINES),
+        **{name: one.as_dict() for name, one in ratios(times).items()},
+        "error": off,
+        "bytes": layer.nbytes,
+        "kernel": str(layer.choices["y"]),
+    }
+    if len(x) == 1:
+        apart = cold(runs, 2 * rounds + 1)
+        found |= {f"cold_{name}": one.as_dict() for name, one in ratios(apart).items()}
+    if case.kind == "signs":
+        found["over_bound"] = round(layer.nbytes / signed_bound(weight.numel(), int(weight.count_nonzero())), 3)
+    return found
+
+
+def line(case: Case, batch: int, weights: int, found: dict[str, Any]) -> str:
+    """One line of the table."""
+    times, size = found["ms"], found["bytes"]
+    cells = "".join(f"{times.get(head, float('nan')):19.3f}" for head in (*ENGINES, SPARSE))
+    shown = "".join(f"{Ratio(**found[name])!s:20}" for name in ("ratio", "ratio_bf16"))
+    alone = f"{found['cold_ratio']['median']:.2f}" if "cold_ratio" in found else ""
+    return (
+        f"{case.key:12}{batch:6}{cells}   {shown}{alone:>4}{case.target or '':>8}{size / 1e6:7.2f}"
+        f"{8 * size / weights:6.2f}{size / times[SPARSE] / 1e6:6.1f}{found.get('over_bound', ''):>7}  {found['kernel']}"
+    )
 
 
 def main() -> None:
@@ -108,54 +172,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 64])
     parser.add_argument("--only", nargs="+", default=[case.key for case in CASES], help="such as 90 or 90/signs")
-    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object on the last line")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object of all figures")
     args = parser.parse_args()
-    size, found = args.size, {}
-    print(f"torch {torch.__version__}, {args.threads} threads, {size}x{size}, median of {args.rounds} rounds")
-    print("milliseconds; ratio: the fastest dense engine over sparse, with its quartiles; MB and GB/s of the weights")
-    heads = "".join(f"{head:>12}" for head in (*ENGINES, SPARSE))
-    print(f"{'zeros':12}{'batch':>6}{heads}   ratio             cold  target     MB  bits  GB/s bound  kernel")
+    size, record = args.size, Record("sparse_linear", args.threads, args.rounds)
+    print(record.head(f"{size}x{size}"))
+    print("milliseconds; ratios: the fastest float32 engine, and the fastest of all, over sparse, with quartiles")
+    heads = "".join(f"{head:>19}" for head in (*ENGINES, SPARSE))
+    print(f"{'zeros':12}{'batch':>6}{heads}   {'float32':20}{'with bfloat16':20}cold  target     MB  bits  GB/s  bound")
     torch.manual_seed(0)
     with threads_set(args.threads), torch.inference_mode():
-        dense = nn.Linear(size, size).eval()
+        layer = nn.Linear(size, size).eval()
         for batch in args.batch:
             x = torch.randn(batch, size)
-            engines, _ = prepare(Workload(dense, (x,), args.threads), ENGINES)
+            dense = Dense(layer, x, prepare(Workload(layer, (x,), args.threads), ENGINES)[0], args.threads)
             for case in (case for case in CASES if case.key in args.only):
-                weight = masked(size, case)
-                layer = sparse(weight, dense.bias, batch, args.threads)
-                wanted = nn.functional.linear(x.double(), weight.double(), dense.bias.double())
-                error = float((layer(x)[0] - wanted).abs().max() / wanted.abs().max())
-                if error > 1e-4:
-                    raise SystemExit(f"{case.key} at batch {batch}: the outputs differ by {error:.1e}")
-                runs: dict[str, Run] = {**engines, SPARSE: lambda layer=layer, x=x: layer(x)}
-                times = measure(runs, rounds=args.rounds, threads=args.threads)
-                low, ratio, high = gain(times)
+                found = compare(case, dense, args.rounds)
                 name = f"linear-{size}/b{batch}/{case.key}"
-                found[name] = round(ratio, 3)
-                alone = ""
+                record.figures[name] = found["ratio"]["median"]
                 if batch == 1:
-                    _, apart, _ = gain(cold(runs, 2 * args.rounds + 1))
-                    found[f"{name}/cold"] = round(apart, 3)
-                    alone = f"{apart:.2f}"
-                bound = ""
-                if case.kind == "signs":
-                    share = layer.nbytes / signed_bound(weight.numel(), int(weight.count_nonzero()))
-                    bound = f"{share:.2f}"
-                    if batch == 1:
-                        found[f"memory/{name}"] = round(share, 3)
-                cells = "".join(
-                    f"{1e3 * statistics.median(times[head]) if head in times else float('nan'):12.3f}"
-                    for head in (*ENGINES, SPARSE)
-                )
-                print(
-                    f"{case.key:12}{batch:6}{cells}   {f'{ratio:.2f} ({low:.2f}-{high:.2f})':18}{alone:>4}"
-                    f"{case.target or '':>8}{layer.nbytes / 1e6:7.2f}{8 * layer.nbytes / weight.numel():6.2f}"
-                    f"{layer.nbytes / statistics.median(times[SPARSE]) / 1e9:6.1f}{bound:>6}  {layer.choices['y']}",
-                    flush=True,
-                )
-    if args.json:
-        print(json.dumps(found))
+                    record.figures[f"{name}/cold"] = found["cold_ratio"]["median"]
+                    if case.kind == "signs":
+                        record.figures[f"memory/{name}"] = found["over_bound"]
+                record.rows.append({"size": size, "batch": batch, "case": case.key, "target": case.target} | found)
+                print(line(case, batch, size * size, found), flush=True)
+    record.finish(args.json)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.profiler import ProfilerActivity, profile
 
+from record import Ratio, Record, Times, milliseconds, ratio, steadily
 from tombola.mask import holders, prunable
 from tombola.models.registry import build_network
 from tombola.nn.binary import use_binary_layers_
@@ -181,44 +182,55 @@ def highest(recorded: profile) -> int:
     return most
 
 
+def measure(case: Case, runs: dict[str, Run], rounds: int) -> Times:
+    """Seconds per step in each way, the ways in alternation."""
+    steps = {way: case.sorted_steps if way == "sort-reference" else case.steps for way in WAYS}
+    for run in runs.values():
+        run.milliseconds(1)
+    found: Times = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way, run in runs.items():
+            found[way].append(run.milliseconds(steps[way]) / 1e3)
+    return found
+
+
+def ratios(times: Times) -> dict[str, Ratio]:
+    """Every way over the dense step."""
+    return {way: ratio(times[way], times["dense"]) for way in WAYS[1:]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", default=[case.model for case in CASES], help="networks")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", action="store_true", help="print the ratios as one JSON object on the last line")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object of all figures")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{args.threads} threads"
-    print(f"torch {torch.__version__}, {name}, density {DENSITY:g}, median of {args.rounds} alternating rounds")
-    print("step in ms and as a ratio to dense; peak memory in bytes per prunable weight more than dense")
-    columns = [f"{'dense ms':>10}"]
-    columns += [f"{head:>10}" for short in ("popup", "prize", "sorted") for head in (f"{short} ms", "ratio", "bytes")]
-    print(f"{'network':16}{''.join(columns)}")
-    found: dict[str, float] = {}
-    for case in CASES:
-        if case.model not in args.only:
-            continue
-        steps = {way: case.sorted_steps if way == "sort-reference" else case.steps for way in WAYS}
+    record = Record("supermask_step", args.threads, args.rounds)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+    print(record.head(f"{name}, density {DENSITY:g}"))
+    print("step in ms and as a ratio to dense, with quartiles; peak bytes per prunable weight more than dense")
+    heads = "".join(f"{way:>12}  {'ratio':20}{'bytes':>6}" for way in ("edge-popup", "multi-prize", "sorted"))
+    print(f"{'network':16}{'dense':>10}{heads}")
+    for case in (case for case in CASES if case.model in args.only):
         runs = {way: Run(case, way, device) for way in WAYS}
         peaks = {way: run.peak() for way, run in runs.items()}
-        extra = {way: (peaks[way] - peaks["dense"]) / runs[way].weights for way in WAYS}
-        for run in runs.values():
-            run.milliseconds(1)
-        rounds = [{way: run.milliseconds(steps[way]) for way, run in runs.items()} for _ in range(args.rounds)]
-        times = {way: statistics.median(row[way] for row in rounds) for way in WAYS}
-        ratios = {way: statistics.median(row[way] / row["dense"] for row in rounds) for way in WAYS}
-        cells = [f"{case.model:16}{times['dense']:10.3f}"]
-        for way in WAYS[1:]:
-            cells.append(f"{times[way]:10.3f}{ratios[way]:10.3f}{extra[way]:10.2f}")
-            found[f"{way}/{case.model}"] = round(ratios[way], 4)
-        found[f"memory/{case.model}"] = round(extra["edge-popup"], 3)
-        print("".join(cells), flush=True)
+        extra = {way: round((peaks[way] - peaks["dense"]) / runs[way].weights, 3) for way in WAYS}
+        times = steadily(lambda case=case, runs=runs: measure(case, runs, args.rounds), ratios)  # type: ignore[misc]
+        ms, found = milliseconds(times), ratios(times)
+        cells = "".join(f"{ms[way]:12.3f}  {found[way]!s:20}{extra[way]:6.2f}" for way in WAYS[1:])
+        print(f"{case.model:16}{ms['dense']:10.3f}{cells}", flush=True)
+        record.figures |= {f"{way}/{case.model}": one.as_dict()["median"] for way, one in found.items()}
+        record.figures[f"memory/{case.model}"] = extra["edge-popup"]
+        record.rows.append(
+            {"network": case.model, "batch": case.batch, "device": name, "ms": ms, "bytes": extra}
+            | {way: one.as_dict() for way, one in found.items()}
+        )
     print("scores and their momentum are 8 bytes of these; edge-popup may take 1 more")
-    if args.json:
-        print(json.dumps(found))
+    record.finish(args.json)
 
 
 if __name__ == "__main__":

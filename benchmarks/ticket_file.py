@@ -12,7 +12,6 @@ the best of a few runs, on one thread.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from record import Record
 from tombola.mask import Mask
 from tombola.models.registry import build_network
 from tombola.ticket import masks
@@ -53,9 +53,8 @@ def rows_and_columns(shape: tuple[int, ...], draw: np.random.Generator, density:
     return np.broadcast_to(1 / (1 + np.exp(-odds - math.log(density / (1 - density)))), shape)
 
 
-def measure_masks(rounds: int, quick: bool) -> dict[str, float]:
-    """Prints one line per shape and density; ratios and speeds by name."""
-    found: dict[str, float] = {}
+def measure_masks(record: Record, quick: bool) -> None:
+    """Prints and records one line per shape and density: ratios and speeds."""
     draw = np.random.default_rng(0)
     print(f"{'mask':>16} {'density':>8} {'coding':>10} {'/ bound':>8} {'/ best':>8} {'M/s in':>8} {'M/s out':>8}")
     for shape in SHAPES[1:] if quick else SHAPES:
@@ -65,8 +64,8 @@ def measure_masks(rounds: int, quick: bool) -> dict[str, float]:
                 cases["structured"] = rows_and_columns(shape, draw, density)
             for kind, p in cases.items():
                 keep = draw.random(shape) < p
-                (coding, stream), write = best_of(partial(masks.encode, keep), rounds)
-                _, read = best_of(partial(masks.decode, coding, stream, shape), rounds)
+                (coding, stream), write = best_of(partial(masks.encode, keep), record.rounds)
+                _, read = best_of(partial(masks.decode, coding, stream, shape), record.rounds)
                 bits = 8 * len(stream)
                 bound = keep.size * entropy(int(keep.sum()), keep.size)
                 ideal = float((-p * np.log2(p) - (1 - p) * np.log2(1 - p)).sum())
@@ -75,9 +74,13 @@ def measure_masks(rounds: int, quick: bool) -> dict[str, float]:
                 print(f"{name:>16} {keep.mean():8.4f} {coding:>10} {bits / bound:8.4f} {bits / ideal:8.4f} "
                       f"{speeds[0]:8.0f} {speeds[1]:8.0f}")  # fmt: skip
                 key = f"{kind}/{name}@{density:g}"
-                found |= {f"{key}/bound": round(bits / bound, 4), f"{key}/in": round(speeds[0]),
-                          f"{key}/out": round(speeds[1])}  # fmt: skip
-    return found
+                figures = {"bound": round(bits / bound, 4), "in": round(speeds[0], 1), "out": round(speeds[1], 1)}
+                record.figures |= {f"{key}/{what}": figure for what, figure in figures.items()}
+                record.rows.append(
+                    {"mask": kind, "shape": list(shape), "density": density, "coding": coding}
+                    | {"over_ideal": round(bits / ideal, 4)}
+                    | figures
+                )
 
 
 def tickets(density: float) -> dict[str, Ticket]:
@@ -105,9 +108,8 @@ def tickets(density: float) -> dict[str, Ticket]:
     }
 
 
-def measure_files(rounds: int) -> dict[str, float]:
-    """Prints one line per ticket and density; ratios, what is beyond the bound, and speeds by name."""
-    found: dict[str, float] = {}
+def measure_files(record: Record, rounds: int) -> None:
+    """Prints and records one line per ticket and density: ratios, what is beyond the bound, and speeds."""
     print(f"\n{'ticket':>16} {'density':>8} {'bytes':>12} {'/ bound':>8} {'beyond':>8} {'M/s in':>8} {'M/s out':>8}")
     for density in DENSITIES:
         for kind, ticket in tickets(density).items():
@@ -118,9 +120,10 @@ def measure_files(rounds: int) -> dict[str, float]:
             print(f"{kind:>16} {density:8.4f} {len(data):12,} {len(data) / bound:8.4f} {len(data) - bound:8,.0f} "
                   f"{speeds[0]:8.0f} {speeds[1]:8.0f}")  # fmt: skip
             key = f"resnet-18/{kind}@{density:g}"
-            found |= {f"{key}/bound": round(len(data) / bound, 4), f"{key}/beyond": round(len(data) - bound),
-                      f"{key}/in": round(speeds[0]), f"{key}/out": round(speeds[1])}  # fmt: skip
-    return found
+            figures = {"bound": round(len(data) / bound, 4), "beyond": round(len(data) - bound),
+                       "in": round(speeds[0], 1), "out": round(speeds[1], 1)}  # fmt: skip
+            record.figures |= {f"{key}/{what}": figure for what, figure in figures.items()}
+            record.rows.append({"ticket": kind, "density": density, "bytes": len(data)} | figures)
 
 
 def main() -> None:
@@ -129,10 +132,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object of all figures")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    rounds = 2 if options.quick else 5
-    found = measure_masks(rounds, options.quick) | measure_files(1 if options.quick else 3)
-    if options.json:
-        print(json.dumps(found))
+    record = Record("ticket_file", threads=1, rounds=2 if options.quick else 5)
+    print(record.head())
+    measure_masks(record, options.quick)
+    measure_files(record, rounds=1 if options.quick else 3)
+    record.finish(options.json)
 
 
 if __name__ == "__main__":

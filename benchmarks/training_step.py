@@ -10,14 +10,14 @@ whose speed drifts slows both; the ratio is the median over rounds.
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
+import os
 import time
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
 
+from record import Ratio, Record, Times, milliseconds, ratio, steadily
 from tombola.data.splits import Splits, make_splits
 from tombola.mask import Mask, prunable
 from tombola.models.registry import build_network
@@ -92,31 +92,45 @@ def ours(case: Case, splits: Splits, density: float | None) -> float:
     return 1e3 * (time.perf_counter() - begun) / case.steps
 
 
+def measure(case: Case, splits: Splits, rounds: int) -> Times:
+    """Seconds per step in each way, the ways in alternation; the first round warms up."""
+    channels_last = wants_channels_last(build_network(case.model, input_shape=case.shape, classes=10))
+    found: Times = {"bare": [], "ours": [], "masked": []}
+    for number in range(rounds + 1):
+        row = (bare(case, splits, channels_last), ours(case, splits, None), ours(case, splits, 0.2))
+        if number:
+            for times, milli in zip(found.values(), row, strict=True):
+                times.append(milli / 1e3)
+    return found
+
+
+def ratios(times: Times) -> dict[str, Ratio]:
+    """Dense and masked over the bare loop."""
+    return {"dense": ratio(times["ours"], times["bare"]), "masked": ratio(times["masked"], times["bare"])}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", action="store_true", help="print the ratios as one JSON object on the last line")
+    parser.add_argument("--only", nargs="+", default=[case.name for case in CASES], help="such as lenet-300-100/60")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object of all figures")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"torch {torch.__version__}, {args.threads} threads, median of {args.rounds} alternating rounds")
-    print(f"{'network/batch':22} {'bare ms':>8} {'ours ms':>8} {'ratio':>6} {'masked ms':>10} {'ratio':>6}")
-    ratios = {}
-    for case in CASES:
+    record = Record("training_step", args.threads, args.rounds)
+    print(record.head())
+    print(f"{'network/batch':20}{'bare ms':>9}{'ours ms':>9}  {'ratio':20}{'masked ms':>9}  ratio (quartiles)")
+    for case in (case for case in CASES if case.name in args.only):
         splits = data(case)
-        channels_last = wants_channels_last(build_network(case.model, input_shape=case.shape, classes=10))
-        rounds = []
-        for number in range(args.rounds + 1):
-            row = (bare(case, splits, channels_last), ours(case, splits, None), ours(case, splits, 0.2))
-            if number:  # the first one warms up
-                rounds.append(row)
-        dense = statistics.median(row[1] / row[0] for row in rounds)
-        masked = statistics.median(row[2] / row[0] for row in rounds)
-        times = [statistics.median(column) for column in zip(*rounds, strict=True)]
-        print(f"{case.name:22} {times[0]:8.3f} {times[1]:8.3f} {dense:6.3f} {times[2]:10.3f} {masked:6.3f}")
-        ratios |= {f"dense/{case.name}": round(dense, 4), f"masked/{case.name}": round(masked, 4)}
-    if args.json:
-        print(json.dumps(ratios))
+        times = steadily(lambda case=case, splits=splits: measure(case, splits, args.rounds), ratios)  # type: ignore[misc]
+        ms, found = milliseconds(times), ratios(times)
+        shown = f"{ms['ours']:9.3f}  {found['dense']!s:20}{ms['masked']:9.3f}  {found['masked']}"
+        print(f"{case.name:20}{ms['bare']:9.3f}{shown}", flush=True)
+        record.figures |= {f"{way}/{case.name}": one.as_dict()["median"] for way, one in found.items()}
+        record.rows.append(
+            {"network": case.model, "batch": case.batch, "ms": ms} | {k: one.as_dict() for k, one in found.items()}
+        )
+    record.finish(args.json)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The rivals of a deployed network: the same network with its zeros in other engines of this machine.
+"""The baselines of a deployed network: the same network with its zeros in other engines of this machine.
 
-All run float32 on the CPU with one number of threads and one input shape, so that the best of them is an honest
-baseline.
+All run on the CPU with one number of threads and one input shape, and all but those in REDUCED compute in float32, as
+the deployed network does.
 """
 
 from __future__ import annotations
@@ -52,6 +52,18 @@ def channels_last(work: Workload) -> Run:
     return lambda: model(*inputs)
 
 
+def channels_last_bf16(work: Workload) -> Run:
+    """torch with channels-last layout, matrix products and convolutions autocast to bfloat16."""
+    images = any(x.dim() == 4 for x in work.inputs)
+    run = channels_last(work) if images else eager(work)
+
+    def autocast() -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return run()
+
+    return autocast
+
+
 def compiled(work: Workload) -> Run:
     """torch.compile with its default back end, which needs a C++ compiler."""
     model = torch.compile(copy.deepcopy(work.model), dynamic=False)
@@ -75,17 +87,12 @@ def onnx_runtime(work: Workload) -> Run:
 
 def openvino(work: Workload) -> Run:
     """OpenVINO's CPU plugin, held to float32."""
-    runtime = _package("openvino")
-    core = runtime.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": work.threads,
-        "INFERENCE_PRECISION_HINT": "f32",
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    network = core.compile_model(core.read_model(_onnx(work)), "CPU", settings)
-    request = network.create_infer_request()
-    feed = dict(enumerate(x.numpy() for x in work.inputs))
-    return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
+    return _openvino(work, {"INFERENCE_PRECISION_HINT": "f32"})
+
+
+def openvino_default(work: Workload) -> Run:
+    """OpenVINO's CPU plugin at its own choice of precision: bfloat16 where the processor computes in it."""
+    return _openvino(work, {})
 
 
 def torch_csr(work: Workload) -> Run:
@@ -104,16 +111,21 @@ ENGINES: Mapping[str, Callable[[Workload], Run]] = MappingProxyType(
     {
         "eager": eager,
         "channels-last": channels_last,
+        "channels-last-bf16": channels_last_bf16,
         "compiled": compiled,
         "onnxruntime": onnx_runtime,
         "openvino": openvino,
+        "openvino-default": openvino_default,
         "torch-csr": torch_csr,
     }
 )
 """name -> function that prepares a workload, or raises Missing."""
 
 DENSE = ("eager", "channels-last", "compiled", "onnxruntime", "openvino")
-"""The engines that know nothing of zeros: the fastest of them is the baseline."""
+"""The float32 engines that know nothing of zeros: the fastest of them is the baseline."""
+
+REDUCED = ("channels-last-bf16", "openvino-default")
+"""Dense engines that round to bfloat16, the second one only on processors that compute in it."""
 
 
 def _package(name: str) -> Any:
@@ -121,6 +133,16 @@ def _package(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise Missing("not installed") from error
+
+
+def _openvino(work: Workload, settings: Mapping[str, str]) -> Run:
+    runtime = _package("openvino")
+    core = runtime.Core()
+    options = {"INFERENCE_NUM_THREADS": work.threads, "PERFORMANCE_HINT": "LATENCY", **settings}
+    network = core.compile_model(core.read_model(_onnx(work)), "CPU", options)
+    request = network.create_infer_request()
+    feed = dict(enumerate(x.numpy() for x in work.inputs))
+    return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
 
 
 def _onnx(work: Workload) -> bytes:
