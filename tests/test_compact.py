@@ -85,13 +85,14 @@ def test_a_norm_is_folded_with_its_eps() -> None:
 
 
 def test_a_constant_passes_a_norm_with_its_eps() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2, eps=1.0), nn.ReLU(), nn.Conv2d(2, 1, 1))
+    pool = nn.MaxPool2d(2)  # between layer and norm, so that the norm stays
+    model = nn.Sequential(nn.Conv2d(1, 2, 1), pool, nn.BatchNorm2d(2, eps=1.0), nn.Conv2d(2, 1, 1))
     set_(model[0], [[1.0], [0.0]], [0, 7])  # channel 1 sends 7
-    norm = model[1]
+    norm = model[2]
     for tensor, value in ((norm.running_mean, 3), (norm.running_var, 3), (norm.weight, 5), (norm.bias, 1)):
         tensor.data.fill_(value)
     set_(model[3], [[1.0, 2.0]], [0.5])
-    found = check(model, torch.randn(2, 1, 4, 4), fold_norms=False)
+    found = check(model, torch.randn(2, 1, 4, 4))
     assert units(found)["0"] == (2, 1)
     # (7 - 3)·5 / sqrt(3 + 1) + 1 = 11
     assert found.module.get_parameter("3.bias").item() == 0.5 + 2 * 11
