@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, weight_norm
 
+import tombola
 from tombola.coverage import LeftOutWarning, coverage, density_in_words, percent, warn_of_left_out
+from tombola.errors import TombolaError
 from tombola.mask import prunable
+from tombola.methods.dense import DenseTraining
+from tombola.methods.find import run_find
+from tombola.methods.request import make_request
 
 
 class Reader(nn.Module):
@@ -125,3 +131,81 @@ def test_density_in_words() -> None:
     assert density_in_words(10, 51, None) == "19.6% of the 51 prunable weights"
     assert density_in_words(51, 51, 51) == "100.0% of the 51 prunable weights, which are all of the parameters"
     assert [percent(*pair) for pair in ((1, 3), (1, 2500), (0, 5), (0, 0))] == ["33.3%", "0.04%", "0.0%", "0.0%"]
+
+
+# ---- including what is left out, from the search to the built network
+
+
+class Everything(nn.Module):
+    """Recurrent, embedding, bilinear and bare parameters on digits' 8 x 8 pixels; the output shares the embedding."""
+
+    def __init__(self, tied: bool = True) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 6)
+        self.bag = nn.EmbeddingBag(17, 6)
+        self.lstm = nn.LSTM(8, 6, bidirectional=True, batch_first=True)
+        self.gru = nn.GRU(12, 6, batch_first=True)
+        self.cell = nn.GRUCell(6, 6)
+        self.pair = nn.Bilinear(6, 6, 6)
+        self.own = nn.Parameter(torch.randn(6, 6))
+        self.out = nn.Linear(6, 10)
+        if tied:
+            self.out.weight = self.embedding.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(1).unflatten(1, (8, 8))
+        hidden = self.gru(self.lstm(rows)[0])[0][:, -1]
+        bag = self.bag(((rows.flatten(1) + 2) * 4).clamp(0, 16).long())
+        return self.out(self.pair(self.cell(hidden, bag), bag) @ self.own)
+
+
+INCLUDE = ("*.weight", "*.weight_*", "own")
+
+
+def test_what_is_left_out_can_be_included_end_to_end() -> None:
+    torch.manual_seed(0)
+    model = Everything()
+    method = tombola.IterativePruning(density=0.3, rounds=2, include=INCLUDE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing of note is left out now
+        ticket = tombola.find(model, "digits", method, recipe={"length": "6it", "eval_every": "3it"})
+    names = {"own", "embedding.weight", "bag.weight", "pair.weight", "cell.weight_ih", "cell.weight_hh"}
+    names |= {f"lstm.weight_{part}_l0{way}" for part in ("ih", "hh") for way in ("", "_reverse")}
+    names |= {"gru.weight_ih_l0", "gru.weight_hh_l0"}
+    assert set(ticket.mask) == names
+    assert ticket.mask.kept == round(0.3 * ticket.mask.total)
+    everything = sum(p.numel() for p in model.parameters())
+    assert ticket.parameters == {"total": everything, "prunable": ticket.mask.total}
+    built = ticket.build(model=model)
+    trained = dict(built.named_parameters())
+    for name, keep in ticket.mask.items():
+        assert not trained[name][~keep].any(), name  # held at exactly 0 through the last level's training
+        assert not torch.equal(trained[name], model.get_parameter(name).detach() * keep), name  # and the rest has moved
+    assert built.get_submodule("out").weight is built.get_submodule("embedding").weight
+    verdict = tombola.verify(ticket, model=model, replicates=1)
+    assert verdict["parameters"] == ticket.parameters
+    assert f"of the {ticket.mask.total:,} prunable weights, which are" in ticket.table()
+
+
+def test_a_search_says_at_its_start_what_it_leaves_out_and_its_result_holds_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    request = make_request(Everything(), "digits", tombola.EdgePopup(0.5, include=["own"]), recipe={"length": "2it"})
+    with pytest.warns(LeftOutWarning, match=r"left out are .*lstm.weight_\* \(recurrent"):
+        result = run_find(request, tmp_path)
+    assert result["parameters"]["prunable"] == 36
+    assert result["parameters"]["total"] == sum(p.numel() for p in Everything().parameters())
+    left = {part["name"]: part for part in result["parameters"]["left_out"]}
+    assert left["pair.weight"] == {"name": "pair.weight", "shape": [6, 6, 6], "size": 216, "why": "bilinear"}
+    assert "own" not in left
+    dense = make_request(Everything(tied=False), "digits", DenseTraining(), recipe={"length": "2it"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a dense network has nothing left out of a mask
+        run_find(dense, tmp_path)
+
+
+def test_nothing_prunable_says_what_there_is() -> None:
+    for method in (tombola.IterativePruning(), tombola.EdgePopup()):
+        with pytest.raises(
+            TombolaError, match=r"no prunable weight: .* lstm.weight_\* \(recurrent, .*to include: 'lstm"
+        ):
+            tombola.find(Everything(), "digits", method, recipe={"length": "2it"})

@@ -95,7 +95,7 @@ def coverage(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[st
 
 def warn_of_left_out(found: Coverage) -> None:
     """A `LeftOutWarning` with the line of `found` where the left-out share is notable (5 % of all parameters)."""
-    if found.left_out_share >= NOTABLE:
+    if found.prunable and found.left_out_share >= NOTABLE:  # with nothing prunable at all comes an error
         warnings.warn(str(found), LeftOutWarning, stacklevel=3)
 
 

@@ -323,7 +323,8 @@ class Mask(Mapping[str, Tensor]):
             for row in rows
         ]
         rule = "-" * len(lines[0])
-        note = f"density = kept / the {total:,} weights of these {len(self)} tensors (not of all parameters)"
+        tensors = "this tensor" if len(self) == 1 else f"these {len(self)} tensors"
+        note = f"density = kept / the {total:,} weights of {tensors} (not of all parameters)"
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])
 
     # -- comparing

@@ -80,12 +80,12 @@ def _headline(result: Mapping[str, Any] | None) -> str:
         return ""
     if "wins" in result:
         verdict = {True: "wins", False: "does not win", None: "undecided"}[result["wins"]]
-        return f"{density(result['density'])} kept: {verdict}"
+        return f"{density(result['density'])} of the prunable weights kept: {verdict}"
     if result["kind"] == "study":
         return _of_study(result)
     last = result["replicates"][0]["arms"]["ticket"][-1]
     figure = f"{Unit(result['metric']).show(last['test_accuracy'])} test {result['metric']}"
-    return f"{density(last['density'])} kept, {figure}"
+    return f"{density(last['density'])} of {last['total']:,} prunable weights kept, {figure}"
 
 
 def _of_study(result: Mapping[str, Any]) -> str:

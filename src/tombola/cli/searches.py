@@ -172,6 +172,8 @@ def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
     screen.line(f"{result['method']} on {result['data']} with {result['model']}{repeated}")
     columns = ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at")
     screen.table(columns, [row for arm, found in arms.items() for row in _rows(arm, found, metric)])
+    if (size := result.get("parameters")) is not None:  # runs of earlier versions have none
+        screen.line(f"density of the {size['prunable']:,} prunable weights, of {size['total']:,} parameters in all")
     screen.line(f"ticket  {result['ticket']}")
     screen.line(f"run     {result['run']}")
 

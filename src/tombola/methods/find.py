@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from tombola.coverage import Coverage, coverage, warn_of_left_out
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.mask import parameters_by_name
 from tombola.methods.describe import describe
 from tombola.methods.request import Request, check_jobs, loaded, make_request, name_of_model
 from tombola.methods.start import start_from
@@ -89,7 +91,12 @@ def search(
                     bench=Bench(splits, request.recipe, fabric, request.options, progress or Silent()),
                     origin=start.origin,
                     seed=seed,
-                    provenance={**describe(request, splits), "seed": seed, "versions": versions()},
+                    provenance={
+                        **describe(request, splits),
+                        "seed": seed,
+                        "versions": versions(),
+                        "parameters": sum(p.numel() for p in parameters_by_name(start.network()).values()),
+                    },
                     architecture=start.architecture,
                     trusted=start.trusted,
                     directory=directory,
@@ -133,15 +140,31 @@ def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | No
 
 
 def rehearse(request: Request, splits: Splits) -> None:
-    """Meet every mistake that can be met before anything is trained or written."""
+    """Meet every mistake that can be met before anything is trained or written.
+
+    Warns:
+        LeftOutWarning: where a good part of the network is not prunable by default (recurrent layers, embeddings).
+    """
     start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
     network = start.network()
+    if hasattr(request.method, "include"):  # else nothing is to be pruned
+        warn_of_left_out(_covered(request, network))
     fabric = make_fabric(request.options.device, request.recipe.precision)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
     if request.start is None:
         request.method.check(network, loop.steps_per_epoch, loop.total)
     else:
         request.method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask)
+
+
+def parameters(request: Request, splits: Splits, masked: int) -> dict[str, Any]:
+    """What densities are a fraction of, as results hold it: see `Coverage.as_dict`; `masked` weights are prunable."""
+    start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
+    return {**_covered(request, start.network()).as_dict(), "prunable": masked}
+
+
+def _covered(request: Request, network: nn.Module) -> Coverage:
+    return coverage(network, *(getattr(request.method, part, ()) for part in ("include", "exclude")))
 
 
 def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
@@ -185,6 +208,7 @@ def find_result(request: Request, splits: Splits, replicates: list[dict[str, Any
         "model": name_of_model(request.model),
         "data": splits.name,
         "metric": splits.task.metric_name,
+        "parameters": parameters(request, splits, replicates[0]["arms"]["ticket"][-1]["total"]),
         "replicates": replicates,
     }
 

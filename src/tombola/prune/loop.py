@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from tombola.coverage import coverage
 from tombola.errors import TombolaError
 from tombola.mask import Mask, parameters_by_name, prunable
 from tombola.prune.rewind import Rewind
@@ -65,7 +66,7 @@ def plan_levels(network: nn.Module, pruning: Pruning, mask: Mask | None = None) 
     """The mask to begin with (`mask`, or everything), and the units that each level keeps of it."""
     weights = prunable(network, include=pruning.include, exclude=pruning.exclude)
     if not weights:
-        raise TombolaError("the network has no prunable weight; widen what is prunable with --include")
+        raise TombolaError(f"the network has no prunable weight: {coverage(network, pruning.include, pruning.exclude)}")
     if mask is not None and mask.keys() != weights.keys():
         odd = sorted(mask.keys() ^ weights.keys())
         raise TombolaError(

@@ -79,6 +79,7 @@ def key_numbers(run: Run) -> tuple[Number, ...]:
             found.append(Number(style.arm_name(name), unit.show(arm.mean), half))
         if verify.replicates:
             found.append(Number("Replicates", str(verify.replicates), "per arm, fresh seeds"))
+        found += _prunable_number(verify.parameters)
         return tuple(found)
     if run.study is not None:
         return _study_numbers(run.study)
@@ -94,12 +95,20 @@ def key_numbers(run: Run) -> tuple[Number, ...]:
     else:
         found.append(Number("Dense", unit.show(dense.spread.mean), f"test {find.metric}"))
     if best is not None:
-        found.append(Number("Keeps up down to", words.density(best.density), "of the weights"))
+        found.append(Number("Keeps up down to", words.density(best.density), "of the prunable weights"))
         found.append(Number("Ticket there", unit.show(best.spread.mean), f"test {find.metric}"))
         found.append(Number("Smaller by", f"{1 / best.density:.3g} ×", "prunable weights"))
     if find.replicates:
         found.append(Number("Replicates", str(len(find.replicates)), "whole searches"))
-    return tuple(found)
+    return (*found, *_prunable_number(find.parameters))
+
+
+def _prunable_number(parameters: tuple[int, int] | None) -> list[Number]:
+    """What every density is a fraction of."""
+    if parameters is None:
+        return []
+    prunable, total = parameters
+    return [Number("Prunable", words.count(prunable), f"of {total:,} parameters: density is a fraction of these")]
 
 
 def _sparsest_numbers(find: Find) -> list[Number]:

@@ -37,6 +37,7 @@ class Find:
     data: str
     metric: str
     replicates: tuple[Replicate, ...]
+    parameters: tuple[int, int] | None = None  # prunable, all
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -80,6 +81,7 @@ class Verify:
     arms: Mapping[str, Arm]
     comparisons: Mapping[str, Comparison]
     sentence: str
+    parameters: tuple[int, int] | None = None  # prunable, all
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,21 @@ def _find(node: Node, root: Path) -> Find:
         number = item.integer("replicate")
         seed = item.integer("seed")
         replicates.append(Replicate(index if number is None else number, seed, item.text("ticket"), arms))
-    return Find(node.text("method", "?"), node.text("model", "?"), node.text("data", "?"), metric, tuple(replicates))
+    return Find(
+        node.text("method", "?"),
+        node.text("model", "?"),
+        node.text("data", "?"),
+        metric,
+        tuple(replicates),
+        _parameters(node),
+    )
+
+
+def _parameters(node: Node) -> tuple[int, int] | None:
+    """How many parameters are prunable, and how many there are; None where that was not recorded."""
+    found = node.get("parameters")
+    pair = None if found is None else (found.integer("prunable"), found.integer("total"))
+    return None if pair is None or None in pair else pair  # type: ignore[return-value]
 
 
 def _arm(node: Node, root: Path, top: float) -> Arm:
@@ -156,6 +172,7 @@ def _verify(node: Node, root: Path) -> Verify:
         arms={name: _arm(arm, root, top) for name, arm in node.members("arms")},
         comparisons={name: _comparison(item) for name, item in node.members("comparisons")},
         sentence=node.text("sentence"),
+        parameters=_parameters(node),
     )
 
 

@@ -131,7 +131,7 @@ def find_sentence(find: Find) -> str:
     unit, dense, best = Unit(find.metric), dense_point(find), sparsest_that_keeps_up(find)
     if best is not None and dense is not None:
         return (
-            f"Down to {density(best.density)} of the weights, mean test accuracy stays within 0.2 points of "
+            f"Down to {density(best.density)} of the prunable weights, mean test accuracy stays within 0.2 points of "
             f"the dense network: {unit.show(best.spread.mean)} against {unit.show(dense.spread.mean)} "
             f"({plural(best.spread.n, 'replicate')})."
         )
@@ -142,7 +142,7 @@ def find_sentence(find: Find) -> str:
     if dense is not None and last.density == 1:
         over = plural(last.spread.n, "replicate")
         return f"The dense network's mean test {find.metric} is {unit.show(last.spread.mean)} ({over})."
-    start = f"With {density(last.density)} of the weights, the ticket's mean test {find.metric} is "
+    start = f"With {density(last.density)} of the prunable weights, the ticket's mean test {find.metric} is "
     end = f" ({plural(last.spread.n, 'replicate')})."
     if dense is None:
         return f"{start}{unit.show(last.spread.mean)}{end}"

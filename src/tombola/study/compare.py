@@ -13,7 +13,7 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods.describe import as_plain, describe
-from tombola.methods.find import machine, rehearse, replicate_seed, search
+from tombola.methods.find import machine, parameters, rehearse, replicate_seed, search
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.models.spec import ModelSpec
 from tombola.runs.directory import open_run
@@ -103,6 +103,7 @@ def run_comparison(
             "metric": splits.task.metric_name,
             "replicates": replicates,
             "seeds": [replicate_seed(seed, index) for index in range(replicates)],
+            "parameters": parameters(requests[0], splits, searches[0][0].levels[-1]["total"]),
             **summarise(arms, searches),
             "note": note,
         }
@@ -192,6 +193,7 @@ def _describe_arm(arm: Arm, found: Sequence[Searched]) -> dict[str, Any]:
         "method": arm.method.name,
         "options": as_plain(arm.method),
         "density": fmean(level["density"] for level in last),
+        "prunable": last[0]["total"],
         "plot_density": arm.density,
         "recipe": as_plain(arm.recipe),
         "replicates": [searched.levels for searched in found],

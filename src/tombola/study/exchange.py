@@ -14,7 +14,7 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.mask import Mask, prunable
 from tombola.methods.describe import as_plain, describe, describe_data, describe_model
-from tombola.methods.find import machine, rehearse, replicate_seed, search
+from tombola.methods.find import machine, parameters, rehearse, replicate_seed, search
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
@@ -314,6 +314,7 @@ def _result(
         "seeds": [replicate_seed(study.requests[0].seed, index) for index in range(count)],
         "names": [arm.name for arm in study.arms],
         "methods": [arm.method.name for arm in study.arms],
+        "parameters": parameters(study.requests[0], splits, tested["first"][0]["total"]),
         **shared,
         "accuracy": [
             {

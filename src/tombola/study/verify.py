@@ -250,6 +250,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "density": ticket.density,
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
+        "parameters": ticket.parameters,
         "replicates": verification.replicates,
         "margin": verification.margin,
         "metric": splits.task.metric_name,

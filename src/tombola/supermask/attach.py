@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from tombola.coverage import coverage
 from tombola.errors import TombolaError
 from tombola.mask import Mask, holders, parameters_by_name, prunable, unwrap
 from tombola.nn.init import NORMS, fans, scheme_named
@@ -83,7 +84,7 @@ def attach(
     _check(model, weights, stands_for, rest)
     chosen = prunable(model, include, exclude)
     if not chosen:
-        raise TombolaError("the model has no prunable weight; name some with include, e.g. ['*.bias']")
+        raise TombolaError(f"the model has no prunable weight: {coverage(model, include, exclude)}")
     _check_floats(chosen)
     if mask is not None and mask.keys() != chosen.keys():
         odd = sorted(mask.keys() ^ chosen.keys())

@@ -32,10 +32,14 @@ class LayerRow(NamedTuple):
     bound: float
 
 
-def parameters(ticket: Parts) -> int | None:
-    """How many parameters the whole network has, as its provenance says; None where it does not."""
+def parameters(ticket: Parts) -> dict[str, int | None]:
+    """What the density is a fraction of: `prunable` weights under the mask, `total` parameters of the whole network.
+
+    `total` as the provenance says; None where it does not.
+    """
     found = ticket.provenance.get("parameters")
-    return found if type(found) is int and found >= ticket.mask.total else None
+    known = type(found) is int and found >= ticket.mask.total
+    return {"total": found if known else None, "prunable": ticket.mask.total}
 
 
 def describe_density(ticket: Parts) -> str:
@@ -44,7 +48,7 @@ def describe_density(ticket: Parts) -> str:
     "20.3% of the 51 prunable weights, which are 0.7% of all 7,266 parameters"; without the last part where the ticket
     does not record how many parameters there are.
     """
-    return density_in_words(ticket.mask.kept, ticket.mask.total, parameters(ticket))
+    return density_in_words(ticket.mask.kept, ticket.mask.total, parameters(ticket)["total"])
 
 
 def layers(ticket: Parts) -> list[LayerRow]:
@@ -67,6 +71,7 @@ def info(ticket: Parts) -> dict[str, Any]:
         "bound_bytes": math.ceil(bound_bytes(ticket)),
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
+        "parameters": parameters(ticket),
         "density": ticket.mask.density,
         "trained": ticket.trained is not None,
         "layers": [row._asdict() for row in _rows(header)],
@@ -79,7 +84,6 @@ def table(ticket: Parts) -> str:
     """The layers, the total and the file size as plain text."""
     header, tensors = encode(ticket)
     rows = _rows(header)
-    total = ticket.mask.total
     cells = [("layer", "kept", "total", "density", "coding", "bits/weight", "entropy", "bytes")]
     for row in [*rows, _total(ticket, rows)]:
         bits = f"{row.bits:.4f}", f"{row.bound:.4f}"
@@ -92,7 +96,7 @@ def table(ticket: Parts) -> str:
     ]
     rule = "-" * len(lines[0])
     note = (
-        f"density = kept / the {total:,} weights under the mask; bits/weight of the coded mask; "
+        f"kept: {describe_density(ticket)}; bits/weight of the coded mask; "
         f"file {len(container.pack(header, tensors)):,} bytes, its content's bound {math.ceil(bound_bytes(ticket)):,}"
     )
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])

@@ -207,6 +207,11 @@ class Ticket(Parts):
         """Kept / all weights under the mask, 0..1."""
         return self.mask.density
 
+    @property
+    def parameters(self) -> dict[str, int | None]:
+        """What the density is a fraction of: {"total": parameters of the network or None, "prunable": weights}."""
+        return summary.parameters(self)
+
     def layers(self) -> list[LayerRow]:
         """One row per masked layer, in the mask's order."""
         return summary.layers(self)
