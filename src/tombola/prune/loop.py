@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
 from tombola.mask import Mask, parameters_by_name, prunable
+from tombola.nn.forward import typed, widened
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive, generator
 from tombola.select.criteria import Context, Criterion
@@ -202,10 +203,9 @@ def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:
     """The training loss's gradient by the masked initial weights, on the first batch of the data order."""
     model = search.network()
     mask.apply_(model)
-    x, y = next(
-        training_feed(search.bench.splits, search.bench.recipe, torch.device("cpu"), False).epoch(search.seed, 0)
-    )
+    feed = training_feed(search.bench.splits, search.bench.recipe, torch.device("cpu"), False)
+    x, y = next(typed(feed.epoch(search.seed, 0), model))
     with torch.random.fork_rng(devices=[]):  # dropout draws
         torch.manual_seed(derive(search.seed, "gradient"))
-        search.bench.splits.task.loss(model(x), y).backward()  # type: ignore[no-untyped-call]
+        search.bench.splits.task.loss(widened(model(x)), y).backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in parameters_by_name(model).items() if name in mask and p.grad is not None}

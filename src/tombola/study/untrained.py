@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from tombola.data.splits import Splits
 from tombola.mask import Mask
+from tombola.nn.forward import typed
 from tombola.rng.seeds import derive, generator
 from tombola.study.arms import Contest, fresh_network, random_mask
 from tombola.study.statistics import interval
@@ -143,7 +144,7 @@ def _settle_norms(
     with torch.random.fork_rng(devices=[]):  # dropout draws
         torch.manual_seed(derive(seed, "dropout"))
         feed = training_feed(splits, recipe, fabric.device, channels_last)
-        for (x, _), _ in zip(feed.epoch(seed, 0), range(_BATCHES), strict=False):
+        for (x, _), _ in zip(typed(feed.epoch(seed, 0), model), range(_BATCHES), strict=False):
             model(x)
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.mask import Mask, parameters_by_name
+from tombola.nn.forward import input_dtype, leaves
 
 
 def is_cut(model: nn.Module, mask: Mask, x: Tensor) -> bool:
@@ -16,20 +17,30 @@ def is_cut(model: nn.Module, mask: Mask, x: Tensor) -> bool:
     Two proofs are asked for, since each alone can be fooled: with all kept weights set to +1 the output's gradient
     at the input vanishes (symmetric networks with layer norms do that too), and with its own weights the masked
     network gives one output for all inputs (so do dead ReLUs). `x` is a batch (N, ...) of real inputs, N > 1;
-    inputs that are not floating point (tokens) are judged by the second proof alone.
+    inputs that are not floating point (tokens) are judged by the second proof alone. Of an output of several tensors,
+    none may change; a network without any row per example in its output is not judged.
     """
     probe = copy.deepcopy(model).to("cpu").eval()
     mask.apply_(probe)
-    x = x.to("cpu")
+    x = x.to("cpu", input_dtype(probe) if x.is_floating_point() else None)
     with torch.no_grad():
-        output = probe(x).float()
-    if bool((output != output[:1]).any()):
+        outputs = leaves(probe(x))
+    # An output without a row per example (an auxiliary loss, say) tells nothing of what reaches it.
+    rows = [output for output in outputs if output.dim() and len(output) == len(x)]
+    if not rows or any(bool((output != output[:1]).any()) for output in rows):
         return False
     return not x.is_floating_point() or not _positive_path(probe, mask, x)
 
 
 def _positive_path(probe: nn.Module, mask: Mask, x: Tensor) -> bool:
-    probe = probe.double()
+    own = input_dtype(probe)
+    try:
+        return _reaches(copy.deepcopy(probe).double(), mask, x.double())
+    except RuntimeError:  # a forward that makes tensors in a dtype of its own
+        return _reaches(probe, mask, x.to(own))
+
+
+def _reaches(probe: nn.Module, mask: Mask, x: Tensor) -> bool:
     parameters = parameters_by_name(probe)
     with torch.no_grad():
         for module in probe.modules():
@@ -40,6 +51,9 @@ def _positive_path(probe: nn.Module, mask: Mask, x: Tensor) -> bool:
                 parameter.copy_(mask[name])
             else:
                 parameter.fill_(0.0 if name.endswith("bias") else 1.0)
-    ones = torch.ones_like(x[:1], dtype=torch.float64, requires_grad=True)
-    (gradient,) = torch.autograd.grad(probe(ones).sum(), ones, allow_unused=True)
+    ones = torch.ones_like(x[:1], requires_grad=True)
+    outputs = [output.sum() for output in leaves(probe(ones)) if output.requires_grad]
+    if not outputs:
+        return False
+    (gradient,) = torch.autograd.grad(outputs, ones, allow_unused=True)
     return gradient is not None and bool((gradient != 0).any())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tombola.data.feed import Feed
 from tombola.data.splits import Task
 from tombola.errors import TombolaError
+from tombola.nn.forward import typed, widened
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,9 @@ def evaluate(
     values: list[Tensor] = []
     forms: set[int] = set()
     with torch.no_grad():
-        for x, y in feed.sweep():
+        for x, y in typed(feed.sweep(), model):
             with autocast():
-                output = model(x)
-            output = output.float()
+                output = widened(model(x))
             loss += float(loss_value(task.evaluation_loss(output, y))) * len(y)
             found = metric_values(task, output, y)
             metric += float(summed(found, len(y)))
@@ -68,7 +68,7 @@ def evaluate(
     return Score(loss / examples, metric / examples, examples, None if 0 in forms else torch.cat(values))
 
 
-def metric_values(task: Task, output: Tensor, target: Tensor) -> Tensor:
+def metric_values(task: Task, output: Any, target: Tensor) -> Tensor:
     """The task's metric on one batch of N examples: (N,), or 0-d where it gives one number per batch.
 
     Raises:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.nn.forward import typed, widened
 from tombola.rng.seeds import derive
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
 from tombola.train.evaluate import Score, evaluate
@@ -124,17 +125,18 @@ def _run(
     while loop.step < loop.total and not loop.stopped:
         epoch, first = divmod(loop.step, loop.steps_per_epoch)
         model.train()
-        for x, y in loop.train_feed.epoch(loop.seed, epoch, first):
+        for x, y in typed(loop.train_feed.epoch(loop.seed, epoch, first), model):
             now = cut * factor(loop.step)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * now
             for hook in before:
                 hook(loop)
             if plain:
-                output = model(x)
+                output = widened(model(x))
                 loss = training_loss_of(output, y)
                 loss.backward()  # type: ignore[no-untyped-call]
-                gathered.add(loss.detach(), task.metric(output.detach(), y).sum(), len(y))
+                with torch.no_grad():
+                    gathered.add(loss.detach(), task.metric(output, y).sum(), len(y))
             else:
                 _backward_in_parts(loop, x, y, gathered)
             for hook in backward:
@@ -183,10 +185,11 @@ def _deterministic(wanted: bool) -> Iterator[None]:
 def _backward_in_parts(loop: Loop, x: Tensor, y: Tensor, gathered: _Gathered) -> None:
     for part_x, part_y in zip(x.chunk(loop.recipe.accumulate), y.chunk(loop.recipe.accumulate), strict=True):
         with loop.autocast():
-            output = loop.model(part_x)
+            output = widened(loop.model(part_x))
             loss = loop.training_loss(output, part_y)
         loop.fabric.backward(loss * (len(part_y) / len(y)))
-        gathered.add(loss.detach(), loop.task.metric(output.detach(), part_y).sum(), len(part_y))
+        with torch.no_grad():
+            gathered.add(loss.detach(), loop.task.metric(output, part_y).sum(), len(part_y))
 
 
 class _Gathered:

@@ -1,0 +1,113 @@
+"""What goes into a network and what comes out: dtypes that agree, outputs of any nesting.
+
+A network may give a tensor, or a tuple, list, mapping, named tuple or dataclass of such (a Hugging Face ModelOutput,
+torchvision's auxiliary heads); the task gets it as it is.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Batch = tuple[Tensor, Tensor]
+
+
+def input_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the network's first floating-point parameter; float32 where it has none."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
+def typed(batches: Iterable[Batch], model: nn.Module) -> Iterator[Batch]:
+    """Batches (x, y) as `model` takes them: floating-point inputs in its dtype.
+
+    Floating-point targets are float64 for a network in float64, else float32. Integers stay.
+    """
+    dtype = input_dtype(model)
+    wide = torch.promote_types(dtype, torch.float32)
+    for x, y in batches:
+        yield x.to(dtype) if x.is_floating_point() else x, y.to(wide) if y.is_floating_point() else y
+
+
+def widened(output: Any) -> Any:
+    """The output with all tensors in half precision as float32, which a loss is taken in; others as they are."""
+    if isinstance(output, Tensor):
+        return output.float() if _is_narrow(output) else output
+    if not any(map(_is_narrow, leaves(output))):
+        return output
+    return mapped(lambda tensor: tensor.float() if _is_narrow(tensor) else tensor, output)
+
+
+def _is_narrow(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.itemsize < 4
+
+
+def leaves(output: Any) -> list[Tensor]:
+    """All tensors of an output, in order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    mapped(note, output)
+    return found
+
+
+def mapped(function: Callable[[Tensor], Tensor], output: Any) -> Any:
+    """A copy of the output with `function` applied to every tensor; what is neither tensor nor container stays."""
+    if isinstance(output, Tensor):
+        return function(output)
+    if isinstance(output, MutableMapping):  # a ModelOutput is also a dataclass, whose fields follow its items
+        made: Any = copy.copy(output)
+        for key, value in output.items():
+            made[key] = mapped(function, value)
+        return made
+    if isinstance(output, tuple | list):
+        parts = [mapped(function, part) for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        made = copy.copy(output)
+        for field in dataclasses.fields(output):
+            object.__setattr__(made, field.name, mapped(function, getattr(output, field.name)))
+        return made
+    return output
+
+
+def described(output: Any) -> str:
+    """What a network gave, in words: "a float32 tensor of shape (8, 10)", "a dict of logits, loss"."""
+    if isinstance(output, Tensor):
+        return f"a {str(output.dtype).removeprefix('torch.')} tensor of shape {tuple(output.shape)}"
+    parts = [name for name, _ in _parts(output)]
+    kind = type(output).__name__
+    kind = f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
+    return f"{kind} of {', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''}" if parts else kind
+
+
+def path_to_tensor(output: Any, text: str = "output") -> str | None:
+    """Python that takes the first tensor out of an output, e.g. "output.logits" or "output['out'][0]"."""
+    if isinstance(output, Tensor):
+        return text
+    for name, value in _parts(output):
+        attribute = dataclasses.is_dataclass(output) or hasattr(output, "_fields")
+        found = path_to_tensor(value, f"{text}.{name}" if attribute else f"{text}[{name}]")
+        if found is not None:
+            return found
+    return None
+
+
+def _parts(output: Any) -> list[tuple[str, Any]]:
+    if isinstance(output, MutableMapping):
+        attribute = dataclasses.is_dataclass(output)
+        return [(str(key) if attribute else repr(key), value) for key, value in output.items()]
+    if hasattr(output, "_fields"):
+        return list(zip(output._fields, output, strict=True))
+    if isinstance(output, tuple | list):
+        return [(str(index), value) for index, value in enumerate(output)]
+    if dataclasses.is_dataclass(output) and not isinstance(output, type):
+        return [(field.name, getattr(output, field.name)) for field in dataclasses.fields(output)]
+    return []
