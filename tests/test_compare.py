@@ -61,7 +61,8 @@ def test_dense_keeps_everything_and_borrows_the_recipes_of_imp() -> None:
 
 
 def searched(test: float | None, val: float = 0.9, origin: str = "a") -> Searched:
-    return Searched([{"density": 1.0, "test_accuracy": test, "val_accuracy": val, "train_accuracy": 1.0}], origin)
+    train = {"train_accuracy": 0.7, "train_accuracy_eval": 1.0}  # below validation: a running mean under dropout
+    return Searched([{"density": 1.0, "test_accuracy": test, "val_accuracy": val, **train}], origin)
 
 
 def summary(first: list[Searched], second: list[Searched]) -> dict[str, Any]:

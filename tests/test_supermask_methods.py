@@ -142,7 +142,7 @@ def test_the_best_state_is_tested_under_its_own_mask(monkeypatch: pytest.MonkeyP
     worse = Recipe(length="8it", batch_size=8, lr=1e4, eval_every="4it")
     (level,) = levels_of(EdgePopup(density=0.1, anneal="8it"), recipe=worse)
     rows = {row["step"]: row["densities"] for row in level.result["utilisation"]}
-    assert tested == [rows[level.result["early_stop_iteration"]], rows[8]]
+    assert tested == [rows[8], rows[level.result["early_stop_iteration"]], rows[8]]  # training, best and final test
     assert tested[0] != tested[1]
 
 

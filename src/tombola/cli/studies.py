@@ -221,7 +221,7 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
                 unit.show(test["mean"]),
                 f"± {unit.bare(bounds[1] - test['mean'])}" if bounds else "-",
                 unit.show(arm["val_accuracy"]["mean"]),
-                unit.show(arm["train_accuracy"]["mean"]),
+                unit.show(arm["train_accuracy_eval"]["mean"]),
                 unit.difference(arm["gap"]["mean"]),
                 unit.difference(arm["shift"]["mean"]),
                 *([unit.show(arm.get("test_accuracy_sampled", {}).get("mean"))] if sampled else []),

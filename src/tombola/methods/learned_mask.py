@@ -22,15 +22,16 @@ if TYPE_CHECKING:
 class LearnedMask:
     """Learn for every weight the probability of keeping it; the density is an outcome.
 
-    With rule bernoulli, masks are drawn anew at every step and the ticket holds the p > 0.5 mask; its accuracy is
-    test_accuracy, the mean over drawn masks test_accuracy_sampled. With rule threshold, p > 0.5 decides always.
+    With rule bernoulli, masks are drawn anew at every step and the ticket holds the p > 0.5 mask. Validation (the early
+    stop too) and test are of that mask; val_accuracy_sampled and test_accuracy_sampled are means over drawn masks. With
+    rule threshold, p > 0.5 decides always.
 
     Args:
         rule: bernoulli or threshold
         logit: what every logit starts at; null: 0 (p = 0.5) for bernoulli, 1 (everything kept) for threshold
         weights: identity, or signed_constant (each weight its sign times the layer's standard deviation)
         rescale: multiply every layer by the inverse of its kept fraction (dynamic weight rescaling)
-        samples: masks drawn at the end for test_accuracy_sampled
+        samples: masks drawn at the end for val_accuracy_sampled and test_accuracy_sampled
         biases: mask biases too
         train_norms: train scale and bias of norm layers along with the masks
         mask_decay: strength of a pressure towards sparser masks: this times the sum of all p is added to the loss
@@ -41,7 +42,7 @@ class LearnedMask:
     """
 
     name: ClassVar[str] = "learned-mask"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2  # 1 validated drawn masks
     trains_scores_only: ClassVar[bool] = True
 
     rule: str = "bernoulli"

@@ -10,7 +10,17 @@ from tombola.report.levels import FEWEST, Level, read_interval, read_level
 from tombola.report.nodes import Node
 
 GAP, SHIFT = "gap", "shift"
-FIGURES = ("test_accuracy", "val_accuracy", "train_accuracy", GAP, SHIFT, "test_accuracy_sampled", "bits_per_weight")
+FIGURES = (
+    "test_accuracy",
+    "val_accuracy",
+    "train_accuracy_eval",
+    GAP,
+    SHIFT,
+    "train_accuracy",
+    "test_accuracy_sampled",
+    "val_accuracy_sampled",
+    "bits_per_weight",
+)
 
 
 @dataclass(frozen=True)
@@ -112,13 +122,16 @@ def _arm(node: Node, root: Path, top: float) -> StudyArm:
     if kept is None:
         raise node.wrong("an arm with `density`")
     planned = node.number("plot_density", 0, 1)
+    values = {figure: _values(node, figure) for figure in FIGURES}
+    if not values["train_accuracy_eval"]:  # a run from before there was one: its gap was of a running mean
+        values[GAP] = ()
     return StudyArm(
         name=name,
         family=node.text("family", name),
         method=node.text("method", "?"),
         kept=kept,
         density=kept if planned is None else planned,
-        values={figure: _values(node, figure) for figure in FIGURES},
+        values=values,
         replicates=tuple(
             tuple(read_level(level, root, top) for level in levels.items()) for levels in node.elements("replicates")
         ),

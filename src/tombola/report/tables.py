@@ -15,10 +15,12 @@ from tombola.report.words import Unit
 HEADS = {
     "test_accuracy": "Test {}",
     "val_accuracy": "Val {}",
-    "train_accuracy": "Train {}",
+    "train_accuracy_eval": "Train {}",
     GAP: "Train − val",
     SHIFT: "Val − test",
+    "train_accuracy": "Train {}, running mean",
     "test_accuracy_sampled": "Test {}, sampled masks",
+    "val_accuracy_sampled": "Val {}, sampled masks",
     "bits_per_weight": "Bits per weight",
 }
 """Figures of an arm -> heads of their columns."""
@@ -168,8 +170,9 @@ def study_tables(study: Study) -> list[Table]:
     how = "Means" + (" in percent" if unit.percent else "") + " ± half of the 95 % t-interval"
     how += f" over {words.plural(study.replicates, 'replicate')}; fewer than 3: lowest to highest."
     told = (
-        f"{how} Training {study.metric}: over the last batches, as they were trained on. Train − val: the "
-        "generalisation gap. Val − test: how much an arm falls where the test data differ."
+        f"{how} Train, val and test {study.metric}: of the final network, in evaluation mode, on unaugmented examples. "
+        "Train − val: the generalisation gap. Val − test: how much an arm falls where the test data differ. Running "
+        "mean: over the last batches of training, in training mode."
     )
     heads = (HEADS[figure].format(study.metric) for figure in columns)
     tables = [Table("The arms", ("Arm", "Density", *heads), tuple(rows), told)]

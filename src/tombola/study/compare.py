@@ -28,8 +28,8 @@ from tombola.train.progress import Progress, show_progress
 __all__ = ["UNTUNED", "Arm", "Setting", "run_comparison"]
 
 UNTUNED = "The learning rates are as given or preset: they have not been tuned for each arm."
-FIGURES = ("test_accuracy", "val_accuracy", "train_accuracy")
-WHERE_THERE = ("test_accuracy_sampled", "bits_per_weight")
+FIGURES = ("test_accuracy", "val_accuracy", "train_accuracy_eval", "train_accuracy")
+WHERE_THERE = ("test_accuracy_sampled", "val_accuracy_sampled", "bits_per_weight")
 """Figures that only some methods' levels hold."""
 
 
@@ -199,7 +199,8 @@ def _describe_arm(arm: Arm, found: Sequence[Searched]) -> dict[str, Any]:
         "replicates": [searched.levels for searched in found],
         "origins": [searched.origin for searched in found],
         **{name: figure(measured[name]) for name in FIGURES},
-        "gap": figure(_minus(measured["train_accuracy"], measured["val_accuracy"])),
+        # Both in evaluation mode, on unaugmented examples: a running mean of training is of other networks.
+        "gap": figure(_minus(measured["train_accuracy_eval"], measured["val_accuracy"])),
         "shift": figure(_minus(measured["val_accuracy"], measured["test_accuracy"])),
         **{name: figure(measured[name]) for name in WHERE_THERE if any(v is not None for v in measured[name])},
     }

@@ -29,9 +29,7 @@ from tombola.study.setting import Arm, check_arms
 from tombola.study.statistics import FEWEST_REPLICATES, figure
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import Ticket
-from tombola.train.evaluate import evaluate
 from tombola.train.fabric import make_fabric
-from tombola.train.feeds import evaluation_feed, wants_channels_last
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
@@ -290,8 +288,7 @@ def _untrained(bench: Bench, model: nn.Module, mask: Mask) -> float:
     assert bench.splits.test is not None
     mask.apply_(model)
     model.to(bench.fabric.device)
-    feed = evaluation_feed(bench.splits, bench.splits.test, bench.fabric.device, wants_channels_last(model))
-    return evaluate(model, feed, bench.splits.task).metric
+    return bench.scorer(model, bench.splits.test)().metric
 
 
 def _result(

@@ -19,10 +19,10 @@ from tombola.study.statistics import interval
 from tombola.supermask.represent import Binary
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
-from tombola.train.evaluate import evaluate
 from tombola.train.fabric import Fabric
-from tombola.train.feeds import evaluation_feed, training_feed, wants_channels_last
+from tombola.train.feeds import layout, training_feed
 from tombola.train.recipe import Recipe
+from tombola.train.trial import Bench
 
 _BATCHES = 100
 """Training batches over which a control's norms take their statistics."""
@@ -43,12 +43,13 @@ def untrained(
     from training batches. JSON-able.
     """
     ticket = contest.ticket
-    found: dict[str, Any] = {"test_accuracy": _score(contest, ticket, splits, fabric)}
+    bench = Bench(splits, recipe, fabric)
+    found: dict[str, Any] = {"test_accuracy": _score(contest, ticket, bench)}
     for arm in ("random", "reinit"):
         values = []
         for index in range(replicates):
             rival = _RIVALS[arm](contest, derive(seed, "untrained", arm, index))
-            values.append(_score(contest, rival, splits, fabric, recipe, derive(seed, "order", arm, index)))
+            values.append(_score(contest, rival, bench, derive(seed, "order", arm, index)))
         bounds = interval(values)
         found[arm] = {
             "test_accuracy": values,
@@ -112,27 +113,21 @@ _RIVALS = {"random": _shuffled, "reinit": _on_fresh_weights}
 def _score(
     contest: Contest,
     ticket: Ticket,
-    splits: Splits,
-    fabric: Fabric,
-    recipe: Recipe | None = None,
-    seed: int = 0,
+    bench: Bench,
+    seed: int | None = None,
 ) -> float:
-    """Test metric of the built ticket; with a recipe, norm statistics are taken anew first."""
-    assert splits.test is not None
-    model = ticket.build("final", model=contest.architecture, trusted=contest.trusted).to(fabric.device)
-    channels_last = wants_channels_last(model)
-    if channels_last:
+    """Test metric of the built ticket; with a seed (of the data order), norm statistics are taken anew first."""
+    assert bench.splits.test is not None
+    model = ticket.build("final", model=contest.architecture, trusted=contest.trusted).to(bench.fabric.device)
+    if layout(model, bench.recipe):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    if recipe is not None:
-        _settle_norms(model, splits, recipe, fabric, channels_last, seed)
-    feed = evaluation_feed(splits, splits.test, fabric.device, channels_last)
-    return evaluate(model, feed, splits.task).metric
+    if seed is not None:
+        _settle_norms(model, bench, seed)
+    return bench.scorer(model, bench.splits.test)().metric
 
 
 @torch.no_grad()
-def _settle_norms(
-    model: nn.Module, splits: Splits, recipe: Recipe, fabric: Fabric, channels_last: bool, seed: int
-) -> None:
+def _settle_norms(model: nn.Module, bench: Bench, seed: int) -> None:
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not norms:
         return
@@ -143,7 +138,7 @@ def _settle_norms(
     model.train()
     with torch.random.fork_rng(devices=[]):  # dropout draws
         torch.manual_seed(derive(seed, "dropout"))
-        feed = training_feed(splits, recipe, fabric.device, channels_last)
+        feed = training_feed(bench.splits, bench.recipe, bench.fabric.device, layout(model, bench.recipe))
         for (x, _), _ in zip(typed(feed.epoch(seed, 0), model), range(_BATCHES), strict=False):
             model(x)
     for norm, momentum in zip(norms, kept, strict=True):

@@ -1,6 +1,6 @@
 """Masks learned by gradient descent in the forward pass: one parametrisation, from which the methods are recipes."""
 
-from tombola.supermask.attach import Groups, attach, detach, make_permanent, plain_state, read, refresh
+from tombola.supermask.attach import Groups, attach, detach, make_permanent, plain_state, read, refresh, settled
 from tombola.supermask.callbacks import lightning_callback, transformers_callback
 from tombola.supermask.represent import Binary, Identity, Represent, SignedConstant
 from tombola.supermask.rules import Bernoulli, Coats, MaskRule, Round, Signed, Threshold, TopK
@@ -32,5 +32,6 @@ __all__ = [
     "plain_state",
     "read",
     "refresh",
+    "settled",
     "transformers_callback",
 ]

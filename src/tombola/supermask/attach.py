@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
@@ -138,14 +139,57 @@ def refresh(model: nn.Module, *, sample: bool = True) -> None:
     Args:
         sample: False takes the likeliest mask of a stochastic rule (p > 0.5) instead of drawing one.
     """
-    by_rule: dict[MaskRule, list[Supermask]] = defaultdict(list)
     found = list(layers(model))
-    for layer in found:
-        by_rule[layer.supermask.rule].append(layer.supermask)
-    for rule, supermasks in by_rule.items():
+    for rule, supermasks in _by_rule(found).items():
         rule.write(supermasks, sample)
     for layer in found:
         layer.supermask.rescale(layer.weight)
+
+
+@torch.no_grad()
+def settle(model: nn.Module) -> Callable[[], None]:
+    """Make stochastic masks their p > 0.5 masks, until what is returned is called: it puts the drawn ones back.
+
+    Scales follow. What is drawn next is not changed by it. All other masks stand as they are, which a rule that has
+    moved on since the last refresh would not give.
+    """
+    drawn = [layer for layer in layers(model) if layer.supermask.rule.stochastic]
+    before = [{name: b.clone() for name, b in layer.supermask.named_buffers()} for layer in drawn]
+    for rule, supermasks in _by_rule(drawn).items():
+        rule.write(supermasks, sample=False)
+    for layer in drawn:
+        layer.supermask.rescale(layer.weight)
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for layer, buffers in zip(drawn, before, strict=True):
+            for name, buffer in layer.supermask.named_buffers():
+                buffer.copy_(buffers[name])
+
+    return put_back
+
+
+@contextmanager
+def settled(model: nn.Module) -> Iterator[None]:
+    """Within it stochastic masks are their p > 0.5 masks, which are what a ticket holds: for evaluation.
+
+        with settled(model):
+            accuracy = evaluate(model)
+
+    Training then goes on as if nothing had been. Other rules' masks are what they are anyway.
+    """
+    put_back = settle(model)
+    try:
+        yield
+    finally:
+        put_back()
+
+
+def _by_rule(found: Sequence[Layer]) -> dict[MaskRule, list[Supermask]]:
+    by_rule: dict[MaskRule, list[Supermask]] = defaultdict(list)
+    for layer in found:
+        by_rule[layer.supermask.rule].append(layer.supermask)
+    return by_rule
 
 
 def set_rule(model: nn.Module, rule: MaskRule) -> None:

@@ -12,7 +12,7 @@ from tombola.mask import Mask
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.select.select import select
-from tombola.supermask.attach import layers, refresh, set_rule
+from tombola.supermask.attach import layers, refresh, set_rule, settle
 from tombola.supermask.rules import MaskRule
 from tombola.train.hooks import Hook
 
@@ -21,10 +21,13 @@ if TYPE_CHECKING:
 
 
 class Refresh(Hook):
-    """New masks after every step of the optimiser."""
+    """New masks after every step of the optimiser; drawn ones are reported as their p > 0.5 masks."""
 
     def after_step(self, loop: Loop) -> None:
         refresh(loop.model)
+
+    def settle(self, loop: Loop) -> Callable[[], None]:
+        return settle(loop.model)
 
 
 class LogUtilisation(Hook):

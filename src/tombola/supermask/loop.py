@@ -17,7 +17,7 @@ from tombola.nn.init import NORMS
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.directory import Stage
 from tombola.select.select import EmptyLayerWarning
-from tombola.supermask.attach import Rest, attach, groups, layers, multipliers, plain_state, read, refresh
+from tombola.supermask.attach import Rest, attach, groups, layers, multipliers, plain_state, read, refresh, settle
 from tombola.supermask.hooks import LogUtilisation, Refresh
 from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule, TopK
@@ -32,7 +32,7 @@ from tombola.train.length import Length
 from tombola.train.optimizer import build_optimizer
 from tombola.train.recipe import Recipe
 from tombola.train.search import Level, Search, level_result, some_inputs
-from tombola.train.trial import Evaluate, Trial, run_trial
+from tombola.train.trial import Evaluate, MoreTests, Trial, run_trial
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Learning:
 
     `score_settings`: the optimiser's settings for the scores where they differ from the recipe's (lr,
     weight_decay, momentum). `hooks` makes the method's own hooks, which run before the masks are refreshed.
-    `samples`: masks drawn for the mean test metric of a stochastic rule. `rewrites`: what the network is rewritten
-    with first, as tickets hold it.
+    `samples`: masks drawn for the mean metrics of a stochastic rule, at least 1. `rewrites`: what the network is
+    rewritten with first, as tickets hold it.
     """
 
     rule: MaskRule
@@ -72,7 +72,6 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
         label=f"mask  {read(model).density:6.1%}",
         hooks=(*learning.hooks(search), Refresh(), log),
         optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
-        settle=_settle,
         more_tests=_sampled(learning.samples) if learning.rule.stochastic else None,
         stage=stage,
     )
@@ -245,21 +244,16 @@ def _check_connected(search: Search, mask: Mask) -> None:
         )
 
 
-def _settle(model: nn.Module) -> None:
-    """Stochastic masks become p > 0.5; the others stand as they are, which a rule that has moved on would not give."""
-    if any(layer.supermask.rule.stochastic for layer in layers(model)):
-        refresh(model, sample=False)
+def _sampled(count: int) -> MoreTests:
+    """The mean metric of every split over the same freshly drawn masks; the model ends settled."""
 
-
-def _sampled(count: int) -> Callable[[nn.Module, Evaluate], Mapping[str, Any]]:
-    """The mean test metric over freshly drawn masks; the model ends settled."""
-
-    def tests(model: nn.Module, evaluate: Evaluate) -> Mapping[str, Any]:
-        found = []
+    def tests(model: nn.Module, evaluate: Mapping[str, Evaluate]) -> Mapping[str, Any]:
+        found: dict[str, list[float]] = {split: [] for split in evaluate}
         for _ in range(count):
             refresh(model)
-            found.append(evaluate().metric)
-        _settle(model)
-        return {"test_accuracy_sampled": fmean(found), "samples": count} if found else {}
+            for split, score in evaluate.items():
+                found[split].append(score().metric)
+        settle(model)
+        return {**{f"{split}_accuracy_sampled": fmean(values) for split, values in found.items()}, "samples": count}
 
     return tests

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tombola.data.feed import Feed, feed
-from tombola.data.splits import Loss, Split, Splits
+from tombola.data.splits import Loss, Split, Splits, holdout, subset
 from tombola.errors import TombolaError
 from tombola.train.recipe import Recipe
 
@@ -38,6 +38,25 @@ def evaluation_feed(splits: Splits, split: Split, device: torch.device, channels
         channels_last=channels_last,
         sweep_batch=EVAL_BATCH,
     )
+
+
+def evaluated_part(splits: Splits, size: int | str) -> Split:
+    """The part of the training split that is evaluated beside the validation split, unaugmented (see `Recipe`).
+
+    Drawn once for the data: the same examples for every seed, arm and method, in the split's order.
+    """
+    count = len(splits.train)
+    wanted = {"val": len(splits.val), "all": count}.get(size, size) if isinstance(size, str) else size
+    if not isinstance(wanted, int):
+        raise TombolaError(f'train_eval is {size!r}; it must be "val", "all" or a number of examples')
+    if wanted >= count:
+        return splits.train
+    return subset(splits.train, holdout(count, wanted, 0, "train-eval")[1])
+
+
+def layout(model: nn.Module, recipe: Recipe) -> bool:
+    """Whether images are laid out channels-last: as the recipe says, else as suits the network."""
+    return wants_channels_last(model) if recipe.channels_last is None else recipe.channels_last
 
 
 def wants_channels_last(model: nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,15 @@ class Hook:
     def after_step(self, loop: Loop) -> None:
         """After the optimiser's step; `loop.step` already counts it."""
 
+    def settle(self, loop: Loop) -> Callable[[], None] | None:
+        """Make the model what is reported, where that is not what is trained; give what undoes it.
+
+        Every validation, the best state, the final state and the test see the model as this leaves it. After a
+        validation training goes on from what undoing gives, which must be what was there, to the bit.
+        """
+
     def after_eval(self, loop: Loop) -> None:
-        """After each evaluation; its row is `loop.history[-1]`."""
+        """After each evaluation, the model still settled; its row is `loop.history[-1]`."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """What to checkpoint."""

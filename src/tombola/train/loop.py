@@ -18,7 +18,7 @@ from tombola.errors import TombolaError
 from tombola.nn.forward import typed, widened
 from tombola.rng.seeds import derive
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
-from tombola.train.evaluate import Score, evaluate
+from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, summed
 from tombola.train.fabric import Fabric, make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook, overriding
@@ -37,7 +37,8 @@ class Diverged(TombolaError):
 class Trained:
     """What a training run leaves: states are CPU copies of the model's state_dict.
 
-    `best` is the state at the lowest validation loss; `captured` the snapshot at the step asked for.
+    `state` is the network as it is reported (see `Hook.settle`), at the end; `best` that at the lowest validation loss;
+    `captured` the snapshot at the step asked for.
     """
 
     state: State
@@ -64,7 +65,7 @@ def train(
     update: Update | None = None,
     deterministic: bool = False,
 ) -> Trained:
-    """Train `model` in place to the end of the recipe.
+    """Train `model` in place to the end of the recipe; it ends as it is reported (see `Hook.settle`).
 
     Args:
         seed: data order, augmentation and torch's own generators (dropout) derive from it.
@@ -133,10 +134,10 @@ def _run(
                 hook(loop)
             if plain:
                 output = widened(model(x))
-                loss = training_loss_of(output, y)
+                loss = loss_value(training_loss_of(output, y))
                 loss.backward()  # type: ignore[no-untyped-call]
                 with torch.no_grad():
-                    gathered.add(loss.detach(), task.metric(output, y).sum(), len(y))
+                    gathered.add(loss.detach(), metric_values(task, output, y), len(y))
             else:
                 _backward_in_parts(loop, x, y, gathered)
             for hook in backward:
@@ -159,6 +160,8 @@ def _run(
                 gathered.checkpoint_if_due()
             if loop.step == loop.total or loop.stopped:
                 break
+    for hook in gathered.settle:
+        hook(loop)
     return Trained(
         state=copy_state(model),
         best=gathered.best,
@@ -186,10 +189,10 @@ def _backward_in_parts(loop: Loop, x: Tensor, y: Tensor, gathered: _Gathered) ->
     for part_x, part_y in zip(x.chunk(loop.recipe.accumulate), y.chunk(loop.recipe.accumulate), strict=True):
         with loop.autocast():
             output = widened(loop.model(part_x))
-            loss = loop.training_loss(output, part_y)
+            loss = loss_value(loop.training_loss(output, part_y))
         loop.fabric.backward(loss * (len(part_y) / len(y)))
         with torch.no_grad():
-            gathered.add(loss.detach(), loop.task.metric(output, part_y).sum(), len(part_y))
+            gathered.add(loss.detach(), metric_values(loop.task, output, part_y), len(part_y))
 
 
 class _Gathered:
@@ -214,21 +217,33 @@ class _Gathered:
         self._metric = torch.tensor(sums["metric"], dtype=torch.float64, device="cpu").to(loop.device)
         self._count = int(sums["count"])
         self._saved = clock
-        self._after = overriding(hooks, "after_eval")
+        self.settle, self._after = overriding(hooks, "settle"), overriding(hooks, "after_eval")
 
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._clock
 
     def add(self, loss: Tensor, metric: Tensor, count: int) -> None:
+        """The mean loss of a batch of `count` examples, and its metric as `metric_values` gives it."""
         self.loop.loss = loss
         self._loss += loss * count
-        self._metric += metric
+        self._metric += summed(metric, count)
         self._count += count
 
     def evaluate(self) -> None:
         """Add a row to the history; keep the state if its validation loss is the lowest yet."""
-        loop = self.loop
         self._check()
+        undo = [hook(self.loop) for hook in self.settle]
+        try:
+            self._add_row()
+            for hook in self._after:
+                hook(self.loop)
+        finally:
+            for put_back in reversed(undo):
+                if put_back is not None:
+                    put_back()
+
+    def _add_row(self) -> None:
+        loop = self.loop
         score: Score = evaluate(loop.model, loop.val_feed, loop.task, loop.autocast)
         count = self._count or math.nan
         row = Row(
@@ -250,8 +265,6 @@ class _Gathered:
         self._loss.zero_()
         self._metric.zero_()
         self._count = 0
-        for hook in self._after:
-            hook(loop)
 
     def checkpoint_if_due(self) -> None:
         now = time.monotonic()

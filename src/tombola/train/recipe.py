@@ -35,6 +35,8 @@ class Recipe:
         clip_norm: clip the gradient's norm to this; null does not clip
         accumulate: cut each batch into this many parts and add up their gradients (saves memory)
         eval_every: how often to evaluate on the validation split, e.g. "100it" or "1ep"
+        train_eval: examples of the training split that are evaluated once at the end, unaugmented and in evaluation
+            mode, for the generalisation gap: a number, "val" (as many as the validation split has) or "all"
     """
 
     length: str = "10ep"
@@ -55,6 +57,7 @@ class Recipe:
     clip_norm: float | None = None
     accumulate: int = 1
     eval_every: str = "1ep"
+    train_eval: int | str = "val"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
@@ -75,6 +78,15 @@ class Recipe:
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null")
         _require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
+        if isinstance(self.train_eval, str) and self.train_eval.isdigit():
+            object.__setattr__(self, "train_eval", int(self.train_eval))
+        size = self.train_eval
+        _require(
+            size in ("val", "all") or (isinstance(size, int) and not isinstance(size, bool) and size >= 1),
+            "train_eval",
+            size,
+            '"val", "all" or a number of examples of at least 1',
+        )
         _require(self.patience >= 1, "patience", self.patience, "at least 1")
         _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
         _require(

@@ -12,7 +12,7 @@ from torch import nn
 from tombola.data.splits import Splits, Task
 from tombola.errors import TombolaError
 from tombola.train.fabric import Fabric
-from tombola.train.feeds import evaluation_feed, training_feed, training_loss, wants_channels_last
+from tombola.train.feeds import evaluation_feed, layout, training_feed, training_loss
 from tombola.train.history import Row
 from tombola.train.length import steps
 from tombola.train.optimizer import build_optimizer, trainable
@@ -38,7 +38,7 @@ class Loop:
         self.device: torch.device = fabric.device
         self.recipe, self.seed = recipe, seed
         self.task: Task = splits.task
-        channels_last = wants_channels_last(model) if recipe.channels_last is None else recipe.channels_last
+        channels_last = layout(model, recipe)
         self.model = model.to(self.device)
         if channels_last:
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -11,13 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from tombola.data.feed import steps_per_epoch
-from tombola.data.splits import Splits
+from tombola.data.splits import Split, Splits
 from tombola.mask import Mask
 from tombola.runs.directory import Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
 from tombola.train.fabric import Fabric
-from tombola.train.feeds import evaluation_feed, wants_channels_last
+from tombola.train.feeds import evaluated_part, evaluation_feed, layout
 from tombola.train.history import Row, early_stop, read_csv
 from tombola.train.hold import hold
 from tombola.train.hooks import Hook, LogRows
@@ -29,7 +29,9 @@ from tombola.train.recipe import Recipe
 from tombola.train.state import BuildOptimizer
 
 Evaluate = Callable[[], Score]
-"""The model on the test split, as it stands."""
+"""The model on one split, as it stands."""
+MoreTests = Callable[[nn.Module, Mapping[str, Evaluate]], Mapping[str, Any]]
+"""Further figures of a trained model, from what evaluates it on "val" and, where there is one, "test"."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,13 @@ class Bench:
     def total_steps(self) -> int:
         """Iterations of one whole training run."""
         return steps(self.recipe.length, self.steps_per_epoch)
+
+    def scorer(self, model: nn.Module, split: Split) -> Evaluate:
+        """What evaluates `model`, which lies on the device, on `split`: in the layout and precision it trains in."""
+        channels_last = layout(model, self.recipe)
+        feed = evaluation_feed(self.splits, split, self.fabric.device, channels_last)
+        autocast = nullcontext if self.recipe.precision == "32" else self.fabric.autocast
+        return lambda: evaluate(model, feed, self.splits.task, autocast)
 
 
 @dataclass(frozen=True)
@@ -76,16 +85,14 @@ def run_trial(
     mask: Mask | None = None,
     hooks: Sequence[Hook] = (),
     optimizer: BuildOptimizer | None = None,
-    settle: Callable[[nn.Module], None] | None = None,
-    more_tests: Callable[[nn.Module, Evaluate], Mapping[str, Any]] | None = None,
+    more_tests: MoreTests | None = None,
     start: Snapshot | int | None = None,
     capture: int | None = None,
     stage: Stage | None = None,
 ) -> Trial:
     """Train `model` (in place) under `mask`, then evaluate it once on the test split.
 
-    `optimizer` as in `train`. `settle` is called on the trained model before it is tested, and on its best state.
-    `more_tests` adds figures that need the test split, and comes last.
+    `optimizer` as in `train`. `more_tests` adds figures, and comes last.
 
     The stage is not marked finished here: the caller first saves what it keeps of the state.
     """
@@ -111,9 +118,7 @@ def run_trial(
             update=update,
             deterministic=bench.options.deterministic,
         )
-    tests, outcomes = _test(
-        bench, model, trained, settle or (lambda module: None), more_tests or (lambda module, test: {})
-    )
+    tests, outcomes = _test(bench, model, trained, more_tests or (lambda module, evaluate: {}))
     return Trial({**summary(trained), **tests}, trained.history, trained, outcomes)
 
 
@@ -135,37 +140,34 @@ def summary(trained: Trained) -> dict[str, Any]:
 
 
 def _test(
-    bench: Bench,
-    model: nn.Module,
-    trained: Trained,
-    settle: Callable[[nn.Module], None],
-    more_tests: Callable[[nn.Module, Evaluate], Mapping[str, Any]],
+    bench: Bench, model: nn.Module, trained: Trained, more_tests: MoreTests
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """The one look at the test split: at the end of training, and at the early-stop iteration."""
-    if bench.splits.test is None:
-        settle(model)
-        return {"test_accuracy": None, "test_loss": None, "test_accuracy_early_stop": None}, None
-    feed = evaluation_feed(bench.splits, bench.splits.test, bench.fabric.device, wants_channels_last(model))
-    autocast = nullcontext if bench.recipe.precision == "32" else bench.fabric.autocast
-
-    def score() -> Score:
-        return evaluate(model, feed, bench.splits.task, autocast)
-
+    """Figures of the trained network: the training split in evaluation mode, and the one look at the test split, at
+    the end of training and at the early-stop iteration."""
+    splits, size = bench.splits, bench.recipe.train_eval
+    on_train = bench.scorer(model, evaluated_part(splits, size))()
+    figures = {
+        "train_accuracy_eval": _number(on_train.metric),
+        "train_loss_eval": _number(on_train.loss),
+        "train_examples_eval": on_train.examples,
+    }
+    scorers = {"val": bench.scorer(model, splits.val)}
+    if splits.test is None:
+        untested = {"test_accuracy": None, "test_loss": None, "test_accuracy_early_stop": None}
+        return {**figures, **untested, **more_tests(model, scorers)}, None
+    score = scorers["test"] = bench.scorer(model, splits.test)
     early = None
     if trained.best is not None:
         model.load_state_dict(trained.best)
-        settle(model)
         early = score()
         model.load_state_dict(trained.state)
-    settle(model)
     final = score()
-    figures = {
+    figures |= {
         "test_accuracy": final.metric,
         "test_loss": _number(final.loss),
         "test_accuracy_early_stop": (early or final).metric,
-        **more_tests(model, score),
     }
-    return figures, final.values
+    return {**figures, **more_tests(model, scorers)}, final.values
 
 
 def _number(value: float) -> float | None:
