@@ -193,7 +193,7 @@ def _describe_arm(arm: Arm, found: Sequence[Searched]) -> dict[str, Any]:
         "method": arm.method.name,
         "options": as_plain(arm.method),
         "density": fmean(level["density"] for level in last),
-        "prunable": last[0]["total"],
+        "prunable": last[0].get("total"),
         "plot_density": arm.density,
         "recipe": as_plain(arm.recipe),
         "replicates": [searched.levels for searched in found],
