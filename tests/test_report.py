@@ -332,19 +332,11 @@ def test_names_for_files_are_safe(text: str) -> None:
     assert re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", slug(text))
 
 
-def test_words_for_numbers() -> None:
-    assert [words.density(d) for d in (1.0, 0.5128, 0.0513, 0.99991)] == [
-        "100 %",
-        "51.3 %",
-        "5.13 %",
-        "99.991 %",
-    ]
-    assert words.count(266200.0) == "266,200"
-    assert words.Unit("accuracy").spread(aggregate.spread([0.98, 0.97])) == "97.50 (97.00 to 98.00)"
-    assert words.count(2.5) == "≈ 2"
-    assert words.Unit("accuracy").show(0.98123) == "98.12 %"
-    assert words.Unit("loss").show(0.98123) == "0.9812"
-    assert words.Unit("accuracy").difference(-0.002) == "\N{MINUS SIGN}0.20"
+def test_means_in_words() -> None:
+    assert words.mean_of(words.Unit("accuracy"), aggregate.spread([0.98, 0.97])) == "97.50 % (97.00 to 98.00 %)"
+    assert words.mean_of(words.Unit("accuracy"), aggregate.spread([0.98])) == "98.00 %"
+    assert words.mean_of(words.ITERATIONS, aggregate.spread([1000.0, 1100.0, 1200.0])) == "1,100 ± 248"
+    assert words.mean_of(words.ITERATIONS, None) == words.MISSING
 
 
 def test_many_layers_and_empty_ones_are_drawn() -> None:

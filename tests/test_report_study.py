@@ -216,7 +216,7 @@ def test_a_search_of_one_masked_level(tmp_path: Path) -> None:
         "masked-size",
         "masked-training",
     ]
-    assert words.verdict(run).startswith("With 50 % of the prunable weights, the ticket's mean test accuracy is ")
+    assert words.verdict(run).startswith("With 50.00 % of the prunable weights, the ticket's mean test accuracy is ")
     assert [number.name for number in key_numbers(run)] == ["Weights kept", "Ticket", "Replicates"]
     text = write_report([root], tmp_path / "out").html.read_text().lower()
     for nonsense in ("keeps up", "nan", ">none<", "several densities", "by density"):

@@ -15,6 +15,7 @@ from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run
 from tombola.cli.studies import typed
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
+from tombola.formats import MISSING, Fixed, Unit, count, density, plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
 from tombola.study.pair import MaskPair, pair_arms
@@ -22,6 +23,7 @@ from tombola.study.setting import Setting
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
+_SHARE, _RATIO = Unit("accuracy"), Fixed("ratio", 3)
 _PAIR = Group("study", MaskPair)
 _RECIPE = Group("training, of both searches", Recipe, unset="as the search's own recipe or its preset says")
 _METHODS = {"imp": "imp", "supermask": "edge-popup"}
@@ -101,8 +103,6 @@ def _pair(given: Namespace) -> MaskPair:
 
 def show_overlap(screen: Screen, result: Mapping[str, Any]) -> None:
     """What the masks share, layer by layer; which weights each keeps; how they do untrained and trained."""
-    from tombola.report.words import plural
-
     names = ["A", "B"] if "accuracy" not in result else result["names"]
     if "accuracy" in result:
         over = plural(result["replicates"], "replicate")
@@ -123,42 +123,34 @@ def show_overlap(screen: Screen, result: Mapping[str, Any]) -> None:
         _show_accuracy(screen, result)
 
 
-def _mean(found: Mapping[str, Any], form: str) -> str:
-    return "-" if found["mean"] is None else format(found["mean"], form)
+def _mean(found: Mapping[str, Any], unit: Unit) -> str:
+    return unit.show(found["mean"])
 
 
 def _shared(row: Mapping[str, Any]) -> list[str]:
-    from tombola.report.words import count, density
-
     return [
         row["name"],
         count(row["total"]),
         *(density(row[side]["density"]["mean"]) for side in ("first", "second")),
-        _mean(row["both"], ",.0f"),
-        _mean(row["expected"], ",.1f"),
-        *(_mean(row[part], ".3f") for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes")),
-        _mean(row["jaccard"], ".3f"),
-        _mean(row["z"], "+.1f"),
+        _mean(row["both"], Fixed("weights")),
+        _mean(row["expected"], Fixed("weights", 1)),
+        *(_mean(row[part], _RATIO) for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes", "jaccard")),
+        _mean(row["z"], Fixed("z", 1).differences),
     ]
 
 
 def _kept(row: Mapping[str, Any]) -> list[str]:
     sides = row["first"], row["second"]
-    forms = {"positive": ".1%", "magnitude": ".2f", "flipped": ".1%"}
-    cells = [_mean(side[part], form) for part, form in forms.items() for side in sides]
-    return [row["name"], *cells, _mean(sides[0]["positive_by_chance"], ".1%")]
+    units = {"positive": _SHARE, "magnitude": Fixed("size", 2), "flipped": _SHARE}
+    cells = [_mean(side[part], unit) for part, unit in units.items() for side in sides]
+    return [row["name"], *cells, _mean(sides[0]["positive_by_chance"], _SHARE)]
 
 
 def _show_accuracy(screen: Screen, result: Mapping[str, Any]) -> None:
-    from tombola.report.words import Unit, density
-
     unit, metric = Unit(result["metric"]), result["metric"]
 
-    def cell(found: Mapping[str, Any] | None, show: Any) -> str:
-        if found is None or found["mean"] is None:
-            return "-"
-        half = f" ± {unit.bare(found['interval'][1] - found['mean'])}" if found["interval"] else ""
-        return f"{show(found['mean'])}{half}"
+    def cell(found: Mapping[str, Any] | None, unit: Unit) -> str:
+        return MISSING if found is None or found["mean"] is None else unit.interval(found["mean"], found["interval"])
 
     screen.table(
         ("mask", "density", f"untrained {metric}", "weights trained under it", "its search"),
@@ -166,7 +158,7 @@ def _show_accuracy(screen: Screen, result: Mapping[str, Any]) -> None:
             [
                 row["mask"],
                 density(row["density"]),
-                *(cell(row[how], unit.bare) for how in ("untrained", "trained", "searched")),
+                *(cell(row[how], unit) for how in ("untrained", "trained", "searched")),
             ]
             for row in result["accuracy"]
         ],
@@ -174,7 +166,7 @@ def _show_accuracy(screen: Screen, result: Mapping[str, Any]) -> None:
     screen.table(
         ("difference", "untrained", "weights trained under it"),
         [
-            [f"{row['of']} − {row['against']}", *(cell(row[how], unit.difference) for how in ("untrained", "trained"))]
+            [f"{row['of']} − {row['against']}", *(cell(row[how], unit.differences) for how in ("untrained", "trained"))]
             for row in result["differences"]
         ],
     )

@@ -12,6 +12,7 @@ from tombola.cli.screen import Screen
 from tombola.cli.searches import MACHINE, show_search
 from tombola.cli.tickets import show_verdict
 from tombola.cli.verb import Verb
+from tombola.formats import Unit, density
 from tombola.train.options import Options
 
 
@@ -74,8 +75,6 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 def _headline(result: Mapping[str, Any] | None) -> str:
     """The one thing to know of a finished run."""
-    from tombola.report.words import Unit, density
-
     if result is None:
         return ""
     if "wins" in result:

@@ -13,6 +13,7 @@ from tombola.cli.options import Group, summary
 from tombola.cli.screen import Screen
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
+from tombola.formats import Unit, count, density
 from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
@@ -182,7 +183,6 @@ def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: s
     """One row per level: its figures' means over the replicates that reached it."""
     from tombola.methods.find import is_dense
     from tombola.report.style import arm_name
-    from tombola.report.words import Unit, count, density
 
     at: dict[int, list[Mapping[str, Any]]] = {}
     for levels in replicates:

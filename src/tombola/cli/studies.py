@@ -17,6 +17,7 @@ from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run
 from tombola.cli.verb import Verb, option_names
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
+from tombola.formats import BITS, MISSING, Unit, density, plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
 from tombola.study.binary import BinaryStudy, binary_arms
@@ -204,8 +205,6 @@ def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) ->
 
 def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
     """The arms with what they kept and reached, the remarks, and where the run lies."""
-    from tombola.report.words import Unit, density, plural
-
     unit, metric = Unit(result["metric"]), result["metric"]
     over = plural(result["replicates"], "replicate")
     screen.line(f"{result['study']} on {result['data']} with {result['model']}, means over {over}")
@@ -213,13 +212,12 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
     sampled, stored = (any(n in arm for arm in result["arms"]) for n in ("test_accuracy_sampled", "bits_per_weight"))
     for arm in result["arms"]:
         test = arm["test_accuracy"]
-        bounds = test["interval"]
         rows.append(
             [
                 arm["name"],
                 density(arm["density"]),
                 unit.show(test["mean"]),
-                f"± {unit.bare(bounds[1] - test['mean'])}" if bounds else "-",
+                unit.half(test["mean"], test["interval"]) or MISSING,
                 unit.show(arm["val_accuracy"]["mean"]),
                 unit.show(arm["train_accuracy_eval"]["mean"]),
                 unit.difference(arm["gap"]["mean"]),
@@ -239,4 +237,4 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
 
 def _bits(arm: Mapping[str, Any]) -> str:
     mean = arm.get("bits_per_weight", {}).get("mean")
-    return "-" if mean is None else f"{mean:.3g}"
+    return MISSING if mean is None else BITS.bare(mean)

@@ -14,6 +14,7 @@ from tombola.cli.screen import Screen
 from tombola.cli.searches import MACHINE, add_run
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
+from tombola.formats import MISSING, Unit, count, density
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -152,13 +153,12 @@ def architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
 def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
     """The arms with means and intervals, the comparisons, and the verdict's sentence."""
     from tombola.report.style import arm_name
-    from tombola.report.words import Unit
 
     unit = Unit(result["metric"])
     compared = result["comparisons"]
     rows = []
     for name, arm in result["arms"].items():
-        half = f"± {unit.bare(arm['interval'][1] - arm['mean'])}" if arm["interval"] else "-"
+        half = unit.half(arm["mean"], arm["interval"]) or MISSING
         reached = [step for step in arm["iterations_to_dense_loss"] if step is not None]
         against = compared.get(name)
         rows.append(
@@ -181,10 +181,8 @@ def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
 
 def _reached(steps: list[int], runs: int) -> str:
     """Mean iterations of those runs that got to the dense network's loss, and how many did."""
-    from tombola.report.words import count
-
     if not steps:
-        return "-"
+        return MISSING
     mean = count(sum(steps) / len(steps))
     return mean if len(steps) == runs else f"{mean} ({len(steps)} of {runs})"
 
@@ -234,5 +232,5 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     state = export_state(
         ticket, out, weights=given["weights"], model=architecture(given, ticket), trusted=trusted(given)
     )
-    screen.line(f"wrote {out}: {len(state)} tensors, {ticket.density:.2%} of the prunable weights kept")
+    screen.line(f"wrote {out}: {len(state)} tensors, {density(ticket.density)} of the prunable weights kept")
     return {**told, "tensors": len(state)}

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from tombola.formats import MISSING, Fixed, Unit
 from tombola.report import words
 from tombola.report.overlap import Figure, MaskOverlap, SharedLayer
 from tombola.report.tables import Table
-from tombola.report.words import Unit
 
-PERCENT = Unit("accuracy")
+PERCENT, RATIO = Unit("accuracy"), Fixed("ratio", 3)
 
 
 def overlap_tables(study: MaskOverlap) -> list[Table]:
@@ -20,7 +18,7 @@ def overlap_tables(study: MaskOverlap) -> list[Table]:
 def overlap_numbers(study: MaskOverlap) -> list[tuple[str, str, str]]:
     """Key numbers: name, value, remark."""
     unit, ratio = Unit(study.metric), study.whole.shared["ratio"]
-    found = [("Overlap", _cell(ratio, lambda value: f"{value:.2f}"), "times chance")]
+    found = [("Overlap", _cell(ratio, Fixed("ratio", 2)), "times chance")]
     for tried in study.accuracy:
         if tried.mask in study.names:
             remark = f"trained; untrained {unit.show(tried.untrained.mean)}"
@@ -28,25 +26,16 @@ def overlap_numbers(study: MaskOverlap) -> list[tuple[str, str, str]]:
     return [*found, ("Replicates", str(study.replicates), "of everything")]
 
 
-def _cell(found: Figure, show: Callable[[float], str]) -> str:
-    """``98.10 ± 0.05``: mean and half the 95 % interval, where there is one."""
-    if found.mean is None:
-        return "–"
-    half = f" ± {show(found.interval[1] - found.mean)}" if found.interval else ""
-    return f"{show(found.mean)}{half}".replace("-", "\N{MINUS SIGN}")
-
-
-def _mean(found: Figure, form: str) -> str:
-    return "–" if found.mean is None else format(found.mean, form).replace("-", "\N{MINUS SIGN}")
+def _cell(found: Figure, unit: Unit, *, bare: bool = False) -> str:
+    """Mean and half the 95 % interval, where there is one; ``bare``: the mean alone."""
+    return MISSING if found.mean is None else unit.interval(found.mean, None if bare else found.interval)
 
 
 def _difference(unit: Unit, found: Figure) -> str:
     if found.mean is None:
-        return "–"
-    ends = found.interval
-    return unit.difference(found.mean) + (
-        f" ({unit.difference(ends[0])} to {unit.difference(ends[1])})" if ends else ""
-    )
+        return MISSING
+    ends = f" ({unit.differences.ends(*found.interval)})" if found.interval else ""
+    return unit.difference(found.mean) + ends
 
 
 def _accuracy(study: MaskOverlap) -> list[Table]:
@@ -57,13 +46,12 @@ def _accuracy(study: MaskOverlap) -> list[Table]:
         (
             tried.mask,
             words.density(tried.density),
-            *(_cell(found, unit.bare) for found in (tried.untrained, tried.trained, tried.searched)),
+            *(_cell(found, unit) for found in (tried.untrained, tried.trained, tried.searched)),
         )
         for tried in study.accuracy
     ]
-    percent = " in percent" if unit.percent else ""
     note = (
-        f"Test {study.metric}{percent}, mean ± half of the 95 % t-interval over "
+        f"Test {study.metric}, mean ± half of the 95 % t-interval over "
         f"{words.plural(study.replicates, 'replicate')}. All masks of a replicate lie on the same first weights, and "
         "train in the same data order. Its search: where the search that found the mask ended."
     )
@@ -93,14 +81,11 @@ def _shared(study: MaskOverlap) -> Table:
             layer.name,
             words.count(layer.total),
             *(words.density(side["density"].mean) for side in layer.sides),
-            _cell(found["both"], lambda value: f"{value:,.0f}"),
-            _mean(found["expected"], ",.1f"),
-            *(
-                _cell(found[part], lambda value: f"{value:.3f}")
-                for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes")
-            ),
-            _mean(found["jaccard"], ".3f"),
-            _mean(found["z"], "+.1f"),
+            _cell(found["both"], Fixed("weights")),
+            _cell(found["expected"], Fixed("weights", 1), bare=True),
+            *(_cell(found[part], RATIO) for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes")),
+            _cell(found["jaccard"], RATIO, bare=True),
+            _cell(found["z"], Fixed("z", 1).differences, bare=True),
         )
 
     note = (
@@ -130,15 +115,15 @@ def _kept(study: MaskOverlap) -> Table:
         chance = sides[0]["positive_by_chance"].mean
         return (
             layer.name,
-            *(_cell(side["positive"], PERCENT.bare) for side in sides),
-            "–" if chance is None else PERCENT.bare(chance),
-            *(_cell(side["magnitude"], lambda value: f"{value:.2f}") for side in sides),
-            *(_cell(side["flipped"], PERCENT.bare) for side in sides),
+            *(_cell(side["positive"], PERCENT) for side in sides),
+            PERCENT.show(chance),
+            *(_cell(side["magnitude"], Fixed("size", 2)) for side in sides),
+            *(_cell(side["flipped"], PERCENT) for side in sides),
         )
 
     note = (
-        "Positive: percent of the kept weights above 0 before training. Size: their mean |weight| before training over "
-        "that of the layer, 1 by chance. Sign changed: percent of them whose sign training under the mask changed."
+        "Positive: share of the kept weights above 0 before training. Size: their mean |weight| before training over "
+        "that of the layer, 1 by chance. Sign changed: share of them whose sign training under the mask changed."
     )
     first, second = study.names
     head = (

@@ -75,8 +75,7 @@ def key_numbers(run: Run) -> tuple[Number, ...]:
         for name, arm in verify.arms.items():
             if arm.mean is None:
                 continue
-            half = f"± {unit.bare(arm.interval[1] - arm.mean)}" if arm.interval else ""
-            found.append(Number(style.arm_name(name), unit.show(arm.mean), half))
+            found.append(Number(style.arm_name(name), unit.show(arm.mean), unit.half(arm.mean, arm.interval)))
         if verify.replicates:
             found.append(Number("Replicates", str(verify.replicates), "per arm, fresh seeds"))
         found += _prunable_number(verify.parameters)
@@ -127,8 +126,7 @@ def _study_numbers(study: Study, most: int = 6) -> tuple[Number, ...]:
     known = [(arm, summary) for arm in study.arms if (summary := spread(arm.values["test_accuracy"]))]
     if len(known) > most:
         known = list({id(arm): (arm, x) for arm, x in (known[0], max(known, key=lambda p: p[1].mean))}.values())
-    halves = [f"± {unit.bare(x.interval[1] - x.mean)}" if x.interval else "" for _, x in known]
-    found = [Number(arm.name, unit.show(x.mean), half) for (arm, x), half in zip(known, halves, strict=True)]
+    found = [Number(arm.name, unit.show(x.mean), unit.half(x.mean, x.interval)) for arm, x in known]
     return (*found, Number("Replicates", str(study.replicates), "of every arm"))
 
 

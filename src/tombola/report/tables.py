@@ -51,10 +51,10 @@ def _by_level(find: Find, title: str, reading: Reading, note: str, unit: Unit) -
         row = [words.density(at[0].density), f"{words.count(at[0].kept)} of {words.count(at[0].total)}"]
         for found in columns.values():
             point = found.get(number)
-            text = unit.spread(point.spread) if point else "–"
+            text = words.mean_of(unit, point.spread) if point else words.MISSING
             row.append(text + ("" if point is None or point.complete else "*"))
             if not alike:
-                row.append(str(point.spread.n) if point else "–")
+                row.append(str(point.spread.n) if point else words.MISSING)
         rows.append(tuple(row))
     heads = [text for arm in columns for text in (style.arm_name(arm), "n")[: 1 if alike else 2]]
     note += f" n = {sizes.pop()}." if alike else ""
@@ -74,7 +74,7 @@ def _layers(find: Find) -> Table | None:
     heads = [words.density(sum(x.density for x in found) / len(found)) for found in shown.values()]
     rows = []
     for name, size in sizes.items():
-        cells = [words.density(column[name].density) if name in column else "–" for column in columns]
+        cells = [words.density(column[name].density) if name in column else words.MISSING for column in columns]
         rows.append((name, words.count(size), *cells))
     replicates = max(map(len, shown.values()))
     over = "the mean over replicates" if replicates > 1 else "the one replicate"
@@ -90,7 +90,7 @@ def _layers(find: Find) -> Table | None:
 def find_tables(find: Find) -> list[Table]:
     """Numbers behind the figures of a search."""
     unit = Unit(find.metric)
-    how = "Mean" + (" in percent" if unit.percent else "") + " ± half of its 95 % t-interval over n replicates;"
+    how = "Mean ± half of its 95 % t-interval over n replicates;"
     how += " fewer than 3: lowest to highest."
     found = [
         _by_level(find, f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, how, unit),
@@ -110,8 +110,8 @@ def find_tables(find: Find) -> list[Table]:
 def _iterations(values: tuple[int | None, ...]) -> str:
     known = spread(float(v) for v in values if v is not None)
     if known is None:
-        return "–"
-    text = words.ITERATIONS.spread(known)
+        return words.MISSING
+    text = words.mean_of(words.ITERATIONS, known)
     return text if known.n == len(values) else f"{text} ({known.n} of {len(values)})"
 
 
@@ -126,7 +126,7 @@ def verify_tables(verify: Verify) -> list[Table]:
             (
                 style.arm_name(name),
                 unit.show(arm.mean),
-                f"{unit.bare(ends[0])} to {unit.bare(ends[1])}" if ends else "–",
+                unit.ends(*ends) if ends else words.MISSING,
                 str(len(arm.test_accuracy)),
                 _iterations(arm.early_stop_iteration),
                 _iterations(arm.iterations_to_dense_loss),
@@ -146,7 +146,7 @@ def verify_tables(verify: Verify) -> list[Table]:
                 item.verdict,
                 unit.difference(item.difference),
                 unit.difference(item.lower),
-                f"{unit.difference(ends[0])} to {unit.difference(ends[1])}" if ends else "–",
+                unit.differences.ends(*ends) if ends else words.MISSING,
             )
         )
     if claims:
@@ -167,7 +167,7 @@ def study_tables(study: Study) -> list[Table]:
         (arm.name, words.density(arm.kept), *(_study_cell(unit, figure, arm.values[figure]) for figure in columns))
         for arm in study.arms
     ]
-    how = "Means" + (" in percent" if unit.percent else "") + " ± half of the 95 % t-interval"
+    how = "Means ± half of the 95 % t-interval"
     how += f" over {words.plural(study.replicates, 'replicate')}; fewer than 3: lowest to highest."
     told = (
         f"{how} Train, val and test {study.metric}: of the final network, in evaluation mode, on unaugmented examples. "
@@ -192,17 +192,16 @@ def study_tables(study: Study) -> list[Table]:
 def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str:
     found = spread(values)
     if figure == "bits_per_weight":  # hardly varies: an interval would be noise of rounding
-        return "–" if found is None else f"{found.mean:.3g}"
-    return unit.spread(found).replace("-", "\N{MINUS SIGN}")
+        return words.MISSING if found is None else words.BITS.bare(found.mean)
+    return words.mean_of(unit.differences if figure in (GAP, SHIFT) else unit, found)
 
 
 def _difference_cell(unit: Unit, figure: str, found: Difference | None) -> str:
     if found is None or found.difference is None:
-        return "–"
+        return words.MISSING
     if figure == "bits_per_weight":
-        return Unit(figure).difference(found.difference)
-    ends = found.interval
-    within = f" ({unit.difference(ends[0])} to {unit.difference(ends[1])})" if ends else ""
+        return words.BITS.difference(found.difference)
+    within = f" ({unit.differences.ends(*found.interval)})" if found.interval else ""
     return unit.difference(found.difference) + within
 
 
@@ -252,18 +251,18 @@ def runs_table(runs: tuple[Run, ...]) -> Table:
     """One row per run, for reports of several."""
     rows = []
     for run in runs:
-        last = best = dense = "–"
+        last = best = dense = words.MISSING
         if run.find is not None:
             unit = Unit(run.find.metric)
             found = points(run.find, "ticket", lambda level: level.test_accuracy)
             if found:
                 point = min(found, key=lambda p: p.density)
-                last = f"{words.density(point.density)}: {unit.spread(point.spread)}"
+                last = f"{words.density(point.density)}: {words.mean_of(unit, point.spread)}"
             keeps = words.sparsest_that_keeps_up(run.find)
-            best = words.density(keeps.density) if keeps else "–"
+            best = words.density(keeps.density) if keeps else words.MISSING
             whole = words.dense_point(run.find)
-            dense = unit.spread(whole.spread) if whole else "–"
-        size = str(len(run.find.replicates)) if run.find else "–"
+            dense = words.mean_of(unit, whole.spread) if whole else words.MISSING
+        size = str(len(run.find.replicates)) if run.find else words.MISSING
         rows.append((run.name, words.subtitle(run), size, dense, best, last))
     head = ("Run", "What", "n", "Dense", "Keeps up down to", "Sparsest: result")
     note = "Keeps up down to: the lowest density to which every mean stays within 0.2 points of dense."

@@ -2,81 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from tombola.formats import BITS, ITERATIONS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import Point, Spread, points, spread
 from tombola.report.comparison import Study
 from tombola.report.summary import Find, Run
 
+__all__ = ["BITS", "ITERATIONS", "MISSING", "Unit", "count", "density", "mean_of", "plural"]
+
 KEEPS_UP = 0.002  # 0.2 points, the default margin of `tombola verify`
 
 
-@dataclass(frozen=True)
-class Unit:
-    """How a metric is printed and drawn: fractions as percent, anything else as it is."""
-
-    metric: str
-
-    @property
-    def percent(self) -> bool:
-        return self.metric == "accuracy"
-
-    @property
-    def factor(self) -> float:
-        return 100.0 if self.percent else 1.0
-
-    def axis(self, what: str) -> str:
-        return f"{what} {self.metric} (%)" if self.percent else f"{what} {self.metric}"
-
-    def show(self, value: float | None) -> str:
-        if value is None:
-            return "–"
-        return f"{100 * value:.2f} %" if self.percent else f"{value:.4g}"
-
-    def bare(self, value: float) -> str:
-        if self.metric == "iterations":
-            return f"{value:,.0f}"
-        return f"{100 * value:.2f}" if self.percent else f"{value:.4g}"
-
-    def difference(self, value: float | None) -> str:
-        if value is None:
-            return "–"
-        text = f"{100 * value:+.2f}" if self.percent else f"{value:+.4g}"
-        return text.replace("-", "\N{MINUS SIGN}")
-
-    def spread(self, found: Spread | None) -> str:
-        """``98.10 ± 0.05``: mean and half the 95 % interval; ``98.10 (98.05 to 98.15)`` for two values."""
-        if found is None:
-            return "–"
-        if found.interval is None:
-            ends = f" ({self.bare(found.low)} to {self.bare(found.high)})" if found.n > 1 else ""
-            return self.bare(found.mean) + ends
-        return f"{self.bare(found.mean)} ± {self.bare(found.interval[1] - found.mean)}"
-
-
-ITERATIONS = Unit("iterations")
-
-
-def density(value: float | None) -> str:
-    """A density as percent with three digits."""
-    if value is None:
-        return "–"
-    return f"{100 * value:.3g} %" if value < 0.9995 or value == 1 else f"{100 * value:.5g} %"
-
-
-def count(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if value == int(value) else f"≈ {value:,.0f}"
+def mean_of(unit: Unit, found: Spread | None) -> str:
+    """``98.10 ± 0.05 %``: mean and half the 95 % interval; ``98.10 % (98.05 to 98.15 %)`` for two values."""
+    if found is None:
+        return MISSING
+    if found.interval is None and found.n > 1:
+        return f"{unit.show(found.mean)} ({unit.ends(found.low, found.high)})"
+    return unit.interval(found.mean, found.interval)
 
 
 def keep_together(text: str) -> str:
     """No line break between a number and its percent sign, or around an equals sign."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-
-
-def plural(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def dense_point(find: Find) -> Point | None:

@@ -1,0 +1,191 @@
+"""One way to print a number: percents, differences in points, counts and metrics, for tables, sentences and figures.
+
+Percents have two decimals and their sign, whole numbers are grouped by thousands, metrics without a known unit have
+four significant digits, negative numbers have a minus sign and what is missing is a dash.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+__all__ = [
+    "BITS",
+    "ITERATIONS",
+    "MINUS",
+    "MISSING",
+    "Fixed",
+    "Unit",
+    "count",
+    "density",
+    "number",
+    "percent",
+    "plural",
+    "significant",
+]
+
+MINUS = "\N{MINUS SIGN}"
+MISSING = "\N{EN DASH}"
+DIGITS = 4
+"""Significant digits of a metric without a known unit."""
+
+
+def number(value: float, decimals: int, *, sign: bool = False) -> str:
+    """``value`` with ``decimals`` digits after the point; ``sign`` writes + as well. What rounds to 0 has no sign."""
+    if not math.isfinite(value):
+        return "not a number" if math.isnan(value) else f"{MINUS if value < 0 else ''}infinite"
+    text = f"{abs(value):,.{decimals}f}"
+    if not any(digit in text for digit in "123456789"):
+        return text
+    return (MINUS if value < 0 else "+" if sign else "") + text
+
+
+def percent(fraction: float | None, decimals: int = 2, *, sign: bool = False) -> str:
+    """A fraction as percent: 0.98123 -> "98.12 %"."""
+    return MISSING if fraction is None else f"{number(100 * fraction, decimals, sign=sign)} %"
+
+
+def density(fraction: float | None) -> str:
+    """A density as percent with two decimals, or more where these would say 0 or 100 of what is not."""
+    if fraction is None:
+        return MISSING
+    if 0 < fraction < 0.001:
+        return f"{significant(100 * fraction, 2)} %"
+    texts = (f"{100 * fraction:.{decimals}f}" for decimals in range(2, 13))
+    return f"{next((text for text in texts if fraction == 1 or float(text) < 100), '100.00')} %"
+
+
+def count(value: float | None) -> str:
+    """A count, or the mean of several to the nearest whole: "266,200"."""
+    return MISSING if value is None else number(value, 0)
+
+
+def decimals_of(value: float, digits: int = DIGITS) -> int:
+    """Digits after the point that show ``digits`` significant ones of ``value``, at least 0."""
+    if value == 0 or not math.isfinite(value):
+        return 0
+    lead = int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
+    return max(0, digits - 1 - lead)
+
+
+def significant(value: float, digits: int = DIGITS, *, sign: bool = False) -> str:
+    """``digits`` significant digits, as a decimal number where that stays readable: "0.4813", "35,012", "1.234e−09"."""
+    if value and math.isfinite(value) and not 1e-6 <= abs(value) < 1e15:
+        mantissa, _, exponent = f"{abs(value):.{digits - 1}e}".partition("e")
+        lead = MINUS if value < 0 else "+" if sign else ""
+        return f"{lead}{mantissa}e{exponent.replace('-', MINUS).replace('+', '')}"
+    return number(value, decimals_of(value, digits), sign=sign)
+
+
+def plural(number: int, word: str) -> str:
+    """The number with its word: "1 replicate", "1,200 replicates"."""
+    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a metric is printed and drawn: accuracies as percent, differences of them in points, others as they are."""
+
+    metric: str
+
+    @property
+    def percent(self) -> bool:
+        """Whether values are fractions that are shown as percent."""
+        return self.metric == "accuracy"
+
+    @property
+    def factor(self) -> float:
+        """What values are multiplied by for display."""
+        return 100.0 if self.percent else 1.0
+
+    @property
+    def sign(self) -> str:
+        """What stands behind a value: " %" or nothing."""
+        return " %" if self.percent else ""
+
+    @property
+    def points(self) -> str:
+        """What stands behind a difference: " points" or nothing."""
+        return " points" if self.percent else ""
+
+    def axis(self, what: str) -> str:
+        """The label of an axis: "Test accuracy (%)"."""
+        return f"{what} {self.metric} (%)" if self.percent else f"{what} {self.metric}"
+
+    def axis_of_differences(self, what: str) -> str:
+        """The label of an axis of differences: "Difference in test accuracy (points)"."""
+        return f"{what} {self.metric} (points)" if self.percent else f"{what} {self.metric}"
+
+    def show(self, value: float | None) -> str:
+        """A value with its unit: "98.12 %"."""
+        return MISSING if value is None else f"{self.bare(value)}{self.sign}"
+
+    def bare(self, value: float, like: float | None = None) -> str:
+        """A value without its unit: "98.12"; with as many decimals as ``like`` would have."""
+        if self.percent:
+            return number(100 * value, 2)
+        if like is not None and 1e-6 <= abs(like) < 1e15:
+            return number(value, decimals_of(like))
+        return significant(value)
+
+    def difference(self, value: float | None) -> str:
+        """A difference with its sign, without a unit: "+0.17"."""
+        if value is None:
+            return MISSING
+        return number(100 * value, 2, sign=True) if self.percent else significant(value, sign=True)
+
+    @property
+    def differences(self) -> Unit:
+        """How differences of the metric are printed: signed, without a sign of percent."""
+        return _Differences(self.metric)
+
+    def half(self, mean: float, ends: tuple[float, float] | list[float] | None) -> str:
+        """``± 0.05 %``: half an interval, with the decimals of its mean; nothing without an interval."""
+        return "" if ends is None else f"± {self.bare((ends[1] - ends[0]) / 2, like=mean)}{self.sign}"
+
+    def interval(self, mean: float, ends: tuple[float, float] | list[float] | None) -> str:
+        """``98.10 ± 0.05 %``: a mean and half its interval; the mean alone without one."""
+        return self.show(mean) if ends is None else f"{self.bare(mean)} {self.half(mean, ends)}"
+
+    def ends(self, low: float, high: float) -> str:
+        """The two ends of an interval: ``97.50 to 98.00 %``."""
+        return f"{self.bare(low)} to {self.bare(high)}{self.sign}"
+
+
+@dataclass(frozen=True)
+class _Differences(Unit):
+    """Differences: signed; what they are differences of stands in the heading."""
+
+    @property
+    def sign(self) -> str:
+        return ""
+
+    def bare(self, value: float, like: float | None = None) -> str:
+        return self.difference(value) if like is None else super().bare(value, like)
+
+
+@dataclass(frozen=True)
+class Fixed(Unit):
+    """What has a fixed number of decimals: iterations, ratios, bits per weight."""
+
+    decimals: int = 0
+
+    def bare(self, value: float, like: float | None = None) -> str:
+        return number(value, self.decimals)
+
+    def difference(self, value: float | None) -> str:
+        return MISSING if value is None else number(value, self.decimals, sign=True)
+
+    @property
+    def differences(self) -> Unit:
+        return _FixedDifferences(self.metric, self.decimals)
+
+
+@dataclass(frozen=True)
+class _FixedDifferences(Fixed):
+    def bare(self, value: float, like: float | None = None) -> str:
+        return number(value, self.decimals, sign=like is None)
+
+
+ITERATIONS = Fixed("iterations", 0)
+BITS = Fixed("bits per weight", 2)
