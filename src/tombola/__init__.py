@@ -5,7 +5,9 @@ Importing this package costs next to nothing: every name below is loaded when it
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,8 +19,10 @@ if TYPE_CHECKING:
     from tombola.methods.joint import Joint
     from tombola.methods.learned_mask import LearnedMask
     from tombola.runtime.deploy import deploy
+    from tombola.select.select import select
     from tombola.study.verify import verify
-    from tombola.supermask.attach import attach, make_permanent, refresh
+    from tombola.supermask.attach import attach, detach, make_permanent, read, refresh
+    from tombola.supermask.rules import TopK
     from tombola.ticket.ticket import Ticket
     from tombola.train.hold import hold
     from tombola.train.options import Options
@@ -37,13 +41,17 @@ __all__ = [
     "Ticket",
     "TicketError",
     "TombolaError",
+    "TopK",
     "attach",
     "deploy",
+    "detach",
     "find",
     "hold",
     "make_permanent",
     "prunable",
+    "read",
     "refresh",
+    "select",
     "verify",
 ]
 
@@ -51,9 +59,13 @@ _HOME = {
     "EdgePopup": "tombola.methods.edge_popup",
     "Joint": "tombola.methods.joint",
     "LearnedMask": "tombola.methods.learned_mask",
+    "TopK": "tombola.supermask.rules",
     "attach": "tombola.supermask.attach",
+    "detach": "tombola.supermask.attach",
     "make_permanent": "tombola.supermask.attach",
+    "read": "tombola.supermask.attach",
     "refresh": "tombola.supermask.attach",
+    "select": "tombola.select.select",
     "IterativePruning": "tombola.methods.imp",
     "Mask": "tombola.mask",
     "Options": "tombola.train.options",
@@ -79,7 +91,6 @@ _PACKAGES = frozenset(
         "rng",
         "runs",
         "runtime",
-        "select",
         "study",
         "supermask",
         "ticket",
@@ -96,6 +107,20 @@ def __getattr__(name: str) -> Any:
     if name in _PACKAGES:
         return import_module(f"tombola.{name}")
     raise AttributeError(f"module 'tombola' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """This module: a public name stays what `__all__` says, also where a subpackage is called the same.
+
+    `tombola.select` is the function; importing from the package of that name would put the package in its place.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __dir__() -> list[str]:

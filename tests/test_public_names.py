@@ -1,0 +1,43 @@
+"""What `import tombola as tb` offers, in whatever order its parts are imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import import_module
+
+import pytest
+
+import tombola as tb
+
+ORDERS = {
+    "the package first": "import tombola.select.topk\nfrom tombola.select import topk\nimport tombola as tb\n",
+    "the function first": "import tombola as tb\ntb.select\nimport tombola.select.criteria\n",
+}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_select_is_the_function_whatever_was_imported_before(order: str) -> None:
+    code = (
+        ORDERS[order]
+        + "import inspect, tombola.select\nfrom tombola.select import select\nfrom tombola import select as same\n"
+        "assert inspect.isfunction(tb.select) and tb.select is select is same is tombola.select\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = "import sys, tombola\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("name", tb.__all__)
+def test_every_public_name_is_what_its_home_defines(name: str) -> None:
+    found = getattr(tb, name)
+    assert getattr(import_module(found.__module__), name) is found
+    assert name in dir(tb)
+    assert found.__doc__
+
+
+def test_the_verbs_of_learned_masks_stand_side_by_side() -> None:
+    assert {"attach", "refresh", "read", "detach", "make_permanent", "TopK", "hold", "select"} <= set(tb.__all__)
