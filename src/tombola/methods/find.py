@@ -208,6 +208,8 @@ def find_result(request: Request, splits: Splits, replicates: list[dict[str, Any
         "model": name_of_model(request.model),
         "data": splits.name,
         "metric": splits.task.metric_name,
+        "higher_is_better": splits.task.higher_is_better,
+        "input_shape": list(splits.input_shape),
         "parameters": parameters(request, splits, replicates[0]["arms"]["ticket"][-1]["total"]),
         "replicates": replicates,
     }

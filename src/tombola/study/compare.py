@@ -101,6 +101,8 @@ def run_comparison(
             "model": name_of_model(spec),
             "data": splits.name,
             "metric": splits.task.metric_name,
+            "higher_is_better": splits.task.higher_is_better,
+            "input_shape": list(splits.input_shape),
             "replicates": replicates,
             "seeds": [replicate_seed(seed, index) for index in range(replicates)],
             "parameters": parameters(requests[0], splits, searches[0][0].levels[-1]["total"]),

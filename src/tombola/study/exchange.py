@@ -307,6 +307,8 @@ def _result(
         "model": name_of_model(study.requests[0].model),
         "data": splits.name,
         "metric": splits.task.metric_name,
+        "higher_is_better": splits.task.higher_is_better,
+        "input_shape": list(splits.input_shape),
         "replicates": count,
         "seeds": [replicate_seed(study.requests[0].seed, index) for index in range(count)],
         "names": [arm.name for arm in study.arms],
@@ -321,6 +323,7 @@ def _result(
                 "trained": figure([level["test_accuracy"] for level in levels]),
                 "searched": figure([level["test_accuracy"] for level in searched[mask]]) if mask in searched else None,
                 "metrics": [level["metrics"] for level in levels],
+                "tickets": [level["ticket"] for level in levels],
             }
             for mask, levels in tested.items()
         ],

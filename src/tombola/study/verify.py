@@ -254,6 +254,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "replicates": verification.replicates,
         "margin": verification.margin,
         "metric": splits.task.metric_name,
+        "higher_is_better": splits.task.higher_is_better,
         "arms": {
             name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)])
             for name, arm in arms.items()
