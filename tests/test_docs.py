@@ -1,7 +1,8 @@
-"""The Python blocks of the documentation run as they stand, in order, and the shell commands in it parse."""
+"""The documentation's Python and shell blocks run as they stand, in order; long commands are parsed."""
 
 from __future__ import annotations
 
+import glob
 import re
 import shlex
 import sys
@@ -11,21 +12,20 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from cli_calls import call
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    ROOT / page
-    for page in ("docs/guide.md", "docs/supermasks.md", "docs/multi-prize.md", "docs/deploy.md", "README.md")
-]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = [page for page in PAGES if page.stem in ("README", "guide", "supermasks", "multi-prize", "deploy")]
 _BLOCK = re.compile(
-    r"^(?:<!-- (?P<mark>not run|file: (?P<file>[\w.]+)) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
+    r"^(?:<!-- (?P<mark>not run|long|file: (?P<file>[\w.]+)) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
 
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block. `mark` is "not run" where the page says so; `file` the name it is to be saved under."""
+    """One fenced block. `mark`: "not run", or "long" for commands that are only parsed; `file`: its name if saved."""
 
     language: str
     code: str
@@ -41,8 +41,25 @@ def blocks(page: Path) -> Iterator[Block]:
         yield Block(found["language"], found["code"], line, found["mark"] or "", found["file"] or "")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def commands(block: Block) -> Iterator[list[str]]:
+    """The words of each of its commands, without comments."""
+    for line in block.code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if words:
+            yield words
+
+
+def run_shell(block: Block) -> None:
+    """What a shell would do with `tombola` commands; any other command may not stand in a block that is run."""
+    for program, *words in commands(block):
+        assert program == "tombola", f"line {block.line}: mark the block as long, or leave {program} out"
+        expanded = [found for word in words for found in (sorted(glob.glob(word)) or [word])]  # noqa: PTH207
+        status, _, errors = call(*expanded)
+        assert status == 0, f"line {block.line}: tombola {shlex.join(words)}\n{errors}"
+
+
+@pytest.mark.parametrize("page", RUN, ids=lambda page: page.name)
+def test_a_page_runs_from_top_to_bottom(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     module = ModuleType("docs_page")
@@ -50,32 +67,42 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     written = []
     try:
         for block in blocks(page):
-            if block.language != "python" or block.mark == "not run":
+            if block.mark in ("not run", "long"):
                 continue
             if block.file:
                 (tmp_path / block.file).write_text(block.code, encoding="utf-8")
                 written.append(Path(block.file).stem)
-                continue
-            # as many empty lines as the page has before it, so that a traceback names the page's own line
-            exec(compile("\n" * block.line + block.code, str(page), "exec"), vars(module))
+            elif block.language == "python":
+                # as many empty lines as the page has before it, so that a traceback names the page's own line
+                exec(compile("\n" * block.line + block.code, str(page), "exec"), vars(module))
+            elif block.language == "sh":
+                run_shell(block)
     finally:
         for name in written:
             sys.modules.pop(name, None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_shell_commands_are_known(page: Path) -> None:
+def test_long_commands_are_known(page: Path) -> None:
     from tombola.cli import _find_verb, all_verbs
 
     for block in blocks(page):
-        if block.language not in ("sh", "bash") or block.mark == "not run":
+        if block.mark != "long":
             continue
-        for line in block.code.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["tombola"] and not {"--help", "--version", "--print_config"} & set(words):
+        for words in commands(block):
+            if words[0] == "tombola":
                 verb, rest = _find_verb(all_verbs(), words[1:])
-                if verb is not None:
-                    verb.parse(rest)
+                assert verb is not None, words
+                verb.parse(rest)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_is_run_or_parsed(page: Path) -> None:
+    for block in blocks(page):
+        if re.search(r"^(\.\.\. )?tombola ", block.code, re.MULTILINE):
+            assert block.language == "sh", f"line {block.line}"
+            assert block.mark != "not run", f"line {block.line}"
+        assert "..." not in block.code or block.language != "sh" or block.mark == "long", f"line {block.line}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

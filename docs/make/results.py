@@ -1,0 +1,111 @@
+"""The committed results as plain tables, and the statistics that the pages are written with."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from tombola.study.statistics import Difference, difference, interval
+
+DOCS = Path(__file__).resolve().parents[1]
+RESULTS = DOCS / "results"
+MINUS = "\N{MINUS SIGN}"
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Networks:
+    """One study's networks.csv: one row for each trained network."""
+
+    rows: tuple[Row, ...]
+
+    def where(self, **wanted: object) -> Networks:
+        """The rows whose columns are as given, compared as text."""
+        kept = [row for row in self.rows if all(row[key] == str(value) for key, value in wanted.items())]
+        return Networks(tuple(kept))
+
+    def last_levels(self) -> Networks:
+        """Of each arm and replicate the row of its last level."""
+        last: dict[tuple[str, str], Row] = {}
+        for row in self.rows:
+            last[row["arm"], row["replicate"]] = row
+        return Networks(tuple(last.values()))
+
+    def values(self, column: str) -> list[float]:
+        """The column's numbers in the order of the replicates; rows without one are left out."""
+        return [float(row[column]) for row in self.rows if row[column] != ""]
+
+    def arms(self) -> list[str]:
+        return list(dict.fromkeys(row["arm"] for row in self.rows))
+
+
+def networks(study: str, name: str = "networks.csv") -> Networks:
+    """A table of docs/results/`study`."""
+    with (RESULTS / study / name).open(newline="", encoding="utf-8") as file:
+        return Networks(tuple(csv.DictReader(file)))
+
+
+def arm(study: str, name: str, column: str = "test_accuracy") -> list[float]:
+    """The last level's values of one arm over its replicates."""
+    found = networks(study).last_levels().where(arm=name).values(column)
+    if not found:
+        raise LookupError(f"{study} has no {column} of an arm {name!r}")
+    return found
+
+
+def record(study: str, name: str) -> Any:
+    """A JSON file of docs/results/`study`."""
+    return json.loads((RESULTS / study / name).read_text(encoding="utf-8"))
+
+
+def processors() -> Iterator[Path]:
+    """The folders of benchmark records, one for each processor."""
+    return (folder for folder in sorted((RESULTS / "benchmarks").iterdir()) if folder.is_dir())
+
+
+# ---- how numbers are written ------------------------------------------------------------------------------------
+
+
+def number(value: float, digits: int = 2, sign: bool = False) -> str:
+    """With a real minus sign; a zero has no sign."""
+    text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
+    bare = text.lstrip("+-")
+    return bare if not float(bare.replace(",", "")) else text.replace("-", MINUS)
+
+
+def percent(density: float) -> str:
+    """A density: 21.07 %."""
+    return f"{100 * density:.2f} %"
+
+
+def spread(values: Sequence[float], factor: float = 100, digits: int = 2) -> str:
+    """Mean ± half of the 95 % t-interval; the mean alone of fewer than three values."""
+    mean = number(factor * fmean(values), digits)
+    ends = interval(values) if len(values) >= 3 else None
+    return mean if ends is None else f"{mean} ± {number(factor * (ends[1] - ends[0]) / 2, digits)}"
+
+
+def ends(found: Difference, factor: float = 100, digits: int = 2) -> str:
+    """low to high of a difference's two-sided interval."""
+    assert found.interval is not None
+    low, high = (number(factor * end, digits, sign=True) for end in found.interval)
+    return f"{low} to {high}"
+
+
+def gap(first: Sequence[float], second: Sequence[float], factor: float = 100, digits: int = 2) -> str:
+    """first - second: +0.61 (95 %: +0.31 to +0.92)."""
+    found = difference(first, second)
+    return f"{number(factor * found.difference, digits, sign=True)} (95 %: {ends(found, factor, digits)})"
+
+
+def apart(first: Sequence[float], second: Sequence[float]) -> int:
+    """1 or -1 where the 95 % interval of first - second leaves out 0, else 0."""
+    found = difference(first, second).interval
+    assert found is not None
+    return 1 if found[0] > 0 else -1 if found[1] < 0 else 0
