@@ -46,13 +46,14 @@ class Claim:
 
     def pattern(self) -> re.Pattern[str]:
         """The sentence with anything that looks like a number in its places, however its lines are broken."""
-        words = _PLACE.split(self.text)
-        parts = []
+        words, parts = _PLACE.split(self.text), []
         for index, word in enumerate(words):
-            if index % 2:
-                parts.append(r"([^|\n]{1,40}?)" if index < len(words) - 1 and words[index + 1] else r"(\S{1,40})")
-            else:
+            if not index % 2:
                 parts.append(r"\s+".join(map(re.escape, re.split(r"\s+", word))))
+            elif not words[index - 1]:  # it begins with a number
+                parts.append(r"(?<![^\s(|*])(\S{1,40})")
+            else:
+                parts.append(r"([^|\s](?:[^|\n]{0,40}?[^|\s])??)" if words[index + 1] else r"(\S{1,40})")
         return re.compile("".join(parts))
 
 
@@ -62,6 +63,8 @@ class Fault:
 
     page: str
     what: str
+    mendable: bool = False
+    """Whether writing the page anew puts it right."""
 
     def __str__(self) -> str:
         return f"{self.page}: {self.what}"
@@ -78,7 +81,7 @@ def with_tables(text: str, page: str, tables: Mapping[str, Table]) -> tuple[str,
             return found.group()
         wanted = tables[name].markdown()
         if found["body"] != wanted:
-            faults.append(Fault(page, f"table {name!r} is not what the results give"))
+            faults.append(Fault(page, f"table {name!r} is not what the results give", mendable=True))
         return f"<!-- table: {name} -->\n{wanted}<!-- end -->"
 
     return _TABLE.sub(fill, text), faults
@@ -98,7 +101,7 @@ def with_claim(text: str, claim: Claim) -> tuple[str, list[Fault]]:
         wanted, here = claim.numbers[claim.places[index]], found[0].span(index + 1)
         shown = text[here[0] : here[1]]
         if shown != wanted:
-            faults.append(Fault(claim.page, f"{shown!r} should be {wanted!r} in {claim.text!r}"))
+            faults.append(Fault(claim.page, f"{shown!r} should be {wanted!r} in {claim.text!r}", mendable=True))
             text = text[: here[0]] + wanted + text[here[1] :]
     return text, faults
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from tombola.formats import number
 from tombola.study.statistics import Difference, difference, interval
 
 DOCS = Path(__file__).resolve().parents[1]
 RESULTS = DOCS / "results"
-MINUS = "\N{MINUS SIGN}"
 
 Row = dict[str, str]
 
@@ -72,13 +72,6 @@ def processors() -> Iterator[Path]:
 # ---- how numbers are written ------------------------------------------------------------------------------------
 
 
-def number(value: float, digits: int = 2, sign: bool = False) -> str:
-    """With a real minus sign; a zero has no sign."""
-    text = f"{value:+,.{digits}f}" if sign else f"{value:,.{digits}f}"
-    bare = text.lstrip("+-")
-    return bare if not float(bare.replace(",", "")) else text.replace("-", MINUS)
-
-
 def percent(density: float) -> str:
     """A density: 21.07 %."""
     return f"{100 * density:.2f} %"
@@ -102,6 +95,16 @@ def gap(first: Sequence[float], second: Sequence[float], factor: float = 100, di
     """first - second: +0.61 (95 %: +0.31 to +0.92)."""
     found = difference(first, second)
     return f"{number(factor * found.difference, digits, sign=True)} (95 %: {ends(found, factor, digits)})"
+
+
+def points(first: Sequence[float], second: Sequence[float], sign: bool = True) -> str:
+    """first - second in points."""
+    return number(100 * (fmean(first) - fmean(second)), 2, sign=sign)
+
+
+def behind(first: Sequence[float], second: Sequence[float]) -> str:
+    """How many points the first is behind the second, without a sign."""
+    return points(second, first, sign=False)
 
 
 def apart(first: Sequence[float], second: Sequence[float]) -> int:

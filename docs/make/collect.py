@@ -1,0 +1,119 @@
+"""A finished run's figures as small tables: `python docs/make/collect.py RUN docs/results/NAME [--curves]`.
+
+networks.csv has a row for each trained network, layers.csv what each of a ticket's layers keeps, curves.csv (with
+`--curves`) the validation accuracy over training; beside them lie the run's configuration and the versions. Nothing
+in them names a path, a host or a time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+FIGURES = (
+    "density",
+    "kept",
+    "total",
+    "steps",
+    "test_accuracy",
+    "test_accuracy_sampled",
+    "test_accuracy_early_stop",
+    "early_stop_iteration",
+    "early_stop_observed",
+    "iterations_to_dense_loss",
+    "val_loss_min",
+    "val_accuracy",
+    "train_accuracy_eval",
+    "train_accuracy",
+    "bits_per_weight",
+)
+
+Level = Mapping[str, Any]
+Trained = tuple[str, int, Level]
+"""Arm, replicate, one level of the result."""
+
+
+def trained(result: Mapping[str, Any]) -> Iterator[Trained]:
+    """Every network of a search with controls, or of a comparison of arms."""
+    if result["kind"] == "study":
+        for arm in result["arms"]:
+            for replicate, levels in enumerate(arm["replicates"]):
+                yield from ((arm["name"], replicate, level) for level in levels)
+    else:
+        for found in result["replicates"]:
+            for arm, levels in found["arms"].items():
+                yield from ((arm, found["replicate"], level) for level in levels)
+
+
+def log(run: Path, level: Level) -> list[dict[str, str]]:
+    """The rows of a level's metrics.csv."""
+    with (run / level["metrics"]).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def dense_loss(networks: Sequence[Trained]) -> float:
+    """The mean over replicates of the dense networks' lowest validation loss."""
+    return fmean(level["val_loss_min"] for _, _, level in networks if level["density"] == 1)
+
+
+def iterations_to(loss: float, rows: Sequence[Mapping[str, str]]) -> int | None:
+    """The first evaluation at or below a validation loss."""
+    return next((int(row["step"]) for row in rows if float(row["val_loss"]) <= loss), None)
+
+
+def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """A CSV of the columns that any row has a value in."""
+    found = list(rows)
+    columns = [key for key in dict.fromkeys(k for row in found for k in row) if any(r.get(key) is not None for r in found)]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: short(row.get(key)) for key in columns} for row in found)
+
+
+def short(value: Any) -> Any:
+    """Nine digits say all that a float32 holds."""
+    return float(f"{value:.9g}") if isinstance(value, float) else value
+
+
+def collect(run: Path, out: Path, curves: bool) -> None:
+    result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    networks = list(trained(result))
+    out.mkdir(parents=True, exist_ok=True)
+    target = dense_loss(networks) if result["kind"] == "find" else None
+    rows, layers, steps = [], [], []
+    for arm, replicate, level in networks:
+        about = {"arm": arm, "replicate": replicate, "level": level["level"]}
+        history = log(run, level) if curves or target is not None else []
+        reached = {} if target is None else {"iterations_to_dense_loss": iterations_to(target, history)}
+        rows.append(about | {name: {**level, **reached}.get(name) for name in FIGURES})
+        if arm not in ("random", "reinit"):  # the controls keep as many as the ticket
+            layers += [about | dict(layer) for layer in level.get("layers", ())]
+        if curves:
+            steps += [about | {"step": int(row["step"]), "val_accuracy": float(row["val_accuracy"])} for row in history]
+    write(out / "networks.csv", rows)
+    write(out / "layers.csv", layers)
+    if curves:
+        write(out / "curves.csv", steps)
+    shutil.copy(run / "config.yaml", out / "config.yaml")
+    versions = json.loads((run / "run.json").read_text(encoding="utf-8"))["versions"]
+    (out / "versions.json").write_text(json.dumps(versions, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--curves", action="store_true")
+    given = parser.parse_args()
+    collect(given.run, given.out, given.curves)
+
+
+if __name__ == "__main__":
+    main()

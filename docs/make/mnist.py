@@ -1,0 +1,167 @@
+"""docs/mnist.md, and the part of the README that shows it: LeNet-300-100 on MNIST, five searches with controls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import fmean
+
+from pages import Claim, Table
+from results import apart, difference, ends, networks, number, points, spread
+
+PAGE, README = "docs/mnist.md", "README.md"
+LEVELS, CONTROLLED = range(21), (7, 11, 15, 20)
+SHOWN = (0, 7, 9, 11, 15, 20)
+"""Levels of the README's table."""
+
+
+def values(arm: str, level: int, column: str = "test_accuracy") -> list[float]:
+    return networks("mnist-lenet").where(arm=arm, level=level).values(column)
+
+
+def density(level: int, digits: int = 2) -> str:
+    return f"{number(100 * values('ticket', level, 'density')[0], digits)} %"
+
+
+def accuracy(arm: str, level: int, column: str = "test_accuracy") -> str:
+    found = values(arm, level, column)
+    return spread(found) if found else ""
+
+
+def early_stop(arm: str, level: int, seen: bool = True) -> str:
+    """Iterations, and of how many runs the minimum was seen where it was not of all."""
+    found = values(arm, level, "early_stop_iteration")
+    if not found:
+        return ""
+    count = len(networks("mnist-lenet").where(arm=arm, level=level, early_stop_observed=True).rows)
+    note = f" (seen in {count})" if seen and count < len(found) else ""
+    return spread(found, 1, 0) + note
+
+
+def tables() -> Iterator[Table]:
+    head = ("density", "ticket", "at early stop", "early-stop iteration", "reinitialised", "early-stop iteration")
+    yield Table(
+        "mnist-lenet",
+        (
+            (*head, "random mask", "early-stop iteration"),
+            *(
+                (
+                    density(level) + (" (dense)" if level == 0 else ""),
+                    accuracy("ticket", level),
+                    accuracy("ticket", level, "test_accuracy_early_stop"),
+                    early_stop("ticket", level),
+                    *(cell for arm in ("reinit", "random") for cell in (accuracy(arm, level), early_stop(arm, level))),
+                )
+                for level in LEVELS
+            ),
+        ),
+    )
+    yield Table(
+        "mnist-lenet-short",
+        (
+            ("weights kept", "ticket", "same mask, other weights", "random mask", "iterations to the lowest validation loss"),
+            *(
+                (
+                    density(level, 1) if level else "100 % (dense)",
+                    accuracy("ticket", level),
+                    accuracy("reinit", level),
+                    accuracy("random", level),
+                    early_stop("ticket", level),
+                )
+                for level in SHOWN
+            ),
+        ),
+    )
+
+
+def layer_rows() -> Iterator[tuple[str, ...]]:
+    layers = networks("mnist-lenet", "layers.csv")
+    names = list(dict.fromkeys(row["name"] for row in layers.rows))
+    yield ("weights kept", *names)
+    for level in SHOWN[1:]:
+        rows = layers.where(arm="ticket", replicate=0, level=level)
+        shares = (rows.where(name=name).rows[0] for name in names)
+        yield density(level, 1), *(f"{number(100 * int(s['kept']) / int(s['total']), 1)} %" for s in shares)
+
+
+def reached(arm: str, level: int) -> list[float]:
+    """Iterations to the dense networks' mean lowest loss; those that never get there count with their whole length."""
+    found = networks("mnist-lenet").where(arm=arm, level=level)
+    return [float(row["iterations_to_dense_loss"] or row["steps"]) for row in found.rows]
+
+
+def arrivals(arm: str, level: int) -> list[float]:
+    """The iterations of those that get there."""
+    return values(arm, level, "iterations_to_dense_loss")
+
+
+def claims() -> Iterator[Claim]:
+    dense = values("ticket", 0)
+    stop, dense_stop = values("ticket", 7, "early_stop_iteration"), values("ticket", 0, "early_stop_iteration")
+    again = values("reinit", 7, "early_stop_iteration")
+    for page in (PAGE,):
+        early = "test_accuracy_early_stop"
+        yield Claim(
+            page,
+            "{early} points at early stop (95 %: {interval}), {end} at the end",
+            {
+                "early": points(values("ticket", 9, early), values("ticket", 0, early)),
+                "interval": ends(difference(values("ticket", 9, early), values("ticket", 0, early))),
+                "end": points(values("ticket", 9), dense),
+            },
+            apart(values("ticket", 9, early), values("ticket", 0, early)) > 0,
+        )
+    last = max(level for level in LEVELS if fmean(values("ticket", level)) >= fmean(dense))
+    yield Claim(
+        PAGE,
+        "between {last} ({above}, {above_ends}) and {next} ({below}, {below_ends}); at 3.6 % still {at15}",
+        {
+            "last": density(last),
+            "above": points(values("ticket", last), dense),
+            "above_ends": ends(difference(values("ticket", last), dense)),
+            "next": density(last + 1),
+            "below": points(values("ticket", last + 1), dense),
+            "below_ends": ends(difference(values("ticket", last + 1), dense)),
+            "at15": points(values("ticket", 15), dense),
+        },
+        apart(values("ticket", 15), dense) > 0,
+    )
+    yield Claim(
+        PAGE,
+        "{share} % earlier in the mean ({stop} against {dense}), but the interval holds 0 ({interval}): the dense early "
+        "stop scatters from {least} to {most}",
+        {
+            "share": number(100 * (1 - fmean(stop) / fmean(dense_stop)), 0),
+            "stop": number(fmean(stop), 0),
+            "dense": number(fmean(dense_stop), 0),
+            "interval": ends(difference(stop, dense_stop), 1, 0),
+            "least": number(min(dense_stop), 0),
+            "most": number(max(dense_stop), 0),
+        },
+        apart(stop, dense_stop) == 0,
+    )
+    bound = difference(values("ticket", 7), values("reinit", 7)).lower
+    assert bound is not None
+    yield Claim(
+        PAGE,
+        "{ratio}x ({stop} against {again} iterations, difference {interval}), and {points} points (at least {bound})",
+        {
+            "ratio": number(fmean(again) / fmean(stop), 2),
+            "stop": number(fmean(stop), 0),
+            "again": number(fmean(again), 0),
+            "interval": ends(difference(stop, again), 1, 0),
+            "points": points(values("ticket", 7), values("reinit", 7)),
+            "bound": number(100 * bound, 2, sign=True),
+        },
+        apart(stop, again) < 0 and bound > 0,
+    )
+    yield Claim(
+        PAGE,
+        "at 3.6 % reinitialised {reinit15}, random {random15} points against the ticket; at 1.2 % {reinit20} and {random20}",
+        {
+            f"{arm}{level}": points(values(arm, level), values("ticket", level))
+            for level in (15, 20)
+            for arm in ("reinit", "random")
+        },
+        all(apart(values(arm, n), values("ticket", n)) < 0 for arm in ("reinit", "random") for n in CONTROLLED),
+    )
+
