@@ -70,7 +70,9 @@ def iterations_to(loss: float, rows: Sequence[Mapping[str, str]]) -> int | None:
 def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """A CSV of the columns that any row has a value in."""
     found = list(rows)
-    columns = [key for key in dict.fromkeys(k for row in found for k in row) if any(r.get(key) is not None for r in found)]
+    columns = [
+        key for key in dict.fromkeys(k for row in found for k in row) if any(r.get(key) is not None for r in found)
+    ]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -58,7 +58,13 @@ def tables() -> Iterator[Table]:
     yield Table(
         "mnist-lenet-short",
         (
-            ("weights kept", "ticket", "same mask, other weights", "random mask", "iterations to the lowest validation loss"),
+            (
+                "weights kept",
+                "ticket",
+                "same mask, other weights",
+                "random mask",
+                "iterations to the lowest validation loss",
+            ),
             *(
                 (
                     density(level, 1) if level else "100 % (dense)",
@@ -164,4 +170,3 @@ def claims() -> Iterator[Claim]:
         },
         all(apart(values(arm, n), values("ticket", n)) < 0 for arm in ("reinit", "random") for n in CONTROLLED),
     )
-

@@ -1,4 +1,7 @@
-"""Joint training of mask and weights (seed 000): edge-popup's scores and ordinary weight training at once."""
+"""Joint training of mask and weights: edge-popup's scores and ordinary weight training at once.
+
+Proposed in "Finding Lottery Tickets via Gradient Descent" (LeapMind, 2021), without a formula.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Learned masks by probabilities: Zhou et al. 2019 (drawn) and seed 003's SuperMasks (thresholded)."""
+"""Learned masks by probabilities: Zhou et al. 2019 (drawn) and mshlis/SuperMasks (thresholded)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Seed 000's comparison: float, binary and masked binary networks, as a list of arms."""
+"""Float, binary and masked binary networks, as a list of arms.
+
+The comparison of "Finding Lottery Tickets via Gradient Descent" (LeapMind, 2021).
+"""
 
 from __future__ import annotations
 

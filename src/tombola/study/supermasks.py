@@ -33,7 +33,7 @@ _THRESHOLD = {"rule": "threshold", "biases": True, "train_norms": True}
 
 
 def mask_init_arms(setting: Setting) -> list[Arm]:
-    """Seed 003's three arms."""
+    """The three arms of "Super-Masks: Are They Good Initializations?" (mshlis/SuperMasks)."""
     options: MaskInit = setting.options
     half = halved(options.length)
     weights = {**_SUPERMASKS, "length": options.length, "lr": options.weights_lr, **setting.recipe}
@@ -73,7 +73,10 @@ class JointStudy:
 
 
 def joint_arms(setting: Setting) -> list[Arm]:
-    """Seed 000's comparison: a dense network, and at every density weights under a random mask, a mask, and both."""
+    """A dense network, and at every density weights under a random mask, a mask, and both.
+
+    "Finding Lottery Tickets via Gradient Descent" (LeapMind, 2021) says that the last regularises.
+    """
     options: JointStudy = setting.options
     arms = [setting.arm("weights only", "dense", {}, lr=options.weights_lr)]
     for density in options.densities:

@@ -157,7 +157,7 @@ class _Sigmoid:
 
 @dataclass(frozen=True)
 class Threshold(_Sigmoid):
-    """Kept where sigmoid(s) > 0.5, strictly (seed 003 and mshlis/SuperMasks); s begins at 1, everything kept."""
+    """Kept where sigmoid(s) > 0.5, strictly (mshlis/SuperMasks); s begins at 1, everything kept."""
 
     stochastic: ClassVar[bool] = False
     start: ClassVar[str | float] = 1.0
