@@ -7,7 +7,7 @@ from functools import partial
 from statistics import fmean
 
 from pages import Claim, Table
-from results import apart, arm, behind, ends, difference, networks, number, points, spread
+from results import apart, arm, behind, difference, ends, networks, number, points, spread
 
 PAGE = "docs/multi-prize.md"
 STUDY = "mnist-binary"
