@@ -133,8 +133,8 @@ def claims() -> Iterator[Claim]:
     )
     yield Claim(
         PAGE,
-        "{share} % earlier in the mean ({stop} against {dense}), but the interval holds 0 ({interval}): the dense early "
-        "stop scatters from {least} to {most}",
+        "{share} % earlier in the mean ({stop} against {dense}), but the interval holds 0 ({interval}): the dense "
+        "early stop scatters from {least} to {most}",
         {
             "share": number(100 * (1 - fmean(stop) / fmean(dense_stop)), 0),
             "stop": number(fmean(stop), 0),
@@ -162,7 +162,8 @@ def claims() -> Iterator[Claim]:
     )
     yield Claim(
         PAGE,
-        "at 3.6 % reinitialised {reinit15}, random {random15} points against the ticket; at 1.2 % {reinit20} and {random20}",
+        "at 3.6 % reinitialised {reinit15}, random {random15} points against the ticket; at 1.2 % {reinit20} and "
+        "{random20}",
         {
             f"{arm}{level}": points(values(arm, level), values("ticket", level))
             for level in (15, 20)

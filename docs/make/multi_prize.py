@@ -56,8 +56,8 @@ def claims() -> Iterator[Claim]:
     at20, at50 = _arm("multi-prize 20"), _arm("multi-prize 50")
     yield Claim(
         PAGE,
-        "a multi-prize ticket is {at20} points behind weight-trained float networks at 20 % of the weights and {at50} at "
-        "50 %, not 10 to 20",
+        "a multi-prize ticket is {at20} points behind weight-trained float networks at 20 % of the weights and {at50} "
+        "at 50 %, not 10 to 20",
         {"at20": behind(at20, real), "at50": behind(at50, real)},
         apart(at20, real) < 0 and apart(at50, real) < 0,
     )
