@@ -40,9 +40,9 @@ class Case:
     """Which weights are kept, and how much faster the network should be at least, and at best."""
 
     density: float
-    pattern: str
-    target: float
-    goal: float
+    pattern: str = "element"
+    target: float | None = None
+    goal: float | None = None
 
     @property
     def key(self) -> str:
@@ -59,21 +59,27 @@ CASES = (
 
 @dataclass(frozen=True)
 class Network:
-    """`build()` gives a network for images of `side` pixels; `cases` and `batches`: what is measured of it."""
+    """`build()` gives a network for images of `shape`; `cases` and `batches`: what is measured of it."""
 
     name: str
     build: Callable[[], nn.Module]
-    side: int = 32
+    shape: tuple[int, int, int] = (3, 32, 32)
     cases: tuple[Case, ...] = CASES
     batches: tuple[int, ...] = (64, 1)
 
 
-def ours(name: str) -> Network:
+def ours(name: str, shape: tuple[int, int, int] = (3, 32, 32)) -> Callable[[], nn.Module]:
     """One of Tombola's networks."""
-    return Network(name, lambda: build_network(name, input_shape=(3, 32, 32), classes=10))
+    return lambda: build_network(name, input_shape=shape, classes=10)
 
 
-NETWORKS = (ours("conv-6"), ours("resnet-18"), Network("mobilenet-v2", mobilenet_v2, 224, CASES[:1], (1,)))
+NETWORKS = (
+    Network("conv-6", ours("conv-6")),
+    Network("resnet-18", ours("resnet-18")),
+    # too small to gain, and many kinds of layers to choose for
+    Network("lenet-300-100", ours("lenet-300-100", (1, 28, 28)), (1, 28, 28), (Case(0.5),), (1,)),
+    Network("mobilenet-v2", mobilenet_v2, (3, 224, 224), CASES[:1], (1,)),
+)
 
 
 def masked(network: Network, case: Case) -> nn.Module:
@@ -85,7 +91,7 @@ def masked(network: Network, case: Case) -> nn.Module:
     with torch.no_grad():
         for key, weight in weights.items():
             weight.mul_(mask[key])
-        model(torch.randn(64 if network.side == 32 else 8, 3, network.side, network.side))
+        model(torch.randn(64 if network.shape[1] <= 32 else 8, *network.shape))
     return model.eval()
 
 
@@ -129,7 +135,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", nargs="+", default=names, choices=names, help="networks")
-    parser.add_argument("--cases", nargs="+", default=[case.key for case in CASES], help="such as 90 or 90/block:4")
+    parser.add_argument("--cases", nargs="+", default=None, help="such as 90 or 90/block:4")
     parser.add_argument("--batch", nargs="+", type=int, default=[64, 1])
     parser.add_argument("--json", action="store_true", help="end with one JSON object of all figures")
     args = parser.parse_args()
@@ -145,15 +151,15 @@ def main() -> None:
         for network in NETWORKS
         for case in network.cases
         for batch in network.batches
-        if network.name in args.only and case.key in args.cases and batch in args.batch
+        if network.name in args.only and (not args.cases or case.key in args.cases) and batch in args.batch
     ]
     for network, case, batch in chosen:
-        x = torch.randn(batch, 3, network.side, network.side)
+        x = torch.randn(batch, *network.shape)
         found = compare(masked(network, case), x, args.threads, args.rounds)
         cells = "".join(f"{found['ms'].get(name, float('nan')):19.2f}" for name in (*ENGINES, DEPLOYED))
         full, with_bf16 = found.pop("shown")
         print(
-            f"{network.name:13}{batch:6}{case.key:>12}{cells}   {full:20}{with_bf16:20}{case.target:6}"
+            f"{network.name:13}{batch:6}{case.key:>12}{cells}   {full:20}{with_bf16:20}{case.target or '':>6}"
             f"  {found['error']:.0e}  {found['deploy_seconds']:.1f} s",
             flush=True,
         )

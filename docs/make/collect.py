@@ -17,6 +17,7 @@ from statistics import fmean
 from typing import Any
 
 FIGURES = (
+    "origin",
     "density",
     "kept",
     "total",
@@ -43,8 +44,8 @@ def trained(result: Mapping[str, Any]) -> Iterator[Trained]:
     """Every network of a search with controls, or of a comparison of arms."""
     if result["kind"] == "study":
         for arm in result["arms"]:
-            for replicate, levels in enumerate(arm["replicates"]):
-                yield from ((arm["name"], replicate, level) for level in levels)
+            for replicate, (levels, origin) in enumerate(zip(arm["replicates"], arm["origins"], strict=True)):
+                yield from ((arm["name"], replicate, {**level, "origin": origin[:12]}) for level in levels)
     else:
         for found in result["replicates"]:
             for arm, levels in found["arms"].items():

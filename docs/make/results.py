@@ -59,6 +59,26 @@ def arm(study: str, name: str, column: str = "test_accuracy") -> list[float]:
     return found
 
 
+def contrast(study: str, first: str, second: str, column: str = "test_accuracy") -> Difference:
+    """One arm minus another, as the study's own comparisons are: paired where all replicates began with the same weights.
+
+    Paired differences have Student's t-interval of their mean, others Welch's.
+    """
+    ends = [networks(study).last_levels().where(arm=name) for name in (first, second)]
+    a, b = (found.values(column) for found in ends)
+    starts = [[row.get("origin") for row in found.rows] for found in ends]
+    if None in starts[0] or starts[0] != starts[1]:
+        return difference(a, b)
+    changes = [x - y for x, y in zip(a, b, strict=True)]
+    return Difference(fmean(changes), None, interval(changes))
+
+
+def sign(found: Difference) -> int:
+    """1 or -1 where the interval leaves out 0, else 0."""
+    assert found.interval is not None
+    return 1 if found.interval[0] > 0 else -1 if found.interval[1] < 0 else 0
+
+
 def record(study: str, name: str) -> Any:
     """A JSON file of docs/results/`study`."""
     return json.loads((RESULTS / study / name).read_text(encoding="utf-8"))
@@ -109,6 +129,4 @@ def behind(first: Sequence[float], second: Sequence[float]) -> str:
 
 def apart(first: Sequence[float], second: Sequence[float]) -> int:
     """1 or -1 where the 95 % interval of first - second leaves out 0, else 0."""
-    found = difference(first, second).interval
-    assert found is not None
-    return 1 if found[0] > 0 else -1 if found[1] < 0 else 0
+    return sign(difference(first, second))
