@@ -1,0 +1,32 @@
+"""Fingerprints of callables, modules and values: the same in every process, another one where what they do differs.
+
+Nothing of a memory address, a hash seed, the order of a set or dictionary, or the place of the code goes in. The user's
+own functions and classes count by their source (by bytecode where there is none), by the values of their defaults,
+closures and of the globals that they read, and by the functions that these call in turn; code of installed packages
+counts by name and version, compiled modules by their file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor
+
+from tombola.fingerprint import code, modules, objects
+from tombola.fingerprint.walk import Fingerprint, Walk
+
+__all__ = ["Fingerprint", "fingerprint"]
+
+# the first reader whose types fit; `objects` ends with one for whatever is left
+_READERS = (*code.READERS, *modules.READERS, *objects.READERS)
+
+
+def fingerprint(value: Any, *, apart: Iterable[Tensor] = ()) -> Fingerprint:
+    """The fingerprint of a callable, module, tensor or any other value.
+
+    `apart`: tensors that are hashed elsewhere; of these only dtype, shape and whether they take gradients count.
+    """
+    walk = Walk(_READERS, frozenset(map(id, apart)))
+    walk.value(value)
+    return walk.fingerprint()

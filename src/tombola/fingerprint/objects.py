@@ -1,0 +1,196 @@
+"""Containers, arrays, and instances of any class."""
+
+from __future__ import annotations
+
+import copyreg
+import enum
+import functools
+import hashlib
+import io
+import os
+import sys
+import threading
+import types
+import weakref
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+
+from tombola.fingerprint.origins import file_digest, package_of
+from tombola.fingerprint.walk import Reader, Walk, type_name
+
+NAMESPACES = (Namespace, types.SimpleNamespace)
+
+_STATELESS = (
+    type(threading.Lock()),
+    type(threading.RLock()),
+    threading.local,
+    weakref.ReferenceType,
+    weakref.WeakKeyDictionary,
+    weakref.WeakValueDictionary,
+    weakref.WeakSet,
+    type(os.environ),
+)
+"""What says nothing about results, and differs from process to process: only its type counts."""
+
+
+def read_list(walk: Walk, value: list[Any], place: str) -> None:
+    walk.items(type_name(value), value, place)
+    read_attributes(walk, value, place)
+
+
+def read_tuple(walk: Walk, value: tuple[Any, ...], place: str) -> None:
+    walk.value(type(value), place)
+    walk.items("tuple", value, place)
+
+
+def read_mapping(walk: Walk, value: Mapping[Any, Any], place: str) -> None:
+    """Pairs in the order of their keys, but for an OrderedDict, to whom its own order matters."""
+    walk.put(type_name(value), len(value))
+    keys = list(value) if isinstance(value, OrderedDict) else [key for _, key in walk.in_order(value, value)]
+    for key in keys:
+        walk.value(key, place)
+        walk.value(value[key], f"{place}[{key!r}]" if isinstance(key, str | int) else place)
+    walk.value(getattr(value, "default_factory", None), place)
+    read_attributes(walk, value, place)
+
+
+def read_set(walk: Walk, value: set[Any] | frozenset[Any], place: str) -> None:
+    walk.put(type_name(value), len(value), *(own for own, _ in walk.in_order(value, value)))
+
+
+def read_array(walk: Walk, value: np.ndarray[Any, Any], place: str) -> None:
+    walk.put("array", value.dtype.descr if value.dtype.names else value.dtype.str, value.shape)
+    if value.dtype.hasobject:
+        walk.items("objects", value.ravel().tolist(), place)
+    else:
+        walk.put(hashlib.sha256(value.tobytes()).digest())
+
+
+def read_enum(walk: Walk, value: enum.Enum, place: str) -> None:
+    walk.value(type(value), place)
+    walk.put("member", value.name)
+
+
+def read_derived(walk: Walk, value: int | float | complex | str | bytes, place: str) -> None:
+    """A number or text of a class of its own."""
+    base = next(base for base in (int, float, complex, str, bytes) if isinstance(value, base))
+    walk.put(base.__repr__(value))
+    walk.value(type(value), place)
+
+
+def read_object(walk: Walk, value: Any, place: str) -> None:
+    """An instance: its class, and its attributes or what it would be pickled by."""
+    kind = type(value)
+    wrapped = getattr(value, "__wrapped__", getattr(value, "py_func", None))
+    if callable(value) and wrapped is not None and package_of(kind.__module__) is not None:
+        walk.put("wrapped", kind.__qualname__)  # a cache or a compiler around a function
+        walk.value(wrapped, place)
+        return
+    if callable(value) and isinstance(getattr(value, "__name__", None), str) and _is_foreign(kind):
+        read_compiled(walk, value, place)
+        return
+    walk.value(kind, place)
+    if isinstance(value, io.IOBase) and value not in (sys.__stdin__, sys.__stdout__, sys.__stderr__):
+        walk.cannot(f"an open {type_name(value)}", place)
+        return
+    has_attributes = hasattr(value, "__dict__") or any(True for _ in _slots(kind))
+    reduced = _reduced(value, kind) if _pickles_by_itself(kind) or not has_attributes else None
+    if reduced is not None:
+        walk.value(reduced, place)
+    elif has_attributes:
+        read_attributes(walk, value, place)
+    else:
+        walk.cannot(f"{kind.__module__}.{kind.__qualname__}", place)
+
+
+def _is_foreign(kind: type) -> bool:
+    """Whether a callable's type is an installed package's, or Cython's."""
+    return package_of(kind.__module__) is not None or kind.__module__.startswith("_cython")
+
+
+def _pickles_by_itself(kind: type) -> bool:
+    methods = ("__reduce_ex__", "__reduce__", "__getstate__")
+    own = any(getattr(kind, name, None) is not getattr(object, name, None) for name in methods)
+    return own or kind in copyreg.dispatch_table
+
+
+def _reduced(value: Any, kind: type) -> Any:
+    """What the value is pickled as, its iterators read; None where it cannot be."""
+    try:
+        reduce = copyreg.dispatch_table.get(kind)
+        found = value.__reduce_ex__(2) if reduce is None else reduce(value)
+        if isinstance(found, str):
+            return found
+        # beyond the callable, its arguments and the state come the items of a list and of a mapping
+        return tuple(part if index < 3 or part is None else list(part) for index, part in enumerate(found[:5]))
+    except Exception:  # a user's own code, or what cannot be pickled
+        return None
+
+
+def read_attributes(walk: Walk, value: Any, place: str) -> None:
+    """The attributes of an instance, without what its class caches there."""
+    kind = type(value)
+    state = {**getattr(value, "__dict__", {}), **{n: getattr(value, n) for n in _slots(kind) if hasattr(value, n)}}
+    for name, item in sorted(state.items()):
+        if name != "__doc__" and not is_cache(kind, name):
+            walk.put(name)
+            walk.value(item, f"{place}.{name}")
+
+
+def is_cache(kind: type, name: str) -> bool:
+    """Whether an attribute is a computed property's value that is kept."""
+    return isinstance(getattr(kind, name, None), functools.cached_property)
+
+
+def _slots(kind: type) -> Iterator[str]:
+    for base in kind.__mro__:
+        slots = vars(base).get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if name not in ("__dict__", "__weakref__"):
+                private = name.startswith("__") and not name.endswith("__")
+                yield f"_{base.__name__.lstrip('_')}{name}" if private else name
+
+
+def read_compiled(walk: Walk, value: Any, place: str) -> None:
+    """A function that is not Python's: by its name, and by the version or file of where it comes from."""
+    owner, home = getattr(value, "__self__", None), getattr(value, "__objclass__", None)
+    named = getattr(value, "__module__", None)
+    module = owner.__name__ if isinstance(owner, types.ModuleType) else named
+    walk.put("compiled", getattr(value, "__qualname__", value.__name__))
+    if home is not None:
+        walk.value(home, place)
+    elif owner is not None and not isinstance(owner, types.ModuleType):
+        walk.value(owner, place)
+    elif (package := package_of(module)) is not None and module is not None:
+        walk.put(package, module)
+    elif (digest := file_digest(sys.modules.get(str(module)))) is not None:
+        walk.put(digest)
+    else:
+        walk.cannot(f"the compiled function {value.__name__}", place)
+
+
+READERS: tuple[Reader, ...] = (
+    (list, read_list),
+    (tuple, read_tuple),
+    ((dict, types.MappingProxyType), read_mapping),
+    ((set, frozenset), read_set),
+    (enum.Enum, read_enum),
+    (np.ndarray, read_array),
+    (np.generic, lambda walk, value, place: walk.put("number", value.dtype.str, value.tobytes())),
+    (np.dtype, lambda walk, value, place: walk.put("dtype", value.descr)),
+    ((int, float, complex, str, bytes), read_derived),
+    (PurePath, lambda walk, value, place: walk.put("path", value)),
+    ((bytearray, memoryview), lambda walk, value, place: walk.put("bytes", bytes(value))),
+    (slice, lambda walk, value, place: walk.items("slice", (value.start, value.stop, value.step), place)),
+    (
+        functools.partial,
+        lambda walk, value, place: walk.items("partial", (value.func, value.args, value.keywords), place),
+    ),
+    (_STATELESS, lambda walk, value, place: walk.put("stateless", type_name(value))),
+    (object, read_object),
+)

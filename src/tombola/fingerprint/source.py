@@ -1,0 +1,134 @@
+"""What a Python function says: its source without comments and layout, and the names that it reads from outside."""
+
+from __future__ import annotations
+
+import ast
+import dis
+import linecache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from types import CodeType
+from typing import Any
+
+_READS = frozenset(
+    {
+        "LOAD_GLOBAL",
+        "LOAD_NAME",
+        "LOAD_DEREF",
+        "LOAD_CLASSDEREF",
+        "LOAD_FROM_DICT_OR_GLOBALS",
+        "LOAD_FROM_DICT_OR_DEREF",
+    }
+)
+_ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+@dataclass
+class Sources:
+    """Reads the source of code objects; each file is parsed once."""
+
+    _files: dict[str, tuple[ast.Module, tuple[CodeType, ...]] | None] = field(default_factory=dict)
+
+    def of(self, code: CodeType, globals_: Mapping[str, Any]) -> str | None:
+        """The source of a function, or None where none can be found that is certain to be what runs.
+
+        Comments, layout and docstrings are left out, so that only a change of the code changes the text. The file is
+        compiled and must give this very code: it may have been edited since it was imported.
+        """
+        if code.co_filename not in self._files:
+            self._files[code.co_filename] = _read(code.co_filename, globals_)
+        found = self._files[code.co_filename]
+        if found is None or code not in found[1]:
+            return None
+        node = _node(code, found[0])
+        return None if node is None else ast.unparse(node)
+
+
+def _read(filename: str, globals_: Mapping[str, Any]) -> tuple[ast.Module, tuple[CodeType, ...]] | None:
+    linecache.checkcache(filename)
+    text = "".join(linecache.getlines(filename, dict(globals_)))
+    try:
+        whole = compile(text, filename, "exec", dont_inherit=True)
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    for node in ast.walk(tree):
+        if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return tree, tuple(_nested(whole))
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield const
+            yield from _nested(const)
+
+
+def _node(code: CodeType, tree: ast.Module) -> ast.AST | None:
+    """The function or lambda that this code was compiled from."""
+    first = code.co_firstlineno
+    if code.co_name != "<lambda>":
+        named = (n for n in ast.walk(tree) if isinstance(n, _FUNCTIONS) and n.name == code.co_name)
+        return next((n for n in named if min([n.lineno, *(d.lineno for d in n.decorator_list)]) == first), None)
+    # several may stand on one line: it is the innermost whose body holds every place that the code came from
+    spans = [place for place in code.co_positions() if None not in place and place[2:] != (0, 0)]
+    holding = [
+        (node.body.end_lineno, node.body.end_col_offset, node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Lambda) and spans and all(_within(span, node.body) for span in spans)
+    ]
+    return holding[-1][2] if holding else None  # ast.walk goes from the outermost inwards
+
+
+def _within(span: tuple[int | None, ...], body: ast.expr) -> bool:
+    line, end_line, column, end_column = span
+    start, end = (body.lineno, body.col_offset), (body.end_lineno, body.end_col_offset)
+    return start <= (line, column) and (end_line, end_column) <= end
+
+
+def reads(code: CodeType) -> dict[str, set[tuple[str, ...]]]:
+    """Names that the code, and functions within it, read from outside -> the attributes read of each at once.
+
+    `helpers.loss.of(x)` gives {"helpers": {("loss", "of")}}, a plain `x` gives {"x": {()}}.
+    """
+    found: dict[str, set[tuple[str, ...]]] = {}
+    for part in (code, *_nested(code)):
+        name, chain = None, list[str]()
+        for step in (*dis.get_instructions(part), None):
+            if name is not None and step is not None and step.opname in _ATTRIBUTES:
+                chain.append(step.argval)
+                continue
+            if name is not None:
+                found.setdefault(name, set()).add(tuple(chain))
+            name = step.argval if step is not None and step.opname in _READS else None
+            chain = []
+    return found
+
+
+def imports(code: CodeType) -> list[tuple[str, int]]:
+    """Modules that the code, and functions within it, import when they run: (name, level as in relative imports)."""
+    found = dict[tuple[str, int], None]()
+    for part in (code, *_nested(code)):
+        before: list[Any] = []
+        for step in dis.get_instructions(part):
+            if step.opname == "IMPORT_NAME":  # ... LOAD_CONST level, LOAD_CONST fromlist, IMPORT_NAME name
+                found[(step.argval, before[-2].argval if len(before) > 1 else 0)] = None
+            before.append(step)
+    return list(found)
+
+
+def code_parts(code: CodeType) -> list[Any]:
+    """What a code object does, without the place that it was compiled from; constants come last."""
+    return [
+        code.co_name,
+        (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags),
+        code.co_code,
+        code.co_names,
+        code.co_varnames,
+        code.co_freevars,
+        code.co_cellvars,
+        code.co_exceptiontable,
+        code.co_consts,
+    ]
