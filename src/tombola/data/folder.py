@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,11 +13,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from tombola.data.config import Augment, DataSpec
 from tombola.data.cue import plant
+from tombola.data.digest import Files, OfFiles
 from tombola.data.images import WHITE, Reader, decode
 from tombola.data.scan import Samples, scan
 from tombola.data.shared import image_split, refuse_args
@@ -103,13 +102,16 @@ class DepthWarning(UserWarning):
     """Images lose bits when they are read."""
 
 
-class ImageFiles(Dataset[tuple[Tensor, int]]):
+class ImageFiles(OfFiles):
     """Image files as uint8 tensors with labels; `zoom` > 0: random resized crops of at least that area."""
 
-    def __init__(self, samples: Samples, reader: Reader, zoom: float = 0.0) -> None:
-        self.samples, self.reader = samples, reader
+    def __init__(self, samples: Samples, reader: Reader, root: Path, zoom: float = 0.0) -> None:
+        self.samples, self.reader, self.root, self.zoom = samples, reader, root, zoom
         size = [reader.height, reader.width]
         self.crop = v2.RandomResizedCrop(size, scale=(zoom, 1.0), antialias=True) if zoom else None
+
+    def files(self) -> Files:
+        return Files(self.samples, self.root, f"{self.reader!r} {self.zoom:g}")
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -195,11 +197,9 @@ def _on_threads(work: Callable[[Part], None], parts: Iterable[Part]) -> None:
 
 
 def _streamed(samples: Samples, reader: Reader, zoom: float, root: Path) -> Streamed:
-    lines = [f"{Path(path).relative_to(root)} {Path(path).stat().st_size} {label}" for path, label in samples]
-    source = hashlib.sha256("\n".join([repr(reader), *sorted(lines)]).encode()).hexdigest()
-    plain = ImageFiles(samples, reader)
-    dataset = ImageFiles(samples, reader, zoom) if zoom else plain
-    return Streamed(dataset, plain, workers=min(8, _cores()), source=source)
+    plain = ImageFiles(samples, reader, root)
+    dataset = ImageFiles(samples, reader, root, zoom) if zoom else plain
+    return Streamed(dataset, plain if zoom else None, workers=min(8, _cores()))
 
 
 def _cores() -> int:

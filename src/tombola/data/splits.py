@@ -6,7 +6,7 @@ import hashlib
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from typing import Any, TypeAlias, cast
 
@@ -17,7 +17,9 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from tombola.data.config import Augment
+from tombola.data.digest import Track, dataset_digest, silently
 from tombola.errors import TombolaError
+from tombola.fingerprint import fingerprint, warn_unseen
 from tombola.rng.seeds import generator
 
 Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -29,6 +31,9 @@ class Task:
 
     `loss(output, target)` gives the mean over the batch, a scalar; `metric(output, target)` one float per
     example, shape (N,). `eval_loss` stands in for `loss` outside training (None: the same one).
+
+    Runs are named by what the callables do, as far as it can be read. `name` says it in their stead, for callables
+    that cannot be read or differ each time: change it when they change.
     """
 
     loss: Loss
@@ -36,6 +41,20 @@ class Task:
     metric_name: str = "accuracy"
     higher_is_better: bool = True
     eval_loss: Loss | None = None
+    name: str | None = None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What names this task in runs and tickets, JSON-able: fields as they are, callables as fingerprints.
+
+        Taken once, at first use: callables may keep a state that training changes.
+        """
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        if self.name is not None:
+            return {key: None if callable(value) else value for key, value in values.items()}
+        found = {key: fingerprint(value) for key, value in values.items() if callable(value)}
+        warn_unseen({f"the task's {key}": part for key, part in found.items()}, "name the task: Task(..., name='v1')")
+        return {**values, **{key: part.digest for key, part in found.items()}}
 
     def evaluation_loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The mean loss that is reported on validation and test data, a scalar."""
@@ -106,7 +125,7 @@ class Resident:
         """The shape of one example's input."""
         return tuple(self.x.shape[1:])
 
-    def digest(self) -> str:
+    def digest(self, track: Track = silently) -> str:
         """sha256 over shapes, dtypes and bytes."""
         return self.source or tensor_digest(self.x, self.y)
 
@@ -116,7 +135,8 @@ class Streamed:
     """Examples fetched one by one from a map-style dataset of (x, y) pairs.
 
     `plain` gives the same examples without random changes, for evaluation (None: `dataset` serves both).
-    `workers`: processes that fetch; their number never changes what is fetched.
+    `workers`: processes that fetch; their number never changes what is fetched. `source` names the content, and must
+    change with it; where it is left empty every example (or file) is read once to name the runs on it.
     """
 
     dataset: Dataset[Any]
@@ -132,15 +152,13 @@ class Streamed:
         """The shape of one example's input."""
         return tuple(fetch(self.plain or self.dataset, 0, 0)[0].shape)
 
-    def digest(self) -> str:
-        """Digest of the source; where unknown, sha256 over the length and up to 64 examples spread evenly."""
+    def digest(self, track: Track = silently) -> str:
+        """Digest of the source; where unknown, of every example or of the files (see `dataset_digest`)."""
         if self.source:
             return self.source
-        count = len(self)
-        picks = sorted({int(i) for i in np.linspace(0, count - 1, min(count, 64))})
-        pairs = [fetch(self.plain or self.dataset, i, 0) for i in picks]
-        parts = [tensor_digest(x, y) for x, y in pairs]
-        return hashlib.sha256("\n".join([str(count), *parts]).encode()).hexdigest()
+        parts = [part for part in (self.dataset, self.plain) if part is not None]
+        found = [dataset_digest(part, fetch, tensor_digest, self.workers, track) for part in parts]
+        return hashlib.sha256("\n".join([str(len(self)), *found]).encode()).hexdigest()
 
 
 Split: TypeAlias = Resident | Streamed
@@ -160,11 +178,18 @@ class Splits:
     normalisation: Normalisation | None = None
     augment: Augment = field(default_factory=Augment)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """sha256 of the contents of every split and of the normalisation; computed at first use."""
-        parts = [part.digest() if part else "none" for part in (self.train, self.val, self.test)]
-        return hashlib.sha256("\n".join([*parts, repr(self.normalisation)]).encode()).hexdigest()
+        return self.identify()
+
+    def identify(self, track: Track = silently) -> str:
+        """The fingerprint, with bars where examples or files must be read for it."""
+        if "_fingerprint" not in self.__dict__:
+            parts = [part.digest(track) if part else "none" for part in (self.train, self.val, self.test)]
+            whole = hashlib.sha256("\n".join([*parts, repr(self.normalisation)]).encode()).hexdigest()
+            object.__setattr__(self, "_fingerprint", whole)
+        return str(self.__dict__["_fingerprint"])
 
 
 def tensor_digest(*tensors: Tensor) -> str:

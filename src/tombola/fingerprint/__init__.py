@@ -8,7 +8,8 @@ counts by name and version, compiled modules by their file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from tombola.fingerprint import code, modules, objects
 from tombola.fingerprint.walk import Fingerprint, Walk
 
-__all__ = ["Fingerprint", "fingerprint"]
+__all__ = ["Fingerprint", "fingerprint", "warn_unseen"]
 
 # the first reader whose types fit; `objects` ends with one for whatever is left
 _READERS = (*code.READERS, *modules.READERS, *objects.READERS)
@@ -30,3 +31,15 @@ def fingerprint(value: Any, *, apart: Iterable[Tensor] = ()) -> Fingerprint:
     walk = Walk(_READERS, frozenset(map(id, apart)))
     walk.value(value)
     return walk.fingerprint()
+
+
+def warn_unseen(found: Mapping[str, Fingerprint], remedy: str) -> None:
+    """Warn, in one line for each, of what cannot be looked into."""
+    for what, part in found.items():
+        if part.unseen:
+            more = f" and {len(part.unseen) - 3} more" if len(part.unseen) > 3 else ""
+            warnings.warn(
+                f"{what} holds {', '.join(part.unseen[:3])}{more}, which cannot be looked into: a finished run would "
+                f"be taken for this one though it differs there; {remedy}",
+                stacklevel=3,
+            )

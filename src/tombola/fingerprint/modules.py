@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.nn.parameter import is_lazy
 
 from tombola.fingerprint.objects import is_cache
@@ -105,7 +106,7 @@ READERS: tuple[Reader, ...] = (
     (Tensor, read_tensor),
     (torch.Generator, read_generator),
     (
-        (torch.dtype, torch.device, torch.layout, torch.memory_format),
+        (torch.dtype, torch.device, torch.layout, torch.memory_format, OpOverload, OpOverloadPacket),
         lambda walk, value, place: walk.put(type(value).__name__, value),
     ),
 )

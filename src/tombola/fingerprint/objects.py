@@ -91,7 +91,7 @@ def read_object(walk: Walk, value: Any, place: str) -> None:
         walk.put("wrapped", kind.__qualname__)  # a cache or a compiler around a function
         walk.value(wrapped, place)
         return
-    if callable(value) and isinstance(getattr(value, "__name__", None), str) and _is_foreign(kind):
+    if _is_compiled_function(value, kind):
         read_compiled(walk, value, place)
         return
     walk.value(kind, place)
@@ -108,9 +108,10 @@ def read_object(walk: Walk, value: Any, place: str) -> None:
         walk.cannot(f"{kind.__module__}.{kind.__qualname__}", place)
 
 
-def _is_foreign(kind: type) -> bool:
-    """Whether a callable's type is an installed package's, or Cython's."""
-    return package_of(kind.__module__) is not None or kind.__module__.startswith("_cython")
+def _is_compiled_function(value: Any, kind: type) -> bool:
+    """Whether this is called by C, and has a name: a function of NumPy's or Cython's kind."""
+    by_c = isinstance(getattr(kind, "__call__", None), types.WrapperDescriptorType)  # noqa: B004
+    return by_c and isinstance(getattr(value, "__name__", None), str)
 
 
 def _pickles_by_itself(kind: type) -> bool:

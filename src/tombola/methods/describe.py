@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,31 +14,75 @@ from torch import nn
 from tombola.data.config import DataSpec
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.fingerprint import fingerprint, warn_unseen
+from tombola.fingerprint.origins import package_of
+from tombola.mask import unwrap
 from tombola.methods.request import Request
+from tombola.models.foreign import imported
+from tombola.models.registry import check_name, is_known
 from tombola.models.spec import ModelSpec
+from tombola.select.criteria import CRITERIA, criterion
 from tombola.ticket.tensors import hash_state
+from tombola.train.optimizer import is_foreign, optimizer_class
+from tombola.train.recipe import Recipe
 
 
 def describe(request: Request, splits: Splits) -> dict[str, Any]:
     """The scientific configuration as JSON-able values: no paths, no display settings."""
     return {
-        "method": {
-            "name": request.method.name,
-            "version": request.method.version,
-            **as_plain(request.method),
-        },
+        **describe_training(request.method, request.recipe),
         "model": describe_model(request.model),
         "data": describe_data(request.data, splits),
-        "recipe": as_plain(request.recipe),
+        "task": splits.task.identity,
         **({} if request.start is None else {"start": request.start.digest}),
     }
 
 
+def describe_training(method: Any, recipe: Recipe) -> dict[str, Any]:
+    """A method and a recipe: their options, and the code of what they name of the user's own."""
+    named = {"name": method.name, "version": method.version, **as_plain(method)}
+    code = {**_code_of_method(method), **code_of(recipe)}
+    return {"method": named, "recipe": as_plain(recipe), **({"code": code} if code else {})}
+
+
+def code_of(recipe: Recipe) -> dict[str, str]:
+    """The fingerprint of an optimiser that is no name of Tombola's own."""
+    if not is_foreign(recipe):
+        return {}
+    return {"optimizer": fingerprint(optimizer_class(recipe)).digest}
+
+
+def _code_of_method(method: Any) -> dict[str, str]:
+    """The fingerprints of a method of the user's own, and of a criterion that is no name of Tombola's own."""
+    named = getattr(method, "criterion", None)
+    found = {}
+    if package_of(type(method).__module__) is None:
+        found["method"] = fingerprint(method)
+    if isinstance(named, str) and named not in CRITERIA and set(".:") & set(named):
+        found["criterion"] = fingerprint(criterion(named))
+    warn_unseen({f"the {what}": part for what, part in found.items()}, "use another folder of runs after a change")
+    return {what: part.digest for what, part in found.items()}
+
+
 def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
-    """A network's name, arguments and initialisation; of a live or pretrained one the weights' hash."""
+    """A network's name, arguments and initialisation, and the code of a user's own.
+
+    Of a live one the hash of its weights, and the fingerprint of everything else: what its classes do, dropout,
+    frozen parameters, attributes, hooks.
+    """
     if isinstance(model, nn.Module):
-        return {"name": type(model).__name__, "weights": hash_state(dict(model.state_dict()))}
+        own = unwrap(model)
+        return {
+            "name": type(own).__name__,
+            "weights": hash_state(dict(own.state_dict())),
+            "settings": describe_module(own),
+        }
     plain = as_plain(model)
+    check_name(model.name)
+    if not is_known(model.name):
+        found = fingerprint(imported(model.name))
+        warn_unseen({f"network {model.name}": found}, "use another folder of runs after a change")
+        plain["code"] = found.digest
     if model.checkpoint is not None:
         file = Path(model.checkpoint)
         if not file.is_file():
@@ -47,8 +91,15 @@ def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
     return plain
 
 
+def describe_module(module: nn.Module) -> str:
+    """The fingerprint of a live network but for the tensors of its state_dict."""
+    found = fingerprint(module, apart=module.state_dict(keep_vars=True).values())
+    warn_unseen({"the network": found}, "use another folder of runs after a change")
+    return found.digest
+
+
 def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
-    """What the data is: name, fingerprint of its content, normalisation, augmentation, and a named set's cue."""
+    """What the data is: name, fingerprint of its content, classes, normalisation, augmentation, a named set's cue."""
     spec = as_plain(data) if isinstance(data, DataSpec) else {}
     for place in ("root", "in_memory_limit"):
         spec.pop(place, None)
@@ -57,19 +108,29 @@ def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
         **spec,
         "name": splits.name,
         "fingerprint": splits.fingerprint,
+        "classes": splits.classes,
         "augment": as_plain(splits.augment),
         "normalisation": None if norm is None else {"mean": list(norm.mean), "std": list(norm.std)},
     }
 
 
 def as_plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON-able values."""
+    """A dataclass as JSON-able values; of what JSON has no form for, the fingerprint."""
+    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
+    return {field.name: _plain(getattr(value, field.name)) for field in fields}
 
-    def plain(item: Any) -> Any:
-        if dataclasses.is_dataclass(item) and not isinstance(item, type):
-            return {key: plain(part) for key, part in asdict(item).items()}
-        if isinstance(item, Mapping):
-            return {str(key): plain(part) for key, part in item.items()}
-        return [plain(part) for part in item] if isinstance(item, tuple | list) else item
 
-    return dict(plain(value))
+def _plain(item: Any) -> Any:
+    if dataclasses.is_dataclass(item) and not isinstance(item, type):
+        return as_plain(item)
+    if isinstance(item, Mapping):
+        return {str(key): _plain(part) for key, part in item.items()}
+    if isinstance(item, tuple | list):
+        return [_plain(part) for part in item]
+    if isinstance(item, set | frozenset):
+        return sorted((_plain(part) for part in item), key=repr)
+    if isinstance(item, enum.Enum):
+        return item.name
+    if item is None or isinstance(item, bool | int | float | str):
+        return item
+    return str(item) if isinstance(item, Path) else {"fingerprint": fingerprint(item).digest}

@@ -13,6 +13,7 @@ from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
+from tombola.mask import unwrap
 from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
@@ -118,4 +119,4 @@ def loaded(data: Splits | DataSpec) -> Splits:
 
 def name_of_model(model: nn.Module | ModelSpec) -> str:
     """The name of a network: its registry name or import path, or the class of a live module."""
-    return type(model).__name__ if isinstance(model, nn.Module) else model.name
+    return type(unwrap(model)).__name__ if isinstance(model, nn.Module) else model.name

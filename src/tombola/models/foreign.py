@@ -25,7 +25,7 @@ def filled_args(path: str, *, input_shape: tuple[int, ...], classes: int, args: 
     Raises:
         TombolaError: if `path` cannot be imported or is not callable.
     """
-    return {**_wanted(_imported(path), input_shape, classes, args), **args}
+    return {**_wanted(imported(path), input_shape, classes, args), **args}
 
 
 def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> nn.Module:
@@ -37,7 +37,7 @@ def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args
     from torch import nn
 
     given = filled_args(path, input_shape=input_shape, classes=classes, args=args)
-    target = _imported(path)
+    target = imported(path)
     try:
         model = target(**given)
     except TombolaError:
@@ -50,7 +50,12 @@ def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args
     return model
 
 
-def _imported(path: str) -> Any:
+def imported(path: str) -> Any:
+    """The class or function that makes a network, by import path.
+
+    Raises:
+        TombolaError: if `path` cannot be imported or is not callable.
+    """
     try:
         target = pkgutil.resolve_name(path)
     except Exception as error:

@@ -12,7 +12,7 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods.describe import as_plain, describe
+from tombola.methods.describe import as_plain, describe, describe_training
 from tombola.methods.find import machine, parameters, rehearse, replicate_seed, search
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.models.spec import ModelSpec
@@ -75,15 +75,13 @@ def run_comparison(
     options, splits = options or Options(), loaded(source)
     requests = [Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms]
     _rehearse_all(arms, requests, splits)
-    described = [describe(request, splits) for request in requests]
+    described = describe(requests[0], splits)
     config = {
         "study": study,
-        "model": described[0]["model"],
-        "data": described[0]["data"],
-        "arms": [
-            {"name": arm.name, "method": found["method"], "recipe": found["recipe"]}
-            for arm, found in zip(arms, described, strict=True)
-        ],
+        "model": described["model"],
+        "data": described["data"],
+        "task": described["task"],
+        "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
         "seed": seed,
         "replicates": replicates,
     }

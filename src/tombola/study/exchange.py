@@ -13,7 +13,7 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.mask import Mask, prunable
-from tombola.methods.describe import as_plain, describe, describe_data, describe_model
+from tombola.methods.describe import as_plain, code_of, describe_data, describe_model, describe_training
 from tombola.methods.find import machine, parameters, rehearse, replicate_seed, search
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.methods.start import start_from
@@ -94,11 +94,10 @@ def run_overlap(
         "study": "overlap",
         "model": describe_model(spec),
         "data": describe_data(source, splits),
-        "arms": [
-            {"name": arm.name, "method": describe(request, splits)["method"], "recipe": as_plain(arm.recipe)}
-            for arm, request in zip(arms, requests, strict=True)
-        ],
+        "task": splits.task.identity,
+        "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
         "recipe": as_plain(study.recipe),
+        "code": code_of(study.recipe),
         "seed": seed,
         "replicates": replicates,
     }

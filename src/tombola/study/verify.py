@@ -15,10 +15,11 @@ from tombola.data.registry import names
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods import METHODS
-from tombola.methods.describe import as_plain, describe_data
+from tombola.methods.describe import as_plain, code_of, describe_data, describe_module
 from tombola.methods.find import machine
 from tombola.methods.presets import preset
 from tombola.methods.request import as_data, check_jobs, loaded
+from tombola.models.registry import is_known
 from tombola.rng.seeds import check_seed, derive
 from tombola.runs.directory import Stage, open_run
 from tombola.runs.jobs import limit_threads, map_jobs
@@ -139,6 +140,7 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
     """Carry out a verification, in a run directory under `out` if that is given."""
     splits = loaded(verification.data)
     _check_data(verification, splits)
+    _check_task(verification, splits)
     check_jobs(jobs, verification.data)
     with limit_threads(verification.options.threads):
         return _verify(verification, splits, out, jobs)
@@ -151,7 +153,9 @@ def _verify(verification: Verification, splits: Splits, out: Path | None, jobs: 
     config = {
         "ticket": hashlib.sha256(ticket.to_bytes()).hexdigest(),
         "data": describe_data(verification.data, splits),
+        "task": splits.task.identity,
         "recipe": as_plain(verification.recipe),
+        "code": {**code_of(verification.recipe), **_code_of_network(verification.contest)},
         "replicates": verification.replicates,
         "margin": verification.margin,
         "seed": verification.seed,
@@ -172,8 +176,27 @@ def _check_data(verification: Verification, splits: Splits) -> None:
     if recorded not in (None, splits.fingerprint) and not verification.options.force:
         raise TombolaError(
             f"the ticket was found on other data (fingerprint {str(recorded)[:12]}, here "
-            f"{splits.fingerprint[:12]}); give the same data, or --force true to verify it on this"
+            f"{splits.fingerprint[:12]}); give the same data, or set force to verify it on this"
         )
+
+
+def _check_task(verification: Verification, splits: Splits) -> None:
+    """A ticket is verified on what it was found for; tickets of before do not say."""
+    recorded, here = recorded_part(verification.contest.ticket, "task"), splits.task.identity
+    odd = [part for part in here if part in recorded and recorded[part] != here[part]]
+    if odd and not verification.options.force:
+        said = [f"{recorded[part]} there, {here[part]} here" for part in ("metric_name",) if part in odd]
+        raise TombolaError(
+            f"the ticket was found with another task: {', '.join(odd)} differ{'s' if len(odd) == 1 else ''}"
+            f"{f' ({said[0]})' if said else ''}; give the same task, or set force to verify it with this one"
+        )
+
+
+def _code_of_network(contest: Contest) -> dict[str, str]:
+    """The fingerprint of a network that is the user's own, but for the weights, which the ticket holds."""
+    network = contest.ticket.origin.network
+    own = contest.architecture is None and network is not None and is_known(network.name)
+    return {} if own else {"network": describe_module(contest.origin())}
 
 
 @dataclass(frozen=True)

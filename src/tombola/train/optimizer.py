@@ -43,20 +43,37 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-def _kind(recipe: Recipe) -> tuple[Any, Mapping[str, Any]]:
-    common = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    known: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
-        "sgd": (torch.optim.SGD, {**common, "momentum": recipe.momentum, "nesterov": recipe.nesterov}),
-        "adam": (torch.optim.Adam, common),
-        "adamw": (torch.optim.AdamW, common),
-    }
-    if recipe.optimizer in known:
-        return known[recipe.optimizer]
+_OPTIMIZERS: Mapping[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
+    "sgd": (torch.optim.SGD, ("momentum", "nesterov")),
+    "adam": (torch.optim.Adam, ()),
+    "adamw": (torch.optim.AdamW, ()),
+}
+"""Name -> class, and the recipe's fields that it takes besides the learning rate and weight decay."""
+
+
+def is_foreign(recipe: Recipe) -> bool:
+    """Whether the recipe names its optimiser by import path."""
+    return recipe.optimizer not in _OPTIMIZERS
+
+
+def optimizer_class(recipe: Recipe) -> Any:
+    """The class of the recipe's optimiser.
+
+    Raises:
+        TombolaError: no optimiser has that name, and nothing lies at that import path.
+    """
+    if not is_foreign(recipe):
+        return _OPTIMIZERS[recipe.optimizer][0]
     module, _, name = recipe.optimizer.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name), common
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError):
         raise TombolaError(
-            f"optimizer {recipe.optimizer!r} is not known; use {', '.join(known)}, "
+            f"optimizer {recipe.optimizer!r} is not known; use {', '.join(_OPTIMIZERS)}, "
             "or the import path of an optimiser class such as torch.optim.RMSprop"
         ) from None
+
+
+def _kind(recipe: Recipe) -> tuple[Any, Mapping[str, Any]]:
+    more = () if is_foreign(recipe) else _OPTIMIZERS[recipe.optimizer][1]
+    return optimizer_class(recipe), {name: getattr(recipe, name) for name in ("lr", "weight_decay", *more)}
