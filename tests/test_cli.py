@@ -196,7 +196,7 @@ def test_a_printed_configuration_gives_the_same_run(found: dict[str, Any], runs:
     file.write_text(out)
     again = last_json("find", "imp", "--config", str(file))
     assert again["run"] == found["run"]
-    assert again == found
+    assert again == {**found, "reused": True}
     other = last_json("find", "imp", "--config", str(file), "--seed", "1")
     assert other["run"] != found["run"]
 
@@ -217,6 +217,7 @@ def test_find_for_people(found: dict[str, Any], runs: Path) -> None:
     assert status == 0
     assert "Dense" in out
     assert found["ticket"] in out
+    assert out.endswith("found finished: nothing was trained\n")
     assert "\x1b" not in out
 
 
@@ -312,7 +313,12 @@ def test_tampered_ticket(found: dict[str, Any], tmp_path: Path) -> None:
 def test_a_run_in_use_is_left_alone(found: dict[str, Any], runs: Path) -> None:
     from filelock import FileLock
 
+    words = [*TINY, "--density", "0.25", "--out", str(runs)]
+    result = Path(found["run"]) / "result.json"
     with FileLock(Path(found["run"]) / ".lock"):
-        status, _, err = call(*TINY, "--density", "0.25", "--out", str(runs))
-        assert status == 2
-        assert "another process" in err
+        assert call(*words)[0] == 0  # what is finished needs no lock
+        kept = result.rename(result.with_name("kept.json"))
+        status, _, err = call(*words)
+        kept.rename(result)
+    assert status == 2
+    assert "another process" in err

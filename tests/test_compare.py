@@ -132,7 +132,7 @@ def test_an_arm_is_judged_by_its_last_level_and_found_again(tmp_path: Path) -> N
     assert result["comparisons"][0]["test_accuracy"]["interval"] is None
 
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
-    assert run(tmp_path) == result
+    assert run(tmp_path) == {**result, "reused": True}
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
 
     other = [arms()[0], replace(arms()[1], family="Magnitude", density=0.5)]
@@ -284,6 +284,7 @@ def test_a_named_study_is_a_function_that_gives_arms(tmp_path: Path) -> None:
     class Quiet:
         def line(self, text: str = "") -> None: ...
         def table(self, *args: Any, **more: Any) -> None: ...
+        def run(self, result: Any) -> None: ...
 
     verb = comparison_verb(Comparison("rates", "Rates.", made, Rates, model="mlp", data="digits", note="a sweep"))
     given = verb.parse(

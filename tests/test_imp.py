@@ -207,7 +207,7 @@ def test_replicates_are_searches_of_their_own_and_finished_runs_are_found_again(
     )
     assert first != second
     files = {file: file.stat().st_mtime_ns for file in Path(result["run"]).rglob("*.ticket")}
-    assert run_find(request, tmp_path) == result
+    assert run_find(request, tmp_path) == {**result, "reused": True}
     assert files == {file: file.stat().st_mtime_ns for file in Path(result["run"]).rglob("*.ticket")}
 
 

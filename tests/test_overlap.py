@@ -286,7 +286,7 @@ def test_a_study_cut_short_finds_its_stages_again(study: dict[str, Any]) -> None
     run = Path(study["run"])
     options: dict[str, Any] = {"replicates": 3, "options": Options(threads=1)}
     kept = {file: file.stat().st_mtime_ns for file in run.rglob("metrics.csv") if "random-first" not in str(file)}
-    assert run_overlap(arms(), "mlp", "digits", run.parent, **options) == study
+    assert run_overlap(arms(), "mlp", "digits", run.parent, **options) == {**study, "reused": True}
     (run / "result.json").unlink()
     shutil.rmtree(run / "exchange/replicate-1/random-first")
     assert run_overlap(arms(), "mlp", "digits", run.parent, **options) == study

@@ -48,7 +48,7 @@ def test_a_second_process_says_so_and_leaves(tmp_path: Path) -> None:
 def test_an_unfinished_run_of_other_versions_or_threads_is_refused_unless_forced(tmp_path: Path) -> None:
     with open_here(tmp_path):
         pass
-    with pytest.raises(RunError, match=r"begun with threads 1 \(now 2\).*--force"):
+    with pytest.raises(RunError, match=r"begun with threads 1 \(now 2\).*option force"):
         open_here(tmp_path, machine={"device": "cpu", "threads": 2})
     with open_here(tmp_path, machine={"device": "cpu", "threads": 2}, force=True):
         pass

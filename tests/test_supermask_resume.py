@@ -114,4 +114,4 @@ def test_a_finished_run_is_found_again(tmp_path: Path) -> None:
     first = run_find(request, tmp_path)
     assert [level["level"] for level in first["replicates"][0]["arms"]["ticket"]] == [1, 2]
     assert first["dense_test_accuracy"] is None
-    assert run_find(request, tmp_path) == first
+    assert run_find(request, tmp_path) == {**first, "reused": True}

@@ -170,6 +170,7 @@ def _show_accuracy(screen: Screen, result: Mapping[str, Any]) -> None:
             for row in result["differences"]
         ],
     )
-    lines: Sequence[str] = (result["sentence"], result["intervals"], result["note"], f"run     {result['run']}")
+    lines: Sequence[str] = (result["sentence"], result["intervals"], result["note"])
     for line in filter(None, lines):
         screen.line(line)
+    screen.run(result)

@@ -40,6 +40,13 @@ class Screen:
         self._console.print(table)
         self._console.print()
 
+    def run(self, result: Mapping[str, Any]) -> None:
+        """Where a run lies, and that it was found finished if it was."""
+        if "run" in result:
+            self.line(f"run     {result['run']}")
+        if result.get("reused"):
+            self.line("found finished: nothing was trained")
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """With --json, the result as the last line of stdout."""
         if self._json:

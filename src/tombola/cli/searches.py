@@ -176,7 +176,7 @@ def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
     if (size := result.get("parameters")) is not None:  # runs of earlier versions have none
         screen.line(f"density of the {size['prunable']:,} prunable weights, of {size['total']:,} parameters in all")
     screen.line(f"ticket  {result['ticket']}")
-    screen.line(f"run     {result['run']}")
+    screen.run(result)
 
 
 def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> list[list[str]]:

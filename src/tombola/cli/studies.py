@@ -232,7 +232,7 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
     screen.table(("arm", "density", *measured, *drawn, *size), rows)
     screen.line(result["intervals"])
     screen.line(result["note"])
-    screen.line(f"run     {result['run']}")
+    screen.run(result)
 
 
 def _bits(arm: Mapping[str, Any]) -> str:

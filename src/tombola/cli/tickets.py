@@ -175,8 +175,7 @@ def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
     measured = ("network", f"test {result['metric']}", "95 %", "to dense loss")
     screen.table((*measured, "ticket − it", "at least", "the ticket"), rows, left=(0, 6))
     screen.line(result["sentence"])
-    if "run" in result:
-        screen.line(f"run     {result['run']}")
+    screen.run(result)
 
 
 def _reached(steps: list[int], runs: int) -> str:

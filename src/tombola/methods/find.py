@@ -19,7 +19,7 @@ from tombola.methods.request import Request, check_jobs, loaded, make_request, n
 from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
 from tombola.rng.seeds import derive
-from tombola.runs.directory import Run, open_run
+from tombola.runs.carry import Done, Order, carry_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.versions import versions
 from tombola.ticket.ticket import Ticket
@@ -112,31 +112,28 @@ def replicate_seed(seed: int, replicate: int) -> int:
     return seed if replicate == 0 else derive(seed, "replicate", replicate)
 
 
-def run_find(request: Request, out: Path, *, jobs: int = 1, exact_name: str | None = None) -> dict[str, Any]:
+def run_find(request: Request, out: Path, *, jobs: int = 1) -> dict[str, Any]:
     """Run a request in its run directory under `out`, or find it finished there; returns the run's result.
 
     `jobs` processes share the replicates out (model and data given by name). The result holds `ticket` (path
-    of the first replicate's), `density`, `test_accuracy`, `dense_test_accuracy`, `run` and all levels.
+    of the first replicate's), `density`, `test_accuracy`, `dense_test_accuracy`, `run`, `reused` (whether it was found
+    finished, and nothing trained) and all levels.
     """
     check_jobs(jobs, request.model, request.data)
-    splits = loaded(request.data)
-    rehearse(request, splits)
-    config = {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
-    label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}".replace("/", "_")
-    with open_run(
-        out,
-        exact_name or label,
-        config,
-        kind="find",
-        machine=machine(request.options, jobs),
-        force=request.options.force,
-        exact_name=exact_name is not None,
-    ) as run:
-        result = run.result()
-        if result is None:
-            with limit_threads(request.options.threads):
-                result = _run(request, splits, run, jobs)
-    return headline(result, run.directory)
+    splits, options = loaded(request.data), request.options
+
+    def work(directory: Path) -> dict[str, Any]:
+        with limit_threads(options.threads):
+            return _run(request, splits, directory, jobs)
+
+    label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}"
+    done = carry_out(
+        Order(out, label, "find", machine(options, jobs), options.force),
+        lambda: {**describe(request, splits), "seed": request.seed, "replicates": request.replicates},
+        lambda: rehearse(request, splits),
+        work,
+    )
+    return headline(done)
 
 
 def rehearse(request: Request, splits: Splits) -> None:
@@ -167,16 +164,16 @@ def _covered(request: Request, network: nn.Module) -> Coverage:
     return coverage(network, *(getattr(request.method, part, ()) for part in ("include", "exclude")))
 
 
-def headline(result: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """A find result with the figures and absolute-or-relative paths that a caller wants first."""
-    levels = result["replicates"][0]["arms"]["ticket"]
+def headline(done: Done) -> dict[str, Any]:
+    """A find run's result with the figures and absolute-or-relative paths that a caller wants first."""
+    levels = done.result["replicates"][0]["arms"]["ticket"]
     return {
-        "run": str(directory),
-        "ticket": str(directory / levels[-1]["ticket"]),
+        **done.about,
+        "ticket": str(done.directory / levels[-1]["ticket"]),
         "density": levels[-1]["density"],
         "test_accuracy": levels[-1]["test_accuracy"],
         "dense_test_accuracy": levels[0]["test_accuracy"] if is_dense(levels[0]) else None,
-        **result,
+        **done.result,
     }
 
 
@@ -185,8 +182,8 @@ def is_dense(level: Mapping[str, Any]) -> bool:
     return bool(level["level"] == 0 and level["kept"] == level["total"])
 
 
-def _run(request: Request, splits: Splits, run: Run, jobs: int) -> dict[str, Any]:
-    items = [_Job(request, run.directory, i) for i in range(request.replicates)]
+def _run(request: Request, splits: Splits, directory: Path, jobs: int) -> dict[str, Any]:
+    items = [_Job(request, directory, i) for i in range(request.replicates)]
     replicates = []
     with (
         show_progress(request.options.progress) as progress,
@@ -195,9 +192,7 @@ def _run(request: Request, splits: Splits, run: Run, jobs: int) -> dict[str, Any
         for found in map_jobs(_replicate, items, jobs, progress=progress, splits=splits):
             replicates.append(found)
             update(len(replicates))
-    result = find_result(request, splits, replicates)
-    run.finish(result)
-    return result
+    return find_result(request, splits, replicates)
 
 
 def find_result(request: Request, splits: Splits, replicates: list[dict[str, Any]]) -> dict[str, Any]:

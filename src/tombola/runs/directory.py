@@ -87,7 +87,6 @@ def open_run(
     kind: str,
     machine: Mapping[str, Any],
     force: bool = False,
-    exact_name: bool = False,
 ) -> Run:
     """Open the run of this configuration under `parent`, making it if it is new.
 
@@ -95,18 +94,17 @@ def open_run(
         config: the scientific configuration (no paths, no display settings): its hash names the directory.
         machine: what the bits depend on besides versions, e.g. threads and device kind.
         force: go on although an unfinished run was begun with other versions or another machine setting.
-        exact_name: call the directory `label`, without the hash (for the demo).
 
     Raises:
         RunError: another process works on this run, or it was begun with other versions.
     """
-    directory = parent / (label if exact_name else content_name(label, config))
+    directory = parent / content_name(label, config)
     _make(directory)
     lock = FileLock(directory / ".lock", timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(f"another process is working on {directory}; wait for it, or use another --out") from None
+        raise RunError(f"another process is working on {directory}; wait for it, or name another folder with out") from None
     try:
         _describe(directory, config, kind, machine, force)
     except BaseException:
@@ -119,7 +117,7 @@ def _make(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise TombolaError(f"{directory} cannot be made: {error.strerror}; choose another --out") from None
+        raise TombolaError(f"{directory} cannot be made: {error.strerror}; name another folder with out") from None
 
 
 def _describe(directory: Path, config: Mapping[str, Any], kind: str, machine: Mapping[str, Any], force: bool) -> None:
@@ -127,7 +125,7 @@ def _describe(directory: Path, config: Mapping[str, Any], kind: str, machine: Ma
     if file.exists():
         before = read_json(file)
         if canonical(before["config"]) != canonical(config):
-            raise RunError(f"{directory} holds another configuration; remove it, or use another --out")
+            raise RunError(f"{directory} holds another configuration; remove it, or name another folder with out")
         if Stage(directory).result() is not None:
             return
         changed = [
@@ -139,7 +137,7 @@ def _describe(directory: Path, config: Mapping[str, Any], kind: str, machine: Ma
         if changed and not force:
             raise RunError(
                 f"{directory} was begun with {', '.join(changed)}; results would mix: "
-                "go back to those, add --force true to go on anyway, or remove the directory"
+                "go back to those, set the option force to go on anyway, or remove the directory"
             )
         if not changed:
             return

@@ -16,7 +16,7 @@ from tombola.methods.describe import as_plain, describe, describe_training
 from tombola.methods.find import machine, parameters, rehearse, replicate_seed, search
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.models.spec import ModelSpec
-from tombola.runs.directory import open_run
+from tombola.runs.carry import Order, carry_out
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.study.statistics import FEWEST_REPLICATES, difference, figure
@@ -74,26 +74,19 @@ def run_comparison(
     check_jobs(jobs, spec, source)
     options, splits = options or Options(), loaded(source)
     requests = [Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms]
-    _rehearse_all(arms, requests, splits)
-    described = describe(requests[0], splits)
-    config = {
-        "study": study,
-        "model": described["model"],
-        "data": described["data"],
-        "task": described["task"],
-        "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
-        "seed": seed,
-        "replicates": replicates,
-    }
-    label = f"{study}-{name_of_model(spec)}-{splits.name}".replace("/", "_")
-    with open_run(Path(out), label, config, kind="study", machine=machine(options, jobs), force=options.force) as run:
-        done = run.result()
-        if done is None:
-            with limit_threads(options.threads):
-                searches = _search_all(arms, requests, splits, run.directory, jobs)
-        else:
-            searches = [_searched(arm) for arm in done["arms"]]
-        result = {
+
+    def config() -> dict[str, Any]:
+        described = describe(requests[0], splits)
+        return {
+            "study": study,
+            **{part: described[part] for part in ("model", "data", "task")},
+            "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
+            "seed": seed,
+            "replicates": replicates,
+        }
+
+    def result_of(searches: Sequence[Sequence[Searched]], counted: Mapping[str, Any]) -> dict[str, Any]:
+        return {
             "kind": "study",
             "study": study,
             "model": name_of_model(spec),
@@ -103,13 +96,25 @@ def run_comparison(
             "input_shape": list(splits.input_shape),
             "replicates": replicates,
             "seeds": [replicate_seed(seed, index) for index in range(replicates)],
-            "parameters": parameters(requests[0], splits, searches[0][0].levels[-1]["total"]),
+            "parameters": counted,
             **summarise(arms, searches),
             "note": note,
         }
-        if result != done:  # series and note are not science: they may change without new training
+
+    def work(directory: Path) -> dict[str, Any]:
+        with limit_threads(options.threads):
+            searches = _search_all(arms, requests, splits, directory, jobs)
+        return result_of(searches, parameters(requests[0], splits, searches[0][0].levels[-1]["total"]))
+
+    label = f"{study}-{name_of_model(spec)}-{splits.name}"
+    order = Order(Path(out), label, "study", machine(options, jobs), options.force)
+    done = carry_out(order, config, lambda: _rehearse_all(arms, requests, splits), work)
+    # series and note are not science: they may change without new training
+    result = result_of([_searched(arm) for arm in done.result["arms"]], done.result["parameters"])
+    if result != done.result:
+        with order.open(config()) as run:
             run.finish(result)
-    return {"run": str(run.directory), **result}
+    return {**done.about, **result}
 
 
 def _rehearse_all(arms: Sequence[Arm], requests: Sequence[Request], splits: Splits) -> None:

@@ -15,7 +15,8 @@ from tombola.methods.describe import describe
 from tombola.methods.find import find_result, headline, machine, rehearse, replicate_seed, search
 from tombola.methods.request import Request, check_jobs, loaded, name_of_model
 from tombola.rng.seeds import derive
-from tombola.runs.directory import Stage, open_run
+from tombola.runs.carry import Order, carry_out
+from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import CONTROLS, Contest, run_arm
 from tombola.ticket.ticket import Ticket
@@ -42,21 +43,23 @@ def run_curve(
     if unknown:
         raise TombolaError(f"control {unknown[0]!r} is not known; use {', '.join(CONTROLS)}")
     check_jobs(jobs, request.model, request.data)
-    splits = loaded(request.data)
-    rehearse(request, splits)
+    splits, options = loaded(request.data), request.options
     wanted = None if control_levels is None else sorted(set(control_levels))
     study = {"study": "curve", "controls": list(controls), "control_levels": wanted}
-    config = {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
+
+    def work(directory: Path) -> dict[str, Any]:
+        with limit_threads(options.threads):
+            replicates = _train(request, splits, directory, list(controls), wanted, jobs)
+        return find_result(request, splits, replicates)
+
     label = f"curve-{request.method.name}-{name_of_model(request.model)}-{splits.name}"
-    options = request.options
-    with open_run(out, label, config, kind="study", machine=machine(options, jobs), force=options.force) as run:
-        result = run.result()
-        if result is None:
-            with limit_threads(options.threads):
-                replicates = _train(request, splits, run.directory, list(controls), wanted, jobs)
-            result = find_result(request, splits, replicates)
-            run.finish(result)
-    return headline(result, run.directory)
+    done = carry_out(
+        Order(out, label, "study", machine(options, jobs), options.force),
+        lambda: {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates},
+        lambda: rehearse(request, splits),
+        work,
+    )
+    return headline(done)
 
 
 @dataclass(frozen=True)

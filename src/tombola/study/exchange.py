@@ -20,7 +20,8 @@ from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive
-from tombola.runs.directory import Stage, open_run
+from tombola.runs.carry import Order, carry_out
+from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.versions import versions
 from tombola.study.arms import random_mask
@@ -89,26 +90,28 @@ def run_overlap(
     options, splits = options or Options(), loaded(source)
     requests = tuple(Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms)
     study = _Study(arms, (requests[0], requests[1]), recipe or arms[0].recipe)
-    _check(study, splits)
-    config = {
-        "study": "overlap",
-        "model": describe_model(spec),
-        "data": describe_data(source, splits),
-        "task": splits.task.identity,
-        "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
-        "recipe": as_plain(study.recipe),
-        "code": code_of(study.recipe),
-        "seed": seed,
-        "replicates": replicates,
-    }
-    label = f"overlap-{name_of_model(spec)}-{splits.name}".replace("/", "_")
-    with open_run(Path(out), label, config, kind="study", machine=machine(options, jobs), force=options.force) as run:
-        result = run.result()
-        if result is None:
-            with limit_threads(options.threads):
-                result = _run(study, splits, run.directory, jobs)
-            run.finish(result)
-    return {"run": str(run.directory), **result}
+
+    def config() -> dict[str, Any]:
+        return {
+            "study": "overlap",
+            "model": describe_model(spec),
+            "data": describe_data(source, splits),
+            "task": splits.task.identity,
+            "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
+            "recipe": as_plain(study.recipe),
+            "code": code_of(study.recipe),
+            "seed": seed,
+            "replicates": replicates,
+        }
+
+    def work(directory: Path) -> dict[str, Any]:
+        with limit_threads(options.threads):
+            return _run(study, splits, directory, jobs)
+
+    label = f"overlap-{name_of_model(spec)}-{splits.name}"
+    order = Order(Path(out), label, "study", machine(options, jobs), options.force)
+    done = carry_out(order, config, lambda: _check(study, splits), work)
+    return {**done.about, **done.result}
 
 
 def compare_files(first: str | Path, second: str | Path, *, trusted: Sequence[str] = ()) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,8 @@ from tombola.methods.presets import preset
 from tombola.methods.request import as_data, check_jobs, loaded
 from tombola.models.registry import is_known
 from tombola.rng.seeds import check_seed, derive
-from tombola.runs.directory import Stage, open_run
+from tombola.runs.carry import Order, carry_out
+from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import ARMS, Contest, recorded_part, run_arm
 from tombola.study.untrained import is_untrained, untrained, untrained_sentence
@@ -138,35 +138,34 @@ def data_of(ticket: Ticket, root: str) -> DataSpec:
 
 def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
     """Carry out a verification, in a run directory under `out` if that is given."""
+    check_jobs(jobs, verification.data)
     splits = loaded(verification.data)
     _check_data(verification, splits)
     _check_task(verification, splits)
-    check_jobs(jobs, verification.data)
-    with limit_threads(verification.options.threads):
-        return _verify(verification, splits, out, jobs)
-
-
-def _verify(verification: Verification, splits: Splits, out: Path | None, jobs: int) -> dict[str, Any]:
     if out is None:
         return _run(verification, splits, None, jobs)
-    ticket, options = verification.contest.ticket, verification.options
-    config = {
-        "ticket": hashlib.sha256(ticket.to_bytes()).hexdigest(),
-        "data": describe_data(verification.data, splits),
-        "task": splits.task.identity,
-        "recipe": as_plain(verification.recipe),
-        "code": {**code_of(verification.recipe), **_code_of_network(verification.contest)},
-        "replicates": verification.replicates,
-        "margin": verification.margin,
-        "seed": verification.seed,
-    }
-    label = f"verify-{recorded_part(ticket, 'method').get('name', 'ticket')}-{splits.name}"
-    with open_run(out, label, config, kind="verify", machine=machine(options, jobs), force=options.force) as run:
-        result = run.result()
-        if result is None:
-            result = _run(verification, splits, run.directory, jobs)
-            run.finish(result)
-    return {"run": str(run.directory), **result}
+    contest, options = verification.contest, verification.options
+
+    def config() -> dict[str, Any]:
+        return {
+            "ticket": contest.ticket.digest,
+            "data": describe_data(verification.data, splits),
+            "task": splits.task.identity,
+            "recipe": as_plain(verification.recipe),
+            "code": {**code_of(verification.recipe), **_code_of_network(contest)},
+            "replicates": verification.replicates,
+            "margin": verification.margin,
+            "seed": verification.seed,
+        }
+
+    label = f"verify-{recorded_part(contest.ticket, 'method').get('name', 'ticket')}-{splits.name}"
+    done = carry_out(
+        Order(out, label, "verify", machine(options, jobs), options.force),
+        config,
+        lambda: None,
+        lambda directory: _run(verification, splits, directory, jobs),
+    )
+    return {**done.about, **done.result}
 
 
 def _check_data(verification: Verification, splits: Splits) -> None:
@@ -176,7 +175,7 @@ def _check_data(verification: Verification, splits: Splits) -> None:
     if recorded not in (None, splits.fingerprint) and not verification.options.force:
         raise TombolaError(
             f"the ticket was found on other data (fingerprint {str(recorded)[:12]}, here "
-            f"{splits.fingerprint[:12]}); give the same data, or set force to verify it on this"
+            f"{splits.fingerprint[:12]}); give the same data, or set the option force to verify it on this"
         )
 
 
@@ -188,7 +187,7 @@ def _check_task(verification: Verification, splits: Splits) -> None:
         said = [f"{recorded[part]} there, {here[part]} here" for part in ("metric_name",) if part in odd]
         raise TombolaError(
             f"the ticket was found with another task: {', '.join(odd)} differ{'s' if len(odd) == 1 else ''}"
-            f"{f' ({said[0]})' if said else ''}; give the same task, or set force to verify it with this one"
+            f"{f' ({said[0]})' if said else ''}; give the same task, or set the option force to verify it with this one"
         )
 
 
@@ -208,6 +207,11 @@ class _Job:
 
 
 def _run(verification: Verification, splits: Splits, directory: Path | None, jobs: int) -> dict[str, Any]:
+    with limit_threads(verification.options.threads):
+        return _train_all(verification, splits, directory, jobs)
+
+
+def _train_all(verification: Verification, splits: Splits, directory: Path | None, jobs: int) -> dict[str, Any]:
     items = [_Job(verification, arm, i, directory) for arm in ARMS for i in range(verification.replicates)]
     trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
     with (
