@@ -139,7 +139,7 @@ def test_an_arm_is_judged_by_its_last_level_and_found_again(tmp_path: Path) -> N
     renamed = run(tmp_path, other, note="tuned")
     assert (renamed["run"], renamed["note"], renamed["arms"][1]["family"]) == (result["run"], "tuned", "Magnitude")
     assert renamed["arms"][1]["replicates"] == pruned["replicates"]
-    assert Stage(directory).result() == {key: value for key, value in renamed.items() if key != "run"}
+    assert Stage(directory).result() == {key: value for key, value in renamed.items() if key not in ("run", "reused")}
 
 
 def test_a_killed_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

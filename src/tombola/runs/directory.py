@@ -104,7 +104,9 @@ def open_run(
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(f"another process is working on {directory}; wait for it, or name another folder with out") from None
+        raise RunError(
+            f"another process is working on {directory}; wait for it, or name another folder with out"
+        ) from None
     try:
         _describe(directory, config, kind, machine, force)
     except BaseException:
