@@ -16,7 +16,7 @@ from torch import Tensor
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.select.patterns import NM, Block, Channel, Element, Pattern, parse_pattern
-from tombola.select.select import EmptyLayerWarning, select
+from tombola.select.select import BarredWeightsWarning, EmptyLayerWarning, select
 
 
 def rows(mask: Mask, name: str = "w") -> Any:
@@ -107,10 +107,12 @@ def test_nan_names_the_layer() -> None:
 # ---- candidates
 
 
-def test_candidates_nest_and_real_infinities_still_count() -> None:
+def test_candidates_nest() -> None:
     scores = one([5.0, -math.inf, 3.0, -math.inf])
     kept = Mask({"w": torch.tensor([0, 1, 1, 1])})
-    assert rows(select(scores, counts={"w": 2}, candidates=kept)) == [0, 1, 1, 0]
+    assert rows(select(scores, counts={"w": 1}, candidates=kept)) == [0, 0, 1, 0]
+    with pytest.raises(TombolaError, match="only 1 of 3 have a score above -inf"):
+        select(scores, counts={"w": 2}, candidates=kept)
     with pytest.raises(TombolaError, match="only 3 are candidates"):
         select(scores, counts={"w": 4}, candidates=kept)
     with pytest.raises(TombolaError, match="must be equal"):
@@ -171,7 +173,9 @@ def test_channel_and_infinities_in_units() -> None:
     inf = math.inf
     scores = one([[1.0, 1.0], [-inf, -inf], [-inf, 4.0], [0.0, 0.0]])
     assert Channel().score(scores["w"]).tolist() == [1.0, -inf, 4.0, 0.0]
-    assert rows(select(scores, density=0.75, pattern="channel")) == [[1, 1], [0, 0], [1, 1], [1, 1]]
+    with pytest.warns(BarredWeightsWarning, match="w 1 of 6"):
+        mask = select(scores, density=0.75, pattern="channel")
+    assert rows(mask) == [[1, 1], [0, 0], [1, 1], [1, 1]]
     filters = {"w": torch.arange(12.0).view(3, 2, 1, 2)}
     assert select(filters, counts={"w": 1}, pattern="channel")["w"][2].all()
     assert rows(select(one([3.0, 1.0, 2.0]), counts={"w": 2}, pattern="channel")) == [1, 0, 1]

@@ -171,16 +171,22 @@ def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
             arms.setdefault(arm, []).append(levels)
     repeated = f", means of {len(replicates)} searches" if len(replicates) > 1 else ""
     screen.line(f"{result['method']} on {result['data']} with {result['model']}{repeated}")
+    barred = any(level.get("barred_kept") for found in arms.values() for levels in found for level in levels)
     columns = ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at")
-    screen.table(columns, [row for arm, found in arms.items() for row in _rows(arm, found, metric)])
+    rows = [row for arm, found in arms.items() for row in _rows(arm, found, metric, barred)]
+    screen.table((*columns, "barred") if barred else columns, rows)
+    if barred:
+        screen.line("barred: kept weights that the criterion bars, drawn at random since it leaves too few others")
     if (size := result.get("parameters")) is not None:  # runs of earlier versions have none
         screen.line(f"density of the {size['prunable']:,} prunable weights, of {size['total']:,} parameters in all")
     screen.line(f"ticket  {result['ticket']}")
     screen.run(result)
 
 
-def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: str) -> list[list[str]]:
-    """One row per level: its figures' means over the replicates that reached it."""
+def _rows(
+    arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: str, barred: bool = False
+) -> list[list[str]]:
+    """One row per level: its figures' means over the replicates that reached it, on request the kept barred weights."""
     from tombola.methods.find import is_dense
     from tombola.report.style import arm_name
 
@@ -198,6 +204,7 @@ def _rows(arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: s
             unit.show(_mean(found, "val_accuracy")),
             unit.show(_mean(found, "test_accuracy")),
             count(_mean([f for f in found if f["early_stop_observed"]], "early_stop_iteration")),
+            *([count(_mean(found, "barred_kept"))] if barred else []),
         ]
         for index, found in sorted(at.items())
     ]

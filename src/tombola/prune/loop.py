@@ -16,9 +16,10 @@ from tombola.mask import Mask, parameters_by_name, prunable
 from tombola.nn.forward import typed, widened
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive, generator
+from tombola.select.barred import warn_of_barred, warn_of_ties
 from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import Pattern
-from tombola.select.select import select
+from tombola.select.select import Selection, selection, warn_of_empty
 from tombola.ticket.origin import Origin
 from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import Ticket
@@ -51,15 +52,19 @@ class Pruning:
 def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     """Level 0 trains the dense network; each later level prunes what the last one trained, rewinds, and trains.
 
+    Where the criterion leaves too few weights, the rest are drawn at random from those that it bars: a warning says how
+    many, and so does the level's result (`barred_kept`, in all and by layer).
+
     Raises:
         TombolaError: a level's mask leaves no path from the input to the output.
     """
     mask, plan = plan_levels(search.network(), pruning, search.mask)
+    chosen = Selection(mask, {}, {}, {})
     levels = list[Level]()
     for level, counts in enumerate(plan):
         if level > 0:
-            mask = _next_mask(search, pruning, levels[-1], counts)
-        levels.append(_train_level(search, pruning, level, mask, levels))
+            chosen = _next_mask(search, pruning, levels[-1], counts)
+        levels.append(_train_level(search, pruning, level, chosen, levels))
     return levels
 
 
@@ -80,10 +85,21 @@ def plan_levels(network: nn.Module, pruning: Pruning, mask: Mask | None = None) 
 def check_selection(network: nn.Module, pruning: Pruning, mask: Mask, counts: Counts) -> None:
     """Score and select once on untrained weights: a criterion or pattern that cannot work says so before training."""
     at = {name: weight.detach() for name, weight in parameters_by_name(network).items() if name in mask}
-    scores = _scores(pruning, Context(at, at, gradient=at, generator=generator(0, "rehearsal"), mask=mask))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        select(scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask, signed=True)
+        warnings.simplefilter("ignore")  # whatever a user's criterion says of weights that have not moved
+        _select(pruning, Context(at, at, gradient=at, generator=generator(0, "rehearsal"), mask=mask), mask, counts)
+
+
+def _select(pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
+    return selection(
+        _scores(pruning, context),
+        counts=counts,
+        scope=pruning.scope,
+        pattern=pruning.pattern,
+        candidates=mask,
+        signed=True,
+        fill=context.generator,
+    )
 
 
 def _scores(pruning: Pruning, context: Context) -> dict[str, Tensor]:
@@ -92,11 +108,14 @@ def _scores(pruning: Pruning, context: Context) -> dict[str, Tensor]:
     except TombolaError:
         raise
     except Exception as error:  # a user's own function may raise anything
-        name = getattr(pruning.criterion, "__qualname__", repr(pruning.criterion))
-        raise TombolaError(f"criterion {name} failed on its Context: {type(error).__name__}: {error}") from error
+        raise TombolaError(f"{_name(pruning)} failed on its Context: {type(error).__name__}: {error}") from error
 
 
-def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Mask:
+def _name(pruning: Pruning) -> str:
+    return f"criterion {getattr(pruning.criterion, '__qualname__', repr(pruning.criterion))}"
+
+
+def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Selection:
     initial, final = search.state(), _final_state(search, previous.ticket)
     mask = previous.ticket.mask
     context = Context(
@@ -106,19 +125,23 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
         generator=generator(search.seed, "criterion", previous.level),
         mask=mask,
     )
-    scores = _scores(pruning, context)
-    pruned = select(scores, counts=counts, scope=pruning.scope, pattern=pruning.pattern, candidates=mask, signed=True)
+    chosen = _select(pruning, context, mask, counts)
+    pruned, what = chosen.mask, f"{_name(pruning)} at level {previous.level + 1}: "
+    warn_of_barred(pruned, chosen.barred, chosen.drawn, what)
+    warn_of_ties(pruned, chosen.tied, what)
+    if empty := pruned.empty_layers():
+        warn_of_empty(empty)
     if is_cut(search.network(), pruned, some_inputs(search.bench.splits)):
-        empty = pruned.empty_layers()
         raise TombolaError(
             f"at level {previous.level + 1} (density {pruned.density:.4g}) no path leads from input to output"
             + (f", {', '.join(empty)} being empty" if empty else "")
             + "; ask for a higher density, fewer levels, or a layerwise scope"
         )
-    return pruned
+    return chosen
 
 
-def _train_level(search: Search, pruning: Pruning, level: int, mask: Mask, before: Sequence[Level]) -> Level:
+def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection, before: Sequence[Level]) -> Level:
+    mask, barred = chosen.mask, chosen.barred
     name = f"level-{level:02d}"
     stage = search.stage(name)
     rewound = pruning.rewind.step(search.bench.steps_per_epoch, search.bench.total_steps)
@@ -143,7 +166,12 @@ def _train_level(search: Search, pruning: Pruning, level: int, mask: Mask, befor
         origin=origin,
         mask=mask,
         final_state=trial.trained.state,
-        provenance={**search.provenance, "level": level, "rewound_steps": start.step if start else 0},
+        provenance={
+            **search.provenance,
+            "level": level,
+            "rewound_steps": start.step if start else 0,
+            **({"barred_kept": barred} if barred else {}),
+        },
         model=search.architecture,
         trusted=search.trusted,
     )
@@ -152,7 +180,7 @@ def _train_level(search: Search, pruning: Pruning, level: int, mask: Mask, befor
         if captured is not None:
             save_snapshot(stage.directory / "rewind.pt", captured)
         ticket.save(file)
-    figures = level_result(level, mask, trial, search.path(name))
+    figures = level_result(level, mask, trial, search.path(name), barred)
     result = {**figures, "bits_per_weight": bits_per_weight(ticket)}
     if stage is not None:
         stage.finish(result)

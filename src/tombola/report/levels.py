@@ -40,6 +40,7 @@ class Level:
     density: float
     kept: int | None = None
     total: int | None = None
+    barred_kept: int = 0
     early_stop_iteration: int | None = None
     early_stop_observed: bool = False
     test_accuracy: float | None = None
@@ -98,6 +99,7 @@ def read_level(node: Node, root: Path, top: float) -> Level:
         density=density,
         kept=node.integer("kept"),
         total=node.integer("total"),
+        barred_kept=node.integer("barred_kept") or 0,
         early_stop_iteration=stop,
         early_stop_observed=stop is not None and node.flag("early_stop_observed", True),
         test_accuracy=node.number("test_accuracy", -top, top),

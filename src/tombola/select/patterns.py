@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.select.barred import bars
 
 __all__ = ["NM", "Block", "Channel", "Element", "Pattern", "parse_pattern"]
 
@@ -137,11 +138,56 @@ class NM:
             parts.append(_best(rows[:, full:], None if allowed is None else allowed[:, full:], tail))
         return torch.cat(parts, dim=1).view(scores.shape)
 
+    def filled(
+        self, scores: Tensor, candidates: Tensor | None, fill: torch.Generator | None, where: str
+    ) -> tuple[Tensor, int]:
+        """`keep`, and how many of the kept have score -inf: drawn from a group's barred ones where it has no others.
+
+        Raises:
+            TombolaError: there are such and `fill` is None; `where` says whose scores these are.
+        """
+        kept = self.keep(scores, candidates)
+        barred = scores == -torch.inf if bars(scores) else None
+        missing = 0 if barred is None else int(torch.count_nonzero(kept & barred))
+        if barred is None or missing == 0:
+            return kept, 0
+        if fill is None:
+            count = int(torch.count_nonzero(kept))
+            raise TombolaError(
+                f"{where} shall keep {count} weights as {self}, but only {count - missing} of the best in their groups "
+                "have a score above -inf; take another criterion, or give fill=torch.Generator() to draw the rest at "
+                "random"
+            )
+        draws = torch.rand(scores.shape, generator=fill, device=fill.device, dtype=torch.float64).to(scores.device)
+        places = torch.where(barred, draws, torch.where(kept, 2.0, -1.0))  # the best, then barred ones by their draw
+        return self.keep(places, candidates), missing
+
+    def tied(self, scores: Tensor, kept: Tensor, candidates: Tensor | None) -> int:
+        """How many weights are kept for their place alone: one of the same score is pruned from their group."""
+        allowed = torch.ones_like(kept) if candidates is None else candidates
+        found = 0
+        for s, k, a in zip(*(self._grouped(tensor) for tensor in (scores, kept, allowed)), strict=True):
+            lowest = s.double().masked_fill(~k, torch.inf).amin(1, keepdim=True)
+            level = (s == lowest) & (lowest > -torch.inf)
+            out = (level & a & ~k).any(1, keepdim=True)
+            found += int(torch.count_nonzero(level & k & out))
+        return found
+
+    def _grouped(self, tensor: Tensor) -> list[Tensor]:
+        """The full groups as rows, then the tails as rows, where there are any."""
+        out, inputs = _matrix(tensor.shape)
+        rows = tensor.reshape(out, inputs)
+        full = inputs - inputs % self.m
+        return [part for part in (rows[:, :full].reshape(-1, self.m), rows[:, full:]) if part.numel()]
+
     def __str__(self) -> str:
         return f"{self.n}:{self.m}"
 
 
-Pattern = Element | Block | Channel | NM
+Units = Element | Block | Channel
+"""Patterns whose units are ranked in a layer or over all layers."""
+
+Pattern = Units | NM
 
 
 def parse_pattern(text: str | Pattern) -> Pattern:

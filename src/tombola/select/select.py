@@ -5,22 +5,37 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask, resolve
-from tombola.select.patterns import NM, Pattern, parse_pattern
+from tombola.select.barred import BarredWeightsWarning, bars, redrawn, tied, warn_of_barred
+from tombola.select.patterns import NM, Pattern, Units, parse_pattern
 from tombola.select.topk import keep_largest
 
-__all__ = ["SCOPES", "EmptyLayerWarning", "select"]
+__all__ = ["SCOPES", "BarredWeightsWarning", "EmptyLayerWarning", "Selection", "select", "selection"]
 
 SCOPES = ("layer", "global")
 
 
 class EmptyLayerWarning(UserWarning):
     """A selection left a layer without a single kept weight."""
+
+
+class Selection(NamedTuple):
+    """A mask and what there is to say of it: name -> number of weights, layers without any left out.
+
+    `barred`: kept although their score is -inf; of these `drawn` at random, the others come along in a unit that has
+    further weights. `tied`: kept for their place alone, as weights of the same score were pruned.
+    """
+
+    mask: Mask
+    barred: dict[str, int]
+    drawn: dict[str, int]
+    tied: dict[str, int]
 
 
 def select(
@@ -32,12 +47,13 @@ def select(
     pattern: str | Pattern = "element",
     candidates: Mask | None = None,
     signed: bool = False,
+    fill: torch.Generator | None = None,
 ) -> Mask:
     """Keep the units with the largest scores: exactly round(density * U) of U, ties to the lower flat index.
 
     Args:
-        scores: name -> real tensor in the weight's shape; the larger, the sooner kept. -0.0 ties with +0.0,
-            -inf comes last.
+        scores: name -> real tensor in the weight's shape; the larger, the sooner kept. -0.0 ties with +0.0.
+            -inf bars a weight: see `fill`.
         density: fraction of units kept, in (0, 1]: one number for all, or name -> number (scope "layer"
             only). Python's round, half to even.
         counts: instead of a density, how many units to keep: an int (scope "global") or name -> int
@@ -48,7 +64,10 @@ def select(
         candidates: only what is kept here may be kept again (a unit: if all its weights are), so that masks
             nest. Densities and counts still speak of all units.
         signed: the score of a unit of several weights is the mean of its |scores|; with `signed`, of its
-            scores, as criteria need whose scores are negative on purpose (small_final).
+            scores, as criteria need whose scores are negative on purpose (small_final). Weights of score -inf
+            do not count in the mean; only a unit of nothing else is barred.
+        fill: where too few units have a score above -inf, draws the rest uniformly from the barred candidates (of
+            the layer, over all layers where the scope is global, of the group of N:M). Without it that is an error.
 
     Returns:
         A Mask in the order of `scores`, each tensor on its scores' device. Its density is the achieved weight
@@ -56,44 +75,123 @@ def select(
 
     Raises:
         TombolaError: no scores, NaN, a density outside (0, 1], counts that cannot be met, an unknown scope,
-            pattern or name, candidates of other names or shapes.
+            pattern or name, candidates of other names or shapes, barred units that would have to be kept.
 
     Warns:
         EmptyLayerWarning: naming the layers that end empty.
+        BarredWeightsWarning: how many kept weights are barred, by layer.
+    """
+    found = selection(
+        scores,
+        density=density,
+        counts=counts,
+        scope=scope,
+        pattern=pattern,
+        candidates=candidates,
+        signed=signed,
+        fill=fill,
+        ties=False,
+    )
+    warn_of_barred(found.mask, found.barred, found.drawn)
+    if empty := found.mask.empty_layers():
+        warn_of_empty(empty)
+    return found.mask
+
+
+def selection(
+    scores: Mapping[str, Tensor],
+    *,
+    density: float | Mapping[str, float] | None = None,
+    counts: int | Mapping[str, int] | None = None,
+    scope: str = "layer",
+    pattern: str | Pattern = "element",
+    candidates: Mask | None = None,
+    signed: bool = False,
+    fill: torch.Generator | None = None,
+    ties: bool = True,
+) -> Selection:
+    """`select`, with the counts that a caller may want to record instead of warnings.
+
+    `ties` False spares looking for them, and leaves `tied` empty.
     """
     if not scores:
         raise TombolaError("there are no scores to select from; the model has no prunable weights, or all are excluded")
     if scope not in SCOPES:
         raise TombolaError(f"unknown scope {scope!r}; allowed: {', '.join(SCOPES)}")
     chosen = parse_pattern(pattern)
-    scores = {name: score.detach() for name, score in scores.items()}
+    scores = {name: _numbers(name, score.detach()) for name, score in scores.items()}
     _check_candidates(scores, candidates)
+    barring = [name for name, score in scores.items() if bars(score)]
+    how = _How(fill, ties, bool(barring))
     if isinstance(chosen, NM):
         _check_fixed(chosen, density, counts, scope)
-        kept = {
-            name: chosen.keep(_numbers(name, score), None if candidates is None else _on(candidates[name], score))
-            for name, score in scores.items()
-        }
+        kept, drawn, by_order = _by_group(scores, chosen, candidates, how)
     else:
         wanted = _wanted(scores, chosen, density, counts, scope)
-        units = {name: chosen.score(_numbers(name, score), signed) for name, score in scores.items()}
-        allowed = (
-            None
-            if candidates is None
-            else {name: chosen.whole(_on(candidates[name], score)) for name, score in scores.items()}
-        )
-        if isinstance(wanted, int):
-            picked = _pick_global(units, wanted, allowed)
-        else:
-            picked = {
-                name: _pick(unit, wanted[name], None if allowed is None else allowed[name], f"layer {name!r}")
-                for name, unit in units.items()
-            }
-        kept = {name: chosen.spread(picked[name], score.shape) for name, score in scores.items()}
+        kept, drawn, by_order = _by_unit(scores, chosen, wanted, candidates, signed, how)
     mask = Mask._own({name: tensor.contiguous() for name, tensor in kept.items()})
-    if empty := mask.empty_layers():
-        warn_of_empty(empty)
-    return mask
+    barred = {name: int(torch.count_nonzero(mask[name] & (scores[name] == -torch.inf))) for name in barring}
+    return Selection(mask, _some(barred), drawn, by_order)
+
+
+class _How(NamedTuple):
+    """How to pick: what draws barred units, whether to look for ties, whether there are barred units at all."""
+
+    fill: torch.Generator | None
+    ties: bool
+    barring: bool
+
+
+_Kept = tuple[dict[str, Tensor], dict[str, int], dict[str, int]]
+"""The mask's tensors, and by layer how many weights were drawn and how many are kept for their place alone."""
+
+
+def _by_group(scores: Mapping[str, Tensor], pattern: NM, candidates: Mask | None, how: _How) -> _Kept:
+    kept, drawn, by_order = dict[str, Tensor](), dict[str, int](), dict[str, int]()
+    for name, score in scores.items():
+        allowed = None if candidates is None else _on(candidates[name], score)
+        kept[name], drawn[name] = pattern.filled(score, allowed, how.fill, f"layer {name!r}")
+        by_order[name] = pattern.tied(score, kept[name], allowed) if how.ties else 0
+    return kept, _some(drawn), _some(by_order)
+
+
+def _by_unit(
+    scores: Mapping[str, Tensor],
+    pattern: Units,
+    wanted: int | dict[str, int],
+    candidates: Mask | None,
+    signed: bool,
+    how: _How,
+) -> _Kept:
+    units = {name: pattern.score(score, signed) for name, score in scores.items()}
+    allowed = (
+        None
+        if candidates is None
+        else {name: pattern.whole(_on(candidates[name], score)) for name, score in scores.items()}
+    )
+    if isinstance(wanted, int):
+        sizes = [unit.numel() for unit in units.values()]
+        device = next(iter(units.values())).device  # all layers are laid end to end
+        total = torch.cat([unit.to(device) for unit in units.values()])
+        open_ = None if allowed is None else torch.cat([a.to(device) for a in allowed.values()])
+        whole = _pick(total, wanted, open_, "the network", how)
+        parts = [torch.split(part, sizes) for part in whole]
+        picks = dict(zip(units, zip(*parts, strict=True), strict=True))
+    else:
+        opens = dict.fromkeys(units) if allowed is None else allowed
+        picks = {name: _pick(unit, wanted[name], opens[name], f"layer {name!r}", how) for name, unit in units.items()}
+
+    def spread(part: int) -> dict[str, Tensor]:
+        return {name: pattern.spread(picks[name][part].to(score.device), score.shape) for name, score in scores.items()}
+
+    def weights(part: int) -> dict[str, int]:
+        return _some({name: int(torch.count_nonzero(kept)) for name, kept in spread(part).items()})
+
+    return spread(0), weights(1) if how.barring else {}, weights(2) if how.ties else {}
+
+
+def _some(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}
 
 
 def warn_of_empty(names: Sequence[str]) -> None:
@@ -105,28 +203,25 @@ def warn_of_empty(names: Sequence[str]) -> None:
     )
 
 
-def _pick(units: Tensor, count: int, allowed: Tensor | None, where: str) -> Tensor:
-    """Flat bool: the `count` largest units, among the allowed ones only."""
+def _pick(units: Tensor, count: int, allowed: Tensor | None, where: str, how: _How) -> tuple[Tensor, Tensor, Tensor]:
+    """Flat bools: the `count` largest units, among the allowed ones only; those drawn; those kept for their place."""
     if allowed is None:
-        return keep_largest(units, count)
-    places = allowed.nonzero().view(-1)
-    if count > places.numel():
-        raise TombolaError(
-            f"{where} shall keep {count} units but only {places.numel()} are candidates; ask for no more "
-            "than were kept before"
-        )
-    picked = torch.zeros_like(allowed)
-    picked[places] = keep_largest(units[places], count)
-    return picked
-
-
-def _pick_global(units: dict[str, Tensor], count: int, allowed: dict[str, Tensor] | None) -> dict[str, Tensor]:
-    """`_pick` over all layers laid end to end, cut up again and sent back to their devices."""
-    device = next(iter(units.values())).device
-    total = torch.cat([unit.to(device) for unit in units.values()])
-    open_ = None if allowed is None else torch.cat([a.to(device) for a in allowed.values()])
-    parts = torch.split(_pick(total, count, open_, "the network"), [unit.numel() for unit in units.values()])
-    return {name: part.to(unit.device) for (name, unit), part in zip(units.items(), parts, strict=True)}
+        picked = keep_largest(units, count)
+    else:
+        places = allowed.nonzero().view(-1)
+        if count > places.numel():
+            raise TombolaError(
+                f"{where} shall keep {count} units but only {places.numel()} are candidates; ask for no more "
+                "than were kept before"
+            )
+        picked = torch.zeros_like(allowed)
+        picked[places] = keep_largest(units[places], count)
+    drawn = none = torch.zeros_like(picked)
+    if how.barring:
+        barred = units == -torch.inf
+        picked = redrawn(picked, barred, allowed, how.fill, where)
+        drawn = picked & barred
+    return picked, drawn, tied(units, picked, allowed) if how.ties else none
 
 
 # ---- what is asked for -------------------------------------------------------------------------------------

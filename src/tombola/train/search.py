@@ -64,15 +64,30 @@ class Level:
     result: dict[str, Any]
 
 
-def level_result(level: int, mask: Mask, trial: Trial, path: str) -> dict[str, Any]:
-    """The figures of one trained network under a mask, as run JSON and report hold them."""
+def level_result(
+    level: int, mask: Mask, trial: Trial, path: str, barred: Mapping[str, int] | None = None
+) -> dict[str, Any]:
+    """The figures of one trained network under a mask, as run JSON and report hold them.
+
+    `barred`: layer -> how many of its kept weights the criterion bars (`barred_kept`).
+    """
+    barred = barred or {}
     return {
         "level": level,
         "density": mask.density,
         "kept": mask.kept,
         "total": mask.total,
         **trial.result,
-        "layers": [{"name": name, "kept": kept, "total": total} for name, (kept, total) in mask.counts().items()],
+        "barred_kept": sum(barred.values()),
+        "layers": [
+            {
+                "name": name,
+                "kept": kept,
+                "total": total,
+                **({"barred_kept": barred[name]} if name in barred else {}),
+            }
+            for name, (kept, total) in mask.counts().items()
+        ],
         "metrics": f"{path}/metrics.csv",
         "ticket": f"{path}/network.ticket",
     }
