@@ -510,5 +510,5 @@ def test_info_counts_bytes() -> None:
     assert info["bytes_by_kind"] == {"mask": 2, "trained": 28, "state": 12, "origin": 60 + 12 + 8}
     assert info["bound_bytes"] == 2 + 28 + 12 + 80  # 15 * 0.9968 bits are 1.87 bytes
     assert json.loads(json.dumps(info)) == info
-    assert "46.7% of the 15 prunable weights" in small().table()
+    assert "46.67 % of the 15 prunable weights" in small().table()
     assert small().density == 7 / 15

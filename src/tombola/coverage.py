@@ -11,9 +11,18 @@ from typing import Any, NamedTuple
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
+from tombola.formats import density
 from tombola.mask import holders, parameters_by_name, prunable
 
-__all__ = ["Coverage", "LeftOut", "LeftOutWarning", "coverage", "density_in_words", "percent", "warn_of_left_out"]
+__all__ = [
+    "Coverage",
+    "LeftOut",
+    "LeftOutWarning",
+    "coverage",
+    "denominator_in_words",
+    "density_in_words",
+    "warn_of_left_out",
+]
 
 NOTABLE = 0.05  # of all parameters: below that share nobody is warned of what is left out
 _LISTED = 4  # patterns in one line
@@ -55,7 +64,7 @@ class Coverage:
 
     def __str__(self) -> str:
         """One line: what is prunable, what is not, and how to include it."""
-        text = f"{self.prunable:,} of {self.total:,} parameters are prunable ({percent(self.prunable, self.total)})"
+        text = f"{self.prunable:,} of {self.total:,} parameters are prunable ({_share(self.prunable, self.total)})"
         if not self.left_out:
             return text
         together: dict[str, list[LeftOut]] = {}  # what one pattern includes is named once, the largest first
@@ -64,7 +73,7 @@ class Coverage:
         sizes = {name: sum(part.size for part in parts) for name, parts in together.items()}
         names = sorted(sizes, key=lambda name: -sizes[name])
         named = [f"{name} ({together[name][0].why}, {sizes[name]:,})" for name in names]
-        text += f"; left out are {_few(named)}: {percent(sum(sizes.values()), self.total)} of all"
+        text += f"; left out are {_few(named)}: {_share(sum(sizes.values()), self.total)} of all"
         if patterns := [repr(name) for name in names if together[name][0].pattern is not None]:
             text += f"; to prune them too, add them to include: {_few(patterns)}"
         return text
@@ -125,6 +134,10 @@ def _is_part(module: nn.Module, local: str) -> bool:
     return isinstance(module, ParametrizationList) or old.get(end, False) or spectral
 
 
+def _share(part: int, whole: int) -> str:
+    return density(part / whole if whole else 0.0)
+
+
 def _few(words: Sequence[str]) -> str:
     rest = len(words) - _LISTED
     return ", ".join(words[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
@@ -133,20 +146,19 @@ def _few(words: Sequence[str]) -> str:
 # ---- in words ----------------------------------------------------------------------------------------------
 
 
-def percent(part: float, whole: float) -> str:
-    """`part` of `whole` as percent, to one decimal, small shares to one significant digit: "20.3%", "0.04%"."""
-    share = 100 * part / whole if whole else 0.0
-    return f"{share:.1f}%" if share >= 0.1 or share == 0 else f"{share:.1g}%"
-
-
 def density_in_words(kept: int, total: int, parameters: int | None) -> str:
-    """A density with its denominator: "20.3% of the 51 prunable weights, which are 0.7% of all 7,266 parameters".
+    """A density with its denominator: "20.30 % of the 51 prunable weights, which are 0.70 % of all 7,266 parameters".
 
     `total`: weights under the mask; `parameters`: of the whole network, None where unknown, which leaves that out.
     """
-    text = f"{percent(kept, total)} of the {total:,} prunable weights"
+    return f"{_share(kept, total)} of {denominator_in_words(total, parameters)}"
+
+
+def denominator_in_words(total: int, parameters: int | None) -> str:
+    """What densities are a fraction of: "the 51 prunable weights, which are 0.70 % of all 7,266 parameters"."""
+    text = f"the {total:,} prunable weights"
     if parameters is None:
         return text
     if total == parameters:
         return f"{text}, which are all of the parameters"
-    return f"{text}, which are {percent(total, parameters)} of all {parameters:,} parameters"
+    return f"{text}, which are {_share(total, parameters)} of all {parameters:,} parameters"

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen
-from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
 from tombola.cli.studies import typed
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
@@ -119,6 +119,7 @@ def show_overlap(screen: Screen, result: Mapping[str, Any]) -> None:
     )
     head = [f"{what}, {name}" for what in ("positive", "size", "sign changed") for name in names]
     screen.table(("layer", *head, "positive by chance"), [_kept(row) for row in rows])
+    show_denominator(screen, result)
     if "accuracy" in result:
         _show_accuracy(screen, result)
 

@@ -176,11 +176,18 @@ def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
     rows = [row for arm, found in arms.items() for row in _rows(arm, found, metric, barred)]
     screen.table((*columns, "barred") if barred else columns, rows)
     if barred:
-        screen.line("barred: kept weights that the criterion bars, drawn at random since it leaves too few others")
-    if (size := result.get("parameters")) is not None:  # runs of earlier versions have none
-        screen.line(f"density of the {size['prunable']:,} prunable weights, of {size['total']:,} parameters in all")
+        screen.line("barred: weights kept although the criterion bars them, since it leaves too few others")
+    show_denominator(screen, result)
     screen.line(f"ticket  {result['ticket']}")
     screen.run(result)
+
+
+def show_denominator(screen: Screen, result: Mapping[str, Any]) -> None:
+    """What the densities of a result are a fraction of; runs of earlier versions do not say."""
+    from tombola.coverage import denominator_in_words
+
+    if (size := result.get("parameters")) is not None:
+        screen.line(f"density: kept / {denominator_in_words(size['prunable'], size['total'])}")
 
 
 def _rows(

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from tombola.cli.errors import choose, closest, parser_line
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen
-from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
 from tombola.cli.verb import Verb, option_names
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
@@ -230,6 +230,14 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
     drawn = (f"test {metric}, drawn masks",) if sampled else ()
     size = ("bits per weight",) if stored else ()
     screen.table(("arm", "density", *measured, *drawn, *size), rows)
+    show_denominator(screen, result)
+    for arm in result["arms"]:
+        found = arm["replicates"][0][-1]
+        if found.get("barred_kept"):
+            screen.line(
+                f"{arm['name']}: {found['barred_kept']:,} of the {found['kept']:,} kept weights are barred by its "
+                "criterion, which leaves too few others"
+            )
     screen.line(result["intervals"])
     screen.line(result["note"])
     screen.run(result)

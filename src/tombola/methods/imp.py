@@ -57,6 +57,11 @@ class IterativePruning:
     def __post_init__(self) -> None:
         object.__setattr__(self, "include", tuple(self.include))
         object.__setattr__(self, "exclude", tuple(self.exclude))
+        if not isinstance(self.criterion, str):  # a run records it by name
+            path = f"{getattr(self.criterion, '__module__', 'package')}.{getattr(self.criterion, '__name__', 'name')}"
+            raise TombolaError(
+                f"criterion is a {type(self.criterion).__name__}; give its name or import path, e.g. {path!r}"
+            )
         if self.density is not None and self.levels is not None:
             raise TombolaError("both density and levels are given; give density and rounds, or rate and levels")
         if self.density is not None and not 0.0 < self.density <= 1.0:

@@ -181,7 +181,7 @@ def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection
             save_snapshot(stage.directory / "rewind.pt", captured)
         ticket.save(file)
     figures = level_result(level, mask, trial, search.path(name), barred)
-    result = {**figures, "bits_per_weight": bits_per_weight(ticket)}
+    result = {**figures, "tied_kept": sum(chosen.tied.values()), "bits_per_weight": bits_per_weight(ticket)}
     if stage is not None:
         stage.finish(result)
     elif captured is not None:

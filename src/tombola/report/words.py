@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from tombola.formats import BITS, ITERATIONS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import Point, Spread, points, spread
 from tombola.report.comparison import Study
+from tombola.report.levels import Level
 from tombola.report.summary import Find, Run
 
 __all__ = ["BITS", "ITERATIONS", "MISSING", "Unit", "count", "density", "mean_of", "plural"]
@@ -97,14 +100,26 @@ def find_sentence(find: Find) -> str:
     return f"{start}{unit.show(last.spread.mean)}{ratio}{end}"
 
 
+def barred_sentence(what: str, levels: Iterable[Level]) -> str:
+    """What to know of tickets whose criterion bars weights that they keep, of the worst level; "" where none does."""
+    worst = max(levels, key=lambda level: level.barred_kept / (level.kept or 1), default=None)
+    if worst is None or not worst.barred_kept:
+        return ""
+    return (
+        f" {worst.barred_kept:,} of the {count(worst.kept)} weights that {what} keeps at {density(worst.density)} are "
+        "barred by its criterion, which leaves too few others."
+    )
+
+
 def verdict(run: Run) -> str:
     """The one plain sentence at the top of a run."""
     if run.verify is not None:
         return run.verify.sentence or "The verification has no verdict yet."
     if run.find is not None:
-        return find_sentence(run.find)
+        levels = [level for rep in run.find.replicates for level in rep.arms.get("ticket", ())]
+        return find_sentence(run.find) + barred_sentence("the ticket", levels)
     if run.study is not None:
-        return study_sentence(run.study)
+        return study_sentence(run.study) + "".join(barred_sentence(arm.name, arm.last_levels) for arm in run.study.arms)
     if run.overlap is not None:
         return run.overlap.sentence or "The masks have been compared."
     return "The results are listed as they were found." if run.other else "There are no results to show yet."

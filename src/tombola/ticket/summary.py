@@ -45,8 +45,8 @@ def parameters(ticket: Parts) -> dict[str, int | None]:
 def describe_density(ticket: Parts) -> str:
     """The density with what it is a fraction of, to stand in a sentence ("This ticket of ...").
 
-    "20.3% of the 51 prunable weights, which are 0.7% of all 7,266 parameters"; without the last part where the ticket
-    does not record how many parameters there are.
+    "20.30 % of the 51 prunable weights, which are 0.70 % of all 7,266 parameters"; the last part only where the ticket
+    records how many parameters there are.
     """
     return density_in_words(ticket.mask.kept, ticket.mask.total, parameters(ticket)["total"])
 
