@@ -221,6 +221,19 @@ def test_find_for_people(found: dict[str, Any], runs: Path) -> None:
     assert "\x1b" not in out
 
 
+def test_a_run_found_finished_loads_nothing_to_train_with(found: dict[str, Any], runs: Path) -> None:
+    words = [*TINY, "--density", "0.25", "--out", str(runs)]
+    code = (
+        "import sys; from tombola.cli import main\n"
+        f"assert main({words!r}) == 0\n"
+        "assert 'torch' in sys.modules\n"
+        "assert not {'lightning_fabric', 'torch._dynamo', 'sklearn', 'scipy', 'numba', 'matplotlib'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("found finished: nothing was trained\n")
+
+
 def test_info(found: dict[str, Any]) -> None:
     told = last_json("info", found["ticket"])
     assert told["kept"] / told["total"] == told["density"] == found["density"]

@@ -191,3 +191,13 @@ def test_mnist(real_data: Path) -> None:
     assert splits.input_shape == (1, 28, 28)
     assert abs(float(splits.train.x.mean())) < 0.01
     assert abs(float(splits.train.x.std()) - 1) < 0.01
+
+
+def test_digits_are_scikit_learns_own() -> None:
+    from sklearn.datasets import load_digits
+
+    from tombola.data.registry import _bundled_digits
+
+    given, table = load_digits(), _bundled_digits()
+    assert np.array_equal(table[:, :-1], given.images.reshape(len(table), -1))
+    assert np.array_equal(table[:, -1], given.target)

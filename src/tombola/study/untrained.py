@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +19,12 @@ from tombola.study.statistics import interval
 from tombola.supermask.represent import Binary
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
-from tombola.train.fabric import Fabric
 from tombola.train.feeds import layout, training_feed
 from tombola.train.recipe import Recipe
 from tombola.train.trial import Bench
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _BATCHES = 100
 """Training batches over which a control's norms take their statistics."""

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from tombola.errors import TombolaError
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 _CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
-_before = os.environ.get(_CHECK)
-from lightning_fabric import Fabric  # noqa: E402
-
-# Importing it switches torch to a CUDA check that opens a library at every optimiser step: a tenth of a small
-# network's step on a machine without a GPU. Put it back as it was.
-if _before is None:
-    os.environ.pop(_CHECK, None)
-else:
-    os.environ[_CHECK] = _before
-
-__all__ = ["Fabric", "make_fabric"]
 
 
 def make_fabric(device: str, precision: str = "32", *, loggers: Any = ()) -> Fabric:
@@ -29,9 +21,23 @@ def make_fabric(device: str, precision: str = "32", *, loggers: Any = ()) -> Fab
     if kind not in ("auto", "cpu", "cuda") or not (index.isdigit() or not index):
         raise TombolaError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise TombolaError("device 'cuda' was asked for, but torch finds no CUDA device here; use --device cpu")
+        raise TombolaError("device 'cuda' was asked for, but torch finds no CUDA device here; use device cpu")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     devices: Any = [int(index)] if index else 1
     fabric_precision: Any = "32-true" if precision == "32" else precision
-    return Fabric(accelerator=kind, devices=devices, precision=fabric_precision, loggers=list(loggers))
+    return _fabric()(accelerator=kind, devices=devices, precision=fabric_precision, loggers=list(loggers))
+
+
+def _fabric() -> type[Fabric]:
+    """The class, imported when something is to be trained: that takes as long as importing torch."""
+    before = os.environ.get(_CHECK)
+    from lightning_fabric import Fabric
+
+    # Importing it switches torch to a CUDA check that opens a library at every optimiser step: a tenth of a small
+    # network's step on a machine without a GPU. Put it back as it was.
+    if before is None:
+        os.environ.pop(_CHECK, None)
+    else:
+        os.environ[_CHECK] = before
+    return Fabric

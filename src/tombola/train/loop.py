@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,15 @@ from tombola.nn.forward import typed, widened
 from tombola.rng.seeds import derive
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
 from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, summed
-from tombola.train.fabric import Fabric, make_fabric
+from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook, overriding
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor, plateau_factor
 from tombola.train.state import BuildOptimizer, Loop
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Update = Callable[[int], None]
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from tombola.data.splits import Splits, Task
 from tombola.errors import TombolaError
-from tombola.train.fabric import Fabric
 from tombola.train.feeds import evaluation_feed, layout, training_feed, training_loss
 from tombola.train.history import Row
 from tombola.train.length import steps
 from tombola.train.optimizer import build_optimizer, trainable
 from tombola.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 BuildOptimizer = Callable[[nn.Module, Recipe], torch.optim.Optimizer]
 

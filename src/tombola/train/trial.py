@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -16,7 +16,6 @@ from tombola.mask import Mask
 from tombola.runs.directory import Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
-from tombola.train.fabric import Fabric
 from tombola.train.feeds import evaluated_part, evaluation_feed, layout
 from tombola.train.history import Row, early_stop, read_csv
 from tombola.train.hold import hold
@@ -27,6 +26,9 @@ from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent
 from tombola.train.recipe import Recipe
 from tombola.train.state import BuildOptimizer
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 Evaluate = Callable[[], Score]
 """The model on one split, as it stands."""
