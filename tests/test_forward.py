@@ -57,16 +57,16 @@ def one(dtype: torch.dtype = torch.float16) -> Tensor:
 
 NESTED = [
     (one(), "output", "a float16 tensor of shape (2,)"),
-    ((one(), None), "output[0]", "a tuple of 0, 1"),
-    ([None, [one()]], "output[1][0]", "a list of 0, 1"),
-    ({"out": one(), "n": 3}, "output['out']", "a dict of 'out', 'n'"),
-    (OrderedDict(out=one()), "output['out']", "an OrderedDict of 'out'"),
-    (defaultdict(list, out=one()), "output['out']", "a defaultdict of 'out'"),
-    (Pair(one(), {"a": 1}), "output.logits", "a Pair of logits, aux"),
-    (Plain(None, one()), "output.logits", "a Plain of loss, logits"),
-    (Frozen(one()), "output.logits", "a Frozen of logits, note"),
-    (ModelOutput(logits=one()), "output.logits", "a ModelOutput of logits"),
-    (torch.max(torch.ones(1, 2, dtype=torch.float16), 0), "output[0]", "a max of 0, 1"),
+    ((one(), None), "output[0]", "a tuple of [0] (2,), [1] (NoneType)"),
+    ([None, [one()]], "output[1][0]", "a list of [0] (NoneType), [1] (list)"),
+    ({"out": one(), "n": 3}, "output['out']", "a dict of 'out' (2,), 'n' (int)"),
+    (OrderedDict(out=one()), "output['out']", "an OrderedDict of 'out' (2,)"),
+    (defaultdict(list, out=one()), "output['out']", "a defaultdict of 'out' (2,)"),
+    (Pair(one(), {"a": 1}), "output.logits", "a Pair of logits (2,), aux (dict)"),
+    (Plain(None, one()), "output.logits", "a Plain of loss (NoneType), logits (2,)"),
+    (Frozen(one()), "output.logits", "a Frozen of logits (2,), note (str)"),
+    (ModelOutput(logits=one()), "output.logits", "a ModelOutput of logits (2,)"),
+    (torch.max(torch.ones(1, 2, dtype=torch.float16), 0), "output[0]", "a max of [0] (2,), [1] (2,)"),
 ]
 
 

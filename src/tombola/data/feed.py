@@ -12,7 +12,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from tombola.data.augment import augment_batch, draws_needed
 from tombola.data.config import Augment
-from tombola.data.splits import Normalisation, Resident, Split, Streamed, fetch
+from tombola.data.examples import fetch_checked
+from tombola.data.labels import Allowed
+from tombola.data.splits import Normalisation, Resident, Split, Streamed
 from tombola.errors import TombolaError
 from tombola.rng.philox import per_index_uniform
 from tombola.rng.seeds import derive, generator
@@ -184,11 +186,11 @@ class ResidentFeed:
 class _Keyed(Dataset[Batch]):
     """A dataset whose keys are (index, seed): the seed decides the random transforms of that one example."""
 
-    def __init__(self, dataset: Dataset[Any]) -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: Dataset[Any], allowed: Allowed | None) -> None:
+        self.dataset, self.allowed = dataset, allowed
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        return fetch(self.dataset, *key)
+        return fetch_checked(self.dataset, *key, self.allowed)
 
 
 class StreamedFeed:
@@ -221,15 +223,17 @@ class StreamedFeed:
 
     def _fetched(self, dataset: Dataset[Any], keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
-            _Keyed(dataset),
+            _Keyed(dataset, self._split.allowed),
             batch_sampler=keys,
+            collate_fn=_stacked,
             num_workers=self._split.workers,
             pin_memory=self._finish.device.type == "cuda",
             generator=torch.Generator(),  # else the loader would draw from the global one
         )
         try:
             for x, y in loader:
-                yield _on(x, self._finish.device), _on(y, self._finish.device)
+                device = self._finish.device
+                yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         except TombolaError as error:
             # A worker's error arrives with its traceback as the message: the last line is what was said.
             raise TombolaError(str(error).strip().splitlines()[-1].removeprefix(f"{_NAME}: ")) from None
@@ -240,7 +244,11 @@ def _cut(values: Tensor, size: int) -> Sequence[Tensor]:
     return torch.split(values, size) if len(values) else ()
 
 
-def _on(values: Tensor, device: torch.device) -> Tensor:
-    if values.dtype == torch.float64:
-        values = values.float()
-    return values.to(device, non_blocking=True)
+def _stacked(examples: Sequence[Batch]) -> Batch:
+    for what, parts in zip(("inputs", "targets"), zip(*examples, strict=True), strict=True):
+        for part in parts:
+            if (part.shape, part.dtype) != (parts[0].shape, parts[0].dtype):
+                forms = " and ".join(f"{one.dtype} {tuple(one.shape)}" for one in (parts[0], part))
+                raise TombolaError(f"{what} of a batch differ: {forms}; a dataset must give all examples alike")
+    x, y = zip(*examples, strict=True)
+    return torch.stack(x), torch.stack(y)

@@ -107,6 +107,7 @@ class ImageFiles(OfFiles):
 
     def __init__(self, samples: Samples, reader: Reader, root: Path, zoom: float = 0.0) -> None:
         self.samples, self.reader, self.root, self.zoom = samples, reader, root, zoom
+        self.targets = [label for _, label in samples]
         size = [reader.height, reader.width]
         self.crop = v2.RandomResizedCrop(size, scale=(zoom, 1.0), antialias=True) if zoom else None
 

@@ -3,78 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from tombola.data.config import Augment
 from tombola.data.digest import Track, dataset_digest, silently
+from tombola.data.examples import as_inputs, as_pair, as_targets, check_finite, fetch, fetch_checked, seeded
+from tombola.data.labels import Allowed, check_forms, count, listed_labels, named_classes
+from tombola.data.task import Loss, Task, accuracy, classification, is_cross_entropy
 from tombola.errors import TombolaError
-from tombola.fingerprint import fingerprint, warn_unseen
 from tombola.rng.seeds import generator
 
-Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is learned: a loss to minimise and a metric to report.
-
-    `loss(output, target)` gives the mean over the batch, a scalar; `metric(output, target)` one float per
-    example, shape (N,). `eval_loss` stands in for `loss` outside training (None: the same one).
-
-    Runs are named by what the callables do, as far as it can be read. `name` says it in their stead, for callables
-    that cannot be read or differ each time: change it when they change.
-    """
-
-    loss: Loss
-    metric: Loss
-    metric_name: str = "accuracy"
-    higher_is_better: bool = True
-    eval_loss: Loss | None = None
-    name: str | None = None
-
-    @cached_property
-    def identity(self) -> dict[str, Any]:
-        """What names this task in runs and tickets, JSON-able: fields as they are, callables as fingerprints.
-
-        Taken once, at first use: callables may keep a state that training changes.
-        """
-        values = {item.name: getattr(self, item.name) for item in fields(self)}
-        if self.name is not None:
-            return {key: None if callable(value) else value for key, value in values.items()}
-        found = {key: fingerprint(value) for key, value in values.items() if callable(value)}
-        warn_unseen({f"the task's {key}": part for key, part in found.items()}, "name the task: Task(..., name='v1')")
-        return {**values, **{key: part.digest for key, part in found.items()}}
-
-    def evaluation_loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """The mean loss that is reported on validation and test data, a scalar."""
-        return (self.eval_loss or self.loss)(output, target)
-
-
-def accuracy(output: Tensor, target: Tensor) -> Tensor:
-    """Share of each example's targets (N, ...) at the largest of `output` (N, classes, ...): float32 (N,)."""
-    hits = (output.argmax(1) == target).float()
-    return hits if hits.dim() == 1 else hits.flatten(1).mean(1)
-
-
-def classification(label_smoothing: float = 0.0) -> Task:
-    """Cross-entropy and accuracy. Labels are smoothed in the training loss only."""
-    if not 0.0 <= label_smoothing < 1.0:
-        raise TombolaError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
-    plain = cast(Loss, F.cross_entropy)
-    if label_smoothing == 0.0:
-        return Task(plain, accuracy)
-    return Task(partial(F.cross_entropy, label_smoothing=label_smoothing), accuracy, eval_loss=plain)
+__all__ = [
+    "Loss",
+    "Normalisation",
+    "Resident",
+    "Split",
+    "Splits",
+    "Streamed",
+    "Task",
+    "accuracy",
+    "classification",
+    "fetch",
+    "holdout",
+    "make_splits",
+    "seeded",
+    "subset",
+    "tensor_digest",
+]
 
 
 @dataclass(frozen=True)
@@ -136,13 +98,15 @@ class Streamed:
 
     `plain` gives the same examples without random changes, for evaluation (None: `dataset` serves both).
     `workers`: processes that fetch; their number never changes what is fetched. `source` names the content, and must
-    change with it; where it is left empty every example (or file) is read once to name the runs on it.
+    change with it; where it is left empty every example (or file) is read once to name the runs on it. `allowed`: the
+    labels that examples may have, checked as they are fetched (None: any).
     """
 
     dataset: Dataset[Any]
     plain: Dataset[Any] | None = None
     workers: int = 0
     source: str = ""
+    allowed: Allowed | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -157,7 +121,10 @@ class Streamed:
         if self.source:
             return self.source
         parts = [part for part in (self.dataset, self.plain) if part is not None]
-        found = [dataset_digest(part, fetch, tensor_digest, self.workers, track) for part in parts]
+        found = [
+            dataset_digest(part, partial(fetch_checked, allowed=self.allowed), tensor_digest, self.workers, track)
+            for part in parts
+        ]
         return hashlib.sha256("\n".join([str(len(self)), *found]).encode()).hexdigest()
 
 
@@ -177,6 +144,25 @@ class Splits:
     input_shape: tuple[int, ...] = ()
     normalisation: Normalisation | None = None
     augment: Augment = field(default_factory=Augment)
+
+    @cached_property
+    def outputs(self) -> int | None:
+        """How many outputs a network that is built for this data gets; None where nothing tells.
+
+        As many as there are classes. Where the task is of something else: K for float targets (N, K), 1 for (N,);
+        one more than the largest of whole-number targets.
+        """
+        if self.classes is not None:
+            return self.classes
+        if isinstance(self.train, Streamed):
+            y = fetch(self.train.plain or self.train.dataset, 0, 0)[1].unsqueeze(0)
+            if not y.is_floating_point():
+                return named_classes(self.train.dataset)
+        else:
+            y = self.train.y
+        if y.is_floating_point():
+            return {1: 1, 2: y.shape[-1]}.get(y.dim())
+        return None if y.is_complex() else count(y, self.task.ignored)
 
     @property
     def fingerprint(self) -> str:
@@ -202,40 +188,6 @@ def tensor_digest(*tensors: Tensor) -> str:
     return out.hexdigest()
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of torch (CPU), numpy and random; put them back afterwards."""
-    # A dataset's own transforms draw from these, whether the user or torchvision wrote them.
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-
-
-def fetch(dataset: Dataset[Any], index: int, seed: int) -> tuple[Tensor, Tensor]:
-    """One example of a map-style dataset, its random transforms drawing from `seed` alone.
-
-    The global generators of torch, numpy and random are put back as they were.
-    """
-    with seeded(seed):
-        item = dataset[index]
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise TombolaError(f"example {index} is a {type(item).__name__}; a dataset must give (x, y) pairs")
-    try:
-        return torch.as_tensor(item[0]), torch.as_tensor(item[1])
-    except (TypeError, ValueError, RuntimeError):
-        kinds = " and ".join(type(part).__name__ for part in item)
-        raise TombolaError(
-            f"example {index} holds {kinds}; x and y must be tensors, arrays or numbers (add a transform)"
-        ) from None
-
-
 def holdout(count: int, size: int, seed: int, label: str) -> tuple[Tensor, Tensor]:
     """(kept, held out): sorted int64 indices of `count` examples, `size` of them drawn uniformly."""
     if not 0 < size < count:
@@ -257,18 +209,25 @@ def make_splits(
     augment: Augment | None = None,
     split_seed: int = 0,
     workers: int = 0,
+    floats: torch.dtype = torch.float32,
 ) -> Splits:
     """Splits from (x, y) tuples of tensors or arrays, TensorDatasets, or any map-style torch dataset.
 
     Where `val` is None, `val_size` examples (a tenth by default) are drawn from `train` with `split_seed`.
-    Float inputs become float32 and are taken as already normalised; uint8 inputs are pixels, scaled to [0, 1]
-    unless `normalisation` says more; other integers stay int64 (tokens). `classes` is read off the training
-    labels where it is None. `workers` processes fetch the examples of datasets that are not tensors.
+    Float inputs are taken as already normalised; uint8 inputs are pixels, scaled to [0, 1] unless `normalisation`
+    says more; other integers become int64 (tokens), booleans floats. Floats are held as `floats`, whatever precision
+    they come in, and a network gets them in its own: give torch.float64 for one in double precision. Targets are
+    int64, or floats likewise. Where the task is of class numbers (`Task.takes_class_numbers`), `classes` is read off
+    the training labels or the dataset's own list if it is None; the label that the task leaves out (`Task.ignored`)
+    is none of them. `workers` processes fetch the examples of datasets that are not tensors.
 
     Raises:
-        TombolaError: for an empty split, NaN or infinite values, labels out of range, shapes that disagree.
+        TombolaError: for an empty split, NaN or infinite values, labels out of range or one-hot, shapes that
+            disagree, and what is no number.
     """
-    parts = {"train": _split(train, "train", workers)}
+    if not floats.is_floating_point:
+        raise TombolaError(f"floats is {floats}; it must be a floating-point dtype, such as torch.float64")
+    parts = {"train": _split(train, "train", workers, floats)}
     if val is None:
         whole = parts["train"]
         size = val_size if val_size is not None else max(1, round(len(whole) / 10))
@@ -277,19 +236,18 @@ def make_splits(
     elif val_size is not None:
         raise TombolaError(f"val_size is {val_size}, but there is a validation split already; leave val_size out")
     else:
-        parts["val"] = _split(val, "val", workers)
+        parts["val"] = _split(val, "val", workers, floats)
     if test is not None:
-        parts["test"] = _split(test, "test", workers)
+        parts["test"] = _split(test, "test", workers, floats)
     shape = _same_shape(parts)
-    if task is None or task.metric is accuracy or classes is not None:
-        classes = _check_labels(parts, classes)
+    classes, task = _check_labels(parts, classes, task)
     if normalisation is None and isinstance(parts["train"], Resident) and parts["train"].x.dtype == torch.uint8:
         normalisation = Normalisation((0.0,), (1.0,))
     return Splits(
         parts["train"],
         parts["val"],
         parts.get("test"),
-        task or classification(),
+        task,
         name=name,
         classes=classes,
         input_shape=shape,
@@ -306,17 +264,17 @@ def subset(split: Split, indices: Tensor) -> Split:
     if isinstance(split, Resident):
         return Resident(split.x.index_select(0, indices), split.y.index_select(0, indices), source)
     plain = None if split.plain is None else Subset(split.plain, picked)
-    return Streamed(Subset(split.dataset, picked), plain, split.workers, source)
+    return replace(split, dataset=Subset(split.dataset, picked), plain=plain, source=source)
 
 
-def _split(given: Any, where: str, workers: int) -> Split:
+def _split(given: Any, where: str, workers: int, floats: torch.dtype) -> Split:
     """One part as the user gave it, made a Split and checked on its own."""
     if isinstance(given, TensorDataset):
         given = given.tensors
     if isinstance(given, (tuple, list)):
         if len(given) != 2:
             raise TombolaError(f"the {where} split has {len(given)} tensors; it must be a pair (x, y)")
-        split: Split = _resident(given[0], given[1], where)
+        split: Split = _resident(given[0], given[1], where, floats)
     elif isinstance(given, (Resident, Streamed)):
         split = given
     elif isinstance(given, IterableDataset) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
@@ -329,37 +287,18 @@ def _split(given: Any, where: str, workers: int) -> Split:
     if len(split) == 0:
         raise TombolaError(f"the {where} split is empty; it must hold at least 1 example")
     if isinstance(split, Resident):
-        _check_finite(split.x, f"inputs of the {where} split")
-        _check_finite(split.y, f"targets of the {where} split")
+        check_finite(split.x, f"inputs of the {where} split")
+        check_finite(split.y, f"targets of the {where} split")
     return split
 
 
-def _resident(x: Any, y: Any, where: str) -> Resident:
-    try:
-        x, y = torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
-    except (TypeError, ValueError, RuntimeError):
-        kinds = f"{type(x).__name__} and {type(y).__name__}"
-        raise TombolaError(f"the {where} split holds {kinds}; x and y must be tensors or arrays of numbers") from None
+def _resident(x: Any, y: Any, where: str, floats: torch.dtype) -> Resident:
+    x, y = as_pair(x, y, f"the {where} split")
     if x.dim() == 0 or y.dim() == 0 or len(x) != len(y):
         raise TombolaError(
             f"the {where} split has inputs {tuple(x.shape)} and targets {tuple(y.shape)}; lengths must agree"
         )
-    if x.is_floating_point():
-        x = x.float()
-    elif x.dtype != torch.uint8:
-        x = x.long()
-    return Resident(x.contiguous(), (y.float() if y.is_floating_point() else y.long()).contiguous())
-
-
-def _check_finite(values: Tensor, where: str) -> None:
-    if not values.is_floating_point():
-        return
-    # The sum is finite unless something is not (or it overflows): one cheap pass settles the usual case.
-    if bool(torch.isfinite(values.sum())):
-        return
-    bad = int((~torch.isfinite(values)).sum())
-    if bad:
-        raise TombolaError(f"the {where} hold {bad} values that are NaN or infinite; remove or replace them")
+    return Resident(as_inputs(x, floats).contiguous(), as_targets(y, floats).contiguous())
 
 
 def _same_shape(parts: dict[str, Split]) -> tuple[int, ...]:
@@ -372,30 +311,34 @@ def _same_shape(parts: dict[str, Split]) -> tuple[int, ...]:
     return shapes["train"]
 
 
-def _check_labels(parts: dict[str, Split], classes: int | None) -> int | None:
-    """The number of classes, every label that is in memory being below it and none negative.
+def _check_labels(parts: dict[str, Split], classes: int | None, task: Task | None) -> tuple[int | None, Task]:
+    """The number of classes and the task; streamed splits among `parts` learn which labels they may hold.
 
-    None where it is neither given nor known from the training labels or the dataset's own list of classes.
+    The number is None where it is neither given nor known from the training labels or the dataset's own list of
+    classes, or where the task is of something else. Labels are checked where they are in memory, or listed by the
+    dataset; others when they are fetched.
     """
-    known = {where: split.y for where, split in parts.items() if isinstance(split, Resident)}
-    for where, labels in known.items():
-        if labels.is_floating_point():
-            raise TombolaError(
-                f"{where} targets are {labels.dtype}; classification needs whole numbers, or give a task"
-            )
+    chosen = task or classification()
+    known = {where: s.y if isinstance(s, Resident) else listed_labels(s.dataset) for where, s in parts.items()}
+    labels = {where: y for where, y in known.items() if y is not None}
+    whole = not any(y.is_floating_point() or y.is_complex() for y in labels.values())
+    wanted = chosen.takes_class_numbers or (whole and (classes is not None or is_cross_entropy(chosen.loss)))
+    if not wanted:
+        return classes, chosen
+    check_forms(labels, classes, chosen.ignored)
     train = parts["train"]
     if classes is None and isinstance(train, Streamed):
-        dataset = train.dataset
-        while isinstance(dataset, Subset):
-            dataset = dataset.dataset
-        named = getattr(dataset, "classes", None)
-        classes = None if named is None else len(named)
-    elif classes is None:
-        classes = int(known["train"].max()) + 1
-    for where, labels in known.items():
-        low, high = (int(value) for value in torch.aminmax(labels))
-        if low < 0 or (classes is not None and high >= classes):
-            allowed = "0 and up" if classes is None else f"0 to {classes - 1} ({classes} classes)"
-            found = low if low < 0 else high
-            raise TombolaError(f"label {found} in the {where} split is out of range; allowed are {allowed}")
-    return classes
+        classes = named_classes(train.dataset)
+    if classes is None and "train" in labels:
+        classes = count(labels["train"], chosen.ignored)
+    allowed = Allowed(classes, chosen.ignored)
+    for where, y in labels.items():
+        allowed.check(y, f"the {where} split")
+    for where, split in parts.items():
+        if isinstance(split, Streamed):
+            parts[where] = replace(split, allowed=allowed)
+    ignored = chosen.ignored
+    may_occur = ignored is not None and any(y is None or bool((y == ignored).any()) for y in known.values())
+    if chosen.metric is accuracy and may_occur:
+        chosen = replace(chosen, metric=partial(accuracy, ignore_index=ignored))  # takes a little longer
+    return classes, chosen

@@ -20,7 +20,7 @@ from tombola.rng.seeds import derive
 from tombola.ticket import checks
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.ticket import Ticket
-from tombola.train.search import some_inputs
+from tombola.train.fit import check_fits
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def start_from(
     if ticket is not None:
         _check_activations_stay(ticket, method)
         start = replace(start, origin=_handed_on(ticket, start))
-    _check_fits(start, splits)
+    check_fits(start.network(), splits)
     return start
 
 
@@ -132,10 +132,20 @@ def _with_pruned(ticket: Ticket, module: nn.Module, start: Start) -> nn.Module:
 
 
 def _by_name(spec: ModelSpec, splits: Splits, seed: int, init_args: Mapping[str, Any]) -> Start:
-    shape, classes = splits.input_shape, splits.classes or 1
+    shape, classes = splits.input_shape, splits.outputs
     own = is_known(spec.name)
     check_name(spec.name)
-    args = dict(spec.args) if own else filled_args(spec.name, input_shape=shape, classes=classes, args=spec.args)
+    if own and classes is None:
+        raise TombolaError(
+            f"nothing tells how many outputs {spec.name} should have: the targets are no class numbers, nor floats of "
+            "shape (N,) or (N, outputs); say make_splits(..., classes=...), or give a network of your own"
+        )
+    # One float per example is no number of classes: a constructor's own default says more.
+    certain = splits.classes is not None or classes != 1
+    args = dict(spec.args)
+    if not own:
+        args = filled_args(spec.name, input_shape=shape, classes=classes, args=spec.args, certain=certain)
+        classes = classes if certain else None
     network = NetworkSpec(spec.name, args, shape, classes)
     trusted = () if own else (spec.name,)
     init = spec.init or default_init(spec.name)
@@ -155,21 +165,3 @@ def _built(network: NetworkSpec, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "constructor"))
         return network.build(trusted=(network.name,))
-
-
-def _check_fits(start: Start, splits: Splits) -> None:
-    x = some_inputs(splits, 2)
-    model = start.network().eval()
-    try:
-        with torch.no_grad():
-            output = model(x)
-    except (RuntimeError, ValueError, IndexError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TombolaError(
-            f"the network does not take inputs of shape {tuple(x.shape[1:])}: {reason}; choose another model or data"
-        ) from None
-    if splits.classes is not None and output.dim() >= 2 and output.shape[1] < splits.classes:
-        raise TombolaError(
-            f"the network gives {output.shape[1]} outputs, but the data has {splits.classes} classes; "
-            f"pass e.g. --model_args.num_classes {splits.classes}"
-        )

@@ -19,13 +19,22 @@ def is_import_path(name: str) -> bool:
     return len(parts) > 1 and all(part.isidentifier() for part in parts)
 
 
-def filled_args(path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> dict[str, Any]:
+def filled_args(
+    path: str,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int | None,
+    args: Mapping[str, Any],
+    certain: bool = True,
+) -> dict[str, Any]:
     """All that the callable is called with: `args` and what it names of num_classes, classes, input_shape.
+
+    Where `classes` is None the callable's own default holds; also where it is not `certain` and there is a default.
 
     Raises:
         TombolaError: if `path` cannot be imported or is not callable.
     """
-    return {**_wanted(imported(path), input_shape, classes, args), **args}
+    return {**_wanted(imported(path), input_shape, classes, args, certain), **args}
 
 
 def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> nn.Module:
@@ -70,14 +79,18 @@ def imported(path: str) -> Any:
     return target
 
 
-def _wanted(target: Any, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> dict[str, Any]:
+def _wanted(
+    target: Any, input_shape: tuple[int, ...], classes: int | None, args: Mapping[str, Any], certain: bool
+) -> dict[str, Any]:
     """The facts about the data that the callable's signature asks for by name."""
     parameters = _parameters(target)
     facts = {"num_classes": classes, "classes": classes, "input_shape": input_shape}
-    wanted = {name: fact for name, fact in facts.items() if name in parameters}
+    asked = {name for name, p in parameters.items() if certain or name == "input_shape" or p.default is p.empty}
+    wanted = {name: fact for name, fact in facts.items() if name in asked and fact is not None}
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    if takes_any and getattr(target, "__module__", "").startswith("torchvision.") and not args.get("weights"):
-        wanted["num_classes"] = classes  # its builders hand num_classes on through **kwargs
+    builder = getattr(target, "__module__", "").startswith("torchvision.")
+    if takes_any and builder and classes is not None and not args.get("weights"):
+        wanted["num_classes"] = classes  # torchvision's builders hand it on through **kwargs; their default is 1000
     return wanted
 
 

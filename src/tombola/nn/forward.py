@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 Batch = tuple[Tensor, Tensor]
 
+_SHOWN = 6
+"""Parts of an output that a message names."""
+
 
 def input_dtype(model: nn.Module) -> torch.dtype:
     """The dtype of the network's first floating-point parameter; float32 where it has none."""
@@ -79,22 +82,27 @@ def mapped(function: Callable[[Tensor], Tensor], output: Any) -> Any:
 
 
 def described(output: Any) -> str:
-    """What a network gave, in words: "a float32 tensor of shape (8, 10)", "a dict of logits, loss"."""
+    """What a network gave, in words: "a float32 tensor of shape (8, 10)", "a dict of 'out' (8, 10), 'aux' (8, 10)"."""
     if isinstance(output, Tensor):
         return f"a {str(output.dtype).removeprefix('torch.')} tensor of shape {tuple(output.shape)}"
-    parts = [name for name, _ in _parts(output)]
     kind = type(output).__name__
-    kind = f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}"
-    return f"{kind} of {', '.join(parts[:6])}{', ...' if len(parts) > 6 else ''}" if parts else kind
+    parts = [f"{name} {_brief(part)}" for name, part in _parts(output)]
+    some = f" of {', '.join(parts[:_SHOWN])}{', ...' if len(parts) > _SHOWN else ''}" if parts else ""
+    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}{some}"
+
+
+def _brief(part: Any) -> str:
+    return str(tuple(part.shape)) if isinstance(part, Tensor) else f"({type(part).__name__})"
 
 
 def path_to_tensor(output: Any, text: str = "output") -> str | None:
     """Python that takes the first tensor out of an output, e.g. "output.logits" or "output['out'][0]"."""
     if isinstance(output, Tensor):
         return text
+    attribute = dataclasses.is_dataclass(output) or hasattr(output, "_fields")
     for name, value in _parts(output):
-        attribute = dataclasses.is_dataclass(output) or hasattr(output, "_fields")
-        found = path_to_tensor(value, f"{text}.{name}" if attribute else f"{text}[{name}]")
+        step = name if name.startswith("[") else f".{name}" if attribute else f"[{name}]"
+        found = path_to_tensor(value, text + step)
         if found is not None:
             return found
     return None
@@ -107,7 +115,7 @@ def _parts(output: Any) -> list[tuple[str, Any]]:
     if hasattr(output, "_fields"):
         return list(zip(output._fields, output, strict=True))
     if isinstance(output, tuple | list):
-        return [(str(index), value) for index, value in enumerate(output)]
+        return [(f"[{index}]", value) for index, value in enumerate(output)]
     if dataclasses.is_dataclass(output) and not isinstance(output, type):
         return [(field.name, getattr(output, field.name)) for field in dataclasses.fields(output)]
     return []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tombola.data.feed import Feed, feed
@@ -68,9 +70,10 @@ def training_loss(splits: Splits, recipe: Recipe) -> Loss:
     """The task's loss with the recipe's label smoothing (cross-entropy only)."""
     if recipe.label_smoothing == 0.0:
         return splits.task.loss
-    if splits.task.loss is not F.cross_entropy:
+    loss = splits.task.loss
+    if (loss.func if isinstance(loss, partial) else loss) is not F.cross_entropy:
         raise TombolaError(
             f"label_smoothing is {recipe.label_smoothing}, but this task brings its own loss; "
             "smooth there, or set it to 0"
         )
-    return partial(F.cross_entropy, label_smoothing=recipe.label_smoothing)
+    return partial(cast(Callable[..., Tensor], loss), label_smoothing=recipe.label_smoothing)

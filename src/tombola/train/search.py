@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from tombola.data.feed import feed
 from tombola.data.splits import Splits
 from tombola.mask import Mask
 from tombola.runs.directory import Stage
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import State
-from tombola.train.feeds import evaluation_feed
 from tombola.train.trial import Bench, Trial
 
 
@@ -93,7 +92,11 @@ def level_result(
     }
 
 
+def some_batch(splits: Splits, count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` validation examples (or all, if there are fewer), normalised, on the CPU."""
+    return next(feed(splits.val, batch_size=count, normalisation=splits.normalisation, sweep_batch=count).sweep())
+
+
 def some_inputs(splits: Splits, count: int = 16) -> Tensor:
     """A few validation inputs, as the network sees them."""
-    x, _ = next(evaluation_feed(splits, splits.val, torch.device("cpu"), False).sweep())
-    return x[:count]
+    return some_batch(splits, count)[0]

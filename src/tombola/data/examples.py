@@ -1,0 +1,136 @@
+"""What a user gives as inputs and targets, made tensors; what cannot be is said in one line."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tombola.data.labels import Allowed
+from tombola.errors import TombolaError
+
+
+def as_inputs(x: Tensor, floats: torch.dtype | None) -> Tensor:
+    """Inputs in the dtypes that networks meet: floating-point ones in `floats` (None: as they are), booleans as such.
+
+    uint8 stays (pixels), other integers become int64 (tokens), complex numbers stay.
+    """
+    if x.dtype == torch.bool:
+        return x.to(floats or torch.float32)
+    if x.is_floating_point():
+        return x if floats is None else x.to(floats)
+    return x if x.dtype == torch.uint8 or x.is_complex() else x.long()
+
+
+def as_targets(y: Tensor, floats: torch.dtype | None) -> Tensor:
+    """Targets: floating-point ones in `floats` (None: as they are), though float32 at least; all others int64."""
+    if not y.is_floating_point():
+        return y if y.is_complex() else y.long()
+    return y.to(torch.promote_types(floats or y.dtype, torch.float32))
+
+
+def as_pair(x: Any, y: Any, whose: str) -> tuple[Tensor, Tensor]:
+    """Inputs and targets as detached tensors of whatever dtype.
+
+    Raises:
+        TombolaError: one of them is no tensor, array or number; `whose` begins the line.
+    """
+    try:
+        return torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
+    except (TypeError, ValueError, RuntimeError):
+        kinds = " and ".join(_kind(part) for part in (x, y))
+        hints = list(dict.fromkeys(filter(None, (_hint(x, "inputs"), _hint(y, "targets")))))
+        raise TombolaError(
+            f"{whose} holds {kinds}; x and y must be tensors or arrays of numbers" + "".join(f"; {h}" for h in hints)
+        ) from None
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray | Tensor):
+        return f"{type(value).__name__} of {value.dtype}"
+    if isinstance(value, list | tuple) and value:
+        return f"{type(value).__name__} of {type(value[0]).__name__}"
+    return type(value).__name__
+
+
+def _hint(value: Any, what: str) -> str:
+    """How to make numbers of what is none; "" where nothing is known about it, or it is well."""
+    first = value
+    while isinstance(first, list | tuple | np.ndarray) and len(first):
+        first = first[0]
+    if isinstance(first, str | bytes):
+        return f"number the {what} that are text, from 0 on"
+    if first is None:
+        return f"give {what}, or leave out the examples that have none"
+    if isinstance(first, Mapping):
+        return f"put the {what} into one tensor, and take it apart in the {'network' if what == 'inputs' else 'task'}"
+    if hasattr(value, "to_numpy"):
+        return f"give {what}.to_numpy()"
+    if hasattr(first, "convert") or hasattr(first, "getpixel"):
+        return "images need a transform such as torchvision's ToImage"
+    return ""
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators of torch (CPU), numpy and random; put them back afterwards."""
+    # A dataset's own transforms draw from these, whether the user or torchvision wrote them.
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    torch.default_generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+
+
+def fetch(dataset: Dataset[Any], index: int, seed: int) -> tuple[Tensor, Tensor]:
+    """One example of a map-style dataset, its random transforms drawing from `seed` alone; dtypes as `as_inputs` and
+    `as_targets` make them.
+
+    The global generators of torch, numpy and random are put back as they were.
+    """
+    with seeded(seed):
+        item = dataset[index]
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        form = _kind(item)
+        if isinstance(item, Mapping):
+            form += f" with keys {', '.join(map(str, list(item)[:4]))}"
+        elif isinstance(item, tuple | list):
+            form = f"{type(item).__name__} of {len(item)}"
+        raise TombolaError(
+            f"example {index} is a {form}; a dataset must give (x, y) pairs: wrap it in one whose __getitem__ does"
+        )
+    x, y = as_pair(item[0], item[1], f"example {index}")
+    return as_inputs(x, None), as_targets(y, None)
+
+
+def fetch_checked(dataset: Dataset[Any], index: int, seed: int, allowed: Allowed | None) -> tuple[Tensor, Tensor]:
+    """`fetch`; TombolaError if what it gives is NaN or infinite, or a label that is not allowed (None: any)."""
+    x, y = fetch(dataset, index, seed)
+    check_finite(x, f"inputs of example {index}")
+    check_finite(y, f"targets of example {index}")
+    if allowed is not None and not y.is_floating_point():
+        allowed.check(y, f"example {index}")
+    return x, y
+
+
+def check_finite(values: Tensor, where: str) -> None:
+    """TombolaError if floating-point values are NaN or infinite; `where` says whose they are."""
+    if not values.is_floating_point():
+        return
+    # The sum is finite unless something is not (or it overflows): one cheap pass settles the usual case.
+    if bool(torch.isfinite(values.sum())):
+        return
+    bad = int((~torch.isfinite(values)).sum())
+    if bad:
+        raise TombolaError(f"the {where} hold {bad} values that are NaN or infinite; remove or replace them")
