@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
@@ -121,10 +120,8 @@ class Streamed:
         if self.source:
             return self.source
         parts = [part for part in (self.dataset, self.plain) if part is not None]
-        found = [
-            dataset_digest(part, partial(fetch_checked, allowed=self.allowed), tensor_digest, self.workers, track)
-            for part in parts
-        ]
+        read = partial(fetch_checked, allowed=self.allowed)
+        found = [dataset_digest(part, read, tensor_digest, self.workers, track) for part in parts]
         return hashlib.sha256("\n".join([str(len(self)), *found]).encode()).hexdigest()
 
 
