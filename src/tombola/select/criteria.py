@@ -1,7 +1,8 @@
 """Criteria: functions that give every prunable weight a score; the larger, the sooner kept.
 
 Most are the mask criteria of Zhou et al. 2019, "Deconstructing Lottery Tickets" (w_i initial, w_f final
-weight); snip is Lee et al. 2019. Scores may be negative and -inf bars a weight, so pass `signed=True` to
+weight); snip is Lee et al. 2019. sign(0) is 0, a sign of its own: a weight that starts at 0 and moves has changed
+it. Scores may be negative and -inf bars a weight, so pass `signed=True` to
 `select` where the pattern has units of several weights.
 """
 

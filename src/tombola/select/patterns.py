@@ -213,7 +213,7 @@ def _matrix(shape: torch.Size) -> tuple[int, int]:
 
 
 def _mean(scores: Tensor, dim: int, signed: bool) -> Tensor:
-    """The mean over what is not -inf; -inf where nothing is, so that such a unit still comes last."""
+    """The mean over what is not -inf; -inf where nothing is, so that such a unit is barred."""
     if not scores.is_floating_point():
         scores = scores.double()
     elif scores.dtype in (torch.float16, torch.bfloat16):
