@@ -218,19 +218,31 @@ def swept(splits: Splits) -> None:
     list(feed(splits.train, batch_size=12).sweep())
 
 
-def test_examples_are_checked_as_they_are_fetched() -> None:
+def named(splits: Splits) -> None:
+    """What a run does with streamed data before it trains: it reads every example once."""
+    assert splits.fingerprint
+
+
+@pytest.mark.parametrize("meet", [swept, named])
+def test_every_example_is_checked_before_training_and_as_it_is_fetched(meet: Any) -> None:
     wrong = Y.clone()
     wrong[7] = 5
-    with pytest.raises(TombolaError, match=r"label 5 in example 7 is out of range; allowed are 0 to 2 \(3 classes\)"):
-        swept(streamed(wrong, classes=("a", "b", "c")))
-    with pytest.raises(TombolaError, match="label 5 in the train split is out of range"):  # listed: known before
+    says = r"label 5 in example 7 of the train split is out of range; allowed are 0 to 2 \(3 classes\)"
+    with pytest.raises(TombolaError, match=says):
+        meet(streamed(wrong, classes=("a", "b", "c")))
+    with pytest.raises(TombolaError, match="the inputs of example 4 of the train split hold 1 values that are NaN"):
+        meet(streamed(Y, lambda x, y: (torch.where(x == 8, torch.nan, x), y)))
+    with pytest.raises(TombolaError, match=r"example 6 of the train split has shape \(1,\), the first one \(2,\)"):
+        meet(streamed(Y, lambda x, y: (x[: 1 + int(x[0] < 12)], y)))
+    with pytest.raises(TombolaError, match="label 5 in the train split is out of range"):  # listed: known at once
         streamed(wrong, classes=("a", "b", "c"), targets=wrong.tolist())
-    with pytest.raises(TombolaError, match="the inputs of example 4 hold 1 values that are NaN or infinite"):
-        swept(streamed(Y, lambda x, y: (torch.where(x == 8, torch.nan, x), y)))
-    with pytest.raises(TombolaError, match=r"inputs of a batch differ: torch\.float32 \(2,\) and torch\.float32 "):
-        swept(streamed(Y, lambda x, y: (x[: 1 + int(x[0] < 12)], y)))
+
+
+def test_examples_of_a_batch_are_of_one_kind() -> None:
     with pytest.raises(TombolaError, match=r"inputs of a batch differ: torch\.float32 .* and torch\.uint8"):
         swept(streamed(Y, lambda x, y: (x if x[0] < 12 else x.byte(), y)))
+    with pytest.raises(TombolaError, match=r"targets of a batch differ: .* \(\) and .* \(1,\)"):
+        swept(streamed(Y, lambda x, y: (x, y if x[0] < 12 else y[None])))
 
 
 def test_listed_targets_tell_the_classes() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -114,13 +115,31 @@ def fetch(dataset: Dataset[Any], index: int, seed: int) -> tuple[Tensor, Tensor]
     return as_inputs(x, None), as_targets(y, None)
 
 
-def fetch_checked(dataset: Dataset[Any], index: int, seed: int, allowed: Allowed | None) -> tuple[Tensor, Tensor]:
-    """`fetch`; TombolaError if what it gives is NaN or infinite, or a label that is not allowed (None: any)."""
+@dataclass(frozen=True)
+class Form:
+    """What every example of a streamed split is like: `where` names the split, `shape` is that of one input, `labels`
+    are those that the task knows (None: its targets are no labels)."""
+
+    where: str
+    shape: tuple[int, ...]
+    labels: Allowed | None = None
+
+    def check(self, x: Tensor, y: Tensor, index: int) -> None:
+        """TombolaError if example `index` is of another form, or holds NaN or infinite values."""
+        whose = f"example {index} of the {self.where} split"
+        if tuple(x.shape) != self.shape:
+            raise TombolaError(f"{whose} has shape {tuple(x.shape)}, the first one {self.shape}; make them equal")
+        check_finite(x, f"inputs of {whose}")
+        check_finite(y, f"targets of {whose}")
+        if self.labels is not None and not y.is_floating_point():
+            self.labels.check(y, whose)
+
+
+def fetch_checked(dataset: Dataset[Any], index: int, seed: int, form: Form | None) -> tuple[Tensor, Tensor]:
+    """`fetch`; TombolaError if the example is not of that form."""
     x, y = fetch(dataset, index, seed)
-    check_finite(x, f"inputs of example {index}")
-    check_finite(y, f"targets of example {index}")
-    if allowed is not None and not y.is_floating_point():
-        allowed.check(y, f"example {index}")
+    if form is not None:
+        form.check(x, y, index)
     return x, y
 
 

@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tombola.data.augment import augment_batch, draws_needed
 from tombola.data.config import Augment
-from tombola.data.examples import fetch_checked
-from tombola.data.labels import Allowed
+from tombola.data.examples import Form, fetch_checked
 from tombola.data.splits import Normalisation, Resident, Split, Streamed
 from tombola.errors import TombolaError
 from tombola.rng.philox import per_index_uniform
@@ -186,11 +185,11 @@ class ResidentFeed:
 class _Keyed(Dataset[Batch]):
     """A dataset whose keys are (index, seed): the seed decides the random transforms of that one example."""
 
-    def __init__(self, dataset: Dataset[Any], allowed: Allowed | None) -> None:
-        self.dataset, self.allowed = dataset, allowed
+    def __init__(self, dataset: Dataset[Any], form: Form | None) -> None:
+        self.dataset, self.form = dataset, form
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
-        return fetch_checked(self.dataset, *key, self.allowed)
+        return fetch_checked(self.dataset, *key, self.form)
 
 
 class StreamedFeed:
@@ -223,7 +222,7 @@ class StreamedFeed:
 
     def _fetched(self, dataset: Dataset[Any], keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
         loader = DataLoader(
-            _Keyed(dataset, self._split.allowed),
+            _Keyed(dataset, self._split.form),
             batch_sampler=keys,
             collate_fn=_stacked,
             num_workers=self._split.workers,

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from tombola.data.config import Augment
 from tombola.data.digest import Track, dataset_digest, silently
-from tombola.data.examples import as_inputs, as_pair, as_targets, check_finite, fetch, fetch_checked, seeded
+from tombola.data.examples import Form, as_inputs, as_pair, as_targets, check_finite, fetch, fetch_checked, seeded
 from tombola.data.labels import Allowed, check_forms, count, listed_labels, named_classes
 from tombola.data.task import Loss, Task, accuracy, classification, is_cross_entropy
 from tombola.errors import TombolaError
@@ -97,15 +97,15 @@ class Streamed:
 
     `plain` gives the same examples without random changes, for evaluation (None: `dataset` serves both).
     `workers`: processes that fetch; their number never changes what is fetched. `source` names the content, and must
-    change with it; where it is left empty every example (or file) is read once to name the runs on it. `allowed`: the
-    labels that examples may have, checked as they are fetched (None: any).
+    change with it; where it is left empty every example (or file) is read once to name the runs on it. `form`: what
+    every example must be like, checked as they are fetched (None: not checked).
     """
 
     dataset: Dataset[Any]
     plain: Dataset[Any] | None = None
     workers: int = 0
     source: str = ""
-    allowed: Allowed | None = None
+    form: Form | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ class Streamed:
         if self.source:
             return self.source
         parts = [part for part in (self.dataset, self.plain) if part is not None]
-        read = partial(fetch_checked, allowed=self.allowed)
+        read = partial(fetch_checked, form=self.form)
         found = [dataset_digest(part, read, tensor_digest, self.workers, track) for part in parts]
         return hashlib.sha256("\n".join([str(len(self)), *found]).encode()).hexdigest()
 
@@ -237,7 +237,10 @@ def make_splits(
     if test is not None:
         parts["test"] = _split(test, "test", workers, floats)
     shape = _same_shape(parts)
-    classes, task = _check_labels(parts, classes, task)
+    classes, task, allowed = _check_labels(parts, classes, task)
+    for where, split in parts.items():
+        if isinstance(split, Streamed):
+            parts[where] = replace(split, form=Form(where, shape, allowed))
     if normalisation is None and isinstance(parts["train"], Resident) and parts["train"].x.dtype == torch.uint8:
         normalisation = Normalisation((0.0,), (1.0,))
     return Splits(
@@ -308,8 +311,10 @@ def _same_shape(parts: dict[str, Split]) -> tuple[int, ...]:
     return shapes["train"]
 
 
-def _check_labels(parts: dict[str, Split], classes: int | None, task: Task | None) -> tuple[int | None, Task]:
-    """The number of classes and the task; streamed splits among `parts` learn which labels they may hold.
+def _check_labels(
+    parts: dict[str, Split], classes: int | None, task: Task | None
+) -> tuple[int | None, Task, Allowed | None]:
+    """The number of classes, the task, and the labels that it knows (None: it is of something else).
 
     The number is None where it is neither given nor known from the training labels or the dataset's own list of
     classes, or where the task is of something else. Labels are checked where they are in memory, or listed by the
@@ -321,7 +326,7 @@ def _check_labels(parts: dict[str, Split], classes: int | None, task: Task | Non
     whole = not any(y.is_floating_point() or y.is_complex() for y in labels.values())
     wanted = chosen.takes_class_numbers or (whole and (classes is not None or is_cross_entropy(chosen.loss)))
     if not wanted:
-        return classes, chosen
+        return classes, chosen, None
     check_forms(labels, classes, chosen.ignored)
     train = parts["train"]
     if classes is None and isinstance(train, Streamed):
@@ -331,11 +336,8 @@ def _check_labels(parts: dict[str, Split], classes: int | None, task: Task | Non
     allowed = Allowed(classes, chosen.ignored)
     for where, y in labels.items():
         allowed.check(y, f"the {where} split")
-    for where, split in parts.items():
-        if isinstance(split, Streamed):
-            parts[where] = replace(split, allowed=allowed)
     ignored = chosen.ignored
     may_occur = ignored is not None and any(y is None or bool((y == ignored).any()) for y in known.values())
     if chosen.metric is accuracy and may_occur:
         chosen = replace(chosen, metric=partial(accuracy, ignore_index=ignored))  # takes a little longer
-    return classes, chosen
+    return classes, chosen, allowed
