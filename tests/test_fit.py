@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 import tombola as tb
 from tombola.data.splits import Splits, Task, accuracy, classification, make_splits
@@ -359,3 +359,39 @@ def test_doubles_reach_a_network_in_double_precision_unrounded() -> None:
     assert torch.equal(seen[0], x[36:44])
     check_fits(Seeing(), make_splits(*parts(x, Y), floats=torch.float64))
     assert torch.equal(seen[-1], x[36:44].float())
+
+
+def test_data_in_a_tuple_is_held_in_the_precision_of_a_live_network() -> None:
+    x = torch.rand(60, 6, dtype=torch.float64)
+    seen: list[Tensor] = []
+    task = Task(lambda output, y: (output - y).square().mean(), lambda output, y: seen.append(y) or y[:, 0], "y")  # type: ignore[func-returns-value]
+    data = parts(x, x[:, :2], task)
+    ticket = tb.find(net(2).double(), data, ONCE, recipe=SHORT)
+    assert any(torch.equal(y, x[48:, :2]) for y in seen)
+    assert tb.verify(ticket, data, replicates=1, model=net(2).double())
+
+
+# ---- data as a whole ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (TensorDataset(X, Y), r"the data is a TensorDataset; give a data set's name, .* \(train, val, test\)"),
+        (None, "the data is a NoneType; give"),
+        ((), "the data is a tuple of 0; give"),
+        ([(X, Y)] * 5, "the data is a list of 5; give"),
+        ((X, Y), r"the train split is a Tensor; allowed are \(x, y\), a TensorDataset"),
+        ((X.numpy(), Y.numpy()), "the train split is a ndarray; allowed are"),
+        (({"x": X, "y": Y}, None), "the train split is a dict; allowed are"),
+    ],
+)
+def test_data_that_is_none(data: Any, says: str) -> None:
+    with pytest.raises(TombolaError, match=says):
+        tb.find(net(), data, ONCE, recipe=SHORT)
+
+
+def test_verify_checks_before_it_trains() -> None:
+    ticket = tb.find(net(), parts(X, Y), ONCE, recipe=SHORT)
+    with pytest.raises(TombolaError, match=r"give y\.squeeze\(1\)"):
+        tb.verify(ticket, parts(X, Y[:, None]), replicates=1, model=net(), options=tb.Options(force=True))

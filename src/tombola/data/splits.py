@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
@@ -36,6 +38,9 @@ __all__ = [
     "subset",
     "tensor_digest",
 ]
+
+_NO_EXAMPLES = (IterableDataset, Tensor, np.ndarray, Mapping)
+"""What may have a length and items that are no examples."""
 
 
 @dataclass(frozen=True)
@@ -277,7 +282,7 @@ def _split(given: Any, where: str, workers: int, floats: torch.dtype) -> Split:
         split: Split = _resident(given[0], given[1], where, floats)
     elif isinstance(given, (Resident, Streamed)):
         split = given
-    elif isinstance(given, IterableDataset) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
+    elif isinstance(given, _NO_EXAMPLES) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise TombolaError(
             f"the {where} split is a {type(given).__name__}; allowed are (x, y), a TensorDataset,"
             " or a map-style dataset with a length"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import nn
 
 from tombola.data.config import DataSpec
@@ -17,6 +18,7 @@ from tombola.mask import unwrap
 from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
+from tombola.nn.forward import input_dtype
 from tombola.rng.seeds import check_seed
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
@@ -79,7 +81,7 @@ def make_request(
     """A complete request from what the user gave; presets fill in what is left open."""
     ticket = start if start is None or isinstance(start, Ticket) else Ticket.load(start)
     spec = ModelSpec(model) if isinstance(model, str) else model
-    source = as_data(data)
+    source = as_data(data, model)
     name = "imp" if method is None or isinstance(method, Mapping) else method.name
     named = preset(name, name_of_model(spec), source.name)
     chosen = _made(METHODS[name], named.method, method) if not hasattr(method, "find") else method
@@ -95,15 +97,31 @@ def _made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[st
         raise TombolaError(f"{getattr(kind, '__name__', 'the options')} cannot be made of {given}: {error}") from None
 
 
-def as_data(data: Any) -> Splits | DataSpec:
-    """Data as the library's calls take it."""
+def as_data(data: Any, model: Any = None) -> Splits | DataSpec:
+    """Data as the library's calls take it; floats are held in double precision for a live `model` in it.
+
+    Raises:
+        TombolaError: it is none of these.
+    """
     if isinstance(data, Splits | DataSpec):
         return data
     if isinstance(data, str):
         return DataSpec(data)
     if callable(data):
         data = data("data", 0)
-    return data if isinstance(data, Splits) else make_splits(*data)
+    if isinstance(data, Splits):
+        return data
+    if not isinstance(data, tuple | list) or not 1 <= len(data) <= 4:
+        form = (
+            f"a {type(data).__name__} of {len(data)}" if isinstance(data, tuple | list) else f"a {type(data).__name__}"
+        )
+        raise TombolaError(
+            f"the data is {form}; give a data set's name, a DataSpec, Splits, (train, val, test) or (train, val, test, "
+            "task) with a pair (x, y), a TensorDataset or a map-style dataset for each part, or a function that gives "
+            "one of the last three"
+        )
+    double = isinstance(model, nn.Module) and input_dtype(unwrap(model)) == torch.float64
+    return make_splits(*data, floats=torch.float64 if double else torch.float32)
 
 
 def check_jobs(jobs: int, *parts: nn.Module | ModelSpec | Splits | DataSpec) -> None:

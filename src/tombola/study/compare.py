@@ -70,7 +70,7 @@ def run_comparison(
         TombolaError: an arm cannot work on this network and data, which is told before anything is trained.
     """
     check_arms(arms)
-    spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data)
+    spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)
     check_jobs(jobs, spec, source)
     options, splits = options or Options(), loaded(source)
     requests = [Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms]

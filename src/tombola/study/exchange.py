@@ -85,7 +85,7 @@ def run_overlap(
             told before anything is trained.
     """
     check_arms(arms)
-    spec, source = _from_one_start(model), as_data(data)
+    spec, source = _from_one_start(model), as_data(data, model)
     check_jobs(jobs, spec, source)
     options, splits = options or Options(), loaded(source)
     requests = tuple(Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms)

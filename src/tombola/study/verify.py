@@ -19,6 +19,7 @@ from tombola.methods.find import machine
 from tombola.methods.presets import preset
 from tombola.methods.request import as_data, check_jobs, loaded
 from tombola.models.registry import is_known
+from tombola.nn.rewrite import apply_rewrites
 from tombola.rng.seeds import check_seed, derive
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
@@ -28,6 +29,7 @@ from tombola.study.untrained import is_untrained, untrained, untrained_sentence
 from tombola.study.verdict import ArmFigures, compare, describe_arm, sentence, speed
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric
+from tombola.train.fit import check_fits
 from tombola.train.history import Row, steps_to_loss
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
@@ -86,7 +88,7 @@ def verify(
         JSON-able: the arms' figures, `comparisons`, `speed`, `wins` (None: undecided) and one `sentence`.
     """
     given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
-    source = as_data(data) if data is not None else data_of(given, data_root)
+    source = as_data(data, model) if data is not None else data_of(given, data_root)
     verification = Verification(
         Contest(given, model, tuple(trusted)),
         source,
@@ -142,9 +144,14 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
     splits = loaded(verification.data)
     _check_data(verification, splits)
     _check_task(verification, splits)
-    if out is None:
-        return _run(verification, splits, None, jobs)
     contest, options = verification.contest, verification.options
+
+    def check() -> None:
+        check_fits(apply_rewrites(contest.origin(), contest.rewrites), splits)
+
+    if out is None:
+        check()
+        return _run(verification, splits, None, jobs)
 
     def config() -> dict[str, Any]:
         return {
@@ -162,7 +169,7 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
     done = carry_out(
         Order(out, label, "verify", machine(options, jobs), options.force),
         config,
-        lambda: None,
+        check,
         lambda directory: _run(verification, splits, directory, jobs),
     )
     return {**done.about, **done.result}
