@@ -130,7 +130,7 @@ def test_nothing_is_planted_by_default() -> None:
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"kind": "border"}, "cue.kind is 'border'; allowed are none, corner, colour"),
+        ({"kind": "border"}, r"unknown cue.kind 'border' .*allowed: none, corner, colour"),
         ({"kind": "corner", "size": 0}, "cue.size is 0"),
         ({"kind": "corner", "agreement": 1.5}, "cue.agreement is 1.5; it must lie in 0 to 1"),
         ({"size": 3}, "set cue.kind to corner or colour"),

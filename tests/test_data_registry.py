@@ -152,10 +152,10 @@ def test_arguments_reach_the_data_function() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        (DataSpec("minst"), r"unknown data set 'minst' \(did you mean mnist\?\); allowed are digits, mnist"),
-        (DataSpec("x"), "unknown data set 'x'; allowed are"),
-        (DataSpec("no_such_module.data"), "no module no_such_module"),
-        (DataSpec(f"{HERE}.missing"), "has no missing"),
+        (DataSpec("minst"), r"unknown data set 'minst' \(did you mean mnist\?\); allowed: digits, mnist"),
+        (DataSpec("x"), "unknown data set 'x'; allowed: "),
+        (DataSpec("no_such_module.data"), "No module named 'no_such_module'"),
+        (DataSpec(f"{HERE}.missing"), "has no 'missing'"),
         (DataSpec(f"{HERE}.NOT_A_FUNCTION"), "is a int; data must name a function"),
         (DataSpec(f"{HERE}.useless"), "gave a NoneType"),
         (DataSpec(f"{HERE}.own_splits", val_size=3), "splits by itself"),

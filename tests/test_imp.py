@@ -233,7 +233,7 @@ def test_a_foreign_network_by_import_path_is_trusted_by_whoever_names_it(tmp_pat
         ({"density": 0.5, "levels": 3}, "both density and levels"),
         ({"rate": 1.0}, "rate is 1.0"),
         ({"rounds": 0}, "rounds is 0"),
-        ({"scope": "galaxy"}, "use layer or global"),
+        ({"scope": "galaxy"}, "allowed: layer, global"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(settings: dict[str, Any], words: str) -> None:

@@ -259,9 +259,9 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "args", "line"),
     [
-        ("conv-4", {"activation": "sign"}, "conv-4: activation is 'sign'; allowed: relu, binary"),
-        ("mlp", {"hidden": [], "activation": True}, "mlp: activation is True; allowed: relu, binary"),
-        ("vgg-small", {"activation": ["relu"]}, r"vgg-small: activation is \['relu'\]; allowed: relu, binary"),
+        ("conv-4", {"activation": "sign"}, "conv-4: unknown activation 'sign'; allowed: relu, binary"),
+        ("mlp", {"hidden": [], "activation": True}, "mlp: unknown activation True; allowed: relu, binary"),
+        ("vgg-small", {"activation": ["relu"]}, r"vgg-small: unknown activation \['relu'\]; allowed: relu, binary"),
         ("resnet-20", {"activaton": "binary"}, r"'activaton' \(did you mean activation\?\); allowed: width, affine, "),
         (
             "conv-2",

@@ -72,7 +72,7 @@ def test_binary_networks_round_trip_through_onnx() -> None:
 
 
 def test_nothing_is_written_when_a_format_cannot_be(tmp_path: Path) -> None:
-    with pytest.raises(TombolaError, match="unknown format 'tflite'; known are onnx, state_dict, torch"):
+    with pytest.raises(TombolaError, match="unknown format 'tflite'; allowed: onnx, state_dict, torch"):
         export(network(), (torch.zeros(1, 1, 8, 8),), tmp_path / "out", ["state_dict", "tflite"])
 
     class Branching(nn.Module):

@@ -269,7 +269,7 @@ def test_densities_outside_are_one_clear_line(density: Any) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: TopK(0.5, "everywhere"), "layer or global"),
+        (lambda: TopK(0.5, "everywhere"), "allowed: layer, global"),
         (lambda: TopK(0.5, pattern="2:5"), "0.4"),
         (lambda: TopK(0.5, "global", "2:4"), "scope layer"),
         (lambda: TopK(0.5, pattern="blocks"), "pattern"),

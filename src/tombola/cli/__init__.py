@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tombola.cli.errors import choose, one_line
+from tombola.cli.errors import one_line
 from tombola.cli.screen import Screen, plain_warnings, printable
 from tombola.cli.verb import Verb
 from tombola.errors import TombolaError
+from tombola.names import unknown
 
 USAGE, INTERRUPTED = 2, 130
 DEFAULT_METHOD = "imp"
@@ -83,7 +84,7 @@ def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[s
         if word is None or word.startswith("-"):
             raise TombolaError(f"tombola {' '.join(path)} needs one more word: {', '.join(nexts)}")
         if word not in nexts:
-            raise TombolaError(choose(f"command {' '.join(path)}".strip(), word, nexts))
+            raise TombolaError(unknown(f"command {' '.join(path)}".strip(), word, nexts))
         path.append(word)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from difflib import get_close_matches
+
+from tombola.names import closest
 
 _TYPES = {
     "float": "a number",
@@ -23,18 +24,6 @@ def one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def closest(word: str, known: Iterable[str]) -> str:
-    """'; did you mean X?', or nothing."""
-    near = get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def choose(what: str, word: str, known: Iterable[str]) -> str:
-    """The line about a word that is not among the known ones."""
-    names = list(known)
-    return f"{what} {word!r} is not known{closest(word, names)}; use {_or(names)}"
 
 
 def parser_line(message: str, options: Iterable[str], command: str) -> str:
@@ -68,14 +57,14 @@ def _unrecognised(words: list[str], names: list[str], command: str) -> str:
     if option is None:
         return f"argument {words[0]!r} is one too many; see {command} --help"
     given = option.partition("=")[0]
-    return f"option {given} is not known{closest(given, [f'--{name}' for name in names])} (see {command} --help)"
+    return f"option {given} is not known{closest(given, [f'--{name}' for name in names])}; see {command} --help"
 
 
 def _unknown_key(key: str, text: str, names: list[str], command: str) -> str:
     owner = re.match(r'Parser key "([^"]+)"', text)
     name = f"{owner[1]}.{key}" if owner else key
     near = "" if owner else closest(key, names)
-    return f"option {name} is not known{near} (see {command} --help)"
+    return f"option {name} is not known{near}; see {command} --help"
 
 
 def _wrong_type(message: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.errors import choose, closest, parser_line
+from tombola.cli.errors import parser_line
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
@@ -20,6 +20,7 @@ from tombola.errors import TombolaError
 from tombola.formats import BITS, MISSING, Unit, density, plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
+from tombola.names import unknown
 from tombola.study.binary import BinaryStudy, binary_arms
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.study.supermasks import JointStudy, MaskInit, joint_arms, mask_init_arms
@@ -168,7 +169,7 @@ def _arm(setting: Setting, entry: object, where: str) -> Arm:
             raise TombolaError(f"{where} has no {key}; give it one")
     method = about.pop("method")
     if method not in METHODS:
-        raise TombolaError(f"{where}: {choose('method', method, METHODS)}")
+        raise TombolaError(f"{where}: {unknown('method', method, METHODS)}")
     options = typed(Group("method", METHODS[method]), entry.get("options", {}), f"{where}, options")
     recipe = typed(Group("recipe", Recipe), entry.get("recipe", {}), f"{where}, recipe")
     return setting.arm(about.pop("name"), method, options, recipe, **about)
@@ -195,7 +196,7 @@ def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) ->
     group.add(parser)
     names = [*option_names(parser), *known]
     if strange := [key for key in given if key not in names]:
-        raise TombolaError(f"{where}: key {strange[0]!r} is not known{closest(str(strange[0]), names)}")
+        raise TombolaError(f"{where}: {unknown('key', strange[0], names)}")
     try:
         read = group.read(parser.parse_object(dict(given)))
     except (ArgumentError, KeyError, TypeError, ValueError) as error:

@@ -209,16 +209,16 @@ def _name(part: object) -> str:
 
 
 def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from tombola.cli.errors import choose
     from tombola.errors import TombolaError
+    from tombola.names import unknown
     from tombola.ticket.export import export_state
     from tombola.ticket.rounding import Values
     from tombola.ticket.ticket import Ticket
 
     if given["weights"] not in _WEIGHTS:
-        raise TombolaError(choose("weights", given["weights"], _WEIGHTS))
+        raise TombolaError(unknown("weights", given["weights"], _WEIGHTS))
     if given["values"] not in (None, *get_args(Values)):
-        raise TombolaError(choose("values", given["values"], get_args(Values)))
+        raise TombolaError(unknown("values", given["values"], get_args(Values)))
     ticket = Ticket.load(given["ticket"])
     out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
     told = {"ticket": given["ticket"], "out": str(out), "density": ticket.density}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tombola.errors import TombolaError
+from tombola.names import unknown
 
 CUES = ("none", "corner", "colour")
 
@@ -69,7 +70,7 @@ class Cue:
 
     def __post_init__(self) -> None:
         if self.kind not in CUES:
-            raise TombolaError(f"cue.kind is {self.kind!r}; allowed are {', '.join(CUES)}")
+            raise TombolaError(unknown("cue.kind", self.kind, CUES))
         if self.size is not None and self.size < 1:
             raise TombolaError(f"cue.size is {self.size}; it must be at least 1 pixel (or null for the default)")
         _within("cue", "agreement", self.agreement, 0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from tombola.data.cue import plant
 from tombola.data.shared import image_split, refuse_args
 from tombola.data.splits import Normalisation, Resident, Splits, holdout, make_splits
 from tombola.errors import TombolaError
+from tombola.names import imported, is_import_path, unknown
 
 _DIGITS = Normalisation(mean=(0.3053,), std=(0.3761,))
 """Of the 1797 digits over their maximum, 16."""
@@ -92,13 +92,11 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
         from tombola.data.folder import load_folder
 
         return load_folder(spec, split_seed)
-    elif "." in spec.name:
+    elif is_import_path(spec.name):
         splits = _foreign(spec, split_seed)
     else:
-        near = difflib.get_close_matches(spec.name, names(), n=1)
-        guess = f" (did you mean {near[0]}?)" if near else ""
         raise TombolaError(
-            f"unknown data set {spec.name!r}{guess}; allowed are {', '.join(names())}, or an import path pkg.mod.attr"
+            unknown("data set", spec.name, names(), ", or an import path such as package.module.function")
         )
     return splits if spec.augment is None else replace(splits, augment=spec.augment)
 
@@ -207,18 +205,7 @@ def _foreign(spec: DataSpec, split_seed: int) -> Splits:
             f"cue.kind is {spec.cue.kind}, but a cue is planted only in {', '.join(names())}; leave it out, or plant"
             f" one in {spec.name} itself"
         )
-    module_name, _, attr = spec.name.rpartition(".")
-    try:
-        function = getattr(importlib.import_module(module_name), attr)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise TombolaError(
-            f"cannot import {module_name} for data {spec.name}: no module {error.name}; allowed are"
-            f" {', '.join(names())}, or pkg.mod.attr on the Python path"
-        ) from None
-    except AttributeError:
-        raise TombolaError(f"module {module_name} has no {attr}; data {spec.name} must name a data function") from None
+    function = imported("data", spec.name)
     if not callable(function):
         raise TombolaError(
             f"{spec.name} is a {type(function).__name__}; data must name a function (root, seed) -> Splits"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from tombola.errors import TombolaError
+from tombola.names import check_known
 from tombola.train.length import Length, steps
 
 
@@ -17,8 +18,7 @@ def check_density(density: float) -> None:
 
 def check_choice(field: str, value: str, allowed: Sequence[str]) -> None:
     """TombolaError unless the value is one of those allowed."""
-    if value not in allowed:
-        raise TombolaError(f"{field} {value!r} is not known; use {', '.join(allowed)}")
+    check_known(field, value, allowed)
 
 
 def check_not_negative(field: str, value: float) -> None:

@@ -18,9 +18,10 @@ from tombola.fingerprint import fingerprint, warn_unseen
 from tombola.fingerprint.origins import package_of
 from tombola.mask import unwrap
 from tombola.methods.request import Request
-from tombola.models.foreign import imported
+from tombola.models.foreign import network_at
 from tombola.models.registry import check_name, is_known
 from tombola.models.spec import ModelSpec
+from tombola.names import is_import_path
 from tombola.select.criteria import CRITERIA, criterion
 from tombola.ticket.tensors import hash_state
 from tombola.train.optimizer import is_foreign, optimizer_class
@@ -58,7 +59,7 @@ def _code_of_method(method: Any) -> dict[str, str]:
     found = {}
     if package_of(type(method).__module__) is None:
         found["method"] = fingerprint(method)
-    if isinstance(named, str) and named not in CRITERIA and set(".:") & set(named):
+    if isinstance(named, str) and named not in CRITERIA and is_import_path(named):
         found["criterion"] = fingerprint(criterion(named))
     warn_unseen({f"the {what}": part for what, part in found.items()}, "use another folder of runs after a change")
     return {what: part.digest for what, part in found.items()}
@@ -80,7 +81,7 @@ def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
     plain = as_plain(model)
     check_name(model.name)
     if not is_known(model.name):
-        found = fingerprint(imported(model.name))
+        found = fingerprint(network_at(model.name))
         warn_unseen({f"network {model.name}": found}, "use another folder of runs after a change")
         plain["code"] = found.digest
     if model.checkpoint is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
 from tombola.methods.checks import check_density, check_not_negative
+from tombola.names import unknown
 from tombola.train.length import Length, steps
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class GemMiner:
         check_density(self.density)
         Length.parse(self.finetune)
         if self.scope not in ("global", "layer"):
-            raise TombolaError(f"scope {self.scope!r} is not known; use global or layer")
+            raise TombolaError(unknown("scope", self.scope, ("layer", "global")))
         if Length.parse(self.freeze_every) == Length():
             raise TombolaError(f"freeze_every is {self.freeze_every}; it must be longer than nothing, e.g. 5ep")
         for field in ("score_weight_decay", "finetune_lr"):

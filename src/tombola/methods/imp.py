@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.names import unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -75,7 +76,7 @@ class IterativePruning:
             if value is not None and not 0.0 <= value < 1.0:
                 raise TombolaError(f"{field} is {value}, but it must lie in [0, 1): the fraction pruned per level")
         if self.scope not in ("layer", "global"):
-            raise TombolaError(f"scope {self.scope!r} is not known; use layer or global")
+            raise TombolaError(unknown("scope", self.scope, ("layer", "global")))
         if self.scope == "global" and (self.conv_rate, self.output_rate) != (None, None):
             raise TombolaError("conv_rate and output_rate are rates of layers; leave them out when the scope is global")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
 from tombola.methods.checks import check_not_negative
+from tombola.names import unknown
 from tombola.train.length import Length
 
 if TYPE_CHECKING:
@@ -63,9 +64,9 @@ class LearnedMask:
         object.__setattr__(self, "exclude", tuple(self.exclude))
         Length.parse(self.finetune)
         if self.rule not in ("bernoulli", "threshold"):
-            raise TombolaError(f"rule {self.rule!r} is not known; use bernoulli or threshold")
+            raise TombolaError(unknown("rule", self.rule, ("bernoulli", "threshold")))
         if self.weights not in ("identity", "signed_constant"):
-            raise TombolaError(f"weights {self.weights!r} is not known; use identity or signed_constant")
+            raise TombolaError(unknown("weights", self.weights, ("identity", "signed_constant")))
         if self.logit is not None and not math.isfinite(self.logit):
             raise TombolaError(f"logit is {self.logit}; it must be a finite number")
         if self.rule == "threshold" and self.logit is not None and self.logit <= 0:

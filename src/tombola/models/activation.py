@@ -16,6 +16,7 @@ from typing import Literal, TypeAlias
 from torch import nn
 
 from tombola.errors import TombolaError
+from tombola.names import unknown
 
 Activation: TypeAlias = Literal["relu", "binary"]
 
@@ -27,7 +28,7 @@ def binary_form(network: str, activation: Activation) -> bool:
         TombolaError: for a name that is neither relu nor binary.
     """
     if activation not in ("relu", "binary"):
-        raise TombolaError(f"{network}: activation is {activation!r}; allowed: relu, binary")
+        raise TombolaError(f"{network}: {unknown('activation', activation, ('relu', 'binary'))}")
     return activation == "binary"
 
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import inspect
-import pkgutil
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
+from tombola.names import imported
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-def is_import_path(name: str) -> bool:
-    """Whether the name has the form package.module.attribute."""
-    parts = name.split(".")
-    return len(parts) > 1 and all(part.isidentifier() for part in parts)
 
 
 def filled_args(
@@ -34,7 +28,7 @@ def filled_args(
     Raises:
         TombolaError: if `path` cannot be imported or is not callable.
     """
-    return {**_wanted(imported(path), input_shape, classes, args, certain), **args}
+    return {**_wanted(network_at(path), input_shape, classes, args, certain), **args}
 
 
 def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any]) -> nn.Module:
@@ -46,7 +40,7 @@ def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args
     from torch import nn
 
     given = filled_args(path, input_shape=input_shape, classes=classes, args=args)
-    target = imported(path)
+    target = network_at(path)
     try:
         model = target(**given)
     except TombolaError:
@@ -59,19 +53,13 @@ def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args
     return model
 
 
-def imported(path: str) -> Any:
-    """The class or function that makes a network, by import path.
+def network_at(path: str) -> Any:
+    """The class or function at an import path that makes a network.
 
     Raises:
         TombolaError: if `path` cannot be imported or is not callable.
     """
-    try:
-        target = pkgutil.resolve_name(path)
-    except Exception as error:
-        raise TombolaError(
-            f"model {path!r} cannot be imported ({_line(error)}); "
-            "check the spelling, and that its folder is on PYTHONPATH"
-        ) from error
+    target = imported("model", path)
     if not callable(target) or (hasattr(target, "state_dict") and not isinstance(target, type)):
         raise TombolaError(
             f"{path} is a {type(target).__name__}; a class or function that makes an nn.Module is needed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from tombola.errors import TombolaError
 from tombola.models.checkpoint import load_checkpoint_
-from tombola.models.foreign import build_foreign, is_import_path
+from tombola.models.foreign import build_foreign
+from tombola.names import is_import_path, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -120,9 +120,7 @@ def build_network(
     entry, from_name = found
     for given in args:
         if given not in entry.options:
-            close = difflib.get_close_matches(str(given), entry.options, n=1)
-            hint = f" (did you mean {close[0]}?)" if close else ""
-            raise TombolaError(f"{name}: unknown argument {given!r}{hint}; allowed: {', '.join(entry.options)}")
+            raise TombolaError(f"{name}: {unknown('argument', given, entry.options)}")
     return entry.build(input_shape=tuple(input_shape), classes=classes, **entry.fixed, **from_name, **args)
 
 
@@ -140,11 +138,4 @@ def _find(name: str) -> tuple[Entry, dict[str, str]] | None:
 def check_name(name: str) -> None:
     """TombolaError, with what is allowed and what is close, unless `name` is a network or an import path."""
     if not is_known(name) and not is_import_path(name):
-        raise TombolaError(_unknown(name))
-
-
-def _unknown(name: str) -> str:
-    close = difflib.get_close_matches(name.lower(), names(), n=2)
-    hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    allowed = f"{', '.join(names())}, or an import path such as package.module.Net"
-    return f"unknown model {name!r}{hint}; allowed: {allowed}"
+        raise TombolaError(unknown("model", name, names(), ", or an import path such as package.module.Net"))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 from tombola.models.activation import Activation, activation_layer, binary_form, following
 from tombola.models.shapes import Shape, flag, image, scaled
+from tombola.names import unknown
 
 
 class BasicBlock(nn.Module):
@@ -109,7 +110,7 @@ def _resnet(
     activation: Activation,
 ) -> nn.Sequential:
     if stem not in ("cifar", "imagenet"):
-        raise TombolaError(f"{name}: stem is {stem!r}; allowed: cifar, imagenet")
+        raise TombolaError(f"{name}: {unknown('stem', stem, ('cifar', 'imagenet'))}")
     flag(name, "affine", affine)
     binary = binary_form(name, activation)
     channels_in, _, _ = image(name, input_shape)

@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from tombola.errors import TombolaError
+from tombola.names import unknown
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 
@@ -117,7 +118,7 @@ def scheme_named(name: str) -> Scheme:
         TombolaError: if there is none.
     """
     if name not in SCHEMES:
-        raise TombolaError(f"unknown initialisation {name!r}; allowed: {', '.join(SCHEMES)}")
+        raise TombolaError(unknown("initialisation", name, SCHEMES))
     return SCHEMES[name]
 
 
@@ -156,7 +157,7 @@ def initialise_(
     """
     rule = scheme_named(scheme)
     if norm_scale not in ("one", "uniform"):
-        raise TombolaError(f"unknown norm scale {norm_scale!r}; allowed: one, uniform")
+        raise TombolaError(unknown("norm scale", norm_scale, ("one", "uniform")))
     unwritten: list[str] = []
     seen: set[int] = set()
     for name, module, leaf, tensor in _entries(model):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.errors import TombolaError
+from tombola.names import check_known
 from tombola.runtime.engines import DENSE, ENGINES, Missing, Run, Workload
 from tombola.runtime.threads import threads_set
 from tombola.runtime.timing import measure
@@ -99,9 +100,8 @@ def bench(
     Raises:
         TombolaError: an unknown engine, or no rounds.
     """
-    unknown = [name for name in engines if name not in ENGINES]
-    if unknown:
-        raise TombolaError(f"unknown engine {unknown[0]!r}; known are {', '.join(ENGINES)}")
+    for name in engines:
+        check_known("engine", name, ENGINES)
     if rounds < 1:
         raise TombolaError(f"rounds is {rounds}; give 1 or more")
     timings: list[Timing] = []

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tombola.compact.compare import error_on
 from tombola.errors import TombolaError
+from tombola.names import check_known
 from tombola.runs.atomic import write_bytes
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -59,9 +60,8 @@ def export(
 
 def check_formats(formats: Sequence[str]) -> None:
     """Raises TombolaError: an unknown format, or one whose packages are not installed."""
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown:
-        raise TombolaError(f"unknown format {unknown[0]!r}; known are {', '.join(FORMATS)}")
+    for name in formats:
+        check_known("format", name, FORMATS)
     missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None] if "onnx" in formats else []
     if missing:
         raise TombolaError(f"format onnx needs {missing[0]}: pip install 'tombola[onnx]', or leave the format out")

@@ -8,17 +8,16 @@ it. Scores may be negative and -inf bars a weight, so pass `signed=True` to
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
+from tombola.names import imported, is_import_path, unknown
 
 __all__ = ["CRITERIA", "Context", "Criterion", "Gradient", "criterion"]
 
@@ -226,15 +225,10 @@ def criterion(name: str | Criterion) -> Criterion:
         return name
     if name in CRITERIA:
         return CRITERIA[name]
-    module, _, attribute = name.replace(":", ".").rpartition(".")
-    allowed = f"allowed: {', '.join(CRITERIA)}, or an import path such as package.module.function"
-    if not module:
-        raise TombolaError(f"unknown criterion {name!r}; {allowed}")
-    try:
-        found: Any = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise TombolaError(f"criterion {name!r} cannot be imported ({error}); {allowed}") from error
+    if not is_import_path(name):
+        raise TombolaError(unknown("criterion", name, CRITERIA, ", or an import path such as package.module.function"))
+    found = imported("criterion", name)
     if not callable(found):
-        raise TombolaError(f"criterion {name!r} is a {type(found).__name__}, not a function of a Context; {allowed}")
+        raise TombolaError(f"criterion {name!r} is a {type(found).__name__}, not a function of a Context")
     function: Criterion = found
     return function

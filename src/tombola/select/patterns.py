@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.names import unknown
 from tombola.select.barred import bars
 
 __all__ = ["NM", "Block", "Channel", "Element", "Pattern", "parse_pattern"]
@@ -202,7 +203,7 @@ def parse_pattern(text: str | Pattern) -> Pattern:
         return Block(int(found[1]))
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         return NM(int(found[1]), int(found[2]))
-    raise TombolaError(f"unknown pattern {text!r}; allowed: element, block:V (e.g. block:4), N:M (e.g. 2:4), channel")
+    raise TombolaError(unknown("pattern", text, ("element", "block:V", "N:M", "channel"), "; e.g. block:4 or 2:4"))
 
 
 def _matrix(shape: torch.Size) -> tuple[int, int]:

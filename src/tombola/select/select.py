@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask, resolve
+from tombola.names import unknown
 from tombola.select.barred import BarredWeightsWarning, bars, redrawn, tied, warn_of_barred
 from tombola.select.patterns import NM, Pattern, Units, parse_pattern
 from tombola.select.topk import keep_largest
@@ -117,7 +118,7 @@ def selection(
     if not scores:
         raise TombolaError("there are no scores to select from; the model has no prunable weights, or all are excluded")
     if scope not in SCOPES:
-        raise TombolaError(f"unknown scope {scope!r}; allowed: {', '.join(SCOPES)}")
+        raise TombolaError(unknown("scope", scope, SCOPES))
     chosen = parse_pattern(pattern)
     scores = {name: _numbers(name, score.detach()) for name, score in scores.items()}
     _check_candidates(scores, candidates)

@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.names import unknown
 from tombola.select import radix
 
 __all__ = ["keep_largest_sharded", "select_sharded"]
@@ -45,7 +46,7 @@ def select_sharded(
         TombolaError: on every rank alike, for a density outside (0, 1], an unknown scope, or NaN anywhere.
     """
     if scope not in ("layer", "global"):
-        raise TombolaError(f"unknown scope {scope!r}; allowed: layer, global")
+        raise TombolaError(unknown("scope", scope, ("layer", "global")))
     if not 0 < density <= 1:
         raise TombolaError(f"density is {density!r}; it must lie in (0, 1]: the fraction of weights KEPT")
     shards = list(local_scores.values())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
+from tombola.names import unknown
 from tombola.nn.rewrite import apply_rewrites
 from tombola.rng.seeds import derive, generator
 from tombola.runs.directory import Stage
@@ -91,7 +92,7 @@ CONTROLS = ("random", "reinit")
 def run_arm(bench: Bench, contest: Contest, name: str, *, seed: int, stage: Stage | None, label: str) -> Trial:
     """Train and test one arm; draws of masks and weights, and the data order, derive from `seed`."""
     if name not in ARMS:
-        raise TombolaError(f"arm {name!r} is not known; use {', '.join(ARMS)}")
+        raise TombolaError(unknown("arm", name, ARMS))
     arm = ARMS[name](contest, seed)
     return run_trial(
         bench, arm.model, seed=derive(seed, "train"), label=label, mask=arm.mask, start=arm.start, stage=stage

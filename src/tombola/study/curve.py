@@ -14,6 +14,7 @@ from tombola.errors import TombolaError
 from tombola.methods.describe import describe
 from tombola.methods.find import find_result, headline, machine, rehearse, replicate_seed, search
 from tombola.methods.request import Request, check_jobs, loaded, name_of_model
+from tombola.names import check_known
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
@@ -39,9 +40,8 @@ def run_curve(
     The run's result has the form of a find run's, with an arm per control: the same levels, other weights or
     masks, one draw per replicate and level. `jobs` processes share the replicates out, then the controls.
     """
-    unknown = [name for name in controls if name not in CONTROLS]
-    if unknown:
-        raise TombolaError(f"control {unknown[0]!r} is not known; use {', '.join(CONTROLS)}")
+    for name in controls:
+        check_known("control", name, CONTROLS)
     check_jobs(jobs, request.model, request.data)
     splits, options = loaded(request.data), request.options
     wanted = None if control_levels is None else sorted(set(control_levels))

@@ -12,6 +12,7 @@ from tombola.errors import TombolaError
 from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
+from tombola.names import unknown
 from tombola.train.recipe import Recipe
 
 
@@ -72,7 +73,7 @@ class Setting:
         `lr` is the learning rate where it is not None.
         """
         if method not in METHODS:
-            raise TombolaError(f"method {method!r} of arm {name!r} is not known; use one of {', '.join(METHODS)}")
+            raise TombolaError(f"arm {name!r}: {unknown('method', method, METHODS)}")
         named = preset(method, self.model.name, self.data.name)
         try:
             made = METHODS[method](**{**named.method, **(options or {})})

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
 from tombola.mask import Mask, holders, parameters_by_name, prunable, unwrap
+from tombola.names import unknown
 from tombola.nn.init import NORMS, fans, scheme_named
 from tombola.rng import philox
 from tombola.rng.seeds import derive
@@ -280,7 +281,7 @@ def _check(model: nn.Module, weights: WeightRule, represent: Represent, rest: st
     if next(layers(model), None) is not None:
         raise TombolaError("supermasks are attached to this model already; call make_permanent or detach first")
     if rest not in (None, *get_args(Rest)):
-        raise TombolaError(f"rest is {rest!r}; use one of {', '.join(get_args(Rest))}")
+        raise TombolaError(unknown("rest", rest, get_args(Rest)))
     if weights.trained and not represent.trainable:
         raise TombolaError(
             f"no gradient reaches weights that are represented as {represent.kind}; freeze them, or represent "

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
+from tombola.names import unknown
 from tombola.select.patterns import NM, Element, parse_pattern
 from tombola.select.select import SCOPES, checked_density, select, warn_of_empty
 from tombola.select.topk import keep_largest
@@ -71,7 +72,7 @@ class TopK:
     def __post_init__(self) -> None:
         checked_density(self.density)
         if self.scope not in SCOPES:
-            raise TombolaError(f"scope {self.scope!r} is not known; use {' or '.join(SCOPES)}")
+            raise TombolaError(unknown("scope", self.scope, SCOPES))
         pattern = parse_pattern(self.pattern)
         if isinstance(pattern, NM):
             if self.scope == "global":

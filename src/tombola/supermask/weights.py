@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.names import unknown
 
 
 class WeightRule(Protocol):
@@ -82,5 +83,5 @@ def weight_rule(name: str, decay: float = 2e-4) -> WeightRule:
     """frozen, masked, dense or sr-ste."""
     known: dict[str, WeightRule] = {"frozen": FROZEN, "masked": Masked(), "dense": Dense(), "sr-ste": SrSte(decay)}
     if name not in known:
-        raise TombolaError(f"weight gradient rule {name!r} is not known; use {', '.join(known)}")
+        raise TombolaError(unknown("weight gradient rule", name, known))
     return known[name]

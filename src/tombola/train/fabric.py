@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tombola.errors import TombolaError
+from tombola.names import unknown
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -19,7 +20,7 @@ def make_fabric(device: str, precision: str = "32", *, loggers: Any = ()) -> Fab
     """A Fabric on one device: "auto", "cpu", "cuda" or "cuda:1"; a device that is not there is a TombolaError."""
     kind, _, index = device.partition(":")
     if kind not in ("auto", "cpu", "cuda") or not (index.isdigit() or not index):
-        raise TombolaError(f"device {device!r} is not known; use auto, cpu, cuda or cuda:N")
+        raise TombolaError(unknown("device", device, ("auto", "cpu", "cuda", "cuda:N")))
     if kind == "cuda" and not torch.cuda.is_available():
         raise TombolaError("device 'cuda' was asked for, but torch finds no CUDA device here; use device cpu")
     if kind == "auto":

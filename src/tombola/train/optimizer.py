@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from tombola.errors import TombolaError
+from tombola.names import imported, is_import_path, unknown
 from tombola.train.recipe import Recipe
 
 ParamGroups = Iterable[nn.Parameter] | Iterable[dict[str, Any]]
@@ -64,14 +64,10 @@ def optimizer_class(recipe: Recipe) -> Any:
     """
     if not is_foreign(recipe):
         return _OPTIMIZERS[recipe.optimizer][0]
-    module, _, name = recipe.optimizer.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        raise TombolaError(
-            f"optimizer {recipe.optimizer!r} is not known; use {', '.join(_OPTIMIZERS)}, "
-            "or the import path of an optimiser class such as torch.optim.RMSprop"
-        ) from None
+    if not is_import_path(recipe.optimizer):
+        more = ", or the import path of an optimiser class such as torch.optim.RMSprop"
+        raise TombolaError(unknown("optimizer", recipe.optimizer, _OPTIMIZERS, more))
+    return imported("optimizer", recipe.optimizer)
 
 
 def _kind(recipe: Recipe) -> tuple[Any, Mapping[str, Any]]:

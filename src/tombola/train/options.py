@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tombola.errors import TombolaError
+from tombola.names import check_known
 
 LOGGERS = ("tensorboard",)
 
@@ -38,5 +39,4 @@ class Options:
         if not self.checkpoint_seconds >= 0:
             raise TombolaError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must be at least 0")
         for name in self.loggers:
-            if name not in LOGGERS:
-                raise TombolaError(f"logger {name!r} is not known; use {', '.join(LOGGERS)}")
+            check_known("logger", name, LOGGERS)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tombola.errors import TombolaError
+from tombola.names import check_known
 from tombola.train.length import Length
 
 SCHEDULES = ("constant", "step", "cosine", "plateau")
@@ -77,7 +78,7 @@ class Recipe:
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
         _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null")
-        _require(self.schedule in SCHEDULES, "schedule", self.schedule, "one of " + ", ".join(SCHEDULES))
+        check_known("schedule", self.schedule, SCHEDULES)
         if isinstance(self.train_eval, str) and self.train_eval.isdigit():
             object.__setattr__(self, "train_eval", int(self.train_eval))
         size = self.train_eval
@@ -88,7 +89,7 @@ class Recipe:
             '"val", "all" or a number of examples of at least 1',
         )
         _require(self.patience >= 1, "patience", self.patience, "at least 1")
-        _require(self.precision in PRECISIONS, "precision", self.precision, "one of " + ", ".join(PRECISIONS))
+        check_known("precision", self.precision, PRECISIONS)
         _require(
             bool(self.milestones) or self.schedule != "step",
             "milestones",
