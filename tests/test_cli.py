@@ -335,3 +335,45 @@ def test_a_run_in_use_is_left_alone(found: dict[str, Any], runs: Path) -> None:
         kept.rename(result)
     assert status == 2
     assert "another process" in err
+
+
+# -- launchers
+
+LAUNCHED = {
+    "find": ["find", "imp", "--data", "digits", "--model", "mlp"],
+    "study curve": ["study", "curve", "imp", "--data", "digits", "--model", "mlp"],
+    "study joint": ["study", "joint", "--data", "digits", "--model", "mlp"],
+    "study overlap": ["study", "overlap", "--data", "digits", "--model", "mlp"],
+    "verify": ["verify"],
+    "demo": ["demo"],
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+@pytest.mark.parametrize("count", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_a_data_parallel_launcher_is_told_to_start_one_process(
+    name: str, count: str, found: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*LAUNCHED[name], *([found["ticket"]] if name == "verify" else []), "--out", str(tmp_path)]
+    monkeypatch.setenv(count, "2")
+    status, out, err = call(*words)
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert f"{count} is 2" in err
+    assert "start one process" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_launcher_of_one_process_and_odd_settings_are_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tombola.runs.jobs import check_single_process
+
+    for value in ("1", "", "many"):
+        monkeypatch.setenv("WORLD_SIZE", value)
+        check_single_process()
+
+
+def test_searches_of_the_library_refuse_ranks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tombola as tb
+
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(TombolaError, match="WORLD_SIZE is 4"):
+        tb.find("mlp", "digits", recipe={"length": "1it"})

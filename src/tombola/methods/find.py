@@ -59,6 +59,7 @@ def find(
     """
     request = make_request(model, data, method, recipe=recipe, seed=seed, options=options, start=start)
     if out is None:
+        check_jobs(1, request.model, request.data)
         splits = loaded(request.data)
         rehearse(request, splits)
         with limit_threads(request.options.threads), show_progress(request.options.progress) as progress:

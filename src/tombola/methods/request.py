@@ -20,6 +20,7 @@ from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
 from tombola.nn.forward import input_dtype
 from tombola.rng.seeds import check_seed
+from tombola.runs.jobs import check_single_process
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -125,7 +126,8 @@ def as_data(data: Any, model: Any = None) -> Splits | DataSpec:
 
 
 def check_jobs(jobs: int, *parts: nn.Module | ModelSpec | Splits | DataSpec) -> None:
-    """TombolaError if several processes are asked for and a part is given live, not by name."""
+    """TombolaError if several processes are asked for and a part is given live, or a launcher has started several."""
+    check_single_process()
     if jobs > 1 and any(isinstance(part, nn.Module | Splits) for part in parts):
         raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
 

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tombola.errors import TombolaError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Where torchrun, Open MPI, MPICH and srun say how many processes they have started."""
+
+
+def check_single_process() -> None:
+    """TombolaError where this is one of several processes of a data-parallel launcher: all would do the same work."""
+    for name in _COUNTS:
+        count = os.environ.get(name, "")
+        if count.isdecimal() and int(count) > 1:
+            _refuse_ranks(f"{name} is {count}")
+    distributed = sys.modules.get("torch.distributed")
+    grouped = distributed is not None and distributed.is_available() and distributed.is_initialized()
+    if distributed is not None and grouped and (size := distributed.get_world_size()) > 1:
+        _refuse_ranks(f"the process group has {size} ranks")
+
+
+def _refuse_ranks(found: str) -> NoReturn:
+    raise TombolaError(
+        f"{found}, but data-parallel runs do not exist yet; start one process, without torchrun, mpirun or srun -n "
+        "(jobs shares replicates out over processes)"
+    )
 
 
 @contextmanager
