@@ -59,6 +59,12 @@ class BinaryWeights:
 
         check_learning(network, self.learning(network), mask)
 
+    def dry_run(self, search: Search) -> None:
+        """One step of everything on copies; TombolaError for what cannot work."""
+        from tombola.supermask.loop import dry_run
+
+        dry_run(search, self.learning(search.network()))
+
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation: a mask that keeps everything, whose scores rest."""
         from tombola.supermask.hooks import Phases

@@ -42,6 +42,10 @@ class DenseTraining:
         """Train the network once; the only level holds it."""
         return _UNPRUNED.find(search)
 
+    def dry_run(self, search: Search) -> None:
+        """One step on a copy; TombolaError for what cannot work."""
+        _UNPRUNED.dry_run(search)
+
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if the network has no prunable weight, of which the ticket could keep all."""
         from tombola.nn.binary import BinaryActivation

@@ -83,6 +83,12 @@ class EdgePopup:
             check_norms(network)
         check_learning(network, self.learning(), mask)
 
+    def dry_run(self, search: Search) -> None:
+        """One step of everything on copies; TombolaError for what cannot work."""
+        from tombola.supermask.loop import dry_run
+
+        dry_run(search, self.learning())
+
     def learning(self) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.supermask.loop import Learning

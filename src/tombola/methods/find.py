@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from tombola.errors import TombolaError
 from tombola.mask import parameters_by_name
 from tombola.methods.describe import describe
 from tombola.methods.request import Request, check_jobs, loaded, make_request, name_of_model
-from tombola.methods.start import start_from
+from tombola.methods.start import Start, start_from
 from tombola.models.spec import ModelSpec
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Done, Order, carry_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.versions import versions
 from tombola.ticket.ticket import Ticket
+from tombola.train.dry_run import try_training
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
@@ -80,32 +82,29 @@ def search(
     splits = splits or loaded(request.data)
     seed = replicate_seed(request.seed, replicate)
     start = start_from(request.model, splits, seed=seed, method=request.method, ticket=request.start)
-    fabric = make_fabric(
-        request.options.device,
-        request.recipe.precision,
-        loggers=_loggers(request.options, directory, replicate),
-    )
+    loggers = _loggers(request.options, directory, replicate)
+    fabric = make_fabric(request.options.device, request.recipe.precision, loggers=loggers)
+    bench = Bench(splits, request.recipe, fabric, request.options, progress or Silent())
+    prepared = _prepared(request, bench, start, seed)
     with torch.random.fork_rng(devices=[]):
-        return list(
-            request.method.find(
-                Search(
-                    bench=Bench(splits, request.recipe, fabric, request.options, progress or Silent()),
-                    origin=start.origin,
-                    seed=seed,
-                    provenance={
-                        **describe(request, splits),
-                        "seed": seed,
-                        "versions": versions(),
-                        "parameters": sum(p.numel() for p in parameters_by_name(start.network()).values()),
-                    },
-                    architecture=start.architecture,
-                    trusted=start.trusted,
-                    directory=directory,
-                    prefix=f"replicate-{replicate}",
-                    mask=request.start.mask if request.start else None,
-                )
-            )
-        )
+        return list(request.method.find(replace(prepared, directory=directory, prefix=f"replicate-{replicate}")))
+
+
+def _prepared(request: Request, bench: Bench, start: Start, seed: int) -> Search:
+    return Search(
+        bench=bench,
+        origin=start.origin,
+        seed=seed,
+        provenance={
+            **describe(request, bench.splits),
+            "seed": seed,
+            "versions": versions(),
+            "parameters": sum(p.numel() for p in parameters_by_name(start.network()).values()),
+        },
+        architecture=start.architecture,
+        trusted=start.trusted,
+        mask=request.start.mask if request.start else None,
+    )
 
 
 def replicate_seed(seed: int, replicate: int) -> int:
@@ -138,21 +137,29 @@ def run_find(request: Request, out: Path, *, jobs: int = 1) -> dict[str, Any]:
 
 
 def rehearse(request: Request, splits: Splits) -> None:
-    """Meet every mistake that can be met before anything is trained or written.
+    """Meet every mistake that can be met before anything is trained or written: one step of everything, on copies.
 
     Warns:
         LeftOutWarning: where a good part of the network is not prunable by default (recurrent layers, embeddings).
     """
-    start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
+    method, options = request.method, request.options
+    start = start_from(request.model, splits, seed=request.seed, method=method, ticket=request.start)
     network = start.network()
-    if hasattr(request.method, "include"):  # else nothing is to be pruned
+    if hasattr(method, "include"):  # else nothing is to be pruned
         warn_of_left_out(_covered(request, network))
-    fabric = make_fabric(request.options.device, request.recipe.precision)
+    fabric = make_fabric(options.device, request.recipe.precision)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
     if request.start is None:
-        request.method.check(network, loop.steps_per_epoch, loop.total)
+        method.check(network, loop.steps_per_epoch, loop.total)
     else:
-        request.method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask)
+        method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask)
+    with limit_threads(options.threads), show_progress(options.progress) as progress, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said when it counts
+        bench = Bench(splits, request.recipe, fabric, options, progress)
+        if hasattr(method, "dry_run"):
+            method.dry_run(_prepared(request, bench, start, request.seed))
+        else:
+            try_training(bench, start.network(), seed=request.seed)
 
 
 def parameters(request: Request, splits: Splits, masked: int) -> dict[str, Any]:

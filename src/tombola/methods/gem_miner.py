@@ -89,6 +89,12 @@ class GemMiner:
             learning = replace(learning, rule=TopK(self.density))
         check_learning(network, learning, mask)
 
+    def dry_run(self, search: Search) -> None:
+        """One step of everything on copies; TombolaError for what cannot work."""
+        from tombola.supermask.loop import dry_run, second_recipe
+
+        dry_run(search, self.learning(), second_recipe(search, self.finetune, self.finetune_lr))
+
     def learning(self) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.supermask.loop import Learning

@@ -88,13 +88,17 @@ class IterativePruning:
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network, trained for `total` iterations under `mask`."""
-        from tombola.prune.loop import check_selection, plan_levels
+        from tombola.prune.loop import plan_levels
 
         pruning = self.pruning()
-        mask, plan = plan_levels(network, pruning, mask)
-        if len(plan) > 1:
-            check_selection(network, pruning, mask, plan[1])
+        plan_levels(network, pruning, mask)
         pruning.rewind.step(steps_per_epoch, total)
+
+    def dry_run(self, search: Search) -> None:
+        """One step of everything on copies; TombolaError for what cannot work."""
+        from tombola.prune.loop import dry_run
+
+        dry_run(search, self.pruning())
 
     def pruning(self) -> Pruning:
         """These settings as axes of the pruning loop."""

@@ -121,6 +121,12 @@ class Joint:
             )
         check_learning(network, self.learning(network), mask)
 
+    def dry_run(self, search: Search) -> None:
+        """One step of everything on copies; TombolaError for what cannot work."""
+        from tombola.supermask.loop import dry_run
+
+        dry_run(search, self.learning(search.network()))
+
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.supermask.loop import Learning

@@ -88,6 +88,13 @@ class LearnedMask:
 
         check_learning(network, self.learning(network), mask)
 
+    def dry_run(self, search: Search) -> None:
+        """One step of everything on copies; TombolaError for what cannot work."""
+        from tombola.supermask.loop import dry_run, second_recipe
+
+        then = second_recipe(search, self.finetune, self.finetune_lr)
+        dry_run(search, self.learning(search.network()), then)
+
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.supermask.hooks import MaskDecay

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
@@ -86,11 +86,11 @@ class MultiPrize:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: level 1 learns the mask, level 2 (if asked for) tunes the norms."""
-        from tombola.supermask.loop import learn_mask, tune_norms
+        from tombola.supermask.loop import learn_mask, second_recipe, tune_norms
 
         levels = [learn_mask(search, self.learning(search.network()))]
-        if self.norms == "tuned":
-            recipe = replace(search.bench.recipe, length=self.tune, lr=self.tune_lr)
+        recipe = second_recipe(search, self.tune, self.tune_lr) if self.norms == "tuned" else None
+        if recipe is not None:
             levels.append(tune_norms(search, levels[0], recipe))
         return levels
 
@@ -102,6 +102,13 @@ class MultiPrize:
         if self.norms != "fixed":
             check_norms(network)
         check_learning(network, self.learning(network), mask)
+
+    def dry_run(self, search: Search) -> None:
+        """One step of everything on copies; TombolaError for what cannot work."""
+        from tombola.supermask.loop import dry_run, second_recipe
+
+        then = second_recipe(search, self.tune, self.tune_lr) if self.norms == "tuned" else None
+        dry_run(search, self.learning(search.network()), then, norms=True)
 
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""

@@ -33,7 +33,8 @@ class Method(Protocol):
     """A method is a frozen dataclass of options that finds levels; the last one holds the ticket.
 
     It may also have `default_init`, an initialisation (or None) for networks by name that are given none, and
-    `init_args()`, what the initialisation is called with.
+    `init_args()`, what the initialisation is called with; and `dry_run(search)`, which tries one step of everything on
+    copies before anything is trained or written (else one step of plain training is tried).
     """
 
     name: str

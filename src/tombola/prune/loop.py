@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
-from tombola.mask import Mask, parameters_by_name, prunable
+from tombola.mask import Mask, parameters_by_name, prunable, unwrap
 from tombola.nn.forward import typed, widened
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive, generator
@@ -25,7 +25,9 @@ from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
 from tombola.train.connectivity import is_cut
+from tombola.train.dry_run import check_ticket, in_words, try_training
 from tombola.train.feeds import training_feed
+from tombola.train.hold import hold
 from tombola.train.search import Level, Search, level_result, some_inputs
 from tombola.train.trial import run_trial
 
@@ -78,16 +80,42 @@ def plan_levels(network: nn.Module, pruning: Pruning, mask: Mask | None = None) 
         raise TombolaError(
             f"the ticket to start from and the search differ in {odd[0]!r}; set --include and --exclude alike"
         )
+    _check_plain(network, weights)
     mask = mask or Mask.full(weights)
     return mask, pruning.plan(mask, next(reversed(prunable(network)), ""))
 
 
-def check_selection(network: nn.Module, pruning: Pruning, mask: Mask, counts: Counts) -> None:
-    """Score and select once on untrained weights: a criterion or pattern that cannot work says so before training."""
-    at = {name: weight.detach() for name, weight in parameters_by_name(network).items() if name in mask}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whatever a user's criterion says of weights that have not moved
-        _select(pruning, Context(at, at, gradient=at, generator=generator(0, "rehearsal"), mask=mask), mask, counts)
+def _check_plain(network: nn.Module, names: Iterable[str]) -> None:
+    """TombolaError for weights that are worked out from others: a ticket holds values, not how they are made."""
+    there = unwrap(network).state_dict()
+    made = [name for name in names if name not in there]
+    if made:
+        raise TombolaError(
+            f"{made[0]!r} is parametrised (spectral norm, orthogonal, ...), so that no mask on it can be kept; make it "
+            "plain with torch.nn.utils.parametrize.remove_parametrizations, or leave it out with exclude"
+        )
+
+
+def dry_run(search: Search, pruning: Pruning) -> None:
+    """One step, one ticket and one selection, on copies: what cannot work says so before anything is trained."""
+    model = search.network()
+    mask, plan = plan_levels(model, pruning, search.mask)
+    with hold(model, mask):
+        state = try_training(search.bench, model, seed=search.seed)
+    ticket = Ticket.from_models(
+        origin=search.origin,
+        mask=mask,
+        final_state=state,
+        provenance={**search.provenance, "level": 0, "rewound_steps": 0},
+        model=search.architecture,
+        trusted=search.trusted,
+    )
+    check_ticket(search, ticket, model)
+    if len(plan) > 1:
+        with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
+            warnings.simplefilter("ignore")  # of weights that have hardly moved
+            chosen = _select(pruning, _context(search, Level(0, ticket, {})), mask, plan[1])
+            is_cut(search.network(), chosen.mask, some_inputs(search.bench.splits))
 
 
 def _select(pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
@@ -115,17 +143,20 @@ def _name(pruning: Pruning) -> str:
     return f"criterion {getattr(pruning.criterion, '__qualname__', repr(pruning.criterion))}"
 
 
-def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Selection:
+def _context(search: Search, previous: Level) -> Context:
     initial, final = search.state(), _final_state(search, previous.ticket)
     mask = previous.ticket.mask
-    context = Context(
+    return Context(
         initial={name: initial[name] for name in mask},
         final={name: final[name] for name in mask},
         gradient=partial(_gradient, search, mask),
         generator=generator(search.seed, "criterion", previous.level),
         mask=mask,
     )
-    chosen = _select(pruning, context, mask, counts)
+
+
+def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Selection:
+    chosen = _select(pruning, _context(search, previous), previous.ticket.mask, counts)
     pruned, what = chosen.mask, f"{_name(pruning)} at level {previous.level + 1}: "
     warn_of_barred(pruned, chosen.barred, chosen.drawn, what)
     warn_of_ties(pruned, chosen.tied, what)
@@ -228,12 +259,27 @@ def _final_state(search: Search, ticket: Ticket) -> State:
 
 
 def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:
-    """The training loss's gradient by the masked initial weights, on the first batch of the data order."""
+    """The training loss's gradient by the masked initial weights, on the first batch of the data order.
+
+    Frozen weights have one too. A weight that none reaches (it has no part in the forward pass) is an error when asked
+    for.
+    """
     model = search.network()
     mask.apply_(model)
+    weights = {name: p for name, p in parameters_by_name(model).items() if name in mask}
+    for weight in weights.values():
+        weight.requires_grad_(True)
     feed = training_feed(search.bench.splits, search.bench.recipe, torch.device("cpu"), False)
     x, y = next(typed(feed.epoch(search.seed, 0), model))
     with torch.random.fork_rng(devices=[]):  # dropout draws
         torch.manual_seed(derive(search.seed, "gradient"))
         search.bench.splits.task.loss(widened(model(x)), y).backward()  # type: ignore[no-untyped-call]
-    return {name: p.grad for name, p in parameters_by_name(model).items() if name in mask and p.grad is not None}
+    return _Gradients({name: weight.grad for name, weight in weights.items() if weight.grad is not None})
+
+
+class _Gradients(dict[str, Tensor]):
+    def __missing__(self, name: str) -> Tensor:
+        raise TombolaError(
+            f"no gradient of the loss reaches {name!r}, which the criterion needs; leave it out with exclude, or "
+            "choose another criterion"
+        )

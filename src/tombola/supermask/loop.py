@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from statistics import fmean
@@ -27,6 +28,8 @@ from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.tensors import first_few
 from tombola.ticket.ticket import Ticket
 from tombola.train.connectivity import is_cut
+from tombola.train.dry_run import check_ticket, in_words, try_training
+from tombola.train.hold import hold
 from tombola.train.hooks import Hook
 from tombola.train.length import Length
 from tombola.train.optimizer import build_optimizer
@@ -84,12 +87,40 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
     return finished(search, Level(level, ticket, {}), trial, stage)
 
 
+def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, norms: bool = False) -> None:
+    """One step of learning the mask and one ticket, on copies: what cannot work says so before anything is trained.
+
+    `then`: the recipe of a second level, which trains the weights under the mask, or with `norms` the norms; None where
+    there is none.
+    """
+    model = attached(search, learning)
+    try_training(
+        search.bench,
+        model,
+        seed=search.seed,
+        hooks=(*learning.hooks(search), Refresh()),
+        optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
+    )
+    with in_words("the paths of the masked network cannot be followed"):
+        is_cut(search.network(), read(model), some_inputs(search.bench.splits))
+    ticket = make_ticket(search, model, learning.rewrites, {**search.provenance, "level": 1, "rewound_steps": 0})
+    built = check_ticket(search, ticket, model)
+    if then is not None:
+        held = None if norms else ticket.mask
+        _freeze_but(built, held)
+        with hold(built, held) if held is not None else nullcontext():
+            try_training(replace(search.bench, recipe=then), built, seed=search.seed)
+
+
 def learn_then_train(search: Search, learning: Learning, finetune: str, lr: float) -> list[Level]:
     """`learn_mask`, then `fine_tune` for the length `finetune` ("0it": not at all) at the learning rate `lr`."""
-    learned = learn_mask(search, learning)
-    if Length.parse(finetune) == Length():
-        return [learned]
-    return [learned, fine_tune(search, learned, replace(search.bench.recipe, length=finetune, lr=lr))]
+    learned, recipe = learn_mask(search, learning), second_recipe(search, finetune, lr)
+    return [learned] if recipe is None else [learned, fine_tune(search, learned, recipe)]
+
+
+def second_recipe(search: Search, length: str, lr: float) -> Recipe | None:
+    """The recipe of a second level; None where it has no length."""
+    return None if Length.parse(length) == Length() else replace(search.bench.recipe, length=length, lr=lr)
 
 
 def fine_tune(search: Search, before: Level, recipe: Recipe) -> Level:
@@ -113,10 +144,7 @@ def _train_on(
     stage = search.stage(name)
     file = stage.directory / "network.ticket" if stage else None
     model = before.ticket.build("final", model=search.architecture, trusted=search.trusted)
-    norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()}
-    for parameter in model.parameters():
-        if held is None and id(parameter) not in norms:  # what the user has frozen stays so in any case
-            parameter.requires_grad_(False)
+    _freeze_but(model, held)
     bench = replace(search.bench, recipe=recipe)
     trial = run_trial(bench, model, seed=search.seed, label=what, mask=held, stage=stage)
     if trial.trained is None:
@@ -133,6 +161,14 @@ def _train_on(
         trusted=search.trusted,
     )
     return finished(search, Level(level, ticket, {}), trial, stage)
+
+
+def _freeze_but(model: nn.Module, held: Mask | None) -> None:
+    """Without a mask to hold, freeze all but the norms; what the user has frozen stays so in any case."""
+    norms = {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()}
+    for parameter in model.parameters():
+        if held is None and id(parameter) not in norms:
+            parameter.requires_grad_(False)
 
 
 def finished(search: Search, level: Level, trial: Trial, stage: Stage | None) -> Level:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tombola.data.splits import Splits
 from tombola.data.task import Loss, Task, is_cross_entropy
 from tombola.errors import TombolaError
-from tombola.nn.forward import described, mapped, path_to_tensor, typed, widened
+from tombola.nn.forward import described, path_to_tensor, typed, widened
 from tombola.train.evaluate import loss_value, metric_values
 from tombola.train.search import some_batch
 
@@ -31,7 +31,7 @@ def check_fits(model: nn.Module, splits: Splits) -> None:
     """
     x, y = some_batch(splits, _EXAMPLES)
     ((x, y),) = typed([(x, y)], model)
-    task = _apart(splits.task)
+    task = apart(splits.task)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         output = _called(model.eval(), x)
         _check_scores(output, y, splits, "")
@@ -130,33 +130,19 @@ def _check_metric(task: Task, output: Any, y: Tensor) -> None:
 
 def _check_loss(loss: Loss, output: Any, y: Tensor) -> None:
     try:
-        once = loss_value(loss(output, y))
+        loss_value(loss(output, y))
     except TombolaError:
         raise
     except Exception as error:
         raise _failed("the loss", output, y, error) from error
-    try:
-        twice = loss(_doubled(output, len(y)), torch.cat((y, y)))
-    except Exception:  # one that asks for this very batch: nothing is known of it
-        return
-    if bool(once != 0) and bool(torch.isclose(twice, 2 * once, rtol=1e-4)):
-        raise TombolaError(
-            "the loss of a batch taken twice is twice as large, so it sums over examples; it must give their mean "
-            "(reduction='mean')"
-        )
 
 
-def _apart(task: Task) -> Task:
+def apart(task: Task) -> Task:
     """A copy of the task: losses may keep a state."""
     try:
         return copy.deepcopy(task)
     except Exception:  # a user's objects may refuse
         return task
-
-
-def _doubled(output: Any, count: int) -> Any:
-    """The output of a batch with every example in it twice; what has no row per example stays."""
-    return mapped(lambda part: torch.cat((part, part)) if part.dim() and len(part) == count else part, output)
 
 
 def _failed(what: str, output: Any, y: Tensor, error: Exception) -> TombolaError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tombola.data.feed import steps_per_epoch
 from tombola.data.splits import Split, Splits
+from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.runs.directory import Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
@@ -60,8 +61,11 @@ class Bench:
         """What evaluates `model`, which lies on the device, on `split`: in the layout and precision it trains in."""
         channels_last = layout(model, self.recipe)
         feed = evaluation_feed(self.splits, split, self.fabric.device, channels_last)
-        autocast = nullcontext if self.recipe.precision == "32" else self.fabric.autocast
-        return lambda: evaluate(model, feed, self.splits.task, autocast)
+        return lambda: evaluate(model, feed, self.splits.task, self.autocast)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The recipe's precision, for a forward pass."""
+        return nullcontext() if self.recipe.precision == "32" else self.fabric.autocast()
 
 
 @dataclass(frozen=True)
@@ -163,13 +167,25 @@ def _test(
         model.load_state_dict(trained.best)
         early = score()
         model.load_state_dict(trained.state)
-    final = score()
+    final = _numeric(score(), splits.task.metric_name)
     figures |= {
         "test_accuracy": final.metric,
         "test_loss": _number(final.loss),
-        "test_accuracy_early_stop": (early or final).metric,
+        "test_accuracy_early_stop": _number((early or final).metric),
     }
     return {**figures, **more_tests(model, scorers)}, final.values
+
+
+def _numeric(score: Score, metric: str) -> Score:
+    """The score itself; TombolaError if its metric is no number that anything could be compared with."""
+    if not math.isfinite(score.metric):
+        bad = 0 if score.values is None else int((~score.values.isfinite()).sum())
+        of = f"{bad} of {score.examples} test examples" if bad else "the test split"
+        raise TombolaError(
+            f"metric {metric} is NaN or infinite for {of} after training; it must be a finite number whatever the "
+            "output"
+        )
+    return score
 
 
 def _number(value: float) -> float | None:

@@ -1,0 +1,66 @@
+"""Parts of a split that are worth looking at before the whole: its first examples, its outermost targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor
+
+from tombola.data.feed import feed
+from tombola.data.labels import listed_labels
+from tombola.data.splits import Resident, Split, subset
+
+Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""(description, total) -> a bar, which is told how many are done."""
+
+_AT_EITHER_END = 3
+_SORTED = 1 << 24
+"""Whole numbers of which all distinct values are looked for; of more, the ends of each example's."""
+
+
+def chosen(split: Split, indices: Sequence[int]) -> Split:
+    """The examples at `indices`, in that order."""
+    return subset(split, torch.tensor(indices, dtype=torch.int64))
+
+
+def first_of(split: Split, count: int) -> Split:
+    """The first `count` examples, or as many as there are."""
+    return chosen(split, range(min(count, len(split))))
+
+
+def targets_of(split: Split) -> Tensor | None:
+    """All targets (N, ...) of a split that holds or lists them; None where examples must be fetched for them."""
+    return split.y if isinstance(split, Resident) else listed_labels(split.plain or split.dataset)
+
+
+def read_targets(split: Split, track: Track, where: str) -> Tensor:
+    """All targets (N, ...), fetched with their inputs one by one."""
+    found, done = [], 0
+    with track(f"reading labels of {where}", len(split)) as update:
+        for _, y in feed(split, batch_size=64, sweep_batch=64).sweep():
+            found.append(y)
+            done += len(y)
+            update(done)
+    return torch.cat(found)
+
+
+def extremes(targets: Tensor) -> list[int]:
+    """Examples that hold the outermost targets: of whole numbers, the three largest and three smallest values that
+    occur; of others, the largest, the smallest, and the nearest to 0. A label that is out of range is among them.
+
+    Args:
+        targets: (N, ...), N > 0.
+
+    Returns:
+        Indices without repetition, at most six.
+    """
+    rows = targets.flatten(1) if targets.dim() > 1 else targets.unsqueeze(1)
+    if targets.is_floating_point():
+        places = [rows.max(), rows.min(), rows.flatten()[rows.abs().argmin()]]
+    else:
+        values = rows if rows.numel() <= _SORTED else torch.cat([rows.amin(1), rows.amax(1)])
+        found = torch.unique(values)
+        places = [*found[:_AT_EITHER_END], *found[-_AT_EITHER_END:]]
+    return list(dict.fromkeys(int((rows == value).any(1).int().argmax()) for value in places))

@@ -1,0 +1,134 @@
+"""What a task's loss and metric do, looked into on one batch before anything is trained on.
+
+Shapes alone do not tell a mean from a sum, or pairs from a broadcast; comparing parts of the batch does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.data.splits import Task
+from tombola.errors import TombolaError
+from tombola.nn.forward import leaves, mapped
+from tombola.train.evaluate import loss_value, metric_values
+
+Measure = Callable[[Any, Tensor], Tensor]
+"""(output, target) of a batch -> what loss or metric give for it."""
+
+
+def check_task(task: Task, output: Any, target: Tensor, whose: str) -> None:
+    """TombolaError unless loss and metric keep their contract on this batch: `output` of N examples, `target` (N, ...).
+
+    The loss is the mean over the batch, one number; the metric one value per example, or a mean over the batch. Both
+    pair each output with its own target. `whose` says in the error what batch it is.
+    """
+
+    def loss(output: Any, target: Tensor) -> Tensor:
+        return loss_value(task.evaluation_loss(output, target))
+
+    def metric(output: Any, target: Tensor) -> Tensor:
+        return metric_values(task, output, target)
+
+    for name, measure in (("the loss", loss), (f"metric {task.metric_name}", metric)):
+        with torch.no_grad():
+            try:
+                form = measure(output, target).dim()
+            except TombolaError:
+                raise
+            except Exception as error:  # a user's own function may raise anything
+                raise TombolaError(f"{name} fails on {whose}: {in_short(error)}") from error
+            if form == 0 and sums_up(measure, output, target):
+                raise TombolaError(
+                    f"{name} of a batch taken twice is twice as large, so it sums over examples; it must give their "
+                    "mean (reduction='mean')"
+                )
+            _check_paired(name, measure, output, target)
+    _check_forms(task, metric, output, target)
+
+
+def in_short(error: BaseException) -> str:
+    """An error's type and its first line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
+
+
+def repeated(output: Any, rows: int, count: int) -> Any:
+    """The output of `rows` examples over and over, as of `count` examples; parts without such rows as they are."""
+    index = torch.arange(count) % rows
+    return mapped(lambda t: t[index.to(t.device)] if t.dim() and len(t) == rows else t, output)
+
+
+def _check_forms(task: Task, metric: Measure, output: Any, target: Tensor) -> None:
+    """One value per class (C,) passes for one per example where the batch holds C; smaller batches tell."""
+    whole = metric(output, target)
+    for count in (len(target) // 2, 1):
+        part = _on_part(metric, output, target, 0, count) if 0 < count < len(target) else None
+        if part is not None and count > 1 and part.dim() != whole.dim():
+            raise TombolaError(
+                f"metric {task.metric_name} gives shape {tuple(whole.shape)} for {len(target)} examples and "
+                f"{tuple(part.shape)} for {count}; it must give one value per example, or always one number for the "
+                "batch"
+            )
+
+
+def sums_up(measure: Measure, output: Any, target: Tensor) -> bool:
+    """Whether the number for a batch with every example in it twice is twice as large, as a mean never is.
+
+    False where the function asks for this very batch.
+    """
+    count = len(target)
+    once = _quietly(measure, output, target)
+    both = mapped(lambda part: torch.cat((part, part)) if part.dim() and len(part) == count else part, output)
+    twice = _quietly(measure, both, torch.cat((target, target)))
+    return (
+        once is not None and twice is not None and bool(once != 0) and bool(torch.isclose(twice, 2 * once, rtol=1e-4))
+    )
+
+
+def _check_paired(name: str, measure: Measure, output: Any, target: Tensor) -> None:
+    """TombolaError where shapes broadcast and it makes no difference which target belongs to which output."""
+    if not isinstance(output, Tensor) or output.shape == target.shape:
+        return
+    try:
+        joint = torch.broadcast_shapes(output.shape, target.shape)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return
+    if joint.numel() <= max(output.numel(), target.numel()):
+        return
+    output, turned = _wide(output), target.flip(0)
+    found = [_quietly(measure, output, _wide(y)) for y in (target, turned, torch.zeros_like(target))]
+    if any(part is None for part in found):
+        return
+    straight, crossed, without = (part for part in found if part is not None)
+    # Means over all outputs stand in the targets' order, which has turned round.
+    alike = any(torch.allclose(straight, other, rtol=1e-9, atol=0) for other in (crossed, crossed.reshape(-1).flip(0)))
+    told_apart = not torch.equal(target, turned) and bool((output != output[:1]).any())
+    if alike and told_apart and not torch.equal(straight, without):
+        raise TombolaError(
+            f"{name} pairs every output with every target: outputs {tuple(output.shape)} and targets "
+            f"{tuple(target.shape)} broadcast to {tuple(joint)}; give them one shape, e.g. by output.squeeze(1)"
+        )
+
+
+def _on_part(measure: Measure, output: Any, target: Tensor, start: int, stop: int) -> Tensor | None:
+    """The measure of some of the examples; None where the output has no rows, or the function needs more examples."""
+    if any(part.dim() == 0 or len(part) != len(target) for part in leaves(output)):
+        return None
+    return _quietly(measure, mapped(lambda part: part[start:stop], output), target[start:stop])
+
+
+def _quietly(measure: Measure, output: Any, target: Tensor) -> Tensor | None:
+    try:
+        return measure(output, target)
+    except TombolaError:
+        raise
+    except Exception:  # of a batch that never occurs
+        return None
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.double() if values.is_floating_point() else values

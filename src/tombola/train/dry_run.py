@@ -1,0 +1,260 @@
+"""One step of everything, before anything is trained: what cannot work says so now and not at the end.
+
+A search's dry run takes one real step on a copy of its network, evaluates a few examples of every split, selects once,
+and makes a ticket and reads it back. Cost: one batch of training, and about 200 examples through the forward pass,
+however long the search; a streamed test split whose targets are not in memory is read once. Nothing is written, and
+the global random state stays as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.data.probe import chosen, extremes, first_of, read_targets, targets_of
+from tombola.data.splits import Split
+from tombola.errors import TombolaError
+from tombola.nn.forward import leaves, mapped, typed, widened
+from tombola.ticket.ticket import Ticket
+from tombola.train.contract import check_task, in_short, repeated
+from tombola.train.evaluate import metric_values
+from tombola.train.feeds import EVAL_BATCH, evaluation_feed, layout
+from tombola.train.fit import apart
+from tombola.train.hooks import Hook
+from tombola.train.loop import train
+from tombola.train.search import Search
+from tombola.train.state import BuildOptimizer
+from tombola.train.trial import Bench
+
+_ROWS = 16
+"""Examples of a split that go through the network."""
+_NUMBERS = 1 << 26
+"""Numbers in an output that stands for a whole batch's, at most."""
+_CLOSE = 1e-3
+"""How far outputs may differ, relative to the largest."""
+
+
+def try_training(
+    bench: Bench,
+    model: nn.Module,
+    *,
+    seed: int,
+    hooks: Sequence[Hook] = (),
+    optimizer: BuildOptimizer | None = None,
+) -> dict[str, Tensor]:
+    """Train `model` (in place) for one step as `bench` will, and evaluate it; gives its state on the CPU.
+
+    Raises:
+        TombolaError: what fails or breaks the task's contract; a state that changes its form in the forward pass.
+    """
+    bench = replace(bench, splits=replace(bench.splits, task=apart(bench.splits.task)))
+    model.to(bench.fabric.device)
+    forms, parameters = _forms(model), dict(model.named_parameters())
+    with _undisturbed(bench):
+        _check_splits(bench, model)
+        with in_words("one step of training fails"):
+            trained = train(
+                model,
+                replace(bench.splits, val=first_of(bench.splits.val, _ROWS)),
+                replace(bench.recipe, length="1it"),
+                seed=seed,
+                fabric=bench.fabric,
+                hooks=hooks,
+                optimizer=optimizer,
+                deterministic=bench.options.deterministic,
+            )
+        _check_state(forms, _forms(model))
+        _check_parameters(parameters, dict(model.named_parameters()))
+        _check_outcomes(bench, model)
+    return trained.state
+
+
+def check_ticket(search: Search, ticket: Ticket, model: nn.Module) -> nn.Module:
+    """Write a ticket, read it back and build it; gives the network, on the CPU.
+
+    Raises:
+        TombolaError: it cannot be done, or gives another network than `model`, which the ticket was made of.
+    """
+    with in_words("no ticket can be made of the network"):
+        read = Ticket.from_bytes(ticket.to_bytes())
+        read.build("origin", model=search.architecture, trusted=search.trusted)
+        built = read.build("final", model=search.architecture, trusted=search.trusted)
+    sample = first_of(search.bench.splits.val, _ROWS)
+    found = []
+    with _undisturbed(search.bench):
+        for network in (model, model, built.to(search.bench.fabric.device)):
+            torch.manual_seed(0)  # of networks that draw in evaluation mode
+            found.append(leaves(_forward(search.bench, network, sample)[0]))
+    ours, again, theirs = found
+    if _close(ours, again) and not _close(ours, theirs):
+        raise TombolaError(
+            "the network that is built from its ticket gives other outputs than the trained one: its forward pass uses "
+            "something that changes and is not in its state_dict; make that a persistent buffer"
+        )
+    return built.to("cpu")
+
+
+@contextmanager
+def in_words(what: str) -> Iterator[None]:
+    """Any error within becomes a TombolaError that begins with `what`."""
+    try:
+        yield
+    except TombolaError:
+        raise
+    except Exception as error:  # of the user's network, task or criterion: it may be anything
+        raise TombolaError(f"{what}: {in_short(error)}") from error
+
+
+@contextmanager
+def _undisturbed(bench: Bench) -> Iterator[None]:
+    device = bench.fabric.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
+
+
+# -- what the splits hold
+
+
+def _check_splits(bench: Bench, model: nn.Module) -> None:
+    """Loss and metric on targets of every split; few examples go through the network, whose outputs serve for all."""
+    sample = first_of(bench.splits.val, _ROWS)
+    output, _ = _forward(bench, model, sample)
+    for where, split in _splits(bench):
+        for whose, target in _batches(bench, where, split, output):
+            _check_on_host(bench, output, next(typed([(target, target)], model))[1], f"{whose} of the {where} split")
+        if len(split) % EVAL_BATCH == 1:
+            alone, target = _forward(bench, model, chosen(split, [len(split) - 1]))
+            check_task(bench.splits.task, alone, target, f"the last batch of the {where} split, one example,")
+
+
+def _check_outcomes(bench: Bench, model: nn.Module) -> None:
+    """TombolaError if the metric of a network that has taken a step is not a number, for whatever output."""
+    task = bench.splits.task
+    for where, split in _splits(bench):
+        output, target = _forward(bench, model, first_of(split, _ROWS))
+        values = metric_values(task, output, target)
+        missing = int(values.isnan().sum())
+        if missing:
+            of = f"{missing} of the first {len(values)} examples" if values.dim() else "the first examples"
+            raise TombolaError(
+                f"metric {task.metric_name} is NaN for {of} of the {where} split after one step of training; it must "
+                "be a number whatever the output"
+            )
+        known = targets_of(split) if values.dim() else None
+        if known is None:
+            continue
+        for index in extremes(known):
+            same = known[[index] * len(target)].to(target)
+            if not bool(metric_values(task, output, same).isfinite().any()):
+                raise TombolaError(
+                    f"metric {task.metric_name} is NaN or infinite for example {index} of the {where} split, whatever "
+                    f"the output (target {_shown(known[index])}); give it a finite value there, or leave that out"
+                )
+
+
+def _batches(bench: Bench, where: str, split: Split, output: Any) -> Iterator[tuple[str, Tensor]]:
+    """The first batch's targets, and the outermost with others to fill a batch; of what must be fetched, a few.
+
+    The test split is evaluated once, at the end: so that no surprise is left for it, its targets are all fetched.
+    """
+    known = targets_of(split)
+    if known is None and where == "test":
+        with in_words("the test split cannot be read"):
+            known = read_targets(split, bench.progress.track, "the test split")
+    if known is None:
+        feed = evaluation_feed(bench.splits, first_of(split, _ROWS), torch.device("cpu"), False)
+        yield "the first examples", next(feed.sweep())[1]
+        return
+    rows = max((part.numel() // max(1, len(part)) for part in leaves(output) if part.dim()), default=1)
+    count = min(len(known), EVAL_BATCH, max(_ROWS, _NUMBERS // max(1, rows)))
+    yield "the first batch", known[:count]
+    far = extremes(known)
+    yield "a batch with the outermost targets", known[[*far, *(i for i in range(count) if i not in far)][:count]]
+
+
+def _check_on_host(bench: Bench, output: Any, target: Tensor, whose: str) -> None:
+    """`check_task` on the CPU, where a label out of range is an error like others: on a GPU it ends the process.
+
+    A task that works on the GPU alone, since it holds tensors there, is checked there.
+    """
+    task, rows = bench.splits.task, min(_ROWS, len(bench.splits.val))
+    output = repeated(output, rows, len(target))
+    try:
+        check_task(task, mapped(lambda part: part.cpu(), output), target.cpu(), whose)
+    except TombolaError as error:
+        if bench.fabric.device.type == "cpu" or not isinstance(error.__cause__, RuntimeError):
+            raise
+        check_task(task, output, target.to(bench.fabric.device), whose)
+
+
+def _forward(bench: Bench, model: nn.Module, split: Split) -> tuple[Any, Tensor]:
+    """Outputs for all examples of a small split, in evaluation mode, and the targets."""
+    feed = evaluation_feed(bench.splits, split, bench.fabric.device, layout(model, bench.recipe))
+    mode = model.training
+    model.eval()
+    with torch.no_grad(), in_words("the network fails in evaluation mode"):
+        x, y = next(typed(feed.sweep(), model))
+        with bench.autocast():
+            output = widened(model(x))
+    model.train(mode)
+    return output, y
+
+
+def _splits(bench: Bench) -> list[tuple[str, Split]]:
+    named = {"train": bench.splits.train, "val": bench.splits.val, "test": bench.splits.test}
+    return [(name, split) for name, split in named.items() if split is not None]
+
+
+def _shown(target: Tensor) -> str:
+    return f"{target.item():g}" if target.numel() == 1 else f"of shape {tuple(target.shape)}"
+
+
+# -- what the network keeps
+
+Form = tuple[tuple[int, ...], torch.dtype]
+
+
+def _forms(model: nn.Module) -> dict[str, Form]:
+    return {name: (tuple(value.shape), value.dtype) for name, value in model.state_dict().items()}
+
+
+def _check_state(before: Mapping[str, Form], after: Mapping[str, Form]) -> None:
+    """TombolaError where the forward pass changes what a state_dict holds other than by value."""
+    for name in {**before, **after}:
+        if before.get(name) != after.get(name):
+            old, new = (_described(forms.get(name)) for forms in (before, after))
+            raise TombolaError(
+                f"{name!r} in the network's state_dict is {old} before one step and {new} after it, so that no state "
+                "can be read back; keep its shape and dtype, or register the buffer with persistent=False"
+            )
+
+
+def _described(form: Form | None) -> str:
+    return "not there" if form is None else f"{str(form[1]).removeprefix('torch.')} of shape {form[0]}"
+
+
+def _check_parameters(before: Mapping[str, nn.Parameter], after: Mapping[str, nn.Parameter]) -> None:
+    for name, parameter in before.items():
+        if parameter is not after.get(name):
+            raise TombolaError(
+                f"parameter {name!r} is replaced in the forward pass, so that the optimiser trains one that is no "
+                "longer in the network; change its values in place"
+            )
+
+
+def _close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    """Whether outputs agree but for rounding; NaN and infinity in the same places."""
+    if [part.shape for part in ours] != [part.shape for part in theirs]:
+        return False
+    for a, b in zip(ours, theirs, strict=True):
+        largest = a.abs().nan_to_num(0, 0, 0).max().item() if a.numel() else 0.0
+        wide = torch.promote_types(a.dtype, torch.float64)
+        if not torch.allclose(a.to(wide), b.to(wide), rtol=0, atol=_CLOSE * largest, equal_nan=True):
+            return False
+    return True
