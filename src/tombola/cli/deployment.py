@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.screen import Screen
+from tombola.cli.screen import Screen, loading
 from tombola.cli.tickets import add_architecture, add_ticket, architecture, trusted
 from tombola.cli.verb import Verb
 
@@ -85,9 +85,11 @@ def _made(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
 
 def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.runs.atomic import write_json
-    from tombola.runtime.example import example_input
-    from tombola.runtime.export import check_formats, export
-    from tombola.ticket.ticket import Ticket
+
+    with loading(None):
+        from tombola.runtime.example import example_input
+        from tombola.runtime.export import check_formats, export
+        from tombola.ticket.ticket import Ticket
 
     check_formats(given["formats"])
     ticket = Ticket.load(given["ticket"])
@@ -105,12 +107,13 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 
 def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    import torch
+    with loading(None):
+        import torch
 
-    from tombola.runtime.bench import bench
-    from tombola.runtime.engines import ENGINES
-    from tombola.runtime.example import example_input
-    from tombola.ticket.ticket import Ticket
+        from tombola.runtime.bench import bench
+        from tombola.runtime.engines import ENGINES
+        from tombola.runtime.example import example_input
+        from tombola.ticket.ticket import Ticket
 
     batches = _batches(given["batch"])
     ticket = Ticket.load(given["ticket"])

@@ -10,7 +10,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group
-from tombola.cli.screen import Screen
+from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
 from tombola.cli.studies import typed
 from tombola.cli.verb import Verb
@@ -64,7 +64,8 @@ def _add(parser: ArgumentParser) -> None:
 
 def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if given["tickets"] is not None:
-        from tombola.study.exchange import compare_files
+        with loading(None):
+            from tombola.study.exchange import compare_files
 
         trusted = given["trusted"]
         compared = compare_files(*given["tickets"], trusted=(trusted,) if isinstance(trusted, str) else trusted)
@@ -74,7 +75,8 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
     arms = pair_arms(Setting(model, data, _RECIPE.read(given), _pair(given)))
     machine = Options(**MACHINE.read(given))
-    from tombola.study.exchange import run_overlap
+    with loading(machine.progress):
+        from tombola.study.exchange import run_overlap
 
     result = run_overlap(
         arms,

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.screen import Screen
+from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE, show_search
 from tombola.cli.tickets import show_verdict
 from tombola.cli.verb import Verb
@@ -101,8 +101,9 @@ def _add_demo(parser: ArgumentParser) -> None:
 
 def _demo(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     options, out = Options(**MACHINE.read(given)), Path(given["out"])
-    from tombola.report.page import write_report
-    from tombola.study.demo import run_demo
+    with loading(options.progress):
+        from tombola.report.page import write_report
+        from tombola.study.demo import run_demo
 
     result = run_demo(out, options, given["seed"])
     page = write_report([Path(result["find"]["run"]), Path(result["verify"]["run"])], out)

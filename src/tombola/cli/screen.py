@@ -53,6 +53,22 @@ class Screen:
             print(json.dumps(_finite(result)), flush=True)
 
 
+@contextmanager
+def loading(shown: bool | None) -> Iterator[None]:
+    """A line on stderr while PyTorch is imported, which takes seconds; taken back afterwards.
+
+    `shown` as in the option progress: None says it on a terminal.
+    """
+    if "torch" in sys.modules or not (sys.stderr.isatty() if shown is None else shown):
+        yield
+        return
+    print("loading PyTorch ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
 def printable(text: str) -> str:
     """Text from files, without what would steer a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

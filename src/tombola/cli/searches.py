@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group, summary
-from tombola.cli.screen import Screen
+from tombola.cli.screen import Screen, loading
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.formats import Unit, count, density
@@ -117,7 +117,8 @@ def _request(name: str, given: Namespace) -> Request:
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
     method, recipe = METHODS[name](**_method(name).read(given)), Recipe(**RECIPE.read(given))
     options = Options(**MACHINE.read(given))
-    from tombola.methods.request import make_request
+    with loading(options.progress):
+        from tombola.methods.request import make_request
 
     return make_request(
         model,

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.errors import parser_line
 from tombola.cli.options import Group
-from tombola.cli.screen import Screen
+from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
 from tombola.cli.verb import Verb, option_names
 from tombola.data.config import DataSpec
@@ -122,7 +122,8 @@ def comparison_verb(comparison: Comparison) -> Verb:
         arms = comparison.arms(Setting(model, data, shared.read(given), options))
         check_arms(arms)
         machine = Options(**MACHINE.read(given))
-        from tombola.study.compare import UNTUNED, run_comparison
+        with loading(machine.progress):
+            from tombola.study.compare import UNTUNED, run_comparison
 
         result = run_comparison(
             comparison.name,

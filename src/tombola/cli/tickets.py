@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, get_args
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group
-from tombola.cli.screen import Screen
+from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE, add_run
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.formats import MISSING, Unit, count, density
+from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -102,10 +103,10 @@ def _add_export(parser: ArgumentParser) -> None:
 
 
 def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    recipe, options = _RECIPE.read(given), MACHINE.read(given)
-    from tombola.study.verify import recipe_of, verify
-    from tombola.ticket.ticket import Ticket
-    from tombola.train.options import Options
+    recipe, options = _RECIPE.read(given), Options(**MACHINE.read(given))
+    with loading(options.progress):
+        from tombola.study.verify import recipe_of, verify
+        from tombola.ticket.ticket import Ticket
 
     ticket = Ticket.load(given["ticket"])
     result = verify(
@@ -117,7 +118,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         recipe=recipe_of(ticket, recipe),
         model=architecture(given, ticket),
         trusted=trusted(given),
-        options=Options(**options),
+        options=options,
         out=given["out"],
         jobs=given["jobs"],
     )
@@ -187,7 +188,8 @@ def _reached(steps: list[int], runs: int) -> str:
 
 
 def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from tombola.ticket.ticket import Ticket
+    with loading(None):
+        from tombola.ticket.ticket import Ticket
 
     ticket = Ticket.load(given["ticket"])
     told = ticket.info()
@@ -211,9 +213,11 @@ def _name(part: object) -> str:
 def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.errors import TombolaError
     from tombola.names import unknown
-    from tombola.ticket.export import export_state
-    from tombola.ticket.rounding import Values
-    from tombola.ticket.ticket import Ticket
+
+    with loading(None):
+        from tombola.ticket.export import export_state
+        from tombola.ticket.rounding import Values
+        from tombola.ticket.ticket import Ticket
 
     if given["weights"] not in _WEIGHTS:
         raise TombolaError(unknown("weights", given["weights"], _WEIGHTS))

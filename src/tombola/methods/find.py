@@ -62,9 +62,10 @@ def find(
     request = make_request(model, data, method, recipe=recipe, seed=seed, options=options, start=start)
     if out is None:
         check_jobs(1, request.model, request.data)
-        splits = loaded(request.data)
-        rehearse(request, splits)
         with limit_threads(request.options.threads), show_progress(request.options.progress) as progress:
+            splits = loaded(request.data, progress)
+            rehearse(request, splits)
+            splits.identify(progress.track)
             return search(request, progress, splits=splits)[-1].ticket
     result = run_find(request, Path(out))
     return Ticket.load(result["ticket"])
@@ -120,20 +121,21 @@ def run_find(request: Request, out: Path, *, jobs: int = 1) -> dict[str, Any]:
     finished, and nothing trained) and all levels.
     """
     check_jobs(jobs, request.model, request.data)
-    splits, options = loaded(request.data), request.options
+    options = request.options
+    with show_progress(options.progress) as progress:
+        splits = loaded(request.data, progress)
 
-    def work(directory: Path) -> dict[str, Any]:
-        with limit_threads(options.threads):
-            return _run(request, splits, directory, jobs)
+        def config() -> dict[str, Any]:
+            splits.identify(progress.track)
+            return {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
 
-    label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}"
-    done = carry_out(
-        Order(out, label, "find", machine(options, jobs), options.force),
-        lambda: {**describe(request, splits), "seed": request.seed, "replicates": request.replicates},
-        lambda: rehearse(request, splits),
-        work,
-    )
-    return headline(done)
+        def work(directory: Path) -> dict[str, Any]:
+            with limit_threads(options.threads):
+                return _run(request, splits, directory, jobs, progress)
+
+        label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}"
+        order = Order(out, label, "find", machine(options, jobs), options.force)
+        return headline(carry_out(order, config, lambda: rehearse(request, splits), work, progress))
 
 
 def rehearse(request: Request, splits: Splits) -> None:
@@ -190,13 +192,10 @@ def is_dense(level: Mapping[str, Any]) -> bool:
     return bool(level["level"] == 0 and level["kept"] == level["total"])
 
 
-def _run(request: Request, splits: Splits, directory: Path, jobs: int) -> dict[str, Any]:
+def _run(request: Request, splits: Splits, directory: Path, jobs: int, progress: Progress) -> dict[str, Any]:
     items = [_Job(request, directory, i) for i in range(request.replicates)]
     replicates = []
-    with (
-        show_progress(request.options.progress) as progress,
-        progress.track("replicates", len(items)) as update,
-    ):
+    with progress.track("replicates", len(items)) as update:
         for found in map_jobs(_replicate, items, jobs, progress=progress, splits=splits):
             replicates.append(found)
             update(len(replicates))

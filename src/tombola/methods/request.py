@@ -23,6 +23,7 @@ from tombola.rng.seeds import check_seed
 from tombola.runs.jobs import check_single_process
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
+from tombola.train.progress import Progress, Silent
 from tombola.train.recipe import Recipe
 from tombola.train.search import Level, Search
 
@@ -133,9 +134,12 @@ def check_jobs(jobs: int, *parts: nn.Module | ModelSpec | Splits | DataSpec) -> 
         raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
 
 
-def loaded(data: Splits | DataSpec) -> Splits:
+def loaded(data: Splits | DataSpec, progress: Progress | None = None) -> Splits:
     """The data itself."""
-    return load_data(data) if isinstance(data, DataSpec) else data
+    if isinstance(data, Splits):
+        return data
+    with (progress or Silent()).track(f"reading {data.name}", None):
+        return load_data(data)
 
 
 def name_of_model(model: nn.Module | ModelSpec) -> str:

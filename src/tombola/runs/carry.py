@@ -6,10 +6,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tombola.runs.atomic import read_json
 from tombola.runs.directory import Run, Stage, canonical, content_name, open_run
+
+if TYPE_CHECKING:
+    from tombola.train.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def carry_out(
     describe: Callable[[], Mapping[str, Any]],
     check: Callable[[], None],
     work: Callable[[Path], Mapping[str, Any]],
+    progress: Progress,
 ) -> Done:
     """The finished run of a configuration: found, or carried out now.
 
@@ -61,6 +65,7 @@ def carry_out(
         describe: gives the configuration, as for `open_run`; the data may have to be read for it.
         check: meets every mistake that can be met before anything is written; a finished run needs none.
         work: computes the result, in the run's directory.
+        progress: shows that something is checked.
 
     Raises:
         RunError: as `open_run`.
@@ -68,18 +73,23 @@ def carry_out(
     candidates = order.parent.glob(f"{order.label}-*")
     might_be_there = any((found / "result.json").exists() for found in candidates)
     if not might_be_there:
-        check()  # before the data is read to its end
+        _checked(check, progress)  # before the data is read to its end
     config = describe()
     if might_be_there:
         if (result := _finished(order.directory(config), config)) is not None:
             return Done(order.directory(config), result, reused=True)
-        check()
+        _checked(check, progress)
     with order.open(config) as run:
         found, result = True, run.result()
         if result is None:
             found, result = False, dict(work(run.directory))
             run.finish(result)
     return Done(run.directory, result, reused=found)
+
+
+def _checked(check: Callable[[], None], progress: Progress) -> None:
+    with progress.track("checking that everything fits", None):
+        check()
 
 
 def _finished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -72,49 +72,52 @@ def run_comparison(
     check_arms(arms)
     spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)
     check_jobs(jobs, spec, source)
-    options, splits = options or Options(), loaded(source)
-    requests = [Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms]
+    options = options or Options()
+    with show_progress(options.progress) as progress:
+        splits = loaded(source, progress)
+        requests = [Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms]
 
-    def config() -> dict[str, Any]:
-        described = describe(requests[0], splits)
-        return {
-            "study": study,
-            **{part: described[part] for part in ("model", "data", "task")},
-            "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
-            "seed": seed,
-            "replicates": replicates,
-        }
+        def config() -> dict[str, Any]:
+            splits.identify(progress.track)
+            described = describe(requests[0], splits)
+            return {
+                "study": study,
+                **{part: described[part] for part in ("model", "data", "task")},
+                "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
+                "seed": seed,
+                "replicates": replicates,
+            }
 
-    def result_of(searches: Sequence[Sequence[Searched]], counted: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "kind": "study",
-            "study": study,
-            "model": name_of_model(spec),
-            "data": splits.name,
-            "metric": splits.task.metric_name,
-            "higher_is_better": splits.task.higher_is_better,
-            "input_shape": list(splits.input_shape),
-            "replicates": replicates,
-            "seeds": [replicate_seed(seed, index) for index in range(replicates)],
-            "parameters": counted,
-            **summarise(arms, searches),
-            "note": note,
-        }
+        def result_of(searches: Sequence[Sequence[Searched]], counted: Mapping[str, Any]) -> dict[str, Any]:
+            return {
+                "kind": "study",
+                "study": study,
+                "model": name_of_model(spec),
+                "data": splits.name,
+                "metric": splits.task.metric_name,
+                "higher_is_better": splits.task.higher_is_better,
+                "input_shape": list(splits.input_shape),
+                "replicates": replicates,
+                "seeds": [replicate_seed(seed, index) for index in range(replicates)],
+                "parameters": counted,
+                **summarise(arms, searches),
+                "note": note,
+            }
 
-    def work(directory: Path) -> dict[str, Any]:
-        with limit_threads(options.threads):
-            searches = _search_all(arms, requests, splits, directory, jobs)
-        return result_of(searches, parameters(requests[0], splits, searches[0][0].levels[-1]["total"]))
+        def work(directory: Path) -> dict[str, Any]:
+            with limit_threads(options.threads):
+                searches = _search_all(arms, requests, splits, directory, jobs, progress)
+            return result_of(searches, parameters(requests[0], splits, searches[0][0].levels[-1]["total"]))
 
-    label = f"{study}-{name_of_model(spec)}-{splits.name}"
-    order = Order(Path(out), label, "study", machine(options, jobs), options.force)
-    done = carry_out(order, config, lambda: _rehearse_all(arms, requests, splits), work)
-    # series and note are not science: they may change without new training
-    result = result_of([_searched(arm) for arm in done.result["arms"]], done.result["parameters"])
-    if result != done.result:
-        with order.open(config()) as run:
-            run.finish(result)
-    return {**done.about, **result}
+        label = f"{study}-{name_of_model(spec)}-{splits.name}"
+        order = Order(Path(out), label, "study", machine(options, jobs), options.force)
+        done = carry_out(order, config, lambda: _rehearse_all(arms, requests, splits), work, progress)
+        # series and note are not science: they may change without new training
+        result = result_of([_searched(arm) for arm in done.result["arms"]], done.result["parameters"])
+        if result != done.result:
+            with order.open(config()) as run:
+                run.finish(result)
+        return {**done.about, **result}
 
 
 def _rehearse_all(arms: Sequence[Arm], requests: Sequence[Request], splits: Splits) -> None:
@@ -134,7 +137,7 @@ class _Job:
 
 
 def _search_all(
-    arms: Sequence[Arm], requests: Sequence[Request], splits: Splits, directory: Path, jobs: int
+    arms: Sequence[Arm], requests: Sequence[Request], splits: Splits, directory: Path, jobs: int, progress: Progress
 ) -> list[list[Searched]]:
     """Every arm's replicates; replicate by replicate, so that a killed study has whole comparisons."""
     items = [
@@ -143,10 +146,7 @@ def _search_all(
         for arm, request in zip(arms, requests, strict=True)
     ]
     found: list[list[Searched]] = [[] for _ in arms]
-    with (
-        show_progress(requests[0].options.progress) as progress,
-        progress.track("searches", len(items)) as update,
-    ):
+    with progress.track("searches", len(items)) as update:
         for index, searched in enumerate(map_jobs(_search, items, jobs, progress=progress, splits=splits)):
             found[index % len(arms)].append(searched)
             update(index + 1)

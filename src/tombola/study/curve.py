@@ -14,7 +14,9 @@ from tombola.errors import TombolaError
 from tombola.methods.describe import describe
 from tombola.methods.find import find_result, headline, machine, rehearse, replicate_seed, search
 from tombola.methods.request import Request, check_jobs, loaded, name_of_model
+from tombola.methods.start import start_from
 from tombola.names import check_known
+from tombola.prune.loop import plan_levels
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
@@ -43,23 +45,30 @@ def run_curve(
     for name in controls:
         check_known("control", name, CONTROLS)
     check_jobs(jobs, request.model, request.data)
-    splits, options = loaded(request.data), request.options
-    wanted = None if control_levels is None else sorted(set(control_levels))
-    study = {"study": "curve", "controls": list(controls), "control_levels": wanted}
+    options = request.options
+    with show_progress(options.progress) as progress:
+        splits = loaded(request.data, progress)
+        wanted = None if control_levels is None else sorted(set(control_levels))
+        study = {"study": "curve", "controls": list(controls), "control_levels": wanted}
 
-    def work(directory: Path) -> dict[str, Any]:
-        with limit_threads(options.threads):
-            replicates = _train(request, splits, directory, list(controls), wanted, jobs)
-        return find_result(request, splits, replicates)
+        def work(directory: Path) -> dict[str, Any]:
+            with limit_threads(options.threads):
+                replicates = _train(request, splits, directory, list(controls), wanted, jobs, progress)
+            return find_result(request, splits, replicates)
 
-    label = f"curve-{request.method.name}-{name_of_model(request.model)}-{splits.name}"
-    done = carry_out(
-        Order(out, label, "study", machine(options, jobs), options.force),
-        lambda: {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates},
-        lambda: rehearse(request, splits),
-        work,
-    )
-    return headline(done)
+        label = f"curve-{request.method.name}-{name_of_model(request.model)}-{splits.name}"
+
+        def config() -> dict[str, Any]:
+            splits.identify(progress.track)
+            return {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
+
+        def check() -> None:
+            rehearse(request, splits)
+            if wanted and hasattr(request.method, "pruning"):
+                _check_levels(wanted, planned_levels(request, splits))
+
+        order = Order(out, label, "study", machine(options, jobs), options.force)
+        return headline(carry_out(order, config, check, work, progress))
 
 
 @dataclass(frozen=True)
@@ -79,33 +88,43 @@ def _train(
     controls: list[str],
     wanted: list[int] | None,
     jobs: int,
+    progress: Progress,
 ) -> list[dict[str, Any]]:
     replicates = []
-    with show_progress(request.options.progress) as progress:
-        here = {"progress": progress, "splits": splits}
-        searches = [_Job(request, directory, i, "ticket") for i in range(request.replicates)]
-        for job, levels in _map(_search, searches, jobs, "searches", here):
-            seed = replicate_seed(request.seed, job.replicate)
-            arms: dict[str, list[dict[str, Any]]] = {"ticket": levels, **{name: [] for name in controls}}
-            replicates.append({"replicate": job.replicate, "seed": seed, "ticket": levels[-1]["ticket"], "arms": arms})
-        _check_levels(wanted, replicates)
-        trained = [
-            _Job(request, directory, replicate["replicate"], name, level["level"], level["ticket"])
-            for replicate in replicates
-            for level in replicate["arms"]["ticket"][1:]
-            if wanted is None or level["level"] in wanted
-            for name in controls
-        ]
-        for job, found in _map(_control, trained, jobs, "controls", here):
-            replicates[job.replicate]["arms"][job.arm].append(found)
+    here = {"progress": progress, "splits": splits}
+    searches = [_Job(request, directory, i, "ticket") for i in range(request.replicates)]
+    for job, levels in _map(_search, searches, jobs, "searches", here):
+        seed = replicate_seed(request.seed, job.replicate)
+        arms: dict[str, list[dict[str, Any]]] = {"ticket": levels, **{name: [] for name in controls}}
+        replicates.append({"replicate": job.replicate, "seed": seed, "ticket": levels[-1]["ticket"], "arms": arms})
+    _check_levels(wanted or (), [level["level"] for level in replicates[0]["arms"]["ticket"][1:]])
+    trained = [
+        _Job(request, directory, replicate["replicate"], name, level["level"], level["ticket"])
+        for replicate in replicates
+        for level in replicate["arms"]["ticket"][1:]
+        if wanted is None or level["level"] in wanted
+        for name in controls
+    ]
+    for job, found in _map(_control, trained, jobs, "controls", here):
+        replicates[job.replicate]["arms"][job.arm].append(found)
     return replicates
 
 
-def _check_levels(wanted: list[int] | None, replicates: list[dict[str, Any]]) -> None:
-    there = [level["level"] for level in replicates[0]["arms"]["ticket"][1:]]
-    strange = [level for level in wanted or () if level not in there]
+def planned_levels(request: Request, splits: Splits) -> list[int]:
+    """The levels that a pruning search will have, without the dense network's."""
+    start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
+    mask = request.start.mask if request.start else None
+    _, plan = plan_levels(start.network(), request.method.pruning(), mask)
+    return list(range(1, len(plan)))
+
+
+def _check_levels(wanted: Sequence[int], there: Sequence[int]) -> None:
+    strange = [level for level in wanted if level not in there]
     if strange:
-        raise TombolaError(f"control_levels names level {strange[0]}, but the search has levels {there}; name of those")
+        raise TombolaError(
+            f"control_levels names level {strange[0]}, but the search has levels {', '.join(map(str, there))}; "
+            "name some of those"
+        )
 
 
 def _map(

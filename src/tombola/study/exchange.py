@@ -87,31 +87,34 @@ def run_overlap(
     check_arms(arms)
     spec, source = _from_one_start(model), as_data(data, model)
     check_jobs(jobs, spec, source)
-    options, splits = options or Options(), loaded(source)
-    requests = tuple(Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms)
-    study = _Study(arms, (requests[0], requests[1]), recipe or arms[0].recipe)
+    options = options or Options()
+    with show_progress(options.progress) as progress:
+        splits = loaded(source, progress)
+        requests = tuple(Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms)
+        study = _Study(arms, (requests[0], requests[1]), recipe or arms[0].recipe)
 
-    def config() -> dict[str, Any]:
-        return {
-            "study": "overlap",
-            "model": describe_model(spec),
-            "data": describe_data(source, splits),
-            "task": splits.task.identity,
-            "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
-            "recipe": as_plain(study.recipe),
-            "code": code_of(study.recipe),
-            "seed": seed,
-            "replicates": replicates,
-        }
+        def config() -> dict[str, Any]:
+            splits.identify(progress.track)
+            return {
+                "study": "overlap",
+                "model": describe_model(spec),
+                "data": describe_data(source, splits),
+                "task": splits.task.identity,
+                "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
+                "recipe": as_plain(study.recipe),
+                "code": code_of(study.recipe),
+                "seed": seed,
+                "replicates": replicates,
+            }
 
-    def work(directory: Path) -> dict[str, Any]:
-        with limit_threads(options.threads):
-            return _run(study, splits, directory, jobs)
+        def work(directory: Path) -> dict[str, Any]:
+            with limit_threads(options.threads):
+                return _run(study, splits, directory, jobs, progress)
 
-    label = f"overlap-{name_of_model(spec)}-{splits.name}"
-    order = Order(Path(out), label, "study", machine(options, jobs), options.force)
-    done = carry_out(order, config, lambda: _check(study, splits), work)
-    return {**done.about, **done.result}
+        label = f"overlap-{name_of_model(spec)}-{splits.name}"
+        order = Order(Path(out), label, "study", machine(options, jobs), options.force)
+        done = carry_out(order, config, lambda: _check(study, splits), work, progress)
+        return {**done.about, **done.result}
 
 
 def compare_files(first: str | Path, second: str | Path, *, trusted: Sequence[str] = ()) -> dict[str, Any]:
@@ -192,19 +195,18 @@ class _Job:
     tickets: tuple[str, ...] = ()
 
 
-def _run(study: _Study, splits: Splits, directory: Path, jobs: int) -> dict[str, Any]:
+def _run(study: _Study, splits: Splits, directory: Path, jobs: int, progress: Progress) -> dict[str, Any]:
     replicates = study.requests[0].replicates
     searched: dict[str, list[dict[str, Any]]] = {mask: [] for mask in ("first", "second")}
     tested: dict[str, list[dict[str, Any]]] = {mask: [] for mask in MASKS}
-    with show_progress(study.requests[0].options.progress) as progress:
-        here = {"progress": progress, "splits": splits}
-        searches = [_Job(study, directory, index, mask) for index in range(replicates) for mask in searched]
-        for job, level in _map(_search, searches, jobs, "searches", here):
-            searched[job.mask].append(level)
-        tickets = [(first["ticket"], second["ticket"]) for first, second in zip(*searched.values(), strict=True)]
-        trials = [_Job(study, directory, index, mask, tickets[index]) for index in range(replicates) for mask in MASKS]
-        for job, level in _map(_test, trials, jobs, "masks", here):
-            tested[job.mask].append(level)
+    here = {"progress": progress, "splits": splits}
+    searches = [_Job(study, directory, index, mask) for index in range(replicates) for mask in searched]
+    for job, level in _map(_search, searches, jobs, "searches", here):
+        searched[job.mask].append(level)
+    tickets = [(first["ticket"], second["ticket"]) for first, second in zip(*searched.values(), strict=True)]
+    trials = [_Job(study, directory, index, mask, tickets[index]) for index in range(replicates) for mask in MASKS]
+    for job, level in _map(_test, trials, jobs, "masks", here):
+        tested[job.mask].append(level)
     pairs = [
         compare_tickets(
             *(Ticket.load(directory / level["ticket"]) for level in levels), **_architecture(study.requests[0].model)

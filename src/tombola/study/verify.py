@@ -141,7 +141,13 @@ def data_of(ticket: Ticket, root: str) -> DataSpec:
 def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
     """Carry out a verification, in a run directory under `out` if that is given."""
     check_jobs(jobs, verification.data)
-    splits = loaded(verification.data)
+    with show_progress(verification.options.progress) as progress:
+        return _verify(verification, out, jobs, progress)
+
+
+def _verify(verification: Verification, out: Path | None, jobs: int, progress: Progress) -> dict[str, Any]:
+    splits = loaded(verification.data, progress)
+    splits.identify(progress.track)
     _check_data(verification, splits)
     _check_task(verification, splits)
     contest, options = verification.contest, verification.options
@@ -151,7 +157,7 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
 
     if out is None:
         check()
-        return _run(verification, splits, None, jobs)
+        return _run(verification, splits, None, jobs, progress)
 
     def config() -> dict[str, Any]:
         return {
@@ -166,11 +172,9 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
         }
 
     label = f"verify-{recorded_part(contest.ticket, 'method').get('name', 'ticket')}-{splits.name}"
+    order = Order(out, label, "verify", machine(options, jobs), options.force)
     done = carry_out(
-        Order(out, label, "verify", machine(options, jobs), options.force),
-        config,
-        check,
-        lambda directory: _run(verification, splits, directory, jobs),
+        order, config, check, lambda directory: _run(verification, splits, directory, jobs, progress), progress
     )
     return {**done.about, **done.result}
 
@@ -213,18 +217,12 @@ class _Job:
     directory: Path | None
 
 
-def _run(verification: Verification, splits: Splits, directory: Path | None, jobs: int) -> dict[str, Any]:
-    with limit_threads(verification.options.threads):
-        return _train_all(verification, splits, directory, jobs)
-
-
-def _train_all(verification: Verification, splits: Splits, directory: Path | None, jobs: int) -> dict[str, Any]:
+def _run(
+    verification: Verification, splits: Splits, directory: Path | None, jobs: int, progress: Progress
+) -> dict[str, Any]:
     items = [_Job(verification, arm, i, directory) for arm in ARMS for i in range(verification.replicates)]
     trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
-    with (
-        show_progress(verification.options.progress) as progress,
-        progress.track("arms and replicates", len(items)) as update,
-    ):
+    with limit_threads(verification.options.threads), progress.track("arms and replicates", len(items)) as update:
         found = map_jobs(_train_arm, items, jobs, progress=progress, splits=splits)
         for done, (job, trial) in enumerate(zip(items, found, strict=True), start=1):
             trials[job.arm].append(trial)

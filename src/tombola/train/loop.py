@@ -22,14 +22,13 @@ from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, s
 from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook, overriding
+from tombola.train.progress import Update
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor, plateau_factor
 from tombola.train.state import BuildOptimizer, Loop
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-Update = Callable[[int], None]
 
 
 class Diverged(TombolaError):
@@ -77,7 +76,7 @@ def train(
         start: begin at this snapshot, or at this step with the model as it is and a fresh optimiser, instead of 0.
         capture: return the snapshot at this step as well (the rewind point).
         store: where to checkpoint; a checkpoint found there is resumed from.
-        update: told the step now and then.
+        update: told each step, with what gives the latest figures in words.
         deterministic: use only kernels that give the same bits every time (CUDA; the CPU's do anyway).
 
     Raises:
@@ -89,7 +88,7 @@ def train(
     with torch.random.fork_rng(devices=devices), _deterministic(deterministic and bool(devices)):
         torch.manual_seed(derive(seed, "torch"))
         loop = Loop(model, splits, recipe, seed=seed, fabric=fabric, optimizer=optimizer)
-        trained = _run(loop, tuple(hooks), start, capture, store, update or (lambda step: None))
+        trained = _run(loop, tuple(hooks), start, capture, store, update or _no_update)
     model.train(was_training)
     return trained
 
@@ -158,8 +157,8 @@ def _run(
                 gathered.evaluate()
                 cut = plateau_factor(loop.history, recipe, task.higher_is_better)
                 model.train()
+            update(loop.step, gathered.said)
             if loop.step % 16 == 0:
-                update(loop.step)
                 gathered.checkpoint_if_due()
             if loop.step == loop.total or loop.stopped:
                 break
@@ -174,6 +173,10 @@ def _run(
         seconds=gathered.seconds(),
         stopped=loop.stopped,
     )
+
+
+def _no_update(done: int, say: Callable[[], str] | None = None) -> None:
+    pass
 
 
 @contextmanager
@@ -221,6 +224,11 @@ class _Gathered:
         self._count = int(sums["count"])
         self._saved = clock
         self.settle, self._after = overriding(hooks, "settle"), overriding(hooks, "after_eval")
+
+    def said(self) -> str:
+        """The training loss since the last evaluation, and the metric that this gave."""
+        loss = f"loss {float(self._loss) / self._count:.4g}  " if self._count else ""
+        return f"{loss}val {self.loop.task.metric_name} {self.loop.history[-1].val_accuracy:.4g}"
 
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._clock

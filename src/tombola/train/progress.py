@@ -1,8 +1,9 @@
-"""Progress bars with the time left, on stderr; silent where nobody watches."""
+"""Progress bars with the latest figures and the time left, on stderr; silent where nobody watches."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -10,22 +11,30 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
-Update = Callable[[int], None]
+_EVERY = 0.2
+"""Seconds between two changes of a bar."""
+
+
+class Update(Protocol):
+    """Moves a bar."""
+
+    def __call__(self, done: int, say: Callable[[], str] | None = None) -> None:
+        """So many units are done; `say` gives the latest figures, and is called only where and when they are shown."""
 
 
 class Progress(Protocol):
     """Shows how far some work has come."""
 
-    def track(self, description: str, total: int) -> AbstractContextManager[Update]:
-        """A bar of `total` units; call what it gives with the number done."""
+    def track(self, description: str, total: int | None) -> AbstractContextManager[Update]:
+        """A bar of `total` units (None: nobody knows how many); call what it gives with the number done."""
 
 
 class Silent:
     """Shows nothing."""
 
     @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Update]:
-        yield lambda done: None
+    def track(self, description: str, total: int | None) -> Iterator[Update]:
+        yield lambda done, say=None: None
 
 
 class Bars:
@@ -35,10 +44,21 @@ class Bars:
         self._bars = bars
 
     @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Update]:
-        task = self._bars.add_task(description, total=total)
+    def track(self, description: str, total: int | None) -> Iterator[Update]:
+        task = self._bars.add_task(description, total=total, note="")
+        last = float("-inf")
+
+        def update(done: int, say: Callable[[], str] | None = None) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= _EVERY or done == total:
+                last = now
+                self._bars.update(task, completed=done)
+                if say is not None:
+                    self._bars.update(task, note=say())
+
         try:
-            yield lambda done: self._bars.update(task, completed=done)
+            yield update
         finally:
             self._bars.remove_task(task)
 
@@ -53,6 +73,12 @@ def show_progress(wanted: bool | None = None) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as RichProgress
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
     with RichProgress(*columns, console=Console(stderr=True), transient=True) as bars:
         yield Bars(bars)
