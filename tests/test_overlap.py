@@ -344,7 +344,7 @@ def test_data_without_a_test_split_is_refused(tmp_path: Path) -> None:
     [
         (["--density", "1"], "density is 1.0, but it must lie between 0 and 1"),
         (["--imp", "{density: 0.2}"], "imp names a density"),
-        (["--imp", "{round: 3}"], "--imp: key 'round' is not known; did you mean rounds?"),
+        (["--imp", "{round: 3}"], "--imp: unknown key 'round' (did you mean rounds?)"),
         (["--supermask_recipe", "{lr: fast}"], "--supermask_recipe: lr is 'fast', but it must be a number"),
         (["--tickets", "a.ticket"], "expected 2 arguments"),
         (["--tickets", "a.ticket", "b.ticket"], "a.ticket"),
