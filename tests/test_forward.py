@@ -10,7 +10,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola.nn.forward import described, input_dtype, leaves, mapped, path_to_tensor, typed, widened
+import tombola as tb
+from tombola.compact.compare import largest_error
+from tombola.nn.forward import (
+    described,
+    form_of,
+    in_form,
+    input_dtype,
+    leaves,
+    mapped,
+    path_to_tensor,
+    typed,
+    widened,
+)
 
 
 class Pair(NamedTuple):
@@ -121,3 +133,48 @@ def test_batches_are_of_the_networks_dtype(dtype: torch.dtype, given: torch.dtyp
 
 def test_a_network_without_parameters_takes_single_precision() -> None:
     assert input_dtype(nn.ReLU()) == torch.float32
+
+
+@pytest.mark.parametrize("output", [output for output, _, _ in NESTED])
+def test_an_output_is_put_back_into_its_containers(output: Any) -> None:
+    form = form_of(output)
+    assert all(leaf.numel() == 0 for leaf in leaves(form))
+    plain = {"out": 1} if isinstance(output, Plain | Frozen) else mapped(lambda tensor: tensor + 1, output)
+    if isinstance(output, OrderedDict | defaultdict):  # as tracing gives it
+        plain = dict(plain)
+    restored = in_form(form, plain)
+    if isinstance(output, Plain | Frozen):
+        assert restored is plain
+    else:
+        assert type(restored) is type(output)
+        assert [leaf.tolist() for leaf in leaves(restored)] == [(leaf + 1).tolist() for leaf in leaves(output)]
+
+
+def test_outputs_of_dataclasses_are_compared() -> None:
+    one = torch.tensor([1.0, 2.0])
+    assert largest_error(Plain(None, one), Plain(None, one)) == 0
+    assert largest_error(Plain(None, one), Plain(None, one + 1)) == 0.5
+    assert largest_error((one, None, 3), [one + 1]) == 0.5
+    for other in ((one, one), (), (one[:1],)):
+        assert largest_error((one,), other) == float("inf")
+    assert largest_error(object(), object()) == float("inf")  # nothing that can be compared is equal
+
+
+class Named(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.layer, self.kind = nn.Linear(3, 2), kind
+
+    def forward(self, x: Tensor) -> Any:
+        return self.kind(logits=self.layer(x))
+
+
+@pytest.mark.parametrize("kind", [ModelOutput, Frozen, OrderedDict])
+def test_a_deployed_network_returns_what_its_network_does(kind: Any) -> None:
+    model, x = Named(kind).eval(), torch.randn(4, 3)
+    with torch.no_grad():
+        want, have = model(x), tb.deploy(model, x)(x)
+    assert type(have) is kind
+    assert largest_error(want, have) <= 1e-4
+    if kind is not OrderedDict:
+        assert have.logits.shape == (4, 2)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.compact.compare import largest_error, outputs, same_calls
@@ -20,6 +19,7 @@ from tombola.compact.trace import traced
 from tombola.compact.wires import wiring
 from tombola.errors import TombolaError
 from tombola.nn import flow
+from tombola.nn.forward import leaves
 
 Pair = tuple[int, int]
 
@@ -145,7 +145,7 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
 
 def _coarse(want: Any) -> bool:
     """Whether the outputs are of a type whose own rounding is larger than EQUAL."""
-    dtypes = {x.dtype for x in tree_leaves(want) if isinstance(x, Tensor) and x.is_floating_point()}
+    dtypes = {x.dtype for x in leaves(want) if x.is_floating_point()}
     return any(torch.finfo(dtype).eps > EQUAL for dtype in dtypes)
 
 

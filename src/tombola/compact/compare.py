@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils._pytree import tree_leaves
 
 from tombola.compact.trace import in_eval
 from tombola.errors import TombolaError
+from tombola.nn.forward import leaves
 
 
 def outputs(model: nn.Module, example: Sequence[Tensor]) -> Any:
@@ -31,10 +31,13 @@ def outputs(model: nn.Module, example: Sequence[Tensor]) -> Any:
 
 
 def largest_error(want: Any, have: Any) -> float:
-    """max|a - b| / max|a| over all tensors in two equal structures; infinite where one is finite and the other not."""
-    pairs = zip(tree_leaves(want), tree_leaves(have), strict=True)
-    tensors = [(a, torch.as_tensor(b)) for a, b in pairs if isinstance(a, Tensor)]
-    return max((_difference(a.double(), b.double()) for a, b in tensors if a.numel()), default=0.0)
+    """max|a - b| / max|a| over all tensors of two outputs; infinite where one is finite and the other not, where they
+    hold other tensors, and where there are none to compare."""
+    one, other = leaves(want), leaves(have)
+    if not one or [a.shape for a in one] != [b.shape for b in other]:
+        return float("inf")
+    pairs = zip(one, other, strict=True)
+    return max((_difference(a.double(), b.double()) for a, b in pairs if a.numel()), default=0.0)
 
 
 def error_on(one: nn.Module, other: Callable[..., Any], example: Sequence[Tensor]) -> float:
@@ -62,7 +65,7 @@ def _sums_of_calls(
     found: dict[nn.Module, list[tuple[float, float]]] = {module: [] for module in called}
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
-        values = [x.double() for x in tree_leaves(output) if isinstance(x, Tensor)]
+        values = [x.double() for x in leaves(output)]
         found[module].append((sum(float(x.sum()) for x in values), sum(float(x.abs().sum()) for x in values)))
 
     hooks = [module.register_forward_hook(note) for module in called]

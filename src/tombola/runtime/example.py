@@ -12,7 +12,7 @@ from tombola.ticket.ticket import Ticket
 
 
 def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None) -> Tensor:
-    """Standard normal values, (batch, *shape), float32; always the same ones.
+    """Standard normal values, (batch, *shape), always the same: float32, or what the ticket's stored weights are.
 
     `shape`: of one input, without the batch; None: what the ticket records.
 
@@ -27,4 +27,6 @@ def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None
         )
     if batch < 1 or any(size < 1 for size in chosen):
         raise TombolaError(f"batch {batch} of inputs of shape {list(chosen)}; all sizes must be 1 or more")
-    return torch.randn(batch, *chosen, generator=torch.Generator().manual_seed(0))
+    known = ticket.origin.views()
+    dtype = next((known[name].dtype for name in ticket.mask if name in known), torch.float32)
+    return torch.randn(batch, *chosen, generator=torch.Generator().manual_seed(0)).to(dtype)
