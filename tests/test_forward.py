@@ -11,18 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import tombola as tb
+from tombola.compact import compact
 from tombola.compact.compare import largest_error
-from tombola.nn.forward import (
-    described,
-    form_of,
-    in_form,
-    input_dtype,
-    leaves,
-    mapped,
-    path_to_tensor,
-    typed,
-    widened,
-)
+from tombola.nn.forward import described, input_dtype, leaves, mapped, path_to_tensor, typed, widened
+from tombola.nn.rewrite import binary_activations
 
 
 class Pair(NamedTuple):
@@ -135,21 +127,6 @@ def test_a_network_without_parameters_takes_single_precision() -> None:
     assert input_dtype(nn.ReLU()) == torch.float32
 
 
-@pytest.mark.parametrize("output", [output for output, _, _ in NESTED])
-def test_an_output_is_put_back_into_its_containers(output: Any) -> None:
-    form = form_of(output)
-    assert all(leaf.numel() == 0 for leaf in leaves(form))
-    plain = {"out": 1} if isinstance(output, Plain | Frozen) else mapped(lambda tensor: tensor + 1, output)
-    if isinstance(output, OrderedDict | defaultdict):  # as tracing gives it
-        plain = dict(plain)
-    restored = in_form(form, plain)
-    if isinstance(output, Plain | Frozen):
-        assert restored is plain
-    else:
-        assert type(restored) is type(output)
-        assert [leaf.tolist() for leaf in leaves(restored)] == [(leaf + 1).tolist() for leaf in leaves(output)]
-
-
 def test_outputs_of_dataclasses_are_compared() -> None:
     one = torch.tensor([1.0, 2.0])
     assert largest_error(Plain(None, one), Plain(None, one)) == 0
@@ -163,18 +140,29 @@ def test_outputs_of_dataclasses_are_compared() -> None:
 class Named(nn.Module):
     def __init__(self, kind: Any) -> None:
         super().__init__()
-        self.layer, self.kind = nn.Linear(3, 2), kind
+        self.first, self.last, self.kind = nn.Linear(3, 4), nn.Linear(4, 2), kind
 
     def forward(self, x: Tensor) -> Any:
-        return self.kind(logits=self.layer(x))
+        return self.kind(logits=self.last(self.first(x).relu()))
 
 
-@pytest.mark.parametrize("kind", [ModelOutput, Frozen, OrderedDict])
-def test_a_deployed_network_returns_what_its_network_does(kind: Any) -> None:
+@pytest.mark.parametrize("kind", [ModelOutput, Frozen, OrderedDict, dict, lambda logits: Pair(logits, None)])
+def test_networks_that_are_traced_return_what_they_did(kind: Any) -> None:
     model, x = Named(kind).eval(), torch.randn(4, 3)
     with torch.no_grad():
-        want, have = model(x), tb.deploy(model, x)(x)
-    assert type(have) is kind
-    assert largest_error(want, have) <= 1e-4
-    if kind is not OrderedDict:
-        assert have.logits.shape == (4, 2)
+        want, compacted = model(x), compact(model, x).module(x)
+        deployed = tb.deploy(model, x)(x) if kind is ModelOutput else compacted
+        binary = binary_activations(model)[0](x)
+    assert type(deployed) is type(compacted) is type(binary) is type(want)
+    assert largest_error(want, compacted) <= 1e-4
+    assert largest_error(want, deployed) <= 1e-4
+    if hasattr(want, "logits"):
+        assert binary.logits.shape == (4, 2)
+
+
+def test_a_nonlinear_output_may_stand_in_a_container() -> None:
+    class Probabilities(Named):
+        def forward(self, x: Tensor) -> Any:
+            return self.kind(logits=super().forward(x).logits.sigmoid())
+
+    assert binary_activations(Probabilities(ModelOutput))[1].replaced

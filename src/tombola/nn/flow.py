@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType
@@ -216,6 +218,16 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.leaf(m)
+
+    def create_arg(self, a: Any) -> Any:
+        """As torch.fx, which would make plain dicts of other mappings, such as what Hugging Face networks return."""
+        if isinstance(a, dict) and dataclasses.is_dataclass(a):
+            values = {field.name: self.create_arg(getattr(a, field.name)) for field in dataclasses.fields(a)}
+            return self.create_node("call_function", type(a), (), values)
+        if type(a) is OrderedDict:
+            items = {key: self.create_arg(value) for key, value in a.items()}
+            return self.create_node("call_function", OrderedDict, (items,), {})
+        return super().create_arg(a)
 
 
 def mentioned(module: nn.Module) -> list[str]:

@@ -81,27 +81,6 @@ def mapped(function: Callable[[Tensor], Tensor], output: Any) -> Any:
     return output
 
 
-def form_of(output: Any) -> Any:
-    """The containers of an output, for `in_form`: it keeps none of its tensors alive."""
-    return mapped(lambda tensor: torch.empty(0), output)
-
-
-def in_form(form: Any, output: Any) -> Any:
-    """The output in containers of the form's types; where the two are not nested alike, what is inside stays as it is.
-
-    Tracing a network turns mappings of other types into plain dicts, for instance.
-    """
-    if isinstance(form, MutableMapping) and isinstance(output, MutableMapping) and form.keys() == output.keys():
-        made: Any = copy.copy(form)
-        for key, value in output.items():
-            made[key] = in_form(form[key], value)
-        return made
-    if isinstance(form, tuple | list) and isinstance(output, tuple | list) and len(form) == len(output):
-        parts = [in_form(one, other) for one, other in zip(form, output, strict=True)]
-        return _sequence(form, parts)
-    return output
-
-
 def _sequence(like: Any, parts: list[Any]) -> Any:
     return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
 

@@ -181,7 +181,7 @@ def _at_output(graph: flow.Graph, through: Sequence[flow.Role] = ("same",)) -> s
         for node in ends.pop().all_input_nodes:
             if node not in found:
                 found.add(node)
-                if graph.role(node) in through:
+                if graph.role(node) in through or isinstance(node.target, type):  # a container around the output
                     ends.append(node)
     return found
 

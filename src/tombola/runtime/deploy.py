@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.compact import Compacted, compact
-from tombola.compact.compare import error_on, outputs
+from tombola.compact.compare import error_on
 from tombola.errors import TombolaError
-from tombola.nn.forward import form_of, in_form
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
 from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
@@ -35,14 +34,11 @@ class Deployed(nn.Module):
     done.
     """
 
-    def __init__(
-        self, network: nn.Module, plan: Plan, report: Report, compacted: nn.Module | None = None, form: Any = None
-    ) -> None:
+    def __init__(self, network: nn.Module, plan: Plan, report: Report, compacted: nn.Module | None = None) -> None:
         super().__init__()
         self.network = network
         self.plan, self.report = plan, report
         self._compacted = (compacted,)  # a tuple: its weights are not this module's
-        self._form = form
         self.eval()
 
     @property
@@ -74,7 +70,7 @@ class Deployed(nn.Module):
                 "deploy it for this shape"
             )
         with torch.no_grad():
-            return in_form(self._form, self.network(*inputs))
+            return self.network(*inputs)
 
     def train(self, mode: bool = True) -> Deployed:
         """Stays in eval mode: what was folded cannot be trained."""
@@ -83,11 +79,7 @@ class Deployed(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> Deployed:
         """Native kernels are shared: nothing in them changes."""
         return Deployed(
-            copy.deepcopy(self.network, memo),
-            self.plan,
-            self.report,
-            copy.deepcopy(self._compacted[0], memo),
-            self._form,
+            copy.deepcopy(self.network, memo), self.plan, self.report, copy.deepcopy(self._compacted[0], memo)
         )
 
     def __reduce__(self) -> NoReturn:
@@ -141,8 +133,7 @@ def deploy(
         on_cpu = all(x.device.type == "cpu" for x in example)
         make = _on_cpu if on_cpu and isinstance(found.module, fx.GraphModule) else _in_torch
         network, plan_made, report = make(plain, found, example, count, wanted)
-        form = form_of(outputs(plain, example))
-    return Deployed(network, plan_made, report, found.module if keep_compacted else None, form)
+    return Deployed(network, plan_made, report, found.module if keep_compacted else None)
 
 
 def _on_cpu(
