@@ -51,10 +51,11 @@ def rich() -> Ticket:
 
 RICH = rich()
 DATA = RICH.to_bytes()
+ALONE = RICH.without_origin()
 
 
-def content() -> Content:
-    header, tensors = encode(RICH)
+def content(ticket: Ticket = RICH) -> Content:
+    header, tensors = encode(ticket)
     return json.loads(container.canonical(header)), {name: tensor.clone() for name, tensor in tensors.items()}
 
 
@@ -110,12 +111,15 @@ def test_what_the_fuzzing_starts_from() -> None:
 # ---- bytes changed under a matching digest
 
 
-@given(st.lists(st.tuples(st.integers(0, len(DATA) - 1), st.integers(1, 255)), min_size=1, max_size=4))
+@given(
+    st.sampled_from([DATA, ALONE.to_bytes()]),
+    st.lists(st.tuples(st.integers(0, len(DATA) - 1), st.integers(1, 255)), min_size=1, max_size=4),
+)
 @RELAXED
-def test_changed_bytes(changes: list[tuple[int, int]]) -> None:
-    data = bytearray(DATA)
+def test_changed_bytes(start: bytes, changes: list[tuple[int, int]]) -> None:
+    data = bytearray(start)
     for place, change in changes:
-        data[place] ^= change
+        data[place % len(data)] ^= change
     survives(reseal(bytes(data)))
 
 
@@ -179,7 +183,7 @@ JUNK = st.one_of(
 @given(st.data())
 @RELAXED
 def test_any_value_of_the_index_replaced(data: st.DataObject) -> None:
-    header, tensors = content()
+    header, tensors = content(data.draw(st.sampled_from([RICH, ALONE])))
     place: Any = header
     while True:
         key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else list(range(len(place)))))
@@ -258,6 +262,34 @@ def test_an_index_that_grows_is_cut_off() -> None:
 def test_hostile_json(inner: str) -> None:
     text = container.canonical(content()[0]).replace('"provenance":{', '"provenance":{"x":' + inner + ",", 1)
     refused(with_index(deflate(text.encode()), content()[1]))
+
+
+@pytest.mark.parametrize("kind", ["trained", "state"])
+def test_a_part_missing_from_a_ticket_without_origin(kind: str) -> None:
+    """Loading or building says so: no value of the module that is handed in stays in its place."""
+    header, tensors = content(ALONE)
+    lists = {part: [entry for entry in header[part] if entry.get("kind") != kind] for part in ("symbols", "tensors")}
+    kept = {**ALONE.__dict__, kind: None if kind == "trained" else {}}
+    assert lists != {part: header[part] for part in lists}
+    refused(container.pack({**header, **lists}, tensors))
+    with pytest.raises(TicketError):
+        Ticket(**kept).build(model=Bare())
+
+
+class Bare(torch.nn.Module):
+    """The module that RICH is of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, value in (RICH.origin.tensors or {}).items():
+            self.register_buffer(name, value.clone())
+
+
+def test_the_module_of_the_fuzzing_builds() -> None:
+    for ticket in (RICH, ALONE):
+        built = ticket.build(model=Bare()).state_dict()
+        assert torch.equal(built["bias"], torch.ones(3))
+        assert int(torch.count_nonzero(built["b"])) == int(RICH.mask["b"].sum())
 
 
 # ---- few bytes that claim much

@@ -31,6 +31,11 @@ _DATA = Group(
 )
 _RECIPE = Group("training", Recipe, unset="as the ticket says")
 _WEIGHTS = ("final", "origin")
+_ORIGINS = {
+    "seeded": "origin drawn from a seed",
+    "stored": "origin stored",
+    "omitted": "origin left out: for running only",
+}
 
 
 def verbs() -> list[Verb]:
@@ -98,6 +103,16 @@ def _add_export(parser: ArgumentParser) -> None:
         type=str | None,
         default=None,
         help="for .ticket: round trained values to float32, float16 or bfloat16 (null: as they are)",
+    )
+    parser.add_argument(
+        "--no-origin",
+        "--no_origin",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="for .ticket: leave out stored weights from before training, for what will only be run: such a ticket is "
+        "not verified or searched from",
     )
     add_architecture(parser)
 
@@ -198,7 +213,7 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     method, data, seed = _name(found.get("method")), _name(found.get("data")), found.get("seed", "-")
     screen.line(f"ticket   {given['ticket']} (format {told['format']}, {told['bytes']:,} bytes)")
     screen.line(f"digest   {told['digest']}")
-    screen.line(f"network  {name}, {ticket.origin.kind} origin")
+    screen.line(f"network  {name}, {_ORIGINS[ticket.origin.kind]}")
     screen.line(f"found    by {method} on {data}, seed {seed}")
     screen.line()
     screen.line(ticket.table())
@@ -227,11 +242,16 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
     told = {"ticket": given["ticket"], "out": str(out), "density": ticket.density}
     if out.suffix == ".ticket":
-        digest = ticket.save(out, values=given["values"])
+        whole = not given["no_origin"]
+        digest = ticket.save(out, values=given["values"], origin=whole)
         screen.line(f"wrote {out}: {out.stat().st_size:,} bytes, digest {digest}")
+        if not whole and ticket.origin.kind == "seeded":
+            screen.line("its origin is a seed, which takes no space: it stays")
         return {**told, "bytes": out.stat().st_size, "digest": digest}
-    if given["values"] is not None:
-        raise TombolaError(f"--values is for another ticket, and {out} is none; name a file that ends in .ticket")
+    for option, unset in (("values", None), ("no_origin", False)):
+        if given[option] != unset:
+            flag = option.replace("_", "-")
+            raise TombolaError(f"--{flag} is for another ticket, and {out} is none; name a file that ends in .ticket")
     state = export_state(
         ticket, out, weights=given["weights"], model=architecture(given, ticket), trusted=trusted(given)
     )

@@ -45,8 +45,23 @@ def check(ticket: Parts) -> None:
     for name in (*ticket.state, *ticket.tied):
         if name in mask or (name in ticket.state and name in ticket.tied):
             raise TicketError(f"{show(name)} is stored twice: under the mask, as a tie or in the state; keep one")
+    if ticket.origin.omitted:
+        _check_alone(ticket)
     if ticket.origin.tensors is not None:
         check_against(ticket, ticket.origin.views())
+
+
+def _check_alone(ticket: Parts) -> None:
+    """TicketError unless the ticket needs no origin to be built."""
+    missing = [name for name in ticket.mask if name not in (ticket.trained or {})]
+    strange = [owner for owner in ticket.origin.tied.values() if owner not in ticket.state]
+    strange += [alias for alias in ticket.origin.tied if alias in (*ticket.state, *ticket.tied, *ticket.mask)]
+    if ticket.pruned_rule != "zero" or missing or strange:
+        raise TicketError(
+            f"a ticket without an origin holds all kept weights and needs none of the pruned ones; here pruned is "
+            f"{ticket.pruned_rule}, {first_few([show(name) for name in missing]) or 'nothing'} is missing, and ties of "
+            f"{first_few([show(name) for name in strange]) or 'nothing'} do not fit"
+        )
 
 
 def check_against(ticket: Parts, base: Mapping[str, Tensor]) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
 from tombola.ticket import fields, layout1, layout2
-from tombola.ticket.origin import NetworkSpec, Origin
+from tombola.ticket.origin import Kind, NetworkSpec, Origin
 from tombola.ticket.parts import Parts
 from tombola.ticket.representation import Representation
 from tombola.ticket.tensors import Tensors, show
@@ -101,8 +101,8 @@ def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weight
 
 def _origin(header: Any, tensors: Tensors) -> Origin:
     fields.keys(header, {"init", "init_args", "kind", "network", "seed", "tied", "weights_hash"}, "origin")
-    if header["kind"] not in ("seeded", "stored"):
-        raise TicketError(f"origin kind {show(header['kind'])} is unknown; known are 'seeded' and 'stored'")
+    if header["kind"] not in get_args(Kind):
+        raise TicketError(f"origin kind {show(header['kind'])} is unknown; known are {', '.join(get_args(Kind))}")
     if (header["kind"] == "stored") != bool(tensors):
         raise TicketError(f"the ticket's origin is {header['kind']} but holds {len(tensors)} tensors")
     network = header["network"]
@@ -125,4 +125,5 @@ def _origin(header: Any, tensors: Tensors) -> Origin:
         tensors=tensors or None,
         tied=fields.names(header["tied"]),
         weights_hash=header["weights_hash"],
+        omitted=header["kind"] == "omitted",
     )

@@ -109,6 +109,9 @@ def _import_trusted(name: str, trusted: Sequence[str]) -> Any:
     return target
 
 
+Kind = Literal["seeded", "stored", "omitted"]
+
+
 @dataclass(frozen=True, eq=False)
 class Origin:
     """The dense weights that a ticket starts from. Make one with `Origin.seeded` or `Origin.stored`.
@@ -118,7 +121,8 @@ class Origin:
     `init_args`: further JSON-able arguments of `initialise_`, e.g. {"norm_scale": "uniform"}.
     `tensors`: None for a seeded origin; otherwise every parameter and buffer by state_dict name.
     `tied`: alias -> owner for names that share one tensor. `weights_hash`: of the seeded
-    weights, see `hash_state`.
+    weights, see `hash_state`. `omitted`: the weights are neither stored nor seeded (`Ticket.without_origin`);
+    `weights_hash` is what they were, `tied` holds ties of what the ticket's state stores.
     """
 
     network: NetworkSpec | None = None
@@ -128,6 +132,7 @@ class Origin:
     tied: Mapping[str, str] = field(default_factory=dict)
     weights_hash: str | None = None
     init_args: Mapping[str, Any] = field(default_factory=dict)
+    omitted: bool = False
 
     def __post_init__(self) -> None:
         if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**64):
@@ -143,14 +148,15 @@ class Origin:
             tensors = own_all(self.tensors)
             object.__setattr__(self, "tensors", tensors)
             wrong = [a for a, owner in self.tied.items() if a in tensors or owner not in tensors]
-            if self.weights_hash is not None or not tensors or wrong:
+            if self.weights_hash is not None or not tensors or wrong or self.omitted:
                 raise TicketError(
                     f"stored origin with {len(tensors)} tensors, wrong ties {wrong[:3]}; "
                     "give at least one tensor, ties to stored tensors, and no weights_hash"
                 )
             return
         text = self.weights_hash
-        if self.init is None or self.seed is None or self.tied or not isinstance(text, str):
+        seeded = self.init is not None and self.seed is not None and not self.tied
+        if not isinstance(text, str) or not (seeded or self.omitted):
             raise TicketError("origin without tensors needs init, seed and weights_hash: use Origin.seeded(...)")
         if len(text) != 64 or set(text) - set("0123456789abcdef"):
             raise TicketError(f"origin weights_hash {show(text)} is not 64 hex digits")
@@ -185,9 +191,15 @@ class Origin:
         return cls(network=network, init=init, seed=seed, tensors=tensors, tied=tied)
 
     @property
-    def kind(self) -> Literal["seeded", "stored"]:
-        """ "seeded" if the weights regenerate, "stored" if the ticket holds them."""
+    def kind(self) -> Kind:
+        """ "seeded" if the weights regenerate, "stored" if the ticket holds them, "omitted" if it was left out."""
+        if self.omitted:
+            return "omitted"
         return "seeded" if self.tensors is None else "stored"
+
+    def bare_module(self, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> nn.Module:
+        """A fresh module (a deep copy of `model` if given) with whatever values its constructor, or `model`, gives."""
+        return _instantiate(self.network, model, trusted).train()
 
     def state_dict(self, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> dict[str, Tensor]:
         """The full dense state at the origin, on CPU; tied names share one tensor. Safe to change."""
@@ -197,16 +209,21 @@ class Origin:
         return values | {alias: values[owner] for alias, owner in self.tied.items()}
 
     def views(self) -> dict[str, Tensor]:
-        """The stored tensors under all their names, not copied: for reading only. Empty when seeded."""
+        """The stored tensors under all their names, not copied: for reading only. Empty when nothing is stored."""
         tensors = dict(self.tensors or {})
         return tensors | {alias: tensors[owner] for alias, owner in self.tied.items()}
 
     def network_module(self, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> nn.Module:
         """A fresh module (a deep copy of `model` if given) that holds the origin's values, in train mode.
 
-        Raises TicketError if the network cannot be built here, does not fit, or its seeded weights differ
-        from those the ticket was made with.
+        Raises TicketError if the network cannot be built here, does not fit, its seeded weights differ from those the
+        ticket was made with, or the origin was left out.
         """
+        if self.omitted:
+            raise TicketError(
+                "the ticket was saved without its origin: it can be built, deployed and exported, but not trained "
+                f"again; use the whole ticket, whose origin has the hash {str(self.weights_hash)[:12]}"
+            )
         module = _instantiate(self.network, model, trusted)
         if self.tensors is not None:
             write_into(module, self.views())

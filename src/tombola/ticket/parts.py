@@ -1,4 +1,4 @@
-"""What a ticket is made of: the fields alone, so that checks, coding and summary need not know the rest."""
+"""What a ticket is made of: its fields and the weights they stand for; checks, coding and summary need no more."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from tombola.mask import Mask
@@ -57,3 +58,21 @@ class Parts:
         put("tied", {check_name(alias): check_name(owner) for alias, owner in self.tied.items()})
         put("provenance", container.plain_json(self.provenance, "provenance"))
         put("rewrites", tuple(container.plain_json(list(self.rewrites), "rewrites")))
+
+    def effective(self, name: str, origin: Tensor, trained: Tensor | None) -> Tensor:
+        """The dense effective weight of layer `name` on CPU, from origin and 1-D trained kept values."""
+        keep = self.mask[name]
+        origin = origin.detach().to("cpu")
+        latent = origin.clone()
+        if trained is not None:
+            latent[keep] = trained.to(latent.dtype)
+        value = latent
+        if trained is None or self.representation.on == "both":
+            value = self.representation.apply(name, latent)
+            if self.multiplier is not None and name in self.multiplier:
+                value = value * self.multiplier[name].to(value.dtype)
+        pruned = origin if self.pruned_rule == "origin" else torch.zeros_like(origin)
+        if self.pruned_values is not None and name in self.pruned_values:
+            pruned = torch.zeros_like(origin)
+            pruned[~keep] = self.pruned_values[name]
+        return torch.where(keep, value, pruned)

@@ -1,4 +1,9 @@
-"""How many bits the weights of a ticket carry, whatever file they lie in."""
+"""What a ticket's file must hold, in bits: the one place that counts it, for results, tables and `tombola info`.
+
+Counted are a mask's entropy, layer by layer; the entropy of signs and multipliers over the kept weights; the bytes of
+everything else, in its own dtype: trained values, pruned values, scales, state, a stored origin. Weights drawn from a
+seed cost nothing, since whoever reads the file draws them again. Not counted: names, provenance, the container.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,9 @@ import math
 import torch
 from torch import Tensor
 
+from tombola.mask import Mask
 from tombola.ticket.bitcode import histogram
+from tombola.ticket.omit import Masked, masked, masked_alone
 from tombola.ticket.parts import Parts
 from tombola.ticket.tensors import count_kept
 
@@ -21,44 +28,36 @@ def entropy(kept: int, total: int) -> float:
 
 
 def bits_per_weight(ticket: Parts) -> float:
-    """Bits per masked weight that inference needs: the masks' entropy, layer by layer, plus the kept values.
+    """What a file that will only be run must hold of its masked layers, in bits per weight under the mask.
 
-    A kept weight of one magnitude per layer or output (signed constant, binary) takes its sign, 1 bit: such a
-    network is ternary, not binary (an author of multi-prize tickets agrees). Any other kept weight takes the bits of
-    its dtype. Weights drawn from a seed need no bits but the mask's, if whoever runs them draws them again.
+    That is the ticket's own file where its origin is seeded; where it is stored, the file that
+    `save(origin=False)` writes. 0 for a mask over nothing.
     """
-    bits, total = 0.0, 0
-    for name, keep in ticket.mask.items():
-        kept, count = count_kept(keep), keep.numel()
-        signs_only = (
-            ticket.representation.kind in ("signed_constant", "binary") and name in ticket.representation.scales
-        )
-        each = 1.0 if signs_only and ticket.representation.on == "both" else _bits_of_values(ticket, name)
-        bits += count * entropy(kept, count) + kept * each
-        total += count
-    return bits / total if total else 0.0
-
-
-def _bits_of_values(ticket: Parts, name: str) -> int:
-    """The width of a layer's weights; those drawn from a seed are float32."""
-    values = (ticket.trained or {}).get(name, ticket.origin.views().get(name))
-    return 32 if values is None else 8 * values.element_size()
+    return masked_bits(ticket.mask, masked_alone(ticket)) / max(ticket.mask.total, 1)
 
 
 def bound_bytes(ticket: Parts) -> float:
-    """The information bound of the ticket's file, without names and provenance.
+    """What the ticket's file must hold, in bytes: its masked layers, its state, and a stored origin."""
+    others = [*ticket.state.values(), *(ticket.origin.tensors or {}).values()]
+    return masked_bits(ticket.mask, masked(ticket)) / 8 + sum(tensor.nbytes for tensor in others)
 
-    Layer by layer the mask's entropy; of multipliers and signs the entropy over the kept weights; the bytes of all
-    other tensors (other trained values, pruned values, scales, state, a stored origin).
-    """
-    masks = sum(keep.numel() * entropy(count_kept(keep), keep.numel()) for keep in ticket.mask.values())
-    trained = (ticket.trained or {}).values()
-    symbols = [value for value in trained if value.dtype == torch.int8]
-    symbols += [factor[ticket.mask[name]] for name, factor in (ticket.multiplier or {}).items()]
-    plain = [value for value in trained if value.dtype != torch.int8]
-    for part in (ticket.pruned_values, ticket.representation.scales, ticket.state, ticket.origin.tensors):
-        plain += (part or {}).values()
-    return (masks + sum(map(_symbol_bits, symbols))) / 8 + sum(tensor.nbytes for tensor in plain)
+
+def masked_bits(mask: Mask, layers: Masked) -> float:
+    """What `layers` hold, in bits, the masks included."""
+    return math.fsum(_bits_of(name, keep, layers) for name, keep in mask.items())
+
+
+def _bits_of(name: str, keep: Tensor, layers: Masked) -> float:
+    bits = keep.numel() * entropy(count_kept(keep), keep.numel())
+    trained, factor = layers.trained.get(name), layers.multiplier.get(name)
+    plain = [layers.pruned_values.get(name), layers.representation.scales.get(name)]
+    if trained is not None and trained.dtype == torch.int8:
+        bits += _symbol_bits(trained)
+    else:
+        plain.append(trained)
+    if factor is not None:
+        bits += _symbol_bits(factor[keep])
+    return bits + 8 * sum(tensor.nbytes for tensor in plain if tensor is not None)
 
 
 def _symbol_bits(values: Tensor) -> float:

@@ -12,7 +12,7 @@ from tombola.coverage import density_in_words
 from tombola.ticket import format as container
 from tombola.ticket.codec import encode
 from tombola.ticket.parts import Parts
-from tombola.ticket.storage import bound_bytes, entropy
+from tombola.ticket.storage import bits_per_weight, bound_bytes, entropy
 
 
 class LayerRow(NamedTuple):
@@ -57,7 +57,7 @@ def layers(ticket: Parts) -> list[LayerRow]:
 
 
 def info(ticket: Parts) -> dict[str, Any]:
-    """What the ticket holds, as JSON-able data; sizes in bytes. `bound_bytes`: see `storage.bound_bytes`."""
+    """What the ticket holds, as JSON-able data; sizes in bytes. `bound_bytes`, `bits_per_weight`: see `storage`."""
     header, tensors = encode(ticket)
     data = container.pack(header, tensors)
     sizes: dict[str, int] = {}
@@ -69,6 +69,7 @@ def info(ticket: Parts) -> dict[str, Any]:
         "bytes": len(data),
         "bytes_by_kind": sizes,
         "bound_bytes": math.ceil(bound_bytes(ticket)),
+        "bits_per_weight": bits_per_weight(ticket),
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
         "parameters": parameters(ticket),
@@ -96,7 +97,8 @@ def table(ticket: Parts) -> str:
     ]
     rule = "-" * len(lines[0])
     note = (
-        f"kept: {describe_density(ticket)}; bits/weight of the coded mask; "
+        f"kept: {describe_density(ticket)}; bits/weight of the coded mask; the masked layers' content takes "
+        f"{bits_per_weight(ticket):.4g} bits per weight; "
         f"file {len(container.pack(header, tensors)):,} bytes, its content's bound {math.ceil(bound_bytes(ticket)):,}"
     )
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])

@@ -15,7 +15,7 @@ from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.atomic import write_bytes
-from tombola.ticket import checks, codec, rounding, summary
+from tombola.ticket import checks, codec, omit, rounding, summary
 from tombola.ticket import format as container
 from tombola.ticket.origin import Origin
 from tombola.ticket.parts import Parts, PrunedRule
@@ -103,24 +103,6 @@ class Ticket(Parts):
 
     # -- using
 
-    def effective(self, name: str, origin: Tensor, trained: Tensor | None) -> Tensor:
-        """The dense effective weight of layer `name` on CPU, from origin and 1-D trained kept values."""
-        keep = self.mask[name]
-        origin = origin.detach().to("cpu")
-        latent = origin.clone()
-        if trained is not None:
-            latent[keep] = trained.to(latent.dtype)
-        value = latent
-        if trained is None or self.representation.on == "both":
-            value = self.representation.apply(name, latent)
-            if self.multiplier is not None and name in self.multiplier:
-                value = value * self.multiplier[name].to(value.dtype)
-        pruned = origin if self.pruned_rule == "origin" else torch.zeros_like(origin)
-        if self.pruned_values is not None and name in self.pruned_values:
-            pruned = torch.zeros_like(origin)
-            pruned[~keep] = self.pruned_values[name]
-        return torch.where(keep, value, pruned)
-
     def build(
         self, weights: Weights = "final", model: nn.Module | None = None, trusted: Sequence[str] = ()
     ) -> nn.Module:
@@ -128,21 +110,27 @@ class Ticket(Parts):
 
         The ticket's rewrites come last, on the finished weights.
 
-        "final": the trained subnetwork. "origin": the masked weights and everything else before training.
+        "final": the trained subnetwork. "origin": the masked weights and everything else before training, which a
+        ticket saved without its origin does not have.
         `model`: a module of the right architecture, which is copied; needed, or else `trusted` import
         prefixes ("torchvision.models.",), unless the network is one of Tombola's own. Raises TicketError.
         """
         if weights not in get_args(Weights):
             raise TicketError(f"weights={show(weights)} is unknown; use one of {get_args(Weights)}")
-        module = self.origin.network_module(model, trusted)
+        final = weights == "final"
+        omitted = final and self.origin.omitted
+        module = (self.origin.bare_module if omitted else self.origin.network_module)(model, trusted)
         base = tensors_of(module)
         checks.check_against(self, base)
-        final = weights == "final"
         trained = (self.trained or {}) if final else {}
         masked = {name: self.effective(name, base[name], trained.get(name)) for name in self.mask}
         aliases = {alias: masked[owner] for alias, owner in self.tied.items()}
-        # Masked weights come last, so that they win where the module ties another name to them.
-        write_into(module, {**(self.state if final else {}), **aliases, **masked}, subset=True)
+        state = dict(self.state) if final else {}
+        if omitted:
+            state |= {alias: state[owner] for alias, owner in self.origin.tied.items()}
+        # Masked weights come last, so that they win where the module ties another name to them. Without an origin they
+        # and the state must be all that the module has.
+        write_into(module, {**state, **aliases, **masked}, subset=not omitted)
         try:
             return apply_rewrites(module, self.rewrites).train()
         except TombolaError as error:
@@ -170,13 +158,26 @@ class Ticket(Parts):
         changed = rounding.rounded(self, values)
         return self if changed is None else replace(self, **changed)
 
-    def save(self, path: str | os.PathLike[str], values: Values | None = None) -> str:
+    def without_origin(self) -> Ticket:
+        """This ticket without the stored weights it started from, for what will only be run; see `omit`.
+
+        `build("final")` gives the same network, bit for bit; `build("origin")`, `verify` and searches that go on from
+        it are refused. It is another ticket with a digest of its own; its provenance names that of the whole ticket
+        (`whole_ticket`). A seeded origin takes no space and stays: then this is the ticket itself.
+        """
+        changed = omit.without_origin(self)
+        if not changed:
+            return self
+        return replace(self, **changed, provenance={**self.provenance, "whole_ticket": self.digest})
+
+    def save(self, path: str | os.PathLike[str], values: Values | None = None, *, origin: bool = True) -> str:
         """Write the file, whole or not at all, and return its digest. TombolaError if it cannot.
 
         `values`: "float32", "float16" or "bfloat16" writes the ticket `rounded` to that; by default nothing is
-        rounded.
+        rounded. `origin` False writes it `without_origin`, for what will only be run.
         """
-        data = (self if values is None else self.rounded(values)).to_bytes()
+        ticket = self if origin else self.without_origin()
+        data = (ticket if values is None else ticket.rounded(values)).to_bytes()
         write_bytes(Path(path), data)
         return container.digest_of(data)
 
