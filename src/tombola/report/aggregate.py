@@ -160,7 +160,7 @@ def joined_log(levels: Sequence[Level], column: str) -> dict[int, float]:
 
 
 def merged(logs: Iterable[Mapping[int, float]]) -> Curve | None:
-    """The curve over several series by step; None where fewer than two iterations can be drawn.
+    """The curve over several series by step; None where there is no value at all.
 
     An iteration is drawn where as many series reach it as reach the most visited one, so that the mean never
     jumps because one ended.
@@ -171,7 +171,7 @@ def merged(logs: Iterable[Mapping[int, float]]) -> Curve | None:
             values_at[step].append(value)
     most = max(map(len, values_at.values()), default=0)
     steps = tuple(step for step in sorted(values_at) if len(values_at[step]) == most)
-    if len(steps) < 2:
+    if not steps:
         return None
     return Curve(
         steps,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tombola.report.levels import FEWEST, Level, read_interval, read_level
+from tombola.report.levels import FEWEST, Level, read_better, read_interval, read_level, read_shape
 from tombola.report.nodes import Node
 
 GAP, SHIFT = "gap", "shift"
@@ -34,6 +34,11 @@ class StudyArm:
     density: float
     values: Mapping[str, tuple[float, ...]]
     replicates: tuple[tuple[Level, ...], ...]
+
+    @property
+    def dense(self) -> bool:
+        """Whether this is the unpruned network."""
+        return self.method == "dense" and self.density == 1
 
     @property
     def last_levels(self) -> tuple[Level, ...]:
@@ -78,6 +83,8 @@ class Study:
     contrasts: tuple[Contrast, ...]
     note: str
     seeds: tuple[int, ...] = ()
+    better: str | None = None
+    input_shape: tuple[int, ...] | None = None
 
     @property
     def replicates(self) -> int:
@@ -114,6 +121,8 @@ def read_study(node: Node, root: Path) -> Study:
         contrasts=tuple(_contrast(item) for item in node.elements("comparisons")),
         note=node.text("note"),
         seeds=tuple(int(seed) for item in node.elements("seeds") if (seed := item.as_number(0)) is not None),
+        better=read_better(node, metric),
+        input_shape=read_shape(node),
     )
 
 

@@ -53,6 +53,7 @@ class Level:
     layers: tuple[Layer, ...] = ()
     utilisation: tuple[Utilisation, ...] = ()
     metrics: Path | None = None
+    ticket: Path | None = None
 
 
 def inside(root: Path, name: str) -> Path | None:
@@ -70,6 +71,19 @@ def read_interval(node: Node, key: str) -> tuple[float, float] | None:
         raise Node(len(ends), f"{node.where}.{key} (length)").wrong("2 ends")
     low, high = ends
     return None if low is None or high is None else (min(low, high), max(low, high))
+
+
+def read_better(node: Node, metric: str) -> str | None:
+    """Whether a result's metric is better when "higher" or "lower"; None where an older result does not say."""
+    if node.get("higher_is_better") is None:
+        return "higher" if metric == "accuracy" else None
+    return "higher" if node.flag("higher_is_better", True) else "lower"
+
+
+def read_shape(node: Node) -> tuple[int, ...] | None:
+    """The shape of one input example; None where an older result does not say."""
+    sizes = [item.as_number(1) for item in node.elements("input_shape")]
+    return tuple(int(size) for size in sizes if size is not None) if sizes and None not in sizes else None
 
 
 def _layer(node: Node) -> Layer:
@@ -93,7 +107,7 @@ def read_level(node: Node, root: Path, top: float) -> Level:
     if index is None or density is None:
         raise node.wrong("a level with `level` and `density`")
     stop = node.integer("early_stop_iteration")
-    metrics = node.text("metrics")
+    metrics, ticket = node.text("metrics"), node.text("ticket")
     return Level(
         level=index,
         density=density,
@@ -112,4 +126,5 @@ def read_level(node: Node, root: Path, top: float) -> Level:
         layers=tuple(_layer(item) for item in node.elements("layers")),
         utilisation=tuple(_utilisation(item) for item in node.elements("utilisation")),
         metrics=inside(root, metrics) if metrics else None,
+        ticket=inside(root, ticket) if ticket else None,
     )

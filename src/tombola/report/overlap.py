@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from tombola.report.levels import FEWEST, Layer, read_interval
+from tombola.report.levels import FEWEST, Layer, inside, read_better, read_interval, read_shape
 from tombola.report.nodes import Node
 
 SHARED = ("both", "expected", "ratio", "ratio_same_inputs", "ratio_same_sizes", "jaccard", "z")
@@ -44,6 +45,7 @@ class Tried:
     untrained: Figure
     trained: Figure
     searched: Figure
+    tickets: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class MaskOverlap:
     gains: tuple[Gain, ...]
     sentence: str
     note: str
+    better: str | None = None
+    input_shape: tuple[int, ...] | None = None
 
     @property
     def gaps(self) -> list[str]:
@@ -80,8 +84,8 @@ class MaskOverlap:
         return [f"There are no intervals: they need {FEWEST} replicates, and the study has {self.replicates}."]
 
 
-def read_overlap(node: Node) -> MaskOverlap:
-    """The overlap study in a result."""
+def read_overlap(node: Node, root: Path) -> MaskOverlap:
+    """The overlap study in a result; its tickets are files under ``root``."""
     metric = node.text("metric", "accuracy")
     names = [str(item.value) for item in node.elements("names")]
     whole = node.get("whole")
@@ -95,13 +99,15 @@ def read_overlap(node: Node) -> MaskOverlap:
         replicates=node.integer("replicates") or 0,
         layers=tuple(_layer(item) for item in node.elements("layers")),
         whole=_layer(whole),
-        accuracy=tuple(_tried(item) for item in node.elements("accuracy")),
+        accuracy=tuple(_tried(item, root) for item in node.elements("accuracy")),
         gains=tuple(
             Gain(item.text("of", "?"), item.text("against", "?"), _figure(item, "untrained"), _figure(item, "trained"))
             for item in node.elements("differences")
         ),
         sentence=node.text("sentence"),
         note=node.text("note"),
+        better=read_better(node, metric),
+        input_shape=read_shape(node),
     )
 
 
@@ -115,12 +121,14 @@ def _layer(node: Node) -> SharedLayer:
     return SharedLayer(node.text("name", "?"), total, shared, (read[0], read[1]))
 
 
-def _tried(node: Node) -> Tried:
+def _tried(node: Node, root: Path) -> Tried:
     density = node.number("density", 0, 1)
     if density is None:
         raise node.wrong("a mask with `density`")
-    figures = (_figure(node, part) for part in ("untrained", "trained", "searched"))
-    return Tried(node.text("mask", "?"), density, *figures)
+    untrained, trained, searched = (_figure(node, part) for part in ("untrained", "trained", "searched"))
+    files = (inside(root, str(item.value)) for item in node.elements("tickets") if item.value is not None)
+    known = tuple(file for file in files if file is not None)
+    return Tried(node.text("mask", "?"), density, untrained, trained, searched, known)
 
 
 def _figure(node: Node, key: str) -> Figure:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from tombola.formats import Unit, density
 from tombola.report import figures, style
 from tombola.report.aggregate import pick
-from tombola.report.figures import legend_above
+from tombola.report.axes import alike, legend_above, name_rows, round_ticks
+from tombola.report.inputs import overlap_inputs
+from tombola.report.looks import Look, Looks
 from tombola.report.overlap import Figure as Number
 from tombola.report.overlap import MaskOverlap
-from tombola.report.plot import Plot
-from tombola.report.style import Look, plain
-from tombola.report.words import Unit
+from tombola.report.plot import Plot, Remark, Shown, direction_words, sentences
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,77 +21,100 @@ if TYPE_CHECKING:
 MOST_LAYERS = 30
 
 
-def overlap_plots(study: MaskOverlap) -> list[Plot]:
-    """Overlap against chance and densities by layer, and how the masks do untrained and trained."""
-    return [*_accuracy(study), *_ratios(study), *_densities(study)]
+LAYERS_ALIKE = 0.001
 
 
-def _accuracy(study: MaskOverlap) -> list[Plot]:
+def overlap_plots(study: MaskOverlap, looks: Looks) -> list[Shown]:
+    """How the masks do untrained and trained, overlap against chance and densities by layer, and what they read."""
+    return [*_accuracy(study, looks), *_ratios(study), *overlap_inputs(study), *_densities(study, looks)]
+
+
+def _accuracy(study: MaskOverlap, looks: Looks) -> list[Shown]:
     masks = study.accuracy
-    if not masks:
+    numbers = [number for tried in masks for number in (tried.untrained, tried.trained)]
+    if alike(value for number in numbers for value in number.values):
         return []
     unit = Unit(study.metric)
     series = (
-        ("untrained", style.RUN_LOOKS[1], [tried.untrained for tried in masks]),
-        ("weights trained under it", style.RUN_LOOKS[0], [tried.trained for tried in masks]),
+        ("untrained", False, [tried.untrained for tried in masks]),
+        ("weights trained under it", True, [tried.trained for tried in masks]),
     )
-    figure = paired_figure([tried.mask for tried in masks], series, xlabel=unit.axis("Test"), factor=unit.factor)
+    figure = paired_figure(
+        [tried.mask for tried in masks],
+        [looks.arm(tried.mask) for tried in masks],
+        series,
+        xlabel=unit.axis("Test"),
+        factor=unit.factor,
+    )
     if unit.percent:
         figure.axes[0].set_xlim(-2, 102)
     return [
         Plot(
             "overlap-accuracy",
             "The masks untrained and trained",
-            f"Test {study.metric} of every mask on the same first weights: as they are, and trained under the mask."
-            f"{_marks(study)}",
+            sentences(
+                f"Test {study.metric} of every mask on the same first weights: as they are (hollow), and trained under "
+                "the mask (filled).",
+                direction_words(study.better, study.metric),
+                mark_words(numbers),
+            ),
             figure,
         )
     ]
 
 
-def _marks(study: MaskOverlap) -> str:
+def mark_words(numbers: Sequence[Number]) -> str:
     """What bars and small marks are, where there are any."""
-    bars = " Bars: 95 % t-intervals." if study.whole.shared["ratio"].interval else ""
-    return f"{bars} Small marks: single replicates." if study.replicates > 1 else bars
+    bars = "Bars: 95 % t-intervals." if any(number.interval for number in numbers) else ""
+    several = any(len(number.values) > 1 for number in numbers)
+    return sentences(bars, "Small marks: single replicates." if several else "One replicate.")
 
 
-def _ratios(study: MaskOverlap) -> list[Plot]:
+def _ratios(study: MaskOverlap) -> list[Shown]:
     told = [layer for layer in study.layers if layer.shared["ratio"].mean is not None]
     if not told:
         return []
     shown = [told[index] for index in pick(range(len(told)), MOST_LAYERS)]
     rows = [*shown, study.whole]
-    kinds = (
-        ("same densities", style.RUN_LOOKS[0], "ratio"),
-        ("same densities and sizes", style.RUN_LOOKS[1], "ratio_same_sizes"),
-    )
-    series = [(label, look, [row.shared[part] for row in rows]) for label, look, part in kinds]
+    kinds = (("same densities", True, "ratio"), ("same densities and sizes", False, "ratio_same_sizes"))
+    series = [(label, filled, [row.shared[part] for row in rows]) for label, filled, part in kinds]
     series = [line for line in series if any(number.mean is not None for number in line[2])]
-    figure = paired_figure([row.name for row in rows], series, xlabel="Shared weights / expected by chance")
+    numbers = [number for _, _, found in series for number in found]
+    ink = Look(style.INK)
+    names = [row.name for row in rows]
+    figure = paired_figure(names, [ink] * len(rows), series, xlabel="Shared weights / expected by chance")
     figure.axes[0].axvline(1, color=style.MUTED, linewidth=1)
-    some = f" {len(shown)} of {len(told)} layers." if len(shown) < len(told) else ""
+    sizes = " (filled), and such that also keep as many weights of each initial size (hollow)" if series[1:] else ""
     return [
         Plot(
             "overlap-ratio",
             "Overlap against chance",
-            "Weights that both masks keep, over those that random masks would share (the line at 1): random masks of "
-            "the same layer densities, and such that also keep as many weights of each initial size."
-            f"{_marks(study)}{some}",
+            sentences(
+                "Weights that both masks keep, over those that random masks would share (the line at 1): random masks "
+                f"of the same layer densities{sizes}.",
+                mark_words(numbers),
+                f"{len(shown)} of {len(told)} layers." if len(shown) < len(told) else "",
+            ),
             figure,
         )
     ]
 
 
-def _densities(study: MaskOverlap) -> list[Plot]:
+def _densities(study: MaskOverlap, looks: Looks) -> list[Shown]:
     columns = [
-        (name, look, [layer.layer(side) for layer in study.layers])
-        for side, (name, look) in enumerate(zip(study.names, style.RUN_LOOKS, strict=False))
+        (name, looks.arm(name), [layer.layer(side) for layer in study.layers]) for side, name in enumerate(study.names)
     ]
+    if len(study.layers) < 2:
+        return []
+    if all(alike((layer.density for layer in layers), LAYERS_ALIKE) for _, _, layers in columns):
+        shares = ", ".join(f"{name} {density(layers[0].density)}" for name, _, layers in columns)
+        return [Remark(f"Where each mask keeps its weights: the same share of every layer ({shares}).")]
+    means = "; means over replicates" if study.replicates > 1 else ""
     return [
         Plot(
             "overlap-density",
             "Where each mask keeps its weights",
-            "Share of each layer's weights that is kept, input at the top; means over replicates.",
+            f"Share of each layer's weights that is kept, input at the top{means}.",
             figures.layer_figure(columns),
         )
     ]
@@ -98,29 +122,33 @@ def _densities(study: MaskOverlap) -> list[Plot]:
 
 def paired_figure(
     labels: Sequence[str],
-    series: Sequence[tuple[str, Look, Sequence[Number]]],
+    looks: Sequence[Look],
+    series: Sequence[tuple[str, bool, Sequence[Number]]],
     *,
     xlabel: str,
     factor: float = 1.0,
 ) -> Figure:
-    """Rows with a mark per series: mean, 95 % interval, and single replicates as faint dots."""
+    """Rows with a mark per series, filled or hollow: mean, 95 % interval, and single replicates as faint marks."""
     with style.styled():
         figure = style.new_figure(min(1.15 + (0.5 if len(labels) <= 12 else 0.3) * len(labels), 11.0))
         axes = figure.add_subplot()
-        for index, (label, look, numbers) in enumerate(series):
+        for index, (label, filled, numbers) in enumerate(series):
             offset = 0.28 * (index - (len(series) - 1) / 2)
-            known = [(row + offset, number) for row, number in enumerate(numbers) if number.mean is not None]
-            means = [factor * (number.mean or 0.0) for _, number in known]
-            axes.plot(means, [at for at, _ in known], look.marker, color=look.colour, markersize=6.5, label=label)
-            for at, number in known:
-                values = [factor * value for value in number.values]
-                axes.plot(values, [at] * len(values), look.marker, color=look.colour, alpha=0.45, markersize=3.2)
+            face = style.INK if filled else style.PAPER
+            axes.plot([], [], "o", color=style.INK, markerfacecolor=face, markersize=6.5, label=label)
+            for row, (number, look) in enumerate(zip(numbers, looks, strict=True)):
+                if number.mean is None:
+                    continue
+                at = row + offset
                 if number.interval is not None:
-                    axes.plot([factor * end for end in number.interval], [at, at], color=look.colour, linewidth=2.4)
-        axes.set_yticks(range(len(labels)), [plain(label, 24) for label in labels])
-        axes.set_ylim(len(labels) - 0.5, -0.5)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="y", visible=False)
+                    axes.plot([factor * end for end in number.interval], [at, at], color=look.colour, linewidth=2.2)
+                values = [factor * value for value in number.values] if len(number.values) > 1 else []
+                axes.plot(values, [at] * len(values), look.marker, color=look.colour, alpha=0.45, markersize=3.2)
+                face = look.colour if filled else style.PAPER
+                mean = [factor * number.mean]
+                axes.plot(mean, [at], look.marker, color=look.colour, markerfacecolor=face, markersize=6.5)
+        name_rows(axes, labels, most=24, edge=0.5)
+        round_ticks(axes.xaxis)
         axes.set_xlabel(xlabel)
         legend_above(figure, axes)
     return figure

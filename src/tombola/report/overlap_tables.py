@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from tombola.formats import MISSING, Fixed, Unit
+from tombola.formats import MISSING, Fixed, Unit, plural
 from tombola.report import words
+from tombola.report.levels import FEWEST
+from tombola.report.looks import Looks
 from tombola.report.overlap import Figure, MaskOverlap, SharedLayer
-from tombola.report.tables import Table
+from tombola.report.plot import sentences
+from tombola.report.tables import Cell, Row, Table
 
 PERCENT, RATIO = Unit("accuracy"), Fixed("ratio", 3)
 
 
-def overlap_tables(study: MaskOverlap) -> list[Table]:
+def overlap_tables(study: MaskOverlap, looks: Looks) -> list[Table]:
     """Accuracy by mask, differences, and what is shared and kept of each layer."""
-    return [*_accuracy(study), *_gains(study), _shared(study), _kept(study)]
-
-
-def overlap_numbers(study: MaskOverlap) -> list[tuple[str, str, str]]:
-    """Key numbers: name, value, remark."""
-    unit, ratio = Unit(study.metric), study.whole.shared["ratio"]
-    found = [("Overlap", _cell(ratio, Fixed("ratio", 2)), "times chance")]
-    for tried in study.accuracy:
-        if tried.mask in study.names:
-            remark = f"trained; untrained {unit.show(tried.untrained.mean)}"
-            found.append((tried.mask, unit.show(tried.trained.mean), remark))
-    return [*found, ("Replicates", str(study.replicates), "of everything")]
+    return [*_accuracy(study, looks), *_gains(study), _shared(study, looks), _kept(study, looks)]
 
 
 def _cell(found: Figure, unit: Unit, *, bare: bool = False) -> str:
@@ -31,29 +23,35 @@ def _cell(found: Figure, unit: Unit, *, bare: bool = False) -> str:
     return MISSING if found.mean is None else unit.interval(found.mean, None if bare else found.interval)
 
 
-def _difference(unit: Unit, found: Figure) -> str:
+def _difference(unit: Unit, found: Figure) -> str | Cell:
     if found.mean is None:
         return MISSING
-    ends = f" ({unit.differences.ends(*found.interval)})" if found.interval else ""
-    return unit.difference(found.mean) + ends
+    return Cell(unit.difference(found.mean), unit.differences.ends(*found.interval) if found.interval else "")
 
 
-def _accuracy(study: MaskOverlap) -> list[Table]:
+def _means(study: MaskOverlap) -> str:
+    """What cells with several replicates hold."""
+    if study.replicates < 2:
+        return "One replicate."
+    over = f"Means over {plural(study.replicates, 'replicate')}"
+    return f"{over} ± half of the 95 % t-interval." if study.replicates >= FEWEST else f"{over}."
+
+
+def _accuracy(study: MaskOverlap, looks: Looks) -> list[Table]:
     if not study.accuracy:
         return []
     unit = Unit(study.metric)
-    rows = [
+    rows: list[Row] = [
         (
-            tried.mask,
+            Cell(tried.mask, look=looks.arm(tried.mask)),
             words.density(tried.density),
             *(_cell(found, unit) for found in (tried.untrained, tried.trained, tried.searched)),
         )
         for tried in study.accuracy
     ]
     note = (
-        f"Test {study.metric}, mean ± half of the 95 % t-interval over "
-        f"{words.plural(study.replicates, 'replicate')}. All masks of a replicate lie on the same first weights, and "
-        "train in the same data order. Its search: where the search that found the mask ended."
+        f"Test {study.metric}. {_means(study)} All masks of a replicate lie on the same first weights, and train in "
+        "the same data order. Its search: where the search that found the mask ended."
     )
     head = ("Mask", "Density", "Untrained", "Weights trained under it", "Its search")
     return [Table("Each mask by the other's kind of training", head, tuple(rows), note)]
@@ -63,18 +61,19 @@ def _gains(study: MaskOverlap) -> list[Table]:
     if not study.gains:
         return []
     unit = Unit(study.metric)
-    rows = [
+    rows: list[Row] = [
         (f"{gain.of} − {gain.against}", _difference(unit, gain.untrained), _difference(unit, gain.trained))
         for gain in study.gains
     ]
-    what = "Points" if unit.percent else study.metric.capitalize()
-    note = f"{what}, paired by replicate, with 95 % intervals, each on its own."
+    what = f"Test {study.metric}{' in points' if unit.percent else ''}, paired by replicate."
+    barred = any(found.interval for gain in study.gains for found in (gain.untrained, gain.trained))
+    note = sentences(what, "Below: 95 % intervals, each on its own." if barred else "")
     return [
         Table("Differences between masks", ("Difference", "Untrained", "Weights trained under it"), tuple(rows), note)
     ]
 
 
-def _shared(study: MaskOverlap) -> Table:
+def _shared(study: MaskOverlap, looks: Looks) -> Table:
     def row(layer: SharedLayer) -> tuple[str, ...]:
         found = layer.shared
         return (
@@ -92,12 +91,12 @@ def _shared(study: MaskOverlap) -> Table:
         "By chance: what independent random masks with these counts in every layer share (hypergeometric). z: standard "
         "deviations of that above it. Same inputs, same sizes: the ratio against random masks that also keep as many "
         "weights of every input unit, or of every twentieth of the weights by initial size, as each mask does. "
-        "Jaccard: kept by both over kept by either."
-    )
-    head = (
+        "Jaccard: kept by both over kept by either. "
+    ) + _means(study)
+    head: Row = (
         "Layer",
         "Weights",
-        *study.names,
+        *(Cell(name, look=looks.arm(name)) for name in study.names),
         "Shared",
         "By chance",
         "Ratio",
@@ -109,7 +108,7 @@ def _shared(study: MaskOverlap) -> Table:
     return Table("What the masks share", head, tuple(map(row, (*study.layers, study.whole))), note)
 
 
-def _kept(study: MaskOverlap) -> Table:
+def _kept(study: MaskOverlap, looks: Looks) -> Table:
     def row(layer: SharedLayer) -> tuple[str, ...]:
         sides = layer.sides
         chance = sides[0]["positive_by_chance"].mean
@@ -123,17 +122,17 @@ def _kept(study: MaskOverlap) -> Table:
 
     note = (
         "Positive: share of the kept weights above 0 before training. Size: their mean |weight| before training over "
-        "that of the layer, 1 by chance. Sign changed: share of them whose sign training under the mask changed."
-    )
-    first, second = study.names
-    head = (
+        "that of the layer, 1 by chance. Sign changed: share of them whose sign training under the mask changed. "
+    ) + _means(study)
+
+    def heads(what: str) -> list[Cell]:
+        return [Cell(what, name, looks.arm(name)) for name in study.names]
+
+    head: Row = (
         "Layer",
-        f"Positive, {first}",
-        second,
-        "by chance",
-        f"Size, {first}",
-        second,
-        f"Sign changed, {first}",
-        second,
+        *heads("Positive"),
+        Cell("Positive", "by chance"),
+        *heads("Size"),
+        *heads("Sign changed"),
     )
     return Table("Which weights each mask keeps", head, tuple(map(row, (*study.layers, study.whole))), note)

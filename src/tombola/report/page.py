@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
-from tombola.report import plots, style, tables, words
-from tombola.report.aggregate import points, spread
-from tombola.report.comparison import Study
-from tombola.report.overlap_tables import overlap_numbers, overlap_tables
-from tombola.report.plot import Plot, files
-from tombola.report.summary import Find, Run, read_runs
+from tombola.report import plots, tables, words
+from tombola.report.colours import css_colours
+from tombola.report.combined import combined_plots
+from tombola.report.looks import Look, Looks, page_looks, swatch
+from tombola.report.numbers import Number, key_numbers
+from tombola.report.overlap_tables import overlap_tables
+from tombola.report.plot import Plot, Remark, Shown, files, slug
+from tombola.report.study_tables import study_tables
+from tombola.report.summary import Run, read_runs
 from tombola.report.tables import Table
-from tombola.report.words import Unit
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -31,16 +32,16 @@ class ReportFiles:
 
 
 @dataclass(frozen=True)
-class Number:
-    """A key number with its name and a remark."""
+class Claim:
+    """A claim about the ticket, its verdict, and the look of the control that it speaks of."""
 
-    name: str
-    value: str
-    remark: str = ""
+    text: str
+    verdict: str
+    look: Look
 
 
 @dataclass(frozen=True)
-class Shown:
+class Drawn:
     """A figure as the template needs it."""
 
     title: str
@@ -58,118 +59,58 @@ class Section:
     subtitle: str
     verdict: str
     more: str
-    verdicts: tuple[tuple[str, str], ...]
+    verdicts: tuple[Claim, ...]
     numbers: tuple[Number, ...]
     missing: tuple[str, ...]
-    figures: tuple[Shown, ...]
+    figures: tuple[Drawn, ...]
+    remarks: tuple[str, ...]
     tables: tuple[Table, ...]
     command: str
     made: tuple[Table, ...]
 
 
-def key_numbers(run: Run) -> tuple[Number, ...]:
-    """The few numbers that a reader wants first."""
-    if run.verify is not None:
-        verify, unit = run.verify, Unit(run.verify.metric)
-        found = [Number("Weights kept", words.density(verify.density))] if verify.density is not None else []
-        for name, arm in verify.arms.items():
-            if arm.mean is None:
-                continue
-            found.append(Number(style.arm_name(name), unit.show(arm.mean), unit.half(arm.mean, arm.interval)))
-        if verify.replicates:
-            found.append(Number("Replicates", str(verify.replicates), "per arm, fresh seeds"))
-        found += _prunable_number(verify.parameters)
-        return tuple(found)
-    if run.study is not None:
-        return _study_numbers(run.study)
-    if run.overlap is not None:
-        return tuple(Number(*shown) for shown in overlap_numbers(run.overlap))
-    if run.find is None:
-        return ()
-    find, unit = run.find, Unit(run.find.metric)
-    dense, best = words.dense_point(find), words.sparsest_that_keeps_up(find)
-    found = []
-    if dense is None:
-        found += _sparsest_numbers(find)
-    else:
-        found.append(Number("Dense", unit.show(dense.spread.mean), f"test {find.metric}"))
-    if best is not None:
-        found.append(Number("Keeps up down to", words.density(best.density), "of the prunable weights"))
-        found.append(Number("Ticket there", unit.show(best.spread.mean), f"test {find.metric}"))
-        found.append(Number("Smaller by", f"{1 / best.density:.3g} ×", "prunable weights"))
-    if find.replicates:
-        found.append(Number("Replicates", str(len(find.replicates)), "whole searches"))
-    return (*found, *_prunable_number(find.parameters))
-
-
-def _prunable_number(parameters: tuple[int, int] | None) -> list[Number]:
-    """What every density is a fraction of."""
-    if parameters is None:
-        return []
-    prunable, total = parameters
-    return [Number("Prunable", words.count(prunable), f"of {total:,} parameters: density is a fraction of these")]
-
-
-def _sparsest_numbers(find: Find) -> list[Number]:
-    """Of a search without a dense level: what its sparsest ticket keeps and reaches."""
-    tickets = points(find, "ticket", lambda level: level.test_accuracy)
-    if not tickets:
-        return []
-    last = min(tickets, key=lambda point: point.density)
-    reached = Number("Ticket", Unit(find.metric).show(last.spread.mean), f"test {find.metric}")
-    return [Number("Weights kept", words.density(last.density)), reached]
-
-
-def _study_numbers(study: Study, most: int = 6) -> tuple[Number, ...]:
-    """The arms' test results, or where they are many the first and the best."""
-    unit = Unit(study.metric)
-    known = [(arm, summary) for arm in study.arms if (summary := spread(arm.values["test_accuracy"]))]
-    if len(known) > most:
-        known = list({id(arm): (arm, x) for arm, x in (known[0], max(known, key=lambda p: p[1].mean))}.values())
-    found = [Number(arm.name, unit.show(x.mean), unit.half(x.mean, x.interval)) for arm, x in known]
-    return (*found, Number("Replicates", str(study.replicates), "of every arm"))
-
-
-def _draw(drawn: Sequence[Plot], folder: Path, prefix: str) -> tuple[tuple[Shown, ...], list[Path]]:
-    shown: list[Shown] = []
+def _draw(drawn: Sequence[Shown], folder: Path, prefix: str) -> tuple[tuple[Drawn, ...], tuple[str, ...], list[Path]]:
+    """Figures with their inline SVG, sentences in the place of figures, and the files written."""
+    shown: list[Drawn] = []
     written: list[Path] = []
-    for plot in drawn:
+    for plot in (item for item in drawn if isinstance(item, Plot)):
         svg, paths = files(plot, folder, prefix)
         names = tuple(f"{folder.name}/{path.name}" for path in paths)
-        shown.append(Shown(plot.title, plot.caption, svg, (names[0], names[1])))
+        shown.append(Drawn(plot.title, plot.caption, svg, (names[0], names[1])))
         written += paths
-    return tuple(shown), written
+    return tuple(shown), tuple(item.text for item in drawn if isinstance(item, Remark)), written
 
 
-def slug(text: str) -> str:
-    """``text`` as part of a file name or an HTML id: letters, digits and dashes."""
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "run"
-
-
-def _section(run: Run, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
-    shown, written = _draw(plots.run_plots(run), folder, prefix)
-    numbers = tables.verify_tables(run.verify) if run.verify is not None else []
-    numbers += tables.find_tables(run.find) if run.find is not None else []
-    numbers += tables.study_tables(run.study) if run.study is not None else []
-    numbers += overlap_tables(run.overlap) if run.overlap is not None else []
+def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
+    shown, remarks, written = _draw(plots.run_plots(run, looks), folder, prefix)
+    numbers = tables.verify_tables(run.verify, looks) if run.verify is not None else []
+    numbers += tables.find_tables(run.find, looks) if run.find is not None else []
+    numbers += study_tables(run.study, looks) if run.study is not None else []
+    numbers += overlap_tables(run.overlap, looks) if run.overlap is not None else []
     other = tables.other_table(run)
     made = (tables.config_table(run), tables.provenance_table(run))
-    verdicts = () if run.verify is None else tuple((c.claim, c.verdict) for c in run.verify.comparisons.values())
     section = Section(
         anchor=f"{prefix}run",
         name=run.name,
         subtitle=words.subtitle(run),
         verdict=words.verdict(run),
         more=_more(run),
-        verdicts=verdicts,
-        numbers=key_numbers(run),
+        verdicts=_claims(run, looks),
+        numbers=key_numbers(run, looks),
         missing=run.missing,
         figures=shown,
+        remarks=remarks,
         tables=(*numbers, *([other] if other is not None else [])),
         command=run.command,
         made=tuple(table for table in made if table is not None),
     )
     return section, written
+
+
+def _claims(run: Run, looks: Looks) -> tuple[Claim, ...]:
+    if run.verify is None:
+        return ()
+    return tuple(Claim(x.claim, x.verdict, looks.arm(name)) for name, x in run.verify.comparisons.items())
 
 
 def _more(run: Run) -> str:
@@ -198,6 +139,7 @@ def environment() -> Environment:
     made.filters["together"] = words.keep_together
     # Figures come from our own renderer, which escapes the text it sets.
     made.filters["figure"] = Markup
+    made.filters["swatch"] = lambda look: Markup(swatch(look))
     return made
 
 
@@ -221,14 +163,16 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
     folder = html.parent / "figures"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        several = len(read) > 1
-        shown, written = _draw(plots.combined_plots(read) if several else [], folder, "")
+        several, looks = len(read) > 1, page_looks(read)
+        shown, remarks, written = _draw(combined_plots(read, looks) if several else [], folder, "")
         sections = []
-        for index, run in enumerate(read, 1):
+        for index, (run, look) in enumerate(zip(read, looks, strict=True), 1):
             prefix = f"{index}-{slug(run.name)}-" if several else ""
-            section, paths = _section(run, prefix, folder)
+            section, paths = _section(run, look, prefix, folder)
             sections.append(section)
             written += paths
+        svgs = (figure.svg for part in (shown, *(section.figures for section in sections)) for figure in part)
+        swatches = (swatch(look) for found in looks for look in (*found.arms.values(), *found.families.values()))
         text = (
             environment()
             .get_template("page.html.j2")
@@ -236,9 +180,10 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
                 title=f"{len(read)} runs" if several else read[0].name,
                 several=several,
                 overview=shown,
-                overview_table=tables.runs_table(read) if several else None,
+                overview_remarks=remarks,
+                overview_table=tables.runs_table(read, looks) if several else None,
                 sections=sections,
-                colours=style.colours(),
+                colours=css_colours((*svgs, *swatches)),
             )
         )
         part = html.with_name(html.name + ".part")

@@ -1,15 +1,16 @@
-"""A figure with what stands around it: heading, caption, files."""
+"""A figure with what stands around it: heading, caption, files; what a caption says is read off what is drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tombola.formats import Unit, plural
 from tombola.report import figures, style
-from tombola.report.figures import Series
-from tombola.report.words import plural
+from tombola.report.figures import Row, Series, Trace
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,27 +26,99 @@ class Plot:
     figure: Figure
 
 
-def band_words(series: Sequence[Series]) -> str:
-    """What the lines and bands of a figure are."""
-    sizes = [p.spread.n for line in series for p in line.points]
+@dataclass(frozen=True)
+class Remark:
+    """What stands in the place of a figure that would show nothing: one sentence."""
+
+    text: str
+
+
+Shown = Plot | Remark
+
+
+def slug(text: str) -> str:
+    """``text`` as part of a file name or an HTML id: letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:40].strip("-") or "run"
+
+
+def sentences(*parts: str) -> str:
+    """Parts of a caption, those that are empty left out."""
+    return " ".join(part for part in parts if part)
+
+
+def over_replicates(sizes: Iterable[int]) -> str:
+    """How many replicates means are taken over: "3 replicates", "1 to 3 replicates"."""
     few, many = min(sizes), max(sizes)
-    over = plural(many, "replicate") if few == many else f"{few} to {many} replicates"
+    return plural(many, "replicate") if few == many else f"{few} to {many} replicates"
+
+
+def band_words(series: Sequence[Series]) -> str:
+    """What the lines, marks and bands of a figure against density are."""
+    shown = [line.shown for line in series]
+    sizes = [p.spread.n for points in shown for p, _ in points]
     kind = figures.band_kind(series)
     if kind == "none":
-        return "One replicate, so no band."
-    band = "95 % t-interval of the mean" if kind == "interval" else "lowest to highest"
-    return f"Line: mean over {over}; band: {band}."
+        return "One replicate."
+    lines, lone = any(len(points) > 1 for points in shown), any(len(points) == 1 for points in shown)
+    what = {(True, False): "Line", (False, True): "Mark", (True, True): "Line or mark"}[lines, lone]
+    around = {(True, False): "band", (False, True): "bar", (True, True): "band or bar"}[lines, lone]
+    ends = "95 % t-interval of the mean" if kind == "interval" else "lowest to highest"
+    return f"{what}: mean over {over_replicates(sizes)}; {around}: {ends}."
+
+
+def trace_words(traces: Sequence[Trace]) -> str:
+    """What the lines and bands of training curves are."""
+    sizes = [trace.curve.n for trace in traces]
+    if max(sizes) < 2:
+        return ""
+    lines = {len(trace.curve.steps) > 1 for trace in traces}
+    around = {frozenset({True}): "band", frozenset({False}): "bar"}.get(frozenset(lines), "band or bar")
+    what = "Line" if True in lines else "Mark"
+    return f"{what}: mean over {over_replicates(sizes)}; {around}: lowest to highest."
+
+
+def cut_words(window: tuple[float, float] | None, traces: Sequence[Trace], unit: Unit) -> str:
+    """That the steep start of curves is cut off, and where, if it is."""
+    if window is None:
+        return ""
+    if min(v for trace in traces for v in trace.curve.low) < window[0]:
+        return f"The axis begins at {unit.show(window[0])}: the steep start is cut off."
+    if max(v for trace in traces for v in trace.curve.high) > window[1]:
+        return f"The axis ends at {unit.show(window[1])}: the steep start is cut off."
+    return ""
+
+
+def close_words(window: tuple[float, float], series: Sequence[Series], unit: Unit) -> str:
+    """What a close-up shows of the whole figure."""
+    lowest = min(p.spread.mean for line in series for p, _ in line.shown)
+    cut = "; what lies below is cut off" if lowest < window[0] else ""
+    return f"The same numbers from {unit.show(window[0])} on{cut}."
+
+
+def row_words(rows: Sequence[Row]) -> str:
+    """What the marks and bars of arms are."""
+    several = [row for row in rows if len(row.values) > 1]
+    if not several:
+        return "One replicate."
+    counts = over_replicates(len(row.values) for row in rows) if all(row.values for row in rows) else "the replicates"
+    barred = "; bar: 95 % t-interval" if any(row.interval for row in rows) else ""
+    return f"Large mark: mean over {counts}{barred}; small marks: single replicates."
+
+
+def direction_words(better: str | None, metric: str) -> str:
+    """Which way is better, where that does not go without saying."""
+    return "" if better is None or metric == "accuracy" else f"{better.capitalize()} is better."
 
 
 def close_up(series: Sequence[Series], dense: float | None) -> tuple[float, float] | None:
     """Limits that show the crowd near the top, where the whole range hides it; None where it does not."""
-    means = sorted(p.spread.mean for line in series for p in line.points)
+    means = sorted(p.spread.mean for line in series for p, _ in line.shown)
     top = max(means[-1], dense if dense is not None else means[-1])
     whole = top - means[0]
     reach = max(top - means[len(means) // 4], whole / 40)
     if whole < 0.02 or len(means) < 6 or 3 * reach > whole:
         return None
-    highest = max(p.spread.high for line in series for p in line.points)
+    highest = max(p.spread.high for line in series for p, _ in line.shown)
     return top - 2 * reach, max(top + 0.35 * reach, highest + 0.1 * reach)
 
 

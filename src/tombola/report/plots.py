@@ -1,10 +1,11 @@
-"""Which figures a run calls for, with their captions: a figure is there only where its data are."""
+"""Which figures a run calls for, with their captions: a figure is there only where its data are, and show something."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from tombola.report import figures, style, words
+from tombola.formats import Unit, density
+from tombola.report import cost, figures, style
 from tombola.report.aggregate import (
     Reading,
     curve,
@@ -15,280 +16,269 @@ from tombola.report.aggregate import (
     points,
     spread,
 )
+from tombola.report.axes import alike
 from tombola.report.figures import Row, Series, Trace
+from tombola.report.inputs import input_plots
+from tombola.report.kinds import against_cost, against_density, flat, metric_or_loss, trace_plots, worth_drawing
 from tombola.report.levels import Layer
+from tombola.report.looks import Look, Looks, shades
 from tombola.report.overlap_plots import overlap_plots
-from tombola.report.plot import Plot, band_words, close_up
+from tombola.report.plot import (
+    Plot,
+    Remark,
+    Shown,
+    band_words,
+    direction_words,
+    row_words,
+    sentences,
+)
 from tombola.report.study_plots import study_plots
-from tombola.report.style import Look
 from tombola.report.summary import Arm, Find, Run, Verify
 from tombola.report.utilisation import Used, used_weights, utilisation_plots
-from tombola.report.words import Unit
+
+MOST_LEVELS = 5
+LAYERS_ALIKE = 0.001
+"""Densities of layers that differ by less are the same in words."""
 
 
-def arm_series(find: Find, reading: Reading) -> tuple[Series, ...]:
+def arm_series(find: Find, looks: Looks, reading: Reading) -> tuple[Series, ...]:
     """A line per arm that has at least one value."""
-    found = (Series(style.arm_name(arm), style.arm_look(arm), points(find, arm, reading)) for arm in find.arms)
-    return tuple(line for line in found if any(p.density > 0 for p in line.points))
+    found = (Series(style.arm_name(arm), looks.arm(arm), points(find, arm, reading)) for arm in find.arms)
+    return tuple(line for line in found if line.shown)
 
 
-def _points(series: Sequence[Series]) -> int:
-    """How many points there are to draw; of a single one the tables say it all."""
-    return sum(p.density > 0 for line in series for p in line.points)
-
-
-def _accuracy(find: Find, early: bool) -> list[Plot]:
-    unit = Unit(find.metric)
-    series = arm_series(find, lambda x: x.test_accuracy_early_stop if early else x.test_accuracy)
-    if _points(series) < 2:
-        return []
+def _accuracy(find: Find, looks: Looks, early: bool) -> list[Shown]:
+    series = arm_series(find, looks, lambda x: x.test_accuracy_early_stop if early else x.test_accuracy)
     at_one = [p.spread.mean for line in series for p in line.points if p.density == 1]
-    dense = at_one[0] if at_one else None
-    slug = "early-stop-accuracy" if early else "accuracy"
-    title = f"Test {find.metric} at early stop" if early else f"Test {find.metric} against density"
     when = "at the iteration with the lowest validation loss" if early else "at the end of training"
-    label = unit.axis("Test")
-    plots = [
-        Plot(
-            f"{slug}-density",
-            title,
-            f"Test {find.metric} {when}, from dense (left) to sparse (right). {band_words(series)}",
-            figures.density_figure(series, ylabel=label, factor=unit.factor, dense=dense),
-        )
-    ]
-    window = close_up(series, dense) if unit.percent else None
-    if window is not None:
-        plots.append(
-            Plot(
-                f"{slug}-density-close",
-                f"{title}, close up",
-                f"The same numbers near the top; what falls below is cut off. {band_words(series)}",
-                figures.density_figure(series, ylabel=label, factor=unit.factor, dense=dense, window=window),
-            )
-        )
-    return plots
+    return against_density(
+        series,
+        slug="early-stop-accuracy-density" if early else "accuracy-density",
+        title=f"Test {find.metric} at early stop" if early else f"Test {find.metric} against density",
+        says=f"Test {find.metric} {when}",
+        unit=Unit(find.metric),
+        better=find.better,
+        dense=at_one[0] if at_one else None,
+    )
 
 
-def _early_stop(find: Find) -> list[Plot]:
-    series = arm_series(find, observed_stop)
-    if _points(series) < 2:
+def _early_stop(find: Find, looks: Looks) -> list[Shown]:
+    series = arm_series(find, looks, observed_stop)
+    if not worth_drawing(series):
         return []
+    if flat(series):
+        return [Remark(f"Early stop: at iteration {series[0].points[0].spread.mean:,.0f} in every search and level.")]
     partial = any(not p.complete for line in series for p in line.points)
-    note = " Hollow: in some replicates the minimum lay too late to be observed." if partial else ""
+    note = "Hollow: in some replicates the minimum lay too late to be observed." if partial else ""
     drawn = {line.label: {p.level for p in line.points} for line in series}
-    if any(set(levels_of(find, arm)) - drawn.get(style.arm_name(arm), set()) for arm in find.arms):
-        note += " Where a line is missing, no replicate reached its minimum early enough to be observed."
+    lacking = any(set(levels_of(find, arm)) - drawn.get(style.arm_name(arm), set()) for arm in find.arms)
+    gap = "Where a mark is missing, no replicate reached its minimum early enough to be observed." if lacking else ""
     return [
         Plot(
             "early-stop-density",
             "Early-stop iteration against density",
-            f"Iteration of the lowest validation loss: lower is faster. {band_words(series)}{note}",
+            sentences("Iteration of the lowest validation loss: lower is faster.", band_words(series), note, gap),
             figures.density_figure(series, ylabel="Early-stop iteration", counts=True),
         )
     ]
 
 
+def _cost(find: Find, looks: Looks) -> list[Shown]:
+    series = cost.find_series(find, [(arm, looks.arm(arm)) for arm in find.arms])
+    there = {line.label for line in series}
+    reinit = "A reinitialised network needs the ticket's mask, and costs its search." * (
+        style.arm_name("reinit") in there
+    )
+    random = "A random mask needs no search: it costs its own training alone." * (style.arm_name("random") in there)
+    return against_cost(
+        series,
+        name="accuracy-cost",
+        title=f"Test {find.metric} against the cost of the search",
+        says=sentences(
+            f"Test {find.metric} over the training iterations of all levels up to the network's own, {cost.COUNTED}. "
+            "Numbers: weights kept.",
+            reinit,
+            random,
+        ),
+        unit=Unit(find.metric),
+        better=find.better,
+    )
+
+
 def _level_label(find: Find, number: int) -> str:
     levels = levels_of(find, "ticket")[number]
-    return words.density(sum(level.density for level in levels) / len(levels))
+    return density(sum(level.density for level in levels) / len(levels))
 
 
-def _layers(find: Find) -> list[Plot]:
-    candidates = [n for n, levels in levels_of(find, "ticket").items() if any(x.density < 1 for x in levels)]
-    chosen = [n for n in candidates if layer_densities(find, n)]
+def level_looks(find: Find, look: Look) -> Mapping[int, Look]:
+    """The levels that figures show one by one, in shades of the ticket's colour."""
+    chosen = pick(list(levels_of(find, "ticket")), MOST_LEVELS)
+    return dict(zip(chosen, shades(look, len(chosen)), strict=True))
+
+
+def _layers(find: Find, looks: Mapping[int, Look]) -> list[Shown]:
+    pruned = [n for n in looks if any(level.density < 1 for level in levels_of(find, "ticket")[n])]
     columns: list[tuple[str, Look, Sequence[Layer]]] = [
-        (_level_label(find, number), look, layer_densities(find, number))
-        for number, look in zip(pick(chosen, 4), style.LEVEL_LOOKS, strict=False)
+        (_level_label(find, number), looks[number], layers)
+        for number in pruned
+        if (layers := layer_densities(find, number))
     ]
     if not columns:
         return []
+    if len(columns[0][2]) == 1:
+        return []
+    if all(alike((layer.density for layer in layers), LAYERS_ALIKE) for _, _, layers in columns):
+        each = "at each level " if len(columns) > 1 else ""
+        return [
+            Remark(f"Where the ticket keeps its weights: every layer keeps the same share {each}({_few(columns)}).")
+        ]
     empty = any(layer.kept == 0 for _, _, layers in columns for layer in layers)
-    cross = " A cross: the layer kept no weight." if empty else ""
+    several = "; a line per overall density" if len(columns) > 1 else ""
     return [
         Plot(
             "layer-density",
             "Where the ticket keeps its weights",
-            "Share of each layer's weights that is kept, input at the top; a line per overall density." + cross,
+            sentences(
+                f"Share of each layer's weights that is kept, input at the top{several}.",
+                "A cross: the layer kept no weight." if empty else "",
+            ),
             figures.layer_figure(columns),
         )
     ]
 
 
-def _utilised(find: Find) -> list[Plot]:
+def _few(columns: Sequence[tuple[str, Look, Sequence[Layer]]]) -> str:
+    return ", ".join(label for label, _, _ in columns)
+
+
+def _utilised(find: Find, looks: Looks) -> list[Shown]:
     used = used_weights([rep.arms.get("ticket", ()) for rep in find.replicates])
-    return utilisation_plots([Used("Ticket", style.ARM_LOOKS["ticket"], *used)] if used is not None else [])
-
-
-def _trace_plots(traces: dict[str, list[Trace]], unit: Unit, prefix: str, by: str | None, what: str) -> list[Plot]:
-    plots = []
-    for column, lines in traces.items():
-        if not lines:
-            continue
-        loss = column == "val_loss"
-        name = "loss" if loss else unit.metric
-        cut = " The steep start is cut off." if not loss and unit.percent else ""
-        several = max(line.curve.n for line in lines) > 1
-        band = " Line: mean over replicates; band: lowest to highest." if several else ""
-        plots.append(
-            Plot(
-                f"{prefix}-{column.replace('_', '-')}",
-                f"Validation {name}" + (f" by {by}" if by else ""),
-                f"Validation {name} while training {what}.{cut}{band}",
-                figures.trace_figure(
-                    lines,
-                    ylabel="Validation loss" if loss else unit.axis("Validation"),
-                    factor=1.0 if loss else unit.factor,
-                    log=loss,
-                    window=not loss and unit.percent,
-                ),
-            )
-        )
-    return plots
+    # at the end of the search the layers' densities are in a figure of their own already
+    return utilisation_plots([Used("Ticket", looks.arm("ticket"), *used)], ends=False) if used is not None else []
 
 
 COLUMNS = ("val_accuracy", "val_loss")
 
 
-def _find_traces(find: Find) -> list[Plot]:
-    grouped = levels_of(find, "ticket")
-    chosen = pick([n for n, levels in grouped.items() if any(x.metrics for x in levels)], 5)
-    traces: dict[str, list[Trace]] = {column: [] for column in COLUMNS}
+def _find_traces(find: Find, looks: Mapping[int, Look]) -> list[Shown]:
+    grouped, unit = levels_of(find, "ticket"), Unit(find.metric)
+    found: list[Shown] = []
     for column in COLUMNS:
-        for number, look in zip(chosen, style.LEVEL_LOOKS, strict=False):
-            line = curve((level.metrics for level in grouped[number]), column)
-            if line is not None:
-                traces[column].append(Trace(_level_label(find, number), look, line))
-    several = len(grouped) > 1
-    by, what = ("density", "tickets of several densities") if several else (None, "the network found")
-    return _trace_plots(traces, Unit(find.metric), "training", by, what)
+        lines = [
+            (number, look, curve((level.metrics for level in grouped[number]), column))
+            for number, look in looks.items()
+        ]
+        traces = [Trace(_level_label(find, number), look, line) for number, look, line in lines if line is not None]
+        name = f"Validation {metric_or_loss(column, unit)}"
+        several = len(traces) > 1
+        found += trace_plots(
+            traces,
+            loss=column == "val_loss",
+            unit=unit,
+            better=find.better,
+            name=f"training-{column.replace('_', '-')}",
+            title=f"{name} by density" if several else name,
+            says=f"{name} while training {'tickets of several densities' if several else 'the network found'}.",
+        )
+    return found
 
 
-def _proof(verify: Verify) -> list[Plot]:
+def _proof(verify: Verify, looks: Looks) -> list[Shown]:
     unit = Unit(verify.metric)
-    plots = []
-    arms = {name: arm for name, arm in verify.arms.items() if arm.test_accuracy or arm.mean is not None}
-    if arms:
-        rows = [_row(name, arm) for name, arm in arms.items()]
-        plots.append(
-            Plot(
-                "verify-arms",
-                "The ticket and its rivals",
-                f"Test {verify.metric} of each arm on fresh seeds. Large mark: mean; bar: 95 % t-interval; "
-                "small marks: single replicates.",
-                figures.arms_figure(rows, xlabel=unit.axis("Test"), factor=unit.factor),
-            )
-        )
+    found: list[Shown] = []
+    rows = [_row(name, arm, looks) for name, arm in verify.arms.items() if arm.test_accuracy or arm.mean is not None]
+    if len(rows) > 1:
+        if alike(value for row in rows for value in (*row.values, row.mean)):
+            found.append(Remark(f"Test {verify.metric} is {unit.show(rows[0].mean)} in every training of every arm."))
+        else:
+            says = f"Test {verify.metric} of each arm, trained on fresh seeds."
+            caption = sentences(says, direction_words(verify.better, verify.metric), row_words(rows))
+            drawn = figures.arms_figure(rows, xlabel=unit.axis("Test"), factor=unit.factor)
+            found.append(Plot("verify-arms", "The ticket and its controls", caption, drawn))
+    return found + _differences(verify, looks)
+
+
+def _differences(verify: Verify, looks: Looks) -> list[Shown]:
+    unit = Unit(verify.metric)
     compared = {name: item for name, item in verify.comparisons.items() if item.difference is not None}
-    if compared:
-        line = ""
-        if "dense" in compared and verify.margin is not None:
-            line = f" Dashed: the margin of {unit.bare(verify.margin)} allowed against dense."
-        plots.append(
-            Plot(
-                "verify-differences",
-                "Ticket against each rival",
-                "Ticket minus rival: right of 0 the ticket is better. Bar: 95 % interval; "
-                f"upright tick: the lower 95 % bound that decides.{line}",
-                figures.differences_figure(
-                    compared,
-                    margin=verify.margin,
-                    xlabel=f"Difference in test {verify.metric}" + (" (points)" if unit.percent else ""),
-                    factor=unit.factor,
-                ),
-            )
+    ends = [end for item in compared.values() for end in (item.difference, item.lower, *(item.interval or ()))]
+    if not compared or (alike(ends) and ends[0] == 0):
+        return []
+    flipped = verify.better == "lower"
+    sense = "Control minus ticket" if flipped else "Ticket minus control"
+    barred = "Bar: two-sided 95 % interval." if any(item.interval for item in compared.values()) else ""
+    ticked = (
+        "Upright tick: the lower 95 % bound that decides."
+        if any(x.lower is not None for x in compared.values())
+        else ""
+    )
+    margin = verify.margin if "dense" in compared else None
+    dashed = "" if margin is None else f"Dashed: the margin of {unit.bare(margin)}{unit.points} allowed against dense."
+    return [
+        Plot(
+            "verify-differences",
+            "The ticket against each control",
+            sentences(f"{sense}: right of 0 the ticket is better.", barred, ticked, dashed),
+            figures.differences_figure(
+                compared,
+                {name: looks.arm(name) for name in compared},
+                margin=margin,
+                xlabel=unit.axis_of_differences("Difference in test"),
+                factor=unit.factor,
+            ),
         )
-    return plots
+    ]
 
 
-def _row(name: str, arm: Arm) -> Row:
+def _row(name: str, arm: Arm, looks: Looks) -> Row:
     found = spread(arm.test_accuracy)
     return Row(
         label=style.arm_name(name),
-        look=style.arm_look(name),
+        look=looks.arm(name),
         values=arm.test_accuracy,
         mean=arm.mean if arm.mean is not None else found.mean if found else None,
         interval=arm.interval or (found.interval if found else None),
     )
 
 
-def _verify_traces(verify: Verify) -> list[Plot]:
-    traces: dict[str, list[Trace]] = {column: [] for column in COLUMNS}
+def _verify_traces(verify: Verify, looks: Looks) -> list[Shown]:
+    found: list[Shown] = []
+    unit = Unit(verify.metric)
     for column in COLUMNS:
-        for name, arm in verify.arms.items():
-            found = curve(arm.metrics, column)
-            if found is not None:
-                traces[column].append(Trace(style.arm_name(name), style.arm_look(name), found))
-    return _trace_plots(traces, Unit(verify.metric), "verify", "arm", "each arm of the verification")
-
-
-def run_plots(run: Run) -> list[Plot]:
-    """The figures of one run, the verdict's first."""
-    if run.study is not None:
-        return study_plots(run.study)
-    if run.overlap is not None:
-        return overlap_plots(run.overlap)
-    proof, logs = (_proof(run.verify), _verify_traces(run.verify)) if run.verify is not None else ([], [])
-    if run.find is None:
-        return proof + logs
-    find = run.find
-    return [
-        *proof,
-        *_accuracy(find, early=False),
-        *_accuracy(find, early=True),
-        *_early_stop(find),
-        *_find_traces(find),
-        *logs,
-        *_layers(find),  # last, for they may be tall
-        *_utilised(find),
-    ]
-
-
-def run_label(run: Run, runs: Sequence[Run]) -> str:
-    """A short name of a run among others: its method where that tells it apart, else its name."""
-    methods = [other.find.method for other in runs if other.find is not None]
-    if run.find is not None and methods.count(run.find.method) == 1:
-        return run.find.method
-    return run.name
-
-
-def combined_plots(runs: Sequence[Run]) -> list[Plot]:
-    """One accuracy-against-density figure per metric that at least two runs share."""
-    plots = []
-    metrics = dict.fromkeys(run.find.metric for run in runs if run.find is not None)
-    for index, metric in enumerate(metrics):
-        group = [run for run in runs if run.find is not None and run.find.metric == metric]
-        labels = [style.plain(run_label(run, group), 26) for run in group]
-        series = []
-        for number, (run, label) in enumerate(zip(group, labels, strict=True)):
-            assert run.find is not None
-            found = points(run.find, "ticket", lambda level: level.test_accuracy)
-            if any(p.density > 0 for p in found):
-                name = label if labels.count(label) == 1 else f"{label} [{number + 1}]"
-                series.append(Series(name, style.RUN_LOOKS[number % len(style.RUN_LOOKS)], found))
-        if len(series) < 2:
-            continue
-        unit = Unit(metric)
-        same = {(run.find.model, run.find.data) for run in group if run.find is not None}
-        note = "" if len(same) == 1 else " The runs differ in model or data: heights do not compare."
-        suffix = "" if index == 0 else f"-{index + 1}"
-        caption = f"Test {metric} of each run's tickets at the end of training. {band_words(series)}{note}"
-        label = unit.axis("Test")
-        plots.append(
-            Plot(
-                f"runs-accuracy-density{suffix}",
-                "The runs side by side",
-                caption,
-                figures.density_figure(series, ylabel=label, factor=unit.factor),
-            )
+        lines = [(name, curve(arm.metrics, column)) for name, arm in verify.arms.items()]
+        name = f"Validation {metric_or_loss(column, unit)}"
+        found += trace_plots(
+            [Trace(style.arm_name(arm), looks.arm(arm), line) for arm, line in lines if line is not None],
+            loss=column == "val_loss",
+            unit=unit,
+            better=verify.better,
+            name=f"verify-{column.replace('_', '-')}",
+            title=f"{name} by arm",
+            says=f"{name} while training each arm of the verification.",
         )
-        window = close_up(series, None) if unit.percent else None
-        if window is not None:
-            plots.append(
-                Plot(
-                    f"runs-accuracy-density-close{suffix}",
-                    "The runs side by side, close up",
-                    f"The same numbers near the top; what falls below is cut off. {band_words(series)}",
-                    figures.density_figure(series, ylabel=label, factor=unit.factor, window=window),
-                )
-            )
-    return plots
+    return found
+
+
+def run_plots(run: Run, looks: Looks) -> list[Shown]:
+    """The figures of one run, the verdict's first, and sentences in the place of those that would show nothing."""
+    if run.study is not None:
+        return study_plots(run.study, looks)
+    if run.overlap is not None:
+        return overlap_plots(run.overlap, looks)
+    found: list[Shown] = [] if run.verify is None else _proof(run.verify, looks)
+    logs = [] if run.verify is None else _verify_traces(run.verify, looks)
+    if run.find is None:
+        return found + logs
+    find, shaded = run.find, level_looks(run.find, looks.arm("ticket"))
+    return [
+        *found,
+        *_accuracy(find, looks, early=False),
+        *_accuracy(find, looks, early=True),
+        *_cost(find, looks),
+        *_early_stop(find, looks),
+        *_find_traces(find, shaded),
+        *logs,
+        *input_plots(run, looks),
+        *_layers(find, shaded),  # last, for they may be tall
+        *_utilised(find, looks),
+    ]

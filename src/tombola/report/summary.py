@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tombola.errors import TombolaError
 from tombola.report.comparison import Study, read_study
-from tombola.report.levels import Level, inside, read_interval, read_level
+from tombola.report.levels import Level, inside, read_better, read_interval, read_level, read_shape
 from tombola.report.nodes import Node, load
 from tombola.report.overlap import MaskOverlap, read_overlap
 from tombola.report.unfinished import partial_search
@@ -38,6 +38,9 @@ class Find:
     metric: str
     replicates: tuple[Replicate, ...]
     parameters: tuple[int, int] | None = None  # prunable, all
+    better: str | None = None
+    input_shape: tuple[int, ...] | None = None
+    from_ticket: bool = False
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -82,6 +85,7 @@ class Verify:
     comparisons: Mapping[str, Comparison]
     sentence: str
     parameters: tuple[int, int] | None = None  # prunable, all
+    better: str | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,8 @@ def _find(node: Node, root: Path) -> Find:
         metric,
         tuple(replicates),
         _parameters(node),
+        read_better(node, metric),
+        read_shape(node),
     )
 
 
@@ -173,6 +179,7 @@ def _verify(node: Node, root: Path) -> Verify:
         comparisons={name: _comparison(item) for name, item in node.members("comparisons")},
         sentence=node.text("sentence"),
         parameters=_parameters(node),
+        better=read_better(node, metric),
     )
 
 
@@ -235,7 +242,7 @@ def read_run(path: Path) -> Run:
             study = read_study(result, path)
             missing += study.gaps
         elif what == "overlap":
-            overlap = read_overlap(result)
+            overlap = read_overlap(result, path)
             missing += overlap.gaps
         elif isinstance(result.value, dict):
             other = result.value

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
+from tombola.formats import Unit
 from tombola.report import style, words
 from tombola.report.aggregate import Reading, layer_densities, levels_of, observed_stop, points, spread
-from tombola.report.comparison import GAP, SHIFT, Difference, Study
+from tombola.report.cost import COUNTED, cost_of
+from tombola.report.levels import FEWEST
+from tombola.report.looks import Look, Looks
+from tombola.report.plot import sentences
 from tombola.report.summary import Find, Run, Verify
-from tombola.report.words import Unit
 
-HEADS = {
-    "test_accuracy": "Test {}",
-    "val_accuracy": "Val {}",
-    "train_accuracy_eval": "Train {}",
-    GAP: "Train − val",
-    SHIFT: "Val − test",
-    "train_accuracy": "Train {}, running mean",
-    "test_accuracy_sampled": "Test {}, sampled masks",
-    "val_accuracy_sampled": "Val {}, sampled masks",
-    "bits_per_weight": "Bits per weight",
-}
-"""Figures of an arm -> heads of their columns."""
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell with more than a text: a second line in small letters, and the look of the arm that it names."""
+
+    text: str
+    more: str = ""
+    look: Look | None = None
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.more}".strip()
+
+
+Row = tuple[str | Cell, ...]
+MOST_COLUMNS = 14
 
 
 @dataclass(frozen=True)
@@ -31,24 +38,52 @@ class Table:
     """A titled table; the first ``words`` columns are text, the rest numbers (set to the right)."""
 
     title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    head: Row
+    rows: tuple[Row, ...]
     note: str = ""
     words: int = 1
     folded: bool = False
 
+    def parts(self, fixed: int) -> list[Table]:
+        """The table cut into several of at most 14 columns, each with the first ``fixed`` ones."""
+        wide = MOST_COLUMNS - fixed
+        count = math.ceil((len(self.head) - fixed) / wide)
+        if count < 2:
+            return [self]
+        step = math.ceil((len(self.head) - fixed) / count)
+        return [
+            replace(
+                self,
+                title=f"{self.title} ({index + 1} of {count})",
+                head=(*self.head[:fixed], *self.head[at : at + step]),
+                rows=tuple((*row[:fixed], *row[at : at + step]) for row in self.rows),
+            )
+            for index, at in enumerate(range(fixed, len(self.head), step))
+        ]
 
-def _by_level(find: Find, title: str, reading: Reading, note: str, unit: Unit) -> Table | None:
+
+def arm_cell(arm: str, looks: Looks) -> Cell:
+    """An arm of a search or a verification, with its look."""
+    return Cell(style.arm_name(arm), look=looks.arm(arm))
+
+
+def _by_level(
+    find: Find, looks: Looks, title: str, reading: Reading, note: str, unit: Unit, *, priced: bool = False
+) -> Table | None:
     columns = {arm: {p.level: p for p in points(find, arm, reading)} for arm in find.arms}
     columns = {arm: found for arm, found in columns.items() if found}
     if not columns:
         return None
-    rows = []
+    rows: list[Row] = []
     sizes = {p.spread.n for found in columns.values() for p in found.values()}
     alike = len(sizes) == 1  # then the note says n once, instead of a column for each arm
-    for number in sorted(set().union(*columns.values())):
+    numbers = sorted(set().union(*columns.values()))
+    costs = {number: cost_of(find, "ticket", number) for number in numbers} if priced else {}
+    known = any(cost is not None for cost in costs.values())
+    for number in numbers:
         at = [found[number] for found in columns.values() if number in found]
         row = [words.density(at[0].density), f"{words.count(at[0].kept)} of {words.count(at[0].total)}"]
+        row += [words.count(costs[number])] if known else []
         for found in columns.values():
             point = found.get(number)
             text = words.mean_of(unit, point.spread) if point else words.MISSING
@@ -56,19 +91,40 @@ def _by_level(find: Find, title: str, reading: Reading, note: str, unit: Unit) -
             if not alike:
                 row.append(str(point.spread.n) if point else words.MISSING)
         rows.append(tuple(row))
-    heads = [text for arm in columns for text in (style.arm_name(arm), "n")[: 1 if alike else 2]]
-    note += f" n = {sizes.pop()}." if alike else ""
+    heads: list[str | Cell] = []
+    for arm in columns:
+        heads += [arm_cell(arm, looks)] if alike else [arm_cell(arm, looks), "n"]
+    n = f"n = {sizes.pop()}." if alike else ""
     starred = any(not p.complete for found in columns.values() for p in found.values())
-    extra = " * some replicates have no value there." if starred else ""
-    return Table(title, ("Density", "Weights kept", *heads), tuple(rows), note + extra, words=0)
+    extra = "* some replicates have no value there." if starred else ""
+    total = _total_words(find) if known else ""
+    head = ("Density", "Weights kept", *(["Total iterations"] if known else []), *heads)
+    return Table(title, head, tuple(rows), sentences(note, n, extra, total), words=0)
 
 
-def _layers(find: Find) -> Table | None:
+def _total_words(find: Find) -> str:
+    start = "; what the ticket that the search started from had cost is not counted" if find.from_ticket else ""
+    return f"Total iterations: the training of all levels up to this one, {COUNTED}{start}."
+
+
+def _spread_words(sizes: Iterable[int]) -> str:
+    """What the cells of means over replicates hold."""
+    known = set(sizes)
+    if known <= {1}:
+        return "One replicate."
+    if min(known) >= FEWEST:
+        return "Mean ± half of its 95 % t-interval over n replicates."
+    if max(known) < FEWEST:
+        return "Mean over n replicates (lowest to highest)."
+    return "Mean over n replicates ± half of its 95 % t-interval; of fewer than 3 (lowest to highest)."
+
+
+def _layers(find: Find) -> list[Table]:
     grouped = {n: found for n, found in levels_of(find, "ticket").items() if layer_densities(find, n)}
     pruned = {n: found for n, found in grouped.items() if any(level.density < 1 for level in found)}
     shown = pruned or grouped
     if not shown:
-        return None
+        return []
     sizes = {x.name: x.total for found in shown.values() for level in found for x in level.layers}
     columns = [{layer.name: layer for layer in layer_densities(find, n)} for n in shown]
     heads = [words.density(sum(x.density for x in found) / len(found)) for found in shown.values()]
@@ -77,34 +133,40 @@ def _layers(find: Find) -> Table | None:
         cells = [words.density(column[name].density) if name in column else words.MISSING for column in columns]
         rows.append((name, words.count(size), *cells))
     replicates = max(map(len, shown.values()))
-    over = "the mean over replicates" if replicates > 1 else "the one replicate"
+    over = ", the mean over replicates" if replicates > 1 else ""
     return Table(
         "Density of each layer",
         ("Layer", "Weights", *heads),
         tuple(rows),
-        f"Columns: overall density of the ticket. Cells: share of the layer's weights kept, {over}.",
+        f"Columns: overall density of the ticket. Cells: share of the layer's weights kept{over}.",
         folded=True,
-    )
+    ).parts(fixed=2)
 
 
-def find_tables(find: Find) -> list[Table]:
+def _sizes(find: Find, reading: Reading) -> list[int]:
+    return [p.spread.n for arm in find.arms for p in points(find, arm, reading)]
+
+
+def find_tables(find: Find, looks: Looks) -> list[Table]:
     """Numbers behind the figures of a search."""
     unit = Unit(find.metric)
-    how = "Mean ± half of its 95 % t-interval over n replicates;"
-    how += " fewer than 3: lowest to highest."
-    found = [
-        _by_level(find, f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, how, unit),
-        _by_level(find, f"Test {find.metric} at early stop", lambda x: x.test_accuracy_early_stop, how, unit),
-        _by_level(
-            find,
+    readings: list[tuple[str, Reading, str, Unit, bool]] = [
+        (f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, "", unit, True),
+        (f"Test {find.metric} at early stop", lambda x: x.test_accuracy_early_stop, "", unit, False),
+        (
             "Early-stop iteration",
             observed_stop,
-            "Mean ± half of its 95 % t-interval over the n replicates in which it was observed.",
+            "Iteration of the lowest validation loss, over the replicates in which it was observed.",
             words.ITERATIONS,
+            False,
         ),
-        _layers(find),
     ]
-    return [table for table in found if table is not None]
+    found = [
+        _by_level(find, looks, title, read, sentences(note, _spread_words(sizes)), kind, priced=priced)
+        for title, read, note, kind, priced in readings
+        if (sizes := _sizes(find, read))
+    ]
+    return [*(table for table in found if table is not None), *_layers(find)]
 
 
 def _iterations(values: tuple[int | None, ...]) -> str:
@@ -115,16 +177,16 @@ def _iterations(values: tuple[int | None, ...]) -> str:
     return text if known.n == len(values) else f"{text} ({known.n} of {len(values)})"
 
 
-def verify_tables(verify: Verify) -> list[Table]:
+def verify_tables(verify: Verify, looks: Looks) -> list[Table]:
     """Numbers behind the figures of a verification."""
     unit = Unit(verify.metric)
     tables = []
-    rows = []
+    rows: list[Row] = []
     for name, arm in verify.arms.items():
         ends = arm.interval
         rows.append(
             (
-                style.arm_name(name),
+                arm_cell(name, looks),
                 unit.show(arm.mean),
                 unit.ends(*ends) if ends else words.MISSING,
                 str(len(arm.test_accuracy)),
@@ -133,16 +195,16 @@ def verify_tables(verify: Verify) -> list[Table]:
             )
         )
     if rows:
-        head: tuple[str, ...] = ("Arm", f"Test {verify.metric}", "95 % interval", "n")
+        head: Row = ("Arm", f"Test {verify.metric}", "95 % interval", "n")
         head += ("Early-stop iteration", "Iterations to the dense loss")
         note = "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
         tables.append(Table("Arms of the verification", head, tuple(rows), note))
-    claims = []
+    claims: list[Row] = []
     for name, item in verify.comparisons.items():
         ends = item.interval
         claims.append(
             (
-                item.claim or f"against {style.arm_name(name).lower()}",
+                Cell(item.claim or f"against {style.arm_name(name).lower()}", look=looks.arm(name)),
                 item.verdict,
                 unit.difference(item.difference),
                 unit.difference(item.lower),
@@ -157,52 +219,6 @@ def verify_tables(verify: Verify) -> list[Table]:
             note += f"; dense is matched if it is at least {unit.difference(-verify.margin)}"
         tables.append(Table("Claims and verdicts", head, tuple(claims), note + ".", words=2))
     return tables
-
-
-def study_tables(study: Study) -> list[Table]:
-    """The arms of a study, and their differences from the first."""
-    unit = Unit(study.metric)
-    columns = [figure for figure in HEADS if any(arm.values[figure] for arm in study.arms)]
-    rows = [
-        (arm.name, words.density(arm.kept), *(_study_cell(unit, figure, arm.values[figure]) for figure in columns))
-        for arm in study.arms
-    ]
-    how = "Means ± half of the 95 % t-interval"
-    how += f" over {words.plural(study.replicates, 'replicate')}; fewer than 3: lowest to highest."
-    told = (
-        f"{how} Train, val and test {study.metric}: of the final network, in evaluation mode, on unaugmented examples. "
-        "Train − val: the generalisation gap. Val − test: how much an arm falls where the test data differ. Running "
-        "mean: over the last batches of training, in training mode."
-    )
-    heads = (HEADS[figure].format(study.metric) for figure in columns)
-    tables = [Table("The arms", ("Arm", "Density", *heads), tuple(rows), told)]
-    contrasts = [
-        (x.arm, *(_difference_cell(unit, figure, x.differences.get(figure)) for figure in columns))
-        for x in study.contrasts
-    ]
-    if contrasts:
-        paired = {x.paired for x in study.contrasts}
-        kind = "paired by replicate" if paired == {True} else "unpaired (Welch)" if paired == {False} else "mixed"
-        note = f"Each arm minus {study.contrasts[0].against}, {kind}, with 95 % intervals, each on its own."
-        heads = (HEADS[figure].format(study.metric) for figure in columns)
-        tables.append(Table("Differences from the first arm", ("Arm", *heads), tuple(contrasts), note))
-    return tables
-
-
-def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str:
-    found = spread(values)
-    if figure == "bits_per_weight":  # hardly varies: an interval would be noise of rounding
-        return words.MISSING if found is None else words.BITS.bare(found.mean)
-    return words.mean_of(unit.differences if figure in (GAP, SHIFT) else unit, found)
-
-
-def _difference_cell(unit: Unit, figure: str, found: Difference | None) -> str:
-    if found is None or found.difference is None:
-        return words.MISSING
-    if figure == "bits_per_weight":
-        return words.BITS.difference(found.difference)
-    within = f" ({unit.differences.ends(*found.interval)})" if found.interval else ""
-    return unit.difference(found.difference) + within
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -247,23 +263,28 @@ def provenance_table(run: Run) -> Table | None:
     return Table("Versions and seeds", ("What", "Value"), tuple(rows), words=2) if rows else None
 
 
-def runs_table(runs: tuple[Run, ...]) -> Table:
+def runs_table(runs: Sequence[Run], looks: Sequence[Looks]) -> Table:
     """One row per run, for reports of several."""
-    rows = []
-    for run in runs:
-        last = best = dense = words.MISSING
+    rows: list[Row] = []
+    for run, look in zip(runs, looks, strict=True):
+        last = best = dense = spent = words.MISSING
         if run.find is not None:
             unit = Unit(run.find.metric)
             found = points(run.find, "ticket", lambda level: level.test_accuracy)
             if found:
                 point = min(found, key=lambda p: p.density)
                 last = f"{words.density(point.density)}: {words.mean_of(unit, point.spread)}"
+                spent = words.count(cost_of(run.find, "ticket", point.level))
             keeps = words.sparsest_that_keeps_up(run.find)
             best = words.density(keeps.density) if keeps else words.MISSING
             whole = words.dense_point(run.find)
             dense = words.mean_of(unit, whole.spread) if whole else words.MISSING
         size = str(len(run.find.replicates)) if run.find else words.MISSING
-        rows.append((run.name, words.subtitle(run), size, dense, best, last))
-    head = ("Run", "What", "n", "Dense", "Keeps up down to", "Sparsest: result")
-    note = "Keeps up down to: the lowest density to which every mean stays within 0.2 points of dense."
-    return Table("The runs in numbers", head, tuple(rows), note, words=2)
+        name = Cell(run.name, words.subtitle(run), look.arm("ticket") if run.find is not None else None)
+        rows.append((name, size, dense, best, last, spent))
+    head = ("Run", "n", "Dense", "Keeps up down to", "Sparsest: result", "Total iterations")
+    note = (
+        "Keeps up down to: the lowest density to which every mean stays within 0.2 points of dense. Total iterations: "
+        f"of one search down to its sparsest ticket, {COUNTED}."
+    )
+    return Table("The runs in numbers", head, tuple(rows), note)

@@ -8,17 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tombola.formats import percent
 from tombola.report import style
 from tombola.report.aggregate import pick
-from tombola.report.figures import count_label, legend_above
+from tombola.report.axes import alike, count_label, iterations_axis, legend_above, name_rows, round_ticks
 from tombola.report.levels import Layer, Level
-from tombola.report.plot import Plot
-from tombola.report.style import Look, plain
+from tombola.report.looks import Look, shades
+from tombola.report.plot import Plot, Remark, Shown, sentences
+from tombola.report.style import plain
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_LAYERS = len(style.RUN_LOOKS)
+MOST_LAYERS = 6
+ALIKE = 0.001
+"""Densities that differ by less are the same in a figure."""
 Course = Mapping[str, Mapping[int, float]]
 """Layer -> iteration -> density."""
 
@@ -57,61 +61,61 @@ def used_weights(replicates: Sequence[Sequence[Level]]) -> tuple[tuple[Layer, ..
     return layers, course
 
 
-def utilisation_plots(used: Sequence[Used]) -> list[Plot]:
-    """The figures of what each of some searches used, at least one of each kind where there is anything to draw."""
+def utilisation_plots(used: Sequence[Used], *, ends: bool = True) -> list[Shown]:
+    """What each of some searches used: by layer (``ends``), by layer size, and over training.
+
+    Where every layer is used alike, a sentence stands for the first two; masks that stay as they are have no course.
+    """
     if not used:
         return []
-    plots = [
-        Plot(
-            "masked-layers",
-            "Masked share of each layer",
-            "Share of each layer's weights that the mask leaves out at the end, input at the top.",
-            bars_figure(used),
-        ),
-        Plot(
-            "masked-size",
-            "Masked share against layer size",
-            "A mark per layer: how many weights it has, and the share of them that the mask leaves out.",
-            size_figure(used),
-        ),
-    ]
-    for index, one in enumerate(used):
-        if any(len(steps) > 1 for steps in one.course.values()):
-            shown = pick(range(len(one.course)), MOST_LAYERS)
-            some = f" {len(shown)} of {len(one.course)} layers." if len(shown) < len(one.course) else ""
-            plots.append(
-                Plot(
-                    f"masked-training{f'-{index + 1}' if index else ''}",
-                    f"Masked share over training{f', {one.label}' if len(used) > 1 else ''}",
-                    f"Share of each layer's weights that the mask leaves out, from one evaluation to the next.{some}",
-                    course_figure(one.course),
-                )
-            )
-    return plots
+    drawn = [one for one in used if not all(alike(steps.values(), ALIKE) for steps in one.course.values())]
+    return [*_at_the_end(used, ends), *(_course(one, index, len(used) > 1) for index, one in enumerate(drawn))]
+
+
+def _at_the_end(used: Sequence[Used], ends: bool) -> list[Shown]:
+    if all(len(one.layers) < 2 for one in used):
+        return []
+    if all(alike((layer.density for layer in one.layers), ALIKE) for one in used):
+        shares = ", ".join(f"{one.label} {percent(1 - one.layers[0].density)}" for one in used)
+        return [Remark(f"Masked share of each layer: the same in all layers ({shares}).")] if ends else []
+    masked = "the share of its weights that the mask leaves out at the end"
+    found: list[Shown] = []
+    if ends:
+        drawn = bars_figure(used)
+        caption = f"A mark per layer, input at the top: {masked}."
+        found.append(Plot("masked-layers", "Masked share of each layer", caption, drawn))
+    if len({layer.total for one in used for layer in one.layers}) > 1:
+        caption = f"A mark per layer: how many weights it has, and {masked}."
+        found.append(Plot("masked-size", "Masked share against layer size", caption, size_figure(used)))
+    return found
+
+
+def _course(one: Used, index: int, named: bool) -> Plot:
+    shown = pick(range(len(one.course)), MOST_LAYERS)
+    some = f"{len(shown)} of {len(one.course)} layers." if len(shown) < len(one.course) else ""
+    says = "Share of each layer's weights that the mask leaves out, from one evaluation to the next."
+    title = f"Masked share over training{f', {one.label}' if named else ''}"
+    name = f"masked-training{f'-{index + 1}' if index else ''}"
+    return Plot(name, title, sentences(says, some), course_figure(one.course, one.look))
 
 
 def bars_figure(used: Sequence[Used]) -> Figure:
-    """Masked share of each layer (rows, input at the top): a bar per search."""
+    """Masked share of each layer (rows, input at the top): a mark per search."""
     names = list(dict.fromkeys(layer.name for one in used for layer in one.layers))
     rows = {name: row for row, name in enumerate(names)}
-    thick = 0.8 / len(used)
     tight = len(names) > 24
     with style.styled():
-        figure = style.new_figure(min(1.0 + len(names) * (0.15 if tight else 0.2 + 0.12 * len(used)), 9.0))
+        figure = style.new_figure(min(1.25 + len(names) * (0.15 if tight else 0.34), 9.0))
         axes = figure.add_subplot()
-        for index, one in enumerate(used):
-            at = [rows[layer.name] - 0.4 + thick * (index + 0.5) for layer in one.layers]
-            axes.barh(at, _masked(one.layers), height=0.92 * thick, color=one.look.colour, label=plain(one.label))
-        every = math.ceil(len(names) / 60)
-        axes.set_yticks(
-            range(0, len(names), every),
-            [plain(name, 22) for name in names[::every]],
-            fontsize=6.5 if tight else 8.5,
-        )
-        axes.set_ylim(len(names) - 0.4, -0.6)
-        axes.set_xlim(0, _top(share for one in used for share in _masked(one.layers)))
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="y", visible=False)
+        for one in used:
+            at = [rows[layer.name] for layer in one.layers]
+            look = {"color": one.look.colour, "linestyle": one.look.dash, "marker": one.look.marker}
+            size = 3.0 if tight else 5.0
+            axes.plot(_masked(one.layers), at, label=plain(one.label), linewidth=1, markersize=size, **look)
+        name_rows(axes, names, most=22, small=tight)
+        axes.grid(axis="y", visible=not tight)
+        axes.set_xlim(*_limits(share for one in used for share in _masked(one.layers)))
+        round_ticks(axes.xaxis)
         axes.set_xlabel("Weights of the layer masked (%)")
         legend_above(figure, axes)
     return figure
@@ -131,40 +135,44 @@ def size_figure(used: Sequence[Used]) -> Figure:
         axes.xaxis.set_major_formatter(FuncFormatter(count_label))
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(x=0.08)
-        top = _top(share for one in used for share in _masked(one.layers))
-        axes.set_ylim(-0.04 * top, 1.04 * top)
+        axes.set_ylim(*_limits(share for one in used for share in _masked(one.layers)))
+        round_ticks(axes.yaxis)
         axes.set_xlabel("Weights of the layer")
         axes.set_ylabel("Masked (%)")
         legend_above(figure, axes)
     return figure
 
 
-def course_figure(course: Course) -> Figure:
-    """Masked share of some layers over iterations: the first, the last, and evenly between."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-    names = list(course)
+def course_figure(course: Course, look: Look) -> Figure:
+    """Masked share of some layers over iterations: the first, the last, and evenly between, in shades of the look."""
+    names = [list(course)[index] for index in pick(range(len(course)), MOST_LAYERS)]
     with style.styled():
         figure = style.new_figure(2.95)
         axes = figure.add_subplot()
-        for number, index in enumerate(pick(range(len(names)), MOST_LAYERS)):
-            look, steps = style.series_look(number), course[names[index]]
-            masked = [100 * (1 - density) for density in steps.values()]
-            axes.plot(list(steps), masked, color=look.colour, linestyle=look.dash, label=plain(names[index], 22))
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(FuncFormatter(count_label))
-        axes.set_ylim(0, _top(100 * (1 - density) for steps in course.values() for density in steps.values()))
-        axes.set_xlabel("Training iterations")
+        for name, shade in zip(names, shades(look, len(names)), strict=True):
+            masked = [100 * (1 - density) for density in course[name].values()]
+            lone = look.marker if len(masked) == 1 else "none"
+            axes.plot(
+                list(course[name]),
+                masked,
+                color=shade.colour,
+                linestyle=shade.dash,
+                marker=lone,
+                label=plain(name, 22),
+            )
+        iterations_axis(axes, max(step for name in names for step in course[name]))
+        axes.set_ylim(*_limits(100 * (1 - density) for name in names for density in course[name].values()))
+        round_ticks(axes.yaxis)
         axes.set_ylabel("Masked (%)")
         legend_above(figure, axes)
     return figure
 
 
-def _top(shares: Iterable[float]) -> float:
-    """Where an axis of percentages ends: at 100, or at 10 or 25 where all are small, as dense supermasks' are."""
+def _limits(shares: Iterable[float]) -> tuple[float, float]:
+    """An axis of percentages from just below 0 to 100, or to 10 or 25 where all are small, as dense supermasks' are."""
     most = max(shares, default=100.0)
-    return next(top for top in (10.0, 25.0, 100.0) if most <= 0.95 * top or top == 100.0)
+    top = next(top for top in (10.0, 25.0, 100.0) if most <= 0.95 * top or top == 100.0)
+    return -0.03 * top, 1.03 * top
 
 
 def _masked(layers: Sequence[Layer]) -> list[float]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from tombola.formats import BITS, ITERATIONS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import Point, Spread, points, spread
-from tombola.report.comparison import Study
+from tombola.report.comparison import Study, StudyArm
 from tombola.report.levels import Level
 from tombola.report.summary import Find, Run
 
@@ -49,31 +49,50 @@ def sparsest_that_keeps_up(find: Find) -> Point | None:
     return best
 
 
+def best_arm(study: Study) -> StudyArm | None:
+    """The arm with the best mean test metric; None where none was tested, or it is not known which way is better."""
+    ranked = [(found.mean, arm) for arm in study.arms if (found := spread(arm.values["test_accuracy"])) is not None]
+    if not ranked or study.better is None:
+        return None
+    return (max if study.better == "higher" else min)(ranked, key=lambda pair: pair[0])[1]
+
+
 def study_sentence(study: Study) -> str:
-    """How the arms of a study stand to the first one, with no claim where an interval holds 0."""
+    """How the arms of a study stand to the first one, with no claim where an interval includes 0."""
     unit = Unit(study.metric)
-    ranked = [(summary.mean, arm) for arm in study.arms if (summary := spread(arm.values["test_accuracy"]))]
-    if not ranked:
+    tested = {arm.name: found for arm in study.arms if (found := spread(arm.values["test_accuracy"])) is not None}
+    if not tested:
         return "No test result has been recorded yet."
-    mean, best = max(ranked, key=lambda pair: pair[0])
     over = plural(study.replicates, "replicate")
-    text = f"{plural(len(study.arms), 'arm')} over {over}: {best.name} has the highest mean test {study.metric}, "
-    text = text if len(ranked) > 1 else f"One arm over {over}: {best.name} has a mean test {study.metric} of "
-    text += unit.show(mean)
+    if len(tested) == 1:
+        ((name, found),) = tested.items()
+        return f"One arm over {over}: {name} has a mean test {study.metric} of {unit.show(found.mean)}."
+    text, best = f"{plural(len(tested), 'arm')} over {over}", best_arm(study)
+    if best is not None:
+        end = "highest" if study.better == "higher" else "lowest"
+        text += f": {best.name} has the {end} mean test {study.metric}, {unit.show(tested[best.name].mean)}"
+    return f"{text}.{_against_the_first(study)}"
+
+
+def _against_the_first(study: Study) -> str:
     signs = [found.sign for x in study.contrasts if (found := x.differences.get("test_accuracy")) and found.interval]
     if not signs:
-        return f"{text}."
+        return ""
     first = study.contrasts[0].against
-    places = {1: f"above {first}", -1: f"below {first}", 0: f"not told apart from {first}"}
-    counts = {place: signs.count(sign) for sign, place in places.items() if sign in signs}
-    parts = [f"{count} {'is' if count == 1 else 'are'} {place}" for place, count in counts.items()]
+    counts = {sign: signs.count(sign) for sign in (1, -1, 0) if sign in signs}
+    places = {
+        1: (f"lies significantly above {first}", f"lie significantly above {first}"),
+        -1: (f"lies significantly below {first}", f"lie significantly below {first}"),
+        0: (f"does not differ significantly from {first}", f"do not differ significantly from {first}"),
+    }
+    parts = [f"{count} {places[sign][count > 1]}" for sign, count in counts.items()]
     if len(signs) == 1:
-        told = f"The other arm is {next(iter(counts))}"
+        said = f"The other arm {places[signs[0]][0]}"
     elif len(counts) == 1:
-        told = f"All {len(signs)} other arms are {next(iter(counts))}"
+        said = f"All {len(signs)} other arms {places[signs[0]][1]}"
     else:
-        told = f"Of the {len(signs)} other arms, {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}"
-    return f"{text}. {told} (95 % intervals of the differences)."
+        said = f"Of the {len(signs)} other arms, {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}"
+    return f" {said} (95 % intervals of the differences in test {study.metric}, each on its own)."
 
 
 def find_sentence(find: Find) -> str:

@@ -101,13 +101,18 @@ def run_arm(bench: Bench, contest: Contest, name: str, *, seed: int, stage: Stag
 
 def random_mask(ticket: Ticket, seed: int) -> Mask:
     """A mask drawn uniformly with as many units kept in every layer as the ticket keeps, in its pattern."""
-    pattern = parse_pattern(str(recorded_part(ticket, "method").get("pattern", "element")))
+    return random_like(ticket.mask, str(recorded_part(ticket, "method").get("pattern", "element")), seed)
+
+
+def random_like(mask: Mask, pattern: str, seed: int) -> Mask:
+    """A mask drawn uniformly with as many units of a pattern ("element", "2:4", ..) kept in every layer as `mask`."""
+    parsed = parse_pattern(pattern)
     draw = generator(seed, "random-mask")
-    scores = {name: torch.rand(kept.shape, generator=draw) for name, kept in ticket.mask.items()}
-    if isinstance(pattern, NM):
-        return select(scores, pattern=pattern)
-    counts = {name: int(pattern.whole(kept).sum()) for name, kept in ticket.mask.items()}
-    return select(scores, counts=counts, pattern=pattern)
+    scores = {name: torch.rand(kept.shape, generator=draw) for name, kept in mask.items()}
+    if isinstance(parsed, NM):
+        return select(scores, pattern=parsed)
+    counts = {name: int(parsed.whole(kept).sum()) for name, kept in mask.items()}
+    return select(scores, counts=counts, pattern=parsed)
 
 
 def fresh_network(contest: Contest, seed: int) -> nn.Module:

@@ -1,0 +1,81 @@
+"""The figures of several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tombola.formats import Unit
+from tombola.report import cost, style
+from tombola.report.aggregate import points
+from tombola.report.figures import Series
+from tombola.report.kinds import against_cost, against_density
+from tombola.report.looks import Looks
+from tombola.report.plot import Shown
+from tombola.report.summary import Find, Run
+
+
+def run_label(run: Run, runs: Sequence[Run]) -> str:
+    """A short name of a run among others: its method where that tells it apart, else its name."""
+    methods = [other.find.method for other in runs if other.find is not None]
+    if run.find is not None and methods.count(run.find.method) == 1:
+        return run.find.method
+    return run.name
+
+
+def labels(runs: Sequence[Run]) -> list[str]:
+    """A short name for every run, no two alike."""
+    found = [style.plain(run_label(run, runs), 26) for run in runs]
+    return [
+        name if found.count(name) == 1 else f"{style.plain(name, 22)} [{index + 1}]" for index, name in enumerate(found)
+    ]
+
+
+def combined_plots(runs: Sequence[Run], looks: Sequence[Looks]) -> list[Shown]:
+    """Every metric that at least two searches share, against density and against cost, a line per run."""
+    plots: list[Shown] = []
+    names = dict(zip((run.path for run in runs), labels(runs), strict=True))
+    found = [(run, run.find, look) for run, look in zip(runs, looks, strict=True) if run.find is not None]
+    for index, metric in enumerate(dict.fromkeys(find.metric for _, find, _ in found)):
+        group = [(run, find, look) for run, find, look in found if find.metric == metric]
+        suffix = "" if index == 0 else f"-{index + 1}"
+        series = [
+            Series(names[run.path], look.arm("ticket"), points(find, "ticket", lambda level: level.test_accuracy))
+            for run, find, look in group
+        ]
+        series = [line for line in series if line.shown]
+        if len(series) < 2:
+            continue
+        note = _same([find for _, find, _ in group])
+        better = group[0][1].better
+        drawn = against_density(
+            series,
+            slug=f"runs-accuracy-density{suffix}",
+            title="The runs side by side",
+            says=f"{note}Test {metric} of each run's tickets at the end of training",
+            unit=Unit(metric),
+            better=better,
+            dense=None,
+        )
+        priced = [
+            cost.PricedSeries(names[run.path], look.arm("ticket"), line.points)
+            for run, find, look in group
+            for line in cost.find_series(find, [("ticket", look.arm("ticket"))])
+        ]
+        plots += drawn
+        plots += against_cost(
+            priced,
+            name=f"runs-accuracy-cost{suffix}",
+            title="The runs against their cost",
+            says=(
+                f"{note}Test {metric} of each run's tickets over the training iterations of all levels up to the "
+                f"ticket's own, {cost.COUNTED}. Numbers: weights kept."
+            ),
+            unit=Unit(metric),
+            better=better,
+        )
+    return plots
+
+
+def _same(finds: Sequence[Find]) -> str:
+    same = {(find.model, find.data) for find in finds}
+    return "" if len(same) == 1 else "The runs differ in model or data: heights do not compare. "

@@ -1,0 +1,238 @@
+"""What a ticket looks at: how many of the first layer's weights it keeps at each place of the input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tombola.errors import TombolaError
+from tombola.formats import density, plural
+from tombola.report import style
+from tombola.report.aggregate import pick
+from tombola.report.axes import iterations_axis, legend_above, round_ticks
+from tombola.report.comparison import Study
+from tombola.report.levels import Level
+from tombola.report.looks import CONTROLS, Look, Looks
+from tombola.report.overlap import MaskOverlap
+from tombola.report.plot import Plot, Remark, Shown, sentences
+from tombola.report.style import plain
+from tombola.report.summary import Run
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Shares = NDArray[np.float32]
+
+MOST_CHANNELS = 4
+MOST_MASKS = 4
+TITLE = "What the ticket looks at"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a mask keeps of a first layer.
+
+    ``shares``: fraction of the weights that are kept at each input place: (inputs,), or (channels, height, width) of
+    the image, or of the kernel of a convolution. ``random``: the same of a random mask with as many weights kept in
+    that layer; None where there is none. ``each``: how many weights there are at a place.
+    """
+
+    layer: str
+    shares: Shares
+    random: Shares | None
+    each: int
+    kernel: bool
+
+    @property
+    def flat(self) -> bool:
+        """Whether every place is read alike, so that a picture would show nothing."""
+        return float(self.shares.max() - self.shares.min()) == 0.0
+
+
+def by_place(keep: Tensor, shape: Sequence[int]) -> Shares | None:
+    """Fraction of a first layer's weights that are kept at each input place; None where the layer is no first one.
+
+    Args:
+        keep: bool, (outputs, inputs) of a fully connected layer, or (outputs, channels, ...) of a convolution.
+        shape: of one input example, channels first.
+
+    Returns:
+        (inputs,) for vectors, else (channels, height, width) of the image, or (channels, kernel height, kernel width);
+        a kernel of one dimension counts as one of height 1.
+    """
+    share = keep.float().mean(0)
+    if keep.dim() == 2 and keep.shape[1] == math.prod(shape):
+        if len(shape) == 1:
+            return share.numpy()
+        return share.reshape(1, *shape).numpy() if len(shape) == 2 else share.reshape(-1, *shape[-2:]).numpy()
+    if keep.dim() in (3, 4) and len(shape) == keep.dim() - 1 and keep.shape[1] == shape[0]:
+        return share.reshape(shape[0], -1, keep.shape[-1]).numpy()
+    return None
+
+
+def read_ticket(path: Path, shape: Sequence[int] | None, seed: int) -> Reading | None:
+    """What the ticket in a file keeps of its first layer, beside a random mask drawn from ``seed``.
+
+    None where the first masked layer does not take the input, as one that was left out of the mask, or where the
+    input's shape is not known.
+
+    Raises:
+        TombolaError: the file is no ticket.
+    """
+    from tombola.mask import Mask
+    from tombola.rng.seeds import derive
+    from tombola.study.arms import random_like, recorded_part
+    from tombola.ticket.ticket import Ticket
+
+    ticket = Ticket.load(path)
+    network = ticket.origin.network
+    known = shape or (network.input_shape if network is not None else None)
+    name, keep = next(((name, keep) for name, keep in ticket.mask.items() if keep.dim() > 1), ("", None))
+    shares = None if keep is None or not known else by_place(keep, known)
+    if shares is None or keep is None or not known:
+        return None
+    pattern = str(recorded_part(ticket, "method").get("pattern", "element"))
+    drawn = random_like(Mask({name: keep}), pattern, derive(seed, "report"))[name]
+    return Reading(name, shares, by_place(drawn, known), len(keep), keep.dim() > 2)
+
+
+def input_plots(run: Run, looks: Looks) -> list[Shown]:
+    """The picture of a search's sparsest ticket, of its first replicate, beside a random mask."""
+    find = run.find
+    if find is None or not find.replicates:
+        return []
+    first = find.replicates[0]
+    level = _last(first.arms.get("ticket", ()))
+    if level is None or level.ticket is None:
+        return []
+    try:
+        reading = read_ticket(level.ticket, find.input_shape, first.seed or 0)
+    except TombolaError as error:
+        return [Remark(f"{TITLE}: the ticket's file cannot be read ({error}).")]
+    if reading is None or reading.flat:
+        return []
+    which = "of the first search, " if len(find.replicates) > 1 else ""
+    says = f"The ticket ({which}{density(level.density)} kept), and beside it a random mask of the same layer density."
+    shown = {"Ticket": reading.shares} | ({} if reading.random is None else {"Random mask": reading.random})
+    drawn = {"Ticket": looks.arm("ticket"), "Random mask": CONTROLS["random"]}
+    return [_plot("ticket-inputs", TITLE, says, shown, reading, drawn)]
+
+
+def study_inputs(study: Study) -> list[Shown]:
+    """The pictures of up to four arms' masks, of the first replicate."""
+    seed = study.seeds[0] if study.seeds else 0
+    found = {}
+    for arm in study.arms:
+        level = _last(arm.replicates[0]) if arm.replicates else None
+        if level is not None and level.density < 1:
+            found[arm.name] = level
+    chosen = [list(found)[index] for index in pick(range(len(found)), MOST_MASKS)]
+    readings = {name: _try(found[name].ticket, study.input_shape, seed) for name in chosen}
+    which = "The arms' masks" + (", of the first replicate." if study.replicates > 1 else ".")
+    return _several("study-inputs", "What the masks look at", which, readings)
+
+
+def overlap_inputs(study: MaskOverlap) -> list[Shown]:
+    """The pictures of both masks and of the random masks of their densities, of the first replicate."""
+    tickets = {tried.mask: tried.tickets[0] for tried in study.accuracy if tried.tickets and tried.density < 1}
+    readings = {name: _try(path, study.input_shape, 0) for name, path in tickets.items()}
+    which = "The masks" + (", of the first replicate." if study.replicates > 1 else ".")
+    return _several("overlap-inputs", "What the masks look at", which, readings)
+
+
+def _last(levels: Sequence[Level]) -> Level | None:
+    """The last level, if its ticket is there and prunes anything."""
+    level = levels[-1] if levels else None
+    there = level is not None and level.density < 1 and level.ticket is not None and level.ticket.is_file()
+    return level if there else None
+
+
+def _try(path: Path | None, shape: Sequence[int] | None, seed: int) -> Reading | None:
+    try:
+        return None if path is None or not path.is_file() else read_ticket(path, shape, seed)
+    except TombolaError:
+        return None
+
+
+def _several(slug: str, title: str, says: str, readings: Mapping[str, Reading | None]) -> list[Shown]:
+    known = {name: reading for name, reading in readings.items() if reading is not None}
+    if not known or all(reading.flat for reading in known.values()):
+        return []
+    first = next(iter(known.values()))
+    if first.shares.ndim == 1:  # lines of several masks over hundreds of inputs would hide one another
+        return []
+    shown = {name: reading.shares.mean(0, keepdims=True) for name, reading in known.items()}
+    mean = f"Mean over {len(first.shares)} channels." if len(first.shares) > 1 else ""
+    return [_plot(slug, title, sentences(says, mean), shown, first)]
+
+
+def _plot(
+    slug: str,
+    title: str,
+    says: str,
+    shown: Mapping[str, Shares],
+    reading: Reading,
+    looks: Mapping[str, Look] | None = None,
+) -> Plot:
+    of = f"Share of the first layer's weights ({reading.layer}, {plural(reading.each, 'weight')} at each place) kept"
+    if reading.shares.ndim == 1:
+        return Plot(slug, title, f"{of}, by input. {says}", vector_figure(shown, looks or {}))
+    channels = len(next(iter(shown.values())))
+    by = "kernel place" if reading.kernel else "pixel"
+    by = f"input channel and {by}" if channels > 1 else by
+    few = {
+        name: shares if channels <= MOST_CHANNELS else shares.mean(0, keepdims=True) for name, shares in shown.items()
+    }
+    mean = f"Mean over {channels} channels." if channels > MOST_CHANNELS else ""
+    return Plot(slug, title, sentences(f"{of}, by {by}: the brighter, the more.", says, mean), image_figure(few))
+
+
+def vector_figure(shown: Mapping[str, Shares], looks: Mapping[str, Look]) -> Figure:
+    """Shares of kept weights over the inputs of a vector."""
+    with style.styled():
+        figure = style.new_figure(2.95)
+        axes = figure.add_subplot()
+        for name, shares in shown.items():
+            line = {"color": looks[name].colour, "linestyle": looks[name].dash}
+            axes.step(range(len(shares)), 100 * shares, where="mid", linewidth=1.3, label=plain(name), **line)
+        iterations_axis(axes, max(len(shares) for shares in shown.values()) - 1, "Input")
+        axes.set_ylim(bottom=0)
+        round_ticks(axes.yaxis)
+        axes.set_ylabel("Weights kept (%)")
+        legend_above(figure, axes)
+    return figure
+
+
+def image_figure(shown: Mapping[str, Shares]) -> Figure:
+    """A picture for every mask: side by side, or where there are several channels a row of them for each mask."""
+    channels = len(next(iter(shown.values())))
+    columns = channels if channels > 1 else min(len(shown), 2)
+    rows = len(shown) if channels > 1 else math.ceil(len(shown) / columns)
+    height, width = next(iter(shown.values())).shape[-2:]
+    panels = [(name, image) for name, shares in shown.items() for image in shares]
+    low = min(100 * float(image.min()) for _, image in panels)
+    high = max(100 * float(image.max()) for _, image in panels)
+    with style.styled():
+        side = min(3.2 / columns, 1.7 * width / height)
+        figure = style.new_figure(0.35 + rows * (side * height / width + 0.28))
+        grid = figure.subplots(rows, columns, squeeze=False)
+        drawn: Any = None
+        for index, axes in enumerate(grid.flat):
+            axes.set_axis_off()
+            if index >= len(panels):
+                continue
+            name, image = panels[index]
+            drawn = axes.imshow(100 * image, cmap="viridis", vmin=low, vmax=high, interpolation="none")
+            if channels == 1 or index % columns == 0:
+                axes.set_title(plain(name, 26), fontsize=8.5, loc="left" if channels > 1 else "center", pad=3)
+        bar = figure.colorbar(drawn, ax=grid, fraction=0.05, pad=0.03)
+        bar.outline.set_visible(False)
+        round_ticks(bar.ax.yaxis)
+        bar.set_label("Weights kept (%)")
+    return figure

@@ -1,0 +1,121 @@
+"""Kinds of figure that several pages share: against density, against cost, over training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tombola.formats import Unit
+from tombola.report import cost, figures
+from tombola.report.axes import alike
+from tombola.report.figures import Series, Trace
+from tombola.report.plot import (
+    Plot,
+    Remark,
+    Shown,
+    band_words,
+    close_up,
+    close_words,
+    cut_words,
+    direction_words,
+    sentences,
+    trace_words,
+)
+
+
+def worth_drawing(series: Sequence[Series]) -> bool:
+    """Whether there are values at several densities; of one the tables say it all."""
+    return len({p.density for line in series for p, _ in line.shown}) > 1
+
+
+def flat(series: Sequence[Series]) -> bool:
+    """Whether all values are the same, so that a figure would be of one height."""
+    return alike(value for line in series for p, _ in line.shown for value in (p.spread.low, p.spread.high))
+
+
+def against_density(
+    series: Sequence[Series],
+    *,
+    slug: str,
+    title: str,
+    says: str,
+    unit: Unit,
+    better: str | None,
+    dense: float | None,
+) -> list[Shown]:
+    """A metric against density, and a close-up where the whole range hides what matters; a sentence if all is equal."""
+    if not worth_drawing(series):
+        return []
+    if flat(series) and dense in (None, series[0].points[0].spread.mean):
+        return [Remark(f"{title}: {unit.show(series[0].points[0].spread.mean)} at every density.")]
+    label, bands = unit.axis("Test"), band_words(series)
+    dotted = "Dotted: the dense network's mean." if dense is not None else ""
+    caption = sentences(
+        f"{says}, from dense (left) to sparse (right).", direction_words(better, unit.metric), bands, dotted
+    )
+    found: list[Shown] = [
+        Plot(slug, title, caption, figures.density_figure(series, ylabel=label, factor=unit.factor, dense=dense))
+    ]
+    window = close_up(series, dense) if unit.percent else None
+    if window is not None:
+        drawn = figures.density_figure(series, ylabel=label, factor=unit.factor, dense=dense, window=window)
+        caption = sentences(close_words(window, series, unit), bands, dotted)
+        found.append(Plot(f"{slug}-close", f"{title}, close up", caption, drawn))
+    return found
+
+
+def against_cost(
+    series: Sequence[cost.PricedSeries], *, name: str, title: str, says: str, unit: Unit, better: str | None
+) -> list[Shown]:
+    """A metric against the training iterations that it cost; nothing where all cost the same, or all is equal."""
+    if alike(p.cost for line in series for p in line.points) or alike(
+        end for line in series for p in line.points for end in (p.result.low, p.result.high)
+    ):
+        return []
+    kind = cost.bars(series)
+    barred = {
+        "none": "",
+        "interval": "Bars: 95 % t-interval of the mean.",
+        "range": "Bars: lowest to highest replicate.",
+    }
+    caption = sentences(says, direction_words(better, unit.metric), barred[kind])
+    return [Plot(name, title, caption, cost.cost_figure(series, ylabel=unit.axis("Test"), factor=unit.factor))]
+
+
+def trace_plots(
+    traces: Sequence[Trace],
+    *,
+    loss: bool,
+    unit: Unit,
+    better: str | None,
+    name: str,
+    title: str,
+    says: str,
+    note: str = "",
+) -> list[Shown]:
+    """Training curves, without the steep start where that hides the rest; a sentence where nothing changes."""
+    if not traces:
+        return []
+    values = [v for trace in traces for v in (*trace.curve.low, *trace.curve.high)]
+    printed = Unit("loss") if loss else unit
+    lone = sum(len(trace.curve.steps) for trace in traces) == 1
+    if lone or alike(values):
+        at = f"at iteration {traces[0].curve.steps[0]:,}, the only evaluation" if lone else "at every evaluation"
+        return [Remark(f"{title}: {printed.show(traces[0].curve.mean[0])} {at}.")]
+    log = loss and min(values) > 0 and max(values) > 3 * min(values)
+    window = None if loss else figures.trace_window(traces, better)
+    drawn = figures.trace_figure(
+        traces,
+        ylabel="Validation loss" if loss else unit.axis("Validation"),
+        factor=printed.factor,
+        log=log,
+        window=window,
+    )
+    points = "One evaluation each: a mark." if all(len(trace.curve.steps) == 1 for trace in traces) else ""
+    scale = "Logarithmic axis." if log else ""
+    cut = cut_words(window, traces, printed)
+    way = "" if loss else direction_words(better, unit.metric)
+    return [Plot(name, title, sentences(says, note, way, scale, cut, points, trace_words(traces)), drawn)]
+
+
+def metric_or_loss(column: str, unit: Unit) -> str:
+    return "loss" if column == "val_loss" else unit.metric

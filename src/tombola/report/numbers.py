@@ -1,0 +1,104 @@
+"""The few numbers that a reader wants first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tombola.formats import Fixed, Unit, count, density, number
+from tombola.report import words
+from tombola.report.aggregate import points, spread
+from tombola.report.comparison import Study
+from tombola.report.looks import Look, Looks
+from tombola.report.overlap import MaskOverlap
+from tombola.report.style import arm_name
+from tombola.report.summary import Find, Run
+
+
+@dataclass(frozen=True)
+class Number:
+    """A key number with its name and a remark, and the look of the arm that it is of."""
+
+    name: str
+    value: str
+    remark: str = ""
+    look: Look | None = None
+
+
+def key_numbers(run: Run, looks: Looks) -> tuple[Number, ...]:
+    """The few numbers that a reader wants first."""
+    if run.verify is not None:
+        verify, unit = run.verify, Unit(run.verify.metric)
+        found = [Number("Weights kept", density(verify.density))] if verify.density is not None else []
+        for name, arm in verify.arms.items():
+            if arm.mean is None:
+                continue
+            found.append(
+                Number(arm_name(name), unit.show(arm.mean), unit.half(arm.mean, arm.interval), looks.arm(name))
+            )
+        if verify.replicates:
+            found.append(Number("Replicates", str(verify.replicates), "per arm, fresh seeds"))
+        found += _prunable_number(verify.parameters)
+        return tuple(found)
+    if run.study is not None:
+        return _study_numbers(run.study, looks)
+    if run.overlap is not None:
+        return _overlap_numbers(run.overlap, looks)
+    if run.find is None:
+        return ()
+    find, unit = run.find, Unit(run.find.metric)
+    dense, best = words.dense_point(find), words.sparsest_that_keeps_up(find)
+    found = []
+    if dense is None:
+        found += _sparsest_numbers(find)
+    else:
+        found.append(Number("Dense", unit.show(dense.spread.mean), f"test {find.metric}"))
+    if best is not None:
+        found.append(Number("Keeps up down to", density(best.density), "of the prunable weights"))
+        found.append(Number("Ticket there", unit.show(best.spread.mean), f"test {find.metric}"))
+        found.append(Number("Smaller by", f"{number(1 / best.density, 2)} ×", "prunable weights"))
+    if find.replicates:
+        found.append(Number("Replicates", str(len(find.replicates)), "whole searches"))
+    return (*found, *_prunable_number(find.parameters))
+
+
+def _prunable_number(parameters: tuple[int, int] | None) -> list[Number]:
+    """What every density is a fraction of."""
+    if parameters is None:
+        return []
+    prunable, total = parameters
+    return [Number("Prunable", count(prunable), f"of {count(total)} parameters: density is a fraction of these")]
+
+
+def _sparsest_numbers(find: Find) -> list[Number]:
+    """Of a search without a dense level: what its sparsest ticket keeps and reaches."""
+    tickets = points(find, "ticket", lambda level: level.test_accuracy)
+    if not tickets:
+        return []
+    last = min(tickets, key=lambda point: point.density)
+    reached = Number("Ticket", Unit(find.metric).show(last.spread.mean), f"test {find.metric}")
+    return [Number("Weights kept", density(last.density)), reached]
+
+
+def _study_numbers(study: Study, looks: Looks, most: int = 6) -> tuple[Number, ...]:
+    """The arms' test results, or where they are many the first and the best."""
+    unit = Unit(study.metric)
+    known = [(arm, summary) for arm in study.arms if (summary := spread(arm.values["test_accuracy"]))]
+    if len(known) > most:
+        best = words.best_arm(study)
+        known = [pair for pair in known if pair[0] is known[0][0] or pair[0] is best]
+    found = [
+        Number(arm.name, unit.show(x.mean), unit.half(x.mean, x.interval), looks.arm(arm.name)) for arm, x in known
+    ]
+    return (*found, Number("Replicates", str(study.replicates), "of every arm"))
+
+
+def _overlap_numbers(study: MaskOverlap, looks: Looks) -> tuple[Number, ...]:
+    unit, shared, ratio = Unit(study.metric), study.whole.shared["ratio"], Fixed("ratio", 2)
+    found = []
+    if shared.mean is not None:
+        found.append(Number("Overlap", ratio.interval(shared.mean, shared.interval), "times chance"))
+    for tried in study.accuracy:
+        if tried.mask in study.names:
+            remark = f"trained; untrained {unit.show(tried.untrained.mean)}"
+            found.append(Number(tried.mask, unit.show(tried.trained.mean), remark, looks.arm(tried.mask)))
+    return (*found, Number("Replicates", str(study.replicates), "of everything"))

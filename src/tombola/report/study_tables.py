@@ -1,0 +1,126 @@
+"""The tables of a study that compares arms."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tombola.formats import BITS, MISSING, Unit, count, density, plural
+from tombola.report import words
+from tombola.report.aggregate import spread
+from tombola.report.comparison import GAP, SHIFT, Contrast, Difference, Study
+from tombola.report.cost import COUNTED
+from tombola.report.levels import FEWEST
+from tombola.report.looks import Looks
+from tombola.report.plot import sentences
+from tombola.report.study_plots import arm_cost
+from tombola.report.tables import Cell, Row, Table
+
+HEADS = {
+    "test_accuracy": "Test {}",
+    "val_accuracy": "Val {}",
+    "train_accuracy_eval": "Train {}",
+    GAP: "Train − val",
+    SHIFT: "Val − test",
+    "train_accuracy": "Train {}, running mean",
+    "test_accuracy_sampled": "Test {}, sampled masks",
+    "val_accuracy_sampled": "Val {}, sampled masks",
+    "bits_per_weight": "Bits per weight",
+}
+"""Figures of an arm -> heads of their columns."""
+
+
+def study_tables(study: Study, looks: Looks) -> list[Table]:
+    """The arms of a study, and their differences from the first."""
+    columns = [figure for figure in HEADS if any(arm.values[figure] for arm in study.arms)]
+    differing = [figure for figure in columns if any(figure in x.differences for x in study.contrasts)]
+    return [_arms(study, looks, columns), *([_differences(study, looks, differing)] if differing else [])]
+
+
+def _arms(study: Study, looks: Looks, columns: list[str]) -> Table:
+    unit = Unit(study.metric)
+    costs = {arm.name: arm_cost(arm) for arm in study.arms}
+    known = any(cost is not None for cost in costs.values())
+    rows: list[Row] = [
+        (
+            Cell(arm.name, look=looks.arm(arm.name)),
+            density(arm.kept),
+            *([count(costs[arm.name])] if known else []),
+            *(_study_cell(unit, figure, arm.values[figure]) for figure in columns),
+        )
+        for arm in study.arms
+    ]
+    heads = ("Arm", "Density", *(["Total iterations"] if known else []), *_heads(study, columns))
+    total = f"Total iterations: the training of all levels of one search, {COUNTED}." if known else ""
+    return Table("The arms", heads, tuple(rows), sentences(_means(study), *_columns_in_words(study, columns), total))
+
+
+def _heads(study: Study, columns: list[str]) -> list[str]:
+    return [HEADS[figure].format(study.metric) for figure in columns]
+
+
+def _means(study: Study) -> str:
+    over = f"Means over {plural(study.replicates, 'replicate')}"
+    if study.replicates < 2:
+        return "One replicate."
+    return f"{over} ± half of the 95 % t-interval." if study.replicates >= FEWEST else f"{over} (lowest to highest)."
+
+
+def _columns_in_words(study: Study, columns: list[str]) -> list[str]:
+    """What the columns are, where they are there."""
+    tested = [name for name in ("train_accuracy_eval", "val_accuracy", "test_accuracy") if name in columns]
+    shown = " and ".join(", ".join(name.split("_")[0] for name in tested).rsplit(", ", 1)).capitalize()
+    said = {
+        GAP: "Train − val: the generalisation gap.",
+        SHIFT: "Val − test: how much an arm falls where the test data differ.",
+        "train_accuracy": "Running mean: over the last batches of training, in training mode.",
+        "test_accuracy_sampled": "Sampled masks: the mean over masks drawn from the learned probabilities.",
+        "bits_per_weight": "Bits per weight: what storing the network needs, over all prunable weights.",
+    }
+    final = f"{shown} {study.metric}: of the final network, in evaluation mode, on unaugmented examples."
+    return [final] * bool(tested) + [text for name, text in said.items() if name in columns]
+
+
+def _differences(study: Study, looks: Looks, columns: list[str]) -> Table:
+    unit = Unit(study.metric)
+    rows: list[Row] = [
+        (
+            Cell(x.arm, look=looks.arm(x.arm)),
+            *(_difference_cell(unit, figure, x.differences.get(figure)) for figure in columns),
+        )
+        for x in study.contrasts
+    ]
+    barred = any(found.interval for x in study.contrasts for found in x.differences.values())
+    points = f"{study.metric.capitalize()} in points." if unit.percent else ""
+    note = sentences(
+        f"Each arm minus {study.contrasts[0].against}.",
+        points,
+        pairing(study.contrasts),
+        "Below: 95 % intervals, each on its own." if barred else "",
+    )
+    return Table("Differences from the first arm", ("Arm", *_heads(study, columns)), tuple(rows), note)
+
+
+def pairing(contrasts: Sequence[Contrast]) -> str:
+    """How the differences were taken: paired by replicate, Welch's, or which of them how."""
+    unpaired = [x.arm for x in contrasts if not x.paired]
+    if not unpaired:
+        return "Paired by replicate."
+    if len(unpaired) == len(contrasts):
+        return "Unpaired (Welch's t): the arms began with other weights."
+    return f"Paired by replicate, but for {', '.join(unpaired)}, which began with other weights (Welch's t)."
+
+
+def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str:
+    found = spread(values)
+    if figure == "bits_per_weight":  # hardly varies: an interval would be noise of rounding
+        return MISSING if found is None else BITS.bare(found.mean)
+    return words.mean_of(unit.differences if figure in (GAP, SHIFT) else unit, found)
+
+
+def _difference_cell(unit: Unit, figure: str, found: Difference | None) -> str | Cell:
+    if found is None or found.difference is None:
+        return MISSING
+    if figure == "bits_per_weight":
+        return BITS.difference(found.difference)
+    ends = unit.differences.ends(*found.interval) if found.interval else ""
+    return Cell(unit.difference(found.difference), ends)
