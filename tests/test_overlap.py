@@ -364,7 +364,8 @@ def test_the_page_shows_densities_overlap_and_accuracy(
 ) -> None:
     monkeypatch.setattr(style, "pdf_bytes", lambda figure: b"%PDF")
     files = write_report([Path(study["run"])], tmp_path)
-    assert {path.stem for path in files.figures} == {"overlap-accuracy", "overlap-ratio", "overlap-density"}
+    names = {path.stem for path in files.figures}
+    assert names == {"overlap-accuracy", "overlap-ratio", "overlap-inputs", "overlap-density"}
     text = files.html.read_text(encoding="utf-8")
     for phrase in (
         study["sentence"].split("(")[0],

@@ -21,11 +21,13 @@ from hypothesis import strategies as st
 
 from report_runs import make_find, make_verify, write_json, write_log
 from tombola.errors import TombolaError
-from tombola.report import aggregate, figures, style, words
+from tombola.report import aggregate, axes, figures, style, words
 from tombola.report.levels import Layer
-from tombola.report.page import ReportFiles, slug, write_report
+from tombola.report.looks import page_looks, series_look
+from tombola.report.page import ReportFiles, write_report
+from tombola.report.plot import Plot, slug
 from tombola.report.plots import run_plots
-from tombola.report.summary import read_run
+from tombola.report.summary import Run, read_run
 
 FETCHING = ("script", "link", "img", "iframe", "object", "embed", "base", "form", "foreignobject")
 
@@ -57,7 +59,7 @@ def check_self_contained(text: str) -> Page:
         for key, value in attributes.items():
             assert not key.startswith("on"), (tag, key)
             if key in ("src", "href", "xlink:href", "srcset", "data", "action"):
-                assert value.startswith(("#", "figures/")), (tag, key, value)
+                assert value.startswith(("#", "figures/", "data:image/png;base64,")), (tag, key, value)
             elif not key.startswith("xmlns"):
                 assert not re.search(r"(https?:)?//", value), (tag, key, value)
     styles = re.findall(r"<style.*?</style>", text, flags=re.DOTALL)
@@ -65,6 +67,11 @@ def check_self_contained(text: str) -> Page:
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids)), "ids must be unique on the page"
     return page
+
+
+def names_of(run: Run) -> list[str]:
+    """The names of a run's figures."""
+    return [shown.name for shown in run_plots(run, page_looks([run])[0]) if isinstance(shown, Plot)]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +98,7 @@ def test_full_run_gives_page_and_figures(report: ReportFiles) -> None:
         "verify-arms",
         "verify-differences",
         "accuracy-density",
+        "accuracy-cost",
         "early-stop-accuracy-density",
         "early-stop-density",
         "layer-density",
@@ -103,7 +111,7 @@ def test_full_run_gives_page_and_figures(report: ReportFiles) -> None:
         assert path.parent == out / "figures"
         assert path.read_bytes().startswith(b"%PDF" if path.suffix == ".pdf" else b"<?xml")
     page = check_self_contained(files.html.read_text(encoding="utf-8"))
-    assert sum(tag == "svg" for tag, _ in page.tags) == len(names)
+    assert sum(tag == "svg" and "swatch" not in found.get("class", "") for tag, found in page.tags) == len(names)
     for phrase in (
         "it matches dense and beats a random mask",
         "tombola find imp --model lenet-300-100",
@@ -193,7 +201,7 @@ def test_what_is_missing_is_said(tmp_path: Path, change: Mapping[str, Any], says
         (root / "result.json").unlink()
     run = read_run(root)
     assert any(says in note for note in run.missing)
-    if len(run_plots(run)) > 1:
+    if len(names_of(run)) > 1:
         return  # pages with figures are looked at elsewhere
     files = write_report([root], tmp_path / "out")
     page = check_self_contained(files.html.read_text(encoding="utf-8"))
@@ -302,12 +310,12 @@ def test_log_is_read_up_to_a_torn_row(tmp_path: Path) -> None:
 
 def test_a_collapse_calls_for_a_close_up(tmp_path: Path) -> None:
     root = make_find(tmp_path / "run", logs=False, lean=True, replicates=1, levels=range(8), controls=())
-    assert [plot.name for plot in run_plots(read_run(root))] == ["accuracy-density"]
+    assert names_of(read_run(root)) == ["accuracy-density", "accuracy-cost"]
     value = json.loads((root / "result.json").read_text())
     value["replicates"][0]["arms"]["ticket"][-1]["test_accuracy"] = 0.1
     write_json(root / "result.json", value)
-    names = [plot.name for plot in run_plots(read_run(root))]
-    assert names == ["accuracy-density", "accuracy-density-close"]
+    names = names_of(read_run(root))
+    assert names == ["accuracy-density", "accuracy-density-close", "accuracy-cost"]
 
 
 @given(st.lists(st.integers(), unique=True, max_size=40), st.integers(2, 8))
@@ -322,7 +330,7 @@ def test_pick_is_a_spread_out_subset(numbers: list[int], most: int) -> None:
 @given(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0))
 def test_ticks_lie_in_range_and_are_few(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
-    ticks = figures.percent_ticks(low, high)
+    ticks = axes.percent_ticks(low, high)
     assert 1 <= len(ticks) <= 8
     assert all(low * 0.999 <= t <= high * 1.001 for t in ticks)
 
@@ -341,7 +349,7 @@ def test_means_in_words() -> None:
 
 def test_many_layers_and_empty_ones_are_drawn() -> None:
     layers = [Layer(f"layer{i}.weight", 0 if i == 3 else 10 * i + 1, 2000) for i in range(90)]
-    drawn = figures.layer_figure([("5 %", style.LEVEL_LOOKS[0], layers)])
+    drawn = figures.layer_figure([("5 %", series_look(0), layers)])
     assert drawn.get_size_inches()[1] <= 9
     assert b"layer0.weight" in style.svg_bytes(drawn)
 
@@ -349,7 +357,7 @@ def test_many_layers_and_empty_ones_are_drawn() -> None:
 def test_any_name_can_be_drawn() -> None:
     names = ["$\\frac{", "_hidden", "<b>&amp;", "\x00\x1b[0m", "彩票 \u202e", "", "x" * 500]
     layers = [Layer(name, 1, 2) for name in names]
-    drawn = figures.layer_figure([(names[0], style.LEVEL_LOOKS[0], layers)])
+    drawn = figures.layer_figure([(names[0], series_look(0), layers)])
     ElementTree.fromstring(style.svg_bytes(drawn))
     assert style.pdf_bytes(drawn).startswith(b"%PDF")
 

@@ -15,9 +15,12 @@ from tombola.report import style, words
 from tombola.report.aggregate import joined_log, merged
 from tombola.report.comparison import Study
 from tombola.report.levels import Level
-from tombola.report.page import key_numbers, write_report
+from tombola.report.looks import page_looks, series_look
+from tombola.report.numbers import key_numbers
+from tombola.report.page import write_report
+from tombola.report.plot import Plot
 from tombola.report.plots import run_plots
-from tombola.report.summary import read_run
+from tombola.report.summary import Run, read_run
 from tombola.report.utilisation import used_weights
 
 FAMILIES = {"Edge-popup": (0.7, 0.5, 0.3, 0.1), "IMP": (0.5, 0.2, 0.05)}
@@ -37,8 +40,11 @@ def make_level(root: Path, folder: str, density: float, draw: random.Random, **m
         "test_accuracy": reached,
         "val_accuracy": reached + 0.004,
         "train_accuracy": reached - 0.02,
-        "train_accuracy_eval": reached + 0.02,
-        "layers": [{"name": n, "kept": round(density * t), "total": t} for n, t in LAYERS.items()],
+        "train_accuracy_eval": reached + 0.02 + 0.01 * density,
+        "layers": [
+            {"name": n, "kept": round(density ** (1 + i / 4) * t), "total": t}
+            for i, (n, t) in enumerate(LAYERS.items())
+        ],
         "metrics": f"{folder}/metrics.csv",
         **more,
     }
@@ -104,6 +110,15 @@ def make_study(root: Path, *, many: bool = True, replicates: int = 3) -> Path:
     return root
 
 
+def names_of(run: Run) -> list[str]:
+    """The names of a run's figures."""
+    return [shown.name for shown in run_plots(run, page_looks([run])[0]) if isinstance(shown, Plot)]
+
+
+def numbers_of(run: Run) -> list[str]:
+    return [number.name for number in key_numbers(run, page_looks([run])[0])]
+
+
 def study_of(root: Path) -> Study:
     study = read_run(root).study
     assert study is not None
@@ -124,6 +139,7 @@ def test_a_study_gets_its_figures_and_tables(tmp_path: Path) -> None:
         "study-arms",
         "study-density",
         "study-gap-density",
+        "study-cost",
         "study-val-accuracy",
         "study-val-accuracy-2",
         "masked-layers",
@@ -136,12 +152,13 @@ def test_a_study_gets_its_figures_and_tables(tmp_path: Path) -> None:
     text = files.html.read_text()
     for phrase in (
         "8 arms over 3 replicates",
-        "Of the 7 other arms, 2 are above Dense, 2 are below Dense and 3 are not told apart from Dense",
+        "Of the 7 other arms, 2 lie significantly above Dense, 2 lie significantly below Dense and 3 do not differ "
+        "significantly from Dense",
         "Every arm has its own tuned rate.",
         "Validation accuracy of Edge-popup",
         "Train − val",
         "Bits per weight",
-        "paired by replicate",
+        "Paired by replicate.",
         "seed of replicate 2",
     ):
         assert words.keep_together(phrase) in text, phrase
@@ -150,13 +167,19 @@ def test_a_study_gets_its_figures_and_tables(tmp_path: Path) -> None:
 def test_few_arms_share_one_figure_and_few_replicates_are_told(tmp_path: Path) -> None:
     root = make_study(tmp_path / "run", many=False, replicates=2)
     run = read_run(root)
-    assert [plot.name for plot in run_plots(run) if plot.name.startswith("study")] == [
+    assert [name for name in names_of(run) if name.startswith("study")] == [
         "study-arms",
+        "study-cost",
         "study-val-accuracy",
     ]
     assert run.missing == ("There are no intervals: they need 3 replicates, and the arms have 2.",)
-    assert "told apart" not in words.verdict(run)
-    assert [number.name for number in key_numbers(run)] == ["Dense", "Edge-popup", "IMP", "Replicates"]
+    assert "significantly" not in words.verdict(run)
+    assert [number.name for number in key_numbers(run, page_looks([run])[0])] == [
+        "Dense",
+        "Edge-popup",
+        "IMP",
+        "Replicates",
+    ]
 
 
 def test_wrong_values_of_a_study_are_named(tmp_path: Path) -> None:
@@ -191,7 +214,7 @@ def test_what_is_used_is_the_mean_of_the_last_levels_that_tell(tmp_path: Path) -
 
 
 def test_no_two_looks_are_the_same() -> None:
-    looks = {(look.colour, str(look.dash)) for look in map(style.series_look, range(36))}
+    looks = {(look.colour, str(look.dash)) for look in map(series_look, range(36))}
     assert len(looks) == 36
 
 
@@ -208,16 +231,19 @@ def test_a_search_of_one_masked_level(tmp_path: Path) -> None:
     root = tmp_path / "run"
     level = make_level(root, "replicate-0/level-01", 0.5, random.Random(0), level=1, utilisation=utilised(0.5))
     run = read_run(one_level(root, level))
-    assert [plot.name for plot in run_plots(run)] == [
+    assert names_of(run) == [
         "training-val-accuracy",
         "training-val-loss",
         "layer-density",
-        "masked-layers",
         "masked-size",
         "masked-training",
     ]
     assert words.verdict(run).startswith("With 50.00 % of the prunable weights, the ticket's mean test accuracy is ")
-    assert [number.name for number in key_numbers(run)] == ["Weights kept", "Ticket", "Replicates"]
+    assert [number.name for number in key_numbers(run, page_looks([run])[0])] == [
+        "Weights kept",
+        "Ticket",
+        "Replicates",
+    ]
     text = write_report([root], tmp_path / "out").html.read_text().lower()
     for nonsense in ("keeps up", "nan", ">none<", "several densities", "by density"):
         assert nonsense not in text, nonsense
@@ -229,4 +255,4 @@ def test_a_dense_network_alone_claims_nothing(tmp_path: Path) -> None:
     run = read_run(one_level(root, make_level(root, "replicate-0/level-00", 1.0, random.Random(0))))
     assert run.missing == ()
     assert words.verdict(run).startswith("The dense network's mean test accuracy is ")
-    assert "layer-density" not in {plot.name for plot in run_plots(run)}
+    assert "layer-density" not in names_of(run)

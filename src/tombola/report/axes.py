@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from tombola.formats import MINUS, significant
+from tombola.formats import MINUS, number, significant
 from tombola.report.style import plain
 
 if TYPE_CHECKING:
@@ -66,11 +66,20 @@ def density_axis(axes: Axes, densities: Sequence[float], label: str = "Weights k
 
 
 def round_ticks(axis: Axis, *, counts: bool = False, most: int = 6) -> None:
-    """At most ``most`` ticks at round values, printed as all numbers are."""
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    """At most ``most`` ticks at round values, printed as all numbers are, with as many decimals each."""
+    from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator
+
+    class Alike(Formatter):
+        def format_ticks(self, values: Sequence[float]) -> list[str]:
+            decimals = max((len(tick_label(value).partition(".")[2]) for value in values), default=0)
+            tiny = any("e" in tick_label(value) for value in values)
+            return [tick_label(value) if tiny else number(value, decimals) for value in values]
+
+        def __call__(self, value: float, _position: object = None) -> str:
+            return tick_label(value)
 
     axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=counts))
-    axis.set_major_formatter(FuncFormatter(count_label if counts else tick_label))
+    axis.set_major_formatter(FuncFormatter(count_label) if counts else Alike())
 
 
 def iterations_axis(axes: Axes, last: float, label: str = "Training iterations") -> None:

@@ -17,6 +17,7 @@ from tombola.report.style import plain
 from tombola.report.summary import Find
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 COUNTED = "each level with its whole length, iterations before a rewind point included"
@@ -102,14 +103,13 @@ def cost_figure(series: Sequence[PricedSeries], *, ylabel: str, factor: float = 
                     reach = [[value - factor * low], [factor * high - value]]
                     axes.errorbar([at], [value], reach, fmt="none", ecolor=look.colour, alpha=0.6, linewidth=1.2)
                 axes.plot([at], [value], look.marker, color=look.colour)
-            for at, value, point in _named(line.points, x, y):
-                axes.annotate(point.name, (at, value), (0, 6), textcoords="offset points", ha="center", fontsize=7)
         iterations_axis(axes, max(p.cost for line in series for p in line.points), "Training iterations of the search")
         axes.set_ylabel(ylabel)
         axes.margins(y=0.12)
         round_ticks(axes.yaxis)
         if factor == 100:
             not_above_100(axes, max(factor * p.result.high for line in series for p in line.points))
+        _print_names(axes, series, factor)
         legend_above(figure, axes)
     return figure
 
@@ -122,11 +122,13 @@ def bars(series: Sequence[PricedSeries]) -> str:
     return "interval" if min(sizes) >= FEWEST else "range"
 
 
-def _named(points: Sequence[Priced], x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float, Priced]]:
-    """Marks to print a name at: at most 6, evenly spread over the iterations."""
-    apart = (max(x) - min(x)) / 6
-    chosen: list[tuple[float, float, Priced]] = []
-    for at, value, point in zip(x, y, points, strict=True):
-        if point.name and (not chosen or at - chosen[-1][0] >= apart):
-            chosen.append((at, value, point))
-    return chosen
+def _print_names(axes: Axes, series: Sequence[PricedSeries], factor: float) -> None:
+    """Names above the marks, the last of every line first, as long as they do not cover one another."""
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    taken: list[tuple[float, float]] = []
+    for point in sorted((p for line in series for p in line.points if p.name), key=lambda p: -p.cost):
+        x, y = (point.cost - left) / (right - left), (factor * point.result.mean - bottom) / (top - bottom)
+        if all(abs(x - a) > 0.15 or abs(y - b) > 0.09 for a, b in taken):
+            taken.append((x, y))
+            at = (point.cost, factor * point.result.mean)
+            axes.annotate(point.name, at, (0, 6), textcoords="offset points", ha="center", fontsize=7)

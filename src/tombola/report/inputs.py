@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MOST_CHANNELS = 4
 MOST_MASKS = 4
-TITLE = "What the ticket looks at"
+RANDOM = "Random mask"
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,22 @@ class Reading:
 
     ``shares``: fraction of the weights that are kept at each input place: (inputs,), or (channels, height, width) of
     the image, or of the kernel of a convolution. ``random``: the same of a random mask with as many weights kept in
-    that layer; None where there is none. ``each``: how many weights there are at a place.
+    that layer. ``each``: how many weights there are at a place.
     """
 
     layer: str
     shares: Shares
-    random: Shares | None
+    random: Shares
     each: int
     kernel: bool
+
+    @property
+    def place(self) -> str:
+        """What a place is."""
+        if self.shares.ndim == 1:
+            return "input"
+        what = "kernel place" if self.kernel else "pixel"
+        return f"input channel and {what}" if 1 < len(self.shares) <= MOST_CHANNELS else what
 
     @property
     def flat(self) -> bool:
@@ -94,12 +102,13 @@ def read_ticket(path: Path, shape: Sequence[int] | None, seed: int) -> Reading |
     network = ticket.origin.network
     known = shape or (network.input_shape if network is not None else None)
     name, keep = next(((name, keep) for name, keep in ticket.mask.items() if keep.dim() > 1), ("", None))
-    shares = None if keep is None or not known else by_place(keep, known)
-    if shares is None or keep is None or not known:
+    if keep is None or not known or (shares := by_place(keep, known)) is None:
         return None
     pattern = str(recorded_part(ticket, "method").get("pattern", "element"))
     drawn = random_like(Mask({name: keep}), pattern, derive(seed, "report"))[name]
-    return Reading(name, shares, by_place(drawn, known), len(keep), keep.dim() > 2)
+    random = by_place(drawn, known)
+    assert random is not None
+    return Reading(name, shares, random, len(keep), keep.dim() > 2)
 
 
 def input_plots(run: Run, looks: Looks) -> list[Shown]:
@@ -111,39 +120,53 @@ def input_plots(run: Run, looks: Looks) -> list[Shown]:
     level = _last(first.arms.get("ticket", ()))
     if level is None or level.ticket is None:
         return []
+    title = "What the ticket looks at"
     try:
         reading = read_ticket(level.ticket, find.input_shape, first.seed or 0)
     except TombolaError as error:
-        return [Remark(f"{TITLE}: the ticket's file cannot be read ({error}).")]
+        return [Remark(f"{title}: the ticket's file cannot be read ({error}).")]
     if reading is None or reading.flat:
         return []
     which = "of the first search, " if len(find.replicates) > 1 else ""
-    says = f"The ticket ({which}{density(level.density)} kept), and beside it a random mask of the same layer density."
-    shown = {"Ticket": reading.shares} | ({} if reading.random is None else {"Random mask": reading.random})
-    drawn = {"Ticket": looks.arm("ticket"), "Random mask": CONTROLS["random"]}
-    return [_plot("ticket-inputs", TITLE, says, shown, reading, drawn)]
+    shown = {"Ticket": reading.shares, RANDOM: reading.random}
+    caption = sentences(
+        f"Share of the first layer's weights ({reading.layer}, {plural(reading.each, 'weight')} at each place) that is "
+        f"kept, by {reading.place}{'' if reading.shares.ndim == 1 else ': the brighter, the more'}.",
+        f"The ticket ({which}{density(level.density)} kept), and beside it a random mask of the same layer density.",
+    )
+    if reading.shares.ndim == 1:
+        drawn = {"Ticket": looks.arm("ticket"), RANDOM: CONTROLS["random"]}
+        return [Plot("ticket-inputs", title, caption, vector_figure(shown, drawn))]
+    channels = len(reading.shares)
+    if channels > MOST_CHANNELS:
+        shown = {name: shares.mean(0, keepdims=True) for name, shares in shown.items()}
+        caption += f" Mean over {channels} channels."
+    return [Plot("ticket-inputs", title, caption, image_figure(shown, "Weights kept (%)", 100))]
 
 
 def study_inputs(study: Study) -> list[Shown]:
-    """The pictures of up to four arms' masks, of the first replicate."""
+    """The pictures of the sparsest arms of up to three families, of the first replicate, beside a random mask."""
     seed = study.seeds[0] if study.seeds else 0
     found = {}
-    for arm in study.arms:
-        level = _last(arm.replicates[0]) if arm.replicates else None
-        if level is not None and level.density < 1:
-            found[arm.name] = level
-    chosen = [list(found)[index] for index in pick(range(len(found)), MOST_MASKS)]
-    readings = {name: _try(found[name].ticket, study.input_shape, seed) for name in chosen}
-    which = "The arms' masks" + (", of the first replicate." if study.replicates > 1 else ".")
-    return _several("study-inputs", "What the masks look at", which, readings)
+    for arms in study.families.values():
+        level = _last(arms[-1].replicates[0]) if arms[-1].replicates else None
+        if level is not None:
+            found[arms[-1].name] = level.ticket
+    chosen = [list(found)[index] for index in pick(range(len(found)), MOST_MASKS - 1)]
+    readings = {name: _try(found[name], study.input_shape, seed) for name in chosen}
+    known = [(name, reading) for name, reading in readings.items() if reading is not None]
+    if not known:
+        return []
+    name, reading = known[-1]
+    note = f"Random mask: of the same layer density as {name}."
+    return _several("study-inputs", readings, {RANDOM: reading.random}, study.replicates, note)
 
 
 def overlap_inputs(study: MaskOverlap) -> list[Shown]:
     """The pictures of both masks and of the random masks of their densities, of the first replicate."""
     tickets = {tried.mask: tried.tickets[0] for tried in study.accuracy if tried.tickets and tried.density < 1}
     readings = {name: _try(path, study.input_shape, 0) for name, path in tickets.items()}
-    which = "The masks" + (", of the first replicate." if study.replicates > 1 else ".")
-    return _several("overlap-inputs", "What the masks look at", which, readings)
+    return _several("overlap-inputs", readings, {}, study.replicates, "")
 
 
 def _last(levels: Sequence[Level]) -> Level | None:
@@ -160,37 +183,27 @@ def _try(path: Path | None, shape: Sequence[int] | None, seed: int) -> Reading |
         return None
 
 
-def _several(slug: str, title: str, says: str, readings: Mapping[str, Reading | None]) -> list[Shown]:
-    known = {name: reading for name, reading in readings.items() if reading is not None}
+def _several(
+    slug: str, readings: Mapping[str, Reading | None], more: Mapping[str, Shares], replicates: int, note: str
+) -> list[Shown]:
+    """Masks of several densities side by side, each relative to its layer's mean, over channels together."""
+    known = {name: reading for name, reading in readings.items() if reading is not None and reading.shares.any()}
     if not known or all(reading.flat for reading in known.values()):
         return []
     first = next(iter(known.values()))
     if first.shares.ndim == 1:  # lines of several masks over hundreds of inputs would hide one another
         return []
-    shown = {name: reading.shares.mean(0, keepdims=True) for name, reading in known.items()}
-    mean = f"Mean over {len(first.shares)} channels." if len(first.shares) > 1 else ""
-    return [_plot(slug, title, sentences(says, mean), shown, first)]
-
-
-def _plot(
-    slug: str,
-    title: str,
-    says: str,
-    shown: Mapping[str, Shares],
-    reading: Reading,
-    looks: Mapping[str, Look] | None = None,
-) -> Plot:
-    of = f"Share of the first layer's weights ({reading.layer}, {plural(reading.each, 'weight')} at each place) kept"
-    if reading.shares.ndim == 1:
-        return Plot(slug, title, f"{of}, by input. {says}", vector_figure(shown, looks or {}))
-    channels = len(next(iter(shown.values())))
-    by = "kernel place" if reading.kernel else "pixel"
-    by = f"input channel and {by}" if channels > 1 else by
-    few = {
-        name: shares if channels <= MOST_CHANNELS else shares.mean(0, keepdims=True) for name, shares in shown.items()
-    }
-    mean = f"Mean over {channels} channels." if channels > MOST_CHANNELS else ""
-    return Plot(slug, title, sentences(f"{of}, by {by}: the brighter, the more.", says, mean), image_figure(few))
+    shares = {**{name: reading.shares for name, reading in known.items()}, **more}
+    shown = {name: share.mean(0, keepdims=True) / share.mean() for name, share in shares.items()}
+    channels = "over all channels together, " if len(first.shares) > 1 else ""
+    place = "kernel place" if first.kernel else "pixel"
+    caption = sentences(
+        f"Weights of the first layer ({first.layer}) that a mask keeps, by {place}, {channels}over the layer's mean: "
+        "the brighter, the more.",
+        "Masks of the first replicate." if replicates > 1 else "",
+        note,
+    )
+    return [Plot(slug, "What the masks look at", caption, image_figure(shown, "Kept / layer's mean", 1))]
 
 
 def vector_figure(shown: Mapping[str, Shares], looks: Mapping[str, Look]) -> Figure:
@@ -199,7 +212,7 @@ def vector_figure(shown: Mapping[str, Shares], looks: Mapping[str, Look]) -> Fig
         figure = style.new_figure(2.95)
         axes = figure.add_subplot()
         for name, shares in shown.items():
-            line = {"color": looks[name].colour, "linestyle": looks[name].dash}
+            line: dict[str, Any] = {"color": looks[name].colour, "linestyle": looks[name].dash}
             axes.step(range(len(shares)), 100 * shares, where="mid", linewidth=1.3, label=plain(name), **line)
         iterations_axis(axes, max(len(shares) for shares in shown.values()) - 1, "Input")
         axes.set_ylim(bottom=0)
@@ -209,15 +222,19 @@ def vector_figure(shown: Mapping[str, Shares], looks: Mapping[str, Look]) -> Fig
     return figure
 
 
-def image_figure(shown: Mapping[str, Shares]) -> Figure:
-    """A picture for every mask: side by side, or where there are several channels a row of them for each mask."""
-    channels = len(next(iter(shown.values())))
+def image_figure(shown: Mapping[str, Shares], label: str, factor: float) -> Figure:
+    """A picture for every mask: side by side, or where there are several channels a row of them for each mask.
+
+    Args:
+        shown: by name, (channels, height, width), all of one shape.
+        label: of the colour bar.
+        factor: what values are multiplied by for display.
+    """
+    channels, height, width = next(iter(shown.values())).shape
     columns = channels if channels > 1 else min(len(shown), 2)
     rows = len(shown) if channels > 1 else math.ceil(len(shown) / columns)
-    height, width = next(iter(shown.values())).shape[-2:]
-    panels = [(name, image) for name, shares in shown.items() for image in shares]
-    low = min(100 * float(image.min()) for _, image in panels)
-    high = max(100 * float(image.max()) for _, image in panels)
+    panels = [(name, factor * image) for name, shares in shown.items() for image in shares]
+    low, high = min(float(image.min()) for _, image in panels), max(float(image.max()) for _, image in panels)
     with style.styled():
         side = min(3.2 / columns, 1.7 * width / height)
         figure = style.new_figure(0.35 + rows * (side * height / width + 0.28))
@@ -228,11 +245,11 @@ def image_figure(shown: Mapping[str, Shares]) -> Figure:
             if index >= len(panels):
                 continue
             name, image = panels[index]
-            drawn = axes.imshow(100 * image, cmap="viridis", vmin=low, vmax=high, interpolation="none")
+            drawn = axes.imshow(image, cmap="viridis", vmin=low, vmax=high, interpolation="none")
             if channels == 1 or index % columns == 0:
-                axes.set_title(plain(name, 26), fontsize=8.5, loc="left" if channels > 1 else "center", pad=3)
+                axes.set_title(plain(name, 24), fontsize=8, loc="left" if channels > 1 else "center", pad=3)
         bar = figure.colorbar(drawn, ax=grid, fraction=0.05, pad=0.03)
         bar.outline.set_visible(False)
         round_ticks(bar.ax.yaxis)
-        bar.set_label("Weights kept (%)")
+        bar.set_label(label)
     return figure

@@ -88,27 +88,35 @@ class Looks:
 
 
 def page_looks(runs: Sequence[Run]) -> tuple[Looks, ...]:
-    """The looks of every run of a page: controls look alike in all, every other arm like no other."""
+    """The looks of every run of a page: controls look alike in all, every other arm like no other.
+
+    Tickets come first, so that those that share a figure are the easiest to tell apart.
+    """
+    tickets = {run.path: number for number, run in enumerate(run for run in runs if not _compares(run))}
+    taken = len(tickets)
     looks: list[Looks] = []
-    taken = 0
     for run in runs:
-        found, used = _run_looks(run, taken)
+        found, used = _run_looks(run, tickets.get(run.path, 0), taken)
         looks.append(found)
         taken += used
     return tuple(looks)
 
 
-def _run_looks(run: Run, taken: int) -> tuple[Looks, int]:
-    """A run's looks where ``taken`` are in use, and how many more it takes."""
+def _compares(run: Run) -> bool:
+    """Whether the run compares arms of its own, and has no single ticket."""
+    return run.study is not None or run.overlap is not None
+
+
+def _run_looks(run: Run, ticket: int, taken: int) -> tuple[Looks, int]:
+    """A run's looks, where its ticket has its number and ``taken`` are in use; and how many more it takes."""
     if run.study is not None:
         return _study_looks(run.study, taken)
     if run.overlap is not None:
         return _overlap_looks(run.overlap, taken)
-    arms = dict.fromkeys(
-        ("ticket", *(run.find.arms if run.find else ()), *(run.verify.arms if run.verify else ())),
-    )
-    own = [name for name in arms if name not in CONTROLS]
-    return Looks({**CONTROLS, **{name: series_look(taken + at) for at, name in enumerate(own)}}), len(own)
+    arms = dict.fromkeys((*(run.find.arms if run.find else ()), *(run.verify.arms if run.verify else ())))
+    own = [name for name in arms if name not in ("ticket", *CONTROLS)]
+    others = {name: series_look(taken + at) for at, name in enumerate(own)}
+    return Looks({**CONTROLS, **others, "ticket": series_look(ticket)}), len(own)
 
 
 def _study_looks(study: Study, taken: int) -> tuple[Looks, int]:

@@ -107,7 +107,7 @@ def _densities(study: MaskOverlap, looks: Looks) -> list[Shown]:
     if len(study.layers) < 2:
         return []
     if all(alike((layer.density for layer in layers), LAYERS_ALIKE) for _, _, layers in columns):
-        shares = ", ".join(f"{name} {density(layers[0].density)}" for name, _, layers in columns)
+        shares = "; ".join(f"{name}: {density(layers[0].density)}" for name, _, layers in columns)
         return [Remark(f"Where each mask keeps its weights: the same share of every layer ({shares}).")]
     means = "; means over replicates" if study.replicates > 1 else ""
     return [

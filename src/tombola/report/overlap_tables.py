@@ -100,8 +100,8 @@ def _shared(study: MaskOverlap, looks: Looks) -> Table:
         "Shared",
         "By chance",
         "Ratio",
-        "same inputs",
-        "same sizes",
+        Cell("Ratio", "same inputs"),
+        Cell("Ratio", "same sizes"),
         "Jaccard",
         "z",
     )

@@ -48,7 +48,8 @@ def sentences(*parts: str) -> str:
 
 def over_replicates(sizes: Iterable[int]) -> str:
     """How many replicates means are taken over: "3 replicates", "1 to 3 replicates"."""
-    few, many = min(sizes), max(sizes)
+    known = tuple(sizes)
+    few, many = min(known), max(known)
     return plural(many, "replicate") if few == many else f"{few} to {many} replicates"
 
 
@@ -90,8 +91,10 @@ def cut_words(window: tuple[float, float] | None, traces: Sequence[Trace], unit:
 
 def close_words(window: tuple[float, float], series: Sequence[Series], unit: Unit) -> str:
     """What a close-up shows of the whole figure."""
-    lowest = min(p.spread.mean for line in series for p, _ in line.shown)
-    cut = "; what lies below is cut off" if lowest < window[0] else ""
+    kind = figures.band_kind(series)
+    ends = [end for line in series for p, _ in line.shown for end in figures.ends_of(p, kind)]
+    above = " and above" if max(ends) > window[1] else ""
+    cut = f"; what lies below{above} is cut off" if min(ends) < window[0] else ""
     return f"The same numbers from {unit.show(window[0])} on{cut}."
 
 
@@ -118,8 +121,9 @@ def close_up(series: Sequence[Series], dense: float | None) -> tuple[float, floa
     reach = max(top - means[len(means) // 4], whole / 40)
     if whole < 0.02 or len(means) < 6 or 3 * reach > whole:
         return None
-    highest = max(p.spread.high for line in series for p, _ in line.shown)
-    return top - 2 * reach, max(top + 0.35 * reach, highest + 0.1 * reach)
+    kind = figures.band_kind(series)
+    highest = max(figures.ends_of(p, kind)[1] for line in series for p, _ in line.shown)
+    return top - 2 * reach, max(top + 0.35 * reach, min(highest + 0.1 * reach, top + 2 * reach))
 
 
 def files(plot: Plot, folder: Path, prefix: str = "") -> tuple[str, tuple[Path, Path]]:

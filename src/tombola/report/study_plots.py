@@ -70,8 +70,11 @@ def _against_density(study: Study, looks: Looks) -> list[Shown]:
 
 def _gap(study: Study, looks: Looks, dense: StudyArm | None) -> list[Shown]:
     unit, series, line = Unit(study.metric), _series(study, looks, GAP, dense), _mean(dense, GAP)
-    if not worth_drawing(series) or flat(series):
+    if not worth_drawing(series):
         return []
+    if flat(series):
+        gap = unit.difference(series[0].points[0].spread.mean)
+        return [Remark(f"Training minus validation {study.metric}: {gap}{unit.points} in every arm.")]
     caption = sentences(
         f"Training minus validation {study.metric} of the final network: how much better it does on what it has seen.",
         band_words(series),

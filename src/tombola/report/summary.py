@@ -12,7 +12,7 @@ from tombola.report.comparison import Study, read_study
 from tombola.report.levels import Level, inside, read_better, read_interval, read_level, read_shape
 from tombola.report.nodes import Node, load
 from tombola.report.overlap import MaskOverlap, read_overlap
-from tombola.report.unfinished import partial_search
+from tombola.report.unfinished import RESUME, begun_stages, partial_result
 
 ARMS = ("ticket", "random", "reinit", "dense")
 NOT_VERIFIED = "No verification was given: this ticket has not been trained on fresh seeds against its controls."
@@ -113,7 +113,7 @@ def _iterations(node: Node, key: str) -> tuple[int | None, ...]:
     return tuple(None if value is None else int(value) for value in values)
 
 
-def _find(node: Node, root: Path) -> Find:
+def _find(node: Node, root: Path, from_ticket: bool) -> Find:
     metric = node.text("metric", "accuracy")
     top = 1.0 if metric == "accuracy" else float("inf")
     replicates = []
@@ -134,6 +134,7 @@ def _find(node: Node, root: Path) -> Find:
         _parameters(node),
         read_better(node, metric),
         read_shape(node),
+        from_ticket,
     )
 
 
@@ -231,10 +232,16 @@ def read_run(path: Path) -> Run:
     missing: list[str] = []
     find = verify = study = overlap = None
     other: Mapping[str, object] = {}
+    settings = {} if config is None else config.value
+    if result is None and proof is None:
+        missing += [RESUME, *begun_stages(path)]
+        result = partial_result(path, kind, settings)
+        if result is None:
+            missing.append("No network has been trained to its end yet.")
     if result is not None:
         what = result.text("kind", kind)
         if what == "find":
-            find = _find(result, path)
+            find = _find(result, path, isinstance(settings, Mapping) and settings.get("start") is not None)
             missing += _gaps(find)
         elif what == "verify" and proof is None:
             proof = result
@@ -247,16 +254,8 @@ def read_run(path: Path) -> Run:
         elif isinstance(result.value, dict):
             other = result.value
             missing.append(f"There are no figures for results of kind {what!r}: they are listed as found.")
-    elif kind != "verify":
-        missing.append("The run has not finished: this is how far it got; tombola runs says how to resume it.")
-        begun = partial_search(path, None if config is None else config.value)
-        if begun is not None:
-            find = _find(begun, path)
-            missing += _gaps(find)
     if proof is not None:
         verify = _verify(proof, path)
-    elif kind == "verify":
-        missing.append("There is no verify.json yet: the verification has not finished.")
     elif find is not None and _has_ticket(find):
         missing.append(NOT_VERIFIED)
     return Run(
@@ -264,7 +263,7 @@ def read_run(path: Path) -> Run:
         kind=kind,
         name=head.text("name") or path.name,
         command=head.text("command"),
-        config={} if config is None else config.value,
+        config=settings,
         versions={name: str(item.value) for name, item in head.members("versions")},
         seed=head.text("seed"),
         fingerprint=head.text("fingerprint"),

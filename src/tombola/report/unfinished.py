@@ -141,4 +141,8 @@ def _name(config: object, part: str) -> str:
 
 def _task(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The metric and its direction, where the configuration says them."""
-    return {}
+    task = settings.get("task")
+    if not isinstance(task, Mapping):
+        return {}
+    found = {"metric": task.get("metric_name"), "higher_is_better": task.get("higher_is_better")}
+    return {key: value for key, value in found.items() if value is not None}

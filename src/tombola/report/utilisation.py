@@ -76,7 +76,7 @@ def _at_the_end(used: Sequence[Used], ends: bool) -> list[Shown]:
     if all(len(one.layers) < 2 for one in used):
         return []
     if all(alike((layer.density for layer in one.layers), ALIKE) for one in used):
-        shares = ", ".join(f"{one.label} {percent(1 - one.layers[0].density)}" for one in used)
+        shares = "; ".join(f"{one.label}: {percent(1 - one.layers[0].density)}" for one in used)
         return [Remark(f"Masked share of each layer: the same in all layers ({shares}).")] if ends else []
     masked = "the share of its weights that the mask leaves out at the end"
     found: list[Shown] = []

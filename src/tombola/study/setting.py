@@ -16,6 +16,11 @@ from tombola.names import unknown
 from tombola.train.recipe import Recipe
 
 
+def folder_of(name: str) -> str:
+    """An arm's name as that of a folder on any system: other characters than letters, digits, dots become dashes."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-.").lower()
+
+
 @dataclass(frozen=True)
 class Arm:
     """A method with its own recipe.
@@ -45,7 +50,7 @@ class Arm:
     @property
     def folder(self) -> str:
         """The name as that of a folder on any system: other characters become dashes."""
-        return re.sub(r"[^A-Za-z0-9.]+", "-", self.name).strip("-.").lower()
+        return folder_of(self.name)
 
 
 @dataclass(frozen=True)
