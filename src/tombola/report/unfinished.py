@@ -96,7 +96,9 @@ def _figures(replicates: list[list[Any]]) -> dict[str, Any]:
 
 
 def _verification(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    arms: dict[str, dict[str, list[Any]]] = {}
+    from tombola.study.statistics import FEWEST_REPLICATES, interval
+
+    arms: dict[str, dict[str, Any]] = {}
     for stage, value in _stages(path):
         name, _, number = stage.rpartition("-")
         if name and number.isdigit() and isinstance(value, Mapping):
@@ -106,6 +108,10 @@ def _verification(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | N
             arm["metrics"].append(f"{stage}/metrics.csv")
     if not arms:
         return None
+    for arm in arms.values():
+        known = [value for value in arm["test_accuracy"] if isinstance(value, int | float)]
+        ends = interval(known) if len(known) >= FEWEST_REPLICATES else None
+        arm |= {"mean": math.fsum(known) / len(known) if known else None, "interval": ends and list(ends)}
     count = sum(len(arm["test_accuracy"]) for arm in arms.values())
     wanted = settings.get("replicates")
     of = f" of {4 * wanted}" if isinstance(wanted, int) else ""

@@ -1,0 +1,101 @@
+"""What a result cost: iterations of all levels up to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from report_cases import change, drawn, drop
+from report_runs import make_find, write_json
+from tombola.report.aggregate import spread
+from tombola.report.cost import Priced, PricedSeries, bars, cost_of, find_series, total
+from tombola.report.levels import Level
+from tombola.report.looks import page_looks, series_look
+from tombola.report.summary import Find, Replicate, read_run
+from tombola.report.tables import find_tables, runs_table
+
+
+def levels(*steps: int | None) -> tuple[Level, ...]:
+    return tuple(Level(n, 0.5**n, steps=count, test_accuracy=0.9) for n, count in enumerate(steps))
+
+
+def search(*replicates: dict[str, tuple[Level, ...]]) -> Find:
+    return Find("imp", "m", "d", "accuracy", tuple(Replicate(i, i, "", arms) for i, arms in enumerate(replicates)))
+
+
+def test_costs_by_hand() -> None:
+    ticket = levels(100, 100, 60)
+    found = search({"ticket": ticket, "random": ticket[1:], "reinit": ticket[1:]})
+    assert [cost_of(found, "ticket", n) for n in range(3)] == [100, 200, 260]
+    assert [cost_of(found, "random", n) for n in (1, 2)] == [100, 60]
+    assert [cost_of(found, "reinit", n) for n in (1, 2)] == [200, 260]
+    assert cost_of(found, "random", 0) is None
+
+
+def test_costs_are_means_over_replicates_and_unknown_where_one_is() -> None:
+    assert cost_of(search({"ticket": levels(100, 50)}, {"ticket": levels(100, 70)}), "ticket", 1) == 160
+    assert cost_of(search({"ticket": levels(100, None)}, {"ticket": levels(100, 70)}), "ticket", 1) is None
+    assert cost_of(search({"ticket": levels(100, 50)}, {"ticket": levels(100)}), "ticket", 1) == 150
+    assert total(levels(1, 2)) == 3
+    assert total(levels(1, None)) is None
+
+
+def test_a_search_of_levels_that_begin_late_counts_them_whole() -> None:
+    learned = (Level(1, 0.5, steps=210, test_accuracy=0.9), Level(2, 0.5, steps=90, test_accuracy=0.91))
+    assert cost_of(search({"ticket": learned}), "ticket", 2) == 300
+
+
+def test_series_name_the_tickets_densities_and_join_what_was_searched() -> None:
+    ticket = levels(100, 100)
+    ticket_line, random_line = find_series(
+        search({"ticket": ticket, "random": ticket[1:]}), [("ticket", series_look(0)), ("random", series_look(1))]
+    )
+    assert [(p.cost, p.name) for p in ticket_line.points] == [(100, "100.00 %"), (200, "50.00 %")]
+    assert (ticket_line.joined, random_line.joined) == (True, False)
+    assert [(p.cost, p.name) for p in random_line.points] == [(100, "")]
+
+
+def test_bars_say_what_they_are() -> None:
+    def line(*sizes: int) -> PricedSeries:
+        found = [spread([0.1 * n for n in range(size)]) for size in sizes]
+        return PricedSeries("x", series_look(0), tuple(Priced(1, each) for each in found if each is not None))
+
+    assert [bars([line(*sizes)]) for sizes in ((1, 1), (2, 3), (3, 4))] == ["none", "range", "interval"]
+
+
+def test_the_table_and_the_figure_tell_the_cost(tmp_path: Path) -> None:
+    root = make_find(tmp_path / "run", logs=False, lean=True, levels=(0, 1, 2), controls=(2,))
+    ((run, looks, plots, _),) = drawn([root])
+    assert run.find is not None
+    first = find_tables(run.find, looks)[0]
+    place = list(map(str, first.head)).index("Total iterations")
+    assert [row[place] for row in first.rows] == ["12,000", "24,000", "36,000"]
+    assert "all levels up to this one" in first.note
+    (figure,) = (plot.figure for plot in plots if plot.name == "accuracy-cost")
+    lines = {line.get_label(): list(line.get_xdata()) for line in figure.axes[0].lines}
+    assert lines["Ticket"] == [12_000, 24_000, 36_000]
+    assert lines["Random mask"] == [12_000]
+    assert lines["Reinitialised"] == [36_000]
+    table = runs_table([run, run], [looks, looks])
+    assert table.rows[0][-1] == "36,000"
+
+
+def test_a_search_from_a_ticket_says_what_is_not_counted(tmp_path: Path) -> None:
+    root = make_find(tmp_path / "run", logs=False, lean=True, replicates=1, levels=(0, 1), controls=())
+    write_json(root / "run.json", {"kind": "find", "config": {"start": "0a1b"}})
+    run = read_run(root)
+    assert run.find is not None
+    looks = page_looks([run])[0]
+    assert "the ticket that the search started from" in find_tables(run.find, looks)[0].note
+    assert "started from" not in find_tables(replace(run.find, from_ticket=False), looks)[0].note
+
+
+@pytest.mark.parametrize("what", ["steps", "test_accuracy"])
+def test_without_steps_or_tests_there_is_no_cost(tmp_path: Path, what: str) -> None:
+    root = change(make_find(tmp_path / "run", logs=False, lean=True, levels=(0, 1), controls=()), drop(what))
+    ((run, looks, plots, _),) = drawn([root])
+    assert run.find is not None
+    assert "accuracy-cost" not in {plot.name for plot in plots}
+    assert not any("Total" in str(cell) for table in find_tables(run.find, looks) for cell in table.head)
