@@ -8,12 +8,11 @@ from collections.abc import Sequence
 
 from tombola.cli.errors import one_line
 from tombola.cli.screen import Screen, plain_warnings, printable
-from tombola.cli.verb import Verb
+from tombola.cli.verb import DEFAULT_METHOD, Verb
 from tombola.errors import TombolaError
 from tombola.names import unknown
 
 USAGE, INTERRUPTED = 2, 130
-DEFAULT_METHOD = "imp"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,10 +59,11 @@ def _run(words: list[str]) -> int:
 
 def all_verbs() -> list[Verb]:
     """Every command, in the order of the help."""
-    from tombola.cli import deployment, overlap, records, searches, studies, tickets
+    from tombola.cli import completion, deployment, overlap, records, searches, studies, tickets
 
     groups = (searches, studies, overlap, tickets, deployment, records)
-    return [verb for group in groups for verb in group.verbs()]
+    verbs = [verb for group in groups for verb in group.verbs()]
+    return [*verbs, completion.verb(verbs)]
 
 
 def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[str]]:

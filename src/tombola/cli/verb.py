@@ -13,6 +13,9 @@ from tombola.cli.errors import parser_line
 from tombola.cli.screen import Screen
 from tombola.errors import TombolaError
 
+DEFAULT_METHOD = "imp"
+"""The method of a command that names none."""
+
 
 @dataclass(frozen=True)
 class Verb:

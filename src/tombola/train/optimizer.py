@@ -43,7 +43,7 @@ def trainable(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 
 
-_OPTIMIZERS: Mapping[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
+OPTIMIZERS: Mapping[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] = {
     "sgd": (torch.optim.SGD, ("momentum", "nesterov")),
     "adam": (torch.optim.Adam, ()),
     "adamw": (torch.optim.AdamW, ()),
@@ -53,7 +53,7 @@ _OPTIMIZERS: Mapping[str, tuple[type[torch.optim.Optimizer], tuple[str, ...]]] =
 
 def is_foreign(recipe: Recipe) -> bool:
     """Whether the recipe names its optimiser by import path."""
-    return recipe.optimizer not in _OPTIMIZERS
+    return recipe.optimizer not in OPTIMIZERS
 
 
 def optimizer_class(recipe: Recipe) -> Any:
@@ -63,13 +63,13 @@ def optimizer_class(recipe: Recipe) -> Any:
         TombolaError: no optimiser has that name, and nothing lies at that import path.
     """
     if not is_foreign(recipe):
-        return _OPTIMIZERS[recipe.optimizer][0]
+        return OPTIMIZERS[recipe.optimizer][0]
     if not is_import_path(recipe.optimizer):
         more = ", or the import path of an optimiser class such as torch.optim.RMSprop"
-        raise TombolaError(unknown("optimizer", recipe.optimizer, _OPTIMIZERS, more))
+        raise TombolaError(unknown("optimizer", recipe.optimizer, OPTIMIZERS, more))
     return imported("optimizer", recipe.optimizer)
 
 
 def _kind(recipe: Recipe) -> tuple[Any, Mapping[str, Any]]:
-    more = () if is_foreign(recipe) else _OPTIMIZERS[recipe.optimizer][1]
+    more = () if is_foreign(recipe) else OPTIMIZERS[recipe.optimizer][1]
     return optimizer_class(recipe), {name: getattr(recipe, name) for name in ("lr", "weight_decay", *more)}
