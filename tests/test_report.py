@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import random
 import re
-import shutil
-import subprocess
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from html.parser import HTMLParser
@@ -360,34 +357,3 @@ def test_any_name_can_be_drawn() -> None:
     drawn = figures.layer_figure([(names[0], series_look(0), layers)])
     ElementTree.fromstring(style.svg_bytes(drawn))
     assert style.pdf_bytes(drawn).startswith(b"%PDF")
-
-
-CHROMIUM = shutil.which("chromium")
-PROBE = """<script>addEventListener("load", () => { const e = document.scrollingElement;
-parent.document.body.dataset.probe = [innerWidth, e.scrollWidth].join(" "); });</script>"""
-
-
-def chromium(url: str, profile: Path, *flags: str) -> str:
-    base = [str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    base += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
-    base += ["--no-first-run", f"--user-data-dir={profile}"]
-    done = subprocess.run([*base, *flags, url], capture_output=True, text=True, timeout=60, check=True)
-    return done.stdout
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_page_fits_a_phone(report: ReportFiles, tmp_path: Path) -> None:
-    text = report.html.read_text(encoding="utf-8")
-    text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', PROBE, text)
-    # A window has a least width, also without a screen: the phone is a frame of 390 px.
-    frame = tmp_path / "frame.html"
-    frame.write_text(f'<body><iframe width="390" height="800" style="border:0" srcdoc="{html.escape(text)}">')
-    dom = chromium(frame.as_uri(), tmp_path / "p1", "--dump-dom")
-    found = re.search(r'data-probe="(\d+) (\d+)"', dom)
-    assert found is not None, dom[:300]
-    inner, wide = map(int, found.groups())
-    assert inner == 390
-    assert wide <= 390
-    shot = tmp_path / "shot.png"
-    chromium(report.html.as_uri(), tmp_path / "p2", "--window-size=1280,1600", f"--screenshot={shot}")
-    assert shot.stat().st_size > 20_000

@@ -23,6 +23,7 @@ from tombola.report.plots import run_plots
 from tombola.report.summary import Run, read_run
 from tombola.report.utilisation import used_weights
 
+SAMPLED = ("test_accuracy_sampled", "val_accuracy_sampled")
 FAMILIES = {"Edge-popup": (0.7, 0.5, 0.3, 0.1), "IMP": (0.5, 0.2, 0.05)}
 
 
@@ -84,6 +85,7 @@ def make_arm(root: Path, name: str, family: str | None, density: float, replicat
         "gap": figure(lambda x: x["train_accuracy_eval"] - x["val_accuracy"]),
         "shift": figure(lambda x: x["val_accuracy"] - x["test_accuracy"]),
         "bits_per_weight": figure(lambda x: 32 * x["density"]),
+        **({part: figure(lambda x: x["test_accuracy"]) for part in SAMPLED} if masks else {}),
     }
 
 

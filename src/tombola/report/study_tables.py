@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tombola.formats import BITS, MISSING, Unit, count, density, plural
-from tombola.report import words
 from tombola.report.aggregate import spread
 from tombola.report.comparison import GAP, SHIFT, Contrast, Difference, Study
 from tombola.report.cost import COUNTED
@@ -33,7 +32,8 @@ def study_tables(study: Study, looks: Looks) -> list[Table]:
     """The arms of a study, and their differences from the first."""
     columns = [figure for figure in HEADS if any(arm.values[figure] for arm in study.arms)]
     differing = [figure for figure in columns if any(figure in x.differences for x in study.contrasts)]
-    return [_arms(study, looks, columns), *([_differences(study, looks, differing)] if differing else [])]
+    contrasts = _differences(study, looks, differing).parts(fixed=1) if differing else []
+    return [*_arms(study, looks, columns).parts(fixed=1), *contrasts]
 
 
 def _arms(study: Study, looks: Looks, columns: list[str]) -> Table:
@@ -62,7 +62,8 @@ def _means(study: Study) -> str:
     over = f"Means over {plural(study.replicates, 'replicate')}"
     if study.replicates < 2:
         return "One replicate."
-    return f"{over} ± half of the 95 % t-interval." if study.replicates >= FEWEST else f"{over} (lowest to highest)."
+    below = "± half of their 95 % t-interval" if study.replicates >= FEWEST else "lowest to highest"
+    return f"{over}; below: {below}."
 
 
 def _columns_in_words(study: Study, columns: list[str]) -> list[str]:
@@ -110,11 +111,16 @@ def pairing(contrasts: Sequence[Contrast]) -> str:
     return f"Paired by replicate, but for {', '.join(unpaired)}, which began with other weights (Welch's t)."
 
 
-def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str:
+def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str | Cell:
     found = spread(values)
+    if found is None:
+        return MISSING
     if figure == "bits_per_weight":  # hardly varies: an interval would be noise of rounding
-        return MISSING if found is None else BITS.bare(found.mean)
-    return words.mean_of(unit.differences if figure in (GAP, SHIFT) else unit, found)
+        return BITS.bare(found.mean)
+    kind = unit.differences if figure in (GAP, SHIFT) else unit
+    if found.interval is None:
+        return Cell(kind.show(found.mean), kind.ends(found.low, found.high) if found.n > 1 else "")
+    return Cell(kind.show(found.mean), kind.half(found.mean, found.interval))
 
 
 def _difference_cell(unit: Unit, figure: str, found: Difference | None) -> str | Cell:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from tombola.formats import Unit
 from tombola.report import style, words
-from tombola.report.aggregate import Reading, layer_densities, levels_of, observed_stop, points, spread
+from tombola.report.aggregate import Reading, Spread, layer_densities, levels_of, observed_stop, points, spread
 from tombola.report.cost import COUNTED, cost_of
 from tombola.report.levels import FEWEST
 from tombola.report.looks import Look, Looks
@@ -30,7 +30,7 @@ class Cell:
 
 
 Row = tuple[str | Cell, ...]
-MOST_COLUMNS = 14
+MOST_COLUMNS = 13
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Table:
     folded: bool = False
 
     def parts(self, fixed: int) -> list[Table]:
-        """The table cut into several of at most 14 columns, each with the first ``fixed`` ones."""
+        """The table cut into several of at most 13 columns, each with the first ``fixed`` ones."""
         wide = MOST_COLUMNS - fixed
         count = math.ceil((len(self.head) - fixed) / wide)
         if count < 2:
@@ -67,6 +67,13 @@ def arm_cell(arm: str, looks: Looks) -> Cell:
     return Cell(style.arm_name(arm), look=looks.arm(arm))
 
 
+def mean_cell(unit: Unit, found: Spread, mark: str = "") -> str | Cell:
+    """``98.10 ± 0.05 %``; of two values the mean, and below it both."""
+    if found.interval is None and found.n > 1:
+        return Cell(unit.show(found.mean) + mark, unit.ends(found.low, found.high))
+    return unit.interval(found.mean, found.interval) + mark
+
+
 def _by_level(
     find: Find, looks: Looks, title: str, reading: Reading, note: str, unit: Unit, *, priced: bool = False
 ) -> Table | None:
@@ -82,12 +89,14 @@ def _by_level(
     known = any(cost is not None for cost in costs.values())
     for number in numbers:
         at = [found[number] for found in columns.values() if number in found]
-        row = [words.density(at[0].density), f"{words.count(at[0].kept)} of {words.count(at[0].total)}"]
+        row: list[str | Cell] = [
+            words.density(at[0].density),
+            f"{words.count(at[0].kept)} of {words.count(at[0].total)}",
+        ]
         row += [words.count(costs[number])] if known else []
         for found in columns.values():
             point = found.get(number)
-            text = words.mean_of(unit, point.spread) if point else words.MISSING
-            row.append(text + ("" if point is None or point.complete else "*"))
+            row.append(words.MISSING if point is None else mean_cell(unit, point.spread, "" if point.complete else "*"))
             if not alike:
                 row.append(str(point.spread.n) if point else words.MISSING)
         rows.append(tuple(row))
@@ -115,8 +124,8 @@ def _spread_words(sizes: Iterable[int]) -> str:
     if min(known) >= FEWEST:
         return "Mean ± half of its 95 % t-interval over n replicates."
     if max(known) < FEWEST:
-        return "Mean over n replicates (lowest to highest)."
-    return "Mean over n replicates ± half of its 95 % t-interval; of fewer than 3 (lowest to highest)."
+        return "Mean over n replicates; below: lowest to highest."
+    return "Mean over n replicates ± half of its 95 % t-interval; of fewer than 3, below: lowest to highest."
 
 
 def _layers(find: Find) -> list[Table]:
