@@ -172,7 +172,7 @@ def test_a_search_can_go_to_another_process(tmp_path: Path) -> None:
     assert [level["level"] for level in there.levels] == [0, 1]
 
 
-def test_every_arm_is_rehearsed_before_anything_is_trained(tmp_path: Path) -> None:
+def test_every_arm_is_validated_before_anything_is_trained(tmp_path: Path) -> None:
     late = Arm("late", IterativePruning(density=0.5, rounds=1, rewind="7it"), Recipe(**TINY))
     with pytest.raises(tb.TombolaError, match="arm 'late': "):
         run(tmp_path, [*arms(), late])

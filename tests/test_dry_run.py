@@ -18,12 +18,14 @@ from supermask_searches import RECIPE, splits
 from tombola.data.splits import Resident, Splits, Streamed, Task, accuracy, make_splits
 from tombola.errors import TombolaError
 from tombola.methods import METHODS
-from tombola.methods.find import rehearse, run_find
+from tombola.methods.find import find, run_find, validate
 from tombola.methods.imp import IterativePruning
 from tombola.methods.request import make_request
 from tombola.select.criteria import CRITERIA
+from tombola.study.verify import verify
 from tombola.train import trial
 from tombola.train.fabric import make_fabric
+from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 from tombola.train.search import Level, Search
 
@@ -45,7 +47,7 @@ def method(name: str) -> Any:
 
 def tried(model: Any, how: Any = ONE_SHOT, data: Splits | None = None, recipe: Recipe = RECIPE, **more: Any) -> None:
     data = data or splits()
-    rehearse(make_request(model, data, how, recipe=recipe, **more), data)
+    validate(make_request(model, data, how, recipe=recipe, **more), data)
 
 
 # -- networks
@@ -234,6 +236,16 @@ def test_a_label_out_of_range_in_a_streamed_test_split_is_met(place: int) -> Non
     data = replace(splits(), task=own_task(), test=Streamed(Listed(longer(600), place)))
     with pytest.raises(TombolaError, match=r"the loss fails on .* of the test split: IndexError: Target 7 is out of"):
         tried(mlp(), data=data)
+
+
+def test_verify_meets_it_before_an_arm_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = replace(splits(), task=own_task())
+    ticket = find(mlp(), data, ONE_SHOT, recipe=RECIPE)
+    part = longer(600)
+    part.y[599] = 7
+    monkeypatch.setattr(trial, "train", None)
+    with pytest.raises(TombolaError, match=r"the loss fails on .* of the test split: IndexError: Target 7 is out of"):
+        verify(ticket, replace(data, test=part), model=mlp(), options=Options(force=True))
 
 
 def test_a_streamed_test_split_is_read_once_and_the_others_hardly() -> None:

@@ -77,6 +77,14 @@ def test_a_metric_that_changes_its_form_is_refused():
         score(lambda o, t: next(forms))
 
 
+def test_the_mode_is_put_back_whatever_happens():
+    model = nn.Sequential(nn.Identity())
+    task = Task(lambda o, t: (o - t).abs().mean(), lambda o, t: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate(model, feed(Resident(X, Y), batch_size=2), task)
+    assert model.training
+
+
 @pytest.mark.parametrize("loss", [lambda o, t: (o - t).abs(), lambda o, t: (o - t).abs().squeeze(1), lambda o, t: 1.0])
 def test_a_loss_is_one_scalar_tensor(loss):
     with pytest.raises(TombolaError, match="mean over the batch, a scalar"):

@@ -172,6 +172,18 @@ def test_a_cut_is_told_from_dead_units_and_from_symmetry() -> None:
     assert is_cut(dead, Mask(apart), x)  # no layer is empty, yet nothing meets
 
 
+def test_tokens_are_judged_only_where_the_network_tells_them_apart() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+    tokens, weights = torch.arange(24).view(8, 3) % 9, prunable(model)
+    full, cut = Mask.full(weights), Mask({name: torch.zeros_like(w, dtype=torch.bool) for name, w in weights.items()})
+    assert not is_cut(model, full, tokens)
+    assert is_cut(model, cut, tokens)
+    with torch.no_grad():
+        model[4].weight.zero_()  # as some last layers start
+    assert not is_cut(model, full, tokens)
+
+
 def test_an_own_live_model_is_copied_and_its_weights_are_the_origin() -> None:
     model = network()
     before = {name: value.clone() for name, value in model.state_dict().items()}

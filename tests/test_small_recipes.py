@@ -17,7 +17,7 @@ from tombola.data.registry import load_data
 from tombola.errors import TombolaError
 from tombola.methods import METHODS
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import rehearse, search
+from tombola.methods.find import search, validate
 from tombola.methods.gem_miner import GemMiner
 from tombola.methods.iterand import IteRand, fresh_weights
 from tombola.methods.joint import Joint
@@ -347,7 +347,7 @@ def test_two_of_every_four_inputs_are_kept(method: Any) -> None:
 )
 def test_mistakes_are_met_before_training(make: Any, message: str) -> None:
     with pytest.raises(TombolaError) as error:
-        rehearse(make_request(SMALL, SPLITS, make(), recipe=RECIPE), SPLITS)
+        validate(make_request(SMALL, SPLITS, make(), recipe=RECIPE), SPLITS)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -36,6 +36,7 @@ from tombola.supermask import (
     refresh,
     transformers_callback,
 )
+from tombola.supermask.attach import layers
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -80,6 +81,7 @@ def test_five_lines() -> None:
 def test_lightning_refreshes_once_per_optimiser_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch")
     events: list[str] = []
+    settled: list[bool] = []
 
     class Task(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -89,10 +91,12 @@ def test_lightning_refreshes_once_per_optimiser_step(monkeypatch: pytest.MonkeyP
 
         def training_step(self, batch: list[Tensor]) -> Tensor:
             events.append("forward")
+            settled.append(not is_settled(self))
             return F.cross_entropy(self.net(batch[0]), batch[1])
 
         def validation_step(self, batch: list[Tensor]) -> None:
             events.append("validation")
+            settled.append(is_settled(self))
             self.net(batch[0])
 
         def optimizer_step(self, *args: Any, **settings: Any) -> None:
@@ -128,6 +132,8 @@ def test_lightning_refreshes_once_per_optimiser_step(monkeypatch: pytest.MonkeyP
     assert events == ["validation", *epoch, *epoch]
     assert events.count("refresh") == trainer.global_step == 6
     assert read(task) != first
+    assert settled == [True] * (2 * 5 + 11)  # drawn in training, p > 0.5 in validation
+    assert not is_settled(task)
 
 
 def test_lightning_callback_survives_pickling() -> None:
@@ -135,6 +141,10 @@ def test_lightning_callback_survives_pickling() -> None:
     callback = lightning_callback()
     assert type(pickle.loads(pickle.dumps(callback))) is type(callback)
     assert type(copy.deepcopy(callback)) is type(callback)
+
+
+def is_settled(model: nn.Module) -> bool:
+    return all(torch.equal(layer.supermask.mask, layer.supermask.scores > 0) for layer in layers(model))
 
 
 # ---- Hugging Face --------------------------------------------------------------------------------------------
@@ -152,6 +162,7 @@ def test_transformers_refreshes_once_per_optimiser_step(monkeypatch: pytest.Monk
 
         def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
             events.append("forward")
+            settled.append(is_settled(self) != self.training)
             logits = self.net(x)
             return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
@@ -161,8 +172,9 @@ def test_transformers_refreshes_once_per_optimiser_step(monkeypatch: pytest.Monk
 
     events: list[str] = []
     monkeypatch.setattr(callbacks, "refresh", counted)
+    settled: list[bool] = []
     task = Task()
-    scores, _ = attach(task, TopK(0.5))
+    scores, _ = attach(task, Bernoulli(), scores=1.0)
     first = read(task)
     x, y = examples(n=20)
     trainer = transformers.Trainer(
@@ -189,6 +201,8 @@ def test_transformers_refreshes_once_per_optimiser_step(monkeypatch: pytest.Monk
     assert events == [*epoch, *epoch]  # the last forward of an epoch is its evaluation
     assert events.count("refresh") == trainer.state.global_step == 6
     assert read(task) != first
+    assert settled == [True] * len(events[:-6])  # drawn in training, p > 0.5 in evaluation
+    assert is_settled(task)
     with pytest.raises(TombolaError, match="no supermask"):
         transformers_callback().on_train_begin(trainer.args, trainer.state, trainer.control, model=nn.Linear(2, 2))
 

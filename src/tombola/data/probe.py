@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,14 +16,16 @@ from tombola.data.splits import Resident, Split, subset
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(description, total) -> a bar, which is told how many are done."""
 
+_READ = "_targets"
 _AT_EITHER_END = 3
 _SORTED = 1 << 24
 """Whole numbers of which all distinct values are looked for; of more, the ends of each example's."""
 
 
 def chosen(split: Split, indices: Sequence[int]) -> Split:
-    """The examples at `indices`, in that order."""
-    return subset(split, torch.tensor(indices, dtype=torch.int64))
+    """The examples at `indices`, in that order; few, so that this process fetches them."""
+    part = subset(split, torch.tensor(indices, dtype=torch.int64))
+    return part if isinstance(part, Resident) else replace(part, workers=0)
 
 
 def first_of(split: Split, count: int) -> Split:
@@ -31,18 +34,22 @@ def first_of(split: Split, count: int) -> Split:
 
 
 def targets_of(split: Split) -> Tensor | None:
-    """All targets (N, ...) of a split that holds or lists them; None where examples must be fetched for them."""
-    return split.y if isinstance(split, Resident) else listed_labels(split.plain or split.dataset)
+    """All targets (N, ...) of a split that holds or lists them, or once read; None where they must be read first."""
+    if isinstance(split, Resident):
+        return split.y
+    read: Tensor | None = vars(split).get(_READ)
+    return listed_labels(split.plain or split.dataset) if read is None else read
 
 
 def read_targets(split: Split, track: Track, where: str) -> Tensor:
-    """All targets (N, ...), fetched with their inputs one by one."""
+    """All targets (N, ...), fetched with their inputs one by one; the split remembers them."""
     found, done = [], 0
     with track(f"reading labels of {where}", len(split)) as update:
         for _, y in feed(split, batch_size=64, sweep_batch=64).sweep():
             found.append(y)
             done += len(y)
             update(done)
+    vars(split)[_READ] = torch.cat(found)
     return torch.cat(found)
 
 

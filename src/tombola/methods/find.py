@@ -15,7 +15,7 @@ from tombola.coverage import Coverage, coverage, warn_of_left_out
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.mask import parameters_by_name
-from tombola.methods.describe import describe
+from tombola.methods.describe import describe, describe_training
 from tombola.methods.request import Request, check_jobs, loaded, make_request, name_of_model
 from tombola.methods.start import Start, start_from
 from tombola.models.spec import ModelSpec
@@ -64,7 +64,7 @@ def find(
         check_jobs(1, request.model, request.data)
         with limit_threads(request.options.threads), show_progress(request.options.progress) as progress:
             splits = loaded(request.data, progress)
-            rehearse(request, splits)
+            validate(request, splits, progress)
             splits.identify(progress.track)
             return search(request, progress, splits=splits)[-1].ticket
     result = run_find(request, Path(out))
@@ -86,22 +86,23 @@ def search(
     loggers = _loggers(request.options, directory, replicate)
     fabric = make_fabric(request.options.device, request.recipe.precision, loggers=loggers)
     bench = Bench(splits, request.recipe, fabric, request.options, progress or Silent())
-    prepared = _prepared(request, bench, start, seed)
+    described = {
+        **describe(request, splits),
+        "seed": seed,
+        "versions": versions(),
+        "parameters": sum(p.numel() for p in parameters_by_name(start.network()).values()),
+    }
+    prepared = _prepared(request, bench, start, seed, described)
     with torch.random.fork_rng(devices=[]):
         return list(request.method.find(replace(prepared, directory=directory, prefix=f"replicate-{replicate}")))
 
 
-def _prepared(request: Request, bench: Bench, start: Start, seed: int) -> Search:
+def _prepared(request: Request, bench: Bench, start: Start, seed: int, provenance: Mapping[str, Any]) -> Search:
     return Search(
         bench=bench,
         origin=start.origin,
         seed=seed,
-        provenance={
-            **describe(request, bench.splits),
-            "seed": seed,
-            "versions": versions(),
-            "parameters": sum(p.numel() for p in parameters_by_name(start.network()).values()),
-        },
+        provenance=provenance,
         architecture=start.architecture,
         trusted=start.trusted,
         mask=request.start.mask if request.start else None,
@@ -135,10 +136,10 @@ def run_find(request: Request, out: Path, *, jobs: int = 1) -> dict[str, Any]:
 
         label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}"
         order = Order(out, label, "find", machine(options, jobs), options.force)
-        return headline(carry_out(order, config, lambda: rehearse(request, splits), work, progress))
+        return headline(carry_out(order, config, lambda: validate(request, splits, progress), work, progress))
 
 
-def rehearse(request: Request, splits: Splits) -> None:
+def validate(request: Request, splits: Splits, progress: Progress | None = None) -> None:
     """Meet every mistake that can be met before anything is trained or written: one step of everything, on copies.
 
     Warns:
@@ -155,11 +156,12 @@ def rehearse(request: Request, splits: Splits) -> None:
         method.check(network, loop.steps_per_epoch, loop.total)
     else:
         method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask)
-    with limit_threads(options.threads), show_progress(options.progress) as progress, warnings.catch_warnings():
+    with limit_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when it counts
-        bench = Bench(splits, request.recipe, fabric, options, progress)
+        bench = Bench(splits, request.recipe, fabric, options, progress or Silent())
         if hasattr(method, "dry_run"):
-            method.dry_run(_prepared(request, bench, start, request.seed))
+            provenance = describe_training(method, request.recipe)  # not of the data, which need not be read for it
+            method.dry_run(_prepared(request, bench, start, request.seed, provenance))
         else:
             try_training(bench, start.network(), seed=request.seed)
 

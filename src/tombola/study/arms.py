@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from tombola.select.patterns import NM, parse_pattern
 from tombola.select.select import select
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
+from tombola.train.dry_run import in_words, try_training
+from tombola.train.hold import hold
 from tombola.train.trial import Bench, Trial, run_trial
 
 
@@ -97,6 +100,14 @@ def run_arm(bench: Bench, contest: Contest, name: str, *, seed: int, stage: Stag
     return run_trial(
         bench, arm.model, seed=derive(seed, "train"), label=label, mask=arm.mask, start=arm.start, stage=stage
     )
+
+
+def try_arms(bench: Bench, contest: Contest, *, seed: int) -> None:
+    """Make every arm, and train the ticket's for one step: TombolaError for what cannot work."""
+    with in_words("the arms of the comparison cannot be made"):
+        arm = {name: make(contest, seed) for name, make in ARMS.items()}["ticket"]
+    with hold(arm.model, arm.mask) if arm.mask is not None else nullcontext():
+        try_training(bench, arm.model, seed=seed)
 
 
 def random_mask(ticket: Ticket, seed: int) -> Mask:

@@ -13,7 +13,7 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods.describe import as_plain, describe, describe_training
-from tombola.methods.find import machine, parameters, rehearse, replicate_seed, search
+from tombola.methods.find import machine, parameters, replicate_seed, search, validate
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.models.spec import ModelSpec
 from tombola.runs.carry import Order, carry_out
@@ -111,7 +111,7 @@ def run_comparison(
 
         label = f"{study}-{name_of_model(spec)}-{splits.name}"
         order = Order(Path(out), label, "study", machine(options, jobs), options.force)
-        done = carry_out(order, config, lambda: _rehearse_all(arms, requests, splits), work, progress)
+        done = carry_out(order, config, lambda: _validate_all(arms, requests, splits, progress), work, progress)
         # series and note are not science: they may change without new training
         result = result_of([_searched(arm) for arm in done.result["arms"]], done.result["parameters"])
         if result != done.result:
@@ -120,10 +120,10 @@ def run_comparison(
         return {**done.about, **result}
 
 
-def _rehearse_all(arms: Sequence[Arm], requests: Sequence[Request], splits: Splits) -> None:
+def _validate_all(arms: Sequence[Arm], requests: Sequence[Request], splits: Splits, progress: Progress) -> None:
     for arm, request in zip(arms, requests, strict=True):
         try:
-            rehearse(request, splits)
+            validate(request, splits, progress)
         except TombolaError as error:
             raise TombolaError(f"arm {arm.name!r}: {error}") from None
 

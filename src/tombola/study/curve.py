@@ -12,7 +12,7 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods.describe import describe
-from tombola.methods.find import find_result, headline, machine, rehearse, replicate_seed, search
+from tombola.methods.find import find_result, headline, machine, replicate_seed, search, validate
 from tombola.methods.request import Request, check_jobs, loaded, name_of_model
 from tombola.methods.start import start_from
 from tombola.names import check_known
@@ -63,7 +63,7 @@ def run_curve(
             return {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
 
         def check() -> None:
-            rehearse(request, splits)
+            validate(request, splits, progress)
             if wanted and hasattr(request.method, "pruning"):
                 _check_levels(wanted, planned_levels(request, splits))
 

@@ -14,7 +14,7 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.mask import Mask, prunable
 from tombola.methods.describe import as_plain, code_of, describe_data, describe_model, describe_training
-from tombola.methods.find import machine, parameters, rehearse, replicate_seed, search
+from tombola.methods.find import machine, parameters, replicate_seed, search, validate
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
@@ -159,7 +159,7 @@ def _check(study: _Study, splits: Splits) -> None:
     origins, layers = [], []
     for arm, request in zip(study.arms, study.requests, strict=True):
         try:
-            rehearse(request, splits)
+            validate(request, splits)
         except TombolaError as error:
             raise TombolaError(f"arm {arm.name!r}: {error}") from None
         rewind = getattr(arm.method, "rewind", "init")

@@ -24,7 +24,7 @@ from tombola.rng.seeds import check_seed, derive
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
-from tombola.study.arms import ARMS, Contest, recorded_part, run_arm
+from tombola.study.arms import ARMS, Contest, recorded_part, run_arm, try_arms
 from tombola.study.untrained import is_untrained, untrained, untrained_sentence
 from tombola.study.verdict import ArmFigures, compare, describe_arm, sentence, speed
 from tombola.ticket.ticket import Ticket
@@ -154,6 +154,9 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
 
     def check() -> None:
         check_fits(apply_rewrites(contest.origin(), contest.rewrites), splits)
+        fabric = make_fabric(options.device, verification.recipe.precision)
+        with limit_threads(options.threads):
+            try_arms(Bench(splits, verification.recipe, fabric, options, progress), contest, seed=verification.seed)
 
     if out is None:
         check()

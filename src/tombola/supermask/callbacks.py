@@ -1,6 +1,7 @@
 """Masks that follow their scores in other people's trainers: `refresh` once after every step of the optimiser.
 
-Attach first, then give the trainer the callback. Validation, logging and checkpoints see the refreshed masks.
+Attach first, then give the trainer the callback. Logging and checkpoints see the refreshed masks. So do validation and
+test, but for drawn masks, which are evaluated as their p > 0.5 masks: what `make_permanent` and tickets hold.
 
     scores, weights = attach(model)
     lightning.pytorch.Trainer(callbacks=[lightning_callback()])       # `pytorch_lightning` just as well
@@ -10,6 +11,7 @@ Attach first, then give the trainer the callback. Validation, logging and checkp
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
@@ -18,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from tombola.errors import TombolaError
-from tombola.supermask.attach import layers, refresh
+from tombola.supermask.attach import layers, refresh, settle
 
 __all__ = ["lightning_callback", "transformers_callback"]
 
@@ -54,10 +56,11 @@ def _lightning_class() -> type:
     base: Any = _imported(names, "lightning").Callback
 
     class RefreshMasks(base):  # type: ignore[misc]
-        """Refreshes supermasks after every step of the optimiser."""
+        """Refreshes supermasks after every step of the optimiser, and settles them while they are evaluated."""
 
         def __init__(self) -> None:
             self.seen = 0
+            self.put_back: Callable[[], None] = _nothing
 
         def __reduce__(self) -> Any:  # for processes that Lightning spawns: a class made late has no name
             return lightning_callback, ()
@@ -71,7 +74,20 @@ def _lightning_class() -> type:
                 self.seen = trainer.global_step
                 refresh(pl_module)
 
+        def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:
+            self.put_back = settle(pl_module)
+
+        def on_validation_end(self, trainer: Any, pl_module: nn.Module) -> None:
+            self.put_back()
+
+        on_test_start = on_predict_start = on_validation_start
+        on_test_end = on_predict_end = on_validation_end
+
     return RefreshMasks
+
+
+def _nothing() -> None:
+    """There is nothing to put back."""
 
 
 @lru_cache(maxsize=1)
@@ -79,7 +95,10 @@ def _transformers_class() -> type:
     base: Any = _imported(["transformers"], "transformers").TrainerCallback
 
     class RefreshMasks(base):  # type: ignore[misc]
-        """Refreshes supermasks after every step of the optimiser."""
+        """Refreshes supermasks after every step of the optimiser, and settles them while they are evaluated."""
+
+        def __init__(self) -> None:
+            self.put_back: Callable[[], None] = _nothing
 
         def __reduce__(self) -> Any:
             return transformers_callback, ()
@@ -89,6 +108,18 @@ def _transformers_class() -> type:
 
         def on_step_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **others: Any) -> None:
             refresh(model)
+            self.on_epoch_end(args, state, control, model=model)
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **others: Any) -> None:
+            if control.should_evaluate:  # comes next
+                self.put_back = settle(model)
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+            self.put_back()
+            self.put_back = _nothing
+
+        def on_train_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **others: Any) -> None:
+            settle(model)
 
     return RefreshMasks
 

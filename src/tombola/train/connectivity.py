@@ -18,18 +18,25 @@ def is_cut(model: nn.Module, mask: Mask, x: Tensor) -> bool:
     at the input vanishes (symmetric networks with layer norms do that too), and with its own weights the masked
     network gives one output for all inputs (so do dead ReLUs). `x` is a batch (N, ...) of real inputs, N > 1;
     inputs that are not floating point (tokens) are judged by the second proof alone. Of an output of several tensors,
-    none may change; a network without any row per example in its output is not judged.
+    none may change; a network without any row per example in its output is not judged, nor is one of tokens that gives
+    one output for all inputs without a mask too (its last layer starts at 0).
     """
     probe = copy.deepcopy(model).to("cpu").eval()
-    mask.apply_(probe)
     x = x.to("cpu", input_dtype(probe) if x.is_floating_point() else None)
+    whole = x.is_floating_point() or _tells_apart(probe, x)
+    mask.apply_(probe)
+    if _tells_apart(probe, x) is not False or not whole:
+        return False
+    return not x.is_floating_point() or not _positive_path(probe, mask, x)
+
+
+def _tells_apart(probe: nn.Module, x: Tensor) -> bool | None:
+    """Whether some output differs from example to example; None where none has a row per example."""
     with torch.no_grad():
         outputs = leaves(probe(x))
     # An output without a row per example (an auxiliary loss, say) tells nothing of what reaches it.
     rows = [output for output in outputs if output.dim() and len(output) == len(x)]
-    if not rows or any(bool((output != output[:1]).any()) for output in rows):
-        return False
-    return not x.is_floating_point() or not _positive_path(probe, mask, x)
+    return any(bool((output != output[:1]).any()) for output in rows) if rows else None
 
 
 def _positive_path(probe: nn.Module, mask: Mask, x: Tensor) -> bool:

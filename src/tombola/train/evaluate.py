@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,12 +43,10 @@ def evaluate(
     Raises:
         TombolaError: the metric or the loss has a shape that it may not have (see `metric_values`, `loss_value`).
     """
-    mode = model.training
-    model.eval()
     loss, metric, examples = 0.0, 0.0, 0
     values: list[Tensor] = []
     forms: set[int] = set()
-    with torch.no_grad():
+    with torch.no_grad(), _mode_kept(model):
         for x, y in typed(feed.sweep(), model):
             with autocast():
                 output = widened(model(x))
@@ -59,13 +57,22 @@ def evaluate(
             values.append(found.to("cpu", torch.float32).reshape(-1))
             if len(y) > 1:  # a lone example's value is its batch's number
                 forms.add(found.dim())
-    model.train(mode)
     if len(forms) > 1:
         raise TombolaError(
             f"metric {task.metric_name} gives one value per example for some batches and one number for others; "
             "return the same form for every batch"
         )
     return Score(loss / examples, metric / examples, examples, None if 0 in forms else torch.cat(values))
+
+
+@contextmanager
+def _mode_kept(model: nn.Module) -> Iterator[None]:
+    mode = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(mode)
 
 
 def metric_values(task: Task, output: Any, target: Tensor) -> Tensor:
