@@ -113,7 +113,7 @@ def run_overlap(
 
         label = f"overlap-{name_of_model(spec)}-{splits.name}"
         order = Order(Path(out), label, "study", machine(options, jobs), options.force)
-        done = carry_out(order, config, lambda: _check(study, splits), work, progress)
+        done = carry_out(order, config, lambda: _check(study, splits, progress), work, progress)
         return {**done.about, **done.result}
 
 
@@ -152,14 +152,14 @@ def _from_one_start(model: nn.Module | ModelSpec | str) -> nn.Module | ModelSpec
     return spec
 
 
-def _check(study: _Study, splits: Splits) -> None:
+def _check(study: _Study, splits: Splits, progress: Progress) -> None:
     """Meet every mistake before anything is trained: each search's own, and what keeps the two apart."""
     if splits.test is None:
         raise TombolaError("the data has no test split, so no mask can be tested; give data with a test split")
     origins, layers = [], []
     for arm, request in zip(study.arms, study.requests, strict=True):
         try:
-            validate(request, splits)
+            validate(request, splits, progress)
         except TombolaError as error:
             raise TombolaError(f"arm {arm.name!r}: {error}") from None
         rewind = getattr(arm.method, "rewind", "init")
