@@ -21,6 +21,7 @@ from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
 from tombola.prune import loop
 from tombola.train.connectivity import is_cut
+from tombola.train.feeds import training_feed
 from tombola.train.recipe import Recipe
 
 RECIPE = Recipe(length="12it", batch_size=8, lr=0.05, weight_decay=1e-3, eval_every="6it")
@@ -277,3 +278,29 @@ def test_presets_reach_python_as_they_reach_the_command_line() -> None:
     data = make_splits((x, torch.arange(20) % 10), name="cifar10")
     request = make_request("conv-2", data, {"density": 0.5})
     assert (request.method.conv_rate, request.method.density, request.recipe.lr) == (0.1, 0.5, 2e-4)
+
+
+@pytest.mark.parametrize("criterion", ["snip", "grad"])
+def test_a_gradient_is_that_of_the_masked_network_at_its_start(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every level the loss's gradient at the initial weights, those that are pruned so far being 0, on the first
+    batch; so that from the second level on it is another one than the dense network's."""
+    contexts = []
+    real = loop._scores
+    monkeypatch.setattr(loop, "_scores", lambda pruning, context: contexts.append(context) or real(pruning, context))
+    levels = levels_of(IterativePruning(density=0.3, rounds=3, criterion=criterion))
+    feed = training_feed(splits(), RECIPE, torch.device("cpu"), False)
+    x, y = next(feed.epoch(0, 0))
+    dense: dict[str, Tensor] = {}
+    for level, context in enumerate(contexts):
+        model = network()
+        with torch.no_grad():
+            for name, keep in levels[level].ticket.mask.items():
+                model.get_parameter(name).mul_(keep)
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        found = context.gradients()
+        for name in levels[0].ticket.mask:
+            torch.testing.assert_close(found[name], model.get_parameter(name).grad)
+        assert found.keys() == levels[0].ticket.mask.keys()
+        dense = dense or dict(found)
+        assert all(torch.equal(dense[name], found[name]) for name in found) == (level == 0)
+    assert len(contexts) == 3

@@ -213,3 +213,38 @@ def test_an_unknown_device_or_optimizer_is_one_clear_line() -> None:
         make_fabric("tpu")
     with pytest.raises(TombolaError, match=r"unknown optimizer 'adamx'.*allowed: sgd, adam, adamw"):
         train(network(), splits(), replace(RECIPE, optimizer="adamx"))
+
+
+def test_the_best_state_is_that_of_the_first_of_equal_minima(tmp_path: Path) -> None:
+    """With a validation loss that is 0 whatever the network does, nothing that comes later is better."""
+    constant = replace(splits().task, eval_loss=lambda output, target: output.sum() * 0)
+    data = replace(splits(), task=constant)
+    model = network()
+    first = {name: value.clone() for name, value in model.state_dict().items()}
+    trained = train(model, data, RECIPE, store=CheckpointStore(tmp_path, 0.0))
+    assert [row.val_loss for row in trained.history] == [0.0] * len(trained.history)
+    assert trained.best is not None
+    assert same(trained.best, first)
+    assert not same(trained.state, first)
+    stop = early_stop(trained.history)
+    assert stop is not None
+    assert stop.step == 0
+
+
+def test_the_best_state_is_that_of_the_first_of_equal_minima_after_a_worse_start() -> None:
+    """Losses 3, 1, 2, 1, 1: the state at the second evaluation, of which the early stop speaks too."""
+    losses = iter([3.0, 1.0, 2.0, 1.0, 1.0])
+    falling = replace(splits().task, eval_loss=lambda output, target: torch.tensor(next(losses)))
+    states: list[Mapping[str, Tensor]] = []
+
+    class Keep(Hook):
+        def after_eval(self, loop: Loop) -> None:
+            states.append({name: value.clone() for name, value in loop.model.state_dict().items()})
+
+    recipe = replace(RECIPE, length="8it", eval_every="2it")
+    trained = train(network(), replace(splits(), task=falling), recipe, hooks=[Keep()])
+    assert trained.best is not None
+    assert [same(trained.best, state) for state in states] == [False, True, False, False, False]
+    stop = early_stop(trained.history)
+    assert stop is not None
+    assert stop.step == 2
