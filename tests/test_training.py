@@ -205,6 +205,8 @@ def test_early_stop_is_the_first_minimum_and_knows_when_it_cannot_be_known() -> 
     assert not ended.observed
     assert early_stop([row(0, math.nan)]) is None
     assert steps_to_loss(history, 1.2) == 1
+    assert steps_to_loss(history, 1.0) == 1  # at it is there
+    assert steps_to_loss(history, 2.0) == 0
     assert steps_to_loss(history, 0.1) is None
 
 

@@ -1,16 +1,64 @@
-"""Verdicts on hand-made figures, with Welch bounds computed by hand."""
+"""Verdicts on hand-made figures, with Welch bounds computed by hand; their sentences, in every metric's own unit."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from tombola.errors import TombolaError
+from tombola.study.margin import Margin
+from tombola.study.sentence import Said, sentence, why
 from tombola.study.statistics import difference, interval
-from tombola.study.verdict import ArmFigures, compare, sentence, speed
+from tombola.study.verdict import ArmFigures, compare, describe_arm, examples_of, speed, wins
+
+SPREAD = (-0.0005, 0.0, 0.0005)
+"""Of three replicates: variance 2.5e-7, and of a difference an error of 4.08e-4 with 4 degrees of freedom."""
 
 
-def arm(*accuracy: float, steps: tuple[int | None, ...] = (), observed: bool = True) -> ArmFigures:
+def arm(*accuracy: float | None, steps: tuple[int | None, ...] = (), observed: bool = True) -> ArmFigures:
     steps = steps or (100,) * len(accuracy)
     return ArmFigures(accuracy, steps, (observed,) * len(accuracy), steps, (200,) * len(accuracy))
+
+
+def around(mean: float, spread: tuple[float, ...] = SPREAD) -> ArmFigures:
+    return arm(*(mean + x for x in spread))
+
+
+def outcome_arm(outcomes: NDArray[Any]) -> ArmFigures:
+    """An arm by its outcomes (replicates, examples)."""
+    found = arm(*outcomes.mean(1).tolist())
+    return ArmFigures(found.test_accuracy, *(found.early_stop, found.early_stop_observed), *([(100,)] * 2), outcomes)
+
+
+def drawn(accuracy: float, examples: int, seed: int, replicates: int = 5) -> ArmFigures:
+    """Networks that err on the same kind of examples, each a little differently."""
+    draw = np.random.default_rng(seed)
+    hard = np.random.default_rng(0).standard_normal(examples)
+    score = hard + 0.4 * draw.standard_normal((replicates, examples))
+    return outcome_arm(score < np.quantile(score, accuracy))
+
+
+def spoken(
+    arms: Mapping[str, ArmFigures], margin: Margin | None = None, metric: str = "accuracy", higher: bool = True
+) -> str:
+    examples = examples_of(arms)
+    allowance = (margin or Margin()).of(metric, arms["dense"].mean or 0.0, share=examples.resolution is not None)
+    compared = compare(arms, allowance.amount, higher)
+
+    said = Said(allowance, examples, len(arms["ticket"].test_accuracy), higher)
+    assert json.loads(json.dumps(compared, allow_nan=False)) == compared
+    for found in compared.values():
+        assert bool(why(found, said)) == (found["verdict"] != "yes")
+    return sentence("This ticket", compared, {"verdict": ""}, said)
+
+
+# -- the statistics of replicates
 
 
 def test_interval_of_three_values_by_hand() -> None:
@@ -28,30 +76,245 @@ def test_welch_bounds_by_hand() -> None:
     assert found.lower == pytest.approx(-2.37240 * 1.29099, abs=5e-3)  # t(.95, 2.94118)
     assert found.interval is not None
     assert found.interval[1] == pytest.approx(-found.interval[0])
+    assert found.p_value(found.lower) == pytest.approx(0.05)
+    assert found.bound(0.025) == pytest.approx(found.interval[0])
 
 
-def test_equal_samples_without_spread_have_an_exact_bound() -> None:
-    assert difference([0.5, 0.5], [0.25, 0.25]).lower == 0.25
+# -- verdicts over seeds alone
 
 
 def test_matches_dense_is_judged_with_the_margin_and_controls_without() -> None:
-    same = arm(0.9, 0.9, 0.9)
-    arms = {
-        "ticket": same,
-        "dense": arm(0.9015, 0.9015, 0.9015),
-        "random": same,
-        "reinit": arm(0.8, 0.8, 0.8),
-    }
-    verdicts = {name: found["verdict"] for name, found in compare(arms, margin=0.002).items()}
-    assert verdicts == {"dense": "yes", "random": "no", "reinit": "yes"}
-    assert compare(arms, margin=0.001)["dense"]["verdict"] == "no"
+    # the bound lies t(.95, 4) = 2.132 errors below: 8.7e-4; Holm's for the last claim is the same
+    same = around(0.9)
+    arms = {"ticket": same, "dense": around(0.901), "random": same, "reinit": around(0.8)}
+    found = compare(arms, margin=0.002)
+    assert {name: x["verdict"] for name, x in found.items()} == {"dense": "no", "random": "no", "reinit": "yes"}
+    assert found["dense"]["lower"] == pytest.approx(-0.001 - 2.1318 * 4.0825e-4, abs=1e-6)
+    assert found["dense"]["verdict_uncorrected"] == "yes"  # p = .035, but the second of three is tested at .025
+    assert found["dense"]["p_holm"] == pytest.approx(2 * found["dense"]["p"])
+    assert found["dense"]["lower_holm"] < -0.002 < found["dense"]["lower"]
+    assert {x["covers"] for x in found.values()} == {"training seeds alone"}
+    assert {x["confidence_holm"] for x in found.values()} == {1 - 0.05 / 3, 1 - 0.025}
+    assert compare(arms, margin=0.001)["dense"]["verdict_uncorrected"] == "no"
+    assert compare(arms, margin=0.003)["dense"]["verdict"] == "yes"
 
 
-def test_fewer_than_three_replicates_decide_nothing() -> None:
-    arms = {"ticket": arm(0.9, 0.9), "dense": arm(0.5, 0.5), "random": arm(0.1, 0.1), "reinit": arm(0.1, 0.1)}
+def test_bounds_and_verdicts_agree() -> None:
+    draw = np.random.default_rng(0)
+    for _ in range(200):
+        arms = {name: arm(*(0.9 + 0.003 * draw.standard_normal(4))) for name in ("ticket", "dense", "random", "reinit")}
+        for name, found in compare(arms, 0.002).items():
+            threshold = -0.002 if name == "dense" else 0.0
+            assert (found["verdict"] == "yes") == (found["lower_holm"] >= threshold)
+            assert (found["verdict_uncorrected"] == "yes") == (found["lower"] >= threshold)
+            assert (found["p_holm"] <= 0.05) == (found["verdict"] == "yes")
+            assert found["p_holm"] >= found["p"]
+            assert found["seeds_alone"] == {"lower": found["lower"], "interval": found["interval"]}
+
+
+def test_fewer_than_three_replicates_decide_nothing_and_say_how_many_would() -> None:
+    pair = (-0.001, 0.001)
+    arms = {"ticket": around(0.9, pair), "dense": around(0.5, pair), "random": around(0.1, pair)}
     compared = compare(arms, 0.002)
     assert {found["verdict"] for found in compared.values()} == {"undecided"}
-    assert "undecided" in sentence(0.1, compared, speed(arms), 2, 0.002)
+    assert {found["replicates_to_decide"] for found in compared.values()} == {3}
+    assert wins(compared) is None
+    assert "undecided: a verdict needs 3 replicates of every arm, and has 2; about 3 replicates would" in spoken(arms)
+    alone = {"ticket": arm(0.9), "dense": arm(0.5)}
+    assert spoken(alone) == "This ticket is undecided: a verdict needs 3 replicates of every arm, and has 1."
+
+
+def test_replicates_that_agree_are_no_certainty() -> None:
+    arms = {"ticket": arm(0.9, 0.9, 0.9), "dense": arm(0.9, 0.9, 0.9), "random": arm(0.8, 0.8, 0.8)}
+    found = compare(arms, 0.002)
+    assert {x["verdict"] for x in found.values()} == {"undecided"}
+    assert found["dense"]["seeds_alone"]["interval"] == [0, 0]
+    assert "no run differs from another" in spoken(arms)
+
+
+def test_a_metric_that_is_not_a_number_decides_nothing() -> None:
+    for odd in (None, math.nan, math.inf):
+        arms = {"ticket": around(0.9), "dense": arm(0.9, odd, 0.8), "random": around(0.5)}
+        found = compare(arms, 0.002)
+        assert (found["dense"]["verdict"], found["dense"]["difference"]) == ("undecided", None)
+        assert found["random"]["verdict"] == "yes"
+        assert wins(found) is None
+        assert "It is undecided whether it matches the dense network: the metric of some runs is not" in spoken(arms)
+        assert describe_arm(arms["dense"], [])["mean"] is None
+
+
+def test_of_an_error_the_lower_one_is_better() -> None:
+    arms = {"ticket": around(0.1), "dense": around(0.3), "random": around(0.05)}
+    found = compare(arms, 0.002, higher_is_better=False)
+    assert {name: part["verdict"] for name, part in found.items()} == {"dense": "yes", "random": "no"}
+    assert found["dense"]["difference"] == pytest.approx(0.2)
+    assert found["random"]["refuted"]
+
+
+# -- verdicts over seeds and test examples
+
+
+def test_seeds_alone_stand_beside_bounds_that_cover_the_examples_too() -> None:
+    arms = {"ticket": drawn(0.95, 359, 1), "dense": drawn(0.96, 359, 2), "random": drawn(0.8, 359, 3)}
+    found = compare(arms, 0.002)
+    for item in found.values():
+        assert item["covers"] == "training seeds and test examples"
+        assert item["lower"] < item["seeds_alone"]["lower"] or item["variance"]["seeds"] > item["variance"]["examples"]
+        assert sum(item["variance"].values()) == pytest.approx(item["standard_error"] ** 2)
+    welch = difference(arms["ticket"].finite, arms["dense"].finite)
+    assert found["dense"]["seeds_alone"] == {"lower": welch.lower, "interval": list(welch.interval or ())}
+    assert found["dense"]["difference"] == welch.difference
+    ticket = describe_arm(arms["ticket"], [])
+    assert ticket["interval"][0] < ticket["seeds_alone"]["interval"][0]
+
+
+def test_a_margin_below_one_example_cannot_be_decided() -> None:
+    arms = {"ticket": drawn(0.97, 359, 1), "dense": drawn(0.97, 359, 2), "random": drawn(0.8, 359, 3)}
+    found = compare(arms, 0.002)  # one of 359 is .0028
+    assert {name: x["verdict"] for name, x in found.items()} == {"dense": "cannot decide", "random": "yes"}
+    assert found["dense"]["examples_to_decide"] >= 500  # 1 / .002
+    assert wins(found) is None
+    text = spoken(arms)
+    assert text.startswith("This ticket beats a random mask (+")
+    assert "Whether it matches the dense network to within 0.2 points, this test set cannot decide (" in text
+    assert "one of its 359 examples is 0.28 points; it takes about " in text
+
+
+def test_what_the_margin_has_no_part_in_is_decided_below_its_resolution_too() -> None:
+    better = {"ticket": drawn(0.97, 359, 1), "dense": drawn(0.8, 359, 2)}
+    assert compare(better, 0.002)["dense"]["verdict"] == "yes"
+    worse = compare({"ticket": better["dense"], "dense": better["ticket"]}, 0.002)["dense"]
+    assert (worse["verdict"], worse["refuted"]) == ("no", True)
+    # a control has no margin
+    assert compare({"ticket": drawn(0.97, 359, 1), "random": drawn(0.97, 359, 2)}, 0.002)["random"]["verdict"] == "no"
+
+
+def test_a_margin_below_the_noise_of_the_examples_cannot_be_decided() -> None:
+    arms = {"ticket": drawn(0.9, 1000, 1), "dense": outcome_arm(np.roll(drawn(0.9, 1000, 2).outcomes, 500, 1))}  # type: ignore[arg-type]
+    found = compare(arms, 0.002)["dense"]
+    assert examples_of(arms).resolution == 0.001
+    assert found["verdict"] == "cannot decide"
+    assert 5_000 < found["examples_to_decide"] < 1_000_000
+    assert "the noise of its 1,000 examples alone is larger than that; it takes about" in spoken(arms)
+    assert compare(arms, 0.2)["dense"]["verdict"] == "yes"
+
+
+def test_identical_networks_are_not_certain_either() -> None:
+    same = outcome_arm(np.ones((5, 1000), bool))
+    found = compare({"ticket": same, "dense": same}, 0.002)["dense"]
+    assert found["lower"] == pytest.approx(-0.003, rel=0.01)
+    assert found["verdict"] == "cannot decide"
+    assert compare({"ticket": same, "dense": same}, 0.01)["dense"]["verdict"] == "yes"
+
+
+def test_metrics_without_results_per_example_say_so() -> None:
+    arms = {"ticket": around(0.95), "dense": around(0.95), "random": around(0.8)}
+    assert examples_of(arms).count is None
+    assert "cover 3 training seeds alone, not the choice of test examples" in spoken(arms)
+    mixed = {"ticket": drawn(0.95, 359, 1, 3), "dense": around(0.95)}
+    assert compare(mixed, 0.01)["dense"]["covers"] == "training seeds alone"
+
+
+@pytest.mark.parametrize("examples", range(1, 11))
+def test_the_smallest_test_sets_give_a_verdict(examples: int) -> None:
+    arms = {name: drawn(0.6, examples, seed) for seed, name in enumerate(("ticket", "dense", "random", "reinit"))}
+    found = compare(arms, 0.002)
+    assert found["dense"]["verdict"] in ("cannot decide", "no")
+    assert all(math.isfinite(item["lower"]) for item in found.values())
+    assert f"{examples} test example" in spoken(arms)
+
+
+# -- what would decide
+
+
+def test_a_claim_not_shown_says_how_many_replicates_would_show_it() -> None:
+    wide = tuple(20 * x for x in SPREAD)
+    arms = {"ticket": around(0.91, wide), "dense": around(0.9, wide), "random": around(0.905, wide)}
+    found = compare(arms, 0.002)
+    assert found["dense"]["verdict"] == "no"
+    needed = found["dense"]["replicates_to_decide"]
+    # error .01 sqrt(2 / n), gap .012, tested at .05 / 2: 2 (.01 (1.96 + .842) / .012)^2 = 10.9, and more by Student's t
+    assert 11 <= needed <= 13
+    assert f"about {needed} replicates would decide" in spoken(arms)
+    against = {"ticket": around(0.9, wide), "dense": around(0.9, wide), "random": around(0.91, wide)}
+    assert "would decide, against it" in spoken(against)
+
+
+def test_or_that_no_number_of_replicates_would() -> None:
+    draw = np.random.default_rng(3)
+    ticket, control = (np.repeat(draw.random((1, 100)) < p, 5, 0) for p in (0.92, 0.9))
+    arms = {"ticket": outcome_arm(ticket), "dense": outcome_arm(control), "random": outcome_arm(control)}
+    found = compare(arms, 0.02)["random"]
+    assert found["replicates_to_decide"] is None
+    assert found["examples_to_decide"] > 100
+    assert "no number of replicates would decide on 100 test examples, which takes about" in spoken(
+        arms, Margin(0.5, "absolute")
+    )
+
+
+# -- words and units
+
+
+def test_the_sentence_of_a_win() -> None:
+    arms = {"ticket": around(0.95), "dense": around(0.94), "random": around(0.9), "reinit": around(0.91)}
+    text = spoken(arms)
+    assert text.startswith(
+        "This ticket wins: it matches the dense network to within 0.2 points (+1.00 points, at least "
+    )
+    assert ", beats a random mask (+5.00 points" in text
+    assert "for the 3 claims together (Holm's correction)" in text
+
+
+def test_the_sentence_says_what_is_shown_and_what_is_not() -> None:
+    arms = {"ticket": around(0.9), "dense": around(0.9), "random": around(0.9), "reinit": around(0.92)}
+    text = spoken(arms, Margin(0.01))
+    assert text.startswith(
+        "This ticket does not win: it matches the dense network to within 1 point (+0.00"
+    ) or text.startswith("This ticket does not win: it matches the dense network to within 1 point (0.00")
+    assert "it is not shown that it beats a random mask" in text
+    assert "it does not beat reinitialised weights (−2.00 points" in text
+
+
+def losses(mean: float, seed: int) -> ArmFigures:
+    draw = np.random.default_rng(seed)
+    base = np.random.default_rng(0).gamma(4.0, 0.25, 400)
+    return outcome_arm(mean * base * (1 + 0.01 * draw.standard_normal((5, 400))))
+
+
+def test_a_loss_has_its_own_unit_and_a_relative_margin() -> None:
+    arms = {"ticket": losses(35_010.0, 1), "dense": losses(35_000.0, 2), "random": losses(50_000.0, 3)}
+    text = spoken(arms, metric="loss", higher=False)
+    assert "points" not in text
+    mean = arms["dense"].mean
+    assert mean is not None
+    assert f"to within {0.002 * mean:.1f} in loss, 0.2 % of the dense mean (improvement " in text
+    assert "beats a random mask (improvement +14," in text
+    absolute = spoken(arms, Margin(500.0, "absolute"), metric="loss", higher=False)
+    assert "to within 500 in loss (" in absolute
+
+
+def test_an_unbounded_metric_where_more_is_better() -> None:
+    arms = {"ticket": losses(28.1, 1), "dense": losses(28.0, 2), "random": losses(20.0, 3)}
+    text = spoken(arms, Margin(0.01), metric="PSNR")
+    assert "to within 0.271 in PSNR, 1 % of the dense mean (+0.12" in text
+    assert "points" not in text
+    assert " in PSNR, at least " in text
+
+
+def test_margins() -> None:
+    assert Margin().of("accuracy", 0.5, share=False).amount == 0.002
+    assert Margin().of("error", 0.5, share=True).words() == "0.002 in error"
+    assert Margin().of("loss", -200.0, share=False).amount == pytest.approx(0.4)
+    assert Margin(0.1, "relative").of("accuracy", 0.5, share=True).words() == "5 points, 10 % of the dense mean"
+    assert Margin(0.01).of("accuracy", 0.5, share=True).words() == "1 point"
+    for value in (-0.1, math.nan, math.inf):
+        with pytest.raises(TombolaError, match="margin is"):
+            Margin(value)
+    with pytest.raises(TombolaError, match="use one of auto, absolute, relative"):
+        Margin(0.1, "points")  # type: ignore[arg-type]
+
+
+# -- speed
 
 
 def test_earlier_only_if_the_interval_leaves_out_zero() -> None:
@@ -76,19 +339,3 @@ def test_a_dense_run_above_its_own_mean_counts_with_its_whole_length() -> None:
     found = speed({"ticket": arm(0.9, 0.9, 0.9, 0.9, steps=(60, 60, 80, 60)), "dense": dense})
     assert (found["verdict"], found["ticket_iterations"], found["dense_iterations"]) == ("earlier", 65, 170)
     assert found["dense_runs_that_never_reach_it"] == 1
-
-
-def test_of_an_error_the_lower_one_is_better() -> None:
-    arms = {"ticket": arm(0.1, 0.1, 0.1), "dense": arm(0.3, 0.3, 0.3), "random": arm(0.05, 0.05, 0.05)}
-    found = compare(arms, 0.002, higher_is_better=False)
-    assert {name: part["verdict"] for name, part in found.items()} == {"dense": "yes", "random": "no"}
-    assert found["dense"]["difference"] == pytest.approx(0.2)
-
-
-def test_the_sentence_says_what_wins_and_what_is_not_shown() -> None:
-    arms = {"ticket": arm(0.9, 0.9, 0.9), "dense": arm(0.9, 0.9, 0.9), "random": arm(0.9, 0.9, 0.9)}
-    text = sentence(0.1, compare(arms, 0.002), speed(arms), 3, 0.002)
-    assert text.startswith(
-        "This ticket of 10.0% of the weights does not win: it matches the dense network to within 0.2 points (+0.00"
-    )
-    assert "not shown that it beats a random mask" in text

@@ -19,6 +19,7 @@ __all__ = [
     "count",
     "density",
     "number",
+    "p_value",
     "percent",
     "plural",
     "significant",
@@ -75,6 +76,13 @@ def significant(value: float, digits: int = DIGITS, *, sign: bool = False) -> st
         lead = MINUS if value < 0 else "+" if sign else ""
         return f"{lead}{mantissa}e{exponent.replace('-', MINUS).replace('+', '')}"
     return number(value, decimals_of(value, digits), sign=sign)
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with three decimals: "0.043", "< 0.001"."""
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
 
 
 def plural(number: int, word: str) -> str:

@@ -78,7 +78,7 @@ def _headline(result: Mapping[str, Any] | None) -> str:
     if result is None:
         return ""
     if "wins" in result:
-        verdict = {True: "wins", False: "does not win", None: "undecided"}[result["wins"]]
+        verdict = {True: "wins", False: "does not win", None: "not decided"}[result["wins"]]
         return f"{density(result['density'])} of the prunable weights kept: {verdict}"
     if result["kind"] == "study":
         return _of_study(result)

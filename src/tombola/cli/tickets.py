@@ -14,7 +14,8 @@ from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE, add_run
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
-from tombola.formats import MISSING, Unit, count, density
+from tombola.formats import MISSING, Unit, count, density, p_value
+from tombola.study.margin import Kind, Margin
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
@@ -75,8 +76,18 @@ def add_architecture(parser: ArgumentParser) -> None:
 
 def _add_verify(parser: ArgumentParser) -> None:
     add_ticket(parser)
-    parser.add_argument(
-        "--margin", type=float, default=0.002, help="how far below dense still matches it (0.002: 0.2 points)"
+    group = parser.add_argument_group("claim")
+    group.add_argument(
+        "--margin",
+        type=float,
+        default=Margin.value,
+        help="how far below dense still matches it: 0.002 is 0.2 points of an accuracy, or 0.2 % of another metric",
+    )
+    group.add_argument(
+        "--margin_kind",
+        type=Kind,
+        default=Margin.kind,
+        help="absolute: in the metric's unit; relative: a fraction of dense; auto: absolute for shares of examples",
     )
     add_architecture(parser)
     _DATA.add(parser)
@@ -129,6 +140,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         _data(given, ticket),
         replicates=given["replicates"],
         margin=given["margin"],
+        margin_kind=given["margin_kind"],
         seed=given["seed"],
         recipe=recipe_of(ticket, recipe),
         model=architecture(given, ticket),
@@ -184,12 +196,13 @@ def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
                 half,
                 _reached(reached, len(arm["test_accuracy"])),
                 "" if against is None else unit.difference(against["difference"]),
-                "" if against is None else unit.difference(against["lower"]),
+                "" if against is None else unit.difference(against["lower_holm"]),
+                "" if against is None else p_value(against["p_holm"]),
                 "" if against is None else f"{against['claim']}: {against['verdict']}",
             ]
         )
     measured = ("network", f"test {result['metric']}", "95 %", "to dense loss")
-    screen.table((*measured, "ticket − it", "at least", "the ticket"), rows, left=(0, 6))
+    screen.table((*measured, "ticket − it", "at least", "p (Holm)", "the ticket"), rows, left=(0, 7))
     screen.line(result["sentence"])
     screen.run(result)
 

@@ -192,7 +192,8 @@ def _proof(verify: Verify, looks: Looks) -> list[Shown]:
             found.append(Remark(f"Test {verify.metric} is {unit.show(rows[0].mean)} in every training of every arm."))
         else:
             says = f"Test {verify.metric} of each arm, trained on fresh seeds."
-            caption = sentences(says, direction_words(verify.better, verify.metric), row_words(rows))
+            covers = f"Bars cover {verify.covers}." if any(row.interval for row in rows) else ""
+            caption = sentences(says, direction_words(verify.better, verify.metric), row_words(rows), covers)
             drawn = figures.arms_figure(rows, xlabel=unit.axis("Test"), factor=unit.factor)
             found.append(Plot("verify-arms", "The ticket and its controls", caption, drawn))
     return found + _differences(verify, looks)
@@ -206,9 +207,9 @@ def _differences(verify: Verify, looks: Looks) -> list[Shown]:
         return []
     flipped = verify.better == "lower"
     sense = "Control minus ticket" if flipped else "Ticket minus control"
-    barred = "Bar: two-sided 95 % interval." if any(item.interval for item in compared.values()) else ""
+    barred = f"Bar: two-sided 95 % interval, over {verify.covers}." if any(item.interval for item in compared.values()) else ""
     ticked = (
-        "Upright tick: the lower 95 % bound that decides."
+        "Upright tick: the lower bound that decides."
         if any(x.lower is not None for x in compared.values())
         else ""
     )

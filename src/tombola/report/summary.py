@@ -15,6 +15,9 @@ from tombola.report.overlap import MaskOverlap, read_overlap
 from tombola.report.unfinished import RESUME, begun_stages, partial_result
 
 ARMS = ("ticket", "random", "reinit", "dense")
+VERDICTS = ("yes", "no", "undecided", "cannot decide")
+SEEDS = "training seeds alone"
+"""What an interval covers, in runs that do not say so."""
 NOT_VERIFIED = "No verification was given: this ticket has not been trained on fresh seeds against its controls."
 
 
@@ -63,13 +66,22 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The ticket against one rival: difference of means, its one-sided lower bound and two-sided interval."""
+    """The ticket against one rival: difference of means, one-sided lower bound and two-sided interval.
+
+    ``lower`` is the bound that decides: the Holm-corrected one, where the run has it. ``seeds_alone`` is the interval
+    that leaves the choice of test examples out.
+    """
 
     difference: float | None
     lower: float | None
     interval: tuple[float, float] | None
     claim: str
     verdict: str
+    seeds_alone: tuple[float, float] | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    covers: str = SEEDS
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,12 @@ class Verify:
     sentence: str
     parameters: tuple[int, int] | None = None  # prunable, all
     better: str | None = None
+
+    @property
+    def covers(self) -> str:
+        """What its bounds and intervals cover."""
+        found = {item.covers for item in self.comparisons.values()} or {SEEDS}
+        return found.pop() if len(found) == 1 else "training seeds, and test examples where their results were kept"
 
 
 @dataclass(frozen=True)
@@ -160,11 +178,21 @@ def _arm(node: Node, root: Path, top: float) -> Arm:
 
 def _comparison(node: Node) -> Comparison:
     verdict = node.text("verdict", "undecided")
-    if verdict not in ("yes", "no", "undecided"):
-        raise Node(verdict, f"{node.where}.verdict").wrong("yes, no or undecided")
-    interval = read_interval(node, "interval")
-    difference, lower = node.number("difference"), node.number("lower")
-    return Comparison(difference, lower, interval, node.text("claim"), verdict)
+    if verdict not in VERDICTS:
+        raise Node(verdict, f"{node.where}.verdict").wrong(f"{', '.join(VERDICTS[:-1])} or {VERDICTS[-1]}")
+    alone, corrected = node.get("seeds_alone"), node.number("lower_holm")
+    return Comparison(
+        difference=node.number("difference"),
+        lower=node.number("lower") if corrected is None else corrected,
+        interval=read_interval(node, "interval"),
+        claim=node.text("claim"),
+        verdict=verdict,
+        seeds_alone=None if alone is None else read_interval(alone, "interval"),
+        p=node.number("p", 0, 1),
+        p_holm=node.number("p_holm", 0, 1),
+        covers=node.text("covers", SEEDS),
+        why=node.text("why"),
+    )
 
 
 def _verify(node: Node, root: Path) -> Verify:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tombola.formats import Unit
+from tombola.formats import Unit, p_value
 from tombola.report import style, words
 from tombola.report.aggregate import Reading, Spread, layer_densities, levels_of, observed_stop, points, spread
 from tombola.report.cost import COUNTED, cost_of
@@ -206,28 +206,45 @@ def verify_tables(verify: Verify, looks: Looks) -> list[Table]:
     if rows:
         head: Row = ("Arm", f"Test {verify.metric}", "95 % interval", "n")
         head += ("Early-stop iteration", "Iterations to the dense loss")
-        note = "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
+        note = f"The interval of the mean covers {verify.covers}. "
+        note += "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
         tables.append(Table("Arms of the verification", head, tuple(rows), note))
-    claims: list[Row] = []
-    for name, item in verify.comparisons.items():
-        ends = item.interval
-        claims.append(
-            (
-                Cell(item.claim or f"against {style.arm_name(name).lower()}", look=looks.arm(name)),
-                item.verdict,
-                unit.difference(item.difference),
-                unit.difference(item.lower),
-                unit.differences.ends(*ends) if ends else words.MISSING,
-            )
-        )
-    if claims:
-        points_word = "points" if unit.percent else verify.metric
-        head = ("Claim", "Verdict", f"Difference ({points_word})", "Lower 95 % bound", "95 % interval")
-        note = "A control is beaten if the lower bound is above 0"
-        if verify.margin is not None:
-            note += f"; dense is matched if it is at least {unit.difference(-verify.margin)}"
-        tables.append(Table("Claims and verdicts", head, tuple(claims), note + ".", words=2))
+    if verify.comparisons:
+        tables.append(_claims(verify, looks))
     return tables
+
+
+def _claims(verify: Verify, looks: Looks) -> Table:
+    """The claims with their bounds and p-values; runs of before have no corrected ones."""
+    unit, items = Unit(verify.metric), list(verify.comparisons.items())
+
+    def ends(interval: tuple[float, float] | None) -> str:
+        return words.MISSING if interval is None else unit.differences.ends(*interval)
+
+    corrected = any(item.p_holm is not None for _, item in items)
+    head: Row = ("Claim", "Verdict", f"Difference ({'points' if unit.percent else verify.metric})")
+    head += ("Lower bound", "95 % interval", *(("Seeds alone", "p", "p, Holm") if corrected else ()))
+    rows: list[Row] = [
+        (
+            Cell(item.claim or f"against {style.arm_name(name).lower()}", look=looks.arm(name)),
+            item.verdict,
+            unit.difference(item.difference),
+            unit.difference(item.lower),
+            ends(item.interval),
+            *((ends(item.seeds_alone), p_value(item.p), p_value(item.p_holm)) if corrected else ()),
+        )
+        for name, item in items
+    ]
+    note = "A control is beaten if the lower bound is above 0"
+    if verify.margin is not None:
+        note += f"; dense is matched if it is at least {unit.difference(-verify.margin)}"
+    note += f". Bounds and intervals cover {verify.covers}"
+    if corrected:
+        note += (
+            f"; seeds alone: the 95 % interval with the test examples as given. p is one-sided, of each claim alone; "
+            f"Holm's correction is for the {len(items)} claims together, and the lower bound and the verdict follow it"
+        )
+    return Table("Claims and verdicts", head, tuple(rows), note + ".", words=2)
 
 
 def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -2,74 +2,215 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from tombola.study.statistics import FEWEST_REPLICATES, Difference, difference, interval
+import numpy as np
+from numpy.typing import NDArray
+
+from tombola.study.crossed import Sample, crossed_difference, crossed_mean
+from tombola.study.planning import examples_to_decide, least_margin, replicates_to_decide
+from tombola.study.statistics import ERROR_RATE, FEWEST_REPLICATES, Adjusted, Difference, difference, holm, interval
 
 CLAIMS = {
     "dense": "matches the dense network",
     "random": "beats a random mask",
     "reinit": "beats reinitialised weights",
 }
+VERDICTS = ("yes", "no", "undecided", "cannot decide")
+SEEDS, SEEDS_AND_EXAMPLES = "training seeds alone", "training seeds and test examples"
+"""What an interval covers."""
 
 
 @dataclass(frozen=True)
 class ArmFigures:
     """What was measured of one arm, one entry per replicate.
 
-    `to_dense_loss`: first evaluated iteration whose validation loss is at most the dense arm's mean minimum
-    (None: never within the run). `early_stop_observed`: False where the minimum lay in the last evaluations.
-    `steps`: iterations trained, rewound ones included.
+    `test_accuracy`: the test metric (None: not a finite number). `to_dense_loss`: first evaluated iteration whose
+    validation loss is at most the dense arm's mean minimum (None: never within the run). `early_stop_observed`: False
+    where the minimum lay in the last evaluations. `steps`: iterations trained, rewound ones included. `outcomes`: the
+    metric of every test example, (replicates, examples), None where it is not known example by example.
     """
 
-    test_accuracy: tuple[float, ...]
+    test_accuracy: tuple[float | None, ...]
     early_stop: tuple[int | None, ...]
     early_stop_observed: tuple[bool, ...]
     to_dense_loss: tuple[int | None, ...]
     steps: tuple[int, ...]
+    outcomes: NDArray[np.floating[Any]] | None = field(default=None, compare=False, repr=False)
+
+    @cached_property
+    def sample(self) -> Sample | None:
+        """The outcomes as the statistics take them; None where they are not known, or not all finite."""
+        if self.outcomes is None or not np.isfinite(self.outcomes).all():
+            return None
+        return Sample.of(self.outcomes)
+
+    @property
+    def finite(self) -> tuple[float, ...]:
+        """The replicates' test metric where it is a finite number."""
+        return tuple(value for value in self.test_accuracy if value is not None and math.isfinite(value))
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over replicates; None if one is not a finite number."""
+        return fmean(self.finite) if len(self.finite) == len(self.test_accuracy) else None
+
+
+@dataclass(frozen=True)
+class Examples:
+    """The examples that every network was tested on; None where outcomes are not known one by one.
+
+    `resolution`: what one example is worth to a network's metric, where that counts 0 or 1 for each.
+    """
+
+    count: int | None
+    resolution: float | None
+
+
+def examples_of(arms: Mapping[str, ArmFigures]) -> Examples:
+    """The test set as the arms' outcomes show it."""
+    samples = [arm.sample for arm in arms.values() if arm.sample is not None]
+    if not samples:
+        return Examples(None, None)
+    count = len(samples[0].means)
+    return Examples(count, 1 / count if all(sample.binary for sample in samples) else None)
+
+
+@dataclass(frozen=True)
+class _Claim:
+    """One comparison: its difference, over seeds alone too, and what it must reach."""
+
+    name: str
+    found: Difference
+    seeds_alone: Difference
+    threshold: float
+    replicates: int
+
+    @property
+    def p_value(self) -> float | None:
+        return self.found.p_value(self.threshold) if self.replicates >= FEWEST_REPLICATES else None
+
+    def holds(self, error_rate: float, resolution: float | None) -> bool:
+        """Whether the bound shows it; where one test example is more than the margin, without the margin's help."""
+        lower = self.found.bound(error_rate)
+        if self.p_value is None or lower is None:
+            return False
+        if self.threshold == 0 and self.name != "dense":
+            return lower > 0
+        return lower >= self.threshold and (lower > 0 or not self.too_fine(resolution))
+
+    def too_fine(self, resolution: float | None) -> bool:
+        """Whether the margin lies below one test example."""
+        return self.name == "dense" and resolution is not None and -self.threshold < resolution
+
+    def too_noisy(self) -> bool:
+        """Whether on these test examples no number of replicates would show equal networks equal within the margin."""
+        least = least_margin(self.found, ERROR_RATE)
+        return self.name == "dense" and least is not None and -self.threshold < least
+
+    @property
+    def refuted(self) -> bool:
+        """Whether the two-sided 95 % interval lies below what the claim needs."""
+        ends = self.found.interval
+        return self.p_value is not None and ends is not None and ends[1] < self.threshold
+
+    def verdict(self, error_rate: float, resolution: float | None) -> str:
+        if self.p_value is None:
+            return "undecided"
+        if self.holds(error_rate, resolution):
+            return "yes"
+        if not self.refuted and (self.too_fine(resolution) or self.too_noisy()):
+            return "cannot decide"
+        return "no"
 
 
 def compare(arms: Mapping[str, ArmFigures], margin: float, higher_is_better: bool = True) -> dict[str, Any]:
-    """Every rival's comparison with the ticket: difference, bounds, claim and verdict ("yes", "no", "undecided").
+    """Every other arm's comparison with the ticket: difference, bounds, p-values, claim and verdict, as JSON.
 
-    "Matches dense" means that the one-sided 95 % lower t-bound of (ticket - dense) is at least -margin; "beats a
-    control" that this bound is above 0. Fewer than three replicates decide nothing. Of a metric that is better when
-    lower the difference is (rival - ticket), so that above 0 the ticket is better in any case.
+    "Matches dense" means that the one-sided lower bound of (ticket - dense) is at least -`margin` (in the metric's
+    unit); "beats a control" that this bound is above 0. Where the test examples' outcomes are known, bounds cover
+    training seeds and test examples (see `crossed`), else training seeds alone (Welch's t). Claims are tested together
+    by Holm's correction at 5 %. Of a metric that is better when lower the difference is (other arm - ticket), so that
+    above 0 the ticket is better in any case.
+
+    Verdicts: "yes"; "no" (not shown); "undecided" (fewer than three replicates, no spread at all, or a metric that is
+    not a finite number); and for dense "cannot decide": the margin lies below one test example, or within what the
+    noise of the test examples alone leaves open.
     """
-    ticket = arms["ticket"]
-    compared = {}
-    for name, arm in arms.items():
-        if name == "ticket":
-            continue
-        pair = (ticket.test_accuracy, arm.test_accuracy)
-        found = difference(*pair) if higher_is_better else difference(pair[1], pair[0])
-        compared[name] = {
-            "difference": found.difference,
-            "lower": found.lower,
-            "interval": list(found.interval) if found.interval else None,
-            "claim": CLAIMS[name],
-            "verdict": _decide(found, len(ticket.test_accuracy), len(arm.test_accuracy), name, margin),
-        }
-    return compared
+    ticket, resolution = arms["ticket"], examples_of(arms).resolution
+    claims = {
+        name: _claim(name, ticket, arm, margin, higher_is_better) for name, arm in arms.items() if name != "ticket"
+    }
+    adjusted = holm({name: 1.0 if (p := claim.p_value) is None else p for name, claim in claims.items()})
+    return {name: _as_json(claim, adjusted[name], resolution) for name, claim in claims.items()}
 
 
-def _decide(found: Difference, first: int, second: int, rival: str, margin: float) -> str:
-    if min(first, second) < FEWEST_REPLICATES or found.lower is None:
-        return "undecided"
-    holds = found.lower >= -margin if rival == "dense" else found.lower > 0
-    return "yes" if holds else "no"
+def _claim(name: str, ticket: ArmFigures, arm: ArmFigures, margin: float, higher_is_better: bool) -> _Claim:
+    threshold = 0.0 - margin if name == "dense" else 0.0
+    replicates = min(len(ticket.test_accuracy), len(arm.test_accuracy))
+    first, second = (ticket, arm) if higher_is_better else (arm, ticket)
+    if first.mean is None or second.mean is None:
+        unknown = Difference(math.nan, None)
+        return _Claim(name, unknown, unknown, threshold, 0)
+    seeds_alone = found = difference(first.finite, second.finite)
+    if first.sample is not None and second.sample is not None and replicates > 1:
+        # the same difference to rounding; this one is of the figures that are shown
+        found = replace(crossed_difference(first.sample, second.sample), difference=found.difference)
+    return _Claim(name, found, seeds_alone, threshold, replicates)
+
+
+def _as_json(claim: _Claim, adjusted: Adjusted, resolution: float | None) -> dict[str, Any]:
+    found, rate = claim.found, adjusted.error_rate
+    verdict = claim.verdict(rate, resolution)
+    open_still = verdict != "yes" and not claim.refuted
+    # equal networks are what a margin is for; else it is the difference found that has to stand out
+    gap = -claim.threshold if verdict == "cannot decide" else abs(found.difference - claim.threshold)
+    needed = examples_to_decide(found, gap, rate) if open_still else None
+    if needed is not None and claim.too_fine(resolution) and claim.threshold < 0:
+        needed = max(needed, math.ceil(-1 / claim.threshold))
+    return {
+        "difference": found.difference if math.isfinite(found.difference) else None,
+        "lower": found.lower,
+        "interval": _ends(found),
+        "covers": SEEDS if found.test_examples is None else SEEDS_AND_EXAMPLES,
+        "standard_error": found.error,
+        "degrees_of_freedom": found.freedom if found.error and math.isfinite(found.freedom) else None,
+        "variance": _by_source(found),
+        "seeds_alone": {"lower": claim.seeds_alone.lower, "interval": _ends(claim.seeds_alone)},
+        "claim": CLAIMS[claim.name],
+        "threshold": claim.threshold,
+        "p": claim.p_value,
+        "p_holm": None if claim.p_value is None else adjusted.p_value,
+        "lower_holm": found.bound(rate),
+        "confidence_holm": 1 - rate,
+        "verdict": verdict,
+        "verdict_uncorrected": claim.verdict(ERROR_RATE, resolution),
+        "refuted": claim.refuted,
+        "replicates_to_decide": replicates_to_decide(found, claim.threshold, rate)
+        if open_still and verdict != "cannot decide"
+        else None,
+        "examples_to_decide": needed,
+    }
+
+
+def wins(comparisons: Mapping[str, Mapping[str, Any]]) -> bool | None:
+    """Whether all claims hold, each after correction; None where one is open and none has failed."""
+    verdicts = {found["verdict"] for found in comparisons.values()}
+    return False if "no" in verdicts else True if verdicts == {"yes"} else None
 
 
 def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
     """Whether the ticket reaches the dense arm's mean minimum validation loss earlier.
 
-    "earlier" or "later" only if the two-sided 95 % interval of the difference in iterations leaves out 0. A dense
-    run whose own minimum lies above that mean never gets there: it counts with its whole length, which is less
-    than it would need. "not observable at this length" where a dense minimum lies in the last evaluations, or a
-    ticket run never reaches the loss.
+    "earlier" or "later" only if the two-sided 95 % interval of the difference in iterations leaves out 0; it covers
+    training seeds alone. A dense run whose own minimum lies above that mean never gets there: it counts with its whole
+    length, which is less than it would need. "not observable at this length" where a dense minimum lies in the last
+    evaluations, or a ticket run never reaches the loss.
     """
     ticket, dense = arms["ticket"], arms["dense"]
     first = [float(step) for step in ticket.to_dense_loss if step is not None]
@@ -81,6 +222,7 @@ def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
         "dense_iterations": fmean(second),
         "dense_runs_that_never_reach_it": dense.to_dense_loss.count(None),
         "interval": None,
+        "covers": SEEDS,
         "verdict": "not observable at this length",
     }
     if answer["ticket_iterations"] is None or not all(dense.early_stop_observed):
@@ -90,16 +232,20 @@ def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
     if min(len(first), len(second)) >= FEWEST_REPLICATES and found.interval is not None:
         low, high = found.interval
         verdict = "earlier" if high < 0 else "later" if low > 0 else "no difference shown"
-    return {**answer, "interval": list(found.interval) if found.interval else None, "verdict": verdict}
+    return {**answer, "interval": _ends(found), "verdict": verdict}
 
 
 def describe_arm(arm: ArmFigures, metrics: Sequence[str]) -> dict[str, Any]:
     """One arm as JSON."""
-    bounds = interval(arm.test_accuracy)
+    seeds_alone = interval(arm.finite) if arm.mean is not None else None
+    whole = None if seeds_alone is None or arm.sample is None else crossed_mean(arm.sample)
+    bounds = seeds_alone if whole is None else whole.interval
     return {
         "test_accuracy": list(arm.test_accuracy),
-        "mean": fmean(arm.test_accuracy),
+        "mean": arm.mean,
         "interval": list(bounds) if bounds else None,
+        "covers": SEEDS if whole is None else SEEDS_AND_EXAMPLES,
+        "seeds_alone": {"interval": list(seeds_alone) if seeds_alone else None},
         "early_stop_iteration": list(arm.early_stop),
         "early_stop_observed": list(arm.early_stop_observed),
         "iterations_to_dense_loss": list(arm.to_dense_loss),
@@ -107,38 +253,11 @@ def describe_arm(arm: ArmFigures, metrics: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def sentence(
-    density: float, comparisons: Mapping[str, Any], pace: Mapping[str, Any], replicates: int, margin: float
-) -> str:
-    """The verdict in one plain sentence or two."""
-    verdicts = {name: found["verdict"] for name, found in comparisons.items()}
-    size = f"This ticket of {density:.1%} of the weights"
-    if "undecided" in verdicts.values():
-        return (
-            f"{size} is undecided: a verdict needs {FEWEST_REPLICATES} replicates of every arm, and has {replicates}."
-        )
-    shown = [_phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "yes"]
-    missed = [_phrase(name, comparisons[name], margin) for name, verdict in verdicts.items() if verdict == "no"]
-    if not missed:
-        text = f"{size} wins: it {_join(shown)}."
-    elif shown:
-        text = f"{size} does not win: it {_join(shown)}, but it is not shown that it {_join(missed)}."
-    else:
-        text = f"{size} does not win: it is not shown that it {_join(missed)}."
-    if pace["verdict"] in ("earlier", "later"):
-        text += (
-            f" It reaches the dense network's lowest validation loss {pace['verdict']}, after "
-            f"{pace['ticket_iterations']:.0f} iterations instead of {pace['dense_iterations']:.0f}."
-        )
-    return text
+def _by_source(found: Difference) -> dict[str, float | None] | None:
+    if found.error is None:
+        return None
+    return {"seeds": found.seeds, "examples": found.examples, "interaction": found.interaction}
 
 
-def _phrase(name: str, found: Mapping[str, Any], margin: float) -> str:
-    unit = "point" if margin == 0.01 else "points"
-    allowed = f" to within {100 * margin:g} {unit}" if name == "dense" else ""
-    bound = f"{100 * found['difference']:+.2f} points, at least {100 * found['lower']:+.2f}"
-    return f"{CLAIMS[name]}{allowed} ({bound})"
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+def _ends(found: Difference) -> list[float] | None:
+    return list(found.interval) if found.interval else None

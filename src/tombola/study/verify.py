@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
+from tombola.coverage import density_in_words
 from tombola.data.config import Augment, Cue, DataSpec
 from tombola.data.registry import names
 from tombola.data.splits import Splits
@@ -25,16 +28,21 @@ from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import ARMS, Contest, recorded_part, run_arm, try_arms
+from tombola.study.margin import Kind, Margin
+from tombola.study.sentence import Said, sentence, why
 from tombola.study.untrained import is_untrained, untrained, untrained_sentence
-from tombola.study.verdict import ArmFigures, compare, describe_arm, sentence, speed
+from tombola.study.verdict import ArmFigures, compare, describe_arm, examples_of, speed, wins
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.fit import check_fits
-from tombola.train.history import Row, steps_to_loss
+from tombola.train.history import steps_to_loss
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
 from tombola.train.trial import Bench, Trial
+
+STATISTICS = 2
+"""Version of the verdict's statistics, part of a run's name; 1 covered training seeds alone."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +53,13 @@ class Verification:
     data: Splits | DataSpec
     recipe: Recipe
     replicates: int = 5
-    margin: float = 0.002
+    margin: Margin = field(default_factory=Margin)
     seed: int = 0
     options: Options = Options()
 
     def __post_init__(self) -> None:
         if self.replicates < 1:
             raise TombolaError(f"replicates is {self.replicates}; at least 1 is needed, and 3 for a verdict")
-        if self.margin < 0:
-            raise TombolaError(f"margin is {self.margin}; it must be at least 0 (0.002 is 0.2 points)")
         check_seed(self.seed)
 
 
@@ -62,7 +68,8 @@ def verify(
     data: Any = None,
     *,
     replicates: int = 5,
-    margin: float = 0.002,
+    margin: float = Margin.value,
+    margin_kind: Kind = Margin.kind,
     seed: int = 0,
     recipe: Recipe | None = None,
     model: nn.Module | None = None,
@@ -78,14 +85,18 @@ def verify(
         ticket: a ticket or its file.
         data: as in `find`; None takes the data set that the ticket was found on, from `data_root`.
         replicates: trainings of every arm, each with a fresh data order (and fresh draws for the controls).
-        margin: how much worse than dense still counts as a match, as a fraction of accuracy.
+        margin: how much worse than dense still counts as a match: 0.002 is 0.2 points of an accuracy, or 0.2 % of the
+            dense arm's mean of another metric.
+        margin_kind: "absolute": `margin` is in the metric's unit; "relative": a fraction of the dense arm's mean;
+            "auto": absolute where the metric is a share of the test examples (accuracy, or 0 or 1 for every example).
         recipe: how to train; None takes the ticket's own.
         model: the architecture, for a ticket of a user's own model.
         trusted: import prefixes that a ticket may name, as in `build`.
         out: parent of the run directory; None keeps everything in memory.
 
     Returns:
-        JSON-able: the arms' figures, `comparisons`, `speed`, `wins` (None: undecided) and one `sentence`.
+        JSON-able: the arms' figures, `comparisons`, `test_set`, `speed`, `wins` (None: open) and one `sentence`. Bounds
+        and intervals cover training seeds and test examples; where the metric gives no value per example, seeds alone.
     """
     given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
     source = as_data(data, model) if data is not None else data_of(given, data_root)
@@ -94,7 +105,7 @@ def verify(
         source,
         recipe or recipe_of(given),
         replicates,
-        margin,
+        Margin(margin, margin_kind),
         seed,
         options or Options(),
     )
@@ -170,7 +181,8 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
             "recipe": as_plain(verification.recipe),
             "code": {**code_of(verification.recipe), **_code_of_network(contest)},
             "replicates": verification.replicates,
-            "margin": verification.margin,
+            "margin": as_plain(verification.margin),
+            "statistics": STATISTICS,
             "seed": verification.seed,
         }
 
@@ -269,13 +281,16 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
 
 def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits) -> dict[str, Any]:
     """The verdict on finished trials."""
-    arms = figures({arm: [(t.result, t.history) for t in found] for arm, found in trials.items()})
-    compared, pace = compare(arms, verification.margin, splits.task.higher_is_better), speed(arms)
-    verdicts = {found["verdict"] for found in compared.values()}
-    contest = verification.contest
-    ticket = contest.ticket
-    said = sentence(ticket.density, compared, pace, verification.replicates, verification.margin)
-    if contest.rewrites != ticket.rewrites:
+    arms, task, ticket = figures(trials), splits.task, verification.contest.ticket
+    examples = examples_of(arms)
+    allowance = verification.margin.of(
+        task.metric_name, arms["dense"].mean or 0.0, share=examples.resolution is not None
+    )
+    compared, pace = compare(arms, allowance.amount, task.higher_is_better), speed(arms)
+    about = Said(allowance, examples, verification.replicates, task.higher_is_better)
+    size = density_in_words(ticket.mask.kept, ticket.mask.total, ticket.parameters["total"])
+    said = sentence(f"This ticket of {size}{',' * (', ' in size)}", compared, pace, about)
+    if verification.contest.rewrites != ticket.rewrites:
         said += " All arms train float weights in the place of the ticket's binary ones."
     return {
         "kind": "verify",
@@ -287,31 +302,40 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "total": ticket.mask.total,
         "parameters": ticket.parameters,
         "replicates": verification.replicates,
-        "margin": verification.margin,
-        "metric": splits.task.metric_name,
-        "higher_is_better": splits.task.higher_is_better,
+        "margin": allowance.amount,
+        "margin_in_words": allowance.words(),
+        "metric": task.metric_name,
+        "higher_is_better": task.higher_is_better,
+        "test_set": {"examples": examples.count, "resolution": examples.resolution},
         "arms": {
             name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)])
             for name, arm in arms.items()
         },
-        "comparisons": compared,
+        "comparisons": {name: {**found, "why": why(found, about)} for name, found in compared.items()},
         "speed": pace,
-        "wins": None if "undecided" in verdicts else "no" not in verdicts,
+        "wins": wins(compared),
         "sentence": said,
     }
 
 
-def figures(trials: Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Row]]]]) -> dict[str, ArmFigures]:
-    """The arms' figures from (result, history) pairs; the dense arm sets the loss that all are timed to."""
-    lowest = [result["val_loss_min"] for result, _ in trials["dense"]]
+def figures(trials: Mapping[str, Sequence[Trial]]) -> dict[str, ArmFigures]:
+    """The arms' figures; the dense arm sets the loss that all are timed to."""
+    lowest = [trial.result["val_loss_min"] for trial in trials["dense"]]
     target = sum(lowest) / len(lowest) if None not in lowest else float("-inf")
     return {
         arm: ArmFigures(
-            test_accuracy=tuple(result["test_accuracy"] for result, _ in found),
-            early_stop=tuple(result["early_stop_iteration"] for result, _ in found),
-            early_stop_observed=tuple(result["early_stop_observed"] for result, _ in found),
-            to_dense_loss=tuple(steps_to_loss(history, target) for _, history in found),
-            steps=tuple(result["steps"] for result, _ in found),
+            test_accuracy=tuple(trial.result["test_accuracy"] for trial in found),
+            early_stop=tuple(trial.result["early_stop_iteration"] for trial in found),
+            early_stop_observed=tuple(trial.result["early_stop_observed"] for trial in found),
+            to_dense_loss=tuple(steps_to_loss(trial.history, target) for trial in found),
+            steps=tuple(trial.result["steps"] for trial in found),
+            outcomes=_stacked([trial.outcomes for trial in found]),
         )
         for arm, found in trials.items()
     }
+
+
+def _stacked(outcomes: Sequence[Tensor | None]) -> NDArray[np.float32] | None:
+    """(replicates, examples); None unless they are known for every replicate."""
+    known = [values.numpy() for values in outcomes if values is not None]
+    return np.stack(known) if len(known) == len(outcomes) else None

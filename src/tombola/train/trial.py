@@ -24,6 +24,7 @@ from tombola.train.hooks import Hook, LogRows
 from tombola.train.length import steps
 from tombola.train.loop import Trained, train
 from tombola.train.options import Options
+from tombola.train.outcomes import read_outcomes, write_outcomes
 from tombola.train.progress import Progress, Silent
 from tombola.train.recipe import Recipe
 from tombola.train.state import BuildOptimizer
@@ -70,10 +71,10 @@ class Bench:
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished trial. `trained` and `outcomes` are None where the stage was found finished on disk.
+    """A finished trial. `trained` is None where the stage was found finished on disk.
 
     `outcomes`: the final network's metric of every test example, in the split's order, float32 (N,) on the CPU;
-    None also without a test split, or where the metric gives one number per batch.
+    None without a test split, where the metric gives one number per batch, and where a stage has not kept them.
     """
 
     result: dict[str, Any]
@@ -104,7 +105,7 @@ def run_trial(
     """
     done = stage.result() if stage else None
     if stage is not None and done is not None:
-        return Trial(done, tuple(read_csv(stage.directory / "metrics.csv")), None)
+        return Trial(done, tuple(read_csv(stage.directory / "metrics.csv")), None, read_outcomes(stage.directory))
     store = CheckpointStore(stage.directory, bench.options.checkpoint_seconds) if stage else None
     with (
         hold(model, mask) if mask is not None else nullcontext(),
@@ -125,6 +126,8 @@ def run_trial(
             deterministic=bench.options.deterministic,
         )
     tests, outcomes = _test(bench, model, trained, more_tests or (lambda module, evaluate: {}))
+    if stage is not None and outcomes is not None:
+        write_outcomes(stage.directory, outcomes)
     return Trial({**summary(trained), **tests}, trained.history, trained, outcomes)
 
 
@@ -169,7 +172,7 @@ def _test(
         model.load_state_dict(trained.state)
     final = _numeric(score(), splits.task.metric_name)
     figures |= {
-        "test_accuracy": final.metric,
+        "test_accuracy": _number(final.metric),
         "test_loss": _number(final.loss),
         "test_accuracy_early_stop": _number((early or final).metric),
     }
