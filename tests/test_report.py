@@ -247,7 +247,7 @@ def test_several_runs_share_a_figure(tmp_path: Path) -> None:
         (
             "verify.json",
             '{"comparisons": {"dense": {"verdict": "perhaps"}}}',
-            "yes, no or undecided",
+            "yes, no, undecided or cannot decide",
         ),
     ],
 )

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from tombola.formats import number
-from tombola.study.statistics import Difference, difference, interval
+from tombola.study.statistics import Difference, difference, interval, paired_difference
 
 DOCS = Path(__file__).resolve().parents[1]
 RESULTS = DOCS / "results"
@@ -60,7 +60,7 @@ def arm(study: str, name: str, column: str = "test_accuracy") -> list[float]:
 
 
 def contrast(study: str, first: str, second: str, column: str = "test_accuracy") -> Difference:
-    """One arm minus another, as the study's own comparisons are: paired where all replicates began with the same weights.
+    """One arm minus another, as the study's own comparisons are: paired where all replicates began alike.
 
     Paired differences have Student's t-interval of their mean, others Welch's.
     """
@@ -69,8 +69,7 @@ def contrast(study: str, first: str, second: str, column: str = "test_accuracy")
     starts = [[row.get("origin") for row in found.rows] for found in ends]
     if None in starts[0] or starts[0] != starts[1]:
         return difference(a, b)
-    changes = [x - y for x, y in zip(a, b, strict=True)]
-    return Difference(fmean(changes), None, interval(changes))
+    return paired_difference(a, b)
 
 
 def sign(found: Difference) -> int:

@@ -113,6 +113,15 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     return Difference(mean, total, freedom=freedom, arms=arms)
 
 
+def paired_difference(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """The mean of `first[i] - second[i]` by Student's t: replicate i of both shares a seed."""
+    changes = [a - b for a, b in zip(first, second, strict=True)]
+    if len(changes) < 2:
+        return Difference(fmean(changes), None)
+    spread = ArmSpread(variance(changes) / len(changes), len(changes))
+    return Difference(fmean(changes), spread.variance, freedom=len(changes) - 1, arms=(spread,))
+
+
 def satterthwaite(total: float, parts: Sequence[tuple[float, float]]) -> float:
     """Degrees of freedom of a variance `total` from (part, its degrees of freedom) (Satterthwaite 1946)."""
     spread = sum(part**2 / freedom for part, freedom in parts)
