@@ -309,6 +309,15 @@ SOUND_TASKS: dict[str, Splits] = {
     "a loss of pairs": regression(lambda o, t: F.mse_loss(o - o.T, t - t.T), error),
     "contrast": regression(lambda o, t: F.cross_entropy(-(o - t.T).abs(), torch.arange(len(o))), error),
     "flat targets": regression(lambda o, t: F.mse_loss(o.squeeze(1), t), lambda o, t: (o.squeeze(1) - t).abs(), flat),
+    "signs of outputs that are all above 0": regression(
+        squared, lambda o, t: (((100 + o.squeeze(1)) > 0) == (t.squeeze(1) > 0)).float()
+    ),
+    "signs about 0 of flat targets": regression(
+        lambda o, t: F.mse_loss(o.squeeze(1), t), lambda o, t: ((o[:, 0].abs() > 0) != (t > 0)).float(), flat
+    ),
+    "signs of outputs that are mostly below 0": regression(
+        lambda o, t: F.mse_loss(o.squeeze(1), t), lambda o, t: ((o[:, 0] - 0.4 > 0) != (t > 0)).float(), flat
+    ),
     "no targets": regression(lambda o, t: o.pow(2).mean(), lambda o, t: o.abs().squeeze(1), flat),
     "one target for all": regression(squared, error, lambda y: torch.ones_like(y)),
 }

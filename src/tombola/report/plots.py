@@ -207,11 +207,10 @@ def _differences(verify: Verify, looks: Looks) -> list[Shown]:
         return []
     flipped = verify.better == "lower"
     sense = "Control minus ticket" if flipped else "Ticket minus control"
-    barred = f"Bar: two-sided 95 % interval, over {verify.covers}." if any(item.interval for item in compared.values()) else ""
+    has_bars = any(item.interval for item in compared.values())
+    barred = f"Bar: two-sided 95 % interval, over {verify.covers}." if has_bars else ""
     ticked = (
-        "Upright tick: the lower bound that decides."
-        if any(x.lower is not None for x in compared.values())
-        else ""
+        "Upright tick: the lower bound that decides." if any(x.lower is not None for x in compared.values()) else ""
     )
     margin = verify.margin if "dense" in compared else None
     dashed = "" if margin is None else f"Dashed: the margin of {unit.bare(margin)}{unit.points} allowed against dense."

@@ -99,19 +99,29 @@ def _check_paired(name: str, measure: Measure, output: Any, target: Tensor) -> N
         return
     if joint.numel() <= max(output.numel(), target.numel()):
         return
-    output, turned = _wide(output), target.flip(0)
-    found = [_quietly(measure, output, _wide(y)) for y in (target, turned, torch.zeros_like(target))]
-    if any(part is None for part in found):
+    # Outputs of one sign are all alike to a metric that asks for the sign: about their mean they are not.
+    centred = _wide(output) - _wide(output).mean()
+    first, other = (_quietly(measure, part, _wide(target)) for part in (_wide(output), centred))
+    if first is None or other is None or torch.equal(first, other):
         return
-    straight, crossed, without = (part for part in found if part is not None)
-    # Means over all outputs stand in the targets' order, which has turned round.
-    alike = any(torch.allclose(straight, other, rtol=1e-9, atol=0) for other in (crossed, crossed.reshape(-1).flip(0)))
-    told_apart = not torch.equal(target, turned) and bool((output != output[:1]).any())
-    if alike and told_apart and not torch.equal(straight, without):
+    if _ignores_pairs(measure, _wide(output), target) and _ignores_pairs(measure, centred, target):
         raise TombolaError(
             f"{name} pairs every output with every target: outputs {tuple(output.shape)} and targets "
             f"{tuple(target.shape)} broadcast to {tuple(joint)}; give them one shape, e.g. by output.squeeze(1)"
         )
+
+
+def _ignores_pairs(measure: Measure, output: Tensor, target: Tensor) -> bool:
+    """Whether the measure depends on the targets, but not on which belongs to which output."""
+    turned = target.flip(0)
+    found = [_quietly(measure, output, _wide(y)) for y in (target, turned, torch.zeros_like(target))]
+    if any(part is None for part in found):
+        return False
+    straight, crossed, without = (part for part in found if part is not None)
+    # Means over all outputs stand in the targets' order, which has turned round.
+    alike = any(torch.allclose(straight, other, rtol=1e-9, atol=0) for other in (crossed, crossed.reshape(-1).flip(0)))
+    told_apart = not torch.equal(target, turned) and bool((output != output[:1]).any())
+    return alike and told_apart and not torch.equal(straight, without)
 
 
 def _on_part(measure: Measure, output: Any, target: Tensor, start: int, stop: int) -> Tensor | None:
