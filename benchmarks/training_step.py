@@ -23,7 +23,7 @@ from tombola.mask import Mask, prunable
 from tombola.models.registry import build_network
 from tombola.select.select import select
 from tombola.train.feeds import wants_channels_last
-from tombola.train.hold import hold
+from tombola.hold import hold
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
 

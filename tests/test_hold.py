@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.hold import hold
 from tombola.mask import Mask
-from tombola.train.hold import hold
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tombola.errors import TicketError, TombolaError
+    from tombola.hold import hold
     from tombola.mask import Mask, prunable
     from tombola.methods.edge_popup import EdgePopup
     from tombola.methods.find import find
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tombola.supermask.attach import attach, detach, make_permanent, read, refresh
     from tombola.supermask.rules import TopK
     from tombola.ticket.ticket import Ticket
-    from tombola.train.hold import hold
     from tombola.train.options import Options
     from tombola.train.recipe import Recipe
 
@@ -75,7 +75,7 @@ _HOME = {
     "TombolaError": "tombola.errors",
     "deploy": "tombola.runtime.deploy",
     "find": "tombola.methods.find",
-    "hold": "tombola.train.hold",
+    "hold": "tombola.hold",
     "prunable": "tombola.mask",
     "verify": "tombola.study.verify",
 }

@@ -14,11 +14,22 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.parametrize import ParametrizationList, is_parametrized
 
 from tombola.errors import TombolaError
 
-__all__ = ["Mask", "disconnected", "holders", "named_parameter", "parameters_by_name", "prunable", "resolve", "unwrap"]
+__all__ = [
+    "Mask",
+    "disconnected",
+    "holders",
+    "module_at",
+    "named_parameter",
+    "parameters_by_name",
+    "places",
+    "prunable",
+    "resolve",
+    "unwrap",
+]
 
 _T = TypeVar("_T")
 
@@ -41,6 +52,7 @@ _WRAPPERS = {
     "DeepSpeedEngine": "module",
     "AveragedModel": "module",
     "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
     "_FabricModule": "_forward_module",
 }
 _INNER_WRAPPER = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -111,6 +123,38 @@ def holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
             seen.add((id(module), local))
             found[owner[id(parameter)]].append((module, local))
     return found
+
+
+def places(model: nn.Module) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+    """Every name of every weight -> all its (path of the module, attribute): several where it is tied.
+
+    Unlike in `parameters_by_name`, what a parametrization stores in several tensors is the one weight it stands for.
+    """
+    groups: dict[int, list[tuple[str, tuple[str, ...], str]]] = {}
+    for prefix, module in unwrap(model).named_modules(remove_duplicate=False):
+        chains = module._modules.get("parametrizations")
+        several = [
+            (local, chain)
+            for local, chain in (chains.items() if isinstance(chains, nn.ModuleDict) else ())
+            if "original" not in chain._parameters
+        ]
+        for local, weight in [*_own_parameters(module), *several]:
+            name = _clean(f"{prefix}.{local}" if prefix else local)
+            path = tuple(name[: -len(local) - 1].split(".")) if name != local else ()
+            groups.setdefault(id(weight), []).append((name, path, local))
+    return {name: [(path, local) for _, path, local in group] for group in groups.values() for name, _, _ in group}
+
+
+def module_at(module: nn.Module, path: Sequence[str]) -> nn.Module | None:
+    """The module at the end of a path, through what was wrapped round parts of it; None if there is none."""
+    for part in path:
+        child = module._modules.get(part)
+        if child is None:
+            child = unwrap(module)._modules.get(part)
+        if child is None:
+            return None
+        module = child
+    return module
 
 
 def named_parameter(model: nn.Module, name: str) -> nn.Parameter:
@@ -384,8 +428,8 @@ class Mask(Mapping[str, Tensor]):
         parametrized.
 
         Raises:
-            TombolaError: the model has no weight of a name in the mask, or one of another shape. Nothing is
-                changed then.
+            TombolaError: the model has no weight of a name in the mask, one of another shape, or one that a
+                parametrization computes so that it would not be 0. Nothing is changed then.
         """
         every = parameters_by_name(model, tied=True)
         pairs = [(resolve(every, name), name, tensor) for name, tensor in self.items()]
@@ -394,6 +438,17 @@ class Mask(Mapping[str, Tensor]):
                 raise TombolaError(
                     f"{name!r} has shape {tuple(weight.shape)} in the model and {tuple(tensor.shape)} "
                     "in the mask; use the mask with the network it was made for"
+                )
+        before = {name: weight.clone() for weight, name, _ in pairs if _as_used(model, name) is not None}
+        for name, old in before.items():
+            every[name].masked_fill_(~self[name].to(old.device), 0.0)
+            used = _as_used(model, name)
+            if used is not None and bool(used[~self[name].to(used.device)].any()):
+                for again, value in before.items():
+                    every[again].copy_(value)
+                raise TombolaError(
+                    f"{name!r} is parametrised so that its pruned entries would not be 0; hold the mask (tb.hold), "
+                    "or make the weight plain first (torch.nn.utils.parametrize.remove_parametrizations)"
                 )
         for weight, _, tensor in pairs:
             weight.masked_fill_(~tensor.to(weight.device), 0.0)
@@ -409,6 +464,13 @@ def _as_bool(name: str, tensor: Tensor) -> Tensor:
             )
         return (tensor != 0).contiguous()
     return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _as_used(model: nn.Module, name: str) -> Tensor | None:
+    """A weight as its layer uses it, where a parametrization computes that."""
+    path, local = places(model)[name][0]
+    owner = module_at(unwrap(model), path)
+    return getattr(owner, local) if owner is not None and is_parametrized(owner, local) else None
 
 
 def disconnected(mask: Mask) -> list[str]:

@@ -18,6 +18,7 @@ from tombola.compact.shrink import shrink
 from tombola.compact.trace import traced
 from tombola.compact.wires import wiring
 from tombola.errors import TombolaError
+from tombola.hold import release
 from tombola.nn import flow
 from tombola.nn.forward import leaves
 
@@ -114,6 +115,7 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     if not example:
         raise TombolaError("there is no example input; give one as the model takes it")
     plain = copy.deepcopy(model).eval()
+    release(plain)
     want = outputs(plain, example)
     try:
         network = traced(plain, example, training=not fold_norms)
@@ -138,7 +140,9 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     off = largest_error(want, outputs(network, example))
     if not off <= EQUAL and not _coarse(want):
         reason = f"the outputs would change by {off:.1e} of the largest one"
-        return Compacted(copy.deepcopy(model).eval(), Report(reason=reason))
+        whole = copy.deepcopy(model).eval()
+        release(whole)
+        return Compacted(whole, Report(reason=reason))
     report = Report(None, rows, folded, constants, walls, (flops, _flops(network, example)), off)
     return Compacted(network, report)
 

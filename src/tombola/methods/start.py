@@ -12,6 +12,7 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TicketError, TombolaError
+from tombola.hold import release
 from tombola.mask import parameters_by_name, unwrap
 from tombola.models.foreign import filled_args
 from tombola.models.registry import check_name, default_init, is_known, load_checkpoint_
@@ -93,7 +94,9 @@ def _check_activations_stay(ticket: Ticket, method: Any) -> None:
 
 def _copied(model: nn.Module) -> nn.Module:
     try:
-        return copy.deepcopy(model)
+        copied = copy.deepcopy(model)
+        release(copied)
+        return copied
     except (RuntimeError, TypeError) as error:
         raise TombolaError(
             f"the model cannot be copied ({str(error).splitlines()[0]}); make what was attached to it plain first, "

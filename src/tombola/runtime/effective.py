@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize, prune
 
 from tombola.compact.compare import outputs
 from tombola.errors import TombolaError
+from tombola.hold import release
 
 
 def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
@@ -27,6 +28,7 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     outputs(model, example)
     with torch.no_grad():
         plain = copy.deepcopy(model).eval()
+        release(plain)
         _bake(plain)
     return plain
 

@@ -6,35 +6,15 @@ All arrays are float32, the mask is bool, each of `n` elements without gaps; the
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from ctypes import c_void_p
-from typing import Any
 
-import numba
 import numpy as np
-from numba import types
 from numba.np.numpy_support import carray
 
-_ADDRESS, _COUNT = types.voidptr, types.intp
+from tombola._loops import compiled
 
 
-def _compiled(addresses: int) -> Callable[[Callable[..., None]], Any]:
-    """The function as a C function of so many addresses and a count."""
-    signature = types.void(*[_ADDRESS] * addresses, _COUNT)
-
-    def compiled(function: Callable[..., None]) -> Any:
-        try:
-            whole = numba.cfunc(signature, cache=True)(function)
-        except RuntimeError:  # no folder for the cache can be written
-            whole = numba.cfunc(signature)(function)
-        call: Any = whole.ctypes
-        call.code = whole  # which must not be freed before it
-        return call
-
-    return compiled
-
-
-@_compiled(3)
+@compiled(3)
 def keep(values: c_void_p, mask: c_void_p, out: c_void_p, n: int) -> None:
     """out = values where the mask is true, else 0."""
     x, m, y = carray(values, n, np.float32), carray(mask, n, np.bool_), carray(out, n, np.float32)
@@ -43,7 +23,7 @@ def keep(values: c_void_p, mask: c_void_p, out: c_void_p, n: int) -> None:
         y[i] = x[i] if m[i] else zero
 
 
-@_compiled(4)
+@compiled(4)
 def signed_product(gradient: c_void_p, values: c_void_p, scores: c_void_p, out: c_void_p, n: int) -> None:
     """out = gradient * values * sign(scores), with sign(0) = 0."""
     g, x = carray(gradient, n, np.float32), carray(values, n, np.float32)

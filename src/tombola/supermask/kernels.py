@@ -11,6 +11,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
+from tombola._masking import without_gaps
+
 _PLAIN = (Tensor, nn.Parameter)
 
 
@@ -35,20 +37,12 @@ def signed_product(gradient: Tensor, values: Tensor, scores: Tensor) -> Tensor:
 
 def _alike(first: Tensor, *others: Tensor) -> bool:
     """Whether the tensors lie in CPU memory alike, each without gaps, and are not being traced."""
-    if torch.compiler.is_compiling() or not first.is_cpu or type(first) not in _PLAIN or not _without_gaps(first):
+    if torch.compiler.is_compiling() or not first.is_cpu or type(first) not in _PLAIN or not without_gaps(first):
         return False
     shape, strides = first.shape, first.stride()
     return all(
         other.is_cpu and other.stride() == strides and other.shape == shape and type(other) in _PLAIN
         for other in others
-    )
-
-
-def _without_gaps(tensor: Tensor) -> bool:
-    return (
-        tensor.is_contiguous()
-        or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-        or (tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d))
     )
 
 

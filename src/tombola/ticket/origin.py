@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TicketError, TombolaError
+from tombola.hold import release
 from tombola.mask import unwrap
 from tombola.ticket.format import plain_json
 from tombola.ticket.tensors import (
@@ -251,6 +252,7 @@ def _instantiate(network: NetworkSpec | None, model: nn.Module | None, trusted: 
         module = copy.deepcopy(unwrap(model))
     except Exception as error:  # deepcopy of a user's model may raise anything
         raise TicketError(f"the model cannot be copied: {type(error).__name__} {show(error)}") from error
+    release(module)
     module.zero_grad(set_to_none=True)
     return module
 

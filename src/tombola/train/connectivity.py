@@ -7,6 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from tombola.hold import release
 from tombola.mask import Mask, parameters_by_name
 from tombola.nn.forward import input_dtype, leaves
 
@@ -22,6 +23,7 @@ def is_cut(model: nn.Module, mask: Mask, x: Tensor) -> bool:
     one output for all inputs without a mask too (its last layer starts at 0).
     """
     probe = copy.deepcopy(model).to("cpu").eval()
+    release(probe)
     x = x.to("cpu", input_dtype(probe) if x.is_floating_point() else None)
     whole = x.is_floating_point() or _tells_apart(probe, x)
     mask.apply_(probe)

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from tombola.data.feed import steps_per_epoch
 from tombola.data.splits import Split, Splits
 from tombola.errors import TombolaError
+from tombola.hold import hold
 from tombola.mask import Mask
 from tombola.runs.directory import Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
 from tombola.train.feeds import evaluated_part, evaluation_feed, layout
 from tombola.train.history import Row, early_stop, read_csv
-from tombola.train.hold import hold
 from tombola.train.hooks import Hook, LogRows
 from tombola.train.length import steps
 from tombola.train.loop import Trained, train

@@ -1,0 +1,312 @@
+"""How a mask is held: hooks that look weights up by name and write the pruned values.
+
+Every module that has a held weight, or contains one that does, has a hook that runs before its forward pass. It
+writes without asking whether anybody has changed the weights: a write through `.data` leaves no trace. Of nested
+modules the outermost that is called does so for all.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextlib import suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
+from torch.utils.hooks import RemovableHandle
+
+from tombola._masking import Alive, Masking, Pruned, Ready, set_pruned
+from tombola.errors import TombolaError
+from tombola.mask import module_at, unwrap
+
+Path = tuple[str, ...]
+_FSDP = "_is_fsdp_managed_module"  # whose weights are views, of the whole parameter in the forward pass alone
+
+
+class Place:
+    """Where a held weight is: its name, the path of its module from the root, and the attribute.
+
+    `tied`: whether the weight has several places. `ready`: what was found here last, by type: a sharded parameter takes
+    turns with the whole one.
+    """
+
+    def __init__(self, name: str, path: Path, local: str, pruned: Pruned, tied: bool) -> None:
+        self.name, self.path, self.local, self.pruned, self.tied = name, path, local, pruned, tied
+        self.ready: dict[type, Ready] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "ready": {}}
+
+    def prepare(self, parameter: Tensor) -> Ready:
+        """Look at a parameter for the first time, or after it has moved or been replaced."""
+        if parameter.shape != self.pruned.keep.shape:
+            raise TombolaError(
+                f"{self.name!r} is held under a mask of shape {tuple(self.pruned.keep.shape)} and has shape "
+                f"{tuple(parameter.shape)} now; release the hold before the network is changed"
+            )
+        old = self.ready.get(type(parameter))
+        if old is not None:
+            old.drop()  # also where it is the same parameter: hooks are lost when tensors are swapped
+        found = self.ready[type(parameter)] = Ready(parameter, self.pruned, old)
+        return found
+
+
+class Keeper:
+    """What is held on one model; shared by the hooks on its modules, and copied and pickled with them."""
+
+    def __init__(self, places: list[Place]) -> None:
+        self.places, self.alive = places, Alive()
+        self.outer: Path | None = None  # the outermost module that is running
+        self._base: tuple[weakref.ref[nn.Module], Path] | None = None  # where to write after an optimiser's step
+        self._below: dict[Path, list[tuple[Path, Place]]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"places": self.places, "alive": self.alive, "next_id": RemovableHandle.next_id}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["places"])  # type: ignore[misc]
+        self.alive = state["alive"]
+        # hooks that come from a file keep their numbers: no hook of this process may be given one of them
+        RemovableHandle.next_id = max(RemovableHandle.next_id, state["next_id"])
+
+    def adopt(self, module: nn.Module, path: Path) -> None:
+        """Write to this module after the steps of optimisers."""
+        self._base = weakref.ref(module), path
+        _KEEPERS.add(self)
+
+    def end(self) -> None:
+        """Nothing more to do for this model."""
+        self._base = None
+        _KEEPERS.discard(self)
+        for place in self.places:
+            for ready in place.ready.values():
+                ready.drop()
+
+    def below(self, path: Path) -> list[tuple[Path, Place]]:
+        """(path from there, place) of every weight held in the module at `path`."""
+        if path not in self._below:
+            n = len(path)
+            self._below[path] = [(place.path[n:], place) for place in self.places if place.path[:n] == path]
+        return self._below[path]
+
+    def install(self, model: nn.Module) -> None:
+        """Put the hooks on a model's modules."""
+        for place in self.places:
+            self._install(model, (), place.path, place.name)
+
+    def _install(self, module: nn.Module, path: Path, below: Path, name: str) -> None:
+        """Hooks on the module at `path` and on those that lead on from it, where there are none yet."""
+        for depth in range(len(below) + 1):
+            at, part = path + below[:depth], owner_of(module, below[:depth], name)
+            if any(isinstance(hook, _Enter) and hook.keeper is self for hook in part._forward_pre_hooks.values()):
+                continue
+            contains = any(rest for rest, _ in self.below(at))
+            part.register_forward_pre_hook(_Enter(self, at, contains))
+            if contains:
+                part.register_forward_hook(_Leave(self, at), always_call=True)
+
+    # -- at work
+
+    def enter(self, module: nn.Module, path: Path) -> None:
+        """Before a forward pass that is not part of another."""
+        if torch.compiler.is_compiling():
+            self._trace(module, path)
+            return
+        base = self._base
+        known = None if base is None else base[0]()
+        if base is None or known is None or len(path) < len(base[1]) or (path == base[1] and module is not known):
+            self.adopt(module, path)  # a copy, or a model from a file
+        tracing = torch._C._get_tracing_state()
+        if tracing is None:
+            self.write(module, path)
+        else:  # torch.jit.trace would put the writing into its graph
+            torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
+            try:
+                self.write(module, path)
+            finally:
+                torch._C._set_tracing_state(tracing)  # type: ignore[attr-defined]
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """After a step of any optimiser."""
+        base = self._base
+        module = None if base is None else base[0]()
+        if base is None or module is None or not self.alive.yes:
+            return
+        held = {id(_raw(_holder(module, below, place), place.local)) for below, place in self.below(base[1])}
+        if any(id(p) in held for group in optimizer.param_groups for p in group["params"]):
+            self.outer = None
+            self.write(module, base[1])
+
+    def write(self, module: nn.Module, path: Path) -> None:
+        """Write the pruned values of all that is held in the module at `path`."""
+        ready, seen = [], set()
+        for below, place in self.below(path):
+            parameter = _present(_holder(module, below, place), place, self.alive)
+            if parameter is None:
+                continue
+            if place.tied:
+                if id(parameter) in seen:
+                    continue
+                seen.add(id(parameter))
+            one = place.ready.get(type(parameter))
+            if one is None or not one.stands(parameter):
+                one = place.prepare(parameter)
+                self._install(module, path, below, place.name)
+            if parameter.requires_grad and not one.watched:
+                one.watch(self.alive)
+            ready.append(one)
+        set_pruned(ready)
+
+    def _trace(self, module: nn.Module, path: Path) -> None:
+        """As `write`, in operations for a compiler; an export takes the weights as they stand."""
+        if torch.compiler.is_exporting():
+            return
+        for below, place in self.below(path):
+            parameter = _raw(_holder(module, below, place), place.local)
+            if isinstance(parameter, nn.Parameter):
+                parameter.data.copy_(place.pruned.masked(parameter.data))
+
+
+class _Enter:
+    """Before the forward pass of the module at `path`."""
+
+    def __init__(self, keeper: Keeper, path: Path, contains: bool) -> None:
+        self.keeper, self.path, self.contains = keeper, path, contains
+
+    def __call__(self, module: nn.Module, args: Any) -> None:
+        keeper = self.keeper
+        if keeper.alive.yes and (keeper.outer is None or keeper.outer == self.path):
+            keeper.enter(module, self.path)
+            if self.contains:
+                keeper.outer = self.path
+
+
+class _Leave:
+    """After the forward pass of a module that contains others, also after an error."""
+
+    def __init__(self, keeper: Keeper, path: Path) -> None:
+        self.keeper, self.path = keeper, path
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if self.keeper.outer == self.path:
+            self.keeper.outer = None
+
+
+_KEEPERS: weakref.WeakSet[Keeper] = weakref.WeakSet()
+
+
+def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    for keeper in list(_KEEPERS):
+        keeper.after_step(optimizer)
+
+
+# Once and for all: torch has one table of these hooks, which must not change while an optimiser steps, and a held
+# model may be copied, called or collected just then.
+register_optimizer_step_post_hook(_after_any_step)
+
+
+def take_off(model: nn.Module, keeper: Keeper | None) -> None:
+    """Write the pruned values once more, and remove the hooks and parametrisations of one hold, or of all."""
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _Enter) and keeper in (None, hook.keeper) and hook.keeper.alive.yes:
+                with suppress(TombolaError):  # of a weight that is gone
+                    hook.keeper.write(module, hook.path)
+    for module in model.modules():
+        if parametrize.is_parametrized(module):
+            for chain in module.parametrizations.values():  # type: ignore[operator]
+                _unmask(chain, None if keeper is None else keeper.alive)
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(hooks.items()):
+                if isinstance(hook, _Enter | _Leave) and keeper in (None, hook.keeper):
+                    hook.keeper.end()
+                    del hooks[key]
+                    module._forward_hooks_always_called.pop(key, None)
+
+
+# ---- looking weights up --------------------------------------------------------------------------------------
+
+
+def owner_of(module: nn.Module, path: Path, name: str) -> nn.Module:
+    """The module at the end of a path, or a TombolaError that the weight `name` is gone."""
+    found = module_at(module, path)
+    if found is None:
+        raise TombolaError(_gone(name))
+    return found
+
+
+def _holder(module: nn.Module, path: Path, place: Place) -> nn.Module:
+    """The module whose weight is held, also where something was wrapped round it."""
+    found = owner_of(module, path, place.name)
+    return found if place.local in found._parameters else unwrap(found)
+
+
+def _raw(owner: nn.Module, local: str) -> Tensor | None:
+    """The parameter of that name; that under torch.nn.utils.prune, which multiplies it by its own mask."""
+    if local in owner._parameters or f"{local}_mask" not in owner._buffers:
+        return owner._parameters.get(local)
+    return owner._parameters.get(f"{local}_orig")
+
+
+def not_held(name: str, owner: nn.Module, local: str) -> str:
+    """What is wrong with a weight that is a plain tensor of its module."""
+    sources = [key for key in owner._parameters if key.startswith(f"{local}_")]
+    if _FSDP in owner.__dict__:
+        return (
+            f"{name!r} is sharded already, so it cannot be held; hold the mask before FullyShardedDataParallel wraps it"
+        )
+    if not sources:
+        return f"{name!r} is a plain tensor and not a parameter, so it cannot be held; make it an nn.Parameter"
+    return (
+        f"{name!r} is computed from {' and '.join(sources)} before each forward pass, so it cannot be held; remove "
+        "that (torch.nn.utils.remove_weight_norm, remove_spectral_norm) or use torch.nn.utils.parametrizations"
+    )
+
+
+def _present(owner: nn.Module, place: Place, alive: Alive) -> Tensor | None:
+    """The parameter of that name now; None where there is none to write."""
+    parameter = _raw(owner, place.local)
+    if parameter is None:
+        _elsewhere(owner, place, alive)
+        return None
+    if _FSDP in owner.__dict__ and parameter.shape != place.pruned.keep.shape:
+        return None  # a piece of it, between forward passes
+    if isinstance(parameter, nn.Parameter):
+        return parameter
+    if _FSDP in owner.__dict__:
+        place.pruned.write(parameter)
+    return None  # else put in by torch.func.functional_call: it belongs to somebody else
+
+
+def _elsewhere(owner: nn.Module, place: Place, alive: Alive) -> None:
+    """Mask a weight that is no parameter of its module."""
+    if parametrize.is_parametrized(owner, place.local):
+        _mask_last(owner, place, alive)
+        return
+    plain = owner.__dict__.get(place.local)
+    if not isinstance(plain, Tensor):
+        raise TombolaError(_gone(place.name))
+    if _FSDP not in owner.__dict__ and "_is_replica" not in owner.__dict__:
+        raise TombolaError(not_held(place.name, owner, place.local))
+    place.pruned.write(plain)  # FSDP, DataParallel: lent for this forward pass
+
+
+def _gone(name: str) -> str:
+    return f"{name!r} is held, but the model has no such weight any more; release the hold before it is removed"
+
+
+def _mask_last(owner: nn.Module, place: Place, alive: Alive) -> None:
+    """See to it that a computed weight is masked after everything else that is done to it."""
+    chain: Any = owner.parametrizations[place.local]  # type: ignore[index]
+    if not isinstance(chain[-1], Masking) or chain[-1].alive is not alive:
+        _unmask(chain, alive)
+        masking = Masking(place.pruned, alive)
+        parametrize.register_parametrization(owner, place.local, masking, unsafe=True)
+
+
+def _unmask(chain: Any, alive: Alive | None) -> None:
+    for i in reversed(range(len(chain))):
+        if isinstance(chain[i], Masking) and alive in (None, chain[i].alive):
+            del chain[i]

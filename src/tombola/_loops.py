@@ -1,0 +1,50 @@
+"""Compiled loops over tensors in CPU memory, by address. Importing this imports numba.
+
+They take addresses, not arrays: to view a tensor as an array costs more than the loop does over a small layer. The
+lock is let go of meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ctypes import c_void_p
+from typing import Any
+
+import numba
+import numpy as np
+from numba import types
+from numba.np.numpy_support import carray
+
+_ADDRESS, _COUNT = types.voidptr, types.intp
+
+
+def compiled(addresses: int) -> Callable[[Callable[..., None]], Any]:
+    """The function as a C function of so many addresses and a count."""
+    signature = types.void(*[_ADDRESS] * addresses, _COUNT)
+
+    def compiled(function: Callable[..., None]) -> Any:
+        try:
+            whole = numba.cfunc(signature, cache=True)(function)
+        except RuntimeError:  # no folder for the cache can be written
+            whole = numba.cfunc(signature)(function)
+        call: Any = whole.ctypes
+        call.code = whole  # which must not be freed before it
+        return call
+
+    return compiled
+
+
+@compiled(2)
+def clear(words: c_void_p, keep: c_void_p, n: int) -> None:
+    """Each of `n` 4-byte words becomes 0 where the bool `keep` is false."""
+    x, k = carray(words, n, np.uint32), carray(keep, n, np.uint8)
+    for i in range(n):
+        x[i] = x[i] & np.uint32(-np.int32(k[i]))
+
+
+@compiled(3)
+def put(words: c_void_p, keep: c_void_p, values: c_void_p, n: int) -> None:
+    """As `clear`, with the word of `values`, which are 0 where `keep` is true, instead of 0."""
+    x, k, v = carray(words, n, np.uint32), carray(keep, n, np.uint8), carray(values, n, np.uint32)
+    for i in range(n):
+        x[i] = (x[i] & np.uint32(-np.int32(k[i]))) | v[i]

@@ -1,0 +1,133 @@
+"""Keep pruned weights exactly at their pruned value, whatever writes them while a model is trained or used."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from tombola._keeper import Keeper, Place, not_held, owner_of, take_off
+from tombola._masking import Pruned
+from tombola.errors import TombolaError
+from tombola.mask import Mask, places, unwrap
+
+__all__ = ["Hold", "hold", "release"]
+
+
+class Hold:
+    """A mask that is being held on a live model. A context manager; `release` ends it and leaves the zeros."""
+
+    def __init__(
+        self, model: nn.Module, mask: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
+    ) -> None:
+        self._model = unwrap(model)
+        self._keeper = Keeper(_held(self._model, mask if isinstance(mask, Mask) else Mask(mask), values or {}))
+        self._keeper.adopt(self._model, ())
+        self._keeper.install(self._model)
+        self.enforce()
+        _forget_compiled()
+
+    def enforce(self) -> None:
+        """Set every pruned weight to its pruned value now."""
+        self._keeper.write(self._model, ())
+
+    def release(self) -> None:
+        """Set the pruned weights a last time and stop holding, on this model and on its deep copies."""
+        take_off(self._model, self._keeper)
+        self._keeper.alive.yes = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def hold(model: nn.Module, mask: Mask, values: Mapping[str, Tensor] | None = None) -> Hold:
+    """Hold `mask` on `model`: pruned weights are exactly 0 (or their entry in `values`) from now on.
+
+    They are so after every step of any torch optimiser, and before every forward pass of the model or of a part of
+    it, whatever else has written them: copies through `.data`, `load_state_dict`, new parameters under the same
+    names, another dtype or device, averaging. Their gradients are masked as they are accumulated, so that clipping
+    and momentum do not see them. Parameter names and the state_dict do not change. A weight that
+    `torch.nn.utils.parametrize` computes gets one more parametrisation: what the layer uses is exact, and what it is
+    computed from is free. Ends with `.release()`, or as a context manager: `with tb.hold(model, mask): ...`.
+
+    A deep copy of the model is held as well, as long as the hold lasts. A pickled model is held where it is loaded,
+    until `tombola.hold.release(model)`.
+
+    Not held: other parameters that `torch.func.functional_call` puts in, what is written during the forward pass, a
+    `forward` that is called by itself instead of the module. Gradients that are written by hand are not masked. Under
+    FullyShardedDataParallel weights are masked in the forward pass alone (`fully_shard` has no such limit).
+
+    The cost, whether or not something has changed the weights (a write through `.data` leaves no trace): one product
+    over the held weights for every forward pass, optimiser step and gradient, some microseconds of Python for every
+    module in the path, memory of the weights' size once more. nn.TransformerEncoderLayer leaves its fast path in
+    evaluation, as it does under any hook.
+
+    Args:
+        values: name -> tensor of the weight's shape, read at pruned positions.
+
+    Raises:
+        TombolaError: the mask names a parameter that the model lacks, of another shape, or that is computed in a way
+            that cannot be held; in a later forward pass, if such a parameter is gone or has another shape.
+    """
+    return Hold(model, mask, values)
+
+
+def release(model: nn.Module) -> None:
+    """End every hold on `model`, also one that came with a copy or a file; pruned weights are set a last time."""
+    take_off(model, None)
+
+
+def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[Place]:
+    """The places of all masked weights, or a TombolaError."""
+    known, found = places(model), list[Place]()
+    for name, keep in mask.items():
+        if name not in known:
+            raise TombolaError(_unknown(model, name, known))
+        shape = _checked(name, model, *known[name][0]).shape
+        value = values.get(name)
+        for what, given in (("mask", keep), ("values", value)):
+            if given is not None and given.shape != shape:
+                raise TombolaError(
+                    f"the {what} of {name!r} has shape {tuple(given.shape)}, the parameter {tuple(shape)}"
+                )
+        pruned = Pruned(keep, None if value is None else value.detach().clone())
+        found += [Place(name, path, local, pruned, len(known[name]) > 1) for path, local in known[name]]
+    return found
+
+
+def _checked(name: str, model: nn.Module, path: tuple[str, ...], local: str) -> Tensor:
+    """The weight as its layer has it, if it can be held."""
+    owner = owner_of(model, path, name)
+    if isinstance(owner._parameters.get(local), nn.parameter.UninitializedParameter):
+        raise TombolaError(f"{name!r} has no shape yet (a lazy layer); run one batch through the model first")
+    with torch.no_grad():
+        weight: Tensor = getattr(owner, local)
+    if weight.layout != torch.strided or weight.is_quantized:
+        raise TombolaError(f"{name!r} is {weight.dtype} ({weight.layout}); only dense weights can be held")
+    return weight
+
+
+def _unknown(model: nn.Module, name: str, known: Iterable[str]) -> str:
+    path, _, local = name.rpartition(".")
+    owner = dict(model.named_modules()).get(path)
+    if owner is not None and isinstance(owner.__dict__.get(local), Tensor):
+        return not_held(name, owner, local)
+    listed = list(known)
+    few = ", ".join(listed[:5]) + (", ..." if len(listed) > 5 else "")
+    return f"the mask names {name!r}, which the model lacks; its parameters: {few}"
+
+
+def _forget_compiled() -> None:
+    """What torch.compile made before the hooks were there does not call them, so it is made anew on its next call."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    if dynamo is not None and dynamo.counters["frames"]:
+        torch.compiler.reset()
