@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
+from tombola.hold import hold
 from tombola.mask import Mask, parameters_by_name, prunable, unwrap
 from tombola.nn.forward import typed, widened
 from tombola.prune.rewind import Rewind
@@ -27,7 +28,6 @@ from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapsh
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import check_ticket, in_words, try_training
 from tombola.train.feeds import training_feed
-from tombola.train.hold import hold
 from tombola.train.search import Level, Search, level_result, some_inputs
 from tombola.train.trial import run_trial
 

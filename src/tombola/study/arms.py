@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.hold import hold
 from tombola.mask import Mask
 from tombola.names import unknown
 from tombola.nn.rewrite import apply_rewrites
@@ -21,7 +22,6 @@ from tombola.select.select import select
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.dry_run import in_words, try_training
-from tombola.train.hold import hold
 from tombola.train.trial import Bench, Trial, run_trial
 
 

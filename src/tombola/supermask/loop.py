@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.hold import hold
 from tombola.mask import Mask
 from tombola.nn.init import NORMS
 from tombola.nn.rewrite import apply_rewrites
@@ -29,7 +30,6 @@ from tombola.ticket.tensors import first_few
 from tombola.ticket.ticket import Ticket
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import check_ticket, in_words, try_training
-from tombola.train.hold import hold
 from tombola.train.hooks import Hook
 from tombola.train.length import Length
 from tombola.train.optimizer import build_optimizer
