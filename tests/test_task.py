@@ -109,6 +109,16 @@ def test_a_metric_may_say_what_is_left_out() -> None:
     assert smooth.loss(SCORES, target) == F.cross_entropy(SCORES, target, ignore_index=255, label_smoothing=0.1)
 
 
+@pytest.mark.parametrize(
+    ("loss", "metric", "says"), [("mse", nothing, "loss is 'mse'"), (nothing, None, "metric is None")]
+)
+def test_a_task_is_of_functions(loss: Any, metric: Any, says: str) -> None:
+    with pytest.raises(TombolaError, match=f"the task's {says}; give a function of"):
+        Task(loss, metric)
+    with pytest.raises(TombolaError, match="the task is a function; give a Task"):
+        both(X, Y, task=nothing)
+
+
 # ---- labels ------------------------------------------------------------------------------------------------
 
 
@@ -144,6 +154,9 @@ def test_booleans_are_two_classes() -> None:
         (np.array([str(int(y)) for y in Y]), "ndarray of <U1; .*; number the targets that are text, from 0 on"),
         ([None] * 12, "list of NoneType; .*; give targets, or leave out the examples that have none"),
         ({"a": Y}, "dict; .*; put the targets into one tensor, and take it apart in the task"),
+        (list(F.one_hot(Y)), r"list of Tensor; .*; put the targets into one tensor, e\.g\. with torch\.stack"),
+        (F.one_hot(Y).to_sparse(), "has targets that are sparse_coo; give dense tensors with values"),
+        (torch.empty(12, device="meta"), "has targets that are not plain; give dense tensors with values"),
         (Y - 1, "label -1 in the train split is out of range"),
     ],
 )

@@ -43,13 +43,20 @@ def as_pair(x: Any, y: Any, whose: str) -> tuple[Tensor, Tensor]:
         TombolaError: one of them is no tensor, array or number; `whose` begins the line.
     """
     try:
-        return torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
+        pair = torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
     except (TypeError, ValueError, RuntimeError):
         kinds = " and ".join(_kind(part) for part in (x, y))
         hints = list(dict.fromkeys(filter(None, (_hint(x, "inputs"), _hint(y, "targets")))))
         raise TombolaError(
             f"{whose} holds {kinds}; x and y must be tensors or arrays of numbers" + "".join(f"; {h}" for h in hints)
         ) from None
+    for what, tensor in zip(("inputs", "targets"), pair, strict=True):
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested or tensor.is_meta:
+            kind = str(tensor.layout).removeprefix("torch.") if tensor.layout != torch.strided else "not plain"
+            raise TombolaError(
+                f"{whose} has {what} that are {kind}; give dense tensors with values, e.g. by to_dense()"
+            )
+    return pair
 
 
 def _kind(value: Any) -> str:
@@ -71,6 +78,8 @@ def _hint(value: Any, what: str) -> str:
         return f"give {what}, or leave out the examples that have none"
     if isinstance(first, Mapping):
         return f"put the {what} into one tensor, and take it apart in the {'network' if what == 'inputs' else 'task'}"
+    if isinstance(value, list | tuple) and isinstance(value[0], Tensor | np.ndarray):
+        return f"put the {what} into one tensor, e.g. with torch.stack"
     if hasattr(value, "to_numpy"):
         return f"give {what}.to_numpy()"
     if hasattr(first, "convert") or hasattr(first, "getpixel"):

@@ -227,6 +227,8 @@ def make_splits(
         TombolaError: for an empty split, NaN or infinite values, labels out of range or one-hot, shapes that
             disagree, and what is no number.
     """
+    if task is not None and not isinstance(task, Task):
+        raise TombolaError(f"the task is a {type(task).__name__}; give a Task with a loss and a metric")
     if not floats.is_floating_point:
         raise TombolaError(f"floats is {floats}; it must be a floating-point dtype, such as torch.float64")
     parts = {"train": _split(train, "train", workers, floats)}

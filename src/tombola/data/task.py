@@ -44,6 +44,12 @@ class Task:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        for part in ("loss", "metric"):
+            if not callable(getattr(self, part)):
+                raise TombolaError(
+                    f"the task's {part} is {getattr(self, part)!r}; give a function of (output, target), such as "
+                    f"{'torch.nn.functional.mse_loss' if part == 'loss' else 'tombola.data.splits.accuracy'}"
+                )
         if self.metric is accuracy and self.ignored not in (None, _IGNORED):
             object.__setattr__(self, "metric", partial(accuracy, ignore_index=self.ignored))
 
