@@ -243,7 +243,7 @@ def test_every_example_is_checked_before_training_and_as_it_is_fetched(meet: Any
     says = r"label 5 in example 7 of the train split is out of range; allowed are 0 to 2 \(3 classes\)"
     with pytest.raises(TombolaError, match=says):
         meet(streamed(wrong, classes=("a", "b", "c")))
-    with pytest.raises(TombolaError, match="the inputs of example 4 of the train split hold 1 values that are NaN"):
+    with pytest.raises(TombolaError, match="the inputs of example 4 of the train split hold 1 value that is NaN"):
         meet(streamed(Y, lambda x, y: (torch.where(x == 8, torch.nan, x), y)))
     with pytest.raises(TombolaError, match=r"example 6 of the train split has shape \(1,\), the first one \(2,\)"):
         meet(streamed(Y, lambda x, y: (x[: 1 + int(x[0] < 12)], y)))

@@ -161,4 +161,5 @@ def check_finite(values: Tensor, where: str) -> None:
         return
     bad = int((~torch.isfinite(values)).sum())
     if bad:
-        raise TombolaError(f"the {where} hold {bad} values that are NaN or infinite; remove or replace them")
+        found = "1 value that is" if bad == 1 else f"{bad} values that are"
+        raise TombolaError(f"the {where} hold {found} NaN or infinite; remove or replace them")

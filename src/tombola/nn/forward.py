@@ -88,11 +88,14 @@ def _sequence(like: Any, parts: list[Any]) -> Any:
 def described(output: Any) -> str:
     """What a network gave, in words: "a float32 tensor of shape (8, 10)", "a dict of 'out' (8, 10), 'aux' (8, 10)"."""
     if isinstance(output, Tensor):
-        return f"a {str(output.dtype).removeprefix('torch.')} tensor of shape {tuple(output.shape)}"
-    kind = type(output).__name__
+        return f"{_article(str(output.dtype).removeprefix('torch.'))} tensor of shape {tuple(output.shape)}"
     parts = [f"{name} {_brief(part)}" for name, part in _parts(output)]
     some = f" of {', '.join(parts[:_SHOWN])}{', ...' if len(parts) > _SHOWN else ''}" if parts else ""
-    return f"{'an' if kind[0].lower() in 'aeiou' else 'a'} {kind}{some}"
+    return f"{_article(type(output).__name__)}{some}"
+
+
+def _article(noun: str) -> str:
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def _brief(part: Any) -> str:

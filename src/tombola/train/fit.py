@@ -12,6 +12,7 @@ from tombola.data.splits import Splits
 from tombola.data.task import Loss, Task, is_cross_entropy
 from tombola.errors import TombolaError
 from tombola.nn.forward import described, path_to_tensor, typed, widened
+from tombola.train.contract import check_task, in_short
 from tombola.train.evaluate import loss_value, metric_values
 from tombola.train.search import some_batch
 
@@ -21,13 +22,12 @@ _EXAMPLES = 8
 def check_fits(model: nn.Module, splits: Splits) -> None:
     """Run `model` on a few validation examples in evaluation mode, then training mode, and the task on what it gives.
 
-    The model's buffers (norm statistics) change: give a copy. Nothing is drawn from the global generators.
-
-    Nor does the task's state move, where it has one that can be copied.
+    The model's buffers (norm statistics) change: give a copy. Nothing is drawn from the global generators, and the task
+    keeps the state that it has, where that can be copied.
 
     Raises:
         TombolaError: the network does not take the inputs, its output or the targets are not what the task needs, or
-            loss and metric do not give what they must (`loss_value`, `metric_values`).
+            loss and metric do not give what they must (`check_task`).
     """
     x, y = some_batch(splits, _EXAMPLES)
     ((x, y),) = typed([(x, y)], model)
@@ -37,6 +37,7 @@ def check_fits(model: nn.Module, splits: Splits) -> None:
         _check_scores(output, y, splits, "")
         _check_metric(task, output, y)
         _check_loss(task.evaluation_loss, output, y)
+        check_task(task, output, y, "the validation split")
         if len(x) > 1:  # one example has no statistics for a norm to take
             output = _called(model.train(), x)
             _check_scores(output, y, splits, " in training mode")
@@ -49,13 +50,10 @@ def _called(model: nn.Module, x: Tensor) -> Any:
     except TombolaError:
         raise
     except Exception as error:  # a user's network may raise anything
-        tokens = (
-            ""
-            if x.is_floating_point() or x.is_complex()
-            else " (whole numbers are taken for tokens; give features as floats)"
-        )
+        numbers = x.is_floating_point() or x.is_complex()
+        tokens = "" if numbers else " (whole numbers are taken for tokens; give features as floats)"
         raise TombolaError(
-            f"the network does not take {_kind(x)} inputs of shape {tuple(x.shape[1:])}{tokens}: {_reason(error)}; "
+            f"the network does not take {_kind(x)} inputs of shape {tuple(x.shape[1:])}{tokens}: {in_short(error)}; "
             "choose another model or data"
         ) from error
 
@@ -146,9 +144,13 @@ def apart(task: Task) -> Task:
 
 
 def _failed(what: str, output: Any, y: Tensor, error: Exception) -> TombolaError:
-    whole = "" if y.is_floating_point() else ", or y.float() as targets where floats are needed"
+    whole = (
+        ""
+        if y.is_floating_point() or not isinstance(output, Tensor)
+        else ", or y.float() as targets where floats are needed"
+    )
     return TombolaError(
-        f"{what} fails on {described(output)} as output and {described(y)} as targets: {_reason(error)}; give a task "
+        f"{what} fails on {described(output)} as output and {described(y)} as targets: {in_short(error)}; give a task "
         f"that takes them{whole}"
     )
 
@@ -159,8 +161,3 @@ def _loss_name(task: Task) -> str:
 
 def _kind(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
-
-
-def _reason(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
