@@ -41,11 +41,8 @@ def check_task(task: Task, output: Any, target: Tensor, whose: str) -> None:
                 raise
             except Exception as error:  # a user's own function may raise anything
                 raise TombolaError(f"{name} fails on {whose}: {in_short(error)}") from error
-            if form == 0 and sums_up(measure, output, target):
-                raise TombolaError(
-                    f"{name} of a batch taken twice is twice as large, so it sums over examples; it must give their "
-                    "mean (reduction='mean')"
-                )
+            if form == 0:
+                check_mean(name, measure, output, target)
             _check_paired(name, measure, output, target)
     _check_forms(task, metric, output, target)
 
@@ -75,17 +72,20 @@ def _check_forms(task: Task, metric: Measure, output: Any, target: Tensor) -> No
             )
 
 
-def sums_up(measure: Measure, output: Any, target: Tensor) -> bool:
-    """Whether the number for a batch with every example in it twice is twice as large, as a mean never is.
+def check_mean(name: str, measure: Measure, output: Any, target: Tensor) -> None:
+    """TombolaError if the number for a batch with every example in it twice is twice as large, as a mean never is.
 
-    False where the function asks for this very batch.
+    Nothing is known of a function that asks for this very batch.
     """
     count = len(target)
     once = _quietly(measure, output, target)
     both = mapped(lambda part: torch.cat((part, part)) if part.dim() and len(part) == count else part, output)
     twice = _quietly(measure, both, torch.cat((target, target)))
-    return (
-        once is not None and twice is not None and bool(once != 0) and bool(torch.isclose(twice, 2 * once, rtol=1e-4))
+    if once is None or twice is None or bool(once == 0) or not bool(torch.isclose(twice, 2 * once, rtol=1e-4)):
+        return
+    raise TombolaError(
+        f"{name} of a batch taken twice is twice as large, so it sums over examples; it must give their mean "
+        "(reduction='mean')"
     )
 
 

@@ -12,7 +12,7 @@ from tombola.data.splits import Splits
 from tombola.data.task import Loss, Task, is_cross_entropy
 from tombola.errors import TombolaError
 from tombola.nn.forward import described, path_to_tensor, typed, widened
-from tombola.train.contract import check_task, in_short
+from tombola.train.contract import check_mean, in_short
 from tombola.train.evaluate import loss_value, metric_values
 from tombola.train.search import some_batch
 
@@ -27,7 +27,7 @@ def check_fits(model: nn.Module, splits: Splits) -> None:
 
     Raises:
         TombolaError: the network does not take the inputs, its output or the targets are not what the task needs, or
-            loss and metric do not give what they must (`check_task`).
+            loss and metric do not give what they must (`loss_value`, `metric_values`).
     """
     x, y = some_batch(splits, _EXAMPLES)
     ((x, y),) = typed([(x, y)], model)
@@ -37,7 +37,6 @@ def check_fits(model: nn.Module, splits: Splits) -> None:
         _check_scores(output, y, splits, "")
         _check_metric(task, output, y)
         _check_loss(task.evaluation_loss, output, y)
-        check_task(task, output, y, "the validation split")
         if len(x) > 1:  # one example has no statistics for a norm to take
             output = _called(model.train(), x)
             _check_scores(output, y, splits, " in training mode")
@@ -127,12 +126,16 @@ def _check_metric(task: Task, output: Any, y: Tensor) -> None:
 
 
 def _check_loss(loss: Loss, output: Any, y: Tensor) -> None:
+    def measure(output: Any, y: Tensor) -> Tensor:
+        return loss_value(loss(output, y))
+
     try:
-        loss_value(loss(output, y))
+        measure(output, y)
     except TombolaError:
         raise
     except Exception as error:
         raise _failed("the loss", output, y, error) from error
+    check_mean("the loss", measure, output, y)
 
 
 def apart(task: Task) -> Task:
