@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
+from torchvision import models
 
 import tombola as tb
 from tombola.data.splits import Splits, Task, accuracy, classification, make_splits
@@ -136,6 +137,32 @@ def test_half_precision_comes_to_the_task_as_float32() -> None:
     model = Returning(lambda scores, training: {"out": scores}).to(torch.bfloat16)
     tb.find(model, parts(X, Y, task), ONCE, recipe=SHORT)
     assert seen == {torch.float32}
+
+
+def test_published_networks_with_several_outputs() -> None:
+    x, y, areas = (
+        torch.randn(60, 3, 48, 48),
+        torch.arange(60) % 3,
+        torch.arange(60)[:, None, None].expand(-1, 48, 48) % 3,
+    )
+    google = models.googlenet(num_classes=3, aux_logits=True, init_weights=False)  # three heads, in training alone
+    with pytest.raises(
+        TombolaError, match=r"returns in training mode a GoogLeNetOutputs of logits \(8, 3\), aux_logits2"
+    ):
+        fit(google, x, y)
+    fit(google, x, y, APART)
+    mobile = models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3)
+    with pytest.raises(
+        TombolaError, match=r"an OrderedDict of 'out' \(8, 3, 48, 48\), .*accuracy\(output\['out'\], y\)"
+    ):
+        fit(mobile, x, areas)
+    masked = areas.clone()
+    masked[:, 0] = 255
+    pixelwise = Task(
+        lambda output, y: F.cross_entropy(output["out"], y, ignore_index=255),
+        lambda output, y: accuracy(output["out"], y, ignore_index=255),
+    )
+    fit(mobile, x, masked, pixelwise)
 
 
 # ---- labels ------------------------------------------------------------------------------------------------

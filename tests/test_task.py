@@ -15,6 +15,8 @@ from torch.utils.data import Dataset
 from tombola.data.feed import feed
 from tombola.data.splits import Resident, Splits, Streamed, Task, accuracy, classification, make_splits
 from tombola.errors import TombolaError
+from tombola.train.feeds import training_loss
+from tombola.train.recipe import Recipe
 
 X = torch.arange(24.0).view(12, 2)
 Y = torch.arange(12) % 3
@@ -97,6 +99,16 @@ def test_the_label_that_a_loss_leaves_out(loss: Any, ignored: int | None) -> Non
     if ignored is not None:
         target[0, 2] = ignored
         assert task.metric(SCORES, target).tolist() == [1.0, 1.0]
+
+
+def test_a_recipe_smooths_labels_of_what_is_left_in() -> None:
+    target = torch.tensor([[0, 255, 1], [1, 1, 255]])
+    for task in (classification(ignore_index=255), Task(partial(F.cross_entropy, ignore_index=255), nothing)):
+        splits = both(X, torch.stack((Y, Y, Y), 1), task=task)
+        found = training_loss(splits, Recipe(label_smoothing=0.1))(SCORES, target)
+        assert found == F.cross_entropy(SCORES, target, ignore_index=255, label_smoothing=0.1)
+    with pytest.raises(TombolaError, match="this task brings its own loss"):
+        training_loss(both(X, Y, task=Task(nothing, nothing)), Recipe(label_smoothing=0.1))
 
 
 def test_a_metric_may_say_what_is_left_out() -> None:
