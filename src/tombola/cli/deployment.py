@@ -103,7 +103,8 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     write_json(out / "report.json", told)
     screen.line(str(deployed.report))
     screen.line(f"wrote {', '.join(['plan.json', 'report.json', *files])} to {out}")
-    return {"ticket": given["ticket"], "out": str(out), "report": told, "files": files}
+    about = {"ticket": given["ticket"], "recipe": ticket.recipe}
+    return {**about, "out": str(out), "report": told, "files": files}
 
 
 def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
@@ -128,7 +129,7 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         ticket_bytes=Path(given["ticket"]).stat().st_size,
     )
     show_bench(screen, found)
-    return {"ticket": given["ticket"], **found.as_dict()}
+    return {"ticket": given["ticket"], "recipe": ticket.recipe, **found.as_dict()}
 
 
 def _batches(given: Any) -> list[int]:

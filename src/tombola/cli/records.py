@@ -42,12 +42,17 @@ def _add_report(parser: ArgumentParser) -> None:
 
 def _report(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.report.page import write_report
+    from tombola.runs.directory import recorded_recipe
 
     runs = [Path(run) for run in given["runs"]]
     out = Path(given["out"]) if given["out"] else runs[0] if len(runs) == 1 else Path("report")
     files = write_report(runs, out)
     screen.line(f"wrote {files.html}, and figures as {len(files.figures)} files beside it")
-    return {"report": str(files.html), "figures": [str(path) for path in files.figures]}
+    return {
+        "report": str(files.html),
+        "figures": [str(path) for path in files.figures],
+        "recipe": recorded_recipe(runs[0]) if len(runs) == 1 else None,
+    }
 
 
 def _add_runs(parser: ArgumentParser) -> None:
@@ -80,7 +85,7 @@ def _headline(result: Mapping[str, Any] | None) -> str:
     if "wins" in result:
         verdict = {True: "wins", False: "does not win", None: "not decided"}[result["wins"]]
         return f"{density(result['density'])} of the prunable weights kept: {verdict}"
-    if result["kind"] == "study":
+    if not isinstance(result["replicates"], list):
         return _of_study(result)
     last = result["replicates"][0]["arms"]["ticket"][-1]
     figure = f"{Unit(result['metric']).show(last['test_accuracy'])} test {result['metric']}"
@@ -111,4 +116,4 @@ def _demo(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     screen.line()
     show_verdict(screen, result["verify"])
     screen.line(f"report  {page.html}")
-    return {**result, "report": str(page.html)}
+    return {"recipe": result["find"]["recipe"], **result, "report": str(page.html)}

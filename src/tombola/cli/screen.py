@@ -15,6 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tombola.runs.record import stamped
+
 PLAIN_WIDTH = 160  # of what is no terminal: files and pipes do not wrap
 
 
@@ -48,9 +50,9 @@ class Screen:
             self.line("found finished: nothing was trained")
 
     def finish(self, result: Mapping[str, Any]) -> None:
-        """With --json, the result as the last line of stdout."""
+        """With --json, the result as the last line of stdout; see `stamped`."""
         if self._json:
-            print(json.dumps(_finite(result)), flush=True)
+            print(json.dumps(_finite(stamped(result))), flush=True)
 
 
 @contextmanager

@@ -253,7 +253,7 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         raise TombolaError(unknown("values", given["values"], get_args(Values)))
     ticket = Ticket.load(given["ticket"])
     out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
-    told = {"ticket": given["ticket"], "out": str(out), "density": ticket.density}
+    told = {"ticket": given["ticket"], "recipe": ticket.recipe, "out": str(out), "density": ticket.density}
     if out.suffix == ".ticket":
         whole = not given["no_origin"]
         digest = ticket.save(out, values=given["values"], origin=whole)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-import enum
 import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +19,7 @@ from tombola.models.foreign import network_at
 from tombola.models.registry import check_name, is_known
 from tombola.models.spec import ModelSpec
 from tombola.names import is_import_path
+from tombola.plain import as_plain
 from tombola.select.criteria import CRITERIA, criterion
 from tombola.ticket.tensors import hash_state
 from tombola.train.optimizer import is_foreign, optimizer_class
@@ -113,25 +111,3 @@ def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
         "augment": as_plain(splits.augment),
         "normalisation": None if norm is None else {"mean": list(norm.mean), "std": list(norm.std)},
     }
-
-
-def as_plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON-able values; of what JSON has no form for, the fingerprint."""
-    fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
-    return {field.name: _plain(getattr(value, field.name)) for field in fields}
-
-
-def _plain(item: Any) -> Any:
-    if dataclasses.is_dataclass(item) and not isinstance(item, type):
-        return as_plain(item)
-    if isinstance(item, Mapping):
-        return {str(key): _plain(part) for key, part in item.items()}
-    if isinstance(item, tuple | list):
-        return [_plain(part) for part in item]
-    if isinstance(item, set | frozenset):
-        return sorted((_plain(part) for part in item), key=repr)
-    if isinstance(item, enum.Enum):
-        return item.name
-    if item is None or isinstance(item, bool | int | float | str):
-        return item
-    return str(item) if isinstance(item, Path) else {"fingerprint": fingerprint(item).digest}

@@ -19,9 +19,11 @@ from tombola.methods.describe import describe, describe_training
 from tombola.methods.request import Request, check_jobs, loaded, make_request, name_of_model
 from tombola.methods.start import Start, start_from
 from tombola.models.spec import ModelSpec
+from tombola.plain import as_plain
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Done, Order, carry_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
+from tombola.runs.record import named
 from tombola.runs.versions import versions
 from tombola.ticket.ticket import Ticket
 from tombola.train.dry_run import try_training
@@ -179,14 +181,14 @@ def _covered(request: Request, network: nn.Module) -> Coverage:
 def headline(done: Done) -> dict[str, Any]:
     """A find run's result with the figures and absolute-or-relative paths that a caller wants first."""
     levels = done.result["replicates"][0]["arms"]["ticket"]
-    return {
+    head = {
         **done.about,
         "ticket": str(done.directory / levels[-1]["ticket"]),
         "density": levels[-1]["density"],
         "test_accuracy": levels[-1]["test_accuracy"],
         "dense_test_accuracy": levels[0]["test_accuracy"] if is_dense(levels[0]) else None,
-        **done.result,
     }
+    return named({**head, **done.result})
 
 
 def is_dense(level: Mapping[str, Any]) -> bool:
@@ -214,6 +216,7 @@ def find_result(request: Request, splits: Splits, replicates: list[dict[str, Any
         "metric": splits.task.metric_name,
         "higher_is_better": splits.task.higher_is_better,
         "input_shape": list(splits.input_shape),
+        "recipe": as_plain(request.recipe),
         "parameters": parameters(request, splits, replicates[0]["arms"]["ticket"][-1]["total"]),
         "replicates": replicates,
     }

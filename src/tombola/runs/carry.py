@@ -82,8 +82,9 @@ def carry_out(
     with order.open(config) as run:
         found, result = True, run.result()
         if result is None:
-            found, result = False, dict(work(run.directory))
-            run.finish(result)
+            run.finish(work(run.directory))
+            found, result = False, run.result()
+    assert result is not None
     return Done(run.directory, result, reused=found)
 
 

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from tombola.errors import RunError, TombolaError
 from tombola.runs.atomic import read_json, write_json, write_text
+from tombola.runs.record import stamped, unstamped
 from tombola.runs.versions import versions
 
 
@@ -30,12 +31,12 @@ class Stage:
     def result(self) -> dict[str, Any] | None:
         """What the finished stage gave, or None."""
         file = self.directory / "result.json"
-        return dict(read_json(file)) if file.exists() else None
+        return unstamped(read_json(file)) if file.exists() else None
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the stage as done."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.directory / "result.json", dict(result))
+        write_json(self.directory / "result.json", stamped(result))
         (self.directory / "checkpoint.pt").unlink(missing_ok=True)
         for part in self.directory.glob(".*.part"):  # what a kill in the middle of a write left
             part.unlink(missing_ok=True)
@@ -170,8 +171,27 @@ def list_runs(parent: Path) -> list[dict[str, Any]]:
         description, result = read_json(file), Stage(file.parent).result()
         stages = len(list(file.parent.rglob("result.json"))) - (result is not None)
         state = "finished" if result is not None else "running" if _locked(file.parent) else "can be resumed"
-        found.append({**description, "directory": str(file.parent), "state": state, "stages": stages, "result": result})
+        found.append(
+            {
+                **description,
+                "directory": str(file.parent),
+                "state": state,
+                "stages": stages,
+                "recipe": recorded_recipe(file.parent),
+                "result": result,
+            }
+        )
     return found
+
+
+def recorded_recipe(directory: Path) -> dict[str, Any] | None:
+    """How the run in `directory` trains, as its result or its configuration says; None where neither does."""
+    described = read_json(directory / "run.json") if (directory / "run.json").exists() else {}
+    for found in (Stage(directory).result() or {}, described.get("config")):
+        recipe = found.get("recipe") if isinstance(found, Mapping) else None
+        if isinstance(recipe, Mapping):
+            return dict(recipe)
+    return None
 
 
 def _locked(directory: Path) -> bool:

@@ -12,12 +12,14 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods.describe import as_plain, describe, describe_training
+from tombola.methods.describe import describe, describe_training
 from tombola.methods.find import machine, parameters, replicate_seed, search, validate
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.models.spec import ModelSpec
+from tombola.plain import as_plain
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.runs.record import named, shared
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.study.statistics import FEWEST_REPLICATES, difference, figure
 from tombola.ticket.origin import Origin
@@ -88,7 +90,7 @@ def run_comparison(
                 "replicates": replicates,
             }
 
-        def result_of(searches: Sequence[Sequence[Searched]], counted: Mapping[str, Any]) -> dict[str, Any]:
+        def result_of(searches: Sequence[Sequence[Searched]], counted: Mapping[str, Any] | None) -> dict[str, Any]:
             return {
                 "kind": "study",
                 "study": study,
@@ -99,6 +101,7 @@ def run_comparison(
                 "input_shape": list(splits.input_shape),
                 "replicates": replicates,
                 "seeds": [replicate_seed(seed, index) for index in range(replicates)],
+                "recipe": shared([as_plain(arm.recipe) for arm in arms]),
                 "parameters": counted,
                 **summarise(arms, searches),
                 "note": note,
@@ -113,7 +116,7 @@ def run_comparison(
         order = Order(Path(out), label, "study", machine(options, jobs), options.force)
         done = carry_out(order, config, lambda: _validate_all(arms, requests, splits, progress), work, progress)
         # series and note are not science: they may change without new training
-        result = result_of([_searched(arm) for arm in done.result["arms"]], done.result["parameters"])
+        result = named(result_of([_searched(arm) for arm in done.result["arms"]], done.result.get("parameters")))
         if result != done.result:
             with order.open(config()) as run:
                 run.finish(result)

@@ -13,11 +13,12 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.mask import Mask, prunable
-from tombola.methods.describe import as_plain, code_of, describe_data, describe_model, describe_training
+from tombola.methods.describe import code_of, describe_data, describe_model, describe_training
 from tombola.methods.find import machine, parameters, replicate_seed, search, validate
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
+from tombola.plain import as_plain
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Order, carry_out
@@ -317,6 +318,7 @@ def _result(
         "seeds": [replicate_seed(study.requests[0].seed, index) for index in range(count)],
         "names": [arm.name for arm in study.arms],
         "methods": [arm.method.name for arm in study.arms],
+        "recipe": as_plain(study.recipe),
         "parameters": parameters(study.requests[0], splits, tested["first"][0]["total"]),
         **shared,
         "accuracy": [

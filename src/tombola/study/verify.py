@@ -17,16 +17,18 @@ from tombola.data.registry import names
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.methods import METHODS
-from tombola.methods.describe import as_plain, code_of, describe_data, describe_module
+from tombola.methods.describe import code_of, describe_data, describe_module
 from tombola.methods.find import machine
 from tombola.methods.presets import preset
 from tombola.methods.request import as_data, check_jobs, loaded
 from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
+from tombola.plain import as_plain
 from tombola.rng.seeds import check_seed, derive
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.runs.record import named
 from tombola.study.arms import ARMS, Contest, recorded_part, run_arm, try_arms
 from tombola.study.margin import Kind, Margin
 from tombola.study.sentence import Said, sentence, why
@@ -243,7 +245,9 @@ def _run(
             trials[job.arm].append(trial)
             update(done)
     verdict = judge(trials, verification, splits)
-    return verdict if not is_untrained(verification.contest.ticket) else _with_untrained(verdict, verification, splits)
+    if is_untrained(verification.contest.ticket):
+        verdict = _with_untrained(verdict, verification, splits)
+    return named(verdict)
 
 
 def _with_untrained(verdict: dict[str, Any], verification: Verification, splits: Splits) -> dict[str, Any]:
@@ -301,6 +305,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
         "parameters": ticket.parameters,
+        "recipe": as_plain(verification.recipe),
         "replicates": verification.replicates,
         "margin": allowance.amount,
         "margin_in_words": allowance.words(),

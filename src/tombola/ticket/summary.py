@@ -42,6 +42,12 @@ def parameters(ticket: Parts) -> dict[str, int | None]:
     return {"total": found if known else None, "prunable": ticket.mask.total}
 
 
+def recipe(ticket: Parts) -> dict[str, Any] | None:
+    """How its network was trained, as its provenance says; None where it does not."""
+    found = ticket.provenance.get("recipe")
+    return dict(found) if isinstance(found, Mapping) else None
+
+
 def describe_density(ticket: Parts) -> str:
     """The density with what it is a fraction of, to stand in a sentence ("This ticket of ...").
 
@@ -75,6 +81,7 @@ def info(ticket: Parts) -> dict[str, Any]:
         "parameters": parameters(ticket),
         "density": ticket.mask.density,
         "trained": ticket.trained is not None,
+        "recipe": recipe(ticket),
         "layers": [row._asdict() for row in _rows(header)],
         "state": {name: list(tensor.shape) for name, tensor in ticket.state.items()},
         **{key: header[key] for key in ("origin", "provenance", "pruned", "representation", "rewrites", "tied")},

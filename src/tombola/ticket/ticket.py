@@ -213,6 +213,11 @@ class Ticket(Parts):
         """What the density is a fraction of: {"total": parameters of the network or None, "prunable": weights}."""
         return summary.parameters(self)
 
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """How the ticket's network was trained, as its provenance says; None where it does not."""
+        return summary.recipe(self)
+
     def layers(self) -> list[LayerRow]:
         """One row per masked layer, in the mask's order."""
         return summary.layers(self)

@@ -15,7 +15,9 @@ from tombola.data.splits import Split, Splits
 from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.mask import Mask
+from tombola.plain import as_plain
 from tombola.runs.directory import Stage
+from tombola.runs.record import named
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
 from tombola.train.feeds import evaluated_part, evaluation_feed, layout
@@ -128,7 +130,8 @@ def run_trial(
     tests, outcomes = _test(bench, model, trained, more_tests or (lambda module, evaluate: {}))
     if stage is not None and outcomes is not None:
         write_outcomes(stage.directory, outcomes)
-    return Trial({**summary(trained), **tests}, trained.history, trained, outcomes)
+    about = {"metric": bench.splits.task.metric_name, "recipe": as_plain(bench.recipe)}
+    return Trial(named({**summary(trained), **tests, **about}), trained.history, trained, outcomes)
 
 
 def summary(trained: Trained) -> dict[str, Any]:

@@ -1,0 +1,59 @@
+"""What every JSON of Tombola says of itself: those that commands print, and each `result.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+SCHEMA = 1
+"""Version of these JSONs. It grows when a key goes or changes its meaning; new keys leave it as it is."""
+
+_OF_WHAT_READS = ("schema", "tombola")
+_ACCURACY = re.compile(r"\b(train|val|test)_accuracy|(?<=_)(train|val|test)_accuracy")
+
+
+def stamped(result: Mapping[str, Any]) -> dict[str, Any]:
+    """`result` as it is written: `schema`, the version of `tombola` that writes it, `recipe`, and `named`.
+
+    `recipe` is how the networks were trained, as the result says: of a comparison what all arms have in common; null
+    where there is no one recipe.
+    """
+    from tombola import __version__
+
+    return {"schema": SCHEMA, "tombola": __version__, "recipe": result.get("recipe"), **named(result)}
+
+
+def unstamped(written: Mapping[str, Any]) -> dict[str, Any]:
+    """A written result without what says who wrote it."""
+    return {key: value for key, value in written.items() if key not in _OF_WHAT_READS}
+
+
+def named(result: Mapping[str, Any]) -> dict[str, Any]:
+    """`result` with `test_metric` beside `test_accuracy`, and so on, wherever its `metric` is another one.
+
+    `metric` holds for what lies within, unless that has its own. Keys that are there already stay.
+    """
+    found: dict[str, Any] = _named(result, "accuracy")
+    return found
+
+
+def _named(value: Any, metric: str) -> Any:
+    if isinstance(value, list | tuple):
+        return [_named(item, metric) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    own = value.get("metric")
+    metric = own if isinstance(own, str) else metric
+    found = {}
+    for key, item in value.items():
+        found[key] = _named(item, metric)
+        if metric != "accuracy" and isinstance(key, str) and _ACCURACY.search(key):
+            found[key.replace("_accuracy", "_metric")] = found[key]
+    return found
+
+
+def shared(recipes: list[dict[str, Any]]) -> dict[str, Any]:
+    """The settings that all recipes have in common."""
+    first, *others = recipes
+    return {key: value for key, value in first.items() if all(key in r and r[key] == value for r in others)}
