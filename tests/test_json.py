@@ -93,6 +93,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("bench",): lambda found, runs: [found["ticket"], "--batch", "1", "--engines", "[eager]", "--rounds", "1"],
     ("report",): lambda found, runs: [found["run"], "--out", str(runs / "page")],
     ("runs",): lambda found, runs: ["--out", str(runs)],
+    ("completion",): lambda found, runs: ["bash"],
     ("demo",): lambda found, runs: ["--out", str(runs / "demo")],
 }
 
@@ -117,9 +118,9 @@ def test_every_command_says_it(
     monkeypatch.setattr("tombola.runtime.bench.bench", lambda *args, **more: Bench(1, 1, (), (), 1, 1, {}))
     said = last_json(*words, *COMMANDS[words](found, runs))
     assert (said["schema"], said["tombola"]) == (SCHEMA, tombola.__version__)
-    if words == ("runs",):
+    if words in (("runs",), ("completion",)):
         assert said["recipe"] is None
-        assert all(run["recipe"]["length"] == "2it" for run in said["runs"] if "recipe" in run["config"])
+        assert all(run["recipe"]["length"] == "2it" for run in said.get("runs", ()) if "recipe" in run["config"])
     else:
         assert said["recipe"]["batch_size"] == 32
         assert said["recipe"].get("length", "2it") == "2it"  # not all arms of mask-init are as long

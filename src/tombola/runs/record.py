@@ -9,7 +9,6 @@ from typing import Any
 SCHEMA = 1
 """Version of these JSONs. It grows when a key goes or changes its meaning; new keys leave it as it is."""
 
-_OF_WHAT_READS = ("schema", "tombola")
 _ACCURACY = re.compile(r"\b(train|val|test)_accuracy|(?<=_)(train|val|test)_accuracy")
 
 
@@ -25,8 +24,9 @@ def stamped(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unstamped(written: Mapping[str, Any]) -> dict[str, Any]:
-    """A written result without what says who wrote it."""
-    return {key: value for key, value in written.items() if key not in _OF_WHAT_READS}
+    """A written result without what `stamped` added, names of figures apart."""
+    rest = {key: value for key, value in written.items() if key not in ("schema", "tombola")}
+    return rest if rest.get("recipe") is not None else {k: v for k, v in rest.items() if k != "recipe"}
 
 
 def named(result: Mapping[str, Any]) -> dict[str, Any]:
