@@ -1,0 +1,214 @@
+"""docs/benchmarks.md and docs/deploy.md: what the scripts in benchmarks/ measured, on every processor they ran on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pages import Claim, Table
+from results import number, record
+
+XEON, EPYC = "intel-xeon", "amd-epyc"
+SHORT = {XEON: "Xeon", EPYC: "EPYC"}
+FULL = ("eager", "channels-last", "onnxruntime", "openvino", "dense")
+"""Float32 engines; "dense" is what the older records call the fastest of them."""
+
+Row = Mapping[str, Any]
+
+
+def rows(processor: str, benchmark: str) -> list[Row]:
+    found: list[Row] = record("benchmarks", f"{processor}/{benchmark}.json")["rows"]
+    return found
+
+
+def row(processor: str, benchmark: str, **wanted: object) -> Row | None:
+    """The row with these values; None where it was not measured there."""
+    return next((r for r in rows(processor, benchmark) if all(r.get(k) == v for k, v in wanted.items())), None)
+
+
+def times(found: Row | None, key: str, quartiles: bool = True) -> str:
+    """A ratio, with its quartiles where they are known; a dash where it was not measured or not steady."""
+    ratio = None if found is None else found.get(key)
+    if ratio is None or ratio.get("steady") is False:
+        return "–"
+    shown = number(ratio["median"], 1 if ratio["median"] >= 10 else 2)
+    if not quartiles or "low" not in ratio:
+        return shown
+    return f"{shown} ({number(ratio['low'], 2)}–{number(ratio['high'], 2)})"
+
+
+def milliseconds(found: Row | None, key: str) -> str:
+    value = None if found is None else found["ms"].get(key)
+    return "–" if value is None else number(value, 2 if value < 10 else 1 if value < 100 else 0)
+
+
+def fastest(found: Row, reduced: bool = False) -> str:
+    """The time of the fastest float32 engine, or of the fastest of those that round to bfloat16 too."""
+    if reduced:
+        return milliseconds(found, found["baseline_bf16"])
+    known = [found["ms"][name] for name in FULL if name in found["ms"]]
+    return milliseconds({"ms": {"best": min(known)}}, "best")
+
+
+NETWORKS = {"conv-6": "Conv-6", "resnet-18": "ResNet-18", "lenet-300-100": "LeNet-300-100", "mobilenet-v2": "MobileNetV2"}
+NETWORKS |= {"conv-4": "Conv-4", "conv-8": "Conv-8"}
+LAYERS = {
+    "linear-4096": "Linear 4096x4096",
+    "conv-128-16x16": "Conv 3x3, 128 channels, 16x16",
+    "conv-256-8x8": "Conv 3x3, 256 channels, 8x8",
+}
+
+
+def zeros(case: str) -> str:
+    """90/block:4 -> 90 %, block:4."""
+    share, _, kind = case.partition("/")
+    return f"{share} %" + (f", {kind}" if kind else "")
+
+
+def inference_rows() -> Iterator[tuple[str, ...]]:
+    yield (
+        *("network", "batch", "zeros", "float32, ms", "deployed, ms", "times as fast (quartiles)"),
+        *("with bfloat16, ms", "times as fast as that", "on the EPYC"),
+    )
+    for found in rows(XEON, "inference"):
+        about = {key: found[key] for key in ("network", "batch", "case")}
+        yield (
+            *(NETWORKS[found["network"]], str(found["batch"]), zeros(found["case"]), fastest(found)),
+            *(milliseconds(found, "deployed"), times(found, "ratio"), fastest(found, reduced=True)),
+            *(times(found, "ratio_bf16"), times(row(EPYC, "inference", **about), "ratio")),
+        )
+
+
+def linear_rows() -> Iterator[tuple[str, ...]]:
+    yield (
+        *("zeros", "batch", "float32, ms", "sparse, ms", "times as fast", "cold", "with bfloat16, ms"),
+        *("times as fast as that", "bits per weight", "bound", "on the EPYC", "cold"),
+    )
+    for found in rows(XEON, "sparse_linear"):
+        other = row(EPYC, "sparse_linear", case=found["case"], batch=found["batch"])
+        yield (
+            *(zeros(found["case"]), str(found["batch"]), fastest(found), milliseconds(found, "sparse")),
+            *(times(found, "ratio"), times(found, "cold_ratio", quartiles=False), fastest(found, reduced=True)),
+            times(found, "ratio_bf16"),
+            number(8 * found["bytes"] / found["size"] ** 2, 2),
+            number(found["over_bound"], 2) if found["batch"] == 1 and "over_bound" in found else "",
+            *(times(other, "ratio"), times(other, "cold_ratio")),
+        )
+
+
+def binary_rows() -> Iterator[tuple[str, ...]]:
+    yield (
+        *("layer", "batch", "float32, ms", "layer", "chain", "with bfloat16, ms", "layer", "chain"),
+        *("on the EPYC, layer", "chain"),
+    )
+    for found in rows(XEON, "binary_layers"):
+        other = row(EPYC, "binary_layers", name=found["name"], batch=found["batch"])
+        yield (
+            *(LAYERS[found["name"]], str(found["batch"]), fastest(found), times(found, "layer"), times(found, "chain")),
+            *(fastest(found, reduced=True), times(found, "layer_bf16"), times(found, "chain_bf16")),
+            *(times(other, "layer"), times(other, "chain")),
+        )
+
+
+def training_rows() -> Iterator[tuple[str, ...]]:
+    yield (
+        *("network, batch", "bare, ms", "through Tombola", "masked"),
+        *("on the EPYC: bare, ms", "through Tombola", "masked"),
+    )
+    for found in rows(XEON, "training_step"):
+        other = row(EPYC, "training_step", network=found["network"], batch=found["batch"])
+        cells = ((milliseconds(one, "bare"), times(one, "dense"), times(one, "masked")) for one in (found, other))
+        yield f"{NETWORKS[found['network']]}, {found['batch']}", *(cell for part in cells for cell in part)
+
+
+def supermask_rows() -> Iterator[tuple[str, ...]]:
+    ways = ("edge-popup", "multi-prize", "sort-reference")
+    yield (
+        *("network, batch", "dense, ms", "edge-popup", "multi-prize", "sorted", "memory"),
+        *("on the EPYC: dense, ms", "edge-popup", "multi-prize", "sorted"),
+    )
+    for found in rows(XEON, "supermask_step"):
+        other = row(EPYC, "supermask_step", network=found["network"], batch=found["batch"], threads=2)
+        yield (
+            f"{NETWORKS[found['network']]}, {found['batch']}",
+            milliseconds(found, "dense"),
+            *(times(found, way) for way in ways),
+            number(found["bytes"]["edge-popup"], 2),
+            milliseconds(other, "dense"),
+            *(times(other, way) for way in ways),
+        )
+
+
+def selection_rows() -> Iterator[tuple[str, ...]]:
+    yield (
+        *("scores", "kept", "ms", "times as fast as `torch.sort`", "as `torch.kthvalue`"),
+        *("on the EPYC: ms", "`torch.sort`", "`torch.kthvalue`"),
+    )
+    for found in rows(XEON, "selection"):
+        other = row(EPYC, "selection", scores=found["scores"], density=found["density"])
+        cells = ((milliseconds(one, "tombola"), times(one, "sort"), times(one, "kthvalue")) for one in (found, other))
+        kept = f"{number(100 * found['density'], 0)} %"
+        yield number(found["scores"], 0), kept, *(cell for part in cells for cell in part)
+
+
+TICKETS = {
+    "seeded": "seed and mask",
+    "trained": "trained, float32",
+    "binary": "binary, signs",
+    "uneven": "seed and mask of uneven rows and columns",
+}
+
+
+def file_rows() -> Iterator[tuple[str, ...]]:
+    yield "ticket", "beyond the bound, 0.5 % to 99 % kept", "million weights per second in", "out", "on the EPYC: in", "out"
+    for kind, name in TICKETS.items():
+        found = [r for r in rows(XEON, "ticket_file") if r.get("ticket") == kind]
+        other = row(EPYC, "ticket_file", ticket=kind) or {}
+        if kind == "uneven":
+            over = [100 * (1 - r["bound"]) for r in found]
+            beyond = f"{number(min(over), 0)} to {number(max(over), 0)} % less than the bound"
+        else:
+            beyond = f"{number(min(r['beyond'] for r in found) / 1000, 1)} to "
+            beyond += f"{number(max(r['beyond'] for r in found) / 1000, 1)} KB"
+        speeds = (f"{number(min(r[way] for r in found), 0)}–{number(max(r[way] for r in found), 0)}" for way in ("in", "out"))
+        yield name, beyond, *speeds, other.get("in", "–"), other.get("out", "–")
+
+
+def deploy_rows() -> Iterator[tuple[str, ...]]:
+    cases = ("90", "95", "90/block:4")
+    yield (
+        *("processor", "network", "batch"),
+        *(f"{zeros(case)}{of}" for of in ("", ", against bfloat16") for case in cases),
+    )
+    for processor in (XEON, EPYC):
+        for network in ("conv-6", "resnet-18"):
+            for batch in (64, 1):
+                found = [row(processor, "inference", network=network, batch=batch, case=case) for case in cases]
+                yield (
+                    *(SHORT[processor], f"{NETWORKS[network]}, 32x32", str(batch)),
+                    *(times(one, key, quartiles=False) for key in ("ratio", "ratio_bf16") for one in found),
+                )
+        for batch in (64, 1):
+            found = [row(processor, "sparse_linear", batch=batch, case=case) for case in cases]
+            yield (
+                *(SHORT[processor], "Linear 4096x4096", str(batch)),
+                *(times(one, key, quartiles=False) for key in ("ratio", "ratio_bf16") for one in found),
+            )
+
+
+def tables() -> Iterator[Table]:
+    for name, made in (
+        ("inference", inference_rows),
+        ("sparse-linear", linear_rows),
+        ("binary-layers", binary_rows),
+        ("training-step", training_rows),
+        ("supermask-step", supermask_rows),
+        ("selection", selection_rows),
+        ("ticket-file", file_rows),
+        ("deploy", deploy_rows),
+    ):
+        yield Table(name, list(made()))
+
+
+def claims() -> Iterator[Claim]:
+    return iter(())

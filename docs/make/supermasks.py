@@ -1,0 +1,261 @@
+"""docs/supermasks.md: learned masks against weight training, joint training, and what masks share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+from pages import Claim, Table
+from results import arm, contrast, networks, number, percent, record, spread, sign, ends
+
+PAGE = "docs/supermasks.md"
+DRAWN = {
+    "drawn mask": ("drawn mask", "95.3"),
+    "+ signed constant": ("drawn mask, signed constant", "96.4"),
+    "+ rescaling": ("drawn mask, rescaled", "97.8"),
+    "+ both": ("drawn mask, rescaled, signed constant", "98.0"),
+}
+"""Row -> arm, and the test accuracy of Zhou et al. 2019, table 1."""
+SAMPLED = "test_accuracy_sampled"
+DENSITIES = (30, 50, 70)
+FAMILIES = {"weights, random mask": "weights, random mask", "mask only": "mask only", "joint": "joint"}
+
+_masks = partial(arm, "mnist-supermasks")
+_against = partial(contrast, "mnist-supermasks")
+
+
+def tables() -> Iterator[Table]:
+    yield Table("drawn-masks", list(drawn_rows()))
+    yield Table("mask-densities", list(density_rows()))
+    yield Table("joint", list(joint_rows()))
+    yield Table("overlap", list(overlap_rows()))
+    yield Table("mask-init", list(mask_init_rows()))
+
+
+def drawn_rows() -> Iterator[tuple[str, ...]]:
+    yield "", "kept", "p > 0.5 mask", "mean of 10 drawn masks", "Zhou et al. 2019"
+    for name, (which, published) in DRAWN.items():
+        kept = f"{number(100 * fmean(_masks(which, 'density')), 1)} %"
+        yield name, kept, spread(_masks(which)), spread(_masks(which, SAMPLED)), published
+
+
+def density_rows() -> Iterator[tuple[str, ...]]:
+    kept = (10, 30, 50, 70, 90)
+    yield "kept", *(f"{density} %" for density in kept), "100 %"
+    yield "edge-popup", *(spread(_masks(f"edge-popup {density}")) for density in kept), ""
+    yield "joint", "", *(spread(_masks(f"joint {density}")) for density in DENSITIES), "", ""
+    yield "weights only", *[""] * len(kept), spread(_masks("weights only"))
+
+
+def joint_arms() -> Iterator[tuple[str, str, str]]:
+    """Row, kept, arm."""
+    yield "weights only", "100 %", "weights only"
+    for density in DENSITIES:
+        for family in FAMILIES:
+            yield family, f"{density} %", f"{family} {density / 100:g}"
+
+
+def gaps(study: str, name: str) -> list[float]:
+    """Training minus validation accuracy, both in evaluation mode."""
+    return [a - b for a, b in zip(arm(study, name, "train_accuracy_eval"), arm(study, name, "val_accuracy"), strict=True)]
+
+
+def shifts(name: str) -> list[float]:
+    """Validation minus test accuracy with the cue."""
+    study = "mnist-joint-cue"
+    return [a - b for a, b in zip(arm(study, name, "val_accuracy"), arm(study, name), strict=True)]
+
+
+def joint_rows() -> Iterator[tuple[str, ...]]:
+    yield "", "kept", "test accuracy", "gap", "test accuracy with cue", "shift"
+    for row, kept, name in joint_arms():
+        yield (
+            *(row, kept, spread(arm("mnist-joint", name)), spread(gaps("mnist-joint", name))),
+            *(spread(arm("mnist-joint-cue", name)), spread(shifts(name))),
+        )
+
+
+OVERLAP = {
+    "IMP ticket": "IMP ticket",
+    "supermask": "supermask",
+    "random as IMP ticket": "random, IMP's layer densities",
+    "random as supermask": "random, the supermask's",
+    "dense": "dense",
+}
+
+
+def overlap(density: int) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = record("mnist-overlap", f"result-{density}.json")
+    return found
+
+
+def tried(density: int, mask: str, how: str) -> Mapping[str, Any]:
+    """A mask's figure `untrained` or `trained`."""
+    found: Mapping[str, Any] = next(a for a in overlap(density)["accuracy"] if a["mask"] == mask)[how]
+    return found
+
+
+def changed(density: int, of: str, against: str, how: str) -> Mapping[str, Any]:
+    """The difference of two masks, paired by replicate."""
+    differences = overlap(density)["differences"]
+    found: Mapping[str, Any] = next(d for d in differences if (d["of"], d["against"]) == (of, against))[how]
+    return found
+
+
+def overlap_rows() -> Iterator[tuple[str, ...]]:
+    yield "mask", *(f"{how}, {d} %" for d in (10, 50) for how in ("untrained", "weights trained"))
+    for mask, name in OVERLAP.items():
+        cells = (tried(d, mask, how)["values"] for d in (10, 50) for how in ("untrained", "trained"))
+        yield name, *map(spread, cells)
+
+
+def mask_init_rows() -> Iterator[tuple[str, ...]]:
+    yield "test accuracy, %", "weights only", "mask only", "mask, then weights", "masked, mask only", "masked, third arm"
+    for name, study in (("CIFAR-10, 600 it", "cifar10-mask-init"), ("MNIST, 160 it", "mnist-mask-init")):
+        arms = ("weights only", "mask only", "mask, then weights")
+        masked = (f"{number(100 * (1 - arm(study, which, 'density')[0]), 1)} %" for which in arms[1:])
+        yield name, *(number(100 * arm(study, which)[0], 2) for which in arms), *masked
+
+
+def within(found: Mapping[str, Any]) -> str:
+    """low to high of a figure's interval, in points."""
+    low, high = (number(100 * end, 2, sign=True) for end in found["interval"])
+    return f"{low} to {high}"
+
+
+def claims() -> Iterator[Claim]:
+    yield from untrained_claims()
+    yield from overlap_claims()
+
+
+def untrained_claims() -> Iterator[Claim]:
+    behind = _against("edge-popup 50", "weights only")
+    yield Claim(
+        PAGE,
+        "untrained networks come near the trained one: edge-popup at 50 % is {points} points behind",
+        {"points": number(-100 * behind.difference, 2)},
+        sign(behind) < 0,
+    )
+    signed = _against("drawn mask, signed constant", "drawn mask", SAMPLED)
+    stored = _against("drawn mask, signed constant", "drawn mask")
+    yield Claim(
+        PAGE,
+        "signed constants help drawn masks by {points} points in the mean (of the p > 0.5 mask no difference is shown, "
+        "{stored})",
+        {"points": number(100 * signed.difference, 2), "stored": ends(stored)},
+        sign(signed) > 0 and sign(stored) == 0,
+    )
+    scaled = _against("drawn mask, rescaled", "drawn mask", SAMPLED)
+    both = _against("drawn mask, rescaled, signed constant", "drawn mask, signed constant", SAMPLED)
+    yield Claim(
+        PAGE,
+        "rescaling adds {alone} points to the mean of drawn masks (there 2.5), and to signed constants {both} "
+        "({interval}; there 1.6)",
+        {
+            "alone": number(100 * scaled.difference, 2),
+            "both": number(100 * both.difference, 2),
+            "interval": ends(both),
+        },
+        sign(scaled) > 0,
+    )
+    gains = {density: _against(f"joint {density}", "weights only") for density in DENSITIES}
+    yield Claim(
+        PAGE,
+        "joint training beats training the weights alone by {at50} points at 50 % and {at70} at 70 %; at 30 % no "
+        "difference is shown ({at30})",
+        {
+            "at50": number(100 * gains[50].difference, 2),
+            "at70": number(100 * gains[70].difference, 2),
+            "at30": ends(gains[30]),
+        },
+        sign(gains[50]) > 0 and sign(gains[70]) > 0 and sign(gains[30]) == 0,
+    )
+
+
+def overlap_claims() -> Iterator[Claim]:
+    ten, half = overlap(10)["whole"], overlap(50)["whole"]
+    yield Claim(
+        PAGE,
+        "At 10 % the two masks share {ratio} times as many weights as chance would ({low} to {high}); against random masks "
+        "that favour initially large weights as they do, {sized} times ({sized_low} to {sized_high})",
+        {
+            "ratio": number(ten["ratio"]["mean"], 2),
+            "low": number(ten["ratio"]["interval"][0], 2),
+            "high": number(ten["ratio"]["interval"][1], 2),
+            "sized": number(ten["ratio_same_sizes"]["mean"], 2),
+            "sized_low": number(ten["ratio_same_sizes"]["interval"][0], 2),
+            "sized_high": number(ten["ratio_same_sizes"]["interval"][1], 2),
+        },
+        ten["ratio_same_sizes"]["interval"][0] > 1,
+    )
+    output = overlap(10)["layers"][-1]["first"]["density"]["mean"]
+    yield Claim(
+        PAGE,
+        "those that IMP keeps are {imp} times as large as the layer's mean at the start, the supermask's {mask} times. At "
+        "50 % they share {half} times chance. Their layers differ: at 10 % IMP keeps {output} % of the output layer",
+        {
+            "imp": number(ten["first"]["magnitude"]["mean"], 1),
+            "mask": number(ten["second"]["magnitude"]["mean"], 1),
+            "half": number(half["ratio"]["mean"], 2),
+            "output": number(100 * output, 0),
+        },
+    )
+    trains = changed(10, "supermask", "IMP ticket", "trained")
+    works = changed(10, "supermask", "IMP ticket", "untrained")
+    yield Claim(
+        PAGE,
+        "the ticket trains better at 10 % (by {points} points, but the interval includes 0: {interval}), the supermask works "
+        "better untrained (by {works}, {works_interval})",
+        {
+            "points": number(-100 * trains["mean"], 2),
+            "interval": within(trains),
+            "works": number(100 * works["mean"], 1),
+            "works_interval": within(works),
+        },
+        trains["interval"][1] > 0 > trains["interval"][0] and works["interval"][0] > 0,
+    )
+    imp = {d: changed(d, "IMP ticket", "random as IMP ticket", "untrained") for d in (10, 50)}
+    mask = {d: changed(d, "supermask", "random as supermask", "trained") for d in (10, 50)}
+    yield Claim(
+        PAGE,
+        "the ticket untrained is {imp10} points above its random mask at 10 % and {imp50} at 50 %; weights trained under the "
+        "supermask are {mask10} points above those under its random mask at 10 %, and at 50 % no difference is shown "
+        "({mask50})",
+        {
+            "imp10": number(100 * imp[10]["mean"], 1),
+            "imp50": number(100 * imp[50]["mean"], 1),
+            "mask10": number(100 * mask[10]["mean"], 2),
+            "mask50": within(mask[50]),
+        },
+        imp[10]["interval"][0] > 0
+        and imp[50]["interval"][0] > 0
+        and mask[10]["interval"][0] > 0 > mask[50]["interval"][0],
+    )
+    yield Claim(
+        PAGE,
+        "An untrained IMP mask at {low} to {high} % is Zhou's",
+        {
+            "low": number(100 * tried(10, "IMP ticket", "untrained")["mean"], 0),
+            "high": number(100 * tried(50, "IMP ticket", "untrained")["mean"], 0),
+        },
+    )
+    yield Claim(
+        PAGE,
+        "too few are left for that: {ten} % against {half} % at one half",
+        {
+            "ten": number(100 * tried(10, "supermask", "untrained")["mean"], 1),
+            "half": number(100 * tried(50, "supermask", "untrained")["mean"], 1),
+        },
+    )
+    chance = [v for d in (10, 50) for m in ("IMP ticket", "supermask") for v in [tried(d, f"random as {m}", "untrained")]]
+    yield Claim(
+        "README.md",
+        "random masks left untrained are at chance, {low} to {high} % in the mean over three searches",
+        {
+            "low": number(100 * min(c["mean"] for c in chance), 1),
+            "high": number(100 * max(c["mean"] for c in chance), 1),
+        },
+        all(c["interval"][0] < 0.1 < c["interval"][1] for c in chance),
+    )
