@@ -6,15 +6,16 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench docs-figures clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo    install, then find, verify and show a ticket on real digits (about a minute)'
-	@echo 'make test    run the tests'
-	@echo 'make check   ruff and mypy --strict'
-	@echo 'make bench   run benchmarks/'
-	@echo 'make clean   remove .venv, caches and builds (runs/ stays)'
+	@echo 'make demo           install, then find, verify and show a ticket on real digits (about a minute)'
+	@echo 'make test           run the tests'
+	@echo 'make check          ruff and mypy --strict'
+	@echo 'make bench          run benchmarks/'
+	@echo 'make docs-figures   tables, numbers and figures of the documentation from docs/results'
+	@echo 'make clean          remove .venv, caches and builds (runs/ stays)'
 
 demo: $(VENV)/.installed
 	$(BIN)/tombola demo
@@ -28,6 +29,9 @@ check: $(VENV)/.installed-dev
 
 bench: $(VENV)/.installed
 	@for file in $(filter-out benchmarks/record.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+docs-figures: $(VENV)/.installed
+	$(BIN)/python docs/make
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

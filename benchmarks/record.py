@@ -32,6 +32,7 @@ FEATURES = {
     "sve": "SVE",
     "bf16": "BF16",
 }
+CPU_INFO = Path("/proc/cpuinfo")
 ATTEMPTS = 3
 """How often a case is measured at most, until its ratio is steady."""
 
@@ -39,7 +40,7 @@ ATTEMPTS = 3
 def processor() -> str:
     """The name that the processor gives, and the vector units that decide these figures."""
     try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = CPU_INFO.read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     fields = dict(reversed([(k.strip(), v.strip()) for k, _, v in (line.partition(":") for line in lines) if v]))

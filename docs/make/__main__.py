@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import everything
-from pages import ROOT, put_right
+import figures
+from pages import ROOT
 
 
 def main() -> int:
@@ -23,7 +24,9 @@ def main() -> int:
             path.write_text(text, encoding="utf-8")
             print(f"wrote {path.relative_to(ROOT)}")
 
-    faults = put_right(everything.tables(), everything.claims(), everything.PAGES, write)
+    faults = everything.faults(write)
+    if not check:
+        figures.draw()
     faults = [fault for fault in faults if check or not fault.mendable]
     for fault in faults:
         print(fault, file=sys.stderr)

@@ -1,14 +1,29 @@
-"""All tables and claims of all pages."""
+"""All tables, claims and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
+import digits
+import figures
+import methods
 import mnist
-from pages import Claim, Table
+import multi_prize
+import speed
+import supermasks
+from pages import Claim, Fault, Table, put_right
 
-PAGES = ("README.md", "docs/mnist.md")
-PARTS = (mnist,)
+PAGES = (
+    "README.md",
+    "docs/mnist.md",
+    "docs/supermasks.md",
+    "docs/multi-prize.md",
+    "docs/benchmarks.md",
+    "docs/deploy.md",
+    "docs/methods.md",
+)
+PARTS = (mnist, supermasks, digits, multi_prize, speed, methods)
 
 
 def tables() -> Mapping[str, Table]:
@@ -17,3 +32,8 @@ def tables() -> Mapping[str, Table]:
 
 def claims() -> list[Claim]:
     return [claim for part in PARTS for claim in part.claims()]
+
+
+def faults(write: Callable[[Path, str], None]) -> list[Fault]:
+    """What the pages and figures say that the results do not; pages that change are given to `write`."""
+    return [*put_right(tables(), claims(), PAGES, write), *figures.faults()]

@@ -155,7 +155,8 @@ def svg(drawn: Drawn) -> bytes:
 
 def written(result: Result, run: Path) -> Result:
     """The result with its curves in files of the run, as the report reads them."""
-    for number, made in enumerate(one for arm in result.get("arms", ()) for levels in arm["replicates"] for one in levels):
+    levels = (made for arm in result.get("arms", ()) for replicate in arm["replicates"] for made in replicate)
+    for number, made in enumerate(levels):
         if curve := made.pop("curve", None):
             lines = ["step,val_accuracy", *(f"{step},{accuracy}" for step, accuracy in curve)]
             (run / f"{number}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -136,8 +136,8 @@ METHODS = (
     ),
     Method(
         "binary-weights",
-        "Courbariaux et al. 2015, [1511.00363](https://arxiv.org/abs/1511.00363), scaled as in Rastegari et al. 2016, "
-        "[1603.05279](https://arxiv.org/abs/1603.05279)",
+        "Courbariaux et al. 2015, [1511.00363](https://arxiv.org/abs/1511.00363), scaled as in Rastegari et al. "
+        "2016, [1603.05279](https://arxiv.org/abs/1603.05279)",
         "find binary-weights --model vgg-small --data cifar10",
         "a baseline: other networks there",
         lambda: f"{BINARY}{spread(_binary('binary weights'))}, float {spread(_binary('float'))}",
@@ -157,12 +157,18 @@ def kept(name: str) -> str:
     return f"{number(100 * sum(found) / len(found), 0)} %"
 
 
+def titled(name: str) -> str:
+    """The name on the command line as code, what follows as text."""
+    command, comma, variant = name.partition(",")
+    return f"`{command}`{comma}{variant}"
+
+
 def tables() -> Iterator[Table]:
     yield Table(
         "methods",
         [
             ("method", "paper", "`tombola ...`", "published", "ours"),
-            *((f"`{m.name}`", m.paper, f"`{m.command}`", m.published, m.ours()) for m in METHODS),
+            *((titled(m.name), m.paper, f"`{m.command}`", m.published, m.ours()) for m in METHODS),
         ],
     )
 

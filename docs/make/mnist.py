@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from pages import Claim, Table
-from results import apart, difference, ends, networks, number, points, spread
+from results import apart, difference, ends, networks, number, points, sign, spread
 
 PAGE, README = "docs/mnist.md", "README.md"
 LEVELS, CONTROLLED = range(21), (7, 11, 15, 20)
@@ -101,21 +101,27 @@ def arrivals(arm: str, level: int) -> list[float]:
 
 
 def claims() -> Iterator[Claim]:
+    yield from paper_claims()
+    yield from speed_claims()
+    yield from readme_claims()
+
+
+def paper_claims() -> Iterator[Claim]:
     dense = values("ticket", 0)
     stop, dense_stop = values("ticket", 7, "early_stop_iteration"), values("ticket", 0, "early_stop_iteration")
     again = values("reinit", 7, "early_stop_iteration")
-    for page in (PAGE,):
-        early = "test_accuracy_early_stop"
-        yield Claim(
-            page,
-            "{early} points at early stop (95 %: {interval}), {end} at the end",
-            {
-                "early": points(values("ticket", 9, early), values("ticket", 0, early)),
-                "interval": ends(difference(values("ticket", 9, early), values("ticket", 0, early))),
-                "end": points(values("ticket", 9), dense),
-            },
-            apart(values("ticket", 9, early), values("ticket", 0, early)) > 0,
-        )
+    early = "test_accuracy_early_stop"
+    gain = difference(values("ticket", 9, early), values("ticket", 0, early))
+    yield Claim(
+        PAGE,
+        "{early} points at early stop (95 %: {interval}), {end} at the end",
+        {
+            "early": number(100 * gain.difference, 2, sign=True),
+            "interval": ends(gain),
+            "end": points(values("ticket", 9), dense),
+        },
+        sign(gain) > 0,
+    )
     last = max(level for level in LEVELS if fmean(values("ticket", level)) >= fmean(dense))
     yield Claim(
         PAGE,
@@ -170,4 +176,77 @@ def claims() -> Iterator[Claim]:
             for arm in ("reinit", "random")
         },
         all(apart(values(arm, n), values("ticket", n)) < 0 for arm in ("reinit", "random") for n in CONTROLLED),
+    )
+
+
+def readme_claims() -> Iterator[Claim]:
+    dense, early = values("ticket", 0), "test_accuracy_early_stop"
+    stop, dense_stop = values("ticket", 7, "early_stop_iteration"), values("ticket", 0, "early_stop_iteration")
+    again = values("reinit", 7, "early_stop_iteration")
+    gain = difference(values("ticket", 9, early), values("ticket", 0, early))
+    yield Claim(
+        README,
+        "(there +0.3 points, here {gain}) and {faster} times faster learning than the reinitialised ticket at 21 % "
+        "(there 2.5 times) are confirmed; in the mean, dense accuracy is kept down to {last} of the weights (there "
+        "3.6 %)",
+        {
+            "gain": number(100 * gain.difference, 1, sign=True),
+            "faster": number(fmean(again) / fmean(stop), 1),
+            "last": density(max(n for n in LEVELS if fmean(values("ticket", n)) >= fmean(dense))),
+        },
+        apart(values("ticket", 9, early), values("ticket", 0, early)) > 0 and apart(stop, again) < 0,
+    )
+    yield Claim(
+        README,
+        "The early stop at 21 % is {share} % earlier in the mean (there 38 %), but the dense network's early stop "
+        "scatters so much that five searches do not show it; measured by the time to a fixed loss they do.",
+        {"share": number(100 * (1 - fmean(stop) / fmean(dense_stop)), 0)},
+        apart(stop, dense_stop) == 0 and apart(reached("ticket", 7), reached("ticket", 0)) < 0,
+    )
+    yield Claim(
+        README,
+        "Tickets keep their accuracy down to a few percent of the weights; the same masks on reinitialised weights, "
+        "and random masks of the same layer densities, do not.",
+        {},
+        apart(values("ticket", 15), dense) >= 0
+        and all(apart(values(arm, 15), dense) < 0 for arm in ("reinit", "random")),
+    )
+
+
+def speed_claims() -> Iterator[Claim]:
+    """The time to the dense networks' mean lowest loss."""
+    target = fmean(values("ticket", 0, "val_loss_min"))
+    dense, ticket = reached("ticket", 0), reached("ticket", 7)
+    both = [*arrivals("ticket", 7), *arrivals("ticket", 9)]
+    late = [len(arrivals("ticket", level)) for level in LEVELS if values("ticket", level, "density")[0] < 0.02]
+    yield Claim(
+        PAGE,
+        "the mean of the five dense minima ({target}): tickets of 21 % get there after {mean} iterations ({least} to "
+        "{most} in each of the five runs at 21 % and 13.5 %), tickets of 3.6 % after {sparse}; of the dense runs "
+        "{count} get there at all",
+        {
+            "target": number(target, 4),
+            "mean": number(fmean(ticket), 0),
+            "least": number(min(both), 0),
+            "most": number(max(both), 0),
+            "sparse": number(fmean(arrivals("ticket", 15)), 0),
+            "count": str(len(arrivals("ticket", 0))),
+        },
+        len(both) == 10 and len(arrivals("ticket", 15)) == 5,
+    )
+    yield Claim(
+        PAGE,
+        "With the others counted at their full length the difference at 21 % is {difference} iterations (95 %: "
+        "{interval}).",
+        {
+            "difference": number(fmean(ticket) - fmean(dense), 0, sign=True),
+            "interval": ends(difference(ticket, dense), 1, 0),
+        },
+        apart(ticket, dense) < 0,
+    )
+    yield Claim(
+        PAGE,
+        "Below 2 % no more than {most} of the five runs of a level get there",
+        {"most": str(max(late))},
+        max(late) < 5,
     )

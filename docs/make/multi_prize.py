@@ -56,8 +56,8 @@ def claims() -> Iterator[Claim]:
     at20, at50 = _arm("multi-prize 20"), _arm("multi-prize 50")
     yield Claim(
         PAGE,
-        "a multi-prize ticket is {at20} points behind weight-trained float networks at 20 % of the weights and {at50} "
-        "at 50 %, not 10 to 20",
+        "a multi-prize ticket is {at20} points behind weight-trained float networks at 20 % of the weights and "
+        "{at50} at 50 %, not 10 to 20",
         {"at20": behind(at20, real), "at50": behind(at50, real)},
         apart(at20, real) < 0 and apart(at50, real) < 0,
     )
@@ -81,8 +81,8 @@ def claims() -> Iterator[Claim]:
     )
     yield Claim(
         PAGE,
-        "Joint binary training does not beat multi-prize: at 20 % the difference is not shown ({at20}), at 50 % it is "
-        "{at50} points behind, and with binary activations the difference is not shown ({wide}).",
+        "Joint binary training does not beat multi-prize: at 20 % the difference is not shown ({at20}), at 50 % it "
+        "is {at50} points behind, and with binary activations the difference is not shown ({wide}).",
         {
             "at20": ends(difference(_arm("joint binary 20"), at20)),
             "at50": behind(_arm("joint binary 50"), at50),

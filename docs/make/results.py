@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -45,6 +46,7 @@ class Networks:
         return list(dict.fromkeys(row["arm"] for row in self.rows))
 
 
+@cache
 def networks(study: str, name: str = "networks.csv") -> Networks:
     """A table of docs/results/`study`."""
     with (RESULTS / study / name).open(newline="", encoding="utf-8") as file:
@@ -60,7 +62,7 @@ def arm(study: str, name: str, column: str = "test_accuracy") -> list[float]:
 
 
 def contrast(study: str, first: str, second: str, column: str = "test_accuracy") -> Difference:
-    """One arm minus another, as the study's own comparisons are: paired where all replicates began alike.
+    """One arm minus another, paired where all replicates began with the same weights, as in the study's comparisons.
 
     Paired differences have Student's t-interval of their mean, others Welch's.
     """
@@ -78,6 +80,7 @@ def sign(found: Difference) -> int:
     return 1 if found.interval[0] > 0 else -1 if found.interval[1] < 0 else 0
 
 
+@cache
 def record(study: str, name: str) -> Any:
     """A JSON file of docs/results/`study`."""
     return json.loads((RESULTS / study / name).read_text(encoding="utf-8"))

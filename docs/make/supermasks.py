@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from pages import Claim, Table
-from results import arm, contrast, networks, number, percent, record, spread, sign, ends
+from results import arm, contrast, ends, number, record, sign, spread
 
 PAGE = "docs/supermasks.md"
 DRAWN = {
@@ -59,7 +59,8 @@ def joint_arms() -> Iterator[tuple[str, str, str]]:
 
 def gaps(study: str, name: str) -> list[float]:
     """Training minus validation accuracy, both in evaluation mode."""
-    return [a - b for a, b in zip(arm(study, name, "train_accuracy_eval"), arm(study, name, "val_accuracy"), strict=True)]
+    trained, val = arm(study, name, "train_accuracy_eval"), arm(study, name, "val_accuracy")
+    return [a - b for a, b in zip(trained, val, strict=True)]
 
 
 def shifts(name: str) -> list[float]:
@@ -112,9 +113,9 @@ def overlap_rows() -> Iterator[tuple[str, ...]]:
 
 
 def mask_init_rows() -> Iterator[tuple[str, ...]]:
-    yield "test accuracy, %", "weights only", "mask only", "mask, then weights", "masked, mask only", "masked, third arm"
+    arms = ("weights only", "mask only", "mask, then weights")
+    yield "test accuracy, %", *arms, "masked, mask only", "masked, third arm"
     for name, study in (("CIFAR-10, 600 it", "cifar10-mask-init"), ("MNIST, 160 it", "mnist-mask-init")):
-        arms = ("weights only", "mask only", "mask, then weights")
         masked = (f"{number(100 * (1 - arm(study, which, 'density')[0]), 1)} %" for which in arms[1:])
         yield name, *(number(100 * arm(study, which)[0], 2) for which in arms), *masked
 
@@ -142,8 +143,8 @@ def untrained_claims() -> Iterator[Claim]:
     stored = _against("drawn mask, signed constant", "drawn mask")
     yield Claim(
         PAGE,
-        "signed constants help drawn masks by {points} points in the mean (of the p > 0.5 mask no difference is shown, "
-        "{stored})",
+        "signed constants help drawn masks by {points} points in the mean (of the p > 0.5 mask no difference is "
+        "shown, {stored})",
         {"points": number(100 * signed.difference, 2), "stored": ends(stored)},
         sign(signed) > 0 and sign(stored) == 0,
     )
@@ -178,8 +179,8 @@ def overlap_claims() -> Iterator[Claim]:
     ten, half = overlap(10)["whole"], overlap(50)["whole"]
     yield Claim(
         PAGE,
-        "At 10 % the two masks share {ratio} times as many weights as chance would ({low} to {high}); against random masks "
-        "that favour initially large weights as they do, {sized} times ({sized_low} to {sized_high})",
+        "At 10 % the two masks share {ratio} times as many weights as chance would ({low} to {high}); against random "
+        "masks that favour initially large weights as they do, {sized} times ({sized_low} to {sized_high})",
         {
             "ratio": number(ten["ratio"]["mean"], 2),
             "low": number(ten["ratio"]["interval"][0], 2),
@@ -193,8 +194,9 @@ def overlap_claims() -> Iterator[Claim]:
     output = overlap(10)["layers"][-1]["first"]["density"]["mean"]
     yield Claim(
         PAGE,
-        "those that IMP keeps are {imp} times as large as the layer's mean at the start, the supermask's {mask} times. At "
-        "50 % they share {half} times chance. Their layers differ: at 10 % IMP keeps {output} % of the output layer",
+        "those that IMP keeps are {imp} times as large as the layer's mean at the start, the supermask's {mask} "
+        "times. At 50 % they share {half} times chance. Their layers differ: at 10 % IMP keeps {output} % of the "
+        "output layer",
         {
             "imp": number(ten["first"]["magnitude"]["mean"], 1),
             "mask": number(ten["second"]["magnitude"]["mean"], 1),
@@ -206,8 +208,8 @@ def overlap_claims() -> Iterator[Claim]:
     works = changed(10, "supermask", "IMP ticket", "untrained")
     yield Claim(
         PAGE,
-        "the ticket trains better at 10 % (by {points} points, but the interval includes 0: {interval}), the supermask works "
-        "better untrained (by {works}, {works_interval})",
+        "the ticket trains better at 10 % (by {points} points, but the interval includes 0: {interval}), the "
+        "supermask works better untrained (by {works}, {works_interval})",
         {
             "points": number(-100 * trains["mean"], 2),
             "interval": within(trains),
@@ -220,9 +222,9 @@ def overlap_claims() -> Iterator[Claim]:
     mask = {d: changed(d, "supermask", "random as supermask", "trained") for d in (10, 50)}
     yield Claim(
         PAGE,
-        "the ticket untrained is {imp10} points above its random mask at 10 % and {imp50} at 50 %; weights trained under the "
-        "supermask are {mask10} points above those under its random mask at 10 %, and at 50 % no difference is shown "
-        "({mask50})",
+        "the ticket untrained is {imp10} points above its random mask at 10 % and {imp50} at 50 %; weights trained "
+        "under the supermask are {mask10} points above those under its random mask at 10 %, and at 50 % no "
+        "difference is shown ({mask50})",
         {
             "imp10": number(100 * imp[10]["mean"], 1),
             "imp50": number(100 * imp[50]["mean"], 1),
@@ -249,7 +251,8 @@ def overlap_claims() -> Iterator[Claim]:
             "half": number(100 * tried(50, "supermask", "untrained")["mean"], 1),
         },
     )
-    chance = [v for d in (10, 50) for m in ("IMP ticket", "supermask") for v in [tried(d, f"random as {m}", "untrained")]]
+    masks = ("random as IMP ticket", "random as supermask")
+    chance = [tried(density, mask, "untrained") for density in (10, 50) for mask in masks]
     yield Claim(
         "README.md",
         "random masks left untrained are at chance, {low} to {high} % in the mean over three searches",

@@ -1,0 +1,109 @@
+"""The documentation's tables, numbers and figures are those of docs/results, and what checks them finds faults."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "docs" / "make"))
+
+import everything  # noqa: E402
+import figures  # noqa: E402
+import methods  # noqa: E402
+from pages import Claim, Table, loose_numbers, with_claim, with_tables  # noqa: E402
+from tombola.methods import METHODS  # noqa: E402
+
+
+def test_pages_and_figures_agree_with_the_results() -> None:
+    def write(path: Path, text: str) -> None:
+        """Nothing is written."""
+
+    assert [str(fault) for fault in everything.faults(write)] == []
+
+
+@pytest.mark.parametrize("page", everything.PAGES)
+def test_every_number_is_checked_or_given(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert list(loose_numbers(text, page, everything.claims())) == []
+
+
+def test_every_method_has_its_paper_and_command() -> None:
+    assert {method.name.partition(",")[0] for method in methods.METHODS} == set(METHODS)
+
+
+def test_every_result_is_shown() -> None:
+    folders = {path.name for path in (ROOT / "docs" / "results").iterdir()}
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "make").glob("*.py"))
+    assert [name for name in sorted(folders) if f'"{name}"' not in code] == []
+
+
+# ---- what checks --------------------------------------------------------------------------------------------------
+
+PAGE = "a.md"
+CLAIM = Claim(PAGE, "the ticket reaches {mean} ({low} to {high})", {"mean": "98.1", "low": "−0.2", "high": "+0.3"})
+
+
+@pytest.mark.parametrize(
+    ("text", "fixed"),
+    [
+        ("so the ticket reaches 98.1 (−0.2 to +0.3).", True),
+        ("so the ticket\nreaches 98.1 (−0.2\nto +0.3).", True),
+        ("so the ticket reaches 97.5 (−0.2 to +0.4).", False),
+    ],
+)
+def test_a_number_is_found_however_lines_break_and_put_right(text: str, fixed: bool) -> None:
+    written, faults = with_claim(text, CLAIM)
+    assert "98.1" in written
+    assert "+0.3)" in written
+    assert (faults == []) is fixed
+    assert all(fault.mendable for fault in faults)
+    assert with_claim(written, CLAIM) == (written, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "claim", "what"),
+    [
+        ("nothing of the kind", CLAIM, "found 0 times"),
+        ("the ticket reaches 1 (2 to 3), the ticket reaches 1 (2 to 3)", CLAIM, "found 2 times"),
+        ("it wins by 2", Claim(PAGE, "it wins by {by}", {"by": "2"}, holds=False), "do not bear this out"),
+        ("it wins by 2", Claim(PAGE, "it wins by {by}", {"other": "2"}), "has places"),
+    ],
+)
+def test_words_that_the_results_do_not_bear_out_are_faults(text: str, claim: Claim, what: str) -> None:
+    written, faults = with_claim(text, claim)
+    assert written == text
+    assert [fault.mendable for fault in faults] == [False]
+    assert what in str(faults[0])
+
+
+def test_a_claim_may_begin_with_its_number() -> None:
+    claim = Claim(PAGE, "{share} % of {all} layers", {"share": "21", "all": "3"})
+    assert with_claim("kept: 20 % of 3 layers", claim)[0] == "kept: 21 % of 3 layers"
+
+
+def test_tables_are_put_right_and_unknown_ones_named() -> None:
+    table = Table("t", (("a", "b"), ("1", "2")))
+    text = "<!-- table: t -->\nold\n<!-- end -->\n<!-- table: u -->\n<!-- end -->"
+    written, faults = with_tables(text, PAGE, {"t": table})
+    assert "| a | b |\n|---|---|\n| 1 | 2 |\n<!-- end -->" in written
+    assert [fault.mendable for fault in faults] == [True, False]
+    assert [f.mendable for f in with_tables(written, PAGE, {"t": table})[1]] == [False]
+
+
+def test_numbers_outside_of_tables_code_and_claims_are_loose() -> None:
+    text = "97.5 is loose, `0.5` and [x](1.2.md) are not,\nthe ticket reaches 98.1 (−0.2 to +0.3) ± 3\n```\n9.9\n```\n"
+    assert list(loose_numbers(text, PAGE, [CLAIM])) == ["a.md:1: 97.5", "a.md:2: ± 3"]
+
+
+def test_a_figure_of_other_results_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "FOLDER", tmp_path)
+    one = figures.FIGURES[0]
+    (tmp_path / one.file).write_text("<svg/><!-- results: 00 -->", encoding="utf-8")
+    monkeypatch.setattr(figures, "FIGURES", (one,))
+    assert "drawn from other results" in str(next(figures.faults()))
+    (tmp_path / one.file).write_text(f"<svg/><!-- results: {figures.digest(one)} -->", encoding="utf-8")
+    (tmp_path / "more.svg").write_text("<svg/>", encoding="utf-8")
+    assert [str(fault) for fault in figures.faults()] == ["docs/figures/more.svg: is drawn by nothing"]
