@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from torch import nn
 
 from cli_calls import call
 
@@ -110,3 +111,26 @@ def test_every_command_is_run_or_parsed(page: Path) -> None:
 def test_every_fence_is_read(page: Path) -> None:
     fences = sum(line.startswith("```") for line in page.read_text(encoding="utf-8").splitlines())
     assert 2 * len(list(blocks(page))) == fences
+
+
+def test_the_readme_masks_networks_that_nothing_was_pruned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    import tombola as tb
+
+    masked = []
+
+    def watched(name: str) -> None:
+        original = getattr(tb, name)
+
+        def call_it(network: nn.Module, *rest: object, **options: object) -> object:
+            masked.append((name, tb.Mask.from_zeros(network).density))
+            return original(network, *rest, **options)
+
+        monkeypatch.setattr(tb, name, call_it)
+
+    watched("attach")
+    watched("hold")
+    names: dict[str, object] = {"tb": tb}
+    for block in blocks(ROOT / "README.md"):
+        if block.language == "python" and not re.search(r"tb\.(find|deploy)\(", block.code):
+            exec(compile(block.code, "README.md", "exec"), names)
+    assert sorted(masked) == [("attach", 1.0), ("hold", 1.0)]
