@@ -19,9 +19,7 @@ import yaml
 
 from pages import Fault
 from results import DOCS, Networks, Row, networks
-from tombola.report import style
-from tombola.report.plots import run_plots
-from tombola.report.summary import read_run
+from tombola.report.page import write_report
 
 FOLDER = DOCS / "figures"
 Result = Mapping[str, Any]
@@ -141,16 +139,15 @@ def digest(drawn: Drawn) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def svg(drawn: Drawn) -> bytes:
-    """The figure's file."""
+def report(result: Result) -> Mapping[str, bytes]:
+    """Every figure that the report has of a result, as SVG by name."""
     with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder)
-        (run / "run.json").write_text(json.dumps({"kind": "study", "name": drawn.file}), encoding="utf-8")
-        (run / "result.json").write_text(json.dumps(written(drawn.result(), run)), encoding="utf-8")
-        plots = {plot.name: plot for plot in run_plots(read_run(run))}
-        if drawn.plot not in plots:
-            raise LookupError(f"{drawn.file}: the report draws {', '.join(plots)}, but no {drawn.plot}")
-        return style.svg_bytes(plots[drawn.plot].figure) + f"<!-- results: {digest(drawn)} -->\n".encode()
+        run = Path(folder, "run")
+        run.mkdir()
+        (run / "run.json").write_text(json.dumps({"kind": result["kind"], "name": "docs"}), encoding="utf-8")
+        (run / "result.json").write_text(json.dumps(written(result, run)), encoding="utf-8")
+        made = write_report([run], Path(folder, "report"))
+        return {path.stem: path.read_bytes() for path in made.figures if path.suffix == ".svg"}
 
 
 def written(result: Result, run: Path) -> Result:
@@ -180,5 +177,12 @@ def faults() -> Iterator[Fault]:
 
 
 def draw() -> None:
+    """Write all figures anew."""
+    made: dict[Callable[[], Result], Mapping[str, bytes]] = {}
     for drawn in FIGURES:
-        drawn.path.write_bytes(svg(drawn))
+        if drawn.result not in made:
+            made[drawn.result] = report(drawn.result())
+        found = made[drawn.result]
+        if drawn.plot not in found:
+            raise LookupError(f"{drawn.file}: the report draws {', '.join(found)}, but no {drawn.plot}")
+        drawn.path.write_bytes(found[drawn.plot] + f"<!-- results: {digest(drawn)} -->\n".encode())

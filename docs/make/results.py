@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from tombola.formats import number
-from tombola.study.statistics import Difference, difference, interval, paired_difference
+from tombola.study.statistics import Difference, difference, interval
 
 DOCS = Path(__file__).resolve().parents[1]
 RESULTS = DOCS / "results"
@@ -66,12 +66,25 @@ def contrast(study: str, first: str, second: str, column: str = "test_accuracy")
 
     Paired differences have Student's t-interval of their mean, others Welch's.
     """
-    ends = [networks(study).last_levels().where(arm=name) for name in (first, second)]
-    a, b = (found.values(column) for found in ends)
-    starts = [[row.get("origin") for row in found.rows] for found in ends]
-    if None in starts[0] or starts[0] != starts[1]:
-        return difference(a, b)
-    return paired_difference(a, b)
+    arms = [networks(study).last_levels().where(arm=name) for name in (first, second)]
+    a, b = (found.values(column) for found in arms)
+    starts = [[row.get("origin") for row in found.rows] for found in arms]
+    return paired(a, b, None not in starts[0] and starts[0] == starts[1])
+
+
+def paired(first: Sequence[float], second: Sequence[float], same_starts: bool) -> Difference:
+    """`first` - `second`, replicate by replicate where these have the same start."""
+    if not same_starts:
+        return difference(first, second)
+    changes = [x - y for x, y in zip(first, second, strict=True)]
+    return Difference(fmean(changes), None, interval(changes))
+
+
+def turned(found: Difference) -> Difference:
+    """The second arm minus the first."""
+    assert found.interval is not None
+    low, high = found.interval
+    return Difference(-found.difference, None, (-high, -low))
 
 
 def sign(found: Difference) -> int:
