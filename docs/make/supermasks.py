@@ -143,6 +143,7 @@ def claims() -> Iterator[Claim]:
     yield from untrained_claims()
     yield from joint_claims()
     yield from overlap_claims()
+    yield from cifar_claims()
 
 
 def untrained_claims() -> Iterator[Claim]:
@@ -341,4 +342,43 @@ def overlap_claims() -> Iterator[Claim]:
             "high": number(100 * max(c["mean"] for c in chance), 1),
         },
         all(c["interval"][0] < 0.1 < c["interval"][1] for c in chance),
+    )
+
+
+def cifar_claims() -> Iterator[Claim]:
+    popup, dense = (arm("cifar10-conv-4", name)[0] for name in ("edge-popup 50 %", "dense"))
+    yield Claim(
+        PAGE,
+        "edge-popup at 50 % (SGD 0.1) {popup} %, dense training (Adam 3e-4) {dense} % test accuracy",
+        {"popup": number(100 * popup, 2), "dense": number(100 * dense, 2)},
+        popup < dense,
+    )
+    third = arm("mnist-mask-init", "mask, then weights", "density")[0]
+    yield Claim(
+        PAGE,
+        "the third arm's mask had removed {share} % of the weights, so that the network under it was dense",
+        {"share": number(100 * (1 - third), 1)},
+        third == 1,
+    )
+    layers = networks("cifar10-mask-init", "layers.csv").where(arm="mask only", level=1).rows
+    most = max(1 - int(row["kept"]) / int(row["total"]) for row in layers)
+    yield Claim(
+        PAGE,
+        "(no layer masks more than {most} % here, 16 % there)",
+        {"most": number(100 * most, 1)},
+        most < 0.16,
+    )
+    curves = networks("cifar10-mask-init", "curves.csv").where(arm="mask, then weights")
+    before = curves.where(level=1).values("val_accuracy")[-1]
+    after = curves.where(level=2).values("val_accuracy")
+    yield Claim(
+        PAGE,
+        "is {jump} points of validation accuracy on CIFAR-10 ({before} to {after}), of which {soon} in the first 60 iterations",
+        {
+            "jump": number(100 * (after[-1] - before), 1),
+            "before": number(100 * before, 1),
+            "after": number(100 * after[-1], 1),
+            "soon": number(100 * (after[1] - before), 1),
+        },
+        after[1] - before > (after[-1] - before) / 2,
     )
