@@ -7,9 +7,12 @@ from pathlib import Path
 
 import digits
 import figures
+import joint
+import mask_init
 import methods
 import mnist
 import multi_prize
+import overlap
 import speed
 import supermasks
 from pages import Claim, Fault, Table, put_right
@@ -23,7 +26,7 @@ PAGES = (
     "docs/deploy.md",
     "docs/methods.md",
 )
-PARTS = (mnist, supermasks, digits, multi_prize, speed, methods)
+PARTS = (mnist, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods)
 
 
 def tables() -> Mapping[str, Table]:
