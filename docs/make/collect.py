@@ -1,20 +1,27 @@
 """A finished run's figures as small tables: `python docs/make/collect.py RUN docs/results/NAME [--curves]`.
 
-networks.csv has a row for each trained network, layers.csv what each of a ticket's layers keeps, curves.csv (with
-`--curves`) the validation accuracy over training; beside them lie the run's configuration and the versions. Nothing
-in them names a path, a host or a time.
+networks.csv has a row for each trained network, layers.csv what each of a ticket's layers keeps, outcomes.csv which
+test examples each network got right (bits, compressed), curves.csv (with `--curves`) the validation accuracy over
+training; beside them lie the run's configuration and the versions. Nothing in them names a path, a host or a time.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import csv
 import json
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tombola.train.outcomes import read_outcomes
 
 FIGURES = (
     "origin",
@@ -85,12 +92,18 @@ def short(value: Any) -> Any:
     return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
+def packed(values: Tensor) -> str:
+    """Outcomes of 0 and 1 as text."""
+    bits = np.packbits(values.numpy() > 0.5)
+    return base64.b85encode(zlib.compress(bits.tobytes(), 9)).decode()
+
+
 def collect(run: Path, out: Path, curves: bool) -> None:
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     networks = list(trained(result))
     out.mkdir(parents=True, exist_ok=True)
     target = dense_loss(networks) if result["kind"] == "find" else None
-    rows, layers, steps = [], [], []
+    rows, layers, steps, kept = [], [], [], []
     for arm, replicate, level in networks:
         about = {"arm": arm, "replicate": replicate, "level": level["level"]}
         history = log(run, level) if curves or target is not None else []
@@ -98,9 +111,14 @@ def collect(run: Path, out: Path, curves: bool) -> None:
         rows.append(about | {name: {**level, **reached}.get(name) for name in FIGURES})
         if arm not in ("random", "reinit"):  # the controls keep as many as the ticket
             layers += [about | dict(layer) for layer in level.get("layers", ())]
+        values = read_outcomes((run / level["ticket"]).parent)
+        if values is not None:
+            kept.append(about | {"examples": len(values), "correct": packed(values)})
         if curves:
             steps += [about | {"step": int(row["step"]), "val_accuracy": float(row["val_accuracy"])} for row in history]
     write(out / "networks.csv", rows)
+    if kept:
+        write(out / "outcomes.csv", kept)
     write(out / "layers.csv", layers)
     if curves:
         write(out / "curves.csv", steps)

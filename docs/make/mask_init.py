@@ -50,8 +50,8 @@ def claims() -> Iterator[Claim]:
     after = curves.where(level=2).values("val_accuracy")
     yield Claim(
         PAGE,
-        "is {jump} points of validation accuracy on CIFAR-10 ({before} to {after}), of which {soon} in the first "
-        "60 iterations",
+        "is {jump} points of validation accuracy on CIFAR-10 ({before} to {after}), of which {soon} in the first 60 "
+        "iterations",
         {
             "jump": number(100 * (after[-1] - before), 1),
             "before": number(100 * before, 1),

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import json
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tombola.formats import number
-from tombola.study.statistics import Difference, difference, interval
+from tombola.study.crossed import Sample, crossed_difference, crossed_paired
+from tombola.study.statistics import Difference, difference, interval, paired_difference
 
 DOCS = Path(__file__).resolve().parents[1]
 RESULTS = DOCS / "results"
 
 Row = dict[str, str]
+Outcomes: TypeAlias = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -61,30 +68,54 @@ def arm(study: str, name: str, column: str = "test_accuracy") -> list[float]:
     return found
 
 
+@cache
+def outcomes(study: str, **wanted: object) -> Outcomes | None:
+    """Whether each test example came out right, (networks, examples); None where the study did not keep it."""
+    if not (RESULTS / study / "outcomes.csv").exists():
+        return None
+    rows = networks(study, "outcomes.csv").where(**wanted).rows
+    if not rows:
+        raise LookupError(f"{study} has no outcomes of {wanted}")
+    return np.stack([unpacked(row["correct"], int(row["examples"])) for row in rows])
+
+
+def unpacked(text: str, examples: int) -> Outcomes:
+    """What `collect.packed` made text of."""
+    bits = np.frombuffer(zlib.decompress(base64.b85decode(text)), np.uint8)
+    return np.unpackbits(bits, count=examples).astype(bool)
+
+
 def contrast(study: str, first: str, second: str, column: str = "test_accuracy") -> Difference:
     """One arm minus another, paired where all replicates began with the same weights, as in the study's comparisons.
 
-    Paired differences have Student's t-interval of their mean, others Welch's.
+    Of test accuracies whose outcomes the study kept, the interval covers training seeds and test examples; of other
+    figures training seeds alone (Student's t where paired, Welch's where not).
     """
     arms = [networks(study).last_levels().where(arm=name) for name in (first, second)]
-    a, b = (found.values(column) for found in arms)
     starts = [[row.get("origin") for row in found.rows] for found in arms]
-    return paired(a, b, None not in starts[0] and starts[0] == starts[1])
+    alike = None not in starts[0] and starts[0] == starts[1]
+    right = [outcomes(study, arm=found.rows[0]["arm"], level=found.rows[0]["level"]) for found in arms]
+    if column == "test_accuracy" and right[0] is not None and right[1] is not None:
+        return crossed(right[0], right[1], alike)
+    a, b = (found.values(column) for found in arms)
+    return paired(a, b, alike)
+
+
+def crossed(first: Outcomes, second: Outcomes, same_starts: bool) -> Difference:
+    """Over training seeds and test examples."""
+    if same_starts:
+        return crossed_paired(first, second)
+    return crossed_difference(Sample.of(first), Sample.of(second))
 
 
 def paired(first: Sequence[float], second: Sequence[float], same_starts: bool) -> Difference:
-    """`first` - `second`, replicate by replicate where these have the same start."""
-    if not same_starts:
-        return difference(first, second)
-    changes = [x - y for x, y in zip(first, second, strict=True)]
-    return Difference(fmean(changes), None, interval(changes))
+    """`first` - `second`, replicate by replicate where these have the same start; training seeds alone."""
+    return paired_difference(first, second) if same_starts else difference(first, second)
 
 
 def turned(found: Difference) -> Difference:
     """The second arm minus the first."""
-    assert found.interval is not None
-    low, high = found.interval
-    return Difference(-found.difference, None, (-high, -low))
+    return replace(found, difference=-found.difference)
 
 
 def sign(found: Difference) -> int:
