@@ -7,13 +7,12 @@ from pathlib import Path
 
 import digits
 import figures
+import given
 import joint
-import mask_init
 import methods
 import mnist
 import multi_prize
 import overlap
-import speed
 import supermasks
 from pages import Claim, Fault, Table, put_right
 
@@ -22,11 +21,9 @@ PAGES = (
     "docs/mnist.md",
     "docs/supermasks.md",
     "docs/multi-prize.md",
-    "docs/benchmarks.md",
-    "docs/deploy.md",
     "docs/methods.md",
 )
-PARTS = (mnist, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods)
+PARTS = (mnist, supermasks, joint, overlap, digits, multi_prize, methods, given)
 
 
 def tables() -> Mapping[str, Table]:

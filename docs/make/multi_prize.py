@@ -34,14 +34,6 @@ def tables() -> Iterator[Table]:
         cells = ["" if found is None else spread(_arm(found)) for found in (real, binary)]
         rows.append((name, f"{number(100 * kept, 0)} %", bits, *cells))
     yield Table("mnist-binary", rows)
-    rows = [("test accuracy, %", "float", "binary weights", "multi-prize", "joint binary")]
-    for name, study in (
-        ("Conv-2, MNIST, 150 iterations of 128", "mnist-conv-2-binary"),
-        ("Conv-4, CIFAR-10 (JPEG copy), 250 iterations of 128", "cifar10-conv-4-binary"),
-    ):
-        found = (arm(study, which) for which in ("float", "binary weights", "multi-prize 50", "joint binary 50"))
-        rows.append((name, *(number(100 * fmean(v), 2) for v in found)))
-    yield Table("conv-binary", rows)
 
 
 def stored(name: str) -> str:

@@ -1,0 +1,58 @@
+"""Numbers in the pages that no result gives: settings, what others published, what a data set's size gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pages import Claim, Table
+
+GIVEN = {
+    "README.md": (
+        "Python 3.11 or newer",
+        "a higher accuracy at 13.5 % (there +0.3 points",
+    ),
+    "docs/mnist.md": (
+        "Adam 1.2e-3, batch 60",
+        "| accuracy at 13.5 % | +0.3 points over dense (at early stop) |",
+        "| back at the dense accuracy | 3.6 % |",
+    ),
+    "docs/supermasks.md": (
+        "98.0 is not reached",
+        'Zhou\'s "masking is training" (79.3 there)',
+        "The test split has 359 images, so that one is 0.28 points",
+        "500 iterations of 128 (1.4 epochs; the paper trains for 100)",
+        "Published: about 86 against 86.5 %.",
+        "WRN-28 at width 1 (0.37 million weights; the post has width 8), 600 iterations of 128 on CIFAR-10 (1.7 "
+        "epochs)",
+        "Adam 0.01, cut on plateaus of the training accuracy",
+    ),
+    "docs/multi-prize.md": (
+        "VGG-Small 1/32 at 5 % kept: 91.48; ResNet-18 1/32 at 20 %: 94.66, with trained norms 94.8; VGG-Small ×1.25 "
+        "1/1 at 25 %: 89.11, with trained norms 91.9 (Diffenderfer & Kailkhura 2021)",
+    ),
+    "docs/benchmarks.md": (
+        "torch 2.12.1, ONNX Runtime 1.31, OpenVINO 2026.4. - **EPYC**",
+        "torch 2.12.1, ONNX Runtime 1.31, OpenVINO 2026.4. Its figures are older",
+        "The target is at most 1.10, dense.",
+        "edge-popup at most 1.10 for the convolutional networks at batch 128 and 1.5 for LeNet at batch 60, "
+        "multi-prize at most 1.25 for Conv-4",
+        "one step with edge-popup (density 0.5,",
+        "over mask entropy plus one sign bit per kept weight (limit 1.5). The targets are 3 at 90 % and 5.5 at 95 %.",
+        "activations of ±1, equal to the bit",
+        "The target is 20 times `torch.sort` at 2.4 million.",
+        "all kept weights ± one number",
+        "Whole files of ResNet-18 (11.2 million weights)",
+        "Limits: 1.005 times the bound plus 4 KB",
+    ),
+    "docs/deploy.md": ("Where the weights of a row are ± one number",),
+}
+
+
+def tables() -> Iterator[Table]:
+    return iter(())
+
+
+def claims() -> Iterator[Claim]:
+    for page, phrases in GIVEN.items():
+        for phrase in phrases:
+            yield Claim(page, phrase, {})
