@@ -19,11 +19,11 @@ from torch.nn import functional as F
 
 from record import Ratio, Record, Times, milliseconds, ratio, steadily
 from tombola.data.splits import Splits, make_splits
+from tombola.hold import hold
 from tombola.mask import Mask, prunable
 from tombola.models.registry import build_network
 from tombola.select.select import select
 from tombola.train.feeds import wants_channels_last
-from tombola.hold import hold
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
 
