@@ -300,3 +300,29 @@ def test_stated_error_rates_hold(setting: made_up.Setting) -> None:
     assert found.any_claim < 0.085
     assert found.any_uncorrected > found.any_claim
     assert found.seeds_alone > 0.08  # what the verdict said before
+
+
+def test_pairs_of_0_and_1_are_padded_by_their_own_discordance() -> None:
+    # one pair of networks on 8 examples, 3 discordant: extra squares 1 + (3.325 - 1) / (1 + 3)^2, over 8 + 2 examples
+    one, two = np.array([[1, 1, 1, 0, 1, 1, 0, 0]]), np.array([[0, 1, 0, 1, 1, 1, 0, 0]])
+    extra = 1 + ((3 / 1.645) ** 2 - 1) / 16
+    assert crossed_paired(one, two).examples == pytest.approx((3 + extra - 1 / 10) / 100)
+    # of another metric nothing is added: the variance over examples alone
+    shift = np.array([1.0, 0, 2.5, -1, 0, 0, 0, 0.5])
+    found = crossed_paired(shift[None] + 3, np.full((1, 8), 3.0))
+    assert found.examples == pytest.approx(float(shift.var(ddof=1)) / 8)
+    assert found.added == 0
+
+
+def test_equal_pairs_of_another_metric_are_open_by_the_range_of_both() -> None:
+    values = np.array([[2.0, 5.0, 11.0, 4.0]])
+    extra = (3 / 1.645) ** 2 * 9.0**2  # the range is 11 - 2
+    found = crossed_paired(values, values)
+    assert found.examples == pytest.approx(extra / 6**2)
+    assert crossed_paired(-values, -values).examples == pytest.approx(extra / 6**2)
+
+
+def test_the_mean_of_equal_values_of_another_metric_has_no_spread() -> None:
+    assert crossed_mean(Sample.of(np.full((2, 5), 3.0))).examples == 0
+    half = np.array([[0.0, 0.5, 1.5, 4.0]])
+    assert crossed_mean(Sample.of(half)).examples == pytest.approx(float(half.var(ddof=1)) / 4)

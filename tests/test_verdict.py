@@ -339,3 +339,58 @@ def test_a_dense_run_above_its_own_mean_counts_with_its_whole_length() -> None:
     found = speed({"ticket": arm(0.9, 0.9, 0.9, 0.9, steps=(60, 60, 80, 60)), "dense": dense})
     assert (found["verdict"], found["ticket_iterations"], found["dense_iterations"]) == ("earlier", 65, 170)
     assert found["dense_runs_that_never_reach_it"] == 1
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "expected"),
+    [
+        (("yes", "yes", "yes"), True),
+        (("yes", "no", "yes"), False),
+        (("no", "undecided", "cannot decide"), False),
+        (("yes", "undecided", "yes"), None),
+        (("cannot decide", "yes", "yes"), None),
+    ],
+)
+def test_wins_are_all_claims_or_none(verdicts: tuple[str, ...], expected: bool | None) -> None:
+    assert wins({str(i): {"verdict": verdict} for i, verdict in enumerate(verdicts)}) is expected
+
+
+def pace(ticket: tuple[int, ...], dense: tuple[int, ...]) -> dict[str, Any]:
+    return speed({"ticket": arm(*[0.9] * len(ticket), steps=ticket), "dense": arm(*[0.9] * len(dense), steps=dense)})
+
+
+def test_speed_in_every_direction() -> None:
+    found = pace((300, 310, 320), (100, 110, 120))
+    # 200 more, a variance of 100 / 3 on either side: error 8.165, t(4) = 2.7764
+    assert found["interval"] == pytest.approx([200 - 22.67, 200 + 22.67], abs=0.01)
+    assert (found["verdict"], found["covers"]) == ("later", "training seeds alone")
+    assert pace((100, 110, 120), (300, 310, 320))["verdict"] == "earlier"
+    assert pace((100, 110, 120), (100, 110, 120))["verdict"] == "no difference shown"
+    assert pace((100, 110), (300, 310))["verdict"] == "undecided"
+    # runs that all agree tell nothing of how far they scatter
+    assert pace((100, 100, 100), (100, 100, 100))["verdict"] == "undecided"
+    assert pace((200, 200, 200), (100, 100, 100))["verdict"] == "undecided"
+
+
+def test_an_arm_as_json_says_what_its_interval_covers() -> None:
+    alone = describe_arm(around(0.9), ["a.csv", "b.csv", "c.csv"])
+    assert alone["covers"] == "training seeds alone"
+    assert alone["interval"] == alone["seeds_alone"]["interval"]
+    assert alone["interval"] == pytest.approx(interval([0.8995, 0.9, 0.9005]))
+    assert alone["test_accuracy"] == pytest.approx([0.8995, 0.9, 0.9005])
+    assert alone["early_stop_iteration"] == alone["iterations_to_dense_loss"] == [100, 100, 100]
+    assert alone["early_stop_observed"] == [True] * 3
+    assert alone["metrics"] == ["a.csv", "b.csv", "c.csv"]
+    both = describe_arm(drawn(0.9, 200, 1), [])
+    assert both["covers"] == "training seeds and test examples"
+    (low, high), (seeds_low, seeds_high) = both["interval"], both["seeds_alone"]["interval"]
+    assert low < seeds_low < both["mean"] < seeds_high < high
+    broken = describe_arm(arm(0.9, None, 0.9), [])
+    assert (broken["mean"], broken["interval"], broken["seeds_alone"]) == (None, None, {"interval": None})
+
+
+def test_two_values_have_an_interval() -> None:
+    # t(1) = 12.706, half the distance is its error
+    low, high = interval([0.0, 2.0]) or (0, 0)
+    assert (low, high) == pytest.approx((1 - 12.7062, 1 + 12.7062), abs=1e-3)
+    assert interval([1.0]) is None

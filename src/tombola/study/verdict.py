@@ -229,8 +229,8 @@ def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
         return answer
     found = difference(first, second)
     verdict = "undecided"
-    if min(len(first), len(second)) >= FEWEST_REPLICATES and found.interval is not None:
-        low, high = found.interval
+    if min(len(first), len(second)) >= FEWEST_REPLICATES and found.interval is not None and found.error:
+        low, high = found.interval  # runs that all agree would give it no width, which tells nothing
         verdict = "earlier" if high < 0 else "later" if low > 0 else "no difference shown"
     return {**answer, "interval": _ends(found), "verdict": verdict}
 
