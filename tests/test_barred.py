@@ -305,6 +305,12 @@ def test_the_table_the_json_the_report_and_the_study_say_it(tmp_path: Path) -> N
     assert f" {level['barred_kept']:,}\n" in out
     assert "although the criterion bars them" in out
     run = next(tmp_path.glob("imp-*"))
+    ticket = str(run / "replicate-0/level-01/network.ticket")
+    assert last_json("info", ticket)["barred_kept"] == level["barred_kept"]
+    assert f"barred   {level['barred_kept']:,} of the 13,619 kept weights" in call("info", ticket)[1]
+    verdict = last_json("verify", ticket, "--replicates", "1", "--length", "2it", "--out", str(tmp_path))
+    assert verdict["barred_kept"] == level["barred_kept"]
+    assert f"keeps {level['barred_kept']:,} are barred by its criterion" in verdict["sentence"]
     page = write_report([run], tmp_path / "page").html.read_text()
     assert f"{level['barred_kept']:,} of the 13,619 weights that the ticket keeps" in page
     arms = tmp_path / "arms.yaml"

@@ -44,6 +44,15 @@ def test_by_hand(name: str, expected: list[float]) -> None:
     assert scores(name) == expected
 
 
+def test_the_sign_of_0_is_one_of_its_own() -> None:
+    w_i, w_f = torch.tensor([0.0, 0.0, -0.0, 1.0]), torch.tensor([2.0, 0.0, 0.0, 0.0])
+    context = Context({"w": w_i}, {"w": w_f})
+    assert CRITERIA["large_final_same_sign"](context)["w"].tolist() == [-INF, 0, 0, -INF]
+    assert CRITERIA["large_final_diff_sign"](context)["w"].tolist() == [2, -INF, -INF, 0]
+    assert CRITERIA["magnitude_increase_same_sign"](context)["w"].tolist() == [-INF, 0, 0, -INF]
+    assert CRITERIA["magnitude_increase_diff_sign"](context)["w"].tolist() == [2, -INF, -INF, -1]
+
+
 def test_gradients_given_or_worked_out_on_demand() -> None:
     g = {"w": torch.tensor([-1.0, 2.0, 0.0, 0.5])}
     assert scores("snip", gradient=g) == [1, 4, 0, 1.5]

@@ -228,6 +228,8 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     screen.line(f"digest   {told['digest']}")
     screen.line(f"network  {name}, {_ORIGINS[ticket.origin.kind]}")
     screen.line(f"found    by {method} on {data}, seed {seed}")
+    if ticket.barred_kept:
+        screen.line(f"barred   {ticket.barred_kept:,} of the {ticket.mask.kept:,} kept weights, by the criterion")
     screen.line()
     screen.line(ticket.table())
     return {"ticket": given["ticket"], **told}

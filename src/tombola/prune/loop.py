@@ -78,7 +78,7 @@ def plan_levels(network: nn.Module, pruning: Pruning, mask: Mask | None = None) 
     if mask is not None and mask.keys() != weights.keys():
         odd = sorted(mask.keys() ^ weights.keys())
         raise TombolaError(
-            f"the ticket to start from and the search differ in {odd[0]!r}; set --include and --exclude alike"
+            f"the ticket to start from and the search differ in {odd[0]!r}; set include and exclude alike"
         )
     _check_plain(network, weights)
     mask = mask or Mask.full(weights)

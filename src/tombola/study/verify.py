@@ -294,6 +294,11 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
     about = Said(allowance, examples, verification.replicates, task.higher_is_better)
     size = density_in_words(ticket.mask.kept, ticket.mask.total, ticket.parameters["total"])
     said = sentence(f"This ticket of {size}{',' * (', ' in size)}", compared, pace, about)
+    if ticket.barred_kept:
+        said += (
+            f" Of the {ticket.mask.kept:,} weights that it keeps {ticket.barred_kept:,} are barred by its criterion, "
+            "which left too few others."
+        )
     if verification.contest.rewrites != ticket.rewrites:
         said += " All arms train float weights in the place of the ticket's binary ones."
     return {
@@ -304,6 +309,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "density": ticket.density,
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
+        "barred_kept": ticket.barred_kept,
         "parameters": ticket.parameters,
         "recipe": as_plain(verification.recipe),
         "replicates": verification.replicates,

@@ -48,6 +48,13 @@ def recipe(ticket: Parts) -> dict[str, Any] | None:
     return dict(found) if isinstance(found, Mapping) else None
 
 
+def barred_kept(ticket: Parts) -> int:
+    """How many of the kept weights its criterion bars (kept since it left too few others), as its provenance says."""
+    found = ticket.provenance.get("barred_kept")
+    counts = found.values() if isinstance(found, Mapping) else ()
+    return min(sum(count for count in counts if type(count) is int and count > 0), ticket.mask.kept)
+
+
 def describe_density(ticket: Parts) -> str:
     """The density with what it is a fraction of, to stand in a sentence ("This ticket of ...").
 
@@ -80,6 +87,7 @@ def info(ticket: Parts) -> dict[str, Any]:
         "total": ticket.mask.total,
         "parameters": parameters(ticket),
         "density": ticket.mask.density,
+        "barred_kept": barred_kept(ticket),
         "trained": ticket.trained is not None,
         "recipe": recipe(ticket),
         "layers": [row._asdict() for row in _rows(header)],

@@ -214,6 +214,11 @@ class Ticket(Parts):
         return summary.parameters(self)
 
     @property
+    def barred_kept(self) -> int:
+        """How many of the kept weights the criterion bars (too few others were left), as the provenance says."""
+        return summary.barred_kept(self)
+
+    @property
     def recipe(self) -> dict[str, Any] | None:
         """How the ticket's network was trained, as its provenance says; None where it does not."""
         return summary.recipe(self)
