@@ -300,12 +300,23 @@ def flat(y: Tensor) -> Tensor:
     return y.squeeze(1)
 
 
+def needing(o: Tensor, t: Tensor) -> Tensor:
+    """Fails for fewer examples than a split has, as a rank statistic does for one class."""
+    if len(o) < 12:
+        raise ValueError("not enough examples")
+    return (o - t).abs().mean()
+
+
 SOUND_TASKS: dict[str, Splits] = {
     "per example": regression(squared, error),
     "batch mean": regression(squared, lambda o, t: (o - t).abs().mean()),
     "python number": regression(squared, lambda o, t: float((o - t).abs().mean())),  # type: ignore[arg-type,return-value]
     "hits": regression(squared, lambda o, t: ((o - t).abs() < 0.1).squeeze(1)),
     "correlation": regression(squared, lambda o, t: torch.corrcoef(torch.cat([o, t], 1).T)[0, 1]),
+    "defined for many": regression(squared, lambda o, t: needing(o, t)),
+    "a number for many": regression(
+        squared, lambda o, t: (o - t).abs().mean() if len(o) > 11 else o.mean() * torch.nan
+    ),
     "a loss of pairs": regression(lambda o, t: F.mse_loss(o - o.T, t - t.T), error),
     "contrast": regression(lambda o, t: F.cross_entropy(-(o - t.T).abs(), torch.arange(len(o))), error),
     "flat targets": regression(lambda o, t: F.mse_loss(o.squeeze(1), t), lambda o, t: (o.squeeze(1) - t).abs(), flat),
@@ -325,7 +336,43 @@ SOUND_TASKS: dict[str, Splits] = {
 
 @pytest.mark.parametrize("kind", SOUND_TASKS)
 def test_tasks_that_keep_the_contract_pass(kind: str) -> None:
-    tried(line(), data=SOUND_TASKS[kind])
+    tried(line(), data=SOUND_TASKS[kind], recipe=replace(RECIPE, batch_size=16))
+
+
+class Tagger(nn.Module):
+    """A class for each of the steps of a sequence, in whatever order of axes."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.line, self.form = nn.Linear(3, 5), form
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.line(x)  # (N, T, C)
+        return {"flat": scores.flatten(0, 1), "time first": scores.transpose(0, 1), "batch first": scores}[self.form]
+
+
+@pytest.mark.parametrize("steps", [4, 16, 1])
+@pytest.mark.parametrize("form", ["flat", "time first", "batch first"])
+def test_outputs_need_no_row_per_example(form: str, steps: int) -> None:
+    """Also where there are as many steps as examples looked at."""
+
+    def scores(output: Tensor, target: Tensor) -> Tensor:
+        if form == "flat":
+            return output.unflatten(0, target.shape)
+        return output.transpose(0, 1) if form == "time first" else output
+
+    task = Task(
+        lambda o, t: F.cross_entropy(scores(o, t).flatten(0, 1), t.flatten()),
+        lambda o, t: (scores(o, t).argmax(2) == t).float().mean(1),
+    )
+    draw = torch.Generator().manual_seed(0)
+    parts = [(torch.randn(n, steps, 3, generator=draw), torch.randint(5, (n, steps), generator=draw)) for n in (80, 40)]
+    tried(Tagger(form), data=make_splits(*parts, parts[1], task))
+    parts[1][1][35, -1] = 5
+    with pytest.raises(
+        TombolaError, match=r"the loss fails on .* of the (val|test) split: IndexError: Target 5 is out"
+    ):
+        tried(Tagger(form), data=make_splits(parts[0], parts[0], parts[1], task))
 
 
 WRONG_TASKS: dict[str, tuple[Splits, str]] = {
@@ -350,15 +397,15 @@ WRONG_TASKS: dict[str, tuple[Splits, str]] = {
     ),
     "metric of as many classes as examples": (
         regression(squared, lambda o, t: torch.zeros(20 if len(o) > 20 else 8)),
-        r"metric error gives shape \(20,\) for a batch of 40 examples",
+        r"metric error gives shape \(20,\) for a batch of 22 examples",
     ),
     "metric of as many classes as a batch has examples": (
         regression(squared, lambda o, t: torch.zeros({8: 8, 40: 40}.get(len(o), 3))),
-        r"metric error gives shape \(3,\) for a batch of 20 examples",
+        r"metric error gives shape \(3,\) for a batch of 22 examples",
     ),
     "metric of two forms": (
         regression(squared, lambda o, t: error(o, t) if len(o) > 20 else error(o, t).mean()),
-        r"metric error gives shape \(40,\) for 40 examples and \(\) for 20",
+        r"metric error gives shape \(2\d,\) for 2\d examples and \(\) for 1\d",
     ),
     "metric that fails": (
         regression(squared, lambda o, t: o.argmax(7)),
@@ -387,7 +434,7 @@ WRONG_TASKS: dict[str, tuple[Splits, str]] = {
     ),
     "batch metric that is no number": (
         regression(squared, lambda o, t: (o - t).mean() * torch.nan),
-        "metric error is NaN for the first examples of the train split",
+        "metric error is NaN for the first batch of the train split",
     ),
     "metric that divides by zero": (
         regression(squared, lambda o, t: error(o, t) / t.squeeze(1).abs(), lambda y: y * (y != y.max())),

@@ -18,6 +18,8 @@ Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 _READ = "_targets"
 _AT_EITHER_END = 3
+FARTHEST = 2 * _AT_EITHER_END
+"""Examples that `extremes` names, at most."""
 _SORTED = 1 << 24
 """Whole numbers of which all distinct values are looked for; of more, the ends of each example's."""
 
@@ -61,7 +63,7 @@ def extremes(targets: Tensor) -> list[int]:
         targets: (N, ...), N > 0.
 
     Returns:
-        Indices without repetition, at most six.
+        Indices without repetition, at most `FARTHEST`.
     """
     rows = targets.flatten(1) if targets.dim() > 1 else targets.unsqueeze(1)
     if targets.is_floating_point():

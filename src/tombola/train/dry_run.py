@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola.data.probe import chosen, extremes, first_of, read_targets, targets_of
+from tombola.data.probe import FARTHEST, chosen, extremes, first_of, read_targets, targets_of
 from tombola.data.splits import Split
 from tombola.errors import TombolaError
 from tombola.nn.forward import leaves, mapped, typed, widened
@@ -122,44 +122,67 @@ def _undisturbed(bench: Bench) -> Iterator[None]:
 
 
 def _check_splits(bench: Bench, model: nn.Module) -> None:
-    """Loss and metric on targets of every split; few examples go through the network, whose outputs serve for all."""
+    """Loss and metric on targets of every split.
+
+    Few examples go through the network; their outputs stand for a whole batch's. Where that finds a fault, the
+    targets' own outputs decide: those of some networks have no row per example.
+    """
     sample = first_of(bench.splits.val, _ROWS)
     output, _ = _forward(bench, model, sample)
     for where, split in _splits(bench):
-        for whose, target in _batches(bench, where, split, output):
-            _check_on_host(bench, output, next(typed([(target, target)], model))[1], f"{whose} of the {where} split")
+        for whose, indices, targets in _batches(bench, where, split, output):
+            whose = f"{whose} of the {where} split"
+            try:
+                if targets is None:
+                    raise TombolaError(f"{whose} must be fetched")
+                ((_, targets),) = typed([(targets, targets)], model)
+                _check_on_host(bench, repeated(output, len(sample), len(targets)), targets, whose)
+            except TombolaError:
+                _check_on_host(bench, *_forward(bench, model, chosen(split, indices[: _ROWS + FARTHEST])), whose)
         if len(split) % EVAL_BATCH == 1:
             alone, target = _forward(bench, model, chosen(split, [len(split) - 1]))
             check_task(bench.splits.task, alone, target, f"the last batch of the {where} split, one example,")
 
 
 def _check_outcomes(bench: Bench, model: nn.Module) -> None:
-    """TombolaError if the metric of a network that has taken a step is not a number, for whatever output."""
-    task = bench.splits.task
+    """TombolaError if the metric of a network that has taken a step is NaN, or no number whatever the output."""
+    name = bench.splits.task.metric_name
     for where, split in _splits(bench):
         output, target = _forward(bench, model, first_of(split, _ROWS))
-        values = metric_values(task, output, target)
-        missing = int(values.isnan().sum())
-        if missing:
-            of = f"{missing} of the first {len(values)} examples" if values.dim() else "the first examples"
+        known = targets_of(split)
+        values, few = _measured(bench, output, target), len(target)
+        if values is not None and not values.dim():  # a batch of its own size: of few examples it may be undefined
+            of = "the first batch"
+            whole = None if known is None else known[:EVAL_BATCH].to(target)
+            values = None if whole is None else _measured(bench, repeated(output, few, len(whole)), whole)
+        elif values is not None:
+            of = f"{int(values.isnan().sum())} of the first {few} examples"
+        if values is not None and bool(values.isnan().any()):
             raise TombolaError(
-                f"metric {task.metric_name} is NaN for {of} of the {where} split after one step of training; it must "
-                "be a number whatever the output"
+                f"metric {name} is NaN for {of} of the {where} split after one step of training; it must be a number "
+                "whatever the output"
             )
-        known = targets_of(split) if values.dim() else None
-        if known is None:
+        if values is None or not values.dim() or known is None:
             continue
         for index in extremes(known):
-            same = known[[index] * len(target)].to(target)
-            if not bool(metric_values(task, output, same).isfinite().any()):
+            found = _measured(bench, output, known[[index] * few].to(target))
+            if found is not None and not bool(found.isfinite().any()):
                 raise TombolaError(
-                    f"metric {task.metric_name} is NaN or infinite for example {index} of the {where} split, whatever "
-                    f"the output (target {_shown(known[index])}); give it a finite value there, or leave that out"
+                    f"metric {name} is NaN or infinite for example {index} of the {where} split, whatever the output "
+                    f"(target {_shown(known[index])}); give it a finite value there, or leave that out"
                 )
 
 
-def _batches(bench: Bench, where: str, split: Split, output: Any) -> Iterator[tuple[str, Tensor]]:
-    """The first batch's targets, and the outermost with others to fill a batch; of what must be fetched, a few.
+def _measured(bench: Bench, output: Any, target: Tensor) -> Tensor | None:
+    """The metric; None where it cannot be had of a batch that never occurs."""
+    try:
+        return metric_values(bench.splits.task, output, target)
+    except Exception:
+        return None
+
+
+def _batches(bench: Bench, where: str, split: Split, output: Any) -> Iterator[tuple[str, Sequence[int], Tensor | None]]:
+    """The first batch, and one that holds the outermost targets: indices and targets; of what must be fetched, a few.
 
     The test split is evaluated once, at the end: so that no surprise is left for it, its targets are all fetched.
     """
@@ -168,14 +191,14 @@ def _batches(bench: Bench, where: str, split: Split, output: Any) -> Iterator[tu
         with in_words("the test split cannot be read"):
             known = read_targets(split, bench.progress.track, "the test split")
     if known is None:
-        feed = evaluation_feed(bench.splits, first_of(split, _ROWS), torch.device("cpu"), False)
-        yield "the first examples", next(feed.sweep())[1]
+        yield "the first examples", range(min(_ROWS, len(split))), None
         return
-    rows = max((part.numel() // max(1, len(part)) for part in leaves(output) if part.dim()), default=1)
-    count = min(len(known), EVAL_BATCH, max(_ROWS, _NUMBERS // max(1, rows)))
-    yield "the first batch", known[:count]
+    row = max((part.numel() // max(1, len(part)) for part in leaves(output) if part.dim()), default=1)
+    count = min(len(known), EVAL_BATCH, max(_ROWS, _NUMBERS // max(1, row)))
+    yield "the first batch", range(count), known[:count]
     far = extremes(known)
-    yield "a batch with the outermost targets", known[[*far, *(i for i in range(count) if i not in far)][:count]]
+    indices = [*far, *(i for i in range(count) if i not in far)][:count]
+    yield "a batch with the outermost targets", indices, known[indices]
 
 
 def _check_on_host(bench: Bench, output: Any, target: Tensor, whose: str) -> None:
@@ -183,8 +206,7 @@ def _check_on_host(bench: Bench, output: Any, target: Tensor, whose: str) -> Non
 
     A task that works on the GPU alone, since it holds tensors there, is checked there.
     """
-    task, rows = bench.splits.task, min(_ROWS, len(bench.splits.val))
-    output = repeated(output, rows, len(target))
+    task = bench.splits.task
     try:
         check_task(task, mapped(lambda part: part.cpu(), output), target.cpu(), whose)
     except TombolaError as error:

@@ -12,8 +12,9 @@ from tombola.data.splits import Splits
 from tombola.data.task import Loss, Task, is_cross_entropy
 from tombola.errors import TombolaError
 from tombola.nn.forward import described, path_to_tensor, typed, widened
-from tombola.train.contract import check_mean, in_short
+from tombola.train.contract import check_mean, in_short, repeated
 from tombola.train.evaluate import loss_value, metric_values
+from tombola.train.feeds import EVAL_BATCH
 from tombola.train.search import some_batch
 
 _EXAMPLES = 8
@@ -35,7 +36,7 @@ def check_fits(model: nn.Module, splits: Splits) -> None:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         output = _called(model.eval(), x)
         _check_scores(output, y, splits, "")
-        _check_metric(task, output, y)
+        _check_metric(task, output, y, splits)
         _check_loss(task.evaluation_loss, output, y)
         if len(x) > 1:  # one example has no statistics for a norm to take
             output = _called(model.train(), x)
@@ -116,13 +117,24 @@ def _check_count(outputs: int, splits: Splits) -> None:
     )
 
 
-def _check_metric(task: Task, output: Any, y: Tensor) -> None:
+def _check_metric(task: Task, output: Any, y: Tensor, splits: Splits) -> None:
     try:
         metric_values(task, output, y)
     except TombolaError:
         raise
     except Exception as error:  # a user's function may raise anything
-        raise _failed(f"metric {task.metric_name}", output, y, error) from error
+        if not _works_on_many(task, output, y, splits):
+            raise _failed(f"metric {task.metric_name}", output, y, error) from error
+
+
+def _works_on_many(task: Task, output: Any, y: Tensor, splits: Splits) -> bool:
+    """Whether the metric can be had of a batch of its own size, as rank statistics can that need every class."""
+    _, many = some_batch(splits, EVAL_BATCH)
+    try:
+        metric_values(task, repeated(output, len(y), len(many)), many.to(y.dtype))
+    except Exception:
+        return False
+    return True
 
 
 def _check_loss(loss: Loss, output: Any, y: Tensor) -> None:
