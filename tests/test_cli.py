@@ -110,8 +110,17 @@ MISTAKES = {
     "no ticket": (["info", "none.ticket"], ["none.ticket"]),
     "foreign ticket": (["info", __file__], ["test_cli.py"]),
     "weights": (["export", "x.ticket", "--weights", "fnal"], ["'fnal'", "did you mean final?"]),
-    "no run": (["report", "nowhere"], ["nowhere"]),
-    "no folder of runs": (["runs", "--out", "nowhere"], ["nowhere"]),
+    "no run": (["report", "nowhere"], ["run directory nowhere is not there"]),
+    "empty run": (["report", "."], [". holds no run.json", "tombola runs"]),
+    "a file as run": (["report", __file__], ["test_cli.py is a file"]),
+    "no folder of runs": (["runs", "--out", "nowhere"], ["nowhere is not there"]),
+    "a file of runs": (["runs", "--out", __file__], ["test_cli.py is a file"]),
+    "a file to run in": (["find", "imp", "--model", "mlp", "--out", __file__], ["test_cli.py is a file"]),
+    "a folder to demonstrate in": (["demo", "--out", f"{__file__}/x"], ["test_cli.py is a file"]),
+    "a folder as configuration": (["find", "imp", "--config", "."], ["is no file", "YAML"]),
+    "a word as mapping": (["find", "imp", "--augment", "x"], ["augment is 'x'", "a mapping"]),
+    "a word as cue": (["find", "imp", "--cue", "x"], ["cue is 'x'", "a mapping"]),
+    "control levels": (["study", "curve", "imp", "--model", "mlp", "--control_levels", "[9]"], ["levels 1, 2, 3"]),
     "replicates": (["verify", "none.ticket", "--replicates", "0"], ["none.ticket"]),
 }
 
@@ -277,10 +286,27 @@ def test_export_of_a_rounded_ticket(found: dict[str, Any], tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_export_elsewhere_is_refused(found: dict[str, Any], tmp_path: Path) -> None:
-    status, _, err = call("export", found["ticket"], "--out", str(tmp_path / "net.npz"))
+@pytest.mark.parametrize(
+    ("place", "said"), [("net.npz", "ends in '.npz'"), ("net", "has no ending"), (".", "is a folder")]
+)
+def test_export_elsewhere_is_refused(place: str, said: str, found: dict[str, Any], tmp_path: Path) -> None:
+    status, _, err = call("export", found["ticket"], "--out", str(tmp_path / place))
     assert status == 2
+    assert said in err
     assert ".safetensors" in err
+
+
+def test_what_cannot_be_written_to_is_said_before_anything_is_measured(found: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for words in (
+        ["deploy", found["ticket"]],
+        ["verify", found["ticket"]],
+        ["find", "dense", "--model", "mlp"],
+        ["study", "joint", "--model", "mlp", "--data", "digits"],
+    ):
+        status, out, err = call(*words, "--out", str(tmp_path / "file" / "x"))
+        assert (status, out, err.count("\n")) == (2, "", 1)
+        assert f"{tmp_path / 'file'} is a file; name a folder" in err
 
 
 def test_verify_report_and_runs(found: dict[str, Any], runs: Path, tmp_path: Path) -> None:
@@ -302,6 +328,10 @@ def test_verify_report_and_runs(found: dict[str, Any], runs: Path, tmp_path: Pat
     status, out, _ = call("runs", "--out", str(runs))
     assert status == 0
     assert Path(found["run"]).name in out
+    assert all(line == line.rstrip() for line in out.splitlines())
+    status, _, err = call("report", str(runs))
+    assert (status, err.count("\n")) == (2, 1)
+    assert f"runs and is none itself; name them one by one, such as {runs}" in err
 
 
 def test_study_curve(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def _add_deploy(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--formats",
-        type=list[str],
+        type=list[str] | str,
         default=_FORMATS,
         help="how the compacted network is written: onnx, state_dict (.safetensors), torch (.pt2)",
     )
@@ -63,7 +63,7 @@ def _add_deploy(parser: ArgumentParser) -> None:
 def _add_bench(parser: ArgumentParser) -> None:
     parser.add_argument("--batch", type=list[int] | int | str, default=[1, 64], help="batch sizes, e.g. 1,64")
     parser.add_argument(
-        "--engines", type=list[str] | None, default=None, help="which engines (null: all that run here)"
+        "--engines", type=list[str] | str | None, default=None, help="which engines (null: all that run here)"
     )
     parser.add_argument("--rounds", type=int, default=9, help="how often every engine takes its turn")
     _add_common(parser)
@@ -84,19 +84,21 @@ def _made(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
 
 
 def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from tombola.runs.atomic import write_json
+    from tombola.runs.atomic import check_folder, write_json
 
     with loading(None):
         from tombola.runtime.example import example_input
         from tombola.runtime.export import check_formats, export
         from tombola.ticket.ticket import Ticket
 
-    check_formats(given["formats"])
+    formats = [given["formats"]] if isinstance(given["formats"], str) else given["formats"]
+    check_formats(formats)
+    out = Path(given["out"])
+    check_folder(out)
     ticket = Ticket.load(given["ticket"])
     deployed = _made(given, ticket, given["batch"])
-    out = Path(given["out"])
     example = example_input(ticket, given["batch"], given["input_shape"])
-    files = export(deployed.compacted, (example,), out, formats=given["formats"])
+    files = export(deployed.compacted, (example,), out, formats=formats)
     out.mkdir(parents=True, exist_ok=True)
     deployed.plan.save(out / "plan.json")
     told = deployed.report.as_dict()
@@ -124,7 +126,7 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         {batch: _made(given, ticket, batch) for batch in batches},
         {batch: (example_input(ticket, batch, given["input_shape"]),) for batch in batches},
         threads=given["threads"] or torch.get_num_threads(),
-        engines=given["engines"] or tuple(ENGINES),
+        engines=([given["engines"]] if isinstance(given["engines"], str) else given["engines"]) or tuple(ENGINES),
         rounds=given["rounds"],
         ticket_bytes=Path(given["ticket"]).stat().st_size,
     )
@@ -148,6 +150,8 @@ def _batches(given: Any) -> list[int]:
 
 def show_bench(screen: Screen, found: Bench) -> None:
     """The times side by side, what the network weighs, and the gain."""
+    from tombola.formats import plural
+
     rows = [
         [time.engine, str(time.batch), "-", "-", time.missing or ""]
         if time.median is None
@@ -155,7 +159,7 @@ def show_bench(screen: Screen, found: Bench) -> None:
         for time in found.timings
     ]
     screen.table(("engine", "batch", "ms", "quartiles", "not run"), rows, left=(0, 4))
-    screen.line(f"{found.threads} threads, median of {found.rounds} alternating rounds")
+    screen.line(f"{plural(found.threads, 'thread')}, median of {plural(found.rounds, 'alternating round')}")
     screen.line(f"FLOPs of one input: {found.flops:,} dense, {found.kept_flops:,} at kept weights")
     screen.line("bytes: " + ", ".join(f"{name} {size:,}" for name, size in found.bytes.items()))
     for gain in found.gains:

@@ -18,6 +18,8 @@ _TYPES = {
     "tuple": "a list such as [a, b]",
 }
 
+_SOURCE = ' in "<unicode string>",'
+
 
 def one_line(error: BaseException) -> str:
     """Any error's message on one line; a missing or unreadable file is named first."""
@@ -45,10 +47,14 @@ def parser_line(message: str, options: Iterable[str], command: str) -> str:
         return f"file {found[1]} is not there"
     if found := re.match(r"Unexpected config: (.+)", text):
         return f"the configuration is {found[1][:60]!r}, but it must be a mapping of options to values"
+    if found := re.search(r"Path is not a file: '?([^']+)'?", text):
+        return f"{found[1]} is no file; a YAML file of options is needed"
+    if found := re.search(r'Parser key "([^"]+)": Unable to load config "(.*)"', text):
+        return f"{found[1]} is {found[2]!r}, but it must be {_TYPES['dict']}"
     if text == "Unexpected config:" or "codec can't decode" in text:
         return "the configuration is empty or no UTF-8 text, but it must be a YAML mapping of options to values"
     if text.startswith("Problems parsing config"):
-        return f"the configuration is not readable YAML: {text.partition(': ')[2]}"
+        return f"the configuration is not readable YAML: {text.partition(': ')[2].replace(_SOURCE, '')}"
     return _wrong_type(message) or text
 
 
@@ -71,6 +77,8 @@ def _wrong_type(message: str) -> str | None:
     keys = re.findall(r'Parser key "([^"]+)"', message)
     value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
     wanted = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", message))
+    if "Expected a dot import path string" in message:  # what the parser wants of a nested dataclass
+        wanted = {"dict": None, **wanted}
     if not keys or value is None or not wanted:
         return None
     if len(keys) > 1:  # a nested option: what its own parser says comes first, null is the outer one's

@@ -65,7 +65,8 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
     parent = Path(given["out"])
     if not parent.is_dir():
-        raise TombolaError(f"folder {parent} is not there; name the folder of the runs with --out")
+        problem = "is a file" if parent.exists() else "is not there"
+        raise TombolaError(f"{parent} {problem}; name the folder of the runs with --out")
     found = list_runs(parent)
     rows = [[run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run["result"])] for run in found]
     if rows:

@@ -39,7 +39,9 @@ class Screen:
             table.add_column(column, justify="left" if index in left else "right", overflow="fold")
         for row in rows:
             table.add_row(*map(printable, row))
-        self._console.print(table)
+        with self._console.capture() as drawn:
+            self._console.print(table)
+        self._console.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
         self._console.print()
 
     def run(self, result: Mapping[str, Any]) -> None:

@@ -44,7 +44,7 @@ def verbs() -> list[Verb]:
     return [
         Verb(
             ("verify",),
-            "Train a ticket and its rivals on fresh seeds, and say whether it wins.",
+            "Train a ticket and its controls on fresh seeds, and say whether it wins.",
             _add_verify,
             _verify,
         ),

@@ -104,10 +104,11 @@ def load(path: Path) -> Node | None:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise TombolaError(f"{path} cannot be read ({error}); expected a JSON file; check the path") from error
+        reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
+        raise TombolaError(f"{path} cannot be read ({reason}); expected a JSON file; check the path") from error
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:

@@ -191,6 +191,6 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
         part.replace(html)
     except OSError as error:
         raise TombolaError(
-            f"the report cannot be written to {html} ({error}); name a folder that is writable"
+            f"the report cannot be written to {html} ({error.strerror}); name a folder that is writable"
         ) from error
     return ReportFiles(html, tuple(written))

@@ -212,6 +212,18 @@ def _verify(node: Node, root: Path) -> Verify:
     )
 
 
+def _no_run(path: Path) -> str:
+    """What there is in the place of a run directory."""
+    if not path.exists():
+        return f"run directory {path} is not there; `tombola runs` lists those in a folder"
+    if not path.is_dir():
+        return f"{path} is a file; name the directory of a run"
+    inside = sorted(file.parent.name for file in path.glob("*/run.json"))
+    if inside:
+        return f"{path} holds {len(inside)} runs and is none itself; name them one by one, such as {path / inside[0]}"
+    return f"{path} holds no run.json, so it is no run directory; `tombola runs` lists those in a folder"
+
+
 def _gaps(find: Find) -> list[str]:
     """What a search lacks, in plain words."""
     if not find.replicates:
@@ -253,7 +265,7 @@ def read_run(path: Path) -> Run:
     """
     head = load(path / "run.json")
     if head is None:
-        raise TombolaError(f"{path} holds no run.json; expected a run directory; name one that Tombola wrote")
+        raise TombolaError(_no_run(path))
     result, proof = load(path / "result.json"), load(path / "verify.json")
     kind = head.text("kind", "unknown")
     config = head.get("config")

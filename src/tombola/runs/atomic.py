@@ -51,6 +51,17 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def check_folder(path: Path) -> None:
+    """TombolaError if something is to be written into a folder, and there is something else in its place."""
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise TombolaError(f"{place} is a file; name a folder, or a place for a new one")
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise TombolaError(f"{place} cannot be written to; name another folder")
+            return
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     with write_atomically(path) as file:
@@ -72,7 +83,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise TombolaError(f"{path} is not readable JSON; delete it, or name another run") from None
+        raise TombolaError(f"{path} is not readable JSON; delete it, or name another file") from None
 
 
 def _says_disk_full(error: BaseException) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola.runs.atomic import read_json
+from tombola.runs.atomic import check_folder, read_json
 from tombola.runs.directory import Run, Stage, canonical, content_name, open_run
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def carry_out(
     Raises:
         RunError: as `open_run`.
     """
+    check_folder(order.parent)
     candidates = order.parent.glob(f"{order.label}-*")
     might_be_there = any((found / "result.json").exists() for found in candidates)
     if not might_be_there:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from tombola.errors import TicketError, TombolaError
 from tombola.hold import release
 from tombola.mask import unwrap
+from tombola.names import imported
 from tombola.ticket.format import plain_json
 from tombola.ticket.tensors import (
     first_few,
@@ -100,7 +100,7 @@ def _import_trusted(name: str, trusted: Sequence[str]) -> Any:
             f"network {show(name)} is not one of Tombola's own: pass model=, "
             "or trusted=(its import prefix,) if you trust the ticket"
         )
-    target = pkgutil.resolve_name(name)
+    target = imported("network", name)
     # A trusted package also holds names it imported itself, such as os.system; those are not trusted.
     home = str(getattr(target, "__module__", None))
     if name not in trusted and not _under(home, trusted):
