@@ -95,6 +95,17 @@ def test_sweep_gives_every_example_once_in_order(kind: str) -> None:
     assert source.examples == COUNT
 
 
+@pytest.mark.parametrize("kind", ["floats", "bytes", "streamed"])
+def test_what_works_in_place_does_not_write_into_the_data(kind: str) -> None:
+    source = make(kind)
+    before = [(x.clone(), y.clone()) for x, y in source.sweep()]
+    for batches in (source.sweep(), source.epoch(0, 0)):
+        for x, y in batches:
+            x.zero_()
+            y.zero_()
+    assert same(before, list(source.sweep()))
+
+
 @given(st.integers(1, 40), st.integers(1, 40), st.booleans())
 def test_steps_and_coverage(count: int, batch_size: int, drop_last: bool) -> None:
     data = Resident(torch.zeros(count, 2), torch.arange(count))

@@ -179,7 +179,8 @@ class ResidentFeed:
     def sweep(self) -> Iterator[Batch]:
         size = self._plan.sweep_batch
         for x, y in zip(_cut(self._x, size), _cut(self._y, size), strict=True):
-            yield self._finish(x), y
+            # Copies: a network or a loss that works in place must not write into the data.
+            yield self._finish(x if x.dtype == torch.uint8 else x.clone()), y.clone()
 
 
 class _Keyed(Dataset[Batch]):
