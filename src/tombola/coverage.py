@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from tombola.formats import density
-from tombola.mask import holders, parameters_by_name, prunable
+from tombola.parameters import holders, parameters_by_name, prunable
 
 __all__ = [
     "Coverage",

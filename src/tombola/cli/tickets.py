@@ -14,7 +14,7 @@ from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE, add_run
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
-from tombola.formats import MISSING, Unit, count, density, p_value
+from tombola.formats import MISSING, Unit, count, p_value
 from tombola.study.margin import Kind, Margin
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -247,6 +247,7 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     with loading(None):
         from tombola.ticket.export import export_state
         from tombola.ticket.rounding import Values
+        from tombola.ticket.summary import describe_density
         from tombola.ticket.ticket import Ticket
 
     if given["weights"] not in _WEIGHTS:
@@ -270,5 +271,5 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     state = export_state(
         ticket, out, weights=given["weights"], model=architecture(given, ticket), trusted=trusted(given)
     )
-    screen.line(f"wrote {out}: {len(state)} tensors, {density(ticket.density)} of the prunable weights kept")
+    screen.line(f"wrote {out}: {len(state)} tensors, kept {describe_density(ticket)}")
     return {**told, "tensors": len(state)}

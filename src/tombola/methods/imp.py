@@ -39,7 +39,7 @@ class IterativePruning:
     """
 
     name: ClassVar[str] = "imp"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     prunes_in_levels: ClassVar[bool] = True
 
     density: float | None = None

@@ -1,0 +1,233 @@
+"""The names of a model's parameters, and which of them may be pruned.
+
+Names are those of the model's own `state_dict()` before anything was attached to it or wrapped round it, so
+that a mask made on a bare model fits the same model when it is compiled, distributed or parametrized.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
+
+from tombola.errors import TombolaError
+
+__all__ = [
+    "clean",
+    "holders",
+    "module_at",
+    "named_parameter",
+    "parameters_by_name",
+    "places",
+    "prunable",
+    "resolve",
+    "unwrap",
+]
+
+_T = TypeVar("_T")
+
+_LAYERS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+# Wrapper class -> the child that holds the wrapped model. By class name: some of them live in optional
+# packages.
+_WRAPPERS = {
+    "OptimizedModule": "_orig_mod",
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "DeepSpeedEngine": "module",
+    "AveragedModel": "module",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    "_FabricModule": "_forward_module",
+}
+_INNER_WRAPPER = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+# ---- names -------------------------------------------------------------------------------------------------
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside torch.compile, DataParallel, DDP, FSDP, Fabric, DeepSpeed or averaging wrappers."""
+    while True:
+        child = next((_WRAPPERS[c.__name__] for c in type(model).__mro__ if c.__name__ in _WRAPPERS), None)
+        inner = None if child is None else model._modules.get(child)
+        if inner is None:
+            return model
+        model = inner
+
+
+def clean(name: str) -> str:
+    """`a._orig_mod.b` -> `a.b`: a compiled or checkpointed submodule keeps its own name."""
+    return _INNER_WRAPPER.sub("", name)
+
+
+def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """One module's own parameters under the names they had before anything was attached."""
+    attached = module._modules.get("parametrizations")
+    if isinstance(attached, nn.ModuleDict):
+        for name, chain in attached.items():
+            original = chain._parameters.get("original")
+            if original is not None:
+                yield name, original
+    for name, parameter in module._parameters.items():
+        if parameter is None or (isinstance(module, ParametrizationList) and name == "original"):
+            continue
+        stem = name.removesuffix("_orig")
+        if stem != name and f"{stem}_mask" in module._buffers:  # torch.nn.utils.prune
+            name = stem
+        yield name, parameter
+
+
+def _walk(model: nn.Module, tied: bool = False) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    """(full name, module, name within the module, parameter); a tied parameter once, unless `tied`."""
+    seen: set[int] = set()
+    for prefix, module in unwrap(model).named_modules(remove_duplicate=not tied):
+        for local, parameter in _own_parameters(module):
+            if not tied and id(parameter) in seen:
+                continue
+            seen.add(id(parameter))
+            yield clean(f"{prefix}.{local}" if prefix else local), module, local, parameter
+
+
+def parameters_by_name(model: nn.Module, *, tied: bool = False) -> dict[str, nn.Parameter]:
+    """Every parameter under its own `state_dict` name, wrappers and parametrizations stripped.
+
+    Of tied parameters the first name owns and stands alone; `tied=True` lists the further names too. What a
+    parametrization stores in several tensors (weight norm) or adds itself (scores) keeps its raw name.
+    """
+    return {name: parameter for name, _, _, parameter in _walk(model, tied)}
+
+
+def holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
+    """Every parameter's name -> the (module, attribute) pairs that hold it: several where it is tied."""
+    owner = {id(parameter): name for name, parameter in parameters_by_name(model).items()}
+    found: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in owner.values()}
+    seen: set[tuple[int, str]] = set()
+    for _, module, local, parameter in _walk(model, tied=True):
+        if (id(module), local) not in seen:  # a module may stand at several places of the tree
+            seen.add((id(module), local))
+            found[owner[id(parameter)]].append((module, local))
+    return found
+
+
+def places(model: nn.Module) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+    """Every name of every weight -> all its (path of the module, attribute): several where it is tied.
+
+    Unlike in `parameters_by_name`, what a parametrization stores in several tensors is the one weight it stands for.
+    """
+    groups: dict[int, list[tuple[str, tuple[str, ...], str]]] = {}
+    for prefix, module in unwrap(model).named_modules(remove_duplicate=False):
+        chains = module._modules.get("parametrizations")
+        several = [
+            (local, chain)
+            for local, chain in (chains.items() if isinstance(chains, nn.ModuleDict) else ())
+            if "original" not in chain._parameters
+        ]
+        for local, weight in [*_own_parameters(module), *several]:
+            name = clean(f"{prefix}.{local}" if prefix else local)
+            path = tuple(name[: -len(local) - 1].split(".")) if name != local else ()
+            groups.setdefault(id(weight), []).append((name, path, local))
+    return {name: [(path, local) for _, path, local in group] for group in groups.values() for name, _, _ in group}
+
+
+def module_at(module: nn.Module, path: Sequence[str]) -> nn.Module | None:
+    """The module at the end of a path, through what was wrapped round parts of it; None if there is none."""
+    for part in path:
+        child = module._modules.get(part)
+        if child is None:
+            child = unwrap(module)._modules.get(part)
+        if child is None:
+            return None
+        module = child
+    return module
+
+
+def named_parameter(model: nn.Module, name: str) -> nn.Parameter:
+    """The parameter called `name` (any of its names, if tied), or a TombolaError with the close matches."""
+    return resolve(parameters_by_name(model, tied=True), name)
+
+
+def resolve(table: Mapping[str, _T], name: str, what: str = "parameter") -> _T:
+    """`table[name]`, or a TombolaError that names the close matches."""
+    if name in table:
+        return table[name]
+    raise TombolaError(f"no {what} is called {name!r}; {_closest(name, table)}")
+
+
+def _closest(name: str, names: Mapping[str, object] | Sequence[str]) -> str:
+    allowed = list(names)
+    close = difflib.get_close_matches(name.strip("*"), allowed, n=3, cutoff=0.3)
+    if close:
+        return "close matches: " + ", ".join(close)
+    more = "" if len(allowed) <= 8 else f" and {len(allowed) - 8} more"
+    return "there are: " + (", ".join(allowed[:8]) + more if allowed else "none")
+
+
+# ---- what may be pruned ------------------------------------------------------------------------------------
+
+
+def prunable(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
+    """The weights a mask runs over, by name, in the model's own order.
+
+    By default: weights of Linear and convolution layers (subclasses and transposed ones too) and the
+    projections of nn.MultiheadAttention (a packed projection is one tensor); no biases, norms or embeddings.
+    Of tied weights the first name owns; a Linear tied to an embedding is left out.
+
+    Args:
+        include: shell-style patterns over names (`"*.bias"`); every parameter they match is added.
+        exclude: patterns whose matches are taken out again, also from `include`.
+
+    Raises:
+        TombolaError: a pattern matches no parameter, or a lazy layer has no shape yet.
+    """
+    every = parameters_by_name(model, tied=True)
+    added = _matching(every, include, "include")
+    removed = _matching(every, exclude, "exclude")
+    embedded = {
+        id(parameter)
+        for _, module, _, parameter in _walk(model, tied=True)
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
+    }
+    by_default = {
+        id(parameter)
+        for _, module, local, parameter in _walk(model, tied=True)
+        if _is_weight(module, local) and id(parameter) not in embedded
+    }
+    chosen = {
+        name: parameter
+        for name, parameter in parameters_by_name(model).items()
+        if id(parameter) in (by_default | added) - removed
+    }
+    for name, parameter in chosen.items():
+        if nn.parameter.is_lazy(parameter):
+            raise TombolaError(f"{name!r} has no shape yet (a lazy layer); run one batch through the model first")
+    return chosen
+
+
+def _is_weight(module: nn.Module, local: str) -> bool:
+    if isinstance(module, nn.MultiheadAttention):
+        return local in _ATTENTION_WEIGHTS
+    return isinstance(module, _LAYERS) and local == "weight"
+
+
+def _matching(every: Mapping[str, nn.Parameter], patterns: Sequence[str], option: str) -> set[int]:
+    matched: set[int] = set()
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        hits = {id(parameter) for name, parameter in every.items() if fnmatchcase(name, pattern)}
+        if not hits:
+            raise TombolaError(f"{option} pattern {pattern!r} matches no parameter; {_closest(pattern, every)}")
+        matched |= hits
+    return matched
