@@ -146,6 +146,13 @@ def test_whole_numbers_of_any_width_are_class_numbers(dtype: torch.dtype) -> Non
         assert torch.equal(y, Y)
 
 
+def test_resident_splits_are_of_the_same_kinds() -> None:
+    given = Resident(X.half(), Y.int(), "mine")
+    splits = make_splits(given, given)
+    assert isinstance(splits.train, Resident)
+    assert (splits.train.x.dtype, splits.train.y.dtype, splits.train.source) == (torch.float16, torch.int64, "mine")
+
+
 def test_booleans_are_two_classes() -> None:
     assert both(X, Y > 1).classes == 2
     (_, y), *_ = feed(streamed(Y > 1).train, batch_size=12).sweep()

@@ -282,7 +282,9 @@ def _split(given: Any, where: str, workers: int, floats: torch.dtype) -> Split:
         if len(given) != 2:
             raise TombolaError(f"the {where} split has {len(given)} tensors; it must be a pair (x, y)")
         split: Split = _resident(given[0], given[1], where, floats)
-    elif isinstance(given, (Resident, Streamed)):
+    elif isinstance(given, Resident):
+        split = replace(given, x=as_inputs(given.x, None), y=as_targets(given.y, None))
+    elif isinstance(given, Streamed):
         split = given
     elif isinstance(given, _NO_EXAMPLES) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise TombolaError(
