@@ -163,8 +163,8 @@ def test_table_states_the_denominator() -> None:
     text = mask(fc=[[1, 0], [0, 0]], b=[1, 1]).table()
     lines = text.splitlines()
     assert lines[0].split() == ["layer", "shape", "kept", "total", "density"]
-    assert lines[2].split() == ["fc", "2x2", "1", "4", "0.2500"]
-    assert lines[5].split() == ["total", "3", "6", "0.5000"]
+    assert lines[2].split() == ["fc", "2x2", "1", "4", "25.00", "%"]
+    assert lines[5].split() == ["total", "3", "6", "50.00", "%"]
     assert "the 6 weights of these 2 tensors" in lines[6]
     assert len({len(line) for line in lines[:6]}) == 1
 

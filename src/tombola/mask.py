@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
+from tombola import formats
 from tombola.errors import TombolaError
 from tombola.parameters import (
     clean,
@@ -154,8 +155,8 @@ class Mask(Mapping[str, Tensor]):
         rows = [("layer", "shape", "kept", "total", "density")]
         for name, (k, n) in counts.items():
             shape = "x".join(map(str, self[name].shape)) or "1"
-            rows.append((name, shape, f"{k:,}", f"{n:,}", f"{k / n if n else 1.0:.4f}"))
-        rows.append(("total", "", f"{kept:,}", f"{total:,}", f"{self.density:.4f}"))
+            rows.append((name, shape, formats.count(k), formats.count(n), formats.density(k / n if n else 1.0)))
+        rows.append(("total", "", formats.count(kept), formats.count(total), formats.density(self.density)))
         widths = [max(len(row[column]) for row in rows) for column in range(5)]
         lines = [
             "  ".join(

@@ -26,10 +26,10 @@ def alike(values: Iterable[float | None], within: float = 0.0) -> bool:
 
 def tick_label(value: float, _position: object = None) -> str:
     """A tick's number: thousands grouped, no needless zeros, a minus sign."""
-    text = significant(value, 6)
-    if "e" not in text and "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text == f"{MINUS}0" else text
+    mantissa, mark, exponent = significant(value, 6).partition("e")
+    if "." in mantissa:
+        mantissa = mantissa.rstrip("0").rstrip(".")
+    return "0" if mantissa == f"{MINUS}0" else f"{mantissa}{mark}{exponent}"
 
 
 def count_label(value: float, _position: object = None) -> str:

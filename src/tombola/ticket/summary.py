@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tombola.coverage import density_in_words
+from tombola.formats import BITS, count, density
 from tombola.ticket import format as container
 from tombola.ticket.codec import encode
 from tombola.ticket.parts import Parts
@@ -103,18 +104,19 @@ def table(ticket: Parts) -> str:
     cells = [("layer", "kept", "total", "density", "coding", "bits/weight", "entropy", "bytes")]
     for row in [*rows, _total(ticket, rows)]:
         bits = f"{row.bits:.4f}", f"{row.bound:.4f}"
-        cells.append((row.name, f"{row.kept:,}", f"{row.total:,}", f"{row.density:.4f}", row.coding, *bits,
-                      f"{row.bytes:,}"))  # fmt: skip
+        cells.append(
+            (row.name, count(row.kept), count(row.total), density(row.density), row.coding, *bits, count(row.bytes))
+        )
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
         for row in cells
     ]
     rule = "-" * len(lines[0])
+    size, bound = count(len(container.pack(header, tensors))), count(math.ceil(bound_bytes(ticket)))
     note = (
         f"kept: {describe_density(ticket)}; bits/weight of the coded mask; the masked layers' content takes "
-        f"{bits_per_weight(ticket):.4g} bits per weight; "
-        f"file {len(container.pack(header, tensors)):,} bytes, its content's bound {math.ceil(bound_bytes(ticket)):,}"
+        f"{BITS.bare(bits_per_weight(ticket))} bits per weight; file {size} bytes, its content's bound {bound}"
     )
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])
 
@@ -135,8 +137,8 @@ def _rows(header: Mapping[str, Any]) -> list[LayerRow]:
     for entry in header["masks"]:
         name, kept, total = entry["name"], entry["kept"], math.prod(entry["shape"])
         bits = 8 * entry["bytes"] / total if total else 0.0
-        density = kept / total if total else 1.0
-        rows.append(LayerRow(name, kept, total, density, by_name[name], entry["coding"], bits, entropy(kept, total)))
+        share = kept / total if total else 1.0
+        rows.append(LayerRow(name, kept, total, share, by_name[name], entry["coding"], bits, entropy(kept, total)))
     return rows
 
 
