@@ -240,7 +240,7 @@ def test_a_search_of_one_masked_level(tmp_path: Path) -> None:
         "masked-size",
         "masked-training",
     ]
-    assert words.verdict(run).startswith("With 50.00 % of the prunable weights, the ticket's mean test accuracy is ")
+    assert words.verdict(run).startswith("With 50.00 % of the prunable weights, the ticket's test accuracy is ")
     assert [number.name for number in key_numbers(run, page_looks([run])[0])] == [
         "Weights kept",
         "Ticket",
@@ -256,5 +256,5 @@ def test_a_dense_network_alone_claims_nothing(tmp_path: Path) -> None:
     root = tmp_path / "run"
     run = read_run(one_level(root, make_level(root, "replicate-0/level-00", 1.0, random.Random(0))))
     assert run.missing == ()
-    assert words.verdict(run).startswith("The dense network's mean test accuracy is ")
+    assert words.verdict(run).startswith("The dense network's test accuracy is ")
     assert "layer-density" not in names_of(run)

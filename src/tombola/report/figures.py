@@ -67,6 +67,10 @@ class Row:
     interval: tuple[float, float] | None
 
 
+FEW = 8
+"""Evaluations of which each has a mark in a curve."""
+
+
 def band_kind(series: Sequence[Series]) -> str:
     """Which band is shown: ``interval`` (where every point has 3 values or more), ``range`` or ``none``."""
     sizes = [point.spread.n for line in series for point, _ in line.shown]
@@ -217,7 +221,7 @@ def trace_figure(
             _band(axes, curve.steps, y, ends if curve.n > 1 else [], look)
             step = max(1, len(y) // 6)
             places = slice(min(number * step // len(traces), len(y) - 1), None, step)
-            marker = look.marker if marked or len(y) == 1 else "none"
+            marker = look.marker if marked or len(y) <= FEW else "none"
             more = {"marker": marker, "markevery": places, "markersize": 4.0 if len(y) > 1 else 5.5}
             axes.plot(curve.steps, y, label=plain(trace.label), **_line(look, **more))
         if log:

@@ -248,7 +248,7 @@ def image_figure(shown: Mapping[str, Shares], label: str, factor: float) -> Figu
             drawn = axes.imshow(image, cmap="viridis", vmin=low, vmax=high, interpolation="none")
             if channels == 1 or index % columns == 0:
                 axes.set_title(plain(name, 24), fontsize=8, loc="left" if channels > 1 else "center", pad=3)
-        bar = figure.colorbar(drawn, ax=grid, fraction=0.05, pad=0.03)
+        bar = figure.colorbar(drawn, ax=grid, fraction=0.05, pad=0.03, shrink=0.86 if rows > 1 else 0.7)
         bar.outline.set_visible(False)
         round_ticks(bar.ax.yaxis)
         bar.set_label(label)

@@ -273,12 +273,12 @@ def run_plots(run: Run, looks: Looks) -> list[Shown]:
     return [
         *found,
         *_accuracy(find, looks, early=False),
+        *input_plots(run, looks),
         *_accuracy(find, looks, early=True),
         *_cost(find, looks),
         *_early_stop(find, looks),
         *_find_traces(find, shaded),
         *logs,
-        *input_plots(run, looks),
         *_layers(find, shaded),  # last, for they may be tall
         *_utilised(find, looks),
     ]

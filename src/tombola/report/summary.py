@@ -46,6 +46,12 @@ class Find:
     from_ticket: bool = False
 
     @property
+    def pruned(self) -> bool:
+        """Whether any network of the search lacks weights."""
+        levels = (level for rep in self.replicates for found in rep.arms.values() for level in found)
+        return any(level.density < 1 for level in levels)
+
+    @property
     def arms(self) -> tuple[str, ...]:
         """Names of the arms that have at least one level, the known ones first."""
         present = {name for rep in self.replicates for name, levels in rep.arms.items() if levels}
@@ -246,15 +252,14 @@ def _gaps(find: Find) -> list[str]:
         notes.append(f"{untested} of {len(levels)} trained networks have no test {find.metric}.")
     if not any(entry.layers for entry in levels):
         notes.append("Counts per layer were not recorded.")
-    if any(entry.density < 1 for entry in levels) and not {"random", "reinit"} & set(find.arms):
+    if find.pruned and not {"random", "reinit"} & set(find.arms):
         notes.append("No random or reinitialised controls were trained at the levels of this search.")
     return notes
 
 
 def _has_ticket(find: Find) -> bool:
     """Whether anything was pruned, or is still to be: a dense network alone has no claim to verify."""
-    levels = [entry for rep in find.replicates for arm in rep.arms.values() for entry in arm]
-    return not levels or any(entry.density < 1 for entry in levels)
+    return not any(rep.arms for rep in find.replicates) or find.pruned
 
 
 def read_run(path: Path) -> Run:

@@ -102,8 +102,9 @@ def _by_level(
         rows.append(tuple(row))
     heads: list[str | Cell] = []
     for arm in columns:
-        heads += [arm_cell(arm, looks)] if alike else [arm_cell(arm, looks), "n"]
-    n = f"n = {sizes.pop()}." if alike else ""
+        cell = arm_cell(arm, looks) if find.pruned else replace(arm_cell(arm, looks), text="Network")
+        heads += [cell] if alike else [cell, "n"]
+    n = f"n = {sizes.pop()}." if alike and sizes != {1} else ""
     starred = any(not p.complete for found in columns.values() for p in found.values())
     extra = "* some replicates have no value there." if starred else ""
     total = _total_words(find) if known else ""

@@ -63,14 +63,14 @@ def study_sentence(study: Study) -> str:
     tested = {arm.name: found for arm in study.arms if (found := spread(arm.values["test_accuracy"])) is not None}
     if not tested:
         return "No test result has been recorded yet."
-    over = plural(study.replicates, "replicate")
+    over, mean = plural(study.replicates, "replicate"), "mean " if study.replicates > 1 else ""
     if len(tested) == 1:
         ((name, found),) = tested.items()
-        return f"One arm over {over}: {name} has a mean test {study.metric} of {unit.show(found.mean)}."
+        return f"One arm over {over}: {name} has a {mean}test {study.metric} of {unit.show(found.mean)}."
     text, best = f"{plural(len(tested), 'arm')} over {over}", best_arm(study)
     if best is not None:
         end = "highest" if study.better == "higher" else "lowest"
-        text += f": {best.name} has the {end} mean test {study.metric}, {unit.show(tested[best.name].mean)}"
+        text += f": {best.name} has the {end} {mean}test {study.metric}, {unit.show(tested[best.name].mean)}"
     return f"{text}.{_against_the_first(study)}"
 
 
@@ -99,8 +99,9 @@ def find_sentence(find: Find) -> str:
     """What a search shows, with no claim beyond its own replicates."""
     unit, dense, best = Unit(find.metric), dense_point(find), sparsest_that_keeps_up(find)
     if best is not None and dense is not None:
+        mean = "mean " if best.spread.n > 1 else ""
         return (
-            f"Down to {density(best.density)} of the prunable weights, mean test accuracy stays within 0.2 points of "
+            f"Down to {density(best.density)} of the prunable weights, {mean}test accuracy stays within 0.2 points of "
             f"the dense network: {unit.show(best.spread.mean)} against {unit.show(dense.spread.mean)} "
             f"({plural(best.spread.n, 'replicate')})."
         )
@@ -108,10 +109,11 @@ def find_sentence(find: Find) -> str:
     if not found:
         return "No test result has been recorded yet."
     last = min(found, key=lambda p: p.density)
+    mean = "mean " if last.spread.n > 1 else ""
     if dense is not None and last.density == 1:
         over = plural(last.spread.n, "replicate")
-        return f"The dense network's mean test {find.metric} is {unit.show(last.spread.mean)} ({over})."
-    start = f"With {density(last.density)} of the prunable weights, the ticket's mean test {find.metric} is "
+        return f"The dense network's {mean}test {find.metric} is {unit.show(last.spread.mean)} ({over})."
+    start = f"With {density(last.density)} of the prunable weights, the ticket's {mean}test {find.metric} is "
     end = f" ({plural(last.spread.n, 'replicate')})."
     if dense is None:
         return f"{start}{unit.show(last.spread.mean)}{end}"
