@@ -249,7 +249,7 @@ def test_a_search_of_one_masked_level(tmp_path: Path) -> None:
     text = write_report([root], tmp_path / "out").html.read_text().lower()
     for nonsense in ("keeps up", "nan", ">none<", "several densities", "by density"):
         assert nonsense not in text, nonsense
-    assert "Keeps up down to" in write_report([root, root], tmp_path / "two").html.read_text()
+    assert "Total iterations" in write_report([root, root], tmp_path / "two").html.read_text()
 
 
 def test_a_dense_network_alone_claims_nothing(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def density_figure(
     ylabel: str,
     factor: float = 1.0,
     dense: float | None = None,
+    dense_name: str = "Dense",
     window: tuple[float, float] | None = None,
     counts: bool = False,
 ) -> Figure:
@@ -105,7 +106,7 @@ def density_figure(
         series: at least one, each with at least one point of density > 0.
         ylabel: what the vertical axis shows, with its unit.
         factor: what values are multiplied by for display (100 for percent).
-        dense: value of the dense network, drawn across as a dotted line.
+        dense: value of the dense network, drawn across as a dotted line, and ``dense_name`` what it is called.
         window: limits of the vertical axis, before ``factor``; None fits all data.
         counts: whole numbers, from 0.
     """
@@ -124,7 +125,7 @@ def density_figure(
                     face = look.colour if point.complete else style.PAPER
                     axes.plot([at], [value], look.marker, color=look.colour, markerfacecolor=face)
         if dense is not None:
-            axes.axhline(factor * dense, label="Dense", zorder=1.5, **_line(CONTROLS["dense"], linewidth=1.3))
+            axes.axhline(factor * dense, label=plain(dense_name), zorder=1.5, **_line(CONTROLS["dense"], linewidth=1.3))
         density_axis(axes, [p.density for line in series for p, _ in line.shown])
         axes.set_ylabel(ylabel)
         axes.margins(y=0.06)

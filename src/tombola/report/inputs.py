@@ -159,6 +159,8 @@ def study_inputs(study: Study) -> list[Shown]:
         return []
     name, reading = known[-1]
     note = f"Random mask: of the same layer density as {name}."
+    if len(known) < len(found):
+        note = f"{len(known)} of {len(found)} masks. {note}"
     return _several("study-inputs", readings, {RANDOM: reading.random}, study.replicates, note)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tombola.formats import Unit
 from tombola.report import cost, figures
@@ -41,6 +42,7 @@ def against_density(
     unit: Unit,
     better: str | None,
     dense: float | None,
+    dense_name: str = "Dense",
 ) -> list[Shown]:
     """A metric against density, and a close-up where the whole range hides what matters; a sentence if all is equal."""
     if not worth_drawing(series):
@@ -48,16 +50,17 @@ def against_density(
     if flat(series) and dense in (None, series[0].points[0].spread.mean):
         return [Remark(f"{title}: {unit.show(series[0].points[0].spread.mean)} at every density.")]
     label, bands = unit.axis("Test"), band_words(series)
-    dotted = "Dotted: the dense network's mean." if dense is not None else ""
+    across: dict[str, Any] = {"dense": dense, "dense_name": dense_name}
+    dotted = "Dotted: the dense network." if dense is not None else ""
     caption = sentences(
         f"{says}, from dense (left) to sparse (right).", direction_words(better, unit.metric), bands, dotted
     )
     found: list[Shown] = [
-        Plot(slug, title, caption, figures.density_figure(series, ylabel=label, factor=unit.factor, dense=dense))
+        Plot(slug, title, caption, figures.density_figure(series, ylabel=label, factor=unit.factor, **across))
     ]
     window = close_up(series, dense) if unit.percent else None
     if window is not None:
-        drawn = figures.density_figure(series, ylabel=label, factor=unit.factor, dense=dense, window=window)
+        drawn = figures.density_figure(series, ylabel=label, factor=unit.factor, window=window, **across)
         caption = sentences(close_words(window, series, unit), bands, dotted)
         found.append(Plot(f"{slug}-close", f"{title}, close up", caption, drawn))
     return found

@@ -67,7 +67,7 @@ def mark_words(numbers: Sequence[Number]) -> str:
     """What bars and small marks are, where there are any."""
     bars = "Bars: 95 % t-intervals." if any(number.interval for number in numbers) else ""
     several = any(len(number.values) > 1 for number in numbers)
-    return sentences(bars, "Small marks: single replicates." if several else "One replicate.")
+    return sentences(bars, "Small marks: single replicates." if several else "Each mark is of one replicate.")
 
 
 def _ratios(study: MaskOverlap) -> list[Shown]:

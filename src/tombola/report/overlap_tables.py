@@ -32,7 +32,7 @@ def _difference(unit: Unit, found: Figure) -> str | Cell:
 def _means(study: MaskOverlap) -> str:
     """What cells with several replicates hold."""
     if study.replicates < 2:
-        return "One replicate."
+        return "Each value is of one replicate."
     over = f"Means over {plural(study.replicates, 'replicate')}"
     return f"{over} ± half of the 95 % t-interval." if study.replicates >= FEWEST else f"{over}."
 

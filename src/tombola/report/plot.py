@@ -59,7 +59,7 @@ def band_words(series: Sequence[Series]) -> str:
     sizes = [p.spread.n for points in shown for p, _ in points]
     kind = figures.band_kind(series)
     if kind == "none":
-        return "One replicate."
+        return "Each mark is of one replicate."
     lines, lone = any(len(points) > 1 for points in shown), any(len(points) == 1 for points in shown)
     what = {(True, False): "Line", (False, True): "Mark", (True, True): "Line or mark"}[lines, lone]
     around = {(True, False): "band", (False, True): "bar", (True, True): "band or bar"}[lines, lone]
@@ -102,7 +102,7 @@ def row_words(rows: Sequence[Row]) -> str:
     """What the marks and bars of arms are."""
     several = [row for row in rows if len(row.values) > 1]
     if not several:
-        return "One replicate."
+        return "Each mark is of one replicate."
     counts = over_replicates(len(row.values) for row in rows) if all(row.values for row in rows) else "the replicates"
     barred = "; bar: 95 % t-interval" if any(row.interval for row in rows) else ""
     return f"Large mark: mean over {counts}{barred}; small marks: single replicates."

@@ -69,10 +69,10 @@ def _early_stop(find: Find, looks: Looks) -> list[Shown]:
     if flat(series):
         return [Remark(f"Early stop: at iteration {series[0].points[0].spread.mean:,.0f} in every search and level.")]
     partial = any(not p.complete for line in series for p in line.points)
-    note = "Hollow: in some replicates the minimum lay too late to be observed." if partial else ""
+    note = "Hollow: not observed in every replicate." if partial else ""
     drawn = {line.label: {p.level for p in line.points} for line in series}
     lacking = any(set(levels_of(find, arm)) - drawn.get(style.arm_name(arm), set()) for arm in find.arms)
-    gap = "Where a mark is missing, no replicate reached its minimum early enough to be observed." if lacking else ""
+    gap = "Where a mark is missing, no early stop was observed." if lacking else ""
     return [
         Plot(
             "early-stop-density",

@@ -64,6 +64,7 @@ def _against_density(study: Study, looks: Looks) -> list[Shown]:
         unit=Unit(study.metric),
         better=study.better,
         dense=_mean(dense, "test_accuracy"),
+        dense_name="Dense" if dense is None else dense.name,
     )
     return [*found, *_gap(study, looks, dense)]
 
@@ -78,11 +79,10 @@ def _gap(study: Study, looks: Looks, dense: StudyArm | None) -> list[Shown]:
     caption = sentences(
         f"Training minus validation {study.metric} of the final network: how much better it does on what it has seen.",
         band_words(series),
-        "Dotted: the dense network's mean." if line is not None else "",
+        "Dotted: the dense network." if line is not None else "",
     )
-    drawn = figures.density_figure(
-        series, ylabel="Train − validation" + (" (points)" if unit.percent else ""), factor=unit.factor, dense=line
-    )
+    label, name = "Train − validation" + (" (points)" if unit.percent else ""), dense.name if dense else "Dense"
+    drawn = figures.density_figure(series, ylabel=label, factor=unit.factor, dense=line, dense_name=name)
     return [Plot("study-gap-density", "Generalisation gap against density", caption, drawn)]
 
 

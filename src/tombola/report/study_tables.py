@@ -61,7 +61,7 @@ def _heads(study: Study, columns: list[str]) -> list[str]:
 def _means(study: Study) -> str:
     over = f"Means over {plural(study.replicates, 'replicate')}"
     if study.replicates < 2:
-        return "One replicate."
+        return "Each value is of one replicate."
     below = "± half of their 95 % t-interval" if study.replicates >= FEWEST else "lowest to highest"
     return f"{over}; below: {below}."
 
@@ -72,10 +72,10 @@ def _columns_in_words(study: Study, columns: list[str]) -> list[str]:
     shown = " and ".join(", ".join(name.split("_")[0] for name in tested).rsplit(", ", 1)).capitalize()
     said = {
         GAP: "Train − val: the generalisation gap.",
-        SHIFT: "Val − test: how much an arm falls where the test data differ.",
+        SHIFT: "Val − test: how much lower an arm is on the test split.",
         "train_accuracy": "Running mean: over the last batches of training, in training mode.",
         "test_accuracy_sampled": "Sampled masks: the mean over masks drawn from the learned probabilities.",
-        "bits_per_weight": "Bits per weight: what storing the network needs, over all prunable weights.",
+        "bits_per_weight": "Bits per weight: what a ticket file must hold of the masked layers, over their weights.",
     }
     final = f"{shown} {study.metric}: of the final network, in evaluation mode, on unaugmented examples."
     return [final] * bool(tested) + [text for name, text in said.items() if name in columns]

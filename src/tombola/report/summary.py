@@ -18,7 +18,9 @@ ARMS = ("ticket", "random", "reinit", "dense")
 VERDICTS = ("yes", "no", "undecided", "cannot decide")
 SEEDS = "training seeds alone"
 """What an interval covers, in runs that do not say so."""
-NOT_VERIFIED = "No verification was given: this ticket has not been trained on fresh seeds against its controls."
+NOT_VERIFIED = (
+    "No verification was given, so nothing here says how the ticket does on fresh seeds against its controls."
+)
 
 
 @dataclass(frozen=True)

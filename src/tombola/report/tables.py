@@ -121,7 +121,7 @@ def _spread_words(sizes: Iterable[int]) -> str:
     """What the cells of means over replicates hold."""
     known = set(sizes)
     if known <= {1}:
-        return "One replicate."
+        return "Each value is of one replicate."
     if min(known) >= FEWEST:
         return "Mean ± half of its 95 % t-interval over n replicates."
     if max(known) < FEWEST:
@@ -308,10 +308,10 @@ def runs_table(runs: Sequence[Run], looks: Sequence[Looks]) -> Table:
             dense = words.mean_of(unit, whole.spread) if whole else words.MISSING
         size = str(len(run.find.replicates)) if run.find else words.MISSING
         name = Cell(run.name, words.subtitle(run), look.arm("ticket") if run.find is not None else None)
-        rows.append((name, size, dense, best, last, spent))
-    head = ("Run", "n", "Dense", "Keeps up down to", "Sparsest: result", "Total iterations")
-    note = (
-        "Keeps up down to: the lowest density to which every mean stays within 0.2 points of dense. Total iterations: "
-        f"of one search down to its sparsest ticket, {COUNTED}."
-    )
-    return Table("The runs in numbers", head, tuple(rows), note)
+        rows.append((name, size, dense, last, spent, best))
+    head = ("Run", "n", "Dense", "Sparsest: result", "Total iterations", "Keeps up down to")
+    total = f"Total iterations: of one search down to its sparsest ticket, {COUNTED}."
+    if all(row[-1] == words.MISSING for row in rows):
+        return Table("The runs in numbers", head[:-1], tuple(row[:-1] for row in rows), total)
+    keeps_up = "Keeps up down to: the lowest density to which every mean stays within 0.2 points of dense."
+    return Table("The runs in numbers", head, tuple(rows), f"{total} {keeps_up}")
