@@ -28,16 +28,17 @@ _FSDP = "_is_fsdp_managed_module"  # whose weights are views, of the whole param
 class Place:
     """Where a held weight is: its name, the path of its module from the root, and the attribute.
 
-    `tied`: whether the weight has several places. `ready`: what was found here last, by type: a sharded parameter takes
-    turns with the whole one.
+    `tied`: whether the weight has several places. `last`: what was found here last. `ready`: the same by type, since a
+    sharded parameter takes turns with the whole one.
     """
 
     def __init__(self, name: str, path: Path, local: str, pruned: Pruned, tied: bool) -> None:
         self.name, self.path, self.local, self.pruned, self.tied = name, path, local, pruned, tied
         self.ready: dict[type, Ready] = {}
+        self.last: Ready | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "ready": {}}
+        return {**self.__dict__, "ready": {}, "last": None}
 
     def prepare(self, parameter: Tensor) -> Ready:
         """Look at a parameter for the first time, or after it has moved or been replaced."""
@@ -143,21 +144,35 @@ class Keeper:
         """Write the pruned values of all that is held in the module at `path`."""
         ready, seen = [], set()
         for below, place in self.below(path):
-            parameter = _present(_holder(module, below, place), place, self.alive)
-            if parameter is None:
-                continue
-            if place.tied:
-                if id(parameter) in seen:
-                    continue
-                seen.add(id(parameter))
-            one = place.ready.get(type(parameter))
+            owner: nn.Module | None = module
+            for part in below:
+                owner = None if owner is None else owner._modules.get(part)
+            parameter = None if owner is None else owner._parameters.get(place.local)
+            one = place.last
             if one is None or not one.stands(parameter):
-                one = place.prepare(parameter)
-                self._install(module, path, below, place.name)
-            if parameter.requires_grad and not one.watched:
+                one = self._look(module, path, below, place)
+                if one is None:
+                    continue
+            if place.tied:
+                if id(one.parameter) in seen:
+                    continue
+                seen.add(id(one.parameter))
+            if not one.watched:
                 one.watch(self.alive)
             ready.append(one)
         set_pruned(ready)
+
+    def _look(self, module: nn.Module, path: Path, below: Path, place: Place) -> Ready | None:
+        """At a weight that is not where it was last: seen for the first time, moved, replaced or computed."""
+        parameter = _present(_holder(module, below, place), place, self.alive)
+        if parameter is None:
+            return None
+        known = place.ready.get(type(parameter))
+        if known is None or not known.stands(parameter):
+            known = place.prepare(parameter)
+            self._install(module, path, below, place.name)
+        place.last = known
+        return known
 
     def _trace(self, module: nn.Module, path: Path) -> None:
         """As `write`, in operations for a compiler; an export takes the weights as they stand."""

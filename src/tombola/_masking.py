@@ -74,6 +74,7 @@ class _Stencil:
         if isinstance(value, Tensor):
             bits = torch.where(keep, 0.0, value).view(word)
             self.value = torch.empty_like(data, dtype=word, requires_grad=False).copy_(bits)
+        self.address, self.count = self.keep.data_ptr(), self.keep.numel()
 
     def clear(self, gradient: Tensor) -> None:
         """Set the pruned entries of a strided gradient to 0."""
@@ -81,7 +82,7 @@ class _Stencil:
         if gradient.device != keep.device:
             gradient.masked_fill_(keep.to(gradient.device) == 0, 0.0)
         elif self.loop and gradient.dtype == torch.float32 and gradient.stride() == keep.stride():
-            _loops().clear(gradient.data_ptr(), keep.data_ptr(), keep.numel())
+            _loops().clear(gradient.data_ptr(), self.address, self.count)
         elif not self.loop and gradient.element_size() == keep.element_size():
             gradient.view(keep.dtype).mul_(keep)
         else:
@@ -101,6 +102,8 @@ class Ready:
     def __init__(self, parameter: Tensor, pruned: Pruned, old: Ready | None = None) -> None:
         self.parameter, self.pruned = parameter, pruned
         self._place = _place(parameter)
+        self.address: int = self._place[0]
+        self.watched = False
         self._handle: RemovableHandle | None = None
         self.bits: Tensor | None = None
         self.stencil: _Stencil | None = None
@@ -111,17 +114,15 @@ class Ready:
                 fits = old is not None and old.stencil is not None and old.stencil.layout == _layout(data)
                 self.stencil = old.stencil if old is not None and fits else _Stencil(pruned, parameter.data)
 
-    def stands(self, parameter: Tensor) -> bool:
+    def stands(self, parameter: Tensor | None) -> bool:
         """Whether this is still that parameter, in the same memory."""
-        return self.parameter is parameter and self._place == _place(parameter)
-
-    @property
-    def watched(self) -> bool:
-        """Whether the parameter's gradient is masked when it is accumulated."""
-        return self._handle is not None
+        return self.parameter is parameter and self._place == _place(self.parameter)
 
     def watch(self, alive: Alive) -> None:
-        """Mask the parameter's gradient whenever it is accumulated."""
+        """Mask the parameter's gradient whenever it is accumulated, from when it can be."""
+        if self.watched or not self.parameter.requires_grad:
+            return
+        self.watched = True
         hook = _GradientMask(self.pruned, self.stencil, alive)
         self._handle = self.parameter.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
         # after torch.utils.swap_tensors a parameter still has its table of hooks, but torch does not call them
@@ -132,6 +133,7 @@ class Ready:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+            self.watched = False
 
 
 def set_pruned(ready: Sequence[Ready]) -> None:
@@ -145,18 +147,16 @@ def set_pruned(ready: Sequence[Ready]) -> None:
         stencil = one.stencil
         if one.bits is None or stencil is None:
             one.pruned.write(one.parameter)
-            continue
-        keep, value = stencil.keep, stencil.value
-        if not stencil.loop:
+        elif not stencil.loop:
             bits.append(one.bits)
-            keeps.append(keep)
-            if value is not None:
+            keeps.append(stencil.keep)
+            if stencil.value is not None:
                 filled.append(one.bits)
-                values.append(value)
-        elif value is None:
-            _loops().clear(one.bits.data_ptr(), keep.data_ptr(), keep.numel())
+                values.append(stencil.value)
+        elif stencil.value is None:
+            _loops().clear(one.address, stencil.address, stencil.count)
         else:
-            _loops().put(one.bits.data_ptr(), keep.data_ptr(), value.data_ptr(), keep.numel())
+            _loops().put(one.address, stencil.address, stencil.value.data_ptr(), stencil.count)
     if bits:  # one fused call on a GPU
         torch._foreach_mul_(bits, keeps)
     if filled:
