@@ -400,3 +400,31 @@ def test_processes_agree_whatever_the_hash_seed_the_folder_and_the_way_of_starti
 def test_a_namespace_of_options_may_be_given_whole() -> None:
     args = argparse.Namespace(a=1)
     assert digest(functools.partial(print, args)) != digest(functools.partial(print, argparse.Namespace(a=2)))
+
+
+def test_a_generated_wrapper_counts_by_what_it_wraps(make: Make) -> None:
+    text = (
+        "def generate(f, number):\n"
+        "    box = {'f': f}\n"
+        "    exec(f'def w_{number}(o): return f(o)', box)\n"
+        "    return functools.wraps(f)(box[f'w_{number}'])\n"
+        "def plain(o): return o + 1\n"
+        "thing = generate(plain, id(plain))\n"
+    )
+    first, again, other = make(text), make(text), make(text.replace("o + 1", "o + 2"))
+    assert digest(first.thing) == digest(again.thing) != digest(other.thing)
+
+
+def test_a_module_of_the_users_that_is_called_like_one_of_pythons_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "this", raising=False)
+    found = []
+    for scale in (1, 200):
+        (tmp_path / "this.py").write_text(f"def thing(o):\n    return o * {scale}\n")
+        sys.modules.pop("this", None)
+        importlib.invalidate_caches()
+        found.append(digest(importlib.import_module("this").thing))
+        sys.modules.pop("this", None)
+    assert found[0] != found[1]

@@ -38,6 +38,9 @@ def read_function(walk: Walk, value: types.FunctionType, place: str) -> None:
         return
     source = walk.sources.of(value.__code__, value.__globals__)
     walk.put("function")
+    if source is None and callable(generated := vars(value).get("__wrapped__")):
+        walk.value(generated, place)  # a wrapper that was generated for it may name things by their address
+        return
     walk.value(value.__code__ if source is None else source, place)
     walk.items("defaults", value.__defaults__ or (), place)
     walk.value(value.__kwdefaults__, place)

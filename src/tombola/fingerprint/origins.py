@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import sysconfig
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,7 @@ def package_of(module: str | None) -> str | None:
         return None
     if top in _UNVERSIONED or _is_python_s_own(top, loaded):
         return top
-    return f"{top} {_version(top, loaded)}" if _is_installed(loaded) else None
+    return f"{top} {_version(top)}" if _is_installed(loaded) else None
 
 
 def _places(module: ModuleType) -> list[Path]:
@@ -43,13 +44,16 @@ def _is_installed(module: ModuleType) -> bool:
     return any({"site-packages", "dist-packages"} & set(place.parts) for place in _places(module))
 
 
-def _version(top: str, module: ModuleType) -> str:
-    for name in (top, *packages_distributions().get(top, ())):
-        try:
-            return version(name)
-        except PackageNotFoundError:
-            continue
-    return str(getattr(module, "__version__", "-"))
+@cache
+def _version(top: str) -> str:
+    """Of the distribution that brought a package along; by the package's name first, since reading all is slow."""
+    for known in (lambda: (top,), lambda: packages_distributions().get(top, ())):
+        for name in known():
+            try:
+                return version(name)
+            except PackageNotFoundError:
+                continue
+    return str(getattr(sys.modules[top], "__version__", "-"))
 
 
 def file_digest(module: ModuleType | None) -> str | None:

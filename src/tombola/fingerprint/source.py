@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import dis
 import linecache
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import CodeType
 from typing import Any
@@ -24,11 +24,35 @@ _ATTRIBUTES = ("LOAD_ATTR", "LOAD_METHOD")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
+@dataclass(frozen=True)
+class _File:
+    """A source file's code, and where each function of it stands."""
+
+    codes: Mapping[tuple[str, int], Sequence[CodeType]]
+    functions: Mapping[tuple[str, int], ast.AST]
+    lambdas: Mapping[int, Sequence[ast.Lambda]]
+
+    def node(self, code: CodeType) -> ast.AST | None:
+        """The function or lambda that this very code was compiled from; None if the file gives other code."""
+        if code not in self.codes.get((code.co_name, code.co_firstlineno), ()):
+            return None
+        if code.co_name != "<lambda>":
+            return self.functions.get((code.co_name, code.co_firstlineno))
+        # several may stand on one line: it is the innermost whose body holds every place that the code came from
+        spans = [place for place in code.co_positions() if None not in place and place[2:] != (0, 0)]
+        holding = [
+            node
+            for node in self.lambdas.get(code.co_firstlineno, ())
+            if spans and all(_within(span, node.body) for span in spans)
+        ]
+        return holding[-1] if holding else None  # they are listed from the outermost inwards
+
+
 @dataclass
 class Sources:
     """Reads the source of code objects; each file is parsed once."""
 
-    _files: dict[str, tuple[ast.Module, tuple[CodeType, ...]] | None] = field(default_factory=dict)
+    _files: dict[str, _File | None] = field(default_factory=dict)
 
     def of(self, code: CodeType, globals_: Mapping[str, Any]) -> str | None:
         """The source of a function, or None where none can be found that is certain to be what runs.
@@ -38,14 +62,12 @@ class Sources:
         """
         if code.co_filename not in self._files:
             self._files[code.co_filename] = _read(code.co_filename, globals_)
-        found = self._files[code.co_filename]
-        if found is None or code not in found[1]:
-            return None
-        node = _node(code, found[0])
+        file = self._files[code.co_filename]
+        node = None if file is None else file.node(code)
         return None if node is None else ast.unparse(node)
 
 
-def _read(filename: str, globals_: Mapping[str, Any]) -> tuple[ast.Module, tuple[CodeType, ...]] | None:
+def _read(filename: str, globals_: Mapping[str, Any]) -> _File | None:
     linecache.checkcache(filename)
     text = "".join(linecache.getlines(filename, dict(globals_)))
     try:
@@ -53,10 +75,19 @@ def _read(filename: str, globals_: Mapping[str, Any]) -> tuple[ast.Module, tuple
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError):
         return None
+    codes: dict[tuple[str, int], list[CodeType]] = {}
+    for code in _nested(whole):
+        codes.setdefault((code.co_name, code.co_firstlineno), []).append(code)
+    functions: dict[tuple[str, int], ast.AST] = {}
+    lambdas: dict[int, list[ast.Lambda]] = {}
     for node in ast.walk(tree):
+        if isinstance(node, ast.Lambda):
+            lambdas.setdefault(node.lineno, []).append(node)
         if isinstance(node, (*_FUNCTIONS, ast.ClassDef)) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return tree, tuple(_nested(whole))
+        if isinstance(node, _FUNCTIONS):
+            functions[(node.name, min([node.lineno, *(d.lineno for d in node.decorator_list)]))] = node
+    return _File(codes, functions, lambdas)
 
 
 def _nested(code: CodeType) -> Iterator[CodeType]:
@@ -64,22 +95,6 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
         if isinstance(const, CodeType):
             yield const
             yield from _nested(const)
-
-
-def _node(code: CodeType, tree: ast.Module) -> ast.AST | None:
-    """The function or lambda that this code was compiled from."""
-    first = code.co_firstlineno
-    if code.co_name != "<lambda>":
-        named = (n for n in ast.walk(tree) if isinstance(n, _FUNCTIONS) and n.name == code.co_name)
-        return next((n for n in named if min([n.lineno, *(d.lineno for d in n.decorator_list)]) == first), None)
-    # several may stand on one line: it is the innermost whose body holds every place that the code came from
-    spans = [place for place in code.co_positions() if None not in place and place[2:] != (0, 0)]
-    holding = [
-        (node.body.end_lineno, node.body.end_col_offset, node)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Lambda) and spans and all(_within(span, node.body) for span in spans)
-    ]
-    return holding[-1][2] if holding else None  # ast.walk goes from the outermost inwards
 
 
 def _within(span: tuple[int | None, ...], body: ast.expr) -> bool:

@@ -86,6 +86,7 @@ class Walk:
         if type(item) in PLAIN:
             return f"{type(item).__name__} {item!r}"
         walk = Walk(self._readers, self.apart, self._within | {id(owner)})
+        walk.sources = self.sources
         walk.value(item)
         found = walk.fingerprint()
         self._unseen += found.unseen
