@@ -55,6 +55,8 @@ def found(method: str, **options: Any) -> float:
 def test_seeded_constants_cost_a_mask_and_no_values() -> None:
     assert found("edge-popup", density=0.5) == pytest.approx(1.0, abs=1e-3)  # each weight: kept or not
     assert found("edge-popup", density=0.3) == pytest.approx(H[0.3], abs=1e-3)
+    # of weights drawn anew the signs are new too
+    assert H[0.5] - 0.01 < found("iterand", density=0.5, every="1it", probability=1.0) < H[0.5] + 0.51
     assert found("learned-mask", weights="signed_constant") < 1.01
     assert found("signed-supermask") < math.log2(3) + 0.01  # -1, 0 or 1
     assert found("multicoat") < H[0.3] + 0.3 * math.log2(3) + 0.01  # pruned, or one of three coats
@@ -124,3 +126,26 @@ def test_state_and_a_stored_origin() -> None:
 
 def test_a_mask_over_nothing() -> None:
     assert bits_per_weight(Ticket(origin=SEEDED, mask=Mask({}))) == 0.0
+
+
+def test_signed_constants_that_change_their_signs_take_a_bit_each() -> None:
+    """Only where the origin's whole layer has that size too: else the weights at the origin would change."""
+    constant, other = WEIGHT.sign() * 0.25, WEIGHT * 0.25
+    flipped = constant * torch.tensor([[-1.0], [1.0]])
+    origin = Origin.stored({"w": constant, "v": other})
+    ticket = Ticket.from_models(
+        origin=origin,
+        mask=Mask({"w": KEEP, "v": KEEP}),
+        final_state={"w": flipped, "v": torch.full_like(other, 0.5)},
+        provenance={},
+    )
+    assert ticket.trained is not None
+    assert ticket.trained["w"].tolist() == [-1, 1]
+    assert ticket.trained["v"].tolist() == [0.5, 0.5]
+    assert {name: scale.tolist() for name, scale in ticket.representation.scales.items()} == {"w": 0.25}
+    for name, final in (("w", flipped), ("v", torch.full_like(other, 0.5))):
+        expected = torch.where(KEEP, final, torch.zeros_like(final))
+        assert torch.equal(ticket.effective(name, origin.views()[name], ticket.trained[name]), expected)
+        before = torch.where(KEEP, origin.views()[name], torch.zeros_like(final))
+        assert torch.equal(ticket.effective(name, origin.views()[name], None), before)
+    assert Ticket.from_bytes(ticket.to_bytes()) == ticket

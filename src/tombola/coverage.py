@@ -121,7 +121,7 @@ def _why(name: str, places: Sequence[tuple[nn.Module, str]]) -> tuple[str, str |
         return "recurrent", f"{stem}.weight_*" if stem else "weight_*"
     if any(isinstance(module, nn.Bilinear) for module in modules):
         return "bilinear", name
-    if any(_is_part(module, local) for module, local in places):
+    if "parametrizations." in name or any(_is_part(module, local) for module, local in places):
         return "part of a parametrised weight; remove the parametrisation to prune it", None
     return f"parameter of {type(modules[0]).__name__}", name
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tombola.ticket.origin import Origin
 from tombola.ticket.parts import Parts
-from tombola.ticket.representation import Representation
+from tombola.ticket.representation import Representation, signs_of
 from tombola.ticket.tensors import hash_state, same_bits
 
 
@@ -60,11 +60,7 @@ def _latent(ticket: Parts, name: str, weight: Tensor) -> tuple[Tensor, Tensor | 
     kept, representation = weight[ticket.mask[name]], ticket.representation
     if representation.kind in ("signed_constant", "binary") and name in representation.scales:
         return torch.sign(kept.double()).to(torch.int8), None
-    if representation.kind == "identity" and kept.numel() and kept.is_floating_point() and kept.itemsize >= 2:
-        size, signs = kept[0].abs(), torch.sign(kept)
-        if bool(size > 0) and same_bits(signs * size, kept):
-            return signs.to(torch.int8), size
-    return kept, None
+    return (representation.kind == "identity" and signs_of(kept)) or (kept, None)
 
 
 def without_origin(ticket: Parts) -> dict[str, Any]:

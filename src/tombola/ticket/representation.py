@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
-from tombola.ticket.tensors import own_all, show
+from tombola.ticket.tensors import own_all, same_bits, show
 
 Kind = Literal["identity", "signed_constant", "binary", "rescaled"]
 On = Literal["both", "origin"]
@@ -69,6 +69,19 @@ class Representation:
         elif self.kind == "binary":
             latent = torch.where(latent < 0, -1.0, 1.0).to(wide)
         return (latent * factor).to(weight.dtype)
+
+
+def signs_of(values: Tensor, size: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+    """(int8 signs, 0-d size) if all `values` (1-D floats of 16 bits or more) are exactly -size or +size, else None.
+
+    `size`: the only one that counts; by default that of the first value. Zero, NaN and infinite sizes do not.
+    """
+    if not values.numel() or not values.is_floating_point() or values.element_size() < 2:
+        return None
+    size, signs = values[0].abs() if size is None else size.abs(), torch.sign(values)
+    if not bool(size > 0) or not same_bits(signs * size, values):
+        return None
+    return signs.to(torch.int8), size
 
 
 def _broadcast(scale: Tensor, shape: tuple[int, ...], name: str) -> Tensor:

@@ -19,7 +19,7 @@ from tombola.ticket import checks, codec, omit, rounding, summary
 from tombola.ticket import format as container
 from tombola.ticket.origin import Origin
 from tombola.ticket.parts import Parts, PrunedRule
-from tombola.ticket.representation import Representation
+from tombola.ticket.representation import Representation, signs_of
 from tombola.ticket.rounding import Values
 from tombola.ticket.summary import LayerRow
 from tombola.ticket.tensors import (
@@ -33,6 +33,12 @@ from tombola.ticket.tensors import (
 )
 
 Weights = Literal["final", "origin"]
+
+
+def _as_signs(origin: Tensor, kept: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Signs and size of kept values, where these and all of the origin's weights have one and the same size."""
+    found = signs_of(origin.detach().to("cpu").reshape(-1))
+    return None if found is None else signs_of(kept, found[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +71,7 @@ class Ticket(Parts):
 
         `final_state`: the trained network's full state under its own names; of masked weights the latent
         values at kept positions are read (effective ones if `representation.on` is "origin"), the pruned ones
-        are not.
+        are not. Layers of signed constants that are so at the origin too take a sign for each.
         `model`, `trusted`: only for a seeded origin whose network is not Tombola's own. Raises TicketError.
         """
         base = origin.state_dict(model, trusted)
@@ -99,6 +105,14 @@ class Ticket(Parts):
             if name not in bare.mask and name not in tied and not same_bits(value, base[name])
         }
         fields = {name: getattr(bare, name) for name in bare.__dataclass_fields__}
+        if bare.representation.kind == "identity":
+            signs = {name: _as_signs(base[name], value) for name, value in trained.items()}
+            constants = {name: found for name, found in signs.items() if found is not None}
+            trained |= {name: value for name, (value, _) in constants.items()}
+            if constants:
+                fields["representation"] = Representation(
+                    "signed_constant", {name: size for name, (_, size) in constants.items()}
+                )
         return cls(**{**fields, "state": state, "trained": trained or None})
 
     # -- using
