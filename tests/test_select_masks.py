@@ -7,16 +7,18 @@ import warnings
 from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.select.patterns import NM, Block, Channel, Element, Pattern, parse_pattern
 from tombola.select.select import BarredWeightsWarning, EmptyLayerWarning, select
+from tombola.supermask.rules import Coats, TopK
 
 
 def rows(mask: Mask, name: str = "w") -> Any:
@@ -212,3 +214,62 @@ def test_n_of_m_equals_a_sorted_reference(n: int, more: int, inputs: int, seed: 
             for i in sorted(open_, key=lambda i: (-float(scores[row, i]), i))[:size]:
                 expected[row, i] = True
     assert torch.equal(NM(n, m).keep(scores, allowed), expected)
+
+
+# ---- what is given
+
+
+@pytest.mark.parametrize("density", [np.float32(0.5), np.float64(0.5), np.array(0.5), torch.tensor(0.5)])
+def test_densities_of_numpy_and_torch(density: Any) -> None:
+    scores = one([0.1, 0.4, 0.3, 0.2])
+    assert rows(select(scores, density=density)) == [0, 1, 1, 0]
+    assert rows(select(scores, density={"w": density})) == [0, 1, 1, 0]
+    assert rows(select({"w": scores["w"][None]}, density=density, pattern="2:4")) == [[0, 1, 1, 0]]
+    assert type(TopK(density=density).density) is float
+    assert all(type(part) is float for part in Coats(densities=(density,)).densities)
+
+
+@pytest.mark.parametrize("count", [np.int64(1), np.uint8(1), np.array(1), torch.tensor(1)])
+def test_counts_of_numpy_and_torch(count: Any) -> None:
+    assert rows(select(one([0.1, 0.4, 0.3, 0.2]), counts={"w": count})) == [0, 1, 0, 0]
+    assert rows(select(one([0.1, 0.4, 0.3, 0.2]), counts=count, scope="global")) == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("density", [np.float32("nan"), np.array([0.5]), torch.tensor([0.5]), np.True_, "0.5", 1j])
+def test_what_is_no_density(density: Any) -> None:
+    for asked in (density, {"w": density}):
+        with pytest.raises(TombolaError, match=r"must lie in \(0, 1\]"):
+            select(one([0.1, 0.4]), density=asked)
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        (lambda: torch.rand(4, 5).to_sparse(), "float32 in sparse_coo layout; give a dense tensor"),
+        (lambda: torch.rand(4, 5).to_mkldnn(), "mkldnn layout; give a dense tensor"),
+        (lambda: torch.rand(4, 5, device="meta"), "meta device"),
+        (
+            lambda: torch.rand(4, 5).to(torch.float8_e4m3fn),
+            r"float8_e4m3fn; give at .* \(scores.float\(\)\)",
+        ),
+        (lambda: torch.rand(4, 5).to(torch.float8_e5m2), "float8_e5m2; give at least 16 bits"),
+        (lambda: torch.rand(4, 5, dtype=torch.complex64), "complex64; give a dense tensor of real numbers"),
+        (lambda: torch.quantize_per_tensor(torch.rand(4, 5), 0.1, 0, torch.qint8), "qint8; give a dense tensor"),
+        (lambda: torch.nested.nested_tensor([torch.rand(3), torch.rand(2)]), "nested tensor"),
+        (lambda: np.ones((4, 5)), "ndarray; give a tensor"),
+        (lambda: [[0.5, 0.25]], "list; give a tensor"),
+        (lambda: None, "NoneType; give a tensor"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_what_is_no_score(scores: Any, said: str) -> None:
+    for scope in ("layer", "global"):
+        with pytest.raises(TombolaError, match=rf"scores of 'w' are .*{said}") as found:
+            select({"v": torch.rand(2, 3), "w": scores()}, density=0.5, scope=scope)
+        assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("scores", [torch.rand(2, 3), [torch.rand(2, 3)], nn.Linear(2, 3)])
+def test_scores_without_names(scores: Any) -> None:
+    with pytest.raises(TombolaError, match=f"scores are a {type(scores).__name__}; give a mapping"):
+        select(scores, density=0.5)

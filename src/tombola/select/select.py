@@ -14,6 +14,7 @@ from tombola.errors import TombolaError
 from tombola.mask import Mask, resolve
 from tombola.names import unknown
 from tombola.select.barred import BarredWeightsWarning, bars, redrawn, tied, warn_of_barred
+from tombola.select.checks import checked_count, checked_density, checked_scores
 from tombola.select.patterns import NM, Pattern, Units, parse_pattern
 from tombola.select.topk import keep_largest
 
@@ -56,7 +57,7 @@ def select(
         scores: name -> real tensor in the weight's shape; the larger, the sooner kept. -0.0 ties with +0.0.
             -inf bars a weight: see `fill`.
         density: fraction of units kept, in (0, 1]: one number for all, or name -> number (scope "layer"
-            only). Python's round, half to even.
+            only), of Python, numpy or torch. Python's round, half to even.
         counts: instead of a density, how many units to keep: an int (scope "global") or name -> int
         ("layer").
         scope: "layer" (every layer holds the density) or "global" (all together; in ties the earlier layer
@@ -75,8 +76,9 @@ def select(
         density, which patterns with ragged units may hold only roughly.
 
     Raises:
-        TombolaError: no scores, NaN, a density outside (0, 1], counts that cannot be met, an unknown scope,
-            pattern or name, candidates of other names or shapes, barred units that would have to be kept.
+        TombolaError: no scores, scores that are not dense tensors of real numbers, NaN, a density outside (0, 1],
+            counts that cannot be met, an unknown scope, pattern or name, candidates of other names or shapes, barred
+            units that would have to be kept.
 
     Warns:
         EmptyLayerWarning: naming the layers that end empty.
@@ -115,12 +117,10 @@ def selection(
 
     `ties` False spares looking for them, and leaves `tied` empty.
     """
-    if not scores:
-        raise TombolaError("there are no scores to select from; the model has no prunable weights, or all are excluded")
+    scores = checked_scores(scores)
     if scope not in SCOPES:
         raise TombolaError(unknown("scope", scope, SCOPES))
     chosen = parse_pattern(pattern)
-    scores = {name: _numbers(name, score.detach()) for name, score in scores.items()}
     _check_candidates(scores, candidates)
     barring = [name for name, score in scores.items() if bars(score)]
     how = _How(fill, ties, bool(barring))
@@ -251,26 +251,14 @@ def _wanted(
     if isinstance(density, Mapping):
         return {name: round(checked_density(density[name], f" of {name!r}") * n) for name, n in total.items()}
     if isinstance(counts, Mapping):
-        return {name: _whole(counts[name], n, f"layer {name!r}") for name, n in total.items()}
+        return {name: checked_count(counts[name], n, f"layer {name!r}") for name, n in total.items()}
     if density is not None:
-        checked_density(density)
+        density = checked_density(density)
         if scope == "global":
             return round(density * sum(total.values()))
         return {name: round(density * n) for name, n in total.items()}
     assert counts is not None
-    return _whole(counts, sum(total.values()), "the network")
-
-
-def checked_density(density: float, of: str = "") -> float:
-    if isinstance(density, bool) or not isinstance(density, (int, float)) or not 0 < density <= 1:
-        raise TombolaError(f"density{of} is {density!r}; it must lie in (0, 1]: the fraction of weights KEPT")
-    return density
-
-
-def _whole(count: int, total: int, where: str) -> int:
-    if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= total:
-        raise TombolaError(f"{where} shall keep {count!r} units; allowed is a whole number from 0 to {total}")
-    return count
+    return checked_count(counts, sum(total.values()), "the network")
 
 
 def _check_fixed(
@@ -285,7 +273,7 @@ def _check_fixed(
     if counts is not None:
         raise TombolaError(f"pattern {pattern} fixes the density at {fixed:g}; leave the counts out")
     for value in density.values() if isinstance(density, Mapping) else [density]:
-        if value is not None and not math.isclose(value, fixed, rel_tol=1e-9):
+        if value is not None and not math.isclose(checked_density(value), fixed, rel_tol=1e-6):
             raise TombolaError(
                 f"pattern {pattern} fixes the density at {fixed:g}, but {value!r} is asked for; leave it out"
             )
@@ -310,12 +298,6 @@ def _check_candidates(scores: Mapping[str, Tensor], candidates: Mask | None) -> 
                 f"candidates of {name!r} have shape {tuple(candidates[name].shape)}, its scores "
                 f"{tuple(score.shape)}; they must be equal"
             )
-
-
-def _numbers(name: str, scores: Tensor) -> Tensor:
-    if scores.is_floating_point() and (bad := int(torch.count_nonzero(scores != scores))):
-        raise TombolaError(f"{bad} of {scores.numel()} scores of {name!r} are NaN; did training diverge?")
-    return scores
 
 
 def _on(candidates: Tensor, scores: Tensor) -> Tensor:

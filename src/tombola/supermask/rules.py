@@ -14,8 +14,9 @@ from torch import Tensor
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.names import unknown
+from tombola.select.checks import checked_density
 from tombola.select.patterns import NM, Element, parse_pattern
-from tombola.select.select import SCOPES, checked_density, select, warn_of_empty
+from tombola.select.select import SCOPES, select, warn_of_empty
 from tombola.select.topk import keep_largest
 from tombola.supermask import kernels
 
@@ -70,7 +71,7 @@ class TopK:
     start: ClassVar[str | float] = "torch_default"
 
     def __post_init__(self) -> None:
-        checked_density(self.density)
+        object.__setattr__(self, "density", checked_density(self.density))
         if self.scope not in SCOPES:
             raise TombolaError(unknown("scope", self.scope, SCOPES))
         pattern = parse_pattern(self.pattern)
@@ -278,11 +279,10 @@ class Coats:
     start: ClassVar[str | float] = "torch_default"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "densities", tuple(sorted(self.densities, reverse=True)))
+        densities = map(checked_density, self.densities)
+        object.__setattr__(self, "densities", tuple(sorted(densities, reverse=True)))
         if not 1 <= len(self.densities) <= 127:
             raise TombolaError(f"{len(self.densities)} coats are asked for; give 1 to 127 densities")
-        for density in self.densities:
-            checked_density(density)
 
     @property
     def density(self) -> float | None:

@@ -1,0 +1,67 @@
+"""What a selection is given: scores, densities and counts, checked with the one line that the user reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.errors import TombolaError
+
+
+def checked_scores(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scores, detached; TombolaError unless each is a dense tensor of real numbers without NaN."""
+    if not isinstance(scores, Mapping):
+        raise TombolaError(f"scores are a {type(scores).__name__}; give a mapping from name to tensor")
+    if not scores:
+        raise TombolaError("there are no scores to select from; the model has no prunable weights, or all are excluded")
+    return {name: _numbers(name, score) for name, score in scores.items()}
+
+
+def checked_density(density: Any, of: str = "") -> float:
+    """A number in (0, 1] as Python's, of Python, numpy or a tensor without dimensions."""
+    value = _plain(density)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise TombolaError(f"density{of} is {density!r}; it must lie in (0, 1]: the fraction of weights KEPT")
+    return value
+
+
+def checked_count(count: Any, total: int, where: str) -> int:
+    """A whole number from 0 to `total` as an int, of Python, numpy or a tensor without dimensions."""
+    value = _plain(count)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= total:
+        raise TombolaError(f"{where} shall keep {count!r} units; allowed is a whole number from 0 to {total}")
+    return value
+
+
+def _plain(number: Any) -> Any:
+    """A number of numpy or torch as Python's; anything else as it is."""
+    alone = hasattr(number, "item") and getattr(number, "shape", None) == ()
+    return number.item() if alone and not getattr(number, "is_meta", False) else number
+
+
+def _numbers(name: str, scores: Tensor) -> Tensor:
+    if not isinstance(scores, Tensor):
+        raise TombolaError(f"the scores of {name!r} are a {type(scores).__name__}; give a tensor (torch.as_tensor)")
+    scores = scores.detach()
+    if scores.is_meta:
+        raise TombolaError(f"the scores of {name!r} are on the meta device and have no values; compute them elsewhere")
+    if scores.layout != torch.strided or scores.is_nested:
+        raise TombolaError(f"the scores of {name!r} are {_form(scores)}; give a dense tensor (scores.to_dense())")
+    if scores.is_quantized or scores.is_complex():
+        raise TombolaError(f"the scores of {name!r} are {_form(scores)}; give a dense tensor of real numbers")
+    if scores.is_floating_point() and scores.itemsize < 2:
+        raise TombolaError(f"the scores of {name!r} are {_form(scores)}; give at least 16 bits (scores.float())")
+    if scores.is_floating_point() and (bad := int(torch.count_nonzero(scores != scores))):
+        raise TombolaError(f"{bad} of {scores.numel()} scores of {name!r} are NaN; did training diverge?")
+    return scores
+
+
+def _form(scores: Tensor) -> str:
+    dtype = str(scores.dtype).removeprefix("torch.")
+    if scores.is_nested:
+        return f"a nested tensor of {dtype}"
+    layout = str(scores.layout).removeprefix("torch.").removeprefix("_")
+    return dtype if scores.layout == torch.strided else f"{dtype} in {layout} layout"
