@@ -8,6 +8,7 @@ import tombola as tb
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.errors import TombolaError
+from tombola.formats import percent
 from tombola.methods.signed import SignedSupermask
 from tombola.study.arms import Contest
 from tombola.study.untrained import is_untrained, untrained, untrained_sentence
@@ -28,7 +29,7 @@ def test_a_supermask_beats_random_masks_and_other_weights(method: object) -> Non
         assert len(set(found[arm]["test_accuracy"])) > 1  # every draw is another one
         assert found[arm]["mean"] < 0.4
     assert untrained_sentence(found, "accuracy").startswith(
-        f"As it stands, no weight trained, it reaches {found['test_accuracy']:.2%}"
+        f"As it stands, no weight trained, it reaches {percent(found['test_accuracy'])};"
     )
 
 

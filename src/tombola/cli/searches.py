@@ -173,14 +173,30 @@ def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
     repeated = f", means of {len(replicates)} searches" if len(replicates) > 1 else ""
     screen.line(f"{result['method']} on {result['data']} with {result['model']}{repeated}")
     barred = any(level.get("barred_kept") for found in arms.values() for levels in found for level in levels)
-    columns = ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at")
-    rows = [row for arm, found in arms.items() for row in _rows(arm, found, metric, barred)]
+    columns = ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at", "total it.")
+    spent = _total_iterations(replicates)
+    rows = [row for arm, found in arms.items() for row in _rows(arm, found, metric, spent, barred)]
     screen.table((*columns, "barred") if barred else columns, rows)
     if barred:
         screen.line("barred: weights kept although the criterion bars them, since it leaves too few others")
     show_denominator(screen, result)
     screen.line(f"ticket  {result['ticket']}")
     screen.run(result)
+
+
+def _total_iterations(replicates: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[int]]:
+    """Arm and level -> training iterations up to there, of every replicate that says them."""
+    from tombola.report.cost import total_of
+
+    spent: dict[tuple[str, int], list[int]] = {}
+    for replicate in replicates:
+        steps = {level["level"]: level.get("steps") for level in replicate["arms"]["ticket"]}
+        for arm, levels in replicate["arms"].items():
+            for level in levels:
+                before = [steps[number] for number in steps if number < level["level"]]
+                if (found := total_of(arm, level.get("steps"), before)) is not None:
+                    spent.setdefault((arm, level["level"]), []).append(found)
+    return spent
 
 
 def show_denominator(screen: Screen, result: Mapping[str, Any]) -> None:
@@ -192,7 +208,11 @@ def show_denominator(screen: Screen, result: Mapping[str, Any]) -> None:
 
 
 def _rows(
-    arm: str, replicates: Sequence[Sequence[Mapping[str, Any]]], metric: str, barred: bool = False
+    arm: str,
+    replicates: Sequence[Sequence[Mapping[str, Any]]],
+    metric: str,
+    spent: Mapping[tuple[str, int], Sequence[int]],
+    barred: bool = False,
 ) -> list[list[str]]:
     """One row per level: its figures' means over the replicates that reached it, on request the kept barred weights."""
     from tombola.methods.find import is_dense
@@ -212,6 +232,7 @@ def _rows(
             unit.show(_mean(found, "val_accuracy")),
             unit.show(_mean(found, "test_accuracy")),
             count(_mean([f for f in found if f["early_stop_observed"]], "early_stop_iteration")),
+            count(fmean(spent[arm, index]) if (arm, index) in spent else None),
             *([count(_mean(found, "barred_kept"))] if barred else []),
         ]
         for index, found in sorted(at.items())

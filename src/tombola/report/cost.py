@@ -11,7 +11,7 @@ from tombola.formats import density
 from tombola.report import style
 from tombola.report.aggregate import Spread, levels_of, spread
 from tombola.report.axes import iterations_axis, legend_above, not_above_100, round_ticks
-from tombola.report.levels import FEWEST, Level
+from tombola.report.levels import FEWEST
 from tombola.report.looks import Look
 from tombola.report.style import plain
 from tombola.report.summary import Find
@@ -45,25 +45,33 @@ class PricedSeries:
     looks: tuple[Look, ...] = ()
 
 
-def total(levels: Iterable[Level]) -> int | None:
+def total(steps: Iterable[int | None]) -> int | None:
     """Training iterations of all the levels; None where one did not record how many it had."""
-    steps = [level.steps for level in levels]
-    return None if None in steps else sum(step for step in steps if step is not None)
+    known = list(steps)
+    return None if None in known else sum(step for step in known if step is not None)
 
 
-def cost_of(find: Find, arm: str, number: int) -> float | None:
-    """Mean training iterations over replicates that an arm's network of a level costs; None where unknown.
+def total_of(arm: str, own: int | None, before: Iterable[int | None]) -> int | None:
+    """Training iterations that an arm's network of one level costs; None where they are not known.
 
     The ticket costs all levels up to its own. A reinitialised network needs the ticket's mask, so it costs what the
     ticket does, but for its own training; a random mask needs no search and costs its own training alone. Every
     level counts with its whole length: iterations before a rewind point count.
+
+    Args:
+        own: iterations of the network's own training.
+        before: iterations of the ticket's levels before this one.
     """
+    return total([*(before if arm in SEARCHED else ()), own])
+
+
+def cost_of(find: Find, arm: str, number: int) -> float | None:
+    """Mean training iterations over replicates that an arm's network of a level costs; see `total_of`."""
     found = []
     for replicate in find.replicates:
         own = [level for level in replicate.arms.get(arm, ()) if level.level == number]
-        before = [level for level in replicate.arms.get("ticket", ()) if level.level < number]
-        if own:
-            found.append(total([*(before if arm in SEARCHED else ()), *own]))
+        before = [level.steps for level in replicate.arms.get("ticket", ()) if level.level < number]
+        found += [total_of(arm, level.steps, before) for level in own]
     known = [cost for cost in found if cost is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(found) else None
 

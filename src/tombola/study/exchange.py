@@ -12,6 +12,7 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.formats import Fixed
 from tombola.mask import Mask, prunable
 from tombola.methods.describe import code_of, describe_data, describe_model, describe_training
 from tombola.methods.find import machine, parameters, replicate_seed, search, validate
@@ -42,6 +43,8 @@ __all__ = ["DEFAULT_INIT", "compare_files", "run_overlap"]
 
 DEFAULT_INIT = "kaiming_normal"
 """Both searches begin with the same weights; these differ in size, as magnitudes must to mean anything."""
+
+_RATIO = Fixed("ratio", 2)
 
 MASKS = ("dense", "first", "second", "random-first", "random-second")
 """The masks that are tried in every replicate, on the same weights."""
@@ -365,18 +368,21 @@ def _sentence(names: Sequence[str], total: Mapping[str, Any]) -> str:
     ratio, sizes = total["ratio"], total["ratio_same_sizes"]
     if ratio["mean"] is None:
         return f"{names[0]} and {names[1]} cannot share a weight: one of them keeps none."
+    many, more = (_RATIO.bare(found["mean"]) if found["mean"] is not None else "" for found in (ratio, sizes))
     text = (
-        f"{names[0]} and {names[1]} share {ratio['mean']:.2f} times as many weights as random masks of the same layer "
-        f"densities would{_claim(ratio)}"
+        f"{names[0]} and {names[1]} share {many} times as many weights as random masks of the same layer densities "
+        f"would{_claim(ratio)}"
     )
-    if sizes["mean"] is None:
+    if not more:
         return f"{text}."
-    return f"{text}, and {sizes['mean']:.2f} times as many as ones that favour large weights alike{_claim(sizes)}."
+    return f"{text}, and {more} times as many as ones that favour large weights alike{_claim(sizes)}."
 
 
 def _claim(ratio: Mapping[str, Any]) -> str:
     if ratio["interval"] is None:
         return ""
     low, high = ratio["interval"]
-    verdict = "more than chance" if low > 1 else "less than chance" if high < 1 else "not told apart from chance"
-    return f" ({low:.2f} to {high:.2f}: {verdict})"
+    verdict = (
+        "more than chance" if low > 1 else "less than chance" if high < 1 else "no significant difference from chance"
+    )
+    return f" ({_RATIO.ends(low, high)}: {verdict})"

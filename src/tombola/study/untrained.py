@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from tombola.data.splits import Splits
+from tombola.formats import Unit
 from tombola.mask import Mask
 from tombola.nn.forward import typed
 from tombola.rng.seeds import derive, generator
@@ -63,11 +64,7 @@ def untrained(
 
 def untrained_sentence(found: Mapping[str, Any], metric: str) -> str:
     """What was found, in words."""
-
-    def show(value: float) -> str:
-        return f"{value:.2%}" if metric == "accuracy" else f"{value:.4g}"
-
-    random, reinit = found["random"], found["reinit"]
+    show, random, reinit = Unit(metric).show, found["random"], found["reinit"]
     return (
         f"As it stands, no weight trained, it reaches {show(found['test_accuracy'])}; random masks of its layer "
         f"densities {show(random['mean'])}, its mask on other weights {show(reinit['mean'])}."
