@@ -332,7 +332,9 @@ def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
 
 def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Every verification of a ticket that one of the searches found is shown with that search."""
-    searches = {digest: run for run in runs if run.find is not None and run.verify is None for digest in _tickets(run)}
+    wanted = {digest for run in runs if run.find is None and run.verify is not None if (digest := _verified(run))}
+    found = [run for run in runs if run.find is not None and run.verify is None] if wanted else []
+    searches = {digest: run for run in found for digest in _tickets(run)}
     proofs = {
         searches[digest].path: run
         for run in runs
@@ -345,9 +347,18 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _tickets(run: Run) -> list[str]:
-    """Digests of a search's tickets, level by level."""
-    levels = run.path.glob("replicate-*/level-*/*.ticket")
-    return [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(levels)]
+    """What verifications may call a search's tickets, level by level: the digest in the file, and that of its bytes."""
+    from tombola.ticket.format import digest_of
+
+    found = []
+    for file in sorted(run.path.glob("replicate-*/level-*/*.ticket")):
+        data = file.read_bytes()
+        found.append(hashlib.sha256(data).hexdigest())
+        try:
+            found.append(digest_of(data))
+        except TombolaError:  # no ticket, whatever its name
+            continue
+    return found
 
 
 def _verified(run: Run) -> str:

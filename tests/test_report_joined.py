@@ -1,0 +1,55 @@
+"""A verification is shown with the search that found its ticket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+import tombola as tb
+from report_runs import write_json
+from tombola.report.summary import NOT_VERIFIED, read_runs
+from tombola.study.verify import verify
+
+RECIPE = {"length": "2it", "batch_size": 60}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A search on the digits and the verification of its ticket."""
+    out = tmp_path_factory.mktemp("runs")
+    ticket = tb.find("mlp", "digits", {"density": 0.5, "rounds": 1}, recipe=RECIPE, out=out)
+    search = next(out.glob("imp-*"))
+    proof = verify(ticket, "digits", replicates=1, out=out)
+    return search, Path(proof["run"])
+
+
+def test_a_verification_goes_with_its_search(runs: tuple[Path, Path]) -> None:
+    (run,) = read_runs(runs)
+    assert run.find is not None
+    assert run.verify is not None
+    assert NOT_VERIFIED not in run.missing
+
+
+def test_verifications_of_before_named_the_files_bytes(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    search, proof = runs
+    ticket = next(search.glob("replicate-0/level-01/*.ticket"))
+    head = json.loads((proof / "run.json").read_text())
+    head["config"]["ticket"] = hashlib.sha256(ticket.read_bytes()).hexdigest()
+    write_json(tmp_path / "run.json", head)
+    write_json(tmp_path / "result.json", json.loads((proof / "result.json").read_text()))
+    assert len(read_runs((search, tmp_path))) == 1
+
+
+def test_another_tickets_verification_stays_apart(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    search, proof = runs
+    head = json.loads((proof / "run.json").read_text())
+    head["config"]["ticket"] = "0" * 64
+    write_json(tmp_path / "run.json", head)
+    write_json(tmp_path / "result.json", json.loads((proof / "result.json").read_text()))
+    apart = read_runs((search, tmp_path))
+    assert [run.find is None for run in apart] == [False, True]
+    (search / "replicate-0" / "level-01" / "broken.ticket").write_bytes(b"no ticket")
+    assert len(read_runs((search, proof))) == 1, "a file that is no ticket is nobody's"
