@@ -104,7 +104,7 @@ def row_words(rows: Sequence[Row]) -> str:
     if not several:
         return "Each mark is of one replicate."
     counts = over_replicates(len(row.values) for row in rows) if all(row.values for row in rows) else "the replicates"
-    barred = "; bar: 95 % t-interval" if any(row.interval for row in rows) else ""
+    barred = "; bar: 95 % interval" if any(row.interval for row in rows) else ""
     return f"Large mark: mean over {counts}{barred}; small marks: single replicates."
 
 
