@@ -44,10 +44,13 @@ def test_a_lone_evaluation_is_a_mark_and_several_replicates_a_bar() -> None:
     lone = merged([{50: 0.9}, {50: 0.8}])
     assert lone == Curve((50,), (pytest.approx(0.85),), (0.8,), (0.9,), 2)
     assert merged([]) is None
-    axes = trace_figure([Trace("a", series_look(0), lone), trace(0.1, 0.5)], ylabel="y").axes[0]
+    long = trace(*(0.1 * place for place in range(9)))
+    axes = trace_figure([Trace("a", series_look(0), lone), long], ylabel="y").axes[0]
     marks = {line.get_label(): line.get_marker() for line in axes.lines}
     assert (marks["a"], marks["x"]) == ("o", "none")
     assert len(axes.containers) == 1
+    (short,) = trace_figure([trace(0.1, 0.5, 0.6)], ylabel="y").axes[0].lines
+    assert short.get_marker() == "o", "few evaluations have a mark each"
 
 
 def test_ticks_have_as_many_decimals_each_and_a_minus_sign() -> None:
