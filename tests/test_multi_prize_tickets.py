@@ -390,7 +390,7 @@ def test_binary_activations_put_in_by_rewrites_are_not_lost_unsaid() -> None:
     model = Functional()
     ticket = find(model, splits(), MultiPrize(activations="binary"), recipe=RECIPE)
     for method in (IterativePruning(density=0.2, rounds=1), EdgePopup(), MultiPrize(), Joint()):
-        with pytest.raises(TombolaError, match="--activations binary") as told:
+        with pytest.raises(TombolaError, match="binary activations") as told:
             find(model, splits(), method, recipe=RECIPE, start=ticket)
         assert "\n" not in str(told.value)
     on = find(model, splits(), Joint(weights="binary", activations="binary"), recipe=RECIPE, start=ticket)

@@ -62,4 +62,15 @@ def test_weights_are_not_trained_by_the_recipe_of_the_scores() -> None:
     unknown = tb.find("conv-2", "digits", tb.EdgePopup(), recipe={**QUICK, "length": "1it"})
     with pytest.raises(TombolaError, match="training scores, whose recipe does not suit weights"):
         recipe_of(unknown)
+    with pytest.raises(TombolaError, match=r"Recipe cannot be made of .*learning_rate"):
+        recipe_of(unknown, {"learning_rate": 0.5})
     assert recipe_of(unknown, {"lr": 0.5}).lr == 0.5
+
+
+def test_verify_takes_a_mapping_that_changes_the_tickets_own_recipe() -> None:
+    ticket = tb.find("mlp", DIGITS, tb.IterativePruning(density=0.5, rounds=1), recipe={**QUICK, "length": "2it"})
+    found = tb.verify(ticket, "digits", replicates=1, recipe={"length": "3it", "lr": 0.03})
+    assert recipe_of(ticket, {"length": "3it"}).batch_size == recipe_of(ticket).batch_size
+    assert (found["recipe"]["length"], found["recipe"]["lr"]) == ("3it", 0.03)
+    with pytest.raises(TombolaError, match=r"Recipe cannot be made of .*learning_rate"):
+        tb.verify(ticket, "digits", replicates=1, recipe={"learning_rate": 0.03})

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class EdgePopup:
     """Learn which of the random weights to keep; the weights stay as they were drawn.
 
-    Networks by name are drawn as signed Kaiming constants unless --init says otherwise; a model that is given
+    Networks by name are drawn as signed Kaiming constants unless init says otherwise; a model that is given
     live keeps its weights. Biases and norms stay at their start (0, and scale 1 with bias 0).
 
     Args:

@@ -135,7 +135,7 @@ class IterativePruning:
         if density is not None and mask.density != 1.0 and density >= mask.density:
             raise TombolaError(
                 f"density is {density}, but the search starts from a ticket that keeps {mask.density:.4g}; "
-                "ask for less, or for --levels 0 to train the ticket as it is"
+                "ask for less, or for levels=0 to train the ticket as it is"
             )
         if density is None:
             plan = by_rate(sizes, rates, self.levels or 0)

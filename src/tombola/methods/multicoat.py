@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Multicoat:
     """Edge-popup with several coats: a weight counts as often as there are masks that keep it, and is never trained.
 
-    Networks by name are drawn as signed Kaiming constants unless --init says otherwise.
+    Networks by name are drawn as signed Kaiming constants unless init says otherwise.
 
     Args:
         densities: fraction of every layer's weights kept by each coat, e.g. [0.3, 0.1]; the largest is the density

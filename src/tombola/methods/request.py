@@ -87,13 +87,14 @@ def make_request(
     source = as_data(data, model)
     name = "imp" if method is None or isinstance(method, Mapping) else method.name
     named = preset(name, name_of_model(spec), source.name)
-    chosen = _made(METHODS[name], named.method, method) if not hasattr(method, "find") else method
+    chosen = made(METHODS[name], named.method, method) if not hasattr(method, "find") else method
     if not isinstance(recipe, Recipe):
-        recipe = _made(Recipe, named.recipe, recipe)
+        recipe = made(Recipe, named.recipe, recipe)
     return Request(spec, source, chosen, recipe, seed, replicates, options or Options(), ticket)
 
 
-def _made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:
+def made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:
+    """A dataclass of the fields in `named`, changed by those given; a TombolaError for an unknown field."""
     try:
         return kind(**{**named, **(given or {})})
     except TypeError as error:

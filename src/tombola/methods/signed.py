@@ -18,7 +18,7 @@ class SignedSupermask:
     """Learn a mask of -1, 0 and +1 over random weights that are never trained; the density is an outcome.
 
     Weight decay draws the scores under the threshold and so makes the mask sparse. Networks by name are drawn as
-    signed Kaiming constants unless --init says otherwise, so that every layer's weights end up ternary.
+    signed Kaiming constants unless init says otherwise, so that every layer's weights end up ternary.
 
     Args:
         threshold: scores up to this size give 0, others their sign; it must lie below the first scores

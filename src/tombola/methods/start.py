@@ -77,7 +77,7 @@ def _formed(spec: ModelSpec, method: Any, ticket: Ticket | None) -> ModelSpec:
     if getattr(method, "activations", "float") == "binary" and args.get("activation") != "binary":
         raise TombolaError(
             f"the ticket to start from is of {spec.name} with float activations, whose binary form is another network; "
-            "start from a ticket found with --activations binary, or leave that out"
+            "start from a ticket found with binary activations, or leave activations at float"
         )
     return replace(spec, args=args)
 
@@ -88,7 +88,7 @@ def _check_activations_stay(ticket: Ticket, method: Any) -> None:
     if binary and getattr(method, "activations", "float") != "binary":
         raise TombolaError(
             "the ticket to start from has binary activations in the place of the network's ReLUs, which this search "
-            "would put back; go on by a method with --activations binary (joint, multi-prize, binary-weights)"
+            "would put back; go on by a method whose activations are binary (joint, multi-prize, binary-weights)"
         )
 
 

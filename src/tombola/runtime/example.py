@@ -23,7 +23,7 @@ def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None
     chosen = tuple(shape) if shape else recorded
     if chosen is None:
         raise TombolaError(
-            "the ticket does not record its network's input shape; give one, e.g. --input_shape [3,32,32]"
+            "the ticket does not record its network's input shape; give one: input_shape, e.g. [3, 32, 32]"
         )
     if batch < 1 or any(size < 1 for size in chosen):
         raise TombolaError(f"batch {batch} of inputs of shape {list(chosen)}; all sizes must be 1 or more")

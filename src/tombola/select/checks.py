@@ -52,6 +52,8 @@ def _numbers(name: str, scores: Tensor) -> Tensor:
         raise TombolaError(f"the scores of {name!r} are {_form(scores)}; give a dense tensor (scores.to_dense())")
     if scores.is_quantized or scores.is_complex():
         raise TombolaError(f"the scores of {name!r} are {_form(scores)}; give a dense tensor of real numbers")
+    if scores.dtype == torch.bool:
+        raise TombolaError(f"the scores of {name!r} are bool, a mask and no scores; give numbers (scores.float())")
     if scores.is_floating_point() and scores.itemsize < 2:
         raise TombolaError(f"the scores of {name!r} are {_form(scores)}; give at least 16 bits (scores.float())")
     if scores.is_floating_point() and (bad := int(torch.count_nonzero(scores != scores))):

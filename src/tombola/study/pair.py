@@ -35,7 +35,7 @@ class MaskPair:
             )
         for name in ("imp", "supermask"):
             if "density" in getattr(self, name):
-                raise TombolaError(f"{name} names a density, but both masks share one; give it as --density")
+                raise TombolaError(f"{name} names a density, but both masks share one; give it as density")
 
 
 def pair_arms(setting: Setting) -> tuple[Arm, Arm]:

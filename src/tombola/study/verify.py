@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from tombola.methods import METHODS
 from tombola.methods.describe import code_of, describe_data, describe_module
 from tombola.methods.find import machine
 from tombola.methods.presets import preset
-from tombola.methods.request import as_data, check_jobs, loaded
+from tombola.methods.request import as_data, check_jobs, loaded, made
 from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
@@ -73,7 +73,7 @@ def verify(
     margin: float = Margin.value,
     margin_kind: Kind = Margin.kind,
     seed: int = 0,
-    recipe: Recipe | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     model: nn.Module | None = None,
     trusted: Sequence[str] = (),
     options: Options | None = None,
@@ -91,7 +91,7 @@ def verify(
             dense arm's mean of another metric.
         margin_kind: "absolute": `margin` is in the metric's unit; "relative": a fraction of the dense arm's mean;
             "auto": absolute where the metric is a share of the test examples (accuracy, or 0 or 1 for every example).
-        recipe: how to train; None takes the ticket's own.
+        recipe: how to train, taken as it is; None or a mapping of fields starts from the ticket's own.
         model: the architecture, for a ticket of a user's own model.
         trusted: import prefixes that a ticket may name, as in `build`.
         out: parent of the run directory; None keeps everything in memory.
@@ -105,7 +105,7 @@ def verify(
     verification = Verification(
         Contest(given, model, tuple(trusted)),
         source,
-        recipe or recipe_of(given),
+        recipe if isinstance(recipe, Recipe) else recipe_of(given, recipe),
         replicates,
         Margin(margin, margin_kind),
         seed,
@@ -126,13 +126,13 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None) -> Recipe:
         if not named and not given:
             raise TombolaError(
                 "the ticket was found by training scores, whose recipe does not suit weights; give a recipe for the "
-                "weights: --lr, --optimizer, --length and so on"
+                "weights (lr, optimizer, length and so on)"
             )
-        return Recipe(**{**named, **(given or {})})
-    try:
-        return Recipe(**{**ticket.provenance["recipe"], **(given or {})})
-    except (KeyError, TypeError):
-        raise TombolaError("the ticket does not say how it was trained; give a recipe") from None
+        return made(Recipe, named, given)
+    recorded = ticket.provenance.get("recipe")
+    if not isinstance(recorded, Mapping) or not {one.name for one in fields(Recipe)} >= set(recorded):
+        raise TombolaError("the ticket does not say how it was trained; give a Recipe")
+    return made(Recipe, recorded, given)
 
 
 def data_of(ticket: Ticket, root: str) -> DataSpec:

@@ -212,7 +212,7 @@ def check_learning(network: nn.Module, learning: Learning, mask: Mask | None = N
     if empty:
         raise TombolaError(
             f"at density {learning.rule.density:g} nothing is kept of {', '.join(empty)}; ask for a higher density, "
-            "or leave those layers out with --exclude"
+            "or leave those layers out (exclude)"
         )
 
 

@@ -306,7 +306,7 @@ class _Gathered:
             kept = f"; {place if self.store.exists() else 'no checkpoint was saved yet'}"
         raise Diverged(
             f"{what} became NaN or infinite by iteration {self.loop.step} at lr {self.loop.recipe.lr:g}; "
-            f"lower --lr, add --warmup or --clip_norm{kept}"
+            f"lower lr, or set warmup or clip_norm{kept}"
         )
 
 
