@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -116,6 +117,18 @@ class Draws(Around):
         return self.net(x) + torch.randn(())
 
 
+class Dices(Around):
+    """Another output each time, by a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = random.Random(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x) * (1 + self.dice.random())
+        return out
+
+
 class Extra(Around):
     def get_extra_state(self) -> Tensor:
         return torch.tensor(3)
@@ -163,6 +176,7 @@ SOUND: dict[str, Callable[[], nn.Module]] = {
     "extra state": Extra,
     "spare": WithSpare,
     "draws": Draws,
+    "dices": Dices,
     "grows, not persistent": lambda: Grows(True, persistent=False),
 }
 ODD: dict[str, tuple[Callable[[], nn.Module], str]] = {

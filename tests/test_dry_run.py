@@ -127,6 +127,26 @@ def test_the_users_network_and_the_global_random_state_stay_as_they_were() -> No
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
+class Balanced(nn.Module):
+    """A loss that keeps a state: the share of each class so far."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.ones(2))
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        self.seen += torch.bincount(target, minlength=2)
+        return F.cross_entropy(output, target, weight=1 / self.seen)
+
+
+def test_a_task_that_keeps_a_state_has_it_as_it_was() -> None:
+    loss = Balanced()
+    data = replace(splits(), task=Task(loss, accuracy, eval_loss=F.cross_entropy))
+    for name in ("imp", "edge-popup"):
+        tried(mlp(), method(name), data)
+        assert loss.seen.tolist() == [1, 1]
+
+
 @dataclass(frozen=True)
 class Own:
     """A user's own method, without a dry run."""

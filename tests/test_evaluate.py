@@ -1,14 +1,17 @@
 """The contract of metric and loss: what they may give, and how batches of different sizes weigh."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from tombola.data.feed import feed
-from tombola.data.splits import Resident, Task, make_splits
+from tombola.data.splits import Resident, Task, accuracy, make_splits
 from tombola.errors import TombolaError
 from tombola.train.evaluate import evaluate
 from tombola.train.fabric import make_fabric
+from tombola.train.loop import train
 from tombola.train.recipe import Recipe
 from tombola.train.trial import Bench, run_trial
 
@@ -75,6 +78,32 @@ def test_a_metric_that_changes_its_form_is_refused():
     forms = iter([torch.zeros(2), torch.zeros(()), torch.zeros(1)])
     with pytest.raises(TombolaError, match="same form"):
         score(lambda o, t: next(forms))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_training_weighs_a_number_per_batch_as_evaluation_does(accumulate):
+    """Parts of 3, 3 and 1 examples: the mean over all is the same, whichever form the metric has."""
+    draw = torch.Generator().manual_seed(0)
+    x, y = torch.randn(21, 4, generator=draw), torch.randint(3, (21,), generator=draw)
+    rows = []
+    for metric in (accuracy, lambda o, t: accuracy(o, t).mean(), lambda o, t: float(accuracy(o, t).mean())):
+        torch.manual_seed(0)
+        data = make_splits((x, y), (x, y), None, Task(lambda o, t: F.cross_entropy(o, t), metric))
+        recipe = Recipe(length="2ep", batch_size=7, lr=0.5, accumulate=accumulate)
+        rows.append(train(nn.Linear(4, 3), data, recipe).history[1:])
+    for first, second, third in zip(*rows, strict=True):
+        assert 0 < first.train_accuracy < 1
+        assert second.train_accuracy == pytest.approx(first.train_accuracy)
+        assert third.train_accuracy == pytest.approx(first.train_accuracy)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.bool_, np.int64, bool, int])
+def test_numbers_of_numpy_and_python_are_taken(kind):
+    assert score(lambda o, t: kind(1)).metric == 1.0
+    assert score(lambda o, t: np.array(kind(1))).values is None
+    assert score(lambda o, t: np.ones(len(o), dtype=kind)).values.tolist() == [1] * 5
+    with pytest.raises(TombolaError, match=r"metric error gives shape \(2, 1\)"):
+        score(lambda o, t: np.ones((len(o), 1), dtype=kind))
 
 
 def test_the_mode_is_put_back_whatever_happens():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from supermask_searches import levels_of, network, splits
 from tombola.data.config import Augment
 from tombola.data.splits import Splits, Streamed, make_splits
 from tombola.errors import TombolaError
+from tombola.mask import Mask
 from tombola.methods import METHODS
 from tombola.methods.find import run_find, search
 from tombola.methods.learned_mask import LearnedMask
 from tombola.methods.request import make_request
 from tombola.supermask import Bernoulli, Identity, TopK, attach, refresh, settled
-from tombola.supermask.attach import layers
+from tombola.supermask.attach import layers, read
+from tombola.train import trial as trial_module
 from tombola.train.evaluate import evaluate
 from tombola.train.fabric import make_fabric
 from tombola.train.feeds import evaluated_part, evaluation_feed
@@ -94,6 +96,17 @@ def test_the_sampled_figures_are_means_over_the_same_masks() -> None:
     (untested,) = search(make_request(network(), replace(same, test=None), method, recipe=RECIPE))
     assert untested.result["val_accuracy_sampled"] == level.result["val_accuracy_sampled"]
     assert "test_accuracy_sampled" not in untested.result
+
+
+def test_what_is_sampled_are_fresh_draws_and_then_the_ticket_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Mask] = []
+    real = trial_module.evaluate
+    monkeypatch.setattr(trial_module, "evaluate", lambda model, *rest: seen.append(read(model)) or real(model, *rest))
+    (level,) = levels_of(LearnedMask(samples=4), recipe=RECIPE)
+    drawn = seen[-8:]
+    assert drawn[::2] == drawn[1::2]  # validation and test of each
+    assert all(a != b for a, b in combinations([*drawn[::2], level.ticket.mask], 2))
+    assert seen[:-8][-1] == level.ticket.mask
 
 
 class Watch(Hook):

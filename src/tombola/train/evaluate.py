@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -83,8 +84,8 @@ def metric_values(task: Task, output: Any, target: Tensor) -> Tensor:
     """
     found = task.metric(output, target)
     count = len(target)
-    if isinstance(found, (bool, int, float)):
-        found = torch.tensor(float(found), device=target.device)
+    if isinstance(found, (bool, int, float, np.generic, np.ndarray)):
+        found = torch.tensor(found, dtype=torch.float64)
     if not isinstance(found, Tensor) or found.shape not in ((count,), ()):
         form = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise TombolaError(
