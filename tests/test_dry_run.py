@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -469,6 +470,47 @@ def test_tasks_that_break_it_are_refused_with_what_is_wanted(kind: str) -> None:
     with pytest.raises(TombolaError, match=message) as caught:
         tried(line(), data=data)
     assert "\n" not in str(caught.value)
+
+
+LOSSES_ON_ONE_SIDE: dict[str, Measure] = {
+    "absolute": F.l1_loss,
+    "quantile": lambda o, t: torch.maximum(0.9 * (t - o), -0.1 * (t - o)).mean(),
+    "linear beyond a margin": lambda o, t: F.huber_loss(o, t, delta=0.01),
+    "one-sided": lambda o, t: (t - o).clamp(min=0).mean(),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSES_ON_ONE_SIDE)
+@pytest.mark.parametrize("shift", [100.0, -100.0, 0.0])
+def test_losses_of_right_pairs_pass_wherever_the_first_outputs_lie(kind: str, shift: float) -> None:
+    """Of outputs below all targets an absolute error is a difference of means, whichever belongs to which."""
+    loss = LOSSES_ON_ONE_SIDE[kind]
+    data = regression(lambda o, t: loss(o[:, 0], t), lambda o, t: loss(o[:, 0], t), lambda y: y[:, 0] + shift)
+    tried(line(), data=data)
+
+
+class Named(nn.Module):
+    """A regression whose output is a mapping."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = line()
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"value": self.body(x), "size": x.abs().mean()}
+
+
+@pytest.mark.parametrize("wrong", ["loss", "metric"])
+def test_all_pairs_are_met_in_mappings_too(wrong: str) -> None:
+    def apart(what: str) -> Callable[[Any, Tensor], Tensor]:
+        return lambda o, t: F.l1_loss(o["value"] if wrong == what else o["value"][:, 0], t)
+
+    data = regression(apart("loss"), apart("metric"), lambda y: y[:, 0])
+    with (
+        warnings.catch_warnings(action="ignore"),
+        pytest.raises(TombolaError, match=f"{wrong}.* pairs every output with every target"),
+    ):
+        tried(Named(), data=data)
 
 
 def test_a_metric_that_turns_out_no_number_at_the_end_is_an_error_and_not_a_verdict() -> None:

@@ -91,27 +91,50 @@ def check_mean(name: str, measure: Measure, output: Any, target: Tensor) -> None
 
 def _check_paired(name: str, measure: Measure, output: Any, target: Tensor) -> None:
     """TombolaError where shapes broadcast and it makes no difference which target belongs to which output."""
-    if not isinstance(output, Tensor) or output.shape == target.shape:
+    pairs = [(part, joint) for part in leaves(output) if (joint := _grown(part, target)) is not None]
+    if not pairs:
         return
-    try:
-        joint = torch.broadcast_shapes(output.shape, target.shape)  # type: ignore[no-untyped-call]
-    except RuntimeError:
+    # Outputs of one sign are all alike to a metric that asks for the sign, and so are outputs below all targets to an
+    # absolute error: about their mean, and among the targets, they are not.
+    probes = [_altered(output, change) for change in (_wide, _centred, lambda part: _among(part, target))]
+    found = [_quietly(measure, probe, _wide(target)) for probe in probes]
+    if found[0] is None or all(other is None or torch.equal(found[0], other) for other in found[1:]):
         return
-    if joint.numel() <= max(output.numel(), target.numel()):
-        return
-    # Outputs of one sign are all alike to a metric that asks for the sign: about their mean they are not.
-    centred = _wide(output) - _wide(output).mean()
-    first, other = (_quietly(measure, part, _wide(target)) for part in (_wide(output), centred))
-    if first is None or other is None or torch.equal(first, other):
-        return
-    if _ignores_pairs(measure, _wide(output), target) and _ignores_pairs(measure, centred, target):
+    if all(_ignores_pairs(measure, probe, target) for probe in probes):
+        part, joint = pairs[0]
         raise TombolaError(
-            f"{name} pairs every output with every target: outputs {tuple(output.shape)} and targets "
+            f"{name} pairs every output with every target: outputs {tuple(part.shape)} and targets "
             f"{tuple(target.shape)} broadcast to {tuple(joint)}; give them one shape, e.g. by output.squeeze(1)"
         )
 
 
-def _ignores_pairs(measure: Measure, output: Tensor, target: Tensor) -> bool:
+def _grown(part: Tensor, target: Tensor) -> torch.Size | None:
+    """The shape that a part of the output and the targets broadcast to, where it is larger than both."""
+    if part.shape == target.shape or not part.dim() or len(part) != len(target):
+        return None
+    try:
+        joint = torch.broadcast_shapes(part.shape, target.shape)  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        return None
+    return joint if joint.numel() > max(part.numel(), target.numel()) else None
+
+
+def _altered(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    return mapped(lambda part: change(part) if part.is_floating_point() else part, output)
+
+
+def _centred(part: Tensor) -> Tensor:
+    return _wide(part) - _wide(part).mean()
+
+
+def _among(part: Tensor, target: Tensor) -> Tensor:
+    """Outputs of the targets' mean and spread."""
+    around, own = target.double(), _centred(part)
+    scale = around.std(correction=0) / own.std(correction=0)
+    return own * scale.nan_to_num(1.0, 1.0, 1.0) + around.mean()
+
+
+def _ignores_pairs(measure: Measure, output: Any, target: Tensor) -> bool:
     """Whether the measure depends on the targets, but not on which belongs to which output."""
     turned = target.flip(0)
     found = [_quietly(measure, output, _wide(y)) for y in (target, turned, torch.zeros_like(target))]
@@ -120,7 +143,8 @@ def _ignores_pairs(measure: Measure, output: Tensor, target: Tensor) -> bool:
     straight, crossed, without = (part for part in found if part is not None)
     # Means over all outputs stand in the targets' order, which has turned round.
     alike = any(torch.allclose(straight, other, rtol=1e-9, atol=0) for other in (crossed, crossed.reshape(-1).flip(0)))
-    told_apart = not torch.equal(target, turned) and bool((output != output[:1]).any())
+    differ = any(part.dim() > 0 and bool((part != part[:1]).any()) for part in leaves(output))
+    told_apart = not torch.equal(target, turned) and differ
     return alike and told_apart and not torch.equal(straight, without)
 
 
