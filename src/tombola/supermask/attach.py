@@ -20,13 +20,15 @@ from tombola.names import unknown
 from tombola.nn.init import NORMS, fans, scheme_named
 from tombola.rng import philox
 from tombola.rng.seeds import derive
-from tombola.supermask.parametrization import Supermask
+from tombola.supermask.parametrization import Supermask, Watch
 from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule, TopK
 from tombola.supermask.weights import FROZEN, WeightRule
 
 _PARAMETRISED = re.compile(r"((?:.*?\.)?)parametrizations\.([^.]+)\.(.+)")  # module, weight, what belongs to it
 _FROZEN_BY_US = "_tombola_froze"
+_ORDER = "_tombola_order"  # of a module's parameters, which taking parametrisations off would change
+_PLAIN = "no supermasks are attached to this model; call attach first"
 Rest: TypeAlias = Literal["frozen", "norms", "trained"]
 
 
@@ -98,12 +100,14 @@ def attach(
     if mask is not None:
         _check_shapes(mask, chosen)
         made = rule.favour(made, mask)
+    watch = Watch()
     for place, (name, weight) in enumerate(chosen.items()):
         supermask = Supermask(
-            name, place, weight, made[name], rule=rule, weights=weights, represent=stands_for, seed=seed
+            name, place, weight, made[name], rule=rule, weights=weights, represent=stands_for, seed=seed, watch=watch
         )
         weight.requires_grad_(weights.trained and weight.requires_grad)
         for module, local in places[name]:
+            module.__dict__.setdefault(_ORDER, tuple(module._parameters))
             parametrize.register_parametrization(module, local, supermask, unsafe=True)
     _freeze_rest(model, rest or ("trained" if weights.trained else "frozen"))
     refresh(model)
@@ -139,12 +143,21 @@ def refresh(model: nn.Module, *, sample: bool = True) -> None:
 
     Args:
         sample: False takes the likeliest mask of a stochastic rule (p > 0.5) instead of drawing one.
+
+    Forgotten, that is a `StaleMaskWarning`, once a model: scores have moved between two forward passes in training
+    mode under one mask. Compiled networks do not look.
+
+    Raises:
+        TombolaError: no supermasks are attached, or a score is NaN.
     """
     found = list(layers(model))
+    if not found:
+        raise TombolaError(_PLAIN)
     for rule, supermasks in _by_rule(found).items():
         rule.write(supermasks, sample)
     for layer in found:
         layer.supermask.rescale(layer.weight)
+        layer.supermask.refreshed()
 
 
 @torch.no_grad()
@@ -325,7 +338,7 @@ def _some(model: nn.Module) -> list[Layer]:
     """All layers under their names in `model`, which parts that were attached by themselves do not know."""
     found = list(layers(model))
     if not found:
-        raise TombolaError("no supermasks are attached to this model; call attach first")
+        raise TombolaError(_PLAIN)
     names = {id(weight): name for name, weight in parameters_by_name(model).items()}
     return [layer._replace(name=names.get(id(layer.weight), layer.name)) for layer in found]
 
@@ -351,11 +364,28 @@ def _detach(model: nn.Module) -> list[nn.Parameter]:
         for local, chain in list(module.parametrizations.items())  # type: ignore[union-attr, operator]
         if isinstance(chain[0], Supermask)
     ]
+    for module in {id(module): module for module, _ in places}.values():
+        _class_of_its_own(module)
     for module, local in places:
         parametrize.remove_parametrizations(module, local, leave_parametrized=False)
+    for module in bare.modules():
+        _put_in_order(module._parameters, module.__dict__.pop(_ORDER, ()))
     for layer in found:
         layer.weight.requires_grad_(layer.supermask.was_trained)
     for module in bare.modules():
         for parameter in module.__dict__.pop(_FROZEN_BY_US, []):
             parameter.requires_grad_(True)
     return [layer.weight for layer in found]
+
+
+def _put_in_order(parameters: dict[str, nn.Parameter | None], order: Sequence[str]) -> None:
+    """The names of `order` as they follow there, then all others: an optimiser's state goes by place."""
+    for name in [*(name for name in order if name in parameters), *(name for name in parameters if name not in order)]:
+        parameters[name] = parameters.pop(name)
+
+
+def _class_of_its_own(module: nn.Module) -> None:
+    """Deep copies share the class that holds the parametrised weights; what is taken off here must stay there."""
+    shared = type(module)
+    own = {name: value for name, value in vars(shared).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, own)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from tombola.rng.seeds import derive
 from tombola.select.topk import Near
@@ -14,6 +18,17 @@ from tombola.supermask import kernels
 from tombola.supermask.represent import Represent
 from tombola.supermask.rules import MaskRule
 from tombola.supermask.weights import WeightRule
+
+
+class StaleMaskWarning(UserWarning):
+    """A network trains under masks that do not follow their scores."""
+
+
+@dataclass
+class Watch:
+    """Whether it has been said of a model that its masks are not refreshed; shared by its supermasks."""
+
+    said: bool = False
 
 
 class Supermask(nn.Module):
@@ -28,6 +43,8 @@ class Supermask(nn.Module):
     mask: Tensor
     scale: Tensor | None
     draws: Tensor
+    _used: tuple[int, int] | None = None  # identity and version of the scores in the last forward pass of training
+    _stepped: bool = False  # whether an optimiser has stepped on them since
 
     def __init__(
         self,
@@ -40,9 +57,10 @@ class Supermask(nn.Module):
         weights: WeightRule,
         represent: Represent,
         seed: int,
+        watch: Watch,
     ) -> None:
         super().__init__()
-        self.name, self.place, self.seed = name, place, seed
+        self.name, self.place, self.seed, self.watch = name, place, seed, watch
         self.rule, self.weights, self.represent = rule, weights, represent
         self.was_trained = weight.requires_grad
         self.near = Near()
@@ -56,10 +74,40 @@ class Supermask(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The effective weight, in the weight's shape and dtype."""
+        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            self._look()
         out: Tensor = _Effective.apply(  # type: ignore[no-untyped-call]
             weight, self.scores, self.mask, self.scale, self.rule, self.weights, self.represent
         )
         return out
+
+    def refreshed(self) -> None:
+        """The mask follows from the scores as they are."""
+        self._used, self._stepped = None, False
+
+    def _look(self) -> None:
+        """Warn, once a model, of scores that have changed since another forward pass under the same mask."""
+        scores = self.scores
+        if self.watch.said or type(scores) is not nn.Parameter or not scores.requires_grad or scores.is_inference():
+            return
+        now, before = (id(scores), scores._version), self._used
+        if before is not None and before[0] == now[0] and (self._stepped or before != now):
+            self.watch.said = True
+            warnings.warn(
+                f"the scores of {self.name!r} have changed since the last forward pass, but its mask has not: call "
+                "tombola.refresh(model) after every optimizer.step()",
+                StaleMaskWarning,
+                stacklevel=2,
+            )
+        self._used, self._stepped = now, False
+        _USED[id(scores)] = self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_used": None, "_stepped": False}  # a copy's scores count their versions anew
+
+    def _load_from_state_dict(self, *args: Any, **more: Any) -> None:
+        super()._load_from_state_dict(*args, **more)
+        self.refreshed()  # mask and scores came together
 
     def rescale(self, weight: Tensor) -> None:
         """Bring the scale in keeping with weight and mask."""
@@ -116,3 +164,19 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
 # The compiled loops leave no graph: a second derivative is better refused than taken for zero. Only where one may
 # follow, for the wrapper costs more than the gradient of a small layer.
 _gradients_once = once_differentiable(_gradients)
+
+
+_USED: WeakValueDictionary[int, Supermask] = WeakValueDictionary()
+"""Supermasks in training, by the identity of their scores."""
+
+
+def _note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    """Fused optimisers change their parameters without a new version."""
+    for group in optimizer.param_groups if _USED else ():
+        for parameter in group["params"]:
+            found = _USED.get(id(parameter))
+            if found is not None and found._parameters.get("scores") is parameter:
+                found._stepped = True
+
+
+register_optimizer_step_post_hook(_note_step)

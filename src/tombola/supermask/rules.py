@@ -116,6 +116,16 @@ class TopK:
         return {name: _lifted(s, mask[name].to(s.device), largest[name]) for name, s in scores.items()}
 
 
+def _numbers(layer: Supermask) -> Tensor:
+    """The layer's scores; TombolaError if some are NaN, of which every comparison would be false."""
+    scores = layer.scores.detach()
+    if bad := int(torch.count_nonzero(scores != scores)):
+        raise TombolaError(
+            f"{layer.name!r}: {bad} of {scores.numel()} scores are NaN; scores must be numbers (did training diverge?)"
+        )
+    return scores
+
+
 def _keep(layer: Supermask, count: int) -> None:
     """The layer's mask in place, starting from the last threshold."""
     try:
@@ -167,7 +177,7 @@ class Threshold(_Sigmoid):
     def write(self, layers: Sequence[Supermask], sample: bool) -> None:
         """Compare the scores with 0: sigmoid(s) > 0.5 without its rounding."""
         for layer in layers:
-            torch.gt(layer.scores.detach(), 0, out=layer.mask)
+            torch.gt(_numbers(layer), 0, out=layer.mask)
 
 
 @dataclass(frozen=True)
@@ -180,7 +190,7 @@ class Bernoulli(_Sigmoid):
     def write(self, layers: Sequence[Supermask], sample: bool) -> None:
         """Draw every layer from its own generator, or threshold at 0.5."""
         for layer in layers:
-            scores = layer.scores.detach()
+            scores = _numbers(layer)
             if sample:
                 draw = layer.next_generator()
                 uniform = torch.rand(scores.shape, generator=draw, device=scores.device)
@@ -208,7 +218,7 @@ class Round:
     def write(self, layers: Sequence[Supermask], sample: bool) -> None:
         """Clamp the scores, then round them."""
         for layer in layers:
-            scores = layer.scores.detach().clamp_(0, 1)
+            scores = _numbers(layer).clamp_(0, 1)
             torch.ge(scores, 0.5, out=layer.mask)
 
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
@@ -248,7 +258,7 @@ class Signed:
     def write(self, layers: Sequence[Supermask], sample: bool) -> None:
         """Compare the scores with the threshold."""
         for layer in layers:
-            scores = layer.scores.detach()
+            scores = _numbers(layer)
             layer.mask.copy_((scores > self.threshold).to(torch.int8) - (scores < -self.threshold).to(torch.int8))
 
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
@@ -292,7 +302,7 @@ class Coats:
     def write(self, layers: Sequence[Supermask], sample: bool) -> None:
         """Select once per coat and layer, in place."""
         for layer in layers:
-            scores = layer.scores.detach()
+            scores = _numbers(layer)
             coat = torch.empty_like(scores, dtype=torch.bool)
             layer.mask.zero_()
             for density in self.densities:
