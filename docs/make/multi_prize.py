@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from statistics import fmean
 
 from pages import Claim, Table
-from results import apart, arm, behind, difference, ends, networks, number, points, spread
+from results import apart, arm, behind, difference, ends, number, points, spread
 
 PAGE = "docs/multi-prize.md"
 STUDY = "mnist-binary"
@@ -37,9 +38,14 @@ def tables() -> Iterator[Table]:
 
 
 def stored(name: str) -> str:
-    """Bits per weight; of dense float weights 32, of dense binary ones 1."""
-    found = networks(STUDY).last_levels().where(arm=name).values("bits_per_weight")
-    bits = fmean(found) if found else 32.0
+    """Bits per weight as the page defines them: the mask's entropy, a bit for each trained sign, 32 for each float.
+
+    All layers keep the same share, so that the density gives the entropy.
+    """
+    kept = fmean(_arm(name, "density"))
+    mask = 0.0 if kept == 1 else -kept * math.log2(kept) - (1 - kept) * math.log2(1 - kept)
+    value = 32.0 if name.startswith("float") else 0.0 if name.startswith("multi-prize") else 1.0
+    bits = mask + value * kept
     return number(bits, 0) if bits == round(bits) else number(bits, 2 if bits < 1 else 1)
 
 
