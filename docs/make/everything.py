@@ -9,6 +9,7 @@ import digits
 import figures
 import given
 import joint
+import mask_init
 import methods
 import mnist
 import multi_prize
@@ -23,7 +24,7 @@ PAGES = (
     "docs/multi-prize.md",
     "docs/methods.md",
 )
-PARTS = (mnist, supermasks, joint, overlap, digits, multi_prize, methods, given)
+PARTS = (mnist, supermasks, joint, overlap, digits, mask_init, multi_prize, methods, given)
 
 
 def tables() -> Mapping[str, Table]:

@@ -130,10 +130,6 @@ FIGURES = (
 )
 
 
-OLDER = ("cifar10-wrn-arms.svg", "cifar10-wrn-masked-size.svg")
-"""Drawn before results were kept."""
-
-
 def digest(drawn: Drawn) -> str:
     """Of the numbers, rounded to what a figure can show, and of what is drawn of them."""
     text = json.dumps([drawn.plot, drawn.result()], sort_keys=True)
@@ -173,7 +169,7 @@ def faults() -> Iterator[Fault]:
             if found != [digest(drawn)]:
                 yield Fault(name, "was drawn from other results", mendable=True)
     for path in sorted(FOLDER.glob("*.svg")):
-        if path.name not in {drawn.file for drawn in FIGURES} | set(OLDER):
+        if path.name not in {drawn.file for drawn in FIGURES}:
             yield Fault(f"docs/figures/{path.name}", "is drawn by nothing")
 
 

@@ -217,7 +217,7 @@ def readme_claims() -> Iterator[Claim]:
     yield Claim(
         README,
         "The early stop at 21 % is {share} % earlier in the mean (there 38 %), but the dense network's early stop "
-        "scatters so much that five searches do not show it; measured by the time to a fixed loss they do.",
+        "scatters so much that five searches do not show it.",
         {"share": number(100 * (1 - fmean(stop) / fmean(dense)), 0)},
         apart(stop, dense) == 0,
     )
