@@ -14,6 +14,7 @@ import methods
 import mnist
 import multi_prize
 import overlap
+import speed
 import supermasks
 from pages import Claim, Fault, Table, put_right
 
@@ -22,9 +23,11 @@ PAGES = (
     "docs/mnist.md",
     "docs/supermasks.md",
     "docs/multi-prize.md",
+    "docs/benchmarks.md",
+    "docs/deploy.md",
     "docs/methods.md",
 )
-PARTS = (mnist, supermasks, joint, overlap, digits, mask_init, multi_prize, methods, given)
+PARTS = (mnist, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods, given)
 
 
 def tables() -> Mapping[str, Table]:

@@ -31,8 +31,7 @@ GIVEN = {
         "1/1 at 25 %: 89.11, with trained norms 91.9 (Diffenderfer & Kailkhura 2021)",
     ),
     "docs/benchmarks.md": (
-        "torch 2.12.1, ONNX Runtime 1.31, OpenVINO 2026.4. - **EPYC**",
-        "torch 2.12.1, ONNX Runtime 1.31, OpenVINO 2026.4. Its figures are older",
+        "torch 2.12.1, ONNX Runtime 1.31, OpenVINO 2026.4.",
         "The target is at most 1.10, dense.",
         "edge-popup at most 1.10 for the convolutional networks at batch 128 and 1.5 for LeNet at batch 60, "
         "multi-prize at most 1.25 for Conv-4",

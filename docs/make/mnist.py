@@ -101,17 +101,6 @@ def shown(found: Difference) -> str:
     return number(100 * found.difference, 2, sign=True)
 
 
-def reached(arm: str, level: int) -> list[float]:
-    """Iterations to the dense networks' mean lowest loss; those that never get there count with their whole length."""
-    found = networks(STUDY).where(arm=arm, level=level)
-    return [float(row["iterations_to_dense_loss"] or row["steps"]) for row in found.rows]
-
-
-def arrivals(arm: str, level: int) -> list[float]:
-    """The iterations of those that get there."""
-    return values(arm, level, "iterations_to_dense_loss")
-
-
 def claims() -> Iterator[Claim]:
     yield from paper_claims()
     yield from readme_claims()
@@ -227,43 +216,4 @@ def readme_claims() -> Iterator[Claim]:
         "and random masks of the same layer densities, do not.",
         {},
         sign(above_dense(15)) >= 0 and all(sign(above_dense(15, arm)) < 0 for arm in CONTROLS),
-    )
-
-
-def speed_claims() -> Iterator[Claim]:
-    """The time to the dense networks' mean lowest loss."""
-    target = fmean(values("ticket", 0, "val_loss_min"))
-    dense, ticket = reached("ticket", 0), reached("ticket", 7)
-    both = [*arrivals("ticket", 7), *arrivals("ticket", 9)]
-    late = [len(arrivals("ticket", level)) for level in LEVELS if values("ticket", level, "density")[0] < 0.02]
-    yield Claim(
-        PAGE,
-        "the mean of the five dense minima ({target}): tickets of 21 % get there after {mean} iterations ({least} to "
-        "{most} in each of the five runs at 21 % and 13.5 %), tickets of 3.6 % after {sparse}; of the dense runs "
-        "{count} get there at all",
-        {
-            "target": number(target, 4),
-            "mean": number(fmean(ticket), 0),
-            "least": number(min(both), 0),
-            "most": number(max(both), 0),
-            "sparse": number(fmean(arrivals("ticket", 15)), 0),
-            "count": str(len(arrivals("ticket", 0))),
-        },
-        len(both) == 10 and len(arrivals("ticket", 15)) == 5,
-    )
-    yield Claim(
-        PAGE,
-        "With the others counted at their full length the difference at 21 % is {difference} iterations (95 %: "
-        "{interval}).",
-        {
-            "difference": number(fmean(ticket) - fmean(dense), 0, sign=True),
-            "interval": ends(difference(ticket, dense), 1, 0),
-        },
-        apart(ticket, dense) < 0,
-    )
-    yield Claim(
-        PAGE,
-        "Below 2 % no more than {most} of the five runs of a level get there",
-        {"most": str(max(late))},
-        max(late) < 5,
     )

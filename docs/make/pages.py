@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 Cells = Sequence[Sequence[str]]
 _TABLE = re.compile(r"<!-- table: (?P<name>[\w/-]+) -->\n(?P<body>.*?)<!-- end -->", re.DOTALL)
+_TABLE_NAME = re.compile(r"<!-- table: ([\w/-]+) -->")
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -122,7 +123,8 @@ def put_right(
                 faults += found
         if text != before:
             write(path, text)
-    return faults
+    shown = {name for page in pages for name in _TABLE_NAME.findall((ROOT / page).read_text(encoding="utf-8"))}
+    return faults + [Fault("docs", f"table {name!r} stands in no page") for name in tables if name not in shown]
 
 
 # ---- which numbers of a page stand in no table and no claim ------------------------------------------------------
