@@ -152,6 +152,7 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
     network = start.network()
     if hasattr(method, "include"):  # else nothing is to be pruned
         warn_of_left_out(_covered(request, network))
+    _loggers(options, None, 0)
     fabric = make_fabric(options.device, request.recipe.precision)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
     if request.start is None:
