@@ -428,6 +428,10 @@ WRONG_TASKS: dict[str, tuple[Splits, str]] = {
         regression(squared, lambda o, t: error(o, t) if len(o) > 20 else error(o, t).mean()),
         r"metric error gives shape \(2\d,\) for 2\d examples and \(\) for 1\d",
     ),
+    "metric that is complex": (
+        regression(squared, lambda o, t: torch.complex(error(o, t), error(o, t))),
+        "metric error gives complex numbers; it must give real ones",
+    ),
     "metric that fails": (
         regression(squared, lambda o, t: o.argmax(7)),
         "metric error fails on .*: IndexError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -124,3 +125,21 @@ def test_a_mask_that_does_not_fit_is_one_clear_line() -> None:
         hold(model, Mask({"nothing.weight": torch.ones(2, dtype=torch.bool)}))
     with pytest.raises(TombolaError, match=r"shape \(2,\), the parameter \(4, 5\)"):
         hold(model, Mask({"0.weight": torch.ones(2, dtype=torch.bool)}))
+
+
+@pytest.mark.parametrize(
+    ("mask", "values", "message"),
+    [
+        (0.5, None, "a mask is made of a mapping from name to tensor, not of a float"),
+        ([torch.ones(4, 5)], None, "a mask is made of a mapping from name to tensor, not of a list"),
+        ({"0.weight": [1, 0]}, None, "the mask of '0.weight' is a list; give a bool tensor"),
+        ({"0.weight": torch.ones(4, 5)}, {"0.weihgt": torch.ones(4, 5)}, "values for '0.weihgt', which the mask does"),
+        ({"0.weight": torch.ones(4, 5)}, {"2.weight": torch.ones(3, 4)}, "values for '2.weight', which the mask does"),
+    ],
+)
+def test_what_is_no_mask_is_one_line_and_holds_nothing(mask: Any, values: Any, message: str) -> None:
+    model = network()
+    with pytest.raises(TombolaError, match=message) as caught:
+        hold(model, mask, values)
+    assert "\n" not in str(caught.value)
+    assert not any(module._forward_pre_hooks for module in model.modules())

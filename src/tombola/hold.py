@@ -75,7 +75,7 @@ def hold(model: nn.Module, mask: Mask, values: Mapping[str, Tensor] | None = Non
         values: name -> tensor of the weight's shape, read at pruned positions.
 
     Raises:
-        TombolaError: the mask names a parameter that the model lacks, of another shape, or that is computed in a way
+        TombolaError: `values` names a weight that the mask does not; the mask names a parameter that the model lacks, of another shape, or that is computed in a way
             that cannot be held; in a later forward pass, if such a parameter is gone or has another shape.
     """
     return Hold(model, mask, values)
@@ -89,6 +89,10 @@ def release(model: nn.Module) -> None:
 def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[Place]:
     """The places of all masked weights, or a TombolaError."""
     known, found = places(model), list[Place]()
+    if odd := [name for name in values if name not in mask]:
+        raise TombolaError(
+            f"there are values for {odd[0]!r}, which the mask does not name; give values of masked weights"
+        )
     for name, keep in mask.items():
         if name not in known:
             raise TombolaError(_unknown(model, name, known))

@@ -50,6 +50,8 @@ class Mask(Mapping[str, Tensor]):
     _tensors: dict[str, Tensor]
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        if not isinstance(tensors, Mapping):
+            raise TombolaError(f"a mask is made of a mapping from name to tensor, not of a {type(tensors).__name__}")
         self._tensors = {name: _as_bool(name, tensor) for name, tensor in tensors.items()}
 
     @classmethod
@@ -253,6 +255,8 @@ class Mask(Mapping[str, Tensor]):
 
 
 def _as_bool(name: str, tensor: Tensor) -> Tensor:
+    if not isinstance(tensor, Tensor):
+        raise TombolaError(f"the mask of {name!r} is a {type(tensor).__name__}; give a bool tensor (torch.as_tensor)")
     tensor = tensor.detach()
     if tensor.dtype != torch.bool:
         if not bool(((tensor == 0) | (tensor == 1)).all()):

@@ -17,7 +17,14 @@ def as_plain(value: Any) -> dict[str, Any]:
     return {field.name: _plain(getattr(value, field.name)) for field in fields}
 
 
+def python_number(value: Any) -> Any:
+    """A number of numpy, or a tensor without dimensions, as Python's; anything else as it is."""
+    alone = hasattr(value, "item") and getattr(value, "shape", None) == ()
+    return value.item() if alone and not getattr(value, "is_meta", False) else value
+
+
 def _plain(item: Any) -> Any:
+    item = python_number(item)
     if dataclasses.is_dataclass(item) and not isinstance(item, type):
         return as_plain(item)
     if isinstance(item, Mapping):

@@ -19,7 +19,7 @@ from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
 from tombola.nn.forward import input_dtype
-from tombola.rng.seeds import check_seed
+from tombola.rng.seeds import checked_seed
 from tombola.runs.jobs import check_single_process
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
@@ -67,7 +67,7 @@ class Request:
     def __post_init__(self) -> None:
         if self.replicates < 1:
             raise TombolaError(f"replicates is {self.replicates}, but at least 1 is needed")
-        check_seed(self.seed)
+        object.__setattr__(self, "seed", checked_seed(self.seed))
 
 
 def make_request(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+import operator
+from typing import TYPE_CHECKING, SupportsIndex
 
 from tombola.errors import TombolaError
 
@@ -21,10 +22,12 @@ def derive(seed: int, *labels: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
-def check_seed(seed: int) -> None:
-    """TombolaError unless `seed` is one that every file and report can hold."""
-    if not 0 <= seed < 2**63:
-        raise TombolaError(f"seed is {seed}, but it must be a whole number from 0 to 2^63-1")
+def checked_seed(seed: SupportsIndex) -> int:
+    """The seed as an int; TombolaError unless it is a whole number that every file and report can hold."""
+    whole = operator.index(seed) if hasattr(seed, "__index__") else -1
+    if not 0 <= whole < 2**63:
+        raise TombolaError(f"seed is {seed!r}, but it must be a whole number from 0 to 2^63-1")
+    return whole
 
 
 def generator(seed: int, *labels: str | int) -> torch.Generator:

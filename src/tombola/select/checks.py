@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.plain import python_number
 
 
 def checked_scores(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -22,7 +23,7 @@ def checked_scores(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def checked_density(density: Any, of: str = "") -> float:
     """A number in (0, 1] as Python's, of Python, numpy or a tensor without dimensions."""
-    value = _plain(density)
+    value = python_number(density)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise TombolaError(f"density{of} is {density!r}; it must lie in (0, 1]: the fraction of weights KEPT")
     return value
@@ -30,16 +31,10 @@ def checked_density(density: Any, of: str = "") -> float:
 
 def checked_count(count: Any, total: int, where: str) -> int:
     """A whole number from 0 to `total` as an int, of Python, numpy or a tensor without dimensions."""
-    value = _plain(count)
+    value = python_number(count)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= total:
         raise TombolaError(f"{where} shall keep {count!r} units; allowed is a whole number from 0 to {total}")
     return value
-
-
-def _plain(number: Any) -> Any:
-    """A number of numpy or torch as Python's; anything else as it is."""
-    alone = hasattr(number, "item") and getattr(number, "shape", None) == ()
-    return number.item() if alone and not getattr(number, "is_meta", False) else number
 
 
 def _numbers(name: str, scores: Tensor) -> Tensor:

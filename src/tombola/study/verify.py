@@ -24,7 +24,7 @@ from tombola.methods.request import as_data, check_jobs, loaded, made
 from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
-from tombola.rng.seeds import check_seed, derive
+from tombola.rng.seeds import checked_seed, derive
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
@@ -62,7 +62,7 @@ class Verification:
     def __post_init__(self) -> None:
         if self.replicates < 1:
             raise TombolaError(f"replicates is {self.replicates}; at least 1 is needed, and 3 for a verdict")
-        check_seed(self.seed)
+        object.__setattr__(self, "seed", checked_seed(self.seed))
 
 
 def verify(

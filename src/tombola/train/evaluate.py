@@ -92,6 +92,8 @@ def metric_values(task: Task, output: Any, target: Tensor) -> Tensor:
             f"metric {task.metric_name} gives {form} for a batch of {count} examples; it must give one value per "
             f"example, shape ({count},), or one number for the batch"
         )
+    if found.is_complex():
+        raise TombolaError(f"metric {task.metric_name} gives complex numbers; it must give real ones")
     return found if found.is_floating_point() else found.float()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
 
 from tombola.errors import TombolaError
@@ -62,6 +63,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "milestones", tuple(self.milestones))
+        for field in ("batch_size", "accumulate", "patience"):
+            value = getattr(self, field)
+            _require(hasattr(value, "__index__"), field, value, "a whole number")
+            object.__setattr__(self, field, operator.index(value))
         for text in (self.length, self.warmup, self.eval_every, *self.milestones):
             Length.parse(text)
         _require(Length.parse(self.length) != Length(), "length", self.length, "longer than nothing")
