@@ -47,7 +47,7 @@ def test_masks_are_those_of_a_selection_from_the_scores(
     model = nn.ModuleList(nn.Linear(*size) for size in sizes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyLayerWarning)
-        attach(model, TopK(density, scope, pattern), seed=seed)
+        attach(model, TopK(density, scope, pattern), seed=seed, outputs=())
         sizes_of = {name: s.abs() for name, s in scores_of(model).items()}
         assert read(model) == select(sizes_of, density=density, scope=scope, pattern=pattern)
     if scope == "layer" and pattern == "element":
@@ -87,7 +87,7 @@ LAYERS: list[tuple[str, Callable[[], nn.Module], tuple[int, ...]]] = [
 def test_every_layer_takes_every_pattern(make: Callable[[], nn.Module], shape: tuple[int, ...], pattern: str) -> None:
     model = make()
     before = model.weight.detach().clone()  # type: ignore[union-attr, operator]
-    attach(model, TopK(0.5, pattern=pattern))
+    attach(model, TopK(0.5, pattern=pattern), outputs=())
     mask = read(model)["weight"]
     assert torch.equal(model.weight, before * mask)  # type: ignore[arg-type]
     model(torch.randn(shape)).sum().backward()

@@ -31,6 +31,7 @@ class EdgePopup:
         density: fraction of weights kept
         scope: layer (every layer holds the density) or global (the best scores over all layers)
         pattern: what is kept as one: element, block:V (V output rows), N:M such as 2:4, or channel
+        prune_outputs: let pattern channel remove rows of output layers too, which are classes
         scores: how scores begin: the name of an initialisation; torch_default is U(+-1/sqrt(fan_in))
         scale_fan: draw the weights for a fan of fan_in times density, so that sparse layers keep their variance
         anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
@@ -48,6 +49,7 @@ class EdgePopup:
     density: float = 0.5
     scope: str = "layer"
     pattern: str = "element"
+    prune_outputs: bool = False
     scores: str = "torch_default"
     scale_fan: bool = False
     anneal: str = "0it"
@@ -99,6 +101,7 @@ class EdgePopup:
             include=self.include,
             exclude=self.exclude,
             rest="norms" if self.train_norms else "frozen",
+            prune_outputs=self.prune_outputs,
             hooks=lambda search: annealed(search, self.anneal, self._rule()),
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,9 +29,10 @@ class IterativePruning:
         rate: fraction of the remaining weights pruned per level; with density, only the ratio of rates counts
         levels: number of levels of that rate, instead of density and rounds
         conv_rate: rate of convolutions; null means the same as rate
-        output_rate: rate of the output layer; null means half of rate
+        output_rate: rate of the output layer; null means half of rate (pattern channel: 0, see prune_outputs)
         scope: layer (each layer by its own rate) or global (the smallest weights over all layers)
         pattern: what is pruned as one: element, block:V (V output rows), N:M such as 2:4, or channel
+        prune_outputs: let pattern channel remove rows of output layers too, which are classes; so does an output_rate
         criterion: what is kept: magnitude, movement, random, ... or an import path
         rewind: init, a step such as 500it, or lr (weights stay, learning rate rewinds)
         include: name patterns of further parameters to prune, e.g. ["*.bias"]
@@ -50,6 +51,7 @@ class IterativePruning:
     output_rate: float | None = None
     scope: str = "layer"
     pattern: str = "element"
+    prune_outputs: bool = False
     criterion: str = "magnitude"
     rewind: str = "init"
     include: tuple[str, ...] = ()
@@ -115,10 +117,14 @@ class IterativePruning:
             rewind=Rewind.parse(self.rewind),
             include=self.include,
             exclude=self.exclude,
+            spare_outputs=self.pattern == "channel" and not self.prune_outputs and self.output_rate is None,
         )
 
-    def plan(self, mask: Mask, output: str) -> Sequence[Counts]:
-        """Units kept at every level of what `mask` keeps, level 0 first; `output` names the output layer's weight."""
+    def plan(self, mask: Mask, output: str, whole: Collection[str] = ()) -> Sequence[Counts]:
+        """Units kept at every level of what `mask` keeps, level 0 first.
+
+        `output` names the output layer's weight, `whole` the weights of which nothing is pruned.
+        """
         from tombola.prune.levels import by_density, by_rate
         from tombola.select.patterns import NM, parse_pattern
 
@@ -126,12 +132,13 @@ class IterativePruning:
         if isinstance(pattern, NM):
             return self._n_of_m(pattern.n / pattern.m)
         sizes = {name: int(pattern.whole(kept).sum()) for name, kept in mask.items()}
+        spared = sum(sizes[name] for name in whole)
         density = 0.1 if self.density is None and self.levels is None else self.density
         if self.scope == "global":
             sizes = {"": sum(sizes.values())}
             rates = {"": self.rate}
         else:
-            rates = self.rates(mask, output)
+            rates = self.rates(mask, output) | dict.fromkeys(whole, 0.0)
         if density is not None and mask.density != 1.0 and density >= mask.density:
             raise TombolaError(
                 f"density is {density}, but the search starts from a ticket that keeps {mask.density:.4g}; "
@@ -142,7 +149,15 @@ class IterativePruning:
         else:
             units = sum(pattern.units(kept.shape) for kept in mask.values())
             plan = by_density(sizes, rates, density, self.rounds, units)
-        return [level[""] for level in plan] if self.scope == "global" else plan
+        if self.scope != "global":
+            return plan
+        fewest, all_units = min(level[""] for level in plan), sizes[""]
+        if fewest < spared or (fewest == spared < all_units):
+            raise TombolaError(
+                f"{fewest} of {all_units} channels shall be kept, and the output layer alone has {spared}, which stay; "
+                "ask for a higher density, or set prune_outputs"
+            )
+        return [level[""] for level in plan]
 
     def rates(self, weights: Mapping[str, Any], output: str) -> dict[str, float]:
         """Every layer's rate: that of convolutions, of other layers, and of the output layer."""

@@ -35,6 +35,7 @@ class Joint:
         density: fraction of weights kept
         scope: layer or global
         pattern: what is kept as one: element, block:V, N:M such as 2:4, or channel
+        prune_outputs: let pattern channel remove rows of output layers too, which are classes
         weight_gradient: masked (the true gradient: pruned weights rest), dense (pruned weights learn on, straight
             through the mask), or sr-ste (dense, with pruned weights drawn to 0)
         sr_ste_decay: strength of that draw
@@ -58,6 +59,7 @@ class Joint:
     density: float = 0.5
     scope: str = "layer"
     pattern: str = "element"
+    prune_outputs: bool = False
     weight_gradient: str = "masked"
     sr_ste_decay: float = 2e-4
     weights: str = "identity"
@@ -142,6 +144,7 @@ class Joint:
             include=self.include,
             exclude=self.exclude,
             score_settings=self.score_settings(),
+            prune_outputs=self.prune_outputs,
             hooks=self._hooks,
             rewrites=self._rewrites(network),
         )

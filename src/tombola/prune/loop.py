@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,6 +15,7 @@ from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.mask import Mask, parameters_by_name, prunable, unwrap
 from tombola.nn.forward import typed, widened
+from tombola.nn.outputs import output_weights, say_kept
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive, generator
 from tombola.select.barred import warn_of_barred, warn_of_ties
@@ -39,16 +40,18 @@ Counts = Mapping[str, int] | int | None
 class Pruning:
     """The axes of the loop.
 
-    `plan` gives the units kept at each level from the mask to begin with and the name of the output layer's weight.
+    `plan` gives the units kept at each level from the mask to begin with, the name of the output layer's weight, and
+    those of the weights that stay whole: with `spare_outputs`, all whose rows are the network's outputs.
     """
 
-    plan: Callable[[Mask, str], Sequence[Counts]]
+    plan: Callable[[Mask, str, Collection[str]], Sequence[Counts]]
     criterion: Criterion
     scope: str
     pattern: Pattern
     rewind: Rewind
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    spare_outputs: bool = False
 
 
 def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
@@ -60,7 +63,8 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     Raises:
         TombolaError: a level's mask leaves no path from the input to the output.
     """
-    mask, plan = plan_levels(search.network(), pruning, search.mask)
+    mask, plan = plan_levels(search.network(), pruning, search.mask, some_inputs(search.bench.splits))
+    say_kept(_spared(search, pruning, mask), "prune_outputs")
     chosen = Selection(mask, {}, {}, {})
     levels = list[Level]()
     for level, counts in enumerate(plan):
@@ -70,8 +74,13 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     return levels
 
 
-def plan_levels(network: nn.Module, pruning: Pruning, mask: Mask | None = None) -> tuple[Mask, Sequence[Counts]]:
-    """The mask to begin with (`mask`, or everything), and the units that each level keeps of it."""
+def plan_levels(
+    network: nn.Module, pruning: Pruning, mask: Mask | None = None, x: Tensor | None = None
+) -> tuple[Mask, Sequence[Counts]]:
+    """The mask to begin with (`mask`, or everything), and the units that each level keeps of it.
+
+    `x`: a batch of inputs, by which the output layers are found; without it the last prunable weight counts as theirs.
+    """
     weights = prunable(network, include=pruning.include, exclude=pruning.exclude)
     if not weights:
         raise TombolaError(f"the network has no prunable weight: {coverage(network, pruning.include, pruning.exclude)}")
@@ -82,7 +91,23 @@ def plan_levels(network: nn.Module, pruning: Pruning, mask: Mask | None = None) 
         )
     _check_plain(network, weights)
     mask = mask or Mask.full(weights)
-    return mask, pruning.plan(mask, next(reversed(prunable(network)), ""))
+    last = next(reversed(prunable(network)), "")
+    return mask, pruning.plan(mask, last, _outputs(network, pruning, mask, x))
+
+
+def _outputs(network: nn.Module, pruning: Pruning, mask: Mask, x: Tensor | None) -> list[str]:
+    """The weights that stay whole."""
+    if not pruning.spare_outputs:
+        return []
+    return (
+        [name for name in list(prunable(network))[-1:] if name in mask]
+        if x is None
+        else output_weights(network, x, mask)
+    )
+
+
+def _spared(search: Search, pruning: Pruning, mask: Mask) -> list[str]:
+    return _outputs(search.network(), pruning, mask, some_inputs(search.bench.splits))
 
 
 def _check_plain(network: nn.Module, names: Iterable[str]) -> None:
@@ -99,7 +124,7 @@ def _check_plain(network: nn.Module, names: Iterable[str]) -> None:
 def dry_run(search: Search, pruning: Pruning) -> None:
     """One step, one ticket and one selection, on copies: what cannot work says so before anything is trained."""
     model = search.network()
-    mask, plan = plan_levels(model, pruning, search.mask)
+    mask, plan = plan_levels(model, pruning, search.mask, some_inputs(search.bench.splits))
     with hold(model, mask):
         state = try_training(search.bench, model, seed=search.seed)
     ticket = Ticket.from_models(
@@ -114,13 +139,15 @@ def dry_run(search: Search, pruning: Pruning) -> None:
     if len(plan) > 1:
         with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
             warnings.simplefilter("ignore")  # of weights that have hardly moved
-            chosen = _select(pruning, _context(search, Level(0, ticket, {})), mask, plan[1])
+            chosen = _select(search, pruning, _context(search, Level(0, ticket, {})), mask, plan[1])
             is_cut(search.network(), chosen.mask, some_inputs(search.bench.splits))
 
 
-def _select(pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
+def _select(search: Search, pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
+    scores = _scores(pruning, context)
+    first = {name: torch.full_like(scores[name], torch.inf) for name in _spared(search, pruning, mask)}
     return selection(
-        _scores(pruning, context),
+        {**scores, **first},
         counts=counts,
         scope=pruning.scope,
         pattern=pruning.pattern,
@@ -156,7 +183,7 @@ def _context(search: Search, previous: Level) -> Context:
 
 
 def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Selection:
-    chosen = _select(pruning, _context(search, previous), previous.ticket.mask, counts)
+    chosen = _select(search, pruning, _context(search, previous), previous.ticket.mask, counts)
     pruned, what = chosen.mask, f"{_name(pruning)} at level {previous.level + 1}: "
     warn_of_barred(pruned, chosen.barred, chosen.drawn, what)
     warn_of_ties(pruned, chosen.tied, what)

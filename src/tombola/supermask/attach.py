@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
@@ -15,9 +15,10 @@ from torch.nn.utils import parametrize
 
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
-from tombola.mask import Mask, holders, parameters_by_name, prunable, unwrap
+from tombola.mask import Mask, holders, parameters_by_name, prunable, resolve, unwrap
 from tombola.names import unknown
 from tombola.nn.init import NORMS, fans, scheme_named
+from tombola.nn.outputs import say_kept
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.supermask.parametrization import Supermask, Watch
@@ -62,6 +63,7 @@ def attach(
     exclude: Sequence[str] = (),
     rest: Rest | None = None,
     mask: Mask | None = None,
+    outputs: Collection[str] | None = None,
 ) -> Groups:
     """Put a learned mask on every prunable weight of `model`, in place, and write the first masks.
 
@@ -79,6 +81,8 @@ def attach(
         rest: what is done with all other parameters: "trained", "norms" (only norm layers are trained) or
             "frozen", until `make_permanent`; default: trained if the weights are, else frozen.
         mask: start from scores under which this mask is what the rule keeps first.
+        outputs: names of the output layers' weights, which the channel pattern keeps whole (and does not count), as
+            their rows are the network's outputs; default the last prunable weight. `()` prunes them like any other.
 
     Raises:
         TombolaError: nothing to mask, already attached, a wrapped model, or settings that exclude each other.
@@ -101,10 +105,16 @@ def attach(
         _check_shapes(mask, chosen)
         made = rule.favour(made, mask)
     watch = Watch()
+    for name in outputs or ():
+        resolve(parameters_by_name(model, tied=True), name)
+    spared = [name for name in (list(prunable(model))[-1:] if outputs is None else outputs) if name in chosen]
+    if outputs is None and isinstance(rule, TopK) and rule.pattern == "channel":
+        say_kept(spared, "attach(outputs=())")
     for place, (name, weight) in enumerate(chosen.items()):
         supermask = Supermask(
             name, place, weight, made[name], rule=rule, weights=weights, represent=stands_for, seed=seed, watch=watch
         )
+        supermask.is_output = name in spared
         weight.requires_grad_(weights.trained and weight.requires_grad)
         for module, local in places[name]:
             module.__dict__.setdefault(_ORDER, tuple(module._parameters))

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.hold import hold
-from tombola.mask import Mask
+from tombola.mask import Mask, prunable
 from tombola.nn.init import NORMS
+from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.directory import Stage
 from tombola.select.select import EmptyLayerWarning
@@ -44,8 +45,8 @@ class Learning:
 
     `score_settings`: the optimiser's settings for the scores where they differ from the recipe's (lr,
     weight_decay, momentum). `hooks` makes the method's own hooks, which run before the masks are refreshed.
-    `samples`: masks drawn for the mean metrics of a stochastic rule, at least 1. `rewrites`: what the network is
-    rewritten with first, as tickets hold it.
+    `samples`: masks drawn for the mean metrics of a stochastic rule, at least 1. `prune_outputs`: whether the channel
+    pattern prunes output layers too. `rewrites`: what the network is rewritten with first, as tickets hold it.
     """
 
     rule: MaskRule
@@ -58,6 +59,7 @@ class Learning:
     score_settings: Mapping[str, Any] = field(default_factory=dict)
     hooks: Callable[[Search], Sequence[Hook]] = lambda search: ()
     samples: int = 10
+    prune_outputs: bool = False
     rewrites: tuple[Mapping[str, Any], ...] = ()
 
 
@@ -185,7 +187,12 @@ def finished(search: Search, level: Level, trial: Trial, stage: Stage | None) ->
 def attached(search: Search, learning: Learning) -> nn.Module:
     """The network at the origin, rewritten, with its supermasks."""
     model = apply_rewrites(search.network(), learning.rewrites)
-    _attach(model, learning, search.seed, search.mask)
+    outputs = None
+    if isinstance(learning.rule, TopK) and learning.rule.pattern == "channel":
+        weights = prunable(model, learning.include, learning.exclude)
+        outputs = [] if learning.prune_outputs else output_weights(model, some_inputs(search.bench.splits), weights)
+        say_kept(outputs, "prune_outputs")
+    _attach(model, learning, search.seed, search.mask, outputs)
     return model
 
 
@@ -205,6 +212,7 @@ def check_learning(network: nn.Module, learning: Learning, mask: Mask | None = N
     network = apply_rewrites(network, learning.rewrites)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EmptyLayerWarning)  # an error here
+        warnings.simplefilter("ignore", OutputsKeptWarning)  # the search says which, from its inputs
         _attach(network, learning, 0, mask)
     found = read(network)
     _check_whole(learning.rule, found)
@@ -225,7 +233,9 @@ def _check_whole(rule: MaskRule, mask: Mask) -> None:
             )
 
 
-def _attach(model: nn.Module, learning: Learning, seed: int, mask: Mask | None) -> None:
+def _attach(
+    model: nn.Module, learning: Learning, seed: int, mask: Mask | None, outputs: Sequence[str] | None = None
+) -> None:
     attach(
         model,
         learning.rule,
@@ -237,6 +247,7 @@ def _attach(model: nn.Module, learning: Learning, seed: int, mask: Mask | None) 
         exclude=learning.exclude,
         rest=learning.rest,
         mask=mask,
+        outputs=() if learning.prune_outputs else outputs,
     )
 
 

@@ -45,6 +45,7 @@ class Supermask(nn.Module):
     draws: Tensor
     _used: tuple[int, int] | None = None  # identity and version of the scores in the last forward pass of training
     _stepped: bool = False  # whether an optimiser has stepped on them since
+    is_output: bool = False  # whether its rows are outputs of the network, such as classes
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.names import unknown
 from tombola.select.checks import checked_density
-from tombola.select.patterns import NM, Element, parse_pattern
+from tombola.select.patterns import NM, Channel, Element, parse_pattern
 from tombola.select.select import SCOPES, select, warn_of_empty
 from tombola.select.topk import keep_largest
 from tombola.supermask import kernels
@@ -58,7 +58,8 @@ class TopK:
     Args:
         density: fraction of units kept
         scope: layer or global
-        pattern: element, block:V, N:M (which fixes the density) or channel
+        pattern: element, block:V, N:M (which fixes the density) or channel, which keeps output layers whole unless
+            `attach(outputs=())` says that there are none
         whole: name patterns of weights that are kept whole and do not count (a first or last layer)
     """
 
@@ -87,7 +88,12 @@ class TopK:
     def write(self, layers: Sequence[Supermask], sample: bool) -> None:
         """Select once over all layers."""
         pattern = parse_pattern(self.pattern)
-        whole = [layer for layer in layers if any(fnmatchcase(layer.name, name) for name in self.whole)]
+        spared = isinstance(pattern, Channel)  # of a network's outputs none is removed
+        whole = [
+            layer
+            for layer in layers
+            if (spared and layer.is_output) or any(fnmatchcase(layer.name, name) for name in self.whole)
+        ]
         for layer in whole:
             layer.mask.fill_(True)
         chosen = [layer for layer in layers if layer not in whole] if whole else layers
