@@ -13,6 +13,7 @@ from PIL import Image
 from tombola.data.config import Augment, DataSpec
 from tombola.data.feed import feed
 from tombola.data.registry import load_data
+from tombola.data.scan import SkippedFilesWarning
 from tombola.data.splits import Resident, Splits, Streamed
 from tombola.errors import TombolaError
 
@@ -177,3 +178,22 @@ def test_a_streamed_image_that_cannot_be_read_is_named(root: Path) -> None:
 def test_an_argument_that_folders_do_not_have(root: Path) -> None:
     with pytest.raises(TombolaError, match="no argument 'size'; allowed are channels"):
         load(root, args={"size": 3})
+
+
+@pytest.mark.parametrize("target", ["train", ".", "train/ant"])
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_link_to_a_folder_above_brings_no_images_of_other_classes(root: Path, target: str, deep: bool) -> None:
+    place = root / "train" / "ant" / "more" if deep else root / "train" / "ant"
+    place.mkdir(exist_ok=True)
+    (place / "round").symlink_to(root / target, target_is_directory=True)
+    with pytest.warns(SkippedFilesWarning, match=r"round \(a link to a folder above\)"):
+        splits = load(root)
+    assert len(splits.train) + len(splits.val) == 20
+
+
+def test_a_link_to_images_elsewhere_is_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    draw(elsewhere / "new.png", seed=7)
+    (root / "train" / "bee" / "linked").symlink_to(elsewhere, target_is_directory=True)
+    splits = load(root)
+    assert len(splits.train) + len(splits.val) == 21

@@ -63,7 +63,9 @@ def hold(model: nn.Module, mask: Mask, values: Mapping[str, Tensor] | None = Non
     until `tombola.hold.release(model)`.
 
     Not held: other parameters that `torch.func.functional_call` puts in, what is written during the forward pass, a
-    `forward` that is called by itself instead of the module. Gradients that are written by hand are not masked. Under
+    `forward` that is called by itself instead of the module, and where only a part of the model is called, weights
+    that it reads of modules outside it. A state_dict is what the weights are: after a write through `.data` call
+    `enforce` first. Gradients that are written by hand or returned (`torch.autograd.grad`) are not masked. Under
     FullyShardedDataParallel weights are masked in the forward pass alone (`fully_shard` has no such limit).
 
     The cost, whether or not something has changed the weights (a write through `.data` leaves no trace): one product
@@ -75,8 +77,9 @@ def hold(model: nn.Module, mask: Mask, values: Mapping[str, Tensor] | None = Non
         values: name -> tensor of the weight's shape, read at pruned positions.
 
     Raises:
-        TombolaError: `values` names a weight that the mask does not; the mask names a parameter that the model lacks, of another shape, or that is computed in a way
-            that cannot be held; in a later forward pass, if such a parameter is gone or has another shape.
+        TombolaError: `values` names a weight that the mask does not; the mask names a parameter that the model lacks,
+            of another shape, or that is computed in a way that cannot be held; in a later forward pass, if such a
+            parameter is gone or has another shape.
     """
     return Hold(model, mask, values)
 

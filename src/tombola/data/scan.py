@@ -93,7 +93,11 @@ def _classes(folder: Path, skipped: _Skipped) -> dict[str, list[str]]:
 
 
 def _images(folder: str, skipped: _Skipped) -> Iterator[str]:
-    """Every image below `folder`, links followed, each directory once; directories and files by name."""
+    """Every image below `folder`, links followed, each directory once; directories and files by name.
+
+    A link to a directory above would bring the other classes' images in, and is left out.
+    """
+    top = Path(os.path.realpath(folder))
     seen: set[str] = set()
     kept: list[tuple[str, list[str]]] = []
     for place, below, files in os.walk(folder, followlinks=True, onerror=_unreadable):
@@ -101,8 +105,10 @@ def _images(folder: str, skipped: _Skipped) -> Iterator[str]:
         stray = [name for name in below if _is_stray(name)]
         for name in stray:
             skipped.note(str(Path(place) / name))
-        # A link to a directory above would be walked for ever.
-        below[:] = [] if real in seen else [name for name in below if name not in stray]
+        above = [name for name in below if top.is_relative_to(os.path.realpath(Path(place) / name))]
+        for name in above:
+            skipped.note(str(Path(place) / name), "a link to a folder above")
+        below[:] = [] if real in seen else [name for name in below if name not in (*stray, *above)]
         if real not in seen:
             kept.append((place, files))
         seen.add(real)
