@@ -493,6 +493,29 @@ def test_losses_of_right_pairs_pass_wherever_the_first_outputs_lie(kind: str, sh
     tried(line(), data=data)
 
 
+class Apart(nn.Module):
+    """Its output does not hang together with its parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = line()
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x).detach().requires_grad_()
+        return out
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("apart", ["network", "loss"])
+def test_what_trains_nothing_is_refused(apart: str, name: str) -> None:
+    def constant(o: Tensor, t: Tensor) -> Tensor:
+        return F.mse_loss(o.detach(), t).requires_grad_(torch.is_grad_enabled())
+
+    model, loss = (Apart(), squared) if apart == "network" else (line(), constant)
+    with pytest.raises(TombolaError, match="no gradient of the loss reaches a parameter that is trained"):
+        tried(model, method(name), data=regression(loss, error))
+
+
 class Named(nn.Module):
     """A regression whose output is a mapping."""
 

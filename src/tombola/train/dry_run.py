@@ -28,7 +28,7 @@ from tombola.train.fit import apart
 from tombola.train.hooks import Hook
 from tombola.train.loop import train
 from tombola.train.search import Search
-from tombola.train.state import BuildOptimizer
+from tombola.train.state import BuildOptimizer, Loop
 from tombola.train.trial import Bench
 
 _ROWS = 16
@@ -64,7 +64,7 @@ def try_training(
                 replace(bench.recipe, length="1it"),
                 seed=seed,
                 fabric=bench.fabric,
-                hooks=hooks,
+                hooks=[*hooks, _Reached()],
                 optimizer=optimizer,
                 deterministic=bench.options.deterministic,
             )
@@ -116,6 +116,17 @@ def _undisturbed(bench: Bench) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         yield
+
+
+class _Reached(Hook):
+    """Something learns: a loss that does not depend on the parameters trains nothing, and fails nowhere."""
+
+    def after_backward(self, loop: Loop) -> None:
+        if all(p.grad is None for group in loop.optimizer.param_groups for p in group["params"]):
+            raise TombolaError(
+                "no gradient of the loss reaches a parameter that is trained; the loss must depend on the network's "
+                "output, and that on its parameters (nothing detached between)"
+            )
 
 
 # -- what the splits hold
