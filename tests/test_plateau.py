@@ -83,7 +83,7 @@ def test_other_schedules_know_no_plateau_and_a_plateau_still_warms_up() -> None:
         ({"patience": 0}, "patience is 0, but it must be at least 1"),
         ({"schedule": "plateau", "gamma": 1.0}, "gamma is 1.0, but it must be between 0 and 1 when"),
         ({"schedule": "plateau", "gamma": 0.0}, "gamma is 0.0"),
-        ({"schedule": "plateaus"}, "one of constant, step, cosine, plateau"),
+        ({"schedule": "plateaus"}, "did you mean plateau.*allowed: constant, step, cosine, plateau"),
     ],
 )
 def test_a_recipe_that_cannot_cut_is_refused(fields: dict[str, object], says: str) -> None:
