@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -18,6 +19,7 @@ from tombola.mask import unwrap
 from tombola.methods import METHODS
 from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
+from tombola.names import unknown
 from tombola.nn.forward import input_dtype
 from tombola.rng.seeds import checked_seed
 from tombola.runs.jobs import check_single_process
@@ -65,8 +67,7 @@ class Request:
     start: Ticket | None = None
 
     def __post_init__(self) -> None:
-        if self.replicates < 1:
-            raise TombolaError(f"replicates is {self.replicates}, but at least 1 is needed")
+        check_replicates(self.replicates)
         object.__setattr__(self, "seed", checked_seed(self.seed))
 
 
@@ -84,6 +85,7 @@ def make_request(
     """A complete request from what the user gave; presets fill in what is left open."""
     ticket = start if start is None or isinstance(start, Ticket) else Ticket.load(start)
     spec = ModelSpec(model) if isinstance(model, str) else model
+    _check_kinds(spec, method)
     source = as_data(data, model)
     name = "imp" if method is None or isinstance(method, Mapping) else method.name
     named = preset(name, name_of_model(spec), source.name)
@@ -95,10 +97,45 @@ def make_request(
 
 def made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:
     """A dataclass of the fields in `named`, changed by those given; a TombolaError for an unknown field."""
+    if is_dataclass(kind) and isinstance(given, Mapping):
+        known = [part.name for part in fields(kind) if part.init]
+        for name in given:
+            if name not in known:
+                raise TombolaError(f"{kind.__name__} cannot be made of {given}: {unknown('field', name, known)}")
     try:
         return kind(**{**named, **(given or {})})
     except TypeError as error:
         raise TombolaError(f"{getattr(kind, '__name__', 'the options')} cannot be made of {given}: {error}") from None
+
+
+def _check_kinds(model: Any, method: Any) -> None:
+    """TombolaError if the model is none, or the method is neither open, a mapping nor a method's dataclass."""
+    if not isinstance(model, nn.Module | ModelSpec):
+        raise TombolaError(
+            f"the model is {_kind(model)}; give a module, a ModelSpec, or the name or import path of a network"
+        )
+    if method is None or isinstance(method, Mapping):
+        return
+    if isinstance(method, type) or not (hasattr(method, "find") and hasattr(method, "name")):
+        raise TombolaError(
+            f"the method is {_kind(method)}; give an instance of a method, such as IterativePruning(density=0.1, "
+            "rounds=10), or a mapping of iterative pruning's fields"
+        )
+
+
+def _kind(value: Any) -> str:
+    """What was given in the place of something else: "the class Linear", "'imp'", "a list"."""
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself"
+    return repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
+
+
+def check_replicates(replicates: Any) -> None:
+    """TombolaError unless it is a whole number of at least 1."""
+    if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 1:
+        raise TombolaError(
+            f"replicates is {replicates!r}; a whole number is needed, at least 1, and for a verdict at least 3"
+        )
 
 
 def as_data(data: Any, model: Any = None) -> Splits | DataSpec:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tombola import _masking
 from tombola.data.splits import Splits
 from tombola.errors import TicketError, TombolaError
 from tombola.hold import release
@@ -96,12 +98,32 @@ def _copied(model: nn.Module) -> nn.Module:
     try:
         copied = copy.deepcopy(model)
         release(copied)
+        _warn_of_parameter_hooks(model)
         return copied
     except (RuntimeError, TypeError) as error:
         raise TombolaError(
             f"the model cannot be copied ({str(error).splitlines()[0]}); make what was attached to it plain first, "
             "e.g. with torch.nn.utils.prune.remove"
         ) from None
+
+
+def _warn_of_parameter_hooks(model: nn.Module) -> None:
+    """Warn of hooks on parameters: `copy.deepcopy` of a parameter leaves them out, those on modules are copied."""
+    hooked = [name for name, weight in model.named_parameters() if _hooks_of_users(weight)]
+    if hooked:
+        more = f" and {len(hooked) - 3} more" if len(hooked) > 3 else ""
+        warnings.warn(
+            f"hooks on parameters are not copied with the model, so training goes without those of "
+            f"{', '.join(hooked[:3])}{more}; hooks on modules are kept",
+            stacklevel=2,
+        )
+
+
+def _hooks_of_users(weight: nn.Parameter) -> list[Any]:
+    """The hooks on a parameter that are not those by which a mask is held, which the copy is to be without."""
+    kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    found = [hook for kind in kinds for hook in (getattr(weight, kind, None) or {}).values()]
+    return [hook for hook in found if getattr(hook, "__module__", None) != _masking.__name__]
 
 
 def _handed_on(ticket: Ticket, start: Start) -> Origin:

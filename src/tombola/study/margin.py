@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Literal
 
 from tombola.errors import TombolaError
@@ -26,9 +27,9 @@ class Margin:
     kind: Kind = "auto"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.value < float("inf"):
+        if not isinstance(self.value, Real) or not 0 <= self.value < float("inf"):
             raise TombolaError(
-                f"margin is {self.value}; it must be a number of at least 0 (0.002: 0.2 points of an accuracy, 0.2 % "
+                f"margin is {self.value!r}; it must be a number of at least 0 (0.002: 0.2 points of an accuracy, 0.2 % "
                 "of another metric)"
             )
         if self.kind not in KINDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 from tombola.study.statistics import FEWEST_REPLICATES, Difference, quantile, satterthwaite
 
@@ -32,12 +33,15 @@ def replicates_to_decide(found: Difference, threshold: float, error_rate: float)
 def examples_to_decide(found: Difference, gap: float, error_rate: float) -> int | None:
     """The fewest test examples that would show a difference of `gap`, with any number of replicates.
 
-    None where the variance over test examples is not known, or nothing lies between the difference and the threshold.
+    None where the variance over test examples is not known, or next to nothing lies between the difference
+    and the threshold.
     """
     if found.test_examples is None or found.error is None or gap == 0:
         return None
     wanted = (gap / (quantile(1 - error_rate) + quantile(POWER))) ** 2
     seen, added = found.examples - found.added, found.added
+    if wanted < sys.float_info.min:
+        return None
     # seen / n + added / n^2 = wanted, n in units of the test set
     shrink = (seen + math.sqrt(seen**2 + 4 * added * wanted)) / (2 * wanted)
     return max(1, math.ceil(found.test_examples * shrink))

@@ -20,7 +20,7 @@ from tombola.methods import METHODS
 from tombola.methods.describe import code_of, describe_data, describe_module
 from tombola.methods.find import machine
 from tombola.methods.presets import preset
-from tombola.methods.request import as_data, check_jobs, loaded, made
+from tombola.methods.request import as_data, check_jobs, check_replicates, loaded, made
 from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
@@ -60,8 +60,7 @@ class Verification:
     options: Options = Options()
 
     def __post_init__(self) -> None:
-        if self.replicates < 1:
-            raise TombolaError(f"replicates is {self.replicates}; at least 1 is needed, and 3 for a verdict")
+        check_replicates(self.replicates)
         object.__setattr__(self, "seed", checked_seed(self.seed))
 
 

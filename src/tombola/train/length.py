@@ -20,8 +20,8 @@ class Length:
     @classmethod
     def parse(cls, text: str) -> Length:
         """Read "10ep", "0.5ep", "5000it" or "2ep500it"; anything else is a TombolaError."""
-        match = _PATTERN.fullmatch(text.strip())
-        if not text.strip() or match is None:
+        match = _PATTERN.fullmatch(text.strip()) if isinstance(text, str) else None
+        if match is None or not text.strip():
             raise TombolaError(f'length {text!r} is not understood; write epochs as "10ep", iterations as "5000it"')
         return cls(float(match["epochs"] or 0), int(match["iterations"] or 0))
 
