@@ -254,3 +254,12 @@ def test_empty_layers_and_disconnected() -> None:
     m = mask(a=[[0, 0]], bias=[0, 0], c=[[1, 0]])
     assert m.empty_layers() == ["a", "bias"]
     assert disconnected(m) == ["a"]
+
+
+@pytest.mark.parametrize("inner", [False, True])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*non-leaf", "ignore:The .grad")
+def test_torchscript_is_one_line(inner: bool) -> None:
+    traced = torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))
+    with pytest.raises(TombolaError, match="is TorchScript, which cannot be pruned") as caught:
+        prunable(nn.Sequential(nn.Linear(3, 3), traced) if inner else traced)
+    assert "\n" not in str(caught.value)

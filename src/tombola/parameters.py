@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TypeVar
 
+import torch
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
@@ -76,6 +77,8 @@ def clean(name: str) -> str:
 
 def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """One module's own parameters under the names they had before anything was attached."""
+    if isinstance(module, torch.jit.ScriptModule):
+        raise TombolaError(f"{type(module).__name__} is TorchScript, which cannot be pruned; give the module it is of")
     attached = module._modules.get("parametrizations")
     if isinstance(attached, nn.ModuleDict):
         for name, chain in attached.items():
