@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tombola.fields import check_fields
 from tombola.methods.binarised import ACTIVATIONS, binary_form, binary_rewrites
 from tombola.methods.checks import check_choice
 
@@ -39,6 +40,7 @@ class BinaryWeights:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "include", tuple(self.include))
         object.__setattr__(self, "exclude", tuple(self.exclude))
         check_choice("activations", self.activations, ACTIVATIONS)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.methods.binarised import ACTIVATIONS, binary_form
 from tombola.methods.checks import check_choice
 from tombola.methods.imp import IterativePruning
@@ -32,6 +33,7 @@ class DenseTraining:
     activations: str = "float"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_choice("activations", self.activations, ACTIVATIONS)
 
     def network(self, spec: ModelSpec) -> ModelSpec:

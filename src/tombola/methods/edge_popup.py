@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.methods.checks import check_anneal, check_density, check_fall
 from tombola.train.length import Length, steps
 
@@ -59,6 +60,7 @@ class EdgePopup:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for field in ("include", "exclude", "whole"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         check_density(self.density)

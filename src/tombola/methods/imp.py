@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.names import unknown
 
 if TYPE_CHECKING:
@@ -58,13 +59,14 @@ class IterativePruning:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "include", tuple(self.include))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
         if not isinstance(self.criterion, str):  # a run records it by name
             path = f"{getattr(self.criterion, '__module__', 'package')}.{getattr(self.criterion, '__name__', 'name')}"
             raise TombolaError(
                 f"criterion is a {type(self.criterion).__name__}; give its name or import path, e.g. {path!r}"
             )
+        check_fields(self)
+        object.__setattr__(self, "include", tuple(self.include))
+        object.__setattr__(self, "exclude", tuple(self.exclude))
         if self.density is not None and self.levels is not None:
             raise TombolaError("both density and levels are given; give density and rounds, or rate and levels")
         if self.density is not None and not 0.0 < self.density <= 1.0:

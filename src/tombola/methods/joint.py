@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.methods.binarised import ACTIVATIONS, binary_form, binary_rewrites
 from tombola.methods.checks import check_choice, check_density, check_not_negative
 from tombola.methods.edge_popup import fixed_density
@@ -75,6 +76,7 @@ class Joint:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "include", tuple(self.include))
         object.__setattr__(self, "exclude", tuple(self.exclude))
         check_density(self.density)

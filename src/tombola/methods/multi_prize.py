@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.methods.binarised import ACTIVATIONS, NORMS, binary_form, binary_rewrites
 from tombola.methods.checks import check_anneal, check_choice, check_density, check_fall, check_not_negative
 from tombola.methods.edge_popup import annealed
@@ -66,6 +67,7 @@ class MultiPrize:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for field in ("include", "exclude", "whole"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
         check_density(self.density)

@@ -97,7 +97,10 @@ def make_request(
 
 def made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:
     """A dataclass of the fields in `named`, changed by those given; a TombolaError for an unknown field."""
-    if is_dataclass(kind) and isinstance(given, Mapping):
+    if given is not None and not isinstance(given, Mapping):
+        title = getattr(kind, "__name__", "the options")
+        raise TombolaError(f"{title} is given as {_kind(given)}; give a {title}, or a mapping of its fields")
+    if is_dataclass(kind) and given is not None:
         known = [part.name for part in fields(kind) if part.init]
         for name in given:
             if name not in known:

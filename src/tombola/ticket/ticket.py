@@ -49,6 +49,12 @@ class Ticket(Parts):
         super().__post_init__()
         checks.check(self)
 
+    def __repr__(self) -> str:
+        method = self.provenance.get("method")
+        name = method.get("name") if isinstance(method, Mapping) else None
+        found = f"found by {name}, " if name else ""
+        return f"Ticket({found}{self.mask.kept:,} of {self.mask.total:,} kept, density {self.mask.density:.4g})"
+
     # -- making
 
     @classmethod

@@ -7,6 +7,7 @@ import operator
 from dataclasses import dataclass
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.names import check_known
 from tombola.train.length import Length
 
@@ -62,12 +63,14 @@ class Recipe:
     train_eval: int | str = "val"
 
     def __post_init__(self) -> None:
+        for name in ("length", "warmup", "eval_every"):
+            Length.parse(getattr(self, name))
+        check_fields(self)
         object.__setattr__(self, "milestones", tuple(self.milestones))
         for field in ("batch_size", "accumulate", "patience"):
             value = getattr(self, field)
-            _require(hasattr(value, "__index__"), field, value, "a whole number")
             object.__setattr__(self, field, operator.index(value))
-        for text in (self.length, self.warmup, self.eval_every, *self.milestones):
+        for text in self.milestones:
             Length.parse(text)
         _require(Length.parse(self.length) != Length(), "length", self.length, "longer than nothing")
         _require(Length.parse(self.eval_every) != Length(), "eval_every", self.eval_every, "longer than nothing")
