@@ -177,7 +177,7 @@ def test_a_margin_below_one_example_cannot_be_decided() -> None:
     text = spoken(arms)
     assert text.startswith("This ticket beats a random mask (+")
     assert "Whether it matches the dense network to within 0.2 points, this test set cannot decide (" in text
-    assert "one of its 359 examples is 0.28 points; it takes about " in text
+    assert "one of its 359 examples is 0.28 points; to show equal networks equal takes about " in text
 
 
 def test_what_the_margin_has_no_part_in_is_decided_below_its_resolution_too() -> None:
@@ -195,7 +195,10 @@ def test_a_margin_below_the_noise_of_the_examples_cannot_be_decided() -> None:
     assert examples_of(arms).resolution == 0.001
     assert found["verdict"] == "cannot decide"
     assert 5_000 < found["examples_to_decide"] < 1_000_000
-    assert "the noise of its 1,000 examples alone is larger than that; it takes about" in spoken(arms)
+    assert (
+        "the noise of its 1,000 examples alone is larger than that; to show equal networks equal takes about"
+        in spoken(arms)
+    )
     assert compare(arms, 0.2)["dense"]["verdict"] == "yes"
 
 
@@ -236,6 +239,7 @@ def test_a_claim_not_shown_says_how_many_replicates_would_show_it() -> None:
     # error .01 sqrt(2 / n), gap .012, tested at .05 / 2: 2 (.01 (1.96 + .842) / .012)^2 = 10.9, and more by Student's t
     assert 11 <= needed <= 13
     assert f"about {needed} replicates would decide" in spoken(arms)
+    assert "a probability of 80 %" in spoken(arms)
     against = {"ticket": around(0.9, wide), "dense": around(0.9, wide), "random": around(0.91, wide)}
     assert "would decide, against it" in spoken(against)
 

@@ -24,6 +24,7 @@ from tombola.data.splits import Task, make_splits
 from tombola.methods.imp import IterativePruning
 from tombola.report.page import write_report
 from tombola.rng.seeds import derive
+from tombola.study import demo
 from tombola.study import verify as module
 from tombola.study.arms import ARMS, Contest, fresh_network, random_mask
 from tombola.train.history import read_csv
@@ -220,7 +221,17 @@ def test_a_share_of_examples_by_another_name_has_an_absolute_margin(tmp_path: Pa
     assert "0.002 in error rate" in result["sentence"]
 
 
-# -- command line
+# -- demo and command line
+
+
+def test_the_demo_asks_for_no_margin_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(demo, "run_find", lambda request, out: {"ticket": request.model.name})
+    monkeypatch.setattr(demo, "verify", lambda ticket, **more: asked.update(more))
+    demo.run_demo(tmp_path)
+    assert asked["replicates"] >= 3
+    assert "margin" not in asked
+    assert asked["options"].threads == 1
 
 
 def test_the_command_line_shows_what_is_open(tmp_path: Path) -> None:

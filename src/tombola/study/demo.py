@@ -13,24 +13,27 @@ from tombola.methods.request import make_request
 from tombola.study.verify import verify
 from tombola.train.options import Options
 
-DENSITY = 0.1
-ROUNDS = 6
+MODEL = "mlp"
+DENSITY = 0.03
+ROUNDS = 8
 REPLICATES = 5
-MARGIN = 0.01
-"""One point: one of the 359 test images is already 0.28."""
 
 
 def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[str, Any]:
-    """Find and verify a ticket of LeNet-300-100 on digits under `out`; gives {"find": ..., "verify": ...}."""
+    """Find and verify a ticket of the small MLP on digits under `out`; gives {"find": ..., "verify": ...}.
+
+    The margin is verify's own. One of the 359 test images is more than that, so these digits can show that a ticket
+    beats its controls, but not that it matches the dense network: the verdict says so.
+    """
     # one thread: these networks are too small to gain from more, and suffer where cores are shared
     options = replace(options or Options(), threads=(options and options.threads) or 1)
     request = make_request(
-        "lenet-300-100",
+        MODEL,
         DataSpec("digits"),
         IterativePruning(density=DENSITY, rounds=ROUNDS),
         seed=seed,
         options=options,
     )
     found = run_find(request, out)
-    verdict = verify(found["ticket"], replicates=REPLICATES, margin=MARGIN, seed=seed, options=options, out=out)
+    verdict = verify(found["ticket"], replicates=REPLICATES, seed=seed, options=options, out=out)
     return {"find": found, "verify": verdict}

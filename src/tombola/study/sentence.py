@@ -8,7 +8,7 @@ from typing import Any
 
 from tombola.formats import Unit, plural
 from tombola.study.margin import Allowance, points, trimmed
-from tombola.study.planning import MOST_REPLICATES
+from tombola.study.planning import MOST_REPLICATES, POWER
 from tombola.study.statistics import FEWEST_REPLICATES
 from tombola.study.verdict import CLAIMS, SEEDS, Examples
 
@@ -50,9 +50,12 @@ def sentence(subject: str, comparisons: Mapping[str, Mapping[str, Any]], pace: M
         parts.append(_undecided(subject, [comparisons[name] for name in kinds["undecided"]], said, first=not parts))
     if len(kinds["undecided"]) < len(comparisons):
         parts.append(_covered(comparisons, said))
+    if any("would" in part or "equal takes about" in part for part in parts):
+        parts.append(_PLANNED)
     return " ".join([*parts, *_pace(pace)])
 
 
+_PLANNED = f"Sizes named are for a probability of {100 * POWER:.0f} %, if variances and differences are as estimated."
 _KINDS = ("yes", "no", "cannot decide", "undecided")
 
 
@@ -115,7 +118,7 @@ def _too_small(found: Mapping[str, Any], said: Said) -> str:
     else:
         text = f"the noise of its {plural(count or 0, 'example')} alone is larger than that"
     needed = found["examples_to_decide"]
-    return text if needed is None else f"{text}; it takes about {_about(needed)} or more"
+    return text if needed is None else f"{text}; to show equal networks equal takes about {_about(needed)} or more"
 
 
 def _more(found: Mapping[str, Any], said: Said) -> str:
