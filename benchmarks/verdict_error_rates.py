@@ -5,7 +5,7 @@ on example j if mu + seed_i + difficulty_j + noise_ij > 0, all normal; difficult
 all are tested on the same examples. The dense arm's true accuracy is exactly the margin above the ticket's, the
 controls' are equal to it: no claim is true, and each is as nearly true as it can be. Rates of a whole table:
 
-    nice python benchmarks/verdict_error_rates.py docs/results/verdict-error-rates.csv
+    nice python benchmarks/verdict_error_rates.py docs/results/verdict-error-rates/rates.csv
 
 matches, beats: how often the one-sided 95 % bound claims what is not so (stated: 0.05). outside: how often the
 two-sided 95 % interval misses the true difference (stated: 0.05). any_claim: how often at least one of the three

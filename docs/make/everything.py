@@ -16,6 +16,7 @@ import multi_prize
 import overlap
 import speed
 import supermasks
+import verdict
 from pages import Claim, Fault, Table, put_right
 
 PAGES = (
@@ -26,8 +27,9 @@ PAGES = (
     "docs/benchmarks.md",
     "docs/deploy.md",
     "docs/methods.md",
+    "docs/verdict.md",
 )
-PARTS = (mnist, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods, given)
+PARTS = (mnist, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods, verdict, given)
 
 
 def tables() -> Mapping[str, Table]:
