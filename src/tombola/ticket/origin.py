@@ -244,7 +244,10 @@ class Origin:
 def _instantiate(network: NetworkSpec | None, model: nn.Module | None, trusted: Sequence[str]) -> nn.Module:
     if model is None:
         if network is None:
-            raise TicketError("the ticket is of a user's own model: pass a model of that architecture as model=")
+            raise TicketError(
+                "the ticket is of a user's own model: pass a model of that architecture as model=, or on the command "
+                "line its import path as --model"
+            )
         return network.build(trusted)
     if not isinstance(model, nn.Module):
         raise TicketError(f"model= is a {type(model).__name__}; give a torch.nn.Module")
