@@ -82,3 +82,16 @@ def test_the_hooks_of_a_held_mask_are_no_cause_to_warn() -> None:
     with tb.hold(network, mask), warnings.catch_warnings():
         warnings.simplefilter("error")
         start_from(network, splits, seed=0)  # type: ignore[arg-type]
+
+
+def test_verify_warns_of_a_network_whose_weights_fit_and_whose_code_differs() -> None:
+    def network(between: nn.Module) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(8, 4), between, nn.Linear(4, 3))
+
+    data, short = ((torch.randn(20, 8), torch.arange(20) % 3),) * 3, {"length": "1it"}
+    ticket = tb.find(network(nn.ReLU()), data, tb.IterativePruning(density=0.5, rounds=1), recipe=short)
+    with pytest.warns(UserWarning, match="not the one that the ticket was found with"):
+        tb.verify(ticket, data, model=network(nn.Tanh()), replicates=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*not the one that the ticket")
+        tb.verify(ticket, data, model=network(nn.ReLU()), replicates=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from tombola.data.config import Augment, Cue, DataSpec
 from tombola.data.registry import names
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.mask import unwrap
 from tombola.methods import METHODS
 from tombola.methods.describe import code_of, describe_data, describe_module
 from tombola.methods.find import machine
@@ -162,6 +164,7 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
     splits.identify(progress.track)
     _check_data(verification, splits)
     _check_task(verification, splits)
+    _warn_of_other_network(verification.contest)
     contest, options = verification.contest, verification.options
 
     def check() -> None:
@@ -216,6 +219,18 @@ def _check_task(verification: Verification, splits: Splits) -> None:
             f"the ticket was found with another task: {', '.join(odd)} differ{'s' if len(odd) == 1 else ''}"
             f"{f' ({said[0]})' if said else ''}; give the same task, or set the option force to verify it with this one"
         )
+
+
+def _warn_of_other_network(contest: Contest) -> None:
+    """Weights fit many networks: another activation, say, or another attribute that forward reads."""
+    recorded = recorded_part(contest.ticket, "model").get("settings")
+    if contest.architecture is None or recorded in (None, describe_module(unwrap(contest.architecture))):
+        return
+    warnings.warn(
+        "the model given is not the one that the ticket was found with: its weights fit, but its code, modules or "
+        "attributes differ (an activation, a dropout rate, a hook), so the verdict is on another network",
+        stacklevel=2,
+    )
 
 
 def _code_of_network(contest: Contest) -> dict[str, str]:
