@@ -22,6 +22,7 @@ from tombola.mask import Mask, prunable
 from tombola.methods.find import find, search
 from tombola.methods.imp import IterativePruning
 from tombola.methods.request import make_request
+from tombola.nn.outputs import OutputsKeptWarning
 from tombola.report.page import write_report
 from tombola.select.barred import TiedScoresWarning
 from tombola.select.criteria import Context
@@ -251,7 +252,7 @@ def test_levels_fill_at_random_say_so_and_record_it(criterion: str, pattern: str
     method = IterativePruning(density=0.5, rounds=2, scope=scope, pattern=pattern, criterion=criterion)
     with pytest.warns(BarredWeightsWarning, match=r"^criterion \w+ at level \d: .* score -inf") as told:
         ticket = find(net(), "digits", method, recipe=QUICK)
-    assert {type(each.message) for each in told} <= {BarredWeightsWarning, EmptyLayerWarning}
+    assert {type(each.message) for each in told} <= {BarredWeightsWarning, EmptyLayerWarning, OutputsKeptWarning}
     kept = ticket.provenance["barred_kept"]
     assert kept
     assert kept.keys() <= ticket.mask.keys()
