@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tombola as tb
@@ -107,8 +108,33 @@ def test_few_or_missing_values_give_no_interval(origin: str) -> None:
     assert found["comparisons"][0]["test_accuracy"]["difference"] == pytest.approx(-0.1)
     assert found["comparisons"][0]["test_accuracy"]["interval"] is None
     nothing = summary([searched(None)] * 2, [searched(None, origin=origin)] * 2)
-    assert nothing["comparisons"][0]["test_accuracy"] == {"difference": None, "interval": None}
+    tested = nothing["comparisons"][0]["test_accuracy"]
+    assert (tested["difference"], tested["interval"]) == (None, None)
     assert nothing["intervals"] == "no intervals: they need at least 3 replicates, and there are 2"
+
+
+def test_differences_of_the_test_metric_cover_the_examples_where_they_are_known() -> None:
+    first = np.ones((3, 359), np.float32)
+    second = first.copy()
+    second[:, :3] = 0
+    dense, pruned = ([searched(float(x.mean()), origin="a") for x in arm] for arm in (first, second))
+    alone = summary(dense, pruned)["comparisons"][0]["test_accuracy"]
+    found = summarise(arms(), [dense, pruned], [first, second])
+    tested = found["comparisons"][0]["test_accuracy"]
+    assert alone["covers"] == "training seeds alone"
+    assert alone["interval"] == pytest.approx([-3 / 359] * 2, abs=1e-6)  # three searches that agree: no width
+    assert tested["covers"] == "training seeds and test examples"
+    assert tested["seeds_alone"]["interval"] == alone["interval"]
+    assert tested["interval"][0] < -3 / 359 < 0 < tested["interval"][1]
+    assert tested["difference"] == alone["difference"]
+    assert "over training seeds and test examples" in found["intervals"]
+    assert found["comparisons"][0]["val_accuracy"] == summary(dense, pruned)["comparisons"][0]["val_accuracy"]
+    unpaired = [replace(x, origin="b") for x in pruned]
+    assert summarise(arms(), [dense, unpaired], [first, second])["comparisons"][0]["test_accuracy"]["covers"] == (
+        "training seeds and test examples"
+    )
+    partly = summarise(arms(), [dense, pruned], [first, None])
+    assert partly["comparisons"][0]["test_accuracy"] == alone
 
 
 # -- runs

@@ -258,3 +258,17 @@ def test_a_dense_network_alone_claims_nothing(tmp_path: Path) -> None:
     assert run.missing == ()
     assert words.verdict(run).startswith("The dense network's test accuracy is ")
     assert "layer-density" not in names_of(run)
+
+
+def test_tables_say_what_the_intervals_of_differences_cover(tmp_path: Path) -> None:
+    root = make_study(tmp_path / "run", many=False)
+    value = json.loads((root / "result.json").read_text())
+
+    def note() -> str:
+        return next(t.note for t in tables_of(root) if t.title == "Differences from the first arm")
+
+    assert "They are over training seeds alone" in note()
+    for contrast in value["comparisons"]:
+        contrast["test_accuracy"]["covers"] = "training seeds and test examples"
+    write_json(root / "result.json", value)
+    assert "Those of the test accuracy are over training seeds and test examples, all others over" in note()

@@ -28,6 +28,12 @@ def test_a_supermask_beats_random_masks_and_other_weights(method: object) -> Non
     for arm in ("random", "reinit"):
         assert len(set(found[arm]["test_accuracy"])) > 1  # every draw is another one
         assert found[arm]["mean"] < 0.4
+        compared = found["comparisons"][arm]
+        assert compared["covers"] == "draws of the control and test examples"
+        assert compared["difference"] == pytest.approx(found["test_accuracy"] - found[arm]["mean"])
+        assert 0 < compared["lower_holm"] <= compared["lower"] < compared["difference"]
+        assert compared["p"] <= compared["p_holm"] < 0.05
+    assert "better by +" in untrained_sentence(found, "accuracy")
     assert untrained_sentence(found, "accuracy").startswith(
         f"As it stands, no weight trained, it reaches {percent(found['test_accuracy'])};"
     )

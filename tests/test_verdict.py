@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -398,3 +399,15 @@ def test_two_values_have_an_interval() -> None:
     low, high = interval([0.0, 2.0]) or (0, 0)
     assert (low, high) == pytest.approx((1 - 12.7062, 1 + 12.7062), abs=1e-3)
     assert interval([1.0]) is None
+
+
+def test_runs_that_agree_to_the_evaluation_are_known_to_within_it() -> None:
+    arms = {"ticket": arm(0.9, 0.9, 0.9, steps=(80, 80, 80)), "dense": arm(0.9, 0.9, 0.9, steps=(100, 100, 100))}
+    assert speed(arms)["interval"] == [-20, -20]
+    arms = {name: replace(found, evaluated_every=20) for name, found in arms.items()}
+    found = speed(arms)
+    # variances 20^2 / 12 over 3 each: error 4.714, t(.975, 4) = 2.7764
+    assert found["interval"] == pytest.approx([-20 - 2.7764 * 4.714, -20 + 2.7764 * 4.714], abs=1e-2)
+    assert found["verdict"] == "earlier"
+    arms = {name: replace(found, evaluated_every=40) for name, found in arms.items()}
+    assert speed(arms)["verdict"] == "no difference shown"

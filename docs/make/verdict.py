@@ -93,7 +93,7 @@ def claims() -> Iterator[Claim]:
     few = every.where(examples=359, accuracy=0.995)
     yield Claim(
         PAGE,
-        "At an accuracy of 99.5 % on 359 examples, where a network has two errors, the rates for a match go from {low} to "
-        "{high} only",
+        "At an accuracy of 99.5 % on 359 examples, where a network has two errors, the rates for a match go from {low} "
+        "to {high} only",
         {"low": number(min(few.values("matches")), 3), "high": number(max(few.values("matches")), 3)},
     )

@@ -9,6 +9,8 @@ from pathlib import Path
 from tombola.report.levels import FEWEST, Level, read_better, read_interval, read_level, read_shape
 from tombola.report.nodes import Node
 
+SEEDS = "training seeds alone"
+"""What an interval covers, in runs that do not say so."""
 GAP, SHIFT = "gap", "shift"
 FIGURES = (
     "test_accuracy",
@@ -69,6 +71,8 @@ class Contrast:
     against: str
     paired: bool
     differences: Mapping[str, Difference]
+    covers: str = SEEDS
+    """What the interval of the test metric's difference is over; all others are over training seeds alone."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +158,13 @@ def _values(node: Node, figure: str) -> tuple[float, ...]:
 
 
 def _contrast(node: Node) -> Contrast:
+    tested = node.get("test_accuracy")
     found = {figure: node.get(figure) for figure in FIGURES}
     return Contrast(
         arm=node.text("arm", "?"),
         against=node.text("against", "?"),
         paired=node.flag("paired", False),
+        covers=SEEDS if tested is None else tested.text("covers", SEEDS),
         differences={
             figure: Difference(item.number("difference"), read_interval(item, "interval"))
             for figure, item in found.items()

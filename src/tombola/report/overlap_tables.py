@@ -67,7 +67,7 @@ def _gains(study: MaskOverlap) -> list[Table]:
     ]
     what = f"Test {study.metric}{' in points' if unit.percent else ''}, paired by replicate."
     barred = any(found.interval for gain in study.gains for found in (gain.untrained, gain.trained))
-    note = sentences(what, "Below: 95 % intervals, each on its own." if barred else "")
+    note = sentences(what, "Below: 95 % intervals over training seeds alone, each on its own." if barred else "")
     return [
         Table("Differences between masks", ("Difference", "Untrained", "Weights trained under it"), tuple(rows), note)
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tombola.formats import BITS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import spread
-from tombola.report.comparison import GAP, SHIFT, Contrast, Difference, Study
+from tombola.report.comparison import GAP, SEEDS, SHIFT, Contrast, Difference, Study
 from tombola.report.cost import COUNTED
 from tombola.report.levels import FEWEST
 from tombola.report.looks import Looks
@@ -97,8 +97,17 @@ def _differences(study: Study, looks: Looks, columns: list[str]) -> Table:
         points,
         pairing(study.contrasts),
         "Below: 95 % intervals, each on its own." if barred else "",
+        _covered(study) if barred else "",
     )
     return Table("Differences from the first arm", ("Arm", *_heads(study, columns)), tuple(rows), note)
+
+
+def _covered(study: Study) -> str:
+    """What the intervals of differences are over."""
+    found = list(dict.fromkeys(x.covers for x in study.contrasts))
+    if found == [SEEDS]:
+        return f"They are over {SEEDS}, the test examples as given."
+    return f"Those of the test {study.metric} are over {' or '.join(found)}, all others over {SEEDS}."
 
 
 def pairing(contrasts: Sequence[Contrast]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tombola.errors import TombolaError
-from tombola.report.comparison import Study, read_study
+from tombola.report.comparison import SEEDS, Study, read_study
 from tombola.report.levels import Level, inside, read_better, read_interval, read_level, read_shape
 from tombola.report.nodes import Node, load
 from tombola.report.overlap import MaskOverlap, read_overlap
@@ -16,8 +16,6 @@ from tombola.report.unfinished import RESUME, begun_stages, partial_result
 
 ARMS = ("ticket", "random", "reinit", "dense")
 VERDICTS = ("yes", "no", "undecided", "cannot decide")
-SEEDS = "training seeds alone"
-"""What an interval covers, in runs that do not say so."""
 NOT_VERIFIED = (
     "No verification was given, so nothing here says how the ticket does on fresh seeds against its controls."
 )

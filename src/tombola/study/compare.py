@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from tombola.data.splits import Splits
@@ -20,11 +22,14 @@ from tombola.plain import as_plain
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.record import named, shared
+from tombola.study.crossed import Sample, crossed_difference, crossed_paired
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.study.statistics import FEWEST_REPLICATES, difference, figure
+from tombola.study.verdict import SEEDS, SEEDS_AND_EXAMPLES
 from tombola.ticket.origin import Origin
 from tombola.ticket.tensors import hash_state
 from tombola.train.options import Options
+from tombola.train.outcomes import read_outcomes
 from tombola.train.progress import Progress, show_progress
 
 __all__ = ["UNTUNED", "Arm", "Setting", "run_comparison"]
@@ -90,7 +95,9 @@ def run_comparison(
                 "replicates": replicates,
             }
 
-        def result_of(searches: Sequence[Sequence[Searched]], counted: Mapping[str, Any] | None) -> dict[str, Any]:
+        def result_of(
+            directory: Path, searches: Sequence[Sequence[Searched]], counted: Mapping[str, Any] | None
+        ) -> dict[str, Any]:
             return {
                 "kind": "study",
                 "study": study,
@@ -103,20 +110,22 @@ def run_comparison(
                 "seeds": [replicate_seed(seed, index) for index in range(replicates)],
                 "recipe": shared([as_plain(arm.recipe) for arm in arms]),
                 "parameters": counted,
-                **summarise(arms, searches),
+                **summarise(arms, searches, [_outcomes(directory, found) for found in searches]),
                 "note": note,
             }
 
         def work(directory: Path) -> dict[str, Any]:
             with limit_threads(options.threads):
                 searches = _search_all(arms, requests, splits, directory, jobs, progress)
-            return result_of(searches, parameters(requests[0], splits, searches[0][0].levels[-1]["total"]))
+            return result_of(directory, searches, parameters(requests[0], splits, searches[0][0].levels[-1]["total"]))
 
         label = f"{study}-{name_of_model(spec)}-{splits.name}"
         order = Order(Path(out), label, "study", machine(options, jobs), options.force)
         done = carry_out(order, config, lambda: _validate_all(arms, requests, splits, progress), work, progress)
         # series and note are not science: they may change without new training
-        result = named(result_of([_searched(arm) for arm in done.result["arms"]], done.result.get("parameters")))
+        result = named(
+            result_of(done.directory, [_searched(arm) for arm in done.result["arms"]], done.result.get("parameters"))
+        )
         if result != done.result:
             with order.open(config()) as run:
                 run.finish(result)
@@ -178,18 +187,39 @@ def _searched(arm: Mapping[str, Any]) -> list[Searched]:
     return [Searched(*pair) for pair in zip(arm["replicates"], arm["origins"], strict=True)]
 
 
-def summarise(arms: Sequence[Arm], searches: Sequence[Sequence[Searched]]) -> dict[str, Any]:
-    """Every arm's figures, and its differences from the first arm, as the result's JSON holds them."""
+Outcomes: TypeAlias = NDArray[np.float32]
+"""The test metric of every example, (replicates, examples)."""
+
+
+def _outcomes(directory: Path, found: Sequence[Searched]) -> Outcomes | None:
+    """The outcomes of an arm's last levels; None unless they were kept for every replicate, one by one and finite."""
+    kept = [read_outcomes((directory / str(searched.levels[-1]["metrics"])).parent) for searched in found]
+    known = [values.numpy() for values in kept if values is not None]
+    return np.stack(known) if len(known) == len(kept) and np.isfinite(known).all() else None
+
+
+def summarise(
+    arms: Sequence[Arm],
+    searches: Sequence[Sequence[Searched]],
+    outcomes: Sequence[Outcomes | None] | None = None,
+) -> dict[str, Any]:
+    """Every arm's figures, and its differences from the first arm, as the result's JSON holds them.
+
+    Differences in the test metric cover test examples too where both arms' `outcomes` are known; all other intervals
+    are over the searches alone.
+    """
     described = [_describe_arm(arm, found) for arm, found in zip(arms, searches, strict=True)]
-    count = len(searches[0])
-    enough = count >= FEWEST_REPLICATES
-    return {
-        "arms": described,
-        "comparisons": [_compare(arm, described[0]) for arm in described[1:]],
-        "intervals": f"95 % t-intervals over {count} replicates"
-        if enough
-        else f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}",
-    }
+    count, known = len(searches[0]), outcomes or [None] * len(arms)
+    compared = [
+        _compare(arm, described[0], None if own is None or known[0] is None else (own, known[0]))
+        for arm, own in zip(described[1:], known[1:], strict=True)
+    ]
+    text = f"95 % t-intervals over {count} replicates"
+    if any(item["test_accuracy"]["covers"] == SEEDS_AND_EXAMPLES for item in compared):
+        text += "; of differences in the test metric, over training seeds and test examples"
+    if count < FEWEST_REPLICATES:
+        text = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}"
+    return {"arms": described, "comparisons": compared, "intervals": text}
 
 
 def _describe_arm(arm: Arm, found: Sequence[Searched]) -> dict[str, Any]:
@@ -218,19 +248,24 @@ def _minus(first: Sequence[float | None], second: Sequence[float | None]) -> lis
     return [None if a is None or b is None else a - b for a, b in zip(first, second, strict=True)]
 
 
-def _compare(arm: Mapping[str, Any], first: Mapping[str, Any]) -> dict[str, Any]:
+def _compare(
+    arm: Mapping[str, Any], first: Mapping[str, Any], outcomes: tuple[Outcomes, Outcomes] | None
+) -> dict[str, Any]:
     """`arm` minus `first` in every figure both have: paired where all replicates began with the same weights.
 
-    Paired differences have Student's t-interval of their mean, others Welch's.
+    Paired differences have Student's t-interval of their mean, others Welch's. That of the test metric is over seeds
+    and test examples where `outcomes` are given, with the interval over seeds alone beside.
     """
     paired = arm["origins"] == first["origins"]
     shared = [name for name in (*FIGURES, "gap", "shift", *WHERE_THERE) if name in arm and name in first]
-    return {
-        "arm": arm["name"],
-        "against": first["name"],
-        "paired": paired,
-        **{name: _difference(arm[name]["values"], first[name]["values"], paired) for name in shared},
-    }
+    found = {name: _difference(arm[name]["values"], first[name]["values"], paired) for name in shared}
+    tested = found["test_accuracy"]
+    tested |= {"covers": SEEDS, "seeds_alone": {"interval": tested["interval"]}}
+    if outcomes is not None and tested["interval"] is not None:
+        own, others = outcomes
+        whole = crossed_paired(own, others) if paired else crossed_difference(Sample.of(own), Sample.of(others))
+        tested |= {"interval": list(whole.interval) if whole.interval else None, "covers": SEEDS_AND_EXAMPLES}
+    return {"arm": arm["name"], "against": first["name"], "paired": paired, **found}
 
 
 def _difference(first: Sequence[float | None], second: Sequence[float | None], paired: bool) -> dict[str, Any]:

@@ -102,12 +102,17 @@ def figure(values: Sequence[float | None]) -> dict[str, Any]:
     }
 
 
-def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """`first` minus `second` by Welch's t (unequal variances, Welch-Satterthwaite degrees of freedom)."""
+def difference(first: Sequence[float], second: Sequence[float], step: float = 0.0) -> Difference:
+    """`first` minus `second` by Welch's t (unequal variances, Welch-Satterthwaite degrees of freedom).
+
+    `step`: values are known to within so much. A sample's variance is then at least that of rounding, step^2 / 12
+    (Sheppard), so that equal values are not taken for exact ones.
+    """
     mean = fmean(first) - fmean(second)
     if len(first) < 2 or len(second) < 2:
         return Difference(mean, None)
-    arms = tuple(ArmSpread(variance(sample) / len(sample), len(sample)) for sample in (first, second))
+    least = step**2 / 12
+    arms = tuple(ArmSpread(max(variance(part), least) / len(part), len(part)) for part in (first, second))
     total = sum(arm.variance for arm in arms)
     freedom = satterthwaite(total, [(arm.variance, arm.replicates - 1) for arm in arms])
     return Difference(mean, total, freedom=freedom, arms=arms)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -16,10 +19,12 @@ from tombola.mask import Mask
 from tombola.nn.forward import typed
 from tombola.rng.seeds import derive, generator
 from tombola.study.arms import Contest, fresh_network, random_mask
-from tombola.study.statistics import interval
+from tombola.study.crossed import Sample, crossed_difference, crossed_mean
+from tombola.study.statistics import FEWEST_REPLICATES, Adjusted, Difference, holm, interval, paired_difference
 from tombola.supermask.represent import Binary
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
+from tombola.train.evaluate import Score
 from tombola.train.feeds import layout, training_feed
 from tombola.train.recipe import Recipe
 from tombola.train.trial import Bench
@@ -43,32 +48,104 @@ def untrained(
 
     Random masks hold the ticket's layer densities and pattern (signed and multicoat ones are shuffled within each
     layer), and rivals of a binary ticket have their own α. Norm layers of the controls take their statistics anew
-    from training batches. JSON-able.
+    from training batches. JSON-able: `comparisons` are of this one network with each control, over the control's draws
+    and the test examples where their results are known one by one, else over the draws alone; above 0 it is better.
     """
-    ticket = contest.ticket
+    ticket, better = contest.ticket, splits.task.higher_is_better
     bench = Bench(splits, recipe, fabric)
-    found: dict[str, Any] = {"test_accuracy": _score(contest, ticket, bench)}
+    own = _score(contest, ticket, bench)
+    found: dict[str, Any] = {"test_accuracy": own.metric}
+    compared: dict[str, _Compared] = {}
     for arm in ("random", "reinit"):
-        values = []
+        scores = []
         for index in range(replicates):
             rival = _RIVALS[arm](contest, derive(seed, "untrained", arm, index))
-            values.append(_score(contest, rival, bench, derive(seed, "order", arm, index)))
-        bounds = interval(values)
+            scores.append(_score(contest, rival, bench, derive(seed, "order", arm, index)))
+        values = [score.metric for score in scores]
+        alone, outcomes = interval(values), _outcomes(scores)
+        bounds = crossed_mean(Sample.of(outcomes)).interval if outcomes is not None and alone else alone
         found[arm] = {
             "test_accuracy": values,
-            "mean": sum(values) / len(values),
+            "mean": fmean(values),
             "interval": list(bounds) if bounds else None,
+            "covers": DRAWS if outcomes is None else DRAWS_AND_EXAMPLES,
+            "seeds_alone": {"interval": list(alone) if alone else None},
         }
-    return found
+        compared[arm] = _compare(own, scores, 1 if better else -1)
+    known = {name: 1.0 if part.p_value is None else part.p_value for name, part in compared.items()}
+    steps = holm(known)
+    return {**found, "comparisons": {name: part.as_json(steps[name]) for name, part in compared.items()}}
+
+
+DRAWS, DRAWS_AND_EXAMPLES = "draws of the control alone", "draws of the control and test examples"
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """The ticket's network minus the mean of a control: over draws and examples where that can be, and over draws."""
+
+    found: Difference
+    draws_alone: Difference
+
+    @property
+    def p_value(self) -> float | None:
+        """One-sided; None of too few draws, as in a verdict."""
+        few = not self.draws_alone.arms or self.draws_alone.arms[0].replicates < FEWEST_REPLICATES
+        return None if few else self.found.p_value(0.0)
+
+    def as_json(self, step: Adjusted) -> dict[str, Any]:
+        p, ends, alone = self.p_value, self.found.interval, self.draws_alone.interval
+        return {
+            "difference": self.found.difference,
+            "lower": self.found.lower,
+            "interval": list(ends) if ends else None,
+            "covers": DRAWS if self.found.test_examples is None else DRAWS_AND_EXAMPLES,
+            "seeds_alone": {"lower": self.draws_alone.lower, "interval": list(alone) if alone else None},
+            "p": p,
+            "p_holm": None if p is None else step.p_value,
+            "lower_holm": self.found.bound(step.error_rate),
+        }
+
+
+def _compare(own: Score, control: Sequence[Score], sign: int) -> _Compared:
+    """`sign`: -1 turns the difference round, of a metric that is better when lower."""
+    values = [sign * (own.metric - score.metric) for score in control]
+    draws = paired_difference(values, [0.0] * len(values))
+    outcomes = _outcomes(control)
+    if outcomes is None or own.values is None or len(control) < 2:
+        return _Compared(draws, draws)
+    pair = (Sample.of(own.values.numpy()[None]), Sample.of(outcomes))
+    found = crossed_difference(*pair) if sign > 0 else crossed_difference(*reversed(pair))
+    return _Compared(replace(found, difference=draws.difference), draws)
+
+
+def _outcomes(scores: Sequence[Score]) -> NDArray[np.float32] | None:
+    """(networks, examples); None where the metric is not known example by example."""
+    known = [score.values.numpy() for score in scores if score.values is not None]
+    return np.stack(known) if len(known) == len(scores) and np.isfinite(known).all() else None
 
 
 def untrained_sentence(found: Mapping[str, Any], metric: str) -> str:
     """What was found, in words."""
-    show, random, reinit = Unit(metric).show, found["random"], found["reinit"]
-    return (
-        f"As it stands, no weight trained, it reaches {show(found['test_accuracy'])}; random masks of its layer "
-        f"densities {show(random['mean'])}, its mask on other weights {show(reinit['mean'])}."
+    unit = Unit(metric)
+    text = f"As it stands, no weight trained, it reaches {unit.show(found['test_accuracy'])}; "
+    parts = {"random": "random masks of its layer densities", "reinit": "its mask on other weights"}
+    text += ", ".join(
+        f"{what} {unit.show(found[arm]['mean'])}{_at_least(found['comparisons'][arm], unit)}"
+        for arm, what in parts.items()
     )
+    if all(part["p"] is None for part in found["comparisons"].values()):
+        return f"{text}."
+    covers = " and ".join(dict.fromkeys(part["covers"] for part in found["comparisons"].values()))
+    return f"{text} (bounds over {covers}, Holm's correction for the two)."
+
+
+def _at_least(found: Mapping[str, Any], unit: Unit) -> str:
+    """By how much the ticket's network is better, at least: " (better by at least +66.20 points)"."""
+    if found["p"] is None:
+        return ""
+    end = unit.points if unit.percent else f" in {unit.metric}"
+    return f" (better by {unit.difference(found['difference'])}{end}, at least {unit.difference(found['lower_holm'])})"
 
 
 def _shuffled(contest: Contest, seed: int) -> Ticket:
@@ -114,15 +191,15 @@ def _score(
     ticket: Ticket,
     bench: Bench,
     seed: int | None = None,
-) -> float:
-    """Test metric of the built ticket; with a seed (of the data order), norm statistics are taken anew first."""
+) -> Score:
+    """The built ticket on the test split; with a seed (of the data order), norm statistics are taken anew first."""
     assert bench.splits.test is not None
     model = ticket.build("final", model=contest.architecture, trusted=contest.trusted).to(bench.fabric.device)
     if layout(model, bench.recipe):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if seed is not None:
         _settle_norms(model, bench, seed)
-    return bench.scorer(model, bench.splits.test)().metric
+    return bench.scorer(model, bench.splits.test)()
 
 
 @torch.no_grad()

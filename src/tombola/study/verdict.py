@@ -34,6 +34,7 @@ class ArmFigures:
     validation loss is at most the dense arm's mean minimum (None: never within the run). `early_stop_observed`: False
     where the minimum lay in the last evaluations. `steps`: iterations trained, rewound ones included. `outcomes`: the
     metric of every test example, (replicates, examples), None where it is not known example by example.
+    `evaluated_every`: iterations between two evaluations, what iterations are known to within.
     """
 
     test_accuracy: tuple[float | None, ...]
@@ -42,6 +43,7 @@ class ArmFigures:
     to_dense_loss: tuple[int | None, ...]
     steps: tuple[int, ...]
     outcomes: NDArray[np.floating[Any]] | None = field(default=None, compare=False, repr=False)
+    evaluated_every: int = 0
 
     @cached_property
     def sample(self) -> Sample | None:
@@ -208,9 +210,10 @@ def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
     """Whether the ticket reaches the dense arm's mean minimum validation loss earlier.
 
     "earlier" or "later" only if the two-sided 95 % interval of the difference in iterations leaves out 0; it covers
-    training seeds alone. A dense run whose own minimum lies above that mean never gets there: it counts with its whole
-    length, which is less than it would need. "not observable at this length" where a dense minimum lies in the last
-    evaluations, or a ticket run never reaches the loss.
+    training seeds alone, and is never narrower than the distance of two evaluations warrants. A dense run whose own
+    minimum lies above that mean never gets there: it counts with its whole length, which is less than it would
+    need. "not observable at this length" where a dense minimum lies in the last evaluations, or a ticket run never
+    reaches the loss.
     """
     ticket, dense = arms["ticket"], arms["dense"]
     first = [float(step) for step in ticket.to_dense_loss if step is not None]
@@ -227,7 +230,7 @@ def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
     }
     if answer["ticket_iterations"] is None or not all(dense.early_stop_observed):
         return answer
-    found = difference(first, second)
+    found = difference(first, second, step=max(ticket.evaluated_every, dense.evaluated_every))
     verdict = "undecided"
     if min(len(first), len(second)) >= FEWEST_REPLICATES and found.interval is not None and found.error:
         low, high = found.interval  # runs that all agree would give it no width, which tells nothing

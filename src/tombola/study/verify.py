@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from tombola.study.verdict import ArmFigures, compare, describe_arm, examples_of
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.fit import check_fits
-from tombola.train.history import steps_to_loss
+from tombola.train.history import Row, steps_to_loss
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
@@ -355,9 +356,15 @@ def figures(trials: Mapping[str, Sequence[Trial]]) -> dict[str, ArmFigures]:
             to_dense_loss=tuple(steps_to_loss(trial.history, target) for trial in found),
             steps=tuple(trial.result["steps"] for trial in found),
             outcomes=_stacked([trial.outcomes for trial in found]),
+            evaluated_every=max(_gap(trial.history) for trial in found),
         )
         for arm, found in trials.items()
     }
+
+
+def _gap(history: Sequence[Row]) -> int:
+    """The most iterations between two evaluations."""
+    return max((later.step - row.step for row, later in pairwise(history)), default=0)
 
 
 def _stacked(outcomes: Sequence[Tensor | None]) -> NDArray[np.float32] | None:
