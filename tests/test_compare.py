@@ -133,6 +133,16 @@ def test_differences_of_the_test_metric_cover_the_examples_where_they_are_known(
     assert summarise(arms(), [dense, unpaired], [first, second])["comparisons"][0]["test_accuracy"]["covers"] == (
         "training seeds and test examples"
     )
+    draw = np.random.default_rng(0)
+    luck = draw.normal(size=(3, 1)) + draw.normal(size=(3, 359))  # what both arms share, seed by seed
+    mine, others = (np.float32(luck + 0.1 * draw.normal(size=(3, 359)) > -1) for _ in range(2))
+    told = [[searched(float(x.mean()), origin=start) for x in arm] for arm, start in ((mine, "a"), (others, "a"))]
+    apart = [told[0], [replace(x, origin="b") for x in told[1]]]
+    widths = [
+        np.diff(summarise(arms(), both, [mine, others])["comparisons"][0]["test_accuracy"]["interval"])
+        for both in (told, apart)
+    ]
+    assert widths[0] < widths[1] / 2  # paired by seed
     partly = summarise(arms(), [dense, pruned], [first, None])
     assert partly["comparisons"][0]["test_accuracy"] == alone
 

@@ -20,6 +20,7 @@ from tombola.report.numbers import key_numbers
 from tombola.report.page import write_report
 from tombola.report.plot import Plot
 from tombola.report.plots import run_plots
+from tombola.report.study_tables import study_tables
 from tombola.report.summary import Run, read_run
 from tombola.report.utilisation import used_weights
 
@@ -265,7 +266,10 @@ def test_tables_say_what_the_intervals_of_differences_cover(tmp_path: Path) -> N
     value = json.loads((root / "result.json").read_text())
 
     def note() -> str:
-        return next(t.note for t in tables_of(root) if t.title == "Differences from the first arm")
+        run = read_run(root)
+        assert run.study is not None
+        found = study_tables(run.study, page_looks([run])[0])
+        return next(table.note for table in found if table.title == "Differences from the first arm")
 
     assert "They are over training seeds alone" in note()
     for contrast in value["comparisons"]:

@@ -181,6 +181,30 @@ def test_a_margin_below_one_example_cannot_be_decided() -> None:
     assert "one of its 359 examples is 0.28 points; to show equal networks equal takes about " in text
 
 
+def independent(seed: int, accuracy: tuple[float, float]) -> dict[str, ArmFigures]:
+    """Ticket and dense that err on any example alike: there is no effect of examples, only of chance."""
+    draw = np.random.default_rng(seed)
+    return {
+        name: outcome_arm(draw.random((20, 359)) < p) for name, p in zip(("ticket", "dense"), accuracy, strict=True)
+    }
+
+
+def test_the_resolution_counts_where_the_examples_have_no_noise_of_their_own() -> None:
+    margin, counted, matched = 0.0027, 0, 0  # one of 359 is 0.00279
+    for seed in range(400):
+        arms = independent(seed, (0.96, 0.95))
+        found = compare(arms, margin)["dense"]
+        if found["variance"]["examples"] == 0 and found["lower"] < 0:
+            counted += 1
+            assert found["verdict"] == "cannot decide"
+            assert found["examples_to_decide"] >= math.ceil(1 / margin)
+            if found["lower"] >= -margin:  # the margin alone would make it a match
+                matched += 1
+                assert compare(arms, 0.0028)["dense"]["verdict"] == "yes"
+    assert counted >= 5
+    assert matched >= 2
+
+
 def test_what_the_margin_has_no_part_in_is_decided_below_its_resolution_too() -> None:
     better = {"ticket": drawn(0.97, 359, 1), "dense": drawn(0.8, 359, 2)}
     assert compare(better, 0.002)["dense"]["verdict"] == "yes"
