@@ -111,7 +111,7 @@ def collect(run: Path, out: Path, curves: bool) -> None:
         rows.append(about | {name: {**level, **reached}.get(name) for name in FIGURES})
         if arm not in ("random", "reinit"):  # the controls keep as many as the ticket
             layers += [about | dict(layer) for layer in level.get("layers", ())]
-        values = read_outcomes((run / level["ticket"]).parent)
+        values = read_outcomes((run / level["metrics"]).parent)
         if values is not None:
             kept.append(about | {"examples": len(values), "correct": packed(values)})
         if curves:

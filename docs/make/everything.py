@@ -12,6 +12,7 @@ import joint
 import mask_init
 import methods
 import mnist
+import mnist_short
 import multi_prize
 import overlap
 import speed
@@ -29,7 +30,7 @@ PAGES = (
     "docs/methods.md",
     "docs/verdict.md",
 )
-PARTS = (mnist, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods, verdict, given)
+PARTS = (mnist, mnist_short, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods, verdict, given)
 
 
 def tables() -> Mapping[str, Table]:
