@@ -152,9 +152,9 @@ def test_an_unfinished_run_is_reported_as_far_as_it_got(tmp_path: Path) -> None:
     assert page.figures
 
 
-@pytest.mark.parametrize("recipe", [{"lrr": 1}, {"lr": "x"}])
-def test_a_wrong_recipe_in_python_is_one_clear_line(recipe: dict[str, Any]) -> None:
-    with pytest.raises(tb.TombolaError, match="Recipe cannot be made"):
+@pytest.mark.parametrize(("recipe", "says"), [({"lrr": 1}, "lrr"), ({"lr": "x"}, "lr is 'x', but it must be a number")])
+def test_a_wrong_recipe_in_python_is_one_clear_line(recipe: dict[str, Any], says: str) -> None:
+    with pytest.raises(tb.TombolaError, match=says):
         tb.find("mlp", "digits", recipe=recipe)
 
 

@@ -245,8 +245,8 @@ def _instantiate(network: NetworkSpec | None, model: nn.Module | None, trusted: 
     if model is None:
         if network is None:
             raise TicketError(
-                "the ticket is of a user's own model: pass a model of that architecture as model=, or on the command "
-                "line its import path as --model"
+                "the ticket is of a user's own model: pass a model of that architecture as model= (on the command "
+                "line its import path)"
             )
         return network.build(trusted)
     if not isinstance(model, nn.Module):
