@@ -123,3 +123,25 @@ def test_a_density_below_what_fixed_layers_keep_is_one_clear_line() -> None:
 def test_rates_outside_their_range_are_refused() -> None:
     with pytest.raises(TombolaError, match=r"rate of a is 1\.0"):
         by_rate({"a": 10}, {"a": 1.0}, 2)
+
+
+def test_what_is_over_goes_to_the_largest_fractions_and_of_equal_ones_to_the_first_layer() -> None:
+    # 0.4 of 13, 8 and 9 is 5.2, 3.2 and 3.6: 12 in all, of which the floors are 11
+    assert by_density({"a": 13, "b": 8, "c": 9}, dict.fromkeys("abc", 0.2), 0.4, 1)[1] == {"a": 5, "b": 3, "c": 4}
+    assert by_density({"a": 5, "b": 5}, {"a": 0.2, "b": 0.2}, 0.5, 1)[1] == {"a": 3, "b": 2}
+
+
+def test_a_density_is_of_all_weights_where_some_are_pruned_already() -> None:
+    assert by_density({"a": 40, "b": 20}, {"a": 0.2, "b": 0.2}, 0.3, 1, total=100) == [
+        {"a": 40, "b": 20},
+        {"a": 20, "b": 10},
+    ]
+    with pytest.raises(TombolaError, match=r"density 0\.7 is more than the 0\.6 that is left"):
+        by_density({"a": 40, "b": 20}, {"a": 0.2, "b": 0.2}, 0.7, 1, total=100)
+
+
+def test_the_least_density_that_fixed_layers_allow_is_reached() -> None:
+    assert by_density({"a": 100, "b": 50}, {"a": 0.2, "b": 0.0}, 50 / 150, 3)[-1] == {"a": 0, "b": 50}
+    with pytest.raises(TombolaError, match="at least 1;"):
+        by_density({"a": 100}, {"a": 0.0}, 0.5, 3)
+    assert by_density({"a": 100}, {"a": 0.0}, 1.0, 2) == [{"a": 100}] * 3

@@ -44,15 +44,19 @@ def by_density(
 
 
 def _solve(sizes: Mapping[str, int], rates: Mapping[str, float], target: int, rounds: int, total: int) -> float:
-    there, fixed = sum(sizes.values()), sum(size for name, size in sizes.items() if rates[name] == 0)
-    highest = max(rates.values(), default=0.0)
-    least = sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items()) if highest else there
+    there = sum(sizes.values())
     if target == there:
         return 0.0
-    if target < fixed or target < math.floor(least) or not highest:
+    if target > there:
+        raise TombolaError(
+            f"density {target / total:.4g} is more than the {there / total:.4g} that is left to prune; ask for less"
+        )
+    highest = max(rates.values())
+    least = sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items()) if highest else there
+    if target < math.floor(least):
         raise TombolaError(
             f"density {target / total:.4g} cannot be reached in {rounds} rounds: layers of smaller rates keep at "
-            f"least {max(least, fixed) / total:.4g}; ask for more rounds or raise their rates"
+            f"least {least / total:.4g}; ask for more rounds or raise their rates"
         )
 
     def kept(factor: float) -> float:
@@ -69,10 +73,8 @@ def _share_out(exact: Mapping[str, float], whole: int, before: Counts) -> Counts
     """Largest remainder: floors first, then one each by falling fraction (ties: first layer), never above `before`."""
     counts = {name: min(math.floor(value), before[name]) for name, value in exact.items()}
     by_fraction = sorted(exact, key=lambda name: counts[name] - exact[name])
-    while missing := whole - sum(counts.values()):
-        room = [name for name in by_fraction if counts[name] < before[name]] if missing > 0 else []
-        if not room:
-            break
+    while (missing := whole - sum(counts.values())) > 0:  # more than once where a layer is full
+        room = [name for name in by_fraction if counts[name] < before[name]]
         for name in room[:missing]:
             counts[name] += 1
     return counts
