@@ -31,8 +31,8 @@ def outputs(model: nn.Module, example: Sequence[Tensor]) -> Any:
 
 
 def largest_error(want: Any, have: Any) -> float:
-    """max|a - b| / max|a| over all tensors of two outputs; infinite where one is finite and the other not, where they
-    hold other tensors, and where there are none to compare."""
+    """max|a - b| / max|a| over all tensors of two outputs; infinite where one is finite and the other not, or
+    not the same NaN or infinity, where they hold other tensors, and where there are none to compare."""
     one, other = leaves(want), leaves(have)
     if not one or [a.shape for a in one] != [b.shape for b in other]:
         return float("inf")
@@ -84,7 +84,7 @@ def _same_sums(one: list[tuple[float, float]], other: list[tuple[float, float]])
 
 def _difference(a: Tensor, b: Tensor) -> float:
     same = a.isfinite() & b.isfinite()
-    if not torch.equal(a[~same].nan_to_num(), b[~same].nan_to_num()):
+    if not torch.isclose(a[~same], b[~same], rtol=0, atol=0, equal_nan=True).all():
         return float("inf")
     a, b = a[same], b[same]
     if not a.numel():

@@ -109,9 +109,14 @@ class Emitter:
         return self.b.call(found, [a, x, c])
 
     def relu(self, value: ir.Value) -> ir.Value:
-        """max(value, 0), of a float or a vector."""
-        return self.larger(value, ZERO if value.type == V8F else F32(0.0))
+        """max(value, 0), of a float or a vector; NaN stays NaN."""
+        zero = ZERO if value.type == V8F else F32(0.0)
+        return self.b.select(self.b.fcmp_ordered("<", value, zero), zero, value)  # one instruction, maxps(0, value)
 
-    def larger(self, value: ir.Value, other: ir.Value) -> ir.Value:
-        """The larger of two, of floats or vectors."""
-        return self.b.select(self.b.fcmp_ordered(">", value, other), value, other)
+    def larger(self, one: ir.Value, other: ir.Value) -> ir.Value:
+        """The larger of two, of floats or vectors; NaN where either is."""
+        b = self.b
+        best = b.select(b.fcmp_ordered(">", other, one), other, one)  # `one` where either is NaN
+        bits = V8I if one.type == V8F else I32
+        nan = b.sext(b.fcmp_unordered("uno", other, other), bits)  # all bits of a NaN are set: a NaN
+        return b.bitcast(b.or_(b.bitcast(best, bits), nan), one.type)

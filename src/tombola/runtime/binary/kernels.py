@@ -134,7 +134,7 @@ def compare_kernel() -> Code:
 
 @functools.cache
 def pack_kernel() -> Code:
-    """Bits of (x >= 0) of pixels whose channels lie together. Arguments: PACK."""
+    """Bits of not (x < 0), 1 for NaN as torch.sign has it, of pixels whose channels lie together. Arguments: PACK."""
     e = Emitter(ir.Module("pack"))
     b = e.b
     a = {name: e.arg(i) for i, name in enumerate(PACK)}
@@ -146,14 +146,14 @@ def pack_kernel() -> Code:
         target = e.at(a["target"], e.load(a["places"], b.mul(pixel, I64(8)), I64))
         with e.loop(I64(0), a["eights"]) as eight:
             x = e.load(source, b.mul(eight, I64(32)), V8F)
-            b.store(b.bitcast(b.fcmp_ordered(">=", x, ZERO), _I8), e.at(target, eight))
+            b.store(b.bitcast(b.fcmp_unordered(">=", x, ZERO), _I8), e.at(target, eight))
     b.ret_void()
     return compile_module(e.module)
 
 
 @functools.cache
 def pack_planes_kernel() -> Code:
-    """Bits of (x >= 0) of images whose channels lie one after the other. Arguments: PACK_PLANES."""
+    """The same bits of images whose channels lie one after the other. Arguments: PACK_PLANES."""
     e = Emitter(ir.Module("pack"))
     b = e.b
     a = {name: e.arg(i) for i, name in enumerate(PACK_PLANES)}
@@ -170,7 +170,7 @@ def pack_planes_kernel() -> Code:
             word: ir.Value = I64(0)
             for k in range(8):
                 x = e.load(source, b.add(b.mul(plane, I64(k)), b.mul(pixel, I64(4))), V8F)
-                bits = b.bitcast(b.fcmp_ordered(">=", x, ZERO), _I8)
+                bits = b.bitcast(b.fcmp_unordered(">=", x, ZERO), _I8)
                 word = b.or_(word, b.shl(b.zext(bits, I64), I64(8 * k)))
             word = _transposed(b, word)
             for k in range(8):

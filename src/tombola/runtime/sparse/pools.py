@@ -93,7 +93,7 @@ def _extent(e: Emitter, window: Window, axis: int, at: ir.Value, size: ir.Value)
 
 
 def _join(e: Emitter, window: Window, one: ir.Value, other: ir.Value) -> ir.Value:
-    return e.larger(other, one) if window.kind == "max" else e.b.fadd(one, other, flags=("reassoc",))
+    return e.larger(one, other) if window.kind == "max" else e.b.fadd(one, other, flags=("reassoc",))
 
 
 def _fixed(e: Emitter, window: Window, rows: Extent, columns: Extent, cell: Cell) -> ir.Value:
