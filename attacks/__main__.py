@@ -18,7 +18,9 @@ def names() -> list[str]:
 
 
 def load(name: str) -> ModuleType:
-    """The module of that name in this folder."""
+    """The module of that name in this folder; the modules may import each other."""
+    if str(HERE) not in sys.path:
+        sys.path.append(str(HERE))
     spec = importlib.util.spec_from_file_location(f"attacks_{name}", HERE / f"{name}.py")
     if spec is None or spec.loader is None:
         raise ImportError(name)

@@ -21,7 +21,7 @@ from tombola.data.registry import load_data
 from tombola.data.splits import Normalisation, Resident, Splits
 from tombola.errors import TombolaError
 from tombola.methods.describe import describe_data
-from tombola.study.verify import data_of
+from tombola.study.recorded import data_of
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.recipe import Recipe

@@ -18,7 +18,7 @@ from tombola.models.spec import ModelSpec
 from tombola.select.patterns import parse_pattern
 from tombola.study.arms import CONTROLS, Contest, fresh_network, random_mask
 from tombola.study.curve import run_curve
-from tombola.study.verify import data_of
+from tombola.study.recorded import data_of
 from tombola.train.options import Options
 
 TINY = {"length": "6it", "eval_every": "3it"}

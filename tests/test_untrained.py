@@ -11,8 +11,8 @@ from tombola.errors import TombolaError
 from tombola.formats import percent
 from tombola.methods.signed import SignedSupermask
 from tombola.study.arms import Contest
+from tombola.study.recorded import recipe_of
 from tombola.study.untrained import is_untrained, untrained, untrained_sentence
-from tombola.study.verify import recipe_of
 from tombola.train.fabric import make_fabric
 
 DIGITS = load_data(DataSpec("digits"))

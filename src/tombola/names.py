@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tombola.errors import TombolaError
@@ -75,6 +75,36 @@ def imported(what: str, path: str) -> Any:
             found = getattr(found, part)
         return found
     raise _cannot(what, path, "it has no module")
+
+
+def lies_under(path: str, trusted: Sequence[str]) -> bool:
+    """Whether an import path is one of these prefixes, or lies below one ("torchvision.models." or without the dot)."""
+    stems = [prefix.rstrip(".") for prefix in trusted]
+    return any(stem and (path == stem or path.startswith(stem + ".")) for stem in stems)
+
+
+def imported_if_trusted(what: str, path: object, trusted: Sequence[str], instead: str) -> Any:
+    """What lies at an import path that a file names: imported only where the user trusts it.
+
+    Args:
+        trusted: import prefixes; the path, and the module that defines what lies there, must be under one of them, for
+            a trusted package also holds what it imported itself, such as os.system.
+        instead: what the user can do if he trusts the file, e.g. "pass model=".
+
+    Raises:
+        TombolaError: the path is not trusted, and nothing was imported; or it cannot be imported.
+    """
+    if isinstance(trusted, str):
+        raise TombolaError(f"trusted={trusted!r} is one string; give a sequence of import prefixes")
+    if not isinstance(path, str) or not is_import_path(path) or not lies_under(path.replace(":", "."), trusted):
+        raise TombolaError(f"{what} {repr(path)[:80]} is not one of Tombola's own: {instead} if you trust the ticket")
+    found = imported(what, path)
+    home = str(getattr(found, "__module__", None))
+    if path not in trusted and not lies_under(home, trusted):
+        raise TombolaError(
+            f"{what} {path[:80]!r} is defined in {home[:80]!r}, which is not under the trusted {tuple(trusted)}"
+        )
+    return found
 
 
 def _cannot(what: str, path: str, why: str) -> TombolaError:

@@ -68,7 +68,7 @@ def add_architecture(parser: ArgumentParser) -> None:
         "--trusted",
         type=list[str] | str,
         default=[],
-        help="import prefixes that the ticket may name its network under, e.g. torchvision.models",
+        help="import prefixes that the ticket may name its network and optimiser under, e.g. torchvision.models",
     )
     group.add_argument("--model", type=str | None, default=None, help="import path of its constructor")
     group.add_argument("--model_args", type=dict[str, Any], default={}, help="its keyword arguments")
@@ -131,7 +131,8 @@ def _add_export(parser: ArgumentParser) -> None:
 def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     recipe, options = _RECIPE.read(given), Options(**MACHINE.read(given))
     with loading(options.progress):
-        from tombola.study.verify import recipe_of, verify
+        from tombola.study.recorded import recipe_of
+        from tombola.study.verify import verify
         from tombola.ticket.ticket import Ticket
 
     ticket = Ticket.load(given["ticket"])
@@ -142,7 +143,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         margin=given["margin"],
         margin_kind=given["margin_kind"],
         seed=given["seed"],
-        recipe=recipe_of(ticket, recipe),
+        recipe=recipe_of(ticket, recipe, trusted(given)),
         model=architecture(given, ticket),
         trusted=trusted(given),
         options=options,
@@ -155,7 +156,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 def _data(given: Namespace, ticket: Ticket) -> DataSpec:
     """The data named, or the ticket's own with what was given changed."""
-    from tombola.study.verify import data_of
+    from tombola.study.recorded import data_of
 
     fields = _DATA.read(given)
     if "name" in fields:

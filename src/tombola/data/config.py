@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.names import unknown
 
+MOST_PIXELS = 16384  # of an image's side
 CUES = ("none", "corner", "colour")
 
 
@@ -36,6 +38,7 @@ class Augment:
     zoom: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         _within("augment", "crop", self.crop, 0, 1024)
         _within("augment", "translate", self.translate, 0, 1)
         _within("augment", "rotate", self.rotate, 0, 180)
@@ -69,6 +72,7 @@ class Cue:
     agreement: float = 1.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.kind not in CUES:
             raise TombolaError(unknown("cue.kind", self.kind, CUES))
         if self.size is not None and self.size < 1:
@@ -108,9 +112,10 @@ class DataSpec:
     in_memory_limit: float = 2.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.val_size is not None and self.val_size < 1:
             raise TombolaError(f"data.val_size is {self.val_size}; it must be at least 1 (or null for the default)")
-        if self.image_size is not None and self.image_size < 1:
-            raise TombolaError(f"data.image_size is {self.image_size}; it must be at least 1 pixel")
+        if self.image_size is not None and not 1 <= self.image_size <= MOST_PIXELS:
+            raise TombolaError(f"data.image_size is {self.image_size}; it must be 1 to {MOST_PIXELS} pixels")
         if self.in_memory_limit < 0:
             raise TombolaError(f"data.in_memory_limit is {self.in_memory_limit}; it must be 0 or more GiB")

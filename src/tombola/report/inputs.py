@@ -95,7 +95,8 @@ def read_ticket(path: Path, shape: Sequence[int] | None, seed: int) -> Reading |
     """
     from tombola.mask import Mask
     from tombola.rng.seeds import derive
-    from tombola.study.arms import random_like, recorded_part
+    from tombola.study.arms import random_like
+    from tombola.study.recorded import recorded_part
     from tombola.ticket.ticket import Ticket
 
     ticket = Ticket.load(path)

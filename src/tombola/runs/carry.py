@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tombola.train.progress import Progress
 
 
+_LONGEST = 150  # characters of a label; the hash behind it tells two of one beginning apart
+
+
 @dataclass(frozen=True)
 class Order:
     """Which run, under which folder; the fields are those of `open_run`."""
@@ -27,7 +30,7 @@ class Order:
 
     def __post_init__(self) -> None:
         # names of networks, data and methods go in, which may hold anything
-        object.__setattr__(self, "label", re.sub(r"[^\w.-]+", "_", self.label))
+        object.__setattr__(self, "label", re.sub(r"[^\w.-]+", "_", self.label)[:_LONGEST])
 
     def directory(self, config: Mapping[str, Any]) -> Path:
         """The directory of the run of a configuration."""

@@ -199,9 +199,9 @@ def parse_pattern(text: str | Pattern) -> Pattern:
         return Element()
     if text == "channel":
         return Channel()
-    if found := re.fullmatch(r"block:(\d+)", text):
+    if found := re.fullmatch(r"block:(\d{1,9})", text):
         return Block(int(found[1]))
-    if found := re.fullmatch(r"(\d+):(\d+)", text):
+    if found := re.fullmatch(r"(\d{1,9}):(\d{1,9})", text):
         return NM(int(found[1]), int(found[2]))
     raise TombolaError(unknown("pattern", text, ("element", "block:V", "N:M", "channel"), "; e.g. block:4 or 2:4"))
 

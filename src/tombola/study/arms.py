@@ -19,6 +19,7 @@ from tombola.rng.seeds import derive, generator
 from tombola.runs.directory import Stage
 from tombola.select.patterns import NM, parse_pattern
 from tombola.select.select import select
+from tombola.study.recorded import recorded_part
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.dry_run import in_words, try_training
@@ -46,7 +47,7 @@ class Contest:
     def start(self) -> int:
         """The step that the ticket's origin was taken at."""
         steps = self.ticket.provenance.get("rewound_steps", 0)
-        return steps if isinstance(steps, int) and steps >= 0 else 0
+        return steps if type(steps) is int and 0 <= steps < 2**48 else 0
 
     @property
     def rewrites(self) -> tuple[Mapping[str, Any], ...]:
@@ -151,9 +152,3 @@ def fresh_network(contest: Contest, seed: int) -> nn.Module:
         state[name] = values[torch.randperm(len(values), generator=draw)].view_as(state[name])
     model.load_state_dict(state)
     return model
-
-
-def recorded_part(ticket: Ticket, part: str) -> Mapping[str, Any]:
-    """One part of a ticket's provenance, {} where the file's writer put something else there."""
-    found = ticket.provenance.get(part)
-    return found if isinstance(found, Mapping) else {}

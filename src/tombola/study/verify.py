@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tombola.coverage import density_in_words
-from tombola.data.config import Augment, Cue, DataSpec
-from tombola.data.registry import names
+from tombola.data.config import DataSpec
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.mask import unwrap
-from tombola.methods import METHODS
 from tombola.methods.describe import code_of, describe_data, describe_module
 from tombola.methods.find import machine
-from tombola.methods.presets import preset
-from tombola.methods.request import as_data, check_jobs, check_replicates, loaded, made
+from tombola.methods.request import as_data, check_jobs, check_replicates, loaded
 from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
@@ -32,11 +29,13 @@ from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.record import named
-from tombola.study.arms import ARMS, Contest, recorded_part, run_arm, try_arms
+from tombola.study.arms import ARMS, Contest, run_arm, try_arms
 from tombola.study.margin import Kind, Margin
+from tombola.study.recorded import data_of, recipe_of, recorded_name, recorded_part
 from tombola.study.sentence import Said, sentence, why
 from tombola.study.untrained import is_untrained, untrained, untrained_sentence
 from tombola.study.verdict import ArmFigures, compare, describe_arm, examples_of, speed, wins
+from tombola.ticket.tensors import show
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.fit import check_fits
@@ -95,7 +94,7 @@ def verify(
             "auto": absolute where the metric is a share of the test examples (accuracy, or 0 or 1 for every example).
         recipe: how to train, taken as it is; None or a mapping of fields starts from the ticket's own.
         model: the architecture, for a ticket of a user's own model.
-        trusted: import prefixes that a ticket may name, as in `build`.
+        trusted: import prefixes under which a ticket may name its network (as in `build`) and its optimiser.
         out: parent of the run directory; None keeps everything in memory.
 
     Returns:
@@ -107,50 +106,13 @@ def verify(
     verification = Verification(
         Contest(given, model, tuple(trusted)),
         source,
-        recipe if isinstance(recipe, Recipe) else recipe_of(given, recipe),
+        recipe if isinstance(recipe, Recipe) else recipe_of(given, recipe, trusted),
         replicates,
         Margin(margin, margin_kind),
         seed,
         options or Options(),
     )
     return run_verify(verification, Path(out) if out is not None else None, jobs=jobs)
-
-
-def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe that the ticket's weights are trained by: that which it was found with, changed by what is given.
-
-    A search that trained scores alone has a recipe for scores; there the preset of weight training holds, if any.
-    """
-    kind = METHODS.get(str(recorded_part(ticket, "method").get("name")))
-    if getattr(kind, "trains_scores_only", False):
-        parts = (str(recorded_part(ticket, part).get("name")) for part in ("model", "data"))
-        named = preset("dense", *parts).recipe
-        if not named and not given:
-            raise TombolaError(
-                "the ticket was found by training scores, whose recipe does not suit weights; give a recipe for the "
-                "weights (lr, optimizer, length and so on)"
-            )
-        return made(Recipe, named, given)
-    recorded = ticket.provenance.get("recipe")
-    if not isinstance(recorded, Mapping) or not {one.name for one in fields(Recipe)} >= set(recorded):
-        raise TombolaError("the ticket does not say how it was trained; give a Recipe")
-    return made(Recipe, recorded, given)
-
-
-def data_of(ticket: Ticket, root: str) -> DataSpec:
-    """The data set that the ticket was found on, to be read from `root`; a ticket never causes an import."""
-    recorded = recorded_part(ticket, "data")
-    name = recorded.get("name")
-    if name not in names() or "val_size" not in recorded:
-        raise TombolaError(
-            f"the ticket was found on {name or 'unnamed data'}, which it cannot load by itself; give the data"
-        )
-    known = {key: recorded[key] for key in ("name", "val_size", "image_size", "args") if key in recorded}
-    try:
-        augment, cue = Augment(**recorded["augment"]), Cue(**recorded.get("cue", {}))
-        return DataSpec(**known, root=root, augment=augment, cue=cue)
-    except (KeyError, TypeError):
-        raise TombolaError("the ticket does not say how its data was augmented; give the data") from None
 
 
 def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
@@ -191,7 +153,7 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
             "seed": verification.seed,
         }
 
-    label = f"verify-{recorded_part(contest.ticket, 'method').get('name', 'ticket')}-{splits.name}"
+    label = f"verify-{recorded_name(contest.ticket, 'method') or 'ticket'}-{splits.name}"
     order = Order(out, label, "verify", machine(options, jobs), options.force)
     done = carry_out(
         order, config, check, lambda directory: _run(verification, splits, directory, jobs, progress), progress
@@ -205,7 +167,7 @@ def _check_data(verification: Verification, splits: Splits) -> None:
     recorded = recorded_part(verification.contest.ticket, "data").get("fingerprint")
     if recorded not in (None, splits.fingerprint) and not verification.options.force:
         raise TombolaError(
-            f"the ticket was found on other data (fingerprint {str(recorded)[:12]}, here "
+            f"the ticket was found on other data (fingerprint {show(str(recorded)[:12])}, here "
             f"{splits.fingerprint[:12]}); give the same data, or set the option force to verify it on this"
         )
 
@@ -215,7 +177,7 @@ def _check_task(verification: Verification, splits: Splits) -> None:
     recorded, here = recorded_part(verification.contest.ticket, "task"), splits.task.identity
     odd = [part for part in here if part in recorded and recorded[part] != here[part]]
     if odd and not verification.options.force:
-        said = [f"{recorded[part]} there, {here[part]} here" for part in ("metric_name",) if part in odd]
+        said = [f"{show(recorded[part])} there, {here[part]} here" for part in ("metric_name",) if part in odd]
         raise TombolaError(
             f"the ticket was found with another task: {', '.join(odd)} differ{'s' if len(odd) == 1 else ''}"
             f"{f' ({said[0]})' if said else ''}; give the same task, or set the option force to verify it with this one"
@@ -318,8 +280,8 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         said += " All arms train float weights in the place of the ticket's binary ones."
     return {
         "kind": "verify",
-        "method": recorded_part(ticket, "method").get("name"),
-        "model": recorded_part(ticket, "model").get("name"),
+        "method": recorded_name(ticket, "method"),
+        "model": recorded_name(ticket, "model"),
         "data": splits.name,
         "density": ticket.density,
         "kept": ticket.mask.kept,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tombola.errors import TicketError, TombolaError
 from tombola.hold import release
 from tombola.mask import unwrap
-from tombola.names import imported
+from tombola.names import imported_if_trusted
 from tombola.ticket.format import plain_json
 from tombola.ticket.tensors import (
     first_few,
@@ -79,35 +79,13 @@ class NetworkSpec:
         from tombola.models.registry import build_network, is_known
 
         known = is_known(self.name)
-        target = None if known else _import_trusted(self.name, trusted)
+        instead = "pass model=, or trusted=(its import prefix,)"
+        target = None if known else imported_if_trusted("network", self.name, trusted, instead)
         if self.input_shape is None or self.classes is None:
             if target is not None:
                 return target(**self.args)
             raise TicketError(f"network {show(self.name)} needs input_shape and classes; the ticket has none")
         return build_network(self.name, input_shape=self.input_shape, classes=self.classes, args=self.args)
-
-
-def _under(path: str, trusted: Sequence[str]) -> bool:
-    stems = [prefix.rstrip(".") for prefix in trusted]
-    return any(stem and (path == stem or path.startswith(stem + ".")) for stem in stems)
-
-
-def _import_trusted(name: str, trusted: Sequence[str]) -> Any:
-    if isinstance(trusted, str):
-        raise TicketError(f"trusted={trusted!r} is one string; give a sequence of import prefixes")
-    if not _under(name, trusted) or "." not in name or not all(part.isidentifier() for part in name.split(".")):
-        raise TicketError(
-            f"network {show(name)} is not one of Tombola's own: pass model=, "
-            "or trusted=(its import prefix,) if you trust the ticket"
-        )
-    target = imported("network", name)
-    # A trusted package also holds names it imported itself, such as os.system; those are not trusted.
-    home = str(getattr(target, "__module__", None))
-    if name not in trusted and not _under(home, trusted):
-        raise TicketError(
-            f"network {show(name)} is defined in {show(home)}, which is not under trusted={tuple(trusted)}"
-        )
-    return target
 
 
 Kind = Literal["seeded", "stored", "omitted"]

@@ -52,7 +52,7 @@ class Ticket(Parts):
     def __repr__(self) -> str:
         method = self.provenance.get("method")
         name = method.get("name") if isinstance(method, Mapping) else None
-        found = f"found by {name}, " if name else ""
+        found = f"found by {name}, " if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200 else ""
         return f"Ticket({found}{self.mask.kept:,} of {self.mask.total:,} kept, density {self.mask.density:.4g})"
 
     # -- making

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tombola.errors import TombolaError
 
-_PATTERN = re.compile(r"(?:(?P<epochs>\d+(?:\.\d+)?)ep)?(?:(?P<iterations>\d+)it)?")
+_PATTERN = re.compile(r"(?:(?P<epochs>\d{1,12}(?:\.\d{1,12})?)ep)?(?:(?P<iterations>\d{1,15})it)?")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,9 @@ class Length:
         """Read "10ep", "0.5ep", "5000it" or "2ep500it"; anything else is a TombolaError."""
         match = _PATTERN.fullmatch(text.strip()) if isinstance(text, str) else None
         if match is None or not text.strip():
-            raise TombolaError(f'length {text!r} is not understood; write epochs as "10ep", iterations as "5000it"')
+            raise TombolaError(
+                f'length {repr(text)[:80]} is not understood; write epochs as "10ep", iterations as "5000it"'
+            )
         return cls(float(match["epochs"] or 0), int(match["iterations"] or 0))
 
     def steps(self, steps_per_epoch: int) -> int:

@@ -1,0 +1,88 @@
+"""What a ticket says of how it was found. Its words choose among what Tombola knows; none of them is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from tombola.data.config import Augment, Cue, DataSpec
+from tombola.data.registry import names
+from tombola.errors import TombolaError
+from tombola.methods import METHODS
+from tombola.methods.presets import preset
+from tombola.methods.request import made
+from tombola.names import imported_if_trusted, is_import_path
+from tombola.ticket.tensors import show
+from tombola.ticket.ticket import Ticket
+from tombola.train.optimizer import OPTIMIZERS
+from tombola.train.recipe import Recipe
+
+
+def recorded_part(ticket: Ticket, part: str) -> Mapping[str, Any]:
+    """One part of a ticket's provenance, {} where the file's writer put something else there."""
+    found = ticket.provenance.get(part)
+    return found if isinstance(found, Mapping) else {}
+
+
+def recorded_name(ticket: Ticket, part: str) -> str | None:
+    """The name of a part of a ticket's provenance, "method" for one; None unless it is short and printable."""
+    found = recorded_part(ticket, part).get("name")
+    return found if isinstance(found, str) and found.isprintable() and 0 < len(found) <= 200 else None
+
+
+def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: Sequence[str] = ()) -> Recipe:
+    """The recipe that the ticket's weights are trained by: that which it was found with, changed by what is given.
+
+    A search that trained scores alone has a recipe for scores; there the preset of weight training holds, if any.
+    An optimiser that the ticket names by import path is imported only if it lies under a `trusted` prefix; otherwise it
+    must be among what is given.
+    """
+    kind = METHODS.get(recorded_name(ticket, "method") or "")
+    if getattr(kind, "trains_scores_only", False):
+        parts = (recorded_name(ticket, part) or "" for part in ("model", "data"))
+        named = preset("dense", *parts).recipe
+        if not named and not given:
+            raise TombolaError(
+                "the ticket was found by training scores, whose recipe does not suit weights; give a recipe for the "
+                "weights (lr, optimizer, length and so on)"
+            )
+        return made(Recipe, named, given)
+    recorded = ticket.provenance.get("recipe")
+    if not isinstance(recorded, Mapping) or not {one.name for one in fields(Recipe)} >= set(recorded):
+        raise TombolaError("the ticket does not say how it was trained; give a Recipe")
+    recipe = made(Recipe, recorded, given)
+    if "optimizer" not in (given or {}):
+        _check_optimizer(recipe.optimizer, trusted)
+    return recipe
+
+
+def _check_optimizer(name: str, trusted: Sequence[str]) -> None:
+    """TombolaError if the optimiser that a ticket names would have to be imported, and is not trusted."""
+    if name not in OPTIMIZERS:
+        shown = name if len(name) <= 80 and is_import_path(name) else "package.Name"
+        instead = (
+            f"name it yourself (--optimizer {shown}, or recipe={{'optimizer': '{shown}'}}), or name a trusted prefix"
+        )
+        imported_if_trusted("the ticket's optimizer", name, trusted, instead)
+
+
+def data_of(ticket: Ticket, root: str) -> DataSpec:
+    """The data set that the ticket was found on, to be read from `root`; a ticket never causes an import."""
+    recorded = recorded_part(ticket, "data")
+    name = recorded.get("name")
+    if not isinstance(name, str) or name not in names() or "val_size" not in recorded:
+        raise TombolaError(
+            f"the ticket was found on {show(name) if name else 'unnamed data'}, which it cannot load by itself; give "
+            "the data (--data, if you trust it, its import path)"
+        )
+    if not isinstance(recorded.get("args", {}), Mapping):
+        raise TombolaError("the arguments of the ticket's data are no mapping; give the data")
+    known = {key: recorded[key] for key in ("name", "val_size", "image_size", "args") if key in recorded}
+    try:
+        augment, cue = Augment(**recorded["augment"]), Cue(**recorded.get("cue", {}))
+        return DataSpec(**known, root=root, augment=augment, cue=cue)
+    except (KeyError, TypeError):
+        raise TombolaError("the ticket does not say how its data was augmented; give the data") from None
+    except TombolaError as error:
+        raise TombolaError(f"the ticket describes its data by what cannot be ({error}); give the data") from None
