@@ -113,7 +113,10 @@ MISTAKES = {
     "no run": (["report", "nowhere"], ["run directory nowhere is not there"]),
     "empty run": (["report", "."], [". holds no run.json", "tombola runs"]),
     "a file as run": (["report", __file__], ["test_cli.py is a file"]),
-    "no folder of runs": (["runs", "--out", "nowhere"], ["nowhere is not there"]),
+    "no folder of runs": (["runs", "--out", "nowhere"], ["nowhere is not there", "tombola runs --out FOLDER"]),
+    "no folder of runs, as a word": (["runs", "nowhere"], ["nowhere is not there", "tombola runs --out FOLDER"]),
+    "two folders of runs": (["runs", "a", "--out", "b"], ["a and --out b", "name one"]),
+    "a folder as ticket": (["info", "."], ["a folder, and no ticket lies in it"]),
     "a file of runs": (["runs", "--out", __file__], ["test_cli.py is a file"]),
     "a file to run in": (["find", "imp", "--model", "mlp", "--out", __file__], ["test_cli.py is a file"]),
     "a folder to demonstrate in": (["demo", "--out", f"{__file__}/x"], ["test_cli.py is a file"]),
@@ -332,6 +335,30 @@ def test_verify_report_and_runs(found: dict[str, Any], runs: Path, tmp_path: Pat
     status, _, err = call("report", str(runs))
     assert (status, err.count("\n")) == (2, 1)
     assert f"runs and is none itself; name them one by one, such as {runs}" in err
+
+
+def test_runs_says_where_runs_are(found: dict[str, Any], runs: Path, tmp_path: Path) -> None:
+    def said(folder: Path) -> str:
+        status, out, err = call("runs", str(folder))
+        assert (status, err, out.count("\n")) == (0, "", 1)
+        return out
+
+    assert call("runs", str(runs)) == call("runs", "--out", str(runs))
+    assert f"with --out {tmp_path}" in said(tmp_path)
+    assert said(Path(found["run"])) == f"{found['run']} is a run itself; runs beside it: tombola runs --out {runs}\n"
+    (tmp_path / "below").symlink_to(runs)
+    assert said(tmp_path).endswith(f"those in it: tombola runs --out {tmp_path / 'below'}\n")
+
+
+@pytest.mark.parametrize("words", [["info"], ["verify"], ["export"], ["deploy"], ["bench"]], ids=" ".join)
+def test_a_run_in_the_place_of_its_ticket(words: list[str], found: dict[str, Any], runs: Path) -> None:
+    status, out, err = call(*words, found["run"])
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{found['run']!r}: a folder that holds 3 tickets; give the file of one, such as {found['ticket']}\n" in err
+    status, out, err = call(*words, str(runs))
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert f"{str(runs)!r}: a folder that holds" in err
+    assert found["ticket"] in err
 
 
 def test_study_curve(tmp_path: Path) -> None:

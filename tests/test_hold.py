@@ -80,6 +80,43 @@ def test_other_pruned_values_are_held_too() -> None:
         assert all(bool((held == 0.25).all()) for held in pruned(model, mask))
 
 
+@pytest.mark.parametrize("computed", [False, True], ids=["parameter", "computed"])
+def test_what_any_of_several_holds_prunes_is_pruned(computed: bool) -> None:
+    model = network()
+    if computed:
+        torch.nn.utils.parametrizations.weight_norm(model[0])
+    left, right = torch.ones(4, 5, dtype=torch.bool), torch.ones(4, 5, dtype=torch.bool)
+    left[:3], right[2:] = False, False
+    values = torch.tensor([0.25, 0.25, 0.0, 0.0]).repeat_interleave(5).view(4, 5)  # 0 where both prune
+    first = hold(model, Mask({"0.weight": left}), {"0.weight": values})
+    second = hold(model, Mask({"0.weight": right}))
+    for _ in range(2):
+        step(model, OPTIMIZERS["sgd"](list(model.parameters())))
+        assert torch.equal(model[0].weight, values)
+    second.release()
+    step(model, OPTIMIZERS["adamw-fused"](list(model.parameters())))
+    model(torch.ones(2, 5))
+    assert torch.equal(model[0].weight[:3], values[:3])
+    assert bool((model[0].weight[3] != 0).any())
+    first.release()
+
+
+def test_holds_that_contradict_each_other_are_one_line() -> None:
+    model = network()
+    mask = some_mask(model)
+    halves = {name: torch.full(kept.shape, 0.5) for name, kept in mask.items()}
+    both = int((~mask["0.weight"]).sum())
+    part = Mask({"weight": mask["0.weight"]})
+    for holder in (lambda: hold(model, mask, halves), lambda: hold(model[0], part, {"weight": halves["0.weight"]})):
+        with hold(model, mask):
+            before = {name: p.detach().clone() for name, p in model.named_parameters()}
+            with pytest.raises(TombolaError, match=rf"weight' is held already, .* prune {both} weights .* release"):
+                holder()
+            assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+            hold(model, mask, {name: torch.zeros_like(half) for name, half in halves.items()}).release()
+        hold(model, mask, halves).release()  # the other is gone
+
+
 def test_a_change_by_hand_is_undone_before_it_is_used() -> None:
     model = network()
     mask = some_mask(model)

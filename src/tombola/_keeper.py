@@ -7,6 +7,7 @@ modules the outermost that is called does so for all.
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from contextlib import suppress
 from typing import Any
@@ -222,6 +223,17 @@ def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
 register_optimizer_step_post_hook(_after_any_step)
 
 
+def held_at(owner: nn.Module, local: str) -> list[Pruned]:
+    """What holds on this module keep of its weight `local`, those that have not been released."""
+    return [
+        place.pruned
+        for hook in owner._forward_pre_hooks.values()
+        if isinstance(hook, _Enter) and hook.keeper.alive.yes
+        for place in hook.keeper.places
+        if (place.path, place.local) == (hook.path, local)
+    ]
+
+
 def take_off(model: nn.Module, keeper: Keeper | None) -> None:
     """Write the pruned values once more, and remove the hooks and parametrisations of one hold, or of all."""
     for module in model.modules():
@@ -315,7 +327,8 @@ def _gone(name: str) -> str:
 def _mask_last(owner: nn.Module, place: Place, alive: Alive) -> None:
     """See to it that a computed weight is masked after everything else that is done to it."""
     chain: Any = owner.parametrizations[place.local]  # type: ignore[index]
-    if not isinstance(chain[-1], Masking) or chain[-1].alive is not alive:
+    last = itertools.takewhile(lambda step: isinstance(step, Masking), reversed(chain))
+    if all(step.alive is not alive for step in last):  # of several holds, one after the other
         _unmask(chain, alive)
         masking = Masking(place.pruned, alive)
         parametrize.register_parametrization(owner, place.local, masking, unsafe=True)

@@ -48,6 +48,15 @@ class Pruned:
             return _shard(keep, tensor), 0.0
         return _shard(keep, tensor), _shard(value.to(tensor.device, tensor.dtype), tensor)
 
+    def conflicts(self, other: Pruned, dtype: torch.dtype) -> int:
+        """How many entries both prune, to different values of that type."""
+        if self.value is None and other.value is None:
+            return 0
+        here = self.keep.device
+        zero = torch.zeros((), dtype=dtype, device=here)
+        mine, theirs = (zero if one.value is None else one.value.to(here, dtype) for one in (self, other))
+        return int((~self.keep & ~other.keep.to(here) & (mine != theirs)).sum())
+
     def masked(self, weight: Tensor) -> Tensor:
         """A copy of the weight (its local shard) with its pruned entries at their value."""
         keep, value = self.of(weight)

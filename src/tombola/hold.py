@@ -10,9 +10,10 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from tombola._keeper import Keeper, Place, not_held, owner_of, take_off
+from tombola._keeper import Keeper, Place, held_at, not_held, owner_of, take_off
 from tombola._masking import Pruned
 from tombola.errors import TombolaError
+from tombola.formats import plural
 from tombola.mask import Mask, places, unwrap
 
 __all__ = ["Hold", "hold", "release"]
@@ -59,6 +60,9 @@ def hold(model: nn.Module, mask: Mask, values: Mapping[str, Tensor] | None = Non
     `torch.nn.utils.parametrize` computes gets one more parametrisation: what the layer uses is exact, and what it is
     computed from is free. Ends with `.release()`, or as a context manager: `with tb.hold(model, mask): ...`.
 
+    Of several holds on one weight each holds what it prunes: what any of them prunes is pruned, until that one is
+    released. Where two prune the same entry they must do so to the same value.
+
     A deep copy of the model is held as well, as long as the hold lasts. A pickled model is held where it is loaded,
     until `tombola.hold.release(model)`.
 
@@ -78,8 +82,8 @@ def hold(model: nn.Module, mask: Mask, values: Mapping[str, Tensor] | None = Non
 
     Raises:
         TombolaError: `values` names a weight that the mask does not; the mask names a parameter that the model lacks,
-            of another shape, or that is computed in a way that cannot be held; in a later forward pass, if such a
-            parameter is gone or has another shape.
+            of another shape, or that is computed in a way that cannot be held; another hold prunes the same entry to
+            another value; in a later forward pass, if such a parameter is gone or has another shape.
     """
     return Hold(model, mask, values)
 
@@ -92,14 +96,15 @@ def release(model: nn.Module) -> None:
 def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[Place]:
     """The places of all masked weights, or a TombolaError."""
     known, found = places(model), list[Place]()
-    if odd := [name for name in values if name not in mask]:
+    if odd_names := [name for name in values if name not in mask]:
         raise TombolaError(
-            f"there are values for {odd[0]!r}, which the mask does not name; give values of masked weights"
+            f"there are values for {odd_names[0]!r}, which the mask does not name; give values of masked weights"
         )
     for name, keep in mask.items():
         if name not in known:
             raise TombolaError(_unknown(model, name, known))
-        shape = _checked(name, model, *known[name][0]).shape
+        weight = _checked(name, model, *known[name][0])
+        shape = weight.shape
         value = values.get(name)
         for what, given in (("mask", keep), ("values", value)):
             if given is not None and given.shape != shape:
@@ -107,6 +112,12 @@ def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[Pl
                     f"the {what} of {name!r} has shape {tuple(given.shape)}, the parameter {tuple(shape)}"
                 )
         pruned = Pruned(keep, None if value is None else value.detach().clone())
+        before = [one for path, local in known[name] for one in held_at(owner_of(model, path, name), local)]
+        if odd := sum(one.conflicts(pruned, weight.dtype) for one in before):
+            raise TombolaError(
+                f"{name!r} is held already, and both holds prune {plural(odd, 'weight')} of it to different values; "
+                "release the first hold, or give both the same values there"
+            )
         found += [Place(name, path, local, pruned, len(known[name]) > 1) for path, local in known[name]]
     return found
 

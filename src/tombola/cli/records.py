@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,27 +57,47 @@ def _report(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 
 def _add_runs(parser: ArgumentParser) -> None:
-    parser.add_argument("--out", type=str, default="runs", help="the folder that holds the runs")
+    parser.add_argument("folder", type=str | None, nargs="?", default=None, help="the folder that holds the runs")
+    parser.add_argument("--out", type=str | None, default=None, help="the same, as in other commands (null: runs)")
 
 
 def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.errors import TombolaError
     from tombola.runs.directory import list_runs
 
-    parent = Path(given["out"])
+    if given["folder"] is not None and given["out"] is not None:
+        raise TombolaError(f"folders are named twice, {given['folder']} and --out {given['out']}; name one")
+    parent = Path(given["folder"] or given["out"] or "runs")
     if not parent.is_dir():
         problem = "is a file" if parent.exists() else "is not there"
-        raise TombolaError(f"{parent} {problem}; name the folder of the runs with --out")
+        raise TombolaError(
+            f"{parent} {problem}; name the folder that the runs were written to, as their commands did with --out: "
+            "tombola runs --out FOLDER"
+        )
     found = list_runs(parent)
     rows = [[run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run["result"])] for run in found]
     if rows:
         screen.table(("run", "kind", "state", "stages done", "result"), rows, left=(0, 1, 2, 4))
     else:
-        screen.line(f"no runs in {parent}")
+        screen.line(_none_in(parent))
     for run in found:
         if run["state"] == "can be resumed":
             screen.line(f"resume {run['name']} with: {run['command']}")
     return {"runs": found}
+
+
+def _none_in(parent: Path) -> str:
+    """What to do about a folder without runs: those that lie above or below are named."""
+    if (parent / "run.json").exists():
+        around = parent.resolve().parent
+        return f"{parent} is a run itself; runs beside it: tombola runs --out {shlex.quote(str(around))}"
+    below = sorted({file.parent.parent for file in parent.glob("*/*/run.json")})
+    if below:
+        return f"no runs in {parent} itself; those in it: tombola runs --out {shlex.quote(str(below[0]))}"
+    return (
+        f"no runs in {parent}; commands such as tombola find imp write one there, with --out "
+        f"{shlex.quote(str(parent))}, and tombola runs --out FOLDER lists those of another folder"
+    )
 
 
 def _headline(result: Mapping[str, Any] | None) -> str:

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
+from tombola.formats import plural
 from tombola.ticket.deflate import deflate, inflate
 
 FORMAT = 2  # the newest format this version writes and reads; all older ones stay readable
@@ -190,6 +191,8 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     try:
         target = Path(path)
         info = target.stat()
+        if stat.S_ISDIR(info.st_mode):
+            raise TicketError(_in_folder(target))
         if not stat.S_ISREG(info.st_mode):
             raise TicketError("not a file; give the path of a ticket file")
         with target.open("rb") as file:
@@ -201,6 +204,17 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
     except (OSError, ValueError, TypeError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise TicketError(f"cannot be read: {reason}") from error
+
+
+def _in_folder(folder: Path) -> str:
+    """That a folder is no ticket, and which tickets lie in it, or in the runs in it: the last of each search."""
+    runs = [folder] if (folder / "run.json").exists() else sorted(file.parent for file in folder.glob("*/run.json"))
+    inside = sorted({*folder.glob("*.ticket"), *(file for run in runs for file in run.rglob("*.ticket"))})
+    if not inside:
+        return "a folder, and no ticket lies in it; give the path of a ticket file"
+    last = list({file.parent.parent: file for file in inside}.values())  # a search's levels lie side by side
+    few = ", ".join(map(str, last[:3])) + (", ..." if len(last) > 3 else "")
+    return f"a folder that holds {plural(len(inside), 'ticket')}; give the file of one, such as {few}"
 
 
 def _read_checked(file: BinaryIO, size: int) -> bytes:
