@@ -129,6 +129,37 @@ def test_loops_that_are_right_are_not_warned_of(rule: MaskRule, kind: str) -> No
         silent_loops()[kind](model, optimizer)
 
 
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_masks_of_before_the_last_step_are_said_where_they_are_taken_off(kind: str, rule: MaskRule) -> None:
+    model = network()
+    optimizer = OPTIMIZERS[kind](tb.attach(model, rule).scores)
+    step(model, optimizer)
+    old = [layer.supermask.mask != 0 for layer in layers(model)]
+    with pytest.warns(StaleMaskWarning, match="the mask read is the one from before"):
+        assert all(torch.equal(kept, before) for kept, before in zip(tb.read(model).values(), old, strict=True))
+    other = copy.deepcopy(model)
+    with pytest.warns(StaleMaskWarning, match="is that of the present scores; call tombola.refresh") as caught:
+        mask = tb.make_permanent(model)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    tb.refresh(other, sample=False)
+    assert mask == tb.read(other)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=repr)
+def test_masks_that_were_refreshed_are_taken_off_in_silence(rule: MaskRule) -> None:
+    model = network()
+    optimizer = torch.optim.SGD(tb.attach(model, rule).scores, 0.1)
+    with warnings.catch_warnings(action="error", category=StaleMaskWarning):
+        for _ in range(2):
+            step(model, optimizer)
+            tb.refresh(model)
+        tb.read(model)
+        model.eval()(batch()[0])
+        tb.make_permanent(model)
+
+
 def test_only_attached_models_are_refreshed() -> None:
     model = network()
     with pytest.raises(TombolaError, match="no supermasks are attached to this model; call attach first"):

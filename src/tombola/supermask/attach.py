@@ -21,7 +21,7 @@ from tombola.nn.init import NORMS, fans, scheme_named
 from tombola.nn.outputs import say_kept
 from tombola.rng import philox
 from tombola.rng.seeds import derive
-from tombola.supermask.parametrization import Supermask, Watch
+from tombola.supermask.parametrization import Supermask, Watch, say_stale
 from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule, TopK
 from tombola.supermask.weights import FROZEN, WeightRule
@@ -223,7 +223,11 @@ def set_rule(model: nn.Module, rule: MaskRule) -> None:
 
 
 def read(model: nn.Module) -> Mask:
-    """The masks as they stand, by the weights' own names, on the CPU: True where the effective weight is kept."""
+    """The masks as they stand, by the weights' own names, on the CPU: True where the effective weight is kept.
+
+    Without a refresh after the last step they are those from before it, which is a `StaleMaskWarning`.
+    """
+    _say_stale(model, "the mask read is the one from before")
     return Mask({layer.name: (layer.supermask.mask != 0).cpu() for layer in _some(model)})
 
 
@@ -237,18 +241,20 @@ def multipliers(model: nn.Module) -> dict[str, Tensor] | None:
     return found or None
 
 
-@torch.no_grad()
 def make_permanent(model: nn.Module) -> Mask:
     """Replace every masked weight by its effective value, take the supermasks off, and return the mask.
 
-    A stochastic mask becomes its p > 0.5 mask first. The model is plain afterwards; what `attach` froze is
+    Masks follow the present scores: a stochastic one becomes its p > 0.5 mask, and one that was not refreshed after the
+    last step is refreshed, with a `StaleMaskWarning`, as the network was evaluated under another. The model is plain afterwards; what `attach` froze is
     trainable again. To train the weights on under the mask: `hold(model, mask)`.
     """
+    _say_stale(model, "the mask made permanent is that of the present scores")
     refresh(model, sample=False)
     mask = read(model)
-    effective = [layer.supermask(layer.weight) for layer in layers(model)]
-    for weight, value in zip(_detach(model), effective, strict=True):
-        weight.copy_(value)
+    with torch.no_grad():
+        effective = [layer.supermask(layer.weight) for layer in layers(model)]
+        for weight, value in zip(_detach(model), effective, strict=True):
+            weight.copy_(value)
     return mask
 
 
@@ -342,6 +348,10 @@ def _check_shapes(mask: Mask, chosen: Mapping[str, Tensor]) -> None:
                 f"the start mask of {name!r} has shape {tuple(kept.shape)}, the weight {tuple(chosen[name].shape)}; "
                 "give the mask of the same network"
             )
+
+
+def _say_stale(model: nn.Module, what: str) -> None:
+    say_stale((layer.supermask for layer in layers(model)), what)
 
 
 def _some(model: nn.Module) -> list[Layer]:

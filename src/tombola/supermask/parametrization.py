@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
@@ -86,13 +87,20 @@ class Supermask(nn.Module):
         """The mask follows from the scores as they are."""
         self._used, self._stepped = None, False
 
+    @property
+    def stale(self) -> bool:
+        """Whether the scores have moved since a forward pass of training under the mask as it stands."""
+        scores, before = self.scores, self._used
+        if before is None or type(scores) is not nn.Parameter or scores.is_inference() or before[0] != id(scores):
+            return False
+        return self._stepped or before[1] != scores._version
+
     def _look(self) -> None:
         """Warn, once a model, of scores that have changed since another forward pass under the same mask."""
         scores = self.scores
         if self.watch.said or type(scores) is not nn.Parameter or not scores.requires_grad or scores.is_inference():
             return
-        now, before = (id(scores), scores._version), self._used
-        if before is not None and before[0] == now[0] and (self._stepped or before != now):
+        if self.stale:
             self.watch.said = True
             warnings.warn(
                 f"the scores of {self.name!r} have changed since the last forward pass, but its mask has not: call "
@@ -100,7 +108,7 @@ class Supermask(nn.Module):
                 StaleMaskWarning,
                 stacklevel=2,
             )
-        self._used, self._stepped = now, False
+        self._used, self._stepped = (id(scores), scores._version), False
         _USED[id(scores)] = self
 
     def __getstate__(self) -> dict[str, Any]:
@@ -122,6 +130,18 @@ class Supermask(nn.Module):
         self.draws += 1
         draw = torch.Generator(device=self.scores.device)
         return draw.manual_seed(derive(self.seed, "mask", self.name, int(self.draws)))
+
+
+def say_stale(supermasks: Iterable[Supermask], what: str) -> None:
+    """Warn if the scores of one have moved on from its mask. `what`: what the caller does about it."""
+    old = next((supermask.name for supermask in supermasks if supermask.stale), None)
+    if old is not None:
+        warnings.warn(
+            f"the scores of {old!r} have changed since the network was last trained, but its mask has not: {what}; "
+            "call tombola.refresh(model) after every optimizer.step()",
+            StaleMaskWarning,
+            stacklevel=4,
+        )
 
 
 class _Effective(torch.autograd.Function):
