@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from tombola.data.feed import feed
+from tombola.data.labels import UntaughtLabelsWarning
 from tombola.data.splits import Resident, Splits, Streamed, Task, accuracy, classification, make_splits
 from tombola.errors import TombolaError
 from tombola.train.feeds import training_loss
@@ -205,11 +207,39 @@ def test_ignored_labels_are_no_class() -> None:
     says = r"label -100 in the train split .* allowed are 0 to 2 \(3 classes\), and 255 for none"
     with pytest.raises(TombolaError, match=says):
         both(X, dense, task=task)
-    wrong = torch.stack((Y, Y), 1)
-    wrong[3] = 4
-    says = r"label 4 in the val split .* allowed are 0 to 2 \(3 classes\), and 255 for none"
+    says = r"label 2 in the val split .* allowed are 0 to 1 \(2 classes\), and 255 for none$"
     with pytest.raises(TombolaError, match=says):
-        make_splits((X, torch.stack((Y, Y), 1)), (X, wrong), task=task)
+        make_splits((X, torch.stack((Y, Y), 1) % 2), (X, torch.stack((Y, Y), 1)), task=task, classes=2)
+
+
+def test_classes_are_those_of_all_splits() -> None:
+    with pytest.warns(UntaughtLabelsWarning, match=r"no training example has label 2 of the val split and 3, 4 of the"):
+        splits = make_splits((X, Y % 2), (X, Y), (X, torch.where(Y > 0, Y + 2, 0)))
+    assert splits.classes == splits.outputs == 5
+    with warnings.catch_warnings(action="error"):
+        assert make_splits((X, Y), (X, Y % 2)).classes == 3
+        assert make_splits((X, Y), (X, Y % 2), task=OWN).outputs == 3
+        assert make_splits((X, Y % 2), (X, Y), task=OWN).outputs == 3
+    with pytest.warns(UntaughtLabelsWarning, match="label 1, 2, 3, 4, 5 and 6 more of the val split"):
+        make_splits((X, Y * 0), (X, torch.arange(12)))
+    dense = torch.stack((Y % 2, torch.where(Y > 1, -100, Y)), 1)
+    with warnings.catch_warnings(action="error"):
+        assert make_splits((X, dense.clamp(0)), (X, dense)).classes == 2
+
+
+def test_streamed_labels_beyond_those_counted_say_how_to_count_on() -> None:
+    more = make_splits((X, Y), Examples(X, Y + 1))
+    with pytest.raises(TombolaError, match=r"label 3 in .* \(3 classes\); classes were counted by the labels of train: "):
+        list(feed(more.val, batch_size=12).sweep())
+    assert make_splits((X, Y), Examples(X, Y + 1), classes=4).outputs == 4
+
+
+def test_lists_of_classes_are_those_of_all_splits() -> None:
+    three, more = Examples(X, Y, classes=("a", "b", "c")), Examples(X, Y, classes=["a", "b", "c", "d"])
+    assert make_splits(three, more).classes == make_splits(more, three).classes == 4
+    says = "class 0 is 'a' in the train split and 'b' in the test split, so their labels mean different things; give"
+    with pytest.raises(TombolaError, match=says):
+        make_splits(three, three, Examples(X, Y, classes=["b", "c"]))
 
 
 def test_every_example_that_is_scored_needs_a_label() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,14 @@ from tombola.errors import TombolaError
 
 @dataclass(frozen=True)
 class Allowed:
-    """The labels that a task knows: 0 to `classes` - 1 (None: 0 and up), and `ignored`, which it leaves out."""
+    """The labels that a task knows: 0 to `classes` - 1 (None: 0 and up), and `ignored`, which it leaves out.
+
+    `counted`: whose labels tell how many classes there are; empty where that was given or listed.
+    """
 
     classes: int | None
     ignored: int | None = None
+    counted: str = ""
 
     def check(self, labels: Tensor, where: str) -> None:
         """TombolaError for the first label outside; `where` says whose they are."""
@@ -31,7 +36,9 @@ class Allowed:
         allowed = "0 and up" if self.classes is None else f"0 to {self.classes - 1} ({self.classes} classes)"
         found = low if low < 0 else high
         also = "" if self.ignored is None or self.ignored in (found, -100) else f", and {self.ignored} for none"
-        raise TombolaError(f"label {found} in {where} is out of range; allowed are {allowed}{also}")
+        more = f"; classes were counted by the labels of {self.counted}: give make_splits(..., classes=) if there are more"
+        hint = more if self.counted and found == high else ""
+        raise TombolaError(f"label {found} in {where} is out of range; allowed are {allowed}{also}{hint}")
 
 
 def count(labels: Tensor, ignored: int | None) -> int | None:
@@ -91,6 +98,63 @@ def named_classes(dataset: Dataset[Any]) -> int | None:
     """The length of a dataset's own list of classes (torchvision); None where it has none."""
     named = getattr(bare(dataset)[0], "classes", None)
     return len(named) if isinstance(named, Sized) else None
+
+
+def check_same_names(datasets: Mapping[str, Dataset[Any]]) -> None:
+    """TombolaError where two parts list different classes: their label numbers mean different things.
+
+    A shorter list that the longer one begins with is no contradiction.
+    """
+    listed = {where: found for where, dataset in datasets.items() if (found := _names(dataset))}
+    first = next(iter(listed), "")
+    for where, found in listed.items():
+        before = listed[first]
+        place = next((i for i, pair in enumerate(zip(before, found, strict=False)) if pair[0] != pair[1]), None)
+        if place is not None:
+            raise TombolaError(
+                f"class {place} is {before[place]!r} in the {first} split and {found[place]!r} in the {where} split, so "
+                "their labels mean different things; give all splits the same list of classes"
+            )
+
+
+def _names(dataset: Dataset[Any]) -> list[str]:
+    """What a dataset calls its classes, in order; [] where it does not say, or numbers them otherwise."""
+    whole = bare(dataset)[0]
+    named = getattr(whole, "classes", None)
+    own = isinstance(named, list | tuple) and getattr(whole, "target_transform", None) is None
+    return [str(name) for name in named] if own else []  # type: ignore[union-attr]
+
+
+class UntaughtLabelsWarning(UserWarning):
+    """Labels occur in validation or test that no training example has."""
+
+
+def warn_of_untaught(labels: Mapping[str, Tensor], ignored: int | None) -> None:
+    """Warn of labels that the training split lacks, where its labels are known."""
+    if "train" not in labels:
+        return
+    taught = _occurring(labels["train"], ignored)
+    odd = {where: found for where, y in labels.items() if (found := sorted(_occurring(y, ignored) - taught))}
+    if odd:
+        told = " and ".join(f"{_few(found)} of the {where} split" for where, found in odd.items())
+        warnings.warn(
+            f"no training example has label {told}: the network gets outputs for them, but cannot learn them",
+            UntaughtLabelsWarning,
+            stacklevel=4,
+        )
+
+
+def _occurring(y: Tensor, ignored: int | None) -> set[int]:
+    counted = (y if ignored is None else y[y != ignored]).flatten()
+    few = counted.numel() > 0 and int(counted.max()) < _COUNTABLE
+    return set((torch.bincount(counted).nonzero().flatten() if few else counted.unique()).tolist())
+
+
+_COUNTABLE = 1 << 16
+
+
+def _few(found: list[int]) -> str:
+    return ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
 
 def listed_labels(dataset: Dataset[Any]) -> Tensor | None:

@@ -16,7 +16,15 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from tombola.data.config import Augment
 from tombola.data.digest import Track, dataset_digest, silently
 from tombola.data.examples import Form, as_inputs, as_pair, as_targets, check_finite, fetch, fetch_checked, seeded
-from tombola.data.labels import Allowed, check_forms, count, listed_labels, named_classes
+from tombola.data.labels import (
+    Allowed,
+    check_forms,
+    check_same_names,
+    count,
+    listed_labels,
+    named_classes,
+    warn_of_untaught,
+)
 from tombola.data.task import Loss, Task, accuracy, classification, is_cross_entropy
 from tombola.errors import TombolaError
 from tombola.rng.seeds import generator
@@ -152,7 +160,7 @@ class Splits:
         """How many outputs a network that is built for this data gets; None where nothing tells.
 
         As many as there are classes. Where the task is of something else: K for float targets (N, K), 1 for (N,);
-        one more than the largest of whole-number targets.
+        one more than the largest of whole-number targets, in any split.
         """
         if self.classes is not None:
             return self.classes
@@ -164,7 +172,9 @@ class Splits:
             y = self.train.y
         if y.is_floating_point():
             return {1: 1, 2: y.shape[-1]}.get(y.dim())
-        return None if y.is_complex() else count(y, self.task.ignored)
+        known = (part.y for part in (self.train, self.val, self.test) if isinstance(part, Resident))
+        found = [count(part, self.task.ignored) for part in known if not part.is_floating_point()]
+        return None if y.is_complex() else max((number for number in found if number is not None), default=None)
 
     @property
     def fingerprint(self) -> str:
@@ -220,8 +230,8 @@ def make_splits(
     says more; other integers become int64 (tokens), booleans floats. Floats are held as `floats`, whatever precision
     they come in, and a network gets them in its own: give torch.float64 for one in double precision. Targets are
     int64, or floats likewise. Where the task is of class numbers (`Task.takes_class_numbers`), `classes` is read off
-    the training labels or the dataset's own list if it is None; the label that the task leaves out (`Task.ignored`)
-    is none of them. `workers` processes fetch the examples of datasets that are not tensors.
+    the labels of all splits or the datasets' own lists if it is None; the label that the task leaves out
+    (`Task.ignored`) is none of them. Labels that no training example has are warned of. `workers` processes fetch the examples of datasets that are not tensors.
 
     Raises:
         TombolaError: for an empty split, NaN or infinite values, labels out of range or one-hot, shapes that
@@ -325,7 +335,7 @@ def _check_labels(
 ) -> tuple[int | None, Task, Allowed | None]:
     """The number of classes, the task, and the labels that it knows (None: it is of something else).
 
-    The number is None where it is neither given nor known from the training labels or the dataset's own list of
+    The number is None where it is neither given nor known from the labels of all splits or the datasets' own lists of
     classes, or where the task is of something else. Labels are checked where they are in memory, or listed by the
     dataset; others when they are fetched.
     """
@@ -337,14 +347,20 @@ def _check_labels(
     if not wanted:
         return classes, chosen, None
     check_forms(labels, classes, chosen.ignored)
-    train = parts["train"]
-    if classes is None and isinstance(train, Streamed):
-        classes = named_classes(train.dataset)
-    if classes is None and "train" in labels:
-        classes = count(labels["train"], chosen.ignored)
-    allowed = Allowed(classes, chosen.ignored)
+    counted = ""
+    if classes is None:
+        streamed = {where: split.dataset for where, split in parts.items() if isinstance(split, Streamed)}
+        check_same_names(streamed)
+        if "train" in streamed and named_classes(streamed["train"]) is not None:
+            classes = max(named_classes(dataset) or 0 for dataset in streamed.values())
+        elif "train" in labels:
+            found = [count(y, chosen.ignored) for y in labels.values()]
+            classes = max((number for number in found if number is not None), default=None)
+            counted = " and ".join(labels)
+    allowed = Allowed(classes, chosen.ignored, counted)
     for where, y in labels.items():
         allowed.check(y, f"the {where} split")
+    warn_of_untaught(labels, chosen.ignored)
     ignored = chosen.ignored
     may_occur = ignored is not None and any(y is None or bool((y == ignored).any()) for y in known.values())
     if chosen.metric is accuracy and may_occur:
