@@ -232,6 +232,18 @@ def test_several_runs_share_a_figure(tmp_path: Path) -> None:
     assert "edge_popup" in page.text
 
 
+@pytest.mark.usefixtures("no_pdf")
+def test_a_report_with_fewer_figures_removes_those_of_before(tmp_path: Path) -> None:
+    some: dict[str, Any] = {"logs": False, "lean": True, "controls": ()}
+    one, two = (make_find(tmp_path / name, name=name, replicates=1, **some) for name in ("one", "two"))
+    folder = tmp_path / "out" / "figures"
+    before = write_report([one, two], folder.parent).figures
+    (folder / "runs-mine.svg").write_text("a user's own")
+    after = write_report([one], folder.parent).figures
+    assert set(before).isdisjoint(after)
+    assert {path for path in folder.iterdir() if path.suffix != ".json"} == {*after, folder / "runs-mine.svg"}
+
+
 @pytest.mark.parametrize(
     ("file", "content", "says"),
     [

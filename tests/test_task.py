@@ -229,7 +229,9 @@ def test_classes_are_those_of_all_splits() -> None:
 
 def test_streamed_labels_beyond_those_counted_say_how_to_count_on() -> None:
     more = make_splits((X, Y), Examples(X, Y + 1))
-    with pytest.raises(TombolaError, match=r"label 3 in .* \(3 classes\); classes were counted by the labels of train: "):
+    with pytest.raises(
+        TombolaError, match=r"label 3 in .* \(3 classes\); classes were counted by the labels of train: "
+    ):
         list(feed(more.val, batch_size=12).sweep())
     assert make_splits((X, Y), Examples(X, Y + 1), classes=4).outputs == 4
 

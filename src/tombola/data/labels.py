@@ -36,7 +36,9 @@ class Allowed:
         allowed = "0 and up" if self.classes is None else f"0 to {self.classes - 1} ({self.classes} classes)"
         found = low if low < 0 else high
         also = "" if self.ignored is None or self.ignored in (found, -100) else f", and {self.ignored} for none"
-        more = f"; classes were counted by the labels of {self.counted}: give make_splits(..., classes=) if there are more"
+        more = (
+            f"; classes were counted by the labels of {self.counted}: give make_splits(..., classes=) if there are more"
+        )
         hint = more if self.counted and found == high else ""
         raise TombolaError(f"label {found} in {where} is out of range; allowed are {allowed}{also}{hint}")
 
@@ -112,8 +114,8 @@ def check_same_names(datasets: Mapping[str, Dataset[Any]]) -> None:
         place = next((i for i, pair in enumerate(zip(before, found, strict=False)) if pair[0] != pair[1]), None)
         if place is not None:
             raise TombolaError(
-                f"class {place} is {before[place]!r} in the {first} split and {found[place]!r} in the {where} split, so "
-                "their labels mean different things; give all splits the same list of classes"
+                f"class {place} is {before[place]!r} in the {first} split and {found[place]!r} in the {where} split, "
+                "so their labels mean different things; give all splits the same list of classes"
             )
 
 
@@ -147,7 +149,7 @@ def warn_of_untaught(labels: Mapping[str, Tensor], ignored: int | None) -> None:
 def _occurring(y: Tensor, ignored: int | None) -> set[int]:
     counted = (y if ignored is None else y[y != ignored]).flatten()
     few = counted.numel() > 0 and int(counted.max()) < _COUNTABLE
-    return set((torch.bincount(counted).nonzero().flatten() if few else counted.unique()).tolist())
+    return set((torch.bincount(counted).nonzero().flatten() if few else torch.unique(counted)).tolist())
 
 
 _COUNTABLE = 1 << 16

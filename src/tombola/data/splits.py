@@ -231,7 +231,8 @@ def make_splits(
     they come in, and a network gets them in its own: give torch.float64 for one in double precision. Targets are
     int64, or floats likewise. Where the task is of class numbers (`Task.takes_class_numbers`), `classes` is read off
     the labels of all splits or the datasets' own lists if it is None; the label that the task leaves out
-    (`Task.ignored`) is none of them. Labels that no training example has are warned of. `workers` processes fetch the examples of datasets that are not tensors.
+    (`Task.ignored`) is none of them. Labels that no training example has are warned of. `workers` processes fetch the
+    examples of datasets that are not tensors.
 
     Raises:
         TombolaError: for an empty split, NaN or infinite values, labels out of range or one-hot, shapes that

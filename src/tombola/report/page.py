@@ -11,6 +11,7 @@ from tombola.errors import TombolaError
 from tombola.report import plots, tables, words
 from tombola.report.colours import css_colours
 from tombola.report.combined import combined_plots
+from tombola.report.leftovers import clear_leftovers
 from tombola.report.looks import Look, Looks, page_looks, swatch
 from tombola.report.numbers import Number, key_numbers
 from tombola.report.overlap_tables import overlap_tables
@@ -149,7 +150,8 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
     Args:
         runs: run directories, in the order of the page.
         out: the page (a name that ends in .html), or a folder, which then gets ``report.html``. Figures go to
-            ``figures/`` beside the page. Files of an earlier report are replaced.
+            ``figures/`` beside the page. Files of an earlier report are replaced, and its figures that this one lacks
+            removed; files that others wrote or changed stay.
 
     Returns:
         The page and the figure files. The same runs give the same bytes.
@@ -189,6 +191,7 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
         part = html.with_name(html.name + ".part")
         part.write_text(text, encoding="utf-8", errors="replace")
         part.replace(html)
+        clear_leftovers(html.name, folder, written)
     except OSError as error:
         raise TombolaError(
             f"the report cannot be written to {html} ({error.strerror}); name a folder that is writable"

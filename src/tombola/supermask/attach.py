@@ -245,8 +245,8 @@ def make_permanent(model: nn.Module) -> Mask:
     """Replace every masked weight by its effective value, take the supermasks off, and return the mask.
 
     Masks follow the present scores: a stochastic one becomes its p > 0.5 mask, and one that was not refreshed after the
-    last step is refreshed, with a `StaleMaskWarning`, as the network was evaluated under another. The model is plain afterwards; what `attach` froze is
-    trainable again. To train the weights on under the mask: `hold(model, mask)`.
+    last step is refreshed, with a `StaleMaskWarning`, as the network was evaluated under another. The model is plain
+    afterwards; what `attach` froze is trainable again. To train the weights on under the mask: `hold(model, mask)`.
     """
     _say_stale(model, "the mask made permanent is that of the present scores")
     refresh(model, sample=False)
