@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.mask import Mask
 from tombola.supermask import (
     FROZEN,
     Bernoulli,
@@ -31,7 +32,7 @@ from tombola.supermask import (
 )
 from tombola.supermask.attach import layers
 from tombola.supermask.parametrization import Supermask
-from tombola.supermask.rules import MaskRule
+from tombola.supermask.rules import MaskRule, Round, Signed
 from tombola.supermask.weights import WeightRule, weight_rule
 
 SCORES = [0.1, -0.4, 0.3, -0.2]
@@ -112,6 +113,31 @@ def test_seed_003_by_hand() -> None:
 def test_a_score_just_above_zero_keeps_and_tiny_negative_does_not() -> None:
     _, supermask = one_layer(Threshold(), [1e-30, -1e-30, -0.0, 1e-8])
     assert supermask.mask.tolist() == [[True, False, False, True]]  # though sigmoid(1e-30) rounds to 0.5
+
+
+def test_signed_masks_by_hand() -> None:
+    model, supermask = one_layer(Signed(0.25), [0.25, -0.25, 0.3, -0.5])  # at the threshold itself, nothing
+    assert supermask.mask.tolist() == [[0, 0, 1, -1]]
+    assert model.weight.tolist() == [[0, 0, 0.25, 2.0]]
+    assert gradients(model, supermask)[0] == WEIGHT  # g w, kept or not
+    model, _ = one_layer(Signed(0.25), [0.25, -0.25, 0.3, -0.5], represent=Identity(rescale=True))
+    assert model.weight.tolist() == [[0, 0, 0.5, 4.0]]  # n by the sum of |M|
+    assert Signed(0.0).threshold == 0
+
+
+def test_rounded_masks_by_hand() -> None:
+    model, supermask = one_layer(Round(), [0.5, 0.499, 1.5, -0.5])
+    assert supermask.mask.tolist() == [[True, False, True, False]]
+    assert supermask.scores[0].tolist() == pytest.approx([0.5, 0.499, 1.0, 0.0])  # held in [0, 1]
+    assert gradients(model, supermask)[0] == WEIGHT
+
+
+def test_what_signed_and_rounded_masks_favour_by_hand() -> None:
+    scores, mask = torch.tensor([0.5, -0.25, 0.125, 0.75]), Mask({"a": torch.tensor([True, True, False, False])})
+    assert Signed(0.25).favour({"a": scores}, mask)["a"].tolist() == [1.0, 0.75, 0.0, 0.0]
+    rounded = Round().favour({"a": torch.tensor([0.75, 0.25, 0.125, 0.5])}, mask)["a"]
+    assert rounded.tolist() == pytest.approx([0.75, 0.75, 0.125 * 0.999, 0.5 * 0.999])
+    assert Threshold().favour({"a": scores}, mask)["a"].tolist() == [1.0, 1.0, -1.0, -1.0]
 
 
 def test_everything_is_kept_where_seed_003_begins() -> None:
