@@ -80,6 +80,24 @@ def test_the_smallest_trained_weights_are_the_ones_that_go() -> None:
         assert final[name][kept].abs().min() >= final[name][~kept].abs().max()
 
 
+def test_scores_count_with_their_sign() -> None:
+    dense, pruned = levels_of(IterativePruning(density=0.5, rounds=1, criterion="small_final"))
+    final = dense.ticket.build("final", model=network()).state_dict()
+    for name, kept in pruned.ticket.mask.items():
+        assert final[name][kept].abs().max() <= final[name][~kept].abs().min()
+
+
+def test_without_inputs_the_last_prunable_weight_is_the_outputs() -> None:
+    def rows(**more: Any) -> Any:
+        mask, plan = loop.plan_levels(network(), IterativePruning(pattern="channel", **more).pruning())
+        assert mask == Mask.full(prunable(network())) or more["exclude"]
+        return plan[-1]
+
+    assert rows(density=0.5, rounds=1) == {"0.weight": 2, "4.weight": 3, "6.weight": 2}  # 7 of 14, those 2 whole
+    assert rows(density=0.5, rounds=1, exclude=("6.*",)) == {"0.weight": 2, "4.weight": 4}
+    assert rows(levels=1, rate=0.5, prune_outputs=True) == {"0.weight": 2, "4.weight": 4, "6.weight": round(1.5)}
+
+
 def test_a_target_density_is_met_exactly() -> None:
     levels = levels_of(IterativePruning(density=0.2, rounds=3))
     assert levels[-1].ticket.mask.kept == round(0.2 * 1204)

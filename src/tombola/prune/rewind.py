@@ -28,10 +28,10 @@ class Rewind:
     @classmethod
     def parse(cls, text: str) -> Rewind:
         """Read "init", "500it", "2ep", "lr" or "lr:500it"."""
-        kind, _, rest = text.partition(":")
+        kind, colon, rest = text.partition(":")
         try:
             if kind == "lr":
-                return cls(Length.parse(rest) if rest else Length(), weights=False)
+                return cls(Length.parse(rest) if colon else Length(), weights=False)
             return cls() if text == "init" else cls(Length.parse(text))
         except TombolaError:
             raise TombolaError(
