@@ -148,6 +148,12 @@ def test_learning_rate_rewinding_keeps_the_weights(monkeypatch: pytest.MonkeyPat
         final = before.ticket.build("final", model=network()).state_dict()
         assert start.step == 4
         assert all(torch.equal(start.model[name], final[name]) for name in final)
+    # what the ticket says it trains from is the trained dense network
+    origin, dense = (
+        levels[i].ticket.build(which, model=network()).state_dict() for i, which in ((2, "origin"), (0, "final"))
+    )
+    assert all(torch.equal(origin[name][kept], dense[name][kept]) for name, kept in levels[2].ticket.mask.items())
+    assert torch.equal(origin["1.running_mean"], dense["1.running_mean"])
 
 
 @pytest.mark.parametrize("pattern", ["block:4", "channel", "2:4"])
