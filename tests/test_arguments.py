@@ -50,7 +50,7 @@ def test_replicates_that_are_no_whole_number_are_one_line(given: Any) -> None:
         make_request("mlp", "digits", replicates=given)
 
 
-@pytest.mark.parametrize("given", ["a", None, math.nan, math.inf, -1])
+@pytest.mark.parametrize("given", ["a", None, math.nan, math.inf, -1, True, -1e-300])
 def test_a_margin_that_is_no_number_is_one_line(given: Any) -> None:
     with pytest.raises(TombolaError, match="margin is "):
         Margin(given)

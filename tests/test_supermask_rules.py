@@ -163,6 +163,32 @@ def test_rescaling_by_hand() -> None:
     assert model.weight[0].tolist() == pytest.approx([0, -4 / 3, 1 / 3, -8 / 3])
 
 
+def test_scales_of_one_kept_weight_and_of_none() -> None:
+    w, std = torch.tensor([WEIGHT]), torch.tensor(WEIGHT).std(correction=0)
+    one, none = torch.tensor([[False, True, False, False]]), torch.zeros(1, 4, dtype=torch.bool)
+    for mask, count, alpha in ((one, 1, 1.0), (none, 0, 0.0)):
+        assert Identity(rescale=True).scale(w, mask) == 4  # as of one weight where none is kept
+        torch.testing.assert_close(SignedConstant(rescale=True).scale(w, mask), 4 * std)
+        assert Binary().scale(w, mask) == alpha
+        assert Binary(per_channel=True).scale(w, mask).tolist() == [[alpha]]
+        a, b = Identity(rescale=True).score_gradient(torch.ones(1, 4), w, mask, torch.tensor(4.0))
+        assert (a * b)[0].tolist() == [4 * x + 4 * count for x in WEIGHT]  # less the mean of what is kept, 4·(-1)
+    assert Identity(rescale=True).scale(w, torch.tensor([[0, 3, 0, -1]], dtype=torch.int8)) == 1  # n by Σ|M|
+    assert Binary().scale(w, torch.tensor([[0, 3, 0, -1]], dtype=torch.int8)) == 1.5  # whatever M is where it is not 0
+    assert Binary(per_channel=True).scale(w, torch.tensor([[0, 3, 0, -1]], dtype=torch.int8)).tolist() == [[1.5]]
+
+
+def test_masks_are_drawn_with_the_sigmoid_of_their_scores() -> None:
+    model, supermask = one_layer(Bernoulli(), [40.0, -40.0, 0.0, -0.0])
+    for _ in range(5):
+        refresh(model)
+        assert supermask.mask[0, :2].tolist() == [True, False]
+    refresh(model, sample=False)
+    assert supermask.mask.tolist() == [[True, False, False, False]]  # p = 0.5 is not above it
+    model, supermask = one_layer(Bernoulli(), [math.log(4.0)] * 5000, [1.0] * 5000)
+    assert float(supermask.mask.float().mean()) == pytest.approx(0.8, abs=0.03)
+
+
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [

@@ -27,7 +27,8 @@ class Margin:
     kind: Kind = "auto"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.value, Real) or not 0 <= self.value < float("inf"):
+        odd = isinstance(self.value, bool) or not isinstance(self.value, Real)
+        if odd or not 0 <= self.value < float("inf"):
             raise TombolaError(
                 f"margin is {self.value!r}; it must be a number of at least 0 (0.002: 0.2 points of an accuracy, 0.2 % "
                 "of another metric)"

@@ -117,12 +117,12 @@ class Binary:
 
     def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
         """α: 0-d, or (out, 1, ...)."""
-        size = weight.detach().abs()
+        size, kept = weight.detach().abs(), mask if mask.dtype == torch.bool else mask != 0
         if not self.per_channel:
-            return kernels.keep(size, mask).sum(dtype=_wide(weight)) / torch.count_nonzero(mask).clamp(min=1)
+            return kernels.keep(size, kept).sum(dtype=_wide(weight)) / torch.count_nonzero(kept).clamp(min=1)
         dims = tuple(range(1, weight.dim()))
-        kept = (mask != 0).sum(dims, keepdim=True).clamp(min=1)
-        return (size * mask).sum(dims, keepdim=True, dtype=_wide(weight)) / kept
+        count = kept.sum(dims, keepdim=True).clamp(min=1)
+        return (size * kept).sum(dims, keepdim=True, dtype=_wide(weight)) / count
 
     def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """g·w."""
