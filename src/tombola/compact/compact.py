@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -12,13 +11,13 @@ from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.compact.compare import largest_error, outputs, same_calls
+from tombola.compact.effective import plain_copy
 from tombola.compact.fold import fold_norms as fold
 from tombola.compact.parts import Layer, Wall, parts_of
 from tombola.compact.shrink import shrink
 from tombola.compact.trace import traced
 from tombola.compact.wires import wiring
 from tombola.errors import TombolaError
-from tombola.hold import release
 from tombola.nn import flow
 from tombola.nn.forward import leaves
 
@@ -104,18 +103,19 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     convolutions only 0 can be). Until nothing changes. The model itself is copied.
 
     Args:
-        model: with plain weights; what carries hooks or parametrisations stays whole.
+        model: whatever computes its weights: the effective ones count, and are plain afterwards. Layers with other
+            hooks stay whole.
         example: inputs, the batch first; other batch sizes work afterwards.
         fold_norms: make eval batch norms part of the layer before them. False: keep them, and remove only what may go
             in train mode too, where norms compute statistics and dropouts drop.
 
     Raises:
-        TombolaError: no example, or one that the model cannot run on.
+        TombolaError: no example, or one that the model cannot run on; a model that cannot be copied, or whose
+            effective weights change from call to call.
     """
     if not example:
         raise TombolaError("there is no example input; give one as the model takes it")
-    plain = copy.deepcopy(model).eval()
-    release(plain)
+    plain = plain_copy(model, example)
     want = outputs(plain, example)
     try:
         network = traced(plain, example, training=not fold_norms)
@@ -140,9 +140,7 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     off = largest_error(want, outputs(network, example))
     if not off <= EQUAL and not _coarse(want):
         reason = f"the outputs would change by {off:.1e} of the largest one"
-        whole = copy.deepcopy(model).eval()
-        release(whole)
-        return Compacted(whole, Report(reason=reason))
+        return Compacted(plain_copy(model, example), Report(reason=reason))
     report = Report(None, rows, folded, constants, walls, (flops, _flops(network, example)), off)
     return Compacted(network, report)
 

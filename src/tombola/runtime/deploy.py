@@ -12,11 +12,11 @@ from torch import Tensor, fx, nn
 
 from tombola.compact import Compacted, compact
 from tombola.compact.compare import error_on
+from tombola.compact.effective import plain_copy
 from tombola.errors import TombolaError
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
 from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
-from tombola.runtime.effective import plain_copy
 from tombola.runtime.plan import PartPlan, Plan, this_machine
 from tombola.runtime.ready import Ready
 from tombola.runtime.summary import Report, part_rows

@@ -1,0 +1,125 @@
+"""Whatever computes, ties or holds a network's weights: deployed and compacted it gives what it gave."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize, prune
+
+import weight_kinds
+from tombola.compact import compact
+from tombola.compact.effective import plain_copy
+from tombola.errors import TombolaError
+from tombola.runtime import choose, timing
+from tombola.runtime.deploy import deploy
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Native kernels are chosen, unmeasured."""
+    monkeypatch.setattr(timing, "_ROUND", 1e-4)
+    monkeypatch.setattr(timing, "_REST", 0.0)
+    monkeypatch.setattr(choose, "measure", lambda runs, **_: {name: [i + 1.0] for i, name in enumerate(runs)})
+
+
+def state(model: nn.Module) -> list[Any]:
+    """What may not change: values, names, modes, hooks."""
+    parts = model.named_modules()
+    return [
+        {name: value.clone() for name, value in model.state_dict().items()},
+        [(name, type(part), part.training, len(part._forward_pre_hooks)) for name, part in parts],
+    ]
+
+
+@pytest.mark.parametrize("kind", weight_kinds.CHANGES)
+def test_outputs_are_the_networks_own(kind: str) -> None:
+    model = weight_kinds.build(kind)
+    x, other = torch.randn(3, weight_kinds.WIDTH), torch.randn(5, weight_kinds.WIDTH)
+    before = state(model)
+    small, fast = compact(model, x).module, deploy(model, x, threads=1)
+    after = state(model)
+    assert after[1] == before[1]
+    assert all(torch.equal(value, before[0][name]) for name, value in after[0].items())
+    model.eval()
+    with torch.no_grad():
+        for y in (x, other):
+            want = model(y)
+            for network in (small, fast):
+                assert float((network(y) - want).abs().max()) <= 1e-5 * float(want.abs().max())
+
+
+@pytest.mark.parametrize("kind", [kind for kind in weight_kinds.CHANGES if kind not in ("assigned", "plain attribute")])
+def test_nothing_is_attached_any_more(kind: str) -> None:
+    plain = plain_copy(weight_kinds.build(kind), [torch.randn(2, weight_kinds.WIDTH)])
+    assert not any(map(parametrize.is_parametrized, plain.modules()))
+    names = set(dict(plain.named_parameters()))
+    assert not [name for name in names if name.endswith(("_orig", "_g", "_v"))]
+    assert not [name for name, _ in plain.named_buffers() if name.endswith(("_mask", "_u"))]
+
+
+def test_a_computed_weight_is_tied_to_nothing_and_trains_as_before() -> None:
+    model = weight_kinds.build("tied, head pruned")
+    plain = plain_copy(model, [torch.randn(2, weight_kinds.WIDTH)])
+    assert plain.head.weight is not plain.first.weight
+    assert int((plain.head.weight == 0).sum()) > int((plain.first.weight == 0).sum())
+    assert plain.head.weight.requires_grad
+    assert plain_copy(weight_kinds.build("tied"), [torch.randn(2, 6)]).head.weight.requires_grad
+    both = plain_copy(weight_kinds.build("tied parametrisations"), [torch.randn(2, 6)])
+    assert both.head.weight is both.first.weight
+
+
+def test_buffers_that_are_parametrised_stay_buffers() -> None:
+    model = nn.BatchNorm1d(3)
+    parametrize.register_parametrization(model, "running_mean", weight_kinds.Twice())
+    assert "running_mean" in dict(plain_copy(model, [torch.randn(2, 3)]).named_buffers())
+
+
+def test_wrapped_models_are_what_they_are_of() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.DataParallel(nn.Linear(4, 2)))
+    plain = plain_copy(nn.DataParallel(model), [torch.randn(2, 4)])
+    assert set(plain.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+
+
+class Counting(prune.BasePruningMethod):
+    """A mask that is another one at every call."""
+
+    PRUNING_TYPE = "unstructured"
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
+        return default_mask
+
+    def apply_mask(self, module: nn.Module) -> Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        weight: Tensor = module.weight_orig
+        return weight * self.calls
+
+
+def test_weights_that_change_from_call_to_call_are_refused() -> None:
+    model = nn.Linear(3, 3)
+    Counting.apply(model, "weight")
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) + self.inner(x)
+
+    with pytest.raises(TombolaError, match=r"\(inner\.weight\) .* not the same at every call") as caught:
+        deploy(Outer(), torch.randn(2, 3))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_copied_is_one_line() -> None:
+    import threading
+
+    model = nn.Linear(3, 3)
+    model.lock = threading.Lock()
+    for call in (deploy, compact):
+        with pytest.raises(TombolaError, match="cannot be copied: TypeError") as caught:
+            call(model, torch.randn(2, 3))
+        assert "\n" not in str(caught.value)
