@@ -242,11 +242,14 @@ def difference(function: Callable[[Tensor], Tensor], at: Tensor, eps: float = 1e
     return slopes
 
 
+@pytest.mark.parametrize("values", ["bool", "signed"])
 @pytest.mark.parametrize("represent", [r for _, r in REPRESENTS], ids=[name for name, _ in REPRESENTS])
-def test_score_gradient_is_the_gradient_in_the_mask(represent: Represent) -> None:
+def test_score_gradient_is_the_gradient_in_the_mask(represent: Represent, values: str) -> None:
     draw = torch.Generator().manual_seed(0)
     weight, c = (torch.randn(3, 4, generator=draw, dtype=torch.float64) for _ in range(2))
     mask = torch.rand(3, 4, generator=draw) < 0.6
+    if values == "signed":
+        mask = 2 * mask.to(torch.int8) - 1  # at 0 itself |M| has no slope
     scale = represent.scale(weight, mask)
     n = weight.numel()
 
@@ -255,7 +258,7 @@ def test_score_gradient_is_the_gradient_in_the_mask(represent: Represent) -> Non
         if isinstance(represent, SignedConstant):
             factor = factor * weight.std(correction=0)
         if represent.rescale:  # type: ignore[attr-defined]
-            factor = factor * n / m.sum()
+            factor = factor * n / (m if values == "bool" else m.abs()).sum()
         return (torch.sin(represent.base(weight) * m * factor) * c).sum()
 
     m = mask.double()

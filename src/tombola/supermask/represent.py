@@ -139,9 +139,11 @@ def _n_over_kept(weight: Tensor, mask: Tensor) -> Tensor:
 
 
 def _through_sum(g: Tensor, base: Tensor, mask: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """d/dM of base·M·c·n/ΣM: scale·g·base, less the mean over the kept of scale·g·base."""
+    """d/dM of base·M·c·n/Σ|M|: scale·g·base, less its mean over the kept (more, where M < 0)."""
     gradient = scale * g.to(_wide(g)) * base
-    return gradient - (gradient * mask).sum() / _sum(mask).clamp(min=1), torch.ones_like(gradient)
+    shared = (gradient * mask).sum() / _sum(mask).clamp(min=1)
+    lessened = shared if mask.dtype == torch.bool else torch.where(mask < 0, -shared, shared)
+    return gradient - lessened, torch.ones_like(gradient)
 
 
 def _sum(mask: Tensor) -> Tensor:
