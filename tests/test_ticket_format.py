@@ -236,7 +236,7 @@ def test_every_part_of_format_1_stays_readable() -> None:
     assert len(ticket.to_bytes()) < GOLDEN_1.stat().st_size
 
 
-@pytest.mark.parametrize("number", [3, 10**30])
+@pytest.mark.parametrize("number", [3, 2**63])
 def test_newer_format_is_named(number: int) -> None:
     header, tensors = content()
     message = refused(sealed({**header, "format": number, "news": 1}, tensors))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tracemalloc
 import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cli_calls import call
 from tombola.errors import TicketError
 from tombola.mask import Mask
 from tombola.ticket import format as container
@@ -22,8 +25,9 @@ from tombola.ticket import masks
 from tombola.ticket.bitcode import Reader, Writer
 from tombola.ticket.codec import encode
 from tombola.ticket.deflate import deflate
-from tombola.ticket.origin import Origin
+from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.representation import Representation
+from tombola.ticket.summary import info, table
 from tombola.ticket.ticket import Ticket
 
 Content = tuple[dict[str, Any], dict[str, torch.Tensor]]
@@ -252,13 +256,28 @@ def test_an_index_that_grows_is_cut_off() -> None:
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -15)
     bomb = squeeze.compress(b"[" + b" " * (container.INDEX_LIMIT + 9) + b"]") + squeeze.flush()
     assert len(bomb) < 10**6
-    assert "more than 16000000 bytes" in refused(with_index(bomb, content()[1]))
+    limit = 2**20 + 160 * len(bomb)
+    assert f"index has more than {limit} bytes" in refused(with_index(bomb, content()[1]))
     header, tensors = content()
     with pytest.raises(TicketError, match="shorten the provenance"):
         container.pack({**header, "provenance": "x" * container.INDEX_LIMIT}, tensors)
 
 
-@pytest.mark.parametrize("inner", ["[" * 100_000 + "]" * 100_000, "[" * 60 + "]" * 60, "NaN", "1e999", '"open', ""])
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        "[" * 60 + "]" * 60,
+        "NaN",
+        "1e999",
+        '"open',
+        "",
+        "1" * 5000,
+        str(2**64),
+        str(-(2**63) - 1),
+        '{"a":1,"a":2}',
+    ],
+)
 def test_hostile_json(inner: str) -> None:
     text = container.canonical(content()[0]).replace('"provenance":{', '"provenance":{"x":' + inner + ",", 1)
     refused(with_index(deflate(text.encode()), content()[1]))
@@ -312,7 +331,9 @@ def claiming(shapes: list[list[int]]) -> bytes:
     return container.pack({**header, "masks": entries}, {"coded": coded})
 
 
-@pytest.mark.parametrize("shapes", [[[2**47]], [[2**20, 2**20]], [[2**28, 3]], [[2**14, 2**13]] * 40], ids=str)
+@pytest.mark.parametrize(
+    "shapes", [[[2**47]], [[2**20, 2**20]], [[2**28, 3]], [[2**14, 2**13]] * 40, [[2**12, 2**13]]], ids=str
+)
 def test_claims_are_refused_before_memory_is_taken(shapes: list[list[int]]) -> None:
     data = claiming(shapes)
     assert len(data) < 4096
@@ -330,6 +351,52 @@ def test_the_caller_sets_the_limit() -> None:
     assert Ticket.from_bytes(data).mask.total == 10**6
     assert Ticket.from_bytes(data, max_weights=10**6).mask.kept == 0
     assert "at most 999,999 are read" in refused(data, max_weights=999_999)
+
+
+def test_what_a_file_may_claim_grows_with_it(tmp_path: Path) -> None:
+    """Beyond that it can be looked at, which decodes nothing."""
+    data = claiming([[2**24 + 2**18]])
+    assert len(data) < 1024
+    file = tmp_path / "huge.ticket"
+    file.write_bytes(data)
+    assert "at most 16," in refused(data)
+    held = Ticket.look(file)
+    assert (held.total, held.kept, held.parts) == (2**24 + 2**18, 0, None)
+    assert info(held)["bound_bytes"] is None
+    assert "is not computed for so many weights" in table(held)
+    assert Ticket.from_bytes(claiming([[2**24 + 2**10]])).mask.total == 2**24 + 2**10
+    status, out, _ = call("info", str(file))
+    assert (status, "17,039,360" in out) == (0, True)
+    status, _, err = call("export", str(file))
+    assert (status, "max_weights=17039360" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [("mlp", {"hidden": [10**5, 10**5]}), ("mlp", {"hidden": [2**40, 2**40]}), ("conv-6", {"width": 500}),
+     ("wrn-28-1000", {}), ("lenet-300-100", {"width": 1e300})],
+)  # fmt: skip
+def test_the_network_that_a_ticket_names_is_counted_before_it_is_built(name: str, args: dict[str, Any]) -> None:
+    header, tensors = content()
+    network = {"name": name, "args": args, "input_shape": [3, 32, 32], "classes": 10}
+    data = container.pack({**header, "origin": {**header["origin"], "network": network}}, tensors)
+    tracemalloc.start()
+    try:
+        try:
+            message = str(Ticket.from_bytes(data).build())
+        except TicketError as error:
+            message = str(error)
+        assert tracemalloc.get_traced_memory()[1] < 10**7
+    finally:
+        tracemalloc.stop()
+    assert re.search(r"claims [\d,]+ weights|RuntimeError|OverflowError|TypeError|is needed", message), message
+
+
+@pytest.mark.parametrize("name", ["wrn-" + "9" * 200 + "-1", "wrn-100000-1", "wrn-28-" + "9" * 200])
+def test_names_of_networks_with_endless_numbers(name: str) -> None:
+    with pytest.raises(TicketError) as caught:
+        NetworkSpec(name, {}, (3, 32, 32), 10).build()
+    assert str(caught.value).isprintable()
 
 
 def test_more_blocks_than_weights_allow_are_refused() -> None:

@@ -95,7 +95,7 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     check_formats(formats)
     out = Path(given["out"])
     check_folder(out)
-    ticket = Ticket.load(given["ticket"])
+    ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     deployed = _made(given, ticket, given["batch"])
     example = example_input(ticket, given["batch"], given["input_shape"])
     files = export(deployed.compacted, (example,), out, formats=formats)
@@ -119,7 +119,7 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.ticket.ticket import Ticket
 
     batches = _batches(given["batch"])
-    ticket = Ticket.load(given["ticket"])
+    ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     model = ticket.build(model=architecture(given, ticket), trusted=trusted(given)).eval()
     found = bench(
         model,

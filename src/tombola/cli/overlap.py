@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
-from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, show_denominator
 from tombola.cli.studies import typed
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
@@ -53,6 +53,7 @@ def _add(parser: ArgumentParser) -> None:
         default=[],
         help="import prefixes that those tickets may name their network under, e.g. torchvision.models",
     )
+    add_room(parser)
     _PAIR.add(parser)
     NETWORK.add(parser)
     DATA.add(parser)
@@ -68,7 +69,11 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
             from tombola.study.exchange import compare_files
 
         trusted = given["trusted"]
-        compared = compare_files(*given["tickets"], trusted=(trusted,) if isinstance(trusted, str) else trusted)
+        compared = compare_files(
+            *given["tickets"],
+            trusted=(trusted,) if isinstance(trusted, str) else trusted,
+            max_weights=given["max_weights"],
+        )
         show_overlap(screen, compared)
         return compared
     # the cheap checks first: a wrong value is told before torch is loaded

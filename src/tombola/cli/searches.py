@@ -64,6 +64,16 @@ def add_run(parser: ArgumentParser, *, replicates: int, meaning: str) -> None:
     run.add_argument("--out", type=str, default="runs", help="folder in which the run gets its own directory")
 
 
+def add_room(parser: ArgumentParser) -> None:
+    """How large a network a ticket may be of."""
+    parser.add_argument(
+        "--max_weights",
+        type=int | None,
+        default=None,
+        help="the most weights that a ticket may claim (null: 16,777,216, and 256 for each byte of its file)",
+    )
+
+
 def _options(
     name: str, *, replicates: int, controls: bool = False, start: bool = False
 ) -> Callable[[ArgumentParser], None]:
@@ -77,6 +87,7 @@ def _options(
                 metavar="TICKET",
                 help="ticket file to go on from: its weights, and of these only, or first, what it keeps (null: none)",
             )
+            add_room(parser)
         DATA.add(parser)
         _method(name).add(parser)
         if controls:
@@ -119,7 +130,9 @@ def _request(name: str, given: Namespace) -> Request:
     options = Options(**MACHINE.read(given))
     with loading(options.progress):
         from tombola.methods.request import make_request
+        from tombola.ticket.ticket import Ticket
 
+    start = given.get("start")
     return make_request(
         model,
         data,
@@ -128,7 +141,7 @@ def _request(name: str, given: Namespace) -> Request:
         seed=given["seed"],
         replicates=given["replicates"],
         options=options,
-        start=given.get("start"),
+        start=None if start is None else Ticket.load(start, max_weights=given["max_weights"]),
     )
 
 

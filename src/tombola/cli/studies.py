@@ -14,6 +14,7 @@ from tombola.cli.errors import parser_line
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
+from tombola.cli.values import new_parser
 from tombola.cli.verb import Verb, option_names
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
@@ -21,6 +22,7 @@ from tombola.formats import BITS, MISSING, Unit, density, plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
+from tombola.strict import check_yaml
 from tombola.study.binary import BinaryStudy, binary_arms
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.study.supermasks import JointStudy, MaskInit, joint_arms, mask_init_arms
@@ -152,9 +154,11 @@ def arms_of_file(setting: Setting) -> list[Arm]:
     file = Path(setting.options.arms)
     try:
         # scalars stay text, which the options' types then read as on the command line: 2:4 is no number
-        entries = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise TombolaError(f"{file} is not readable YAML: {error}") from None
+        text = file.read_text(encoding="utf-8")
+        check_yaml(text)
+        entries = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise TombolaError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
     if not isinstance(entries, list):
         raise TombolaError(f"{file} holds no list; write one of entries such as {{name: dense, method: dense}}")
     return [_arm(setting, entry, f"{file}, arm {index}") for index, entry in enumerate(entries, start=1)]
@@ -193,7 +197,7 @@ def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) ->
     """
     if not isinstance(given, Mapping):
         raise TombolaError(f"{where} is {given!r}, but it must be a mapping such as {{lr: 0.1}}")
-    parser = ArgumentParser(exit_on_error=False)
+    parser = new_parser()
     group.add(parser)
     names = [*option_names(parser), *known]
     if strange := [key for key in given if key not in names]:

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
-from tombola.cli.searches import MACHINE, add_run
+from tombola.cli.searches import MACHINE, add_room, add_run
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.formats import MISSING, Unit, count, p_value
@@ -60,6 +60,7 @@ def verbs() -> list[Verb]:
 
 def add_ticket(parser: ArgumentParser) -> None:
     parser.add_argument("ticket", type=str, help="a ticket file, e.g. runs/.../network.ticket")
+    add_room(parser)
 
 
 def add_architecture(parser: ArgumentParser) -> None:
@@ -135,7 +136,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.study.verify import verify
         from tombola.ticket.ticket import Ticket
 
-    ticket = Ticket.load(given["ticket"])
+    ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     result = verify(
         ticket,
         _data(given, ticket),
@@ -218,21 +219,22 @@ def _reached(steps: list[int], runs: int) -> str:
 
 def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     with loading(None):
+        from tombola.ticket.summary import info, table
         from tombola.ticket.ticket import Ticket
 
-    ticket = Ticket.load(given["ticket"])
-    told = ticket.info()
-    network, found = ticket.origin.network, told["provenance"]
-    name = network.name if network else "a user's own model"
+    held = Ticket.look(given["ticket"], max_weights=given["max_weights"])
+    told = info(held)
+    origin, found = told["origin"], told["provenance"]
+    name = origin["network"]["name"] if origin["network"] else "a user's own model"
     method, data, seed = _name(found.get("method")), _name(found.get("data")), found.get("seed", "-")
     screen.line(f"ticket   {given['ticket']} (format {told['format']}, {told['bytes']:,} bytes)")
     screen.line(f"digest   {told['digest']}")
-    screen.line(f"network  {name}, {_ORIGINS[ticket.origin.kind]}")
+    screen.line(f"network  {name}, {_ORIGINS[origin['kind']]}")
     screen.line(f"found    by {method} on {data}, seed {seed}")
-    if ticket.barred_kept:
-        screen.line(f"barred   {ticket.barred_kept:,} of the {ticket.mask.kept:,} kept weights, by the criterion")
+    if told["barred_kept"]:
+        screen.line(f"barred   {told['barred_kept']:,} of the {told['kept']:,} kept weights, by the criterion")
     screen.line()
-    screen.line(ticket.table())
+    screen.line(table(held))
     return {"ticket": given["ticket"], **told}
 
 
@@ -255,7 +257,7 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         raise TombolaError(unknown("weights", given["weights"], _WEIGHTS))
     if given["values"] not in (None, *get_args(Values)):
         raise TombolaError(unknown("values", given["values"], get_args(Values)))
-    ticket = Ticket.load(given["ticket"])
+    ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
     told = {"ticket": given["ticket"], "recipe": ticket.recipe, "out": str(out), "density": ticket.density}
     if out.suffix == ".ticket":

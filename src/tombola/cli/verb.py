@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.errors import parser_line
 from tombola.cli.screen import Screen
+from tombola.cli.values import new_parser
 from tombola.errors import TombolaError
 
 DEFAULT_METHOD = "imp"
@@ -38,11 +39,10 @@ class Verb:
 
     def parser(self) -> ArgumentParser:
         """A fresh parser of this verb's options."""
-        parser = ArgumentParser(
+        parser = new_parser(
             prog=self.command,
             usage=f"{self.command} [options]",
             description=self.summary,
-            exit_on_error=False,
             allow_abbrev=False,
         )
         parser.add_argument("--config", action="config", help="a YAML file of options; later options win")

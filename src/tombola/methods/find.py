@@ -25,7 +25,7 @@ from tombola.runs.carry import Done, Order, carry_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.record import named
 from tombola.runs.versions import versions
-from tombola.ticket.ticket import Ticket
+from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.dry_run import try_training
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
@@ -70,7 +70,7 @@ def find(
             splits.identify(progress.track)
             return search(request, progress, splits=splits)[-1].ticket
     result = run_find(request, Path(out))
-    return Ticket.load(result["ticket"])
+    return Ticket.load(result["ticket"], max_weights=UNLIMITED)
 
 
 def search(

@@ -12,6 +12,8 @@ from tombola.errors import TombolaError
 from tombola.models.activation import Activation, binary_form, check_has_norms, following
 from tombola.models.shapes import Shape, flag
 
+_MOST_LAYERS = 1000
+
 
 def mlp(
     *,
@@ -38,7 +40,11 @@ def mlp(
         TombolaError: for widths that are not positive integers.
     """
     if isinstance(hidden, str) or not isinstance(hidden, Sequence) or not all(_positive(size) for size in hidden):
-        raise TombolaError(f"{network}: hidden is {hidden!r}; a list of positive integers is needed, e.g. [128, 64]")
+        raise TombolaError(
+            f"{network}: hidden is {repr(hidden)[:80]}; a list of positive integers is needed, e.g. [128, 64]"
+        )
+    if len(hidden) > _MOST_LAYERS:
+        raise TombolaError(f"{network}: hidden lists {len(hidden)} layers; at most {_MOST_LAYERS} are allowed")
     if not input_shape or min(input_shape) < 1:
         raise TombolaError(f"{network}: the data's shape is {tuple(input_shape)}; positive sizes are needed")
     flag(network, "bias", bias)

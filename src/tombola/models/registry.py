@@ -64,7 +64,7 @@ def _entries() -> dict[str, Entry]:
     for depth in (16, 19):
         found[f"vgg-{depth}"] = Entry(_late("vgg", "vgg"), he, normed, {"depth": depth})
     found["vgg-small"] = Entry(_late("vgg_small", "vgg"), he, normed)
-    pattern = r"wrn-(?P<depth>\d+)-(?P<width>\d+(\.\d+)?)"
+    pattern = r"wrn-(?P<depth>\d{1,6})-(?P<width>\d{1,6}(\.\d{1,6})?)"
     found["wrn-28-K"] = Entry(_late("wrn", "wrn"), he, ("affine", "dropout", "activation"), pattern=pattern)
     return found
 

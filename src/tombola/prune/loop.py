@@ -24,7 +24,7 @@ from tombola.select.patterns import Pattern
 from tombola.select.select import Selection, selection, warn_of_empty
 from tombola.ticket.origin import Origin
 from tombola.ticket.storage import bits_per_weight
-from tombola.ticket.ticket import Ticket
+from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import check_ticket, in_words, try_training
@@ -218,7 +218,7 @@ def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection
     )
     if trial.trained is None:
         assert file is not None
-        return Level(level, Ticket.load(file), trial.result)
+        return Level(level, Ticket.load(file, max_weights=UNLIMITED), trial.result)
     origin = _origin(search, pruning, snapshot, before)
     ticket = Ticket.from_models(
         origin=origin,

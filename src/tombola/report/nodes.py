@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tombola.errors import TombolaError
+from tombola.strict import parse_json
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,8 @@ def load(path: Path) -> Node | None:
         reason = getattr(error, "strerror", None) or "it is no UTF-8 text"
         raise TombolaError(f"{path} cannot be read ({reason}); expected a JSON file; check the path") from error
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         raise TombolaError(f"{path} is not JSON ({error}); expected an object; write the run again") from error
     node = Node(value, f"{path}: $")
     if not isinstance(value, dict):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tombola.errors import TombolaError
+from tombola.strict import parse_json
 
 
 @contextmanager
@@ -81,9 +82,9 @@ def write_json(path: Path, content: Any) -> None:
 def read_json(path: Path) -> Any:
     """Read a JSON file; one that is no JSON is a TombolaError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
-        raise TombolaError(f"{path} is not readable JSON; delete it, or name another file") from None
+        return parse_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise TombolaError(f"{path} is not readable JSON ({error}); delete it, or name another file") from None
 
 
 def _says_disk_full(error: BaseException) -> bool:

@@ -22,7 +22,7 @@ from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.study.arms import CONTROLS, Contest, run_arm
-from tombola.ticket.ticket import Ticket
+from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.search import level_result
@@ -152,7 +152,7 @@ def _control(job: _Job, progress: Progress | None = None, splits: Splits | None 
     bench = Bench(splits, request.recipe, fabric, options, progress or Silent())
     model = request.model
     architecture, trusted = (model, ()) if isinstance(model, nn.Module) else (None, (model.name,))
-    contest = Contest(Ticket.load(job.directory / job.ticket), architecture, trusted)
+    contest = Contest(Ticket.load(job.directory / job.ticket, max_weights=UNLIMITED), architecture, trusted)
     name = f"replicate-{job.replicate}/{job.arm}-{job.level:02d}"
     stage = Stage(job.directory / name)
     seed = derive(request.seed, "control", job.arm, job.replicate, job.level)

@@ -31,7 +31,7 @@ from tombola.study.overlap import compare_tickets, over_replicates
 from tombola.study.setting import Arm, check_arms
 from tombola.study.statistics import FEWEST_REPLICATES, figure
 from tombola.ticket.tensors import hash_state
-from tombola.ticket.ticket import Ticket
+from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.progress import Progress, Silent, show_progress
@@ -121,9 +121,14 @@ def run_overlap(
         return {**done.about, **done.result}
 
 
-def compare_files(first: str | Path, second: str | Path, *, trusted: Sequence[str] = ()) -> dict[str, Any]:
-    """`compare_tickets` of two ticket files, in the form of a study's result; nothing is trained."""
-    tickets = Ticket.load(first), Ticket.load(second)
+def compare_files(
+    first: str | Path, second: str | Path, *, trusted: Sequence[str] = (), max_weights: int | None = None
+) -> dict[str, Any]:
+    """`compare_tickets` of two ticket files, in the form of a study's result; nothing is trained.
+
+    `max_weights` as in `Ticket.load`.
+    """
+    tickets = Ticket.load(first, max_weights=max_weights), Ticket.load(second, max_weights=max_weights)
     try:
         found = compare_tickets(*tickets, trusted=trusted)
     except TombolaError as error:
@@ -213,7 +218,8 @@ def _run(study: _Study, splits: Splits, directory: Path, jobs: int, progress: Pr
         tested[job.mask].append(level)
     pairs = [
         compare_tickets(
-            *(Ticket.load(directory / level["ticket"]) for level in levels), **_architecture(study.requests[0].model)
+            *(Ticket.load(directory / level["ticket"], max_weights=UNLIMITED) for level in levels),
+            **_architecture(study.requests[0].model),
         )
         for levels in zip(tested["first"], tested["second"], strict=True)
     ]
@@ -284,7 +290,7 @@ def _test(job: _Job, progress: Progress | None = None, splits: Splits | None = N
 
 
 def _mask(job: _Job, seed: int) -> Mask:
-    first, second = (Ticket.load(job.directory / file) for file in job.tickets)
+    first, second = (Ticket.load(job.directory / file, max_weights=UNLIMITED) for file in job.tickets)
     if job.mask == "dense":
         return Mask.full(first.mask)
     ticket = first if job.mask.endswith("first") else second

@@ -61,9 +61,7 @@ def _check_optimizer(name: str, trusted: Sequence[str]) -> None:
     """TombolaError if the optimiser that a ticket names would have to be imported, and is not trusted."""
     if name not in OPTIMIZERS:
         shown = name if len(name) <= 80 and is_import_path(name) else "package.Name"
-        instead = (
-            f"name it yourself (--optimizer {shown}, or recipe={{'optimizer': '{shown}'}}), or name a trusted prefix"
-        )
+        instead = f"name it yourself (optimizer {shown}, in the recipe or among the options), or name a trusted prefix,"
         imported_if_trusted("the ticket's optimizer", name, trusted, instead)
 
 
@@ -74,7 +72,7 @@ def data_of(ticket: Ticket, root: str) -> DataSpec:
     if not isinstance(name, str) or name not in names() or "val_size" not in recorded:
         raise TombolaError(
             f"the ticket was found on {show(name) if name else 'unnamed data'}, which it cannot load by itself; give "
-            "the data (--data, if you trust it, its import path)"
+            "the data (if you trust it, by its import path)"
         )
     if not isinstance(recorded.get("args", {}), Mapping):
         raise TombolaError("the arguments of the ticket's data are no mapping; give the data")

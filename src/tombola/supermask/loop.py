@@ -28,7 +28,7 @@ from tombola.supermask.weights import FROZEN, WeightRule
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.tensors import first_few
-from tombola.ticket.ticket import Ticket
+from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import check_ticket, in_words, try_training
 from tombola.train.hooks import Hook
@@ -82,7 +82,7 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
     )
     if trial.trained is None:
         assert file is not None
-        return Level(level, Ticket.load(file), trial.result)
+        return Level(level, Ticket.load(file, max_weights=UNLIMITED), trial.result)
     _check_connected(search, read(model))
     ticket = make_ticket(search, model, learning.rewrites, {**search.provenance, "level": level, "rewound_steps": 0})
     trial = replace(trial, result={**trial.result, "utilisation": log.rows})
@@ -151,7 +151,7 @@ def _train_on(
     trial = run_trial(bench, model, seed=search.seed, label=what, mask=held, stage=stage)
     if trial.trained is None:
         assert file is not None
-        return Level(level, Ticket.load(file), trial.result)
+        return Level(level, Ticket.load(file, max_weights=UNLIMITED), trial.result)
     ticket = Ticket.from_models(
         origin=search.origin,
         mask=before.ticket.mask,

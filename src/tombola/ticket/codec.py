@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
+from types import ModuleType
 from typing import Any, get_args
 
 from tombola.errors import TicketError, TombolaError
@@ -12,10 +14,11 @@ from tombola.ticket import fields, layout1, layout2
 from tombola.ticket.origin import Kind, NetworkSpec, Origin
 from tombola.ticket.parts import Parts
 from tombola.ticket.representation import Representation
-from tombola.ticket.tensors import Tensors, show
+from tombola.ticket.tensors import Tensors, check_name, show
 
 _TOP = {"digest", "format", "masks", "origin", "provenance", "pruned", "representation", "rewrites", "tied"}
 _LISTS = {"symbols", "tensors"}  # since format 2
+_ORIGIN = {"init", "init_args", "kind", "network", "seed", "tied", "weights_hash"}
 
 
 # ---- writing --------------------------------------------------------------------------------
@@ -73,10 +76,8 @@ def sound() -> Iterator[None]:
 
 def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weights: int | None = None) -> dict[str, Any]:
     """The fields of the Ticket that `header` and `tensors` hold; use inside `sound()`."""
-    first = header["format"] == 1
-    fields.keys(header, _TOP if first else _TOP | _LISTS, "header")
-    layout = layout1 if first else layout2
-    parts = layout.read(header, tensors, file_bytes, max_weights)
+    layout = _layout(header)
+    parts = layout.read(header, tensors, room_for(header, file_bytes, max_weights))
     representation = fields.keys(header["representation"], {"kind", "on"}, "representation")
     if not isinstance(header["rewrites"], list):
         raise TicketError("the ticket's rewrites are not a list")
@@ -99,26 +100,60 @@ def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weight
     )
 
 
+def lists(header: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
+    """The header with the lists of format 2, checked as far as can be without decoding; use inside `sound()`."""
+    layout = _layout(header)
+    fields.keys(header["origin"], _ORIGIN, "origin")
+    found = {**header, **layout1.lists(header, tensors)} if layout is layout1 else header
+    for entry in fields.entries(found["masks"], {"bytes", "coding", "kept", "name", "shape"}, "masks"):
+        shape = fields.shape(entry["shape"], check_name(entry["name"]), empty=False)
+        fields.count(entry["kept"], math.prod(shape), "number of kept weights")
+        fields.text(entry["coding"], "coding")
+    if layout is layout2:
+        layout2.check_lists(header, tensors)
+    if header["origin"]["kind"] not in get_args(Kind):
+        raise TicketError(f"origin kind {show(header['origin']['kind'])} is unknown")
+    if not isinstance(header["provenance"], dict):
+        raise TicketError("provenance is not a mapping")
+    return found
+
+
+def room_for(header: dict[str, Any], file_bytes: int, max_weights: int | None) -> fields.Room:
+    """How many weights a file may have, and how many its network has; use inside `sound()`."""
+    fields.keys(header["origin"], _ORIGIN, "origin")
+    network = _network(header["origin"]["network"])
+    return fields.Room(file_bytes, max_weights, 0 if network is None else network.size() or 0)
+
+
+def _layout(header: dict[str, Any]) -> ModuleType:
+    first = header["format"] == 1
+    fields.keys(header, _TOP if first else _TOP | _LISTS, "header")
+    return layout1 if first else layout2
+
+
+def _network(header: Any) -> NetworkSpec | None:
+    if header is None:
+        return None
+    fields.keys(header, {"args", "classes", "input_shape", "name"}, "network")
+    shape = header["input_shape"]
+    if shape is not None and not isinstance(shape, list):
+        raise TicketError(f"the network's input_shape is {show(shape)}, not a list of integers")
+    return NetworkSpec(
+        name=fields.text(header["name"], "network name"),
+        args=header["args"],
+        input_shape=None if shape is None else tuple(shape),
+        classes=header["classes"],
+    )
+
+
 def _origin(header: Any, tensors: Tensors) -> Origin:
-    fields.keys(header, {"init", "init_args", "kind", "network", "seed", "tied", "weights_hash"}, "origin")
+    fields.keys(header, _ORIGIN, "origin")
     if header["kind"] not in get_args(Kind):
         raise TicketError(f"origin kind {show(header['kind'])} is unknown; known are {', '.join(get_args(Kind))}")
     if (header["kind"] == "stored") != bool(tensors):
         raise TicketError(f"the ticket's origin is {header['kind']} but holds {len(tensors)} tensors")
-    network = header["network"]
-    if network is not None:
-        fields.keys(network, {"args", "classes", "input_shape", "name"}, "network")
-        shape = network["input_shape"]
-        if shape is not None and not isinstance(shape, list):
-            raise TicketError(f"the network's input_shape is {show(shape)}, not a list of integers")
-        network = NetworkSpec(
-            name=fields.text(network["name"], "network name"),
-            args=network["args"],
-            input_shape=None if shape is None else tuple(shape),
-            classes=network["classes"],
-        )
     return Origin(
-        network=network,
+        network=_network(header["network"]),
         init=header["init"],
         init_args=header["init_args"],
         seed=header["seed"],

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from tombola.errors import TicketError
 from tombola.ticket.tensors import check_name, count_kept, show
 
-FREE_WEIGHTS = 2**28  # weights under the mask that any file may claim
-WEIGHTS_PER_BYTE = 1024  # and more for each byte of the file
+FREE_WEIGHTS = 2**24  # weights that any file may claim
+WEIGHTS_PER_BYTE = 256  # and more for each byte of the file
 _SIZE_LIMIT = 2**48
 
 
@@ -32,6 +33,13 @@ def text(value: Any, what: str) -> str:
     """A string."""
     if not isinstance(value, str):
         raise TicketError(f"the ticket's {what} is {show(value)}, not a text")
+    return value
+
+
+def count(value: Any, most: int, what: str) -> int:
+    """A whole number from 0 to `most`."""
+    if type(value) is not int or not 0 <= value <= most:
+        raise TicketError(f"the ticket's {what} is {show(value)}, not a whole number from 0 to {most}")
     return value
 
 
@@ -59,12 +67,35 @@ def shape(value: Any, name: str, *, empty: bool) -> tuple[int, ...]:
     return tuple(value)
 
 
-def check_weights(counts: Sequence[int], file_bytes: int, max_weights: int | None) -> None:
-    """TicketError if the masks have more weights than may be made room for: a few bytes can claim any number."""
-    limit = FREE_WEIGHTS + WEIGHTS_PER_BYTE * file_bytes if max_weights is None else max_weights
-    if sum(counts) > limit:
-        raise TicketError(f"the ticket claims {sum(counts):,} weights in a file of {file_bytes:,} bytes; at most "
-                          f"{limit:,} are read; if you trust it, load it with max_weights={sum(counts)}")  # fmt: skip
+@dataclass(frozen=True)
+class Room:
+    """How many weights are made room for, since a few bytes can claim any number.
+
+    `network`: how many numbers the network has that the ticket names, as far as that is known. `max_weights`: the
+    caller's limit in the place of 2^24 and 256 for each byte of the file.
+    """
+
+    file_bytes: int
+    max_weights: int | None = None
+    network: int = 0
+
+    @property
+    def limit(self) -> int:
+        """The most weights."""
+        free = FREE_WEIGHTS + WEIGHTS_PER_BYTE * self.file_bytes
+        return free if self.max_weights is None else self.max_weights
+
+    def claimed(self, shapes: Iterable[Sequence[int]]) -> int:
+        """How many weights a ticket claims whose masks have these shapes."""
+        return max(self.network, sum(math.prod(shape) for shape in shapes))
+
+    def check(self, shapes: Iterable[Sequence[int]]) -> None:
+        """TicketError if the ticket claims more weights than may be made room for."""
+        if (claimed := self.claimed(shapes)) > self.limit:
+            raise TicketError(
+                f"the ticket claims {claimed:,} weights in a file of {self.file_bytes:,} bytes; at most {self.limit:,} "
+                f"are read; if you trust it, load it with max_weights={claimed}"
+            )
 
 
 def check_kept(name: str, keep: Tensor, told: Any) -> None:

@@ -16,7 +16,7 @@ import os
 import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO
 
 import safetensors.torch
 import torch
@@ -24,11 +24,12 @@ from torch import Tensor
 
 from tombola.errors import TicketError
 from tombola.formats import plural
+from tombola.strict import parse_json
 from tombola.ticket.deflate import deflate, inflate
 
 FORMAT = 2  # the newest format this version writes and reads; all older ones stay readable
-HEADER_LIMIT = 100_000_000  # bytes; the limit of safetensors itself
-INDEX_LIMIT = 16_000_000  # bytes of the header's JSON
+HEADER_LIMIT = 20_000_000  # bytes of the safetensors header
+INDEX_LIMIT = 16_000_000  # bytes of the ticket's header, which is JSON
 DEPTH_LIMIT = 50  # nesting of the JSON
 _KEY, _INDEX = "tombola", "index"
 _ZEROS = b"0" * 64
@@ -39,7 +40,7 @@ _MARKER = b'"tombola":"{\\"digest\\":\\"'
 def plain_json(value: Any, what: str) -> Any:
     """`value` as plain JSON data (lists, dicts with str keys, ...); TicketError if JSON cannot hold it."""
     try:
-        return _parse(canonical(value))
+        return parse_json(canonical(value), DEPTH_LIMIT)
     except (TypeError, ValueError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else "nested too deeply"
         raise TicketError(f"{what} cannot be written as JSON: {reason}; use strings, finite numbers, lists, "
@@ -55,29 +56,6 @@ def _as_dict(value: Any) -> Any:
     if isinstance(value, Mapping):
         return dict(value)
     raise TypeError(f"{type(value).__name__} {str(value)[:40]!r}")
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _parse(text: str) -> Any:
-    value = json.loads(text, parse_constant=_no_constant)
-    layer, depth = [value], 0
-    while layer:  # breadth first, so that no nesting can exhaust the stack
-        depth += 1
-        if depth > DEPTH_LIMIT:
-            raise ValueError(f"nested more than {DEPTH_LIMIT} levels deep")
-        inner: list[Any] = []
-        for item in layer:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-            elif isinstance(item, float) and item in (float("inf"), float("-inf")):
-                raise ValueError("a number too large for a float")
-        layer = inner
-    return value
 
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
@@ -98,7 +76,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     end = _header_end(data[:8], len(data))
     check_digest(data, end)
     try:
-        seal = _parse(_parse(data[8:end].decode())["__metadata__"][_KEY])
+        seal = parse_json(parse_json(data[8:end].decode(), DEPTH_LIMIT)["__metadata__"][_KEY], DEPTH_LIMIT)
     except (TypeError, KeyError, ValueError, RecursionError) as error:
         raise _bad_json(error) from error
     _check_format(seal)
@@ -114,13 +92,19 @@ def _index(tensors: dict[str, Tensor]) -> dict[str, Any]:
     packed = tensors.pop(_INDEX, None)
     if packed is None or packed.dtype != torch.uint8 or packed.ndim != 1:
         raise TicketError("the ticket has no index, or not bytes in a row")
+    text = inflate(packed.numpy().tobytes(), _index_limit(len(packed)))
     try:
-        header = _parse(inflate(packed.numpy().tobytes(), INDEX_LIMIT).decode())
-    except (ValueError, RecursionError) as error:
+        header = parse_json(text.decode(), DEPTH_LIMIT)
+    except ValueError as error:
         raise _bad_json(error) from error
     if not isinstance(header, dict) or {"digest", "format"} & header.keys():
         raise TicketError("the ticket's index is no JSON object, or has a digest or format, which stand before it")
     return header
+
+
+def _index_limit(packed: int) -> int:
+    """The most bytes that `packed` bytes may inflate to: `deflate` gives at most 258 bytes for 13 bits, 159 for one."""
+    return min(INDEX_LIMIT, 2**20 + 160 * packed)
 
 
 def _bad_json(error: Exception) -> TicketError:

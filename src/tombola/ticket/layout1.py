@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -15,12 +14,12 @@ from tombola.ticket.tensors import Tensors, check_name, show
 KINDS = ("mask", "multiplier", "scale", "pruned", "trained", "state", "origin")
 
 
-def read(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weights: int | None) -> dict[str, Tensors]:
+def read(header: dict[str, Any], tensors: Tensors, room: fields.Room) -> dict[str, Tensors]:
     """The file's tensors by kind and name, in order of name, but "mask": boolean, in the header's order."""
     parts = _sort(tensors)
     asked = fields.entries(header["masks"], {"coding", "kept", "name", "shape"}, "masks")
     shapes = [fields.shape(entry["shape"], entry["name"], empty=False) for entry in asked]
-    fields.check_weights([math.prod(shape) for shape in shapes], file_bytes, max_weights)
+    room.check(shapes)
     found: Tensors = {}
     for entry, shape in zip(asked, shapes, strict=True):
         name, coding = check_name(entry["name"]), entry["coding"]
@@ -37,6 +36,22 @@ def read(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weights:
     if stray:
         raise TicketError(f"mask bits for {show(stray[0])}, which the ticket's header does not ask for")
     return {**parts, "mask": found}
+
+
+def lists(header: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
+    """The lists "masks", "symbols" and "tensors" that format 2 would hold; nothing is decoded."""
+    parts = _sort(tensors)
+    asked = fields.entries(header["masks"], {"coding", "kept", "name", "shape"}, "masks")
+    spent = {name: bits.nbytes for name, bits in parts.pop("mask").items()}
+    return {
+        "masks": [{**entry, "bytes": spent.get(fields.text(entry["name"], "mask's name"), 0)} for entry in asked],
+        "symbols": [],
+        "tensors": [
+            {"kind": kind, "name": name, "dtype": str(value.dtype).removeprefix("torch."), "shape": list(value.shape)}
+            for kind, part in parts.items()
+            for name, value in part.items()
+        ],
+    }
 
 
 def _sort(tensors: Tensors) -> dict[str, Tensors]:

@@ -83,14 +83,14 @@ def _joined(parts: list[np.ndarray[Any, np.dtype[np.uint8]]], dtype: torch.dtype
 # ---- reading --------------------------------------------------------------------------------
 
 
-def read(index: dict[str, Any], tensors: Tensors, file_bytes: int, max_weights: int | None) -> dict[str, Tensors]:
+def read(index: dict[str, Any], tensors: Tensors, room: fields.Room) -> dict[str, Tensors]:
     """The ticket's tensors by kind and name: masks boolean, multipliers in full. Sizes are checked before all else."""
     asked = fields.entries(index["masks"], {"bytes", "coding", "kept", "name", "shape"}, "masks")
     symbols = fields.entries(index["symbols"], {"bytes", "kind", "name"}, "symbols")
     shapes = {check_name(entry["name"]): fields.shape(entry["shape"], entry["name"], empty=False) for entry in asked}
     if len(shapes) != len(asked):
         raise TicketError("the ticket has two masks for one name")
-    fields.check_weights([math.prod(shape) for shape in shapes.values()], file_bytes, max_weights)
+    room.check(shapes.values())
     parts = {"mask": {}, **_plain(index["tensors"], tensors)}
     streams = _cut(tensors, [entry["bytes"] for entry in (*asked, *symbols)])
     for entry, stream in zip(asked, streams, strict=False):
@@ -106,6 +106,17 @@ def read(index: dict[str, Any], tensors: Tensors, file_bytes: int, max_weights: 
         name: _spread(name, kept, parts["mask"].get(name)) for name, kept in parts["multiplier"].items()
     }
     return {kind: found if kind == "mask" else dict(sorted(found.items())) for kind, found in parts.items()}
+
+
+def check_lists(index: dict[str, Any], tensors: Tensors) -> None:
+    """TicketError if the lists "symbols" and "tensors" do not fit the file; nothing is decoded."""
+    symbols = fields.entries(index["symbols"], {"bytes", "kind", "name"}, "symbols")
+    for entry in symbols:
+        if entry["kind"] not in SYMBOLS:
+            raise TicketError(f"symbols {show(entry['kind'])} of {show(entry['name'])} have no place in a ticket")
+        check_name(entry["name"])
+    _plain(index["tensors"], tensors)
+    _cut(tensors, [entry["bytes"] for entry in (*index["masks"], *symbols)])
 
 
 def _plain(index: Any, tensors: Tensors) -> dict[str, Tensors]:

@@ -52,6 +52,22 @@ class NetworkSpec:
             if type(value) is not int or not 0 < value < 2**31:
                 raise TicketError(f"network {show(self.name)}: size {show(value)} is not a positive integer")
 
+    def size(self) -> int | None:
+        """How many numbers its parameters and buffers hold, found without room for them; None where that is not known.
+
+        That is so for networks that are not Tombola's own, and those that cannot be built.
+        """
+        from tombola.models.registry import is_known
+
+        if not is_known(self.name):
+            return None
+        try:
+            with torch.device("meta"):
+                module = self.build()
+        except TicketError:
+            return None
+        return sum(int(tensor.numel()) for tensor in module.state_dict().values())
+
     def build(self, trusted: Sequence[str] = ()) -> nn.Module:
         """A fresh module with whatever values its constructor gives.
 

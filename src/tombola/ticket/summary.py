@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -33,27 +34,66 @@ class LayerRow(NamedTuple):
     bound: float
 
 
-def parameters(ticket: Parts) -> dict[str, int | None]:
+@dataclass(frozen=True)
+class Contents:
+    """What a ticket's file holds, as its header says.
+
+    `header`: with the lists of format 2; `parts`: what was decoded, None where that was left out.
+    """
+
+    header: Mapping[str, Any]
+    nbytes: int
+    parts: Parts | None
+
+    @property
+    def kept(self) -> int:
+        """Weights that the masks keep."""
+        return sum(entry["kept"] for entry in self.header["masks"])
+
+    @property
+    def total(self) -> int:
+        """Weights under the masks."""
+        return sum(math.prod(entry["shape"]) for entry in self.header["masks"])
+
+    @property
+    def density(self) -> float:
+        """Kept / total; 1.0 for masks over nothing."""
+        return self.kept / self.total if self.total else 1.0
+
+    @property
+    def barred_kept(self) -> int:
+        """See `barred_kept`."""
+        return barred_kept(self.header["provenance"], self.kept)
+
+
+def contents(ticket: Parts) -> Contents:
+    """Of the file that the ticket would be."""
+    header, tensors = encode(ticket)
+    data = container.pack(header, tensors)
+    return Contents({**header, "digest": container.digest_of(data), "format": container.FORMAT}, len(data), ticket)
+
+
+def parameters(provenance: Mapping[str, Any], total: int) -> dict[str, int | None]:
     """What the density is a fraction of: `prunable` weights under the mask, `total` parameters of the whole network.
 
-    `total` as the provenance says; None where it does not.
+    The latter as the provenance says; None where it does not.
     """
-    found = ticket.provenance.get("parameters")
-    known = type(found) is int and found >= ticket.mask.total
-    return {"total": found if known else None, "prunable": ticket.mask.total}
+    found = provenance.get("parameters")
+    known = type(found) is int and found >= total
+    return {"total": found if known else None, "prunable": total}
 
 
-def recipe(ticket: Parts) -> dict[str, Any] | None:
-    """How its network was trained, as its provenance says; None where it does not."""
-    found = ticket.provenance.get("recipe")
+def recipe(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the network was trained, as the provenance says; None where it does not."""
+    found = provenance.get("recipe")
     return dict(found) if isinstance(found, Mapping) else None
 
 
-def barred_kept(ticket: Parts) -> int:
-    """How many of the kept weights its criterion bars (kept since it left too few others), as its provenance says."""
-    found = ticket.provenance.get("barred_kept")
+def barred_kept(provenance: Mapping[str, Any], kept: int) -> int:
+    """How many of the kept weights the criterion bars (kept since it left too few others), as the provenance says."""
+    found = provenance.get("barred_kept")
     counts = found.values() if isinstance(found, Mapping) else ()
-    return min(sum(count for count in counts if type(count) is int and count > 0), ticket.mask.kept)
+    return min(sum(count for count in counts if type(count) is int and count > 0), kept)
 
 
 def describe_density(ticket: Parts) -> str:
@@ -62,7 +102,8 @@ def describe_density(ticket: Parts) -> str:
     "20.30 % of the 51 prunable weights, which are 0.70 % of all 7,266 parameters"; the last part only where the ticket
     records how many parameters there are.
     """
-    return density_in_words(ticket.mask.kept, ticket.mask.total, parameters(ticket)["total"])
+    kept, total = ticket.mask.kept, ticket.mask.total
+    return density_in_words(kept, total, parameters(ticket.provenance, total)["total"])
 
 
 def layers(ticket: Parts) -> list[LayerRow]:
@@ -70,39 +111,40 @@ def layers(ticket: Parts) -> list[LayerRow]:
     return _rows(encode(ticket)[0])
 
 
-def info(ticket: Parts) -> dict[str, Any]:
-    """What the ticket holds, as JSON-able data; sizes in bytes. `bound_bytes`, `bits_per_weight`: see `storage`."""
-    header, tensors = encode(ticket)
-    data = container.pack(header, tensors)
+def info(found: Contents) -> dict[str, Any]:
+    """What the ticket holds, as JSON-able data; sizes in bytes.
+
+    `bound_bytes`, `bits_per_weight`: see `storage`; None where the masks were not decoded.
+    """
+    header, parts = found.header, found.parts
     sizes: dict[str, int] = {}
     for (kind, _), size in _spent(header).items():
         sizes[kind] = sizes.get(kind, 0) + size
     return {
-        "format": container.FORMAT,
-        "digest": container.digest_of(data),
-        "bytes": len(data),
+        "format": header["format"],
+        "digest": header["digest"],
+        "bytes": found.nbytes,
         "bytes_by_kind": sizes,
-        "bound_bytes": math.ceil(bound_bytes(ticket)),
-        "bits_per_weight": bits_per_weight(ticket),
-        "kept": ticket.mask.kept,
-        "total": ticket.mask.total,
-        "parameters": parameters(ticket),
-        "density": ticket.mask.density,
-        "barred_kept": barred_kept(ticket),
-        "trained": ticket.trained is not None,
-        "recipe": recipe(ticket),
+        "bound_bytes": None if parts is None else math.ceil(bound_bytes(parts)),
+        "bits_per_weight": None if parts is None else bits_per_weight(parts),
+        "kept": found.kept,
+        "total": found.total,
+        "parameters": parameters(header["provenance"], found.total),
+        "density": found.density,
+        "barred_kept": found.barred_kept,
+        "trained": any(entry["kind"] == "trained" for entry in (*header["symbols"], *header["tensors"])),
+        "recipe": recipe(header["provenance"]),
         "layers": [row._asdict() for row in _rows(header)],
-        "state": {name: list(tensor.shape) for name, tensor in ticket.state.items()},
+        "state": {entry["name"]: entry["shape"] for entry in header["tensors"] if entry["kind"] == "state"},
         **{key: header[key] for key in ("origin", "provenance", "pruned", "representation", "rewrites", "tied")},
     }
 
 
-def table(ticket: Parts) -> str:
+def table(found: Contents) -> str:
     """The layers, the total and the file size as plain text."""
-    header, tensors = encode(ticket)
-    rows = _rows(header)
+    rows = _rows(found.header)
     cells = [("layer", "kept", "total", "density", "coding", "bits/weight", "entropy", "bytes")]
-    for row in [*rows, _total(ticket, rows)]:
+    for row in [*rows, _total(found, rows)]:
         bits = f"{row.bits:.4f}", f"{row.bound:.4f}"
         cells.append(
             (row.name, count(row.kept), count(row.total), density(row.density), row.coding, *bits, count(row.bytes))
@@ -113,20 +155,26 @@ def table(ticket: Parts) -> str:
         for row in cells
     ]
     rule = "-" * len(lines[0])
-    size, bound = count(len(container.pack(header, tensors))), count(math.ceil(bound_bytes(ticket)))
-    note = (
-        f"kept: {describe_density(ticket)}; bits/weight of the coded mask; the masked layers' content takes "
-        f"{BITS.bare(bits_per_weight(ticket))} bits per weight; file {size} bytes, its content's bound {bound}"
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], _note(found)])
+
+
+def _note(found: Contents) -> str:
+    total = parameters(found.header["provenance"], found.total)["total"]
+    said = f"kept: {density_in_words(found.kept, found.total, total)}; bits/weight of the coded mask; "
+    if found.parts is None:
+        return f"{said}file {count(found.nbytes)} bytes; its content's bound is not computed for so many weights"
+    bound = count(math.ceil(bound_bytes(found.parts)))
+    return (
+        f"{said}the masked layers' content takes {BITS.bare(bits_per_weight(found.parts))} bits per weight; "
+        f"file {count(found.nbytes)} bytes, its content's bound {bound}"
     )
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])
 
 
-def _total(ticket: Parts, rows: list[LayerRow]) -> LayerRow:
-    total = ticket.mask.total
-    mean = [sum(each * row.total for each, row in zip(column, rows, strict=True)) / max(total, 1)
+def _total(found: Contents, rows: list[LayerRow]) -> LayerRow:
+    mean = [sum(each * row.total for each, row in zip(column, rows, strict=True)) / max(found.total, 1)
             for column in ([row.bits for row in rows], [row.bound for row in rows])]  # fmt: skip
     size = sum(row.bytes for row in rows)
-    return LayerRow("total", ticket.mask.kept, total, ticket.mask.density, size, "", mean[0], mean[1])
+    return LayerRow("total", found.kept, found.total, found.density, size, "", mean[0], mean[1])
 
 
 def _rows(header: Mapping[str, Any]) -> list[LayerRow]:

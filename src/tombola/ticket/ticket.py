@@ -33,6 +33,8 @@ from tombola.ticket.tensors import (
 )
 
 Weights = Literal["final", "origin"]
+UNLIMITED = 2**48
+"""`max_weights` for the tickets of one's own run, whose network there is room for."""
 
 
 def _as_signs(origin: Tensor, kept: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -166,8 +168,8 @@ class Ticket(Parts):
     def from_bytes(cls, data: bytes, *, max_weights: int | None = None) -> Ticket:
         """The ticket in `data`; TicketError for anything that is not a sound ticket.
 
-        `max_weights`: more weights under the masks are refused before memory is taken. By default 2^28, and 1024
-        for each byte of `data`.
+        `max_weights`: more weights, under the masks or in the network that the ticket names, are refused before
+        memory is taken. By default 2^24, and 256 for each byte of `data`.
         """
         header, tensors = container.unpack(data)
         with codec.sound():
@@ -210,6 +212,22 @@ class Ticket(Parts):
         with container.located(path):
             return cls.from_bytes(container.read_bytes(path), max_weights=max_weights)
 
+    @staticmethod
+    def look(path: str | os.PathLike[str], *, max_weights: int | None = None) -> summary.Contents:
+        """What a ticket file holds; nothing is decoded where it claims more weights than `load` reads.
+
+        For `summary.info` and `summary.table`, which are `info()` and `table()` of a ticket. TicketError as in `load`.
+        """
+        with container.located(path):
+            data = container.read_bytes(path)
+            header, tensors = container.unpack(data)
+            with codec.sound():
+                listed = codec.lists(header, tensors)
+                room = codec.room_for(header, len(data), max_weights)
+                few = room.claimed(entry["shape"] for entry in listed["masks"]) <= room.limit
+                parts = Ticket(**codec.decode(header, tensors, len(data), max_weights)) if few else None
+        return summary.Contents(listed, len(data), parts)
+
     @property
     def digest(self) -> str:
         """sha256 of the ticket's file, 64 hex digits: its identity."""
@@ -231,17 +249,17 @@ class Ticket(Parts):
     @property
     def parameters(self) -> dict[str, int | None]:
         """What the density is a fraction of: {"total": parameters of the network or None, "prunable": weights}."""
-        return summary.parameters(self)
+        return summary.parameters(self.provenance, self.mask.total)
 
     @property
     def barred_kept(self) -> int:
         """How many of the kept weights the criterion bars (too few others were left), as the provenance says."""
-        return summary.barred_kept(self)
+        return summary.barred_kept(self.provenance, self.mask.kept)
 
     @property
     def recipe(self) -> dict[str, Any] | None:
         """How the ticket's network was trained, as its provenance says; None where it does not."""
-        return summary.recipe(self)
+        return summary.recipe(self.provenance)
 
     def layers(self) -> list[LayerRow]:
         """One row per masked layer, in the mask's order."""
@@ -249,8 +267,8 @@ class Ticket(Parts):
 
     def info(self) -> dict[str, Any]:
         """What the ticket holds, as JSON-able data; sizes in bytes."""
-        return summary.info(self)
+        return summary.info(summary.contents(self))
 
     def table(self) -> str:
         """The layers, the total and the file size as plain text."""
-        return summary.table(self)
+        return summary.table(summary.contents(self))
