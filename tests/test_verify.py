@@ -8,7 +8,9 @@ import pickle
 import re
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,7 @@ from tombola.rng.seeds import derive
 from tombola.study import demo
 from tombola.study import verify as module
 from tombola.study.arms import ARMS, Contest, fresh_network, random_mask
-from tombola.train.history import read_csv
+from tombola.train.history import Row, read_csv
 from tombola.train.options import Options
 from tombola.train.outcomes import FILE, read_outcomes
 
@@ -95,6 +97,55 @@ def test_ticket_and_dense_begin_at_the_rewound_step_and_controls_at_0(rewind: st
     assert steps["random"] == steps["reinit"]
     assert steps["random"][0] == 0
     assert {log[-1] for log in steps.values()} == {6}  # rewound steps count
+
+
+# -- figures
+
+
+def trial_of(low: float | None, losses: dict[int, float], outcomes: Tensor | None = None) -> Any:
+    result = {
+        "val_loss_min": low,
+        "test_accuracy": low,
+        "early_stop_iteration": max(losses),
+        "early_stop_observed": low != 0.5,
+        "steps": 2 * max(losses),
+    }
+    rows = [Row(step, 0.0, 0.0, 0.0, 0.0, loss, 0.0, 0.0) for step, loss in losses.items()]
+    return SimpleNamespace(result=result, history=rows, outcomes=outcomes)
+
+
+def test_arms_are_timed_to_the_dense_networks_mean_lowest_loss() -> None:
+    values = torch.tensor([1.0, 0.0, 1.0])
+    trials = {
+        "ticket": [trial_of(0.1, {0: 0.9, 5: 0.61, 10: 0.59}, values), trial_of(0.2, {0: 0.3, 5: 0.6})],
+        "dense": [
+            trial_of(0.5, {0: 1.0, 10: 0.6, 20: 0.5}, values),
+            trial_of(0.7, {0: 1.0, 10: 0.8, 30: 0.7}, 1 - values),  # never at 0.6, the mean of 0.5 and 0.7
+        ],
+    }
+    ticket, dense = (module.figures(trials)[arm] for arm in ("ticket", "dense"))
+    assert (ticket.to_dense_loss, dense.to_dense_loss) == ((10, 0), (10, None))
+    assert (ticket.evaluated_every, dense.evaluated_every) == (5, 20)
+    assert (ticket.test_accuracy, ticket.early_stop, ticket.steps) == ((0.1, 0.2), (10, 5), (20, 10))
+    assert (ticket.early_stop_observed, dense.early_stop_observed) == ((True, True), (False, True))
+    assert ticket.outcomes is None  # not known of every replicate
+    assert dense.outcomes is not None
+    assert dense.outcomes.tolist() == [[1, 0, 1], [0, 1, 0]]
+    trials["dense"][1] = trial_of(None, {0: 1.0})  # a loss that was no number: there is nothing to be timed to
+    timed = module.figures(trials)
+    assert {arm: found.to_dense_loss for arm, found in timed.items()} == dict.fromkeys(trials, (None, None))
+    assert timed["dense"].evaluated_every == 10
+
+
+def test_what_a_tickets_file_says_of_its_start_is_not_trusted() -> None:
+    found = ticket()
+    starts = {3: 3, 0: 0, -2: 0, "4": 0, None: 0, 2.5: 0}
+    for said, start in starts.items():
+        assert Contest(replace(found, provenance={**found.provenance, "rewound_steps": said})).start == start
+    without = {key: value for key, value in found.provenance.items() if key not in ("rewound_steps", "method")}
+    bare = replace(found, provenance={**without, "method": "imp"})
+    assert Contest(bare).start == 0
+    assert random_mask(bare, 1).counts() == found.mask.counts()  # element by element
 
 
 # -- outcomes
