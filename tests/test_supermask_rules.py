@@ -221,6 +221,12 @@ def test_a_score_of_zero_gets_no_gradient_from_top_k() -> None:
     assert gradients(model, supermask)[0] == [0.0, 0.0, 0.25, 2.0]
 
 
+def test_weight_rules_by_name() -> None:
+    assert weight_rule("frozen") is FROZEN
+    assert weight_rule("sr-ste") == SrSte(2e-4)  # the paper's
+    assert [weight_rule(name).trained for name in ("frozen", "masked", "dense", "sr-ste")] == [False, True, True, True]
+
+
 # -- where the rule is a true gradient: finite differences
 
 REPRESENTS: list[tuple[str, Represent]] = [
