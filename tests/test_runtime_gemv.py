@@ -26,7 +26,7 @@ def product(made: Gemv, x: Tensor, residual: Tensor | None = None, threads: int 
     out = made.shape[0]
     room = torch.full((out + 2,), 7.5)
     target = room[1:-1]
-    step = made.step(x.data_ptr(), target.data_ptr(), 0 if residual is None else residual.data_ptr())
+    step = made.step(x, target, residual)
     Program([step], threads).run()
     assert room[0] == room[-1] == 7.5
     return target.clone()
@@ -224,7 +224,7 @@ def test_target_may_be_the_residual() -> None:
     weight, x, y = matrix((20, 30), 0.5, "weights"), torch.randn(30), torch.randn(20)
     wanted = weight.double() @ x.double() + y.double()
     made = build(weight, None, choices(weight)[0], residual=True)
-    Program([made.step(x.data_ptr(), y.data_ptr(), y.data_ptr())], 2).run()
+    Program([made.step(x, y, y)], 2).run()
     close(y, wanted, weight, x)
 
 

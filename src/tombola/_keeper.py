@@ -8,6 +8,7 @@ modules the outermost that is called does so for all.
 from __future__ import annotations
 
 import itertools
+import threading
 import weakref
 from contextlib import suppress
 from typing import Any
@@ -55,12 +56,24 @@ class Place:
         return found
 
 
+class _Running(threading.local):
+    """The outermost module that runs in a thread."""
+
+    outer: Path | None = None
+
+
+class _Traced:
+    """The same for a compiler, which follows one thread."""
+
+    outer: Path | None = None
+
+
 class Keeper:
     """What is held on one model; shared by the hooks on its modules, and copied and pickled with them."""
 
     def __init__(self, places: list[Place]) -> None:
         self.places, self.alive = places, Alive()
-        self.outer: Path | None = None  # the outermost module that is running
+        self._running, self._traced = _Running(), _Traced()
         self._base: tuple[weakref.ref[nn.Module], Path] | None = None  # where to write after an optimiser's step
         self._below: dict[Path, list[tuple[Path, Place]]] = {}
 
@@ -110,6 +123,18 @@ class Keeper:
                 part.register_forward_hook(_Leave(self, at), always_call=True)
 
     # -- at work
+
+    @property
+    def outer(self) -> Path | None:
+        """The outermost module that is running in this thread: another thread's call writes nothing for this one."""
+        return self._traced.outer if torch.compiler.is_compiling() else self._running.outer
+
+    @outer.setter
+    def outer(self, path: Path | None) -> None:
+        if torch.compiler.is_compiling():
+            self._traced.outer = path
+        else:
+            self._running.outer = path
 
     def enter(self, module: nn.Module, path: Path) -> None:
         """Before a forward pass that is not part of another."""

@@ -7,7 +7,6 @@ product of floats would leave NaN where NaN or inf was pruned, and -0.0 where a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from types import ModuleType
 from typing import Any
 
@@ -15,11 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Alive", "Masking", "Pruned", "Ready", "set_pruned", "without_gaps"]
+from tombola._locks import once
+from tombola._memory import PLAIN, address, whereabouts, without_gaps
+
+__all__ = ["Alive", "Masking", "Pruned", "Ready", "set_pruned"]
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LARGE = 16384  # fewer entries are not worth the import of a compiler
-_PLAIN = (Tensor, nn.Parameter)
 
 
 class Alive:
@@ -77,21 +78,23 @@ class _Stencil:
         word = _WORDS[data.element_size()]
         keep, value = pruned.of(tensor)
         self.layout = _layout(data)
-        self.loop = data.is_cpu and word == torch.int32 and data.numel() >= _LARGE and without_gaps(data)
+        large = data.is_cpu and word == torch.int32 and data.numel() >= _LARGE
+        self.loop = large and without_gaps(data) and type(data) in PLAIN
         self.keep = torch.empty_like(data, dtype=torch.bool if self.loop else word, requires_grad=False).copy_(keep)
         self.value: Tensor | None = None
         if isinstance(value, Tensor):
             bits = torch.where(keep, 0.0, value).view(word)
             self.value = torch.empty_like(data, dtype=word, requires_grad=False).copy_(bits)
-        self.address, self.count = self.keep.data_ptr(), self.keep.numel()
+        self.count = self.keep.numel()
+        self.address = address(self.keep, torch.bool, self.count) if self.loop else 0
 
     def clear(self, gradient: Tensor) -> None:
         """Set the pruned entries of a strided gradient to 0."""
         keep = self.keep
         if gradient.device != keep.device:
             gradient.masked_fill_(keep.to(gradient.device) == 0, 0.0)
-        elif self.loop and gradient.dtype == torch.float32 and gradient.stride() == keep.stride():
-            _loops().clear(gradient.data_ptr(), self.address, self.count)
+        elif self.loop and gradient.dtype == torch.float32 and _alike(gradient, keep):
+            _loops().clear(address(gradient, torch.float32, self.count), self.address, self.count)
         elif not self.loop and gradient.element_size() == keep.element_size():
             gradient.view(keep.dtype).mul_(keep)
         else:
@@ -111,7 +114,7 @@ class Ready:
     def __init__(self, parameter: Tensor, pruned: Pruned, old: Ready | None = None) -> None:
         self.parameter, self.pruned = parameter, pruned
         self._place = _place(parameter)
-        self.address: int = self._place[0]
+        self.address = 0
         self.watched = False
         self._handle: RemovableHandle | None = None
         self.bits: Tensor | None = None
@@ -122,6 +125,8 @@ class Ready:
                 self.bits = data.view(_WORDS[data.element_size()])
                 fits = old is not None and old.stencil is not None and old.stencil.layout == _layout(data)
                 self.stencil = old.stencil if old is not None and fits else _Stencil(pruned, parameter.data)
+                if self.stencil is not None and self.stencil.loop:
+                    self.address = address(data, data.dtype, data.numel())
 
     def stands(self, parameter: Tensor | None) -> bool:
         """Whether this is still that parameter, in the same memory."""
@@ -165,7 +170,8 @@ def set_pruned(ready: Sequence[Ready]) -> None:
         elif stencil.value is None:
             _loops().clear(one.address, stencil.address, stencil.count)
         else:
-            _loops().put(one.address, stencil.address, stencil.value.data_ptr(), stencil.count)
+            value = address(stencil.value, torch.int32, stencil.count)
+            _loops().put(one.address, stencil.address, value, stencil.count)
     if bits:  # one fused call on a GPU
         torch._foreach_mul_(bits, keeps)
     if filled:
@@ -216,13 +222,10 @@ class Masking(nn.Module):
         return weight
 
 
-def without_gaps(tensor: Tensor) -> bool:
-    """Whether the tensor's entries follow each other in memory, in the order of its dimensions or channels last."""
-    return (
-        tensor.is_contiguous()
-        or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
-        or (tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d))
-    )
+def _alike(gradient: Tensor, keep: Tensor) -> bool:
+    """Whether the gradient lies in memory as the stencil does."""
+    plain = type(gradient) in PLAIN and not gradient.is_neg()
+    return plain and gradient.shape == keep.shape and gradient.stride() == keep.stride()
 
 
 def _layout(tensor: Tensor) -> tuple[Any, ...]:
@@ -231,12 +234,12 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
     tensor = _local(tensor)
-    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+    return whereabouts(tensor), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _local(tensor: Tensor) -> Tensor:
     """The shard of a DTensor that lies here; any other tensor itself."""
-    if type(tensor) in _PLAIN:
+    if type(tensor) in PLAIN:
         return tensor
     local: Tensor = tensor._local_tensor if hasattr(tensor, "_local_tensor") else tensor
     return local
@@ -244,7 +247,7 @@ def _local(tensor: Tensor) -> Tensor:
 
 def _shard(whole: Tensor, like: Tensor) -> Tensor:
     """The part of a tensor that the local shard of a DTensor covers; all of it for any other."""
-    if type(like) in _PLAIN or not hasattr(like, "_local_tensor"):
+    if type(like) in PLAIN or not hasattr(like, "_local_tensor"):
         return whole
     from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -252,7 +255,7 @@ def _shard(whole: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(whole, like.device_mesh, like.placements, src_data_rank=None).to_local()
 
 
-@lru_cache(maxsize=1)
+@once
 def _loops() -> ModuleType:
     """The compiled loops, imported when they are first needed."""
     from tombola import _loops

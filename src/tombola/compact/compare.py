@@ -78,7 +78,7 @@ def _sums_of_calls(
 
 
 def _same_sums(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> bool:
-    a, b = torch.tensor(one).nan_to_num(), torch.tensor(other).nan_to_num()
+    a, b = (torch.tensor(sums, dtype=torch.float64, device="cpu").nan_to_num() for sums in (one, other))
     return bool(((a - b).abs() <= 1e-4 * a[:, 1:]).all()) if len(a) else True
 
 

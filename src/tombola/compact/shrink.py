@@ -63,7 +63,7 @@ def _needs(layer: Layer, constant: Tensor, *, exact: bool) -> Tensor:
     In groups an input goes with its group's outputs, so that these alone need nothing.
     """
     if layer.groups > 1:
-        return torch.zeros(layer.weight.shape[0], len(constant), dtype=torch.bool)
+        return torch.zeros(layer.weight.shape[0], len(constant), dtype=torch.bool, device=constant.device)
     frozen = layer.binary or exact or (not layer.module and layer.bias is None)
     foldable = constant == 0 if frozen else ~constant.isnan()
     return reads(layer) & ~foldable

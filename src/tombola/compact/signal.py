@@ -56,7 +56,7 @@ def _along(source: fx.Node, axis: int, size: int, wiring: Wiring, found: Signals
 
 
 def _varying(size: int) -> Tensor:
-    return torch.full((size,), torch.nan, dtype=torch.float64)
+    return torch.full((size,), torch.nan, dtype=torch.float64, device="cpu")
 
 
 def _of(node: fx.Node, part: Part, wiring: Wiring, found: Signals, modules: Mapping[str, nn.Module]) -> Tensor:

@@ -86,11 +86,11 @@ class _Draft:
 
     def done(self) -> Wiring:
         """Bundles in place of running numbers."""
-        ties = torch.cat([torch.zeros(2, 0, dtype=torch.int64), *self.ties], 1).numpy()
+        ties = torch.cat([torch.zeros(2, 0, dtype=torch.int64, device="cpu"), *self.ties], 1).numpy()
         pairs = coo_array(([True] * ties.shape[1], (ties[0], ties[1])), shape=(self.count, self.count))
         bundles, found = connected_components(pairs, directed=False)
         bundle = torch.from_numpy(found).long()
-        pinned = torch.zeros(bundles, dtype=torch.bool)
+        pinned = torch.zeros(bundles, dtype=torch.bool, device="cpu")
         for labels in self.pins:
             pinned[bundle[labels]] = True
         return Wiring(_relabelled(self.values, bundle), _relabelled(self.into, bundle), pinned)
@@ -101,7 +101,7 @@ class _Draft:
         axis = len(shape) - 1 if layer.linear else 1
         wire, out = self._on(layer.source, axis), Wire(axis, self._fresh(layer.weight.shape[0]))
         if layer.groups > 1:
-            group = torch.arange(layer.groups)
+            group = torch.arange(layer.groups, device="cpu")
             heads = wire.labels[group * (len(wire.labels) // layer.groups)]
             for labels in (wire.labels, out.labels):
                 self._tie(labels, heads.repeat_interleave(len(labels) // layer.groups))
@@ -151,7 +151,7 @@ class _Draft:
 
     def _fresh(self, size: int) -> Tensor:
         self.count += size
-        return torch.arange(self.count - size, self.count)
+        return torch.arange(self.count - size, self.count, device="cpu")
 
     def _tie(self, one: Tensor, other: Tensor) -> None:
         self.ties.append(torch.stack([one, other]))

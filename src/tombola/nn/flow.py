@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import dis
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import BuiltinFunctionType, CodeType, FunctionType, MappingProxyType
@@ -17,6 +15,7 @@ from torch.nn.modules import activation, batchnorm, conv, dropout, instancenorm,
 from torch.nn.parameter import is_lazy
 
 from tombola.nn.binary import BinaryActivation, BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear
+from tombola.nn.tracer import Tracer
 
 Role = Literal["activation", "nonlinear", "weight", "norm", "max pool", "average pool", "dropout", "same", "other"]
 """activation: ReLU-like, or binary already; nonlinear: any other; same: moves values about, or passes them on."""
@@ -168,7 +167,7 @@ def trace(
     try:
         for held in before:
             held.module.training = training
-        graph = _Tracer(leaf).trace(module, fixed)
+        graph = Tracer(leaf).trace(module, fixed)
     except Exception as error:  # a user's forward may raise anything when its input is no tensor
         raise Untraceable(_line(error)) from error
     finally:
@@ -209,25 +208,6 @@ class _Held:
 
 def _same(now: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     return now.keys() == old.keys() and all(now[name] is value for name, value in old.items())
-
-
-class _Tracer(fx.Tracer):
-    def __init__(self, leaf: Callable[[nn.Module], bool]) -> None:
-        super().__init__()
-        self.leaf = leaf
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return self.leaf(m)
-
-    def create_arg(self, a: Any) -> Any:
-        """As torch.fx, which would make plain dicts of other mappings, such as what Hugging Face networks return."""
-        if isinstance(a, dict) and dataclasses.is_dataclass(a):
-            values = {field.name: self.create_arg(getattr(a, field.name)) for field in dataclasses.fields(a)}
-            return self.create_node("call_function", type(a), (), values)
-        if type(a) is OrderedDict:
-            items = {key: self.create_arg(value) for key, value in a.items()}
-            return self.create_node("call_function", OrderedDict, (items,), {})
-        return super().create_arg(a)
 
 
 def mentioned(module: nn.Module) -> list[str]:

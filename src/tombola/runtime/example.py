@@ -29,4 +29,5 @@ def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None
         raise TombolaError(f"batch {batch} of inputs of shape {list(chosen)}; all sizes must be 1 or more")
     known = ticket.origin.views()
     dtype = next((known[name].dtype for name in ticket.mask if name in known), torch.float32)
-    return torch.randn(batch, *chosen, generator=torch.Generator().manual_seed(0)).to(dtype)
+    draw = torch.Generator("cpu").manual_seed(0)
+    return torch.randn(batch, *chosen, generator=draw, dtype=torch.float32, device="cpu").to(dtype)

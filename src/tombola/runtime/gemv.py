@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tombola._memory import address, array_address
 from tombola.errors import TombolaError
 from tombola.runtime.gaps import Coding, code, coded_bytes, columns, shared
 from tombola.runtime.gemv_ir import Ending, gaps_step, planes_step
@@ -54,12 +55,18 @@ class Gemv:
     nbytes: int
     """Of everything that stands for the weights: codes, weights, order of the rows, scales, bias."""
 
-    def step(self, source: int, target: int, residual: int = 0) -> Step:
-        """For vectors at these addresses; they are words 0, 1 and 2 of the step's arguments."""
-        arrays = tuple(arg for arg in self.args if isinstance(arg, np.ndarray))
-        rest = (arg.ctypes.data if isinstance(arg, np.ndarray) else arg for arg in self.args)
-        args = np.array([source, target, residual, *rest], np.int64)
-        return Step(self.code.address("step"), args, (self.code, arrays))
+    def step(self, source: Tensor, target: Tensor, residual: Tensor | None = None) -> Step:
+        """For float32 vectors (in,), (out,) and (out,); they are words 0, 1 and 2 of the step's arguments.
+
+        Raises:
+            TombolaError: a tensor of another size, dtype or device.
+        """
+        out, columns = self.shape
+        sides = [address(source, torch.float32, columns), address(target, torch.float32, out)]
+        sides.append(0 if residual is None else address(residual, torch.float32, out))
+        rest = (array_address(arg) if isinstance(arg, np.ndarray) else arg for arg in self.args)
+        args = np.array([*sides, *rest], np.int64)
+        return Step(self.code.address("step"), args, (self.code, self.args, source, target, residual))
 
 
 def choices(weight: Tensor) -> tuple[str, ...]:
@@ -118,7 +125,7 @@ def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = Fals
         listed = (gaps.words, gaps.starts, len(gaps.starts) - 1, gaps.order)
     ending = Ending(scale is not None, bias is not None, residual, relu)
     compiled = planes_step(ending) if coding is None else gaps_step(coding, ending)
-    shift = 0 if bias is None else bias.detach().to("cpu", torch.float32).contiguous().numpy().copy()
+    shift = 0 if bias is None else _bias(bias, len(matrix))
     args = (0 if scale is None else scale, 4 if scale is not None and len(scale) > 1 else 0, shift, *listed)
     nbytes = sum(arg.nbytes for arg in args if isinstance(arg, np.ndarray))
     return Gemv(compiled, args, (matrix.shape[0], matrix.shape[1]), nbytes)
@@ -146,6 +153,13 @@ def _matrix(weight: Tensor) -> NDArray[np.float32]:
     if weight.dim() != 2 or 0 in weight.shape or weight.shape[1] >= 2**31:
         raise TombolaError(f"the weight is {tuple(weight.shape)}; give (out, in), each at least 1, in below 2^31")
     found: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).contiguous().numpy()
+    return found
+
+
+def _bias(bias: Tensor, out: int) -> NDArray[np.float32]:
+    if tuple(bias.shape) != (out,):
+        raise TombolaError(f"the bias is {tuple(bias.shape)}; give ({out},), one for each row of the weight")
+    found: NDArray[np.float32] = bias.detach().to("cpu", torch.float32).contiguous().numpy().copy()
     return found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tombola._locks import once
 from tombola.runtime.gaps import LANES, Coding
 from tombola.runtime.ir import BYTES, V8F, V8I, ZERO, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
@@ -28,7 +28,7 @@ class Ending:
     relu: bool
 
 
-@functools.cache
+@once
 def gaps_step(coding: Coding, ending: Ending) -> Code:
     """The step for matrices as `gaps.code` writes them.
 
@@ -61,7 +61,7 @@ def gaps_step(coding: Coding, ending: Ending) -> Code:
     return compile_module(e.module)
 
 
-@functools.cache
+@once
 def planes_step(ending: Ending) -> Code:
     """The step for matrices as `planes.planes` writes them.
 

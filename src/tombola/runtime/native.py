@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
+
+from tombola._locks import COMPILING, once
 
 I1, I32, I64, F32 = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.FloatType()
 STEP = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64, I64])
@@ -27,6 +28,11 @@ class Code:
 
 def compile_module(module: ir.Module) -> Code:
     """Optimise for the host's processor and its features, and compile."""
+    with COMPILING:
+        return _compiled(module)
+
+
+def _compiled(module: ir.Module) -> Code:
     machine = _machine()
     module.triple = machine.triple
     parsed = llvm.parse_assembly(str(module))
@@ -55,7 +61,7 @@ def yield_processor(b: ir.IRBuilder) -> None:
         b.call(b.inttoptr(ir.Constant(I64, llvm.address_of_symbol("sched_yield")), kind.as_pointer()), [])
 
 
-@functools.cache
+@once
 def _start() -> None:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tombola._locks import COMPILING, Lock, once
+from tombola._memory import array_address
 from tombola.errors import TombolaError
 from tombola.runtime import runner
+from tombola.runtime.native import Code
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,15 +50,15 @@ class Program:
         if threads < 1:
             raise TombolaError(f"threads is {threads}; give 1 or more")
         self.steps, self.threads = tuple(steps), threads
-        self._table = np.array([(s.function, s.args.ctypes.data) for s in self.steps], np.int64).reshape(-1)
+        self._table = np.array([(s.function, array_address(s.args)) for s in self.steps], np.int64).reshape(-1)
+        self._at, self._native = array_address(self._table), _native()
 
     def run(self) -> None:
         """Run every step; back when all threads are done."""
         if self.threads > 1 and self.steps:
-            # by process: after a fork the threads stayed behind, and their lock may be held for ever
-            _crew(self.threads, os.getpid()).run(self._table)
+            _crew(self.threads).run(self._at, len(self.steps))
         elif self.steps:
-            _native()[0](self._table.ctypes.data, len(self.steps), 0, 1, 0, 0)
+            self._native.run(self._at, len(self.steps), 0, 1, 0, 0)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Program:
         """The program itself: addresses in its arguments cannot be copied."""
@@ -70,64 +72,73 @@ class _Crew:
     """Threads that run tables of steps together with the caller's, for as long as the process lives."""
 
     def __init__(self, threads: int) -> None:
-        self._lock = threading.Lock()
-        self._threads = threads
-        self._counter = _aligned(8)
-        self._boxes = _aligned(8 * (threads - 1)).reshape(-1, 8)
-        self._awake: list[threading.Lock] = []
-        self._start = 0
-        self._run, self._serve, self._post = _native()
+        self._lock, self._threads = Lock(), threads
+        self._counter, self._native = _aligned(8), _native()
+        self._arrivals = array_address(self._counter)
+        self._boxes, self._mail = self._counter[:0], 0
 
-    def run(self, table: NDArray[np.int64]) -> None:
-        steps = len(table) // 2
+    def run(self, table: int, steps: int) -> None:
+        """Of `steps` steps whose table lies at this address."""
         with self._lock:
-            if not self._awake:
-                self._hire()
-            self._boxes[:, runner.TABLE], self._boxes[:, runner.STEPS] = table.ctypes.data, steps
-            if self._post(self._boxes.ctypes.data, len(self._boxes)):
-                for box, awake in zip(self._boxes, self._awake, strict=True):
-                    if box[runner.FOUND] == runner.ASLEEP:
-                        awake.release()
-            self._run(table.ctypes.data, steps, 0, self._threads, self._counter.ctypes.data, self._start)
-            self._start += steps * self._threads
+            if not self._mail:
+                self._boxes = self._hired()
+                self._mail = array_address(self._boxes)
+            self._native.together(self._mail, table, steps, self._threads, self._arrivals)
 
-    def _hire(self) -> None:
-        for i, box in enumerate(self._boxes):
-            box[runner.THREAD : runner.START + 1] = i + 1, self._threads, self._counter.ctypes.data, 0
-            box[runner.STATE] = runner.ASLEEP
-            self._awake.append(threading.Lock())
-            self._awake[i].acquire()
-            threading.Thread(target=_work, args=(self._serve, box, self._awake[i]), daemon=True).start()
+    def _hired(self) -> NDArray[np.int64]:
+        """The mailboxes of new workers; those of an attempt that was cut short stay behind, asleep."""
+        boxes = _aligned(8 * (self._threads - 1)).reshape(-1, 8)
+        try:
+            for box in boxes:
+                box[runner.LOCK], box[runner.STATE] = runner.new_lock(), runner.IDLE
+                threading.Thread(target=_work, args=(self._native, boxes, array_address(box)), daemon=True).start()
+        except RuntimeError as error:
+            raise TombolaError(f"{self._threads} threads cannot be started: {error}; ask for fewer") from error
+        return boxes
 
 
-@functools.cache
-def _crew(threads: int, process: int) -> _Crew:
-    return _Crew(threads)
+def _work(native: _Native, boxes: NDArray[np.int64], box: int) -> None:
+    """Serve the mailbox at this address, one of `boxes`."""
+    native.serve(box, _SPINS)
 
 
-def _work(serve: Any, box: NDArray[np.int64], awake: threading.Lock) -> None:
-    awake.acquire()
-    while not serve(box.ctypes.data, _SPINS):
-        awake.acquire()
+_CREWS: dict[tuple[int, int], _Crew] = {}
+
+
+def _crew(threads: int) -> _Crew:
+    """Of this process: after a fork its threads stay behind. Crews are never let go: their threads read them."""
+    key = threads, os.getpid()
+    found = _CREWS.get(key)
+    if found is None:
+        with COMPILING:
+            found = _CREWS.setdefault(key, _Crew(threads))
+    return found
 
 
 _SPINS = 30_000  # some 500 µs, longer than what lies between two calls: waking a thread can cost more than the call
 
 
-_WORD = ctypes.c_int64
+class _Native(NamedTuple):
+    """The runner's functions; ctypes releases the interpreter lock round each call. `code` must outlive them."""
+
+    run: Any
+    together: Any
+    serve: Any
+    code: Code
 
 
-@functools.cache
-def _native() -> tuple[Any, Any, Any]:
-    """`run`, `serve` and `post` of the runner; ctypes releases the interpreter lock round each call."""
+@once
+def _native() -> _Native:
     code = runner.runner()
-    kinds: dict[str, tuple[Any, ...]] = {"run": (None, *(_WORD,) * 6), "serve": (_WORD,) * 3, "post": (_WORD,) * 3}
-    run, serve, post = (ctypes.CFUNCTYPE(*kind)(code.address(name)) for name, kind in kinds.items())
-    return run, serve, post
+    run, together, serve = (
+        ctypes.CFUNCTYPE(None, *(ctypes.c_int64,) * count)(code.address(name))
+        for name, count in (("run", 6), ("together", 5), ("serve", 2))
+    )
+    return _Native(run, together, serve, code)
 
 
 def _aligned(words: int) -> NDArray[np.int64]:
     """Zeros that begin at a cache line."""
     room = np.zeros(words + 8, np.int64)
-    first = -room.ctypes.data % 64 // 8
+    first = -array_address(room) % 64 // 8
     return room[first : first + words]

@@ -2,33 +2,62 @@
 
 from __future__ import annotations
 
-import functools
+import ctypes
 
 from llvmlite import ir
 
-from tombola.runtime.native import I64, STEP, Code, compile_module, pause, yield_processor
+from tombola._locks import once
+from tombola.runtime.native import I32, I64, STEP, Code, compile_module, pause, yield_processor
 
-STATE, TABLE, STEPS, THREAD, THREADS, COUNTER, START, FOUND = range(8)
-"""The words of a worker's mailbox, int64: its state, the arguments of `run`, and the state that `post` found."""
-IDLE, POSTED, ASLEEP, QUIT = range(4)
+STATE, TABLE, STEPS, THREAD, THREADS, COUNTER, START, LOCK = range(8)
+"""The words of a worker's mailbox, int64: its state, the arguments of `run`, and the address of what it sleeps on."""
+IDLE, POSTED, ASLEEP = range(3)
 """The states of a worker."""
 _PATIENCE = 256  # rounds of waiting after which other threads are let run: they may be those that are waited for
 
 
-@functools.cache
+@once
 def runner() -> Code:
     """Compiled once in a process. Its functions:
 
     `run(table, steps, thread, threads, counter, start)`: call table[2s](table[2s + 1], thread, threads) for each step
     s; after each, wait until every thread has come so far (counter: arrivals, `start` of them before this run).
-    `serve(box, spins)`: run what is posted, until `spins` rounds have passed without (0: asleep now) or QUIT (1).
-    `post(boxes, workers)`: post to all; the number of workers found asleep.
+    `together(boxes, table, steps, threads, counter)`: the same by threads - 1 workers and the caller as thread 0. In
+    one call, since what a signal's handler raises between posting and working would leave the workers waiting.
+    `serve(box, spins)`: run what is posted, for ever; asleep after `spins` rounds without.
     """
     module = ir.Module("runner")
     run = _run(module)
     _serve(module, run)
-    _post(module)
+    _together(module, run)
     return compile_module(module)
+
+
+def _sleep(b: ir.IRBuilder, box: ir.Value) -> None:
+    """Until `_awake`. Python's own locks, which need no interpreter."""
+    acquire = ir.FunctionType(I32, [I64, I32]).as_pointer()
+    b.call(b.inttoptr(I64(_python("PyThread_acquire_lock")), acquire), [b.load(b.gep(box, [I64(LOCK)])), I32(1)])
+
+
+def _awake(b: ir.IRBuilder, box: ir.Value) -> None:
+    release = ir.FunctionType(ir.VoidType(), [I64]).as_pointer()
+    b.call(b.inttoptr(I64(_python("PyThread_release_lock")), release), [b.load(b.gep(box, [I64(LOCK)]))])
+
+
+def new_lock() -> int:
+    """A lock that is taken, by its address; it is never given back."""
+    make, take = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
+    make.restype, take.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int)
+    found: int | None = make()
+    if not found:
+        raise MemoryError("no lock for another thread")
+    take(found, 1)
+    return found
+
+
+def _python(name: str) -> int:
+    """The address of a function of the interpreter."""
+    return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
 def _run(module: ir.Module) -> ir.Function:
@@ -83,10 +112,10 @@ def _run(module: ir.Module) -> ir.Function:
 
 def _serve(module: ir.Module, run: ir.Function) -> None:
     words = I64.as_pointer()
-    serve = ir.Function(module, ir.FunctionType(I64, [words, I64]), "serve")
+    serve = ir.Function(module, ir.FunctionType(ir.VoidType(), [words, I64]), "serve")
     box, spins = serve.args
-    entry, wait, work, idle, spin, sleep, asleep, quits = (
-        serve.append_basic_block(name) for name in ("entry", "wait", "work", "idle", "spin", "sleep", "asleep", "quits")
+    entry, wait, work, idle, spin, sleep, asleep = (
+        serve.append_basic_block(name) for name in ("entry", "wait", "work", "idle", "spin", "sleep", "asleep")
     )
     b = ir.IRBuilder(entry)
     b.branch(wait)
@@ -94,12 +123,10 @@ def _serve(module: ir.Module, run: ir.Function) -> None:
     rounds = b.phi(I64)
     switch = b.switch(b.load_atomic(box, "acquire", 8), idle)
     switch.add_case(I64(POSTED), work)
-    switch.add_case(I64(QUIT), quits)
     b.position_at_end(work)
     table, steps, thread, threads, counter, start = (
         b.load(b.gep(box, [I64(word)])) for word in (TABLE, STEPS, THREAD, THREADS, COUNTER, START)
     )
-    b.store(b.add(start, b.mul(steps, threads)), b.gep(box, [I64(START)]))
     b.store_atomic(I64(IDLE), box, "release", 8)
     b.call(run, [b.inttoptr(table, words), steps, thread, threads, b.inttoptr(counter, words), start])
     b.branch(wait)
@@ -116,31 +143,37 @@ def _serve(module: ir.Module, run: ir.Function) -> None:
     swapped = b.extract_value(b.cmpxchg(box, I64(IDLE), I64(ASLEEP), "acq_rel", "acquire"), 1)
     b.cbranch(swapped, asleep, wait)
     b.position_at_end(asleep)
-    b.ret(I64(0))
-    b.position_at_end(quits)
-    b.ret(I64(1))
-    for value, block in ((I64(0), entry), (I64(0), work), (more, again), (more, sleep)):
+    _sleep(b, box)
+    b.branch(wait)
+    for value, block in ((I64(0), entry), (I64(0), work), (more, again), (more, sleep), (I64(0), asleep)):
         rounds.add_incoming(value, block)
 
 
-def _post(module: ir.Module) -> None:
-    post = ir.Function(module, ir.FunctionType(I64, [I64.as_pointer(), I64]), "post")
-    boxes, workers = post.args
-    entry, loop, body, done = (post.append_basic_block(name) for name in ("entry", "loop", "body", "done"))
+def _together(module: ir.Module, run: ir.Function) -> None:
+    words = I64.as_pointer()
+    kind = ir.FunctionType(ir.VoidType(), [words, words, I64, I64, words])
+    together = ir.Function(module, kind, "together")
+    boxes, table, steps, threads, counter = together.args
+    entry, loop, body, done = (together.append_basic_block(name) for name in ("entry", "loop", "body", "done"))
     b = ir.IRBuilder(entry)
+    start = b.load_atomic(counter, "acquire", 8)  # nobody works: as many as there ever were
     b.branch(loop)
     b.position_at_end(loop)
-    worker, asleep = b.phi(I64), b.phi(I64)
-    b.cbranch(b.icmp_signed("<", worker, workers), body, done)
+    thread = b.phi(I64)
+    b.cbranch(b.icmp_signed("<", thread, threads), body, done)
     b.position_at_end(body)
-    box = b.gep(boxes, [b.mul(worker, I64(8))])
+    box = b.gep(boxes, [b.mul(b.sub(thread, I64(1)), I64(8))])
+    posted = ((TABLE, b.ptrtoint(table, I64)), (STEPS, steps), (THREAD, thread), (THREADS, threads))
+    for word, value in (*posted, (COUNTER, b.ptrtoint(counter, I64)), (START, start)):
+        b.store(value, b.gep(box, [I64(word)]))
     found = b.atomic_rmw("xchg", box, I64(POSTED), "acq_rel")
-    b.store(found, b.gep(box, [I64(FOUND)]))
-    total = b.add(asleep, b.zext(b.icmp_signed("==", found, I64(ASLEEP)), I64))
-    following = b.add(worker, I64(1))
+    with b.if_then(b.icmp_signed("==", found, I64(ASLEEP))):
+        _awake(b, box)
+    following = b.add(thread, I64(1))
+    last = b.block
     b.branch(loop)
     b.position_at_end(done)
-    b.ret(asleep)
-    for phi, value in ((worker, following), (asleep, total)):
-        phi.add_incoming(I64(0), entry)
-        phi.add_incoming(value, body)
+    b.call(run, [table, steps, I64(0), threads, counter, start])
+    b.ret_void()
+    thread.add_incoming(I64(1), entry)
+    thread.add_incoming(following, last)

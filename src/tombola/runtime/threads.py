@@ -1,4 +1,4 @@
-"""How many threads torch uses, for a while."""
+"""How many threads torch uses, for a while; and who measures, one at a time."""
 
 from __future__ import annotations
 
@@ -7,13 +7,22 @@ from contextlib import contextmanager
 
 import torch
 
+from tombola._locks import Lock
+
+_SETTING = Lock(again=True)
+
 
 @contextmanager
 def threads_set(threads: int) -> Iterator[None]:
-    """Within it torch uses so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    """Within it torch uses so many threads.
+
+    One thread of a process at a time is let in, the others wait: the number is the whole process's, and who measures
+    beside another measures the other too.
+    """
+    with _SETTING:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)

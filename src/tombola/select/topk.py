@@ -15,7 +15,6 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from tombola._locks import once
 from tombola.errors import TombolaError
 from tombola.select import radix
 
@@ -108,7 +108,11 @@ def keep_largest(
     if out is not None and _lies_as(out, order):
         _keep(scores, k, out, order, near, magnitude)
         return out
-    kept = torch.empty(scores.shape, dtype=torch.bool) if order is None else torch.empty_like(scores, dtype=torch.bool)
+    kept = (
+        torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+        if order is None
+        else torch.empty_like(scores, dtype=torch.bool)
+    )
     _keep(scores, k, kept, order, near, magnitude)
     return kept.contiguous() if out is None else out.copy_(kept)
 
@@ -156,7 +160,7 @@ def _keep(
         layout = None if order is None else (tuple(scores.shape), order)
         if _keep_by_bracket(_flat(scores, order), k, _flat(kept, order), layout, near, magnitude):
             return
-    plain = kept if kept.is_contiguous() else torch.empty(kept.shape, dtype=torch.bool)
+    plain = kept if kept.is_contiguous() else torch.empty(kept.shape, dtype=torch.bool, device=kept.device)
     _write(_flat(_magnitudes(scores) if magnitude else scores, None), k, _flat(plain, None))
     if plain is not kept:
         kept.copy_(plain)
@@ -357,7 +361,7 @@ def _tie_cut(x: Array, value: Any, wanted: int, pieces: list[tuple[int, int]]) -
     return int(x.size)
 
 
-@lru_cache(maxsize=1)
+@once
 def _kernels() -> ModuleType:
     """The compiled loops, imported when they are first needed."""
     from tombola.select import _kernels
@@ -385,7 +389,7 @@ def _each(pieces: list[tuple[int, int]], work: Any) -> list[Any]:
     return [work(*pieces[0]), *(other.result() for other in others)]
 
 
-@lru_cache(maxsize=4)
+@once
 def _pool(process: int, workers: int) -> ThreadPoolExecutor:
     """Threads do not survive a fork, hence one pool per process."""
     return ThreadPoolExecutor(workers, thread_name_prefix="tombola-select")

@@ -5,15 +5,13 @@ Under torch.compile and torch.export the plain operations stand, for those tools
 
 from __future__ import annotations
 
-from functools import lru_cache
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tombola._masking import without_gaps
-
-_PLAIN = (Tensor, nn.Parameter)
+from tombola._locks import once
+from tombola._memory import PLAIN, address, without_gaps
 
 
 def keep(values: Tensor, mask: Tensor) -> Tensor:
@@ -21,7 +19,9 @@ def keep(values: Tensor, mask: Tensor) -> Tensor:
     if values.dtype != torch.float32 or mask.dtype != torch.bool or not _alike(values, mask):
         return values * mask
     out = torch.empty_like(values)
-    _kernels().keep(values.data_ptr(), mask.data_ptr(), out.data_ptr(), values.numel())
+    n = values.numel()
+    ends = address(values, torch.float32, n), address(mask, torch.bool, n), address(out, torch.float32, n)
+    _kernels().keep(*ends, n)
     return out
 
 
@@ -31,22 +31,29 @@ def signed_product(gradient: Tensor, values: Tensor, scores: Tensor) -> Tensor:
     if not floats or not _alike(values, gradient, scores):
         return (gradient.to(scores.dtype) * values * torch.sign(scores)).to(scores.dtype)  # half would underflow
     out = torch.empty_like(scores)
-    _kernels().signed_product(gradient.data_ptr(), values.data_ptr(), scores.data_ptr(), out.data_ptr(), values.numel())
+    n = values.numel()
+    _kernels().signed_product(*(address(x, torch.float32, n) for x in (gradient, values, scores, out)), n)
     return out
 
 
 def _alike(first: Tensor, *others: Tensor) -> bool:
     """Whether the tensors lie in CPU memory alike, each without gaps, and are not being traced."""
-    if torch.compiler.is_compiling() or not first.is_cpu or type(first) not in _PLAIN or not without_gaps(first):
+    if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
+        return False
+    if not first.is_cpu or type(first) not in PLAIN or not without_gaps(first) or first.is_neg():
         return False
     shape, strides = first.shape, first.stride()
     return all(
-        other.is_cpu and other.stride() == strides and other.shape == shape and type(other) in _PLAIN
+        other.is_cpu
+        and other.stride() == strides
+        and other.shape == shape
+        and type(other) in PLAIN
+        and not other.is_neg()
         for other in others
     )
 
 
-@lru_cache(maxsize=1)
+@once
 def _kernels() -> ModuleType:
     """The compiled loops, imported when they are first needed."""
     from tombola.supermask import _kernels

@@ -72,7 +72,7 @@ class Supermask(nn.Module):
         scale = represent.scale(weight.detach(), mask)
         self.register_buffer("scale", None if scale is None else scale.clone())
         if rule.stochastic:
-            self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+            self.register_buffer("draws", torch.zeros((), dtype=torch.int64, device="cpu"))
 
     def forward(self, weight: Tensor) -> Tensor:
         """The effective weight, in the weight's shape and dtype."""

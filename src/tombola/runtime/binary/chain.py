@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.names import check_known
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, is_binary, signs_and_scale
 from tombola.runtime.binary.layer import Maps, Window, pack_weights
 from tombola.runtime.binary.modules import PackedLayer, PackSigns, Threshold
@@ -141,11 +142,14 @@ def _packed(layer: _Layer, maps: Maps, after: Threshold | None, threads: int) ->
 
 def _chosen(layer: _Layer, threads: int, choice: str | None) -> Packed:
     """Packed or dense: as chosen, or whichever is faster by itself on signs of the example's shape."""
+    if choice is not None:
+        check_known(f"choice for the packed layer {layer.name!r}", choice, CHOICES)
     weight = layer.module.weight
     seconds: dict[str, float] = {}
     if choice is None:
         maps = _maps(_shape(layer.signs), layer.padding)
-        x = torch.randn(_shape(layer.signs), generator=torch.Generator().manual_seed(0)).sign_()
+        draw = torch.Generator("cpu").manual_seed(0)
+        x = torch.randn(_shape(layer.signs), generator=draw, dtype=torch.float32, device="cpu").sign_()
         pack, run = PackSigns(maps, threads), _packed(layer, maps, None, threads)
         dense = x.flatten(1) if isinstance(layer.module, BinaryLinear) else x
         times = measure(
@@ -208,7 +212,7 @@ def threshold(
     weight = layer.weight.detach()
     signs, scale = signs_and_scale(weight)
     most = int(signs.abs().flatten(1).sum(1).max())
-    sums = torch.arange(-most, most + 1, dtype=torch.float32)
+    sums = torch.arange(-most, most + 1, dtype=torch.float32, device="cpu")
     spread = sums.expand(len(weight), -1) * scale[:, None]
     if layer.bias is not None:
         spread = spread + layer.bias.detach()[:, None]

@@ -7,10 +7,9 @@ reaches over the border (whose bits are 0, as if all -1).
 
 from __future__ import annotations
 
-import functools
-
 from llvmlite import ir
 
+from tombola._locks import once
 from tombola.runtime.ir import BYTES, V8F, ZERO, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
 
@@ -44,7 +43,7 @@ _V8I, _V8B = ir.VectorType(I32, 8), ir.VectorType(ir.IntType(1), 8)
 _I8 = ir.IntType(8)
 
 
-@functools.cache
+@once
 def count_kernel(*, floats: bool, shifts: bool) -> Code:
     """Sums of all positions and channels: int32, or float32 times `scales` (plus `shifts`). Arguments: COUNT."""
     e = Emitter(ir.Module("count"))
@@ -104,7 +103,7 @@ def finish(
     e.store(found, a["target"], b.add(b.mul(spot, a["stride"]), across))
 
 
-@functools.cache
+@once
 def compare_kernel() -> Code:
     """Bits of (the largest sum of a window >= threshold), flipped where asked for. Arguments: COMPARE."""
     e = Emitter(ir.Module("compare"))
@@ -132,7 +131,7 @@ def compare_kernel() -> Code:
     return compile_module(e.module)
 
 
-@functools.cache
+@once
 def pack_kernel() -> Code:
     """Bits of not (x < 0), 1 for NaN as torch.sign has it, of pixels whose channels lie together. Arguments: PACK."""
     e = Emitter(ir.Module("pack"))
@@ -151,7 +150,7 @@ def pack_kernel() -> Code:
     return compile_module(e.module)
 
 
-@functools.cache
+@once
 def pack_planes_kernel() -> Code:
     """The same bits of images whose channels lie one after the other. Arguments: PACK_PLANES."""
     e = Emitter(ir.Module("pack"))

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tombola._memory import array_address
 from tombola.runtime.binary.kernels import FOUR, compare_kernel, count_kernel, pack_kernel, pack_planes_kernel
 from tombola.runtime.binary.lookup import BLOCK, MOST_WORDS, disagreements, looks_up, lookup_kernel, nibbles, room
 from tombola.runtime.program import Step
@@ -153,15 +154,16 @@ class Sums:
         words: NDArray[Any] = weights.nibbles if look_up else weights.words
         kept: list[Any] = [positions, inside, bases, kinds, bounds, words, weights, self.out]
         args = [
-            0, positions.ctypes.data, inside.ctypes.data, len(inside), words.ctypes.data, groups, bases.ctypes.data,
-            kinds.ctypes.data, self.out.ctypes.data, 4 * rows, bounds.ctypes.data, weights.scale.ctypes.data,
-            shifts.ctypes.data,
+            0, array_address(positions), array_address(inside), len(inside), array_address(words), groups,
+            array_address(bases), array_address(kinds), array_address(self.out), 4 * rows, array_address(bounds),
+            array_address(weights.scale), array_address(shifts),
         ]  # fmt: skip
         if look_up:
             space = room(len(inside))
             scratch = np.zeros(threads * space + _LINE, np.uint8)
-            args += [disagreements().ctypes.data, scratch.ctypes.data + -scratch.ctypes.data % _LINE, space]
-            kept.append(scratch)
+            tables, start = disagreements(), array_address(scratch)
+            args += [array_address(tables), start + -start % _LINE, space]
+            kept += [tables, scratch]
         kernel = lookup_kernel if look_up else count_kernel
         code = kernel(floats=floats, shifts=floats and weights.shift is not None)
         self.step = Step(code.address("step"), np.array(args, np.int64), (*kept, code))
@@ -183,8 +185,9 @@ class Bits:
         places = maps.places(batch)
         kept = [np.ascontiguousarray(a, np.int64) for a in (windows, reach, places)]
         args = [
-            sums.out.ctypes.data, kept[0].ctypes.data, kept[1].ctypes.data, len(reach), thresholds.ctypes.data,
-            flips.ctypes.data, self.out.ctypes.data, kept[2].ctypes.data, rows // _EIGHT, len(windows), 0,
+            array_address(sums.out), array_address(kept[0]), array_address(kept[1]), len(reach),
+            array_address(thresholds), array_address(flips), array_address(self.out), array_address(kept[2]),
+            rows // _EIGHT, len(windows), 0,
         ]  # fmt: skip
         code = compare_kernel()
         self.step = Step(
@@ -202,7 +205,7 @@ class Packing:
     def __init__(self, maps: Maps, batch: int, *, planes: bool) -> None:
         places = maps.places(1 if planes else batch)
         eights = -(-maps.channels // _EIGHT)
-        args = [0, 0, places.ctypes.data, eights]
+        args = [0, 0, array_address(places), eights]
         if planes:
             code = pack_planes_kernel()
             args += [batch, len(places), 8 * maps.rows[0] * maps.rows[1] * maps.words]

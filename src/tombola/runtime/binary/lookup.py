@@ -6,7 +6,6 @@ many of the kept weights disagree with each index. One shuffle of bytes looks up
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import llvmlite.binding as llvm
@@ -14,6 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
+from tombola._locks import once
 from tombola.runtime.binary.kernels import COUNT, FOUR, finish, least
 from tombola.runtime.ir import BYTES, Emitter
 from tombola.runtime.native import I64, Code, compile_module
@@ -40,7 +40,7 @@ _V32I = ir.VectorType(ir.IntType(32), _HALF)
 _V4I = ir.VectorType(ir.IntType(32), FOUR)
 
 
-@functools.cache
+@once
 def looks_up() -> bool:
     """Whether looking up is the fast way on this processor."""
     try:
@@ -50,7 +50,7 @@ def looks_up() -> bool:
     return bool(features.get("avx2")) and not features.get("avx512vpopcntdq")
 
 
-@functools.cache
+@once
 def disagreements() -> NDArray[np.uint8]:
     """(256, 16): popcount((x ^ sign) & mask) for weights mask · 16 + sign and index x."""
     weight, x = np.arange(256)[:, None], np.arange(16)
@@ -72,7 +72,7 @@ def room(words: int) -> int:
     return words * _ROW + _HOMES + _QUADS
 
 
-@functools.cache
+@once
 def lookup_kernel(*, floats: bool, shifts: bool) -> Code:
     """What `count_kernel` gives. Arguments: LOOKUP."""
     e = Emitter(ir.Module("lookup"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tombola._locks import Lock
+from tombola._memory import address, checked, given, made
 from tombola.errors import TombolaError
 from tombola.runtime.binary.layer import Bits, Maps, Packing, Sums, Weights, Window
 from tombola.runtime.program import Program
@@ -28,7 +29,7 @@ class _Native(Ready):
     def __init__(self, threads: int) -> None:
         super().__init__()
         self._threads = threads
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._prepared: OrderedDict[int, Any] = OrderedDict()
 
     def prepare(self, batch: int) -> Any:
@@ -67,17 +68,21 @@ class PackSigns(_Native):
     def forward(self, x: Tensor) -> Tensor:
         """+1 where x >= 0, as `binary_sign`."""
         maps = self.maps
+        flat = (maps.channels, maps.height, maps.width) if x.dim() == 4 else (maps.channels,)
+        x = checked(x, torch.float32, flat, "what is packed")
         out = torch.from_numpy(maps.empty(len(x)))
         if out.numel():
-            images = x.detach().reshape(len(x), maps.channels, maps.height, maps.width)
+            images = x.reshape(len(x), maps.channels, maps.height, maps.width)
             pixels = images.permute(0, 2, 3, 1)
             planes = maps.has_planes and not pixels.is_contiguous()
             if not planes:  # no copy where none is needed: torch's threads would stay busy for a while after it
                 images = pixels if maps.channels % 8 == 0 else F.pad(pixels, (0, -maps.channels % 8), value=-1.0)
             images = images.contiguous()
+            read = len(x) * maps.height * maps.width * (maps.channels if planes else -(-maps.channels // 8) * 8)
+            ends = address(images, torch.float32, read), address(out, torch.int64, out.numel())
             with self._lock:
                 program, packing = self._for(len(x))[planes]
-                packing.step.args[:2] = images.data_ptr(), out.data_ptr()
+                packing.step.args[:2] = ends
                 program.run()
         return out
 
@@ -131,20 +136,22 @@ class PackedLayer(_Native):
 
     def forward(self, bits: Tensor) -> Tensor:
         """Packed signs of any number of images."""
+        bits, source = given(bits, torch.int64, (*self.maps.rows, self.maps.words), "what a packed layer reads")
         batch = len(bits)
         high, wide = self.window.out(self.maps)
         if self.after is None:
-            whole = torch.empty(batch, high, wide, len(self.weights.scale))
+            whole, target = made((batch, high, wide, len(self.weights.scale)), torch.float32)
         else:
             whole = torch.from_numpy(self.after.maps.empty(batch))
+            target = address(whole, torch.int64, whole.numel())
         if whole.numel():
             with self._lock:
                 program, sums, compared = self._for(batch)
-                sums.step.args[0] = bits.data_ptr()
+                sums.step.args[0] = source
                 if compared is None:
-                    sums.step.args[8] = whole.data_ptr()
+                    sums.step.args[8] = target
                 else:
-                    compared.step.args[6] = whole.data_ptr()
+                    compared.step.args[6] = target
                 program.run()
         if self.after is not None:
             return whole

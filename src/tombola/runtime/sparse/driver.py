@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from llvmlite import ir
 
+from tombola._locks import once
+from tombola._memory import array_address
 from tombola.runtime.ir import BYTES, Emitter
 from tombola.runtime.native import I64, STEP, Code, compile_module
 from tombola.runtime.program import Step
@@ -23,17 +24,18 @@ class ChunkDriver:
     def __init__(self, templates: Sequence[Template], arenas: Sequence[Arena]) -> None:
         self._state = np.zeros(16, np.int64)  # chunks handed out; chunks in all
         steps = [[arena.step(template) for template in templates] for arena in arenas]
-        table = np.array([[(s.function, s.args.ctypes.data) for s in row] for row in steps], np.int64)
-        words = np.array([arena.chunk.ctypes.data for arena in arenas], np.int64)
+        table = np.array([[(s.function, array_address(s.args)) for s in row] for row in steps], np.int64)
+        words = np.array([array_address(arena.chunk) for arena in arenas], np.int64)
         code = _driver()
-        args = np.array([self._state.ctypes.data, table.ctypes.data, len(templates), words.ctypes.data], np.int64)
+        state, tables, chunks = map(array_address, (self._state, table, words))
+        args = np.array([state, tables, len(templates), chunks], np.int64)
         self.step = Step(code.address("step"), args, (code, self._state, table, words, steps))
 
     def begin(self, chunks: int) -> None:
         self._state[:2] = 0, chunks
 
 
-@functools.cache
+@once
 def _driver() -> Code:
     e = Emitter(ir.Module("driver"))
     b = e.b

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tombola._locks import once
 from tombola.runtime.ir import BYTES, V8F, V8I, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
 
@@ -64,7 +65,7 @@ class Kernel:
         return 4 if few <= 2 else 2 if few <= 4 else 1
 
 
-@functools.cache
+@once
 def sparse_kernel(kernel: Kernel) -> Code:
     """The step `step` of this kernel, arguments as in ARGS."""
     module = ir.Module("sparse")

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from tombola._memory import within_words
+
 
 @dataclass(frozen=True, eq=False)
 class Lists:
@@ -57,7 +59,7 @@ def make_lists(
     order = np.argsort(place, kind="stable")
     group, column = group[order], column[order]
     entries = np.empty((len(group), 1 + rows), np.int32)
-    entries[:, 0] = offsets[column] + shift[group * rows]
+    entries[:, 0] = within_words(offsets[column] + shift[group * rows], "a layer's inputs")
     entries[:, 1:] = np.ascontiguousarray(grouped[group, :, column]).view(np.int32)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=panels * groups))]).astype(np.int32)
-    return Lists(entries, starts, groups, panels, rows)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=panels * groups))])
+    return Lists(entries, within_words(starts, "a layer's nonzeros"), groups, panels, rows)

@@ -7,13 +7,13 @@ out.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 from llvmlite import ir
 
+from tombola._locks import once
 from tombola.runtime.ir import BYTES, LANES, V8F, V8I, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
 
@@ -83,7 +83,7 @@ class _Move:
         return compile_module(self.e.module)
 
 
-@functools.cache
+@once
 def copy_rows(outside: Outside, step: int) -> Code:
     """Rows of floats, `step` floats apart in the source, to rows of neighbouring floats."""
     m = _Move(outside)
@@ -98,7 +98,7 @@ def copy_rows(outside: Outside, step: int) -> Code:
     return m.done()
 
 
-@functools.cache
+@once
 def to_lanes(outside: Outside) -> Code:
     """Images one after the other → images innermost; their number is a multiple of 8."""
     m = _Move(outside)
@@ -123,7 +123,7 @@ def to_lanes(outside: Outside) -> Code:
     return m.done()
 
 
-@functools.cache
+@once
 def from_lanes(outside: Outside) -> Code:
     """Images innermost → images one after the other; their number is a multiple of 8.
 

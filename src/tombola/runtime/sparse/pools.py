@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tombola._locks import once
 from tombola.runtime.ir import BYTES, LANES, V8F, Emitter
 from tombola.runtime.native import F32, I64, Code, compile_module
 
@@ -49,7 +50,7 @@ class Window:
     lanes: bool
 
 
-@functools.cache
+@once
 def pool_kernel(window: Window) -> Code:
     """The maximum or mean over windows; places beyond the map do not count (the mean has none)."""
     e = Emitter(ir.Module("pool"))
@@ -124,7 +125,7 @@ def _constant(kind: ir.Type, value: float) -> ir.Value:
     return ir.Constant(kind, [value] * LANES) if kind == V8F else F32(value)
 
 
-@functools.cache
+@once
 def pointwise_kernel(relu: bool, residual: bool) -> Code:
     """relu?(scale · source + shift + residual) over rows of `width` floats; scale and shift per channel."""
     e = Emitter(ir.Module("pointwise"))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tombola._locks import Lock
+from tombola._memory import given, made
 from tombola.errors import TombolaError
 from tombola.runtime.ops import Region
 from tombola.runtime.program import Program
@@ -38,7 +39,8 @@ class NativeRegion:
                 raise TombolaError(f"{op.name} cannot be compiled: {reason}")
         split, kernels = parse_choices(region, choices)
         self.batch, self.threads, self.choices = batch, threads, dict(choices)
-        self._inputs, self._outputs = dict(region.inputs), region.outputs  # not the region: it holds the dense weights
+        self._inputs = {name: tuple(shape) for name, shape in region.inputs.items()}
+        self._outputs = region.outputs  # not the region: it holds the dense weights
         self.templates, self.arenas, self._words, self._shapes = make(region, split, kernels, threads)
         self._images = split.images
         self._driver: ChunkDriver | None = None
@@ -47,7 +49,7 @@ class NativeRegion:
             self.program = Program([self._driver.step], threads)
         else:
             self.program = Program([self.arenas[0].step(template) for template in self.templates], threads)
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     @property
     def nbytes(self) -> int:
@@ -60,35 +62,33 @@ class NativeRegion:
         Raises:
             TombolaError: inputs of other shapes, dtypes or devices than the region's.
         """
-        given = self._checked(inputs)
-        count = len(given[0])
-        outputs = {name: torch.empty((count, *self._shapes[name])) for name in self._outputs}
+        taken = self._checked(inputs)
+        count = len(taken[0][0])
+        outputs = {name: made((count, *self._shapes[name]), torch.float32) for name in self._outputs}
         if count:
             with self._lock:
-                self._fill(given, outputs)
+                self._fill(taken, outputs)
                 self._run(-(-count // self._images))
-        return tuple(outputs[name] for name in self._outputs)
+        return tuple(outputs[name][0] for name in self._outputs)
 
-    def _checked(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    def _checked(self, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, int]]:
         wanted = self._inputs
         if len(inputs) != len(wanted):
             raise TombolaError(f"the region takes {len(wanted)} inputs; {len(inputs)} were given")
-        for x, (name, shape) in zip(inputs, wanted.items(), strict=True):
-            if tuple(x.shape[1:]) != tuple(shape) or x.dtype != torch.float32 or x.device.type != "cpu":
-                found = f"{x.dtype} {tuple(x.shape)} on {x.device.type}"
-                raise TombolaError(
-                    f"input {name!r} is {found}; wanted is float32 (N, {', '.join(map(str, shape))}) on cpu"
-                )
-        if len({len(x) for x in inputs}) > 1:
-            raise TombolaError(f"the inputs' batches differ: {', '.join(str(len(x)) for x in inputs)}")
-        return [x.detach().contiguous() for x in inputs]
+        taken = [
+            given(x, torch.float32, shape, f"input {name!r}")
+            for x, (name, shape) in zip(inputs, wanted.items(), strict=True)
+        ]
+        if len({len(x) for x, _ in taken}) > 1:
+            raise TombolaError(f"the inputs' batches differ: {', '.join(str(len(x)) for x, _ in taken)}")
+        return taken
 
-    def _fill(self, inputs: list[Tensor], outputs: Mapping[str, Tensor]) -> None:
-        self._words.batch[0] = len(inputs[0])
-        for x, word in zip(inputs, self._words.enter.values(), strict=True):
-            word[0] = x.data_ptr()
-        for name, x in outputs.items():
-            self._words.leave[name][0] = x.data_ptr()
+    def _fill(self, inputs: list[tuple[Tensor, int]], outputs: Mapping[str, tuple[Tensor, int]]) -> None:
+        self._words.batch[0] = len(inputs[0][0])
+        for (_, address), word in zip(inputs, self._words.enter.values(), strict=True):
+            word[0] = address
+        for name, (_, address) in outputs.items():
+            self._words.leave[name][0] = address
 
     def _run(self, chunks: int) -> None:
         if self._driver is not None:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from tombola.errors import TombolaError
 from tombola.runtime.ops import Conv, Linear, Pointwise, Pool, Region
 from tombola.runtime.sparse import moves, pools
 from tombola.runtime.sparse.assemble import Assembly, Held, Node, phases_of
@@ -160,4 +161,6 @@ class Maker:
 def _floats(values: Tensor | None, count: int, default: float) -> NDArray[np.float32]:
     if values is None:
         return np.full(count, default, np.float32)
-    return np.ascontiguousarray(values.detach().to("cpu", torch.float32).numpy())
+    if tuple(values.shape) != (count,):
+        raise TombolaError(f"a scale or shift is {tuple(values.shape)}; there are {count} channels: give ({count},)")
+    return np.array(values.detach().to("cpu", torch.float32).numpy(), order="C")  # the kernels' own

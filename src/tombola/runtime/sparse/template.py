@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tombola._memory import array_address
 from tombola.runtime.native import Code
 from tombola.runtime.program import Step
 
@@ -48,7 +49,7 @@ class Arena:
     def __init__(self, sizes: Sequence[int]) -> None:
         ends = np.cumsum([0, *(-(-size // _ALIGN) * _ALIGN + _SHIFT for size in sizes)])
         self._room = np.zeros(int(ends[-1]) + _ALIGN + _REACH, np.uint8)
-        first = self._room.ctypes.data + _REACH // 2
+        first = array_address(self._room) + _REACH // 2
         first += -first % _ALIGN
         self._starts = [first + int(end) for end in ends]
         self.chunk = np.zeros(8, np.int64)
@@ -63,8 +64,8 @@ class Arena:
         if isinstance(arg, Place):
             return self._starts[arg.buffer] + arg.offset
         if isinstance(arg, Chunk):
-            return self.chunk.ctypes.data
-        return arg.ctypes.data if isinstance(arg, np.ndarray) else arg
+            return array_address(self.chunk)
+        return array_address(arg) if isinstance(arg, np.ndarray) else arg
 
 
 _ALIGN = 4096

@@ -1,0 +1,139 @@
+"""Memory for compiled code: the one place where tensors and arrays become addresses.
+
+Compiled code believes what it is told. So dtype, device, layout and size are checked here of all that it is given, and
+made here of all that it writes, whatever default dtype, default device or torch mode is set when it is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tombola.errors import TombolaError
+
+PLAIN = (Tensor, nn.Parameter)
+_CLASSES = frozenset(PLAIN)
+
+
+def made(shape: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, int]:
+    """(an uninitialised contiguous tensor in CPU memory, its address): for compiled code to write."""
+    found = torch.empty(shape, dtype=dtype, device=_CPU)
+    if type(found) is not Tensor or found.dtype is not dtype or not found.is_cpu:
+        raise TombolaError(
+            f"torch makes {described(found)} where {dtype} on cpu was asked for; leave the mode it is in"
+        )
+    return found, found.data_ptr()
+
+
+def given(x: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> tuple[Tensor, int]:
+    """(what `checked` gives, contiguous, a copy where it must be; its address): for compiled code to read."""
+    found = checked(x, dtype, shape, what).contiguous()
+    return found, _start(found)
+
+
+def checked(x: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> Tensor:
+    """The tensor as a plain one without gradient, in whatever order it lies.
+
+    Args:
+        shape: without the first dimension, of which any size will do.
+        what: what to call it in an error.
+
+    Raises:
+        TombolaError: it is no dense tensor of this dtype and shape in CPU memory.
+    """
+    fits = isinstance(x, Tensor) and not x.is_nested and x.layout is _STRIDED
+    if not fits or x.dtype is not dtype or not x.is_cpu or x.dim() != 1 + len(shape) or x.shape[1:] != shape:
+        wanted = f"{dtype} (N, {', '.join(map(str, shape))}) on cpu"
+        raise TombolaError(f"{what} is {described(x)}; give a plain dense tensor: {wanted}")
+    if type(x) not in _CLASSES:
+        x = _unwrapped(x, what)
+    if x.requires_grad:
+        x = x.detach()
+    if x.is_neg():
+        x = x.resolve_neg()
+    return x  # type: ignore[no-any-return]
+
+
+def address(x: Tensor, dtype: torch.dtype, count: int) -> int:
+    """Where the `count` entries of a tensor lie in CPU memory, one behind the other in some order of its dimensions.
+
+    Raises:
+        TombolaError: they do not.
+    """
+    if type(x) not in _CLASSES or x.dtype is not dtype or not x.is_cpu or x.layout is not _STRIDED:
+        raise TombolaError(f"{described(x)} cannot be given to compiled code; it takes {dtype} on cpu")
+    if x.numel() != count or not without_gaps(x) or x.is_neg():
+        raise TombolaError(f"{described(x)} cannot be given to compiled code; it takes {count} entries without gaps")
+    return _start(x)
+
+
+def whereabouts(x: Tensor) -> int:
+    """A number that changes when a tensor's data move. Nothing is to be read or written there: see `address`."""
+    return x.data_ptr()
+
+
+def array_address(array: NDArray[Any]) -> int:
+    """Where an array's data lie, in the order of its dimensions without gaps. Whoever uses it keeps the array alive.
+
+    Raises:
+        TombolaError: they lie otherwise.
+    """
+    if type(array) is not np.ndarray or not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
+        raise TombolaError(f"an array of {array.dtype} with strides {array.strides} cannot be given to compiled code")
+    return array.ctypes.data
+
+
+def without_gaps(tensor: Tensor) -> bool:
+    """Whether the tensor's entries follow each other in memory, in the order of its dimensions or channels last."""
+    return (
+        tensor.is_contiguous()
+        or (tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last))
+        or (tensor.dim() == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d))
+    )
+
+
+def within_words(numbers: NDArray[np.int64], what: str) -> NDArray[np.int32]:
+    """The same as 32-bit words. Raises TombolaError where they need more."""
+    if numbers.size and (int(numbers.max()) > _MOST or int(numbers.min()) < -_MOST):
+        raise TombolaError(f"{what} lie more than 2^31 bytes or entries apart; the layer is too large to be compiled")
+    return numbers.astype(np.int32)
+
+
+def described(x: Any) -> str:
+    """A value for an error: its kind, dtype, shape and device."""
+    if not isinstance(x, Tensor):
+        return f"of type {type(x).__name__}"
+    kind = "" if type(x) in _CLASSES else f"{type(x).__name__} "
+    if x.is_nested:
+        return f"{kind}nested {x.dtype} on {x.device.type}"
+    layout = "" if x.layout is torch.strided else f" ({x.layout})"
+    return f"{kind}{x.dtype} {tuple(x.shape)} on {x.device.type}{layout}"
+
+
+_MOST = 2**31 - 1
+_STRIDED, _CPU = torch.strided, torch.device("cpu")
+
+
+def _start(x: Tensor) -> int:
+    """The address of a tensor without gaps in CPU memory, all of which is there."""
+    try:
+        found = x.data_ptr()
+        room = x.untyped_storage().nbytes() - x.storage_offset() * x.itemsize
+    except RuntimeError:  # torch.func's tensors and others that have no memory
+        raise TombolaError(f"{described(x)} has no memory, as within torch.func; call compiled code outside") from None
+    if room < x.nbytes or (x.nbytes and not found):
+        raise TombolaError(f"the memory of {described(x)} was given back; give a tensor whose storage is whole")
+    return found
+
+
+def _unwrapped(x: Tensor, what: str) -> Tensor:
+    """A tensor of a subclass as a plain one, if it has memory of its own."""
+    if type(x).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise TombolaError(f"{what} is {described(x)}, which computes in its own way; give a plain dense tensor")
+    with torch._C.DisableTorchFunctionSubclass():
+        return x.as_subclass(Tensor)
