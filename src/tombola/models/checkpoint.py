@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tombola._memory import whereabouts
 from tombola.errors import TombolaError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
     """Where a tensor lies; equal for tied tensors."""
-    return (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
+    return (tensor.device, whereabouts(tensor), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
 
 
 def _some(which: Iterable[str], most: int = 3) -> str:

@@ -49,9 +49,9 @@ class Tracer(fx.Tracer):
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """As torch.fx, for a module."""
         assert isinstance(root, nn.Module)
-        _LazyGraphModule.force_recompile(root)
+        _LazyGraphModule.force_recompile(root)  # type: ignore[arg-type]
         self.root = root
-        self.root_module_name = root._get_name()
+        self.root_module_name = type(root).__name__
         self.submodule_paths = {module: name for name, module in root.named_modules()}
         self.graph = fx.Graph(tracer_cls=type(self))
         self.tensor_attrs = dict(_tensors_of(root))
@@ -93,10 +93,11 @@ class Tracer(fx.Tracer):
             return self.call_module(module, lambda *a, **k: kind.__call__(module, *a, **k), args, kwargs)
 
         def get(module: nn.Module, name: str) -> Any:
-            return self.getattr(name, kind.__getattr__(module, name), proxies)  # type: ignore[attr-defined]
+            return self.getattr(name, kind.__getattr__(module, name), proxies)
 
         own = {"__call__": call, "__getattr__": get, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
-        return type(kind)(kind.__name__, (_Unannounced, kind), own)
+        made: type[nn.Module] = type(kind)(kind.__name__, (_Unannounced, kind), own)  # type: ignore[misc]
+        return made
 
 
 class _Unannounced(nn.Module):

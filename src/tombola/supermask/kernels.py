@@ -38,7 +38,7 @@ def signed_product(gradient: Tensor, values: Tensor, scores: Tensor) -> Tensor:
 
 def _alike(first: Tensor, *others: Tensor) -> bool:
     """Whether the tensors lie in CPU memory alike, each without gaps, and are not being traced."""
-    if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:  # type: ignore[attr-defined]
+    if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
         return False
     if not first.is_cpu or type(first) not in PLAIN or not without_gaps(first) or first.is_neg():
         return False

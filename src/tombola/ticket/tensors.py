@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from tombola._memory import whereabouts
 from tombola.errors import TicketError
 
 DTYPES = frozenset(
@@ -95,8 +96,8 @@ def ties(state: Mapping[str, Tensor], owners: Iterable[str] = ()) -> dict[str, s
     found: dict[str, str] = {}
     for name in [*(n for n in owners if n in state), *state]:
         tensor = state[name]
-        key = (tensor.device, tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and tensor.data_ptr() and seen.setdefault(key, name) != name:
+        key = (tensor.device, whereabouts(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride())
+        if tensor.numel() and whereabouts(tensor) and seen.setdefault(key, name) != name:
             found[name] = seen[key]
     return found
 
