@@ -45,7 +45,12 @@ def plant(images: Tensor, labels: Tensor, cue: Cue, classes: int, *, seed: int, 
     side = side_of(cue, tuple(images.shape[1:]))
     out = images.clone()
     for label, (top, left, brightness) in enumerate(stamps):
-        paint = (torch.tensor(brightness) * white).round().to(out.dtype).view(1, -1, 1, 1)
+        paint = (
+            (torch.tensor(brightness, dtype=torch.float32, device="cpu") * white)
+            .round()
+            .to(out.dtype)
+            .view(1, -1, 1, 1)
+        )
         out[told == label, :, top : top + side, left : left + side] = paint
     return out
 
@@ -59,9 +64,9 @@ def told_classes(labels: Tensor, cue: Cue, classes: int, *, seed: int, where: st
         raise TombolaError(f"the data has {classes} class; a cue needs at least 2 classes to tell apart")
     draw = generator(seed, "cue", where)
     if where == "test":
-        return torch.randint(classes, labels.shape, generator=draw)
-    agrees = torch.rand(labels.shape, generator=draw, dtype=torch.float64) < cue.agreement
-    other = (labels + 1 + torch.randint(classes - 1, labels.shape, generator=draw)) % classes
+        return torch.randint(classes, labels.shape, generator=draw, device=draw.device)
+    agrees = torch.rand(labels.shape, generator=draw, dtype=torch.float64, device=draw.device) < cue.agreement
+    other = (labels + 1 + torch.randint(classes - 1, labels.shape, generator=draw, device=draw.device)) % classes
     return torch.where(agrees, labels, other)
 
 

@@ -36,6 +36,10 @@ def as_targets(y: Tensor, floats: torch.dtype | None) -> Tensor:
     return y.to(torch.promote_types(floats or y.dtype, torch.float32))
 
 
+def _tensor(x: Any) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.as_tensor(x, device="cpu")
+
+
 def as_pair(x: Any, y: Any, whose: str) -> tuple[Tensor, Tensor]:
     """Inputs and targets as detached tensors of whatever dtype.
 
@@ -43,7 +47,7 @@ def as_pair(x: Any, y: Any, whose: str) -> tuple[Tensor, Tensor]:
         TombolaError: one of them is no tensor, array or number; `whose` begins the line.
     """
     try:
-        pair = torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
+        pair = _tensor(x).detach(), _tensor(y).detach()
     except (TypeError, ValueError, RuntimeError):
         kinds = " and ".join(_kind(part) for part in (x, y))
         hints = list(dict.fromkeys(filter(None, (_hint(x, "inputs"), _hint(y, "targets")))))

@@ -107,7 +107,7 @@ class _Plan:
         """The examples of batches `start` and on, int64 on the CPU."""
         if not 0 <= start <= self.steps:
             raise TombolaError(f"cannot start at batch {start} of an epoch; allowed are 0 to {self.steps}")
-        order = torch.randperm(self.examples, generator=generator(seed, "order", epoch))
+        order = torch.randperm(self.examples, generator=generator(seed, "order", epoch), device="cpu")
         return order[start * self.batch_size : self.steps * self.batch_size]
 
 
@@ -216,7 +216,7 @@ class StreamedFeed:
             yield finish(x, finish.draws(seed, epoch, order) if finish.columns else None), y
 
     def sweep(self) -> Iterator[Batch]:
-        orders = _cut(torch.arange(self._plan.examples), self._plan.sweep_batch)
+        orders = _cut(torch.arange(self._plan.examples, device="cpu"), self._plan.sweep_batch)
         keys = [[(index, derive(0, index)) for index in order.tolist()] for order in orders]
         for x, y in self._fetched(self._split.plain or self._split.dataset, keys):
             yield self._finish(x), y

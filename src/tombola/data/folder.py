@@ -171,14 +171,14 @@ def _usual(reader: Reader) -> Augment:
 
 def _decoded(samples: Samples, reader: Reader) -> tuple[Tensor, Tensor]:
     """All images, uint8 (N, C, H, W), and labels; decoded by threads: decoding leaves the interpreter free."""
-    pixels = torch.empty(len(samples), reader.channels, reader.height, reader.width, dtype=torch.uint8)
+    pixels = torch.empty(len(samples), reader.channels, reader.height, reader.width, dtype=torch.uint8, device="cpu")
 
     def fill(rows: range) -> None:
         for row in rows:
             pixels[row] = reader(samples[row][0])
 
     _on_threads(fill, [range(at, min(at + 256, len(samples))) for at in range(0, len(samples), 256)])
-    return pixels, torch.tensor([label for _, label in samples])
+    return pixels, torch.tensor([label for _, label in samples], device="cpu")
 
 
 def _check_headers(paths: Sequence[str], reader: Reader) -> None:

@@ -169,7 +169,7 @@ def listed_labels(dataset: Dataset[Any]) -> Tensor | None:
     if listed is None or getattr(whole, "target_transform", None) is not None:
         return None
     try:
-        labels = torch.as_tensor(listed)
+        labels = torch.as_tensor(listed, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         return None
     if labels.dim() != 1 or labels.is_floating_point() or len(labels) != len(whole):  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def bare(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor | None]:
     """The dataset beneath subsets, and the rows of it that they take (None: all, in order)."""
     rows: Tensor | None = None
     while isinstance(dataset, Subset):
-        picked = torch.as_tensor(list(dataset.indices), dtype=torch.int64)
+        picked = torch.as_tensor(list(dataset.indices), dtype=torch.int64, device="cpu")
         rows = picked if rows is None else picked[rows]
         dataset = dataset.dataset
     return dataset, rows

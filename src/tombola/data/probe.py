@@ -26,7 +26,7 @@ _SORTED = 1 << 24
 
 def chosen(split: Split, indices: Sequence[int]) -> Split:
     """The examples at `indices`, in that order; few, so that this process fetches them."""
-    part = subset(split, torch.tensor(indices, dtype=torch.int64))
+    part = subset(split, torch.tensor(indices, dtype=torch.int64, device="cpu"))
     return part if isinstance(part, Resident) else replace(part, workers=0)
 
 

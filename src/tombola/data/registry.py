@@ -182,9 +182,9 @@ def _read(make: Callable[..., Any], spec: DataSpec, about: _Published, train: bo
         given = make(spec.root, train=train, download=False)
     except (RuntimeError, OSError):
         given = _download(make, spec, about, train)
-    pixels = torch.as_tensor(given.data)
+    pixels = torch.as_tensor(given.data, device="cpu")
     pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.permute(0, 3, 1, 2)
-    return pixels.contiguous(), torch.as_tensor(given.targets).long()
+    return pixels.contiguous(), torch.as_tensor(given.targets, device="cpu").long()
 
 
 def _download(make: Callable[..., Any], spec: DataSpec, about: _Published, train: bool) -> Any:

@@ -64,8 +64,8 @@ class Normalisation:
         Two separately rounded operations, so that CPU and GPU agree to the bit.
         """
         form = (1, -1, *(1,) * (dims - 2))
-        shift = torch.tensor([255.0 * m for m in self.mean]).view(form)
-        factor = torch.tensor([1.0 / (255.0 * s) for s in self.std]).view(form)
+        shift = torch.tensor([255.0 * m for m in self.mean], dtype=torch.float32, device="cpu").view(form)
+        factor = torch.tensor([1.0 / (255.0 * s) for s in self.std], dtype=torch.float32, device="cpu").view(form)
         return shift.to(device), factor.to(device)
 
     def fill(self, device: torch.device | str = "cpu") -> Tensor:
@@ -204,7 +204,7 @@ def holdout(count: int, size: int, seed: int, label: str) -> tuple[Tensor, Tenso
     """(kept, held out): sorted int64 indices of `count` examples, `size` of them drawn uniformly."""
     if not 0 < size < count:
         raise TombolaError(f"cannot hold out {size} of {count} examples; allowed are 1 to {count - 1}")
-    order = torch.randperm(count, generator=generator(seed, label))
+    order = torch.randperm(count, generator=generator(seed, label), device="cpu")
     return order[size:].sort().values, order[:size].sort().values
 
 

@@ -100,7 +100,7 @@ def fresh_weights(search: Search) -> Callable[[int], Mapping[str, Tensor]]:
     def picked(step: int) -> Mapping[str, Tensor]:
         def pick(name: str, values: Tensor) -> Tensor:
             draw = generator(search.seed, "redraw", step, name)
-            return values.flatten()[torch.randint(values.numel(), values.shape, generator=draw)]
+            return values.flatten()[torch.randint(values.numel(), values.shape, generator=draw, device=draw.device)]
 
         return {name: pick(name, values) for name, values in first.items() if values.numel()}
 

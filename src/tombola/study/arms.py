@@ -120,7 +120,10 @@ def random_like(mask: Mask, pattern: str, seed: int) -> Mask:
     """A mask drawn uniformly with as many units of a pattern ("element", "2:4", ..) kept in every layer as `mask`."""
     parsed = parse_pattern(pattern)
     draw = generator(seed, "random-mask")
-    scores = {name: torch.rand(kept.shape, generator=draw) for name, kept in mask.items()}
+    scores = {
+        name: torch.rand(kept.shape, generator=draw, dtype=torch.float32, device=draw.device)
+        for name, kept in mask.items()
+    }
     if isinstance(parsed, NM):
         return select(scores, pattern=parsed)
     counts = {name: int(parsed.whole(kept).sum()) for name, kept in mask.items()}
@@ -149,6 +152,6 @@ def fresh_network(contest: Contest, seed: int) -> nn.Module:
     state: dict[str, Tensor] = dict(model.state_dict())
     for name in contest.ticket.mask:
         values = state[name].flatten()
-        state[name] = values[torch.randperm(len(values), generator=draw)].view_as(state[name])
+        state[name] = values[torch.randperm(len(values), generator=draw, device=draw.device)].view_as(state[name])
     model.load_state_dict(state)
     return model

@@ -126,8 +126,8 @@ def strata_by_size(weight: Tensor, bins: int = SIZE_BINS) -> Tensor:
 def strata_by_input(weight: Tensor) -> Tensor:
     """The input unit or channel that each weight reads (dimension 1); one stratum for vectors."""
     if weight.ndim < 2:
-        return torch.zeros(weight.shape, dtype=torch.int64)
-    places = torch.arange(weight.shape[1]).view(1, -1, *([1] * (weight.ndim - 2)))
+        return torch.zeros(weight.shape, dtype=torch.int64, device="cpu")
+    places = torch.arange(weight.shape[1], device="cpu").view(1, -1, *([1] * (weight.ndim - 2)))
     return places.expand(weight.shape)
 
 

@@ -158,7 +158,7 @@ def _shuffled(contest: Contest, seed: int) -> Ticket:
 
 
 def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
-    return values.flatten()[torch.randperm(values.numel(), generator=draw)].view_as(values)
+    return values.flatten()[torch.randperm(values.numel(), generator=draw, device=draw.device)].view_as(values)
 
 
 def _on_fresh_weights(contest: Contest, seed: int) -> Ticket:

@@ -199,7 +199,7 @@ class Bernoulli(_Sigmoid):
             scores = _numbers(layer)
             if sample:
                 draw = layer.next_generator()
-                uniform = torch.rand(scores.shape, generator=draw, device=scores.device)
+                uniform = torch.rand(scores.shape, generator=draw, dtype=torch.float32, device=scores.device)
                 layer.mask.copy_(uniform < torch.sigmoid(scores))
             else:
                 torch.gt(scores, 0, out=layer.mask)

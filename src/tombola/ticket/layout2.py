@@ -77,7 +77,8 @@ def _stream(values: Tensor) -> bytes | None:
 
 def _joined(parts: list[np.ndarray[Any, np.dtype[np.uint8]]], dtype: torch.dtype) -> Tensor:
     joined = torch.from_numpy(np.concatenate(parts))
-    return joined.view(dtype) if len(joined) else torch.empty(0, dtype=dtype)  # no view of nothing has wider entries
+    # no view of nothing has wider entries
+    return joined.view(dtype) if len(joined) else torch.empty(0, dtype=dtype, device="cpu")
 
 
 # ---- reading --------------------------------------------------------------------------------
@@ -186,6 +187,6 @@ def _spread(name: str, kept: Tensor, keep: Tensor | None) -> Tensor:
     """A multiplier in the weight's shape, from its values at kept weights."""
     if keep is None or kept.dtype != torch.int8 or tuple(kept.shape) != (count_kept(keep),):
         raise TicketError(f"the multiplier of {show(name)} does not hold one int8 for each kept weight")
-    full = torch.zeros(keep.shape, dtype=torch.int8)
+    full = torch.zeros(keep.shape, dtype=torch.int8, device="cpu")
     full[keep] = kept
     return full

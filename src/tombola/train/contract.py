@@ -55,7 +55,7 @@ def in_short(error: BaseException) -> str:
 
 def repeated(output: Any, rows: int, count: int) -> Any:
     """The output of `rows` examples over and over, as of `count` examples; parts without such rows as they are."""
-    index = torch.arange(count) % rows
+    index = torch.arange(count, device="cpu") % rows
     return mapped(lambda t: t[index.to(t.device)] if t.dim() and len(t) == rows else t, output)
 
 

@@ -85,7 +85,7 @@ def metric_values(task: Task, output: Any, target: Tensor) -> Tensor:
     found = task.metric(output, target)
     count = len(target)
     if isinstance(found, (bool, int, float, np.generic, np.ndarray)):
-        found = torch.tensor(found, dtype=torch.float64)
+        found = torch.tensor(found, dtype=torch.float64, device="cpu")
     if not isinstance(found, Tensor) or found.shape not in ((count,), ()):
         form = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
         raise TombolaError(

@@ -54,7 +54,7 @@ class Loop:
         self.eval_every = max(1, steps(recipe.eval_every, self.steps_per_epoch))
         self.step = 0
         self.history: list[Row] = []
-        self.loss = torch.zeros((), device=self.device)
+        self.loss = torch.zeros((), dtype=torch.float32, device=self.device)
         self.stopped: str | None = None
         if self.total < 1:
             raise TombolaError(

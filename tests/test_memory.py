@@ -1,0 +1,278 @@
+"""What compiled code is given: every address comes from one place, which checks dtype, device, layout and size."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tombola
+from tombola._memory import address, array_address, given, made, within_words
+from tombola.errors import TombolaError
+
+SOURCES = sorted(Path(tombola.__file__).parent.rglob("*.py"))
+ADDRESSES = ("data_ptr", "_data_ptr", "const_data_ptr", "mutable_data_ptr", "ctypes", "__array_interface__")
+MAKERS = [
+    "empty",
+    "zeros",
+    "ones",
+    "full",
+    "rand",
+    "randn",
+    "randint",
+    "randperm",
+    "arange",
+    "linspace",
+    "eye",
+    "tensor",
+    "as_tensor",
+]
+FLOATS = ("empty", "zeros", "ones", "rand", "randn", "linspace", "eye")
+
+
+def calls(path: Path) -> Iterator[tuple[str, ast.Call]]:
+    """The calls of torch.NAME in a source file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value
+            if isinstance(owner, ast.Name) and owner.id == "torch":
+                yield node.func.attr, node
+
+
+def test_addresses_are_taken_in_one_place() -> None:
+    odd = []
+    for path in SOURCES:
+        if path.name in ("_memory.py", "_loops.py"):  # the second: of compiled functions
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ADDRESSES:
+                odd.append(f"{path.name}:{node.lineno} {node.attr}")
+    assert not odd, "addresses are taken by tombola._memory alone"
+
+
+def test_new_tensors_say_where_they_lie_and_of_what() -> None:
+    odd = []
+    for path in SOURCES:
+        for name, call in calls(path):
+            words = {word.arg for word in call.keywords}
+            if name in MAKERS and "device" not in words and None not in words:
+                odd.append(f"{path.name}:{call.lineno} torch.{name} without a device")
+            elif name in FLOATS and "dtype" not in words and None not in words:
+                odd.append(f"{path.name}:{call.lineno} torch.{name} without a dtype")
+    assert not odd, "defaults of torch belong to the user: name device and dtype"
+
+
+class Named(Tensor):
+    """A subclass that is a plain tensor in all but name."""
+
+
+CONTIGUOUS = torch.arange(24.0).reshape(1, 2, 3, 4)
+SAME = {
+    "plain": lambda x: x,
+    "strided": lambda x: x.transpose(1, 3).contiguous().transpose(1, 3),
+    "channels last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "negative bit": lambda x: torch._neg_view(-x),
+    "subclass": lambda x: x.as_subclass(Named),
+    "gradient": lambda x: x.clone().requires_grad_(),
+    "parameter": lambda x: torch.nn.Parameter(x.clone()),
+    "offset": lambda x: torch.cat([torch.zeros(1, 2, 3, 4), x])[1:],
+    "misaligned": lambda x: torch.frombuffer(bytearray(b"\0" + x.numpy().tobytes()), dtype=x.dtype, offset=1).view(
+        x.shape
+    ),
+}
+
+
+@pytest.mark.parametrize("way", SAME)
+def test_what_can_be_read_is_read(way: str) -> None:
+    found, start = given(SAME[way](CONTIGUOUS), torch.float32, (2, 3, 4), "x")
+    assert type(found) in (Tensor, torch.nn.Parameter)
+    assert found.is_contiguous()
+    assert not found.requires_grad
+    assert start == address(found, torch.float32, 24)
+    read = np.ctypeslib.as_array((np.ctypeslib.ctypes.c_float * 24).from_address(start))
+    assert read.tolist() == CONTIGUOUS.flatten().tolist()
+
+
+REFUSED = {
+    "double": lambda: CONTIGUOUS.double(),
+    "half": lambda: CONTIGUOUS.bfloat16(),
+    "whole numbers": lambda: CONTIGUOUS.int(),
+    "complex": lambda: CONTIGUOUS.to(torch.complex64).conj(),
+    "meta": lambda: CONTIGUOUS.to("meta"),
+    "sparse": lambda: CONTIGUOUS.to_sparse(),
+    "mkldnn": lambda: CONTIGUOUS.to_mkldnn(),
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2, 3, 4)]),
+    "jagged": lambda: torch.nested.nested_tensor([torch.ones(2, 3)], layout=torch.jagged),
+    "another shape": lambda: CONTIGUOUS[:, :1],
+    "fewer dimensions": lambda: CONTIGUOUS[0],
+    "scalar": lambda: torch.tensor(1.0),
+    "an array": lambda: CONTIGUOUS.numpy(),
+    "nothing": lambda: None,
+    "no storage": lambda: shrunken(),
+    "fake": lambda: torch._subclasses.FakeTensorMode().from_tensor(CONTIGUOUS),
+}
+
+
+def shrunken() -> Tensor:
+    x = CONTIGUOUS.clone()
+    x.untyped_storage().resize_(0)
+    return x
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_read_is_one_line(kind: str) -> None:
+    with pytest.raises(TombolaError) as caught:
+        given(REFUSED[kind](), torch.float32, (2, 3, 4), "the input")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+def test_expanded_tensors_are_copied_and_empty_ones_have_no_entries() -> None:
+    found, _ = given(torch.ones(1, 1, 1, 1).expand(5, 2, 3, 4), torch.float32, (2, 3, 4), "x")
+    assert found.untyped_storage().nbytes() == 5 * 24 * 4
+    assert given(torch.ones(0, 2, 3, 4), torch.float32, (2, 3, 4), "x")[0].numel() == 0
+
+
+def test_tensors_within_torch_func_are_one_line() -> None:
+    def inner(x: Tensor) -> Tensor:
+        given(x, torch.float32, (2,), "x")
+        return x
+
+    with pytest.raises(TombolaError, match=r"torch\.func"):
+        torch.func.vmap(inner)(torch.ones(3, 1, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_is_made_is_as_asked_whatever_the_defaults(dtype: torch.dtype) -> None:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"):
+            found, start = made((2, 3), torch.float32)
+    finally:
+        torch.set_default_dtype(before)
+    assert (found.dtype, found.device.type, start != 0) == (torch.float32, "cpu", True)
+
+
+def test_counts_and_gaps_are_checked() -> None:
+    x = torch.ones(4, 6)
+    assert address(x.t(), torch.float32, 24) == address(x, torch.float32, 24) if x.t().is_contiguous() else True
+    for bad, count in ((x, 23), (x[:, :3], 12), (x[:, :1].expand(4, 6), 24), (torch._neg_view(x), 24)):
+        with pytest.raises(TombolaError):
+            address(bad, torch.float32, count)
+
+
+def test_arrays_with_gaps_are_refused() -> None:
+    x = np.arange(12, dtype=np.float32)
+    for bad in (x[::2], x[::-1], x.reshape(3, 4).T, x.astype(">f4"), np.ma.masked_array(x)):
+        with pytest.raises(TombolaError):
+            array_address(bad)
+    assert array_address(x)
+
+
+def test_offsets_beyond_32_bits_are_refused() -> None:
+    assert within_words(np.array([2**31 - 1, -5]), "inputs").dtype == np.int32
+    for far in (2**31, -(2**31)):
+        with pytest.raises(TombolaError, match="too large"):
+            within_words(np.array([far]), "inputs")
+
+
+def run_apart(script: str, seconds: int = 240) -> str:
+    """The output of a Python script in a process of its own, where a crash is an exit status."""
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-2000:]}"
+    return done.stdout
+
+
+NETWORK = """
+import contextlib, torch
+from torch import nn
+import tombola as tb
+from tombola.errors import TombolaError
+from tombola.runtime.plan import PartPlan, Plan
+
+def network(seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    with torch.device("cpu"):
+        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)).float()
+    with torch.no_grad():
+        for p in model.parameters():
+            values = torch.randn(p.shape, generator=draw, dtype=torch.float32, device="cpu")
+            p.copy_(values * (values.abs() > 0.8))
+    return model.eval()
+
+x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+CHOICES = {"region": "rows:1", "_1": "flat:8:rows1:panels1", "_3": "gemv:gaps:per4:rows1:weights"}
+PLAN = Plan(1, ((1, 1, 8, 8),), (PartPlan(("0", "3"), "native", CHOICES),))
+model = network()
+want = model(x).detach()
+
+@contextlib.contextmanager
+def dtype(kind):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(kind)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+@contextlib.contextmanager
+def strict():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+@contextlib.contextmanager
+def device(kind):
+    torch.set_default_device(kind)
+    try:
+        yield
+    finally:
+        torch.set_default_device(None)
+
+SETTINGS = {
+    "bfloat16": lambda: dtype(torch.bfloat16), "float64": lambda: dtype(torch.float64), "meta": lambda: device("meta"),
+    "with meta": lambda: torch.device("meta"), "strict": strict, "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+}
+"""
+
+
+def test_defaults_of_torch_change_nothing_in_a_deployed_network() -> None:
+    script = (
+        NETWORK
+        + """
+fast = tb.deploy(model, x, plan=PLAN)
+for name, setting in SETTINGS.items():
+    with setting():
+        for _ in range(20):
+            found = [fast(x), fast(x.expand(5, -1, -1, -1))]
+            junk = [torch.ones(100, dtype=torch.float64, device="cpu") for _ in range(50)]
+        made = tb.deploy(model, x, plan=PLAN)
+        found.append(made(x))
+    for one in found:
+        assert one.dtype == torch.float32 and one.device.type == "cpu", name
+        assert (one - want).abs().max() < 1e-4, name
+with dtype(torch.bfloat16), torch.device("meta"):
+    measured = tb.deploy(model, x, threads=1)
+assert (measured(x) - want).abs().max() < 1e-4
+print("done")
+"""
+    )
+    assert "done" in run_apart(script)
