@@ -16,10 +16,16 @@ _REST = 0.02  # seconds: threads of the engine before stop spinning
 def measure(runs: Mapping[str, Run], *, rounds: int, threads: int) -> dict[str, list[float]]:
     """Seconds per call, round by round; the runs alternate, each warmed before it is timed."""
     timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
-    calls = {name: max(1, round(_ROUND / timer.timeit(1).mean)) for name, timer in timers.items()}
+    calls = {name: max(1, round(_ROUND / _seconds(timer, 1))) for name, timer in timers.items()}
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, timer in timers.items():
             time.sleep(_REST)
-            found[name].append(timer.timeit(calls[name]).mean)
+            found[name].append(_seconds(timer, calls[name]))
     return found
+
+
+def _seconds(timer: Timer, calls: int) -> float:
+    """Of one call. Not `.mean`, which computes in torch, with whatever default device is set."""
+    (found,) = timer.timeit(calls).times
+    return float(found)
