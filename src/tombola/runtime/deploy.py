@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +17,7 @@ from tombola.errors import TombolaError
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
 from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
+from tombola.runtime.inference import Inference, check_call
 from tombola.runtime.plan import PartPlan, Plan, this_machine
 from tombola.runtime.ready import Ready
 from tombola.runtime.summary import Report, part_rows
@@ -27,7 +28,7 @@ TOLERANCE = 1e-4
 """Outputs are equal within this, as max|a - b| / max|a|; Deployed networks sum in another order than torch."""
 
 
-class Deployed(nn.Module):
+class Deployed(Inference):
     """A network made fast for inference: the call and the outputs of the network it was made from, in eval mode.
 
     Other batch sizes than the one it was made for work too. No gradients. `plan`: what was chosen; `report`: what was
@@ -61,8 +62,9 @@ class Deployed(nn.Module):
         """As of the network it was made from.
 
         Raises:
-            TombolaError: an input of another shape (the batch aside).
+            TombolaError: an input of another shape (the batch aside), or a call that is not plain inference.
         """
+        check_call(inputs)
         wanted = self.plan.inputs
         if len(inputs) != len(wanted) or any(tuple(x.shape[1:]) != w[1:] for x, w in zip(inputs, wanted, strict=True)):
             raise TombolaError(
@@ -72,18 +74,11 @@ class Deployed(nn.Module):
         with torch.no_grad():
             return self.network(*inputs)
 
-    def train(self, mode: bool = True) -> Deployed:
-        """Stays in eval mode: what was folded cannot be trained."""
-        return super().train(False)
-
     def __deepcopy__(self, memo: dict[int, Any]) -> Deployed:
         """Native kernels are shared: nothing in them changes."""
         return Deployed(
             copy.deepcopy(self.network, memo), self.plan, self.report, copy.deepcopy(self._compacted[0], memo)
         )
-
-    def __reduce__(self) -> NoReturn:
-        raise TombolaError("a deployed network cannot be pickled; save its plan and the ticket, and deploy again")
 
 
 def deploy(
@@ -118,6 +113,8 @@ def deploy(
         raise TombolaError(
             "the example is no tensors, or empty; give inputs of the shape and batch size to be fast for, batch first"
         )
+    if isinstance(subject, nn.Module) and any(isinstance(module, Inference) for module in subject.modules()):
+        raise TombolaError("the network, or a part of it, is deployed already; deploy the ticket or model it is of")
     wanted = Plan.load(plan) if isinstance(plan, str | Path) else plan
     count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
     if count < 1:
