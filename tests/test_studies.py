@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ from torch import nn
 
 import tombola as tb
 from tombola.data.config import DataSpec
-from tombola.methods.find import run_find
+from tombola.methods.find import replicate_seed, run_find
 from tombola.methods.imp import IterativePruning
 from tombola.methods.request import Request, make_request
 from tombola.models.spec import ModelSpec
+from tombola.rng.seeds import derive
 from tombola.select.patterns import parse_pattern
+from tombola.study import curve
 from tombola.study.arms import CONTROLS, Contest, fresh_network, random_mask
 from tombola.study.curve import run_curve
 from tombola.study.recorded import data_of
 from tombola.train.options import Options
+from tombola.train.progress import Silent
 
 TINY = {"length": "6it", "eval_every": "3it"}
 
@@ -41,6 +45,48 @@ def test_a_curve_trains_controls_at_the_levels_asked_for(tmp_path: Path) -> None
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.csv")}
     assert run_curve(request(replicates=2), tmp_path, control_levels=[2]) == {**result, "reused": True}
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.csv")}
+
+
+def test_every_control_of_a_curve_is_a_draw_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tb.find("mlp", "digits", {"density": 0.5, "rounds": 1}, recipe=TINY).save(tmp_path / "t.ticket")
+    seeds = list[int]()
+
+    def noting(*args: Any, seed: int, **more: Any) -> Any:
+        seeds.append(seed)
+        raise InterruptedError
+
+    monkeypatch.setattr(curve, "run_arm", noting)
+    for root, arm, replicate, level in itertools.product((0, 1), CONTROLS, (0, 1), (1, 2)):
+        job = curve._Job(request(seed=root), tmp_path, replicate, arm, level, "t.ticket")
+        with pytest.raises(InterruptedError):
+            curve._control(job)
+    assert len(set(seeds)) == len(seeds) == 16
+    assert seeds[0] == derive(0, "control", CONTROLS[0], 0, 1)
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [(None, [1, 2, 3]), ([2], [2]), ([1, 3], [1, 3]), ([], [])])
+def test_controls_are_trained_at_the_levels_asked_for_or_at_all(
+    wanted: list[int] | None, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    levels = [{"level": level, "ticket": f"{level}.ticket"} for level in range(4)]
+
+    def stand_in(function: Any, items: Any, jobs: int, **here: Any) -> Any:
+        for item in items:
+            yield levels if function is curve._search else {**vars(item), "request": None}
+
+    monkeypatch.setattr(curve, "map_jobs", stand_in)
+    asked = request(replicates=2, seed=5)
+    found = curve._train(asked, None, tmp_path, list(CONTROLS), wanted, 1, Silent())  # type: ignore[arg-type]
+    for index, replicate in enumerate(found):
+        assert (replicate["replicate"], replicate["seed"]) == (index, replicate_seed(5, index))
+        assert replicate["ticket"] == "3.ticket"
+        assert replicate["arms"]["ticket"] == levels
+        for name in CONTROLS:
+            trained = replicate["arms"][name]
+            assert [(one["replicate"], one["arm"]) for one in trained] == [(index, name)] * len(expected)
+            assert [(one["level"], one["ticket"]) for one in trained] == [(n, f"{n}.ticket") for n in expected]
+    with pytest.raises(tb.TombolaError, match="names level 4, but the search has levels 1, 2, 3"):
+        curve._train(asked, None, tmp_path, ["random"], [2, 4], 1, Silent())  # type: ignore[arg-type]
 
 
 def test_control_levels_are_checked_before_anything_is_trained(tmp_path: Path) -> None:
