@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+import torch
 
 import tombola as tb
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.errors import TombolaError
 from tombola.formats import percent
+from tombola.mask import Mask
 from tombola.methods.signed import SignedSupermask
 from tombola.study.arms import Contest
 from tombola.study.recorded import recipe_of
-from tombola.study.untrained import is_untrained, untrained, untrained_sentence
+from tombola.study.statistics import Adjusted, interval
+from tombola.study.untrained import _RIVALS, _compare, is_untrained, untrained, untrained_sentence
+from tombola.ticket.origin import Origin
+from tombola.ticket.representation import Representation
+from tombola.ticket.ticket import Ticket
+from tombola.train.evaluate import Score
 from tombola.train.fabric import make_fabric
 
 DIGITS = load_data(DataSpec("digits"))
@@ -37,6 +47,55 @@ def test_a_supermask_beats_random_masks_and_other_weights(method: object) -> Non
     assert untrained_sentence(found, "accuracy").startswith(
         f"As it stands, no weight trained, it reaches {percent(found['test_accuracy'])};"
     )
+
+
+def scores(outcomes: np.ndarray) -> list[Score]:
+    return [Score(0.0, float(row.mean()), len(row), torch.tensor(row, dtype=torch.float32)) for row in outcomes]
+
+
+def test_of_an_error_the_lower_one_is_better() -> None:
+    draw = np.random.default_rng(0)
+    right, others = draw.random((1, 200)) < 0.9, draw.random((4, 200)) < 0.7
+    better = _compare(scores(right)[0], scores(others), 1)
+    found = _compare(scores(1 - right)[0], scores(1 - others), -1)
+    assert better.found.difference == pytest.approx(right.mean() - others.mean())
+    assert found.found.difference == pytest.approx(better.found.difference)
+    assert found.found.interval == pytest.approx(better.found.interval)
+    assert found.draws_alone.lower == pytest.approx(better.draws_alone.lower)
+    assert found.p_value == pytest.approx(better.p_value)
+    # three draws decide, over the draws alone where an example's result is not known
+    two, three = (_compare(scores(right)[0], scores(others)[:count], 1) for count in (2, 3))
+    assert two.p_value is None
+    assert three.p_value is not None
+    blind = _compare(replace(scores(right)[0], values=None), scores(others), 1)
+    assert blind.found == blind.draws_alone
+    assert blind.as_json(Adjusted(0.5, 0.025))["covers"] == "draws of the control alone"
+    values = [right.mean() - row.mean() for row in others]
+    assert blind.found.interval == pytest.approx(interval(values))
+
+
+def test_rivals_of_a_signed_binary_ticket_are_shuffled_within_their_layers() -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10, bias=False))
+    weight = model[1].weight.detach()
+    signs = torch.sign(torch.randn(10, 64, generator=torch.Generator().manual_seed(0))).to(torch.int8)
+    signs[:, ::2] = 0
+    name, kept = "1.weight", signs != 0
+    ticket = Ticket(
+        origin=Origin.stored(model),
+        mask=Mask({name: kept}),
+        multiplier={name: signs},
+        representation=Representation("binary", {name: weight[kept].abs().mean()}),
+    )
+    first, second = (_RIVALS["random"](Contest(ticket, model), seed) for seed in (1, 2))
+    for rival in (first, second):
+        assert rival.multiplier is not None
+        found = rival.multiplier[name]
+        assert torch.equal(found.flatten().sort().values, signs.flatten().sort().values)
+        assert torch.equal(rival.mask[name], found != 0)
+        alpha = rival.representation.scales[name]
+        torch.testing.assert_close(alpha, weight[found != 0].abs().mean())  # its own, of what it keeps
+        assert not torch.equal(alpha, ticket.representation.scales[name])
+    assert first.mask != second.mask
 
 
 def test_the_same_seed_draws_the_same_rivals() -> None:

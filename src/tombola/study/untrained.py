@@ -154,7 +154,8 @@ def _shuffled(contest: Contest, seed: int) -> Ticket:
         return _in_keeping(contest, replace(ticket, mask=random_mask(ticket, seed)))
     draw = generator(seed, "random-mask")
     multiplier = {name: _permuted(values, draw) for name, values in ticket.multiplier.items()}
-    return replace(ticket, multiplier=multiplier, mask=Mask({name: m != 0 for name, m in multiplier.items()}))
+    mask = Mask({name: m != 0 for name, m in multiplier.items()})
+    return _in_keeping(contest, replace(ticket, multiplier=multiplier, mask=mask))
 
 
 def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
