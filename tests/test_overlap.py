@@ -26,7 +26,7 @@ from tombola.models.spec import ModelSpec
 from tombola.report import style
 from tombola.report.page import write_report
 from tombola.report.summary import read_run
-from tombola.study.exchange import MASKS, run_overlap
+from tombola.study.exchange import MASKS, _sentence, run_overlap
 from tombola.study.overlap import (
     Overlap,
     compare_tickets,
@@ -176,6 +176,34 @@ def test_a_figure_needs_three_values_for_its_interval() -> None:
     assert figure([1.0, None]) == {"mean": 1.0, "interval": None, "values": [1.0, None]}
     assert figure([None]) == {"mean": None, "interval": None, "values": [None]}
     assert figure([1.0, 1.0, 1.0])["interval"] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "claim"),
+    [
+        (
+            [1.5, 1.6, 1.7],
+            "1.60 times as many weights as random masks of the same layer densities would "
+            "(1.35 to 1.85: more than chance)",
+        ),
+        ([0.5, 0.6, 0.7], "would (0.35 to 0.85: less than chance)"),
+        ([0.9, 1.0, 1.1], "would (0.75 to 1.25: no significant difference from chance)"),
+        ([0.9, 1.0], "0.95 times as many weights as random masks of the same layer densities would, and"),
+    ],
+)
+def test_what_masks_share_is_more_or_less_than_chance_only_if_the_interval_leaves_out_1(
+    values: list[float], claim: str
+) -> None:
+    text = _sentence(["A", "B"], {"ratio": figure(values), "ratio_same_sizes": figure([1.0] * len(values))})
+    assert text.startswith("A and B share ")
+    assert claim in text
+    end = " (1.00 to 1.00: no significant difference from chance)." if len(values) > 2 else "."
+    assert text.endswith(f"and 1.00 times as many as ones that favour large weights alike{end}")
+    alone = _sentence(["A", "B"], {"ratio": figure(values), "ratio_same_sizes": figure([None])})
+    assert "large weights" not in alone
+    assert _sentence(["A", "B"], {"ratio": figure([None]), "ratio_same_sizes": figure([None])}) == (
+        "A and B cannot share a weight: one of them keeps none."
+    )
 
 
 # -- tickets
