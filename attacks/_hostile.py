@@ -12,6 +12,7 @@ import tombola
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits
+from tombola.models.spec import ModelSpec
 from tombola.ticket.ticket import Ticket
 
 RECIPE = {"length": "1it", "batch_size": 8, "eval_every": "1it", "train_eval": 8}
@@ -20,7 +21,7 @@ RECIPE = {"length": "1it", "batch_size": 8, "eval_every": "1it", "train_eval": 8
 @functools.cache
 def real() -> Ticket:
     """A small ticket of a search on digits."""
-    return tombola.find("mlp", digits(), {"density": 0.5, "rounds": 1}, recipe=RECIPE)
+    return tombola.find(ModelSpec("mlp", {"hidden": [16]}), digits(), {"density": 0.5, "rounds": 1}, recipe=RECIPE)
 
 
 @functools.cache

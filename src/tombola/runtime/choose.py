@@ -85,7 +85,7 @@ def planned(
     """
     work = twin(network)
     lowered = lower(work, example, apart)
-    _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts])
+    _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts], apart)
     made: list[tuple[Part, nn.Module]] = []
     for part, plan in zip(lowered.parts, parts, strict=True):
         batch = shape_of(part.inputs[0])[0]
@@ -210,8 +210,9 @@ def _values(network: fx.GraphModule, parts: Sequence[Part], example: Sequence[Te
     return kept
 
 
-def _check_layers(have: Sequence[tuple[str, ...]], want: Sequence[tuple[str, ...]]) -> None:
-    if list(have) != list(want):
-        names = sorted({name for part in have for name in part} ^ {name for part in want for name in part})
-        odd = f"layer {names[0]!r} is in only one of them" if names else "their layers are in another order"
+def _check_layers(have: Sequence[tuple[str, ...]], want: Sequence[tuple[str, ...]], apart: Collection[str]) -> None:
+    here = {name for part in have for name in part}
+    names = sorted(here ^ {name for part in want for name in part}) or sorted(set(apart) - here)
+    if names or list(have) != list(want):
+        odd = f"layer {names[0][:80]!r} is in only one of them" if names else "their layers are in another order"
         raise TombolaError(f"the plan is of another network: {odd}; deploy without it")

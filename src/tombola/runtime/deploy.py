@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,10 @@ def deploy(
     if isinstance(subject, nn.Module) and any(isinstance(module, Inference) for module in subject.modules()):
         raise TombolaError("the network, or a part of it, is deployed already; deploy the ticket or model it is of")
     wanted = Plan.load(plan) if isinstance(plan, str | Path) else plan
+    if threads is None and wanted is not None and wanted.threads > _most_threads():
+        raise TombolaError(
+            f"the plan is for {wanted.threads} threads, and this machine has {os.cpu_count()} processors; give threads"
+        )
     count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
     if count < 1:
         raise TombolaError(f"threads is {count}; give 1 or more")
@@ -181,6 +186,11 @@ def _in_torch(
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
     made = Plan(threads, shapes, parts, (), {}, machine)
     return network, made, Report(found.report, (), (), chosen, left, sizes, error)
+
+
+def _most_threads() -> int:
+    """As many as a plan of another machine may start here unasked."""
+    return max(64, 4 * (os.cpu_count() or 1))
 
 
 def _nbytes(network: nn.Module) -> int:

@@ -99,15 +99,19 @@ def _list(value: Any) -> list[Any]:
 
 
 def _names(value: Any) -> tuple[str, ...]:
-    if not all(isinstance(name, str) for name in _list(value)):
+    if not all(_is_text(name) for name in _list(value)):
         raise ValueError("names are missing")
     return tuple(value)
 
 
 def _texts(value: Any) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+    if not isinstance(value, dict) or not all(map(_is_text, (*value, *value.values()))):
         raise ValueError("texts by name are missing")
     return value
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable() and len(value) <= 1000
 
 
 def _size(value: Any) -> int:
