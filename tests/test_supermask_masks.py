@@ -194,6 +194,12 @@ def test_scores_follow_seed_and_name() -> None:
     assert bool((one.abs() <= 0.5).all())
     unit = start_scores("unit", "a", weight, 0)
     assert bool(((unit >= 0) & (unit < 1)).all())
+    vector = start_scores("torch_default", "a", torch.zeros(900), 0)  # of which the length is the fan-in
+    assert 0.9 / 30 < float(vector.abs().max()) <= 1 / 30
+    kernel = start_scores("torch_default", "a", torch.zeros(50, 4, 3, 3), 0)
+    assert 0.9 / 6 < float(kernel.abs().max()) <= 1 / 6
+    assert start_scores(0.0, "a", weight.bfloat16(), 0).dtype == torch.float32
+    assert start_scores("unit", "a", weight.double(), 0).dtype == torch.float64
     assert start_scores(0.25, "a", weight, 0).tolist() == [[0.25] * 4] * 3
     assert start_scores("kaiming_normal", "bias", torch.zeros(7), 0).shape == (7,)
     assert start_scores("kaiming_normal", "scalar", torch.zeros(()), 0).shape == ()

@@ -28,9 +28,11 @@ from tombola.supermask import (
     TopK,
     attach,
     kernels,
+    make_permanent,
+    read,
     refresh,
 )
-from tombola.supermask.attach import layers
+from tombola.supermask.attach import layers, multipliers
 from tombola.supermask.parametrization import Supermask
 from tombola.supermask.rules import MaskRule, Round, Signed
 from tombola.supermask.weights import WeightRule, weight_rule
@@ -120,6 +122,14 @@ def test_signed_masks_by_hand() -> None:
     assert supermask.mask.tolist() == [[0, 0, 1, -1]]
     assert model.weight.tolist() == [[0, 0, 0.25, 2.0]]
     assert gradients(model, supermask)[0] == WEIGHT  # g w, kept or not
+    assert read(model)["weight"].tolist() == [[False, False, True, True]]  # -1 is kept too
+    found = multipliers(model)
+    assert found is not None
+    found["weight"].zero_()  # a copy
+    assert supermask.mask.tolist() == [[0, 0, 1, -1]]
+    mask = make_permanent(model)
+    assert mask["weight"].tolist() == [[False, False, True, True]]
+    assert model.weight.tolist() == [[0, 0, 0.25, 2.0]]
     model, _ = one_layer(Signed(0.25), [0.25, -0.25, 0.3, -0.5], represent=Identity(rescale=True))
     assert model.weight.tolist() == [[0, 0, 0.5, 4.0]]  # n by the sum of |M|
     assert Signed(0.0).threshold == 0
@@ -173,6 +183,11 @@ def test_scales_of_one_kept_weight_and_of_none() -> None:
         assert Binary(per_channel=True).scale(w, mask).tolist() == [[alpha]]
         a, b = Identity(rescale=True).score_gradient(torch.ones(1, 4), w, mask, torch.tensor(4.0))
         assert (a * b)[0].tolist() == [4 * x + 4 * count for x in WEIGHT]  # less the mean of what is kept, 4·(-1)
+    large, every = torch.full((1, 1000), 100, dtype=torch.float16), torch.ones(1, 1000, dtype=torch.bool)
+    for per_channel in (False, True):  # whose sum is more than half precision holds
+        found = Binary(per_channel).scale(large, every)
+        assert found is not None
+        assert (found.item(), found.dtype) == (100, torch.float32)
     assert Identity(rescale=True).scale(w, torch.tensor([[0, 3, 0, -1]], dtype=torch.int8)) == 1  # n by Σ|M|
     assert Binary().scale(w, torch.tensor([[0, 3, 0, -1]], dtype=torch.int8)) == 1.5  # whatever M is where it is not 0
     assert Binary(per_channel=True).scale(w, torch.tensor([[0, 3, 0, -1]], dtype=torch.int8)).tolist() == [[1.5]]
