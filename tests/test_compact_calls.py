@@ -225,3 +225,22 @@ def test_binary_layers_keep_their_norms() -> None:
     with torch.no_grad():
         model[0].weight.copy_(model[0].weight.sign() * 0.5)
     assert equal(model, torch.randn(4, 3)).report.folded == ()
+
+
+@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_norm_folds_into_a_frozen_layer_with_what_there_is(bias: bool, affine: bool) -> None:
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3, bias=bias), nn.BatchNorm2d(3, affine=affine), nn.ReLU(), nn.Conv2d(3, 1, 1)
+    )
+    model[0].weight.requires_grad_(False)
+    for value in (model[1].running_mean, model[1].running_var):
+        value.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
+    found = equal(model, torch.randn(2, 2, 5, 5))
+    assert found.report.folded == ("1",)
+    layer = found.module.get_submodule("0")
+    assert isinstance(layer, nn.Conv2d)
+    assert layer.bias is not None
+    assert not layer.weight.requires_grad
+    assert found.module.get_parameter("3.weight").requires_grad
+    assert (model[0].bias is not None) == bias  # the user's own stays as it is

@@ -304,6 +304,20 @@ def test_presets_reach_python_as_they_reach_the_command_line() -> None:
     assert (request.method.conv_rate, request.method.density, request.recipe.lr) == (0.1, 0.5, 2e-4)
 
 
+def test_gradients_under_dropout_are_the_runs_own_draws() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 20), nn.Dropout(0.5), nn.Linear(20, 2))
+    method = IterativePruning(density=0.5, rounds=1, criterion="grad")
+    masks = []
+    for outside in (0, 1):
+        torch.manual_seed(outside)
+        state = torch.get_rng_state()
+        masks.append(search(make_request(model, splits(), method, recipe=RECIPE))[-1].ticket.mask)
+        assert torch.equal(torch.get_rng_state(), state)
+    assert masks[0] == masks[1]
+    other = search(make_request(model, splits(), method, recipe=RECIPE, seed=1))[-1].ticket.mask
+    assert other != masks[0]
+
+
 @pytest.mark.parametrize("criterion", ["snip", "grad"])
 def test_a_gradient_is_that_of_the_masked_network_at_its_start(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every level the loss's gradient at the initial weights, those that are pruned so far being 0, on the first
