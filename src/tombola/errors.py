@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from functools import lru_cache
+from pathlib import Path
+
 
 class TombolaError(ValueError):
     """Something the user gave cannot be used. The message says what was found, what is allowed, how to mend."""
@@ -13,3 +18,33 @@ class TicketError(TombolaError):
 
 class RunError(TombolaError):
     """A run directory is in use by another process, or was made with other versions or settings."""
+
+
+def in_short(error: BaseException) -> str:
+    """Anybody's error on one line: its type and the first line of what it says."""
+    try:
+        text = str(error).strip()
+    except Exception:  # of a user's class it may be anything
+        text = ""
+    return f"{type(error).__name__}: {text.splitlines()[0][:300]}" if text else type(error).__name__
+
+
+def place_of(error: BaseException) -> str | None:
+    """Where in the user's own files an error was raised, e.g. "nets.py, line 12"; None where it was elsewhere."""
+    found: str | None = getattr(error, "tombola_place", None)  # of a worker process
+    if found is None and error.__cause__ is not None:
+        found = place_of(error.__cause__)
+    if found is not None:
+        return found
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.suffix == ".py" and not any(path.is_relative_to(folder) for folder in _others()):
+            return f"{path.name}, line {frame.lineno}"
+    return None
+
+
+@lru_cache(maxsize=1)
+def _others() -> tuple[Path, ...]:
+    """Where Python's files lie, those of packages, and Tombola's."""
+    installed = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return (Path(__file__).parent, *(Path(folder) for folder in installed if folder))

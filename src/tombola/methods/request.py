@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from tombola.cores import held_to_cores
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
@@ -30,6 +31,10 @@ from tombola.train.recipe import Recipe
 from tombola.train.search import Level, Search
 
 Made = TypeVar("Made")
+
+
+MOST = 10_000
+"""Replicates, at most: no study has had more."""
 
 
 class Method(Protocol):
@@ -135,9 +140,9 @@ def _kind(value: Any) -> str:
 
 def check_replicates(replicates: Any) -> None:
     """TombolaError unless it is a whole number of at least 1."""
-    if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or replicates < 1:
+    if isinstance(replicates, bool) or not isinstance(replicates, int | np.integer) or not 0 < replicates <= MOST:
         raise TombolaError(
-            f"replicates is {replicates!r}; a whole number is needed, at least 1, and for a verdict at least 3"
+            f"replicates is {replicates!r}; a whole number is needed, from 1 to {MOST:,}, and for a verdict at least 3"
         )
 
 
@@ -168,11 +173,17 @@ def as_data(data: Any, model: Any = None) -> Splits | DataSpec:
     return make_splits(*data, floats=torch.float64 if double else torch.float32)
 
 
-def check_jobs(jobs: int, *parts: nn.Module | ModelSpec | Splits | DataSpec) -> None:
-    """TombolaError if several processes are asked for and a part is given live, or a launcher has started several."""
+def check_jobs(jobs: int, *parts: nn.Module | ModelSpec | Splits | DataSpec) -> int:
+    """How many processes it will be: `jobs`, or as many as there are cores.
+
+    Raises:
+        TombolaError: below 1; several are asked for and a part is given live, or a launcher has started several.
+    """
     check_single_process()
+    jobs = held_to_cores("jobs", jobs)
     if jobs > 1 and any(isinstance(part, nn.Module | Splits) for part in parts):
         raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
+    return jobs
 
 
 def loaded(data: Splits | DataSpec, progress: Progress | None = None) -> Splits:

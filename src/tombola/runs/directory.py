@@ -7,7 +7,8 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,9 @@ from tombola.runs.atomic import read_json, write_json, write_text
 from tombola.runs.record import stamped, unstamped
 from tombola.runs.versions import versions
 
+_WRITING = ".writing"
+_PATIENCE = 15.0  # seconds that another process is given to leave a stage alone
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -33,11 +37,30 @@ class Stage:
         file = self.directory / "result.json"
         return unstamped(read_json(file)) if file.exists() else None
 
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the stage's own lock: a process that a killed run left behind may be writing still, for a moment.
+
+        Raises:
+            RunError: another process keeps the lock.
+        """
+        _make(self.directory)
+        lock = FileLock(self.directory / _WRITING, timeout=_PATIENCE)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunError(f"another process is writing to {self.directory}; wait for it, or end it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the stage as done."""
         self.directory.mkdir(parents=True, exist_ok=True)
         write_json(self.directory / "result.json", stamped(result))
-        (self.directory / "checkpoint.pt").unlink(missing_ok=True)
+        for spent in ("checkpoint.pt", _WRITING):
+            (self.directory / spent).unlink(missing_ok=True)
         for part in self.directory.glob(".*.part"):  # what a kill in the middle of a write left
             part.unlink(missing_ok=True)
 

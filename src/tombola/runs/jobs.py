@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
+from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
+from tombola.runs.workers import Crew
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,7 +45,7 @@ def limit_threads(threads: int | None) -> Iterator[None]:
     import torch
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(before if threads is None else held_to_cores("threads", threads))
     try:
         yield
     finally:
@@ -56,8 +56,6 @@ def threads_per_job(jobs: int) -> int:
     """How many torch threads each of `jobs` processes gets."""
     import torch
 
-    if jobs < 1:
-        raise TombolaError(f"jobs is {jobs}, but at least 1 process is needed")
     return max(1, torch.get_num_threads() // jobs)
 
 
@@ -65,21 +63,12 @@ def map_jobs(function: Callable[..., Result], items: Sequence[Item], jobs: int =
     """`function(item)` for every item, in order, in up to `jobs` processes that share out torch's threads.
 
     Work done in this very process gets the arguments `here` as well (bars, data already loaded); for other
-    processes the items and the function must be picklable. The first error ends the queue and is raised.
+    processes the items and the function must be picklable. The first error ends the work of all and is raised. A
+    process that is killed from outside has its item begun anew once; see `Crew`.
     """
     if jobs <= 1:
         for item in items:
             yield function(item, **here)
         return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(jobs, context, initializer=_set_threads, initargs=(threads_per_job(jobs),))
-    try:
-        yield from pool.map(function, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _set_threads(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
+    with Crew(function, min(jobs, len(items)), threads_per_job(jobs)) as crew:
+        yield from crew.results(items)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.names import check_known
 from tombola.runtime.engines import DENSE, ENGINES, Missing, Run, Workload
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from tombola.runtime.deploy import Deployed
 
 DEPLOYED = "deployed"
+MOST_ROUNDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,14 @@ class Bench:
         return asdict(self)
 
 
+def check_bench(engines: Sequence[str], rounds: int) -> None:
+    """TombolaError: an unknown engine, or no rounds, or more than anybody waits for."""
+    for name in engines:
+        check_known("engine", name, ENGINES)
+    if not 1 <= rounds <= MOST_ROUNDS:
+        raise TombolaError(f"rounds is {rounds}; give 1 to {MOST_ROUNDS:,}")
+
+
 def bench(
     model: nn.Module,
     deployed: Mapping[int, Deployed],
@@ -100,10 +110,8 @@ def bench(
     Raises:
         TombolaError: an unknown engine, or no rounds.
     """
-    for name in engines:
-        check_known("engine", name, ENGINES)
-    if rounds < 1:
-        raise TombolaError(f"rounds is {rounds}; give 1 or more")
+    check_bench(engines, rounds)
+    threads = held_to_cores("threads", threads)
     timings: list[Timing] = []
     gains: list[Gain] = []
     with threads_set(threads), torch.inference_mode():

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from tombola.compact import Compacted, compact
 from tombola.compact.compare import error_on
 from tombola.compact.effective import plain_copy
+from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
@@ -97,7 +98,7 @@ def deploy(
         subject: a ticket, or a module with plain zeros in its weights (also one with a supermask, a held mask or
             another parametrisation attached: its effective weights count). It is not changed.
         example: inputs of the shape and batch size to be fast for. On a GPU only Linear layers are looked at.
-        threads: of the CPU; None: those of the plan, or as torch is set.
+        threads: of the CPU, held to the cores there are; None: those of the plan, or as torch is set.
         plan: choices of before, or their file: nothing is measured.
         keep_compacted: whether the compacted network is kept beside, dense, for export.
         model, trusted: for a ticket of a network that is not Tombola's own, as in `Ticket.build`.
@@ -122,8 +123,7 @@ def deploy(
             f"the plan is for {wanted.threads} threads, and this machine has {os.cpu_count()} processors; give threads"
         )
     count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
-    if count < 1:
-        raise TombolaError(f"threads is {count}; give 1 or more")
+    count = held_to_cores("threads", count)
     if wanted is not None and [shape[1:] for shape in wanted.inputs] != [tuple(x.shape[1:]) for x in example]:
         raise TombolaError(
             f"the plan is for inputs {_shapes(wanted.inputs)}, not {_shapes(example)}; deploy without it"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.names import check_known
 
 LOGGERS = ("tensorboard",)
@@ -16,7 +18,8 @@ class Options:
 
     Args:
         device: auto (CUDA where there is one), cpu, cuda, or cuda:N
-        threads: CPU threads of torch; null leaves torch's own choice (for several runs at once, give each 1)
+        threads: CPU threads of torch, held to the cores there are; null leaves torch's own choice (for several runs at
+            once, give each 1)
         deterministic: on CUDA, use only kernels that give the same bits every time (slower)
         checkpoint_seconds: seconds between the checkpoints that an interrupted run resumes from
         loggers: further loggers of the training curves: tensorboard
@@ -34,8 +37,9 @@ class Options:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "loggers", tuple(self.loggers))
-        if self.threads is not None and self.threads < 1:
-            raise TombolaError(f"threads is {self.threads}; it must be at least 1, or null")
+        check_fields(self)
+        if self.threads is not None:
+            object.__setattr__(self, "threads", held_to_cores("threads", self.threads))
         if not self.checkpoint_seconds >= 0:
             raise TombolaError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must be at least 0")
         for name in self.loggers:

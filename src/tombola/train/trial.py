@@ -110,6 +110,7 @@ def run_trial(
         return Trial(done, tuple(read_csv(stage.directory / "metrics.csv")), None, read_outcomes(stage.directory))
     store = CheckpointStore(stage.directory, bench.options.checkpoint_seconds) if stage else None
     with (
+        stage.writing() if stage else nullcontext(),
         hold(model, mask) if mask is not None else nullcontext(),
         bench.progress.track(label, bench.total_steps) as update,
     ):

@@ -1,0 +1,240 @@
+"""Worker processes: one that is killed is replaced, and none outlives the process that started it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from types import FrameType, TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from tombola.errors import TombolaError, in_short, place_of
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_ATTEMPTS = 2
+_PATIENCE = 5.0  # seconds that a process is given to end when told to
+_LOOK = 1.0  # seconds between looks at who the parent is
+_PR_SET_PDEATHSIG = 1
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class WorkerWarning(UserWarning):
+    """A worker process was ended from outside; its item is begun anew."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Worker:
+    """A process and this side of the pipe to it."""
+
+    process: Any
+    link: Connection
+
+
+class Crew(Generic[Item, Result]):
+    """Up to `size` processes that call `function`, each with `threads` torch threads (None: torch is left alone).
+
+    A context manager. They start when there is work for them, and end, at the latest, with the process that started
+    them, also where that is killed: on Linux the system sees to it, elsewhere a thread in each. Ctrl-C is this
+    process's to answer: it does not reach them. Whoever leaves the context ends all of them, in the middle of their
+    work.
+    """
+
+    def __init__(self, function: Callable[[Item], Result], size: int, threads: int | None = None) -> None:
+        self._function, self._size, self._threads = function, size, threads
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.link.close()
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join(_PATIENCE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+
+    def results(self, items: Sequence[Item]) -> Iterator[Result]:
+        """`function(item)` of every item, in order.
+
+        Raises:
+            TombolaError: the processes that worked on one item were ended from outside twice, or it cannot be sent.
+            Exception: what the function raised, as soon as it does.
+
+        Warns:
+            WorkerWarning: a process was ended from outside, and its item is begun anew.
+        """
+        waiting, attempts = list(reversed(range(len(items)))), [0] * len(items)
+        busy: dict[_Worker, int] = {}
+        found: dict[int, Result] = {}
+        for index in range(len(items)):
+            while index not in found:
+                while waiting and len(busy) < self._size:
+                    busy[self._hand_out(items[waiting[-1]], busy)] = waiting[-1]
+                    attempts[waiting.pop()] += 1
+                for worker in _ready(busy):
+                    done = busy.pop(worker)
+                    try:
+                        good, value = worker.link.recv()
+                    except (EOFError, OSError):
+                        self._bury(worker, attempts[done] >= _ATTEMPTS)
+                        waiting.append(done)
+                        continue
+                    if not good:
+                        raise value
+                    found[done] = value
+            yield found.pop(index)
+
+    def _hand_out(self, item: Item, busy: dict[_Worker, int]) -> _Worker:
+        """The worker that has been given the item: an idle one, or a new one."""
+        worker = next((one for one in self._workers if one not in busy), None)
+        if worker is None:
+            worker = self._start()
+        with _said_if_not_sent(), contextlib.suppress(OSError):  # it may have ended: seen when its answer is read
+            worker.link.send(item)
+        return worker
+
+    def _start(self) -> _Worker:
+        here, there = _SPAWN.Pipe()
+        process = _SPAWN.Process(target=_work, args=(there, self._function, self._threads), daemon=False)
+        with _said_if_not_sent(), _interrupts_held():
+            process.start()
+        there.close()
+        worker = _Worker(process, here)
+        self._workers.append(worker)
+        return worker
+
+    def _bury(self, worker: _Worker, last: bool) -> None:
+        """Account for a worker that ended by itself or was killed; TombolaError if it was the `last` attempt."""
+        worker.link.close()
+        worker.process.join(_PATIENCE)
+        self._workers.remove(worker)
+        how = _ending(worker.process.exitcode)
+        if last:
+            raise TombolaError(
+                f"two worker processes in turn ended on the same job (the last {how}): memory may have run out (ask "
+                "for fewer jobs), or a script lacks `if __name__ == '__main__':`; run the same again to go on"
+            )
+        warnings.warn(f"a worker process {how}; its job goes on in a new one", WorkerWarning, stacklevel=4)
+
+
+def _ready(busy: dict[_Worker, int]) -> list[_Worker]:
+    """Those that have answered, or ended: their pipe is readable either way. Waits for one."""
+    links = {worker.link: worker for worker in busy}
+    return [links[link] for link in wait(list(links)) if isinstance(link, Connection)]
+
+
+def _ending(status: int | None) -> str:
+    if status is None:
+        return "closed its pipe"
+    if status >= 0:
+        return f"ended with status {status}"
+    with contextlib.suppress(ValueError):
+        return f"was killed by {signal.Signals(-status).name}"
+    return f"was killed by signal {-status}"
+
+
+@contextmanager
+def _said_if_not_sent() -> Iterator[None]:
+    try:
+        yield
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TombolaError(
+            f"jobs needs work that can be handed to another process, and this cannot ({error}); set jobs to 1"
+        ) from error
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """What is started within inherits that Ctrl-C does not reach it, also while it is still importing."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+# ---- in the worker -----------------------------------------------------------------------------------------
+
+
+def _work(link: Connection, function: Callable[[Any], Any], threads: int | None) -> None:
+    """What a worker does: an item in, (True, result) or (False, error) out, until the pipe is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _stop)
+    _end_with_parent()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    while True:
+        try:
+            answer = (True, function(link.recv()))
+        except (EOFError, _Stopped):
+            return
+        except BaseException as error:  # of a user's code, whatever it may be
+            answer = (False, _sendable(error))
+        try:
+            link.send(answer)
+        except OSError:  # nobody listens any more
+            return
+
+
+class _Stopped(BaseException):
+    """SIGTERM: the work at hand is left tidily, and not answered."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise _Stopped
+
+
+def _sendable(error: BaseException) -> BaseException:
+    """The error, its traceback as a note; in words where it cannot be pickled and read again."""
+    place = place_of(error)
+    sent = error
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its class does
+        sent = RuntimeError(f"in a worker process: {in_short(error)}")
+    sent.add_note("in a worker process:\n" + "".join(traceback.format_exception(error)))
+    sent.tombola_place = place  # type: ignore[attr-defined]
+    return sent
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it ends, however that may be."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        # the pipe stays open where another child of the parent has inherited it; a new parent tells as well
+        while not wait([parent.sentinel], timeout=_LOOK) and os.getppid() == parent.pid:
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="tombola-watch-parent", daemon=True).start()
