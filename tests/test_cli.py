@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -166,14 +167,23 @@ def test_traceback_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
         main(["fnd"])
 
 
-def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "code", "how"),
+    [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "ended by SIGTERM"), ("SIGHUP", 129, "ended by SIGHUP")],
+)
+def test_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, name: str, code: int, how: str) -> None:
+    if not hasattr(signal, name):
+        pytest.skip(f"no {name} here")
+    number, before = getattr(signal, name), signal.getsignal(getattr(signal, name))
+
     def interrupt(*args: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(number)
 
     monkeypatch.setattr(Group, "read", interrupt)
     status, _, err = call("find", "imp")
-    assert status == 130
-    assert err == "tombola: error: interrupted; run the same command to go on\n"
+    assert status == code
+    assert err == f"tombola: error: {how}; run the same command to go on\n"
+    assert signal.getsignal(number) == before
 
 
 # -- configuration

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 
 
 def unknown(what: str, given: object, known: Iterable[object], more: str = "") -> str:
@@ -64,9 +64,9 @@ def imported(what: str, path: str) -> Any:
         except ModuleNotFoundError as error:
             if count > 1 and error.name is not None and f"{name}.".startswith(f"{error.name}."):
                 continue  # the last words may be a class and its attribute
-            raise _cannot(what, path, _line(error)) from error
-        except Exception as error:  # whatever the module does when it is imported
-            raise _cannot(what, path, f"{name}: {_line(error)}") from error
+            raise _cannot(what, path, in_short(error)) from error
+        except (Exception, SystemExit) as error:  # whatever the module does when it is imported
+            raise _cannot(what, path, f"{name}: {in_short(error)}") from error
         for index, part in enumerate(parts[count:], start=count):
             if not hasattr(found, part):
                 public = [known for known in dir(found) if not known.startswith("_")]
@@ -110,8 +110,3 @@ def imported_if_trusted(what: str, path: object, trusted: Sequence[str], instead
 def _cannot(what: str, path: str, why: str) -> TombolaError:
     place = "" if " has no " in why else ", and that its folder is on PYTHONPATH"
     return TombolaError(f"{what} {path!r} cannot be imported ({why}); check the spelling{place}")
-
-
-def _line(error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

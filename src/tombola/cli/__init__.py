@@ -6,32 +6,41 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tombola.cli.errors import one_line
+from tombola.cli.errors import one_line, unexpected
 from tombola.cli.screen import Screen, plain_warnings, printable
+from tombola.cli.signals import Ended, ending_signals_raised
 from tombola.cli.verb import DEFAULT_METHOD, Verb
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, place_of
 from tombola.names import unknown
 
-USAGE, INTERRUPTED = 2, 130
+FAULT, USAGE, INTERRUPTED = 1, 2, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives its exit status: 0, 2 for a mistake (one line on stderr), 130 if interrupted."""
+    """Run one command; gives its exit status: 0, 2 for a mistake (one line on stderr), 130 if interrupted.
+
+    1 is a fault of Tombola's own; 128 and more, the signal that ended it. With TOMBOLA_TRACEBACK set in the environment
+    errors are raised.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with plain_warnings():
+        with plain_warnings(), ending_signals_raised():
             return _run(words)
-    except SystemExit as end:  # help or the configuration was printed
-        return end.code if isinstance(end.code, int) else 0
-    except KeyboardInterrupt:
-        return _say("interrupted; run the same command to go on", INTERRUPTED)
+    except Ended as end:
+        how = "interrupted" if end.status == INTERRUPTED else f"ended by {end}"
+        return _say(f"{how}; run the same command to go on", end.status)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (TombolaError, OSError) as error:
+    except BaseException as error:  # of a user's own function it may be anything
         if os.environ.get("TOMBOLA_TRACEBACK"):
             raise
-        return _say(one_line(error), USAGE)
+        if isinstance(error, KeyboardInterrupt) and not place_of(error):
+            return _say("interrupted; run the same command to go on", INTERRUPTED)
+        if isinstance(error, TombolaError | OSError):
+            return _say(one_line(error), USAGE)
+        text, theirs = unexpected(error)
+        return _say(text, USAGE if theirs else FAULT)
 
 
 def _say(text: str, status: int) -> int:
@@ -51,7 +60,10 @@ def _run(words: list[str]) -> int:
     verb, rest = _find_verb(all_verbs(), words)
     if verb is None:
         return 0
-    given = verb.parse(rest)
+    try:
+        given = verb.parse(rest)
+    except SystemExit as end:  # help or the configuration was printed
+        return end.code if isinstance(end.code, int) else 0
     screen = Screen(bool(given["json"]))
     screen.finish(verb.run(given, screen))
     return 0

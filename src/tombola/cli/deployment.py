@@ -113,20 +113,22 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     with loading(None):
         import torch
 
-        from tombola.runtime.bench import bench
+        from tombola.runtime.bench import bench, check_bench
         from tombola.runtime.engines import ENGINES
         from tombola.runtime.example import example_input
         from tombola.ticket.ticket import Ticket
 
     batches = _batches(given["batch"])
+    engines = ([given["engines"]] if isinstance(given["engines"], str) else given["engines"]) or tuple(ENGINES)
+    check_bench(engines, given["rounds"])
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     model = ticket.build(model=architecture(given, ticket), trusted=trusted(given)).eval()
     found = bench(
         model,
         {batch: _made(given, ticket, batch) for batch in batches},
         {batch: (example_input(ticket, batch, given["input_shape"]),) for batch in batches},
-        threads=given["threads"] or torch.get_num_threads(),
-        engines=([given["engines"]] if isinstance(given["engines"], str) else given["engines"]) or tuple(ENGINES),
+        threads=torch.get_num_threads() if given["threads"] is None else given["threads"],
+        engines=engines,
         rounds=given["rounds"],
         ticket_bytes=Path(given["ticket"]).stat().st_size,
     )

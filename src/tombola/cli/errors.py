@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from tombola.errors import in_short, place_of
 from tombola.names import closest
 
 _TYPES = {
@@ -18,14 +19,31 @@ _TYPES = {
     "tuple": "a list such as [a, b]",
 }
 
+_WHOLE = "TOMBOLA_TRACEBACK=1 shows the traceback"
+
 _SOURCE = ' in "<unicode string>",'
 
 
 def one_line(error: BaseException) -> str:
-    """Any error's message on one line; a missing or unreadable file is named first."""
+    """Any error's message on one line; a missing or unreadable file is named first.
+
+    What came from a user's own function is told with its place.
+    """
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()) or type(error).__name__
+    place = place_of(error)
+    return f"{text} ({place}; {_WHOLE})" if place else text
+
+
+def unexpected(error: BaseException) -> tuple[str, bool]:
+    """The line about an error that nothing met, and whether its cause is the user's: own code, or too little memory."""
+    place, text = place_of(error), in_short(error)
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return f"memory ran out ({text}); take a smaller network or batch, or fewer jobs", True
+    if place:
+        return f"{text} ({place}; {_WHOLE})", True
+    return f"{text}; this is a fault of Tombola's, please report it ({_WHOLE})", False
 
 
 def parser_line(message: str, options: Iterable[str], command: str) -> str:

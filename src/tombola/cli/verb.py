@@ -87,7 +87,22 @@ class Verb:
             if isinstance(error, TombolaError):
                 raise
             raise TombolaError(parser_line(str(error), option_names(parser), self.command)) from error
+        _check_places(given)
         return given
+
+
+_PLACES = ("ticket", "runs", "out", "data_root", "start", "checkpoint", "plan", "arms", "tickets")
+"""Options that name files or folders."""
+
+
+def _check_places(given: Namespace) -> None:
+    """TombolaError for the name of a file or folder that can be none."""
+    for name in _PLACES:
+        value = given.get(name)
+        for place in value if isinstance(value, list) else [value]:
+            if place == "" or (isinstance(place, str) and "\0" in place):
+                problem = "is empty" if place == "" else f"is {place!r}, with a NUL character in it"
+                raise TombolaError(f"{name} {problem}; name a file or folder")
 
 
 def option_names(parser: ArgumentParser) -> list[str]:

@@ -81,6 +81,11 @@ def feed(
     shape = split.shape
     if augment is not None and augment.active and len(shape) != 3:
         raise TombolaError(f"augmentation needs images (channels, height, width); the examples have shape {shape}")
+    if augment is not None and augment.crop and augment.crop >= min(shape[1:]):
+        raise TombolaError(
+            f"augment.crop is {augment.crop}, but the images are {shape[1]} by {shape[2]} pixels: a window might hold "
+            "nothing of them; give less than a side"
+        )
     if sweep_batch is None:
         sweep_batch = max(batch_size, _SWEPT_AT_ONCE // max(1, torch.Size(shape).numel()))
     plan = _Plan(len(split), batch_size, sweep_batch, drop_last)

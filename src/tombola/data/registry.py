@@ -17,7 +17,7 @@ from tombola.data.config import Augment, DataSpec
 from tombola.data.cue import plant
 from tombola.data.shared import image_split, refuse_args
 from tombola.data.splits import Normalisation, Resident, Splits, holdout, make_splits
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.names import imported, is_import_path, unknown
 
 _DIGITS = Normalisation(mean=(0.3053,), std=(0.3761,))
@@ -216,7 +216,7 @@ def _foreign(spec: DataSpec, split_seed: int) -> Splits:
         raise
     except Exception as error:  # a user's function may raise anything
         raise TombolaError(
-            f"data function {spec.name} failed on (root, seed): {type(error).__name__}: {error}; mend it, or its args"
+            f"data function {spec.name} failed on (root, seed): {in_short(error)}; mend it, or its args"
         ) from error
     if isinstance(given, Splits):
         if spec.val_size is not None:

@@ -47,6 +47,8 @@ __all__ = [
     "tensor_digest",
 ]
 
+_MOST_CLASSES = 10_000_000
+"""That are taken from labels; of more it must be said."""
 _NO_EXAMPLES = (IterableDataset, Tensor, np.ndarray, Mapping)
 """What may have a length and items that are no examples."""
 
@@ -331,6 +333,14 @@ def _same_shape(parts: dict[str, Split]) -> tuple[int, ...]:
     return shapes["train"]
 
 
+def _check_inferred(classes: int | None, where: str) -> None:
+    if classes is not None and classes > _MOST_CLASSES:
+        raise TombolaError(
+            f"the largest label of {where} is {classes - 1}, and no network can have as many outputs; number "
+            "the classes from 0, e.g. by torch.unique(y, return_inverse=True)"
+        )
+
+
 def _check_labels(
     parts: dict[str, Split], classes: int | None, task: Task | None
 ) -> tuple[int | None, Task, Allowed | None]:
@@ -358,6 +368,7 @@ def _check_labels(
             found = [count(y, chosen.ignored) for y in labels.values()]
             classes = max((number for number in found if number is not None), default=None)
             counted = " and ".join(labels)
+            _check_inferred(classes, counted)
     allowed = Allowed(classes, chosen.ignored, counted)
     for where, y in labels.items():
         allowed.check(y, f"the {where} split")

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.names import imported
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def build_foreign(path: str, *, input_shape: tuple[int, ...], classes: int, args
         raise
     except Exception as error:
         named = ", ".join(given) or "no arguments"
-        raise TombolaError(f"{path} called with {named}: {_line(error)}{_signature_hint(target)}") from error
+        raise TombolaError(f"{path} called with {named}: {in_short(error)}{_signature_hint(target)}") from error
     if not isinstance(model, nn.Module):
         raise TombolaError(f"{path} gave a {type(model).__name__}; it must give a torch nn.Module")
     return model
@@ -92,8 +92,3 @@ def _parameters(target: Any) -> Mapping[str, inspect.Parameter]:
 def _signature_hint(target: Any) -> str:
     known = list(_parameters(target))
     return f"; it takes: {', '.join(known)}" if known else ""
-
-
-def _line(error: BaseException) -> str:
-    first = (str(error).strip().splitlines() or [""])[0]
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tombola.errors import TombolaError
 from tombola.models.checkpoint import load_checkpoint_
 from tombola.models.foreign import build_foreign
+from tombola.models.memory import check_memory
 from tombola.names import is_import_path, unknown
 
 if TYPE_CHECKING:
@@ -121,7 +123,9 @@ def build_network(
     for given in args:
         if given not in entry.options:
             raise TombolaError(f"{name}: {unknown('argument', given, entry.options)}")
-    return entry.build(input_shape=tuple(input_shape), classes=classes, **entry.fixed, **from_name, **args)
+    build = partial(entry.build, input_shape=tuple(input_shape), classes=classes, **entry.fixed, **from_name, **args)
+    check_memory(name, build)
+    return build()
 
 
 def _find(name: str) -> tuple[Entry, dict[str, str]] | None:

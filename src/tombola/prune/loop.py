@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.coverage import coverage
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.hold import hold
 from tombola.mask import Mask, parameters_by_name, prunable, unwrap
 from tombola.nn.forward import typed, widened
@@ -159,11 +159,24 @@ def _select(search: Search, pruning: Pruning, context: Context, mask: Mask, coun
 
 def _scores(pruning: Pruning, context: Context) -> dict[str, Tensor]:
     try:
-        return pruning.criterion(context)
+        found = pruning.criterion(context)
     except TombolaError:
         raise
     except Exception as error:  # a user's own function may raise anything
-        raise TombolaError(f"{_name(pruning)} failed on its Context: {type(error).__name__}: {error}") from error
+        raise TombolaError(f"{_name(pruning)} failed on its Context: {in_short(error)}") from error
+    _check_scores(_name(pruning), found, context)
+    return found
+
+
+def _check_scores(whose: str, found: object, context: Context) -> None:
+    wanted = "give a mapping: layer name -> scores in the weight's shape"
+    if not isinstance(found, Mapping):
+        raise TombolaError(f"{whose} gave a {type(found).__name__}; {wanted}")
+    for name, weight in context.final.items():
+        scores = found.get(name)
+        if not isinstance(scores, Tensor) or scores.shape != weight.shape:
+            what = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)[:60]
+            raise TombolaError(f"{whose} gave {what} for {name!r} of shape {tuple(weight.shape)}; {wanted}")
 
 
 def _name(pruning: Pruning) -> str:

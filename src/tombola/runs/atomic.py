@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,14 +54,19 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """TombolaError if something is to be written into a folder, and there is something else in its place."""
+    """TombolaError if something is to be written into a folder that is none, or cannot be made or written to: tried."""
+    if "\0" in str(path):
+        raise TombolaError(f"{str(path)!r} holds a NUL character; name another folder")
     for place in (path, *path.parents):
-        if place.exists():
-            if not place.is_dir():
-                raise TombolaError(f"{place} is a file; name a folder, or a place for a new one")
-            if not os.access(place, os.W_OK | os.X_OK):
-                raise TombolaError(f"{place} cannot be written to; name another folder")
-            return
+        try:
+            if place.is_dir():
+                Path(tempfile.mkdtemp(prefix=".tombola-", dir=place)).rmdir()  # permissions alone do not tell
+                return
+            there = place.exists() or place.is_symlink()
+        except OSError as error:
+            raise TombolaError(f"{place} cannot be written to ({error.strerror}); name another folder") from None
+        if there:
+            raise TombolaError(f"{place} is a file; name a folder, or a place for a new one")
 
 
 def write_bytes(path: Path, content: bytes) -> None:

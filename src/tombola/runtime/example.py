@@ -25,8 +25,8 @@ def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None
         raise TombolaError(
             "the ticket does not record its network's input shape; give one: input_shape, e.g. [3, 32, 32]"
         )
-    if batch < 1 or any(size < 1 for size in chosen):
-        raise TombolaError(f"batch {batch} of inputs of shape {list(chosen)}; all sizes must be 1 or more")
+    if not all(1 <= size < 2**31 for size in (batch, *chosen)):
+        raise TombolaError(f"batch {batch} of inputs of shape {list(chosen)}; all sizes must be 1 or more, below 2^31")
     known = ticket.origin.views()
     dtype = next((known[name].dtype for name in ticket.mask if name in known), torch.float32)
     draw = torch.Generator("cpu").manual_seed(0)

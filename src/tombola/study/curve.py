@@ -18,6 +18,7 @@ from tombola.methods.start import start_from
 from tombola.names import check_known
 from tombola.prune.loop import plan_levels
 from tombola.rng.seeds import derive
+from tombola.runs.atomic import check_folder
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
@@ -44,7 +45,8 @@ def run_curve(
     """
     for name in controls:
         check_known("control", name, CONTROLS)
-    check_jobs(jobs, request.model, request.data)
+    jobs = check_jobs(jobs, request.model, request.data)
+    check_folder(out)
     options = request.options
     with show_progress(options.progress) as progress:
         splits = loaded(request.data, progress)

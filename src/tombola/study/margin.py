@@ -35,6 +35,20 @@ class Margin:
             )
         if self.kind not in KINDS:
             raise TombolaError(f"margin_kind is {self.kind!r}; use one of {', '.join(KINDS)}")
+        if self.kind != "absolute":
+            self._check_below_whole()
+
+    def check(self, metric: str) -> None:
+        """TombolaError if it lets any network match, the metric being a share of examples."""
+        if Unit(metric).percent:
+            self._check_below_whole()
+
+    def _check_below_whole(self) -> None:
+        if self.value >= 1:
+            raise TombolaError(
+                f"margin is {self.value!r}, 100 % or more: any network would match; it is a fraction, 0.002 being 0.2 "
+                "points of an accuracy or 0.2 % of another metric"
+            )
 
     def of(self, metric: str, dense_mean: float, *, share: bool) -> Allowance:
         """What it allows. `share`: the metric is 0 or 1 for every example."""

@@ -25,6 +25,7 @@ from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
 from tombola.rng.seeds import checked_seed, derive
+from tombola.runs.atomic import check_folder
 from tombola.runs.carry import Order, carry_out
 from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
@@ -117,7 +118,9 @@ def verify(
 
 def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
     """Carry out a verification, in a run directory under `out` if that is given."""
-    check_jobs(jobs, verification.data)
+    jobs = check_jobs(jobs, verification.data)
+    if out is not None:
+        check_folder(out)
     with show_progress(verification.options.progress) as progress:
         return _verify(verification, out, jobs, progress)
 
@@ -162,6 +165,7 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
 
 
 def _check_data(verification: Verification, splits: Splits) -> None:
+    verification.margin.check(splits.task.metric_name)
     if splits.test is None:
         raise TombolaError("the data has no test split, so nothing can be verified; give data with a test split")
     recorded = recorded_part(verification.contest.ticket, "data").get("fingerprint")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tombola.data.splits import Task
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.nn.forward import leaves, mapped
 from tombola.train.evaluate import loss_value, metric_values
 
@@ -45,12 +45,6 @@ def check_task(task: Task, output: Any, target: Tensor, whose: str) -> None:
                 check_mean(name, measure, output, target)
             _check_paired(name, measure, output, target)
     _check_forms(task, metric, output, target)
-
-
-def in_short(error: BaseException) -> str:
-    """An error's type and its first line."""
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
 def repeated(output: Any, rows: int, count: int) -> Any:

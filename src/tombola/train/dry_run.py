@@ -18,15 +18,16 @@ from torch import Tensor, nn
 
 from tombola.data.probe import FARTHEST, chosen, extremes, first_of, read_targets, targets_of
 from tombola.data.splits import Split
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.nn.forward import leaves, mapped, typed, widened
 from tombola.ticket.ticket import Ticket
-from tombola.train.contract import check_task, in_short, repeated
+from tombola.train.contract import check_task, repeated
 from tombola.train.evaluate import metric_values
 from tombola.train.feeds import EVAL_BATCH, evaluation_feed, layout
 from tombola.train.fit import apart
 from tombola.train.hooks import Hook
 from tombola.train.loop import train
+from tombola.train.schedule import check_schedule
 from tombola.train.search import Search
 from tombola.train.state import BuildOptimizer, Loop
 from tombola.train.trial import Bench
@@ -52,6 +53,7 @@ def try_training(
     Raises:
         TombolaError: what fails or breaks the task's contract; a state that changes its form in the forward pass.
     """
+    check_schedule(bench.recipe, bench.steps_per_epoch)
     bench = replace(bench, splits=replace(bench.splits, task=apart(bench.splits.task)))
     model.to(bench.fabric.device)
     forms, parameters = _forms(model), dict(model.named_parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +20,13 @@ _CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 def make_fabric(device: str, precision: str = "32", *, loggers: Any = ()) -> Fabric:
     """A Fabric on one device: "auto", "cpu", "cuda" or "cuda:1"; a device that is not there is a TombolaError."""
     kind, _, index = device.partition(":")
-    if kind not in ("auto", "cpu", "cuda") or not (index.isdigit() or not index):
+    numbered = kind == "cuda" and re.fullmatch("[0-9]{1,4}", index)
+    if kind not in ("auto", "cpu", "cuda") or not (numbered or device == kind):
         raise TombolaError(unknown("device", device, ("auto", "cpu", "cuda", "cuda:N")))
     if kind == "cuda" and not torch.cuda.is_available():
         raise TombolaError("device 'cuda' was asked for, but torch finds no CUDA device here; use device cpu")
+    if numbered and int(index) >= torch.cuda.device_count():
+        raise TombolaError(f"device is {device!r}, but there are {torch.cuda.device_count()}; they count from 0")
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     devices: Any = [int(index)] if index else 1

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 from tombola.errors import TombolaError
 
-_PATTERN = re.compile(r"(?:(?P<epochs>\d{1,12}(?:\.\d{1,12})?)ep)?(?:(?P<iterations>\d{1,15})it)?")
+_PATTERN = re.compile(r"(?:(?P<epochs>[0-9]+(?:\.[0-9]+)?)ep)?(?:(?P<iterations>[0-9]+)it)?")
+
+
+_EPOCHS, _ITERATIONS = 1_000_000, 10_000_000_000
+"""The longest that is taken for meant."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,12 @@ class Length:
             raise TombolaError(
                 f'length {repr(text)[:80]} is not understood; write epochs as "10ep", iterations as "5000it"'
             )
-        return cls(float(match["epochs"] or 0), int(match["iterations"] or 0))
+        epochs, iterations = match["epochs"] or "0", match["iterations"] or "0"
+        if len(epochs) > 100 or len(iterations) > 100 or float(epochs) > _EPOCHS or int(iterations) > _ITERATIONS:
+            raise TombolaError(
+                f"length {text[:40]!r} is more than {_EPOCHS:,} epochs or {_ITERATIONS:,} iterations; give less"
+            )
+        return cls(float(epochs), int(iterations))
 
     def steps(self, steps_per_epoch: int) -> int:
         """This length in iterations; a fraction of an epoch is rounded half to even."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.names import imported, is_import_path, unknown
 from tombola.train.recipe import Recipe
 
@@ -26,13 +26,16 @@ def build_optimizer(parameters: ParamGroups, recipe: Recipe) -> torch.optim.Opti
     kind, settings = _kind(recipe)
     try:
         optimizer: torch.optim.Optimizer = kind(groups, **settings, fused=True)
-    except (TypeError, RuntimeError):  # no fused kernel for this optimiser, device or dtype
+    except Exception:  # no fused kernel for this optimiser, device or dtype
         try:
             optimizer = kind(groups, **settings)
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # of a user's own it may be anything
             raise TombolaError(
-                f"optimizer {recipe.optimizer!r} does not take {', '.join(settings)} ({error}); choose another"
-            ) from None
+                f"optimizer {recipe.optimizer!r} does not take {', '.join(settings)} ({in_short(error)}); "
+                "choose another"
+            ) from error
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TombolaError(f"optimizer {recipe.optimizer!r} gave a {type(optimizer).__name__}, not a torch optimiser")
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
@@ -67,7 +70,11 @@ def optimizer_class(recipe: Recipe) -> Any:
     if not is_import_path(recipe.optimizer):
         more = ", or the import path of an optimiser class such as torch.optim.RMSprop"
         raise TombolaError(unknown("optimizer", recipe.optimizer, OPTIMIZERS, more))
-    return imported("optimizer", recipe.optimizer)
+    found = imported("optimizer", recipe.optimizer)
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, torch.optim.Optimizer)):
+        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+        raise TombolaError(f"optimizer {recipe.optimizer!r} is {what}; name a torch optimiser's class")
+    return found
 
 
 def _kind(recipe: Recipe) -> tuple[Any, Mapping[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from dataclasses import dataclass
 
 from tombola.errors import TombolaError
@@ -74,7 +75,7 @@ class Recipe:
             Length.parse(text)
         _require(Length.parse(self.length) != Length(), "length", self.length, "longer than nothing")
         _require(Length.parse(self.eval_every) != Length(), "eval_every", self.eval_every, "longer than nothing")
-        _require(self.batch_size >= 1, "batch_size", self.batch_size, "at least 1")
+        _require(1 <= self.batch_size <= _MOST, "batch_size", self.batch_size, f"between 1 and {_MOST:,}")
         _require(
             1 <= self.accumulate <= self.batch_size,
             "accumulate",
@@ -82,12 +83,13 @@ class Recipe:
             "between 1 and the batch size",
         )
         _require(math.isfinite(self.lr) and self.lr >= 0, "lr", self.lr, "a number of at least 0")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a number of at least 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
-        _require(self.clip_norm is None or self.clip_norm > 0, "clip_norm", self.clip_norm, "above 0, or null")
+        clips = self.clip_norm is None or 0 < self.clip_norm < math.inf
+        _require(clips, "clip_norm", self.clip_norm, "a number above 0, or null")
         check_known("schedule", self.schedule, SCHEDULES)
-        if isinstance(self.train_eval, str) and self.train_eval.isdigit():
+        if isinstance(self.train_eval, str) and re.fullmatch(r"[0-9]{1,18}", self.train_eval):
             object.__setattr__(self, "train_eval", int(self.train_eval))
         size = self.train_eval
         _require(
@@ -104,12 +106,17 @@ class Recipe:
             list(self.milestones),
             'lengths such as ["80ep", "120ep"] when the schedule is step',
         )
+        _require(math.isfinite(self.gamma) and self.gamma > 0, "gamma", self.gamma, "a number above 0")
         _require(
             0 < self.gamma < 1 or self.schedule != "plateau",
             "gamma",
             self.gamma,
             "between 0 and 1 when the schedule is plateau",
         )
+
+
+_MOST = 10_000_000
+"""Examples of one step, at most: more is a slip of the hand."""
 
 
 def _require(holds: bool, field: str, value: object, allowed: str) -> None:

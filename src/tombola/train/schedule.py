@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
+from tombola.errors import TombolaError
 from tombola.train.history import Row
 from tombola.train.length import steps
 from tombola.train.recipe import Recipe
@@ -44,6 +46,21 @@ def lr_factor(recipe: Recipe, steps_per_epoch: int) -> Factor:
         return (step + 1) / warmup * course(step) if step < warmup else course(step)
 
     return factor if warmup else course
+
+
+def check_schedule(recipe: Recipe, steps_per_epoch: int) -> None:
+    """TombolaError for a warm-up that the training ends in; a warning for milestones that it does not come to."""
+    total, warmup = (steps(length, steps_per_epoch) for length in (recipe.length, recipe.warmup))
+    if warmup > total:
+        raise TombolaError(
+            f"warmup is {recipe.warmup}, {warmup:,} iterations, but training has {total:,}: lr would never be reached; "
+            "make it shorter, e.g. 0it"
+        )
+    late = [text for text in recipe.milestones if steps(text, steps_per_epoch) >= total]
+    if late and recipe.schedule == "step":
+        warnings.warn(
+            f"milestones name {late[0]}, but training ends at iteration {total:,}: lr is not cut there", stacklevel=2
+        )
 
 
 def plateau_factor(history: Sequence[Row], recipe: Recipe, higher_is_better: bool) -> float:
