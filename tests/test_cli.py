@@ -360,7 +360,7 @@ def test_runs_says_where_runs_are(found: dict[str, Any], runs: Path, tmp_path: P
     assert said(tmp_path).endswith(f"those in it: tombola runs --out {tmp_path / 'below'}\n")
 
 
-@pytest.mark.parametrize("words", [["info"], ["verify"], ["export"], ["deploy"], ["bench"]], ids=" ".join)
+@pytest.mark.parametrize("words", [["info"], ["verify"], ["export"], ["deploy", "--out", "x"], ["bench"]], ids=" ".join)
 def test_a_run_in_the_place_of_its_ticket(words: list[str], found: dict[str, Any], runs: Path) -> None:
     status, out, err = call(*words, found["run"])
     assert (status, out, err.count("\n")) == (2, "", 1)

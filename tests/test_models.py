@@ -165,7 +165,7 @@ def test_names_and_defaults() -> None:
         ("mlp", {"hidden": [3, 0]}, r"mlp: hidden is \[3, 0\]; a list of positive integers"),
         ("mlp", {"hidden": 30}, "mlp: hidden is 30; a list of positive integers"),
         ("resnet-18", {"stem": "big"}, "resnet-18: unknown stem 'big'; allowed: cifar, imagenet"),
-        ("wrn-20-4", {}, r"wrn-20-4: depth is 20; a depth of 6n\+4 is needed"),
+        ("wrn-20-4", {}, r"wrn-20-4: depth is 20; a depth of 6n\+4 up to 1000 is needed"),
         ("wrn-16-0", {}, "wrn-16-0: width is 0.0; a number above 0"),
         ("wrn-16-1", {"dropout": 1}, r"wrn-16-1: dropout is 1; a number in \[0, 1\)"),
     ],

@@ -41,8 +41,8 @@ def unexpected(error: BaseException) -> tuple[str, bool]:
     place, text = place_of(error), in_short(error)
     if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
         return f"memory ran out ({text}); take a smaller network or batch, or fewer jobs", True
-    if place:
-        return f"{text} ({place}; {_WHOLE})", True
+    if place or isinstance(error, SystemExit):  # whose own frame is no file's where sys.exit itself was named
+        return f"{text} ({place}; {_WHOLE})" if place else f"a function that was named ended the program: {text}", True
     return f"{text}; this is a fault of Tombola's, please report it ({_WHOLE})", False
 
 

@@ -173,7 +173,7 @@ def _by_name(spec: ModelSpec, splits: Splits, seed: int, init_args: Mapping[str,
         classes = classes if certain else None
     network = NetworkSpec(spec.name, args, shape, classes)
     trusted = () if own else (spec.name,)
-    init = spec.init or default_init(spec.name)
+    init = default_init(spec.name) if spec.init is None else spec.init
     if spec.checkpoint is None and init is not None:
         model = None if own else _built(network, seed)
         return Start(
