@@ -21,6 +21,8 @@ JSON = {
     "9" * 30: "64 bits",
     "-9223372036854775809": "64 bits",
     "1" * 5000: "limit",
+    '["\\ud800"]': "surrogate",
+    '{"x": [{"\\uDFFF": 1}]}': "surrogate",
     '{"a": 1, "b": {"c": 1, "c": 1}}': "'c' stands twice",
     "": "Expecting",
     "{": "Expecting",
@@ -44,6 +46,7 @@ def test_json_that_is_read() -> None:
     assert parse_json('{"a": [18446744073709551615, -9223372036854775808, 1.5, null, true, "x"]}') == {
         "a": [2**64 - 1, -(2**63), 1.5, None, True, "x"]
     }
+    assert parse_json(r'["\ud83d\ude00", "\\ud800"]') == ["\N{GRINNING FACE}", r"\ud800"]
     assert parse_json("[" * DEPTH + "]" * DEPTH)
 
 

@@ -6,7 +6,10 @@ What no writer writes is refused, in time and memory that grow with the file alo
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, NoReturn
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 DEPTH = 100
 """Levels of nesting that are read."""
@@ -19,12 +22,14 @@ def parse_json(text: str, depth: int = DEPTH) -> Any:
 
     Raises:
         ValueError: it is no JSON, nested deeper than `depth`, or holds a key twice in one object, NaN, an infinity, or
-            a whole number of more than 64 bits. The message is one line.
+            a whole number of more than 64 bits, or half of a surrogate pair. The message is one line.
     """
     try:
         value = json.loads(text, parse_constant=_no_constant, object_pairs_hook=_object)
     except RecursionError:
         raise ValueError(f"nested more than {depth} levels deep") from None
+    if _SURROGATE.search(text):
+        _check_encodes(value)
     layer, deep = [value], 0
     while layer:  # breadth first, so that no nesting can exhaust the stack
         deep += 1
@@ -42,6 +47,15 @@ def parse_json(text: str, depth: int = DEPTH) -> Any:
                 raise ValueError("a whole number of more than 64 bits")
         layer = inner
     return value
+
+
+def _check_encodes(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair, which is no character") from None
+    except RecursionError:  # to be told by its depth
+        return
 
 
 def _no_constant(text: str) -> NoReturn:

@@ -59,7 +59,11 @@ class Level:
 def inside(root: Path, name: str) -> Path | None:
     """``root/name`` if that stays inside ``root``, else None: a run may only name its own files."""
     path = root / name
-    return path if path.resolve().is_relative_to(root.resolve()) else None
+    try:
+        path.is_file()  # refuses names that no file can have
+        return path if path.resolve().is_relative_to(root.resolve()) else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+        return None
 
 
 def read_interval(node: Node, key: str) -> tuple[float, float] | None:

@@ -19,6 +19,7 @@ from tombola.report.plot import Plot, Remark, Shown, files, slug
 from tombola.report.study_tables import study_tables
 from tombola.report.summary import Run, read_runs
 from tombola.report.tables import Table
+from tombola.runs.atomic import write_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -144,6 +145,12 @@ def environment() -> Environment:
     return made
 
 
+def _check_place(folder: Path) -> None:
+    """TombolaError if the folder of figures is a link to elsewhere: a run that was sent may hold one."""
+    if not folder.resolve().is_relative_to(folder.parent.resolve()):
+        raise TombolaError(f"{folder} is a link to another folder; remove it, or name another place for the report")
+
+
 def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
     """Write one page about the runs, and every figure beside it.
 
@@ -165,6 +172,7 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
     folder = html.parent / "figures"
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _check_place(folder)
         several, looks = len(read) > 1, page_looks(read)
         shown, remarks, written = _draw(combined_plots(read, looks) if several else [], folder, "")
         sections = []
@@ -188,9 +196,7 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
                 colours=css_colours((*svgs, *swatches)),
             )
         )
-        part = html.with_name(html.name + ".part")
-        part.write_text(text, encoding="utf-8", errors="replace")
-        part.replace(html)
+        write_bytes(html, text.encode(errors="replace"))
         clear_leftovers(html.name, folder, written)
     except OSError as error:
         raise TombolaError(

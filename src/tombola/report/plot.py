@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tombola.formats import Unit, plural
 from tombola.report import figures, style
 from tombola.report.figures import Row, Series, Trace
+from tombola.runs.atomic import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,6 +131,6 @@ def files(plot: Plot, folder: Path, prefix: str = "") -> tuple[str, tuple[Path, 
     """Write ``<prefix><name>.svg`` and ``.pdf`` into ``folder``; returns the inline SVG and the two paths."""
     svg = style.svg_bytes(plot.figure)
     paths = folder / f"{prefix}{plot.name}.svg", folder / f"{prefix}{plot.name}.pdf"
-    paths[0].write_bytes(svg)
-    paths[1].write_bytes(style.pdf_bytes(plot.figure))
+    write_bytes(paths[0], svg)
+    write_bytes(paths[1], style.pdf_bytes(plot.figure))
     return style.inline_svg(svg, f"{prefix}{plot.name}"), paths
