@@ -34,7 +34,7 @@ from tombola.supermask import (
 )
 from tombola.supermask.attach import layers, multipliers
 from tombola.supermask.parametrization import Supermask
-from tombola.supermask.rules import MaskRule, Round, Signed
+from tombola.supermask.rules import Coats, MaskRule, Round, Signed
 from tombola.supermask.weights import WeightRule, weight_rule
 
 SCORES = [0.1, -0.4, 0.3, -0.2]
@@ -148,6 +148,8 @@ def test_what_signed_and_rounded_masks_favour_by_hand() -> None:
     rounded = Round().favour({"a": torch.tensor([0.75, 0.25, 0.125, 0.75])}, mask)["a"]
     assert rounded.tolist() == pytest.approx([0.75, 0.75, 0.125 * 0.999, 0.25 * 0.999])
     assert Threshold().favour({"a": scores}, mask)["a"].tolist() == [1.0, 1.0, -1.0, -1.0]
+    lifted = TopK().favour({"a": torch.tensor([0.0, -0.5, 0.25, -0.125])}, mask)["a"]
+    assert lifted.tolist() == pytest.approx([0.5005, -1.0005, 0.25, -0.125])  # 0 counts as positive
 
 
 def test_everything_is_kept_where_seed_003_begins() -> None:
@@ -314,6 +316,14 @@ def test_probability_rules_take_the_slope_of_the_sigmoid(rule: MaskRule) -> None
     s = torch.linspace(-3, 3, 7, dtype=torch.float64)
     slope = difference(lambda x: torch.sigmoid(x).sum(), s)
     torch.testing.assert_close(rule.score_gradient(torch.ones_like(s), torch.ones_like(s), s), slope)
+
+
+def test_score_gradients_are_products() -> None:
+    a, b, zero = torch.tensor([2.0, 3.0]), torch.tensor([0.5, -4.0]), torch.zeros(2)
+    assert Threshold().score_gradient(a, b, zero).tolist() == [0.25, -3.0]  # a slope of 1/4
+    assert Round().score_gradient(a, b, zero).tolist() == Signed().score_gradient(a, b, zero).tolist() == [1.0, -12.0]
+    for rule in (TopK(), Coats()):
+        assert rule.score_gradient(a, b, torch.tensor([0.1, -9.0])).tolist() == [1.0, 12.0]
 
 
 def test_a_second_derivative_is_refused_not_wrong() -> None:
