@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -27,6 +27,15 @@ def checked_density(density: Any, of: str = "") -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise TombolaError(f"density{of} is {density!r}; it must lie in (0, 1]: the fraction of weights KEPT")
     return value
+
+
+def checked_densities(densities: Any) -> tuple[float, ...]:
+    """A list of at least one density, in the order given."""
+    single = isinstance(densities, str | bytes) or not isinstance(densities, Iterable)
+    found = () if single else tuple(float(checked_density(density)) for density in densities)
+    if not found:
+        raise TombolaError(f"densities is {densities!r}; give a list such as [0.3, 0.5]")
+    return found
 
 
 def checked_count(count: Any, total: int, where: str) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tombola.errors import TombolaError
 from tombola.methods.binarised import ACTIVATIONS
 from tombola.methods.checks import check_choice
+from tombola.select.checks import checked_densities
 from tombola.study.setting import Arm, Setting
 
 
@@ -35,9 +35,7 @@ class BinaryStudy:
     score_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.densities:
-            raise TombolaError("densities is empty; give a list such as [0.2, 0.5]")
-        object.__setattr__(self, "densities", tuple(float(density) for density in self.densities))
+        object.__setattr__(self, "densities", checked_densities(self.densities))
         check_choice("activations", self.activations, ACTIVATIONS)
 
 

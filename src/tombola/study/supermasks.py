@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tombola.errors import TombolaError
+from tombola.select.checks import checked_densities
 from tombola.study.setting import Arm, Setting
 from tombola.train.length import Length
 
@@ -67,9 +68,7 @@ class JointStudy:
     score_lr: float | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.densities, str) or not self.densities:
-            raise TombolaError(f"densities is {self.densities!r}; give a list such as [0.3, 0.5, 0.7]")
-        object.__setattr__(self, "densities", tuple(float(density) for density in self.densities))
+        object.__setattr__(self, "densities", checked_densities(self.densities))
 
 
 def joint_arms(setting: Setting) -> list[Arm]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.names import unknown
-from tombola.select.checks import checked_density
+from tombola.select.checks import checked_densities, checked_density
 from tombola.select.patterns import NM, Channel, Element, parse_pattern
 from tombola.select.select import SCOPES, select, warn_of_empty
 from tombola.select.topk import keep_largest
@@ -295,9 +295,8 @@ class Coats:
     start: ClassVar[str | float] = "torch_default"
 
     def __post_init__(self) -> None:
-        densities = map(checked_density, self.densities)
-        object.__setattr__(self, "densities", tuple(sorted(densities, reverse=True)))
-        if not 1 <= len(self.densities) <= 127:
+        object.__setattr__(self, "densities", tuple(sorted(checked_densities(self.densities), reverse=True)))
+        if len(self.densities) > 127:
             raise TombolaError(f"{len(self.densities)} coats are asked for; give 1 to 127 densities")
 
     @property

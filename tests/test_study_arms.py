@@ -1,0 +1,98 @@
+"""The arms of the ready-made studies: which methods, densities, lengths and learning rates; nothing is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tombola.data.config import DataSpec
+from tombola.errors import TombolaError
+from tombola.models.spec import ModelSpec
+from tombola.study.binary import BinaryStudy
+from tombola.study.setting import Arm, Setting, check_arms, folder_of
+from tombola.study.supermasks import JointStudy, MaskInit, halved, joint_arms, mask_init_arms
+from tombola.supermask import Coats
+
+
+def setting(options: Any, **recipe: Any) -> Setting:
+    return Setting(ModelSpec("mlp"), DataSpec("digits"), recipe, options)
+
+
+@pytest.mark.parametrize(
+    ("length", "half"),
+    [("60ep", "30ep0it"), ("5ep", "2.5ep0it"), ("1000it", "0ep500it"), ("3ep2it", "1.5ep1it")],
+)
+def test_half_a_length(length: str, half: str) -> None:
+    assert halved(length) == half
+
+
+@pytest.mark.parametrize(("length", "says"), [("0it", "half is nothing"), ("5it", "must be even"), ("x", "understood")])
+def test_lengths_without_a_half_are_refused(length: str, says: str) -> None:
+    with pytest.raises(TombolaError, match=says):
+        halved(length)
+
+
+def test_masks_as_initialisations_get_half_of_the_length() -> None:
+    arms = mask_init_arms(setting(MaskInit("20it", weights_lr=0.1, mask_lr=0.2, finetune_lr=0.3), eval_every="5it"))
+    check_arms(arms)
+    assert [(arm.name, arm.method.name, arm.recipe.length, arm.recipe.lr) for arm in arms] == [
+        ("weights only", "dense", "20it", 0.1),
+        ("mask only", "learned-mask", "20it", 0.2),
+        ("mask, then weights", "learned-mask", "0ep10it", 0.2),
+    ]
+    assert {(arm.recipe.optimizer, arm.recipe.schedule, arm.recipe.eval_every) for arm in arms} == {
+        ("adam", "plateau", "5it")
+    }
+    _, alone, then = (arm.method for arm in arms)
+    assert (then.finetune, then.finetune_lr) == ("0ep10it", 0.3)
+    assert alone.finetune == "0it"
+    assert [(method.rule, method.biases, method.train_norms) for method in (alone, then)] == [
+        ("threshold", True, True)
+    ] * 2
+
+
+def test_joint_training_is_compared_at_every_density() -> None:
+    options = JointStudy((0.3, 0.5), "sr-ste", weights_lr=0.1, mask_lr=0.2, joint_lr=0.3, score_lr=0.4)
+    arms = joint_arms(setting(options, length="3it"))
+    check_arms(arms)
+    found = [(arm.name, arm.family, arm.method.name, arm.density, arm.recipe.lr, arm.recipe.length) for arm in arms]
+    assert found[0] == ("weights only", None, "dense", None, 0.1, "3it")
+    assert found[1:4] == [
+        ("weights, random mask 0.3", "weights, random mask", "joint", 0.3, 0.1, "3it"),
+        ("mask only 0.3", "mask only", "edge-popup", 0.3, 0.2, "3it"),
+        ("joint 0.3", "joint", "joint", 0.3, 0.3, "3it"),
+    ]
+    assert [(arm.density, arm.method.density) for arm in arms[1:]] == [(0.3, 0.3)] * 3 + [(0.5, 0.5)] * 3
+    fixed, joint = arms[1].method, arms[3].method
+    assert fixed.freeze_scores == 1.0
+    assert (joint.weight_gradient, joint.score_lr, joint.freeze_scores == 1.0) == ("sr-ste", 0.4, False)
+
+
+@pytest.mark.parametrize("kind", [JointStudy, BinaryStudy, Coats])
+@pytest.mark.parametrize(
+    ("densities", "says"),
+    [
+        ((), r"densities is \(\); give a list"),
+        ("0.5", "densities is '0.5'; give a list"),
+        (0.5, "densities is 0.5; give a list"),
+        ((0.5, 2), r"density is 2; it must lie in \(0, 1\]"),
+        ((0.5, "a"), r"density is 'a'; it must lie in \(0, 1\]"),
+        ((True,), "density is True"),
+    ],
+)
+def test_densities_that_are_none_are_one_line(kind: Any, densities: Any, says: str) -> None:
+    with pytest.raises(TombolaError, match=says) as caught:
+        kind(densities)
+    assert "\n" not in str(caught.value)
+    assert kind([1]).densities == (1.0,)
+
+
+def test_an_arms_recipe_is_its_own_before_the_shared_one_before_the_methods() -> None:
+    made = setting(None, lr=0.5, batch_size=7).arm("a", "imp", {"levels": 1}, {"batch_size": 9}, density=0.5)
+    assert (made.recipe.lr, made.recipe.batch_size, made.density, made.family) == (0.5, 9, 0.5, None)
+    assert setting(None, lr=0.5).arm("a", "imp", recipe={"lr": 0.6}, lr=0.7).recipe.lr == 0.7
+    assert folder_of(" Größe: 50 % / a.b ") == "gr-e-50-a.b"
+    for density in (0.0, 1.5, -1.0):
+        with pytest.raises(TombolaError, match="density of arm 'a' is"):
+            Arm("a", made.method, made.recipe, density)
