@@ -23,7 +23,7 @@ from tombola.methods.imp import IterativePruning
 from tombola.methods.presets import preset
 from tombola.methods.request import Request
 from tombola.models.spec import ModelSpec
-from tombola.runs.directory import Stage
+from tombola.runs.stage import Stage
 from tombola.study import compare
 from tombola.study.compare import Arm, Searched, Setting, run_comparison, summarise
 from tombola.train.options import Options

@@ -18,8 +18,8 @@ from cli_calls import last_json
 from tombola.cli import all_verbs
 from tombola.data.splits import Splits, Task, make_splits
 from tombola.methods import METHODS
-from tombola.runs.directory import Stage
 from tombola.runs.record import SCHEMA, named, shared, stamped, unstamped
+from tombola.runs.stage import Stage
 from tombola.runtime.bench import Bench
 
 QUICK = ["--length", "2it", "--eval_every", "2it", "--batch_size", "32"]

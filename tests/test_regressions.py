@@ -13,12 +13,12 @@ from torch.nn.utils import prune
 import tombola as tb
 from tombola.cli import main
 from tombola.data.splits import make_splits
-from tombola.errors import RunError
 from tombola.methods.request import make_request
 from tombola.report.page import write_report
+from tombola.runs.integrity import DamagedWarning
 from tombola.study.curve import run_curve
 from tombola.train.checkpoint import CheckpointStore
-from tombola.train.history import Row, append_csv
+from tombola.train.history import Row, append_csv, read_csv
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
 
@@ -108,14 +108,9 @@ def test_a_gradient_criterion_draws_dropout_from_the_seed() -> None:
     assert found[0] == found[1]
 
 
-class _Kept(CheckpointStore):
-    def clear(self) -> None:
-        """As if the run had been killed."""
-
-
 def _checkpointed(folder: Path) -> CheckpointStore:
     x, y = torch.rand(40, 6), torch.arange(40) % 3
-    store = _Kept(folder, every_seconds=0)
+    store = CheckpointStore(folder, every_seconds=0)
     recipe = Recipe(length="20it", batch_size=20, eval_every="1it", lr=0.01)
     train(nn.Linear(6, 3), make_splits((x, y), (x, y), None), recipe, store=store)
     return store
@@ -130,11 +125,15 @@ def test_a_torn_last_row_of_the_metrics_does_not_stop_a_resume(tmp_path: Path) -
     assert len(found.history) > 1
 
 
-def test_metrics_that_lost_rows_are_not_resumed_from(tmp_path: Path) -> None:
+def test_metrics_that_lost_rows_are_written_again_from_the_checkpoint(tmp_path: Path) -> None:
     store = _checkpointed(tmp_path)
+    whole = store.load()
+    assert whole is not None
     store.metrics.write_text("\n".join(store.metrics.read_text().splitlines()[:2]) + "\n")
-    with pytest.raises(RunError, match="lost rows"):
-        store.load()
+    with pytest.warns(DamagedWarning, match=r"metrics\.csv does not fit its checkpoint; it was renamed"):
+        found = store.load()
+    assert found is not None
+    assert read_csv(store.metrics) == list(found.history) == list(whole.history)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import tombola as tb
 from report_runs import write_json
 from tombola.report.summary import NOT_VERIFIED, read_runs
+from tombola.runs.integrity import KEY
 from tombola.study.verify import verify
 
 RECIPE = {"length": "2it", "batch_size": 60}
@@ -33,22 +35,28 @@ def test_a_verification_goes_with_its_search(runs: tuple[Path, Path]) -> None:
     assert NOT_VERIFIED not in run.missing
 
 
+def unsealed(file: Path) -> dict[str, Any]:
+    """A record as it was written before there were checksums."""
+    found: dict[str, Any] = json.loads(file.read_text())
+    return {key: value for key, value in found.items() if key != KEY}
+
+
 def test_verifications_of_before_named_the_files_bytes(runs: tuple[Path, Path], tmp_path: Path) -> None:
     search, proof = runs
     ticket = next(search.glob("replicate-0/level-01/*.ticket"))
-    head = json.loads((proof / "run.json").read_text())
+    head = unsealed(proof / "run.json")
     head["config"]["ticket"] = hashlib.sha256(ticket.read_bytes()).hexdigest()
     write_json(tmp_path / "run.json", head)
-    write_json(tmp_path / "result.json", json.loads((proof / "result.json").read_text()))
+    write_json(tmp_path / "result.json", unsealed(proof / "result.json"))
     assert len(read_runs((search, tmp_path))) == 1
 
 
 def test_another_tickets_verification_stays_apart(runs: tuple[Path, Path], tmp_path: Path) -> None:
     search, proof = runs
-    head = json.loads((proof / "run.json").read_text())
+    head = unsealed(proof / "run.json")
     head["config"]["ticket"] = "0" * 64
     write_json(tmp_path / "run.json", head)
-    write_json(tmp_path / "result.json", json.loads((proof / "result.json").read_text()))
+    write_json(tmp_path / "result.json", unsealed(proof / "result.json"))
     apart = read_runs((search, tmp_path))
     assert [run.find is None for run in apart] == [False, True]
     (search / "replicate-0" / "level-01" / "broken.ticket").write_bytes(b"no ticket")

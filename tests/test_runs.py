@@ -13,7 +13,8 @@ import pytest
 
 from tombola.errors import RunError, TombolaError
 from tombola.runs.atomic import write_atomically, write_json
-from tombola.runs.directory import list_runs, open_run
+from tombola.runs.directory import open_run
+from tombola.runs.listing import list_runs
 
 MACHINE = {"device": "cpu", "threads": 1}
 CONFIG = {"seed": 0, "recipe": {"lr": 0.1}}

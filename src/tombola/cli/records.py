@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def _add_report(parser: ArgumentParser) -> None:
 
 def _report(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.report.page import write_report
-    from tombola.runs.directory import recorded_recipe
+    from tombola.runs.listing import recorded_recipe
 
     runs = [Path(run) for run in given["runs"]]
     out = Path(given["out"]) if given["out"] else runs[0] if len(runs) == 1 else Path("report")
@@ -63,7 +63,7 @@ def _add_runs(parser: ArgumentParser) -> None:
 
 def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.errors import TombolaError
-    from tombola.runs.directory import list_runs
+    from tombola.runs.listing import list_runs
 
     if given["folder"] is not None and given["out"] is not None:
         raise TombolaError(f"folders are named twice, {given['folder']} and --out {given['out']}; name one")
@@ -83,6 +83,11 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     for run in found:
         if run["state"] == "can be resumed":
             screen.line(f"resume {run['name']} with: {run['command']}")
+        elif run["state"] == "damaged":
+            again = f", with: {run['command']}" if run["command"] else ""
+            screen.line(
+                f"damaged {run['name']}: {_damage(run['damage'])}; run it again to have that computed anew{again}"
+            )
     return {"runs": found}
 
 
@@ -98,6 +103,11 @@ def _none_in(parent: Path) -> str:
         f"no runs in {parent}; commands such as tombola find imp write one there, with --out "
         f"{shlex.quote(str(parent))}, and tombola runs --out FOLDER lists those of another folder"
     )
+
+
+def _damage(problems: Sequence[str]) -> str:
+    rest = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return f"{', '.join(problems[:3])}{rest}"
 
 
 def _headline(result: Mapping[str, Any] | None) -> str:

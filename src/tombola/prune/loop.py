@@ -18,6 +18,7 @@ from tombola.nn.forward import typed, widened
 from tombola.nn.outputs import output_weights, say_kept
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive, generator
+from tombola.runs.stage import REWIND, TICKET
 from tombola.select.barred import warn_of_barred, warn_of_ties
 from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import Pattern
@@ -216,7 +217,7 @@ def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection
     name = f"level-{level:02d}"
     stage = search.stage(name)
     rewound = pruning.rewind.step(search.bench.steps_per_epoch, search.bench.total_steps)
-    file = stage.directory / "network.ticket" if stage else None
+    file = stage.directory / TICKET if stage else None
     snapshot = None if level == 0 else _rewind_point(search, rewound, before[0])
     model, start = _starting_point(search, pruning, snapshot, rewound, before)
     trial = run_trial(
@@ -249,7 +250,7 @@ def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection
     captured = trial.trained.captured
     if stage is not None and file is not None:
         if captured is not None:
-            save_snapshot(stage.directory / "rewind.pt", captured)
+            save_snapshot(stage.directory / REWIND, captured)
         ticket.save(file)
     figures = level_result(level, mask, trial, search.path(name), barred)
     result = {**figures, "tied_kept": sum(chosen.tied.values()), "bits_per_weight": bits_per_weight(ticket)}
@@ -267,7 +268,7 @@ def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None
     if stage is None:
         point: Snapshot = dense.result["rewind"]
         return point
-    return load_snapshot(stage.directory / "rewind.pt")
+    return load_snapshot(stage.directory / REWIND)
 
 
 def _starting_point(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from tombola.report.levels import FEWEST, Level, read_better, read_interval, read_level, read_shape
+from tombola.report.levels import FEWEST, Folder, Level, read_better, read_interval, read_level, read_shape
 from tombola.report.nodes import Node
 
 SEEDS = "training seeds alone"
@@ -112,7 +111,7 @@ class Study:
         return {name: tuple(sorted(arms, key=lambda arm: -arm.density)) for name, arms in grouped.items()}
 
 
-def read_study(node: Node, root: Path) -> Study:
+def read_study(node: Node, root: Folder) -> Study:
     """The study in a result; the levels of its arms name files under ``root``."""
     metric = node.text("metric", "accuracy")
     top = 1.0 if metric == "accuracy" else float("inf")
@@ -130,7 +129,7 @@ def read_study(node: Node, root: Path) -> Study:
     )
 
 
-def _arm(node: Node, root: Path, top: float) -> StudyArm:
+def _arm(node: Node, root: Folder, top: float) -> StudyArm:
     name, kept = node.text("name", "?"), node.number("density", 0, 1)
     if kept is None:
         raise node.wrong("an arm with `density`")

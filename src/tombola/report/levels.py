@@ -56,14 +56,23 @@ class Level:
     ticket: Path | None = None
 
 
-def inside(root: Path, name: str) -> Path | None:
-    """``root/name`` if that stays inside ``root``, else None: a run may only name its own files."""
-    path = root / name
-    try:
-        path.is_file()  # refuses names that no file can have
-        return path if path.resolve().is_relative_to(root.resolve()) else None
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
-        return None
+@dataclass(frozen=True)
+class Folder:
+    """A run's directory, and what in it is not as it was written."""
+
+    path: Path
+    damaged: frozenset[Path] = frozenset()
+
+    def inside(self, name: str) -> Path | None:
+        """The file of that name, if it is whole and stays inside: a run may only name its own files."""
+        path = self.path / name
+        if path in self.damaged:
+            return None
+        try:
+            path.is_file()  # refuses names that no file can have
+            return path if path.resolve().is_relative_to(self.path.resolve()) else None
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, links in a circle
+            return None
 
 
 def read_interval(node: Node, key: str) -> tuple[float, float] | None:
@@ -105,7 +114,7 @@ def _utilisation(node: Node) -> Utilisation:
     return Utilisation(step, {name: value for name, value in densities.items() if value is not None})
 
 
-def read_level(node: Node, root: Path, top: float) -> Level:
+def read_level(node: Node, root: Folder, top: float) -> Level:
     """One level of a result; ``top`` is the greatest value that the metric can have."""
     index, density = node.integer("level"), node.number("density", 0, 1)
     if index is None or density is None:
@@ -129,6 +138,6 @@ def read_level(node: Node, root: Path, top: float) -> Level:
         seconds=node.number("seconds", 0),
         layers=tuple(_layer(item) for item in node.elements("layers")),
         utilisation=tuple(_utilisation(item) for item in node.elements("utilisation")),
-        metrics=inside(root, metrics) if metrics else None,
-        ticket=inside(root, ticket) if ticket else None,
+        metrics=root.inside(metrics) if metrics else None,
+        ticket=root.inside(ticket) if ticket else None,
     )

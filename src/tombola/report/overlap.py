@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from tombola.report.levels import FEWEST, Layer, inside, read_better, read_interval, read_shape
+from tombola.report.levels import FEWEST, Folder, Layer, read_better, read_interval, read_shape
 from tombola.report.nodes import Node
 
 SHARED = ("both", "expected", "ratio", "ratio_same_inputs", "ratio_same_sizes", "jaccard", "z")
@@ -84,7 +84,7 @@ class MaskOverlap:
         return [f"There are no intervals: they need {FEWEST} replicates, and the study has {self.replicates}."]
 
 
-def read_overlap(node: Node, root: Path) -> MaskOverlap:
+def read_overlap(node: Node, root: Folder) -> MaskOverlap:
     """The overlap study in a result; its tickets are files under ``root``."""
     metric = node.text("metric", "accuracy")
     names = [str(item.value) for item in node.elements("names")]
@@ -121,12 +121,12 @@ def _layer(node: Node) -> SharedLayer:
     return SharedLayer(node.text("name", "?"), total, shared, (read[0], read[1]))
 
 
-def _tried(node: Node, root: Path) -> Tried:
+def _tried(node: Node, root: Folder) -> Tried:
     density = node.number("density", 0, 1)
     if density is None:
         raise node.wrong("a mask with `density`")
     untrained, trained, searched = (_figure(node, part) for part in ("untrained", "trained", "searched"))
-    files = (inside(root, str(item.value)) for item in node.elements("tickets") if item.value is not None)
+    files = (root.inside(str(item.value)) for item in node.elements("tickets") if item.value is not None)
     known = tuple(file for file in files if file is not None)
     return Tried(node.text("mask", "?"), density, untrained, trained, searched, known)
 

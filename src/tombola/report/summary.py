@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tombola.errors import TombolaError
 from tombola.report.comparison import SEEDS, Study, read_study
-from tombola.report.levels import Level, inside, read_better, read_interval, read_level, read_shape
+from tombola.report.levels import Folder, Level, read_better, read_interval, read_level, read_shape
 from tombola.report.nodes import Node, load
 from tombola.report.overlap import MaskOverlap, read_overlap
 from tombola.report.unfinished import RESUME, begun_stages, partial_result
+from tombola.runs.integrity import KEY, RUN, Damaged, read_file
+from tombola.runs.listing import damage
+from tombola.runs.stage import RESULT
 
 ARMS = ("ticket", "random", "reinit", "dense")
 VERDICTS = ("yes", "no", "undecided", "cannot decide")
@@ -137,7 +141,7 @@ def _iterations(node: Node, key: str) -> tuple[int | None, ...]:
     return tuple(None if value is None else int(value) for value in values)
 
 
-def _find(node: Node, root: Path, from_ticket: bool) -> Find:
+def _find(node: Node, root: Folder, from_ticket: bool) -> Find:
     metric = node.text("metric", "accuracy")
     top = 1.0 if metric == "accuracy" else float("inf")
     replicates = []
@@ -169,7 +173,7 @@ def _parameters(node: Node) -> tuple[int, int] | None:
     return None if pair is None or None in pair else pair  # type: ignore[return-value]
 
 
-def _arm(node: Node, root: Path, top: float) -> Arm:
+def _arm(node: Node, root: Folder, top: float) -> Arm:
     accuracies = (item.as_number(-top, top) for item in node.elements("test_accuracy"))
     names = (str(item.value) for item in node.elements("metrics") if item.value is not None)
     return Arm(
@@ -178,7 +182,7 @@ def _arm(node: Node, root: Path, top: float) -> Arm:
         interval=read_interval(node, "interval"),
         early_stop_iteration=_iterations(node, "early_stop_iteration"),
         iterations_to_dense_loss=_iterations(node, "iterations_to_dense_loss"),
-        metrics=tuple(path for path in (inside(root, name) for name in names) if path is not None),
+        metrics=tuple(path for path in (root.inside(name) for name in names) if path is not None),
     )
 
 
@@ -201,7 +205,7 @@ def _comparison(node: Node) -> Comparison:
     )
 
 
-def _verify(node: Node, root: Path) -> Verify:
+def _verify(node: Node, root: Folder) -> Verify:
     metric = node.text("metric", "accuracy")
     top = 1.0 if metric == "accuracy" else float("inf")
     return Verify(
@@ -228,6 +232,11 @@ def _no_run(path: Path) -> str:
     if inside:
         return f"{path} holds {len(inside)} runs and is none itself; name them one by one, such as {path / inside[0]}"
     return f"{path} holds no run.json, so it is no run directory; `tombola runs` lists those in a folder"
+
+
+def _damage(path: Path, problem: Damaged) -> str:
+    place = problem.file.relative_to(path).as_posix()
+    return f"{place} {problem.what}, and is left out; the run's command computes it anew."
 
 
 def _gaps(find: Find) -> list[str]:
@@ -268,13 +277,18 @@ def read_run(path: Path) -> Run:
     Raises:
         TombolaError: no run.json there, or a file holds a value that cannot be right.
     """
-    head = load(path / "run.json")
-    if head is None:
+    if not os.path.lexists(path / RUN):
         raise TombolaError(_no_run(path))
-    result, proof = load(path / "result.json"), load(path / "verify.json")
+    problems = damage(path)
+    folder = Folder(path, frozenset(problem.file for problem in problems))
+    head = load(path / RUN) if (path / RUN).is_file() else None
+    if head is None or path / RUN in folder.damaged:
+        raise problems[0]
+    result = load(path / RESULT) if path / RESULT not in folder.damaged else None
+    proof = load(path / "verify.json")
     kind = head.text("kind", "unknown")
     config = head.get("config")
-    missing: list[str] = []
+    missing = [_damage(path, problem) for problem in problems]
     find = verify = study = overlap = None
     other: Mapping[str, object] = {}
     settings = {} if config is None else config.value
@@ -286,21 +300,21 @@ def read_run(path: Path) -> Run:
     if result is not None:
         what = result.text("kind", kind)
         if what == "find":
-            find = _find(result, path, isinstance(settings, Mapping) and settings.get("start") is not None)
+            find = _find(result, folder, isinstance(settings, Mapping) and settings.get("start") is not None)
             missing += _gaps(find)
         elif what == "verify" and proof is None:
             proof = result
         elif what == "study" and result.get("arms") is not None:
-            study = read_study(result, path)
+            study = read_study(result, folder)
             missing += study.gaps
         elif what == "overlap":
-            overlap = read_overlap(result, path)
+            overlap = read_overlap(result, folder)
             missing += overlap.gaps
         elif isinstance(result.value, dict):
-            other = result.value
+            other = {key: value for key, value in result.value.items() if key != KEY}
             missing.append(f"There are no figures for results of kind {what!r}: they are listed as found.")
     if proof is not None:
-        verify = _verify(proof, path)
+        verify = _verify(proof, folder)
     elif find is not None and _has_ticket(find):
         missing.append(NOT_VERIFIED)
     return Run(
@@ -350,7 +364,10 @@ def _tickets(run: Run) -> list[str]:
 
     found = []
     for file in sorted(run.path.glob("replicate-*/level-*/*.ticket")):
-        data = file.read_bytes()
+        try:
+            data = read_file(file) or b""
+        except Damaged:
+            continue
         found.append(hashlib.sha256(data).hexdigest())
         try:
             found.append(digest_of(data))

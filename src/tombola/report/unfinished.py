@@ -10,6 +10,7 @@ from typing import Any
 
 from tombola.formats import plural
 from tombola.report.nodes import Node, load
+from tombola.runs.stage import RESULT, Stage
 
 RESUME = "The run has not finished: this is how far it got; tombola runs says how to resume it."
 
@@ -128,7 +129,7 @@ def _numbered(path: Path, name: str) -> list[Path]:
 def _stages(folder: Path) -> Iterator[tuple[str, Any]]:
     """Names and results of the finished stages in a folder."""
     for stage in sorted(folder.iterdir()) if folder.is_dir() else ():
-        found = load(stage / "result.json") if stage.is_dir() else None
+        found = load(stage / RESULT) if stage.is_dir() and Stage(stage).result() is not None else None
         if found is not None:
             yield stage.name, found.value
 

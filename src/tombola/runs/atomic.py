@@ -69,6 +69,16 @@ def check_folder(path: Path) -> None:
             raise TombolaError(f"{place} is a file; name a folder, or a place for a new one")
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are not there; TombolaError if something is in the way."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TombolaError(
+            f"folder {path} cannot be made: {error.strerror}; remove what is in its place, or name another folder"
+        ) from None
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
     with write_atomically(path) as file:

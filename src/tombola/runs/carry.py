@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola.runs.atomic import check_folder, read_json
-from tombola.runs.directory import Run, Stage, canonical, content_name, open_run
+from tombola.runs.atomic import check_folder
+from tombola.runs.directory import Run, canonical, content_name, open_run
+from tombola.runs.integrity import RUN, Damaged, misfits, read_record
+from tombola.runs.stage import RESULT, Stage
 
 if TYPE_CHECKING:
     from tombola.train.progress import Progress
@@ -75,7 +77,7 @@ def carry_out(
     """
     check_folder(order.parent)
     candidates = order.parent.glob(f"{order.label}-*")
-    might_be_there = any((found / "result.json").exists() for found in candidates)
+    might_be_there = any((found / RESULT).is_file() for found in candidates)
     if not might_be_there:
         _checked(check, progress)  # before the data is read to its end
     config = describe()
@@ -84,7 +86,7 @@ def carry_out(
             return Done(order.directory(config), result, reused=True)
         _checked(check, progress)
     with order.open(config) as run:
-        found, result = True, run.result()
+        found, result = True, run.found()
         if result is None:
             run.finish(work(run.directory))
             found, result = False, run.result()
@@ -98,8 +100,13 @@ def _checked(check: Callable[[], None], progress: Progress) -> None:
 
 
 def _finished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The result of a finished run of exactly this configuration; `result.json` is there whole or not at all."""
-    result = Stage(directory).result()
-    if result is None or canonical(read_json(directory / "run.json")["config"]) != canonical(config):
+    """The result of a finished run of exactly this configuration, if all that it kept is as it was written."""
+    try:
+        described = read_record(directory / RUN)
+    except Damaged:
         return None
-    return result
+    if described is None or any(misfits(directory / RUN, described)):
+        return None
+    if canonical(described.get("config", {})) != canonical(config):
+        return None
+    return Stage(directory).result()

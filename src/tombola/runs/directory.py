@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,52 +17,25 @@ from typing import Any, Self
 import yaml
 from filelock import FileLock, Timeout
 
-from tombola.errors import RunError, TombolaError
-from tombola.runs.atomic import read_json, write_json, write_text
-from tombola.runs.record import stamped, unstamped
+from tombola.errors import RunError
+from tombola.runs.atomic import make_folder, write_json, write_text
+from tombola.runs.integrity import (
+    KEY,
+    RUN,
+    Damaged,
+    checksum,
+    made_of_sealed,
+    made_with,
+    misfits,
+    read_record,
+    set_aside,
+    write_record,
+)
+from tombola.runs.stage import CHECKPOINT, RESULT, Stage
 from tombola.runs.versions import versions
 
-_WRITING = ".writing"
-_PATIENCE = 15.0  # seconds that another process is given to leave a stage alone
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One finished-or-not piece of a run, in its own directory; `result.json` is written last and means done."""
-
-    directory: Path
-
-    def result(self) -> dict[str, Any] | None:
-        """What the finished stage gave, or None."""
-        file = self.directory / "result.json"
-        return unstamped(read_json(file)) if file.exists() else None
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Hold the stage's own lock: a process that a killed run left behind may be writing still, for a moment.
-
-        Raises:
-            RunError: another process keeps the lock.
-        """
-        _make(self.directory)
-        lock = FileLock(self.directory / _WRITING, timeout=_PATIENCE)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunError(f"another process is writing to {self.directory}; wait for it, or end it") from None
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def finish(self, result: Mapping[str, Any]) -> None:
-        """Mark the stage as done."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        write_json(self.directory / "result.json", stamped(result))
-        for spent in ("checkpoint.pt", _WRITING):
-            (self.directory / spent).unlink(missing_ok=True)
-        for part in self.directory.glob(".*.part"):  # what a kill in the middle of a write left
-            part.unlink(missing_ok=True)
+CONFIG = "config.yaml"
+_NOW = ("versions", "machine")
 
 
 class Run:
@@ -79,6 +52,10 @@ class Run:
     def result(self) -> dict[str, Any] | None:
         """The finished run's result, or None."""
         return Stage(self.directory).result()
+
+    def found(self) -> dict[str, Any] | None:
+        """As `result`; where something of a finished run is damaged, its result makes room for another (None)."""
+        return Stage(self.directory).found()
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the run's result; the run is finished."""
@@ -123,14 +100,10 @@ def open_run(
         RunError: another process works on this run, or it was begun with other versions.
     """
     directory = parent / content_name(label, config)
-    _make(directory)
-    lock = FileLock(directory / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise RunError(
-            f"another process is working on {directory}; wait for it, or name another folder with out"
-        ) from None
+    make_folder(directory)
+    lock = _acquired(directory)
+    if lock is None:
+        raise RunError(f"another process is working on {directory}; wait for it, or name another folder with out")
     try:
         _describe(directory, config, kind, machine, force)
     except BaseException:
@@ -139,89 +112,114 @@ def open_run(
     return Run(directory, lock)
 
 
-def _make(directory: Path) -> None:
+def _acquired(directory: Path) -> FileLock | None:
+    """The run's lock, or None where another process has it."""
+    file = directory / ".lock"
+    if os.path.lexists(file) and not stat.S_ISREG(file.lstat().st_mode):
+        set_aside(file, "is no lock")
+    lock = FileLock(file, timeout=0)
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        return None
     except OSError as error:
-        raise TombolaError(f"{directory} cannot be made: {error.strerror}; name another folder with out") from None
+        raise RunError(f"{file} cannot be locked: {error.strerror}; name another folder with out") from None
+    return lock
 
 
 def _describe(directory: Path, config: Mapping[str, Any], kind: str, machine: Mapping[str, Any], force: bool) -> None:
-    file, now = directory / "run.json", {"versions": versions(), "machine": dict(machine)}
-    if file.exists():
-        before = read_json(file)
-        if canonical(before["config"]) != canonical(config):
-            raise RunError(f"{directory} holds another configuration; remove it, or name another folder with out")
-        if Stage(directory).result() is not None:
-            return
-        changed = [
-            f"{key} {before[part].get(key)} (now {value})"
-            for part in now
-            for key, value in now[part].items()
-            if before[part].get(key) != value
-        ]
-        if changed and not force:
-            raise RunError(
-                f"{directory} was begun with {', '.join(changed)}; results would mix: "
-                "go back to those, set the option force to go on anyway, or remove the directory"
-            )
-        if not changed:
-            return
-    write_text(directory / "config.yaml", yaml.safe_dump(json.loads(canonical(config)), sort_keys=True))
-    write_json(
-        file,
-        {
-            "kind": kind,
-            "name": directory.name,
-            "command": _command(),
-            "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "config": dict(config),
-            **now,
-        },
+    now = {"versions": versions(), "machine": dict(machine)}
+    text = yaml.safe_dump(json.loads(canonical(config)), sort_keys=True)
+    before = _begun(directory, config)
+    if before is None:
+        _check_begun_alike(directory, made_with(now), force)
+    elif not _changed(directory, before, now, force):
+        _mend_config(directory, before, text)
+        return
+    write_text(directory / CONFIG, text)
+    begun = {
+        "kind": kind,
+        "name": directory.name,
+        "command": _command(),
+        "begun": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "config": dict(config),
+        **now,
+    }
+    if before is not None and KEY not in before:  # its stages have no checksums either
+        write_json(directory / RUN, begun)
+    else:
+        write_record(directory / RUN, begun, {CONFIG: checksum(text.encode())})
+
+
+def _changed(directory: Path, before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]], force: bool) -> bool:
+    """Whether an unfinished run goes on with other versions or another machine; RunError unless forced."""
+    changed = [
+        f"{key} {before[part].get(key)} (now {value})"
+        for part in now
+        for key, value in now[part].items()
+        if before[part].get(key) != value
+    ]
+    if not changed or Stage(directory).result() is not None:
+        return False
+    if not force:
+        raise RunError(
+            f"{directory} was begun with {', '.join(changed)}; results would mix: "
+            "go back to those, set the option force to go on anyway, or remove the directory"
+        )
+    return True
+
+
+def _mend_config(directory: Path, before: Mapping[str, Any], text: str) -> None:
+    for error in misfits(directory / RUN, before):
+        set_aside(error.file, error.what)
+        write_text(error.file, text)
+
+
+def _begun(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How the run was begun; None where that is not known, because it is new or its description was damaged."""
+    file = directory / RUN
+    try:
+        before = read_record(file)
+        if before is not None and KEY in before and before.get("name") != directory.name:
+            raise Damaged(file, f"belongs to another run ({str(before.get('name'))[:100]})")
+        if before is not None and any(not isinstance(before.get(part), dict) for part in ("config", *_NOW)):
+            raise Damaged(file, "describes no run")
+    except Damaged as error:
+        set_aside(error.file, error.what)
+        return None
+    if before is not None and canonical(before["config"]) != canonical(config):
+        raise RunError(f"{directory} holds another configuration; remove it, or name another folder with out")
+    return before
+
+
+def _check_begun_alike(directory: Path, made: str, force: bool) -> None:
+    """RunError where a run has stages and nothing tells which versions and machine it was begun with."""
+    if force or all(other == made for other in _made(directory)):
+        return
+    raise RunError(
+        f"{directory} has lost its {RUN}, and its stages were done with other versions or threads, or do not say; "
+        "set the option force to go on with the present ones, or remove the directory"
     )
+
+
+def _made(directory: Path) -> Iterator[str | None]:
+    """What each stage that has a result or a checkpoint says that it was made with; None where it does not."""
+    for file in (*directory.rglob(RESULT), *directory.rglob(CHECKPOINT)):
+        if file.suffix == ".pt":
+            yield made_of_sealed(file)
+        elif file.is_file():
+            yield _made_of_result(file)
+
+
+def _made_of_result(file: Path) -> str | None:
+    try:
+        seal = json.loads(file.read_bytes())[KEY]
+        return str(seal["made"])
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        return None
 
 
 def _command() -> str:
     program = Path(sys.argv[0]).name
     start = ["tombola"] if program in ("tombola", "__main__.py") else ["python", program]
     return " ".join([*start, *map(shlex.quote, sys.argv[1:])])
-
-
-def list_runs(parent: Path) -> list[dict[str, Any]]:
-    """Every run under `parent`: name, kind, state ("finished", "running" or "can be resumed"), result, command."""
-    found = []
-    for file in sorted(parent.glob("*/run.json")):
-        description, result = read_json(file), Stage(file.parent).result()
-        stages = len(list(file.parent.rglob("result.json"))) - (result is not None)
-        state = "finished" if result is not None else "running" if _locked(file.parent) else "can be resumed"
-        found.append(
-            {
-                **description,
-                "directory": str(file.parent),
-                "state": state,
-                "stages": stages,
-                "recipe": recorded_recipe(file.parent),
-                "result": result,
-            }
-        )
-    return found
-
-
-def recorded_recipe(directory: Path) -> dict[str, Any] | None:
-    """How the run in `directory` trains, as its result or its configuration says; None where neither does."""
-    described = read_json(directory / "run.json") if (directory / "run.json").exists() else {}
-    for found in (Stage(directory).result() or {}, described.get("config")):
-        recipe = found.get("recipe") if isinstance(found, Mapping) else None
-        if isinstance(recipe, Mapping):
-            return dict(recipe)
-    return None
-
-
-def _locked(directory: Path) -> bool:
-    lock = FileLock(directory / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        return True
-    lock.release()
-    return False

@@ -16,7 +16,7 @@ from tombola.mask import Mask
 from tombola.names import unknown
 from tombola.nn.rewrite import apply_rewrites
 from tombola.rng.seeds import derive, generator
-from tombola.runs.directory import Stage
+from tombola.runs.stage import Stage
 from tombola.select.patterns import NM, parse_pattern
 from tombola.select.select import select
 from tombola.study.recorded import recorded_part

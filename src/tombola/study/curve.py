@@ -20,8 +20,8 @@ from tombola.prune.loop import plan_levels
 from tombola.rng.seeds import derive
 from tombola.runs.atomic import check_folder
 from tombola.runs.carry import Order, carry_out
-from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.runs.stage import Stage
 from tombola.study.arms import CONTROLS, Contest, run_arm
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
@@ -160,5 +160,6 @@ def _control(job: _Job, progress: Progress | None = None, splits: Splits | None 
     seed = derive(request.seed, "control", job.arm, job.replicate, job.level)
     trial = run_arm(bench, contest, job.arm, seed=seed, stage=stage, label=name)
     result = {**level_result(job.level, contest.ticket.mask, trial, name), "ticket": None}
-    stage.finish(result)
+    if trial.trained is not None:
+        stage.finish(result)
     return result

@@ -24,8 +24,8 @@ from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive
 from tombola.runs.atomic import check_folder
 from tombola.runs.carry import Order, carry_out
-from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.runs.stage import TICKET, Stage
 from tombola.runs.versions import versions
 from tombola.study.arms import random_mask
 from tombola.study.overlap import compare_tickets, over_replicates
@@ -256,7 +256,7 @@ def _test(job: _Job, progress: Progress | None = None, splits: Splits | None = N
     """One mask on the shared weights: as they are (`untrained`), and trained under it."""
     name = f"exchange/replicate-{job.replicate}/{job.mask}"
     stage = Stage(job.directory / name)
-    done = stage.result()
+    done = stage.found()
     if done is not None:
         return done
     request, recipe = job.study.requests[0], job.study.recipe
@@ -285,7 +285,7 @@ def _test(job: _Job, progress: Progress | None = None, splits: Splits | None = N
         model=start.architecture,
         trusted=start.trusted,
     )
-    ticket.save(stage.directory / "network.ticket")
+    ticket.save(stage.directory / TICKET)
     result = {**level_result(0, mask, trial, name), "untrained": untrained}
     stage.finish(result)
     return result

@@ -27,9 +27,9 @@ from tombola.plain import as_plain
 from tombola.rng.seeds import checked_seed, derive
 from tombola.runs.atomic import check_folder
 from tombola.runs.carry import Order, carry_out
-from tombola.runs.directory import Stage
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.record import named
+from tombola.runs.stage import Stage
 from tombola.study.arms import ARMS, Contest, run_arm, try_arms
 from tombola.study.margin import Kind, Margin
 from tombola.study.recorded import data_of, recipe_of, recorded_name, recorded_part
@@ -259,7 +259,7 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
     stage = Stage(job.directory / name) if job.directory else None
     seed = derive(verification.seed, "verify", job.arm, job.replicate)
     trial = run_arm(bench, verification.contest, job.arm, seed=seed, stage=stage, label=name)
-    if stage is not None:
+    if stage is not None and trial.trained is not None:
         stage.finish(trial.result)
     return replace(trial, trained=None)
 

@@ -18,7 +18,7 @@ from tombola.mask import Mask, prunable
 from tombola.nn.init import NORMS
 from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
-from tombola.runs.directory import Stage
+from tombola.runs.stage import TICKET, Stage
 from tombola.select.select import EmptyLayerWarning
 from tombola.supermask.attach import Rest, attach, groups, layers, multipliers, plain_state, read, refresh, settle
 from tombola.supermask.hooks import LogUtilisation, Refresh
@@ -67,7 +67,7 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
     """Train scores (and what else the settings say) from the search's origin; the level holds the ticket."""
     name = f"level-{level:02d}"
     stage = search.stage(name)
-    file = stage.directory / "network.ticket" if stage else None
+    file = stage.directory / TICKET if stage else None
     model = attached(search, learning)
     log = LogUtilisation()
     trial = run_trial(
@@ -144,7 +144,7 @@ def _train_on(
     level = before.level + 1
     name = f"level-{level:02d}"
     stage = search.stage(name)
-    file = stage.directory / "network.ticket" if stage else None
+    file = stage.directory / TICKET if stage else None
     model = before.ticket.build("final", model=search.architecture, trusted=search.trusted)
     _freeze_but(model, held)
     bench = replace(search.bench, recipe=recipe)
@@ -179,7 +179,7 @@ def finished(search: Search, level: Level, trial: Trial, stage: Stage | None) ->
     figures = level_result(level.level, level.ticket.mask, trial, path)
     result = {**figures, "bits_per_weight": bits_per_weight(level.ticket)}
     if stage is not None:
-        level.ticket.save(stage.directory / "network.ticket")
+        level.ticket.save(stage.directory / TICKET)
         stage.finish(result)
     return replace(level, result=result)
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from tombola.errors import RunError
-from tombola.runs.atomic import write_atomically
-from tombola.train.history import Row, read_csv, write_csv
+from tombola.errors import TombolaError
+from tombola.runs.atomic import make_folder, write_bytes
+from tombola.runs.integrity import Damaged, clear, read_file, read_sealed, set_aside, write_sealed
+from tombola.runs.stage import CHECKPOINT, METRICS
+from tombola.train.history import Row, csv_bytes, read_csv
 
 State = dict[str, Tensor]
 
@@ -54,11 +56,11 @@ class CheckpointStore:
 
     @property
     def metrics(self) -> Path:
-        return self.directory / "metrics.csv"
+        return self.directory / METRICS
 
     @property
     def _file(self) -> Path:
-        return self.directory / "checkpoint.pt"
+        return self.directory / CHECKPOINT
 
     def exists(self) -> bool:
         """Whether a checkpoint has been written."""
@@ -72,51 +74,103 @@ class CheckpointStore:
             "sums": dict(checkpoint.sums),
             "seconds": checkpoint.seconds,
             "best": checkpoint.best,
-            "rows": len(checkpoint.history),
+            "history": torch.tensor([astuple(row) for row in checkpoint.history], dtype=torch.float64, device="cpu"),
             "stopped": checkpoint.stopped,
         }
-        self.directory.mkdir(parents=True, exist_ok=True)
-        with write_atomically(self._file) as file:
+        make_folder(self.directory)
+        with write_sealed(self._file) as file:
             torch.save(content, file)
 
     def load(self) -> Checkpoint | None:
-        """The last checkpoint, or None; the metrics file is cut back to the rows it knows."""
-        if not self._file.exists():
-            self.metrics.unlink(missing_ok=True)
-            return None
-        try:
-            content = torch.load(self._file, map_location="cpu", weights_only=True)
-            rows = read_csv(self.metrics, content["rows"]) if content["rows"] else []
-            if len(rows) < content["rows"]:
-                raise ValueError(f"{self.metrics.name} has lost rows")
-        except (OSError, RuntimeError, KeyError, EOFError, ValueError, pickle.UnpicklingError) as error:
-            raise RunError(f"{self._file} cannot be read ({_first_line(error)}); delete it to train anew") from None
-        write_csv(self.metrics, rows)
-        return Checkpoint(
-            snapshot=_snapshot(content["snapshot"]),
-            captured=_snapshot(content["captured"]) if content["captured"] else None,
-            sums=content["sums"],
-            seconds=content["seconds"],
-            best=content["best"],
-            history=tuple(rows),
-            stopped=content["stopped"],
-        )
+        """The last checkpoint, or None; the metrics file becomes the rows that it knows.
 
-    def clear(self) -> None:
-        """Remove the checkpoint of a run that has ended."""
-        self._file.unlink(missing_ok=True)
+        A checkpoint that is damaged is set aside, which is said, and is none.
+        """
+        try:
+            content = _read(self._file)
+            found = None if content is None else self._checkpoint(content)
+        except Damaged as error:
+            set_aside(error.file, error.what)
+            found = None
+        if found is None:
+            clear(self.metrics)
+        else:
+            self.write_metrics(found.history)
+        return found
+
+    def _checkpoint(self, content: Mapping[str, Any]) -> Checkpoint:
+        try:
+            return Checkpoint(
+                snapshot=_snapshot(content["snapshot"]),
+                captured=_snapshot(content["captured"]) if content["captured"] else None,
+                sums=content["sums"],
+                seconds=content["seconds"],
+                best=content["best"],
+                history=tuple(self._rows(content)),
+                stopped=content["stopped"],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Damaged(self._file, f"holds no checkpoint ({_first_line(error)})") from None
+
+    def _rows(self, content: Mapping[str, Any]) -> list[Row]:
+        if "history" in content:
+            return [Row(int(step), *rest) for step, *rest in content["history"].tolist()]
+        rows = read_csv(self.metrics, content["rows"]) if content["rows"] else []  # as they were once written
+        if len(rows) < content["rows"]:
+            raise ValueError(f"{self.metrics.name} has lost rows")
+        write_bytes(self.metrics, csv_bytes(rows))
+        return rows
+
+    def write_metrics(self, history: Sequence[Row]) -> None:
+        """Let the metrics file hold exactly these rows; what it held of others is cut off."""
+        wanted = csv_bytes(history)
+        try:
+            there = read_file(self.metrics)
+        except Damaged as error:
+            set_aside(error.file, error.what)
+            there = None
+        if there == wanted:
+            return
+        if there is not None and not there.startswith(wanted):
+            set_aside(self.metrics, "does not fit its checkpoint")
+        write_bytes(self.metrics, wanted)
 
 
 def save_snapshot(path: Path, snapshot: Snapshot) -> None:
-    """Write one snapshot, e.g. the rewind point, atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with write_atomically(path) as file:
+    """Write one snapshot, e.g. the rewind point, atomically and with its checksum."""
+    make_folder(path.parent)
+    with write_sealed(path) as file:
         torch.save(_plain(snapshot), file)
 
 
 def load_snapshot(path: Path) -> Snapshot:
-    """Read what `save_snapshot` wrote."""
-    return _snapshot(torch.load(path, map_location="cpu", weights_only=True))
+    """Read what `save_snapshot` wrote.
+
+    Raises:
+        Damaged: it is something else, or not there.
+    """
+    content = _read(path)
+    if content is None:
+        raise Damaged(path, "is missing")
+    try:
+        return _snapshot(content)
+    except (KeyError, TypeError) as error:
+        raise Damaged(path, f"holds no snapshot ({_first_line(error)})") from None
+
+
+def _read(path: Path) -> Mapping[str, Any] | None:
+    data = read_sealed(path)
+    if data is None:
+        return None
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except TombolaError:
+        raise
+    except Exception as error:  # of bytes without a checksum, anything may be raised
+        raise Damaged(path, f"cannot be read ({_first_line(error)})") from None
+    if not isinstance(content, Mapping):
+        raise Damaged(path, "holds no snapshot")
+    return content
 
 
 def _plain(snapshot: Snapshot) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from itertools import islice
 from pathlib import Path
 
@@ -62,31 +63,43 @@ HEADER = tuple(field.name for field in fields(Row))
 
 def append_csv(path: Path, row: Row) -> None:
     """Add one row to a metrics file, with a header if it is new."""
-    new = not path.exists()
+    lines = [row] if path.exists() else [None, row]
     try:
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(HEADER)
-            writer.writerow(astuple(row))
+        with path.open("ab") as file:
+            file.write(b"".join(_line(_values(line) if line else HEADER) for line in lines))
     except OSError as error:  # a full disk does not name the file
         raise TombolaError(f"cannot write {path}: {error.strerror}; mend that and run again to go on") from None
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Write a whole metrics file anew (used to cut it back to the checkpointed row), atomically."""
-    part = path.with_suffix(".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, HEADER)
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
-    part.replace(path)
+def csv_bytes(rows: Sequence[Row]) -> bytes:
+    """A whole metrics file."""
+    return b"".join([_line(HEADER), *(_line(_values(row)) for row in rows)])
+
+
+def _values(row: Row) -> tuple[float, ...]:
+    return (row.step, *(float(value) for value in astuple(row)[1:]))
+
+
+def _line(values: Sequence[object]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerow(values)
+    return text.getvalue().encode()
 
 
 def read_csv(path: Path, rows: int | None = None) -> list[Row]:
-    """The rows of a metrics file; with `rows`, the first so many, whatever a kill left behind them."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(int(record["step"]), *(float(record[name]) for name in HEADER[1:]))
-            for record in islice(csv.DictReader(file), rows)
-        ]
+    """The rows of a metrics file; with `rows`, the first so many, whatever a kill left behind them.
+
+    Raises:
+        TombolaError: it is no metrics file.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                Row(int(record["step"]), *(float(record[name]) for name in HEADER[1:]))
+                for record in islice(csv.DictReader(file), rows)
+            ]
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or "a row is not as it was written"
+        raise TombolaError(
+            f"{path} is no log of a training run ({reason}); remove {path.parent}, and run again"
+        ) from None

@@ -17,6 +17,7 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.nn.forward import typed, widened
 from tombola.rng.seeds import derive
+from tombola.runs.atomic import make_folder
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
 from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, summed
 from tombola.train.fabric import make_fabric
@@ -271,7 +272,7 @@ class _Gathered:
             self.best = copy_state(loop.model)
         loop.history.append(row)
         if self.store:
-            self.store.directory.mkdir(parents=True, exist_ok=True)
+            make_folder(self.store.directory)
             append_csv(self.store.metrics, row)
         self._loss.zero_()
         self._metric.zero_()

@@ -11,9 +11,10 @@ from safetensors.numpy import load, save
 from torch import Tensor
 
 from tombola.errors import TombolaError
-from tombola.runs.atomic import write_bytes
+from tombola.runs.atomic import make_folder, write_bytes
+from tombola.runs.stage import OUTCOMES
 
-FILE = "outcomes.safetensors"
+FILE = OUTCOMES
 
 
 def write_outcomes(folder: Path, values: Tensor) -> None:
@@ -21,7 +22,7 @@ def write_outcomes(folder: Path, values: Tensor) -> None:
     array = values.numpy()
     bits = bool(((array == 0) | (array == 1)).all())
     stored = {"bits": np.packbits(array.astype(bool))} if bits else {"values": array}
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_bytes(folder / FILE, save({**stored, "examples": np.array([len(array)], np.int64)}))
 
 

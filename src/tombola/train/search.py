@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tombola.data.feed import feed
 from tombola.data.splits import Splits
 from tombola.mask import Mask
-from tombola.runs.directory import Stage
+from tombola.runs.stage import Stage
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import State

@@ -16,8 +16,8 @@ from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.mask import Mask
 from tombola.plain import as_plain
-from tombola.runs.directory import Stage
 from tombola.runs.record import named
+from tombola.runs.stage import METRICS, Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
 from tombola.train.feeds import evaluated_part, evaluation_feed, layout
@@ -105,9 +105,9 @@ def run_trial(
 
     The stage is not marked finished here: the caller first saves what it keeps of the state.
     """
-    done = stage.result() if stage else None
+    done = stage.found() if stage else None
     if stage is not None and done is not None:
-        return Trial(done, tuple(read_csv(stage.directory / "metrics.csv")), None, read_outcomes(stage.directory))
+        return Trial(done, tuple(read_csv(stage.directory / METRICS)), None, read_outcomes(stage.directory))
     store = CheckpointStore(stage.directory, bench.options.checkpoint_seconds) if stage else None
     with (
         stage.writing() if stage else nullcontext(),
@@ -128,6 +128,8 @@ def run_trial(
             update=update,
             deterministic=bench.options.deterministic,
         )
+    if store is not None:
+        store.write_metrics(trained.history)
     tests, outcomes = _test(bench, model, trained, more_tests or (lambda module, evaluate: {}))
     if stage is not None and outcomes is not None:
         write_outcomes(stage.directory, outcomes)

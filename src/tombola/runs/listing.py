@@ -1,0 +1,102 @@
+"""What runs there are under a folder, how far each has got, and which are damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from tombola.errors import TombolaError
+from tombola.runs.integrity import KEY, RUN, Damaged, misfits, read_record
+from tombola.runs.stage import RESULT, Stage, begun_stages
+
+
+def list_runs(parent: Path) -> list[dict[str, Any]]:
+    """Every run under `parent`: name, kind, state, result, command, and in words its `damage`, if there is any.
+
+    The state is "finished", "running", "can be resumed" or "damaged": something in it is not what was written there.
+    All files are read and compared with their checksums, but for runs that are under way.
+    """
+    try:
+        folders = sorted(place for place in parent.iterdir() if place.is_dir())
+    except OSError as error:
+        raise TombolaError(f"{parent} cannot be read: {error.strerror}; name another folder") from None
+    return [_listed(folder) for folder in folders if _is_run(folder)]
+
+
+def _is_run(folder: Path) -> bool:
+    return os.path.lexists(folder / RUN) or any(folder.glob(f"replicate-*/*/{RESULT}"))
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    running = _locked(folder)
+    problems = [] if running else damage(folder)
+    described, result = _description(folder), Stage(folder).result()
+    state = "damaged" if problems else "finished" if result is not None else "can be resumed"
+    blank = {"kind": "unknown", "name": folder.name, "command": ""}
+    return {
+        **{key: value for key, value in described.items() if key != KEY},
+        **{part: str(described.get(part, value)) for part, value in blank.items()},
+        "config": described.get("config", {}),
+        "directory": str(folder),
+        "state": "running" if running and result is None else state,
+        "stages": len(list(folder.rglob(RESULT))) - (result is not None),
+        "recipe": _recipe(result, described),
+        "result": result,
+        "damage": [f"{error.file.relative_to(folder)} {error.what}" for error in problems],
+    }
+
+
+def damage(directory: Path) -> list[Damaged]:
+    """Every file of a run that is not what was written there."""
+    found: dict[Path, Damaged] = {}
+    try:
+        record = read_record(directory / RUN)
+        if record is None:
+            return [Damaged(directory / RUN, "is missing")]
+        problems = list(misfits(directory / RUN, record))
+    except Damaged as error:
+        return [error]  # what the others are to fit stands in there
+    for stage in (Stage(directory), *begun_stages(directory)):
+        problems += stage.damage()
+    for problem in problems:
+        found.setdefault(problem.file, problem)
+    return list(found.values())
+
+
+def _description(directory: Path) -> dict[str, Any]:
+    try:
+        return read_record(directory / RUN) or {}
+    except Damaged:
+        return {}
+
+
+def recorded_recipe(directory: Path) -> dict[str, Any] | None:
+    """How the run in `directory` trains, as its result or its configuration says; None where neither does."""
+    return _recipe(Stage(directory).result(), _description(directory))
+
+
+def _recipe(result: Mapping[str, Any] | None, described: Mapping[str, Any]) -> dict[str, Any] | None:
+    for found in (result, described.get("config")):
+        recipe = found.get("recipe") if isinstance(found, Mapping) else None
+        if isinstance(recipe, Mapping):
+            return dict(recipe)
+    return None
+
+
+def _locked(directory: Path) -> bool:
+    file = directory / ".lock"
+    if not file.is_file():
+        return False
+    lock = FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:  # a folder that cannot be written to: nobody trains in there
+        return False
+    lock.release()
+    return False
