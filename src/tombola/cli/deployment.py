@@ -84,7 +84,7 @@ def _made(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
 
 
 def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from tombola.runs.atomic import check_folder, write_json
+    from tombola.runs.atomic import check_folder, make_folder, write_json
 
     with loading(None):
         from tombola.runtime.example import example_input
@@ -99,7 +99,7 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     deployed = _made(given, ticket, given["batch"])
     example = example_input(ticket, given["batch"], given["input_shape"])
     files = export(deployed.compacted, (example,), out, formats=formats)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     deployed.plan.save(out / "plan.json")
     told = deployed.report.as_dict()
     write_json(out / "report.json", told)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable
 
@@ -29,6 +30,8 @@ def one_line(error: BaseException) -> str:
 
     What came from a user's own function is told with its place.
     """
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
+        return f"the output cannot be written: {error.strerror}; free some space and run again"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     text = " ".join(str(error).split()) or type(error).__name__

@@ -19,7 +19,7 @@ from tombola.report.plot import Plot, Remark, Shown, files, slug
 from tombola.report.study_tables import study_tables
 from tombola.report.summary import Run, read_runs
 from tombola.report.tables import Table
-from tombola.runs.atomic import write_bytes
+from tombola.runs.atomic import make_folder, write_bytes
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -171,7 +171,7 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
     html = out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
     folder = html.parent / "figures"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         _check_place(folder)
         several, looks = len(read) > 1, page_looks(read)
         shown, remarks, written = _draw(combined_plots(read, looks) if several else [], folder, "")

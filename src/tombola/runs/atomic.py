@@ -16,6 +16,8 @@ from typing import IO, Any
 from tombola.errors import TombolaError
 from tombola.strict import parse_json
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
@@ -34,14 +36,17 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     except BaseException as error:
         with contextlib.suppress(OSError, ValueError):
             part.unlink(missing_ok=True)
-        if _says_disk_full(error):
-            raise TombolaError(
-                f"cannot write {path}: the disk is full (No space left on device); free some space and run again"
-            ) from None
         if isinstance(error, OSError) or (isinstance(error, ValueError) and "embedded null" in str(error)):
-            reason = getattr(error, "strerror", None) or error
-            raise TombolaError(f"cannot write {path}: {reason}; name a place in an existing folder") from None
+            raise cannot_write(path, error) from None
         raise
+
+
+def cannot_write(path: Path, error: BaseException) -> TombolaError:
+    """One line for a file or folder that could not be written."""
+    reason = getattr(error, "strerror", None) or error
+    if getattr(error, "errno", None) in _FULL:
+        return TombolaError(f"cannot write {path}: the disk is full ({reason}); free some space and run again")
+    return TombolaError(f"cannot write {path}: {reason}; name a place in an existing folder that can be written to")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -74,6 +79,8 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        if error.errno in _FULL:
+            raise cannot_write(path, error) from None
         raise TombolaError(
             f"folder {path} cannot be made: {error.strerror}; remove what is in its place, or name another folder"
         ) from None
@@ -101,9 +108,3 @@ def read_json(path: Path) -> Any:
         return parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise TombolaError(f"{path} is not readable JSON ({error}); delete it, or name another file") from None
-
-
-def _says_disk_full(error: BaseException) -> bool:
-    # torch.save reports a failed write as a RuntimeError of its zip writer
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    return full or (isinstance(error, RuntimeError) and "PytorchStreamWriter failed writing file" in str(error))

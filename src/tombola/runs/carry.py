@@ -75,15 +75,16 @@ def carry_out(
     Raises:
         RunError: as `open_run`.
     """
-    check_folder(order.parent)
     candidates = order.parent.glob(f"{order.label}-*")
     might_be_there = any((found / RESULT).is_file() for found in candidates)
     if not might_be_there:
+        check_folder(order.parent)
         _checked(check, progress)  # before the data is read to its end
     config = describe()
     if might_be_there:
         if (result := _finished(order.directory(config), config)) is not None:
             return Done(order.directory(config), result, reused=True)
+        check_folder(order.parent)
         _checked(check, progress)
     with order.open(config) as run:
         found, result = True, run.found()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shlex
+import shutil
 import stat
 import sys
 import time
@@ -100,6 +101,7 @@ def open_run(
         RunError: another process works on this run, or it was begun with other versions.
     """
     directory = parent / content_name(label, config)
+    new = not os.path.lexists(directory)
     make_folder(directory)
     lock = _acquired(directory)
     if lock is None:
@@ -107,6 +109,8 @@ def open_run(
     try:
         _describe(directory, config, kind, machine, force)
     except BaseException:
+        if new:
+            shutil.rmtree(directory, ignore_errors=True)
         lock.release()
         raise
     return Run(directory, lock)

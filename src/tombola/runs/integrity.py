@@ -20,6 +20,7 @@ from typing import IO, Any
 
 from tombola.errors import RunError
 from tombola.runs.atomic import write_atomically, write_json
+from tombola.strict import parse_json
 
 KEY = "integrity"
 """The key of a record under which its checksums stand."""
@@ -102,8 +103,8 @@ def read_record(file: Path) -> dict[str, Any] | None:
     if data is None:
         return None
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        found = parse_json(data.decode())
+    except ValueError:
         raise Damaged(file, "is empty" if not data else "is not readable JSON") from None
     if not isinstance(found, dict):
         raise Damaged(file, "holds no JSON object")

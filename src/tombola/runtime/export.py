@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tombola.compact.compare import error_on
 from tombola.errors import TombolaError
 from tombola.names import check_known
-from tombola.runs.atomic import write_bytes
+from tombola.runs.atomic import make_folder, write_bytes
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -52,7 +52,7 @@ def export(
         contents[file], error = write(network, tuple(example))
         found[file] = {"format": name, "bytes": len(contents[file]), "error": error}
     if contents:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     for file, content in contents.items():
         write_bytes(folder / file, content)
     return found

@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from tombola.errors import TombolaError
+from tombola.runs.atomic import cannot_write
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,8 @@ def append_csv(path: Path, row: Row) -> None:
     try:
         with path.open("ab") as file:
             file.write(b"".join(_line(_values(line) if line else HEADER) for line in lines))
-    except OSError as error:  # a full disk does not name the file
-        raise TombolaError(f"cannot write {path}: {error.strerror}; mend that and run again to go on") from None
+    except OSError as error:
+        raise cannot_write(path, error) from None
 
 
 def csv_bytes(rows: Sequence[Row]) -> bytes:

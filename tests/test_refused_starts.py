@@ -1,0 +1,116 @@
+"""A command that is refused before it trains leaves nothing in --out: no directory that a later start would find."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from cli_calls import call
+
+SMALL = "--model mlp --data digits --length 2it --device cpu"
+REFUSED = {
+    "find imp": [
+        "--device tpu",
+        "--device cpu:x",
+        "--threads 0",
+        "--jobs 0",
+        "--jobs -2",
+        "--replicates 0",
+        "--density 0",
+        "--density 1.5",
+        "--density 0.00001",
+        "--density 0.1 --rounds 0",
+        "--levels -1",
+        "--length 0it",
+        "--length soon",
+        "--lr nan",
+        "--rewind 2it",
+        "--rewind 99ep",
+        "--criterion nonsense",
+        "--scope nowhere",
+        "--pattern 5:4",
+        "--include [nothing.*]",
+        "--exclude ['*']",
+        "--model no-such-net",
+        "--model_args {width:3}",
+        "--data no-such-data",
+        "--data folder --data_root nowhere",
+        "--batch_size 0",
+        "--optimizer nonsense",
+        "--eval_every 0it",
+        "--checkpoint_seconds -1",
+        "--loggers [nonsense]",
+        "--start missing.ticket",
+        "--seed -1",
+        "--nonsense 3",
+    ],
+    "find edge-popup": ["--density 0", "--density 2", "--density 0.00001", "--finetune soon", "--jobs 0"],
+    "find dense": ["--length 0it", "--jobs 0", "--device tpu"],
+    "study curve imp": ["--controls [nonsense]", "--control_levels [99]", "--jobs 0", "--device tpu", "--density 0"],
+    "study mask-init": ["--density 0", "--jobs 0", "--device tpu", "--replicates 0", "--length 0it"],
+    "study overlap": ["--density 0", "--jobs 0", "--device tpu", "--replicates 0", "--tickets no.ticket none.ticket"],
+    "study compare": ["", "--arms missing.yaml"],
+}
+VERIFY = [
+    "--device tpu",
+    "--threads 0",
+    "--jobs 0",
+    "--replicates 0",
+    "--margin nan",
+    "--margin_kind nonsense",
+    "--length 0it",
+    "--data no-such-data",
+    "--data blobs",
+    "--model no-such-net",
+    "--lr nan",
+    "--seed -1",
+]
+CUDA = ["find imp", "find edge-popup", "study curve imp", "study mask-init", "study overlap"]
+
+
+def check_untouched(words: list[str], out: Path) -> None:
+    """The command ends with status 2 and one line, and there is nothing new."""
+    before = sorted(out.rglob("*")) if out.exists() else None
+    status, _, error = call(*words, "--out", str(out))
+    assert status == 2, f"{shlex.join(words)} ends with {status}: {error}"
+    lines = [line for line in error.splitlines() if not line.startswith("tombola: warning")]
+    assert len(lines) == 1, error
+    assert (sorted(out.rglob("*")) if out.exists() else None) == before, f"{shlex.join(words)} left something"
+
+
+@pytest.mark.parametrize(("verb", "more"), [(verb, more) for verb, given in REFUSED.items() for more in given])
+def test_a_refused_start_leaves_nothing(verb: str, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    check_untouched([*verb.split(), *SMALL.split(), *shlex.split(more)], tmp_path / "runs")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("verb", CUDA)
+def test_a_device_that_is_not_there_leaves_nothing(verb: str, tmp_path: Path) -> None:
+    check_untouched([*verb.split(), *SMALL.split(), "--device", "cuda"], tmp_path / "runs")
+
+
+@pytest.fixture(scope="module")
+def ticket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("found")
+    status, _, error = call("find", "imp", *SMALL.split(), "--levels", "1", "--out", str(out))
+    assert status == 0, error
+    return next(out.rglob("level-01/network.ticket"))
+
+
+@pytest.mark.parametrize("more", VERIFY)
+def test_a_refused_verification_leaves_nothing(more: str, ticket: Path, tmp_path: Path) -> None:
+    check_untouched(["verify", str(ticket), "--device", "cpu", *more.split()], tmp_path / "runs")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_verification_on_a_device_that_is_not_there_leaves_nothing_beside_another(
+    ticket: Path, tmp_path: Path
+) -> None:
+    words = ["verify", str(ticket), "--replicates", "1", "--length", "1it"]
+    status, _, error = call(*words, "--device", "cpu", "--out", str(tmp_path))
+    assert status == 0, error
+    check_untouched([*words, "--seed", "5", "--device", "cuda"], tmp_path)
