@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from tombola.report.levels import FEWEST, Layer, Level
 from tombola.report.summary import Find
+from tombola.runs.integrity import Damaged, read_file
 
 Reading = Callable[[Level], float | None]
 
@@ -129,15 +131,15 @@ def read_log(path: Path, column: str) -> dict[int, float]:
     """``column`` of a metrics.csv by step; rows that are cut off or empty are left out."""
     series: dict[int, float] = {}
     try:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            for row in csv.DictReader(file):
-                try:
-                    step, value = int(float(row["step"])), float(row[column])
-                except (KeyError, TypeError, ValueError, OverflowError):
-                    continue
-                if math.isfinite(value):
-                    series[step] = value
-    except (OSError, csv.Error):
+        text = (read_file(path) or b"").decode(errors="replace")
+        for row in csv.DictReader(io.StringIO(text, newline="")):
+            try:
+                step, value = int(float(row["step"])), float(row[column])
+            except (KeyError, TypeError, ValueError, OverflowError):
+                continue
+            if math.isfinite(value):
+                series[step] = value
+    except (Damaged, csv.Error):
         return {}
     return series
 

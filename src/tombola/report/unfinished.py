@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from tombola.formats import plural
 from tombola.report.nodes import Node, load
+from tombola.runs.integrity import Damaged, read_file
 from tombola.runs.stage import RESULT, Stage
 
 RESUME = "The run has not finished: this is how far it got; tombola runs says how to resume it."
@@ -47,9 +49,9 @@ def begun_stages(path: Path) -> list[str]:
 
 def _last_step(log: Path) -> int:
     try:
-        with log.open(newline="", encoding="utf-8", errors="replace") as file:
-            steps = [row.get("step") or "" for row in csv.DictReader(file)]
-    except (OSError, csv.Error):
+        text = (read_file(log) or b"").decode(errors="replace")
+        steps = [row.get("step") or "" for row in csv.DictReader(io.StringIO(text, newline=""))]
+    except (Damaged, csv.Error):
         return 0
     return max((int(step) for step in steps if step.isdigit()), default=0)
 
