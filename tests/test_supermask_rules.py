@@ -362,12 +362,22 @@ def test_densities_outside_are_one_clear_line(density: Any) -> None:
         (lambda: weight_rule("thawed"), "masked, dense, sr-ste"),
         (lambda: SrSte(-1.0), "at least 0"),
         (lambda: SrSte(math.nan), "at least 0"),
+        (lambda: Signed(-0.01), r"threshold is -0\.01; it must be a number of at least 0"),
+        (lambda: Signed(math.inf), "threshold is inf"),
+        (lambda: Coats((0.5,) * 128), "128 coats are asked for; give 1 to 127"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(make: Callable[[], Any], words: str) -> None:
     with pytest.raises(TombolaError, match=words) as caught:
         make()
     assert "\n" not in str(caught.value)
+
+
+def test_settings_at_their_ends() -> None:
+    assert SrSte(0.0).decay == 0
+    assert Coats((0.1, 0.5, 0.3)).densities == (0.5, 0.3, 0.1)
+    assert (Coats((0.1, 0.5)).density, Coats((0.4,)).density) == (0.5, 0.4)
+    assert len(Coats((0.5,) * 127).densities) == 127  # what int8 counts
 
 
 def test_no_gradient_reaches_signed_constants() -> None:
