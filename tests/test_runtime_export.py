@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from tombola.compact import compact
 from tombola.errors import TombolaError
@@ -82,6 +83,91 @@ def test_nothing_is_written_when_a_format_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(TombolaError, match=r"cannot be written as torch\.export"):
         export(Branching(), (torch.ones(2, 2),), tmp_path / "out", ["state_dict", "torch"])
     assert not (tmp_path / "out").exists()
+
+
+class ByBatch(nn.Module):
+    """Another function for a batch of 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + (0.5 if x.shape[0] == 1 else 0.0)
+
+
+class Drawing(nn.Module):
+    """Other outputs at every call."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.dropout(x, 0.5, training=True)
+
+
+class BySum(nn.Module):
+    """A branch that torch.export may follow one way alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.shape[0] > 3 else -x
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+@pytest.mark.parametrize("model", [ByBatch(), Drawing(), BySum()], ids=lambda model: type(model).__name__)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_an_export_that_would_be_wrong_is_not_written(model: nn.Module, batch: int, form: str, tmp_path: Path) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    with pytest.raises(TombolaError, match="leave this format out") as caught:
+        export(model, (torch.ones(batch, 3),), tmp_path / "out", ["state_dict", form])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+class OneSize(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(3, 4).relu() + 1
+
+
+def test_a_network_of_one_batch_size_is_written_for_it(tmp_path: Path) -> None:
+    found = export(OneSize(), (torch.randn(3, 4),), tmp_path, ["torch"])
+    assert found["network.pt2"]["batch"] == 3
+    x = torch.randn(3, 4)
+    assert torch.equal(torch.export.load(tmp_path / "network.pt2").module()(x), x.relu() + 1)
+    assert export(network(), (torch.randn(1, 1, 8, 8),), tmp_path, ["torch"])["network.pt2"]["batch"] is None
+
+
+def test_the_model_is_left_alone_and_its_effective_weights_are_written(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5)).train()
+    prune.random_unstructured(model[0], "weight", 0.5)
+    export(model, (torch.randn(2, 3),), tmp_path, ["state_dict", "torch"])
+    assert model.training
+    state = safetensors.torch.load_file(tmp_path / "network.safetensors")
+    assert torch.equal(state["0.weight"], model[0].weight)
+    assert set(state) == {"0.weight", "0.bias"}
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "network.safetensors").write_text("of before")
+    broken = {**exports.FORMATS, "broken": ("no/such/folder", lambda *_: (b"", None))}
+    monkeypatch.setattr(exports, "FORMATS", broken)
+    with pytest.raises(TombolaError):
+        export(network(), (torch.zeros(1, 1, 8, 8),), tmp_path, ["state_dict", "broken"])
+    assert [path.name for path in tmp_path.iterdir()] == ["network.safetensors"]
+    assert (tmp_path / "network.safetensors").read_text() == "of before"
+
+
+def test_what_an_onnx_file_cannot_hold_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    with monkeypatch.context() as patch:
+        patch.setattr(exports, "_ONNX_BYTES", 16)
+        with pytest.raises(TombolaError, match="at most 2 GB; leave format onnx out"):
+            to_onnx(nn.Linear(4, 4), (torch.zeros(1, 4),))
+    with pytest.raises(TombolaError, match="leave this format out") as caught:
+        to_onnx(nn.Linear(4, 4).bfloat16(), (torch.zeros(1, 4).bfloat16(),))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TombolaError, match="no tensors"):
+        export(network(), (), tmp_path)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,6 +104,10 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     told = deployed.report.as_dict()
     write_json(out / "report.json", told)
     screen.line(str(deployed.report))
+    for file, told_of in files.items():
+        if told_of["error"] is not None:
+            any_batch = "any batch" if told_of["batch"] is None else f"a batch of {told_of['batch']} only"
+            screen.line(f"{file}: run here, outputs equal within {told_of['error']:.1e}; {any_batch}")
     screen.line(f"wrote {', '.join(['plan.json', 'report.json', *files])} to {out}")
     about = {"ticket": given["ticket"], "recipe": ticket.recipe}
     return {**about, "out": str(out), "report": told, "files": files}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -16,45 +16,58 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from tombola.compact.compare import error_on
+from tombola.compact.effective import plain_copy
 from tombola.errors import TombolaError
 from tombola.names import check_known
-from tombola.runs.atomic import make_folder, write_bytes
+from tombola.runs.atomic import make_folder, write_atomically
+from tombola.runtime.trials import Trials, trials_of
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+_ONNX_BYTES = 2**31 - 2**20
+"""What an ONNX file can hold, with some room for the graph."""
 
 
 def export(
     network: nn.Module, example: Sequence[Tensor], folder: Path, formats: Sequence[str] | None = None
 ) -> dict[str, dict[str, Any]]:
-    """Write a network in eval mode, each file whole or not at all.
+    """Write a network in eval mode, with its effective weights: all files, each whole, or none.
+
+    What is written is run before: on the example, on other inputs drawn here, and at other batch sizes, where the
+    network takes any.
 
     Args:
-        network: plain torch, such as `compact` gives; on the CPU.
-        example: its inputs, the batch first; the batch size stays open.
+        network: plain torch, such as `compact` gives; on the CPU. It is not changed.
+        example: its inputs, the batch first. The batch size stays open if the network takes others.
         folder: is made if it is not there.
         formats: of FORMATS; None: all.
 
     Returns:
-        File name -> {"format", "bytes", "error"}: error is max|a - b| / max|a| of the outputs on the example, null
-        where nothing can be run.
+        File name -> {"format", "bytes", "error", "batch"}: error is the largest max|a - b| / max|a| of the outputs,
+        null where nothing can be run; batch is null where any will do, else the only size.
 
     Raises:
-        TombolaError: an unknown format, a missing package, or a network that cannot be exported.
+        TombolaError: an unknown format, a missing package, no example, a network that cannot be exported, or whose
+            export gives other outputs than the network.
     """
-    chosen = list(FORMATS) if formats is None else list(formats)
+    chosen = list(dict.fromkeys(FORMATS if formats is None else formats))
     check_formats(chosen)
-    made = {name: FORMATS[name] for name in chosen}
-    network = network.eval()
-    found: dict[str, dict[str, Any]] = {}
-    contents: dict[str, bytes] = {}
-    for name, (file, write) in made.items():
-        contents[file], error = write(network, tuple(example))
-        found[file] = {"format": name, "bytes": len(contents[file]), "error": error}
+    if not example or not all(isinstance(x, Tensor) for x in example):
+        raise TombolaError("the example is no tensors; give the network's inputs as a tuple, the batch first")
+    with torch.no_grad():
+        plain = plain_copy(network, example)
+        trials = trials_of(plain, example)
+        found: dict[str, dict[str, Any]] = {}
+        contents: dict[str, bytes] = {}
+        for name in chosen:
+            file, write = FORMATS[name]
+            contents[file], error = write(plain, trials)
+            batch = None if trials.open or error is None else len(example[0])
+            found[file] = {"format": name, "bytes": len(contents[file]), "error": error, "batch": batch}
     if contents:
         make_folder(folder)
-    for file, content in contents.items():
-        write_bytes(folder / file, content)
+    with ExitStack() as files:  # they take their names together, when all are written
+        for file, content in contents.items():
+            files.enter_context(write_atomically(folder / file)).write(content)
     return found
 
 
@@ -68,56 +81,67 @@ def check_formats(formats: Sequence[str]) -> None:
 
 
 def to_onnx(network: nn.Module, example: Sequence[Tensor]) -> tuple[bytes, float]:
-    """(the ONNX file, the largest error of ONNX Runtime on the example and on another batch size).
+    """(the ONNX file, the largest error of ONNX Runtime, on inputs as in `export`). The network is in eval mode.
 
-    Raises TombolaError: a missing package, or a network that cannot be exported.
+    Raises TombolaError: as `export`.
     """
     check_formats(["onnx"])
-    program = _attempt("ONNX", lambda: _onnx_program(network, example))
-    content: bytes = program.model_proto.SerializeToString()
+    with torch.no_grad():
+        return _to_onnx(network, trials_of(network, example))
+
+
+def _to_onnx(network: nn.Module, trials: Trials) -> tuple[bytes, float]:
+    size = sum(x.nbytes for x in (*network.parameters(), *network.buffers()))
+    if size >= _ONNX_BYTES:
+        raise TombolaError(
+            f"the network's weights take {size:,} bytes, and an ONNX file holds at most 2 GB; leave format onnx out"
+        )
+    program = _attempt("ONNX", lambda: _onnx_program(network, trials))
+    content: bytes = _attempt("ONNX", program.model_proto.SerializeToString)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = _attempt(
+        "ONNX", lambda: onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    )
     names = [one.name for one in session.get_inputs()]
 
     def run(*inputs: Tensor) -> list[Tensor]:
         feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
         return [torch.from_numpy(np.asarray(x)) for x in session.run(None, feed)]
 
-    return content, _largest_error(network, run, example)
+    return content, _checked("ONNX", run, trials)
 
 
-def _onnx_program(network: nn.Module, example: Sequence[Tensor]) -> Any:
+def _onnx_program(network: nn.Module, trials: Trials) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
-        return torch.onnx.export(
-            network, _pair(example), dynamo=True, verbose=False, dynamic_shapes=_open_batch(example)
-        )
+        return torch.onnx.export(network, trials.pair, dynamo=True, verbose=False, dynamic_shapes=_open_batch(trials))
 
 
-def _to_program(network: nn.Module, example: Sequence[Tensor]) -> tuple[bytes, float]:
+def _to_program(network: nn.Module, trials: Trials) -> tuple[bytes, float]:
     program = _attempt(
-        "torch.export", lambda: torch.export.export(network, _pair(example), dynamic_shapes=_open_batch(example))
+        "torch.export", lambda: torch.export.export(network, trials.pair, dynamic_shapes=_open_batch(trials))
     )
-    buffer = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's own reader
         path = Path(folder, "network.pt2")
-        torch.export.save(program, path)
-        buffer.write(path.read_bytes())
-    return buffer.getvalue(), _largest_error(network, program.module(), example)
+        _attempt("torch.export", lambda: torch.export.save(program, path))
+        content = path.read_bytes()
+        again = _attempt("torch.export", lambda: torch.export.load(path).module())
+    return content, _checked("torch.export", again, trials)
 
 
-def _to_state(network: nn.Module, example: Sequence[Tensor]) -> tuple[bytes, None]:
+def _to_state(network: nn.Module, trials: Trials) -> tuple[bytes, None]:
     state = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
-    return safetensors.torch.save(state), None
+    return _attempt("a state_dict", lambda: safetensors.torch.save(state)), None
 
 
-Writer = Callable[[nn.Module, Sequence[Tensor]], tuple[bytes, float | None]]
+Writer = Callable[[nn.Module, Trials], tuple[bytes, float | None]]
 FORMATS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
     {
-        "onnx": ("network.onnx", to_onnx),
+        "onnx": ("network.onnx", _to_onnx),
         "state_dict": ("network.safetensors", _to_state),
         "torch": ("network.pt2", _to_program),
     }
@@ -125,14 +149,11 @@ FORMATS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
 """format -> (file name, what gives its content and error)."""
 
 
-def _open_batch(example: Sequence[Tensor]) -> Any:
+def _open_batch(trials: Trials) -> Any:
+    if not trials.open:
+        return None
     batch = torch.export.Dim("batch")
-    return tuple({0: batch} for _ in example)
-
-
-def _pair(example: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Of batch size 2: a batch of 1 would be taken for a fixed size."""
-    return tuple(torch.cat([x[:1], x[:1]]) for x in example)
+    return tuple({0: batch} if own else None for own in trials.carries)
 
 
 def _attempt(what: str, make: Callable[[], Any]) -> Any:
@@ -141,10 +162,16 @@ def _attempt(what: str, make: Callable[[], Any]) -> Any:
     except Exception as error:  # the exporters raise many kinds
         said = " ".join(str(error).split())[:160]
         raise TombolaError(
-            f"the network cannot be written as {what}: {type(error).__name__} {said}; leave it out"
+            f"the network cannot be written as {what}: {type(error).__name__} {said}; leave this format out"
         ) from error
 
 
-def _largest_error(network: nn.Module, run: Callable[..., Any], example: Sequence[Tensor]) -> float:
-    """On the example and on another batch size."""
-    return max(error_on(network, run, x) for x in (example, [one[:1].repeat_interleave(3, 0) for one in example]))
+def _checked(what: str, run: Callable[..., Any], trials: Trials) -> float:
+    """The error, if it is none to speak of. Raises TombolaError."""
+    error, where = _attempt(what, lambda: trials.error(run))
+    if not error <= trials.allowed:
+        raise TombolaError(
+            f"as {what} the network gives outputs that differ by {error:.1e} on {where}: what it computes hangs on the "
+            "batch size, on numbers drawn, or on branches that an export fixes; leave this format out"
+        )
+    return float(error)
