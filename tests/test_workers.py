@@ -206,7 +206,7 @@ def test_ctrl_c_is_one_line_from_all_processes_of_a_command(tmp_path: Path) -> N
 
 
 def test_two_writers_never_meet_in_a_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tombola.runs.directory._PATIENCE", 0.1)
+    monkeypatch.setattr("tombola.runs.stage._PATIENCE", 0.1)
     stage = Stage(tmp_path / "replicate-0")
     with stage.writing(), pytest.raises(RunError, match="another process is writing"), stage.writing():
         pass
