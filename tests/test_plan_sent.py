@@ -1,4 +1,4 @@
-"""A plan that somebody sent: for more threads than this machine bears, or for layers that are not there."""
+"""Plans and tickets that somebody sent, deployed: more threads than this machine bears, layers that are not there."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import tombola as tb
+from tombola.runtime.example import example_input
+from tombola.ticket.origin import NetworkSpec, Origin
 
 PLAN: dict[str, Any] = {
     "format": 1,
@@ -40,6 +42,15 @@ def test_it_is_refused_in_one_line(change: dict[str, Any], said: str, tmp_path: 
     with pytest.raises(tb.TombolaError, match=said) as caught:
         tb.deploy(model, example, plan=file)
     assert str(caught.value).isprintable()
+
+
+def test_an_input_that_a_ticket_records_has_a_limit() -> None:
+    network = NetworkSpec("resnet-20", {"width": 0.01}, (1, 2**20, 2**20), 2)
+    origin = Origin.stored({"w": torch.ones(2)}, network)
+    ticket = tb.Ticket(origin=origin, mask=tb.Mask({"w": torch.ones(2) > 0}))
+    with pytest.raises(tb.TombolaError, match="1,099,511,627,776 values; at most 16,777,216 are made unasked"):
+        example_input(ticket, 1)
+    assert example_input(ticket, 2, [1, 4, 4]).shape == (2, 1, 4, 4)
 
 
 def test_the_caller_may_say_how_many_threads(tmp_path: Path) -> None:
