@@ -18,6 +18,7 @@ from tombola.runtime.cuda import KERNELS
 from tombola.runtime.parts import ENGINES
 
 FORMAT = 1
+_MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,9 @@ def _read(found: Any) -> Plan:
     threads = found["threads"]
     if type(threads) is not int or not 1 <= threads <= 4096:
         raise ValueError("threads is no number from 1 to 4096")
-    inputs = tuple(tuple(_size(n) for n in shape) for shape in _list(found["inputs"]))
+    inputs = tuple(_shape(sizes) for sizes in _list(found["inputs"]))
+    if len(inputs) > _MOST_DIMENSIONS:
+        raise ValueError(f"more than {_MOST_DIMENSIONS} inputs")
     parts = tuple(_part(one) for one in _list(found["parts"]))
     return Plan(threads, inputs, parts, _names(found["apart"]), _texts(found["packed"]), _texts(found["machine"]))
 
@@ -114,7 +117,8 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str) and value.isprintable() and len(value) <= 1000
 
 
-def _size(value: Any) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("a shape with other things than sizes")
-    return value
+def _shape(value: Any) -> tuple[int, ...]:
+    sizes = _list(value)
+    if len(sizes) > _MOST_DIMENSIONS or not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError("a shape with other things than sizes, or too many of them")
+    return tuple(sizes)
