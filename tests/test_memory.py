@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,8 +12,12 @@ import torch
 from torch import Tensor
 
 import tombola
+from apart import NETWORK, run_apart
 from tombola._memory import address, array_address, given, made, within_words
 from tombola.errors import TombolaError
+from tombola.runtime.ops import Conv, Linear, Region
+from tombola.runtime.plan import PartPlan, Plan
+from tombola.runtime.sparse import build
 
 SOURCES = sorted(Path(tombola.__file__).parent.rglob("*.py"))
 ADDRESSES = ("data_ptr", "_data_ptr", "const_data_ptr", "mutable_data_ptr", "ctypes", "__array_interface__")
@@ -185,75 +187,6 @@ def test_offsets_beyond_32_bits_are_refused() -> None:
             within_words(np.array([far]), "inputs")
 
 
-def run_apart(script: str, seconds: int = 240) -> str:
-    """The output of a Python script in a process of its own, where a crash is an exit status."""
-    done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", script],
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == 0, f"status {done.returncode}: {done.stderr[-2000:]}"
-    return done.stdout
-
-
-NETWORK = """
-import contextlib, torch
-from torch import nn
-import tombola as tb
-from tombola.errors import TombolaError
-from tombola.runtime.plan import PartPlan, Plan
-
-def network(seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    with torch.device("cpu"):
-        model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)).float()
-    with torch.no_grad():
-        for p in model.parameters():
-            values = torch.randn(p.shape, generator=draw, dtype=torch.float32, device="cpu")
-            p.copy_(values * (values.abs() > 0.8))
-    return model.eval()
-
-x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-CHOICES = {"region": "rows:1", "_1": "flat:8:rows1:panels1", "_3": "gemv:gaps:per4:rows1:weights"}
-PLAN = Plan(1, ((1, 1, 8, 8),), (PartPlan(("0", "3"), "native", CHOICES),))
-model = network()
-want = model(x).detach()
-
-@contextlib.contextmanager
-def dtype(kind):
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(kind)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-@contextlib.contextmanager
-def strict():
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-@contextlib.contextmanager
-def device(kind):
-    torch.set_default_device(kind)
-    try:
-        yield
-    finally:
-        torch.set_default_device(None)
-
-SETTINGS = {
-    "bfloat16": lambda: dtype(torch.bfloat16), "float64": lambda: dtype(torch.float64), "meta": lambda: device("meta"),
-    "with meta": lambda: torch.device("meta"), "strict": strict, "no gradients": torch.no_grad,
-    "inference": torch.inference_mode,
-}
-"""
-
-
 def test_defaults_of_torch_change_nothing_in_a_deployed_network() -> None:
     script = (
         NETWORK
@@ -276,3 +209,36 @@ print("done")
 """
     )
     assert "done" in run_apart(script)
+
+
+CRAFTED = {
+    "rows that divide no 8": {"_1": "flat:1:rows3:panels1"},
+    "too many accumulators": {"_1": "flat:32:rows8:panels1"},
+    "more panels than inputs": {"_1": "flat:8:rows1:panels9"},
+    "chunks of a larger batch": {"region": "chunks:256"},
+    "lanes for one image": {"_1": "lanes:1x1x1:rows1:panels1"},
+    "a linear form for a convolution": {"_1": "gemv:gaps:per4:rows1:weights"},
+    "signs of other weights": {"_3": "gemv:gaps:per4:rows1:signs"},
+    "a layer that is not there": {"_9": "flat:8:rows1:panels1"},
+    "nothing": {"_1": ""},
+}
+
+
+@pytest.mark.parametrize("what", CRAFTED)
+def test_a_crafted_plan_reaches_no_compiled_code(what: str) -> None:
+    weight = torch.randn(8, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    flat = torch.randn(10, 512, generator=torch.Generator().manual_seed(1))
+    ops = (Conv("a", "x", "_1", weight, padding=(1, 1)), Linear("b", "_1", "_3", flat))
+    region = Region({"x": (1, 8, 8)}, ops, ("_3",))
+    good = {"region": "rows:1", "_1": "flat:8:rows1:panels1", "_3": "gemv:gaps:per4:rows1:weights"}
+    build(region, 1, 1, good)
+    with pytest.raises(TombolaError) as caught:
+        build(region, 1, 1, good | CRAFTED[what])
+    assert "\n" not in str(caught.value)
+
+
+def test_an_engine_of_another_device_is_refused() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 2)).eval()
+    plan = Plan(1, ((1, 4),), (PartPlan(("0",), "blocks-16"),))
+    with pytest.raises(TombolaError, match="blocks-16"):
+        tombola.deploy(model, torch.ones(1, 4), plan=plan)

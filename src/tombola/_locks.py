@@ -7,12 +7,13 @@ that fill once are `once`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 from tombola.errors import TombolaError
@@ -27,33 +28,31 @@ COMPILING = threading.RLock()
 class Lock:
     """A lock that is free in a forked child, whichever thread of the parent had it.
 
-    A thread that asks for it while it has it (a signal's handler that calls what it interrupted) gets a TombolaError,
-    unless `again`.
+    `with lock.inner:` lets the same thread in again, `with lock.alone():` does not. Both enter in one step of the
+    interpreter, so that what a signal's handler raises leaves no lock behind.
     """
 
-    def __init__(self, *, again: bool = False) -> None:
-        self._lock, self._again, self._depth = threading.RLock(), again, 0
+    def __init__(self) -> None:
+        self.inner = threading.RLock()
         _LOCKS.add(self)
 
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        if self._depth and not self._again:
-            self._lock.release()
+    def alone(self) -> contextlib.AbstractContextManager[Any]:
+        """Raises TombolaError where this thread has it already: a signal's handler calls what it interrupted."""
+        inner = self.inner
+        if _mine(inner):
             raise TombolaError(
                 "a deployed network was called from inside its own call, as by a signal's handler; call it after"
             )
-        self._depth += 1
-
-    def __exit__(self, *error: object) -> None:
-        self._depth -= 1
-        self._lock.release()
+        return inner
 
     def after_fork(self) -> None:
         """In the child: free, unless the thread that forked has it."""
-        if self._depth and self._lock.acquire(blocking=False):
-            self._lock.release()
-            return
-        self._lock, self._depth = threading.RLock(), 0
+        if not _mine(self.inner):
+            self.inner = threading.RLock()
+
+
+def _mine(lock: Any) -> bool:
+    return bool(lock._is_owned())
 
 
 _LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
@@ -82,22 +81,32 @@ def once(function: Callable[P, R]) -> Callable[P, R]:
 
 # ---- forks -------------------------------------------------------------------------------------------------------
 
-_waiting: list[Any] = []  # the locks of the fork in progress; only ever changed by the thread that has COMPILING
+_waiting: list[contextlib.ExitStack] = []  # for the fork in progress; whoever has COMPILING changes it
 
 
 def _before_fork() -> None:
     COMPILING.acquire()
-    numba = sys.modules.get("numba.core.compiler_lock")
-    lock = getattr(numba, "global_compiler_lock", None)  # the loops of masks and selection compile when first called
-    if lock is not None:
-        lock.acquire()
-    _waiting.append(lock)
+    taken = contextlib.ExitStack()
+    for lock in _of_compilers():
+        taken.enter_context(lock)
+    _waiting.append(taken)
+
+
+def _of_compilers() -> Iterator[contextlib.AbstractContextManager[Any]]:
+    """The locks of numba, since loops of masks and selection compile when first called, and of llvmlite."""
+    for module, path in _COMPILERS.items():
+        found: Any = sys.modules.get(module)
+        for name in path:
+            found = getattr(found, name, None)
+        if isinstance(found, contextlib.AbstractContextManager):
+            yield found
+
+
+_COMPILERS = {"numba.core.compiler_lock": ("global_compiler_lock",), "llvmlite.binding.ffi": ("lib", "_lock")}
 
 
 def _after_fork() -> None:
-    lock = _waiting.pop()
-    if lock is not None:
-        lock.release()
+    _waiting.pop().close()
     COMPILING.release()
 
 

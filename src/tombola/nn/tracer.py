@@ -19,7 +19,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from tombola._locks import Lock
 
-_TRACING = Lock(again=True)
+_TRACING = Lock()
 
 
 class Tracer(fx.Tracer):
@@ -58,7 +58,10 @@ class Tracer(fx.Tracer):
         forward = type(root).forward
         names = forward.__globals__
         function, args = self.create_args_for_root(forward, True, concrete_args)
-        with _TRACING, symbolic._new_patcher() as patcher:  # of functions, which do what they did where no proxy comes
+        with (
+            _TRACING.inner,
+            symbolic._new_patcher() as patcher,
+        ):  # of functions, which do what they did where no proxy comes
             symbolic._patch_wrapped_functions(patcher)
             for known in (names, *(module.__dict__ for module in self._autowrap_search)):
                 symbolic._autowrap_check(patcher, known, self._autowrap_function_ids)

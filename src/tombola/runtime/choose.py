@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from tombola.errors import TombolaError
+from tombola.names import check_known
 from tombola.runtime import sparse
 from tombola.runtime.lower import Lowered, Part, alone, lower, put_in
 from tombola.runtime.ops import Conv, Linear
@@ -88,6 +89,7 @@ def planned(
     _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts], apart)
     made: list[tuple[Part, nn.Module]] = []
     for part, plan in zip(lowered.parts, parts, strict=True):
+        check_known("engine of a region on the CPU", plan.engine, ENGINES)
         batch = shape_of(part.inputs[0])[0]
         native = sparse.build(part.region, batch, threads, plan.choices) if plan.engine == "native" else None
         made.append((part, make_part(plan.engine, part, alone(work, part), native)))

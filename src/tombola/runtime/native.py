@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -17,13 +18,13 @@ STEP = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64, I64])
 class Code:
     """A compiled module; its functions live as long as this object."""
 
-    def __init__(self, engine: Any) -> None:
+    def __init__(self, engine: Any, names: Sequence[str]) -> None:
         self._engine = engine
+        self._addresses = {name: int(engine.get_function_address(name)) for name in names}
 
     def address(self, name: str) -> int:
         """Where the function `name` starts."""
-        found: int = self._engine.get_function_address(name)
-        return found
+        return self._addresses[name]
 
 
 def compile_module(module: ir.Module) -> Code:
@@ -42,7 +43,7 @@ def _compiled(module: ir.Module) -> Code:
     builder.getModulePassManager().run(parsed, builder)
     engine = llvm.create_mcjit_compiler(parsed, machine)
     engine.finalize_object()
-    return Code(engine)
+    return Code(engine, [function.name for function in module.functions if not function.is_declaration])
 
 
 def pause(b: ir.IRBuilder) -> None:

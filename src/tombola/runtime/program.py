@@ -79,7 +79,7 @@ class _Crew:
 
     def run(self, table: int, steps: int) -> None:
         """Of `steps` steps whose table lies at this address."""
-        with self._lock:
+        with self._lock.alone():
             if not self._mail:
                 self._boxes = self._hired()
                 self._mail = array_address(self._boxes)

@@ -9,7 +9,7 @@ import torch
 
 from tombola._locks import Lock
 
-_SETTING = Lock(again=True)
+_SETTING = Lock()
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def threads_set(threads: int) -> Iterator[None]:
     One thread of a process at a time is let in, the others wait: the number is the whole process's, and who measures
     beside another measures the other too.
     """
-    with _SETTING:
+    with _SETTING.inner:
         before = torch.get_num_threads()
         torch.set_num_threads(threads)
         try:

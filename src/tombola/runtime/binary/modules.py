@@ -80,7 +80,7 @@ class PackSigns(_Native):
             images = images.contiguous()
             read = len(x) * maps.height * maps.width * (maps.channels if planes else -(-maps.channels // 8) * 8)
             ends = address(images, torch.float32, read), address(out, torch.int64, out.numel())
-            with self._lock:
+            with self._lock.alone():
                 program, packing = self._for(len(x))[planes]
                 packing.step.args[:2] = ends
                 program.run()
@@ -145,7 +145,7 @@ class PackedLayer(_Native):
             whole = torch.from_numpy(self.after.maps.empty(batch))
             target = address(whole, torch.int64, whole.numel())
         if whole.numel():
-            with self._lock:
+            with self._lock.alone():
                 program, sums, compared = self._for(batch)
                 sums.step.args[0] = source
                 if compared is None:

@@ -53,6 +53,7 @@ class Choice:
 
 
 _MOST = 256  # images of a chunk
+_ROWS = (1, 2, 4, 8)  # that share a list: layouts have room for channels up to a multiple of 8, which these divide
 _SPLIT = re.compile(r"(chunks|rows):(\d{1,6})")
 _CHOICE = re.compile(r"(?:flat:(\d{1,3})|lanes:(\d{1,3})x(\d{1,3})x(\d{1,3})):rows(\d{1,2}):panels(\d{1,6})")
 
@@ -78,8 +79,10 @@ def parse_choice(text: str) -> Choice:
         )
     numbers = [int(n) for n in found.groups() if n is not None]
     *tile, rows, panels = numbers
-    if min(numbers) < 1 or rows > 8 or rows * _vectors(tile) > 32:
-        raise TombolaError(f"{text!r} asks for a kernel of no or too many accumulators; at most 32 vectors, 8 rows")
+    if min(numbers) < 1 or rows not in _ROWS or rows * _vectors(tile) > 32:
+        raise TombolaError(
+            f"{text!r} asks for a kernel of no or too many accumulators; at most 32 vectors, and 1, 2, 4 or 8 rows"
+        )
     return Choice(tuple(tile), rows, panels)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from tombola._locks import Lock
 from tombola._memory import given, made
 from tombola.errors import TombolaError
+from tombola.runtime.ir import LANES
 from tombola.runtime.ops import Region
 from tombola.runtime.program import Program
 from tombola.runtime.sparse.assemble import assemble
@@ -38,6 +39,8 @@ class NativeRegion:
             if reason:
                 raise TombolaError(f"{op.name} cannot be compiled: {reason}")
         split, kernels = parse_choices(region, choices)
+        if split.images > max(1, -(-batch // LANES) * LANES):
+            raise TombolaError(f"chunks of {split.images} images are for larger batches than {batch}; measure again")
         self.batch, self.threads, self.choices = batch, threads, dict(choices)
         self._inputs = {name: tuple(shape) for name, shape in region.inputs.items()}
         self._outputs = region.outputs  # not the region: it holds the dense weights
@@ -66,7 +69,7 @@ class NativeRegion:
         count = len(taken[0][0])
         outputs = {name: made((count, *self._shapes[name]), torch.float32) for name in self._outputs}
         if count:
-            with self._lock:
+            with self._lock.alone():
                 self._fill(taken, outputs)
                 self._run(-(-count // self._images))
         return tuple(outputs[name][0] for name in self._outputs)
