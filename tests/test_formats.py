@@ -31,13 +31,38 @@ def test_by_hand() -> None:
     assert ACCURACY.interval(0.981, (0.9805, 0.9815)) == "98.10 ± 0.05 %"
     assert LOSS.interval(0.4813, (0.48, 0.4826)) == "0.4813 ± 0.0013"
     assert ACCURACY.difference(-0.002) == f"{MINUS}0.20"
-    assert ACCURACY.difference(0.00001) == "0.00"
+    assert [ACCURACY.difference(d) for d in (1e-5, 0.0, -0.0, 0.3 - 0.1 * 3)] == ["+0.001", "0.00", "0.00", "0.00"]
     assert ITERATIONS.interval(12345.0, (12000.0, 12690.0)) == "12,345 ± 345"
     assert ACCURACY.differences.interval(0.0347, (0.0242, 0.0452)) == "+3.47 ± 1.05"
     assert ACCURACY.differences.ends(-0.01, 0.02) == f"{MINUS}1.00 to +2.00"
     assert ACCURACY.axis("Test") == "Test accuracy (%)"
     assert LOSS.axis_of_differences("Difference in test") == "Difference in test rmse"
     assert (formats.plural(1, "replicate"), formats.plural(1200, "level")) == ("1 replicate", "1,200 levels")
+
+
+def test_rounding_hides_no_side() -> None:
+    """A bound of -0.003 points must not read as one of 0, nor one just below the margin as one on it."""
+    assert ACCURACY.difference(-0.00003) == f"{MINUS}0.003"
+    assert ACCURACY.difference(-0.0000004) == f"{MINUS}0.00004"
+    assert ACCURACY.difference(-0.002004, -0.002) == f"{MINUS}0.2004"
+    assert ACCURACY.difference(-0.001996, -0.002) == f"{MINUS}0.1996"
+    assert ACCURACY.difference(-0.002, -0.002) == ACCURACY.difference(-0.0021 + 0.0001, -0.002) == f"{MINUS}0.20"
+    assert ACCURACY.differences.ends(-0.00003, 0.02) == f"{MINUS}0.003 to +2.00"
+    assert LOSS.difference(-0.300004, -0.3) == f"{MINUS}0.300004"
+    assert ITERATIONS.difference(-0.4) == ITERATIONS.differences.bare(-0.4) == f"{MINUS}0.4"
+    assert [formats.p_value(p) for p in (0.05, 0.0502, 0.04996, 0.0004, 0.1)] == [
+        *("0.050", "0.0502", "0.04996", "< 0.001", "0.100")
+    ]
+
+
+@given(st.floats(-1, 1), st.sampled_from([0.0, -0.002, -0.01]))
+def test_differences_are_read_on_their_side(value: float, threshold: float) -> None:
+    for unit in (ACCURACY, LOSS, ITERATIONS):
+        read = float(unit.difference(value, threshold).replace(MINUS, "-")) / unit.factor
+        for limit in (0.0, threshold):
+            if abs(value - limit) > 1e-10:
+                assert (read > limit) == (value > limit)
+                assert (read < limit) == (value < limit)
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-1e12, max_value=1e12)

@@ -7,6 +7,7 @@ four significant digits, negative numbers have a minus sign and what is missing 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "count",
     "density",
     "number",
+    "on_its_side",
     "p_value",
     "percent",
     "plural",
@@ -78,11 +80,24 @@ def significant(value: float, digits: int = DIGITS, *, sign: bool = False) -> st
     return number(value, decimals_of(value, digits), sign=sign)
 
 
+def on_its_side(value: float, digits: int, thresholds: Iterable[float], write: Callable[[int], str]) -> str:
+    """`write(digits)`, or with more digits where rounding would put `value` on or across one of the thresholds.
+
+    A bound of -0.003 must not be read as one of 0. What differs from a threshold by no more than the rounding of
+    floating-point numbers lies on it.
+    """
+    apart = [limit for limit in thresholds if abs(value - limit) > 1e-12 * max(1.0, abs(limit))]
+    texts = (write(more) for more in range(digits, digits + 13)) if math.isfinite(value) else iter(())
+    seen = ((text, float(text.replace(MINUS, "-").replace(",", ""))) for text in texts)
+    true = (text for text, read in seen if all(read != limit and (read > limit) == (value > limit) for limit in apart))
+    return next(true, write(digits))
+
+
 def p_value(value: float | None) -> str:
-    """A p-value with three decimals: "0.043", "< 0.001"."""
+    """A p-value with three decimals, or more where these would hide that it lies below or above 0.05."""
     if value is None:
         return MISSING
-    return "< 0.001" if value < 0.0005 else f"{value:.3f}"
+    return "< 0.001" if value < 0.0005 else on_its_side(value, 3, [0.05], lambda digits: f"{value:.{digits}f}")
 
 
 def plural(number: int, word: str) -> str:
@@ -136,11 +151,17 @@ class Unit:
             return number(value, decimals_of(like))
         return significant(value)
 
-    def difference(self, value: float | None) -> str:
-        """A difference with its sign, without a unit: "+0.17"."""
+    def difference(self, value: float | None, threshold: float = 0.0) -> str:
+        """A difference with its sign, without a unit: "+0.17"; "−0.003" where 0.00 would look like 0.
+
+        `threshold`: what it is held against, which rounding does not cross either.
+        """
         if value is None:
             return MISSING
-        return number(100 * value, 2, sign=True) if self.percent else significant(value, sign=True)
+        value, limits = self.factor * value, (0.0, self.factor * threshold)
+        if self.percent:
+            return on_its_side(value, 2, limits, lambda digits: number(value, digits, sign=True))
+        return on_its_side(value, DIGITS, limits, lambda digits: significant(value, digits, sign=True))
 
     @property
     def differences(self) -> Unit:
@@ -181,8 +202,11 @@ class Fixed(Unit):
     def bare(self, value: float, like: float | None = None) -> str:
         return number(value, self.decimals)
 
-    def difference(self, value: float | None) -> str:
-        return MISSING if value is None else number(value, self.decimals, sign=True)
+    def difference(self, value: float | None, threshold: float = 0.0) -> str:
+        if value is None:
+            return MISSING
+        limits = (0.0, threshold)
+        return on_its_side(value, self.decimals, limits, lambda digits: number(value, digits, sign=True))
 
     @property
     def differences(self) -> Unit:
@@ -192,7 +216,7 @@ class Fixed(Unit):
 @dataclass(frozen=True)
 class _FixedDifferences(Fixed):
     def bare(self, value: float, like: float | None = None) -> str:
-        return number(value, self.decimals, sign=like is None)
+        return self.difference(value) if like is None else super().bare(value, like)
 
 
 ITERATIONS = Fixed("iterations", 0)

@@ -198,7 +198,7 @@ def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
                 half,
                 _reached(reached, len(arm["test_accuracy"])),
                 "" if against is None else unit.difference(against["difference"]),
-                "" if against is None else unit.difference(against["lower_holm"]),
+                "" if against is None else unit.difference(against["lower_holm"], against["threshold"]),
                 "" if against is None else p_value(against["p_holm"]),
                 "" if against is None else f"{against['claim']}: {against['verdict']}",
             ]

@@ -230,7 +230,7 @@ def _claims(verify: Verify, looks: Looks) -> Table:
             Cell(item.claim or f"against {style.arm_name(name).lower()}", look=looks.arm(name)),
             item.verdict,
             unit.difference(item.difference),
-            unit.difference(item.lower),
+            unit.difference(item.lower, -(verify.margin or 0.0) if name == "dense" else 0.0),
             ends(item.interval),
             *((ends(item.seeds_alone), p_value(item.p), p_value(item.p_holm)) if corrected else ()),
         )

@@ -143,7 +143,8 @@ def _numbers(found: Mapping[str, Any], said: Said) -> str:
     unit = said.unit
     lead = "" if said.higher_is_better else "improvement "
     end = unit.points if unit.percent else f" in {unit.metric}"
-    return f"{lead}{unit.difference(found['difference'])}{end}, at least {unit.difference(found['lower_holm'])}"
+    least = unit.difference(found["lower_holm"], found["threshold"])
+    return f"{lead}{unit.difference(found['difference'])}{end}, at least {least}"
 
 
 def _covered(comparisons: Mapping[str, Mapping[str, Any]], said: Said) -> str:
