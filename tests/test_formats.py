@@ -32,6 +32,9 @@ def test_by_hand() -> None:
     assert LOSS.interval(0.4813, (0.48, 0.4826)) == "0.4813 ± 0.0013"
     assert ACCURACY.difference(-0.002) == f"{MINUS}0.20"
     assert [ACCURACY.difference(d) for d in (1e-5, 0.0, -0.0, 0.3 - 0.1 * 3)] == ["+0.001", "0.00", "0.00", "0.00"]
+    assert ACCURACY.half(0.995, (0.98, 1.0)) == "98.00 to 100.00 %"
+    assert ACCURACY.interval(0.995, (0.98, 1.0)) == "99.50 % (98.00 to 100.00 %)"
+    assert ACCURACY.interval(0.995, None) == "99.50 %"
     assert ITERATIONS.interval(12345.0, (12000.0, 12690.0)) == "12,345 ± 345"
     assert ACCURACY.differences.interval(0.0347, (0.0242, 0.0452)) == "+3.47 ± 1.05"
     assert ACCURACY.differences.ends(-0.01, 0.02) == f"{MINUS}1.00 to +2.00"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 from numpy.typing import NDArray
 
 from tombola.errors import TombolaError
+from tombola.formats import plural
+from tombola.study.crossed import Sample, crossed_difference
 from tombola.study.margin import Margin
+from tombola.study.planning import examples_to_decide
 from tombola.study.sentence import Said, sentence, why
 from tombola.study.statistics import difference, interval
 from tombola.study.verdict import ArmFigures, compare, describe_arm, examples_of, speed, wins
@@ -120,9 +124,25 @@ def test_fewer_than_three_replicates_decide_nothing_and_say_how_many_would() -> 
     assert {found["verdict"] for found in compared.values()} == {"undecided"}
     assert {found["replicates_to_decide"] for found in compared.values()} == {3}
     assert wins(compared) is None
-    assert "undecided: a verdict needs 3 replicates of every arm, and has 2; about 3 replicates would" in spoken(arms)
-    alone = {"ticket": arm(0.9), "dense": arm(0.5)}
-    assert spoken(alone) == "This ticket is undecided: a verdict needs 3 replicates of every arm, and has 1."
+    open_ = "It is undecided whether this ticket wins: a verdict needs 3 replicates of every arm, and there "
+    assert spoken(arms) == (
+        f"{open_}are 2. Whether it matches the dense network to within 0.2 points and beats a random mask: about 3 "
+        "replicates would decide. Sizes named are for a probability of 80 %, if variances and differences are as "
+        "estimated."
+    )
+    alone = {"ticket": arm(0.9), "dense": arm(0.5), "random": arm(0.9), "reinit": arm(0.1)}
+    assert spoken(alone) == f"{open_}is 1."
+    some = {**arms, "dense": around(0.9, (-0.002, 0.002)), "random": around(0.9, pair), "reinit": around(0.95, pair)}
+    needed = compare(some, 0.002)["dense"]["replicates_to_decide"]
+    assert spoken(some).removeprefix(open_).partition(" Sizes")[0] == (
+        f"are 2. Whether it matches the dense network to within 0.2 points: about {needed} replicates would decide; "
+        "whether it beats a random mask: 10,000 replicates would not decide; whether it beats reinitialised weights: "
+        "about 3 replicates would decide against it."
+    )
+    lost = {**arms, "random": arm(None, None)}
+    assert (
+        spoken(lost).removeprefix(open_).startswith("are 2; the metric of some runs is not a finite number. Whether it")
+    )
 
 
 def test_replicates_that_agree_are_no_certainty() -> None:
@@ -140,7 +160,10 @@ def test_a_metric_that_is_not_a_number_decides_nothing() -> None:
         assert (found["dense"]["verdict"], found["dense"]["difference"]) == ("undecided", None)
         assert found["random"]["verdict"] == "yes"
         assert wins(found) is None
-        assert "It is undecided whether it matches the dense network: the metric of some runs is not" in spoken(arms)
+        says = (
+            "It is undecided whether it matches the dense network to within 0.2 points: the metric of some runs is not"
+        )
+        assert says in spoken(arms)
         assert describe_arm(arms["dense"], [])["mean"] is None
 
 
@@ -248,8 +271,34 @@ def test_the_smallest_test_sets_give_a_verdict(examples: int) -> None:
     arms = {name: drawn(0.6, examples, seed) for seed, name in enumerate(("ticket", "dense", "random", "reinit"))}
     found = compare(arms, 0.002)
     assert found["dense"]["verdict"] in ("cannot decide", "no")
-    assert all(math.isfinite(item["lower"]) for item in found.values())
+    for item in found.values():
+        assert -1 <= item["lower_holm"] <= item["lower"]
+        assert all(-1 <= end <= 1 for end in (*item["interval"], *item["seeds_alone"]["interval"]))
+    told = [describe_arm(found, []) for found in arms.values()]
+    assert all(0 <= end <= 1 for one in told for end in (*one["interval"], *one["seeds_alone"]["interval"]))
+    widest = min(item["lower_holm"] for item in found.values()) == -1
+    few = f"excludes nothing: {plural(examples, 'test example')} {'is' if examples == 1 else 'are'} too few."
+    assert (few in spoken(arms)) == widest
+    assert widest or examples > 2
     assert f"{examples} test example" in spoken(arms)
+    assert "one of its 1 " not in spoken(arms)
+
+
+def test_bounds_of_an_accuracy_reach_no_further_than_is_possible_over_seeds_alone_too() -> None:
+    wild = {name: arm(0.0, 1.0, 0.5) for name in ("ticket", "dense", "random")}
+    free, found = compare(wild, 0.002)["random"], compare(wild, 0.002, share=True)["random"]
+    assert free["lower_holm"] < -1 == found["lower_holm"] <= found["seeds_alone"]["lower"]
+    assert free["p"] == found["p"]
+    assert describe_arm(wild["ticket"], [], share=True)["interval"] == [0, 1]
+    said = Said(Margin().of("accuracy", 0.5, share=True), examples_of(wild), 3)
+    text = sentence("This ticket", compare(wild, 0.002, share=True), {"verdict": ""}, said)
+    assert "A bound of −100 points excludes nothing: 3 training seeds are too few." in text
+
+
+def test_next_to_no_difference_names_no_number_of_examples() -> None:
+    found = crossed_difference(*(Sample.of(drawn(0.9, 50, seed).outcomes) for seed in (1, 2)))  # type: ignore[arg-type]
+    assert examples_to_decide(found, 1e-13, 0.05) is None
+    assert (examples_to_decide(found, 0.01, 0.05) or 0) > 50
 
 
 # -- what would decide
@@ -266,7 +315,7 @@ def test_a_claim_not_shown_says_how_many_replicates_would_show_it() -> None:
     assert f"about {needed} replicates would decide" in spoken(arms)
     assert "a probability of 80 %" in spoken(arms)
     against = {"ticket": around(0.9, wide), "dense": around(0.9, wide), "random": around(0.91, wide)}
-    assert "would decide, against it" in spoken(against)
+    assert "would decide against it" in spoken(against)
 
 
 def test_or_that_no_number_of_replicates_would() -> None:
@@ -276,7 +325,7 @@ def test_or_that_no_number_of_replicates_would() -> None:
     found = compare(arms, 0.02)["random"]
     assert found["replicates_to_decide"] is None
     assert found["examples_to_decide"] > 100
-    assert "no number of replicates would decide on 100 test examples, which takes about" in spoken(
+    assert "no number of replicates would decide on 100 test examples, but on about" in spoken(
         arms, Margin(0.5, "absolute")
     )
 
@@ -300,8 +349,19 @@ def test_the_sentence_says_what_is_shown_and_what_is_not() -> None:
     assert text.startswith(
         "This ticket does not win: it matches the dense network to within 1 point (+0.00"
     ) or text.startswith("This ticket does not win: it matches the dense network to within 1 point (0.00")
-    assert "it is not shown that it beats a random mask" in text
-    assert "it does not beat reinitialised weights (−2.00 points" in text
+    assert (
+        ", but it does not beat reinitialised weights (−2.00 points, at least −2.09) and it is not shown that it "
+        in text
+    )
+    none = {**arms, "dense": around(0.95), "random": around(0.95)}
+    assert re.search(
+        r"it does not match .* \(.*\), beat a random mask \(.*\) or beat reinitialised weights \(", spoken(none)
+    )
+    open_ = {"ticket": around(0.9), "dense": arm(0.9, 0.9, None), "random": arm(0.9, None, 0.9), "reinit": around(0.8)}
+    assert (
+        "It is undecided whether it matches the dense network to within 0.2 points and beats a random mask: the metric "
+        "of some runs is not a finite number." in spoken(open_)
+    )
 
 
 def losses(mean: float, seed: int) -> ArmFigures:

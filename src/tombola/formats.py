@@ -169,12 +169,22 @@ class Unit:
         return _Differences(self.metric)
 
     def half(self, mean: float, ends: tuple[float, float] | list[float] | None) -> str:
-        """``± 0.05 %``: half an interval, with the decimals of its mean; nothing without an interval."""
-        return "" if ends is None else f"± {self.bare((ends[1] - ends[0]) / 2, like=mean)}{self.sign}"
+        """``± 0.05 %``: half an interval, with the decimals of its mean; nothing without an interval.
+
+        ``97.50 to 100.00 %`` where it does not lie evenly about the mean, as it ends where the metric does.
+        """
+        if ends is None:
+            return ""
+        if abs(ends[0] + ends[1] - 2 * mean) > 1e-6 * (ends[1] - ends[0]):
+            return f"{self.bare(ends[0], like=mean)} to {self.bare(ends[1], like=mean)}{self.sign}"
+        return f"± {self.bare((ends[1] - ends[0]) / 2, like=mean)}{self.sign}"
 
     def interval(self, mean: float, ends: tuple[float, float] | list[float] | None) -> str:
         """``98.10 ± 0.05 %``: a mean and half its interval; the mean alone without one."""
-        return self.show(mean) if ends is None else f"{self.bare(mean)} {self.half(mean, ends)}"
+        half = self.half(mean, ends)
+        return (
+            f"{self.bare(mean)} {half}" if half.startswith("±") else f"{self.show(mean)} {half and f'({half})'}".strip()
+        )
 
     def ends(self, low: float, high: float) -> str:
         """The two ends of an interval: ``97.50 to 98.00 %``."""

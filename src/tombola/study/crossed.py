@@ -77,7 +77,7 @@ def crossed_difference(first: Sample, second: Sample) -> Difference:
     discordant = float(first.means @ (1 - second.means) + second.means @ (1 - first.means))
     pairs, binary = min(first.networks, second.networks), first.binary and second.binary
     extra = _Extra(pairs, discordant if binary else 0.0, binary, ends[1] - ends[0])
-    return _crossed((first, second), first.means - second.means, extra)
+    return _limited(_crossed((first, second), first.means - second.means, extra), binary)
 
 
 def crossed_paired(first: ArrayLike, second: ArrayLike) -> Difference:
@@ -87,7 +87,7 @@ def crossed_paired(first: ArrayLike, second: ArrayLike) -> Difference:
     ends = min(arm.ends[0] for arm in arms), max(arm.ends[1] for arm in arms)
     binary, both = all(arm.binary for arm in arms), Sample.of(apart)
     discordant = float(np.abs(apart).sum()) / len(apart) if binary else 0.0
-    return _crossed((both,), both.means, _Extra(len(apart), discordant, binary, ends[1] - ends[0]))
+    return _limited(_crossed((both,), both.means, _Extra(len(apart), discordant, binary, ends[1] - ends[0])), binary)
 
 
 def crossed_mean(sample: Sample) -> Difference:
@@ -95,7 +95,12 @@ def crossed_mean(sample: Sample) -> Difference:
     mean = float(sample.means.mean())
     rarer = len(sample.means) * min(mean, 1 - mean) if sample.binary else 0.0
     found = _crossed((sample,), sample.means - mean, _Extra(sample.networks, rarer, sample.binary, 0.0))
-    return replace(found, difference=mean)
+    return replace(found, difference=mean, limits=(0.0, 1.0) if sample.binary else found.limits)
+
+
+def _limited(found: Difference, binary: bool) -> Difference:
+    """A difference of shares of examples, where outcomes are 0 or 1, lies between -1 and 1."""
+    return replace(found, limits=(-1.0, 1.0)) if binary else found
 
 
 @dataclass(frozen=True)

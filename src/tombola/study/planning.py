@@ -10,6 +10,7 @@ from tombola.study.statistics import FEWEST_REPLICATES, Difference, quantile, sa
 POWER = 0.8
 """Chance that a claim is decided with the replicates named, if the difference and its variances are as estimated."""
 MOST_REPLICATES = 10_000
+MOST_EXAMPLES = 1_000_000_000
 
 
 def replicates_to_decide(found: Difference, threshold: float, error_rate: float) -> int | None:
@@ -33,8 +34,8 @@ def replicates_to_decide(found: Difference, threshold: float, error_rate: float)
 def examples_to_decide(found: Difference, gap: float, error_rate: float) -> int | None:
     """The fewest test examples that would show a difference of `gap`, with any number of replicates.
 
-    None where the variance over test examples is not known, or next to nothing lies between the difference
-    and the threshold.
+    None where the variance over test examples is not known, or so little lies between the difference and the threshold
+    that more than `MOST_EXAMPLES` would be needed.
     """
     if found.test_examples is None or found.error is None or gap == 0:
         return None
@@ -44,7 +45,8 @@ def examples_to_decide(found: Difference, gap: float, error_rate: float) -> int 
         return None
     # seen / n + added / n^2 = wanted, n in units of the test set
     shrink = (seen + math.sqrt(seen**2 + 4 * added * wanted)) / (2 * wanted)
-    return max(1, math.ceil(found.test_examples * shrink))
+    needed = found.test_examples * shrink
+    return max(1, math.ceil(needed)) if needed <= MOST_EXAMPLES else None
 
 
 def least_margin(found: Difference, error_rate: float) -> float | None:

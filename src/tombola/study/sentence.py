@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tombola.formats import Unit, plural
+from tombola.formats import MINUS, Unit, plural
 from tombola.study.margin import Allowance, points, trimmed
 from tombola.study.planning import MOST_REPLICATES, POWER
 from tombola.study.statistics import FEWEST_REPLICATES
@@ -23,6 +23,11 @@ class Said:
     higher_is_better: bool = True
 
     @property
+    def share(self) -> bool:
+        """Whether the metric is a share of examples, so that differences lie between -1 and 1."""
+        return self.unit.percent or self.examples.resolution is not None
+
+    @property
     def unit(self) -> Unit:
         return Unit(self.allowance.metric)
 
@@ -33,24 +38,22 @@ class Said:
 
 def sentence(subject: str, comparisons: Mapping[str, Mapping[str, Any]], pace: Mapping[str, Any], said: Said) -> str:
     """The verdict, what is open and why, and what the bounds cover. `subject`: "This ticket of ..."."""
-    kinds = {kind: [name for name, found in comparisons.items() if found["verdict"] == kind] for kind in _KINDS}
-    shown = [_shown(name, comparisons[name], said) for name in kinds["yes"]]
+    kinds = {kind: {n: found for n, found in comparisons.items() if found["verdict"] == kind} for kind in _KINDS}
+    shown = [_shown(name, found, said) for name, found in kinds["yes"].items()]
     parts = []
     if len(shown) == len(comparisons):
         parts.append(f"{subject} wins: it {_join(shown)}.")
     elif kinds["no"]:
-        missed = [_missed(name, comparisons[name], said) for name in kinds["no"]]
         start = f"it {_join(shown)}, but " if shown else ""
-        parts.append(f"{subject} does not win: {start}{_join(missed)}.")
+        parts.append(f"{subject} does not win: {start}{_missed(kinds['no'], said)}.")
     elif shown:
         parts.append(f"{subject} {_join(shown)}.")
-    if kinds["cannot decide"]:
-        parts += [_cannot(name, comparisons[name], said, subject, first=not parts) for name in kinds["cannot decide"]]
+    parts += [_cannot(n, found, said, subject, first=not parts) for n, found in kinds["cannot decide"].items()]
     if kinds["undecided"]:
-        parts.append(_undecided(subject, [comparisons[name] for name in kinds["undecided"]], said, first=not parts))
+        parts += _undecided(subject, kinds["undecided"], said, first=not parts)
     if len(kinds["undecided"]) < len(comparisons):
-        parts.append(_covered(comparisons, said))
-    if any("would" in part or "equal takes about" in part for part in parts):
+        parts += _covered(comparisons, said)
+    if any("about " in part for part in parts):
         parts.append(_PLANNED)
     return " ".join([*parts, *_pace(pace)])
 
@@ -65,7 +68,8 @@ def why(found: Mapping[str, Any], said: Said) -> str:
     if verdict == "yes":
         return ""
     if verdict == "undecided":
-        return _no_verdict(found, said)
+        reason = _no_verdict(found, said)
+        return f"{reason}; {_more(found, said)}" if _is_planned(found, said) else reason
     if verdict == "cannot decide":
         return _too_small(found, said)
     if found["refuted"]:
@@ -73,40 +77,70 @@ def why(found: Mapping[str, Any], said: Said) -> str:
     return _more(found, said)
 
 
+def _claim(name: str, said: Said) -> str:
+    """What the ticket does if the claim holds: "beats a random mask"."""
+    return CLAIMS[name] + (f" to within {said.allowance.words()}" if name == "dense" else "")
+
+
+def _claims(names: Iterable[str], said: Said) -> str:
+    """Several claims as one phrase: "matches the dense network to within 0.2 points and beats a random mask"."""
+    first, *others = [_claim(name, said) for name in names]
+    verb = first.partition(" ")[0]
+    return _join([first, *(text.removeprefix("beats ") if verb == "beats" else text for text in others)])
+
+
+def _refuted(claim: str) -> str:
+    """The same without its ending, to stand after "does not"."""
+    return claim.replace("matches", "match", 1).replace("beats", "beat", 1)
+
+
 def _shown(name: str, found: Mapping[str, Any], said: Said) -> str:
-    allowed = f" to within {said.allowance.words()}" if name == "dense" else ""
-    return f"{CLAIMS[name]}{allowed} ({_numbers(found, said)})"
+    return f"{_claim(name, said)} ({_numbers(found, said)})"
 
 
-def _missed(name: str, found: Mapping[str, Any], said: Said) -> str:
-    claim = CLAIMS[name] + (f" to within {said.allowance.words()}" if name == "dense" else "")
-    if found["refuted"]:
-        claim = claim.replace("matches", "match", 1).replace("beats", "beat", 1)
-        return f"it does not {claim} ({_numbers(found, said)})"
-    return f"it is not shown that it {claim} ({_numbers(found, said)}; {_more(found, said)})"
+def _missed(missed: Mapping[str, Mapping[str, Any]], said: Said) -> str:
+    """What is refuted, and what is not shown."""
+    wrong = [f"{_refuted(_claim(n, said))} ({_numbers(f, said)})" for n, f in missed.items() if f["refuted"]]
+    unclear = [
+        f"that it {_claim(name, said)} ({_numbers(found, said)}; {_more(found, said)})"
+        for name, found in missed.items()
+        if not found["refuted"]
+    ]
+    parts = [f"it does not {_join(wrong, 'or')}"] if wrong else []
+    return " and ".join([*parts, *([f"it is not shown {_join(unclear, 'or')}"] if unclear else [])])
 
 
 def _cannot(name: str, found: Mapping[str, Any], said: Said, subject: str, *, first: bool) -> str:
     who = f"{subject[0].lower()}{subject[1:]}" if first else "it"
-    claim = f"{CLAIMS[name]} to within {said.allowance.words()}"
+    claim = _claim(name, said)
     return f"Whether {who} {claim}, this test set cannot decide ({_numbers(found, said)}): {_too_small(found, said)}."
 
 
-def _undecided(subject: str, open_: Sequence[Mapping[str, Any]], said: Said, *, first: bool) -> str:
-    reasons = list(dict.fromkeys(_no_verdict(found, said) for found in open_))
-    if first:
-        return f"{subject} is undecided: {_join(reasons)}."
-    claims = _join([f"it {found['claim']}" for found in open_])
-    return f"It is undecided whether {claims}: {_join(reasons)}."
+def _undecided(subject: str, open_: Mapping[str, Mapping[str, Any]], said: Said, *, first: bool) -> Sequence[str]:
+    """What is open for want of replicates or of numbers, why, and what would decide it: sentences."""
+    reasons = "; ".join(dict.fromkeys(_no_verdict(found, said) for found in open_.values()))
+    claims = _claims(open_, said)
+    what = f"{subject[0].lower()}{subject[1:]} wins" if first else f"it {claims}"
+    plans: dict[str, list[str]] = {}
+    for name, found in open_.items():
+        if _is_planned(found, said):
+            plans.setdefault(_more(found, said), []).append(name)
+    text = "; ".join(f"whether it {_claims(names, said)}: {plan}" for plan, names in plans.items())
+    return [f"It is undecided whether {what}: {reasons}.", *([f"{text[0].upper()}{text[1:]}."] if text else [])]
 
 
 def _no_verdict(found: Mapping[str, Any], said: Said) -> str:
     if found["difference"] is None:
         return "the metric of some runs is not a finite number"
     if said.replicates < FEWEST_REPLICATES:
-        text = f"a verdict needs {FEWEST_REPLICATES} replicates of every arm, and has {said.replicates}"
-        return f"{text}; {_more(found, said)}" if found["standard_error"] else text
+        have = "is 1" if said.replicates == 1 else f"are {said.replicates}"
+        return f"a verdict needs {FEWEST_REPLICATES} replicates of every arm, and there {have}"
     return "no run differs from another in its test result, which tells nothing of how far they scatter"
+
+
+def _is_planned(found: Mapping[str, Any], said: Said) -> bool:
+    """Whether so little is missing that it can be said what would decide a claim."""
+    return bool(found["difference"] is not None and said.replicates < FEWEST_REPLICATES and found["standard_error"])
 
 
 def _too_small(found: Mapping[str, Any], said: Said) -> str:
@@ -114,7 +148,8 @@ def _too_small(found: Mapping[str, Any], said: Said) -> str:
     count, resolution = said.examples.count, said.examples.resolution
     margin = -found["threshold"]
     if resolution is not None and margin < resolution:
-        text = f"one of its {plural(count or 0, 'example')} is {said.amount(resolution)}"
+        one = "its one example" if count == 1 else f"one of its {plural(count or 0, 'example')}"
+        text = f"{one} is {said.amount(resolution)}"
     else:
         text = f"the noise of its {plural(count or 0, 'example')} alone is larger than that"
     needed = found["examples_to_decide"]
@@ -124,13 +159,13 @@ def _too_small(found: Mapping[str, Any], said: Said) -> str:
 def _more(found: Mapping[str, Any], said: Said) -> str:
     """What would decide it: more replicates, or more test examples."""
     replicates, examples = found["replicates_to_decide"], found["examples_to_decide"]
-    against = ", against it" if found["difference"] < found["threshold"] else ""
+    against = " against it" if found["difference"] < found["threshold"] else ""
     if replicates is not None:
         return f"about {plural(replicates, 'replicate')} would decide{against}"
     if said.examples.count is None:
         return f"{plural(MOST_REPLICATES, 'replicate')} would not decide"
     text = f"no number of replicates would decide on {plural(said.examples.count, 'test example')}"
-    return text if examples is None else f"{text}, which takes about {_about(examples)} or more"
+    return text if examples is None else f"{text}, but on about {_about(examples)} or more"
 
 
 def _about(count: int) -> str:
@@ -147,8 +182,8 @@ def _numbers(found: Mapping[str, Any], said: Said) -> str:
     return f"{lead}{unit.difference(found['difference'])}{end}, at least {least}"
 
 
-def _covered(comparisons: Mapping[str, Mapping[str, Any]], said: Said) -> str:
-    """What the bounds cover, and how they were corrected."""
+def _covered(comparisons: Mapping[str, Mapping[str, Any]], said: Said) -> Sequence[str]:
+    """What the bounds cover, how they were corrected, and whether they are as wide as can be: sentences."""
     alone = SEEDS in {found["covers"] for found in comparisons.values()}
     seeds = plural(said.replicates, "training seed")
     count, resolution = said.examples.count, said.examples.resolution
@@ -159,7 +194,25 @@ def _covered(comparisons: Mapping[str, Mapping[str, Any]], said: Said) -> str:
         scope += f" (one is {said.amount(resolution)})" if resolution is not None else ""
     family = len(comparisons)
     corrected = f" for the {family} claims together (Holm's correction)" if family > 1 else ""
-    return f"The bounds {scope}; they hold at 95 %{corrected}."
+    text = f"The bounds {scope}; they hold at 95 %{corrected}."
+    widest = [found for found in comparisons.values() if found["lower_holm"] is not None and found["lower_holm"] <= -1]
+    if not said.share or not widest:
+        return [text]
+    by_examples = any(_by_examples(found, count) for found in widest)
+    few = f"{plural(count or 0, 'test example')} {'is' if count == 1 else 'are'}" if by_examples else f"{seeds} are"
+    return [text, f"A bound of {MINUS}{said.amount(1.0)} excludes nothing: {few} too few."]
+
+
+def _by_examples(found: Mapping[str, Any], count: int | None) -> bool:
+    """Whether a bound is wide for want of test examples, rather than of replicates."""
+    if found["covers"] == SEEDS or count is None:
+        return False
+    parts = found["variance"]
+    return count < _FEW_EXAMPLES or bool(parts["examples"] + parts["interaction"] >= parts["seeds"])
+
+
+_FEW_EXAMPLES = 10
+"""Fewer cannot tell examples from seeds."""
 
 
 def _pace(pace: Mapping[str, Any]) -> list[str]:
@@ -171,5 +224,5 @@ def _pace(pace: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+def _join(parts: Sequence[str], last: str = "and") -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} {last} {parts[-1]}"

@@ -29,7 +29,8 @@ class Difference:
     `seeds`, `examples` and `interaction` add up to the variance of `difference`: they come from training seeds, from
     test examples, and from examples that one seed gets right and another does not. `test_examples` is None where only
     the variance from training seeds is known. Bounds and p-values are by Student's t with `freedom` degrees; they are
-    None where there are too few values to know a variance.
+    None where there are too few values to know a variance. Bounds and intervals do not reach beyond `limits`, what is
+    possible at all: shares of examples differ by no more than 1.
     """
 
     difference: float
@@ -40,6 +41,7 @@ class Difference:
     arms: tuple[ArmSpread, ...] = ()
     test_examples: int | None = None
     added: float = 0.0
+    limits: tuple[float, float] = (-math.inf, math.inf)
 
     @property
     def error(self) -> float | None:
@@ -57,13 +59,13 @@ class Difference:
         if self.error is None:
             return None
         half = quantile(0.975, self.freedom) * self.error
-        return self.difference - half, self.difference + half
+        return within((self.difference - half, self.difference + half), self.limits)
 
     def bound(self, error_rate: float) -> float | None:
         """The one-sided lower bound that is wrong with probability `error_rate`."""
         if self.error is None:
             return None
-        return self.difference - quantile(1 - error_rate, self.freedom) * self.error
+        return max(self.difference - quantile(1 - error_rate, self.freedom) * self.error, self.limits[0])
 
     def p_value(self, threshold: float) -> float | None:
         """One-sided, of the hypothesis that the true difference is at most `threshold`."""
@@ -89,6 +91,11 @@ def interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, 
     half = quantile(0.5 + confidence / 2, len(values) - 1) * math.sqrt(variance(values) / len(values))
     mean = fmean(values)
     return mean - half, mean + half
+
+
+def within(ends: tuple[float, float], limits: tuple[float, float]) -> tuple[float, float]:
+    """An interval as far as it is possible at all."""
+    return max(ends[0], limits[0]), min(ends[1], limits[1])
 
 
 def figure(values: Sequence[float | None]) -> dict[str, Any]:

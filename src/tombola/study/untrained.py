@@ -20,7 +20,7 @@ from tombola.nn.forward import typed
 from tombola.rng.seeds import derive, generator
 from tombola.study.arms import Contest, fresh_network, random_mask
 from tombola.study.crossed import Sample, crossed_difference, crossed_mean
-from tombola.study.statistics import FEWEST_REPLICATES, Adjusted, Difference, holm, interval, paired_difference
+from tombola.study.statistics import FEWEST_REPLICATES, Adjusted, Difference, holm, interval, paired_difference, within
 from tombola.supermask.represent import Binary
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
@@ -53,7 +53,7 @@ def untrained(
     """
     ticket, better = contest.ticket, splits.task.higher_is_better
     bench = Bench(splits, recipe, fabric)
-    own = _score(contest, ticket, bench)
+    own, share = _score(contest, ticket, bench), Unit(splits.task.metric_name).percent
     found: dict[str, Any] = {"test_accuracy": own.metric}
     compared: dict[str, _Compared] = {}
     for arm in ("random", "reinit"):
@@ -63,6 +63,7 @@ def untrained(
             scores.append(_score(contest, rival, bench, derive(seed, "order", arm, index)))
         values = [score.metric for score in scores]
         alone, outcomes = interval(values), _outcomes(scores)
+        alone = within(alone, (0.0, 1.0)) if alone and share else alone
         bounds = crossed_mean(Sample.of(outcomes)).interval if outcomes is not None and alone else alone
         found[arm] = {
             "test_accuracy": values,
@@ -71,7 +72,7 @@ def untrained(
             "covers": DRAWS if outcomes is None else DRAWS_AND_EXAMPLES,
             "seeds_alone": {"interval": list(alone) if alone else None},
         }
-        compared[arm] = _compare(own, scores, 1 if better else -1)
+        compared[arm] = _compare(own, scores, 1 if better else -1, share)
     known = {name: 1.0 if part.p_value is None else part.p_value for name, part in compared.items()}
     steps = holm(known)
     return {**found, "comparisons": {name: part.as_json(steps[name]) for name, part in compared.items()}}
@@ -107,16 +108,19 @@ class _Compared:
         }
 
 
-def _compare(own: Score, control: Sequence[Score], sign: int) -> _Compared:
-    """`sign`: -1 turns the difference round, of a metric that is better when lower."""
+def _compare(own: Score, control: Sequence[Score], sign: int, share: bool) -> _Compared:
+    """`sign`: -1 turns the difference round, of a metric that is better when lower. `share` as in `verdict.compare`."""
     values = [sign * (own.metric - score.metric) for score in control]
     draws = paired_difference(values, [0.0] * len(values))
+    if share:
+        draws = replace(draws, limits=(-1.0, 1.0))
     outcomes = _outcomes(control)
     if outcomes is None or own.values is None or len(control) < 2:
         return _Compared(draws, draws)
     pair = (Sample.of(own.values.numpy()[None]), Sample.of(outcomes))
     found = crossed_difference(*pair) if sign > 0 else crossed_difference(*reversed(pair))
-    return _Compared(replace(found, difference=draws.difference), draws)
+    found = replace(found, difference=draws.difference)
+    return _Compared(replace(found, limits=draws.limits) if share else found, draws)
 
 
 def _outcomes(scores: Sequence[Score]) -> NDArray[np.float32] | None:

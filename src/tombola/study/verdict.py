@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 
 from tombola.study.crossed import Sample, crossed_difference, crossed_mean
 from tombola.study.planning import examples_to_decide, least_margin, replicates_to_decide
-from tombola.study.statistics import ERROR_RATE, FEWEST_REPLICATES, Adjusted, Difference, difference, holm, interval
+from tombola.study.statistics import (
+    ERROR_RATE,
+    FEWEST_REPLICATES,
+    Adjusted,
+    Difference,
+    difference,
+    holm,
+    interval,
+    within,
+)
 
 CLAIMS = {
     "dense": "matches the dense network",
@@ -131,14 +140,17 @@ class _Claim:
         return "no"
 
 
-def compare(arms: Mapping[str, ArmFigures], margin: float, higher_is_better: bool = True) -> dict[str, Any]:
+def compare(
+    arms: Mapping[str, ArmFigures], margin: float, higher_is_better: bool = True, *, share: bool = False
+) -> dict[str, Any]:
     """Every other arm's comparison with the ticket: difference, bounds, p-values, claim and verdict, as JSON.
 
     "Matches dense" means that the one-sided lower bound of (ticket - dense) is at least -`margin` (in the metric's
     unit); "beats a control" that this bound is above 0. Where the test examples' outcomes are known, bounds cover
     training seeds and test examples (see `crossed`), else training seeds alone (Welch's t). Claims are tested together
     by Holm's correction at 5 %. Of a metric that is better when lower the difference is (other arm - ticket), so that
-    above 0 the ticket is better in any case.
+    above 0 the ticket is better in any case. `share`: the metric is a share of the examples also where it is not known
+    example by example, so that a difference lies between -1 and 1, and no bound beyond.
 
     Verdicts: "yes"; "no" (not shown); "undecided" (fewer than three replicates, no spread at all, or a metric that is
     not a finite number); and for dense "cannot decide": the margin lies below one test example, or within what the
@@ -146,13 +158,17 @@ def compare(arms: Mapping[str, ArmFigures], margin: float, higher_is_better: boo
     """
     ticket, resolution = arms["ticket"], examples_of(arms).resolution
     claims = {
-        name: _claim(name, ticket, arm, margin, higher_is_better) for name, arm in arms.items() if name != "ticket"
+        name: _claim(name, ticket, arm, margin, higher_is_better, share)
+        for name, arm in arms.items()
+        if name != "ticket"
     }
     adjusted = holm({name: 1.0 if (p := claim.p_value) is None else p for name, claim in claims.items()})
     return {name: _as_json(claim, adjusted[name], resolution) for name, claim in claims.items()}
 
 
-def _claim(name: str, ticket: ArmFigures, arm: ArmFigures, margin: float, higher_is_better: bool) -> _Claim:
+def _claim(
+    name: str, ticket: ArmFigures, arm: ArmFigures, margin: float, higher_is_better: bool, share: bool
+) -> _Claim:
     threshold = 0.0 - margin if name == "dense" else 0.0
     replicates = min(len(ticket.test_accuracy), len(arm.test_accuracy))
     first, second = (ticket, arm) if higher_is_better else (arm, ticket)
@@ -163,6 +179,8 @@ def _claim(name: str, ticket: ArmFigures, arm: ArmFigures, margin: float, higher
     if first.sample is not None and second.sample is not None and replicates > 1:
         # the same difference to rounding; this one is of the figures that are shown
         found = replace(crossed_difference(first.sample, second.sample), difference=found.difference)
+    limits = (-1.0, 1.0) if share else found.limits
+    found, seeds_alone = replace(found, limits=limits), replace(seeds_alone, limits=limits)
     return _Claim(name, found, seeds_alone, threshold, replicates)
 
 
@@ -238,9 +256,11 @@ def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
     return {**answer, "interval": _ends(found), "verdict": verdict}
 
 
-def describe_arm(arm: ArmFigures, metrics: Sequence[str]) -> dict[str, Any]:
-    """One arm as JSON."""
+def describe_arm(arm: ArmFigures, metrics: Sequence[str], *, share: bool = False) -> dict[str, Any]:
+    """One arm as JSON; `share` as in `compare`."""
     seeds_alone = interval(arm.finite) if arm.mean is not None else None
+    if seeds_alone is not None and (share or (arm.sample is not None and arm.sample.binary)):
+        seeds_alone = within(seeds_alone, (0.0, 1.0))
     whole = None if seeds_alone is None or arm.sample is None else crossed_mean(arm.sample)
     bounds = seeds_alone if whole is None else whole.interval
     return {

@@ -17,6 +17,7 @@ from tombola.coverage import density_in_words
 from tombola.data.config import DataSpec
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.formats import Unit
 from tombola.mask import unwrap
 from tombola.methods.describe import code_of, describe_data, describe_module
 from tombola.methods.find import machine
@@ -271,7 +272,8 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
     allowance = verification.margin.of(
         task.metric_name, arms["dense"].mean or 0.0, share=examples.resolution is not None
     )
-    compared, pace = compare(arms, allowance.amount, task.higher_is_better), speed(arms)
+    share = Unit(task.metric_name).percent
+    compared, pace = compare(arms, allowance.amount, task.higher_is_better, share=share), speed(arms)
     about = Said(allowance, examples, verification.replicates, task.higher_is_better)
     size = density_in_words(ticket.mask.kept, ticket.mask.total, ticket.parameters["total"])
     said = sentence(f"This ticket of {size}{',' * (', ' in size)}", compared, pace, about)
@@ -300,7 +302,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "higher_is_better": task.higher_is_better,
         "test_set": {"examples": examples.count, "resolution": examples.resolution},
         "arms": {
-            name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)])
+            name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)], share=share)
             for name, arm in arms.items()
         },
         "comparisons": {name: {**found, "why": why(found, about)} for name, found in compared.items()},
