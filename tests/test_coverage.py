@@ -182,7 +182,7 @@ def test_what_is_left_out_can_be_included_end_to_end() -> None:
         assert not torch.equal(trained[name], model.get_parameter(name).detach() * keep), name  # and the rest has moved
     assert built.get_submodule("out").weight is built.get_submodule("embedding").weight
     verdict = tombola.verify(ticket, model=model, replicates=1)
-    assert verdict["parameters"] == ticket.parameters
+    assert verdict["parameters"] == {**ticket.parameters, "left_out": []}
     assert f"of the {ticket.mask.total:,} prunable weights, which are" in ticket.table()
 
 
@@ -200,6 +200,26 @@ def test_a_search_says_at_its_start_what_it_leaves_out_and_its_result_holds_it(t
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a dense network has nothing left out of a mask
         run_find(dense, tmp_path)
+
+
+def test_verifications_name_what_is_left_out_too() -> None:
+    torch.manual_seed(0)
+    model = Everything(tied=False)
+    short = {"length": "1it"}
+    ticket = tombola.find(model, "digits", tombola.EdgePopup(0.5, include=["own"]), recipe=short)
+    verdict = tombola.verify(ticket, "digits", model=model, replicates=1, recipe=tombola.Recipe(length="1it"))
+    expected = coverage(model, include=["own"]).as_dict()
+    assert {part["name"] for part in expected["left_out"]} >= {"pair.weight"}
+    assert verdict["parameters"] == expected
+
+
+def test_a_network_with_supermasks_is_refused_without_a_word_on_its_scores() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    tombola.attach(model)
+    for method in (tombola.IterativePruning(density=0.5, rounds=1), tombola.EdgePopup(0.5)):
+        with warnings.catch_warnings(action="error", category=LeftOutWarning), pytest.raises(TombolaError) as caught:
+            tombola.find(model, "digits", method, recipe={"length": "2it"})
+        assert "scores" not in str(caught.value)
 
 
 def test_nothing_prunable_says_what_there_is() -> None:

@@ -98,6 +98,33 @@ def test_long_commands_are_known(page: Path) -> None:
                 verb.parse(rest)
 
 
+def inline_commands(page: Path) -> Iterator[list[str]]:
+    """The words of every command in running text or a table, where `tombola` may stand in the heading instead."""
+    for found in re.findall(r"`((?:tombola|find|study) [^`\n.]+[^`\n]*)`", page.read_text(encoding="utf-8")):
+        words = shlex.split(found.partition(" | ")[0])  # as a shell would pass it on
+        words = words[1:] if words[0] == "tombola" else words
+        if not any(word.isupper() for word in words):  # a placeholder
+            yield words
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_commands_in_the_text_are_known(page: Path) -> None:
+    from tombola.cli import _find_verb, all_verbs
+
+    for words in inline_commands(page):
+        verb, rest = _find_verb(all_verbs(), words)
+        assert verb is not None, words
+        if rest and rest != ["--help"]:
+            verb.parse(rest)
+
+
+def test_every_method_has_its_command_in_the_table() -> None:
+    from tombola.methods import METHODS
+
+    named = {words[1] for words in inline_commands(ROOT / "docs" / "methods.md") if words[0] == "find"}
+    assert named == set(METHODS)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_is_run_or_parsed(page: Path) -> None:
     for block in blocks(page):

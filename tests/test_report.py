@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from report_runs import make_find, make_verify, write_json, write_log
 from tombola.errors import TombolaError
-from tombola.report import aggregate, axes, figures, style, words
+from tombola.report import aggregate, axes, figures, style, tables, words
 from tombola.report.levels import Layer
 from tombola.report.looks import page_looks, series_look
 from tombola.report.page import ReportFiles, write_report
@@ -230,6 +230,25 @@ def test_several_runs_share_a_figure(tmp_path: Path) -> None:
     page = check_self_contained(files.html.read_text(encoding="utf-8"))
     assert "The runs side by side" in page.text
     assert "edge_popup" in page.text
+
+
+def test_an_early_stop_that_was_not_observed_is_no_number(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"kind": "verify", "name": "x"})
+    make_verify(tmp_path)
+    value = json.loads((tmp_path / "verify.json").read_text())
+    value["arms"]["ticket"]["early_stop_observed"] = [True, True, False, True, True]
+    value["arms"]["dense"]["early_stop_observed"] = [False] * 5
+    write_json(tmp_path / "verify.json", value)
+    run = read_run(tmp_path)
+    assert run.verify is not None
+    rows = {str(row[0]): row for row in tables.verify_tables(run.verify, page_looks([run])[0])[0].rows}
+    ticket, dense, random_ = (
+        next(row for name, row in rows.items() if part in name) for part in ("Tick", "Den", "Rand")
+    )
+    assert "4 of 5)" in str(ticket[4])
+    assert ") (" not in str(ticket[4])
+    assert dense[4] == words.MISSING
+    assert "of 5" not in str(random_[4])
 
 
 @pytest.mark.usefixtures("no_pdf")

@@ -1,21 +1,38 @@
-"""Types of a dataclass's fields, checked where Python's own call would let anything through (torch-free)."""
+"""Types of fields and arguments, checked where Python's own call would let anything through (torch-free)."""
 
 from __future__ import annotations
 
 import operator
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import cache, wraps
+from inspect import Parameter, signature
+from pathlib import Path
 from types import NoneType, UnionType
-from typing import Union, get_args, get_origin, get_type_hints
+from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tombola.errors import TombolaError
 
-_WORDS = {
+Given = ParamSpec("Given")
+Found = TypeVar("Found")
+Part = tuple[Any, tuple[Any, ...]]
+"""One type of a hint, and what stands in its brackets."""
+
+_WORDS: dict[type, str] = {
     bool: "True or False",
     int: "a whole number",
     float: "a number",
     str: "a text",
     tuple: "a list",
     NoneType: "None",
+}
+_LISTS = (Sequence, Collection, Iterable)
+_MORE_WORDS: dict[Any, str] = {
+    **_WORDS,
+    **dict.fromkeys((Path, os.PathLike), "a path"),
+    Mapping: "a mapping",
+    **dict.fromkeys(_LISTS, "a list"),
 }
 
 
@@ -31,7 +48,87 @@ def check_fields(options: object) -> None:
             raise TombolaError(f"{name} is {repr(value)[:80]}, but it must be {words}")
 
 
+def checked(function: Callable[Given, Found]) -> Callable[Given, Found]:
+    """The function, refusing arguments of other types than its hints name in one line, before it does anything.
+
+    An argument whose hint has a part that cannot be checked (Any, a Literal, a plain Protocol) is left to the function.
+    A text will do where texts are listed, since patterns may stand alone.
+    """
+
+    @wraps(function)
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Found:
+        hints, order = _hints(function)
+        for name, value in (*zip(order, args, strict=False), *kwargs.items()):
+            parts = hints.get(name, ())
+            if parts and not any(_fits(value, kind, inside) for kind, inside in parts):
+                raise TombolaError(f"{name} is {described(value)}, but it must be {_any_of(parts)}")
+        return function(*args, **kwargs)
+
+    return call
+
+
+def described(value: object) -> str:
+    """What was given in the place of something else: "the class Linear itself", "'imp'", "a list"."""
+    if isinstance(value, type):
+        return f"the class {value.__name__} itself"
+    return repr(value)[:80] if isinstance(value, str | int | float | None) else _with_article(type(value).__name__)
+
+
+@cache
+def _hints(function: Callable[..., Any]) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...]]:
+    """Of each argument the types it may have, () if that is unclear; and the names of positional ones in order."""
+    hints, found, order = get_type_hints(function), {}, []
+    for name, parameter in signature(function).parameters.items():
+        if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
+            continue
+        order += [] if parameter.kind is Parameter.KEYWORD_ONLY else [name]
+        hint = hints.get(name, Any)
+        parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        types = tuple((get_origin(part) or part, get_args(part)) for part in parts)
+        found[name] = types if all(_is_checkable(kind) for kind, _ in types) else ()
+    return found, tuple(order)
+
+
+def _is_checkable(kind: Any) -> bool:
+    unclear = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
+    return kind is not Any and isinstance(kind, type) and (not unclear or kind in _MORE_WORDS)
+
+
+def _fits(value: object, kind: Any, inside: tuple[Any, ...]) -> bool:
+    if kind in _WORDS:
+        return _is(value, kind)
+    if kind in _LISTS:
+        items = (get_args(inside[0]) or inside[:1]) if inside else ()
+        if isinstance(value, str):
+            return items == (str,)
+        if not isinstance(value, Iterable) or isinstance(value, bytes | Mapping | type):
+            return False
+        known = {str: (str,), Path: (str, os.PathLike)}
+        if not isinstance(value, Collection) or not items or not all(item in known for item in items):
+            return True  # what is inside cannot be looked at
+        allowed = tuple(one for item in items for one in known[item])
+        return all(isinstance(item, allowed) for item in value)
+    return isinstance(value, os.PathLike if kind is Path else kind) and not isinstance(value, type)
+
+
+def _any_of(parts: Iterable[Part]) -> str:
+    """``a Ticket, a text or a path``."""
+    words = {
+        "a list of texts" if kind in _LISTS and inside[:1] == (str,) else _MORE_WORDS.get(kind): kind
+        for kind, inside in parts
+    }
+    *most, last = [word or _with_article(kind.__name__) for word, kind in words.items()]
+    return f"{', '.join(most)} or {last}" if most else last
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOUaeio' else 'a'} {name}"
+
+
 def _is(value: object, kind: type) -> bool:
+    truth = isinstance(value, bool) or type(value).__name__ in ("bool", "bool_")  # NumPy's too
+    if kind is bool:
+        return truth
     if kind is tuple:
         return not isinstance(value, str)
     if kind in (int, float):
@@ -39,7 +136,7 @@ def _is(value: object, kind: type) -> bool:
             operator.index(value) if kind is int else float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError, RuntimeError):
             return False
-        return not isinstance(value, bool | str)
+        return not truth and not isinstance(value, str)
     return isinstance(value, kind)
 
 

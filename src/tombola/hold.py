@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tombola._keeper import Keeper, Place, held_at, not_held, owner_of, take_off
 from tombola._masking import Pruned
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.formats import plural
 from tombola.mask import Mask, places, unwrap
 
@@ -50,7 +51,8 @@ class Hold:
         self.release()
 
 
-def hold(model: nn.Module, mask: Mask, values: Mapping[str, Tensor] | None = None) -> Hold:
+@checked
+def hold(model: nn.Module, mask: Mask | Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None) -> Hold:
     """Hold `mask` on `model`: pruned weights are exactly 0 (or their entry in `values`) from now on.
 
     They are so after every step of any torch optimiser, and before every forward pass of the model or of a part of
@@ -88,6 +90,7 @@ def hold(model: nn.Module, mask: Mask, values: Mapping[str, Tensor] | None = Non
     return Hold(model, mask, values)
 
 
+@checked
 def release(model: nn.Module) -> None:
     """End every hold on `model`, also one that came with a copy or a file; pruned weights are set a last time."""
     take_off(model, None)

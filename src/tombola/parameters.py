@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
 from tombola.errors import TombolaError
+from tombola.fields import checked
 
 __all__ = [
     "clean",
@@ -182,6 +183,7 @@ def _closest(name: str, names: Mapping[str, object] | Sequence[str]) -> str:
 # ---- what may be pruned ------------------------------------------------------------------------------------
 
 
+@checked
 def prunable(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
     """The weights a mask runs over, by name, in the model's own order.
 

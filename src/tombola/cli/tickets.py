@@ -261,10 +261,12 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
     told = {"ticket": given["ticket"], "recipe": ticket.recipe, "out": str(out), "density": ticket.density}
     if out.suffix == ".ticket":
-        whole = not given["no_origin"]
-        digest = ticket.save(out, values=given["values"], origin=whole)
+        lean = given["no_origin"]
+        digest = ticket.save(out, values=given["values"], origin=False if lean else None)
         screen.line(f"wrote {out}: {out.stat().st_size:,} bytes, digest {digest}")
-        if not whole and ticket.origin.kind == "seeded":
+        if ticket.origin.kind == "omitted" and not lean:
+            screen.line("its origin was left out before: it stays so, and the ticket is for running only")
+        if lean and ticket.origin.kind == "seeded":
             screen.line("its origin is a seed, which takes no space: it stays")
         return {**told, "bytes": out.stat().st_size, "digest": digest}
     for option, unset in (("values", None), ("no_origin", False)):

@@ -27,6 +27,7 @@ from tombola.data.labels import (
 )
 from tombola.data.task import Loss, Task, accuracy, classification, is_cross_entropy
 from tombola.errors import TombolaError
+from tombola.formats import plural
 from tombola.rng.seeds import generator
 
 __all__ = [
@@ -95,6 +96,10 @@ class Resident:
 
     def __len__(self) -> int:
         return len(self.y)
+
+    def __repr__(self) -> str:
+        form = str(self.x.dtype).removeprefix("torch.")
+        return f"Resident({plural(len(self), 'example')} of shape {self.shape}, {form})"
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from torch import nn
 from tombola.coverage import Coverage, coverage, warn_of_left_out
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.mask import parameters_by_name
 from tombola.methods.describe import describe, describe_training
 from tombola.methods.request import Request, check_jobs, loaded, make_request, name_of_model
@@ -37,6 +38,7 @@ from tombola.train.state import Loop
 from tombola.train.trial import Bench
 
 
+@checked
 def find(
     model: nn.Module | ModelSpec | str,
     data: Any,
@@ -152,8 +154,6 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
     method, options = request.method, request.options
     start = start_from(request.model, splits, seed=request.seed, method=method, ticket=request.start)
     network = start.network()
-    if hasattr(method, "include"):  # else nothing is to be pruned
-        warn_of_left_out(_covered(request, network))
     _loggers(options, None, 0)
     fabric = make_fabric(options.device, request.recipe.precision)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
@@ -169,6 +169,8 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
             method.dry_run(_prepared(request, bench, start, request.seed, provenance))
         else:
             try_training(bench, start.network(), seed=request.seed)
+    if hasattr(method, "include"):  # else nothing is to be pruned; not beside a refusal, which tells more
+        warn_of_left_out(_covered(request, network))
 
 
 def parameters(request: Request, splits: Splits, masked: int) -> dict[str, Any]:

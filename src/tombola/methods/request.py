@@ -16,6 +16,7 @@ from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.mask import unwrap
 from tombola.methods import METHODS
 from tombola.methods.presets import preset
@@ -104,7 +105,7 @@ def made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str
     """A dataclass of the fields in `named`, changed by those given; a TombolaError for an unknown field."""
     if given is not None and not isinstance(given, Mapping):
         title = getattr(kind, "__name__", "the options")
-        raise TombolaError(f"{title} is given as {_kind(given)}; give a {title}, or a mapping of its fields")
+        raise TombolaError(f"{title} is given as {described(given)}; give a {title}, or a mapping of its fields")
     if is_dataclass(kind) and given is not None:
         known = [part.name for part in fields(kind) if part.init]
         for name in given:
@@ -120,22 +121,15 @@ def _check_kinds(model: Any, method: Any) -> None:
     """TombolaError if the model is none, or the method is neither open, a mapping nor a method's dataclass."""
     if not isinstance(model, nn.Module | ModelSpec):
         raise TombolaError(
-            f"the model is {_kind(model)}; give a module, a ModelSpec, or the name or import path of a network"
+            f"the model is {described(model)}; give a module, a ModelSpec, or the name or import path of a network"
         )
     if method is None or isinstance(method, Mapping):
         return
     if isinstance(method, type) or not (hasattr(method, "find") and hasattr(method, "name")):
         raise TombolaError(
-            f"the method is {_kind(method)}; give an instance of a method, such as IterativePruning(density=0.1, "
+            f"the method is {described(method)}; give an instance of a method, such as IterativePruning(density=0.1, "
             "rounds=10), or a mapping of iterative pruning's fields"
         )
-
-
-def _kind(value: Any) -> str:
-    """What was given in the place of something else: "the class Linear", "'imp'", "a list"."""
-    if isinstance(value, type):
-        return f"the class {value.__name__} itself"
-    return repr(value)[:80] if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def check_replicates(replicates: Any) -> None:

@@ -59,7 +59,7 @@ def say_kept(names: Collection[str], how: str) -> None:
         warnings.warn(
             f"pattern channel keeps all rows of {listed}, which are the network's outputs; {how} prunes {them} too",
             OutputsKeptWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

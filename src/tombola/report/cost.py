@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tombola.formats import density
 from tombola.report import style
 from tombola.report.aggregate import Spread, levels_of, spread
 from tombola.report.axes import iterations_axis, legend_above, not_above_100, round_ticks
+from tombola.report.labels import Spot, free_places
 from tombola.report.levels import FEWEST
 from tombola.report.looks import Look
 from tombola.report.style import plain
@@ -104,9 +106,7 @@ def cost_figure(series: Sequence[PricedSeries], *, ylabel: str, factor: float = 
             dash = line.look.dash if line.joined else "none"
             axes.plot(x, y, label=plain(line.label), marker=line.look.marker, color=line.look.colour, linestyle=dash)
             for at, value, look, point in zip(x, y, looks, line.points, strict=True):
-                low, high = point.result.low, point.result.high
-                if interval and point.result.interval is not None:
-                    low, high = point.result.interval
+                low, high = _ends(point, interval)
                 if point.result.n > 1:
                     reach = [[value - factor * low], [factor * high - value]]
                     axes.errorbar([at], [value], reach, fmt="none", ecolor=look.colour, alpha=0.6, linewidth=1.2)
@@ -117,8 +117,8 @@ def cost_figure(series: Sequence[PricedSeries], *, ylabel: str, factor: float = 
         round_ticks(axes.yaxis)
         if factor == 100:
             not_above_100(axes, max(factor * p.result.high for line in series for p in line.points))
-        _print_names(axes, series, factor)
         legend_above(figure, axes)
+        _print_names(figure, axes, series, factor)
     return figure
 
 
@@ -130,13 +130,40 @@ def bars(series: Sequence[PricedSeries]) -> str:
     return "interval" if min(sizes) >= FEWEST else "range"
 
 
-def _print_names(axes: Axes, series: Sequence[PricedSeries], factor: float) -> None:
-    """Names above the marks, the last of every line first, as long as they do not cover one another."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    taken: list[tuple[float, float]] = []
-    for point in sorted((p for line in series for p in line.points if p.name), key=lambda p: -p.cost):
-        x, y = (point.cost - left) / (right - left), (factor * point.result.mean - bottom) / (top - bottom)
-        if all(abs(x - a) > 0.15 or abs(y - b) > 0.09 for a, b in taken):
-            taken.append((x, y))
-            at = (point.cost, factor * point.result.mean)
-            axes.annotate(point.name, at, (0, 6), textcoords="offset points", ha="center", fontsize=7)
+def _ends(point: Priced, interval: bool) -> tuple[float, float]:
+    """The ends of a mark's bar."""
+    found = point.result.interval if interval else None
+    return (point.result.low, point.result.high) if found is None else found
+
+
+_SIZE = 7
+"""Of names, in points."""
+
+
+def _print_names(figure: Figure, axes: Axes, series: Sequence[PricedSeries], factor: float) -> None:
+    """Names beside the marks, the last of every line first, where there is room for them."""
+    figure.draw_without_rendering()  # the layout gives the axes their place
+    scale = 72 / figure.dpi
+
+    def at(point: Priced, value: float) -> Spot:
+        x, y = axes.transData.transform((point.cost, factor * value))
+        return scale * float(x), scale * float(y)
+
+    every = [point for line in series for point in line.points]
+    named = sorted((point for point in every if point.name), key=lambda point: -point.cost)
+    interval = bars(series) == "interval"
+    strokes = [(at(p, low), at(p, high)) for p in every if p.result.n > 1 for low, high in (_ends(p, interval),)]
+    for line in series:
+        strokes += pairwise(at(p, p.result.mean) for p in line.points) if line.joined else ()
+    marks = [at(point, point.result.mean) for point in named]
+    sizes = [(0.58 * _SIZE * len(point.name), 1.1 * _SIZE) for point in named]
+    others = [at(p, p.result.mean) for p in every if not p.name]
+    left, bottom, right, top = (scale * float(end) for end in axes.bbox.extents)
+    places = free_places(marks, sizes, others, strokes, (left, bottom, right, top))
+    for point, mark, place in zip(named, marks, places, strict=True):
+        if place is not None:
+            offset = place[0] - mark[0], place[1] - mark[1]
+            spot = (point.cost, factor * point.result.mean)
+            axes.annotate(
+                point.name, spot, offset, textcoords="offset points", ha="center", va="center", fontsize=_SIZE
+            )

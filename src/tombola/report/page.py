@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.report import plots, tables, words
 from tombola.report.colours import css_colours
 from tombola.report.combined import combined_plots
@@ -151,7 +152,8 @@ def _check_place(folder: Path) -> None:
         raise TombolaError(f"{folder} is a link to another folder; remove it, or name another place for the report")
 
 
-def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
+@checked
+def write_report(runs: Sequence[str | Path], out: str | Path) -> ReportFiles:
     """Write one page about the runs, and every figure beside it.
 
     Args:
@@ -166,7 +168,7 @@ def write_report(runs: Sequence[Path], out: Path) -> ReportFiles:
     Raises:
         TombolaError: a directory is not a run, a value cannot be right, or ``out`` cannot be written.
     """
-    read = read_runs(runs)
+    read = read_runs([Path(run) for run in runs])
     out = Path(out)
     html = out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
     folder = html.parent / "figures"

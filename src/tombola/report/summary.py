@@ -180,9 +180,17 @@ def _arm(node: Node, root: Folder, top: float) -> Arm:
         test_accuracy=tuple(value for value in accuracies if value is not None),
         mean=node.number("mean"),
         interval=read_interval(node, "interval"),
-        early_stop_iteration=_iterations(node, "early_stop_iteration"),
+        early_stop_iteration=_observed(node),
         iterations_to_dense_loss=_iterations(node, "iterations_to_dense_loss"),
         metrics=tuple(path for path in (root.inside(name) for name in names) if path is not None),
+    )
+
+
+def _observed(node: Node) -> tuple[int | None, ...]:
+    """Early-stop iterations; None where the lowest loss lay in the last evaluations, so that a later one is unseen."""
+    stops, seen = _iterations(node, "early_stop_iteration"), [x.value for x in node.elements("early_stop_observed")]
+    return (
+        stops if len(seen) != len(stops) else tuple(stop if ok else None for stop, ok in zip(stops, seen, strict=True))
     )
 
 

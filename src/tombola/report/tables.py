@@ -184,7 +184,10 @@ def _iterations(values: tuple[int | None, ...]) -> str:
     if known is None:
         return words.MISSING
     text = words.mean_of(words.ITERATIONS, known)
-    return text if known.n == len(values) else f"{text} ({known.n} of {len(values)})"
+    if known.n == len(values):
+        return text
+    part = f"{known.n} of {len(values)}"
+    return f"{text[:-1]}; {part})" if text.endswith(")") else f"{text} ({part})"
 
 
 def verify_tables(verify: Verify, looks: Looks) -> list[Table]:
@@ -208,6 +211,7 @@ def verify_tables(verify: Verify, looks: Looks) -> list[Table]:
         head: Row = ("Arm", f"Test {verify.metric}", "95 % interval", "n")
         head += ("Early-stop iteration", "Iterations to the dense loss")
         note = f"The interval of the mean covers {verify.covers}. "
+        note += "Early-stop iteration: of the lowest validation loss, where that does not lie in the last evaluations. "
         note += "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
         tables.append(Table("Arms of the verification", head, tuple(rows), note))
     if verify.comparisons:

@@ -16,6 +16,7 @@ from tombola.compact.compare import error_on
 from tombola.compact.effective import plain_copy
 from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
 from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
@@ -83,6 +84,7 @@ class Deployed(Inference):
         )
 
 
+@checked
 def deploy(
     subject: Ticket | nn.Module,
     *example: Tensor,

@@ -93,7 +93,7 @@ def warn_of_barred(mask: Mask, barred: Mapping[str, int], drawn: Mapping[str, in
         f"{what}{sum(barred.values()):,} of the {mask.kept:,} kept weights have score -inf, which bars them "
         f"({', '.join(why)}): {_by_layer(mask, barred)}",
         BarredWeightsWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 
@@ -104,7 +104,7 @@ def warn_of_ties(mask: Mask, found: Mapping[str, int], what: str = "") -> None:
             f"{what}{sum(found.values()):,} of the {mask.kept:,} kept weights have the same score as pruned ones, and "
             f"are kept because they come first: {_by_layer(mask, found)}",
             TiedScoresWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

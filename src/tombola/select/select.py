@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.mask import Mask, resolve
 from tombola.names import unknown
 from tombola.select.barred import BarredWeightsWarning, bars, redrawn, tied, warn_of_barred
@@ -40,6 +41,7 @@ class Selection(NamedTuple):
     tied: dict[str, int]
 
 
+@checked
 def select(
     scores: Mapping[str, Tensor],
     *,
@@ -200,7 +202,7 @@ def warn_of_empty(names: Sequence[str]) -> None:
     warnings.warn(
         f"nothing is kept of {', '.join(names)}; keep more, or choose another scope or criterion",
         EmptyLayerWarning,
-        stacklevel=3,
+        stacklevel=4,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from glob import escape
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tombola.coverage import density_in_words
+from tombola.coverage import coverage, density_in_words
 from tombola.data.config import DataSpec
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.formats import Unit
 from tombola.mask import unwrap
 from tombola.methods.describe import code_of, describe_data, describe_module
@@ -68,6 +70,7 @@ class Verification:
         object.__setattr__(self, "seed", checked_seed(self.seed))
 
 
+@checked
 def verify(
     ticket: Ticket | str | Path,
     data: Any = None,
@@ -293,7 +296,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
         "barred_kept": ticket.barred_kept,
-        "parameters": ticket.parameters,
+        "parameters": _parameters(verification.contest),
         "recipe": as_plain(verification.recipe),
         "replicates": verification.replicates,
         "margin": allowance.amount,
@@ -310,6 +313,12 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "wins": wins(compared),
         "sentence": said,
     }
+
+
+def _parameters(contest: Contest) -> dict[str, Any]:
+    """What the density is a fraction of, as results of searches hold it; the mask tells what was included."""
+    mask = contest.ticket.mask
+    return {**coverage(contest.origin(), [escape(name) for name in mask]).as_dict(), "prunable": mask.total}
 
 
 def figures(trials: Mapping[str, Sequence[Trial]]) -> dict[str, ArmFigures]:

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.mask import Mask, holders, parameters_by_name, prunable, resolve, unwrap
 from tombola.names import unknown
 from tombola.nn.init import NORMS, fans, scheme_named
@@ -51,6 +52,7 @@ class Layer(NamedTuple):
     weight: nn.Parameter
 
 
+@checked
 def attach(
     model: nn.Module,
     rule: MaskRule | None = None,
@@ -145,6 +147,7 @@ def layers(model: nn.Module) -> Iterator[Layer]:
 
 
 @torch.no_grad()
+@checked
 def refresh(model: nn.Module, *, sample: bool = True) -> None:
     """Write all masks from the present scores: once after every optimiser step, never between forward and backward.
 
@@ -171,6 +174,7 @@ def refresh(model: nn.Module, *, sample: bool = True) -> None:
 
 
 @torch.no_grad()
+@checked
 def settle(model: nn.Module) -> Callable[[], None]:
     """Make stochastic masks their p > 0.5 masks, until what is returned is called: it puts the drawn ones back.
 
@@ -222,6 +226,7 @@ def set_rule(model: nn.Module, rule: MaskRule) -> None:
         layer.supermask.rule = rule
 
 
+@checked
 def read(model: nn.Module) -> Mask:
     """The masks as they stand, by the weights' own names, on the CPU: True where the effective weight is kept.
 
@@ -241,6 +246,7 @@ def multipliers(model: nn.Module) -> dict[str, Tensor] | None:
     return found or None
 
 
+@checked
 def make_permanent(model: nn.Module) -> Mask:
     """Replace every masked weight by its effective value, take the supermasks off, and return the mask.
 
@@ -258,6 +264,7 @@ def make_permanent(model: nn.Module) -> Mask:
     return mask
 
 
+@checked
 def detach(model: nn.Module) -> None:
     """Take the supermasks off and leave the latent weights as they are, unmasked."""
     _detach(model)

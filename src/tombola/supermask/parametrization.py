@@ -140,7 +140,7 @@ def say_stale(supermasks: Iterable[Supermask], what: str) -> None:
             f"the scores of {old!r} have changed since the network was last trained, but its mask has not: {what}; "
             "call tombola.refresh(model) after every optimizer.step()",
             StaleMaskWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from tombola.supermask import kernels
 from tombola.ticket.representation import Kind
 
 
+@runtime_checkable
 class Represent(Protocol):
     """How the effective weight is made."""
 

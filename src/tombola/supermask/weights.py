@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from tombola.errors import TombolaError
 from tombola.names import unknown
 
 
+@runtime_checkable
 class WeightRule(Protocol):
     """g = dL/d(kept or pruned represented weight), in the weight's shape -> the gradient of the latent weight."""
 

@@ -182,7 +182,7 @@ def read_bytes(path: str | os.PathLike[str]) -> bytes:
         with target.open("rb") as file:
             return _read_checked(file, info.st_size)
     except FileNotFoundError as error:
-        raise TicketError("no such file") from error
+        raise TicketError("no such file; a search ends with the path of its ticket, and its run holds it") from error
     except TicketError:
         raise
     except (OSError, ValueError, TypeError, MemoryError) as error:

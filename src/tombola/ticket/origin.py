@@ -129,6 +129,14 @@ class Origin:
     init_args: Mapping[str, Any] = field(default_factory=dict)
     omitted: bool = False
 
+    def __repr__(self) -> str:
+        what = {
+            "seeded": f"init {self.init}, seed {self.seed}",
+            "stored": f"{len(self.tensors or {})} tensors",
+            "omitted": "weights left out",
+        }[self.kind]
+        return f"Origin({self.kind}, {what}{f', network {self.network.name}' if self.network else ''})"
+
     def __post_init__(self) -> None:
         if self.seed is not None and (type(self.seed) is not int or not 0 <= self.seed < 2**64):
             raise TicketError(f"origin seed {show(self.seed)} is not an integer from 0 to 2^64-1")

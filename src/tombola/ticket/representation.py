@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
+from tombola.formats import plural
 from tombola.ticket.tensors import own_all, same_bits, show
 
 Kind = Literal["identity", "signed_constant", "binary", "rescaled"]
@@ -46,6 +47,10 @@ class Representation:
         for name, scale in self.scales.items():
             if not scale.is_floating_point() or scale.element_size() < 2:
                 raise TicketError(f"scale of {show(name)} is {scale.dtype}; give float16 or wider")
+
+    def __repr__(self) -> str:
+        scales = f", scales of {plural(len(self.scales), 'layer')}" if self.scales else ""
+        return f"Representation({self.kind}{scales}{'' if self.on == 'both' else f', on {self.on}'})"
 
     def keeps_signs_only(self, name: str) -> bool:
         """True when only the sign of a trained value matters, so that int8 signs are stored."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TicketError, TombolaError
+from tombola.fields import checked
 from tombola.mask import Mask
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.atomic import write_bytes
@@ -125,6 +126,7 @@ class Ticket(Parts):
 
     # -- using
 
+    @checked
     def build(
         self, weights: Weights = "final", model: nn.Module | None = None, trusted: Sequence[str] = ()
     ) -> nn.Module:
@@ -192,18 +194,26 @@ class Ticket(Parts):
             return self
         return replace(self, **changed, provenance={**self.provenance, "whole_ticket": self.digest})
 
-    def save(self, path: str | os.PathLike[str], values: Values | None = None, *, origin: bool = True) -> str:
+    @checked
+    def save(self, path: str | os.PathLike[str], values: Values | None = None, *, origin: bool | None = None) -> str:
         """Write the file, whole or not at all, and return its digest. TombolaError if it cannot.
 
         `values`: "float32", "float16" or "bfloat16" writes the ticket `rounded` to that; by default nothing is
-        rounded. `origin` False writes it `without_origin`, for what will only be run.
+        rounded. `origin`: False writes it `without_origin`, for what will only be run; True asks for the weights that
+        it started from, which a ticket that was saved without them lacks; by default what there is is written.
         """
-        ticket = self if origin else self.without_origin()
+        if origin and self.origin.omitted:
+            raise TombolaError(
+                "the ticket's origin was left out before, so it cannot be saved with it; save the whole ticket, or "
+                "do not ask for its origin"
+            )
+        ticket = self.without_origin() if origin is False else self
         data = (ticket if values is None else ticket.rounded(values)).to_bytes()
         write_bytes(Path(path), data)
         return container.digest_of(data)
 
     @classmethod
+    @checked
     def load(cls, path: str | os.PathLike[str], *, max_weights: int | None = None) -> Ticket:
         """Read a ticket file; TicketError, with the file's name, for anything that is not a sound ticket.
 
