@@ -33,7 +33,6 @@ DOORS: dict[str, tuple[Any, tuple[Any, ...], dict[str, tuple[Any, ...]]]] = {
             "out": (5, True, ["runs"]),
             "seed": ("1", 1.5),
             "start": (5, NET),
-            "recipe": ("1ep", ["1ep"]),
             "options": ({},),
         },
     ),
@@ -78,7 +77,7 @@ DOORS: dict[str, tuple[Any, tuple[Any, ...], dict[str, tuple[Any, ...]]]] = {
             "outputs": (5, [5]),
         },
     ),
-    "hold": (tb.hold, (NET,), {"mask": (0.5, None, [MASK]), "values": ([X], 5)}),
+    "hold": (tb.hold, (NET, MASK), {"values": ([X], 5)}),
     "release": (release, (), {"model": (MASK, None)}),
     "select": (tb.select, ({"a": X},), {"scope": (5, None), "signed": ("yes", 1), "candidates": ({}, 5), "fill": (5,)}),
     "deploy": (

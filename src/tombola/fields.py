@@ -31,7 +31,6 @@ _LISTS = (Sequence, Collection, Iterable)
 _MORE_WORDS: dict[Any, str] = {
     **_WORDS,
     **dict.fromkeys((Path, os.PathLike), "a path"),
-    Mapping: "a mapping",
     **dict.fromkeys(_LISTS, "a list"),
 }
 
@@ -51,7 +50,8 @@ def check_fields(options: object) -> None:
 def checked(function: Callable[Given, Found]) -> Callable[Given, Found]:
     """The function, refusing arguments of other types than its hints name in one line, before it does anything.
 
-    An argument whose hint has a part that cannot be checked (Any, a Literal, a plain Protocol) is left to the function.
+    An argument whose hint has a part that cannot be checked (Any, a Literal, a plain Protocol), or is to be looked into
+    (a mapping), is left to the function.
     A text will do where texts are listed, since patterns may stand alone.
     """
 
@@ -91,7 +91,7 @@ def _hints(function: Callable[..., Any]) -> tuple[dict[str, tuple[Part, ...]], t
 
 def _is_checkable(kind: Any) -> bool:
     unclear = getattr(kind, "_is_protocol", False) and not getattr(kind, "_is_runtime_protocol", False)
-    return kind is not Any and isinstance(kind, type) and (not unclear or kind in _MORE_WORDS)
+    return kind not in (Any, Mapping) and isinstance(kind, type) and (not unclear or kind in _MORE_WORDS)
 
 
 def _fits(value: object, kind: Any, inside: tuple[Any, ...]) -> bool:

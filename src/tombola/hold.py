@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tombola._keeper import Keeper, Place, held_at, not_held, owner_of, take_off
 from tombola._masking import Pruned
 from tombola.errors import TombolaError
-from tombola.fields import checked
+from tombola.fields import checked, described
 from tombola.formats import plural
 from tombola.mask import Mask, places, unwrap
 
@@ -27,7 +27,9 @@ class Hold:
         self, model: nn.Module, mask: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
     ) -> None:
         self._model = unwrap(model)
-        self._keeper = Keeper(_held(self._model, mask if isinstance(mask, Mask) else Mask(mask), values or {}))
+        self._keeper = Keeper(
+            _held(self._model, mask if isinstance(mask, Mask) else Mask(mask), {} if values is None else values)
+        )
         self._keeper.adopt(self._model, ())
         self._keeper.install(self._model)
         self.enforce()
@@ -98,6 +100,8 @@ def release(model: nn.Module) -> None:
 
 def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[Place]:
     """The places of all masked weights, or a TombolaError."""
+    if not isinstance(values, Mapping):
+        raise TombolaError(f"values is {described(values)}, but it must be a mapping from name to tensor, or None")
     known, found = places(model), list[Place]()
     if odd_names := [name for name in values if name not in mask]:
         raise TombolaError(
