@@ -222,6 +222,11 @@ def test_a_network_with_supermasks_is_refused_without_a_word_on_its_scores() -> 
         assert "scores" not in str(caught.value)
 
 
+def test_scores_of_a_search_are_not_left_out_weights() -> None:
+    with warnings.catch_warnings(action="error", category=LeftOutWarning):
+        tombola.find("mlp", "digits", tombola.EdgePopup(0.5), recipe={"length": "1it"})
+
+
 def test_nothing_prunable_says_what_there_is() -> None:
     for method in (tombola.IterativePruning(), tombola.EdgePopup()):
         with pytest.raises(

@@ -154,6 +154,7 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
     method, options = request.method, request.options
     start = start_from(request.model, splits, seed=request.seed, method=method, ticket=request.start)
     network = start.network()
+    covered = _covered(request, network) if hasattr(method, "include") else None  # else nothing is to be pruned
     _loggers(options, None, 0)
     fabric = make_fabric(options.device, request.recipe.precision)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
@@ -169,8 +170,8 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
             method.dry_run(_prepared(request, bench, start, request.seed, provenance))
         else:
             try_training(bench, start.network(), seed=request.seed)
-    if hasattr(method, "include"):  # else nothing is to be pruned; not beside a refusal, which tells more
-        warn_of_left_out(_covered(request, network))
+    if covered is not None:  # not beside a refusal, which tells more
+        warn_of_left_out(covered)
 
 
 def parameters(request: Request, splits: Splits, masked: int) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class _Compared:
         }
 
 
-def _compare(own: Score, control: Sequence[Score], sign: int, share: bool) -> _Compared:
+def _compare(own: Score, control: Sequence[Score], sign: int, share: bool = False) -> _Compared:
     """`sign`: -1 turns the difference round, of a metric that is better when lower. `share` as in `verdict.compare`."""
     values = [sign * (own.metric - score.metric) for score in control]
     draws = paired_difference(values, [0.0] * len(values))
