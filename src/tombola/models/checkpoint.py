@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola._memory import whereabouts
 from tombola.errors import TombolaError
 
 if TYPE_CHECKING:
@@ -93,6 +92,8 @@ def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:
     """Where a tensor lies; equal for tied tensors."""
+    from tombola._memory import whereabouts  # which imports torch
+
     return (tensor.device, whereabouts(tensor), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
 
 

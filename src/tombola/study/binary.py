@@ -10,7 +10,6 @@ from typing import Any
 
 from tombola.methods.binarised import ACTIVATIONS
 from tombola.methods.checks import check_choice
-from tombola.select.checks import checked_densities
 from tombola.study.setting import Arm, Setting
 
 
@@ -35,6 +34,8 @@ class BinaryStudy:
     score_lr: float | None = None
 
     def __post_init__(self) -> None:
+        from tombola.select.checks import checked_densities  # which imports torch
+
         object.__setattr__(self, "densities", checked_densities(self.densities))
         check_choice("activations", self.activations, ACTIVATIONS)
 

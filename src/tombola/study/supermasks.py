@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tombola.errors import TombolaError
-from tombola.select.checks import checked_densities
 from tombola.study.setting import Arm, Setting
 from tombola.train.length import Length
 
@@ -68,6 +67,8 @@ class JointStudy:
     score_lr: float | None = None
 
     def __post_init__(self) -> None:
+        from tombola.select.checks import checked_densities  # which imports torch
+
         object.__setattr__(self, "densities", checked_densities(self.densities))
 
 
