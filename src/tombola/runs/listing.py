@@ -43,7 +43,7 @@ def _listed(folder: Path) -> dict[str, Any]:
         "config": described.get("config", {}),
         "directory": str(folder),
         "state": "running" if running and result is None else state,
-        "stages": len(list(folder.rglob(RESULT))) - (result is not None),
+        "stages": sum(file.parent != folder for file in folder.rglob(RESULT)),
         "recipe": _recipe(result, described),
         "result": result,
         "damage": [f"{error.file.relative_to(folder)} {error.what}" for error in problems],
