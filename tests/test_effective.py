@@ -123,3 +123,64 @@ def test_what_cannot_be_copied_is_one_line() -> None:
         with pytest.raises(TombolaError, match="cannot be copied: TypeError") as caught:
             call(model, torch.randn(2, 3))
         assert "\n" not in str(caught.value)
+
+
+class Narrow(nn.Module):
+    """Layers without units."""
+
+    def __init__(self, sizes: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(*sizes[:2]), nn.Linear(*sizes[1:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.second(self.first(x).relu())
+        return out
+
+
+def sparse_weights() -> nn.Module:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model[0].weight = nn.Parameter(model[0].weight.detach().to_sparse_csr(), requires_grad=False)
+    return model
+
+
+def exported() -> nn.Module:
+    return torch.export.export(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), (torch.randn(2, 4),)).module()
+
+
+@pytest.mark.parametrize(
+    ("make", "width"),
+    [
+        (lambda: Narrow((4, 0, 3)), 4),
+        (lambda: Narrow((4, 3, 0)), 4),
+        (lambda: Narrow((0, 3, 2)), 0),
+        (sparse_weights, 4),
+        (exported, 4),
+        (lambda: torch.fx.symbolic_trace(nn.Sequential(nn.Linear(4, 3), nn.ReLU())), 4),
+    ],
+    ids=["no units", "no outputs", "no inputs", "sparse weights", "exported", "traced"],
+)
+def test_odd_modules_work(make: Any, width: int) -> None:
+    model, x = make(), torch.randn(2, width)
+    want = model(x).detach()
+    for network in (compact(model, x).module, deploy(model, x, threads=1)):
+        torch.testing.assert_close(network(x), want)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: torch.jit.script(nn.Linear(4, 3)), "the model is TorchScript"),
+        (lambda: nn.Sequential(torch.jit.trace(nn.Linear(4, 3), torch.randn(2, 4))), "0 is TorchScript"),
+        (lambda: nn.Sequential(nn.LazyLinear(3)), "'0.weight' has no shape yet"),
+        (lambda: nn.Linear(4, 3).state_dict(), "cannot be deployed; give a Ticket or an nn.Module"),
+        (lambda: nn.Linear, "cannot be deployed"),
+    ],
+    ids=["script", "a part", "lazy", "state_dict", "class"],
+)
+def test_what_is_no_network_is_one_line(make: Any, said: str) -> None:
+    model, x = make(), torch.randn(2, 4)
+    for call in (deploy, compact):
+        with pytest.raises(TombolaError) as caught:
+            call(model, x)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)

@@ -39,7 +39,7 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     """
     if not isinstance(model, nn.Module):
         raise TombolaError(f"{type(model).__name__} cannot be deployed; give a Ticket or an nn.Module")
-    plain = copied(model).eval()
+    plain = copied(model)
     want = _drawn_alike(plain, example)
     with torch.no_grad():
         found = [*_take_computed(plain), *_take_hooked(plain)]
@@ -50,13 +50,26 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """A deep copy of the model inside its wrappers (torch.compile, DataParallel, ...), computed tensors and all.
+    """A deep copy in eval mode of the model inside its wrappers (torch.compile, DataParallel, ...).
 
-    Raises TombolaError: it cannot be copied.
+    Computed tensors are copied by value, and sparse ones become dense.
+
+    Raises TombolaError: it cannot be copied, is TorchScript or of torch.export, or has layers without a shape.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TombolaError(f"{name or 'the model'} is TorchScript, which cannot be read; give the module it is of")
+    lazy = [name for name, x in (*model.named_parameters(), *model.named_buffers()) if nn.parameter.is_lazy(x)]
+    if lazy:
+        raise TombolaError(f"{lazy[0]!r} has no shape yet (a lazy layer); run one batch through the model first")
     try:
         with _CopyingComputed():
             made = copy.deepcopy(unwrap(model))
+        made.eval()
+    except NotImplementedError as error:
+        raise TombolaError(
+            f"{type(model).__name__} has no eval mode, as what torch.export gives; give the module it was made from"
+        ) from error
     except Exception as error:  # deepcopy of a user's model may raise anything
         said = " ".join(str(error).split())[:160]
         raise TombolaError(
@@ -70,15 +83,22 @@ def copied(model: nn.Module) -> nn.Module:
 
 
 class _CopyingComputed(TorchFunctionMode):
-    """Deep copies of tensors that autograd computed, which torch refuses: hooks leave such weights in modules."""
+    """Copies what torch does not: sparse tensors, and computed ones, which hooks leave in modules."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
-            tensor, memo = args
+        tensor = args[0] if args else None
+        if func is Tensor.__deepcopy__ and (not tensor.is_leaf or tensor.layout != torch.strided):
+            memo = args[1]
             if id(tensor) not in memo:
-                memo[id(tensor)] = tensor.detach().clone()
+                memo[id(tensor)] = _dense(tensor.detach()).clone()
             return memo[id(tensor)]
+        if func is Tensor.clone and isinstance(tensor, Tensor) and tensor.layout != torch.strided:
+            return _dense(tensor)  # of a parameter, which torch copies by its clone
         return func(*args, **(kwargs or {}))
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _take_computed(model: nn.Module) -> Iterator[str]:

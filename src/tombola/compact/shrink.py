@@ -51,7 +51,7 @@ def _removable(parts: Mapping[fx.Node, Part], wires: Wiring, found: Signals) -> 
     for node in needs:
         labels = wires.values[node].labels
         made[labels] = True
-        if not bool(stays[labels].any()):  # a value without channels is none
+        if len(labels) and not bool(stays[labels].any()):  # a value without channels is none
             stays[labels[0]] = True
             _add_needed(stays, needs, wires)
     return made & ~stays

@@ -86,8 +86,9 @@ def _of(node: fx.Node, part: Part, wiring: Wiring, found: Signals, modules: Mapp
 def _layer(layer: Layer, constant: Tensor) -> Tensor:
     """bias + sum of weight times constant where every input that is read is one."""
     rows = layer.weight.shape[0]
-    varies, value = constant.isnan().reshape(layer.groups, -1), constant.nan_to_num().reshape(layer.groups, -1)
-    by_group = (layer.groups, rows // layer.groups, -1)
+    inputs = constant.numel() // layer.groups
+    varies, value = constant.isnan().reshape(layer.groups, inputs), constant.nan_to_num().reshape(layer.groups, inputs)
+    by_group = (layer.groups, rows // layer.groups, inputs)
     live = (reads(layer).reshape(by_group) & varies[:, None]).any(2).reshape(rows)
     total = (sums(layer).reshape(by_group) @ value[..., None]).reshape(rows)
     if layer.bias is not None:

@@ -134,8 +134,13 @@ def _to_program(network: nn.Module, trials: Trials) -> tuple[bytes, float]:
 
 
 def _to_state(network: nn.Module, trials: Trials) -> tuple[bytes, None]:
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in network.state_dict().items()}
-    return _attempt("a state_dict", lambda: safetensors.torch.save(state)), None
+    def content() -> bytes:
+        return safetensors.torch.save({name: value.cpu().clone().contiguous() for name, value in state.items()})
+
+    state = {name: value.detach() for name, value in network.state_dict().items() if isinstance(value, Tensor)}
+    if len(state) < len(network.state_dict()):
+        raise TombolaError("the network's state_dict holds more than tensors (quantized layers); leave state_dict out")
+    return _attempt("a state_dict", content), None
 
 
 Writer = Callable[[nn.Module, Trials], tuple[bytes, float | None]]
