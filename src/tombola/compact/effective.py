@@ -86,7 +86,7 @@ class _CopyingComputed(TorchFunctionMode):
     """Copies what torch does not: sparse tensors, and computed ones, which hooks leave in modules."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        tensor = args[0] if args else None
+        tensor: Any = args[0] if args else None
         if func is Tensor.__deepcopy__ and (not tensor.is_leaf or tensor.layout != torch.strided):
             memo = args[1]
             if id(tensor) not in memo:
