@@ -18,16 +18,17 @@ def attack(folder: Path) -> None:
     outside.mkdir()
     precious = outside / "precious.txt"
     precious.write_text("as it was")
-    plain = folder / "plain"
-    report_html.make(plain, "x")
-    names = [path.relative_to(plain) for path in write_report([plain], plain).figures]
-    assert names, "the report has no figure to be attacked"
-    places = ["report.html", "report.html.part", "figures/.tombola.json", *map(str, names[:2])]
-    for index, place in enumerate([*places, "figures"]):
-        root = folder / f"run-{index}"
-        report_html.make(root, "x")
-        (root / place).parent.mkdir(exist_ok=True)
-        (root / place).symlink_to(outside if place == "figures" else precious)
-        _fuzz.one_line(lambda root=root: write_report([root], root))
-        assert precious.read_text() == "as it was", f"written through the link {place}"
-        assert list(outside.iterdir()) == [precious], f"written through the link {place}"
+    root = folder / "run"
+    report_html.make(root, "x")
+    figures = write_report([root], root).figures
+    assert figures, "the report has no figure to be attacked"
+    for place in (root / "report.html", root / "report.html.part", root / "figures" / ".tombola.json", *figures):
+        place.unlink(missing_ok=True)
+        place.symlink_to(precious)
+    _fuzz.one_line(lambda: write_report([root], root))
+    other = folder / "other"
+    report_html.make(other, "x")
+    (other / "figures").symlink_to(outside)
+    _fuzz.one_line(lambda: write_report([other], other))
+    assert precious.read_text() == "as it was", "written through a link"
+    assert list(outside.iterdir()) == [precious], "written into a folder behind a link"

@@ -1,4 +1,4 @@
-"""Plans and tickets that somebody sent, deployed: more threads than this machine bears, layers that are not there."""
+"""Plans and tickets that somebody sent, deployed: more threads than this machine has, layers that are not there."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ PLAN: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"threads": 4000}, "4000 threads, and this machine has"),
+        ({"threads": 5000}, "no number from 1 to 4096"),
+        ({"inputs": [[2, 6] * 40]}, "too many of them"),
         ({"apart": ["9"]}, "layer '9' is in only one of them"),
         ({"apart": ["\x1b[2J"]}, "names are missing"),
         ({"machine": {"processor": "x\n"}}, "texts by name are missing"),
@@ -53,7 +54,10 @@ def test_an_input_that_a_ticket_records_has_a_limit() -> None:
     assert example_input(ticket, 2, [1, 4, 4]).shape == (2, 1, 4, 4)
 
 
-def test_the_caller_may_say_how_many_threads(tmp_path: Path) -> None:
+def test_threads_that_this_machine_does_not_have_are_not_started(tmp_path: Path) -> None:
     model, example, file = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)), torch.ones(2, 6), tmp_path / "p"
     file.write_text(json.dumps({**PLAN, "threads": 4000}))
-    assert torch.allclose(tb.deploy(model, example, plan=file, threads=1)(example), model(example))
+    with pytest.warns(UserWarning, match="threads is 4000"):
+        deployed = tb.deploy(model, example, plan=file)
+    assert deployed.plan.threads < 4000
+    assert torch.allclose(deployed(example), model(example))

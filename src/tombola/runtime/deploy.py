@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -120,10 +119,6 @@ def deploy(
     if isinstance(subject, nn.Module) and any(isinstance(module, Inference) for module in subject.modules()):
         raise TombolaError("the network, or a part of it, is deployed already; deploy the ticket or model it is of")
     wanted = Plan.load(plan) if isinstance(plan, str | Path) else plan
-    if threads is None and wanted is not None and wanted.threads > _most_threads():
-        raise TombolaError(
-            f"the plan is for {wanted.threads} threads, and this machine has {os.cpu_count()} processors; give threads"
-        )
     count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
     count = held_to_cores("threads", count)
     if wanted is not None and [shape[1:] for shape in wanted.inputs] != [tuple(x.shape[1:]) for x in example]:
@@ -188,11 +183,6 @@ def _in_torch(
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
     made = Plan(threads, shapes, parts, (), {}, machine)
     return network, made, Report(found.report, (), (), chosen, left, sizes, error)
-
-
-def _most_threads() -> int:
-    """As many as a plan of another machine may start here unasked."""
-    return max(64, 4 * (os.cpu_count() or 1))
 
 
 def _nbytes(network: nn.Module) -> int:
