@@ -68,10 +68,14 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Local:
-    """Every channel by itself, 0 to 0. `keeps`: any constant comes out as it went in."""
+    """Every channel by itself, 0 to 0. `keeps`: any constant comes out as it went in.
+
+    `first`: the first of the axes along which places are put together, or that are dropped; channels lie before it.
+    """
 
     source: fx.Node
     keeps: bool
+    first: int | None = None
 
 
 @dataclass(frozen=True)
@@ -219,8 +223,8 @@ class _Reader:
         source, kind, name = flow.input_of(node), type(module), f"nn.{type(module).__name__}"
         if source is None or len(node.all_input_nodes) != 1 or None in (shape_of(source), shape_of(node)):
             return Wall(f"{name}: its input and output are not one tensor each")
-        if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
-            return Wall(f"{name}: it has hooks")
+        if (why := flow.altered(module)) is not None:
+            return Wall(f"{name}: {why}")
         if kind in _LINEAR or kind in _CONVS:
             return self._layer_module(node, source, module)
         if kind in _NORMS:
@@ -364,15 +368,18 @@ def _join(node: fx.Node, name: str) -> Part:
 
 
 def _pool_module(node: fx.Node, source: fx.Node, module: Any) -> Part | None:
-    if len(shape_of(source) or ()) < 3:
+    axes = len(shape_of(source) or ())
+    first = axes - int(type(module).__name__[-2:-1]) if type(module) in (*_MAX_POOLS, *_MEAN_POOLS, *_ADAPTIVE) else 0
+    if first < 1:
         return None
     if isinstance(module, (pooling._MaxPoolNd, pooling._AdaptiveMaxPoolNd)) and module.return_indices:
         return None
     if type(module) in _MAX_POOLS or type(module) in _ADAPTIVE:
-        return Local(source, keeps=True)
+        return Local(source, keeps=True, first=first)
     if type(module) in _MEAN_POOLS:
         bordered = _pads(module.padding) and module.count_include_pad
-        return Local(source, keeps=not bordered and not getattr(module, "divisor_override", None))
+        keeps = not bordered and not getattr(module, "divisor_override", None)
+        return Local(source, keeps=keeps, first=first)
     return None
 
 
@@ -383,14 +390,17 @@ def _pool_call(node: fx.Node, source: fx.Node, name: str) -> Part | None:
     if len(before) < 3 or before[:2] != after[:2]:
         return None
     stem = name[:-2] if name[-2:] in ("1d", "2d", "3d") else name
-    if stem in ("max_pool", "adaptive_avg_pool"):
-        return Local(source, keeps=True)
-    if stem == "avg_pool":
-        return Local(source, keeps=len(node.args) <= 3 and set(node.kwargs) <= {"input", "kernel_size", "stride"})
+    first = len(before) - int(name[-2]) if stem != name else 0
+    if stem in ("max_pool", "adaptive_avg_pool") and first > 0:
+        return Local(source, keeps=True, first=first)
+    if stem == "avg_pool" and first > 0:
+        keeps = len(node.args) <= 3 and set(node.kwargs) <= {"input", "kernel_size", "stride"}
+        return Local(source, keeps=keeps, first=first)
     if name in ("mean", "amax"):
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         axes = [d % len(before) for d in (dims if isinstance(dims, tuple | list) else (dims,)) if isinstance(d, int)]
-        return Local(source, keeps=True) if axes and min(axes) > 1 else None
+        return Local(source, keeps=True, first=min(axes)) if axes and min(axes) > 1 else None
     if name == "squeeze" and len(node.args) == 2 and isinstance(node.args[1], int):
-        return Local(source, keeps=True) if node.args[1] % len(before) > 1 else None
+        axis = node.args[1] % len(before)
+        return Local(source, keeps=True, first=axis) if axis > 1 else None
     return None

@@ -11,12 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.modules import module as module_hooks
 
 from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear
 
 _BINARY = (BinaryActivation, BinaryLinear, BinaryConv1d, BinaryConv2d, BinaryConv3d)
-_IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
+_IN_PLACE = (
+    operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.imod, operator.ipow,
+    operator.imatmul, operator.iand, operator.ior, operator.ixor, operator.ilshift, operator.irshift,
+)  # fmt: skip
 
 
 def words(text: str) -> frozenset[str]:
@@ -28,7 +32,12 @@ def words(text: str) -> frozenset[str]:
 _ALIASES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
 _ALIAS_NAMES = words(
     "flatten unflatten view view_as reshape reshape_as squeeze unsqueeze contiguous detach to float expand "
-    "expand_as permute transpose movedim swapaxes t getitem select narrow chunk split unbind dropout dropout2d"
+    "expand_as permute transpose movedim moveaxis swapaxes swapdims t adjoint getitem getattr select narrow chunk "
+    "unsafe_chunk split unsafe_split split_with_sizes tensor_split hsplit vsplit dsplit unbind dropout dropout2d "
+    "diagonal unfold as_strided view_as_real view_as_complex ravel type type_as half double bfloat16 int long bool cpu "
+    "cuda broadcast_to broadcast_tensors expand_copy atleast_1d atleast_2d atleast_3d squeeze_ real imag conj "
+    "resolve_conj resolve_neg positive alias identity dropout3d alpha_dropout feature_dropout requires_grad_ "
+    "align_to rename refine_names unflatten_"
 )
 _RESHAPES = frozenset(("flatten", "view", "reshape"))
 
@@ -48,6 +57,7 @@ def traced(model: nn.Module, example: Sequence[Tensor], *, training: bool) -> fx
     Raises:
         flow.Untraceable: torch.fx cannot follow the model, or it computes something else in train mode and may not.
     """
+    _check_hooks(model)
     graph = _graph(model, len(example), False)
     if training and str(graph) != str(_graph(model, len(example), True)):
         raise flow.Untraceable("its forward depends on the mode other than through modules (F.dropout: use nn.Dropout)")
@@ -87,6 +97,14 @@ def in_eval(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def _check_hooks(model: nn.Module) -> None:
+    """A trace is of the forward method alone. Raises flow.Untraceable."""
+    if model._forward_hooks or model._forward_pre_hooks:
+        raise flow.Untraceable("there are hooks on the model as a whole")
+    if module_hooks._global_forward_hooks or module_hooks._global_forward_pre_hooks:
+        raise flow.Untraceable("there are hooks on all modules (register_module_forward_hook)")
+
+
 def _graph(model: nn.Module, inputs: int, training: bool) -> fx.Graph:
     plain = fx.Tracer()
 
@@ -116,6 +134,8 @@ def _after_in_place(network: fx.GraphModule) -> None:
     modules = dict(network.named_modules())
     for node in network.graph.nodes:
         source = flow.input_of(node)
+        if node.kwargs.get("out") is not None:
+            raise flow.Untraceable(f"{node.name} writes into a tensor that is there already (out=)")
         if source is None or not _in_place(node, modules):
             continue
         base = source
@@ -123,6 +143,8 @@ def _after_in_place(network: fx.GraphModule) -> None:
             if any(order[user] > order[node] for user in below.users):
                 raise flow.Untraceable(f"{node.name} overwrites a view of a value that is read again")
             base = below
+        if base.op == "get_attr":
+            raise flow.Untraceable(f"{node.name} changes the model's own {str(base.target)!r}")
         if any(user is not node and _may_alias(user, modules) and order[user] < order[node] for user in source.users):
             raise flow.Untraceable(f"{node.name} overwrites a value of which there may be a view")
         later = {user for user in source.users if order[user] > order[node]}
@@ -135,6 +157,8 @@ def _in_place(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if not flow.is_call(node):
         return False
     name = _name(node)
+    if isinstance(node.target, torch._ops.OpOverload):
+        return node.target._schema.is_mutable
     overwrites = name.endswith("_") and not name.endswith("__")
     return overwrites or node.target in _IN_PLACE or argument(node, "inplace") is True
 

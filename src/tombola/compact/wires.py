@@ -68,9 +68,10 @@ class _Draft:
             case Norm():
                 wire = self._on(part.source, 1)
                 self._call(part.name, node, wire, wire)
-            case Pointwise() | Local():
-                if part.source in self.values:
-                    self.values[node] = self.values[part.source]
+            case Pointwise():
+                self._pass(node, part.source, None)
+            case Local():
+                self._pass(node, part.source, part.first)
             case Flatten():
                 self._flatten(node, part.source)
             case Join():
@@ -112,6 +113,13 @@ class _Draft:
         other = self.first.setdefault(name, node)
         self._tie(into.labels, self.into[other].labels)
         self._tie(out.labels, self.values[other].labels)
+
+    def _pass(self, node: fx.Node, source: fx.Node, first: int | None) -> None:
+        wire = self.values.get(source)
+        if wire is not None and (first is None or wire.axis < first):
+            self.values[node] = wire
+        elif wire is not None:
+            self.pins.append(wire.labels)
 
     def _flatten(self, node: fx.Node, source: fx.Node) -> None:
         before, after, wire = shape_of(source), shape_of(node), self.values.get(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dis
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -99,6 +100,13 @@ class Graph:
         return _target_name(node).endswith("_") or flag is True
 
 
+def altered(module: nn.Module) -> str | None:
+    """Why a call of the module does more or other than its class says; None if it does not."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        return "it has hooks"
+    return "its forward was replaced on the instance" if "forward" in vars(module) else None
+
+
 def role_of(module: nn.Module) -> Role:
     """The part a module plays as a whole."""
     return next((role for kinds, role in _MODULES if isinstance(module, kinds)), "other")
@@ -165,8 +173,7 @@ def trace(
         raise Untraceable("its forward was replaced on the instance")
     before = [_Held(part) for part in module.modules()]
     try:
-        for held in before:
-            held.module.training = training
+        module.train(training)  # not by the attribute: a module may stay in one mode by a method of its own
         graph = Tracer(leaf).trace(module, fixed)
     except Exception as error:  # a user's forward may raise anything when its input is no tensor
         raise Untraceable(_line(error)) from error
@@ -182,6 +189,9 @@ class _Held:
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.attributes, self.buffers = module, dict(vars(module)), dict(module._buffers)
+        self.contents = {
+            name: copy.copy(value) for name, value in self.attributes.items() if _own_container(name, value)
+        }
         self.values = {
             name: (buffer._version, buffer.clone())
             for name, buffer in self.buffers.items()
@@ -196,6 +206,12 @@ class _Held:
         changed = not _same(now, old) or not _same(self.module._buffers, self.buffers)
         vars(self.module).clear()
         vars(self.module).update(self.attributes)
+        for name, content in self.contents.items():
+            held = self.attributes[name]
+            if not _same_content(held, content):
+                held.clear()
+                (held.extend if isinstance(held, list) else held.update)(content)
+                changed = True
         self.module._buffers.clear()
         self.module._buffers.update(self.buffers)
         for name, (version, value) in self.values.items():
@@ -208,6 +224,22 @@ class _Held:
 
 def _same(now: Mapping[str, Any], old: Mapping[str, Any]) -> bool:
     return now.keys() == old.keys() and all(now[name] is value for name, value in old.items())
+
+
+def _own_container(name: str, value: Any) -> bool:
+    """Whether an attribute is a list, dict or set that a user's forward may fill."""
+    return type(value) in (list, dict, set) and name not in _OF_MODULES
+
+
+def _same_content(now: Any, old: Any) -> bool:
+    if isinstance(now, dict):
+        return _same(now, old)
+    if isinstance(now, list):
+        return len(now) == len(old) and all(a is b for a, b in zip(now, old, strict=True))
+    return bool(now == old)
+
+
+_OF_MODULES = frozenset(vars(nn.Module()))
 
 
 def mentioned(module: nn.Module) -> list[str]:

@@ -22,6 +22,15 @@ from tombola._locks import Lock
 _TRACING = Lock()
 
 
+class _Value(fx.Proxy):
+    """A value whose attributes cannot be set: torch.fx would forget that without a word (`x.data = y`)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("tracer", "node"):
+            raise AttributeError(f"its forward sets the attribute {name!r} of a value")
+        super().__setattr__(name, value)
+
+
 class Tracer(fx.Tracer):
     """Traces modules that no other thread uses meanwhile.
 
@@ -32,6 +41,9 @@ class Tracer(fx.Tracer):
     def __init__(self, leaf: Callable[[nn.Module], bool]) -> None:
         super().__init__()
         self.leaf = leaf
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return _Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.leaf(m)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from tombola.nn import flow
 from tombola.nn.binary import BinaryConv2d, BinaryLinear
 from tombola.runtime.ops import Conv, Linear, Op, Pointwise, Pool
 
@@ -58,8 +59,8 @@ def recognise(node: fx.Node, modules: Mapping[str, nn.Module]) -> Same | Found:
     shape_of(node)
     if node.op == "call_module":
         module = modules[str(node.target)]
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise Unfit("it has hooks")
+        if (why := flow.altered(module)) is not None:
+            raise Unfit(why)
         reader = next((read for kind, read in _MODULES.items() if type(module) is kind), None)
         if reader is None:
             raise Unfit(f"nn.{type(module).__name__} has no kernel of its own")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.names import check_known
+from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, is_binary, signs_and_scale
 from tombola.runtime.binary.layer import Maps, Window, pack_weights
 from tombola.runtime.binary.modules import PackedLayer, PackSigns, Threshold
@@ -79,6 +80,8 @@ def _read(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Layer | None:
     module = modules.get(str(node.target)) if node.op == "call_module" else None
     if type(module) not in (BinaryConv2d, BinaryLinear) or not isinstance(node.args[0], fx.Node):
         return None
+    if flow.altered(module):
+        return None
     assert isinstance(module, BinaryConv2d | BinaryLinear)
     if not is_binary(module.weight) or module.weight.dtype != torch.float32 or 0 in module.weight.shape:
         return None
@@ -101,15 +104,16 @@ def _read(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Layer | None:
 
 def _is_signs(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return isinstance(modules[str(node.target)], BinaryActivation)
+        return type(modules[str(node.target)]) is BinaryActivation and not flow.altered(modules[str(node.target)])
     return node.op == "call_function" and node.target is binary_sign
 
 
 def _flattened(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
     """What is flattened from dimension 1 on by this node; None if it does anything else."""
-    flattens = isinstance(modules.get(str(node.target)), nn.Flatten) if node.op == "call_module" else (
-        node.target in (torch.flatten, "flatten", "view", "reshape", torch.reshape)
-    )  # fmt: skip
+    if node.op == "call_module":
+        flattens = isinstance(module := modules[str(node.target)], nn.Flatten) and not flow.altered(module)
+    else:
+        flattens = node.target in (torch.flatten, "flatten", "view", "reshape", torch.reshape)
     if not flattens or not isinstance(node.args[0], fx.Node):
         return None
     before, after = _shape(node.args[0]), _shape(node)
@@ -182,6 +186,8 @@ def _tail(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Tail | None:
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if _is_signs(node, modules):
             return _Tail(node, pool, norm)
+        if module is not None and flow.altered(module):
+            return None
         if isinstance(module, nn.MaxPool2d) and pool is None and norm is None:
             pool = _pooling(module)
             if pool is None:
