@@ -421,5 +421,14 @@ class Noisy(nn.Module):
         return x + torch.rand_like(x)
 
 
-def test_a_network_that_draws_is_left() -> None:
-    assert "random numbers" in str(compact(nn.Sequential(nn.Linear(2, 2), Noisy()), torch.zeros(1, 2)).report)
+def test_a_network_that_draws_gives_the_same_at_the_same_random_state() -> None:
+    model = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 2), Noisy())
+    with torch.no_grad():
+        model[0].weight[1:3], model[0].bias[1:3] = 0, 0
+    found = compact(model, torch.randn(3, 2))
+    assert units(found)["0"] == (4, 2)
+    x = torch.randn(5, 2)
+    torch.manual_seed(3)
+    want = model(x)
+    torch.manual_seed(3)
+    torch.testing.assert_close(found.module(x), want)

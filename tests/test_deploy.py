@@ -281,6 +281,10 @@ def test_effective_weights_of_other_attachments() -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6))
     prune.random_unstructured(model[0], "weight", 0.5)  # type: ignore[no-untyped-call]
     nn.utils.parametrizations.weight_norm(model[2])
+    deploy(model, torch.randn(2, 6))
+    assert model[0].weight.requires_grad  # computed with a history: left alone
+    with torch.no_grad():
+        model(torch.randn(2, 6))  # without one: this test copies it
     check(model, torch.randn(2, 6))
     assert hasattr(model[0], "weight_orig")
 

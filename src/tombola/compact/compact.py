@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tombola.compact.compare import largest_error, outputs, same_calls
+from tombola.compact.checks import Checks, checks_of, plain_tensors
+from tombola.compact.compare import same_calls
+from tombola.compact.copies import copied
 from tombola.compact.effective import plain_copy
 from tombola.compact.fold import fold_norms as fold
 from tombola.compact.parts import Layer, Wall, parts_of
@@ -19,16 +21,13 @@ from tombola.compact.trace import traced
 from tombola.compact.wires import wiring
 from tombola.errors import TombolaError
 from tombola.nn import flow
-from tombola.nn.forward import leaves
+from tombola.rng.guard import kept
 
 Pair = tuple[int, int]
 
-EQUAL = 1e-4
-"""The largest max|a - b| / max|a| at which outputs count as equal."""
-
 _MISREAD = (
-    "traced by torch.fx it gives other outputs: it draws random numbers in eval mode, or changes values in place "
-    "(write x = x + y, not x += y)"
+    "traced by torch.fx it gives other outputs: it depends on numbers that are not in its inputs, or changes values in "
+    "place (write x = x + y, not x += y)"
 )
 
 
@@ -54,7 +53,8 @@ class Report:
 
     `reason`: why the model is as it was; None if it was compacted. `folded`: norms that became part of a layer.
     `constants`: layer -> how many constant inputs went into its bias. `walls`: place -> why its inputs and outputs stay
-    whole. `flops`: of the example, before and after. `error`: max|a - b| / max|a| of the outputs on the example.
+    whole. `flops`: of the example, before and after. `error`: the largest max|a - b| / max|a| of the outputs, on the
+    example and on inputs like it, drawn here.
     """
 
     reason: str | None = None
@@ -100,12 +100,15 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     """Remove the units and channels that a network's zeros leave without input or output, and keep its outputs.
 
     What nobody reads goes; what sends a constant goes once that constant is in the biases of its readers (of padded
-    convolutions only 0 can be). Until nothing changes. The model itself is copied.
+    convolutions only 0 can be). Until nothing changes. The model itself is copied, and not called; the global random
+    state stays. A network whose outputs would change, on the example or on inputs of its kind drawn here, is given
+    back whole, with the reason.
 
     Args:
         model: whatever computes its weights: the effective ones count, and are plain afterwards. Layers with other
             hooks stay whole.
-        example: inputs, the batch first; other batch sizes work afterwards.
+        example: inputs as the network will see them (a batch of the data), the batch first; other batch sizes work
+            afterwards where the model takes them.
         fold_norms: make eval batch norms part of the layer before them. False: keep them, and remove only what may go
             in train mode too, where norms compute statistics and dropouts drop.
 
@@ -115,15 +118,25 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     """
     if not example:
         raise TombolaError("there is no example input; give one as the model takes it")
-    plain = plain_copy(model, example)
-    want = outputs(plain, example)
+    with plain_tensors(), kept(cuda=True):
+        plain = plain_copy(model, example)
+        return compact_checked(plain, checks_of(plain, example), fold_norms=fold_norms)
+
+
+def compact_checked(model: nn.Module, checks: Checks, *, fold_norms: bool = True) -> Compacted:
+    """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode."""
+    if not checks.steady:
+        reason = "its forward changes the network's own buffers, parameters or attributes"
+        return Compacted(copied(model), Report(reason=reason))
+    example, plain = checks.example, copied(model)
     try:
-        network = traced(plain, example, training=not fold_norms)
+        network = traced(plain, example, training=not fold_norms, other=checks.other)
     except flow.Untraceable as error:
-        return Compacted(plain, Report(reason=str(error)))
+        return Compacted(copied(model), Report(reason=str(error)))
     network.eval()
-    if not same_calls(plain, network, example) or not largest_error(want, outputs(network, example)) <= EQUAL:
-        return Compacted(plain, Report(reason=_MISREAD))
+    read = checks.error(network)
+    if read.size > checks.allowed or not same_calls(plain, network, example):
+        return Compacted(copied(model), Report(reason=_MISREAD + (f" (on {read.what})" if read.what else "")))
     before, flops = _layers(network), _flops(network, example)
     parts = parts_of(network, training=not fold_norms)
     folded = fold(network, parts, wiring(parts)) if fold_norms else ()
@@ -137,18 +150,12 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
     )
     parts = parts_of(network, training=not fold_norms)
     walls = {_place(node): part.reason for node, part in parts.items() if isinstance(part, Wall)}
-    off = largest_error(want, outputs(network, example))
-    if not off <= EQUAL and not _coarse(want):
-        reason = f"the outputs would change by {off:.1e} of the largest one"
-        return Compacted(plain_copy(model, example), Report(reason=reason))
-    report = Report(None, rows, folded, constants, walls, (flops, _flops(network, example)), off)
+    off = checks.error(network)
+    if off.size > checks.allowed:
+        reason = f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}"
+        return Compacted(copied(model), Report(reason=reason))
+    report = Report(None, rows, folded, constants, walls, (flops, _flops(network, example)), off.size)
     return Compacted(network, report)
-
-
-def _coarse(want: Any) -> bool:
-    """Whether the outputs are of a type whose own rounding is larger than EQUAL."""
-    dtypes = {x.dtype for x in leaves(want) if x.is_floating_point()}
-    return any(torch.finfo(dtype).eps > EQUAL for dtype in dtypes)
 
 
 def _place(node: fx.Node) -> str:

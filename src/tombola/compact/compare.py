@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from tombola.compact.trace import in_eval
 from tombola.errors import TombolaError
 from tombola.nn.forward import leaves
+from tombola.rng.guard import seeded
+
+EQUAL = 1e-4
+"""The largest max|a - b| / max|a| at which outputs count as equal."""
 
 
 def outputs(model: nn.Module, example: Sequence[Tensor]) -> Any:
@@ -37,7 +42,7 @@ def largest_error(want: Any, have: Any) -> float:
     if not one or [a.shape for a in one] != [b.shape for b in other]:
         return float("inf")
     pairs = zip(one, other, strict=True)
-    return max((_difference(a.double(), b.double()) for a, b in pairs if a.numel()), default=0.0)
+    return max((_relative(a.double(), b.double()) for a, b in pairs if a.numel()), default=0.0)
 
 
 def error_on(one: nn.Module, other: Callable[..., Any], example: Sequence[Tensor]) -> float:
@@ -70,7 +75,8 @@ def _sums_of_calls(
 
     hooks = [module.register_forward_hook(note) for module in called]
     try:
-        outputs(model, example)
+        with seeded(0, cuda=True):
+            outputs(model, example)
     finally:
         for hook in hooks:
             hook.remove()
@@ -82,7 +88,66 @@ def _same_sums(one: list[tuple[float, float]], other: list[tuple[float, float]])
     return bool(((a - b).abs() <= 1e-4 * a[:, 1:]).all()) if len(a) else True
 
 
+def difference(want: Any, have: Any) -> float:
+    """As `largest_error`, of outputs that are to be of the same types, containers and dtypes; of no number at all: 0.
+
+    Integers, bools and what is no number count as equal or, infinitely, not.
+    """
+    try:
+        return max((_difference(a, b) for a, b in _pairs(want, have, _DEEP)), default=0.0)
+    except _Unlike:
+        return float("inf")
+
+
+class _Unlike(Exception):
+    """Two outputs are not of one make."""
+
+
+_DEEP = 8  # containers and objects within each other that are looked into
+
+
+def _pairs(want: Any, have: Any, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The numbers of two outputs, side by side. Raises _Unlike."""
+    if type(want) is not type(have):
+        raise _Unlike
+    if isinstance(want, Tensor):
+        if (want.shape, want.dtype, want.device.type) != (have.shape, have.dtype, have.device.type):
+            raise _Unlike
+        yield want, have
+    elif isinstance(want, bool | int | float | complex | np.number):
+        yield torch.as_tensor(want), torch.as_tensor(have)
+    elif isinstance(want, np.ndarray):
+        if (want.shape, want.dtype) != (have.shape, have.dtype):
+            raise _Unlike
+        yield torch.from_numpy(want), torch.from_numpy(have)
+    elif isinstance(want, Mapping):
+        if want.keys() != have.keys():
+            raise _Unlike
+        for key in want:
+            yield from _pairs(want[key], have[key], depth - 1)
+    elif isinstance(want, list | tuple):
+        if len(want) != len(have):
+            raise _Unlike
+        for one, other in zip(want, have, strict=True):
+            yield from _pairs(one, other, depth - 1)
+    elif isinstance(want, str | bytes | None):
+        if want != have:
+            raise _Unlike
+    elif depth and hasattr(want, "__dict__"):
+        yield from _pairs(vars(want), vars(have), depth - 1)
+
+
 def _difference(a: Tensor, b: Tensor) -> float:
+    if a.layout != torch.strided or a.is_quantized:
+        a, b = (x.dequantize() if x.is_quantized else x.to_dense() for x in (a, b))
+    if not a.is_floating_point() and not a.is_complex():
+        return 0.0 if torch.equal(a, b) else float("inf")
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    return _relative(a.double(), b.double())
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
     same = a.isfinite() & b.isfinite()
     if not torch.isclose(a[~same], b[~same], rtol=0, atol=0, equal_nan=True).all():
         return float("inf")

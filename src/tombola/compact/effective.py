@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -11,27 +10,24 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
-from torch.overrides import TorchFunctionMode
 
-from tombola.compact.compare import largest_error, outputs
+from tombola.compact.compare import EQUAL, largest_error, outputs
+from tombola.compact.copies import copied
 from tombola.errors import TombolaError
 from tombola.hold import release
 from tombola.nn.forward import leaves
-from tombola.parameters import unwrap
+from tombola.rng.guard import seeded
 
 _HOOKS = (prune.BasePruningMethod, SpectralNorm, WeightNorm)
 """The forward pre-hooks of torch that compute a weight and put it into the module as a plain attribute."""
-
-_EQUAL = 1e-4
-"""The largest max|a - b| / max|a| of the outputs after it; or a few roundings of their type, if that is more."""
 
 
 def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     """A copy in eval mode without parametrisations, held masks and what torch.nn.utils' prune, weight_norm and
     spectral_norm attach: its parameters are the effective weights.
 
-    The copy is called on the example first, in eval mode: held masks are enforced by a call, and hooks compute. A
-    computed weight becomes a parameter of its own, also where what it is computed from is tied to another layer's.
+    Where weights are computed, the copy is called on the example first, in eval mode. A computed weight becomes a
+    parameter of its own, also where what it is computed from is tied to another layer's.
 
     Raises:
         TombolaError: it is no module, cannot be copied or run on the example, or gives other outputs with its effective
@@ -40,65 +36,17 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TombolaError(f"{type(model).__name__} cannot be deployed; give a Ticket or an nn.Module")
     plain = copied(model)
-    want = _drawn_alike(plain, example)
+    computes = any(map(_computes, plain.modules()))
+    before = {name: (buffer, buffer.clone()) for name, buffer in plain.named_buffers()} if computes else {}
+    want = _drawn_alike(plain, example) if computes else None
     with torch.no_grad():
         found = [*_take_computed(plain), *_take_hooked(plain)]
         release(plain)
-    if found:
-        _check(want, _drawn_alike(plain, example), found)
+        if found:
+            _check(want, _drawn_alike(plain, example), found)
+        for buffer, value in before.values():
+            buffer.copy_(value)  # what the calls changed
     return plain
-
-
-def copied(model: nn.Module) -> nn.Module:
-    """A deep copy in eval mode of the model inside its wrappers (torch.compile, DataParallel, ...).
-
-    Computed tensors are copied by value, and sparse ones become dense.
-
-    Raises TombolaError: it cannot be copied, is TorchScript or of torch.export, or has layers without a shape.
-    """
-    for name, module in model.named_modules():
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TombolaError(f"{name or 'the model'} is TorchScript, which cannot be read; give the module it is of")
-    lazy = [name for name, x in (*model.named_parameters(), *model.named_buffers()) if nn.parameter.is_lazy(x)]
-    if lazy:
-        raise TombolaError(f"{lazy[0]!r} has no shape yet (a lazy layer); run one batch through the model first")
-    try:
-        with _CopyingComputed():
-            made = copy.deepcopy(unwrap(model))
-        made.eval()
-    except NotImplementedError as error:
-        raise TombolaError(
-            f"{type(model).__name__} has no eval mode, as what torch.export gives; give the module it was made from"
-        ) from error
-    except Exception as error:  # deepcopy of a user's model may raise anything
-        said = " ".join(str(error).split())[:160]
-        raise TombolaError(
-            f"the model cannot be copied: {type(error).__name__} {said}; keep such things out of its attributes"
-        ) from error
-    for module in list(made.modules()):
-        for name, child in module._modules.items():
-            if child is not None:
-                module._modules[name] = unwrap(child)
-    return made
-
-
-class _CopyingComputed(TorchFunctionMode):
-    """Copies what torch does not: sparse tensors, and computed ones, which hooks leave in modules."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        tensor: Any = args[0] if args else None
-        if func is Tensor.__deepcopy__ and (not tensor.is_leaf or tensor.layout != torch.strided):
-            memo = args[1]
-            if id(tensor) not in memo:
-                memo[id(tensor)] = _dense(tensor.detach()).clone()
-            return memo[id(tensor)]
-        if func is Tensor.clone and isinstance(tensor, Tensor) and tensor.layout != torch.strided:
-            return _dense(tensor)  # of a parameter, which torch copies by its clone
-        return func(*args, **(kwargs or {}))
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
 def _take_computed(model: nn.Module) -> Iterator[str]:
@@ -154,17 +102,22 @@ def _put(module: nn.Module, name: str, value: Tensor, *, buffer: bool) -> None:
         setattr(module, name, value)  # not register_parameter: recurrent layers keep a list of their own
 
 
+def _computes(module: nn.Module) -> bool:
+    """Whether a module computes weights when it is called."""
+    hooks = module._forward_pre_hooks.values()
+    return parametrize.is_parametrized(module) or any(isinstance(hook, _HOOKS) for hook in hooks)
+
+
 def _drawn_alike(model: nn.Module, example: Sequence[Tensor]) -> Any:
     """Its outputs, always with the same random draws."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+    with seeded(0, cuda=True):
         return outputs(model, example)
 
 
 def _check(want: Any, have: Any, taken: Sequence[str]) -> None:
     coarsest = max((torch.finfo(x.dtype).eps for x in leaves(want) if x.is_floating_point()), default=0.0)
     error = largest_error(want, have)
-    if not error <= max(_EQUAL, 4 * coarsest):
+    if not error <= max(EQUAL, 4 * coarsest):
         raise TombolaError(
             f"with the weights that hooks and parametrisations compute ({', '.join(taken[:3])}) as parameters the "
             f"network gives outputs that differ by {error:.1e}: they are not the same at every call; make them plain"

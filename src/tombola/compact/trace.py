@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +42,9 @@ _ALIAS_NAMES = words(
 _RESHAPES = frozenset(("flatten", "view", "reshape"))
 
 
-def traced(model: nn.Module, example: Sequence[Tensor], *, training: bool) -> fx.GraphModule:
+def traced(
+    model: nn.Module, example: Sequence[Tensor], *, training: bool, other: Sequence[Tensor] | None = None
+) -> fx.GraphModule:
     """The graph of a model, down to the layers of torch and Tombola, over the model's own modules and parameters.
 
     Every node carries `meta["tensor_meta"]`. What reads a value after an in-place call reads the call's result, and
@@ -53,6 +55,7 @@ def traced(model: nn.Module, example: Sequence[Tensor], *, training: bool) -> fx
         model: on the devices where the example lies; its modes are left as they are.
         example: tensors, the batch first.
         training: whether the graph is also to be right in train mode.
+        other: the same with another batch size, if the model takes one: it shows what is the batch.
 
     Raises:
         flow.Untraceable: torch.fx cannot follow the model, or it computes something else in train mode and may not.
@@ -65,7 +68,7 @@ def traced(model: nn.Module, example: Sequence[Tensor], *, training: bool) -> fx
     _after_in_place(network)
     network.recompile()
     write_shapes(network, example)
-    _plain_flattening(network)
+    _plain_flattening(network, {} if other is None else _shapes_at(network, other))
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     network.delete_all_unused_submodules()
     network.recompile()
@@ -186,13 +189,35 @@ def _name(node: fx.Node) -> str:
 # ---- flattening --------------------------------------------------------------------------------------------
 
 
-def _plain_flattening(network: fx.GraphModule) -> None:
-    """View, reshape and flatten of (N, C, ...) into (N, C·...) become torch.flatten, which fits any width."""
+def _shapes_at(network: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tuple[int, ...]]:
+    """The shapes of all tensors in one run; what the run does not reach is left out."""
+    found: dict[fx.Node, tuple[int, ...]] = {}
+
+    class Shapes(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if isinstance(result, Tensor):
+                found[n] = tuple(result.shape)
+            return result
+
+    with in_eval(network), torch.no_grad(), contextlib.suppress(Exception):
+        Shapes(network).run(*(x.clone() for x in inputs))
+    return found
+
+
+def _plain_flattening(network: fx.GraphModule, other: Mapping[fx.Node, tuple[int, ...]]) -> None:
+    """View, reshape and flatten of (N, C, ...) into (N, C·...) become torch.flatten, which fits any width.
+
+    `other`: the shapes at another batch size, if there is one.
+    """
     for node in list(network.graph.nodes):
         source = flow.input_of(node)
         if source is None or not flow.is_call(node) or _name(node) not in _RESHAPES:
             continue
         before, after = shape_of(source), shape_of(node)
+        again = other.get(source), other.get(node)
+        if again[0] and again[1] and (again[0][0] != again[1][0] or again[1][1:] != (after or ())[1:]):
+            continue  # the batch goes into the features, as in view(1, -1)
         if before and after and len(before) > 2 and len(after) == 2 and before[0] == after[0]:
             with network.graph.inserting_before(node):
                 flat = network.graph.call_function(torch.flatten, (source, 1))

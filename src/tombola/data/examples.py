@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch.utils.data import Dataset
 
 from tombola.data.labels import Allowed
 from tombola.errors import TombolaError
+from tombola.rng.guard import seeded
 
 
 def as_inputs(x: Tensor, floats: torch.dtype | None) -> Tensor:
@@ -89,22 +88,6 @@ def _hint(value: Any, what: str) -> str:
     if hasattr(first, "convert") or hasattr(first, "getpixel"):
         return "images need a transform such as torchvision's ToImage"
     return ""
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators of torch (CPU), numpy and random; put them back afterwards."""
-    # A dataset's own transforms draw from these, whether the user or torchvision wrote them.
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    torch.default_generator.manual_seed(seed)
-    np.random.seed(seed % 2**32)
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
 
 
 def fetch(dataset: Dataset[Any], index: int, seed: int) -> tuple[Tensor, Tensor]:

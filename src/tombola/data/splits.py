@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from tombola.data.config import Augment
 from tombola.data.digest import Track, dataset_digest, silently
-from tombola.data.examples import Form, as_inputs, as_pair, as_targets, check_finite, fetch, fetch_checked, seeded
+from tombola.data.examples import Form, as_inputs, as_pair, as_targets, check_finite, fetch, fetch_checked
 from tombola.data.labels import (
     Allowed,
     check_forms,
@@ -43,7 +43,6 @@ __all__ = [
     "fetch",
     "holdout",
     "make_splits",
-    "seeded",
     "subset",
     "tensor_digest",
 ]

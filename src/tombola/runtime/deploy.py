@@ -10,19 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.compact import Compacted, compact
-from tombola.compact.compare import error_on
+from tombola.compact import Compacted
+from tombola.compact import Report as CompactReport
+from tombola.compact.checks import Checks, checks_of, plain_tensors
+from tombola.compact.compact import compact_checked
+from tombola.compact.copies import copied
 from tombola.compact.effective import plain_copy
 from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.fields import checked
+from tombola.rng.guard import kept
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
 from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
 from tombola.runtime.inference import Inference, check_call
+from tombola.runtime.lower import lower
 from tombola.runtime.plan import PartPlan, Plan, this_machine
 from tombola.runtime.ready import Ready
 from tombola.runtime.summary import Report, part_rows
+from tombola.runtime.takes import Takes, takes
 from tombola.runtime.threads import threads_set
 from tombola.ticket.ticket import Ticket
 
@@ -33,14 +39,16 @@ TOLERANCE = 1e-4
 class Deployed(Inference):
     """A network made fast for inference: the call and the outputs of the network it was made from, in eval mode.
 
-    Other batch sizes than the one it was made for work too. No gradients. `plan`: what was chosen; `report`: what was
-    done.
+    Other batch sizes than the one it was made for work too, where the network takes them. No gradients. `plan`: what
+    was chosen; `report`: what was done; `takes`: what it may be called with.
     """
 
-    def __init__(self, network: nn.Module, plan: Plan, report: Report, compacted: nn.Module | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, plan: Plan, report: Report, takes: Takes, compacted: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.network = network
-        self.plan, self.report = plan, report
+        self.plan, self.report, self.takes = plan, report, takes
         self._compacted = (compacted,)  # a tuple: its weights are not this module's
         self.eval()
 
@@ -60,27 +68,22 @@ class Deployed(Inference):
         """Bytes of everything that inference reads: weights in their compact forms, other parameters and buffers."""
         return _nbytes(self.network)
 
-    def forward(self, *inputs: Tensor) -> Any:
-        """As of the network it was made from.
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """As of the network it was made from; inputs in order, or by the names that its forward has for them.
 
         Raises:
-            TombolaError: an input of another shape (the batch aside), or a call that is not plain inference.
+            TombolaError: an input of another shape (the batch aside), dtype or device, or a call that is not plain
+                inference.
         """
-        check_call(inputs)
-        wanted = self.plan.inputs
-        if len(inputs) != len(wanted) or any(tuple(x.shape[1:]) != w[1:] for x, w in zip(inputs, wanted, strict=True)):
-            raise TombolaError(
-                f"inputs of shape {_shapes(inputs)}; this network was deployed for {_shapes(wanted)}, any batch: "
-                "deploy it for this shape"
-            )
+        given = self.takes.bound(inputs, named)
+        check_call(given)
         with torch.no_grad():
-            return self.network(*inputs)
+            return self.network(*given)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deployed:
         """Native kernels are shared: nothing in them changes."""
-        return Deployed(
-            copy.deepcopy(self.network, memo), self.plan, self.report, copy.deepcopy(self._compacted[0], memo)
-        )
+        kept = copy.deepcopy(self._compacted[0], memo)
+        return Deployed(copy.deepcopy(self.network, memo), self.plan, self.report, self.takes, kept)
 
 
 @checked
@@ -98,7 +101,8 @@ def deploy(
     Args:
         subject: a ticket, or a module with plain zeros in its weights (also one with a supermask, a held mask or
             another parametrisation attached: its effective weights count). It is not changed.
-        example: inputs of the shape and batch size to be fast for. On a GPU only Linear layers are looked at.
+        example: inputs as the network will see them (a batch of the data), of the shape and batch size to be fast for.
+            On a GPU only Linear layers are looked at.
         threads: of the CPU, held to the cores there are; None: those of the plan, or as torch is set.
         plan: choices of before, or their file: nothing is measured.
         keep_compacted: whether the compacted network is kept beside, dense, for export.
@@ -106,13 +110,17 @@ def deploy(
 
     Returns:
         A module with the same call and outputs (within TOLERANCE), its `plan`, and a `report` of what was done. What no
-        kernel exists for stays with torch, and is named in the report.
+        kernel exists for stays with torch, and is named in the report. Outputs are compared on the example, on inputs
+        of its kind drawn here, and at other batch sizes; where they would differ, the network stays with torch as it
+        is. A network that draws random numbers gives the same as before at the same state of torch's generators; one
+        that changes its own buffers goes on from their present values, in the copy.
 
     Raises:
-        TombolaError: no example, or one that the model cannot run on; threads below 1; a plan of another network.
+        TombolaError: no example, or one that the model cannot run on; a model that cannot be copied, or that gives
+            other outputs each time; threads below 1; a plan of another network.
             TicketError: the ticket cannot be built.
     """
-    if not example or not all(isinstance(x, Tensor) and x.dim() and len(x) for x in example):
+    if not example or not all(isinstance(x, Tensor) and 0 not in x.shape[:1] for x in example) or not example[0].dim():
         raise TombolaError(
             "the example is no tensors, or empty; give inputs of the shape and batch size to be fast for, batch first"
         )
@@ -125,21 +133,49 @@ def deploy(
         raise TombolaError(
             f"the plan is for inputs {_shapes(wanted.inputs)}, not {_shapes(example)}; deploy without it"
         )
-    source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
-    with threads_set(count), torch.no_grad():
+    with plain_tensors(), kept(cuda=True), threads_set(count):
+        source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
         plain = plain_copy(source, example)
-        found = compact(plain, *example)
-        on_cpu = all(x.device.type == "cpu" for x in example)
-        make = _on_cpu if on_cpu and isinstance(found.module, fx.GraphModule) else _in_torch
-        network, plan_made, report = make(plain, found, example, count, wanted)
-    return Deployed(network, plan_made, report, found.module if keep_compacted else None)
+        checks = checks_of(plain, example)
+        found = compact_checked(plain, checks)
+        made = _made(plain, found, checks, count, wanted)
+        empty = checks.takes_none(made[0] if checks.steady else copy.deepcopy(made[0]))
+        taken = takes(plain, checks.example, checks.batch, empty=empty)
+    return Deployed(*made, taken, found.module if keep_compacted else None)
 
 
-def _on_cpu(
-    plain: nn.Module, found: Compacted, example: tuple[Tensor, ...], threads: int, wanted: Plan | None
-) -> tuple[nn.Module, Plan, Report]:
+Made = tuple[nn.Module, Plan, Report]
+
+
+def _made(plain: nn.Module, found: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+    """The network in the fastest engines in which it is right; at last as it was."""
+    on_cpu = all(x.device.type == "cpu" for x in checks.example)
+    network = found.module if on_cpu else None
+    if isinstance(network, fx.GraphModule) and wanted is not None and _stays(wanted, network, checks):
+        return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads)
+    make = _on_cpu if isinstance(network, fx.GraphModule) else _in_torch
+    made = make(plain, found, checks, threads, wanted)
+    if made[2].error <= max(TOLERANCE, checks.allowed):
+        return made
+    reason = f"its kernels would change outputs by {made[2].error:.1e}"
+    made = _whole(Compacted(plain, CompactReport(reason=reason)), checks, threads)
+    if not made[2].error <= checks.allowed:
+        raise TombolaError(
+            "the model's copy gives other outputs for the same inputs and the same random state: it depends on "
+            "something outside of itself (the time, a global variable, a generator of its own); it cannot be deployed"
+        )
+    return made
+
+
+def _stays(plan: Plan, network: fx.GraphModule, checks: Checks) -> bool:
+    """Whether a plan is one that left a network as it was, since its kernels changed its outputs."""
+    return not plan.parts and not plan.packed and bool(lower(twin(network), checks.example).parts)
+
+
+def _on_cpu(plain: nn.Module, found: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
     """Native kernels for the regions of a traced network."""
     assert isinstance(found.module, fx.GraphModule)
+    example = checks.example
     network = twin(found.module)
     packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed)
     choices = {one.name: one.choice for one in packed}
@@ -149,40 +185,52 @@ def _on_cpu(
         draft = planned(network, example, threads, wanted.parts, wanted.apart)
     else:
         raise TombolaError("the plan is of another network: other binary layers were packed; deploy without it")
-    error = error_on(plain, draft.network, example)
+    error = checks.error(draft.network).size
     left = dict(draft.lowered.left)
     if error > TOLERANCE:  # steps in the network make much of small differences
         draft = all_dense(network, example, threads, draft)
         left["all regions"] = f"native kernels would change outputs by {error:.1e}"
-        error = error_on(plain, draft.network, example)
+        error = checks.error(draft.network).size
     shapes = tuple(tuple(x.shape) for x in example)
     machine = this_machine() if wanted is None else wanted.machine
     made = Plan(threads, shapes, draft.parts, draft.apart, choices, machine)
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(draft.network)}
     rows = part_rows(draft)
-    return draft.network, made, Report(found.report, packed, rows, (), left, sizes, error)
+    return draft.network, made, Report(found.report, packed, rows, (), left, sizes, error, str(checks.batch))
 
 
-def _in_torch(
-    plain: nn.Module, found: Compacted, example: tuple[Tensor, ...], threads: int, wanted: Plan | None
-) -> tuple[nn.Module, Plan, Report]:
+def _in_torch(plain: nn.Module, found: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
     """A network that cannot be traced, or that lies on a GPU: there Linear layers may get torch's sparse kernels."""
-    network: nn.Module = copy.deepcopy(found.module)
+    example = checks.example
+    network = copied(found.module)
     chosen: tuple[LinearChoice, ...] = ()
     on_gpu = any(x.is_cuda for x in example)
     if wanted is not None:
         chosen = tuple(LinearChoice(part.layers[0], part.engine) for part in wanted.parts if part.layers)
     elif on_gpu:
-        chosen = choose_kernels(network, example)
+        chosen = choose_kernels(network if checks.steady else copied(network), example)
     use_kernels(network, [(one.name, one.kernel) for one in chosen])
     left = {} if on_gpu else {"the network": found.report.reason or "its inputs are on another device than the CPU"}
-    error = error_on(plain, network, example)
+    error = checks.error(network if checks.steady else copied(network)).size
     shapes = tuple(tuple(x.shape) for x in example)
     parts = tuple(PartPlan((one.name,), one.kernel) for one in chosen)
     machine = this_machine() if wanted is None else wanted.machine
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
     made = Plan(threads, shapes, parts, (), {}, machine)
-    return network, made, Report(found.report, (), (), chosen, left, sizes, error)
+    return network, made, Report(found.report, (), (), chosen, left, sizes, error, str(checks.batch))
+
+
+def _whole(found: Compacted, checks: Checks, threads: int) -> Made:
+    """The network as it is, in torch."""
+    network = copied(found.module)
+    error = checks.error(network if checks.steady else copied(network)).size
+    shapes = tuple(tuple(x.shape) for x in checks.example)
+    size = _nbytes(network)
+    left = {"the network": found.report.reason or ""}
+    report = Report(
+        found.report, dense=left, bytes={"model": size, "deployed": size}, error=error, batch=str(checks.batch)
+    )
+    return network, Plan(threads, shapes, (), machine=this_machine()), report
 
 
 def _nbytes(network: nn.Module) -> int:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
+from tombola.compact.inputs import ways_to_grow
+
 
 def propagate(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
     """Write shape, dtype and device of every value into its node."""
@@ -28,6 +30,16 @@ def without_batch(network: fx.GraphModule, example: Sequence[Tensor]) -> set[fx.
 
     Nothing is known, and the set is empty, where the network runs at the example's batch size only.
     """
+    for carries in ways_to_grow(example):
+        twice = [torch.cat([x, x]) if own else x for x, own in zip(example, carries, strict=True)]
+        try:
+            return _not_doubled(network, twice)
+        except Exception:  # whatever a network has against other batches
+            continue
+    return set()
+
+
+def _not_doubled(network: fx.GraphModule, twice: Sequence[Tensor]) -> set[fx.Node]:
     found: set[fx.Node] = set()
 
     class Sizes(fx.Interpreter):
@@ -38,9 +50,6 @@ def without_batch(network: fx.GraphModule, example: Sequence[Tensor]) -> set[fx.
                 found.add(n)
             return result
 
-    try:
-        with torch.no_grad():
-            Sizes(network).run(*(torch.cat([x, x]) for x in example))
-    except Exception:  # whatever a network has against other batches
-        return set()
+    with torch.no_grad():
+        Sizes(network).run(*twice)
     return found

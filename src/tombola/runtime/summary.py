@@ -47,8 +47,8 @@ class Report:
 
     `compaction`: what was removed and folded. `packed`: binary layers on binary activations, and how they run.
     `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays with torch by itself, with the reason.
-    `bytes`: of weights in memory, of the "model" and "deployed". `error`: max|a - b| / max|a| of the outputs on the
-    example.
+    `bytes`: of weights in memory, of the "model" and "deployed". `error`: the largest max|a - b| / max|a| of the
+    outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes it takes.
     """
 
     compaction: Compaction
@@ -58,6 +58,7 @@ class Report:
     dense: Mapping[str, str] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
     error: float = 0.0
+    batch: str = "any batch"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -69,6 +70,7 @@ class Report:
             "dense": dict(self.dense),
             "bytes": dict(self.bytes),
             "error": self.error,
+            "batch": self.batch,
         }
 
     def __str__(self) -> str:
@@ -82,7 +84,8 @@ class Report:
         if self.dense:
             lines += ["", "stays with torch:", *(f"  {name}: {reason}" for name, reason in self.dense.items())]
         sizes = ", ".join(f"{what} {size:,}" for what, size in self.bytes.items())
-        return "\n".join([*lines, "", f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}"])
+        last = f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}; for {self.batch}"
+        return "\n".join([*lines, "", last])
 
 
 def part_rows(draft: Draft) -> tuple[PartRow, ...]:

@@ -80,10 +80,13 @@ def _read(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Layer | None:
     module = modules.get(str(node.target)) if node.op == "call_module" else None
     if type(module) not in (BinaryConv2d, BinaryLinear) or not isinstance(node.args[0], fx.Node):
         return None
-    if flow.altered(module):
-        return None
     assert isinstance(module, BinaryConv2d | BinaryLinear)
-    if not is_binary(module.weight) or module.weight.dtype != torch.float32 or 0 in module.weight.shape:
+    if (
+        flow.altered(module)
+        or not is_binary(module.weight)
+        or module.weight.dtype != torch.float32
+        or 0 in module.weight.shape
+    ):
         return None
     source = node.args[0]
     signs = source if _is_signs(source, modules) else _flattened(source, modules)

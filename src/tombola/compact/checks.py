@@ -1,0 +1,127 @@
+"""Whether another network answers as a given one: on the caller's example and on inputs like it, call after call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.compact.compare import EQUAL, difference, outputs
+from tombola.compact.copies import copied, differ
+from tombola.compact.inputs import Batch, Inputs, inputs_like
+from tombola.nn.forward import leaves, mapped
+from tombola.rng.guard import seeded
+
+
+@contextlib.contextmanager
+def plain_tensors() -> Iterator[None]:
+    """No gradients, and no inference tensors, which cannot be written to later: also within torch.inference_mode."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a network gave, in one call of a row of calls."""
+
+    what: str
+    inputs: Inputs
+    output: Any
+
+
+@dataclass(frozen=True)
+class Error:
+    """The largest error found, as max|a - b| / max|a|, and on which inputs."""
+
+    size: float = 0.0
+    what: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Checks:
+    """What a network answers in eval mode, one call after the other, each at a known state of the global generators.
+
+    `answers`: beginning with the example, twice. `batch`: which sizes the network takes. `steady`: whether calls leave
+    the network's parameters, buffers and attributes as they are. `allowed`: the largest error that counts as none.
+    """
+
+    answers: tuple[Answer, ...]
+    batch: Batch
+    steady: bool
+    allowed: float
+
+    @property
+    def example(self) -> Inputs:
+        return self.answers[0].inputs
+
+    @property
+    def other(self) -> Inputs | None:
+        """Inputs of another batch size, if the network takes one."""
+        sizes = (one.inputs for one in self.answers if not _empty(one))
+        return next((x for x in sizes if x[0].shape != self.example[0].shape), None)
+
+    def error(self, network: Callable[..., Any]) -> Error:
+        """How far another network's answers are off in the same calls; it may be changed by them if not `steady`."""
+        worst = Error()
+        for seed, answer in enumerate(self.answers):
+            if not _empty(answer):
+                off = _off(answer, network, seed)
+                worst = Error(off, answer.what) if off > worst.size else worst
+        return worst
+
+    def takes_none(self, network: Callable[..., Any]) -> bool:
+        """Whether the other network gives for an empty batch what the first gives."""
+        return all(_off(one, network, 0) <= self.allowed for one in self.answers if _empty(one))
+
+
+def _empty(answer: Answer) -> bool:
+    return not all(x.numel() for x in answer.inputs)
+
+
+def _off(answer: Answer, network: Callable[..., Any], seed: int) -> float:
+    """How far another network's answer is off; infinitely where it refuses the inputs."""
+    try:
+        have = _call(network, answer.inputs, seed)
+    except Exception:  # whatever a changed network may raise
+        return float("inf")
+    return difference(answer.output, have)
+
+
+def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
+    """Call copies of a model, and note what they answer. The model itself is not called.
+
+    Raises:
+        TombolaError: the model cannot be copied, or cannot run on the example.
+    """
+    runner, fresh = copied(model), copied(model)
+    first = tuple(x.detach().clone() for x in example)
+    with seeded(0, cuda=True):
+        outputs(runner, first)  # a clear line if it cannot
+        drawn, batch = inputs_like(lambda *inputs: _call(runner, inputs, 0), first)
+    steady = not differ(runner, fresh)
+    if not steady:
+        runner = copied(model)
+    answers = tuple(
+        Answer(one.what, one.inputs, _kept(_call(runner, one.inputs, seed))) for seed, one in enumerate(drawn)
+    )
+    return Checks(answers, batch, steady and not differ(runner, fresh), _allowed(answers[0].output))
+
+
+def _call(network: Callable[..., Any], inputs: Inputs, seed: int) -> Any:
+    with seeded(seed, cuda=True), torch.no_grad():
+        return network(*(x.clone() for x in inputs))
+
+
+def _kept(output: Any) -> Any:
+    """The output with tensors of its own: the network may write into what it returned."""
+    return mapped(lambda tensor: tensor.detach().clone(), output)
+
+
+def _allowed(output: Any) -> float:
+    """EQUAL, or some roundings of an output in half precision."""
+    dtypes = {x.dtype for x in leaves(output) if x.is_floating_point()}
+    return max([EQUAL, *(8 * torch.finfo(dtype).eps for dtype in dtypes if torch.finfo(dtype).eps > EQUAL)])

@@ -1,0 +1,155 @@
+"""Inputs like a user's example, drawn here: other values of its kind, and other batch sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.nn.forward import leaves
+from tombola.rng.seeds import generator
+
+Inputs = tuple[Tensor, ...]
+Kind = Callable[[Tensor, tuple[int, ...], torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What of an example is its batch.
+
+    `size`: of the first axis of the first input. `carries`: of each input, whether its first axis is the batch.
+    `only`: why the network takes no other batch size; None if it does.
+    """
+
+    size: int
+    carries: tuple[bool, ...]
+    only: str | None = None
+
+    def __str__(self) -> str:
+        return "any batch" if self.only is None else f"a batch of {self.size} only ({self.only})"
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Inputs that the network takes, and what they are, for reports."""
+
+    what: str
+    inputs: Inputs
+
+
+def inputs_like(run: Callable[..., Any], example: Sequence[Tensor]) -> tuple[tuple[Drawn, ...], Batch]:
+    """Inputs that a network takes: the example twice, drawn ones, and ones of other batch sizes, none included.
+
+    `run`: the network's call; what it refuses with an exception is left out. Where it refuses standard normal values,
+    or gives NaN or inf for them alone, values within the example's range are tried, then the example's rows in another
+    order.
+    """
+    first = tuple(example)
+    tries = _Tries(run, first, _finite(run(*first)))
+    size = len(first[0]) if first[0].dim() else 0
+    found = [Drawn("the example", first), Drawn("the example again", first)]
+    found += tries.drawn(size, (False,) * len(first), "drawn inputs")
+    carries, more, why = _other_sizes(tries, size)
+    return (*found, *more), Batch(size, carries, why)
+
+
+def _other_sizes(tries: _Tries, size: int) -> tuple[tuple[bool, ...], list[Drawn], str | None]:
+    """Which inputs carry the batch; inputs of other batch sizes; why there are none."""
+    sizes = [n for n in (size + 1 if 1 < size < 8 else 3, 1, 0) if n != size]
+    said: list[str] = []
+    for carries in ways_to_grow(tries.example):
+        found: list[Drawn] = []
+        for n in sizes:
+            why = tries.refuses(n, carries)
+            if why is None:
+                found += tries.drawn(n, carries, f"a batch of {n}")
+            else:
+                said.append(f"it refuses {n}: {why}")
+        if any(len(one.inputs[0]) for one in found):
+            return carries, found, None
+    return (False,) * len(tries.example), [], said[0] if said else "its first input has no batch"
+
+
+def ways_to_grow(example: Sequence[Tensor]) -> list[tuple[bool, ...]]:
+    """Which inputs may carry the batch: those that are as long as the first, or the first alone."""
+    size = len(example[0]) if example and example[0].dim() else 0
+    alike = tuple(bool(x.dim()) and len(x) == size for x in example)
+    return list(dict.fromkeys((alike, (True,) + (False,) * (len(example) - 1)))) if size else []
+
+
+@dataclass(frozen=True, eq=False)
+class _Tries:
+    """Calls of a network to see what it takes. `finite`: whether its outputs for the example are."""
+
+    run: Callable[..., Any]
+    example: Inputs
+    finite: bool
+
+    def refuses(self, size: int, carries: Sequence[bool]) -> str | None:
+        """Why the network does not take a batch of the example's own rows; None if it does."""
+        try:
+            self.run(*self._like(_rows, size, carries))
+        except Exception as error:  # whatever a network has against other batches
+            return f"{type(error).__name__} {' '.join(str(error).split())[:120]}"
+        return None
+
+    def drawn(self, size: int, carries: Sequence[bool], what: str) -> list[Drawn]:
+        """Inputs of the widest kind of values that suits the network, one or none."""
+        for kind in (_normal, _within, _rows):
+            try:
+                inputs = self._like(kind, size, carries)
+                suits = _finite(self.run(*inputs)) or not self.finite
+            except Exception:  # values outside of what the network is for
+                continue
+            if suits or kind is _rows:
+                return [Drawn(what, inputs)]
+        return []
+
+    def _like(self, kind: Kind, size: int, carries: Sequence[bool]) -> Inputs:
+        draw = generator(0, "inputs like an example")
+        return tuple(_of(x, kind, size, own, draw) for x, own in zip(self.example, carries, strict=True))
+
+
+def _finite(output: Any) -> bool:
+    return all(bool(x.isfinite().all()) for x in leaves(output) if x.layout == torch.strided and not x.is_quantized)
+
+
+def _of(x: Tensor, kind: Kind, size: int, own: bool, draw: torch.Generator) -> Tensor:
+    """Values like those of `x`: of `size` rows where the first axis is the batch, else of the same shape."""
+    shape = (size, *x.shape[1:]) if own else tuple(x.shape)
+    values = x.detach().to("cpu").to_dense() if x.layout != torch.strided else x.detach().to("cpu")
+    return kind(values, shape, draw).to(x.device, x.dtype)
+
+
+def _normal(x: Tensor, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    """Normal numbers, of the example's scale or 1; integers and bools as the example has them."""
+    if not (x.is_floating_point() or x.is_complex()):
+        return _within(x, shape, draw)
+    wide = torch.complex128 if x.is_complex() else torch.float64
+    seen = x.to(wide).abs()
+    seen = seen[seen.isfinite()]
+    scale = max(1.0, float(seen.square().mean().sqrt())) if seen.numel() else 1.0
+    return scale * torch.randn(shape, generator=draw, dtype=wide)
+
+
+def _within(x: Tensor, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    """Numbers between the smallest and the largest of the example."""
+    if x.is_complex() or x.dtype == torch.bool:
+        return _rows(x, shape, draw) if x.is_complex() else torch.rand(shape, generator=draw) < 0.5
+    if not x.is_floating_point():
+        low, high = (int(x.min()), int(x.max())) if x.numel() else (0, 0)
+        return torch.randint(low, high + 1, shape, generator=draw) if high < 2**63 - 1 else _rows(x, shape, draw)
+    seen = x.double()
+    seen = seen[seen.isfinite()]
+    least, most = (float(seen.min()), float(seen.max())) if seen.numel() else (0.0, 1.0)
+    return least + (most - least) * torch.rand(shape, generator=draw, dtype=torch.float64)
+
+
+def _rows(x: Tensor, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
+    """The example's own rows, in another order."""
+    if not shape or not len(x):
+        return x.clone()
+    return x[torch.randint(len(x), (shape[0],), generator=draw)]

@@ -1,0 +1,108 @@
+"""What a deployed network may be called with: the inputs that it was deployed for, at any batch that it takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.compact.inputs import Batch
+from tombola.errors import TombolaError
+
+
+@dataclass(frozen=True)
+class Takes:
+    """Of each input its shape, dtype and device, and its name in the network's forward; what of it is the batch.
+
+    `empty`: whether a batch of none gives what the network gives.
+    """
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[torch.dtype, ...]
+    devices: tuple[str, ...]
+    names: tuple[str, ...]
+    batch: Batch
+    empty: bool = True
+
+    def bound(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """The inputs in order.
+
+        Raises:
+            TombolaError: others than the network was deployed for.
+        """
+        given = [*inputs, *(named[name] for name in self.names[len(inputs) :] if name in named)]
+        odd = sorted(set(named) - set(self.names[len(inputs) :]))
+        if odd:
+            raise TombolaError(
+                f"an input named {odd[0]!r} is given; this network was deployed for {len(self.shapes)} inputs: "
+                f"{', '.join(self.names)}; deploy it with an example of all inputs"
+            )
+        if not all(isinstance(x, Tensor) for x in given):
+            kind = next(type(x).__name__ for x in given if not isinstance(x, Tensor))
+            raise TombolaError(f"an input is no tensor but {kind}; this network was deployed for {self._wanted()}")
+        if not self._fits(given):
+            raise TombolaError(
+                f"inputs of shape {_shapes(given)}; this network was deployed for {self._wanted()}: "
+                "deploy it for this shape"
+            )
+        for x, dtype, device in zip(given, self.dtypes, self.devices, strict=True):
+            if x.dtype != dtype or x.device.type != device:
+                raise TombolaError(
+                    f"an input is {_dtype(x.dtype)} on {x.device.type}; this network was deployed for {_dtype(dtype)} "
+                    f"on {device}: deploy it for this, or convert the input"
+                )
+        if given and not len(given[0]) and not self.empty:
+            raise TombolaError("the batch is empty, which this network was not deployed for; give 1 row or more")
+        return tuple(given)
+
+    def _fits(self, given: Sequence[Tensor]) -> bool:
+        if len(given) != len(self.shapes):
+            return False
+        sizes = set()
+        for x, wanted, own in zip(given, self.shapes, self.batch.carries, strict=True):
+            free = own and self.batch.only is None
+            if x.dim() != len(wanted) or tuple(x.shape)[free:] != wanted[free:]:
+                return False
+            if free:
+                sizes.add(len(x))
+        return len(sizes) < 2
+
+    def _wanted(self) -> str:
+        if self.batch.only is not None:
+            return f"{_shapes(self.shapes)}, a batch of {self.batch.size} alone ({self.batch.only})"
+        fixed = [wanted for wanted, own in zip(self.shapes, self.batch.carries, strict=True) if not own]
+        rest = f" ({_shapes(fixed)} as it is)" if fixed else ""
+        return f"{_shapes(self.shapes)}, any batch{rest}"
+
+
+def takes(network: nn.Module, example: Sequence[Tensor], batch: Batch, *, empty: bool) -> Takes:
+    """What a network takes, from an example; `network`: whose forward has the inputs' names."""
+    return Takes(
+        tuple(tuple(x.shape) for x in example),
+        tuple(x.dtype for x in example),
+        tuple(x.device.type for x in example),
+        _names(network, len(example)),
+        batch,
+        empty,
+    )
+
+
+def _names(network: nn.Module, count: int) -> tuple[str, ...]:
+    plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
+    try:
+        known = [p.name for p in inspect.signature(network.forward).parameters.values() if p.kind in plain]
+    except (TypeError, ValueError):  # a callable that does not tell
+        known = []
+    return tuple(known[i] if i < len(known) else f"input {i + 1}" for i in range(count))
+
+
+def _dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _shapes(values: Sequence[Any]) -> str:
+    return ", ".join(str(tuple(value.shape) if isinstance(value, Tensor) else value) for value in values)
