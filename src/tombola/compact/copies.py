@@ -192,7 +192,7 @@ def _same(one: Any, other: Any, depth: int) -> bool:
     if isinstance(one, Tensor):
         if (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
             return False
-        return one.layout != torch.strided or one.is_quantized or torch.equal(_plain(one), _plain(other))
+        return one.layout != torch.strided or one.is_quantized or _equal(one, other)
     if isinstance(one, Mapping):
         return one.keys() == other.keys() and all(_same(one[key], other[key], depth - 1) for key in one)
     if isinstance(one, list | tuple):
@@ -208,7 +208,8 @@ def _same(one: Any, other: Any, depth: int) -> bool:
     return True
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """With NaN as a number, so that it equals itself."""
-    tensor = tensor.detach()
-    return torch.view_as_real(tensor).nan_to_num() if tensor.is_complex() else tensor.nan_to_num()
+def _equal(one: Tensor, other: Tensor) -> bool:
+    """Value by value; NaN equals NaN."""
+    if not (one.is_floating_point() or one.is_complex()):
+        return torch.equal(one, other)
+    return bool(torch.isclose(one.detach(), other.detach(), rtol=0, atol=0, equal_nan=True).all())

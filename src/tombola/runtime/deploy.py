@@ -75,8 +75,10 @@ class Deployed(Inference):
             TombolaError: an input of another shape (the batch aside), dtype or device, or a call that is not plain
                 inference.
         """
+        check_call(inputs)
         given = self.takes.bound(inputs, named)
-        check_call(given)
+        if named:
+            check_call(given)
         with torch.no_grad():
             return self.network(*given)
 
