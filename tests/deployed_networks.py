@@ -138,6 +138,8 @@ ODD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "a pool over maps without a batch": (
         lambda: nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(6), nn.MaxPool2d(2), nn.Linear(8, 4)), (4, 6, 8),
     ),
+    "a write into the input": (lambda: Between(lambda n, x: x.flatten(1).mul_(2)), SHAPE),
+    "a write into the input before layers": (lambda: Between(lambda n, x: n.b(n.a(x.mul_(2)))), SHAPE),
     "a write into .data": (lambda: Between(written_data), SHAPE),
     "another .data": (lambda: Between(set_data), SHAPE),
     "an out argument": (lambda: Between(out_argument), SHAPE),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from tombola.compact.compare import EQUAL, difference, outputs
 from tombola.compact.copies import copied, differ
@@ -56,7 +56,8 @@ class Checks:
 
     @property
     def example(self) -> Inputs:
-        return self.answers[0].inputs
+        """The user's, cloned: a network may write into its inputs."""
+        return tuple(x.clone() for x in self.answers[0].inputs)
 
     @property
     def other(self) -> Inputs | None:
@@ -112,8 +113,9 @@ def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
 
 
 def _call(network: Callable[..., Any], inputs: Inputs, seed: int) -> Any:
+    run = network.forward if isinstance(network, fx.GraphModule) else network  # its call prints errors
     with seeded(seed, cuda=True), torch.no_grad():
-        return network(*(x.clone() for x in inputs))
+        return run(*(x.clone() for x in inputs))
 
 
 def _kept(output: Any) -> Any:

@@ -79,8 +79,9 @@ class Deployed(Inference):
         given = self.takes.bound(inputs, named)
         if named:
             check_call(given)
+        network = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network  # no prints
         with torch.no_grad():
-            return self.network(*given)
+            return network(*given)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Deployed:
         """Native kernels are shared: nothing in them changes."""
