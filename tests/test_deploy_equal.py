@@ -21,6 +21,7 @@ from tombola.compact.checks import checks_of
 from tombola.compact.compare import EQUAL, difference
 from tombola.compact.inputs import inputs_like
 from tombola.errors import TombolaError
+from tombola.mask import prunable
 from tombola.runtime import choose, timing
 from tombola.runtime.deploy import Deployed, deploy
 
@@ -192,6 +193,20 @@ def test_all_verbs_work_without_gradients(mode: Callable[[], Any], made_within: 
     with torch.no_grad():
         torch.testing.assert_close(deployed(x.clone()), model(x.clone()))
     assert not any(p.is_inference() for p in (*deployed.compacted.parameters(), *deployed.compacted.buffers()))
+
+
+@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
+def test_masks_are_held_attached_and_deployed_without_gradients(mode: Callable[[], Any]) -> None:
+    with mode():
+        for model in (thinned(nn.Linear(8, 4)), nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))):
+            x = torch.randn(3, 8)
+            with tb.hold(model, {name: torch.rand_like(w) < 0.5 for name, w in prunable(model).items()}):
+                assert difference(model.eval()(x), deploy(model, x, threads=1)(x)) <= EQUAL
+            tb.attach(model)
+            tb.refresh(model)
+            assert difference(model.eval()(x), deploy(model, x, threads=1)(x)) <= EQUAL
+            tb.make_permanent(model)
+            assert difference(model(x), deploy(model, x, threads=1)(x)) <= EQUAL
 
 
 def test_state_within_inference_mode() -> None:

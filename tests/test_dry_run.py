@@ -103,6 +103,12 @@ def test_what_the_optimiser_cannot_do_is_met() -> None:
         tried(Embedded())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_training_where_gradients_are_off_is_one_line(mode: Callable[[], Any]) -> None:
+    with mode(), pytest.raises(TombolaError, match="gradients are off here"):
+        tried(mlp())
+
+
 def test_a_last_batch_of_one_example_is_met() -> None:
     part = splits().val
     for count in (501, 502):

@@ -132,24 +132,32 @@ def _normal(x: Tensor, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
     seen = x.to(wide).abs()
     seen = seen[seen.isfinite()]
     scale = max(1.0, float(seen.square().mean().sqrt())) if seen.numel() else 1.0
-    return scale * torch.randn(shape, generator=draw, dtype=wide)
+    return scale * torch.randn(shape, generator=draw, dtype=wide, device="cpu")
 
 
 def _within(x: Tensor, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
     """Numbers between the smallest and the largest of the example."""
     if x.is_complex() or x.dtype == torch.bool:
-        return _rows(x, shape, draw) if x.is_complex() else torch.rand(shape, generator=draw) < 0.5
+        return (
+            _rows(x, shape, draw)
+            if x.is_complex()
+            else torch.rand(shape, generator=draw, dtype=torch.float32, device="cpu") < 0.5
+        )
     if not x.is_floating_point():
         low, high = (int(x.min()), int(x.max())) if x.numel() else (0, 0)
-        return torch.randint(low, high + 1, shape, generator=draw) if high < 2**63 - 1 else _rows(x, shape, draw)
+        return (
+            torch.randint(low, high + 1, shape, generator=draw, device="cpu")
+            if high < 2**63 - 1
+            else _rows(x, shape, draw)
+        )
     seen = x.double()
     seen = seen[seen.isfinite()]
     least, most = (float(seen.min()), float(seen.max())) if seen.numel() else (0.0, 1.0)
-    return least + (most - least) * torch.rand(shape, generator=draw, dtype=torch.float64)
+    return least + (most - least) * torch.rand(shape, generator=draw, dtype=torch.float64, device="cpu")
 
 
 def _rows(x: Tensor, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
     """The example's own rows, in another order."""
     if not shape or not len(x):
         return x.clone()
-    return x[torch.randint(len(x), (shape[0],), generator=draw)]
+    return x[torch.randint(len(x), (shape[0],), generator=draw, device="cpu")]

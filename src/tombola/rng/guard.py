@@ -5,37 +5,52 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
+
+from tombola._locks import Lock
+
+_SEEDED = Lock(again=True)
+"""Who has seeded the generators: no other thread sees them so."""
 
 
 @contextmanager
 def kept(*, cuda: bool = False) -> Iterator[None]:
     """Put the global generators (torch on the CPU, numpy, random) back afterwards. `cuda`: those of all GPUs too."""
-    devices = cuda and _cuda_in_use()
-    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
-    on_devices = torch.cuda.get_rng_state_all() if devices else []
+    with _SEEDED:
+        states = _states(cuda)
     try:
         yield
     finally:
-        torch.set_rng_state(states[0])
-        np.random.set_state(states[1])
-        random.setstate(states[2])
-        if devices:
-            torch.cuda.set_rng_state_all(on_devices)
+        with _SEEDED:
+            _put_back(*states)
 
 
 @contextmanager
 def seeded(seed: int, *, cuda: bool = False) -> Iterator[None]:
-    """As `kept`, and seed them first."""
-    with kept(cuda=cuda):
+    """As `kept`, and seed them first; one thread at a time."""
+    with _SEEDED, kept(cuda=cuda):
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)
         if cuda and _cuda_in_use():
             torch.cuda.manual_seed_all(seed)
         yield
+
+
+def _states(cuda: bool) -> tuple[Any, Any, Any, list[Any]]:
+    devices = torch.cuda.get_rng_state_all() if cuda and _cuda_in_use() else []
+    return torch.get_rng_state(), np.random.get_state(), random.getstate(), devices
+
+
+def _put_back(cpu: Any, numpy: Any, python: Any, devices: list[Any]) -> None:
+    torch.set_rng_state(cpu)
+    np.random.set_state(numpy)
+    random.setstate(python)
+    if devices:
+        torch.cuda.set_rng_state_all(devices)
 
 
 def _cuda_in_use() -> bool:

@@ -59,6 +59,11 @@ def try_training(
     forms, parameters = _forms(model), dict(model.named_parameters())
     with _undisturbed(bench):
         _check_splits(bench, model)
+        if not torch.is_grad_enabled():
+            raise TombolaError(
+                "gradients are off here (torch.no_grad or torch.inference_mode), and training needs them; call this "
+                "outside"
+            )
         with in_words("one step of training fails"):
             trained = train(
                 model,

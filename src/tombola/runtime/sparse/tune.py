@@ -50,7 +50,9 @@ def measure(region: Region, batch: int, threads: int) -> Measured:
         TombolaError: an operation that cannot be compiled, fewer than 1 thread.
     """
     found = [_tuned(region, split, batch, threads) for split in splits(region, batch, threads)]
-    inputs = [torch.rand(batch, *shape, dtype=torch.float32, device="cpu") for shape in region.inputs.values()]
+    draw = torch.Generator().manual_seed(0)
+    shapes = [(batch, *shape) for shape in region.inputs.values()]
+    inputs = [torch.rand(shape, generator=draw, dtype=torch.float32, device="cpu") for shape in shapes]
     built = [build(region, batch, threads, one.choices) for one in found]
     seconds = least([_call(native, inputs) for native in built], _WHOLE, _FINE)
     best = min(range(len(found)), key=lambda i: seconds[i])
