@@ -115,7 +115,7 @@ def _pairs(want: Any, have: Any, depth: int) -> Iterator[tuple[Tensor, Tensor]]:
             raise _Unlike
         yield want, have
     elif isinstance(want, bool | int | float | complex | np.number):
-        yield torch.as_tensor(want), torch.as_tensor(have)
+        yield torch.from_numpy(np.array(want)), torch.from_numpy(np.array(have))
     elif isinstance(want, np.ndarray):
         if (want.shape, want.dtype) != (have.shape, have.dtype):
             raise _Unlike

@@ -183,6 +183,8 @@ def _content(cell: types.CellType) -> Any:
 
 
 def _state(module: nn.Module) -> dict[str, Any]:
+    if isinstance(module, torch.jit.ScriptModule):  # compiled objects cannot be compared
+        return dict(module.state_dict())
     return {name: value for name, value in vars(module).items() if name not in ("_modules", "training")}
 
 

@@ -22,7 +22,7 @@ from tombola._locks import Lock
 _TRACING = Lock()
 
 
-class _Value(fx.Proxy):
+class Value(fx.Proxy):
     """A value whose attributes cannot be set: torch.fx would forget that without a word (`x.data = y`)."""
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -43,7 +43,7 @@ class Tracer(fx.Tracer):
         self.leaf = leaf
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return _Value(node, self)
+        return Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return self.leaf(m)
