@@ -12,26 +12,26 @@ import torch
 
 from tombola._locks import Lock
 
-_SEEDED = Lock(again=True)
+_SEEDED = Lock()
 """Who has seeded the generators: no other thread sees them so."""
 
 
 @contextmanager
 def kept(*, cuda: bool = False) -> Iterator[None]:
     """Put the global generators (torch on the CPU, numpy, random) back afterwards. `cuda`: those of all GPUs too."""
-    with _SEEDED:
+    with _SEEDED.inner:
         states = _states(cuda)
     try:
         yield
     finally:
-        with _SEEDED:
+        with _SEEDED.inner:
             _put_back(*states)
 
 
 @contextmanager
 def seeded(seed: int, *, cuda: bool = False) -> Iterator[None]:
     """As `kept`, and seed them first; one thread at a time."""
-    with _SEEDED, kept(cuda=cuda):
+    with _SEEDED.inner, kept(cuda=cuda):
         torch.default_generator.manual_seed(seed)
         np.random.seed(seed % 2**32)
         random.seed(seed)

@@ -136,7 +136,7 @@ def deploy(
         raise TombolaError(
             f"the plan is for inputs {_shapes(wanted.inputs)}, not {_shapes(example)}; deploy without it"
         )
-    with plain_tensors(), kept(cuda=True), threads_set(count):
+    with plain_tensors(), threads_set(count), kept(cuda=True):
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
         plain = plain_copy(source, example)
         checks = checks_of(plain, example)
