@@ -28,8 +28,8 @@ def copied(model: nn.Module) -> nn.Module:
     hold the model.
 
     Raises:
-        TombolaError: it cannot be copied, is TorchScript or of torch.export, has layers without a shape, or keeps a function that would go on calling the
-            model itself.
+        TombolaError: it cannot be copied, is TorchScript or of torch.export, has layers without a shape, or keeps a
+            function that would go on calling the model itself.
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
