@@ -80,11 +80,15 @@ def test_the_smallest_trained_weights_are_the_ones_that_go() -> None:
         assert final[name][kept].abs().min() >= final[name][~kept].abs().max()
 
 
-def test_scores_count_with_their_sign() -> None:
-    dense, pruned = levels_of(IterativePruning(density=0.5, rounds=1, criterion="small_final"))
+@pytest.mark.parametrize("rows", [1, 2])
+def test_scores_count_with_their_sign(rows: int) -> None:
+    pattern = "element" if rows == 1 else "block:2"
+    dense, pruned = levels_of(IterativePruning(density=0.5, rounds=1, criterion="small_final", pattern=pattern))
     final = dense.ticket.build("final", model=network()).state_dict()
-    for name, kept in pruned.ticket.mask.items():
-        assert final[name][kept].abs().max() <= final[name][~kept].abs().min()
+    for name, mask in pruned.ticket.mask.items():
+        size = final[name].flatten(1).unflatten(0, (-1, rows)).abs().mean(1)
+        kept = mask.flatten(1).unflatten(0, (-1, rows)).all(1)
+        assert size[kept].max() <= size[~kept].min() + 1e-7
 
 
 def test_without_inputs_the_last_prunable_weight_is_the_outputs() -> None:
@@ -112,6 +116,13 @@ def test_global_scope_ranks_all_layers_together() -> None:
     gone = torch.cat([final[name][~keep].abs() for name, keep in mask.items()])
     assert len(kept) == round(0.25 * 1204)
     assert kept.min() >= gone.max()
+
+
+def test_every_level_but_the_dense_one_trains_under_its_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks, real = [], loop.run_trial
+    monkeypatch.setattr(loop, "run_trial", lambda *given, **more: masks.append(more["mask"]) or real(*given, **more))
+    levels = levels_of(IterativePruning(density=0.3, rounds=1))
+    assert masks == [None, levels[1].ticket.mask]
 
 
 def test_rewinding_to_the_beginning_returns_everything(monkeypatch: pytest.MonkeyPatch) -> None:
