@@ -26,6 +26,8 @@ from tombola.data.splits import Task, make_splits
 from tombola.methods.imp import IterativePruning
 from tombola.report.page import write_report
 from tombola.rng.seeds import derive
+from tombola.runs.integrity import DamagedWarning
+from tombola.runs.stage import Stage
 from tombola.study import demo
 from tombola.study import verify as module
 from tombola.study.arms import ARMS, Contest, fresh_network, random_mask
@@ -170,17 +172,22 @@ def test_outcomes_are_kept_for_every_network_and_found_again(tmp_path: Path) -> 
     assert again["comparisons"] == in_memory["comparisons"]
     assert times == {file: file.stat().st_mtime_ns for file in directory.rglob("*.csv")}
 
-    (directory / "result.json").unlink()  # stages of before kept no outcomes
-    (directory / "dense-1" / FILE).unlink()
+    metrics = directory / "ticket-0" / "metrics.csv"
+    for spoil in (Path.unlink, lambda file: shutil.copy(metrics, file)):
+        (directory / "result.json").unlink()
+        spoil(directory / "dense-1" / FILE)
+        with pytest.warns(DamagedWarning, match=rf"dense-1/{FILE} "):  # the stage is done again
+            assert run(found, tmp_path)["comparisons"] == in_memory["comparisons"]
+
+    (directory / "result.json").unlink()
+    before = Stage(directory / "dense-1")
+    done = before.result()
+    (before.directory / FILE).unlink()
+    before.finish(done)  # as stages of before, which kept no outcomes
     partly = run(found, tmp_path)["comparisons"]
     assert partly["dense"]["covers"] == "training seeds alone"
     assert partly["dense"]["lower"] == in_memory["comparisons"]["dense"]["seeds_alone"]["lower"]
     assert partly["random"] == in_memory["comparisons"]["random"]
-
-    shutil.copy(directory / "ticket-0" / "metrics.csv", directory / "dense-1" / FILE)
-    (directory / "result.json").unlink()
-    with pytest.raises(tb.TombolaError, match="does not hold the results of test examples"):
-        run(found, tmp_path)
 
 
 def test_outcomes_come_back_from_other_processes(tmp_path: Path) -> None:
