@@ -12,7 +12,7 @@ import joint
 import mask_init
 import methods
 import mnist
-import mnist_short
+import mnist_time
 import multi_prize
 import overlap
 import speed
@@ -30,7 +30,7 @@ PAGES = (
     "docs/methods.md",
     "docs/verdict.md",
 )
-PARTS = (mnist, mnist_short, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods, verdict, given)
+PARTS = (mnist, mnist_time, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods, verdict, given)
 
 
 def tables() -> Mapping[str, Table]:
