@@ -172,14 +172,14 @@ def make_verify(root: Path, replicates: int = 5) -> Path:
             "metric": "accuracy",
             "arms": arms,
             "comparisons": {
-                rival: {
+                control: {
                     "difference": d,
                     "lower": d - 0.0007,
                     "interval": [d - 0.0009, d + 0.0009],
                     "claim": claim,
                     "verdict": verdict,
                 }
-                for rival, (d, claim, verdict) in comparisons.items()
+                for control, (d, claim, verdict) in comparisons.items()
             },
             "sentence": "With 5.13 % of the weights it matches dense and beats a random mask (n = 5).",
         },

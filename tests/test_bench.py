@@ -57,7 +57,7 @@ def test_half_precision_is_no_baseline() -> None:
     ways = ("channels-last-bf16", "eager")
     found = bench(model, {1: Fixed(model)}, {1: (x,)}, threads=1, engines=ways, rounds=1)
     assert found.timings[0].median is not None
-    assert [gain.rival for gain in found.gains] == ["eager"]
+    assert [gain.baseline for gain in found.gains] == ["eager"]
 
 
 def test_autocast_computes_in_bfloat16() -> None:
@@ -86,7 +86,7 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     x = torch.randn(1, 3, 8, 8)
     found = bench(small(), {1: Fixed(small())}, {1: (x,)}, threads=1, engines=("openvino", "eager"), rounds=1)
     assert [time.missing for time in found.timings] == ["not installed", None, None]
-    assert found.gains[0].rival == "eager"
+    assert found.gains[0].baseline == "eager"
     assert found.as_dict()["timings"][0]["median"] is None
 
 

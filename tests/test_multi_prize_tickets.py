@@ -453,15 +453,15 @@ def test_verify_of_a_rewritten_network(method: Any) -> None:
 
 
 @pytest.mark.parametrize("per_channel", [False, True])
-def test_rivals_as_they_stand_have_an_alpha_of_their_own(per_channel: bool) -> None:
-    from tombola.study.untrained import _RIVALS
+def test_controls_as_they_stand_have_an_alpha_of_their_own(per_channel: bool) -> None:
+    from tombola.study.untrained import _CONTROLS
 
     spec = ModelSpec("mlp", {"hidden": [12, 8]})
     ticket = find(spec, splits(), MultiPrize(density=0.3, per_channel=per_channel), recipe=RECIPE)
-    for make in _RIVALS.values():
-        rival = make(Contest(ticket), 3)
-        weights, built = rival.origin.state_dict(), rival.build().state_dict()
-        for name, mask in rival.mask.items():
+    for make in _CONTROLS.values():
+        control = make(Contest(ticket), 3)
+        weights, built = control.origin.state_dict(), control.build().state_dict()
+        for name, mask in control.mask.items():
             rows = (weights[name].abs() * mask, mask) if per_channel else (weights[name].abs()[mask], mask[mask])
             sums, counts = (part.sum(-1) for part in rows)
             alpha = sums / counts.clamp(min=1)

@@ -18,7 +18,7 @@ from tombola.methods.signed import SignedSupermask
 from tombola.study.arms import Contest
 from tombola.study.recorded import recipe_of
 from tombola.study.statistics import Adjusted, interval
-from tombola.study.untrained import _RIVALS, _compare, is_untrained, untrained, untrained_sentence
+from tombola.study.untrained import _CONTROLS, _compare, is_untrained, untrained, untrained_sentence
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.ticket import Ticket
@@ -74,7 +74,7 @@ def test_of_an_error_the_lower_one_is_better() -> None:
     assert blind.found.interval == pytest.approx(interval(values))
 
 
-def test_rivals_of_a_signed_binary_ticket_are_shuffled_within_their_layers() -> None:
+def test_controls_of_a_signed_binary_ticket_are_shuffled_within_their_layers() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10, bias=False))
     weight = model[1].weight.detach()
     signs = torch.sign(torch.randn(10, 64, generator=torch.Generator().manual_seed(0))).to(torch.int8)
@@ -86,25 +86,25 @@ def test_rivals_of_a_signed_binary_ticket_are_shuffled_within_their_layers() -> 
         multiplier={name: signs},
         representation=Representation("binary", {name: weight[kept].abs().mean()}),
     )
-    first, second = (_RIVALS["random"](Contest(ticket, model), seed) for seed in (1, 2))
-    for rival in (first, second):
-        assert rival.multiplier is not None
-        found = rival.multiplier[name]
+    first, second = (_CONTROLS["random"](Contest(ticket, model), seed) for seed in (1, 2))
+    for control in (first, second):
+        assert control.multiplier is not None
+        found = control.multiplier[name]
         assert torch.equal(found.flatten().sort().values, signs.flatten().sort().values)
-        assert torch.equal(rival.mask[name], found != 0)
-        alpha = rival.representation.scales[name]
+        assert torch.equal(control.mask[name], found != 0)
+        alpha = control.representation.scales[name]
         torch.testing.assert_close(alpha, weight[found != 0].abs().mean())  # its own, of what it keeps
         assert not torch.equal(alpha, ticket.representation.scales[name])
     assert first.mask != second.mask
 
 
-def test_the_same_seed_draws_the_same_rivals() -> None:
+def test_the_same_seed_draws_the_same_controls() -> None:
     ticket = tb.find("mlp", DIGITS, tb.EdgePopup(), recipe={**QUICK, "length": "1ep"})
     given = (Contest(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"))
     assert untrained(*given, seed=3, replicates=2) == untrained(*given, seed=3, replicates=2)
 
 
-def test_norms_of_the_rivals_take_their_own_statistics() -> None:
+def test_norms_of_the_controls_take_their_own_statistics() -> None:
     recipe = {**QUICK, "length": "2it", "eval_every": "2it"}
     ticket = tb.find("wrn-10-1", DIGITS, tb.EdgePopup(), recipe=recipe)
     before = ticket.to_bytes()

@@ -76,7 +76,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The ticket against one rival: difference of means, one-sided lower bound and two-sided interval.
+    """The ticket against one control: difference of means, one-sided lower bound and two-sided interval.
 
     ``lower`` is the bound that decides: the Holm-corrected one, where the run has it. ``seeds_alone`` is the interval
     that leaves the choice of test examples out.

@@ -48,18 +48,20 @@ class Gain:
     """The fastest dense engine's time over the deployed network's, at one batch size."""
 
     batch: int
-    rival: str
+    baseline: str
     """The dense engine with the smallest median."""
     ratio: float
-    """The median over rounds of rival / deployed."""
+    """The median over rounds of baseline / deployed."""
     low: float
     high: float
     """The quartiles of the same."""
 
     def __str__(self) -> str:
         if self.low <= 1:
-            return f"batch {self.batch}: no gain, {self.ratio:.2f} times as fast as {self.rival}"
-        return f"batch {self.batch}: {self.ratio:.2f} times as fast as {self.rival} ({self.low:.2f} to {self.high:.2f})"
+            return f"batch {self.batch}: no gain, {self.ratio:.2f} times as fast as {self.baseline}"
+        return (
+            f"batch {self.batch}: {self.ratio:.2f} times as fast as {self.baseline} ({self.low:.2f} to {self.high:.2f})"
+        )
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,10 @@ def _timing(name: str, batch: int, found: Mapping[str, list[float]], missing: Ma
 def _gains(batch: int, found: Mapping[str, list[float]]) -> Iterator[Gain]:
     dense = {name: statistics.median(found[name]) for name in DENSE if name in found}
     if dense:
-        rival = min(dense, key=lambda name: dense[name])
-        ratios = [a / b for a, b in zip(found[rival], found[DEPLOYED], strict=True)]
+        baseline = min(dense, key=lambda name: dense[name])
+        ratios = [a / b for a, b in zip(found[baseline], found[DEPLOYED], strict=True)]
         low, ratio, high = quartiles(ratios)
-        yield Gain(batch, rival, ratio, low, high)
+        yield Gain(batch, baseline, ratio, low, high)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

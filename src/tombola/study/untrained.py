@@ -47,7 +47,7 @@ def untrained(
     """Test metric of the ticket as it stands, of random masks on its weights, and of its mask on fresh weights.
 
     Random masks hold the ticket's layer densities and pattern (signed and multicoat ones are shuffled within each
-    layer), and rivals of a binary ticket have their own α. Norm layers of the controls take their statistics anew
+    layer), and controls of a binary ticket have their own α. Norm layers of the controls take their statistics anew
     from training batches. JSON-able: `comparisons` are of this one network with each control, over the control's draws
     and the test examples where their results are known one by one, else over the draws alone; above 0 it is better.
     """
@@ -59,8 +59,8 @@ def untrained(
     for arm in ("random", "reinit"):
         scores = []
         for index in range(replicates):
-            rival = _RIVALS[arm](contest, derive(seed, "untrained", arm, index))
-            scores.append(_score(contest, rival, bench, derive(seed, "order", arm, index)))
+            control = _CONTROLS[arm](contest, derive(seed, "untrained", arm, index))
+            scores.append(_score(contest, control, bench, derive(seed, "order", arm, index)))
         values = [score.metric for score in scores]
         alone, outcomes = interval(values), _outcomes(scores)
         alone = within(alone, (0.0, 1.0)) if alone and share else alone
@@ -172,14 +172,14 @@ def _on_fresh_weights(contest: Contest, seed: int) -> Ticket:
     return _in_keeping(contest, replace(ticket, origin=origin))
 
 
-def _in_keeping(contest: Contest, rival: Ticket) -> Ticket:
-    """The rival with its own α: the mean of |w| over what it keeps, where the ticket is binary."""
-    found = rival.representation
+def _in_keeping(contest: Contest, control: Ticket) -> Ticket:
+    """The control with its own α: the mean of |w| over what it keeps, where the ticket is binary."""
+    found = control.representation
     if found.kind != "binary":
-        return rival
-    weights = rival.origin.state_dict(contest.architecture, contest.trusted)
-    scales = {name: _alpha(weights[name], rival.mask[name], scale) for name, scale in found.scales.items()}
-    return replace(rival, representation=replace(found, scales=scales))
+        return control
+    weights = control.origin.state_dict(contest.architecture, contest.trusted)
+    scales = {name: _alpha(weights[name], control.mask[name], scale) for name, scale in found.scales.items()}
+    return replace(control, representation=replace(found, scales=scales))
 
 
 def _alpha(weight: Tensor, mask: Tensor, like: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def _alpha(weight: Tensor, mask: Tensor, like: Tensor) -> Tensor:
     return alpha
 
 
-_RIVALS = {"random": _shuffled, "reinit": _on_fresh_weights}
+_CONTROLS = {"random": _shuffled, "reinit": _on_fresh_weights}
 
 
 def _score(

@@ -1,4 +1,4 @@
-"""Verify a ticket: train it and its rivals on fresh seeds, and say whether it wins."""
+"""Verify a ticket: train it and its controls on fresh seeds, and say whether it wins."""
 
 from __future__ import annotations
 
