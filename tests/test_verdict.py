@@ -350,7 +350,7 @@ def test_the_sentence_says_what_is_shown_and_what_is_not() -> None:
         "This ticket does not win: it matches the dense network to within 1 point (+0.00"
     ) or text.startswith("This ticket does not win: it matches the dense network to within 1 point (0.00")
     assert (
-        ", but it does not beat reinitialised weights (−2.00 points, at least −2.09) and it is not shown that it "
+        ", but it does not beat reinitialised weights (−2.00 points, at least −2.11) and it is not shown that it "
         in text
     )
     none = {**arms, "dense": around(0.95), "random": around(0.95)}
@@ -396,9 +396,31 @@ def test_margins() -> None:
     assert Margin().of("loss", -200.0, share=False).amount == pytest.approx(0.4)
     assert Margin(0.1, "relative").of("accuracy", 0.5, share=True).words() == "5 points, 10 % of the dense mean"
     assert Margin(0.01).of("accuracy", 0.5, share=True).words() == "1 point"
-    for value in (-0.1, math.nan, math.inf):
-        with pytest.raises(TombolaError, match="margin is"):
+    words = {
+        0.2: "20 points",
+        0.000279: "0.0279 points",
+        0.01234: "1.23 points",
+        0.0: "0 points",
+        2e-12: "2.00e−10 points",
+    }
+    for value, text in words.items():
+        assert Margin(value).of("accuracy", 0.5, share=True).words() == text
+    assert Margin(12.0, "absolute").of("loss", 50.0, share=False).words() == "12 in loss"
+    Margin(5.0, "absolute").check("loss")  # in its own unit any size is one
+    for value in (1.0, 1.5):
+        with pytest.raises(TombolaError, match="any network would match"):
             Margin(value)
+        with pytest.raises(TombolaError, match="any network would match"):
+            Margin(value, "relative")
+        with pytest.raises(TombolaError, match="any network would match"):
+            Margin(value, "absolute").check("accuracy")
+    Margin(0.999).check("accuracy")
+    for odd in (True, "0.1", None, 1j):
+        with pytest.raises(TombolaError, match="margin is"):
+            Margin(odd, "absolute")  # type: ignore[arg-type]
+    for value in (-0.1, math.nan, math.inf):
+        with pytest.raises(TombolaError, match="must be a number of at least 0"):
+            Margin(value, "absolute")
     with pytest.raises(TombolaError, match="use one of auto, absolute, relative"):
         Margin(0.1, "points")  # type: ignore[arg-type]
 

@@ -58,12 +58,10 @@ def least_margin(found: Difference, error_rate: float) -> float | None:
 
 
 def _decides(found: Difference, gap: float, error_rate: float, replicates: int) -> bool:
-    """Whether so many replicates of every arm would leave an error that `gap` stands out from."""
+    """Whether so many replicates of every arm would leave an error that `gap` stands out from; it must not be 0 now."""
     now = min(arm.replicates for arm in found.arms)
     seeds, interaction = ((part or 0.0) * now / replicates for part in (found.seeds, found.interaction))
     total = seeds + interaction + found.examples
-    if total == 0:
-        return gap > 0
     own = sum(arm.variance for arm in found.arms)
     share = (found.seeds or 0.0) / own if own > 0 else 0.0
     parts = [(share**0.25 * arm.variance * now / replicates, replicates - 1.0) for arm in found.arms]
