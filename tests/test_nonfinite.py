@@ -118,7 +118,7 @@ def test_products_with_a_vector(kind: str) -> None:
         for choice in gemv_choices(weight):
             gemv = build_gemv(weight, None, choice, relu=True)
             found = torch.empty(40)
-            step = gemv.step(x.data_ptr(), found.data_ptr())
+            step = gemv.step(x, found)
             Program([step], 1).run()
             agree(found, wanted, weight @ x)
 

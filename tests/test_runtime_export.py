@@ -110,8 +110,10 @@ class BySum(nn.Module):
         return x if x.shape[0] > 3 else -x
 
 
-@pytest.mark.parametrize("form", ["torch", "onnx"])
-@pytest.mark.parametrize("model", [ByBatch(), Drawing(), BySum()], ids=lambda model: type(model).__name__)
+WRONG = [(ByBatch(), "torch"), (BySum(), "torch"), (ByBatch(), "onnx"), (BySum(), "onnx"), (Drawing(), "onnx")]
+
+
+@pytest.mark.parametrize(("model", "form"), WRONG, ids=lambda value: str(value).split("(")[0])
 @pytest.mark.parametrize("batch", [1, 4])
 def test_an_export_that_would_be_wrong_is_not_written(model: nn.Module, batch: int, form: str, tmp_path: Path) -> None:
     if form == "onnx":
@@ -121,6 +123,41 @@ def test_an_export_that_would_be_wrong_is_not_written(model: nn.Module, batch: i
         export(model, (torch.ones(batch, 3),), tmp_path / "out", ["state_dict", form])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_torch_program_draws_the_numbers_that_the_network_draws(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    assert export(Drawing(), (torch.ones(4, 3),), tmp_path, ["torch"])["network.pt2"]["error"] == 0
+    assert torch.equal(before, torch.get_rng_state())
+    found = []
+    for network in (Drawing(), torch.export.load(tmp_path / "network.pt2").module()):
+        torch.manual_seed(1)
+        found.append(network(torch.ones(5, 3)))
+    assert torch.equal(*found)
+
+
+class Counting(nn.Module):
+    """Another output at every call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return x * self.count
+
+
+def test_an_export_of_a_network_with_state_goes_on_as_the_network_does(tmp_path: Path) -> None:
+    model = Counting()
+    export(model, (torch.ones(4, 3),), tmp_path, ["torch"])
+    assert model.count == 0
+    again = torch.export.load(tmp_path / "network.pt2").module()
+    assert [float(again(torch.ones(1, 3))[0, 0]) for _ in range(2)] == [1, 2]
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    with pytest.raises(TombolaError, match="leave this format out"):
+        export(model, (torch.ones(4, 3),), tmp_path, ["onnx"])
 
 
 class OneSize(nn.Module):

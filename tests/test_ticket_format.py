@@ -10,6 +10,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,51 @@ def test_files_that_are_no_tickets(tmp_path: Path) -> None:
                 read(path)
             assert repr(str(path)) in str(caught.value)
             assert "\n" not in str(caught.value)
+
+
+def test_files_of_other_programs_say_how_to_go_on(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    x = torch.ones(1, 3)
+    for name, value in (("state.pt", model.state_dict()), ("module.pt", model)):
+        torch.save(value, tmp_path / name)
+    torch.save(model.state_dict(), tmp_path / "legacy.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "python.pkl").write_bytes(pickle.dumps({"a": 1}))
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "plain.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.save(torch.jit.trace(model, x), tmp_path / "script.pt")
+        torch.export.save(torch.export.export(model, (x,)), tmp_path / "program.pt2")
+    (tmp_path / "net.onnx").write_bytes(b"\x08\x0a\x12\x07pytorch\x1a\x052.9.0\x3a\x04")
+    said = {
+        "state.pt": "weights or a module of torch", "module.pt": "weights or a module of torch",
+        "legacy.pt": "a pickle, which", "python.pkl": "a pickle, which", "plain.safetensors": "weights alone",
+        "script.pt": "a TorchScript file", "program.pt2": "a torch.export program", "net.onnx": "an ONNX network",
+    }  # fmt: skip
+    assert sorted(said) == sorted(path.name for path in tmp_path.iterdir())
+    for name, what in said.items():
+        for read in (Ticket.load, Ticket.look, container.ticket_digest):
+            with pytest.raises(TicketError, match=f"not a ticket but {what}") as caught:
+                read(tmp_path / name)
+            assert "tombola.deploy(model, example)" in str(caught.value)
+            assert "\n" not in str(caught.value)
+    ticket = Ticket.from_models(  # as the lines say
+        origin=Origin.stored(model), mask=Mask.from_zeros(model), final_state=model.state_dict(), provenance={}
+    )
+    assert torch.equal(ticket.build(model=torch.nn.Linear(3, 2)).weight, model.weight)
+
+
+def test_cut_archives_are_no_tickets_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "cut.pt"
+    torch.save({"a": torch.ones(2)}, path)
+    whole = path.read_bytes()
+    for data in (b"\x08", b"\x80", b"\x08\x01", b"PK"):
+        path.write_bytes(data)
+        with pytest.raises(TicketError, match="not a ticket"):
+            Ticket.load(path)
+    for size in (4, 9, 30, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(TicketError, match="not a ticket"):
+            Ticket.load(path)
 
 
 def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

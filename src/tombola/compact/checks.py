@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.compact.compare import EQUAL, difference, outputs
+from tombola.compact.compare import allowed, difference, outputs
 from tombola.compact.copies import copied, differ
 from tombola.compact.inputs import Batch, Inputs, inputs_like
-from tombola.nn.forward import leaves, mapped
+from tombola.nn.forward import mapped
 from tombola.rng.guard import seeded
 
 
@@ -22,6 +22,10 @@ def plain_tensors() -> Iterator[None]:
     """No gradients, and no inference tensors, which cannot be written to later: also within torch.inference_mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+Compare = Callable[[Any, Any], float]
+"""How far the second of two outputs is off from the first."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +39,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Error:
-    """The largest error found, as max|a - b| / max|a|, and on which inputs."""
+    """The largest error found, as max|a - b| / max|a|, and on which inputs; infinite where a call was refused."""
 
     size: float = 0.0
     what: str = ""
@@ -65,31 +69,32 @@ class Checks:
         sizes = (one.inputs for one in self.answers if not _empty(one))
         return next((x for x in sizes if x[0].shape != self.example[0].shape), None)
 
-    def error(self, network: Callable[..., Any]) -> Error:
+    def error(self, network: Callable[..., Any], compare: Compare = difference) -> Error:
         """How far another network's answers are off in the same calls; it may be changed by them if not `steady`."""
         worst = Error()
         for seed, answer in enumerate(self.answers):
             if not _empty(answer):
-                off = _off(answer, network, seed)
-                worst = Error(off, answer.what) if off > worst.size else worst
+                found = _off(answer, network, seed, compare)
+                worst = found if found.size > worst.size else worst
         return worst
 
     def takes_none(self, network: Callable[..., Any]) -> bool:
         """Whether the other network gives for an empty batch what the first gives."""
-        return all(_off(one, network, 0) <= self.allowed for one in self.answers if _empty(one))
+        return all(_off(one, network, 0, difference).size <= self.allowed for one in self.answers if _empty(one))
 
 
 def _empty(answer: Answer) -> bool:
     return not all(x.numel() for x in answer.inputs)
 
 
-def _off(answer: Answer, network: Callable[..., Any], seed: int) -> float:
+def _off(answer: Answer, network: Callable[..., Any], seed: int, compare: Compare) -> Error:
     """How far another network's answer is off; infinitely where it refuses the inputs."""
     try:
         have = _call(network, answer.inputs, seed)
-    except Exception:  # whatever a changed network may raise
-        return float("inf")
-    return difference(answer.output, have)
+    except Exception as error:  # whatever a changed network may raise
+        said = " ".join(str(error).split())[:120]
+        return Error(float("inf"), f"{answer.what}, which it refuses: {type(error).__name__} {said}")
+    return Error(compare(answer.output, have), answer.what)
 
 
 def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
@@ -100,16 +105,15 @@ def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
     """
     runner, fresh = copied(model), copied(model)
     first = tuple(x.detach().clone() for x in example)
-    with seeded(0, cuda=True):
-        outputs(runner, first)  # a clear line if it cannot
-        drawn, batch = inputs_like(lambda *inputs: _call(runner, inputs, 0), first)
+    outputs(runner, first)  # a clear line if it cannot
+    drawn, batch = inputs_like(lambda *inputs: _call(runner, inputs, 0), first)
     steady = not differ(runner, fresh)
     if not steady:
         runner = copied(model)
     answers = tuple(
         Answer(one.what, one.inputs, _kept(_call(runner, one.inputs, seed))) for seed, one in enumerate(drawn)
     )
-    return Checks(answers, batch, steady and not differ(runner, fresh), _allowed(answers[0].output))
+    return Checks(answers, batch, steady and not differ(runner, fresh), allowed(answers[0].output))
 
 
 def _call(network: Callable[..., Any], inputs: Inputs, seed: int) -> Any:
@@ -121,9 +125,3 @@ def _call(network: Callable[..., Any], inputs: Inputs, seed: int) -> Any:
 def _kept(output: Any) -> Any:
     """The output with tensors of its own: the network may write into what it returned."""
     return mapped(lambda tensor: tensor.detach().clone(), output)
-
-
-def _allowed(output: Any) -> float:
-    """EQUAL, or some roundings of an output in half precision."""
-    dtypes = {x.dtype for x in leaves(output) if x.is_floating_point()}
-    return max([EQUAL, *(8 * torch.finfo(dtype).eps for dtype in dtypes if torch.finfo(dtype).eps > EQUAL)])

@@ -11,12 +11,10 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from tombola.compact.compare import EQUAL, largest_error, outputs
+from tombola.compact.compare import allowed, difference, outputs
 from tombola.compact.copies import copied
 from tombola.errors import TombolaError
 from tombola.hold import release
-from tombola.nn.forward import leaves
-from tombola.rng.guard import seeded
 
 _HOOKS = (prune.BasePruningMethod, SpectralNorm, WeightNorm)
 """The forward pre-hooks of torch that compute a weight and put it into the module as a plain attribute."""
@@ -38,12 +36,12 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     plain = copied(model)
     computes = any(map(_computes, plain.modules()))
     before = {name: (buffer, buffer.clone()) for name, buffer in plain.named_buffers()} if computes else {}
-    want = _drawn_alike(plain, example) if computes else None
+    want = outputs(plain, example) if computes else None
     with torch.no_grad():
         found = [*_take_computed(plain), *_take_hooked(plain)]
         release(plain)
         if found:
-            _check(want, _drawn_alike(plain, example), found)
+            _check(want, outputs(plain, example), found)
         for buffer, value in before.values():
             buffer.copy_(value)  # what the calls changed
     return plain
@@ -108,16 +106,9 @@ def _computes(module: nn.Module) -> bool:
     return parametrize.is_parametrized(module) or any(isinstance(hook, _HOOKS) for hook in hooks)
 
 
-def _drawn_alike(model: nn.Module, example: Sequence[Tensor]) -> Any:
-    """Its outputs, always with the same random draws."""
-    with seeded(0, cuda=True):
-        return outputs(model, example)
-
-
 def _check(want: Any, have: Any, taken: Sequence[str]) -> None:
-    coarsest = max((torch.finfo(x.dtype).eps for x in leaves(want) if x.is_floating_point()), default=0.0)
-    error = largest_error(want, have)
-    if not error <= max(EQUAL, 4 * coarsest):
+    error = difference(want, have)
+    if not error <= allowed(want):
         raise TombolaError(
             f"with the weights that hooks and parametrisations compute ({', '.join(taken[:3])}) as parameters the "
             f"network gives outputs that differ by {error:.1e}: they are not the same at every call; make them plain"

@@ -58,7 +58,7 @@ def inputs_like(run: Callable[..., Any], example: Sequence[Tensor]) -> tuple[tup
 
 def _other_sizes(tries: _Tries, size: int) -> tuple[tuple[bool, ...], list[Drawn], str | None]:
     """Which inputs carry the batch; inputs of other batch sizes; why there are none."""
-    sizes = [n for n in (size + 1 if 1 < size < 8 else 3, 1, 0) if n != size]
+    sizes = [n for n in dict.fromkeys((size + 1 if 1 < size < 8 else 3, 5, 1, 0)) if n != size]
     said: list[str] = []
     for carries in ways_to_grow(tries.example):
         found: list[Drawn] = []

@@ -16,11 +16,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tombola.compact.checks import Checks, checks_of, plain_tensors
+from tombola.compact.compare import largest_error
 from tombola.compact.effective import plain_copy
+from tombola.compact.inputs import Inputs
 from tombola.errors import TombolaError
 from tombola.names import check_known
+from tombola.rng.guard import kept
 from tombola.runs.atomic import make_folder, write_atomically
-from tombola.runtime.trials import Trials, trials_of
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ONNX_BYTES = 2**31 - 2**20
@@ -53,15 +56,15 @@ def export(
     check_formats(chosen)
     if not example or not all(isinstance(x, Tensor) for x in example):
         raise TombolaError("the example is no tensors; give the network's inputs as a tuple, the batch first")
-    with torch.no_grad():
+    with plain_tensors(), kept():
         plain = plain_copy(network, example)
-        trials = trials_of(plain, example)
+        checks = checks_of(plain, example)
         found: dict[str, dict[str, Any]] = {}
         contents: dict[str, bytes] = {}
         for name in chosen:
             file, write = FORMATS[name]
-            contents[file], error = write(plain, trials)
-            batch = None if trials.open or error is None else len(example[0])
+            contents[file], error = write(plain, checks)
+            batch = None if checks.batch.only is None or error is None else len(example[0])
             found[file] = {"format": name, "bytes": len(contents[file]), "error": error, "batch": batch}
     if contents:
         make_folder(folder)
@@ -86,17 +89,17 @@ def to_onnx(network: nn.Module, example: Sequence[Tensor]) -> tuple[bytes, float
     Raises TombolaError: as `export`.
     """
     check_formats(["onnx"])
-    with torch.no_grad():
-        return _to_onnx(network, trials_of(network, example))
+    with plain_tensors(), kept():
+        return _to_onnx(network, checks_of(network, example))
 
 
-def _to_onnx(network: nn.Module, trials: Trials) -> tuple[bytes, float]:
+def _to_onnx(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
     size = sum(x.nbytes for x in (*network.parameters(), *network.buffers()))
     if size >= _ONNX_BYTES:
         raise TombolaError(
             f"the network's weights take {size:,} bytes, and an ONNX file holds at most 2 GB; leave format onnx out"
         )
-    program = _attempt("ONNX", lambda: _onnx_program(network, trials))
+    program = _attempt("ONNX", lambda: _onnx_program(network, checks))
     content: bytes = _attempt("ONNX", program.model_proto.SerializeToString)
     import onnxruntime
 
@@ -111,18 +114,20 @@ def _to_onnx(network: nn.Module, trials: Trials) -> tuple[bytes, float]:
         feed = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
         return [torch.from_numpy(np.asarray(x)) for x in session.run(None, feed)]
 
-    return content, _checked("ONNX", run, trials)
+    return content, _checked("ONNX", run, checks)
 
 
-def _onnx_program(network: nn.Module, trials: Trials) -> Any:
+def _onnx_program(network: nn.Module, checks: Checks) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
-        return torch.onnx.export(network, trials.pair, dynamo=True, verbose=False, dynamic_shapes=_open_batch(trials))
+        return torch.onnx.export(
+            network, _traced_with(checks), dynamo=True, verbose=False, dynamic_shapes=_open_batch(checks)
+        )
 
 
-def _to_program(network: nn.Module, trials: Trials) -> tuple[bytes, float]:
+def _to_program(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
     program = _attempt(
-        "torch.export", lambda: torch.export.export(network, trials.pair, dynamic_shapes=_open_batch(trials))
+        "torch.export", lambda: torch.export.export(network, _traced_with(checks), dynamic_shapes=_open_batch(checks))
     )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own reader
@@ -130,10 +135,10 @@ def _to_program(network: nn.Module, trials: Trials) -> tuple[bytes, float]:
         _attempt("torch.export", lambda: torch.export.save(program, path))
         content = path.read_bytes()
         again = _attempt("torch.export", lambda: torch.export.load(path).module())
-    return content, _checked("torch.export", again, trials)
+    return content, _checked("torch.export", again, checks)
 
 
-def _to_state(network: nn.Module, trials: Trials) -> tuple[bytes, None]:
+def _to_state(network: nn.Module, checks: Checks) -> tuple[bytes, None]:
     def content() -> bytes:
         return safetensors.torch.save({name: value.cpu().clone().contiguous() for name, value in state.items()})
 
@@ -143,7 +148,7 @@ def _to_state(network: nn.Module, trials: Trials) -> tuple[bytes, None]:
     return _attempt("a state_dict", content), None
 
 
-Writer = Callable[[nn.Module, Trials], tuple[bytes, float | None]]
+Writer = Callable[[nn.Module, Checks], tuple[bytes, float | None]]
 FORMATS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
     {
         "onnx": ("network.onnx", _to_onnx),
@@ -154,11 +159,21 @@ FORMATS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
 """format -> (file name, what gives its content and error)."""
 
 
-def _open_batch(trials: Trials) -> Any:
-    if not trials.open:
+def _open_batch(checks: Checks) -> Any:
+    if checks.batch.only is not None:
         return None
     batch = torch.export.Dim("batch")
-    return tuple({0: batch} if own else None for own in trials.carries)
+    return tuple({0: batch} if own else None for own in checks.batch.carries)
+
+
+def _traced_with(checks: Checks) -> Inputs:
+    """A batch of 2, since one of 1 would be taken for a fixed size; or the example."""
+    if checks.batch.only is not None:
+        return checks.example
+    rows = torch.arange(2) % checks.batch.size
+    return tuple(
+        x[rows.to(x.device)] if own else x for x, own in zip(checks.example, checks.batch.carries, strict=True)
+    )
 
 
 def _attempt(what: str, make: Callable[[], Any]) -> Any:
@@ -171,12 +186,12 @@ def _attempt(what: str, make: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _checked(what: str, run: Callable[..., Any], trials: Trials) -> float:
+def _checked(what: str, run: Callable[..., Any], checks: Checks) -> float:
     """The error, if it is none to speak of. Raises TombolaError."""
-    error, where = _attempt(what, lambda: trials.error(run))
-    if not error <= trials.allowed:
+    off = checks.error(run, largest_error)
+    if not off.size <= checks.allowed:
         raise TombolaError(
-            f"as {what} the network gives outputs that differ by {error:.1e} on {where}: what it computes hangs on the "
-            "batch size, on numbers drawn, or on branches that an export fixes; leave this format out"
+            f"as {what} the network gives outputs that differ by {off.size:.1e} on {off.what}: what it computes hangs "
+            "on the batch size, on numbers drawn, or on branches that an export fixes; leave this format out"
         )
-    return float(error)
+    return off.size

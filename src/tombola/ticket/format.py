@@ -26,6 +26,7 @@ from tombola.errors import TicketError
 from tombola.formats import plural
 from tombola.strict import parse_json
 from tombola.ticket.deflate import deflate, inflate
+from tombola.ticket.foreign import told
 
 FORMAT = 2  # the newest format this version writes and reads; all older ones stay readable
 HEADER_LIMIT = 20_000_000  # bytes of the safetensors header
@@ -203,9 +204,13 @@ def _in_folder(folder: Path) -> str:
 
 def _read_checked(file: BinaryIO, size: int) -> bytes:
     first = file.read(8)
-    end = _header_end(first, size)
-    head = first + file.read(end - 8)
-    _digest_place(head)
+    try:
+        end = _header_end(first, size)
+        head = first + file.read(end - 8)
+        _digest_place(head)
+    except TicketError as error:
+        what = told(file)
+        raise TicketError(f"not a ticket but {what}") if what else error from None
     data = head + file.read(size - end)
     if len(data) != size:
         raise TicketError(f"cut short while being read: {len(data)} of {size} bytes")
