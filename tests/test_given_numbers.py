@@ -47,3 +47,26 @@ def test_sizes_are_whole_numbers(field: str, value: Any) -> None:
     with pytest.raises(TombolaError, match=f"{field} is {value!r}, but it must be a whole number"):
         tb.Recipe(**{field: value})
     assert type(getattr(tb.Recipe(**{field: np.int32(4)}), field)) is int  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [2**63, -(2**64), 10**400, pytest.param(10**5000, id="5000 digits")])
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [
+        (tb.Recipe, "lr"),
+        (tb.Recipe, "gamma"),
+        (tb.Recipe, "patience"),
+        (tb.IterativePruning, "rate"),
+        (tb.EdgePopup, "density"),
+    ],
+)
+def test_numbers_of_more_than_64_bits_are_refused(kind: Any, field: str, value: int) -> None:
+    with pytest.raises(TombolaError, match=rf"{field} is a number of [\d,]+ bits, but it must be") as raised:
+        kind(**{field: value})
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("field", ["rounds", "levels"])
+def test_no_search_has_billions_of_levels(field: str) -> None:
+    with pytest.raises(TombolaError, match=f"{field} is 100000000000, but it must lie between"):
+        tb.IterativePruning(**{field: 10**11})

@@ -39,6 +39,7 @@ def is_refused(argv: tuple[str, ...], *words: str, allowed: str = "") -> None:
     lines = [line for line in err.splitlines() if not (allowed and allowed in line)]
     assert len(lines) == 1, err
     assert "Traceback" not in err
+    assert len(err) < 2000, len(err)
     assert all(word in err for word in words), err
     assert time.monotonic() - begun < HANG
     assert sorted(Path().rglob("*")) == before
@@ -139,6 +140,23 @@ FINDS = [
 @pytest.mark.parametrize(("option", "value"), FINDS, ids=lambda text: text[:24].encode("unicode_escape").decode())
 def test_a_search_is_refused(option: str, value: str, here: Path) -> None:
     is_refused((*FIND, f"--{option}", value))
+
+
+NINES = "9" * 400
+ENDLESS = [
+    *((option, NINES) for option in ("--lr", "--momentum", "--gamma", "--rounds", "--levels", "--in_memory_limit")),
+    *((option, NINES * 20) for option in ("--lr", "--seed")),
+    *(
+        (option, "x" * 5000)
+        for option in ("--augment", "--data_args", "--checkpoint", "--start", "--rewind", "--config")
+    ),
+    ("--criterion", "x " * 5000),
+]
+
+
+@pytest.mark.parametrize(("option", "value"), ENDLESS, ids=lambda text: text[:12])
+def test_values_without_end_are_refused_in_a_short_line(option: str, value: str, here: Path) -> None:
+    is_refused((*FIND, option, value), *([] if value[0] == "x" else ["number of"]))
 
 
 def test_wide_layers_are_held_against_the_memory(here: Path) -> None:

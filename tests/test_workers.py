@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from tombola import cores
+from tombola.cli.screen import plain_warnings
+from tombola.cores import CoresWarning
 from tombola.errors import RunError, TombolaError
 from tombola.runs.directory import Stage
 from tombola.runs.workers import Crew, WorkerWarning
@@ -59,6 +62,19 @@ def raising(number: int) -> int:
         sys.exit(5)
     time.sleep(0 if number == 0 else HANG)
     return number
+
+
+def warning(number: int) -> int:
+    warnings.warn("said\nby all", CoresWarning, stacklevel=1)
+    warnings.warn(f"said by {number}", _own_class(), stacklevel=1)
+    return number
+
+
+def _own_class() -> type[Warning]:
+    class Local(UserWarning):
+        pass
+
+    return Local
 
 
 def working(folder: str) -> None:
@@ -114,6 +130,18 @@ def workers_in(folder: Path) -> list[int]:
 def test_items_come_in_order_from_several_processes() -> None:
     assert results(double, list(range(5))) == [0, 2, 4, 6, 8]
     assert results(double, []) == []
+
+
+def test_warnings_of_workers_are_shown_as_those_of_this_process(capfd: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert results(warning, [0, 1]) == [0, 1]
+    said = {(str(one.message), one.category) for one in caught}
+    assert said == {("said\nby all", CoresWarning), ("said by 0", UserWarning), ("said by 1", UserWarning)}
+    with plain_warnings():
+        assert results(warning, [5]) == [5]
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == ["tombola: warning: said by all", "tombola: warning: said by 5"]
 
 
 @posix

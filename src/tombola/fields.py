@@ -27,6 +27,7 @@ _WORDS: dict[type, str] = {
     tuple: "a list",
     NoneType: "None",
 }
+_HUGE = 2**63
 _LISTS = (Sequence, Collection, Iterable)
 _MORE_WORDS: dict[Any, str] = {
     **_WORDS,
@@ -38,13 +39,21 @@ _MORE_WORDS: dict[Any, str] = {
 def check_fields(options: object) -> None:
     """TombolaError if a field of this dataclass is not of its type; types that are not plain ones are left alone.
 
-    NumPy's numbers count as numbers, whole numbers as numbers, True as neither; any list but a text will do.
+    NumPy's numbers count as numbers, whole numbers as numbers, True as neither; any list but a text will do. Whole
+    numbers are those of 64 bits: nothing is counted that has more.
     """
     for name, allowed in _plain_types(type(options)).items():
         value = getattr(options, name)
+        if isinstance(value, int) and not -_HUGE <= value < _HUGE:
+            raise TombolaError(f"{name} is {in_few_digits(value)}, but it must be a number of at most 64 bits")
         if not any(_is(value, kind) for kind in allowed):
             words = " or ".join(_WORDS[kind] for kind in allowed)
             raise TombolaError(f"{name} is {repr(value)[:80]}, but it must be {words}")
+
+
+def in_few_digits(value: int) -> str:
+    """A whole number as text, however many digits it has (Python writes no more than 4300)."""
+    return f"{value:,}" if abs(value) < _HUGE else f"a number of {value.bit_length():,} bits"
 
 
 def checked(function: Callable[Given, Found]) -> Callable[Given, Found]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from tombola.cli.errors import one_line, unexpected
-from tombola.cli.screen import Screen, plain_warnings, printable
+from tombola.cli.screen import Screen, brief, plain_warnings
 from tombola.cli.signals import Ended, ending_signals_raised
 from tombola.cli.verb import DEFAULT_METHOD, Verb
 from tombola.errors import TombolaError, place_of
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _say(text: str, status: int) -> int:
-    print(f"tombola: error: {printable(text)}", file=sys.stderr)
+    print(f"tombola: error: {brief(text)}", file=sys.stderr)
     return status
 
 

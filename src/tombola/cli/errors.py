@@ -22,6 +22,8 @@ _TYPES = {
 
 _WHOLE = "TOMBOLA_TRACEBACK=1 shows the traceback"
 
+_KEY = r'Parser key "([^"]+)"'
+
 _SOURCE = ' in "<unicode string>",'
 
 
@@ -62,6 +64,11 @@ def parser_line(message: str, options: Iterable[str], command: str) -> str:
         return f"{found[1]} needs a value; see {command} --help"
     if found := re.match(r"the following arguments are required: (.+)", text):
         return f"{found[1]} is missing; see {command} --help"
+    if text == "int too large to convert to float":
+        return "an option is a number of hundreds of digits; give a number of at most 64 bits"
+    if "integer string conversion" in text:
+        name = ".".join(re.findall(_KEY, message)) or "a number"
+        return f"{name} has thousands of digits; give a number of at most 64 bits"
     if found := re.search(r"Option '([^']+)' is not accepted", text):
         return _unknown_key(found[1], text, names, command)
     if found := re.search(r"File does not exist: '?([^']+)'?", text):
@@ -95,7 +102,7 @@ def _unknown_key(key: str, text: str, names: list[str], command: str) -> str:
 
 
 def _wrong_type(message: str) -> str | None:
-    keys = re.findall(r'Parser key "([^"]+)"', message)
+    keys = re.findall(_KEY, message)
     value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
     wanted = dict.fromkeys(re.findall(r"Expected a <class '(\w+)'>", message))
     if "Expected a dot import path string" in message:  # what the parser wants of a nested dataclass

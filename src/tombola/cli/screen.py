@@ -19,6 +19,8 @@ from tombola.runs.record import stamped
 
 PLAIN_WIDTH = 160  # of what is no terminal: files and pipes do not wrap
 
+_LONGEST_WORD, _LONGEST_MESSAGE = 500, 1500  # characters, of what stderr says of a value that somebody gave
+
 
 class Screen:
     """Writes for people, and at the end the result for machines."""
@@ -78,6 +80,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
+def brief(text: str) -> str:
+    """A message for stderr, printable: words and whole messages without end are cut."""
+    words = (
+        word if len(word) <= _LONGEST_WORD else f"{word[:80]}...{word[-20:]}" for word in printable(text).split(" ")
+    )
+    said = " ".join(words)
+    return said if len(said) <= _LONGEST_MESSAGE else f"{said[: _LONGEST_MESSAGE - 100]} ... {said[-90:]}"
+
+
 @contextmanager
 def plain_warnings() -> Iterator[None]:
     """Warnings as one line on stderr, without the place in the code."""
@@ -90,7 +101,7 @@ def plain_warnings() -> Iterator[None]:
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        print(f"tombola: warning: {printable(' '.join(str(message).split()))}", file=file or sys.stderr)
+        print(f"tombola: warning: {brief(' '.join(str(message).split()))}", file=file or sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)

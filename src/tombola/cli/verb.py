@@ -83,7 +83,7 @@ class Verb:
     def _parse(self, parser: ArgumentParser, words: Sequence[str]) -> Namespace:
         try:
             given: Namespace = parser.parse_args(list(words))
-        except (ArgumentError, KeyError, TypeError, ValueError) as error:
+        except (ArgumentError, KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, TombolaError):
                 raise
             raise TombolaError(parser_line(str(error), option_names(parser), self.command)) from error

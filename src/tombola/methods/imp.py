@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from tombola.prune.loop import Counts, Pruning
     from tombola.train.search import Level, Search
 
+_MOST = 10_000
+"""Levels, at most: each is a training."""
+
 
 @dataclass(frozen=True)
 class IterativePruning:
@@ -72,9 +75,9 @@ class IterativePruning:
         if self.density is not None and not 0.0 < self.density <= 1.0:
             raise TombolaError(f"density is {self.density}, but it must lie in (0, 1]: the fraction of weights kept")
         for field in ("rounds", "levels"):
-            value = getattr(self, field)
-            if value is not None and value < (1 if field == "rounds" else 0):
-                raise TombolaError(f"{field} is {value}, but at least {1 if field == 'rounds' else 0} is needed")
+            value, least = getattr(self, field), 1 if field == "rounds" else 0
+            if value is not None and not least <= value <= _MOST:
+                raise TombolaError(f"{field} is {value}, but it must lie between {least} and {_MOST:,}")
         for field in ("rate", "conv_rate", "output_rate"):
             value = getattr(self, field)
             if value is not None and not 0.0 <= value < 1.0:

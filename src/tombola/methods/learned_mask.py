@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from tombola.supermask.loop import Learning
     from tombola.train.search import Level, Search
 
+_MOST_SAMPLES = 10_000
+
 
 @dataclass(frozen=True)
 class LearnedMask:
@@ -73,8 +75,8 @@ class LearnedMask:
             raise TombolaError(f"logit is {self.logit}; it must be a finite number")
         if self.rule == "threshold" and self.logit is not None and self.logit <= 0:
             raise TombolaError(f"logit is {self.logit}, at which rule threshold keeps nothing; it must lie above 0")
-        if self.samples < 1:
-            raise TombolaError(f"samples is {self.samples}, but at least 1 is needed")
+        if not 1 <= self.samples <= _MOST_SAMPLES:
+            raise TombolaError(f"samples is {self.samples}, but it must lie between 1 and {_MOST_SAMPLES:,}")
         for field in ("mask_decay", "finetune_lr"):
             check_not_negative(field, getattr(self, field))
 

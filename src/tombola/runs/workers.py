@@ -28,6 +28,7 @@ _ATTEMPTS = 2
 _PATIENCE = 5.0  # seconds that a process is given to end when told to
 _LOOK = 1.0  # seconds between looks at who the parent is
 _PR_SET_PDEATHSIG = 1
+_RESULT, _ERROR, _WARNING = "result", "error", "warning"
 _SPAWN = multiprocessing.get_context("spawn")
 
 
@@ -81,6 +82,7 @@ class Crew(Generic[Item, Result]):
 
         Warns:
             WorkerWarning: a process was ended from outside, and its item is begun anew.
+            Warning: what the function warned of in a process, as soon as it does.
         """
         waiting, attempts = list(reversed(range(len(items)))), [0] * len(items)
         busy: dict[_Worker, int] = {}
@@ -91,14 +93,17 @@ class Crew(Generic[Item, Result]):
                     busy[self._hand_out(items[waiting[-1]], busy)] = waiting[-1]
                     attempts[waiting.pop()] += 1
                 for worker in _ready(busy):
-                    done = busy.pop(worker)
                     try:
-                        good, value = worker.link.recv()
+                        kind, value = worker.link.recv()
                     except (EOFError, OSError):
-                        self._bury(worker, attempts[done] >= _ATTEMPTS)
-                        waiting.append(done)
+                        self._bury(worker, attempts[busy[worker]] >= _ATTEMPTS)
+                        waiting.append(busy.pop(worker))
                         continue
-                    if not good:
+                    if kind == _WARNING:
+                        _warn_again(*value)
+                        continue
+                    done = busy.pop(worker)
+                    if kind == _ERROR:
                         raise value
                     found[done] = value
             yield found.pop(index)
@@ -142,6 +147,15 @@ def _ready(busy: dict[_Worker, int]) -> list[_Worker]:
     return [links[link] for link in wait(list(links)) if isinstance(link, Connection)]
 
 
+def _warn_again(text: str, kind: bytes) -> None:
+    """A worker's warning, shown as this process shows its own."""
+    try:
+        category = pickle.loads(kind)  # what our own worker has sent
+    except Exception:  # of a module that only the worker has
+        category = UserWarning
+    warnings.warn(text, category, stacklevel=4)
+
+
 def _ending(status: int | None) -> str:
     if status is None:
         return "closed its pipe"
@@ -179,25 +193,41 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _work(link: Connection, function: Callable[[Any], Any], threads: int | None) -> None:
-    """What a worker does: an item in, (True, result) or (False, error) out, until the pipe is closed."""
+    """What a worker does: an item in, its result or an error out, and warnings before, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     _end_with_parent()
+    warnings.showwarning = _warnings_sent(link)
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
     while True:
         try:
-            answer = (True, function(link.recv()))
+            answer = (_RESULT, function(link.recv()))
         except (EOFError, _Stopped):
             return
         except BaseException as error:  # of a user's code, whatever it may be
-            answer = (False, _sendable(error))
+            answer = (_ERROR, _sendable(error))
         try:
             link.send(answer)
         except OSError:  # nobody listens any more
             return
+
+
+def _warnings_sent(link: Connection) -> Callable[..., None]:
+    """In the place of `warnings.showwarning`: the process that started this one is to show them, in its own way."""
+    one_at_a_time = threading.Lock()
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        try:
+            kind = pickle.dumps(category)
+        except Exception:  # a class within a function
+            kind = pickle.dumps(UserWarning)
+        with one_at_a_time, contextlib.suppress(OSError):
+            link.send((_WARNING, (str(message), kind)))
+
+    return show
 
 
 class _Stopped(BaseException):

@@ -15,6 +15,7 @@ from tombola.methods.request import made
 from tombola.names import imported_if_trusted, is_import_path
 from tombola.ticket.tensors import show
 from tombola.ticket.ticket import Ticket
+from tombola.train.length import Length
 from tombola.train.optimizer import OPTIMIZERS
 from tombola.train.recipe import Recipe
 
@@ -36,7 +37,7 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: S
 
     A search that trained scores alone has a recipe for scores; there the preset of weight training holds, if any.
     An optimiser that the ticket names by import path is imported only if it lies under a `trusted` prefix; otherwise it
-    must be among what is given.
+    must be among what is given, as must a length of years.
     """
     kind = METHODS.get(recorded_name(ticket, "method") or "")
     if getattr(kind, "trains_scores_only", False):
@@ -52,9 +53,25 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: S
     if not isinstance(recorded, Mapping) or not {one.name for one in fields(Recipe)} >= set(recorded):
         raise TombolaError("the ticket does not say how it was trained; give a Recipe")
     recipe = made(Recipe, recorded, given)
+    if "length" not in (given or {}):
+        _check_length(recipe.length)
     if "optimizer" not in (given or {}):
         _check_optimizer(recipe.optimizer, trusted)
     return recipe
+
+
+_LONGEST = Length(10_000, 10_000_000)
+"""What a ticket may ask for by itself: a file that somebody sent must not take a machine for years."""
+
+
+def _check_length(text: str) -> None:
+    """TombolaError if the training that a ticket asks for is absurdly long."""
+    length = Length.parse(text)
+    if length.epochs > _LONGEST.epochs or length.iterations > _LONGEST.iterations:
+        raise TombolaError(
+            f"the ticket asks for a training of {text}, and at most {_LONGEST.epochs:,} epochs or "
+            f"{_LONGEST.iterations:,} iterations are taken from a ticket; if it is meant, give the length yourself"
+        )
 
 
 def _check_optimizer(name: str, trusted: Sequence[str]) -> None:

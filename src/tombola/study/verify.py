@@ -224,7 +224,8 @@ def _run(
 ) -> dict[str, Any]:
     items = [_Job(verification, arm, i, directory) for arm in ARMS for i in range(verification.replicates)]
     trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
-    with limit_threads(verification.options.threads), progress.track("arms and replicates", len(items)) as update:
+    title = f"arms and replicates, {verification.recipe.length} each"
+    with limit_threads(verification.options.threads), progress.track(title, len(items)) as update:
         found = map_jobs(_train_arm, items, jobs, progress=progress, splits=splits)
         for done, (job, trial) in enumerate(zip(items, found, strict=True), start=1):
             trials[job.arm].append(trial)
