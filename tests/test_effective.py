@@ -114,6 +114,38 @@ def test_weights_that_change_from_call_to_call_are_refused() -> None:
     assert "\n" not in str(caught.value)
 
 
+class Stateful(nn.Module):
+    """Counts its calls in a buffer, in an attribute and in a list; its weight is pruned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+        self.mean, self.seen = torch.zeros(()), [1.0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        y = self.a(x)
+        self.mean = 0.5 * self.mean + y.mean()
+        self.seen.append(float(len(self.seen)))
+        return y * self.calls + self.mean + sum(self.seen)
+
+
+def test_a_pruned_network_goes_on_from_its_present_state() -> None:
+    model, other = Stateful().eval(), Stateful().eval()
+    other.load_state_dict(model.state_dict())
+    for one in (model, other):
+        prune.l1_unstructured(one.a, "weight", 0.5)
+    x = torch.randn(5, 4)
+    plain, deployed = plain_copy(model, (x,)), deploy(model, x, threads=1)
+    assert (float(model.calls), len(model.seen), float(model.mean)) == (0, 1, 0)
+    with torch.no_grad():
+        for _ in range(3):
+            want = other(x)
+            assert torch.equal(plain(x), want)
+            torch.testing.assert_close(deployed(x), want)
+
+
 def test_what_cannot_be_copied_is_one_line() -> None:
     import threading
 

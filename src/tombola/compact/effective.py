@@ -24,7 +24,7 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     """A copy in eval mode without parametrisations, held masks and what torch.nn.utils' prune, weight_norm and
     spectral_norm attach: its parameters are the effective weights.
 
-    Where weights are computed, the copy is called on the example first, in eval mode. A computed weight becomes a
+    Where weights are computed, another copy is called on the example first, in eval mode. A computed weight becomes a
     parameter of its own, also where what it is computed from is tied to another layer's.
 
     Raises:
@@ -34,16 +34,13 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TombolaError(f"{type(model).__name__} cannot be deployed; give a Ticket or an nn.Module")
     plain = copied(model)
-    computes = any(map(_computes, plain.modules()))
-    before = {name: (buffer, buffer.clone()) for name, buffer in plain.named_buffers()} if computes else {}
-    want = outputs(plain, example) if computes else None
+    called = copied(model) if any(map(_computes, plain.modules())) else plain
+    want = outputs(called, example) if called is not plain else None
     with torch.no_grad():
-        found = [*_take_computed(plain), *_take_hooked(plain)]
+        found = [*_take_computed(plain), *_take_hooked(plain, called)]
         release(plain)
         if found:
-            _check(want, outputs(plain, example), found)
-        for buffer, value in before.values():
-            buffer.copy_(value)  # what the calls changed
+            _check(want, outputs(copied(plain), example), found)
     return plain
 
 
@@ -67,14 +64,14 @@ def _take_computed(model: nn.Module) -> Iterator[str]:
             yield f"{path}.{name}" if path else name
 
 
-def _take_hooked(model: nn.Module) -> Iterator[str]:
-    """What torch's hooks computed at the last call becomes a parameter; the hooks and what they read go."""
+def _take_hooked(model: nn.Module, called: nn.Module) -> Iterator[str]:
+    """What torch's hooks computed in a copy that was called becomes a parameter; the hooks and what they read go."""
     for path, module in model.named_modules():
         for key, hook in list(module._forward_pre_hooks.items()):
             if not isinstance(hook, _HOOKS):
                 continue
             name = hook._tensor_name if isinstance(hook, prune.BasePruningMethod) else hook.name
-            value = getattr(module, name)
+            value = getattr(called.get_submodule(path), name)
             del module._forward_pre_hooks[key]
             sources = [module._parameters.pop(f"{name}_{end}", None) for end in ("orig", "g", "v")]
             for end in ("mask", "u", "v"):
