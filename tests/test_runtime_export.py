@@ -160,6 +160,39 @@ def test_an_export_of_a_network_with_state_goes_on_as_the_network_does(tmp_path:
         export(model, (torch.ones(4, 3),), tmp_path, ["onnx"])
 
 
+class Any2(nn.Module):
+    """Takes its inputs as they come."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.layer(inputs[0] + inputs[1])
+
+
+@pytest.mark.parametrize("form", ["torch", "onnx"])
+def test_inputs_that_forward_does_not_name_are_open_too(form: str, tmp_path: Path) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    (one,) = export(Any2(), (torch.randn(4, 3), torch.randn(4, 3)), tmp_path, [form]).values()
+    assert one["batch"] is None
+
+
+def test_what_an_exporter_says_is_plain_and_its_first_cause(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(TombolaError, match="written as ONNX: GuardOnDataDependentSymNode") as caught:
+        export(Branching(), (torch.ones(2, 2),), tmp_path / "out", ["onnx"])
+    assert str(caught.value).isprintable()
+
+
 class OneSize(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(3, 4).relu() + 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -104,7 +106,7 @@ def _to_onnx(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # its errors are raised as well
     session = _attempt(
         "ONNX", lambda: onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     )
@@ -121,13 +123,14 @@ def _onnx_program(network: nn.Module, checks: Checks) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         return torch.onnx.export(
-            network, _traced_with(checks), dynamo=True, verbose=False, dynamic_shapes=_open_batch(checks)
+            network, _traced_with(checks), dynamo=True, verbose=False, dynamic_shapes=_open_batch(network, checks)
         )
 
 
 def _to_program(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
     program = _attempt(
-        "torch.export", lambda: torch.export.export(network, _traced_with(checks), dynamic_shapes=_open_batch(checks))
+        "torch.export",
+        lambda: torch.export.export(network, _traced_with(checks), dynamic_shapes=_open_batch(network, checks)),
     )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch's own reader
@@ -159,11 +162,13 @@ FORMATS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
 """format -> (file name, what gives its content and error)."""
 
 
-def _open_batch(checks: Checks) -> Any:
+def _open_batch(network: nn.Module, checks: Checks) -> Any:
+    """Which axes stay open, as torch.export has them: by the parameters of forward, `*inputs` as a tuple."""
     if checks.batch.only is not None:
         return None
     batch = torch.export.Dim("batch")
-    return tuple({0: batch} if own else None for own in checks.batch.carries)
+    axes = [{0: batch} if own else None for own in checks.batch.carries]
+    return tuple(inspect.signature(network.forward).bind(*axes).arguments.values())
 
 
 def _traced_with(checks: Checks) -> Inputs:
@@ -180,10 +185,17 @@ def _attempt(what: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except Exception as error:  # the exporters raise many kinds
-        said = " ".join(str(error).split())[:160]
-        raise TombolaError(
-            f"the network cannot be written as {what}: {type(error).__name__} {said}; leave this format out"
-        ) from error
+        raise TombolaError(f"the network cannot be written as {what}: {_said(error)}; leave this format out") from error
+
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def _said(error: BaseException) -> str:
+    """The first cause of an exporter's error: what is round it tells of the exporter's steps, in colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__} {' '.join(_COLOURS.sub('', str(error)).split())[:160]}"
 
 
 def _checked(what: str, run: Callable[..., Any], checks: Checks) -> float:
