@@ -260,16 +260,24 @@ def test_a_network_of_one_batch_size_says_so() -> None:
     assert deployed.report.as_dict()["batch"].startswith("a batch of 4 only")
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize(
     ("call", "said"),
     [
         (lambda d, x: d(x, y=x), "an input named 'y' is given"),
         (lambda d, x: d(x.double()), "an input is float64 on cpu; this network was deployed for float32 on cpu"),
         (lambda d, x: d(x.long()), "an input is int64"),
-        (lambda d, x: d(x.numpy()), "an input is no tensor but ndarray"),
+        (lambda d, x: d(x.numpy()), "an input is of type ndarray"),
         (lambda d, x: d(x[0]), "inputs of shape (8,)"),
         (lambda d, x: d(x[None]), "inputs of shape (1, 3, 8)"),
-        (lambda d, x: d(), "inputs of shape ;"),
+        (lambda d, x: d(None), "an input is of type NoneType"),
+        (lambda d, x: d([x]), "an input is of type list"),
+        (lambda d, x: d(input=x.tolist()), "an input is of type list"),
+        (lambda d, x: d(x.to_sparse()), "an input is torch.float32 (3, 8) on cpu (torch.sparse_coo)"),
+        (lambda d, x: d(torch.nested.nested_tensor(list(x))), "an input is nested torch.float32 on cpu"),
+        (lambda d, x: d(x.to("meta")), "an input is float32 on meta"),
+        (lambda d, x: d(), "0 inputs given; this network was deployed for 1 input (input) of shape (2, 8), any batch"),
+        (lambda d, x: d(x, x), "2 inputs given; this network was deployed for 1 input (input)"),
     ],
 )
 def test_other_inputs_are_one_line(call: Callable[[Deployed, Tensor], object], said: str) -> None:

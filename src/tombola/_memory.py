@@ -46,8 +46,14 @@ def checked(x: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> Te
     Raises:
         TombolaError: it is no dense tensor of this dtype and shape in CPU memory.
     """
-    fits = isinstance(x, Tensor) and not x.is_nested and x.layout is _STRIDED
-    if not fits or x.dtype is not dtype or not x.is_cpu or x.dim() != 1 + len(shape) or x.shape[1:] != shape:
+    if (
+        not has_shape(x)
+        or x.layout is not _STRIDED
+        or x.dtype is not dtype
+        or not x.is_cpu
+        or x.dim() != 1 + len(shape)
+        or x.shape[1:] != shape
+    ):
         wanted = f"{dtype} (N, {', '.join(map(str, shape))}) on cpu"
         raise TombolaError(f"{what} is {described(x)}; give a plain dense tensor: {wanted}")
     if type(x) not in _CLASSES:
@@ -57,6 +63,11 @@ def checked(x: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> Te
     if x.is_neg():
         x = x.resolve_neg()
     return x  # type: ignore[no-any-return]
+
+
+def has_shape(x: Any) -> bool:
+    """Whether it is a tensor whose shape can be asked for: of nested ones it cannot."""
+    return isinstance(x, Tensor) and not x.is_nested
 
 
 def address(x: Tensor, dtype: torch.dtype, count: int) -> int:

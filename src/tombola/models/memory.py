@@ -16,10 +16,10 @@ _WIDTH = "ask for a smaller one (width, hidden)"
 
 def check_memory(name: str, build: Callable[[], nn.Module]) -> None:
     """TombolaError if the parameters of what `build` gives are more than this machine's memory; nothing is taken."""
-    import torch
+    from tombola._defaults import plainly
 
     try:
-        with torch.device("meta"):
+        with plainly("meta"):
             network = build()
     except TombolaError:
         raise

@@ -97,7 +97,12 @@ def has_norms(name: str) -> bool:
 
 
 def build_network(
-    name: str, *, input_shape: tuple[int, ...], classes: int, args: Mapping[str, Any] = MappingProxyType({})
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    classes: int,
+    args: Mapping[str, Any] = MappingProxyType({}),
+    device: str = "cpu",
 ) -> nn.Module:
     """A network of Tombola's, or whatever the import path `name` gives when called with `args`.
 
@@ -109,23 +114,28 @@ def build_network(
         input_shape: shape of one example, e.g. (3, 32, 32).
         classes: width of the output.
         args: further arguments.
+        device: where it lies; it is of float32. Neither depends on torch's defaults. A foreign network may say itself.
 
     Raises:
         TombolaError: for an unknown name, bad arguments, a failed import, or a result that is no nn.Module.
     """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise TombolaError(f"{name}: classes is {classes!r}; a positive integer is needed")
+    from tombola._defaults import plainly
+
     found = _find(name)
     if found is None:
         check_name(name)
-        return build_foreign(name, input_shape=tuple(input_shape), classes=classes, args=args)
+        with plainly(device):
+            return build_foreign(name, input_shape=tuple(input_shape), classes=classes, args=args)
     entry, from_name = found
     for given in args:
         if given not in entry.options:
             raise TombolaError(f"{name}: {unknown('argument', given, entry.options)}")
     build = partial(entry.build, input_shape=tuple(input_shape), classes=classes, **entry.fixed, **from_name, **args)
     check_memory(name, build)
-    return build()
+    with plainly(device):
+        return build()
 
 
 def _find(name: str) -> tuple[Entry, dict[str, str]] | None:

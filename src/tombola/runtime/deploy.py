@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tombola._memory import has_shape
 from tombola.compact import Compacted
 from tombola.compact import Report as CompactReport
 from tombola.compact.checks import Checks, checks_of, plain_tensors
@@ -123,7 +124,7 @@ def deploy(
             other outputs each time; threads below 1; a plan of another network.
             TicketError: the ticket cannot be built.
     """
-    if not example or not all(isinstance(x, Tensor) and 0 not in x.shape[:1] for x in example) or not example[0].dim():
+    if not example or not all(has_shape(x) and 0 not in x.shape[:1] for x in example) or not example[0].dim():
         raise TombolaError(
             "the example is no tensors, or empty; give inputs of the shape and batch size to be fast for, batch first"
         )

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tombola._memory import described, has_shape
 from tombola.compact.inputs import Batch
 from tombola.errors import TombolaError
+from tombola.formats import plural
 
 
 @dataclass(frozen=True)
 class Takes:
-    """Of each input its shape, dtype and device, and its name in the network's forward; what of it is the batch.
+    """Of each input its shape, dtype, device, layout and name in the network's forward; what of it is the batch.
 
     `empty`: whether a batch of none gives what the network gives.
     """
@@ -24,6 +26,7 @@ class Takes:
     shapes: tuple[tuple[int, ...], ...]
     dtypes: tuple[torch.dtype, ...]
     devices: tuple[str, ...]
+    layouts: tuple[torch.layout, ...]
     names: tuple[str, ...]
     batch: Batch
     empty: bool = True
@@ -41,14 +44,22 @@ class Takes:
                 f"an input named {odd[0]!r} is given; this network was deployed for {len(self.shapes)} inputs: "
                 f"{', '.join(self.names)}; deploy it with an example of all inputs"
             )
-        if not all(isinstance(x, Tensor) for x in given):
-            kind = next(type(x).__name__ for x in given if not isinstance(x, Tensor))
-            raise TombolaError(f"an input is no tensor but {kind}; this network was deployed for {self._wanted()}")
+        for x in given:
+            if not has_shape(x):
+                raise TombolaError(f"an input is {described(x)}; this network was deployed for {self._wanted()}")
+        if len(given) != len(self.shapes):
+            names = f"{plural(len(self.shapes), 'input')} ({', '.join(self.names)})"
+            raise TombolaError(
+                f"{plural(len(given), 'input')} given; this network was deployed for {names} of shape {self._wanted()}"
+            )
         if not self._fits(given):
             raise TombolaError(
                 f"inputs of shape {_shapes(given)}; this network was deployed for {self._wanted()}: "
                 "deploy it for this shape"
             )
+        for x, layout in zip(given, self.layouts, strict=True):
+            if x.layout is not layout:
+                raise TombolaError(f"an input is {described(x)}; this network was deployed for {layout}: convert it")
         for x, dtype, device in zip(given, self.dtypes, self.devices, strict=True):
             if x.dtype != dtype or x.device.type != device:
                 raise TombolaError(
@@ -60,8 +71,6 @@ class Takes:
         return tuple(given)
 
     def _fits(self, given: Sequence[Tensor]) -> bool:
-        if len(given) != len(self.shapes):
-            return False
         sizes = set()
         for x, wanted, own in zip(given, self.shapes, self.batch.carries, strict=True):
             free = own and self.batch.only is None
@@ -85,6 +94,7 @@ def takes(network: nn.Module, example: Sequence[Tensor], batch: Batch, *, empty:
         tuple(tuple(x.shape) for x in example),
         tuple(x.dtype for x in example),
         tuple(x.device.type for x in example),
+        tuple(x.layout for x in example),
         _names(network, len(example)),
         batch,
         empty,

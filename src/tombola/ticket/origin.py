@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tombola._defaults import plainly
 from tombola.errors import TicketError, TombolaError
 from tombola.hold import release
 from tombola.mask import unwrap
@@ -62,14 +63,13 @@ class NetworkSpec:
         if not is_known(self.name):
             return None
         try:
-            with torch.device("meta"):
-                module = self.build()
+            module = self.build(device="meta")
         except TicketError:
             return None
         return sum(int(tensor.numel()) for tensor in module.state_dict().values())
 
-    def build(self, trusted: Sequence[str] = ()) -> nn.Module:
-        """A fresh module with whatever values its constructor gives.
+    def build(self, trusted: Sequence[str] = (), device: str = "cpu") -> nn.Module:
+        """A fresh module with whatever values its constructor gives, float32 on `device` where it does not say itself.
 
         Only Tombola's own networks are built freely; any other is imported only if its import path, and the
         module that defines it, lie under one of `trusted` (e.g. "torchvision.models."). With input_shape and
@@ -79,7 +79,7 @@ class NetworkSpec:
         try:
             # A constructor's draws must not move the caller's generator.
             with torch.random.fork_rng(devices=[]):
-                built = self._construct(trusted)
+                built = self._construct(trusted, device)
         except TicketError:
             raise
         except TombolaError as error:
@@ -91,7 +91,7 @@ class NetworkSpec:
             raise TicketError(f"{show(self.name)} gives a {type(built).__name__}, not a torch.nn.Module")
         return built
 
-    def _construct(self, trusted: Sequence[str]) -> Any:
+    def _construct(self, trusted: Sequence[str], device: str) -> Any:
         from tombola.models.registry import build_network, is_known
 
         known = is_known(self.name)
@@ -99,9 +99,11 @@ class NetworkSpec:
         target = None if known else imported_if_trusted("network", self.name, trusted, instead)
         if self.input_shape is None or self.classes is None:
             if target is not None:
-                return target(**self.args)
+                with plainly(device):
+                    return target(**self.args)
             raise TicketError(f"network {show(self.name)} needs input_shape and classes; the ticket has none")
-        return build_network(self.name, input_shape=self.input_shape, classes=self.classes, args=self.args)
+        shape, classes = self.input_shape, self.classes
+        return build_network(self.name, input_shape=shape, classes=classes, args=self.args, device=device)
 
 
 Kind = Literal["seeded", "stored", "omitted"]
