@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.nn.flops import flops
 from tombola.runtime import engines
 from tombola.runtime.bench import DEPLOYED, Gain, bench, flop_counts, quartiles
 from tombola.runtime.engines import DENSE, ENGINES, REDUCED, Missing, Workload
@@ -100,6 +101,28 @@ def test_flops_by_hand() -> None:
     dense, kept = flop_counts(small(), [torch.zeros(7, 3, 8, 8)])
     assert dense == 2 * (4 * 16 * 27 + 5 * 64)
     assert kept == 2 * (4 * 16 * 27 + 5 * 32)
+
+
+def test_counting_sets_no_hooks_on_other_modules() -> None:
+    seen: list[bool] = []
+    model = small().append(Looks(seen))
+    counts = flops(model, [torch.zeros(1, 3, 8, 8)])
+    assert seen == [False]
+    assert counts[""] == sum(counts[name] for name, one in model.named_modules() if name and hasattr(one, "weight"))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+class Looks(nn.Module):
+    """Notes whether hooks are set for all modules."""
+
+    def __init__(self, seen: list[bool]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = nn.modules.module
+        self.seen.append(bool(known._global_forward_pre_hooks or known._global_forward_hooks))
+        return x
 
 
 def test_bench_counts_bytes_and_restores_the_threads() -> None:

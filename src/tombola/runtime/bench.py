@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.names import check_known
+from tombola.nn.flops import flops
 from tombola.runtime.engines import DENSE, ENGINES, Missing, Run, Workload
 from tombola.runtime.threads import threads_set
 from tombola.runtime.timing import measure
@@ -151,16 +151,13 @@ def prepare(work: Workload, engines: Sequence[str]) -> tuple[dict[str, Run], dic
 def flop_counts(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:
     """(FLOPs of one example, the same with each module's share times the density of its weight); 2 a multiply-add."""
     one = [x[:1] for x in inputs]
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(*one)
-    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
-    total = counts.get("Global", 0)
-    root = type(model).__name__
+    counts = flops(model, one)
+    total = counts.get("", 0)
     saved = 0.0
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.numel():
-            saved += counts.get(f"{root}.{name}", 0) * (1 - weight.count_nonzero().item() / weight.numel())
+            saved += counts.get(name, 0) * (1 - weight.count_nonzero().item() / weight.numel())
     return total, round(total - saved)
 
 
