@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,3 +175,18 @@ def test_no_gain_is_said() -> None:
 def test_quartiles() -> None:
     assert quartiles([3.0]) == (3, 3, 3)
     assert quartiles([1.0, 2, 3, 4, 5]) == (2, 3, 4)
+
+
+def test_timing_says_nothing_where_there_is_a_cuda_toolkit_without_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    names = ("torch.utils.cpp_extension", "torch.utils.benchmark", "tombola.runtime.timing")
+    for name in [name for name in sys.modules if name.startswith(names)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("torch.utils.cpp_extension", raising=False)
+    monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
+    importlib.import_module("tombola.runtime.timing")
+    assert "torch.utils.cpp_extension" in sys.modules  # it was imported anew
+    assert not caplog.records

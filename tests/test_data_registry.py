@@ -156,7 +156,7 @@ def test_arguments_reach_the_data_function() -> None:
         (DataSpec("x"), "unknown data set 'x'; allowed: "),
         (DataSpec("no_such_module.data"), "No module named 'no_such_module'"),
         (DataSpec(f"{HERE}.missing"), "has no 'missing'"),
-        (DataSpec(f"{HERE}.NOT_A_FUNCTION"), "is a int; data must name a function"),
+        (DataSpec(f"{HERE}.NOT_A_FUNCTION"), "is 3; data must name a function"),
         (DataSpec(f"{HERE}.useless"), "gave a NoneType"),
         (DataSpec(f"{HERE}.own_splits", val_size=3), "splits by itself"),
         (DataSpec("digits", args={"colour": 1}), "digits has no argument 'colour'; it has none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import functools
 import importlib
 import itertools
@@ -218,6 +219,35 @@ SAME = {
 def test_what_changes_nothing_is_the_same(name: str, make: Make) -> None:
     text, before, after = SAME[name]
     assert digest(make(text).thing) == digest(make(text.replace(before, after, 1)).thing)
+
+
+USED = {
+    "an optimiser that steps": (
+        "class thing(torch.optim.Optimizer):\n  def step(self): return 1",
+        lambda thing: thing([nn.Parameter(torch.ones(1))], {}),
+    ),
+    "an optimiser that inherits its step": (
+        "class Base(torch.optim.Optimizer):\n  def step(self): return 1\nclass thing(Base): pass",
+        lambda thing: thing([nn.Parameter(torch.ones(1))], {}),
+    ),
+    "an optimiser whose base is used later": (
+        "class Base(torch.optim.Optimizer):\n  def step(self): return 1\nclass thing(Base): pass",
+        lambda thing: [kind([nn.Parameter(torch.ones(1))], {}) for kind in (thing, thing.__base__)],
+    ),
+    "a loss that is copied": (
+        "class Loss:\n  def __init__(self): self.a = 1\n  def __call__(self, o, y): return self.a\nthing = Loss()",
+        copy.deepcopy,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", USED)
+def test_what_torch_and_python_write_into_a_class_that_is_used_does_not_count(name: str, make: Make) -> None:
+    text, use = USED[name]
+    thing = make(text).thing
+    before = digest(thing)
+    use(thing)
+    assert digest(thing) == before
 
 
 def test_code_of_other_modules_of_the_users_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,6 +170,7 @@ def test_a_mask_that_does_not_fit_is_one_clear_line() -> None:
         (0.5, None, "a mask is made of a mapping from name to tensor, not of a float"),
         ([torch.ones(4, 5)], None, "a mask is made of a mapping from name to tensor, not of a list"),
         ({"0.weight": [1, 0]}, None, "the mask of '0.weight' is a list; give a bool tensor"),
+        ({"0.weight": object()}, None, "the mask of '0.weight' is an object; give a bool tensor"),
         ({"0.weight": torch.ones(4, 5)}, {"0.weihgt": torch.ones(4, 5)}, "values for '0.weihgt', which the mask does"),
         ({"0.weight": torch.ones(4, 5)}, {"2.weight": torch.ones(3, 4)}, "values for '2.weight', which the mask does"),
     ],

@@ -237,7 +237,7 @@ def test_torchvision_networks_get_the_number_of_classes() -> None:
     [
         ("no_such_pkg.Net", {}, "model 'no_such_pkg.Net' cannot be imported .*no_such_pkg.*PYTHONPATH"),
         ("{}.Nett", {}, "cannot be imported .*Nett"),
-        ("{}.number", {}, "is a int; a class or function that makes an nn.Module is needed"),
+        ("{}.number", {}, "is 3; a class or function that makes an nn.Module is needed"),
         ("{}.ready", {}, "is a Linear; a class or function"),
         ("{}.text", {}, "gave a str; it must give a torch nn.Module"),
         ("{}.broken", {}, "called with no arguments: RuntimeError: first line$"),

@@ -46,6 +46,7 @@ def test_frozen_weights_do_not_move_by_a_bit(rule: MaskRule, represent: Represen
     before = {name: value.clone() for name, value in model.named_parameters()}
     groups = attach(model, rule, represent=represent)
     assert groups.weights == []
+    assert repr(groups) == f"Groups({len(groups.scores)} scores, 0 weights)"
     start = {name: score.clone() for name, score in scores_of(model).items()}
     train(model)
     moved = [name for name, score in scores_of(model).items() if not torch.equal(score, start[name])]

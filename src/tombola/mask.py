@@ -10,6 +10,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tombola import formats
 from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.parameters import (
     clean,
     holders,
@@ -256,7 +257,7 @@ class Mask(Mapping[str, Tensor]):
 
 def _as_bool(name: str, tensor: Tensor) -> Tensor:
     if not isinstance(tensor, Tensor):
-        raise TombolaError(f"the mask of {name!r} is a {type(tensor).__name__}; give a bool tensor (torch.as_tensor)")
+        raise TombolaError(f"the mask of {name!r} is {described(tensor)}; give a bool tensor (torch.as_tensor)")
     tensor = tensor.detach()
     if tensor.dtype != torch.bool:
         if not bool(((tensor == 0) | (tensor == 1)).all()):

@@ -18,6 +18,7 @@ from tombola.data.cue import plant
 from tombola.data.shared import image_split, refuse_args
 from tombola.data.splits import Normalisation, Resident, Splits, holdout, make_splits
 from tombola.errors import TombolaError, in_short
+from tombola.fields import described
 from tombola.names import imported, is_import_path, unknown
 
 _DIGITS = Normalisation(mean=(0.3053,), std=(0.3761,))
@@ -207,9 +208,7 @@ def _foreign(spec: DataSpec, split_seed: int) -> Splits:
         )
     function = imported("data", spec.name)
     if not callable(function):
-        raise TombolaError(
-            f"{spec.name} is a {type(function).__name__}; data must name a function (root, seed) -> Splits"
-        )
+        raise TombolaError(f"{spec.name} is {described(function)}; data must name a function (root, seed) -> Splits")
     try:
         given = function(spec.root, split_seed, **spec.args)
     except TombolaError:

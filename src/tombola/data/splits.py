@@ -27,6 +27,7 @@ from tombola.data.labels import (
 )
 from tombola.data.task import Loss, Task, accuracy, classification, is_cross_entropy
 from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.formats import plural
 from tombola.rng.seeds import generator
 
@@ -245,7 +246,7 @@ def make_splits(
             disagree, and what is no number.
     """
     if task is not None and not isinstance(task, Task):
-        raise TombolaError(f"the task is a {type(task).__name__}; give a Task with a loss and a metric")
+        raise TombolaError(f"the task is {described(task)}; give a Task with a loss and a metric")
     if not floats.is_floating_point:
         raise TombolaError(f"floats is {floats}; it must be a floating-point dtype, such as torch.float64")
     parts = {"train": _split(train, "train", workers, floats)}
@@ -305,7 +306,7 @@ def _split(given: Any, where: str, workers: int, floats: torch.dtype) -> Split:
         split = given
     elif isinstance(given, _NO_EXAMPLES) or not (hasattr(given, "__getitem__") and hasattr(given, "__len__")):
         raise TombolaError(
-            f"the {where} split is a {type(given).__name__}; allowed are (x, y), a TensorDataset,"
+            f"the {where} split is {described(given)}; allowed are (x, y), a TensorDataset,"
             " or a map-style dataset with a length"
         )
     else:

@@ -19,7 +19,7 @@ _NOT_OF_A_CLASS = frozenset(
         *("__module__", "__qualname__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__orig_bases__"),
         *("__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "__parameters__"),
         *("__conditional_annotations__", "__static_attributes__", "__abstractmethods__", "_abc_impl"),
-        *("__match_args__", "__dataclass_fields__", "__dataclass_params__"),
+        *("__match_args__", "__dataclass_fields__", "__dataclass_params__", "__slotnames__"),
     }
 )
 """What a class holds besides what it does; a dataclass's generated methods know its fields."""
@@ -107,12 +107,28 @@ def read_class(walk: Walk, value: type, place: str) -> None:
         home = sys.modules.get(base.__module__)
         if home is not None and not str(getattr(home, "__file__", None) or ".py").endswith(".py"):
             walk.put("compiled", file_digest(home))
-        for name, item in sorted(vars(base).items()):
+        for name, item in sorted(_members(base).items()):
             if name not in _NOT_OF_A_CLASS:
                 walk.put(name)
                 walk.value(item, f"{base.__name__}.{name}")
     if type(value) is not type:
         walk.value(type(value), place)
+
+
+def _members(value: type) -> dict[str, Any]:
+    """What a class defines, as it was before torch wrapped its `step`, as it does for an optimiser's first instance."""
+    found = dict(vars(value))
+    step = found.get("step")
+    if _hooked(step):
+        found["step"] = step.__wrapped__
+        inherited = next((vars(base)["step"] for base in value.__mro__[1:] if "step" in vars(base)), None)
+        if step.__wrapped__ in (inherited, getattr(inherited, "__wrapped__", None)):
+            del found["step"]
+    return found
+
+
+def _hooked(step: Any) -> bool:
+    return isinstance(step, types.FunctionType) and "hooked" in vars(step) and hasattr(step, "__wrapped__")
 
 
 def read_method(walk: Walk, value: types.MethodType, place: str) -> None:

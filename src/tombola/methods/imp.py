@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
+from tombola.fields import check_fields, described
 from tombola.names import unknown
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ class IterativePruning:
     def __post_init__(self) -> None:
         if not isinstance(self.criterion, str):  # a run records it by name
             path = f"{getattr(self.criterion, '__module__', 'package')}.{getattr(self.criterion, '__name__', 'name')}"
-            raise TombolaError(
-                f"criterion is a {type(self.criterion).__name__}; give its name or import path, e.g. {path!r}"
-            )
+            raise TombolaError(f"criterion is {described(self.criterion)}; give its name or import path, e.g. {path!r}")
         check_fields(self)
         object.__setattr__(self, "include", tuple(self.include))
         object.__setattr__(self, "exclude", tuple(self.exclude))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError, in_short
+from tombola.fields import described
 from tombola.names import imported
 
 if TYPE_CHECKING:
@@ -61,9 +62,7 @@ def network_at(path: str) -> Any:
     """
     target = imported("model", path)
     if not callable(target) or (hasattr(target, "state_dict") and not isinstance(target, type)):
-        raise TombolaError(
-            f"{path} is a {type(target).__name__}; a class or function that makes an nn.Module is needed"
-        )
+        raise TombolaError(f"{path} is {described(target)}; a class or function that makes an nn.Module is needed")
     return target
 
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
-
-from torch.utils.benchmark import Timer
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from tombola.runtime.engines import Run
+
+
+@contextmanager
+def _without_remarks(logger: logging.Logger) -> Iterator[None]:
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+# the import looks for compilers, and says so where there is a CUDA toolkit without a GPU
+with _without_remarks(logging.getLogger("torch.utils.cpp_extension")):
+    from torch.utils.benchmark import Timer
 
 _ROUND = 0.1  # seconds that one engine is timed for in one round
 _REST = 0.02  # seconds: threads of the engine before stop spinning

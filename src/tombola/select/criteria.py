@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.mask import Mask
 from tombola.names import imported, is_import_path, unknown
 
@@ -229,6 +230,6 @@ def criterion(name: str | Criterion) -> Criterion:
         raise TombolaError(unknown("criterion", name, CRITERIA, ", or an import path such as package.module.function"))
     found = imported("criterion", name)
     if not callable(found):
-        raise TombolaError(f"criterion {name!r} is a {type(found).__name__}, not a function of a Context")
+        raise TombolaError(f"criterion {name!r} is {described(found)}, not a function of a Context")
     function: Criterion = found
     return function

@@ -43,6 +43,9 @@ class Groups(NamedTuple):
     scores: list[nn.Parameter]
     weights: list[nn.Parameter]
 
+    def __repr__(self) -> str:
+        return f"Groups({len(self.scores)} scores, {len(self.weights)} weights)"
+
 
 class Layer(NamedTuple):
     """One masked weight: its name before anything was attached, its supermask, and the latent weight."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tombola._defaults import plainly
 from tombola.errors import TicketError, TombolaError
+from tombola.fields import described
 from tombola.hold import release
 from tombola.mask import unwrap
 from tombola.names import imported_if_trusted
@@ -254,7 +255,7 @@ def _instantiate(network: NetworkSpec | None, model: nn.Module | None, trusted: 
             )
         return network.build(trusted)
     if not isinstance(model, nn.Module):
-        raise TicketError(f"model= is a {type(model).__name__}; give a torch.nn.Module")
+        raise TicketError(f"model= is {described(model)}; give a torch.nn.Module")
     try:
         module = copy.deepcopy(unwrap(model))
     except Exception as error:  # deepcopy of a user's model may raise anything
