@@ -118,7 +118,7 @@ def read_class(walk: Walk, value: type, place: str) -> None:
 def _members(value: type) -> dict[str, Any]:
     """What a class defines, as it was before torch wrapped its `step`, as it does for an optimiser's first instance."""
     found = dict(vars(value))
-    step = found.get("step")
+    step: Any = found.get("step")
     if _hooked(step):
         found["step"] = step.__wrapped__
         inherited = next((vars(base)["step"] for base in value.__mro__[1:] if "step" in vars(base)), None)
