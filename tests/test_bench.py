@@ -144,7 +144,7 @@ def test_bench_counts_bytes_and_restores_the_threads() -> None:
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"engines": ("abacus",)}, "unknown engine .abacus.; allowed: eager"), ({"rounds": 0}, "1 or more")],
+    [({"engines": ("abacus",)}, "unknown engine .abacus.; allowed: eager"), ({"rounds": 0}, "rounds is 0; give 1 to")],
 )
 def test_mistakes_are_named(options: dict[str, object], words: str) -> None:
     with pytest.raises(TombolaError, match=words):

@@ -167,7 +167,8 @@ def test_the_error_is_never_below_that_of_one_source_alone(arms: tuple[Outcomes,
     of_examples = math.sqrt(variance(shift.tolist()) / len(shift))
     assert found.error is not None
     assert alone.error is not None
-    slack = (len(shift) + 2) / len(shift)  # Agresti and Min divide by two examples more
+    count = len(shift)
+    slack = (count + 2) / count * math.sqrt(count / (count - 1))  # Agresti and Min divide by (n + 2)^2, not n (n - 1)
     assert found.error >= alone.error - 1e-9
     assert found.error * slack >= of_examples - 1e-9
     assert all(part >= 0 for part in parts(found))

@@ -430,7 +430,7 @@ def test_outputs_that_would_be_off_are_left_to_torch(monkeypatch: pytest.MonkeyP
         (lambda m, x: deploy(m, torch.empty(0, 4)), "empty; give inputs"),
         (lambda m, x: deploy(m, x, threads=0), "threads is 0"),
         (lambda m, x: deploy(m, torch.randn(2, 7)), "cannot run on inputs of shape (2, 7)"),
-        (lambda m, x: deploy("net", x), "str cannot be deployed"),
+        (lambda m, x: deploy("net", x), "subject is 'net', but it must be a Ticket or a Module"),
         (lambda m, x: deploy(m, x)(torch.randn(2, 5)), "deployed for (2, 4), any batch"),
         (lambda m, x: deploy(m, x)(x, x), "deployed for (2, 4), any batch"),
     ],

@@ -204,8 +204,8 @@ def test_odd_modules_work(make: Any, width: int) -> None:
         (lambda: torch.jit.script(nn.Linear(4, 3)), "the model is TorchScript"),
         (lambda: nn.Sequential(torch.jit.trace(nn.Linear(4, 3), torch.randn(2, 4))), "0 is TorchScript"),
         (lambda: nn.Sequential(nn.LazyLinear(3)), "'0.weight' has no shape yet"),
-        (lambda: nn.Linear(4, 3).state_dict(), "cannot be deployed; give a Ticket or an nn.Module|it must be a Module"),
-        (lambda: nn.Linear, "cannot be deployed|it must be a Module"),
+        (lambda: nn.Linear(4, 3).state_dict(), "cannot be deployed|must be a Ticket or a Module"),
+        (lambda: nn.Linear, "cannot be deployed|must be a Ticket or a Module"),
     ],
     ids=["script", "a part", "lazy", "state_dict", "class"],
 )

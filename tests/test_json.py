@@ -113,7 +113,7 @@ def test_every_command_says_it(
     # pages and kernels have tests of their own
     monkeypatch.setattr("tombola.report.page.write_report", lambda *args: SimpleNamespace(html="x.html", figures=[]))
     monkeypatch.setattr("tombola.runtime.deploy.deploy", lambda *args, **more: Deployed())
-    monkeypatch.setattr("tombola.runtime.export.export", lambda *args, **more: [])
+    monkeypatch.setattr("tombola.runtime.export.export", lambda *args, **more: {})
     monkeypatch.setattr("tombola.runs.atomic.write_json", lambda *args: None)
     monkeypatch.setattr("tombola.runtime.bench.bench", lambda *args, **more: Bench(1, 1, (), (), 1, 1, {}))
     said = last_json(*words, *COMMANDS[words](found, runs))

@@ -122,12 +122,14 @@ def _fits(value: object, kind: Any, inside: tuple[Any, ...]) -> bool:
 
 def _any_of(parts: Iterable[Part]) -> str:
     """``a Ticket, a text or a path``."""
-    words = {
-        "a list of texts" if kind in _LISTS and inside[:1] == (str,) else _MORE_WORDS.get(kind): kind
-        for kind, inside in parts
-    }
-    *most, last = [word or _with_article(kind.__name__) for word, kind in words.items()]
+    *most, last = dict.fromkeys(_in_words(kind, inside) for kind, inside in parts)
     return f"{', '.join(most)} or {last}" if most else last
+
+
+def _in_words(kind: Any, inside: tuple[Any, ...]) -> str:
+    if kind in _LISTS and inside[:1] == (str,):
+        return "a list of texts"
+    return _MORE_WORDS.get(kind) or _with_article(kind.__name__)
 
 
 def _with_article(name: str) -> str:

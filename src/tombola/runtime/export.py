@@ -175,7 +175,7 @@ def _traced_with(checks: Checks) -> Inputs:
     """A batch of 2, since one of 1 would be taken for a fixed size; or the example."""
     if checks.batch.only is not None:
         return checks.example
-    rows = torch.arange(2) % checks.batch.size
+    rows = torch.arange(2, device="cpu") % checks.batch.size
     return tuple(
         x[rows.to(x.device)] if own else x for x, own in zip(checks.example, checks.batch.carries, strict=True)
     )
