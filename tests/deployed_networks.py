@@ -55,6 +55,13 @@ def out_argument(net: Any, x: Tensor) -> Any:
     return net.b(y)
 
 
+def slope(net: Any, x: Tensor) -> Any:
+    """A gradient taken within forward, as force fields do."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        return torch.autograd.grad(net.b(net.a(x).tanh()).sum(), x)[0].detach()
+
+
 def copied_into(net: Any, x: Tensor) -> Any:
     net.c.copy_(x.mean() + 1)
     return net.b(net.a(x)) * net.c
@@ -126,6 +133,7 @@ class AlwaysDrops(nn.Dropout):
 
 SHAPE = (4, 8)
 ODD: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "a gradient within forward": (lambda: Between(slope), SHAPE),
     "a pool along the features": (
         lambda: nn.Sequential(nn.Linear(8, 16), nn.MaxPool1d(3, 1, 1), nn.Linear(16, 4)), SHAPE,
     ),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from typing import Any
 
 import pytest
@@ -144,6 +146,59 @@ def test_a_pruned_network_goes_on_from_its_present_state() -> None:
             want = other(x)
             assert torch.equal(plain(x), want)
             torch.testing.assert_close(deployed(x), want)
+
+
+class Child(nn.Module):
+    """Reads its parent by a weak reference, as many libraries do to leave it out of the state dict."""
+
+    def __init__(self, parent: nn.Module, kind: str) -> None:
+        super().__init__()
+        ref = weakref.ref(parent)
+        self.held: Any = {"plain": ref, "list": [ref], "tuple": (ref,), "dict": {"parent": ref}}[kind]
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.held["parent"] if isinstance(self.held, dict) else self.held
+        return (held[0] if isinstance(held, list | tuple) else held)().b(x)
+
+
+class Parent(nn.Module):
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+        self.child = Child(self, kind)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.child(self.a(x).relu())
+
+
+@pytest.mark.parametrize("kind", ["plain", "list", "tuple", "dict"])
+def test_a_copy_does_not_call_the_model_by_weak_references(kind: str) -> None:
+    model, x = Parent(kind), torch.randn(5, 4)
+    deployed = deploy(model, x, threads=1)
+    with torch.no_grad():
+        want = model(x)
+        model.b.weight.zero_()
+        torch.testing.assert_close(deployed(x), want)
+    del model
+    torch.testing.assert_close(deployed(x), want)
+
+
+def test_a_cached_method_that_would_call_the_model_is_refused() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 3)
+            self.total = functools.lru_cache(self.of)
+
+        def of(self, power: int) -> float:
+            return float(self.a.weight.detach().sum()) ** power
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) * self.total(2)
+
+    with pytest.raises(TombolaError, match="would go on calling the original") as caught:
+        deploy(Cached(), torch.randn(2, 4))
+    assert "\n" not in str(caught.value)
 
 
 def test_what_cannot_be_copied_is_one_line() -> None:

@@ -6,6 +6,7 @@ import copy
 import functools
 import random
 import types
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -60,8 +61,8 @@ def copied(model: nn.Module) -> nn.Module:
                 where = repr(name) if name else "the model"
                 raise TombolaError(
                     f"a function that {where} keeps ({getattr(held, '__name__', 'a callable')}) uses the model by a "
-                    "global name, so that a copy would go on calling the original; make it a method, or give it the "
-                    "module as an argument"
+                    "global name or from a cache, so that a copy would go on calling the original; make it a method, "
+                    "or give it the module as an argument"
                 )
     for module in list(made.modules()):
         for name, child in module._modules.items():
@@ -97,6 +98,10 @@ def differ(one: nn.Module, other: nn.Module) -> bool:
 # ---- functions that hold the model -----------------------------------------------------------------------------------
 
 
+_HOLDERS = (types.FunctionType, functools.partial, functools._lru_cache_wrapper, weakref.ref)
+"""What deepcopy may leave bound to the original."""
+
+
 def _parts(model: nn.Module) -> Iterator[nn.Module | Tensor]:
     yield from model.modules()
     yield from model.parameters()
@@ -104,20 +109,22 @@ def _parts(model: nn.Module) -> Iterator[nn.Module | Tensor]:
 
 
 def _functions(module: nn.Module) -> Iterator[Any]:
-    """Functions among a module's attributes and hooks."""
+    """Functions, caches of functions and weak references among a module's attributes and hooks."""
     for name, value in vars(module).items():
         if name in ("_modules", "_parameters", "_buffers"):
             continue
         values = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
-        yield from (one for one in list(values) if isinstance(one, types.FunctionType | functools.partial))
+        yield from (one for one in list(values) if isinstance(one, _HOLDERS))
 
 
 def _rebind(model: nn.Module, twins: Mapping[int, Any]) -> None:
     """Give functions whose closures hold parts of the original the copy's parts."""
     for module in model.modules():
         for name, value in list(vars(module).items()):
-            if isinstance(value, types.FunctionType):
+            if isinstance(value, types.FunctionType | weakref.ref):
                 vars(module)[name] = _rebound(value, twins, _DEEP)
+            elif type(value) is tuple:
+                vars(module)[name] = tuple(_rebound(one, twins, _DEEP) for one in value)
             elif isinstance(value, dict) and name not in ("_modules", "_parameters", "_buffers"):
                 for key, one in list(value.items()):
                     value[key] = _rebound(one, twins, _DEEP)
@@ -132,6 +139,8 @@ def _rebound(value: Any, twins: Mapping[int, Any], depth: int) -> Any:
         return value
     if isinstance(value, types.MethodType) and id(value.__self__) in twins:
         return types.MethodType(value.__func__, twins[id(value.__self__)])
+    if isinstance(value, weakref.ref):
+        return weakref.ref(twins[id(value())]) if id(value()) in twins else value
     if not isinstance(value, types.FunctionType):
         return value
     cells = [_content(cell) for cell in value.__closure__ or ()]
@@ -162,6 +171,10 @@ def _reaches(value: Any, twins: Mapping[int, Any], depth: int) -> bool:
         within += [value.func, *value.args, *value.keywords.values()]
     elif isinstance(value, types.MethodType):
         within.append(value.__self__)
+    elif isinstance(value, functools._lru_cache_wrapper):
+        within.append(value.__wrapped__)
+    elif isinstance(value, weakref.ref):
+        within.append(value())
     elif type(value) in (list, tuple):
         within += value
     elif type(value) is dict:

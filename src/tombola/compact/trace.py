@@ -67,6 +67,7 @@ def traced(
     network = fx.GraphModule(model, graph)
     _after_in_place(network)
     network.recompile()
+    _check_runs(network, example)
     write_shapes(network, example)
     _plain_flattening(network, {} if other is None else _shapes_at(network, other))
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
@@ -74,6 +75,16 @@ def traced(
     network.recompile()
     write_shapes(network, example)
     return network
+
+
+def _check_runs(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
+    """A trace leaves out contexts such as torch.enable_grad. Raises flow.Untraceable."""
+    try:
+        with in_eval(network), torch.no_grad():
+            network.forward(*(x.clone() for x in example))  # not called: its call prints errors
+    except Exception as error:  # whatever the operations have against what they are given
+        said = " ".join(str(error).split())[:120]
+        raise flow.Untraceable(f"traced by torch.fx it does not run: {type(error).__name__} {said}") from error
 
 
 def write_shapes(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
