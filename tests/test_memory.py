@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,6 +236,24 @@ def test_a_crafted_plan_reaches_no_compiled_code(what: str) -> None:
     with pytest.raises(TombolaError) as caught:
         build(region, 1, 1, good | CRAFTED[what])
     assert "\n" not in str(caught.value)
+
+
+class Branches(torch.nn.Module):
+    """A network that cannot be traced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = torch.nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x) if x.sum() > -1e9 else -self.out(x)
+
+
+@pytest.mark.parametrize("names", [{"apart": ("9",)}, {"packed": {"9": "any"}}], ids=str)
+@pytest.mark.parametrize("model", [torch.nn.Sequential(torch.nn.Linear(4, 2)), Branches()], ids=["traced", "not"])
+def test_a_plan_of_layers_that_are_not_there_is_refused(model: torch.nn.Module, names: dict[str, Any]) -> None:
+    with pytest.raises(TombolaError, match="the plan is of another network"):
+        tombola.deploy(model.eval(), torch.ones(1, 4), plan=Plan(1, ((1, 4),), (), **names))
 
 
 def test_an_engine_of_another_device_is_refused() -> None:

@@ -137,6 +137,8 @@ def deploy(
         raise TombolaError(
             f"the plan is for inputs {_shapes(wanted.inputs)}, not {_shapes(example)}; deploy without it"
         )
+    if wanted is not None:
+        _check_names(wanted)
     with plain_tensors(), threads_set(count), kept(cuda=True):
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
         plain = plain_copy(source, example)
@@ -146,6 +148,15 @@ def deploy(
         empty = checks.takes_none(made[0] if checks.steady else copy.deepcopy(made[0]))
         taken = takes(plain, checks.example, checks.batch, empty=empty)
     return Deployed(*made, taken, found.module if keep_compacted else None)
+
+
+def _check_names(plan: Plan) -> None:
+    """TombolaError if a plan sets layers apart that are in none of its regions."""
+    odd = sorted(set(plan.apart) - {name for part in plan.parts for name in part.layers})
+    if odd:
+        raise TombolaError(
+            f"the plan is of another network: layer {odd[0][:80]!r} is apart, but in no region; deploy without it"
+        )
 
 
 Made = tuple[nn.Module, Plan, Report]
@@ -208,6 +219,8 @@ def _in_torch(plain: nn.Module, found: Compacted, checks: Checks, threads: int, 
     example = checks.example
     network = copied(found.module)
     chosen: tuple[LinearChoice, ...] = ()
+    if wanted is not None and wanted.packed:
+        raise TombolaError("the plan is of another network: this one has no binary layers to pack; deploy without it")
     on_gpu = any(x.is_cuda for x in example)
     if wanted is not None:
         chosen = tuple(LinearChoice(part.layers[0], part.engine) for part in wanted.parts if part.layers)
