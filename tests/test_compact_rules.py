@@ -75,7 +75,7 @@ def test_a_norm_over_another_axis_than_the_layers_stays() -> None:
 
 
 def test_what_norms_send() -> None:
-    for scale, training in ((True, False), (False, False)):
+    for bias in (True, False):
         model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.MaxPool2d(1), nn.BatchNorm2d(3), nn.Conv2d(3, 1, 1))
         lively(model[2])
         with torch.no_grad():
@@ -83,7 +83,7 @@ def test_what_norms_send() -> None:
             model[2].weight[2], model[2].bias[2] = 0, 3  # a scale of 0 makes one of whatever enters channel 2
             model[3].weight.fill_(1.0)
             model[3].bias.zero_()
-            if not scale:
+            if not bias:
                 model[2].bias = None
             first, norm = model[0], model[2]
             shift = torch.zeros(3) if norm.bias is None else norm.bias
