@@ -155,7 +155,7 @@ def _check_names(plan: Plan) -> None:
     odd = sorted(set(plan.apart) - {name for part in plan.parts for name in part.layers})
     if odd:
         raise TombolaError(
-            f"the plan is of another network: layer {odd[0][:80]!r} is apart, but in no region; deploy without it"
+            f"the plan is of another network: layer {odd[0][:80]!r} is in only one of them; deploy without it"
         )
 
 
