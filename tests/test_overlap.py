@@ -241,6 +241,39 @@ def test_an_untrained_layer_has_changed_no_sign_and_an_untrained_ticket_says_not
     assert [value for key, value in rows.items() if key != name] == [0.0]
 
 
+def test_a_comparison_layer_by_layer() -> None:
+    first = found_ticket(network(), 0.5)
+    draw = torch.Generator().manual_seed(0)
+    other = Mask({name: torch.rand(keep.shape, generator=draw) < 0.3 for name, keep in first.mask.items()})
+    second = Ticket(origin=first.origin, mask=other)
+    found, state = compare_tickets(first, second), first.origin.state_dict()
+    layers = overlap(first.mask, other)
+    rows = [*found["layers"], found["whole"]]
+    assert [row["name"] for row in rows] == [*first.mask, "all layers"]
+    inputs, sizes, sides = [], [], []
+    for row, (name, layer) in zip(rows, layers.items(), strict=False):
+        pair, weight = (first.mask[name], other[name]), state[name]
+        inputs.append(overlap_within(*pair, strata_by_input(weight)))
+        sizes.append(overlap_within(*pair, strata_by_size(weight)))
+        sides.append(kept_weights(other[name], weight))
+        assert row["ratio_same_inputs"] == inputs[-1].ratio
+        assert row["ratio_same_sizes"] == sizes[-1].ratio
+        assert row["first"]["magnitude"] == kept_weights(first.mask[name], weight).magnitude
+        assert row["second"]["density"] == layer.second / layer.total
+    for row, part in zip(rows, [*layers.values(), whole(layers.values())], strict=True):
+        for key in ("total", "both", "expected", "ratio", "jaccard", "z"):
+            assert row[key] == getattr(part, key), key
+        assert (row["first"]["kept"], row["second"]["kept"]) == (part.first, part.second)
+    for row, side in zip(rows, [*sides, pooled(sides)], strict=True):
+        for key in ("positive", "positive_by_chance", "magnitude", "flipped"):
+            assert row["second"][key] == getattr(side, key), key
+    assert found["whole"]["ratio_same_inputs"] == whole(inputs).ratio
+    assert found["whole"]["ratio_same_sizes"] == whole(sizes).ratio
+    elsewhere = compare_tickets(first, found_ticket(network(), 0.5))
+    assert not elsewhere["same_origin"]
+    assert {row["ratio_same_sizes"] for row in (*elsewhere["layers"], elsewhere["whole"])} == {None}
+
+
 def test_two_ticket_files_on_the_command_line(tmp_path: Path) -> None:
     recipe = ["--length", "6it", "--eval_every", "3it", "--model", "mlp", "--data", "digits", "--out", str(tmp_path)]
     files = [
