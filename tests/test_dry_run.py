@@ -459,6 +459,18 @@ WRONG_TASKS: dict[str, tuple[Splits, str]] = {
         regression(lambda o, t: F.mse_loss(o.squeeze(1), t), lambda o, t: (o - t).abs().mean(0), flat),
         "metric error pairs every output with every target",
     ),
+    "metric of all pairs, broadcast by itself": (
+        regression(squared, lambda o, t: (o - t.reshape(1, -1)).abs().mean(1)),
+        "metric error gives an example another value when fewer examples are beside it",
+    ),
+    "metric in units of the batch": (
+        regression(squared, lambda o, t: error(o, t) / t.std()),
+        "metric error gives an example another value when fewer examples are beside it",
+    ),
+    "metric that ranks within the batch": (
+        regression(squared, lambda o, t: (o[:, 0].argsort().argsort() - t[:, 0].argsort().argsort()).abs().float()),
+        "metric error gives an example another value when fewer examples are beside it",
+    ),
     "metric that is no number": (
         regression(squared, lambda o, t: error(o, t) * torch.nan),
         "metric error is NaN for 16 of the first 16 examples of the train split",
@@ -480,6 +492,10 @@ def test_tasks_that_break_it_are_refused_with_what_is_wanted(kind: str) -> None:
     with pytest.raises(TombolaError, match=message) as caught:
         tried(line(), data=data)
     assert "\n" not in str(caught.value)
+
+
+def test_a_metric_that_draws_is_let_be() -> None:
+    tried(line(), data=regression(squared, lambda o, t: error(o, t) + torch.rand(len(o))))
 
 
 LOSSES_ON_ONE_SIDE: dict[str, Measure] = {

@@ -64,6 +64,22 @@ def _check_forms(task: Task, metric: Measure, output: Any, target: Tensor) -> No
                 f"{tuple(part.shape)} for {count}; it must give one value per example, or always one number for the "
                 "batch"
             )
+        if part is not None and part.dim() == whole.dim() == 1:
+            _check_alone(task.metric_name, metric, (output, target), (whole, part))
+
+
+def _check_alone(name: str, metric: Measure, batch: tuple[Any, Tensor], found: tuple[Tensor, Tensor]) -> None:
+    """TombolaError if an example's value is another one among fewer examples; a metric that draws is let be."""
+    whole, part = (values.double() for values in found)
+    again = _quietly(metric, *batch)
+    if again is None or not torch.equal(again.double().nan_to_num(), whole.nan_to_num()):
+        return
+    size = whole[whole.isfinite()].abs().amax() if bool(whole.isfinite().any()) else 0.0
+    if not torch.allclose(part, whole[: len(part)], rtol=1e-3, atol=1e-5 * float(size), equal_nan=True):
+        raise TombolaError(
+            f"metric {name} gives an example another value when fewer examples are beside it, so its values hang "
+            "together (a broadcast, or a statistic of the batch); it must give each example's own value"
+        )
 
 
 def check_mean(name: str, measure: Measure, output: Any, target: Tensor) -> None:
