@@ -40,5 +40,5 @@ def held_to_cores(what: str, asked: SupportsIndex) -> int:
     cores = usable_cores()
     if whole > cores:
         told = "1 core" if cores == 1 else f"{cores} cores"
-        warnings.warn(f"{what} is {whole}, but there are {told} to use here: {cores} are used", CoresWarning, stacklevel=3)
+        warnings.warn(f"{what} is {whole}, but there are {told} to use; {cores} will do", CoresWarning, stacklevel=3)
     return min(whole, cores)

@@ -29,15 +29,24 @@ _REST = 0.02  # seconds: threads of the engine before stop spinning
 
 
 def measure(runs: Mapping[str, Run], *, rounds: int, threads: int) -> dict[str, list[float]]:
-    """Seconds per call, round by round; the runs alternate, each warmed before it is timed."""
+    """Seconds per call, round by round; the runs alternate, each warmed before it is timed.
+
+    A machine that becomes busy meanwhile is not kept longer for it: rounds that were slow are followed by shorter ones.
+    """
     timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
-    calls = {name: max(1, round(_ROUND / _seconds(timer, 1))) for name, timer in timers.items()}
+    calls = {name: _calls(_seconds(timer, 1)) for name, timer in timers.items()}
     found: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, timer in timers.items():
             time.sleep(_REST)
             found[name].append(_seconds(timer, calls[name]))
+            calls[name] = min(calls[name], _calls(found[name][-1]))
     return found
+
+
+def _calls(seconds: float) -> int:
+    """How many calls make a round."""
+    return max(1, round(_ROUND / seconds))
 
 
 def _seconds(timer: Timer, calls: int) -> float:
