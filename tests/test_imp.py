@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +260,21 @@ def test_replicates_are_searches_of_their_own_and_finished_runs_are_found_again(
     files = {file: file.stat().st_mtime_ns for file in Path(result["run"]).rglob("*.ticket")}
     assert run_find(request, tmp_path) == {**result, "reused": True}
     assert files == {file: file.stat().st_mtime_ns for file in Path(result["run"]).rglob("*.ticket")}
+
+
+def test_a_finished_run_is_found_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = make_request(ModelSpec("mlp"), splits(), IterativePruning(rounds=1), recipe={"length": "3it"})
+    result = run_find(request, tmp_path)
+
+    def read_only(*args: object, **named: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tombola.runs.atomic.tempfile.mkdtemp", read_only)
+    assert run_find(request, tmp_path) == {**result, "reused": True}
+    with pytest.raises(TombolaError, match=r"cannot be written to \(Read-only file system\)"):
+        run_find(replace(request, seed=1), tmp_path)
+    with pytest.raises(TombolaError, match=r"cannot be written to \(Read-only file system\)"):
+        run_find(request, tmp_path / "new")
 
 
 def test_a_foreign_network_by_import_path_is_trusted_by_whoever_names_it(tmp_path: Path) -> None:

@@ -22,8 +22,7 @@ from tombola.methods.start import Start, start_from
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
 from tombola.rng.seeds import derive
-from tombola.runs.atomic import check_folder
-from tombola.runs.carry import Done, Order, carry_out
+from tombola.runs.carry import Done, Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.record import named
 from tombola.runs.versions import versions
@@ -127,7 +126,7 @@ def run_find(request: Request, out: Path, *, jobs: int = 1) -> dict[str, Any]:
     finished, and nothing trained) and all levels.
     """
     jobs = check_jobs(jobs, request.model, request.data)
-    check_folder(out)
+    check_out(out)
     options = request.options
     with show_progress(options.progress) as progress:
         splits = loaded(request.data, progress)

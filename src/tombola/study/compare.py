@@ -19,8 +19,7 @@ from tombola.methods.find import machine, parameters, replicate_seed, search, va
 from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
-from tombola.runs.atomic import check_folder
-from tombola.runs.carry import Order, carry_out
+from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.record import named, shared
 from tombola.study.crossed import Sample, crossed_difference, crossed_paired
@@ -80,7 +79,7 @@ def run_comparison(
     check_arms(arms)
     spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)
     jobs = check_jobs(jobs, spec, source)
-    check_folder(Path(out))
+    check_out(Path(out))
     options = options or Options()
     with show_progress(options.progress) as progress:
         splits = loaded(source, progress)

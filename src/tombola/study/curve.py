@@ -18,8 +18,7 @@ from tombola.methods.start import start_from
 from tombola.names import check_known
 from tombola.prune.loop import plan_levels
 from tombola.rng.seeds import derive
-from tombola.runs.atomic import check_folder
-from tombola.runs.carry import Order, carry_out
+from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.stage import Stage
 from tombola.study.arms import CONTROLS, Contest, run_arm
@@ -46,7 +45,7 @@ def run_curve(
     for name in controls:
         check_known("control", name, CONTROLS)
     jobs = check_jobs(jobs, request.model, request.data)
-    check_folder(out)
+    check_out(out)
     options = request.options
     with show_progress(options.progress) as progress:
         splits = loaded(request.data, progress)

@@ -22,8 +22,7 @@ from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
 from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive
-from tombola.runs.atomic import check_folder
-from tombola.runs.carry import Order, carry_out
+from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.stage import TICKET, Stage
 from tombola.runs.versions import versions
@@ -92,7 +91,7 @@ def run_overlap(
     check_arms(arms)
     spec, source = _from_one_start(model), as_data(data, model)
     jobs = check_jobs(jobs, spec, source)
-    check_folder(Path(out))
+    check_out(Path(out))
     options = options or Options()
     with show_progress(options.progress) as progress:
         splits = loaded(source, progress)

@@ -28,8 +28,7 @@ from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
 from tombola.rng.seeds import checked_seed, derive
-from tombola.runs.atomic import check_folder
-from tombola.runs.carry import Order, carry_out
+from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.record import named
 from tombola.runs.stage import Stage
@@ -124,7 +123,7 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
     """Carry out a verification, in a run directory under `out` if that is given."""
     jobs = check_jobs(jobs, verification.data)
     if out is not None:
-        check_folder(out)
+        check_out(out)
     with show_progress(verification.options.progress) as progress:
         return _verify(verification, out, jobs, progress)
 
