@@ -432,7 +432,7 @@ def test_outputs_that_would_be_off_are_left_to_torch(monkeypatch: pytest.MonkeyP
         (lambda m, x: deploy(m, torch.randn(2, 7)), "cannot run on inputs of shape (2, 7)"),
         (lambda m, x: deploy("net", x), "subject is 'net', but it must be a Ticket or a Module"),
         (lambda m, x: deploy(m, x)(torch.randn(2, 5)), "deployed for (2, 4), any batch"),
-        (lambda m, x: deploy(m, x)(x, x), "deployed for (2, 4), any batch"),
+        (lambda m, x: deploy(m, x)(x, x), "2 inputs given; this network was deployed for 1 input"),
     ],
 )
 def test_mistakes_are_one_line(call: Callable[..., object], said: str) -> None:

@@ -296,7 +296,7 @@ def test_verify_asks_for_the_task_that_the_ticket_was_found_with(tmp_path: Path)
     more: dict[str, Any] = {"replicates": 1, "model": net()}
     for task, said in (
         (weighted(5.0), "another task: loss differs"),
-        (Task(F.cross_entropy, right_on(1), "hits"), r"metric, metric_name differ \(accuracy there, hits here\)"),
+        (Task(F.cross_entropy, right_on(1), "hits"), r"metric, metric_name differ \('accuracy' there, hits here\)"),
         (Task(F.cross_entropy, accuracy, higher_is_better=False), "higher_is_better differs"),
     ):
         with pytest.raises(TombolaError, match=said):

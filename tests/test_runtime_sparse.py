@@ -59,8 +59,8 @@ def close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
         assert one.shape == other.shape
         assert one.is_contiguous()
         assert one.dtype == torch.float32
-        if other.numel():
-            assert (one - other).abs().max() <= 1e-4 * max(1e-6, other.abs().max().item())
+        if other.numel():  # sums of terms of about 1 may cancel, and are then exact to 1e-7 alone
+            assert (one - other).abs().max() <= 1e-4 * max(1e-3, other.abs().max().item())
 
 
 def sparse(generator: torch.Generator, *shape: int, density: float, block: int = 1) -> Tensor:

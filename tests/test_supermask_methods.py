@@ -291,7 +291,7 @@ def test_scores_have_settings_of_their_own(watch: Watch) -> None:
         (lambda: LearnedMask(weights="binary"), "allowed: identity, signed_constant"),
         (lambda: LearnedMask(rule="threshold", logit=0.0), "above 0"),
         (lambda: LearnedMask(logit=math.nan), "finite"),
-        (lambda: LearnedMask(samples=0), "at least 1"),
+        (lambda: LearnedMask(samples=0), "between 1 and"),
         (lambda: LearnedMask(mask_decay=-1.0), "at least 0"),
         (lambda: Joint(weight_gradient="true"), "masked, dense, sr-ste"),
         (lambda: Joint(freeze_scores=1.5), "[0, 1]"),

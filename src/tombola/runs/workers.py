@@ -195,24 +195,29 @@ def _interrupts_held() -> Iterator[None]:
 def _work(link: Connection, function: Callable[[Any], Any], threads: int | None) -> None:
     """What a worker does: an item in, its result or an error out, and warnings before, until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stop)
     _end_with_parent()
     warnings.showwarning = _warnings_sent(link)
     if threads is not None:
         import torch
 
         torch.set_num_threads(threads)
-    while True:
-        try:
-            answer = (_RESULT, function(link.recv()))
-        except (EOFError, _Stopped):
-            return
-        except BaseException as error:  # of a user's code, whatever it may be
-            answer = (_ERROR, _sendable(error))
-        try:
-            link.send(answer)
-        except OSError:  # nobody listens any more
-            return
+    with contextlib.suppress(_Stopped, EOFError, OSError):  # the last two: nobody is at the other end any more
+        while True:
+            item = link.recv()  # here, and when all is done, SIGTERM ends the process without a word
+            link.send(_answer(function, item))
+
+
+def _answer(function: Callable[[Any], Any], item: Any) -> tuple[str, Any]:
+    """The function's result or error. _Stopped: SIGTERM came meanwhile."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        return _RESULT, function(item)
+    except _Stopped:
+        raise
+    except BaseException as error:  # of a user's code, whatever it may be
+        return _ERROR, _sendable(error)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _warnings_sent(link: Connection) -> Callable[..., None]:
@@ -263,8 +268,12 @@ def _end_with_parent() -> None:
 
     def watch() -> None:
         # the pipe stays open where another child of the parent has inherited it; a new parent tells as well
-        while not wait([parent.sentinel], timeout=_LOOK) and os.getppid() == parent.pid:
-            pass
+        while os.getppid() == parent.pid:
+            try:
+                if wait([parent.sentinel], timeout=_LOOK):
+                    break
+            except OSError:  # closed: this process is ending
+                return
         os._exit(1)
 
     threading.Thread(target=watch, name="tombola-watch-parent", daemon=True).start()
