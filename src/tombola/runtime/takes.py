@@ -37,6 +37,8 @@ class Takes:
         Raises:
             TombolaError: others than the network was deployed for.
         """
+        if not named and self._as_deployed(inputs):
+            return tuple(inputs)
         given = [*inputs, *(named[name] for name in self.names[len(inputs) :] if name in named)]
         odd = sorted(set(named) - set(self.names[len(inputs) :]))
         if odd:
@@ -69,6 +71,26 @@ class Takes:
         if given and not len(given[0]) and not self.empty:
             raise TombolaError("the batch is empty, which this network was not deployed for; give 1 row or more")
         return tuple(given)
+
+    def _as_deployed(self, inputs: Sequence[Any]) -> bool:
+        """Whether these are plain tensors that `bound` finds nothing in: the common case, in a third of its time."""
+        if len(inputs) != len(self.shapes):
+            return False
+        rows = 0
+        for i, x in enumerate(inputs):
+            if type(x) is not Tensor or x.dtype is not self.dtypes[i] or x.layout is not self.layouts[i]:
+                return False
+            shape, wanted = x.shape, self.shapes[i]
+            if self.batch.only is not None or not self.batch.carries[i]:
+                if shape != wanted:
+                    return False
+            elif len(shape) != len(wanted) or shape[1:] != wanted[1:] or not shape[0] or rows not in (0, shape[0]):
+                return False
+            else:
+                rows = shape[0]
+            if x.device.type != self.devices[i]:
+                return False
+        return bool(inputs) and (rows > 0 or self.empty)
 
     def _fits(self, given: Sequence[Tensor]) -> bool:
         sizes = set()
