@@ -78,7 +78,8 @@ class Takes:
             return False
         rows = 0
         for i, x in enumerate(inputs):
-            if type(x) is not Tensor or x.dtype is not self.dtypes[i] or x.layout is not self.layouts[i]:
+            plain = type(x) is Tensor and not x.is_nested
+            if not plain or x.dtype is not self.dtypes[i] or x.layout is not self.layouts[i]:
                 return False
             shape, wanted = x.shape, self.shapes[i]
             if self.batch.only is not None or not self.batch.carries[i]:
