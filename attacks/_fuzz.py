@@ -77,11 +77,17 @@ def one_line(act: Callable[[], Any]) -> Any:
     try:
         return act()
     except tombola.TombolaError as error:
-        said = str(error)
-        assert said, "refused without a word"
-        assert said.isprintable(), f"a message that is no printable line: {said[:300]!r}"
-        assert len(said) < 3000, f"a message of {len(said)} characters: {said[:300]}"
+        printable_line(error, below=3000)
         return None
+
+
+def printable_line(error: tombola.TombolaError, *, below: int) -> str:
+    """What an error says: one printable line of fewer characters than `below`; AssertionError if it is none."""
+    said = str(error)
+    assert said, "refused without a word"
+    assert said.isprintable(), f"a message that is no printable line: {said[:300]!r}"
+    assert len(said) < below, f"a message of {len(said)} characters: {said[:300]}"
+    return said
 
 
 class Watch:

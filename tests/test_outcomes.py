@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
-from tombola.train.outcomes import FILE, read_outcomes, write_outcomes
+from tombola.runs.stage import OUTCOMES
+from tombola.train.outcomes import read_outcomes, write_outcomes
 
 VALUES = {
     "bits": torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0, 1.0, 0.0, 1.0, 1.0]),
@@ -30,15 +31,15 @@ def test_they_are_read_as_they_were_written(values: Tensor, tmp_path: Path) -> N
     assert found is not None
     assert found.dtype == torch.float32
     assert torch.equal(found.nan_to_num(7), values.nan_to_num(7))
-    assert [file.name for file in (tmp_path / "new").iterdir()] == [FILE]
+    assert [file.name for file in (tmp_path / "new").iterdir()] == [OUTCOMES]
 
 
 def test_results_that_are_right_or_wrong_take_a_bit_each(tmp_path: Path) -> None:
     write_outcomes(tmp_path, (torch.arange(10_000) % 7 > 0).float())
-    assert (tmp_path / FILE).stat().st_size < 10_000 / 8 + 300
-    first = (tmp_path / FILE).read_bytes()
+    assert (tmp_path / OUTCOMES).stat().st_size < 10_000 / 8 + 300
+    first = (tmp_path / OUTCOMES).read_bytes()
     write_outcomes(tmp_path, (torch.arange(10_000) % 7 > 0).float())
-    assert (tmp_path / FILE).read_bytes() == first
+    assert (tmp_path / OUTCOMES).read_bytes() == first
 
 
 class Bomb:
@@ -50,7 +51,7 @@ class Bomb:
 def test_torn_or_foreign_files_are_one_clear_line(cut: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_outcomes(tmp_path, VALUES["errors"])
-    whole = (tmp_path / FILE).read_bytes()
+    whole = (tmp_path / OUTCOMES).read_bytes()
     other = whole.replace(b'"values"', b'"valuer"')
     content = {
         "empty": b"",
@@ -59,7 +60,7 @@ def test_torn_or_foreign_files_are_one_clear_line(cut: str, tmp_path: Path, monk
         "pickle": pickle.dumps(Bomb()),
         "other": other,
     }
-    (tmp_path / FILE).write_bytes(content[cut])
+    (tmp_path / OUTCOMES).write_bytes(content[cut])
     with pytest.raises(TombolaError, match="does not hold the results of test examples; remove"):
         read_outcomes(tmp_path)
     assert not (tmp_path / "exploded").exists()

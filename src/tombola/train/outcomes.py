@@ -14,8 +14,6 @@ from tombola.errors import TombolaError
 from tombola.runs.atomic import make_folder, write_bytes
 from tombola.runs.stage import OUTCOMES
 
-FILE = OUTCOMES
-
 
 def write_outcomes(folder: Path, values: Tensor) -> None:
     """Write `values`, float32 (N,), into `folder`, which is made if it is not there."""
@@ -23,7 +21,7 @@ def write_outcomes(folder: Path, values: Tensor) -> None:
     bits = bool(((array == 0) | (array == 1)).all())
     stored = {"bits": np.packbits(array.astype(bool))} if bits else {"values": array}
     make_folder(folder)
-    write_bytes(folder / FILE, save({**stored, "examples": np.array([len(array)], np.int64)}))
+    write_bytes(folder / OUTCOMES, save({**stored, "examples": np.array([len(array)], np.int64)}))
 
 
 def read_outcomes(folder: Path) -> Tensor | None:
@@ -32,7 +30,7 @@ def read_outcomes(folder: Path) -> Tensor | None:
     Raises:
         TombolaError: the file holds anything else.
     """
-    file = folder / FILE
+    file = folder / OUTCOMES
     if not file.exists():
         return None
     try:
