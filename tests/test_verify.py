@@ -27,13 +27,13 @@ from tombola.methods.imp import IterativePruning
 from tombola.report.page import write_report
 from tombola.rng.seeds import derive
 from tombola.runs.integrity import DamagedWarning
-from tombola.runs.stage import Stage
+from tombola.runs.stage import OUTCOMES, Stage
 from tombola.study import demo
 from tombola.study import verify as module
 from tombola.study.arms import ARMS, Contest, fresh_network, random_mask
 from tombola.train.history import Row, read_csv
 from tombola.train.options import Options
-from tombola.train.outcomes import FILE, read_outcomes
+from tombola.train.outcomes import read_outcomes
 
 TINY = {"length": "6it", "eval_every": "3it"}
 OPTIONS = Options(threads=1)
@@ -175,14 +175,14 @@ def test_outcomes_are_kept_for_every_network_and_found_again(tmp_path: Path) -> 
     metrics = directory / "ticket-0" / "metrics.csv"
     for spoil in (Path.unlink, lambda file: shutil.copy(metrics, file)):
         (directory / "result.json").unlink()
-        spoil(directory / "dense-1" / FILE)
-        with pytest.warns(DamagedWarning, match=rf"dense-1/{FILE} "):  # the stage is done again
+        spoil(directory / "dense-1" / OUTCOMES)
+        with pytest.warns(DamagedWarning, match=rf"dense-1/{OUTCOMES} "):  # the stage is done again
             assert run(found, tmp_path)["comparisons"] == in_memory["comparisons"]
 
     (directory / "result.json").unlink()
     before = Stage(directory / "dense-1")
     done = before.result()
-    (before.directory / FILE).unlink()
+    (before.directory / OUTCOMES).unlink()
     before.finish(done)  # as stages of before, which kept no outcomes
     partly = run(found, tmp_path)["comparisons"]
     assert partly["dense"]["covers"] == "training seeds alone"
