@@ -16,9 +16,9 @@ from torch import nn
 
 from tombola import IterativePruning, Options, Recipe
 from tombola.data.splits import Splits, make_splits
-from tombola.methods.find import run_find
-from tombola.methods.request import make_request
 from tombola.runs.integrity import KEY, DamagedWarning, read_sealed
+from tombola.search.find import run_find
+from tombola.search.request import make_request
 from tombola.train.checkpoint import Checkpoint, CheckpointStore
 
 

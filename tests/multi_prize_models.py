@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from supermask_searches import splits
-from tombola.methods.find import search
-from tombola.methods.request import make_request
+from tombola.levels.search import Level
+from tombola.search.find import search
+from tombola.search.request import make_request
 from tombola.train.recipe import Recipe
-from tombola.train.search import Level
 
 __all__ = ["RECIPE", "levels", "network", "splits"]
 

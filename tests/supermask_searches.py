@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data.splits import Splits, make_splits
-from tombola.methods.find import search
-from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
+from tombola.search.find import search
+from tombola.search.request import make_request
 from tombola.ticket.ticket import Ticket
 from tombola.train.recipe import Recipe
 

@@ -12,11 +12,11 @@ from torch import nn
 
 import tombola as tb
 from tombola.errors import TombolaError
-from tombola.methods.request import made, make_request
-from tombola.methods.start import start_from
+from tombola.results.statistics import Difference
+from tombola.search.origin import start_from
+from tombola.search.request import made, make_request
 from tombola.study.margin import Margin
 from tombola.study.planning import examples_to_decide
-from tombola.study.statistics import Difference
 from tombola.train.length import Length
 from tombola.train.recipe import Recipe
 

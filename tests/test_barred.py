@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from cli_calls import call, last_json
 from tombola.errors import TombolaError
 from tombola.mask import Mask, prunable
-from tombola.methods.find import find, search
 from tombola.methods.imp import IterativePruning
-from tombola.methods.request import make_request
 from tombola.report.page import write_report
+from tombola.search.find import find, search
+from tombola.search.request import make_request
 from tombola.select.barred import TiedScoresWarning
 from tombola.select.criteria import Context
 from tombola.select.patterns import NM, parse_pattern

@@ -20,10 +20,10 @@ from tombola.cli.studies import Comparison, comparison_verb
 from tombola.data.config import DataSpec
 from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
-from tombola.methods.presets import preset
-from tombola.methods.request import Request
 from tombola.models.spec import ModelSpec
 from tombola.runs.stage import Stage
+from tombola.search.presets import preset
+from tombola.search.request import Request
 from tombola.study import compare
 from tombola.study.compare import Arm, Searched, Setting, run_comparison, summarise
 from tombola.train.options import Options

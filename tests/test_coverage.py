@@ -16,8 +16,8 @@ from tombola.coverage import LeftOutWarning, coverage, density_in_words, warn_of
 from tombola.errors import TombolaError
 from tombola.mask import prunable
 from tombola.methods.dense import DenseTraining
-from tombola.methods.find import run_find
-from tombola.methods.request import make_request
+from tombola.search.find import run_find
+from tombola.search.request import make_request
 
 
 class Reader(nn.Module):

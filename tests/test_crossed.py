@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from tombola.study.crossed import Sample, crossed_difference, crossed_mean, crossed_paired
+from tombola.results.crossed import Sample, crossed_difference, crossed_mean, crossed_paired
+from tombola.results.statistics import Difference, difference, holm
 from tombola.study.planning import examples_to_decide, least_margin, replicates_to_decide
-from tombola.study.statistics import Difference, difference, holm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import verdict_error_rates as made_up

@@ -20,7 +20,7 @@ from tombola.data.cue import plant, side_of, stamps_of, told_classes
 from tombola.data.registry import load_data
 from tombola.data.splits import Normalisation, Resident, Splits
 from tombola.errors import TombolaError
-from tombola.methods.describe import describe_data
+from tombola.search.describe import describe_data
 from tombola.study.recorded import data_of
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric

@@ -18,17 +18,17 @@ from odd_networks import ODD, SOUND, Embedded, NeedsCompany, Remembers, WithSpar
 from supermask_searches import RECIPE, splits
 from tombola.data.splits import Resident, Splits, Streamed, Task, accuracy, make_splits
 from tombola.errors import TombolaError
+from tombola.levels.search import Level, Search
 from tombola.methods import METHODS
-from tombola.methods.find import find, run_find, validate
 from tombola.methods.imp import IterativePruning
-from tombola.methods.request import make_request
+from tombola.search.find import find, run_find, validate
+from tombola.search.request import make_request
 from tombola.select.criteria import CRITERIA
 from tombola.study.verify import verify
 from tombola.train import trial
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.search import Level, Search
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "imp": {"density": 0.3, "rounds": 1, "rewind": "2it"},

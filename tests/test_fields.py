@@ -7,7 +7,7 @@ from torch import nn
 
 import tombola as tb
 from tombola.methods import METHODS
-from tombola.methods.request import make_request
+from tombola.search.request import make_request
 
 IMP = tb.IterativePruning(density=0.5, rounds=1)
 

@@ -18,9 +18,9 @@ from torchvision import models
 import tombola as tb
 from tombola.data.splits import Splits, Task, accuracy, classification, make_splits
 from tombola.errors import TombolaError
-from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
 from tombola.nn.forward import leaves
+from tombola.search.origin import start_from
 from tombola.train.fit import check_fits
 
 torch.manual_seed(0)

@@ -12,8 +12,8 @@ from torch import nn
 import tombola as tb
 from supermask_searches import splits
 from tombola.errors import TombolaError
-from tombola.methods.request import make_request
 from tombola.plain import as_plain
+from tombola.search.request import make_request
 
 
 def network() -> nn.Module:

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 import tombola as tb
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
+from tombola.levels import prune as loop
 from tombola.mask import Mask, prunable
-from tombola.methods.find import find, run_find, search
 from tombola.methods.imp import IterativePruning
-from tombola.methods.presets import known_presets, preset
-from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
-from tombola.prune import loop
+from tombola.search.find import find, run_find, search
+from tombola.search.presets import known_presets, preset
+from tombola.search.request import make_request
 from tombola.train.connectivity import is_cut
 from tombola.train.feeds import training_feed
 from tombola.train.recipe import Recipe

@@ -195,8 +195,8 @@ def test_figures_of_another_metric_are_called_by_its_own_key(tmp_path: Path) -> 
 
 
 def test_the_library_gives_what_the_file_holds(tmp_path: Path) -> None:
-    from tombola.methods.find import run_find
-    from tombola.methods.request import make_request
+    from tombola.search.find import run_find
+    from tombola.search.request import make_request
 
     recipe = {"length": "2it", "eval_every": "2it", "train_eval": 10}
     request = make_request("mlp", "test_json.regression", {"density": 0.5, "rounds": 1}, recipe=recipe)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tombola.errors import TombolaError
-from tombola.prune.levels import by_density, by_rate
+from tombola.levels.plan import by_density, by_rate
 
 LENET = {"fc1": 235_200, "fc2": 30_000, "fc3": 1_000}
 LENET_RATES = {"fc1": 0.2, "fc2": 0.2, "fc3": 0.1}

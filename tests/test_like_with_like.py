@@ -20,9 +20,9 @@ from tombola.data.splits import Splits, Streamed, make_splits
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.methods import METHODS
-from tombola.methods.find import run_find, search
 from tombola.methods.learned_mask import LearnedMask
-from tombola.methods.request import make_request
+from tombola.search.find import run_find, search
+from tombola.search.request import make_request
 from tombola.supermask import Bernoulli, Identity, TopK, attach, refresh, settled
 from tombola.supermask.attach import layers, read
 from tombola.train import trial as trial_module
@@ -122,7 +122,7 @@ class Watch(Hook):
 
 @pytest.mark.parametrize("rescale", [False, True])
 def test_evaluating_often_changes_no_mask_that_is_trained_with(rescale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tombola.supermask import loop as mask_loop
+    from tombola.levels import learn as mask_loop
 
     real, watches = mask_loop.run_trial, []
     for every in ("1it", "9it"):

@@ -12,22 +12,22 @@ from torch import Tensor, nn
 
 from multi_prize_models import RECIPE, levels, network, splits
 from tombola.errors import TombolaError
+from tombola.levels.learn import Learning, attached
+from tombola.levels.search import Search
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.dense import DenseTraining
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import find
 from tombola.methods.joint import Joint
 from tombola.methods.multi_prize import MultiPrize
 from tombola.models.spec import ModelSpec
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
 from tombola.nn.rewrite import apply_rewrites
+from tombola.search.find import find
 from tombola.supermask import FROZEN, Binary, Identity, Masked, SignedConstant, TopK, attach, refresh
 from tombola.supermask.attach import groups, layers, read
-from tombola.supermask.loop import Learning, attached
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.recipe import Recipe
-from tombola.train.search import Search
 
 
 def put_on(model: nn.Module, learning: Learning) -> nn.Module:
@@ -305,7 +305,7 @@ def test_binary_weights_keep_all_and_train_the_rest(activations: str, per_channe
 
 
 def test_scores_of_binary_weights_rest() -> None:
-    from tombola.supermask import loop
+    from tombola.levels import learn as loop
 
     seen: list[dict[str, Tensor]] = []
 

@@ -10,8 +10,8 @@ import safetensors.torch
 
 from test_supermask_cli import call, last_json
 from tombola.data.config import DataSpec
-from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
+from tombola.search.presets import preset
 from tombola.study.binary import BinaryStudy, binary_arms
 from tombola.study.setting import Setting, check_arms
 from tombola.ticket.ticket import Ticket

@@ -14,22 +14,23 @@ from torch import Tensor, nn
 from multi_prize_models import RECIPE, levels, network, splits
 from tombola.data.splits import make_splits
 from tombola.errors import TicketError, TombolaError
+from tombola.levels.learn import attached, make_ticket
+from tombola.levels.search import Search
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import find, run_find
 from tombola.methods.imp import IterativePruning
 from tombola.methods.joint import Joint
 from tombola.methods.multi_prize import MultiPrize
-from tombola.methods.request import make_request
-from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
 from tombola.rng.seeds import derive
+from tombola.search.find import find, run_find
+from tombola.search.origin import start_from
+from tombola.search.request import make_request
 from tombola.study.arms import ARMS, Contest
 from tombola.study.verify import verify
 from tombola.supermask import refresh
 from tombola.supermask.attach import groups, layers
-from tombola.supermask.loop import attached, make_ticket
 from tombola.ticket.export import export_state
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.storage import bits_per_weight
@@ -37,7 +38,6 @@ from tombola.ticket.ticket import Ticket
 from tombola.train.hooks import Hook
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.search import Search
 from tombola.train.state import Loop
 
 OWN = {
@@ -497,7 +497,7 @@ class KillAt(Hook):
 def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
     method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tombola.supermask import loop as mask_loop
+    from tombola.levels import learn as mask_loop
 
     recipe = Recipe(length="22it", batch_size=8, lr=0.3, momentum=0.9, eval_every="6it")
     options = Options(checkpoint_seconds=0, progress=False)

@@ -26,8 +26,9 @@ from tombola.models.spec import ModelSpec
 from tombola.report import style
 from tombola.report.page import write_report
 from tombola.report.summary import read_run
-from tombola.study.exchange import MASKS, _sentence, run_overlap
-from tombola.study.overlap import (
+from tombola.results.statistics import figure
+from tombola.study.cross_training import MASKS, _sentence, run_overlap
+from tombola.study.mask_overlap import (
     Overlap,
     compare_tickets,
     kept_weights,
@@ -40,7 +41,6 @@ from tombola.study.overlap import (
 )
 from tombola.study.pair import MaskPair, pair_arms
 from tombola.study.setting import Arm, Setting
-from tombola.study.statistics import figure
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
 
@@ -364,7 +364,7 @@ def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monke
 
     options: dict[str, Any] = {"replicates": 1, "options": Options(threads=1)}
     one = run_overlap(arms(), "mlp", "digits", tmp_path / "one", **options)
-    monkeypatch.setattr("tombola.study.exchange.map_jobs", elsewhere)
+    monkeypatch.setattr("tombola.study.cross_training.map_jobs", elsewhere)
     two = run_overlap(arms(), "mlp", "digits", tmp_path / "two", jobs=2, **options)
     assert {**one, "run": ""} == {**two, "run": ""}
 

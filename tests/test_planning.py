@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from scipy.stats import norm, t
 
+from tombola.results.statistics import ArmSpread, Difference
 from tombola.study.planning import MOST_EXAMPLES, examples_to_decide, least_margin, replicates_to_decide
-from tombola.study.statistics import ArmSpread, Difference
 
 PAIR = (ArmSpread(9e-6, 3), ArmSpread(1e-6, 3))
 SEEDS = Difference(0.0, 1e-5, freedom=200 / 82, arms=PAIR)

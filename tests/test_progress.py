@@ -19,9 +19,9 @@ from rich.progress import TextColumn
 from torch import nn
 
 from tombola.data.splits import make_splits
-from tombola.train import progress as bars
+from tombola.runs import progress as bars
+from tombola.runs.progress import Bars, Silent, show_progress
 from tombola.train.loop import train
-from tombola.train.progress import Bars, Silent, show_progress
 from tombola.train.recipe import Recipe
 
 

@@ -13,9 +13,9 @@ from torch.nn.utils import prune
 import tombola as tb
 from tombola.cli import main
 from tombola.data.splits import make_splits
-from tombola.methods.request import make_request
 from tombola.report.page import write_report
 from tombola.runs.integrity import DamagedWarning
+from tombola.search.request import make_request
 from tombola.study.curve import run_curve
 from tombola.train.checkpoint import CheckpointStore
 from tombola.train.history import Row, append_csv, csv_bytes

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tombola.errors import TombolaError
-from tombola.prune.rewind import Rewind
+from tombola.levels.rewind import Rewind
 from tombola.train.length import Length
 
 

@@ -22,12 +22,12 @@ from torch.nn import functional as F
 from tombola.data.splits import Splits, Task, accuracy, classification, make_splits
 from tombola.errors import TombolaError
 from tombola.methods.dense import DenseTraining
-from tombola.methods.describe import describe
-from tombola.methods.find import find, run_find
 from tombola.methods.imp import IterativePruning
-from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
 from tombola.runs.directory import canonical
+from tombola.search.describe import describe
+from tombola.search.find import find, run_find
+from tombola.search.request import make_request
 from tombola.study.verify import verify
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options

@@ -15,26 +15,26 @@ from tombola.cli.options import field_help
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.errors import TombolaError
+from tombola.levels.hooks import FreezeOut, Redraw, Refresh
+from tombola.levels.search import Level, Search
 from tombola.methods import METHODS
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import search, validate
 from tombola.methods.gem_miner import GemMiner
 from tombola.methods.iterand import IteRand, fresh_weights
 from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
 from tombola.methods.multicoat import Multicoat
-from tombola.methods.request import make_request
 from tombola.methods.signed import SignedSupermask
 from tombola.models.spec import ModelSpec
+from tombola.search.find import search, validate
+from tombola.search.request import make_request
 from tombola.supermask import Coats, Round, TopK, attach, read, refresh
 from tombola.supermask.attach import layers
-from tombola.supermask.hooks import FreezeOut, Redraw, Refresh
 from tombola.ticket.ticket import Ticket
 from tombola.train.evaluate import evaluate
 from tombola.train.feeds import evaluation_feed
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
-from tombola.train.search import Level, Search
 
 SPLITS = load_data(DataSpec("digits"))
 RECIPE = Recipe(length="24it", batch_size=60, lr=0.1, momentum=0.9, eval_every="12it")

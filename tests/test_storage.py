@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tombola.mask import Mask
 from tombola.methods import METHODS
-from tombola.methods.find import find
+from tombola.search.find import find
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bits_per_weight, bound_bytes, entropy

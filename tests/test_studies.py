@@ -12,18 +12,18 @@ from torch import nn
 
 import tombola as tb
 from tombola.data.config import DataSpec
-from tombola.methods.find import replicate_seed, run_find
 from tombola.methods.imp import IterativePruning
-from tombola.methods.request import Request, make_request
 from tombola.models.spec import ModelSpec
 from tombola.rng.seeds import derive
+from tombola.runs.progress import Silent
+from tombola.search.find import replicate_seed, run_find
+from tombola.search.request import Request, make_request
 from tombola.select.patterns import parse_pattern
 from tombola.study import curve
 from tombola.study.arms import CONTROLS, Contest, fresh_network, random_mask
 from tombola.study.curve import run_curve
 from tombola.study.recorded import data_of
 from tombola.train.options import Options
-from tombola.train.progress import Silent
 
 TINY = {"length": "6it", "eval_every": "3it"}
 

@@ -21,13 +21,13 @@ from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.methods.dense import DenseTraining
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import find, run_find, search
 from tombola.methods.imp import IterativePruning
 from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
-from tombola.methods.request import make_request
-from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
+from tombola.search.find import find, run_find, search
+from tombola.search.origin import start_from
+from tombola.search.request import make_request
 from tombola.supermask import Coats, Round, Signed, Threshold, TopK, attach, read
 from tombola.supermask.attach import layers
 from tombola.supermask.rules import Bernoulli, MaskRule

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from tombola.levels.hooks import Anneal, LogUtilisation, MaskDecay, Phases, Refresh
 from tombola.supermask import Bernoulli, Identity, Masked, Threshold, TopK, attach, read, refresh
 from tombola.supermask.attach import layers, settled
-from tombola.supermask.hooks import Anneal, LogUtilisation, MaskDecay, Phases, Refresh
 
 
 def network() -> nn.Sequential:

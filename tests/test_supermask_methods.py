@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from supermask_searches import RECIPE, SMALL, levels_of, network, splits, state_of
 from tombola.errors import TombolaError
+from tombola.levels import learn as mask_loop
 from tombola.mask import Mask
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import find, run_find
 from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
-from tombola.methods.request import make_request
 from tombola.models.spec import ModelSpec
+from tombola.search.find import find, run_find
+from tombola.search.request import make_request
 from tombola.study.verify import verify
-from tombola.supermask import loop as mask_loop
 from tombola.supermask import rules
 from tombola.supermask.attach import layers, plain_state, read
 from tombola.train import trial

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from supermask_searches import RECIPE, SMALL, levels_of, network, splits
+from tombola.levels import learn as mask_loop
 from tombola.methods.edge_popup import EdgePopup
-from tombola.methods.find import run_find
 from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
-from tombola.methods.request import make_request
-from tombola.supermask import loop as mask_loop
+from tombola.search.find import run_find
+from tombola.search.request import make_request
 from tombola.train.hooks import Hook
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe

@@ -11,6 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from tombola.levels.learn import Learning, attached, make_ticket
+from tombola.levels.search import Search
 from tombola.mask import Mask
 from tombola.supermask import (
     FROZEN,
@@ -31,12 +33,10 @@ from tombola.supermask import (
     refresh,
 )
 from tombola.supermask.attach import groups
-from tombola.supermask.loop import Learning, attached, make_ticket
 from tombola.supermask.rules import MaskRule
 from tombola.ticket.export import export_state
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.ticket import Ticket
-from tombola.train.search import Search
 
 
 def network(tied: bool = False) -> nn.Sequential:

@@ -19,8 +19,8 @@ from test_ticket_format import tickets
 from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
 from tombola.methods import METHODS
-from tombola.methods.find import find
-from tombola.study.overlap import compare_tickets
+from tombola.search.find import find
+from tombola.study.mask_overlap import compare_tickets
 from tombola.study.verify import verify
 from tombola.ticket import format as container
 from tombola.ticket.codec import encode

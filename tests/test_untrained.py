@@ -15,9 +15,9 @@ from tombola.errors import TombolaError
 from tombola.formats import percent
 from tombola.mask import Mask
 from tombola.methods.signed import SignedSupermask
+from tombola.results.statistics import Adjusted, interval
 from tombola.study.arms import Contest
 from tombola.study.recorded import recipe_of
-from tombola.study.statistics import Adjusted, interval
 from tombola.study.untrained import _CONTROLS, _compare, is_untrained, untrained, untrained_sentence
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from tombola.errors import TombolaError
 from tombola.formats import plural
-from tombola.study.crossed import Sample, crossed_difference
+from tombola.results.crossed import Sample, crossed_difference
+from tombola.results.statistics import difference, interval
 from tombola.study.margin import Margin
 from tombola.study.planning import examples_to_decide
 from tombola.study.sentence import Said, sentence, why
-from tombola.study.statistics import difference, interval
 from tombola.study.verdict import ArmFigures, compare, describe_arm, examples_of, speed, wins
 
 SPREAD = (-0.0005, 0.0, 0.0005)

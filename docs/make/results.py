@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tombola.formats import number
-from tombola.study.crossed import Sample, crossed_difference, crossed_paired
-from tombola.study.statistics import Difference, difference, interval, paired_difference
+from tombola.results.crossed import Sample, crossed_difference, crossed_paired
+from tombola.results.statistics import Difference, difference, interval, paired_difference
 
 DOCS = Path(__file__).resolve().parents[1]
 RESULTS = DOCS / "results"

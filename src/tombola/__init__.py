@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from tombola.hold import hold
     from tombola.mask import Mask, prunable
     from tombola.methods.edge_popup import EdgePopup
-    from tombola.methods.find import find
     from tombola.methods.imp import IterativePruning
     from tombola.methods.joint import Joint
     from tombola.methods.learned_mask import LearnedMask
     from tombola.runtime.deploy import deploy
+    from tombola.search.find import find
     from tombola.select.select import select
     from tombola.study.verify import verify
     from tombola.supermask.attach import attach, detach, make_permanent, read, refresh
@@ -74,7 +74,7 @@ _HOME = {
     "TicketError": "tombola.errors",
     "TombolaError": "tombola.errors",
     "deploy": "tombola.runtime.deploy",
-    "find": "tombola.methods.find",
+    "find": "tombola.search.find",
     "hold": "tombola.hold",
     "prunable": "tombola.mask",
     "verify": "tombola.study.verify",
@@ -83,14 +83,16 @@ _PACKAGES = frozenset(
     {
         "compact",
         "data",
+        "levels",
         "methods",
         "models",
         "nn",
-        "prune",
         "report",
+        "results",
         "rng",
         "runs",
         "runtime",
+        "search",
         "study",
         "supermask",
         "ticket",

@@ -66,7 +66,7 @@ def _add(parser: ArgumentParser) -> None:
 def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if given["tickets"] is not None:
         with loading(None):
-            from tombola.study.exchange import compare_files
+            from tombola.study.cross_training import compare_files
 
         trusted = given["trusted"]
         compared = compare_files(
@@ -81,7 +81,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     arms = pair_arms(Setting(model, data, _RECIPE.read(given), _pair(given)))
     machine = Options(**MACHINE.read(given))
     with loading(machine.progress):
-        from tombola.study.exchange import run_overlap
+        from tombola.study.cross_training import run_overlap
 
     result = run_overlap(
         arms,

@@ -15,13 +15,13 @@ from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.formats import Unit, count, density
 from tombola.methods import METHODS
-from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
+from tombola.search.presets import preset
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tombola.methods.request import Request
+    from tombola.search.request import Request
 
 NETWORK = Group("network", ModelSpec, {"name": "model", "args": "model_args"})
 DATA = Group("data", DataSpec, {"name": "data", "root": "data_root", "args": "data_args"})
@@ -129,7 +129,7 @@ def _request(name: str, given: Namespace) -> Request:
     method, recipe = METHODS[name](**_method(name).read(given)), Recipe(**RECIPE.read(given))
     options = Options(**MACHINE.read(given))
     with loading(options.progress):
-        from tombola.methods.request import make_request
+        from tombola.search.request import make_request
         from tombola.ticket.ticket import Ticket
 
     start = given.get("start")
@@ -148,7 +148,7 @@ def _request(name: str, given: Namespace) -> Request:
 def _run_find(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
     def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         request = _request(name, given)
-        from tombola.methods.find import run_find
+        from tombola.search.find import run_find
 
         result = run_find(request, Path(given["out"]), jobs=given["jobs"])
         show_search(screen, result)
@@ -228,8 +228,8 @@ def _rows(
     barred: bool = False,
 ) -> list[list[str]]:
     """One row per level: its figures' means over the replicates that reached it, on request the kept barred weights."""
-    from tombola.methods.find import is_dense
     from tombola.report.style import arm_name
+    from tombola.search.find import is_dense
 
     at: dict[int, list[Mapping[str, Any]]] = {}
     for levels in replicates:

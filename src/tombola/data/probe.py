@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tombola.data.feed import feed
 from tombola.data.labels import listed_labels
-from tombola.data.splits import Resident, Split, subset
+from tombola.data.splits import Resident, Split, Splits, subset
 
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 """(description, total) -> a bar, which is told how many are done."""
@@ -73,3 +73,13 @@ def extremes(targets: Tensor) -> list[int]:
         found = torch.unique(values)
         places = [*found[:_AT_EITHER_END], *found[-_AT_EITHER_END:]]
     return list(dict.fromkeys(int((rows == value).any(1).int().argmax()) for value in places))
+
+
+def some_batch(splits: Splits, count: int) -> tuple[Tensor, Tensor]:
+    """The first `count` validation examples (or all, if there are fewer), normalised, on the CPU."""
+    return next(feed(splits.val, batch_size=count, normalisation=splits.normalisation, sweep_batch=count).sweep())
+
+
+def some_inputs(splits: Splits, count: int = 16) -> Tensor:
+    """A few validation inputs, as the network sees them."""
+    return some_batch(splits, count)[0]

@@ -12,10 +12,10 @@ from tombola.methods.checks import check_choice
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
-    from tombola.supermask.loop import Learning
-    from tombola.train.search import Level, Search
 
 
 @dataclass(frozen=True)
@@ -51,26 +51,26 @@ class BinaryWeights:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: one level, at density 1."""
-        from tombola.supermask.loop import learn_mask
+        from tombola.levels.learn import learn_mask
 
         return [learn_mask(search, self.learning(search.network()))]
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.supermask.loop import check_learning
+        from tombola.levels.learn import check_learning
 
         check_learning(network, self.learning(network), mask)
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.supermask.loop import dry_run
+        from tombola.levels.learn import dry_run
 
         dry_run(search, self.learning(search.network()))
 
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation: a mask that keeps everything, whose scores rest."""
-        from tombola.supermask.hooks import Phases
-        from tombola.supermask.loop import Learning
+        from tombola.levels.hooks import Phases
+        from tombola.levels.learn import Learning
         from tombola.supermask.represent import Binary
         from tombola.supermask.rules import TopK
         from tombola.supermask.weights import Masked

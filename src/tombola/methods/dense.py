@@ -14,9 +14,9 @@ from tombola.methods.imp import IterativePruning
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
-    from tombola.train.search import Level, Search
 
 
 @dataclass(frozen=True)

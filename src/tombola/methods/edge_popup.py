@@ -14,11 +14,11 @@ from tombola.train.length import Length, steps
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
-    from tombola.supermask.loop import Learning
     from tombola.supermask.rules import TopK
     from tombola.train.hooks import Hook
-    from tombola.train.search import Level, Search
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class EdgePopup:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: one level, whose weights are those of the start."""
-        from tombola.supermask.loop import learn_mask
+        from tombola.levels.learn import learn_mask
 
         return [learn_mask(search, self.learning())]
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.supermask.loop import check_learning, check_norms
+        from tombola.levels.learn import check_learning, check_norms
 
         check_anneal(self.anneal, steps_per_epoch, total)
         if self.train_norms:
@@ -89,13 +89,13 @@ class EdgePopup:
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.supermask.loop import dry_run
+        from tombola.levels.learn import dry_run
 
         dry_run(search, self.learning())
 
     def learning(self) -> Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.supermask.loop import Learning
+        from tombola.levels.learn import Learning
 
         return Learning(
             rule=self._rule(),
@@ -123,7 +123,7 @@ def fixed_density(pattern: str, density: float) -> float:
 
 def annealed(search: Search, length: str, rule: TopK) -> list[Hook]:
     """The hook that lets the density fall: d + (0.5 - d)(1 - t)^3 over `length` (Diffenderfer & Kailkhura 2021)."""
-    from tombola.supermask.hooks import Anneal
+    from tombola.levels.hooks import Anneal
 
     over = steps(length, search.bench.steps_per_epoch)
 

@@ -14,10 +14,10 @@ from tombola.train.length import Length, steps
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.hooks import FreezeOut
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
-    from tombola.supermask.hooks import FreezeOut
-    from tombola.supermask.loop import Learning
-    from tombola.train.search import Level, Search
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class GemMiner:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: level 1 learns the mask, level 2 (if asked for) trains the weights under it."""
-        from tombola.supermask.loop import learn_then_train
+        from tombola.levels.learn import learn_then_train
 
         return learn_then_train(search, self.learning(), self.finetune, self.finetune_lr)
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network at this length."""
-        from tombola.supermask.loop import check_learning
+        from tombola.levels.learn import check_learning
         from tombola.supermask.rules import TopK
 
         if self.density < 1 and not self.densities(steps_per_epoch, total):
@@ -93,13 +93,13 @@ class GemMiner:
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.supermask.loop import dry_run, second_recipe
+        from tombola.levels.learn import dry_run, second_recipe
 
         dry_run(search, self.learning(), second_recipe(search, self.finetune, self.finetune_lr))
 
     def learning(self) -> Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.supermask.loop import Learning
+        from tombola.levels.learn import Learning
         from tombola.supermask.rules import Round
 
         return Learning(
@@ -118,7 +118,7 @@ class GemMiner:
         return {r * period: self.density ** (r / rounds) for r in range(1, rounds + 1)}
 
     def _freezing(self, search: Search) -> FreezeOut:
-        from tombola.supermask.hooks import FreezeOut
+        from tombola.levels.hooks import FreezeOut
 
         total = search.bench.total_steps
         return FreezeOut(self.densities(search.bench.steps_per_epoch, total), self.scope, total if self.exact else None)

@@ -13,9 +13,9 @@ from tombola.names import unknown
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.prune import Counts, Pruning
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
-    from tombola.prune.loop import Counts, Pruning
-    from tombola.train.search import Level, Search
 
 _MOST = 10_000
 """Levels, at most: each is a training."""
@@ -87,13 +87,13 @@ class IterativePruning:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search; the last level holds the ticket."""
-        from tombola.prune.loop import prune_levels
+        from tombola.levels.prune import prune_levels
 
         return prune_levels(search, self.pruning())
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network, trained for `total` iterations under `mask`."""
-        from tombola.prune.loop import plan_levels
+        from tombola.levels.prune import plan_levels
 
         pruning = self.pruning()
         plan_levels(network, pruning, mask)
@@ -101,14 +101,14 @@ class IterativePruning:
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.prune.loop import dry_run
+        from tombola.levels.prune import dry_run
 
         dry_run(search, self.pruning())
 
     def pruning(self) -> Pruning:
         """These settings as axes of the pruning loop."""
-        from tombola.prune.loop import Pruning
-        from tombola.prune.rewind import Rewind
+        from tombola.levels.prune import Pruning
+        from tombola.levels.rewind import Rewind
         from tombola.select.criteria import criterion
         from tombola.select.patterns import parse_pattern
 
@@ -128,7 +128,7 @@ class IterativePruning:
 
         `output` names the output layer's weight, `whole` the weights of which nothing is pruned.
         """
-        from tombola.prune.levels import by_density, by_rate
+        from tombola.levels.plan import by_density, by_rate
         from tombola.select.patterns import NM, parse_pattern
 
         pattern = parse_pattern(self.pattern)

@@ -13,10 +13,10 @@ from tombola.train.length import Length, steps
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tombola.levels.hooks import Redraw
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Search
     from tombola.mask import Mask
-    from tombola.supermask.hooks import Redraw
-    from tombola.supermask.loop import Learning
-    from tombola.train.search import Search
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class IteRand(EdgePopup):
         return replace(popup, hooks=lambda search: [*popup.hooks(search), self._redraw(search)])
 
     def _redraw(self, search: Search) -> Redraw:
-        from tombola.supermask.hooks import Redraw
+        from tombola.levels.hooks import Redraw
 
         every = steps(self.every, search.bench.steps_per_epoch)
         return Redraw(fresh_weights(search), every=every, probability=self.probability, seed=search.seed)

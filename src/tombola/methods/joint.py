@@ -19,11 +19,11 @@ from tombola.train.length import Length, steps
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
-    from tombola.supermask.loop import Learning
     from tombola.train.hooks import Hook
-    from tombola.train.search import Level, Search
 
 RULES = ("masked", "dense", "sr-ste")
 
@@ -104,13 +104,13 @@ class Joint:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: one level, mask and weights together."""
-        from tombola.supermask.loop import learn_mask
+        from tombola.levels.learn import learn_mask
 
         return [learn_mask(search, self.learning(search.network()))]
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network at this length."""
-        from tombola.supermask.loop import check_learning
+        from tombola.levels.learn import check_learning
 
         for field in ("scores_first", "weights_first"):
             if steps(getattr(self, field), steps_per_epoch) >= total:
@@ -127,13 +127,13 @@ class Joint:
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.supermask.loop import dry_run
+        from tombola.levels.learn import dry_run
 
         dry_run(search, self.learning(search.network()))
 
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.supermask.loop import Learning
+        from tombola.levels.learn import Learning
         from tombola.supermask.represent import Binary, Identity
         from tombola.supermask.rules import TopK
         from tombola.supermask.weights import weight_rule
@@ -161,7 +161,7 @@ class Joint:
         return tuple(r for r in rewrites if r["kind"] != "binary-layers" or self.weights == "binary")
 
     def _hooks(self, search: Search) -> list[Hook]:
-        from tombola.supermask.hooks import Phases
+        from tombola.levels.hooks import Phases
 
         bench = search.bench
         learns = self.phases(bench.steps_per_epoch, bench.total_steps)

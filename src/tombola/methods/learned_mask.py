@@ -15,9 +15,9 @@ from tombola.train.length import Length
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
-    from tombola.supermask.loop import Learning
-    from tombola.train.search import Level, Search
 
 _MOST_SAMPLES = 10_000
 
@@ -82,27 +82,27 @@ class LearnedMask:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: level 1 learns the mask, level 2 (if asked for) trains the weights under it."""
-        from tombola.supermask.loop import learn_then_train
+        from tombola.levels.learn import learn_then_train
 
         return learn_then_train(search, self.learning(search.network()), self.finetune, self.finetune_lr)
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.supermask.loop import check_learning
+        from tombola.levels.learn import check_learning
 
         check_learning(network, self.learning(network), mask)
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.supermask.loop import dry_run, second_recipe
+        from tombola.levels.learn import dry_run, second_recipe
 
         then = second_recipe(search, self.finetune, self.finetune_lr)
         dry_run(search, self.learning(search.network()), then)
 
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.supermask.hooks import MaskDecay
-        from tombola.supermask.loop import Learning
+        from tombola.levels.hooks import MaskDecay
+        from tombola.levels.learn import Learning
         from tombola.supermask.represent import Identity, Represent, SignedConstant
         from tombola.supermask.rules import Bernoulli, MaskRule, Threshold
 

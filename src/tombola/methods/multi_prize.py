@@ -16,10 +16,10 @@ from tombola.train.length import Length
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
-    from tombola.supermask.loop import Learning
-    from tombola.train.search import Level, Search
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class MultiPrize:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: level 1 learns the mask, level 2 (if asked for) tunes the norms."""
-        from tombola.supermask.loop import learn_mask, second_recipe, tune_norms
+        from tombola.levels.learn import learn_mask, second_recipe, tune_norms
 
         levels = [learn_mask(search, self.learning(search.network()))]
         recipe = second_recipe(search, self.tune, self.tune_lr) if self.norms == "tuned" else None
@@ -98,7 +98,7 @@ class MultiPrize:
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.supermask.loop import check_learning, check_norms
+        from tombola.levels.learn import check_learning, check_norms
 
         check_anneal(self.anneal, steps_per_epoch, total)
         if self.norms != "fixed":
@@ -107,14 +107,14 @@ class MultiPrize:
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.supermask.loop import dry_run, second_recipe
+        from tombola.levels.learn import dry_run, second_recipe
 
         then = second_recipe(search, self.tune, self.tune_lr) if self.norms == "tuned" else None
         dry_run(search, self.learning(search.network()), then, norms=True)
 
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.supermask.loop import Learning
+        from tombola.levels.learn import Learning
         from tombola.supermask.represent import Binary
         from tombola.supermask.rules import TopK
 

@@ -12,9 +12,9 @@ from tombola.methods.checks import check_density
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
-    from tombola.supermask.loop import Learning
-    from tombola.train.search import Level, Search
 
 
 @dataclass(frozen=True)
@@ -63,25 +63,25 @@ class Multicoat:
 
     def find(self, search: Search) -> list[Level]:
         """Run the search: one level, whose weights are those of the start times 0, 1, 2, ..."""
-        from tombola.supermask.loop import learn_mask
+        from tombola.levels.learn import learn_mask
 
         return [learn_mask(search, self.learning())]
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.supermask.loop import check_learning
+        from tombola.levels.learn import check_learning
 
         check_learning(network, self.learning(), mask)
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.supermask.loop import dry_run
+        from tombola.levels.learn import dry_run
 
         dry_run(search, self.learning())
 
     def learning(self) -> Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.supermask.loop import Learning
+        from tombola.levels.learn import Learning
         from tombola.supermask.rules import Coats
 
         return Learning(

@@ -99,7 +99,7 @@ def _figures(replicates: list[list[Any]]) -> dict[str, Any]:
 
 
 def _verification(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    from tombola.study.statistics import FEWEST_REPLICATES, interval
+    from tombola.results.statistics import FEWEST_REPLICATES, interval
 
     arms: dict[str, dict[str, Any]] = {}
     for stage, value in _stages(path):

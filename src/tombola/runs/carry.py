@@ -14,7 +14,7 @@ from tombola.runs.integrity import RUN, Damaged, misfits, read_record
 from tombola.runs.stage import RESULT, Stage
 
 if TYPE_CHECKING:
-    from tombola.train.progress import Progress
+    from tombola.runs.progress import Progress
 
 
 _LONGEST = 150  # characters of a label; the hash behind it tells two of one beginning apart

@@ -14,23 +14,23 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods.describe import describe, describe_training
-from tombola.methods.find import machine, parameters, replicate_seed, search, validate
-from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
+from tombola.results.crossed import Sample, crossed_difference, crossed_paired
+from tombola.results.statistics import FEWEST_REPLICATES, difference, figure
 from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.runs.progress import Progress, show_progress
 from tombola.runs.record import named, shared
-from tombola.study.crossed import Sample, crossed_difference, crossed_paired
+from tombola.search.describe import describe, describe_training
+from tombola.search.find import machine, parameters, replicate_seed, search, validate
+from tombola.search.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.study.setting import Arm, Setting, check_arms
-from tombola.study.statistics import FEWEST_REPLICATES, difference, figure
 from tombola.study.verdict import SEEDS, SEEDS_AND_EXAMPLES
 from tombola.ticket.origin import Origin
 from tombola.ticket.tensors import hash_state
 from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes
-from tombola.train.progress import Progress, show_progress
 
 __all__ = ["UNTUNED", "Arm", "Setting", "run_comparison"]
 

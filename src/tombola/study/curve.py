@@ -11,21 +11,21 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.methods.describe import describe
-from tombola.methods.find import find_result, headline, machine, replicate_seed, search, validate
-from tombola.methods.request import Request, check_jobs, loaded, name_of_model
-from tombola.methods.start import start_from
+from tombola.levels.prune import plan_levels
+from tombola.levels.search import level_result
 from tombola.names import check_known
-from tombola.prune.loop import plan_levels
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import Stage
+from tombola.search.describe import describe
+from tombola.search.find import find_result, headline, machine, replicate_seed, search, validate
+from tombola.search.origin import start_from
+from tombola.search.request import Request, check_jobs, loaded, name_of_model
 from tombola.study.arms import CONTROLS, Contest, run_arm
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
-from tombola.train.progress import Progress, Silent, show_progress
-from tombola.train.search import level_result
 from tombola.train.trial import Bench
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from tombola.data.config import DataSpec
-from tombola.methods.find import run_find
 from tombola.methods.imp import IterativePruning
-from tombola.methods.request import make_request
+from tombola.search.find import run_find
+from tombola.search.request import make_request
 from tombola.study.verify import verify
 from tombola.train.options import Options
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 
-from tombola.study.statistics import FEWEST_REPLICATES, Difference, quantile, satterthwaite
+from tombola.results.statistics import FEWEST_REPLICATES, Difference, quantile, satterthwaite
 
 POWER = 0.8
 """Chance that a claim is decided with the replicates named, if the difference and its variances are as estimated."""

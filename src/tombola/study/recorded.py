@@ -10,9 +10,9 @@ from tombola.data.config import Augment, Cue, DataSpec
 from tombola.data.registry import names
 from tombola.errors import TombolaError
 from tombola.methods import METHODS
-from tombola.methods.presets import preset
-from tombola.methods.request import made
 from tombola.names import imported_if_trusted, is_import_path
+from tombola.search.presets import preset
+from tombola.search.request import made
 from tombola.ticket.tensors import show
 from tombola.ticket.ticket import Ticket
 from tombola.train.length import Length

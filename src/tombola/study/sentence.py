@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tombola.formats import MINUS, Unit, plural
+from tombola.results.statistics import FEWEST_REPLICATES
 from tombola.study.margin import Allowance, points, trimmed
 from tombola.study.planning import MOST_REPLICATES, POWER
-from tombola.study.statistics import FEWEST_REPLICATES
 from tombola.study.verdict import CLAIMS, SEEDS, Examples
 
 

@@ -10,9 +10,9 @@ from typing import Any
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.methods import METHODS
-from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
+from tombola.search.presets import preset
 from tombola.train.recipe import Recipe
 
 

@@ -17,10 +17,18 @@ from tombola.data.splits import Splits
 from tombola.formats import Unit
 from tombola.mask import Mask
 from tombola.nn.forward import typed
+from tombola.results.crossed import Sample, crossed_difference, crossed_mean
+from tombola.results.statistics import (
+    FEWEST_REPLICATES,
+    Adjusted,
+    Difference,
+    holm,
+    interval,
+    paired_difference,
+    within,
+)
 from tombola.rng.seeds import derive, generator
 from tombola.study.arms import Contest, fresh_network, random_mask
-from tombola.study.crossed import Sample, crossed_difference, crossed_mean
-from tombola.study.statistics import FEWEST_REPLICATES, Adjusted, Difference, holm, interval, paired_difference, within
 from tombola.supermask.represent import Binary
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tombola.study.crossed import Sample, crossed_difference, crossed_mean
-from tombola.study.planning import examples_to_decide, least_margin, replicates_to_decide
-from tombola.study.statistics import (
+from tombola.results.crossed import Sample, crossed_difference, crossed_mean
+from tombola.results.statistics import (
     ERROR_RATE,
     FEWEST_REPLICATES,
     Adjusted,
@@ -24,6 +23,7 @@ from tombola.study.statistics import (
     interval,
     within,
 )
+from tombola.study.planning import examples_to_decide, least_margin, replicates_to_decide
 
 CLAIMS = {
     "dense": "matches the dense network",

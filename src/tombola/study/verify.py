@@ -21,17 +21,18 @@ from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.formats import Unit
 from tombola.mask import unwrap
-from tombola.methods.describe import code_of, describe_data, describe_module
-from tombola.methods.find import machine
-from tombola.methods.request import as_data, check_jobs, check_replicates, loaded
 from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
 from tombola.rng.seeds import checked_seed, derive
 from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.record import named
 from tombola.runs.stage import Stage
+from tombola.search.describe import code_of, describe_data, describe_module
+from tombola.search.find import machine
+from tombola.search.request import as_data, check_jobs, check_replicates, loaded
 from tombola.study.arms import ARMS, Contest, run_arm, try_arms
 from tombola.study.margin import Kind, Margin
 from tombola.study.recorded import data_of, recipe_of, recorded_name, recorded_part
@@ -44,7 +45,6 @@ from tombola.train.fabric import make_fabric
 from tombola.train.fit import check_fits
 from tombola.train.history import Row, steps_to_loss
 from tombola.train.options import Options
-from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
 from tombola.train.trial import Bench, Trial
 

@@ -20,7 +20,6 @@ from tombola.data.probe import FARTHEST, chosen, extremes, first_of, read_target
 from tombola.data.splits import Split
 from tombola.errors import TombolaError, in_short
 from tombola.nn.forward import leaves, mapped, typed, widened
-from tombola.ticket.ticket import Ticket
 from tombola.train.contract import check_task, repeated
 from tombola.train.evaluate import metric_values
 from tombola.train.feeds import EVAL_BATCH, evaluation_feed, layout
@@ -28,11 +27,10 @@ from tombola.train.fit import apart
 from tombola.train.hooks import Hook
 from tombola.train.loop import train
 from tombola.train.schedule import check_schedule
-from tombola.train.search import Search
 from tombola.train.state import BuildOptimizer, Loop
 from tombola.train.trial import Bench
 
-_ROWS = 16
+ROWS = 16
 """Examples of a split that go through the network."""
 _NUMBERS = 1 << 26
 """Numbers in an output that stands for a whole batch's, at most."""
@@ -57,7 +55,7 @@ def try_training(
     bench = replace(bench, splits=replace(bench.splits, task=apart(bench.splits.task)))
     model.to(bench.fabric.device)
     forms, parameters = _forms(model), dict(model.named_parameters())
-    with _undisturbed(bench):
+    with undisturbed(bench):
         _check_splits(bench, model)
         if not torch.is_grad_enabled():
             raise TombolaError(
@@ -67,7 +65,7 @@ def try_training(
         with in_words("one step of training fails"):
             trained = train(
                 model,
-                replace(bench.splits, val=first_of(bench.splits.val, _ROWS)),
+                replace(bench.splits, val=first_of(bench.splits.val, ROWS)),
                 replace(bench.recipe, length="1it"),
                 seed=seed,
                 fabric=bench.fabric,
@@ -79,31 +77,6 @@ def try_training(
         _check_parameters(parameters, dict(model.named_parameters()))
         _check_outcomes(bench, model)
     return trained.state
-
-
-def check_ticket(search: Search, ticket: Ticket, model: nn.Module) -> nn.Module:
-    """Write a ticket, read it back and build it; gives the network, on the CPU.
-
-    Raises:
-        TombolaError: it cannot be done, or gives another network than `model`, which the ticket was made of.
-    """
-    with in_words("no ticket can be made of the network"):
-        read = Ticket.from_bytes(ticket.to_bytes())
-        read.build("origin", model=search.architecture, trusted=search.trusted)
-        built = read.build("final", model=search.architecture, trusted=search.trusted)
-    sample = first_of(search.bench.splits.val, _ROWS)
-    found = []
-    with _undisturbed(search.bench):
-        for network in (model, model, built.to(search.bench.fabric.device)):
-            torch.manual_seed(0)  # of networks that draw in evaluation mode
-            found.append(leaves(_forward(search.bench, network, sample)[0]))
-    ours, again, theirs = found
-    if _close(ours, again) and not _close(ours, theirs):
-        raise TombolaError(
-            "the network that is built from its ticket gives other outputs than the trained one: its forward pass uses "
-            "something that changes and is not in its state_dict; make that a persistent buffer"
-        )
-    return built.to("cpu")
 
 
 @contextmanager
@@ -118,7 +91,7 @@ def in_words(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed(bench: Bench) -> Iterator[None]:
+def undisturbed(bench: Bench) -> Iterator[None]:
     device = bench.fabric.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
@@ -145,8 +118,8 @@ def _check_splits(bench: Bench, model: nn.Module) -> None:
     Few examples go through the network; their outputs stand for a whole batch's. Where that finds a fault, the
     targets' own outputs decide: those of some networks have no row per example.
     """
-    sample = first_of(bench.splits.val, _ROWS)
-    output, _ = _forward(bench, model, sample)
+    sample = first_of(bench.splits.val, ROWS)
+    output, _ = forward(bench, model, sample)
     for where, split in _splits(bench):
         for whose, indices, targets in _batches(bench, where, split, output):
             whose = f"{whose} of the {where} split"
@@ -156,9 +129,9 @@ def _check_splits(bench: Bench, model: nn.Module) -> None:
                 ((_, targets),) = typed([(targets, targets)], model)
                 _check_on_host(bench, repeated(output, len(sample), len(targets)), targets, whose)
             except TombolaError:
-                _check_on_host(bench, *_forward(bench, model, chosen(split, indices[: _ROWS + FARTHEST])), whose)
+                _check_on_host(bench, *forward(bench, model, chosen(split, indices[: ROWS + FARTHEST])), whose)
         if len(split) % EVAL_BATCH == 1:
-            alone, target = _forward(bench, model, chosen(split, [len(split) - 1]))
+            alone, target = forward(bench, model, chosen(split, [len(split) - 1]))
             check_task(bench.splits.task, alone, target, f"the last batch of the {where} split, one example,")
 
 
@@ -166,7 +139,7 @@ def _check_outcomes(bench: Bench, model: nn.Module) -> None:
     """TombolaError if the metric of a network that has taken a step is NaN, or no number whatever the output."""
     name = bench.splits.task.metric_name
     for where, split in _splits(bench):
-        output, target = _forward(bench, model, first_of(split, _ROWS))
+        output, target = forward(bench, model, first_of(split, ROWS))
         known = targets_of(split)
         values, few = _measured(bench, output, target), len(target)
         if values is not None and not values.dim():  # a batch of its own size: of few examples it may be undefined
@@ -209,10 +182,10 @@ def _batches(bench: Bench, where: str, split: Split, output: Any) -> Iterator[tu
         with in_words("the test split cannot be read"):
             known = read_targets(split, bench.progress.track, "the test split")
     if known is None:
-        yield "the first examples", range(min(_ROWS, len(split))), None
+        yield "the first examples", range(min(ROWS, len(split))), None
         return
     row = max((part.numel() // max(1, len(part)) for part in leaves(output) if part.dim()), default=1)
-    count = min(len(known), EVAL_BATCH, max(_ROWS, _NUMBERS // max(1, row)))
+    count = min(len(known), EVAL_BATCH, max(ROWS, _NUMBERS // max(1, row)))
     yield "the first batch", range(count), known[:count]
     far = extremes(known)
     indices = [*far, *(i for i in range(count) if i not in far)][:count]
@@ -233,7 +206,7 @@ def _check_on_host(bench: Bench, output: Any, target: Tensor, whose: str) -> Non
         check_task(task, output, target.to(bench.fabric.device), whose)
 
 
-def _forward(bench: Bench, model: nn.Module, split: Split) -> tuple[Any, Tensor]:
+def forward(bench: Bench, model: nn.Module, split: Split) -> tuple[Any, Tensor]:
     """Outputs for all examples of a small split, in evaluation mode, and the targets."""
     feed = evaluation_feed(bench.splits, split, bench.fabric.device, layout(model, bench.recipe))
     mode = model.training
@@ -288,7 +261,7 @@ def _check_parameters(before: Mapping[str, nn.Parameter], after: Mapping[str, nn
             )
 
 
-def _close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+def close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
     """Whether outputs agree but for rounding; NaN and infinity in the same places."""
     if [part.shape for part in ours] != [part.shape for part in theirs]:
         return False

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tombola.data.probe import some_batch
 from tombola.data.splits import Splits
 from tombola.data.task import Loss, Task, is_cross_entropy
 from tombola.errors import TombolaError, in_short
@@ -15,7 +16,6 @@ from tombola.nn.forward import described, path_to_tensor, typed, widened
 from tombola.train.contract import check_mean, repeated
 from tombola.train.evaluate import loss_value, metric_values
 from tombola.train.feeds import EVAL_BATCH
-from tombola.train.search import some_batch
 
 _EXAMPLES = 8
 

@@ -18,12 +18,12 @@ from tombola.errors import TombolaError
 from tombola.nn.forward import typed, widened
 from tombola.rng.seeds import derive
 from tombola.runs.atomic import make_folder
+from tombola.runs.progress import Update
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
 from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, summed
 from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook, overriding
-from tombola.train.progress import Update
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor, plateau_factor
 from tombola.train.state import BuildOptimizer, Loop

@@ -16,6 +16,7 @@ from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.mask import Mask
 from tombola.plain import as_plain
+from tombola.runs.progress import Progress, Silent
 from tombola.runs.record import named
 from tombola.runs.stage import METRICS, Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
@@ -27,7 +28,6 @@ from tombola.train.length import steps
 from tombola.train.loop import Trained, train
 from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes, write_outcomes
-from tombola.train.progress import Progress, Silent
 from tombola.train.recipe import Recipe
 from tombola.train.state import BuildOptimizer
 

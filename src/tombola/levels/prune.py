@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from tombola.coverage import coverage
+from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError, in_short
 from tombola.hold import hold
+from tombola.levels.rewind import Rewind
+from tombola.levels.search import Level, Search, level_result
+from tombola.levels.validate import check_ticket
 from tombola.mask import Mask, parameters_by_name, prunable, unwrap
 from tombola.nn.forward import typed, widened
 from tombola.nn.outputs import output_weights, say_kept
-from tombola.prune.rewind import Rewind
 from tombola.rng.seeds import derive, generator
 from tombola.runs.stage import REWIND, TICKET
 from tombola.select.barred import warn_of_barred, warn_of_ties
@@ -28,9 +31,8 @@ from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
 from tombola.train.connectivity import is_cut
-from tombola.train.dry_run import check_ticket, in_words, try_training
+from tombola.train.dry_run import in_words, try_training
 from tombola.train.feeds import training_feed
-from tombola.train.search import Level, Search, level_result, some_inputs
 from tombola.train.trial import run_trial
 
 Counts = Mapping[str, int] | int | None

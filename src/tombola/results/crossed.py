@@ -34,7 +34,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tombola.study.statistics import ArmSpread, Difference, satterthwaite
+from tombola.results.statistics import ArmSpread, Difference, satterthwaite
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from tombola.errors import TombolaError
 from tombola.fingerprint import fingerprint, warn_unseen
 from tombola.fingerprint.origins import package_of
 from tombola.mask import unwrap
-from tombola.methods.request import Request
 from tombola.models.foreign import network_at
 from tombola.models.registry import check_name, is_known
 from tombola.models.spec import ModelSpec
 from tombola.names import is_import_path
 from tombola.plain import as_plain
+from tombola.search.request import Request
 from tombola.select.criteria import CRITERIA, criterion
 from tombola.ticket.tensors import hash_state
 from tombola.train.optimizer import is_foreign, optimizer_class

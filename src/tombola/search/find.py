@@ -15,24 +15,24 @@ from tombola.coverage import Coverage, coverage, warn_of_left_out
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.fields import checked
+from tombola.levels.search import Level, Search
 from tombola.mask import parameters_by_name
-from tombola.methods.describe import describe, describe_training
-from tombola.methods.request import Request, check_jobs, loaded, make_request, name_of_model
-from tombola.methods.start import Start, start_from
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Done, Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
+from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.record import named
 from tombola.runs.versions import versions
+from tombola.search.describe import describe, describe_training
+from tombola.search.origin import Start, start_from
+from tombola.search.request import Request, check_jobs, loaded, make_request, name_of_model
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.dry_run import try_training
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
-from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
-from tombola.train.search import Level, Search
 from tombola.train.state import Loop
 from tombola.train.trial import Bench
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tombola.errors import TicketError
 from tombola.mask import Mask
-from tombola.study.statistics import figure
+from tombola.results.statistics import figure
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import Ticket
 

@@ -13,30 +13,30 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.formats import Fixed
+from tombola.levels.rewind import Rewind
+from tombola.levels.search import level_result
 from tombola.mask import Mask, prunable
-from tombola.methods.describe import code_of, describe_data, describe_model, describe_training
-from tombola.methods.find import machine, parameters, replicate_seed, search, validate
-from tombola.methods.request import Request, as_data, check_jobs, loaded, name_of_model
-from tombola.methods.start import start_from
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
-from tombola.prune.rewind import Rewind
+from tombola.results.statistics import FEWEST_REPLICATES, figure
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
+from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import TICKET, Stage
 from tombola.runs.versions import versions
+from tombola.search.describe import code_of, describe_data, describe_model, describe_training
+from tombola.search.find import machine, parameters, replicate_seed, search, validate
+from tombola.search.origin import start_from
+from tombola.search.request import Request, as_data, check_jobs, loaded, name_of_model
 from tombola.study.arms import random_mask
-from tombola.study.overlap import compare_tickets, over_replicates
+from tombola.study.mask_overlap import compare_tickets, over_replicates
 from tombola.study.setting import Arm, check_arms
-from tombola.study.statistics import FEWEST_REPLICATES, figure
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
-from tombola.train.progress import Progress, Silent, show_progress
 from tombola.train.recipe import Recipe
-from tombola.train.search import level_result
 from tombola.train.trial import Bench, run_trial
 
 __all__ = ["DEFAULT_INIT", "compare_files", "run_overlap"]

@@ -17,19 +17,19 @@ from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.fields import described
+from tombola.levels.search import Level, Search
 from tombola.mask import unwrap
 from tombola.methods import METHODS
-from tombola.methods.presets import preset
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
 from tombola.nn.forward import input_dtype
 from tombola.rng.seeds import checked_seed
 from tombola.runs.jobs import check_single_process
+from tombola.runs.progress import Progress, Silent
+from tombola.search.presets import preset
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
-from tombola.train.progress import Progress, Silent
 from tombola.train.recipe import Recipe
-from tombola.train.search import Level, Search
 
 Made = TypeVar("Made")
 

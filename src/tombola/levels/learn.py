@@ -12,8 +12,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
 from tombola.hold import hold
+from tombola.levels.hooks import LogUtilisation, Refresh
+from tombola.levels.search import Level, Search, level_result
+from tombola.levels.validate import check_ticket
 from tombola.mask import Mask, prunable
 from tombola.nn.init import NORMS
 from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
@@ -21,7 +25,6 @@ from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.stage import TICKET, Stage
 from tombola.select.select import EmptyLayerWarning
 from tombola.supermask.attach import Rest, attach, groups, layers, multipliers, plain_state, read, refresh, settle
-from tombola.supermask.hooks import LogUtilisation, Refresh
 from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule, TopK
 from tombola.supermask.weights import FROZEN, WeightRule
@@ -30,12 +33,11 @@ from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.tensors import first_few
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.connectivity import is_cut
-from tombola.train.dry_run import check_ticket, in_words, try_training
+from tombola.train.dry_run import in_words, try_training
 from tombola.train.hooks import Hook
 from tombola.train.length import Length
 from tombola.train.optimizer import build_optimizer
 from tombola.train.recipe import Recipe
-from tombola.train.search import Level, Search, level_result, some_inputs
 from tombola.train.trial import Evaluate, MoreTests, Trial, run_trial
 
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from tombola.data.feed import feed
-from tombola.data.splits import Splits
 from tombola.mask import Mask
 from tombola.runs.stage import Stage
 from tombola.ticket.origin import Origin
@@ -90,13 +88,3 @@ def level_result(
         "metrics": f"{path}/metrics.csv",
         "ticket": f"{path}/network.ticket",
     }
-
-
-def some_batch(splits: Splits, count: int) -> tuple[Tensor, Tensor]:
-    """The first `count` validation examples (or all, if there are fewer), normalised, on the CPU."""
-    return next(feed(splits.val, batch_size=count, normalisation=splits.normalisation, sweep_batch=count).sweep())
-
-
-def some_inputs(splits: Splits, count: int = 16) -> Tensor:
-    """A few validation inputs, as the network sees them."""
-    return some_batch(splits, count)[0]

@@ -1,0 +1,1 @@
+"""What methods are made of: a search and its levels, the pruning loop, learned masks, rewinding."""

@@ -1,0 +1,38 @@
+"""A search's ticket, tried before anything is trained: written, read back, built, compared."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from tombola.data.probe import first_of
+from tombola.errors import TombolaError
+from tombola.levels.search import Search
+from tombola.nn.forward import leaves
+from tombola.ticket.ticket import Ticket
+from tombola.train.dry_run import ROWS, close, forward, in_words, undisturbed
+
+
+def check_ticket(search: Search, ticket: Ticket, model: nn.Module) -> nn.Module:
+    """Write a ticket, read it back and build it; gives the network, on the CPU.
+
+    Raises:
+        TombolaError: it cannot be done, or gives another network than `model`, which the ticket was made of.
+    """
+    with in_words("no ticket can be made of the network"):
+        read = Ticket.from_bytes(ticket.to_bytes())
+        read.build("origin", model=search.architecture, trusted=search.trusted)
+        built = read.build("final", model=search.architecture, trusted=search.trusted)
+    sample = first_of(search.bench.splits.val, ROWS)
+    found = []
+    with undisturbed(search.bench):
+        for network in (model, model, built.to(search.bench.fabric.device)):
+            torch.manual_seed(0)  # of networks that draw in evaluation mode
+            found.append(leaves(forward(search.bench, network, sample)[0]))
+    ours, again, theirs = found
+    if close(ours, again) and not close(ours, theirs):
+        raise TombolaError(
+            "the network that is built from its ticket gives other outputs than the trained one: its forward pass uses "
+            "something that changes and is not in its state_dict; make that a persistent buffer"
+        )
+    return built.to("cpu")

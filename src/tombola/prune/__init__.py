@@ -1,1 +1,0 @@
-"""The pruning loop: levels, rewinding, held masks."""

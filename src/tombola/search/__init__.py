@@ -1,0 +1,1 @@
+"""Find: a request (model, data, method, recipe, start) becomes a search; presets fill in what is left open."""
