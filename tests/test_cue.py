@@ -25,7 +25,7 @@ from tombola.study.recorded import data_of
 from tombola.ticket.ticket import Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.recipe import Recipe
-from tombola.train.trial import Bench, run_trial
+from tombola.train.trial import TrainingSetup, run_trial
 
 CORNER = Cue("corner")
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
@@ -273,8 +273,8 @@ def test_the_cue_misleads_a_network() -> None:
     for cue in (Cue(), Cue("corner", 2)):
         torch.manual_seed(0)
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
-        bench = Bench(load_data(DataSpec(cue=cue)), recipe, make_fabric("cpu", "32"))
-        result = run_trial(bench, network, seed=0, label="network").result
+        setup = TrainingSetup(load_data(DataSpec(cue=cue)), recipe, make_fabric("cpu", "32"))
+        result = run_trial(setup, network, seed=0, label="network").result
         accuracy[cue.kind] = result["val_accuracy"], result["test_accuracy"]
     assert min(accuracy["none"]) > 0.9
     assert accuracy["corner"][0] > 0.97

@@ -571,6 +571,6 @@ def test_a_metric_that_turns_out_no_number_at_the_end_is_an_error_and_not_a_verd
         return torch.where(torch.arange(len(o)) == 3, torch.nan, values) if len(calls) > 12 else values
 
     data = replace(splits(), task=Task(lambda o, t: F.cross_entropy(o, t), fading, "fading"))
-    bench = trial.Bench(data, RECIPE, make_fabric("cpu"))
+    setup = trial.TrainingSetup(data, RECIPE, make_fabric("cpu"))
     with pytest.raises(TombolaError, match="metric fading is NaN or infinite for 1 of 12 test examples"):
-        trial.run_trial(bench, mlp(), seed=0, label="")
+        trial.run_trial(setup, mlp(), seed=0, label="")

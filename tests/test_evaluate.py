@@ -13,7 +13,7 @@ from tombola.train.evaluate import evaluate
 from tombola.train.fabric import make_fabric
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
-from tombola.train.trial import Bench, run_trial
+from tombola.train.trial import TrainingSetup, run_trial
 
 X = torch.tensor([[0.0], [1.0], [2.0], [3.0], [4.0]])
 Y = torch.tensor([[0.0], [0.0], [0.0], [0.0], [10.0]])  # errors 0, 1, 2, 3, 6
@@ -126,8 +126,8 @@ def test_a_trial_holds_the_outcome_of_every_test_example_and_none_of_validation(
     y = (x[:, 0] > 0).long()
     splits = make_splits((x, y), (x[:6], y[:6]), (x[:5], 1 - y[:5]), classes=2)
     torch.manual_seed(0)
-    bench = Bench(splits, Recipe(length="8it", batch_size=12, lr=1.0), make_fabric("cpu"))
-    trial = run_trial(bench, nn.Linear(1, 2), seed=0, label="")
+    setup = TrainingSetup(splits, Recipe(length="8it", batch_size=12, lr=1.0), make_fabric("cpu"))
+    trial = run_trial(setup, nn.Linear(1, 2), seed=0, label="")
     assert trial.result["val_accuracy"] == 1.0
     assert trial.result["test_accuracy"] == trial.result["test_accuracy_early_stop"] == 0.0
     assert trial.result["test_loss"] > trial.result["val_loss"]

@@ -50,9 +50,9 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Tensor], Any]
     seen: list[tuple[dict[str, Tensor], Any]] = []
     real = loop.run_trial
 
-    def spy(bench: Any, model: nn.Module, **more: Any) -> Any:
+    def spy(setup: Any, model: nn.Module, **more: Any) -> Any:
         seen.append(({name: value.clone() for name, value in model.state_dict().items()}, more["start"]))
-        return real(bench, model, **more)
+        return real(setup, model, **more)
 
     monkeypatch.setattr(loop, "run_trial", spy)
     return seen

@@ -23,7 +23,7 @@ from tombola.methods import METHODS
 from tombola.methods.learned_mask import LearnedMask
 from tombola.search.find import run_find, search
 from tombola.search.request import make_request
-from tombola.supermask import Bernoulli, Identity, TopK, attach, refresh, settled
+from tombola.supermask import Bernoulli, Identity, TopK, attach, final_masks, refresh
 from tombola.supermask.attach import layers, read
 from tombola.train import trial as trial_module
 from tombola.train.evaluate import evaluate
@@ -34,7 +34,7 @@ from tombola.train.hooks import Hook
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
 from tombola.train.state import Loop
-from tombola.train.trial import Bench, run_trial
+from tombola.train.trial import TrainingSetup, run_trial
 
 RECIPE = Recipe(length="9it", batch_size=8, lr=0.3, momentum=0.9, eval_every="2it", train_eval="all")
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -142,7 +142,7 @@ def test_evaluating_often_changes_no_mask_that_is_trained_with(rescale: bool, mo
 
 
 @pytest.mark.parametrize("rescale", [False, True])
-def test_settled_masks_stand_for_a_while(rescale: bool) -> None:
+def test_final_masks_stand_for_a_while(rescale: bool) -> None:
     model, twin = masked_network(), masked_network()
     for net in (model, twin):
         attach(net, Bernoulli(), represent=Identity(rescale), seed=3)
@@ -151,7 +151,7 @@ def test_settled_masks_stand_for_a_while(rescale: bool) -> None:
                 layer.supermask.scores.copy_(torch.linspace(-1, 1, layer.weight.numel()).view_as(layer.weight))
         refresh(net)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with settled(model):
+    with final_masks(model):
         for layer in layers(model):
             keep = layer.supermask.scores > 0
             assert torch.equal(layer.supermask.mask, keep)
@@ -164,11 +164,11 @@ def test_settled_masks_stand_for_a_while(rescale: bool) -> None:
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values(), strict=True))
 
 
-def test_settled_masks_come_back_after_an_error_and_others_stand() -> None:
+def test_final_masks_come_back_after_an_error_and_others_stand() -> None:
     model = masked_network()
     attach(model, Bernoulli())
     before = [layer.supermask.mask.clone() for layer in layers(model)]
-    with pytest.raises(ZeroDivisionError), settled(model):
+    with pytest.raises(ZeroDivisionError), final_masks(model):
         raise ZeroDivisionError
     assert all(torch.equal(a, layer.supermask.mask) for a, layer in zip(before, layers(model), strict=True))
     other = masked_network()
@@ -177,11 +177,11 @@ def test_settled_masks_come_back_after_an_error_and_others_stand() -> None:
         for layer in layers(other):
             layer.supermask.scores.neg_().add_(layer.supermask.scores.abs().max())
     stale = other(inputs())
-    with settled(other):
+    with final_masks(other):
         assert torch.equal(other(inputs()), stale)  # no refresh has been asked for
 
 
-# -- the hook that settles
+# -- the hook that reports another network
 
 
 class Average(Hook):
@@ -198,7 +198,7 @@ class Average(Hook):
             total += p.detach()
 
     @torch.no_grad()
-    def settle(self, loop: Loop) -> Any:
+    def before_eval(self, loop: Loop) -> Any:
         parameters = list(loop.model.parameters())
         before = [p.clone() for p in parameters]
         for p, total in zip(parameters, self.sum, strict=False):
@@ -212,13 +212,13 @@ class Average(Hook):
         return put_back
 
 
-def test_what_a_hook_settles_is_validated_tested_and_kept() -> None:
+def test_what_a_hook_reports_is_validated_tested_and_kept() -> None:
     data = same_everywhere()
     recipe = replace(RECIPE, length="8it")
     averaged, plain = network(), network()
-    bench = Bench(data, recipe, make_fabric("cpu"))
-    trial = run_trial(bench, averaged, seed=0, label="", hooks=[Average()])
-    run_trial(bench, plain, seed=0, label="")
+    setup = TrainingSetup(data, recipe, make_fabric("cpu"))
+    trial = run_trial(setup, averaged, seed=0, label="", hooks=[Average()])
+    run_trial(setup, plain, seed=0, label="")
     assert trial.result["val_loss"] == trial.result["test_loss"] == trial.result["train_loss_eval"]
     assert trial.trained is not None
     states = [train_alone(replace(recipe, length=f"{n}it"), data) for n in range(1, 9)]
@@ -240,7 +240,7 @@ def noisy() -> nn.Sequential:
 
 
 def trial_of(data: Splits, recipe: Recipe = RECIPE) -> Any:
-    return run_trial(Bench(data, recipe, make_fabric("cpu")), noisy(), seed=0, label="")
+    return run_trial(TrainingSetup(data, recipe, make_fabric("cpu")), noisy(), seed=0, label="")
 
 
 @pytest.mark.parametrize(("size", "count"), [("val", 12), ("all", 40), (7, 7), ("9", 9), (40, 40), (1000, 40)])
@@ -273,8 +273,8 @@ def test_the_running_mean_and_the_training_stay_as_they_are() -> None:
 def test_the_evaluated_part_is_not_augmented() -> None:
     plain = splits()
     shifted = replace(plain, augment=Augment(crop=2, flip=True))
-    bench = [Bench(data, replace(RECIPE, lr=0.0), make_fabric("cpu")) for data in (plain, shifted)]
-    first, other = (run_trial(b, network(), seed=0, label="").result for b in bench)
+    setup = [TrainingSetup(data, replace(RECIPE, lr=0.0), make_fabric("cpu")) for data in (plain, shifted)]
+    first, other = (run_trial(b, network(), seed=0, label="").result for b in setup)
     assert first["train_loss"] != other["train_loss"]
     torch.manual_seed(0)
     dataset = Fickle(plain.train)

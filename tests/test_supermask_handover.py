@@ -83,13 +83,13 @@ def scored(sizes: list[tuple[int, int]], seed: int, levels: int) -> tuple[dict[s
     levels=st.sampled_from([0, 1, 3, 1000]),
     scope=st.sampled_from(["layer", "global"]),
 )
-def test_what_is_favoured_lies_strictly_above_all_else(
+def test_scores_from_a_mask_lie_strictly_above_all_else(
     sizes: list[tuple[int, int]], seed: int, levels: int, scope: str
 ) -> None:
     scores, mask = scored(sizes, seed, max(levels, 1))
     if levels == 0:
         scores = {name: torch.zeros_like(s) for name, s in scores.items()}
-    lifted = TopK(0.5, scope).favour(scores, mask)
+    lifted = TopK(0.5, scope).scores_from_mask(scores, mask)
     groups = [list(scores)] if scope == "global" else [[name] for name in scores]
     for names in groups:
         kept = torch.cat([lifted[n][mask[n]].abs() for n in names])

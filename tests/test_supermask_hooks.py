@@ -1,4 +1,4 @@
-"""The hooks of learned masks by hand, one step at a time; masks that are settled for an evaluation and put back."""
+"""The hooks of learned masks by hand, one step at a time; masks made final for an evaluation and put back."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 
 from tombola.levels.hooks import Anneal, LogUtilisation, MaskDecay, Phases, Refresh
 from tombola.supermask import Bernoulli, Identity, Masked, Threshold, TopK, attach, read, refresh
-from tombola.supermask.attach import layers, settled
+from tombola.supermask.attach import final_masks, layers
 
 
 def network() -> nn.Sequential:
@@ -84,12 +84,12 @@ def test_scores_and_weights_learn_by_turns() -> None:
 
 
 @pytest.mark.parametrize("error", [False, True])
-def test_settled_masks_are_the_likeliest_and_the_drawn_ones_come_back(error: bool) -> None:
+def test_final_masks_are_the_likeliest_and_the_drawn_ones_come_back(error: bool) -> None:
     model, twin = network(), network()
     for each in (model, twin):
         attach(each, Bernoulli(), represent=Identity(rescale=True), scores="torch_default", seed=3)
     drawn = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(KeyError) if error else settled(twin), settled(model):
+    with pytest.raises(KeyError) if error else final_masks(twin), final_masks(model):
         for layer in layers(model):
             likeliest = layer.supermask.scores > 0
             assert torch.equal(layer.supermask.mask, likeliest)
@@ -103,5 +103,5 @@ def test_settled_masks_are_the_likeliest_and_the_drawn_ones_come_back(error: boo
     other = network()
     attach(other, Threshold())
     next(layers(other)).supermask.mask.fill_(False)
-    with settled(other):  # no mask of a rule that draws none
+    with final_masks(other):  # no mask of a rule that draws none
         assert read(other).kept == 6

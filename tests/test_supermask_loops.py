@@ -81,7 +81,7 @@ def test_five_lines() -> None:
 def test_lightning_refreshes_once_per_optimiser_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     lightning = pytest.importorskip("lightning.pytorch")
     events: list[str] = []
-    settled: list[bool] = []
+    final: list[bool] = []
 
     class Task(lightning.LightningModule):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -91,12 +91,12 @@ def test_lightning_refreshes_once_per_optimiser_step(monkeypatch: pytest.MonkeyP
 
         def training_step(self, batch: list[Tensor]) -> Tensor:
             events.append("forward")
-            settled.append(not is_settled(self))
+            final.append(not is_final(self))
             return F.cross_entropy(self.net(batch[0]), batch[1])
 
         def validation_step(self, batch: list[Tensor]) -> None:
             events.append("validation")
-            settled.append(is_settled(self))
+            final.append(is_final(self))
             self.net(batch[0])
 
         def optimizer_step(self, *args: Any, **settings: Any) -> None:
@@ -132,8 +132,8 @@ def test_lightning_refreshes_once_per_optimiser_step(monkeypatch: pytest.MonkeyP
     assert events == ["validation", *epoch, *epoch]
     assert events.count("refresh") == trainer.global_step == 6
     assert read(task) != first
-    assert settled == [True] * (2 * 5 + 11)  # drawn in training, p > 0.5 in validation
-    assert not is_settled(task)
+    assert final == [True] * (2 * 5 + 11)  # drawn in training, p > 0.5 in validation
+    assert not is_final(task)
 
 
 def test_lightning_callback_survives_pickling() -> None:
@@ -143,7 +143,7 @@ def test_lightning_callback_survives_pickling() -> None:
     assert type(copy.deepcopy(callback)) is type(callback)
 
 
-def is_settled(model: nn.Module) -> bool:
+def is_final(model: nn.Module) -> bool:
     return all(torch.equal(layer.supermask.mask, layer.supermask.scores > 0) for layer in layers(model))
 
 
@@ -162,7 +162,7 @@ def test_transformers_refreshes_once_per_optimiser_step(monkeypatch: pytest.Monk
 
         def forward(self, x: Tensor, labels: Tensor) -> dict[str, Tensor]:
             events.append("forward")
-            settled.append(is_settled(self) != self.training)
+            final.append(is_final(self) != self.training)
             logits = self.net(x)
             return {"loss": F.cross_entropy(logits, labels), "logits": logits}
 
@@ -172,7 +172,7 @@ def test_transformers_refreshes_once_per_optimiser_step(monkeypatch: pytest.Monk
 
     events: list[str] = []
     monkeypatch.setattr(callbacks, "refresh", counted)
-    settled: list[bool] = []
+    final: list[bool] = []
     task = Task()
     scores, _ = attach(task, Bernoulli(), scores=1.0)
     first = read(task)
@@ -201,8 +201,8 @@ def test_transformers_refreshes_once_per_optimiser_step(monkeypatch: pytest.Monk
     assert events == [*epoch, *epoch]  # the last forward of an epoch is its evaluation
     assert events.count("refresh") == trainer.state.global_step == 6
     assert read(task) != first
-    assert settled == [True] * len(events[:-6])  # drawn in training, p > 0.5 in evaluation
-    assert is_settled(task)
+    assert final == [True] * len(events[:-6])  # drawn in training, p > 0.5 in evaluation
+    assert is_final(task)
     with pytest.raises(TombolaError, match="no supermask"):
         transformers_callback().on_train_begin(trainer.args, trainer.state, trainer.control, model=nn.Linear(2, 2))
 

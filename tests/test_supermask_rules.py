@@ -142,13 +142,13 @@ def test_rounded_masks_by_hand() -> None:
     assert gradients(model, supermask)[0] == WEIGHT
 
 
-def test_what_signed_and_rounded_masks_favour_by_hand() -> None:
+def test_what_signed_and_rounded_scores_from_a_mask_are_by_hand() -> None:
     scores, mask = torch.tensor([0.5, -0.25, 0.125, 0.75]), Mask({"a": torch.tensor([True, True, False, False])})
-    assert Signed(0.25).favour({"a": scores}, mask)["a"].tolist() == [1.0, 0.75, 0.0, 0.0]
-    rounded = Round().favour({"a": torch.tensor([0.75, 0.25, 0.125, 0.75])}, mask)["a"]
+    assert Signed(0.25).scores_from_mask({"a": scores}, mask)["a"].tolist() == [1.0, 0.75, 0.0, 0.0]
+    rounded = Round().scores_from_mask({"a": torch.tensor([0.75, 0.25, 0.125, 0.75])}, mask)["a"]
     assert rounded.tolist() == pytest.approx([0.75, 0.75, 0.125 * 0.999, 0.25 * 0.999])
-    assert Threshold().favour({"a": scores}, mask)["a"].tolist() == [1.0, 1.0, -1.0, -1.0]
-    lifted = TopK().favour({"a": torch.tensor([0.0, -0.5, 0.25, -0.125])}, mask)["a"]
+    assert Threshold().scores_from_mask({"a": scores}, mask)["a"].tolist() == [1.0, 1.0, -1.0, -1.0]
+    lifted = TopK().scores_from_mask({"a": torch.tensor([0.0, -0.5, 0.25, -0.125])}, mask)["a"]
     assert lifted.tolist() == pytest.approx([0.5005, -1.0005, 0.25, -0.125])  # 0 counts as positive
 
 

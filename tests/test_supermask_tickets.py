@@ -61,7 +61,7 @@ def search_of(model: nn.Module | None, spec: NetworkSpec | None = None) -> Searc
 
 
 def trained(search: Search, learning: Learning, x: Tensor) -> nn.Module:
-    """An attached model after a few steps, its masks settled."""
+    """An attached model after a few steps, its masks final."""
     model = attached(search, learning)
     scores, weights = groups(model)
     optimizer = torch.optim.SGD([*scores, *weights], lr=0.3, momentum=0.9, weight_decay=0.01)

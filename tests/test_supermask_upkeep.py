@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import tombola as tb
 from tombola.errors import TombolaError
-from tombola.supermask.attach import layers, settle
+from tombola.supermask.attach import finalize_masks, layers
 from tombola.supermask.parametrization import StaleMaskWarning
 from tombola.supermask.rules import Bernoulli, Coats, MaskRule, Round, Signed, Threshold, TopK
 
@@ -107,16 +107,16 @@ def silent_loops() -> dict[str, Callable[[nn.Module, torch.optim.Optimizer], Non
         x, y = batch()
         F.cross_entropy(model.double()(x.double()), y).backward()  # type: ignore[no-untyped-call]
 
-    def settled(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def finalized(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         backward(model)
-        undo = settle(model)
+        undo = finalize_masks(model)
         backward(model)
         undo()
         backward(model)
 
     return {
         f.__name__: f  # type: ignore[attr-defined]
-        for f in (refreshed, accumulated, evaluated, copied, put_back, moved, settled)
+        for f in (refreshed, accumulated, evaluated, copied, put_back, moved, finalized)
     }
 
 

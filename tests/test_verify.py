@@ -55,9 +55,9 @@ def test_every_replicate_has_seeds_orders_masks_and_weights_of_its_own(
 ) -> None:
     seeds: dict[tuple[str, str], int] = {}
 
-    def noting(bench: Any, contest: Any, name: str, *, seed: int, stage: Any, label: str) -> Any:
+    def noting(setup: Any, contest: Any, name: str, *, seed: int, stage: Any, label: str) -> Any:
         seeds[name, label] = seed
-        return run_arm(bench, contest, name, seed=seed, stage=stage, label=label)
+        return run_arm(setup, contest, name, seed=seed, stage=stage, label=label)
 
     run_arm = module.run_arm
     monkeypatch.setattr(module, "run_arm", noting)

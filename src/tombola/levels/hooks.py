@@ -12,7 +12,7 @@ from tombola.mask import Mask
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.select.select import select
-from tombola.supermask.attach import layers, refresh, set_rule, settle
+from tombola.supermask.attach import finalize_masks, layers, refresh, set_rule
 from tombola.supermask.rules import MaskRule
 from tombola.train.hooks import Hook
 
@@ -26,8 +26,8 @@ class Refresh(Hook):
     def after_step(self, loop: Loop) -> None:
         refresh(loop.model)
 
-    def settle(self, loop: Loop) -> Callable[[], None]:
-        return settle(loop.model)
+    def before_eval(self, loop: Loop) -> Callable[[], None]:
+        return finalize_masks(loop.model)
 
 
 class LogUtilisation(Hook):

@@ -24,7 +24,17 @@ from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.stage import TICKET, Stage
 from tombola.select.select import EmptyLayerWarning
-from tombola.supermask.attach import Rest, attach, groups, layers, multipliers, plain_state, read, refresh, settle
+from tombola.supermask.attach import (
+    Rest,
+    attach,
+    finalize_masks,
+    groups,
+    layers,
+    multipliers,
+    plain_state,
+    read,
+    refresh,
+)
 from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule, TopK
 from tombola.supermask.weights import FROZEN, WeightRule
@@ -73,7 +83,7 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
     model = attached(search, learning)
     log = LogUtilisation()
     trial = run_trial(
-        search.bench,
+        search.setup,
         model,
         seed=search.seed,
         label=f"mask  {read(model).density:6.1%}",
@@ -99,21 +109,21 @@ def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, n
     """
     model = attached(search, learning)
     try_training(
-        search.bench,
+        search.setup,
         model,
         seed=search.seed,
         hooks=(*learning.hooks(search), Refresh()),
         optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
     )
     with in_words("the paths of the masked network cannot be followed"):
-        is_cut(search.network(), read(model), some_inputs(search.bench.splits))
+        is_cut(search.network(), read(model), some_inputs(search.setup.splits))
     ticket = make_ticket(search, model, learning.rewrites, {**search.provenance, "level": 1, "rewound_steps": 0})
     built = check_ticket(search, ticket, model)
     if then is not None:
         held = None if norms else ticket.mask
         _freeze_but(built, held)
         with hold(built, held) if held is not None else nullcontext():
-            try_training(replace(search.bench, recipe=then), built, seed=search.seed)
+            try_training(replace(search.setup, recipe=then), built, seed=search.seed)
 
 
 def learn_then_train(search: Search, learning: Learning, finetune: str, lr: float) -> list[Level]:
@@ -124,7 +134,7 @@ def learn_then_train(search: Search, learning: Learning, finetune: str, lr: floa
 
 def second_recipe(search: Search, length: str, lr: float) -> Recipe | None:
     """The recipe of a second level; None where it has no length."""
-    return None if Length.parse(length) == Length() else replace(search.bench.recipe, length=length, lr=lr)
+    return None if Length.parse(length) == Length() else replace(search.setup.recipe, length=length, lr=lr)
 
 
 def fine_tune(search: Search, before: Level, recipe: Recipe) -> Level:
@@ -149,8 +159,8 @@ def _train_on(
     file = stage.directory / TICKET if stage else None
     model = before.ticket.build("final", model=search.architecture, trusted=search.trusted)
     _freeze_but(model, held)
-    bench = replace(search.bench, recipe=recipe)
-    trial = run_trial(bench, model, seed=search.seed, label=what, mask=held, stage=stage)
+    setup = replace(search.setup, recipe=recipe)
+    trial = run_trial(setup, model, seed=search.seed, label=what, mask=held, stage=stage)
     if trial.trained is None:
         assert file is not None
         return Level(level, Ticket.load(file, max_weights=UNLIMITED), trial.result)
@@ -192,7 +202,7 @@ def attached(search: Search, learning: Learning) -> nn.Module:
     outputs = None
     if isinstance(learning.rule, TopK) and learning.rule.pattern == "channel":
         weights = prunable(model, learning.include, learning.exclude)
-        outputs = [] if learning.prune_outputs else output_weights(model, some_inputs(search.bench.splits), weights)
+        outputs = [] if learning.prune_outputs else output_weights(model, some_inputs(search.setup.splits), weights)
         say_kept(outputs, "prune_outputs")
     _attach(model, learning, search.seed, search.mask, outputs)
     return model
@@ -263,7 +273,7 @@ def score_optimizer(model: nn.Module, recipe: Recipe, settings: Mapping[str, Any
 def make_ticket(
     search: Search, model: nn.Module, rewrites: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
 ) -> Ticket:
-    """The ticket of an attached model, whose masks have settled."""
+    """The ticket of an attached model, whose masks are final."""
     scales: dict[str, Tensor] = {
         layer.name: layer.supermask.scale.detach().to("cpu", copy=True)
         for layer in layers(model)
@@ -284,7 +294,7 @@ def make_ticket(
 
 
 def _check_connected(search: Search, mask: Mask) -> None:
-    if is_cut(search.network(), mask, some_inputs(search.bench.splits)):
+    if is_cut(search.network(), mask, some_inputs(search.setup.splits)):
         empty = mask.empty_layers()
         raise TombolaError(
             f"under the learned mask (density {mask.density:.4g}) no path leads from input to output"
@@ -294,7 +304,7 @@ def _check_connected(search: Search, mask: Mask) -> None:
 
 
 def _sampled(count: int) -> MoreTests:
-    """The mean metric of every split over the same freshly drawn masks; the model ends settled."""
+    """The mean metric of every split over the same freshly drawn masks; the model ends under the p > 0.5 masks."""
 
     def tests(model: nn.Module, evaluate: Mapping[str, Evaluate]) -> Mapping[str, Any]:
         found: dict[str, list[float]] = {split: [] for split in evaluate}
@@ -302,7 +312,7 @@ def _sampled(count: int) -> MoreTests:
             refresh(model)
             for split, score in evaluate.items():
                 found[split].append(score().metric)
-        settle(model)
+        finalize_masks(model)
         return {**{f"{split}_accuracy_sampled": fmean(values) for split, values in found.items()}, "samples": count}
 
     return tests

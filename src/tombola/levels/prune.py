@@ -66,7 +66,7 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     Raises:
         TombolaError: a level's mask leaves no path from the input to the output.
     """
-    mask, plan = plan_levels(search.network(), pruning, search.mask, some_inputs(search.bench.splits))
+    mask, plan = plan_levels(search.network(), pruning, search.mask, some_inputs(search.setup.splits))
     say_kept(_spared(search, pruning, mask), "prune_outputs")
     chosen = Selection(mask, {}, {}, {})
     levels = list[Level]()
@@ -110,7 +110,7 @@ def _outputs(network: nn.Module, pruning: Pruning, mask: Mask, x: Tensor | None)
 
 
 def _spared(search: Search, pruning: Pruning, mask: Mask) -> list[str]:
-    return _outputs(search.network(), pruning, mask, some_inputs(search.bench.splits))
+    return _outputs(search.network(), pruning, mask, some_inputs(search.setup.splits))
 
 
 def _check_plain(network: nn.Module, names: Iterable[str]) -> None:
@@ -127,9 +127,9 @@ def _check_plain(network: nn.Module, names: Iterable[str]) -> None:
 def dry_run(search: Search, pruning: Pruning) -> None:
     """One step, one ticket and one selection, on copies: what cannot work says so before anything is trained."""
     model = search.network()
-    mask, plan = plan_levels(model, pruning, search.mask, some_inputs(search.bench.splits))
+    mask, plan = plan_levels(model, pruning, search.mask, some_inputs(search.setup.splits))
     with hold(model, mask):
-        state = try_training(search.bench, model, seed=search.seed)
+        state = try_training(search.setup, model, seed=search.seed)
     ticket = Ticket.from_models(
         origin=search.origin,
         mask=mask,
@@ -143,7 +143,7 @@ def dry_run(search: Search, pruning: Pruning) -> None:
         with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
             warnings.simplefilter("ignore")  # of weights that have hardly moved
             chosen = _select(search, pruning, _context(search, Level(0, ticket, {})), mask, plan[1])
-            is_cut(search.network(), chosen.mask, some_inputs(search.bench.splits))
+            is_cut(search.network(), chosen.mask, some_inputs(search.setup.splits))
 
 
 def _select(search: Search, pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
@@ -205,7 +205,7 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
     warn_of_ties(pruned, chosen.tied, what)
     if empty := pruned.empty_layers():
         warn_of_empty(empty)
-    if is_cut(search.network(), pruned, some_inputs(search.bench.splits)):
+    if is_cut(search.network(), pruned, some_inputs(search.setup.splits)):
         raise TombolaError(
             f"at level {previous.level + 1} (density {pruned.density:.4g}) no path leads from input to output"
             + (f", {', '.join(empty)} being empty" if empty else "")
@@ -218,12 +218,12 @@ def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection
     mask, barred = chosen.mask, chosen.barred
     name = f"level-{level:02d}"
     stage = search.stage(name)
-    rewound = pruning.rewind.step(search.bench.steps_per_epoch, search.bench.total_steps)
+    rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
     file = stage.directory / TICKET if stage else None
     snapshot = None if level == 0 else _rewind_point(search, rewound, before[0])
     model, start = _starting_point(search, pruning, snapshot, rewound, before)
     trial = run_trial(
-        search.bench,
+        search.setup,
         model,
         seed=search.seed,
         label=f"level {level}  {mask.density:6.1%}",
@@ -312,11 +312,11 @@ def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:
     weights = {name: p for name, p in parameters_by_name(model).items() if name in mask}
     for weight in weights.values():
         weight.requires_grad_(True)
-    feed = training_feed(search.bench.splits, search.bench.recipe, torch.device("cpu"), False)
+    feed = training_feed(search.setup.splits, search.setup.recipe, torch.device("cpu"), False)
     x, y = next(typed(feed.epoch(search.seed, 0), model))
     with torch.random.fork_rng(devices=[]):  # dropout draws
         torch.manual_seed(derive(search.seed, "gradient"))
-        search.bench.splits.task.loss(widened(model(x)), y).backward()  # type: ignore[no-untyped-call]
+        search.setup.splits.task.loss(widened(model(x)), y).backward()  # type: ignore[no-untyped-call]
     return _Gradients({name: weight.grad for name, weight in weights.items() if weight.grad is not None})
 
 

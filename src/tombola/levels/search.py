@@ -14,7 +14,7 @@ from tombola.runs.stage import Stage
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import State
-from tombola.train.trial import Bench, Trial
+from tombola.train.trial import TrainingSetup, Trial
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Search:
     `mask`: what a ticket that the search starts from keeps; None: everything.
     """
 
-    bench: Bench
+    setup: TrainingSetup
     origin: Origin
     seed: int
     provenance: Mapping[str, Any]

@@ -23,12 +23,12 @@ def check_ticket(search: Search, ticket: Ticket, model: nn.Module) -> nn.Module:
         read = Ticket.from_bytes(ticket.to_bytes())
         read.build("origin", model=search.architecture, trusted=search.trusted)
         built = read.build("final", model=search.architecture, trusted=search.trusted)
-    sample = first_of(search.bench.splits.val, ROWS)
+    sample = first_of(search.setup.splits.val, ROWS)
     found = []
-    with undisturbed(search.bench):
-        for network in (model, model, built.to(search.bench.fabric.device)):
+    with undisturbed(search.setup):
+        for network in (model, model, built.to(search.setup.fabric.device)):
             torch.manual_seed(0)  # of networks that draw in evaluation mode
-            found.append(leaves(forward(search.bench, network, sample)[0]))
+            found.append(leaves(forward(search.setup, network, sample)[0]))
     ours, again, theirs = found
     if close(ours, again) and not close(ours, theirs):
         raise TombolaError(

@@ -125,7 +125,7 @@ def annealed(search: Search, length: str, rule: TopK) -> list[Hook]:
     """The hook that lets the density fall: d + (0.5 - d)(1 - t)^3 over `length` (Diffenderfer & Kailkhura 2021)."""
     from tombola.levels.hooks import Anneal
 
-    over = steps(length, search.bench.steps_per_epoch)
+    over = steps(length, search.setup.steps_per_epoch)
 
     def at(step: int) -> TopK:
         left = max(0.0, 1.0 - step / over)

@@ -120,5 +120,5 @@ class GemMiner:
     def _freezing(self, search: Search) -> FreezeOut:
         from tombola.levels.hooks import FreezeOut
 
-        total = search.bench.total_steps
-        return FreezeOut(self.densities(search.bench.steps_per_epoch, total), self.scope, total if self.exact else None)
+        total = search.setup.total_steps
+        return FreezeOut(self.densities(search.setup.steps_per_epoch, total), self.scope, total if self.exact else None)

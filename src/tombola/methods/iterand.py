@@ -71,7 +71,7 @@ class IteRand(EdgePopup):
     def _redraw(self, search: Search) -> Redraw:
         from tombola.levels.hooks import Redraw
 
-        every = steps(self.every, search.bench.steps_per_epoch)
+        every = steps(self.every, search.setup.steps_per_epoch)
         return Redraw(fresh_weights(search), every=every, probability=self.probability, seed=search.seed)
 
 

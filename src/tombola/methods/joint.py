@@ -163,9 +163,9 @@ class Joint:
     def _hooks(self, search: Search) -> list[Hook]:
         from tombola.levels.hooks import Phases
 
-        bench = search.bench
-        learns = self.phases(bench.steps_per_epoch, bench.total_steps)
-        always = all(learns(step) == (True, True) for step in (0, bench.total_steps - 1))
+        setup = search.setup
+        learns = self.phases(setup.steps_per_epoch, setup.total_steps)
+        always = all(learns(step) == (True, True) for step in (0, setup.total_steps - 1))
         return [] if always else [Phases(learns)]
 
     def phases(self, steps_per_epoch: int, total: int) -> Callable[[int], tuple[bool, bool]]:

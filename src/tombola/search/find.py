@@ -34,7 +34,7 @@ from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 from tombola.train.state import Loop
-from tombola.train.trial import Bench
+from tombola.train.trial import TrainingSetup
 
 
 @checked
@@ -89,21 +89,21 @@ def search(
     start = start_from(request.model, splits, seed=seed, method=request.method, ticket=request.start)
     loggers = _loggers(request.options, directory, replicate)
     fabric = make_fabric(request.options.device, request.recipe.precision, loggers=loggers)
-    bench = Bench(splits, request.recipe, fabric, request.options, progress or Silent())
+    setup = TrainingSetup(splits, request.recipe, fabric, request.options, progress or Silent())
     described = {
         **describe(request, splits),
         "seed": seed,
         "versions": versions(),
         "parameters": sum(p.numel() for p in parameters_by_name(start.network()).values()),
     }
-    prepared = _prepared(request, bench, start, seed, described)
+    prepared = _prepared(request, setup, start, seed, described)
     with torch.random.fork_rng(devices=[]):
         return list(request.method.find(replace(prepared, directory=directory, prefix=f"replicate-{replicate}")))
 
 
-def _prepared(request: Request, bench: Bench, start: Start, seed: int, provenance: Mapping[str, Any]) -> Search:
+def _prepared(request: Request, setup: TrainingSetup, start: Start, seed: int, provenance: Mapping[str, Any]) -> Search:
     return Search(
-        bench=bench,
+        setup=setup,
         origin=start.origin,
         seed=seed,
         provenance=provenance,
@@ -163,12 +163,12 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
         method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask)
     with limit_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when it counts
-        bench = Bench(splits, request.recipe, fabric, options, progress or Silent())
+        setup = TrainingSetup(splits, request.recipe, fabric, options, progress or Silent())
         if hasattr(method, "dry_run"):
             provenance = describe_training(method, request.recipe)  # not of the data, which need not be read for it
-            method.dry_run(_prepared(request, bench, start, request.seed, provenance))
+            method.dry_run(_prepared(request, setup, start, request.seed, provenance))
         else:
-            try_training(bench, start.network(), seed=request.seed)
+            try_training(setup, start.network(), seed=request.seed)
     if covered is not None:  # not beside a refusal, which tells more
         warn_of_left_out(covered)
 

@@ -23,7 +23,7 @@ from tombola.study.recorded import recorded_part
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.dry_run import in_words, try_training
-from tombola.train.trial import Bench, Trial, run_trial
+from tombola.train.trial import TrainingSetup, Trial, run_trial
 
 
 @dataclass(frozen=True)
@@ -93,22 +93,22 @@ ARMS: Mapping[str, Callable[[Contest, int], Arm]] = {
 CONTROLS = ("random", "reinit")
 
 
-def run_arm(bench: Bench, contest: Contest, name: str, *, seed: int, stage: Stage | None, label: str) -> Trial:
+def run_arm(setup: TrainingSetup, contest: Contest, name: str, *, seed: int, stage: Stage | None, label: str) -> Trial:
     """Train and test one arm; draws of masks and weights, and the data order, derive from `seed`."""
     if name not in ARMS:
         raise TombolaError(unknown("arm", name, ARMS))
     arm = ARMS[name](contest, seed)
     return run_trial(
-        bench, arm.model, seed=derive(seed, "train"), label=label, mask=arm.mask, start=arm.start, stage=stage
+        setup, arm.model, seed=derive(seed, "train"), label=label, mask=arm.mask, start=arm.start, stage=stage
     )
 
 
-def try_arms(bench: Bench, contest: Contest, *, seed: int) -> None:
+def try_arms(setup: TrainingSetup, contest: Contest, *, seed: int) -> None:
     """Make every arm, and train the ticket's for one step: TombolaError for what cannot work."""
     with in_words("the arms of the comparison cannot be made"):
         arm = {name: make(contest, seed) for name, make in ARMS.items()}["ticket"]
     with hold(arm.model, arm.mask) if arm.mask is not None else nullcontext():
-        try_training(bench, arm.model, seed=seed)
+        try_training(setup, arm.model, seed=seed)
 
 
 def random_mask(ticket: Ticket, seed: int) -> Mask:

@@ -37,7 +37,7 @@ from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.trial import Bench, run_trial
+from tombola.train.trial import TrainingSetup, run_trial
 
 __all__ = ["DEFAULT_INIT", "compare_files", "run_overlap"]
 
@@ -262,13 +262,13 @@ def _test(job: _Job, progress: Progress | None = None, splits: Splits | None = N
     splits = splits or loaded(request.data)
     seed = replicate_seed(request.seed, job.replicate)
     fabric = make_fabric(request.options.device, recipe.precision)
-    bench = Bench(splits, recipe, fabric, request.options, progress or Silent())
+    setup = TrainingSetup(splits, recipe, fabric, request.options, progress or Silent())
     start = start_from(request.model, splits, seed=seed, method=request.method)
     mask = _mask(job, seed)
-    untrained = _untrained(bench, start.network(), mask)
+    untrained = _untrained(setup, start.network(), mask)
     model = start.network()
     trial = run_trial(
-        bench,
+        setup,
         model,
         seed=derive(seed, "exchange"),
         label=f"{job.study.names[job.mask]}  {mask.density:6.1%}",
@@ -298,12 +298,12 @@ def _mask(job: _Job, seed: int) -> Mask:
     return random_mask(ticket, derive(seed, "exchange", job.mask)) if job.mask.startswith("random") else ticket.mask
 
 
-def _untrained(bench: Bench, model: nn.Module, mask: Mask) -> float:
+def _untrained(setup: TrainingSetup, model: nn.Module, mask: Mask) -> float:
     """The masked network's metric on the test split, no weight having been trained."""
-    assert bench.splits.test is not None
+    assert setup.splits.test is not None
     mask.apply_(model)
-    model.to(bench.fabric.device)
-    return bench.scorer(model, bench.splits.test)().metric
+    model.to(setup.fabric.device)
+    return setup.scorer(model, setup.splits.test)().metric
 
 
 def _result(

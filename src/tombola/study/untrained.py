@@ -35,7 +35,7 @@ from tombola.ticket.ticket import Ticket
 from tombola.train.evaluate import Score
 from tombola.train.feeds import layout, training_feed
 from tombola.train.recipe import Recipe
-from tombola.train.trial import Bench
+from tombola.train.trial import TrainingSetup
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -60,15 +60,15 @@ def untrained(
     and the test examples where their results are known one by one, else over the draws alone; above 0 it is better.
     """
     ticket, better = contest.ticket, splits.task.higher_is_better
-    bench = Bench(splits, recipe, fabric)
-    own, share = _score(contest, ticket, bench), Unit(splits.task.metric_name).percent
+    setup = TrainingSetup(splits, recipe, fabric)
+    own, share = _score(contest, ticket, setup), Unit(splits.task.metric_name).percent
     found: dict[str, Any] = {"test_accuracy": own.metric}
     compared: dict[str, _Compared] = {}
     for arm in ("random", "reinit"):
         scores = []
         for index in range(replicates):
             control = _CONTROLS[arm](contest, derive(seed, "untrained", arm, index))
-            scores.append(_score(contest, control, bench, derive(seed, "order", arm, index)))
+            scores.append(_score(contest, control, setup, derive(seed, "order", arm, index)))
         values = [score.metric for score in scores]
         alone, outcomes = interval(values), _outcomes(scores)
         alone = within(alone, (0.0, 1.0)) if alone and share else alone
@@ -202,21 +202,21 @@ _CONTROLS = {"random": _shuffled, "reinit": _on_fresh_weights}
 def _score(
     contest: Contest,
     ticket: Ticket,
-    bench: Bench,
+    setup: TrainingSetup,
     seed: int | None = None,
 ) -> Score:
     """The built ticket on the test split; with a seed (of the data order), norm statistics are taken anew first."""
-    assert bench.splits.test is not None
-    model = ticket.build("final", model=contest.architecture, trusted=contest.trusted).to(bench.fabric.device)
-    if layout(model, bench.recipe):
+    assert setup.splits.test is not None
+    model = ticket.build("final", model=contest.architecture, trusted=contest.trusted).to(setup.fabric.device)
+    if layout(model, setup.recipe):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if seed is not None:
-        _settle_norms(model, bench, seed)
-    return bench.scorer(model, bench.splits.test)()
+        _settle_norms(model, setup, seed)
+    return setup.scorer(model, setup.splits.test)()
 
 
 @torch.no_grad()
-def _settle_norms(model: nn.Module, bench: Bench, seed: int) -> None:
+def _settle_norms(model: nn.Module, setup: TrainingSetup, seed: int) -> None:
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not norms:
         return
@@ -227,7 +227,7 @@ def _settle_norms(model: nn.Module, bench: Bench, seed: int) -> None:
     model.train()
     with torch.random.fork_rng(devices=[]):  # dropout draws
         torch.manual_seed(derive(seed, "dropout"))
-        feed = training_feed(bench.splits, bench.recipe, bench.fabric.device, layout(model, bench.recipe))
+        feed = training_feed(setup.splits, setup.recipe, setup.fabric.device, layout(model, setup.recipe))
         for (x, _), _ in zip(typed(feed.epoch(seed, 0), model), range(_BATCHES), strict=False):
             model(x)
     for norm, momentum in zip(norms, kept, strict=True):

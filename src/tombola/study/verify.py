@@ -46,7 +46,7 @@ from tombola.train.fit import check_fits
 from tombola.train.history import Row, steps_to_loss
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.trial import Bench, Trial
+from tombola.train.trial import TrainingSetup, Trial
 
 STATISTICS = 2
 """Version of the verdict's statistics, part of a run's name; 1 covered training seeds alone."""
@@ -140,7 +140,9 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
         check_fits(apply_rewrites(contest.origin(), contest.rewrites), splits)
         fabric = make_fabric(options.device, verification.recipe.precision)
         with limit_threads(options.threads):
-            try_arms(Bench(splits, verification.recipe, fabric, options, progress), contest, seed=verification.seed)
+            try_arms(
+                TrainingSetup(splits, verification.recipe, fabric, options, progress), contest, seed=verification.seed
+            )
 
     if out is None:
         check()
@@ -258,11 +260,11 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
         options.device,
         verification.recipe.precision,
     )
-    bench = Bench(splits, verification.recipe, fabric, options, progress or Silent())
+    setup = TrainingSetup(splits, verification.recipe, fabric, options, progress or Silent())
     name = f"{job.arm}-{job.replicate}"
     stage = Stage(job.directory / name) if job.directory else None
     seed = derive(verification.seed, "verify", job.arm, job.replicate)
-    trial = run_arm(bench, verification.contest, job.arm, seed=seed, stage=stage, label=name)
+    trial = run_arm(setup, verification.contest, job.arm, seed=seed, stage=stage, label=name)
     if stage is not None and trial.trained is not None:
         stage.finish(trial.result)
     return replace(trial, trained=None)

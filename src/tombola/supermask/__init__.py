@@ -1,6 +1,6 @@
 """Masks learned by gradient descent in the forward pass: one parametrisation, from which the methods are recipes."""
 
-from tombola.supermask.attach import Groups, attach, detach, make_permanent, plain_state, read, refresh, settled
+from tombola.supermask.attach import Groups, attach, detach, final_masks, make_permanent, plain_state, read, refresh
 from tombola.supermask.callbacks import lightning_callback, transformers_callback
 from tombola.supermask.represent import Binary, Identity, Represent, SignedConstant
 from tombola.supermask.rules import Bernoulli, Coats, MaskRule, Round, Signed, Threshold, TopK
@@ -27,11 +27,11 @@ __all__ = [
     "WeightRule",
     "attach",
     "detach",
+    "final_masks",
     "lightning_callback",
     "make_permanent",
     "plain_state",
     "read",
     "refresh",
-    "settled",
     "transformers_callback",
 ]

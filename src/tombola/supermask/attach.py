@@ -47,7 +47,7 @@ class Groups(NamedTuple):
         return f"Groups({len(self.scores)} scores, {len(self.weights)} weights)"
 
 
-class Layer(NamedTuple):
+class MaskedLayer(NamedTuple):
     """One masked weight: its name before anything was attached, its supermask, and the latent weight."""
 
     name: str
@@ -108,7 +108,7 @@ def attach(
     made = {name: start_scores(begin, name, weight, seed) for name, weight in chosen.items()}
     if mask is not None:
         _check_shapes(mask, chosen)
-        made = rule.favour(made, mask)
+        made = rule.scores_from_mask(made, mask)
     watch = Watch()
     for name in outputs or ():
         resolve(parameters_by_name(model, tied=True), name)
@@ -136,16 +136,16 @@ def groups(model: nn.Module) -> Groups:
     return Groups(scores, [p for p in model.parameters() if p.requires_grad and id(p) not in own])
 
 
-def layers(model: nn.Module) -> Iterator[Layer]:
+def layers(model: nn.Module) -> Iterator[MaskedLayer]:
     """Every masked weight once, in the order in which they were attached; wrappers are looked through."""
-    found: dict[int, Layer] = {}
+    found: dict[int, MaskedLayer] = {}
     for module in unwrap(model).modules():
         if isinstance(module, parametrize.ParametrizationList):
             supermask = module._modules["0"]
             if isinstance(supermask, Supermask) and id(supermask) not in found:
                 weight = module._parameters["original"]
                 assert weight is not None
-                found[id(supermask)] = Layer(supermask.name, supermask, weight)
+                found[id(supermask)] = MaskedLayer(supermask.name, supermask, weight)
     yield from sorted(found.values(), key=lambda layer: layer.supermask.place)
 
 
@@ -178,7 +178,7 @@ def refresh(model: nn.Module, *, sample: bool = True) -> None:
 
 @torch.no_grad()
 @checked
-def settle(model: nn.Module) -> Callable[[], None]:
+def finalize_masks(model: nn.Module) -> Callable[[], None]:
     """Make stochastic masks their p > 0.5 masks, until what is returned is called: it puts the drawn ones back.
 
     Scales follow. What is drawn next is not changed by it. All other masks stand as they are, which a rule that has
@@ -192,31 +192,31 @@ def settle(model: nn.Module) -> Callable[[], None]:
         layer.supermask.rescale(layer.weight)
 
     @torch.no_grad()
-    def put_back() -> None:
+    def restore() -> None:
         for layer, buffers in zip(drawn, before, strict=True):
             for name, buffer in layer.supermask.named_buffers():
                 buffer.copy_(buffers[name])
 
-    return put_back
+    return restore
 
 
 @contextmanager
-def settled(model: nn.Module) -> Iterator[None]:
+def final_masks(model: nn.Module) -> Iterator[None]:
     """Within it stochastic masks are their p > 0.5 masks, which are what a ticket holds: for evaluation.
 
-        with settled(model):
+        with final_masks(model):
             accuracy = evaluate(model)
 
     Training then goes on as if nothing had been. Other rules' masks are what they are anyway.
     """
-    put_back = settle(model)
+    restore = finalize_masks(model)
     try:
         yield
     finally:
-        put_back()
+        restore()
 
 
-def _by_rule(found: Sequence[Layer]) -> dict[MaskRule, list[Supermask]]:
+def _by_rule(found: Sequence[MaskedLayer]) -> dict[MaskRule, list[Supermask]]:
     by_rule: dict[MaskRule, list[Supermask]] = defaultdict(list)
     for layer in found:
         by_rule[layer.supermask.rule].append(layer.supermask)
@@ -364,7 +364,7 @@ def _say_stale(model: nn.Module, what: str) -> None:
     say_stale((layer.supermask for layer in layers(model)), what)
 
 
-def _some(model: nn.Module) -> list[Layer]:
+def _some(model: nn.Module) -> list[MaskedLayer]:
     """All layers under their names in `model`, which parts that were attached by themselves do not know."""
     found = list(layers(model))
     if not found:

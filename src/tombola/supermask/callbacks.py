@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from tombola.errors import TombolaError
-from tombola.supermask.attach import layers, refresh, settle
+from tombola.supermask.attach import finalize_masks, layers, refresh
 
 __all__ = ["lightning_callback", "transformers_callback"]
 
@@ -56,11 +56,11 @@ def _lightning_class() -> type:
     base: Any = _imported(names, "lightning").Callback
 
     class RefreshMasks(base):  # type: ignore[misc]
-        """Refreshes supermasks after every step of the optimiser, and settles them while they are evaluated."""
+        """Refreshes supermasks after every step of the optimiser, and evaluates them as their p > 0.5 masks."""
 
         def __init__(self) -> None:
             self.seen = 0
-            self.put_back: Callable[[], None] = _nothing
+            self.restore: Callable[[], None] = _nothing
 
         def __reduce__(self) -> Any:  # for processes that Lightning spawns: a class made late has no name
             return lightning_callback, ()
@@ -75,10 +75,10 @@ def _lightning_class() -> type:
                 refresh(pl_module)
 
         def on_validation_start(self, trainer: Any, pl_module: nn.Module) -> None:
-            self.put_back = settle(pl_module)
+            self.restore = finalize_masks(pl_module)
 
         def on_validation_end(self, trainer: Any, pl_module: nn.Module) -> None:
-            self.put_back()
+            self.restore()
 
         on_test_start = on_predict_start = on_validation_start
         on_test_end = on_predict_end = on_validation_end
@@ -95,10 +95,10 @@ def _transformers_class() -> type:
     base: Any = _imported(["transformers"], "transformers").TrainerCallback
 
     class RefreshMasks(base):  # type: ignore[misc]
-        """Refreshes supermasks after every step of the optimiser, and settles them while they are evaluated."""
+        """Refreshes supermasks after every step of the optimiser, and evaluates them as their p > 0.5 masks."""
 
         def __init__(self) -> None:
-            self.put_back: Callable[[], None] = _nothing
+            self.restore: Callable[[], None] = _nothing
 
         def __reduce__(self) -> Any:
             return transformers_callback, ()
@@ -112,14 +112,14 @@ def _transformers_class() -> type:
 
         def on_epoch_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **others: Any) -> None:
             if control.should_evaluate:  # comes next
-                self.put_back = settle(model)
+                self.restore = finalize_masks(model)
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-            self.put_back()
-            self.put_back = _nothing
+            self.restore()
+            self.restore = _nothing
 
         def on_train_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **others: Any) -> None:
-            settle(model)
+            finalize_masks(model)
 
     return RefreshMasks
 

@@ -46,7 +46,7 @@ class MaskRule(Protocol):
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b·slope: dL/ds from dL/dM = a·b."""
 
-    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Scores, like the given ones (of one network, by name), under which what `mask` keeps is kept first."""
 
 
@@ -115,7 +115,7 @@ class TopK:
         """a·b·sign(s)."""
         return kernels.signed_product(a, b, scores)
 
-    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Kept scores lie above all pruned ones of the scope; signs and order within the two stay."""
         largest = {name: float(s.abs().max()) for name, s in scores.items()}
         if self.scope == "global":
@@ -169,7 +169,7 @@ class _Sigmoid:
         p = torch.sigmoid(scores)
         return (a.to(scores.dtype) * b * (p * (1 - p))).to(scores.dtype)
 
-    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Logits of +1 where kept and -1 where pruned."""
         return {name: torch.where(mask[name].to(s.device), 1.0, -1.0).to(s) for name, s in scores.items()}
 
@@ -232,7 +232,7 @@ class Round:
         """a·b."""
         return (a * b).to(scores.dtype)
 
-    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """The scores folded to either side of 0.5."""
         return {
             name: torch.where(mask[name].to(s.device), torch.maximum(s, 1 - s), torch.minimum(s, 1 - s) * 0.999)
@@ -272,7 +272,7 @@ class Signed:
         """a·b."""
         return (a * b).to(scores.dtype)
 
-    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Scores above the threshold where kept (with sign +), 0 where pruned."""
         return {
             name: torch.where(mask[name].to(s.device), s.abs() + 2 * self.threshold, 0.0).to(s)
@@ -318,6 +318,6 @@ class Coats:
         """a·b·sign(s)."""
         return kernels.signed_product(a, b, scores)
 
-    def favour(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+    def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Kept scores lie above all pruned ones."""
-        return TopK(self.densities[0]).favour(scores, mask)
+        return TopK(self.densities[0]).scores_from_mask(scores, mask)

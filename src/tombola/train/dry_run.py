@@ -28,7 +28,7 @@ from tombola.train.hooks import Hook
 from tombola.train.loop import train
 from tombola.train.schedule import check_schedule
 from tombola.train.state import BuildOptimizer, Loop
-from tombola.train.trial import Bench
+from tombola.train.trial import TrainingSetup
 
 ROWS = 16
 """Examples of a split that go through the network."""
@@ -39,24 +39,24 @@ _CLOSE = 1e-3
 
 
 def try_training(
-    bench: Bench,
+    setup: TrainingSetup,
     model: nn.Module,
     *,
     seed: int,
     hooks: Sequence[Hook] = (),
     optimizer: BuildOptimizer | None = None,
 ) -> dict[str, Tensor]:
-    """Train `model` (in place) for one step as `bench` will, and evaluate it; gives its state on the CPU.
+    """Train `model` (in place) for one step as `setup` will, and evaluate it; gives its state on the CPU.
 
     Raises:
         TombolaError: what fails or breaks the task's contract; a state that changes its form in the forward pass.
     """
-    check_schedule(bench.recipe, bench.steps_per_epoch)
-    bench = replace(bench, splits=replace(bench.splits, task=apart(bench.splits.task)))
-    model.to(bench.fabric.device)
+    check_schedule(setup.recipe, setup.steps_per_epoch)
+    setup = replace(setup, splits=replace(setup.splits, task=apart(setup.splits.task)))
+    model.to(setup.fabric.device)
     forms, parameters = _forms(model), dict(model.named_parameters())
-    with undisturbed(bench):
-        _check_splits(bench, model)
+    with undisturbed(setup):
+        _check_splits(setup, model)
         if not torch.is_grad_enabled():
             raise TombolaError(
                 "gradients are off here (torch.no_grad or torch.inference_mode), and training needs them; call this "
@@ -65,17 +65,17 @@ def try_training(
         with in_words("one step of training fails"):
             trained = train(
                 model,
-                replace(bench.splits, val=first_of(bench.splits.val, ROWS)),
-                replace(bench.recipe, length="1it"),
+                replace(setup.splits, val=first_of(setup.splits.val, ROWS)),
+                replace(setup.recipe, length="1it"),
                 seed=seed,
-                fabric=bench.fabric,
+                fabric=setup.fabric,
                 hooks=[*hooks, _Reached()],
                 optimizer=optimizer,
-                deterministic=bench.options.deterministic,
+                deterministic=setup.options.deterministic,
             )
         _check_state(forms, _forms(model))
         _check_parameters(parameters, dict(model.named_parameters()))
-        _check_outcomes(bench, model)
+        _check_outcomes(setup, model)
     return trained.state
 
 
@@ -91,8 +91,8 @@ def in_words(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(bench: Bench) -> Iterator[None]:
-    device = bench.fabric.device
+def undisturbed(setup: TrainingSetup) -> Iterator[None]:
+    device = setup.fabric.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)
         yield
@@ -112,40 +112,40 @@ class _Reached(Hook):
 # -- what the splits hold
 
 
-def _check_splits(bench: Bench, model: nn.Module) -> None:
+def _check_splits(setup: TrainingSetup, model: nn.Module) -> None:
     """Loss and metric on targets of every split.
 
     Few examples go through the network; their outputs stand for a whole batch's. Where that finds a fault, the
     targets' own outputs decide: those of some networks have no row per example.
     """
-    sample = first_of(bench.splits.val, ROWS)
-    output, _ = forward(bench, model, sample)
-    for where, split in _splits(bench):
-        for whose, indices, targets in _batches(bench, where, split, output):
+    sample = first_of(setup.splits.val, ROWS)
+    output, _ = forward(setup, model, sample)
+    for where, split in _splits(setup):
+        for whose, indices, targets in _batches(setup, where, split, output):
             whose = f"{whose} of the {where} split"
             try:
                 if targets is None:
                     raise TombolaError(f"{whose} must be fetched")
                 ((_, targets),) = typed([(targets, targets)], model)
-                _check_on_host(bench, repeated(output, len(sample), len(targets)), targets, whose)
+                _check_on_host(setup, repeated(output, len(sample), len(targets)), targets, whose)
             except TombolaError:
-                _check_on_host(bench, *forward(bench, model, chosen(split, indices[: ROWS + FARTHEST])), whose)
+                _check_on_host(setup, *forward(setup, model, chosen(split, indices[: ROWS + FARTHEST])), whose)
         if len(split) % EVAL_BATCH == 1:
-            alone, target = forward(bench, model, chosen(split, [len(split) - 1]))
-            check_task(bench.splits.task, alone, target, f"the last batch of the {where} split, one example,")
+            alone, target = forward(setup, model, chosen(split, [len(split) - 1]))
+            check_task(setup.splits.task, alone, target, f"the last batch of the {where} split, one example,")
 
 
-def _check_outcomes(bench: Bench, model: nn.Module) -> None:
+def _check_outcomes(setup: TrainingSetup, model: nn.Module) -> None:
     """TombolaError if the metric of a network that has taken a step is NaN, or no number whatever the output."""
-    name = bench.splits.task.metric_name
-    for where, split in _splits(bench):
-        output, target = forward(bench, model, first_of(split, ROWS))
+    name = setup.splits.task.metric_name
+    for where, split in _splits(setup):
+        output, target = forward(setup, model, first_of(split, ROWS))
         known = targets_of(split)
-        values, few = _measured(bench, output, target), len(target)
+        values, few = _measured(setup, output, target), len(target)
         if values is not None and not values.dim():  # a batch of its own size: of few examples it may be undefined
             of = "the first batch"
             whole = None if known is None else known[:EVAL_BATCH].to(target)
-            values = None if whole is None else _measured(bench, repeated(output, few, len(whole)), whole)
+            values = None if whole is None else _measured(setup, repeated(output, few, len(whole)), whole)
         elif values is not None:
             of = f"{int(values.isnan().sum())} of the first {few} examples"
         if values is not None and bool(values.isnan().any()):
@@ -156,7 +156,7 @@ def _check_outcomes(bench: Bench, model: nn.Module) -> None:
         if values is None or not values.dim() or known is None:
             continue
         for index in extremes(known):
-            found = _measured(bench, output, known[[index] * few].to(target))
+            found = _measured(setup, output, known[[index] * few].to(target))
             if found is not None and not bool(found.isfinite().any()):
                 raise TombolaError(
                     f"metric {name} is NaN or infinite for example {index} of the {where} split, whatever the output "
@@ -164,15 +164,17 @@ def _check_outcomes(bench: Bench, model: nn.Module) -> None:
                 )
 
 
-def _measured(bench: Bench, output: Any, target: Tensor) -> Tensor | None:
+def _measured(setup: TrainingSetup, output: Any, target: Tensor) -> Tensor | None:
     """The metric; None where it cannot be had of a batch that never occurs."""
     try:
-        return metric_values(bench.splits.task, output, target)
+        return metric_values(setup.splits.task, output, target)
     except Exception:
         return None
 
 
-def _batches(bench: Bench, where: str, split: Split, output: Any) -> Iterator[tuple[str, Sequence[int], Tensor | None]]:
+def _batches(
+    setup: TrainingSetup, where: str, split: Split, output: Any
+) -> Iterator[tuple[str, Sequence[int], Tensor | None]]:
     """The first batch, and one that holds the outermost targets: indices and targets; of what must be fetched, a few.
 
     The test split is evaluated once, at the end: so that no surprise is left for it, its targets are all fetched.
@@ -180,7 +182,7 @@ def _batches(bench: Bench, where: str, split: Split, output: Any) -> Iterator[tu
     known = targets_of(split)
     if known is None and where == "test":
         with in_words("the test split cannot be read"):
-            known = read_targets(split, bench.progress.track, "the test split")
+            known = read_targets(split, setup.progress.track, "the test split")
     if known is None:
         yield "the first examples", range(min(ROWS, len(split))), None
         return
@@ -192,35 +194,35 @@ def _batches(bench: Bench, where: str, split: Split, output: Any) -> Iterator[tu
     yield "a batch with the outermost targets", indices, known[indices]
 
 
-def _check_on_host(bench: Bench, output: Any, target: Tensor, whose: str) -> None:
+def _check_on_host(setup: TrainingSetup, output: Any, target: Tensor, whose: str) -> None:
     """`check_task` on the CPU, where a label out of range is an error like others: on a GPU it ends the process.
 
     A task that works on the GPU alone, since it holds tensors there, is checked there.
     """
-    task = bench.splits.task
+    task = setup.splits.task
     try:
         check_task(task, mapped(lambda part: part.cpu(), output), target.cpu(), whose)
     except TombolaError as error:
-        if bench.fabric.device.type == "cpu" or not isinstance(error.__cause__, RuntimeError):
+        if setup.fabric.device.type == "cpu" or not isinstance(error.__cause__, RuntimeError):
             raise
-        check_task(task, output, target.to(bench.fabric.device), whose)
+        check_task(task, output, target.to(setup.fabric.device), whose)
 
 
-def forward(bench: Bench, model: nn.Module, split: Split) -> tuple[Any, Tensor]:
+def forward(setup: TrainingSetup, model: nn.Module, split: Split) -> tuple[Any, Tensor]:
     """Outputs for all examples of a small split, in evaluation mode, and the targets."""
-    feed = evaluation_feed(bench.splits, split, bench.fabric.device, layout(model, bench.recipe))
+    feed = evaluation_feed(setup.splits, split, setup.fabric.device, layout(model, setup.recipe))
     mode = model.training
     model.eval()
     with torch.no_grad(), in_words("the network fails in evaluation mode"):
         x, y = next(typed(feed.sweep(), model))
-        with bench.autocast():
+        with setup.autocast():
             output = widened(model(x))
     model.train(mode)
     return output, y
 
 
-def _splits(bench: Bench) -> list[tuple[str, Split]]:
-    named = {"train": bench.splits.train, "val": bench.splits.val, "test": bench.splits.test}
+def _splits(setup: TrainingSetup) -> list[tuple[str, Split]]:
+    named = {"train": setup.splits.train, "val": setup.splits.val, "test": setup.splits.test}
     return [(name, split) for name, split in named.items() if split is not None]
 
 

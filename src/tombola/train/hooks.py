@@ -29,7 +29,7 @@ class Hook:
     def after_step(self, loop: Loop) -> None:
         """After the optimiser's step; `loop.step` already counts it."""
 
-    def settle(self, loop: Loop) -> Callable[[], None] | None:
+    def before_eval(self, loop: Loop) -> Callable[[], None] | None:
         """Make the model what is reported, where that is not what is trained; give what undoes it.
 
         Every validation, the best state, the final state and the test see the model as this leaves it. After a
@@ -37,7 +37,7 @@ class Hook:
         """
 
     def after_eval(self, loop: Loop) -> None:
-        """After each evaluation, the model still settled; its row is `loop.history[-1]`."""
+        """After each evaluation, the model still as reported; its row is `loop.history[-1]`."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """What to checkpoint."""

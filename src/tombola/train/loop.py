@@ -40,8 +40,8 @@ class Diverged(TombolaError):
 class Trained:
     """What a training run leaves: states are CPU copies of the model's state_dict.
 
-    `state` is the network as it is reported (see `Hook.settle`), at the end; `best` that at the lowest validation loss;
-    `captured` the snapshot at the step asked for.
+    `state` is the network as it is reported (see `Hook.before_eval`), at the end; `best` that at the lowest validation
+    loss; `captured` the snapshot at the step asked for.
     """
 
     state: State
@@ -68,7 +68,7 @@ def train(
     update: Update | None = None,
     deterministic: bool = False,
 ) -> Trained:
-    """Train `model` in place to the end of the recipe; it ends as it is reported (see `Hook.settle`).
+    """Train `model` in place to the end of the recipe; it ends as it is reported (see `Hook.before_eval`).
 
     Args:
         seed: data order, augmentation and torch's own generators (dropout) derive from it.
@@ -163,7 +163,7 @@ def _run(
                 gathered.checkpoint_if_due()
             if loop.step == loop.total or loop.stopped:
                 break
-    for hook in gathered.settle:
+    for hook in gathered.before_eval:
         hook(loop)
     return Trained(
         state=copy_state(model),
@@ -224,7 +224,7 @@ class _Gathered:
         self._metric = torch.tensor(sums["metric"], dtype=torch.float64, device="cpu").to(loop.device)
         self._count = int(sums["count"])
         self._saved = clock
-        self.settle, self._after = overriding(hooks, "settle"), overriding(hooks, "after_eval")
+        self.before_eval, self._after = overriding(hooks, "before_eval"), overriding(hooks, "after_eval")
 
     def said(self) -> str:
         """The training loss since the last evaluation, and the metric that this gave."""
@@ -244,15 +244,15 @@ class _Gathered:
     def evaluate(self) -> None:
         """Add a row to the history; keep the state if its validation loss is the lowest yet."""
         self._check()
-        undo = [hook(self.loop) for hook in self.settle]
+        undo = [hook(self.loop) for hook in self.before_eval]
         try:
             self._add_row()
             for hook in self._after:
                 hook(self.loop)
         finally:
-            for put_back in reversed(undo):
-                if put_back is not None:
-                    put_back()
+            for restore in reversed(undo):
+                if restore is not None:
+                    restore()
 
     def _add_row(self) -> None:
         loop = self.loop

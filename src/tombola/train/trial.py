@@ -41,7 +41,7 @@ MoreTests = Callable[[nn.Module, Mapping[str, Evaluate]], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrainingSetup:
     """What the trials of one search share: data, recipe, machine."""
 
     splits: Splits
@@ -86,7 +86,7 @@ class Trial:
 
 
 def run_trial(
-    bench: Bench,
+    setup: TrainingSetup,
     model: nn.Module,
     *,
     seed: int,
@@ -108,32 +108,32 @@ def run_trial(
     done = stage.found() if stage else None
     if stage is not None and done is not None:
         return Trial(done, tuple(read_csv(stage.directory / METRICS)), None, read_outcomes(stage.directory))
-    store = CheckpointStore(stage.directory, bench.options.checkpoint_seconds) if stage else None
+    store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds) if stage else None
     with (
         stage.writing() if stage else nullcontext(),
         hold(model, mask) if mask is not None else nullcontext(),
-        bench.progress.track(label, bench.total_steps) as update,
+        setup.progress.track(label, setup.total_steps) as update,
     ):
         trained = train(
             model,
-            bench.splits,
-            bench.recipe,
+            setup.splits,
+            setup.recipe,
             seed=seed,
-            fabric=bench.fabric,
-            hooks=(*hooks, LogRows(label)) if bench.fabric.loggers else hooks,
+            fabric=setup.fabric,
+            hooks=(*hooks, LogRows(label)) if setup.fabric.loggers else hooks,
             optimizer=optimizer,
             start=start,
             capture=capture,
             store=store,
             update=update,
-            deterministic=bench.options.deterministic,
+            deterministic=setup.options.deterministic,
         )
     if store is not None:
         store.write_metrics(trained.history)
-    tests, outcomes = _test(bench, model, trained, more_tests or (lambda module, evaluate: {}))
+    tests, outcomes = _test(setup, model, trained, more_tests or (lambda module, evaluate: {}))
     if stage is not None and outcomes is not None:
         write_outcomes(stage.directory, outcomes)
-    about = {"metric": bench.splits.task.metric_name, "recipe": as_plain(bench.recipe)}
+    about = {"metric": setup.splits.task.metric_name, "recipe": as_plain(setup.recipe)}
     return Trial(named({**summary(trained), **tests, **about}), trained.history, trained, outcomes)
 
 
@@ -155,22 +155,22 @@ def summary(trained: Trained) -> dict[str, Any]:
 
 
 def _test(
-    bench: Bench, model: nn.Module, trained: Trained, more_tests: MoreTests
+    setup: TrainingSetup, model: nn.Module, trained: Trained, more_tests: MoreTests
 ) -> tuple[dict[str, Any], Tensor | None]:
     """Figures of the trained network: the training split in evaluation mode, and the one look at the test split, at
     the end of training and at the early-stop iteration."""
-    splits, size = bench.splits, bench.recipe.train_eval
-    on_train = bench.scorer(model, evaluated_part(splits, size))()
+    splits, size = setup.splits, setup.recipe.train_eval
+    on_train = setup.scorer(model, evaluated_part(splits, size))()
     figures = {
         "train_accuracy_eval": _number(on_train.metric),
         "train_loss_eval": _number(on_train.loss),
         "train_examples_eval": on_train.examples,
     }
-    scorers = {"val": bench.scorer(model, splits.val)}
+    scorers = {"val": setup.scorer(model, splits.val)}
     if splits.test is None:
         untested = {"test_accuracy": None, "test_loss": None, "test_accuracy_early_stop": None}
         return {**figures, **untested, **more_tests(model, scorers)}, None
-    score = scorers["test"] = bench.scorer(model, splits.test)
+    score = scorers["test"] = setup.scorer(model, splits.test)
     early = None
     if trained.best is not None:
         model.load_state_dict(trained.best)
