@@ -24,6 +24,7 @@ from tombola.runs.integrity import (
     KEY,
     RUN,
     Damaged,
+    check_format,
     checksum,
     made_of_sealed,
     made_with,
@@ -188,6 +189,7 @@ def _begun(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
             raise Damaged(file, f"belongs to another run ({str(before.get('name'))[:100]})")
         if before is not None and any(not isinstance(before.get(part), dict) for part in ("config", *_NOW)):
             raise Damaged(file, "describes no run")
+        check_format(before or {}, file)
     except Damaged as error:
         set_aside(error.file, error.what)
         return None

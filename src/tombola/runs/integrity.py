@@ -25,6 +25,8 @@ from tombola.strict import parse_json
 KEY = "integrity"
 """The key of a record under which its checksums stand."""
 RUN = "run.json"
+FORMAT = 1
+"""Of run.json and result.json. It grows when a key goes or changes its meaning; new keys leave it as it is."""
 _DEPTH = 6  # of a stage below its run
 _MAGIC = b"tombola-sealed 1 "
 _MISFIT = "does not fit its checksum"
@@ -88,7 +90,8 @@ def write_record(file: Path, content: Mapping[str, Any], files: Mapping[str, str
     else:
         head = head_of(file)
         about = {"of": head.place(file) if head else file.name, "made": head.made if head else ""}
-    bare = json.loads(json.dumps({**content, KEY: {**about, "files": dict(files)}}, allow_nan=False))
+    content = {**content, "format": FORMAT, KEY: {**about, "files": dict(files)}}
+    bare = json.loads(json.dumps(content, allow_nan=False))
     bare[KEY]["sha256"] = _sha256(_canonical(bare))
     write_json(file, bare)
 
@@ -125,6 +128,15 @@ def read_record(file: Path) -> dict[str, Any] | None:
     if seal.get("of") != (head.place(file) if head else file.name):
         raise Damaged(file, f"belongs to another place ({str(seal.get('of'))[:100]})")
     return found
+
+
+def check_format(record: Mapping[str, Any], file: Path) -> None:
+    """RunError for a record of another format; those without a number are of before there was one, and the same."""
+    if (number := record.get("format", FORMAT)) != FORMAT:
+        raise RunError(
+            f"{file} has format {str(number)[:20]}, and this version of Tombola reads format {FORMAT}; read it with "
+            "the version that wrote it, or name another folder"
+        )
 
 
 def misfits(file: Path, record: Mapping[str, Any]) -> Iterator[Damaged]:

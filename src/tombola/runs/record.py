@@ -25,7 +25,7 @@ def stamped(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def unstamped(written: Mapping[str, Any]) -> dict[str, Any]:
     """A written result without what `stamped` added, names of figures apart."""
-    rest = {key: value for key, value in written.items() if key not in ("schema", "tombola")}
+    rest = {key: value for key, value in written.items() if key not in ("schema", "tombola", "format")}
     return rest if rest.get("recipe") is not None else {k: v for k, v in rest.items() if k != "recipe"}
 
 

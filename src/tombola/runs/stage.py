@@ -17,6 +17,7 @@ from tombola.runs.atomic import make_folder
 from tombola.runs.integrity import (
     KEY,
     Damaged,
+    check_format,
     checksum,
     misfits,
     read_file,
@@ -49,6 +50,7 @@ class Stage:
             return None
         if record is None or any(self._misfits(record)):
             return None
+        check_format(record, self.directory / RESULT)
         return unstamped({key: value for key, value in record.items() if key != KEY})
 
     def found(self) -> dict[str, Any] | None:

@@ -1,0 +1,55 @@
+"""A finished search: its levels, over replicates and arms."""
+
+from __future__ import annotations
+
+from tombola.results.record import About, Count, Parameters, Record, Settings
+from tombola.results.trial import LevelResult
+
+TICKET = "ticket"
+"""The arm of the search itself; the others are controls."""
+
+
+class Replicate(Record, frozen=True, kw_only=True):
+    """One repetition of a search: its levels by arm, and the file of its last ticket."""
+
+    replicate: Count
+    seed: int | None
+    ticket: str
+    arms: dict[str, tuple[LevelResult, ...]]
+
+    @property
+    def levels(self) -> tuple[LevelResult, ...]:
+        """The levels of the search itself."""
+        return self.arms.get(TICKET, ())
+
+
+class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find"):
+    """What `find` or `study curve` gave. `input_shape`: of one example; `parameters`: what densities are of."""
+
+    method: str
+    input_shape: tuple[Count, ...] | None
+    recipe: Settings | None
+    parameters: Parameters | None
+    replicates: tuple[Replicate, ...]
+
+    @property
+    def ticket(self) -> str | None:
+        """The file of the first replicate's last ticket, under the run's directory where that is known."""
+        file = self.replicates[0].levels[-1].ticket
+        return file if self.run is None or file is None else f"{self.run}/{file}"
+
+    @property
+    def density(self) -> float:
+        """Of the first replicate's last ticket."""
+        return self.replicates[0].levels[-1].density
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """Of the first replicate's last ticket."""
+        return self.replicates[0].levels[-1].test_accuracy
+
+    @property
+    def dense_test_accuracy(self) -> float | None:
+        """Of the first replicate's dense network; None where the search trained none."""
+        dense = self.replicates[0].levels[0]
+        return dense.test_accuracy if dense.is_dense else None
