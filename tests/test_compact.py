@@ -263,15 +263,15 @@ def test_functional_layers() -> None:
     assert found.module.get_parameter("second").shape == (2, 2)
 
 
-@pytest.mark.parametrize("wall", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.Softmax(1)])
-def test_walls_stay_whole_and_are_named(wall: nn.Module) -> None:
-    model = nn.Sequential(nn.Linear(2, 4), wall, nn.Linear(4, 2))
+@pytest.mark.parametrize("opaque", [nn.LayerNorm(4), nn.GroupNorm(2, 4), nn.Softmax(1)])
+def test_opaque_operations_stay_whole_and_are_named(opaque: nn.Module) -> None:
+    model = nn.Sequential(nn.Linear(2, 4), opaque, nn.Linear(4, 2))
     with torch.no_grad():
         model[2].weight[:, 1] = 0
     found = check(model, torch.randn(3, 2))
     assert units(found)["0"] == (4, 4)
-    assert list(found.report.walls) == ["1"]
-    assert type(wall).__name__ in str(found.report)
+    assert list(found.report.opaque) == ["1"]
+    assert type(opaque).__name__ in str(found.report)
 
 
 class Branching(nn.Module):

@@ -384,7 +384,7 @@ def test_outputs_are_compared_strictly() -> None:
 def test_checks_do_not_call_the_model() -> None:
     model = thinned(ODD["a list that grows"][0]())
     checks = checks_of(model, (torch.randn(4, 8),))
-    assert not checks.steady
+    assert not checks.stateless
     assert model.seen == []
 
 

@@ -49,13 +49,14 @@ class Error:
 class Checks:
     """What a network answers in eval mode, one call after the other, each at a known state of the global generators.
 
-    `answers`: beginning with the example, twice. `batch`: which sizes the network takes. `steady`: whether calls leave
-    the network's parameters, buffers and attributes as they are. `allowed`: the largest error that counts as none.
+    `answers`: beginning with the example, twice. `batch`: which sizes the network takes. `stateless`: whether calls
+    leave the network's parameters, buffers and attributes as they are. `allowed`: the largest error that counts as
+    none.
     """
 
     answers: tuple[Answer, ...]
     batch: Batch
-    steady: bool
+    stateless: bool
     allowed: float
 
     @property
@@ -70,12 +71,12 @@ class Checks:
         return next((x for x in sizes if x[0].shape != self.example[0].shape), None)
 
     def error(self, network: Callable[..., Any], compare: Compare = difference) -> Error:
-        """How far another network's answers are off in the same calls; it may be changed by them if not `steady`."""
+        """How far another network's answers are off in the same calls; it may be changed by them if not `stateless`."""
         worst = Error()
         for seed, answer in enumerate(self.answers):
             if not _empty(answer):
-                found = _off(answer, network, seed, compare)
-                worst = found if found.size > worst.size else worst
+                off = _off(answer, network, seed, compare)
+                worst = off if off.size > worst.size else worst
         return worst
 
     def takes_none(self, network: Callable[..., Any]) -> bool:
@@ -92,8 +93,8 @@ def _off(answer: Answer, network: Callable[..., Any], seed: int, compare: Compar
     try:
         have = _call(network, answer.inputs, seed)
     except Exception as error:  # whatever a changed network may raise
-        said = " ".join(str(error).split())[:120]
-        return Error(float("inf"), f"{answer.what}, which it refuses: {type(error).__name__} {said}")
+        reason = " ".join(str(error).split())[:120]
+        return Error(float("inf"), f"{answer.what}, which it refuses: {type(error).__name__} {reason}")
     return Error(compare(answer.output, have), answer.what)
 
 
@@ -107,13 +108,13 @@ def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
     first = tuple(x.detach().clone() for x in example)
     outputs(runner, first)  # a clear line if it cannot
     drawn, batch = inputs_like(lambda *inputs: _call(runner, inputs, 0), first)
-    steady = not differ(runner, fresh)
-    if not steady:
+    stateless = not differ(runner, fresh)
+    if not stateless:
         runner = copied(model)
     answers = tuple(
         Answer(one.what, one.inputs, _kept(_call(runner, one.inputs, seed))) for seed, one in enumerate(drawn)
     )
-    return Checks(answers, batch, steady and not differ(runner, fresh), allowed(answers[0].output))
+    return Checks(answers, batch, stateless and not differ(runner, fresh), allowed(answers[0].output))
 
 
 def _call(network: Callable[..., Any], inputs: Inputs, seed: int) -> Any:

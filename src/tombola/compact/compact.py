@@ -8,15 +8,16 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from tombola.compact.channel_ops import OpaqueOp, WeightLayer
 from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.compare import same_calls
 from tombola.compact.copies import copied
+from tombola.compact.coupling import coupled_channels
 from tombola.compact.effective import plain_copy
 from tombola.compact.fold import fold_norms as fold
-from tombola.compact.parts import Layer, Wall, parts_of
+from tombola.compact.read_ops import channel_ops
 from tombola.compact.shrink import shrink
 from tombola.compact.trace import traced
-from tombola.compact.wires import wiring
 from tombola.errors import TombolaError
 from tombola.nn import flow
 from tombola.nn.flops import flops as flops_of
@@ -47,26 +48,27 @@ class LayerReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class CompactReport:
     """What compaction did.
 
     `reason`: why the model is as it was; None if it was compacted. `folded`: norms that became part of a layer.
-    `constants`: layer -> how many constant inputs went into its bias. `walls`: place -> why its inputs and outputs stay
-    whole. `flops`: of the example, before and after. `error`: the largest max|a - b| / max|a| of the outputs, on the
-    example and on inputs like it, drawn here.
+    `constants`: layer -> how many constant inputs went into its bias. `opaque`: place -> why its inputs and outputs
+    stay whole. `flops`: of the example, before and after. `error`: the largest max|a - b| / max|a| of the outputs, on
+    the example and on inputs like it, drawn here.
     """
 
     reason: str | None = None
     layers: tuple[LayerReport, ...] = ()
     folded: tuple[str, ...] = ()
     constants: Mapping[str, int] = field(default_factory=dict)
-    walls: Mapping[str, str] = field(default_factory=dict)
+    opaque: Mapping[str, str] = field(default_factory=dict)
     flops: Pair = (0, 0)
     error: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return asdict(self)
+        values = asdict(self)
+        return {**values, "walls": values.pop("opaque")}
 
     def __str__(self) -> str:
         if self.reason is not None:
@@ -83,7 +85,7 @@ class Report:
             f"density {x.density[0]:.1%} -> {x.density[1]:.1%}"
             for x in shrunk
         ]
-        lines += [f"  {place} stays whole: {why}" for place, why in self.walls.items()]
+        lines += [f"  {place} stays whole: {why}" for place, why in self.opaque.items()]
         return "\n".join(lines)
 
 
@@ -92,16 +94,16 @@ class Compacted:
     """`module`: in eval mode, an fx.GraphModule with the model's own names, or a plain copy if it cannot be traced."""
 
     module: nn.Module
-    report: Report
+    report: CompactReport
 
 
 def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Compacted:
     """Remove the units and channels that a network's zeros leave without input or output, and keep its outputs.
 
-    What nobody reads goes; what sends a constant goes once that constant is in the biases of its readers (of padded
-    convolutions only 0 can be). Until nothing changes. The model itself is copied, and not called; the global random
-    state stays. A network whose outputs would change, on the example or on inputs of its kind drawn here, is given
-    back whole, with the reason.
+    Channels that nothing reads are removed; channels that send a constant too, once that constant is in the biases of
+    their readers (of padded convolutions only 0 can be); repeated until nothing changes. The model itself is copied,
+    and not called; the global random state stays. A network whose outputs would change, on the example or on inputs
+    like it, drawn here, is returned whole, with the reason.
 
     Args:
         model: whatever computes its weights: the effective ones count, and are plain afterwards. Layers with other
@@ -124,21 +126,21 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
 
 def compact_checked(model: nn.Module, checks: Checks, *, fold_norms: bool = True) -> Compacted:
     """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode."""
-    if not checks.steady:
+    if not checks.stateless:
         reason = "its forward changes the network's own buffers, parameters or attributes"
-        return Compacted(copied(model), Report(reason=reason))
+        return Compacted(copied(model), CompactReport(reason=reason))
     example, plain = checks.example, copied(model)
     try:
         network = traced(plain, example, training=not fold_norms, other=checks.other)
     except flow.Untraceable as error:
-        return Compacted(copied(model), Report(reason=str(error)))
+        return Compacted(copied(model), CompactReport(reason=str(error)))
     network.eval()
     read = checks.error(network)
     if read.size > checks.allowed or not same_calls(plain, network, example):
-        return Compacted(copied(model), Report(reason=_MISREAD + (f" (on {read.what})" if read.what else "")))
+        return Compacted(copied(model), CompactReport(reason=_MISREAD + (f" (on {read.what})" if read.what else "")))
     before, flops = _layers(network), _flops(network, example)
-    parts = parts_of(network, training=not fold_norms)
-    folded = fold(network, parts, wiring(parts)) if fold_norms else ()
+    ops = channel_ops(network, training=not fold_norms)
+    folded = fold(network, ops, coupled_channels(ops)) if fold_norms else ()
     constants = shrink(network, example, training=not fold_norms)
     network.recompile()
     after = _layers(network)
@@ -147,13 +149,13 @@ def compact_checked(model: nn.Module, checks: Checks, *, fold_norms: bool = True
         for name, (kind, *a) in before.items()
         for _, *b in (after[name],)
     )
-    parts = parts_of(network, training=not fold_norms)
-    walls = {_place(node): part.reason for node, part in parts.items() if isinstance(part, Wall)}
+    ops = channel_ops(network, training=not fold_norms)
+    opaque = {_place(node): op.reason for node, op in ops.items() if isinstance(op, OpaqueOp)}
     off = checks.error(network)
     if off.size > checks.allowed:
         reason = f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}"
-        return Compacted(copied(model), Report(reason=reason))
-    report = Report(None, rows, folded, constants, walls, (flops, _flops(network, example)), off.size)
+        return Compacted(copied(model), CompactReport(reason=reason))
+    report = CompactReport(None, rows, folded, constants, opaque, (flops, _flops(network, example)), off.size)
     return Compacted(network, report)
 
 
@@ -164,16 +166,16 @@ def _place(node: fx.Node) -> str:
 
 def _layers(network: fx.GraphModule) -> dict[str, tuple[str, int, int, int]]:
     """name -> (kind, units, weights, nonzeros)."""
-    parts = parts_of(network, training=False)
+    ops = channel_ops(network, training=False)
     return {
-        part.name: (
-            type(part.owner).__name__ if part.module else "functional",
-            part.weight.shape[0],
-            part.weight.numel(),
-            int(part.weight.count_nonzero()),
+        op.name: (
+            type(op.owner).__name__ if op.module else "functional",
+            op.weight.shape[0],
+            op.weight.numel(),
+            int(op.weight.count_nonzero()),
         )
-        for part in parts.values()
-        if isinstance(part, Layer)
+        for op in ops.values()
+        if isinstance(op, WeightLayer)
     }
 
 

@@ -1,4 +1,4 @@
-"""How far two networks' outputs are apart."""
+"""The difference between two networks' outputs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def outputs(model: nn.Module, example: Sequence[Tensor]) -> Any:
     with in_eval(model), torch.no_grad(), seeded(0, cuda=True):
         try:
             return model(*(x.clone() for x in example))
-        except Exception as error:  # whatever the model says to inputs that do not fit
+        except Exception as error:  # whatever the model raises on inputs that do not fit
             shapes = ", ".join(str(tuple(x.shape)) for x in example)
-            said = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise TombolaError(
-                f"the model cannot run on inputs of shape {shapes}: {said}; give inputs as it takes them"
+                f"the model cannot run on inputs of shape {shapes}: {reason}; give inputs as it takes them"
             ) from error
 
 
@@ -67,11 +67,11 @@ def _sums_of_calls(
     model: nn.Module, called: Sequence[nn.Module], example: Sequence[Tensor]
 ) -> dict[nn.Module, list[tuple[float, float]]]:
     """For every call of a module, the sums of its output and of the output's magnitudes."""
-    found: dict[nn.Module, list[tuple[float, float]]] = {module: [] for module in called}
+    sums: dict[nn.Module, list[tuple[float, float]]] = {module: [] for module in called}
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
         values = [x.double() for x in leaves(output)]
-        found[module].append((sum(float(x.sum()) for x in values), sum(float(x.abs().sum()) for x in values)))
+        sums[module].append((sum(float(x.sum()) for x in values), sum(float(x.abs().sum()) for x in values)))
 
     hooks = [module.register_forward_hook(note) for module in called]
     try:
@@ -79,7 +79,7 @@ def _sums_of_calls(
     finally:
         for hook in hooks:
             hook.remove()
-    return found
+    return sums
 
 
 def _same_sums(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> bool:
@@ -99,7 +99,7 @@ def difference(want: Any, have: Any) -> float:
 
 
 class _Unlike(Exception):
-    """Two outputs are not of one make."""
+    """Two outputs differ in type, shape or keys."""
 
 
 _DEEP = 8  # containers and objects within each other that are looked into

@@ -49,9 +49,9 @@ def copied(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no eval mode, as what torch.export gives; give the module it was made from"
         ) from error
     except Exception as error:  # deepcopy of a user's model may raise anything
-        said = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:160]
         raise TombolaError(
-            f"the model cannot be copied: {type(error).__name__} {said}; keep such things out of its attributes"
+            f"the model cannot be copied: {type(error).__name__} {reason}; keep such things out of its attributes"
         ) from error
     twins = {id(part): memo[id(part)] for part in _parts(inner) if memo.get(id(part), part) is not part}
     _rebind(made, twins)

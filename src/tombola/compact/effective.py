@@ -37,10 +37,10 @@ def plain_copy(model: nn.Module, example: Sequence[Tensor]) -> nn.Module:
     called = copied(model) if any(map(_computes, plain.modules())) else plain
     want = outputs(called, example) if called is not plain else None
     with torch.no_grad():
-        found = [*_take_computed(plain), *_take_hooked(plain, called)]
+        taken = [*_take_computed(plain), *_take_hooked(plain, called)]
         release(plain)
-        if found:
-            _check(want, outputs(copied(plain), example), found)
+        if taken:
+            _check(want, outputs(copied(plain), example), taken)
     return plain
 
 

@@ -8,27 +8,28 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.compact.parts import Layer, Norm, Part, meets_step
-from tombola.compact.wires import Wiring
+from tombola.compact.channel_ops import ChannelOp, Norm, WeightLayer, exact_nodes
+from tombola.compact.coupling import Coupling
 
 
-def fold_norms(network: fx.GraphModule, parts: dict[fx.Node, Part], wiring: Wiring) -> tuple[str, ...]:
+def fold_norms(network: fx.GraphModule, ops: dict[fx.Node, ChannelOp], coupling: Coupling) -> tuple[str, ...]:
     """Fold each batch norm that alone reads a layer's output into the layer; the names of those folded.
 
-    Left are norms of layers or with calls elsewhere, of binary layers, whose weights must stay 0 and ± one number, and
-    those before a function with jumps, where the last bit counts. The graph and the layers' parameters are changed.
+    Norms stay if they or their layer are called elsewhere too, after binary layers, whose weights must stay 0 and ± one
+    number, and before a discontinuous function, where the last bit counts. The graph and the layers' parameters are
+    changed.
     """
-    calls = Counter(part.name for part in parts.values() if isinstance(part, Layer | Norm))
-    exact = meets_step(parts)
+    calls = Counter(op.name for op in ops.values() if isinstance(op, WeightLayer | Norm))
+    exact = exact_nodes(ops)
     folded = []
-    for node, norm in parts.items():
+    for node, norm in ops.items():
         if not isinstance(norm, Norm) or not norm.fixed or calls[norm.name] > 1 or node in exact:
             continue
-        source = node.all_input_nodes[0]  # behind a norm that was folded: its layer
-        layer = parts[source]
-        if not isinstance(layer, Layer) or layer.binary or not layer.module:
+        source = node.all_input_nodes[0]  # after a norm that was folded: its layer
+        layer = ops[source]
+        if not isinstance(layer, WeightLayer) or layer.binary or not layer.module:
             continue
-        if len(source.users) > 1 or calls[layer.name] > 1 or wiring.values[source].axis != 1:
+        if len(source.users) > 1 or calls[layer.name] > 1 or coupling.values[source].axis != 1:
             continue
         _fold(layer.owner, norm.module)
         node.replace_all_uses_with(source)

@@ -50,30 +50,30 @@ def inputs_like(run: Callable[..., Any], example: Sequence[Tensor]) -> tuple[tup
     first = tuple(example)
     tries = _Tries(run, first, _finite(run(*first)))
     size = len(first[0]) if first[0].dim() else 0
-    found = [Drawn("the example", first), Drawn("the example again", first)]
-    found += tries.drawn(size, (False,) * len(first), "drawn inputs")
+    drawn = [Drawn("the example", first), Drawn("the example again", first)]
+    drawn += tries.drawn(size, (False,) * len(first), "drawn inputs")
     carries, more, why = _other_sizes(tries, size)
-    return (*found, *more), Batch(size, carries, why)
+    return (*drawn, *more), Batch(size, carries, why)
 
 
 def _other_sizes(tries: _Tries, size: int) -> tuple[tuple[bool, ...], list[Drawn], str | None]:
     """Which inputs carry the batch; inputs of other batch sizes; why there are none."""
     sizes = [n for n in dict.fromkeys((size + 1 if 1 < size < 8 else 3, 5, 1, 0)) if n != size]
-    said: list[str] = []
-    for carries in ways_to_grow(tries.example):
-        found: list[Drawn] = []
+    refusals: list[str] = []
+    for carries in batch_axes(tries.example):
+        drawn: list[Drawn] = []
         for n in sizes:
             why = tries.refuses(n, carries)
             if why is None:
-                found += tries.drawn(n, carries, f"a batch of {n}")
+                drawn += tries.drawn(n, carries, f"a batch of {n}")
             else:
-                said.append(f"it refuses {n}: {why}")
-        if any(len(one.inputs[0]) for one in found):
-            return carries, found, None
-    return (False,) * len(tries.example), [], said[0] if said else "its first input has no batch"
+                refusals.append(f"it refuses {n}: {why}")
+        if any(len(one.inputs[0]) for one in drawn):
+            return carries, drawn, None
+    return (False,) * len(tries.example), [], refusals[0] if refusals else "its first input has no batch"
 
 
-def ways_to_grow(example: Sequence[Tensor]) -> list[tuple[bool, ...]]:
+def batch_axes(example: Sequence[Tensor]) -> list[tuple[bool, ...]]:
     """Which inputs may carry the batch: those that are as long as the first, or the first alone."""
     size = len(example[0]) if example and example[0].dim() else 0
     alike = tuple(bool(x.dim()) and len(x) == size for x in example)
@@ -152,8 +152,8 @@ def _within(x: Tensor, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:
         )
     seen = x.double()
     seen = seen[seen.isfinite()]
-    least, most = (float(seen.min()), float(seen.max())) if seen.numel() else (0.0, 1.0)
-    return least + (most - least) * torch.rand(shape, generator=draw, dtype=torch.float64, device="cpu")
+    smallest, largest = (float(seen.min()), float(seen.max())) if seen.numel() else (0.0, 1.0)
+    return smallest + (largest - smallest) * torch.rand(shape, generator=draw, dtype=torch.float64, device="cpu")
 
 
 def _rows(x: Tensor, shape: tuple[int, ...], draw: torch.Generator) -> Tensor:

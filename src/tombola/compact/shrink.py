@@ -1,4 +1,4 @@
-"""Removing the channels that nobody reads, and those that send constants, from a traced network."""
+"""Removal of the channels that nothing reads, and of those that send constants, from a traced network."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.compact.parts import Layer, Norm, Part, meets_step, parts_of
-from tombola.compact.signal import Signals, constants_into, reads, signals, sums
+from tombola.compact.channel_ops import ChannelOp, Norm, WeightLayer, exact_nodes
+from tombola.compact.constants import Constants, constants_into, constants_of, reads, sums
+from tombola.compact.coupling import Coupling, coupled_channels
+from tombola.compact.read_ops import channel_ops
 from tombola.compact.trace import write_shapes
-from tombola.compact.wires import Wiring, wiring
 
 
 def shrink(network: fx.GraphModule, example: tuple[Tensor, ...], *, training: bool) -> dict[str, int]:
@@ -21,43 +22,43 @@ def shrink(network: fx.GraphModule, example: tuple[Tensor, ...], *, training: bo
     """
     folded: dict[str, int] = {}
     while True:
-        parts = parts_of(network, training=training)
-        wires = wiring(parts)
-        found = signals(parts, wires, dict(network.named_modules()))
-        gone = _removable(parts, wires, found)
+        ops = channel_ops(network, training=training)
+        coupling = coupled_channels(ops)
+        constants = constants_of(ops, coupling, dict(network.named_modules()))
+        gone = _removable(ops, coupling, constants)
         if not bool(gone.any()):
             return folded
-        for name, count in _fold_constants(network, parts, wires, found, gone).items():
+        for name, count in _fold_constants(network, ops, coupling, constants, gone).items():
             folded[name] = folded.get(name, 0) + count
-        _cut(network, parts_of(network, training=training), wires, gone)
+        _cut(network, channel_ops(network, training=training), coupling, gone)
         write_shapes(network, example)
 
 
-def _removable(parts: Mapping[fx.Node, Part], wires: Wiring, found: Signals) -> Tensor:
-    """bool, (bundles,): which can be removed now.
+def _removable(ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, constants: Constants) -> Tensor:
+    """bool, (sets,): which can be removed now.
 
-    Found from the end: what is pinned stays, and what a staying output of a layer needs. So circles go that only feed
-    themselves, as they arise between the blocks of residual networks.
+    Computed from the end: what is pinned stays, and so does what a kept output of a layer needs. So cycles go that
+    only feed themselves, as they arise between the blocks of residual networks.
     """
-    exact = meets_step(parts)
+    exact = exact_nodes(ops)
     needs = {
-        node: _needs(part, constants_into(part, wires.into[node], wires, found), exact=node in exact)
-        for node, part in parts.items()
-        if isinstance(part, Layer)
+        node: _needs(op, constants_into(op, coupling.into[node], coupling, constants), exact=node in exact)
+        for node, op in ops.items()
+        if isinstance(op, WeightLayer)
     }
-    stays = wires.pinned | _differing(parts, wires, found)
-    _add_needed(stays, needs, wires)
+    stays = coupling.pinned | _differing(ops, coupling, constants)
+    _add_needed(stays, needs, coupling)
     made = torch.zeros_like(stays)
     for node in needs:
-        labels = wires.values[node].labels
+        labels = coupling.values[node].labels
         made[labels] = True
-        if len(labels) and not bool(stays[labels].any()):  # a value without channels is none
+        if len(labels) and not bool(stays[labels].any()):  # a value needs at least one channel
             stays[labels[0]] = True
-            _add_needed(stays, needs, wires)
+            _add_needed(stays, needs, coupling)
     return made & ~stays
 
 
-def _needs(layer: Layer, constant: Tensor, *, exact: bool) -> Tensor:
+def _needs(layer: WeightLayer, constant: Tensor, *, exact: bool) -> Tensor:
     """bool, (out, in): the inputs that an output reads and that cannot go into its bias.
 
     In groups an input goes with its group's outputs, so that these alone need nothing.
@@ -69,39 +70,39 @@ def _needs(layer: Layer, constant: Tensor, *, exact: bool) -> Tensor:
     return reads(layer) & ~foldable
 
 
-def _add_needed(stays: Tensor, needs: dict[fx.Node, Tensor], wires: Wiring) -> None:
-    """Let stay what that which stays needs, directly or not."""
+def _add_needed(stays: Tensor, needs: dict[fx.Node, Tensor], coupling: Coupling) -> None:
+    """Keep what the kept channels need, directly or not."""
     count = -1
     while count != (count := int(stays.sum())):
         for node in reversed(needs):
-            needed = needs[node][stays[wires.values[node].labels]].any(0)
-            stays[wires.into[node].labels[needed]] = True
+            needed = needs[node][stays[coupling.values[node].labels]].any(0)
+            stays[coupling.into[node].labels[needed]] = True
 
 
-def _differing(parts: Mapping[fx.Node, Part], wires: Wiring, found: Signals) -> Tensor:
-    """bool, (bundles,): those that enter a shared layer's calls as different constants."""
+def _differing(ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, constants: Constants) -> Tensor:
+    """bool, (sets,): those that enter a shared layer's calls as different constants."""
     seen: dict[str, Tensor] = {}
-    differs = torch.zeros_like(wires.pinned)
-    for node, part in parts.items():
-        if isinstance(part, Layer):
-            constant = constants_into(part, wires.into[node], wires, found).nan_to_num(nan=torch.inf)
-            other = seen.setdefault(part.name, constant)
-            differs[wires.into[node].labels[constant != other]] = True
+    differs = torch.zeros_like(coupling.pinned)
+    for node, op in ops.items():
+        if isinstance(op, WeightLayer):
+            constant = constants_into(op, coupling.into[node], coupling, constants).nan_to_num(nan=torch.inf)
+            other = seen.setdefault(op.name, constant)
+            differs[coupling.into[node].labels[constant != other]] = True
     return differs
 
 
 def _fold_constants(
-    network: fx.GraphModule, parts: Mapping[fx.Node, Part], wires: Wiring, found: Signals, gone: Tensor
+    network: fx.GraphModule, ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, constants: Constants, gone: Tensor
 ) -> dict[str, int]:
     """Add what the removed constants send to the biases of the layers that read them."""
     done: dict[str, int] = {}
-    for node, layer in parts.items():
-        if not isinstance(layer, Layer) or layer.name in done or layer.groups > 1:
+    for node, layer in ops.items():
+        if not isinstance(layer, WeightLayer) or layer.name in done or layer.groups > 1:
             continue
-        wire = wires.into[node]
-        constant = constants_into(layer, wire, wires, found)
-        sent = torch.where(gone[wire.labels] & ~constant.isnan(), constant, 0.0)
-        chosen = (sent != 0) & reads(layer)[~gone[wires.values[node].labels]].any(0)
+        channels = coupling.into[node]
+        constant = constants_into(layer, channels, coupling, constants)
+        sent = torch.where(gone[channels.labels] & ~constant.isnan(), constant, 0.0)
+        chosen = (sent != 0) & reads(layer)[~gone[coupling.values[node].labels]].any(0)
         done[layer.name] = int(chosen.sum())
         if not done[layer.name]:
             continue
@@ -111,21 +112,21 @@ def _fold_constants(
     return {name: count for name, count in done.items() if count}
 
 
-def _cut(network: fx.GraphModule, parts: Mapping[fx.Node, Part], wires: Wiring, gone: Tensor) -> None:
+def _cut(network: fx.GraphModule, ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, gone: Tensor) -> None:
     """Take the removed channels out of every layer and norm, once each."""
     done: set[str] = set()
-    for node, part in parts.items():
-        if not isinstance(part, Layer | Norm) or part.name in done:
+    for node, op in ops.items():
+        if not isinstance(op, WeightLayer | Norm) or op.name in done:
             continue
-        done.add(part.name)
-        into, out = (~gone[wire.labels] for wire in (wires.into[node], wires.values[node]))
-        if isinstance(part, Norm):
-            _cut_norm(part.module, out)
+        done.add(op.name)
+        into, out = (~gone[channels.labels] for channels in (coupling.into[node], coupling.values[node]))
+        if isinstance(op, Norm):
+            _cut_norm(op.module, out)
         elif not bool(into.all() and out.all()):
-            _cut_layer(network, part, into, out)
+            _cut_layer(network, op, into, out)
 
 
-def _cut_layer(network: fx.GraphModule, layer: Layer, into: Tensor, out: Tensor) -> None:
+def _cut_layer(network: fx.GraphModule, layer: WeightLayer, into: Tensor, out: Tensor) -> None:
     weight, device = layer.weight.detach(), layer.weight.device
     if layer.groups == 1:
         weight = weight[:, into.to(device)]
@@ -155,7 +156,7 @@ def _cut_norm(module: Any, keep: Tensor) -> None:
     module.num_features = int(keep.sum())
 
 
-def _set_bias(network: fx.GraphModule, layer: Layer, value: Tensor) -> None:
+def _set_bias(network: fx.GraphModule, layer: WeightLayer, value: Tensor) -> None:
     parameter = nn.Parameter(value, requires_grad=layer.weight.requires_grad)
     if layer.module:
         layer.owner.bias = parameter

@@ -83,8 +83,8 @@ def _check_runs(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
         with in_eval(network), torch.no_grad():
             network.forward(*(x.clone() for x in example))  # not called: its call prints errors
     except Exception as error:  # whatever the operations have against what they are given
-        said = " ".join(str(error).split())[:120]
-        raise flow.Untraceable(f"traced by torch.fx it does not run: {type(error).__name__} {said}") from error
+        reason = " ".join(str(error).split())[:120]
+        raise flow.Untraceable(f"traced by torch.fx it does not run: {type(error).__name__} {reason}") from error
 
 
 def write_shapes(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
@@ -202,18 +202,18 @@ def _name(node: fx.Node) -> str:
 
 def _shapes_at(network: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Node, tuple[int, ...]]:
     """The shapes of all tensors in one run; what the run does not reach is left out."""
-    found: dict[fx.Node, tuple[int, ...]] = {}
+    shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     class Shapes(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if isinstance(result, Tensor):
-                found[n] = tuple(result.shape)
+                shapes[n] = tuple(result.shape)
             return result
 
     with in_eval(network), torch.no_grad(), contextlib.suppress(Exception):
         Shapes(network).run(*(x.clone() for x in inputs))
-    return found
+    return shapes
 
 
 def _plain_flattening(network: fx.GraphModule, other: Mapping[fx.Node, tuple[int, ...]]) -> None:

@@ -247,17 +247,17 @@ def mentioned(module: nn.Module) -> list[str]:
 
     For a module that cannot be traced: read from the bytecode, submodules of such a name aside.
     """
-    found: set[str] = set()
-    _read(type(module).forward, module, found, set())
-    return sorted(found)
+    names: set[str] = set()
+    _read(type(module).forward, module, names, set())
+    return sorted(names)
 
 
-def _read(value: Any, module: nn.Module, found: set[str], seen: set[Any]) -> None:
+def _read(value: Any, module: nn.Module, names: set[str], seen: set[Any]) -> None:
     if not isinstance(value, (FunctionType, BuiltinFunctionType)):
         return
     function = inspect.unwrap(value)
     if _is_nonlinear(function.__name__):
-        found.add(function.__name__)
+        names.add(function.__name__)
     if not isinstance(function, FunctionType) or function in seen or function.__module__.partition(".")[0] == "torch":
         return
     seen.add(function)
@@ -271,11 +271,11 @@ def _read(value: Any, module: nn.Module, found: set[str], seen: set[Any]) -> Non
                 continue
             of_self = receiver == "self" or (isinstance(receiver, tuple) and "self" in receiver)
             if step.opname == "LOAD_GLOBAL":
-                _read(function.__globals__.get(name), module, found, seen)
+                _read(function.__globals__.get(name), module, names, seen)
             elif of_self:
-                _read(vars(module).get(name, getattr(type(module), name, None)), module, found, seen)
+                _read(vars(module).get(name, getattr(type(module), name, None)), module, names, seen)
             if _is_nonlinear(name) and not (of_self and name in module._modules):
-                found.add(name)
+                names.add(name)
 
 
 def _is_nonlinear(name: str) -> bool:

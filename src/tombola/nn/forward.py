@@ -51,14 +51,14 @@ def _is_narrow(tensor: Tensor) -> bool:
 
 def leaves(output: Any) -> list[Tensor]:
     """All tensors of an output, in order."""
-    found: list[Tensor] = []
+    tensors: list[Tensor] = []
 
     def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
+        tensors.append(tensor)
         return tensor
 
     mapped(note, output)
-    return found
+    return tensors
 
 
 def mapped(function: Callable[[Tensor], Tensor], output: Any) -> Any:
@@ -109,9 +109,9 @@ def path_to_tensor(output: Any, text: str = "output") -> str | None:
     attribute = dataclasses.is_dataclass(output) or hasattr(output, "_fields")
     for name, value in _parts(output):
         step = name if name.startswith("[") else f".{name}" if attribute else f"[{name}]"
-        found = path_to_tensor(value, text + step)
-        if found is not None:
-            return found
+        path = path_to_tensor(value, text + step)
+        if path is not None:
+            return path
     return None
 
 

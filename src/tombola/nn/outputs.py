@@ -36,7 +36,7 @@ def output_weights(model: nn.Module, x: Tensor, names: Collection[str]) -> list[
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
         ends = [tensor.grad_fn for tensor in leaves(probe(x.cpu())) if tensor.grad_fn is not None]
     by_id = {id(parameter): name for name, parameter in parameters_by_name(probe).items()}
-    found: dict[str, None] = {}
+    last: dict[str, None] = {}
     seen: set[Any] = set()
     while ends:
         node: Any = ends.pop()
@@ -46,10 +46,10 @@ def output_weights(model: nn.Module, x: Tensor, names: Collection[str]) -> list[
         sources = [source for source, _ in node.next_functions]
         weights = [w for source in sources if (w := _parameter(source)) is not None and w.dim() > 1]
         if node.name().removesuffix("0").removesuffix("Backward") in _LAYERS and weights:
-            found |= dict.fromkeys(by_id[id(w)] for w in weights if id(w) in by_id)
+            last |= dict.fromkeys(by_id[id(w)] for w in weights if id(w) in by_id)
         else:
             ends += sources
-    return [name for name in names if name in found]
+    return [name for name in names if name in last]
 
 
 def say_kept(names: Collection[str], how: str) -> None:
@@ -67,5 +67,5 @@ def _parameter(node: Any) -> Tensor | None:
     """The parameter that a node of the graph stands for, seen through changes of its form."""
     while node is not None and node.name().removesuffix("0").removesuffix("Backward") in _VIEWS:
         node = node.next_functions[0][0]
-    found: Tensor | None = getattr(node, "variable", None)
-    return found
+    parameter: Tensor | None = getattr(node, "variable", None)
+    return parameter

@@ -11,7 +11,7 @@ _ORDER = "the published order is conv, pool, norm, activation"
 
 def remarks(graph: flow.Graph) -> tuple[str, ...]:
     """One line each, in the graph's order, for the graph of a whole model whose activations are (to be) binary."""
-    found: list[str] = []
+    lines: list[str] = []
     origins: dict[fx.Node, fx.Node | None] = {}
     for node in graph:
         origins[node] = _origin(graph, node, origins)
@@ -21,16 +21,16 @@ def remarks(graph: flow.Graph) -> tuple[str, ...]:
         if role == "weight":
             odd = origins[source]
             if odd is not None and odd.op != "placeholder":
-                found.append(f"{graph.place(node)} sees other values than -1 and +1, from {_what(graph, odd)}")
+                lines.append(f"{graph.place(node)} sees other values than -1 and +1, from {_what(graph, odd)}")
         elif role == "max pool" and origins[source] is None:
-            found.append(f"{graph.place(node)} takes the maximum of signs, nearly always +1; {_ORDER}")
+            lines.append(f"{graph.place(node)} takes the maximum of signs, nearly always +1; {_ORDER}")
         elif role == "activation":
             before = _before(graph, source)
             if graph.role(before) == "weight":
-                found.append(
+                lines.append(
                     f"{graph.place(before)} goes to the activation {graph.place(node)} with no norm between; {_ORDER}"
                 )
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(lines))
 
 
 def _origin(graph: flow.Graph, node: fx.Node, origins: dict[fx.Node, fx.Node | None]) -> fx.Node | None:

@@ -33,7 +33,7 @@ class Replaced:
 
 
 @dataclass(frozen=True)
-class Report:
+class RewriteReport:
     """What `binary_activations` replaced, and what is worth knowing about the network that came of it."""
 
     replaced: tuple[Replaced, ...]
@@ -50,7 +50,7 @@ class Report:
 # ---- binary activations ------------------------------------------------------------------------------------
 
 
-def binary_activations(model: nn.Module) -> tuple[nn.Module, Report]:
+def binary_activations(model: nn.Module) -> tuple[nn.Module, RewriteReport]:
     """Replace every ReLU, ReLU6 and Hardtanh of `model`, module or function, by BinaryActivation; in place.
 
     Modules are swapped. Where a forward calls functions, torch.fx traces that one forward, in train and in eval
@@ -81,7 +81,7 @@ def binary_activations(model: nn.Module) -> tuple[nn.Module, Report]:
     if graph:
         _check_output(graph)
     swapped, calls = _swaps(bare), {m: pair for m, pair in forwards.items() if any(map(_functions, pair))}
-    report = Report(
+    report = RewriteReport(
         tuple(_module_rows(swapped, graph)) + tuple(_function_rows(bare, calls)), remarks(graph) if graph else ()
     )
     if not report.replaced:
@@ -97,12 +97,12 @@ def binary_activations(model: nn.Module) -> tuple[nn.Module, Report]:
 
 def _swaps(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
     """(parent, name in it, path) of every place that holds a ReLU-like module."""
-    found = []
+    swaps = []
     for path, parent in model.named_modules():
         for name, child in parent._modules.items():
             if isinstance(child, flow.RELU_LIKE):
-                found.append((parent, name, f"{path}.{name}" if path else name))
-    return found
+                swaps.append((parent, name, f"{path}.{name}" if path else name))
+    return swaps
 
 
 def _forwards(model: nn.Module) -> dict[nn.Module, tuple[flow.Graph, flow.Graph]]:
@@ -110,7 +110,7 @@ def _forwards(model: nn.Module) -> dict[nn.Module, tuple[flow.Graph, flow.Graph]
 
     One that calls activations as functions and cannot be traced alone is traced as a part of what calls it.
     """
-    found: dict[nn.Module, tuple[flow.Graph, flow.Graph]] = {}
+    forwards: dict[nn.Module, tuple[flow.Graph, flow.Graph]] = {}
     inline: set[nn.Module] = set()
     names = {module: path for path, module in model.named_modules()}
     for module in reversed(names):
@@ -119,7 +119,7 @@ def _forwards(model: nn.Module) -> dict[nn.Module, tuple[flow.Graph, flow.Graph]
             continue
         try:
             train, evaluate = (flow.own_calls(module, names[module], inline, mode) for mode in (True, False))
-            found[module] = (train, evaluate)
+            forwards[module] = (train, evaluate)
         except flow.Untraceable as error:
             named = flow.mentioned(module)
             if module is model and (named or inside):
@@ -130,22 +130,22 @@ def _forwards(model: nn.Module) -> dict[nn.Module, tuple[flow.Graph, flow.Graph]
                 ) from error
             if named or inside:
                 inline.add(module)
-    return found
+    return forwards
 
 
 def _check_others(model: nn.Module, graph: flow.Graph | None, graphs: Sequence[flow.Graph]) -> None:
     """TombolaError if another nonlinearity would stay, at the output aside (where the graph shows the output)."""
     if graph:
         final = _at_output(graph)
-        found = [_named(graph, node) for node in graph if graph.role(node) == "nonlinear" and node not in final]
+        others = [_named(graph, node) for node in graph if graph.role(node) == "nonlinear" and node not in final]
     else:
         modules = [(path, m) for path, m in model.named_modules() if flow.role_of(m) == "nonlinear"]
-        found = [f"{path!r} (nn.{type(m).__name__})" for path, m in modules]
+        others = [f"{path!r} (nn.{type(m).__name__})" for path, m in modules]
         calls = [(one, node) for one in graphs for node in one if flow.is_call(node)]
-        found += [_named(one, node) for one, node in calls if one.role(node) == "nonlinear"]
-    if found:
+        others += [_named(one, node) for one, node in calls if one.role(node) == "nonlinear"]
+    if others:
         raise TombolaError(
-            f"{found[0]} has no binary form and would stay; use ReLU there "
+            f"{others[0]} has no binary form and would stay; use ReLU there "
             "(only the network's output may pass another nonlinear function)"
         )
 
@@ -176,14 +176,14 @@ def _check_in_place(graph: flow.Graph) -> None:
 def _at_output(graph: flow.Graph, through: Sequence[flow.Role] = ("same",)) -> set[fx.Node]:
     """The nodes whose value reaches the output, at most through nodes of these roles."""
     ends = [node for node in graph if node.op == "output"]
-    found: set[fx.Node] = set()
+    reached: set[fx.Node] = set()
     while ends:
         for node in ends.pop().all_input_nodes:
-            if node not in found:
-                found.add(node)
+            if node not in reached:
+                reached.add(node)
                 if graph.role(node) in through or isinstance(node.target, type):  # a container around the output
                     ends.append(node)
-    return found
+    return reached
 
 
 def _functions(graph: flow.Graph) -> list[fx.Node]:

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola._memory import has_shape
-from tombola.compact import Compacted
-from tombola.compact import Report as CompactReport
+from tombola.compact import Compacted, CompactReport
 from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.compact import compact_checked
 from tombola.compact.copies import copied
@@ -145,7 +144,7 @@ def deploy(
         checks = checks_of(plain, example)
         found = compact_checked(plain, checks)
         made = _made(plain, found, checks, count, wanted)
-        empty = checks.takes_none(made[0] if checks.steady else copy.deepcopy(made[0]))
+        empty = checks.takes_none(made[0] if checks.stateless else copy.deepcopy(made[0]))
         taken = takes(plain, checks.example, checks.batch, empty=empty)
     return Deployed(*made, taken, found.module if keep_compacted else None)
 
@@ -225,10 +224,10 @@ def _in_torch(plain: nn.Module, found: Compacted, checks: Checks, threads: int, 
     if wanted is not None:
         chosen = tuple(LinearChoice(part.layers[0], part.engine) for part in wanted.parts if part.layers)
     elif on_gpu:
-        chosen = choose_kernels(network if checks.steady else copied(network), example)
+        chosen = choose_kernels(network if checks.stateless else copied(network), example)
     use_kernels(network, [(one.name, one.kernel) for one in chosen])
     left = {} if on_gpu else {"the network": found.report.reason or "its inputs are on another device than the CPU"}
-    error = checks.error(network if checks.steady else copied(network)).size
+    error = checks.error(network if checks.stateless else copied(network)).size
     shapes = tuple(tuple(x.shape) for x in example)
     parts = tuple(PartPlan((one.name,), one.kernel) for one in chosen)
     machine = this_machine() if wanted is None else wanted.machine
@@ -240,7 +239,7 @@ def _in_torch(plain: nn.Module, found: Compacted, checks: Checks, threads: int, 
 def _whole(found: Compacted, checks: Checks, threads: int) -> Made:
     """The network as it is, in torch."""
     network = copied(found.module)
-    error = checks.error(network if checks.steady else copied(network)).size
+    error = checks.error(network if checks.stateless else copied(network)).size
     shapes = tuple(tuple(x.shape) for x in checks.example)
     size = _nbytes(network)
     left = {"the network": found.report.reason or ""}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
-from tombola.compact.inputs import ways_to_grow
+from tombola.compact.inputs import batch_axes
 
 
 def propagate(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
@@ -30,7 +30,7 @@ def without_batch(network: fx.GraphModule, example: Sequence[Tensor]) -> set[fx.
 
     Nothing is known, and the set is empty, where the network runs at the example's batch size only.
     """
-    for carries in ways_to_grow(example):
+    for carries in batch_axes(example):
         twice = [torch.cat([x, x]) if own else x for x, own in zip(example, carries, strict=True)]
         try:
             return _not_doubled(network, twice)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tombola.compact import Report as Compaction
+from tombola.compact import CompactReport
 from tombola.runtime.binary import Packed
 from tombola.runtime.choose import Draft, Times
 from tombola.runtime.cuda import LinearChoice
@@ -51,7 +51,7 @@ class Report:
     outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes it takes.
     """
 
-    compaction: Compaction
+    compaction: CompactReport
     packed: tuple[Packed, ...] = ()
     parts: tuple[PartRow, ...] = ()
     cuda: tuple[LinearChoice, ...] = ()

@@ -1,7 +1,4 @@
-"""What each node of a traced network does to the channels that pass it, as far as compaction understands it.
-
-A channel is one index along a value's channel axis: axis 1, or the last one before and after a Linear layer.
-"""
+"""The channel operation of every node of a traced network, read from its modules, functions and methods."""
 
 from __future__ import annotations
 
@@ -12,110 +9,25 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.modules import dropout, pooling
 
+from tombola.compact.channel_ops import (
+    Boundary,
+    ChannelOp,
+    Concat,
+    Flatten,
+    Join,
+    Norm,
+    OpaqueOp,
+    PerChannel,
+    Pointwise,
+    WeightLayer,
+)
 from tombola.compact.trace import argument, shape_of, words
 from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear
-
-# ---- the parts ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A Linear layer or convolution: out = weight ⋆ source + bias. The tensors are the model's own.
-
-    `weight`: (out, in // groups, *kernel). `steady`: a channel that is constant over the map counts the same at every
-    place: no zeros are padded. `binary`: sums of signs, to which nothing may be added. `owner` and `local`: the module
-    that holds the weight and the weight's name there; `module` whether the owner is called as the layer.
-    """
-
-    name: str
-    source: fx.Node
-    weight: Tensor
-    bias: Tensor | None
-    owner: nn.Module
-    local: str
-    groups: int = 1
-    steady: bool = True
-    binary: bool = False
-    module: bool = True
-
-    @property
-    def linear(self) -> bool:
-        return self.weight.dim() == 2
-
-
-@dataclass(frozen=True, eq=False)
-class Norm:
-    """A batch norm over axis 1. `fixed`: it uses running statistics, and will."""
-
-    name: str
-    source: fx.Node
-    module: Any
-    fixed: bool
-
-
-@dataclass(frozen=True)
-class Pointwise:
-    """The same function of every number. `jumps`: it is not continuous."""
-
-    source: fx.Node
-    jumps: bool = False
-
-
-@dataclass(frozen=True)
-class Local:
-    """Every channel by itself, 0 to 0. `keeps`: any constant comes out as it went in.
-
-    `first`: the first of the axes along which places are put together, or that are dropped; channels lie before it.
-    """
-
-    source: fx.Node
-    keeps: bool
-    first: int | None = None
-
-
-@dataclass(frozen=True)
-class Flatten:
-    """(N, C, ...) to (N, C·...): a channel becomes a run of features."""
-
-    source: fx.Node
-
-
-@dataclass(frozen=True)
-class Join:
-    """Sum, difference or product of two values, channel by channel."""
-
-    sources: tuple[fx.Node, fx.Node]
-    product: bool
-
-
-@dataclass(frozen=True)
-class Concat:
-    """Values side by side along `axis`."""
-
-    sources: tuple[fx.Node, ...]
-    axis: int
-
-
-@dataclass(frozen=True)
-class Ends:
-    """An input or output of the network, a weight, or a question for the batch size: nothing passes."""
-
-
-@dataclass(frozen=True)
-class Wall:
-    """Not understood: what goes in and what comes out stay whole. `jumps`: it is not continuous."""
-
-    reason: str
-    jumps: bool = False
-
-
-Part = Layer | Norm | Pointwise | Local | Flatten | Join | Concat | Ends | Wall
-
 
 # ---- what is known -----------------------------------------------------------------------------------------
 
@@ -158,34 +70,11 @@ _FUNCTION_LAYERS: dict[Any, tuple[str, ...]] = {
 }
 
 
-def parts_of(network: fx.GraphModule, *, training: bool) -> dict[fx.Node, Part]:
+def channel_ops(network: fx.GraphModule, *, training: bool) -> dict[fx.Node, ChannelOp]:
     """The part of every node, in order. `training`: norms will compute statistics, and dropouts drop."""
     modules = dict(network.named_modules())
     reader = _Reader(modules, _uses(network, modules), training)
     return {node: reader.part(node) for node in network.graph.nodes}
-
-
-def evaluate(node: fx.Node, modules: Mapping[str, nn.Module], values: Mapping[fx.Node, Tensor]) -> Tensor:
-    """Call what a node calls, on other values for the nodes that it reads."""
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: values[n].clone())
-    with torch.no_grad():
-        if node.op == "call_module":
-            return modules[str(node.target)](*args, **kwargs)  # type: ignore[no-any-return]
-        if node.op == "call_method":
-            return getattr(args[0], str(node.target))(*args[1:], **kwargs)  # type: ignore[no-any-return]
-        assert callable(node.target)
-        return node.target(*args, **kwargs)  # type: ignore[no-any-return]
-
-
-def meets_step(parts: Mapping[fx.Node, Part]) -> set[fx.Node]:
-    """The nodes whose value reaches a function with jumps before it reaches a layer: there every bit counts."""
-    found: set[fx.Node] = set()
-    for node in reversed(list(parts)):
-        for user in node.users:
-            part = parts[user]
-            if getattr(part, "jumps", False) or (user in found and not isinstance(part, Layer)):
-                found.add(node)
-    return found
 
 
 # ---- reading the nodes -------------------------------------------------------------------------------------
@@ -210,109 +99,111 @@ class _Reader:
     uses: Mapping[int, int]
     training: bool
 
-    def part(self, node: fx.Node) -> Part:
+    def part(self, node: fx.Node) -> ChannelOp:
         if node.op in ("placeholder", "get_attr", "output"):
-            return Ends()
+            return Boundary()
         if node.op == "call_module":
             return self._module(node, self.modules[str(node.target)])
         return self._call(node)
 
     # modules
 
-    def _module(self, node: fx.Node, module: Any) -> Part:
+    def _module(self, node: fx.Node, module: Any) -> ChannelOp:
         source, kind, name = flow.input_of(node), type(module), f"nn.{type(module).__name__}"
         if source is None or len(node.all_input_nodes) != 1 or None in (shape_of(source), shape_of(node)):
-            return Wall(f"{name}: its input and output are not one tensor each")
+            return OpaqueOp(f"{name}: its input and output are not one tensor each")
         if (why := flow.altered(module)) is not None:
-            return Wall(f"{name}: {why}")
+            return OpaqueOp(f"{name}: {why}")
         if kind in _LINEAR or kind in _CONVS:
             return self._layer_module(node, source, module)
         if kind in _NORMS:
             return self._norm(node, source, module)
         if kind in _POINTWISE or kind is BinaryActivation:
-            return Pointwise(source, jumps=kind is BinaryActivation)
+            return Pointwise(source, discontinuous=kind is BinaryActivation)
         if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             return Flatten(source)
-        return _pool_module(node, source, module) or self._same_module(source, module) or Wall(f"{name} is not known")
-
-    def _same_module(self, source: fx.Node, module: nn.Module) -> Part | None:
-        if type(module) in _DROPOUTS:
-            return Local(source, keeps=not self.training)
-        if type(module) is nn.Identity or (isinstance(module, dropout._DropoutNd) and not self.training):
-            return Local(source, keeps=True)
-        return None
-
-    def _layer_module(self, node: fx.Node, source: fx.Node, module: Any) -> Part:
-        path, kind = str(node.target), type(module)
-        if any(self.uses[id(p)] > 1 for p in module.parameters()):
-            return Wall("its weights are used in another place too")
-        if not isinstance(module.weight, nn.Parameter):
-            return Wall("its weight is no parameter")
-        binary = kind in _BINARY
-        if kind in _LINEAR:
-            return Layer(path, source, module.weight, module.bias, module, "weight", binary=binary)
-        if len(shape_of(source) or ()) != module.weight.dim():
-            return Wall("a convolution without a batch")
-        steady = module.padding_mode != "zeros" or not _pads(module.padding)
-        return Layer(
-            path, source, module.weight, module.bias, module, "weight", module.groups, steady=steady, binary=binary
+        return (
+            _pool_module(node, source, module) or self._same_module(source, module) or OpaqueOp(f"{name} is not known")
         )
 
-    def _norm(self, node: fx.Node, source: fx.Node, module: Any) -> Part:
-        if len(shape_of(source) or ()) < 2:
-            return Wall("a norm without a batch")
+    def _same_module(self, source: fx.Node, module: nn.Module) -> ChannelOp | None:
+        if type(module) in _DROPOUTS:
+            return PerChannel(source, keeps=not self.training)
+        if type(module) is nn.Identity or (isinstance(module, dropout._DropoutNd) and not self.training):
+            return PerChannel(source, keeps=True)
+        return None
+
+    def _layer_module(self, node: fx.Node, source: fx.Node, module: Any) -> ChannelOp:
+        path, kind = str(node.target), type(module)
         if any(self.uses[id(p)] > 1 for p in module.parameters()):
-            return Wall("its scale is used in another place too")
+            return OpaqueOp("its weights are used in another place too")
+        if not isinstance(module.weight, nn.Parameter):
+            return OpaqueOp("its weight is no parameter")
+        binary = kind in _BINARY
+        if kind in _LINEAR:
+            return WeightLayer(path, source, module.weight, module.bias, module, "weight", binary=binary)
+        if len(shape_of(source) or ()) != module.weight.dim():
+            return OpaqueOp("a convolution without a batch")
+        unpadded = module.padding_mode != "zeros" or not _pads(module.padding)
+        return WeightLayer(
+            path, source, module.weight, module.bias, module, "weight", module.groups, unpadded=unpadded, binary=binary
+        )
+
+    def _norm(self, node: fx.Node, source: fx.Node, module: Any) -> ChannelOp:
+        if len(shape_of(source) or ()) < 2:
+            return OpaqueOp("a norm without a batch")
+        if any(self.uses[id(p)] > 1 for p in module.parameters()):
+            return OpaqueOp("its scale is used in another place too")
         return Norm(str(node.target), source, module, module.running_mean is not None and not self.training)
 
     # functions and tensor methods
 
-    def _call(self, node: fx.Node) -> Part:
+    def _call(self, node: fx.Node) -> ChannelOp:
         name = str(getattr(node.target, "__name__", node.target))
         bare = name.rstrip("_")
         if node.target in _FUNCTION_LAYERS:
             return self._layer_call(node)
         if _asks_for_batch(node, bare):
-            return Ends()
+            return Boundary()
         if bare in ("cat", "concat", "concatenate"):
             return _concat(node)
         if bare in _JOIN_NAMES and len(node.all_input_nodes) == 2:
             return _join(node, bare)
         if all(shape_of(one) is None for one in (node, *node.all_input_nodes)):
-            return Ends()  # arithmetic of sizes
-        unknown = Wall(f"{flow.called(node)} is not known", jumps=bare in _STEPS)
+            return Boundary()  # arithmetic of sizes
+        unknown = OpaqueOp(f"{flow.called(node)} is not known", discontinuous=bare in _STEPS)
         if len(node.all_input_nodes) != 1 or shape_of(node.all_input_nodes[0]) is None or shape_of(node) is None:
             return unknown
         source = node.all_input_nodes[0]
         if bare == "binary_sign" or bare == "sign":
-            return Pointwise(source, jumps=True)
+            return Pointwise(source, discontinuous=True)
         if bare in _POINTWISE_NAMES or _with_number(node, source, bare):
             return Pointwise(source)
         if bare in _SAME_NAMES or (node.target is F.dropout and argument(node, "training") is False):
-            return Local(source, keeps=True)
+            return PerChannel(source, keeps=True)
         if node.target is torch.flatten and node.args[1:] == (1,) and not node.kwargs:
             return Flatten(source)
         return _pool_call(node, source, bare) or unknown
 
-    def _layer_call(self, node: fx.Node) -> Part:
+    def _layer_call(self, node: fx.Node) -> ChannelOp:
         names = _FUNCTION_LAYERS[node.target]
         given: dict[str, Any] = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
         source, weight, bias = given.get("input"), given.get("weight"), given.get("bias")
         held = [one for one in (weight, bias) if one is not None]
         if not isinstance(source, fx.Node) or any(not isinstance(n, fx.Node) or n.op != "get_attr" for n in held):
-            return Wall("its weights are computed in the network")
+            return OpaqueOp("its weights are computed in the network")
         assert isinstance(weight, fx.Node)
         owner, local, value = _held(weight, self.modules)
         shift = None if bias is None else _held(bias, self.modules)[2]
         if any(not isinstance(p, nn.Parameter) or self.uses[id(p)] > 1 for p in (value, shift) if p is not None):
-            return Wall("its weights are no parameters, or used in another place too")
+            return OpaqueOp("its weights are no parameters, or used in another place too")
         if value.dim() > 2 and len(shape_of(source) or ()) != value.dim():
-            return Wall("a convolution without a batch")
+            return OpaqueOp("a convolution without a batch")
         groups = int(given.get("groups", 1))
         if groups != 1:
-            return Wall("a functional convolution in groups")
-        steady = not _pads(given.get("padding", 0))
-        return Layer(str(weight.target), source, value, shift, owner, local, steady=steady, module=False)
+            return OpaqueOp("a functional convolution in groups")
+        unpadded = not _pads(given.get("padding", 0))
+        return WeightLayer(str(weight.target), source, value, shift, owner, local, unpadded=unpadded, module=False)
 
 
 def _pads(padding: Any) -> bool:
@@ -342,32 +233,32 @@ def _asks_for_batch(node: fx.Node, name: str) -> bool:
     )
 
 
-def _concat(node: fx.Node) -> Part:
+def _concat(node: fx.Node) -> ChannelOp:
     values = node.args[0] if node.args else node.kwargs.get("tensors")
     axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
     shape = shape_of(node)
     if not isinstance(values, tuple | list) or not isinstance(axis, int) or shape is None:
-        return Wall("a concatenation of other things than values")
+        return OpaqueOp("a concatenation of other things than values")
     sources = tuple(value for value in values if isinstance(value, fx.Node))
     if len(sources) != len(values) or axis % len(shape) == 0:
-        return Wall("a concatenation along the batch")
+        return OpaqueOp("a concatenation along the batch")
     return Concat(sources, axis % len(shape))
 
 
-def _join(node: fx.Node, name: str) -> Part:
+def _join(node: fx.Node, name: str) -> ChannelOp:
     one, other = node.all_input_nodes
     shapes = [shape_of(source) for source in (one, other)]
     if node.args[:2] != (one, other) or name in _DIVISIONS or None in shapes or shape_of(node) is None:
-        return Wall(f"{name} of two values")
+        return OpaqueOp(f"{name} of two values")
     if len({len(shape) for shape in shapes if shape is not None}) != 1:
-        return Wall(f"{name} of values of unequal dimensions")
+        return OpaqueOp(f"{name} of values of unequal dimensions")
     return Join((one, other), _JOIN_NAMES[name])
 
 
 # ---- pools -------------------------------------------------------------------------------------------------
 
 
-def _pool_module(node: fx.Node, source: fx.Node, module: Any) -> Part | None:
+def _pool_module(node: fx.Node, source: fx.Node, module: Any) -> ChannelOp | None:
     axes = len(shape_of(source) or ())
     first = axes - int(type(module).__name__[-2:-1]) if type(module) in (*_MAX_POOLS, *_MEAN_POOLS, *_ADAPTIVE) else 0
     if first < 1:
@@ -375,15 +266,15 @@ def _pool_module(node: fx.Node, source: fx.Node, module: Any) -> Part | None:
     if isinstance(module, (pooling._MaxPoolNd, pooling._AdaptiveMaxPoolNd)) and module.return_indices:
         return None
     if type(module) in _MAX_POOLS or type(module) in _ADAPTIVE:
-        return Local(source, keeps=True, first=first)
+        return PerChannel(source, keeps=True, first=first)
     if type(module) in _MEAN_POOLS:
         bordered = _pads(module.padding) and module.count_include_pad
         keeps = not bordered and not getattr(module, "divisor_override", None)
-        return Local(source, keeps=keeps, first=first)
+        return PerChannel(source, keeps=keeps, first=first)
     return None
 
 
-def _pool_call(node: fx.Node, source: fx.Node, name: str) -> Part | None:
+def _pool_call(node: fx.Node, source: fx.Node, name: str) -> ChannelOp | None:
     before, after = shape_of(source), shape_of(node)
     assert before is not None
     assert after is not None
@@ -392,15 +283,15 @@ def _pool_call(node: fx.Node, source: fx.Node, name: str) -> Part | None:
     stem = name[:-2] if name[-2:] in ("1d", "2d", "3d") else name
     first = len(before) - int(name[-2]) if stem != name else 0
     if stem in ("max_pool", "adaptive_avg_pool") and first > 0:
-        return Local(source, keeps=True, first=first)
+        return PerChannel(source, keeps=True, first=first)
     if stem == "avg_pool" and first > 0:
         keeps = len(node.args) <= 3 and set(node.kwargs) <= {"input", "kernel_size", "stride"}
-        return Local(source, keeps=keeps, first=first)
+        return PerChannel(source, keeps=keeps, first=first)
     if name in ("mean", "amax"):
         dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
         axes = [d % len(before) for d in (dims if isinstance(dims, tuple | list) else (dims,)) if isinstance(d, int)]
-        return Local(source, keeps=True, first=min(axes)) if axes and min(axes) > 1 else None
+        return PerChannel(source, keeps=True, first=min(axes)) if axes and min(axes) > 1 else None
     if name == "squeeze" and len(node.args) == 2 and isinstance(node.args[1], int):
         axis = node.args[1] % len(before)
-        return Local(source, keeps=True, first=axis) if axis > 1 else None
+        return PerChannel(source, keeps=True, first=axis) if axis > 1 else None
     return None
