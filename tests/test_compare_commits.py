@@ -1,0 +1,35 @@
+"""What the comparison of two commits calls different."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+from compare_commits import compare, differences
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "differ", "added"),
+    [
+        ({"a": 0.1, "b": [1, {"c": None}]}, {"b": [1, {"c": None}], "a": 0.1}, [], []),
+        ({"a": 0.1}, {"a": math.nextafter(0.1, 1)}, ["a: 0.1 -> 0.10000000000000002"], []),
+        ({"loss": [math.nan, 1.0]}, {"loss": [math.nan, 1.0]}, [], []),
+        ({"rows": [1, 2]}, {"rows": [1]}, ["rows[1]: 2 -> gone"], []),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": [2, 3]}, "d": 4}, [], ["a/c[]", "d"]),
+        ({"a": 1}, {"a": 1.0}, ["a: 1 -> 1.0"], []),
+        ({"a": []}, {"a": [1]}, ["a: [] -> gone"], ["a[]"]),
+    ],
+)
+def test_values_that_changed_or_went_are_differences_and_new_ones_are_not(old, new, differ, added):
+    assert differences(old, new) == (differ, added)
+
+
+def test_a_search_that_is_missing_or_fails_in_both_is_no_success(capsys):
+    assert compare({"imp": {"loss": 1.0}}, {"imp": {"loss": 1.0, "more": 2}})
+    assert not compare({"imp": {"loss": 1.0}}, {})
+    assert not compare({"imp": {"error": "status 2"}}, {"imp": {"error": "status 2"}})
+    assert "fails in both" in capsys.readouterr().out

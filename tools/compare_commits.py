@@ -1,0 +1,132 @@
+"""Compare two commits on the fixed searches of `fixed_searches.py`: losses, masks, weights and results, to the bit.
+
+    python tools/compare_commits.py OLD [NEW] [--only REGEX]
+
+For a change that must not change what is computed. Each commit is checked out into a folder of its own, and both run at
+once, one thread each, with the packages of the Python that runs this; NEW left out is the working tree as it stands.
+What NEW adds (a JSON key, a file) is listed and is no difference. Exit status: 0 equal, 1 different, 2 could not run.
+About a minute on two free cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+SEARCHES = Path(__file__).with_name("fixed_searches.py")
+SHOWN = 6
+"""Differences of one search that are printed; of the others, how many there are."""
+
+
+def git(*words: str) -> str:
+    return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@contextlib.contextmanager
+def checked_out(commit: str | None, folder: Path) -> Iterator[Path]:
+    """The tree of a commit, gone afterwards; of None, the working tree."""
+    if commit is None:
+        yield ROOT
+        return
+    git("worktree", "add", "--detach", "--quiet", str(folder), commit)
+    try:
+        yield folder
+    finally:
+        git("worktree", "remove", "--force", str(folder))
+
+
+def environment(tree: Path) -> dict[str, str]:
+    """What makes Python import the package of this tree, on one thread, and write nothing into it."""
+    here = {"PYTHONPATH": str(tree / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    return os.environ | here | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+
+
+def start(tree: Path, folder: Path, only: str) -> subprocess.Popen[bytes]:
+    words = [sys.executable, str(SEARCHES), str(folder), "--only", only]
+    return subprocess.Popen(words, env=environment(tree), stdout=subprocess.DEVNULL)
+
+
+def results(process: subprocess.Popen[bytes], tree: Path, folder: Path) -> dict[str, Any]:
+    if process.wait():
+        raise SystemExit(2)
+    kept = json.loads((folder / "kept.json").read_text(encoding="utf-8"))
+    if Path(kept["package"]) != tree / "src" / "tombola":
+        print(f"{kept['package']} was imported instead of {tree / 'src'}", file=sys.stderr)
+        raise SystemExit(2)
+    searches: dict[str, Any] = kept["searches"]
+    return searches
+
+
+def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Path and text of every value within; floats in full, so that equal texts are equal bits."""
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from leaves(item, f"{path}/{key}")
+    elif isinstance(value, list) and value:
+        for index, item in enumerate(value):
+            yield from leaves(item, f"{path}[{index}]")
+    else:
+        yield path.lstrip("/"), json.dumps(value)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Of one search: what differs or is gone, and what was added."""
+    before, after = dict(leaves(old)), dict(leaves(new))
+    differ = [
+        f"{path}: {text[:70]} -> {after[path][:70] if path in after else 'gone'}"
+        for path, text in before.items()
+        if after.get(path) != text
+    ]
+    added = sorted({re.sub(r"\[\d+\]", "[]", path) for path in after.keys() - before.keys()})
+    return differ, added
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    """Print search by search; True if all are equal."""
+    equal = True
+    for name in old:
+        differ, added = differences(old[name], new.get(name, {}))
+        failed = "error" in old[name]
+        equal &= not differ and not failed
+        verdict = f"{len(differ)} differ" if differ else "fails in both" if failed else "equal"
+        print(f"{name:34} {len(dict(leaves(old[name]))):5} values  {verdict}")
+        shown = differ or ([old[name]["error"]] if failed else [])
+        for line in shown[:SHOWN]:
+            print(f"    {line}")
+        if added:
+            print(f"    added: {', '.join(added[:SHOWN])}{' ...' if len(added) > SHOWN else ''}")
+    return equal
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("old", help="a commit")
+    parser.add_argument("new", nargs="?", help="a commit; left out: the working tree as it stands")
+    parser.add_argument("--only", default="", help="a regular expression for the names of the searches to run")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="compare-commits-") as name, contextlib.ExitStack() as stack:
+        base = Path(name).resolve()
+        trees = [
+            stack.enter_context(checked_out(commit, base / side))
+            for side, commit in zip("ab", (args.old, args.new), strict=True)
+        ]
+        folders = [base / "runs-a", base / "runs-b"]
+        processes = [start(tree, folder, args.only) for tree, folder in zip(trees, folders, strict=True)]
+        old, new = map(results, processes, trees, folders)
+        equal = compare(old, new)
+    print("equal to the bit" if equal else "DIFFERENT")
+    return 0 if equal else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
