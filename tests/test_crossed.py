@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from tombola.results.crossed import Sample, crossed_difference, crossed_mean, crossed_paired
 from tombola.results.statistics import Difference, difference, holm
-from tombola.study.planning import examples_to_decide, least_margin, replicates_to_decide
+from tombola.study.planning import examples_to_decide, min_margin, replicates_to_decide
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import verdict_error_rates as made_up
@@ -257,7 +257,7 @@ def test_no_number_of_replicates_decides_where_test_examples_are_what_is_open() 
     needed = examples_to_decide(found, 0.002, 0.05)
     # so many discordant examples: next to nothing was added to the variance that was seen
     assert needed == pytest.approx(200 * found.examples * ((1.6448536 + 0.8416212) / 0.002) ** 2, rel=0.01)
-    least = least_margin(found, 0.05)
+    least = min_margin(found, 0.05)
     assert least == pytest.approx(1.6448536 * math.sqrt(found.examples))
 
 

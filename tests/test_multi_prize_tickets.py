@@ -27,7 +27,7 @@ from tombola.rng.seeds import derive
 from tombola.search.find import find, run_find
 from tombola.search.origin import start_from
 from tombola.search.request import make_request
-from tombola.study.arms import ARMS, Contest
+from tombola.study.arms import ARMS, VerificationSetup
 from tombola.study.verify import verify
 from tombola.supermask import refresh
 from tombola.supermask.attach import groups, layers
@@ -419,11 +419,11 @@ def test_the_binary_form_does_not_start_from_the_float_one() -> None:
 @pytest.mark.parametrize("activations", ["float", "binary"])
 def test_every_arm_of_verify_has_plain_layers_and_the_tickets_activations(model: Any, activations: str) -> None:
     ticket = find(model, splits(), MultiPrize(density=0.5, activations=activations), recipe=RECIPE)
-    contest = Contest(ticket, model if isinstance(model, nn.Module) else None)
-    built = ticket.build("origin", model=contest.architecture).eval()
+    subject = VerificationSetup(ticket, model if isinstance(model, nn.Module) else None)
+    built = ticket.build("origin", model=subject.architecture).eval()
     x = torch.randn(5, 1, 6, 6)
     for name, make in ARMS.items():
-        arm = make(contest, derive(1, name))
+        arm = make(subject, derive(1, name))
         kinds = {type(module) for module in arm.model.modules()}
         assert not kinds & {BinaryLinear, BinaryConv2d}
         assert (BinaryActivation in kinds) == (activations == "binary")
@@ -434,7 +434,7 @@ def test_every_arm_of_verify_has_plain_layers_and_the_tickets_activations(model:
         layer = next(m for m in arm.model.modules() if getattr(m, "weight", None) is weight)
         inputs = torch.randn(2, *weight.shape[1:]) if weight.dim() == 4 else torch.randn(2, weight.shape[1])
         assert torch.equal(layer(inputs), plain(inputs, weight, layer.bias, **_padding(layer)))
-    start = ARMS["ticket"](contest, 0).model.eval()
+    start = ARMS["ticket"](subject, 0).model.eval()
     torch.testing.assert_close(start(x), built(x), rtol=1e-4, atol=1e-5)  # the arm starts as the ticket does
 
 
@@ -459,7 +459,7 @@ def test_controls_as_they_stand_have_an_alpha_of_their_own(per_channel: bool) ->
     spec = ModelSpec("mlp", {"hidden": [12, 8]})
     ticket = find(spec, splits(), MultiPrize(density=0.3, per_channel=per_channel), recipe=RECIPE)
     for make in _CONTROLS.values():
-        control = make(Contest(ticket), 3)
+        control = make(VerificationSetup(ticket), 3)
         weights, built = control.origin.state_dict(), control.build().state_dict()
         for name, mask in control.mask.items():
             rows = (weights[name].abs() * mask, mask) if per_channel else (weights[name].abs()[mask], mask[mask])

@@ -39,7 +39,7 @@ from tombola.study.mask_overlap import (
     strata_by_size,
     whole,
 )
-from tombola.study.pair import MaskPair, pair_arms
+from tombola.study.mask_pair import MaskPair, pair_arms
 from tombola.study.setting import Arm, Setting
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import norm, t
 
 from tombola.results.statistics import ArmSpread, Difference
-from tombola.study.planning import MOST_EXAMPLES, examples_to_decide, least_margin, replicates_to_decide
+from tombola.study.planning import MAX_EXAMPLES, examples_to_decide, min_margin, replicates_to_decide
 
 PAIR = (ArmSpread(9e-6, 3), ArmSpread(1e-6, 3))
 SEEDS = Difference(0.0, 1e-5, freedom=200 / 82, arms=PAIR)
@@ -103,13 +103,13 @@ def test_examples_are_named_where_there_is_something_to_say() -> None:
     assert examples_to_decide(replace(CROSSED, test_examples=None), 0.01, 0.05) is None
     assert examples_to_decide(replace(CROSSED, seeds=None), 0.01, 0.05) is None
     far = replace(CROSSED, added=0.0)
-    most = math.sqrt(4e-6 * 40 / MOST_EXAMPLES) * (norm.ppf(0.95) + norm.ppf(0.8))
-    assert MOST_EXAMPLES * 0.999 < (examples_to_decide(far, most * 1.0001, 0.05) or 0) <= MOST_EXAMPLES
+    most = math.sqrt(4e-6 * 40 / MAX_EXAMPLES) * (norm.ppf(0.95) + norm.ppf(0.8))
+    assert MAX_EXAMPLES * 0.999 < (examples_to_decide(far, most * 1.0001, 0.05) or 0) <= MAX_EXAMPLES
     assert examples_to_decide(far, most * 0.9999, 0.05) is None
 
 
-def test_the_least_margin_is_the_noise_of_the_examples() -> None:
-    assert least_margin(CROSSED, 0.05) == pytest.approx(1.6448536 * 0.002)
-    assert least_margin(CROSSED, 0.025) == pytest.approx(1.9599640 * 0.002)
-    assert least_margin(replace(CROSSED, test_examples=None), 0.05) is None
-    assert least_margin(replace(CROSSED, seeds=None), 0.05) is None
+def test_the_min_margin_is_the_noise_of_the_examples() -> None:
+    assert min_margin(CROSSED, 0.05) == pytest.approx(1.6448536 * 0.002)
+    assert min_margin(CROSSED, 0.025) == pytest.approx(1.9599640 * 0.002)
+    assert min_margin(replace(CROSSED, test_examples=None), 0.05) is None
+    assert min_margin(replace(CROSSED, seeds=None), 0.05) is None

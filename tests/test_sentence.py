@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tombola.study.margin import Margin
-from tombola.study.sentence import Said, sentence, why
+from tombola.study.sentence import VerdictContext, sentence, why
 from tombola.study.verdict import Examples
 
 ALL, SEEDS = "training seeds and test examples", "training seeds alone"
@@ -32,9 +32,11 @@ def found(verdict: str, difference: float | None, least: float | None, **more: A
     }
 
 
-def said(count: int | None = 500, replicates: int = 5, metric: str = "accuracy", *, share: bool = True) -> Said:
+def said(
+    count: int | None = 500, replicates: int = 5, metric: str = "accuracy", *, share: bool = True
+) -> VerdictContext:
     allowance = Margin().of(metric, 50.0, share=share)
-    return Said(allowance, Examples(count, 1 / count if count and share else None), replicates)
+    return VerdictContext(allowance, Examples(count, 1 / count if count and share else None), replicates)
 
 
 def bounds(count: str = "500 test examples (one is 0.2 points)", claims: int = 3) -> str:

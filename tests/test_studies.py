@@ -20,7 +20,7 @@ from tombola.search.find import replicate_seed, run_find
 from tombola.search.request import Request, make_request
 from tombola.select.patterns import parse_pattern
 from tombola.study import curve
-from tombola.study.arms import CONTROLS, Contest, fresh_network, random_mask
+from tombola.study.arms import CONTROLS, VerificationSetup, fresh_network, random_mask
 from tombola.study.curve import run_curve
 from tombola.study.recorded import data_of
 from tombola.train.options import Options
@@ -128,12 +128,12 @@ def test_a_random_mask_keeps_as_much_of_every_layer_in_the_same_pattern(pattern:
 
 def test_fresh_weights_follow_the_scheme_or_permute_what_there_is() -> None:
     named = tb.find("mlp", "digits", {"density": 0.5, "rounds": 1}, recipe=TINY)
-    first, other = (fresh_network(Contest(named), seed).state_dict()["fc1.weight"] for seed in (1, 2))
+    first, other = (fresh_network(VerificationSetup(named), seed).state_dict()["fc1.weight"] for seed in (1, 2))
     assert not torch.equal(first, other)
-    assert not torch.equal(first, Contest(named).origin().state_dict()["fc1.weight"])
+    assert not torch.equal(first, VerificationSetup(named).origin().state_dict()["fc1.weight"])
     live = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     ticket = tb.find(live, "digits", {"density": 0.5, "rounds": 1}, recipe=TINY)
-    permuted = fresh_network(Contest(ticket, live), 1).state_dict()["1.weight"]
+    permuted = fresh_network(VerificationSetup(ticket, live), 1).state_dict()["1.weight"]
     weight = live.state_dict()["1.weight"]
     assert not torch.equal(permuted, weight)
     assert torch.equal(permuted.flatten().sort().values, weight.flatten().sort().values)

@@ -16,7 +16,7 @@ from tombola.formats import percent
 from tombola.mask import Mask
 from tombola.methods.signed import SignedSupermask
 from tombola.results.statistics import Adjusted, interval
-from tombola.study.arms import Contest
+from tombola.study.arms import VerificationSetup
 from tombola.study.recorded import recipe_of
 from tombola.study.untrained import _CONTROLS, _compare, is_untrained, untrained, untrained_sentence
 from tombola.ticket.origin import Origin
@@ -33,7 +33,7 @@ QUICK = {"length": "6ep", "lr": 0.1, "momentum": 0.9, "batch_size": 60}
 def test_a_supermask_beats_random_masks_and_other_weights(method: object) -> None:
     ticket = tb.find("mlp", DIGITS, method, recipe=QUICK)
     assert is_untrained(ticket)
-    found = untrained(Contest(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"), seed=1, replicates=4)
+    found = untrained(VerificationSetup(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"), seed=1, replicates=4)
     assert found["test_accuracy"] > 0.6
     for arm in ("random", "reinit"):
         assert len(set(found[arm]["test_accuracy"])) > 1  # every draw is another one
@@ -58,9 +58,9 @@ def test_of_an_error_the_lower_one_is_better() -> None:
     right, others = draw.random((1, 200)) < 0.9, draw.random((4, 200)) < 0.7
     better = _compare(scores(right)[0], scores(others), 1)
     found = _compare(scores(1 - right)[0], scores(1 - others), -1)
-    assert better.found.difference == pytest.approx(right.mean() - others.mean())
-    assert found.found.difference == pytest.approx(better.found.difference)
-    assert found.found.interval == pytest.approx(better.found.interval)
+    assert better.estimate.difference == pytest.approx(right.mean() - others.mean())
+    assert found.estimate.difference == pytest.approx(better.estimate.difference)
+    assert found.estimate.interval == pytest.approx(better.estimate.interval)
     assert found.draws_alone.lower == pytest.approx(better.draws_alone.lower)
     assert found.p_value == pytest.approx(better.p_value)
     # three draws decide, over the draws alone where an example's result is not known
@@ -68,10 +68,10 @@ def test_of_an_error_the_lower_one_is_better() -> None:
     assert two.p_value is None
     assert three.p_value is not None
     blind = _compare(replace(scores(right)[0], values=None), scores(others), 1)
-    assert blind.found == blind.draws_alone
+    assert blind.estimate == blind.draws_alone
     assert blind.as_json(Adjusted(0.5, 0.025))["covers"] == "draws of the control alone"
     values = [right.mean() - row.mean() for row in others]
-    assert blind.found.interval == pytest.approx(interval(values))
+    assert blind.estimate.interval == pytest.approx(interval(values))
 
 
 def test_controls_of_a_signed_binary_ticket_are_shuffled_within_their_layers() -> None:
@@ -86,7 +86,7 @@ def test_controls_of_a_signed_binary_ticket_are_shuffled_within_their_layers() -
         multiplier={name: signs},
         representation=Representation("binary", {name: weight[kept].abs().mean()}),
     )
-    first, second = (_CONTROLS["random"](Contest(ticket, model), seed) for seed in (1, 2))
+    first, second = (_CONTROLS["random"](VerificationSetup(ticket, model), seed) for seed in (1, 2))
     for control in (first, second):
         assert control.multiplier is not None
         found = control.multiplier[name]
@@ -100,7 +100,7 @@ def test_controls_of_a_signed_binary_ticket_are_shuffled_within_their_layers() -
 
 def test_the_same_seed_draws_the_same_controls() -> None:
     ticket = tb.find("mlp", DIGITS, tb.EdgePopup(), recipe={**QUICK, "length": "1ep"})
-    given = (Contest(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"))
+    given = (VerificationSetup(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"))
     assert untrained(*given, seed=3, replicates=2) == untrained(*given, seed=3, replicates=2)
 
 
@@ -109,7 +109,7 @@ def test_norms_of_the_controls_take_their_own_statistics() -> None:
     ticket = tb.find("wrn-10-1", DIGITS, tb.EdgePopup(), recipe=recipe)
     before = ticket.to_bytes()
     found = untrained(
-        Contest(ticket), DIGITS, tb.Recipe(batch_size=300), make_fabric("cpu", "32"), seed=1, replicates=1
+        VerificationSetup(ticket), DIGITS, tb.Recipe(batch_size=300), make_fabric("cpu", "32"), seed=1, replicates=1
     )
     assert 0 <= found["random"]["mean"] <= 1
     assert ticket.to_bytes() == before

@@ -19,7 +19,7 @@ from tombola.results.crossed import Sample, crossed_difference
 from tombola.results.statistics import difference, interval
 from tombola.study.margin import Margin
 from tombola.study.planning import examples_to_decide
-from tombola.study.sentence import Said, sentence, why
+from tombola.study.sentence import VerdictContext, sentence, why
 from tombola.study.verdict import ArmFigures, compare, describe_arm, examples_of, speed, wins
 
 SPREAD = (-0.0005, 0.0, 0.0005)
@@ -56,7 +56,7 @@ def spoken(
     allowance = (margin or Margin()).of(metric, arms["dense"].mean or 0.0, share=examples.resolution is not None)
     compared = compare(arms, allowance.amount, higher)
 
-    said = Said(allowance, examples, len(arms["ticket"].test_accuracy), higher)
+    said = VerdictContext(allowance, examples, len(arms["ticket"].test_accuracy), higher)
     assert json.loads(json.dumps(compared, allow_nan=False)) == compared
     for found in compared.values():
         assert bool(why(found, said)) == (found["verdict"] != "yes")
@@ -290,7 +290,7 @@ def test_bounds_of_an_accuracy_reach_no_further_than_is_possible_over_seeds_alon
     assert free["lower_holm"] < -1 == found["lower_holm"] <= found["seeds_alone"]["lower"]
     assert free["p"] == found["p"]
     assert describe_arm(wild["ticket"], [], share=True)["interval"] == [0, 1]
-    said = Said(Margin().of("accuracy", 0.5, share=True), examples_of(wild), 3)
+    said = VerdictContext(Margin().of("accuracy", 0.5, share=True), examples_of(wild), 3)
     text = sentence("This ticket", compare(wild, 0.002, share=True), {"verdict": ""}, said)
     assert "A bound of −100 points excludes nothing: 3 training seeds are too few." in text
 

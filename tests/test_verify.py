@@ -30,7 +30,7 @@ from tombola.runs.integrity import DamagedWarning
 from tombola.runs.stage import OUTCOMES, Stage
 from tombola.study import demo
 from tombola.study import verify as module
-from tombola.study.arms import ARMS, Contest, fresh_network, random_mask
+from tombola.study.arms import ARMS, VerificationSetup, fresh_network, random_mask
 from tombola.train.history import Row, read_csv
 from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes
@@ -55,9 +55,9 @@ def test_every_replicate_has_seeds_orders_masks_and_weights_of_its_own(
 ) -> None:
     seeds: dict[tuple[str, str], int] = {}
 
-    def noting(setup: Any, contest: Any, name: str, *, seed: int, stage: Any, label: str) -> Any:
+    def noting(setup: Any, subject: Any, name: str, *, seed: int, stage: Any, label: str) -> Any:
         seeds[name, label] = seed
-        return run_arm(setup, contest, name, seed=seed, stage=stage, label=label)
+        return run_arm(setup, subject, name, seed=seed, stage=stage, label=label)
 
     run_arm = module.run_arm
     monkeypatch.setattr(module, "run_arm", noting)
@@ -75,7 +75,7 @@ def test_every_replicate_has_seeds_orders_masks_and_weights_of_its_own(
 
     own = [seed for (name, _), seed in seeds.items() if name == "random"]
     masks = [random_mask(found, seed) for seed in own]
-    weights = [fresh_network(Contest(found), seed).state_dict()["fc1.weight"] for seed in own]
+    weights = [fresh_network(VerificationSetup(found), seed).state_dict()["fc1.weight"] for seed in own]
     for one in range(3):
         for two in range(one):
             assert masks[one] != masks[two]
@@ -85,8 +85,8 @@ def test_every_replicate_has_seeds_orders_masks_and_weights_of_its_own(
 @pytest.mark.parametrize(("rewind", "start"), [("init", 0), ("2it", 2), ("lr:4it", 4)])
 def test_ticket_and_dense_begin_at_the_rewound_step_and_controls_at_0(rewind: str, start: int, tmp_path: Path) -> None:
     found = ticket(rewind=rewind)
-    contest = Contest(found)
-    assert {name: make(contest, 0).start for name, make in ARMS.items()} == {
+    subject = VerificationSetup(found)
+    assert {name: make(subject, 0).start for name, make in ARMS.items()} == {
         "ticket": start,
         "dense": start,
         "random": 0,
@@ -143,10 +143,10 @@ def test_what_a_tickets_file_says_of_its_start_is_not_trusted() -> None:
     found = ticket()
     starts = {3: 3, 0: 0, -2: 0, "4": 0, None: 0, 2.5: 0}
     for said, start in starts.items():
-        assert Contest(replace(found, provenance={**found.provenance, "rewound_steps": said})).start == start
+        assert VerificationSetup(replace(found, provenance={**found.provenance, "rewound_steps": said})).start == start
     without = {key: value for key, value in found.provenance.items() if key not in ("rewound_steps", "method")}
     bare = replace(found, provenance={**without, "method": "imp"})
-    assert Contest(bare).start == 0
+    assert VerificationSetup(bare).start == 0
     assert random_mask(bare, 1).counts() == found.mask.counts()  # element by element
 
 
@@ -191,7 +191,7 @@ def test_outcomes_are_kept_for_every_network_and_found_again(tmp_path: Path) -> 
 
 
 def test_outcomes_come_back_from_other_processes(tmp_path: Path) -> None:
-    found = module.Verification(Contest(ticket()), DataSpec("digits"), tb.Recipe(**TINY), 1, options=OPTIONS)
+    found = module.Verification(VerificationSetup(ticket()), DataSpec("digits"), tb.Recipe(**TINY), 1, options=OPTIONS)
     job = module._Job(found, "dense", 0, tmp_path)
     there = pickle.loads(pickle.dumps(module._train_arm(pickle.loads(pickle.dumps(job)))))
     values = read_outcomes(tmp_path / "dense-0")

@@ -18,7 +18,7 @@ from tombola.data.config import DataSpec
 from tombola.formats import MISSING, Fixed, Unit, count, density, plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
-from tombola.study.pair import MaskPair, pair_arms
+from tombola.study.mask_pair import MaskPair, pair_arms
 from tombola.study.setting import Setting
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe

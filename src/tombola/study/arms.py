@@ -27,7 +27,7 @@ from tombola.train.trial import TrainingSetup, Trial, run_trial
 
 
 @dataclass(frozen=True)
-class Arm:
+class PreparedArm:
     """A network to train: its module, the mask held on it (None: dense), and the step it begins at."""
 
     model: nn.Module
@@ -36,7 +36,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Contest:
+class VerificationSetup:
     """A ticket and what its arms are built with; `architecture` as in `Ticket.build(model=...)`."""
 
     ticket: Ticket
@@ -60,31 +60,31 @@ class Contest:
         return self.ticket.origin.network_module(self.architecture, self.trusted)
 
 
-def ticket_arm(contest: Contest, seed: int) -> Arm:
+def ticket_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
     """The ticket from its origin."""
-    ticket = replace(contest.ticket, rewrites=contest.rewrites)
-    model = ticket.build("origin", model=contest.architecture, trusted=contest.trusted)
-    return Arm(model, contest.ticket.mask, contest.start)
+    ticket = replace(subject.ticket, rewrites=subject.rewrites)
+    model = ticket.build("origin", model=subject.architecture, trusted=subject.trusted)
+    return PreparedArm(model, subject.ticket.mask, subject.start)
 
 
-def dense_arm(contest: Contest, seed: int) -> Arm:
+def dense_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
     """All weights, from the same origin."""
-    return Arm(apply_rewrites(contest.origin(), contest.rewrites), None, contest.start)
+    return PreparedArm(apply_rewrites(subject.origin(), subject.rewrites), None, subject.start)
 
 
-def random_arm(contest: Contest, seed: int) -> Arm:
+def random_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
     """A random mask of the same layer densities (and pattern), on fresh initial weights (Frankle & Carbin, app. F)."""
-    model = apply_rewrites(fresh_network(contest, seed), contest.rewrites)
-    return Arm(model, random_mask(contest.ticket, seed), 0)
+    model = apply_rewrites(fresh_network(subject, seed), subject.rewrites)
+    return PreparedArm(model, random_mask(subject.ticket, seed), 0)
 
 
-def reinit_arm(contest: Contest, seed: int) -> Arm:
+def reinit_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
     """The ticket's mask on fresh initial weights."""
-    model = apply_rewrites(fresh_network(contest, seed), contest.rewrites)
-    return Arm(model, contest.ticket.mask, 0)
+    model = apply_rewrites(fresh_network(subject, seed), subject.rewrites)
+    return PreparedArm(model, subject.ticket.mask, 0)
 
 
-ARMS: Mapping[str, Callable[[Contest, int], Arm]] = {
+ARMS: Mapping[str, Callable[[VerificationSetup, int], PreparedArm]] = {
     "ticket": ticket_arm,
     "dense": dense_arm,
     "random": random_arm,
@@ -93,20 +93,22 @@ ARMS: Mapping[str, Callable[[Contest, int], Arm]] = {
 CONTROLS = ("random", "reinit")
 
 
-def run_arm(setup: TrainingSetup, contest: Contest, name: str, *, seed: int, stage: Stage | None, label: str) -> Trial:
+def run_arm(
+    setup: TrainingSetup, subject: VerificationSetup, name: str, *, seed: int, stage: Stage | None, label: str
+) -> Trial:
     """Train and test one arm; draws of masks and weights, and the data order, derive from `seed`."""
     if name not in ARMS:
         raise TombolaError(unknown("arm", name, ARMS))
-    arm = ARMS[name](contest, seed)
+    arm = ARMS[name](subject, seed)
     return run_trial(
         setup, arm.model, seed=derive(seed, "train"), label=label, mask=arm.mask, start=arm.start, stage=stage
     )
 
 
-def try_arms(setup: TrainingSetup, contest: Contest, *, seed: int) -> None:
+def try_arms(setup: TrainingSetup, subject: VerificationSetup, *, seed: int) -> None:
     """Make every arm, and train the ticket's for one step: TombolaError for what cannot work."""
     with in_words("the arms of the comparison cannot be made"):
-        arm = {name: make(contest, seed) for name, make in ARMS.items()}["ticket"]
+        arm = {name: make(subject, seed) for name, make in ARMS.items()}["ticket"]
     with hold(arm.model, arm.mask) if arm.mask is not None else nullcontext():
         try_training(setup, arm.model, seed=seed)
 
@@ -130,27 +132,27 @@ def random_like(mask: Mask, pattern: str, seed: int) -> Mask:
     return select(scores, counts=counts, pattern=parsed)
 
 
-def fresh_network(contest: Contest, seed: int) -> nn.Module:
+def fresh_network(subject: VerificationSetup, seed: int) -> nn.Module:
     """The network with new initial weights, without rewrites.
 
     By the origin's initialisation scheme where it is known. Else (a user's own or pretrained weights) every
     masked layer's values are permuted over all its positions, a draw from the same empirical distribution
     (Zhou et al. 2019, "reinit"), and all other parameters stay.
     """
-    origin = contest.ticket.origin
+    origin = subject.ticket.origin
     if origin.init is not None:
         fresh = Origin.seeded(
             origin.network,
             origin.init,
             derive(seed, "reinit"),
-            model=contest.origin(),
+            model=subject.origin(),
             init_args=origin.init_args,
         )
-        return fresh.network_module(contest.origin(), contest.trusted)
-    model = contest.origin()
+        return fresh.network_module(subject.origin(), subject.trusted)
+    model = subject.origin()
     draw = generator(seed, "reinit")
     state: dict[str, Tensor] = dict(model.state_dict())
-    for name in contest.ticket.mask:
+    for name in subject.ticket.mask:
         values = state[name].flatten()
         state[name] = values[torch.randperm(len(values), generator=draw, device=draw.device)].view_as(state[name])
     model.load_state_dict(state)

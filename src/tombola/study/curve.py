@@ -23,7 +23,7 @@ from tombola.search.describe import describe
 from tombola.search.find import find_result, headline, machine, replicate_seed, search, validate
 from tombola.search.origin import start_from
 from tombola.search.request import Request, check_jobs, loaded, name_of_model
-from tombola.study.arms import CONTROLS, Contest, run_arm
+from tombola.study.arms import CONTROLS, VerificationSetup, run_arm
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.trial import TrainingSetup
@@ -153,12 +153,12 @@ def _control(job: _Job, progress: Progress | None = None, splits: Splits | None 
     setup = TrainingSetup(splits, request.recipe, fabric, options, progress or Silent())
     model = request.model
     architecture, trusted = (model, ()) if isinstance(model, nn.Module) else (None, (model.name,))
-    contest = Contest(Ticket.load(job.directory / job.ticket, max_weights=UNLIMITED), architecture, trusted)
+    subject = VerificationSetup(Ticket.load(job.directory / job.ticket, max_weights=UNLIMITED), architecture, trusted)
     name = f"replicate-{job.replicate}/{job.arm}-{job.level:02d}"
     stage = Stage(job.directory / name)
     seed = derive(request.seed, "control", job.arm, job.replicate, job.level)
-    trial = run_arm(setup, contest, job.arm, seed=seed, stage=stage, label=name)
-    result = {**level_result(job.level, contest.ticket.mask, trial, name), "ticket": None}
+    trial = run_arm(setup, subject, job.arm, seed=seed, stage=stage, label=name)
+    result = {**level_result(job.level, subject.ticket.mask, trial, name), "ticket": None}
     if trial.trained is not None:
         stage.finish(result)
     return result

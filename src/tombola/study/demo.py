@@ -34,6 +34,6 @@ def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[s
         seed=seed,
         options=options,
     )
-    found = run_find(request, out)
-    verdict = verify(found["ticket"], replicates=REPLICATES, seed=seed, options=options, out=out)
-    return {"find": found, "verify": verdict}
+    search = run_find(request, out)
+    verdict = verify(search["ticket"], replicates=REPLICATES, seed=seed, options=options, out=out)
+    return {"find": search, "verify": verdict}

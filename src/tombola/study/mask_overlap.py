@@ -87,14 +87,14 @@ def overlap(first: Mask, second: Mask) -> dict[str, Overlap]:
 
 def whole(layers: Iterable[Overlap]) -> Overlap:
     """Several layers as one."""
-    found = list(layers)
+    parts = list(layers)
     return Overlap(
-        sum(layer.total for layer in found),
-        sum(layer.first for layer in found),
-        sum(layer.second for layer in found),
-        sum(layer.both for layer in found),
-        math.fsum(layer.expected for layer in found),
-        math.fsum(layer.variance for layer in found),
+        sum(layer.total for layer in parts),
+        sum(layer.first for layer in parts),
+        sum(layer.second for layer in parts),
+        sum(layer.both for layer in parts),
+        math.fsum(layer.expected for layer in parts),
+        math.fsum(layer.variance for layer in parts),
     )
 
 
@@ -127,8 +127,8 @@ def strata_by_input(weight: Tensor) -> Tensor:
     """The input unit or channel that each weight reads (dimension 1); one stratum for vectors."""
     if weight.ndim < 2:
         return torch.zeros(weight.shape, dtype=torch.int64, device="cpu")
-    places = torch.arange(weight.shape[1], device="cpu").view(1, -1, *([1] * (weight.ndim - 2)))
-    return places.expand(weight.shape)
+    inputs = torch.arange(weight.shape[1], device="cpu").view(1, -1, *([1] * (weight.ndim - 2)))
+    return inputs.expand(weight.shape)
 
 
 @dataclass(frozen=True)
@@ -210,9 +210,9 @@ def compare_tickets(
     rows = [
         {
             "name": name,
-            **_row(found, inputs[name], sizes[name] if same_origin else None, *(side[name] for side in sides)),
+            **_row(counts, inputs[name], sizes[name] if same_origin else None, *(side[name] for side in sides)),
         }
-        for name, found in layers.items()
+        for name, counts in layers.items()
     ]
     total = _row(
         whole(layers.values()),
@@ -241,18 +241,18 @@ def _weight(state: Mapping[str, Tensor], name: str, keep: Tensor) -> Tensor:
     return state[name]
 
 
-def _row(found: Overlap, inputs: Overlap, sizes: Overlap | None, first: Kept, second: Kept) -> dict[str, Any]:
+def _row(counts: Overlap, inputs: Overlap, sizes: Overlap | None, first: Kept, second: Kept) -> dict[str, Any]:
     return {
-        "total": found.total,
-        "both": found.both,
-        "expected": found.expected,
-        "ratio": found.ratio,
+        "total": counts.total,
+        "both": counts.both,
+        "expected": counts.expected,
+        "ratio": counts.ratio,
         "ratio_same_inputs": inputs.ratio,
         "ratio_same_sizes": None if sizes is None else sizes.ratio,
-        "jaccard": found.jaccard,
-        "z": found.z,
-        "first": _side(found.total, first),
-        "second": _side(found.total, second),
+        "jaccard": counts.jaccard,
+        "z": counts.z,
+        "first": _side(counts.total, first),
+        "second": _side(counts.total, second),
     }
 
 
@@ -267,12 +267,12 @@ def _side(total: int, side: Kept) -> dict[str, Any]:
     }
 
 
-def over_replicates(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_replicates(replicates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """`compare_tickets` of several replicates as one: every number becomes its `figure`."""
     return {
-        "layers": [_joined(rows) for rows in zip(*(pair["layers"] for pair in found), strict=True)],
-        "whole": _joined([pair["whole"] for pair in found]),
-        "same_origin": all(pair["same_origin"] for pair in found),
+        "layers": [_joined(rows) for rows in zip(*(pair["layers"] for pair in replicates), strict=True)],
+        "whole": _joined([pair["whole"] for pair in replicates]),
+        "same_origin": all(pair["same_origin"] for pair in replicates),
     }
 
 

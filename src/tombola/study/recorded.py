@@ -22,14 +22,14 @@ from tombola.train.recipe import Recipe
 
 def recorded_part(ticket: Ticket, part: str) -> Mapping[str, Any]:
     """One part of a ticket's provenance, {} where the file's writer put something else there."""
-    found = ticket.provenance.get(part)
-    return found if isinstance(found, Mapping) else {}
+    value = ticket.provenance.get(part)
+    return value if isinstance(value, Mapping) else {}
 
 
 def recorded_name(ticket: Ticket, part: str) -> str | None:
     """The name of a part of a ticket's provenance, "method" for one; None unless it is short and printable."""
-    found = recorded_part(ticket, part).get("name")
-    return found if isinstance(found, str) and found.isprintable() and 0 < len(found) <= 200 else None
+    name = recorded_part(ticket, part).get("name")
+    return name if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200 else None
 
 
 def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: Sequence[str] = ()) -> Recipe:

@@ -9,12 +9,12 @@ from typing import Any
 from tombola.formats import MINUS, Unit, plural
 from tombola.results.statistics import FEWEST_REPLICATES
 from tombola.study.margin import Allowance, points, trimmed
-from tombola.study.planning import MOST_REPLICATES, POWER
+from tombola.study.planning import MAX_REPLICATES, POWER
 from tombola.study.verdict import CLAIMS, SEEDS, Examples
 
 
 @dataclass(frozen=True)
-class Said:
+class VerdictContext:
     """What every phrase of a verdict needs to know."""
 
     allowance: Allowance
@@ -36,23 +36,30 @@ class Said:
         return points(value, 2) if self.unit.percent else f"{trimmed(value, 2)} in {self.allowance.metric}"
 
 
-def sentence(subject: str, comparisons: Mapping[str, Mapping[str, Any]], pace: Mapping[str, Any], said: Said) -> str:
+def sentence(
+    subject: str, comparisons: Mapping[str, Mapping[str, Any]], pace: Mapping[str, Any], context: VerdictContext
+) -> str:
     """The verdict, what is open and why, and what the bounds cover. `subject`: "This ticket of ..."."""
-    kinds = {kind: {n: found for n, found in comparisons.items() if found["verdict"] == kind} for kind in _KINDS}
-    shown = [_shown(name, found, said) for name, found in kinds["yes"].items()]
+    kinds = {
+        kind: {n: comparison for n, comparison in comparisons.items() if comparison["verdict"] == kind}
+        for kind in _KINDS
+    }
+    shown = [_shown(name, comparison, context) for name, comparison in kinds["yes"].items()]
     parts = []
     if len(shown) == len(comparisons):
         parts.append(f"{subject} wins: it {_join(shown)}.")
     elif kinds["no"]:
         start = f"it {_join(shown)}, but " if shown else ""
-        parts.append(f"{subject} does not win: {start}{_missed(kinds['no'], said)}.")
+        parts.append(f"{subject} does not win: {start}{_missed(kinds['no'], context)}.")
     elif shown:
         parts.append(f"{subject} {_join(shown)}.")
-    parts += [_cannot(n, found, said, subject, first=not parts) for n, found in kinds["cannot decide"].items()]
+    parts += [
+        _cannot(n, comparison, context, subject, first=not parts) for n, comparison in kinds["cannot decide"].items()
+    ]
     if kinds["undecided"]:
-        parts += _undecided(subject, kinds["undecided"], said, first=not parts)
+        parts += _undecided(subject, kinds["undecided"], context, first=not parts)
     if len(kinds["undecided"]) < len(comparisons):
-        parts += _covered(comparisons, said)
+        parts += _covered(comparisons, context)
     if any("about " in part for part in parts):
         parts.append(_PLANNED)
     return " ".join([*parts, *_pace(pace)])
@@ -62,29 +69,29 @@ _PLANNED = f"Sizes named are for a probability of {100 * POWER:.0f} %, if varian
 _KINDS = ("yes", "no", "cannot decide", "undecided")
 
 
-def why(found: Mapping[str, Any], said: Said) -> str:
+def why(comparison: Mapping[str, Any], context: VerdictContext) -> str:
     """Why a claim is not shown, and what would decide it; empty where it is shown."""
-    verdict = found["verdict"]
+    verdict = comparison["verdict"]
     if verdict == "yes":
         return ""
     if verdict == "undecided":
-        reason = _no_verdict(found, said)
-        return f"{reason}; {_more(found, said)}" if _is_planned(found, said) else reason
+        reason = _no_verdict(comparison, context)
+        return f"{reason}; {_more(comparison, context)}" if _is_planned(comparison, context) else reason
     if verdict == "cannot decide":
-        return _too_small(found, said)
-    if found["refuted"]:
+        return _too_small(comparison, context)
+    if comparison["refuted"]:
         return "the opposite is shown"
-    return _more(found, said)
+    return _more(comparison, context)
 
 
-def _claim(name: str, said: Said) -> str:
+def _claim(name: str, context: VerdictContext) -> str:
     """What the ticket does if the claim holds: "beats a random mask"."""
-    return CLAIMS[name] + (f" to within {said.allowance.words()}" if name == "dense" else "")
+    return CLAIMS[name] + (f" to within {context.allowance.words()}" if name == "dense" else "")
 
 
-def _claims(names: Iterable[str], said: Said) -> str:
+def _claims(names: Iterable[str], context: VerdictContext) -> str:
     """Several claims as one phrase: "matches the dense network to within 0.2 points and beats a random mask"."""
-    first, *others = [_claim(name, said) for name in names]
+    first, *others = [_claim(name, context) for name in names]
     verb = first.partition(" ")[0]
     return _join([first, *(text.removeprefix("beats ") if verb == "beats" else text for text in others)])
 
@@ -94,77 +101,82 @@ def _refuted(claim: str) -> str:
     return claim.replace("matches", "match", 1).replace("beats", "beat", 1)
 
 
-def _shown(name: str, found: Mapping[str, Any], said: Said) -> str:
-    return f"{_claim(name, said)} ({_numbers(found, said)})"
+def _shown(name: str, comparison: Mapping[str, Any], context: VerdictContext) -> str:
+    return f"{_claim(name, context)} ({_numbers(comparison, context)})"
 
 
-def _missed(missed: Mapping[str, Mapping[str, Any]], said: Said) -> str:
+def _missed(missed: Mapping[str, Mapping[str, Any]], context: VerdictContext) -> str:
     """What is refuted, and what is not shown."""
-    wrong = [f"{_refuted(_claim(n, said))} ({_numbers(f, said)})" for n, f in missed.items() if f["refuted"]]
+    wrong = [f"{_refuted(_claim(n, context))} ({_numbers(f, context)})" for n, f in missed.items() if f["refuted"]]
     unclear = [
-        f"that it {_claim(name, said)} ({_numbers(found, said)}; {_more(found, said)})"
-        for name, found in missed.items()
-        if not found["refuted"]
+        f"that it {_claim(name, context)} ({_numbers(comparison, context)}; {_more(comparison, context)})"
+        for name, comparison in missed.items()
+        if not comparison["refuted"]
     ]
     parts = [f"it does not {_join(wrong, 'or')}"] if wrong else []
     return " and ".join([*parts, *([f"it is not shown {_join(unclear, 'or')}"] if unclear else [])])
 
 
-def _cannot(name: str, found: Mapping[str, Any], said: Said, subject: str, *, first: bool) -> str:
+def _cannot(name: str, comparison: Mapping[str, Any], context: VerdictContext, subject: str, *, first: bool) -> str:
     who = f"{subject[0].lower()}{subject[1:]}" if first else "it"
-    claim = _claim(name, said)
-    return f"Whether {who} {claim}, this test set cannot decide ({_numbers(found, said)}): {_too_small(found, said)}."
+    claim = _claim(name, context)
+    reason = _too_small(comparison, context)
+    return f"Whether {who} {claim}, this test set cannot decide ({_numbers(comparison, context)}): {reason}."
 
 
-def _undecided(subject: str, open_: Mapping[str, Mapping[str, Any]], said: Said, *, first: bool) -> Sequence[str]:
+def _undecided(
+    subject: str, open_: Mapping[str, Mapping[str, Any]], context: VerdictContext, *, first: bool
+) -> Sequence[str]:
     """What is open for want of replicates or of numbers, why, and what would decide it: sentences."""
-    reasons = "; ".join(dict.fromkeys(_no_verdict(found, said) for found in open_.values()))
-    claims = _claims(open_, said)
+    reasons = "; ".join(dict.fromkeys(_no_verdict(comparison, context) for comparison in open_.values()))
+    claims = _claims(open_, context)
     what = f"{subject[0].lower()}{subject[1:]} wins" if first else f"it {claims}"
     plans: dict[str, list[str]] = {}
-    for name, found in open_.items():
-        if _is_planned(found, said):
-            plans.setdefault(_more(found, said), []).append(name)
-    text = "; ".join(f"whether it {_claims(names, said)}: {plan}" for plan, names in plans.items())
+    for name, comparison in open_.items():
+        if _is_planned(comparison, context):
+            plans.setdefault(_more(comparison, context), []).append(name)
+    text = "; ".join(f"whether it {_claims(names, context)}: {plan}" for plan, names in plans.items())
     return [f"It is undecided whether {what}: {reasons}.", *([f"{text[0].upper()}{text[1:]}."] if text else [])]
 
 
-def _no_verdict(found: Mapping[str, Any], said: Said) -> str:
-    if found["difference"] is None:
+def _no_verdict(comparison: Mapping[str, Any], context: VerdictContext) -> str:
+    if comparison["difference"] is None:
         return "the metric of some runs is not a finite number"
-    if said.replicates < FEWEST_REPLICATES:
-        have = "is 1" if said.replicates == 1 else f"are {said.replicates}"
+    if context.replicates < FEWEST_REPLICATES:
+        have = "is 1" if context.replicates == 1 else f"are {context.replicates}"
         return f"a verdict needs {FEWEST_REPLICATES} replicates of every arm, and there {have}"
     return "no run differs from another in its test result, which tells nothing of how far they scatter"
 
 
-def _is_planned(found: Mapping[str, Any], said: Said) -> bool:
-    """Whether so little is missing that it can be said what would decide a claim."""
-    return bool(found["difference"] is not None and said.replicates < FEWEST_REPLICATES and found["standard_error"])
+def _is_planned(comparison: Mapping[str, Any], context: VerdictContext) -> bool:
+    """Whether so little is missing that it can be context what would decide a claim."""
+    return bool(
+        comparison["difference"] is not None and context.replicates < FEWEST_REPLICATES and comparison["standard_error"]
+    )
 
 
-def _too_small(found: Mapping[str, Any], said: Said) -> str:
+def _too_small(comparison: Mapping[str, Any], context: VerdictContext) -> str:
     """Why a test set cannot decide, and what size would."""
-    count, resolution = said.examples.count, said.examples.resolution
-    margin = -found["threshold"]
+    count, resolution = context.examples.count, context.examples.resolution
+    margin = -comparison["threshold"]
     if resolution is not None and margin < resolution:
         one = "its one example" if count == 1 else f"one of its {plural(count or 0, 'example')}"
-        text = f"{one} is {said.amount(resolution)}"
+        text = f"{one} is {context.amount(resolution)}"
     else:
         text = f"the noise of its {plural(count or 0, 'example')} alone is larger than that"
-    needed = found["examples_to_decide"]
+    needed = comparison["examples_to_decide"]
     return text if needed is None else f"{text}; to show equal networks equal takes about {_about(needed)} or more"
 
 
-def _more(found: Mapping[str, Any], said: Said) -> str:
+def _more(comparison: Mapping[str, Any], context: VerdictContext) -> str:
     """What would decide it: more replicates, or more test examples."""
-    replicates, examples = found["replicates_to_decide"], found["examples_to_decide"]
-    against = " against it" if found["difference"] < found["threshold"] else ""
+    replicates, examples = comparison["replicates_to_decide"], comparison["examples_to_decide"]
+    against = " against it" if comparison["difference"] < comparison["threshold"] else ""
     if replicates is not None:
         return f"about {plural(replicates, 'replicate')} would decide{against}"
-    if said.examples.count is None:
-        return f"{plural(MOST_REPLICATES, 'replicate')} would not decide"
-    text = f"no number of replicates would decide on {plural(said.examples.count, 'test example')}"
+    if context.examples.count is None:
+        return f"{plural(MAX_REPLICATES, 'replicate')} would not decide"
+    text = f"no number of replicates would decide on {plural(context.examples.count, 'test example')}"
     return text if examples is None else f"{text}, but on about {_about(examples)} or more"
 
 
@@ -174,40 +186,44 @@ def _about(count: int) -> str:
     return f"{-(-count // scale) * scale:,}"
 
 
-def _numbers(found: Mapping[str, Any], said: Said) -> str:
-    unit = said.unit
-    lead = "" if said.higher_is_better else "improvement "
+def _numbers(comparison: Mapping[str, Any], context: VerdictContext) -> str:
+    unit = context.unit
+    lead = "" if context.higher_is_better else "improvement "
     end = unit.points if unit.percent else f" in {unit.metric}"
-    least = unit.difference(found["lower_holm"], found["threshold"])
-    return f"{lead}{unit.difference(found['difference'])}{end}, at least {least}"
+    lower = unit.difference(comparison["lower_holm"], comparison["threshold"])
+    return f"{lead}{unit.difference(comparison['difference'])}{end}, at least {lower}"
 
 
-def _covered(comparisons: Mapping[str, Mapping[str, Any]], said: Said) -> Sequence[str]:
+def _covered(comparisons: Mapping[str, Mapping[str, Any]], context: VerdictContext) -> Sequence[str]:
     """What the bounds cover, how they were corrected, and whether they are as wide as can be: sentences."""
-    alone = SEEDS in {found["covers"] for found in comparisons.values()}
-    seeds = plural(said.replicates, "training seed")
-    count, resolution = said.examples.count, said.examples.resolution
+    alone = SEEDS in {comparison["covers"] for comparison in comparisons.values()}
+    seeds = plural(context.replicates, "training seed")
+    count, resolution = context.examples.count, context.examples.resolution
     if alone or count is None:
         scope = f"cover {seeds} alone, not the choice of test examples, whose results are not known one by one"
     else:
         scope = f"cover {seeds} and {plural(count, 'test example')}"
-        scope += f" (one is {said.amount(resolution)})" if resolution is not None else ""
+        scope += f" (one is {context.amount(resolution)})" if resolution is not None else ""
     family = len(comparisons)
     corrected = f" for the {family} claims together (Holm's correction)" if family > 1 else ""
     text = f"The bounds {scope}; they hold at 95 %{corrected}."
-    widest = [found for found in comparisons.values() if found["lower_holm"] is not None and found["lower_holm"] <= -1]
-    if not said.share or not widest:
+    widest = [
+        comparison
+        for comparison in comparisons.values()
+        if comparison["lower_holm"] is not None and comparison["lower_holm"] <= -1
+    ]
+    if not context.share or not widest:
         return [text]
-    by_examples = any(_by_examples(found, count) for found in widest)
+    by_examples = any(_by_examples(comparison, count) for comparison in widest)
     few = f"{plural(count or 0, 'test example')} {'is' if count == 1 else 'are'}" if by_examples else f"{seeds} are"
-    return [text, f"A bound of {MINUS}{said.amount(1.0)} excludes nothing: {few} too few."]
+    return [text, f"A bound of {MINUS}{context.amount(1.0)} excludes nothing: {few} too few."]
 
 
-def _by_examples(found: Mapping[str, Any], count: int | None) -> bool:
+def _by_examples(comparison: Mapping[str, Any], count: int | None) -> bool:
     """Whether a bound is wide for want of test examples, rather than of replicates."""
-    if found["covers"] == SEEDS or count is None:
+    if comparison["covers"] == SEEDS or count is None:
         return False
-    parts = found["variance"]
+    parts = comparison["variance"]
     return count < _FEW_EXAMPLES or bool(parts["examples"] + parts["interaction"] >= parts["seeds"])
 
 

@@ -28,7 +28,7 @@ from tombola.results.statistics import (
     within,
 )
 from tombola.rng.seeds import derive, generator
-from tombola.study.arms import Contest, fresh_network, random_mask
+from tombola.study.arms import VerificationSetup, fresh_network, random_mask
 from tombola.supermask.represent import Binary
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
@@ -50,7 +50,7 @@ def is_untrained(ticket: Ticket) -> bool:
 
 
 def untrained(
-    contest: Contest, splits: Splits, recipe: Recipe, fabric: Fabric, *, seed: int, replicates: int
+    subject: VerificationSetup, splits: Splits, recipe: Recipe, fabric: Fabric, *, seed: int, replicates: int
 ) -> dict[str, Any]:
     """Test metric of the ticket as it stands, of random masks on its weights, and of its mask on fresh weights.
 
@@ -59,21 +59,21 @@ def untrained(
     from training batches. JSON-able: `comparisons` are of this one network with each control, over the control's draws
     and the test examples where their results are known one by one, else over the draws alone; above 0 it is better.
     """
-    ticket, better = contest.ticket, splits.task.higher_is_better
+    ticket, better = subject.ticket, splits.task.higher_is_better
     setup = TrainingSetup(splits, recipe, fabric)
-    own, share = _score(contest, ticket, setup), Unit(splits.task.metric_name).percent
-    found: dict[str, Any] = {"test_accuracy": own.metric}
+    own, share = _score(subject, ticket, setup), Unit(splits.task.metric_name).percent
+    result: dict[str, Any] = {"test_accuracy": own.metric}
     compared: dict[str, _Compared] = {}
     for arm in ("random", "reinit"):
         scores = []
         for index in range(replicates):
-            control = _CONTROLS[arm](contest, derive(seed, "untrained", arm, index))
-            scores.append(_score(contest, control, setup, derive(seed, "order", arm, index)))
+            control = _CONTROLS[arm](subject, derive(seed, "untrained", arm, index))
+            scores.append(_score(subject, control, setup, derive(seed, "order", arm, index)))
         values = [score.metric for score in scores]
         alone, outcomes = interval(values), _outcomes(scores)
         alone = within(alone, (0.0, 1.0)) if alone and share else alone
         bounds = crossed_mean(Sample.of(outcomes)).interval if outcomes is not None and alone else alone
-        found[arm] = {
+        result[arm] = {
             "test_accuracy": values,
             "mean": fmean(values),
             "interval": list(bounds) if bounds else None,
@@ -83,7 +83,7 @@ def untrained(
         compared[arm] = _compare(own, scores, 1 if better else -1, share)
     known = {name: 1.0 if part.p_value is None else part.p_value for name, part in compared.items()}
     steps = holm(known)
-    return {**found, "comparisons": {name: part.as_json(steps[name]) for name, part in compared.items()}}
+    return {**result, "comparisons": {name: part.as_json(steps[name]) for name, part in compared.items()}}
 
 
 DRAWS, DRAWS_AND_EXAMPLES = "draws of the control alone", "draws of the control and test examples"
@@ -93,26 +93,26 @@ DRAWS, DRAWS_AND_EXAMPLES = "draws of the control alone", "draws of the control 
 class _Compared:
     """The ticket's network minus the mean of a control: over draws and examples where that can be, and over draws."""
 
-    found: Difference
+    estimate: Difference
     draws_alone: Difference
 
     @property
     def p_value(self) -> float | None:
         """One-sided; None of too few draws, as in a verdict."""
         few = not self.draws_alone.arms or self.draws_alone.arms[0].replicates < FEWEST_REPLICATES
-        return None if few else self.found.p_value(0.0)
+        return None if few else self.estimate.p_value(0.0)
 
     def as_json(self, step: Adjusted) -> dict[str, Any]:
-        p, ends, alone = self.p_value, self.found.interval, self.draws_alone.interval
+        p, ends, alone = self.p_value, self.estimate.interval, self.draws_alone.interval
         return {
-            "difference": self.found.difference,
-            "lower": self.found.lower,
+            "difference": self.estimate.difference,
+            "lower": self.estimate.lower,
             "interval": list(ends) if ends else None,
-            "covers": DRAWS if self.found.test_examples is None else DRAWS_AND_EXAMPLES,
+            "covers": DRAWS if self.estimate.test_examples is None else DRAWS_AND_EXAMPLES,
             "seeds_alone": {"lower": self.draws_alone.lower, "interval": list(alone) if alone else None},
             "p": p,
             "p_holm": None if p is None else step.p_value,
-            "lower_holm": self.found.bound(step.error_rate),
+            "lower_holm": self.estimate.bound(step.error_rate),
         }
 
 
@@ -126,9 +126,9 @@ def _compare(own: Score, control: Sequence[Score], sign: int, share: bool = Fals
     if outcomes is None or own.values is None or len(control) < 2:
         return _Compared(draws, draws)
     pair = (Sample.of(own.values.numpy()[None]), Sample.of(outcomes))
-    found = crossed_difference(*pair) if sign > 0 else crossed_difference(*reversed(pair))
-    found = replace(found, difference=draws.difference)
-    return _Compared(replace(found, limits=draws.limits) if share else found, draws)
+    estimate = crossed_difference(*pair) if sign > 0 else crossed_difference(*reversed(pair))
+    estimate = replace(estimate, difference=draws.difference)
+    return _Compared(replace(estimate, limits=draws.limits) if share else estimate, draws)
 
 
 def _outcomes(scores: Sequence[Score]) -> NDArray[np.float32] | None:
@@ -137,57 +137,58 @@ def _outcomes(scores: Sequence[Score]) -> NDArray[np.float32] | None:
     return np.stack(known) if len(known) == len(scores) and np.isfinite(known).all() else None
 
 
-def untrained_sentence(found: Mapping[str, Any], metric: str) -> str:
-    """What was found, in words."""
+def untrained_sentence(result: Mapping[str, Any], metric: str) -> str:
+    """The result in words."""
     unit = Unit(metric)
-    text = f"As it stands, no weight trained, it reaches {unit.show(found['test_accuracy'])}; "
+    text = f"As it stands, no weight trained, it reaches {unit.show(result['test_accuracy'])}; "
     parts = {"random": "random masks of its layer densities", "reinit": "its mask on other weights"}
     text += ", ".join(
-        f"{what} {unit.show(found[arm]['mean'])}{_at_least(found['comparisons'][arm], unit)}"
+        f"{what} {unit.show(result[arm]['mean'])}{_at_least(result['comparisons'][arm], unit)}"
         for arm, what in parts.items()
     )
-    if all(part["p"] is None for part in found["comparisons"].values()):
+    if all(part["p"] is None for part in result["comparisons"].values()):
         return f"{text}."
-    covers = " and ".join(dict.fromkeys(part["covers"] for part in found["comparisons"].values()))
+    covers = " and ".join(dict.fromkeys(part["covers"] for part in result["comparisons"].values()))
     return f"{text} (bounds over {covers}, Holm's correction for the two)."
 
 
-def _at_least(found: Mapping[str, Any], unit: Unit) -> str:
+def _at_least(comparison: Mapping[str, Any], unit: Unit) -> str:
     """By how much the ticket's network is better, at least: " (better by at least +66.20 points)"."""
-    if found["p"] is None:
+    if comparison["p"] is None:
         return ""
     end = unit.points if unit.percent else f" in {unit.metric}"
-    return f" (better by {unit.difference(found['difference'])}{end}, at least {unit.difference(found['lower_holm'])})"
+    difference, lower = (unit.difference(comparison[part]) for part in ("difference", "lower_holm"))
+    return f" (better by {difference}{end}, at least {lower})"
 
 
-def _shuffled(contest: Contest, seed: int) -> Ticket:
-    ticket = contest.ticket
+def _shuffled(subject: VerificationSetup, seed: int) -> Ticket:
+    ticket = subject.ticket
     if ticket.multiplier is None:
-        return _in_keeping(contest, replace(ticket, mask=random_mask(ticket, seed)))
+        return _with_own_scales(subject, replace(ticket, mask=random_mask(ticket, seed)))
     draw = generator(seed, "random-mask")
     multiplier = {name: _permuted(values, draw) for name, values in ticket.multiplier.items()}
     mask = Mask({name: m != 0 for name, m in multiplier.items()})
-    return _in_keeping(contest, replace(ticket, multiplier=multiplier, mask=mask))
+    return _with_own_scales(subject, replace(ticket, multiplier=multiplier, mask=mask))
 
 
 def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
     return values.flatten()[torch.randperm(values.numel(), generator=draw, device=draw.device)].view_as(values)
 
 
-def _on_fresh_weights(contest: Contest, seed: int) -> Ticket:
-    ticket = contest.ticket
-    origin = Origin.stored(fresh_network(contest, seed), network=ticket.origin.network)
-    return _in_keeping(contest, replace(ticket, origin=origin))
+def _on_fresh_weights(subject: VerificationSetup, seed: int) -> Ticket:
+    ticket = subject.ticket
+    origin = Origin.stored(fresh_network(subject, seed), network=ticket.origin.network)
+    return _with_own_scales(subject, replace(ticket, origin=origin))
 
 
-def _in_keeping(contest: Contest, control: Ticket) -> Ticket:
+def _with_own_scales(subject: VerificationSetup, control: Ticket) -> Ticket:
     """The control with its own α: the mean of |w| over what it keeps, where the ticket is binary."""
-    found = control.representation
-    if found.kind != "binary":
+    representation = control.representation
+    if representation.kind != "binary":
         return control
-    weights = control.origin.state_dict(contest.architecture, contest.trusted)
-    scales = {name: _alpha(weights[name], control.mask[name], scale) for name, scale in found.scales.items()}
-    return replace(control, representation=replace(found, scales=scales))
+    weights = control.origin.state_dict(subject.architecture, subject.trusted)
+    scales = {name: _alpha(weights[name], control.mask[name], scale) for name, scale in representation.scales.items()}
+    return replace(control, representation=replace(representation, scales=scales))
 
 
 def _alpha(weight: Tensor, mask: Tensor, like: Tensor) -> Tensor:
@@ -200,23 +201,23 @@ _CONTROLS = {"random": _shuffled, "reinit": _on_fresh_weights}
 
 
 def _score(
-    contest: Contest,
+    subject: VerificationSetup,
     ticket: Ticket,
     setup: TrainingSetup,
     seed: int | None = None,
 ) -> Score:
     """The built ticket on the test split; with a seed (of the data order), norm statistics are taken anew first."""
     assert setup.splits.test is not None
-    model = ticket.build("final", model=contest.architecture, trusted=contest.trusted).to(setup.fabric.device)
+    model = ticket.build("final", model=subject.architecture, trusted=subject.trusted).to(setup.fabric.device)
     if layout(model, setup.recipe):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if seed is not None:
-        _settle_norms(model, setup, seed)
+        _renew_norm_statistics(model, setup, seed)
     return setup.scorer(model, setup.splits.test)()
 
 
 @torch.no_grad()
-def _settle_norms(model: nn.Module, setup: TrainingSetup, seed: int) -> None:
+def _renew_norm_statistics(model: nn.Module, setup: TrainingSetup, seed: int) -> None:
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not norms:
         return

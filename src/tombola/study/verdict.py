@@ -23,7 +23,7 @@ from tombola.results.statistics import (
     interval,
     within,
 )
-from tombola.study.planning import examples_to_decide, least_margin, replicates_to_decide
+from tombola.study.planning import examples_to_decide, min_margin, replicates_to_decide
 
 CLAIMS = {
     "dense": "matches the dense network",
@@ -97,37 +97,37 @@ class _Claim:
     """One comparison: its difference, over seeds alone too, and what it must reach."""
 
     name: str
-    found: Difference
+    estimate: Difference
     seeds_alone: Difference
     threshold: float
     replicates: int
 
     @property
     def p_value(self) -> float | None:
-        return self.found.p_value(self.threshold) if self.replicates >= FEWEST_REPLICATES else None
+        return self.estimate.p_value(self.threshold) if self.replicates >= FEWEST_REPLICATES else None
 
     def holds(self, error_rate: float, resolution: float | None) -> bool:
         """Whether the bound shows it; where one test example is more than the margin, without the margin's help."""
-        lower = self.found.bound(error_rate)
+        lower = self.estimate.bound(error_rate)
         if self.p_value is None or lower is None:
             return False
         if self.threshold == 0 and self.name != "dense":
             return lower > 0
-        return lower >= self.threshold and (lower > 0 or not self.too_fine(resolution))
+        return lower >= self.threshold and (lower > 0 or not self.margin_below_example(resolution))
 
-    def too_fine(self, resolution: float | None) -> bool:
+    def margin_below_example(self, resolution: float | None) -> bool:
         """Whether the margin lies below one test example."""
         return self.name == "dense" and resolution is not None and -self.threshold < resolution
 
-    def too_noisy(self) -> bool:
+    def margin_within_noise(self) -> bool:
         """Whether on these test examples no number of replicates would show equal networks equal within the margin."""
-        least = least_margin(self.found, ERROR_RATE)
-        return self.name == "dense" and least is not None and -self.threshold < least
+        smallest = min_margin(self.estimate, ERROR_RATE)
+        return self.name == "dense" and smallest is not None and -self.threshold < smallest
 
     @property
     def refuted(self) -> bool:
         """Whether the two-sided 95 % interval lies below what the claim needs."""
-        ends = self.found.interval
+        ends = self.estimate.interval
         return self.p_value is not None and ends is not None and ends[1] < self.threshold
 
     def verdict(self, error_rate: float, resolution: float | None) -> str:
@@ -135,7 +135,7 @@ class _Claim:
             return "undecided"
         if self.holds(error_rate, resolution):
             return "yes"
-        if not self.refuted and (self.too_fine(resolution) or self.too_noisy()):
+        if not self.refuted and (self.margin_below_example(resolution) or self.margin_within_noise()):
             return "cannot decide"
         return "no"
 
@@ -175,44 +175,44 @@ def _claim(
     if first.mean is None or second.mean is None:
         unknown = Difference(math.nan, None)
         return _Claim(name, unknown, unknown, threshold, 0)
-    seeds_alone = found = difference(first.finite, second.finite)
+    seeds_alone = estimate = difference(first.finite, second.finite)
     if first.sample is not None and second.sample is not None and replicates > 1:
         # the same difference to rounding; this one is of the figures that are shown
-        found = replace(crossed_difference(first.sample, second.sample), difference=found.difference)
-    limits = (-1.0, 1.0) if share else found.limits
-    found, seeds_alone = replace(found, limits=limits), replace(seeds_alone, limits=limits)
-    return _Claim(name, found, seeds_alone, threshold, replicates)
+        estimate = replace(crossed_difference(first.sample, second.sample), difference=estimate.difference)
+    limits = (-1.0, 1.0) if share else estimate.limits
+    estimate, seeds_alone = replace(estimate, limits=limits), replace(seeds_alone, limits=limits)
+    return _Claim(name, estimate, seeds_alone, threshold, replicates)
 
 
 def _as_json(claim: _Claim, adjusted: Adjusted, resolution: float | None) -> dict[str, Any]:
-    found, rate = claim.found, adjusted.error_rate
+    estimate, rate = claim.estimate, adjusted.error_rate
     verdict = claim.verdict(rate, resolution)
-    open_still = verdict != "yes" and not claim.refuted
-    # equal networks are what a margin is for; else it is the difference found that has to stand out
-    gap = -claim.threshold if verdict == "cannot decide" else abs(found.difference - claim.threshold)
-    needed = examples_to_decide(found, gap, rate) if open_still else None
-    if needed is not None and claim.too_fine(resolution) and claim.threshold < 0:
+    unresolved = verdict != "yes" and not claim.refuted
+    # equal networks are what a margin is for; else it is the difference estimated that has to stand out
+    gap = -claim.threshold if verdict == "cannot decide" else abs(estimate.difference - claim.threshold)
+    needed = examples_to_decide(estimate, gap, rate) if unresolved else None
+    if needed is not None and claim.margin_below_example(resolution) and claim.threshold < 0:
         needed = max(needed, math.ceil(-1 / claim.threshold))
     return {
-        "difference": found.difference if math.isfinite(found.difference) else None,
-        "lower": found.lower,
-        "interval": _ends(found),
-        "covers": SEEDS if found.test_examples is None else SEEDS_AND_EXAMPLES,
-        "standard_error": found.error,
-        "degrees_of_freedom": found.freedom if found.error and math.isfinite(found.freedom) else None,
-        "variance": _by_source(found),
-        "seeds_alone": {"lower": claim.seeds_alone.lower, "interval": _ends(claim.seeds_alone)},
+        "difference": estimate.difference if math.isfinite(estimate.difference) else None,
+        "lower": estimate.lower,
+        "interval": _interval(estimate),
+        "covers": SEEDS if estimate.test_examples is None else SEEDS_AND_EXAMPLES,
+        "standard_error": estimate.error,
+        "degrees_of_freedom": estimate.freedom if estimate.error and math.isfinite(estimate.freedom) else None,
+        "variance": _by_source(estimate),
+        "seeds_alone": {"lower": claim.seeds_alone.lower, "interval": _interval(claim.seeds_alone)},
         "claim": CLAIMS[claim.name],
         "threshold": claim.threshold,
         "p": claim.p_value,
         "p_holm": None if claim.p_value is None else adjusted.p_value,
-        "lower_holm": found.bound(rate),
+        "lower_holm": estimate.bound(rate),
         "confidence_holm": 1 - rate,
         "verdict": verdict,
         "verdict_uncorrected": claim.verdict(ERROR_RATE, resolution),
         "refuted": claim.refuted,
-        "replicates_to_decide": replicates_to_decide(found, claim.threshold, rate)
-        if open_still and verdict != "cannot decide"
+        "replicates_to_decide": replicates_to_decide(estimate, claim.threshold, rate)
+        if unresolved and verdict != "cannot decide"
         else None,
         "examples_to_decide": needed,
     }
@@ -220,7 +220,7 @@ def _as_json(claim: _Claim, adjusted: Adjusted, resolution: float | None) -> dic
 
 def wins(comparisons: Mapping[str, Mapping[str, Any]]) -> bool | None:
     """Whether all claims hold, each after correction; None where one is open and none has failed."""
-    verdicts = {found["verdict"] for found in comparisons.values()}
+    verdicts = {comparison["verdict"] for comparison in comparisons.values()}
     return False if "no" in verdicts else True if verdicts == {"yes"} else None
 
 
@@ -248,12 +248,12 @@ def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
     }
     if answer["ticket_iterations"] is None or not all(dense.early_stop_observed):
         return answer
-    found = difference(first, second, step=max(ticket.evaluated_every, dense.evaluated_every))
+    estimate = difference(first, second, step=max(ticket.evaluated_every, dense.evaluated_every))
     verdict = "undecided"
-    if min(len(first), len(second)) >= FEWEST_REPLICATES and found.interval is not None and found.error:
-        low, high = found.interval  # runs that all agree would give it no width, which tells nothing
+    if min(len(first), len(second)) >= FEWEST_REPLICATES and estimate.interval is not None and estimate.error:
+        low, high = estimate.interval  # runs that all agree would give it no width, which tells nothing
         verdict = "earlier" if high < 0 else "later" if low > 0 else "no difference shown"
-    return {**answer, "interval": _ends(found), "verdict": verdict}
+    return {**answer, "interval": _interval(estimate), "verdict": verdict}
 
 
 def describe_arm(arm: ArmFigures, metrics: Sequence[str], *, share: bool = False) -> dict[str, Any]:
@@ -276,11 +276,11 @@ def describe_arm(arm: ArmFigures, metrics: Sequence[str], *, share: bool = False
     }
 
 
-def _by_source(found: Difference) -> dict[str, float | None] | None:
-    if found.error is None:
+def _by_source(estimate: Difference) -> dict[str, float | None] | None:
+    if estimate.error is None:
         return None
-    return {"seeds": found.seeds, "examples": found.examples, "interaction": found.interaction}
+    return {"seeds": estimate.seeds, "examples": estimate.examples, "interaction": estimate.interaction}
 
 
-def _ends(found: Difference) -> list[float] | None:
-    return list(found.interval) if found.interval else None
+def _interval(estimate: Difference) -> list[float] | None:
+    return list(estimate.interval) if estimate.interval else None

@@ -33,10 +33,10 @@ from tombola.runs.stage import Stage
 from tombola.search.describe import code_of, describe_data, describe_module
 from tombola.search.find import machine
 from tombola.search.request import as_data, check_jobs, check_replicates, loaded
-from tombola.study.arms import ARMS, Contest, run_arm, try_arms
+from tombola.study.arms import ARMS, VerificationSetup, run_arm, try_arms
 from tombola.study.margin import Kind, Margin
 from tombola.study.recorded import data_of, recipe_of, recorded_name, recorded_part
-from tombola.study.sentence import Said, sentence, why
+from tombola.study.sentence import VerdictContext, sentence, why
 from tombola.study.untrained import is_untrained, untrained, untrained_sentence
 from tombola.study.verdict import ArmFigures, compare, describe_arm, examples_of, speed, wins
 from tombola.ticket.tensors import show
@@ -56,7 +56,7 @@ STATISTICS = 2
 class Verification:
     """What to verify, complete and picklable if the data is given by name."""
 
-    contest: Contest
+    subject: VerificationSetup
     data: Splits | DataSpec
     recipe: Recipe
     replicates: int = 5
@@ -108,7 +108,7 @@ def verify(
     given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
     source = as_data(data, model) if data is not None else data_of(given, data_root)
     verification = Verification(
-        Contest(given, model, tuple(trusted)),
+        VerificationSetup(given, model, tuple(trusted)),
         source,
         recipe if isinstance(recipe, Recipe) else recipe_of(given, recipe, trusted),
         replicates,
@@ -133,15 +133,15 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
     splits.identify(progress.track)
     _check_data(verification, splits)
     _check_task(verification, splits)
-    _warn_of_other_network(verification.contest)
-    contest, options = verification.contest, verification.options
+    _warn_of_other_network(verification.subject)
+    subject, options = verification.subject, verification.options
 
     def check() -> None:
-        check_fits(apply_rewrites(contest.origin(), contest.rewrites), splits)
+        check_fits(apply_rewrites(subject.origin(), subject.rewrites), splits)
         fabric = make_fabric(options.device, verification.recipe.precision)
         with limit_threads(options.threads):
             try_arms(
-                TrainingSetup(splits, verification.recipe, fabric, options, progress), contest, seed=verification.seed
+                TrainingSetup(splits, verification.recipe, fabric, options, progress), subject, seed=verification.seed
             )
 
     if out is None:
@@ -150,18 +150,18 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
 
     def config() -> dict[str, Any]:
         return {
-            "ticket": contest.ticket.digest,
+            "ticket": subject.ticket.digest,
             "data": describe_data(verification.data, splits),
             "task": splits.task.identity,
             "recipe": as_plain(verification.recipe),
-            "code": {**code_of(verification.recipe), **_code_of_network(contest)},
+            "code": {**code_of(verification.recipe), **_code_of_network(subject)},
             "replicates": verification.replicates,
             "margin": as_plain(verification.margin),
             "statistics": STATISTICS,
             "seed": verification.seed,
         }
 
-    label = f"verify-{recorded_name(contest.ticket, 'method') or 'ticket'}-{splits.name}"
+    label = f"verify-{recorded_name(subject.ticket, 'method') or 'ticket'}-{splits.name}"
     order = Order(out, label, "verify", machine(options, jobs), options.force)
     done = carry_out(
         order, config, check, lambda directory: _run(verification, splits, directory, jobs, progress), progress
@@ -173,7 +173,7 @@ def _check_data(verification: Verification, splits: Splits) -> None:
     verification.margin.check(splits.task.metric_name)
     if splits.test is None:
         raise TombolaError("the data has no test split, so nothing can be verified; give data with a test split")
-    recorded = recorded_part(verification.contest.ticket, "data").get("fingerprint")
+    recorded = recorded_part(verification.subject.ticket, "data").get("fingerprint")
     if recorded not in (None, splits.fingerprint) and not verification.options.force:
         raise TombolaError(
             f"the ticket was found on other data (fingerprint {show(str(recorded)[:12])}, here "
@@ -182,21 +182,21 @@ def _check_data(verification: Verification, splits: Splits) -> None:
 
 
 def _check_task(verification: Verification, splits: Splits) -> None:
-    """A ticket is verified on what it was found for; tickets of before do not say."""
-    recorded, here = recorded_part(verification.contest.ticket, "task"), splits.task.identity
-    odd = [part for part in here if part in recorded and recorded[part] != here[part]]
-    if odd and not verification.options.force:
-        said = [f"{show(recorded[part])} there, {here[part]} here" for part in ("metric_name",) if part in odd]
+    """A ticket is verified on what it was found for; older tickets do not say."""
+    recorded, here = recorded_part(verification.subject.ticket, "task"), splits.task.identity
+    differing = [part for part in here if part in recorded and recorded[part] != here[part]]
+    if differing and not verification.options.force:
+        said = [f"{show(recorded[part])} there, {here[part]} here" for part in ("metric_name",) if part in differing]
         raise TombolaError(
-            f"the ticket was found with another task: {', '.join(odd)} differ{'s' if len(odd) == 1 else ''}"
+            f"the ticket was found with another task: {', '.join(differing)} differ{'s' if len(differing) == 1 else ''}"
             f"{f' ({said[0]})' if said else ''}; give the same task, or set the option force to verify it with this one"
         )
 
 
-def _warn_of_other_network(contest: Contest) -> None:
+def _warn_of_other_network(subject: VerificationSetup) -> None:
     """Weights fit many networks: another activation, say, or another attribute that forward reads."""
-    recorded = recorded_part(contest.ticket, "model").get("settings")
-    if contest.architecture is None or recorded in (None, describe_module(unwrap(contest.architecture))):
+    recorded = recorded_part(subject.ticket, "model").get("settings")
+    if subject.architecture is None or recorded in (None, describe_module(unwrap(subject.architecture))):
         return
     warnings.warn(
         "the model given is not the one that the ticket was found with: its weights fit, but its code, modules or "
@@ -205,11 +205,11 @@ def _warn_of_other_network(contest: Contest) -> None:
     )
 
 
-def _code_of_network(contest: Contest) -> dict[str, str]:
+def _code_of_network(subject: VerificationSetup) -> dict[str, str]:
     """The fingerprint of a network that is the user's own, but for the weights, which the ticket holds."""
-    network = contest.ticket.origin.network
-    own = contest.architecture is None and network is not None and is_known(network.name)
-    return {} if own else {"network": describe_module(contest.origin())}
+    network = subject.ticket.origin.network
+    own = subject.architecture is None and network is not None and is_known(network.name)
+    return {} if own else {"network": describe_module(subject.origin())}
 
 
 @dataclass(frozen=True)
@@ -227,12 +227,12 @@ def _run(
     trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
     title = f"arms and replicates, {verification.recipe.length} each"
     with limit_threads(verification.options.threads), progress.track(title, len(items)) as update:
-        found = map_jobs(_train_arm, items, jobs, progress=progress, splits=splits)
-        for done, (job, trial) in enumerate(zip(items, found, strict=True), start=1):
+        results = map_jobs(_train_arm, items, jobs, progress=progress, splits=splits)
+        for done, (job, trial) in enumerate(zip(items, results, strict=True), start=1):
             trials[job.arm].append(trial)
             update(done)
     verdict = judge(trials, verification, splits)
-    if is_untrained(verification.contest.ticket):
+    if is_untrained(verification.subject.ticket):
         verdict = _with_untrained(verdict, verification, splits)
     return named(verdict)
 
@@ -240,16 +240,16 @@ def _run(
 def _with_untrained(verdict: dict[str, Any], verification: Verification, splits: Splits) -> dict[str, Any]:
     """The verdict, which speaks of training the ticket's weights, with what the ticket is without any."""
     fabric = make_fabric(verification.options.device, verification.recipe.precision)
-    found = untrained(
-        verification.contest,
+    result = untrained(
+        verification.subject,
         splits,
         verification.recipe,
         fabric,
         seed=verification.seed,
         replicates=verification.replicates,
     )
-    said = untrained_sentence(found, splits.task.metric_name)
-    return {**verdict, "untrained": found, "sentence": f"{verdict['sentence']} {said}"}
+    text = untrained_sentence(result, splits.task.metric_name)
+    return {**verdict, "untrained": result, "sentence": f"{verdict['sentence']} {text}"}
 
 
 def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> Trial:
@@ -264,7 +264,7 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
     name = f"{job.arm}-{job.replicate}"
     stage = Stage(job.directory / name) if job.directory else None
     seed = derive(verification.seed, "verify", job.arm, job.replicate)
-    trial = run_arm(setup, verification.contest, job.arm, seed=seed, stage=stage, label=name)
+    trial = run_arm(setup, verification.subject, job.arm, seed=seed, stage=stage, label=name)
     if stage is not None and trial.trained is not None:
         stage.finish(trial.result)
     return replace(trial, trained=None)
@@ -272,23 +272,23 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
 
 def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits) -> dict[str, Any]:
     """The verdict on finished trials."""
-    arms, task, ticket = figures(trials), splits.task, verification.contest.ticket
+    arms, task, ticket = figures(trials), splits.task, verification.subject.ticket
     examples = examples_of(arms)
     allowance = verification.margin.of(
         task.metric_name, arms["dense"].mean or 0.0, share=examples.resolution is not None
     )
     share = Unit(task.metric_name).percent
     compared, pace = compare(arms, allowance.amount, task.higher_is_better, share=share), speed(arms)
-    about = Said(allowance, examples, verification.replicates, task.higher_is_better)
+    context = VerdictContext(allowance, examples, verification.replicates, task.higher_is_better)
     size = density_in_words(ticket.mask.kept, ticket.mask.total, ticket.parameters["total"])
-    said = sentence(f"This ticket of {size}{',' * (', ' in size)}", compared, pace, about)
+    text = sentence(f"This ticket of {size}{',' * (', ' in size)}", compared, pace, context)
     if ticket.barred_kept:
-        said += (
+        text += (
             f" Of the {ticket.mask.kept:,} weights that it keeps {ticket.barred_kept:,} are barred by its criterion, "
             "which left too few others."
         )
-    if verification.contest.rewrites != ticket.rewrites:
-        said += " All arms train float weights in the place of the ticket's binary ones."
+    if verification.subject.rewrites != ticket.rewrites:
+        text += " All arms train float weights in the place of the ticket's binary ones."
     return {
         "kind": "verify",
         "method": recorded_name(ticket, "method"),
@@ -298,7 +298,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         "kept": ticket.mask.kept,
         "total": ticket.mask.total,
         "barred_kept": ticket.barred_kept,
-        "parameters": _parameters(verification.contest),
+        "parameters": _parameters(verification.subject),
         "recipe": as_plain(verification.recipe),
         "replicates": verification.replicates,
         "margin": allowance.amount,
@@ -310,17 +310,17 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
             name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)], share=share)
             for name, arm in arms.items()
         },
-        "comparisons": {name: {**found, "why": why(found, about)} for name, found in compared.items()},
+        "comparisons": {name: {**comparison, "why": why(comparison, context)} for name, comparison in compared.items()},
         "speed": pace,
         "wins": wins(compared),
-        "sentence": said,
+        "sentence": text,
     }
 
 
-def _parameters(contest: Contest) -> dict[str, Any]:
+def _parameters(subject: VerificationSetup) -> dict[str, Any]:
     """What the density is a fraction of, as results of searches hold it; the mask tells what was included."""
-    mask = contest.ticket.mask
-    return {**coverage(contest.origin(), [escape(name) for name in mask]).as_dict(), "prunable": mask.total}
+    mask = subject.ticket.mask
+    return {**coverage(subject.origin(), [escape(name) for name in mask]).as_dict(), "prunable": mask.total}
 
 
 def figures(trials: Mapping[str, Sequence[Trial]]) -> dict[str, ArmFigures]:
@@ -329,20 +329,20 @@ def figures(trials: Mapping[str, Sequence[Trial]]) -> dict[str, ArmFigures]:
     target = sum(lowest) / len(lowest) if None not in lowest else float("-inf")
     return {
         arm: ArmFigures(
-            test_accuracy=tuple(trial.result["test_accuracy"] for trial in found),
-            early_stop=tuple(trial.result["early_stop_iteration"] for trial in found),
-            early_stop_observed=tuple(trial.result["early_stop_observed"] for trial in found),
-            to_dense_loss=tuple(steps_to_loss(trial.history, target) for trial in found),
-            steps=tuple(trial.result["steps"] for trial in found),
-            outcomes=_stacked([trial.outcomes for trial in found]),
-            evaluated_every=max(_gap(trial.history) for trial in found),
+            test_accuracy=tuple(trial.result["test_accuracy"] for trial in replicates),
+            early_stop=tuple(trial.result["early_stop_iteration"] for trial in replicates),
+            early_stop_observed=tuple(trial.result["early_stop_observed"] for trial in replicates),
+            to_dense_loss=tuple(steps_to_loss(trial.history, target) for trial in replicates),
+            steps=tuple(trial.result["steps"] for trial in replicates),
+            outcomes=_stacked([trial.outcomes for trial in replicates]),
+            evaluated_every=max(_gap(trial.history) for trial in replicates),
         )
-        for arm, found in trials.items()
+        for arm, replicates in trials.items()
     }
 
 
 def _gap(history: Sequence[Row]) -> int:
-    """The most iterations between two evaluations."""
+    """The largest number of iterations between two evaluations."""
     return max((later.step - row.step for row, later in pairwise(history)), default=0)
 
 
