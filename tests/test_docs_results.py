@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "make"))
 
+import docstrings  # noqa: E402
 import everything  # noqa: E402
 import figures  # noqa: E402
 import methods  # noqa: E402
@@ -107,3 +108,29 @@ def test_a_figure_of_other_results_is_found(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / one.file).write_text(f"<svg/><!-- results: {figures.digest(one)} -->", encoding="utf-8")
     (tmp_path / "more.svg").write_text("<svg/>", encoding="utf-8")
     assert [str(fault) for fault in figures.faults()] == ["docs/figures/more.svg: is drawn by nothing"]
+
+
+UNDOCUMENTED = """
+class Base:
+    'A base.'
+    def kept(self):
+        'What it does.'
+    def bare(self): ...
+    def _own(self): ...
+class Child(Base):
+    def kept(self): ...
+    def more(self): ...
+class Copied(Base):
+    __doc__ = Base.__doc__
+def function(): ...
+"""
+
+
+def test_public_names_without_a_docstring_are_named(tmp_path: Path) -> None:
+    package = tmp_path / "src" / "some"
+    package.mkdir(parents=True)
+    (package / "_private.py").write_text("def hidden(): ...", encoding="utf-8")
+    (package / "public.py").write_text(UNDOCUMENTED, encoding="utf-8")
+    bare = ("the module", "Base.bare (line 6)", "Child (line 8)", "Child.more (line 10)", "function (line 13)")
+    faults = [str(fault) for fault in docstrings.faults(package)]
+    assert faults == [f"src/some/public.py: {name} has no docstring" for name in bare]

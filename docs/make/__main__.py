@@ -1,6 +1,7 @@
 """Puts the documentation's tables, numbers and figures in line with docs/results: `python docs/make [--check]`.
 
-With `--check` nothing is written, and the exit status is 1 where a page or a figure disagrees with the results.
+With `--check` nothing is written, and the exit status is 1 where a page or a figure disagrees with the results or a
+public name has no docstring.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""All tables, claims and figures."""
+"""All tables, claims, figures and docstrings."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import digits
+import docstrings
 import figures
 import given
 import joint
@@ -42,5 +43,8 @@ def claims() -> list[Claim]:
 
 
 def faults(write: Callable[[Path, str], None]) -> list[Fault]:
-    """What the pages and figures say that the results do not; pages that change are given to `write`."""
-    return [*put_right(tables(), claims(), PAGES, write), *figures.faults()]
+    """What pages and figures say that the results do not, and public names that say nothing of themselves.
+
+    Pages that change are given to `write`.
+    """
+    return [*put_right(tables(), claims(), PAGES, write), *figures.faults(), *docstrings.faults()]

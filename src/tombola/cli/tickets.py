@@ -59,11 +59,13 @@ def verbs() -> list[Verb]:
 
 
 def add_ticket(parser: ArgumentParser) -> None:
+    """The argument that names a ticket file, and how much it may hold."""
     parser.add_argument("ticket", type=str, help="a ticket file, e.g. runs/.../network.ticket")
     add_room(parser)
 
 
 def add_architecture(parser: ArgumentParser) -> None:
+    """Options that say how the network of a ticket is built."""
     group = parser.add_argument_group("architecture, for a ticket of a network that is not Tombola's own")
     group.add_argument(
         "--trusted",
@@ -166,10 +168,12 @@ def _data(given: Namespace, ticket: Ticket) -> DataSpec:
 
 
 def trusted(given: Namespace) -> tuple[str, ...]:
+    """The import prefixes that the user trusts."""
     return (given["trusted"],) if isinstance(given["trusted"], str) else tuple(given["trusted"])
 
 
 def architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
+    """The network that the user named, of the ticket's input shape and classes; None where none was named."""
     if given["model"] is None:
         return None
     from tombola.ticket.origin import NetworkSpec

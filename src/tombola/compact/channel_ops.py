@@ -35,6 +35,7 @@ class WeightLayer:
 
     @property
     def linear(self) -> bool:
+        """Whether it is a Linear layer."""
         return self.weight.dim() == 2
 
 

@@ -132,12 +132,14 @@ def _hooked(step: Any) -> bool:
 
 
 def read_method(walk: Walk, value: types.MethodType, place: str) -> None:
+    """A bound method: its function and what it is bound to."""
     walk.put("method")
     walk.value(value.__func__, place)
     walk.value(value.__self__, place)
 
 
 def read_code(walk: Walk, value: types.CodeType, place: str) -> None:
+    """A code object, by the version of Python that compiled it."""
     walk.put("code", sys.version_info[:2])
     walk.items("parts", code_parts(value), place)
 
@@ -148,6 +150,7 @@ def read_module(walk: Walk, value: types.ModuleType, place: str) -> None:
 
 
 def read_wrapped(walk: Walk, value: Any, place: str) -> None:
+    """A classmethod or staticmethod."""
     walk.put(type(value).__name__)
     walk.value(value.__func__, place)
 

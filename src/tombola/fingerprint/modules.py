@@ -95,6 +95,7 @@ def read_script(walk: Walk, value: Any, place: str) -> None:
 
 
 def read_generator(walk: Walk, value: torch.Generator, place: str) -> None:
+    """A generator of random numbers: its device and state."""
     walk.put("generator", value.device)
     walk.value(value.get_state(), place)
 

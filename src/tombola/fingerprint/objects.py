@@ -39,11 +39,13 @@ _STATELESS = (
 
 
 def read_list(walk: Walk, value: list[Any], place: str) -> None:
+    """Items in order, and attributes of a class of its own."""
     walk.items(type_name(value), value, place)
     read_attributes(walk, value, place)
 
 
 def read_tuple(walk: Walk, value: tuple[Any, ...], place: str) -> None:
+    """Items in order; a named tuple by its class too."""
     walk.value(type(value), place)
     walk.items("tuple", value, place)
 
@@ -60,10 +62,12 @@ def read_mapping(walk: Walk, value: Mapping[Any, Any], place: str) -> None:
 
 
 def read_set(walk: Walk, value: set[Any] | frozenset[Any], place: str) -> None:
+    """Items in an order that their own digests give."""
     walk.put(type_name(value), len(value), *(own for own, _ in walk.in_order(value, value)))
 
 
 def read_array(walk: Walk, value: np.ndarray[Any, Any], place: str) -> None:
+    """Type, shape and bytes of an array; objects one by one."""
     walk.put("array", value.dtype.descr if value.dtype.names else value.dtype.str, value.shape)
     if value.dtype.hasobject:
         walk.items("objects", value.ravel().tolist(), place)
@@ -72,6 +76,7 @@ def read_array(walk: Walk, value: np.ndarray[Any, Any], place: str) -> None:
 
 
 def read_enum(walk: Walk, value: enum.Enum, place: str) -> None:
+    """A member of an enum: its class and name."""
     walk.value(type(value), place)
     walk.put("member", value.name)
 

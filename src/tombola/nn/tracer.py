@@ -43,9 +43,11 @@ class Tracer(fx.Tracer):
         self.leaf = leaf
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """A value that tells what its forward does with it."""
         return Value(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether the module is one call in the graph."""
         return self.leaf(m)
 
     def create_arg(self, a: Any) -> Any:

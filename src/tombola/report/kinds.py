@@ -121,4 +121,5 @@ def trace_plots(
 
 
 def metric_or_loss(column: str, unit: Unit) -> str:
+    """What a column of the curves measures."""
     return "loss" if column == "val_loss" else unit.metric

@@ -20,6 +20,7 @@ class Node:
     where: str
 
     def wrong(self, allowed: str) -> TombolaError:
+        """The error for this value, which names what is allowed."""
         shown = json.dumps(self.value, default=str)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         return TombolaError(f"{self.where} is {shown}; expected {allowed}; write the run again or leave it out")
@@ -50,12 +51,14 @@ class Node:
         yield from node.items()
 
     def items(self) -> Iterator[Node]:
+        """Elements of this list."""
         if not isinstance(self.value, list):
             raise self.wrong("a list")
         for index, value in enumerate(self.value):
             yield Node(value, f"{self.where}[{index}]")
 
     def text(self, key: str, default: str = "") -> str:
+        """The text ``key``; numbers as text."""
         node = self.get(key)
         if node is None:
             return default
@@ -64,6 +67,7 @@ class Node:
         return str(node.value)
 
     def flag(self, key: str, default: bool) -> bool:
+        """The truth value ``key``."""
         node = self.get(key)
         if node is None:
             return default
@@ -77,6 +81,7 @@ class Node:
         return None if node is None else node.as_number(low, high)
 
     def integer(self, key: str, low: int = 0) -> int | None:
+        """The whole number ``key``, at least ``low``; None where it is absent or null."""
         value = self.number(key, low)
         if value is None:
             return None
@@ -86,6 +91,7 @@ class Node:
         return node.value if node is not None and isinstance(node.value, int) else int(value)
 
     def as_number(self, low: float = -math.inf, high: float = math.inf) -> float | None:
+        """This number in [low, high]; None where it is null or not finite."""
         if self.value is None:
             return None
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):

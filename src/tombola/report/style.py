@@ -65,6 +65,7 @@ STYLE: Mapping[str, Any] = {
 
 
 def arm_name(arm: str) -> str:
+    """An arm as the page calls it."""
     return ARM_NAMES.get(arm, plain(arm))
 
 

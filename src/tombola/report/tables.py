@@ -266,6 +266,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def config_table(run: Run) -> Table | None:
+    """The settings of the run; None where it has none."""
     rows = () if run.config == {} else tuple(flatten(run.config))
     return Table("Configuration", ("Setting", "Value"), rows, words=2, folded=len(rows) > 80) if rows else None
 

@@ -147,6 +147,7 @@ def verdict(run: Run) -> str:
 
 
 def subtitle(run: Run) -> str:
+    """What was searched, compared or verified, in a line."""
     if run.find is not None:
         return f"{run.find.method} · {run.find.model} · {run.find.data}"
     if run.study is not None:

@@ -90,6 +90,7 @@ class Gaps:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the coded matrix."""
         return self.words.nbytes + self.starts.nbytes + self.order.nbytes
 
 

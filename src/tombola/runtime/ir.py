@@ -94,6 +94,7 @@ class Emitter:
         return found
 
     def store(self, value: ir.Value, base: ir.Value, offset: ir.Value | int = 0) -> None:
+        """Write a value there, of 4-byte alignment."""
         self.b.store(value, self.b.bitcast(self.at(base, offset), value.type.as_pointer()), align=4)
 
     def splat(self, value: ir.Value) -> ir.Value:

@@ -29,6 +29,7 @@ class VerdictContext:
 
     @property
     def unit(self) -> Unit:
+        """The unit of the metric."""
         return Unit(self.allowance.metric)
 
     def amount(self, value: float) -> str:

@@ -56,6 +56,7 @@ class CheckpointStore:
 
     @property
     def metrics(self) -> Path:
+        """The file of the training curves."""
         return self.directory / METRICS
 
     @property

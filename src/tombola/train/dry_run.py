@@ -92,6 +92,7 @@ def in_words(what: str) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(setup: TrainingSetup) -> Iterator[None]:
+    """Random numbers drawn within leave the global generators as they were."""
     device = setup.fabric.device
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(0)

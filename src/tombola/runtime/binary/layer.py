@@ -76,6 +76,7 @@ class Weights:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of signs, masks, scales and shifts."""
         looked_up = self.nibbles.nbytes if "nibbles" in vars(self) else 0
         shift = 0 if self.shift is None else self.shift.nbytes
         return self.words.nbytes + looked_up + self.scale.nbytes + shift

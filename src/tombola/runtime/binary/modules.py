@@ -128,6 +128,7 @@ class PackedLayer(_Native):
         return self.weights.nbytes + (0 if after is None else after.thresholds.nbytes + after.flips.nbytes)
 
     def prepare(self, batch: int) -> tuple[Program, Sums, Bits | None]:
+        """The program for batches of that size, and where it writes sums and bits."""
         sums = Sums(self.weights, self.window, self.maps, batch, self._threads, floats=self.after is None)
         if self.after is None:
             return Program([sums.step], self._threads), sums, None

@@ -43,6 +43,7 @@ class Choice:
 
     @property
     def flat(self) -> bool:
+        """Whether vectors hold neighbouring places instead of images."""
         return len(self.tile) == 1
 
     def __str__(self) -> str:

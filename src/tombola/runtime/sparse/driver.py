@@ -32,6 +32,7 @@ class ChunkDriver:
         self.step = Step(code.address("step"), args, (code, self._state, table, words, steps))
 
     def begin(self, chunks: int) -> None:
+        """Hand out this many chunks in the next run."""
         self._state[:2] = 0, chunks
 
 

@@ -41,18 +41,22 @@ class Layout:
 
     @property
     def flat(self) -> bool:
+        """Whether images lie one after the other."""
         return self.inner == 1
 
     @property
     def channel_bytes(self) -> int:
+        """Bytes from a channel to the next."""
         return self.channel * self.inner * FLOAT
 
     @property
     def row_bytes(self) -> int:
+        """Bytes from a row to the next."""
         return self.row * self.inner * FLOAT
 
     @property
     def image_bytes(self) -> int:
+        """Bytes from an image to the next, where they lie one after the other."""
         return self.image * FLOAT
 
 

@@ -24,6 +24,7 @@ class Lists:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of entries and starts."""
         return self.entries.nbytes + self.starts.nbytes
 
     def bounds(self, threads: int) -> NDArray[np.int64]:
