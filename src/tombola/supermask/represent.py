@@ -8,8 +8,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from tombola.nn.representation import Kind
 from tombola.supermask import kernels
-from tombola.ticket.representation import Kind
 
 
 @runtime_checkable

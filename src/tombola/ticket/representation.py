@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tombola.errors import TicketError
 from tombola.formats import plural
+from tombola.nn.representation import Kind
 from tombola.ticket.tensors import own_all, same_bits, show
 
-Kind = Literal["identity", "signed_constant", "binary", "rescaled"]
 On = Literal["both", "origin"]
 
 
