@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from tombola.supermask import (
     refresh,
 )
-from tombola.supermask.attach import layers
+from tombola.supermask.layers import layers
 
 
 def network() -> nn.Sequential:

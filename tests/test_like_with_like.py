@@ -24,7 +24,8 @@ from tombola.methods.learned_mask import LearnedMask
 from tombola.search.find import run_find, search
 from tombola.search.request import make_request
 from tombola.supermask import Bernoulli, Identity, TopK, attach, final_masks, refresh
-from tombola.supermask.attach import layers, read
+from tombola.supermask.layers import layers
+from tombola.supermask.masks import read
 from tombola.train import trial as trial_module
 from tombola.train.evaluate import evaluate
 from tombola.train.fabric import make_fabric

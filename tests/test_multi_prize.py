@@ -24,7 +24,8 @@ from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
 from tombola.nn.rewrite import apply_rewrites
 from tombola.search.find import find
 from tombola.supermask import FROZEN, Binary, Identity, Masked, SignedConstant, TopK, attach, refresh
-from tombola.supermask.attach import groups, layers, read
+from tombola.supermask.layers import groups, layers
+from tombola.supermask.masks import read
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.recipe import Recipe

@@ -30,7 +30,7 @@ from tombola.search.request import make_request
 from tombola.study.arms import ARMS, VerificationSetup
 from tombola.study.verify import verify
 from tombola.supermask import refresh
-from tombola.supermask.attach import groups, layers
+from tombola.supermask.layers import groups, layers
 from tombola.ticket.export import export_state
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.storage import bits_per_weight

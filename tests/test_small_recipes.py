@@ -29,7 +29,7 @@ from tombola.models.spec import ModelSpec
 from tombola.search.find import search, validate
 from tombola.search.request import make_request
 from tombola.supermask import Coats, Round, TopK, attach, read, refresh
-from tombola.supermask.attach import layers
+from tombola.supermask.layers import layers
 from tombola.ticket.ticket import Ticket
 from tombola.train.evaluate import evaluate
 from tombola.train.feeds import evaluation_feed

@@ -33,7 +33,8 @@ from tombola.supermask import (
     refresh,
     rules,
 )
-from tombola.supermask.attach import layers, multipliers, set_rule
+from tombola.supermask.layers import layers
+from tombola.supermask.masks import multipliers, set_rule
 from tombola.supermask.rules import MaskRule
 
 # -- which weights are frozen, and thawed

@@ -29,7 +29,7 @@ from tombola.supermask import (
     read,
     refresh,
 )
-from tombola.supermask.attach import layers
+from tombola.supermask.layers import layers
 
 # -- edges
 

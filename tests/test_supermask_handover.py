@@ -29,7 +29,7 @@ from tombola.search.find import find, run_find, search
 from tombola.search.origin import start_from
 from tombola.search.request import make_request
 from tombola.supermask import Coats, Round, Signed, Threshold, TopK, attach, read
-from tombola.supermask.attach import layers
+from tombola.supermask.layers import layers
 from tombola.supermask.rules import Bernoulli, MaskRule
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options

@@ -12,7 +12,8 @@ from torch import nn
 
 from tombola.levels.hooks import Anneal, LogUtilisation, MaskDecay, Phases, Refresh
 from tombola.supermask import Bernoulli, Identity, Masked, Threshold, TopK, attach, read, refresh
-from tombola.supermask.attach import final_masks, layers
+from tombola.supermask.layers import layers
+from tombola.supermask.masks import final_masks
 
 
 def network() -> nn.Sequential:

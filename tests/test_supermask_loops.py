@@ -36,7 +36,7 @@ from tombola.supermask import (
     refresh,
     transformers_callback,
 )
-from tombola.supermask.attach import layers
+from tombola.supermask.layers import layers
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -28,7 +28,8 @@ from tombola.supermask import (
     read,
     refresh,
 )
-from tombola.supermask.attach import layers, start_scores
+from tombola.supermask.attach import start_scores
+from tombola.supermask.layers import layers
 
 # -- exactly how much is kept
 

@@ -24,7 +24,8 @@ from tombola.search.find import find, run_find
 from tombola.search.request import make_request
 from tombola.study.verify import verify
 from tombola.supermask import rules
-from tombola.supermask.attach import layers, plain_state, read
+from tombola.supermask.layers import layers, plain_state
+from tombola.supermask.masks import read
 from tombola.train import trial
 from tombola.train.hooks import Hook
 from tombola.train.recipe import Recipe

@@ -27,12 +27,13 @@ from tombola.supermask import (
     Threshold,
     TopK,
     attach,
-    kernels,
+    fused,
     make_permanent,
     read,
     refresh,
 )
-from tombola.supermask.attach import layers, multipliers
+from tombola.supermask.layers import layers
+from tombola.supermask.masks import multipliers
 from tombola.supermask.parametrization import Supermask
 from tombola.supermask.rules import Coats, MaskRule, Round, Signed
 from tombola.supermask.weights import WeightRule, weight_rule
@@ -183,7 +184,7 @@ def test_scales_of_one_kept_weight_and_of_none() -> None:
         torch.testing.assert_close(SignedConstant(rescale=True).scale(w, mask), 4 * std)
         assert Binary().scale(w, mask) == alpha
         assert Binary(per_channel=True).scale(w, mask).tolist() == [[alpha]]
-        a, b = Identity(rescale=True).score_gradient(torch.ones(1, 4), w, mask, torch.tensor(4.0))
+        a, b = Identity(rescale=True).mask_gradient(torch.ones(1, 4), w, mask, torch.tensor(4.0))
         assert (a * b)[0].tolist() == [4 * x + 4 * count for x in WEIGHT]  # less the mean of what is kept, 4·(-1)
     large, every = torch.full((1, 1000), 100, dtype=torch.float16), torch.ones(1, 1000, dtype=torch.bool)
     for per_channel in (False, True):  # whose sum is more than half precision holds
@@ -267,7 +268,7 @@ def difference(function: Callable[[Tensor], Tensor], at: Tensor, eps: float = 1e
 
 @pytest.mark.parametrize("values", ["bool", "signed"])
 @pytest.mark.parametrize("represent", [r for _, r in REPRESENTS], ids=[name for name, _ in REPRESENTS])
-def test_score_gradient_is_the_gradient_in_the_mask(represent: Represent, values: str) -> None:
+def test_mask_gradient_is_the_gradient_in_the_mask(represent: Represent, values: str) -> None:
     draw = torch.Generator().manual_seed(0)
     weight, c = (torch.randn(3, 4, generator=draw, dtype=torch.float64) for _ in range(2))
     mask = torch.rand(3, 4, generator=draw) < 0.6
@@ -287,7 +288,7 @@ def test_score_gradient_is_the_gradient_in_the_mask(represent: Represent, values
     m = mask.double()
     effective = represent.base(weight) * m * (1.0 if scale is None else scale)
     g = torch.cos(effective) * c
-    a, b = represent.score_gradient(g, weight, mask, scale)
+    a, b = represent.mask_gradient(g, weight, mask, scale)
     torch.testing.assert_close(a * b, difference(loss, m), rtol=1e-6, atol=1e-8)
 
 
@@ -413,7 +414,7 @@ def test_keep_is_the_product(shape: tuple[int, ...], first: str, second: str, dt
     if whole:
         mask = mask.to(torch.int8)
     before = values.clone()
-    kept = kernels.keep(values, mask)
+    kept = fused.keep(values, mask)
     assert torch.equal(kept, before * mask)
     assert kept.dtype == dtype
     assert torch.equal(values, before)
@@ -434,12 +435,12 @@ def test_signed_product_is_the_product(
     own = torch.promote_types(dtype, torch.float32)  # as scores are
     gradient, values = drawn(shape, 1, first, dtype), drawn(shape, 2, second, dtype)
     scores = drawn(shape, 3, third, own)
-    found = kernels.signed_product(gradient, values, scores)
+    found = fused.signed_product(gradient, values, scores)
     assert found.dtype == own
     assert torch.equal(found, (gradient.to(own) * values.to(own)) * torch.sign(scores))
 
 
 def test_a_pruned_weight_is_exactly_zero_and_a_kept_one_itself() -> None:
     values = torch.tensor([-1.5, 2.5, -0.0, 1e-45])
-    kept = kernels.keep(values, torch.tensor([False, True, True, True]))
+    kept = fused.keep(values, torch.tensor([False, True, True, True]))
     assert kept.tolist() == [0.0, 2.5, -0.0, torch.tensor(1e-45).item()]

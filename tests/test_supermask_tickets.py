@@ -32,7 +32,7 @@ from tombola.supermask import (
     make_permanent,
     refresh,
 )
-from tombola.supermask.attach import groups
+from tombola.supermask.layers import groups
 from tombola.supermask.rules import MaskRule
 from tombola.ticket.export import export_state
 from tombola.ticket.origin import NetworkSpec, Origin

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 import tombola as tb
 from tombola.errors import TombolaError
-from tombola.supermask.attach import finalize_masks, layers
+from tombola.supermask.layers import layers
+from tombola.supermask.masks import finalize_masks
 from tombola.supermask.parametrization import StaleMaskWarning
 from tombola.supermask.rules import Bernoulli, Coats, MaskRule, Round, Signed, Threshold, TopK
 

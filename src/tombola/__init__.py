@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from tombola.search.find import find
     from tombola.select.select import select
     from tombola.study.verify import verify
-    from tombola.supermask.attach import attach, detach, make_permanent, read, refresh
+    from tombola.supermask.attach import attach
+    from tombola.supermask.detach import detach, make_permanent
+    from tombola.supermask.masks import read, refresh
     from tombola.supermask.rules import TopK
     from tombola.ticket.ticket import Ticket
     from tombola.train.options import Options
@@ -61,10 +63,10 @@ _HOME = {
     "LearnedMask": "tombola.methods.learned_mask",
     "TopK": "tombola.supermask.rules",
     "attach": "tombola.supermask.attach",
-    "detach": "tombola.supermask.attach",
-    "make_permanent": "tombola.supermask.attach",
-    "read": "tombola.supermask.attach",
-    "refresh": "tombola.supermask.attach",
+    "detach": "tombola.supermask.detach",
+    "make_permanent": "tombola.supermask.detach",
+    "read": "tombola.supermask.masks",
+    "refresh": "tombola.supermask.masks",
     "select": "tombola.select.select",
     "IterativePruning": "tombola.methods.imp",
     "Mask": "tombola.mask",

@@ -48,3 +48,24 @@ def put(words: c_void_p, keep: c_void_p, values: c_void_p, n: int) -> None:
     x, k, v = carray(words, n, np.uint32), carray(keep, n, np.uint8), carray(values, n, np.uint32)
     for i in range(n):
         x[i] = (x[i] & np.uint32(-np.int32(k[i]))) | v[i]
+
+
+@compiled(3)
+def keep(values: c_void_p, mask: c_void_p, out: c_void_p, n: int) -> None:
+    """out = values where the mask is true, else 0; float32."""
+    x, m, y = carray(values, n, np.float32), carray(mask, n, np.bool_), carray(out, n, np.float32)
+    zero = np.float32(0)
+    for i in range(n):
+        y[i] = x[i] if m[i] else zero
+
+
+@compiled(4)
+def signed_product(gradient: c_void_p, values: c_void_p, scores: c_void_p, out: c_void_p, n: int) -> None:
+    """out = gradient * values * sign(scores), with sign(0) = 0; float32."""
+    g, x = carray(gradient, n, np.float32), carray(values, n, np.float32)
+    s, y = carray(scores, n, np.float32), carray(out, n, np.float32)
+    zero = np.float32(0)
+    for i in range(n):
+        product = g[i] * x[i]
+        score = s[i]
+        y[i] = product if score > zero else (-product if score < zero else zero)

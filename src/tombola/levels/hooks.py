@@ -12,7 +12,8 @@ from tombola.mask import Mask
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.select.select import select
-from tombola.supermask.attach import finalize_masks, layers, refresh, set_rule
+from tombola.supermask.layers import layers
+from tombola.supermask.masks import finalize_masks, refresh, set_rule
 from tombola.supermask.rules import MaskRule
 from tombola.train.hooks import Hook
 

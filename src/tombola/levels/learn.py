@@ -24,17 +24,9 @@ from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.stage import TICKET, Stage
 from tombola.select.select import EmptyLayerWarning
-from tombola.supermask.attach import (
-    Rest,
-    attach,
-    finalize_masks,
-    groups,
-    layers,
-    multipliers,
-    plain_state,
-    read,
-    refresh,
-)
+from tombola.supermask.attach import Rest, attach
+from tombola.supermask.layers import groups, layers, plain_state
+from tombola.supermask.masks import finalize_masks, multipliers, read, refresh
 from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule, TopK
 from tombola.supermask.weights import FROZEN, WeightRule

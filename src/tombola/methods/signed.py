@@ -56,7 +56,7 @@ class SignedSupermask:
         """TombolaError if these settings cannot work on this network: a layer is empty from the start, for one."""
         from tombola.errors import TombolaError
         from tombola.levels.learn import check_learning
-        from tombola.supermask.attach import read
+        from tombola.supermask.masks import read
 
         check_learning(network, self.learning(), mask)
         if empty := read(network).empty_layers():

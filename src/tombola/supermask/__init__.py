@@ -1,7 +1,10 @@
 """Masks learned by gradient descent in the forward pass: one parametrisation, from which the methods are recipes."""
 
-from tombola.supermask.attach import Groups, attach, detach, final_masks, make_permanent, plain_state, read, refresh
+from tombola.supermask.attach import attach
 from tombola.supermask.callbacks import lightning_callback, transformers_callback
+from tombola.supermask.detach import detach, make_permanent
+from tombola.supermask.layers import Groups, plain_state
+from tombola.supermask.masks import final_masks, read, refresh
 from tombola.supermask.represent import Binary, Identity, Represent, SignedConstant
 from tombola.supermask.rules import Bernoulli, Coats, MaskRule, Round, Signed, Threshold, TopK
 from tombola.supermask.weights import FROZEN, Dense, Frozen, Masked, SrSte, WeightRule

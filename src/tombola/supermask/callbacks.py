@@ -20,7 +20,8 @@ from typing import Any
 from torch import nn
 
 from tombola.errors import TombolaError
-from tombola.supermask.attach import finalize_masks, layers, refresh
+from tombola.supermask.layers import layers
+from tombola.supermask.masks import finalize_masks, refresh
 
 __all__ = ["lightning_callback", "transformers_callback"]
 

@@ -15,9 +15,9 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
 from tombola.rng.seeds import derive
 from tombola.select.topk import Near
-from tombola.supermask import kernels
-from tombola.supermask.represent import Represent
-from tombola.supermask.rules import MaskRule
+from tombola.supermask import fused
+from tombola.supermask.represent import Keep, Represent
+from tombola.supermask.rules import MaskRule, product
 from tombola.supermask.weights import WeightRule
 
 
@@ -37,7 +37,8 @@ class Supermask(nn.Module):
 
     `scores`: a parameter in the weight's shape (float32 for weights in half precision). `mask`: a bool or int8
     buffer, written by `refresh` alone. `scale`: a float buffer, refreshed with the mask; absent where it is 1.
-    `draws`: how many masks a stochastic rule has drawn, a buffer, so that resumed runs draw on.
+    `draws`: how many masks a stochastic rule has drawn, a buffer, so that resumed runs draw on. `fused`: whether the
+    products run in compiled loops, which changes no bit.
     """
 
     scores: nn.Parameter
@@ -51,7 +52,7 @@ class Supermask(nn.Module):
     def __init__(
         self,
         name: str,
-        place: int,
+        position: int,
         weight: Tensor,
         scores: Tensor,
         *,
@@ -60,10 +61,11 @@ class Supermask(nn.Module):
         represent: Represent,
         seed: int,
         watch: Watch,
+        fused: bool = True,
     ) -> None:
         super().__init__()
-        self.name, self.place, self.seed, self.watch = name, place, seed, watch
-        self.rule, self.weights, self.represent = rule, weights, represent
+        self.name, self.position, self.seed, self.watch = name, position, seed, watch
+        self.rule, self.weights, self.represent, self.fused = rule, weights, represent, fused
         self.was_trained = weight.requires_grad
         self.near = Near()
         self.scores = nn.Parameter(scores)
@@ -79,7 +81,7 @@ class Supermask(nn.Module):
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._look()
         out: Tensor = _Effective.apply(  # type: ignore[no-untyped-call]
-            weight, self.scores, self.mask, self.scale, self.rule, self.weights, self.represent
+            weight, self.scores, self.mask, self.scale, self.rule, self.weights, self.represent, self.fused
         )
         return out
 
@@ -121,15 +123,16 @@ class Supermask(nn.Module):
     def rescale(self, weight: Tensor) -> None:
         """Bring the scale in keeping with weight and mask."""
         if self.scale is not None:
-            scale = self.represent.scale(weight.detach(), self.mask)
+            scale = self.represent.scale(weight.detach(), self.mask, _keep(self.fused))
             assert scale is not None
             self.scale.copy_(scale)
 
-    def next_generator(self) -> torch.Generator:
-        """The generator of the next draw, on the scores' device."""
+    def uniform(self) -> Tensor:
+        """The next draw from [0, 1), float32 in the scores' shape, from a generator of its own on their device."""
         self.draws += 1
-        draw = torch.Generator(device=self.scores.device)
-        return draw.manual_seed(derive(self.seed, "mask", self.name, int(self.draws)))
+        device = self.scores.device
+        generator = torch.Generator(device).manual_seed(derive(self.seed, "mask", self.name, int(self.draws)))
+        return torch.rand(self.scores.shape, generator=generator, dtype=torch.float32, device=device)
 
 
 def say_stale(supermasks: Iterable[Supermask], what: str) -> None:
@@ -157,10 +160,11 @@ class _Effective(torch.autograd.Function):
         rule: MaskRule,
         weights: WeightRule,
         represent: Represent,
+        fused: bool,
     ) -> Tensor:
         ctx.save_for_backward(weight, scores, mask, scale)
-        ctx.rule, ctx.weights, ctx.represent = rule, weights, represent
-        out = kernels.keep(represent.base(weight), mask)
+        ctx.rule, ctx.weights, ctx.represent, ctx.fused = rule, weights, represent, fused
+        out = _keep(fused)(represent.base(weight), mask)
         return out if scale is None else out.mul_(scale)
 
     @staticmethod
@@ -170,16 +174,21 @@ class _Effective(torch.autograd.Function):
         return _gradients(ctx, g)
 
 
+def _keep(fast: bool) -> Keep:
+    return fused.keep if fast else torch.mul
+
+
 def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     weight, scores, mask, scale = ctx.saved_tensors
+    rule: MaskRule = ctx.rule
     for_weight = for_scores = None
     if ctx.needs_input_grad[1]:
-        a, b = ctx.represent.score_gradient(g, weight, mask, scale)
-        for_scores = ctx.rule.score_gradient(a, b, scores)
+        a, b = ctx.represent.mask_gradient(g, weight, mask, scale)
+        for_scores = rule.score_gradient(a, b, scores) if ctx.fused else product(a, b, rule.slope(scores))
     if ctx.needs_input_grad[0]:
         dense = ctx.represent.weight_gradient(g, weight, scale)
         for_weight = ctx.weights.gradient(dense, weight, mask)
-    return for_weight, for_scores, None, None, None, None, None
+    return for_weight, for_scores, None, None, None, None, None, None
 
 
 # The compiled loops leave no graph: a second derivative is better refused than taken for zero. Only where one may

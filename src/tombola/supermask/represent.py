@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from tombola.nn.representation import Kind
-from tombola.supermask import kernels
+
+Keep: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""(values, mask) -> values·mask: `torch.mul`, or the same in one pass."""
 
 
 @runtime_checkable
@@ -27,10 +30,10 @@ class Represent(Protocol):
     def base(self, weight: Tensor) -> Tensor:
         """The represented weight before mask and scale, in the weight's shape."""
 
-    def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+    def scale(self, weight: Tensor, mask: Tensor, keep: Keep = torch.mul) -> Tensor | None:
         """The layer's factor for this weight and mask: 0-d, or one per output row; None for 1."""
 
-    def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def mask_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """(a, b) with dL/dM = a·b elementwise, from g = dL/d(effective weight)."""
 
     def weight_gradient(self, g: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
@@ -53,11 +56,11 @@ class Identity:
         """The weight itself."""
         return weight
 
-    def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+    def scale(self, weight: Tensor, mask: Tensor, keep: Keep = torch.mul) -> Tensor | None:
         """n/ΣM."""
         return _n_over_kept(weight, mask) if self.rescale else None
 
-    def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def mask_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """g·w, and the part through ΣM."""
         return (g, weight) if scale is None else _through_sum(g, weight, mask, scale)
 
@@ -81,12 +84,12 @@ class SignedConstant:
         """sign(w)."""
         return torch.sign(weight)
 
-    def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+    def scale(self, weight: Tensor, mask: Tensor, keep: Keep = torch.mul) -> Tensor | None:
         """std(w), times n/ΣM if rescaled."""
         std = weight.detach().std(correction=0)
         return std * _n_over_kept(weight, mask) if self.rescale else std
 
-    def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def mask_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """g·sign(w)·scale, and the part through ΣM if rescaled."""
         assert scale is not None
         base = torch.sign(weight)
@@ -116,16 +119,16 @@ class Binary:
         """+1 or -1."""
         return (weight >= 0).to(weight.dtype).mul_(2).sub_(1)  # torch.where is ten times slower on the CPU
 
-    def scale(self, weight: Tensor, mask: Tensor) -> Tensor | None:
+    def scale(self, weight: Tensor, mask: Tensor, keep: Keep = torch.mul) -> Tensor | None:
         """α: 0-d, or (out, 1, ...)."""
         size, kept = weight.detach().abs(), mask if mask.dtype == torch.bool else mask != 0
         if not self.per_channel:
-            return kernels.keep(size, kept).sum(dtype=_wide(weight)) / torch.count_nonzero(kept).clamp(min=1)
+            return keep(size, kept).sum(dtype=_wide(weight)) / torch.count_nonzero(kept).clamp(min=1)
         dims = tuple(range(1, weight.dim()))
         count = kept.sum(dims, keepdim=True).clamp(min=1)
         return (size * kept).sum(dims, keepdim=True, dtype=_wide(weight)) / count
 
-    def score_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    def mask_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
         """g·w."""
         return g, weight
 

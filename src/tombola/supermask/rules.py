@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -15,43 +16,100 @@ from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.names import unknown
 from tombola.select.checks import checked_densities, checked_density
-from tombola.select.patterns import NM, Channel, Element, parse_pattern
+from tombola.select.patterns import NM, Channel, Element, Pattern, parse_pattern
 from tombola.select.select import SCOPES, select, warn_of_empty
-from tombola.select.topk import keep_largest
-from tombola.supermask import kernels
-
-if TYPE_CHECKING:
-    from tombola.supermask.parametrization import Supermask
+from tombola.select.topk import Near, keep_largest
+from tombola.supermask import fused
 
 
-@runtime_checkable
-class MaskRule(Protocol):
-    """Scores to masks, for all layers of one network that share the rule.
+class ScoredLayer(Protocol):
+    """What a rule sees of one masked weight."""
+
+    fused: bool
+    is_output: bool
+    near: Near
+
+    @property
+    def name(self) -> str:
+        """The weight's name."""
+
+    @property
+    def scores(self) -> Tensor:
+        """In the weight's shape."""
+
+    @property
+    def mask(self) -> Tensor:
+        """The buffer that is written."""
+
+    def uniform(self) -> Tensor:
+        """The next draw from [0, 1), float32 in the scores' shape."""
+
+
+class MaskRule(ABC):
+    """Scores to a mask M, and what stands for dM/ds: the straight-through gradient is dL/ds = dL/dM·slope(s).
+
+    `mask` and `slope` define a rule, in plain torch. `write` and `score_gradient` are what a training loop runs: the
+    same, where a rule has nothing faster (`attach(fused=False)` keeps to the definition).
 
     `values`: dtype of the mask. `stochastic`: whether masks are drawn. `start`: what scores begin as (see
     `attach`). `density`: the fraction of units kept, None where it is an outcome.
     """
 
-    values: ClassVar[torch.dtype]
-    stochastic: ClassVar[bool]
+    values: ClassVar[torch.dtype] = torch.bool
+    stochastic: ClassVar[bool] = False
     start: ClassVar[str | float]
 
     @property
     def density(self) -> float | None:
-        """The fraction kept."""
+        """The fraction kept; None where it is an outcome, not a setting."""
+        return None
 
-    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
-        """Write every layer's mask from its scores; `sample` False takes the likeliest mask of a stochastic rule."""
+    @abstractmethod
+    def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """The mask of one layer; a stochastic rule draws it with `uniform` in [0, 1), and else gives the likeliest."""
 
-    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
-        """a·b·slope: dL/ds from dL/dM = a·b."""
+    @abstractmethod
+    def slope(self, scores: Tensor) -> Tensor:
+        """dM/ds, in the scores' shape and dtype."""
 
+    @abstractmethod
     def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Scores, like the given ones (of one network, by name), under which what `mask` keeps is kept first."""
 
+    def write(self, layers: Sequence[ScoredLayer], sample: bool) -> None:
+        """Write the masks of all layers that share the rule; `sample` False takes the likeliest of a stochastic one."""
+        for layer in layers:
+            scores = numbers(layer)
+            layer.mask.copy_(self.mask(scores, layer.uniform() if sample and self.stochastic else None))
+
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+        """a·b·slope: dL/ds from dL/dM = a·b."""
+        return product(a, b, self.slope(scores))
+
+
+def product(a: Tensor, b: Tensor, slope: Tensor) -> Tensor:
+    """a·b·slope in the dtype of the slope: products of half precision would underflow."""
+    return (a.to(slope.dtype) * b * slope).to(slope.dtype)
+
+
+def largest(scores: Tensor, k: int) -> Tensor:
+    """True for the k largest |s|, ties to the lower flat index: the definition of `tombola.select`'s exact top-k."""
+    rank = scores.abs().flatten().argsort(descending=True, stable=True).argsort()
+    return (rank < k).view_as(scores)
+
+
+def numbers(layer: ScoredLayer) -> Tensor:
+    """The layer's scores; TombolaError if some are NaN, of which every comparison would be false."""
+    scores = layer.scores.detach()
+    if bad := int(torch.count_nonzero(scores != scores)):
+        raise TombolaError(
+            f"{layer.name!r}: {bad} of {scores.numel()} scores are NaN; scores must be numbers (did training diverge?)"
+        )
+    return scores
+
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(MaskRule):
     """The largest |scores| are kept, exactly round(density·U) units (edge-popup, Ramanujan et al. 2020).
 
     dM/ds = sign(s), for kept and pruned weights alike: dL/ds = g·w·sign(s).
@@ -86,9 +144,19 @@ class TopK:
                     f"pattern {pattern} fixes the density at {fixed:g}, but {self.density:g} is asked for; set that"
                 )
 
-    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
-        """Select once over all layers."""
-        pattern = parse_pattern(self.pattern)
+    def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """The largest |s| of one layer."""
+        if isinstance(self._pattern, Element):
+            return largest(scores, round(self.density * scores.numel()))
+        return self._select({"scores": scores})["scores"]
+
+    def slope(self, scores: Tensor) -> Tensor:
+        """sign(s)."""
+        return torch.sign(scores)
+
+    def write(self, layers: Sequence[ScoredLayer], sample: bool) -> None:
+        """Select once over all layers; under scope layer in place, from the last threshold."""
+        pattern = self._pattern
         spared = isinstance(pattern, Channel)  # of a network's outputs none is removed
         whole = [
             layer
@@ -101,19 +169,36 @@ class TopK:
         if self.scope == "layer" and isinstance(pattern, Element):
             counts = [round(self.density * layer.scores.numel()) for layer in chosen]
             for layer, count in zip(chosen, counts, strict=True):
-                _keep(layer, count)
+                if layer.fused:
+                    _keep(layer, count)
+                else:
+                    layer.mask.copy_(largest(numbers(layer), count))
             if 0 in counts:
                 warn_of_empty([layer.name for layer, count in zip(chosen, counts, strict=True) if count == 0])
+        elif chosen and isinstance(pattern, Element) and not all(layer.fused for layer in chosen):
+            every = torch.cat([numbers(layer).flatten() for layer in chosen])
+            parts = torch.split(
+                largest(every, round(self.density * len(every))), [layer.scores.numel() for layer in chosen]
+            )
+            for layer, part in zip(chosen, parts, strict=True):
+                layer.mask.copy_(part.view_as(layer.mask))
         elif chosen:
-            sizes = dict(zip(_labels(chosen), (layer.scores.detach().abs() for layer in chosen), strict=True))
-            density = None if isinstance(pattern, NM) else self.density
-            found = select(sizes, density=density, scope=self.scope, pattern=pattern)
-            for layer, mask in zip(chosen, found.values(), strict=True):
+            sizes = dict(zip(_labels(chosen), (layer.scores.detach() for layer in chosen), strict=True))
+            for layer, mask in zip(chosen, self._select(sizes).values(), strict=True):
                 layer.mask.copy_(mask)
+
+    @property
+    def _pattern(self) -> Pattern:
+        return parse_pattern(self.pattern)
+
+    def _select(self, scores: Mapping[str, Tensor]) -> Mask:
+        density = None if isinstance(self._pattern, NM) else self.density
+        sizes = {name: s.abs() for name, s in scores.items()}
+        return select(sizes, density=density, scope=self.scope, pattern=self._pattern)
 
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b·sign(s)."""
-        return kernels.signed_product(a, b, scores)
+        return fused.signed_product(a, b, scores)
 
     def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Kept scores lie above all pruned ones of the scope; signs and order within the two stay."""
@@ -123,17 +208,7 @@ class TopK:
         return {name: _lifted(s, mask[name].to(s.device), largest[name]) for name, s in scores.items()}
 
 
-def _numbers(layer: Supermask) -> Tensor:
-    """The layer's scores; TombolaError if some are NaN, of which every comparison would be false."""
-    scores = layer.scores.detach()
-    if bad := int(torch.count_nonzero(scores != scores)):
-        raise TombolaError(
-            f"{layer.name!r}: {bad} of {scores.numel()} scores are NaN; scores must be numbers (did training diverge?)"
-        )
-    return scores
-
-
-def _keep(layer: Supermask, count: int) -> None:
+def _keep(layer: ScoredLayer, count: int) -> None:
     """The layer's mask in place, starting from the last threshold."""
     try:
         keep_largest(layer.scores, count, out=layer.mask, near=layer.near, magnitude=True)
@@ -141,7 +216,7 @@ def _keep(layer: Supermask, count: int) -> None:
         raise TombolaError(f"{layer.name!r}: {error}") from None
 
 
-def _labels(layers: Sequence[Supermask]) -> list[str]:
+def _labels(layers: Sequence[ScoredLayer]) -> list[str]:
     """The layers' names; numbered where parts of a model, attached one by one, share some."""
     names = [layer.name for layer in layers]
     return names if len(set(names)) == len(names) else [f"{name} (layer {i})" for i, name in enumerate(names)]
@@ -153,21 +228,13 @@ def _lifted(scores: Tensor, mask: Tensor, largest: float) -> Tensor:
     return torch.where(mask, scores + torch.where(scores < 0, -above, above), scores)
 
 
-@dataclass(frozen=True)
-class _Sigmoid:
+class _Sigmoid(MaskRule):
     """A probability p = sigmoid(s) per weight; dM/ds = p(1 - p)."""
 
-    values: ClassVar[torch.dtype] = torch.bool
-
-    @property
-    def density(self) -> float | None:
-        """An outcome, not a setting."""
-        return None
-
-    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
-        """a·b·p(1 - p)."""
+    def slope(self, scores: Tensor) -> Tensor:
+        """p(1 - p)."""
         p = torch.sigmoid(scores)
-        return (a.to(scores.dtype) * b * (p * (1 - p))).to(scores.dtype)
+        return p * (1 - p)
 
     def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Logits of +1 where kept and -1 where pruned."""
@@ -178,13 +245,11 @@ class _Sigmoid:
 class Threshold(_Sigmoid):
     """Kept where sigmoid(s) > 0.5, strictly (mshlis/SuperMasks); s begins at 1, everything kept."""
 
-    stochastic: ClassVar[bool] = False
     start: ClassVar[str | float] = 1.0
 
-    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
-        """Compare the scores with 0: sigmoid(s) > 0.5 without its rounding."""
-        for layer in layers:
-            torch.gt(_numbers(layer), 0, out=layer.mask)
+    def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """s > 0: sigmoid(s) > 0.5 without its rounding."""
+        return scores > 0
 
 
 @dataclass(frozen=True)
@@ -194,43 +259,36 @@ class Bernoulli(_Sigmoid):
     stochastic: ClassVar[bool] = True
     start: ClassVar[str | float] = 0.0
 
-    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
-        """Draw every layer from its own generator, or threshold at 0.5."""
-        for layer in layers:
-            scores = _numbers(layer)
-            if sample:
-                draw = layer.next_generator()
-                uniform = torch.rand(scores.shape, generator=draw, dtype=torch.float32, device=scores.device)
-                layer.mask.copy_(uniform < torch.sigmoid(scores))
-            else:
-                torch.gt(scores, 0, out=layer.mask)
+    def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """uniform < sigmoid(s); without a draw, p > 0.5."""
+        return scores > 0 if uniform is None else uniform < torch.sigmoid(scores)
 
 
 @dataclass(frozen=True)
-class Round:
+class Round(MaskRule):
     """Scores held in [0, 1] and rounded: kept at 0.5 and above; dM/ds = 1 (Gem-Miner, Sreenivasan et al. 2022).
 
     Scores that have been frozen out are held at 0 by the method's hook (`FreezeOut`).
     """
 
-    values: ClassVar[torch.dtype] = torch.bool
-    stochastic: ClassVar[bool] = False
     start: ClassVar[str | float] = "unit"
 
-    @property
-    def density(self) -> float | None:
-        """An outcome, not a setting."""
-        return None
+    def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """s >= 0.5."""
+        return scores >= 0.5
 
-    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+    def slope(self, scores: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(scores)
+
+    def write(self, layers: Sequence[ScoredLayer], sample: bool) -> None:
         """Clamp the scores, then round them."""
         for layer in layers:
-            scores = _numbers(layer).clamp_(0, 1)
-            torch.ge(scores, 0.5, out=layer.mask)
+            layer.mask.copy_(self.mask(numbers(layer).clamp_(0, 1)))
 
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b."""
-        return (a * b).to(scores.dtype)
+        return a.to(scores.dtype) * b
 
     def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """The scores folded to either side of 0.5."""
@@ -241,7 +299,7 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Signed:
+class Signed(MaskRule):
     """-1, 0 or +1: sign(s) where |s| > threshold, else 0; dM/ds = 1 (signed supermasks, Koster et al. 2022).
 
     Args:
@@ -250,27 +308,23 @@ class Signed:
 
     threshold: float = 0.01
     values: ClassVar[torch.dtype] = torch.int8
-    stochastic: ClassVar[bool] = False
     start: ClassVar[str | float] = "xavier_uniform"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise TombolaError(f"threshold is {self.threshold}; it must be a number of at least 0, e.g. 0.01")
 
-    @property
-    def density(self) -> float | None:
-        """An outcome, not a setting."""
-        return None
+    def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """[s > threshold] - [s < -threshold]."""
+        return (scores > self.threshold).to(torch.int8) - (scores < -self.threshold).to(torch.int8)
 
-    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
-        """Compare the scores with the threshold."""
-        for layer in layers:
-            scores = _numbers(layer)
-            layer.mask.copy_((scores > self.threshold).to(torch.int8) - (scores < -self.threshold).to(torch.int8))
+    def slope(self, scores: Tensor) -> Tensor:
+        """1."""
+        return torch.ones_like(scores)
 
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b."""
-        return (a * b).to(scores.dtype)
+        return a.to(scores.dtype) * b
 
     def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Scores above the threshold where kept (with sign +), 0 where pruned."""
@@ -281,7 +335,7 @@ class Signed:
 
 
 @dataclass(frozen=True)
-class Coats:
+class Coats(MaskRule):
     """How many of several nested top-k masks keep the weight (multicoated supermasks, Okoshi et al. 2022).
 
     dM/ds = sign(s) as in TopK, for the sum as for one coat.
@@ -292,7 +346,6 @@ class Coats:
 
     densities: tuple[float, ...] = field(default=(0.3, 0.2, 0.1))
     values: ClassVar[torch.dtype] = torch.int8
-    stochastic: ClassVar[bool] = False
     start: ClassVar[str | float] = "torch_default"
 
     def __post_init__(self) -> None:
@@ -301,14 +354,26 @@ class Coats:
             raise TombolaError(f"{len(self.densities)} coats are asked for; give 1 to 127 densities")
 
     @property
-    def density(self) -> float | None:
+    def density(self) -> float:
         """That of the widest coat."""
         return self.densities[0]
 
-    def write(self, layers: Sequence[Supermask], sample: bool) -> None:
+    def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        """The sum of the coats."""
+        coats = [largest(scores, round(density * scores.numel())) for density in self.densities]
+        return torch.stack(coats).sum(0, dtype=torch.int8)
+
+    def slope(self, scores: Tensor) -> Tensor:
+        """sign(s)."""
+        return torch.sign(scores)
+
+    def write(self, layers: Sequence[ScoredLayer], sample: bool) -> None:
         """Select once per coat and layer, in place."""
         for layer in layers:
-            scores = _numbers(layer)
+            scores = numbers(layer)
+            if not layer.fused:
+                layer.mask.copy_(self.mask(scores))
+                continue
             coat = torch.empty_like(scores, dtype=torch.bool)
             layer.mask.zero_()
             for density in self.densities:
@@ -316,7 +381,7 @@ class Coats:
 
     def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
         """a·b·sign(s)."""
-        return kernels.signed_product(a, b, scores)
+        return fused.signed_product(a, b, scores)
 
     def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Kept scores lie above all pruned ones."""

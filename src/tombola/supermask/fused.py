@@ -1,6 +1,6 @@
-"""The two loops that every step runs over all weights: compiled on the CPU, plain torch elsewhere.
+"""The two products that every step runs over all weights, in one pass each over CPU memory: compiled loops.
 
-Under torch.compile and torch.export the plain operations stand, for those tools to fuse.
+Elsewhere, and under torch.compile and torch.export, the plain operations stand, for those tools to fuse.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def keep(values: Tensor, mask: Tensor) -> Tensor:
     out = torch.empty_like(values)
     n = values.numel()
     ends = address(values, torch.float32, n), address(mask, torch.bool, n), address(out, torch.float32, n)
-    _kernels().keep(*ends, n)
+    _loops().keep(*ends, n)
     return out
 
 
@@ -32,7 +32,7 @@ def signed_product(gradient: Tensor, values: Tensor, scores: Tensor) -> Tensor:
         return (gradient.to(scores.dtype) * values * torch.sign(scores)).to(scores.dtype)  # half would underflow
     out = torch.empty_like(scores)
     n = values.numel()
-    _kernels().signed_product(*(address(x, torch.float32, n) for x in (gradient, values, scores, out)), n)
+    _loops().signed_product(*(address(x, torch.float32, n) for x in (gradient, values, scores, out)), n)
     return out
 
 
@@ -54,8 +54,8 @@ def _alike(first: Tensor, *others: Tensor) -> bool:
 
 
 @once
-def _kernels() -> ModuleType:
+def _loops() -> ModuleType:
     """The compiled loops, imported when they are first needed."""
-    from tombola.supermask import _kernels
+    from tombola import _loops
 
-    return _kernels
+    return _loops
