@@ -88,6 +88,14 @@ def hold(model: nn.Module, mask: Mask | Mapping[str, Tensor], values: Mapping[st
         TombolaError: `values` names a weight that the mask does not; the mask names a parameter that the model lacks,
             of another shape, or that is computed in a way that cannot be held; another hold prunes the same entry to
             another value; in a later forward pass, if such a parameter is gone or has another shape.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> held = tb.hold(layer, {"weight": torch.tensor([[True, False]])})
+    >>> optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
+    >>> layer(torch.ones(1, 2)).sum().backward()
+    >>> optimizer.step()
+    >>> layer.weight.detach() != 0
+    tensor([[ True, False]])
     """
     return Hold(model, mask, values)
 

@@ -45,6 +45,11 @@ class Mask(Mapping[str, Tensor]):
 
     Raises:
         TombolaError: a tensor is not boolean and holds other values than 0 and 1.
+
+    >>> tb.Mask({"fc.weight": torch.tensor([[1, 0, 0, 1]])})
+    Mask(1 layers, 2 of 4 kept, density 0.5)
+    >>> tb.Mask.full(nn.Linear(3, 2)).counts()
+    {'weight': (6, 6)}
     """
 
     __slots__ = ("_tensors",)

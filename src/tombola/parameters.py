@@ -197,6 +197,10 @@ def prunable(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[st
 
     Raises:
         TombolaError: a pattern matches no parameter, or a lazy layer has no shape yet.
+
+    >>> network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 2))
+    >>> list(tb.prunable(network)), list(tb.prunable(network, include=["*.bias"], exclude=["0.*", "1.*"]))
+    (['0.weight', '3.weight'], ['3.weight', '3.bias'])
     """
     every = parameters_by_name(model, tied=True)
     added = _matching(every, include, "include")

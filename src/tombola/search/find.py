@@ -62,6 +62,12 @@ def find(
         start: a ticket, or its file, to go on from: its network (trained weights where it has them) is the origin,
             and only what its mask keeps may be kept (pruning), or is what is kept first (learned masks).
         out: parent of the run directory; None keeps everything in memory.
+
+    >>> data = (torch.randn(64, 4), torch.arange(64) % 2)
+    >>> ticket = tb.find(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (data, data, data),
+    ...                  tb.IterativePruning(density=0.25, rounds=1), recipe={"length": "2ep", "batch_size": 32})
+    >>> ticket.mask
+    Mask(2 layers, 12 of 48 kept, density 0.25)
     """
     request = make_request(model, data, method, recipe=recipe, seed=seed, options=options, start=start)
     if out is None:

@@ -85,6 +85,12 @@ def select(
     Warns:
         EmptyLayerWarning: naming the layers that end empty.
         BarredWeightsWarning: how many kept weights are barred, by layer.
+
+    >>> scores = {"a": torch.tensor([3.0, 1.0, 2.0, 1.0]), "b": torch.tensor([9.0, 8.0])}
+    >>> tb.select(scores, density=0.5)["a"], tb.select(scores, density=0.5, scope="global")["a"]
+    (tensor([ True, False,  True, False]), tensor([ True, False, False, False]))
+    >>> tb.select({"a": torch.tensor([[3.0, 1.0, 2.0, 4.0]])}, pattern="2:4")["a"]
+    tensor([[ True, False, False,  True]])
     """
     found = selection(
         scores,

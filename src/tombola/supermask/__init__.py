@@ -1,4 +1,14 @@
-"""Masks learned by gradient descent in the forward pass: one parametrisation, from which the methods are recipes."""
+"""Masks learned by gradient descent in the forward pass: one parametrisation, from which the methods are recipes.
+
+>>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+>>> scores, weights = tb.attach(network, tb.TopK(0.25))
+>>> optimizer = torch.optim.SGD(scores, lr=0.1)
+>>> network(torch.ones(3, 4)).square().mean().backward()
+>>> optimizer.step()
+>>> tb.refresh(network)
+>>> tb.read(network), weights
+(Mask(2 layers, 12 of 48 kept, density 0.25), [])
+"""
 
 from tombola.supermask.attach import attach
 from tombola.supermask.callbacks import lightning_callback, transformers_callback
