@@ -22,7 +22,7 @@ from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
 from tombola.nn.binary import signs_and_scale, use_binary_layers_
 from tombola.runtime.bench import prepare
 from tombola.runtime.binary.chain import threshold
-from tombola.runtime.binary.layer import Maps, Window, pack_weights
+from tombola.runtime.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.runtime.binary.modules import PackedLayer, PackSigns
 from tombola.runtime.engines import REDUCED, Run, Workload
 from tombola.runtime.threads import threads_set
@@ -73,7 +73,7 @@ CASES = (
 def packed(case: Case, layer: nn.Linear | nn.Conv2d, x: Tensor, threads: int) -> dict[str, Run]:
     """(packing, counting, floats) and (counting, comparing) of the layer."""
     _, scale = signs_and_scale(layer.weight.detach())
-    window = Window((1, 1)) if case.side == 1 else Window((3, 3), padding=(1, 1))
+    window = ConvWindow((1, 1)) if case.side == 1 else ConvWindow((3, 3), padding=(1, 1))
     border = (0, 0) if case.side == 1 else (1, 1)
     maps = Maps(case.channels, case.side, case.side, border)
     weight = layer.weight.detach()

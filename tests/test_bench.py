@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 from tombola.nn.flops import flops
 from tombola.runtime import engines
-from tombola.runtime.bench import DEPLOYED, Gain, bench, flop_counts, quartiles
+from tombola.runtime.bench import DEPLOYED, Speedup, bench, flop_counts, quartiles
 from tombola.runtime.engines import DENSE, ENGINES, REDUCED, Missing, Workload
 from tombola.runtime.timing import measure
 
@@ -168,8 +168,8 @@ def test_measure_alternates() -> None:
 
 
 def test_no_gain_is_said() -> None:
-    assert str(Gain(1, "eager", 1.01, 0.9, 1.1)) == "batch 1: no gain, 1.01 times as fast as eager"
-    assert str(Gain(64, "openvino", 2.5, 2.25, 2.75)) == "batch 64: 2.50 times as fast as openvino (2.25 to 2.75)"
+    assert str(Speedup(1, "eager", 1.01, 0.9, 1.1)) == "batch 1: no gain, 1.01 times as fast as eager"
+    assert str(Speedup(64, "openvino", 2.5, 2.25, 2.75)) == "batch 64: 2.50 times as fast as openvino (2.25 to 2.75)"
 
 
 def test_quartiles() -> None:

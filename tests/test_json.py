@@ -20,7 +20,7 @@ from tombola.data.splits import Splits, Task, make_splits
 from tombola.methods import METHODS
 from tombola.runs.record import SCHEMA, named, shared, stamped, unstamped
 from tombola.runs.stage import Stage
-from tombola.runtime.bench import Bench
+from tombola.runtime.bench import Benchmark
 
 QUICK = ["--length", "2it", "--eval_every", "2it", "--batch_size", "32"]
 DIGITS = ["--data", "digits", "--model", "mlp", *QUICK]
@@ -115,7 +115,7 @@ def test_every_command_says_it(
     monkeypatch.setattr("tombola.runtime.deploy.deploy", lambda *args, **more: Deployed())
     monkeypatch.setattr("tombola.runtime.export.export", lambda *args, **more: {})
     monkeypatch.setattr("tombola.runs.atomic.write_json", lambda *args: None)
-    monkeypatch.setattr("tombola.runtime.bench.bench", lambda *args, **more: Bench(1, 1, (), (), 1, 1, {}))
+    monkeypatch.setattr("tombola.runtime.bench.bench", lambda *args, **more: Benchmark(1, 1, (), (), 1, 1, {}))
     said = last_json(*words, *COMMANDS[words](found, runs))
     assert (said["schema"], said["tombola"]) == (SCHEMA, tombola.__version__)
     if words in (("runs",), ("completion",)):

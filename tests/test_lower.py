@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from tombola.models.registry import build_network
-from tombola.runtime.lower import Lowered, Part, alone, lower, put_in
+from tombola.runtime.lower import Lowered, LoweredRegion, alone, lower, put_in
 from tombola.runtime.ops import Conv, Linear, Pointwise, Pool, Region
 
 
 class Reference(nn.Module):
     """A region by torch's functions, one operation after the other: what an operation means."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: LoweredRegion) -> None:
         super().__init__()
         self.part = part
 

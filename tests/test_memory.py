@@ -17,7 +17,7 @@ from apart import NETWORK, run_apart
 from tombola._memory import address, array_address, given, made, within_words
 from tombola.errors import TombolaError
 from tombola.runtime.ops import Conv, Linear, Region
-from tombola.runtime.plan import PartPlan, Plan
+from tombola.runtime.plan import Plan, RegionPlan
 from tombola.runtime.sparse import build
 
 SOURCES = sorted(Path(tombola.__file__).parent.rglob("*.py"))
@@ -258,6 +258,6 @@ def test_a_plan_of_layers_that_are_not_there_is_refused(model: torch.nn.Module, 
 
 def test_an_engine_of_another_device_is_refused() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(4, 2)).eval()
-    plan = Plan(1, ((1, 4),), (PartPlan(("0",), "blocks-16"),))
+    plan = Plan(1, ((1, 4),), (RegionPlan(("0",), "blocks-16"),))
     with pytest.raises(TombolaError, match="blocks-16"):
         tombola.deploy(model, torch.ones(1, 4), plan=plan)

@@ -18,7 +18,7 @@ from tombola.nn import binary
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, use_binary_layers_
 from tombola.runtime.binary import layer, lookup, pack_binary
 from tombola.runtime.binary.chain import threshold
-from tombola.runtime.binary.layer import Maps, Window, pack_weights
+from tombola.runtime.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.runtime.binary.modules import PackedLayer, PackSigns
 
 
@@ -191,7 +191,7 @@ def test_counting_and_looking_up_agree(positions: int, words: int, out: int, den
             patch.setattr(layer, "looks_up", lambda fast=fast: fast and lookup.looks_up())
             maps = Maps(64 * words, 1, 1)
             packed = PackedLayer(
-                pack_weights(weight[:, :, None, None], torch.ones(out), None), Window((1, 1)), maps,
+                pack_weights(weight[:, :, None, None], torch.ones(out), None), ConvWindow((1, 1)), maps,
                 out=out, flat=True, after=None, threads=threads,
             )  # fmt: skip
             results.append(packed(PackSigns(maps, threads)(x)))
@@ -203,7 +203,7 @@ def test_counting_and_looking_up_agree(positions: int, words: int, out: int, den
 def test_largest_sums_are_looked_up(words: int) -> None:
     size = 64 * words
     weights = pack_weights(-torch.ones(4, size, 1, 1), torch.ones(4), None)
-    run = PackedLayer(weights, Window((1, 1)), Maps(size, 1, 1), out=4, flat=True, after=None, threads=1)
+    run = PackedLayer(weights, ConvWindow((1, 1)), Maps(size, 1, 1), out=4, flat=True, after=None, threads=1)
     assert torch.equal(run(PackSigns(Maps(size, 1, 1), 1)(torch.ones(33, size))), torch.full((33, 4), -float(size)))
 
 
@@ -350,7 +350,7 @@ def test_bytes_copies_and_pickles() -> None:
     weight = signs(16, 64, 1, 1)
     packed = PackedLayer(
         pack_weights(weight, torch.ones(16), None),
-        Window((1, 1)),
+        ConvWindow((1, 1)),
         Maps(64, 1, 1),
         out=16,
         flat=True,

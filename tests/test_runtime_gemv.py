@@ -111,7 +111,7 @@ def test_longer_rows_come_first() -> None:
 def test_coded_in_parts_or_whole(coding: Coding, monkeypatch: pytest.MonkeyPatch) -> None:
     weight = matrix((2500, 40), 0.3, "layer" if coding.signs else "weights").numpy()
     whole = code(weight, coding)
-    monkeypatch.setattr("tombola.runtime.gaps._AT_ONCE", 1)
+    monkeypatch.setattr("tombola.runtime.gaps._CHUNK", 1)
     parts = code(weight, coding)
     assert np.array_equal(whole.words, parts.words)
     assert np.array_equal(whole.starts, parts.starts)

@@ -13,7 +13,7 @@ from tombola.cli.tickets import add_architecture, add_ticket, architecture, trus
 from tombola.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from tombola.runtime.bench import Bench
+    from tombola.runtime.bench import Benchmark
     from tombola.runtime.deploy import Deployed
     from tombola.ticket.ticket import Ticket
 
@@ -154,7 +154,7 @@ def _batches(given: Any) -> list[int]:
     return found
 
 
-def show_bench(screen: Screen, found: Bench) -> None:
+def show_bench(screen: Screen, found: Benchmark) -> None:
     """The times side by side, what the network weighs, and the gain."""
     from tombola.formats import plural
 

@@ -178,11 +178,11 @@ def use_binary_layers_(model: nn.Module, names: Iterable[str]) -> None:
         TombolaError: no such weight; it does not belong to a plain Linear or convolution; the layer carries a
             parametrisation. Nothing is changed then.
     """
-    every, places = parameters_by_name(model, tied=True), holders(model)
+    every, owners = parameters_by_name(model, tied=True), holders(model)
     owner = {id(parameter): name for name, parameter in parameters_by_name(model).items()}
     turn: list[nn.Module] = []
     for name in names:
-        for module, local in places[owner[id(resolve(every, name))]]:
+        for module, local in owners[owner[id(resolve(every, name))]]:
             _check_turns(name, module, local)
             turn.append(module)
     for module in turn:

@@ -1,4 +1,4 @@
-"""A deployed network beside the dense engines of the same machine, in one run: is it faster, and by how much?"""
+"""A deployed network against the dense engines of the same machine, in one run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tombola.runtime.deploy import Deployed
 
 DEPLOYED = "deployed"
-MOST_ROUNDS = 10_000
+MAX_ROUNDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Timing:
 
 
 @dataclass(frozen=True)
-class Gain:
+class Speedup:
     """The fastest dense engine's time over the deployed network's, at one batch size."""
 
     batch: int
@@ -65,8 +65,8 @@ class Gain:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What was measured, and what the network weighs.
+class Benchmark:
+    """Times, speedups, FLOPs and bytes.
 
     `flops`: of the dense network for one example; `kept_flops`: the same, each layer's times the density of its
     weight. `bytes`: of "dense" and "deployed for batch N" weights in memory, and of the "ticket" on disk where there is
@@ -76,7 +76,7 @@ class Bench:
     threads: int
     rounds: int
     timings: tuple[Timing, ...]
-    gains: tuple[Gain, ...]
+    gains: tuple[Speedup, ...]
     flops: int
     kept_flops: int
     bytes: Mapping[str, int]
@@ -87,11 +87,11 @@ class Bench:
 
 
 def check_bench(engines: Sequence[str], rounds: int) -> None:
-    """TombolaError: an unknown engine, or no rounds, or more than anybody waits for."""
+    """TombolaError: an unknown engine, or no rounds, or more than MAX_ROUNDS."""
     for name in engines:
         check_known("engine", name, ENGINES)
-    if not 1 <= rounds <= MOST_ROUNDS:
-        raise TombolaError(f"rounds is {rounds}; give 1 to {MOST_ROUNDS:,}")
+    if not 1 <= rounds <= MAX_ROUNDS:
+        raise TombolaError(f"rounds is {rounds}; give 1 to {MAX_ROUNDS:,}")
 
 
 def bench(
@@ -103,8 +103,8 @@ def bench(
     engines: Sequence[str] = tuple(ENGINES),
     rounds: int = 9,
     ticket_bytes: int | None = None,
-) -> Bench:
-    """Time `model` in every engine and `deployed` beside it; the engines alternate, a figure is a median over rounds.
+) -> Benchmark:
+    """Time `model` in every engine, and `deployed`; the engines alternate, and a figure is a median over rounds.
 
     `model`: the masked network, dense, in eval mode. `deployed`: batch -> the same network deployed for that batch;
     `inputs`: batch -> its inputs, float32 on the CPU. An engine that cannot run is listed with the reason.
@@ -115,22 +115,22 @@ def bench(
     check_bench(engines, rounds)
     threads = held_to_cores("threads", threads)
     timings: list[Timing] = []
-    gains: list[Gain] = []
+    gains: list[Speedup] = []
     with threads_set(threads), torch.inference_mode():
         for batch, given in inputs.items():
             work = Workload(model, tuple(given), threads)
             runs, missing = prepare(work, engines)
             runs[DEPLOYED] = partial(deployed[batch], *work.inputs)
-            found = measure(runs, rounds=rounds, threads=threads)
-            timings += [_timing(name, batch, found, missing) for name in (*engines, DEPLOYED)]
-            gains += _gains(batch, found)
+            seconds = measure(runs, rounds=rounds, threads=threads)
+            timings += [_timing(name, batch, seconds, missing) for name in (*engines, DEPLOYED)]
+            gains += _gains(batch, seconds)
     first = next(iter(inputs.values()))
     flops, kept = flop_counts(model, first)
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     sizes = {"dense": weights, **{f"deployed for batch {batch}": one.nbytes for batch, one in deployed.items()}}
     if ticket_bytes is not None:
         sizes["ticket"] = ticket_bytes
-    return Bench(threads, rounds, tuple(timings), tuple(gains), flops, kept, sizes)
+    return Benchmark(threads, rounds, tuple(timings), tuple(gains), flops, kept, sizes)
 
 
 def prepare(work: Workload, engines: Sequence[str]) -> tuple[dict[str, Run], dict[str, str]]:
@@ -161,20 +161,20 @@ def flop_counts(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:
     return total, round(total - saved)
 
 
-def _timing(name: str, batch: int, found: Mapping[str, list[float]], missing: Mapping[str, str]) -> Timing:
-    if name not in found:
+def _timing(name: str, batch: int, times: Mapping[str, list[float]], missing: Mapping[str, str]) -> Timing:
+    if name not in times:
         return Timing(name, batch, missing=missing[name])
-    low, median, high = quartiles([1e3 * seconds for seconds in found[name]])
+    low, median, high = quartiles([1e3 * seconds for seconds in times[name]])
     return Timing(name, batch, median, low, high)
 
 
-def _gains(batch: int, found: Mapping[str, list[float]]) -> Iterator[Gain]:
-    dense = {name: statistics.median(found[name]) for name in DENSE if name in found}
+def _gains(batch: int, seconds: Mapping[str, list[float]]) -> Iterator[Speedup]:
+    dense = {name: statistics.median(seconds[name]) for name in DENSE if name in seconds}
     if dense:
         baseline = min(dense, key=lambda name: dense[name])
-        ratios = [a / b for a, b in zip(found[baseline], found[DEPLOYED], strict=True)]
+        ratios = [a / b for a, b in zip(seconds[baseline], seconds[DEPLOYED], strict=True)]
         low, ratio, high = quartiles(ratios)
-        yield Gain(batch, baseline, ratio, low, high)
+        yield Speedup(batch, baseline, ratio, low, high)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

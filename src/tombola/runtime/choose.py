@@ -1,4 +1,4 @@
-"""Which engine runs each region of a network: measured on this machine, or as a plan says."""
+"""Which engine runs each region of a network: measured on this machine, or taken from a plan."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from torch.nn import functional as F
 from tombola.errors import TombolaError
 from tombola.names import check_known
 from tombola.runtime import sparse
-from tombola.runtime.lower import Lowered, Part, alone, lower, put_in
+from tombola.runtime.lower import Lowered, LoweredRegion, alone, lower, put_in
 from tombola.runtime.ops import Conv, Linear
-from tombola.runtime.parts import ENGINES, make_part
-from tombola.runtime.plan import PartPlan
+from tombola.runtime.plan import RegionPlan
 from tombola.runtime.recognise import shape_of
+from tombola.runtime.regions import ENGINES, region_module
 from tombola.runtime.timing import measure
 
 _ROUNDS, _LAYER_ROUNDS = 5, 3
-_SLOWER, _WORTH = 1.1, 0.05  # a layer leaves its region if dense is so much faster, and the region gains such a share
+_SLOWER, _WORTH = 1.1, 0.05  # a layer leaves its region if dense is that much faster, and the region gains that share
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Times:
 
 @dataclass(frozen=True, eq=False)
 class Draft:
-    """A network with its regions in engines. `apart`: the layers that were given no region with others."""
+    """A network with its regions in engines. `isolated`: the layers that share no region with others."""
 
     network: fx.GraphModule
     lowered: Lowered
-    parts: tuple[PartPlan, ...]
+    parts: tuple[RegionPlan, ...]
     times: tuple[Times, ...]
-    apart: tuple[str, ...] = ()
+    isolated: tuple[str, ...] = ()
 
 
 def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int) -> Draft:
-    """The fastest found: each region in its fastest engine, with or without the layers that dense runs faster.
+    """The fastest draft: each region in its fastest engine, with or without the layers that are faster dense.
 
-    Of several regions the sum can lose to torch where each by itself wins; then all stay dense. The network stays.
+    Regions that are each faster than torch can be slower together; then all stay dense. The network is not changed.
     """
     first = _measured(network, example, threads, ())
     drafts = [first]
@@ -76,24 +76,24 @@ def planned(
     network: fx.GraphModule,
     example: Sequence[Tensor],
     threads: int,
-    parts: Sequence[PartPlan],
-    apart: Collection[str] = (),
+    parts: Sequence[RegionPlan],
+    isolated: Collection[str] = (),
 ) -> Draft:
-    """The network as a plan says. It is not changed itself.
+    """A copy of the network as the plan has it.
 
     Raises:
         TombolaError: the plan is of another network, or its choices do not fit.
     """
     work = twin(network)
-    lowered = lower(work, example, apart)
-    _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts], apart)
-    made: list[tuple[Part, nn.Module]] = []
+    lowered = lower(work, example, isolated)
+    _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts], isolated)
+    made: list[tuple[LoweredRegion, nn.Module]] = []
     for part, plan in zip(lowered.parts, parts, strict=True):
         check_known("engine of a region on the CPU", plan.engine, ENGINES)
         batch = shape_of(part.inputs[0])[0]
         native = sparse.build(part.region, batch, threads, plan.choices) if plan.engine == "native" else None
-        made.append((part, make_part(plan.engine, part, alone(work, part), native)))
-    return Draft(put_in(work, made), lowered, tuple(parts), tuple(Times() for _ in parts), tuple(apart))
+        made.append((part, region_module(plan.engine, part, alone(work, part), native)))
+    return Draft(put_in(work, made), lowered, tuple(parts), tuple(Times() for _ in parts), tuple(isolated))
 
 
 def all_dense(network: fx.GraphModule, example: Sequence[Tensor], threads: int, draft: Draft) -> Draft:
@@ -101,62 +101,64 @@ def all_dense(network: fx.GraphModule, example: Sequence[Tensor], threads: int, 
     parts = []
     for part, times in zip(draft.parts, draft.times, strict=True):
         dense = {engine: times.engines.get(engine, 0.0) for engine in ENGINES[1:]}
-        parts.append(PartPlan(part.layers, min(dense, key=dense.__getitem__)))
-    made = planned(network, example, threads, parts, draft.apart)
-    return Draft(made.network, made.lowered, made.parts, draft.times, draft.apart)
+        parts.append(RegionPlan(part.layers, min(dense, key=dense.__getitem__)))
+    made = planned(network, example, threads, parts, draft.isolated)
+    return Draft(made.network, made.lowered, made.parts, draft.times, draft.isolated)
 
 
 def twin(network: fx.GraphModule) -> fx.GraphModule:
-    """The same modules and parameters under a graph of its own."""
+    """The same modules and parameters with a graph of its own."""
     return fx.GraphModule(network, copy.deepcopy(network.graph))
 
 
-def _measured(network: fx.GraphModule, example: Sequence[Tensor], threads: int, apart: Collection[str]) -> Draft:
+def _measured(network: fx.GraphModule, example: Sequence[Tensor], threads: int, isolated: Collection[str]) -> Draft:
     work = twin(network)
-    lowered = lower(work, example, apart)
+    lowered = lower(work, example, isolated)
     values = _values(work, lowered.parts, example)
-    made: list[tuple[Part, nn.Module]] = []
-    plans: list[PartPlan] = []
-    told: list[Times] = []
+    made: list[tuple[LoweredRegion, nn.Module]] = []
+    plans: list[RegionPlan] = []
+    timings: list[Times] = []
     for part in lowered.parts:
-        native = not set(part.layers) <= set(apart)
+        native = not set(part.layers) <= set(isolated)
         plan, times, module = _choose(work, part, [values[node] for node in part.inputs], threads, native=native)
         made.append((part, module))
         plans.append(plan)
-        told.append(times)
-    return Draft(put_in(work, made), lowered, tuple(plans), tuple(told), tuple(apart))
+        timings.append(times)
+    return Draft(put_in(work, made), lowered, tuple(plans), tuple(timings), tuple(isolated))
 
 
 def _choose(
-    network: fx.GraphModule, part: Part, values: Sequence[Tensor], threads: int, *, native: bool
-) -> tuple[PartPlan, Times, nn.Module]:
+    network: fx.GraphModule, part: LoweredRegion, values: Sequence[Tensor], threads: int, *, native: bool
+) -> tuple[RegionPlan, Times, nn.Module]:
     """The fastest engine for a part on these inputs."""
     rest = alone(network, part)
-    found: dict[str, nn.Module] = {}
-    told: sparse.Measured | None = None
+    modules: dict[str, nn.Module] = {}
+    measured: sparse.Measured | None = None
     reason = None if native else "dense layers are faster here"
     if native:
         try:
-            told = sparse.measure(part.region, len(values[0]), threads)
-            kernels = sparse.build(part.region, len(values[0]), threads, told.choices)
-            found["native"] = make_part("native", part, rest, kernels)
+            measured = sparse.measure(part.region, len(values[0]), threads)
+            kernels = sparse.build(part.region, len(values[0]), threads, measured.choices)
+            modules["native"] = region_module("native", part, rest, kernels)
         except TombolaError as error:
             reason = str(error)
-    found |= {engine: make_part(engine, part, rest, None) for engine in ENGINES[1:]}
-    runs = {engine: partial(module, *values) for engine, module in found.items()}
+    modules |= {engine: region_module(engine, part, rest, None) for engine in ENGINES[1:]}
+    runs = {engine: partial(module, *values) for engine, module in modules.items()}
     rounds = measure(runs, rounds=_ROUNDS, threads=threads)
     seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
     best = min(seconds, key=seconds.__getitem__)
-    choices = told.choices if told is not None and best == "native" else {}
-    times = Times(seconds, told.layers if told else {}, _dense_layers(part, threads) if told else {}, reason)
-    return PartPlan(part.layers, best, choices), times, found[best]
+    choices = measured.choices if measured is not None and best == "native" else {}
+    times = Times(
+        seconds, measured.layers if measured else {}, _dense_layers(part, threads) if measured else {}, reason
+    )
+    return RegionPlan(part.layers, best, choices), times, modules[best]
 
 
-def _dense_layers(part: Part, threads: int) -> dict[str, float]:
-    """Target of a layer -> seconds per call in torch, in the faster layout; layers that are alike are measured once."""
+def _dense_layers(part: LoweredRegion, threads: int) -> dict[str, float]:
+    """Target of a layer -> seconds per call in torch, in the faster layout; equal layers are measured once."""
     shapes = {node.name: shape_of(node) for node in (*part.inputs, *part.nodes)}
     known: dict[object, float] = {}
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for op in part.region.ops:
         if not isinstance(op, Conv | Linear):
             continue
@@ -170,8 +172,8 @@ def _dense_layers(part: Part, threads: int) -> dict[str, float]:
                 runs["channels"] = _torch_run(op, x, torch.channels_last)
             times = measure(runs, rounds=_LAYER_ROUNDS, threads=threads)
             known[key] = min(statistics.median(rounds) for rounds in times.values())
-        found[op.target] = known[key]
-    return found
+        seconds[op.target] = known[key]
+    return seconds
 
 
 def _torch_run(op: Conv | Linear, x: Tensor, layout: torch.memory_format) -> Any:
@@ -182,7 +184,7 @@ def _torch_run(op: Conv | Linear, x: Tensor, layout: torch.memory_format) -> Any
 
 
 def _slow_layers(draft: Draft) -> tuple[str, ...]:
-    """Layers whose dense kernel is faster, in regions where that is not so for all and counts."""
+    """Layers whose dense kernel is faster, where it is not so for the whole region and the gain is worth it."""
     slow: list[str] = []
     for part, times in zip(draft.lowered.parts, draft.times, strict=True):
         native, dense = Counter[str](), Counter[str]()
@@ -197,7 +199,9 @@ def _slow_layers(draft: Draft) -> tuple[str, ...]:
     return tuple(slow)
 
 
-def _values(network: fx.GraphModule, parts: Sequence[Part], example: Sequence[Tensor]) -> dict[fx.Node, Tensor]:
+def _values(
+    network: fx.GraphModule, parts: Sequence[LoweredRegion], example: Sequence[Tensor]
+) -> dict[fx.Node, Tensor]:
     """The values of all parts' inputs when the network runs on the example."""
     wanted = {node for part in parts for node in part.inputs}
     kept: dict[fx.Node, Tensor] = {}
@@ -206,16 +210,16 @@ def _values(network: fx.GraphModule, parts: Sequence[Part], example: Sequence[Te
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             if n in wanted:
-                kept[n] = result.clone()  # a call in place may follow
+                kept[n] = result.clone()  # an in-place call may follow
             return result
 
     Keeping(network).run(*(x.clone() for x in example))
     return kept
 
 
-def _check_layers(have: Sequence[tuple[str, ...]], want: Sequence[tuple[str, ...]], apart: Collection[str]) -> None:
+def _check_layers(have: Sequence[tuple[str, ...]], want: Sequence[tuple[str, ...]], isolated: Collection[str]) -> None:
     here = {name for part in have for name in part}
-    names = sorted(here ^ {name for part in want for name in part}) or sorted(set(apart) - here)
+    names = sorted(here ^ {name for part in want for name in part}) or sorted(set(isolated) - here)
     if names or list(have) != list(want):
         odd = f"layer {names[0][:80]!r} is in only one of them" if names else "their layers are in another order"
         raise TombolaError(f"the plan is of another network: {odd}; deploy without it")

@@ -1,6 +1,6 @@
 """Sparse Linear layers on CUDA: torch's 2:4 and block-sparse kernels, each kept only where it was measured faster.
 
-The choice is tested on the CPU with kernels and clocks put in their place; what runs on a GPU alone is not: the
+The choice is tested on the CPU with stand-ins for kernels and clocks; what runs on a GPU alone is not: the
 conversion to semi-structured tensors, block-sparse products in half precision, and the timing by CUDA events.
 """
 
@@ -25,8 +25,8 @@ Clock = Callable[[Callable[[], object]], float]
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """A kernel for `F.linear`: which weights (out, in) fit it, and what stands for such a weight."""
+class CudaKernel:
+    """A kernel for `F.linear`: which weights (out, in) fit it, and how such a weight is converted."""
 
     fits: Callable[[Tensor], bool]
     convert: Callable[[Tensor], Tensor]
@@ -42,15 +42,18 @@ class LinearChoice:
 
 
 def choose_kernels(
-    model: nn.Module, example: Sequence[Tensor], kernels: Mapping[str, Kernel] | None = None, clock: Clock | None = None
+    model: nn.Module,
+    example: Sequence[Tensor],
+    kernels: Mapping[str, CudaKernel] | None = None,
+    clock: Clock | None = None,
 ) -> tuple[LinearChoice, ...]:
     """The fastest kernel for each nn.Linear that the example reaches, on the inputs that reach it.
 
-    A kernel that fails on a layer is passed over: what torch supports depends on the GPU.
+    A kernel that fails on a layer is skipped: what torch supports depends on the GPU.
     """
     time = clock or seconds_on_gpu
     known = KERNELS if kernels is None else kernels
-    found = []
+    chosen = []
     for name, (layer, x) in _reached(model, example).items():
         seconds = {"torch": time(partial(layer, x))}
         for kernel, how in known.items():
@@ -62,12 +65,12 @@ def choose_kernels(
                     continue
         best = min(seconds, key=seconds.__getitem__)
         best = best if seconds[best] < _FASTER * seconds["torch"] else "torch"
-        found.append(LinearChoice(name, best, seconds))
-    return tuple(found)
+        chosen.append(LinearChoice(name, best, seconds))
+    return tuple(chosen)
 
 
 def use_kernels(
-    model: nn.Module, chosen: Sequence[tuple[str, str]], kernels: Mapping[str, Kernel] | None = None
+    model: nn.Module, chosen: Sequence[tuple[str, str]], kernels: Mapping[str, CudaKernel] | None = None
 ) -> None:
     """Give the layers, by (name, kernel), the weights that make `F.linear` run these kernels; the model is changed.
 
@@ -88,7 +91,7 @@ def use_kernels(
 def seconds_on_gpu(run: Callable[[], object]) -> float:
     """Seconds of one call on the current CUDA device: the median over rounds of several calls."""
     run()
-    found = []
+    rounds = []
     for _ in range(_ROUNDS):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
@@ -96,8 +99,8 @@ def seconds_on_gpu(run: Callable[[], object]) -> float:
             run()
         end.record()
         end.synchronize()
-        found.append(float(start.elapsed_time(end)) / 1e3 / _CALLS)
-    return statistics.median(found)
+        rounds.append(float(start.elapsed_time(end)) / 1e3 / _CALLS)
+    return statistics.median(rounds)
 
 
 def fits_two_of_four(weight: Tensor) -> bool:
@@ -129,16 +132,16 @@ def bytes_of(tensor: Tensor) -> int:
     return tensor.nbytes
 
 
-def _fits(kernels: Mapping[str, Kernel], kernel: str, weight: Tensor) -> bool:
+def _fits(kernels: Mapping[str, CudaKernel], kernel: str, weight: Tensor) -> bool:
     return kernel in kernels and kernels[kernel].fits(weight)
 
 
 def _reached(model: nn.Module, example: Sequence[Tensor]) -> dict[str, tuple[nn.Linear, Tensor]]:
     """Name -> (layer, the first input that reaches it)."""
-    found: dict[str, tuple[nn.Linear, Tensor]] = {}
+    reached: dict[str, tuple[nn.Linear, Tensor]] = {}
 
     def keep(name: str, module: nn.Linear, args: tuple[Any, ...]) -> None:
-        found.setdefault(name, (module, args[0].detach().clone()))
+        reached.setdefault(name, (module, args[0].detach().clone()))
 
     handles = [
         module.register_forward_pre_hook(partial(keep, name))
@@ -151,7 +154,7 @@ def _reached(model: nn.Module, example: Sequence[Tensor]) -> dict[str, tuple[nn.
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return reached
 
 
 def _semi_structured(weight: Tensor) -> Tensor:
@@ -162,13 +165,13 @@ def _block_sparse(side: int, weight: Tensor) -> Tensor:
     return weight.to_sparse_bsr((side, side))
 
 
-KERNELS: Mapping[str, Kernel] = MappingProxyType(
+KERNELS: Mapping[str, CudaKernel] = MappingProxyType(
     {
-        "semi-structured": Kernel(fits_two_of_four, _semi_structured),
+        "semi-structured": CudaKernel(fits_two_of_four, _semi_structured),
         **{
-            f"blocks-{side}": Kernel(partial(fits_blocks, side=side), partial(_block_sparse, side))
+            f"blocks-{side}": CudaKernel(partial(fits_blocks, side=side), partial(_block_sparse, side))
             for side in (16, 32, 64)
         },
     }
 )
-"""Name of a kernel, as plans and reports say it -> the kernel."""
+"""Name of a kernel, as in plans and reports -> the kernel."""

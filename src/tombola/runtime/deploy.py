@@ -25,9 +25,9 @@ from tombola.runtime.choose import all_dense, planned, search, twin
 from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
 from tombola.runtime.inference import Inference, check_call
 from tombola.runtime.lower import lower
-from tombola.runtime.plan import PartPlan, Plan, this_machine
+from tombola.runtime.plan import Plan, RegionPlan, this_machine
 from tombola.runtime.ready import Ready
-from tombola.runtime.summary import Report, part_rows
+from tombola.runtime.report import DeployReport, part_rows
 from tombola.runtime.takes import Takes, takes
 from tombola.runtime.threads import threads_set
 from tombola.ticket.ticket import Ticket
@@ -39,12 +39,12 @@ TOLERANCE = 1e-4
 class Deployed(Inference):
     """A network made fast for inference: the call and the outputs of the network it was made from, in eval mode.
 
-    Other batch sizes than the one it was made for work too, where the network takes them. No gradients. `plan`: what
+    Other batch sizes work too, where the network takes them. No gradients. `plan`: what
     was chosen; `report`: what was done; `takes`: what it may be called with.
     """
 
     def __init__(
-        self, network: nn.Module, plan: Plan, report: Report, takes: Takes, compacted: nn.Module | None = None
+        self, network: nn.Module, plan: Plan, report: DeployReport, takes: Takes, compacted: nn.Module | None = None
     ) -> None:
         super().__init__()
         self.network = network
@@ -65,7 +65,7 @@ class Deployed(Inference):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of everything that inference reads: weights in their compact forms, other parameters and buffers."""
+        """Bytes of all that inference reads: weights as they are stored, other parameters and buffers."""
         return _nbytes(self.network)
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
@@ -99,7 +99,7 @@ def deploy(
     model: nn.Module | None = None,
     trusted: Sequence[str] = (),
 ) -> Deployed:
-    """Compact a network exactly, and run each part in the fastest of the kernels that this machine has for it.
+    """Compact a network exactly, and run each region in the fastest kernels that this machine has for it.
 
     Args:
         subject: a ticket, or a module with plain zeros in its weights (also one with a supermask, a held mask or
@@ -107,14 +107,14 @@ def deploy(
         example: inputs as the network will see them (a batch of the data), of the shape and batch size to be fast for.
             On a GPU only Linear layers are looked at.
         threads: of the CPU, held to the cores there are; None: those of the plan, or as torch is set.
-        plan: choices of before, or their file: nothing is measured.
+        plan: choices of an earlier deployment, or their file: nothing is measured.
         keep_compacted: whether the compacted network is kept beside, dense, for export.
         model, trusted: for a ticket of a network that is not Tombola's own, as in `Ticket.build`.
 
     Returns:
         A module with the same call and outputs (within TOLERANCE), its `plan`, and a `report` of what was done. What no
-        kernel exists for stays with torch, and is named in the report. Outputs are compared on the example, on inputs
-        of its kind drawn here, and at other batch sizes; where they would differ, the network stays with torch as it
+        kernel exists for stays in torch, and is named in the report. Outputs are compared on the example, on inputs
+        like it, drawn here, and at other batch sizes; where they would differ, the network stays with torch as it
         is. A network that draws random numbers gives the same as before at the same state of torch's generators; one
         that changes its own buffers goes on from their present values, in the copy.
 
@@ -142,33 +142,33 @@ def deploy(
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
         plain = plain_copy(source, example)
         checks = checks_of(plain, example)
-        found = compact_checked(plain, checks)
-        made = _made(plain, found, checks, count, wanted)
+        compacted = compact_checked(plain, checks)
+        made = _made(plain, compacted, checks, count, wanted)
         empty = checks.takes_none(made[0] if checks.stateless else copy.deepcopy(made[0]))
         taken = takes(plain, checks.example, checks.batch, empty=empty)
-    return Deployed(*made, taken, found.module if keep_compacted else None)
+    return Deployed(*made, taken, compacted.module if keep_compacted else None)
 
 
 def _check_names(plan: Plan) -> None:
-    """TombolaError if a plan sets layers apart that are in none of its regions."""
-    odd = sorted(set(plan.apart) - {name for part in plan.parts for name in part.layers})
+    """TombolaError if a plan isolates layers that are in none of its regions."""
+    odd = sorted(set(plan.isolated) - {name for part in plan.parts for name in part.layers})
     if odd:
         raise TombolaError(
             f"the plan is of another network: layer {odd[0][:80]!r} is in only one of them; deploy without it"
         )
 
 
-Made = tuple[nn.Module, Plan, Report]
+Made = tuple[nn.Module, Plan, DeployReport]
 
 
-def _made(plain: nn.Module, found: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
-    """The network in the fastest engines in which it is right; at last as it was."""
+def _made(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+    """The network in the fastest engines that give its outputs; as it was if none does."""
     on_cpu = all(x.device.type == "cpu" for x in checks.example)
-    network = found.module if on_cpu else None
+    network = compacted.module if on_cpu else None
     if isinstance(network, fx.GraphModule) and wanted is not None and _stays(wanted, network, checks):
         return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads)
     make = _on_cpu if isinstance(network, fx.GraphModule) else _in_torch
-    made = make(plain, found, checks, threads, wanted)
+    made = make(plain, compacted, checks, threads, wanted)
     if made[2].error <= max(TOLERANCE, checks.allowed):
         return made
     reason = f"its kernels would change outputs by {made[2].error:.1e}"
@@ -186,37 +186,37 @@ def _stays(plan: Plan, network: fx.GraphModule, checks: Checks) -> bool:
     return not plan.parts and not plan.packed and bool(lower(twin(network), checks.example).parts)
 
 
-def _on_cpu(plain: nn.Module, found: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+def _on_cpu(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
     """Native kernels for the regions of a traced network."""
-    assert isinstance(found.module, fx.GraphModule)
+    assert isinstance(compacted.module, fx.GraphModule)
     example = checks.example
-    network = twin(found.module)
+    network = twin(compacted.module)
     packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed)
     choices = {one.name: one.choice for one in packed}
     if wanted is None:
         draft = search(network, example, threads)
     elif wanted.packed == choices:
-        draft = planned(network, example, threads, wanted.parts, wanted.apart)
+        draft = planned(network, example, threads, wanted.parts, wanted.isolated)
     else:
         raise TombolaError("the plan is of another network: other binary layers were packed; deploy without it")
     error = checks.error(draft.network).size
     left = dict(draft.lowered.left)
-    if error > TOLERANCE:  # steps in the network make much of small differences
+    if error > TOLERANCE:  # discontinuities in the network amplify small differences
         draft = all_dense(network, example, threads, draft)
         left["all regions"] = f"native kernels would change outputs by {error:.1e}"
         error = checks.error(draft.network).size
     shapes = tuple(tuple(x.shape) for x in example)
     machine = this_machine() if wanted is None else wanted.machine
-    made = Plan(threads, shapes, draft.parts, draft.apart, choices, machine)
+    made = Plan(threads, shapes, draft.parts, draft.isolated, choices, machine)
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(draft.network)}
     rows = part_rows(draft)
-    return draft.network, made, Report(found.report, packed, rows, (), left, sizes, error, str(checks.batch))
+    return draft.network, made, DeployReport(compacted.report, packed, rows, (), left, sizes, error, str(checks.batch))
 
 
-def _in_torch(plain: nn.Module, found: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+def _in_torch(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
     """A network that cannot be traced, or that lies on a GPU: there Linear layers may get torch's sparse kernels."""
     example = checks.example
-    network = copied(found.module)
+    network = copied(compacted.module)
     chosen: tuple[LinearChoice, ...] = ()
     if wanted is not None and wanted.packed:
         raise TombolaError("the plan is of another network: this one has no binary layers to pack; deploy without it")
@@ -226,25 +226,25 @@ def _in_torch(plain: nn.Module, found: Compacted, checks: Checks, threads: int, 
     elif on_gpu:
         chosen = choose_kernels(network if checks.stateless else copied(network), example)
     use_kernels(network, [(one.name, one.kernel) for one in chosen])
-    left = {} if on_gpu else {"the network": found.report.reason or "its inputs are on another device than the CPU"}
+    left = {} if on_gpu else {"the network": compacted.report.reason or "its inputs are on another device than the CPU"}
     error = checks.error(network if checks.stateless else copied(network)).size
     shapes = tuple(tuple(x.shape) for x in example)
-    parts = tuple(PartPlan((one.name,), one.kernel) for one in chosen)
+    parts = tuple(RegionPlan((one.name,), one.kernel) for one in chosen)
     machine = this_machine() if wanted is None else wanted.machine
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
     made = Plan(threads, shapes, parts, (), {}, machine)
-    return network, made, Report(found.report, (), (), chosen, left, sizes, error, str(checks.batch))
+    return network, made, DeployReport(compacted.report, (), (), chosen, left, sizes, error, str(checks.batch))
 
 
-def _whole(found: Compacted, checks: Checks, threads: int) -> Made:
+def _whole(compacted: Compacted, checks: Checks, threads: int) -> Made:
     """The network as it is, in torch."""
-    network = copied(found.module)
+    network = copied(compacted.module)
     error = checks.error(network if checks.stateless else copied(network)).size
     shapes = tuple(tuple(x.shape) for x in checks.example)
     size = _nbytes(network)
-    left = {"the network": found.report.reason or ""}
-    report = Report(
-        found.report, dense=left, bytes={"model": size, "deployed": size}, error=error, batch=str(checks.batch)
+    left = {"the network": compacted.report.reason or ""}
+    report = DeployReport(
+        compacted.report, dense=left, bytes={"model": size, "deployed": size}, error=error, batch=str(checks.batch)
     )
     return network, Plan(threads, shapes, (), machine=this_machine()), report
 

@@ -1,4 +1,4 @@
-"""The baselines of a deployed network: the same network with its zeros in other engines of this machine.
+"""The baselines of a deployed network: the same network, zeros included, in other engines of this machine.
 
 All run on the CPU with one number of threads and one input shape, and all but those in REDUCED compute in float32, as
 the deployed network does.
@@ -23,7 +23,7 @@ Run = Callable[[], object]
 
 
 class Missing(Exception):
-    """An engine cannot run here; the message says why, in a few words."""
+    """An engine cannot run here; the message is the reason, in a few words."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Workload:
 
 
 def eager(work: Workload) -> Run:
-    """torch as it comes."""
+    """torch in eager mode."""
     return lambda: work.model(*work.inputs)
 
 
@@ -91,15 +91,15 @@ def openvino(work: Workload) -> Run:
 
 
 def openvino_default(work: Workload) -> Run:
-    """OpenVINO's CPU plugin at its own choice of precision: bfloat16 where the processor computes in it."""
+    """OpenVINO's CPU plugin in its default precision: bfloat16 where the processor computes in it."""
     return _openvino(work, {})
 
 
 def torch_csr(work: Workload) -> Run:
     """torch's own sparse matrices: CSR weights in linear layers, and in ungrouped convolutions over unfolded images."""
     model = copy.deepcopy(work.model)
-    places = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
-    swapped = [(parent, name, _csr(child)) for parent, name, child in places if _csr(child) is not None]
+    children = [(parent, name, child) for parent in model.modules() for name, child in parent.named_children()]
+    swapped = [(parent, name, _csr(child)) for parent, name, child in children if _csr(child) is not None]
     if not swapped:
         raise Missing("no layer that torch multiplies sparsely")
     for parent, name, child in swapped:
@@ -122,7 +122,7 @@ ENGINES: Mapping[str, Callable[[Workload], Run]] = MappingProxyType(
 """name -> function that prepares a workload, or raises Missing."""
 
 DENSE = ("eager", "channels-last", "compiled", "onnxruntime", "openvino")
-"""The float32 engines that know nothing of zeros: the fastest of them is the baseline."""
+"""The float32 engines that do not exploit zeros: the fastest of them is the baseline."""
 
 REDUCED = ("channels-last-bf16", "openvino-default")
 """Dense engines that round to bfloat16, the second one only on processors that compute in it."""
@@ -146,7 +146,7 @@ def _openvino(work: Workload, settings: Mapping[str, str]) -> Run:
 
 
 def _onnx(work: Workload) -> bytes:
-    """The network as ONNX for exactly this input shape, which leaves engines the most to optimise."""
+    """The network as ONNX for exactly this input shape, which lets engines optimise the most."""
     _package("onnxscript")
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""An input for a network, made from what a ticket records, where the user has none at hand."""
+"""An example input for a network, from what its ticket records."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor
 from tombola.errors import TombolaError
 from tombola.ticket.ticket import Ticket
 
-MOST_VALUES = 2**24
-"""Of one input that a ticket, not the user, gives the shape of."""
+MAX_VALUES = 2**24
+"""Of one input whose shape comes from a ticket, not from the user."""
 
 
 def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None) -> Tensor:
-    """Standard normal values, (batch, *shape), always the same: float32, or what the ticket's stored weights are.
+    """Standard normal values, (batch, *shape), always the same: float32, or the dtype of the ticket's stored weights.
 
     `shape`: of one input, without the batch; None: what the ticket records.
 
     Raises:
-        TombolaError: no shape is given or recorded, or one that is none, or a batch below 1; a recorded shape of more
-            than `MOST_VALUES` values.
+        TombolaError: no shape is given or recorded, a size or a batch below 1; a recorded shape of more
+            than `MAX_VALUES` values.
     """
     recorded = ticket.origin.network.input_shape if ticket.origin.network else None
     chosen = tuple(shape) if shape else recorded
@@ -32,10 +32,10 @@ def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None
         )
     if not all(1 <= size < 2**31 for size in (batch, *chosen)):
         raise TombolaError(f"batch {batch} of inputs of shape {list(chosen)}; all sizes must be 1 or more, below 2^31")
-    if not shape and math.prod(chosen) > MOST_VALUES:
+    if not shape and math.prod(chosen) > MAX_VALUES:
         raise TombolaError(
             f"the ticket records inputs of shape {list(chosen)[:8]}, {math.prod(chosen):,} values; at most "
-            f"{MOST_VALUES:,} are made unasked: give the shape yourself (input_shape)"
+            f"{MAX_VALUES:,} are made unasked: give the shape yourself (input_shape)"
         )
     known = ticket.origin.views()
     dtype = next((known[name].dtype for name in ticket.mask if name in known), torch.float32)

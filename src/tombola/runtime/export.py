@@ -29,7 +29,7 @@ from tombola.runs.atomic import make_folder, write_atomically
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ONNX_BYTES = 2**31 - 2**20
-"""What an ONNX file can hold, with some room for the graph."""
+"""What an ONNX file can hold, less some room for the graph."""
 
 
 def export(
@@ -37,13 +37,13 @@ def export(
 ) -> dict[str, dict[str, Any]]:
     """Write a network in eval mode, with its effective weights: all files, each whole, or none.
 
-    What is written is run before: on the example, on other inputs drawn here, and at other batch sizes, where the
+    What is written is run first: on the example, on other inputs drawn here, and at other batch sizes, where the
     network takes any.
 
     Args:
         network: plain torch, such as `compact` gives; on the CPU. It is not changed.
         example: its inputs, the batch first. The batch size stays open if the network takes others.
-        folder: is made if it is not there.
+        folder: created if it does not exist.
         formats: of FORMATS; None: all.
 
     Returns:
@@ -61,19 +61,19 @@ def export(
     with plain_tensors(), kept():
         plain = plain_copy(network, example)
         checks = checks_of(plain, example)
-        found: dict[str, dict[str, Any]] = {}
+        written: dict[str, dict[str, Any]] = {}
         contents: dict[str, bytes] = {}
         for name in chosen:
             file, write = FORMATS[name]
             contents[file], error = write(plain, checks)
             batch = None if checks.batch.only is None or error is None else len(example[0])
-            found[file] = {"format": name, "bytes": len(contents[file]), "error": error, "batch": batch}
+            written[file] = {"format": name, "bytes": len(contents[file]), "error": error, "batch": batch}
     if contents:
         make_folder(folder)
-    with ExitStack() as files:  # they take their names together, when all are written
+    with ExitStack() as files:  # they get their names together, when all are written
         for file, content in contents.items():
             files.enter_context(write_atomically(folder / file)).write(content)
-    return found
+    return written
 
 
 def check_formats(formats: Sequence[str]) -> None:
@@ -121,7 +121,7 @@ def _to_onnx(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
 
 def _onnx_program(network: nn.Module, checks: Checks) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
+        warnings.simplefilter("ignore")  # from within the exporter
         return torch.onnx.export(
             network, _traced_with(checks), dynamo=True, verbose=False, dynamic_shapes=_open_batch(network, checks)
         )
@@ -133,7 +133,7 @@ def _to_program(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
         lambda: torch.export.export(network, _traced_with(checks), dynamic_shapes=_open_batch(network, checks)),
     )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own reader
+        warnings.simplefilter("ignore")  # from within torch's reader
         path = Path(folder, "network.pt2")
         _attempt("torch.export", lambda: torch.export.save(program, path))
         content = path.read_bytes()
@@ -185,25 +185,27 @@ def _attempt(what: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except Exception as error:  # the exporters raise many kinds
-        raise TombolaError(f"the network cannot be written as {what}: {_said(error)}; leave this format out") from error
+        raise TombolaError(
+            f"the network cannot be written as {what}: {_cause(error)}; leave this format out"
+        ) from error
 
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def _said(error: BaseException) -> str:
-    """The first cause of an exporter's error: what is round it tells of the exporter's steps, in colours."""
+def _cause(error: BaseException) -> str:
+    """The first cause of an exporter's error: what wraps it reports the exporter's steps, in colours."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__} {' '.join(_COLOURS.sub('', str(error)).split())[:160]}"
 
 
 def _checked(what: str, run: Callable[..., Any], checks: Checks) -> float:
-    """The error, if it is none to speak of. Raises TombolaError."""
+    """The error, if it is within what is allowed. Raises TombolaError."""
     off = checks.error(run, largest_error)
     if not off.size <= checks.allowed:
         raise TombolaError(
-            f"as {what} the network gives outputs that differ by {off.size:.1e} on {off.what}: what it computes hangs "
-            "on the batch size, on numbers drawn, or on branches that an export fixes; leave this format out"
+            f"as {what} the network gives outputs that differ by {off.size:.1e} on {off.what}: what it computes "
+            "depends on the batch size, on numbers drawn, or on branches that an export fixes; leave this format out"
         )
     return off.size

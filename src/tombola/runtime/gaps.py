@@ -5,14 +5,14 @@ windows of σ units the longest come first, so that the eight of a group are abo
 share one list of columns, the columns in which any of them is kept.
 
 An entry is a field of `32 // per_word` bits in a lane's 32-bit word, the first entry lowest; with weights it is whole
-bytes. Its low `gap_bits` are the gap, at the largest `most` = 2^gap_bits - 1. Longer ways take further entries, without
-a column.
+bytes. Its low `gap_bits` are the gap, at most `max_gap` = 2^gap_bits - 1. Longer distances take further entries,
+without a column.
 
-- Weights: the gap is the way from the place before (0 at first) to this entry's. Where no column is kept, on the way or
-  behind the last, the weight is 0. The float32 weights follow the words: for each entry of a word, for each of the V
-  rows, eight lanes.
-- Signs: below `most` the column lies gap + 1 behind the place before (-1 at first). `most` itself is an entry without a
-  column, `most` behind. The V bits above the gap: whether the weight of row v is negative.
+- Weights: the gap is the delta from the position before (0 at first) to this entry's. Entries without a column, between
+  two columns or after the last, have weight 0. The float32 weights follow the words: for each entry of a word, for each
+  of the V rows, eight lanes.
+- Signs: below `max_gap` the column is the position before (-1 at first) plus gap + 1. `max_gap` itself is an entry
+  without a column, `max_gap` further on. The V bits above the gap: whether the weight of row v is negative.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 LANES = 8
-_AT_ONCE = 2**22  # weights that are coded at a time: they take many times their bytes meanwhile
+_CHUNK = 2**22  # weights that are coded at a time: coding takes many times their bytes
 _WINDOW = 256  # σ, units: enough to make groups even, few enough that a group's outputs lie near each other
 
 
@@ -48,11 +48,11 @@ class Coding:
 
     @property
     def gap_bits(self) -> int:
-        """Of its gap; at most 30, so that places stay below 2^31."""
+        """Of its gap; at most 30, so that positions stay below 2^31."""
         return min(30, self.field_bits - self.rows * self.signs)
 
     @property
-    def most(self) -> int:
+    def max_gap(self) -> int:
         """The largest gap."""
         return (1 << self.gap_bits) - 1
 
@@ -96,15 +96,15 @@ class Gaps:
 
 def shared(mask: NDArray[np.bool_], rows: int) -> NDArray[np.bool_]:
     """(units, in): where any row of each unit of `rows` rows is kept. `mask`: (out, in)."""
-    found = mask[::rows].copy()
+    kept = mask[::rows].copy()
     for row in range(1, rows):
         others = mask[row::rows]
-        found[: len(others)] |= others
-    return found
+        kept[: len(others)] |= others
+    return kept
 
 
 def columns(weight: NDArray[np.float32], rows: int) -> Columns:
-    """The kept columns of units of `rows` rows; of the last unit rows may be missing. `weight`: (out, in)."""
+    """The kept columns of units of `rows` rows; the last unit may have fewer. `weight`: (out, in)."""
     kept = shared(weight != 0, rows)
     unit, column = np.nonzero(kept)
     gap = np.diff(column, prepend=-1)
@@ -113,16 +113,16 @@ def columns(weight: NDArray[np.float32], rows: int) -> Columns:
     return Columns(len(kept), rows, unit, column, gap)
 
 
-def coded_bytes(found: Columns, coding: Coding) -> int:
-    """What `code` would take for the words, in bytes."""
-    lengths = _lengths(found, _skipped(found, coding))
+def coded_bytes(kept: Columns, coding: Coding) -> int:
+    """Bytes of the words that `code` would write."""
+    lengths = _lengths(kept, _skipped(kept, coding))
     return int(_group_words(lengths[_order(lengths)], coding).sum()) * coding.word_bytes
 
 
 def code(weight: NDArray[np.float32], coding: Coding) -> Gaps:
     """Write a matrix (out, in). With signs, all rows of a unit must be kept where one is."""
     window = _WINDOW * coding.rows
-    run = window * max(1, _AT_ONCE // (window * weight.shape[1]))
+    run = window * max(1, _CHUNK // (window * weight.shape[1]))
     firsts = range(0, len(weight), run)
     parts = [_code(weight[first : first + run], coding) for first in firsts]
     ends = np.cumsum([0, *(part.starts[-1] for part in parts)])
@@ -134,64 +134,64 @@ def code(weight: NDArray[np.float32], coding: Coding) -> Gaps:
 
 
 def _code(weight: NDArray[np.float32], coding: Coding) -> Gaps:
-    """A matrix of some windows, whole."""
-    found = columns(weight, coding.rows)
-    skipped = _skipped(found, coding)
-    lengths = _lengths(found, skipped)
+    """Code a matrix of whole windows."""
+    kept = columns(weight, coding.rows)
+    skipped = _skipped(kept, coding)
+    lengths = _lengths(kept, skipped)
     order = _order(lengths)
     starts = np.concatenate([[0], np.cumsum(_group_words(lengths[order], coding))])
-    where = np.empty(found.units, np.int64)
-    where[order] = np.arange(found.units)
-    group, lane = np.divmod(where[found.unit], LANES)
-    place = np.cumsum(skipped + 1) - 1 - (np.cumsum(lengths) - lengths)[found.unit]
+    where = np.empty(kept.units, np.int64)
+    where[order] = np.arange(kept.units)
+    group, lane = np.divmod(where[kept.unit], LANES)
+    position = np.cumsum(skipped + 1) - 1 - (np.cumsum(lengths) - lengths)[kept.unit]
 
     def slot(entry: slice | NDArray[np.int64], back: int | NDArray[np.int64]) -> tuple[NDArray[np.int64], ...]:
         """(word, lane, field in the word) of entries, or `back` entries before them."""
-        word, turn = np.divmod(place[entry] - back, coding.per_word)
+        word, turn = np.divmod(position[entry] - back, coding.per_word)
         return starts[group[entry]] + word, lane[entry], turn
 
-    values = _values(weight, found)
-    field = _ways(found, coding) - skipped * coding.most
+    values = _values(weight, kept)
+    field = _deltas(kept, coding) - skipped * coding.max_gap
     if coding.signs:
-        field |= ((values < 0) << (coding.gap_bits + np.arange(found.rows))).sum(1)
-    fields = np.full((starts[-1], LANES, coding.per_word), coding.most if coding.signs else 0, np.uint32)
+        field |= ((values < 0) << (coding.gap_bits + np.arange(kept.rows))).sum(1)
+    fields = np.full((starts[-1], LANES, coding.per_word), coding.max_gap if coding.signs else 0, np.uint32)
     fields[slot(slice(None), 0)] = field
-    behind = np.repeat(np.arange(len(skipped)), skipped)
-    fields[slot(behind, 1 + np.arange(len(behind)) - (np.cumsum(skipped) - skipped)[behind])] = coding.most
+    skips = np.repeat(np.arange(len(skipped)), skipped)
+    fields[slot(skips, 1 + np.arange(len(skips)) - (np.cumsum(skipped) - skipped)[skips])] = coding.max_gap
     words = np.zeros((starts[-1], coding.word_bytes // 4), np.int32)
     shifts = np.arange(coding.per_word, dtype=np.uint32) * np.uint32(coding.field_bits)
     words[:, :LANES] = np.bitwise_or.reduce(fields << shifts, axis=2).view(np.int32)
     if not coding.signs:
         word, lane, turn = slot(slice(None), 0)
-        shape = (starts[-1], coding.per_word, found.rows, LANES)
+        shape = (starts[-1], coding.per_word, kept.rows, LANES)
         words[:, LANES:].view(np.float32).reshape(shape)[word, turn, :, lane] = values
-    return Gaps(words, starts, _rows(order, len(weight), found))
+    return Gaps(words, starts, _rows(order, len(weight), kept))
 
 
-def _values(weight: NDArray[np.float32], found: Columns) -> NDArray[np.float32]:
-    """(entries, rows of a unit): their weights, 0 for rows behind the last."""
-    rows = found.unit[:, None] * found.rows + np.arange(found.rows)
-    values: NDArray[np.float32] = weight[np.minimum(rows, len(weight) - 1), found.column[:, None]]
+def _values(weight: NDArray[np.float32], kept: Columns) -> NDArray[np.float32]:
+    """(entries, rows of a unit): their weights, 0 for rows past the end."""
+    rows = kept.unit[:, None] * kept.rows + np.arange(kept.rows)
+    values: NDArray[np.float32] = weight[np.minimum(rows, len(weight) - 1), kept.column[:, None]]
     values[rows >= len(weight)] = 0
     return values
 
 
-def _lengths(found: Columns, skipped: NDArray[np.int64]) -> NDArray[np.int64]:
+def _lengths(kept: Columns, skipped: NDArray[np.int64]) -> NDArray[np.int64]:
     """Entries of each unit."""
-    return np.bincount(found.unit, skipped + 1, found.units).astype(np.int64)
+    return np.bincount(kept.unit, skipped + 1, kept.units).astype(np.int64)
 
 
-def _ways(found: Columns, coding: Coding) -> NDArray[np.int64]:
+def _deltas(kept: Columns, coding: Coding) -> NDArray[np.int64]:
     """The gaps as this coding counts them."""
-    first = np.diff(found.unit, prepend=-1) != 0
-    ways: NDArray[np.int64] = found.gap - (1 if coding.signs else first)
-    return ways
+    first = np.diff(kept.unit, prepend=-1) != 0
+    deltas: NDArray[np.int64] = kept.gap - (1 if coding.signs else first)
+    return deltas
 
 
-def _skipped(found: Columns, coding: Coding) -> NDArray[np.int64]:
-    """How many entries without a column stand before each."""
-    ways = _ways(found, coding)
-    skipped: NDArray[np.int64] = (ways if coding.signs else np.maximum(ways - 1, 0)) // coding.most
+def _skipped(kept: Columns, coding: Coding) -> NDArray[np.int64]:
+    """How many entries without a column precede each."""
+    deltas = _deltas(kept, coding)
+    skipped: NDArray[np.int64] = (deltas if coding.signs else np.maximum(deltas - 1, 0)) // coding.max_gap
     return skipped
 
 
@@ -207,8 +207,8 @@ def _group_words(lengths: NDArray[np.int64], coding: Coding) -> NDArray[np.int64
     return np.maximum(1, -(-longest // coding.per_word))
 
 
-def _rows(order: NDArray[np.int64], out: int, found: Columns) -> NDArray[np.int32]:
-    units = np.full(-(-found.units // LANES) * LANES, found.units)
-    units[: found.units] = order
-    rows = units.reshape(-1, 1, LANES) * found.rows + np.arange(found.rows)[:, None]
+def _rows(order: NDArray[np.int64], out: int, kept: Columns) -> NDArray[np.int32]:
+    units = np.full(-(-kept.units // LANES) * LANES, kept.units)
+    units[: kept.units] = order
+    rows = units.reshape(-1, 1, LANES) * kept.rows + np.arange(kept.rows)[:, None]
     return np.where(rows < out, rows, -1).astype(np.int32)

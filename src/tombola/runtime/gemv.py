@@ -25,14 +25,14 @@ BOUND = 1.5
 """What the weights of signed constants may take, as a multiple of mask entropy plus one sign bit per kept weight."""
 
 _SHARED = (2, 4, 8)  # rows that may share a list
-_WASTE = 1.25  # how many times more weights may be read because rows share a list
-_SLOW = 1.6  # forms that seem so many times slower than the fastest are not tried
+_WASTE = 1.25  # how many times more weights may be read when rows share a list
+_SLOW = 1.6  # forms estimated this many times slower than the fastest are not tried
 _GAPS = re.compile(r"gaps:per(\d{1,2}):rows([1248]):(weights|signs)")
 
 
 @dataclass(frozen=True)
-class _Guess:
-    """What a form takes: bytes, and roughly nanoseconds of one thread (of Zen 3; only ratios count)."""
+class _Cost:
+    """Estimated cost of a form: bytes, and nanoseconds of one thread (of Zen 3; only ratios count)."""
 
     nbytes: float
     nanoseconds: float
@@ -43,9 +43,9 @@ class Gemv:
     """y = relu?(W x + bias + residual), compiled but for the addresses of x, y and the residual.
 
     The function `step` of `code` has the arguments (source, target, residual or 0, *args): addresses of contiguous
-    float32 vectors, then `args`, whose arrays stand for the addresses of their data. The target may be the residual,
-    but not the source. The same bits come out whatever the number of threads. An input that is not finite may make NaN
-    of any output, as in a dense product.
+    float32 vectors, then `args`, arrays as the addresses of their data. The target may be the residual, but not the
+    source. The result is the same bit for bit at any number of threads. An input that is not finite may make NaN of any
+    output, as in a dense product.
     """
 
     code: Code
@@ -53,7 +53,7 @@ class Gemv:
     shape: tuple[int, int]
     """(out, in)"""
     nbytes: int
-    """Of everything that stands for the weights: codes, weights, order of the rows, scales, bias."""
+    """Of all that the weights are stored as: codes, weights, order of the rows, scales, bias."""
 
     def step(self, source: Tensor, target: Tensor, residual: Tensor | None = None) -> Step:
         """For float32 vectors (in,), (out,) and (out,); they are words 0, 1 and 2 of the step's arguments.
@@ -70,7 +70,7 @@ class Gemv:
 
 
 def choices(weight: Tensor) -> tuple[str, ...]:
-    """The forms worth trying for a weight (out, in), the likeliest first; each is a `choice` of `build`.
+    """The forms worth trying for a weight (out, in), the most promising first; each is a `choice` of `build`.
 
     "gaps:perE:rowsV:weights" lists kept columns of V rows at a time, E entries in 32 bits, with the weights;
     "gaps:perE:rowsV:signs" with signs alone, where the kept weights of each row are ± one number; "planes" has two bits
@@ -80,7 +80,7 @@ def choices(weight: Tensor) -> tuple[str, ...]:
     signs = constants(matrix) is not None
     mask = matrix != 0
     kept = int(np.count_nonzero(mask))
-    tried: dict[str, _Guess] = {}
+    tried: dict[str, _Cost] = {}
     for rows in (1, *_SHARED):
         if rows == 1 or (rows <= len(mask) and 0 < _read(mask, rows) <= (1.0 if signs else _WASTE) * kept):
             coding, guess = _smallest(matrix, rows, signs)
@@ -88,10 +88,10 @@ def choices(weight: Tensor) -> tuple[str, ...]:
     size = planes_bytes(*mask.shape)
     smallest = min(guess.nbytes for guess in tried.values())
     if signs and mask.shape[1] >= COLUMNS and size <= max(smallest, BOUND * signed_bound(mask.size, kept)):
-        tried[PLANES] = _Guess(size, 0.08 * mask.size)
+        tried[PLANES] = _Cost(size, 0.08 * mask.size)
     limit = _SLOW * min(guess.nanoseconds for guess in tried.values())
-    found = sorted(tried, key=lambda name: tried[name].nanoseconds)
-    return tuple(name for name in found if tried[name].nanoseconds <= limit)
+    names = sorted(tried, key=lambda name: tried[name].nanoseconds)
+    return tuple(name for name in names if tried[name].nanoseconds <= limit)
 
 
 def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = False, residual: bool = False) -> Gemv:
@@ -132,8 +132,8 @@ def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = Fals
 
 
 def constants(matrix: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """The number that a row's kept weights are ±, of each row (out,), or of all (1,); None: they are not."""
-    for few in (matrix[:1], matrix):  # most matrices are found out by their first row
+    """The magnitude of the kept weights of each row (out,), or of all (1,); None where a row has several."""
+    for few in (matrix[:1], matrix):  # most matrices are ruled out by their first row
         sizes = np.abs(few)
         largest = sizes.max(1)
         if not np.all((sizes == largest[:, None]) | (sizes == 0)):
@@ -152,15 +152,15 @@ def signed_bound(weights: int, kept: int) -> float:
 def _matrix(weight: Tensor) -> NDArray[np.float32]:
     if weight.dim() != 2 or 0 in weight.shape or weight.shape[1] >= 2**31:
         raise TombolaError(f"the weight is {tuple(weight.shape)}; give (out, in), each at least 1, in below 2^31")
-    found: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).contiguous().numpy()
-    return found
+    matrix: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).contiguous().numpy()
+    return matrix
 
 
 def _bias(bias: Tensor, out: int) -> NDArray[np.float32]:
     if tuple(bias.shape) != (out,):
         raise TombolaError(f"the bias is {tuple(bias.shape)}; give ({out},), one for each row of the weight")
-    found: NDArray[np.float32] = bias.detach().to("cpu", torch.float32).contiguous().numpy().copy()
-    return found
+    vector: NDArray[np.float32] = bias.detach().to("cpu", torch.float32).contiguous().numpy().copy()
+    return vector
 
 
 def _read(mask: NDArray[np.bool_], rows: int) -> int:
@@ -171,19 +171,19 @@ def _read(mask: NDArray[np.bool_], rows: int) -> int:
     return int(used.sum())
 
 
-def _smallest(matrix: NDArray[np.float32], rows: int, signs: bool) -> tuple[Coding, _Guess]:
+def _smallest(matrix: NDArray[np.float32], rows: int, signs: bool) -> tuple[Coding, _Cost]:
     """The coding of the fewest bytes, by a sample of the rows."""
     part = _sample(matrix)
-    found, more = columns(part, rows), len(matrix) / len(part)
+    kept, factor = columns(part, rows), len(matrix) / len(part)
     tried = [Coding(per, rows, signs) for per in range(1, 17)]
-    sizes = [(more * coded_bytes(found, coding), coding) for coding in tried if coding.valid]
+    sizes = [(factor * coded_bytes(kept, coding), coding) for coding in tried if coding.valid]
     size, coding = min(sizes, key=lambda pair: pair[0])
     entries = size / coding.word_bytes * coding.per_word
-    return coding, _Guess(size, max(size / 14, entries * (3 + 0.6 * rows if signs else 2.4 + 0.3 * rows)))
+    return coding, _Cost(size, max(size / 14, entries * (3 + 0.6 * rows if signs else 2.4 + 0.3 * rows)))
 
 
 def _sample(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rows from all over the matrix: four runs of 64."""
+    """Rows spread over the matrix: four runs of 64."""
     if len(matrix) <= 256:
         return matrix
     starts = [(len(matrix) - 64) * i // 24 * 8 for i in range(4)]  # runs of whole units
@@ -198,8 +198,8 @@ def _parsed(choice: str) -> Coding | None:
     """The coding of a choice; None: planes. Raises TombolaError."""
     if choice == PLANES:
         return None
-    found = _GAPS.fullmatch(choice)
-    coding = found and Coding(int(found[1]), int(found[2]), found[3] == "signs")
+    match = _GAPS.fullmatch(choice)
+    coding = match and Coding(int(match[1]), int(match[2]), match[3] == "signs")
     if not coding or not coding.valid:
         raise TombolaError(
             f"{choice!r} is no choice for a linear layer; known are {PLANES}, gaps:perE:rowsV:weights, E 1, 2 or 4, "

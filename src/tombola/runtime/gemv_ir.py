@@ -15,7 +15,7 @@ from tombola.runtime.planes import COLUMNS, ROWS
 
 _SIGN = -(2**31)  # the sign bit of a float
 _VECTOR = 4 * LANES  # bytes
-_TURN = 4  # vectors of inputs between which the compiler may shuffle instructions; more spill registers
+_TURN = 4  # vectors of inputs in one unrolled step: more would spill registers
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def gaps_step(coding: Coding, ending: Ending) -> Code:
             def word(number: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
                 return add(e, coding, source, e.at(words, b.mul(number, I64(coding.word_bytes))), values)
 
-            places = [_all(-1)] if coding.signs else [I64(0)] * LANES
-            found = e.fold((start, stop), 1, [*places, *[ZERO] * coding.rows], word)
-            for v, total in enumerate(found[len(places) :]):
+            positions = [_all(-1)] if coding.signs else [I64(0)] * LANES
+            folded = e.fold((start, stop), 1, [*positions, *[ZERO] * coding.rows], word)
+            for v, total in enumerate(folded[len(positions) :]):
                 e.store(total, sums, _VECTOR * v)
             rows = e.at(order, b.mul(group, I64(_VECTOR * coding.rows)))
             with e.loop(I64(0), I64(LANES * coding.rows)) as i:
@@ -77,7 +77,7 @@ def planes_step(ending: Ending) -> Code:
 
         def block(number: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             start = b.mul(number, I64(COLUMNS))
-            last = b.sub(columns, I64(COLUMNS))  # of the last block, which lies back over the one before it
+            last = b.sub(columns, I64(COLUMNS))  # of the last block, which overlaps the one before it
             start = b.select(b.icmp_signed("<", start, last), start, last)
             bits = e.at(words, b.mul(b.add(b.mul(group, blocks), number), block_bytes))
             return _block(e, e.at(source, b.mul(start, I64(4))), bits, sums)
@@ -94,61 +94,61 @@ def planes_step(ending: Ending) -> Code:
 def _weights_word(
     e: Emitter, coding: Coding, source: ir.Value, word: ir.Value, values: list[ir.Value]
 ) -> list[ir.Value]:
-    """(place of each lane, sums of each row) after the entries of a word.
+    """(position of each lane, sums of each row) after the entries of a word.
 
-    Places are counted in general registers: eight from a vector would cost more than the loads of their gaps.
+    Positions are kept in general registers: extracting eight from a vector would cost more than loading their gaps.
     """
     b = e.b
-    places, sums = values[:LANES], values[LANES:]
+    positions, sums = values[:LANES], values[LANES:]
     kind = ir.IntType(coding.field_bits)
     for k in range(coding.per_word):
         x = ir.Constant(V8F, ir.Undefined)
         for lane in range(LANES):
             gap = b.load(b.bitcast(e.at(word, 4 * lane + coding.field_bits // 8 * k), kind.as_pointer()))
-            places[lane] = b.add(places[lane], b.zext(gap, I64))
-            x = b.insert_element(x, _float_at(e, source, places[lane]), I32(lane))
+            positions[lane] = b.add(positions[lane], b.zext(gap, I64))
+            x = b.insert_element(x, _float_at(e, source, positions[lane]), I32(lane))
         for v in range(coding.rows):
             sums[v] = e.fma(e.load(word, _VECTOR * (1 + k * coding.rows + v)), x, sums[v])
-    return [*places, *sums]
+    return [*positions, *sums]
 
 
 def _signs_word(e: Emitter, coding: Coding, source: ir.Value, word: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-    """(places of the lanes, sums of the rows) after the entries of a word."""
+    """(positions of the lanes, sums of the rows) after the entries of a word."""
     b = e.b
-    places, *sums = values
+    positions, *sums = values
     fields = e.load(word, 0, V8I)
     for k in range(coding.per_word):
         low = k * coding.field_bits
-        gap = b.and_(b.lshr(fields, _all(low)), _all(coding.most))
-        kept = b.icmp_signed("!=", gap, _all(coding.most))
-        places = b.sub(b.add(places, gap), b.sext(kept, V8I))
-        x = b.select(kept, _gather(e, source, b.select(kept, places, _all(0))), ZERO)
+        gap = b.and_(b.lshr(fields, _all(low)), _all(coding.max_gap))
+        kept = b.icmp_signed("!=", gap, _all(coding.max_gap))
+        positions = b.sub(b.add(positions, gap), b.sext(kept, V8I))
+        x = b.select(kept, _gather(e, source, b.select(kept, positions, _all(0))), ZERO)
         for v in range(coding.rows):
             high = b.shl(fields, _all(31 - low - coding.gap_bits - v))
             signed = b.xor(b.bitcast(x, V8I), b.and_(high, _all(_SIGN)))
             sums[v] = b.fadd(sums[v], b.bitcast(signed, V8F))
-    return [places, *sums]
+    return [positions, *sums]
 
 
-def _gather(e: Emitter, source: ir.Value, places: ir.Value) -> ir.Value:
-    """The inputs at eight places.
+def _gather(e: Emitter, source: ir.Value, positions: ir.Value) -> ir.Value:
+    """The inputs at eight positions.
 
-    Single loads, two places to a register: as fast as the gather instruction of Zen 3, and known to every processor.
+    Single loads, two positions to a register: as fast as the gather instruction of Zen 3, and available everywhere.
     """
     b = e.b
-    pairs = b.bitcast(places, ir.VectorType(I64, LANES // 2))
+    pairs = b.bitcast(positions, ir.VectorType(I64, LANES // 2))
     x = ir.Constant(V8F, ir.Undefined)
     for lane in range(LANES):
         pair = b.extract_element(pairs, I32(lane // 2))
-        place = b.lshr(pair, I64(32)) if lane % 2 else b.and_(pair, I64(2**32 - 1))
-        x = b.insert_element(x, _float_at(e, source, place), I32(lane))
+        position = b.lshr(pair, I64(32)) if lane % 2 else b.and_(pair, I64(2**32 - 1))
+        x = b.insert_element(x, _float_at(e, source, position), I32(lane))
     return x
 
 
-def _float_at(e: Emitter, source: ir.Value, place: ir.Value) -> ir.Value:
-    found = e.b.load(e.b.gep(e.b.bitcast(source, F32.as_pointer()), [place]))
-    found.align = 4
-    return found
+def _float_at(e: Emitter, source: ir.Value, position: ir.Value) -> ir.Value:
+    value = e.b.load(e.b.gep(e.b.bitcast(source, F32.as_pointer()), [position]))
+    value.align = 4
+    return value
 
 
 def _block(e: Emitter, source: ir.Value, bits: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
@@ -180,7 +180,7 @@ def _across(e: Emitter, value: ir.Value) -> ir.Value:
 
 
 def _finish(e: Emitter, ending: Ending) -> Callable[[ir.Value, ir.Value], None]:
-    """What stores (a sum, its row)."""
+    """A function that stores (a sum, its row)."""
     b = e.b
     target, residual, scale, between, bias = e.pointer(1), e.pointer(2), e.pointer(3), e.arg(4), e.pointer(5)
 

@@ -1,4 +1,4 @@
-"""What a deployed network is not for: being traced, differentiated, cast, moved, trained or saved."""
+"""What a deployed network cannot do: be traced, differentiated, cast, moved, trained or saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PLAIN = "`.compacted`, the same network in plain torch,"
 
 
 class Inference(nn.Module):
-    """A module that is called in eval mode and nothing else: what would silently be wrong is refused in one line."""
+    """A module that is called in eval mode and nothing else: what would be silently wrong is an error of one line."""
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: what was folded cannot be trained."""
@@ -53,10 +53,10 @@ class Inference(nn.Module):
 
     def _kinds(self) -> Iterable[tuple[torch.dtype, torch.device]]:
         """The dtypes and devices of what it computes with."""
-        found = {(x.dtype, x.device) for x in (*self.parameters(), *self.buffers()) if x.is_floating_point()}
-        if not found or any(isinstance(module, Ready) for module in self.modules()):
-            found.add((torch.float32, torch.device("cpu")))
-        return sorted(found, key=str)
+        kinds = {(x.dtype, x.device) for x in (*self.parameters(), *self.buffers()) if x.is_floating_point()}
+        if not kinds or any(isinstance(module, Ready) for module in self.modules()):
+            kinds.add((torch.float32, torch.device("cpu")))
+        return sorted(kinds, key=str)
 
     def __prepare_scriptable__(self) -> NoReturn:
         raise TombolaError(f"a deployed network cannot be scripted, only called; script {_PLAIN} instead")
@@ -69,7 +69,7 @@ class Inference(nn.Module):
 
 
 def check_call(inputs: Sequence[Any]) -> None:
-    """See to it that a call is plain inference.
+    """Check that a call is plain inference.
 
     Raises:
         TombolaError: it is traced, exported or compiled; transformed by torch.func; under autocast; or an input wants a

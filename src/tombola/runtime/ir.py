@@ -1,4 +1,4 @@
-"""Short words for emitting LLVM code: loops, vectors of 8 floats, addresses in bytes."""
+"""Helpers for emitting LLVM code: loops, vectors of 8 floats, addresses in bytes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Emitter:
     def fold(
         self, extent: tuple[ir.Value, ir.Value], step: int, values: Sequence[ir.Value], turn: Turn
     ) -> list[ir.Value]:
-        """values = turn(i, values) for i = extent[0]; i != extent[1]; i += step; the values at last."""
+        """values = turn(i, values) for i = extent[0]; i != extent[1]; i += step; the final values."""
         start, stop = extent
         b = self.b
         before = b.block
@@ -76,7 +76,7 @@ class Emitter:
         return phis
 
     def share(self, count: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """This thread's part of range(count): (first, behind the last)."""
+        """This thread's part of range(count): (begin, end)."""
         b = self.b
         return (
             b.sdiv(b.mul(count, self.thread), self.threads),
@@ -84,14 +84,14 @@ class Emitter:
         )
 
     def at(self, base: ir.Value, offset: ir.Value | int) -> ir.Value:
-        """The address `offset` bytes on."""
+        """The address `offset` bytes further on."""
         return self.b.gep(base, [I64(offset) if isinstance(offset, int) else offset])
 
     def load(self, base: ir.Value, offset: ir.Value | int = 0, kind: ir.Type = V8F) -> ir.Value:
-        """What lies there, of 4-byte alignment (8 for int64)."""
-        found = self.b.load(self.b.bitcast(self.at(base, offset), kind.as_pointer()))
-        found.align = 8 if kind == I64 else 4
-        return found
+        """The value there, aligned to 4 bytes (8 for int64)."""
+        value = self.b.load(self.b.bitcast(self.at(base, offset), kind.as_pointer()))
+        value.align = 8 if kind == I64 else 4
+        return value
 
     def store(self, value: ir.Value, base: ir.Value, offset: ir.Value | int = 0) -> None:
         """Write a value there, of 4-byte alignment."""
@@ -106,8 +106,8 @@ class Emitter:
         """a·x + c, fused where the processor can."""
         name = "llvm.fmuladd.v8f32" if a.type == V8F else "llvm.fmuladd.f32"
         kind = ir.FunctionType(a.type, [a.type] * 3)
-        found = self.module.globals.get(name) or ir.Function(self.module, kind, name)
-        return self.b.call(found, [a, x, c])
+        intrinsic = self.module.globals.get(name) or ir.Function(self.module, kind, name)
+        return self.b.call(intrinsic, [a, x, c])
 
     def relu(self, value: ir.Value) -> ir.Value:
         """max(value, 0), of a float or a vector; NaN stays NaN."""

@@ -12,16 +12,17 @@ from torch import Tensor, fx, nn
 
 from tombola.runtime.ops import Conv, Linear, Op, Pointwise, Region
 from tombola.runtime.ready import Ready
-from tombola.runtime.recognise import Found, Same, Unfit, recognise, shape_of
+from tombola.runtime.recognise import PassThrough, Recognised, Unsupported, recognise, shape_of
 from tombola.runtime.shapes import propagate, without_batch
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
-    """A region, and the nodes of the network that it stands for.
+class LoweredRegion:
+    """A region, and the nodes of the network that it replaces.
 
-    `inputs`: the nodes before it, in the order of the region's inputs. `outputs`: its nodes that are read behind it, in
-    the order of the region's outputs. `shapes`: the shape of one example of each output, as the network has it.
+    `inputs`: the nodes before it, in the order of the region's inputs. `outputs`: those of its nodes that are read
+    after it, in the order of the region's outputs. `shapes`: the shape of one example of each output, as the network
+    has it.
     """
 
     region: Region
@@ -38,17 +39,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Lowered:
-    """What `lower` finds: the parts, and which other nodes compute something, with the reason why they stay."""
+    """`parts`: the regions. `left`: the other nodes that compute something -> why they stay in torch."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[LoweredRegion, ...]
     left: Mapping[str, str]
 
 
-def lower(network: fx.GraphModule, example: Sequence[Tensor], apart: Collection[str] = ()) -> Lowered:
+def lower(network: fx.GraphModule, example: Sequence[Tensor], isolated: Collection[str] = ()) -> Lowered:
     """The regions of a traced network in eval mode: the longest runs of nodes that kernels exist for.
 
     Additions and ReLUs are fused into the layers before them. The network's graph gets shapes and is tidied (in-place
-    activations, flattening); what it computes stays.
+    activations, flattening); what it computes does not change.
 
     Args:
         example: the network's inputs, batch first.
@@ -59,30 +60,30 @@ def lower(network: fx.GraphModule, example: Sequence[Tensor], apart: Collection[
     propagate(network, example)
     fixed = without_batch(network, example)
     modules = dict(network.named_modules())
-    runs: list[dict[fx.Node, Found | Same]] = [{}]
+    runs: list[dict[fx.Node, Recognised | PassThrough]] = [{}]
     left: dict[str, str] = {}
     for node in network.graph.nodes:
         if node.op in ("placeholder", "get_attr", "output"):
             continue
         try:
             runs[-1][node] = _checked(node, recognise(node, modules), fixed)
-        except Unfit as reason:
+        except Unsupported as reason:
             if not isinstance(modules.get(str(node.target)), Ready):
                 left[str(node.target) if node.op == "call_module" else node.name] = str(reason)
             runs.append({})
-    parts: list[Part] = []
-    for run in (piece for whole in runs for piece in _pieces(whole, apart)):
+    parts: list[LoweredRegion] = []
+    for run in (piece for whole in runs for piece in _pieces(whole, isolated)):
         try:
             parts.append(_part(run))
-        except Unfit as reason:
-            left.update({found.op.name: str(reason) for found in run.values() if isinstance(found, Found)})
+        except Unsupported as reason:
+            left.update({one.op.name: str(reason) for one in run.values() if isinstance(one, Recognised)})
     return Lowered(tuple(parts), left)
 
 
-def put_in(network: fx.GraphModule, parts: Sequence[tuple[Part, nn.Module]]) -> fx.GraphModule:
-    """The network with a module in the place of every part; it returns a tuple of the part's outputs.
+def put_in(network: fx.GraphModule, parts: Sequence[tuple[LoweredRegion, nn.Module]]) -> fx.GraphModule:
+    """The network with every region replaced by its module, which returns the tuple of the region's outputs.
 
-    The graph given is changed.
+    The graph is changed.
     """
     now: dict[fx.Node, fx.Node] = {}  # the outputs of earlier parts
     for number, (part, module) in enumerate(parts):
@@ -105,8 +106,8 @@ def put_in(network: fx.GraphModule, parts: Sequence[tuple[Part, nn.Module]]) -> 
     return network
 
 
-def alone(network: fx.GraphModule, part: Part) -> fx.GraphModule:
-    """The part as a network of its own, in torch: from its inputs to the tuple of its outputs."""
+def alone(network: fx.GraphModule, part: LoweredRegion) -> fx.GraphModule:
+    """The region as a network of its own, in torch: from its inputs to the tuple of its outputs."""
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in part.inputs}
 
@@ -152,7 +153,7 @@ def _in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 def _flattens(node: fx.Node, source: fx.Node) -> bool:
     try:
         before, after = shape_of(source), shape_of(node)
-    except Unfit:
+    except Unsupported:
         return False
     return len(before) == 4 and len(after) == 2 and before[0] == after[0]
 
@@ -160,22 +161,24 @@ def _flattens(node: fx.Node, source: fx.Node) -> bool:
 # ---- from nodes to operations ----------------------------------------------------------------------------------------
 
 
-def _checked(node: fx.Node, found: Found | Same, fixed: Collection[fx.Node]) -> Found | Same:
-    """The same, if kernels can run it. Raises Unfit."""
+def _checked(
+    node: fx.Node, recognised: Recognised | PassThrough, fixed: Collection[fx.Node]
+) -> Recognised | PassThrough:
+    """The same, if kernels can run it. Raises Unsupported."""
     from tombola.runtime.sparse import supports
 
-    if any(one in fixed for one in (node, found.source, getattr(found, "residual", None))):
-        raise Unfit("its first dimension is not the batch")
-    if isinstance(found, Found):
-        reason = supports(found.op)
+    if any(one in fixed for one in (node, recognised.source, getattr(recognised, "residual", None))):
+        raise Unsupported("its first dimension is not the batch")
+    if isinstance(recognised, Recognised):
+        reason = supports(recognised.op)
         if reason is not None:
-            raise Unfit(reason)
-    return found
+            raise Unsupported(reason)
+    return recognised
 
 
 @dataclass
 class _Draft:
-    """A region in the making: values are called by the node that made them, flattened or not."""
+    """A region in the making: values are named by the node that made them, flattened or not."""
 
     root: dict[fx.Node, fx.Node] = field(default_factory=dict)
     inputs: dict[fx.Node, None] = field(default_factory=dict)
@@ -188,56 +191,58 @@ class _Draft:
         return self.root[node]
 
 
-def _pieces(run: Mapping[fx.Node, Found | Same], apart: Collection[str]) -> Iterator[dict[fx.Node, Found | Same]]:
-    """The run, cut where layers that stand apart meet others; what has no weights stays with the layer before it."""
-    piece: dict[fx.Node, Found | Same] = {}
+def _pieces(
+    run: Mapping[fx.Node, Recognised | PassThrough], isolated: Collection[str]
+) -> Iterator[dict[fx.Node, Recognised | PassThrough]]:
+    """The run, cut between isolated layers and others; what has no weights stays with the layer before it."""
+    piece: dict[fx.Node, Recognised | PassThrough] = {}
     kind: bool | None = None
-    for node, found in run.items():
-        if isinstance(found, Found) and isinstance(found.op, Conv | Linear):
-            own = found.op.name in apart
+    for node, recognised in run.items():
+        if isinstance(recognised, Recognised) and isinstance(recognised.op, Conv | Linear):
+            own = recognised.op.name in isolated
             if kind not in (None, own):
                 yield piece
                 piece = {}
             kind = own
-        piece[node] = found
+        piece[node] = recognised
     if kind is not None:
         yield piece
 
 
-def _part(run: Mapping[fx.Node, Found | Same]) -> Part:
-    """The region of a run of nodes. Raises Unfit."""
+def _part(run: Mapping[fx.Node, Recognised | PassThrough]) -> LoweredRegion:
+    """The region of a run of nodes. Raises Unsupported."""
     draft = _Draft()
-    for node, found in run.items():
-        source = draft.of(found.source)
-        if isinstance(found, Same):
+    for node, recognised in run.items():
+        source = draft.of(recognised.source)
+        if isinstance(recognised, PassThrough):
             draft.root[node] = source
             continue
         draft.root[node] = node
-        op = replace(found.op, source=source.name)
-        if found.residual is not None:
+        op = replace(recognised.op, source=source.name)
+        if recognised.residual is not None:
             assert isinstance(op, Pointwise)
-            other = draft.of(found.residual)
+            other = draft.of(recognised.residual)
             if _maps(other) != _maps(source):
-                raise Unfit("an addition of maps and flattened maps")
+                raise Unsupported("an addition of maps and flattened maps")
             op = replace(op, residual=other.name)
         if isinstance(op, Pointwise) and op.scale is not None and len(op.scale) != _maps(source)[0]:
-            raise Unfit("a norm over flattened maps")
+            raise Unsupported("a norm over flattened maps")
         draft.ops.append(op)
     read = [node for node in run if any(user not in run for user in node.users)]
     outputs = tuple(node for node in read if draft.root[node] not in draft.inputs)
     names = tuple(draft.root[node].name for node in outputs)
     region = Region({node.name: shape_of(node)[1:] for node in draft.inputs}, _fuse(draft.ops, names), names)
     nodes = tuple(node for node in run if node in outputs or node not in read)  # but for inputs that are read flattened
-    return Part(region, nodes, tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs))
+    return LoweredRegion(region, nodes, tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs))
 
 
 def _maps(node: fx.Node) -> tuple[int, ...]:
-    """(C, H, W) of a value; vectors are maps of one place, as kernels hold them."""
+    """(C, H, W) of a value; vectors are 1 x 1 maps, as kernels hold them."""
     return (*shape_of(node)[1:], 1, 1)[:3]
 
 
 def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:
-    """ReLUs go into what is before them, additions into the layer before them; only where nobody else reads it."""
+    """Fuse ReLUs into the operation before them and additions into the layer before, where nothing else reads those."""
     reads = Counter([*outputs, *(op.source for op in ops), *(r for op in ops if (r := getattr(op, "residual", None)))])
     done: dict[str, Op] = {}
     for op in ops:

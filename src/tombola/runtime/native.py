@@ -74,7 +74,7 @@ def _machine() -> Any:
     target = llvm.Target.from_default_triple()
     try:
         features = llvm.get_host_cpu_features().flatten()
-    except RuntimeError:  # not told on this system: what every processor of its kind has
+    except RuntimeError:  # not reported on this system: the baseline of the architecture
         features = ""
     return target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel="jitdefault"

@@ -15,14 +15,14 @@ from tombola.errors import TombolaError
 from tombola.runs.atomic import read_json, write_json
 from tombola.runs.versions import versions
 from tombola.runtime.cuda import KERNELS
-from tombola.runtime.parts import ENGINES
+from tombola.runtime.regions import ENGINES
 
 FORMAT = 1
 _MOST_DIMENSIONS = 64
 
 
 @dataclass(frozen=True)
-class PartPlan:
+class RegionPlan:
     """How one region runs. `layers`: its layers' names in order; `choices`: as the native kernels name them."""
 
     layers: tuple[str, ...]
@@ -34,20 +34,21 @@ class PartPlan:
 class Plan:
     """How a network is to be run: with a plan nothing is measured, and the outputs are the same, bit for bit.
 
-    `inputs`: the shapes it was made for, batch first. `apart`: layers that share no region with others. `packed`: name
-    of a binary layer on binary activations -> its choice. `machine`: where it was made; only told, not checked.
+    `inputs`: the shapes it was made for, batch first. `isolated`: layers that share no region with others. `packed`:
+    name of a binary layer on binary activations -> its choice. `machine`: where it was made, for reports alone.
     """
 
     threads: int
     inputs: tuple[tuple[int, ...], ...]
-    parts: tuple[PartPlan, ...]
-    apart: tuple[str, ...] = ()
+    parts: tuple[RegionPlan, ...]
+    isolated: tuple[str, ...] = ()
     packed: Mapping[str, str] = field(default_factory=dict)
     machine: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write it as JSON, whole or not at all. Raises TombolaError."""
-        write_json(Path(path), {"format": FORMAT, **asdict(self)})
+        values = asdict(self)
+        write_json(Path(path), {"format": FORMAT, "apart": values.pop("isolated"), **values})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
@@ -56,14 +57,14 @@ class Plan:
         Raises:
             TombolaError: no such file, or it holds no plan that this version can read.
         """
-        place = Path(path)
-        if not place.is_file():
-            raise TombolaError(f"no plan at {place}; give a plan.json that `tombola deploy` wrote")
-        found = read_json(place)
+        file = Path(path)
+        if not file.is_file():
+            raise TombolaError(f"no plan at {file}; give a plan.json that `tombola deploy` wrote")
+        content = read_json(file)
         try:
-            return _read(found)
+            return _read(content)
         except (KeyError, TypeError, ValueError) as error:
-            raise TombolaError(f"{place} holds no plan of format {FORMAT}: {error}; deploy again without it") from None
+            raise TombolaError(f"{file} holds no plan of format {FORMAT}: {error}; deploy again without it") from None
 
 
 def this_machine() -> dict[str, str]:
@@ -71,28 +72,28 @@ def this_machine() -> dict[str, str]:
     return {"processor": f"{platform.machine()} {get_host_cpu_name()}", **versions()}
 
 
-def _read(found: Any) -> Plan:
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+def _read(content: Any) -> Plan:
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError("another format")
     names = {"format", "threads", "inputs", "parts", "apart", "packed", "machine"}
-    if set(found) != names:
+    if set(content) != names:
         raise ValueError(f"its keys are not {', '.join(sorted(names))}")
-    threads = found["threads"]
+    threads = content["threads"]
     if type(threads) is not int or not 1 <= threads <= 4096:
         raise ValueError("threads is no number from 1 to 4096")
-    inputs = tuple(_shape(sizes) for sizes in _list(found["inputs"]))
+    inputs = tuple(_shape(sizes) for sizes in _list(content["inputs"]))
     if len(inputs) > _MOST_DIMENSIONS:
         raise ValueError(f"more than {_MOST_DIMENSIONS} inputs")
-    parts = tuple(_part(one) for one in _list(found["parts"]))
-    return Plan(threads, inputs, parts, _names(found["apart"]), _texts(found["packed"]), _texts(found["machine"]))
+    parts = tuple(_part(one) for one in _list(content["parts"]))
+    return Plan(threads, inputs, parts, _names(content["apart"]), _texts(content["packed"]), _texts(content["machine"]))
 
 
-def _part(found: Any) -> PartPlan:
-    if not isinstance(found, dict) or set(found) != {"layers", "engine", "choices"}:
+def _part(part: Any) -> RegionPlan:
+    if not isinstance(part, dict) or set(part) != {"layers", "engine", "choices"}:
         raise ValueError("a part without layers, engine and choices")
-    if found["engine"] not in (*ENGINES, *KERNELS):
+    if part["engine"] not in (*ENGINES, *KERNELS):
         raise ValueError(f"a part whose engine is none of {', '.join((*ENGINES, *KERNELS))}")
-    return PartPlan(_names(found["layers"]), found["engine"], _texts(found["choices"]))
+    return RegionPlan(_names(part["layers"]), part["engine"], _texts(part["choices"]))
 
 
 def _list(value: Any) -> list[Any]:

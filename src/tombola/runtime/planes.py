@@ -1,8 +1,8 @@
 """A matrix of signed constants as two bits for each weight: whether it is kept, and whether it is negative.
 
-For matrices too dense for lists of gaps. The bits lie as the kernel reads them: by blocks of 4 rows and 256 columns;
-of a row in a block first 8 words of kept bits, then 8 of signs; bit 31 - k of word r is column 8·k + r of the block.
-The last block ends at the last column: what it has in common with the one before it counts there.
+For matrices too dense for lists of gaps. The bits are stored as the kernel reads them: by blocks of 4 rows and 256
+columns; of a row in a block first 8 words of kept bits, then 8 of signs; bit 31 - k of word r is column 8·k + r of the
+block. The last block ends at the last column: where it overlaps the block before, the weights count there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _LANES = 8
 
 
 def planes(weight: NDArray[np.float32]) -> NDArray[np.uint32]:
-    """(groups of rows, blocks of columns, ROWS, 2, 8); rows behind the last are not kept.
+    """(groups of rows, blocks of columns, ROWS, 2, 8); rows past the end are not kept.
 
     Args:
         weight: (out, in), in >= COLUMNS.

@@ -31,16 +31,16 @@ class Step:
     args: NDArray[np.int64]
     """Addresses and sizes, as the function wants them; the address of an input may be changed between runs."""
     keep: tuple[Any, ...] = ()
-    """What must live as long as the step: arrays that `args` points into, the compiled code."""
+    """What must outlive the step: arrays that `args` points into, the compiled code."""
 
 
 class Program:
-    """Steps, run one after the other; each is shared by all threads, and the next begins when all are done with it.
+    """Steps, run one after the other; each is split among all threads, and the next begins when all have finished.
 
-    One thread: the caller's, and one native call. More: threads - 1 further ones, which all programs of as many
-    threads share; they wait actively for a short while after a run, then sleep. Any Python thread may call `run`; of
-    programs that share threads one at a time is let in. The interpreter lock is released while steps run. After a fork
-    the child starts threads of its own.
+    With one thread, the caller's, a run is one native call. With more, threads - 1 workers join it, from a thread pool
+    that all programs of the same number of threads share; they spin for a short while after a run, then sleep. Any
+    Python thread may call `run`; programs that share a pool run one at a time. The GIL is released while steps run.
+    After a fork the child starts threads of its own.
 
     Raises:
         TombolaError: fewer than 1 thread.
@@ -54,9 +54,9 @@ class Program:
         self._at, self._native = array_address(self._table), _native()
 
     def run(self) -> None:
-        """Run every step; back when all threads are done."""
+        """Run every step; returns when all threads are done."""
         if self.threads > 1 and self.steps:
-            _crew(self.threads).run(self._at, len(self.steps))
+            _thread_pool(self.threads).run(self._at, len(self.steps))
         elif self.steps:
             self._native.run(self._at, len(self.steps), 0, 1, 0, 0)
 
@@ -68,58 +68,60 @@ class Program:
         raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
 
 
-class _Crew:
-    """Threads that run tables of steps together with the caller's, for as long as the process lives."""
+class _ThreadPool:
+    """A thread pool that runs tables of steps together with the caller's thread, for as long as the process lives."""
 
     def __init__(self, threads: int) -> None:
         self._lock, self._threads = Lock(), threads
         self._counter, self._native = _aligned(8), _native()
         self._arrivals = array_address(self._counter)
-        self._boxes, self._mail = self._counter[:0], 0
+        self._mailboxes, self._mail = self._counter[:0], 0
 
     def run(self, table: int, steps: int) -> None:
         """Of `steps` steps whose table lies at this address."""
         with self._lock.alone():
             if not self._mail:
-                self._boxes = self._hired()
-                self._mail = array_address(self._boxes)
+                self._mailboxes = self._start_workers()
+                self._mail = array_address(self._mailboxes)
             self._native.together(self._mail, table, steps, self._threads, self._arrivals)
 
-    def _hired(self) -> NDArray[np.int64]:
-        """The mailboxes of new workers; those of an attempt that was cut short stay behind, asleep."""
-        boxes = _aligned(8 * (self._threads - 1)).reshape(-1, 8)
+    def _start_workers(self) -> NDArray[np.int64]:
+        """The mailboxes of new workers; the workers of an interrupted attempt stay asleep."""
+        mailboxes = _aligned(8 * (self._threads - 1)).reshape(-1, 8)
         try:
-            for box in boxes:
-                box[runner.LOCK], box[runner.STATE] = runner.new_lock(), runner.IDLE
-                threading.Thread(target=_work, args=(self._native, boxes, array_address(box)), daemon=True).start()
+            for mailbox in mailboxes:
+                mailbox[runner.LOCK], mailbox[runner.STATE] = runner.new_lock(), runner.IDLE
+                threading.Thread(
+                    target=_work, args=(self._native, mailboxes, array_address(mailbox)), daemon=True
+                ).start()
         except RuntimeError as error:
             raise TombolaError(f"{self._threads} threads cannot be started: {error}; ask for fewer") from error
-        return boxes
+        return mailboxes
 
 
-def _work(native: _Native, boxes: NDArray[np.int64], box: int) -> None:
-    """Serve the mailbox at this address, one of `boxes`."""
-    native.serve(box, _SPINS)
+def _work(native: _Native, mailboxes: NDArray[np.int64], mailbox: int) -> None:
+    """Serve the mailbox at this address, one of `mailboxes`."""
+    native.serve(mailbox, _SPINS)
 
 
-_CREWS: dict[tuple[int, int], _Crew] = {}
+_POOLS: dict[tuple[int, int], _ThreadPool] = {}
 
 
-def _crew(threads: int) -> _Crew:
-    """Of this process: after a fork its threads stay behind. Crews are never let go: their threads read them."""
+def _thread_pool(threads: int) -> _ThreadPool:
+    """The pool of this process: threads do not survive a fork. Pools are never freed: their threads read them."""
     key = threads, os.getpid()
-    found = _CREWS.get(key)
-    if found is None:
+    pool = _POOLS.get(key)
+    if pool is None:
         with COMPILING:
-            found = _CREWS.setdefault(key, _Crew(threads))
-    return found
+            pool = _POOLS.setdefault(key, _ThreadPool(threads))
+    return pool
 
 
-_SPINS = 30_000  # some 500 µs, longer than what lies between two calls: waking a thread can cost more than the call
+_SPINS = 30_000  # some 500 µs, longer than the time between two calls: waking a thread can cost more than a call
 
 
 class _Native(NamedTuple):
-    """The runner's functions; ctypes releases the interpreter lock round each call. `code` must outlive them."""
+    """The runner's functions; ctypes releases the GIL during each call. `code` must outlive them."""
 
     run: Any
     together: Any

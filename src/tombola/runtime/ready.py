@@ -1,4 +1,4 @@
-"""What marks a module that runs in native kernels already."""
+"""The base class of modules that run in native kernels."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Ready(nn.Module):
-    """Inference only. Lowering leaves it as it is; `nbytes` are the bytes of what stands for its weights."""
+    """Inference only. Lowering leaves it as it is; `nbytes` are the bytes that its weights take."""
 
     @property
     def nbytes(self) -> int:

@@ -17,20 +17,20 @@ from tombola.nn.binary import BinaryConv2d, BinaryLinear
 from tombola.runtime.ops import Conv, Linear, Op, Pointwise, Pool
 
 
-class Unfit(Exception):
-    """A node stays with torch; the message says why, in a few words."""
+class Unsupported(Exception):
+    """A node that no kernel supports; the message is the reason, in a few words."""
 
 
 @dataclass(frozen=True)
-class Same:
-    """The node passes its source on, at most flattened."""
+class PassThrough:
+    """The node passes its source on, unchanged or flattened."""
 
     source: fx.Node
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a node is: an operation on named values, and the nodes of its source and residual."""
+class Recognised:
+    """A node as an operation on named values, with the nodes of its source and residual."""
 
     op: Op
     source: fx.Node
@@ -38,70 +38,70 @@ class Found:
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """The shape of the node's value: (N, C, H, W) or (N, F), float32, on the CPU. Raises Unfit for any other."""
+    """The shape of the node's value: (N, C, H, W) or (N, F), float32, on the CPU. Raises Unsupported for any other."""
     meta = node.meta.get("tensor_meta")
     if meta is None or not hasattr(meta, "shape"):
-        raise Unfit("its value is not one tensor")
+        raise Unsupported("its value is not one tensor")
     value = node.meta["device"]
     if meta.dtype != torch.float32 or value != "cpu":
-        raise Unfit(f"its value is {meta.dtype} on {value}")
+        raise Unsupported(f"its value is {meta.dtype} on {value}")
     if len(meta.shape) not in (2, 4):
-        raise Unfit(f"its value has {len(meta.shape)} dimensions")
+        raise Unsupported(f"its value has {len(meta.shape)} dimensions")
     return tuple(meta.shape)
 
 
-def recognise(node: fx.Node, modules: Mapping[str, nn.Module]) -> Same | Found:
+def recognise(node: fx.Node, modules: Mapping[str, nn.Module]) -> PassThrough | Recognised:
     """What a node of a network in eval mode computes.
 
     Raises:
-        Unfit: a region cannot hold it.
+        Unsupported: a region cannot hold it.
     """
     shape_of(node)
     if node.op == "call_module":
         module = modules[str(node.target)]
         if (why := flow.altered(module)) is not None:
-            raise Unfit(why)
+            raise Unsupported(why)
         reader = next((read for kind, read in _MODULES.items() if type(module) is kind), None)
         if reader is None:
-            raise Unfit(f"nn.{type(module).__name__} has no kernel of its own")
+            raise Unsupported(f"nn.{type(module).__name__} has no kernel of its own")
         return reader(node, module)
     if node.op in ("call_function", "call_method"):
-        found = _FUNCTIONS.get(node.target)
-        if found is None:
-            raise Unfit(f"{getattr(node.target, '__name__', node.target)} has no kernel of its own")
-        return found(node, modules)
-    raise Unfit("it is no call")
+        read = _FUNCTIONS.get(node.target)
+        if read is None:
+            raise Unsupported(f"{getattr(node.target, '__name__', node.target)} has no kernel of its own")
+        return read(node, modules)
+    raise Unsupported("it is not a call")
 
 
 # ---- layers with weights ---------------------------------------------------------------------------------------------
 
 
-def _linear(node: fx.Node, layer: Any) -> Found:
+def _linear(node: fx.Node, layer: Any) -> Recognised:
     return _make_linear(node, str(node.target), layer.weight, layer.bias)
 
 
-def _conv(node: fx.Node, layer: Any) -> Found:
+def _conv(node: fx.Node, layer: Any) -> Recognised:
     if layer.padding_mode != "zeros":
-        raise Unfit(f"padding mode {layer.padding_mode}")
+        raise Unsupported(f"padding mode {layer.padding_mode}")
     return _make_conv(
         node, str(node.target), layer.weight, layer.bias, layer.stride, layer.padding, layer.dilation, layer.groups
     )
 
 
-def _make_linear(node: fx.Node, name: str, weight: Tensor, bias: Tensor | None) -> Found:
+def _make_linear(node: fx.Node, name: str, weight: Tensor, bias: Tensor | None) -> Recognised:
     source = _input(node)
     if len(shape_of(source)) != 2:
-        raise Unfit("a linear layer over more than (N, F)")
+        raise Unsupported("a linear layer over more than (N, F)")
     op = Linear(name, source.name, node.name, _own(weight), None if bias is None else _own(bias))
-    return Found(op, source)
+    return Recognised(op, source)
 
 
 def _make_conv(
     node: fx.Node, name: str, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
-) -> Found:
+) -> Recognised:
     source = _input(node)
     if len(shape_of(source)) != 4:
-        raise Unfit("a convolution without a batch")
+        raise Unsupported("a convolution without a batch")
     window = weight.shape[2:]
     spread = _pair(dilation)
     if padding == "valid":
@@ -109,32 +109,32 @@ def _make_conv(
     if padding == "same":
         reach = [d * (k - 1) for d, k in zip(spread, window, strict=True)]
         if any(r % 2 for r in reach):
-            raise Unfit("uneven padding")
+            raise Unsupported("uneven padding")
         padding = tuple(r // 2 for r in reach)
     op = Conv(
         name, source.name, node.name, _own(weight), None if bias is None else _own(bias),
         _pair(stride), _pair(padding), spread, groups,
     )  # fmt: skip
-    return Found(op, source)
+    return Recognised(op, source)
 
 
 def _own(tensor: Tensor) -> Tensor:
     if tensor.dtype != torch.float32 or tensor.device.type != "cpu":
-        raise Unfit(f"its weights are {tensor.dtype} on {tensor.device.type}")
+        raise Unsupported(f"its weights are {tensor.dtype} on {tensor.device.type}")
     return tensor.detach().contiguous()
 
 
 # ---- the others ------------------------------------------------------------------------------------------------------
 
 
-def _relu(node: fx.Node, _: object) -> Found:
+def _relu(node: fx.Node, _: object) -> Recognised:
     source = _input(node)
-    return Found(Pointwise(node.name, source.name, node.name, relu=True), source)
+    return Recognised(Pointwise(node.name, source.name, node.name, relu=True), source)
 
 
-def _norm(node: fx.Node, layer: Any) -> Found:
+def _norm(node: fx.Node, layer: Any) -> Recognised:
     if layer.running_mean is None or layer.running_var is None:
-        raise Unfit("a norm that computes statistics")
+        raise Unsupported("a norm that computes statistics")
     source = _input(node)
     scale = (layer.running_var.detach().double() + layer.eps).rsqrt()
     if layer.weight is not None:
@@ -142,120 +142,120 @@ def _norm(node: fx.Node, layer: Any) -> Found:
     shift = -layer.running_mean.double() * scale
     if layer.bias is not None:
         shift = shift + layer.bias.detach().double()
-    return Found(Pointwise(str(node.target), source.name, node.name, scale.float(), shift.float()), source)
+    return Recognised(Pointwise(str(node.target), source.name, node.name, scale.float(), shift.float()), source)
 
 
-def _add(node: fx.Node, _: object) -> Found:
+def _add(node: fx.Node, _: object) -> Recognised:
     if len(node.args) != 2 or any(key != "alpha" for key in node.kwargs) or node.kwargs.get("alpha", 1) != 1:
-        raise Unfit("an addition of other things than two values")
+        raise Unsupported("an addition of other things than two values")
     one, other = node.args
     if not isinstance(one, fx.Node) or not isinstance(other, fx.Node) or shape_of(one) != shape_of(other):
-        raise Unfit("an addition of values of unequal shapes")
-    return Found(Pointwise(node.name, one.name, node.name, residual=other.name), one, other)
+        raise Unsupported("an addition of values of unequal shapes")
+    return Recognised(Pointwise(node.name, one.name, node.name, residual=other.name), one, other)
 
 
 def _pool(
     node: fx.Node, kind: str, kernel: Any, stride: Any, padding: Any, *, ceil: bool = False, dilation: Any = 1
-) -> Found:
+) -> Recognised:
     source = _input(node)
     if len(shape_of(source)) != 4 or ceil or _pair(dilation) != (1, 1):
-        raise Unfit("pooling with ceil_mode, dilation or without a batch")
+        raise Unsupported("pooling with ceil_mode, dilation or without a batch")
     if kind == "mean" and _pair(padding) != (0, 0):
-        raise Unfit("mean pooling with padding")
+        raise Unsupported("mean pooling with padding")
     window = _pair(kernel)
     op = Pool(node.name, source.name, node.name, kind, window, _pair(stride or window), _pair(padding))
-    return Found(op, source)
+    return Recognised(op, source)
 
 
-def _max_module(node: fx.Node, layer: Any) -> Found:
+def _max_module(node: fx.Node, layer: Any) -> Recognised:
     if layer.return_indices:
-        raise Unfit("pooling that returns indices")
+        raise Unsupported("pooling that returns indices")
     return _pool(
         node, "max", layer.kernel_size, layer.stride, layer.padding, ceil=layer.ceil_mode, dilation=layer.dilation
     )
 
 
-def _max_function(node: fx.Node, _: object) -> Found:
+def _max_function(node: fx.Node, _: object) -> Recognised:
     a = _arguments(node, ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode", "return_indices"))
     if a.get("return_indices"):
-        raise Unfit("pooling that returns indices")
+        raise Unsupported("pooling that returns indices")
     return _pool(
         node, "max", a["kernel_size"], a.get("stride"), a.get("padding", 0),
         ceil=a.get("ceil_mode", False), dilation=a.get("dilation", 1),
     )  # fmt: skip
 
 
-def _mean_module(node: fx.Node, layer: Any) -> Found:
+def _mean_module(node: fx.Node, layer: Any) -> Recognised:
     if layer.divisor_override:
-        raise Unfit("pooling with another divisor")
+        raise Unsupported("pooling with another divisor")
     return _pool(node, "mean", layer.kernel_size, layer.stride, layer.padding, ceil=layer.ceil_mode)
 
 
-def _mean_function(node: fx.Node, _: object) -> Found:
+def _mean_function(node: fx.Node, _: object) -> Recognised:
     names = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     a = _arguments(node, names)
     if a.get("divisor_override"):
-        raise Unfit("pooling with another divisor")
+        raise Unsupported("pooling with another divisor")
     return _pool(node, "mean", a["kernel_size"], a.get("stride"), a.get("padding", 0), ceil=a.get("ceil_mode", False))
 
 
-def _adaptive(node: fx.Node, size: Any) -> Found:
+def _adaptive(node: fx.Node, size: Any) -> Recognised:
     source = _input(node)
     space, out = shape_of(source)[2:], shape_of(node)[2:]
     if len(space) != 2 or any(n % m for n, m in zip(space, out, strict=True)):
-        raise Unfit("adaptive pooling over windows of unequal sizes")
+        raise Unsupported("adaptive pooling over windows of unequal sizes")
     window = tuple(n // m for n, m in zip(space, out, strict=True))
     return _pool(node, "mean", window, window, 0)
 
 
-def _mean(node: fx.Node, _: object) -> Found:
+def _mean(node: fx.Node, _: object) -> Recognised:
     a = _arguments(node, ("input", "dim", "keepdim", "dtype"))
     source = _input(node)
     dims = a.get("dim")
     dims = dims if isinstance(dims, tuple | list) else ()
     if len(shape_of(source)) != 4 or sorted(d % 4 for d in dims) != [2, 3] or a.get("dtype"):
-        raise Unfit("a mean over other dimensions than height and width")
+        raise Unsupported("a mean over other dimensions than height and width")
     window = shape_of(source)[2:]
     return _pool(node, "mean", window, window, 0)
 
 
-def _same(node: fx.Node, _: object) -> Same:
+def _same(node: fx.Node, _: object) -> PassThrough:
     source = _input(node)
     if shape_of(source) != shape_of(node):
-        raise Unfit("it changes the shape")
-    return Same(source)
+        raise Unsupported("it changes the shape")
+    return PassThrough(source)
 
 
-def _dropout(node: fx.Node, _: object) -> Same:
+def _dropout(node: fx.Node, _: object) -> PassThrough:
     a = _arguments(node, ("input", "p", "training", "inplace"))
     if a.get("training", True):
-        raise Unfit("dropout that is always on")
-    return Same(_input(node))
+        raise Unsupported("dropout that is always on")
+    return PassThrough(_input(node))
 
 
-def _flatten(node: fx.Node, _: object) -> Same:
+def _flatten(node: fx.Node, _: object) -> PassThrough:
     """(N, C, H, W) -> (N, C·H·W), by whatever call; and what changes nothing."""
     source = _input(node)
     before, after = shape_of(source), shape_of(node)
     if after != before and (len(after) != 2 or after[0] != before[0]):
-        raise Unfit("it changes the shape")
-    return Same(source)
+        raise Unsupported("it changes the shape")
+    return PassThrough(source)
 
 
-def _squeeze(node: fx.Node, modules: Mapping[str, nn.Module]) -> Same:
+def _squeeze(node: fx.Node, modules: Mapping[str, nn.Module]) -> PassThrough:
     if len(node.args) + len(node.kwargs) < 2:
-        raise Unfit("squeezing of every dimension, the batch too")
+        raise Unsupported("squeezing of every dimension, the batch too")
     return _flatten(node, modules)
 
 
-def _linear_function(node: fx.Node, modules: Mapping[str, nn.Module]) -> Found:
+def _linear_function(node: fx.Node, modules: Mapping[str, nn.Module]) -> Recognised:
     a = _arguments(node, ("input", "weight", "bias"))
     weight, bias = _held(a["weight"], modules), _held(a.get("bias"), modules)
     assert weight is not None
     return _make_linear(node, str(a["weight"].target), weight, bias)
 
 
-def _conv_function(node: fx.Node, modules: Mapping[str, nn.Module]) -> Found:
+def _conv_function(node: fx.Node, modules: Mapping[str, nn.Module]) -> Recognised:
     a = _arguments(node, ("input", "weight", "bias", "stride", "padding", "dilation", "groups"))
     weight, bias = _held(a["weight"], modules), _held(a.get("bias"), modules)
     assert weight is not None
@@ -270,23 +270,23 @@ def _held(node: object, modules: Mapping[str, nn.Module]) -> Tensor | None:
     if node is None:
         return None
     if not isinstance(node, fx.Node) or node.op != "get_attr":
-        raise Unfit("its weights are computed in the network")
+        raise Unsupported("its weights are computed in the network")
     path, _, name = str(node.target).rpartition(".")
-    found: Tensor = getattr(modules[path], name)
-    return found
+    tensor: Tensor = getattr(modules[path], name)
+    return tensor
 
 
 def _input(node: fx.Node) -> fx.Node:
     first = node.args[0] if node.args else node.kwargs.get("input")
     if not isinstance(first, fx.Node):
-        raise Unfit("its input is not one value")
+        raise Unsupported("its input is not one value")
     return first
 
 
 def _arguments(node: fx.Node, names: tuple[str, ...]) -> dict[str, Any]:
     """The call's arguments by name."""
     if len(node.args) > len(names) or any(key not in names for key in node.kwargs):
-        raise Unfit("arguments that are not known")
+        raise Unsupported("arguments that are not known")
     return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
 
 
@@ -297,7 +297,7 @@ def _pair(value: Any) -> tuple[int, int]:
     return (pair[0], pair[0]) if len(pair) == 1 else (pair[0], pair[1])
 
 
-_MODULES: Mapping[type[nn.Module], Callable[[fx.Node, Any], Same | Found]] = MappingProxyType(
+_MODULES: Mapping[type[nn.Module], Callable[[fx.Node, Any], PassThrough | Recognised]] = MappingProxyType(
     {
         nn.Linear: _linear,
         BinaryLinear: _linear,
@@ -315,7 +315,7 @@ _MODULES: Mapping[type[nn.Module], Callable[[fx.Node, Any], Same | Found]] = Map
     }
 )
 
-_FUNCTIONS: Mapping[Any, Callable[[fx.Node, Mapping[str, nn.Module]], Same | Found]] = MappingProxyType(
+_FUNCTIONS: Mapping[Any, Callable[[fx.Node, Mapping[str, nn.Module]], PassThrough | Recognised]] = MappingProxyType(
     {
         F.linear: _linear_function,
         **dict.fromkeys((F.conv2d, torch.conv2d), _conv_function),

@@ -10,10 +10,10 @@ from tombola._locks import once
 from tombola.runtime.native import I32, I64, STEP, Code, compile_module, pause, yield_processor
 
 STATE, TABLE, STEPS, THREAD, THREADS, COUNTER, START, LOCK = range(8)
-"""The words of a worker's mailbox, int64: its state, the arguments of `run`, and the address of what it sleeps on."""
+"""The words of a worker's mailbox, int64: its state, the arguments of `run`, the address of the lock it sleeps on."""
 IDLE, POSTED, ASLEEP = range(3)
 """The states of a worker."""
-_PATIENCE = 256  # rounds of waiting after which other threads are let run: they may be those that are waited for
+_PATIENCE = 256  # rounds of waiting after which the thread yields: others may be what it waits for
 
 
 @once
@@ -21,10 +21,10 @@ def runner() -> Code:
     """Compiled once in a process. Its functions:
 
     `run(table, steps, thread, threads, counter, start)`: call table[2s](table[2s + 1], thread, threads) for each step
-    s; after each, wait until every thread has come so far (counter: arrivals, `start` of them before this run).
+    s; after each, wait until every thread has finished it (counter: arrivals, `start` of them before this run).
     `together(boxes, table, steps, threads, counter)`: the same by threads - 1 workers and the caller as thread 0. In
-    one call, since what a signal's handler raises between posting and working would leave the workers waiting.
-    `serve(box, spins)`: run what is posted, for ever; asleep after `spins` rounds without.
+    one call, since an exception of a signal handler between posting and working would leave the workers waiting.
+    `serve(box, spins)`: run what is posted, for ever; sleep after `spins` rounds without work.
     """
     module = ir.Module("runner")
     run = _run(module)
@@ -33,26 +33,26 @@ def runner() -> Code:
     return compile_module(module)
 
 
-def _sleep(b: ir.IRBuilder, box: ir.Value) -> None:
-    """Until `_awake`. Python's own locks, which need no interpreter."""
+def _sleep(b: ir.IRBuilder, mailbox: ir.Value) -> None:
+    """Until `_wake`. Python's own locks, which need no interpreter."""
     acquire = ir.FunctionType(I32, [I64, I32]).as_pointer()
-    b.call(b.inttoptr(I64(_python("PyThread_acquire_lock")), acquire), [b.load(b.gep(box, [I64(LOCK)])), I32(1)])
+    b.call(b.inttoptr(I64(_python("PyThread_acquire_lock")), acquire), [b.load(b.gep(mailbox, [I64(LOCK)])), I32(1)])
 
 
-def _awake(b: ir.IRBuilder, box: ir.Value) -> None:
+def _wake(b: ir.IRBuilder, mailbox: ir.Value) -> None:
     release = ir.FunctionType(ir.VoidType(), [I64]).as_pointer()
-    b.call(b.inttoptr(I64(_python("PyThread_release_lock")), release), [b.load(b.gep(box, [I64(LOCK)]))])
+    b.call(b.inttoptr(I64(_python("PyThread_release_lock")), release), [b.load(b.gep(mailbox, [I64(LOCK)]))])
 
 
 def new_lock() -> int:
-    """A lock that is taken, by its address; it is never given back."""
+    """The address of an acquired lock, which is never freed."""
     make, take = ctypes.pythonapi.PyThread_allocate_lock, ctypes.pythonapi.PyThread_acquire_lock
     make.restype, take.argtypes = ctypes.c_void_p, (ctypes.c_void_p, ctypes.c_int)
-    found: int | None = make()
-    if not found:
+    lock: int | None = make()
+    if not lock:
         raise MemoryError("no lock for another thread")
-    take(found, 1)
-    return found
+    take(lock, 1)
+    return lock
 
 
 def _python(name: str) -> int:
@@ -113,7 +113,7 @@ def _run(module: ir.Module) -> ir.Function:
 def _serve(module: ir.Module, run: ir.Function) -> None:
     words = I64.as_pointer()
     serve = ir.Function(module, ir.FunctionType(ir.VoidType(), [words, I64]), "serve")
-    box, spins = serve.args
+    mailbox, spins = serve.args
     entry, wait, work, idle, spin, sleep, asleep = (
         serve.append_basic_block(name) for name in ("entry", "wait", "work", "idle", "spin", "sleep", "asleep")
     )
@@ -121,13 +121,13 @@ def _serve(module: ir.Module, run: ir.Function) -> None:
     b.branch(wait)
     b.position_at_end(wait)
     rounds = b.phi(I64)
-    switch = b.switch(b.load_atomic(box, "acquire", 8), idle)
+    switch = b.switch(b.load_atomic(mailbox, "acquire", 8), idle)
     switch.add_case(I64(POSTED), work)
     b.position_at_end(work)
     table, steps, thread, threads, counter, start = (
-        b.load(b.gep(box, [I64(word)])) for word in (TABLE, STEPS, THREAD, THREADS, COUNTER, START)
+        b.load(b.gep(mailbox, [I64(word)])) for word in (TABLE, STEPS, THREAD, THREADS, COUNTER, START)
     )
-    b.store_atomic(I64(IDLE), box, "release", 8)
+    b.store_atomic(I64(IDLE), mailbox, "release", 8)
     b.call(run, [b.inttoptr(table, words), steps, thread, threads, b.inttoptr(counter, words), start])
     b.branch(wait)
     b.position_at_end(idle)
@@ -140,10 +140,10 @@ def _serve(module: ir.Module, run: ir.Function) -> None:
     again = b.block
     b.branch(wait)
     b.position_at_end(sleep)
-    swapped = b.extract_value(b.cmpxchg(box, I64(IDLE), I64(ASLEEP), "acq_rel", "acquire"), 1)
+    swapped = b.extract_value(b.cmpxchg(mailbox, I64(IDLE), I64(ASLEEP), "acq_rel", "acquire"), 1)
     b.cbranch(swapped, asleep, wait)
     b.position_at_end(asleep)
-    _sleep(b, box)
+    _sleep(b, mailbox)
     b.branch(wait)
     for value, block in ((I64(0), entry), (I64(0), work), (more, again), (more, sleep), (I64(0), asleep)):
         rounds.add_incoming(value, block)
@@ -153,22 +153,22 @@ def _together(module: ir.Module, run: ir.Function) -> None:
     words = I64.as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [words, words, I64, I64, words])
     together = ir.Function(module, kind, "together")
-    boxes, table, steps, threads, counter = together.args
+    mailboxes, table, steps, threads, counter = together.args
     entry, loop, body, done = (together.append_basic_block(name) for name in ("entry", "loop", "body", "done"))
     b = ir.IRBuilder(entry)
-    start = b.load_atomic(counter, "acquire", 8)  # nobody works: as many as there ever were
+    start = b.load_atomic(counter, "acquire", 8)  # no thread works now: all arrivals so far
     b.branch(loop)
     b.position_at_end(loop)
     thread = b.phi(I64)
     b.cbranch(b.icmp_signed("<", thread, threads), body, done)
     b.position_at_end(body)
-    box = b.gep(boxes, [b.mul(b.sub(thread, I64(1)), I64(8))])
+    mailbox = b.gep(mailboxes, [b.mul(b.sub(thread, I64(1)), I64(8))])
     posted = ((TABLE, b.ptrtoint(table, I64)), (STEPS, steps), (THREAD, thread), (THREADS, threads))
     for word, value in (*posted, (COUNTER, b.ptrtoint(counter, I64)), (START, start)):
-        b.store(value, b.gep(box, [I64(word)]))
-    found = b.atomic_rmw("xchg", box, I64(POSTED), "acq_rel")
-    with b.if_then(b.icmp_signed("==", found, I64(ASLEEP))):
-        _awake(b, box)
+        b.store(value, b.gep(mailbox, [I64(word)]))
+    state = b.atomic_rmw("xchg", mailbox, I64(POSTED), "acq_rel")
+    with b.if_then(b.icmp_signed("==", state, I64(ASLEEP))):
+        _wake(b, mailbox)
     following = b.add(thread, I64(1))
     last = b.block
     b.branch(loop)

@@ -28,28 +28,28 @@ def propagate(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
 def without_batch(network: fx.GraphModule, example: Sequence[Tensor]) -> set[fx.Node]:
     """The tensors that do not grow with the batch: parameters, statistics over the batch. Shapes must be written.
 
-    Nothing is known, and the set is empty, where the network runs at the example's batch size only.
+    The set is empty where the network runs at the example's batch size only.
     """
     for carries in batch_axes(example):
         twice = [torch.cat([x, x]) if own else x for x, own in zip(example, carries, strict=True)]
         try:
             return _not_doubled(network, twice)
-        except Exception:  # whatever a network has against other batches
+        except Exception:  # whatever a network raises at other batch sizes
             continue
     return set()
 
 
 def _not_doubled(network: fx.GraphModule, twice: Sequence[Tensor]) -> set[fx.Node]:
-    found: set[fx.Node] = set()
+    fixed: set[fx.Node] = set()
 
     class Sizes(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             result = super().run_node(n)
             before = getattr(n.meta.get("tensor_meta"), "shape", None)
             if isinstance(result, Tensor) and before and result.shape != (2 * before[0], *before[1:]):
-                found.add(n)
+                fixed.add(n)
             return result
 
     with torch.no_grad():
         Sizes(network).run(*twice)
-    return found
+    return fixed

@@ -1,4 +1,4 @@
-"""What a deployed network may be called with: the inputs that it was deployed for, at any batch that it takes."""
+"""What a deployed network may be called with: the inputs it was deployed for, at any batch size it takes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tombola.formats import plural
 class Takes:
     """Of each input its shape, dtype, device, layout and name in the network's forward; what of it is the batch.
 
-    `empty`: whether a batch of none gives what the network gives.
+    `empty`: whether an empty batch gives the network's own outputs.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -73,7 +73,7 @@ class Takes:
         return tuple(given)
 
     def _as_deployed(self, inputs: Sequence[Any]) -> bool:
-        """Whether these are plain tensors that `bound` finds nothing in: the common case, in a third of its time."""
+        """Whether these are plain tensors that `bound` accepts: the common case, in a third of its time."""
         if len(inputs) != len(self.shapes):
             return False
         rows = 0
@@ -128,7 +128,7 @@ def _names(network: nn.Module, count: int) -> tuple[str, ...]:
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY)
     try:
         known = [p.name for p in inspect.signature(network.forward).parameters.values() if p.kind in plain]
-    except (TypeError, ValueError):  # a callable that does not tell
+    except (TypeError, ValueError):  # a callable without a signature
         known = []
     return tuple(known[i] if i < len(known) else f"input {i + 1}" for i in range(count))
 

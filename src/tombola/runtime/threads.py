@@ -1,4 +1,4 @@
-"""How many threads torch uses, for a while; and who measures, one at a time."""
+"""A number of torch threads for a while; one measurement at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _SETTING = Lock()
 
 @contextmanager
 def threads_set(threads: int) -> Iterator[None]:
-    """Within it torch uses so many threads.
+    """Set the number of torch's threads within the block.
 
-    One thread of a process at a time is let in, the others wait: the number is the whole process's, and who measures
-    beside another measures the other too.
+    One Python thread enters at a time: the number is the whole process's, and two measurements at once would disturb
+    each other.
     """
     with _SETTING.inner:
         before = torch.get_num_threads()

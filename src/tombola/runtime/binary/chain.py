@@ -1,4 +1,4 @@
-"""Binary layers of a traced network → packed ones, and what lies between two of them → thresholds."""
+"""Binary layers of a traced network → packed layers, and what lies between two of them → thresholds."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from torch import Tensor, fx, nn
 from tombola.names import check_known
 from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, is_binary, signs_and_scale
-from tombola.runtime.binary.layer import Maps, Window, pack_weights
+from tombola.runtime.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.runtime.binary.modules import PackedLayer, PackSigns, Threshold
 from tombola.runtime.shapes import propagate
 from tombola.runtime.timing import measure
 
 CHOICES = ("packed", "dense")
-"""What a binary layer on binary activations can be."""
+"""How a binary layer on binary activations can run."""
 _ROUNDS = 3
 _NEVER, _ALWAYS = 2**31 - 1, -(2**31)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A binary layer that was looked at: its choice, and measured seconds of both ways (none: as planned)."""
+    """A binary layer: its choice, and measured seconds of both kinds (none: as planned)."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,12 +38,12 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A binary layer in the graph: its node, the signs that it reads, how it moves over them, and what follows."""
+    """A binary layer in the graph: its node, the signs that it reads, and its window."""
 
     node: fx.Node
     module: BinaryConv2d | BinaryLinear
     signs: fx.Node
-    window: Window
+    window: ConvWindow
 
     @property
     def name(self) -> str:
@@ -57,19 +57,19 @@ class _Layer:
 def pack_binary(
     network: fx.GraphModule, example: Sequence[Tensor], threads: int, choices: Mapping[str, str] | None = None
 ) -> tuple[Packed, ...]:
-    """Put packed layers in the place of binary layers on binary activations, where that is faster.
+    """Replace binary layers on binary activations by packed layers, where that is faster.
 
     The network, traced and in eval mode, is changed. `choices`: layer name -> one of CHOICES; None: measured on this
-    machine. Pooling, norm and signs between two packed layers become thresholds on integer sums, found by running
-    the network's own modules on every possible sum, so that bits agree.
+    machine. Pooling, norm and signs between two packed layers become thresholds on integer sums, computed by
+    running the network's own modules on every possible sum, so that the results are equal to the bit.
     """
     propagate(network, example)
     modules = dict(network.named_modules())
-    found = [layer for node in network.graph.nodes if (layer := _read(node, modules)) is not None]
-    told = tuple(_chosen(layer, threads, None if choices is None else choices.get(layer.name)) for layer in found)
-    chosen = [layer for layer, one in zip(found, told, strict=True) if one.choice == "packed"]
+    layers = [layer for node in network.graph.nodes if (layer := _read(node, modules)) is not None]
+    packed = tuple(_chosen(layer, threads, None if choices is None else choices.get(layer.name)) for layer in layers)
+    chosen = [layer for layer, one in zip(layers, packed, strict=True) if one.choice == "packed"]
     _Rewriting(network, modules, chosen, threads).run()
-    return told
+    return packed
 
 
 # ---- reading the graph -----------------------------------------------------------------------------------------------
@@ -96,13 +96,13 @@ def _read(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Layer | None:
     if isinstance(module, BinaryLinear):
         if len(_shape(source)) != 2:
             return None
-        return _Layer(node, module, signs, Window(shape[2:] if len(shape) == 4 else (1, 1)))
+        return _Layer(node, module, signs, ConvWindow(shape[2:] if len(shape) == 4 else (1, 1)))
     if signs is not source or len(shape) != 4 or module.groups != 1 or module.padding_mode != "zeros":
         return None
     if isinstance(module.padding, str):
         return None
     parts = (module.kernel_size, module.stride, module.padding, module.dilation)
-    return _Layer(node, module, signs, Window(*((part[0], part[1]) for part in parts)))
+    return _Layer(node, module, signs, ConvWindow(*((part[0], part[1]) for part in parts)))
 
 
 def _is_signs(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
@@ -148,7 +148,7 @@ def _packed(layer: _Layer, maps: Maps, after: Threshold | None, threads: int) ->
 
 
 def _chosen(layer: _Layer, threads: int, choice: str | None) -> Packed:
-    """Packed or dense: as chosen, or whichever is faster by itself on signs of the example's shape."""
+    """Packed or dense: as chosen, or whichever is faster alone on signs of the example's shape."""
     if choice is not None:
         check_known(f"choice for the packed layer {layer.name!r}", choice, CHOICES)
     weight = layer.module.weight
@@ -162,7 +162,7 @@ def _chosen(layer: _Layer, threads: int, choice: str | None) -> Packed:
         times = measure(
             {"packed": lambda: run(pack(x)), "dense": partial(layer.module, dense)}, rounds=_ROUNDS, threads=threads
         )
-        seconds = {way: statistics.median(rounds) for way, rounds in times.items()}
+        seconds = {name: statistics.median(rounds) for name, rounds in times.items()}
         choice = min(seconds, key=seconds.__getitem__)
     density = weight.count_nonzero().item() / weight.numel()
     return Packed(layer.name, tuple(weight.shape), density, choice, seconds)
@@ -176,13 +176,13 @@ class _Tail:
     """What lies between a layer and the next signs: an optional pooling, an optional norm."""
 
     signs: fx.Node
-    pool: Window | None
+    pool: ConvWindow | None
     norm: nn.Module | None
 
 
 def _tail(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Tail | None:
     """The tail of a layer's node; None where something else follows, or more than one thing."""
-    pool: Window | None = None
+    pool: ConvWindow | None = None
     norm: nn.Module | None = None
     while len(node.users) == 1:
         (node,) = node.users
@@ -202,17 +202,17 @@ def _tail(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Tail | None:
     return None
 
 
-def _pooling(module: nn.MaxPool2d) -> Window | None:
+def _pooling(module: nn.MaxPool2d) -> ConvWindow | None:
     def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
         return (value, value) if isinstance(value, int) else (value[0], value[1])
 
-    window = Window(pair(module.kernel_size), pair(module.stride), pair(module.padding), pair(module.dilation))
+    window = ConvWindow(pair(module.kernel_size), pair(module.stride), pair(module.padding), pair(module.dilation))
     plain = window.padding == (0, 0) and not module.ceil_mode and not module.return_indices
     return window if plain else None
 
 
 def threshold(
-    layer: nn.Linear | nn.Conv2d, maps: Maps, pool: Window | None = None, norm: nn.Module | None = None
+    layer: nn.Linear | nn.Conv2d, maps: Maps, pool: ConvWindow | None = None, norm: nn.Module | None = None
 ) -> Threshold | None:
     """What follows a layer as a threshold on its integer sums; None unless the bit of each channel is monotone in them.
 
@@ -220,8 +220,8 @@ def threshold(
     """
     weight = layer.weight.detach()
     signs, scale = signs_and_scale(weight)
-    most = int(signs.abs().flatten(1).sum(1).max())
-    sums = torch.arange(-most, most + 1, dtype=torch.float32, device="cpu")
+    max_sum = int(signs.abs().flatten(1).sum(1).max())
+    sums = torch.arange(-max_sum, max_sum + 1, dtype=torch.float32, device="cpu")
     spread = sums.expand(len(weight), -1) * scale[:, None]
     if layer.bias is not None:
         spread = spread + layer.bias.detach()[:, None]
@@ -235,7 +235,7 @@ def threshold(
     if not bool((rising | falling).all()):
         return None
     ones = bits.sum(1)
-    turn = torch.where(rising, bits.shape[1] - ones, ones) - most  # the first sum behind the change
+    turn = torch.where(rising, bits.shape[1] - ones, ones) - max_sum  # the first sum after the change
     turn = torch.where(ones == 0, _NEVER, torch.where(ones == bits.shape[1], _ALWAYS, turn))
     rows = -(-len(weight) // 8) * 8
     thresholds = np.full(rows, _NEVER, np.int32)

@@ -14,11 +14,11 @@ from tombola.runtime.ir import BYTES, V8F, ZERO, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
 
 FOUR = 4
-"""Output channels that are counted at once, each in its 64-bit lane."""
+"""Output channels that are counted together, each in its 64-bit lane."""
 TILE = 4
 """Positions that share the weights once they are loaded."""
 BLOCK = 64
-"""Positions that are done with one group of channels after the other, so that weights and windows stay near."""
+"""Positions that one group of channels after the other works on, so that weights and windows stay in the L1 cache."""
 
 COUNT = ("bits", "positions", "windows", "words", "weights", "groups", "bases", "kinds", "target", "stride", "bounds",
          "scales", "shifts")  # fmt: skip
@@ -27,16 +27,28 @@ by group and word, 4 sign words and 4 mask words; `bases`: int32 (kinds, 4 · gr
 position; `target`: int32 or float32, `stride` bytes from position to position; `bounds`: int64 (threads, 4): first and
 last position, first and last group; `scales`, `shifts`: float32 (4 · groups), for float targets."""
 
-COMPARE = ("sums", "windows", "reach", "window", "thresholds", "flips", "target", "places", "eights", "count", "stride")
+COMPARE = (
+    "sums",
+    "windows",
+    "reach",
+    "window",
+    "thresholds",
+    "flips",
+    "target",
+    "offsets",
+    "eights",
+    "count",
+    "stride",
+)
 """`windows`: int64 (count) byte offsets of pooling windows, `reach`: int64 (window) offsets within one; `thresholds`:
-int32 (8 · eights); `flips`: uint8 (eights); `places`: int64 (count) byte offsets of the target's pixels."""
+int32 (8 · eights); `flips`: uint8 (eights); `offsets`: int64 (count) byte offsets of the target's pixels."""
 
-PACK = ("source", "target", "places", "eights", "count", "stride")
-"""`source`: float32, `stride` bytes from pixel to pixel; `places`: int64 byte offsets of the target's pixels."""
+PACK = ("source", "target", "offsets", "eights", "count", "stride")
+"""`source`: float32, `stride` bytes from pixel to pixel; `offsets`: int64 byte offsets of the target's pixels."""
 
-PACK_PLANES = ("source", "target", "places", "eights", "count", "pixels", "image")
-"""`source`: float32 (count, 8 · eights, pixels), of at least 8 pixels; `places`: int64 (pixels), of one image; `image`:
-bytes from image to image of the target."""
+PACK_PLANES = ("source", "target", "offsets", "eights", "count", "pixels", "image")
+"""`source`: float32 (count, 8 · eights, pixels), of at least 8 pixels; `offsets`: int64 (pixels), of one image;
+`image`: bytes from image to image of the target."""
 
 _V4Q, _V4I, _V4F = (ir.VectorType(kind, FOUR) for kind in (I64, I32, F32))
 _V8I, _V8B = ir.VectorType(I32, 8), ir.VectorType(ir.IntType(1), 8)
@@ -55,7 +67,7 @@ def count_kernel(*, floats: bool, shifts: bool) -> Code:
     mine = e.at(a["bounds"], b.mul(e.thread, I64(32)))
     first, last, low, high = (e.load(mine, 8 * i, I64) for i in range(4))
     with e.loop(first, last, BLOCK) as block:
-        end = least(b, b.add(block, I64(BLOCK)), last)
+        end = smaller(b, b.add(block, I64(BLOCK)), last)
         whole = b.add(block, b.and_(b.sub(end, block), I64(-TILE)))
         with e.loop(low, high) as group:
             with e.loop(block, whole, TILE) as position:
@@ -95,12 +107,12 @@ def finish(
     across = b.mul(group, I64(4 * FOUR))
     kind = b.sext(e.load(a["kinds"], b.mul(spot, I64(4)), I32), I64)
     base = e.load(a["bases"], b.mul(b.add(b.mul(kind, a["groups"]), group), I64(4 * FOUR)), _V4I)
-    found = b.sub(base, b.shl(total, ir.Constant(_V4I, [1] * FOUR)))
+    result = b.sub(base, b.shl(total, ir.Constant(_V4I, [1] * FOUR)))
     if floats:
-        found = b.fmul(b.sitofp(found, _V4F), e.load(a["scales"], across, _V4F))
+        result = b.fmul(b.sitofp(result, _V4F), e.load(a["scales"], across, _V4F))
         if shifts:
-            found = b.fadd(found, e.load(a["shifts"], across, _V4F))
-    e.store(found, a["target"], b.add(b.mul(spot, a["stride"]), across))
+            result = b.fadd(result, e.load(a["shifts"], across, _V4F))
+    e.store(result, a["target"], b.add(b.mul(spot, a["stride"]), across))
 
 
 @once
@@ -109,12 +121,12 @@ def compare_kernel() -> Code:
     e = Emitter(ir.Module("compare"))
     b = e.b
     a = {name: e.arg(i) for i, name in enumerate(COMPARE)}
-    for name in ("sums", "windows", "reach", "thresholds", "flips", "target", "places"):
+    for name in ("sums", "windows", "reach", "thresholds", "flips", "target", "offsets"):
         a[name] = b.inttoptr(a[name], BYTES)
     first, last = e.share(a["count"])
     with e.loop(first, last) as position:
         window = e.at(a["sums"], e.load(a["windows"], b.mul(position, I64(8)), I64))
-        target = e.at(a["target"], e.load(a["places"], b.mul(position, I64(8)), I64))
+        target = e.at(a["target"], e.load(a["offsets"], b.mul(position, I64(8)), I64))
         with e.loop(I64(0), a["eights"]) as eight:
             across = b.mul(eight, I64(32))
 
@@ -133,16 +145,16 @@ def compare_kernel() -> Code:
 
 @once
 def pack_kernel() -> Code:
-    """Bits of not (x < 0), 1 for NaN as torch.sign has it, of pixels whose channels lie together. Arguments: PACK."""
+    """Bits of not (x < 0), 1 for NaN as torch.sign has it, of pixels whose channels are contiguous. Arguments: PACK."""
     e = Emitter(ir.Module("pack"))
     b = e.b
     a = {name: e.arg(i) for i, name in enumerate(PACK)}
-    for name in ("source", "target", "places"):
+    for name in ("source", "target", "offsets"):
         a[name] = b.inttoptr(a[name], BYTES)
     first, last = e.share(a["count"])
     with e.loop(first, last) as pixel:
         source = e.at(a["source"], b.mul(pixel, a["stride"]))
-        target = e.at(a["target"], e.load(a["places"], b.mul(pixel, I64(8)), I64))
+        target = e.at(a["target"], e.load(a["offsets"], b.mul(pixel, I64(8)), I64))
         with e.loop(I64(0), a["eights"]) as eight:
             x = e.load(source, b.mul(eight, I64(32)), V8F)
             b.store(b.bitcast(b.fcmp_unordered(">=", x, ZERO), _I8), e.at(target, eight))
@@ -156,7 +168,7 @@ def pack_planes_kernel() -> Code:
     e = Emitter(ir.Module("pack"))
     b = e.b
     a = {name: e.arg(i) for i, name in enumerate(PACK_PLANES)}
-    for name in ("source", "target", "places"):
+    for name in ("source", "target", "offsets"):
         a[name] = b.inttoptr(a[name], BYTES)
     first, last = e.share(b.mul(a["count"], a["eights"]))
     plane = b.mul(a["pixels"], I64(4))
@@ -165,7 +177,7 @@ def pack_planes_kernel() -> Code:
         source = e.at(a["source"], b.mul(turn, b.mul(plane, I64(8))))
         target = e.at(a["target"], b.add(b.mul(image, a["image"]), eight))
         with e.loop(I64(0), a["pixels"], 8) as start:
-            pixel = least(b, start, b.sub(a["pixels"], I64(8)))  # the last eight lies back over the one before it
+            pixel = smaller(b, start, b.sub(a["pixels"], I64(8)))  # the last eight overlap the ones before
             word: ir.Value = I64(0)
             for k in range(8):
                 x = e.load(source, b.add(b.mul(plane, I64(k)), b.mul(pixel, I64(4))), V8F)
@@ -173,8 +185,8 @@ def pack_planes_kernel() -> Code:
                 word = b.or_(word, b.shl(b.zext(bits, I64), I64(8 * k)))
             word = _transposed(b, word)
             for k in range(8):
-                place = e.load(a["places"], b.mul(b.add(pixel, I64(k)), I64(8)), I64)
-                b.store(b.trunc(b.lshr(word, I64(8 * k)), _I8), e.at(target, place))
+                offset = e.load(a["offsets"], b.mul(b.add(pixel, I64(k)), I64(8)), I64)
+                b.store(b.trunc(b.lshr(word, I64(8 * k)), _I8), e.at(target, offset))
     b.ret_void()
     return compile_module(e.module)
 
@@ -190,8 +202,8 @@ def _transposed(b: ir.IRBuilder, word: ir.Value) -> ir.Value:
 def _ones(e: Emitter, words: ir.Value) -> ir.Value:
     """The number of ones in each word."""
     name = "llvm.ctpop.v4i64"
-    found = e.module.globals.get(name) or ir.Function(e.module, ir.FunctionType(_V4Q, [_V4Q]), name)
-    return e.b.call(found, [words])
+    intrinsic = e.module.globals.get(name) or ir.Function(e.module, ir.FunctionType(_V4Q, [_V4Q]), name)
+    return e.b.call(intrinsic, [words])
 
 
 def _splat(e: Emitter, word: ir.Value) -> ir.Value:
@@ -199,6 +211,6 @@ def _splat(e: Emitter, word: ir.Value) -> ir.Value:
     return e.b.shuffle_vector(one, ir.Constant(_V4Q, ir.Undefined), ir.Constant(_V4I, [0] * FOUR))
 
 
-def least(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
+def smaller(b: ir.IRBuilder, one: ir.Value, other: ir.Value) -> ir.Value:
     """The smaller of two integers."""
     return b.select(b.icmp_signed("<", one, other), one, other)

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from tombola._memory import array_address
 from tombola.runtime.binary.kernels import FOUR, compare_kernel, count_kernel, pack_kernel, pack_planes_kernel
-from tombola.runtime.binary.lookup import BLOCK, MOST_WORDS, disagreements, looks_up, lookup_kernel, nibbles, room
+from tombola.runtime.binary.lookup import BLOCK, MAX_WORDS, disagreements, looks_up, lookup_kernel, nibbles, room
 from tombola.runtime.program import Step
 
 WORD = 64
 _EIGHT = 8
-_FEWEST = 32  # positions; a block of fewer is counted faster than looked up
+_MIN_POSITIONS = 32  # positions; fewer are counted faster than looked up
 _LINE = 64  # bytes of a cache line
 
 
@@ -51,7 +51,7 @@ class Maps:
         """(batch, rows, columns, words), all bits 0."""
         return np.zeros((batch, *self.rows, self.words), np.int64)
 
-    def places(self, batch: int) -> NDArray[np.int64]:
+    def pixel_offsets(self, batch: int) -> NDArray[np.int64]:
         """(batch · height · width): byte offsets of the pixels inside the border."""
         high, wide = self.rows
         image, y, x = np.ogrid[:batch, : self.height, : self.width]
@@ -83,7 +83,7 @@ class Weights:
 
     @cached_property
     def nibbles(self) -> NDArray[np.uint8]:
-        """`words` as the look-up wants them; made when first asked for."""
+        """`words` in the layout of the look-up; made at first use."""
         return nibbles(self.words)
 
 
@@ -113,7 +113,7 @@ def _wide(values: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True)
-class Window:
+class ConvWindow:
     """How a layer's kernel moves over its input."""
 
     kernel: tuple[int, int]
@@ -141,7 +141,9 @@ class Sums:
     `bits` is read from the address given to `run`; the result lies in `out`.
     """
 
-    def __init__(self, weights: Weights, window: Window, maps: Maps, batch: int, threads: int, *, floats: bool) -> None:
+    def __init__(
+        self, weights: Weights, window: ConvWindow, maps: Maps, batch: int, threads: int, *, floats: bool
+    ) -> None:
         high, wide = window.out(maps)
         rows = len(weights.scale)
         self.shape = (batch, high, wide, rows)
@@ -149,7 +151,7 @@ class Sums:
         kinds, bases = _bases(weights, window, maps, (high, wide), rows)
         shifts = weights.scale if weights.shift is None else weights.shift
         positions, inside, kinds = _positions(window, maps, batch), _window(window, maps), np.tile(kinds, batch)
-        look_up = looks_up() and len(positions) >= _FEWEST and len(inside) <= MOST_WORDS
+        look_up = looks_up() and len(positions) >= _MIN_POSITIONS and len(inside) <= MAX_WORDS
         groups = len(weights.words)
         bounds = _bounds(len(positions), groups, threads, BLOCK if look_up else 1)
         words: NDArray[Any] = weights.nibbles if look_up else weights.words
@@ -174,17 +176,17 @@ class Bits:
     """The bits of sums for one batch size: the largest of each pooling window against the channel's threshold."""
 
     def __init__(
-        self, sums: Sums, pool: Window | None, thresholds: NDArray[np.int32], flips: NDArray[np.uint8], maps: Maps
+        self, sums: Sums, pool: ConvWindow | None, thresholds: NDArray[np.int32], flips: NDArray[np.uint8], maps: Maps
     ) -> None:
         batch, high, wide, rows = sums.shape
-        moved = pool or Window((1, 1))
+        moved = pool or ConvWindow((1, 1))
         y, x = moved.reach(0, maps.height), moved.reach(1, maps.width)
         image = np.arange(batch)[:, None, None] * (high * wide)
         windows = (image + y[:, :1] * wide + x[:, 0]).reshape(-1) * (4 * rows)
         reach = ((y[0] - y[0, 0])[:, None] * wide + (x[0] - x[0, 0])).reshape(-1) * (4 * rows)
         self.maps, self.out = maps, maps.empty(batch)
-        places = maps.places(batch)
-        kept = [np.ascontiguousarray(a, np.int64) for a in (windows, reach, places)]
+        offsets = maps.pixel_offsets(batch)
+        kept = [np.ascontiguousarray(a, np.int64) for a in (windows, reach, offsets)]
         args = [
             array_address(sums.out), array_address(kept[0]), array_address(kept[1]), len(reach),
             array_address(thresholds), array_address(flips), array_address(self.out), array_address(kept[2]),
@@ -199,24 +201,24 @@ class Bits:
 class Packing:
     """Packed signs of float32 images for one batch size.
 
-    `planes`: whether they are read channel by channel (N, C, H, W); else the channels of a pixel lie together, in
+    `planes`: whether they are read channel by channel (N, C, H, W); else the channels of a pixel are contiguous, in
     eights. The addresses of source and target are the step's first two words.
     """
 
     def __init__(self, maps: Maps, batch: int, *, planes: bool) -> None:
-        places = maps.places(1 if planes else batch)
+        offsets = maps.pixel_offsets(1 if planes else batch)
         eights = -(-maps.channels // _EIGHT)
-        args = [0, 0, array_address(places), eights]
+        args = [0, 0, array_address(offsets), eights]
         if planes:
             code = pack_planes_kernel()
-            args += [batch, len(places), 8 * maps.rows[0] * maps.rows[1] * maps.words]
+            args += [batch, len(offsets), 8 * maps.rows[0] * maps.rows[1] * maps.words]
         else:
             code = pack_kernel()
-            args += [len(places), 4 * _EIGHT * eights]
-        self.step = Step(code.address("step"), np.array(args, np.int64), (places, code))
+            args += [len(offsets), 4 * _EIGHT * eights]
+        self.step = Step(code.address("step"), np.array(args, np.int64), (offsets, code))
 
 
-def _positions(window: Window, maps: Maps, batch: int) -> NDArray[np.int64]:
+def _positions(window: ConvWindow, maps: Maps, batch: int) -> NDArray[np.int64]:
     """Byte offsets of the windows of all positions."""
     high, wide = window.out(maps)
     down, across = maps.rows
@@ -226,7 +228,7 @@ def _positions(window: Window, maps: Maps, batch: int) -> NDArray[np.int64]:
     return np.ascontiguousarray(pixel.reshape(-1) * (8 * maps.words), np.int64)
 
 
-def _window(window: Window, maps: Maps) -> NDArray[np.int64]:
+def _window(window: ConvWindow, maps: Maps) -> NDArray[np.int64]:
     """Byte offsets of the words of a window from its first."""
     y = np.arange(window.kernel[0]) * window.dilation[0]
     x = np.arange(window.kernel[1]) * window.dilation[1]
@@ -236,9 +238,9 @@ def _window(window: Window, maps: Maps) -> NDArray[np.int64]:
 
 
 def _bases(
-    weights: Weights, window: Window, maps: Maps, out: Sequence[int], rows: int
+    weights: Weights, window: ConvWindow, maps: Maps, out: Sequence[int], rows: int
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """(the kind of each position of an image, the bases of each kind): kinds differ in what lies over the border."""
+    """(kind of each position of an image, bases of each kind): kinds differ in the kernel positions over the border."""
     y, x = window.reach(0, out[0]), window.reach(1, out[1])
     over_y, over_x = (y < 0) | (y >= maps.height), (x < 0) | (x >= maps.width)
     over = (over_y[:, None, :, None] | over_x[None, :, None, :]).reshape(out[0] * out[1], -1)

@@ -14,14 +14,14 @@ from llvmlite import ir
 from numpy.typing import NDArray
 
 from tombola._locks import once
-from tombola.runtime.binary.kernels import COUNT, FOUR, finish, least
+from tombola.runtime.binary.kernels import COUNT, FOUR, finish, smaller
 from tombola.runtime.ir import BYTES, Emitter
 from tombola.runtime.native import I64, Code, compile_module
 
 BLOCK = 64
 """Positions that are looked up together, two vectors of 32."""
-MOST_WORDS = 1023
-"""So many words of a window keep their sums within 16 bits."""
+MAX_WORDS = 1023
+"""The most words of a window whose sums fit 16 bits."""
 LOOKUP = (*COUNT, "tables", "scratch", "room")
 """As COUNT, but `weights`: by group, word and nibble 4 bytes, one for each output of the group: sign bits, and mask
 bits times 16; `tables`: uint8 (256, 16), see `disagreements`; `scratch`: `room` bytes for each thread, see `room`."""
@@ -42,10 +42,10 @@ _V4I = ir.VectorType(ir.IntType(32), FOUR)
 
 @once
 def looks_up() -> bool:
-    """Whether looking up is the fast way on this processor."""
+    """Whether the look-up is the faster method on this processor."""
     try:
         features = llvm.get_host_cpu_features()
-    except RuntimeError:  # not told on this system
+    except RuntimeError:  # not reported on this system
         return False
     return bool(features.get("avx2")) and not features.get("avx512vpopcntdq")
 
@@ -88,12 +88,12 @@ def lookup_kernel(*, floats: bool, shifts: bool) -> Code:
     quads = e.at(homes, _HOMES)
     with e.loop(first, last, BLOCK) as block:
         with e.loop(I64(0), I64(BLOCK)) as k:
-            spot = least(b, b.add(block, k), b.sub(last, I64(1)))  # the last block may repeat the last position
+            spot = smaller(b, b.add(block, k), b.sub(last, I64(1)))  # the last block may repeat the last position
             e.store(e.load(a["positions"], b.mul(spot, I64(8)), I64), homes, b.mul(k, I64(8)))
         with e.loop(I64(0), a["words"]) as word:
             offset = e.load(a["windows"], b.mul(word, I64(8)), I64)
             _indices(e, e.at(a["bits"], offset), homes, e.at(rows, b.mul(word, I64(_ROW))))
-        end = least(b, b.add(block, I64(BLOCK)), last)
+        end = smaller(b, b.add(block, I64(BLOCK)), last)
         with e.loop(low, high) as group:
             _sum(e, a, group, rows, quads)
             with e.loop(block, end) as spot:
@@ -136,12 +136,12 @@ def _bytes(b: ir.IRBuilder, parts: Sequence[ir.Value], size: int) -> list[ir.Val
 
 def _zipped(b: ir.IRBuilder, one: ir.Value, other: ir.Value, size: int, upper: bool) -> ir.Value:
     """Pieces of `size` bytes of both in turn, from the lower or upper halves of their two lanes of 16 bytes."""
-    places: list[int] = []
+    picks: list[int] = []
     for lane in (0, 16):
         for piece in range(lane + 8 * upper, lane + 8 * upper + 8, size):
             for source in (0, _HALF):
-                places += range(source + piece, source + piece + size)
-    return b.shuffle_vector(one, other, ir.Constant(_V32I, places))
+                picks += range(source + piece, source + piece + size)
+    return b.shuffle_vector(one, other, ir.Constant(_V32I, picks))
 
 
 def _sum(e: Emitter, a: dict[str, ir.Value], group: ir.Value, rows: ir.Value, quads: ir.Value) -> None:
@@ -168,12 +168,12 @@ def _sum(e: Emitter, a: dict[str, ir.Value], group: ir.Value, rows: ir.Value, qu
         return totals
 
     def chunk(start: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
-        end = least(b, b.add(start, I64(_CHUNK)), a["words"])
+        end = smaller(b, b.add(start, I64(_CHUNK)), a["words"])
         extent = b.mul(start, I64(_NIBBLES)), b.mul(end, I64(_NIBBLES))
-        found = [b.bitcast(v, _V16H) for v in e.fold(extent, _UNROLL, [nothing] * (2 * FOUR), look_up)]
+        counts = [b.bitcast(v, _V16H) for v in e.fold(extent, _UNROLL, [nothing] * (2 * FOUR), look_up)]
         return [
             b.add(total, part)
-            for i, v in enumerate(found)
+            for i, v in enumerate(counts)
             for total, part in zip(totals[2 * i : 2 * i + 2], (b.and_(v, low), b.lshr(v, eight)), strict=True)
         ]
 

@@ -1,4 +1,4 @@
-"""The modules that stand for binary layers in a deployed network; between them activations stay packed."""
+"""The modules that run binary layers in a deployed network; between them activations stay packed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from torch import Tensor
 from tombola._locks import Lock
 from tombola._memory import address, checked, given, made
 from tombola.errors import TombolaError
-from tombola.runtime.binary.layer import Bits, Maps, Packing, Sums, Weights, Window
+from tombola.runtime.binary.layer import Bits, ConvWindow, Maps, Packing, Sums, Weights
 from tombola.runtime.program import Program
 from tombola.runtime.ready import Ready
 
-_REMEMBERED = 4  # batch sizes whose tables are kept
-_SHARED = 2**19  # values; the signs of fewer are packed in about the time that it takes to wake a thread
+_CACHED = 4  # batch sizes whose tables are kept
+_SHARED = 2**19  # values; fewer are packed in about the time that waking a thread takes
 
 
 class _Native(Ready):
-    """Prepares itself for each batch size; one call at a time is let in."""
+    """Prepared for each batch size; one call runs at a time."""
 
     def __init__(self, threads: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Native(Ready):
     def _for(self, batch: int) -> Any:
         if batch not in self._prepared:
             self._prepared[batch] = self.prepare(batch)
-            while len(self._prepared) > _REMEMBERED:
+            while len(self._prepared) > _CACHED:
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(batch)
         return self._prepared[batch]
@@ -59,11 +59,11 @@ class PackSigns(_Native):
         self.maps = maps
 
     def prepare(self, batch: int) -> dict[bool, tuple[Program, Packing]]:
-        """For images read channel by channel, and for those whose pixels hold their channels together."""
+        """For images read channel by channel, and for those whose pixels have contiguous channels."""
         few = batch * self.maps.channels * self.maps.height * self.maps.width < _SHARED
-        ways = (False, True) if self.maps.has_planes else (False,)
-        made = {planes: Packing(self.maps, batch, planes=planes) for planes in ways}
-        return {way: (Program([one.step], 1 if few else self._threads), one) for way, one in made.items()}
+        orders = (False, True) if self.maps.has_planes else (False,)
+        made = {planes: Packing(self.maps, batch, planes=planes) for planes in orders}
+        return {planes: (Program([one.step], 1 if few else self._threads), one) for planes, one in made.items()}
 
     def forward(self, x: Tensor) -> Tensor:
         """+1 where x >= 0, as `binary_sign`."""
@@ -94,7 +94,7 @@ class Threshold:
     `thresholds`: int32, `flips`: uint8 bits, for channels up to a multiple of 8. `maps`: of the result.
     """
 
-    pool: Window | None
+    pool: ConvWindow | None
     thresholds: NDArray[np.int32]
     flips: NDArray[np.uint8]
     maps: Maps
@@ -109,7 +109,7 @@ class PackedLayer(_Native):
     def __init__(
         self,
         weights: Weights,
-        window: Window,
+        window: ConvWindow,
         maps: Maps,
         *,
         out: int,

@@ -14,14 +14,14 @@ from tombola.runtime.sparse.layout import Layout, layout
 
 @dataclass(frozen=True)
 class Held:
-    """A value as it is held in one layout. Of strided convolutions with images outermost: cut into phases for them."""
+    """A value as it is held in one layout. For a strided convolution with images outermost: cut into phases."""
 
     value: str
     flat: bool
     phases_for: str | None = None
     """The target of the convolution that reads the phases."""
     packed: bool = False
-    """Maps without any border: one feature behind the other."""
+    """Maps without a border: features contiguous."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +37,13 @@ class Node:
 
 @dataclass(eq=False)
 class Assembly:
-    """What `assemble` finds."""
+    """The nodes of a region, and where their values lie."""
 
     shapes: dict[str, Shape]
     nodes: list[Node] = field(default_factory=list)
     layouts: dict[Held, Layout] = field(default_factory=dict)
     buffers: dict[Held, int] = field(default_factory=dict)
-    """The number of the buffer each lies in; values in one buffer have equal layouts, so that borders stay zero."""
+    """Which buffer each lies in; values in one buffer have equal layouts, so that borders stay zero."""
     sizes: list[int] = field(default_factory=list)
     """Bytes of each buffer."""
 
@@ -54,17 +54,17 @@ def assemble(region: Region, choices: Mapping[str, Choice], images: int) -> Asse
     Raises:
         TombolaError: a choice does not fit its layer or the number of images.
     """
-    found = Assembly(shapes_of(region))
-    _list_nodes(region, choices, images, found)
-    _lay_out(images, found)
-    _place(found)
-    return found
+    assembly = Assembly(shapes_of(region))
+    _list_nodes(region, choices, images, assembly)
+    _lay_out(images, assembly)
+    _assign_buffers(assembly)
+    return assembly
 
 
 # ---- nodes ---------------------------------------------------------------------------------------------------------
 
 
-def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, found: Assembly) -> None:
+def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, assembly: Assembly) -> None:
     held: dict[str, list[Held]] = {}
     vectors = vectors_of(region)
 
@@ -75,14 +75,14 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, foun
                 return one
         target = Held(value, flat)
         if value in region.inputs:
-            found.nodes.append(Node("enter", None, target))
+            assembly.nodes.append(Node("enter", None, target))
         else:
-            found.nodes.append(Node("convert", forms[0], target))
+            assembly.nodes.append(Node("convert", forms[0], target))
         forms.append(target)
         return target
 
     def form(value: str) -> bool:
-        """Whether the value is held flat so far; of an input that nobody read yet, what suits the images."""
+        """Whether the value is held flat so far; of an input not read yet, as suits the number of images."""
         return held[value][0].flat if held.get(value) else images == 1
 
     for op in region.ops:
@@ -94,21 +94,21 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, foun
         source = need(op.source, flat)
         if isinstance(op, Conv) and flat and op.stride != (1, 1):
             phases = Held(op.source, True, op.target)
-            found.nodes.append(Node("phases", source, phases, op=op))
+            assembly.nodes.append(Node("phases", source, phases, op=op))
             source = phases
         if isinstance(op, Linear) and choices[op.target].gemv and op.source not in vectors:
             packed = Held(op.source, True, packed=True)
             if packed not in held[op.source]:
                 held[op.source].append(packed)
-                found.nodes.append(Node("pack", source, packed, op=op))
+                assembly.nodes.append(Node("pack", source, packed, op=op))
             source = packed
         residual = getattr(op, "residual", None)
         rest = None if residual is None else need(residual, flat)
         target = Held(op.target, flat)
         held[op.target] = [target]
-        found.nodes.append(Node("op", source, target, rest, op))
+        assembly.nodes.append(Node("op", source, target, rest, op))
     for value in dict.fromkeys(region.outputs):
-        found.nodes.append(Node("leave", need(value, form(value)), None))
+        assembly.nodes.append(Node("leave", need(value, form(value)), None))
 
 
 # ---- layouts -------------------------------------------------------------------------------------------------------
@@ -126,11 +126,11 @@ def phases_of(op: Conv, shapes: Mapping[str, Shape]) -> list[tuple[int, int]]:
     return [(r, q) for r in sorted(set(down.phase)) for q in sorted(set(across.phase))]
 
 
-def _lay_out(images: int, found: Assembly) -> None:
+def _lay_out(images: int, assembly: Assembly) -> None:
     border: dict[Held, tuple[int, int]] = {}
-    written: set[Held] = set()  # by vectors of neighbouring places
+    written: set[Held] = set()  # by vectors of neighbouring positions
     tied = _Ties()
-    for node in found.nodes:
+    for node in assembly.nodes:
         for held in (node.source, node.target, node.residual):
             if held is not None:
                 border.setdefault(held, (0, 0))
@@ -141,7 +141,7 @@ def _lay_out(images: int, found: Assembly) -> None:
         assert target is not None
         wanted = op.padding
         if source.phases_for:
-            down, across = conv_taps(op, found.shapes)
+            down, across = conv_taps(op, assembly.shapes)
             wanted = (down.border, across.border)
         border[source] = (max(border[source][0], wanted[0]), max(border[source][1], wanted[1]))
         if target.flat:
@@ -149,22 +149,22 @@ def _lay_out(images: int, found: Assembly) -> None:
             tied.tie(source, target)
             if node.residual is not None:
                 tied.tie(node.residual, target)
-    phases = {node.target: node.op for node in found.nodes if node.kind == "phases"}
+    phases = {node.target: node.op for node in assembly.nodes if node.kind == "phases"}
     shape: dict[Held, Shape] = {}
     for held in border:
-        c, h, w = found.shapes[held.value]
+        c, h, w = assembly.shapes[held.value]
         shape[held] = (c * h * w, 1, 1) if held.packed else (c, h, w)
         op = phases.get(held)
         if isinstance(op, Conv):
-            down, across = conv_taps(op, found.shapes)
-            shape[held] = (shape[held][0] * len(phases_of(op, found.shapes)), down.size, across.size)
+            down, across = conv_taps(op, assembly.shapes)
+            shape[held] = (shape[held][0] * len(phases_of(op, assembly.shapes)), down.size, across.size)
     rows: dict[Held, int] = {}
     for held in border:
         lead = tied.of(held)
         rows[lead] = max(rows.get(lead, 0), shape[held][2] + border[held][1])
     for held, wanted in border.items():
         row = rows[tied.of(held)]
-        found.layouts[held] = layout(shape[held], row, wanted, images, flat=held.flat, spread=held in written)
+        assembly.layouts[held] = layout(shape[held], row, wanted, images, flat=held.flat, spread=held in written)
 
 
 class _Ties:
@@ -188,23 +188,23 @@ class _Ties:
 # ---- buffers -------------------------------------------------------------------------------------------------------
 
 
-def _place(found: Assembly) -> None:
+def _assign_buffers(assembly: Assembly) -> None:
     last: dict[Held, int] = {}
-    for i, node in enumerate(found.nodes):
+    for i, node in enumerate(assembly.nodes):
         for held in (node.source, node.target, node.residual):
             if held is not None:
                 last[held] = i
     free: dict[Layout, list[int]] = {}
-    for i, node in enumerate(found.nodes):
+    for i, node in enumerate(assembly.nodes):
         if node.target is not None:
-            kind = found.layouts[node.target]
+            kind = assembly.layouts[node.target]
             spare = free.get(kind)
             if spare:
-                found.buffers[node.target] = spare.pop()
+                assembly.buffers[node.target] = spare.pop()
             else:
-                found.buffers[node.target] = len(found.sizes)
-                found.sizes.append(kind.size)
+                assembly.buffers[node.target] = len(assembly.sizes)
+                assembly.sizes.append(kind.size)
         for held in {node.source, node.target, node.residual} - {None}:
             assert held is not None
             if last[held] == i:
-                free.setdefault(found.layouts[held], []).append(found.buffers[held])
+                free.setdefault(assembly.layouts[held], []).append(assembly.buffers[held])

@@ -15,7 +15,7 @@ REGION = "region"
 
 @dataclass(frozen=True)
 class Split:
-    """How images are cut into chunks, and who works on one: written "chunks:8" or "rows:1".
+    """How images are cut into chunks, and which threads work on one: written "chunks:8" or "rows:1".
 
     "chunks": each thread takes a chunk through the whole region. "rows": all threads share the rows of every layer.
     """
@@ -33,11 +33,11 @@ class Choice:
     """The kernel of a layer: written "lanes:1x8x1:rows1:panels4", "flat:12:rows1:panels2" or "gemv:" and its form."""
 
     tile: tuple[int, ...]
-    """("lanes") rows, columns and vectors of images; ("flat") vectors of neighbouring places."""
+    """("lanes") rows, columns and vectors of images; ("flat") vectors of neighbouring positions."""
     rows: int = 1
     """Output rows that share a list."""
     panels: int = 1
-    """Into how many parts the inputs are cut."""
+    """How many parts the inputs are cut into."""
     gemv: str = ""
     """For linear layers on single images: the form of `tombola.runtime.gemv`."""
 
@@ -53,7 +53,7 @@ class Choice:
         return f"{kind}:{'x'.join(map(str, self.tile))}:rows{self.rows}:panels{self.panels}"
 
 
-_MOST = 256  # images of a chunk
+_MAX_IMAGES = 256  # images of a chunk
 _ROWS = (1, 2, 4, 8)  # that share a list: layouts have room for channels up to a multiple of 8, which these divide
 _SPLIT = re.compile(r"(chunks|rows):(\d{1,6})")
 _CHOICE = re.compile(r"(?:flat:(\d{1,3})|lanes:(\d{1,3})x(\d{1,3})x(\d{1,3})):rows(\d{1,2}):panels(\d{1,6})")
@@ -61,24 +61,24 @@ _CHOICE = re.compile(r"(?:flat:(\d{1,3})|lanes:(\d{1,3})x(\d{1,3})x(\d{1,3})):ro
 
 def parse_split(text: str) -> Split:
     """Raises TombolaError."""
-    found = _SPLIT.fullmatch(text)
-    images = int(found[2]) if found else 0
-    if found is None or not 1 <= images <= _MOST or (images > 1 and images % 8):
-        known = f"chunks:N and rows:N, N 1 or a multiple of 8 up to {_MOST}"
+    match = _SPLIT.fullmatch(text)
+    images = int(match[2]) if match else 0
+    if match is None or not 1 <= images <= _MAX_IMAGES or (images > 1 and images % 8):
+        known = f"chunks:N and rows:N, N 1 or a multiple of 8 up to {_MAX_IMAGES}"
         raise TombolaError(f"{text!r} is no choice for a region; known are {known}")
-    return Split(found[1], images)
+    return Split(match[1], images)
 
 
 def parse_choice(text: str) -> Choice:
     """Raises TombolaError."""
     if text.startswith("gemv:"):
         return Choice((1,), gemv=text.removeprefix("gemv:"))
-    found = _CHOICE.fullmatch(text)
-    if found is None:
+    match = _CHOICE.fullmatch(text)
+    if match is None:
         raise TombolaError(
             f"{text!r} is no choice for a layer; known are flat:P:rowsV:panelsK, lanes:YxXxL:rowsV:panelsK and gemv:F"
         )
-    numbers = [int(n) for n in found.groups() if n is not None]
+    numbers = [int(n) for n in match.groups() if n is not None]
     *tile, rows, panels = numbers
     if min(numbers) < 1 or rows not in _ROWS or rows * _vectors(tile) > 32:
         raise TombolaError(
@@ -106,7 +106,7 @@ def layers(region: Region) -> list[Conv | Linear]:
 
 
 def supports(op: Op) -> str | None:
-    """Why the operation cannot be run here, in a few words; None: it can."""
+    """Why the operation is not supported, in a few words; None where it is."""
     if isinstance(op, Conv | Linear):
         return "a weight without elements" if 0 in op.weight.shape else None
     if isinstance(op, Pool):

@@ -16,7 +16,7 @@ from tombola.runtime.sparse.template import Arena, Template
 
 
 class ChunkDriver:
-    """`step` does chunks 0 .. chunks - 1, handed out in order to whichever thread is free.
+    """`step` does chunks 0 .. chunks - 1, given in order to whichever thread is free.
 
     Before each run `begin(chunks)` must be called.
     """

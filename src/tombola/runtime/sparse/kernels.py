@@ -1,13 +1,13 @@
-"""The sparse kernel: lists of (input offset, weights) per group of output rows, vectors of 8 at fixed distances.
+"""The sparse kernel: lists of (input offset, weights) per group of output rows, vectors of 8 at fixed offsets.
 
     for tile, for panel of inputs, for group of V rows:
-        acc[v][p] = bias[v], or what the panel before left in `out`
+        acc[v][p] = bias[v], or the partial sums of the panel before in `out`
         for (offset, weight[V]) in the group's list:
             acc[v][p] += weight[v] · in[tile + offset + read[p]]
         out[tile + row v + write[p]] = relu?(acc[v][p] + residual), lanes beyond the map set to zero
 
-What offsets and distances mean is the layout's affair: with images innermost a vector is 8 images at one place, with
-images outermost it is 8 neighbouring places of one image. Linear layers are the case of 1 x 1 maps.
+What offsets mean is up to the layout: with images innermost a vector is 8 images at one position, with images
+outermost it is 8 neighbouring positions of one image. Linear layers are the case of 1 x 1 maps.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tombola.runtime.ir import BYTES, V8F, V8I, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
 
 ARGS = (
-    "lists",  # (int32 offset in bytes, V float32) after one another, by panel, then by group
+    "lists",  # (int32 offset in bytes, V float32), contiguous, by panel, then by group
     "starts",  # int32 (panels · groups + 1): where each list starts, in entries
     "bounds",  # int64 (threads + 1): which groups a thread does
     "groups",
@@ -44,8 +44,8 @@ Values = Callable[[], list[ir.Value]]
 
 
 @dataclass(frozen=True)
-class Kernel:
-    """What is fixed when the kernel is compiled. `read`, `write`, `add`: bytes from a tile's base to each vector."""
+class SparseKernel:
+    """The constants of a compiled kernel. `read`, `write`, `add`: bytes from a tile's base to each vector."""
 
     rows: int
     """V: output rows that share a list."""
@@ -66,7 +66,7 @@ class Kernel:
 
 
 @once
-def sparse_kernel(kernel: Kernel) -> Code:
+def sparse_kernel(kernel: SparseKernel) -> Code:
     """The step `step` of this kernel, arguments as in ARGS."""
     module = ir.Module("sparse")
     e = Emitter(module)
@@ -77,9 +77,9 @@ def sparse_kernel(kernel: Kernel) -> Code:
     last = e.load(a["bounds"], e.b.mul(e.b.add(e.thread, I64(1)), I64(8)), I64)
     panels = a["panels"] if kernel.panelled else I64(1)
     with e.loop(I64(0), a["tile_count"]) as tile:
-        places = e.at(a["tiles"], e.b.mul(tile, I64(32)))
+        offsets = e.at(a["tiles"], e.b.mul(tile, I64(32)))
         here = {
-            name: e.at(a[name], e.load(places, 8 * i, I64))
+            name: e.at(a[name], e.load(offsets, 8 * i, I64))
             for i, name in enumerate(("source", "target", "residual", "masks"))
         }
         with e.loop(I64(0), panels) as panel, e.loop(first, last) as group:
@@ -90,7 +90,7 @@ def sparse_kernel(kernel: Kernel) -> Code:
 
 def _group(
     e: Emitter,
-    kernel: Kernel,
+    kernel: SparseKernel,
     a: dict[str, ir.Value],
     here: dict[str, ir.Value],
     panel: ir.Value,
@@ -98,8 +98,8 @@ def _group(
 ) -> None:
     """One group of rows on one tile and panel."""
     b = e.b
-    place = b.mul(b.add(b.mul(panel, a["groups"]), group), I64(4))
-    start, stop = (b.sext(e.load(a["starts"], b.add(place, I64(d)), I32), I64) for d in (0, 4))
+    slot = b.mul(b.add(b.mul(panel, a["groups"]), group), I64(4))
+    start, stop = (b.sext(e.load(a["starts"], b.add(slot, I64(d)), I32), I64) for d in (0, 4))
     row = b.mul(group, I64(kernel.rows))
     bias = e.at(a["bias"], b.mul(row, I64(4)))
     outs = [e.at(here["target"], b.mul(b.add(row, I64(v)), a["target_stride"])) for v in range(kernel.rows)]
@@ -129,22 +129,23 @@ def _group(
         def read(p: int) -> ir.Value:
             return e.load(window, kernel.read[p])
 
-        # The fewer of weights and inputs stay in registers, the others come one by one: 16 registers just suffice.
+        # Whichever are fewer, weights or inputs, stay in registers, the others are loaded one by one: 16 registers
+        # suffice.
         count = len(kernel.read)
-        found = list(accs)
+        updated = list(accs)
         if kernel.rows <= count:
             weights = [weight(v) for v in range(kernel.rows)]
             for p in range(count):
                 x = read(p)
                 for v in range(kernel.rows):
-                    found[v * count + p] = e.fma(weights[v], x, accs[v * count + p])
+                    updated[v * count + p] = e.fma(weights[v], x, accs[v * count + p])
         else:
             inputs = [read(p) for p in range(count)]
             for v in range(kernel.rows):
                 w = weight(v)
                 for p in range(count):
-                    found[v * count + p] = e.fma(w, inputs[p], accs[v * count + p])
-        return found
+                    updated[v * count + p] = e.fma(w, inputs[p], accs[v * count + p])
+        return updated
 
     def turns(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
         n = len(cells)

@@ -12,16 +12,16 @@ from tombola.runtime.ir import LANES
 from tombola.runtime.ops import Conv, Linear
 from tombola.runtime.sparse.assemble import Assembly, Held, Node, conv_taps, phases_of
 from tombola.runtime.sparse.choices import Choice
-from tombola.runtime.sparse.kernels import Kernel, sparse_kernel
+from tombola.runtime.sparse.kernels import SparseKernel, sparse_kernel
 from tombola.runtime.sparse.layout import FLOAT
 from tombola.runtime.sparse.lists import Lists, make_lists
-from tombola.runtime.sparse.template import Arg, Place, Template
+from tombola.runtime.sparse.template import ArenaAddress, Arg, Template
 
 _VECTOR = LANES * FLOAT
 
 
 def layer_template(
-    op: Conv | Linear, node: Node, found: Assembly, choice: Choice, *, images: int, shares: int
+    op: Conv | Linear, node: Node, assembly: Assembly, choice: Choice, *, images: int, shares: int
 ) -> Template:
     """The step of a layer.
 
@@ -35,54 +35,56 @@ def layer_template(
     if choice.rows > 1 and out // groups % choice.rows and groups > 1:
         raise TombolaError(f"the choice for {op.name} shares lists between rows of different groups; measure again")
     if choice.gemv:
-        return _gemv_template(op, node, found, choice)
+        return _gemv_template(op, node, assembly, choice)
     if choice.panels > op.weight.shape[1] or (choice.flat and isinstance(op, Linear)):
         raise TombolaError(f"the choice for {op.name} does not fit its weight; measure again")
-    lists = _lists(op, node.source, found, choice)
+    lists = _lists(op, node.source, assembly, choice)
     bias = np.zeros(lists.groups * lists.rows, np.float32)
     if op.bias is not None:
         bias[:out] = op.bias.detach().to("cpu", torch.float32).numpy()
-    places, kinds, masks = _tiles(op, node, found, choice, images)
-    source, target = found.layouts[node.source], found.layouts[node.target]
-    rest = None if node.residual is None else found.layouts[node.residual]
+    tiles, kinds, masks = _tiles(op, node, assembly, choice, images)
+    source, target = assembly.layouts[node.source], assembly.layouts[node.target]
+    rest = None if node.residual is None else assembly.layouts[node.residual]
     args = (
-        *(lists.entries, lists.starts, lists.bounds(shares), lists.groups, lists.panels, bias, places, len(places)),
-        Place(found.buffers[node.source], source.at()),
-        Place(found.buffers[node.target], target.at()),
-        0 if node.residual is None or rest is None else Place(found.buffers[node.residual], rest.at()),
+        *(lists.entries, lists.starts, lists.bounds(shares), lists.groups, lists.panels, bias, tiles, len(tiles)),
+        ArenaAddress(assembly.buffers[node.source], source.at()),
+        ArenaAddress(assembly.buffers[node.target], target.at()),
+        0 if node.residual is None or rest is None else ArenaAddress(assembly.buffers[node.residual], rest.at()),
         *(masks, target.channel_bytes, 0 if rest is None else rest.channel_bytes),
     )
     nbytes = lists.nbytes + bias.nbytes
     read, write, add = kinds
-    kernel = Kernel(lists.rows, read, write, None if rest is None else add, op.relu, choice.flat, lists.panels > 1)
+    kernel = SparseKernel(
+        lists.rows, read, write, None if rest is None else add, op.relu, choice.flat, lists.panels > 1
+    )
     return Template(sparse_kernel(kernel), args, op.target, nbytes)
 
 
-def _gemv_template(op: Conv | Linear, node: Node, found: Assembly, choice: Choice) -> Template:
+def _gemv_template(op: Conv | Linear, node: Node, assembly: Assembly, choice: Choice) -> Template:
     held = [one for one in (node.source, node.target, node.residual) if one is not None]
-    places = [Place(found.buffers[one], found.layouts[one].at()) for one in held]
-    if not isinstance(op, Linear) or any(found.layouts[one].channel != 1 for one in held):
+    addresses = [ArenaAddress(assembly.buffers[one], assembly.layouts[one].at()) for one in held]
+    if not isinstance(op, Linear) or any(assembly.layouts[one].channel != 1 for one in held):
         raise TombolaError(f"the choice for {op.name} is for linear layers of vectors; measure again")
     made = gemv.build(op.weight, op.bias, choice.gemv, relu=op.relu, residual=node.residual is not None)
-    args: tuple[Arg, ...] = (*places, *(0,) * (3 - len(places)), *made.args)
+    args: tuple[Arg, ...] = (*addresses, *(0,) * (3 - len(addresses)), *made.args)
     return Template(made.code, args, op.target, made.nbytes)
 
 
 # ---- lists ---------------------------------------------------------------------------------------------------------
 
 
-def _lists(op: Conv | Linear, source: Held, found: Assembly, choice: Choice) -> Lists:
-    kind = found.layouts[source]
+def _lists(op: Conv | Linear, source: Held, assembly: Assembly, choice: Choice) -> Lists:
+    kind = assembly.layouts[source]
     weight = op.weight.detach().to("cpu", torch.float32).flatten(1).numpy()
     shift = np.zeros(-(-len(weight) // choice.rows) * choice.rows, np.int64)
     if isinstance(op, Linear):
-        c, h, w = found.shapes[op.source]
+        c, h, w = assembly.shapes[op.source]
         channels = np.arange(c)
         within = np.array([kind.at(0, y, x) for y in range(h) for x in range(w)]) - kind.at()
         per_channel = kind.channel_bytes
     else:
         channels = np.arange(op.weight.shape[1])
-        within, phases = _window(op, source, found)
+        within, phases = _window(op, source, assembly)
         per_channel = phases * kind.channel_bytes
         group = np.arange(len(weight)) // (len(weight) // op.groups)
         shift[: len(weight)] = group * (len(channels) * per_channel)
@@ -91,16 +93,16 @@ def _lists(op: Conv | Linear, source: Held, found: Assembly, choice: Choice) -> 
     return make_lists(weight, offsets, panel_of, shift, panels=choice.panels, rows=choice.rows)
 
 
-def _window(op: Conv, source: Held, found: Assembly) -> tuple[NDArray[np.int64], int]:
+def _window(op: Conv, source: Held, assembly: Assembly) -> tuple[NDArray[np.int64], int]:
     """(bytes from a tile's base to each kernel position, of channel 0, how many phases a channel has)."""
-    kind = found.layouts[source]
+    kind = assembly.layouts[source]
     high, wide = op.weight.shape[2:]
     if source.phases_for is None:
         reach = [[k * op.dilation[i] - op.padding[i] for k in range(n)] for i, n in enumerate((high, wide))]
         spots = [kind.at(0, y, x) - kind.at() for y in reach[0] for x in reach[1]]
         return np.array(spots, np.int64), 1
-    down, across = conv_taps(op, found.shapes)
-    number = {phase: k for k, phase in enumerate(phases_of(op, found.shapes))}
+    down, across = conv_taps(op, assembly.shapes)
+    number = {phase: k for k, phase in enumerate(phases_of(op, assembly.shapes))}
     spots = [
         kind.at(number[r, q], y, x) - kind.at()
         for r, y in zip(down.phase, down.shift, strict=True)
@@ -115,15 +117,15 @@ _Distances = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def _tiles(
-    op: Conv | Linear, node: Node, found: Assembly, choice: Choice, images: int
+    op: Conv | Linear, node: Node, assembly: Assembly, choice: Choice, images: int
 ) -> tuple[NDArray[np.int64], _Distances, NDArray[np.int32]]:
     """(tiles as the kernel reads them, the distances read, write, add within a tile, the masks).
 
-    The last tile of a row or map lies back over the one before it where the map is no multiple of the tile.
+    The last tile of a row or map overlaps the one before it where the map is no multiple of the tile.
     """
-    _, h, w = found.shapes[op.target]
+    _, h, w = assembly.shapes[op.target]
     held = (node.source, node.target, node.residual or node.target)
-    kinds = [found.layouts[one] for one in held if one is not None]
+    kinds = [assembly.layouts[one] for one in held if one is not None]
     if not choice.flat:
         high, wide, vectors = choice.tile
         if high > h or wide > w or images % (vectors * LANES):
@@ -142,11 +144,11 @@ def _tiles(
         ]
         return _table(tiles, [0] * len(tiles)), (read, write, add), np.zeros(1, np.int32)
     row = kinds[1].row
-    places = (h - 1) * row + w
-    vectors = min(choice.tile[0], -(-places // LANES))
-    starts = _starts(-(-places // LANES), vectors)
+    positions = (h - 1) * row + w
+    vectors = min(choice.tile[0], -(-positions // LANES))
+    starts = _starts(-(-positions // LANES), vectors)
     lanes = (np.array(starts)[:, None] * LANES + np.arange(vectors * LANES)).reshape(-1)
-    masks = np.where((lanes % row < w) & (lanes < places), -1, 0).astype(np.int32)
+    masks = np.where((lanes % row < w) & (lanes < positions), -1, 0).astype(np.int32)
     run = tuple(_VECTOR * p for p in range(vectors))
     tiles = [[kind.image_bytes * i + _VECTOR * start for kind in kinds] for i in range(images) for start in starts]
     return _table(tiles, [k * vectors * _VECTOR for k in range(len(starts))] * images), (run, run, run), masks

@@ -1,8 +1,8 @@
-"""Where the activations of a chunk of images lie in memory, with the zero borders that serve as padding.
+"""How the activations of a chunk of images lie in memory, with the zero borders that serve as padding.
 
-A row of W pixels takes `row` >= W + padding places: the places behind a row are also the left border of the next.
-With `inner` > 1 every place holds that many images side by side ("lanes"); with `inner` 1 every image has maps of its
-own ("flat"), so that a shift of the window is a shift of the flattened map.
+A row of W pixels takes `row` >= W + padding positions: those after a row are also the left border of the next. With
+`inner` > 1 every position holds that many images side by side ("lanes"); with `inner` 1 every image has maps of its own
+("flat"), so that a shift of the window is a shift of the flattened map.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 FLOAT = 4
 _LINE = 16  # floats
-_PAGE = 4096  # bytes after which the near cache's sets repeat
-_SPARE = 8  # channels are counted up to a multiple of it, for kernels that write several rows at once
+_PAGE = 4096  # bytes after which the L1 cache's sets repeat
+_SPARE = 8  # channels are rounded up to a multiple of it, for kernels that write several rows at once
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Distances in places; a place is `inner` floats."""
+    """Distances in positions; a position is `inner` floats."""
 
     channels: int
     height: int
@@ -36,8 +36,8 @@ class Layout:
 
     def at(self, c: int = 0, y: int = 0, x: int = 0, image: int = 0) -> int:
         """Bytes from the start to a pixel of an image; with images innermost, of the first one."""
-        place = c * self.channel + self.first + y * self.row + x + image * self.image
-        return place * self.inner * FLOAT
+        position = c * self.channel + self.first + y * self.row + x + image * self.image
+        return position * self.inner * FLOAT
 
     @property
     def flat(self) -> bool:
@@ -65,7 +65,8 @@ def layout(
 ) -> Layout:
     """The layout of maps (C, H, W) with at least `border` (rows, columns) zeros around each.
 
-    `spread`: the maps are written by whole vectors of neighbouring places, so that even single pixels stand apart.
+    `spread`: the maps are written by whole vectors of neighbouring positions, so that even single pixels are not
+    packed.
     """
     channels, height, width = shape
     spare = -(-channels // _SPARE) * _SPARE
@@ -86,5 +87,5 @@ def layout(
     return Layout(channels, height, width, row, first, channel, images, images, 0, size)
 
 
-def _up(places: int) -> int:
-    return -(-places // _LINE) * _LINE
+def _up(positions: int) -> int:
+    return -(-positions // _LINE) * _LINE

@@ -56,11 +56,11 @@ def make_lists(
     grouped = padded.reshape(groups, rows, columns)
     kept = (grouped != 0).any(1)
     group, column = np.nonzero(kept)
-    place = panel_of[column] * groups + group
-    order = np.argsort(place, kind="stable")
+    slot = panel_of[column] * groups + group
+    order = np.argsort(slot, kind="stable")
     group, column = group[order], column[order]
     entries = np.empty((len(group), 1 + rows), np.int32)
     entries[:, 0] = within_words(offsets[column] + shift[group * rows], "a layer's inputs")
     entries[:, 1:] = np.ascontiguousarray(grouped[group, :, column]).view(np.int32)
-    starts = np.concatenate([[0], np.cumsum(np.bincount(place, minlength=panels * groups))])
+    starts = np.concatenate([[0], np.cumsum(np.bincount(slot, minlength=panels * groups))])
     return Lists(entries, within_words(starts, "a layer's nonzeros"), groups, panels, rows)

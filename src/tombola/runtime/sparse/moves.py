@@ -1,8 +1,7 @@
-"""Steps that carry activations from one layout to another: copies of rows, and 8 x 8 transpositions to and from lanes.
+"""Steps that copy activations from one layout to another: copies of rows, and 8 x 8 transpositions to and from lanes.
 
-Tensors from outside are named by the address of a word that holds their address, so that it may change between
-calls; of their images those of the present chunk are meant, and images beyond the batch repeat the last or are left
-out.
+Tensors of the caller are given by the address of a word that holds their address, so that it may change between calls;
+their images are those of the current chunk, and images beyond the batch repeat the last or are left out.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ ARGS = (
     "channels",
     "height",
     "width",
-    "chunk",  # the address of a word: which chunk this is
+    "chunk",  # the address of a word: the current chunk
     "batch",  # the address of a word: how many images there are in all
 )
 
@@ -85,7 +84,7 @@ class _Move:
 
 @once
 def copy_rows(outside: Outside, step: int) -> Code:
-    """Rows of floats, `step` floats apart in the source, to rows of neighbouring floats."""
+    """Rows of floats, every `step`-th of the source, to rows of contiguous floats."""
     m = _Move(outside)
     e, b = m.e, m.e.b
     with e.loop(I64(0), m.a["images"]) as i:
@@ -100,34 +99,34 @@ def copy_rows(outside: Outside, step: int) -> Code:
 
 @once
 def to_lanes(outside: Outside) -> Code:
-    """Images one after the other → images innermost; their number is a multiple of 8."""
+    """Images outermost → images innermost; their number is a multiple of 8."""
     m = _Move(outside)
     e, b = m.e, m.e.b
     with e.loop(I64(0), m.a["images"], LANES) as i:
         images = [m.image("source", b.add(i, I64(k))) for k in range(LANES)]
         lane = b.mul(i, I64(4))
-        place = b.mul(m.a["images"], I64(4))
+        stride = b.mul(m.a["images"], I64(4))
         whole = b.and_(m.a["width"], I64(-LANES))
         with m.rows() as (from_, to):
             target = e.at(e.at(m.a["target"], to), lane)
             with e.loop(I64(0), whole, LANES) as x:
                 offset = b.add(from_, b.mul(x, I64(4)))
                 for k, column in enumerate(transposed(e, [e.load(image, offset) for image in images])):
-                    e.store(column, target, b.mul(b.add(x, I64(k)), place))
+                    e.store(column, target, b.mul(b.add(x, I64(k)), stride))
             with e.loop(whole, m.a["width"]) as x:
                 offset = b.add(from_, b.mul(x, I64(4)))
                 column = ir.Constant(V8F, ir.Undefined)
                 for k, image in enumerate(images):
                     column = b.insert_element(column, e.load(image, offset, F32), I32(k))
-                e.store(column, target, b.mul(x, place))
+                e.store(column, target, b.mul(x, stride))
     return m.done()
 
 
 @once
 def from_lanes(outside: Outside) -> Code:
-    """Images innermost → images one after the other; their number is a multiple of 8.
+    """Images innermost → images outermost; their number is a multiple of 8.
 
-    Images beyond the batch are written where the last one goes, before it.
+    Images beyond the batch are written where the last one goes, and overwritten by it.
     """
     m = _Move(outside)
     e, b = m.e, m.e.b
@@ -136,17 +135,17 @@ def from_lanes(outside: Outside) -> Code:
         i = b.sub(b.sub(count, I64(LANES)), done)  # backwards: the true last image is written last
         images = [m.image("target", b.add(i, I64(k))) for k in range(LANES)]
         lane = b.mul(i, I64(4))
-        place = b.mul(count, I64(4))
+        stride = b.mul(count, I64(4))
         whole = b.and_(m.a["width"], I64(-LANES))
         with m.rows() as (from_, to):
             source = e.at(e.at(m.a["source"], from_), lane)
             with e.loop(I64(0), whole, LANES) as x:
-                columns = [e.load(source, b.mul(b.add(x, I64(k)), place)) for k in range(LANES)]
+                columns = [e.load(source, b.mul(b.add(x, I64(k)), stride)) for k in range(LANES)]
                 offset = b.add(to, b.mul(x, I64(4)))
                 for row, image in reversed([*zip(transposed(e, columns), images, strict=True)]):
                     e.store(row, image, offset)
             with e.loop(whole, m.a["width"]) as x:
-                column = e.load(source, b.mul(x, place))
+                column = e.load(source, b.mul(x, stride))
                 offset = b.add(to, b.mul(x, I64(4)))
                 for k, image in reversed([*enumerate(images)]):
                     e.store(b.extract_element(column, I32(k)), image, offset)

@@ -33,14 +33,14 @@ POINT_ARGS = (*POOL_ARGS[:12], "residual", "residual_image", "residual_channel",
 
 
 Extent = tuple[ir.Value, ir.Value]
-"""(first, behind the last) of rows or columns"""
+"""(begin, end) of rows or columns"""
 Cell = Callable[[ir.Value, ir.Value], ir.Value]
-"""(row, column) → what lies there"""
+"""(row, column) → the value there"""
 
 
 @dataclass(frozen=True)
-class Window:
-    """What is fixed when a pooling kernel is compiled."""
+class PoolWindow:
+    """The constants of a compiled pooling kernel."""
 
     kind: str
     kernel: tuple[int, int]
@@ -51,14 +51,14 @@ class Window:
 
 
 @once
-def pool_kernel(window: Window) -> Code:
-    """The maximum or mean over windows; places beyond the map do not count (the mean has none)."""
+def pool_kernel(window: PoolWindow) -> Code:
+    """The maximum or mean over windows; positions beyond the map do not count (the mean has none)."""
     e = Emitter(ir.Module("pool"))
     b = e.b
     a = {name: e.arg(i) for i, name in enumerate(POOL_ARGS)}
     source, target = (b.inttoptr(a[side], BYTES) for side in ("source", "target"))
     begin, end = e.share(a["channels"])
-    place = b.mul(a["lanes"], I64(4))
+    stride = b.mul(a["lanes"], I64(4))
     kind = V8F if window.lanes else F32
     fixed = window.padding == (0, 0) and window.kernel[0] * window.kernel[1] <= 16
     with e.loop(I64(0), a["images"]) as image, e.loop(begin, end) as c, e.loop(I64(0), a["height"]) as y:
@@ -71,20 +71,20 @@ def pool_kernel(window: Window) -> Code:
                 here = e.at(e.at(source, from_), b.mul(lane, I64(4)))
 
                 def cell(ky: ir.Value, kx: ir.Value, here: ir.Value = here) -> ir.Value:
-                    return e.load(here, b.add(b.mul(ky, a["source_row"]), b.mul(kx, place)), kind)
+                    return e.load(here, b.add(b.mul(ky, a["source_row"]), b.mul(kx, stride)), kind)
 
-                found = _fixed(e, window, rows, columns, cell) if fixed else _walk(e, window, rows, columns, cell, kind)
+                value = _fixed(e, window, rows, columns, cell) if fixed else _walk(e, window, rows, columns, cell, kind)
                 if window.kind == "mean":
-                    found = b.fmul(found, _constant(kind, 1.0 / (window.kernel[0] * window.kernel[1])))
+                    value = b.fmul(value, _constant(kind, 1.0 / (window.kernel[0] * window.kernel[1])))
                 if window.relu:
-                    found = e.relu(found)
-                e.store(found, e.at(e.at(target, to), b.mul(lane, I64(4))), b.mul(x, place))
+                    value = e.relu(value)
+                e.store(value, e.at(e.at(target, to), b.mul(lane, I64(4))), b.mul(x, stride))
     b.ret_void()
     return compile_module(e.module)
 
 
-def _extent(e: Emitter, window: Window, axis: int, at: ir.Value, size: ir.Value) -> Extent:
-    """(first, behind the last) of the source's rows or columns under the window."""
+def _extent(e: Emitter, window: PoolWindow, axis: int, at: ir.Value, size: ir.Value) -> Extent:
+    """(begin, end) of the source's rows or columns under the window."""
     b = e.b
     first = b.sub(b.mul(at, I64(window.stride[axis])), I64(window.padding[axis]))
     last = b.add(first, I64(window.kernel[axis]))
@@ -93,11 +93,11 @@ def _extent(e: Emitter, window: Window, axis: int, at: ir.Value, size: ir.Value)
     return first, b.select(b.icmp_signed("<", last, size), last, size)
 
 
-def _join(e: Emitter, window: Window, one: ir.Value, other: ir.Value) -> ir.Value:
+def _join(e: Emitter, window: PoolWindow, one: ir.Value, other: ir.Value) -> ir.Value:
     return e.larger(one, other) if window.kind == "max" else e.b.fadd(one, other, flags=("reassoc",))
 
 
-def _fixed(e: Emitter, window: Window, rows: Extent, columns: Extent, cell: Cell) -> ir.Value:
+def _fixed(e: Emitter, window: PoolWindow, rows: Extent, columns: Extent, cell: Cell) -> ir.Value:
     """The windows that lie inside the map, unrolled."""
     cells = [
         cell(e.b.add(rows[0], I64(ky)), e.b.add(columns[0], I64(kx)))
@@ -107,18 +107,18 @@ def _fixed(e: Emitter, window: Window, rows: Extent, columns: Extent, cell: Cell
     return functools.reduce(lambda one, other: _join(e, window, one, other), cells)
 
 
-def _walk(e: Emitter, window: Window, rows: Extent, columns: Extent, cell: Cell, kind: ir.Type) -> ir.Value:
+def _walk(e: Emitter, window: PoolWindow, rows: Extent, columns: Extent, cell: Cell, kind: ir.Type) -> ir.Value:
     """Windows cut off by the border, or large ones."""
     start = _constant(kind, float("-inf") if window.kind == "max" else 0.0)
 
-    def along(ky: ir.Value, found: list[ir.Value]) -> list[ir.Value]:
-        def step(kx: ir.Value, found: list[ir.Value]) -> list[ir.Value]:
-            return [_join(e, window, found[0], cell(ky, kx))]
+    def along(ky: ir.Value, best: list[ir.Value]) -> list[ir.Value]:
+        def step(kx: ir.Value, best: list[ir.Value]) -> list[ir.Value]:
+            return [_join(e, window, best[0], cell(ky, kx))]
 
-        return e.fold(columns, 1, found, step)
+        return e.fold(columns, 1, best, step)
 
-    found: ir.Value = e.fold(rows, 1, [start], along)[0]
-    return found
+    best: ir.Value = e.fold(rows, 1, [start], along)[0]
+    return best
 
 
 def _constant(kind: ir.Type, value: float) -> ir.Value:

@@ -26,8 +26,8 @@ class NativeRegion:
     """`region` as compiled steps.
 
     Called with the region's inputs in order, float32 on the CPU, (N, C, H, W) or (N, F), any N, gives the outputs in
-    order, contiguous and without gradient. Any thread may call, one at a time is let in. The same choices give the
-    same bits, whatever the number of threads.
+    order, contiguous and without gradient. Any thread may call; calls run one at a time. The same choices give the same
+    bits at any number of threads.
 
     Raises:
         TombolaError: an operation that `supports` names, choices that do not fit the region, fewer than 1 thread.
@@ -103,7 +103,7 @@ class NativeRegion:
             self.program.run()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NativeRegion:
-        """The region itself: nothing in it is ever changed."""
+        """The region itself: nothing in it changes."""
         return self
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -117,10 +117,10 @@ def make(
     if threads < 1:
         raise TombolaError(f"threads is {threads}; give 1 or more")
     by_chunks = split.by == "chunks"
-    found = assemble(region, choices, split.images)
-    maker = Maker(region, found, choices, images=split.images, shares=1 if by_chunks else threads)
-    templates = [template for node in found.nodes for template in maker.of(node)]
-    arenas = [Arena(found.sizes) for _ in range(threads if by_chunks else 1)]
+    assembly = assemble(region, choices, split.images)
+    maker = Maker(region, assembly, choices, images=split.images, shares=1 if by_chunks else threads)
+    templates = [template for node in assembly.nodes for template in maker.of(node)]
+    arenas = [Arena(assembly.sizes) for _ in range(threads if by_chunks else 1)]
     vectors = vectors_of(region)
-    shapes = {name: found.shapes[name][: 1 if name in vectors else 3] for name in region.outputs}
+    shapes = {name: assembly.shapes[name][: 1 if name in vectors else 3] for name in region.outputs}
     return templates, arenas, maker.words, shapes

@@ -1,4 +1,4 @@
-"""Nodes of an assembly → compiled functions with their arguments, addresses in the arena still open."""
+"""Nodes of an assembly → compiled functions with their arguments, addresses in the arena not yet set."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tombola.runtime.sparse.assemble import Assembly, Held, Node, phases_of
 from tombola.runtime.sparse.choices import Choice
 from tombola.runtime.sparse.layers import layer_template
 from tombola.runtime.sparse.layout import FLOAT
-from tombola.runtime.sparse.template import Arg, Chunk, Place, Template
+from tombola.runtime.sparse.template import ArenaAddress, Arg, Chunk, Template
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """Words that a call fills in: the number of images, and the addresses of the tensors that come and go."""
+    """Words that a call fills in: the number of images, and the addresses of its input and output tensors."""
 
     batch: NDArray[np.int64]
     enter: dict[str, NDArray[np.int64]]
@@ -48,13 +48,13 @@ class Maker:
     """Makes the steps of a region.
 
     Args:
-        shares: among how many threads the rows of a layer are shared.
+        shares: how many threads share the rows of a layer.
     """
 
     def __init__(
-        self, region: Region, found: Assembly, choices: dict[str, Choice], *, images: int, shares: int
+        self, region: Region, assembly: Assembly, choices: dict[str, Choice], *, images: int, shares: int
     ) -> None:
-        self._found, self._choices = found, choices
+        self._assembly, self._choices = assembly, choices
         self._images, self._shares = images, shares
         self.words = Words(
             np.zeros(1, np.int64),
@@ -89,21 +89,21 @@ class Maker:
     # ---- from layout to layout -------------------------------------------------------------------------------------
 
     def _inside(self, held: Held) -> _View:
-        kind = self._found.layouts[held]
+        kind = self._assembly.layouts[held]
         return _View(self._base(held), kind.image_bytes, kind.channel_bytes, kind.row_bytes, kind.inner)
 
-    def _base(self, held: Held) -> Place:
-        return Place(self._found.buffers[held], self._found.layouts[held].at())
+    def _base(self, held: Held) -> ArenaAddress:
+        return ArenaAddress(self._assembly.buffers[held], self._assembly.layouts[held].at())
 
     def _outside(self, value: str, bases: Mapping[str, Arg]) -> _View:
-        c, h, w = self._found.shapes[value]
+        c, h, w = self._assembly.shapes[value]
         return _View(bases[value], FLOAT * c * h * w, FLOAT * h * w, FLOAT * w, 1)
 
     def _move(self, value: str, source: _View, target: _View, outside: moves.Outside) -> Template:
-        c, h, w = self._found.shapes[value]
+        c, h, w = self._assembly.shapes[value]
         sides = [source, target]
         if (h, w) == (1, 1) and all(side.channel == FLOAT * side.inner for side in sides):
-            w = next((n for n in (64, 8) if c % n == 0), c)  # neighbouring features: pieces of some length
+            w = next((n for n in (64, 8) if c % n == 0), c)  # contiguous features: pieces of some length
             c //= w
             sides = [replace(side, channel=w * side.channel) for side in sides]
         if source.inner == target.inner == 1:
@@ -119,12 +119,12 @@ class Maker:
         assert isinstance(op, Conv)
         assert source is not None
         assert target is not None
-        c, h, w = self._found.shapes[op.source]
-        whole, cut = self._found.layouts[source], self._found.layouts[target]
-        phases = phases_of(op, self._found.shapes)
+        c, h, w = self._assembly.shapes[op.source]
+        whole, cut = self._assembly.layouts[source], self._assembly.layouts[target]
+        phases = phases_of(op, self._assembly.shapes)
         for k, (r, q) in enumerate(phases):
-            from_ = Place(self._found.buffers[source], whole.at(0, r, q))
-            to = Place(self._found.buffers[target], cut.at(k))
+            from_ = ArenaAddress(self._assembly.buffers[source], whole.at(0, r, q))
+            to = ArenaAddress(self._assembly.buffers[target], cut.at(k))
             args = (
                 *(from_, whole.image_bytes, whole.channel_bytes, op.stride[0] * whole.row_bytes),
                 *(to, cut.image_bytes, len(phases) * cut.channel_bytes, cut.row_bytes),
@@ -135,19 +135,21 @@ class Maker:
     # ---- operations ------------------------------------------------------------------------------------------------
 
     def _op(self, node: Node) -> Template:
-        op, found = node.op, self._found
+        op, assembly = node.op, self._assembly
         assert node.source is not None
         assert node.target is not None
         if isinstance(op, Conv | Linear):
-            return layer_template(op, node, found, self._choices[op.target], images=self._images, shares=self._shares)
+            return layer_template(
+                op, node, assembly, self._choices[op.target], images=self._images, shares=self._shares
+            )
         assert op is not None
         source, target = self._inside(node.source), self._inside(node.target)
         lanes = source.inner > 1
         maps = 1 if lanes else self._images
-        c, h, w = found.shapes[op.target]
+        c, h, w = assembly.shapes[op.target]
         if isinstance(op, Pool):
-            window = pools.Window(op.kind, op.kernel, op.stride, op.padding, op.relu, lanes)
-            size = found.shapes[op.source][1:]
+            window = pools.PoolWindow(op.kind, op.kernel, op.stride, op.padding, op.relu, lanes)
+            size = assembly.shapes[op.source][1:]
             args = (*source.args, *target.args, maps, c, h, w, *size, source.inner)
             return Template(pools.pool_kernel(window), args, op.target)
         assert isinstance(op, Pointwise)

@@ -1,4 +1,4 @@
-"""A step whose addresses in the arena are still open, so that every thread can have an arena of its own."""
+"""A step whose addresses in the arena are not yet set, so that every thread can have an arena of its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tombola.runtime.program import Step
 
 
 @dataclass(frozen=True)
-class Place:
+class ArenaAddress:
     """An address in an arena: `offset` bytes into a buffer."""
 
     buffer: int
@@ -24,10 +24,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Chunk:
-    """The address of the word that says which chunk is worked on."""
+    """The address of the word that holds the current chunk's number."""
 
 
-Arg = int | Place | Chunk | NDArray[Any]
+Arg = int | ArenaAddress | Chunk | NDArray[Any]
 """A number, an address in the arena, or the address of an array's data."""
 
 
@@ -38,13 +38,13 @@ class Template:
     code: Code
     args: tuple[Arg, ...]
     label: str
-    """The target of the operation that it belongs to; "" for what enters and leaves."""
+    """The target of the operation that it belongs to; "" for copies in and out."""
     nbytes: int = 0
     """Of weights."""
 
 
 class Arena:
-    """Buffers of zeros in one piece, and the chunk that is worked on in them."""
+    """Buffers of zeros in one piece, and the number of the current chunk."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         ends = np.cumsum([0, *(-(-size // _ALIGN) * _ALIGN + _SHIFT for size in sizes)])
@@ -61,7 +61,7 @@ class Arena:
         return Step(template.code.address("step"), args, (self, template.code, arrays))
 
     def _address(self, arg: Arg) -> int:
-        if isinstance(arg, Place):
+        if isinstance(arg, ArenaAddress):
             return self._starts[arg.buffer] + arg.offset
         if isinstance(arg, Chunk):
             return array_address(self.chunk)
@@ -69,5 +69,5 @@ class Arena:
 
 
 _ALIGN = 4096
-_SHIFT = 320  # bytes: equal places of two buffers do not meet in one set of the near cache
+_SHIFT = 320  # bytes: equal positions of two buffers do not share a set of the L1 cache
 _REACH = 4096  # bytes that may be read beyond the ends

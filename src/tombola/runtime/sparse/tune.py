@@ -1,4 +1,4 @@
-"""The choice by measuring: every candidate of every layer runs on this machine, the fastest is taken."""
+"""Choices by measurement: every candidate of every layer runs on this machine, and the fastest is taken."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from tombola.runtime.sparse.driver import ChunkDriver
 from tombola.runtime.sparse.geometry import shapes_of
 from tombola.runtime.sparse.region import NativeRegion, make
 
-_LAYER, _WHOLE = 0.001, 0.004  # seconds that a layer and a region are timed for in one round
+_LAYER, _WHOLE = 0.001, 0.004  # seconds that a layer and a region are timed in one round
 _ROUGH, _FINE = 3, 12  # rounds: of all candidates, and of the best of them
 _FINAL = 4  # candidates that come into the second round
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The choices found, and their times."""
+    """The fastest choices, and their times."""
 
     choices: dict[str, str]
     """As `build` takes them."""
     seconds: float
     """The region, one call of the batch."""
     layers: dict[str, float]
-    """Target of a layer → seconds that it takes of one call, about."""
+    """Target of a layer → its approximate seconds of one call."""
 
 
 def build(region: Region, batch: int, threads: int, choices: Mapping[str, str] | None = None) -> NativeRegion:
@@ -44,30 +44,30 @@ def build(region: Region, batch: int, threads: int, choices: Mapping[str, str] |
 
 
 def measure(region: Region, batch: int, threads: int) -> Measured:
-    """The fastest choices found for calls of `batch` images on `threads` threads.
+    """The fastest choices for calls of `batch` images on `threads` threads.
 
     Raises:
         TombolaError: an operation that cannot be compiled, fewer than 1 thread.
     """
-    found = [_tuned(region, split, batch, threads) for split in splits(region, batch, threads)]
+    tuned = [_tuned(region, split, batch, threads) for split in splits(region, batch, threads)]
     draw = torch.Generator().manual_seed(0)
     shapes = [(batch, *shape) for shape in region.inputs.values()]
     inputs = [torch.rand(shape, generator=draw, dtype=torch.float32, device="cpu") for shape in shapes]
-    built = [build(region, batch, threads, one.choices) for one in found]
-    seconds = least([_call(native, inputs) for native in built], _WHOLE, _FINE)
-    best = min(range(len(found)), key=lambda i: seconds[i])
-    return replace(found[best], seconds=seconds[best])
+    built = [build(region, batch, threads, one.choices) for one in tuned]
+    seconds = min_seconds([_call(native, inputs) for native in built], _WHOLE, _FINE)
+    best = min(range(len(tuned)), key=lambda i: seconds[i])
+    return replace(tuned[best], seconds=seconds[best])
 
 
-def least(runs: Sequence[Callable[[], object]], at_least: float, rounds: int) -> list[float]:
-    """Seconds of one call of each: the least over rounds in which they take turns.
+def min_seconds(runs: Sequence[Callable[[], object]], min_time: float, rounds: int) -> list[float]:
+    """Seconds of one call of each: the minimum over rounds in which they alternate.
 
-    The least of many short rounds is what other work on the machine disturbs the least.
+    The minimum of many short rounds is the least disturbed by other work on the machine.
     """
     counts = []
     for run in runs:
         run()
-        counts.append(max(1, int(at_least / max(1e-7, _seconds(run, 1)))))
+        counts.append(max(1, int(min_time / max(1e-7, _seconds(run, 1)))))
     best = [float("inf")] * len(runs)
     for _ in range(rounds):
         for i, run in enumerate(runs):
@@ -87,7 +87,7 @@ def _call(native: NativeRegion, inputs: list[Tensor]) -> Callable[[], object]:
 
 
 def _tuned(region: Region, split: Split, batch: int, threads: int) -> Measured:
-    """The fastest candidate of each layer under one split; layers that are alike are measured once."""
+    """The fastest candidate of each layer under one split; equal layers are measured once."""
     chunks = -(-batch // split.images)
     turns = chunks if split.by == "rows" else -(-chunks // threads)
     shapes = shapes_of(region)
@@ -118,15 +118,15 @@ def _best(region: Region, op: Conv | Linear, split: Split, threads: int) -> tupl
     alone = Region(dict(names), (op,), (op.target,))
     tried = candidates(op, shapes[op.target], split)
     runs = [_layer_run(alone, op, split, choice, threads) for choice in tried]
-    rough = least(runs, _LAYER, _ROUGH)
+    rough = min_seconds(runs, _LAYER, _ROUGH)
     final = sorted(range(len(tried)), key=lambda i: rough[i])[:_FINAL]
-    fine = least([runs[i] for i in final], _LAYER, _FINE)
+    fine = min_seconds([runs[i] for i in final], _LAYER, _FINE)
     seconds, best = min(zip(fine, final, strict=True))
     return tried[best], seconds
 
 
 def _layer_run(alone: Region, op: Conv | Linear, split: Split, choice: Choice, threads: int) -> Callable[[], object]:
-    """One run of the layer's own steps, without what carries its inputs and outputs."""
+    """One run of the layer's own steps, without the copies of its inputs and outputs."""
     templates, arenas, *_ = make(alone, split, {op.target: choice}, threads)
     own = [template for template in templates if template.label == op.target]
     if split.by == "rows":

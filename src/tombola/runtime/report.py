@@ -1,4 +1,4 @@
-"""What deploying did to a network, for people and as data."""
+"""What deploying did to a network, as text and as data."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tombola.compact import CompactReport
 from tombola.runtime.binary import Packed
 from tombola.runtime.choose import Draft, Times
 from tombola.runtime.cuda import LinearChoice
-from tombola.runtime.lower import Part
+from tombola.runtime.lower import LoweredRegion
 from tombola.runtime.ops import Conv, Linear
-from tombola.runtime.plan import PartPlan
+from tombola.runtime.plan import RegionPlan
 
 
 @dataclass(frozen=True)
 class LayerRow:
     """A layer with weights: name, the weight's shape after compaction, and kernel ("dense": torch's).
 
-    `native`, `dense`: seconds per call that it takes by itself, where they were measured.
+    `native`, `dense`: seconds per call of the layer alone, where measured.
     """
 
     name: str
@@ -31,7 +31,7 @@ class LayerRow:
 
 
 @dataclass(frozen=True)
-class PartRow:
+class RegionRow:
     """A region: the engine it runs in, its layers, and the measured seconds of every engine (none: as planned)."""
 
     engine: str
@@ -42,18 +42,18 @@ class PartRow:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What was done.
+class DeployReport:
+    """What `deploy` did.
 
     `compaction`: what was removed and folded. `packed`: binary layers on binary activations, and how they run.
-    `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays with torch by itself, with the reason.
+    `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays in torch, with the reason.
     `bytes`: of weights in memory, of the "model" and "deployed". `error`: the largest max|a - b| / max|a| of the
-    outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes it takes.
+    outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes the network takes.
     """
 
     compaction: CompactReport
     packed: tuple[Packed, ...] = ()
-    parts: tuple[PartRow, ...] = ()
+    parts: tuple[RegionRow, ...] = ()
     cuda: tuple[LinearChoice, ...] = ()
     dense: Mapping[str, str] = field(default_factory=dict)
     bytes: Mapping[str, int] = field(default_factory=dict)
@@ -88,15 +88,15 @@ class Report:
         return "\n".join([*lines, "", last])
 
 
-def part_rows(draft: Draft) -> tuple[PartRow, ...]:
+def part_rows(draft: Draft) -> tuple[RegionRow, ...]:
     """One row for each region of a draft."""
     return tuple(
-        PartRow(plan.engine, _layer_rows(part, plan, times), times.engines, times.reason)
+        RegionRow(plan.engine, _layer_rows(part, plan, times), times.engines, times.reason)
         for part, plan, times in zip(draft.lowered.parts, draft.parts, draft.times, strict=True)
     )
 
 
-def _layer_rows(part: Part, plan: PartPlan, times: Times) -> tuple[LayerRow, ...]:
+def _layer_rows(part: LoweredRegion, plan: RegionPlan, times: Times) -> tuple[LayerRow, ...]:
     return tuple(
         LayerRow(
             op.name,
@@ -111,7 +111,7 @@ def _layer_rows(part: Part, plan: PartPlan, times: Times) -> tuple[LayerRow, ...
     )
 
 
-def _headline(number: int, part: PartRow) -> str:
+def _headline(number: int, part: RegionRow) -> str:
     why = f" (no native kernels: {part.reason})" if part.reason else ""
     return f"region {number + 1} runs in {part.engine}{_times(part.seconds) or ', as planned'}{why}"
 
@@ -120,7 +120,7 @@ def _times(seconds: Mapping[str, float]) -> str:
     return ": " * bool(seconds) + ", ".join(f"{engine} {_ms(time)} ms" for engine, time in seconds.items())
 
 
-def _table(part: PartRow) -> list[str]:
+def _table(part: RegionRow) -> list[str]:
     rows = [("layer", "weight", "density", "kernel", "ms", "dense ms")]
     rows += [
         (one.name, _size(one.shape), f"{one.density:.1%}", one.kernel, _ms(one.native), _ms(one.dense))

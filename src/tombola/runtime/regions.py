@@ -1,4 +1,4 @@
-"""The modules that stand in a deployed network for its regions."""
+"""The modules that run the regions of a deployed network."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.runtime.lower import Part
+from tombola.runtime.lower import LoweredRegion
 from tombola.runtime.ready import Ready
 
 
-class NativePart(Ready):
-    """A region in native kernels: takes the part's inputs, returns the tuple of its outputs."""
+class NativeModule(Ready):
+    """A region in native kernels: takes the region's inputs, returns the tuple of its outputs."""
 
     def __init__(self, native: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
@@ -26,12 +26,12 @@ class NativePart(Ready):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Float32 tensors, batch first."""
-        found = self.native(*inputs)
-        return tuple(x.reshape(x.shape[0], *shape) for x, shape in zip(found, self._shapes, strict=True))
+        outputs = self.native(*inputs)
+        return tuple(x.reshape(x.shape[0], *shape) for x, shape in zip(outputs, self._shapes, strict=True))
 
 
-class TorchPart(nn.Module):
-    """A region in torch, its images in channels-last layout if that was faster."""
+class TorchModule(nn.Module):
+    """A region in torch, its images in channels-last layout if that is faster."""
 
     def __init__(self, network: fx.GraphModule, *, channels_last: bool) -> None:
         super().__init__()
@@ -42,16 +42,16 @@ class TorchPart(nn.Module):
         """Float32 tensors, batch first."""
         if self._channels_last:
             inputs = tuple(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in inputs)
-        found: tuple[Tensor, ...] = self.network(*inputs)
-        return tuple(x.contiguous() for x in found) if self._channels_last else found
+        outputs: tuple[Tensor, ...] = self.network(*inputs)
+        return tuple(x.contiguous() for x in outputs) if self._channels_last else outputs
 
 
-def make_part(engine: str, part: Part, network: fx.GraphModule, native: Any) -> nn.Module:
-    """The module for one of ENGINES; `network`: the part alone in torch, which is not changed."""
+def region_module(engine: str, part: LoweredRegion, network: fx.GraphModule, native: Any) -> nn.Module:
+    """The module for one of ENGINES; `network`: the region alone in torch, which is not changed."""
     if engine == "native":
-        return NativePart(native, part.shapes)
+        return NativeModule(native, part.shapes)
     last = engine == "torch-channels-last"
-    return TorchPart(copy.deepcopy(network) if last else network, channels_last=last)
+    return TorchModule(copy.deepcopy(network) if last else network, channels_last=last)
 
 
 ENGINES = ("native", "torch", "torch-channels-last")
