@@ -52,8 +52,8 @@ def masked(state: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
 
 
 def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
-    """Whether two states hold the same tensors in the same order."""
-    return list(one) == list(two) and all(torch.equal(one[name], two[name]) for name in one)
+    """Whether two states hold the same tensors."""
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
 
 
 def splits(metric: Any = None, name: str = "accuracy", higher_is_better: bool = True, **more: Any) -> Splits:
