@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -21,8 +23,9 @@ def check_ticket(search: Search, ticket: Ticket, model: nn.Module) -> nn.Module:
     """
     with in_words("no ticket can be made of the network"):
         read = Ticket.from_bytes(ticket.to_bytes())
-        read.build("origin", model=search.architecture, trusted=search.trusted)
         built = read.build("final", model=search.architecture, trusted=search.trusted)
+        known = replace(read, origin=ticket.origin)  # whose weights need not be drawn a second time
+        known.build("origin", model=search.architecture, trusted=search.trusted)
     sample = first_of(search.setup.splits.val, ROWS)
     found = []
     with undisturbed(search.setup):

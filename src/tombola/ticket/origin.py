@@ -131,6 +131,8 @@ class Origin:
     weights_hash: str | None = None
     init_args: Mapping[str, Any] = field(default_factory=dict)
     omitted: bool = False
+    _drawn: Origin | None = field(default=None, init=False)
+    """The weights of a seeded origin that were drawn here, as stored ones: what follows in this process copies them."""
 
     def __repr__(self) -> str:
         what = {
@@ -179,8 +181,10 @@ class Origin:
         """An origin that regenerates. TicketError if the scheme leaves a parameter unwritten: then store."""
         module, args = _instantiate(network, model, ()), dict(init_args or {})
         _initialise(module, init, seed, args)
-        found = hash_state(tensors_of(module))
-        return cls(network=network, init=init, seed=seed, weights_hash=found, init_args=args)
+        digest = hash_state(tensors_of(module))
+        origin = cls(network=network, init=init, seed=seed, weights_hash=digest, init_args=args)
+        object.__setattr__(origin, "_drawn", cls.stored(module))
+        return origin
 
     @classmethod
     def stored(
@@ -209,10 +213,11 @@ class Origin:
 
     def state_dict(self, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> dict[str, Tensor]:
         """The full dense state at the origin, on CPU; tied names share one tensor. Safe to change."""
-        if self.tensors is None:
+        stored = self._drawn or self
+        if stored.tensors is None:
             return {n: t.to("cpu") for n, t in tensors_of(self.network_module(model, trusted)).items()}
-        values = {name: tensor.clone() for name, tensor in self.tensors.items()}
-        return values | {alias: values[owner] for alias, owner in self.tied.items()}
+        values = {name: tensor.clone() for name, tensor in stored.tensors.items()}
+        return values | {alias: values[owner] for alias, owner in stored.tied.items()}
 
     def views(self) -> dict[str, Tensor]:
         """The stored tensors under all their names, not copied: for reading only. Empty when nothing is stored."""
@@ -231,8 +236,8 @@ class Origin:
                 f"again; use the whole ticket, whose origin has the hash {str(self.weights_hash)[:12]}"
             )
         module = _instantiate(self.network, model, trusted)
-        if self.tensors is not None:
-            write_into(module, self.views())
+        if (stored := self._drawn or self).tensors is not None:
+            write_into(module, stored.views())
         else:
             assert self.init is not None
             assert self.seed is not None
