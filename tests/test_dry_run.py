@@ -20,6 +20,7 @@ from tombola.data.splits import Resident, Splits, Streamed, Task, accuracy, make
 from tombola.errors import TombolaError
 from tombola.levels.search import Level, Search
 from tombola.methods import METHODS
+from tombola.methods.base import Method
 from tombola.methods.imp import IterativePruning
 from tombola.search.find import find, run_find, validate
 from tombola.search.request import make_request
@@ -155,14 +156,8 @@ def test_a_task_that_keeps_a_state_has_it_as_it_was() -> None:
 
 
 @dataclass(frozen=True)
-class Own:
+class Own(Method):
     """A user's own method, without a dry run."""
-
-    name: ClassVar[str] = "own"
-    version: ClassVar[int] = 1
-
-    def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
-        pass
 
     def find(self, search: Search) -> list[Level]:
         raise AssertionError

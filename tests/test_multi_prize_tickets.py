@@ -215,7 +215,7 @@ def test_bits_of_values_are_those_of_their_dtype(method: Any) -> None:
     model = plain(torch.float64)
     nothing: Any = None
     made = Search(nothing, Origin.stored(model), 0, {}, architecture=model)
-    learning = method.learning() if isinstance(method, EdgePopup) else method.learning(model)
+    learning = method.learning(model)
     attached_model = attached(made, learning)
     for layer in layers(attached_model):
         layer.weight.data.mul_(1.5 if isinstance(method, Joint) else 1)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from tombola.data.splits import Splits, Task, accuracy, classification, make_splits
 from tombola.errors import TombolaError
+from tombola.methods.base import Method
 from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
@@ -230,18 +231,14 @@ def test_the_code_at_an_import_path_counts(part: str, mine: Callable[[str], None
 
 
 @dataclass(frozen=True)
-class Mine:
+class Mine(Method):
     """A method of the user's own, around one of Tombola's."""
 
     name: ClassVar[str] = "mine"
-    version: ClassVar[int] = 1
     loss: Any = F.cross_entropy
 
     def find(self, search: Any) -> Any:
         return DenseTraining().find(search)
-
-    def check(self, *args: Any, **more: Any) -> None:
-        return None
 
 
 class Other(Mine):

@@ -202,7 +202,7 @@ def test_resumed_from_a_snapshot_the_run_ends_bit_for_bit(
     given = captured(monkeypatch, method)
 
     def run(**more: Any) -> Any:
-        model, learning = given.network(), method.learning()
+        model, learning = given.network(), method.learning(given.network())
         attach(model, learning.rule, scores=learning.scores, seed=0)
         return train(model, SPLITS, RECIPE, hooks=(*learning.hooks(given), Refresh()), **more)
 

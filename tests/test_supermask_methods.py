@@ -298,6 +298,7 @@ def test_scores_have_settings_of_their_own(watch: Watch) -> None:
         (lambda: Joint(freeze_scores=1.5), "[0, 1]"),
         (lambda: Joint(scores_first="1it", weights_first="1it"), "only one"),
         (lambda: Joint(score_lr=math.inf), "at least 0"),
+        (lambda: EdgePopup(scope="everywhere"), "allowed: layer, global"),
     ],
 )
 def test_wrong_settings_are_one_clear_line(make: Callable[[], Any], words: str) -> None:
@@ -312,7 +313,6 @@ def test_wrong_settings_are_one_clear_line(make: Callable[[], Any], words: str) 
     [
         (EdgePopup(density=0.01), "6.weight"),
         (EdgePopup(scores="gaussian"), "allowed"),
-        (EdgePopup(scope="everywhere"), "allowed: layer, global"),
         (EdgePopup(pattern="2:5", density=0.3), "0.4"),
         (EdgePopup(include=["*.gamma"]), "gamma"),
         (EdgePopup(exclude=["*"]), "no prunable weight"),

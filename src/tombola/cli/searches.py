@@ -50,7 +50,7 @@ def verbs() -> list[Verb]:
             presets=_presets(name),
         )
         for name, kind in METHODS.items()
-        if getattr(kind, "prunes_in_levels", False)
+        if kind.prunes_in_levels
     ]
     return [*found, *curves]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from tombola.methods.base import Method
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.dense import DenseTraining
 from tombola.methods.edge_popup import EdgePopup
@@ -17,7 +17,7 @@ from tombola.methods.multi_prize import MultiPrize
 from tombola.methods.multicoat import Multicoat
 from tombola.methods.signed import SignedSupermask
 
-METHODS: Mapping[str, type[Any]] = {
+METHODS: Mapping[str, type[Method]] = {
     kind.name: kind
     for kind in (
         IterativePruning,

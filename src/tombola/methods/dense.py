@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
-from tombola.methods.binarised import ACTIVATIONS, binary_form
-from tombola.methods.checks import check_choice
+from tombola.methods.base import Method, binary_form
 from tombola.methods.imp import IterativePruning
 
 if TYPE_CHECKING:
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DenseTraining:
+class DenseTraining(Method):
     """Train all weights: one level, whose ticket keeps everything.
 
     Args:
@@ -29,12 +27,10 @@ class DenseTraining:
 
     name: ClassVar[str] = "dense"
     version: ClassVar[int] = 1
+    prunes: ClassVar[bool] = False
+    goes_on_from_tickets: ClassVar[bool] = True
 
     activations: str = "float"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        check_choice("activations", self.activations, ACTIVATIONS)
 
     def network(self, spec: ModelSpec) -> ModelSpec:
         """One of Tombola's own networks in the form that is needed."""

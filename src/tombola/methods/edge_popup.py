@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
-from tombola.methods.checks import check_anneal, check_density, check_fall
-from tombola.train.length import Length, steps
+from tombola.methods.base import SupermaskMethod, fixed_density, is_nothing
+from tombola.train.length import steps
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tombola.levels.learn import Learning
-    from tombola.levels.search import Level, Search
+    from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.supermask.rules import TopK
     from tombola.train.hooks import Hook
 
 
 @dataclass(frozen=True)
-class EdgePopup:
+class EdgePopup(SupermaskMethod):
     """Learn which of the random weights to keep; the weights stay as they were drawn.
 
     Networks by name are drawn as signed Kaiming constants unless init says otherwise; a model that is given
@@ -45,7 +44,6 @@ class EdgePopup:
     name: ClassVar[str] = "edge-popup"
     version: ClassVar[int] = 1
     trains_scores_only: ClassVar[bool] = True
-    default_init: ClassVar[str] = "signed_constant"
 
     density: float = 0.5
     scope: str = "layer"
@@ -60,40 +58,33 @@ class EdgePopup:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        for field in ("include", "exclude", "whole"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-        check_density(self.density)
+        super().__post_init__()
         check_fall(self.anneal, self.density)
-        if Length.parse(self.anneal) != Length() and ":" in self.pattern.removeprefix("block:"):
+        if not is_nothing(self.anneal) and ":" in self.pattern.removeprefix("block:"):
             raise TombolaError(f"anneal is {self.anneal}, but pattern {self.pattern} fixes the density; leave one out")
+
+    def init(self) -> str:
+        """The initialisation of networks by name that are given none."""
+        return "signed_constant"
 
     def init_args(self) -> Mapping[str, Any]:
         """What the initialisation is given."""
         return {"scale_fan": fixed_density(self.pattern, self.density)} if self.scale_fan else {}
 
-    def find(self, search: Search) -> list[Level]:
-        """Run the search: one level, whose weights are those of the start."""
-        from tombola.levels.learn import learn_mask
-
-        return [learn_mask(search, self.learning())]
-
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.levels.learn import check_learning, check_norms
+        from tombola.levels.learn import check_norms
 
         check_anneal(self.anneal, steps_per_epoch, total)
         if self.train_norms:
             check_norms(network)
-        check_learning(network, self.learning(), mask)
+        super().check(network, steps_per_epoch, total, mask)
 
-    def dry_run(self, search: Search) -> None:
-        """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.levels.learn import dry_run
+    def hooks(self, search: Search) -> Sequence[Hook]:
+        """Edge-popup has none but that by which the density falls."""
+        return annealed(search, self.anneal, self._rule())
 
-        dry_run(search, self.learning())
-
-    def learning(self) -> Learning:
+    def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.levels.learn import Learning
 
@@ -104,7 +95,7 @@ class EdgePopup:
             exclude=self.exclude,
             rest="norms" if self.train_norms else "frozen",
             prune_outputs=self.prune_outputs,
-            hooks=lambda search: annealed(search, self.anneal, self._rule()),
+            hooks=self.hooks,
         )
 
     def _rule(self) -> TopK:
@@ -113,12 +104,16 @@ class EdgePopup:
         return TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern, self.whole)
 
 
-def fixed_density(pattern: str, density: float) -> float:
-    """The density, which N:M fixes: there the methods' default of 0.5 gives way."""
-    from tombola.select.patterns import NM, parse_pattern
+def check_fall(anneal: str, density: float) -> None:
+    """TombolaError if the density is to fall, from 0.5, to a value that does not lie below."""
+    if not is_nothing(anneal) and density >= 0.5:
+        raise TombolaError(f"anneal is {anneal}, but it falls from 0.5 and density is {density:g}")
 
-    shape = parse_pattern(pattern)
-    return shape.n / shape.m if isinstance(shape, NM) and density == 0.5 else density
+
+def check_anneal(length: str, steps_per_epoch: int, total: int) -> None:
+    """TombolaError if the density would not have fallen to its value when the training ends."""
+    if steps(length, steps_per_epoch) > total:
+        raise TombolaError(f"anneal is {length}, longer than the training of {total} iterations; make it shorter")
 
 
 def annealed(search: Search, length: str, rule: TopK) -> list[Hook]:

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
-from tombola.methods.checks import check_density, check_not_negative
-from tombola.names import unknown
-from tombola.train.length import Length, steps
+from tombola.methods.base import SupermaskMethod, check_not_negative, is_nothing
+from tombola.train.length import steps
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from tombola.levels.hooks import FreezeOut
     from tombola.levels.learn import Learning
-    from tombola.levels.search import Level, Search
+    from tombola.levels.search import Search
     from tombola.mask import Mask
+    from tombola.train.hooks import Hook
 
 
 @dataclass(frozen=True)
-class GemMiner:
+class GemMiner(SupermaskMethod):
     """Learn a mask at low density: scores in [0, 1] are rounded, and the lowest are frozen out step by step.
 
     The fraction of weights that still take part falls geometrically to the density, which the last freezing
@@ -44,7 +43,6 @@ class GemMiner:
     name: ClassVar[str] = "gem-miner"
     version: ClassVar[int] = 1
     trains_scores_only: ClassVar[bool] = True
-    default_init: ClassVar[str] = "signed_constant"
 
     density: float = 0.05
     scope: str = "global"
@@ -58,23 +56,19 @@ class GemMiner:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        object.__setattr__(self, "include", tuple(self.include))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
-        check_density(self.density)
-        Length.parse(self.finetune)
-        if self.scope not in ("global", "layer"):
-            raise TombolaError(unknown("scope", self.scope, ("layer", "global")))
-        if Length.parse(self.freeze_every) == Length():
+        super().__post_init__()
+        is_nothing(self.finetune)
+        if is_nothing(self.freeze_every):
             raise TombolaError(f"freeze_every is {self.freeze_every}; it must be longer than nothing, e.g. 5ep")
-        for field in ("score_weight_decay", "finetune_lr"):
-            check_not_negative(field, getattr(self, field))
+        check_not_negative(score_weight_decay=self.score_weight_decay, finetune_lr=self.finetune_lr)
 
-    def find(self, search: Search) -> list[Level]:
-        """Run the search: level 1 learns the mask, level 2 (if asked for) trains the weights under it."""
-        from tombola.levels.learn import learn_then_train
+    def init(self) -> str:
+        """The initialisation of networks by name that are given none."""
+        return "signed_constant"
 
-        return learn_then_train(search, self.learning(), self.finetune, self.finetune_lr)
+    def second_level(self) -> tuple[str, float]:
+        """The weights are trained under the mask, if asked for."""
+        return self.finetune, self.finetune_lr
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network at this length."""
@@ -86,18 +80,20 @@ class GemMiner:
                 f"freeze_every is {self.freeze_every}, which comes to no freezing before the end of {total} iterations"
                 "; shorten it, or train for longer"
             )
-        learning = self.learning()
+        learning = self.learning(network)
         if self.scope == "layer":  # top-k leaves the same layers empty as the last freezing will
             learning = replace(learning, rule=TopK(self.density))
         check_learning(network, learning, mask)
 
-    def dry_run(self, search: Search) -> None:
-        """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.levels.learn import dry_run, second_recipe
+    def hooks(self, search: Search) -> Sequence[Hook]:
+        """The freezings; at the end, with `exact`, all that take part are kept."""
+        from tombola.levels.hooks import FreezeOut
 
-        dry_run(search, self.learning(), second_recipe(search, self.finetune, self.finetune_lr))
+        total = search.setup.total_steps
+        densities = self.densities(search.setup.steps_per_epoch, total)
+        return [FreezeOut(densities, self.scope, total if self.exact else None)]
 
-    def learning(self) -> Learning:
+    def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.levels.learn import Learning
         from tombola.supermask.rules import Round
@@ -108,7 +104,7 @@ class GemMiner:
             exclude=self.exclude,
             rest="norms" if self.train_norms else "frozen",
             score_settings={"weight_decay": self.score_weight_decay},
-            hooks=lambda search: [self._freezing(search)],
+            hooks=self.hooks,
         )
 
     def densities(self, steps_per_epoch: int, total: int) -> dict[int, float]:
@@ -116,9 +112,3 @@ class GemMiner:
         period = max(1, steps(self.freeze_every, steps_per_epoch))
         rounds = (total - 1) // period
         return {r * period: self.density ** (r / rounds) for r in range(1, rounds + 1)}
-
-    def _freezing(self, search: Search) -> FreezeOut:
-        from tombola.levels.hooks import FreezeOut
-
-        total = search.setup.total_steps
-        return FreezeOut(self.densities(search.setup.steps_per_epoch, total), self.scope, total if self.exact else None)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields, described
-from tombola.names import unknown
+from tombola.fields import described
+from tombola.methods.base import Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +22,7 @@ _MOST = 10_000
 
 
 @dataclass(frozen=True)
-class IterativePruning:
+class IterativePruning(Method):
     """Train, prune the smallest weights, rewind the rest, and again: the lottery ticket's own method.
 
     Say how far to prune either with `density` and `rounds`, or with `rate` and `levels`.
@@ -46,6 +46,7 @@ class IterativePruning:
     name: ClassVar[str] = "imp"
     version: ClassVar[int] = 2
     prunes_in_levels: ClassVar[bool] = True
+    goes_on_from_tickets: ClassVar[bool] = True
 
     density: float | None = None
     rounds: int = 5
@@ -65,23 +66,15 @@ class IterativePruning:
         if not isinstance(self.criterion, str):  # a run records it by name
             path = f"{getattr(self.criterion, '__module__', 'package')}.{getattr(self.criterion, '__name__', 'name')}"
             raise TombolaError(f"criterion is {described(self.criterion)}; give its name or import path, e.g. {path!r}")
-        check_fields(self)
-        object.__setattr__(self, "include", tuple(self.include))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
+        super().__post_init__()
         if self.density is not None and self.levels is not None:
             raise TombolaError("both density and levels are given; give density and rounds, or rate and levels")
-        if self.density is not None and not 0.0 < self.density <= 1.0:
-            raise TombolaError(f"density is {self.density}, but it must lie in (0, 1]: the fraction of weights kept")
-        for field in ("rounds", "levels"):
-            value, least = getattr(self, field), 1 if field == "rounds" else 0
-            if value is not None and not least <= value <= _MOST:
-                raise TombolaError(f"{field} is {value}, but it must lie between {least} and {_MOST:,}")
-        for field in ("rate", "conv_rate", "output_rate"):
-            value = getattr(self, field)
-            if value is not None and not 0.0 <= value < 1.0:
-                raise TombolaError(f"{field} is {value}, but it must lie in [0, 1): the fraction pruned per level")
-        if self.scope not in ("layer", "global"):
-            raise TombolaError(unknown("scope", self.scope, ("layer", "global")))
+        for name, count, fewest in (("rounds", self.rounds, 1), ("levels", self.levels, 0)):
+            if count is not None and not fewest <= count <= _MOST:
+                raise TombolaError(f"{name} is {count}, but it must lie between {fewest} and {_MOST:,}")
+        for name, rate in (("rate", self.rate), ("conv_rate", self.conv_rate), ("output_rate", self.output_rate)):
+            if rate is not None and not 0.0 <= rate < 1.0:
+                raise TombolaError(f"{name} is {rate}, but it must lie in [0, 1): the fraction pruned per level")
         if self.scope == "global" and (self.conv_rate, self.output_rate) != (None, None):
             raise TombolaError("conv_rate and output_rate are rates of layers; leave them out when the scope is global")
 
@@ -104,6 +97,19 @@ class IterativePruning:
         from tombola.levels.prune import dry_run
 
         dry_run(search, self.pruning())
+
+    def planned_levels(self, network: nn.Module, mask: Mask | None = None) -> Sequence[int]:
+        """The numbers of the levels after the dense one."""
+        from tombola.levels.prune import plan_levels
+
+        _, plan = plan_levels(network, self.pruning(), mask)
+        return range(1, len(plan))
+
+    def code(self) -> Mapping[str, object]:
+        """A criterion that is none of Tombola's own."""
+        from tombola.select.criteria import CRITERIA, criterion
+
+        return {} if self.criterion in CRITERIA else {"criterion": criterion(self.criterion)}
 
     def pruning(self) -> Pruning:
         """These settings as axes of the pruning loop."""

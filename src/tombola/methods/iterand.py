@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
+from tombola.methods.base import check_fraction, is_nothing
 from tombola.methods.edge_popup import EdgePopup
-from tombola.train.length import Length, steps
+from tombola.train.length import steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.hooks import Redraw
-    from tombola.levels.learn import Learning
     from tombola.levels.search import Search
     from tombola.mask import Mask
+    from tombola.train.hooks import Hook
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,9 @@ class IteRand(EdgePopup):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if Length.parse(self.every) == Length():
+        if is_nothing(self.every):
             raise TombolaError(f"every is {self.every}; it must be longer than nothing, e.g. 300it")
-        if not 0.0 <= self.probability <= 1.0:
-            raise TombolaError(f"probability is {self.probability}, but it must lie in [0, 1]")
+        check_fraction(probability=self.probability)
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
@@ -63,16 +62,13 @@ class IteRand(EdgePopup):
             raise TombolaError(f"every is {self.every}, not one of {steps_per_epoch} iterations an epoch; ask for more")
         super().check(network, steps_per_epoch, total, mask)
 
-    def learning(self) -> Learning:
-        """Edge-popup's axes and one hook more."""
-        popup = super().learning()
-        return replace(popup, hooks=lambda search: [*popup.hooks(search), self._redraw(search)])
-
-    def _redraw(self, search: Search) -> Redraw:
+    def hooks(self, search: Search) -> Sequence[Hook]:
+        """Edge-popup's, and that which draws pruned weights anew."""
         from tombola.levels.hooks import Redraw
 
         every = steps(self.every, search.setup.steps_per_epoch)
-        return Redraw(fresh_weights(search), every=every, probability=self.probability, seed=search.seed)
+        redraw = Redraw(fresh_weights(search), every=every, probability=self.probability, seed=search.seed)
+        return [*super().hooks(search), redraw]
 
 
 def fresh_weights(search: Search) -> Callable[[int], Mapping[str, Tensor]]:

@@ -5,22 +5,28 @@ Proposed in "Finding Lottery Tickets via Gradient Descent" (LeapMind, 2021), wit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
-from tombola.methods.binarised import ACTIVATIONS, binary_form, binary_rewrites
-from tombola.methods.checks import check_choice, check_density, check_not_negative
-from tombola.methods.edge_popup import fixed_density
-from tombola.train.length import Length, steps
+from tombola.methods.base import (
+    SupermaskMethod,
+    binary_form,
+    binary_rewrites,
+    check_fraction,
+    check_not_negative,
+    fixed_density,
+    is_nothing,
+)
+from tombola.names import check_known
+from tombola.train.length import steps
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tombola.levels.learn import Learning
-    from tombola.levels.search import Level, Search
+    from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
     from tombola.train.hooks import Hook
@@ -29,7 +35,7 @@ RULES = ("masked", "dense", "sr-ste")
 
 
 @dataclass(frozen=True)
-class Joint:
+class Joint(SupermaskMethod):
     """Train the weights while their mask is learned; the mask can regularise.
 
     Args:
@@ -76,24 +82,19 @@ class Joint:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        object.__setattr__(self, "include", tuple(self.include))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
-        check_density(self.density)
-        check_choice("weight_gradient", self.weight_gradient, RULES)
-        check_choice("weights", self.weights, ("identity", "binary"))
-        check_choice("activations", self.activations, ACTIVATIONS)
-        if not 0.0 <= self.freeze_scores <= 1.0:
-            raise TombolaError(f"freeze_scores is {self.freeze_scores}, but it must lie in [0, 1]")
-        if Length.parse(self.scores_first) != Length() and Length.parse(self.weights_first) != Length():
+        super().__post_init__()
+        check_known("weight_gradient", self.weight_gradient, RULES)
+        check_known("weights", self.weights, ("identity", "binary"))
+        check_fraction(freeze_scores=self.freeze_scores)
+        if not is_nothing(self.scores_first) and not is_nothing(self.weights_first):
             raise TombolaError("scores_first and weights_first are both given; only one can be first")
-        for field in ("score_lr", "score_weight_decay", "score_momentum"):
-            value = getattr(self, field)
-            if value is not None:
-                check_not_negative(field, value)
+        check_not_negative(
+            score_lr=self.score_lr,
+            score_weight_decay=self.score_weight_decay,
+            score_momentum=self.score_momentum,
+        )
 
-    @property
-    def default_init(self) -> str | None:
+    def init(self) -> str | None:
         """Kaiming for binary weights, as in multi-prize: masked signs of smaller weights let no signal through."""
         return "kaiming_normal" if self.weights == "binary" else None
 
@@ -102,19 +103,11 @@ class Joint:
         binary = "binary" in (self.weights, self.activations)
         return binary_form(spec, self.activations, affine=True) if binary else spec
 
-    def find(self, search: Search) -> list[Level]:
-        """Run the search: one level, mask and weights together."""
-        from tombola.levels.learn import learn_mask
-
-        return [learn_mask(search, self.learning(search.network()))]
-
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network at this length."""
-        from tombola.levels.learn import check_learning
-
-        for field in ("scores_first", "weights_first"):
-            if steps(getattr(self, field), steps_per_epoch) >= total:
-                raise TombolaError(f"{field} is {getattr(self, field)}, which leaves nothing of {total} iterations")
+        for name, first in (("scores_first", self.scores_first), ("weights_first", self.weights_first)):
+            if steps(first, steps_per_epoch) >= total:
+                raise TombolaError(f"{name} is {first}, which leaves nothing of {total} iterations")
         scores_from, scores_until, weights_from = self._turns(steps_per_epoch, total)
         if weights_from > scores_until or 0 < scores_from >= scores_until:
             idle = "nothing learns for a while" if weights_from > scores_until else "the scores never learn"
@@ -123,13 +116,7 @@ class Joint:
                 f"with freeze_scores {self.freeze_scores:g} after a first part of {first}, {idle} in {total} "
                 "iterations; make one of them shorter"
             )
-        check_learning(network, self.learning(network), mask)
-
-    def dry_run(self, search: Search) -> None:
-        """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.levels.learn import dry_run
-
-        dry_run(search, self.learning(search.network()))
+        super().check(network, steps_per_epoch, total, mask)
 
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
@@ -147,7 +134,7 @@ class Joint:
             exclude=self.exclude,
             score_settings=self.score_settings(),
             prune_outputs=self.prune_outputs,
-            hooks=self._hooks,
+            hooks=self.hooks,
             rewrites=self._rewrites(network),
         )
 
@@ -160,7 +147,8 @@ class Joint:
         rewrites = binary_rewrites(network, self.activations, self.include, self.exclude)
         return tuple(r for r in rewrites if r["kind"] != "binary-layers" or self.weights == "binary")
 
-    def _hooks(self, search: Search) -> list[Hook]:
+    def hooks(self, search: Search) -> Sequence[Hook]:
+        """Scores and weights by turns, where they do not learn together all the time."""
         from tombola.levels.hooks import Phases
 
         setup = search.setup

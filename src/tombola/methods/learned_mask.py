@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
-from tombola.methods.checks import check_not_negative
-from tombola.names import unknown
-from tombola.train.length import Length
+from tombola.methods.base import SupermaskMethod, check_not_negative, is_nothing
+from tombola.names import check_known
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tombola.levels.learn import Learning
-    from tombola.levels.search import Level, Search
-    from tombola.mask import Mask
+    from tombola.levels.search import Search
+    from tombola.train.hooks import Hook
 
 _MOST_SAMPLES = 10_000
 
 
 @dataclass(frozen=True)
-class LearnedMask:
+class LearnedMask(SupermaskMethod):
     """Learn for every weight the probability of keeping it; the density is an outcome.
 
     With rule bernoulli, masks are drawn anew at every step and the ticket holds the p > 0.5 mask. Validation (the early
@@ -63,45 +62,30 @@ class LearnedMask:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        object.__setattr__(self, "include", tuple(self.include))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
-        Length.parse(self.finetune)
-        if self.rule not in ("bernoulli", "threshold"):
-            raise TombolaError(unknown("rule", self.rule, ("bernoulli", "threshold")))
-        if self.weights not in ("identity", "signed_constant"):
-            raise TombolaError(unknown("weights", self.weights, ("identity", "signed_constant")))
+        super().__post_init__()
+        is_nothing(self.finetune)
+        check_known("rule", self.rule, ("bernoulli", "threshold"))
+        check_known("weights", self.weights, ("identity", "signed_constant"))
         if self.logit is not None and not math.isfinite(self.logit):
             raise TombolaError(f"logit is {self.logit}; it must be a finite number")
         if self.rule == "threshold" and self.logit is not None and self.logit <= 0:
             raise TombolaError(f"logit is {self.logit}, at which rule threshold keeps nothing; it must lie above 0")
         if not 1 <= self.samples <= _MOST_SAMPLES:
             raise TombolaError(f"samples is {self.samples}, but it must lie between 1 and {_MOST_SAMPLES:,}")
-        for field in ("mask_decay", "finetune_lr"):
-            check_not_negative(field, getattr(self, field))
+        check_not_negative(mask_decay=self.mask_decay, finetune_lr=self.finetune_lr)
 
-    def find(self, search: Search) -> list[Level]:
-        """Run the search: level 1 learns the mask, level 2 (if asked for) trains the weights under it."""
-        from tombola.levels.learn import learn_then_train
+    def second_level(self) -> tuple[str, float]:
+        """The weights are trained under the mask, if asked for."""
+        return self.finetune, self.finetune_lr
 
-        return learn_then_train(search, self.learning(search.network()), self.finetune, self.finetune_lr)
+    def hooks(self, search: Search) -> Sequence[Hook]:
+        """The pressure towards sparser masks."""
+        from tombola.levels.hooks import MaskDecay
 
-    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
-        """TombolaError if these settings cannot work on this network."""
-        from tombola.levels.learn import check_learning
-
-        check_learning(network, self.learning(network), mask)
-
-    def dry_run(self, search: Search) -> None:
-        """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.levels.learn import dry_run, second_recipe
-
-        then = second_recipe(search, self.finetune, self.finetune_lr)
-        dry_run(search, self.learning(search.network()), then)
+        return [MaskDecay(self.mask_decay)] if self.mask_decay else []
 
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.levels.hooks import MaskDecay
         from tombola.levels.learn import Learning
         from tombola.supermask.represent import Identity, Represent, SignedConstant
         from tombola.supermask.rules import Bernoulli, MaskRule, Threshold
@@ -115,7 +99,7 @@ class LearnedMask:
             include=(*self.include, *(layer_biases(network) if self.biases else ())),
             exclude=self.exclude,
             rest="norms" if self.train_norms else "frozen",
-            hooks=lambda search: [MaskDecay(self.mask_decay)] if self.mask_decay else [],
+            hooks=self.hooks,
             samples=self.samples,
         )
 

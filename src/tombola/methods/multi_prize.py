@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
-from tombola.methods.binarised import ACTIVATIONS, NORMS, binary_form, binary_rewrites
-from tombola.methods.checks import check_anneal, check_choice, check_density, check_fall, check_not_negative
-from tombola.methods.edge_popup import annealed
-from tombola.train.length import Length
+from tombola.methods.base import SupermaskMethod, binary_form, binary_rewrites, check_not_negative, is_nothing
+from tombola.methods.edge_popup import annealed, check_anneal, check_fall
+from tombola.names import check_known
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tombola.levels.learn import Learning
-    from tombola.levels.search import Level, Search
+    from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
+    from tombola.supermask.rules import TopK
+    from tombola.train.hooks import Hook
+
+NORMS = ("fixed", "trained", "tuned")
 
 
 @dataclass(frozen=True)
-class MultiPrize:
+class MultiPrize(SupermaskMethod):
     """Learn which random weights to keep; what is kept counts by its sign, times one scale per layer.
 
     The effective weight is alpha·sign(w)·M with alpha the mean of |w| over what is kept. With binary activations
@@ -50,7 +52,7 @@ class MultiPrize:
     name: ClassVar[str] = "multi-prize"
     version: ClassVar[int] = 1
     trains_scores_only: ClassVar[bool] = True
-    default_init: ClassVar[str] = "kaiming_normal"
+    tunes_norms: ClassVar[bool] = True
 
     density: float = 0.5
     scope: str = "layer"
@@ -67,16 +69,16 @@ class MultiPrize:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_fields(self)
-        for field in ("include", "exclude", "whole"):
-            object.__setattr__(self, field, tuple(getattr(self, field)))
-        check_density(self.density)
-        check_choice("activations", self.activations, ACTIVATIONS)
-        check_choice("norms", self.norms, NORMS)
+        super().__post_init__()
+        check_known("norms", self.norms, NORMS)
         check_fall(self.anneal, self.density)
-        if self.norms == "tuned" and Length.parse(self.tune) == Length():
+        if self.norms == "tuned" and is_nothing(self.tune):
             raise TombolaError(f"norms are tuned, but tune is {self.tune}; ask for a length such as 10ep")
-        check_not_negative("tune_lr", self.tune_lr)
+        check_not_negative(tune_lr=self.tune_lr)
+
+    def init(self) -> str:
+        """The initialisation of networks by name that are given none."""
+        return "kaiming_normal"
 
     def init_args(self) -> Mapping[str, Any]:
         """What the initialisation is given."""
@@ -86,46 +88,40 @@ class MultiPrize:
         """One of Tombola's own networks in the form that is needed."""
         return binary_form(spec, self.activations, self.norms != "fixed")
 
-    def find(self, search: Search) -> list[Level]:
-        """Run the search: level 1 learns the mask, level 2 (if asked for) tunes the norms."""
-        from tombola.levels.learn import learn_mask, second_recipe, tune_norms
-
-        levels = [learn_mask(search, self.learning(search.network()))]
-        recipe = second_recipe(search, self.tune, self.tune_lr) if self.norms == "tuned" else None
-        if recipe is not None:
-            levels.append(tune_norms(search, levels[0], recipe))
-        return levels
+    def second_level(self) -> tuple[str, float] | None:
+        """The norms are tuned under the mask, if asked for."""
+        return (self.tune, self.tune_lr) if self.norms == "tuned" else None
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.levels.learn import check_learning, check_norms
+        from tombola.levels.learn import check_norms
 
         check_anneal(self.anneal, steps_per_epoch, total)
         if self.norms != "fixed":
             check_norms(network)
-        check_learning(network, self.learning(network), mask)
+        super().check(network, steps_per_epoch, total, mask)
 
-    def dry_run(self, search: Search) -> None:
-        """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.levels.learn import dry_run, second_recipe
-
-        then = second_recipe(search, self.tune, self.tune_lr) if self.norms == "tuned" else None
-        dry_run(search, self.learning(search.network()), then, norms=True)
+    def hooks(self, search: Search) -> Sequence[Hook]:
+        """That by which the density falls."""
+        return annealed(search, self.anneal, self._rule())
 
     def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.levels.learn import Learning
         from tombola.supermask.represent import Binary
-        from tombola.supermask.rules import TopK
 
-        rule = TopK(self.density, self.scope, whole=self.whole)
         return Learning(
-            rule=rule,
+            rule=self._rule(),
             represent=Binary(self.per_channel),
             scores=self.scores,
             include=self.include,
             exclude=self.exclude,
             rest="norms" if self.norms == "trained" else "frozen",
-            hooks=lambda search: annealed(search, self.anneal, rule),
+            hooks=self.hooks,
             rewrites=binary_rewrites(network, self.activations, self.include, self.exclude),
         )
+
+    def _rule(self) -> TopK:
+        from tombola.supermask.rules import TopK
+
+        return TopK(self.density, self.scope, whole=self.whole)

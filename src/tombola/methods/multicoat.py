@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.checks import check_density
+from tombola.methods.base import SupermaskMethod, check_density
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tombola.levels.learn import Learning
-    from tombola.levels.search import Level, Search
-    from tombola.mask import Mask
 
 
 @dataclass(frozen=True)
-class Multicoat:
+class Multicoat(SupermaskMethod):
     """Edge-popup with several coats: a weight counts as often as there are masks that keep it, and is never trained.
 
     Networks by name are drawn as signed Kaiming constants unless init says otherwise.
@@ -35,7 +33,6 @@ class Multicoat:
     name: ClassVar[str] = "multicoat"
     version: ClassVar[int] = 1
     trains_scores_only: ClassVar[bool] = True
-    default_init: ClassVar[str] = "signed_constant"
 
     densities: tuple[float, ...] = (0.3, 0.0788, 0.0315)
     scores: str = "torch_default"
@@ -45,8 +42,6 @@ class Multicoat:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "include", tuple(self.include))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
         try:  # the command line gives texts
             densities = tuple(float(density) for density in self.densities)
         except (TypeError, ValueError):
@@ -56,30 +51,17 @@ class Multicoat:
         for density in densities:
             check_density(density)
         object.__setattr__(self, "densities", densities)
+        super().__post_init__()
+
+    def init(self) -> str:
+        """The initialisation of networks by name that are given none."""
+        return "signed_constant"
 
     def init_args(self) -> Mapping[str, Any]:
         """What the initialisation is given."""
         return {"scale_fan": max(self.densities)} if self.scale_fan else {}
 
-    def find(self, search: Search) -> list[Level]:
-        """Run the search: one level, whose weights are those of the start times 0, 1, 2, ..."""
-        from tombola.levels.learn import learn_mask
-
-        return [learn_mask(search, self.learning())]
-
-    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
-        """TombolaError if these settings cannot work on this network."""
-        from tombola.levels.learn import check_learning
-
-        check_learning(network, self.learning(), mask)
-
-    def dry_run(self, search: Search) -> None:
-        """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.levels.learn import dry_run
-
-        dry_run(search, self.learning())
-
-    def learning(self) -> Learning:
+    def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.levels.learn import Learning
         from tombola.supermask.rules import Coats

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tombola.fields import check_fields
+from tombola.errors import TombolaError
+from tombola.methods.base import SupermaskMethod
 
 if TYPE_CHECKING:
     from torch import nn
 
     from tombola.levels.learn import Learning
-    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
 
 
 @dataclass(frozen=True)
-class SignedSupermask:
+class SignedSupermask(SupermaskMethod):
     """Learn a mask of -1, 0 and +1 over random weights that are never trained; the density is an outcome.
 
     Weight decay draws the scores under the threshold and so makes the mask sparse. Networks by name are drawn as
@@ -33,7 +33,6 @@ class SignedSupermask:
     name: ClassVar[str] = "signed-supermask"
     version: ClassVar[int] = 1
     trains_scores_only: ClassVar[bool] = True
-    default_init: ClassVar[str] = "signed_constant"
 
     threshold: float = 0.01
     scores: str = "xavier_uniform"
@@ -41,37 +40,22 @@ class SignedSupermask:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        object.__setattr__(self, "include", tuple(self.include))
-        object.__setattr__(self, "exclude", tuple(self.exclude))
-
-    def find(self, search: Search) -> list[Level]:
-        """Run the search: one level, whose weights are those of the start or their opposites."""
-        from tombola.levels.learn import learn_mask
-
-        return [learn_mask(search, self.learning())]
+    def init(self) -> str:
+        """The initialisation of networks by name that are given none."""
+        return "signed_constant"
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network: a layer is empty from the start, for one."""
-        from tombola.errors import TombolaError
-        from tombola.levels.learn import check_learning
         from tombola.supermask.masks import read
 
-        check_learning(network, self.learning(), mask)
+        super().check(network, steps_per_epoch, total, mask)
         if empty := read(network).empty_layers():
             raise TombolaError(
                 f"threshold is {self.threshold:g}, above every first score of {', '.join(empty)}, so that no gradient "
                 "would pass; lower it"
             )
 
-    def dry_run(self, search: Search) -> None:
-        """One step of everything on copies; TombolaError for what cannot work."""
-        from tombola.levels.learn import dry_run
-
-        dry_run(search, self.learning())
-
-    def learning(self) -> Learning:
+    def learning(self, network: nn.Module) -> Learning:
         """These settings as axes of the parametrisation."""
         from tombola.levels.learn import Learning
         from tombola.supermask.rules import Signed

@@ -14,13 +14,12 @@ from tombola.errors import TombolaError
 from tombola.fingerprint import fingerprint, warn_unseen
 from tombola.fingerprint.origins import package_of
 from tombola.mask import unwrap
+from tombola.methods.base import Method
 from tombola.models.foreign import network_at
 from tombola.models.registry import check_name, is_known
 from tombola.models.spec import ModelSpec
-from tombola.names import is_import_path
 from tombola.plain import as_plain
 from tombola.search.request import Request
-from tombola.select.criteria import CRITERIA, criterion
 from tombola.ticket.tensors import hash_state
 from tombola.train.optimizer import is_foreign, optimizer_class
 from tombola.train.recipe import Recipe
@@ -37,7 +36,7 @@ def describe(request: Request, splits: Splits) -> dict[str, Any]:
     }
 
 
-def describe_training(method: Any, recipe: Recipe) -> dict[str, Any]:
+def describe_training(method: Method, recipe: Recipe) -> dict[str, Any]:
     """A method and a recipe: their options, and the code of what they name of the user's own."""
     named = {"name": method.name, "version": method.version, **as_plain(method)}
     code = {**_code_of_method(method), **code_of(recipe)}
@@ -51,16 +50,13 @@ def code_of(recipe: Recipe) -> dict[str, str]:
     return {"optimizer": fingerprint(optimizer_class(recipe)).digest}
 
 
-def _code_of_method(method: Any) -> dict[str, str]:
-    """The fingerprints of a method of the user's own, and of a criterion that is no name of Tombola's own."""
-    named = getattr(method, "criterion", None)
-    found = {}
+def _code_of_method(method: Method) -> dict[str, str]:
+    """The fingerprints of a method of the user's own, and of what a method names of the user's own."""
+    parts = {what: fingerprint(part) for what, part in method.code().items()}
     if package_of(type(method).__module__) is None:
-        found["method"] = fingerprint(method)
-    if isinstance(named, str) and named not in CRITERIA and is_import_path(named):
-        found["criterion"] = fingerprint(criterion(named))
-    warn_unseen({f"the {what}": part for what, part in found.items()}, "use another folder of runs after a change")
-    return {what: part.digest for what, part in found.items()}
+        parts = {"method": fingerprint(method), **parts}
+    warn_unseen({f"the {what}": part for what, part in parts.items()}, "use another folder of runs after a change")
+    return {what: part.digest for what, part in parts.items()}
 
 
 def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.levels.search import Level, Search
 from tombola.mask import parameters_by_name
+from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
 from tombola.rng.seeds import derive
@@ -29,7 +30,6 @@ from tombola.search.describe import describe, describe_training
 from tombola.search.origin import Start, start_from
 from tombola.search.request import Request, check_jobs, loaded, make_request, name_of_model
 from tombola.ticket.ticket import UNLIMITED, Ticket
-from tombola.train.dry_run import try_training
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -41,7 +41,7 @@ from tombola.train.trial import TrainingSetup
 def find(
     model: nn.Module | ModelSpec | str,
     data: Any,
-    method: Any = None,
+    method: Method | Mapping[str, Any] | None = None,
     *,
     recipe: Recipe | Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -159,22 +159,16 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
     method, options = request.method, request.options
     start = start_from(request.model, splits, seed=request.seed, method=method, ticket=request.start)
     network = start.network()
-    covered = _covered(request, network) if hasattr(method, "include") else None  # else nothing is to be pruned
+    covered = _covered(request, network) if method.prunes else None
     _loggers(options, None, 0)
     fabric = make_fabric(options.device, request.recipe.precision)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
-    if request.start is None:
-        method.check(network, loop.steps_per_epoch, loop.total)
-    else:
-        method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask)
+    method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask if request.start else None)
     with limit_threads(options.threads), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said when it counts
         setup = TrainingSetup(splits, request.recipe, fabric, options, progress or Silent())
-        if hasattr(method, "dry_run"):
-            provenance = describe_training(method, request.recipe)  # not of the data, which need not be read for it
-            method.dry_run(_prepared(request, setup, start, request.seed, provenance))
-        else:
-            try_training(setup, start.network(), seed=request.seed)
+        provenance = describe_training(method, request.recipe)  # not of the data, which need not be read for it
+        method.dry_run(_prepared(request, setup, start, request.seed, provenance))
     if covered is not None:  # not beside a refusal, which tells more
         warn_of_left_out(covered)
 
@@ -186,7 +180,7 @@ def parameters(request: Request, splits: Splits, masked: int) -> dict[str, Any]:
 
 
 def _covered(request: Request, network: nn.Module) -> Coverage:
-    return coverage(network, *(getattr(request.method, part, ()) for part in ("include", "exclude")))
+    return coverage(network, request.method.include, request.method.exclude)
 
 
 def headline(done: Done) -> dict[str, Any]:

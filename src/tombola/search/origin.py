@@ -16,6 +16,8 @@ from tombola.data.splits import Splits
 from tombola.errors import TicketError, TombolaError
 from tombola.hold import release
 from tombola.mask import parameters_by_name, unwrap
+from tombola.methods.base import Method
+from tombola.methods.dense import DenseTraining
 from tombola.models.foreign import filled_args
 from tombola.models.registry import check_name, default_init, is_known, load_checkpoint_
 from tombola.models.spec import ModelSpec
@@ -40,7 +42,12 @@ class Start:
 
 
 def start_from(
-    model: nn.Module | ModelSpec, splits: Splits, *, seed: int, method: Any = None, ticket: Ticket | None = None
+    model: nn.Module | ModelSpec,
+    splits: Splits,
+    *,
+    seed: int,
+    method: Method | None = None,
+    ticket: Ticket | None = None,
 ) -> Start:
     """The start of one search.
 
@@ -53,16 +60,16 @@ def start_from(
     Raises:
         TombolaError: the network cannot be built, or does not take this data, or is not the ticket's.
     """
+    method = method or DenseTraining()
     if isinstance(model, ModelSpec) and model.init is None:
-        model = replace(model, init=getattr(method, "default_init", None))
+        model = replace(model, init=method.init())
     if isinstance(model, ModelSpec) and is_known(model.name):
         model = _formed(model, method, ticket)
     if isinstance(model, nn.Module):
         own = unwrap(model)
         start = Start(Origin.stored(own), _copied(own).to("cpu"))
     else:
-        init_args = method.init_args() if hasattr(method, "init_args") else {}
-        start = _by_name(model, splits, seed, init_args)
+        start = _by_name(model, splits, seed, method.init_args())
     if ticket is not None:
         _check_activations_stay(ticket, method)
         start = replace(start, origin=_handed_on(ticket, start))
@@ -70,13 +77,12 @@ def start_from(
     return start
 
 
-def _formed(spec: ModelSpec, method: Any, ticket: Ticket | None) -> ModelSpec:
+def _formed(spec: ModelSpec, method: Method, ticket: Ticket | None) -> ModelSpec:
     """A network of Tombola's own in the form of the ticket that the search goes on from, else in the method's."""
     if ticket is None or ticket.origin.network is None or ticket.origin.network.name != spec.name:
-        formed: ModelSpec = method.network(spec) if hasattr(method, "network") else spec
-        return formed
+        return method.network(spec)
     args = {**ticket.origin.network.args, **spec.args}
-    if getattr(method, "activations", "float") == "binary" and args.get("activation") != "binary":
+    if method.activations == "binary" and args.get("activation") != "binary":
         raise TombolaError(
             f"the ticket to start from is of {spec.name} with float activations, whose binary form is another network; "
             "start from a ticket found with binary activations, or leave activations at float"
@@ -84,10 +90,10 @@ def _formed(spec: ModelSpec, method: Any, ticket: Ticket | None) -> ModelSpec:
     return replace(spec, args=args)
 
 
-def _check_activations_stay(ticket: Ticket, method: Any) -> None:
+def _check_activations_stay(ticket: Ticket, method: Method) -> None:
     """TombolaError if a user's own network would lose the binary activations that the ticket's rewrites gave it."""
     binary = any(rewrite.get("kind") == "binary-activations" for rewrite in ticket.rewrites)
-    if binary and getattr(method, "activations", "float") != "binary":
+    if binary and method.activations != "binary":
         raise TombolaError(
             "the ticket to start from has binary activations in the place of the network's ReLUs, which this search "
             "would put back; go on by a method whose activations are binary (joint, multi-prize, binary-weights)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.fields import described
-from tombola.levels.search import Level, Search
 from tombola.mask import unwrap
 from tombola.methods import METHODS
+from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
 from tombola.nn.forward import input_dtype
@@ -38,34 +38,13 @@ MOST = 10_000
 """Replicates, at most: no study has had more."""
 
 
-class Method(Protocol):
-    """A method is a frozen dataclass of options that finds levels; the last one holds the ticket.
-
-    It may also have `default_init`, an initialisation (or None) for networks by name that are given none, and
-    `init_args()`, what the initialisation is called with; and `dry_run(search)`, which tries one step of everything on
-    copies before anything is trained or written (else one step of plain training is tried).
-    """
-
-    name: str
-    version: int
-
-    def find(self, search: Search) -> list[Level]:
-        """Run the search."""
-
-    def check(self, network: nn.Module, steps_per_epoch: int, total: int) -> None:
-        """TombolaError if these options cannot work on this network at this length; nothing is trained.
-
-        A search that starts from a ticket passes the ticket's mask as `mask=` too.
-        """
-
-
 @dataclass(frozen=True)
 class Request:
     """One search, complete and picklable if model and data are given by name."""
 
     model: nn.Module | ModelSpec
     data: Splits | DataSpec
-    method: Any
+    method: Method
     recipe: Recipe
     seed: int = 0
     replicates: int = 1
@@ -80,7 +59,7 @@ class Request:
 def make_request(
     model: nn.Module | ModelSpec | str,
     data: Any,
-    method: Any = None,
+    method: Method | Mapping[str, Any] | None = None,
     *,
     recipe: Recipe | Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -93,9 +72,13 @@ def make_request(
     spec = ModelSpec(model) if isinstance(model, str) else model
     _check_kinds(spec, method)
     source = as_data(data, model)
-    name = "imp" if method is None or isinstance(method, Mapping) else method.name
+    name = method.name if isinstance(method, Method) else "imp"
     named = preset(name, name_of_model(spec), source.name)
-    chosen = made(METHODS[name], named.method, method) if not hasattr(method, "find") else method
+    chosen = method if isinstance(method, Method) else made(METHODS[name], named.method, method)
+    if ticket is not None and not chosen.goes_on_from_tickets:
+        raise TombolaError(
+            f"method {chosen.name} does not go on from a ticket, whose mask it would not keep to; leave start out"
+        )
     if not isinstance(recipe, Recipe):
         recipe = made(Recipe, named.recipe, recipe)
     return Request(spec, source, chosen, recipe, seed, replicates, options or Options(), ticket)
@@ -125,7 +108,7 @@ def _check_kinds(model: Any, method: Any) -> None:
         )
     if method is None or isinstance(method, Mapping):
         return
-    if isinstance(method, type) or not (hasattr(method, "find") and hasattr(method, "name")):
+    if not isinstance(method, Method):
         raise TombolaError(
             f"the method is {described(method)}; give an instance of a method, such as IterativePruning(density=0.1, "
             "rounds=10), or a mapping of iterative pruning's fields"

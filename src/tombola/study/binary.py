@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tombola.methods.binarised import ACTIVATIONS
-from tombola.methods.checks import check_choice
+from tombola.methods.base import ACTIVATIONS
+from tombola.names import check_known
 from tombola.study.setting import Arm, Setting
 
 
@@ -37,7 +37,7 @@ class BinaryStudy:
         from tombola.select.checks import checked_densities  # which imports torch
 
         object.__setattr__(self, "densities", checked_densities(self.densities))
-        check_choice("activations", self.activations, ACTIVATIONS)
+        check_known("activations", self.activations, ACTIVATIONS)
 
 
 def binary_arms(setting: Setting) -> list[Arm]:

@@ -172,7 +172,7 @@ def _check(study: _Study, splits: Splits, progress: Progress) -> None:
             validate(request, splits, progress)
         except TombolaError as error:
             raise TombolaError(f"arm {arm.name!r}: {error}") from None
-        rewind = getattr(arm.method, "rewind", "init")
+        rewind = arm.method.rewind
         if Rewind.parse(rewind) != Rewind():
             raise TombolaError(
                 f"rewind of arm {arm.name!r} is {rewind}, but both masks must start from the same weights; "
@@ -180,8 +180,7 @@ def _check(study: _Study, splits: Splits, progress: Progress) -> None:
             )
         network = start_from(request.model, splits, seed=request.seed, method=arm.method).network()
         origins.append(hash_state(dict(network.state_dict())))
-        chosen = (getattr(arm.method, part, ()) for part in ("include", "exclude"))
-        layers.append(list(prunable(network, *chosen)))
+        layers.append(list(prunable(network, arm.method.include, arm.method.exclude)))
     if origins[0] != origins[1]:
         raise TombolaError(
             f"{study.arms[0].name} and {study.arms[1].name} start from different weights; leave out what changes the "

@@ -11,7 +11,6 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.levels.prune import plan_levels
 from tombola.levels.search import level_result
 from tombola.names import check_known
 from tombola.rng.seeds import derive
@@ -65,8 +64,8 @@ def run_curve(
 
         def check() -> None:
             validate(request, splits, progress)
-            if wanted and hasattr(request.method, "pruning"):
-                _check_levels(wanted, planned_levels(request, splits))
+            if wanted and (planned := planned_levels(request, splits)) is not None:
+                _check_levels(wanted, planned)
 
         order = Order(out, label, "study", machine(options, jobs), options.force)
         return headline(carry_out(order, config, check, work, progress))
@@ -111,12 +110,11 @@ def _train(
     return replicates
 
 
-def planned_levels(request: Request, splits: Splits) -> list[int]:
-    """The levels that a pruning search will have, without the dense network's."""
+def planned_levels(request: Request, splits: Splits) -> Sequence[int] | None:
+    """The levels that a pruning search will have, without the dense network's; None: nobody knows beforehand."""
     start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
     mask = request.start.mask if request.start else None
-    _, plan = plan_levels(start.network(), request.method.pruning(), mask)
-    return list(range(1, len(plan)))
+    return request.method.planned_levels(start.network(), mask)
 
 
 def _check_levels(wanted: Sequence[int], there: Sequence[int]) -> None:

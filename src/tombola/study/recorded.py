@@ -40,7 +40,7 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: S
     must be among what is given, as must a length of years.
     """
     kind = METHODS.get(recorded_name(ticket, "method") or "")
-    if getattr(kind, "trains_scores_only", False):
+    if kind is not None and kind.trains_scores_only:
         parts = (recorded_name(ticket, part) or "" for part in ("model", "data"))
         named = preset("dense", *parts).recipe
         if not named and not given:

@@ -10,6 +10,7 @@ from typing import Any
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.methods import METHODS
+from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
 from tombola.search.presets import preset
@@ -34,7 +35,7 @@ class Arm:
     """
 
     name: str
-    method: Any
+    method: Method
     recipe: Recipe
     density: float | None = None
     family: str | None = None

@@ -1,0 +1,256 @@
+"""What a method is: options that find levels, and all that may be asked of it, with its default (torch-free).
+
+A method is a frozen dataclass. Its fields are the options on the command line and in YAML, their help stands in the
+docstring under `Args:`. One that lies outside of this package is named by its import path.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, get_origin, get_type_hints
+
+from tombola.errors import TombolaError
+from tombola.fields import check_fields
+from tombola.names import check_known
+from tombola.train.length import Length
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tombola.levels.learn import Learning
+    from tombola.levels.search import Level, Search
+    from tombola.mask import Mask
+    from tombola.models.spec import ModelSpec
+    from tombola.train.hooks import Hook
+    from tombola.train.recipe import Recipe
+
+ACTIVATIONS = ("float", "binary")
+SCOPES = ("layer", "global")
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to find a ticket. `find` is all that has to be written; everything else has a default.
+
+    What stands here as a property is an option of many methods: a field of the same name takes its place, and the
+    values that it may have are checked here.
+    """
+
+    name: ClassVar[str]
+    """Short name, or the import path of the class where it sets none."""
+    version: ClassVar[int] = 1
+    """Counted up when the same options come to find something else."""
+    prunes: ClassVar[bool] = True
+    """Whether weights are removed at all."""
+    prunes_in_levels: ClassVar[bool] = False
+    """Whether the density falls level by level, so that a curve can be drawn of one search."""
+    trains_scores_only: ClassVar[bool] = False
+    """Whether the recipe trains scores of weights that rest, and so does not suit weights."""
+    goes_on_from_tickets: ClassVar[bool] = False
+    """Whether a search keeps to (pruning), or begins with (scores), what the mask of a ticket keeps."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "name" not in vars(cls):
+            cls.name = f"{cls.__module__}.{cls.__qualname__}"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is tuple:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.density is not None:
+            check_density(self.density)
+        check_known("scope", self.scope, SCOPES)
+        check_known("activations", self.activations, ACTIVATIONS)
+
+    @property
+    def density(self) -> float | None:
+        """Fraction of the prunable weights that the ticket keeps; None where it is an outcome, or said otherwise."""
+        return None
+
+    @property
+    def scope(self) -> str:
+        """Over what the density holds: layer or global."""
+        return "layer"
+
+    @property
+    def include(self) -> tuple[str, ...]:
+        """Name patterns of further parameters to prune."""
+        return ()
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Name patterns of weights to leave alone."""
+        return ()
+
+    @property
+    def rewind(self) -> str:
+        """What kept weights return to before they are trained."""
+        return "init"
+
+    @property
+    def activations(self) -> str:
+        """float or binary."""
+        return "float"
+
+    def init(self) -> str | None:
+        """The initialisation of networks by name that are given none; None: the network's own."""
+        return None
+
+    def init_args(self) -> Mapping[str, Any]:
+        """What the initialisation is called with."""
+        return {}
+
+    def network(self, spec: ModelSpec) -> ModelSpec:
+        """One of Tombola's own networks in the form that is needed."""
+        return spec
+
+    def hooks(self, search: Search) -> Sequence[Hook]:
+        """What runs within the training loop."""
+        return ()
+
+    def code(self) -> Mapping[str, object]:
+        """What the options name by import path, by what it is: a run is known by its code."""
+        return {}
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these options cannot work here; nothing is trained.
+
+        Args:
+            network: a copy, which may be changed.
+            total: iterations of the training.
+            mask: what the ticket that the search goes on from keeps.
+        """
+        return None
+
+    def planned_levels(self, network: nn.Module, mask: Mask | None = None) -> Sequence[int] | None:
+        """The numbers of the levels after the first; None where they are not known before the search."""
+        return None
+
+    def dry_run(self, search: Search) -> None:
+        """One step of everything, on copies; TombolaError for what cannot work. By default a step of training."""
+        from tombola.train.dry_run import try_training
+
+        try_training(search.setup, search.network(), seed=search.seed)
+
+    @abstractmethod
+    def find(self, search: Search) -> list[Level]:
+        """Run the search; the last level holds the ticket."""
+
+
+@dataclass(frozen=True)
+class SupermaskMethod(Method):
+    """A method that learns a mask by gradient descent: `learning` says how, and what its network is trained by then."""
+
+    goes_on_from_tickets: ClassVar[bool] = True
+
+    @abstractmethod
+    def learning(self, network: nn.Module) -> Learning:
+        """These options as axes of the parametrisation; hooks are those of `hooks`."""
+
+    def second_level(self) -> tuple[str, float] | None:
+        """Length and learning rate of a level after the mask is found; None: there is none."""
+        return None
+
+    tunes_norms: ClassVar[bool] = False
+    """Whether that level trains scale and bias of the norms, under frozen weights, and not the weights."""
+
+    def find(self, search: Search) -> list[Level]:
+        """Level 1 learns the mask; level 2, if asked for, trains the weights or the norms under it."""
+        from tombola.levels.learn import fine_tune, learn_mask, tune_norms
+
+        levels = [learn_mask(search, self.learning(search.network()))]
+        if (recipe := self._second_recipe(search)) is not None:
+            levels.append((tune_norms if self.tunes_norms else fine_tune)(search, levels[0], recipe))
+        return levels
+
+    def _second_recipe(self, search: Search) -> Recipe | None:
+        from tombola.levels.learn import second_recipe
+
+        then = self.second_level()
+        return None if then is None else second_recipe(search, *then)
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these options cannot work on this network."""
+        from tombola.levels.learn import check_learning
+
+        check_learning(network, self.learning(network), mask)
+
+    def dry_run(self, search: Search) -> None:
+        """One step of everything, on copies; TombolaError for what cannot work."""
+        from tombola.levels.learn import dry_run
+
+        dry_run(search, self.learning(search.network()), self._second_recipe(search), norms=self.tunes_norms)
+
+
+# ---- checks of options --------------------------------------------------------------------------------------
+
+
+def check_density(density: float) -> None:
+    """TombolaError unless it lies in (0, 1]."""
+    if isinstance(density, bool) or not 0.0 < density <= 1.0:
+        raise TombolaError(f"density is {density}, but it must lie in (0, 1]: the fraction of weights kept")
+
+
+def check_not_negative(**options: float | None) -> None:
+    """TombolaError unless each is a finite number of at least 0, or None."""
+    for name, value in options.items():
+        if value is not None and not (math.isfinite(value) and value >= 0):
+            raise TombolaError(f"{name} is {value}; it must be a number of at least 0")
+
+
+def check_fraction(**options: float) -> None:
+    """TombolaError unless each lies in [0, 1]."""
+    for name, value in options.items():
+        if not 0.0 <= value <= 1.0:
+            raise TombolaError(f"{name} is {value}, but it must lie in [0, 1]")
+
+
+def is_nothing(length: str) -> bool:
+    """Whether a length such as "0it" is no iteration at all; TombolaError if it is no length."""
+    return Length.parse(length) == Length()
+
+
+def fixed_density(pattern: str, density: float) -> float:
+    """The density, which N:M fixes: there the methods' default of 0.5 gives way."""
+    from tombola.select.patterns import NM, parse_pattern
+
+    shape = parse_pattern(pattern)
+    return shape.n / shape.m if isinstance(shape, NM) and density == 0.5 else density
+
+
+# ---- binary networks ----------------------------------------------------------------------------------------
+
+
+def binary_form(spec: ModelSpec, activations: str, affine: bool) -> ModelSpec:
+    """One of Tombola's own networks in the block order and with the norms that are asked for.
+
+    What the user has set in the network's arguments stays; networks made elsewhere are rewritten instead.
+    """
+    from tombola.models.registry import has_norms
+
+    binary = activations == "binary"
+    wanted: dict[str, Any] = {"activation": "binary"} if binary else {}
+    if binary or has_norms(spec.name):
+        wanted["affine"] = affine
+    return replace(spec, args={**wanted, **spec.args})
+
+
+def binary_rewrites(
+    network: nn.Module, activations: str, include: Sequence[str], exclude: Sequence[str]
+) -> tuple[Mapping[str, Any], ...]:
+    """What a network is rewritten with: binary layers for all that is masked; binary activations where they are
+    asked for and the network does not have them."""
+    from tombola.mask import prunable
+    from tombola.nn.binary import BinaryActivation
+    from tombola.nn.flow import RELU_LIKE
+
+    rewrites: list[Mapping[str, Any]] = [{"kind": "binary-layers", "names": list(prunable(network, include, exclude))}]
+    binary, float_ = (any(isinstance(m, kind) for m in network.modules()) for kind in (BinaryActivation, RELU_LIKE))
+    if activations == "binary" and (float_ or not binary):
+        rewrites.insert(0, {"kind": "binary-activations"})
+    return tuple(rewrites)
