@@ -1,4 +1,4 @@
-"""What the comparison of two commits calls different."""
+"""What the comparisons of two commits call different, and slower."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
+import compare_speed
 from compare_commits import compare, differences
 
 
@@ -33,3 +34,11 @@ def test_a_search_that_is_missing_or_fails_in_both_is_no_success(capsys):
     assert not compare({"imp": {"loss": 1.0}}, {})
     assert not compare({"imp": {"error": "status 2"}}, {"imp": {"error": "status 2"}})
     assert "fails in both" in capsys.readouterr().out
+
+
+def test_a_machine_that_slows_down_is_taken_out_by_the_baseline():
+    old = [{"a": {"bare": 1.0, "ours": 2.0}}, {"a": {"bare": 4.0, "ours": 8.0}}, {"a": {"bare": 1.0, "ours": 2.0}}]
+    new = [{"a": {"bare": 2.0, "ours": 4.2}}, {"a": {"bare": 2.0, "ours": 4.2}}, {"a": {"bare": 1.0, "ours": 2.1}}]
+    (_, ours, before, after, steadied) = compare_speed.compare(old, new, "bare")[1]
+    assert (ours, before, after) == ("ours", 2.0, 4.2)
+    assert steadied == pytest.approx(1.05)
