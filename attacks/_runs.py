@@ -16,6 +16,7 @@ from torch import nn
 
 from tombola import IterativePruning, Options, Recipe
 from tombola.data.splits import Splits, make_splits
+from tombola.results.search import SearchResult
 from tombola.runs.integrity import KEY, DamagedWarning, read_sealed
 from tombola.search.find import run_find
 from tombola.search.request import make_request
@@ -30,7 +31,7 @@ def small_splits() -> Splits:
     return make_splits((x[:24], y[:24]), (x[24:36], y[24:36]), (x[36:], y[36:]))
 
 
-def small_search(out: Path, **more: Any) -> dict[str, Any]:
+def small_search(out: Path, **more: Any) -> SearchResult:
     """Three levels that rewind to step 2, forty steps each; found finished, resumed or begun under `out`."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -85,7 +86,7 @@ def _timeless(value: Any) -> Any:
     return [_timeless(part) for part in value] if isinstance(value, list) else value
 
 
-def again(out: Path) -> tuple[dict[str, Any], list[str]]:
+def again(out: Path) -> tuple[SearchResult, list[str]]:
     """The search once more, and what it said of damage."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

@@ -191,10 +191,10 @@ def test_a_search_says_at_its_start_what_it_leaves_out_and_its_result_holds_it(t
     request = make_request(Everything(), "digits", tombola.EdgePopup(0.5, include=["own"]), recipe={"length": "2it"})
     with pytest.warns(LeftOutWarning, match=r"left out are .*lstm.weight_\* \(recurrent"):
         result = run_find(request, tmp_path)
-    assert result["parameters"]["prunable"] == 36
-    assert result["parameters"]["total"] == sum(p.numel() for p in Everything().parameters())
-    left = {part["name"]: part for part in result["parameters"]["left_out"]}
-    assert left["pair.weight"] == {"name": "pair.weight", "shape": [6, 6, 6], "size": 216, "why": "bilinear"}
+    assert result.parameters.prunable == 36
+    assert result.parameters.total == sum(p.numel() for p in Everything().parameters())
+    left = {part.name: part for part in result.parameters.left_out}
+    assert left["pair.weight"].as_dict() == {"name": "pair.weight", "shape": [6, 6, 6], "size": 216, "why": "bilinear"}
     assert "own" not in left
     dense = make_request(Everything(tied=False), "digits", DenseTraining(), recipe={"length": "2it"})
     with warnings.catch_warnings():

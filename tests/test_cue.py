@@ -275,7 +275,7 @@ def test_the_cue_misleads_a_network() -> None:
         network = nn.Sequential(nn.Flatten(), nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 10))
         setup = TrainingSetup(load_data(DataSpec(cue=cue)), recipe, make_fabric("cpu", "32"))
         result = run_trial(setup, network, seed=0, label="network").result
-        accuracy[cue.kind] = result["val_accuracy"], result["test_accuracy"]
+        accuracy[cue.kind] = result.val_accuracy, result.test_accuracy
     assert min(accuracy["none"]) > 0.9
     assert accuracy["corner"][0] > 0.97
     assert accuracy["corner"][1] < 0.8

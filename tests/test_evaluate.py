@@ -128,7 +128,7 @@ def test_a_trial_holds_the_outcome_of_every_test_example_and_none_of_validation(
     torch.manual_seed(0)
     setup = TrainingSetup(splits, Recipe(length="8it", batch_size=12, lr=1.0), make_fabric("cpu"))
     trial = run_trial(setup, nn.Linear(1, 2), seed=0, label="")
-    assert trial.result["val_accuracy"] == 1.0
-    assert trial.result["test_accuracy"] == trial.result["test_accuracy_early_stop"] == 0.0
-    assert trial.result["test_loss"] > trial.result["val_loss"]
+    assert trial.result.val_accuracy == 1.0
+    assert trial.result.test_accuracy == trial.result.test_accuracy_early_stop == 0.0
+    assert trial.result.test_loss > trial.result.val_loss
     assert trial.outcomes.tolist() == [0, 0, 0, 0, 0]

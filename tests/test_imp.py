@@ -253,13 +253,11 @@ def test_replicates_are_searches_of_their_own_and_finished_runs_are_found_again(
     method = IterativePruning(density=0.5, rounds=1)
     request = make_request(ModelSpec("mlp"), splits(), method, recipe={"length": "3it"}, replicates=2)
     result = run_find(request, tmp_path)
-    first, second = (
-        tb.Ticket.load(Path(result["run"]) / replicate["ticket"]).mask for replicate in result["replicates"]
-    )
+    first, second = (tb.Ticket.load(Path(result.run) / replicate.ticket).mask for replicate in result.replicates)
     assert first != second
-    files = {file: file.stat().st_mtime_ns for file in Path(result["run"]).rglob("*.ticket")}
-    assert run_find(request, tmp_path) == {**result, "reused": True}
-    assert files == {file: file.stat().st_mtime_ns for file in Path(result["run"]).rglob("*.ticket")}
+    files = {file: file.stat().st_mtime_ns for file in Path(result.run).rglob("*.ticket")}
+    assert run_find(request, tmp_path) == result.replace(reused=True)
+    assert files == {file: file.stat().st_mtime_ns for file in Path(result.run).rglob("*.ticket")}
 
 
 def test_a_finished_run_is_found_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -270,7 +268,7 @@ def test_a_finished_run_is_found_where_nothing_can_be_written(tmp_path: Path, mo
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr("tombola.runs.atomic.tempfile.mkdtemp", read_only)
-    assert run_find(request, tmp_path) == {**result, "reused": True}
+    assert run_find(request, tmp_path) == result.replace(reused=True)
     with pytest.raises(TombolaError, match=r"cannot be written to \(Read-only file system\)"):
         run_find(replace(request, seed=1), tmp_path)
     with pytest.raises(TombolaError, match=r"cannot be written to \(Read-only file system\)"):

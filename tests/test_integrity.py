@@ -48,7 +48,7 @@ def the_run(out: Path) -> Path:
 
 def test_a_finished_run_is_found_and_says_nothing(case: Path) -> None:
     result, said = tiny.again(case)
-    assert result["reused"]
+    assert result.reused
     assert not said
     assert [run["state"] for run in list_runs(case)] == ["finished"]
 
@@ -70,12 +70,12 @@ def test_runs_without_checksums_are_read(case: Path, whole: Path) -> None:
     assert [(listed["state"], listed["damage"]) for listed in list_runs(case)] == [("finished", [])]
     assert not any("left out" in note for note in read_run(run).missing)
     result, said = tiny.again(case)
-    assert result["reused"]
+    assert result.reused
     assert not said
     for file in (run / "result.json", run / "replicate-0" / "level-02" / "result.json"):
         file.unlink()
     result, said = tiny.again(case)  # the rewind point is read, and one level trained
-    assert not result["reused"]
+    assert not result.reused
     assert not said
     assert tiny.essence(case) == tiny.essence(whole)
 

@@ -18,6 +18,8 @@ from cli_calls import last_json
 from tombola.cli import all_verbs
 from tombola.data.splits import Splits, Task, make_splits
 from tombola.methods import METHODS
+from tombola.results.codec import typed
+from tombola.results.search import SearchResult
 from tombola.runs.record import SCHEMA, named, shared, stamped, unstamped
 from tombola.runs.stage import Stage
 from tombola.runtime.bench import Benchmark
@@ -108,8 +110,12 @@ def test_every_command_says_it(
     words: tuple[str, ...], found: dict[str, Any], runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if words == ("demo",):  # the searches of a real one take a minute
+        from tombola.study.demo import Demo
+
         verdict = last_json("verify", found["ticket"], *ONCE, *QUICK[:2], "--out", str(runs))
-        monkeypatch.setattr("tombola.study.demo.run_demo", lambda *args: {"find": found, "verify": verdict})
+        monkeypatch.setattr(
+            "tombola.study.demo.run_demo", lambda *args: Demo(typed(SearchResult, found, runs), verdict)
+        )
     # pages and kernels have tests of their own
     monkeypatch.setattr("tombola.report.page.write_report", lambda *args: SimpleNamespace(html="x.html", figures=[]))
     monkeypatch.setattr("tombola.runtime.deploy.deploy", lambda *args, **more: Deployed())
@@ -201,8 +207,8 @@ def test_the_library_gives_what_the_file_holds(tmp_path: Path) -> None:
     recipe = {"length": "2it", "eval_every": "2it", "train_eval": 10}
     request = make_request("mlp", "test_json.regression", {"density": 0.5, "rounds": 1}, recipe=recipe)
     fresh = run_find(request, tmp_path)
-    assert run_find(request, tmp_path) == {**fresh, "reused": True}
-    assert fresh["test_metric"] == fresh["replicates"][0]["arms"]["ticket"][-1]["test_metric"]
+    assert run_find(request, tmp_path) == fresh.replace(reused=True)
+    assert fresh.headed()["test_metric"] == fresh.as_dict()["replicates"][0]["arms"]["ticket"][-1]["test_metric"]
 
 
 # ---- by hand

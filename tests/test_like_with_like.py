@@ -58,14 +58,14 @@ def same_everywhere() -> Splits:
 def test_on_the_same_examples_all_figures_of_a_level_agree(name: str, tmp_path: Path) -> None:
     method = METHODS[name](**OPTIONS.get(name, {}))
     found = run_find(make_request(network(), same_everywhere(), method, recipe=RECIPE), tmp_path)
-    for level in found["replicates"][0]["arms"]["ticket"]:
-        assert level["val_loss"] == level["test_loss"] == level["train_loss_eval"]
-        assert level["val_accuracy"] == level["test_accuracy"] == level["train_accuracy_eval"]
-        assert level.get("val_accuracy_sampled") == level.get("test_accuracy_sampled")
-        stop = early_stop(read_csv(Path(found["run"]) / level["metrics"]))
+    for level in found.replicates[0].levels:
+        assert level.val_loss == level.test_loss == level.train_loss_eval
+        assert level.val_accuracy == level.test_accuracy == level.train_accuracy_eval
+        assert level.val_accuracy_sampled == level.test_accuracy_sampled
+        stop = early_stop(read_csv(Path(found.run) / level.metrics))
         assert stop is not None
-        assert level["test_accuracy_early_stop"] == stop.val_accuracy
-        assert level["val_loss_min"] == stop.val_loss
+        assert level.test_accuracy_early_stop == stop.val_accuracy
+        assert level.val_loss_min == stop.val_loss
 
 
 # -- stochastic masks
@@ -80,11 +80,11 @@ def test_a_drawn_masks_validation_is_of_the_ticket(weights: str, rescale: bool) 
     built = level.ticket.build("final", model=network())
     for where, split in (("val", data.val), ("test", data.test)):
         score = evaluate(built, evaluation_feed(data, split, torch.device("cpu"), False), data.task)
-        assert level.result[f"{where}_loss"] == pytest.approx(score.loss, rel=1e-5)
-        assert level.result[f"{where}_accuracy"] == score.metric
-        assert 0 <= level.result[f"{where}_accuracy_sampled"] <= 1
+        assert getattr(level.result, f"{where}_loss") == pytest.approx(score.loss, rel=1e-5)
+        assert getattr(level.result, f"{where}_accuracy") == score.metric
+        assert 0 <= getattr(level.result, f"{where}_accuracy_sampled") <= 1
     counts = level.ticket.mask.counts()
-    assert level.result["utilisation"][-1]["densities"] == {name: k / n for name, (k, n) in counts.items()}
+    assert level.result.utilisation[-1].densities == {name: k / n for name, (k, n) in counts.items()}
 
 
 def test_the_sampled_figures_are_means_over_the_same_masks() -> None:
@@ -92,11 +92,11 @@ def test_the_sampled_figures_are_means_over_the_same_masks() -> None:
     same = make_splits((part.x, part.y), (part.x, part.y), (part.x, part.y))
     method = LearnedMask(samples=5)
     (level,) = search(make_request(network(), same, method, recipe=RECIPE))
-    assert level.result["val_accuracy_sampled"] == level.result["test_accuracy_sampled"]
-    assert level.result["samples"] == 5
+    assert level.result.val_accuracy_sampled == level.result.test_accuracy_sampled
+    assert level.result.samples == 5
     (untested,) = search(make_request(network(), replace(same, test=None), method, recipe=RECIPE))
-    assert untested.result["val_accuracy_sampled"] == level.result["val_accuracy_sampled"]
-    assert "test_accuracy_sampled" not in untested.result
+    assert untested.result.val_accuracy_sampled == level.result.val_accuracy_sampled
+    assert untested.result.test_accuracy_sampled is None
 
 
 def test_what_is_sampled_are_fresh_draws_and_then_the_ticket_is_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,7 +220,7 @@ def test_what_a_hook_reports_is_validated_tested_and_kept() -> None:
     setup = TrainingSetup(data, recipe, make_fabric("cpu"))
     trial = run_trial(setup, averaged, seed=0, label="", hooks=[Average()])
     run_trial(setup, plain, seed=0, label="")
-    assert trial.result["val_loss"] == trial.result["test_loss"] == trial.result["train_loss_eval"]
+    assert trial.result.val_loss == trial.result.test_loss == trial.result.train_loss_eval
     assert trial.trained is not None
     states = [train_alone(replace(recipe, length=f"{n}it"), data) for n in range(1, 9)]
     mean = sum(state["6.weight"] for state in states) / 8
@@ -249,11 +249,11 @@ def test_training_figures_in_evaluation_mode_are_of_a_fixed_part_of_the_split(si
     data, recipe = splits(), replace(RECIPE, train_eval=size)
     trial = trial_of(data, recipe)
     part = evaluated_part(data, recipe.train_eval)
-    assert len(part) == trial.result["train_examples_eval"] == count
+    assert len(part) == trial.result.train_examples_eval == count
     model = noisy()
     model.load_state_dict(trial.trained.state)
     score = evaluate(model, evaluation_feed(data, part, torch.device("cpu"), False), data.task)
-    assert (trial.result["train_loss_eval"], trial.result["train_accuracy_eval"]) == (score.loss, score.metric)
+    assert (trial.result.train_loss_eval, trial.result.train_accuracy_eval) == (score.loss, score.metric)
     assert torch.equal(part.x, evaluated_part(data, recipe.train_eval).x)
     assert len(part.x.unique(dim=0)) == count  # no example twice
     examples = {tuple(x.flatten().tolist()) for x in data.train.x}
@@ -265,8 +265,8 @@ def test_the_running_mean_and_the_training_stay_as_they_are() -> None:
     assert [repr(replace(row, seconds=0)) for row in first.history] == [
         repr(replace(row, seconds=0)) for row in other.history
     ]
-    assert first.result["train_loss"] == first.history[-1].train_loss
-    assert first.result["train_loss"] > 1.1 * first.result["train_loss_eval"]  # nine tenths dropped out
+    assert first.result.train_loss == first.history[-1].train_loss
+    assert first.result.train_loss > 1.1 * first.result.train_loss_eval  # nine tenths dropped out
     for name, value in first.trained.state.items():
         assert torch.equal(value, other.trained.state[name])
 
@@ -276,7 +276,7 @@ def test_the_evaluated_part_is_not_augmented() -> None:
     shifted = replace(plain, augment=Augment(crop=2, flip=True))
     setup = [TrainingSetup(data, replace(RECIPE, lr=0.0), make_fabric("cpu")) for data in (plain, shifted)]
     first, other = (run_trial(b, network(), seed=0, label="").result for b in setup)
-    assert first["train_loss"] != other["train_loss"]
+    assert first.train_loss != other.train_loss
     torch.manual_seed(0)
     dataset = Fickle(plain.train)
     streamed = replace(plain, train=Streamed(dataset, Fickle(plain.train, noise=0.0)))

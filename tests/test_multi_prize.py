@@ -298,7 +298,7 @@ def test_binary_weights_keep_all_and_train_the_rest(activations: str, per_channe
     assert ticket.density == 1.0
     assert ticket.trained
     scales = 32 * sum(scale.numel() for scale in ticket.representation.scales.values())
-    signs = level.result["bits_per_weight"] * ticket.mask.total - scales
+    signs = level.result.bits_per_weight * ticket.mask.total - scales
     assert 0.9 * ticket.mask.total < signs <= ticket.mask.total
     assert {"0.bias", "1.weight", "1.bias", "6.bias"} <= set(ticket.state)
     for name, scale in ticket.representation.scales.items():
@@ -338,8 +338,8 @@ def test_norms_fixed_trained_tuned() -> None:
     for name in first.ticket.mask:
         assert torch.equal(second.ticket.representation.scales[name], first.ticket.representation.scales[name])
     assert set(second.ticket.state) - set(first.ticket.state) == {"1.weight", "1.bias"}
-    assert second.result["level"] == 2
-    assert second.result["bits_per_weight"] == first.result["bits_per_weight"]
+    assert second.result.level == 2
+    assert second.result.bits_per_weight == first.result.bits_per_weight
 
 
 @pytest.mark.parametrize("norms", ["trained", "tuned"])
@@ -380,9 +380,9 @@ def test_annealing_over_the_global_scope() -> None:
     sizes = [144 * 8, 16, 36]
     total = sum(sizes)
     found = []
-    for row in level.result["utilisation"]:
-        parts = row["densities"]
-        found.append((row["step"], sum(parts[n] * level.ticket.mask[n].numel() for n in parts) / total))
+    for row in level.result.utilisation:
+        parts = row.densities
+        found.append((row.step, sum(parts[n] * level.ticket.mask[n].numel() for n in parts) / total))
     for step, density in found:
         left = max(0.0, 1 - step / 4)
         assert density == pytest.approx(0.1 + 0.4 * left**3, abs=1 / total), step

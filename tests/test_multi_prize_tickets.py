@@ -514,5 +514,5 @@ def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
             run_find(request, tmp_path / "cut")
     assert list(tmp_path.rglob("cut/**/checkpoint.pt"))
     cut = run_find(request, tmp_path / "cut")
-    assert Path(cut["ticket"]).read_bytes() == Path(whole["ticket"]).read_bytes()
-    assert cut["test_accuracy"] == whole["test_accuracy"]
+    assert Path(cut.ticket).read_bytes() == Path(whole.ticket).read_bytes()
+    assert cut.test_accuracy == whole.test_accuracy

@@ -25,6 +25,7 @@ from tombola.methods.base import Method
 from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
+from tombola.results.search import SearchResult
 from tombola.runs.directory import canonical
 from tombola.search.describe import describe
 from tombola.search.find import find, run_find
@@ -90,18 +91,18 @@ def test_the_standard_task_spelled_out_is_the_standard_task() -> None:
 
 
 def test_a_finished_run_is_not_handed_out_for_another_task_or_network(tmp_path: Path) -> None:
-    def run(model: nn.Module, task: Task | None) -> dict[str, Any]:
+    def run(model: nn.Module, task: Task | None) -> SearchResult:
         return run_find(make_request(model, data(task), METHOD, recipe=RECIPE), tmp_path)
 
     first = run(net(), None)
-    assert not first["reused"]
-    assert run(net(), None) == {**first, "reused": True}
+    assert not first.reused
+    assert run(net(), None) == first.replace(reused=True)
     other = run(net(), replace(weighted(9.0), metric_name="agreement"))
-    assert (other["reused"], other["metric"]) == (False, "agreement")
+    assert (other.reused, other.metric) == (False, "agreement")
     frozen = net()
     frozen[0].weight.requires_grad_(False)  # type: ignore[index]
-    assert not run(frozen, None)["reused"]
-    assert len({result["ticket"] for result in (first, other)}) == 2
+    assert not run(frozen, None).reused
+    assert len({result.ticket for result in (first, other)}) == 2
 
 
 def test_what_a_named_task_does_is_taken_on_trust() -> None:
@@ -140,8 +141,8 @@ def test_a_metric_that_training_changes_does_not_change_the_name(tmp_path: Path)
     splits = data(Task(F.cross_entropy, Counting()))
     request = make_request(net(), splits, METHOD, recipe=RECIPE, replicates=2)
     first = run_find(request, tmp_path)
-    assert run_find(request, tmp_path) == {**first, "reused": True}
-    tickets = [Ticket.load(Path(first["run"]) / replicate["ticket"]) for replicate in first["replicates"]]
+    assert run_find(request, tmp_path) == first.replace(reused=True)
+    tickets = [Ticket.load(Path(first.run) / replicate.ticket) for replicate in first.replicates]
     assert tickets[0].provenance["task"] == tickets[1].provenance["task"] == splits.task.identity
 
 

@@ -111,7 +111,7 @@ def test_registered_with_help_for_every_option(name: str) -> None:
 )
 def test_ticket_builds_what_was_trained_and_survives_its_file(method: Any) -> None:
     level = searched(method)[-1]
-    assert level.result["test_accuracy"] == accuracy(level.ticket.build("final"))
+    assert level.result.test_accuracy == accuracy(level.ticket.build("final"))
     again = Ticket.from_bytes(level.ticket.to_bytes())
     assert again == level.ticket
     for name, weight in effective(again).items():
@@ -273,9 +273,9 @@ def test_gem_miner_finetunes_under_its_mask_as_learned_mask_does() -> None:
     for method in (GemMiner(density=0.3, freeze_every="6it", finetune="6it"), LearnedMask(finetune="6it")):
         first, second = searched(method)
         assert second.ticket.mask == first.ticket.mask
-        assert second.result["steps"] == 6
+        assert second.result.steps == 6
         assert second.ticket.trained
-        assert second.result["test_accuracy"] == accuracy(second.ticket.build("final"))
+        assert second.result.test_accuracy == accuracy(second.ticket.build("final"))
 
 
 # ---- signed and multicoated --------------------------------------------------------------------------------

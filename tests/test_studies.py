@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -35,15 +36,15 @@ def request(**more: Any) -> Request:
 
 def test_a_curve_trains_controls_at_the_levels_asked_for(tmp_path: Path) -> None:
     result = run_curve(request(replicates=2), tmp_path, control_levels=[2])
-    for replicate in result["replicates"]:
-        ticket = replicate["arms"]["ticket"]
-        assert [level["level"] for level in ticket] == [0, 1, 2]
+    for replicate in result.replicates:
+        ticket = replicate.arms["ticket"]
+        assert [level.level for level in ticket] == [0, 1, 2]
         for name in CONTROLS:
-            (control,) = replicate["arms"][name]
-            assert (control["level"], control["kept"]) == (2, ticket[2]["kept"])
-            assert 0 <= control["test_accuracy"] <= 1
+            (control,) = replicate.arms[name]
+            assert (control.level, control.kept) == (2, ticket[2].kept)
+            assert 0 <= control.test_accuracy <= 1
     before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.csv")}
-    assert run_curve(request(replicates=2), tmp_path, control_levels=[2]) == {**result, "reused": True}
+    assert run_curve(request(replicates=2), tmp_path, control_levels=[2]) == result.replace(reused=True)
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*.csv")}
 
 
@@ -68,23 +69,23 @@ def test_every_control_of_a_curve_is_a_draw_of_its_own(tmp_path: Path, monkeypat
 def test_controls_are_trained_at_the_levels_asked_for_or_at_all(
     wanted: list[int] | None, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    levels = [{"level": level, "ticket": f"{level}.ticket"} for level in range(4)]
+    levels = [SimpleNamespace(level=level, ticket=f"{level}.ticket") for level in range(4)]
 
     def stand_in(function: Any, items: Any, jobs: int, **here: Any) -> Any:
         for item in items:
-            yield levels if function is curve._search else {**vars(item), "request": None}
+            yield levels if function is curve._search else item
 
     monkeypatch.setattr(curve, "map_jobs", stand_in)
     asked = request(replicates=2, seed=5)
     found = curve._train(asked, None, tmp_path, list(CONTROLS), wanted, 1, Silent())  # type: ignore[arg-type]
     for index, replicate in enumerate(found):
-        assert (replicate["replicate"], replicate["seed"]) == (index, replicate_seed(5, index))
-        assert replicate["ticket"] == "3.ticket"
-        assert replicate["arms"]["ticket"] == levels
+        assert (replicate.replicate, replicate.seed) == (index, replicate_seed(5, index))
+        assert replicate.ticket == "3.ticket"
+        assert replicate.arms["ticket"] == tuple(levels)
         for name in CONTROLS:
-            trained = replicate["arms"][name]
-            assert [(one["replicate"], one["arm"]) for one in trained] == [(index, name)] * len(expected)
-            assert [(one["level"], one["ticket"]) for one in trained] == [(n, f"{n}.ticket") for n in expected]
+            trained = replicate.arms[name]
+            assert [(one.replicate, one.arm) for one in trained] == [(index, name)] * len(expected)
+            assert [(one.level, one.ticket) for one in trained] == [(n, f"{n}.ticket") for n in expected]
     with pytest.raises(tb.TombolaError, match="names level 4, but the search has levels 1, 2, 3"):
         curve._train(asked, None, tmp_path, ["random"], [2, 4], 1, Silent())  # type: ignore[arg-type]
 
@@ -104,8 +105,8 @@ def test_an_unknown_control_is_one_clear_line(tmp_path: Path) -> None:
 def test_several_processes_find_the_same_tickets_as_one(tmp_path: Path) -> None:
     one = run_find(request(replicates=2), tmp_path / "one")
     two = run_find(request(replicates=2), tmp_path / "two", jobs=2)
-    for first, second in zip(one["replicates"], two["replicates"], strict=True):
-        files = [Path(run["run"]) / part["ticket"] for run, part in ((one, first), (two, second))]
+    for first, second in zip(one.replicates, two.replicates, strict=True):
+        files = [Path(run.run) / part.ticket for run, part in ((one, first), (two, second))]
         assert files[0].read_bytes() == files[1].read_bytes()
 
 

@@ -25,6 +25,7 @@ from tombola.methods.imp import IterativePruning
 from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
 from tombola.models.spec import ModelSpec
+from tombola.results.search import SearchResult
 from tombola.search.find import find, run_find, search
 from tombola.search.origin import start_from
 from tombola.search.request import make_request
@@ -347,15 +348,15 @@ def test_runs_from_a_file_are_named_by_the_ticket(tmp_path: Path) -> None:
     found(SMALL, EdgePopup(density=0.5)).save(file)
     one, two = tmp_path / "one", tmp_path / "two"
 
-    def run(out: Path, start: Any) -> dict[str, Any]:
+    def run(out: Path, start: Any) -> SearchResult:
         return run_find(make_request(SMALL, splits(), Joint(density=0.3), recipe=RECIPE, start=start), out)
 
     first = run(one, file)
-    assert run(one, Ticket.load(file))["run"] == first["run"]
-    assert run(one, None)["run"] != first["run"]
+    assert run(one, Ticket.load(file)).run == first.run
+    assert run(one, None).run != first.run
     second = run(two, str(file))
-    assert Path(first["ticket"]).read_bytes() == Path(second["ticket"]).read_bytes()
-    assert Ticket.load(first["ticket"]).provenance["start"] == Ticket.load(file).digest
+    assert Path(first.ticket).read_bytes() == Path(second.ticket).read_bytes()
+    assert Ticket.load(first.ticket).provenance["start"] == Ticket.load(file).digest
     with pytest.raises(TombolaError, match="nowhere"):
         run(one, tmp_path / "nowhere.ticket")
 

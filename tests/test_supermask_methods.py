@@ -78,7 +78,7 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
 def test_edge_popup_learns_scores_and_nothing_else(scope: str, watch: Watch) -> None:
     (level,) = levels_of(EdgePopup(density=0.4, scope=scope))
     assert watch.moved() == [(True, False)] * 8
-    assert (level.level, level.result["steps"]) == (1, 8)
+    assert (level.level, level.result.steps) == (1, 8)
     counts = level.ticket.mask.counts()
     if scope == "layer":
         assert counts == {"0.weight": (14, 36), "4.weight": (461, 1152), "6.weight": (6, 16)}
@@ -88,9 +88,9 @@ def test_edge_popup_learns_scores_and_nothing_else(scope: str, watch: Watch) -> 
         assert torch.equal(state[name], start[name])
     for name, kept in level.ticket.mask.items():
         assert torch.equal(state[name], start[name] * kept)
-    rows = level.result["utilisation"]
-    assert [row["step"] for row in rows] == [0, 4, 8]
-    assert rows[-1]["densities"] == pytest.approx(level.ticket.mask.densities())
+    rows = level.result.utilisation
+    assert [row.step for row in rows] == [0, 4, 8]
+    assert rows[-1].densities == pytest.approx(level.ticket.mask.densities())
 
 
 def test_networks_by_name_are_signed_constants_and_tiny_tickets() -> None:
@@ -125,7 +125,7 @@ def test_norms_are_trained_on_request_and_biases_are_not() -> None:
 def test_the_density_falls_and_ends_exactly() -> None:
     recipe = Recipe(length="8it", batch_size=8, eval_every="2it")
     (level,) = levels_of(EdgePopup(density=0.1, anneal="8it"), recipe=recipe)
-    falling = [row["densities"]["4.weight"] for row in level.result["utilisation"]]
+    falling = [row.densities["4.weight"] for row in level.result.utilisation]
     expected = [round(1152 * (0.1 + 0.4 * (1 - step / 8) ** 3)) / 1152 for step in (0, 2, 4, 6, 8)]
     assert falling == expected
     assert level.ticket.mask.counts()["4.weight"] == (115, 1152)
@@ -142,8 +142,8 @@ def test_the_best_state_is_tested_under_its_own_mask(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(trial, "evaluate", spied)
     worse = Recipe(length="8it", batch_size=8, lr=1e4, eval_every="4it")
     (level,) = levels_of(EdgePopup(density=0.1, anneal="8it"), recipe=worse)
-    rows = {row["step"]: row["densities"] for row in level.result["utilisation"]}
-    assert tested == [rows[8], rows[level.result["early_stop_iteration"]], rows[8]]  # training, best and final test
+    rows = {row.step: row.densities for row in level.result.utilisation}
+    assert tested == [rows[8], rows[level.result.early_stop_iteration], rows[8]]  # training, best and final test
     assert tested[0] != tested[1]
 
 
@@ -172,8 +172,8 @@ def test_other_recipes_refresh_once_per_step(more: dict[str, Any], monkeypatch: 
 def test_drawn_masks(weights: str, rescale: bool, watch: Watch) -> None:
     (level,) = levels_of(LearnedMask(weights=weights, rescale=rescale, samples=3))
     assert watch.moved() == [(True, False)] * 8
-    assert level.result["samples"] == 3
-    assert 0 <= level.result["test_accuracy_sampled"] <= 1
+    assert level.result.samples == 3
+    assert 0 <= level.result.test_accuracy_sampled <= 1
     kept = {n: watch.seen[-1][f"score of {n}"] > 0 for n in level.ticket.mask}
     assert level.ticket.mask == Mask(kept)  # the p > 0.5 mask, not a drawn one
     state, start = state_of(level.ticket), network().state_dict()
@@ -186,15 +186,15 @@ def test_drawn_masks(weights: str, rescale: bool, watch: Watch) -> None:
 def test_the_mean_over_drawn_masks_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     (level,) = levels_of(LearnedMask(logit=50.0, samples=2), recipe=Recipe(length="1it", batch_size=8, lr=0.0))
     assert level.ticket.density == 1.0
-    assert level.result["test_accuracy_sampled"] == level.result["test_accuracy"]
+    assert level.result.test_accuracy_sampled == level.result.test_accuracy
     (other,) = levels_of(LearnedMask(rule="threshold"))
-    assert "test_accuracy_sampled" not in other.result
+    assert other.result.test_accuracy_sampled is None
 
 
 def test_thresholded_masks_cover_biases() -> None:
     (level,) = levels_of(LearnedMask(rule="threshold", biases=True, train_norms=True, mask_decay=0.05))
     assert list(level.ticket.mask) == ["0.weight", "0.bias", "4.weight", "4.bias", "6.weight", "6.bias"]
-    assert level.result["utilisation"][0]["densities"]["0.bias"] == 1.0
+    assert level.result.utilisation[0].densities["0.bias"] == 1.0
     assert {"1.weight", "1.bias"} <= set(level.ticket.state)
 
 
@@ -209,7 +209,7 @@ def test_mask_decay_makes_masks_sparser() -> None:
 def test_finetuning_is_a_second_level_under_the_frozen_mask(weights: str) -> None:
     method = LearnedMask(rule="threshold", weights=weights, mask_decay=0.3, finetune="4it", finetune_lr=0.01)
     first, second = levels_of(method)
-    assert (first.level, second.level, first.result["steps"], second.result["steps"]) == (1, 2, 8, 4)
+    assert (first.level, second.level, first.result.steps, second.result.steps) == (1, 2, 8, 4)
     assert second.ticket.mask == first.ticket.mask
     assert first.ticket.trained is None
     before, after = state_of(first.ticket), state_of(second.ticket)

@@ -80,9 +80,9 @@ def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
             run_find(request, tmp_path / "cut")
     assert list(tmp_path.rglob("cut/**/checkpoint.pt"))
     cut = run_find(request, tmp_path / "cut")
-    assert Path(cut["ticket"]).read_bytes() == Path(whole["ticket"]).read_bytes()
+    assert Path(cut.ticket).read_bytes() == Path(whole.ticket).read_bytes()
     for key in ("utilisation", "test_accuracy", "test_accuracy_early_stop", "test_accuracy_sampled", "val_loss"):
-        ours, theirs = (result["replicates"][0]["arms"]["ticket"][0].get(key) for result in (cut, whole))
+        ours, theirs = (getattr(result.replicates[0].levels[0], key) for result in (cut, whole))
         assert ours == theirs
 
 
@@ -103,15 +103,15 @@ def test_a_search_killed_while_it_finetunes_goes_on_from_its_mask(
         with pytest.raises(Killed):
             run_find(request, tmp_path / "cut")
     cut = run_find(request, tmp_path / "cut")
-    assert Path(cut["ticket"]).read_bytes() == Path(whole["ticket"]).read_bytes()
-    assert 0 < cut["density"] < 1
-    first, second = cut["replicates"][0]["arms"]["ticket"]
-    assert (first["level"], second["level"], second["steps"]) == (1, 2, 20)
+    assert Path(cut.ticket).read_bytes() == Path(whole.ticket).read_bytes()
+    assert 0 < cut.density < 1
+    first, second = cut.replicates[0].levels
+    assert (first.level, second.level, second.steps) == (1, 2, 20)
 
 
 def test_a_finished_run_is_found_again(tmp_path: Path) -> None:
     request = make_request(network(), splits(), METHODS[3], recipe=RECIPE)
     first = run_find(request, tmp_path)
-    assert [level["level"] for level in first["replicates"][0]["arms"]["ticket"]] == [1, 2]
-    assert first["dense_test_accuracy"] is None
-    assert run_find(request, tmp_path) == {**first, "reused": True}
+    assert [level.level for level in first.replicates[0].levels] == [1, 2]
+    assert first.dense_test_accuracy is None
+    assert run_find(request, tmp_path) == first.replace(reused=True)

@@ -105,13 +105,13 @@ def test_ticket_and_dense_begin_at_the_rewound_step_and_controls_at_0(rewind: st
 
 
 def trial_of(low: float | None, losses: dict[int, float], outcomes: Tensor | None = None) -> Any:
-    result = {
-        "val_loss_min": low,
-        "test_accuracy": low,
-        "early_stop_iteration": max(losses),
-        "early_stop_observed": low != 0.5,
-        "steps": 2 * max(losses),
-    }
+    result = SimpleNamespace(
+        val_loss_min=low,
+        test_accuracy=low,
+        early_stop_iteration=max(losses),
+        early_stop_observed=low != 0.5,
+        steps=2 * max(losses),
+    )
     rows = [Row(step, 0.0, 0.0, 0.0, 0.0, loss, 0.0, 0.0) for step, loss in losses.items()]
     return SimpleNamespace(result=result, history=rows, outcomes=outcomes)
 
@@ -284,7 +284,7 @@ def test_a_share_of_examples_by_another_name_has_an_absolute_margin(tmp_path: Pa
 
 def test_the_demo_asks_for_no_margin_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
-    monkeypatch.setattr(demo, "run_find", lambda request, out: {"ticket": request.model.name})
+    monkeypatch.setattr(demo, "run_find", lambda request, out: SimpleNamespace(ticket=request.model.name))
     monkeypatch.setattr(demo, "verify", lambda ticket, **more: asked.update(more))
     demo.run_demo(tmp_path)
     assert asked["replicates"] >= 3

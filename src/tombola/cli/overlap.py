@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
-from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, show_denominator
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, parameters_of, show_denominator
 from tombola.cli.studies import typed
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
@@ -126,7 +126,7 @@ def show_overlap(screen: Screen, result: Mapping[str, Any]) -> None:
     )
     head = [f"{what}, {name}" for what in ("positive", "size", "sign changed") for name in names]
     screen.table(("layer", *head, "positive by chance"), [_kept(row) for row in rows])
-    show_denominator(screen, result)
+    show_denominator(screen, parameters_of(result))
     if "accuracy" in result:
         _show_accuracy(screen, result)
 
@@ -181,4 +181,4 @@ def _show_accuracy(screen: Screen, result: Mapping[str, Any]) -> None:
     lines: Sequence[str] = (result["sentence"], result["intervals"], result["note"])
     for line in filter(None, lines):
         screen.line(line)
-    screen.run(result)
+    screen.run(result.get("run"), result.get("reused"))

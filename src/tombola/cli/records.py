@@ -143,9 +143,14 @@ def _demo(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.study.demo import run_demo
 
     result = run_demo(out, options, given["seed"])
-    page = write_report([Path(result["find"]["run"]), Path(result["verify"]["run"])], out)
-    show_search(screen, result["find"])
+    page = write_report([result.find.run or "", result.verify["run"]], out)
+    show_search(screen, result.find)
     screen.line()
-    show_verdict(screen, result["verify"])
+    show_verdict(screen, result.verify)
     screen.line(f"report  {page.html}")
-    return {"recipe": result["find"]["recipe"], **result, "report": str(page.html)}
+    return {
+        "recipe": result.find.recipe,
+        "find": result.find.headed(),
+        "verify": result.verify,
+        "report": str(page.html),
+    }

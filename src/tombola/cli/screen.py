@@ -46,11 +46,11 @@ class Screen:
         self._console.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
         self._console.print()
 
-    def run(self, result: Mapping[str, Any]) -> None:
+    def run(self, run: str | None, reused: bool | None) -> None:
         """Where a run lies, and that it was found finished if it was."""
-        if "run" in result:
-            self.line(f"run     {result['run']}")
-        if result.get("reused"):
+        if run is not None:
+            self.line(f"run     {run}")
+        if reused:
             self.line("found finished: nothing was trained")
 
     def finish(self, result: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
+    from tombola.results.record import Parameters
+    from tombola.results.search import Replicate, SearchResult
+    from tombola.results.trial import LevelResult
     from tombola.search.request import Request
 
 NETWORK = Group("network", ModelSpec, {"name": "model", "args": "model_args"})
@@ -152,7 +155,7 @@ def _run_find(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
 
         result = run_find(request, Path(given["out"]), jobs=given["jobs"])
         show_search(screen, result)
-        return result
+        return result.headed()
 
     return run
 
@@ -171,87 +174,94 @@ def _run_curve(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
             jobs=given["jobs"],
         )
         show_search(screen, result)
-        return result
+        return result.headed()
 
     return run
 
 
-def show_search(screen: Screen, result: Mapping[str, Any]) -> None:
+def show_search(screen: Screen, result: SearchResult) -> None:
     """A search's levels, means over its replicates, and where the ticket lies."""
-    replicates, metric = result["replicates"], result["metric"]
-    arms: dict[str, list[Sequence[Mapping[str, Any]]]] = {}
+    replicates, metric = result.replicates, result.metric
+    arms: dict[str, list[Sequence[LevelResult]]] = {}
     for replicate in replicates:
-        for arm, levels in replicate["arms"].items():
+        for arm, levels in replicate.arms.items():
             arms.setdefault(arm, []).append(levels)
     repeated = f", means of {len(replicates)} searches" if len(replicates) > 1 else ""
-    screen.line(f"{result['method']} on {result['data']} with {result['model']}{repeated}")
-    barred = any(level.get("barred_kept") for found in arms.values() for levels in found for level in levels)
+    screen.line(f"{result.method} on {result.data} with {result.model}{repeated}")
+    barred = any(level.barred_kept for found in arms.values() for levels in found for level in levels)
     columns = ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at", "total it.")
     spent = _total_iterations(replicates)
     rows = [row for arm, found in arms.items() for row in _rows(arm, found, metric, spent, barred)]
     screen.table((*columns, "barred") if barred else columns, rows)
     if barred:
         screen.line("barred: weights kept although the criterion bars them, since it leaves too few others")
-    show_denominator(screen, result)
-    screen.line(f"ticket  {result['ticket']}")
-    screen.run(result)
+    show_denominator(screen, result.parameters)
+    screen.line(f"ticket  {result.ticket}")
+    screen.run(result.run, result.reused)
 
 
-def _total_iterations(replicates: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], list[int]]:
-    """Arm and level -> training iterations up to there, of every replicate that says them."""
+def _total_iterations(replicates: Sequence[Replicate]) -> dict[tuple[str, int], list[int]]:
+    """Arm and level -> training iterations up to there, of every replicate."""
     from tombola.report.cost import total_of
 
     spent: dict[tuple[str, int], list[int]] = {}
     for replicate in replicates:
-        steps = {level["level"]: level.get("steps") for level in replicate["arms"]["ticket"]}
-        for arm, levels in replicate["arms"].items():
+        for arm, levels in replicate.arms.items():
             for level in levels:
-                before = [steps[number] for number in steps if number < level["level"]]
-                if (found := total_of(arm, level.get("steps"), before)) is not None:
-                    spent.setdefault((arm, level["level"]), []).append(found)
+                before = [earlier.steps for earlier in replicate.levels if earlier.level < level.level]
+                if (found := total_of(arm, level.steps, before)) is not None:
+                    spent.setdefault((arm, level.level), []).append(found)
     return spent
 
 
-def show_denominator(screen: Screen, result: Mapping[str, Any]) -> None:
-    """What the densities of a result are a fraction of; runs of earlier versions do not say."""
+def show_denominator(screen: Screen, size: Parameters | None) -> None:
+    """What the densities of a result are a fraction of."""
     from tombola.coverage import denominator_in_words
 
-    if (size := result.get("parameters")) is not None:
-        screen.line(f"density: kept / {denominator_in_words(size['prunable'], size['total'])}")
+    if size is not None:
+        screen.line(f"density: kept / {denominator_in_words(size.prunable, size.total)}")
+
+
+def parameters_of(result: Mapping[str, Any]) -> Parameters | None:
+    """Those of a study's result."""
+    from msgspec import convert
+
+    from tombola.results.record import Parameters
+
+    return None if result.get("parameters") is None else convert(result["parameters"], Parameters)
 
 
 def _rows(
     arm: str,
-    replicates: Sequence[Sequence[Mapping[str, Any]]],
+    replicates: Sequence[Sequence[LevelResult]],
     metric: str,
     spent: Mapping[tuple[str, int], Sequence[int]],
     barred: bool = False,
 ) -> list[list[str]]:
     """One row per level: its figures' means over the replicates that reached it, on request the kept barred weights."""
     from tombola.report.style import arm_name
-    from tombola.search.find import is_dense
 
-    at: dict[int, list[Mapping[str, Any]]] = {}
+    at: dict[int, list[LevelResult]] = {}
     for levels in replicates:
         for level in levels:
-            at.setdefault(level["level"], []).append(level)
+            at.setdefault(level.level, []).append(level)
     unit = Unit(metric)
     return [
         [
-            arm_name("dense" if arm == "ticket" and is_dense(found[0]) else arm),
+            arm_name("dense" if arm == "ticket" and found[0].is_dense else arm),
             str(index),
-            density(_mean(found, "density")),
-            count(_mean(found, "kept")),
-            unit.show(_mean(found, "val_accuracy")),
-            unit.show(_mean(found, "test_accuracy")),
-            count(_mean([f for f in found if f["early_stop_observed"]], "early_stop_iteration")),
+            density(_mean(level.density for level in found)),
+            count(_mean(level.kept for level in found)),
+            unit.show(_mean(level.val_accuracy for level in found)),
+            unit.show(_mean(level.test_accuracy for level in found)),
+            count(_mean(level.early_stop_iteration for level in found if level.early_stop_observed)),
             count(fmean(spent[arm, index]) if (arm, index) in spent else None),
-            *([count(_mean(found, "barred_kept"))] if barred else []),
+            *([count(_mean(level.barred_kept for level in found))] if barred else []),
         ]
         for index, found in sorted(at.items())
     ]
 
 
-def _mean(found: Sequence[Mapping[str, Any]], key: str) -> float | None:
-    values = [level[key] for level in found if level.get(key) is not None]
-    return fmean(values) if values else None
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 from tombola.cli.errors import parser_line
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
-from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, parameters_of, show_denominator
 from tombola.cli.values import new_parser
 from tombola.cli.verb import Verb, option_names
 from tombola.data.config import DataSpec
@@ -236,7 +236,7 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
     drawn = (f"test {metric}, drawn masks",) if sampled else ()
     size = ("bits per weight",) if stored else ()
     screen.table(("arm", "density", *measured, *drawn, *size), rows)
-    show_denominator(screen, result)
+    show_denominator(screen, parameters_of(result))
     for arm in result["arms"]:
         found = arm["replicates"][0][-1]
         if found.get("barred_kept"):
@@ -246,7 +246,7 @@ def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
             )
     screen.line(result["intervals"])
     screen.line(result["note"])
-    screen.run(result)
+    screen.run(result.get("run"), result.get("reused"))
 
 
 def _bits(arm: Mapping[str, Any]) -> str:

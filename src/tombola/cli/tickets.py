@@ -210,7 +210,7 @@ def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
     measured = ("network", f"test {result['metric']}", "95 %", "to dense loss")
     screen.table((*measured, "ticket − it", "at least", "p (Holm)", "the ticket"), rows, left=(0, 7))
     screen.line(result["sentence"])
-    screen.run(result)
+    screen.run(result.get("run"), result.get("reused"))
 
 
 def _reached(steps: list[int], runs: int) -> str:

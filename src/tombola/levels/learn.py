@@ -16,12 +16,13 @@ from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.levels.hooks import LogUtilisation, Refresh
-from tombola.levels.search import Level, Search, level_result
+from tombola.levels.search import Level, Search, finished_level, level_result
 from tombola.levels.validate import check_ticket
 from tombola.mask import Mask, prunable
 from tombola.nn.init import NORMS
 from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
+from tombola.results.trial import Utilisation
 from tombola.runs.stage import TICKET, Stage
 from tombola.select.select import EmptyLayerWarning
 from tombola.supermask.attach import Rest, attach
@@ -33,14 +34,14 @@ from tombola.supermask.weights import FROZEN, WeightRule
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.tensors import first_few
-from tombola.ticket.ticket import UNLIMITED, Ticket
+from tombola.ticket.ticket import Ticket
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
 from tombola.train.hooks import Hook
 from tombola.train.length import Length
 from tombola.train.optimizer import build_optimizer
 from tombola.train.recipe import Recipe
-from tombola.train.trial import Evaluate, MoreTests, Trial, run_trial
+from tombola.train.trial import Evaluate, MoreTests, Sampled, Trial, run_trial
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,6 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
     """Train scores (and what else the settings say) from the search's origin; the level holds the ticket."""
     name = f"level-{level:02d}"
     stage = search.stage(name)
-    file = stage.directory / TICKET if stage else None
     model = attached(search, learning)
     log = LogUtilisation()
     trial = run_trial(
@@ -85,12 +85,10 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
         stage=stage,
     )
     if trial.trained is None:
-        assert file is not None
-        return Level(level, Ticket.load(file, max_weights=UNLIMITED), trial.result)
+        return finished_level(stage)
     _check_connected(search, read(model))
     ticket = make_ticket(search, model, learning.rewrites, {**search.provenance, "level": level, "rewound_steps": 0})
-    trial = replace(trial, result={**trial.result, "utilisation": log.rows})
-    return finished(search, Level(level, ticket, {}), trial, stage)
+    return finished(search, level, ticket, trial, stage, tuple(Utilisation(**row) for row in log.rows))
 
 
 def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, norms: bool = False) -> None:
@@ -148,14 +146,12 @@ def _train_on(
     level = before.level + 1
     name = f"level-{level:02d}"
     stage = search.stage(name)
-    file = stage.directory / TICKET if stage else None
     model = before.ticket.build("final", model=search.architecture, trusted=search.trusted)
     _freeze_but(model, held)
     setup = replace(search.setup, recipe=recipe)
     trial = run_trial(setup, model, seed=search.seed, label=what, mask=held, stage=stage)
     if trial.trained is None:
-        assert file is not None
-        return Level(level, Ticket.load(file, max_weights=UNLIMITED), trial.result)
+        return finished_level(stage)
     ticket = Ticket.from_models(
         origin=search.origin,
         mask=before.ticket.mask,
@@ -166,7 +162,7 @@ def _train_on(
         model=search.architecture,
         trusted=search.trusted,
     )
-    return finished(search, Level(level, ticket, {}), trial, stage)
+    return finished(search, level, ticket, trial, stage)
 
 
 def _freeze_but(model: nn.Module, held: Mask | None) -> None:
@@ -177,15 +173,22 @@ def _freeze_but(model: nn.Module, held: Mask | None) -> None:
             parameter.requires_grad_(False)
 
 
-def finished(search: Search, level: Level, trial: Trial, stage: Stage | None) -> Level:
+def finished(
+    search: Search,
+    level: int,
+    ticket: Ticket,
+    trial: Trial,
+    stage: Stage | None,
+    utilisation: tuple[Utilisation, ...] | None = None,
+) -> Level:
     """The level with its figures, saved where the search has a directory."""
-    path = search.path(f"level-{level.level:02d}")
-    figures = level_result(level.level, level.ticket.mask, trial, path)
-    result = {**figures, "bits_per_weight": bits_per_weight(level.ticket)}
+    result = level_result(level, ticket.mask, trial, search.path(f"level-{level:02d}")).replace(
+        bits_per_weight=bits_per_weight(ticket), utilisation=utilisation
+    )
     if stage is not None:
-        level.ticket.save(stage.directory / TICKET)
-        stage.finish(result)
-    return replace(level, result=result)
+        ticket.save(stage.directory / TICKET)
+        stage.finish(result.as_dict())
+    return Level(level, ticket, result)
 
 
 def attached(search: Search, learning: Learning) -> nn.Module:
@@ -298,13 +301,13 @@ def _check_connected(search: Search, mask: Mask) -> None:
 def _sampled(count: int) -> MoreTests:
     """The mean metric of every split over the same freshly drawn masks; the model ends under the p > 0.5 masks."""
 
-    def tests(model: nn.Module, evaluate: Mapping[str, Evaluate]) -> Mapping[str, Any]:
+    def tests(model: nn.Module, evaluate: Mapping[str, Evaluate]) -> Sampled:
         found: dict[str, list[float]] = {split: [] for split in evaluate}
         for _ in range(count):
             refresh(model)
             for split, score in evaluate.items():
                 found[split].append(score().metric)
         finalize_masks(model)
-        return {**{f"{split}_accuracy_sampled": fmean(values) for split, values in found.items()}, "samples": count}
+        return Sampled(**{split: fmean(values) for split, values in found.items()}, samples=count)
 
     return tests

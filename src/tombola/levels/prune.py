@@ -15,7 +15,7 @@ from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError, in_short
 from tombola.hold import hold
 from tombola.levels.rewind import Rewind
-from tombola.levels.search import Level, Search, level_result
+from tombola.levels.search import Level, Search, finished_level, level_result
 from tombola.levels.validate import check_ticket
 from tombola.mask import Mask, parameters_by_name, prunable, unwrap
 from tombola.nn.forward import typed, widened
@@ -28,7 +28,7 @@ from tombola.select.patterns import Pattern
 from tombola.select.select import Selection, selection, warn_of_empty
 from tombola.ticket.origin import Origin
 from tombola.ticket.storage import bits_per_weight
-from tombola.ticket.ticket import UNLIMITED, Ticket
+from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
@@ -142,7 +142,7 @@ def dry_run(search: Search, pruning: Pruning) -> None:
     if len(plan) > 1:
         with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
             warnings.simplefilter("ignore")  # of weights that have hardly moved
-            chosen = _select(search, pruning, _context(search, Level(0, ticket, {})), mask, plan[1])
+            chosen = _select(search, pruning, _context(search, 0, ticket), mask, plan[1])
             is_cut(search.network(), chosen.mask, some_inputs(search.setup.splits))
 
 
@@ -186,20 +186,20 @@ def _name(pruning: Pruning) -> str:
     return f"criterion {getattr(pruning.criterion, '__qualname__', repr(pruning.criterion))}"
 
 
-def _context(search: Search, previous: Level) -> Context:
-    initial, final = search.state(), _final_state(search, previous.ticket)
-    mask = previous.ticket.mask
+def _context(search: Search, level: int, ticket: Ticket) -> Context:
+    """What the criterion is told of a trained level."""
+    initial, final, mask = search.state(), _final_state(search, ticket), ticket.mask
     return Context(
         initial={name: initial[name] for name in mask},
         final={name: final[name] for name in mask},
         gradient=partial(_gradient, search, mask),
-        generator=generator(search.seed, "criterion", previous.level),
+        generator=generator(search.seed, "criterion", level),
         mask=mask,
     )
 
 
 def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Selection:
-    chosen = _select(search, pruning, _context(search, previous), previous.ticket.mask, counts)
+    chosen = _select(search, pruning, _context(search, previous.level, previous.ticket), previous.ticket.mask, counts)
     pruned, what = chosen.mask, f"{_name(pruning)} at level {previous.level + 1}: "
     warn_of_barred(pruned, chosen.barred, chosen.drawn, what)
     warn_of_ties(pruned, chosen.tied, what)
@@ -233,8 +233,7 @@ def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection
         stage=stage,
     )
     if trial.trained is None:
-        assert file is not None
-        return Level(level, Ticket.load(file, max_weights=UNLIMITED), trial.result)
+        return finished_level(stage)
     origin = _origin(search, pruning, snapshot, before)
     ticket = Ticket.from_models(
         origin=origin,
@@ -254,13 +253,12 @@ def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection
         if captured is not None:
             save_snapshot(stage.directory / REWIND, captured)
         ticket.save(file)
-    figures = level_result(level, mask, trial, search.path(name), barred)
-    result = {**figures, "tied_kept": sum(chosen.tied.values()), "bits_per_weight": bits_per_weight(ticket)}
+    result = level_result(level, mask, trial, search.path(name), barred).replace(
+        tied_kept=sum(chosen.tied.values()), bits_per_weight=bits_per_weight(ticket)
+    )
     if stage is not None:
-        stage.finish(result)
-    elif captured is not None:
-        result["rewind"] = captured  # in memory only: later levels start here
-    return Level(level, ticket, result)
+        stage.finish(result.as_dict())
+    return Level(level, ticket, result, captured if stage is None else None)
 
 
 def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None:
@@ -268,8 +266,7 @@ def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None
         return None
     stage = search.stage("level-00")
     if stage is None:
-        point: Snapshot = dense.result["rewind"]
-        return point
+        return dense.rewind
     return load_snapshot(stage.directory / REWIND)
 
 

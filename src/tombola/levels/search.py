@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict
 from torch import nn
 
 from tombola.mask import Mask
-from tombola.runs.stage import Stage
+from tombola.results.codec import read
+from tombola.results.trial import LayerResult, LevelResult
+from tombola.runs.stage import METRICS, RESULT, TICKET, Stage
 from tombola.ticket.origin import Origin
-from tombola.ticket.ticket import Ticket
-from tombola.train.checkpoint import State
+from tombola.ticket.ticket import UNLIMITED, Ticket
+from tombola.train.checkpoint import Snapshot, State
 from tombola.train.trial import TrainingSetup, Trial
 
 
@@ -54,37 +57,44 @@ class Search:
 
 @dataclass(frozen=True)
 class Level:
-    """One round: its ticket, and its figures as the run's JSON holds them."""
+    """One round: its ticket and its figures.
+
+    `rewind`: the state that later levels start from, in a search that keeps everything in memory.
+    """
 
     level: int
     ticket: Ticket
-    result: dict[str, Any]
+    result: LevelResult
+    rewind: Snapshot | None = None
+
+
+def finished_level(stage: Stage | None) -> Level:
+    """The level that a finished stage holds."""
+    assert stage is not None
+    result = read(LevelResult, stage.directory / RESULT)
+    assert result is not None
+    return Level(result.level, Ticket.load(stage.directory / TICKET, max_weights=UNLIMITED), result)
 
 
 def level_result(
     level: int, mask: Mask, trial: Trial, path: str, barred: Mapping[str, int] | None = None
-) -> dict[str, Any]:
-    """The figures of one trained network under a mask, as run JSON and report hold them.
+) -> LevelResult:
+    """The figures of one trained network under a mask; its files lie in `path`, relative to the run's directory.
 
     `barred`: layer -> how many of its kept weights the criterion bars (`barred_kept`).
     """
     barred = barred or {}
-    return {
-        "level": level,
-        "density": mask.density,
-        "kept": mask.kept,
-        "total": mask.total,
-        **trial.result,
-        "barred_kept": sum(barred.values()),
-        "layers": [
-            {
-                "name": name,
-                "kept": kept,
-                "total": total,
-                **({"barred_kept": barred[name]} if name in barred else {}),
-            }
+    return LevelResult(
+        **asdict(trial.result),
+        level=level,
+        density=mask.density,
+        kept=mask.kept,
+        total=mask.total,
+        barred_kept=sum(barred.values()),
+        layers=tuple(
+            LayerResult(name=name, kept=kept, total=total, barred_kept=barred.get(name))
             for name, (kept, total) in mask.counts().items()
-        ],
-        "metrics": f"{path}/metrics.csv",
-        "ticket": f"{path}/network.ticket",
-    }
+        ),
+        metrics=f"{path}/{METRICS}",
+        ticket=f"{path}/{TICKET}",
+    )

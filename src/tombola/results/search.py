@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from tombola.results.record import About, Count, Parameters, Record, Settings
 from tombola.results.trial import LevelResult
+from tombola.runs.record import named
 
 TICKET = "ticket"
 """The arm of the search itself; the others are controls."""
@@ -14,7 +17,7 @@ class Replicate(Record, frozen=True, kw_only=True):
 
     replicate: Count
     seed: int | None
-    ticket: str
+    ticket: str | None
     arms: dict[str, tuple[LevelResult, ...]]
 
     @property
@@ -31,6 +34,17 @@ class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find
     recipe: Settings | None
     parameters: Parameters | None
     replicates: tuple[Replicate, ...]
+
+    def headed(self) -> dict[str, Any]:
+        """`as_dict` with what a caller wants first: `ticket`, `density`, `test_accuracy`, `dense_test_accuracy`."""
+        head = {
+            "metric": self.metric,
+            "ticket": self.ticket,
+            "density": self.density,
+            "test_accuracy": self.test_accuracy,
+            "dense_test_accuracy": self.dense_test_accuracy,
+        }
+        return {**named(head), **self.as_dict()}
 
     @property
     def ticket(self) -> str | None:

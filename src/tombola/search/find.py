@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from tombola.mask import parameters_by_name
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
+from tombola.results.codec import of_run
+from tombola.results.record import LeftOut, Parameters
+from tombola.results.search import TICKET, Replicate, SearchResult
+from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
-from tombola.runs.carry import Done, Order, carry_out, check_out
+from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.progress import Progress, Silent, show_progress
-from tombola.runs.record import named
 from tombola.runs.versions import versions
 from tombola.search.describe import describe, describe_training
 from tombola.search.origin import Start, start_from
@@ -77,8 +80,9 @@ def find(
             validate(request, splits, progress)
             splits.identify(progress.track)
             return search(request, progress, splits=splits)[-1].ticket
-    result = run_find(request, Path(out))
-    return Ticket.load(result["ticket"], max_weights=UNLIMITED)
+    file = run_find(request, Path(out)).ticket
+    assert file is not None
+    return Ticket.load(file, max_weights=UNLIMITED)
 
 
 def search(
@@ -124,12 +128,10 @@ def replicate_seed(seed: int, replicate: int) -> int:
     return seed if replicate == 0 else derive(seed, "replicate", replicate)
 
 
-def run_find(request: Request, out: Path, *, jobs: int = 1) -> dict[str, Any]:
+def run_find(request: Request, out: Path, *, jobs: int = 1) -> SearchResult:
     """Run a request in its run directory under `out`, or find it finished there; returns the run's result.
 
-    `jobs` processes share the replicates out (model and data given by name). The result holds `ticket` (path
-    of the first replicate's), `density`, `test_accuracy`, `dense_test_accuracy`, `run`, `reused` (whether it was found
-    finished, and nothing trained) and all levels.
+    `jobs` processes share the replicates out (model and data given by name).
     """
     jobs = check_jobs(jobs, request.model, request.data)
     check_out(out)
@@ -143,11 +145,12 @@ def run_find(request: Request, out: Path, *, jobs: int = 1) -> dict[str, Any]:
 
         def work(directory: Path) -> dict[str, Any]:
             with limit_threads(options.threads):
-                return _run(request, splits, directory, jobs, progress)
+                return _run(request, splits, directory, jobs, progress).as_dict()
 
         label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}"
         order = Order(out, label, "find", machine(options, jobs), options.force)
-        return headline(carry_out(order, config, lambda: validate(request, splits, progress), work, progress))
+        done = carry_out(order, config, lambda: validate(request, splits, progress), work, progress)
+        return of_run(SearchResult, done)
 
 
 def validate(request: Request, splits: Splits, progress: Progress | None = None) -> None:
@@ -173,35 +176,23 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
         warn_of_left_out(covered)
 
 
-def parameters(request: Request, splits: Splits, masked: int) -> dict[str, Any]:
-    """What densities are a fraction of, as results hold it: see `Coverage.as_dict`; `masked` weights are prunable."""
+def parameters(request: Request, splits: Splits, masked: int) -> Parameters:
+    """What densities are a fraction of; `masked` weights are prunable."""
     start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
-    return {**_covered(request, start.network()).as_dict(), "prunable": masked}
+    return denominator(_covered(request, start.network()), masked)
+
+
+def denominator(covered: Coverage, masked: int) -> Parameters:
+    """A network's parameters, of which `masked` are prunable."""
+    left_out = tuple(LeftOut(name=p.name, shape=tuple(p.shape), size=p.size, why=p.why) for p in covered.left_out)
+    return Parameters(total=covered.total, prunable=masked, left_out=left_out)
 
 
 def _covered(request: Request, network: nn.Module) -> Coverage:
     return coverage(network, request.method.include, request.method.exclude)
 
 
-def headline(done: Done) -> dict[str, Any]:
-    """A find run's result with the figures and absolute-or-relative paths that a caller wants first."""
-    levels = done.result["replicates"][0]["arms"]["ticket"]
-    head = {
-        **done.about,
-        "ticket": str(done.directory / levels[-1]["ticket"]),
-        "density": levels[-1]["density"],
-        "test_accuracy": levels[-1]["test_accuracy"],
-        "dense_test_accuracy": levels[0]["test_accuracy"] if is_dense(levels[0]) else None,
-    }
-    return named({**head, **done.result})
-
-
-def is_dense(level: Mapping[str, Any]) -> bool:
-    """Whether a level is the dense network: level 0 with all its weights, which a search from a ticket has not."""
-    return bool(level["level"] == 0 and level["kept"] == level["total"])
-
-
-def _run(request: Request, splits: Splits, directory: Path, jobs: int, progress: Progress) -> dict[str, Any]:
+def _run(request: Request, splits: Splits, directory: Path, jobs: int, progress: Progress) -> SearchResult:
     items = [_Job(request, directory, i) for i in range(request.replicates)]
     replicates = []
     with progress.track("replicates", len(items)) as update:
@@ -211,20 +202,19 @@ def _run(request: Request, splits: Splits, directory: Path, jobs: int, progress:
     return find_result(request, splits, replicates)
 
 
-def find_result(request: Request, splits: Splits, replicates: list[dict[str, Any]]) -> dict[str, Any]:
-    """A finished search as its result.json holds it."""
-    return {
-        "kind": "find",
-        "method": request.method.name,
-        "model": name_of_model(request.model),
-        "data": splits.name,
-        "metric": splits.task.metric_name,
-        "higher_is_better": splits.task.higher_is_better,
-        "input_shape": list(splits.input_shape),
-        "recipe": as_plain(request.recipe),
-        "parameters": parameters(request, splits, replicates[0]["arms"]["ticket"][-1]["total"]),
-        "replicates": replicates,
-    }
+def find_result(request: Request, splits: Splits, replicates: Sequence[Replicate]) -> SearchResult:
+    """A finished search."""
+    return SearchResult(
+        method=request.method.name,
+        model=name_of_model(request.model),
+        data=splits.name,
+        metric=splits.task.metric_name,
+        higher_is_better=splits.task.higher_is_better,
+        input_shape=tuple(splits.input_shape),
+        recipe=as_plain(request.recipe),
+        parameters=parameters(request, splits, replicates[0].levels[-1].total),
+        replicates=tuple(replicates),
+    )
 
 
 @dataclass(frozen=True)
@@ -234,14 +224,19 @@ class _Job:
     replicate: int
 
 
-def _replicate(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> dict[str, Any]:
+def _replicate(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> Replicate:
     levels = search(job.request, progress, splits=splits, directory=job.directory, replicate=job.replicate)
-    return {
-        "replicate": job.replicate,
-        "seed": replicate_seed(job.request.seed, job.replicate),
-        "ticket": levels[-1].result["ticket"],
-        "arms": {"ticket": [level.result for level in levels]},
-    }
+    return replicate_of(job.request, job.replicate, {TICKET: [level.result for level in levels]})
+
+
+def replicate_of(request: Request, number: int, arms: Mapping[str, Sequence[LevelResult]]) -> Replicate:
+    """One repetition of a search with its arms."""
+    return Replicate(
+        replicate=number,
+        seed=replicate_seed(request.seed, number),
+        ticket=arms[TICKET][-1].ticket,
+        arms={name: tuple(levels) for name, levels in arms.items()},
+    )
 
 
 def machine(options: Options, jobs: int = 1) -> dict[str, Any]:

@@ -118,7 +118,8 @@ def run_comparison(
         def work(directory: Path) -> dict[str, Any]:
             with limit_threads(options.threads):
                 searches = _search_all(arms, requests, splits, directory, jobs, progress)
-            return result_of(directory, searches, parameters(requests[0], splits, searches[0][0].levels[-1]["total"]))
+            counted = parameters(requests[0], splits, searches[0][0].levels[-1]["total"])
+            return result_of(directory, searches, counted.as_dict())
 
         label = f"{study}-{name_of_model(spec)}-{splits.name}"
         order = Order(Path(out), label, "study", machine(options, jobs), options.force)
@@ -169,7 +170,7 @@ def _search_all(
 def _search(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> Searched:
     levels = search(job.request, progress, splits=splits, directory=job.directory / job.folder, replicate=job.replicate)
     return Searched(
-        [_under(job.folder, level.result) for level in levels],
+        [_under(job.folder, level.result.as_dict()) for level in levels],
         _hash(levels[0].ticket.origin),
     )
 

@@ -246,7 +246,7 @@ def _search(job: _Job, progress: Progress | None = None, splits: Splits | None =
     which = ("first", "second").index(job.mask)
     request, folder = job.study.requests[which], job.study.arms[which].folder
     levels = search(request, progress, splits=splits, directory=job.directory / folder, replicate=job.replicate)
-    level = levels[-1].result
+    level = levels[-1].result.as_dict()
     return {**level, **{part: f"{folder}/{level[part]}" for part in ("metrics", "ticket")}}
 
 
@@ -284,7 +284,7 @@ def _test(job: _Job, progress: Progress | None = None, splits: Splits | None = N
         trusted=start.trusted,
     )
     ticket.save(stage.directory / TICKET)
-    result = {**level_result(0, mask, trial, name), "untrained": untrained}
+    result = {**level_result(0, mask, trial, name).as_dict(), "untrained": untrained}
     stage.finish(result)
     return result
 
@@ -328,7 +328,7 @@ def _result(
         "names": [arm.name for arm in study.arms],
         "methods": [arm.method.name for arm in study.arms],
         "recipe": as_plain(study.recipe),
-        "parameters": parameters(study.requests[0], splits, tested["first"][0]["total"]),
+        "parameters": parameters(study.requests[0], splits, tested["first"][0]["total"]).as_dict(),
         **shared,
         "accuracy": [
             {

@@ -13,13 +13,16 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.levels.search import level_result
 from tombola.names import check_known
+from tombola.results.codec import of_run
+from tombola.results.search import TICKET, Replicate, SearchResult
+from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs
 from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import Stage
 from tombola.search.describe import describe
-from tombola.search.find import find_result, headline, machine, replicate_seed, search, validate
+from tombola.search.find import find_result, machine, replicate_of, search, validate
 from tombola.search.origin import start_from
 from tombola.search.request import Request, check_jobs, loaded, name_of_model
 from tombola.study.arms import CONTROLS, VerificationSetup, run_arm
@@ -35,7 +38,7 @@ def run_curve(
     controls: Sequence[str] = CONTROLS,
     control_levels: Sequence[int] | None = None,
     jobs: int = 1,
-) -> dict[str, Any]:
+) -> SearchResult:
     """Search `request.replicates` times and train controls at `control_levels` of each search (None: at all).
 
     The run's result has the form of a find run's, with an arm per control: the same levels, other weights or
@@ -54,7 +57,7 @@ def run_curve(
         def work(directory: Path) -> dict[str, Any]:
             with limit_threads(options.threads):
                 replicates = _train(request, splits, directory, list(controls), wanted, jobs, progress)
-            return find_result(request, splits, replicates)
+            return find_result(request, splits, replicates).as_dict()
 
         label = f"curve-{request.method.name}-{name_of_model(request.model)}-{splits.name}"
 
@@ -68,7 +71,7 @@ def run_curve(
                 _check_levels(wanted, planned)
 
         order = Order(out, label, "study", machine(options, jobs), options.force)
-        return headline(carry_out(order, config, check, work, progress))
+        return of_run(SearchResult, carry_out(order, config, check, work, progress))
 
 
 @dataclass(frozen=True)
@@ -89,25 +92,23 @@ def _train(
     wanted: list[int] | None,
     jobs: int,
     progress: Progress,
-) -> list[dict[str, Any]]:
-    replicates = []
+) -> list[Replicate]:
+    arms = list[dict[str, list[LevelResult]]]()
     here = {"progress": progress, "splits": splits}
     searches = [_Job(request, directory, i, "ticket") for i in range(request.replicates)]
-    for job, levels in _map(_search, searches, jobs, "searches", here):
-        seed = replicate_seed(request.seed, job.replicate)
-        arms: dict[str, list[dict[str, Any]]] = {"ticket": levels, **{name: [] for name in controls}}
-        replicates.append({"replicate": job.replicate, "seed": seed, "ticket": levels[-1]["ticket"], "arms": arms})
-    _check_levels(wanted or (), [level["level"] for level in replicates[0]["arms"]["ticket"][1:]])
+    for _, levels in _map(_search, searches, jobs, "searches", here):
+        arms.append({TICKET: levels, **{name: [] for name in controls}})
+    _check_levels(wanted or (), [level.level for level in arms[0][TICKET][1:]])
     trained = [
-        _Job(request, directory, replicate["replicate"], name, level["level"], level["ticket"])
-        for replicate in replicates
-        for level in replicate["arms"]["ticket"][1:]
-        if wanted is None or level["level"] in wanted
+        _Job(request, directory, number, name, level.level, level.ticket or "")
+        for number, found in enumerate(arms)
+        for level in found[TICKET][1:]
+        if wanted is None or level.level in wanted
         for name in controls
     ]
-    for job, found in _map(_control, trained, jobs, "controls", here):
-        replicates[job.replicate]["arms"][job.arm].append(found)
-    return replicates
+    for job, level in _map(_control, trained, jobs, "controls", here):
+        arms[job.replicate][job.arm].append(level)
+    return [replicate_of(request, number, found) for number, found in enumerate(arms)]
 
 
 def planned_levels(request: Request, splits: Splits) -> Sequence[int] | None:
@@ -135,12 +136,12 @@ def _map(
             yield pair
 
 
-def _search(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> list[dict[str, Any]]:
+def _search(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> list[LevelResult]:
     levels = search(job.request, progress, splits=splits, directory=job.directory, replicate=job.replicate)
     return [level.result for level in levels]
 
 
-def _control(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> dict[str, Any]:
+def _control(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> LevelResult:
     request = job.request
     splits = splits or loaded(request.data)
     options = request.options
@@ -156,7 +157,7 @@ def _control(job: _Job, progress: Progress | None = None, splits: Splits | None 
     stage = Stage(job.directory / name)
     seed = derive(request.seed, "control", job.arm, job.replicate, job.level)
     trial = run_arm(setup, subject, job.arm, seed=seed, stage=stage, label=name)
-    result = {**level_result(job.level, subject.ticket.mask, trial, name), "ticket": None}
+    result = level_result(job.level, subject.ticket.mask, trial, name).replace(ticket=None)
     if trial.trained is not None:
-        stage.finish(result)
+        stage.finish(result.as_dict())
     return result

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tombola.data.config import DataSpec
 from tombola.methods.imp import IterativePruning
+from tombola.results.search import SearchResult
 from tombola.search.find import run_find
 from tombola.search.request import make_request
 from tombola.study.verify import verify
@@ -19,8 +20,16 @@ ROUNDS = 8
 REPLICATES = 5
 
 
-def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[str, Any]:
-    """Find and verify a ticket of the small MLP on digits under `out`; gives {"find": ..., "verify": ...}.
+@dataclass(frozen=True)
+class Demo:
+    """The search, and the verification of its ticket."""
+
+    find: SearchResult
+    verify: dict[str, Any]
+
+
+def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> Demo:
+    """Find and verify a ticket of the small MLP on digits under `out`.
 
     The margin is verify's own. One of the 359 test images is more than that, so these digits can show that a ticket
     beats its controls, but not that it matches the dense network: the verdict says so.
@@ -35,5 +44,5 @@ def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> dict[s
         options=options,
     )
     search = run_find(request, out)
-    verdict = verify(search["ticket"], replicates=REPLICATES, seed=seed, options=options, out=out)
-    return {"find": search, "verify": verdict}
+    assert search.ticket is not None
+    return Demo(search, verify(search.ticket, replicates=REPLICATES, seed=seed, options=options, out=out))

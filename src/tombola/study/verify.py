@@ -266,7 +266,7 @@ def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | Non
     seed = derive(verification.seed, "verify", job.arm, job.replicate)
     trial = run_arm(setup, verification.subject, job.arm, seed=seed, stage=stage, label=name)
     if stage is not None and trial.trained is not None:
-        stage.finish(trial.result)
+        stage.finish(trial.result.as_dict())
     return replace(trial, trained=None)
 
 
@@ -325,15 +325,16 @@ def _parameters(subject: VerificationSetup) -> dict[str, Any]:
 
 def figures(trials: Mapping[str, Sequence[Trial]]) -> dict[str, ArmFigures]:
     """The arms' figures; the dense arm sets the loss that all are timed to."""
-    lowest = [trial.result["val_loss_min"] for trial in trials["dense"]]
-    target = sum(lowest) / len(lowest) if None not in lowest else float("-inf")
+    lowest = [trial.result.val_loss_min for trial in trials["dense"]]
+    known = [loss for loss in lowest if loss is not None]
+    target = sum(known) / len(known) if len(known) == len(lowest) else float("-inf")
     return {
         arm: ArmFigures(
-            test_accuracy=tuple(trial.result["test_accuracy"] for trial in replicates),
-            early_stop=tuple(trial.result["early_stop_iteration"] for trial in replicates),
-            early_stop_observed=tuple(trial.result["early_stop_observed"] for trial in replicates),
+            test_accuracy=tuple(trial.result.test_accuracy for trial in replicates),
+            early_stop=tuple(trial.result.early_stop_iteration for trial in replicates),
+            early_stop_observed=tuple(trial.result.early_stop_observed for trial in replicates),
             to_dense_loss=tuple(steps_to_loss(trial.history, target) for trial in replicates),
-            steps=tuple(trial.result["steps"] for trial in replicates),
+            steps=tuple(trial.result.steps for trial in replicates),
             outcomes=_stacked([trial.outcomes for trial in replicates]),
             evaluated_every=max(_gap(trial.history) for trial in replicates),
         )

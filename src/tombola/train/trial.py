@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -16,8 +16,9 @@ from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.mask import Mask
 from tombola.plain import as_plain
+from tombola.results.codec import found
+from tombola.results.trial import TrialResult
 from tombola.runs.progress import Progress, Silent
-from tombola.runs.record import named
 from tombola.runs.stage import METRICS, Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
@@ -36,7 +37,17 @@ if TYPE_CHECKING:
 
 Evaluate = Callable[[], Score]
 """The model on one split, as it stands."""
-MoreTests = Callable[[nn.Module, Mapping[str, Evaluate]], Mapping[str, Any]]
+
+
+class Sampled(NamedTuple):
+    """Means of the metric over `samples` drawn masks; `test` is None without a test split."""
+
+    val: float | None = None
+    test: float | None = None
+    samples: int | None = None
+
+
+MoreTests = Callable[[nn.Module, Mapping[str, Evaluate]], Sampled]
 """Further figures of a trained model, from what evaluates it on "val" and, where there is one, "test"."""
 
 
@@ -79,7 +90,7 @@ class Trial:
     None without a test split, where the metric gives one number per batch, and where a stage has not kept them.
     """
 
-    result: dict[str, Any]
+    result: TrialResult
     history: tuple[Row, ...]
     trained: Trained | None
     outcomes: Tensor | None = field(default=None, compare=False, repr=False)
@@ -105,7 +116,7 @@ def run_trial(
 
     The stage is not marked finished here: the caller first saves what it keeps of the state.
     """
-    done = stage.found() if stage else None
+    done = found(TrialResult, stage)
     if stage is not None and done is not None:
         return Trial(done, tuple(read_csv(stage.directory / METRICS)), None, read_outcomes(stage.directory))
     store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds) if stage else None
@@ -130,46 +141,57 @@ def run_trial(
         )
     if store is not None:
         store.write_metrics(trained.history)
-    tests, outcomes = _test(setup, model, trained, more_tests or (lambda module, evaluate: {}))
+    tests = _test(setup, model, trained, more_tests or (lambda module, evaluate: Sampled()))
+    outcomes = None if tests.final is None else tests.final.values
     if stage is not None and outcomes is not None:
         write_outcomes(stage.directory, outcomes)
-    about = {"metric": setup.splits.task.metric_name, "recipe": as_plain(setup.recipe)}
-    return Trial(named({**summary(trained), **tests, **about}), trained.history, trained, outcomes)
+    return Trial(_result(setup, trained, tests), trained.history, trained, outcomes)
 
 
-def summary(trained: Trained) -> dict[str, Any]:
-    """The figures of a finished training run; null for what could not be observed."""
-    stop, last = early_stop(trained.history), trained.history[-1]
-    return {
-        "steps": trained.steps,
-        "seconds": round(trained.seconds, 3),
-        "stopped": trained.stopped,
-        "train_loss": _number(last.train_loss),
-        "train_accuracy": _number(last.train_accuracy),
-        "val_loss": _number(last.val_loss),
-        "val_accuracy": _number(last.val_accuracy),
-        "val_loss_min": stop.val_loss if stop else None,
-        "early_stop_iteration": stop.step if stop else None,
-        "early_stop_observed": stop.observed if stop else False,
-    }
+@dataclass(frozen=True)
+class _Tests:
+    """What the trained network was tested on: the training split in evaluation mode, and the one look at the test
+    split, at the end of training and at the early-stop iteration (both None without a test split)."""
+
+    train: Score
+    final: Score | None
+    early: Score | None
+    sampled: Sampled
 
 
-def _test(
-    setup: TrainingSetup, model: nn.Module, trained: Trained, more_tests: MoreTests
-) -> tuple[dict[str, Any], Tensor | None]:
-    """Figures of the trained network: the training split in evaluation mode, and the one look at the test split, at
-    the end of training and at the early-stop iteration."""
+def _result(setup: TrainingSetup, trained: Trained, tests: _Tests) -> TrialResult:
+    stop, last, final = early_stop(trained.history), trained.history[-1], tests.final
+    return TrialResult(
+        steps=trained.steps,
+        seconds=round(trained.seconds, 3),
+        stopped=trained.stopped,
+        train_loss=_number(last.train_loss),
+        train_accuracy=_number(last.train_accuracy),
+        train_accuracy_eval=_number(tests.train.metric),
+        train_loss_eval=_number(tests.train.loss),
+        train_examples_eval=tests.train.examples,
+        val_loss=_number(last.val_loss),
+        val_accuracy=_number(last.val_accuracy),
+        val_loss_min=stop.val_loss if stop else None,
+        early_stop_iteration=stop.step if stop else None,
+        early_stop_observed=stop.observed if stop else False,
+        test_accuracy=_number(final.metric) if final else None,
+        test_loss=_number(final.loss) if final else None,
+        test_accuracy_early_stop=_number(tests.early.metric) if tests.early else None,
+        metric=setup.splits.task.metric_name,
+        recipe=as_plain(setup.recipe),
+        val_accuracy_sampled=tests.sampled.val,
+        test_accuracy_sampled=tests.sampled.test,
+        samples=tests.sampled.samples,
+    )
+
+
+def _test(setup: TrainingSetup, model: nn.Module, trained: Trained, more_tests: MoreTests) -> _Tests:
     splits, size = setup.splits, setup.recipe.train_eval
     on_train = setup.scorer(model, evaluated_part(splits, size))()
-    figures = {
-        "train_accuracy_eval": _number(on_train.metric),
-        "train_loss_eval": _number(on_train.loss),
-        "train_examples_eval": on_train.examples,
-    }
     scorers = {"val": setup.scorer(model, splits.val)}
     if splits.test is None:
-        untested = {"test_accuracy": None, "test_loss": None, "test_accuracy_early_stop": None}
-        return {**figures, **untested, **more_tests(model, scorers)}, None
+        return _Tests(on_train, None, None, more_tests(model, scorers))
     score = scorers["test"] = setup.scorer(model, splits.test)
     early = None
     if trained.best is not None:
@@ -177,12 +199,7 @@ def _test(
         early = score()
         model.load_state_dict(trained.state)
     final = _numeric(score(), splits.task.metric_name)
-    figures |= {
-        "test_accuracy": _number(final.metric),
-        "test_loss": _number(final.loss),
-        "test_accuracy_early_stop": _number((early or final).metric),
-    }
-    return {**figures, **more_tests(model, scorers)}, final.values
+    return _Tests(on_train, final, early or final, more_tests(model, scorers))
 
 
 def _numeric(score: Score, metric: str) -> Score:
