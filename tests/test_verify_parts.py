@@ -34,6 +34,7 @@ from tombola.train.history import Row
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 from tombola.train.trial import Trial
+from trial_results import trial_result
 
 RECIPE = Recipe(length="6it", lr=0.1)
 OPTIONS = Options(progress=False, device="cpu")
@@ -53,13 +54,8 @@ def outcomes(arm: str, replicate: int) -> Tensor:
 
 
 def trial(arm: str, replicate: int, found: Any = None) -> Trial:
-    result = {
-        "val_loss_min": 0.5,
-        "test_accuracy": float(outcomes(arm, replicate).mean()),
-        "early_stop_iteration": 3,
-        "early_stop_observed": True,
-        "steps": 6,
-    }
+    accuracy = float(outcomes(arm, replicate).mean())
+    result = trial_result(test_accuracy=accuracy, early_stop_iteration=3, steps=6)
     rows = tuple(Row(step, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0) for step in (0, 3, 6))
     return Trial(result, rows, found, outcomes(arm, replicate))
 
@@ -114,7 +110,7 @@ def test_every_arm_is_trained_once_for_every_replicate_by_its_own_seed(stand: St
     assert there is data
     assert torch.equal(fits.state_dict()["0.weight"], model.state_dict()["0.weight"])
     for arm in ARMS:
-        assert result["arms"][arm]["test_accuracy"] == [trial(arm, i).result["test_accuracy"] for i in range(3)]
+        assert result["arms"][arm]["test_accuracy"] == [trial(arm, i).result.test_accuracy for i in range(3)]
     assert "untrained" not in result
     assert "run" not in result
 
@@ -381,7 +377,7 @@ def test_a_share_of_examples_that_is_none_for_every_one_has_a_relative_margin() 
         arm: [replace(trial(arm, index), outcomes=3 * outcomes(arm, index)) for index in range(3)] for arm in ARMS
     }
     found = module.judge(trials, asked, data)
-    mean = np.mean([trial("dense", index).result["test_accuracy"] for index in range(3)])
+    mean = np.mean([trial("dense", index).result.test_accuracy for index in range(3)])
     assert found["margin"] == pytest.approx(0.1 * mean)
     assert found["test_set"] == {"examples": 26, "resolution": None}
 
