@@ -21,13 +21,16 @@ from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
+from tombola.results.search import SearchResult
 from tombola.results.statistics import figure
+from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Done
 from tombola.runs.progress import Silent
+from tombola.runs.record import unstamped
 from tombola.runs.versions import versions
 from tombola.search.describe import code_of, describe, describe_data, describe_model, describe_training
-from tombola.search.find import find_result, headline, machine, parameters, replicate_seed
+from tombola.search.find import find_result, machine, parameters, replicate_of, replicate_seed
 from tombola.search.request import Request
 from tombola.study import compare, cross_training, curve
 from tombola.study.arms import random_mask
@@ -40,6 +43,7 @@ from tombola.train.options import Options
 from tombola.train.outcomes import write_outcomes
 from tombola.train.recipe import Recipe
 from tombola.train.trial import Trial
+from trial_results import level_figures, trial_result
 
 RECIPE = Recipe(length="6it", lr=0.1)
 OTHER = replace(RECIPE, lr=0.2)
@@ -69,27 +73,26 @@ def stopped(found: list[Any], result: Any = None) -> Any:
 # -- curves
 
 
-def levels(count: int = 3) -> list[dict[str, Any]]:
+def levels(count: int = 3) -> list[LevelResult]:
     return [
-        {
-            "level": level,
-            "ticket": f"{level}.ticket",
-            "density": 1 / (1 + level),
-            "kept": 50 // (1 + level),
-            "total": 50,
-            "test_accuracy": 0.5,
-        }
+        level_figures(level, ticket=f"{level}.ticket", density=1 / (1 + level), kept=50 // (1 + level))
         for level in range(count)
     ]
+
+
+def searched(asked: Request, **controls: list[LevelResult]) -> SearchResult:
+    """A curve's result with the same levels in every replicate."""
+    count = range(asked.replicates)
+    return find_result(asked, asked.data, [replicate_of(asked, i, {"ticket": levels(), **controls}) for i in count])
 
 
 def test_a_curve_is_named_by_its_search_and_controls(monkeypatch: pytest.MonkeyPatch) -> None:
     found: list[Any] = []
     asked = request(replicates=2)
-    done = find_result(asked, asked.data, [{"arms": {"ticket": levels()}}])
-    monkeypatch.setattr(curve, "carry_out", stopped(found, done))
+    done = searched(asked)
+    monkeypatch.setattr(curve, "carry_out", stopped(found, done.as_dict()))
     result = curve.run_curve(asked, Path("parent"), controls=["random"], control_levels=[2, 1, 2])
-    assert result == headline(Done(Path("there"), done, reused=True))
+    assert result == done.replace(run="there", reused=True)
     (run,) = found
     assert run.config == {
         **describe(asked, asked.data),
@@ -117,8 +120,7 @@ def test_a_curve_is_named_by_its_search_and_controls(monkeypatch: pytest.MonkeyP
 def test_a_curve_is_validated_with_its_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     found, seen = list[Any](), list[Any]()
     asked = request()
-    done = find_result(asked, asked.data, [{"arms": {"ticket": levels()}}])
-    monkeypatch.setattr(curve, "carry_out", stopped(found, done))
+    monkeypatch.setattr(curve, "carry_out", stopped(found, searched(asked).as_dict()))
     monkeypatch.setattr(curve, "validate", lambda *given: seen.append(given[:2]))
     curve.run_curve(asked, Path("parent"), control_levels=[1, 2])
     with pytest.raises(TombolaError, match="names level 2, but the search has levels 1;"):
@@ -146,8 +148,7 @@ def test_a_curves_work_is_its_searches_then_its_controls(tmp_path: Path, monkeyp
     found, calls, threads = list[Any](), list[Any](), list[Any]()
     asked = request(options=replace(OPTIONS, threads=1))
     data = asked.data
-    done = find_result(asked, data, [{"arms": {"ticket": levels()}}])
-    monkeypatch.setattr(curve, "carry_out", stopped(found, done))
+    monkeypatch.setattr(curve, "carry_out", stopped(found, searched(asked).as_dict()))
     limit = curve.limit_threads
     monkeypatch.setattr(curve, "limit_threads", lambda count: threads.append(count) or limit(count))
 
@@ -156,11 +157,11 @@ def test_a_curves_work_is_its_searches_then_its_controls(tmp_path: Path, monkeyp
         calls.append(("search", replicate))
         return [SimpleNamespace(result=level) for level in levels()]
 
-    def controlling(job: Any, progress: Any = None, splits: Any = None) -> dict[str, Any]:
+    def controlling(job: Any, progress: Any = None, splits: Any = None) -> LevelResult:
         assert splits is data
         assert (job.request, job.directory) == (asked, tmp_path)
         calls.append((job.arm, job.replicate, job.level, job.ticket))
-        return {"level": job.level, "arm": job.arm, "replicate": job.replicate}
+        return level_figures(job.level, steps=10 + job.replicate)
 
     monkeypatch.setattr(curve, "search", searching)
     monkeypatch.setattr(curve, "_control", controlling)
@@ -169,15 +170,10 @@ def test_a_curves_work_is_its_searches_then_its_controls(tmp_path: Path, monkeyp
     assert calls == [("search", 0), ("search", 1), ("reinit", 0, 2, "2.ticket"), ("reinit", 1, 2, "2.ticket")]
     assert threads == [1]
     expected = [
-        {
-            "replicate": index,
-            "seed": replicate_seed(3, index),
-            "ticket": "2.ticket",
-            "arms": {"ticket": levels(), "reinit": [{"level": 2, "arm": "reinit", "replicate": index}]},
-        }
+        replicate_of(asked, index, {"ticket": levels(), "reinit": [level_figures(2, steps=10 + index)]})
         for index in range(2)
     ]
-    assert result == find_result(asked, data, expected)
+    assert result == find_result(asked, data, expected).as_dict()
 
 
 class Foreign(nn.Sequential):
@@ -198,7 +194,7 @@ def test_a_control_is_an_arm_of_the_levels_ticket(
 
     def arm(setup: Any, subject: Any, name: str, **more: Any) -> Trial:
         given.update(more, setup=setup, subject=subject, name=name)
-        return Trial({"test_accuracy": 0.5, "steps": 6}, (), found)
+        return Trial(trial_result(), (), found)
 
     monkeypatch.setattr(curve, "run_arm", arm)
     asked = request(model if live else ModelSpec("torch.nn.Linear"), seed=3)
@@ -212,9 +208,9 @@ def test_a_control_is_an_arm_of_the_levels_ticket(
     stage = given.pop("stage")
     assert stage.directory == tmp_path / name
     assert given == {"name": "random", "seed": derive(3, "control", "random", 1, 2), "label": name}
-    trial = Trial({"test_accuracy": 0.5, "steps": 6}, (), None)
-    assert result == {**level_result(2, ticket.mask, trial, name), "ticket": None}
-    assert stage.result() == (None if found is None else result)
+    trial = Trial(trial_result(), (), None)
+    assert result == level_result(2, ticket.mask, trial, name).replace(ticket=None)
+    assert stage.result() == (None if found is None else unstamped(result.as_dict()))
 
 
 # -- comparisons
@@ -233,17 +229,9 @@ class Searches:
         for level in range(2):
             path = f"replicate-{replicate}/level-{level:02d}"
             accuracy = (20 + replicate + 3 * (asked.method.name == "imp")) / 26
-            found.append(
-                {
-                    "level": level,
-                    "density": 1 / (1 + level),
-                    "total": 50,
-                    "test_accuracy": accuracy,
-                    "val_accuracy": 0.5,
-                    "metrics": f"{path}/metrics.csv",
-                    "ticket": f"{path}/network.ticket" if level else None,
-                }
-            )
+            files = {"metrics": f"{path}/metrics.csv", "ticket": f"{path}/network.ticket" if level else None}
+            density = 1 / (1 + level)
+            found.append(level_figures(level, density=density, test_accuracy=accuracy, val_accuracy=0.5, **files))
             if self.outcomes:
                 write_outcomes(directory / path, (torch.arange(26) < round(accuracy * 26)).float())
         origin = ticket_of(network()).origin
@@ -312,7 +300,7 @@ def test_a_comparison_searches_replicate_by_replicate(tmp_path: Path, monkeypatc
     assert (result["kind"], result["study"], result["model"], result["data"]) == ("study", "try", "Sequential", "data")
     assert (result["metric"], result["higher_is_better"], result["input_shape"]) == ("accuracy", True, [6])
     assert (result["replicates"], result["seeds"]) == (2, [3, replicate_seed(3, 1)])
-    assert result["parameters"] == parameters(requests[0], data, 50)
+    assert result["parameters"] == parameters(requests[0], data, 50).as_dict()
     assert result["recipe"] == {key: value for key, value in as_plain(RECIPE).items() if key != "lr"}
     assert (result["note"], result["reused"]) == ("tuned", False)
     last = result["arms"][1]["replicates"][1][-1]
@@ -411,7 +399,7 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
         given.update(more, setup=setup, start={name: value.clone() for name, value in model.state_dict().items()})
         more["stage"].directory.mkdir(parents=True)
         state = {name: value + 1 for name, value in model.state_dict().items()}
-        return Trial({"test_accuracy": 0.5, "steps": 6}, (), SimpleNamespace(state=state))
+        return Trial(trial_result(), (), SimpleNamespace(state=state))
 
     monkeypatch.setattr(cross_training, "run_trial", training)
     job = cross_training._Job(crossed(), tmp_path, 1, mask, FILES)
@@ -432,8 +420,8 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
     model.load_state_dict(masked(start, tried))
     accuracy = float((model(data.test.x).argmax(1) == data.test.y).float().mean())
     assert result["untrained"] == pytest.approx(accuracy)
-    trial = Trial({"test_accuracy": 0.5, "steps": 6}, (), None)
-    assert result == {**level_result(0, tried, trial, name), "untrained": result["untrained"]}
+    trial = Trial(trial_result(), (), None)
+    assert result == {**level_result(0, tried, trial, name).as_dict(), "untrained": result["untrained"]}
     ticket = tb.Ticket.load(tmp_path / name / "network.ticket")
     assert ticket.mask == tried
     assert same(ticket.origin.state_dict(network()), start)
@@ -456,13 +444,14 @@ def test_a_search_of_either_mask_gives_its_last_level_with_paths_of_the_study(
 
     def searching(*given: Any, **more: Any) -> Any:
         calls.append((given[0], more))
-        found = [{"level": n, "metrics": f"{n}.csv", "ticket": f"{n}.ticket"} for n in range(3)]
+        found = [level_figures(n, metrics=f"{n}.csv", ticket=f"{n}.ticket") for n in range(3)]
         return [SimpleNamespace(result=level) for level in found]
 
     monkeypatch.setattr(cross_training, "search", searching)
     for index, (mask, folder) in enumerate((("first", "a"), ("second", "b"))):
         found = cross_training._search(cross_training._Job(study, tmp_path, 1, mask), splits=data)
-        assert found == {"level": 2, "metrics": f"{folder}/2.csv", "ticket": f"{folder}/2.ticket"}
+        files = {"metrics": f"{folder}/2.csv", "ticket": f"{folder}/2.ticket"}
+        assert found == level_figures(2, **files).as_dict()
         assert calls[index] == (
             study.requests[index],
             {"splits": data, "directory": tmp_path / folder, "replicate": 1},
@@ -504,7 +493,7 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
     assert (found["metric"], found["higher_is_better"], found["input_shape"]) == ("accuracy", True, [6])
     assert (found["replicates"], found["seeds"]) == (3, [replicate_seed(3, index) for index in range(3)])
     assert (found["names"], found["methods"], found["recipe"]) == (["A", "B"], ["imp", "imp"], as_plain(OTHER))
-    assert found["parameters"] == parameters(study.requests[0], data, 50)
+    assert found["parameters"] == parameters(study.requests[0], data, 50).as_dict()
     names = dict(zip(MASKS, ("dense", "A", "B", "random as A", "random as B"), strict=True))
     for row, mask in zip(found["accuracy"], MASKS, strict=True):
         number = 1 + MASKS.index(mask)

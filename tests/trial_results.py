@@ -1,10 +1,12 @@
-"""Trial results for tests that train nothing."""
+"""Results of trials and levels for tests that train nothing."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from tombola.results.trial import TrialResult
+from msgspec.structs import asdict
+
+from tombola.results.trial import LevelResult, TrialResult
 
 
 def trial_result(**figures: Any) -> TrialResult:
@@ -30,3 +32,19 @@ def trial_result(**figures: Any) -> TrialResult:
         "recipe": {},
     }
     return TrialResult(**{**blank, **figures})
+
+
+def level_figures(level: int = 0, **figures: Any) -> LevelResult:
+    """A level's figures, those given and some value in every other field."""
+    blank: dict[str, Any] = {
+        "density": 0.5,
+        "kept": 25,
+        "total": 50,
+        "barred_kept": 0,
+        "layers": (),
+        "metrics": f"level-{level:02d}/metrics.csv",
+        "ticket": f"level-{level:02d}/network.ticket",
+    }
+    own = {key: figures.pop(key, value) for key, value in blank.items()}
+    more = {key: figures.pop(key) for key in ("tied_kept", "bits_per_weight", "utilisation") if key in figures}
+    return LevelResult(**asdict(trial_result(**figures)), level=level, **own, **more)
