@@ -14,6 +14,7 @@ import docstrings  # noqa: E402
 import everything  # noqa: E402
 import figures  # noqa: E402
 import methods  # noqa: E402
+import packages  # noqa: E402
 from pages import Claim, Table, loose_numbers, with_claim, with_tables  # noqa: E402
 from tombola.methods import METHODS  # noqa: E402
 
@@ -60,7 +61,7 @@ def test_a_number_is_found_however_lines_break_and_put_right(text: str, fixed: b
     assert "98.1" in written
     assert "+0.3)" in written
     assert (faults == []) is fixed
-    assert all(fault.mendable for fault in faults)
+    assert all(fault.fixable for fault in faults)
     assert with_claim(written, CLAIM) == (written, [])
 
 
@@ -76,7 +77,7 @@ def test_a_number_is_found_however_lines_break_and_put_right(text: str, fixed: b
 def test_words_that_the_results_do_not_bear_out_are_faults(text: str, claim: Claim, what: str) -> None:
     written, faults = with_claim(text, claim)
     assert written == text
-    assert [fault.mendable for fault in faults] == [False]
+    assert [fault.fixable for fault in faults] == [False]
     assert what in str(faults[0])
 
 
@@ -90,13 +91,24 @@ def test_tables_are_put_right_and_unknown_ones_named() -> None:
     text = "<!-- table: t -->\nold\n<!-- end -->\n<!-- table: u -->\n<!-- end -->"
     written, faults = with_tables(text, PAGE, {"t": table})
     assert "| a | b |\n|---|---|\n| 1 | 2 |\n<!-- end -->" in written
-    assert [fault.mendable for fault in faults] == [True, False]
-    assert [f.mendable for f in with_tables(written, PAGE, {"t": table})[1]] == [False]
+    assert [fault.fixable for fault in faults] == [True, False]
+    assert [f.fixable for f in with_tables(written, PAGE, {"t": table})[1]] == [False]
 
 
 def test_numbers_outside_of_tables_code_and_claims_are_loose() -> None:
     text = "97.5 is loose, `0.5` and [x](1.2.md) are not,\nthe ticket reaches 98.1 (−0.2 to +0.3) ± 3\n```\n9.9\n```\n"
     assert list(loose_numbers(text, PAGE, [CLAIM])) == ["a.md:1: 97.5", "a.md:2: ± 3"]
+
+
+def test_a_package_without_a_place_in_the_map_and_a_name_without_a_package_are_found() -> None:
+    page = (
+        "| package | holds |\n|---|---|\n| `a/`, `mask.py` | masks |\n| `gone/` | nothing |\n`b/` stands in no table\n"
+    )
+    found = packages.compared(page, {"a/", "b/"}, {"a/", "b/", "mask.py"})
+    assert [fault.what for fault in found] == [
+        "the map of packages leaves out b/",
+        "the map of packages names gone/, which is not in src/tombola",
+    ]
 
 
 def test_a_figure_of_other_results_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

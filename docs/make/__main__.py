@@ -28,7 +28,7 @@ def main() -> int:
     faults = everything.faults(write)
     if not check:
         figures.draw()
-    faults = [fault for fault in faults if check or not fault.mendable]
+    faults = [fault for fault in faults if check or not fault.fixable]
     for fault in faults:
         print(fault, file=sys.stderr)
     return 1 if faults else 0

@@ -16,6 +16,8 @@ import mnist
 import mnist_time
 import multi_prize
 import overlap
+import packages
+import readme
 import speed
 import supermasks
 import verdict
@@ -31,7 +33,21 @@ PAGES = (
     "docs/methods.md",
     "docs/verdict.md",
 )
-PARTS = (mnist, mnist_time, supermasks, joint, overlap, digits, mask_init, multi_prize, speed, methods, verdict, given)
+PARTS = (
+    readme,
+    mnist,
+    mnist_time,
+    supermasks,
+    joint,
+    overlap,
+    digits,
+    mask_init,
+    multi_prize,
+    speed,
+    methods,
+    verdict,
+    given,
+)
 
 
 def tables() -> Mapping[str, Table]:
@@ -43,8 +59,8 @@ def claims() -> list[Claim]:
 
 
 def faults(write: Callable[[Path, str], None]) -> list[Fault]:
-    """What pages and figures say that the results do not, and public names that say nothing of themselves.
+    """What pages and figures say that the results do not, public names without docstrings, packages without a place.
 
     Pages that change are given to `write`.
     """
-    return [*put_right(tables(), claims(), PAGES, write), *figures.faults(), *docstrings.faults()]
+    return [*put_right(tables(), claims(), PAGES, write), *figures.faults(), *docstrings.faults(), *packages.faults()]

@@ -163,11 +163,11 @@ def faults() -> Iterator[Fault]:
     for drawn in FIGURES:
         name = f"docs/figures/{drawn.file}"
         if not drawn.path.exists():
-            yield Fault(name, "is not there", mendable=True)
+            yield Fault(name, "is not there", fixable=True)
         else:
             found = _DIGEST.findall(drawn.path.read_text(encoding="utf-8"))
             if found != [digest(drawn)]:
-                yield Fault(name, "was drawn from other results", mendable=True)
+                yield Fault(name, "was drawn from other results", fixable=True)
     for path in sorted(FOLDER.glob("*.svg")):
         if path.name not in {drawn.file for drawn in FIGURES}:
             yield Fault(f"docs/figures/{path.name}", "is drawn by nothing")

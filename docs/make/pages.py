@@ -64,7 +64,7 @@ class Fault:
 
     page: str
     what: str
-    mendable: bool = False
+    fixable: bool = False
     """Whether writing the page anew puts it right."""
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ def with_tables(text: str, page: str, tables: Mapping[str, Table]) -> tuple[str,
             return found.group()
         wanted = tables[name].markdown()
         if found["body"] != wanted:
-            faults.append(Fault(page, f"table {name!r} is not what the results give", mendable=True))
+            faults.append(Fault(page, f"table {name!r} is not what the results give", fixable=True))
         return f"<!-- table: {name} -->\n{wanted}<!-- end -->"
 
     return _TABLE.sub(fill, text), faults
@@ -102,7 +102,7 @@ def with_claim(text: str, claim: Claim) -> tuple[str, list[Fault]]:
         wanted, here = claim.numbers[claim.places[index]], found[0].span(index + 1)
         shown = text[here[0] : here[1]]
         if shown != wanted:
-            faults.append(Fault(claim.page, f"{shown!r} should be {wanted!r} in {claim.text!r}", mendable=True))
+            faults.append(Fault(claim.page, f"{shown!r} should be {wanted!r} in {claim.text!r}", fixable=True))
             text = text[: here[0]] + wanted + text[here[1] :]
     return text, faults
 

@@ -21,6 +21,7 @@ class Layer:
 
     @property
     def density(self) -> float:
+        """Kept of all; 0 for a layer without weights."""
         return self.kept / self.total if self.total else 0.0
 
 

@@ -118,4 +118,5 @@ def multipliers(model: nn.Module) -> dict[str, Tensor] | None:
 
 
 def warn_if_stale(model: nn.Module, what: str) -> None:
+    """Warn if the scores of a layer have moved on from its mask. `what`: what the caller does about it."""
     say_stale((layer.supermask for layer in layers(model)), what)
