@@ -22,6 +22,7 @@ from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.runs.stage import Stage
+from tombola.search.driver import JobInWorkspace
 from tombola.search.presets import preset
 from tombola.search.request import Request
 from tombola.study import compare
@@ -188,8 +189,8 @@ def test_a_killed_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             raise KeyboardInterrupt
         return search(*args, **more)
 
-    search = compare.search
-    monkeypatch.setattr(compare, "search", third_is_killed)
+    search = compare.search_replicate
+    monkeypatch.setattr(compare, "search_replicate", third_is_killed)
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut")
     logs = {file: file.stat().st_mtime_ns for file in tmp_path.glob("cut/*/*/replicate-0/*/metrics.csv")}
@@ -201,9 +202,10 @@ def test_a_killed_study_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_search_can_go_to_another_process(tmp_path: Path) -> None:
-    arm = arms()[1]
-    request = Request(SETTING.model, SETTING.data, arm.method, arm.recipe, options=OPTIONS)
-    there = compare._search(pickle.loads(pickle.dumps(compare._Job(request, tmp_path, arm.folder, 0))))
+    both = arms()
+    request = Request(SETTING.model, SETTING.data, both[0].method, both[0].recipe, options=OPTIONS)
+    study = compare._Comparison(request, "try", tuple(both), "")
+    there = pickle.loads(pickle.dumps(JobInWorkspace(study.search, (1, 0), request.data, tmp_path)))()
     assert pickle.loads(pickle.dumps(there)) == there
     assert [level["level"] for level in there.levels] == [0, 1]
 
@@ -320,7 +322,7 @@ def test_a_named_study_is_a_function_that_gives_arms(tmp_path: Path) -> None:
     class Quiet:
         def line(self, text: str = "") -> None: ...
         def table(self, *args: Any, **more: Any) -> None: ...
-        def run(self, result: Any) -> None: ...
+        def run(self, *args: Any) -> None: ...
 
     verb = comparison_verb(Comparison("rates", "Rates.", made, Rates, model="mlp", data="digits", note="a sweep"))
     given = verb.parse(

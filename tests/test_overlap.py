@@ -364,7 +364,7 @@ def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monke
 
     options: dict[str, Any] = {"replicates": 1, "options": Options(threads=1)}
     one = run_overlap(arms(), "mlp", "digits", tmp_path / "one", **options)
-    monkeypatch.setattr("tombola.study.cross_training.map_jobs", elsewhere)
+    monkeypatch.setattr("tombola.search.driver.map_jobs", elsewhere)
     two = run_overlap(arms(), "mlp", "digits", tmp_path / "two", jobs=2, **options)
     assert {**one, "run": ""} == {**two, "run": ""}
 

@@ -17,8 +17,9 @@ from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.rng.seeds import derive
 from tombola.runs.progress import Silent
+from tombola.search.driver import Workspace
 from tombola.search.find import replicate_seed, run_find
-from tombola.search.request import Request, make_request
+from tombola.search.request import Request, loaded, make_request
 from tombola.select.patterns import parse_pattern
 from tombola.study import curve
 from tombola.study.arms import CONTROLS, VerificationSetup, fresh_network, random_mask
@@ -58,9 +59,10 @@ def test_every_control_of_a_curve_is_a_draw_of_its_own(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(curve, "run_arm", noting)
     for root, arm, replicate, level in itertools.product((0, 1), CONTROLS, (0, 1), (1, 2)):
-        job = curve._Job(request(seed=root), tmp_path, replicate, arm, level, "t.ticket")
+        asked = request(seed=root)
+        work = Workspace(asked.data, loaded(asked.data), Silent(), tmp_path)
         with pytest.raises(InterruptedError):
-            curve._control(job)
+            curve._Curve(asked, CONTROLS, None).train_control(work, curve._Control(replicate, arm, level, "t.ticket"))
     assert len(set(seeds)) == len(seeds) == 16
     assert seeds[0] == derive(0, "control", CONTROLS[0], 0, 1)
 
@@ -70,24 +72,24 @@ def test_controls_are_trained_at_the_levels_asked_for_or_at_all(
     wanted: list[int] | None, expected: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     levels = [SimpleNamespace(level=level, ticket=f"{level}.ticket") for level in range(4)]
-
-    def stand_in(function: Any, items: Any, jobs: int, **here: Any) -> Any:
-        for item in items:
-            yield levels if function is curve._search else item
-
-    monkeypatch.setattr(curve, "map_jobs", stand_in)
+    found: list[Any] = []
+    monkeypatch.setattr(curve, "search_levels", lambda request, work, replicate: levels)
+    monkeypatch.setattr(curve._Curve, "train_control", lambda self, work, control: control)
+    monkeypatch.setattr(curve, "find_result", lambda *given: SimpleNamespace(as_dict=lambda: found.extend(given[2])))
     asked = request(replicates=2, seed=5)
-    found = curve._train(asked, None, tmp_path, list(CONTROLS), wanted, 1, Silent())  # type: ignore[arg-type]
+    work = Workspace(asked.data, loaded(asked.data), Silent(), tmp_path)
+    curve._Curve(asked, CONTROLS, None if wanted is None else tuple(wanted)).compute(work)
+    assert len(found) == 2
     for index, replicate in enumerate(found):
         assert (replicate.replicate, replicate.seed) == (index, replicate_seed(5, index))
         assert replicate.ticket == "3.ticket"
         assert replicate.arms["ticket"] == tuple(levels)
         for name in CONTROLS:
             trained = replicate.arms[name]
-            assert [(one.replicate, one.arm) for one in trained] == [(index, name)] * len(expected)
+            assert [(one.replicate, one.name) for one in trained] == [(index, name)] * len(expected)
             assert [(one.level, one.ticket) for one in trained] == [(n, f"{n}.ticket") for n in expected]
     with pytest.raises(tb.TombolaError, match="names level 4, but the search has levels 1, 2, 3"):
-        curve._train(asked, None, tmp_path, ["random"], [2, 4], 1, Silent())  # type: ignore[arg-type]
+        curve._Curve(asked, ("random",), (2, 4)).compute(work)
 
 
 def test_control_levels_are_checked_before_anything_is_trained(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 import tombola as tb
 from small_tickets import masked, network, same, splits, ticket_of
 from tombola.errors import TombolaError
-from tombola.levels.search import level_result
+from tombola.levels.search import Level, level_result
 from tombola.mask import Mask
 from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
@@ -29,8 +29,10 @@ from tombola.runs.carry import Done
 from tombola.runs.progress import Silent
 from tombola.runs.record import unstamped
 from tombola.runs.versions import versions
+from tombola.search import driver, find
 from tombola.search.describe import code_of, describe, describe_data, describe_model, describe_training
-from tombola.search.find import find_result, machine, parameters, replicate_of, replicate_seed
+from tombola.search.driver import Workspace, machine
+from tombola.search.find import find_result, parameters, replicate_of, replicate_seed
 from tombola.search.request import Request
 from tombola.study import compare, cross_training, curve
 from tombola.study.arms import random_mask
@@ -90,7 +92,7 @@ def test_a_curve_is_named_by_its_search_and_controls(monkeypatch: pytest.MonkeyP
     found: list[Any] = []
     asked = request(replicates=2)
     done = searched(asked)
-    monkeypatch.setattr(curve, "carry_out", stopped(found, done.as_dict()))
+    monkeypatch.setattr(driver, "carry_out", stopped(found, done.as_dict()))
     result = curve.run_curve(asked, Path("parent"), controls=["random"], control_levels=[2, 1, 2])
     assert result == done.replace(run="there", reused=True)
     (run,) = found
@@ -120,7 +122,7 @@ def test_a_curve_is_named_by_its_search_and_controls(monkeypatch: pytest.MonkeyP
 def test_a_curve_is_validated_with_its_levels(monkeypatch: pytest.MonkeyPatch) -> None:
     found, seen = list[Any](), list[Any]()
     asked = request()
-    monkeypatch.setattr(curve, "carry_out", stopped(found, searched(asked).as_dict()))
+    monkeypatch.setattr(driver, "carry_out", stopped(found, searched(asked).as_dict()))
     monkeypatch.setattr(curve, "validate", lambda *given: seen.append(given[:2]))
     curve.run_curve(asked, Path("parent"), control_levels=[1, 2])
     with pytest.raises(TombolaError, match="names level 2, but the search has levels 1;"):
@@ -136,10 +138,10 @@ def test_a_curve_is_validated_with_its_levels(monkeypatch: pytest.MonkeyPatch) -
 
 def test_planned_levels_are_those_of_the_plan_from_the_start() -> None:
     asked = replace(request(), method=IterativePruning(rate=0.5, levels=3))
-    assert curve.planned_levels(asked, asked.data) == [1, 2, 3]
+    assert curve.planned_levels(asked, asked.data) == range(1, 4)
     ticket = ticket_of(network())
     within = replace(asked, start=ticket)
-    assert curve.planned_levels(within, asked.data) == [1, 2, 3]
+    assert curve.planned_levels(within, asked.data) == range(1, 4)
     with pytest.raises(TombolaError):  # more than the ticket has is asked for
         curve.planned_levels(replace(within, method=IterativePruning(density=0.9, rounds=1)), asked.data)
 
@@ -148,27 +150,27 @@ def test_a_curves_work_is_its_searches_then_its_controls(tmp_path: Path, monkeyp
     found, calls, threads = list[Any](), list[Any](), list[Any]()
     asked = request(options=replace(OPTIONS, threads=1))
     data = asked.data
-    monkeypatch.setattr(curve, "carry_out", stopped(found, searched(asked).as_dict()))
-    limit = curve.limit_threads
-    monkeypatch.setattr(curve, "limit_threads", lambda count: threads.append(count) or limit(count))
+    monkeypatch.setattr(driver, "carry_out", stopped(found, searched(asked).as_dict()))
+    limit = driver.limit_threads
+    monkeypatch.setattr(driver, "limit_threads", lambda count: threads.append(count) or limit(count))
 
-    def searching(what: Request, progress: Any, *, splits: Any, directory: Path, replicate: int) -> Any:
-        assert (what, splits, directory) == (asked, data, tmp_path)
+    def searching(what: Request, work: Workspace, replicate: int) -> Any:
+        assert (what, work.splits, work.directory) == (asked, data, tmp_path)
         calls.append(("search", replicate))
         return [SimpleNamespace(result=level) for level in levels()]
 
-    def controlling(job: Any, progress: Any = None, splits: Any = None) -> LevelResult:
-        assert splits is data
-        assert (job.request, job.directory) == (asked, tmp_path)
-        calls.append((job.arm, job.replicate, job.level, job.ticket))
-        return level_figures(job.level, steps=10 + job.replicate)
+    def controlling(study: Any, work: Workspace, control: Any) -> LevelResult:
+        assert work.splits is data
+        assert (study.request, work.directory) == (asked, tmp_path)
+        calls.append((control.name, control.replicate, control.level, control.ticket))
+        return level_figures(control.level, steps=10 + control.replicate)
 
-    monkeypatch.setattr(curve, "search", searching)
-    monkeypatch.setattr(curve, "_control", controlling)
+    monkeypatch.setattr(find, "search_replicate", searching)
+    monkeypatch.setattr(curve._Curve, "train_control", controlling)
     curve.run_curve(asked, Path("parent"), controls=["reinit"], control_levels=[2])
     result = found[0].work(tmp_path)
     assert calls == [("search", 0), ("search", 1), ("reinit", 0, 2, "2.ticket"), ("reinit", 1, 2, "2.ticket")]
-    assert threads == [1]
+    assert threads == [1, 1]  # of what names the machine, and of the work
     expected = [
         replicate_of(asked, index, {"ticket": levels(), "reinit": [level_figures(2, steps=10 + index)]})
         for index in range(2)
@@ -199,7 +201,8 @@ def test_a_control_is_an_arm_of_the_levels_ticket(
     monkeypatch.setattr(curve, "run_arm", arm)
     asked = request(model if live else ModelSpec("torch.nn.Linear"), seed=3)
     data = splits()
-    result = curve._control(curve._Job(asked, tmp_path, 1, "random", 2, "2.ticket"), splits=data)
+    control = curve._Control(1, "random", 2, "2.ticket")
+    result = curve._Curve(asked, ("random",), None).train_control(workspace(data, tmp_path), control)
     name = "replicate-1/random-02"
     setup, subject = given.pop("setup"), given.pop("subject")
     assert (subject.ticket, subject.architecture) == (ticket, model if live else None)
@@ -223,8 +226,8 @@ class Searches:
         self.calls: list[tuple[Any, ...]] = []
         self.directory, self.outcomes = directory, outcomes
 
-    def __call__(self, asked: Request, progress: Any, *, splits: Any, directory: Path, replicate: int) -> Any:
-        self.calls.append((asked, splits, directory, replicate))
+    def __call__(self, asked: Request, work: Workspace, replicate: int) -> Any:
+        self.calls.append((asked, work.splits, work.directory, replicate))
         found = []
         for level in range(2):
             path = f"replicate-{replicate}/level-{level:02d}"
@@ -233,9 +236,9 @@ class Searches:
             density = 1 / (1 + level)
             found.append(level_figures(level, density=density, test_accuracy=accuracy, val_accuracy=0.5, **files))
             if self.outcomes:
-                write_outcomes(directory / path, (torch.arange(26) < round(accuracy * 26)).float())
+                write_outcomes(work.folder / path, (torch.arange(26) < round(accuracy * 26)).float())
         origin = ticket_of(network()).origin
-        return [SimpleNamespace(result=level, ticket=SimpleNamespace(origin=origin)) for level in found]
+        return [Level(level.level, SimpleNamespace(origin=origin), level) for level in found]  # type: ignore[arg-type]
 
 
 def compared(out: Path, **more: Any) -> dict[str, Any]:
@@ -253,7 +256,7 @@ def test_a_comparison_is_named_by_its_arms_and_not_by_how_they_are_shown(monkeyp
         stopped(found)(*given)
         raise Known
 
-    monkeypatch.setattr(compare, "carry_out", carry)
+    monkeypatch.setattr(driver, "carry_out", carry)
     data = splits()
     for more in ({}, {"note": "tuned"}, {"options": replace(OPTIONS, force=True)}):
         with pytest.raises(Known):
@@ -280,10 +283,10 @@ def test_a_comparison_is_named_by_its_arms_and_not_by_how_they_are_shown(monkeyp
 
 def test_a_comparison_searches_replicate_by_replicate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     searches, checked, threads = Searches(tmp_path), list[Any](), list[Any]()
-    monkeypatch.setattr(compare, "search", searches)
+    monkeypatch.setattr(compare, "search_replicate", searches)
     monkeypatch.setattr(compare, "validate", lambda asked, data, progress: checked.append((asked, data)))
-    limit = compare.limit_threads
-    monkeypatch.setattr(compare, "limit_threads", lambda count: threads.append(count) or limit(count))
+    limit = driver.limit_threads
+    monkeypatch.setattr(driver, "limit_threads", lambda count: threads.append(count) or limit(count))
     model, data = network(), splits()
     result = compare.run_comparison(
         "try", arms(), model, data, tmp_path, seed=3, replicates=2, options=replace(OPTIONS, threads=1), note="tuned"
@@ -296,7 +299,7 @@ def test_a_comparison_searches_replicate_by_replicate(tmp_path: Path, monkeypatc
         for replicate in range(2)
         for asked, folder in zip(requests, ("dense", "imp-50"), strict=True)
     ]
-    assert threads == [1]
+    assert threads == [1, 1, 1]  # of what names the machine, of the dry run and of the work
     assert (result["kind"], result["study"], result["model"], result["data"]) == ("study", "try", "Sequential", "data")
     assert (result["metric"], result["higher_is_better"], result["input_shape"]) == ("accuracy", True, [6])
     assert (result["replicates"], result["seeds"]) == (2, [3, replicate_seed(3, 1)])
@@ -319,7 +322,7 @@ def test_a_comparison_searches_replicate_by_replicate(tmp_path: Path, monkeypatc
 
 
 def test_a_comparison_reads_the_outcomes_that_its_searches_kept(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(compare, "search", Searches(tmp_path, outcomes=True))
+    monkeypatch.setattr(compare, "search_replicate", Searches(tmp_path, outcomes=True))
     monkeypatch.setattr(compare, "validate", lambda *given: None)
     result = compared(tmp_path)
     tested = result["comparisons"][0]["test_accuracy"]
@@ -362,8 +365,13 @@ def pair(**more: Any) -> tuple[Arm, Arm]:
 
 def crossed(replicates: int = 2, model: Any = None, recipe: Recipe = OTHER) -> Any:
     spec = network() if model is None else model
-    requests = tuple(Request(spec, splits(), arm.method, arm.recipe, 3, replicates, OPTIONS) for arm in pair())
-    return cross_training._Study(pair(), requests, recipe)
+    first = pair()[0]
+    asked = Request(spec, splits(), first.method, first.recipe, 3, replicates, OPTIONS)
+    return cross_training._CrossTraining(asked, pair(), recipe)
+
+
+def workspace(data: Any, directory: Path) -> Workspace:
+    return Workspace(data, data, Silent(), directory)
 
 
 def tickets(directory: Path) -> tuple[tb.Ticket, tb.Ticket]:
@@ -380,7 +388,8 @@ FILES = ("first.ticket", "second.ticket")
 
 def test_the_masks_tried_are_the_two_random_ones_like_them_and_all_ones(tmp_path: Path) -> None:
     first, second = tickets(tmp_path)
-    found = {mask: cross_training._mask(cross_training._Job(crossed(), tmp_path, 1, mask, FILES), 11) for mask in MASKS}
+    tests = {mask: cross_training._MaskTest(1, mask, FILES) for mask in MASKS}
+    found = {mask: cross_training._mask(test, tmp_path, 11) for mask, test in tests.items()}
     assert found["dense"] == Mask.full(first.mask)
     assert (found["first"], found["second"]) == (first.mask, second.mask)
     assert found["random-first"] == random_mask(first, derive(11, "exchange", "random-first"))
@@ -402,10 +411,10 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
         return Trial(trial_result(), (), SimpleNamespace(state=state))
 
     monkeypatch.setattr(cross_training, "run_trial", training)
-    job = cross_training._Job(crossed(), tmp_path, 1, mask, FILES)
+    test = cross_training._MaskTest(1, mask, FILES)
     data, seed = splits(), replicate_seed(3, 1)
-    result = cross_training._test(job, splits=data)
-    tried = cross_training._mask(job, seed)
+    result = crossed().test(workspace(data, tmp_path), test)
+    tried = cross_training._mask(test, tmp_path, seed)
     setup, stage = given.pop("setup"), given.pop("stage")
     name = f"exchange/replicate-1/{mask}"
     assert stage.directory == tmp_path / name
@@ -434,7 +443,7 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
         "versions": versions(),
     }
     monkeypatch.setattr(cross_training, "run_trial", None)
-    assert cross_training._test(job, splits=data) == result  # found again
+    assert crossed().test(workspace(data, tmp_path), test) == result  # found again
 
 
 def test_a_search_of_either_mask_gives_its_last_level_with_paths_of_the_study(
@@ -442,20 +451,18 @@ def test_a_search_of_either_mask_gives_its_last_level_with_paths_of_the_study(
 ) -> None:
     study, data, calls = crossed(), splits(), list[Any]()
 
-    def searching(*given: Any, **more: Any) -> Any:
-        calls.append((given[0], more))
+    def searching(asked: Request, work: Workspace, replicate: int) -> Any:
+        calls.append((asked, work.splits, work.directory, replicate))
         found = [level_figures(n, metrics=f"{n}.csv", ticket=f"{n}.ticket") for n in range(3)]
-        return [SimpleNamespace(result=level) for level in found]
+        return [Level(level.level, SimpleNamespace(), level) for level in found]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cross_training, "search", searching)
-    for index, (mask, folder) in enumerate((("first", "a"), ("second", "b"))):
-        found = cross_training._search(cross_training._Job(study, tmp_path, 1, mask), splits=data)
+    monkeypatch.setattr(compare, "search_replicate", searching)
+    for arm, (mask, folder) in zip(pair(), (("first", "a"), ("second", "b")), strict=True):
+        found = study.search(workspace(data, tmp_path), (1, mask))
         files = {"metrics": f"{folder}/2.csv", "ticket": f"{folder}/2.ticket"}
         assert found == level_figures(2, **files).as_dict()
-        assert calls[index] == (
-            study.requests[index],
-            {"splits": data, "directory": tmp_path / folder, "replicate": 1},
-        )
+        asked = replace(study.request, method=arm.method, recipe=arm.recipe)
+        assert calls[-1] == (asked, data, tmp_path / folder, 1)
 
 
 def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -463,12 +470,13 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
     first, second = tickets(tmp_path)
     study, data = crossed(replicates=3), splits()
 
-    def searching(job: Any, progress: Any = None, splits: Any = None) -> dict[str, Any]:
-        calls.append((job.mask, job.replicate, job.tickets))
-        return {"ticket": f"{job.mask}.ticket", "test_accuracy": 0.5 + job.replicate / 10}
+    def searching(study: Any, work: Workspace, job: tuple[int, str]) -> dict[str, Any]:
+        replicate, mask = job
+        calls.append((mask, replicate, ()))
+        return {"ticket": f"{mask}.ticket", "test_accuracy": 0.5 + replicate / 10}
 
-    def testing(job: Any, progress: Any = None, splits: Any = None) -> dict[str, Any]:
-        assert splits is data
+    def testing(study: Any, work: Workspace, job: Any) -> dict[str, Any]:
+        assert work.splits is data
         calls.append((job.mask, job.replicate, job.tickets))
         number = 1 + MASKS.index(job.mask)
         return {
@@ -480,9 +488,9 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
             "metrics": f"{job.mask}-{job.replicate}.csv",
         }
 
-    monkeypatch.setattr(cross_training, "_search", searching)
-    monkeypatch.setattr(cross_training, "_test", testing)
-    found = cross_training._run(study, data, tmp_path, 1, Silent())
+    monkeypatch.setattr(cross_training._CrossTraining, "search", searching)
+    monkeypatch.setattr(cross_training._CrossTraining, "test", testing)
+    found = study.compute(workspace(data, tmp_path))
     assert calls == [
         *((mask, index, ()) for index, mask in itertools.product(range(3), ("first", "second"))),
         *((mask, index, FILES) for index, mask in itertools.product(range(3), MASKS)),
@@ -493,7 +501,7 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
     assert (found["metric"], found["higher_is_better"], found["input_shape"]) == ("accuracy", True, [6])
     assert (found["replicates"], found["seeds"]) == (3, [replicate_seed(3, index) for index in range(3)])
     assert (found["names"], found["methods"], found["recipe"]) == (["A", "B"], ["imp", "imp"], as_plain(OTHER))
-    assert found["parameters"] == parameters(study.requests[0], data, 50).as_dict()
+    assert found["parameters"] == parameters(study.request, data, 50).as_dict()
     names = dict(zip(MASKS, ("dense", "A", "B", "random as A", "random as B"), strict=True))
     for row, mask in zip(found["accuracy"], MASKS, strict=True):
         number = 1 + MASKS.index(mask)
@@ -514,7 +522,7 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
     assert differences["A", "random as A"]["untrained"]["mean"] == pytest.approx(-0.02)
     assert found["intervals"] == "95 % t-intervals over 3 replicates, differences paired by replicate"
     assert found["note"] == ""
-    few = cross_training._run(crossed(replicates=1), data, tmp_path, 1, Silent())
+    few = crossed(replicates=1).compute(workspace(data, tmp_path))
     assert few["intervals"] == "no intervals: they need at least 3 replicates, and there are 1"
 
 
@@ -525,9 +533,7 @@ def test_networks_with_norms_have_a_note(tmp_path: Path) -> None:
     first, second = (tb.Ticket.load(tmp_path / file) for file in FILES)
     shared = [compare_tickets(first, second, model=network())]
     level = {"ticket": "t", "density": 0.5, "untrained": 0.5, "test_accuracy": 0.5, "total": 50, "metrics": "m"}
-    found = cross_training._result(
-        study, splits(), shared, {"first": [level], "second": [level]}, {mask: [level] for mask in MASKS}
-    )
+    found = study._result(splits(), shared, {"first": [level], "second": [level]}, {mask: [level] for mask in MASKS})
     assert found["note"].startswith("Untrained networks keep the norm layers' first statistics")
 
 
@@ -535,7 +541,7 @@ def test_a_study_of_two_masks_is_named_by_both_searches_and_the_shared_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found: list[Any] = []
-    monkeypatch.setattr(cross_training, "carry_out", stopped(found, {"kind": "overlap"}))
+    monkeypatch.setattr(driver, "carry_out", stopped(found, {"kind": "overlap"}))
     data, given = splits(), {"seed": 3, "replicates": 2, "options": OPTIONS}
     result = run_overlap(pair(), network(), data, "parent", recipe=OTHER, **given)
     assert result == {"run": "there", "reused": True, "kind": "overlap"}
@@ -572,16 +578,17 @@ def test_a_study_of_two_masks_is_named_by_both_searches_and_the_shared_training(
 
 def test_both_searches_must_begin_with_the_same_weights_and_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     checked: list[Any] = []
-    monkeypatch.setattr(cross_training, "validate", lambda asked, data, progress: checked.append((asked, data)))
+    monkeypatch.setattr(compare, "validate", lambda asked, data, progress: checked.append((asked, data)))
     data = splits()
 
     def check(second: Any, where: Any = data) -> None:
         first, other = pair()
         arms_ = (first, replace(other, method=second))
-        requests = tuple(Request(network(), data, arm.method, arm.recipe, 3, 1, OPTIONS) for arm in arms_)
-        study = cross_training._Study(arms_, requests, OTHER)
+        model = network()
+        requests = tuple(Request(model, data, arm.method, arm.recipe, 3, 1, OPTIONS) for arm in arms_)
+        study = cross_training._CrossTraining(requests[0], arms_, OTHER)
         del checked[:]
-        cross_training._check(study, where, Silent())
+        study.check(workspace(where, Path("unused")))
         assert checked == [(asked, data) for asked in requests]
 
     check(replace(IMP, density=0.3))
@@ -611,6 +618,6 @@ def test_both_searches_must_begin_with_the_same_weights_and_layers(monkeypatch: 
     def refusing(*given: Any) -> None:
         raise TombolaError("too long")
 
-    monkeypatch.setattr(cross_training, "validate", refusing)
+    monkeypatch.setattr(compare, "validate", refusing)
     with pytest.raises(TombolaError, match="arm 'A': too long"):
         check(IMP)

@@ -24,6 +24,7 @@ from tombola.ticket.representation import Representation
 from tombola.ticket.ticket import Ticket
 from tombola.train.evaluate import Score
 from tombola.train.fabric import make_fabric
+from tombola.train.trial import TrainingSetup
 
 DIGITS = load_data(DataSpec("digits"))
 QUICK = {"length": "6ep", "lr": 0.1, "momentum": 0.9, "batch_size": 60}
@@ -33,7 +34,9 @@ QUICK = {"length": "6ep", "lr": 0.1, "momentum": 0.9, "batch_size": 60}
 def test_a_supermask_beats_random_masks_and_other_weights(method: object) -> None:
     ticket = tb.find("mlp", DIGITS, method, recipe=QUICK)
     assert is_untrained(ticket)
-    found = untrained(VerificationSetup(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"), seed=1, replicates=4)
+    found = untrained(
+        VerificationSetup(ticket), TrainingSetup(DIGITS, tb.Recipe(), make_fabric("cpu", "32")), seed=1, replicates=4
+    )
     assert found["test_accuracy"] > 0.6
     for arm in ("random", "reinit"):
         assert len(set(found[arm]["test_accuracy"])) > 1  # every draw is another one
@@ -100,7 +103,7 @@ def test_controls_of_a_signed_binary_ticket_are_shuffled_within_their_layers() -
 
 def test_the_same_seed_draws_the_same_controls() -> None:
     ticket = tb.find("mlp", DIGITS, tb.EdgePopup(), recipe={**QUICK, "length": "1ep"})
-    given = (VerificationSetup(ticket), DIGITS, tb.Recipe(), make_fabric("cpu", "32"))
+    given = (VerificationSetup(ticket), TrainingSetup(DIGITS, tb.Recipe(), make_fabric("cpu", "32")))
     assert untrained(*given, seed=3, replicates=2) == untrained(*given, seed=3, replicates=2)
 
 
@@ -109,7 +112,10 @@ def test_norms_of_the_controls_take_their_own_statistics() -> None:
     ticket = tb.find("wrn-10-1", DIGITS, tb.EdgePopup(), recipe=recipe)
     before = ticket.to_bytes()
     found = untrained(
-        VerificationSetup(ticket), DIGITS, tb.Recipe(batch_size=300), make_fabric("cpu", "32"), seed=1, replicates=1
+        VerificationSetup(ticket),
+        TrainingSetup(DIGITS, tb.Recipe(batch_size=300), make_fabric("cpu", "32")),
+        seed=1,
+        replicates=1,
     )
     assert 0 <= found["random"]["mean"] <= 1
     assert ticket.to_bytes() == before

@@ -28,6 +28,7 @@ from tombola.report.page import write_report
 from tombola.rng.seeds import derive
 from tombola.runs.integrity import DamagedWarning
 from tombola.runs.stage import OUTCOMES, Stage
+from tombola.search.driver import JobInWorkspace
 from tombola.study import demo
 from tombola.study import verify as module
 from tombola.study.arms import ARMS, VerificationSetup, fresh_network, random_mask
@@ -192,8 +193,8 @@ def test_outcomes_are_kept_for_every_network_and_found_again(tmp_path: Path) -> 
 
 def test_outcomes_come_back_from_other_processes(tmp_path: Path) -> None:
     found = module.Verification(VerificationSetup(ticket()), DataSpec("digits"), tb.Recipe(**TINY), 1, options=OPTIONS)
-    job = module._Job(found, "dense", 0, tmp_path)
-    there = pickle.loads(pickle.dumps(module._train_arm(pickle.loads(pickle.dumps(job)))))
+    sent = pickle.loads(pickle.dumps(JobInWorkspace(module._Verify(found).train, ("dense", 0), found.data, tmp_path)))
+    there = pickle.loads(pickle.dumps(sent()))
     values = read_outcomes(tmp_path / "dense-0")
     assert values is not None
     assert torch.equal(there.outcomes, values)

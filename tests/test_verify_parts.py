@@ -20,8 +20,10 @@ from tombola.plain import as_plain
 from tombola.results.statistics import figure
 from tombola.rng.seeds import derive
 from tombola.runs.carry import Done
+from tombola.runs.progress import Silent
+from tombola.search import driver
 from tombola.search.describe import describe_data, describe_module
-from tombola.search.find import machine
+from tombola.search.driver import Workspace, machine
 from tombola.study import verify as module
 from tombola.study.arms import ARMS, VerificationSetup
 from tombola.study.margin import Margin
@@ -33,7 +35,7 @@ from tombola.train.fabric import make_fabric
 from tombola.train.history import Row
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.trial import Trial
+from tombola.train.trial import TrainingSetup, Trial
 from trial_results import trial_result
 
 RECIPE = Recipe(length="6it", lr=0.1)
@@ -118,12 +120,12 @@ def test_every_arm_is_trained_once_for_every_replicate_by_its_own_seed(stand: St
 def test_precision_and_threads_are_those_asked_for(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     model, fabrics, set_ = network(), list[tuple[Any, ...]](), list[Any]()
     monkeypatch.setattr(module, "make_fabric", lambda *given: fabrics.append(given) or make_fabric("cpu", "32"))
-    limit = module.limit_threads
-    monkeypatch.setattr(module, "limit_threads", lambda threads: set_.append(threads) or limit(threads))
+    limit = driver.limit_threads
+    monkeypatch.setattr(driver, "limit_threads", lambda threads: set_.append(threads) or limit(threads))
     run(trained(model), model, recipe=replace(RECIPE, precision="bf16-mixed"), options=replace(OPTIONS, threads=1))
     assert set(fabrics) == {("cpu", "bf16-mixed")}
     assert len(fabrics) == 1 + 12
-    assert set_ == [1, 1]  # of the dry run and of the work
+    assert set_ == [1]  # dry run and work
 
 
 def test_stages_lie_in_the_runs_directory_and_finish_after_training(tmp_path: Path, monkeypatch: Any) -> None:
@@ -148,7 +150,7 @@ def test_a_trial_leaves_its_network_behind(monkeypatch: pytest.MonkeyPatch) -> N
     model = network()
     Stand(monkeypatch, object())
     asked = module.Verification(VerificationSetup(trained(model), model), splits(), RECIPE, 3, seed=4, options=OPTIONS)
-    found = module._train_arm(module._Job(asked, "dense", 1, None))
+    found = module._Verify(asked).train(Workspace(asked.data, splits(), Silent()), ("dense", 1))
     assert found.trained is None
     assert found.result == trial("dense", 1).result
     assert torch.equal(found.outcomes, outcomes("dense", 1))
@@ -158,8 +160,8 @@ def test_a_ticket_without_trained_weights_is_told_of_as_it_stands_too(stand: Sta
     model, data = network(), splits()
     ticket = ticket_of(model)
     result = run(ticket, model, data, seed=4, replicates=2)
-    fabric = make_fabric("cpu", "32")
-    expected = untrained(VerificationSetup(ticket, model), data, RECIPE, fabric, seed=4, replicates=2)
+    setup = TrainingSetup(data, RECIPE, make_fabric("cpu", "32"))
+    expected = untrained(VerificationSetup(ticket, model), setup, seed=4, replicates=2)
     assert result["untrained"] == expected
     assert "this ticket of 60.00 % of the 50 prunable weights" in result["sentence"]
     assert "As it stands, no weight trained, it reaches " in result["sentence"]
@@ -179,7 +181,7 @@ def config_of(monkeypatch: pytest.MonkeyPatch, ticket: Ticket, model: nn.Module 
         found.extend((order, describe()))
         return Done(Path("there"), {"kind": "verify"}, reused=True)
 
-    monkeypatch.setattr(module, "carry_out", noting)
+    monkeypatch.setattr(driver, "carry_out", noting)
     result = run(ticket, model, out=Path("parent"), **more)
     assert result == {"run": "there", "reused": True, "kind": "verify"}
     return found

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ from tombola.results.record import LeftOut, Parameters
 from tombola.results.search import TICKET, Replicate, SearchResult
 from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
-from tombola.runs.carry import Order, carry_out, check_out
-from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
-from tombola.runs.progress import Progress, Silent, show_progress
+from tombola.runs.jobs import limit_threads
+from tombola.runs.progress import Progress, Silent
 from tombola.runs.versions import versions
 from tombola.search.describe import describe, describe_training
+from tombola.search.driver import Experiment, Workspace, run, run_in_memory
 from tombola.search.origin import Start, start_from
-from tombola.search.request import Request, check_jobs, loaded, make_request, name_of_model
+from tombola.search.request import Request, loaded, make_request, name_of_model
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
@@ -74,12 +75,7 @@ def find(
     """
     request = make_request(model, data, method, recipe=recipe, seed=seed, options=options, start=start)
     if out is None:
-        check_jobs(1, request.model, request.data)
-        with limit_threads(request.options.threads), show_progress(request.options.progress) as progress:
-            splits = loaded(request.data, progress)
-            validate(request, splits, progress)
-            splits.identify(progress.track)
-            return search(request, progress, splits=splits)[-1].ticket
+        return run_in_memory(_Find(request), lambda work: search_replicate(request, work)[-1].ticket)
     file = run_find(request, Path(out)).ticket
     assert file is not None
     return Ticket.load(file, max_weights=UNLIMITED)
@@ -133,24 +129,36 @@ def run_find(request: Request, out: Path, *, jobs: int = 1) -> SearchResult:
 
     `jobs` processes share the replicates out (model and data given by name).
     """
-    jobs = check_jobs(jobs, request.model, request.data)
-    check_out(out)
-    options = request.options
-    with show_progress(options.progress) as progress:
-        splits = loaded(request.data, progress)
+    return of_run(SearchResult, run(_Find(request), out, jobs))
 
-        def config() -> dict[str, Any]:
-            splits.identify(progress.track)
-            return {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
 
-        def work(directory: Path) -> dict[str, Any]:
-            with limit_threads(options.threads):
-                return _run(request, splits, directory, jobs, progress).as_dict()
+class _Find(Experiment[Request]):
+    kind = "find"
 
-        label = f"{request.method.name}-{name_of_model(request.model)}-{splits.name}"
-        order = Order(out, label, "find", machine(options, jobs), options.force)
-        done = carry_out(order, config, lambda: validate(request, splits, progress), work, progress)
-        return of_run(SearchResult, done)
+    def label(self, splits: Splits) -> str:
+        return f"{self.request.method.name}-{name_of_model(self.request.model)}-{splits.name}"
+
+    def config(self, splits: Splits) -> dict[str, Any]:
+        request = self.request
+        return {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
+
+    def check(self, work: Workspace) -> None:
+        validate(self.request, work.splits, work.progress)
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        searches = work.map(partial(search_levels, self.request), range(self.request.replicates), "replicates")
+        replicates = [replicate_of(self.request, number, {TICKET: levels}) for number, levels in searches]
+        return find_result(self.request, work.splits, replicates).as_dict()
+
+
+def search_levels(request: Request, work: Workspace, replicate: int) -> list[LevelResult]:
+    """The levels of one replicate."""
+    return [level.result for level in search_replicate(request, work, replicate)]
+
+
+def search_replicate(request: Request, work: Workspace, replicate: int = 0) -> list[Level]:
+    """`search` in a workspace."""
+    return search(request, work.progress, splits=work.splits, directory=work.directory, replicate=replicate)
 
 
 def validate(request: Request, splits: Splits, progress: Progress | None = None) -> None:
@@ -192,16 +200,6 @@ def _covered(request: Request, network: nn.Module) -> Coverage:
     return coverage(network, request.method.include, request.method.exclude)
 
 
-def _run(request: Request, splits: Splits, directory: Path, jobs: int, progress: Progress) -> SearchResult:
-    items = [_Job(request, directory, i) for i in range(request.replicates)]
-    replicates = []
-    with progress.track("replicates", len(items)) as update:
-        for found in map_jobs(_replicate, items, jobs, progress=progress, splits=splits):
-            replicates.append(found)
-            update(len(replicates))
-    return find_result(request, splits, replicates)
-
-
 def find_result(request: Request, splits: Splits, replicates: Sequence[Replicate]) -> SearchResult:
     """A finished search."""
     return SearchResult(
@@ -217,18 +215,6 @@ def find_result(request: Request, splits: Splits, replicates: Sequence[Replicate
     )
 
 
-@dataclass(frozen=True)
-class _Job:
-    request: Request
-    directory: Path
-    replicate: int
-
-
-def _replicate(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> Replicate:
-    levels = search(job.request, progress, splits=splits, directory=job.directory, replicate=job.replicate)
-    return replicate_of(job.request, job.replicate, {TICKET: [level.result for level in levels]})
-
-
 def replicate_of(request: Request, number: int, arms: Mapping[str, Sequence[LevelResult]]) -> Replicate:
     """One repetition of a search with its arms."""
     return Replicate(
@@ -237,13 +223,6 @@ def replicate_of(request: Request, number: int, arms: Mapping[str, Sequence[Leve
         ticket=arms[TICKET][-1].ticket,
         arms={name: tuple(levels) for name, levels in arms.items()},
     )
-
-
-def machine(options: Options, jobs: int = 1) -> dict[str, Any]:
-    """What the bits of a result depend on besides configuration and versions."""
-    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    with limit_threads(options.threads):
-        return {"device": device.partition(":")[0], "threads": threads_per_job(jobs)}
 
 
 def _loggers(options: Options, directory: Path | None, replicate: int) -> list[Any]:

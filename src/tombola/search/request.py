@@ -55,6 +55,11 @@ class Request:
         check_replicates(self.replicates)
         object.__setattr__(self, "seed", checked_seed(self.seed))
 
+    @property
+    def parts(self) -> tuple[nn.Module | ModelSpec, Splits | DataSpec]:
+        """What other processes need by name."""
+        return self.model, self.data
+
 
 def make_request(
     model: nn.Module | ModelSpec | str,

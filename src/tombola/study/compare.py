@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
@@ -14,17 +14,17 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.levels.search import Level
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
 from tombola.results.crossed import Sample, crossed_difference, crossed_paired
 from tombola.results.statistics import FEWEST_REPLICATES, difference, figure
-from tombola.runs.carry import Order, carry_out, check_out
-from tombola.runs.jobs import limit_threads, map_jobs
-from tombola.runs.progress import Progress, show_progress
+from tombola.results.trial import LevelResult
 from tombola.runs.record import named, shared
 from tombola.search.describe import describe, describe_training
-from tombola.search.find import machine, parameters, replicate_seed, search, validate
-from tombola.search.request import Request, as_data, check_jobs, loaded, name_of_model
+from tombola.search.driver import Experiment, Workspace, run
+from tombola.search.find import parameters, replicate_seed, search_replicate, validate
+from tombola.search.request import Request, as_data, name_of_model
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.study.verdict import SEEDS, SEEDS_AND_EXAMPLES
 from tombola.ticket.origin import Origin
@@ -78,106 +78,100 @@ def run_comparison(
     """
     check_arms(arms)
     spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)
-    jobs = check_jobs(jobs, spec, source)
-    check_out(Path(out))
-    options = options or Options()
-    with show_progress(options.progress) as progress:
-        splits = loaded(source, progress)
-        requests = [Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms]
-
-        def config() -> dict[str, Any]:
-            splits.identify(progress.track)
-            described = describe(requests[0], splits)
-            return {
-                "study": study,
-                **{part: described[part] for part in ("model", "data", "task")},
-                "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
-                "seed": seed,
-                "replicates": replicates,
-            }
-
-        def result_of(
-            directory: Path, searches: Sequence[Sequence[Searched]], counted: Mapping[str, Any] | None
-        ) -> dict[str, Any]:
-            return {
-                "kind": "study",
-                "study": study,
-                "model": name_of_model(spec),
-                "data": splits.name,
-                "metric": splits.task.metric_name,
-                "higher_is_better": splits.task.higher_is_better,
-                "input_shape": list(splits.input_shape),
-                "replicates": replicates,
-                "seeds": [replicate_seed(seed, index) for index in range(replicates)],
-                "recipe": shared([as_plain(arm.recipe) for arm in arms]),
-                "parameters": counted,
-                **summarise(arms, searches, [_outcomes(directory, found) for found in searches]),
-                "note": note,
-            }
-
-        def work(directory: Path) -> dict[str, Any]:
-            with limit_threads(options.threads):
-                searches = _search_all(arms, requests, splits, directory, jobs, progress)
-            counted = parameters(requests[0], splits, searches[0][0].levels[-1]["total"])
-            return result_of(directory, searches, counted.as_dict())
-
-        label = f"{study}-{name_of_model(spec)}-{splits.name}"
-        order = Order(Path(out), label, "study", machine(options, jobs), options.force)
-        done = carry_out(order, config, lambda: _validate_all(arms, requests, splits, progress), work, progress)
-        # series and note are not science: they may change without new training
-        result = named(
-            result_of(done.directory, [_searched(arm) for arm in done.result["arms"]], done.result.get("parameters"))
-        )
-        if result != done.result:
-            with order.open(config()) as run:
-                run.finish(result)
-        return {**done.about, **result}
-
-
-def _validate_all(arms: Sequence[Arm], requests: Sequence[Request], splits: Splits, progress: Progress) -> None:
-    for arm, request in zip(arms, requests, strict=True):
-        try:
-            validate(request, splits, progress)
-        except TombolaError as error:
-            raise TombolaError(f"arm {arm.name!r}: {error}") from None
+    first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
+    done = run(_Comparison(first, study, tuple(arms), note), Path(out), jobs)
+    return {**done.about, **done.result}
 
 
 @dataclass(frozen=True)
-class _Job:
-    request: Request
-    directory: Path
-    folder: str
-    replicate: int
+class _Comparison(Experiment[Request]):
+    """`request`: the first arm's."""
+
+    study: str
+    arms: tuple[Arm, ...]
+    note: str
+
+    def label(self, splits: Splits) -> str:
+        return f"{self.study}-{name_of_model(self.request.model)}-{splits.name}"
+
+    def config(self, splits: Splits) -> dict[str, Any]:
+        described = describe(self.request, splits)
+        return {
+            "study": self.study,
+            **{part: described[part] for part in ("model", "data", "task")},
+            "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in self.arms],
+            "seed": self.request.seed,
+            "replicates": self.request.replicates,
+        }
+
+    def check(self, work: Workspace) -> None:
+        for arm in self.arms:
+            check_arm(arm, self.request, work)
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        # replicate by replicate, so that a killed study has whole comparisons
+        jobs = [(arm, index) for index in range(self.request.replicates) for arm in range(len(self.arms))]
+        searches: list[list[Searched]] = [[] for _ in self.arms]
+        for (arm, _), searched in work.map(self.search, jobs, "searches"):
+            searches[arm].append(searched)
+        counted = parameters(self.request, work.splits, searches[0][0].levels[-1]["total"])
+        return self._result(work.splits, work.folder, searches, counted.as_dict())
+
+    def search(self, work: Workspace, job: tuple[int, int]) -> Searched:
+        """One replicate of one arm, both by their index."""
+        levels = search_arm(self.arms[job[0]], self.request, work, job[1])
+        return Searched([level.result.as_dict() for level in levels], _hash(levels[0].ticket.origin))
+
+    def renewed(self, work: Workspace, result: Mapping[str, Any]) -> dict[str, Any]:
+        searches = [_searched(arm) for arm in result["arms"]]
+        return named(self._result(work.splits, work.folder, searches, result.get("parameters")))
+
+    def _result(
+        self,
+        splits: Splits,
+        directory: Path,
+        searches: Sequence[Sequence[Searched]],
+        counted: Mapping[str, Any] | None,
+    ) -> dict[str, Any]:
+        request = self.request
+        return {
+            "kind": "study",
+            "study": self.study,
+            "model": name_of_model(request.model),
+            "data": splits.name,
+            "metric": splits.task.metric_name,
+            "higher_is_better": splits.task.higher_is_better,
+            "input_shape": list(splits.input_shape),
+            "replicates": request.replicates,
+            "seeds": [replicate_seed(request.seed, index) for index in range(request.replicates)],
+            "recipe": shared([as_plain(arm.recipe) for arm in self.arms]),
+            "parameters": counted,
+            **summarise(self.arms, searches, [_outcomes(directory, replicates) for replicates in searches]),
+            "note": self.note,
+        }
 
 
-def _search_all(
-    arms: Sequence[Arm], requests: Sequence[Request], splits: Splits, directory: Path, jobs: int, progress: Progress
-) -> list[list[Searched]]:
-    """Every arm's replicates; replicate by replicate, so that a killed study has whole comparisons."""
-    items = [
-        _Job(request, directory, arm.folder, replicate)
-        for replicate in range(requests[0].replicates)
-        for arm, request in zip(arms, requests, strict=True)
-    ]
-    found: list[list[Searched]] = [[] for _ in arms]
-    with progress.track("searches", len(items)) as update:
-        for index, searched in enumerate(map_jobs(_search, items, jobs, progress=progress, splits=splits)):
-            found[index % len(arms)].append(searched)
-            update(index + 1)
-    return found
+def check_arm(arm: Arm, request: Request, work: Workspace) -> None:
+    """`validate` of an arm's search, model, data and seeds being the request's; errors name the arm."""
+    try:
+        validate(_of_arm(arm, request), work.splits, work.progress)
+    except TombolaError as error:
+        raise TombolaError(f"arm {arm.name!r}: {error}") from None
 
 
-def _search(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> Searched:
-    levels = search(job.request, progress, splits=splits, directory=job.directory / job.folder, replicate=job.replicate)
-    return Searched(
-        [_under(job.folder, level.result.as_dict()) for level in levels],
-        _hash(levels[0].ticket.origin),
-    )
+def search_arm(arm: Arm, request: Request, work: Workspace, replicate: int) -> list[Level]:
+    """One replicate of an arm's search, in the arm's folder; paths are relative to the study's directory."""
+    levels = search_replicate(_of_arm(arm, request), replace(work, directory=work.folder / arm.folder), replicate)
+    return [replace(level, result=_under(arm.folder, level.result)) for level in levels]
 
 
-def _under(folder: str, level: Mapping[str, Any]) -> dict[str, Any]:
-    """A level whose paths are relative to the study's directory instead of the arm's."""
-    return {**level, **{part: f"{folder}/{level[part]}" for part in ("metrics", "ticket") if level.get(part)}}
+def _of_arm(arm: Arm, request: Request) -> Request:
+    return replace(request, method=arm.method, recipe=arm.recipe)
+
+
+def _under(folder: str, level: LevelResult) -> LevelResult:
+    ticket = level.ticket and f"{folder}/{level.ticket}"
+    return level.replace(metrics=f"{folder}/{level.metrics}", ticket=ticket)
 
 
 def _hash(origin: Origin) -> str:
@@ -193,9 +187,9 @@ Outcomes: TypeAlias = NDArray[np.float32]
 """The test metric of every example, (replicates, examples)."""
 
 
-def _outcomes(directory: Path, found: Sequence[Searched]) -> Outcomes | None:
+def _outcomes(directory: Path, replicates: Sequence[Searched]) -> Outcomes | None:
     """The outcomes of an arm's last levels; None unless they were kept for every replicate, one by one and finite."""
-    kept = [read_outcomes((directory / str(searched.levels[-1]["metrics"])).parent) for searched in found]
+    kept = [read_outcomes((directory / str(searched.levels[-1]["metrics"])).parent) for searched in replicates]
     known = [values.numpy() for values in kept if values is not None]
     return np.stack(known) if len(known) == len(kept) and np.isfinite(known).all() else None
 
@@ -210,7 +204,7 @@ def summarise(
     Differences in the test metric cover test examples too where both arms' `outcomes` are known; all other intervals
     are over the searches alone.
     """
-    described = [_describe_arm(arm, found) for arm, found in zip(arms, searches, strict=True)]
+    described = [_describe_arm(arm, replicates) for arm, replicates in zip(arms, searches, strict=True)]
     count, known = len(searches[0]), outcomes or [None] * len(arms)
     compared = [
         _compare(arm, described[0], None if own is None or known[0] is None else (own, known[0]))
@@ -224,8 +218,8 @@ def summarise(
     return {"arms": described, "comparisons": compared, "intervals": text}
 
 
-def _describe_arm(arm: Arm, found: Sequence[Searched]) -> dict[str, Any]:
-    last = [searched.levels[-1] for searched in found]
+def _describe_arm(arm: Arm, replicates: Sequence[Searched]) -> dict[str, Any]:
+    last = [searched.levels[-1] for searched in replicates]
     measured = {name: [level.get(name) for level in last] for name in (*FIGURES, *WHERE_THERE)}
     return {
         "name": arm.name,
@@ -236,8 +230,8 @@ def _describe_arm(arm: Arm, found: Sequence[Searched]) -> dict[str, Any]:
         "prunable": last[0].get("total"),
         "plot_density": arm.density,
         "recipe": as_plain(arm.recipe),
-        "replicates": [searched.levels for searched in found],
-        "origins": [searched.origin for searched in found],
+        "replicates": [searched.levels for searched in replicates],
+        "origins": [searched.origin for searched in replicates],
         **{name: figure(measured[name]) for name in FIGURES},
         # Both in evaluation mode, on unaugmented examples: a running mean of training is of other networks.
         "gap": figure(_minus(measured["train_accuracy_eval"], measured["val_accuracy"])),
@@ -260,20 +254,20 @@ def _compare(
     """
     paired = arm["origins"] == first["origins"]
     shared = [name for name in (*FIGURES, "gap", "shift", *WHERE_THERE) if name in arm and name in first]
-    found = {name: _difference(arm[name]["values"], first[name]["values"], paired) for name in shared}
-    tested = found["test_accuracy"]
+    differences = {name: _difference(arm[name]["values"], first[name]["values"], paired) for name in shared}
+    tested = differences["test_accuracy"]
     tested |= {"covers": SEEDS, "seeds_alone": {"interval": tested["interval"]}}
     if outcomes is not None and tested["interval"] is not None:
         own, others = outcomes
         whole = crossed_paired(own, others) if paired else crossed_difference(Sample.of(own), Sample.of(others))
         tested |= {"interval": list(whole.interval) if whole.interval else None, "covers": SEEDS_AND_EXAMPLES}
-    return {"arm": arm["name"], "against": first["name"], "paired": paired, **found}
+    return {"arm": arm["name"], "against": first["name"], "paired": paired, **differences}
 
 
 def _difference(first: Sequence[float | None], second: Sequence[float | None], paired: bool) -> dict[str, Any]:
     if paired:
-        found = figure(_minus(first, second))
-        return {"difference": found["mean"], "interval": found["interval"]}
+        paired_difference = figure(_minus(first, second))
+        return {"difference": paired_difference["mean"], "interval": paired_difference["interval"]}
     a, b = ([value for value in values if value is not None] for values in (first, second))
     if not a or not b:
         return {"difference": None, "interval": None}

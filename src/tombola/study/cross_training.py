@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -20,16 +20,15 @@ from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
 from tombola.results.statistics import FEWEST_REPLICATES, figure
 from tombola.rng.seeds import derive
-from tombola.runs.carry import Order, carry_out, check_out
-from tombola.runs.jobs import limit_threads, map_jobs
-from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import TICKET, Stage
 from tombola.runs.versions import versions
 from tombola.search.describe import code_of, describe_data, describe_model, describe_training
-from tombola.search.find import machine, parameters, replicate_seed, search, validate
+from tombola.search.driver import Experiment, Workspace, run
+from tombola.search.find import parameters, replicate_seed
 from tombola.search.origin import start_from
-from tombola.search.request import Request, as_data, check_jobs, loaded, name_of_model
+from tombola.search.request import Request, as_data, name_of_model
 from tombola.study.arms import random_mask
+from tombola.study.compare import check_arm, search_arm
 from tombola.study.mask_overlap import compare_tickets, over_replicates
 from tombola.study.setting import Arm, check_arms
 from tombola.ticket.tensors import hash_state
@@ -48,6 +47,14 @@ _RATIO = Fixed("ratio", 2)
 
 MASKS = ("dense", "first", "second", "random-first", "random-second")
 """The masks that are tried in every replicate, on the same weights."""
+SEARCHED = MASKS[1:3]
+DIFFERENCES = (
+    ("second", "first"),
+    ("first", "random-first"),
+    ("second", "random-second"),
+    ("first", "dense"),
+    ("second", "dense"),
+)
 
 NORMS = (
     "Untrained networks keep the norm layers' first statistics, which training would have changed: compare them "
@@ -90,36 +97,9 @@ def run_overlap(
     """
     check_arms(arms)
     spec, source = _from_one_start(model), as_data(data, model)
-    jobs = check_jobs(jobs, spec, source)
-    check_out(Path(out))
-    options = options or Options()
-    with show_progress(options.progress) as progress:
-        splits = loaded(source, progress)
-        requests = tuple(Request(spec, source, arm.method, arm.recipe, seed, replicates, options) for arm in arms)
-        study = _Study(arms, (requests[0], requests[1]), recipe or arms[0].recipe)
-
-        def config() -> dict[str, Any]:
-            splits.identify(progress.track)
-            return {
-                "study": "overlap",
-                "model": describe_model(spec),
-                "data": describe_data(source, splits),
-                "task": splits.task.identity,
-                "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in arms],
-                "recipe": as_plain(study.recipe),
-                "code": code_of(study.recipe),
-                "seed": seed,
-                "replicates": replicates,
-            }
-
-        def work(directory: Path) -> dict[str, Any]:
-            with limit_threads(options.threads):
-                return _run(study, splits, directory, jobs, progress)
-
-        label = f"overlap-{name_of_model(spec)}-{splits.name}"
-        order = Order(Path(out), label, "study", machine(options, jobs), options.force)
-        done = carry_out(order, config, lambda: _check(study, splits, progress), work, progress)
-        return {**done.about, **done.result}
+    first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
+    done = run(_CrossTraining(first, arms, recipe or arms[0].recipe), Path(out), jobs)
+    return {**done.about, **done.result}
 
 
 def compare_files(
@@ -142,10 +122,27 @@ def compare_files(
     }
 
 
+def _from_one_start(model: nn.Module | ModelSpec | str) -> nn.Module | ModelSpec:
+    spec = ModelSpec(model) if isinstance(model, str) else model
+    if isinstance(spec, ModelSpec) and spec.init is None and spec.checkpoint is None:
+        return replace(spec, init=DEFAULT_INIT)
+    return spec
+
+
 @dataclass(frozen=True)
-class _Study:
+class _MaskTest:
+    """One mask's tests in one replicate, with the tickets of its two searches."""
+
+    replicate: int
+    mask: str
+    tickets: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class _CrossTraining(Experiment[Request]):
+    """`request`: the first arm's search; `recipe`: how weights are trained under the masks."""
+
     arms: tuple[Arm, Arm]
-    requests: tuple[Request, Request]
     recipe: Recipe
 
     @property
@@ -154,147 +151,164 @@ class _Study:
         first, second = (arm.name for arm in self.arms)
         return dict(zip(MASKS, ("dense", first, second, f"random as {first}", f"random as {second}"), strict=True))
 
+    def label(self, splits: Splits) -> str:
+        return f"overlap-{name_of_model(self.request.model)}-{splits.name}"
 
-def _from_one_start(model: nn.Module | ModelSpec | str) -> nn.Module | ModelSpec:
-    spec = ModelSpec(model) if isinstance(model, str) else model
-    if isinstance(spec, ModelSpec) and spec.init is None and spec.checkpoint is None:
-        return replace(spec, init=DEFAULT_INIT)
-    return spec
+    def config(self, splits: Splits) -> dict[str, Any]:
+        request = self.request
+        return {
+            "study": "overlap",
+            "model": describe_model(request.model),
+            "data": describe_data(request.data, splits),
+            "task": splits.task.identity,
+            "arms": [{"name": arm.name, **describe_training(arm.method, arm.recipe)} for arm in self.arms],
+            "recipe": as_plain(self.recipe),
+            "code": code_of(self.recipe),
+            "seed": request.seed,
+            "replicates": request.replicates,
+        }
 
-
-def _check(study: _Study, splits: Splits, progress: Progress) -> None:
-    """Meet every mistake before anything is trained: each search's own, and what keeps the two apart."""
-    if splits.test is None:
-        raise TombolaError("the data has no test split, so no mask can be tested; give data with a test split")
-    origins, layers = [], []
-    for arm, request in zip(study.arms, study.requests, strict=True):
-        try:
-            validate(request, splits, progress)
-        except TombolaError as error:
-            raise TombolaError(f"arm {arm.name!r}: {error}") from None
-        rewind = arm.method.rewind
-        if Rewind.parse(rewind) != Rewind():
+    def check(self, work: Workspace) -> None:
+        """Also what keeps the two searches apart."""
+        if work.splits.test is None:
+            raise TombolaError("the data has no test split, so no mask can be tested; give data with a test split")
+        for arm in self.arms:
+            check_arm(arm, self.request, work)
+            if Rewind.parse(arm.method.rewind) != Rewind():
+                raise TombolaError(
+                    f"rewind of arm {arm.name!r} is {arm.method.rewind}, but both masks must start from the same "
+                    "weights; set it to init"
+                )
+        names = " and ".join(arm.name for arm in self.arms)
+        first, second = (self._network(arm, work.splits) for arm in self.arms)
+        if hash_state(dict(first.state_dict())) != hash_state(dict(second.state_dict())):
             raise TombolaError(
-                f"rewind of arm {arm.name!r} is {rewind}, but both masks must start from the same weights; "
-                "set it to init"
+                f"{names} start from different weights; leave out what changes the initialisation of one of them "
+                "(scale_fan)"
             )
-        network = start_from(request.model, splits, seed=request.seed, method=arm.method).network()
-        origins.append(hash_state(dict(network.state_dict())))
-        layers.append(list(prunable(network, arm.method.include, arm.method.exclude)))
-    if origins[0] != origins[1]:
-        raise TombolaError(
-            f"{study.arms[0].name} and {study.arms[1].name} start from different weights; leave out what changes the "
-            "initialisation of one of them (scale_fan)"
+        layers, others = (
+            list(prunable(network, arm.method.include, arm.method.exclude))
+            for arm, network in zip(self.arms, (first, second), strict=True)
         )
-    if layers[0] != layers[1]:
-        odd = sorted(set(layers[0]) ^ set(layers[1]))
-        raise TombolaError(
-            f"{study.arms[0].name} and {study.arms[1].name} differ in {odd[0]!r}; set include and exclude alike"
+        if layers != others:
+            differing = sorted(set(layers) ^ set(others))
+            raise TombolaError(f"{names} differ in {differing[0]!r}; set include and exclude alike")
+
+    def _network(self, arm: Arm, splits: Splits) -> nn.Module:
+        """The network that an arm's search begins with."""
+        return start_from(self.request.model, splits, seed=self.request.seed, method=arm.method).network()
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        replicates = range(self.request.replicates)
+        searched: dict[str, list[dict[str, Any]]] = {mask: [] for mask in SEARCHED}
+        tested: dict[str, list[dict[str, Any]]] = {mask: [] for mask in MASKS}
+        searches = [(index, mask) for index in replicates for mask in SEARCHED]
+        for (_, mask), level in work.map(self.search, searches, "searches"):
+            searched[mask].append(level)
+        tickets = [(first["ticket"], second["ticket"]) for first, second in zip(*searched.values(), strict=True)]
+        tests = [_MaskTest(index, mask, tickets[index]) for index in replicates for mask in MASKS]
+        for test, level in work.map(self.test, tests, "masks"):
+            tested[test.mask].append(level)
+        model = self.request.model
+        architecture = {"model": model} if isinstance(model, nn.Module) else {"trusted": (model.name,)}
+        pairs = [
+            compare_tickets(
+                *(Ticket.load(work.folder / level["ticket"], max_weights=UNLIMITED) for level in levels),
+                **architecture,
+            )
+            for levels in zip(tested["first"], tested["second"], strict=True)
+        ]
+        return self._result(work.splits, pairs, searched, tested)
+
+    def search(self, work: Workspace, job: tuple[int, str]) -> dict[str, Any]:
+        """The last level of one search, given by replicate and mask; paths are relative to the run's directory."""
+        replicate, arm = job[0], self.arms[SEARCHED.index(job[1])]
+        return search_arm(arm, self.request, work, replicate)[-1].result.as_dict()
+
+    def test(self, work: Workspace, test: _MaskTest) -> dict[str, Any]:
+        """One mask on the shared weights: as they are (`untrained`), and trained under it."""
+        name = f"exchange/replicate-{test.replicate}/{test.mask}"
+        stage = Stage(work.folder / name)
+        done = stage.found()
+        if done is not None:
+            return done
+        request, recipe = self.request, self.recipe
+        seed = replicate_seed(request.seed, test.replicate)
+        fabric = make_fabric(request.options.device, recipe.precision)
+        setup = TrainingSetup(work.splits, recipe, fabric, request.options, work.progress)
+        start = start_from(request.model, work.splits, seed=seed, method=request.method)
+        mask = _mask(test, work.folder, seed)
+        untrained = _untrained(setup, start.network(), mask)
+        trial = run_trial(
+            setup,
+            start.network(),
+            seed=derive(seed, "exchange"),
+            label=f"{self.names[test.mask]}  {mask.density:6.1%}",
+            mask=mask if test.mask != "dense" else None,
+            stage=stage,
         )
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One search (`mask` names whose), or one mask's tests with the tickets that the searches found."""
-
-    study: _Study
-    directory: Path
-    replicate: int
-    mask: str
-    tickets: tuple[str, ...] = ()
-
-
-def _run(study: _Study, splits: Splits, directory: Path, jobs: int, progress: Progress) -> dict[str, Any]:
-    replicates = study.requests[0].replicates
-    searched: dict[str, list[dict[str, Any]]] = {mask: [] for mask in ("first", "second")}
-    tested: dict[str, list[dict[str, Any]]] = {mask: [] for mask in MASKS}
-    here = {"progress": progress, "splits": splits}
-    searches = [_Job(study, directory, index, mask) for index in range(replicates) for mask in searched]
-    for job, level in _map(_search, searches, jobs, "searches", here):
-        searched[job.mask].append(level)
-    tickets = [(first["ticket"], second["ticket"]) for first, second in zip(*searched.values(), strict=True)]
-    trials = [_Job(study, directory, index, mask, tickets[index]) for index in range(replicates) for mask in MASKS]
-    for job, level in _map(_test, trials, jobs, "masks", here):
-        tested[job.mask].append(level)
-    pairs = [
-        compare_tickets(
-            *(Ticket.load(directory / level["ticket"], max_weights=UNLIMITED) for level in levels),
-            **_architecture(study.requests[0].model),
+        assert trial.trained is not None
+        ticket = Ticket.from_models(
+            origin=start.origin,
+            mask=mask,
+            final_state=trial.trained.state,
+            provenance={"study": "overlap", "mask": test.mask, "recipe": as_plain(recipe), "versions": versions()},
+            model=start.architecture,
+            trusted=start.trusted,
         )
-        for levels in zip(tested["first"], tested["second"], strict=True)
-    ]
-    return _result(study, splits, pairs, searched, tested)
+        ticket.save(stage.directory / TICKET)
+        result = {**level_result(0, mask, trial, name).as_dict(), "untrained": untrained}
+        stage.finish(result)
+        return result
+
+    def _result(
+        self,
+        splits: Splits,
+        pairs: Sequence[Mapping[str, Any]],
+        searched: Mapping[str, Sequence[Mapping[str, Any]]],
+        tested: Mapping[str, Sequence[Mapping[str, Any]]],
+    ) -> dict[str, Any]:
+        request, count, names = self.request, len(pairs), self.names
+        shared = over_replicates(pairs)
+        norms = any(name.endswith("running_mean") for name, _ in self._network(self.arms[0], splits).named_buffers())
+        return {
+            "kind": "overlap",
+            "model": name_of_model(request.model),
+            "data": splits.name,
+            "metric": splits.task.metric_name,
+            "higher_is_better": splits.task.higher_is_better,
+            "input_shape": list(splits.input_shape),
+            "replicates": count,
+            "seeds": [replicate_seed(request.seed, index) for index in range(count)],
+            "names": [arm.name for arm in self.arms],
+            "methods": [arm.method.name for arm in self.arms],
+            "recipe": as_plain(self.recipe),
+            "parameters": parameters(request, splits, tested["first"][0]["total"]).as_dict(),
+            **shared,
+            "accuracy": [_accuracy(names[mask], levels, searched.get(mask)) for mask, levels in tested.items()],
+            "differences": [
+                {
+                    "of": names[of],
+                    "against": names[against],
+                    "untrained": _difference(tested[of], tested[against], "untrained"),
+                    "trained": _difference(tested[of], tested[against], "test_accuracy"),
+                }
+                for of, against in DIFFERENCES
+            ],
+            "sentence": _sentence([arm.name for arm in self.arms], shared["whole"]),
+            "intervals": f"95 % t-intervals over {count} replicates, differences paired by replicate"
+            if count >= FEWEST_REPLICATES
+            else f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}",
+            "note": NORMS if norms else "",
+        }
 
 
-def _architecture(model: nn.Module | ModelSpec) -> dict[str, Any]:
-    """What a ticket of this network is built with."""
-    return {"model": model} if isinstance(model, nn.Module) else {"trusted": (model.name,)}
-
-
-def _map(
-    function: Callable[..., Any], items: Sequence[_Job], jobs: int, label: str, here: Mapping[str, Any]
-) -> Iterator[tuple[_Job, dict[str, Any]]]:
-    progress = cast(Progress, here["progress"])
-    with progress.track(label, len(items)) as update:
-        for done, pair in enumerate(zip(items, map_jobs(function, items, jobs, **here), strict=True), start=1):
-            update(done)
-            yield pair
-
-
-def _search(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> dict[str, Any]:
-    """The last level of one search, its paths relative to the study's directory."""
-    which = ("first", "second").index(job.mask)
-    request, folder = job.study.requests[which], job.study.arms[which].folder
-    levels = search(request, progress, splits=splits, directory=job.directory / folder, replicate=job.replicate)
-    level = levels[-1].result.as_dict()
-    return {**level, **{part: f"{folder}/{level[part]}" for part in ("metrics", "ticket")}}
-
-
-def _test(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> dict[str, Any]:
-    """One mask on the shared weights: as they are (`untrained`), and trained under it."""
-    name = f"exchange/replicate-{job.replicate}/{job.mask}"
-    stage = Stage(job.directory / name)
-    done = stage.found()
-    if done is not None:
-        return done
-    request, recipe = job.study.requests[0], job.study.recipe
-    splits = splits or loaded(request.data)
-    seed = replicate_seed(request.seed, job.replicate)
-    fabric = make_fabric(request.options.device, recipe.precision)
-    setup = TrainingSetup(splits, recipe, fabric, request.options, progress or Silent())
-    start = start_from(request.model, splits, seed=seed, method=request.method)
-    mask = _mask(job, seed)
-    untrained = _untrained(setup, start.network(), mask)
-    model = start.network()
-    trial = run_trial(
-        setup,
-        model,
-        seed=derive(seed, "exchange"),
-        label=f"{job.study.names[job.mask]}  {mask.density:6.1%}",
-        mask=mask if job.mask != "dense" else None,
-        stage=stage,
-    )
-    assert trial.trained is not None
-    ticket = Ticket.from_models(
-        origin=start.origin,
-        mask=mask,
-        final_state=trial.trained.state,
-        provenance={"study": "overlap", "mask": job.mask, "recipe": as_plain(recipe), "versions": versions()},
-        model=start.architecture,
-        trusted=start.trusted,
-    )
-    ticket.save(stage.directory / TICKET)
-    result = {**level_result(0, mask, trial, name).as_dict(), "untrained": untrained}
-    stage.finish(result)
-    return result
-
-
-def _mask(job: _Job, seed: int) -> Mask:
-    first, second = (Ticket.load(job.directory / file, max_weights=UNLIMITED) for file in job.tickets)
-    if job.mask == "dense":
+def _mask(test: _MaskTest, directory: Path, seed: int) -> Mask:
+    first, second = (Ticket.load(directory / file, max_weights=UNLIMITED) for file in test.tickets)
+    if test.mask == "dense":
         return Mask.full(first.mask)
-    ticket = first if job.mask.endswith("first") else second
-    return random_mask(ticket, derive(seed, "exchange", job.mask)) if job.mask.startswith("random") else ticket.mask
+    ticket = first if test.mask.endswith("first") else second
+    return random_mask(ticket, derive(seed, "exchange", test.mask)) if test.mask.startswith("random") else ticket.mask
 
 
 def _untrained(setup: TrainingSetup, model: nn.Module, mask: Mask) -> float:
@@ -305,63 +319,18 @@ def _untrained(setup: TrainingSetup, model: nn.Module, mask: Mask) -> float:
     return setup.scorer(model, setup.splits.test)().metric
 
 
-def _result(
-    study: _Study,
-    splits: Splits,
-    pairs: Sequence[Mapping[str, Any]],
-    searched: Mapping[str, Sequence[Mapping[str, Any]]],
-    tested: Mapping[str, Sequence[Mapping[str, Any]]],
+def _accuracy(
+    name: str, tested: Sequence[Mapping[str, Any]], searched: Sequence[Mapping[str, Any]] | None
 ) -> dict[str, Any]:
-    count, names = len(pairs), study.names
-    shared = over_replicates(pairs)
-    network = start_from(study.requests[0].model, splits, seed=0, method=study.requests[0].method).network()
-    norms = any(name.endswith("running_mean") for name, _ in network.named_buffers())
+    """One mask's figures over the replicates."""
     return {
-        "kind": "overlap",
-        "model": name_of_model(study.requests[0].model),
-        "data": splits.name,
-        "metric": splits.task.metric_name,
-        "higher_is_better": splits.task.higher_is_better,
-        "input_shape": list(splits.input_shape),
-        "replicates": count,
-        "seeds": [replicate_seed(study.requests[0].seed, index) for index in range(count)],
-        "names": [arm.name for arm in study.arms],
-        "methods": [arm.method.name for arm in study.arms],
-        "recipe": as_plain(study.recipe),
-        "parameters": parameters(study.requests[0], splits, tested["first"][0]["total"]).as_dict(),
-        **shared,
-        "accuracy": [
-            {
-                "mask": names[mask],
-                "density": fmean(level["density"] for level in levels),
-                "untrained": figure([level["untrained"] for level in levels]),
-                "trained": figure([level["test_accuracy"] for level in levels]),
-                "searched": figure([level["test_accuracy"] for level in searched[mask]]) if mask in searched else None,
-                "metrics": [level["metrics"] for level in levels],
-                "tickets": [level["ticket"] for level in levels],
-            }
-            for mask, levels in tested.items()
-        ],
-        "differences": [
-            {
-                "of": names[of],
-                "against": names[against],
-                "untrained": _difference(tested[of], tested[against], "untrained"),
-                "trained": _difference(tested[of], tested[against], "test_accuracy"),
-            }
-            for of, against in (
-                ("second", "first"),
-                ("first", "random-first"),
-                ("second", "random-second"),
-                ("first", "dense"),
-                ("second", "dense"),
-            )
-        ],
-        "sentence": _sentence([arm.name for arm in study.arms], shared["whole"]),
-        "intervals": f"95 % t-intervals over {count} replicates, differences paired by replicate"
-        if count >= FEWEST_REPLICATES
-        else f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}",
-        "note": NORMS if norms else "",
+        "mask": name,
+        "density": fmean(level["density"] for level in tested),
+        "untrained": figure([level["untrained"] for level in tested]),
+        "trained": figure([level["test_accuracy"] for level in tested]),
+        "searched": None if searched is None else figure([level["test_accuracy"] for level in searched]),
+        "metrics": [level["metrics"] for level in tested],
+        "tickets": [level["ticket"] for level in tested],
     }
 
 
@@ -374,7 +343,7 @@ def _sentence(names: Sequence[str], total: Mapping[str, Any]) -> str:
     ratio, sizes = total["ratio"], total["ratio_same_sizes"]
     if ratio["mean"] is None:
         return f"{names[0]} and {names[1]} cannot share a weight: one of them keeps none."
-    many, more = (_RATIO.bare(found["mean"]) if found["mean"] is not None else "" for found in (ratio, sizes))
+    many, more = (_RATIO.bare(part["mean"]) if part["mean"] is not None else "" for part in (ratio, sizes))
     text = (
         f"{names[0]} and {names[1]} share {many} times as many weights as random masks of the same layer densities "
         f"would{_claim(ratio)}"

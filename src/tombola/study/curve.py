@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,15 @@ from tombola.errors import TombolaError
 from tombola.levels.search import level_result
 from tombola.names import check_known
 from tombola.results.codec import of_run
-from tombola.results.search import TICKET, Replicate, SearchResult
+from tombola.results.search import TICKET, SearchResult
 from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
-from tombola.runs.carry import Order, carry_out, check_out
-from tombola.runs.jobs import limit_threads, map_jobs
-from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import Stage
 from tombola.search.describe import describe
-from tombola.search.find import find_result, machine, replicate_of, search, validate
+from tombola.search.driver import Experiment, Workspace, run
+from tombola.search.find import find_result, replicate_of, search_levels, validate
 from tombola.search.origin import start_from
-from tombola.search.request import Request, check_jobs, loaded, name_of_model
+from tombola.search.request import Request, name_of_model
 from tombola.study.arms import CONTROLS, VerificationSetup, run_arm
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
@@ -46,69 +45,79 @@ def run_curve(
     """
     for name in controls:
         check_known("control", name, CONTROLS)
-    jobs = check_jobs(jobs, request.model, request.data)
-    check_out(out)
-    options = request.options
-    with show_progress(options.progress) as progress:
-        splits = loaded(request.data, progress)
-        wanted = None if control_levels is None else sorted(set(control_levels))
-        study = {"study": "curve", "controls": list(controls), "control_levels": wanted}
-
-        def work(directory: Path) -> dict[str, Any]:
-            with limit_threads(options.threads):
-                replicates = _train(request, splits, directory, list(controls), wanted, jobs, progress)
-            return find_result(request, splits, replicates).as_dict()
-
-        label = f"curve-{request.method.name}-{name_of_model(request.model)}-{splits.name}"
-
-        def config() -> dict[str, Any]:
-            splits.identify(progress.track)
-            return {**describe(request, splits), **study, "seed": request.seed, "replicates": request.replicates}
-
-        def check() -> None:
-            validate(request, splits, progress)
-            if wanted and (planned := planned_levels(request, splits)) is not None:
-                _check_levels(wanted, planned)
-
-        order = Order(out, label, "study", machine(options, jobs), options.force)
-        return of_run(SearchResult, carry_out(order, config, check, work, progress))
+    levels = None if control_levels is None else tuple(sorted(set(control_levels)))
+    return of_run(SearchResult, run(_Curve(request, tuple(controls), levels), out, jobs))
 
 
 @dataclass(frozen=True)
-class _Job:
-    request: Request
-    directory: Path
+class _Control:
+    """A control of one level of one replicate; `ticket`: the level's."""
+
     replicate: int
-    arm: str
-    level: int = 0
-    ticket: str = ""
+    name: str
+    level: int
+    ticket: str
 
 
-def _train(
-    request: Request,
-    splits: Splits,
-    directory: Path,
-    controls: list[str],
-    wanted: list[int] | None,
-    jobs: int,
-    progress: Progress,
-) -> list[Replicate]:
-    arms = list[dict[str, list[LevelResult]]]()
-    here = {"progress": progress, "splits": splits}
-    searches = [_Job(request, directory, i, "ticket") for i in range(request.replicates)]
-    for _, levels in _map(_search, searches, jobs, "searches", here):
-        arms.append({TICKET: levels, **{name: [] for name in controls}})
-    _check_levels(wanted or (), [level.level for level in arms[0][TICKET][1:]])
-    trained = [
-        _Job(request, directory, number, name, level.level, level.ticket or "")
-        for number, found in enumerate(arms)
-        for level in found[TICKET][1:]
-        if wanted is None or level.level in wanted
-        for name in controls
-    ]
-    for job, level in _map(_control, trained, jobs, "controls", here):
-        arms[job.replicate][job.arm].append(level)
-    return [replicate_of(request, number, found) for number, found in enumerate(arms)]
+@dataclass(frozen=True)
+class _Curve(Experiment[Request]):
+    controls: tuple[str, ...]
+    control_levels: tuple[int, ...] | None
+
+    def label(self, splits: Splits) -> str:
+        return f"curve-{self.request.method.name}-{name_of_model(self.request.model)}-{splits.name}"
+
+    def config(self, splits: Splits) -> dict[str, Any]:
+        request, levels = self.request, self.control_levels
+        controls = {"controls": list(self.controls), "control_levels": None if levels is None else list(levels)}
+        seeds = {"seed": request.seed, "replicates": request.replicates}
+        return {**describe(request, splits), "study": "curve", **controls, **seeds}
+
+    def check(self, work: Workspace) -> None:
+        validate(self.request, work.splits, work.progress)
+        if self.control_levels and (planned := planned_levels(self.request, work.splits)) is not None:
+            self._check_levels(planned)
+
+    def _check_levels(self, searched: Sequence[int]) -> None:
+        unknown = [level for level in self.control_levels or () if level not in searched]
+        if unknown:
+            raise TombolaError(
+                f"control_levels names level {unknown[0]}, but the search has levels "
+                f"{', '.join(map(str, searched))}; name some of those"
+            )
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        searches = work.map(partial(search_levels, self.request), range(self.request.replicates), "searches")
+        arms = [{TICKET: levels, **{name: [] for name in self.controls}} for _, levels in searches]
+        self._check_levels([level.level for level in arms[0][TICKET][1:]])
+        controls = [
+            _Control(number, name, level.level, level.ticket or "")
+            for number, replicate in enumerate(arms)
+            for level in replicate[TICKET][1:]
+            if self.control_levels is None or level.level in self.control_levels
+            for name in self.controls
+        ]
+        for control, level in work.map(self.train_control, controls, "controls"):
+            arms[control.replicate][control.name].append(level)
+        replicates = [replicate_of(self.request, number, replicate) for number, replicate in enumerate(arms)]
+        return find_result(self.request, work.splits, replicates).as_dict()
+
+    def train_control(self, work: Workspace, control: _Control) -> LevelResult:
+        """The level of one control."""
+        request, model, directory = self.request, self.request.model, work.folder
+        fabric = make_fabric(request.options.device, request.recipe.precision)
+        setup = TrainingSetup(work.splits, request.recipe, fabric, request.options, work.progress)
+        architecture, trusted = (model, ()) if isinstance(model, nn.Module) else (None, (model.name,))
+        ticket = Ticket.load(directory / control.ticket, max_weights=UNLIMITED)
+        name = f"replicate-{control.replicate}/{control.name}-{control.level:02d}"
+        stage = Stage(directory / name)
+        seed = derive(request.seed, "control", control.name, control.replicate, control.level)
+        subject = VerificationSetup(ticket, architecture, trusted)
+        trial = run_arm(setup, subject, control.name, seed=seed, stage=stage, label=name)
+        result = level_result(control.level, ticket.mask, trial, name).replace(ticket=None)
+        if trial.trained is not None:
+            stage.finish(result.as_dict())
+        return result
 
 
 def planned_levels(request: Request, splits: Splits) -> Sequence[int] | None:
@@ -116,48 +125,3 @@ def planned_levels(request: Request, splits: Splits) -> Sequence[int] | None:
     start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
     mask = request.start.mask if request.start else None
     return request.method.planned_levels(start.network(), mask)
-
-
-def _check_levels(wanted: Sequence[int], there: Sequence[int]) -> None:
-    strange = [level for level in wanted if level not in there]
-    if strange:
-        raise TombolaError(
-            f"control_levels names level {strange[0]}, but the search has levels {', '.join(map(str, there))}; "
-            "name some of those"
-        )
-
-
-def _map(
-    function: Callable[..., Any], items: Sequence[_Job], jobs: int, label: str, here: Mapping[str, Any]
-) -> Iterator[tuple[_Job, Any]]:
-    with here["progress"].track(label, len(items)) as update:
-        for done, pair in enumerate(zip(items, map_jobs(function, items, jobs, **here), strict=True), start=1):
-            update(done)
-            yield pair
-
-
-def _search(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> list[LevelResult]:
-    levels = search(job.request, progress, splits=splits, directory=job.directory, replicate=job.replicate)
-    return [level.result for level in levels]
-
-
-def _control(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> LevelResult:
-    request = job.request
-    splits = splits or loaded(request.data)
-    options = request.options
-    fabric = make_fabric(
-        options.device,
-        request.recipe.precision,
-    )
-    setup = TrainingSetup(splits, request.recipe, fabric, options, progress or Silent())
-    model = request.model
-    architecture, trusted = (model, ()) if isinstance(model, nn.Module) else (None, (model.name,))
-    subject = VerificationSetup(Ticket.load(job.directory / job.ticket, max_weights=UNLIMITED), architecture, trusted)
-    name = f"replicate-{job.replicate}/{job.arm}-{job.level:02d}"
-    stage = Stage(job.directory / name)
-    seed = derive(request.seed, "control", job.arm, job.replicate, job.level)
-    trial = run_arm(setup, subject, job.arm, seed=seed, stage=stage, label=name)
-    result = level_result(job.level, subject.ticket.mask, trial, name).replace(ticket=None)
-    if trial.trained is not None:
-        stage.finish(result.as_dict())
-    return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from tombola.data.splits import Splits
 from tombola.formats import Unit
 from tombola.mask import Mask
 from tombola.nn.forward import typed
@@ -34,11 +33,7 @@ from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.evaluate import Score
 from tombola.train.feeds import layout, training_feed
-from tombola.train.recipe import Recipe
 from tombola.train.trial import TrainingSetup
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 _BATCHES = 100
 """Training batches over which a control's norms take their statistics."""
@@ -49,9 +44,7 @@ def is_untrained(ticket: Ticket) -> bool:
     return ticket.trained is None and ticket.density < 1.0
 
 
-def untrained(
-    subject: VerificationSetup, splits: Splits, recipe: Recipe, fabric: Fabric, *, seed: int, replicates: int
-) -> dict[str, Any]:
+def untrained(subject: VerificationSetup, setup: TrainingSetup, *, seed: int, replicates: int) -> dict[str, Any]:
     """Test metric of the ticket as it stands, of random masks on its weights, and of its mask on fresh weights.
 
     Random masks hold the ticket's layer densities and pattern (signed and multicoat ones are shuffled within each
@@ -59,9 +52,8 @@ def untrained(
     from training batches. JSON-able: `comparisons` are of this one network with each control, over the control's draws
     and the test examples where their results are known one by one, else over the draws alone; above 0 it is better.
     """
-    ticket, better = subject.ticket, splits.task.higher_is_better
-    setup = TrainingSetup(splits, recipe, fabric)
-    own, share = _score(subject, ticket, setup), Unit(splits.task.metric_name).percent
+    ticket, task = subject.ticket, setup.splits.task
+    own, share = _score(subject, ticket, setup), Unit(task.metric_name).percent
     result: dict[str, Any] = {"test_accuracy": own.metric}
     compared: dict[str, _Compared] = {}
     for arm in ("random", "reinit"):
@@ -80,7 +72,7 @@ def untrained(
             "covers": DRAWS if outcomes is None else DRAWS_AND_EXAMPLES,
             "seeds_alone": {"interval": list(alone) if alone else None},
         }
-        compared[arm] = _compare(own, scores, 1 if better else -1, share)
+        compared[arm] = _compare(own, scores, 1 if task.higher_is_better else -1, share)
     known = {name: 1.0 if part.p_value is None else part.p_value for name, part in compared.items()}
     steps = holm(known)
     return {**result, "comparisons": {name: part.as_json(steps[name]) for name, part in compared.items()}}

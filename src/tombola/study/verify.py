@@ -25,14 +25,10 @@ from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
 from tombola.rng.seeds import checked_seed, derive
-from tombola.runs.carry import Order, carry_out, check_out
-from tombola.runs.jobs import limit_threads, map_jobs
-from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.record import named
-from tombola.runs.stage import Stage
 from tombola.search.describe import code_of, describe_data, describe_module
-from tombola.search.find import machine
-from tombola.search.request import as_data, check_jobs, check_replicates, loaded
+from tombola.search.driver import Experiment, Workspace, run, run_in_memory
+from tombola.search.request import as_data, check_replicates
 from tombola.study.arms import ARMS, VerificationSetup, run_arm, try_arms
 from tombola.study.margin import Kind, Margin
 from tombola.study.recorded import data_of, recipe_of, recorded_name, recorded_part
@@ -67,6 +63,11 @@ class Verification:
     def __post_init__(self) -> None:
         check_replicates(self.replicates)
         object.__setattr__(self, "seed", checked_seed(self.seed))
+
+    @property
+    def parts(self) -> tuple[Splits | DataSpec]:
+        """What other processes need by name."""
+        return (self.data,)
 
 
 @checked
@@ -121,34 +122,21 @@ def verify(
 
 def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
     """Carry out a verification, in a run directory under `out` if that is given."""
-    jobs = check_jobs(jobs, verification.data)
-    if out is not None:
-        check_out(out)
-    with show_progress(verification.options.progress) as progress:
-        return _verify(verification, out, jobs, progress)
-
-
-def _verify(verification: Verification, out: Path | None, jobs: int, progress: Progress) -> dict[str, Any]:
-    splits = loaded(verification.data, progress)
-    splits.identify(progress.track)
-    _check_data(verification, splits)
-    _check_task(verification, splits)
-    _warn_of_other_network(verification.subject)
-    subject, options = verification.subject, verification.options
-
-    def check() -> None:
-        check_fits(apply_rewrites(subject.origin(), subject.rewrites), splits)
-        fabric = make_fabric(options.device, verification.recipe.precision)
-        with limit_threads(options.threads):
-            try_arms(
-                TrainingSetup(splits, verification.recipe, fabric, options, progress), subject, seed=verification.seed
-            )
-
+    experiment = _Verify(verification)
     if out is None:
-        check()
-        return _run(verification, splits, None, jobs, progress)
+        return run_in_memory(experiment, experiment.compute, jobs)
+    done = run(experiment, out, jobs)
+    return {**done.about, **done.result}
 
-    def config() -> dict[str, Any]:
+
+class _Verify(Experiment[Verification]):
+    kind = "verify"
+
+    def label(self, splits: Splits) -> str:
+        return f"verify-{recorded_name(self.request.subject.ticket, 'method') or 'ticket'}-{splits.name}"
+
+    def config(self, splits: Splits) -> dict[str, Any]:
+        verification, subject = self.request, self.request.subject
         return {
             "ticket": subject.ticket.digest,
             "data": describe_data(verification.data, splits),
@@ -161,12 +149,48 @@ def _verify(verification: Verification, out: Path | None, jobs: int, progress: P
             "seed": verification.seed,
         }
 
-    label = f"verify-{recorded_name(subject.ticket, 'method') or 'ticket'}-{splits.name}"
-    order = Order(out, label, "verify", machine(options, jobs), options.force)
-    done = carry_out(
-        order, config, check, lambda directory: _run(verification, splits, directory, jobs, progress), progress
-    )
-    return {**done.about, **done.result}
+    def admit(self, work: Workspace) -> None:
+        work.splits.identify(work.progress.track)
+        _check_data(self.request, work.splits)
+        _check_task(self.request, work.splits)
+        _warn_of_other_network(self.request.subject)
+
+    def check(self, work: Workspace) -> None:
+        subject = self.request.subject
+        check_fits(apply_rewrites(subject.origin(), subject.rewrites), work.splits)
+        try_arms(self._setup(work), subject, seed=self.request.seed)
+
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        verification = self.request
+        jobs = [(arm, index) for arm in ARMS for index in range(verification.replicates)]
+        trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
+        for (arm, _), trial in work.map(self.train, jobs, f"arms and replicates, {verification.recipe.length} each"):
+            trials[arm].append(trial)
+        verdict = judge(trials, verification, work.splits)
+        if is_untrained(verification.subject.ticket):
+            verdict = self._with_untrained(verdict, work)
+        return named(verdict)
+
+    def train(self, work: Workspace, job: tuple[str, int]) -> Trial:
+        """One replicate of one arm."""
+        name, verification = f"{job[0]}-{job[1]}", self.request
+        stage = work.stage(name)
+        seed = derive(verification.seed, "verify", *job)
+        trial = run_arm(self._setup(work), verification.subject, job[0], seed=seed, stage=stage, label=name)
+        if stage is not None and trial.trained is not None:
+            stage.finish(trial.result.as_dict())
+        return replace(trial, trained=None)
+
+    def _with_untrained(self, verdict: dict[str, Any], work: Workspace) -> dict[str, Any]:
+        """The verdict, which speaks of training the ticket's weights, with what the ticket is without any."""
+        seed, replicates = self.request.seed, self.request.replicates
+        result = untrained(self.request.subject, self._setup(work), seed=seed, replicates=replicates)
+        text = untrained_sentence(result, work.splits.task.metric_name)
+        return {**verdict, "untrained": result, "sentence": f"{verdict['sentence']} {text}"}
+
+    def _setup(self, work: Workspace) -> TrainingSetup:
+        recipe, options = self.request.recipe, self.request.options
+        return TrainingSetup(work.splits, recipe, make_fabric(options.device, recipe.precision), options, work.progress)
 
 
 def _check_data(verification: Verification, splits: Splits) -> None:
@@ -210,64 +234,6 @@ def _code_of_network(subject: VerificationSetup) -> dict[str, str]:
     network = subject.ticket.origin.network
     own = subject.architecture is None and network is not None and is_known(network.name)
     return {} if own else {"network": describe_module(subject.origin())}
-
-
-@dataclass(frozen=True)
-class _Job:
-    verification: Verification
-    arm: str
-    replicate: int
-    directory: Path | None
-
-
-def _run(
-    verification: Verification, splits: Splits, directory: Path | None, jobs: int, progress: Progress
-) -> dict[str, Any]:
-    items = [_Job(verification, arm, i, directory) for arm in ARMS for i in range(verification.replicates)]
-    trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
-    title = f"arms and replicates, {verification.recipe.length} each"
-    with limit_threads(verification.options.threads), progress.track(title, len(items)) as update:
-        results = map_jobs(_train_arm, items, jobs, progress=progress, splits=splits)
-        for done, (job, trial) in enumerate(zip(items, results, strict=True), start=1):
-            trials[job.arm].append(trial)
-            update(done)
-    verdict = judge(trials, verification, splits)
-    if is_untrained(verification.subject.ticket):
-        verdict = _with_untrained(verdict, verification, splits)
-    return named(verdict)
-
-
-def _with_untrained(verdict: dict[str, Any], verification: Verification, splits: Splits) -> dict[str, Any]:
-    """The verdict, which speaks of training the ticket's weights, with what the ticket is without any."""
-    fabric = make_fabric(verification.options.device, verification.recipe.precision)
-    result = untrained(
-        verification.subject,
-        splits,
-        verification.recipe,
-        fabric,
-        seed=verification.seed,
-        replicates=verification.replicates,
-    )
-    text = untrained_sentence(result, splits.task.metric_name)
-    return {**verdict, "untrained": result, "sentence": f"{verdict['sentence']} {text}"}
-
-
-def _train_arm(job: _Job, progress: Progress | None = None, splits: Splits | None = None) -> Trial:
-    verification = job.verification
-    splits = splits or loaded(verification.data)
-    options = verification.options
-    fabric = make_fabric(
-        options.device,
-        verification.recipe.precision,
-    )
-    setup = TrainingSetup(splits, verification.recipe, fabric, options, progress or Silent())
-    name = f"{job.arm}-{job.replicate}"
-    stage = Stage(job.directory / name) if job.directory else None
-    seed = derive(verification.seed, "verify", job.arm, job.replicate)
-    trial = run_arm(setup, verification.subject, job.arm, seed=seed, stage=stage, label=name)
-    if stage is not None and trial.trained is not None:
-        stage.finish(trial.result.as_dict())
-    return replace(trial, trained=None)
 
 
 def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits) -> dict[str, Any]:

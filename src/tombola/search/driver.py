@@ -1,0 +1,187 @@
+"""The driver of runs: what a search and every study have in common, from the first look at the data to the result.
+
+A study says what its run is called, which configuration names it, what is checked before anything is written, and what
+is computed; see `Experiment`. It stands on this floor because `find` is an experiment too, and studies are above.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+import torch
+from torch import nn
+
+from tombola.data.config import DataSpec
+from tombola.data.splits import Splits
+from tombola.models.spec import ModelSpec
+from tombola.runs.carry import Done, Order, carry_out, check_out
+from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
+from tombola.runs.progress import Progress, Silent, show_progress
+from tombola.runs.stage import Stage
+from tombola.search.request import check_jobs, loaded
+from tombola.train.options import Options
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Where an experiment is carried out: its data, the bars, the run's directory (None: in memory), processes."""
+
+    data: Splits | DataSpec
+    splits: Splits
+    progress: Progress
+    directory: Path | None = None
+    processes: int = 1
+
+    @property
+    def folder(self) -> Path:
+        """The run's directory, of an experiment that is never done in memory."""
+        assert self.directory is not None
+        return self.directory
+
+    def stage(self, name: str) -> Stage | None:
+        """The stage of that name, e.g. "ticket-0"; None in memory."""
+        return None if self.directory is None else Stage(self.directory / name)
+
+    def map(
+        self, function: Callable[[Workspace, Job], Result], jobs: Sequence[Job], title: str
+    ) -> Iterator[tuple[Job, Result]]:
+        """(job, function(workspace, job)) for every job, in order, under a bar of that title.
+
+        In several processes, each loads the data for itself; function and jobs must be picklable then.
+        """
+        items = [JobInWorkspace(function, job, self.data, self.directory) for job in jobs]
+        with self.progress.track(title, len(jobs)) as update:
+            results = map_jobs(JobInWorkspace.__call__, items, self.processes, here=self)
+            for done, pair in enumerate(zip(jobs, results, strict=True), start=1):
+                update(done)
+                yield pair
+
+
+@dataclass(frozen=True)
+class JobInWorkspace(Generic[Job, Result]):
+    """A job and its function, to be done in this process's workspace or, in another process, in one made there."""
+
+    function: Callable[[Workspace, Job], Result]
+    job: Job
+    data: Splits | DataSpec
+    directory: Path | None
+
+    def __call__(self, here: Workspace | None = None) -> Result:
+        return self.function(here or Workspace(self.data, loaded(self.data), Silent(), self.directory), self.job)
+
+
+class Asked(Protocol):
+    """What somebody asks for."""
+
+    @property
+    def data(self) -> Splits | DataSpec:
+        """What it is done on."""
+
+    @property
+    def options(self) -> Options:
+        """Device, threads, display, and whether to go on in spite of other versions."""
+
+    @property
+    def parts(self) -> tuple[nn.Module | ModelSpec | Splits | DataSpec, ...]:
+        """What other processes need by name."""
+
+
+Request = TypeVar("Request", bound=Asked)
+
+
+@dataclass(frozen=True)
+class Experiment(ABC, Generic[Request]):
+    """What a run computes for a request; picklable where model and data are given by name."""
+
+    kind: ClassVar[str] = "study"
+    request: Request
+
+    @abstractmethod
+    def label(self, splits: Splits) -> str:
+        """The beginning of the run's name."""
+
+    @abstractmethod
+    def config(self, splits: Splits) -> dict[str, Any]:
+        """The scientific configuration, whose hash ends the run's name; `splits` is identified."""
+
+    def admit(self, work: Workspace) -> None:
+        """TombolaError for what is refused even where the run is finished."""
+        return
+
+    @abstractmethod
+    def check(self, work: Workspace) -> None:
+        """Meet every mistake before anything is trained or written; not called where the run is finished."""
+
+    @abstractmethod
+    def compute(self, work: Workspace) -> dict[str, Any]:
+        """The result, with torch held to the threads of the options; finished stages are found again."""
+
+    def renewed(self, work: Workspace, result: dict[str, Any]) -> dict[str, Any]:
+        """A finished run's result, as it is to be said today: what is not in the configuration may have changed."""
+        return result
+
+
+def run(experiment: Experiment[Any], out: Path, processes: int = 1) -> Done:
+    """The experiment's run under `out`, found finished or carried out now.
+
+    Raises:
+        TombolaError: a mistake in what is asked for; nothing has been written then.
+    """
+    options = experiment.request.options
+    with _workspace(experiment, processes, out) as work:
+        splits = work.splits
+
+        def config() -> dict[str, Any]:
+            splits.identify(work.progress.track)
+            return experiment.config(splits)
+
+        def check() -> None:
+            with limit_threads(options.threads):
+                experiment.check(work)
+
+        def compute(directory: Path) -> dict[str, Any]:
+            with limit_threads(options.threads):
+                return experiment.compute(replace(work, directory=directory))
+
+        order = Order(out, experiment.label(splits), experiment.kind, machine(options, work.processes), options.force)
+        done = carry_out(order, config, check, compute, work.progress)
+        result = experiment.renewed(replace(work, directory=done.directory), done.result)
+        if result != done.result:
+            with order.open(config()) as opened:
+                opened.finish(result)
+        return replace(done, result=result)
+
+
+def run_in_memory(experiment: Experiment[Any], compute: Callable[[Workspace], Result], processes: int = 1) -> Result:
+    """What `compute` gives of a checked experiment, with the run's directory None: nothing is written."""
+    with _workspace(experiment, processes) as work, limit_threads(experiment.request.options.threads):
+        experiment.check(work)
+        work.splits.identify(work.progress.track)
+        return compute(work)
+
+
+@contextmanager
+def _workspace(experiment: Experiment[Any], processes: int, out: Path | None = None) -> Iterator[Workspace]:
+    asked = experiment.request
+    processes = check_jobs(processes, *asked.parts)
+    if out is not None:
+        check_out(out)
+    with show_progress(asked.options.progress) as progress:
+        work = Workspace(asked.data, loaded(asked.data, progress), progress, processes=processes)
+        experiment.admit(work)
+        yield work
+
+
+def machine(options: Options, processes: int = 1) -> dict[str, Any]:
+    """What the bits of a result depend on besides configuration and versions."""
+    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    with limit_threads(options.threads):
+        return {"device": device.partition(":")[0], "threads": threads_per_job(processes)}
