@@ -1,6 +1,6 @@
-"""Real tickets with flipped bits, cut or grown, and with headers that say something else; most under a digest anew.
+"""Real tickets with flipped bits, cut or grown, and with headers that say something else; most under a new checksum.
 
-A ticket's digest gives integrity, not authenticity: whoever changes a file computes it again. Whatever the bytes, a
+A ticket's checksum gives integrity, not authenticity: whoever changes a file computes it again. Whatever the bytes, a
 victim who looks at the ticket, builds it, goes on from it or has it verified gets a ticket or one line: nothing is
 imported, nothing is written, and it takes neither long nor much memory.
 """
@@ -20,12 +20,11 @@ import _hostile
 from tombola.study.arms import random_mask
 from tombola.study.recorded import data_of, recipe_of, recorded_name
 from tombola.ticket import format as container
-from tombola.ticket import summary
+from tombola.ticket import table as overview
 from tombola.ticket.codec import encode
-from tombola.ticket.deflate import deflate
 from tombola.ticket.ticket import Ticket
 
-_MARKER = b'"tombola":"{\\"digest\\":\\"'
+_MARKER = b'"tombola":"{\\"checksum\\":\\"'
 _BUILT = 20_000  # weights of a network that is built, so that a thousand files take minutes
 
 
@@ -62,7 +61,7 @@ def use(data: bytes, folder: Path) -> None:
     """All that a victim may do with a ticket, as far as it costs little."""
     file = folder / "given.ticket"
     file.write_bytes(data)
-    _fuzz.one_line(lambda: summary.table(held := Ticket.look(file)) and summary.info(held))
+    _fuzz.one_line(lambda: overview.table(held := Ticket.look(file)) and overview.info(held))
     ticket: Ticket | None = _fuzz.one_line(lambda: Ticket.load(file))
     if ticket is None:
         return
@@ -113,7 +112,7 @@ def streams_changed(start: Ticket, draw: random.Random) -> bytes:
 def header_changed(start: Ticket, draw: random.Random) -> bytes:
     header, tensors = encode(start)
     text = _fuzz.changed_json(container.canonical(header), draw)
-    return _sealed(start.to_bytes(), deflate(text.encode("utf-8", "surrogatepass")), tensors)
+    return _sealed(start.to_bytes(), container._deflate(text.encode("utf-8", "surrogatepass")), tensors)
 
 
 def _maybe_sealed(data: bytearray, draw: random.Random) -> bytes:
@@ -121,7 +120,7 @@ def _maybe_sealed(data: bytearray, draw: random.Random) -> bytes:
 
 
 def reseal(data: bytes) -> bytes:
-    """The bytes with a matching digest put in, where there is a place for it."""
+    """The bytes with a matching checksum put in, where there is a place for it."""
     at = data.find(_MARKER) + len(_MARKER)
     body = bytearray(data)
     if at >= len(_MARKER) and at + 64 <= len(body):
@@ -134,4 +133,4 @@ def _sealed(whole: bytes, index: bytes, tensors: dict[str, torch.Tensor]) -> byt
     import safetensors.torch
 
     held = {**tensors, "index": torch.frombuffer(bytearray(index), dtype=torch.uint8)}
-    return reseal(safetensors.torch.save(held, {"tombola": '{"digest":"' + "0" * 64 + '","format":2}'}))
+    return reseal(safetensors.torch.save(held, {"tombola": '{"checksum":"' + "0" * 64 + '","format":3}'}))

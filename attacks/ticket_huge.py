@@ -18,7 +18,7 @@ import torch
 
 import _hostile
 from tombola.ticket import format as container
-from tombola.ticket import summary
+from tombola.ticket import table as overview
 from tombola.ticket.bitcode import Writer
 from tombola.ticket.codec import encode
 from tombola.ticket.ticket import Ticket
@@ -40,7 +40,7 @@ def attack(folder: Path) -> None:
             assert file.stat().st_size < 2000
             bounded(lambda: _hostile.refused(Ticket.load, file))
             if max(shape) < 2**31:
-                bounded(lambda: summary.table(Ticket.look(file)) and summary.info(Ticket.look(file)))
+                bounded(lambda: overview.table(Ticket.look(file)) and overview.info(Ticket.look(file)))
     for network in NETWORKS:
         header, tensors = encode(_hostile.real())
         named = {**header["origin"]["network"], "input_shape": [3, 32, 32], **network}

@@ -343,7 +343,7 @@ def test_layers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
         choose.sparse, "measure", lambda region, batch, threads: replace_layers(measured(region, batch, threads))
     )
     deployed = deploy(model, x, threads=1)
-    assert deployed.plan.apart == ("1",)
+    assert deployed.plan.isolated == ("1",)
     assert [(part.layers, part.engine) for part in deployed.plan.parts] == [
         (("0",), "native"), (("1",), "torch"), (("2",), "native"),
     ]  # fmt: skip

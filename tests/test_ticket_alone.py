@@ -30,7 +30,7 @@ from tombola.ticket.tensors import same_bits
 from tombola.ticket.ticket import Ticket
 
 GOLDEN = Path(__file__).parent / "data" / "no-origin.ticket"
-GOLDEN_DIGEST = "a435c33a9be5f42c5a6399411a9f964c7afce9ff8a495eeee205b1bc1ee8b684"
+GOLDEN_DIGEST = "69e8e062552e27273d01e284778399ce52d45b3016065c211f70db2116d39bde"
 
 
 def same_networks(first: nn.Module, second: nn.Module) -> bool:
@@ -280,9 +280,9 @@ def golden() -> Ticket:
 
 def test_golden_file() -> None:
     ticket = Ticket.load(GOLDEN)
-    assert container.ticket_digest(GOLDEN) == GOLDEN_DIGEST
-    assert ticket == golden()
-    assert ticket.to_bytes() == GOLDEN.read_bytes()
+    assert ticket.digest == golden().digest == GOLDEN_DIGEST
+    again, _ = container.unpack(ticket.to_bytes())
+    assert again == container.unpack(GOLDEN.read_bytes())[0]  # not the bytes: zlib may change
     assert ticket.representation.kind == "signed_constant"
     assert {name: scale.tolist() for name, scale in ticket.representation.scales.items()} == {"b": 0.5}
     assert ticket.trained is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import errno
 import hashlib
 import json
@@ -11,7 +10,7 @@ import pickle
 import subprocess
 import sys
 import warnings
-import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from hypothesis import strategies as st
 from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
 from tombola.ticket import format as container
+from tombola.ticket import layout, masks
 from tombola.ticket.codec import encode
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.representation import Representation
@@ -55,34 +55,44 @@ def small() -> Ticket:
 SMALL = small().to_bytes()
 
 
-def sealed(header: Any, tensors: dict[str, torch.Tensor], text: str | None = None) -> bytes:
-    """A file of format 1 with any content and a matching digest, as an attacker would write it."""
-    if text is None:
-        rest = {key: value for key, value in header.items() if key != "digest"}
-        text = '{"digest":"' + "0" * 64 + '",' + json.dumps(rest)[1:]
+Tensors = dict[str, torch.Tensor]
+
+
+def content() -> tuple[dict[str, Any], Tensors]:
+    """The header of `small` without its lists of tensors, and its tensors: plain ones as "kind/name", coded streams."""
+    header, tensors = encode(small())
+    plain = {f"{kind}/{name}": tensor for kind, name, tensor in layout.plain_tensors(small())}
+    del header["tensors"]
+    return header, {**plain, "coded": tensors["coded"]}
+
+
+def sealed(header: dict[str, Any], tensors: Tensors) -> bytes:
+    """A file with any content and a matching checksum, as an attacker would write it."""
+    plain = {key.partition("/")[::2]: tensor for key, tensor in sorted(tensors.items()) if key != "coded"}
+    names = {key: str(tensor.dtype).removeprefix("torch.") for key, tensor in plain.items()}
+    entries = [
+        {"kind": kind, "name": name, "dtype": names[kind, name], "shape": list(tensor.shape)}
+        for (kind, name), tensor in plain.items()
+    ]
+    values = {
+        f"values/{dtype}": torch.cat([tensor.reshape(-1) for key, tensor in plain.items() if names[key] == dtype])
+        for dtype in set(names.values())
+    }
+    return container.pack({"tensors": entries, **header}, {**values, "coded": tensors["coded"]})
+
+
+def with_format(number: object) -> bytes:
+    """`small` with another format number, under a matching checksum."""
+    _, tensors = container.unpack(SMALL)
+    tensors = {**tensors, "index": safetensors.torch.load(SMALL)["index"]}
+    text = '{"checksum":"' + "0" * 64 + f'","format":{json.dumps(number)},"news":1}}'
     data = bytearray(safetensors.torch.save(tensors, {"tombola": text}))
-    at = data.index(b'"tombola":"{\\"digest\\":\\"') + len(b'"tombola":"{\\"digest\\":\\"')
+    at = data.index(MARKER) + len(MARKER)
     data[at : at + 64] = hashlib.sha256(data).hexdigest().encode()
     return bytes(data)
 
 
-# A ticket written by the first version: later versions read it for ever.
-FORMAT_1 = """
-eNqlU02O0zAUrsSCLUcYeR0NiZMmnS5mukLiAKwmVeTEL4nVxo5sD9VQVeoxWHIS4CgcgyXPdmZa1BFCYOlFfn/f+/zZ+flq5tee
-VNUAlnFmWVWR5Z5YNdRqy8iS7EvCRQfGlmRZErqoKYd4XqSQJnmetbTJi6TJeM6KNkniesGbJAZK8zShCc/mbQZ52hYNL/I4zVlJ
-opK0Sg/M4SXoDMxsDO7vcVCjuJCdHzSyZgPcl29gdMUFbiUbwKfb5noHouutrzA9G138Po3m68MaI0qLTkgMIaqQwvXLh+02Cl7F
-dOdm7g8OXkjuMY1Vehopwe6U3py6DLjMk2eF93x7oGGqnpl+qnDhUauPIJlsIJBw0k67k5rxf66SuFEcpBH2ERHj68wpCrZX4Uhi
-GINASN+LHEfJOtB7kBBqPoFWvkjDqMGAtMwKNWn3LI7AKdZPcepKH6uV7QMFDTstLPgR63OBDpieLuOtdA+L28cR8Fm9zzMShYvz
-PV6gSrWtAWs80cX61IrXXQtmzgHepfQMIL1EWEQ0/h0iXNUfQPD1XMBQZOJxDOoC/8Ykjm6og7CaCZT9b7gUlzA3NErCkdw/8zLI
-h8UZBr3EQAAEQTKHK1yvZy+t1Tf8oB2/Bv94i587jKMd0b6gfUf7ceeKZ7M3aFdo8Srkn+32VP+UX6GNq8/6FwzCUVo=
-"""
-
-
-def content() -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """Header and tensors of `small` in format 1; test_ticket_fuzz has the hostile files of format 2."""
-    header, tensors = container.unpack(zlib.decompress(base64.b64decode(FORMAT_1)))
-    del header["digest"]
-    return header, tensors
+MARKER = b'"tombola":"{\\"checksum\\":\\"'
 
 
 def refused(data: bytes) -> str:
@@ -158,16 +168,66 @@ def test_bytes_round_trip(ticket: Ticket) -> None:
     assert back.provenance == ticket.provenance
 
 
-def test_save_load_digest(tmp_path: Path) -> None:
+def test_save_and_load(tmp_path: Path) -> None:
     path = tmp_path / "a.ticket"
     digest = small().save(path)
-    assert container.ticket_digest(path) == digest == small().digest == Ticket.load(path).digest
-    assert digest.encode() in path.read_bytes()
-    blank = path.read_bytes().replace(digest.encode(), b"0" * 64)
-    assert hashlib.sha256(blank).hexdigest() == digest
+    assert digest == small().digest == Ticket.load(path).digest
+    data = path.read_bytes()
+    at = data.index(MARKER) + len(MARKER)
+    blank = data[:at] + b"0" * 64 + data[at + 64 :]
+    assert hashlib.sha256(blank).hexdigest().encode() == data[at : at + 64]
     assert list(tmp_path.iterdir()) == [path]
     small().save(path)  # over an old file
     assert Ticket.load(path) == pickle.loads(pickle.dumps(small()))
+
+
+def test_the_digest_is_of_the_json_and_the_tensors() -> None:
+    """As the page on the file says, without a line of the code that writes it."""
+    weight, keep = ramp((3, 5)), small().mask["fc.weight"]
+    origin = {"fc.bias": torch.zeros(3), "fc.weight": weight, "n": torch.tensor(7)}
+    tensors = {
+        "mask/fc.weight": keep,
+        **{f"origin/{name}": tensor for name, tensor in origin.items()},
+        "state/fc.bias": torch.ones(3),
+        "trained/fc.weight": (weight + 1)[keep],
+    }
+    hashed = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        hashed.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        hashed.update(tensor.numpy().tobytes())
+    header = {
+        "masks": ["fc.weight"], "origin": ORIGIN, "provenance": small().provenance, "pruned": "zero",
+        "representation": {"kind": "identity", "on": "both"}, "rewrites": [], "tensors": hashed.hexdigest(), "tied": {},
+    }  # fmt: skip
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == small().digest
+
+
+def test_the_digest_does_not_depend_on_how_the_file_is_coded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tombola.ticket.masks.CODINGS", ("packed", "bernoulli"))
+    monkeypatch.setattr("tombola.ticket.masks.encode", lambda keep: ("bernoulli", masks._write(keep, "bernoulli")))
+    monkeypatch.setattr("tombola.ticket.format._deflate", lambda text: container._compressed(text, 1))
+    data = small().to_bytes()
+    assert data != SMALL
+    assert Ticket.from_bytes(data).digest == small().digest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"provenance": {}}, {"pruned_rule": "origin"}, {"rewrites": ({"kind": "binary-activations"},)},
+        {"state": {}}, {"trained": None}, {"pruned_values": {"fc.weight": torch.tensor(0.0)}},
+        {"mask": Mask({"fc.weight": torch.ones(3, 5) > 0}), "trained": None},
+        {"representation": Representation("rescaled", {"fc.weight": torch.tensor(1.0)})},
+        {"multiplier": {"fc.weight": small().mask["fc.weight"].to(torch.int8)}},
+        {"origin": replace(small().origin, seed=3)},
+    ],
+    ids=lambda change: next(iter(change)),
+)  # fmt: skip
+def test_every_part_counts_for_the_digest(change: dict[str, Any]) -> None:
+    other = replace(small(), **change)
+    assert other.digest != small().digest
+    assert other != small()
 
 
 def test_bytes_do_not_depend_on_the_process_or_on_dict_order() -> None:
@@ -186,69 +246,24 @@ def test_bytes_do_not_depend_on_the_process_or_on_dict_order() -> None:
     assert container.pack(*shuffled) == SMALL
 
 
-def test_format_1_stays_readable() -> None:
-    data = zlib.decompress(base64.b64decode(FORMAT_1))
-    ticket = Ticket.from_bytes(data)
-    assert ticket.mask == small().mask
-    assert ticket.trained is not None
-    assert torch.equal(ticket.trained["fc.weight"], (ramp((3, 5)) + 1)[small().mask["fc.weight"]])
-    assert torch.equal(ticket.state["fc.bias"], torch.ones(3))
-    assert ticket.provenance == small().provenance
-    assert ticket == small()
-
-
-GOLDEN_1 = Path(__file__).parent / "data" / "format-1.ticket"  # every part that format 1 knows
-GOLDEN_1_DIGEST = "bd8c728e829064efee1eca6734fa20b787a30beba820bcdb1dbcee2bb732cb4e"
-
-
-def test_every_part_of_format_1_stays_readable() -> None:
-    ticket = Ticket.load(GOLDEN_1)
-    assert container.ticket_digest(GOLDEN_1) == GOLDEN_1_DIGEST
-    assert {name: tuple(keep.shape) for name, keep in ticket.mask.items()} == {
-        "conv.weight": (4, 2, 3, 3), "fc.weight": (5, 16), "head.weight": (3, 5)
-    }  # fmt: skip
-    for step, name in ((3, "conv.weight"), (5, "fc.weight"), (1, "head.weight")):
-        keep = ticket.mask[name]
-        assert torch.equal(keep.flatten(), torch.arange(keep.numel()) * step % 7 < 2)
-    assert ticket.multiplier is not None
-    assert ticket.pruned_values is not None
-    assert ticket.trained is not None
-    pattern = torch.where(torch.arange(80) % 3 == 0, -1, 1).reshape(5, 16) * ticket.mask["fc.weight"]
-    assert torch.equal(ticket.multiplier["fc.weight"], pattern.to(torch.int8))
-    assert torch.equal(ticket.pruned_values["head.weight"], torch.arange(10) / 8)
-    fc = (((torch.arange(80) * 37 + 2) % 64 - 31.5) / 16).double().reshape(5, 16)
-    conv = (((torch.arange(72) * 37 + 1) % 64 - 31.5) / 16).reshape(4, 2, 3, 3)
-    assert torch.equal(ticket.trained["fc.weight"], fc[ticket.mask["fc.weight"]] * 1.5)
-    signs = torch.sign(0.125 - conv[ticket.mask["conv.weight"]]).to(torch.int8)
-    assert torch.equal(ticket.trained["conv.weight"], signs)
-    assert ticket.representation.kind == "binary"
-    assert ticket.representation.scales["conv.weight"].tolist() == [0.5, 0.25, 1, 2]
-    assert torch.equal(ticket.state["norm.running_mean"], torch.arange(4.0))
-    assert int(ticket.state["norm.num_batches_tracked"]) == 9
-    assert ticket.origin.tensors is not None
-    assert torch.equal(ticket.origin.tensors["conv.weight"], conv)
-    assert torch.equal(ticket.origin.tensors["flag"], torch.tensor([True, False]))
-    assert ticket.origin.tensors["half"].dtype == torch.bfloat16
-    assert ticket.origin.network == NetworkSpec("user.net", {"width": 4})
-    assert ticket.provenance == {"method": {"name": "multi_prize"}, "seed": 7, "versions": {"tombola": "0"}}
-    assert ticket.rewrites == ({"kind": "binary-activations"},)
-    again = Ticket.from_bytes(ticket.to_bytes())  # now in the newest format
-    assert again == ticket
-    assert len(ticket.to_bytes()) < GOLDEN_1.stat().st_size
-
-
-@pytest.mark.parametrize("number", [3, 2**63])
+@pytest.mark.parametrize("number", [4, 2**63])
 def test_newer_format_is_named(number: int) -> None:
-    header, tensors = content()
-    message = refused(sealed({**header, "format": number, "news": 1}, tensors))
-    assert f"made by a newer Tombola: format {number}, this one reads up to 2" in message
+    message = refused(with_format(number))
+    assert f"made by a newer Tombola: format {number}, this one reads format 3; update Tombola" in message
 
 
-@pytest.mark.parametrize("number", [0, -1, True, 1.0, "1", None, [1], 2])
-def test_nonsense_format(number: object) -> None:
-    header, tensors = content()
-    message = refused(sealed({**header, "format": number}, tensors))
-    assert "format" in message or number == 2  # the tensors are those of format 1
+@pytest.mark.parametrize("number", [0, -1, True, 1.0, "1", None, [1], 1, 2])
+def test_other_formats(number: object) -> None:
+    assert "reads format 3" in refused(with_format(number))
+
+
+def test_files_of_older_formats_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "old.ticket"
+    for number, tensors in ((1, {"mask/w": torch.zeros(1)}), (2, {"index": torch.zeros(1)})):
+        safetensors.torch.save_file(tensors, path, {"tombola": f'{{"digest":"{"0" * 64}","format":{number}}}'})
+        for read in (Ticket.load, Ticket.look):
+            with pytest.raises(TicketError, match=f"an older Tombola: format {number}, this one reads format 3; make"):
+                read(path)
 
 
 # ---- damage
@@ -293,7 +308,7 @@ def test_files_that_are_no_tickets(tmp_path: Path) -> None:
         file.truncate(50_000_000_000)
     missing = tmp_path / "missing"
     for path in (foreign, empty, text, huge, missing, tmp_path, Path("/dev/zero"), Path("a\0b")):
-        for read in (Ticket.load, container.ticket_digest):
+        for read in (Ticket.load, Ticket.look):
             with pytest.raises(TicketError) as caught:
                 read(path)
             assert repr(str(path)) in str(caught.value)
@@ -320,7 +335,7 @@ def test_files_of_other_programs_say_how_to_go_on(tmp_path: Path) -> None:
     }  # fmt: skip
     assert sorted(said) == sorted(path.name for path in tmp_path.iterdir())
     for name, what in said.items():
-        for read in (Ticket.load, Ticket.look, container.ticket_digest):
+        for read in (Ticket.load, Ticket.look):
             with pytest.raises(TicketError, match=f"not a ticket but {what}") as caught:
                 read(tmp_path / name)
             assert "tombola.deploy(model, example)" in str(caught.value)
@@ -366,7 +381,7 @@ def test_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.ticket", "folder"]
 
 
-# ---- hostile content under a valid digest
+# ---- hostile content under a matching checksum
 
 
 def test_sealing_itself_is_accepted() -> None:
@@ -374,7 +389,7 @@ def test_sealing_itself_is_accepted() -> None:
     assert Ticket.from_bytes(sealed(header, tensors)) == small()
 
 
-MASK = {"coding": "packed", "kept": 7, "name": "fc.weight", "shape": [3, 5]}
+MASK = {"bytes": 2, "coding": "packed", "kept": 7, "name": "fc.weight", "shape": [3, 5]}
 ORIGIN: dict[str, Any] = {
     "kind": "stored",
     "network": None,
@@ -455,13 +470,13 @@ TENSORS: list[dict[str, torch.Tensor | None]] = [
     {"odd/fc.weight": torch.ones(1)},
     {"mask/": torch.ones(1)},
     {"mask/other": torch.ones(1, dtype=torch.uint8)},
-    {"mask/fc.weight": None},
-    {"mask/fc.weight": torch.tensor([255, 255], dtype=torch.uint8)},
-    {"mask/fc.weight": torch.tensor([0b10011000, 0b01110011], dtype=torch.uint8)},
-    {"mask/fc.weight": torch.zeros(3, dtype=torch.uint8)},
-    {"mask/fc.weight": torch.zeros(2, dtype=torch.int8)},
-    {"mask/fc.weight": torch.zeros(2, 1, dtype=torch.uint8)},
-    {"multiplier/fc.weight": torch.ones(3, 5, dtype=torch.int8)},
+    {"coded": torch.zeros(0, dtype=torch.uint8)},
+    {"coded": torch.tensor([255, 255], dtype=torch.uint8)},
+    {"coded": torch.tensor([0b10011000, 0b01110011], dtype=torch.uint8)},
+    {"coded": torch.zeros(3, dtype=torch.uint8)},
+    {"coded": torch.zeros(2, dtype=torch.int8)},
+    {"coded": torch.zeros(2, 1, dtype=torch.uint8)},
+    {"multiplier/fc.weight": torch.ones(8, dtype=torch.int8)},
     {"scale/fc.weight": torch.ones(())},
     {"trained/fc.weight": torch.ones(6)},
     {"trained/fc.weight": torch.ones(7, dtype=torch.float64)},
@@ -487,32 +502,10 @@ def test_hostile_tensors(change: dict[str, torch.Tensor | None]) -> None:
     refused(sealed(header, mixed))
 
 
-@pytest.mark.parametrize(
-    "inner",
-    [
-        "[" * 200_000 + "]" * 200_000,
-        '{"a":' * 200_000 + "1" + "}" * 200_000,
-        "[" * 60 + "]" * 60,
-        "NaN",
-        "-Infinity",
-        "1e999",
-        "9" * 10_000,
-        '"unfinished',
-        "",
-    ],
-    ids=lambda inner: inner[:8] or "empty",
-)
-def test_hostile_json(inner: str) -> None:
-    header, tensors = content()
-    del header["provenance"]
-    rest = json.dumps(header)[1:-1]
-    refused(sealed(None, tensors, '{"digest":"' + "0" * 64 + '",' + rest + ',"provenance":{"x":' + inner + "}}"))
-
-
-def test_two_digests_are_refused() -> None:
-    marker = 'a"tombola":"{"digest":"'
+def test_two_checksums_are_refused() -> None:
+    marker = 'a"tombola":"{"checksum":"'
     assert Ticket.from_bytes(container.pack(*encode_with(marker))).provenance == {"x": marker}
-    refused(SMALL[:8] + SMALL[8:].replace(b'"__metadata__":{', b'"__metadata__":{"tombola":"{\\"digest\\":\\"",'))
+    refused(SMALL[:8] + SMALL[8:].replace(b'"__metadata__":{', b'"__metadata__":{"tombola":"{\\"checksum\\":\\"",'))
 
 
 def encode_with(text: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -529,10 +522,6 @@ def test_bool_bytes_must_be_bool() -> None:
     assert Ticket.from_bytes(container.pack(header, tensors)) == ticket
     tensors["values/bool"].view(torch.uint8)[0] = 7
     assert "bool" in refused(container.pack(header, tensors))
-    header, tensors = content()
-    assert "bool" in refused(
-        sealed(header, {**tensors, "state/x": torch.tensor([7], dtype=torch.uint8).view(torch.bool)})
-    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}, [[[]]] * 2 + [torch.ones(1)]])

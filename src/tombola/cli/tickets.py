@@ -223,7 +223,7 @@ def _reached(steps: list[int], runs: int) -> str:
 
 def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     with loading(None):
-        from tombola.ticket.summary import info, table
+        from tombola.ticket.table import info, table
         from tombola.ticket.ticket import Ticket
 
     held = Ticket.look(given["ticket"], max_weights=given["max_weights"])
@@ -232,7 +232,7 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     name = origin["network"]["name"] if origin["network"] else "a user's own model"
     method, data, seed = _name(found.get("method")), _name(found.get("data")), found.get("seed", "-")
     screen.line(f"ticket   {given['ticket']} (format {told['format']}, {told['bytes']:,} bytes)")
-    screen.line(f"digest   {told['digest']}")
+    screen.line(f"digest   {told['digest'] or 'not computed for so many weights'}")
     screen.line(f"network  {name}, {_ORIGINS[origin['kind']]}")
     screen.line(f"found    by {method} on {data}, seed {seed}")
     if told["barred_kept"]:
@@ -254,7 +254,7 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     with loading(None):
         from tombola.ticket.export import export_state
         from tombola.ticket.rounding import Values
-        from tombola.ticket.summary import describe_density
+        from tombola.ticket.table import describe_density
         from tombola.ticket.ticket import Ticket
 
     if given["weights"] not in _WEIGHTS:

@@ -142,15 +142,15 @@ class Reader:
         left = count
         for value in alphabet[:-1]:
             hits = self.bits(left)
-            found = int(np.count_nonzero(hits))
-            if not 0 < found < left:
-                raise TicketError(f"symbol {value} of a coded stream fills {found} of {left} places")
+            filled = int(np.count_nonzero(hits))
+            if not 0 < filled < left:
+                raise TicketError(f"symbol {value} of a coded stream fills {filled} of {left} positions")
             if left == count:
                 values, open_ = np.where(hits, np.int8(value), values), ~hits
             else:
-                places = np.flatnonzero(open_)[hits]
-                values[places], open_[places] = value, False
-            left -= found
+                positions = np.flatnonzero(open_)[hits]
+                values[positions], open_[positions] = value, False
+            left -= filled
         return values
 
     def end(self) -> None:

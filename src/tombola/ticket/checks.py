@@ -1,4 +1,4 @@
-"""Whether the parts of a ticket fit each other, and the network."""
+"""Checks that the parts of a ticket fit each other, and the network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
-from tombola.ticket.parts import Parts, PrunedRule
 from tombola.ticket.rounding import is_rounded
 from tombola.ticket.tensors import count_kept, first_few, mismatches, show
+from tombola.ticket.ticket_data import PrunedRule, TicketData
 
 
-def check(ticket: Parts) -> None:
+def check(ticket: TicketData) -> None:
     """TicketError unless the ticket's parts fit each other."""
     mask, rep, trained = ticket.mask, ticket.representation, ticket.trained or {}
     multiplier, values = ticket.multiplier or {}, ticket.pruned_values or {}
@@ -51,7 +51,7 @@ def check(ticket: Parts) -> None:
         check_against(ticket, ticket.origin.views())
 
 
-def _check_alone(ticket: Parts) -> None:
+def _check_alone(ticket: TicketData) -> None:
     """TicketError unless the ticket needs no origin to be built."""
     missing = [name for name in ticket.mask if name not in (ticket.trained or {})]
     strange = [owner for owner in ticket.origin.tied.values() if owner not in ticket.state]
@@ -64,7 +64,7 @@ def _check_alone(ticket: Parts) -> None:
         )
 
 
-def check_against(ticket: Parts, base: Mapping[str, Tensor]) -> None:
+def check_against(ticket: TicketData, base: Mapping[str, Tensor]) -> None:
     """TicketError unless mask, trained weights and state fit the full state `base` of the network."""
     problems = mismatches(base, ticket.state, subset=True)
     for name, keep in ticket.mask.items():

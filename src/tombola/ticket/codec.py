@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Iterator
-from types import ModuleType
 from typing import Any, get_args
 
 from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
-from tombola.ticket import fields, layout1, layout2
+from tombola.ticket import fields, layout
+from tombola.ticket import format as container
 from tombola.ticket.origin import Kind, NetworkSpec, Origin
-from tombola.ticket.parts import Parts
 from tombola.ticket.representation import Representation
-from tombola.ticket.tensors import Tensors, check_name, show
+from tombola.ticket.tensors import Tensors, check_name, hash_state, show
+from tombola.ticket.ticket_data import TicketData
 
-_TOP = {"digest", "format", "masks", "origin", "provenance", "pruned", "representation", "rewrites", "tied"}
-_LISTS = {"symbols", "tensors"}  # since format 2
+_TOP = {
+    "format", "masks", "origin", "provenance", "pruned", "representation", "rewrites", "symbols", "tensors", "tied",
+}  # fmt: skip
 _ORIGIN = {"init", "init_args", "kind", "network", "seed", "tied", "weights_hash"}
 
 
 # ---- writing --------------------------------------------------------------------------------
 
 
-def encode(ticket: Parts) -> tuple[dict[str, Any], Tensors]:
-    """The header (without digest and format) and the tensors of the file."""
-    lists, tensors = layout2.write(ticket)
-    header = {
-        **lists,
+def encode(ticket: TicketData) -> tuple[dict[str, Any], Tensors]:
+    """The header (without the format) and the tensors of the file."""
+    lists, tensors = layout.write(ticket)
+    return {**lists, **_header(ticket)}, tensors
+
+
+def digest(ticket: TicketData) -> str:
+    """sha256 (hex) of the canonical JSON of the header, the masks' names in order and the hash of all tensors.
+
+    The tensors are those of the ticket, not of its file: masks as bools, symbols as int8, whatever a file codes them
+    as.
+    """
+    tensors = {f"mask/{name}": keep for name, keep in ticket.mask.items()}
+    tensors |= {f"{kind}/{name}": tensor for kind, name, tensor in layout.plain_tensors(ticket)}
+    content = {**_header(ticket), "masks": list(ticket.mask), "tensors": hash_state(tensors)}
+    return hashlib.sha256(container.canonical(content).encode()).hexdigest()
+
+
+def _header(ticket: TicketData) -> dict[str, Any]:
+    return {
         "origin": _origin_header(ticket.origin),
         "provenance": ticket.provenance,
         "pruned": ticket.pruned_rule,
@@ -36,7 +53,6 @@ def encode(ticket: Parts) -> tuple[dict[str, Any], Tensors]:
         "rewrites": list(ticket.rewrites),
         "tied": ticket.tied,
     }
-    return header, tensors
 
 
 def _origin_header(origin: Origin) -> dict[str, Any]:
@@ -76,7 +92,7 @@ def sound() -> Iterator[None]:
 
 def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weights: int | None = None) -> dict[str, Any]:
     """The fields of the Ticket that `header` and `tensors` hold; use inside `sound()`."""
-    layout = _layout(header)
+    fields.keys(header, _TOP, "header")
     parts = layout.read(header, tensors, room_for(header, file_bytes, max_weights))
     representation = fields.keys(header["representation"], {"kind", "on"}, "representation")
     if not isinstance(header["rewrites"], list):
@@ -100,22 +116,19 @@ def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weight
     )
 
 
-def lists(header: dict[str, Any], tensors: Tensors) -> dict[str, Any]:
-    """The header with the lists of format 2, checked as far as can be without decoding; use inside `sound()`."""
-    layout = _layout(header)
+def check_lists(header: dict[str, Any], tensors: Tensors) -> None:
+    """TicketError if the header is unsound, as far as that shows without decoding; use inside `sound()`."""
+    fields.keys(header, _TOP, "header")
     fields.keys(header["origin"], _ORIGIN, "origin")
-    found = {**header, **layout1.lists(header, tensors)} if layout is layout1 else header
-    for entry in fields.entries(found["masks"], {"bytes", "coding", "kept", "name", "shape"}, "masks"):
+    for entry in fields.entries(header["masks"], {"bytes", "coding", "kept", "name", "shape"}, "masks"):
         shape = fields.shape(entry["shape"], check_name(entry["name"]), empty=False)
         fields.count(entry["kept"], math.prod(shape), "number of kept weights")
         fields.text(entry["coding"], "coding")
-    if layout is layout2:
-        layout2.check_lists(header, tensors)
+    layout.check_lists(header, tensors)
     if header["origin"]["kind"] not in get_args(Kind):
         raise TicketError(f"origin kind {show(header['origin']['kind'])} is unknown")
     if not isinstance(header["provenance"], dict):
         raise TicketError("provenance is not a mapping")
-    return found
 
 
 def room_for(header: dict[str, Any], file_bytes: int, max_weights: int | None) -> fields.Room:
@@ -123,12 +136,6 @@ def room_for(header: dict[str, Any], file_bytes: int, max_weights: int | None) -
     fields.keys(header["origin"], _ORIGIN, "origin")
     network = _network(header["origin"]["network"])
     return fields.Room(file_bytes, max_weights, 0 if network is None else network.size() or 0)
-
-
-def _layout(header: dict[str, Any]) -> ModuleType:
-    first = header["format"] == 1
-    fields.keys(header, _TOP if first else _TOP | _LISTS, "header")
-    return layout1 if first else layout2
 
 
 def _network(header: Any) -> NetworkSpec | None:

@@ -34,8 +34,8 @@ def export_state(
         TombolaError: another suffix, or the file cannot be written; TicketError: the network cannot be built.
     """
     if path.suffix not in SUFFIXES:
-        found = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}" if path.suffix else "has no ending"
-        raise TombolaError(f"{path} {found}; name a file that ends in {', '.join(SUFFIXES)}")
+        problem = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}" if path.suffix else "has no ending"
+        raise TombolaError(f"{path} {problem}; name a file that ends in {', '.join(SUFFIXES)}")
     built = ticket.build(weights, model=model, trusted=trusted)
     state = {name: value.detach().cpu().clone().contiguous() for name, value in built.state_dict().items()}
     write_bytes(path, _bytes(state, path.suffix))

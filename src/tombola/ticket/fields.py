@@ -1,4 +1,4 @@
-"""Checks of what stands in a ticket's file: each returns what it was given, or raises a TicketError."""
+"""Checks of the values in a ticket's file: each returns its value, or raises a TicketError."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def keys(value: Any, allowed: set[str], what: str) -> dict[str, Any]:
 def text(value: Any, what: str) -> str:
     """A string."""
     if not isinstance(value, str):
-        raise TicketError(f"the ticket's {what} is {show(value)}, not a text")
+        raise TicketError(f"the ticket's {what} is {show(value)}, not a string")
     return value
 
 
-def count(value: Any, most: int, what: str) -> int:
-    """A whole number from 0 to `most`."""
-    if type(value) is not int or not 0 <= value <= most:
-        raise TicketError(f"the ticket's {what} is {show(value)}, not a whole number from 0 to {most}")
+def count(value: Any, limit: int, what: str) -> int:
+    """A whole number from 0 to `limit`."""
+    if type(value) is not int or not 0 <= value <= limit:
+        raise TicketError(f"the ticket's {what} is {show(value)}, not a whole number from 0 to {limit}")
     return value
 
 
@@ -59,9 +59,9 @@ def entries(value: Any, allowed: set[str], what: str) -> list[dict[str, Any]]:
 
 def shape(value: Any, name: str, *, empty: bool) -> tuple[int, ...]:
     """The shape of a tensor of at most 2^48 entries; with `empty`, a size may be 0."""
-    least = 0 if empty else 1
+    smallest = 0 if empty else 1
     whole = isinstance(value, list) and len(value) <= 64 and all(type(n) is int for n in value)
-    if not whole or not all(least <= n < _SIZE_LIMIT for n in value) or math.prod(value) >= _SIZE_LIMIT:
+    if not whole or not all(smallest <= n < _SIZE_LIMIT for n in value) or math.prod(value) >= _SIZE_LIMIT:
         what = "tensor" if empty else "weight"
         raise TicketError(f"{show(name)} has shape {show(value)}, which is no {what}'s shape")
     return tuple(value)
@@ -69,10 +69,10 @@ def shape(value: Any, name: str, *, empty: bool) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Room:
-    """How many weights are made room for, since a few bytes can claim any number.
+    """How many weights memory is taken for, since a few bytes can claim any number.
 
-    `network`: how many numbers the network has that the ticket names, as far as that is known. `max_weights`: the
-    caller's limit in the place of 2^24 and 256 for each byte of the file.
+    `network`: how many numbers the network that the ticket names has, as far as is known. `max_weights`: the
+    caller's limit instead of 2^24 and 256 for each byte of the file.
     """
 
     file_bytes: int
@@ -90,7 +90,7 @@ class Room:
         return max(self.network, sum(math.prod(shape) for shape in shapes))
 
     def check(self, shapes: Iterable[Sequence[int]]) -> None:
-        """TicketError if the ticket claims more weights than may be made room for."""
+        """TicketError if the ticket claims more weights than the limit."""
         if (claimed := self.claimed(shapes)) > self.limit:
             raise TicketError(
                 f"the ticket claims {claimed:,} weights in a file of {self.file_bytes:,} bytes; at most {self.limit:,} "
@@ -98,10 +98,10 @@ class Room:
             )
 
 
-def check_kept(name: str, keep: Tensor, told: Any) -> None:
+def check_kept(name: str, keep: Tensor, stated: Any) -> None:
     """TicketError unless the mask keeps as many as its header says."""
-    if type(told) is not int or count_kept(keep) != told:
-        raise TicketError(f"the mask of {show(name)} keeps {count_kept(keep)}, its header says {show(told)}")
+    if type(stated) is not int or count_kept(keep) != stated:
+        raise TicketError(f"the mask of {show(name)} keeps {count_kept(keep)}, its header says {show(stated)}")
 
 
 def check_bool(name: str, tensor: Tensor) -> None:

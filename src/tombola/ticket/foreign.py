@@ -1,4 +1,4 @@
-"""Files that are given for tickets: what they are, and how to go on from there. Nothing in them is loaded."""
+"""Files of other programs given as tickets: what they are, and how to go on. Nothing in them is loaded."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _ONNX = "an ONNX network, which holds no module"
 _MODULE = f"go back to the module it was made from; {_RUN}, {_TICKET}"
 
 _NAMES = 10_000
-"""Files in a zip archive that are looked at."""
+"""The most file names of a zip archive that are read."""
 
 
-def told(file: BinaryIO) -> str | None:
-    """What a file that is no ticket is, and how to go on; None where that is not known."""
+def identify(file: BinaryIO) -> str | None:
+    """What a file that is not a ticket is, and how to go on; None where it is unknown."""
     file.seek(0)
     first = file.read(4096)
     if len(first) < 4:
@@ -40,7 +40,7 @@ def told(file: BinaryIO) -> str | None:
 
 
 def _of_zip(file: BinaryIO) -> str | None:
-    """torch writes zip archives; their lists of names tell which."""
+    """torch writes zip archives; the file names in it tell which."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = {name.rpartition("/")[2] for name in archive.namelist()[:_NAMES]}

@@ -1,10 +1,10 @@
-"""The ticket's container: one safetensors file with a digest of all bytes, a JSON header and tensors.
+"""The ticket's container: one safetensors file with a checksum of all bytes, a JSON header and tensors.
 
-The one metadata key holds the digest and the format; the header is deflated in the tensor "index" (in format 1 it
-stands in the metadata).
-The digest is the sha256 of the whole file with its own 64 hex digits set to "0", so any changed byte shows.
-It gives integrity, not authenticity: whoever can write the file can also write a matching digest. One
-metadata key only, because safetensors does not order several, and equal tickets must give equal bytes.
+The one metadata key holds the checksum and the format; the header is deflated in the tensor "index".
+
+The checksum is the sha256 of the whole file with its own 64 hex digits set to "0", so that any changed byte shows. It
+gives integrity, not authenticity: whoever can write the file can also write a matching checksum. One metadata key
+only, because safetensors does not order several. A ticket's identity is another hash, of its content: `codec.digest`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import stat
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,17 +26,17 @@ from torch import Tensor
 from tombola.errors import TicketError
 from tombola.formats import plural
 from tombola.strict import parse_json
-from tombola.ticket.deflate import deflate, inflate
-from tombola.ticket.foreign import told
+from tombola.ticket.foreign import identify
 
-FORMAT = 2  # the newest format this version writes and reads; all older ones stay readable
+FORMAT = 3  # the format that this version writes and reads
 HEADER_LIMIT = 20_000_000  # bytes of the safetensors header
 INDEX_LIMIT = 16_000_000  # bytes of the ticket's header, which is JSON
 DEPTH_LIMIT = 50  # nesting of the JSON
 _KEY, _INDEX = "tombola", "index"
 _ZEROS = b"0" * 64
-# "digest" sorts first in the JSON, hence this text occurs once, and where a quote is escaped it cannot.
-_MARKER = b'"tombola":"{\\"digest\\":\\"'
+# "checksum" sorts first in the JSON, hence this text occurs once, and where a quote is escaped it cannot.
+_MARKER = b'"tombola":"{\\"checksum\\":\\"'
+_OLDER = b'"tombola":"{\\"digest\\":\\"'  # of formats 1 and 2, of versions before the first release
 
 
 def plain_json(value: Any, what: str) -> Any:
@@ -60,22 +61,22 @@ def _as_dict(value: Any) -> Any:
 
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
-    """The file's bytes. `header` is JSON-able, without "digest" and "format"; no tensor is called "index"."""
+    """The file's bytes. `header` is JSON-able, without "format"; no tensor is called "index"."""
     text = canonical(header).encode()
     if len(text) > INDEX_LIMIT:
         raise TicketError(f"the ticket's header has {len(text)} bytes, more than {INDEX_LIMIT}; shorten the provenance")
-    index = torch.frombuffer(bytearray(deflate(text)), dtype=torch.uint8)
-    seal = canonical({"digest": _ZEROS.decode(), "format": FORMAT})
+    index = torch.frombuffer(bytearray(_deflate(text)), dtype=torch.uint8)
+    seal = canonical({"checksum": _ZEROS.decode(), "format": FORMAT})
     blank = safetensors.torch.save({**tensors, _INDEX: index}, {_KEY: seal})
-    at = _digest_place(blank[: _header_end(blank[:8], len(blank))])
-    digest = hashlib.sha256(blank).hexdigest().encode()
-    return b"".join([blank[:at], digest, memoryview(blank)[at + 64 :]])
+    at = _checksum_offset(blank[: _header_end(blank[:8], len(blank))])
+    checksum = hashlib.sha256(blank).hexdigest().encode()
+    return b"".join([blank[:at], checksum, memoryview(blank)[at + 64 :]])
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header (with "digest" and "format") and tensors of a ticket's bytes, after all bytes were verified."""
+    """Header (with "format") and tensors of a ticket's bytes, after all bytes were verified."""
     end = _header_end(data[:8], len(data))
-    check_digest(data, end)
+    _check_bytes(data, end)
     try:
         seal = parse_json(parse_json(data[8:end].decode(), DEPTH_LIMIT)["__metadata__"][_KEY], DEPTH_LIMIT)
     except (TypeError, KeyError, ValueError, RecursionError) as error:
@@ -85,7 +86,7 @@ def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # the library raises many kinds for a crafted header
         raise TicketError(f"the ticket's tensors cannot be read: {str(error)[:120]!r}") from error
-    return (seal if seal["format"] == 1 else {**_index(tensors), **seal}), tensors
+    return {**_index(tensors), "format": FORMAT}, tensors
 
 
 def _index(tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -93,19 +94,44 @@ def _index(tensors: dict[str, Tensor]) -> dict[str, Any]:
     packed = tensors.pop(_INDEX, None)
     if packed is None or packed.dtype != torch.uint8 or packed.ndim != 1:
         raise TicketError("the ticket has no index, or not bytes in a row")
-    text = inflate(packed.numpy().tobytes(), _index_limit(len(packed)))
+    text = _inflate(packed.numpy().tobytes(), _index_limit(len(packed)))
     try:
         header = parse_json(text.decode(), DEPTH_LIMIT)
     except ValueError as error:
         raise _bad_json(error) from error
-    if not isinstance(header, dict) or {"digest", "format"} & header.keys():
-        raise TicketError("the ticket's index is no JSON object, or has a digest or format, which stand before it")
+    if not isinstance(header, dict) or "format" in header:
+        raise TicketError("the ticket's index is no JSON object, or has a format, which belongs before it")
     return header
 
 
 def _index_limit(packed: int) -> int:
-    """The most bytes that `packed` bytes may inflate to: `deflate` gives at most 258 bytes for 13 bits, 159 for one."""
+    """The most bytes that `packed` bytes may inflate to, whatever they hold."""
     return min(INDEX_LIMIT, 2**20 + 160 * packed)
+
+
+def _deflate(text: bytes) -> bytes:
+    """A raw deflate stream (RFC 1951); text that would grow by more than a reader allows is stored as it is."""
+    streams = (_compressed(text, level) for level in (9, 0))
+    return next(stream for stream in streams if len(text) <= _index_limit(len(stream)))
+
+
+def _compressed(text: bytes, level: int) -> bytes:
+    writer = zlib.compressobj(level, zlib.DEFLATED, -15)
+    return writer.compress(text) + writer.flush()
+
+
+def _inflate(data: bytes, limit: int) -> bytes:
+    """The text of a raw deflate stream; TicketError unless it is whole, within `limit` bytes, and nothing follows."""
+    reader = zlib.decompressobj(-15)
+    try:
+        text = reader.decompress(data, limit + 1)
+    except zlib.error as error:
+        raise TicketError(f"the ticket's index cannot be decompressed: {error}") from error
+    if len(text) > limit:
+        raise TicketError(f"the ticket's index has more than {limit} bytes, which none needs")
+    if not reader.eof or reader.unused_data:
+        raise TicketError("the ticket's index is cut short or followed by other bytes")
+    return text
 
 
 def _bad_json(error: Exception) -> TicketError:
@@ -116,9 +142,10 @@ def _bad_json(error: Exception) -> TicketError:
 def _check_format(header: Any) -> None:
     number = header.get("format") if isinstance(header, dict) else None
     if type(number) is not int or number < 1:
-        raise TicketError(f"format {str(number)[:40]!r} is not a ticket format; known are 1 to {FORMAT}")
-    if number > FORMAT:
-        raise TicketError(f"made by a newer Tombola: format {number}, this one reads up to {FORMAT}; update Tombola")
+        raise TicketError(f"format {str(number)[:40]!r} is not a ticket format; this Tombola reads format {FORMAT}")
+    if number != FORMAT:
+        age, fix = ("a newer", "update Tombola") if number > FORMAT else ("an older", "make the ticket again")
+        raise TicketError(f"made by {age} Tombola: format {number}, this one reads format {FORMAT}; {fix}")
 
 
 def _header_end(first: bytes, size: int) -> int:
@@ -131,35 +158,23 @@ def _header_end(first: bytes, size: int) -> int:
     return 8 + length
 
 
-def _digest_place(head: bytes) -> int:
-    """The offset of the 64 digest digits in `head`, the file up to the end of its header."""
+def _checksum_offset(head: bytes) -> int:
+    """The offset of the 64 digits of the checksum in `head`, the file up to the end of its header."""
+    if _MARKER not in head and _OLDER in head:
+        _check_format({"format": 2 if b'"index"' in head else 1})
     if head.count(_MARKER) != 1:
-        raise TicketError("not a ticket: the file holds no Tombola digest")
+        raise TicketError("not a ticket: the file holds no checksum of Tombola")
     return head.index(_MARKER) + len(_MARKER)
 
 
-def check_digest(data: bytes, end: int) -> str:
-    """The digest of a ticket's bytes whose header ends at `end`; TicketError if any byte was changed."""
-    at = _digest_place(data[:end])
-    told = data[at : at + 64]
+def _check_bytes(data: bytes, end: int) -> None:
+    """TicketError if any byte of a ticket whose header ends at `end` was changed."""
+    at = _checksum_offset(data[:end])
     blank = hashlib.sha256(data[:at])
     blank.update(_ZEROS)
     blank.update(memoryview(data)[at + 64 :])
-    found = blank.hexdigest()
-    if found.encode() != told:
-        raise TicketError("the ticket is damaged: its bytes do not match its digest; fetch or make it again")
-    return found
-
-
-def digest_of(data: bytes) -> str:
-    """The verified digest of a ticket's bytes; TicketError if they are damaged or no ticket."""
-    return check_digest(data, _header_end(data[:8], len(data)))
-
-
-def ticket_digest(path: str | os.PathLike[str]) -> str:
-    """The verified digest (64 hex digits) of a ticket file; TicketError if it is damaged or no ticket."""
-    with located(path):
-        return digest_of(read_bytes(path))
+    if blank.hexdigest().encode() != data[at : at + 64]:
+        raise TicketError("the ticket is damaged: its bytes do not match its checksum; fetch or make it again")
 
 
 @contextlib.contextmanager
@@ -207,9 +222,9 @@ def _read_checked(file: BinaryIO, size: int) -> bytes:
     try:
         end = _header_end(first, size)
         head = first + file.read(end - 8)
-        _digest_place(head)
+        _checksum_offset(head)
     except TicketError as error:
-        what = told(file)
+        what = identify(file)
         raise TicketError(f"not a ticket but {what}") if what else error from None
     data = head + file.read(size - end)
     if len(data) != size:

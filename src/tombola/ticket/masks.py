@@ -1,8 +1,8 @@
-"""Codings of a mask: packed bits, one density, or densities by classes of rows and columns; the smallest is taken.
+"""Codings of a mask: packed bits, one density, or densities by classes of rows and columns; the smallest wins.
 
 The classes see what learned masks have: inputs and outputs of unequal density. Along each axis of the weight the
 slices are sorted into at most 16 classes by how much they keep; the classes are coded, then the bits block by
-block, one density for each combination of classes. What is chosen here is free: a reader follows the stream.
+block, one density for each combination of classes. The choice of classes is free: a reader follows the stream.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def _unpack(data: bytes, count: int) -> Bits:
 def _view(shape: tuple[int, ...], coding: str) -> tuple[int, int, int]:
     """The three axes that have classes: outputs, inputs, and places in the kernel (or both as one in "columns")."""
     outputs, inputs, *rest = (*shape, 1, 1)
-    places = math.prod(rest)
-    return (outputs, inputs * places, 1) if coding == "columns" else (outputs, inputs, places)
+    positions = math.prod(rest)
+    return (outputs, inputs * positions, 1) if coding == "columns" else (outputs, inputs, positions)
 
 
 def _write(keep: NDArray[np.bool_], coding: str) -> bytes | None:
@@ -96,12 +96,12 @@ def _blocks(classes: list[NDArray[np.int8]]) -> Iterator[tuple[slice, ...]]:
 
 def _classes(keep: NDArray[np.bool_]) -> list[NDArray[np.int8]]:
     """For each axis the class of every slice, from 0 without gaps, so that blocks have BLOCK weights on average."""
-    outputs, inputs, places = keep.shape
-    columns = _column_sums(keep.reshape(outputs, -1)).reshape(inputs, places)
+    outputs, inputs, positions = keep.shape
+    columns = _column_sums(keep.reshape(outputs, -1)).reshape(inputs, positions)
     rows = np.count_nonzero(keep.reshape(outputs, -1), axis=1)
     counts = [rows, columns.sum(1), columns.sum(0)]
     kept = int(rows.sum())
-    if 2 * kept > keep.size:  # what is rarer tells more
+    if 2 * kept > keep.size:  # the rarer value is more informative
         kept = keep.size - kept
         counts = [keep.size // part.size - part for part in counts]
     uneven = [_uneven(part, kept, keep.size) for part in counts]
@@ -153,6 +153,6 @@ def _read_blocks(reader: Reader, view: tuple[int, int, int]) -> NDArray[np.bool_
         target[...] = reader.bits(target.size).reshape(target.shape)
     for axis, part in enumerate(classes):
         if part.any():
-            places = np.argsort(np.argsort(part, kind="stable"))  # where each slice went
-            keep = keep.take(places, axis)
+            positions = np.argsort(np.argsort(part, kind="stable"))  # where each slice went
+            keep = keep.take(positions, axis)
     return keep

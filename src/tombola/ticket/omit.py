@@ -1,4 +1,4 @@
-"""A ticket without the weights it started from, for what will only be run: the trained network stays, bit for bit."""
+"""A ticket without the weights it started from, for inference: the trained network stays, bit for bit."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from tombola.ticket.origin import Origin
-from tombola.ticket.parts import Parts
 from tombola.ticket.representation import Representation, signs_of
 from tombola.ticket.tensors import hash_state, same_bits
+from tombola.ticket.ticket_data import TicketData
 
 
 class Masked(NamedTuple):
-    """Of a ticket's fields those that say what its masked layers hold; see `Parts`."""
+    """The fields of a ticket that hold its masked layers; see `TicketData`."""
 
     representation: Representation
     multiplier: Mapping[str, Tensor]
@@ -23,12 +23,12 @@ class Masked(NamedTuple):
     pruned_values: Mapping[str, Tensor]
 
 
-def masked(ticket: Parts) -> Masked:
+def masked(ticket: TicketData) -> Masked:
     """The masked layers as they are, to be read beside the origin."""
     return Masked(ticket.representation, ticket.multiplier or {}, ticket.trained or {}, ticket.pruned_values or {})
 
 
-def masked_alone(ticket: Parts) -> Masked:
+def masked_alone(ticket: TicketData) -> Masked:
     """The masked layers as they must be held where a stored origin is left out.
 
     Kept weights that were never trained become trained values, signs and one scale where all of a layer's have one
@@ -55,7 +55,7 @@ def masked_alone(ticket: Parts) -> Masked:
     return Masked(representation, multiplier, trained, pruned)
 
 
-def _latent(ticket: Parts, name: str, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+def _latent(ticket: TicketData, name: str, weight: Tensor) -> tuple[Tensor, Tensor | None]:
     """The kept weights of a layer that was never trained, as latent values; and a scale where these became signs."""
     kept, representation = weight[ticket.mask[name]], ticket.representation
     if representation.kind in ("signed_constant", "binary") and name in representation.scales:
@@ -63,7 +63,7 @@ def _latent(ticket: Parts, name: str, weight: Tensor) -> tuple[Tensor, Tensor | 
     return (representation.kind == "identity" and signs_of(kept)) or (kept, None)
 
 
-def without_origin(ticket: Parts) -> dict[str, Any]:
+def without_origin(ticket: TicketData) -> dict[str, Any]:
     """The fields of `ticket` that change when its stored origin is left out; {} where none is stored (a seed stays).
 
     Everything outside the masked layers moves to `state`. The origin keeps the hash of its weights, and its ties.

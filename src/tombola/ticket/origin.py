@@ -181,8 +181,8 @@ class Origin:
         """An origin that regenerates. TicketError if the scheme leaves a parameter unwritten: then store."""
         module, args = _instantiate(network, model, ()), dict(init_args or {})
         _initialise(module, init, seed, args)
-        digest = hash_state(tensors_of(module))
-        origin = cls(network=network, init=init, seed=seed, weights_hash=digest, init_args=args)
+        weights_hash = hash_state(tensors_of(module))
+        origin = cls(network=network, init=init, seed=seed, weights_hash=weights_hash, init_args=args)
         object.__setattr__(origin, "_drawn", cls.stored(module))
         return origin
 
@@ -242,10 +242,10 @@ class Origin:
             assert self.init is not None
             assert self.seed is not None
             _initialise(module, self.init, self.seed, self.init_args)
-            found = hash_state(tensors_of(module))
-            if found != self.weights_hash:
+            weights_hash = hash_state(tensors_of(module))
+            if weights_hash != self.weights_hash:
                 raise TicketError(
-                    f"the regenerated weights differ from the ticket's (hash {found[:12]}, recorded "
+                    f"the regenerated weights differ from the ticket's (hash {weights_hash[:12]}, recorded "
                     f"{str(self.weights_hash)[:12]}); use the network and version that made the ticket"
                 )
         return module.train()

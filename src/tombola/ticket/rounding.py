@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
-from tombola.ticket.parts import Parts
 from tombola.ticket.tensors import show
+from tombola.ticket.ticket_data import TicketData
 
 Values = Literal["float32", "float16", "bfloat16"]
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def rounded(ticket: Parts, values: Values) -> dict[str, Any] | None:
+def rounded(ticket: TicketData, values: Values) -> dict[str, Any] | None:
     """The fields of `ticket` that change when its trained values take `values`; None if all are as narrow already.
 
     To nearest, ties to even; signs and values as narrow or narrower stay, as do the state and the origin. The
-    provenance says `values`. A network built of the ticket has its own dtype, with the rounded values.
+    provenance records `values`. A network built of the ticket has its own dtype, with the rounded values.
 
     Raises:
         TicketError: `values` is unknown, or a finite value has no finite neighbour in it.
@@ -33,9 +33,9 @@ def rounded(ticket: Parts, values: Values) -> dict[str, Any] | None:
     for name in wider:
         value = trained[name].to(target)
         if bool((value.isinf() & trained[name].isfinite()).any()):
-            found, limit = float(trained[name].abs().max()), torch.finfo(target).max
+            largest, limit = float(trained[name].abs().max()), torch.finfo(target).max
             raise TicketError(
-                f"{show(name)} has values up to {found:g}, {values} ends at {limit:g}; use bfloat16 or float32"
+                f"{show(name)} has values up to {largest:g}, {values} ends at {limit:g}; use bfloat16 or float32"
             )
         trained[name] = value
     return {"trained": trained, "provenance": {**ticket.provenance, "values": values}}

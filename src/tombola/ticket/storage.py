@@ -1,8 +1,8 @@
-"""What a ticket's file must hold, in bits: the one place that counts it, for results, tables and `tombola info`.
+"""The bits that a ticket's file must hold, counted here alone, for results, tables and `tombola info`.
 
 Counted are a mask's entropy, layer by layer; the entropy of signs and multipliers over the kept weights; the bytes of
 everything else, in its own dtype: trained values, pruned values, scales, state, a stored origin. Weights drawn from a
-seed cost nothing, since whoever reads the file draws them again. Not counted: names, provenance, the container.
+seed cost nothing, since a reader draws them again. Not counted: names, provenance, the container.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch import Tensor
 from tombola.mask import Mask
 from tombola.ticket.bitcode import histogram
 from tombola.ticket.omit import Masked, masked, masked_alone
-from tombola.ticket.parts import Parts
 from tombola.ticket.tensors import count_kept
+from tombola.ticket.ticket_data import TicketData
 
 
 def entropy(kept: int, total: int) -> float:
@@ -27,7 +27,7 @@ def entropy(kept: int, total: int) -> float:
     return -p * math.log2(p) - (1 - p) * math.log2(1 - p)
 
 
-def bits_per_weight(ticket: Parts) -> float:
+def bits_per_weight(ticket: TicketData) -> float:
     """What a file that will only be run must hold of its masked layers, in bits per weight under the mask.
 
     That is the ticket's own file where its origin is seeded; where it is stored, the file that
@@ -36,7 +36,7 @@ def bits_per_weight(ticket: Parts) -> float:
     return masked_bits(ticket.mask, masked_alone(ticket)) / max(ticket.mask.total, 1)
 
 
-def bound_bytes(ticket: Parts) -> float:
+def bound_bytes(ticket: TicketData) -> float:
     """What the ticket's file must hold, in bytes: its masked layers, its state, and a stored origin."""
     others = [*ticket.state.values(), *(ticket.origin.tensors or {}).values()]
     return masked_bits(ticket.mask, masked(ticket)) / 8 + sum(tensor.nbytes for tensor in others)

@@ -93,13 +93,13 @@ def hash_state(state: Mapping[str, Tensor]) -> str:
 def ties(state: Mapping[str, Tensor], owners: Iterable[str] = ()) -> dict[str, str]:
     """alias -> owner for names that share one tensor's memory; `owners` own first, then the first name."""
     seen: dict[tuple[object, ...], str] = {}
-    found: dict[str, str] = {}
+    aliases: dict[str, str] = {}
     for name in [*(n for n in owners if n in state), *state]:
         tensor = state[name]
         key = (tensor.device, whereabouts(tensor), tensor.dtype, tuple(tensor.shape), tensor.stride())
         if tensor.numel() and whereabouts(tensor) and seen.setdefault(key, name) != name:
-            found[name] = seen[key]
-    return found
+            aliases[name] = seen[key]
+    return aliases
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

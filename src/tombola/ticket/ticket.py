@@ -1,4 +1,4 @@
-"""The ticket: origin + mask + trained weights + provenance, the artefact between find, verify and deploy."""
+"""The ticket: origin + mask + trained weights + provenance, what find, verify and deploy exchange."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tombola.fields import checked
 from tombola.mask import Mask
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.atomic import write_bytes
-from tombola.ticket import checks, codec, omit, rounding, summary
+from tombola.ticket import checks, codec, omit, rounding
 from tombola.ticket import format as container
+from tombola.ticket import table as overview
 from tombola.ticket.origin import Origin
-from tombola.ticket.parts import Parts, PrunedRule
 from tombola.ticket.representation import Representation, signs_of
 from tombola.ticket.rounding import Values
-from tombola.ticket.summary import LayerRow
+from tombola.ticket.table import LayerRow
 from tombola.ticket.tensors import (
     first_few,
     mismatches,
@@ -32,21 +32,22 @@ from tombola.ticket.tensors import (
     ties,
     write_into,
 )
+from tombola.ticket.ticket_data import PrunedRule, TicketData
 
 Weights = Literal["final", "origin"]
 UNLIMITED = 2**48
-"""`max_weights` for the tickets of one's own run, whose network there is room for."""
+"""`max_weights` for the tickets of one's own run, whose network fits in memory."""
 
 
 def _as_signs(origin: Tensor, kept: Tensor) -> tuple[Tensor, Tensor] | None:
     """Signs and size of kept values, where these and all of the origin's weights have one and the same size."""
-    found = signs_of(origin.detach().to("cpu").reshape(-1))
-    return None if found is None else signs_of(kept, found[1])
+    signs = signs_of(origin.detach().to("cpu").reshape(-1))
+    return None if signs is None else signs_of(kept, signs[1])
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket(Parts):
-    """A subnetwork with its origin; make one with `Ticket.from_models`. Its fields are described in `Parts`."""
+class Ticket(TicketData):
+    """A subnetwork with its origin; make one with `Ticket.from_models`. Its fields are described in `TicketData`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,8 +56,10 @@ class Ticket(Parts):
     def __repr__(self) -> str:
         method = self.provenance.get("method")
         name = method.get("name") if isinstance(method, Mapping) else None
-        found = f"found by {name}, " if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200 else ""
-        return f"Ticket({found}{self.mask.kept:,} of {self.mask.total:,} kept, density {self.mask.density:.4g})"
+        method_text = (
+            f"found by {name}, " if isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200 else ""
+        )
+        return f"Ticket({method_text}{self.mask.kept:,} of {self.mask.total:,} kept, density {self.mask.density:.4g})"
 
     # -- making
 
@@ -116,7 +119,7 @@ class Ticket(Parts):
         fields = {name: getattr(bare, name) for name in bare.__dataclass_fields__}
         if bare.representation.kind == "identity":
             signs = {name: _as_signs(base[name], value) for name, value in trained.items()}
-            constants = {name: found for name, found in signs.items() if found is not None}
+            constants = {name: pair for name, pair in signs.items() if pair is not None}
             trained |= {name: value for name, (value, _) in constants.items()}
             if constants:
                 fields["representation"] = Representation(
@@ -163,7 +166,7 @@ class Ticket(Parts):
     # -- files
 
     def to_bytes(self) -> bytes:
-        """The file's bytes: equal tickets give equal bytes, in any process."""
+        """The file's bytes: equal tickets give equal bytes, in any process with the same zlib."""
         return container.pack(*codec.encode(self))
 
     @classmethod
@@ -183,7 +186,7 @@ class Ticket(Parts):
         return self if changed is None else replace(self, **changed)
 
     def without_origin(self) -> Ticket:
-        """This ticket without the stored weights it started from, for what will only be run; see `omit`.
+        """This ticket without the stored weights it started from, for inference alone; see `omit`.
 
         `build("final")` gives the same network, bit for bit; `build("origin")`, `verify` and searches that go on from
         it are refused. It is another ticket with a digest of its own; its provenance names that of the whole ticket
@@ -199,7 +202,7 @@ class Ticket(Parts):
         """Write the file, whole or not at all, and return its digest. TombolaError if it cannot.
 
         `values`: "float32", "float16" or "bfloat16" writes the ticket `rounded` to that; by default nothing is
-        rounded. `origin`: False writes it `without_origin`, for what will only be run; True asks for the weights that
+        rounded. `origin`: False writes it `without_origin`, for inference alone; True asks for the weights that
         it started from, which a ticket that was saved without them lacks; by default what there is is written.
         """
         if origin and self.origin.omitted:
@@ -208,9 +211,10 @@ class Ticket(Parts):
                 "do not ask for its origin"
             )
         ticket = self.without_origin() if origin is False else self
-        data = (ticket if values is None else ticket.rounded(values)).to_bytes()
+        written = ticket if values is None else ticket.rounded(values)
+        data = written.to_bytes()
         write_bytes(Path(path), data)
-        return container.digest_of(data)
+        return written.digest
 
     @classmethod
     @checked
@@ -223,28 +227,28 @@ class Ticket(Parts):
             return cls.from_bytes(container.read_bytes(path), max_weights=max_weights)
 
     @staticmethod
-    def look(path: str | os.PathLike[str], *, max_weights: int | None = None) -> summary.Contents:
+    def look(path: str | os.PathLike[str], *, max_weights: int | None = None) -> overview.FileSummary:
         """What a ticket file holds; nothing is decoded where it claims more weights than `load` reads.
 
-        For `summary.info` and `summary.table`, which are `info()` and `table()` of a ticket. TicketError as in `load`.
+        For `table.info` and `table.table`, which are `info()` and `table()` of a ticket. TicketError as in `load`.
         """
         with container.located(path):
             data = container.read_bytes(path)
             header, tensors = container.unpack(data)
             with codec.sound():
-                listed = codec.lists(header, tensors)
+                codec.check_lists(header, tensors)
                 room = codec.room_for(header, len(data), max_weights)
-                few = room.claimed(entry["shape"] for entry in listed["masks"]) <= room.limit
+                few = room.claimed(entry["shape"] for entry in header["masks"]) <= room.limit
                 parts = Ticket(**codec.decode(header, tensors, len(data), max_weights)) if few else None
-        return summary.Contents(listed, len(data), parts)
+        return overview.FileSummary(header, len(data), parts)
 
     @property
     def digest(self) -> str:
-        """sha256 of the ticket's file, 64 hex digits: its identity."""
-        return container.digest_of(self.to_bytes())
+        """The ticket's identity, 64 hex digits: the sha256 of its JSON and tensors, however a file codes them."""
+        return codec.digest(self)
 
     def __eq__(self, other: object) -> bool:
-        return self.to_bytes() == other.to_bytes() if isinstance(other, Ticket) else NotImplemented
+        return self.digest == other.digest if isinstance(other, Ticket) else NotImplemented
 
     def __hash__(self) -> int:
         return int(self.digest[:15], 16)
@@ -259,26 +263,26 @@ class Ticket(Parts):
     @property
     def parameters(self) -> dict[str, int | None]:
         """What the density is a fraction of: {"total": parameters of the network or None, "prunable": weights}."""
-        return summary.parameters(self.provenance, self.mask.total)
+        return overview.parameters(self.provenance, self.mask.total)
 
     @property
     def barred_kept(self) -> int:
         """How many of the kept weights the criterion bars (too few others were left), as the provenance says."""
-        return summary.barred_kept(self.provenance, self.mask.kept)
+        return overview.barred_kept(self.provenance, self.mask.kept)
 
     @property
     def recipe(self) -> dict[str, Any] | None:
         """How the ticket's network was trained, as its provenance says; None where it does not."""
-        return summary.recipe(self.provenance)
+        return overview.recipe(self.provenance)
 
     def layers(self) -> list[LayerRow]:
         """One row per masked layer, in the mask's order."""
-        return summary.layers(self)
+        return overview.layers(self)
 
     def info(self) -> dict[str, Any]:
         """What the ticket holds, as JSON-able data; sizes in bytes."""
-        return summary.info(summary.contents(self))
+        return overview.info(overview.file_summary(self))
 
     def table(self) -> str:
         """The layers, the total and the file size as plain text."""
-        return summary.table(summary.contents(self))
+        return overview.table(overview.file_summary(self))

@@ -1,4 +1,4 @@
-"""What a ticket holds, for people and for programs."""
+"""What a ticket holds, as a table and as JSON-able data."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from tombola.coverage import density_in_words
 from tombola.formats import BITS, count, density
 from tombola.ticket import format as container
-from tombola.ticket.codec import encode
-from tombola.ticket.parts import Parts
+from tombola.ticket.codec import digest, encode
 from tombola.ticket.storage import bits_per_weight, bound_bytes, entropy
+from tombola.ticket.ticket_data import TicketData
 
 
 class LayerRow(NamedTuple):
     """One masked layer as `tombola info` shows it.
 
-    `bytes` is what the file spends on the layer; `coding` and `bits`: how its mask is coded and in how many bits per
+    `bytes`: of the file, for the layer; `coding` and `bits`: how its mask is coded and in how many bits per
     weight, beside the mask's entropy `bound`, which a mask with structure can go below.
     """
 
@@ -35,15 +35,15 @@ class LayerRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What a ticket's file holds, as its header says.
+class FileSummary:
+    """What a ticket's file holds, as in its header.
 
-    `header`: with the lists of format 2; `parts`: what was decoded, None where that was left out.
+    `header`: the index, with the format; `parts`: the ticket, None where it was not decoded.
     """
 
     header: Mapping[str, Any]
     nbytes: int
-    parts: Parts | None
+    parts: TicketData | None
 
     @property
     def kept(self) -> int:
@@ -66,11 +66,10 @@ class Contents:
         return barred_kept(self.header["provenance"], self.kept)
 
 
-def contents(ticket: Parts) -> Contents:
+def file_summary(ticket: TicketData) -> FileSummary:
     """Of the file that the ticket would be."""
     header, tensors = encode(ticket)
-    data = container.pack(header, tensors)
-    return Contents({**header, "digest": container.digest_of(data), "format": container.FORMAT}, len(data), ticket)
+    return FileSummary({**header, "format": container.FORMAT}, len(container.pack(header, tensors)), ticket)
 
 
 def parameters(provenance: Mapping[str, Any], total: int) -> dict[str, int | None]:
@@ -78,26 +77,26 @@ def parameters(provenance: Mapping[str, Any], total: int) -> dict[str, int | Non
 
     The latter as the provenance says; None where it does not.
     """
-    found = provenance.get("parameters")
-    known = type(found) is int and found >= total
-    return {"total": found if known else None, "prunable": total}
+    total_parameters = provenance.get("parameters")
+    known = type(total_parameters) is int and total_parameters >= total
+    return {"total": total_parameters if known else None, "prunable": total}
 
 
 def recipe(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
     """How the network was trained, as the provenance says; None where it does not."""
-    found = provenance.get("recipe")
-    return dict(found) if isinstance(found, Mapping) else None
+    recorded = provenance.get("recipe")
+    return dict(recorded) if isinstance(recorded, Mapping) else None
 
 
 def barred_kept(provenance: Mapping[str, Any], kept: int) -> int:
     """How many of the kept weights the criterion bars (kept since it left too few others), as the provenance says."""
-    found = provenance.get("barred_kept")
-    counts = found.values() if isinstance(found, Mapping) else ()
+    recorded = provenance.get("barred_kept")
+    counts = recorded.values() if isinstance(recorded, Mapping) else ()
     return min(sum(count for count in counts if type(count) is int and count > 0), kept)
 
 
-def describe_density(ticket: Parts) -> str:
-    """The density with what it is a fraction of, to stand in a sentence ("This ticket of ...").
+def describe_density(ticket: TicketData) -> str:
+    """The density with what it is a fraction of, for a sentence ("This ticket of ...").
 
     "20.30 % of the 51 prunable weights, which are 0.70 % of all 7,266 parameters"; the last part only where the ticket
     records how many parameters there are.
@@ -106,32 +105,32 @@ def describe_density(ticket: Parts) -> str:
     return density_in_words(kept, total, parameters(ticket.provenance, total)["total"])
 
 
-def layers(ticket: Parts) -> list[LayerRow]:
+def layers(ticket: TicketData) -> list[LayerRow]:
     """One row per masked layer, in the mask's order."""
     return _rows(encode(ticket)[0])
 
 
-def info(found: Contents) -> dict[str, Any]:
+def info(file: FileSummary) -> dict[str, Any]:
     """What the ticket holds, as JSON-able data; sizes in bytes.
 
     `bound_bytes`, `bits_per_weight`: see `storage`; None where the masks were not decoded.
     """
-    header, parts = found.header, found.parts
+    header, parts = file.header, file.parts
     sizes: dict[str, int] = {}
-    for (kind, _), size in _spent(header).items():
+    for (kind, _), size in _bytes_by_part(header).items():
         sizes[kind] = sizes.get(kind, 0) + size
     return {
         "format": header["format"],
-        "digest": header["digest"],
-        "bytes": found.nbytes,
+        "digest": None if parts is None else digest(parts),
+        "bytes": file.nbytes,
         "bytes_by_kind": sizes,
         "bound_bytes": None if parts is None else math.ceil(bound_bytes(parts)),
         "bits_per_weight": None if parts is None else bits_per_weight(parts),
-        "kept": found.kept,
-        "total": found.total,
-        "parameters": parameters(header["provenance"], found.total),
-        "density": found.density,
-        "barred_kept": found.barred_kept,
+        "kept": file.kept,
+        "total": file.total,
+        "parameters": parameters(header["provenance"], file.total),
+        "density": file.density,
+        "barred_kept": file.barred_kept,
         "trained": any(entry["kind"] == "trained" for entry in (*header["symbols"], *header["tensors"])),
         "recipe": recipe(header["provenance"]),
         "layers": [row._asdict() for row in _rows(header)],
@@ -140,11 +139,11 @@ def info(found: Contents) -> dict[str, Any]:
     }
 
 
-def table(found: Contents) -> str:
+def table(file: FileSummary) -> str:
     """The layers, the total and the file size as plain text."""
-    rows = _rows(found.header)
+    rows = _rows(file.header)
     cells = [("layer", "kept", "total", "density", "coding", "bits/weight", "entropy", "bytes")]
-    for row in [*rows, _total(found, rows)]:
+    for row in [*rows, _total(file, rows)]:
         bits = f"{row.bits:.4f}", f"{row.bound:.4f}"
         cells.append(
             (row.name, count(row.kept), count(row.total), density(row.density), row.coding, *bits, count(row.bytes))
@@ -155,31 +154,31 @@ def table(found: Contents) -> str:
         for row in cells
     ]
     rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], _note(found)])
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], _note(file)])
 
 
-def _note(found: Contents) -> str:
-    total = parameters(found.header["provenance"], found.total)["total"]
-    said = f"kept: {density_in_words(found.kept, found.total, total)}; bits/weight of the coded mask; "
-    if found.parts is None:
-        return f"{said}file {count(found.nbytes)} bytes; its content's bound is not computed for so many weights"
-    bound = count(math.ceil(bound_bytes(found.parts)))
+def _note(file: FileSummary) -> str:
+    total = parameters(file.header["provenance"], file.total)["total"]
+    head = f"kept: {density_in_words(file.kept, file.total, total)}; bits/weight of the coded mask; "
+    if file.parts is None:
+        return f"{head}file {count(file.nbytes)} bytes; its content's bound is not computed for so many weights"
+    bound = count(math.ceil(bound_bytes(file.parts)))
     return (
-        f"{said}the masked layers' content takes {BITS.bare(bits_per_weight(found.parts))} bits per weight; "
-        f"file {count(found.nbytes)} bytes, its content's bound {bound}"
+        f"{head}the masked layers' content takes {BITS.bare(bits_per_weight(file.parts))} bits per weight; "
+        f"file {count(file.nbytes)} bytes, its content's bound {bound}"
     )
 
 
-def _total(found: Contents, rows: list[LayerRow]) -> LayerRow:
-    mean = [sum(each * row.total for each, row in zip(column, rows, strict=True)) / max(found.total, 1)
+def _total(file: FileSummary, rows: list[LayerRow]) -> LayerRow:
+    mean = [sum(each * row.total for each, row in zip(column, rows, strict=True)) / max(file.total, 1)
             for column in ([row.bits for row in rows], [row.bound for row in rows])]  # fmt: skip
     size = sum(row.bytes for row in rows)
-    return LayerRow("total", found.kept, found.total, found.density, size, "", mean[0], mean[1])
+    return LayerRow("total", file.kept, file.total, file.density, size, "", mean[0], mean[1])
 
 
 def _rows(header: Mapping[str, Any]) -> list[LayerRow]:
     by_name: dict[str, int] = {}
-    for (_, name), size in _spent(header).items():
+    for (_, name), size in _bytes_by_part(header).items():
         by_name[name] = by_name.get(name, 0) + size
     rows = []
     for entry in header["masks"]:
@@ -190,10 +189,10 @@ def _rows(header: Mapping[str, Any]) -> list[LayerRow]:
     return rows
 
 
-def _spent(header: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+def _bytes_by_part(header: Mapping[str, Any]) -> dict[tuple[str, str], int]:
     """Bytes in the file by kind and name of what they hold."""
-    spent = {("mask", entry["name"]): entry["bytes"] for entry in header["masks"]}
-    spent |= {(entry["kind"], entry["name"]): entry["bytes"] for entry in header["symbols"]}
+    sizes = {("mask", entry["name"]): entry["bytes"] for entry in header["masks"]}
+    sizes |= {(entry["kind"], entry["name"]): entry["bytes"] for entry in header["symbols"]}
     for entry in header["tensors"]:
-        spent[entry["kind"], entry["name"]] = math.prod(entry["shape"]) * getattr(torch, entry["dtype"]).itemsize
-    return spent
+        sizes[entry["kind"], entry["name"]] = math.prod(entry["shape"]) * getattr(torch, entry["dtype"]).itemsize
+    return sizes

@@ -1,4 +1,4 @@
-"""What a ticket is made of: its fields and the weights they stand for; checks, coding and summary need no more."""
+"""The fields of a ticket and the weights they stand for; checks, coding and tables need no more."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PrunedRule = Literal["zero", "origin"]
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
+class TicketData:
     """The fields of a ticket. All tensors become private CPU copies.
 
     `origin`: the dense weights before training. `mask`: True = kept.

@@ -1,4 +1,4 @@
-"""Format 2: all coded streams in one tensor, all plain values of one dtype in another, and an index that tells them.
+"""The layout of a ticket's tensors: all coded streams in one, all plain values of one dtype in another, and an index.
 
 A tensor of its own costs about 100 bytes in the safetensors header, which a network of many small tensors cannot
 afford. Masks, multipliers and signs are coded (masks.py, bitcode.py); everything else is stored as it is.
@@ -17,8 +17,8 @@ from torch import Tensor
 from tombola.errors import TicketError
 from tombola.ticket import fields, masks
 from tombola.ticket.bitcode import ALPHABET, Reader, Writer, distinct
-from tombola.ticket.parts import Parts
 from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_bytes, show
+from tombola.ticket.ticket_data import TicketData
 
 PLAIN = ("multiplier", "origin", "pruned", "scale", "state", "trained")  # kinds of tensors besides masks
 SYMBOLS = ("multiplier", "trained")  # int8, one per kept weight
@@ -28,7 +28,7 @@ _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 # ---- writing --------------------------------------------------------------------------------
 
 
-def write(ticket: Parts) -> tuple[dict[str, Any], Tensors]:
+def write(ticket: TicketData) -> tuple[dict[str, Any], Tensors]:
     """The index's lists "masks", "symbols" and "tensors", and the file's tensors, but for the index itself."""
     streams: list[bytes] = []
     index: dict[str, Any] = {"masks": [], "symbols": [], "tensors": []}
@@ -38,7 +38,7 @@ def write(ticket: Parts) -> tuple[dict[str, Any], Tensors]:
         index["masks"].append({"name": name, "shape": list(keep.shape), "kept": count_kept(keep),
                                "coding": coding, "bytes": len(coded)})  # fmt: skip
     plain: dict[str, list[np.ndarray[Any, np.dtype[np.uint8]]]] = {}
-    for kind, name, tensor in _parts(ticket):
+    for kind, name, tensor in plain_tensors(ticket):
         stream = _stream(tensor) if kind in SYMBOLS else None
         if stream is not None:
             streams.append(stream)
@@ -51,7 +51,7 @@ def write(ticket: Parts) -> tuple[dict[str, Any], Tensors]:
     return index, {"coded": torch.frombuffer(bytearray(b"".join(streams) or b"\0"), dtype=torch.uint8), **tensors}
 
 
-def _parts(ticket: Parts) -> list[tuple[str, str, Tensor]]:
+def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
     """(kind, name, tensor) of everything but the masks, sorted; multipliers at kept weights only."""
     kept = {name: factor[ticket.mask[name]] for name, factor in (ticket.multiplier or {}).items()}
     kinds: dict[str, Mapping[str, Tensor] | None] = {
@@ -106,7 +106,7 @@ def read(index: dict[str, Any], tensors: Tensors, room: fields.Room) -> dict[str
     parts["multiplier"] = {
         name: _spread(name, kept, parts["mask"].get(name)) for name, kept in parts["multiplier"].items()
     }
-    return {kind: found if kind == "mask" else dict(sorted(found.items())) for kind, found in parts.items()}
+    return {kind: values if kind == "mask" else dict(sorted(values.items())) for kind, values in parts.items()}
 
 
 def check_lists(index: dict[str, Any], tensors: Tensors) -> None:
