@@ -467,8 +467,8 @@ def test_gpu_kernels_are_kept_where_they_are_faster(fast: float, kernel: str) ->
         raise RuntimeError("not on this GPU")
 
     kernels = {
-        "other": cuda.Kernel(lambda w: len(w) == 4, lambda w: w.to_sparse_csr()),
-        "broken": cuda.Kernel(lambda w: True, failing),
+        "other": cuda.CudaKernel(lambda w: len(w) == 4, lambda w: w.to_sparse_csr()),
+        "broken": cuda.CudaKernel(lambda w: True, failing),
     }
     want = model(x)
     chosen = cuda.choose_kernels(model, [x], kernels, lambda run: (run(), next(times))[1])
