@@ -18,6 +18,7 @@ import tombola as tb
 from tombola.cli import main
 from tombola.cli.studies import Comparison, comparison_verb
 from tombola.data.config import DataSpec
+from tombola.methods import METHODS
 from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
@@ -54,9 +55,9 @@ def test_dense_keeps_everything_and_borrows_the_recipes_of_imp() -> None:
     ticket = tb.find("mlp", "digits", DenseTraining(), recipe=TINY, options=OPTIONS)
     assert ticket.density == 1
     assert ticket.provenance["method"] == {"name": "dense", "version": 1, "activations": "float"}
-    lender = preset("imp", "resnet-20", "cifar10")
+    lender = preset(METHODS["imp"], "resnet-20", "cifar10")
     assert lender.method
-    assert preset("dense", "resnet-20", "cifar10") == replace(lender, method={})
+    assert preset(METHODS["dense"], "resnet-20", "cifar10") == replace(lender, method={})
 
 
 # -- figures

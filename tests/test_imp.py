@@ -21,7 +21,7 @@ from tombola.mask import Mask, prunable
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.search.find import find, run_find, search
-from tombola.search.presets import known_presets, preset
+from tombola.search.presets import PRESETS
 from tombola.search.request import make_request
 from tombola.train.connectivity import is_cut
 from tombola.train.feeds import training_feed
@@ -306,8 +306,7 @@ def test_wrong_settings_are_one_clear_line(settings: dict[str, Any], words: str)
 
 
 def test_every_preset_fits_its_dataclasses() -> None:
-    for key in known_presets():
-        found = preset(*key)
+    for found in PRESETS.values():
         assert Recipe(**found.recipe)
         assert IterativePruning(**found.method)
 

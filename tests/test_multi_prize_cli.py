@@ -10,6 +10,7 @@ import safetensors.torch
 
 from test_supermask_cli import call, last_json
 from tombola.data.config import DataSpec
+from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
 from tombola.search.presets import preset
 from tombola.study.binary import BinaryStudy, binary_arms
@@ -163,6 +164,6 @@ def test_a_study_without_densities_is_refused(runs: Path) -> None:
 
 def test_presets_lend_only_the_recipe() -> None:
     for method in ("multi-prize", "binary-weights", "dense"):
-        found = preset(method, "conv-4", "cifar10")
+        found = preset(METHODS[method], "conv-4", "cifar10")
         assert found.recipe
         assert not found.method

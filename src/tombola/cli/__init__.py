@@ -11,7 +11,7 @@ from tombola.cli.screen import Screen, brief, plain_warnings
 from tombola.cli.signals import Ended, ending_signals_raised
 from tombola.cli.verb import DEFAULT_METHOD, Verb
 from tombola.errors import TombolaError, place_of
-from tombola.names import unknown
+from tombola.names import is_import_path, unknown
 
 FAULT, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -95,6 +95,11 @@ def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[s
             return nexts[DEFAULT_METHOD], words[depth:]
         if word is None or word.startswith("-"):
             raise TombolaError(f"tombola {' '.join(path)} needs one more word: {', '.join(nexts)}")
+        if word not in nexts and is_import_path(word):
+            from tombola.cli.searches import verb_of_path
+
+            if (own := verb_of_path(path, word)) is not None:
+                return own, words[depth + 1 :]
         if word not in nexts:
             raise TombolaError(unknown(f"command {' '.join(path)}".strip(), word, nexts))
         path.append(word)

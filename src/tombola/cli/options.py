@@ -59,8 +59,8 @@ class Group:
 
 
 def field_help(source: type) -> dict[str, str]:
-    """One line on every field, from the docstring's `Args:` section."""
-    params = parse_docstring(source.__doc__ or "").params
+    """One line on every field, from the `Args:` section of the docstring, or of a base's where that says more."""
+    params = [item for kind in reversed(source.__mro__) for item in parse_docstring(kind.__doc__ or "").params]
     described = {item.arg_name: item.description or "" for item in params}
     return {item.name: " ".join(described.get(item.name, "").split()) for item in fields(source)}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -11,10 +12,13 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group, summary
 from tombola.cli.screen import Screen, loading
+from tombola.cli.values import import_from_here
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
+from tombola.errors import TombolaError, in_short
 from tombola.formats import Unit, count, density
-from tombola.methods import METHODS
+from tombola.methods import METHODS, method_class
+from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.search.presets import preset
 from tombola.train.options import Options
@@ -34,28 +38,41 @@ MACHINE = Group("machine and display", Options)
 
 def verbs() -> list[Verb]:
     """`find METHOD` for every method, `study curve METHOD` for those whose levels fall in density."""
-    found = [
-        Verb(
-            ("find", name),
-            summary(kind),
-            _options(name, replicates=1, start=True),
-            _run_find(name),
-            presets=_presets(name),
-        )
-        for name, kind in METHODS.items()
-    ]
-    curves = [
-        Verb(
-            ("study", "curve", name),
-            f"Accuracy against density over several replicates, with controls at every level ({name}).",
-            _options(name, replicates=3, controls=True),
-            _run_curve(name),
-            presets=_presets(name),
-        )
-        for name, kind in METHODS.items()
-        if kind.prunes_in_levels
-    ]
-    return [*found, *curves]
+    curves = [_curve(kind) for kind in METHODS.values() if kind.prunes_in_levels]
+    return [*map(_find, METHODS.values()), *curves]
+
+
+def verb_of_path(command: Sequence[str], path: str) -> Verb | None:
+    """The verb of a method that lies at an import path; None if the command takes no method.
+
+    Raises:
+        TombolaError: nothing lies there, or no method that the command can do something with.
+    """
+    if tuple(command) not in (("find",), ("study", "curve")):
+        return None
+    import_from_here([path])
+    kind = method_class(path)
+    if command[0] != "find" and not kind.prunes_in_levels:
+        raise TombolaError(f"method {path} does not prune level by level, so that it has no curve; use tombola find")
+    verb = _find(kind) if command[0] == "find" else _curve(kind)
+    try:
+        verb.parser()
+    except ArgumentError as error:
+        raise TombolaError(f"{error.argument_name} of method {path} is an option of {verb.command} already") from None
+    except ValueError as error:
+        raise TombolaError(f"the fields of method {path} cannot be options: {in_short(error)}") from None
+    return verb
+
+
+def _find(kind: type[Method]) -> Verb:
+    add = _options(kind, replicates=1, start=True)
+    return Verb(("find", kind.name), summary(kind), add, _run_find(kind), presets=_presets(kind))
+
+
+def _curve(kind: type[Method]) -> Verb:
+    line = f"Accuracy against density over several replicates, with controls at every level ({kind.name})."
+    add = _options(kind, replicates=3, controls=True)
+    return Verb(("study", "curve", kind.name), line, add, _run_curve(kind), presets=_presets(kind))
 
 
 def add_run(parser: ArgumentParser, *, replicates: int, meaning: str) -> None:
@@ -78,7 +95,7 @@ def add_room(parser: ArgumentParser) -> None:
 
 
 def _options(
-    name: str, *, replicates: int, controls: bool = False, start: bool = False
+    kind: type[Method], *, replicates: int, controls: bool = False, start: bool = False
 ) -> Callable[[ArgumentParser], None]:
     def add(parser: ArgumentParser) -> None:
         NETWORK.add(parser)
@@ -92,7 +109,7 @@ def _options(
             )
             add_room(parser)
         DATA.add(parser)
-        _method(name).add(parser)
+        _method(kind).add(parser)
         if controls:
             study = parser.add_argument_group("controls")
             study.add_argument(
@@ -114,22 +131,22 @@ def _options(
     return add
 
 
-def _method(name: str) -> Group:
-    return Group(f"method {name}", METHODS[name])
+def _method(kind: type[Method]) -> Group:
+    return Group(f"method {kind.name}", kind)
 
 
-def _presets(name: str) -> Callable[[Namespace], Mapping[str, Any]]:
+def _presets(kind: type[Method]) -> Callable[[Namespace], Mapping[str, Any]]:
     def defaults(given: Namespace) -> dict[str, Any]:
-        named = preset(name, given["model"], given["data"])
-        return {**RECIPE.defaults(named.recipe), **_method(name).defaults(named.method)}
+        named = preset(kind, given["model"], given["data"])
+        return {**RECIPE.defaults(named.recipe), **_method(kind).defaults(named.method)}
 
     return defaults
 
 
-def _request(name: str, given: Namespace) -> Request:
+def _request(kind: type[Method], given: Namespace) -> Request:
     # the cheap checks first: a wrong value is told before torch is loaded
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
-    method, recipe = METHODS[name](**_method(name).read(given)), Recipe(**RECIPE.read(given))
+    method, recipe = kind(**_method(kind).read(given)), Recipe(**RECIPE.read(given))
     options = Options(**MACHINE.read(given))
     with loading(options.progress):
         from tombola.search.request import make_request
@@ -148,9 +165,9 @@ def _request(name: str, given: Namespace) -> Request:
     )
 
 
-def _run_find(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
+def _run_find(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
     def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-        request = _request(name, given)
+        request = _request(kind, given)
         from tombola.search.find import run_find
 
         result = run_find(request, Path(given["out"]), jobs=given["jobs"])
@@ -160,9 +177,9 @@ def _run_find(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
     return run
 
 
-def _run_curve(name: str) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
+def _run_curve(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
     def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-        request = _request(name, given)
+        request = _request(kind, given)
         from tombola.study.curve import run_curve
 
         controls = given["controls"]

@@ -14,12 +14,12 @@ from tombola.cli.errors import parser_line
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, parameters_of, show_denominator
-from tombola.cli.values import new_parser
+from tombola.cli.values import import_from_here, new_parser
 from tombola.cli.verb import Verb, option_names
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.formats import BITS, MISSING, Unit, density, plural
-from tombola.methods import METHODS
+from tombola.methods import method_class
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
 from tombola.strict import check_yaml
@@ -173,9 +173,12 @@ def _arm(setting: Setting, entry: object, where: str) -> Arm:
         if about.get(key) is None:
             raise TombolaError(f"{where} has no {key}; give it one")
     method = about.pop("method")
-    if method not in METHODS:
-        raise TombolaError(f"{where}: {unknown('method', method, METHODS)}")
-    options = typed(Group("method", METHODS[method]), entry.get("options", {}), f"{where}, options")
+    import_from_here([method])
+    try:
+        kind = method_class(method)
+    except TombolaError as error:
+        raise TombolaError(f"{where}: {error}") from None
+    options = typed(Group("method", kind), entry.get("options", {}), f"{where}, options")
     recipe = typed(Group("recipe", Recipe), entry.get("recipe", {}), f"{where}, recipe")
     return setting.arm(about.pop("name"), method, options, recipe, **about)
 

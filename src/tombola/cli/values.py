@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
 
+from tombola.names import is_import_path
 from tombola.strict import check_yaml
 
 _MODE = "tombola"  # a name of our own: the library's modes stay as they are
@@ -30,3 +34,13 @@ def _load(text: str) -> Any:
         except ValueError as error:
             raise _Refused(str(error)) from None
     return get_loader("yaml")(text)
+
+
+def import_from_here(names: Iterable[object]) -> None:
+    """If one of the names that the user gave is an import path, what lies in this folder can be imported too.
+
+    Last of all, so that nothing here takes the place of an installed package. Worker processes take it over.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path and any(isinstance(name, str) and is_import_path(name) for name in names):
+        sys.path.append(here)

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.errors import parser_line
 from tombola.cli.screen import Screen
-from tombola.cli.values import new_parser
+from tombola.cli.values import import_from_here, new_parser
 from tombola.errors import TombolaError
 
 DEFAULT_METHOD = "imp"
@@ -88,11 +88,14 @@ class Verb:
                 raise
             raise TombolaError(parser_line(str(error), option_names(parser), self.command)) from error
         _check_places(given)
+        import_from_here(given.get(name) for name in _COMPONENTS)
         return given
 
 
 _PLACES = ("ticket", "runs", "out", "data_root", "start", "checkpoint", "plan", "arms", "tickets")
 """Options that name files or folders."""
+_COMPONENTS = ("model", "data", "criterion", "optimizer")
+"""Options that may name a user's own by import path."""
 
 
 def _check_places(given: Namespace) -> None:

@@ -1,9 +1,12 @@
-"""The published methods by name: one short file each. This mapping is the only registry (torch-free)."""
+"""The published methods by name, one short file each, and any other by its import path (torch-free)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import isabstract
 
+from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.methods.base import Method
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.dense import DenseTraining
@@ -16,6 +19,7 @@ from tombola.methods.learned_mask import LearnedMask
 from tombola.methods.multi_prize import MultiPrize
 from tombola.methods.multicoat import Multicoat
 from tombola.methods.signed import SignedSupermask
+from tombola.names import imported, is_import_path, unknown
 
 METHODS: Mapping[str, type[Method]] = {
     kind.name: kind
@@ -34,3 +38,24 @@ METHODS: Mapping[str, type[Method]] = {
     )
 }
 """Name on the command line -> dataclass whose fields are the method's options."""
+
+
+def method_class(name: str) -> type[Method]:
+    """A method's dataclass by short name or by import path (`package.module.Class` or `package.module:Class`).
+
+    Raises:
+        TombolaError: the name is unknown, or no method that can be made of options lies at the path.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    if not is_import_path(name):
+        raise TombolaError(unknown("method", name, METHODS, ", or an import path such as package.module.Class"))
+    kind = imported("method", name)
+    if not (isinstance(kind, type) and issubclass(kind, Method)):
+        raise TombolaError(f"method {name!r} is {described(kind)}, not a subclass of tombola.methods.base.Method")
+    if isabstract(kind):
+        missing = ", ".join(sorted(kind.__abstractmethods__))
+        raise TombolaError(f"method {name!r} has no {missing} of its own; write it")
+    if "__dataclass_fields__" not in vars(kind):
+        raise TombolaError(f"method {name!r} is no dataclass; put @dataclass(frozen=True) above it")
+    return kind

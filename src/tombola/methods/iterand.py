@@ -28,17 +28,6 @@ class IteRand(EdgePopup):
     ticket as trained values.
 
     Args:
-        density: fraction of weights kept
-        scope: layer (every layer holds the density) or global (the best scores over all layers)
-        pattern: what is kept as one: element, block:V (V output rows), N:M such as 2:4, or channel
-        prune_outputs: let pattern channel remove rows of output layers too, which are classes
-        scores: how scores begin: the name of an initialisation
-        scale_fan: draw the weights for a fan of fan_in times density, so that sparse layers keep their variance
-        anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
-        whole: name patterns of weights that are kept whole, such as the first or last layer's
-        train_norms: train scale and bias of norm layers along with the scores
-        include: name patterns of further parameters to mask, e.g. ["*.bias"]
-        exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
         every: how often pruned weights are drawn anew, e.g. "300it" or "1ep"
         probability: how likely each of them is drawn anew then
     """

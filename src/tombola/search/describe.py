@@ -24,6 +24,9 @@ from tombola.ticket.tensors import hash_state
 from tombola.train.optimizer import is_foreign, optimizer_class
 from tombola.train.recipe import Recipe
 
+SCORES_ONLY = "scores_only"
+"""In a ticket's provenance: the recipe trained scores of weights that rested. Nothing named there is imported."""
+
 
 def describe(request: Request, splits: Splits) -> dict[str, Any]:
     """The scientific configuration as JSON-able values: no paths, no display settings."""

@@ -29,7 +29,7 @@ from tombola.rng.seeds import derive
 from tombola.runs.jobs import limit_threads
 from tombola.runs.progress import Progress, Silent
 from tombola.runs.versions import versions
-from tombola.search.describe import describe, describe_training
+from tombola.search.describe import SCORES_ONLY, describe, describe_training
 from tombola.search.driver import Experiment, Workspace, run, run_in_memory
 from tombola.search.origin import Start, start_from
 from tombola.search.request import Request, loaded, make_request, name_of_model
@@ -45,7 +45,7 @@ from tombola.train.trial import TrainingSetup
 def find(
     model: nn.Module | ModelSpec | str,
     data: Any,
-    method: Method | Mapping[str, Any] | None = None,
+    method: Method | Mapping[str, Any] | str | None = None,
     *,
     recipe: Recipe | Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -58,8 +58,9 @@ def find(
     Args:
         model: any module (copied; its present weights are the origin), a network's name, or a ModelSpec.
         data: a data set's name, a DataSpec, Splits, (train, val, test), or a function (root, seed) -> Splits.
-        method: a method's dataclass, e.g. `IterativePruning(density=0.1, rounds=10)`, taken as it is; None or a
-            mapping of fields is iterative pruning, starting from the preset of (method, model, data).
+        method: a method's dataclass, e.g. `IterativePruning(density=0.1, rounds=10)`, taken as it is; by name or
+            import path, with the preset of (method, model, data); None or a mapping of fields is iterative pruning,
+            starting from its preset.
         recipe: how to train, taken as it is; None or a mapping of fields starts from the preset.
         seed: everything random derives from it.
         options: device and display.
@@ -100,6 +101,7 @@ def search(
         **describe(request, splits),
         "seed": seed,
         "versions": versions(),
+        **({SCORES_ONLY: True} if request.method.trains_scores_only else {}),
         "parameters": sum(p.numel() for p in parameters_by_name(start.network()).values()),
     }
     prepared = _prepared(request, setup, start, seed, described)

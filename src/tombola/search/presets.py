@@ -15,6 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tombola.methods import METHODS
+from tombola.methods.base import Method
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -57,7 +60,7 @@ def _signed() -> dict[str, Any]:
 # only the 3x3 convolutions of the residual network and of VGG are pruned there, by one global threshold
 _GLOBAL_CONVS = {"scope": "global", "exclude": ("fc.*", "*downsample*", "*shortcut*")}
 
-_PRESETS: Mapping[tuple[str, str, str], Preset] = {
+PRESETS: Mapping[tuple[str, str, str], Preset] = {
     ("imp", "lenet-300-100", "mnist"): Preset(_adam(1.2e-3, 50_000)),
     ("imp", "conv-2", "cifar10"): Preset(_adam(2e-4, 20_000), {"conv_rate": 0.1, "output_rate": 0.1}),
     ("imp", "conv-4", "cifar10"): Preset(_adam(3e-4, 25_000), {"conv_rate": 0.1, "output_rate": 0.1}),
@@ -102,7 +105,7 @@ _PRESETS: Mapping[tuple[str, str, str], Preset] = {
         {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}
     ),
 }
-
+"""(method, model, data) -> what differs from the defaults there."""
 
 _TRAINED_AS: Mapping[str, str] = {
     **dict.fromkeys(("dense", "binary-weights"), "imp"),
@@ -111,14 +114,14 @@ _TRAINED_AS: Mapping[str, str] = {
 """Methods without a recipe of their own for a network -> the method whose recipe they train by there."""
 
 
-def preset(method: str, model: str, data: str) -> Preset:
-    """The settings of (method, model, data), or none: then the defaults of the dataclasses hold."""
-    if (found := _PRESETS.get((method, model, data))) is not None:
-        return found
-    lender = _PRESETS.get((_TRAINED_AS.get(method, method), model, data), Preset())
-    return Preset(lender.recipe)
+def preset(method: type[Method], model: str, data: str) -> Preset:
+    """The settings of (method, model, data), or none: then the defaults of the dataclasses hold.
 
-
-def known_presets() -> tuple[tuple[str, str, str], ...]:
-    """Every (method, model, data) that has a preset."""
-    return tuple(_PRESETS)
+    A method of the user's own trains by the recipe of imp, or of edge-popup if it trains scores.
+    """
+    if (own := PRESETS.get((method.name, model, data))) is not None:
+        return own
+    lender = _TRAINED_AS.get(method.name, method.name)
+    if method.name not in METHODS:
+        lender = "edge-popup" if method.trains_scores_only else "imp"
+    return Preset(PRESETS.get((lender, model, data), Preset()).recipe)

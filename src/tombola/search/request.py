@@ -18,7 +18,7 @@ from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.fields import described
 from tombola.mask import unwrap
-from tombola.methods import METHODS
+from tombola.methods import method_class
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
@@ -64,7 +64,7 @@ class Request:
 def make_request(
     model: nn.Module | ModelSpec | str,
     data: Any,
-    method: Method | Mapping[str, Any] | None = None,
+    method: Method | Mapping[str, Any] | str | None = None,
     *,
     recipe: Recipe | Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -77,9 +77,12 @@ def make_request(
     spec = ModelSpec(model) if isinstance(model, str) else model
     _check_kinds(spec, method)
     source = as_data(data, model)
-    name = method.name if isinstance(method, Method) else "imp"
-    named = preset(name, name_of_model(spec), source.name)
-    chosen = method if isinstance(method, Method) else made(METHODS[name], named.method, method)
+    if isinstance(method, Method):
+        kind, fields_given = type(method), None
+    else:
+        kind, fields_given = (method_class(method), None) if isinstance(method, str) else (method_class("imp"), method)
+    named = preset(kind, name_of_model(spec), source.name)
+    chosen = method if isinstance(method, Method) else made(kind, named.method, fields_given)
     if ticket is not None and not chosen.goes_on_from_tickets:
         raise TombolaError(
             f"method {chosen.name} does not go on from a ticket, whose mask it would not keep to; leave start out"
@@ -106,17 +109,17 @@ def made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str
 
 
 def _check_kinds(model: Any, method: Any) -> None:
-    """TombolaError if the model is none, or the method is neither open, a mapping nor a method's dataclass."""
+    """TombolaError if the model is none, or the method is neither open, a name, a mapping nor a method."""
     if not isinstance(model, nn.Module | ModelSpec):
         raise TombolaError(
             f"the model is {described(model)}; give a module, a ModelSpec, or the name or import path of a network"
         )
-    if method is None or isinstance(method, Mapping):
+    if method is None or isinstance(method, Mapping | str):
         return
     if not isinstance(method, Method):
         raise TombolaError(
             f"the method is {described(method)}; give an instance of a method, such as IterativePruning(density=0.1, "
-            "rounds=10), or a mapping of iterative pruning's fields"
+            "rounds=10), a method's name or import path, or a mapping of iterative pruning's fields"
         )
 
 

@@ -9,8 +9,9 @@ from typing import Any
 from tombola.data.config import Augment, Cue, DataSpec
 from tombola.data.registry import names
 from tombola.errors import TombolaError
-from tombola.methods import METHODS
+from tombola.methods.dense import DenseTraining
 from tombola.names import imported_if_trusted, is_import_path
+from tombola.search.describe import SCORES_ONLY
 from tombola.search.presets import preset
 from tombola.search.request import made
 from tombola.ticket.tensors import show
@@ -39,10 +40,9 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: S
     An optimiser that the ticket names by import path is imported only if it lies under a `trusted` prefix; otherwise it
     must be among what is given, as must a length of years.
     """
-    kind = METHODS.get(recorded_name(ticket, "method") or "")
-    if kind is not None and kind.trains_scores_only:
-        parts = (recorded_name(ticket, part) or "" for part in ("model", "data"))
-        named = preset("dense", *parts).recipe
+    if ticket.provenance.get(SCORES_ONLY) is True:
+        model, data = (recorded_name(ticket, part) or "" for part in ("model", "data"))
+        named = preset(DenseTraining, model, data).recipe
         if not named and not given:
             raise TombolaError(
                 "the ticket was found by training scores, whose recipe does not suit weights; give a recipe for the "

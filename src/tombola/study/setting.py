@@ -9,10 +9,9 @@ from typing import Any
 
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
-from tombola.methods import METHODS
+from tombola.methods import method_class
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
-from tombola.names import unknown
 from tombola.search.presets import preset
 from tombola.train.recipe import Recipe
 
@@ -78,11 +77,10 @@ class Setting:
 
         `lr` is the learning rate where it is not None.
         """
-        if method not in METHODS:
-            raise TombolaError(f"arm {name!r}: {unknown('method', method, METHODS)}")
-        named = preset(method, self.model.name, self.data.name)
         try:
-            made = METHODS[method](**{**named.method, **(options or {})})
+            kind = method_class(method)
+            named = preset(kind, self.model.name, self.data.name)
+            made = kind(**{**named.method, **(options or {})})
             rate = {} if lr is None else {"lr": lr}
             trained = Recipe(**{**named.recipe, **self.recipe, **(recipe or {}), **rate})
         except (TombolaError, TypeError) as error:

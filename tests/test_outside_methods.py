@@ -1,0 +1,151 @@
+"""Methods of a user's own, by import path: in Python, on the command line, in a file of arms; examples/ shows two."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tombola as tb
+from cli_calls import call
+from tombola.methods import method_class
+from tombola.study.recorded import recipe_of
+from tombola.ticket.ticket import Ticket
+
+HALF = '''
+from dataclasses import dataclass
+from tombola.methods.base import Method
+from tombola.methods.imp import IterativePruning
+
+@dataclass(frozen=True)
+class Half(Method):
+    """Keep half of the weights.
+
+    Args:
+        density: fraction of weights kept
+        patterns: said to nobody
+    """
+
+    density: float = 0.5
+    patterns: tuple[str, ...] = ()
+    trains_scores_only = True
+
+    def find(self, search):
+        return IterativePruning(density=self.density, rounds=1).find(search)
+
+class Bare(Half):
+    """Without fields of its own."""
+
+@dataclass(frozen=True)
+class Unwritten(Method):
+    """Without find."""
+
+@dataclass(frozen=True)
+class Clash(Half):
+    lr: float = 0.1
+
+NUMBER = 3
+'''
+TINY = ["--length", "4it", "--batch_size", "60", "--eval_every", "4it", "--model", "mlp", "--data", "digits"]
+
+
+@pytest.fixture
+def outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder with a package that can be imported from nowhere else."""
+    (tmp_path / "outside_pkg").mkdir()
+    (tmp_path / "outside_pkg" / "mine.py").write_text(HALF)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.startswith("outside_pkg")]:
+        del sys.modules[name]
+
+
+def test_it_is_found_from_the_folder_where_the_command_is_typed(outside: Path) -> None:
+    status, out, err = call("find", "outside_pkg.mine.Half", *TINY, "--density", "0.3")
+    assert (status, err) == (0, "")
+    assert "outside_pkg.mine.Half on digits" in out
+    (file,) = outside.glob("runs/outside_pkg.mine.Half-mlp-digits-*/replicate-0/level-01/network.ticket")
+    ticket = Ticket.load(file)
+    assert ticket.density == pytest.approx(0.3, abs=1e-4)
+    assert ticket.provenance["method"] == {
+        "name": "outside_pkg.mine.Half",
+        "version": 1,
+        "density": 0.3,
+        "patterns": [],
+    }
+
+
+def test_its_fields_are_options_and_its_docstring_is_their_help(outside: Path) -> None:
+    status, out, _ = call("find", "outside_pkg.mine.Half", "--help")
+    assert status == 0
+    assert "Keep half of the weights." in out
+    assert "said to nobody" in out
+    status, out, _ = call("find", "outside_pkg.mine.Half", "--print_config")
+    assert status == 0
+    assert "density: 0.5\npatterns: []\n" in out
+
+
+def test_a_run_is_known_by_its_code(outside: Path) -> None:
+    for text in (HALF, HALF.replace("rounds=1", "rounds=2")):
+        (outside / "outside_pkg" / "mine.py").write_text(text)
+        sys.modules.pop("outside_pkg.mine", None)
+        assert call("find", "outside_pkg.mine.Half", *TINY)[0] == 0
+    assert len(list((outside / "runs").iterdir())) == 2
+
+
+def test_its_tickets_are_verified_without_it(outside: Path) -> None:
+    sys.path.append(str(outside))
+    ticket = tb.find("mlp", "digits", "outside_pkg.mine.Half", recipe={"length": "4it", "lr": 0.3})
+    again = Ticket.from_bytes(ticket.to_bytes())
+    for name in ("outside_pkg.mine", "outside_pkg"):
+        del sys.modules[name]
+    assert recipe_of(again).lr != 0.3  # its recipe was for scores
+    assert "outside_pkg" not in sys.modules
+
+
+def test_arms_of_a_file_name_it(outside: Path) -> None:
+    arms = "[{name: mine, method: outside_pkg.mine.Half, options: {density: 0.4}}, {name: all, method: dense}]"
+    (outside / "arms.yaml").write_text(arms)
+    status, out, err = call("study", "compare", "--arms", "arms.yaml", *TINY, "--replicates", "1")
+    assert (status, err) == (0, "")
+    assert "40.00 %" in out
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("outside_pkg.mine.Halv", "did you mean Half"),
+        ("outside_pkg.mine.NUMBER", "not a subclass of tombola.methods.base.Method"),
+        ("outside_pkg.mine.Unwritten", "has no find"),
+        ("outside_pkg.mine.Bare", "put @dataclass"),
+        ("outside_pkg.mine.Clash", "--lr of method outside_pkg.mine.Clash is an option of tombola find"),
+        ("outside_pkg.nowhere.Half", "cannot be imported"),
+    ],
+)
+def test_what_is_no_method_is_one_line(outside: Path, path: str, message: str) -> None:
+    status, _, err = call("find", path, *TINY)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_a_curve_needs_levels(outside: Path) -> None:
+    status, _, err = call("study", "curve", "outside_pkg.mine.Half", *TINY)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "does not prune level by level" in err
+
+
+def test_it_goes_on_from_no_ticket_unless_it_says_so(outside: Path) -> None:
+    sys.path.append(str(outside))
+    start = tb.find("mlp", "digits", {"density": 0.5, "rounds": 1}, recipe={"length": "4it"})
+    with pytest.raises(tb.TombolaError, match=r"outside_pkg\.mine\.Half does not go on from a ticket"):
+        tb.find("mlp", "digits", "outside_pkg.mine.Half", start=start)
+
+
+def test_names_of_methods() -> None:
+    assert method_class("tombola.methods.imp.IterativePruning") is method_class("imp")
+    with pytest.raises(tb.TombolaError, match=r"did you mean edge-popup"):
+        tb.find("mlp", "digits", "edge-pop")
