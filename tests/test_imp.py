@@ -48,13 +48,13 @@ def network() -> nn.Module:
 def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[dict[str, Tensor], Any]]:
     """What every level's training begins with: the model's state and the snapshot it starts at."""
     seen: list[tuple[dict[str, Tensor], Any]] = []
-    real = loop.run_trial
+    real = loop.train_trial
 
     def spy(setup: Any, model: nn.Module, **more: Any) -> Any:
         seen.append(({name: value.clone() for name, value in model.state_dict().items()}, more["start"]))
         return real(setup, model, **more)
 
-    monkeypatch.setattr(loop, "run_trial", spy)
+    monkeypatch.setattr(loop, "train_trial", spy)
     return seen
 
 
@@ -122,8 +122,8 @@ def test_global_scope_ranks_all_layers_together() -> None:
 
 
 def test_every_level_but_the_dense_one_trains_under_its_mask(monkeypatch: pytest.MonkeyPatch) -> None:
-    masks, real = [], loop.run_trial
-    monkeypatch.setattr(loop, "run_trial", lambda *given, **more: masks.append(more["mask"]) or real(*given, **more))
+    masks, real = [], loop.train_trial
+    monkeypatch.setattr(loop, "train_trial", lambda *given, **more: masks.append(more["mask"]) or real(*given, **more))
     levels = levels_of(IterativePruning(density=0.3, rounds=1))
     assert masks == [None, levels[1].ticket.mask]
 

@@ -31,6 +31,8 @@ from tombola.levels.learn import (
 )
 from tombola.levels.search import Level, Search, level_result
 from tombola.nn.outputs import OutputsKeptWarning
+from tombola.results.codec import found
+from tombola.results.trial import LevelResult, Utilisation
 from tombola.supermask import Bernoulli, Binary, Masked, Threshold, TopK, attach, plain_state, read
 from tombola.supermask.layers import layers
 from tombola.ticket.origin import Origin
@@ -40,12 +42,13 @@ from tombola.train.fabric import make_fabric
 from tombola.train.hooks import Hook
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.trial import TrainingSetup, Trial
+from tombola.train.trial import Sampled, TrainedTrial, TrainingSetup, Trial
+from trial_results import trial_result
 
 RECIPE = Recipe(length="12it", batch_size=8, lr=0.1, optimizer="sgd", momentum=0.9, weight_decay=0.01)
 OPTIONS = Options(progress=False, device="cpu")
 START = dict(network().state_dict())
-RESULT = {"test_accuracy": 0.5, "steps": 12}
+RESULT = trial_result(test_accuracy=0.5, steps=12)
 
 
 def search_of(model: nn.Module | None = None, directory: Path | None = None, **more: Any) -> Search:
@@ -60,9 +63,9 @@ class Training:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trials: list[SimpleNamespace] = []
-        monkeypatch.setattr(module, "run_trial", self)
+        monkeypatch.setattr(module, "train_trial", self)
 
-    def __call__(self, setup: Any, model: nn.Module, **more: Any) -> Trial:
+    def __call__(self, setup: Any, model: nn.Module, **more: Any) -> TrainedTrial:
         learns = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         before = {name: value.clone() for name, value in model.state_dict().items()}
         with torch.no_grad():
@@ -78,7 +81,8 @@ class Training:
         final = dict(model.state_dict())
         final = masked(final, held) if held is not None else final
         self.trials.append(SimpleNamespace(setup=setup, model=model, learns=learns, before=before, final=final, **more))
-        return Trial(RESULT, (), SimpleNamespace(state=final))  # type: ignore[arg-type]
+        trained: Any = SimpleNamespace(state=final, captured=None)
+        return TrainedTrial(RESULT, (), trained)
 
 
 @pytest.fixture
@@ -115,28 +119,24 @@ def test_a_mask_is_learned_from_the_origin_and_its_ticket_kept(
     assert level.ticket.mask == read(expected)
     assert level.ticket.provenance == {"by": "hand", "level": 1, "rewound_steps": 0}
     assert same(level.ticket.build(model=network()).state_dict(), masked(START, level.ticket.mask))
-    result = {
-        **level_result(1, level.ticket.mask, Trial(RESULT, (), None), "replicate-0/level-01"),
-        "utilisation": [{"step": 12, "densities": {}}],
-        "bits_per_weight": bits_per_weight(level.ticket),
-    }
+    result = level_result(1, level.ticket.mask, Trial(RESULT, (), None), "replicate-0/level-01").replace(
+        utilisation=(Utilisation(step=12, densities={}),), bits_per_weight=bits_per_weight(level.ticket)
+    )
     assert level.result == result
     if not directory:
         assert trial.stage is None
         return
     assert trial.stage.directory == tmp_path / "replicate-0" / "level-01"
-    assert trial.stage.result() == result
-    found = Trial(trial.stage.result(), (), None)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_trial", lambda *given, **more: found)
-        again = learn_mask(search, learning)
+    assert found(LevelResult, trial.stage) == result
+    again = learn_mask(search, learning)
+    assert len(training.trials) == 1
     assert (again.level, again.ticket, again.result) == (1, level.ticket, result)
 
 
 def test_a_later_level_says_which_it_is(training: Training) -> None:
     level = learn_mask(search_of(), Learning(TopK(0.5)), level=4)
-    assert (level.level, level.ticket.provenance["level"], level.result["level"]) == (4, 4, 4)
-    assert level.result["metrics"] == "replicate-0/level-04/metrics.csv"
+    assert (level.level, level.ticket.provenance["level"], level.result.level) == (4, 4, 4)
+    assert level.result.metrics == "replicate-0/level-04/metrics.csv"
 
 
 def test_what_is_learned_is_set_by_every_axis(training: Training) -> None:
@@ -225,7 +225,7 @@ def test_sampled_figures_are_means_over_the_same_fresh_masks(training: Training)
         return score
 
     found = trial.more_tests(model, {"val": scorer("val", 0.0), "test": scorer("test", 10.0)})
-    assert found == {"val_accuracy_sampled": 2.0, "test_accuracy_sampled": 12.0, "samples": 3}
+    assert found == Sampled(val=2.0, test=12.0, samples=3)
     assert masks["val"] == masks["test"]
     assert len({str({n: m.tolist() for n, m in mask.items()}) for mask in masks["val"]}) == 3
     assert {name: kept.tolist() for name, kept in read(model).items()} == {
@@ -259,16 +259,13 @@ def test_weights_are_trained_under_the_learned_mask(directory: bool, tmp_path: P
     assert same(level.ticket.origin.state_dict(network()), START)
     assert same(level.ticket.build(model=network()).state_dict(), trial.final)
     path = "replicate-0/level-02"
-    assert level.result == {
-        **level_result(2, level.ticket.mask, Trial(RESULT, (), None), path),
-        "bits_per_weight": bits_per_weight(level.ticket),
-    }
+    assert level.result == level_result(2, level.ticket.mask, Trial(RESULT, (), None), path).replace(
+        bits_per_weight=bits_per_weight(level.ticket)
+    )
     if directory:
         assert trial.stage.directory == tmp_path / path
-        found = Trial(trial.stage.result(), (), None)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "run_trial", lambda *given, **more: found)
-            again = fine_tune(search, before, other)
+        again = fine_tune(search, before, other)
+        assert len(training.trials) == 1
         assert (again.level, again.ticket, again.result) == (2, level.ticket, level.result)
 
 

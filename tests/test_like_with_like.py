@@ -125,14 +125,14 @@ class Watch(Hook):
 def test_evaluating_often_changes_no_mask_that_is_trained_with(rescale: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     from tombola.levels import learn as mask_loop
 
-    real, watches = mask_loop.run_trial, []
+    real, watches = mask_loop.train_trial, []
     for every in ("1it", "9it"):
         watch = Watch()
         watches.append(watch)
         with monkeypatch.context() as patched:
             patched.setattr(
                 mask_loop,
-                "run_trial",
+                "train_trial",
                 lambda *args, hooks=(), watch=watch, **more: real(*args, hooks=(*hooks, watch), **more),
             )
             levels_of(LearnedMask(rescale=rescale), recipe=replace(RECIPE, eval_every=every))

@@ -80,7 +80,7 @@ def trained(name: str, method: Any, shape: tuple[int, ...] = (1, 8, 8)) -> tuple
         nn.functional.cross_entropy(out, torch.randint(4, (6,))).backward()
         optimizer.step()
         refresh(model)
-    return model.eval(), make_ticket(made, model, learning.rewrites, {})
+    return model.eval(), make_ticket(made, model, learning.rewrites, 1)
 
 
 # -- the same bits
@@ -142,7 +142,7 @@ def test_joint_binary_stores_signs_of_those_layers_alone_that_have_flipped() -> 
         second.weight.mul_(1.7)  # other sizes, the same signs
         first.weight.neg_()
     refresh(model)
-    ticket = make_ticket(made, model, learning.rewrites, {})
+    ticket = make_ticket(made, model, learning.rewrites, 1)
     assert ticket.trained is not None
     assert set(ticket.trained) == {first.name}
     x = torch.randn(2, 1, 8, 8)
@@ -164,7 +164,7 @@ def test_zeros_count_as_positive_in_network_and_ticket(method: Any, dtype: torch
         for layer in layers(on):
             layer.weight.data.neg_()  # 0.0 becomes -0.0, positive still
         refresh(on)
-    ticket = make_ticket(made, on, learning.rewrites, {})
+    ticket = make_ticket(made, on, learning.rewrites, 1)
     ticket.save(tmp_path / "a.ticket")
     built = Ticket.load(tmp_path / "a.ticket").build(model=model).eval()
     x = torch.randn(5, 6, dtype=dtype)
@@ -219,7 +219,7 @@ def test_bits_of_values_are_those_of_their_dtype(method: Any) -> None:
     attached_model = attached(made, learning)
     for layer in layers(attached_model):
         layer.weight.data.mul_(1.5 if isinstance(method, Joint) else 1)
-    assert bits_per_weight(make_ticket(made, attached_model, (), {})) == pytest.approx(entropy + 0.25 * 64)
+    assert bits_per_weight(make_ticket(made, attached_model, (), 1)) == pytest.approx(entropy + 0.25 * 64)
 
 
 # -- exports
@@ -502,14 +502,14 @@ def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
     recipe = Recipe(length="22it", batch_size=8, lr=0.3, momentum=0.9, eval_every="6it")
     options = Options(checkpoint_seconds=0, progress=False)
     request = make_request(network(), splits(), method, recipe=recipe, options=options)
-    whole, real = run_find(request, tmp_path / "whole"), mask_loop.run_trial
+    whole, real = run_find(request, tmp_path / "whole"), mask_loop.train_trial
 
     def killed(*args: Any, hooks: Any = (), **more: Any) -> Any:
         last = more["label"] == "norms" or getattr(method, "norms", "") != "tuned"
         return real(*args, hooks=(*hooks, KillAt(19)) if last else hooks, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(mask_loop, "run_trial", killed)
+        patched.setattr(mask_loop, "train_trial", killed)
         with pytest.raises(Killed):
             run_find(request, tmp_path / "cut")
     assert list(tmp_path.rglob("cut/**/checkpoint.pt"))

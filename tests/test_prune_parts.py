@@ -21,6 +21,8 @@ from tombola.levels.prune import dry_run, plan_levels, prune_levels
 from tombola.levels.search import Search, level_result
 from tombola.mask import Mask
 from tombola.nn.outputs import OutputsKeptWarning
+from tombola.results.codec import found as found_in
+from tombola.results.trial import LevelResult, TrialResult
 from tombola.rng.seeds import generator
 from tombola.select.barred import BarredWeightsWarning
 from tombola.select.select import EmptyLayerWarning
@@ -31,7 +33,8 @@ from tombola.train.fabric import make_fabric
 from tombola.train.feeds import training_feed
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.trial import TrainingSetup, Trial
+from tombola.train.trial import TrainedTrial, TrainingSetup, Trial
+from trial_results import trial_result
 
 RECIPE = Recipe(length="12it", batch_size=8, lr=0.1)
 OPTIONS = Options(progress=False, device="cpu")
@@ -59,9 +62,9 @@ class Training:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.levels: list[SimpleNamespace] = []
-        monkeypatch.setattr(module, "run_trial", self)
+        monkeypatch.setattr(module, "train_trial", self)
 
-    def __call__(self, setup: Any, model: nn.Module, **more: Any) -> Trial:
+    def __call__(self, setup: Any, model: nn.Module, **more: Any) -> TrainedTrial:
         level = len(self.levels)
         state = {name: value.clone() for name, value in model.state_dict().items()}
         start, mask = more["start"], more["mask"]
@@ -73,11 +76,12 @@ class Training:
         if more["stage"] is not None:
             more["stage"].directory.mkdir(parents=True, exist_ok=True)
         self.levels.append(SimpleNamespace(setup=setup, state=state, final=final, captured=captured, **more))
-        return Trial(self.result(level), (), SimpleNamespace(state=final, captured=captured))  # type: ignore[arg-type]
+        trained: Any = SimpleNamespace(state=final, captured=captured)
+        return TrainedTrial(self.result(level), (), trained)
 
     @staticmethod
-    def result(level: int) -> dict[str, Any]:
-        return {"test_accuracy": 0.5 + level / 10, "steps": 12}
+    def result(level: int) -> TrialResult:
+        return trial_result(test_accuracy=0.5 + level / 10, steps=12)
 
 
 @pytest.fixture
@@ -149,15 +153,13 @@ def test_every_level_starts_where_its_rewind_says(
         assert level.ticket.provenance == {"by": "hand", "level": index, "rewound_steps": steps}
         path = f"replicate-0/level-{index:02d}"
         trial = Trial(Training.result(index), (), None)
-        result = {key: value for key, value in level.result.items() if key != "rewind"}
-        assert result == {
-            **level_result(index, mask, trial, path, {}),
-            "tied_kept": 0,
-            "bits_per_weight": bits_per_weight(level.ticket),
-        }
+        result = level_result(index, mask, trial, path, {}).replace(
+            tied_kept=0, bits_per_weight=bits_per_weight(level.ticket)
+        )
+        assert level.result == result
         if directory:
             assert given.stage.directory == tmp_path / path
-            assert given.stage.result() == result
+            assert found_in(LevelResult, given.stage) == result
             assert tb.Ticket.load(tmp_path / path / "network.ticket") == level.ticket
             assert (tmp_path / path / "rewind.pt").exists() == (index == 0 and step > 0)
         else:
@@ -170,18 +172,10 @@ def test_finished_levels_are_found_again_and_those_to_come_start_from_them(
     training = Training(monkeypatch)
     search = search_of(directory=tmp_path)
     whole = prune_levels(search, pruning(rewind="2it"))
-    last = training.levels[-1]
-
-    def found(setup: Any, model: nn.Module, *, stage: Any, **more: Any) -> Trial:
-        if len(again) < 2:
-            again.append(stage)
-            return Trial(stage.result(), (), None)
-        return training(setup, model, stage=stage, **more)
-
-    again: list[Any] = []
-    training.levels = [None, None]  # type: ignore[list-item]
-    monkeypatch.setattr(module, "run_trial", found)
+    last = training.levels.pop()
+    (tmp_path / "replicate-0" / "level-02" / "result.json").unlink()
     resumed = prune_levels(search, pruning(rewind="2it"))
+    assert len(training.levels) == 3
     assert [level.ticket for level in resumed] == [level.ticket for level in whole]
     assert [level.result for level in resumed] == [level.result for level in whole]
     level = training.levels[-1]
@@ -308,8 +302,8 @@ def test_barred_and_tied_weights_are_counted_in_the_level(training: Training) ->
         found = prune_levels(search_of(), replace(pruning(levels=1), criterion=barring))
     assert "barring" in str(caught[0].message)
     level = found[1]
-    assert level.result["barred_kept"] == 9  # 15 are asked for
-    assert level.result["layers"][0]["barred_kept"] == 9
+    assert level.result.barred_kept == 9  # 15 are asked for
+    assert level.result.layers[0].barred_kept == 9
     assert level.ticket.provenance["barred_kept"] == {"0.weight": 9}
     assert bool(level.ticket.mask["0.weight"][0].all())
     masks = []
@@ -327,7 +321,7 @@ def test_barred_and_tied_weights_are_counted_in_the_level(training: Training) ->
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         tied = prune_levels(search_of(), replace(pruning(levels=1), criterion=alike))[1]
-    assert tied.result["tied_kept"] == 30
+    assert tied.result.tied_kept == 30
     assert any("at level 1" in str(warning.message) for warning in said)
 
 

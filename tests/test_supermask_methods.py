@@ -62,12 +62,12 @@ class Watch(Hook):
 def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
     """Watches the next search."""
     watching = Watch()
-    real = mask_loop.run_trial
+    real = mask_loop.train_trial
 
     def spied(*args: Any, hooks: Any = (), **more: Any) -> Any:
         return real(*args, hooks=(*hooks, watching), **more)
 
-    monkeypatch.setattr(mask_loop, "run_trial", spied)
+    monkeypatch.setattr(mask_loop, "train_trial", spied)
     return watching
 
 

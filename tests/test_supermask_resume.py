@@ -69,11 +69,11 @@ def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
         network(), splits(), method, recipe=recipe, options=Options(checkpoint_seconds=0, progress=False)
     )
     whole = run_find(request, tmp_path / "whole")
-    real = mask_loop.run_trial
+    real = mask_loop.train_trial
     with monkeypatch.context() as patched:
         patched.setattr(
             mask_loop,
-            "run_trial",
+            "train_trial",
             lambda *args, hooks=(), **more: real(*args, hooks=(*hooks, KillAt(19)), **more),
         )
         with pytest.raises(Killed):
@@ -93,13 +93,13 @@ def test_a_search_killed_while_it_finetunes_goes_on_from_its_mask(
     recipe = Recipe(length="8it", batch_size=8, lr=100.0, momentum=0.0, eval_every="4it")
     options = Options(checkpoint_seconds=0, progress=False)
     request = make_request(network(), splits(), method, recipe=recipe, options=options)
-    whole, real = run_find(request, tmp_path / "whole"), mask_loop.run_trial
+    whole, real = run_find(request, tmp_path / "whole"), mask_loop.train_trial
 
     def killed(*args: Any, hooks: Any = (), **more: Any) -> Any:
         return real(*args, hooks=(*hooks, KillAt(18)) if more["label"] == "weights" else hooks, **more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(mask_loop, "run_trial", killed)
+        patched.setattr(mask_loop, "train_trial", killed)
         with pytest.raises(Killed):
             run_find(request, tmp_path / "cut")
     cut = run_find(request, tmp_path / "cut")

@@ -106,7 +106,7 @@ REPRESENTS: list[Represent] = [
 def test_what_is_built_is_what_was_attached(rule: MaskRule, represent: Represent, tmp_path: Path) -> None:
     search = search_of(network())
     model = trained(search, Learning(rule, represent=represent, rest="norms"), inputs())
-    ticket = same_bytes(make_ticket(search, model, (), {}), tmp_path / "a.ticket")
+    ticket = same_bytes(make_ticket(search, model, (), 1), tmp_path / "a.ticket")
     assert ticket.trained is None  # frozen weights need no storing
     built = ticket.build(model=network()).eval()
     torch.testing.assert_close(built(inputs()), model(inputs()), rtol=1e-6, atol=1e-7)
@@ -121,7 +121,7 @@ def test_what_is_built_is_what_was_attached(rule: MaskRule, represent: Represent
 def test_trained_weights_are_built_as_attached(weights: WeightRule, represent: Represent, tmp_path: Path) -> None:
     search = search_of(network())
     model = trained(search, Learning(TopK(0.4), weights, represent), inputs())
-    ticket = same_bytes(make_ticket(search, model, (), {}), tmp_path / "a.ticket")
+    ticket = same_bytes(make_ticket(search, model, (), 1), tmp_path / "a.ticket")
     built = ticket.build(model=network()).eval()
     torch.testing.assert_close(built(inputs()), model(inputs()), rtol=1e-6, atol=1e-7)
     assert Mask.from_zeros(built) == ticket.mask
@@ -134,7 +134,7 @@ def test_tied_weights_stay_tied(weights: WeightRule, represent: Represent, tmp_p
         pytest.skip("refused")
     search = search_of(network(tied=True))
     model = trained(search, Learning(TopK(0.4), weights, represent), inputs())
-    ticket = same_bytes(make_ticket(search, model, (), {}), tmp_path / "a.ticket")
+    ticket = same_bytes(make_ticket(search, model, (), 1), tmp_path / "a.ticket")
     assert list(ticket.mask) == ["0.weight", "4.weight"]
     assert dict(ticket.tied) == {"6.weight": "4.weight"}
     for architecture in (network(tied=True), network()):
@@ -150,7 +150,7 @@ def test_other_dtypes(dtype: torch.dtype, represent: Represent, tmp_path: Path) 
     x = inputs().flatten(1).to(dtype)
     search = search_of(model)
     model = trained(search, Learning(TopK(0.4), represent=represent), x)  # type: ignore[assignment]
-    ticket = same_bytes(make_ticket(search, model, (), {}), tmp_path / "a.ticket")
+    ticket = same_bytes(make_ticket(search, model, (), 1), tmp_path / "a.ticket")
     built = ticket.build(model=search.architecture).eval()
     out = built(x)
     assert out.dtype == dtype
@@ -162,7 +162,7 @@ def test_an_attention_network(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 8)
     search = search_of(model)
     found = trained(search, Learning(TopK(0.4), include=("*.bias",), represent=Identity(True)), x)
-    ticket = same_bytes(make_ticket(search, found, (), {}), tmp_path / "a.ticket")
+    ticket = same_bytes(make_ticket(search, found, (), 1), tmp_path / "a.ticket")
     torch.testing.assert_close(ticket.build(model=model).eval()(x), found(x))
 
 
@@ -175,7 +175,7 @@ def test_a_network_that_holds_other_parametrisations() -> None:
     x = inputs().flatten(1)
     search = search_of(model)
     found = trained(search, Learning(TopK(0.4), Masked(), exclude=("0.*", "1.*")), x)
-    ticket = make_ticket(search, found, (), {})
+    ticket = make_ticket(search, found, (), 1)
     assert list(ticket.mask) == ["2.weight"]
     torch.testing.assert_close(ticket.build(model=model).eval()(x), found(x))
 
@@ -184,7 +184,7 @@ def test_a_network_that_holds_other_parametrisations() -> None:
 def test_frozen_weights_of_a_seed_make_a_tiny_file(represent: Represent, tmp_path: Path) -> None:
     search = search_of(None, NetworkSpec("mlp", {"hidden": [128, 64]}, (1, 8, 8), 10))
     model = trained(search, Learning(TopK(0.5), represent=represent), torch.randn(5, 1, 8, 8))
-    ticket = same_bytes(make_ticket(search, model, (), {}), tmp_path / "a.ticket")
+    ticket = same_bytes(make_ticket(search, model, (), 1), tmp_path / "a.ticket")
     assert ticket.origin.kind == "seeded"
     assert ticket.trained is None
     assert dict(ticket.state) == {}
@@ -199,7 +199,7 @@ def test_frozen_weights_of_a_seed_make_a_tiny_file(represent: Represent, tmp_pat
 def test_the_subnetwork_stands_alone_when_exported(represent: Represent, suffix: str, tmp_path: Path) -> None:
     search = search_of(network())
     model = trained(search, Learning(TopK(0.3), represent=represent), inputs())
-    ticket, file = make_ticket(search, model, (), {}), tmp_path / f"network{suffix}"
+    ticket, file = make_ticket(search, model, (), 1), tmp_path / f"network{suffix}"
     export_state(ticket, file, model=network())
     state = safetensors.torch.load_file(file) if suffix == ".safetensors" else torch.load(file, weights_only=True)
     alone = network()
@@ -210,7 +210,7 @@ def test_the_subnetwork_stands_alone_when_exported(represent: Represent, suffix:
 
 def test_a_ticket_says_what_it_is() -> None:
     search = search_of(network())
-    ticket = make_ticket(search, trained(search, Learning(TopK(0.3), represent=Binary()), inputs()), (), {"a": 1})
+    ticket = make_ticket(search, trained(search, Learning(TopK(0.3), represent=Binary()), inputs()), (), 3)
     json.dumps(ticket.info())
     assert ticket.representation.kind == "binary"
-    assert ticket.provenance["a"] == 1
+    assert ticket.provenance["level"] == 3

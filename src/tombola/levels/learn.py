@@ -16,14 +16,15 @@ from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.levels.hooks import LogUtilisation, Refresh
-from tombola.levels.search import Level, Search, finished_level, level_result
+from tombola.levels.search import Level, Search
+from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticket_of
 from tombola.levels.validate import check_ticket
 from tombola.mask import Mask, prunable
 from tombola.nn.init import NORMS
 from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
 from tombola.results.trial import Utilisation
-from tombola.runs.stage import TICKET, Stage
+from tombola.runs.stage import Stage
 from tombola.select.select import EmptyLayerWarning
 from tombola.supermask.attach import Rest, attach
 from tombola.supermask.layers import groups, layers, plain_state
@@ -32,7 +33,6 @@ from tombola.supermask.represent import Identity, Represent
 from tombola.supermask.rules import MaskRule, TopK
 from tombola.supermask.weights import FROZEN, WeightRule
 from tombola.ticket.representation import Representation
-from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.tensors import first_few
 from tombola.ticket.ticket import Ticket
 from tombola.train.connectivity import is_cut
@@ -41,7 +41,7 @@ from tombola.train.hooks import Hook
 from tombola.train.length import Length
 from tombola.train.optimizer import build_optimizer
 from tombola.train.recipe import Recipe
-from tombola.train.trial import Evaluate, MoreTests, Sampled, Trial, run_trial
+from tombola.train.trial import Evaluate, MoreTests, Sampled, train_trial
 
 
 @dataclass(frozen=True)
@@ -70,25 +70,26 @@ class Learning:
 
 def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
     """Train scores (and what else the settings say) from the search's origin; the level holds the ticket."""
-    name = f"level-{level:02d}"
-    stage = search.stage(name)
-    model = attached(search, learning)
-    log = LogUtilisation()
-    trial = run_trial(
-        search.setup,
-        model,
-        seed=search.seed,
-        label=f"mask  {read(model).density:6.1%}",
-        hooks=(*learning.hooks(search), Refresh(), log),
-        optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
-        more_tests=_sampled(learning.samples) if learning.rule.stochastic else None,
-        stage=stage,
-    )
-    if trial.trained is None:
-        return finished_level(stage)
-    _check_connected(search, read(model))
-    ticket = make_ticket(search, model, learning.rewrites, {**search.provenance, "level": level, "rewound_steps": 0})
-    return finished(search, level, ticket, trial, stage, tuple(Utilisation(**row) for row in log.rows))
+
+    def train(stage: Stage | None) -> TrainedLevel:
+        model = attached(search, learning)
+        log = LogUtilisation()
+        trial = train_trial(
+            search.setup,
+            model,
+            seed=search.seed,
+            label=f"mask  {read(model).density:6.1%}",
+            hooks=(*learning.hooks(search), Refresh(), log),
+            optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
+            more_tests=_sampled(learning.samples) if learning.rule.stochastic else None,
+            stage=stage,
+        )
+        instead = "a higher density, a layerwise scope, or less pressure on the mask"
+        check_connected(search, read(model), "under the learned mask", instead)
+        ticket = make_ticket(search, model, learning.rewrites, level)
+        return TrainedLevel(trial, ticket, utilisation=tuple(Utilisation(**row) for row in log.rows))
+
+    return run_level(search, level, train)
 
 
 def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, norms: bool = False) -> None:
@@ -107,7 +108,7 @@ def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, n
     )
     with in_words("the paths of the masked network cannot be followed"):
         is_cut(search.network(), read(model), some_inputs(search.setup.splits))
-    ticket = make_ticket(search, model, learning.rewrites, {**search.provenance, "level": 1, "rewound_steps": 0})
+    ticket = make_ticket(search, model, learning.rewrites, 1)
     built = check_ticket(search, ticket, model)
     if then is not None:
         held = None if norms else ticket.mask
@@ -143,26 +144,24 @@ def _train_on(
     search: Search, before: Level, recipe: Recipe, what: str, held: Mask | None, representation: Representation
 ) -> Level:
     """Another level, from the ticket of the one before; without a mask to hold, only norms are trained."""
-    level = before.level + 1
-    name = f"level-{level:02d}"
-    stage = search.stage(name)
-    model = before.ticket.build("final", model=search.architecture, trusted=search.trusted)
-    _freeze_but(model, held)
-    setup = replace(search.setup, recipe=recipe)
-    trial = run_trial(setup, model, seed=search.seed, label=what, mask=held, stage=stage)
-    if trial.trained is None:
-        return finished_level(stage)
-    ticket = Ticket.from_models(
-        origin=search.origin,
-        mask=before.ticket.mask,
-        final_state=trial.trained.state,
-        representation=representation,
-        rewrites=before.ticket.rewrites,
-        provenance={**search.provenance, "level": level, "rewound_steps": 0},
-        model=search.architecture,
-        trusted=search.trusted,
-    )
-    return finished(search, level, ticket, trial, stage)
+    number = before.level + 1
+
+    def train(stage: Stage | None) -> TrainedLevel:
+        model = before.ticket.build("final", model=search.architecture, trusted=search.trusted)
+        _freeze_but(model, held)
+        setup = replace(search.setup, recipe=recipe)
+        trial = train_trial(setup, model, seed=search.seed, label=what, mask=held, stage=stage)
+        ticket = ticket_of(
+            search,
+            number,
+            before.ticket.mask,
+            trial.trained.state,
+            representation=representation,
+            rewrites=before.ticket.rewrites,
+        )
+        return TrainedLevel(trial, ticket)
+
+    return run_level(search, number, train)
 
 
 def _freeze_but(model: nn.Module, held: Mask | None) -> None:
@@ -171,24 +170,6 @@ def _freeze_but(model: nn.Module, held: Mask | None) -> None:
     for parameter in model.parameters():
         if held is None and id(parameter) not in norms:
             parameter.requires_grad_(False)
-
-
-def finished(
-    search: Search,
-    level: int,
-    ticket: Ticket,
-    trial: Trial,
-    stage: Stage | None,
-    utilisation: tuple[Utilisation, ...] | None = None,
-) -> Level:
-    """The level with its figures, saved where the search has a directory."""
-    result = level_result(level, ticket.mask, trial, search.path(f"level-{level:02d}")).replace(
-        bits_per_weight=bits_per_weight(ticket), utilisation=utilisation
-    )
-    if stage is not None:
-        ticket.save(stage.directory / TICKET)
-        stage.finish(result.as_dict())
-    return Level(level, ticket, result)
 
 
 def attached(search: Search, learning: Learning) -> nn.Module:
@@ -265,9 +246,7 @@ def score_optimizer(model: nn.Module, recipe: Recipe, settings: Mapping[str, Any
     return build_optimizer([group for group in both if group["params"]], recipe)
 
 
-def make_ticket(
-    search: Search, model: nn.Module, rewrites: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any]
-) -> Ticket:
+def make_ticket(search: Search, model: nn.Module, rewrites: Sequence[Mapping[str, Any]], level: int) -> Ticket:
     """The ticket of an attached model, whose masks are final."""
     scales: dict[str, Tensor] = {
         layer.name: layer.supermask.scale.detach().to("cpu", copy=True)
@@ -275,27 +254,15 @@ def make_ticket(
         if layer.supermask.scale is not None
     }
     kind = next(layers(model)).supermask.represent.kind
-    return Ticket.from_models(
-        origin=search.origin,
-        mask=read(model),
-        final_state={name: value.detach().to("cpu").contiguous() for name, value in plain_state(model).items()},
+    return ticket_of(
+        search,
+        level,
+        read(model),
+        {name: value.detach().to("cpu").contiguous() for name, value in plain_state(model).items()},
         representation=Representation(kind, scales) if scales else None,
         multiplier=multipliers(model),
         rewrites=rewrites,
-        provenance=provenance,
-        model=search.architecture,
-        trusted=search.trusted,
     )
-
-
-def _check_connected(search: Search, mask: Mask) -> None:
-    if is_cut(search.network(), mask, some_inputs(search.setup.splits)):
-        empty = mask.empty_layers()
-        raise TombolaError(
-            f"under the learned mask (density {mask.density:.4g}) no path leads from input to output"
-            + (f", {', '.join(empty)} being empty" if empty else "")
-            + "; ask for a higher density, a layerwise scope, or less pressure on the mask"
-        )
 
 
 def _sampled(count: int) -> MoreTests:

@@ -15,25 +15,25 @@ from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError, in_short
 from tombola.hold import hold
 from tombola.levels.rewind import Rewind
-from tombola.levels.search import Level, Search, finished_level, level_result
+from tombola.levels.search import Level, Search
+from tombola.levels.stage import TrainedLevel, check_connected, final_state, run_level, ticket_of
 from tombola.levels.validate import check_ticket
 from tombola.mask import Mask, parameters_by_name, prunable, unwrap
 from tombola.nn.forward import typed, widened
 from tombola.nn.outputs import output_weights, say_kept
 from tombola.rng.seeds import derive, generator
-from tombola.runs.stage import REWIND, TICKET
+from tombola.runs.stage import REWIND, Stage
 from tombola.select.barred import warn_of_barred, warn_of_ties
 from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import Pattern
 from tombola.select.select import Selection, selection, warn_of_empty
 from tombola.ticket.origin import Origin
-from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import Ticket
-from tombola.train.checkpoint import Snapshot, State, load_snapshot, save_snapshot
+from tombola.train.checkpoint import Snapshot, load_snapshot
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
 from tombola.train.feeds import training_feed
-from tombola.train.trial import run_trial
+from tombola.train.trial import train_trial
 
 Counts = Mapping[str, int] | int | None
 """Units to keep: per layer, or over all layers; None where the pattern (N:M) fixes them."""
@@ -68,12 +68,14 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     """
     mask, plan = plan_levels(search.network(), pruning, search.mask, some_inputs(search.setup.splits))
     say_kept(_spared(search, pruning, mask), "prune_outputs")
-    chosen = Selection(mask, {}, {}, {})
-    levels = list[Level]()
-    for level, counts in enumerate(plan):
-        if level > 0:
-            chosen = _next_mask(search, pruning, levels[-1], counts)
-        levels.append(_train_level(search, pruning, level, chosen, levels))
+    levels = [run_level(search, 0, partial(_train_level, search, pruning, Selection(mask, {}, {}, {}), ()))]
+    for number, counts in enumerate(plan[1:], 1):
+        before = tuple(levels)
+
+        def train(stage: Stage | None, counts: Counts = counts, before: Sequence[Level] = before) -> TrainedLevel:
+            return _train_level(search, pruning, _next_mask(search, pruning, before[-1], counts), before, stage)
+
+        levels.append(run_level(search, number, train))
     return levels
 
 
@@ -130,14 +132,7 @@ def dry_run(search: Search, pruning: Pruning) -> None:
     mask, plan = plan_levels(model, pruning, search.mask, some_inputs(search.setup.splits))
     with hold(model, mask):
         state = try_training(search.setup, model, seed=search.seed)
-    ticket = Ticket.from_models(
-        origin=search.origin,
-        mask=mask,
-        final_state=state,
-        provenance={**search.provenance, "level": 0, "rewound_steps": 0},
-        model=search.architecture,
-        trusted=search.trusted,
-    )
+    ticket = ticket_of(search, 0, mask, state)
     check_ticket(search, ticket, model)
     if len(plan) > 1:
         with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
@@ -188,7 +183,7 @@ def _name(pruning: Pruning) -> str:
 
 def _context(search: Search, level: int, ticket: Ticket) -> Context:
     """What the criterion is told of a trained level."""
-    initial, final, mask = search.state(), _final_state(search, ticket), ticket.mask
+    initial, final, mask = search.state(), final_state(search, ticket), ticket.mask
     return Context(
         initial={name: initial[name] for name in mask},
         final={name: final[name] for name in mask},
@@ -205,60 +200,38 @@ def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts
     warn_of_ties(pruned, chosen.tied, what)
     if empty := pruned.empty_layers():
         warn_of_empty(empty)
-    if is_cut(search.network(), pruned, some_inputs(search.setup.splits)):
-        raise TombolaError(
-            f"at level {previous.level + 1} (density {pruned.density:.4g}) no path leads from input to output"
-            + (f", {', '.join(empty)} being empty" if empty else "")
-            + "; ask for a higher density, fewer levels, or a layerwise scope"
-        )
+    where = f"at level {previous.level + 1}"
+    check_connected(search, pruned, where, "a higher density, fewer levels, or a layerwise scope")
     return chosen
 
 
-def _train_level(search: Search, pruning: Pruning, level: int, chosen: Selection, before: Sequence[Level]) -> Level:
-    mask, barred = chosen.mask, chosen.barred
-    name = f"level-{level:02d}"
-    stage = search.stage(name)
+def _train_level(
+    search: Search, pruning: Pruning, chosen: Selection, before: Sequence[Level], stage: Stage | None
+) -> TrainedLevel:
+    level, mask = len(before), chosen.mask
     rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
-    file = stage.directory / TICKET if stage else None
-    snapshot = None if level == 0 else _rewind_point(search, rewound, before[0])
-    model, start = _starting_point(search, pruning, snapshot, rewound, before)
-    trial = run_trial(
+    snapshot = _rewind_point(search, rewound, before[0]) if before else None
+    model, start = _starting_point(search, pruning, snapshot, before)
+    trial = train_trial(
         search.setup,
         model,
         seed=search.seed,
         label=f"level {level}  {mask.density:6.1%}",
-        mask=mask if level or search.mask is not None else None,
+        mask=mask if before or search.mask is not None else None,
         start=start,
-        capture=rewound if level == 0 and rewound else None,
+        capture=rewound if not before and rewound else None,
         stage=stage,
     )
-    if trial.trained is None:
-        return finished_level(stage)
-    origin = _origin(search, pruning, snapshot, before)
-    ticket = Ticket.from_models(
-        origin=origin,
-        mask=mask,
-        final_state=trial.trained.state,
-        provenance={
-            **search.provenance,
-            "level": level,
-            "rewound_steps": start.step if start else 0,
-            **({"barred_kept": barred} if barred else {}),
-        },
-        model=search.architecture,
-        trusted=search.trusted,
+    ticket = ticket_of(
+        search,
+        level,
+        mask,
+        trial.trained.state,
+        origin=_origin(search, pruning, snapshot, before),
+        rewound_steps=start.step if start else 0,
+        barred=chosen.barred,
     )
-    captured = trial.trained.captured
-    if stage is not None and file is not None:
-        if captured is not None:
-            save_snapshot(stage.directory / REWIND, captured)
-        ticket.save(file)
-    result = level_result(level, mask, trial, search.path(name), barred).replace(
-        tied_kept=sum(chosen.tied.values()), bits_per_weight=bits_per_weight(ticket)
-    )
-    if stage is not None:
-        stage.finish(result.as_dict())
-    return Level(level, ticket, result, captured if stage is None else None)
+    return TrainedLevel(trial, ticket, chosen.barred, tied_kept=sum(chosen.tied.values()))
 
 
 def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None:
@@ -271,13 +244,13 @@ def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None
 
 
 def _starting_point(
-    search: Search, pruning: Pruning, snapshot: Snapshot | None, rewound: int, before: Sequence[Level]
+    search: Search, pruning: Pruning, snapshot: Snapshot | None, before: Sequence[Level]
 ) -> tuple[nn.Module, Snapshot | None]:
     """The network to train and the snapshot to begin at: rewound weights, or the last level's under "lr"."""
     model = search.network()
     if not before or pruning.rewind.weights:
         return model, snapshot
-    final = _final_state(search, before[-1].ticket)
+    final = final_state(search, before[-1].ticket)
     model.load_state_dict(final)
     return model, replace(snapshot, model=final) if snapshot else None
 
@@ -285,17 +258,12 @@ def _starting_point(
 def _origin(search: Search, pruning: Pruning, snapshot: Snapshot | None, before: Sequence[Level]) -> Origin:
     """What the ticket says it trains from: the rewind point; under "lr", the trained dense network."""
     if before and not pruning.rewind.weights:
-        state = _final_state(search, before[0].ticket)
+        state = final_state(search, before[0].ticket)
     elif snapshot is not None:
         state = snapshot.model
     else:
         return search.origin
     return Origin.stored(state, network=search.origin.network, init=search.origin.init)
-
-
-def _final_state(search: Search, ticket: Ticket) -> State:
-    model = ticket.build("final", model=search.architecture, trusted=search.trusted)
-    return dict(model.state_dict())
 
 
 def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:

@@ -11,11 +11,10 @@ from msgspec.structs import asdict
 from torch import nn
 
 from tombola.mask import Mask
-from tombola.results.codec import read
 from tombola.results.trial import LayerResult, LevelResult
-from tombola.runs.stage import METRICS, RESULT, TICKET, Stage
+from tombola.runs.stage import METRICS, TICKET, Stage
 from tombola.ticket.origin import Origin
-from tombola.ticket.ticket import UNLIMITED, Ticket
+from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State
 from tombola.train.trial import TrainingSetup, Trial
 
@@ -66,14 +65,6 @@ class Level:
     ticket: Ticket
     result: LevelResult
     rewind: Snapshot | None = None
-
-
-def finished_level(stage: Stage | None) -> Level:
-    """The level that a finished stage holds."""
-    assert stage is not None
-    result = read(LevelResult, stage.directory / RESULT)
-    assert result is not None
-    return Level(result.level, Ticket.load(stage.directory / TICKET, max_weights=UNLIMITED), result)
 
 
 def level_result(

@@ -96,7 +96,32 @@ class Trial:
     outcomes: Tensor | None = field(default=None, compare=False, repr=False)
 
 
+@dataclass(frozen=True)
+class TrainedTrial(Trial):
+    """A trial that was trained just now."""
+
+    trained: Trained
+
+
 def run_trial(
+    setup: TrainingSetup,
+    model: nn.Module,
+    *,
+    seed: int,
+    label: str,
+    mask: Mask | None = None,
+    start: Snapshot | int | None = None,
+    hooks: Sequence[Hook] = (),
+    stage: Stage | None = None,
+) -> Trial:
+    """The trial that a finished stage holds, else `train_trial`."""
+    done = found(TrialResult, stage)
+    if stage is not None and done is not None:
+        return Trial(done, tuple(read_csv(stage.directory / METRICS)), None, read_outcomes(stage.directory))
+    return train_trial(setup, model, seed=seed, label=label, mask=mask, start=start, hooks=hooks, stage=stage)
+
+
+def train_trial(
     setup: TrainingSetup,
     model: nn.Module,
     *,
@@ -109,16 +134,13 @@ def run_trial(
     start: Snapshot | int | None = None,
     capture: int | None = None,
     stage: Stage | None = None,
-) -> Trial:
+) -> TrainedTrial:
     """Train `model` (in place) under `mask`, then evaluate it once on the test split.
 
     `optimizer` as in `train`. `more_tests` adds figures, and comes last.
 
     The stage is not marked finished here: the caller first saves what it keeps of the state.
     """
-    done = found(TrialResult, stage)
-    if stage is not None and done is not None:
-        return Trial(done, tuple(read_csv(stage.directory / METRICS)), None, read_outcomes(stage.directory))
     store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds) if stage else None
     with (
         stage.writing() if stage else nullcontext(),
@@ -145,7 +167,7 @@ def run_trial(
     outcomes = None if tests.final is None else tests.final.values
     if stage is not None and outcomes is not None:
         write_outcomes(stage.directory, outcomes)
-    return Trial(_result(setup, trained, tests), trained.history, trained, outcomes)
+    return TrainedTrial(_result(setup, trained, tests), trained.history, trained, outcomes)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,169 @@
+"""One level of a search: found finished in its stage, or trained; then its ticket and its record are written there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from tombola.data.probe import some_inputs
+from tombola.errors import TombolaError
+from tombola.levels.search import Level, Search, level_result
+from tombola.mask import Mask, prunable
+from tombola.results.codec import found
+from tombola.results.trial import LevelResult, Utilisation
+from tombola.runs.stage import REWIND, TICKET, Stage
+from tombola.select.select import warn_of_empty
+from tombola.ticket.origin import Origin
+from tombola.ticket.representation import Representation
+from tombola.ticket.storage import bits_per_weight
+from tombola.ticket.ticket import UNLIMITED, Ticket
+from tombola.train.checkpoint import State, save_snapshot
+from tombola.train.connectivity import is_cut
+from tombola.train.trial import TrainedTrial, train_trial
+
+
+@dataclass(frozen=True)
+class TrainedLevel:
+    """A level as it was trained, before it is written: its ticket, and what its record holds besides the trial's.
+
+    `barred`: layer -> kept weights that the criterion bars. `tied_kept`: kept weights drawn among equal scores.
+    """
+
+    trial: TrainedTrial
+    ticket: Ticket
+    barred: Mapping[str, int] = field(default_factory=dict)
+    tied_kept: int | None = None
+    utilisation: tuple[Utilisation, ...] | None = None
+
+
+def run_level(search: Search, number: int, train: Callable[[Stage | None], TrainedLevel]) -> Level:
+    """The level of that number. `train` is called where its stage is not finished, with the stage to checkpoint in."""
+    name = f"level-{number:02d}"
+    stage = search.stage(name)
+    record = found(LevelResult, stage)
+    if stage is not None and record is not None:
+        return Level(number, Ticket.load(stage.directory / TICKET, max_weights=UNLIMITED), record)
+    trained = train(stage)
+    trial, ticket = trained.trial, trained.ticket
+    result = level_result(number, ticket.mask, trial, search.path(name), trained.barred).replace(
+        tied_kept=trained.tied_kept, bits_per_weight=bits_per_weight(ticket), utilisation=trained.utilisation
+    )
+    captured = trial.trained.captured
+    if stage is not None:
+        if captured is not None:
+            save_snapshot(stage.directory / REWIND, captured)
+        ticket.save(stage.directory / TICKET)
+        stage.finish(result.as_dict())
+    return Level(number, ticket, result, captured if stage is None else None)
+
+
+def train_dense(search: Search) -> Level:
+    """Level 0: all prunable weights trained from the search's origin, under the mask of a ticket to go on from."""
+
+    def train(stage: Stage | None) -> TrainedLevel:
+        model = search.network()
+        mask = search.mask or Mask.full(prunable(model))
+        trial = train_trial(
+            search.setup,
+            model,
+            seed=search.seed,
+            label=f"level 0  {mask.density:6.1%}",
+            mask=search.mask,
+            stage=stage,
+        )
+        return TrainedLevel(trial, ticket_of(search, 0, mask, trial.trained.state))
+
+    return run_level(search, 0, train)
+
+
+def train_under(
+    search: Search, mask: Mask | Callable[[], Mask], after: Level | None = None, *, weights: str = "origin"
+) -> Level:
+    """The next level: the network trained under one mask, its pruned weights held at 0.
+
+    Args:
+        mask: which weights are kept, or a function that says so: it is called only where the level is not finished.
+        after: the level before, such as `train_dense` gives; the number of this one follows. None: this is level 1.
+        weights: "origin" trains from the search's origin; "trained" goes on from the weights of `after`.
+
+    Raises:
+        TombolaError: the mask does not fit the network or a ticket to go on from, or leaves no path from the input to
+            the output.
+    """
+    number = 1 if after is None else after.level + 1
+    if weights not in ("origin", "trained") or (weights == "trained" and after is None):
+        raise TombolaError(f'weights is {weights!r}; give "origin", or "trained" with the level to go on from (after)')
+
+    def train(stage: Stage | None) -> TrainedLevel:
+        kept = mask() if callable(mask) else mask
+        origin = search.origin
+        if weights == "trained" and after is not None:
+            state = final_state(search, after.ticket)
+            origin = Origin.stored(state, network=origin.network, init=origin.init)
+        if search.mask is not None and not kept.nested_in(search.mask):
+            raise TombolaError("the mask keeps weights that the ticket to start from prunes; give one within its mask")
+        if empty := kept.empty_layers():
+            warn_of_empty(empty)
+        check_connected(search, kept, "under the mask", "a higher density, or a layerwise scope")
+        trial = train_trial(
+            search.setup,
+            search.network(origin),
+            seed=search.seed,
+            label=f"level {number}  {kept.density:6.1%}",
+            mask=kept,
+            stage=stage,
+        )
+        return TrainedLevel(trial, ticket_of(search, number, kept, trial.trained.state, origin=origin))
+
+    return run_level(search, number, train)
+
+
+def final_state(search: Search, ticket: Ticket) -> State:
+    """The full state of a ticket's trained network, on the CPU."""
+    return dict(ticket.build("final", model=search.architecture, trusted=search.trusted).state_dict())
+
+
+def check_connected(search: Search, mask: Mask, where: str, instead: str) -> None:
+    """TombolaError if no path leads from the input to the output; `where` and `instead` begin and end its message."""
+    if is_cut(search.network(), mask, some_inputs(search.setup.splits)):
+        empty = mask.empty_layers()
+        raise TombolaError(
+            f"{where} (density {mask.density:.4g}) no path leads from input to output"
+            + (f", {', '.join(empty)} being empty" if empty else "")
+            + f"; ask for {instead}"
+        )
+
+
+def ticket_of(
+    search: Search,
+    number: int,
+    mask: Mask,
+    final_state: State,
+    *,
+    origin: Origin | None = None,
+    rewound_steps: int = 0,
+    barred: Mapping[str, int] | None = None,
+    representation: Representation | None = None,
+    multiplier: Mapping[str, Tensor] | None = None,
+    rewrites: Sequence[Mapping[str, Any]] = (),
+) -> Ticket:
+    """The ticket of a level of this search; `origin` where training did not start at the search's."""
+    return Ticket.from_models(
+        origin=origin or search.origin,
+        mask=mask,
+        final_state=final_state,
+        provenance={
+            **search.provenance,
+            "level": number,
+            "rewound_steps": rewound_steps,
+            **({"barred_kept": barred} if barred else {}),
+        },
+        representation=representation,
+        multiplier=multiplier,
+        rewrites=rewrites,
+        model=search.architecture,
+        trusted=search.trusted,
+    )
