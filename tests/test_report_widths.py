@@ -58,10 +58,11 @@ def test_the_page_fits_every_width(page: Path, tmp_path: Path) -> None:
         f'<iframe width="{w}" height="900" style="border:0" srcdoc="{html.escape(text)}"></iframe>' for w in WIDTHS
     )
     frame.write_text(f"<body>{''.join(frames)}")
-    dom = chromium(frame.as_uri(), tmp_path / "profile", "--dump-dom", "--window-size=2000,1000").stdout
+    done = chromium(frame.as_uri(), tmp_path / "profile", "--dump-dom", "--window-size=2000,1000")
+    assert "CONSOLE" not in done.stderr
     for width in WIDTHS:
-        found = re.search(rf'data-w{width}="([^"]*)"', dom)
-        assert found is not None, dom[:300]
+        found = re.search(rf'data-w{width}="([^"]*)"', done.stdout)
+        assert found is not None, done.stdout[:300]
         probed = json.loads(html.unescape(found[1]))
         assert probed["page"] <= width, f"the page scrolls sideways at {width} px"
         assert not probed["cut"], f"cut off at {width} px"

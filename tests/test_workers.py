@@ -198,9 +198,7 @@ def started(*command: str, **more: object) -> Iterator[subprocess.Popen[str]]:
 
 @posix
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
-def test_no_worker_outlives_its_parent(tmp_path: Path, how: signal.Signals) -> None:
-    if how != signal.SIGKILL and signal.getsignal(how) is signal.SIG_IGN:
-        pytest.skip(f"{how.name} is ignored here, as under nohup, and in all that is started here")
+def test_no_worker_outlives_its_parent(tmp_path: Path, heeded_signals: None, how: signal.Signals) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     with started(sys.executable, str(script), str(tmp_path)) as parent:
@@ -221,9 +219,7 @@ MORE = ("--replicates", "2", "--jobs", "2", "--checkpoint_seconds", "0", "--thre
 
 @posix
 @pytest.mark.skipif(cores.usable_cores() < 2, reason="one core, one process")
-def test_ctrl_c_is_one_line_from_all_processes_of_a_command(tmp_path: Path) -> None:
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        pytest.skip("SIGINT is ignored here, as of a shell's background job, and in all that is started here")
+def test_ctrl_c_is_one_line_from_all_processes_of_a_command(tmp_path: Path, heeded_signals: None) -> None:
     command = (sys.executable, "-m", "tombola", *LONG, *MORE, "--out", str(tmp_path))
     with started(*command) as parent:
         until(lambda: len(list(tmp_path.rglob("checkpoint.pt"))) == 2)
