@@ -4,6 +4,11 @@ VENV ?= .venv
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.14; do \
 	$$p -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo $$p; break; }; done)
 BIN := $(VENV)/bin
+# Extras that the tests are installed with, further options of pytest, and processes that share the tests out: as many
+# as there are cores, but no more than four, which need 2 GB each.
+EXTRAS ?= dev
+TESTING ?=
+WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
 .PHONY: help demo test check bench docs-figures clean
@@ -20,11 +25,12 @@ help:
 demo: $(VENV)/.installed
 	$(BIN)/tombola demo
 
-test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+test: $(VENV)/.installed-$(EXTRAS)
+	$(BIN)/python -m pytest -q $(WORKERS) $(TESTING)
 
-check: $(VENV)/.installed-dev
+check: $(VENV)/.installed-$(EXTRAS)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
@@ -47,7 +53,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	$(PIP) -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
+$(VENV)/.installed-$(EXTRAS): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo 'installing Tombola, PyTorch and the test tools into $(VENV) (some minutes, once)'
-	$(PIP) -e '.[dev]'
+	$(PIP) -e '.[$(EXTRAS)]'
 	@touch $@ $(VENV)/.installed
