@@ -23,6 +23,7 @@ from tombola.study.untrained import _CONTROLS, is_untrained, untrained, untraine
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.ticket import Ticket
+from tombola.train.evaluate import Score
 from tombola.train.fabric import make_fabric
 from tombola.train.recipe import Recipe
 from tombola.train.trial import TrainingSetup
@@ -214,10 +215,8 @@ def right(model: nn.Module, data: Any) -> Tensor:
 
 
 def judged(ticket: Ticket, model: nn.Module, data: Any, replicates: int = 3, seed: int = 2) -> dict[str, Any]:
-    recipe = Recipe(batch_size=8)
-    return untrained(
-        VerificationSetup(ticket, model), data, recipe, make_fabric("cpu", "32"), seed=seed, replicates=replicates
-    )
+    setup = TrainingSetup(data, Recipe(batch_size=8), make_fabric("cpu", "32"))
+    return untrained(VerificationSetup(ticket, model), setup, seed=seed, replicates=replicates)
 
 
 def by_hand(ticket: Ticket, model: nn.Module, data: Any, arm: str, index: int, seed: int = 2) -> Tensor:
@@ -271,6 +270,7 @@ def test_two_draws_have_a_mean_but_decide_nothing() -> None:
     for arm in ("random", "reinit"):
         assert len(found[arm]["test_accuracy"]) == 2
         assert (found["comparisons"][arm]["p"], found["comparisons"][arm]["p_holm"]) == (None, None)
+        assert found["comparisons"][arm]["covers"] == "draws of the control and test examples"
     said = untrained_sentence(found, "accuracy")
     assert "better by" not in said
     assert "Holm" not in said
@@ -311,6 +311,44 @@ def test_bounds_of_a_share_of_examples_end_at_0_and_1_and_others_where_they_fall
         assert free[arm]["interval"] == pytest.approx(
             [50 + end for end in interval(share[arm]["test_accuracy"]) or ()], abs=1e-4
         )
+
+
+def made_up(monkeypatch: pytest.MonkeyPatch, metrics: list[float], **task: Any) -> dict[str, Any]:
+    """What is found where the networks, the ticket's own first, reach these metrics."""
+    given = iter(metrics)
+    monkeypatch.setattr(TrainingSetup, "scorer", lambda *ignored: lambda: Score(0.0, next(given), 26))
+    model = network()
+    return judged(ticket_of(model), model, splits(batch_mean, **task))
+
+
+def test_no_bound_of_a_share_lies_beyond_what_a_share_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = [1.0, 0.0, 0.0, 0.3, 1.0, 1.0, 0.7]
+    share, free = made_up(monkeypatch, metrics), made_up(monkeypatch, metrics, name="score")
+    low, high = interval([0.0, 0.0, 0.3]) or (0.0, 0.0)
+    assert low < 0
+    assert share["random"]["interval"] == [0.0, pytest.approx(high)]
+    assert free["random"]["interval"] == pytest.approx([low, high])
+    low, high = interval([1.0, 1.0, 0.7]) or (0.0, 0.0)
+    assert high > 1
+    assert share["reinit"]["interval"] == [pytest.approx(low), 1.0]
+    # of the differences, too
+    assert share["comparisons"]["random"]["interval"] == [pytest.approx(low), 1.0]
+    assert free["comparisons"]["random"]["interval"] == pytest.approx([low, high])
+
+
+def test_no_bound_over_examples_lies_beyond_what_a_share_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    few = torch.tensor([1.0, 1.0, 1.0])
+    outcomes = iter([few, 0 * few, 0 * few, torch.tensor([1.0, 0.0, 0.0])] * 2 + [few, 0 * few, 0 * few, few])
+
+    def scorer(*ignored: Any) -> Any:
+        values = next(outcomes)
+        return lambda: Score(0.0, float(values.mean()), 3, values)
+
+    monkeypatch.setattr(TrainingSetup, "scorer", scorer)
+    model = network()
+    found = judged(ticket_of(model), model, splits(batch_mean), replicates=3)
+    assert found["comparisons"]["random"]["covers"] == "draws of the control and test examples"
+    assert found["comparisons"]["random"]["interval"][1] == 1.0
 
 
 def test_of_an_error_the_lower_one_is_better_by_as_much() -> None:
@@ -424,8 +462,8 @@ def test_dropout_and_order_of_the_statistics_are_drawn_anew_for_every_control(mo
 
     monkeypatch.setattr(TrainingSetup, "scorer", noting)
     judged(ticket, model, data, replicates=2)
-    one, two, *_ = list(seen.values())[1:]
-    assert not torch.equal(one, two)  # the same weights below, other draws
+    controls = list(seen.values())[1:]
+    assert len({str(mean.tolist()) for mean in controls}) == 4  # the same weights below, other draws
     judged(ticket, model, data, replicates=2)
     assert torch.equal(seen[1], seen[6])
     torch.manual_seed(99)
@@ -451,4 +489,5 @@ def test_what_was_found_of_a_ticket_as_it_stands_in_words() -> None:
     found["comparisons"]["reinit"] = part(0.25, -0.1, "all", None)
     said = untrained_sentence(found, "accuracy")
     assert said.count("better by") == 1
+    assert "None" not in said
     assert "bounds over draws and all" in said

@@ -392,3 +392,46 @@ def test_what_is_odd_about_a_ticket_stands_in_its_sentence() -> None:
     found = judged(trained(model, provenance={"barred_kept": {MASKED[0]: 7}}), model)
     assert found["barred_kept"] == 7
     assert "Of the 30 weights that it keeps 7 are barred by its criterion" in found["sentence"]
+
+
+def test_no_bound_of_an_accuracy_lies_beyond_what_one_can_be() -> None:
+    model = network()
+    values = {"ticket": (1.0, 1.0, 0.7), "dense": (0.0, 0.0, 0.3), "random": (0.1, 0.2, 0.3), "reinit": (0.1, 0.2, 0.3)}
+    for name, limited in (("accuracy", True), ("score", False)):
+        trials: dict[str, list[Trial]] = {}
+        for arm, reached in values.items():
+            base = [trial(arm, index) for index in range(3)]
+            trials[arm] = [
+                replace(one, outcomes=None, result=trial_result(test_accuracy=value))
+                for one, value in zip(base, reached, strict=True)
+            ]
+        data = splits(lambda output, target: (output.argmax(1) == target).float().mean(), name)
+        asked = module.Verification(VerificationSetup(trained(model), model), data, RECIPE, 3)
+        found = module.judge(trials, asked, data)
+        assert found["test_set"] == {"examples": None, "resolution": None}
+        assert (found["arms"]["ticket"]["interval"][1] <= 1) is limited
+        assert (found["arms"]["dense"]["interval"][0] >= 0) is limited
+        assert (found["comparisons"]["dense"]["interval"][1] <= 1) is limited
+
+
+def test_of_a_dense_network_without_a_figure_no_share_is_allowed() -> None:
+    model = network()
+    data = splits(lambda output, target: output.square().mean(1), "squares", higher_is_better=False)
+    trials = {arm: [replace(trial(arm, index), outcomes=None) for index in range(3)] for arm in ARMS}
+    broken = trial_result(test_accuracy=None)
+    trials["dense"][0] = replace(trials["dense"][0], result=broken)
+    asked = module.Verification(VerificationSetup(trained(model), model), data, RECIPE, 3, margin=Margin(0.1))
+    assert module.judge(trials, asked, data)["margin"] == 0.0
+
+
+def test_a_folder_that_cannot_be_is_met_before_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reading(*given: Any) -> Any:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(driver, "loaded", reading)
+    (tmp_path / "file").write_text("")
+    model = network()
+    with pytest.raises(TombolaError, match="file"):
+        run(trained(model), model, out=tmp_path / "file")
