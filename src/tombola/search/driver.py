@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -23,6 +23,7 @@ from tombola.runs.carry import Done, Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import Stage
+from tombola.search.origin import Starts
 from tombola.search.request import check_jobs, loaded
 from tombola.train.options import Options
 
@@ -32,13 +33,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Workspace:
-    """Where an experiment is carried out: its data, the bars, the run's directory (None: in memory), processes."""
+    """Where an experiment is carried out: its data, the bars, the run's directory (None: in memory), processes.
+
+    `starts`: what its searches start from.
+    """
 
     data: Splits | DataSpec
     splits: Splits
     progress: Progress
     directory: Path | None = None
     processes: int = 1
+    starts: Starts = field(default_factory=Starts, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:

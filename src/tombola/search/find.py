@@ -31,7 +31,7 @@ from tombola.runs.progress import Progress, Silent
 from tombola.runs.versions import versions
 from tombola.search.describe import SCORES_ONLY, describe, describe_training
 from tombola.search.driver import Experiment, Workspace, run, run_in_memory
-from tombola.search.origin import Start, start_from
+from tombola.search.origin import Start, Starts
 from tombola.search.request import Request, loaded, make_request, name_of_model
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
@@ -89,11 +89,12 @@ def search(
     splits: Splits | None = None,
     directory: Path | None = None,
     replicate: int = 0,
+    starts: Starts | None = None,
 ) -> list[Level]:
     """Run one replicate of a request; `splits` is its data if loaded, `directory` the run directory if any."""
     splits = splits or loaded(request.data)
     seed = replicate_seed(request.seed, replicate)
-    start = start_from(request.model, splits, seed=seed, method=request.method, ticket=request.start)
+    start = (starts or Starts()).of(request, splits, seed)
     loggers = _loggers(request.options, directory, replicate)
     fabric = make_fabric(request.options.device, request.recipe.precision, loggers=loggers)
     setup = TrainingSetup(splits, request.recipe, fabric, request.options, progress or Silent())
@@ -145,12 +146,12 @@ class _Find(Experiment[Request]):
         return {**describe(request, splits), "seed": request.seed, "replicates": request.replicates}
 
     def check(self, work: Workspace) -> None:
-        validate(self.request, work.splits, work.progress)
+        validate(self.request, work.splits, work.progress, work.starts)
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         searches = work.map(partial(search_levels, self.request), range(self.request.replicates), "replicates")
         replicates = [replicate_of(self.request, number, {TICKET: levels}) for number, levels in searches]
-        return find_result(self.request, work.splits, replicates).as_dict()
+        return find_result(self.request, work.splits, replicates, work.starts).as_dict()
 
 
 def search_levels(request: Request, work: Workspace, replicate: int) -> list[LevelResult]:
@@ -160,17 +161,19 @@ def search_levels(request: Request, work: Workspace, replicate: int) -> list[Lev
 
 def search_replicate(request: Request, work: Workspace, replicate: int = 0) -> list[Level]:
     """`search` in a workspace."""
-    return search(request, work.progress, splits=work.splits, directory=work.directory, replicate=replicate)
+    return search(
+        request, work.progress, splits=work.splits, directory=work.directory, replicate=replicate, starts=work.starts
+    )
 
 
-def validate(request: Request, splits: Splits, progress: Progress | None = None) -> None:
+def validate(request: Request, splits: Splits, progress: Progress | None = None, starts: Starts | None = None) -> None:
     """Meet every mistake that can be met before anything is trained or written: one step of everything, on copies.
 
     Warns:
         LeftOutWarning: where a good part of the network is not prunable by default (recurrent layers, embeddings).
     """
     method, options = request.method, request.options
-    start = start_from(request.model, splits, seed=request.seed, method=method, ticket=request.start)
+    start = (starts or Starts()).of(request, splits, request.seed)
     network = start.network()
     covered = _covered(request, network) if method.prunes else None
     _loggers(options, None, 0)
@@ -186,9 +189,9 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None)
         warn_of_left_out(covered)
 
 
-def parameters(request: Request, splits: Splits, masked: int) -> Parameters:
+def parameters(request: Request, splits: Splits, masked: int, starts: Starts | None = None) -> Parameters:
     """What densities are a fraction of; `masked` weights are prunable."""
-    start = start_from(request.model, splits, seed=request.seed, method=request.method, ticket=request.start)
+    start = (starts or Starts()).of(request, splits, request.seed)
     return denominator(_covered(request, start.network()), masked)
 
 
@@ -202,7 +205,9 @@ def _covered(request: Request, network: nn.Module) -> Coverage:
     return coverage(network, request.method.include, request.method.exclude)
 
 
-def find_result(request: Request, splits: Splits, replicates: Sequence[Replicate]) -> SearchResult:
+def find_result(
+    request: Request, splits: Splits, replicates: Sequence[Replicate], starts: Starts | None = None
+) -> SearchResult:
     """A finished search."""
     return SearchResult(
         method=request.method.name,
@@ -212,7 +217,7 @@ def find_result(request: Request, splits: Splits, replicates: Sequence[Replicate
         higher_is_better=splits.task.higher_is_better,
         input_shape=tuple(splits.input_shape),
         recipe=as_plain(request.recipe),
-        parameters=parameters(request, splits, replicates[0].levels[-1].total),
+        parameters=parameters(request, splits, replicates[0].levels[-1].total, starts),
         replicates=tuple(replicates),
     )
 

@@ -22,6 +22,7 @@ from tombola.models.foreign import filled_args
 from tombola.models.registry import check_name, default_init, is_known, load_checkpoint_
 from tombola.models.spec import ModelSpec
 from tombola.rng.seeds import derive
+from tombola.search.request import Request
 from tombola.ticket import checks
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.ticket import Ticket
@@ -39,6 +40,20 @@ class Start:
     def network(self) -> nn.Module:
         """A fresh module at the origin."""
         return self.origin.network_module(self.architecture, self.trusted)
+
+
+class Starts:
+    """What a search starts from, kept until another is asked for: check, search and record share one drawn network."""
+
+    def __init__(self) -> None:
+        self._last: tuple[Request, int, Start] | None = None
+
+    def of(self, request: Request, splits: Splits, seed: int) -> Start:
+        """The start of this very request under that seed."""
+        if self._last is None or self._last[0] is not request or self._last[1] != seed:
+            start = start_from(request.model, splits, seed=seed, method=request.method, ticket=request.start)
+            self._last = request, seed, start
+        return self._last[2]
 
 
 def start_from(

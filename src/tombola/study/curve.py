@@ -74,7 +74,7 @@ class _Curve(Experiment[Request]):
         return {**describe(request, splits), "study": "curve", **controls, **seeds}
 
     def check(self, work: Workspace) -> None:
-        validate(self.request, work.splits, work.progress)
+        validate(self.request, work.splits, work.progress, work.starts)
         if self.control_levels and (planned := planned_levels(self.request, work.splits)) is not None:
             self._check_levels(planned)
 
@@ -100,7 +100,7 @@ class _Curve(Experiment[Request]):
         for control, level in work.map(self.train_control, controls, "controls"):
             arms[control.replicate][control.name].append(level)
         replicates = [replicate_of(self.request, number, replicate) for number, replicate in enumerate(arms)]
-        return find_result(self.request, work.splits, replicates).as_dict()
+        return find_result(self.request, work.splits, replicates, work.starts).as_dict()
 
     def train_control(self, work: Workspace, control: _Control) -> LevelResult:
         """The level of one control."""
