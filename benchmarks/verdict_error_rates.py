@@ -100,15 +100,15 @@ def rates(setting: Setting, count: int, seed: int = 0) -> Rates:
             for name, values in outcomes.items()
         }
         found = compare(arms, MARGIN)
-        claimed = {name: part["lower"] is not None and part["lower"] >= true[name] for name, part in found.items()}
+        claimed = {name: part.lower is not None and part.lower >= true[name] for name, part in found.items()}
         wrong["matches"] += claimed["dense"]
-        wrong["seeds_alone"] += found["dense"]["seeds_alone"]["lower"] >= -MARGIN
+        wrong["seeds_alone"] += found["dense"].seeds_alone.lower >= -MARGIN
         wrong["any_uncorrected"] += any(claimed.values())
-        wrong["any_claim"] += any(part["lower_holm"] >= true[name] for name, part in found.items())
+        wrong["any_claim"] += any(part.lower_holm >= true[name] for name, part in found.items())
         for name in ("random", "reinit"):
             wrong["beats"] += claimed[name] / 2
         for name, part in found.items():
-            wrong["outside"] += (not part["interval"][0] <= true[name] <= part["interval"][1]) / 3
+            wrong["outside"] += (not part.interval[0] <= true[name] <= part.interval[1]) / 3
     return Rates(**{name: number / count for name, number in wrong.items()})
 
 

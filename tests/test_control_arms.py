@@ -16,6 +16,7 @@ from tombola.mask import Mask
 from tombola.nn.binary import BinaryActivation
 from tombola.results.crossed import Sample, crossed_difference, crossed_mean
 from tombola.results.statistics import holm, interval, paired_difference
+from tombola.results.verification import BoundAlone, SeedsAlone, UntrainedArm, UntrainedClaim, UntrainedResult
 from tombola.rng.seeds import derive, generator
 from tombola.study import arms as module
 from tombola.study.arms import ARMS, VerificationSetup, fresh_network, random_like, random_mask, run_arm, try_arms
@@ -214,7 +215,7 @@ def right(model: nn.Module, data: Any) -> Tensor:
     return (model.eval()(data.test.x).argmax(1) == data.test.y).float()
 
 
-def judged(ticket: Ticket, model: nn.Module, data: Any, replicates: int = 3, seed: int = 2) -> dict[str, Any]:
+def judged(ticket: Ticket, model: nn.Module, data: Any, replicates: int = 3, seed: int = 2) -> UntrainedResult:
     setup = TrainingSetup(data, Recipe(batch_size=8), make_fabric("cpu", "32"))
     return untrained(VerificationSetup(ticket, model), setup, seed=seed, replicates=replicates)
 
@@ -233,7 +234,7 @@ def test_a_ticket_as_it_stands_is_held_against_draws_of_its_controls() -> None:
     ticket = ticket_of(model)
     found = judged(ticket, model, data)
     own = right(ticket.build(model=model), data)
-    assert found["test_accuracy"] == pytest.approx(float(own.mean()))
+    assert found.test_accuracy == pytest.approx(float(own.mean()))
     outcomes = {
         arm: np.stack([by_hand(ticket, model, data, arm, index).numpy() for index in range(3)])
         for arm in ("random", "reinit")
@@ -241,42 +242,42 @@ def test_a_ticket_as_it_stands_is_held_against_draws_of_its_controls() -> None:
     differences = {}
     for arm, values in outcomes.items():
         accuracies = values.mean(1)
-        assert found[arm]["test_accuracy"] == pytest.approx(accuracies.tolist())
-        assert found[arm]["mean"] == pytest.approx(accuracies.mean())
-        assert found[arm]["covers"] == "draws of the control and test examples"
-        assert found[arm]["interval"] == pytest.approx(list(crossed_mean(Sample.of(values)).interval or ()))
+        assert getattr(found, arm).test_accuracy == pytest.approx(accuracies.tolist())
+        assert getattr(found, arm).mean == pytest.approx(accuracies.mean())
+        assert getattr(found, arm).covers == "draws of the control and test examples"
+        assert getattr(found, arm).interval == pytest.approx(list(crossed_mean(Sample.of(values)).interval or ()))
         alone = np.clip(interval(accuracies.tolist()) or (), 0, 1)
-        assert found[arm]["seeds_alone"]["interval"] == pytest.approx(alone.tolist())
+        assert getattr(found, arm).seeds_alone.interval == pytest.approx(alone.tolist())
         crossed = crossed_difference(Sample.of(own.numpy()[None]), Sample.of(values))
         differences[arm] = crossed
-        compared = found["comparisons"][arm]
-        assert compared["difference"] == pytest.approx(float(own.mean()) - accuracies.mean())
-        assert compared["lower"] == pytest.approx(crossed.lower)
-        assert compared["interval"] == pytest.approx(list(crossed.interval or ()))
-        assert compared["p"] == pytest.approx(crossed.p_value(0.0))
+        compared = found.comparisons[arm]
+        assert compared.difference == pytest.approx(float(own.mean()) - accuracies.mean())
+        assert compared.lower == pytest.approx(crossed.lower)
+        assert compared.interval == pytest.approx(list(crossed.interval or ()))
+        assert compared.p == pytest.approx(crossed.p_value(0.0))
         pairs = paired_difference([float(own.mean()) - float(value) for value in accuracies], [0.0] * 3)
-        assert compared["seeds_alone"]["lower"] == pytest.approx(pairs.lower)
-        assert compared["seeds_alone"]["interval"] == pytest.approx(list(pairs.interval or ()))
+        assert compared.seeds_alone.lower == pytest.approx(pairs.lower)
+        assert compared.seeds_alone.interval == pytest.approx(list(pairs.interval or ()))
     adjusted = holm({arm: float(one.p_value(0.0) or 0.0) for arm, one in differences.items()})
     for arm, step in adjusted.items():
-        assert found["comparisons"][arm]["p_holm"] == pytest.approx(step.p_value)
-        assert found["comparisons"][arm]["lower_holm"] == pytest.approx(differences[arm].bound(step.error_rate))
-    assert judged(ticket, model, data, seed=3)["random"] != found["random"]
+        assert found.comparisons[arm].p_holm == pytest.approx(step.p_value)
+        assert found.comparisons[arm].lower_holm == pytest.approx(differences[arm].bound(step.error_rate))
+    assert judged(ticket, model, data, seed=3).random != found.random
 
 
 def test_two_draws_have_a_mean_but_decide_nothing() -> None:
     model, data = network(), splits()
     found = judged(ticket_of(model), model, data, replicates=2)
     for arm in ("random", "reinit"):
-        assert len(found[arm]["test_accuracy"]) == 2
-        assert (found["comparisons"][arm]["p"], found["comparisons"][arm]["p_holm"]) == (None, None)
-        assert found["comparisons"][arm]["covers"] == "draws of the control and test examples"
+        assert len(getattr(found, arm).test_accuracy) == 2
+        assert (found.comparisons[arm].p, found.comparisons[arm].p_holm) == (None, None)
+        assert found.comparisons[arm].covers == "draws of the control and test examples"
     said = untrained_sentence(found, "accuracy")
     assert "better by" not in said
     assert "Holm" not in said
     one = judged(ticket_of(model), model, data, replicates=1)
-    assert one["random"]["interval"] is None
-    assert one["random"]["seeds_alone"] == {"interval": None}
+    assert one.random.interval is None
+    assert one.random.seeds_alone.interval is None
 
 
 def batch_mean(output: Tensor, target: Tensor) -> Tensor:
@@ -291,13 +292,13 @@ def test_a_number_for_every_batch_covers_the_draws_alone() -> None:
     model = network()
     plain, whole = (judged(ticket_of(model), model, splits(metric)) for metric in (None, batch_mean))
     for arm in ("random", "reinit"):
-        assert whole[arm]["test_accuracy"] == pytest.approx(plain[arm]["test_accuracy"])
-        assert whole[arm]["covers"] == "draws of the control alone"
-        assert whole[arm]["interval"] == whole[arm]["seeds_alone"]["interval"]
-        assert whole[arm]["interval"] == pytest.approx(plain[arm]["seeds_alone"]["interval"])
-        assert whole["comparisons"][arm]["covers"] == "draws of the control alone"
-        alone = plain["comparisons"][arm]["seeds_alone"]["lower"]
-        assert whole["comparisons"][arm]["lower"] == pytest.approx(alone)
+        assert getattr(whole, arm).test_accuracy == pytest.approx(getattr(plain, arm).test_accuracy)
+        assert getattr(whole, arm).covers == "draws of the control alone"
+        assert getattr(whole, arm).interval == getattr(whole, arm).seeds_alone.interval
+        assert getattr(whole, arm).interval == pytest.approx(getattr(plain, arm).seeds_alone.interval)
+        assert whole.comparisons[arm].covers == "draws of the control alone"
+        alone = plain.comparisons[arm].seeds_alone.lower
+        assert whole.comparisons[arm].lower == pytest.approx(alone)
 
 
 def test_bounds_of_a_share_of_examples_end_at_0_and_1_and_others_where_they_fall() -> None:
@@ -305,11 +306,11 @@ def test_bounds_of_a_share_of_examples_end_at_0_and_1_and_others_where_they_fall
     share = judged(ticket_of(model), model, splits(batch_mean))
     free = judged(ticket_of(model), model, splits(lambda output, target: batch_mean(output, target) + 50, "score"))
     for arm in ("random", "reinit"):
-        low, high = share[arm]["interval"]
+        low, high = getattr(share, arm).interval
         assert 0 <= low < high <= 1
-        assert -1 <= share["comparisons"][arm]["interval"][0] < share["comparisons"][arm]["interval"][1] <= 1
-        assert free[arm]["interval"] == pytest.approx(
-            [50 + end for end in interval(share[arm]["test_accuracy"]) or ()], abs=1e-4
+        assert -1 <= share.comparisons[arm].interval[0] < share.comparisons[arm].interval[1] <= 1
+        assert getattr(free, arm).interval == pytest.approx(
+            [50 + end for end in interval(getattr(share, arm).test_accuracy) or ()], abs=1e-4
         )
 
 
@@ -355,11 +356,11 @@ def test_of_an_error_the_lower_one_is_better_by_as_much() -> None:
     model = network()
     more, less = (judged(ticket_of(model), model, splits(squares, "error", higher)) for higher in (True, False))
     for arm in ("random", "reinit"):
-        assert more[arm] == less[arm]
-        one, two = more["comparisons"][arm], less["comparisons"][arm]
-        assert two["difference"] == pytest.approx(-one["difference"])
-        assert two["interval"] == pytest.approx([-end for end in reversed(one["interval"])])
-        assert abs(two["difference"]) > 1  # not held to what a share could be
+        assert getattr(more, arm) == getattr(less, arm)
+        one, two = more.comparisons[arm], less.comparisons[arm]
+        assert two.difference == pytest.approx(-one.difference)
+        assert two.interval == pytest.approx([-end for end in reversed(one.interval)])
+        assert abs(two.difference) > 1  # not held to what a share could be
 
 
 def test_controls_of_a_binary_ticket_have_a_scale_of_their_own_for_every_row_or_layer() -> None:
@@ -472,21 +473,35 @@ def test_dropout_and_order_of_the_statistics_are_drawn_anew_for_every_control(mo
 
 
 def test_what_was_found_of_a_ticket_as_it_stands_in_words() -> None:
-    def part(difference: float, lower: float, covers: str, p: float | None = 0.01) -> dict[str, Any]:
-        return {"difference": difference, "lower_holm": lower, "p": p, "covers": covers}
+    def part(difference: float, lower: float, covers: str, p: float | None = 0.01) -> UntrainedClaim:
+        alone = BoundAlone(lower=lower, interval=None)
+        return UntrainedClaim(
+            difference=difference,
+            lower=lower,
+            interval=None,
+            covers=covers,
+            seeds_alone=alone,
+            p=p,
+            p_holm=p,
+            lower_holm=lower,
+        )
 
-    found: dict[str, Any] = {
-        "test_accuracy": 0.75,
-        "random": {"mean": 0.25},
-        "reinit": {"mean": 0.5},
-        "comparisons": {"random": part(0.5, 0.4, "draws"), "reinit": part(0.25, -0.1, "draws")},
-    }
+    def control(mean: float) -> UntrainedArm:
+        alone = SeedsAlone(interval=None)
+        return UntrainedArm(test_accuracy=(mean,), mean=mean, interval=None, covers="draws", seeds_alone=alone)
+
+    found = UntrainedResult(
+        test_accuracy=0.75,
+        random=control(0.25),
+        reinit=control(0.5),
+        comparisons={"random": part(0.5, 0.4, "draws"), "reinit": part(0.25, -0.1, "draws")},
+    )
     said = untrained_sentence(found, "accuracy")
     assert "75.0" in said
     assert "random masks of its layer densities 25.0" in said
     assert "better by +50.00 points, at least +40.00" in said
     assert said.endswith("(bounds over draws, Holm's correction for the two).")
-    found["comparisons"]["reinit"] = part(0.25, -0.1, "all", None)
+    found.comparisons["reinit"] = part(0.25, -0.1, "all", None)
     said = untrained_sentence(found, "accuracy")
     assert said.count("better by") == 1
     assert "None" not in said

@@ -182,7 +182,7 @@ def test_what_is_left_out_can_be_included_end_to_end() -> None:
         assert not torch.equal(trained[name], model.get_parameter(name).detach() * keep), name  # and the rest has moved
     assert built.get_submodule("out").weight is built.get_submodule("embedding").weight
     verdict = tombola.verify(ticket, model=model, replicates=1)
-    assert verdict["parameters"] == {**ticket.parameters, "left_out": []}
+    assert verdict.parameters.as_dict() == {**ticket.parameters, "left_out": []}
     assert f"of the {ticket.mask.total:,} prunable weights, which are" in ticket.table()
 
 
@@ -210,7 +210,7 @@ def test_verifications_name_what_is_left_out_too() -> None:
     verdict = tombola.verify(ticket, "digits", model=model, replicates=1, recipe=tombola.Recipe(length="1it"))
     expected = coverage(model, include=["own"]).as_dict()
     assert {part["name"] for part in expected["left_out"]} >= {"pair.weight"}
-    assert verdict["parameters"] == expected
+    assert verdict.parameters.as_dict() == expected
 
 
 def test_a_network_with_supermasks_is_refused_without_a_word_on_its_scores() -> None:

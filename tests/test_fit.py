@@ -99,7 +99,7 @@ def test_a_task_gets_what_the_network_returns(form: str) -> None:
     ticket = tb.find(model, data, ONCE, recipe=SHORT)
     verdict = tb.verify(ticket, data, replicates=1, model=model)
     assert ticket.mask.kept == round(0.4 * 108)
-    assert 0 <= verdict["arms"]["ticket"]["mean"] <= 1
+    assert 0 <= verdict.arms["ticket"].mean <= 1
 
 
 @pytest.mark.parametrize("method", [tb.IterativePruning(density=0.4, rounds=1, criterion="snip"), "edge-popup"])
@@ -111,7 +111,7 @@ def test_methods_on_outputs_of_several_parts(method: Any) -> None:
     ticket = tb.find(model, data, chosen, recipe=SHORT)
     assert 0 < ticket.density < 1
     if isinstance(method, str):  # its untrained network is scored too
-        assert tb.verify(ticket, data, replicates=1, model=model, recipe=SHORT)["untrained"]
+        assert tb.verify(ticket, data, replicates=1, model=model, recipe=SHORT).untrained
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -276,7 +276,7 @@ def test_pixels_that_do_not_count_are_no_errors() -> None:
             model, parts(PIXELS, labels, task), tb.IterativePruning(levels=0), recipe=tb.Recipe(lr=0.0, length="1it")
         )
         verdict = tb.verify(ticket, parts(PIXELS, labels, task), replicates=1, model=model)
-        assert verdict["arms"]["dense"]["mean"] == 1.0
+        assert verdict.arms["dense"].mean == 1.0
 
 
 # ---- networks by name or path ------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_networks_keep_their_dtype_to_the_bit(dtype: torch.dtype, method: str) -
         assert {name: value.dtype for name, value in built.items()} == kinds
         assert all(torch.equal(value, again[name]) for name, value in built.items())
     if method == "imp":
-        assert tb.verify(read, parts(X, Y), replicates=1, model=model)["arms"]["ticket"]["mean"] >= 0
+        assert tb.verify(read, parts(X, Y), replicates=1, model=model).arms["ticket"].mean >= 0
 
 
 def test_what_is_trained_in_double_is_stored_in_double() -> None:

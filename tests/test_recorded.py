@@ -77,7 +77,7 @@ def test_a_ticket_of_a_foreign_optimizer_is_verified_by_who_names_it(
     assert f"name it yourself (optimizer {name}" in err
     assert "mine_recorded" not in sys.modules
     assert not (tmp_path / "runs").exists()
-    assert tb.verify(str(file), recipe={"optimizer": name}, replicates=1)["recipe"]["optimizer"] == name
+    assert tb.verify(str(file), recipe={"optimizer": name}, replicates=1).recipe["optimizer"] == name
 
 
 def test_what_a_trusted_prefix_only_imported_is_not_trusted() -> None:

@@ -25,7 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     ticket = tb.find("mlp", "digits", {"density": 0.5, "rounds": 1}, recipe=RECIPE, out=out)
     search = next(out.glob("imp-*"))
     proof = verify(ticket, "digits", replicates=1, out=out)
-    return search, Path(proof["run"])
+    return search, Path(proof.run)
 
 
 def test_a_verification_goes_with_its_search(runs: tuple[Path, Path]) -> None:

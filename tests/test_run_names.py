@@ -300,11 +300,11 @@ def test_verify_asks_for_the_task_that_the_ticket_was_found_with(tmp_path: Path)
         with pytest.raises(TombolaError, match=said):
             verify(ticket, data(task), out=tmp_path, **more)
         assert not list(tmp_path.iterdir())
-    assert verify(ticket, data(Task(F.cross_entropy, accuracy)), **more)["metric"] == "accuracy"
+    assert verify(ticket, data(Task(F.cross_entropy, accuracy)), **more).metric == "accuracy"
     forced = verify(ticket, data(weighted(5.0)), options=Options(force=True), **more)
-    assert forced["wins"] is None
+    assert forced.wins is None
     older = {key: value for key, value in ticket.provenance.items() if key != "task"}
-    assert verify(replace(ticket, provenance=older), data(weighted(5.0)), **more)["wins"] is None
+    assert verify(replace(ticket, provenance=older), data(weighted(5.0)), **more).wins is None
 
 
 def test_a_verification_is_not_handed_out_for_another_network_or_task(tmp_path: Path) -> None:
@@ -313,7 +313,7 @@ def test_a_verification_is_not_handed_out_for_another_network_or_task(tmp_path: 
     def run(model: nn.Module, task: Task | None = None) -> bool:
         options = Options(force=True)
         result = verify(ticket, data(task), replicates=1, model=model, options=options, out=tmp_path)
-        return bool(result["reused"])
+        return bool(result.reused)
 
     assert not run(net())
     assert run(net())

@@ -6,30 +6,20 @@ from typing import Any
 
 import pytest
 
+from tombola.results.verification import ClaimResult, VarianceBySource
 from tombola.study.margin import Margin
 from tombola.study.sentence import VerdictContext, sentence, why
 from tombola.study.verdict import Examples
+from trial_results import claim_result, speed_result
 
 ALL, SEEDS = "training seeds and test examples", "training seeds alone"
-NO_PACE = {"verdict": "undecided"}
+NO_PACE = speed_result()
 SIZES = " Sizes named are for a probability of 80 %, if variances and differences are as estimated."
 
 
-def found(verdict: str, difference: float | None, least: float | None, **more: Any) -> dict[str, Any]:
+def found(verdict: str, difference: float | None, lower: float | None, **more: Any) -> ClaimResult:
     """One claim's comparison; a control's, seen over examples too, unless `more` says otherwise."""
-    return {
-        "verdict": verdict,
-        "difference": difference,
-        "lower_holm": least,
-        "threshold": 0.0,
-        "refuted": False,
-        "covers": ALL,
-        "standard_error": 0.001,
-        "variance": {"seeds": 3.0, "examples": 1.0, "interaction": 1.0},
-        "replicates_to_decide": None,
-        "examples_to_decide": None,
-        **more,
-    }
+    return claim_result(verdict=verdict, difference=difference, lower_holm=lower, **{"covers": ALL, **more})
 
 
 def said(
@@ -50,7 +40,7 @@ def test_a_win_and_its_pace() -> None:
         "random": found("yes", 0.05, 0.04),
         "reinit": found("yes", 0.06, 0.05),
     }
-    pace = {"verdict": "earlier", "ticket_iterations": 1234.4, "dense_iterations": 2000.0}
+    pace = speed_result("earlier", 1234.4, 2000.0)
     text = sentence("This ticket", three, pace, said())
     assert text == (
         "This ticket wins: it matches the dense network to within 0.2 points (+1.00 points, at least +0.30), beats a "
@@ -58,13 +48,13 @@ def test_a_win_and_its_pace() -> None:
         f"{bounds()} It reaches the dense network's lowest validation loss earlier, after 1,234 iterations instead of "
         "2,000."
     )
-    assert "loss later, after 1,234" in sentence("This ticket", three, {**pace, "verdict": "later"}, said())
+    assert "loss later, after 1,234" in sentence("This ticket", three, pace.replace(verdict="later"), said())
     assert {why(each, said()) for each in three.values()} == {""}
 
 
 def test_what_is_refuted_and_what_is_not_shown() -> None:
     wrong = found("no", -0.05, -0.06, refuted=True)
-    three = {"dense": {**wrong, "threshold": -0.002}, "random": wrong, "reinit": wrong}
+    three = {"dense": wrong.replace(threshold=-0.002), "random": wrong, "reinit": wrong}
     numbers = "(−5.00 points, at least −6.00)"
     assert sentence("This ticket", three, NO_PACE, said()) == (
         f"This ticket does not win: it does not match the dense network to within 0.2 points {numbers}, beat a random "
@@ -104,8 +94,8 @@ def test_planned_examples_are_rounded_up_to_two_digits(needed: int, words: str) 
 def test_the_side_that_more_replicates_would_decide_for() -> None:
     on_it = found("no", 0.0, -0.01, replicates_to_decide=1)
     assert why(on_it, said()) == "about 1 replicate would decide"
-    assert why({**on_it, "difference": -1e-9}, said()) == "about 1 replicate would decide against it"
-    assert why({**on_it, "difference": -0.001, "threshold": -0.002}, said()) == "about 1 replicate would decide"
+    assert why(on_it.replace(difference=-1e-9), said()) == "about 1 replicate would decide against it"
+    assert why(on_it.replace(difference=-0.001, threshold=-0.002), said()) == "about 1 replicate would decide"
     assert why(found("no", 0.0, -0.01), said(None)) == "10,000 replicates would not decide"
 
 
@@ -118,7 +108,7 @@ def test_what_a_test_set_cannot_decide() -> None:
     )
     # a margin of one example is a margin
     noise = "the noise of its 500 examples alone is larger than that"
-    assert why({**dense, "examples_to_decide": None}, said(500)) == noise
+    assert why(dense.replace(examples_to_decide=None), said(500)) == noise
     assert why(dense, said(1)) == (
         "its one example is 100 points; to show equal networks equal takes about 1,300 or more"
     )
@@ -144,7 +134,7 @@ def test_what_is_open_and_what_would_decide_it() -> None:
         "This ticket", controls, NO_PACE, said(replicates=2)
     )
     assert why(two["random"], said(replicates=2)) == f"{needs}; about 3 replicates would decide"
-    assert why({**two["random"], "standard_error": 0.0}, said(replicates=2)) == needs
+    assert why(two["random"].replace(standard_error=0.0), said(replicates=2)) == needs
     agree = "no run differs from another in its test result, which tells nothing of how far they scatter"
     assert why(two["random"], said(replicates=3)) == agree
     mixed = {
@@ -190,11 +180,12 @@ def test_what_the_bounds_cover() -> None:
 def test_a_bound_of_everything_names_what_is_too_little(
     count: int | None, covers: str, variance: tuple[float, ...], few: str
 ) -> None:
-    parts = dict(zip(("seeds", "examples", "interaction"), variance, strict=True))
+    seeds, examples, interaction = variance
+    parts = VarianceBySource(seeds=seeds, examples=examples, interaction=interaction)
     wide = {"random": found("no", 0.0, -1.0, covers=covers, variance=parts)}
     last = f" A bound of −100 points excludes nothing: {few} too few."
     assert sentence("This ticket", wide, NO_PACE, said(count)).endswith(last)
-    near = {"random": {**wide["random"], "lower_holm": -0.999}}
+    near = {"random": wide["random"].replace(lower_holm=-0.999)}
     assert "excludes nothing" not in sentence("This ticket", near, NO_PACE, said(count))
     # of a loss a bound of -1 is one like any other
     assert "excludes nothing" not in sentence("This ticket", wide, NO_PACE, said(count, metric="loss", share=False))

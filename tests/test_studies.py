@@ -149,8 +149,8 @@ def test_tickets_of_every_rewind_are_verified_from_where_they_start(rewind: str)
     start = {"init": 0, "2it": 2, "lr:1it": 1}[rewind]
     assert ticket.provenance["rewound_steps"] == start
     verdict = tb.verify(ticket, replicates=1)
-    assert verdict["wins"] is None
-    assert set(verdict["arms"]) == {"ticket", "dense", "random", "reinit"}
+    assert verdict.wins is None
+    assert set(verdict.arms) == {"ticket", "dense", "random", "reinit"}
 
 
 def test_other_data_than_the_tickets_is_refused_unless_forced() -> None:
@@ -159,7 +159,7 @@ def test_other_data_than_the_tickets_is_refused_unless_forced() -> None:
     ticket = tb.find("mlp", "digits", {"density": 0.5, "rounds": 1}, recipe=TINY)
     with pytest.raises(tb.TombolaError, match="found on other data"):
         tb.verify(ticket, data, replicates=1)
-    assert tb.verify(ticket, data, replicates=1, options=Options(force=True))["data"] == "data"
+    assert tb.verify(ticket, data, replicates=1, options=Options(force=True)).data == "data"
 
 
 def test_a_ticket_never_causes_an_import() -> None:

@@ -345,5 +345,5 @@ def test_a_mask_without_a_path_is_refused_when_it_is_found() -> None:
 def test_an_untrained_ticket_can_be_verified(method: Any) -> None:
     ticket = find(SMALL, splits(), method, recipe=RECIPE)
     found = verify(ticket, splits(), replicates=3, recipe=RECIPE)
-    assert set(found["arms"]) == {"ticket", "dense", "random", "reinit"}
-    assert found["sentence"]
+    assert set(found.arms) == {"ticket", "dense", "random", "reinit"}
+    assert found.sentence

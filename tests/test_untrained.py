@@ -37,18 +37,18 @@ def test_a_supermask_beats_random_masks_and_other_weights(method: object) -> Non
     found = untrained(
         VerificationSetup(ticket), TrainingSetup(DIGITS, tb.Recipe(), make_fabric("cpu", "32")), seed=1, replicates=4
     )
-    assert found["test_accuracy"] > 0.6
+    assert found.test_accuracy > 0.6
     for arm in ("random", "reinit"):
-        assert len(set(found[arm]["test_accuracy"])) > 1  # every draw is another one
-        assert found[arm]["mean"] < 0.4
-        compared = found["comparisons"][arm]
-        assert compared["covers"] == "draws of the control and test examples"
-        assert compared["difference"] == pytest.approx(found["test_accuracy"] - found[arm]["mean"])
-        assert 0 < compared["lower_holm"] <= compared["lower"] < compared["difference"]
-        assert compared["p"] <= compared["p_holm"] < 0.05
+        assert len(set(getattr(found, arm).test_accuracy)) > 1  # every draw is another one
+        assert getattr(found, arm).mean < 0.4
+        compared = found.comparisons[arm]
+        assert compared.covers == "draws of the control and test examples"
+        assert compared.difference == pytest.approx(found.test_accuracy - getattr(found, arm).mean)
+        assert 0 < compared.lower_holm <= compared.lower < compared.difference
+        assert compared.p <= compared.p_holm < 0.05
     assert "better by +" in untrained_sentence(found, "accuracy")
     assert untrained_sentence(found, "accuracy").startswith(
-        f"As it stands, no weight trained, it reaches {percent(found['test_accuracy'])};"
+        f"As it stands, no weight trained, it reaches {percent(found.test_accuracy)};"
     )
 
 
@@ -72,7 +72,7 @@ def test_of_an_error_the_lower_one_is_better() -> None:
     assert three.p_value is not None
     blind = _compare(replace(scores(right)[0], values=None), scores(others), 1)
     assert blind.estimate == blind.draws_alone
-    assert blind.as_json(Adjusted(0.5, 0.025))["covers"] == "draws of the control alone"
+    assert blind.result(Adjusted(0.5, 0.025)).covers == "draws of the control alone"
     values = [right.mean() - row.mean() for row in others]
     assert blind.estimate.interval == pytest.approx(interval(values))
 
@@ -117,7 +117,7 @@ def test_norms_of_the_controls_take_their_own_statistics() -> None:
         seed=1,
         replicates=1,
     )
-    assert 0 <= found["random"]["mean"] <= 1
+    assert 0 <= found.random.mean <= 1
     assert ticket.to_bytes() == before
 
 
@@ -142,6 +142,6 @@ def test_verify_takes_a_mapping_that_changes_the_tickets_own_recipe() -> None:
     ticket = tb.find("mlp", DIGITS, tb.IterativePruning(density=0.5, rounds=1), recipe={**QUICK, "length": "2it"})
     found = tb.verify(ticket, "digits", replicates=1, recipe={"length": "3it", "lr": 0.03})
     assert recipe_of(ticket, {"length": "3it"}).batch_size == recipe_of(ticket).batch_size
-    assert (found["recipe"]["length"], found["recipe"]["lr"]) == ("3it", 0.03)
+    assert (found.recipe["length"], found.recipe["lr"]) == ("3it", 0.03)
     with pytest.raises(TombolaError, match=r"Recipe cannot be made of .*learning_rate"):
         tb.verify(ticket, "digits", replicates=1, recipe={"learning_rate": 0.03})

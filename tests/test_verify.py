@@ -45,7 +45,7 @@ def ticket(**options: Any) -> tb.Ticket:
 
 
 def run(found: tb.Ticket, out: Path | None = None, **more: Any) -> dict[str, Any]:
-    return tb.verify(found, replicates=3, options=OPTIONS, out=out, **more)
+    return tb.verify(found, replicates=3, options=OPTIONS, out=out, **more).as_dict()
 
 
 # -- every replicate is another training
@@ -93,7 +93,7 @@ def test_ticket_and_dense_begin_at_the_rewound_step_and_controls_at_0(rewind: st
         "random": 0,
         "reinit": 0,
     }
-    directory = Path(tb.verify(found, replicates=1, options=OPTIONS, out=tmp_path)["run"])
+    directory = Path(tb.verify(found, replicates=1, options=OPTIONS, out=tmp_path).run)
     steps = {arm: [row.step for row in read_csv(directory / f"{arm}-0" / "metrics.csv")] for arm in ARMS}
     assert steps["dense"] == steps["ticket"]
     assert steps["dense"][0] >= start

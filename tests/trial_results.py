@@ -7,6 +7,7 @@ from typing import Any
 from msgspec.structs import asdict
 
 from tombola.results.trial import LevelResult, TrialResult
+from tombola.results.verification import BoundAlone, ClaimResult, SpeedResult, VarianceBySource
 
 
 def trial_result(**figures: Any) -> TrialResult:
@@ -48,3 +49,42 @@ def level_figures(level: int = 0, **figures: Any) -> LevelResult:
     own = {key: figures.pop(key, value) for key, value in blank.items()}
     more = {key: figures.pop(key) for key in ("tied_kept", "bits_per_weight", "utilisation") if key in figures}
     return LevelResult(**asdict(trial_result(**figures)), level=level, **own, **more)
+
+
+def claim_result(**figures: Any) -> ClaimResult:
+    """A claim's result, what is given and some value in every other field."""
+    blank: dict[str, Any] = {
+        "difference": 0.01,
+        "lower": 0.005,
+        "interval": (0.004, 0.016),
+        "covers": "training seeds and test examples",
+        "standard_error": 0.001,
+        "degrees_of_freedom": 8.0,
+        "variance": VarianceBySource(seeds=3.0, examples=1.0, interaction=1.0),
+        "seeds_alone": BoundAlone(lower=0.006, interval=(0.005, 0.015)),
+        "claim": "beats a random mask",
+        "threshold": 0.0,
+        "p": 0.01,
+        "p_holm": 0.02,
+        "lower_holm": 0.004,
+        "confidence_holm": 0.975,
+        "verdict": "yes",
+        "verdict_uncorrected": "yes",
+        "refuted": False,
+        "replicates_to_decide": None,
+        "examples_to_decide": None,
+        "why": "",
+    }
+    return ClaimResult(**{**blank, **figures})
+
+
+def speed_result(verdict: str = "undecided", ticket: float | None = None, dense: float = 100.0) -> SpeedResult:
+    """How fast the ticket is, in iterations."""
+    return SpeedResult(
+        ticket_iterations=ticket,
+        dense_iterations=dense,
+        dense_runs_that_never_reach_it=0,
+        interval=None,
+        covers="training seeds alone",
+        verdict=verdict,
+    )

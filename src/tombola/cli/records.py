@@ -143,7 +143,7 @@ def _demo(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.study.demo import run_demo
 
     result = run_demo(out, options, given["seed"])
-    page = write_report([result.find.run or "", result.verify["run"]], out)
+    page = write_report([result.find.run or "", result.verify.run or ""], out)
     show_search(screen, result.find)
     screen.line()
     show_verdict(screen, result.verify)
@@ -151,6 +151,6 @@ def _demo(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     return {
         "recipe": result.find.recipe,
         "find": result.find.headed(),
-        "verify": result.verify,
+        "verify": result.verify.as_dict(),
         "report": str(page.html),
     }

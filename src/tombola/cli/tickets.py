@@ -22,6 +22,7 @@ from tombola.train.recipe import Recipe
 if TYPE_CHECKING:
     from torch import nn
 
+    from tombola.results.verification import VerificationResult
     from tombola.ticket.ticket import Ticket
 
 _DATA = Group(
@@ -154,7 +155,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         jobs=given["jobs"],
     )
     show_verdict(screen, result)
-    return {"ticket": given["ticket"], **result}
+    return {"ticket": given["ticket"], **result.as_dict()}
 
 
 def _data(given: Namespace, ticket: Ticket) -> DataSpec:
@@ -184,33 +185,32 @@ def architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
     return NetworkSpec(given["model"], given["model_args"], shape, classes).build(trusted=(given["model"],))
 
 
-def show_verdict(screen: Screen, result: Mapping[str, Any]) -> None:
+def show_verdict(screen: Screen, result: VerificationResult) -> None:
     """The arms with means and intervals, the comparisons, and the verdict's sentence."""
     from tombola.report.style import arm_name
 
-    unit = Unit(result["metric"])
-    compared = result["comparisons"]
+    unit = Unit(result.metric)
     rows = []
-    for name, arm in result["arms"].items():
-        half = unit.half(arm["mean"], arm["interval"]) or MISSING
-        reached = [step for step in arm["iterations_to_dense_loss"] if step is not None]
-        against = compared.get(name)
+    for name, arm in result.arms.items():
+        half = MISSING if arm.mean is None else unit.half(arm.mean, arm.interval) or MISSING
+        reached = [step for step in arm.iterations_to_dense_loss if step is not None]
+        claim = result.comparisons.get(name)
         rows.append(
             [
                 arm_name(name),
-                unit.show(arm["mean"]),
+                unit.show(arm.mean),
                 half,
-                _reached(reached, len(arm["test_accuracy"])),
-                "" if against is None else unit.difference(against["difference"]),
-                "" if against is None else unit.difference(against["lower_holm"], against["threshold"]),
-                "" if against is None else p_value(against["p_holm"]),
-                "" if against is None else f"{against['claim']}: {against['verdict']}",
+                _reached(reached, len(arm.test_accuracy)),
+                "" if claim is None else unit.difference(claim.difference),
+                "" if claim is None else unit.difference(claim.lower_holm, claim.threshold),
+                "" if claim is None else p_value(claim.p_holm),
+                "" if claim is None else f"{claim.claim}: {claim.verdict}",
             ]
         )
-    measured = ("network", f"test {result['metric']}", "95 %", "to dense loss")
+    measured = ("network", f"test {result.metric}", "95 %", "to dense loss")
     screen.table((*measured, "ticket − it", "at least", "p (Holm)", "the ticket"), rows, left=(0, 7))
-    screen.line(result["sentence"])
-    screen.run(result.get("run"), result.get("reused"))
+    screen.line(result.sentence)
+    screen.run(result.run, result.reused)
 
 
 def _reached(steps: list[int], runs: int) -> str:

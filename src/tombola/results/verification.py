@@ -45,9 +45,9 @@ class ArmResult(Record, frozen=True, kw_only=True):
 class VarianceBySource(Record, frozen=True, kw_only=True):
     """The variance of a difference: of training seeds, of test examples, and of their interaction."""
 
-    seeds: float | None
-    examples: float | None
-    interaction: float | None
+    seeds: float
+    examples: float
+    interaction: float
 
 
 class ClaimResult(Record, frozen=True, kw_only=True):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tombola.data.config import DataSpec
 from tombola.methods.imp import IterativePruning
 from tombola.results.search import SearchResult
+from tombola.results.verification import VerificationResult
 from tombola.search.find import run_find
 from tombola.search.request import make_request
 from tombola.study.verify import verify
@@ -25,7 +25,7 @@ class Demo:
     """The search, and the verification of its ticket."""
 
     find: SearchResult
-    verify: dict[str, Any]
+    verify: VerificationResult
 
 
 def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> Demo:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from tombola.formats import MINUS, Unit, plural
 from tombola.results.statistics import FEWEST_REPLICATES
+from tombola.results.verification import ClaimResult, SpeedResult
 from tombola.study.margin import Allowance, points, trimmed
 from tombola.study.planning import MAX_REPLICATES, POWER
 from tombola.study.verdict import CLAIMS, SEEDS, Examples
@@ -37,13 +37,10 @@ class VerdictContext:
         return points(value, 2) if self.unit.percent else f"{trimmed(value, 2)} in {self.allowance.metric}"
 
 
-def sentence(
-    subject: str, comparisons: Mapping[str, Mapping[str, Any]], pace: Mapping[str, Any], context: VerdictContext
-) -> str:
+def sentence(subject: str, comparisons: Mapping[str, ClaimResult], pace: SpeedResult, context: VerdictContext) -> str:
     """The verdict, what is open and why, and what the bounds cover. `subject`: "This ticket of ..."."""
     kinds = {
-        kind: {n: comparison for n, comparison in comparisons.items() if comparison["verdict"] == kind}
-        for kind in _KINDS
+        kind: {n: comparison for n, comparison in comparisons.items() if comparison.verdict == kind} for kind in _KINDS
     }
     shown = [_shown(name, comparison, context) for name, comparison in kinds["yes"].items()]
     parts = []
@@ -70,9 +67,9 @@ _PLANNED = f"Sizes named are for a probability of {100 * POWER:.0f} %, if varian
 _KINDS = ("yes", "no", "cannot decide", "undecided")
 
 
-def why(comparison: Mapping[str, Any], context: VerdictContext) -> str:
+def why(comparison: ClaimResult, context: VerdictContext) -> str:
     """Why a claim is not shown, and what would decide it; empty where it is shown."""
-    verdict = comparison["verdict"]
+    verdict = comparison.verdict
     if verdict == "yes":
         return ""
     if verdict == "undecided":
@@ -80,7 +77,7 @@ def why(comparison: Mapping[str, Any], context: VerdictContext) -> str:
         return f"{reason}; {_more(comparison, context)}" if _is_planned(comparison, context) else reason
     if verdict == "cannot decide":
         return _too_small(comparison, context)
-    if comparison["refuted"]:
+    if comparison.refuted:
         return "the opposite is shown"
     return _more(comparison, context)
 
@@ -102,23 +99,23 @@ def _refuted(claim: str) -> str:
     return claim.replace("matches", "match", 1).replace("beats", "beat", 1)
 
 
-def _shown(name: str, comparison: Mapping[str, Any], context: VerdictContext) -> str:
+def _shown(name: str, comparison: ClaimResult, context: VerdictContext) -> str:
     return f"{_claim(name, context)} ({_numbers(comparison, context)})"
 
 
-def _missed(missed: Mapping[str, Mapping[str, Any]], context: VerdictContext) -> str:
+def _missed(missed: Mapping[str, ClaimResult], context: VerdictContext) -> str:
     """What is refuted, and what is not shown."""
-    wrong = [f"{_refuted(_claim(n, context))} ({_numbers(f, context)})" for n, f in missed.items() if f["refuted"]]
+    wrong = [f"{_refuted(_claim(n, context))} ({_numbers(f, context)})" for n, f in missed.items() if f.refuted]
     unclear = [
         f"that it {_claim(name, context)} ({_numbers(comparison, context)}; {_more(comparison, context)})"
         for name, comparison in missed.items()
-        if not comparison["refuted"]
+        if not comparison.refuted
     ]
     parts = [f"it does not {_join(wrong, 'or')}"] if wrong else []
     return " and ".join([*parts, *([f"it is not shown {_join(unclear, 'or')}"] if unclear else [])])
 
 
-def _cannot(name: str, comparison: Mapping[str, Any], context: VerdictContext, subject: str, *, first: bool) -> str:
+def _cannot(name: str, comparison: ClaimResult, context: VerdictContext, subject: str, *, first: bool) -> str:
     who = f"{subject[0].lower()}{subject[1:]}" if first else "it"
     claim = _claim(name, context)
     reason = _too_small(comparison, context)
@@ -126,7 +123,7 @@ def _cannot(name: str, comparison: Mapping[str, Any], context: VerdictContext, s
 
 
 def _undecided(
-    subject: str, open_: Mapping[str, Mapping[str, Any]], context: VerdictContext, *, first: bool
+    subject: str, open_: Mapping[str, ClaimResult], context: VerdictContext, *, first: bool
 ) -> Sequence[str]:
     """What is open for want of replicates or of numbers, why, and what would decide it: sentences."""
     reasons = "; ".join(dict.fromkeys(_no_verdict(comparison, context) for comparison in open_.values()))
@@ -140,8 +137,8 @@ def _undecided(
     return [f"It is undecided whether {what}: {reasons}.", *([f"{text[0].upper()}{text[1:]}."] if text else [])]
 
 
-def _no_verdict(comparison: Mapping[str, Any], context: VerdictContext) -> str:
-    if comparison["difference"] is None:
+def _no_verdict(comparison: ClaimResult, context: VerdictContext) -> str:
+    if comparison.difference is None:
         return "the metric of some runs is not a finite number"
     if context.replicates < FEWEST_REPLICATES:
         have = "is 1" if context.replicates == 1 else f"are {context.replicates}"
@@ -149,30 +146,31 @@ def _no_verdict(comparison: Mapping[str, Any], context: VerdictContext) -> str:
     return "no run differs from another in its test result, which tells nothing of how far they scatter"
 
 
-def _is_planned(comparison: Mapping[str, Any], context: VerdictContext) -> bool:
-    """Whether so little is missing that it can be context what would decide a claim."""
+def _is_planned(comparison: ClaimResult, context: VerdictContext) -> bool:
+    """Whether so little is missing that it can be said what would decide a claim."""
     return bool(
-        comparison["difference"] is not None and context.replicates < FEWEST_REPLICATES and comparison["standard_error"]
+        comparison.difference is not None and context.replicates < FEWEST_REPLICATES and comparison.standard_error
     )
 
 
-def _too_small(comparison: Mapping[str, Any], context: VerdictContext) -> str:
+def _too_small(comparison: ClaimResult, context: VerdictContext) -> str:
     """Why a test set cannot decide, and what size would."""
     count, resolution = context.examples.count, context.examples.resolution
-    margin = -comparison["threshold"]
+    margin = -comparison.threshold
     if resolution is not None and margin < resolution:
         one = "its one example" if count == 1 else f"one of its {plural(count or 0, 'example')}"
         text = f"{one} is {context.amount(resolution)}"
     else:
         text = f"the noise of its {plural(count or 0, 'example')} alone is larger than that"
-    needed = comparison["examples_to_decide"]
+    needed = comparison.examples_to_decide
     return text if needed is None else f"{text}; to show equal networks equal takes about {_about(needed)} or more"
 
 
-def _more(comparison: Mapping[str, Any], context: VerdictContext) -> str:
+def _more(comparison: ClaimResult, context: VerdictContext) -> str:
     """What would decide it: more replicates, or more test examples."""
-    replicates, examples = comparison["replicates_to_decide"], comparison["examples_to_decide"]
-    against = " against it" if comparison["difference"] < comparison["threshold"] else ""
+    replicates, examples = comparison.replicates_to_decide, comparison.examples_to_decide
+    assert comparison.difference is not None
+    against = " against it" if comparison.difference < comparison.threshold else ""
     if replicates is not None:
         return f"about {plural(replicates, 'replicate')} would decide{against}"
     if context.examples.count is None:
@@ -187,17 +185,17 @@ def _about(count: int) -> str:
     return f"{-(-count // scale) * scale:,}"
 
 
-def _numbers(comparison: Mapping[str, Any], context: VerdictContext) -> str:
+def _numbers(comparison: ClaimResult, context: VerdictContext) -> str:
     unit = context.unit
     lead = "" if context.higher_is_better else "improvement "
     end = unit.points if unit.percent else f" in {unit.metric}"
-    lower = unit.difference(comparison["lower_holm"], comparison["threshold"])
-    return f"{lead}{unit.difference(comparison['difference'])}{end}, at least {lower}"
+    lower = unit.difference(comparison.lower_holm, comparison.threshold)
+    return f"{lead}{unit.difference(comparison.difference)}{end}, at least {lower}"
 
 
-def _covered(comparisons: Mapping[str, Mapping[str, Any]], context: VerdictContext) -> Sequence[str]:
+def _covered(comparisons: Mapping[str, ClaimResult], context: VerdictContext) -> Sequence[str]:
     """What the bounds cover, how they were corrected, and whether they are as wide as can be: sentences."""
-    alone = SEEDS in {comparison["covers"] for comparison in comparisons.values()}
+    alone = SEEDS in {comparison.covers for comparison in comparisons.values()}
     seeds = plural(context.replicates, "training seed")
     count, resolution = context.examples.count, context.examples.resolution
     if alone or count is None:
@@ -211,7 +209,7 @@ def _covered(comparisons: Mapping[str, Mapping[str, Any]], context: VerdictConte
     widest = [
         comparison
         for comparison in comparisons.values()
-        if comparison["lower_holm"] is not None and comparison["lower_holm"] <= -1
+        if comparison.lower_holm is not None and comparison.lower_holm <= -1
     ]
     if not context.share or not widest:
         return [text]
@@ -220,24 +218,24 @@ def _covered(comparisons: Mapping[str, Mapping[str, Any]], context: VerdictConte
     return [text, f"A bound of {MINUS}{context.amount(1.0)} excludes nothing: {few} too few."]
 
 
-def _by_examples(comparison: Mapping[str, Any], count: int | None) -> bool:
+def _by_examples(comparison: ClaimResult, count: int | None) -> bool:
     """Whether a bound is wide for want of test examples, rather than of replicates."""
-    if comparison["covers"] == SEEDS or count is None:
+    if comparison.covers == SEEDS or count is None:
         return False
-    parts = comparison["variance"]
-    return count < _FEW_EXAMPLES or bool(parts["examples"] + parts["interaction"] >= parts["seeds"])
+    parts = comparison.variance
+    return count < _FEW_EXAMPLES or (parts is not None and parts.examples + parts.interaction >= parts.seeds)
 
 
 _FEW_EXAMPLES = 10
 """Fewer cannot tell examples from seeds."""
 
 
-def _pace(pace: Mapping[str, Any]) -> list[str]:
-    if pace["verdict"] not in ("earlier", "later"):
+def _pace(pace: SpeedResult) -> list[str]:
+    if pace.verdict not in ("earlier", "later"):
         return []
     return [
-        f"It reaches the dense network's lowest validation loss {pace['verdict']}, after "
-        f"{pace['ticket_iterations']:,.0f} iterations instead of {pace['dense_iterations']:,.0f}."
+        f"It reaches the dense network's lowest validation loss {pace.verdict}, after "
+        f"{pace.ticket_iterations:,.0f} iterations instead of {pace.dense_iterations:,.0f}."
     ]
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from tombola.results.statistics import (
     paired_difference,
     within,
 )
+from tombola.results.verification import BoundAlone, SeedsAlone, UntrainedArm, UntrainedClaim, UntrainedResult
 from tombola.rng.seeds import derive, generator
 from tombola.study.arms import VerificationSetup, fresh_network, random_mask
 from tombola.supermask.represent import Binary
@@ -44,17 +44,17 @@ def is_untrained(ticket: Ticket) -> bool:
     return ticket.trained is None and ticket.density < 1.0
 
 
-def untrained(subject: VerificationSetup, setup: TrainingSetup, *, seed: int, replicates: int) -> dict[str, Any]:
+def untrained(subject: VerificationSetup, setup: TrainingSetup, *, seed: int, replicates: int) -> UntrainedResult:
     """Test metric of the ticket as it stands, of random masks on its weights, and of its mask on fresh weights.
 
     Random masks hold the ticket's layer densities and pattern (signed and multicoat ones are shuffled within each
     layer), and controls of a binary ticket have their own α. Norm layers of the controls take their statistics anew
-    from training batches. JSON-able: `comparisons` are of this one network with each control, over the control's draws
+    from training batches. `comparisons` are of this one network with each control, over the control's draws
     and the test examples where their results are known one by one, else over the draws alone; above 0 it is better.
     """
     ticket, task = subject.ticket, setup.splits.task
     own, share = _score(subject, ticket, setup), Unit(task.metric_name).percent
-    result: dict[str, Any] = {"test_accuracy": own.metric}
+    arms: dict[str, UntrainedArm] = {}
     compared: dict[str, _Compared] = {}
     for arm in ("random", "reinit"):
         scores = []
@@ -65,17 +65,18 @@ def untrained(subject: VerificationSetup, setup: TrainingSetup, *, seed: int, re
         alone, outcomes = interval(values), _outcomes(scores)
         alone = within(alone, (0.0, 1.0)) if alone and share else alone
         bounds = crossed_mean(Sample.of(outcomes)).interval if outcomes is not None and alone else alone
-        result[arm] = {
-            "test_accuracy": values,
-            "mean": fmean(values),
-            "interval": list(bounds) if bounds else None,
-            "covers": DRAWS if outcomes is None else DRAWS_AND_EXAMPLES,
-            "seeds_alone": {"interval": list(alone) if alone else None},
-        }
+        arms[arm] = UntrainedArm(
+            test_accuracy=tuple(values),
+            mean=fmean(values),
+            interval=bounds,
+            covers=DRAWS if outcomes is None else DRAWS_AND_EXAMPLES,
+            seeds_alone=SeedsAlone(interval=alone),
+        )
         compared[arm] = _compare(own, scores, 1 if task.higher_is_better else -1, share)
     known = {name: 1.0 if part.p_value is None else part.p_value for name, part in compared.items()}
     steps = holm(known)
-    return {**result, "comparisons": {name: part.as_json(steps[name]) for name, part in compared.items()}}
+    claims = {name: part.result(steps[name]) for name, part in compared.items()}
+    return UntrainedResult(test_accuracy=own.metric, random=arms["random"], reinit=arms["reinit"], comparisons=claims)
 
 
 DRAWS, DRAWS_AND_EXAMPLES = "draws of the control alone", "draws of the control and test examples"
@@ -94,18 +95,18 @@ class _Compared:
         few = not self.draws_alone.arms or self.draws_alone.arms[0].replicates < FEWEST_REPLICATES
         return None if few else self.estimate.p_value(0.0)
 
-    def as_json(self, step: Adjusted) -> dict[str, Any]:
-        p, ends, alone = self.p_value, self.estimate.interval, self.draws_alone.interval
-        return {
-            "difference": self.estimate.difference,
-            "lower": self.estimate.lower,
-            "interval": list(ends) if ends else None,
-            "covers": DRAWS if self.estimate.test_examples is None else DRAWS_AND_EXAMPLES,
-            "seeds_alone": {"lower": self.draws_alone.lower, "interval": list(alone) if alone else None},
-            "p": p,
-            "p_holm": None if p is None else step.p_value,
-            "lower_holm": self.estimate.bound(step.error_rate),
-        }
+    def result(self, step: Adjusted) -> UntrainedClaim:
+        """The claim, one of several that are tested together."""
+        return UntrainedClaim(
+            difference=self.estimate.difference,
+            lower=self.estimate.lower,
+            interval=self.estimate.interval,
+            covers=DRAWS if self.estimate.test_examples is None else DRAWS_AND_EXAMPLES,
+            seeds_alone=BoundAlone(lower=self.draws_alone.lower, interval=self.draws_alone.interval),
+            p=self.p_value,
+            p_holm=None if self.p_value is None else step.p_value,
+            lower_holm=self.estimate.bound(step.error_rate),
+        )
 
 
 def _compare(own: Score, control: Sequence[Score], sign: int, share: bool = False) -> _Compared:
@@ -129,27 +130,30 @@ def _outcomes(scores: Sequence[Score]) -> NDArray[np.float32] | None:
     return np.stack(known) if len(known) == len(scores) and np.isfinite(known).all() else None
 
 
-def untrained_sentence(result: Mapping[str, Any], metric: str) -> str:
+def untrained_sentence(result: UntrainedResult, metric: str) -> str:
     """The result in words."""
     unit = Unit(metric)
-    text = f"As it stands, no weight trained, it reaches {unit.show(result['test_accuracy'])}; "
-    parts = {"random": "random masks of its layer densities", "reinit": "its mask on other weights"}
+    text = f"As it stands, no weight trained, it reaches {unit.show(result.test_accuracy)}; "
+    parts = {
+        "random": ("random masks of its layer densities", result.random),
+        "reinit": ("its mask on other weights", result.reinit),
+    }
     text += ", ".join(
-        f"{what} {unit.show(result[arm]['mean'])}{_at_least(result['comparisons'][arm], unit)}"
-        for arm, what in parts.items()
+        f"{what} {unit.show(arm.mean)}{_at_least(result.comparisons[name], unit)}"
+        for name, (what, arm) in parts.items()
     )
-    if all(part["p"] is None for part in result["comparisons"].values()):
+    if all(part.p is None for part in result.comparisons.values()):
         return f"{text}."
-    covers = " and ".join(dict.fromkeys(part["covers"] for part in result["comparisons"].values()))
+    covers = " and ".join(dict.fromkeys(part.covers for part in result.comparisons.values()))
     return f"{text} (bounds over {covers}, Holm's correction for the two)."
 
 
-def _at_least(comparison: Mapping[str, Any], unit: Unit) -> str:
+def _at_least(comparison: UntrainedClaim, unit: Unit) -> str:
     """By how much the ticket's network is better, at least: " (better by at least +66.20 points)"."""
-    if comparison["p"] is None:
+    if comparison.p is None:
         return ""
     end = unit.points if unit.percent else f" in {unit.metric}"
-    difference, lower = (unit.difference(comparison[part]) for part in ("difference", "lower_holm"))
+    difference, lower = map(unit.difference, (comparison.difference, comparison.lower_holm))
     return f" (better by {difference}{end}, at least {lower})"
 
 

@@ -23,6 +23,15 @@ from tombola.results.statistics import (
     interval,
     within,
 )
+from tombola.results.verification import (
+    ArmResult,
+    BoundAlone,
+    ClaimResult,
+    SeedsAlone,
+    SpeedResult,
+    VarianceBySource,
+    Verdict,
+)
 from tombola.study.planning import examples_to_decide, min_margin, replicates_to_decide
 
 CLAIMS = {
@@ -30,7 +39,6 @@ CLAIMS = {
     "random": "beats a random mask",
     "reinit": "beats reinitialised weights",
 }
-VERDICTS = ("yes", "no", "undecided", "cannot decide")
 SEEDS, SEEDS_AND_EXAMPLES = "training seeds alone", "training seeds and test examples"
 """What an interval covers."""
 
@@ -130,7 +138,7 @@ class _Claim:
         ends = self.estimate.interval
         return self.p_value is not None and ends is not None and ends[1] < self.threshold
 
-    def verdict(self, error_rate: float, resolution: float | None) -> str:
+    def verdict(self, error_rate: float, resolution: float | None) -> Verdict:
         if self.p_value is None:
             return "undecided"
         if self.holds(error_rate, resolution):
@@ -142,8 +150,8 @@ class _Claim:
 
 def compare(
     arms: Mapping[str, ArmFigures], margin: float, higher_is_better: bool = True, *, share: bool = False
-) -> dict[str, Any]:
-    """Every other arm's comparison with the ticket: difference, bounds, p-values, claim and verdict, as JSON.
+) -> dict[str, ClaimResult]:
+    """Every other arm's comparison with the ticket: difference, bounds, p-values, claim and verdict; `why` is empty.
 
     "Matches dense" means that the one-sided lower bound of (ticket - dense) is at least -`margin` (in the metric's
     unit); "beats a control" that this bound is above 0. Where the test examples' outcomes are known, bounds cover
@@ -163,7 +171,7 @@ def compare(
         if name != "ticket"
     }
     adjusted = holm({name: 1.0 if (p := claim.p_value) is None else p for name, claim in claims.items()})
-    return {name: _as_json(claim, adjusted[name], resolution) for name, claim in claims.items()}
+    return {name: _result(claim, adjusted[name], resolution) for name, claim in claims.items()}
 
 
 def _claim(
@@ -184,7 +192,7 @@ def _claim(
     return _Claim(name, estimate, seeds_alone, threshold, replicates)
 
 
-def _as_json(claim: _Claim, adjusted: Adjusted, resolution: float | None) -> dict[str, Any]:
+def _result(claim: _Claim, adjusted: Adjusted, resolution: float | None) -> ClaimResult:
     estimate, rate = claim.estimate, adjusted.error_rate
     verdict = claim.verdict(rate, resolution)
     unresolved = verdict != "yes" and not claim.refuted
@@ -193,38 +201,38 @@ def _as_json(claim: _Claim, adjusted: Adjusted, resolution: float | None) -> dic
     needed = examples_to_decide(estimate, gap, rate) if unresolved else None
     if needed is not None and claim.margin_below_example(resolution) and claim.threshold < 0:
         needed = max(needed, math.ceil(-1 / claim.threshold))
-    return {
-        "difference": estimate.difference if math.isfinite(estimate.difference) else None,
-        "lower": estimate.lower,
-        "interval": _interval(estimate),
-        "covers": SEEDS if estimate.test_examples is None else SEEDS_AND_EXAMPLES,
-        "standard_error": estimate.error,
-        "degrees_of_freedom": estimate.freedom if estimate.error and math.isfinite(estimate.freedom) else None,
-        "variance": _by_source(estimate),
-        "seeds_alone": {"lower": claim.seeds_alone.lower, "interval": _interval(claim.seeds_alone)},
-        "claim": CLAIMS[claim.name],
-        "threshold": claim.threshold,
-        "p": claim.p_value,
-        "p_holm": None if claim.p_value is None else adjusted.p_value,
-        "lower_holm": estimate.bound(rate),
-        "confidence_holm": 1 - rate,
-        "verdict": verdict,
-        "verdict_uncorrected": claim.verdict(ERROR_RATE, resolution),
-        "refuted": claim.refuted,
-        "replicates_to_decide": replicates_to_decide(estimate, claim.threshold, rate)
-        if unresolved and verdict != "cannot decide"
-        else None,
-        "examples_to_decide": needed,
-    }
+    more = replicates_to_decide(estimate, claim.threshold, rate) if unresolved and verdict != "cannot decide" else None
+    return ClaimResult(
+        difference=estimate.difference if math.isfinite(estimate.difference) else None,
+        lower=estimate.lower,
+        interval=estimate.interval,
+        covers=SEEDS if estimate.test_examples is None else SEEDS_AND_EXAMPLES,
+        standard_error=estimate.error,
+        degrees_of_freedom=estimate.freedom if estimate.error and math.isfinite(estimate.freedom) else None,
+        variance=_by_source(estimate),
+        seeds_alone=BoundAlone(lower=claim.seeds_alone.lower, interval=claim.seeds_alone.interval),
+        claim=CLAIMS[claim.name],
+        threshold=claim.threshold,
+        p=claim.p_value,
+        p_holm=None if claim.p_value is None else adjusted.p_value,
+        lower_holm=estimate.bound(rate),
+        confidence_holm=1 - rate,
+        verdict=verdict,
+        verdict_uncorrected=claim.verdict(ERROR_RATE, resolution),
+        refuted=claim.refuted,
+        replicates_to_decide=more,
+        examples_to_decide=needed,
+        why="",
+    )
 
 
-def wins(comparisons: Mapping[str, Mapping[str, Any]]) -> bool | None:
+def wins(comparisons: Mapping[str, ClaimResult]) -> bool | None:
     """Whether all claims hold, each after correction; None where one is open and none has failed."""
-    verdicts = {comparison["verdict"] for comparison in comparisons.values()}
+    verdicts = {comparison.verdict for comparison in comparisons.values()}
     return False if "no" in verdicts else True if verdicts == {"yes"} else None
 
 
-def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
+def speed(arms: Mapping[str, ArmFigures]) -> SpeedResult:
     """Whether the ticket reaches the dense arm's mean minimum validation loss earlier.
 
     "earlier" or "later" only if the two-sided 95 % interval of the difference in iterations leaves out 0; it covers
@@ -238,49 +246,45 @@ def speed(arms: Mapping[str, ArmFigures]) -> dict[str, Any]:
     second = [
         float(length if step is None else step) for step, length in zip(dense.to_dense_loss, dense.steps, strict=True)
     ]
-    answer: dict[str, Any] = {
-        "ticket_iterations": fmean(first) if len(first) == len(ticket.to_dense_loss) else None,
-        "dense_iterations": fmean(second),
-        "dense_runs_that_never_reach_it": dense.to_dense_loss.count(None),
-        "interval": None,
-        "covers": SEEDS,
-        "verdict": "not observable at this length",
-    }
-    if answer["ticket_iterations"] is None or not all(dense.early_stop_observed):
+    answer = SpeedResult(
+        ticket_iterations=fmean(first) if len(first) == len(ticket.to_dense_loss) else None,
+        dense_iterations=fmean(second),
+        dense_runs_that_never_reach_it=dense.to_dense_loss.count(None),
+        interval=None,
+        covers=SEEDS,
+        verdict="not observable at this length",
+    )
+    if answer.ticket_iterations is None or not all(dense.early_stop_observed):
         return answer
     estimate = difference(first, second, step=max(ticket.evaluated_every, dense.evaluated_every))
     verdict = "undecided"
     if min(len(first), len(second)) >= FEWEST_REPLICATES and estimate.interval is not None and estimate.error:
         low, high = estimate.interval  # runs that all agree would give it no width, which tells nothing
         verdict = "earlier" if high < 0 else "later" if low > 0 else "no difference shown"
-    return {**answer, "interval": _interval(estimate), "verdict": verdict}
+    return answer.replace(interval=estimate.interval, verdict=verdict)
 
 
-def describe_arm(arm: ArmFigures, metrics: Sequence[str], *, share: bool = False) -> dict[str, Any]:
-    """One arm as JSON; `share` as in `compare`."""
+def describe_arm(arm: ArmFigures, metrics: Sequence[str], *, share: bool = False) -> ArmResult:
+    """One arm; `share` as in `compare`."""
     seeds_alone = interval(arm.finite) if arm.mean is not None else None
     if seeds_alone is not None and (share or (arm.sample is not None and arm.sample.binary)):
         seeds_alone = within(seeds_alone, (0.0, 1.0))
     whole = None if seeds_alone is None or arm.sample is None else crossed_mean(arm.sample)
     bounds = seeds_alone if whole is None else whole.interval
-    return {
-        "test_accuracy": list(arm.test_accuracy),
-        "mean": arm.mean,
-        "interval": list(bounds) if bounds else None,
-        "covers": SEEDS if whole is None else SEEDS_AND_EXAMPLES,
-        "seeds_alone": {"interval": list(seeds_alone) if seeds_alone else None},
-        "early_stop_iteration": list(arm.early_stop),
-        "early_stop_observed": list(arm.early_stop_observed),
-        "iterations_to_dense_loss": list(arm.to_dense_loss),
-        "metrics": list(metrics),
-    }
+    return ArmResult(
+        test_accuracy=arm.test_accuracy,
+        mean=arm.mean,
+        interval=bounds,
+        covers=SEEDS if whole is None else SEEDS_AND_EXAMPLES,
+        seeds_alone=SeedsAlone(interval=seeds_alone),
+        early_stop_iteration=arm.early_stop,
+        early_stop_observed=arm.early_stop_observed,
+        iterations_to_dense_loss=arm.to_dense_loss,
+        metrics=tuple(metrics),
+    )
 
 
-def _by_source(estimate: Difference) -> dict[str, float | None] | None:
-    if estimate.error is None:
+def _by_source(estimate: Difference) -> VarianceBySource | None:
+    if estimate.seeds is None:
         return None
-    return {"seeds": estimate.seeds, "examples": estimate.examples, "interaction": estimate.interaction}
-
-
-def _interval(estimate: Difference) -> list[float] | None:
-    return list(estimate.interval) if estimate.interval else None
+    return VarianceBySource(seeds=estimate.seeds, examples=estimate.examples, interaction=estimate.interaction)

@@ -24,10 +24,13 @@ from tombola.mask import unwrap
 from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.plain import as_plain
+from tombola.results.codec import of_run
+from tombola.results.record import Parameters
+from tombola.results.verification import TestSet, VerificationResult
 from tombola.rng.seeds import checked_seed, derive
-from tombola.runs.record import named
 from tombola.search.describe import code_of, describe_data, describe_module
 from tombola.search.driver import Experiment, Workspace, run, run_in_memory
+from tombola.search.find import denominator
 from tombola.search.request import as_data, check_replicates
 from tombola.study.arms import ARMS, VerificationSetup, run_arm, try_arms
 from tombola.study.margin import Kind, Margin
@@ -86,7 +89,7 @@ def verify(
     out: str | Path | None = None,
     data_root: str = "data",
     jobs: int = 1,
-) -> dict[str, Any]:
+) -> VerificationResult:
     """Train the ticket, the dense network, a random mask and a reinitialised ticket, and give the verdict.
 
     Args:
@@ -103,8 +106,9 @@ def verify(
         out: parent of the run directory; None keeps everything in memory.
 
     Returns:
-        JSON-able: the arms' figures, `comparisons`, `test_set`, `speed`, `wins` (None: open) and one `sentence`. Bounds
-        and intervals cover training seeds and test examples; where the metric gives no value per example, seeds alone.
+        The arms' figures, `comparisons`, `test_set`, `speed`, `wins` (None: open) and one `sentence`; `as_dict()` gives
+        it as JSON. Bounds and intervals cover training seeds and test examples; where the metric gives no value per
+        example, seeds alone.
     """
     given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
     source = as_data(data, model) if data is not None else data_of(given, data_root)
@@ -120,13 +124,12 @@ def verify(
     return run_verify(verification, Path(out) if out is not None else None, jobs=jobs)
 
 
-def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> dict[str, Any]:
+def run_verify(verification: Verification, out: Path | None = None, *, jobs: int = 1) -> VerificationResult:
     """Carry out a verification, in a run directory under `out` if that is given."""
     experiment = _Verify(verification)
     if out is None:
-        return run_in_memory(experiment, experiment.compute, jobs)
-    done = run(experiment, out, jobs)
-    return {**done.about, **done.result}
+        return run_in_memory(experiment, experiment.verdict, jobs)
+    return of_run(VerificationResult, run(experiment, out, jobs))
 
 
 class _Verify(Experiment[Verification]):
@@ -161,6 +164,10 @@ class _Verify(Experiment[Verification]):
         try_arms(self._setup(work), subject, seed=self.request.seed)
 
     def compute(self, work: Workspace) -> dict[str, Any]:
+        return self.verdict(work).as_dict()
+
+    def verdict(self, work: Workspace) -> VerificationResult:
+        """The verdict on all arms, trained where they are not yet."""
         verification = self.request
         jobs = [(arm, index) for arm in ARMS for index in range(verification.replicates)]
         trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
@@ -169,7 +176,7 @@ class _Verify(Experiment[Verification]):
         verdict = judge(trials, verification, work.splits)
         if is_untrained(verification.subject.ticket):
             verdict = self._with_untrained(verdict, work)
-        return named(verdict)
+        return verdict
 
     def train(self, work: Workspace, job: tuple[str, int]) -> Trial:
         """One replicate of one arm."""
@@ -181,12 +188,12 @@ class _Verify(Experiment[Verification]):
             stage.finish(trial.result.as_dict())
         return replace(trial, trained=None)
 
-    def _with_untrained(self, verdict: dict[str, Any], work: Workspace) -> dict[str, Any]:
+    def _with_untrained(self, verdict: VerificationResult, work: Workspace) -> VerificationResult:
         """The verdict, which speaks of training the ticket's weights, with what the ticket is without any."""
         seed, replicates = self.request.seed, self.request.replicates
         result = untrained(self.request.subject, self._setup(work), seed=seed, replicates=replicates)
         text = untrained_sentence(result, work.splits.task.metric_name)
-        return {**verdict, "untrained": result, "sentence": f"{verdict['sentence']} {text}"}
+        return verdict.replace(untrained=result, sentence=f"{verdict.sentence} {text}")
 
     def _setup(self, work: Workspace) -> TrainingSetup:
         recipe, options = self.request.recipe, self.request.options
@@ -236,7 +243,7 @@ def _code_of_network(subject: VerificationSetup) -> dict[str, str]:
     return {} if own else {"network": describe_module(subject.origin())}
 
 
-def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits) -> dict[str, Any]:
+def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, splits: Splits) -> VerificationResult:
     """The verdict on finished trials."""
     arms, task, ticket = figures(trials), splits.task, verification.subject.ticket
     examples = examples_of(arms)
@@ -255,38 +262,37 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         )
     if verification.subject.rewrites != ticket.rewrites:
         text += " All arms train float weights in the place of the ticket's binary ones."
-    return {
-        "kind": "verify",
-        "method": recorded_name(ticket, "method"),
-        "model": recorded_name(ticket, "model"),
-        "data": splits.name,
-        "density": ticket.density,
-        "kept": ticket.mask.kept,
-        "total": ticket.mask.total,
-        "barred_kept": ticket.barred_kept,
-        "parameters": _parameters(verification.subject),
-        "recipe": as_plain(verification.recipe),
-        "replicates": verification.replicates,
-        "margin": allowance.amount,
-        "margin_in_words": allowance.words(),
-        "metric": task.metric_name,
-        "higher_is_better": task.higher_is_better,
-        "test_set": {"examples": examples.count, "resolution": examples.resolution},
-        "arms": {
+    return VerificationResult(
+        method=recorded_name(ticket, "method"),
+        model=recorded_name(ticket, "model"),
+        data=splits.name,
+        density=ticket.density,
+        kept=ticket.mask.kept,
+        total=ticket.mask.total,
+        barred_kept=ticket.barred_kept,
+        parameters=_parameters(verification.subject),
+        recipe=as_plain(verification.recipe),
+        replicates=verification.replicates,
+        margin=allowance.amount,
+        margin_in_words=allowance.words(),
+        metric=task.metric_name,
+        higher_is_better=task.higher_is_better,
+        test_set=TestSet(examples=examples.count, resolution=examples.resolution),
+        arms={
             name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)], share=share)
             for name, arm in arms.items()
         },
-        "comparisons": {name: {**comparison, "why": why(comparison, context)} for name, comparison in compared.items()},
-        "speed": pace,
-        "wins": wins(compared),
-        "sentence": text,
-    }
+        comparisons={name: claim.replace(why=why(claim, context)) for name, claim in compared.items()},
+        speed=pace,
+        wins=wins(compared),
+        sentence=text,
+    )
 
 
-def _parameters(subject: VerificationSetup) -> dict[str, Any]:
-    """What the density is a fraction of, as results of searches hold it; the mask tells what was included."""
+def _parameters(subject: VerificationSetup) -> Parameters:
+    """What the density is a fraction of; the mask tells what was included."""
     mask = subject.ticket.mask
-    return {**coverage(subject.origin(), [escape(name) for name in mask]).as_dict(), "prunable": mask.total}
+    return denominator(coverage(subject.origin(), [escape(name) for name in mask]), mask.total)
 
 
 def figures(trials: Mapping[str, Sequence[Trial]]) -> dict[str, ArmFigures]:
