@@ -327,14 +327,14 @@ def test_no_bound_of_a_share_lies_beyond_what_a_share_can_be(monkeypatch: pytest
     share, free = made_up(monkeypatch, metrics), made_up(monkeypatch, metrics, name="score")
     low, high = interval([0.0, 0.0, 0.3]) or (0.0, 0.0)
     assert low < 0
-    assert share["random"]["interval"] == [0.0, pytest.approx(high)]
-    assert free["random"]["interval"] == pytest.approx([low, high])
+    assert share.random.interval == (0.0, pytest.approx(high))
+    assert free.random.interval == pytest.approx([low, high])
     low, high = interval([1.0, 1.0, 0.7]) or (0.0, 0.0)
     assert high > 1
-    assert share["reinit"]["interval"] == [pytest.approx(low), 1.0]
+    assert share.reinit.interval == (pytest.approx(low), 1.0)
     # of the differences, too
-    assert share["comparisons"]["random"]["interval"] == [pytest.approx(low), 1.0]
-    assert free["comparisons"]["random"]["interval"] == pytest.approx([low, high])
+    assert share.comparisons["random"].interval == (pytest.approx(low), 1.0)
+    assert free.comparisons["random"].interval == pytest.approx([low, high])
 
 
 def test_no_bound_over_examples_lies_beyond_what_a_share_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,8 +348,8 @@ def test_no_bound_over_examples_lies_beyond_what_a_share_can_be(monkeypatch: pyt
     monkeypatch.setattr(TrainingSetup, "scorer", scorer)
     model = network()
     found = judged(ticket_of(model), model, splits(batch_mean), replicates=3)
-    assert found["comparisons"]["random"]["covers"] == "draws of the control and test examples"
-    assert found["comparisons"]["random"]["interval"][1] == 1.0
+    assert found.comparisons["random"].covers == "draws of the control and test examples"
+    assert found.comparisons["random"].interval[1] == 1.0
 
 
 def test_of_an_error_the_lower_one_is_better_by_as_much() -> None:

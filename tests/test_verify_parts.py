@@ -409,7 +409,7 @@ def test_no_bound_of_an_accuracy_lies_beyond_what_one_can_be() -> None:
             ]
         data = splits(lambda output, target: (output.argmax(1) == target).float().mean(), name)
         asked = module.Verification(VerificationSetup(trained(model), model), data, RECIPE, 3)
-        found = module.judge(trials, asked, data)
+        found = module.judge(trials, asked, data).as_dict()
         assert found["test_set"] == {"examples": None, "resolution": None}
         assert (found["arms"]["ticket"]["interval"][1] <= 1) is limited
         assert (found["arms"]["dense"]["interval"][0] >= 0) is limited
@@ -423,7 +423,7 @@ def test_of_a_dense_network_without_a_figure_no_share_is_allowed() -> None:
     broken = trial_result(test_accuracy=None)
     trials["dense"][0] = replace(trials["dense"][0], result=broken)
     asked = module.Verification(VerificationSetup(trained(model), model), data, RECIPE, 3, margin=Margin(0.1))
-    assert module.judge(trials, asked, data)["margin"] == 0.0
+    assert module.judge(trials, asked, data).margin == 0.0
 
 
 def test_a_folder_that_cannot_be_is_met_before_the_data_are_read(
