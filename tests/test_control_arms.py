@@ -338,8 +338,8 @@ def test_no_bound_of_a_share_lies_beyond_what_a_share_can_be(monkeypatch: pytest
 
 
 def test_no_bound_over_examples_lies_beyond_what_a_share_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = torch.tensor([1.0, 1.0, 1.0])
-    outcomes = iter([few, 0 * few, 0 * few, torch.tensor([1.0, 0.0, 0.0])] * 2 + [few, 0 * few, 0 * few, few])
+    own, none = torch.tensor([1.0, 1.0, 0.99]), torch.zeros(3)  # no bits, of which it is known anyway
+    outcomes = iter([own, none, none, torch.tensor([0.9, 0.0, 0.0]), none, none, none])
 
     def scorer(*ignored: Any) -> Any:
         values = next(outcomes)
