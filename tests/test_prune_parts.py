@@ -420,3 +420,34 @@ def test_a_dry_run_trains_one_step_under_the_mask_and_selects_once(monkeypatch: 
 def test_a_dry_run_says_nothing_of_weights_that_hardly_moved(recwarn: pytest.WarningsRecorder) -> None:
     dry_run(search_of(), pruning(criterion="movement"))
     assert not recwarn.list
+
+
+def test_what_is_pruned_never_comes_back_whatever_the_criterion(training: Training) -> None:
+    def smallest(context: Any) -> dict[str, Tensor]:
+        return {name: -value.abs() for name, value in context.final.items()}  # 0 is the best of all
+
+    for within in (None, mask_of(network())):
+        training.levels.clear()
+        found = prune_levels(search_of(mask=within), replace(pruning(), criterion=smallest))
+        masks = [level.ticket.mask for level in found]
+        assert masks[1] & masks[2] == masks[2]
+        assert masks[0] & masks[1] == masks[1]
+        assert [mask.kept for mask in masks[1:]] == ([30, 19] if within is None else [18, 11])
+
+
+def test_the_plan_runs_over_what_is_included_and_finds_the_last_layer_of_many() -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4))
+    given: list[Any] = []
+    asked = replace(pruning(), plan=lambda *parts: given.append(parts) or [1], spare_outputs=True)
+    plan_levels(model, replace(asked, include=("1.bias",)))
+    assert set(given[0][0]) == {"0.weight", "1.weight", "1.bias", "2.weight"}
+    assert given[0][1:] == ("2.weight", ["2.weight"])
+
+
+def test_a_dry_run_keeps_a_criterions_warnings_for_when_they_count(recwarn: pytest.WarningsRecorder) -> None:
+    def warning(context: Any) -> dict[str, Tensor]:
+        warnings.warn("hardly moved", stacklevel=1)
+        return {name: value.abs() for name, value in context.final.items()}
+
+    dry_run(search_of(), replace(pruning(), criterion=warning))
+    assert not recwarn.list
