@@ -85,9 +85,7 @@ def test_a_checkpoint_without_a_checksum_is_resumed_from(tmp_path: Path, whole: 
     run = the_run(tmp_path)
     as_before(run)
     (file,) = run.rglob("checkpoint.pt")
-    content = torch.load(file, weights_only=True)
-    content["rows"] = len(content.pop("history"))
-    torch.save(content, file)
+    torch.save(torch.load(file, weights_only=True), file)
     _, said = tiny.again(tmp_path)
     assert not said
     assert tiny.essence(tmp_path) == tiny.essence(whole)

@@ -74,7 +74,7 @@ class Training:
                     parameter += 1
         for hook in more.get("hooks", ()):
             if isinstance(hook, LogUtilisation):
-                hook.rows.append({"step": 12, "densities": {}})
+                hook.rows.append(Utilisation(step=12, densities={}))
         if more["stage"] is not None:
             more["stage"].directory.mkdir(parents=True, exist_ok=True)
         held = more.get("mask")

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tombola.levels.hooks import Anneal, LogUtilisation, MaskDecay, Phases, Refresh
+from tombola.results.trial import Utilisation
 from tombola.supermask import Bernoulli, Identity, Masked, Threshold, TopK, attach, read, refresh
 from tombola.supermask.layers import layers
 from tombola.supermask.masks import final_masks
@@ -43,14 +44,14 @@ def test_densities_are_logged_at_every_evaluation() -> None:
     model[1].parametrizations.weight[0].mask.fill_(False)  # type: ignore[union-attr, index]
     log.after_eval(at(6, model))
     rows = [
-        {"step": 3, "densities": {"0.weight": 0.5, "1.weight": 0.5}},
-        {"step": 6, "densities": {"0.weight": 0.5, "1.weight": 0.0}},
+        Utilisation(step=3, densities={"0.weight": 0.5, "1.weight": 0.5}),
+        Utilisation(step=6, densities={"0.weight": 0.5, "1.weight": 0.0}),
     ]
     assert log.rows == rows
     resumed = LogUtilisation()
     resumed.load_state_dict(copy.deepcopy(log.state_dict()))
     resumed.after_eval(at(9, model))
-    assert resumed.rows == [*rows, {**rows[1], "step": 9}]
+    assert resumed.rows == [*rows, rows[1].replace(step=9)]
     assert log.rows == rows
 
 

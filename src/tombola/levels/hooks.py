@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.mask import Mask
+from tombola.results.trial import Utilisation
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.select.select import select
@@ -32,21 +33,21 @@ class Refresh(Hook):
 
 
 class LogUtilisation(Hook):
-    """The density of every layer's mask at each evaluation: [{"step": .., "densities": {layer: density}}]."""
+    """The density of every layer's mask at each evaluation."""
 
     def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Utilisation] = []
 
     def after_eval(self, loop: Loop) -> None:
         masks = {layer.name: layer.supermask.mask for layer in layers(loop.model)}
         densities = {name: int(torch.count_nonzero(mask)) / mask.numel() for name, mask in masks.items()}
-        self.rows.append({"step": loop.step, "densities": densities})
+        self.rows.append(Utilisation(step=loop.step, densities=densities))
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {"rows": list(self.rows)}
+        return {"rows": [{"step": row.step, "densities": row.densities} for row in self.rows]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.rows = list(state["rows"])
+        self.rows = [Utilisation(**row) for row in state["rows"]]
 
 
 class Anneal(Hook):

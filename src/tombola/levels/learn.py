@@ -23,7 +23,6 @@ from tombola.mask import Mask, prunable
 from tombola.nn.init import NORMS
 from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
-from tombola.results.trial import Utilisation
 from tombola.runs.stage import Stage
 from tombola.select.select import EmptyLayerWarning
 from tombola.supermask.attach import Rest, attach
@@ -87,7 +86,7 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
         instead = "a higher density, a layerwise scope, or less pressure on the mask"
         check_connected(search, read(model), "under the learned mask", instead)
         ticket = make_ticket(search, model, learning.rewrites, level)
-        return TrainedLevel(trial, ticket, utilisation=tuple(Utilisation(**row) for row in log.rows))
+        return TrainedLevel(trial, ticket, utilisation=tuple(log.rows))
 
     return run_level(search, level, train)
 

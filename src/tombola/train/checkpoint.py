@@ -15,7 +15,7 @@ from tombola.errors import TombolaError
 from tombola.runs.atomic import make_folder, write_bytes
 from tombola.runs.integrity import Damaged, clear, read_file, read_sealed, set_aside, write_sealed
 from tombola.runs.stage import CHECKPOINT, METRICS
-from tombola.train.history import Row, csv_bytes, read_csv
+from tombola.train.history import Row, csv_bytes
 
 State = dict[str, Tensor]
 
@@ -107,20 +107,11 @@ class CheckpointStore:
                 sums=content["sums"],
                 seconds=content["seconds"],
                 best=content["best"],
-                history=tuple(self._rows(content)),
+                history=tuple(Row(int(step), *rest) for step, *rest in content["history"].tolist()),
                 stopped=content["stopped"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Damaged(self._file, f"holds no checkpoint ({_first_line(error)})") from None
-
-    def _rows(self, content: Mapping[str, Any]) -> list[Row]:
-        if "history" in content:
-            return [Row(int(step), *rest) for step, *rest in content["history"].tolist()]
-        rows = read_csv(self.metrics, content["rows"]) if content["rows"] else []  # as they were once written
-        if len(rows) < content["rows"]:
-            raise ValueError(f"{self.metrics.name} has lost rows")
-        write_bytes(self.metrics, csv_bytes(rows))
-        return rows
 
     def write_metrics(self, history: Sequence[Row]) -> None:
         """Let the metrics file hold exactly these rows; what it held of others is cut off."""

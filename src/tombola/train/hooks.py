@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,3 @@ class LogRows(Hook):
     def after_eval(self, loop: Loop) -> None:
         row = {f"{self.prefix}/{key}": value for key, value in asdict(loop.history[-1]).items()}
         loop.fabric.log_dict(row, step=loop.step)
-
-
-def overriding(hooks: Sequence[Hook], name: str) -> list[Any]:
-    """The bound methods `name` of those hooks that override it (so that an idle point costs nothing)."""
-    return [getattr(hook, name) for hook in hooks if getattr(type(hook), name) is not getattr(Hook, name)]

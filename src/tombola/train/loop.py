@@ -23,7 +23,7 @@ from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, Stat
 from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, summed
 from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, append_csv
-from tombola.train.hooks import Hook, overriding
+from tombola.train.hooks import Hook
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor, plateau_factor
 from tombola.train.state import BuildOptimizer, Loop
@@ -112,14 +112,12 @@ def _run(
     elif start is not None:
         restore(loop, hooks, start)
     gathered = _Gathered(loop, hooks, resumed, store, capture, clock)
-    for hook in overriding(hooks, "on_start"):
-        hook(loop)
+    for hook in hooks:
+        hook.on_start(loop)
     if capture == loop.step and gathered.captured is None:
         gathered.captured = snapshot(loop, hooks)
     if not loop.history:
         gathered.evaluate()
-    points = {name: overriding(hooks, name) for name in ("before_step", "after_backward", "after_step")}
-    before, backward, after = points["before_step"], points["after_backward"], points["after_step"]
     model, optimizer, task, recipe = loop.model, loop.optimizer, loop.task, loop.recipe
     training_loss_of = loop.training_loss
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -133,8 +131,8 @@ def _run(
             now = cut * factor(loop.step)
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * now
-            for hook in before:
-                hook(loop)
+            for hook in hooks:
+                hook.before_step(loop)
             if plain:
                 output = widened(model(x))
                 loss = loss_value(training_loss_of(output, y))
@@ -143,15 +141,15 @@ def _run(
                     gathered.add(loss.detach(), metric_values(task, output, y), len(y))
             else:
                 _backward_in_parts(loop, x, y, gathered)
-            for hook in backward:
-                hook(loop)
+            for hook in hooks:
+                hook.after_backward(loop)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             loop.step += 1
-            for hook in after:
-                hook(loop)
+            for hook in hooks:
+                hook.after_step(loop)
             if loop.step == capture:
                 gathered.captured = snapshot(loop, hooks)
             if loop.step % loop.eval_every == 0 or loop.step == loop.total or loop.stopped:
@@ -163,8 +161,8 @@ def _run(
                 gathered.checkpoint_if_due()
             if loop.step == loop.total or loop.stopped:
                 break
-    for hook in gathered.before_eval:
-        hook(loop)
+    for hook in hooks:
+        hook.before_eval(loop)
     return Trained(
         state=copy_state(model),
         best=gathered.best,
@@ -224,7 +222,6 @@ class _Gathered:
         self._metric = torch.tensor(sums["metric"], dtype=torch.float64, device="cpu").to(loop.device)
         self._count = int(sums["count"])
         self._saved = clock
-        self.before_eval, self._after = overriding(hooks, "before_eval"), overriding(hooks, "after_eval")
 
     def said(self) -> str:
         """The training loss since the last evaluation, and the metric that this gave."""
@@ -244,11 +241,11 @@ class _Gathered:
     def evaluate(self) -> None:
         """Add a row to the history; keep the state if its validation loss is the lowest yet."""
         self._check()
-        undo = [hook(self.loop) for hook in self.before_eval]
+        undo = [hook.before_eval(self.loop) for hook in self.hooks]
         try:
             self._add_row()
-            for hook in self._after:
-                hook(self.loop)
+            for hook in self.hooks:
+                hook.after_eval(self.loop)
         finally:
             for restore in reversed(undo):
                 if restore is not None:
