@@ -1,15 +1,25 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
+from tombola.data.splits import Task, make_splits
 from tombola.errors import TombolaError
+from tombola.levels.context import context
+from tombola.levels.search import Search
 from tombola.mask import Mask
 from tombola.select.criteria import CRITERIA, Context, criterion, large_final
 from tombola.select.select import select
+from tombola.ticket.origin import Origin
+from tombola.train.fabric import make_fabric
+from tombola.train.gradient import gradient, input_norms
+from tombola.train.recipe import Recipe
+from tombola.train.trial import TrainingSetup
 
 W_I = torch.tensor([1.0, -2.0, 0.5, 3.0])
 W_F = torch.tensor([2.0, 1.0, 0.25, -4.0])
@@ -114,3 +124,117 @@ def test_lookup() -> None:
         with pytest.raises(TombolaError, match=said) as caught:
             criterion(bad)
         assert "\n" not in str(caught.value)
+
+
+# -- what a search tells a criterion
+
+
+def told(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 4) -> Context:
+    splits = make_splits((x, y), (x, y), task=Task(F.mse_loss, F.mse_loss, metric_name="error"))
+    recipe = Recipe(batch_size=batch_size, length="1it", optimizer="sgd")
+    setup = TrainingSetup(splits, recipe, make_fabric("cpu", "32"))
+    return context(Search(setup, Origin.stored(model), 0, {}, architecture=model))
+
+
+def linear(*rows: list[float]) -> nn.Module:
+    model = nn.Sequential(nn.Linear(len(rows[0]), len(rows), bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor(rows))
+    return model
+
+
+X, Y = torch.tensor([[3.0, 0.0], [4.0, 1.0], [0.0, 2.0], [0.0, 0.0]]), torch.zeros(4, 1)
+
+
+def test_loss_gradient_and_hessian_of_a_quadratic_by_hand() -> None:
+    # w = (1, 2): outputs 3, 6, 4, 0; L = (9 + 36 + 16 + 0) / 4; g = 2/4 X'Xw; H = 2/4 X'X = [[12.5, 2], [2, 2.5]]
+    found = told(linear([1.0, 2.0]), X, Y)
+    assert found.loss() == pytest.approx(15.25)
+    assert found.gradients()["0.weight"].tolist() == [[16.5, 7.0]]
+    assert found.hessian_gradients()["0.weight"].tolist() == [[220.25, 50.5]]
+    assert found.gradients("final")["0.weight"].tolist() == [[16.5, 7.0]]  # nothing is trained yet
+
+
+def test_several_batches_give_the_mean_over_all_examples() -> None:
+    whole, halves = (told(linear([1.0, 2.0]), X, Y, size) for size in (4, 2))
+    assert halves.loss(batches=2) == pytest.approx(whole.loss())
+    for kind in ("gradients", "hessian_gradients", "input_norms"):
+        one, two = getattr(whole, kind)()["0.weight"], getattr(halves, kind)(batches=2)["0.weight"]
+        assert torch.allclose(one, two)
+    assert len(halves.batches(2)) == 2
+    with pytest.raises(TombolaError, match="batches is 0"):
+        whole.loss(batches=0)
+
+
+def test_norms_of_inputs_by_hand() -> None:
+    assert told(linear([1.0, 2.0]), X, Y).input_norms()["0.weight"].tolist() == [[5.0, pytest.approx(5**0.5)]]
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_norms_of_a_convolutions_channels(groups: int) -> None:
+    x = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Conv2d(4, 6, 3, groups=groups), nn.Flatten(), nn.Linear(54, 1))
+    norms = input_norms(model, [(x, x)], ["0.weight", "2.weight"])
+    by_hand = x.square().sum((0, 2, 3)).sqrt()
+    shown = norms["0.weight"].expand_as(model[0].weight)
+    for out in range(6):
+        first = out // (6 // groups) * (4 // groups)
+        assert torch.allclose(shown[out, :, 0, 0], by_hand[first : first + 4 // groups])
+    assert norms["2.weight"].shape == (1, 54)
+
+
+def test_a_transposed_convolution_takes_its_channels_in_along_the_first_dimension() -> None:
+    x = torch.ones(2, 4, 3, 3)
+    layer = nn.ConvTranspose2d(4, 6, 2, groups=2)
+    assert input_norms(nn.Sequential(layer), [(x, x)], ["0.weight"])["0.weight"].expand_as(layer.weight).shape == (
+        4, 3, 2, 2,
+    )  # fmt: skip
+
+
+def test_synflow_is_five_lines_over_the_network() -> None:
+    # |w|: 1 2 / 0 3, then 1 4; all inputs 1: R = 1·3 + 4·3; score = |w|·dR/d|w|
+    def synflow(context: Context) -> dict[str, Tensor]:
+        model = context.network().eval()
+        for weight in model.parameters():
+            weight.data.abs_()
+        model(torch.ones_like(context.batches()[0][0][:1])).sum().backward()
+        return {name: weight.grad * weight.data for name, weight in model.named_parameters()}
+
+    model = nn.Sequential(*linear([1.0, -2.0], [0.0, 3.0]), nn.ReLU(), *linear([1.0, -4.0]))
+    found = synflow(told(model, X, Y))
+    assert found["0.weight"].tolist() == [[1.0, 2.0], [0.0, 12.0]]
+    assert found["2.weight"].tolist() == [[3.0, 12.0]]
+
+
+def test_nothing_is_worked_out_unless_it_is_asked_for() -> None:
+    class Counted(nn.Sequential):
+        runs: ClassVar[list[int]] = []
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs.append(len(x))
+            return super().forward(x)
+
+    found = told(Counted(*linear([1.0, 2.0])), X, Y)
+    assert CRITERIA["magnitude"](found)["0.weight"].tolist() == [[1.0, 2.0]]
+    assert Counted.runs == []
+    assert CRITERIA["snip"](found)["0.weight"].tolist() == [[16.5, 14.0]]
+    assert Counted.runs == [4]
+
+
+# -- the gradient of any loss over any split
+
+
+def test_the_gradient_of_a_loss_over_a_split_leaves_the_model_alone() -> None:
+    model = linear([1.0, 2.0])
+    model.requires_grad_(False)
+    splits = make_splits((X[:1], Y[:1]), (X, Y), (X[:2], Y[:2]), task=Task(F.mse_loss, F.mse_loss, metric_name="error"))
+    assert gradient(model, splits, split="val")["0.weight"].tolist() == [[16.5, 7.0]]
+    assert gradient(model, splits)["0.weight"].tolist() == [[18.0, 0.0]]
+    assert gradient(model, splits, lambda out, y: out.sum(), split="test")["0.weight"].tolist() == [[7.0, 1.0]]
+    assert model[0].weight.grad is None
+    assert not model[0].weight.requires_grad
+    for wrong, message in (({"split": "all"}, "allowed: train, val, test"), ({"batches": 0}, "batches is 0")):
+        with pytest.raises(TombolaError, match=message):
+            gradient(model, splits, **wrong)
+    with pytest.raises(TombolaError, match="no test split"):
+        gradient(model, make_splits((X, Y), (X, Y), task=splits.task), split="test")

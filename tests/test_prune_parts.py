@@ -17,6 +17,7 @@ import tombola as tb
 from small_tickets import MASKED, mask_of, masked, network, same, splits
 from tombola.errors import TombolaError
 from tombola.levels import prune as module
+from tombola.levels.context import context
 from tombola.levels.prune import dry_run, plan_levels, prune_levels
 from tombola.levels.search import Search, level_result
 from tombola.mask import Mask
@@ -234,10 +235,9 @@ def test_frozen_weights_have_a_gradient_and_those_without_part_say_so() -> None:
 
     model = Part()
     model.requires_grad_(False)
-    mask = Mask.full({name: value for name, value in model.state_dict().items() if value.dim() > 1})
     search = search_of(model)
     before = torch.random.get_rng_state()
-    found = module._gradient(search, mask)
+    found = context(search).gradients()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert same({name: found[f"used.{name}"] for name in MASKED}, gradient_by_hand(FULL))
     with pytest.raises(TombolaError, match=r"no gradient of the loss reaches 'idle\.weight'"):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tombola.supermask.masks import read, refresh
     from tombola.supermask.rules import TopK
     from tombola.ticket.ticket import Ticket
+    from tombola.train.gradient import gradient
     from tombola.train.options import Options
     from tombola.train.recipe import Recipe
 
@@ -48,6 +49,7 @@ __all__ = [
     "deploy",
     "detach",
     "find",
+    "gradient",
     "hold",
     "make_permanent",
     "prunable",
@@ -77,6 +79,7 @@ _HOME = {
     "TombolaError": "tombola.errors",
     "deploy": "tombola.runtime.deploy",
     "find": "tombola.search.find",
+    "gradient": "tombola.train.gradient",
     "hold": "tombola.hold",
     "prunable": "tombola.mask",
     "verify": "tombola.study.verify",

@@ -14,25 +14,22 @@ from tombola.coverage import coverage
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError, in_short
 from tombola.hold import hold
+from tombola.levels.context import context_of
 from tombola.levels.rewind import Rewind
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import TrainedLevel, check_connected, final_state, run_level, ticket_of
 from tombola.levels.validate import check_ticket
-from tombola.mask import Mask, parameters_by_name, prunable, unwrap
-from tombola.nn.forward import typed, widened
+from tombola.mask import Mask, prunable, unwrap
 from tombola.nn.outputs import output_weights, say_kept
-from tombola.rng.seeds import derive, generator
 from tombola.runs.stage import REWIND, Stage
 from tombola.select.barred import warn_of_barred, warn_of_ties
 from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import Pattern
 from tombola.select.select import Selection, selection, warn_of_empty
 from tombola.ticket.origin import Origin
-from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, load_snapshot
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
-from tombola.train.feeds import training_feed
 from tombola.train.trial import train_trial
 
 Counts = Mapping[str, int] | int | None
@@ -137,7 +134,7 @@ def dry_run(search: Search, pruning: Pruning) -> None:
     if len(plan) > 1:
         with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
             warnings.simplefilter("ignore")  # of weights that have hardly moved
-            chosen = _select(search, pruning, _context(search, 0, ticket), mask, plan[1])
+            chosen = _select(search, pruning, context_of(search, 0, ticket), mask, plan[1])
             is_cut(search.network(), chosen.mask, some_inputs(search.setup.splits))
 
 
@@ -181,20 +178,8 @@ def _name(pruning: Pruning) -> str:
     return f"criterion {getattr(pruning.criterion, '__qualname__', repr(pruning.criterion))}"
 
 
-def _context(search: Search, level: int, ticket: Ticket) -> Context:
-    """What the criterion is told of a trained level."""
-    initial, final, mask = search.state(), final_state(search, ticket), ticket.mask
-    return Context(
-        initial={name: initial[name] for name in mask},
-        final={name: final[name] for name in mask},
-        gradient=partial(_gradient, search, mask),
-        generator=generator(search.seed, "criterion", level),
-        mask=mask,
-    )
-
-
 def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Selection:
-    chosen = _select(search, pruning, _context(search, previous.level, previous.ticket), previous.ticket.mask, counts)
+    chosen = _select(search, pruning, context_of(search, previous.level, previous.ticket), previous.ticket.mask, counts)
     pruned, what = chosen.mask, f"{_name(pruning)} at level {previous.level + 1}: "
     warn_of_barred(pruned, chosen.barred, chosen.drawn, what)
     warn_of_ties(pruned, chosen.tied, what)
@@ -264,30 +249,3 @@ def _origin(search: Search, pruning: Pruning, snapshot: Snapshot | None, before:
     else:
         return search.origin
     return Origin.stored(state, network=search.origin.network, init=search.origin.init)
-
-
-def _gradient(search: Search, mask: Mask) -> dict[str, Tensor]:
-    """The training loss's gradient by the masked initial weights, on the first batch of the data order.
-
-    Frozen weights have one too. A weight that none reaches (it has no part in the forward pass) is an error when asked
-    for.
-    """
-    model = search.network()
-    mask.apply_(model)
-    weights = {name: p for name, p in parameters_by_name(model).items() if name in mask}
-    for weight in weights.values():
-        weight.requires_grad_(True)
-    feed = training_feed(search.setup.splits, search.setup.recipe, torch.device("cpu"), False)
-    x, y = next(typed(feed.epoch(search.seed, 0), model))
-    with torch.random.fork_rng(devices=[]):  # dropout draws
-        torch.manual_seed(derive(search.seed, "gradient"))
-        search.setup.splits.task.loss(widened(model(x)), y).backward()  # type: ignore[no-untyped-call]
-    return _Gradients({name: weight.grad for name, weight in weights.items() if weight.grad is not None})
-
-
-class _Gradients(dict[str, Tensor]):
-    def __missing__(self, name: str) -> Tensor:
-        raise TombolaError(
-            f"no gradient of the loss reaches {name!r}, which the criterion needs; leave it out with exclude, or "
-            "choose another criterion"
-        )
