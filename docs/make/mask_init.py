@@ -33,7 +33,7 @@ def claims() -> Iterator[Claim]:
     third = arm("mnist-mask-init", "mask, then weights", "density")[0]
     yield Claim(
         PAGE,
-        "the third arm's mask had removed {share} % of the weights, so that the network under it was dense",
+        "the third arm's mask had removed {share} % of the weights, so that the network was still dense",
         {"share": number(100 * (1 - third), 1)},
         third == 1,
     )
