@@ -29,7 +29,7 @@ def verbs() -> list[Verb]:
             _add_deploy,
             _deploy,
         ),
-        Verb(("bench",), "Time a deployed ticket beside the dense engines of this machine.", _add_bench, _bench),
+        Verb(("bench",), "Time a deployed ticket against the dense engines of this machine.", _add_bench, _bench),
     ]
 
 
@@ -46,10 +46,13 @@ def _add_common(parser: ArgumentParser) -> None:
 
 
 def _add_deploy(parser: ArgumentParser) -> None:
-    parser.add_argument("--out", type=str, required=True, help="the folder for what is written")
-    parser.add_argument("--batch", type=int, default=1, help="the batch size to be fast for; others work too")
+    parser.add_argument("--out", type=str, required=True, help="output folder")
+    parser.add_argument("--batch", type=int, default=1, help="batch size to tune for; others work too")
     parser.add_argument(
-        "--plan", type=str | None, default=None, help="a plan.json of before: reuse its choices instead of measuring"
+        "--plan",
+        type=str | None,
+        default=None,
+        help="plan.json of an earlier deployment: reuse its choices instead of measuring",
     )
     parser.add_argument(
         "--formats",
@@ -65,7 +68,7 @@ def _add_bench(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--engines", type=list[str] | str | None, default=None, help="which engines (null: all that run here)"
     )
-    parser.add_argument("--rounds", type=int, default=9, help="how often every engine takes its turn")
+    parser.add_argument("--rounds", type=int, default=9, help="how often every engine is timed")
     _add_common(parser)
 
 

@@ -32,7 +32,7 @@ _METHODS = {"imp": "imp", "supermask": "edge-popup"}
 def verbs() -> list[Verb]:
     """`study overlap`."""
     summary = (
-        "Do an IMP ticket and a supermask of the same weights and density keep the same ones? Overlap, signs, swaps."
+        "Do an IMP ticket and a supermask of one network and density keep the same weights? Overlap, cross-training."
     )
     return [Verb(("study", "overlap"), summary, _add, _run)]
 
@@ -58,7 +58,7 @@ def _add(parser: ArgumentParser) -> None:
     NETWORK.add(parser)
     DATA.add(parser)
     _RECIPE.add(parser)
-    add_run(parser, replicates=3, meaning="times everything is repeated, with other seeds; intervals need 3")
+    add_run(parser, replicates=3, meaning="repetitions, each with another seed; intervals need 3")
     MACHINE.add(parser)
     parser.set_defaults({"init": "kaiming_normal"})  # both masks choose among the same weights, of many sizes
 

@@ -22,7 +22,7 @@ def verbs() -> list[Verb]:
     return [
         Verb(
             ("report",),
-            "Write one self-contained HTML page about runs, with figures as SVG and PDF.",
+            "Write a self-contained HTML page of one or more runs, with figures as SVG and PDF.",
             _add_report,
             _report,
         ),
@@ -58,7 +58,7 @@ def _report(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 def _add_runs(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=str | None, nargs="?", default=None, help="the folder that holds the runs")
-    parser.add_argument("--out", type=str | None, default=None, help="the same, as in other commands (null: runs)")
+    parser.add_argument("--out", type=str | None, default=None, help="the folder, as in other commands (null: runs)")
 
 
 def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:

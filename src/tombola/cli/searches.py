@@ -80,7 +80,7 @@ def add_run(parser: ArgumentParser, *, replicates: int, meaning: str) -> None:
     run = parser.add_argument_group("run")
     run.add_argument("--seed", type=int, default=0, help="everything random derives from it")
     run.add_argument("--replicates", type=int, default=replicates, help=meaning)
-    run.add_argument("--jobs", type=int, default=1, help="processes that share the replicates out")
+    run.add_argument("--jobs", type=int, default=1, help="processes that share the replicates")
     run.add_argument("--out", type=str, default="runs", help="folder in which the run gets its own directory")
 
 
@@ -90,7 +90,7 @@ def add_room(parser: ArgumentParser) -> None:
         "--max_weights",
         type=int | None,
         default=None,
-        help="the most weights that a ticket may claim (null: 16,777,216, and 256 for each byte of its file)",
+        help="the most weights that a ticket may claim (null: 16,777,216 plus 256 per byte of its file)",
     )
 
 
@@ -105,7 +105,7 @@ def _options(
                 type=str | None,
                 default=None,
                 metavar="TICKET",
-                help="ticket file to go on from: its weights, and of these only, or first, what it keeps (null: none)",
+                help="ticket file to start from: its weights, and its mask as the limit or the first mask (null: none)",
             )
             add_room(parser)
         DATA.add(parser)
@@ -125,7 +125,7 @@ def _options(
                 help="levels at which they are trained, e.g. [3, 7, 9] (null: all)",
             )
         RECIPE.add(parser)
-        add_run(parser, replicates=replicates, meaning="times the whole search is repeated, with other seeds")
+        add_run(parser, replicates=replicates, meaning="repetitions of the whole search, each with another seed")
         MACHINE.add(parser)
 
     return add

@@ -80,7 +80,7 @@ def verbs() -> list[Verb]:
         ),
         Comparison(
             "joint",
-            "Does joint training of mask and weights regularise? It against weights only and mask only.",
+            "Does joint training of mask and weights regularise? Compared with weights only and mask only.",
             joint_arms,
             JointStudy,
         ),

@@ -55,7 +55,7 @@ def verbs() -> list[Verb]:
             _add_info,
             _info,
         ),
-        Verb(("export",), "Write the ticket's network as a state_dict, or the ticket anew.", _add_export, _export),
+        Verb(("export",), "Write the ticket's network as a state_dict, or rewrite the ticket.", _add_export, _export),
     ]
 
 
@@ -72,7 +72,7 @@ def add_architecture(parser: ArgumentParser) -> None:
         "--trusted",
         type=list[str] | str,
         default=[],
-        help="import prefixes that the ticket may name its network and optimiser under, e.g. torchvision.models",
+        help="import prefixes under which the ticket may name its network and optimiser, e.g. torchvision.models",
     )
     group.add_argument("--model", type=str | None, default=None, help="import path of its constructor")
     group.add_argument("--model_args", type=dict[str, Any], default={}, help="its keyword arguments")
@@ -85,13 +85,13 @@ def _add_verify(parser: ArgumentParser) -> None:
         "--margin",
         type=float,
         default=Margin.value,
-        help="how far below dense still matches it: 0.002 is 0.2 points of an accuracy, or 0.2 % of another metric",
+        help="how far below dense still matches: 0.002 is 0.2 points of an accuracy, or 0.2 % of another metric",
     )
     group.add_argument(
         "--margin_kind",
         type=Kind,
         default=Margin.kind,
-        help="absolute: in the metric's unit; relative: a fraction of dense; auto: absolute for shares of examples",
+        help="absolute: in the metric's unit; relative: a fraction of dense; auto: absolute for accuracies",
     )
     add_architecture(parser)
     _DATA.add(parser)
@@ -126,8 +126,8 @@ def _add_export(parser: ArgumentParser) -> None:
         nargs="?",
         const=True,
         default=False,
-        help="for .ticket: leave out stored weights from before training, for what will only be run: such a ticket is "
-        "not verified or searched from",
+        help="for .ticket: leave out stored weights from before training; the trained network can be built, but it "
+        "cannot be verified or searched from",
     )
     add_architecture(parser)
 

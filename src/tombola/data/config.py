@@ -60,8 +60,8 @@ class Cue:
     A white square does not show on a white background; a coloured one nearly always does.
 
     Args:
-        kind: none, corner (a white square on the border, from the top left corner on: its place tells the class) or
-            colour (a square in the top left corner of a colour image: its hue tells the class)
+        kind: none, corner (a white square on the border, from the top left corner on: its position shows the class) or
+            colour (a square in the top left corner of a colour image: its hue shows the class)
         size: side of the square in pixels (null: a tenth of the image's shorter side, at least 1)
         agreement: probability that a training or validation image carries the cue of its own class; otherwise it
             carries that of another class, drawn at random

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BinaryWeights(SupermaskMethod):
-    """Train latent weights that count by their sign, times the mean of their sizes; nothing is pruned.
+    """Train binary weights: the signs of latent weights, times the layer's mean magnitude; nothing is pruned.
 
     The gradient passes straight through the sign where |w| <= 1 and is 0 elsewhere. Norms and biases are trained.
 

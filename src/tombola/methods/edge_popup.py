@@ -32,7 +32,7 @@ class EdgePopup(SupermaskMethod):
         scope: layer (every layer holds the density) or global (the best scores over all layers)
         pattern: what is kept as one: element, block:V (V output rows), N:M such as 2:4, or channel
         prune_outputs: let pattern channel remove rows of output layers too, which are classes
-        scores: how scores begin: the name of an initialisation; torch_default is U(+-1/sqrt(fan_in))
+        scores: how scores are initialised: the name of an initialisation; torch_default is U(+-1/sqrt(fan_in))
         scale_fan: draw the weights for a fan of fan_in times density, so that sparse layers keep their variance
         anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
         whole: name patterns of weights that are kept whole, such as the first or last layer's

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GemMiner(SupermaskMethod):
-    """Learn a mask at low density: scores in [0, 1] are rounded, and the lowest are frozen out step by step.
+    """Learn a mask of low density: scores in [0, 1] are rounded, and the lowest are frozen at 0 step by step.
 
     The fraction of weights that still take part falls geometrically to the density, which the last freezing
     before the end reaches; the same share of those left is frozen out each time.

@@ -23,7 +23,7 @@ _MOST = 10_000
 
 @dataclass(frozen=True)
 class IterativePruning(Method):
-    """Train, prune the smallest weights, rewind the rest, and again: the lottery ticket's own method.
+    """Train, prune the smallest weights, rewind the rest, repeat: the search of the lottery ticket hypothesis.
 
     Say how far to prune either with `density` and `rounds`, or with `rate` and `levels`.
 

@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class IteRand(EdgePopup):
-    """Edge-popup that draws some of the pruned weights anew every few iterations; kept weights never change.
+    """Edge-popup that redraws some of the pruned weights every few iterations; kept weights never change.
 
     A weight is drawn from what it was first drawn from. Where that is not known (a live model, a checkpoint) it is
     one of the layer's own first values, picked at random. Kept weights that were drawn anew before are in the
     ticket as trained values.
 
     Args:
-        every: how often pruned weights are drawn anew, e.g. "300it" or "1ep"
-        probability: how likely each of them is drawn anew then
+        every: how often pruned weights are redrawn, e.g. "300it" or "1ep"
+        probability: probability with which each of them is redrawn
     """
 
     name: ClassVar[str] = "iterand"

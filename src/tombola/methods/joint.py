@@ -36,25 +36,25 @@ RULES = ("masked", "dense", "sr-ste")
 
 @dataclass(frozen=True)
 class Joint(SupermaskMethod):
-    """Train the weights while their mask is learned; the mask can regularise.
+    """Train the weights and learn their mask at the same time.
 
     Args:
         density: fraction of weights kept
         scope: layer or global
         pattern: what is kept as one: element, block:V, N:M such as 2:4, or channel
         prune_outputs: let pattern channel remove rows of output layers too, which are classes
-        weight_gradient: masked (the true gradient: pruned weights rest), dense (pruned weights learn on, straight
-            through the mask), or sr-ste (dense, with pruned weights drawn to 0)
-        sr_ste_decay: strength of that draw
+        weight_gradient: masked (the true gradient: pruned weights do not change), dense (straight through the mask,
+            so that pruned weights keep learning), or sr-ste (dense, with pruned weights decaying to 0)
+        sr_ste_decay: strength of that decay
         weights: identity, or binary (alpha·sign(w)·M, the gradient passing straight through the sign where |w| <= 1)
         activations: float or binary
-        scores: how scores begin: the name of an initialisation
+        scores: how scores are initialised: the name of an initialisation
         score_lr: learning rate of the scores (null: the recipe's, which the weights have)
         score_weight_decay: weight decay of the scores (null: the recipe's)
         score_momentum: momentum of the scores under SGD (null: the recipe's)
         scores_first: length in which only the scores learn, e.g. "5ep"
         weights_first: length in which only the weights learn, e.g. "5ep"
-        freeze_scores: fraction of the training, at its end, in which the scores rest and the weights settle;
+        freeze_scores: last fraction of the training, in which scores are frozen and only weights are trained;
             1: weights are trained under a random mask
         include: name patterns of further parameters to mask
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]

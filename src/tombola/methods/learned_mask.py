@@ -23,7 +23,7 @@ _MOST_SAMPLES = 10_000
 
 @dataclass(frozen=True)
 class LearnedMask(SupermaskMethod):
-    """Learn for every weight the probability of keeping it; the density is an outcome.
+    """Learn the probability of keeping each weight; the density is an outcome.
 
     With rule bernoulli, masks are drawn anew at every step and the ticket holds the p > 0.5 mask. Validation (the early
     stop too) and test are of that mask; val_accuracy_sampled and test_accuracy_sampled are means over drawn masks. With
@@ -37,7 +37,7 @@ class LearnedMask(SupermaskMethod):
         samples: masks drawn at the end for val_accuracy_sampled and test_accuracy_sampled
         biases: mask biases too
         train_norms: train scale and bias of norm layers along with the masks
-        mask_decay: strength of a pressure towards sparser masks: this times the sum of all p is added to the loss
+        mask_decay: strength of a penalty that favours sparser masks: this times the sum of all p is added to the loss
         finetune: length of a second level in which the mask is frozen and the weights are trained; 0it for none
         finetune_lr: learning rate of that level
         include: name patterns of further parameters to mask

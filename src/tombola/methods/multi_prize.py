@@ -26,7 +26,7 @@ NORMS = ("fixed", "trained", "tuned")
 
 @dataclass(frozen=True)
 class MultiPrize(SupermaskMethod):
-    """Learn which random weights to keep; what is kept counts by its sign, times one scale per layer.
+    """Learn which random weights to keep in a binary network: their signs, times one scale per layer.
 
     The effective weight is alpha·sign(w)·M with alpha the mean of |w| over what is kept. With binary activations
     (MPT-1/1) Tombola's own networks take the order convolution, pool, norm, activation, with norms inserted; other
@@ -43,7 +43,7 @@ class MultiPrize(SupermaskMethod):
         tune: length of that second level
         tune_lr: learning rate of that second level
         whole: name patterns of weights that are binary but not masked, such as the first or last layer's
-        scores: how scores begin: the name of an initialisation
+        scores: how scores are initialised: the name of an initialisation
         scale_fan: draw the weights for a fan of fan_in times density
         include: name patterns of further parameters to mask
         exclude: name patterns of weights to leave alone (random, float), e.g. ["fc.*"]

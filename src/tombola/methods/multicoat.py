@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Multicoat(SupermaskMethod):
-    """Edge-popup with several coats: a weight counts as often as there are masks that keep it, and is never trained.
+    """Edge-popup with several nested masks (coats): a fixed random weight times the number of masks that keep it.
 
     Networks by name are drawn as signed Kaiming constants unless init says otherwise.
 
     Args:
         densities: fraction of every layer's weights kept by each coat, e.g. [0.3, 0.1]; the largest is the density
-        scores: how scores begin: the name of an initialisation
+        scores: how scores are initialised: the name of an initialisation
         scale_fan: draw the weights for a fan of fan_in times the widest coat's density
         train_norms: train scale and bias of norm layers along with the scores
         include: name patterns of further parameters to mask

@@ -23,8 +23,8 @@ class SignedSupermask(SupermaskMethod):
     signed Kaiming constants unless init says otherwise, so that every layer's weights end up ternary.
 
     Args:
-        threshold: scores up to this size give 0, others their sign; it must lie below the first scores
-        scores: how scores begin: the name of an initialisation
+        threshold: scores up to this magnitude give 0, others their sign; it must lie below the initial scores
+        scores: how scores are initialised: the name of an initialisation
         train_norms: train scale and bias of norm layers along with the scores
         include: name patterns of further parameters to mask
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]

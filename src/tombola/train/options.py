@@ -18,7 +18,7 @@ class Options:
 
     Args:
         device: auto (CUDA where there is one), cpu, cuda, or cuda:N
-        threads: CPU threads of torch, held to the cores there are; null leaves torch's own choice (for several runs at
+        threads: CPU threads of torch, at most the cores available; null leaves torch's own choice (for several runs at
             once, give each 1)
         deterministic: on CUDA, use only kernels that give the same bits every time (slower)
         checkpoint_seconds: seconds between the checkpoints that an interrupted run resumes from

@@ -24,19 +24,19 @@ class Recipe:
         length: how long to train: epochs ("10ep"), iterations ("5000it") or both ("2ep500it")
         batch_size: examples per optimiser step
         optimizer: sgd, adam, adamw, or the import path of a torch optimiser class
-        lr: learning rate at its highest
+        lr: peak learning rate
         momentum: momentum of SGD
         nesterov: whether SGD's momentum is Nesterov's
         weight_decay: weight decay, on all parameters
         label_smoothing: label smoothing of the training loss
-        schedule: course of the learning rate: constant, step, cosine (to 0) or plateau (cut when training stalls)
+        schedule: learning-rate schedule: constant, step, cosine (to 0) or plateau (cut when training stalls)
         milestones: where the step schedule multiplies the learning rate by gamma, e.g. ["80ep", "120ep"]
         gamma: factor at each milestone, or at each plateau
         patience: evaluations without a better training metric before the learning rate is multiplied by gamma (plateau)
         warmup: length of a linear warm-up from 0, e.g. "1ep"
         precision: 32, or bf16-mixed for bfloat16 autocast
         channels_last: memory layout of images; null chooses it for networks with 2-d convolutions
-        clip_norm: clip the gradient's norm to this; null does not clip
+        clip_norm: clip the gradient's norm to this; null: no clipping
         accumulate: cut each batch into this many parts and add up their gradients (saves memory)
         eval_every: how often to evaluate on the validation split, e.g. "100it" or "1ep"
         train_eval: examples of the training split that are evaluated once at the end, unaugmented and in evaluation
