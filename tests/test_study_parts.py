@@ -41,6 +41,7 @@ from tombola.study.mask_overlap import compare_tickets, over_replicates
 from tombola.study.setting import Arm
 from tombola.ticket.origin import Origin
 from tombola.ticket.tensors import hash_state
+from tombola.ticket.ticket import UNLIMITED
 from tombola.train.options import Options
 from tombola.train.outcomes import write_outcomes
 from tombola.train.recipe import Recipe
@@ -444,6 +445,31 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
     }
     monkeypatch.setattr(cross_training, "run_trial", None)
     assert crossed().test(workspace(data, tmp_path), test) == result  # found again
+
+
+def test_networks_by_import_path_and_of_any_size_are_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tickets(tmp_path)
+    limits, load = list[Any](), tb.Ticket.load
+
+    def loading(path: Any, *, max_weights: int | None = None) -> tb.Ticket:
+        limits.append(max_weights)
+        return load(path, max_weights=max_weights)
+
+    def training(setup: Any, model: nn.Module, *, stage: Any, **more: Any) -> Trial:
+        stage.directory.mkdir(parents=True)
+        return Trial(trial_result(), (), SimpleNamespace(state=dict(model.state_dict())))
+
+    monkeypatch.setattr(cross_training, "run_trial", training)
+    monkeypatch.setattr(tb.Ticket, "load", loading)
+    name = f"{__name__}.Foreign"
+    study = crossed(replicates=1, model=ModelSpec(name, init="kaiming_normal"))
+    work = workspace(splits(), tmp_path)
+    for mask in ("first", "second"):
+        study.test(work, cross_training._MaskTest(0, mask, FILES))
+    assert limits == [UNLIMITED] * 4
+    found = load(tmp_path / "exchange/replicate-0/first/network.ticket")
+    assert found.origin.kind == "seeded"
+    assert isinstance(found.build(trusted=(name,)), Foreign)
 
 
 def test_a_search_of_either_mask_gives_its_last_level_with_paths_of_the_study(
