@@ -79,9 +79,9 @@ class Phases(Hook):
 
     def on_start(self, loop: Loop) -> None:
         self._scores = [layer.supermask.scores for layer in layers(loop.model)]
-        ours = {id(p) for p in self._scores}
+        scores = {id(p) for p in self._scores}
         every = [p for group in loop.optimizer.param_groups for p in group["params"]]
-        self._weights = [p for p in every if id(p) not in ours]
+        self._weights = [p for p in every if id(p) not in scores]
 
     def before_step(self, loop: Loop) -> None:
         for parameters, learn in zip((self._scores, self._weights), self.learns(loop.step), strict=True):
@@ -138,7 +138,7 @@ class FreezeOut(Hook):
     Args:
         densities: step -> fraction of all weights that still take part from then on, falling
         scope: layer or global
-        keep_all_at: step at which every score that still takes part is raised to 0.5 at least; None for never
+        keep_all_at: step at which every score that still takes part is raised to 0.5 at lowest; None for never
     """
 
     def __init__(self, densities: Mapping[int, float], scope: str, keep_all_at: int | None = None) -> None:
@@ -168,8 +168,8 @@ class FreezeOut(Hook):
             if self._active is not None:
                 scores.mul_(self._active[name])  # momentum goes on for a while
             if loop.step == self.keep_all_at:
-                least = torch.full_like(scores, 0.5) if self._active is None else 0.5 * self._active[name]
-                scores.copy_(torch.maximum(scores, least))
+                lowest = torch.full_like(scores, 0.5) if self._active is None else 0.5 * self._active[name]
+                scores.copy_(torch.maximum(scores, lowest))
 
     def state_dict(self) -> Mapping[str, Any]:
         return {"active": dict(self._active or {})}

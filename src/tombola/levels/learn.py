@@ -201,9 +201,9 @@ def check_learning(network: nn.Module, learning: Learning, mask: Mask | None = N
         warnings.simplefilter("ignore", EmptyLayerWarning)  # an error here
         warnings.simplefilter("ignore", OutputsKeptWarning)  # the search says which, from its inputs
         _attach(network, learning, 0, mask)
-    found = read(network)
-    _check_whole(learning.rule, found)
-    empty = found.empty_layers() if learning.rule.density is not None else []
+    mask_before = read(network)
+    _check_whole(learning.rule, mask_before)
+    empty = mask_before.empty_layers() if learning.rule.density is not None else []
     if empty:
         raise TombolaError(
             f"at density {learning.rule.density:g} nothing is kept of {', '.join(empty)}; ask for a higher density, "
@@ -268,12 +268,12 @@ def _sampled(count: int) -> MoreTests:
     """The mean metric of every split over the same freshly drawn masks; the model ends under the p > 0.5 masks."""
 
     def tests(model: nn.Module, evaluate: Mapping[str, Evaluate]) -> Sampled:
-        found: dict[str, list[float]] = {split: [] for split in evaluate}
+        metrics: dict[str, list[float]] = {split: [] for split in evaluate}
         for _ in range(count):
             refresh(model)
             for split, score in evaluate.items():
-                found[split].append(score().metric)
+                metrics[split].append(score().metric)
         finalize_masks(model)
-        return Sampled(**{split: fmean(values) for split, values in found.items()}, samples=count)
+        return Sampled(**{split: fmean(values) for split, values in metrics.items()}, samples=count)
 
     return tests

@@ -52,11 +52,11 @@ def _solve(sizes: Mapping[str, int], rates: Mapping[str, float], target: int, ro
             f"density {target / total:.4g} is more than the {there / total:.4g} that is left to prune; ask for less"
         )
     highest = max(rates.values())
-    least = sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items()) if highest else there
-    if target < math.floor(least):
+    lowest = sum(size * (1.0 - rates[name] / highest) ** rounds for name, size in sizes.items()) if highest else there
+    if target < math.floor(lowest):
         raise TombolaError(
             f"density {target / total:.4g} cannot be reached in {rounds} rounds: layers of smaller rates keep at "
-            f"least {least / total:.4g}; ask for more rounds or raise their rates"
+            f"least {lowest / total:.4g}; ask for more rounds or raise their rates"
         )
 
     def kept(factor: float) -> float:

@@ -27,13 +27,13 @@ def check_ticket(search: Search, ticket: Ticket, model: nn.Module) -> nn.Module:
         known = replace(read, origin=ticket.origin)  # whose weights need not be drawn a second time
         known.build("origin", model=search.architecture, trusted=search.trusted)
     sample = first_of(search.setup.splits.val, ROWS)
-    found = []
+    outputs = []
     with undisturbed(search.setup):
         for network in (model, model, built.to(search.setup.fabric.device)):
             torch.manual_seed(0)  # of networks that draw in evaluation mode
-            found.append(leaves(forward(search.setup, network, sample)[0]))
-    ours, again, theirs = found
-    if close(ours, again) and not close(ours, theirs):
+            outputs.append(leaves(forward(search.setup, network, sample)[0]))
+    first, again, rebuilt = outputs
+    if close(first, again) and not close(first, rebuilt):
         raise TombolaError(
             "the network that is built from its ticket gives other outputs than the trained one: its forward pass uses "
             "something that changes and is not in its state_dict; make that a persistent buffer"

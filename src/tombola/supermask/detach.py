@@ -42,27 +42,27 @@ def detach(model: nn.Module) -> None:
 
 def _detach(model: nn.Module) -> list[nn.Parameter]:
     """Take the parametrisations off; the latent weights, in the order of `layers`, trainable as they were."""
-    found = named_layers(model)
+    masked = named_layers(model)
     bare = unwrap(model)
-    places = [
+    parametrised = [
         (module, local)
         for module in bare.modules()
         if parametrize.is_parametrized(module)
         for local, chain in list(module.parametrizations.items())  # type: ignore[union-attr, operator]
         if isinstance(chain[0], Supermask)
     ]
-    for module in {id(module): module for module, _ in places}.values():
+    for module in {id(module): module for module, _ in parametrised}.values():
         _class_of_its_own(module)
-    for module, local in places:
+    for module, local in parametrised:
         parametrize.remove_parametrizations(module, local, leave_parametrized=False)
     for module in bare.modules():
         _put_in_order(module._parameters, module.__dict__.pop(ORDER, ()))
-    for layer in found:
+    for layer in masked:
         layer.weight.requires_grad_(layer.supermask.was_trained)
     for module in bare.modules():
         for parameter in module.__dict__.pop(FROZEN_BY_US, []):
             parameter.requires_grad_(True)
-    return [layer.weight for layer in found]
+    return [layer.weight for layer in masked]
 
 
 def _put_in_order(parameters: dict[str, nn.Parameter | None], order: Sequence[str]) -> None:

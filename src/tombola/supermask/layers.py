@@ -40,24 +40,24 @@ class MaskedLayer(NamedTuple):
 
 def layers(model: nn.Module) -> Iterator[MaskedLayer]:
     """Every masked weight once, in the order in which they were attached; wrappers are looked through."""
-    found: dict[int, MaskedLayer] = {}
+    masked: dict[int, MaskedLayer] = {}
     for module in unwrap(model).modules():
         if isinstance(module, parametrize.ParametrizationList):
             supermask = module._modules["0"]
-            if isinstance(supermask, Supermask) and id(supermask) not in found:
+            if isinstance(supermask, Supermask) and id(supermask) not in masked:
                 weight = module._parameters["original"]
                 assert weight is not None
-                found[id(supermask)] = MaskedLayer(supermask.name, supermask, weight)
-    yield from sorted(found.values(), key=lambda layer: layer.supermask.position)
+                masked[id(supermask)] = MaskedLayer(supermask.name, supermask, weight)
+    yield from sorted(masked.values(), key=lambda layer: layer.supermask.position)
 
 
 def named_layers(model: nn.Module) -> list[MaskedLayer]:
     """All layers under their names in `model`, which parts that were attached by themselves do not know."""
-    found = list(layers(model))
-    if not found:
+    masked = list(layers(model))
+    if not masked:
         raise TombolaError(NOT_ATTACHED)
     names = {id(weight): name for name, weight in parameters_by_name(model).items()}
-    return [layer._replace(name=names.get(id(layer.weight), layer.name)) for layer in found]
+    return [layer._replace(name=names.get(id(layer.weight), layer.name)) for layer in masked]
 
 
 def groups(model: nn.Module) -> Groups:
@@ -75,11 +75,11 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state_dict of an attached model under the plain model's names."""
     parts = {name: _PARAMETRISED.fullmatch(name) for name in state}
-    ours = {found.group(1, 2) for found in parts.values() if found and found[3] == "0.scores"}
+    masked = {part.group(1, 2) for part in parts.values() if part and part[3] == "0.scores"}
     plain = {}
-    for name, found in parts.items():
-        if found is None or found.group(1, 2) not in ours:
+    for name, part in parts.items():
+        if part is None or part.group(1, 2) not in masked:
             plain[name] = state[name]
-        elif found[3] == "original":
-            plain[f"{found[1]}{found[2]}"] = state[name]
+        elif part[3] == "original":
+            plain[f"{part[1]}{part[2]}"] = state[name]
     return plain

@@ -34,12 +34,12 @@ def refresh(model: nn.Module, *, sample: bool = True) -> None:
     Raises:
         TombolaError: no supermasks are attached, or a score is NaN.
     """
-    found = list(layers(model))
-    if not found:
+    masked = list(layers(model))
+    if not masked:
         raise TombolaError(NOT_ATTACHED)
-    for rule, supermasks in _by_rule(found).items():
+    for rule, supermasks in _by_rule(masked).items():
         rule.write(supermasks, sample)
-    for layer in found:
+    for layer in masked:
         layer.supermask.rescale(layer.weight)
         layer.supermask.refreshed()
 
@@ -84,9 +84,9 @@ def final_masks(model: nn.Module) -> Iterator[None]:
         restore()
 
 
-def _by_rule(found: Sequence[MaskedLayer]) -> dict[MaskRule, list[Supermask]]:
+def _by_rule(masked: Sequence[MaskedLayer]) -> dict[MaskRule, list[Supermask]]:
     by_rule: dict[MaskRule, list[Supermask]] = defaultdict(list)
-    for layer in found:
+    for layer in masked:
         by_rule[layer.supermask.rule].append(layer.supermask)
     return by_rule
 
@@ -109,12 +109,12 @@ def read(model: nn.Module) -> Mask:
 
 def multipliers(model: nn.Module) -> dict[str, Tensor] | None:
     """The int8 masks of rules with more values than two, on the CPU; None for others."""
-    found = {
+    values = {
         layer.name: layer.supermask.mask.detach().to("cpu", copy=True).contiguous()
         for layer in named_layers(model)
         if layer.supermask.rule.values is torch.int8
     }
-    return found or None
+    return values or None
 
 
 def warn_if_stale(model: nn.Module, what: str) -> None:

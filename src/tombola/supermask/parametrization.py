@@ -27,9 +27,9 @@ class StaleMaskWarning(UserWarning):
 
 @dataclass
 class Watch:
-    """Whether it has been said of a model that its masks are not refreshed; shared by its supermasks."""
+    """Whether a model's user has been warned that its masks are not refreshed; shared by its supermasks."""
 
-    said: bool = False
+    warned: bool = False
 
 
 class Supermask(nn.Module):
@@ -100,10 +100,10 @@ class Supermask(nn.Module):
     def _look(self) -> None:
         """Warn, once a model, of scores that have changed since another forward pass under the same mask."""
         scores = self.scores
-        if self.watch.said or type(scores) is not nn.Parameter or not scores.requires_grad or scores.is_inference():
+        if self.watch.warned or type(scores) is not nn.Parameter or not scores.requires_grad or scores.is_inference():
             return
         if self.stale:
-            self.watch.said = True
+            self.watch.warned = True
             warnings.warn(
                 f"the scores of {self.name!r} have changed since the last forward pass, but its mask has not: call "
                 "tombola.refresh(model) after every optimizer.step()",
@@ -204,9 +204,9 @@ def _note_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
     """Fused optimisers change their parameters without a new version."""
     for group in optimizer.param_groups if _USED else ():
         for parameter in group["params"]:
-            found = _USED.get(id(parameter))
-            if found is not None and found._parameters.get("scores") is parameter:
-                found._stepped = True
+            supermask = _USED.get(id(parameter))
+            if supermask is not None and supermask._parameters.get("scores") is parameter:
+                supermask._stepped = True
 
 
 register_optimizer_step_post_hook(_note_step)

@@ -89,15 +89,15 @@ class CheckpointStore:
         """
         try:
             content = _read(self._file)
-            found = None if content is None else self._checkpoint(content)
+            checkpoint = None if content is None else self._checkpoint(content)
         except Damaged as error:
             set_aside(error.file, error.what)
-            found = None
-        if found is None:
+            checkpoint = None
+        if checkpoint is None:
             clear(self.metrics)
         else:
-            self.write_metrics(found.history)
-        return found
+            self.write_metrics(checkpoint.history)
+        return checkpoint
 
     def _checkpoint(self, content: Mapping[str, Any]) -> Checkpoint:
         try:

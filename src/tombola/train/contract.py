@@ -68,9 +68,9 @@ def _check_forms(task: Task, metric: Measure, output: Any, target: Tensor) -> No
             _check_alone(task.metric_name, metric, (output, target), (whole, part))
 
 
-def _check_alone(name: str, metric: Measure, batch: tuple[Any, Tensor], found: tuple[Tensor, Tensor]) -> None:
+def _check_alone(name: str, metric: Measure, batch: tuple[Any, Tensor], measured: tuple[Tensor, Tensor]) -> None:
     """TombolaError if an example's value is another one among fewer examples; a metric that draws is let be."""
-    whole, part = (values.double() for values in found)
+    whole, part = (values.double() for values in measured)
     again = _quietly(metric, *batch)
     if again is None or not torch.equal(again.double().nan_to_num(), whole.nan_to_num()):
         return
@@ -107,8 +107,8 @@ def _check_paired(name: str, measure: Measure, output: Any, target: Tensor) -> N
     # Outputs of one sign are all alike to a metric that asks for the sign, and so are outputs below all targets to an
     # absolute error: about their mean, and among the targets, they are not.
     probes = [_altered(output, change) for change in (_wide, _centred, lambda part: _among(part, target))]
-    found = [_quietly(measure, probe, _wide(target)) for probe in probes]
-    if found[0] is None or all(other is None or torch.equal(found[0], other) for other in found[1:]):
+    measured = [_quietly(measure, probe, _wide(target)) for probe in probes]
+    if measured[0] is None or all(other is None or torch.equal(measured[0], other) for other in measured[1:]):
         return
     if all(_ignores_pairs(measure, probe, target) for probe in probes):
         part, joint = pairs[0]
@@ -147,10 +147,10 @@ def _among(part: Tensor, target: Tensor) -> Tensor:
 def _ignores_pairs(measure: Measure, output: Any, target: Tensor) -> bool:
     """Whether the measure depends on the targets, but not on which belongs to which output."""
     turned = target.flip(0)
-    found = [_quietly(measure, output, _wide(y)) for y in (target, turned, torch.zeros_like(target))]
-    if any(part is None for part in found):
+    measured = [_quietly(measure, output, _wide(y)) for y in (target, turned, torch.zeros_like(target))]
+    if any(part is None for part in measured):
         return False
-    straight, crossed, without = (part for part in found if part is not None)
+    straight, crossed, without = (part for part in measured if part is not None)
     # Means over all outputs stand in the targets' order, which has turned round.
     alike = any(torch.allclose(straight, other, rtol=1e-9, atol=0) for other in (crossed, crossed.reshape(-1).flip(0)))
     differ = any(part.dim() > 0 and bool((part != part[:1]).any()) for part in leaves(output))

@@ -23,7 +23,7 @@ from tombola.nn.forward import leaves, mapped, typed, widened
 from tombola.train.contract import check_task, repeated
 from tombola.train.evaluate import metric_values
 from tombola.train.feeds import EVAL_BATCH, evaluation_feed, layout
-from tombola.train.fit import apart
+from tombola.train.fit import copied
 from tombola.train.hooks import Hook
 from tombola.train.loop import train
 from tombola.train.schedule import check_schedule
@@ -52,7 +52,7 @@ def try_training(
         TombolaError: what fails or breaks the task's contract; a state that changes its form in the forward pass.
     """
     check_schedule(setup.recipe, setup.steps_per_epoch)
-    setup = replace(setup, splits=replace(setup.splits, task=apart(setup.splits.task)))
+    setup = replace(setup, splits=replace(setup.splits, task=copied(setup.splits.task)))
     model.to(setup.fabric.device)
     forms, parameters = _forms(model), dict(model.named_parameters())
     with undisturbed(setup):
@@ -157,8 +157,8 @@ def _check_outcomes(setup: TrainingSetup, model: nn.Module) -> None:
         if values is None or not values.dim() or known is None:
             continue
         for index in extremes(known):
-            found = _measured(setup, output, known[[index] * few].to(target))
-            if found is not None and not bool(found.isfinite().any()):
+            value = _measured(setup, output, known[[index] * few].to(target))
+            if value is not None and not bool(value.isfinite().any()):
                 raise TombolaError(
                     f"metric {name} is NaN or infinite for example {index} of the {where} split, whatever the output "
                     f"(target {_shown(known[index])}); give it a finite value there, or leave that out"
@@ -264,11 +264,11 @@ def _check_parameters(before: Mapping[str, nn.Parameter], after: Mapping[str, nn
             )
 
 
-def close(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+def close(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     """Whether outputs agree but for rounding; NaN and infinity in the same places."""
-    if [part.shape for part in ours] != [part.shape for part in theirs]:
+    if [part.shape for part in first] != [part.shape for part in second]:
         return False
-    for a, b in zip(ours, theirs, strict=True):
+    for a, b in zip(first, second, strict=True):
         largest = a.abs().nan_to_num(0, 0, 0).max().item() if a.numel() else 0.0
         wide = torch.promote_types(a.dtype, torch.float64)
         if not torch.allclose(a.to(wide), b.to(wide), rtol=0, atol=_CLOSE * largest, equal_nan=True):

@@ -52,12 +52,12 @@ def evaluate(
             with autocast():
                 output = widened(model(x))
             loss += float(loss_value(task.evaluation_loss(output, y))) * len(y)
-            found = metric_values(task, output, y)
-            metric += float(summed(found, len(y)))
+            batch_metric = metric_values(task, output, y)
+            metric += float(summed(batch_metric, len(y)))
             examples += len(y)
-            values.append(found.to("cpu", torch.float32).reshape(-1))
+            values.append(batch_metric.to("cpu", torch.float32).reshape(-1))
             if len(y) > 1:  # a lone example's value is its batch's number
-                forms.add(found.dim())
+                forms.add(batch_metric.dim())
     if len(forms) > 1:
         raise TombolaError(
             f"metric {task.metric_name} gives one value per example for some batches and one number for others; "
@@ -82,19 +82,19 @@ def metric_values(task: Task, output: Any, target: Tensor) -> Tensor:
     Raises:
         TombolaError: any other shape or type.
     """
-    found = task.metric(output, target)
+    value = task.metric(output, target)
     count = len(target)
-    if isinstance(found, (bool, int, float, np.generic, np.ndarray)):
-        found = torch.tensor(found, dtype=torch.float64, device="cpu")
-    if not isinstance(found, Tensor) or found.shape not in ((count,), ()):
-        form = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    if isinstance(value, (bool, int, float, np.generic, np.ndarray)):
+        value = torch.tensor(value, dtype=torch.float64, device="cpu")
+    if not isinstance(value, Tensor) or value.shape not in ((count,), ()):
+        form = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
         raise TombolaError(
             f"metric {task.metric_name} gives {form} for a batch of {count} examples; it must give one value per "
             f"example, shape ({count},), or one number for the batch"
         )
-    if found.is_complex():
+    if value.is_complex():
         raise TombolaError(f"metric {task.metric_name} gives complex numbers; it must give real ones")
-    return found if found.is_floating_point() else found.float()
+    return value if value.is_floating_point() else value.float()
 
 
 def summed(values: Tensor, count: int) -> Tensor:

@@ -32,7 +32,7 @@ def check_fits(model: nn.Module, splits: Splits) -> None:
     """
     x, y = some_batch(splits, _EXAMPLES)
     ((x, y),) = typed([(x, y)], model)
-    task = apart(splits.task)
+    task = copied(splits.task)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         output = _called(model.eval(), x)
         _check_scores(output, y, splits, "")
@@ -64,8 +64,8 @@ def _check_scores(output: Any, y: Tensor, splits: Splits, mode: str) -> None:
     if not task.takes_scores:
         return
     if not isinstance(output, Tensor):
-        place = path_to_tensor(output) or "..."
-        scores = f"output if torch.is_tensor(output) else {place}" if mode else place
+        path = path_to_tensor(output) or "..."
+        scores = f"output if torch.is_tensor(output) else {path}" if mode else path
         raise TombolaError(
             f"the network returns{mode} {described(output)}, but {_loss_name(task)} takes one tensor of scores; give a "
             f"task that takes it apart, e.g. Task(loss=lambda output, y: F.cross_entropy({scores}, y), "
@@ -87,12 +87,12 @@ def _check_scores(output: Any, y: Tensor, splits: Splits, mode: str) -> None:
     if tuple(y.shape) != wanted:
         raise TombolaError(
             f"targets of shape {tuple(y.shape)} do not go with outputs {tuple(output.shape)}: class numbers of shape "
-            f"{wanted} are needed{_mended(output, y, wanted)}"
+            f"{wanted} are needed{_fix(output, y, wanted)}"
         )
     _check_count(output.shape[1], splits)
 
 
-def _mended(output: Tensor, y: Tensor, wanted: tuple[int, ...]) -> str:
+def _fix(output: Tensor, y: Tensor, wanted: tuple[int, ...]) -> str:
     """What would give targets of the shape that is wanted, where it can be seen."""
     if y.dim() == output.dim() and y.shape[1] == 1 and (y.shape[0], *y.shape[2:]) == wanted:
         return "; give y.squeeze(1)"
@@ -150,7 +150,7 @@ def _check_loss(loss: Loss, output: Any, y: Tensor) -> None:
     check_mean("the loss", measure, output, y)
 
 
-def apart(task: Task) -> Task:
+def copied(task: Task) -> Task:
     """A copy of the task: losses may keep a state."""
     try:
         return copy.deepcopy(task)

@@ -77,7 +77,7 @@ def train(
         start: begin at this snapshot, or at this step with the model as it is and a fresh optimiser, instead of 0.
         capture: return the snapshot at this step as well (the rewind point).
         store: where to checkpoint; a checkpoint found there is resumed from.
-        update: told each step, with what gives the latest figures in words.
+        update: called after each step, with what gives the latest figures as text.
         deterministic: use only kernels that give the same bits every time (CUDA; the CPU's do anyway).
 
     Raises:
@@ -111,13 +111,13 @@ def _run(
         loop.step = start
     elif start is not None:
         restore(loop, hooks, start)
-    gathered = _Gathered(loop, hooks, resumed, store, capture, clock)
+    recorder = _Recorder(loop, hooks, resumed, store, capture, clock)
     for hook in hooks:
         hook.on_start(loop)
-    if capture == loop.step and gathered.captured is None:
-        gathered.captured = snapshot(loop, hooks)
+    if capture == loop.step and recorder.captured is None:
+        recorder.captured = snapshot(loop, hooks)
     if not loop.history:
-        gathered.evaluate()
+        recorder.evaluate()
     model, optimizer, task, recipe = loop.model, loop.optimizer, loop.task, loop.recipe
     training_loss_of = loop.training_loss
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -138,9 +138,9 @@ def _run(
                 loss = loss_value(training_loss_of(output, y))
                 loss.backward()  # type: ignore[no-untyped-call]
                 with torch.no_grad():
-                    gathered.add(loss.detach(), metric_values(task, output, y), len(y))
+                    recorder.add(loss.detach(), metric_values(task, output, y), len(y))
             else:
-                _backward_in_parts(loop, x, y, gathered)
+                _backward_in_parts(loop, x, y, recorder)
             for hook in hooks:
                 hook.after_backward(loop)
             if recipe.clip_norm is not None:
@@ -151,25 +151,25 @@ def _run(
             for hook in hooks:
                 hook.after_step(loop)
             if loop.step == capture:
-                gathered.captured = snapshot(loop, hooks)
+                recorder.captured = snapshot(loop, hooks)
             if loop.step % loop.eval_every == 0 or loop.step == loop.total or loop.stopped:
-                gathered.evaluate()
+                recorder.evaluate()
                 cut = plateau_factor(loop.history, recipe, task.higher_is_better)
                 model.train()
-            update(loop.step, gathered.said)
+            update(loop.step, recorder.status)
             if loop.step % 16 == 0:
-                gathered.checkpoint_if_due()
+                recorder.checkpoint_if_due()
             if loop.step == loop.total or loop.stopped:
                 break
     for hook in hooks:
         hook.before_eval(loop)
     return Trained(
         state=copy_state(model),
-        best=gathered.best,
-        captured=gathered.captured,
+        best=recorder.best,
+        captured=recorder.captured,
         history=tuple(loop.history),
         steps=loop.step,
-        seconds=gathered.seconds(),
+        seconds=recorder.seconds(),
         stopped=loop.stopped,
     )
 
@@ -190,17 +190,17 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _backward_in_parts(loop: Loop, x: Tensor, y: Tensor, gathered: _Gathered) -> None:
+def _backward_in_parts(loop: Loop, x: Tensor, y: Tensor, recorder: _Recorder) -> None:
     for part_x, part_y in zip(x.chunk(loop.recipe.accumulate), y.chunk(loop.recipe.accumulate), strict=True):
         with loop.autocast():
             output = widened(loop.model(part_x))
             loss = loss_value(loop.training_loss(output, part_y))
         loop.fabric.backward(loss * (len(part_y) / len(y)))
         with torch.no_grad():
-            gathered.add(loss.detach(), metric_values(loop.task, output, part_y), len(part_y))
+            recorder.add(loss.detach(), metric_values(loop.task, output, part_y), len(part_y))
 
 
-class _Gathered:
+class _Recorder:
     """Sums since the last row, the best state, and the clock; writes rows and checkpoints."""
 
     def __init__(
@@ -223,7 +223,7 @@ class _Gathered:
         self._count = int(sums["count"])
         self._saved = clock
 
-    def said(self) -> str:
+    def status(self) -> str:
         """The training loss since the last evaluation, and the metric that this gave."""
         loss = f"loss {float(self._loss) / self._count:.4g}  " if self._count else ""
         return f"{loss}val {self.loop.task.metric_name} {self.loop.history[-1].val_accuracy:.4g}"
@@ -300,8 +300,8 @@ class _Gathered:
         what = "a weight" if loss_is_finite else "the training loss"
         kept = ""
         if self.store:
-            place = f"the last good checkpoint is in {self.store.directory}"
-            kept = f"; {place if self.store.exists() else 'no checkpoint was saved yet'}"
+            where = f"the last good checkpoint is in {self.store.directory}"
+            kept = f"; {where if self.store.exists() else 'no checkpoint was saved yet'}"
         raise Diverged(
             f"{what} became NaN or infinite by iteration {self.loop.step} at lr {self.loop.recipe.lr:g}; "
             f"lower lr, or set warmup or clip_norm{kept}"

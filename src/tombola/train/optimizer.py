@@ -70,11 +70,11 @@ def optimizer_class(recipe: Recipe) -> Any:
     if not is_import_path(recipe.optimizer):
         more = ", or the import path of an optimiser class such as torch.optim.RMSprop"
         raise TombolaError(unknown("optimizer", recipe.optimizer, OPTIMIZERS, more))
-    found = imported("optimizer", recipe.optimizer)
-    if not callable(found) or (isinstance(found, type) and not issubclass(found, torch.optim.Optimizer)):
-        what = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+    optimizer = imported("optimizer", recipe.optimizer)
+    if not callable(optimizer) or (isinstance(optimizer, type) and not issubclass(optimizer, torch.optim.Optimizer)):
+        what = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else f"a {type(optimizer).__name__}"
         raise TombolaError(f"optimizer {recipe.optimizer!r} is {what}; name a torch optimiser's class")
-    return found
+    return optimizer
 
 
 def _kind(recipe: Recipe) -> tuple[Any, Mapping[str, Any]]:
