@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tombola.cli import main
 from tombola.data.config import Augment, Cue, DataSpec
-from tombola.data.cue import plant, side_of, stamps_of, told_classes
+from tombola.data.cue import cued_classes, plant, side_of, stamps_of
 from tombola.data.registry import load_data
 from tombola.data.splits import Normalisation, Resident, Splits
 from tombola.errors import TombolaError
@@ -103,7 +103,7 @@ def test_agreement() -> None:
     labels = torch.arange(20_000) % 10
 
     def told(agreement: float, where: str = "train", seed: int = 0) -> Tensor:
-        return told_classes(labels, Cue("corner", agreement=agreement), 10, seed=seed, where=where)
+        return cued_classes(labels, Cue("corner", agreement=agreement), 10, seed=seed, where=where)
 
     assert torch.equal(told(1.0), labels)
     assert not bool((told(0.0) == labels).any())

@@ -1,4 +1,4 @@
-"""What can be said about data without loading any. Torch-free: the fields are CLI options and YAML keys."""
+"""The description of data, without loading any. Torch-free: the fields are CLI options and YAML keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tombola.errors import TombolaError
 from tombola.fields import check_fields
 from tombola.names import unknown
 
-MOST_PIXELS = 16384  # of an image's side
+MAX_PIXELS = 16384  # of an image's side
 CUES = ("none", "corner", "colour")
 
 
@@ -52,9 +52,9 @@ class Augment:
 
 @dataclass(frozen=True)
 class Cue:
-    """A spurious cue: a square in the images that agrees with the label in training and validation, not in testing.
+    """A spurious cue: a square in the images that agrees with the label in training and validation, not in the test.
 
-    A network that leans on it does well in validation and badly in the test, where every image carries the cue of
+    A network that relies on it does well in validation and badly in the test, where every image carries the cue of
     a class drawn at random. It is planted once, in the stored pixels. Augmentation comes later and treats it as a
     part of the image: shifts and flips move it, crops cut it off; switch them off where the cue must stay intact.
     A white square does not show on a white background; a coloured one nearly always does.
@@ -95,7 +95,7 @@ class DataSpec:
         name: A data set's name, `folder` for images in class folders, or an import path of a data function.
         root: The folder that holds the data (or into which it is downloaded).
         val_size: Training examples held out for validation (null: 5000 of MNIST and CIFAR, else a tenth).
-        augment: Random changes to training images (null: the usual ones of the data set).
+        augment: Random changes to training images (null: the data set's usual ones).
         cue: A spurious cue planted in the images (none by default).
         image_size: Side in pixels to which `folder` images are resized and cropped (null: left as they are).
         args: Further keyword arguments of a data function; for `folder`, `channels` (1 or 3).
@@ -115,7 +115,7 @@ class DataSpec:
         check_fields(self)
         if self.val_size is not None and self.val_size < 1:
             raise TombolaError(f"data.val_size is {self.val_size}; it must be at least 1 (or null for the default)")
-        if self.image_size is not None and not 1 <= self.image_size <= MOST_PIXELS:
-            raise TombolaError(f"data.image_size is {self.image_size}; it must be 1 to {MOST_PIXELS} pixels")
+        if self.image_size is not None and not 1 <= self.image_size <= MAX_PIXELS:
+            raise TombolaError(f"data.image_size is {self.image_size}; it must be 1 to {MAX_PIXELS} pixels")
         if self.in_memory_limit < 0:
             raise TombolaError(f"data.in_memory_limit is {self.in_memory_limit}; it must be 0 or more GiB")

@@ -1,6 +1,6 @@
-"""Planting a spurious cue: a square in every image that tells a class, the right one only in training data.
+"""A spurious cue: a square in every image that encodes a class, the right one only in training data.
 
-The question behind it: does a way of training avoid learning what only happens to go with the label? (Compare the
+The question: does a training method avoid learning what is correlated with the label by accident? (Compare the
 coloured digits of Arjovsky et al., "Invariant Risk Minimization", arXiv:1907.02893.)
 """
 
@@ -24,7 +24,7 @@ _HUES = 6 * 255
 
 
 def plant(images: Tensor, labels: Tensor, cue: Cue, classes: int, *, seed: int, where: str, white: int = 255) -> Tensor:
-    """The images with a cue on each; the very same tensor if there is none to plant.
+    """The images with a cue on each; the same tensor if there is none to plant.
 
     Args:
         images: Stored pixels (N, C, H, W) of any dtype, from 0 to `white`; not written to.
@@ -41,7 +41,7 @@ def plant(images: Tensor, labels: Tensor, cue: Cue, classes: int, *, seed: int, 
     if not cue.active:
         return images
     stamps = stamps_of(cue, classes, tuple(images.shape[1:]))
-    told = told_classes(labels, cue, classes, seed=seed, where=where)
+    cued = cued_classes(labels, cue, classes, seed=seed, where=where)
     side = side_of(cue, tuple(images.shape[1:]))
     out = images.clone()
     for label, (top, left, brightness) in enumerate(stamps):
@@ -51,12 +51,12 @@ def plant(images: Tensor, labels: Tensor, cue: Cue, classes: int, *, seed: int, 
             .to(out.dtype)
             .view(1, -1, 1, 1)
         )
-        out[told == label, :, top : top + side, left : left + side] = paint
+        out[cued == label, :, top : top + side, left : left + side] = paint
     return out
 
 
-def told_classes(labels: Tensor, cue: Cue, classes: int, *, seed: int, where: str) -> Tensor:
-    """The class that each image's cue tells: int64 (N,).
+def cued_classes(labels: Tensor, cue: Cue, classes: int, *, seed: int, where: str) -> Tensor:
+    """The class that each image's cue encodes: int64 (N,).
 
     The images that agree at a lower `agreement` are among those that agree at a higher one.
     """
@@ -78,8 +78,8 @@ def stamps_of(cue: Cue, classes: int, shape: tuple[int, ...]) -> list[Stamp]:
         raise TombolaError(f"cue.size is {side}, larger than the images of {height}x{width}; make it smaller")
     if cue.kind == "colour" and channels != 3:
         raise TombolaError(f"cue.kind is colour, but the images have {channels} channel(s), not 3; use corner")
-    places = _places(height - side, width - side)
-    known = _HUES if cue.kind == "colour" else len(places)
+    positions = _positions(height - side, width - side)
+    known = _HUES if cue.kind == "colour" else len(positions)
     if known < classes:
         raise TombolaError(
             f"a cue of kind {cue.kind} and size {side} tells at most {known} classes apart on images of"
@@ -87,7 +87,7 @@ def stamps_of(cue: Cue, classes: int, shape: tuple[int, ...]) -> list[Stamp]:
         )
     if cue.kind == "colour":
         return [(0, 0, colorsys.hsv_to_rgb(label / classes, 1.0, 1.0)) for label in range(classes)]
-    return [(*places[label * len(places) // classes], (1.0,) * channels) for label in range(classes)]
+    return [(*positions[label * len(positions) // classes], (1.0,) * channels) for label in range(classes)]
 
 
 def side_of(cue: Cue, shape: tuple[int, ...]) -> int:
@@ -95,11 +95,11 @@ def side_of(cue: Cue, shape: tuple[int, ...]) -> int:
     return max(1, round(min(shape[1:]) / 10)) if cue.size is None else cue.size
 
 
-def _places(bottom: int, right: int) -> list[tuple[int, int]]:
-    """(top, left) of squares along the border, clockwise from the top left, each place once."""
+def _positions(bottom: int, right: int) -> list[tuple[int, int]]:
+    """(top, left) of squares along the border, clockwise from the top left, each position once."""
     top_row = [(0, left) for left in range(right)]
     right_column = [(top, right) for top in range(bottom)]
     bottom_row = [(bottom, left) for left in range(right, 0, -1)]
     left_column = [(top, 0) for top in range(bottom, 0, -1)]
-    # where the square is as long as a side, opposite sides of the border are the same places
+    # where the square is as long as a side, opposite sides of the border coincide
     return list(dict.fromkeys([(0, 0), *top_row, *right_column, *bottom_row, *left_column]))

@@ -1,4 +1,4 @@
-"""What a map-style dataset gives, as one hash: every example counts, or every byte of its files."""
+"""The content of a map-style dataset as one hash: of every example, or of every byte of its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tombola.rng.seeds import derive
 
 Fetch: TypeAlias = Callable[[Dataset[Any], int, int], tuple[Tensor, Tensor]]
 Track: TypeAlias = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""A bar of that name and length; what it gives is called with the number done."""
+"""A progress bar of that name and length; it gives a function that is called with the number done."""
 
 _TRANSFORMS = ("transform", "target_transform", "transforms", "loader")
 _PROBED = 4
@@ -37,7 +37,7 @@ def silently(description: str, total: int) -> Iterator[Callable[[int], None]]:
 
 @dataclass(frozen=True)
 class Files:
-    """The files whose bytes, with their labels and how they are read, decide what a dataset gives."""
+    """The files whose bytes, with labels and the way of reading, determine a dataset's content."""
 
     samples: Sequence[tuple[str, int]]
     root: Path
@@ -75,7 +75,7 @@ def dataset_digest(dataset: Dataset[Any], fetch: Fetch, digest: Callable[..., st
 
 
 def _base(dataset: Any) -> tuple[Any, list[int] | None]:
-    """What subsets of subsets are cut from, and which examples of it they are (None: all)."""
+    """The dataset beneath nested subsets, and which of its examples they are (None: all)."""
     indices: list[int] | None = None
     while type(dataset) is Subset:
         own = [int(index) for index in dataset.indices]
@@ -107,15 +107,15 @@ def _examples(dataset: Any, fetch: Fetch, digest: Callable[..., str], workers: i
             stacklevel=2,
         )
     loader = DataLoader(keyed, batch_size=_BATCH, num_workers=workers, collate_fn=list, generator=Generator())
-    found: list[str] = []
+    digests: list[str] = []
     with track("reading examples", len(dataset)) as update:
         try:
             for batch in loader:
-                found += batch
-                update(len(found))
+                digests += batch
+                update(len(digests))
         except TombolaError as error:  # a worker's arrives with its traceback as the message
             raise TombolaError(str(error).strip().splitlines()[-1].rpartition("TombolaError: ")[2]) from None
-    return found
+    return digests
 
 
 class _Digests(Dataset[str]):

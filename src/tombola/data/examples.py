@@ -1,4 +1,4 @@
-"""What a user gives as inputs and targets, made tensors; what cannot be is said in one line."""
+"""A user's inputs and targets as tensors; what cannot become one is an error of one line."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tombola.rng.guard import seeded
 
 
 def as_inputs(x: Tensor, floats: torch.dtype | None) -> Tensor:
-    """Inputs in the dtypes that networks meet: floating-point ones in `floats` (None: as they are), booleans as such.
+    """Inputs in the dtypes of networks: floating-point ones in `floats` (None: as they are), booleans as such.
 
     uint8 stays (pixels), other integers become int64 (tokens), complex numbers stay.
     """
@@ -29,7 +29,7 @@ def as_inputs(x: Tensor, floats: torch.dtype | None) -> Tensor:
 
 
 def as_targets(y: Tensor, floats: torch.dtype | None) -> Tensor:
-    """Targets: floating-point ones in `floats` (None: as they are), though float32 at least; all others int64."""
+    """Targets: floating-point ones in `floats` (None: as they are), but at least float32; all others int64."""
     if not y.is_floating_point():
         return y if y.is_complex() else y.long()
     return y.to(torch.promote_types(floats or y.dtype, torch.float32))
@@ -71,7 +71,7 @@ def _kind(value: Any) -> str:
 
 
 def _hint(value: Any, what: str) -> str:
-    """How to make numbers of what is none; "" where nothing is known about it, or it is well."""
+    """How to turn a value into numbers; "" where nothing is known about it, or nothing is wrong."""
     first = value
     while isinstance(first, list | tuple | np.ndarray) and len(first):
         first = first[0]
@@ -113,7 +113,7 @@ def fetch(dataset: Dataset[Any], index: int, seed: int) -> tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Form:
-    """What every example of a streamed split is like: `where` names the split, `shape` is that of one input, `labels`
+    """The form of every example of a streamed split: `where` names the split, `shape` is that of one input, `labels`
     are those that the task knows (None: its targets are no labels)."""
 
     where: str
@@ -140,13 +140,13 @@ def fetch_checked(dataset: Dataset[Any], index: int, seed: int, form: Form | Non
 
 
 def check_finite(values: Tensor, where: str) -> None:
-    """TombolaError if floating-point values are NaN or infinite; `where` says whose they are."""
+    """TombolaError if floating-point values are NaN or infinite; `where` names them."""
     if not values.is_floating_point():
         return
-    # The sum is finite unless something is not (or it overflows): one cheap pass settles the usual case.
+    # The sum is finite unless something is not (or it overflows): one cheap pass decides the usual case.
     if bool(torch.isfinite(values.sum())):
         return
     bad = int((~torch.isfinite(values)).sum())
     if bad:
-        found = "1 value that is" if bad == 1 else f"{bad} values that are"
-        raise TombolaError(f"the {where} hold {found} NaN or infinite; remove or replace them")
+        values_text = "1 value that is" if bad == 1 else f"{bad} values that are"
+        raise TombolaError(f"the {where} hold {values_text} NaN or infinite; remove or replace them")

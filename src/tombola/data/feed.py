@@ -20,9 +20,9 @@ from tombola.rng.seeds import derive, generator
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
 
-_DRAWN_AT_ONCE = 1 << 14
-"""Examples whose augmentation is drawn in one call: the cost of a call is then nothing per batch."""
-_SWEPT_AT_ONCE = 1 << 20
+_DRAW_CHUNK = 1 << 14
+"""Examples whose augmentation is drawn in one call, which makes the cost of a call negligible."""
+_SWEEP_NUMBERS = 1 << 20
 """Input numbers in one batch of a sweep where no size is given."""
 
 _UNIT = Normalisation((0.0,), (1.0,))
@@ -71,7 +71,7 @@ def feed(
         batch_size: Examples per training batch.
         device: Where batches are wanted; resident examples are moved there once.
         augment: Changes to the training batches (None: none).
-        normalisation: That of the splits: applied to uint8 inputs, and it gives the colour of padding.
+        normalisation: That of the splits: applied to uint8 inputs, and the colour of padding.
         channels_last: Give images in channels-last memory order.
         drop_last: Leave out a last batch that is not full, unless it is the only one.
         sweep_batch: Examples per batch of a sweep (None: `batch_size`, or more where examples are small).
@@ -87,7 +87,7 @@ def feed(
             "nothing of them; give less than a side"
         )
     if sweep_batch is None:
-        sweep_batch = max(batch_size, _SWEPT_AT_ONCE // max(1, torch.Size(shape).numel()))
+        sweep_batch = max(batch_size, _SWEEP_NUMBERS // max(1, torch.Size(shape).numel()))
     plan = _Plan(len(split), batch_size, sweep_batch, drop_last)
     finish = _Finish.of(torch.device(device), augment, normalisation, channels_last and len(shape) == 3)
     if isinstance(split, Streamed):
@@ -118,7 +118,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Finish:
-    """What is done to a batch on its device after it was cut: normalise, augment, lay out."""
+    """What is done to a batch on its device: normalise, augment, set the memory format."""
 
     device: torch.device
     augment: Augment
@@ -175,7 +175,7 @@ class ResidentFeed:
             for index in _cut(order.to(finish.device), plan.batch_size):
                 yield finish(x.index_select(0, index)), y.index_select(0, index)
             return
-        for part in _cut(order, max(1, _DRAWN_AT_ONCE // plan.batch_size) * plan.batch_size):
+        for part in _cut(order, max(1, _DRAW_CHUNK // plan.batch_size) * plan.batch_size):
             indices = _cut(part.to(finish.device), plan.batch_size)
             rows = _cut(finish.draws(seed, epoch, part), plan.batch_size)
             for index, draws in zip(indices, rows, strict=True):
@@ -240,12 +240,12 @@ class StreamedFeed:
                 device = self._finish.device
                 yield x.to(device, non_blocking=True), y.to(device, non_blocking=True)
         except TombolaError as error:
-            # A worker's error arrives with its traceback as the message: the last line is what was said.
+            # A worker's error arrives with its traceback as the message: its last line is the error's own.
             raise TombolaError(str(error).strip().splitlines()[-1].removeprefix(f"{_NAME}: ")) from None
 
 
 def _cut(values: Tensor, size: int) -> Sequence[Tensor]:
-    """Consecutive parts of `size`; none of an empty tensor (which torch would give back as one)."""
+    """Consecutive parts of `size`; none of an empty tensor (torch would return it as one)."""
     return torch.split(values, size) if len(values) else ()
 
 

@@ -1,4 +1,4 @@
-"""Images in class folders: root/train/<class>/<image>, with root/test and root/val where there are such."""
+"""Images in class folders: root/train/<class>/<image>, and root/test and root/val where they exist."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _GREY = Normalisation((0.449,), (0.226,))
 """The means over ImageNet's three channels."""
 _PROBED = 64
-"""Images that are looked at before the others are decoded."""
+"""Images that are checked before the others are decoded."""
 _HEADERS = 50_000
 """Files of a streamed folder whose headers are read before training."""
 _DARK = WHITE // 8
@@ -67,7 +67,7 @@ def load_folder(spec: DataSpec, split_seed: int = 0) -> Splits:
     everything = [sample for samples in parts.values() for sample in samples]
     reader = _reader(everything, spec.image_size, channels)
     normalisation = _normalisation(reader)
-    augment = spec.augment or _usual(reader)
+    augment = spec.augment or _default_augment(reader)
     size = len(everything) * reader.numbers
     limit = spec.in_memory_limit * 2**30
     if spec.cue.active and size > limit:
@@ -146,11 +146,11 @@ def _reader(samples: Samples, image_size: int | None, channels: int) -> Reader:
 
 def _check_range(brightest: Mapping[str, int]) -> None:
     """A warning that 16-bit images become 8 bits; TombolaError if they are so dark that few levels would be left."""
-    path, most = max(brightest.items(), key=lambda item: item[1])
-    if most < _DARK:
+    path, largest = max(brightest.items(), key=lambda item: item[1])
+    if largest < _DARK:
         raise TombolaError(
-            f"the 16-bit images looked at are no brighter than {most} of {WHITE} ({path}), which leaves"
-            f" {most // 257 + 1} of 256 levels; stretch them to the full range, or load them in a data function of"
+            f"the 16-bit images looked at are no brighter than {largest} of {WHITE} ({path}), which leaves"
+            f" {largest // 257 + 1} of 256 levels; stretch them to the full range, or load them in a data function of"
             " your own"
         )
     warnings.warn(
@@ -164,13 +164,13 @@ def _normalisation(reader: Reader) -> Normalisation:
     return _CIFAR if (reader.height, reader.width) == (32, 32) else _IMAGENET
 
 
-def _usual(reader: Reader) -> Augment:
+def _default_augment(reader: Reader) -> Augment:
     side = min(reader.height, reader.width)
     return Augment(flip=True, crop=side // 8) if side <= _SMALL else Augment(flip=True, zoom=0.08)
 
 
 def _decoded(samples: Samples, reader: Reader) -> tuple[Tensor, Tensor]:
-    """All images, uint8 (N, C, H, W), and labels; decoded by threads: decoding leaves the interpreter free."""
+    """All images, uint8 (N, C, H, W), and labels; decoded by threads: decoding releases the GIL."""
     pixels = torch.empty(len(samples), reader.channels, reader.height, reader.width, dtype=torch.uint8, device="cpu")
 
     def fill(rows: range) -> None:
@@ -182,7 +182,7 @@ def _decoded(samples: Samples, reader: Reader) -> tuple[Tensor, Tensor]:
 
 
 def _check_headers(paths: Sequence[str], reader: Reader) -> None:
-    """TombolaError for the first file whose header shows that it cannot be used: better now than in mid-training."""
+    """TombolaError for the first file whose header shows that it cannot be used: better now than during training."""
 
     def check(some: Sequence[str]) -> None:
         for path in some:

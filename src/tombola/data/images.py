@@ -1,4 +1,4 @@
-"""Image files as bytes: what each kind of file means, and which kinds are refused."""
+"""Image files as bytes: how each kind is read, and which kinds are refused."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ WHITE = 65535
 """White in 16 bits."""
 
 _HEAD = 4096
-"""Bytes of a file that are looked at for the mark of an animation."""
+"""Bytes of a file that are searched for the mark of an animation."""
 _ORIENTATION, _QUARTER_TURNS = 274, 5
-"""EXIF's tag for how the camera was held; from 5 on width and height change places (Pillow turns TIFFs itself)."""
+"""EXIF's orientation tag; from 5 on width and height are swapped (Pillow turns TIFFs itself)."""
 _WHITE_IS_ZERO, _PHOTOMETRIC, _BITS = 0, 262, 258
 """TIFF's tags for what 0 means and for the bits of a sample."""
 
@@ -62,7 +62,7 @@ class Reader:
             raise TombolaError(f"images differ in size: {path} is {sizes}; give image_size")
 
     def check(self, path: str) -> None:
-        """TombolaError for a file whose header tells that it cannot be used; the pixels are not read."""
+        """TombolaError for a file whose header shows that it cannot be used; the pixels are not read."""
         with _opened(path) as image:
             _depth(image, path)
             turned = image.getexif().get(_ORIENTATION, 1) >= _QUARTER_TURNS and image.format != "TIFF"
@@ -79,7 +79,7 @@ def decode(path: str, channels: int) -> Tensor:
 
     Raises:
         TombolaError: a damaged file, one with several pages or frames, and 32-bit or signed samples, whose black and
-            white the file does not tell.
+            white the file does not define.
     """
     head = _head(path)
     if head.startswith(b"\x89PNG") and b"acTL" in head.partition(b"IDAT")[0]:
@@ -121,9 +121,9 @@ def _by_pillow(path: str, channels: int) -> Tensor:
 def _depth(image: Image.Image, path: str) -> int:
     """The value of white if the image has one channel of more than 8 bits, else 0.
 
-    TombolaError where the file does not tell that value.
+    TombolaError where the file does not define that value.
     """
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a camera's MPO is a JPEG with previews behind
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # a camera's MPO is a JPEG followed by previews
         raise _several(path)
     if image.mode.startswith("I;16"):
         bits = _tag(image, _BITS) or 16
@@ -141,8 +141,8 @@ def _depth(image: Image.Image, path: str) -> int:
 
 def _tag(image: Image.Image, number: int) -> Any:
     """The first value of a TIFF tag; None for other files."""
-    found = image.tag_v2.get(number) if hasattr(image, "tag_v2") else None
-    return found[0] if isinstance(found, tuple) else found
+    value = image.tag_v2.get(number) if hasattr(image, "tag_v2") else None
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _head(path: str) -> bytes:

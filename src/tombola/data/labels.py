@@ -1,4 +1,4 @@
-"""Whether labels are class numbers, within range; checked when splits are made, and as examples are fetched."""
+"""Checks that labels are class numbers within range, when splits are made and as examples are fetched."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tombola.errors import TombolaError
 class Allowed:
     """The labels that a task knows: 0 to `classes` - 1 (None: 0 and up), and `ignored`, which it leaves out.
 
-    `counted`: whose labels tell how many classes there are; empty where that was given or listed.
+    `counted`: the splits whose labels gave the number of classes; empty where it was given or listed.
     """
 
     classes: int | None
@@ -26,7 +26,7 @@ class Allowed:
     counted: str = ""
 
     def check(self, labels: Tensor, where: str) -> None:
-        """TombolaError for the first label outside; `where` says whose they are."""
+        """TombolaError for the first label outside; `where` names them."""
         counted = labels if self.ignored is None else labels[labels != self.ignored]
         if counted.numel() == 0:
             return
@@ -34,13 +34,13 @@ class Allowed:
         if low >= 0 and (self.classes is None or high < self.classes):
             return
         allowed = "0 and up" if self.classes is None else f"0 to {self.classes - 1} ({self.classes} classes)"
-        found = low if low < 0 else high
-        also = "" if self.ignored is None or self.ignored in (found, -100) else f", and {self.ignored} for none"
+        label = low if low < 0 else high
+        also = "" if self.ignored is None or self.ignored in (label, -100) else f", and {self.ignored} for none"
         more = (
             f"; classes were counted by the labels of {self.counted}: give make_splits(..., classes=) if there are more"
         )
-        hint = more if self.counted and found == high else ""
-        raise TombolaError(f"label {found} in {where} is out of range; allowed are {allowed}{also}{hint}")
+        hint = more if self.counted and label == high else ""
+        raise TombolaError(f"label {label} in {where} is out of range; allowed are {allowed}{also}{hint}")
 
 
 def count(labels: Tensor, ignored: int | None) -> int | None:
@@ -51,7 +51,7 @@ def count(labels: Tensor, ignored: int | None) -> int | None:
 
 
 def check_forms(labels: Mapping[str, Tensor], classes: int | None, ignored: int | None) -> None:
-    """TombolaError for targets of the parts that are no class numbers, or of which an example has none that counts."""
+    """TombolaError for targets of the parts that are no class numbers, or where an example has only ignored ones."""
     for where, y in labels.items():
         if y.is_floating_point() or y.is_complex():
             raise TombolaError(
@@ -105,22 +105,22 @@ def named_classes(dataset: Dataset[Any]) -> int | None:
 def check_same_names(datasets: Mapping[str, Dataset[Any]]) -> None:
     """TombolaError where two parts list different classes: their label numbers mean different things.
 
-    A shorter list that the longer one begins with is no contradiction.
+    A list that is a prefix of the other is no contradiction.
     """
-    listed = {where: found for where, dataset in datasets.items() if (found := _names(dataset))}
+    listed = {where: names for where, dataset in datasets.items() if (names := _names(dataset))}
     first = next(iter(listed), "")
-    for where, found in listed.items():
+    for where, names in listed.items():
         before = listed[first]
-        place = next((i for i, pair in enumerate(zip(before, found, strict=False)) if pair[0] != pair[1]), None)
-        if place is not None:
+        index = next((i for i, pair in enumerate(zip(before, names, strict=False)) if pair[0] != pair[1]), None)
+        if index is not None:
             raise TombolaError(
-                f"class {place} is {before[place]!r} in the {first} split and {found[place]!r} in the {where} split, "
+                f"class {index} is {before[index]!r} in the {first} split and {names[index]!r} in the {where} split, "
                 "so their labels mean different things; give all splits the same list of classes"
             )
 
 
 def _names(dataset: Dataset[Any]) -> list[str]:
-    """What a dataset calls its classes, in order; [] where it does not say, or numbers them otherwise."""
+    """A dataset's own names of its classes, in order; [] where it has none, or numbers them otherwise."""
     whole = bare(dataset)[0]
     named = getattr(whole, "classes", None)
     own = isinstance(named, list | tuple) and getattr(whole, "target_transform", None) is None
@@ -136,11 +136,11 @@ def warn_of_untaught(labels: Mapping[str, Tensor], ignored: int | None) -> None:
     if "train" not in labels:
         return
     taught = _occurring(labels["train"], ignored)
-    odd = {where: found for where, y in labels.items() if (found := sorted(_occurring(y, ignored) - taught))}
+    odd = {where: untaught for where, y in labels.items() if (untaught := sorted(_occurring(y, ignored) - taught))}
     if odd:
-        told = " and ".join(f"{_few(found)} of the {where} split" for where, found in odd.items())
+        listed = " and ".join(f"{_few(untaught)} of the {where} split" for where, untaught in odd.items())
         warnings.warn(
-            f"no training example has label {told}: the network gets outputs for them, but cannot learn them",
+            f"no training example has label {listed}: the network gets outputs for them, but cannot learn them",
             UntaughtLabelsWarning,
             stacklevel=4,
         )
@@ -155,14 +155,14 @@ def _occurring(y: Tensor, ignored: int | None) -> set[int]:
 _COUNTABLE = 1 << 16
 
 
-def _few(found: list[int]) -> str:
-    return ", ".join(map(str, found[:5])) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
+def _few(labels: list[int]) -> str:
+    return ", ".join(map(str, labels[:5])) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
 
 
 def listed_labels(dataset: Dataset[Any]) -> Tensor | None:
     """The labels that a dataset lists as `targets` (torchvision), int64, in its order; None where it lists none.
 
-    Not where it changes them as they are fetched.
+    None too where it changes them as they are fetched.
     """
     whole, rows = bare(dataset)
     listed = getattr(whole, "targets", None)
@@ -178,7 +178,7 @@ def listed_labels(dataset: Dataset[Any]) -> Tensor | None:
 
 
 def bare(dataset: Dataset[Any]) -> tuple[Dataset[Any], Tensor | None]:
-    """The dataset beneath subsets, and the rows of it that they take (None: all, in order)."""
+    """The dataset beneath nested subsets, and the rows they take (None: all, in order)."""
     rows: Tensor | None = None
     while isinstance(dataset, Subset):
         picked = torch.as_tensor(list(dataset.indices), dtype=torch.int64, device="cpu")

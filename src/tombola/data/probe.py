@@ -1,4 +1,4 @@
-"""Parts of a split that are worth looking at before the whole: its first examples, its outermost targets."""
+"""Parts of a split that are checked before the whole: its first examples, its extreme targets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tombola.data.labels import listed_labels
 from tombola.data.splits import Resident, Split, Splits, subset
 
 Track = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
-"""(description, total) -> a bar, which is told how many are done."""
+"""(description, total) -> a progress bar, called with the number done."""
 
 _READ = "_targets"
-_AT_EITHER_END = 3
-FARTHEST = 2 * _AT_EITHER_END
-"""Examples that `extremes` names, at most."""
+_PER_END = 3
+MAX_EXTREMES = 2 * _PER_END
+"""The most examples that `extremes` returns."""
 _SORTED = 1 << 24
-"""Whole numbers of which all distinct values are looked for; of more, the ends of each example's."""
+"""Whole numbers of which all distinct values are computed; of more, those of each example's ends."""
 
 
 def chosen(split: Split, indices: Sequence[int]) -> Split:
@@ -44,35 +44,35 @@ def targets_of(split: Split) -> Tensor | None:
 
 
 def read_targets(split: Split, track: Track, where: str) -> Tensor:
-    """All targets (N, ...), fetched with their inputs one by one; the split remembers them."""
-    found, done = [], 0
+    """All targets (N, ...), fetched with their inputs one by one; the split caches them."""
+    targets, done = [], 0
     with track(f"reading labels of {where}", len(split)) as update:
         for _, y in feed(split, batch_size=64, sweep_batch=64).sweep():
-            found.append(y)
+            targets.append(y)
             done += len(y)
             update(done)
-    vars(split)[_READ] = torch.cat(found)
-    return torch.cat(found)
+    vars(split)[_READ] = torch.cat(targets)
+    return torch.cat(targets)
 
 
 def extremes(targets: Tensor) -> list[int]:
-    """Examples that hold the outermost targets: of whole numbers, the three largest and three smallest values that
+    """Examples that hold the extreme targets: of whole numbers, the three largest and three smallest values that
     occur; of others, the largest, the smallest, and the nearest to 0. A label that is out of range is among them.
 
     Args:
         targets: (N, ...), N > 0.
 
     Returns:
-        Indices without repetition, at most `FARTHEST`.
+        Indices without repetition, at most `MAX_EXTREMES`.
     """
     rows = targets.flatten(1) if targets.dim() > 1 else targets.unsqueeze(1)
     if targets.is_floating_point():
-        places = [rows.max(), rows.min(), rows.flatten()[rows.abs().argmin()]]
+        values_wanted = [rows.max(), rows.min(), rows.flatten()[rows.abs().argmin()]]
     else:
         values = rows if rows.numel() <= _SORTED else torch.cat([rows.amin(1), rows.amax(1)])
-        found = torch.unique(values)
-        places = [*found[:_AT_EITHER_END], *found[-_AT_EITHER_END:]]
-    return list(dict.fromkeys(int((rows == value).any(1).int().argmax()) for value in places))
+        distinct = torch.unique(values)
+        values_wanted = [*distinct[:_PER_END], *distinct[-_PER_END:]]
+    return list(dict.fromkeys(int((rows == value).any(1).int().argmax()) for value in values_wanted))
 
 
 def some_batch(splits: Splits, count: int) -> tuple[Tensor, Tensor]:

@@ -65,7 +65,7 @@ _VAL_SIZE = 5000
 
 
 def names() -> tuple[str, ...]:
-    """The names that `load_data` knows; besides them, the import path of a data function."""
+    """The names that `load_data` knows; also allowed: the import path of a data function."""
     return ("digits", *_PUBLISHED, "folder")
 
 
@@ -76,7 +76,7 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
         spec: Which data, from where. An import path `pkg.mod.attr` names a data function, called as
             `attr(root, split_seed, **args)`; it gives Splits, or (train, val, test) or
             (train, val, test, task) as `make_splits` takes them.
-        split_seed: Seed of the validation split (and of the test split of digits) and of a cue's draws, apart from
+        split_seed: Seed of the validation split (and of the test split of digits) and of a cue's draws, separate from
             any run's seed.
 
     Raises:
@@ -103,7 +103,7 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
 
 
 def needs_torchvision(name: str) -> Any:
-    """The module torchvision.datasets, or one line that says why there is none."""
+    """The module torchvision.datasets; TombolaError with the reason where it cannot be imported."""
     try:
         return importlib.import_module("torchvision.datasets")
     except (ImportError, RuntimeError, OSError) as error:
@@ -146,7 +146,7 @@ def _bundled_digits() -> np.ndarray[Any, np.dtype[np.float64]]:
     for folder in (package and package.submodule_search_locations) or ():
         file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
         if file.is_file():
-            return np.loadtxt(file, delimiter=",")  # which unpacks it
+            return np.loadtxt(file, delimiter=",")  # decompresses
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -191,7 +191,7 @@ def _read(make: Callable[..., Any], spec: DataSpec, about: _Published, train: bo
 def _download(make: Callable[..., Any], spec: DataSpec, about: _Published, train: bool) -> Any:
     try:
         return make(spec.root, train=train, download=True)
-    except Exception as error:  # whatever the network, the disk or the archive says
+    except Exception as error:  # whatever the network, the disk or the archive raises
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise TombolaError(
             f"no usable {spec.name} under {Path(spec.root) / about.folder}, and no download ({reason});"
@@ -215,7 +215,7 @@ def _foreign(spec: DataSpec, split_seed: int) -> Splits:
         raise
     except Exception as error:  # a user's function may raise anything
         raise TombolaError(
-            f"data function {spec.name} failed on (root, seed): {in_short(error)}; mend it, or its args"
+            f"data function {spec.name} failed on (root, seed): {in_short(error)}; fix it, or its args"
         ) from error
     if isinstance(given, Splits):
         if spec.val_size is not None:

@@ -1,4 +1,4 @@
-"""Which files of a folder are images of which class; what is skipped is said in one line."""
+"""Which files of a folder are images of which class; what is skipped is named in one warning."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SkippedFilesWarning(UserWarning):
 
 
 def scan(root: Path) -> tuple[dict[str, Samples], list[str]]:
-    """The images of train, val and test (where there are such), and the classes they share.
+    """The images of train, val and test (where they exist), and the classes they share.
 
     A class is a directory with at least one image in it, at any depth. Left out, with one warning that names them:
     hidden files and directories, those that tools leave behind, directories without images, and files that are no
@@ -47,24 +47,24 @@ def scan(root: Path) -> tuple[dict[str, Samples], list[str]]:
             if where == "train":
                 raise TombolaError(f"no folder {folder}; folder data is laid out as root/train/<class>/<image>")
             continue
-        found = _classes(folder, skipped)
-        if not found:
+        images = _classes(folder, skipped)
+        if not images:
             raise TombolaError(
                 f"{folder} has no class folder with images in it; folder data is laid out as root/{where}/<class>/"
                 f"<image>, and images end in {', '.join(EXTENSIONS)}" + ("" if where == "train" else ", or remove it")
             )
-        classes = classes or list(found)
-        _check_same(root, where, list(found), classes)
-        parts[where] = [(path, label) for label, name in enumerate(classes) for path in found[name]]
+        classes = classes or list(images)
+        _check_same(root, where, list(images), classes)
+        parts[where] = [(path, label) for label, name in enumerate(classes) for path in images[name]]
     for entry in _entries(root):
         if entry.is_dir() and entry.name not in PARTS and entry.name.lower().startswith(_LIKE_A_PART):
             skipped.note(entry.path, f"read are {', '.join(PARTS)}")
-    skipped.say()
+    skipped.warn()
     return parts, classes
 
 
-def _check_same(root: Path, where: str, found: list[str], classes: list[str]) -> None:
-    odd = sorted(set(classes) ^ set(found))
+def _check_same(root: Path, where: str, names: list[str], classes: list[str]) -> None:
+    odd = sorted(set(classes) ^ set(names))
     if not odd:
         return
     lacking = [name for name in odd if name in classes]
@@ -79,43 +79,43 @@ def _check_same(root: Path, where: str, found: list[str], classes: list[str]) ->
 
 def _classes(folder: Path, skipped: _Skipped) -> dict[str, list[str]]:
     """Class -> paths of its images, both in order; only classes that have any."""
-    found: dict[str, list[str]] = {}
+    images_of: dict[str, list[str]] = {}
     for entry in _entries(folder):
         if not entry.is_dir():
             skipped.file(entry.name, "beside the class folders" if _is_image(entry.name) else "")
         elif _is_stray(entry.name):
             skipped.note(entry.path)
         elif images := list(_images(entry.path, skipped)):
-            found[entry.name] = images
+            images_of[entry.name] = images
         else:
             skipped.note(entry.path, "no images")
-    return found
+    return images_of
 
 
 def _images(folder: str, skipped: _Skipped) -> Iterator[str]:
     """Every image below `folder`, links followed, each directory once; directories and files by name.
 
-    A link to a directory above would bring the other classes' images in, and is left out.
+    A link to a directory above would add the other classes' images, and is left out.
     """
     top = Path(os.path.realpath(folder))
     seen: set[str] = set()
     kept: list[tuple[str, list[str]]] = []
-    for place, below, files in os.walk(folder, followlinks=True, onerror=_unreadable):
-        real = os.path.realpath(place)
+    for folder_path, below, files in os.walk(folder, followlinks=True, onerror=_unreadable):
+        real = os.path.realpath(folder_path)
         stray = [name for name in below if _is_stray(name)]
         for name in stray:
-            skipped.note(str(Path(place) / name))
-        above = [name for name in below if top.is_relative_to(os.path.realpath(Path(place) / name))]
+            skipped.note(str(Path(folder_path) / name))
+        above = [name for name in below if top.is_relative_to(os.path.realpath(Path(folder_path) / name))]
         for name in above:
-            skipped.note(str(Path(place) / name), "a link to a folder above")
+            skipped.note(str(Path(folder_path) / name), "a link to a folder above")
         below[:] = [] if real in seen else [name for name in below if name not in (*stray, *above)]
         if real not in seen:
-            kept.append((place, files))
+            kept.append((folder_path, files))
         seen.add(real)
-    for place, files in sorted(kept):
+    for folder_path, files in sorted(kept):
         for name in sorted(files):
             if _is_image(name) and not name.startswith("."):
-                yield str(Path(place) / name)
+                yield str(Path(folder_path) / name)
             else:
                 skipped.file(name)
 
@@ -146,7 +146,7 @@ def _listed(names: Sequence[str]) -> str:
 
 
 class _Skipped:
-    """What is left out, gathered while folders are read."""
+    """What is left out, collected while folders are read."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -155,8 +155,8 @@ class _Skipped:
 
     def note(self, path: str, why: str = "") -> None:
         """A directory is left out."""
-        place = os.path.relpath(path, self._root)
-        self._folders.append(f"{place} ({why})" if why else place)
+        relative = os.path.relpath(path, self._root)
+        self._folders.append(f"{relative} ({why})" if why else relative)
 
     def file(self, name: str, why: str = "") -> None:
         """A file is left out; files of a kind are counted together."""
@@ -164,13 +164,13 @@ class _Skipped:
         kind = "hidden" if name.startswith(".") and _is_image(name) else kind
         self._files[f"{kind} {why}".strip()] += 1
 
-    def say(self) -> None:
+    def warn(self) -> None:
         """One warning, or none."""
-        folders = sorted(self._folders, key=lambda place: not place.endswith(")"))  # what may surprise comes first
-        said = [_listed(folders)] if folders else []
+        folders = sorted(self._folders, key=lambda path: not path.endswith(")"))  # what may surprise comes first
+        parts = [_listed(folders)] if folders else []
         if count := sum(self._files.values()):
             kinds = [kind for kind, _ in self._files.most_common()]
-            said.append(f"{count} {'file' if count == 1 else 'files'} ({_listed(kinds)})")
-        if said:
-            message = f"image folder {self._root}: left out {' and '.join(said)}"
+            parts.append(f"{count} {'file' if count == 1 else 'files'} ({_listed(kinds)})")
+        if parts:
+            message = f"image folder {self._root}: left out {' and '.join(parts)}"
             warnings.warn(message, SkippedFilesWarning, stacklevel=4)

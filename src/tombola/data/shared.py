@@ -1,4 +1,4 @@
-"""What the loaders of data sets have in common."""
+"""Helpers of the loaders of data sets."""
 
 from __future__ import annotations
 

@@ -48,10 +48,10 @@ __all__ = [
     "tensor_digest",
 ]
 
-_MOST_CLASSES = 10_000_000
-"""That are taken from labels; of more it must be said."""
+_MAX_CLASSES = 10_000_000
+"""The most classes that are inferred from labels."""
 _NO_EXAMPLES = (IterableDataset, Tensor, np.ndarray, Mapping)
-"""What may have a length and items that are no examples."""
+"""Types with a length and items that are no examples."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +141,8 @@ class Streamed:
             return self.source
         parts = [part for part in (self.dataset, self.plain) if part is not None]
         read = partial(fetch_checked, form=self.form)
-        found = [dataset_digest(part, read, tensor_digest, self.workers, track) for part in parts]
-        return hashlib.sha256("\n".join([str(len(self)), *found]).encode()).hexdigest()
+        digests = [dataset_digest(part, read, tensor_digest, self.workers, track) for part in parts]
+        return hashlib.sha256("\n".join([str(len(self)), *digests]).encode()).hexdigest()
 
 
 Split: TypeAlias = Resident | Streamed
@@ -150,7 +150,7 @@ Split: TypeAlias = Resident | Streamed
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """The three parts of a data set and what is learned from it. `test` may be None."""
+    """The three parts of a data set and the task. `test` may be None."""
 
     train: Split
     val: Split
@@ -164,7 +164,7 @@ class Splits:
 
     @cached_property
     def outputs(self) -> int | None:
-        """How many outputs a network that is built for this data gets; None where nothing tells.
+        """How many outputs a network built for this data gets; None where that is unknown.
 
         As many as there are classes. Where the task is of something else: K for float targets (N, K), 1 for (N,);
         one more than the largest of whole-number targets, in any split.
@@ -180,8 +180,8 @@ class Splits:
         if y.is_floating_point():
             return {1: 1, 2: y.shape[-1]}.get(y.dim())
         known = (part.y for part in (self.train, self.val, self.test) if isinstance(part, Resident))
-        found = [count(part, self.task.ignored) for part in known if not part.is_floating_point()]
-        return None if y.is_complex() else max((number for number in found if number is not None), default=None)
+        counts = [count(part, self.task.ignored) for part in known if not part.is_floating_point()]
+        return None if y.is_complex() else max((number for number in counts if number is not None), default=None)
 
     @property
     def fingerprint(self) -> str:
@@ -243,7 +243,7 @@ def make_splits(
 
     Raises:
         TombolaError: for an empty split, NaN or infinite values, labels out of range or one-hot, shapes that
-            disagree, and what is no number.
+            disagree, and what is not numeric.
     """
     if task is not None and not isinstance(task, Task):
         raise TombolaError(f"the task is {described(task)}; give a Task with a loss and a metric")
@@ -339,7 +339,7 @@ def _same_shape(parts: dict[str, Split]) -> tuple[int, ...]:
 
 
 def _check_inferred(classes: int | None, where: str) -> None:
-    if classes is not None and classes > _MOST_CLASSES:
+    if classes is not None and classes > _MAX_CLASSES:
         raise TombolaError(
             f"the largest label of {where} is {classes - 1}, and no network can have as many outputs; number "
             "the classes from 0, e.g. by torch.unique(y, return_inverse=True)"
@@ -370,8 +370,8 @@ def _check_labels(
         if "train" in streamed and named_classes(streamed["train"]) is not None:
             classes = max(named_classes(dataset) or 0 for dataset in streamed.values())
         elif "train" in labels:
-            found = [count(y, chosen.ignored) for y in labels.values()]
-            classes = max((number for number in found if number is not None), default=None)
+            counts = [count(y, chosen.ignored) for y in labels.values()]
+            classes = max((number for number in counts if number is not None), default=None)
             counted = " and ".join(labels)
             _check_inferred(classes, counted)
     allowed = Allowed(classes, chosen.ignored, counted)

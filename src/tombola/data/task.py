@@ -27,13 +27,13 @@ class Task:
 
     Both are called with what the network returns, of whatever nesting (half precision as float32), and the batch's
     targets. `loss(output, target)` gives the mean over the batch, a scalar; `metric(output, target)` one float per
-    example, shape (N,), or one number for the batch. `eval_loss` stands in for `loss` outside training (None: the
-    same one). An auxiliary head that is there in training alone is told by what the network returns.
+    example, shape (N,), or one number for the batch. `eval_loss` replaces `loss` outside training (None: the
+    same one). An auxiliary head that exists in training alone shows in what the network returns.
 
     Where `metric` is `accuracy`, it leaves out the label that `loss` leaves out (`ignored`).
 
-    Runs are named by what the callables do, as far as it can be read. `name` says it in their stead, for callables
-    that cannot be read or differ each time: change it when they change.
+    Runs are named by what the callables do, as far as it can be read. `name` replaces that, for callables that cannot
+    be read or differ each time: change it when they change.
     """
 
     loss: Loss
@@ -62,9 +62,11 @@ class Task:
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         if self.name is not None:
             return {key: None if callable(value) else value for key, value in values.items()}
-        found = {key: fingerprint(value) for key, value in values.items() if callable(value)}
-        warn_unseen({f"the task's {key}": part for key, part in found.items()}, "name the task: Task(..., name='v1')")
-        return {**values, **{key: part.digest for key, part in found.items()}}
+        fingerprints = {key: fingerprint(value) for key, value in values.items() if callable(value)}
+        warn_unseen(
+            {f"the task's {key}": part for key, part in fingerprints.items()}, "name the task: Task(..., name='v1')"
+        )
+        return {**values, **{key: part.digest for key, part in fingerprints.items()}}
 
     def evaluation_loss(self, output: Any, target: Tensor) -> Tensor:
         """The mean loss that is reported on validation and test data, a scalar."""
@@ -76,9 +78,9 @@ class Task:
         for function in (self.loss, self.metric):
             bare, settings = _bare(function)
             default = _IGNORED if bare in _OF_CLASSES else getattr(bare, "ignore_index", None)
-            found = settings.get("ignore_index", default)
-            if isinstance(found, int):
-                return found
+            index = settings.get("ignore_index", default)
+            if isinstance(index, int):
+                return index
         return None
 
     @property

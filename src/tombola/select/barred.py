@@ -1,4 +1,4 @@
-"""Units of score -inf, which a criterion bars: refused, or drawn at random where too few others are left; and ties."""
+"""Units of score -inf, which a criterion bars: an error, or drawn at random where too few others are left; and ties."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BarredWeightsWarning(UserWarning):
 
 
 class TiedScoresWarning(UserWarning):
-    """Many weights were kept for their place in the order alone."""
+    """Many weights were kept for their position in the order alone."""
 
 
 def bars(scores: Tensor) -> bool:
@@ -56,15 +56,15 @@ def redrawn(picked: Tensor, barred: Tensor, allowed: Tensor | None, fill: torch.
             f"{where} shall keep {count} units, but only {count - missing} of {among} have a score above -inf; keep "
             "fewer, take another criterion, or give fill=torch.Generator() to draw the rest at random"
         )
-    places = (barred if allowed is None else barred & allowed).nonzero().view(-1)
-    chosen = torch.randperm(places.numel(), generator=fill, device=fill.device)[:missing]
+    positions = (barred if allowed is None else barred & allowed).nonzero().view(-1)
+    chosen = torch.randperm(positions.numel(), generator=fill, device=fill.device)[:missing]
     kept = picked & ~barred
-    kept[places[chosen.to(places.device)]] = True
+    kept[positions[chosen.to(positions.device)]] = True
     return kept
 
 
 def tied(units: Tensor, picked: Tensor, allowed: Tensor | None) -> Tensor:
-    """Flat bool: picked units whose score some allowed unit that was not picked has too, so that the order decided.
+    """Flat bool: picked units whose score some allowed unit that was not picked has too, so that its position decided.
 
     All are 1-D over the units of one selection; scores of -inf do not count.
     """
@@ -79,7 +79,7 @@ def tied(units: Tensor, picked: Tensor, allowed: Tensor | None) -> Tensor:
 def warn_of_barred(mask: Mask, barred: Mapping[str, int], drawn: Mapping[str, int], what: str = "") -> None:
     """A `BarredWeightsWarning` if any barred weight is kept: how many, in all and by layer, and why.
 
-    `what`: whose selection it was, to stand before the rest.
+    `what`: whose selection it was, the start of the message.
     """
     if not barred:
         return
@@ -97,19 +97,19 @@ def warn_of_barred(mask: Mask, barred: Mapping[str, int], drawn: Mapping[str, in
     )
 
 
-def warn_of_ties(mask: Mask, found: Mapping[str, int], what: str = "") -> None:
-    """A `TiedScoresWarning` if more than a tenth of the kept weights are `found` to be kept for their place alone."""
-    if sum(found.values()) > TIED_SHARE * mask.kept:
+def warn_of_ties(mask: Mask, ties: Mapping[str, int], what: str = "") -> None:
+    """A `TiedScoresWarning` if more than a tenth of the kept weights are `ties` to be kept for their place alone."""
+    if sum(ties.values()) > TIED_SHARE * mask.kept:
         warnings.warn(
-            f"{what}{sum(found.values()):,} of the {mask.kept:,} kept weights have the same score as pruned ones, and "
-            f"are kept because they come first: {_by_layer(mask, found)}",
+            f"{what}{sum(ties.values()):,} of the {mask.kept:,} kept weights have the same score as pruned ones, and "
+            f"are kept because they come first: {_by_layer(mask, ties)}",
             TiedScoresWarning,
             stacklevel=4,
         )
 
 
-def _by_layer(mask: Mask, found: Mapping[str, int]) -> str:
+def _by_layer(mask: Mask, ties: Mapping[str, int]) -> str:
     counts = mask.counts()
-    parts = [f"{name} {count:,} of {counts[name][0]:,}" for name, count in found.items()]
+    parts = [f"{name} {count:,} of {counts[name][0]:,}" for name, count in ties.items()]
     more = f" and {len(parts) - _LISTED} more layers" if len(parts) > _LISTED else ""
     return ", ".join(parts[:_LISTED]) + more

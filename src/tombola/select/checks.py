@@ -32,10 +32,10 @@ def checked_density(density: Any, of: str = "") -> float:
 def checked_densities(densities: Any) -> tuple[float, ...]:
     """A list of at least one density, in the order given."""
     single = isinstance(densities, str | bytes) or not isinstance(densities, Iterable)
-    found = () if single else tuple(float(checked_density(density)) for density in densities)
-    if not found:
+    values = () if single else tuple(float(checked_density(density)) for density in densities)
+    if not values:
         raise TombolaError(f"densities is {densities!r}; give a list such as [0.3, 0.5]")
-    return found
+    return values
 
 
 def checked_count(count: Any, total: int, where: str) -> int:

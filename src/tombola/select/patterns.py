@@ -160,19 +160,19 @@ class NM:
                 "random"
             )
         draws = torch.rand(scores.shape, generator=fill, device=fill.device, dtype=torch.float64).to(scores.device)
-        places = torch.where(barred, draws, torch.where(kept, 2.0, -1.0))  # the best, then barred ones by their draw
-        return self.keep(places, candidates), missing
+        ranks = torch.where(barred, draws, torch.where(kept, 2.0, -1.0))  # the best, then barred ones by their draw
+        return self.keep(ranks, candidates), missing
 
     def tied(self, scores: Tensor, kept: Tensor, candidates: Tensor | None) -> int:
-        """How many weights are kept for their place alone: one of the same score is pruned from their group."""
+        """How many weights are kept for their position alone: one of the same score is pruned from their group."""
         allowed = torch.ones_like(kept) if candidates is None else candidates
-        found = 0
+        count = 0
         for s, k, a in zip(*(self._grouped(tensor) for tensor in (scores, kept, allowed)), strict=True):
             lowest = s.double().masked_fill(~k, torch.inf).amin(1, keepdim=True)
             level = (s == lowest) & (lowest > -torch.inf)
             out = (level & a & ~k).any(1, keepdim=True)
-            found += int(torch.count_nonzero(level & k & out))
-        return found
+            count += int(torch.count_nonzero(level & k & out))
+        return count
 
     def _grouped(self, tensor: Tensor) -> list[Tensor]:
         """The full groups as rows, then the tails as rows, where there are any."""
@@ -192,17 +192,17 @@ Pattern = Units | NM
 
 
 def parse_pattern(text: str | Pattern) -> Pattern:
-    """`"element"`, `"block:4"`, `"2:4"` or `"channel"` as a pattern; a pattern is handed back as it is."""
+    """`"element"`, `"block:4"`, `"2:4"` or `"channel"` as a pattern; a pattern is returned unchanged."""
     if not isinstance(text, str):
         return text
     if text == "element":
         return Element()
     if text == "channel":
         return Channel()
-    if found := re.fullmatch(r"block:(\d{1,9})", text):
-        return Block(int(found[1]))
-    if found := re.fullmatch(r"(\d{1,9}):(\d{1,9})", text):
-        return NM(int(found[1]), int(found[2]))
+    if match := re.fullmatch(r"block:(\d{1,9})", text):
+        return Block(int(match[1]))
+    if match := re.fullmatch(r"(\d{1,9}):(\d{1,9})", text):
+        return NM(int(match[1]), int(match[2]))
     raise TombolaError(unknown("pattern", text, ("element", "block:V", "N:M", "channel"), "; e.g. block:4 or 2:4"))
 
 
@@ -240,7 +240,7 @@ def _best(groups: Tensor | None, allowed: Tensor | None, n: int) -> Tensor:
         return _best_by_sorting(groups, allowed, n)
     columns = list(groups.t().contiguous())
     open_ = None if allowed is None else list(allowed.t().contiguous())
-    ahead = torch.zeros((width, groups.shape[0]), dtype=torch.uint8, device=groups.device)  # beaten by how many
+    ahead = torch.zeros((width, groups.shape[0]), dtype=torch.uint8, device=groups.device)  # how many beat each
     for right in range(1, width):
         for left in range(right):
             wins = columns[left] >= columns[right]

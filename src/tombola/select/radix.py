@@ -1,6 +1,6 @@
 """Exact selection by histograms of keys, in torch operations alone: any device, and the base of `sharded`.
 
-A score becomes an integer key of the same order; the threshold's key is found digit by digit from
+A score becomes an integer key of the same order; the threshold's key is computed digit by digit from
 histograms. Only the histograms (2,048 counts) need to be known everywhere, so that summing them over ranks
 gives the global threshold.
 """
@@ -80,17 +80,17 @@ def threshold(key: Tensor, k: int, total: Callable[[Tensor], Tensor] = lambda co
     """
     bits = torch.iinfo(key.dtype).bits
     edges = [*range(bits, 0, -_DIGIT), 0]
-    prefix = 0  # of the unsigned key, the digits found so far
+    prefix = 0  # of the unsigned key, the digits known so far
     for top, shift in pairwise(edges):
         width = top - shift
         digit = (key >> shift) & ((1 << width) - 1)
         if top == bits:
             digit = digit ^ (1 << (width - 1))  # signed order -> unsigned order
         counts = total(torch.bincount(digit, minlength=1 << width))
-        at_least = counts.flip(0).cumsum(0)
-        place = int(torch.searchsorted(at_least, k))
-        k -= int(at_least[place]) - int(counts.flip(0)[place])
-        chosen = (1 << width) - 1 - place
+        counts_above = counts.flip(0).cumsum(0)
+        digit_index = int(torch.searchsorted(counts_above, k))
+        k -= int(counts_above[digit_index]) - int(counts.flip(0)[digit_index])
+        chosen = (1 << width) - 1 - digit_index
         key = key[digit == chosen]
         prefix = (prefix << width) | chosen
     return prefix - (1 << (bits - 1)), k

@@ -29,10 +29,10 @@ class EmptyLayerWarning(UserWarning):
 
 
 class Selection(NamedTuple):
-    """A mask and what there is to say of it: name -> number of weights, layers without any left out.
+    """A mask and its counts: name -> number of weights, layers without any left out.
 
     `barred`: kept although their score is -inf; of these `drawn` at random, the others come along in a unit that has
-    further weights. `tied`: kept for their place alone, as weights of the same score were pruned.
+    further weights. `tied`: kept for their position alone, as weights of the same score were pruned.
     """
 
     mask: Mask
@@ -92,7 +92,7 @@ def select(
     >>> tb.select({"a": torch.tensor([[3.0, 1.0, 2.0, 4.0]])}, pattern="2:4")["a"]
     tensor([[ True, False, False,  True]])
     """
-    found = selection(
+    result = selection(
         scores,
         density=density,
         counts=counts,
@@ -103,10 +103,10 @@ def select(
         fill=fill,
         ties=False,
     )
-    warn_of_barred(found.mask, found.barred, found.drawn)
-    if empty := found.mask.empty_layers():
+    warn_of_barred(result.mask, result.barred, result.drawn)
+    if empty := result.mask.empty_layers():
         warn_of_empty(empty)
-    return found.mask
+    return result.mask
 
 
 def selection(
@@ -121,9 +121,9 @@ def selection(
     fill: torch.Generator | None = None,
     ties: bool = True,
 ) -> Selection:
-    """`select`, with the counts that a caller may want to record instead of warnings.
+    """`select`, with counts that a caller may record instead of warnings.
 
-    `ties` False spares looking for them, and leaves `tied` empty.
+    `ties`: False skips the search for them, and leaves `tied` empty.
     """
     scores = checked_scores(scores)
     if scope not in SCOPES:
@@ -144,7 +144,7 @@ def selection(
 
 
 class _How(NamedTuple):
-    """How to pick: what draws barred units, whether to look for ties, whether there are barred units at all."""
+    """How to pick: what draws barred units, whether to count ties, whether there are barred units at all."""
 
     fill: torch.Generator | None
     ties: bool
@@ -152,7 +152,7 @@ class _How(NamedTuple):
 
 
 _Kept = tuple[dict[str, Tensor], dict[str, int], dict[str, int]]
-"""The mask's tensors, and by layer how many weights were drawn and how many are kept for their place alone."""
+"""The mask's tensors, and by layer how many weights were drawn and how many are kept for their position alone."""
 
 
 def _by_group(scores: Mapping[str, Tensor], pattern: NM, candidates: Mask | None, how: _How) -> _Kept:
@@ -204,7 +204,7 @@ def _some(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def warn_of_empty(names: Sequence[str]) -> None:
-    """Say which layers end empty, in the name of whoever called the caller."""
+    """Warn which layers end empty; the warning points at the caller's caller."""
     warnings.warn(
         f"nothing is kept of {', '.join(names)}; keep more, or choose another scope or criterion",
         EmptyLayerWarning,
@@ -213,18 +213,18 @@ def warn_of_empty(names: Sequence[str]) -> None:
 
 
 def _pick(units: Tensor, count: int, allowed: Tensor | None, where: str, how: _How) -> tuple[Tensor, Tensor, Tensor]:
-    """Flat bools: the `count` largest units, among the allowed ones only; those drawn; those kept for their place."""
+    """Flat bools: the `count` largest units, of the allowed ones; those drawn; those kept for their position."""
     if allowed is None:
         picked = keep_largest(units, count)
     else:
-        places = allowed.nonzero().view(-1)
-        if count > places.numel():
+        positions = allowed.nonzero().view(-1)
+        if count > positions.numel():
             raise TombolaError(
-                f"{where} shall keep {count} units but only {places.numel()} are candidates; ask for no more "
+                f"{where} shall keep {count} units but only {positions.numel()} are candidates; ask for no more "
                 "than were kept before"
             )
         picked = torch.zeros_like(allowed)
-        picked[places] = keep_largest(units[places], count)
+        picked[positions] = keep_largest(units[positions], count)
     drawn = none = torch.zeros_like(picked)
     if how.barring:
         barred = units == -torch.inf
@@ -233,7 +233,7 @@ def _pick(units: Tensor, count: int, allowed: Tensor | None, where: str, how: _H
     return picked, drawn, tied(units, picked, allowed) if how.ties else none
 
 
-# ---- what is asked for -------------------------------------------------------------------------------------
+# ---- how many to keep -------------------------------------------------------------------------------------
 
 
 def _wanted(

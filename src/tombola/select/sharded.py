@@ -1,7 +1,9 @@
 """Exact selection over scores that lie sharded over the ranks of torch.distributed.
 
-Never a score travels, only histograms of keys and counts of ties. The ranks of the group, in order, hold
+No score is communicated, only histograms of keys and counts of ties. The ranks of the group, in order, hold
 consecutive ranges of the flat scores; the result equals that of one process on the whole, ties included.
+
+Nothing in the package calls it yet: it is the selection of data-parallel runs, whose parameters are sharded (FSDP).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Exact selection of the k largest scores, in linear time and without sorting them.
 
 Floyd and Rivest's selection ("Expected time bounds for selection", CACM 1975): a sample brackets the
-threshold; one pass writes the mask as far as the bracket tells it and sets aside the few scores inside; the
-threshold is found among those, and their places in the mask are set right. Where the same scores are selected
+threshold; one pass writes the mask outside the bracket and collects the few scores inside; the threshold is
+selected among those, and their positions in the mask are written. Where the same scores are selected
 again and again, changing little, the last threshold gives a better bracket than any sample (`Near`). The
-answer never depends on the bracket; one that missed only costs time. On other devices than the CPU:
+result never depends on the bracket; one that missed only costs time. On other devices than the CPU:
 `radix.py`, with the same results.
 """
 
@@ -43,15 +43,15 @@ _WIDER = 16  # how many times wider than that it may become when the threshold m
 
 @dataclass
 class Near:
-    """Where the last threshold lay, for the next selection among almost the same scores.
+    """The last threshold, for the next selection among almost the same scores.
 
-    Empty at first; every `keep_largest` that is given it brings it up to date. It speeds up the search alone:
+    Empty at first; every `keep_largest` that is given it brings it up to date. It affects speed alone:
     after any change of the scores, their number or their dtype the result is the same as without.
 
     Attributes:
         low, high: the bracket to try first; None where there is none.
         value: the last threshold.
-        moved: how far the threshold has moved per call: the largest move lately, the older ones fading.
+        moved: how far the threshold has moved per call: the largest recent move, older ones fading.
     """
 
     low: float | None = None
@@ -60,15 +60,15 @@ class Near:
     moved: float = 0.0
 
     def forget(self) -> None:
-        """Empty it."""
+        """Reset to empty."""
         self.low = self.high = self.value = None
         self.moved = 0.0
 
-    def remember(self, value: float, least: float, most: float, share: float) -> None:
-        """The threshold was `value`; `share` times as many scores as a bracket should hold lay in least..most."""
+    def remember(self, value: float, low_end: float, high_end: float, share: float) -> None:
+        """The threshold was `value`; the bracket low_end..high_end held `share` times as many scores as it should."""
         if self.value is not None:
             self.moved = max(abs(value - self.value), 0.85 * self.moved)
-        narrow = (most - least) / 2 * min(1 / share, 4.0)
+        narrow = (high_end - low_end) / 2 * min(1 / share, 4.0)
         half = min(max(narrow, 2.5 * self.moved), _WIDER * narrow)
         if math.isfinite(half):
             self.low, self.high, self.value = value - half, value + half, value
@@ -91,11 +91,11 @@ def keep_largest(
             fetching fresh memory costs more than the selection. Without it the result is contiguous.
             Untouched on error, but for NaN.
         near: remembers the threshold from call to call: one for each tensor whose scores change little in
-            between. For floats on the CPU; elsewhere it is left alone. The result never depends on it.
+            between. For floats on the CPU; unused elsewhere. The result never depends on it.
         magnitude: select by the scores' absolute values.
 
     Raises:
-        TombolaError: NaN among the scores, k outside 0..n, a complex or sparse dtype, or an unfit `out`.
+        TombolaError: NaN among the scores, k outside 0..n, a complex or sparse dtype, or an unsuitable `out`.
     """
     scores = radix.comparable(scores.detach())
     radix.refuse(k, scores.numel(), 0)
@@ -140,7 +140,7 @@ def _check_out(out: Tensor, scores: Tensor, order: tuple[int, ...] | None) -> No
 
 
 def _magnitudes(scores: Tensor) -> Tensor:
-    """|scores|, exact: that of the least signed integer exists without a sign only."""
+    """|scores|, exact: that of the smallest signed integer needs the unsigned dtype."""
     unsigned = {
         torch.int8: torch.uint8,
         torch.int16: torch.uint16,
@@ -178,23 +178,23 @@ def _flat(t: Tensor, order: tuple[int, ...] | None) -> Array:
 def _keep_by_bracket(x: Array, k: int, out: Array, layout: Layout | None, near: Near | None, magnitude: bool) -> bool:
     """Whether out[i] = (x[i] is among the k largest floats) could be written; 0 < k < n.
 
-    Not where many scores tie around the threshold or some are NaN.
+    False where many scores tie around the threshold or some are NaN.
     """
-    choose = _kernels().choose if len(_pieces(x.size)) == 1 else _choose_in_threads
+    choose = _loops().choose if len(_pieces(x.size)) == 1 else _choose_in_threads
     for low, high, room in _brackets(x, k, near, magnitude):
-        value, kept, equal, least, most, inside = choose(x, k, low, high, magnitude, min(room, x.size), out)
+        value, kept, equal, low_end, high_end, inside = choose(x, k, low, high, magnitude, min(room, x.size), out)
         if equal == 0:
             continue
         if kept < equal and layout is not None:
-            _settle_ties(x, value, kept, magnitude, layout, out)
+            _resolve_ties(x, value, kept, magnitude, layout, out)
         if near is not None:
-            near.remember(value, least, most, inside / max(_INSIDE * x.size, _FEW))
+            near.remember(value, low_end, high_end, inside / max(_INSIDE * x.size, _FEW))
         return True
     return False
 
 
 def _brackets(x: Array, k: int, near: Near | None, magnitude: bool) -> Iterator[tuple[float, float, int]]:
-    """(low, high, how many scores may lie between): what to try, the likeliest first."""
+    """(low, high, how many scores may lie between): brackets to try, the most promising first."""
     if near is not None and near.low is not None and near.high is not None:
         yield near.low, near.high, x.size // 16 + 4096
     low, high = _ranks(x, k, magnitude) if x.size <= _SMALL else _bracket(_sample(x, magnitude), k / x.size)
@@ -204,35 +204,35 @@ def _brackets(x: Array, k: int, near: Near | None, magnitude: bool) -> Iterator[
 def _choose_in_threads(
     x: Array, k: int, low: float, high: float, magnitude: bool, room: int, out: Array
 ) -> tuple[float, int, int, float, float, int]:
-    """As `_kernels.choose`."""
+    """As `topk_loops.choose`."""
     import numpy as np
 
     pieces = _pieces(x.size)
 
     def mark(start: int, stop: int) -> tuple[int, Array, Array]:
         size = min(room // len(pieces) + 4096, stop - start)
-        values, places = np.empty(size, x.dtype), np.empty(size, np.int64)
-        above, found = _kernels().mark(x, start, stop, low, high, magnitude, out, values, places)
-        return above, values[:found], places[:found]
+        values, positions = np.empty(size, x.dtype), np.empty(size, np.int64)
+        above, filled = _loops().mark(x, start, stop, low, high, magnitude, out, values, positions)
+        return above, values[:filled], positions[:filled]
 
     aboves, parts, at = zip(*_each(pieces, mark), strict=True)
     if min(aboves) < 0:
         return 0.0, 0, 0, 0.0, 0.0, 0
     values = np.concatenate(parts)
-    value, kept, equal, least, most = _kernels().settle(values, np.concatenate(at), k - sum(aboves), out)
-    return value, kept, equal, least, most, values.size
+    value, kept, equal, low_end, high_end = _loops().write_kth(values, np.concatenate(at), k - sum(aboves), out)
+    return value, kept, equal, low_end, high_end, values.size
 
 
-def _settle_ties(x: Array, value: float, wanted: int, magnitude: bool, layout: Layout, out: Array) -> None:
-    """Keep of the ties with `value` the `wanted` that come first in the tensor's shape."""
+def _resolve_ties(x: Array, value: float, wanted: int, magnitude: bool, layout: Layout, out: Array) -> None:
+    """Of the ties with `value`, keep the `wanted` first ones in the order of the tensor's shape."""
     import numpy as np
 
-    places = np.flatnonzero((np.abs(x) if magnitude else x) == value)
+    positions = np.flatnonzero((np.abs(x) if magnitude else x) == value)
     shape, order = layout
-    along = dict(zip(order, np.unravel_index(places, [shape[d] for d in order]), strict=True))
+    along = dict(zip(order, np.unravel_index(positions, [shape[d] for d in order]), strict=True))
     first = np.argsort(np.ravel_multi_index([along[d] for d in range(len(shape))], shape))[:wanted]
-    out[places] = False
-    out[places[first]] = True
+    out[positions] = False
+    out[positions[first]] = True
 
 
 def _ranks(x: Array, k: int, magnitude: bool) -> tuple[Any, Any]:
@@ -252,7 +252,7 @@ def _write(x: Array, k: int, out: Array) -> None:
     """out[i] = whether x[i] is among the k largest."""
     pieces = _pieces(x.size)
     if k == 0 or k == x.size:
-        radix.refuse(k, x.size, sum(_each(pieces, lambda a, b: _kernels().count_nan(x[a:b]))))
+        radix.refuse(k, x.size, sum(_each(pieces, lambda a, b: _loops().count_nan(x[a:b]))))
         out[:] = k > 0
         return
     value, wanted, equal = _threshold(x, k, pieces)
@@ -260,8 +260,8 @@ def _write(x: Array, k: int, out: Array) -> None:
 
     def write(start: int, stop: int) -> None:
         middle = min(max(cut, start), stop)
-        _kernels().write_from(x[start:middle], value, out[start:middle])
-        _kernels().write_above(x[middle:stop], value, out[middle:stop])
+        _loops().write_from(x[start:middle], value, out[start:middle])
+        _loops().write_above(x[middle:stop], value, out[middle:stop])
 
     _each(pieces, write)
 
@@ -269,12 +269,12 @@ def _write(x: Array, k: int, out: Array) -> None:
 def _threshold(x: Array, k: int, pieces: list[tuple[int, int]]) -> tuple[Any, int, int]:
     """(the k-th largest value, how many equal to it to keep, how many equal to it there are); 0 < k < n."""
     if x.size <= _SMALL:
-        radix.refuse(k, x.size, sum(_each(pieces, lambda a, b: _kernels().count_nan(x[a:b]))))
+        radix.refuse(k, x.size, sum(_each(pieces, lambda a, b: _loops().count_nan(x[a:b]))))
         return _among(x, k)
     low, high = _bracket(_sample(x, False), k / x.size)
     above, inside = _split(x, low, high, pieces)
     if not above < k <= above + inside.size:
-        return _among(x, k)  # the sample was unlucky
+        return _among(x, k)  # the sample missed the threshold
     if inside.size <= x.size // 4:
         return _among(inside, k - above)
     return _among_ties(inside, k - above, low, high)
@@ -285,9 +285,9 @@ def _split(x: Array, low: Any, high: Any, pieces: list[tuple[int, int]]) -> tupl
     import numpy as np
 
     def one(start: int, stop: int) -> tuple[int, Array, int]:
-        for room in ((stop - start) // 5, stop - start):  # much memory is slow to come by, and seldom needed
+        for room in ((stop - start) // 5, stop - start):  # much memory is slow to allocate, and seldom needed
             inside = np.empty(room + 4096, dtype=x.dtype)
-            above, between, nans = _kernels().split(x[start:stop], low, high, inside)
+            above, between, nans = _loops().split(x[start:stop], low, high, inside)
             if above >= 0:
                 break
         return above, inside[:between], nans
@@ -304,13 +304,13 @@ def _among(x: Array, k: int) -> tuple[Any, int, int]:
 
     ordered = np.partition(x, x.size - k)
     value = ordered[x.size - k]
-    wanted = _kernels().count_equal(ordered[x.size - k :], value)
-    return value, wanted, wanted + _kernels().count_equal(ordered[: x.size - k], value)
+    wanted = _loops().count_equal(ordered[x.size - k :], value)
+    return value, wanted, wanted + _loops().count_equal(ordered[: x.size - k], value)
 
 
 def _among_ties(x: Array, k: int, low: Any, high: Any) -> tuple[Any, int, int]:
     """As `_among` for scores in low..high, most of which sit at the ends: partitioning is slow on ties."""
-    at_high = _kernels().count_equal(x, high)
+    at_high = _loops().count_equal(x, high)
     if k <= at_high:
         return high, k, at_high
     between = x[(x > low) & (x < high)]
@@ -320,18 +320,18 @@ def _among_ties(x: Array, k: int, low: Any, high: Any) -> tuple[Any, int, int]:
 
 
 def _sample(x: Array, magnitude: bool) -> Array:
-    """A sorted sample of the scores, or of their magnitudes, at fixed pseudo-random places (a stride could
-    fall in step with the layers' shapes)."""
+    """A sorted sample of the scores, or of their magnitudes, at fixed pseudo-random positions (a stride could
+    align with the layers' shapes)."""
     import numpy as np
 
     size = min(65536, max(1024, int(2 * x.size ** (2 / 3))))
-    places = (np.arange(size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-    drawn = x[((places * np.uint64(x.size)) >> np.uint64(32)).astype(np.int64)]
+    positions = (np.arange(size, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+    drawn = x[((positions * np.uint64(x.size)) >> np.uint64(32)).astype(np.int64)]
     return np.sort(np.abs(drawn) if magnitude else drawn)
 
 
 def _bracket(sample: Array, density: float) -> tuple[Any, Any]:
-    """Two values that hold the threshold at `density` between them, but for bad luck: from the sorted sample,
+    """Two values that very likely hold the threshold at `density` between them: from the sorted sample,
     or the dtype's own ends where the sample does not reach far enough."""
     import numpy as np
 
@@ -341,32 +341,32 @@ def _bracket(sample: Array, density: float) -> tuple[Any, Any]:
     first, last = math.floor(middle - margin), math.ceil(middle + margin)
     kind = sample.dtype.type
     if sample.dtype.kind == "f":
-        least, most = kind(-np.inf), kind(np.inf)
+        low_end, high_end = kind(-np.inf), kind(np.inf)
     else:
         limits = np.iinfo(sample.dtype)
-        least, most = kind(limits.min), kind(limits.max)
-    return sample[first] if first >= 0 else least, sample[last] if last < m else most
+        low_end, high_end = kind(limits.min), kind(limits.max)
+    return sample[first] if first >= 0 else low_end, sample[last] if last < m else high_end
 
 
 def _tie_cut(x: Array, value: Any, wanted: int, pieces: list[tuple[int, int]]) -> int:
-    """The index behind the `wanted`-th element equal to `value`: ties behind it are not kept."""
+    """The index after the `wanted`-th element equal to `value`: later ties are not kept."""
     if wanted == 0:
         return 0
     for (start, stop), equal in zip(
-        pieces, _each(pieces, lambda a, b: _kernels().count_equal(x[a:b], value)), strict=True
+        pieces, _each(pieces, lambda a, b: _loops().count_equal(x[a:b], value)), strict=True
     ):
         if wanted <= equal:
-            return start + int(_kernels().after_equal(x[start:stop], value, wanted))
+            return start + int(_loops().after_equal(x[start:stop], value, wanted))
         wanted -= equal
     return int(x.size)
 
 
 @once
-def _kernels() -> ModuleType:
+def _loops() -> ModuleType:
     """The compiled loops, imported when they are first needed."""
-    from tombola.select import _kernels
+    from tombola.select import topk_loops
 
-    return _kernels
+    return topk_loops
 
 
 # ---- threads -----------------------------------------------------------------------------------------------

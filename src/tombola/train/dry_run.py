@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola.data.probe import FARTHEST, chosen, extremes, first_of, read_targets, targets_of
+from tombola.data.probe import MAX_EXTREMES, chosen, extremes, first_of, read_targets, targets_of
 from tombola.data.splits import Split
 from tombola.errors import TombolaError, in_short
 from tombola.nn.forward import leaves, mapped, typed, widened
@@ -130,7 +130,7 @@ def _check_splits(setup: TrainingSetup, model: nn.Module) -> None:
                 ((_, targets),) = typed([(targets, targets)], model)
                 _check_on_host(setup, repeated(output, len(sample), len(targets)), targets, whose)
             except TombolaError:
-                _check_on_host(setup, *forward(setup, model, chosen(split, indices[: ROWS + FARTHEST])), whose)
+                _check_on_host(setup, *forward(setup, model, chosen(split, indices[: ROWS + MAX_EXTREMES])), whose)
         if len(split) % EVAL_BATCH == 1:
             alone, target = forward(setup, model, chosen(split, [len(split) - 1]))
             check_task(setup.splits.task, alone, target, f"the last batch of the {where} split, one example,")

@@ -1,6 +1,6 @@
 """The compiled loops of `topk`, on flat numpy arrays of any number type. Importing this imports numba.
 
-Every function works on one contiguous piece and lets go of the lock, so that the caller may run pieces in
+Every function works on one contiguous piece and releases the GIL, so that the caller may run pieces in
 threads.
 """
 
@@ -35,61 +35,61 @@ def _outside(x: Array, low: Any, high: Any) -> tuple[Any, Any]:
 
 
 @_compiled
-def _gather(x: Array, low: Any, high: Any, inside: Array, found: Any) -> Any:
-    """Append low <= x <= high to `inside` without a branch, since none could be predicted."""
+def _gather(x: Array, low: Any, high: Any, inside: Array, filled: Any) -> Any:
+    """Append low <= x <= high to `inside` without a branch, since it could not be predicted."""
     for i in range(x.size):
         v = x[i]
-        inside[found] = v
-        found += np.uint64((v >= low) & (v <= high))
-    return found
+        inside[filled] = v
+        filled += np.uint64((v >= low) & (v <= high))
+    return filled
 
 
 @_compiled
 def split(x: Array, low: Any, high: Any, inside: Array) -> tuple[int, int, int]:
     """(how many are above high, inside, NaN); those inside low..high are copied to `inside`.
 
-    Room is needed for one block (4,096) more than there are inside; (-1, 0, 0) where `inside` is too short.
+    `inside` must have room for one block (4,096) more than it takes; (-1, 0, 0) where it is too short.
     """
     above = 0
     below = 0
-    found = np.uint64(0)
-    for start in range(0, x.size, 4096):  # a block stays in the first cache between the two loops
-        if int(np.int64(found)) + 4096 > inside.size:
+    filled = np.uint64(0)
+    for start in range(0, x.size, 4096):  # a block stays in the L1 cache between the two loops
+        if int(np.int64(filled)) + 4096 > inside.size:
             return -1, 0, 0
         piece = x[start : start + 4096]
         a, b = _outside(piece, low, high)
         above += a
         below += b
-        found = _gather(piece, low, high, inside, found)
-    between = int(np.int64(found))
+        filled = _gather(piece, low, high, inside, filled)
+    between = int(np.int64(filled))
     return above, between, x.size - above - below - between
 
 
 @_compiled
 def count_equal(x: Array, value: Any) -> int:
     """How many elements equal `value`."""
-    found = 0
+    count = 0
     for i in range(x.size):
-        found += x[i] == value
-    return found
+        count += x[i] == value
+    return count
 
 
 @_compiled
 def count_nan(x: Array) -> int:
     """How many elements are NaN."""
-    found = 0
+    count = 0
     for i in range(x.size):
-        found += x[i] != x[i]
-    return found
+        count += x[i] != x[i]
+    return count
 
 
 @_compiled
 def after_equal(x: Array, value: Any, wanted: int) -> int:
-    """The index just behind the `wanted`-th element equal to `value` (wanted >= 1)."""
-    found = 0
+    """The index just after the `wanted`-th element equal to `value` (wanted >= 1)."""
+    count = 0
     for i in range(x.size):
-        found += x[i] == value
-        if found == wanted:
+        count += x[i] == value
+        if count == wanted:
             return i + 1
     return x.size
 
@@ -112,7 +112,7 @@ def write_above(x: Array, value: Any, out: Array) -> None:
 def _flag(x: Array, low: Any, high: Any, magnitude: bool, over: Array, inside: Array) -> int:
     """over = x > high, inside = neither above high nor below low (so a NaN is inside); how many are over.
 
-    The two loops differ in the absolute value alone: a test within would keep them from becoming vectors.
+    The two loops differ in the absolute value alone: a test inside the loop would prevent vectorisation.
     """
     above = np.uint32(0)
     if magnitude:
@@ -132,21 +132,29 @@ def _flag(x: Array, low: Any, high: Any, magnitude: bool, over: Array, inside: A
 
 @_compiled
 def mark(
-    x: Array, start: int, stop: int, low: float, high: float, magnitude: bool, out: Array, values: Array, places: Array
+    x: Array,
+    start: int,
+    stop: int,
+    low: float,
+    high: float,
+    magnitude: bool,
+    out: Array,
+    values: Array,
+    positions: Array,
 ) -> tuple[int, int]:
     """Of x[start:stop], or its absolute values: (how many are above high, how many inside low..high or NaN).
 
-    Writes out[start:stop] = x > high, and appends those inside to `values` and their indices to `places`.
+    Writes out[start:stop] = x > high, and appends those inside to `values` and their indices to `positions`.
     (-1, 0) where these are too short, by up to one block (2,048).
     """
     low, high = x.dtype.type(low), x.dtype.type(high)
     inside = np.zeros(2048, np.bool_)
-    eights = inside.view(np.uint64)  # few are inside: most are passed over eight at a time
+    eights = inside.view(np.uint64)  # few are inside: most are skipped eight at a time
     above = 0
-    found = 0
-    for first in range(start, stop, 2048):  # a block stays in the first cache between the loops
+    filled = 0
+    for first in range(start, stop, 2048):  # a block stays in the L1 cache between the loops
         last = min(first + 2048, stop)
-        if found + last - first > values.size:
+        if filled + last - first > values.size:
             return -1, 0
         inside[last - first :] = False
         above += _flag(x[first:last], low, high, magnitude, out[first:last], inside)
@@ -154,17 +162,17 @@ def mark(
             if eights[eight]:
                 for i in range(8 * eight, 8 * eight + 8):
                     if inside[i]:
-                        values[found] = abs(x[first + i]) if magnitude else x[first + i]
-                        places[found] = first + i
-                        found += 1
-    return above, found
+                        values[filled] = abs(x[first + i]) if magnitude else x[first + i]
+                        positions[filled] = first + i
+                        filled += 1
+    return above, filled
 
 
 @_compiled
 def _kth_largest(values: Array, k: int) -> Any:
     """By Hoare's selection, for a few values without NaN."""
     v = values.copy()
-    place = v.size - k
+    position = v.size - k
     first, last = 0, v.size - 1
     while first < last:
         pivot = v[(first + last) // 2]
@@ -178,47 +186,47 @@ def _kth_largest(values: Array, k: int) -> Any:
                 v[i], v[j] = v[j], v[i]
                 i += 1
                 j -= 1
-        if place <= j:
+        if position <= j:
             last = j
-        elif place >= i:
+        elif position >= i:
             first = i
         else:
             break
-    return v[place]
+    return v[position]
 
 
 @_compiled
-def settle(values: Array, places: Array, k: int, out: Array) -> tuple[float, int, int, float, float]:
-    """out[places] = whether the value there is among the k largest of `values`, ties to the first in `places`.
+def write_kth(values: Array, positions: Array, k: int, out: Array) -> tuple[float, int, int, float, float]:
+    """out[places] = whether the value there is among the k largest of `values`, ties to the first in `positions`.
 
-    (the k-th largest value, how many ties with it are kept, how many there are, the least and the largest of
-    `values`); 0 ties, and nothing written, unless 0 < k <= values.size and none is NaN.
+    (the k-th largest value, how many ties with it are kept, how many there are, the smallest and the largest
+    of `values`); 0 ties, and nothing written, unless 0 < k <= values.size and none is NaN.
     """
     if not 0 < k <= values.size or count_nan(values) > 0:
         return 0.0, 0, 0, 0.0, 0.0
     value = _kth_largest(values, k)
-    least = most = value
+    low_end = high_end = value
     higher = 0
     equal = 0
     for v in values:
         higher += v > value
         equal += v == value
-        least = min(least, v)
-        most = max(most, v)
+        low_end = min(low_end, v)
+        high_end = max(high_end, v)
     left = k - higher
     for i in range(values.size):
         tie = values[i] == value
-        out[places[i]] = (values[i] > value) | (tie & (left > 0))
+        out[positions[i]] = (values[i] > value) | (tie & (left > 0))
         left -= tie
-    return float(value), k - higher, equal, float(least), float(most)
+    return float(value), k - higher, equal, float(low_end), float(high_end)
 
 
 @_compiled
 def choose(
     x: Array, k: int, low: float, high: float, magnitude: bool, room: int, out: Array
 ) -> tuple[float, int, int, float, float, int]:
-    """`mark` and `settle` in one call, for one thread; as `settle`, and how many were inside."""
-    values, places = np.empty(room, x.dtype), np.empty(room, np.int64)
-    above, found = mark(x, 0, x.size, low, high, magnitude, out, values, places)
-    value, kept, equal, least, most = settle(values[:found], places[:found], k - above, out)
-    return value, kept, equal, least, most, found
+    """`mark` and `write_kth` in one call, for one thread; as `write_kth`, and how many were inside."""
+    values, positions = np.empty(room, x.dtype), np.empty(room, np.int64)
+    above, filled = mark(x, 0, x.size, low, high, magnitude, out, values, positions)
+    value, kept, equal, low_end, high_end = write_kth(values[:filled], positions[:filled], k - above, out)
+    return value, kept, equal, low_end, high_end, filled
