@@ -24,7 +24,7 @@ import contextlib, torch
 from torch import nn
 import tombola as tb
 from tombola.errors import TombolaError
-from tombola.runtime.plan import PartPlan, Plan
+from tombola.runtime.plan import RegionPlan, Plan
 
 def network(seed=0):
     draw = torch.Generator().manual_seed(seed)
@@ -38,7 +38,7 @@ def network(seed=0):
 
 x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 CHOICES = {"region": "rows:1", "_1": "flat:8:rows1:panels1", "_3": "gemv:gaps:per4:rows1:weights"}
-PLAN = Plan(1, ((1, 1, 8, 8),), (PartPlan(("0", "3"), "native", CHOICES),))
+PLAN = Plan(1, ((1, 1, 8, 8),), (RegionPlan(("0", "3"), "native", CHOICES),))
 model = network()
 want = model(x).detach()
 

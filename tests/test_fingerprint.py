@@ -320,7 +320,7 @@ def test_every_setting_of_a_network_is_seen(name: str) -> None:
 
 def test_tensors_hashed_elsewhere_are_left_out_and_no_others() -> None:
     def of(model: nn.Module) -> str:
-        return fingerprint(model, apart=model.state_dict(keep_vars=True).values()).digest
+        return fingerprint(model, hashed_elsewhere=model.state_dict(keep_vars=True).values()).digest
 
     first, other = network(), network()
     nn.init.zeros_(other[0].weight)  # type: ignore[index]

@@ -31,8 +31,8 @@ class Notes:
     def __init__(self) -> None:
         self.said: list[tuple[int, str]] = []
 
-    def __call__(self, done: int, say: object = None) -> None:
-        self.said.append((done, say() if callable(say) else ""))
+    def __call__(self, done: int, figures: object = None) -> None:
+        self.said.append((done, figures() if callable(figures) else ""))
 
 
 def test_each_step_tells_the_loss_since_the_last_evaluation_and_what_that_gave() -> None:

@@ -20,7 +20,7 @@ from tombola.cli.screen import plain_warnings
 from tombola.cores import CoresWarning
 from tombola.errors import RunError, TombolaError
 from tombola.runs.directory import Stage
-from tombola.runs.workers import Crew, WorkerWarning
+from tombola.runs.workers import WorkerPool, WorkerWarning
 
 HANG = 120.0  # seconds after which a test has hung
 posix = pytest.mark.skipif(os.name != "posix", reason="signals")
@@ -91,8 +91,8 @@ def working(folder: str) -> None:
 
 def results(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     """By two workers, which import no torch."""
-    with Crew(function, 2) as crew:
-        return list(crew.results(items))
+    with WorkerPool(function, 2) as pool:
+        return list(pool.results(items))
 
 
 def until(holds: Callable[[], bool]) -> None:

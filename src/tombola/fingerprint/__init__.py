@@ -1,9 +1,9 @@
-"""Fingerprints of callables, modules and values: the same in every process, another one where what they do differs.
+"""Fingerprints of callables, modules and values: the same in every process, different where they behave differently.
 
-Nothing of a memory address, a hash seed, the order of a set or dictionary, or the place of the code goes in. The user's
-own functions and classes count by their source (by bytecode where there is none), by the values of their defaults,
-closures and of the globals that they read, and by the functions that these call in turn; code of installed packages
-counts by name and version, compiled modules by their file.
+Nothing of a memory address, a hash seed, the order of a set or dictionary, or the location of the code goes in. The
+user's own functions and classes count by their source (by bytecode where there is none), by the values of their
+defaults, closures and of the globals that they read, and by the functions that these call in turn; code of installed
+packages counts by name and version, compiled modules by their file.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ __all__ = ["Fingerprint", "fingerprint", "warn_unseen"]
 _READERS = (*code.READERS, *modules.READERS, *objects.READERS)
 
 
-def fingerprint(value: Any, *, apart: Iterable[Tensor] = ()) -> Fingerprint:
+def fingerprint(value: Any, *, hashed_elsewhere: Iterable[Tensor] = ()) -> Fingerprint:
     """The fingerprint of a callable, module, tensor or any other value.
 
-    `apart`: tensors that are hashed elsewhere; of these only dtype, shape and whether they take gradients count.
+    `hashed_elsewhere`: tensors that are hashed elsewhere; of these only dtype, shape and whether they take gradients
+    count.
     """
-    walk = Walk(_READERS, frozenset(map(id, apart)))
+    walk = Walk(_READERS, frozenset(map(id, hashed_elsewhere)))
     walk.value(value)
     return walk.fingerprint()
 
 
-def warn_unseen(found: Mapping[str, Fingerprint], remedy: str) -> None:
-    """Warn, in one line for each, of what cannot be looked into."""
-    for what, part in found.items():
+def warn_unseen(fingerprints: Mapping[str, Fingerprint], remedy: str) -> None:
+    """Warn, in one line for each, of what cannot be inspected."""
+    for what, part in fingerprints.items():
         if part.unseen:
             more = f" and {len(part.unseen) - 3} more" if len(part.unseen) > 3 else ""
             warnings.warn(

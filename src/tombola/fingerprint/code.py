@@ -117,14 +117,14 @@ def read_class(walk: Walk, value: type, place: str) -> None:
 
 def _members(value: type) -> dict[str, Any]:
     """What a class defines, as it was before torch wrapped its `step`, as it does for an optimiser's first instance."""
-    found = dict(vars(value))
-    step: Any = found.get("step")
+    members = dict(vars(value))
+    step: Any = members.get("step")
     if _hooked(step):
-        found["step"] = step.__wrapped__
+        members["step"] = step.__wrapped__
         inherited = next((vars(base)["step"] for base in value.__mro__[1:] if "step" in vars(base)), None)
         if step.__wrapped__ in (inherited, getattr(inherited, "__wrapped__", None)):
-            del found["step"]
-    return found
+            del members["step"]
+    return members
 
 
 def _hooked(step: Any) -> bool:

@@ -25,7 +25,7 @@ _UNSTABLE = frozenset({"_compiled_call_impl"})
 def read_tensor(walk: Walk, value: Tensor, place: str) -> None:
     """Type, shape, whether it takes gradients; and the bits, unless these are hashed elsewhere."""
     walk.put("tensor", type_name(value), value.dtype, tuple(value.shape), value.layout, value.requires_grad)
-    if id(value) in walk.apart or is_lazy(value) or value.is_meta:
+    if id(value) in walk.hashed_elsewhere or is_lazy(value) or value.is_meta:
         return
     try:
         dense = value.detach().cpu()
@@ -60,7 +60,7 @@ def read_network(walk: Walk, module: nn.Module, place: str) -> None:
     if not module.training:
         walk.put("evaluating")
     if isinstance(module, fx.GraphModule):
-        walk.put(module.code)  # which says what its graph does
+        walk.put(module.code)  # the code of its graph
     else:
         _read_settings(walk, module, place)
     for name, child in state.get("_modules", {}).items():
@@ -82,7 +82,7 @@ def _read_settings(walk: Walk, module: nn.Module, place: str) -> None:
 
 
 def read_script(walk: Walk, value: Any, place: str) -> None:
-    """A scripted function or module: all that its file holds, but for where in the source it comes from."""
+    """A scripted function or module: all that its file holds, source locations left out."""
     buffer = io.BytesIO()
     torch.jit.save(value, buffer)
     with zipfile.ZipFile(buffer) as file:

@@ -35,7 +35,7 @@ _STATELESS = (
     weakref.WeakSet,
     type(os.environ),
 )
-"""What says nothing about results, and differs from process to process: only its type counts."""
+"""Objects that do not affect results, and differ from process to process: only their type counts."""
 
 
 def read_list(walk: Walk, value: list[Any], place: str) -> None:
@@ -51,7 +51,7 @@ def read_tuple(walk: Walk, value: tuple[Any, ...], place: str) -> None:
 
 
 def read_mapping(walk: Walk, value: Mapping[Any, Any], place: str) -> None:
-    """Pairs in the order of their keys, but for an OrderedDict, to whom its own order matters."""
+    """Pairs in the order of their keys; of an OrderedDict in its own order."""
     walk.put(type_name(value), len(value))
     keys = list(value) if isinstance(value, OrderedDict) else [key for _, key in walk.in_order(value, value)]
     for key in keys:
@@ -62,7 +62,7 @@ def read_mapping(walk: Walk, value: Mapping[Any, Any], place: str) -> None:
 
 
 def read_set(walk: Walk, value: set[Any] | frozenset[Any], place: str) -> None:
-    """Items in an order that their own digests give."""
+    """Items in the order of their digests."""
     walk.put(type_name(value), len(value), *(own for own, _ in walk.in_order(value, value)))
 
 
@@ -89,7 +89,7 @@ def read_derived(walk: Walk, value: int | float | complex | str | bytes, place: 
 
 
 def read_object(walk: Walk, value: Any, place: str) -> None:
-    """An instance: its class, and its attributes or what it would be pickled by."""
+    """An instance: its class, and its attributes or what it is pickled as."""
     kind = type(value)
     wrapped = getattr(value, "__wrapped__", getattr(value, "py_func", None))
     if callable(value) and wrapped is not None and package_of(kind.__module__) is not None:
@@ -129,11 +129,11 @@ def _reduced(value: Any, kind: type) -> Any:
     """What the value is pickled as, its iterators read; None where it cannot be."""
     try:
         reduce = copyreg.dispatch_table.get(kind)
-        found = value.__reduce_ex__(2) if reduce is None else reduce(value)
-        if isinstance(found, str):
-            return found
+        reduced = value.__reduce_ex__(2) if reduce is None else reduce(value)
+        if isinstance(reduced, str):
+            return reduced
         # beyond the callable, its arguments and the state come the items of a list and of a mapping
-        return tuple(part if index < 3 or part is None else list(part) for index, part in enumerate(found[:5]))
+        return tuple(part if index < 3 or part is None else list(part) for index, part in enumerate(reduced[:5]))
     except Exception:  # a user's own code, or what cannot be pickled
         return None
 
@@ -163,7 +163,7 @@ def _slots(kind: type) -> Iterator[str]:
 
 
 def read_compiled(walk: Walk, value: Any, place: str) -> None:
-    """A function that is not Python's: by its name, and by the version or file of where it comes from."""
+    """A function that is not Python's: by its name, and by the version of its package or the digest of its file."""
     owner, home = getattr(value, "__self__", None), getattr(value, "__objclass__", None)
     named = getattr(value, "__module__", None)
     module = owner.__name__ if isinstance(owner, types.ModuleType) else named

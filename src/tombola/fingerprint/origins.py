@@ -1,4 +1,4 @@
-"""Where code comes from: installed packages are known by name and version, the user's own code by what it says."""
+"""Where code comes from: installed packages count by name and version, the user's own code by its source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _UNVERSIONED = frozenset({"tombola", "torch", "torchvision", "numpy"})
 
 
 def package_of(module: str | None) -> str | None:
-    """What stands for an installed module: its package, with the version; None for the user's own code.
+    """The identity of an installed module: its package, with the version; None for the user's own code.
 
     Python's own modules and those whose versions every run records anyway have no version here.
     """
@@ -28,25 +28,25 @@ def package_of(module: str | None) -> str | None:
     return f"{top} {_version(top)}" if _is_installed(loaded) else None
 
 
-def _places(module: ModuleType) -> list[Path]:
-    return [Path(place) for place in (getattr(module, "__file__", None), *getattr(module, "__path__", ())) if place]
+def _paths(module: ModuleType) -> list[Path]:
+    return [Path(path) for path in (getattr(module, "__file__", None), *getattr(module, "__path__", ())) if path]
 
 
 def _is_python_s_own(top: str, module: ModuleType) -> bool:
-    """By its place too: many a user's file is called test or code."""
+    """By its path too: users' files may be called test or code."""
     if top not in sys.stdlib_module_names:
         return False
     folders = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
-    return all(folders & set(place.parents) for place in _places(module)) and not _is_installed(module)
+    return all(folders & set(path.parents) for path in _paths(module)) and not _is_installed(module)
 
 
 def _is_installed(module: ModuleType) -> bool:
-    return any({"site-packages", "dist-packages"} & set(place.parts) for place in _places(module))
+    return any({"site-packages", "dist-packages"} & set(path.parts) for path in _paths(module))
 
 
 @cache
 def _version(top: str) -> str:
-    """Of the distribution that brought a package along; by the package's name first, since reading all is slow."""
+    """Of the distribution that a package belongs to; by the package's name first, since reading all is slow."""
     for known in (lambda: (top,), lambda: packages_distributions().get(top, ())):
         for name in known():
             try:

@@ -1,4 +1,4 @@
-"""What a Python function says: its source without comments and layout, and the names that it reads from outside."""
+"""The source of a Python function without comments and layout, and the names that it reads from outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 @dataclass(frozen=True)
 class _File:
-    """A source file's code, and where each function of it stands."""
+    """A source file's code, and the position of each function in it."""
 
     codes: Mapping[tuple[str, int], Sequence[CodeType]]
     functions: Mapping[tuple[str, int], ast.AST]
@@ -38,8 +38,8 @@ class _File:
             return None
         if code.co_name != "<lambda>":
             return self.functions.get((code.co_name, code.co_firstlineno))
-        # several may stand on one line: it is the innermost whose body holds every place that the code came from
-        spans = [place for place in code.co_positions() if None not in place and place[2:] != (0, 0)]
+        # several may be on one line: it is the innermost whose body holds every position that the code came from
+        spans = [position for position in code.co_positions() if None not in position and position[2:] != (0, 0)]
         holding = [
             node
             for node in self.lambdas.get(code.co_firstlineno, ())
@@ -55,7 +55,7 @@ class Sources:
     _files: dict[str, _File | None] = field(default_factory=dict)
 
     def of(self, code: CodeType, globals_: Mapping[str, Any]) -> str | None:
-        """The source of a function, or None where none can be found that is certain to be what runs.
+        """The source of a function, or None where it is not certain to be what runs.
 
         Comments, layout and docstrings are left out, so that only a change of the code changes the text. The file is
         compiled and must give this very code: it may have been edited since it was imported.
@@ -108,7 +108,7 @@ def reads(code: CodeType) -> dict[str, set[tuple[str, ...]]]:
 
     `helpers.loss.of(x)` gives {"helpers": {("loss", "of")}}, a plain `x` gives {"x": {()}}.
     """
-    found: dict[str, set[tuple[str, ...]]] = {}
+    names: dict[str, set[tuple[str, ...]]] = {}
     for part in (code, *_nested(code)):
         name, chain = None, list[str]()
         for step in (*dis.get_instructions(part), None):
@@ -116,26 +116,26 @@ def reads(code: CodeType) -> dict[str, set[tuple[str, ...]]]:
                 chain.append(step.argval)
                 continue
             if name is not None:
-                found.setdefault(name, set()).add(tuple(chain))
+                names.setdefault(name, set()).add(tuple(chain))
             name = step.argval if step is not None and step.opname in _READS else None
             chain = []
-    return found
+    return names
 
 
 def imports(code: CodeType) -> list[tuple[str, int]]:
     """Modules that the code, and functions within it, import when they run: (name, level as in relative imports)."""
-    found = dict[tuple[str, int], None]()
+    modules = dict[tuple[str, int], None]()
     for part in (code, *_nested(code)):
         before: list[Any] = []
         for step in dis.get_instructions(part):
             if step.opname == "IMPORT_NAME":  # ... LOAD_CONST level, LOAD_CONST fromlist, IMPORT_NAME name
-                found[(step.argval, before[-2].argval if len(before) > 1 else 0)] = None
+                modules[(step.argval, before[-2].argval if len(before) > 1 else 0)] = None
             before.append(step)
-    return list(found)
+    return list(modules)
 
 
 def code_parts(code: CodeType) -> list[Any]:
-    """What a code object does, without the place that it was compiled from; constants come last."""
+    """The content of a code object, without its location; constants come last."""
     return [
         code.co_name,
         (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags),

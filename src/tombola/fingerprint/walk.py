@@ -1,4 +1,4 @@
-"""One pass over everything that a value consists of, in an order that its content alone decides."""
+"""One pass over everything that a value consists of, in an order that depends on its content alone."""
 
 from __future__ import annotations
 
@@ -10,27 +10,29 @@ from typing import Any, TypeAlias
 from tombola.fingerprint.source import Sources
 
 Reader: TypeAlias = tuple[type | tuple[type, ...], Callable[["Walk", Any, str], None]]
-"""Types, and what adds a value of them to a walk; the text says where the value was found."""
+"""Types, and what adds a value of them to a walk; the text is the value's location."""
 
 PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, type(Ellipsis), type(NotImplemented)})
 _DIGITS = 32
-_DEEP, _MANY = 100, 100_000
-"""Levels and objects beyond which nothing is looked into."""
+_MAX_DEPTH, _MAX_OBJECTS = 100, 100_000
+"""Nesting levels and objects beyond which nothing is inspected."""
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """`digest`: 32 hex digits over all that was seen; `unseen`: what could not be looked into, of which types count."""
+    """`digest`: 32 hex digits over all that was seen; `unseen`: what could not be inspected; its types count."""
 
     digest: str
     unseen: tuple[str, ...] = ()
 
 
 class Walk:
-    """A hash that values are added to; what is met again is named by its number."""
+    """A hash that values are added to; an object that comes again counts by its number."""
 
-    def __init__(self, readers: Sequence[Reader], apart: frozenset[int], within: frozenset[int] = frozenset()) -> None:
-        self.apart = apart
+    def __init__(
+        self, readers: Sequence[Reader], hashed_elsewhere: frozenset[int], within: frozenset[int] = frozenset()
+    ) -> None:
+        self.hashed_elsewhere = hashed_elsewhere
         self.sources = Sources()
         self._readers = readers
         self._sum = hashlib.sha256()
@@ -51,14 +53,14 @@ class Walk:
             self._sum.update(raw)
 
     def value(self, value: Any, place: str = "") -> None:
-        """Add a value of any type; `place` says where it was found."""
+        """Add a value of any type; `place` is its location."""
         if type(value) in PLAIN:
             self.put(type(value).__name__, repr(value))
         elif type(value) is tuple:  # equal ones may be one object in one process and two in another
             self.items("tuple", value, place)
         elif id(value) in self._met:
             self.put("again", self._met[id(value)][0])
-        elif self._depth >= _DEEP or len(self._met) >= _MANY:
+        elif self._depth >= _MAX_DEPTH or len(self._met) >= _MAX_OBJECTS:
             self.cannot("too deep or too many objects", place)
         else:
             self._met[id(value)] = (len(self._met), value)
@@ -77,7 +79,7 @@ class Walk:
             self.value(item, f"{place}[{index}]")
 
     def in_order(self, items: Iterable[Any], owner: object) -> list[tuple[str, Any]]:
-        """The elements of a set, or keys of a mapping, sorted by what they are, each after its own fingerprint."""
+        """The elements of a set, or keys of a mapping, sorted by their own fingerprints, each with it."""
         if id(owner) in self._within:
             return []
         return sorted(((self._alone(item, owner), item) for item in items), key=lambda pair: pair[0])
@@ -85,15 +87,15 @@ class Walk:
     def _alone(self, item: Any, owner: object) -> str:
         if type(item) in PLAIN:
             return f"{type(item).__name__} {item!r}"
-        walk = Walk(self._readers, self.apart, self._within | {id(owner)})
+        walk = Walk(self._readers, self.hashed_elsewhere, self._within | {id(owner)})
         walk.sources = self.sources
         walk.value(item)
-        found = walk.fingerprint()
-        self._unseen += found.unseen
-        return found.digest
+        own = walk.fingerprint()
+        self._unseen += own.unseen
+        return own.digest
 
     def cannot(self, what: str, place: str) -> None:
-        """Say that a value cannot be looked into: only what it is called counts."""
+        """Record that a value cannot be inspected: only its description counts."""
         self.put("unseen", what)
         self._unseen.append(f"{what} at {place}" if place else what)
 

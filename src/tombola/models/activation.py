@@ -54,13 +54,13 @@ def following(
     norm: nn.Module | None = None,
     pool: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> dict[str, nn.Module]:
-    """What follows layer `number`, by name: norm, ReLU, pool, or in the binary form pool, norm, activation.
+    """The modules after layer `number`, by name: norm, ReLU, pool, or in the binary form pool, norm, activation.
 
-    An activation is named for its place, relu1, relu2, ..., in either form: so it is in a network whose ReLUs
-    are exchanged.
+    An activation is named by its number, relu1, relu2, ..., in either form, as in a network whose ReLUs are
+    replaced.
 
     Args:
-        number: the layer's place in the network, from 1.
+        number: the layer's number in the network, from 1.
         binary: whether the activation is the binary one.
         norm: the norm, if there is one.
         pool: the pool and its name, or nothing.

@@ -16,12 +16,12 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 
 def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
-    """Put the weights of a file into the model, in place; nothing is unpickled but tensors.
+    """Load the weights of a file into the model, in place; nothing is unpickled but tensors.
 
     Args:
         model: the network; every one of its state-dict entries must be in the file, with its shape.
         path: .safetensors, or .pt / .pth read with weights_only. A state dict under "state_dict", "model" or
-            "model_state_dict" is unwrapped; the prefixes "module." and "_orig_mod." are taken off.
+            "model_state_dict" is unwrapped; the prefixes "module." and "_orig_mod." are removed.
 
     Raises:
         TombolaError: if the file cannot be read, or its names or shapes are not the model's.
@@ -30,8 +30,8 @@ def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
     given = _unprefixed(_unwrapped(_read(path), path))
     wanted: dict[str, Tensor] = model.state_dict()
     # Of tied tensors a file may hold only one name.
-    held = {_place(wanted[name]) for name in given if name in wanted}
-    missing = [name for name, tensor in wanted.items() if name not in given and _place(tensor) not in held]
+    held = {_storage(wanted[name]) for name in given if name in wanted}
+    missing = [name for name, tensor in wanted.items() if name not in given and _storage(tensor) not in held]
     foreign = [name for name in given if name not in wanted]
     if missing or foreign:
         parts = [f"{kind}: {_some(which)}" for kind, which in (("missing", missing), ("unknown", foreign)) if which]
@@ -90,14 +90,14 @@ def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Where a tensor lies; equal for tied tensors."""
+def _storage(tensor: Tensor) -> tuple[Any, ...]:
+    """The identity of a tensor's storage; equal for tied tensors."""
     from tombola._memory import whereabouts  # which imports torch
 
     return (tensor.device, whereabouts(tensor), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
 
 
-def _some(which: Iterable[str], most: int = 3) -> str:
+def _some(which: Iterable[str], limit: int = 3) -> str:
     which = list(which)
-    more = f" and {len(which) - most} more" if len(which) > most else ""
-    return ", ".join(which[:most]) + more
+    more = f" and {len(which) - limit} more" if len(which) > limit else ""
+    return ", ".join(which[:limit]) + more

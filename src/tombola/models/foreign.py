@@ -22,7 +22,7 @@ def filled_args(
     args: Mapping[str, Any],
     certain: bool = True,
 ) -> dict[str, Any]:
-    """All that the callable is called with: `args` and what it names of num_classes, classes, input_shape.
+    """The arguments of the call: `args`, and those of num_classes, classes, input_shape that the callable names.
 
     Where `classes` is None the callable's own default holds; also where it is not `certain` and there is a default.
 
@@ -77,7 +77,7 @@ def _wanted(
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
     builder = getattr(target, "__module__", "").startswith("torchvision.")
     if takes_any and builder and classes is not None and not args.get("weights"):
-        wanted["num_classes"] = classes  # torchvision's builders hand it on through **kwargs; their default is 1000
+        wanted["num_classes"] = classes  # torchvision's builders pass it on through **kwargs; their default is 1000
     return wanted
 
 

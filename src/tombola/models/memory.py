@@ -1,4 +1,4 @@
-"""Whether a network fits into this machine's memory, asked before any of it is taken."""
+"""A check that a network fits into this machine's memory, before any of it is allocated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDTH = "ask for a smaller one (width, hidden)"
 
 
 def check_memory(name: str, build: Callable[[], nn.Module]) -> None:
-    """TombolaError if the parameters of what `build` gives are more than this machine's memory; nothing is taken."""
+    """TombolaError if the parameters of what `build` gives exceed this machine's memory; nothing is allocated."""
     from tombola._defaults import plainly
 
     try:
@@ -26,16 +26,16 @@ def check_memory(name: str, build: Callable[[], nn.Module]) -> None:
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes that are no 64-bit numbers
         raise TombolaError(f"{name} is too large for any memory; {_WIDTH}") from error
     needed = sum(p.numel() * p.element_size() for p in network.parameters())
-    there = physical_memory()
-    if there is not None and needed > there:
+    available = physical_memory()
+    if available is not None and needed > available:
         raise TombolaError(
-            f"{name} has {needed / 2**30:,.1f} GiB of parameters, and this machine {there / 2**30:,.1f} GiB of memory; "
-            f"{_WIDTH}"
+            f"{name} has {needed / 2**30:,.1f} GiB of parameters, and this machine "
+            f"{available / 2**30:,.1f} GiB of memory; {_WIDTH}"
         )
 
 
 def physical_memory() -> int | None:
-    """Bytes of memory of this machine; None where the system does not tell."""
+    """Bytes of memory of this machine; None where the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):

@@ -12,7 +12,7 @@ from tombola.errors import TombolaError
 from tombola.models.activation import Activation, binary_form, check_has_norms, following
 from tombola.models.shapes import Shape, flag
 
-_MOST_LAYERS = 1000
+_MAX_LAYERS = 1000
 
 
 def mlp(
@@ -43,8 +43,8 @@ def mlp(
         raise TombolaError(
             f"{network}: hidden is {repr(hidden)[:80]}; a list of positive integers is needed, e.g. [128, 64]"
         )
-    if len(hidden) > _MOST_LAYERS:
-        raise TombolaError(f"{network}: hidden lists {len(hidden)} layers; at most {_MOST_LAYERS} are allowed")
+    if len(hidden) > _MAX_LAYERS:
+        raise TombolaError(f"{network}: hidden lists {len(hidden)} layers; at most {_MAX_LAYERS} are allowed")
     if not input_shape or min(input_shape) < 1:
         raise TombolaError(f"{network}: the data's shape is {tuple(input_shape)}; positive sizes are needed")
     flag(network, "bias", bias)

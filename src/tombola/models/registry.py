@@ -30,7 +30,7 @@ class Entry:
         build: called with input_shape, classes, `fixed`, the pattern's groups (as str) and the options.
         init: default initialisation scheme.
         options: names of the arguments that a user may give.
-        fixed: arguments that the name stands for, e.g. the depth.
+        fixed: arguments that the name implies, e.g. the depth.
         pattern: for a family, a regular expression for the whole name, its groups named as arguments.
     """
 
@@ -53,22 +53,22 @@ def _late(function: str, module: str) -> Callable[..., nn.Module]:
 def _entries() -> dict[str, Entry]:
     glorot, he = "xavier_normal", "kaiming_normal"
     plain, normed = ("bias", "activation", "affine"), ("width", "affine", "activation")
-    found = {
+    entries = {
         "mlp": Entry(_late("mlp", "mlp"), glorot, ("hidden", *plain)),
         "lenet-300-100": Entry(_late("lenet_300_100", "lenet"), glorot, ("width", *plain)),
     }
     for depth in (2, 4, 6, 8):
-        found[f"conv-{depth}"] = Entry(_late("conv", "conv"), glorot, ("width", *plain), {"depth": depth})
+        entries[f"conv-{depth}"] = Entry(_late("conv", "conv"), glorot, ("width", *plain), {"depth": depth})
     for depth in (18, 34):
-        found[f"resnet-{depth}"] = Entry(_late("resnet", "resnet"), he, ("stem", *normed), {"depth": depth})
+        entries[f"resnet-{depth}"] = Entry(_late("resnet", "resnet"), he, ("stem", *normed), {"depth": depth})
     for depth in (20, 32, 44, 56):
-        found[f"resnet-{depth}"] = Entry(_late("cifar_resnet", "resnet"), he, normed, {"depth": depth})
+        entries[f"resnet-{depth}"] = Entry(_late("cifar_resnet", "resnet"), he, normed, {"depth": depth})
     for depth in (16, 19):
-        found[f"vgg-{depth}"] = Entry(_late("vgg", "vgg"), he, normed, {"depth": depth})
-    found["vgg-small"] = Entry(_late("vgg_small", "vgg"), he, normed)
+        entries[f"vgg-{depth}"] = Entry(_late("vgg", "vgg"), he, normed, {"depth": depth})
+    entries["vgg-small"] = Entry(_late("vgg_small", "vgg"), he, normed)
     pattern = r"wrn-(?P<depth>\d{1,6})-(?P<width>\d{1,6}(\.\d{1,6})?)"
-    found["wrn-28-K"] = Entry(_late("wrn", "wrn"), he, ("affine", "dropout", "activation"), pattern=pattern)
-    return found
+    entries["wrn-28-K"] = Entry(_late("wrn", "wrn"), he, ("affine", "dropout", "activation"), pattern=pattern)
+    return entries
 
 
 MODELS: Mapping[str, Entry] = MappingProxyType(_entries())
@@ -86,14 +86,14 @@ def is_known(name: str) -> bool:
 
 def default_init(name: str) -> str | None:
     """The initialisation that the field uses for a network of Tombola's; None (keep as built) for others."""
-    found = _find(name)
-    return None if found is None else found[0].init
+    match = _find(name)
+    return None if match is None else match[0].init
 
 
 def has_norms(name: str) -> bool:
     """Whether a network of Tombola's has norm layers in its ReLU form too."""
-    found = _find(name)
-    return found is not None and "affine" in found[0].options and "bias" not in found[0].options
+    match = _find(name)
+    return match is not None and "affine" in match[0].options and "bias" not in match[0].options
 
 
 def build_network(
@@ -110,11 +110,9 @@ def build_network(
     signature names num_classes (or classes) and input_shape is given them unless `args` does.
 
     Args:
-        name: one of `names()`, or an import path such as mypackage.mymodule.MyNet.
-        input_shape: shape of one example, e.g. (3, 32, 32).
-        classes: width of the output.
-        args: further arguments.
-        device: where it lies; it is of float32. Neither depends on torch's defaults. A foreign network may say itself.
+        name: one of `names()`, or an import path such as mypackage.mymodule.MyNet. input_shape: shape of one example,
+        e.g. (3, 32, 32). classes: width of the output. args: further arguments. device: its device; its dtype is
+        float32. Neither depends on torch's defaults. A foreign network may choose its own.
 
     Raises:
         TombolaError: for an unknown name, bad arguments, a failed import, or a result that is no nn.Module.
@@ -123,12 +121,12 @@ def build_network(
         raise TombolaError(f"{name}: classes is {classes!r}; a positive integer is needed")
     from tombola._defaults import plainly
 
-    found = _find(name)
-    if found is None:
+    match = _find(name)
+    if match is None:
         check_name(name)
         with plainly(device):
             return build_foreign(name, input_shape=tuple(input_shape), classes=classes, args=args)
-    entry, from_name = found
+    entry, from_name = match
     for given in args:
         if given not in entry.options:
             raise TombolaError(f"{name}: {unknown('argument', given, entry.options)}")
@@ -150,6 +148,6 @@ def _find(name: str) -> tuple[Entry, dict[str, str]] | None:
 
 
 def check_name(name: str) -> None:
-    """TombolaError, with what is allowed and what is close, unless `name` is a network or an import path."""
+    """TombolaError, with the allowed names and close ones, unless `name` is a network or an import path."""
     if not is_known(name) and not is_import_path(name):
         raise TombolaError(unknown("model", name, names(), ", or an import path such as package.module.Net"))

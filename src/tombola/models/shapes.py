@@ -1,4 +1,4 @@
-"""What the networks share: checks of their arguments, scaled widths, pooling that stops at 1x1."""
+"""Helpers of the networks: checks of their arguments, scaled widths, pooling that stops at 1x1."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def flag(network: str, name: str, value: bool) -> bool:
 
 
 class Pooling:
-    """Max pools of 2x2, stride 2, made one after the other; a side that has come down to 1 stays at 1.
+    """Max pools of 2x2, stride 2, made one after the other; a side of length 1 stays 1.
 
     Args:
         height: rows of the map, in pixels.

@@ -10,7 +10,7 @@ from tombola.errors import TombolaError
 from tombola.models.activation import Activation, activation_layer, binary_form
 from tombola.models.shapes import Shape, flag, image, scaled
 
-_DEEPEST = 1000
+_MAX_DEPTH = 1000
 
 
 class PreActivationBlock(nn.Module):
@@ -66,9 +66,9 @@ def wrn(
         TombolaError: for another depth, or arguments out of range.
     """
     name, depth, width = f"wrn-{depth}-{width}", int(depth), float(width)
-    if not 10 <= depth <= _DEEPEST or depth % 6 != 4:
+    if not 10 <= depth <= _MAX_DEPTH or depth % 6 != 4:
         raise TombolaError(
-            f"{name}: depth is {depth}; a depth of 6n+4 up to {_DEEPEST} is needed: 10, 16, 22, 28, 34, 40, ..."
+            f"{name}: depth is {depth}; a depth of 6n+4 up to {_MAX_DEPTH} is needed: 10, 16, 22, 28, 34, 40, ..."
         )
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise TombolaError(f"{name}: dropout is {dropout!r}; a number in [0, 1) is needed")

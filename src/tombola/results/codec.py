@@ -29,7 +29,7 @@ def read(kind: type[R], file: Path) -> R | None:
 
 def found(kind: type[R], stage: Stage | None) -> R | None:
     """What a finished stage gave; see `Stage.found`."""
-    content = stage.found() if stage is not None else None
+    content = stage.recovered() if stage is not None else None
     return None if stage is None or content is None else typed(kind, content, stage.directory / RESULT)
 
 

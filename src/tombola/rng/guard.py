@@ -1,4 +1,4 @@
-"""The global generators of torch, numpy and random, seeded or used for a while and then put back."""
+"""The global generators of torch, numpy and random, seeded or used for a while and then restored."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import torch
 from tombola._locks import Lock
 
 _SEEDED = Lock()
-"""Who has seeded the generators: no other thread sees them so."""
+"""Held while the generators are seeded: no other thread sees that state."""
 
 
 @contextmanager
 def kept(*, cuda: bool = False) -> Iterator[None]:
-    """Put the global generators (torch on the CPU, numpy, random) back afterwards. `cuda`: those of all GPUs too."""
+    """Restore the global generators (torch on the CPU, numpy, random) afterwards. `cuda`: those of all GPUs too."""
     with _SEEDED.inner:
         states = _states(cuda)
     try:
         yield
     finally:
         with _SEEDED.inner:
-            _put_back(*states)
+            _restore(*states)
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def _states(cuda: bool) -> tuple[Any, Any, Any, list[Any]]:
     return torch.get_rng_state(), np.random.get_state(), random.getstate(), devices
 
 
-def _put_back(cpu: Any, numpy: Any, python: Any, devices: list[Any]) -> None:
+def _restore(cpu: Any, numpy: Any, python: Any, devices: list[Any]) -> None:
     torch.set_rng_state(cpu)
     np.random.set_state(numpy)
     random.setstate(python)

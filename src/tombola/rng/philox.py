@@ -25,7 +25,7 @@ _ROUNDS = 10
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 _CHUNK = 1 << 13
-"""Blocks worked on at once: the four buffers stay in the cache."""
+"""Blocks of one pass, whose four buffers stay in the cache."""
 
 
 def philox4x32(counters: npt.ArrayLike, key: int) -> Words:
@@ -92,7 +92,7 @@ def per_index_uniform(key: int, indices: npt.ArrayLike, draws: int) -> Floats:
 
     Args:
         key: 0 <= key < 2**64.
-        indices: integers >= 0 of shape (n,): where an example stands in its data set. They are the upper half
+        indices: integers >= 0 of shape (n,): an example's index in its data set. They are the upper half
             of the counter.
         draws: how many numbers per row; a row's first numbers do not depend on it.
 

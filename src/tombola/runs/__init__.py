@@ -1,1 +1,1 @@
-"""Run directories: named by content, locked by one writer, made of stages that are found again."""
+"""Run directories: named by content, locked by one writer, made of stages that are reused."""

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that exist whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that takes its name only when it is complete and on disk; a failure leaves nothing behind.
+    """A binary file that gets its name only when it is complete and on disk; a failure leaves nothing behind.
 
     A full disk or a missing permission is a TombolaError.
     """
@@ -59,23 +59,23 @@ def _sync_folder(folder: Path) -> None:
 
 
 def check_folder(path: Path) -> None:
-    """TombolaError if something is to be written into a folder that is none, or cannot be made or written to: tried."""
+    """TombolaError if a folder to write into is a file, or cannot be created or written to: it is tried."""
     if "\0" in str(path):
         raise TombolaError(f"{str(path)!r} holds a NUL character; name another folder")
-    for place in (path, *path.parents):
+    for folder in (path, *path.parents):
         try:
-            if place.is_dir():
-                Path(tempfile.mkdtemp(prefix=".tombola-", dir=place)).rmdir()  # permissions alone do not tell
+            if folder.is_dir():
+                Path(tempfile.mkdtemp(prefix=".tombola-", dir=folder)).rmdir()  # permissions alone are not enough
                 return
-            there = place.exists() or place.is_symlink()
+            exists = folder.exists() or folder.is_symlink()
         except OSError as error:
-            raise TombolaError(f"{place} cannot be written to ({error.strerror}); name another folder") from None
-        if there:
-            raise TombolaError(f"{place} is a file; name a folder, or a place for a new one")
+            raise TombolaError(f"{folder} cannot be written to ({error.strerror}); name another folder") from None
+        if exists:
+            raise TombolaError(f"{folder} is a file; name a folder, or a place for a new one")
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are not there; TombolaError if something is in the way."""
+    """Create a folder and its parents where missing; TombolaError if something is in the way."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A run found finished, or else carried out: nothing is checked, built or locked for what is there already."""
+"""A finished run is reused, any other is carried out: nothing is checked, built or locked for a finished one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tombola.runs.progress import Progress
 
 
-_LONGEST = 150  # characters of a label; the hash behind it tells two of one beginning apart
+_MAX_LABEL = 150  # characters of a label; the hash after it distinguishes two with one beginning
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Order:
     force: bool = False
 
     def __post_init__(self) -> None:
-        # names of networks, data and methods go in, which may hold anything
-        object.__setattr__(self, "label", re.sub(r"[^\w.-]+", "_", self.label)[:_LONGEST])
+        # it contains names of networks, data and methods, which may hold any character
+        object.__setattr__(self, "label", re.sub(r"[^\w.-]+", "_", self.label)[:_MAX_LABEL])
 
     def directory(self, config: Mapping[str, Any]) -> Path:
         """The directory of the run of a configuration."""
@@ -45,7 +45,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished run. `reused`: it was found finished, so that nothing was trained."""
+    """A finished run. `reused`: it was finished before, so that nothing was trained."""
 
     directory: Path
     result: dict[str, Any]
@@ -53,12 +53,12 @@ class Done:
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a caller wants to know of the run besides its result."""
+        """The run's directory, and whether it was reused."""
         return {"run": str(self.directory), "reused": self.reused}
 
 
 def check_out(parent: Path) -> None:
-    """`check_folder` before the data are read; a finished run among others is looked for first, by `carry_out`."""
+    """`check_folder` before the data are read, unless there may be a finished run: `carry_out` looks for it first."""
     if "\0" in str(parent) or not any(parent.glob(f"*/{RESULT}")):
         check_folder(parent)
 
@@ -70,35 +70,35 @@ def carry_out(
     work: Callable[[Path], Mapping[str, Any]],
     progress: Progress,
 ) -> Done:
-    """The finished run of a configuration: found, or carried out now.
+    """The finished run of a configuration: reused, or carried out now.
 
     Args:
         describe: gives the configuration, as for `open_run`; the data may have to be read for it.
-        check: meets every mistake that can be met before anything is written; a finished run needs none.
+        check: raises for every mistake that shows before anything is written; not called for a finished run.
         work: computes the result, in the run's directory.
-        progress: shows that something is checked.
+        progress: shows the check.
 
     Raises:
         RunError: as `open_run`.
     """
     candidates = order.parent.glob(f"{order.label}-*")
-    might_be_there = any((found / RESULT).is_file() for found in candidates)
-    if not might_be_there:
+    may_exist = any((reused / RESULT).is_file() for reused in candidates)
+    if not may_exist:
         check_folder(order.parent)
         _checked(check, progress)  # before the data is read to its end
     config = describe()
-    if might_be_there:
+    if may_exist:
         if (result := _finished(order.directory(config), config)) is not None:
             return Done(order.directory(config), result, reused=True)
         check_folder(order.parent)
         _checked(check, progress)
     with order.open(config) as run:
-        found, result = True, run.found()
+        reused, result = True, run.recovered()
         if result is None:
             run.finish(work(run.directory))
-            found, result = False, run.result()
+            reused, result = False, run.result()
     assert result is not None
-    return Done(run.directory, result, reused=found)
+    return Done(run.directory, result, reused=reused)
 
 
 def _checked(check: Callable[[], None], progress: Progress) -> None:

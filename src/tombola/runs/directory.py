@@ -1,4 +1,4 @@
-"""A run is a directory named by its content: opened by one process at a time, finished stages found again."""
+"""A run is a directory named by its content: opened by one process at a time, finished stages are reused."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Run:
         """The finished run's result, or None."""
         return Stage(self.directory).result()
 
-    def found(self) -> dict[str, Any] | None:
-        """As `result`; where something of a finished run is damaged, its result makes room for another (None)."""
-        return Stage(self.directory).found()
+    def recovered(self) -> dict[str, Any] | None:
+        """As `result`; where something of a finished run is damaged, its result is set aside (None)."""
+        return Stage(self.directory).recovered()
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the run's result; the run is finished."""
@@ -91,11 +91,11 @@ def open_run(
     machine: Mapping[str, Any],
     force: bool = False,
 ) -> Run:
-    """Open the run of this configuration under `parent`, making it if it is new.
+    """Open the run of this configuration under `parent`, creating it if it is new.
 
     Args:
         config: the scientific configuration (no paths, no display settings): its hash names the directory.
-        machine: what the bits depend on besides versions, e.g. threads and device kind.
+        machine: what the exact results depend on besides versions, e.g. threads and device kind.
         force: go on although an unfinished run was begun with other versions or another machine setting.
 
     Raises:
@@ -139,7 +139,7 @@ def _describe(directory: Path, config: Mapping[str, Any], kind: str, machine: Ma
     if before is None:
         _check_begun_alike(directory, made_with(now), force)
     elif not _changed(directory, before, now, force):
-        _mend_config(directory, before, text)
+        _restore_config(directory, before, text)
         return
     write_text(directory / CONFIG, text)
     begun = {
@@ -174,14 +174,14 @@ def _changed(directory: Path, before: Mapping[str, Any], now: Mapping[str, Mappi
     return True
 
 
-def _mend_config(directory: Path, before: Mapping[str, Any], text: str) -> None:
+def _restore_config(directory: Path, before: Mapping[str, Any], text: str) -> None:
     for error in misfits(directory / RUN, before):
         set_aside(error.file, error.what)
         write_text(error.file, text)
 
 
 def _begun(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How the run was begun; None where that is not known, because it is new or its description was damaged."""
+    """The run's description; None where it is new or its description was damaged."""
     file = directory / RUN
     try:
         before = read_record(file)
@@ -199,7 +199,7 @@ def _begun(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _check_begun_alike(directory: Path, made: str, force: bool) -> None:
-    """RunError where a run has stages and nothing tells which versions and machine it was begun with."""
+    """RunError where a run has stages but no record of the versions and machine it was begun with."""
     if force or all(other == made for other in _made(directory)):
         return
     raise RunError(
@@ -209,7 +209,7 @@ def _check_begun_alike(directory: Path, made: str, force: bool) -> None:
 
 
 def _made(directory: Path) -> Iterator[str | None]:
-    """What each stage that has a result or a checkpoint says that it was made with; None where it does not."""
+    """What each stage with a result or a checkpoint was made with; None where it is not recorded."""
     for file in (*directory.rglob(RESULT), *directory.rglob(CHECKPOINT)):
         if file.suffix == ".pt":
             yield made_of_sealed(file)

@@ -1,8 +1,9 @@
-"""Checksums of a run's files: what was written is what is read, at the place that it was written for.
+"""Checksums of a run's files: a file is read only if it is what was written, at the same path of the run.
 
 A record (run.json, result.json) holds its own checksum and those of the files that were complete before it; a file that
 is replaced while a stage trains (`Sealed`) holds its own in its first line. Either is written in one piece with what it
-covers, so no kill can part them. Files of runs begun before there were checksums have none, and are read as they are.
+covers, so that no kill can separate them. Files of runs begun before there were checksums have none, and are read as
+they are.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from tombola.runs.atomic import write_atomically, write_json
 from tombola.strict import parse_json
 
 KEY = "integrity"
-"""The key of a record under which its checksums stand."""
+"""The key of a record's checksums."""
 RUN = "run.json"
 FORMAT = 1
 """Of run.json and result.json. It grows when a key goes or changes its meaning; new keys leave it as it is."""
@@ -33,11 +34,11 @@ _MISFIT = "does not fit its checksum"
 
 
 class DamagedWarning(UserWarning):
-    """A file of a run is not what was written there: it was set aside, and what it held is computed again."""
+    """A file of a run is not what was written: it was set aside, and its content is computed again."""
 
 
 class Damaged(RunError):
-    """A file of a run that is not what was written there; `file` and `what` say which and how."""
+    """A file of a run that is not what was written; `file`: which, `what`: how it differs."""
 
     def __init__(self, file: Path, what: str) -> None:
         self.file, self.what = file, what
@@ -56,13 +57,13 @@ class Head:
     made: str
     checked: bool
 
-    def place(self, file: Path) -> str:
-        """Run and path within it, the same wherever the run is moved to."""
+    def locate(self, file: Path) -> str:
+        """Run and path within it, the same wherever the run is moved."""
         return f"{self.name}/{file.relative_to(self.root).as_posix()}"
 
 
 def head_of(file: Path) -> Head | None:
-    """That of the run which `file` belongs to; None outside of a run, and where run.json cannot be read."""
+    """The head of the run that `file` belongs to; None outside of a run, and where run.json cannot be read."""
     for folder in list(file.parents)[:_DEPTH]:
         if os.path.lexists(folder / RUN):
             try:
@@ -84,12 +85,12 @@ def made_with(record: Mapping[str, Any]) -> str:
 
 
 def write_record(file: Path, content: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    """Write a record with its checksums. `files`: path from the record's folder -> `checksum` of what lies there."""
+    """Write a record with its checksums. `files`: path from the record's folder -> `checksum` of that file."""
     if file.name == RUN:
         about = {"of": f"{content['name']}/{RUN}", "made": made_with(content)}
     else:
         head = head_of(file)
-        about = {"of": head.place(file) if head else file.name, "made": head.made if head else ""}
+        about = {"of": head.locate(file) if head else file.name, "made": head.made if head else ""}
     content = {**content, "format": FORMAT, KEY: {**about, "files": dict(files)}}
     bare = json.loads(json.dumps(content, allow_nan=False))
     bare[KEY]["sha256"] = _sha256(_canonical(bare))
@@ -100,38 +101,38 @@ def read_record(file: Path) -> dict[str, Any] | None:
     """A record as it was written, `KEY` included; None where there is none.
 
     Raises:
-        Damaged: there is something else.
+        Damaged: the file is not what was written.
     """
     data = read_file(file)
     if data is None:
         return None
     try:
-        found = parse_json(data.decode())
+        record = parse_json(data.decode())
     except ValueError:
         raise Damaged(file, "is empty" if not data else "is not readable JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(record, dict):
         raise Damaged(file, "holds no JSON object")
-    seal = found.get(KEY)
+    seal = record.get(KEY)
     if seal is None:
-        lost = any(isinstance(part, dict) and "sha256" in part for part in found.values())  # under a garbled key
+        lost = any(isinstance(part, dict) and "sha256" in part for part in record.values())  # under a garbled key
         if lost or (file.name != RUN and (head := head_of(file)) is not None and head.checked):
             raise Damaged(file, "has no checksum")
-        return found
+        return record
     if not isinstance(seal, dict) or not isinstance(seal.get("files"), dict):
         raise Damaged(file, _MISFIT)
-    bare = {**found, KEY: {key: value for key, value in seal.items() if key != "sha256"}}
+    bare = {**record, KEY: {key: value for key, value in seal.items() if key != "sha256"}}
     if seal.get("sha256") != _sha256(_canonical(bare)):
         raise Damaged(file, _MISFIT)
     if file.name == RUN:
-        return found
+        return record
     head = head_of(file)
-    if seal.get("of") != (head.place(file) if head else file.name):
+    if seal.get("of") != (head.locate(file) if head else file.name):
         raise Damaged(file, f"belongs to another place ({str(seal.get('of'))[:100]})")
-    return found
+    return record
 
 
 def check_format(record: Mapping[str, Any], file: Path) -> None:
-    """RunError for a record of another format; those without a number are of before there was one, and the same."""
+    """RunError for a record of another format; those without a number are older, and the same."""
     if (number := record.get("format", FORMAT)) != FORMAT:
         raise RunError(
             f"{file} has format {str(number)[:20]}, and this version of Tombola reads format {FORMAT}; read it with "
@@ -140,19 +141,19 @@ def check_format(record: Mapping[str, Any], file: Path) -> None:
 
 
 def misfits(file: Path, record: Mapping[str, Any]) -> Iterator[Damaged]:
-    """Which of the files that a record speaks of do not fit it."""
+    """The files listed in a record that do not fit it."""
     seal = record.get(KEY)
     for name, wanted in seal["files"].items() if isinstance(seal, Mapping) else ():
-        place = file.parent / name
+        path = file.parent / name
         try:
-            data = read_file(place)
+            data = read_file(path)
         except Damaged as error:
             yield error
             continue
         if data is None:
-            yield Damaged(place, "is missing")
+            yield Damaged(path, "is missing")
         elif checksum(data) != wanted:
-            yield Damaged(place, "is empty" if not data else _MISFIT)
+            yield Damaged(path, "is empty" if not data else _MISFIT)
 
 
 def read_file(file: Path) -> bytes | None:
@@ -160,7 +161,7 @@ def read_file(file: Path) -> bytes | None:
     try:
         if not os.path.lexists(file):
             return None
-        if not stat.S_ISREG(file.stat().st_mode):  # a pipe would wait for ever
+        if not stat.S_ISREG(file.stat().st_mode):  # reading a pipe would block
             raise Damaged(file, "is a folder" if file.is_dir() else "is no regular file")
         return file.read_bytes()
     except OSError as error:
@@ -173,7 +174,7 @@ def checksum(data: bytes) -> str:
 
 
 class _Hashing:
-    """A file that is written to: it keeps the first error to itself, since torch's writer would hide it."""
+    """A file to write to, which keeps the first error, since torch's writer would hide it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._hash = file, hashlib.sha256()
@@ -200,7 +201,7 @@ class _Hashing:
 def write_sealed(file: Path) -> Iterator[Any]:
     """A binary file, written atomically, whose first line holds the checksum of the rest; see `read_sealed`."""
     head = head_of(file)
-    about = {"of": head.place(file) if head else file.name, "made": head.made if head else ""}
+    about = {"of": head.locate(file) if head else file.name, "made": head.made if head else ""}
     with write_atomically(file) as out:
         out.write(_first_line(about, "0" * 64))
         inner = _Hashing(out)
@@ -231,17 +232,17 @@ def read_sealed(file: Path) -> bytes | None:
         raise Damaged(file, "is empty" if not data else "has no checksum")
     if line + b"\n" != _first_line(about, checksum(rest)):
         raise Damaged(file, _MISFIT)
-    if about.get("of") != (head.place(file) if head else file.name):
+    if about.get("of") != (head.locate(file) if head else file.name):
         raise Damaged(file, f"belongs to another place ({str(about.get('of'))[:100]})")
     return rest
 
 
 def made_of_sealed(file: Path) -> str | None:
-    """What `made_with` was when the file was written; None where it does not say."""
+    """What `made_with` was when the file was written; None where it is not recorded."""
     try:
         data = read_file(file)
-        found = json.loads((data or b"").partition(b"\n")[0].removeprefix(_MAGIC))
-        return str(found["made"])
+        about = json.loads((data or b"").partition(b"\n")[0].removeprefix(_MAGIC))
+        return str(about["made"])
     except (Damaged, ValueError, RecursionError, KeyError, TypeError):
         return None
 
@@ -252,21 +253,21 @@ def _first_line(about: Mapping[str, Any], digest: str) -> bytes:
 
 
 def set_aside(file: Path, what: str) -> None:
-    """Rename what is damaged, so that its place is free, and say so. What is missing is only said."""
-    said = f"{file} {what}"
+    """Rename what is damaged, so that its path is free, and warn. For what is missing, only warn."""
+    text = f"{file} {what}"
     if os.path.lexists(file):
         free = (file.with_name(f"{file.name}.damaged{n or ''}") for n in range(10_000))
-        place = next(place for place in free if not os.path.lexists(place))
+        aside = next(aside for aside in free if not os.path.lexists(aside))
         try:
-            file.rename(place)
+            file.rename(aside)
         except OSError as error:
-            raise RunError(f"{said}, and cannot be set aside: {error.strerror}; remove it") from None
-        said += f"; it was renamed to {place.name}"
-    warnings.warn(f"{said}; what it held is computed anew", DamagedWarning, stacklevel=2)
+            raise RunError(f"{text}, and cannot be set aside: {error.strerror}; remove it") from None
+        text += f"; it was renamed to {aside.name}"
+    warnings.warn(f"{text}; what it held is computed anew", DamagedWarning, stacklevel=2)
 
 
 def clear(file: Path) -> None:
-    """Make room for a file: one that is there is removed, anything else set aside."""
+    """Free a file's path: an existing file is removed, anything else set aside."""
     if file.is_symlink() or file.is_file():
         file.unlink(missing_ok=True)
     elif os.path.lexists(file):

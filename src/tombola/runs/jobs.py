@@ -1,4 +1,4 @@
-"""The same function over many items, one after the other or in several processes."""
+"""One function over many items, one after the other or in several processes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, NoReturn, TypeVar
 
 from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
-from tombola.runs.workers import Crew
+from tombola.runs.workers import WorkerPool
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 _COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Where torchrun, Open MPI, MPICH and srun say how many processes they have started."""
+"""Where torchrun, Open MPI, MPICH and srun store the number of processes they started."""
 
 
 def check_single_process() -> None:
@@ -32,9 +32,9 @@ def check_single_process() -> None:
         _refuse_ranks(f"the process group has {size} ranks")
 
 
-def _refuse_ranks(found: str) -> NoReturn:
+def _refuse_ranks(reason: str) -> NoReturn:
     raise TombolaError(
-        f"{found}, but data-parallel runs do not exist yet; start one process, without torchrun, mpirun or srun -n "
+        f"{reason}, but data-parallel runs do not exist yet; start one process, without torchrun, mpirun or srun -n "
         "(jobs shares replicates out over processes)"
     )
 
@@ -60,15 +60,15 @@ def threads_per_job(jobs: int) -> int:
 
 
 def map_jobs(function: Callable[..., Result], items: Sequence[Item], jobs: int = 1, **here: Any) -> Iterator[Result]:
-    """`function(item)` for every item, in order, in up to `jobs` processes that share out torch's threads.
+    """`function(item)` for every item, in order, in up to `jobs` processes that share torch's threads.
 
-    Work done in this very process gets the arguments `here` as well (bars, data already loaded); for other
-    processes the items and the function must be picklable. The first error ends the work of all and is raised. A
-    process that is killed from outside has its item begun anew once; see `Crew`.
+    Work in this process also gets the arguments `here` (bars, data already loaded); for other processes the items and
+    the function must be picklable. The first error ends all work and is raised. An item whose process is killed from
+    outside is begun again once; see `WorkerPool`.
     """
     if jobs <= 1:
         for item in items:
             yield function(item, **here)
         return
-    with Crew(function, min(jobs, len(items)), threads_per_job(jobs)) as crew:
-        yield from crew.results(items)
+    with WorkerPool(function, min(jobs, len(items)), threads_per_job(jobs)) as pool:
+        yield from pool.results(items)

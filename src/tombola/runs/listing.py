@@ -1,4 +1,4 @@
-"""What runs there are under a folder, how far each has got, and which are damaged."""
+"""The runs under a folder, their states, and which are damaged."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tombola.runs.stage import RESULT, Stage, begun_stages
 
 
 def list_runs(parent: Path) -> list[dict[str, Any]]:
-    """Every run under `parent`: name, kind, state, result, command, and in words its `damage`, if there is any.
+    """Every run under `parent`: name, kind, state, result, command, and its `damage` in words.
 
-    The state is "finished", "running", "can be resumed" or "damaged": something in it is not what was written there.
-    All files are read and compared with their checksums, but for runs that are under way.
+    The state is "finished", "running", "can be resumed" or "damaged": something in it is not what was written.
+    All files are read and compared with their checksums, except those of running runs.
     """
     try:
         folders = sorted(place for place in parent.iterdir() if place.is_dir())
@@ -51,20 +51,20 @@ def _listed(folder: Path) -> dict[str, Any]:
 
 
 def damage(directory: Path) -> list[Damaged]:
-    """Every file of a run that is not what was written there."""
-    found: dict[Path, Damaged] = {}
+    """Every file of a run that is not what was written."""
+    damaged: dict[Path, Damaged] = {}
     try:
         record = read_record(directory / RUN)
         if record is None:
             return [Damaged(directory / RUN, "is missing")]
         problems = list(misfits(directory / RUN, record))
     except Damaged as error:
-        return [error]  # what the others are to fit stands in there
+        return [error]  # it holds what the others must fit
     for stage in (Stage(directory), *begun_stages(directory)):
         problems += stage.damage()
     for problem in problems:
-        found.setdefault(problem.file, problem)
-    return list(found.values())
+        damaged.setdefault(problem.file, problem)
+    return list(damaged.values())
 
 
 def _description(directory: Path) -> dict[str, Any]:
@@ -75,13 +75,13 @@ def _description(directory: Path) -> dict[str, Any]:
 
 
 def recorded_recipe(directory: Path) -> dict[str, Any] | None:
-    """How the run in `directory` trains, as its result or its configuration says; None where neither does."""
+    """How the run in `directory` trains, from its result or its configuration; None where neither has it."""
     return _recipe(Stage(directory).result(), _description(directory))
 
 
 def _recipe(result: Mapping[str, Any] | None, described: Mapping[str, Any]) -> dict[str, Any] | None:
-    for found in (result, described.get("config")):
-        recipe = found.get("recipe") if isinstance(found, Mapping) else None
+    for source in (result, described.get("config")):
+        recipe = source.get("recipe") if isinstance(source, Mapping) else None
         if isinstance(recipe, Mapping):
             return dict(recipe)
     return None
@@ -96,7 +96,7 @@ def _locked(directory: Path) -> bool:
         lock.acquire()
     except Timeout:
         return True
-    except OSError:  # a folder that cannot be written to: nobody trains in there
+    except OSError:  # a folder that cannot be written to: no process trains in it
         return False
     lock.release()
     return False

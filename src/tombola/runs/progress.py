@@ -1,4 +1,4 @@
-"""Progress bars with the latest figures and the time left, on stderr; silent where nobody watches."""
+"""Progress bars with the latest figures and the time left, on stderr; silent where that is no terminal."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
 
 _EVERY = 0.2
-"""Seconds between two changes of a bar."""
+"""Seconds between two updates of a bar."""
 
 
 class Update(Protocol):
     """Moves a bar."""
 
-    def __call__(self, done: int, say: Callable[[], str] | None = None) -> None:
-        """So many units are done; `say` gives the latest figures, and is called only where and when they are shown."""
+    def __call__(self, done: int, figures: Callable[[], str] | None = None) -> None:
+        """`done` units are finished; `figures` gives the latest figures, called only when they are shown."""
 
 
 class Progress(Protocol):
     """Shows how far some work has come."""
 
     def track(self, description: str, total: int | None) -> AbstractContextManager[Update]:
-        """A bar of `total` units (None: nobody knows how many); call what it gives with the number done."""
+        """A bar of `total` units (None: unknown); it gives a function to call with the number done."""
 
 
 class Silent:
@@ -34,7 +34,7 @@ class Silent:
 
     @contextmanager
     def track(self, description: str, total: int | None) -> Iterator[Update]:
-        yield lambda done, say=None: None
+        yield lambda done, figures=None: None
 
 
 class Bars:
@@ -48,14 +48,14 @@ class Bars:
         task = self._bars.add_task(description, total=total, note="")
         last = float("-inf")
 
-        def update(done: int, say: Callable[[], str] | None = None) -> None:
+        def update(done: int, figures: Callable[[], str] | None = None) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last >= _EVERY or done == total:
                 last = now
                 self._bars.update(task, completed=done)
-                if say is not None:
-                    self._bars.update(task, note=say())
+                if figures is not None:
+                    self._bars.update(task, note=figures())
 
         try:
             yield update

@@ -1,4 +1,4 @@
-"""What every JSON of Tombola says of itself: those that commands print, and each `result.json`."""
+"""The keys that every JSON of Tombola has: those that commands print, and each `result.json`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 SCHEMA = 1
-"""Version of these JSONs. It grows when a key goes or changes its meaning; new keys leave it as it is."""
+"""Version of these JSONs. It grows when a key is removed or changes its meaning; new keys leave it as it is."""
 
 _ACCURACY = re.compile(r"\b(train|val|test)_accuracy|(?<=_)(train|val|test)_accuracy")
 
@@ -15,8 +15,8 @@ _ACCURACY = re.compile(r"\b(train|val|test)_accuracy|(?<=_)(train|val|test)_accu
 def stamped(result: Mapping[str, Any]) -> dict[str, Any]:
     """`result` as it is written: `schema`, the version of `tombola` that writes it, `recipe`, and `named`.
 
-    `recipe` is how the networks were trained, as the result says: of a comparison what all arms have in common; null
-    where there is no one recipe.
+    `recipe`: how the networks were trained, from the result; of a comparison what all arms have in common; null
+    where there is no single recipe.
     """
     from tombola import __version__
 
@@ -24,18 +24,18 @@ def stamped(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unstamped(written: Mapping[str, Any]) -> dict[str, Any]:
-    """A written result without what `stamped` added, names of figures apart."""
+    """A written result without what `stamped` added, names of figures aside."""
     rest = {key: value for key, value in written.items() if key not in ("schema", "tombola", "format")}
     return rest if rest.get("recipe") is not None else {k: v for k, v in rest.items() if k != "recipe"}
 
 
 def named(result: Mapping[str, Any]) -> dict[str, Any]:
-    """`result` with `test_metric` beside `test_accuracy`, and so on, wherever its `metric` is another one.
+    """`result` with `test_metric` beside `test_accuracy`, and so on, wherever its `metric` is not accuracy.
 
     `metric` holds for what lies within, unless that has its own. Keys that are there already stay.
     """
-    found: dict[str, Any] = _named(result, "accuracy")
-    return found
+    result_named: dict[str, Any] = _named(result, "accuracy")
+    return result_named
 
 
 def _named(value: Any, metric: str) -> Any:
@@ -45,12 +45,12 @@ def _named(value: Any, metric: str) -> Any:
         return value
     own = value.get("metric")
     metric = own if isinstance(own, str) else metric
-    found = {}
+    out = {}
     for key, item in value.items():
-        found[key] = _named(item, metric)
+        out[key] = _named(item, metric)
         if metric != "accuracy" and isinstance(key, str) and _ACCURACY.search(key):
-            found[key.replace("_accuracy", "_metric")] = found[key]
-    return found
+            out[key.replace("_accuracy", "_metric")] = out[key]
+    return out
 
 
 def shared(recipes: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A stage: one finished-or-not piece of a run, found again if everything in it is as it was written."""
+"""A stage: one finished or unfinished piece of a run, reused if everything in it is as it was written."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from tombola.runs.record import stamped, unstamped
 RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
 METRICS, OUTCOMES, TICKET, REWIND = "metrics.csv", "outcomes.safetensors", "network.ticket", "rewind.pt"
 KEPT = (METRICS, OUTCOMES, TICKET, REWIND)
-"""What a stage keeps beside its result, whose checksums stand in there."""
+"""What a stage keeps with its result, which holds their checksums."""
 _WRITING = ".writing"
-_PATIENCE = 15.0  # seconds that another process is given to leave a stage alone
+_PATIENCE = 15.0  # seconds to wait for another process to release a stage
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One finished-or-not piece of a run, in its own directory; `result.json` is written last and means done."""
+    """One piece of a run, in its own directory; `result.json` is written last and marks it finished."""
 
     directory: Path
 
@@ -53,8 +53,8 @@ class Stage:
         check_format(record, self.directory / RESULT)
         return unstamped({key: value for key, value in record.items() if key != KEY})
 
-    def found(self) -> dict[str, Any] | None:
-        """As `result`; what is damaged is set aside, which is said, so that the stage can be done again.
+    def recovered(self) -> dict[str, Any] | None:
+        """As `result`; what is damaged is set aside with a warning, so that the stage can be done again.
 
         For the one writer of the run alone.
         """
@@ -64,12 +64,12 @@ class Stage:
             if all(error.file != self.directory / RESULT for error in damaged):
                 (self.directory / RESULT).unlink(missing_ok=True)
             for error in damaged:
-                if error.file.parent == self.directory:  # stages below see to their own
+                if error.file.parent == self.directory:  # stages below handle their own
                     set_aside(error.file, error.what)
         return self.result()
 
     def damage(self) -> Iterator[Damaged]:
-        """What does not fit: of the result, of all that it speaks of, and of a checkpoint."""
+        """What does not fit: of the result, of the files it lists, and of a checkpoint."""
         try:
             record = read_record(self.directory / RESULT)
         except Damaged as error:
@@ -89,7 +89,7 @@ class Stage:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the stage's own lock: a process that a killed run left behind may be writing still, for a moment.
+        """Hold the stage's own lock: a process of a killed run may still be writing for a moment.
 
         Raises:
             RunError: another process keeps the lock.
@@ -112,13 +112,13 @@ class Stage:
         make_folder(self.directory)
         kept = [self.directory / name for name in KEPT]
         files = [*kept, *sorted(self.directory.glob(f"**/*/{RESULT}"))]
-        found = {file.relative_to(self.directory).as_posix(): read_file(file) for file in files}
-        checksums = {name: checksum(data) for name, data in found.items() if data is not None}
+        contents = {file.relative_to(self.directory).as_posix(): read_file(file) for file in files}
+        checksums = {name: checksum(data) for name, data in contents.items() if data is not None}
         write_record(self.directory / RESULT, stamped(result), checksums)
         with contextlib.suppress(OSError):
             for spent in (CHECKPOINT, _WRITING):
                 (self.directory / spent).unlink(missing_ok=True)
-            for part in self.directory.glob(".*.part"):  # what a kill in the middle of a write left
+            for part in self.directory.glob(".*.part"):  # left by a kill in the middle of a write
                 part.unlink(missing_ok=True)
 
 
@@ -126,7 +126,7 @@ def _below(file: Path) -> Iterator[Damaged]:
     try:
         record = read_record(file)
     except Damaged:
-        return  # it does not fit the record above, which tells
+        return  # it does not fit the record above, which reports it
     if record is not None:
         yield from misfits(file, record)
 
@@ -145,5 +145,5 @@ def _unreadable(file: Path) -> Iterator[Damaged]:
 def begun_stages(directory: Path) -> Iterator[Stage]:
     """Every stage of a run that has anything, in the order of their names."""
     names = {RESULT, CHECKPOINT, *KEPT}
-    places = {file.parent for name in names for file in directory.rglob(name) if file.parent != directory}
-    yield from (Stage(place) for place in sorted(places))
+    folders = {file.parent for name in names for file in directory.rglob(name) if file.parent != directory}
+    yield from (Stage(folder) for folder in sorted(folders))

@@ -10,13 +10,13 @@ _PACKAGES = ("tombola", "torch", "torchvision", "numpy")
 
 def versions() -> dict[str, str]:
     """The versions that a result's bits depend on: packages and Python."""
-    found = {"python": platform.python_version()}
+    versions_used = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions_used[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed" if package != "tombola" else _own()
-    return found
+            versions_used[package] = "not installed" if package != "tombola" else _own()
+    return versions_used
 
 
 def _own() -> str:

@@ -1,4 +1,4 @@
-"""Worker processes: one that is killed is replaced, and none outlives the process that started it."""
+"""A pool of worker processes: a killed one is replaced, and none outlives the process that started it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _ATTEMPTS = 2
-_PATIENCE = 5.0  # seconds that a process is given to end when told to
-_LOOK = 1.0  # seconds between looks at who the parent is
+_PATIENCE = 5.0  # seconds for a process to end after SIGTERM
+_POLL = 1.0  # seconds between checks of the parent
 _PR_SET_PDEATHSIG = 1
 _RESULT, _ERROR, _WARNING = "result", "error", "warning"
 _SPAWN = multiprocessing.get_context("spawn")
 
 
 class WorkerWarning(UserWarning):
-    """A worker process was ended from outside; its item is begun anew."""
+    """A worker process was ended from outside; its item is begun again."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +44,12 @@ class _Worker:
     link: Connection
 
 
-class Crew(Generic[Item, Result]):
-    """Up to `size` processes that call `function`, each with `threads` torch threads (None: torch is left alone).
+class WorkerPool(Generic[Item, Result]):
+    """Up to `size` processes that call `function`, each with `threads` torch threads (None: torch's own number).
 
     A context manager. They start when there is work for them, and end, at the latest, with the process that started
-    them, also where that is killed: on Linux the system sees to it, elsewhere a thread in each. Ctrl-C is this
-    process's to answer: it does not reach them. Whoever leaves the context ends all of them, in the middle of their
-    work.
+    them, also where that is killed: by the system on Linux, elsewhere by a thread in each. Ctrl-C is handled by this
+    process and does not reach them. Leaving the context ends all of them, in the middle of their work.
     """
 
     def __init__(self, function: Callable[[Item], Result], size: int, threads: int | None = None) -> None:
@@ -81,14 +80,14 @@ class Crew(Generic[Item, Result]):
             Exception: what the function raised, as soon as it does.
 
         Warns:
-            WorkerWarning: a process was ended from outside, and its item is begun anew.
+            WorkerWarning: a process was ended from outside, and its item is begun again.
             Warning: what the function warned of in a process, as soon as it does.
         """
         waiting, attempts = list(reversed(range(len(items)))), [0] * len(items)
         busy: dict[_Worker, int] = {}
-        found: dict[int, Result] = {}
+        results: dict[int, Result] = {}
         for index in range(len(items)):
-            while index not in found:
+            while index not in results:
                 while waiting and len(busy) < self._size:
                     busy[self._hand_out(items[waiting[-1]], busy)] = waiting[-1]
                     attempts[waiting.pop()] += 1
@@ -96,7 +95,7 @@ class Crew(Generic[Item, Result]):
                     try:
                         kind, value = worker.link.recv()
                     except (EOFError, OSError):
-                        self._bury(worker, attempts[busy[worker]] >= _ATTEMPTS)
+                        self._remove(worker, attempts[busy[worker]] >= _ATTEMPTS)
                         waiting.append(busy.pop(worker))
                         continue
                     if kind == _WARNING:
@@ -105,29 +104,32 @@ class Crew(Generic[Item, Result]):
                     done = busy.pop(worker)
                     if kind == _ERROR:
                         raise value
-                    found[done] = value
-            yield found.pop(index)
+                    results[done] = value
+            yield results.pop(index)
 
     def _hand_out(self, item: Item, busy: dict[_Worker, int]) -> _Worker:
         """The worker that has been given the item: an idle one, or a new one."""
         worker = next((one for one in self._workers if one not in busy), None)
         if worker is None:
             worker = self._start()
-        with _said_if_not_sent(), contextlib.suppress(OSError):  # it may have ended: seen when its answer is read
+        with (
+            _clear_error_if_not_sent(),
+            contextlib.suppress(OSError),
+        ):  # it may have ended: seen when its answer is read
             worker.link.send(item)
         return worker
 
     def _start(self) -> _Worker:
         here, there = _SPAWN.Pipe()
         process = _SPAWN.Process(target=_work, args=(there, self._function, self._threads), daemon=False)
-        with _said_if_not_sent(), _interrupts_held():
+        with _clear_error_if_not_sent(), _interrupts_held():
             process.start()
         there.close()
         worker = _Worker(process, here)
         self._workers.append(worker)
         return worker
 
-    def _bury(self, worker: _Worker, last: bool) -> None:
+    def _remove(self, worker: _Worker, last: bool) -> None:
         """Account for a worker that ended by itself or was killed; TombolaError if it was the `last` attempt."""
         worker.link.close()
         worker.process.join(_PATIENCE)
@@ -142,13 +144,13 @@ class Crew(Generic[Item, Result]):
 
 
 def _ready(busy: dict[_Worker, int]) -> list[_Worker]:
-    """Those that have answered, or ended: their pipe is readable either way. Waits for one."""
+    """The workers that have answered or ended: their pipe is readable either way. Waits for one."""
     links = {worker.link: worker for worker in busy}
     return [links[link] for link in wait(list(links)) if isinstance(link, Connection)]
 
 
 def _warn_again(text: str, kind: bytes) -> None:
-    """A worker's warning, shown as this process shows its own."""
+    """Show a worker's warning as this process shows its own."""
     try:
         category = pickle.loads(kind)  # what our own worker has sent
     except Exception:  # of a module that only the worker has
@@ -167,7 +169,7 @@ def _ending(status: int | None) -> str:
 
 
 @contextmanager
-def _said_if_not_sent() -> Iterator[None]:
+def _clear_error_if_not_sent() -> Iterator[None]:
     try:
         yield
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -178,7 +180,7 @@ def _said_if_not_sent() -> Iterator[None]:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """What is started within inherits that Ctrl-C does not reach it, also while it is still importing."""
+    """Processes started within inherit that Ctrl-C does not reach them, also while they are importing."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -201,14 +203,14 @@ def _work(link: Connection, function: Callable[[Any], Any], threads: int | None)
         import torch
 
         torch.set_num_threads(threads)
-    with contextlib.suppress(_Stopped, EOFError, OSError):  # the last two: nobody is at the other end any more
+    with contextlib.suppress(_Stopped, EOFError, OSError):  # the last two: the other end is closed
         while True:
-            item = link.recv()  # here, and when all is done, SIGTERM ends the process without a word
+            item = link.recv()  # here, and when all is done, SIGTERM ends the process silently
             link.send(_answer(function, item))
 
 
 def _answer(function: Callable[[Any], Any], item: Any) -> tuple[str, Any]:
-    """The function's result or error. _Stopped: SIGTERM came meanwhile."""
+    """The function's result or error. _Stopped: SIGTERM arrived."""
     signal.signal(signal.SIGTERM, _stop)
     try:
         return _RESULT, function(item)
@@ -221,7 +223,7 @@ def _answer(function: Callable[[Any], Any], item: Any) -> tuple[str, Any]:
 
 
 def _warnings_sent(link: Connection) -> Callable[..., None]:
-    """In the place of `warnings.showwarning`: the process that started this one is to show them, in its own way."""
+    """Replaces `warnings.showwarning`: the process that started this one shows them, in its own way."""
     one_at_a_time = threading.Lock()
 
     def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
@@ -236,7 +238,7 @@ def _warnings_sent(link: Connection) -> Callable[..., None]:
 
 
 class _Stopped(BaseException):
-    """SIGTERM: the work at hand is left tidily, and not answered."""
+    """SIGTERM: the current work is unwound, and not answered."""
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -245,7 +247,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 
 def _sendable(error: BaseException) -> BaseException:
-    """The error, its traceback as a note; in words where it cannot be pickled and read again."""
+    """The error, its traceback as a note; as text where it cannot be pickled and read again."""
     place = place_of(error)
     sent = error
     try:
@@ -258,7 +260,7 @@ def _sendable(error: BaseException) -> BaseException:
 
 
 def _end_with_parent() -> None:
-    """End this process when the one that started it ends, however that may be."""
+    """End this process when its parent ends, in whatever way."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return
@@ -267,10 +269,10 @@ def _end_with_parent() -> None:
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
     def watch() -> None:
-        # the pipe stays open where another child of the parent has inherited it; a new parent tells as well
+        # the pipe stays open where another child of the parent has inherited it; a new parent shows it as well
         while os.getppid() == parent.pid:
             try:
-                if wait([parent.sentinel], timeout=_LOOK):
+                if wait([parent.sentinel], timeout=_POLL):
                     break
             except OSError:  # closed: this process is ending
                 return

@@ -91,7 +91,7 @@ def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
 
 def describe_module(module: nn.Module) -> str:
     """The fingerprint of a live network but for the tensors of its state_dict."""
-    found = fingerprint(module, apart=module.state_dict(keep_vars=True).values())
+    found = fingerprint(module, hashed_elsewhere=module.state_dict(keep_vars=True).values())
     warn_unseen({"the network": found}, "use another folder of runs after a change")
     return found.digest
 

@@ -229,7 +229,7 @@ class _CrossTraining(Experiment[Request]):
         """One mask on the shared weights: as they are (`untrained`), and trained under it."""
         name = f"exchange/replicate-{test.replicate}/{test.mask}"
         stage = Stage(work.folder / name)
-        done = stage.found()
+        done = stage.recovered()
         if done is not None:
             return done
         request, recipe = self.request, self.recipe

@@ -174,7 +174,7 @@ def _run(
     )
 
 
-def _no_update(done: int, say: Callable[[], str] | None = None) -> None:
+def _no_update(done: int, figures: Callable[[], str] | None = None) -> None:
     pass
 
 
