@@ -110,9 +110,12 @@ def build_network(
     signature names num_classes (or classes) and input_shape is given them unless `args` does.
 
     Args:
-        name: one of `names()`, or an import path such as mypackage.mymodule.MyNet. input_shape: shape of one example,
-        e.g. (3, 32, 32). classes: width of the output. args: further arguments. device: its device; its dtype is
-        float32. Neither depends on torch's defaults. A foreign network may choose its own.
+        name: one of `names()`, or an import path such as mypackage.mymodule.MyNet.
+        input_shape: shape of one example, e.g. (3, 32, 32).
+        classes: width of the output.
+        args: further arguments.
+        device: its device; its dtype is float32. Neither depends on torch's defaults. A foreign network may choose its
+            own.
 
     Raises:
         TombolaError: for an unknown name, bad arguments, a failed import, or a result that is no nn.Module.

@@ -61,9 +61,9 @@ def select(
         density: fraction of units kept, in (0, 1]: one number for all, or name -> number (scope "layer"
             only), of Python, numpy or torch. Python's round, half to even.
         counts: instead of a density, how many units to keep: an int (scope "global") or name -> int
-        ("layer").
+            ("layer").
         scope: "layer" (every layer holds the density) or "global" (all together; in ties the earlier layer
-        wins).
+            wins).
         pattern: "element", "block:V", "channel", "N:M", or a Pattern. N:M fixes the density and is per layer.
         candidates: only what is kept here may be kept again (a unit: if all its weights are), so that masks
             nest. Densities and counts still speak of all units.
