@@ -63,7 +63,7 @@ def claims() -> Iterator[Claim]:
     found = {d: compared("joint", d, dense, gap) for d in DENSITIES}
     yield Claim(
         PAGE,
-        "Against the dense network, its gap is smaller at no density: the difference is {at30} points at 30 % "
+        "Against the dense network, its gap is not smaller at any density: the difference is {at30} points at 30 % "
         "({ends30}), {at50} at 50 % ({ends50}) and {at70} at 70 % ({ends70}).",
         both(found),
         all(sign(one) >= 0 for one in found.values()),
@@ -71,8 +71,8 @@ def claims() -> Iterator[Claim]:
     found = {d: compared("joint", d, dense, shifts) for d in DENSITIES}
     yield Claim(
         PAGE,
-        "its shift is larger by {at30} points at 30 % ({ends30}) and by {at50} at 50 % ({ends50}); at 70 % no "
-        "difference is shown ({ends70})",
+        "its shift is larger by {at30} points at 30 % ({ends30}) and by {at50} at 50 % ({ends50}); at 70 % the "
+        "difference is not significant ({ends70})",
         {key: value for key, value in both(found).items() if key != "at70"},
         [sign(found[d]) for d in DENSITIES] == [1, 1, 0],
     )
@@ -80,8 +80,8 @@ def claims() -> Iterator[Claim]:
     level = [sign(compared("joint", d, random, gap)) for d in DENSITIES]
     yield Claim(
         PAGE,
-        "at 30 % it falls less for the cue, by {at30} points of shift ({ends30}). At 50 and 70 % no difference is "
-        "shown ({ends50}; {ends70}), and in the gap at no density.",
+        "at 30 % it relies less on the cue, by {at30} points of shift ({ends30}). At 50 and 70 % the difference is "
+        "not significant ({ends50}; {ends70}), and that of the gap at no density.",
         {
             "at30": number(100 * found[30].difference, 2),
             **{f"ends{d}": ends(found[d]) for d in DENSITIES},
@@ -94,7 +94,7 @@ def claims() -> Iterator[Claim]:
     yield Claim(
         PAGE,
         "A mask alone has a smaller gap than the dense network at 30 %, by {at30} points ({ends30}); at 50 and 70 % "
-        "no difference is shown ({ends50}; {ends70}). It falls for the cue the hardest at every density.",
+        "the difference is not significant ({ends50}; {ends70}). At every density it relies on the cue most of all.",
         {
             "at30": number(100 * found[30].difference, 2),
             **{f"ends{d}": ends(found[d]) for d in DENSITIES},
@@ -103,7 +103,7 @@ def claims() -> Iterator[Claim]:
     )
     yield Claim(
         "README.md",
-        "here its gap between training and validation accuracy is smaller than the dense network's at no density, "
+        "here its gap between training and validation accuracy is not smaller than the dense network's at any density, "
         "and a spurious cue misleads it no less.",
         {},
         all(sign(compared("joint", d, dense, read)) >= 0 for d in DENSITIES for read in (gap, shifts)),

@@ -152,8 +152,8 @@ def early_stop_claims() -> Iterator[Claim]:
     stop, again, dense = values("ticket", 7, column), values("reinit", 7, column), values("ticket", 0, column)
     yield Claim(
         PAGE,
-        "{share} % earlier in the mean ({stop} against {dense}), but the interval holds 0 ({interval}): the dense "
-        "early stop scatters from {least} to {most}",
+        "{share} % earlier in the mean ({stop} against {dense}), but the interval includes 0 ({interval}): the dense "
+        "early stop ranges from {least} to {most}",
         {
             "share": number(100 * (1 - fmean(stop) / fmean(dense)), 0),
             "stop": number(fmean(stop), 0),
@@ -206,7 +206,7 @@ def readme_claims() -> Iterator[Claim]:
     yield Claim(
         README,
         "The early stop at 21 % is {share} % earlier in the mean (there 38 %), but the dense network's early stop "
-        "scatters so much that five searches do not show it.",
+        "varies so much that the difference is not significant over five searches.",
         {"share": number(100 * (1 - fmean(stop) / fmean(dense)), 0)},
         apart(stop, dense) == 0,
     )

@@ -79,8 +79,8 @@ def claims() -> Iterator[Claim]:
     )
     yield Claim(
         PAGE,
-        "Joint binary training does not beat multi-prize: at 20 % the difference is not shown ({at20}), at 50 % it "
-        "is {at50} points behind, and with binary activations the difference is not shown ({wide}).",
+        "Joint binary training does not beat multi-prize: at 20 % the difference is not significant ({at20}), at 50 % "
+        "it is {at50} points behind, and with binary activations the difference is not significant ({wide}).",
         {
             "at20": ends(difference(_arm("joint binary 20"), at20)),
             "at50": behind(_arm("joint binary 50"), at50),

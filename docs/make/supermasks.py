@@ -66,8 +66,8 @@ def claims() -> Iterator[Claim]:
     stored = _against("drawn mask, signed constant", "drawn mask")
     yield Claim(
         PAGE,
-        "signed constants help drawn masks by {points} points in the mean (of the p > 0.5 mask no difference is "
-        "shown, {stored})",
+        "signed constants help drawn masks by {points} points in the mean (of the p > 0.5 mask the difference is "
+        "not significant, {stored})",
         {"points": number(100 * signed.difference, 2), "stored": ends(stored)},
         sign(signed) > 0 and sign(stored) == 0,
     )
@@ -75,16 +75,16 @@ def claims() -> Iterator[Claim]:
     beside = _against("drawn mask, rescaled, signed constant", "drawn mask, signed constant", SAMPLED)
     yield Claim(
         PAGE,
-        "rescaling adds {alone} points to the mean of drawn masks (there 2.5), and beside signed constants no "
-        "difference is shown ({interval}; there 1.6)",
+        "rescaling adds {alone} points to the mean of drawn masks (there 2.5), and beside signed constants the "
+        "difference is not significant ({interval}; there 1.6)",
         {"alone": number(100 * scaled.difference, 2), "interval": ends(beside)},
         sign(scaled) > 0 and sign(beside) == 0,
     )
     gains = {density: _against(f"joint {density}", "weights only") for density in DENSITIES}
     yield Claim(
         PAGE,
-        "joint training beats training the weights alone by {at50} points at 50 % and {at70} at 70 %; at 30 % no "
-        "difference is shown ({at30})",
+        "joint training beats training the weights alone by {at50} points at 50 % and {at70} at 70 %; at 30 % the "
+        "difference is not significant ({at30})",
         {
             "at50": number(100 * gains[50].difference, 2),
             "at70": number(100 * gains[70].difference, 2),
