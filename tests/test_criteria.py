@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tombola.data.splits import Task, make_splits
 from tombola.errors import TombolaError
-from tombola.levels.context import context
+from tombola.levels.context import context_of
 from tombola.levels.search import Search
 from tombola.mask import Mask
 from tombola.select.criteria import CRITERIA, Context, criterion, large_final
@@ -133,7 +133,7 @@ def told(model: nn.Module, x: Tensor, y: Tensor, batch_size: int = 4) -> Context
     splits = make_splits((x, y), (x, y), task=Task(F.mse_loss, F.mse_loss, metric_name="error"))
     recipe = Recipe(batch_size=batch_size, length="1it", optimizer="sgd")
     setup = TrainingSetup(splits, recipe, make_fabric("cpu", "32"))
-    return context(Search(setup, Origin.stored(model), 0, {}, architecture=model))
+    return context_of(Search(setup, Origin.stored(model), 0, {}, architecture=model))
 
 
 def linear(*rows: list[float]) -> nn.Module:

@@ -17,7 +17,7 @@ import tombola as tb
 from small_tickets import MASKED, mask_of, masked, network, same, splits
 from tombola.errors import TombolaError
 from tombola.levels import prune as module
-from tombola.levels.context import context
+from tombola.levels.context import context_of
 from tombola.levels.prune import dry_run, plan_levels, prune_levels
 from tombola.levels.search import Search, level_result
 from tombola.mask import Mask
@@ -237,7 +237,7 @@ def test_frozen_weights_have_a_gradient_and_those_without_part_say_so() -> None:
     model.requires_grad_(False)
     search = search_of(model)
     before = torch.random.get_rng_state()
-    found = context(search).gradients()
+    found = context_of(search).gradients()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert same({name: found[f"used.{name}"] for name in MASKED}, gradient_by_hand(FULL))
     with pytest.raises(TombolaError, match=r"no gradient of the loss reaches 'idle\.weight'"):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from tombola.errors import TicketError, TombolaError
     from tombola.hold import hold
     from tombola.mask import Mask, prunable
+    from tombola.methods.base import Method
     from tombola.methods.edge_popup import EdgePopup
     from tombola.methods.imp import IterativePruning
     from tombola.methods.joint import Joint
@@ -39,6 +40,7 @@ __all__ = [
     "Joint",
     "LearnedMask",
     "Mask",
+    "Method",
     "Options",
     "Recipe",
     "Ticket",
@@ -72,6 +74,7 @@ _HOME = {
     "select": "tombola.select.select",
     "IterativePruning": "tombola.methods.imp",
     "Mask": "tombola.mask",
+    "Method": "tombola.methods.base",
     "Options": "tombola.train.options",
     "Recipe": "tombola.train.recipe",
     "Ticket": "tombola.ticket.ticket",

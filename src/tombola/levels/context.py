@@ -19,18 +19,18 @@ from tombola.train.feeds import training_feed
 from tombola.train.gradient import Probe
 
 
-def context(search: Search, after: Level | None = None) -> Context:
+def context_of(search: Search, after: Level | None = None) -> Context:
     """What a criterion may look at: at the start of a search, or after a level, whose weights are the final ones.
 
     Over all weights that are prunable by default, or that the level's mask (a ticket's to go on from) is over.
     """
     if after is not None:
-        return context_of(search, after.level, after.ticket)
+        return context_after(search, after.level, after.ticket)
     mask = search.mask or Mask.full(prunable(search.network()))
     return _context(search, mask, 0, None)
 
 
-def context_of(search: Search, level: int, ticket: Ticket) -> Context:
+def context_after(search: Search, level: int, ticket: Ticket) -> Context:
     """What a criterion may look at after the level that gave this ticket."""
     return _context(search, ticket.mask, level, ticket)
 

@@ -14,7 +14,7 @@ from tombola.coverage import coverage
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError, in_short
 from tombola.hold import hold
-from tombola.levels.context import context_of
+from tombola.levels.context import context_after
 from tombola.levels.rewind import Rewind
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import TrainedLevel, check_connected, final_state, run_level, ticket_of
@@ -134,7 +134,7 @@ def dry_run(search: Search, pruning: Pruning) -> None:
     if len(plan) > 1:
         with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
             warnings.simplefilter("ignore")  # of weights that have hardly moved
-            chosen = _select(search, pruning, context_of(search, 0, ticket), mask, plan[1])
+            chosen = _select(search, pruning, context_after(search, 0, ticket), mask, plan[1])
             is_cut(search.network(), chosen.mask, some_inputs(search.setup.splits))
 
 
@@ -179,7 +179,8 @@ def _name(pruning: Pruning) -> str:
 
 
 def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Selection:
-    chosen = _select(search, pruning, context_of(search, previous.level, previous.ticket), previous.ticket.mask, counts)
+    context = context_after(search, previous.level, previous.ticket)
+    chosen = _select(search, pruning, context, previous.ticket.mask, counts)
     pruned, what = chosen.mask, f"{_name(pruning)} at level {previous.level + 1}: "
     warn_of_barred(pruned, chosen.barred, chosen.drawn, what)
     warn_of_ties(pruned, chosen.tied, what)
