@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -21,6 +22,7 @@ from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
+from tombola.results.crossed import Sample, crossed_difference, crossed_paired
 from tombola.results.search import SearchResult
 from tombola.results.statistics import figure
 from tombola.results.trial import LevelResult
@@ -55,7 +57,8 @@ IMP = IterativePruning(density=0.5, rounds=1)
 
 
 def arms() -> tuple[Arm, Arm]:
-    return Arm("Dense", DenseTraining(), RECIPE), Arm("IMP, 50 %", IMP, OTHER, family="IMP")
+    second = replace(IMP, exclude=("2.*",))
+    return Arm("Dense", DenseTraining(), RECIPE), Arm("IMP, 50 %", second, OTHER, family="IMP")
 
 
 def request(model: Any = None, **more: Any) -> Request:
@@ -195,11 +198,16 @@ def test_a_control_is_an_arm_of_the_levels_ticket(
     ticket, given = ticket_of(model), dict[str, Any]()
     ticket.save(tmp_path / "2.ticket")
 
+    def loading(path: Path, *, max_weights: int | None = None) -> tb.Ticket:
+        assert (path, max_weights) == (tmp_path / "2.ticket", UNLIMITED)  # a ticket of this very run
+        return ticket
+
     def arm(setup: Any, subject: Any, name: str, **more: Any) -> Trial:
         given.update(more, setup=setup, subject=subject, name=name)
         return Trial(trial_result(), (), found)
 
     monkeypatch.setattr(curve, "run_arm", arm)
+    monkeypatch.setattr(tb.Ticket, "load", loading)
     asked = request(model if live else ModelSpec("torch.nn.Linear"), seed=3)
     data = splits()
     control = curve._Control(1, "random", 2, "2.ticket")
@@ -352,9 +360,34 @@ def test_figures_that_only_some_methods_have_are_compared_where_both_have_them()
     assert "test_accuracy_sampled" not in found["comparisons"][0]
     assert (found["arms"][1]["density"], found["arms"][1]["prunable"], found["arms"][1]["method"]) == (0.5, 50, "imp")
     assert found["arms"][1]["recipe"] == as_plain(OTHER)
-    assert found["arms"][1]["options"] == as_plain(IMP)
+    assert found["arms"][1]["options"] == as_plain(arms()[1].method)
     one = compare.summarise(arms(), [arm(1.0)[:1], arm(2.0)[:1]])
     assert one["comparisons"][0]["bits_per_weight"] == {"difference": 1.0, "interval": None}
+
+
+def test_differences_over_examples_are_from_the_first_arm() -> None:
+    draw = np.random.default_rng(1)
+    outcomes = [np.float32(draw.random((3, 40)) < share) for share in (0.5, 0.7, 0.9)]
+    level = {"density": 0.5, "val_accuracy": 0.5, "total": 50}
+    three = (*arms(), Arm("third", IMP, RECIPE))
+    for origins in ("aaa", "abc"):
+        searches = [
+            [compare.Searched([{**level, "test_accuracy": float(row.mean())}], origin) for row in values]
+            for values, origin in zip(outcomes, origins, strict=True)
+        ]
+        found = compare.summarise(three, searches, outcomes)["comparisons"]
+        for values, compared in zip(outcomes[1:], found, strict=True):
+            first = outcomes[0]
+            expected = (
+                crossed_paired(values, first)
+                if compared["paired"]
+                else crossed_difference(Sample.of(values), Sample.of(first))
+            )
+            assert compared["paired"] is (origins == "aaa")
+            assert compared["against"] == "Dense"
+            assert compared["test_accuracy"]["interval"] == pytest.approx(list(expected.interval or ()))
+        partly = compare.summarise(three, searches, [None, *outcomes[1:]])["comparisons"]
+        assert {compared["test_accuracy"]["covers"] for compared in partly} == {"training seeds alone"}
 
 
 # -- cross-training
