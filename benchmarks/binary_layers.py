@@ -30,7 +30,7 @@ from tombola.runtime.timing import measure
 
 FULL = ("eager", "channels-last", "onnxruntime", "openvino")
 ENGINES = (*FULL, *REDUCED)
-WAYS = ("layer", "chain")
+VARIANTS = ("layer", "chain")
 DENSITY = 0.5
 
 
@@ -87,21 +87,21 @@ def packed(case: Case, layer: nn.Linear | nn.Conv2d, x: Tensor, threads: int) ->
 
 
 def ratios(times: Times) -> dict[str, Ratio]:
-    """Of the fastest float32 engine, and of the fastest of all, over either way."""
-    found = {way: ratio(times[fastest(times, FULL)], times[way]) for way in WAYS}
-    return found | {f"{way}_bf16": ratio(times[fastest(times, ENGINES)], times[way]) for way in WAYS}
+    """Of the fastest float32 engine, and of the fastest of all, over either variant."""
+    found = {variant: ratio(times[fastest(times, FULL)], times[variant]) for variant in VARIANTS}
+    return found | {f"{variant}_bf16": ratio(times[fastest(times, ENGINES)], times[variant]) for variant in VARIANTS}
 
 
 def compare(case: Case, threads: int, rounds: int) -> dict[str, Any]:
     """What there is to say of a layer. Outputs must equal the float layer's to the bit."""
     layer, x = case.layer(), case.signs()
     runs, _ = prepare(Workload(layer, (x,), threads), ENGINES)
-    ways = packed(case, layer, x, threads)
+    variants = packed(case, layer, x, threads)
     binary = case.layer()
     binary.load_state_dict(layer.state_dict())
     use_binary_layers_(binary, ["weight"])
-    assert torch.equal(ways["layer"](), binary(x))  # type: ignore[arg-type]
-    times = steadily(partial(measure, {**runs, **ways}, rounds=rounds, threads=threads), ratios)
+    assert torch.equal(variants["layer"](), binary(x))  # type: ignore[arg-type]
+    times = steadily(partial(measure, {**runs, **variants}, rounds=rounds, threads=threads), ratios)
     return {
         "ms": milliseconds(times),
         "baseline": fastest(times, FULL),
@@ -121,13 +121,13 @@ def main() -> None:
     record = Record("binary_layers", args.threads, args.rounds)
     print(record.head())
     print("milliseconds; ratios: the fastest float32 engine (bf16: the fastest of all) over packed; target 4, goal 8")
-    heads = "".join(f"{head:>19}" for head in (*ENGINES, *WAYS))
-    names = (*WAYS, *(f"{way}_bf16" for way in WAYS))
+    heads = "".join(f"{head:>19}" for head in (*ENGINES, *VARIANTS))
+    names = (*VARIANTS, *(f"{variant}_bf16" for variant in VARIANTS))
     print(f"{'layer':16}{'batch':>6}{heads}   {''.join(f'{name:20}' for name in names)}")
     with threads_set(args.threads), torch.inference_mode():
         for case in (case for case in CASES if case.name in args.only):
             found = compare(case, args.threads, args.rounds)
-            cells = "".join(f"{found['ms'].get(name, float('nan')):19.3f}" for name in (*ENGINES, *WAYS))
+            cells = "".join(f"{found['ms'].get(name, float('nan')):19.3f}" for name in (*ENGINES, *VARIANTS))
             print(
                 f"{case.name:16}{case.batch:6}{cells}   {''.join(f'{Ratio(**found[n])!s:20}' for n in names)}",
                 flush=True,

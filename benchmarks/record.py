@@ -143,7 +143,7 @@ class Record:
         if shaky:
             print(f"!: {len(shaky)} ratios of median times lie outside the quartiles: run it again on a quiet machine")
         if as_json:
-            told = {
+            machine = {
                 "benchmark": self.benchmark,
                 "command": f"python benchmarks/{self.benchmark}.py {' '.join(sys.argv[1:])}",
                 "processor": processor(),
@@ -152,4 +152,4 @@ class Record:
                 "rounds": self.rounds,
                 "versions": versions(),
             }
-            print(json.dumps({**self.figures, "machine": told, "rows": self.rows}))
+            print(json.dumps({**self.figures, "machine": machine, "rows": self.rows}))

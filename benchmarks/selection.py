@@ -36,12 +36,16 @@ def by_kthvalue(scores: Tensor, k: int) -> Tensor:
     return torch.kthvalue(scores, scores.numel() - k + 1).values
 
 
-WAYS: dict[str, Callable[[Tensor, int], Tensor]] = {"tombola": keep_largest, "sort": by_sort, "kthvalue": by_kthvalue}
+VARIANTS: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "tombola": keep_largest,
+    "sort": by_sort,
+    "kthvalue": by_kthvalue,
+}
 
 
 def ratios(times: Times) -> dict[str, Ratio]:
     """Every baseline over ours."""
-    return {name: ratio(times[name], times["tombola"]) for name in WAYS if name != "tombola"}
+    return {name: ratio(times[name], times["tombola"]) for name in VARIANTS if name != "tombola"}
 
 
 def main() -> None:
@@ -60,7 +64,9 @@ def main() -> None:
         for n in args.sizes:
             scores = torch.randn(n, generator=draw).abs()
             for density in DENSITIES:
-                runs: dict[str, Run] = {name: partial(way, scores, round(density * n)) for name, way in WAYS.items()}
+                runs: dict[str, Run] = {
+                    name: partial(variant, scores, round(density * n)) for name, variant in VARIANTS.items()
+                }
                 times = steadily(partial(measure, runs, rounds=args.rounds, threads=args.threads), ratios)
                 ms, found = milliseconds(times), ratios(times)
                 cells = "".join(f"{ms[name]:11.2f}  {one!s:22}" for name, one in found.items())

@@ -115,14 +115,14 @@ class Dense:
     x: Tensor
     runs: dict[str, Run]
     threads: int
-    least: float = math.inf
+    fastest: float = math.inf
     """The shortest median time so far, seconds."""
 
     def calm(self, times: Times) -> bool:
         """The dense layer is the same in every case, so where it takes much longer another job was busy."""
         now = statistics.median(times[fastest(times, ENGINES)])
-        self.least = min(self.least, now)
-        return now <= 1.25 * self.least
+        self.fastest = min(self.fastest, now)
+        return now <= 1.25 * self.fastest
 
 
 def compare(case: Case, dense: Dense, rounds: int) -> dict[str, Any]:
@@ -146,8 +146,8 @@ def compare(case: Case, dense: Dense, rounds: int) -> dict[str, Any]:
         "kernel": str(layer.choices["y"]),
     }
     if len(x) == 1:
-        apart = cold(runs, 2 * rounds + 1)
-        found |= {f"cold_{name}": one.as_dict() for name, one in ratios(apart).items()}
+        cold_times = cold(runs, 2 * rounds + 1)
+        found |= {f"cold_{name}": one.as_dict() for name, one in ratios(cold_times).items()}
     if case.kind == "signs":
         found["over_bound"] = round(layer.nbytes / signed_bound(weight.numel(), int(weight.count_nonzero())), 3)
     return found

@@ -2,7 +2,7 @@
 
 Both use the same network, batch and fused SGD with momentum; the dense step trains all parameters, edge-popup the
 scores, with one refresh of all masks per step. Beside it a multi-prize step (float activations: signs of the weights,
-one scale per layer), and edge-popup the way of the reference implementations: the scores of every layer sorted in
+one scale per layer), and edge-popup as the reference implementations do it: the scores of every layer sorted in
 every forward pass. Rounds of all alternate, so that a machine whose speed drifts slows all; a ratio is the median
 over rounds.
 
@@ -41,12 +41,12 @@ from tombola.supermask import Binary, TopK, attach, refresh
 from tombola.train.feeds import wants_channels_last
 
 DENSITY = 0.5
-WAYS = ("dense", "edge-popup", "multi-prize", "sort-reference")
+VARIANTS = ("dense", "edge-popup", "multi-prize", "sort-reference")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, its input, and how many steps make a round (of the sorted way, which is slow, fewer)."""
+    """A network, its input, and how many steps make a round (of the sorted variant, which is slow, fewer)."""
 
     model: str
     shape: tuple[int, ...]
@@ -91,13 +91,13 @@ class SortReference(nn.Module):
         return weight * SortedSubnet.apply(self.scores.abs())
 
 
-def learning(way: str, model: nn.Module) -> list[nn.Parameter]:
+def learning(variant: str, model: nn.Module) -> list[nn.Parameter]:
     """The parameters that the optimiser is given, after the model has been made ready."""
-    if way == "dense":
+    if variant == "dense":
         return list(model.parameters())
-    if way == "edge-popup":
+    if variant == "edge-popup":
         return attach(model, TopK(DENSITY)).scores
-    if way == "multi-prize":
+    if variant == "multi-prize":
         use_binary_layers_(model, prunable(model))
         return attach(model, TopK(DENSITY), represent=Binary()).scores
     places = holders(model)
@@ -111,9 +111,9 @@ def learning(way: str, model: nn.Module) -> list[nn.Parameter]:
 
 
 class Run:
-    """A network in training in one of the ways, on one batch that lies on the device."""
+    """A network in training in one of the variants, on one batch that lies on the device."""
 
-    def __init__(self, case: Case, way: str, device: torch.device) -> None:
+    def __init__(self, case: Case, variant: str, device: torch.device) -> None:
         torch.manual_seed(0)
         self.device = device
         self.model = build_network(case.model, input_shape=case.shape, classes=10)
@@ -124,10 +124,10 @@ class Run:
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.model.to(device)
         self.weights = sum(weight.numel() for weight in prunable(self.model).values())
-        scores = learning(way, self.model)
+        scores = learning(variant, self.model)
         self.optimizer = torch.optim.SGD(scores, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
         self.after: Callable[[nn.Module], None] = (
-            refresh if way in ("edge-popup", "multi-prize") else lambda model: None
+            refresh if variant in ("edge-popup", "multi-prize") else lambda model: None
         )
 
     def step(self) -> None:
@@ -138,25 +138,25 @@ class Run:
 
     def milliseconds(self, steps: int) -> float:
         """Per step."""
-        self.settle()
+        self.synchronize()
         begun = time.perf_counter()
         for _ in range(steps):
             self.step()
-        self.settle()
+        self.synchronize()
         return 1e3 * (time.perf_counter() - begun) / steps
 
-    def settle(self) -> None:
+    def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def peak(self) -> int:
         """The most bytes that lay in tensors at once during a step."""
         self.step()
-        self.settle()
+        self.synchronize()
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             self.step()
-            self.settle()
+            self.synchronize()
             return torch.cuda.max_memory_allocated(self.device)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
             self.step()
@@ -183,20 +183,20 @@ def highest(recorded: profile) -> int:
 
 
 def measure(case: Case, runs: dict[str, Run], rounds: int) -> Times:
-    """Seconds per step in each way, the ways in alternation."""
-    steps = {way: case.sorted_steps if way == "sort-reference" else case.steps for way in WAYS}
+    """Seconds per step in each variant, the variants in alternation."""
+    steps = {variant: case.sorted_steps if variant == "sort-reference" else case.steps for variant in VARIANTS}
     for run in runs.values():
         run.milliseconds(1)
-    found: Times = {way: [] for way in WAYS}
+    found: Times = {variant: [] for variant in VARIANTS}
     for _ in range(rounds):
-        for way, run in runs.items():
-            found[way].append(run.milliseconds(steps[way]) / 1e3)
+        for variant, run in runs.items():
+            found[variant].append(run.milliseconds(steps[variant]) / 1e3)
     return found
 
 
 def ratios(times: Times) -> dict[str, Ratio]:
-    """Every way over the dense step."""
-    return {way: ratio(times[way], times["dense"]) for way in WAYS[1:]}
+    """Every variant over the dense step."""
+    return {variant: ratio(times[variant], times["dense"]) for variant in VARIANTS[1:]}
 
 
 def main() -> None:
@@ -213,21 +213,21 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(record.head(f"{name}, density {DENSITY:g}"))
     print("step in ms and as a ratio to dense, with quartiles; peak bytes per prunable weight more than dense")
-    heads = "".join(f"{way:>12}  {'ratio':20}{'bytes':>6}" for way in ("edge-popup", "multi-prize", "sorted"))
+    heads = "".join(f"{variant:>12}  {'ratio':20}{'bytes':>6}" for variant in ("edge-popup", "multi-prize", "sorted"))
     print(f"{'network':16}{'dense':>10}{heads}")
     for case in (case for case in CASES if case.model in args.only):
-        runs = {way: Run(case, way, device) for way in WAYS}
-        peaks = {way: run.peak() for way, run in runs.items()}
-        extra = {way: round((peaks[way] - peaks["dense"]) / runs[way].weights, 3) for way in WAYS}
+        runs = {variant: Run(case, variant, device) for variant in VARIANTS}
+        peaks = {variant: run.peak() for variant, run in runs.items()}
+        extra = {variant: round((peaks[variant] - peaks["dense"]) / runs[variant].weights, 3) for variant in VARIANTS}
         times = steadily(lambda case=case, runs=runs: measure(case, runs, args.rounds), ratios)  # type: ignore[misc]
         ms, found = milliseconds(times), ratios(times)
-        cells = "".join(f"{ms[way]:12.3f}  {found[way]!s:20}{extra[way]:6.2f}" for way in WAYS[1:])
+        cells = "".join(f"{ms[variant]:12.3f}  {found[variant]!s:20}{extra[variant]:6.2f}" for variant in VARIANTS[1:])
         print(f"{case.model:16}{ms['dense']:10.3f}{cells}", flush=True)
-        record.figures |= {f"{way}/{case.model}": one.as_dict()["median"] for way, one in found.items()}
+        record.figures |= {f"{variant}/{case.model}": one.as_dict()["median"] for variant, one in found.items()}
         record.figures[f"memory/{case.model}"] = extra["edge-popup"]
         record.rows.append(
             {"network": case.model, "batch": case.batch, "device": name, "ms": ms, "bytes": extra}
-            | {way: one.as_dict() for way, one in found.items()}
+            | {variant: one.as_dict() for variant, one in found.items()}
         )
     print("scores and their momentum are 8 bytes of these; edge-popup may take 1 more")
     record.finish(args.json)

@@ -93,7 +93,7 @@ def ours(case: Case, splits: Splits, density: float | None) -> float:
 
 
 def measure(case: Case, splits: Splits, rounds: int) -> Times:
-    """Seconds per step in each way, the ways in alternation; the first round warms up."""
+    """Seconds per step in each variant, the variants in alternation; the first round warms up."""
     channels_last = wants_channels_last(build_network(case.model, input_shape=case.shape, classes=10))
     found: Times = {"bare": [], "ours": [], "masked": []}
     for number in range(rounds + 1):
@@ -126,7 +126,7 @@ def main() -> None:
         ms, found = milliseconds(times), ratios(times)
         shown = f"{ms['ours']:9.3f}  {found['dense']!s:20}{ms['masked']:9.3f}  {found['masked']}"
         print(f"{case.name:20}{ms['bare']:9.3f}{shown}", flush=True)
-        record.figures |= {f"{way}/{case.name}": one.as_dict()["median"] for way, one in found.items()}
+        record.figures |= {f"{variant}/{case.name}": one.as_dict()["median"] for variant, one in found.items()}
         record.rows.append(
             {"network": case.model, "batch": case.batch, "ms": ms} | {k: one.as_dict() for k, one in found.items()}
         )

@@ -29,10 +29,12 @@ def test_values_that_changed_or_went_are_differences_and_new_ones_are_not(old, n
     assert differences(old, new) == (differ, added)
 
 
-def test_a_search_that_is_missing_or_fails_in_both_is_no_success(capsys):
+def test_a_search_that_is_missing_or_fails_in_both_is_no_success_and_what_is_expected_is_no_difference(capsys):
     assert compare({"imp": {"loss": 1.0}}, {"imp": {"loss": 1.0, "more": 2}})
     assert not compare({"imp": {"loss": 1.0}}, {})
     assert not compare({"imp": {"error": "status 2"}}, {"imp": {"error": "status 2"}})
+    assert compare({"info": {"json": {"digest": "a"}}}, {"info": {"json": {"digest": "b"}}}, "info/json/digest")
+    assert not compare({"info": {"json": {"bytes": 1}}}, {"info": {"json": {"bytes": 2}}}, "info/json/digest")
     assert "fails in both" in capsys.readouterr().out
 
 

@@ -23,12 +23,12 @@ from typing import Any
 from compare_commits import checked_out, environment
 
 BASELINES = {"training_step": "bare", "supermask_step": "dense", "selection": "sort", "inference": "eager"}
-"""Benchmark -> the way in it that runs torch alone."""
+"""Benchmark -> the variant in it that runs torch alone."""
 CASE = ("network", "batch", "case", "scores", "density")
 """Keys of a row that name what is measured."""
 
 Times = dict[str, dict[str, float]]
-"""Case -> way -> milliseconds."""
+"""Case -> variant -> milliseconds."""
 
 
 def run(tree: Path, benchmark: str, words: list[str]) -> Times:
@@ -49,19 +49,19 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def compare(old: list[Times], new: list[Times], baseline: str) -> list[tuple[str, str, float, float, float]]:
-    """Case, way, the median milliseconds of both, and the median ratio with the baseline's drift taken out."""
+    """Case, variant, the median milliseconds of both, and the median ratio with the baseline's drift taken out."""
     rows = []
-    for case, ways in old[0].items():
+    for case, variants in old[0].items():
         drift = [b[case][baseline] / a[case][baseline] for a, b in zip(old, new, strict=True)]
-        for way in ways:
-            pairs = [(a[case][way], b[case][way]) for a, b in zip(old, new, strict=True)]
+        for variant in variants:
+            pairs = [(a[case][variant], b[case][variant]) for a, b in zip(old, new, strict=True)]
             ratios = [b / a for a, b in pairs]
             low, middle, high = quartiles(ratios)
             steadied = statistics.median(r / d for r, d in zip(ratios, drift, strict=True))
             before, after = (statistics.median(side) for side in zip(*pairs, strict=True))
             shown = f"{before:10.3f}{after:10.3f}  {middle:6.3f} ({low:.3f}-{high:.3f})"
-            print(f"{case:28}{way:20}{shown}{'' if way == baseline else f'{steadied:9.3f}'}")
-            rows.append((case, way, before, after, steadied))
+            print(f"{case:28}{variant:20}{shown}{'' if variant == baseline else f'{steadied:9.3f}'}")
+            rows.append((case, variant, before, after, steadied))
     return rows
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from pages import Claim, Table
-from results import Difference, apart, crossed, difference, ends, networks, number, outcomes, sign, spread
+from results import Difference, crossed, difference, difference_sign, ends, networks, number, outcomes, sign, spread
 
 PAGE, README = "docs/mnist.md", "README.md"
 STUDY = "mnist-lenet"
@@ -153,16 +153,16 @@ def early_stop_claims() -> Iterator[Claim]:
     yield Claim(
         PAGE,
         "{share} % earlier in the mean ({stop} against {dense}), but the interval includes 0 ({interval}): the dense "
-        "early stop ranges from {least} to {most}",
+        "early stop ranges from {lowest} to {highest}",
         {
             "share": number(100 * (1 - fmean(stop) / fmean(dense)), 0),
             "stop": number(fmean(stop), 0),
             "dense": number(fmean(dense), 0),
             "interval": ends(difference(stop, dense), 1, 0),
-            "least": number(min(dense), 0),
-            "most": number(max(dense), 0),
+            "lowest": number(min(dense), 0),
+            "highest": number(max(dense), 0),
         },
-        apart(stop, dense) == 0,
+        difference_sign(stop, dense) == 0,
     )
     better = versus("ticket", 7, "reinit", 7)
     yield Claim(
@@ -176,7 +176,7 @@ def early_stop_claims() -> Iterator[Claim]:
             "points": shown(better),
             "better": ends(better),
         },
-        apart(stop, again) < 0 and sign(better) > 0,
+        difference_sign(stop, again) < 0 and sign(better) > 0,
     )
 
 
@@ -201,14 +201,14 @@ def readme_claims() -> Iterator[Claim]:
             "faster": number(fmean(again) / fmean(stop), 1),
             "last": density(last_level_above_dense()),
         },
-        sign(gain) > 0 and apart(stop, again) < 0,
+        sign(gain) > 0 and difference_sign(stop, again) < 0,
     )
     yield Claim(
         README,
         "The early stop at 21 % is {share} % earlier in the mean (there 38 %), but the dense network's early stop "
         "varies so much that the difference is not significant over five searches.",
         {"share": number(100 * (1 - fmean(stop) / fmean(dense)), 0)},
-        apart(stop, dense) == 0,
+        difference_sign(stop, dense) == 0,
     )
     yield Claim(
         README,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import fmean
 
 from pages import Claim, Table
-from results import apart, difference, ends, networks, number, spread
+from results import difference, difference_sign, ends, networks, number, spread
 
 PAGE = "docs/mnist.md"
 STUDY = "mnist-lenet"
@@ -74,7 +74,7 @@ def tables() -> Iterator[Table]:
 
 def claims() -> Iterator[Claim]:
     ticket, dense = reached("ticket", COMPARED), reached("ticket", 0)
-    faster = apart(ticket, dense) < 0
+    faster = difference_sign(ticket, dense) < 0
     yield Claim(
         PAGE,
         "tickets of {density} get there after {ticket} iterations, the dense networks after {dense} (difference "

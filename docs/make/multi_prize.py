@@ -8,7 +8,7 @@ from functools import partial
 from statistics import fmean
 
 from pages import Claim, Table
-from results import apart, arm, behind, difference, ends, number, points, spread
+from results import arm, behind, difference, difference_sign, ends, number, points, spread
 
 PAGE = "docs/multi-prize.md"
 STUDY = "mnist-binary"
@@ -57,13 +57,13 @@ def claims() -> Iterator[Claim]:
         "a multi-prize ticket is {at20} points behind weight-trained float networks at 20 % of the weights and "
         "{at50} at 50 %, not 10 to 20",
         {"at20": behind(at20, real), "at50": behind(at50, real)},
-        apart(at20, real) < 0 and apart(at50, real) < 0,
+        difference_sign(at20, real) < 0 and difference_sign(at50, real) < 0,
     )
     yield Claim(
         PAGE,
         "Against weight-trained binary networks it is {at20} and {at50} points behind",
         {"at20": behind(at20, binary), "at50": behind(at50, binary)},
-        apart(at20, binary) < 0 and apart(at50, binary) < 0,
+        difference_sign(at20, binary) < 0 and difference_sign(at50, binary) < 0,
     )
     wide = {name: _arm(f"multi-prize 1/1 {name}") for name in ("20", "50", "50, trained norms")}
     low = _arm("binary weights 1/1")
@@ -75,7 +75,7 @@ def claims() -> Iterator[Claim]:
             "at50": behind(wide["50"], low),
             "normed": behind(wide["50, trained norms"], low),
         },
-        all(apart(one, low) < 0 for one in wide.values()),
+        all(difference_sign(one, low) < 0 for one in wide.values()),
     )
     yield Claim(
         PAGE,
@@ -86,9 +86,9 @@ def claims() -> Iterator[Claim]:
             "at50": behind(_arm("joint binary 50"), at50),
             "wide": ends(difference(_arm("joint binary 1/1 50"), wide["50"])),
         },
-        apart(_arm("joint binary 20"), at20) == 0
-        and apart(_arm("joint binary 50"), at50) < 0
-        and apart(_arm("joint binary 1/1 50"), wide["50"]) == 0,
+        difference_sign(_arm("joint binary 20"), at20) == 0
+        and difference_sign(_arm("joint binary 50"), at50) < 0
+        and difference_sign(_arm("joint binary 1/1 50"), wide["50"]) == 0,
     )
     yield Claim(
         PAGE,
@@ -97,5 +97,5 @@ def claims() -> Iterator[Claim]:
             "gain": points(wide["50, trained norms"], wide["50"], sign=False),
             "interval": ends(difference(wide["50, trained norms"], wide["50"])),
         },
-        apart(wide["50, trained norms"], wide["50"]) > 0,
+        difference_sign(wide["50, trained norms"], wide["50"]) > 0,
     )

@@ -173,6 +173,6 @@ def behind(first: Sequence[float], second: Sequence[float]) -> str:
     return points(second, first, sign=False)
 
 
-def apart(first: Sequence[float], second: Sequence[float]) -> int:
+def difference_sign(first: Sequence[float], second: Sequence[float]) -> int:
     """1 or -1 where the 95 % interval of first - second leaves out 0, else 0."""
     return sign(difference(first, second))

@@ -244,8 +244,8 @@ def claims() -> Iterator[Claim]:
     yield Claim(
         "docs/benchmarks.md",
         "On the Xeon the ratios against float32 engines are smaller than on the EPYC, and the deployed float32 "
-        "networks are {least} to {most} times as fast as the fastest engine that may round to bfloat16",
-        {"least": number(min(rounded), 2), "most": number(max(rounded), 2)},
+        "networks are {lowest} to {highest} times as fast as the fastest engine that may round to bfloat16",
+        {"lowest": number(min(rounded), 2), "highest": number(max(rounded), 2)},
         all(value < full.get((epyc, *key[1:]), value + 1) for key, value in full.items() if key[0] == "intel-xeon"),
     )
     popup = {row["threads"]: row for row in rows(epyc, "supermask_step") if row["network"] == "lenet-300-100"}
