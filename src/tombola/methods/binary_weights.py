@@ -9,22 +9,12 @@ from typing import TYPE_CHECKING, ClassVar
 from tombola.methods.base import SupermaskMethod, binary_form, binary_rewrites
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
     from tombola.models.spec import ModelSpec
     from tombola.train.hooks import Hook
-
-
-def effective_weight(weight: Tensor) -> Tensor:
-    """What the network sees, α·sign(w): α the layer's mean of |w|, sign(0) = +1."""
-    return weight.abs().mean() * ((weight >= 0) * 2.0 - 1.0)
-
-
-def weight_gradient(g: Tensor, weight: Tensor) -> Tensor:
-    """dL/dw = g·α where |w| <= 1, else 0, g = dL/d(effective weight): straight through the sign."""
-    return g * weight.abs().mean() * (weight.abs() <= 1)
 
 
 @dataclass(frozen=True)

@@ -11,24 +11,13 @@ from tombola.methods.base import SupermaskMethod, fixed_density, is_nothing
 from tombola.train.length import steps
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.supermask.rules import TopK
     from tombola.train.hooks import Hook
-
-
-def mask(scores: Tensor, density: float) -> Tensor:
-    """True for the round(density·n) largest |s| of a layer, ties to the lower flat index; the network sees w·M."""
-    rank = scores.abs().flatten().argsort(descending=True, stable=True).argsort()
-    return (rank < round(density * scores.numel())).view_as(scores)
-
-
-def score_gradient(g: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-    """dL/ds = g·w·sign(s), g = dL/d(w·M): straight through the selection to |s|, for pruned weights too."""
-    return g * weight * scores.sign()
 
 
 @dataclass(frozen=True)

@@ -11,22 +11,12 @@ from tombola.methods.base import SupermaskMethod, check_not_negative, is_nothing
 from tombola.train.length import steps
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.train.hooks import Hook
-
-
-def mask(scores: Tensor) -> Tensor:
-    """Scores are held in [0, 1] and rounded: True from 0.5; the network sees w·M."""
-    return scores >= 0.5
-
-
-def score_gradient(g: Tensor, weight: Tensor, active: Tensor) -> Tensor:
-    """dL/ds = g·w, g = dL/d(w·M), straight through the rounding; 0 for weights that have been frozen out."""
-    return g * weight * active
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
 from tombola.methods.base import check_fraction, is_nothing
-from tombola.methods.edge_popup import EdgePopup, mask, score_gradient
+from tombola.methods.edge_popup import EdgePopup
 from tombola.train.length import steps
 
 if TYPE_CHECKING:
@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.train.hooks import Hook
-
-__all__ = ["IteRand", "fresh_weights", "mask", "redrawn", "score_gradient"]
-
-
-def redrawn(weight: Tensor, mask: Tensor, fresh: Tensor, uniform: Tensor, probability: float) -> Tensor:
-    """The weights after a redraw: a fresh one for every pruned weight whose number in [0, 1) is below the probability.
-
-    Between redraws all is edge-popup's: `mask` and `score_gradient`.
-    """
-    return fresh.where(~mask & (uniform < probability), weight)
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ from tombola.methods.base import (
     fixed_density,
     is_nothing,
 )
-from tombola.methods.edge_popup import mask, score_gradient
 from tombola.names import check_known
 from tombola.train.length import steps
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
@@ -32,19 +31,7 @@ if TYPE_CHECKING:
     from tombola.models.spec import ModelSpec
     from tombola.train.hooks import Hook
 
-__all__ = ["RULES", "Joint", "mask", "score_gradient", "weight_gradient"]
-
 RULES = ("masked", "dense", "sr-ste")
-
-
-def weight_gradient(g: Tensor, weight: Tensor, mask: Tensor, rule: str = "masked", decay: float = 2e-4) -> Tensor:
-    """dL/dw under edge-popup's `mask` M, g = dL/d(w·M); scores learn by edge-popup's `score_gradient` at once.
-
-    masked: g·M, the true gradient. dense: g. sr-ste: g + decay·(1 - M)·w (Zhou et al. 2021).
-    """
-    if rule == "masked":
-        return g * mask
-    return g if rule == "dense" else g + decay * (weight * ~mask)
 
 
 @dataclass(frozen=True)

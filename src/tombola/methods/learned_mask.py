@@ -12,27 +12,13 @@ from tombola.methods.base import SupermaskMethod, check_not_negative, is_nothing
 from tombola.names import check_known
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
     from tombola.train.hooks import Hook
 
 _MOST_SAMPLES = 10_000
-
-
-def mask(scores: Tensor, uniform: Tensor | None = None) -> Tensor:
-    """A weight is kept with probability p = sigmoid(s): where u < p, u drawn from [0, 1); where p > 0.5 without a draw.
-
-    The network sees w·M; rescaled, w·M·n/ΣM.
-    """
-    return scores > 0 if uniform is None else uniform < scores.sigmoid()
-
-
-def score_gradient(g: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-    """dL/ds = g·w·p(1 - p), g = dL/d(w·M): the gradient of the probability, straight through draw and threshold."""
-    p = scores.sigmoid()
-    return g * weight * (p * (1 - p))
 
 
 @dataclass(frozen=True)

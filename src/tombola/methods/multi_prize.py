@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
 from tombola.methods.base import SupermaskMethod, binary_form, binary_rewrites, check_not_negative, is_nothing
-from tombola.methods.edge_popup import annealed, check_anneal, check_fall, mask
+from tombola.methods.edge_popup import annealed, check_anneal, check_fall
 from tombola.names import check_known
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
@@ -21,20 +21,7 @@ if TYPE_CHECKING:
     from tombola.supermask.rules import TopK
     from tombola.train.hooks import Hook
 
-__all__ = ["NORMS", "MultiPrize", "effective_weight", "mask", "score_gradient"]
-
 NORMS = ("fixed", "trained", "tuned")
-
-
-def effective_weight(weight: Tensor, mask: Tensor) -> Tensor:
-    """What the network sees, α·sign(w)·M: α the mean of |w| over what edge-popup's `mask` keeps, sign(0) = +1."""
-    alpha = (weight.abs() * mask).sum() / mask.sum().clamp(min=1)
-    return alpha * ((weight >= 0) * 2.0 - 1.0) * mask
-
-
-def score_gradient(g: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-    """dL/ds = g·w·sign(s), g = dL/d(effective weight): as if w stood for α·sign(w), as in the authors' code."""
-    return g * weight * scores.sign()
 
 
 @dataclass(frozen=True)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods import edge_popup
 from tombola.methods.base import SupermaskMethod, check_density
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tombola.levels.learn import Learning
-
-
-def mask(scores: Tensor, densities: Sequence[float]) -> Tensor:
-    """How many of edge-popup's masks, one for each density, keep a weight; the network sees w·M."""
-    return sum((edge_popup.mask(scores, density).char() for density in densities), scores.char() * 0)
-
-
-def score_gradient(g: Tensor, weight: Tensor, scores: Tensor) -> Tensor:
-    """dL/ds = g·w·sign(s), g = dL/d(w·M): for the sum as for one coat."""
-    return g * weight * scores.sign()
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,10 @@ from tombola.errors import TombolaError
 from tombola.methods.base import SupermaskMethod
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import nn
 
     from tombola.levels.learn import Learning
     from tombola.mask import Mask
-
-
-def mask(scores: Tensor, threshold: float) -> Tensor:
-    """-1, 0 or +1: sign(s) where |s| > threshold, else 0; the network sees w·M."""
-    return (scores > threshold).char() - (scores < -threshold).char()
-
-
-def score_gradient(g: Tensor, weight: Tensor) -> Tensor:
-    """dL/ds = g·w, g = dL/d(w·M): straight through the threshold."""
-    return g * weight
 
 
 @dataclass(frozen=True)
