@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib import import_module
+from inspect import ismodule
+from pathlib import Path
 
 import pytest
 
@@ -31,7 +33,7 @@ def test_importing_the_package_is_cheap() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-@pytest.mark.parametrize("name", tb.__all__)
+@pytest.mark.parametrize("name", [name for name in tb.__all__ if not ismodule(getattr(tb, name))])
 def test_every_public_name_is_what_its_home_defines(name: str) -> None:
     found = getattr(tb, name)
     assert getattr(import_module(found.__module__), name) is found
@@ -41,3 +43,11 @@ def test_every_public_name_is_what_its_home_defines(name: str) -> None:
 
 def test_the_verbs_of_learned_masks_stand_side_by_side() -> None:
     assert {"attach", "refresh", "read", "detach", "make_permanent", "TopK", "hold", "select"} <= set(tb.__all__)
+
+
+def test_packages_are_public_names_too() -> None:
+    folders = {path.parent.name for path in Path(tb.__file__).parent.glob("*/__init__.py")} - {"cli", "fingerprint"}
+    assert folders <= set(tb.__all__) == set(dir(tb))
+    assert tb.compact.__doc__
+    with pytest.raises(AttributeError, match="nothing_of_the_kind"):
+        _ = tb.nothing_of_the_kind

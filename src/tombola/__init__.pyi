@@ -1,0 +1,85 @@
+# The public names, read by type checkers and, at run time, by lazy_loader.
+from . import (
+    compact,
+    data,
+    levels,
+    methods,
+    models,
+    nn,
+    report,
+    results,
+    rng,
+    runs,
+    runtime,
+    search,
+    study,
+    supermask,
+    ticket,
+    train,
+)
+from .errors import TicketError, TombolaError
+from .hold import hold
+from .mask import Mask
+from .methods.base import Method
+from .methods.edge_popup import EdgePopup
+from .methods.imp import IterativePruning
+from .methods.joint import Joint
+from .methods.learned_mask import LearnedMask
+from .parameters import prunable
+from .runtime.deploy import deploy
+from .search.find import find
+from .select.select import select
+from .study.verify import verify
+from .supermask.attach import attach
+from .supermask.detach import detach, make_permanent
+from .supermask.masks import read, refresh
+from .supermask.rules import TopK
+from .ticket.ticket import Ticket
+from .train.gradient import gradient
+from .train.options import Options
+from .train.recipe import Recipe
+
+__version__: str
+
+__all__ = [
+    "EdgePopup",
+    "IterativePruning",
+    "Joint",
+    "LearnedMask",
+    "Mask",
+    "Method",
+    "Options",
+    "Recipe",
+    "Ticket",
+    "TicketError",
+    "TombolaError",
+    "TopK",
+    "attach",
+    "compact",
+    "data",
+    "deploy",
+    "detach",
+    "find",
+    "gradient",
+    "hold",
+    "levels",
+    "make_permanent",
+    "methods",
+    "models",
+    "nn",
+    "prunable",
+    "read",
+    "refresh",
+    "report",
+    "results",
+    "rng",
+    "runs",
+    "runtime",
+    "search",
+    "select",
+    "study",
+    "supermask",
+    "ticket",
+    "train",
+    "verify",
+]
