@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
 from tombola.nn.binary import signs_and_scale, use_binary_layers_
+from tombola.runs.jobs import limit_threads
 from tombola.runtime.bench import prepare
 from tombola.runtime.binary.chain import threshold
 from tombola.runtime.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.runtime.binary.modules import PackedLayer, PackSigns
 from tombola.runtime.engines import REDUCED, Run, Workload
-from tombola.runtime.threads import threads_set
 from tombola.runtime.timing import measure
 
 FULL = ("eager", "channels-last", "onnxruntime", "openvino")
@@ -124,7 +124,7 @@ def main() -> None:
     heads = "".join(f"{head:>19}" for head in (*ENGINES, *VARIANTS))
     names = (*VARIANTS, *(f"{variant}_bf16" for variant in VARIANTS))
     print(f"{'layer':16}{'batch':>6}{heads}   {''.join(f'{name:20}' for name in names)}")
-    with threads_set(args.threads), torch.inference_mode():
+    with limit_threads(args.threads, exclusive=True), torch.inference_mode():
         for case in (case for case in CASES if case.name in args.only):
             found = compare(case, args.threads, args.rounds)
             cells = "".join(f"{found['ms'].get(name, float('nan')):19.3f}" for name in (*ENGINES, *VARIANTS))

@@ -25,9 +25,9 @@ from torchvision.models import mobilenet_v2
 import tombola as tb
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
 from tombola.models.registry import build_network
+from tombola.runs.jobs import limit_threads
 from tombola.runtime.bench import DEPLOYED, prepare
 from tombola.runtime.engines import REDUCED, Run, Workload
-from tombola.runtime.threads import threads_set
 from tombola.runtime.timing import measure
 from tombola.select.select import select
 
@@ -113,7 +113,7 @@ def compare(model: nn.Module, x: Tensor, threads: int, rounds: int) -> dict[str,
     begun = time.perf_counter()
     deployed = tb.deploy(model, x, threads=threads)
     seconds = time.perf_counter() - begun
-    with threads_set(threads), torch.inference_mode():
+    with limit_threads(threads, exclusive=True), torch.inference_mode():
         runs, _ = prepare(Workload(model, (x,), threads), ENGINES)
         every: dict[str, Run] = {**runs, DEPLOYED: partial(deployed, x)}
         times = steadily(partial(measure, every, rounds=rounds, threads=threads), ratios)

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from record import Ratio, Record, Times, milliseconds, ratio, steadily
+from tombola.runs.jobs import limit_threads
 from tombola.runtime.engines import Run
-from tombola.runtime.threads import threads_set
 from tombola.runtime.timing import measure
 from tombola.select.topk import keep_largest
 
@@ -60,7 +60,7 @@ def main() -> None:
     print(record.head("float32 |normal| scores"))
     print("medians in ms; ratio: the baseline's time over tombola's, with quartiles")
     print(f"{'scores':>12}{'kept':>6}{'tombola':>10}{'sort':>11}  {'ratio':24}{'kthvalue':>9}  ratio")
-    with threads_set(args.threads):
+    with limit_threads(args.threads, exclusive=True):
         for n in args.sizes:
             scores = torch.randn(n, generator=draw).abs()
             for density in DENSITIES:

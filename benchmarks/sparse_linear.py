@@ -28,13 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
+from tombola.runs.jobs import limit_threads
 from tombola.runtime.bench import prepare
 from tombola.runtime.engines import REDUCED, Run, Workload
 from tombola.runtime.gemv import signed_bound
 from tombola.runtime.ops import Linear, Region
 from tombola.runtime.sparse import NativeRegion, build
 from tombola.runtime.sparse import measure as tune
-from tombola.runtime.threads import threads_set
 from tombola.runtime.timing import measure
 
 FULL = ("eager", "onnxruntime", "openvino")
@@ -180,7 +180,7 @@ def main() -> None:
     heads = "".join(f"{head:>19}" for head in (*ENGINES, SPARSE))
     print(f"{'zeros':12}{'batch':>6}{heads}   {'float32':20}{'with bfloat16':20}cold  target     MB  bits  GB/s  bound")
     torch.manual_seed(0)
-    with threads_set(args.threads), torch.inference_mode():
+    with limit_threads(args.threads, exclusive=True), torch.inference_mode():
         layer = nn.Linear(size, size).eval()
         for batch in args.batch:
             x = torch.randn(batch, size)

@@ -116,7 +116,7 @@ import itertools, warnings
 warnings.simplefilter("ignore")
 from llvmlite import ir
 from tombola.runtime.native import compile_module, STEP
-from tombola.runtime.threads import threads_set
+from tombola.runs.jobs import limit_threads
 
 torch.set_num_threads(1)
 networks = [tb.deploy(model, x, plan=plan) for plan in (PLAN, BOTH)]
@@ -135,7 +135,7 @@ def compiles():
 
 def measures():
     while not stop.is_set():
-        with threads_set(1):
+        with limit_threads(1, exclusive=True):
             one(x)
 
 def forks():

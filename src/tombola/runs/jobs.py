@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn, TypeVar
 
+from tombola._locks import Lock
 from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.runs.workers import WorkerPool
@@ -39,17 +40,25 @@ def _refuse_ranks(reason: str) -> NoReturn:
     )
 
 
+_MEASURING = Lock()
+
+
 @contextmanager
-def limit_threads(threads: int | None) -> Iterator[None]:
-    """Let torch use so many CPU threads inside (None: as many as before), and put their number back."""
+def limit_threads(threads: int | None, *, exclusive: bool = False) -> Iterator[None]:
+    """Let torch use so many CPU threads inside (None: as many as before), then restore their number.
+
+    `exclusive`: one Python thread enters at a time. The number is the whole process's, and two measurements at once
+    would disturb each other.
+    """
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if threads is None else held_to_cores("threads", threads))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with _MEASURING.inner if exclusive else nullcontext():
+        before = torch.get_num_threads()
+        torch.set_num_threads(before if threads is None else held_to_cores("threads", threads))
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def threads_per_job(jobs: int) -> int:

@@ -15,8 +15,8 @@ from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.names import check_known
 from tombola.nn.flops import flops
+from tombola.runs.jobs import limit_threads
 from tombola.runtime.engines import DENSE, ENGINES, Missing, Run, Workload
-from tombola.runtime.threads import threads_set
 from tombola.runtime.timing import measure
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def bench(
     threads = held_to_cores("threads", threads)
     timings: list[Timing] = []
     gains: list[Speedup] = []
-    with threads_set(threads), torch.inference_mode():
+    with limit_threads(threads, exclusive=True), torch.inference_mode():
         for batch, given in inputs.items():
             work = Workload(model, tuple(given), threads)
             runs, missing = prepare(work, engines)

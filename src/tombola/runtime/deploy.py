@@ -20,6 +20,7 @@ from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.rng.guard import kept
+from tombola.runs.jobs import limit_threads
 from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
 from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
@@ -29,7 +30,6 @@ from tombola.runtime.plan import Plan, RegionPlan, this_machine
 from tombola.runtime.ready import Ready
 from tombola.runtime.report import DeployReport, part_rows
 from tombola.runtime.takes import Takes, takes
-from tombola.runtime.threads import threads_set
 from tombola.ticket.ticket import Ticket
 
 TOLERANCE = 1e-4
@@ -138,7 +138,7 @@ def deploy(
         )
     if wanted is not None:
         _check_names(wanted)
-    with plain_tensors(), threads_set(count), kept(cuda=True):
+    with plain_tensors(), limit_threads(count, exclusive=True), kept(cuda=True):
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
         plain = plain_copy(source, example)
         checks = checks_of(plain, example)
