@@ -249,7 +249,7 @@ class Branches(torch.nn.Module):
         return self.out(x) if x.sum() > -1e9 else -self.out(x)
 
 
-@pytest.mark.parametrize("names", [{"apart": ("9",)}, {"packed": {"9": "any"}}], ids=str)
+@pytest.mark.parametrize("names", [{"isolated": ("9",)}, {"packed": {"9": "any"}}], ids=str)
 @pytest.mark.parametrize("model", [torch.nn.Sequential(torch.nn.Linear(4, 2)), Branches()], ids=["traced", "not"])
 def test_a_plan_of_layers_that_are_not_there_is_refused(model: torch.nn.Module, names: dict[str, Any]) -> None:
     with pytest.raises(TombolaError, match="the plan is of another network"):
