@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_origin, get_type_hints
 
 from tombola.errors import TombolaError
 from tombola.fields import check_fields
@@ -18,7 +18,7 @@ from tombola.names import check_known
 from tombola.train.length import Length
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Level, Search
@@ -142,11 +142,33 @@ class Method(ABC):
         """Run the search; the last level holds the ticket."""
 
 
+class Definition(NamedTuple):
+    """What a method of learned masks does to one layer: forward, and backward from g = dL/d(effective weight)."""
+
+    effective: Tensor
+    """What the layer computes with in the weight's place."""
+    score_gradient: Tensor | None
+    """dL/ds, by which the scores learn; None: they rest."""
+    weight_gradient: Tensor | None = None
+    """dL/dw, by which the weights learn; None: they rest."""
+
+
 @dataclass(frozen=True)
 class SupermaskMethod(Method):
     """A method that learns a mask by gradient descent: `learning` says how, and what its network is trained by then."""
 
     goes_on_from_tickets: ClassVar[bool] = True
+
+    @abstractmethod
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """What the method computes, in plain torch; what is trained computes the same, faster.
+
+        Args:
+            w: weights of a layer.
+            s: their scores.
+            g: dL/d(effective weight).
+            u: draws from [0, 1), for masks that are drawn.
+        """
 
     @abstractmethod
     def learning(self, network: nn.Module) -> Learning:
@@ -224,6 +246,17 @@ def fixed_density(pattern: str, density: float) -> float:
 
 
 # ---- binary networks ----------------------------------------------------------------------------------------
+
+
+def sign(w: Tensor) -> Tensor:
+    """+1 or -1 in the dtype of w; sign(0) = +1."""
+    return (w >= 0).to(w) * 2 - 1
+
+
+def mean_size(w: Tensor, mask: Tensor, per_channel: bool = False) -> Tensor:
+    """α = Σ|w|M / ΣM over the layer, or over every output row, as a factor of w."""
+    rows = tuple(range(1, w.dim())) if per_channel else tuple(range(w.dim()))
+    return (w.abs() * mask).sum(rows, keepdim=per_channel) / mask.sum(rows, keepdim=per_channel).clamp(min=1)
 
 
 def binary_form(spec: ModelSpec, activations: str, affine: bool) -> ModelSpec:

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from tombola.methods.base import SupermaskMethod, binary_form, binary_rewrites
+from tombola.methods.base import Definition, SupermaskMethod, binary_form, binary_rewrites, mean_size, sign
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
@@ -37,6 +37,11 @@ class BinaryWeights(SupermaskMethod):
     per_channel: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """α·sign(w), α the mean of |w|; the gradient passes the sign where |w| <= 1. There are no scores to learn."""
+        alpha = mean_size(w, w.new_ones(w.shape), self.per_channel)
+        return Definition(alpha * sign(w), None, g * alpha * (w.abs() <= 1))
 
     def network(self, spec: ModelSpec) -> ModelSpec:
         """One of Tombola's own networks in the form that is needed."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.base import SupermaskMethod, fixed_density, is_nothing
+from tombola.methods.base import Definition, SupermaskMethod, fixed_density, is_nothing
 from tombola.train.length import steps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
@@ -63,6 +63,14 @@ class EdgePopup(SupermaskMethod):
         if not is_nothing(self.anneal) and ":" in self.pattern.removeprefix("block:"):
             raise TombolaError(f"anneal is {self.anneal}, but pattern {self.pattern} fixes the density; leave one out")
 
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """The weights of the largest |s| are kept; all scores learn, those of pruned weights too.
+
+        (Over the layer; a global scope ranks all layers' scores together, a pattern ranks units by their mean |s|.)
+        """
+        mask = largest(s, self.density)
+        return Definition(w * mask, g * w * s.sign())
+
     def init(self) -> str:
         """The initialisation of networks by name that are given none."""
         return "signed_constant"
@@ -102,6 +110,18 @@ class EdgePopup(SupermaskMethod):
         from tombola.supermask.rules import TopK
 
         return TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern, self.whole)
+
+
+def largest(s: Tensor, density: float) -> Tensor:
+    """1 for the round(density·n) largest |s|, else 0; ties go to the lower flat index.
+
+    Example:
+        >>> import torch
+        >>> largest(torch.tensor([0.1, -0.4, 0.3, -0.3]), 0.5)
+        tensor([0., 1., 1., 0.])
+    """
+    order = s.abs().flatten().argsort(descending=True, stable=True)
+    return s.new_zeros(s.numel()).index_fill(0, order[: round(density * s.numel())], 1.0).view_as(s)
 
 
 def check_fall(anneal: str, density: float) -> None:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.base import SupermaskMethod, check_not_negative, is_nothing
+from tombola.methods.base import Definition, SupermaskMethod, check_not_negative, is_nothing
 from tombola.train.length import steps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
@@ -61,6 +61,14 @@ class GemMiner(SupermaskMethod):
         if is_nothing(self.freeze_every):
             raise TombolaError(f"freeze_every is {self.freeze_every}; it must be longer than nothing, e.g. 5ep")
         check_not_negative(score_weight_decay=self.score_weight_decay, finetune_lr=self.finetune_lr)
+
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """Scores are held in [0, 1] and rounded, half up; the gradient passes the rounding as it is.
+
+        A score that has been frozen out is 0 and stays it (`FreezeOut`).
+        """
+        mask = s.clamp(0, 1) >= 0.5
+        return Definition(w * mask, g * w)
 
     def init(self) -> str:
         """The initialisation of networks by name that are given none."""

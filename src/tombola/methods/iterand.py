@@ -45,6 +45,11 @@ class IteRand(EdgePopup):
             raise TombolaError(f"every is {self.every}; it must be longer than nothing, e.g. 300it")
         check_fraction(probability=self.probability)
 
+    def redrawn(self, w: Tensor, mask: Tensor, fresh: Tensor, u: Tensor) -> Tensor:
+        """The weights after the redrawing of every `every` iterations; else a step is that of edge-popup."""
+        drawn = (mask == 0) & (u < self.probability)
+        return fresh.where(drawn, w)
+
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
         if steps(self.every, steps_per_epoch) < 1:

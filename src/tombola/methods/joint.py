@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
 from tombola.methods.base import (
+    Definition,
     SupermaskMethod,
     binary_form,
     binary_rewrites,
@@ -18,12 +19,15 @@ from tombola.methods.base import (
     check_not_negative,
     fixed_density,
     is_nothing,
+    mean_size,
+    sign,
 )
+from tombola.methods.edge_popup import largest
 from tombola.names import check_known
 from tombola.train.length import steps
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
@@ -93,6 +97,19 @@ class Joint(SupermaskMethod):
             score_weight_decay=self.score_weight_decay,
             score_momentum=self.score_momentum,
         )
+
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """Edge-popup's mask and its gradient; the weights learn too, through the mask or past it."""
+        mask = largest(s, self.density)
+        effective, through = w * mask, g
+        if self.weights == "binary":
+            alpha = mean_size(w, mask)
+            effective, through = alpha * sign(w) * mask, g * alpha * (w.abs() <= 1)
+        if self.weight_gradient == "masked":
+            through = through * mask
+        elif self.weight_gradient == "sr-ste":
+            through = through + self.sr_ste_decay * (1 - mask) * w
+        return Definition(effective, g * w * s.sign(), through)
 
     def init(self) -> str | None:
         """Kaiming for binary weights, as in multi-prize: masked signs of smaller weights let no signal through."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.base import SupermaskMethod, check_not_negative, is_nothing
+from tombola.methods.base import Definition, SupermaskMethod, check_not_negative, is_nothing
 from tombola.names import check_known
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
@@ -73,6 +73,21 @@ class LearnedMask(SupermaskMethod):
         if not 1 <= self.samples <= _MOST_SAMPLES:
             raise TombolaError(f"samples is {self.samples}, but it must lie between 1 and {_MOST_SAMPLES:,}")
         check_not_negative(mask_decay=self.mask_decay, finetune_lr=self.finetune_lr)
+
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """Kept with probability p = sigmoid(s), drawn or where p > 0.5; the gradient passes as if the mask were p.
+
+        `mask_decay` adds its strength times p(1 - p) to dL/ds.
+        """
+        p = s.sigmoid()
+        mask = (u < p if self.rule == "bernoulli" else s > 0).to(w)
+        base = w.sign() * w.std(correction=0) if self.weights == "signed_constant" else w
+        if not self.rescale:
+            return Definition(base * mask, g * base * (p * (1 - p)))
+        scale = mask.numel() / mask.sum()
+        by_mask = g * base * scale
+        by_mask = by_mask - (by_mask * mask).sum() / mask.sum()  # the scale falls where the mask grows
+        return Definition(base * mask * scale, by_mask * (p * (1 - p)))
 
     def second_level(self) -> tuple[str, float]:
         """The weights are trained under the mask, if asked for."""

@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.base import SupermaskMethod, binary_form, binary_rewrites, check_not_negative, is_nothing
-from tombola.methods.edge_popup import annealed, check_anneal, check_fall
+from tombola.methods.base import (
+    Definition,
+    SupermaskMethod,
+    binary_form,
+    binary_rewrites,
+    check_not_negative,
+    is_nothing,
+    mean_size,
+    sign,
+)
+from tombola.methods.edge_popup import annealed, check_anneal, check_fall, largest
 from tombola.names import check_known
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
     from tombola.levels.search import Search
@@ -75,6 +84,14 @@ class MultiPrize(SupermaskMethod):
         if self.norms == "tuned" and is_nothing(self.tune):
             raise TombolaError(f"norms are tuned, but tune is {self.tune}; ask for a length such as 10ep")
         check_not_negative(tune_lr=self.tune_lr)
+
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """Edge-popup whose kept weights count by their sign, times α = Σ|w|M / ΣM.
+
+        The scores' gradient takes w for α·sign(w), as the authors' code does; sign(0) = +1.
+        """
+        mask = largest(s, self.density)
+        return Definition(mean_size(w, mask, self.per_channel) * sign(w) * mask, g * w * s.sign())
 
     def init(self) -> str:
         """The initialisation of networks by name that are given none."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.base import SupermaskMethod, check_density
+from tombola.methods.base import Definition, SupermaskMethod, check_density
+from tombola.methods.edge_popup import largest
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
 
@@ -52,6 +53,11 @@ class Multicoat(SupermaskMethod):
             check_density(density)
         object.__setattr__(self, "densities", densities)
         super().__post_init__()
+
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """A weight is multiplied by how many coats keep it, each the largest |s| at a density of its own."""
+        coats = sum((largest(s, density) for density in self.densities), s.new_zeros(s.shape))
+        return Definition(w * coats, g * w * s.sign())
 
     def init(self) -> str:
         """The initialisation of networks by name that are given none."""

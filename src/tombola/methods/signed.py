@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.base import SupermaskMethod
+from tombola.methods.base import Definition, SupermaskMethod
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from tombola.levels.learn import Learning
     from tombola.mask import Mask
@@ -39,6 +39,11 @@ class SignedSupermask(SupermaskMethod):
     train_norms: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+
+    def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
+        """Scores over the threshold keep the weight, those under its negative invert it, all between hide it."""
+        mask = (s > self.threshold).to(w) - (s < -self.threshold).to(w)
+        return Definition(w * mask, g * w)
 
     def init(self) -> str:
         """The initialisation of networks by name that are given none."""
