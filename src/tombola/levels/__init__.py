@@ -11,10 +11,45 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tombola.levels.context import context_of
+    from tombola.levels.hooks import Anneal, FreezeOut, MaskDecay, Phases, Redraw
+    from tombola.levels.learn import (
+        Learning,
+        check_learning,
+        check_norms,
+        fine_tune,
+        learn_mask,
+        second_recipe,
+        tune_norms,
+    )
     from tombola.levels.search import Level, Search
     from tombola.levels.stage import train_dense, train_under
 
-__all__ = ["Level", "Search", "context_of", "train_dense", "train_under"]
+__all__ = [
+    "Anneal",
+    "FreezeOut",
+    "Learning",
+    "Level",
+    "MaskDecay",
+    "Phases",
+    "Redraw",
+    "Search",
+    "check_learning",
+    "check_norms",
+    "context_of",
+    "fine_tune",
+    "learn_mask",
+    "second_recipe",
+    "train_dense",
+    "train_under",
+    "tune_norms",
+]
 
-_HOME = {"context": ["context_of"], "search": ["Level", "Search"], "stage": ["train_dense", "train_under"]}
-__getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs=_HOME)
+_HOME = {
+    "context": ["context_of"],
+    "hooks": ["Anneal", "FreezeOut", "MaskDecay", "Phases", "Redraw"],
+    "learn": ["Learning", "check_learning", "check_norms", "fine_tune", "learn_mask", "second_recipe", "tune_norms"],
+    "search": ["Level", "Search"],
+    "stage": ["train_dense", "train_under"],
+}
+if not TYPE_CHECKING:
+    __getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs=_HOME)

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_origin, get_type_hints
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.fields import check_fields
 from tombola.names import check_known
@@ -20,8 +21,6 @@ from tombola.train.length import Length
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.learn import Learning
-    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
     from tombola.train.hooks import Hook
@@ -109,7 +108,7 @@ class Method(ABC):
         """One of Tombola's own networks in the form that is needed."""
         return spec
 
-    def hooks(self, search: Search) -> Sequence[Hook]:
+    def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """What runs within the training loop."""
         return ()
 
@@ -131,14 +130,14 @@ class Method(ABC):
         """The numbers of the levels after the first; None where they are not known before the search."""
         return None
 
-    def dry_run(self, search: Search) -> None:
+    def dry_run(self, search: levels.Search) -> None:
         """One step of everything, on copies; TombolaError for what cannot work. By default a step of training."""
         from tombola.train.dry_run import try_training
 
         try_training(search.setup, search.network(), seed=search.seed)
 
     @abstractmethod
-    def find(self, search: Search) -> list[Level]:
+    def find(self, search: levels.Search) -> list[levels.Level]:
         """Run the search; the last level holds the ticket."""
 
 
@@ -171,7 +170,7 @@ class SupermaskMethod(Method):
         """
 
     @abstractmethod
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These options as axes of the parametrisation; hooks are those of `hooks`."""
 
     def second_level(self) -> tuple[str, float] | None:
@@ -181,28 +180,22 @@ class SupermaskMethod(Method):
     tunes_norms: ClassVar[bool] = False
     """Whether that level trains scale and bias of the norms, under frozen weights, and not the weights."""
 
-    def find(self, search: Search) -> list[Level]:
+    def find(self, search: levels.Search) -> list[levels.Level]:
         """Level 1 learns the mask; level 2, if asked for, trains the weights or the norms under it."""
-        from tombola.levels.learn import fine_tune, learn_mask, tune_norms
+        learned = levels.learn_mask(search, self.learning(search.network()))
+        if (recipe := self._second_recipe(search)) is None:
+            return [learned]
+        return [learned, (levels.tune_norms if self.tunes_norms else levels.fine_tune)(search, learned, recipe)]
 
-        levels = [learn_mask(search, self.learning(search.network()))]
-        if (recipe := self._second_recipe(search)) is not None:
-            levels.append((tune_norms if self.tunes_norms else fine_tune)(search, levels[0], recipe))
-        return levels
-
-    def _second_recipe(self, search: Search) -> Recipe | None:
-        from tombola.levels.learn import second_recipe
-
+    def _second_recipe(self, search: levels.Search) -> Recipe | None:
         then = self.second_level()
-        return None if then is None else second_recipe(search, *then)
+        return None if then is None else levels.second_recipe(search, *then)
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these options cannot work on this network."""
-        from tombola.levels.learn import check_learning
+        levels.check_learning(network, self.learning(network), mask)
 
-        check_learning(network, self.learning(network), mask)
-
-    def dry_run(self, search: Search) -> None:
+    def dry_run(self, search: levels.Search) -> None:
         """One step of everything, on copies; TombolaError for what cannot work."""
         from tombola.levels.learn import dry_run
 

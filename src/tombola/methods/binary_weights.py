@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tombola import levels
 from tombola.methods.base import Definition, SupermaskMethod, binary_form, binary_rewrites, mean_size, sign
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.learn import Learning
-    from tombola.levels.search import Search
     from tombola.models.spec import ModelSpec
     from tombola.train.hooks import Hook
 
@@ -47,20 +46,17 @@ class BinaryWeights(SupermaskMethod):
         """One of Tombola's own networks in the form that is needed."""
         return binary_form(spec, self.activations, affine=True)
 
-    def hooks(self, search: Search) -> Sequence[Hook]:
+    def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """Scores rest, weights learn."""
-        from tombola.levels.hooks import Phases
+        return [levels.Phases(lambda step: (False, True))]
 
-        return [Phases(lambda step: (False, True))]
-
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation: a mask that keeps everything, whose scores rest."""
-        from tombola.levels.learn import Learning
         from tombola.supermask.represent import Binary
         from tombola.supermask.rules import TopK
         from tombola.supermask.weights import Masked
 
-        return Learning(
+        return levels.Learning(
             rule=TopK(1.0),
             weights=Masked(),
             represent=Binary(self.per_channel),

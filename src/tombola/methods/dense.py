@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import Method, binary_form
 from tombola.methods.imp import IterativePruning
@@ -12,7 +13,6 @@ from tombola.methods.imp import IterativePruning
 if TYPE_CHECKING:
     from torch import nn
 
-    from tombola.levels.search import Level, Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
 
@@ -36,11 +36,11 @@ class DenseTraining(Method):
         """One of Tombola's own networks in the form that is needed."""
         return binary_form(spec, "binary", affine=True) if self.activations == "binary" else spec
 
-    def find(self, search: Search) -> list[Level]:
+    def find(self, search: levels.Search) -> list[levels.Level]:
         """Train the network once; the only level holds it."""
         return _UNPRUNED.find(search)
 
-    def dry_run(self, search: Search) -> None:
+    def dry_run(self, search: levels.Search) -> None:
         """One step on a copy; TombolaError for what cannot work."""
         _UNPRUNED.dry_run(search)
 

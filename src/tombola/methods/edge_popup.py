@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import Definition, SupermaskMethod, fixed_density, is_nothing
 from tombola.train.length import steps
@@ -13,8 +14,6 @@ from tombola.train.length import steps
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.learn import Learning
-    from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.supermask.rules import TopK
     from tombola.train.hooks import Hook
@@ -81,22 +80,18 @@ class EdgePopup(SupermaskMethod):
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.levels.learn import check_norms
-
         check_anneal(self.anneal, steps_per_epoch, total)
         if self.train_norms:
-            check_norms(network)
+            levels.check_norms(network)
         super().check(network, steps_per_epoch, total, mask)
 
-    def hooks(self, search: Search) -> Sequence[Hook]:
+    def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """Edge-popup has none but that by which the density falls."""
         return annealed(search, self.anneal, self._rule())
 
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.levels.learn import Learning
-
-        return Learning(
+        return levels.Learning(
             rule=self._rule(),
             scores=self.scores,
             include=self.include,
@@ -136,9 +131,8 @@ def check_anneal(length: str, steps_per_epoch: int, total: int) -> None:
         raise TombolaError(f"anneal is {length}, longer than the training of {total} iterations; make it shorter")
 
 
-def annealed(search: Search, length: str, rule: TopK) -> list[Hook]:
+def annealed(search: levels.Search, length: str, rule: TopK) -> list[Hook]:
     """The hook that lets the density fall: d + (0.5 - d)(1 - t)^3 over `length` (Diffenderfer & Kailkhura 2021)."""
-    from tombola.levels.hooks import Anneal
 
     over = steps(length, search.setup.steps_per_epoch)
 
@@ -146,4 +140,4 @@ def annealed(search: Search, length: str, rule: TopK) -> list[Hook]:
         left = max(0.0, 1.0 - step / over)
         return replace(rule, density=rule.density + (0.5 - rule.density) * left**3)
 
-    return [Anneal(at)] if over else []
+    return [levels.Anneal(at)] if over else []

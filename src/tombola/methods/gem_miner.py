@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import Definition, SupermaskMethod, check_not_negative, is_nothing
 from tombola.train.length import steps
@@ -13,8 +14,6 @@ from tombola.train.length import steps
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.learn import Learning
-    from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.train.hooks import Hook
 
@@ -80,7 +79,6 @@ class GemMiner(SupermaskMethod):
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network at this length."""
-        from tombola.levels.learn import check_learning
         from tombola.supermask.rules import TopK
 
         if self.density < 1 and not self.densities(steps_per_epoch, total):
@@ -91,22 +89,19 @@ class GemMiner(SupermaskMethod):
         learning = self.learning(network)
         if self.scope == "layer":  # top-k leaves the same layers empty as the last freezing will
             learning = replace(learning, rule=TopK(self.density))
-        check_learning(network, learning, mask)
+        levels.check_learning(network, learning, mask)
 
-    def hooks(self, search: Search) -> Sequence[Hook]:
+    def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """The freezings; at the end, with `exact`, all that take part are kept."""
-        from tombola.levels.hooks import FreezeOut
-
         total = search.setup.total_steps
         densities = self.densities(search.setup.steps_per_epoch, total)
-        return [FreezeOut(densities, self.scope, total if self.exact else None)]
+        return [levels.FreezeOut(densities, self.scope, total if self.exact else None)]
 
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.levels.learn import Learning
         from tombola.supermask.rules import Round
 
-        return Learning(
+        return levels.Learning(
             rule=Round(),
             include=self.include,
             exclude=self.exclude,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import check_fraction, is_nothing
 from tombola.methods.edge_popup import EdgePopup
@@ -14,7 +15,6 @@ from tombola.train.length import steps
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.train.hooks import Hook
 
@@ -56,16 +56,14 @@ class IteRand(EdgePopup):
             raise TombolaError(f"every is {self.every}, not one of {steps_per_epoch} iterations an epoch; ask for more")
         super().check(network, steps_per_epoch, total, mask)
 
-    def hooks(self, search: Search) -> Sequence[Hook]:
+    def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """Edge-popup's, and that which draws pruned weights anew."""
-        from tombola.levels.hooks import Redraw
-
         every = steps(self.every, search.setup.steps_per_epoch)
-        redraw = Redraw(fresh_weights(search), every=every, probability=self.probability, seed=search.seed)
+        redraw = levels.Redraw(fresh_weights(search), every=every, probability=self.probability, seed=search.seed)
         return [*super().hooks(search), redraw]
 
 
-def fresh_weights(search: Search) -> Callable[[int], Mapping[str, Tensor]]:
+def fresh_weights(search: levels.Search) -> Callable[[int], Mapping[str, Tensor]]:
     """step -> every parameter (of a stored origin: every tensor), by name, drawn as the search's origin was.
 
     The draws follow from the search's seed, the step and the name.

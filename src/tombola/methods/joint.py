@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import (
     Definition,
@@ -29,8 +30,6 @@ from tombola.train.length import steps
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.learn import Learning
-    from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
     from tombola.train.hooks import Hook
@@ -135,14 +134,13 @@ class Joint(SupermaskMethod):
             )
         super().check(network, steps_per_epoch, total, mask)
 
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.levels.learn import Learning
         from tombola.supermask.represent import Binary, Identity
         from tombola.supermask.rules import TopK
         from tombola.supermask.weights import weight_rule
 
-        return Learning(
+        return levels.Learning(
             rule=TopK(fixed_density(self.pattern, self.density), self.scope, self.pattern),
             represent=Binary() if self.weights == "binary" else Identity(),
             weights=weight_rule(self.weight_gradient, self.sr_ste_decay),
@@ -164,14 +162,12 @@ class Joint(SupermaskMethod):
         rewrites = binary_rewrites(network, self.activations, self.include, self.exclude)
         return tuple(r for r in rewrites if r["kind"] != "binary-layers" or self.weights == "binary")
 
-    def hooks(self, search: Search) -> Sequence[Hook]:
+    def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """Scores and weights by turns, where they do not learn together all the time."""
-        from tombola.levels.hooks import Phases
-
         setup = search.setup
         learns = self.phases(setup.steps_per_epoch, setup.total_steps)
         always = all(learns(step) == (True, True) for step in (0, setup.total_steps - 1))
-        return [] if always else [Phases(learns)]
+        return [] if always else [levels.Phases(learns)]
 
     def phases(self, steps_per_epoch: int, total: int) -> Callable[[int], tuple[bool, bool]]:
         """step -> (scores learn, weights learn)."""

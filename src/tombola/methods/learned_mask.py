@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import Definition, SupermaskMethod, check_not_negative, is_nothing
 from tombola.names import check_known
@@ -14,8 +15,6 @@ from tombola.names import check_known
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.learn import Learning
-    from tombola.levels.search import Search
     from tombola.train.hooks import Hook
 
 _MOST_SAMPLES = 10_000
@@ -93,21 +92,18 @@ class LearnedMask(SupermaskMethod):
         """The weights are trained under the mask, if asked for."""
         return self.finetune, self.finetune_lr
 
-    def hooks(self, search: Search) -> Sequence[Hook]:
+    def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """The pressure towards sparser masks."""
-        from tombola.levels.hooks import MaskDecay
+        return [levels.MaskDecay(self.mask_decay)] if self.mask_decay else []
 
-        return [MaskDecay(self.mask_decay)] if self.mask_decay else []
-
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.levels.learn import Learning
         from tombola.supermask.represent import Identity, Represent, SignedConstant
         from tombola.supermask.rules import Bernoulli, MaskRule, Threshold
 
         represent: Represent = SignedConstant(self.rescale) if self.weights != "identity" else Identity(self.rescale)
         rule: MaskRule = Bernoulli() if self.rule == "bernoulli" else Threshold()
-        return Learning(
+        return levels.Learning(
             rule=rule,
             represent=represent,
             scores=self.logit,

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import (
     Definition,
@@ -23,8 +24,6 @@ from tombola.names import check_known
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.learn import Learning
-    from tombola.levels.search import Search
     from tombola.mask import Mask
     from tombola.models.spec import ModelSpec
     from tombola.supermask.rules import TopK
@@ -111,23 +110,20 @@ class MultiPrize(SupermaskMethod):
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network."""
-        from tombola.levels.learn import check_norms
-
         check_anneal(self.anneal, steps_per_epoch, total)
         if self.norms != "fixed":
-            check_norms(network)
+            levels.check_norms(network)
         super().check(network, steps_per_epoch, total, mask)
 
-    def hooks(self, search: Search) -> Sequence[Hook]:
+    def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """That by which the density falls."""
         return annealed(search, self.anneal, self._rule())
 
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.levels.learn import Learning
         from tombola.supermask.represent import Binary
 
-        return Learning(
+        return levels.Learning(
             rule=self._rule(),
             represent=Binary(self.per_channel),
             scores=self.scores,

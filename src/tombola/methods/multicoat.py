@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import Definition, SupermaskMethod, check_density
 from tombola.methods.edge_popup import largest
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from tombola.levels.learn import Learning
 
 
 @dataclass(frozen=True)
@@ -67,12 +66,11 @@ class Multicoat(SupermaskMethod):
         """What the initialisation is given."""
         return {"scale_fan": max(self.densities)} if self.scale_fan else {}
 
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.levels.learn import Learning
         from tombola.supermask.rules import Coats
 
-        return Learning(
+        return levels.Learning(
             rule=Coats(self.densities),
             scores=self.scores,
             include=self.include,

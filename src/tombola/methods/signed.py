@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.methods.base import Definition, SupermaskMethod
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tombola.levels.learn import Learning
     from tombola.mask import Mask
 
 
@@ -60,12 +60,11 @@ class SignedSupermask(SupermaskMethod):
                 "would pass; lower it"
             )
 
-    def learning(self, network: nn.Module) -> Learning:
+    def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""
-        from tombola.levels.learn import Learning
         from tombola.supermask.rules import Signed
 
-        return Learning(
+        return levels.Learning(
             rule=Signed(self.threshold),
             scores=self.scores,
             include=self.include,
