@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 
+from fixed_studies import fixed_arms
 from test_supermask_cli import call, last_json
-from tombola.data.config import DataSpec
 from tombola.methods import METHODS
-from tombola.models.spec import ModelSpec
 from tombola.search.presets import preset
-from tombola.study.binary import BinaryStudy, binary_arms
-from tombola.study.setting import Setting, check_arms
+from tombola.study.setting import check_arms
 from tombola.ticket.ticket import Ticket
 
 DIGITS = ["--model", "mlp", "--data", "digits"]
@@ -105,7 +103,7 @@ def test_verify_info_and_export(prize: str, runs: Path) -> None:
 
 
 def arms(model: str, **options: object) -> list[str]:
-    made = binary_arms(Setting(ModelSpec(model), DataSpec("digits"), {}, BinaryStudy(**options)))  # type: ignore[arg-type]
+    made = fixed_arms("binary", model, **options)
     check_arms(made)
     return [arm.name for arm in made]
 
@@ -120,10 +118,10 @@ def test_the_studys_arms() -> None:
 
 
 def test_the_studys_rates_reach_their_arms() -> None:
-    options = BinaryStudy((0.2,), "binary", weights_lr=0.1, mask_lr=0.2, joint_lr=0.3, score_lr=0.4)
-    made = binary_arms(Setting(ModelSpec("mlp"), DataSpec("digits"), {"length": "3it"}, options))
-    rates = {arm.name: arm.recipe.lr for arm in made}
-    assert rates == {
+    rates = {"weights_lr": 0.1, "mask_lr": 0.2, "joint_lr": 0.3, "score_lr": 0.4}
+    given = {"densities": (0.2,), "activations": "binary", **rates}
+    made = fixed_arms("binary", "mlp", recipe={"length": "3it"}, **given)
+    assert {arm.name: arm.recipe.lr for arm in made} == {
         "float": 0.1,
         "float weights, binary activations": 0.1,
         "binary weights": 0.1,

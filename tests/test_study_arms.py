@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
+from fixed_studies import fixed_arms
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.models.spec import ModelSpec
-from tombola.study.binary import BinaryStudy
+from tombola.study.definition import FIXED, halved, read_definition
 from tombola.study.setting import Arm, Setting, check_arms, folder_of
-from tombola.study.supermasks import JointStudy, MaskInit, halved, joint_arms, mask_init_arms
 from tombola.supermask import Coats
 
 
@@ -34,7 +34,8 @@ def test_lengths_without_a_half_are_refused(length: str, says: str) -> None:
 
 
 def test_masks_as_initialisations_get_half_of_the_length() -> None:
-    arms = mask_init_arms(setting(MaskInit("20it", weights_lr=0.1, mask_lr=0.2, finetune_lr=0.3), eval_every="5it"))
+    given = {"length": "20it", "weights_lr": 0.1, "mask_lr": 0.2, "finetune_lr": 0.3}
+    arms = fixed_arms("mask-init", recipe={"eval_every": "5it"}, **given)
     check_arms(arms)
     assert [(arm.name, arm.method.name, arm.recipe.length, arm.recipe.lr) for arm in arms] == [
         ("weights only", "dense", "20it", 0.1),
@@ -53,8 +54,9 @@ def test_masks_as_initialisations_get_half_of_the_length() -> None:
 
 
 def test_joint_training_is_compared_at_every_density() -> None:
-    options = JointStudy((0.3, 0.5), "sr-ste", weights_lr=0.1, mask_lr=0.2, joint_lr=0.3, score_lr=0.4)
-    arms = joint_arms(setting(options, length="3it"))
+    rates = {"weights_lr": 0.1, "mask_lr": 0.2, "joint_lr": 0.3, "score_lr": 0.4}
+    given = {"densities": (0.3, 0.5), "weight_gradient": "sr-ste", **rates}
+    arms = fixed_arms("joint", recipe={"length": "3it"}, **given)
     check_arms(arms)
     found = [(arm.name, arm.family, arm.method.name, arm.density, arm.recipe.lr, arm.recipe.length) for arm in arms]
     assert found[0] == ("weights only", None, "dense", None, 0.1, "3it")
@@ -69,7 +71,11 @@ def test_joint_training_is_compared_at_every_density() -> None:
     assert (joint.weight_gradient, joint.score_lr, joint.freeze_scores == 1.0) == ("sr-ste", 0.4, False)
 
 
-@pytest.mark.parametrize("kind", [JointStudy, BinaryStudy, Coats])
+def options(name: str) -> Any:
+    return read_definition(FIXED / f"{name}.yaml").options()
+
+
+@pytest.mark.parametrize("kind", [options("joint"), options("binary"), Coats])
 @pytest.mark.parametrize(
     ("densities", "says"),
     [
@@ -91,7 +97,8 @@ def test_densities_that_are_none_are_one_line(kind: Any, densities: Any, says: s
 def test_an_arms_recipe_is_its_own_before_the_shared_one_before_the_methods() -> None:
     made = setting(None, lr=0.5, batch_size=7).arm("a", "imp", {"levels": 1}, {"batch_size": 9}, density=0.5)
     assert (made.recipe.lr, made.recipe.batch_size, made.density, made.family) == (0.5, 9, 0.5, None)
-    assert setting(None, lr=0.5).arm("a", "imp", recipe={"lr": 0.6}, lr=0.7).recipe.lr == 0.7
+    assert setting(None).arm("a", "imp", preset={"lr": 0.6}).recipe.lr == 0.6
+    assert setting(None, lr=0.5).arm("a", "imp", preset={"lr": 0.6}).recipe.lr == 0.5
     assert folder_of(" Größe: 50 % / a.b ") == "gr-e-50-a.b"
     for density in (0.0, 1.5, -1.0):
         with pytest.raises(TombolaError, match="density of arm 'a' is"):

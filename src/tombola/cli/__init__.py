@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from tombola.cli.errors import one_line, unexpected
 from tombola.cli.screen import Screen, brief, plain_warnings
@@ -95,6 +96,8 @@ def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[s
             return nexts[DEFAULT_METHOD], words[depth:]
         if word is None or word.startswith("-"):
             raise TombolaError(f"tombola {' '.join(path)} needs one more word: {', '.join(nexts)}")
+        if path == ["study"] and word.endswith((".yaml", ".yml")):
+            return _study_of_file(word), words[depth + 1 :]
         if word not in nexts and is_import_path(word):
             from tombola.cli.searches import verb_of_path
 
@@ -103,6 +106,13 @@ def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[s
         if word not in nexts:
             raise TombolaError(unknown(f"command {' '.join(path)}".strip(), word, nexts))
         path.append(word)
+
+
+def _study_of_file(word: str) -> Verb:
+    """`study FILE.yaml`: a study that the user has defined."""
+    from tombola.cli.studies import file_verb
+
+    return file_verb(word, Path(word))
 
 
 def _print_help(verbs: Sequence[Verb]) -> None:

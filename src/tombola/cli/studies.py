@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentError
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ from tombola.formats import BITS, MISSING, Unit, density, plural
 from tombola.methods import method_class
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
-from tombola.strict import check_yaml
-from tombola.study.binary import BinaryStudy, binary_arms
+from tombola.study.definition import FIXED, Definition, read_definition, read_yaml
 from tombola.study.setting import Arm, Setting, check_arms
-from tombola.study.supermasks import JointStudy, MaskInit, joint_arms, mask_init_arms
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
@@ -68,30 +67,46 @@ class ArmsFile:
 
 
 def verbs() -> list[Verb]:
-    """`study compare`, and the comparisons with arms of their own."""
+    """`study compare`, and the studies that come with Tombola."""
     line = "Compare methods, each with its own options and recipe, over the same seeds."
-    named = (
-        Comparison("compare", line, arms_of_file, ArmsFile),
-        Comparison(
-            "mask-init",
-            "Are supermasks good initialisations? Weights only, mask only, mask then weights, at equal length.",
-            mask_init_arms,
-            MaskInit,
-        ),
-        Comparison(
-            "joint",
-            "Does joint training of mask and weights regularise? Compared with weights only and mask only.",
-            joint_arms,
-            JointStudy,
-        ),
-        Comparison(
-            "binary",
-            "What do binary weights cost? Float, binary, multi-prize and joint binary networks at equal length.",
-            binary_arms,
-            BinaryStudy,
-        ),
-    )
-    return [comparison_verb(comparison) for comparison in named]
+    compare = comparison_verb(Comparison("compare", line, arms_of_file, ArmsFile))
+    return [compare, *(file_verb(name, FIXED / f"{name}.yaml") for name in _NAMES)]
+
+
+_NAMES = ("mask-init", "joint", "binary")
+
+
+def file_verb(word: str, file: Path) -> Verb:
+    """`study WORD`: what a file defines, its parameters being options; its runs are called by the file's name."""
+    definition = read_definition(file)
+    named = {"model": definition.model, "data": definition.data, "note": definition.note}
+    arms = partial(arms_of_definition, definition, str(file))
+    summary = " ".join(definition.summary.split())
+    verb = comparison_verb(Comparison(file.stem, summary, arms, definition.options(), **named))
+
+    def add(parser: ArgumentParser) -> None:
+        try:
+            verb.add(parser)
+            taken = "json" in definition.parameters  # added behind these
+        except ArgumentError:
+            taken = True
+        if taken:
+            names = ", ".join(definition.parameters)
+            raise TombolaError(f"{file}: one of {names} is the name of an option that all studies have; rename it")
+
+    return replace(verb, words=("study", word), add=add)
+
+
+def arms_of_definition(definition: Definition, where: str, setting: Setting) -> list[Arm]:
+    """The arms that a definition has where its parameters are `setting.options`."""
+
+    def norms() -> bool:
+        from tombola.models.registry import has_norms
+
+        return has_norms(setting.model.name)
+
+    entries = definition.filled(vars(setting.options), norms, where)
+    return [_arm(setting, entry, f"{where}, arm {index}") for index, entry in enumerate(entries, start=1)]
 
 
 def comparison_verb(comparison: Comparison) -> Verb:
@@ -147,18 +162,10 @@ def comparison_verb(comparison: Comparison) -> Verb:
 
 def arms_of_file(setting: Setting) -> list[Arm]:
     """The arms that `setting.options.arms`, a YAML or JSON file, lists."""
-    import yaml
-
     if setting.options.arms is None:
         raise TombolaError("--arms is missing; name a YAML or JSON file that lists the arms")
     file = Path(setting.options.arms)
-    try:
-        # scalars stay text, which the options' types then read as on the command line: 2:4 is no number
-        text = file.read_text(encoding="utf-8")
-        check_yaml(text)
-        entries = yaml.load(text, Loader=yaml.BaseLoader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise TombolaError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
+    entries = read_yaml(file)
     if not isinstance(entries, list):
         raise TombolaError(f"{file} holds no list; write one of entries such as {{name: dense, method: dense}}")
     return [_arm(setting, entry, f"{file}, arm {index}") for index, entry in enumerate(entries, start=1)]
@@ -167,8 +174,8 @@ def arms_of_file(setting: Setting) -> list[Arm]:
 def _arm(setting: Setting, entry: object, where: str) -> Arm:
     if not isinstance(entry, Mapping):
         raise TombolaError(f"{where} is {entry!r}, but it must be a mapping such as {{name: dense, method: dense}}")
-    plain = {key: value for key, value in entry.items() if key not in ("options", "recipe")}
-    about = typed(Group("arm", _Entry), plain, where, known=("options", "recipe"))
+    plain = {key: value for key, value in entry.items() if key not in _PARTS}
+    about = typed(Group("arm", _Entry), plain, where, known=_PARTS)
     for key in ("name", "method"):
         if about.get(key) is None:
             raise TombolaError(f"{where} has no {key}; give it one")
@@ -179,13 +186,18 @@ def _arm(setting: Setting, entry: object, where: str) -> Arm:
     except TombolaError as error:
         raise TombolaError(f"{where}: {error}") from None
     options = typed(Group("method", kind), entry.get("options", {}), f"{where}, options")
-    recipe = typed(Group("recipe", Recipe), entry.get("recipe", {}), f"{where}, recipe")
-    return setting.arm(about.pop("name"), method, options, recipe, **about)
+    recipe, preset = (
+        typed(Group("recipe", Recipe), entry.get(part, {}), f"{where}, {part}") for part in ("recipe", "preset")
+    )
+    return setting.arm(about.pop("name"), method, options, recipe, preset=preset, **about)
+
+
+_PARTS = ("options", "recipe", "preset")
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """One arm in a file of arms, but for the fields of its method and recipe."""
+    """One arm in a file of arms, but for the fields of its method and recipes."""
 
     name: str | None = None
     method: str | None = None

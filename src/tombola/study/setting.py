@@ -12,7 +12,7 @@ from tombola.errors import TombolaError
 from tombola.methods import method_class
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
-from tombola.search.presets import preset
+from tombola.search.presets import preset as preset_of
 from tombola.train.recipe import Recipe
 
 
@@ -69,20 +69,20 @@ class Setting:
         options: Mapping[str, Any] | None = None,
         recipe: Mapping[str, Any] | None = None,
         *,
-        lr: float | None = None,
+        preset: Mapping[str, Any] | None = None,
         density: float | None = None,
         family: str | None = None,
     ) -> Arm:
-        """An arm from fields; what is left open comes from the shared recipe, then the method's preset.
+        """An arm from fields: `recipe` goes before the shared recipe, that before `preset`, that before the method's.
 
-        `lr` is the learning rate where it is not None.
+        Raises:
+            TombolaError: there is no such method, or it has other options.
         """
         try:
             kind = method_class(method)
-            named = preset(kind, self.model.name, self.data.name)
+            named = preset_of(kind, self.model.name, self.data.name)
             made = kind(**{**named.method, **(options or {})})
-            rate = {} if lr is None else {"lr": lr}
-            trained = Recipe(**{**named.recipe, **self.recipe, **(recipe or {}), **rate})
+            trained = Recipe(**{**named.recipe, **(preset or {}), **self.recipe, **(recipe or {})})
         except (TombolaError, TypeError) as error:
             raise TombolaError(f"arm {name!r}: {error}") from None
         return Arm(name, made, trained, density, family)
