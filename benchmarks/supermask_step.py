@@ -34,9 +34,9 @@ from torch.nn.utils import parametrize
 from torch.profiler import ProfilerActivity, profile
 
 from record import Ratio, Record, Times, milliseconds, ratio, steadily
-from tombola.mask import holders, prunable
 from tombola.models.registry import build_network
 from tombola.nn.binary import use_binary_layers_
+from tombola.parameters import holders, prunable
 from tombola.supermask import Binary, TopK, attach, refresh
 from tombola.train.feeds import wants_channels_last
 

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from record import Ratio, Record, Times, milliseconds, ratio, steadily
 from tombola.data.splits import Splits, make_splits
 from tombola.hold import hold
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.models.registry import build_network
+from tombola.parameters import prunable
 from tombola.select.select import select
 from tombola.train.feeds import wants_channels_last
 from tombola.train.loop import train

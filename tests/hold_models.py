@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
+from tombola.parameters import prunable
 
 X = torch.linspace(-1, 1, 10).view(2, 5)
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from cli_calls import call, last_json
 from tombola.errors import TombolaError
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.methods.imp import IterativePruning
+from tombola.parameters import prunable
 from tombola.report.page import write_report
 from tombola.search.find import find, search
 from tombola.search.request import make_request

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tombola.compact import Compacted, compact
 from tombola.errors import TombolaError
-from tombola.mask import prunable
 from tombola.models.registry import build_network
 from tombola.nn.binary import BinaryActivation, BinaryLinear, use_binary_layers_
+from tombola.parameters import prunable
 
 
 def check(model: nn.Module, *example: Tensor, **options: bool) -> Compacted:

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
+from tombola.parameters import prunable
 from tombola.train.connectivity import is_cut
 
 torch.manual_seed(0)

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrizations, weight_norm
 import tombola
 from tombola.coverage import LeftOutWarning, coverage, density_in_words, warn_of_left_out
 from tombola.errors import TombolaError
-from tombola.mask import prunable
 from tombola.methods.dense import DenseTraining
+from tombola.parameters import prunable
 from tombola.search.find import run_find
 from tombola.search.request import make_request
 

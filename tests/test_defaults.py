@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from tombola._defaults import plainly
+from tombola.machine.defaults import plainly
 from tombola.mask import Mask
 from tombola.models.registry import build_network
 from tombola.ticket.origin import NetworkSpec, Origin

@@ -20,9 +20,10 @@ from torch.nn.utils import prune
 
 import tombola as tb
 from tombola.errors import TombolaError
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.models.registry import build_network
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
+from tombola.parameters import prunable
 from tombola.runtime import choose, cuda, timing
 from tombola.runtime.deploy import TOLERANCE, Deployed, deploy
 from tombola.runtime.plan import Plan

@@ -12,8 +12,9 @@ import torch
 import tombola as tb
 from cli_calls import call, last_json
 from tombola.cli.deployment import _batches
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.models.registry import build_network
+from tombola.parameters import prunable
 from tombola.select import select
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.ticket import Ticket

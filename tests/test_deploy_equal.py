@@ -21,7 +21,7 @@ from tombola.compact.checks import checks_of
 from tombola.compact.compare import EQUAL, difference
 from tombola.compact.inputs import inputs_like
 from tombola.errors import TombolaError
-from tombola.mask import prunable
+from tombola.parameters import prunable
 from tombola.runtime import choose, timing
 from tombola.runtime.deploy import Deployed, deploy
 

@@ -17,9 +17,10 @@ import tombola as tb
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.levels import prune as loop
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
+from tombola.parameters import prunable
 from tombola.search.find import find, run_find, search
 from tombola.search.presets import PRESETS
 from tombola.search.request import make_request

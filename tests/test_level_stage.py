@@ -18,8 +18,9 @@ from tombola.errors import TombolaError
 from tombola.levels import stage
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import train_dense, train_under
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.methods.base import Method
+from tombola.parameters import prunable
 from tombola.search.find import run_find, search
 from tombola.search.request import make_request
 from tombola.select.select import EmptyLayerWarning

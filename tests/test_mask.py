@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 from tombola.errors import TombolaError
-from tombola.mask import Mask, disconnected, named_parameter, parameters_by_name, prunable, unwrap
+from tombola.mask import Mask, disconnected
+from tombola.parameters import named_parameter, parameters_by_name, prunable, unwrap
 
 
 class Doubled(nn.Module):

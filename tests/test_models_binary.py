@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.errors import TombolaError
-from tombola.mask import prunable
 from tombola.models.registry import MODELS, build_network, default_init, names
 from tombola.nn.binary import BinaryActivation
 from tombola.nn.init import initialise_
+from tombola.parameters import prunable
 
 MORE_OF_THE_SAME = ("resnet-32", "resnet-44", "resnet-56", "vgg-19", "wrn-28-K")
 OWN = [*(name for name in names() if name not in MORE_OF_THE_SAME), "wrn-16-1", "wrn-10-0.5"]

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 import tombola as tb
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.nn.outputs import OutputsKeptWarning, output_weights
+from tombola.parameters import prunable
 
 RECIPE = {"length": "4it", "batch_size": 8}
 RULE = tb.TopK(0.25, pattern="channel")

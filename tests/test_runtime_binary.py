@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from tombola.errors import TombolaError
-from tombola.mask import prunable
 from tombola.models.registry import build_network
 from tombola.nn import binary
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, use_binary_layers_
+from tombola.parameters import prunable
 from tombola.runtime.binary import layer, lookup, pack_binary
 from tombola.runtime.binary.chain import threshold
 from tombola.runtime.binary.layer import ConvWindow, Maps, pack_weights

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrizations
 
 from supermask_models import inputs, network, scores_of, train
 from tombola.errors import TombolaError
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
+from tombola.parameters import prunable
 from tombola.supermask import (
     Bernoulli,
     Binary,

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from tombola import cores
 from tombola.cli.screen import plain_warnings
-from tombola.cores import CoresWarning
 from tombola.errors import RunError, TombolaError
+from tombola.machine import cores
+from tombola.machine.cores import CoresWarning
 from tombola.runs.directory import Stage
 from tombola.runs.workers import WorkerPool, WorkerWarning
 

@@ -11,30 +11,9 @@ from torch.nn.utils.parametrize import is_parametrized
 from tombola import formats
 from tombola.errors import TombolaError
 from tombola.fields import described
-from tombola.parameters import (
-    clean,
-    holders,
-    module_at,
-    named_parameter,
-    parameters_by_name,
-    places,
-    prunable,
-    resolve,
-    unwrap,
-)
+from tombola.parameters import clean, module_at, parameters_by_name, places, prunable, resolve, unwrap
 
-__all__ = [
-    "Mask",
-    "disconnected",
-    "holders",
-    "module_at",
-    "named_parameter",
-    "parameters_by_name",
-    "places",
-    "prunable",
-    "resolve",
-    "unwrap",
-]
+__all__ = ["Mask", "disconnected"]
 
 
 class Mask(Mapping[str, Tensor]):

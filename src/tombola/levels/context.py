@@ -10,8 +10,9 @@ from torch import nn
 
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import final_state
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.nn.forward import Batch, typed
+from tombola.parameters import prunable
 from tombola.rng.seeds import generator
 from tombola.select.criteria import At, Context
 from tombola.ticket.ticket import Ticket

@@ -19,10 +19,11 @@ from tombola.levels.hooks import LogUtilisation, Refresh
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticket_of
 from tombola.levels.validate import check_ticket
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.nn.init import NORMS
 from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
+from tombola.parameters import prunable
 from tombola.runs.stage import Stage
 from tombola.select.select import EmptyLayerWarning
 from tombola.supermask.attach import Rest, attach

@@ -19,8 +19,9 @@ from tombola.levels.rewind import Rewind
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import TrainedLevel, check_connected, final_state, run_level, ticket_of
 from tombola.levels.validate import check_ticket
-from tombola.mask import Mask, prunable, unwrap
+from tombola.mask import Mask
 from tombola.nn.outputs import output_weights, say_kept
+from tombola.parameters import prunable, unwrap
 from tombola.runs.stage import REWIND, Stage
 from tombola.select.barred import warn_of_barred, warn_of_ties
 from tombola.select.criteria import Context, Criterion

@@ -11,7 +11,8 @@ from torch import Tensor
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
 from tombola.levels.search import Level, Search, level_result
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
+from tombola.parameters import prunable
 from tombola.results.codec import found
 from tombola.results.trial import LevelResult, Utilisation
 from tombola.runs.stage import REWIND, TICKET, Stage

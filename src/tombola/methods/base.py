@@ -271,9 +271,9 @@ def binary_rewrites(
 ) -> tuple[Mapping[str, Any], ...]:
     """What a network is rewritten with: binary layers for all that is masked; binary activations where they are
     asked for and the network does not have them."""
-    from tombola.mask import prunable
     from tombola.nn.binary import BinaryActivation
     from tombola.nn.flow import RELU_LIKE
+    from tombola.parameters import prunable
 
     rewrites: list[Mapping[str, Any]] = [{"kind": "binary-layers", "names": list(prunable(network, include, exclude))}]
     binary, float_ = (any(isinstance(m, kind) for m in network.modules()) for kind in (BinaryActivation, RELU_LIKE))

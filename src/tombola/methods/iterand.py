@@ -70,8 +70,8 @@ def fresh_weights(search: levels.Search) -> Callable[[int], Mapping[str, Tensor]
     """
     import torch
 
-    from tombola.mask import parameters_by_name
     from tombola.nn.init import initialise_
+    from tombola.parameters import parameters_by_name
     from tombola.rng.seeds import derive, generator
 
     origin = search.origin

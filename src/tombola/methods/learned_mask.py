@@ -117,7 +117,7 @@ class LearnedMask(SupermaskMethod):
 
 def layer_biases(network: nn.Module) -> list[str]:
     """Names of the biases of layers whose weight is prunable (not of norms)."""
-    from tombola.mask import parameters_by_name, prunable
+    from tombola.parameters import parameters_by_name, prunable
 
     names = [f"{weight.removesuffix('weight')}bias" for weight in prunable(network)]
     there = parameters_by_name(network)

@@ -92,7 +92,7 @@ def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _storage(tensor: Tensor) -> tuple[Any, ...]:
     """The identity of a tensor's storage; equal for tied tensors."""
-    from tombola._memory import whereabouts  # which imports torch
+    from tombola.machine.memory import whereabouts  # which imports torch
 
     return (tensor.device, whereabouts(tensor), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
 

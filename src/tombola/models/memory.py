@@ -16,7 +16,7 @@ _WIDTH = "ask for a smaller one (width, hidden)"
 
 def check_memory(name: str, build: Callable[[], nn.Module]) -> None:
     """TombolaError if the parameters of what `build` gives exceed this machine's memory; nothing is allocated."""
-    from tombola._defaults import plainly
+    from tombola.machine.defaults import plainly
 
     try:
         with plainly("meta"):

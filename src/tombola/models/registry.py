@@ -122,7 +122,7 @@ def build_network(
     """
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise TombolaError(f"{name}: classes is {classes!r}; a positive integer is needed")
-    from tombola._defaults import plainly
+    from tombola.machine.defaults import plainly
 
     match = _find(name)
     if match is None:

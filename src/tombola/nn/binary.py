@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tombola.errors import TombolaError
-from tombola.mask import holders, parameters_by_name, resolve
+from tombola.parameters import holders, parameters_by_name, resolve
 
 # ---- activations -------------------------------------------------------------------------------------------
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from tombola.hold import release
-from tombola.mask import parameters_by_name
 from tombola.nn.forward import leaves
+from tombola.parameters import parameters_by_name
 
 _LAYERS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Linear", "Convolution", "MkldnnLinear", "MkldnnConvolution")
 _VIEWS = ("T", "Transpose", "Permute", "View", "ReshapeAlias", "UnsafeView", "Expand", "Clone", "ToCopy", "AsStrided")

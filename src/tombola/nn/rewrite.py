@@ -12,10 +12,10 @@ import torch
 from torch import fx, nn
 
 from tombola.errors import TombolaError
-from tombola.mask import unwrap
 from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, use_binary_layers_
 from tombola.nn.remarks import remarks
+from tombola.parameters import unwrap
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import fx, nn
 from torch.fx import _symbolic_trace as symbolic
 from torch.fx._lazy_graph_module import _LazyGraphModule
 
-from tombola._locks import Lock
+from tombola.machine.locks import Lock
 
 _TRACING = Lock()
 

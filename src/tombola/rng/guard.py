@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tombola._locks import Lock
+from tombola.machine.locks import Lock
 
 _SEEDED = Lock()
 """Held while the generators are seeded: no other thread sees that state."""

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn, TypeVar
 
-from tombola._locks import Lock
-from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
+from tombola.machine.cores import held_to_cores
+from tombola.machine.locks import Lock
 from tombola.runs.workers import WorkerPool
 
 Item = TypeVar("Item")

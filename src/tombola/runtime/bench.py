@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
+from tombola.machine.cores import held_to_cores
 from tombola.names import check_known
 from tombola.nn.flops import flops
 from tombola.runs.jobs import limit_threads

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from tombola._memory import has_shape
 from tombola.compact import Compacted, CompactReport
 from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.compact import compact_checked
 from tombola.compact.copies import copied
 from tombola.compact.effective import plain_copy
-from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.fields import checked
+from tombola.machine.cores import held_to_cores
+from tombola.machine.memory import has_shape
 from tombola.rng.guard import kept
 from tombola.runs.jobs import limit_threads
 from tombola.runtime.binary import pack_binary

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tombola._memory import address, array_address
 from tombola.errors import TombolaError
+from tombola.machine.memory import address, array_address
 from tombola.runtime.gaps import Coding, code, coded_bytes, columns, shared
 from tombola.runtime.gemv_ir import Ending, gaps_step, planes_step
 from tombola.runtime.native import Code

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from tombola._locks import once
+from tombola.machine.locks import once
 from tombola.runtime.gaps import LANES, Coding
 from tombola.runtime.ir import BYTES, V8F, V8I, ZERO, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module

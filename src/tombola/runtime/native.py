@@ -8,7 +8,7 @@ from typing import Any
 import llvmlite.binding as llvm
 from llvmlite import ir
 
-from tombola._locks import COMPILING, once
+from tombola.machine.locks import COMPILING, once
 
 I1, I32, I64, F32 = ir.IntType(1), ir.IntType(32), ir.IntType(64), ir.FloatType()
 STEP = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64, I64])

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tombola._locks import COMPILING, Lock, once
-from tombola._memory import array_address
 from tombola.errors import TombolaError
+from tombola.machine.locks import COMPILING, Lock, once
+from tombola.machine.memory import array_address
 from tombola.runtime import runner
 from tombola.runtime.native import Code
 

@@ -6,7 +6,7 @@ import ctypes
 
 from llvmlite import ir
 
-from tombola._locks import once
+from tombola.machine.locks import once
 from tombola.runtime.native import I32, I64, STEP, Code, compile_module, pause, yield_processor
 
 STATE, TABLE, STEPS, THREAD, THREADS, COUNTER, START, LOCK = range(8)

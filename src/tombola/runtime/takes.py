@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tombola._memory import described, has_shape
 from tombola.compact.inputs import Batch
 from tombola.errors import TombolaError
 from tombola.formats import plural
+from tombola.machine.memory import described, has_shape
 
 
 @dataclass(frozen=True)

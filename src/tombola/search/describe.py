@@ -13,11 +13,11 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.fingerprint import fingerprint, warn_unseen
 from tombola.fingerprint.origins import package_of
-from tombola.mask import unwrap
 from tombola.methods.base import Method
 from tombola.models.foreign import network_at
 from tombola.models.registry import check_name, is_known
 from tombola.models.spec import ModelSpec
+from tombola.parameters import unwrap
 from tombola.plain import as_plain
 from tombola.search.request import Request
 from tombola.ticket.tensors import hash_state

@@ -17,9 +17,9 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.levels.search import Level, Search
-from tombola.mask import parameters_by_name
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
+from tombola.parameters import parameters_by_name
 from tombola.plain import as_plain
 from tombola.results.codec import of_run
 from tombola.results.record import LeftOut, Parameters

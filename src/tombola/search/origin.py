@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from tombola import _masking
 from tombola.data.splits import Splits
 from tombola.errors import TicketError, TombolaError
-from tombola.hold import release
-from tombola.mask import parameters_by_name, unwrap
+from tombola.hold import masking, release
 from tombola.methods.base import Method
 from tombola.methods.dense import DenseTraining
 from tombola.models.foreign import filled_args
 from tombola.models.registry import check_name, default_init, is_known, load_checkpoint_
 from tombola.models.spec import ModelSpec
+from tombola.parameters import parameters_by_name, unwrap
 from tombola.rng.seeds import derive
 from tombola.search.request import Request
 from tombola.ticket import checks
@@ -144,7 +143,7 @@ def _hooks_of_users(weight: nn.Parameter) -> list[Any]:
     """The hooks on a parameter that are not those by which a mask is held, which the copy is to be without."""
     kinds = ("_backward_hooks", "_post_accumulate_grad_hooks")
     found = [hook for kind in kinds for hook in (getattr(weight, kind, None) or {}).values()]
-    return [hook for hook in found if getattr(hook, "__module__", None) != _masking.__name__]
+    return [hook for hook in found if getattr(hook, "__module__", None) != masking.__name__]
 
 
 def _handed_on(ticket: Ticket, start: Start) -> Origin:

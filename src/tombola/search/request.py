@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from tombola.cores import held_to_cores
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.fields import described
-from tombola.mask import unwrap
+from tombola.machine.cores import held_to_cores
 from tombola.methods import method_class
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
 from tombola.nn.forward import input_dtype
+from tombola.parameters import unwrap
 from tombola.rng.seeds import checked_seed
 from tombola.runs.jobs import check_single_process
 from tombola.runs.progress import Progress, Silent

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tombola.errors import TombolaError
 from tombola.fields import checked
-from tombola.mask import Mask, resolve
+from tombola.mask import Mask
 from tombola.names import unknown
+from tombola.parameters import resolve
 from tombola.select.barred import BarredWeightsWarning, bars, redrawn, tied, warn_of_barred
 from tombola.select.checks import checked_count, checked_density, checked_scores
 from tombola.select.patterns import NM, Pattern, Units, parse_pattern

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from tombola._locks import once
 from tombola.errors import TombolaError
+from tombola.machine.locks import once
 from tombola.select import radix
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from tombola.errors import TombolaError
 from tombola.formats import Fixed
 from tombola.levels.rewind import Rewind
 from tombola.levels.search import level_result
-from tombola.mask import Mask, prunable
+from tombola.mask import Mask
 from tombola.models.spec import ModelSpec
+from tombola.parameters import prunable
 from tombola.plain import as_plain
 from tombola.results.statistics import FEWEST_REPLICATES, figure
 from tombola.rng.seeds import derive

@@ -20,9 +20,9 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.formats import Unit
-from tombola.mask import unwrap
 from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
+from tombola.parameters import unwrap
 from tombola.plain import as_plain
 from tombola.results.codec import of_run
 from tombola.results.record import Parameters

@@ -13,10 +13,11 @@ from torch.nn.utils import parametrize
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
 from tombola.fields import checked
-from tombola.mask import Mask, holders, parameters_by_name, prunable, resolve, unwrap
+from tombola.mask import Mask
 from tombola.names import unknown
 from tombola.nn.init import NORMS, fans, scheme_named
 from tombola.nn.outputs import say_kept
+from tombola.parameters import holders, parameters_by_name, prunable, resolve, unwrap
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.supermask.layers import Groups, groups, layers

@@ -9,7 +9,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from tombola.fields import checked
-from tombola.mask import Mask, unwrap
+from tombola.mask import Mask
+from tombola.parameters import unwrap
 from tombola.supermask.attach import FROZEN_BY_US, ORDER
 from tombola.supermask.layers import layers, named_layers
 from tombola.supermask.masks import read, refresh, warn_if_stale

@@ -10,8 +10,8 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from tombola._locks import once
-from tombola._memory import PLAIN, address, without_gaps
+from tombola.machine.locks import once
+from tombola.machine.memory import PLAIN, address, without_gaps
 
 
 def keep(values: Tensor, mask: Tensor) -> Tensor:
@@ -56,6 +56,6 @@ def _alike(first: Tensor, *others: Tensor) -> bool:
 @once
 def _loops() -> ModuleType:
     """The compiled loops, imported when they are first needed."""
-    from tombola import _loops
+    from tombola.machine import loops
 
-    return _loops
+    return loops

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tombola.errors import TombolaError
-from tombola.mask import parameters_by_name, unwrap
+from tombola.parameters import parameters_by_name, unwrap
 from tombola.supermask.parametrization import Supermask
 
 _PARAMETRISED = re.compile(r"((?:.*?\.)?)parametrizations\.([^.]+)\.(.+)")  # module, weight, what belongs to it

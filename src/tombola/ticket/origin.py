@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tombola._defaults import plainly
 from tombola.errors import TicketError, TombolaError
 from tombola.fields import described
 from tombola.hold import release
-from tombola.mask import unwrap
+from tombola.machine.defaults import plainly
 from tombola.names import imported_if_trusted
+from tombola.parameters import unwrap
 from tombola.ticket.format import plain_json
 from tombola.ticket.tensors import (
     first_few,

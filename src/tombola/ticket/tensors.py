@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from tombola._memory import whereabouts
 from tombola.errors import TicketError
+from tombola.machine.memory import whereabouts
 
 DTYPES = frozenset(
     {

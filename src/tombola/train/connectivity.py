@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tombola.hold import release
-from tombola.mask import Mask, parameters_by_name
+from tombola.mask import Mask
 from tombola.nn.forward import input_dtype, leaves
+from tombola.parameters import parameters_by_name
 
 
 def is_cut(model: nn.Module, mask: Mask, x: Tensor) -> bool:

@@ -17,9 +17,9 @@ from tombola.data.task import Loss
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.hold import release
-from tombola.mask import holders, parameters_by_name, unwrap
 from tombola.names import check_known
 from tombola.nn.forward import Batch, typed, widened
+from tombola.parameters import holders, parameters_by_name, unwrap
 from tombola.rng.seeds import derive
 from tombola.select.criteria import At
 from tombola.train.feeds import evaluation_feed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tombola.cores import held_to_cores
 from tombola.errors import TombolaError
 from tombola.fields import check_fields
+from tombola.machine.cores import held_to_cores
 from tombola.names import check_known
 
 LOGGERS = ("tensorboard",)

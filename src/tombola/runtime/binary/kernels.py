@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from tombola._locks import once
+from tombola.machine.locks import once
 from tombola.runtime.ir import BYTES, V8F, ZERO, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
 

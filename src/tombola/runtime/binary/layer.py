@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tombola._memory import array_address
+from tombola.machine.memory import array_address
 from tombola.runtime.binary.kernels import FOUR, compare_kernel, count_kernel, pack_kernel, pack_planes_kernel
 from tombola.runtime.binary.lookup import BLOCK, MAX_WORDS, disagreements, looks_up, lookup_kernel, nibbles, room
 from tombola.runtime.program import Step

@@ -13,7 +13,7 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from tombola._locks import once
+from tombola.machine.locks import once
 from tombola.runtime.binary.kernels import COUNT, FOUR, finish, smaller
 from tombola.runtime.ir import BYTES, Emitter
 from tombola.runtime.native import I64, Code, compile_module

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tombola._locks import Lock
-from tombola._memory import address, checked, given, made
 from tombola.errors import TombolaError
+from tombola.machine.locks import Lock
+from tombola.machine.memory import address, checked, given, made
 from tombola.runtime.binary.layer import Bits, ConvWindow, Maps, Packing, Sums, Weights
 from tombola.runtime.program import Program
 from tombola.runtime.ready import Ready

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from llvmlite import ir
 
-from tombola._locks import once
-from tombola._memory import array_address
+from tombola.machine.locks import once
+from tombola.machine.memory import array_address
 from tombola.runtime.ir import BYTES, Emitter
 from tombola.runtime.native import I64, STEP, Code, compile_module
 from tombola.runtime.program import Step

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tombola._memory import within_words
+from tombola.machine.memory import within_words
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from llvmlite import ir
 
-from tombola._locks import once
+from tombola.machine.locks import once
 from tombola.runtime.ir import BYTES, LANES, V8F, V8I, Emitter
 from tombola.runtime.native import F32, I32, I64, Code, compile_module
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from tombola._locks import once
+from tombola.machine.locks import once
 from tombola.runtime.ir import BYTES, LANES, V8F, Emitter
 from tombola.runtime.native import F32, I64, Code, compile_module
 

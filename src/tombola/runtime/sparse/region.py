@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola._locks import Lock
-from tombola._memory import given, made
 from tombola.errors import TombolaError
+from tombola.machine.locks import Lock
+from tombola.machine.memory import given, made
 from tombola.runtime.ir import LANES
 from tombola.runtime.ops import Region
 from tombola.runtime.program import Program

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tombola._memory import array_address
+from tombola.machine.memory import array_address
 from tombola.runtime.native import Code
 from tombola.runtime.program import Step
 

@@ -10,12 +10,13 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from tombola._keeper import Keeper, Place, held_at, not_held, owner_of, take_off
-from tombola._masking import Pruned
 from tombola.errors import TombolaError
 from tombola.fields import checked, described
 from tombola.formats import plural
-from tombola.mask import Mask, places, unwrap
+from tombola.hold.keeper import Keeper, Place, held_at, not_held, owner_of, take_off
+from tombola.hold.masking import Pruned
+from tombola.mask import Mask
+from tombola.parameters import places, unwrap
 
 __all__ = ["Hold", "hold", "release"]
 

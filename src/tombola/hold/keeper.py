@@ -19,9 +19,9 @@ from torch.nn.utils import parametrize
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
-from tombola._masking import Alive, Masking, Pruned, Ready, set_pruned
 from tombola.errors import TombolaError
-from tombola.mask import module_at, unwrap
+from tombola.hold.masking import Alive, Masking, Pruned, Ready, set_pruned
+from tombola.parameters import module_at, unwrap
 
 Path = tuple[str, ...]
 _FSDP = "_is_fsdp_managed_module"  # whose weights are views, of the whole parameter in the forward pass alone

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tombola._locks import once
-from tombola._memory import PLAIN, address, whereabouts, without_gaps
+from tombola.machine.locks import once
+from tombola.machine.memory import PLAIN, address, whereabouts, without_gaps
 
 __all__ = ["Alive", "Masking", "Pruned", "Ready", "set_pruned"]
 
@@ -258,6 +258,6 @@ def _shard(whole: Tensor, like: Tensor) -> Tensor:
 @once
 def _loops() -> ModuleType:
     """The compiled loops, imported when they are first needed."""
-    from tombola import _loops
+    from tombola.machine import loops
 
-    return _loops
+    return loops
