@@ -15,9 +15,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+from msgspec import to_builtins
+
 import _fuzz
 from tombola.cli import main
-from tombola.report.summary import read_run
+from tombola.report.read import read_run
+from tombola.results.search import Replicate, SearchResult
+from tombola.results.trial import LayerResult, LevelResult
+from tombola.results.verification import ArmResult, BoundAlone, ClaimResult, ExampleSet, VerificationResult
 
 BAD = (
     "</style></svg><script>alert(1)</script><img src=x onerror=alert(1)> \"' onmouseover=alert(1) x=' ]]><!-- "
@@ -33,7 +38,7 @@ def attack(folder: Path) -> None:
     said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         main(["runs", "--out", str(root.parent)])
-        main(["report", str(root)])
+        main(["report", str(root), str(proof_of(root)), "--out", str(root)])
     assert said.getvalue().replace("\n", "").isprintable(), f"printed: {said.getvalue()!r}"
     page = root / "report.html"
     if page.is_file():
@@ -42,7 +47,8 @@ def attack(folder: Path) -> None:
         assert not re.search(r"\b49\b", text.partition("</style>")[2]), "a template in a name was carried out"
     for index, bad in enumerate(NOT_READ):
         make(folder / f"odd-{index}", bad)
-        _fuzz.one_line(lambda index=index: read_run(folder / f"odd-{index}"))
+        for run in (folder / f"odd-{index}", proof_of(folder / f"odd-{index}")):
+            _fuzz.one_line(lambda run=run: read_run(run))
 
 
 class Page(HTMLParser):
@@ -57,23 +63,44 @@ class Page(HTMLParser):
 
 
 def make(root: Path, bad: str) -> None:
-    """A search with two arms and a verification, every text of which is `bad`."""
-    level = {
-        "level": 0, "density": 0.5, "kept": 5, "total": 10, "test_accuracy": 0.9, "val_accuracy": 0.9, "steps": 10,
-        "early_stop_iteration": 5, "layers": [{"name": bad, "kept": 5, "total": 10}], "metrics": bad, "ticket": bad,
-    }  # fmt: skip
-    replicate = {"replicate": 0, "seed": 1, "ticket": bad, "arms": {"ticket": [level], bad: [level]}}
-    common = {"method": bad, "model": bad, "data": bad, "metric": bad}
-    find = {"kind": "find", **common, "replicates": [replicate]}
-    arm = {"test_accuracy": [0.9, 0.8, 0.7], "mean": 0.8, "interval": [0.7, 0.9], "early_stop_iteration": [1, 2, 3],
-           "iterations_to_dense_loss": [1, 2, 3], "metrics": [bad]}  # fmt: skip
-    claim = {"difference": 0.1, "lower": 0.0, "interval": [0.0, 0.2], "claim": bad, "verdict": "yes", "why": bad,
-             "covers": bad}  # fmt: skip
-    verify = {"kind": "verify", **common, "sentence": bad, "ticket": bad, "arms": {"ticket": arm, bad: arm},
-              "comparisons": {bad: claim}}  # fmt: skip
+    """A search with two arms, and beside it a verification, every text of which is `bad`."""
+    level = LevelResult(
+        level=0, density=0.5, kept=5, total=10, barred_kept=0, metrics=bad, ticket=bad,
+        layers=(LayerResult(name=bad, kept=5, total=10),),
+        steps=10, seconds=0.1, stopped=bad, train_loss=0.5, train_accuracy=0.9, train_accuracy_eval=0.9,
+        train_loss_eval=0.5, train_examples_eval=10, val_loss=0.5, val_accuracy=0.9, val_loss_min=0.5,
+        early_stop_iteration=5, early_stop_observed=True, test_accuracy=0.9, test_loss=0.5,
+        test_accuracy_early_stop=0.9, metric=bad, recipe={bad: bad},
+    )  # fmt: skip
+    replicate = Replicate(replicate=0, seed=1, ticket=bad, arms={"ticket": (level,), bad: (level,)})
+    common: dict[str, Any] = {"method": bad, "model": bad, "data": bad, "metric": bad, "higher_is_better": True}
+    common |= {"recipe": {bad: bad}, "parameters": None}
+    find = SearchResult(**common, input_shape=None, replicates=(replicate,))
+    alone = BoundAlone(lower=0.0, interval=(0.0, 0.2))
+    arm = ArmResult(
+        test_accuracy=(0.9, 0.8, 0.7), mean=0.8, interval=(0.7, 0.9), covers=bad, seeds_alone=alone,
+        early_stop_iteration=(1, 2, 3), early_stop_observed=(True,) * 3, iterations_to_dense_loss=(1, 2, 3),
+        metrics=(bad,),
+    )  # fmt: skip
+    claim = ClaimResult(
+        difference=0.1, lower=0.0, interval=(0.0, 0.2), covers=bad, standard_error=0.1, degrees_of_freedom=2.0,
+        variance=None, seeds_alone=alone, claim=bad, threshold=0.0, p=0.1, p_holm=0.1, lower_holm=0.0,
+        confidence_holm=0.95, verdict="yes", verdict_uncorrected="yes", refuted=False, replicates_to_decide=None,
+        examples_to_decide=None, why=bad,
+    )  # fmt: skip
+    verify = VerificationResult(
+        **common, density=0.5, kept=5, total=10, barred_kept=0, replicates=3, margin=0.002, margin_in_words=bad,
+        test_set=ExampleSet(examples=10, resolution=0.1), arms={"ticket": arm, bad: arm}, comparisons={bad: claim},
+        speed=None, wins=None, sentence=bad,
+    )  # fmt: skip
     head = {"kind": "find", "name": bad, "command": f"tombola {bad}; rm -rf ~\n", "config": {bad: {bad: [bad]}},
-            "versions": {bad: bad}, "machine": {bad: bad}, "seed": bad, "fingerprint": bad, "begun": bad}  # fmt: skip
-    root.mkdir(parents=True)
-    content: dict[str, Any] = {"run.json": head, "result.json": find, "verify.json": verify}
-    for name, value in content.items():
-        (root / name).write_text(json.dumps(value))
+            "versions": {bad: bad}, "machine": {bad: bad}, "begun": bad}  # fmt: skip
+    for folder, result in ((root, find), (proof_of(root), verify)):
+        folder.mkdir(parents=True)
+        (folder / "run.json").write_text(json.dumps(head))
+        (folder / "result.json").write_text(json.dumps(to_builtins(result)))  # of half a character, too
+
+
+def proof_of(root: Path) -> Path:
+    """Where the verification lies."""
+    return root.with_name(f"{root.name}-verify")

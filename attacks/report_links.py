@@ -20,12 +20,12 @@ def attack(folder: Path) -> None:
     precious.write_text("as it was")
     root = folder / "run"
     report_html.make(root, "x")
-    figures = write_report([root], root).figures
+    figures = write_report([root, report_html.proof_of(root)], root).figures
     assert figures, "the report has no figure to be attacked"
     for place in (root / "report.html", root / "report.html.part", root / "figures" / ".tombola.json", *figures):
         place.unlink(missing_ok=True)
         place.symlink_to(precious)
-    _fuzz.one_line(lambda: write_report([root], root))
+    _fuzz.one_line(lambda: write_report([root, report_html.proof_of(root)], root))
     other = folder / "other"
     report_html.make(other, "x")
     (other / "figures").symlink_to(outside)

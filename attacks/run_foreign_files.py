@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from _runs import again, essence, interrupted_search, small_search
 from tombola.cli import main
 from tombola.errors import TombolaError
-from tombola.report.summary import read_run
+from tombola.report.read import read_run
 from tombola.runs.listing import list_runs
 
 LEVEL = "replicate-0/level-00"

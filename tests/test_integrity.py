@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from tombola.errors import RunError, TombolaError
-from tombola.report.summary import read_run
+from tombola.report.read import read_run
 from tombola.runs.integrity import KEY, Damaged, DamagedWarning, read_sealed, write_sealed
 from tombola.runs.listing import list_runs
 from tombola.runs.stage import Stage
@@ -147,7 +147,7 @@ def test_a_kill_while_damage_is_mended_leaves_no_other_damage(case: Path, whole:
 def test_a_lost_description_is_written_again_if_all_was_done_here(case: Path, whole: Path) -> None:
     (the_run(case) / "run.json").write_bytes(b"")
     assert [(run["state"], run["stages"]) for run in list_runs(case)] == [("damaged", 3)]
-    with pytest.raises(TombolaError, match=r"run\.json is not JSON"):
+    with pytest.raises(TombolaError, match=r"run\.json is empty"):
         read_run(the_run(case))
     _, said = tiny.again(case)
     assert len(said) == 1
@@ -169,7 +169,7 @@ def test_reports_leave_out_what_is_damaged_and_say_so(case: Path) -> None:
     log.write_text(log.read_text().replace("0.", "1."))
     found = read_run(run)
     assert found.find is not None
-    assert found.find.replicates[0].arms["ticket"][1].metrics is None
+    assert found.find.replicates[0].levels[1].metrics == ""
     assert any("level-01/metrics.csv does not fit its checksum, and is left out" in note for note in found.missing)
 
 

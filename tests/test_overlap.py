@@ -25,7 +25,7 @@ from tombola.mask import Mask
 from tombola.models.spec import ModelSpec
 from tombola.report import style
 from tombola.report.page import write_report
-from tombola.report.summary import read_run
+from tombola.report.read import read_run
 from tombola.results.statistics import figure
 from tombola.study.cross_training import MASKS, _sentence, run_overlap
 from tombola.study.mask_overlap import (
@@ -447,7 +447,7 @@ def test_a_run_of_one_replicate_or_without_layers_still_has_a_page(study: dict[s
     assert any("no intervals" in note for note in run.missing)
     assert write_report([tmp_path / "run"], tmp_path / "page").html.exists()
     write_json(tmp_path / "run" / "result.json", {**value, "names": ["one"]})
-    with pytest.raises(TombolaError, match="two `names`"):
+    with pytest.raises(TombolaError, match=r"Expected `array` of length 2, got 1 - at `\$.names`"):
         read_run(tmp_path / "run")
 
 

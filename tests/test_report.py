@@ -16,15 +16,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report_runs import make_find, make_verify, write_json, write_log
+from report_runs import make_find, make_verified, make_verify, write_json, write_log
 from tombola.errors import TombolaError
 from tombola.report import aggregate, axes, figures, style, tables, words
-from tombola.report.levels import Layer
 from tombola.report.looks import page_looks, series_look
 from tombola.report.page import ReportFiles, write_report
 from tombola.report.plot import Plot, slug
 from tombola.report.plots import run_plots
-from tombola.report.summary import Run, read_run
+from tombola.report.read import Run, read_run
+from tombola.results.trial import LayerResult
 
 FETCHING = ("script", "link", "img", "iframe", "object", "embed", "base", "form", "foreignobject")
 
@@ -72,13 +72,13 @@ def names_of(run: Run) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_verify(make_find(tmp_path_factory.mktemp("full") / "lenet-imp"))
+def full(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_verified(make_find(tmp_path_factory.mktemp("full") / "lenet-imp"))
 
 
 @pytest.fixture(scope="module")
-def report(full: Path, tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
-    return write_report([full], tmp_path_factory.mktemp("report") / "out")
+def report(full: list[Path], tmp_path_factory: pytest.TempPathFactory) -> ReportFiles:
+    return write_report(full, tmp_path_factory.mktemp("report") / "out")
 
 
 @pytest.fixture
@@ -115,7 +115,6 @@ def test_full_run_gives_page_and_figures(report: ReportFiles) -> None:
         "train.lr",
         "0.0012",
         "2.12.0",
-        "mnist:9f2c41d07be35a86c2d10f74ee03b8a1",
         "undecided beats reinitialised",
         "95 % t-interval of the mean",
         "(1 of 5)",
@@ -124,11 +123,13 @@ def test_full_run_gives_page_and_figures(report: ReportFiles) -> None:
     assert "has not been verified" not in page.text
 
 
-def test_same_runs_give_the_same_bytes_whatever_the_settings(full: Path, report: ReportFiles, tmp_path: Path) -> None:
+def test_same_runs_give_the_same_bytes_whatever_the_settings(
+    full: list[Path], report: ReportFiles, tmp_path: Path
+) -> None:
     import matplotlib
 
     with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.hashsalt": "mine"}):
-        again = write_report([full], tmp_path / "again")
+        again = write_report(full, tmp_path / "again")
         assert matplotlib.rcParams["font.size"] == 30
     assert report.html.read_bytes() == again.html.read_bytes()
     assert [p.name for p in report.figures] == [p.name for p in again.figures]
@@ -139,18 +140,19 @@ def test_same_runs_give_the_same_bytes_whatever_the_settings(full: Path, report:
 @pytest.mark.usefixtures("no_pdf")
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     bad = "</style><script>alert(1)</script><img src=x onerror=alert(1)> $\\frac{ _a \x00 \u202e"
-    root = make_verify(make_find(tmp_path / "run", name=bad, method=bad, logs=False, replicates=1, levels=(0, 3)), 2)
-    for name in ("result.json", "verify.json"):
-        value = json.loads((root / name).read_text())
+    find = make_find(tmp_path / "run", name=bad, method=bad, logs=False, replicates=1, levels=(0, 3))
+    root, proof = make_verified(find, 2)
+    for run in (root, proof):
+        value = json.loads((run / "result.json").read_text())
         value |= {"model": bad, "data": bad, "sentence": bad, "ticket": bad}
-        for rep in value.get("replicates", []) if name == "result.json" else []:
+        for rep in value["replicates"] if run == root else []:
             rep["arms"]["_" + bad] = rep["arms"]["random"]
             for level in rep["arms"]["ticket"]:
                 level["layers"][0]["name"] = bad
-        write_json(root / name, value)
+        write_json(run / "result.json", value)
     head = json.loads((root / "run.json").read_text())
     write_json(root / "run.json", {**head, "config": {bad: {bad: bad}}, "command": bad, "versions": {bad: bad}})
-    files = write_report([root], tmp_path / "page.html")
+    files = write_report([root, proof], tmp_path / "page.html")
     text = files.html.read_text(encoding="utf-8")
     page = check_self_contained(text)
     assert "<script>alert(1)</script>" in page.text
@@ -168,7 +170,7 @@ def test_a_run_may_only_name_its_own_files(tmp_path: Path) -> None:
     write_json(root / "result.json", value)
     find = read_run(root).find
     assert find is not None
-    assert find.replicates[0].arms["ticket"][0].metrics is None
+    assert find.replicates[0].levels[0].metrics == ""
 
 
 @pytest.mark.usefixtures("no_pdf")
@@ -189,7 +191,8 @@ def test_what_is_missing_is_said(tmp_path: Path, change: Mapping[str, Any], says
     value = json.loads((root / "result.json").read_text())
     for rep in value["replicates"]:
         for level in rep["arms"]["ticket"]:
-            level.pop(change.get("drop"), None)
+            if "drop" in change:
+                level[change["drop"]] = {"layers": [], "metrics": ""}.get(change["drop"])
     if "cut" in change:
         del value["replicates"][change["cut"]]["arms"]["ticket"][2:]
     value |= {key: change[key] for key in ("replicates", "kind") if key in change}
@@ -235,10 +238,10 @@ def test_several_runs_share_a_figure(tmp_path: Path) -> None:
 def test_an_early_stop_that_was_not_observed_is_no_number(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"kind": "verify", "name": "x"})
     make_verify(tmp_path)
-    value = json.loads((tmp_path / "verify.json").read_text())
+    value = json.loads((tmp_path / "result.json").read_text())
     value["arms"]["ticket"]["early_stop_observed"] = [True, True, False, True, True]
     value["arms"]["dense"]["early_stop_observed"] = [False] * 5
-    write_json(tmp_path / "verify.json", value)
+    write_json(tmp_path / "result.json", value)
     run = read_run(tmp_path)
     assert run.verify is not None
     rows = {str(row[0]): row for row in tables.verify_tables(run.verify, page_looks([run])[0])[0].rows}
@@ -267,18 +270,22 @@ def test_a_report_with_fewer_figures_removes_those_of_before(tmp_path: Path) -> 
     ("file", "content", "says"),
     [
         ("run.json", None, "holds no run.json"),
-        ("run.json", "[1]", "expected an object"),
-        ("run.json", "{", "is not JSON"),
-        ("result.json", '{"kind": "find", "replicates": 3}', "$.replicates is 3; expected a list"),
+        ("run.json", "[1]", "run.json holds no JSON object"),
+        ("run.json", "{", "run.json is not readable JSON"),
+        ("run.json", '{"name": 3}', "Expected `str`, got `int` - at `$.name`"),
+        ("run.json", '{"format": 2}', "has format 2, and this version of Tombola reads format 1"),
+        ("result.json", '{"kind": "find", "replicates": 3}', "Expected `array`, got `int` - at `$.replicates`"),
+        ("result.json", '{"kind": "find", "format": 9}', "has format 9, and this version of Tombola reads format 1"),
+        ("result.json", '{"kind": "find", "replicates": []}', "missing required field"),
         (
             "result.json",
             '{"kind": "find", "replicates": [{"arms": {"ticket": [{"level": 0, "density": 12.0}]}}]}',
-            "$.replicates[0].arms.ticket[0].density is 12.0; expected a number from 0 to 1",
+            "Expected `float` <= 1.0 - at `$.replicates[0].arms[...][0].density`",
         ),
         (
-            "verify.json",
-            '{"comparisons": {"dense": {"verdict": "perhaps"}}}',
-            "yes, no, undecided or cannot decide",
+            "result.json",
+            '{"kind": "verify", "comparisons": {"dense": {"verdict": "perhaps"}}}',
+            "Invalid enum value 'perhaps' - at `$.comparisons[...].verdict`",
         ),
     ],
 )
@@ -331,7 +338,7 @@ def test_log_is_read_up_to_a_torn_row(tmp_path: Path) -> None:
     assert aggregate.read_log(tmp_path / "m.csv", "val_loss") == {0: 2.0, 10: 1.0}
     assert aggregate.read_log(tmp_path / "none.csv", "val_loss") == {}
     (tmp_path / "n.csv").write_text("step,val_loss\n0,4.0\n10,3.0\n20,1.0\n")
-    found = aggregate.curve([tmp_path / "m.csv", tmp_path / "n.csv", None], "val_loss")
+    found = aggregate.curve([str(tmp_path / "m.csv"), str(tmp_path / "n.csv"), ""], "val_loss")
     assert found is not None
     assert (found.steps, found.mean, found.n) == ((0, 10), (3.0, 2.0), 2)
 
@@ -376,7 +383,7 @@ def test_means_in_words() -> None:
 
 
 def test_many_layers_and_empty_ones_are_drawn() -> None:
-    layers = [Layer(f"layer{i}.weight", 0 if i == 3 else 10 * i + 1, 2000) for i in range(90)]
+    layers = [LayerResult(name=f"layer{i}.weight", kept=0 if i == 3 else 10 * i + 1, total=2000) for i in range(90)]
     drawn = figures.layer_figure([("5 %", series_look(0), layers)])
     assert drawn.get_size_inches()[1] <= 9
     assert b"layer0.weight" in style.svg_bytes(drawn)
@@ -384,7 +391,7 @@ def test_many_layers_and_empty_ones_are_drawn() -> None:
 
 def test_any_name_can_be_drawn() -> None:
     names = ["$\\frac{", "_hidden", "<b>&amp;", "\x00\x1b[0m", "彩票 \u202e", "", "x" * 500]
-    layers = [Layer(name, 1, 2) for name in names]
+    layers = [LayerResult(name=name, kept=1, total=2) for name in names]
     drawn = figures.layer_figure([(names[0], series_look(0), layers)])
     ElementTree.fromstring(style.svg_bytes(drawn))
     assert style.pdf_bytes(drawn).startswith(b"%PDF")

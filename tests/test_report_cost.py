@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-
-import pytest
 
 from report_cases import change, drawn, drop
 from report_runs import make_find, write_json
 from tombola.report.aggregate import spread
 from tombola.report.cost import Priced, PricedSeries, bars, cost_of, find_series, total
-from tombola.report.levels import Level
 from tombola.report.looks import page_looks, series_look
-from tombola.report.summary import Find, Replicate, read_run
+from tombola.report.read import read_run
 from tombola.report.tables import find_tables, runs_table
+from tombola.results.search import Replicate, SearchResult
+from tombola.results.trial import LevelResult
+from trial_results import level_figures
 
 
-def levels(*steps: int | None) -> tuple[Level, ...]:
-    return tuple(Level(n, 0.5**n, steps=count, test_accuracy=0.9) for n, count in enumerate(steps))
+def levels(*steps: int) -> tuple[LevelResult, ...]:
+    return tuple(level_figures(n, density=0.5**n, steps=count) for n, count in enumerate(steps))
 
 
-def search(*replicates: dict[str, tuple[Level, ...]]) -> Find:
-    return Find("imp", "m", "d", "accuracy", tuple(Replicate(i, i, "", arms) for i, arms in enumerate(replicates)))
+def search(*replicates: dict[str, tuple[LevelResult, ...]]) -> SearchResult:
+    return SearchResult(
+        method="imp",
+        model="m",
+        data="d",
+        metric="accuracy",
+        higher_is_better=True,
+        input_shape=None,
+        recipe=None,
+        parameters=None,
+        replicates=tuple(Replicate(replicate=i, seed=i, ticket="", arms=a) for i, a in enumerate(replicates)),
+    )
 
 
 def test_costs_by_hand() -> None:
@@ -34,16 +43,15 @@ def test_costs_by_hand() -> None:
     assert cost_of(found, "random", 0) is None
 
 
-def test_costs_are_means_over_replicates_and_unknown_where_one_is() -> None:
+def test_costs_are_means_over_replicates() -> None:
     assert cost_of(search({"ticket": levels(100, 50)}, {"ticket": levels(100, 70)}), "ticket", 1) == 160
-    assert cost_of(search({"ticket": levels(100, None)}, {"ticket": levels(100, 70)}), "ticket", 1) is None
     assert cost_of(search({"ticket": levels(100, 50)}, {"ticket": levels(100)}), "ticket", 1) == 150
     assert total([1, 2]) == 3
     assert total([1, None]) is None
 
 
 def test_a_search_of_levels_that_begin_late_counts_them_whole() -> None:
-    learned = (Level(1, 0.5, steps=210, test_accuracy=0.9), Level(2, 0.5, steps=90, test_accuracy=0.91))
+    learned = (level_figures(1, steps=210), level_figures(2, steps=90))
     assert cost_of(search({"ticket": learned}), "ticket", 2) == 300
 
 
@@ -88,13 +96,14 @@ def test_a_search_from_a_ticket_says_what_is_not_counted(tmp_path: Path) -> None
     run = read_run(root)
     assert run.find is not None
     looks = page_looks([run])[0]
-    assert "the ticket that the search started from" in find_tables(run.find, looks)[0].note
-    assert "started from" not in find_tables(replace(run.find, from_ticket=False), looks)[0].note
+    assert (
+        "the ticket that the search started from" in find_tables(run.find, looks, from_ticket=run.from_ticket)[0].note
+    )
+    assert "started from" not in find_tables(run.find, looks)[0].note
 
 
-@pytest.mark.parametrize("what", ["steps", "test_accuracy"])
-def test_without_steps_or_tests_there_is_no_cost(tmp_path: Path, what: str) -> None:
-    root = change(make_find(tmp_path / "run", logs=False, lean=True, levels=(0, 1), controls=()), drop(what))
+def test_without_tests_there_is_no_cost(tmp_path: Path) -> None:
+    root = change(make_find(tmp_path / "run", logs=False, lean=True, levels=(0, 1), controls=()), drop("test_accuracy"))
     ((run, looks, plots, _),) = drawn([root])
     assert run.find is not None
     assert "accuracy-cost" not in {plot.name for plot in plots}

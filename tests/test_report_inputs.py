@@ -14,7 +14,7 @@ from tombola.mask import Mask
 from tombola.report.inputs import by_place, image_figure, input_plots, read_ticket, vector_figure
 from tombola.report.looks import CONTROLS, page_looks, series_look
 from tombola.report.plot import Plot, Remark
-from tombola.report.summary import Run, read_run
+from tombola.report.read import Run, read_run
 from tombola.study.arms import random_like
 
 
@@ -112,11 +112,11 @@ def test_a_file_that_is_no_ticket_is_said(tmp_path: Path) -> None:
     assert run.find is not None
     level = run.find.replicates[0].arms["ticket"][-1]
     assert level.ticket is not None
-    level.ticket.write_bytes(b"no ticket")
+    Path(level.ticket).write_bytes(b"no ticket")
     shown = only(run)
     assert isinstance(shown, Remark)
     assert "cannot be read" in shown.text
-    level.ticket.unlink()
+    Path(level.ticket).unlink()
     assert only(run) is None
 
 
@@ -125,11 +125,11 @@ def test_reading_is_the_same_every_time(tmp_path: Path) -> None:
     assert run.find is not None
     path = run.find.replicates[0].arms["ticket"][-1].ticket
     assert path is not None
-    readings = [read_ticket(path, (7,), 3) for _ in range(2)]
+    readings = [read_ticket(Path(path), (7,), 3) for _ in range(2)]
     assert readings[0] is not None
     assert readings[1] is not None
     assert np.array_equal(readings[0].random, readings[1].random)
-    assert read_ticket(path, None, 3) is None, "the shape of a user's own data is not known from the ticket"
+    assert read_ticket(Path(path), None, 3) is None, "the shape of a user's own data is not known from the ticket"
 
 
 @pytest.mark.parametrize("channels", [1, 3])

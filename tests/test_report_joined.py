@@ -11,7 +11,7 @@ import pytest
 
 import tombola as tb
 from report_runs import write_json
-from tombola.report.summary import NOT_VERIFIED, read_runs
+from tombola.report.read import NOT_VERIFIED, read_runs
 from tombola.runs.integrity import KEY
 from tombola.study.verify import verify
 

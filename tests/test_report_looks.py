@@ -19,7 +19,7 @@ from tombola.report import style
 from tombola.report.colours import css_colours, luminance, on_dark
 from tombola.report.looks import CONTROLS, HUES, MARKERS, Look, page_looks, series_look, shades, swatch
 from tombola.report.page import write_report
-from tombola.report.summary import read_runs
+from tombola.report.read import read_runs
 
 # Machado, Oliveira & Fernandes (2009), full severity, on linear RGB.
 VISIONS = {

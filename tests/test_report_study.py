@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,103 +13,140 @@ from report_runs import LAYERS, TOTAL, make_find, write_json, write_log
 from tombola.errors import TombolaError
 from tombola.report import style, words
 from tombola.report.aggregate import joined_log, merged
-from tombola.report.comparison import Study
-from tombola.report.levels import Level
 from tombola.report.looks import page_looks, series_look
 from tombola.report.numbers import key_numbers
 from tombola.report.page import write_report
 from tombola.report.plot import Plot
 from tombola.report.plots import run_plots
+from tombola.report.read import Run, read_run
 from tombola.report.study_tables import study_tables
-from tombola.report.summary import Run, read_run
 from tombola.report.utilisation import used_weights
+from tombola.results.comparison import ArmContrast, ArmDifference, ComparedArm, ComparisonResult, CoveredDifference
+from tombola.results.record import Figure
+from tombola.results.trial import LayerResult, LevelResult, Utilisation
+from tombola.results.verification import SEEDS, SeedsAlone
+from trial_results import level_figures
 
 SAMPLED = ("test_accuracy_sampled", "val_accuracy_sampled")
 FAMILIES = {"Edge-popup": (0.7, 0.5, 0.3, 0.1), "IMP": (0.5, 0.2, 0.05)}
 
 
-def make_level(root: Path, folder: str, density: float, draw: random.Random, **more: Any) -> dict[str, Any]:
-    """One level of 1000 steps; its log climbs to the accuracy that it reports."""
+def make_level(root: Path, folder: str, density: float, draw: random.Random, level: int = 0) -> LevelResult:
+    """One level; its log climbs to the accuracy that it reports."""
     reached = 0.97 - 0.01 / density**0.5 + draw.gauss(0, 0.002)
-    if more.pop("logs", True):
-        write_log(root / folder / "metrics.csv", reached, 900, draw, rows=10)
-    return {
-        "level": 0,
-        "density": density,
-        "kept": round(density * TOTAL),
-        "total": TOTAL,
-        "steps": 12_000,
-        "test_accuracy": reached,
-        "val_accuracy": reached + 0.004,
-        "train_accuracy": reached - 0.02,
-        "train_accuracy_eval": reached + 0.02 + 0.01 * density,
-        "layers": [
-            {"name": n, "kept": round(density ** (1 + i / 4) * t), "total": t}
+    write_log(root / folder / "metrics.csv", reached, 900, draw, rows=10)
+    return level_figures(
+        level,
+        density=density,
+        kept=round(density * TOTAL),
+        total=TOTAL,
+        steps=12_000,
+        test_accuracy=reached,
+        test_accuracy_early_stop=None,
+        early_stop_iteration=None,
+        early_stop_observed=False,
+        val_accuracy=reached + 0.004,
+        train_accuracy=reached - 0.02,
+        train_accuracy_eval=reached + 0.02 + 0.01 * density,
+        layers=tuple(
+            LayerResult(name=n, kept=round(density ** (1 + i / 4) * t), total=t)
             for i, (n, t) in enumerate(LAYERS.items())
-        ],
-        "metrics": f"{folder}/metrics.csv",
-        **more,
-    }
+        ),
+        metrics=f"{folder}/metrics.csv",
+    )
 
 
-def utilised(density: float) -> list[dict[str, Any]]:
+def utilised(density: float) -> tuple[Utilisation, ...]:
     steps, weights = range(0, 12_001, 2_000), dict(zip(LAYERS, (1, 0.8, 0.3), strict=True))
-    return [
-        {"step": s, "densities": {n: 1 - (1 - density) * (s / 12_000) * w for n, w in weights.items()}} for s in steps
-    ]
+    return tuple(
+        Utilisation(step=s, densities={n: 1 - (1 - density) * (s / 12_000) * w for n, w in weights.items()})
+        for s in steps
+    )
 
 
-def make_arm(root: Path, name: str, family: str | None, density: float, replicates: int, *, masks: bool) -> Any:
+def make_arm(root: Path, name: str, family: str, density: float, replicates: int, *, masks: bool) -> ComparedArm:
     draw = random.Random(name)
     levels = []
     for rep in range(replicates):
         found = [make_level(root, f"{name}/replicate-{rep}/level-00", density, draw)]
         if masks:
-            found[0] |= {"utilisation": utilised(density)}
+            found[0] = found[0].replace(utilisation=utilised(density))
             found.append(make_level(root, f"{name}/replicate-{rep}/level-01", density, draw, level=1))
-        levels.append(found)
+        levels.append(tuple(found))
 
-    def figure(read: Any) -> dict[str, Any]:
-        return {"values": [read(found[-1]) for found in levels]}
+    def figure(read: Callable[[LevelResult], float]) -> Figure:
+        return Figure(mean=None, interval=None, values=tuple(read(found[-1]) for found in levels))
 
-    return {
-        "name": name,
-        "family": family,
-        "method": "dense" if density == 1 else "joint",
-        "density": density,
-        "recipe": {"lr": 0.1},
-        "replicates": levels,
-        "test_accuracy": figure(lambda x: x["test_accuracy"]),
-        "val_accuracy": figure(lambda x: x["val_accuracy"]),
-        "train_accuracy": figure(lambda x: x["train_accuracy"]),
-        "train_accuracy_eval": figure(lambda x: x["train_accuracy_eval"]),
-        "gap": figure(lambda x: x["train_accuracy_eval"] - x["val_accuracy"]),
-        "shift": figure(lambda x: x["val_accuracy"] - x["test_accuracy"]),
-        "bits_per_weight": figure(lambda x: 32 * x["density"]),
-        **({part: figure(lambda x: x["test_accuracy"]) for part in SAMPLED} if masks else {}),
-    }
+    return ComparedArm(
+        name=name,
+        family=family,
+        method="dense" if density == 1 else "joint",
+        options=None,
+        density=density,
+        prunable=TOTAL,
+        plot_density=None,
+        recipe={"lr": 0.1},
+        replicates=tuple(levels),
+        origins=(),
+        test_accuracy=figure(lambda x: x.test_accuracy or 0.0),
+        val_accuracy=figure(lambda x: x.val_accuracy or 0.0),
+        train_accuracy=figure(lambda x: x.train_accuracy or 0.0),
+        train_accuracy_eval=figure(lambda x: x.train_accuracy_eval or 0.0),
+        gap=figure(lambda x: (x.train_accuracy_eval or 0.0) - (x.val_accuracy or 0.0)),
+        shift=figure(lambda x: (x.val_accuracy or 0.0) - (x.test_accuracy or 0.0)),
+        bits_per_weight=figure(lambda x: 32 * x.density),
+        **({part: figure(lambda x: x.test_accuracy or 0.0) for part in SAMPLED} if masks else {}),
+    )
+
+
+def contrast(arm: str, difference: float, replicates: int) -> ArmContrast:
+    ends = (difference - 0.002, difference + 0.002) if replicates >= 3 else None
+    none = ArmDifference(difference=None, interval=None)
+    tested = CoveredDifference(
+        difference=difference, interval=ends, covers=SEEDS, seeds_alone=SeedsAlone(interval=ends)
+    )
+    return ArmContrast(
+        arm=arm,
+        against="Dense",
+        paired=True,
+        test_accuracy=tested,
+        val_accuracy=none,
+        train_accuracy_eval=none,
+        train_accuracy=none,
+        gap=none,
+        shift=none,
+    )
 
 
 def make_study(root: Path, *, many: bool = True, replicates: int = 3) -> Path:
     """A study of a dense arm and, with ``many``, two families of several densities."""
-    arms = [make_arm(root, "Dense", None, 1.0, replicates, masks=False)]
+    arms = [make_arm(root, "Dense", "Dense", 1.0, replicates, masks=False)]
     for family, densities in FAMILIES.items():
         for density in densities if many else densities[-1:]:
             label = f"{family} {density:.0%}" if many else family
             arms.append(make_arm(root, label, family, density, replicates, masks=family == "Edge-popup"))
     compared = [
-        {
-            "arm": arm["name"],
-            "against": "Dense",
-            "paired": True,
-            "test_accuracy": {"difference": d, "interval": [d - 0.002, d + 0.002] if replicates >= 3 else None},
-        }
+        contrast(arm.name, d, replicates)
         for arm, d in zip(arms[1:], (0.005, -0.01, 0.001, 0.0, -0.02, 0.003, 0.0), strict=False)
     ]
-    head = {"kind": "study", "study": "regularise", "model": "lenet-300-100", "data": "mnist", "metric": "accuracy"}
     write_json(root / "run.json", {"kind": "study", "name": root.name, "config": {"seed": 0}, "command": "tombola"})
-    rest = {"arms": arms, "comparisons": compared, "note": "Every arm has its own tuned rate.", "seeds": [0, 5, 9]}
-    write_json(root / "result.json", {**head, **rest})
+    result = ComparisonResult(
+        study="regularise",
+        model="lenet-300-100",
+        data="mnist",
+        metric="accuracy",
+        higher_is_better=True,
+        input_shape=None,
+        replicates=replicates,
+        seeds=(0, 5, 9),
+        recipe=None,
+        parameters=None,
+        arms=tuple(arms),
+        comparisons=tuple(compared),
+        intervals="",
+        note="Every arm has its own tuned rate.",
+    )
+    write_json(root / "result.json", result.as_dict())
     return root
 
 
@@ -122,7 +159,7 @@ def numbers_of(run: Run) -> list[str]:
     return [number.name for number in key_numbers(run, page_looks([run])[0])]
 
 
-def study_of(root: Path) -> Study:
+def study_of(root: Path) -> ComparisonResult:
     study = read_run(root).study
     assert study is not None
     return study
@@ -190,14 +227,14 @@ def test_wrong_values_of_a_study_are_named(tmp_path: Path) -> None:
     value = json.loads((root / "result.json").read_text())
     value["arms"][1]["density"] = 3
     write_json(root / "result.json", value)
-    with pytest.raises(TombolaError, match=r"arms\[1\].density is 3; expected a number from 0 to 1"):
+    with pytest.raises(TombolaError, match=r"Expected `float` <= 1.0 - at `\$.arms\[1\].density`"):
         read_run(root)
 
 
 def test_levels_are_joined_end_to_end(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("step,val_accuracy\n0,0.1\n10,0.5\n")
     (tmp_path / "b.csv").write_text("step,val_accuracy\n0,0.2\n5,0.6\n")
-    levels = [Level(i, 1.0, steps=10, metrics=tmp_path / f"{name}.csv") for i, name in enumerate("ab")]
+    levels = [level_figures(i, steps=10, metrics=str(tmp_path / f"{name}.csv")) for i, name in enumerate("ab")]
     assert joined_log(levels, "val_accuracy") == {0: 0.1, 10: 0.5, 15: 0.6}
     found = merged([{0: 1.0, 1: 2.0}, {0: 3.0, 1: 2.0, 2: 9.0}])
     assert found is not None
@@ -221,10 +258,10 @@ def test_no_two_looks_are_the_same() -> None:
     assert len(looks) == 36
 
 
-def one_level(root: Path, level: dict[str, Any]) -> Path:
+def one_level(root: Path, level: LevelResult) -> Path:
     make_find(root, method="edge-popup", replicates=1, levels=(0,), controls=(), logs=False)
     value = json.loads((root / "result.json").read_text())
-    value["replicates"][0]["arms"]["ticket"] = [level]
+    value["replicates"][0]["arms"]["ticket"] = [level.as_dict()]
     write_json(root / "result.json", value)
     return root
 
@@ -232,8 +269,8 @@ def one_level(root: Path, level: dict[str, Any]) -> Path:
 @pytest.mark.usefixtures("no_pdf")
 def test_a_search_of_one_masked_level(tmp_path: Path) -> None:
     root = tmp_path / "run"
-    level = make_level(root, "replicate-0/level-01", 0.5, random.Random(0), level=1, utilisation=utilised(0.5))
-    run = read_run(one_level(root, level))
+    level = make_level(root, "replicate-0/level-01", 0.5, random.Random(0), level=1)
+    run = read_run(one_level(root, level.replace(utilisation=utilised(0.5))))
     assert names_of(run) == [
         "training-val-accuracy",
         "training-val-loss",

@@ -10,8 +10,10 @@ import pytest
 from report_runs import LAYERS, TOTAL, write_json, write_log
 from tombola.report import style
 from tombola.report.page import write_report
-from tombola.report.summary import read_run
+from tombola.report.read import read_run
 from tombola.report.words import verdict
+from tombola.results.trial import LayerResult
+from trial_results import level_figures
 
 
 @pytest.fixture(autouse=True)
@@ -24,11 +26,18 @@ def stage(root: Path, folder: str, name: str, density: float, value: float = 0.9
     """A finished stage, its files named as its search names them."""
     place = root / folder / name
     write_log(place / "metrics.csv", value, 900, random.Random(name), rows=4)
-    level = {"level": int(name.rpartition("-")[2]), "density": density, "kept": round(density * TOTAL), "total": TOTAL}
-    log = f"{folder.rpartition('/')[2]}/{name}/metrics.csv"  # as seen from the search's own directory
-    level |= {"test_accuracy": value, "val_accuracy": value, "steps": 1000, "metrics": log}
-    level["layers"] = [{"name": n, "kept": round(density * t), "total": t} for n, t in LAYERS.items()]
-    write_json(place / "result.json", level)
+    level = level_figures(
+        int(name.rpartition("-")[2]),
+        density=density,
+        kept=round(density * TOTAL),
+        total=TOTAL,
+        test_accuracy=value,
+        val_accuracy=value,
+        steps=1000,
+        metrics=f"{folder.rpartition('/')[2]}/{name}/metrics.csv",  # as seen from the search's own directory
+        layers=tuple(LayerResult(name=n, kept=round(density * t), total=t) for n, t in LAYERS.items()),
+    )
+    write_json(place / "result.json", level.as_dict())
 
 
 def test_a_search_with_a_level_under_way(tmp_path: Path) -> None:
@@ -68,7 +77,7 @@ def test_a_study_shows_the_arms_that_have_something(tmp_path: Path) -> None:
     assert run.study is not None
     assert [(arm.name, len(arm.replicates)) for arm in run.study.arms] == [("Dense", 2), ("Joint 0.5", 1)]
     level = run.study.arms[1].replicates[0][0]
-    assert level.metrics == tmp_path / "joint-0.5" / "replicate-0" / "level-01" / "metrics.csv"
+    assert level.metrics == str(tmp_path / "joint-0.5" / "replicate-0" / "level-01" / "metrics.csv")
     assert "Finished so far: Dense 2 replicates, Joint 0.5 1 replicate." in run.study.note
     page = write_report([tmp_path], tmp_path / "out").html.read_text()
     for phrase in ("The run has not finished", "Joint 0.5", "97.00"):

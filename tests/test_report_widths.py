@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from report_runs import make_find, make_verify
+from report_runs import make_find, make_verified
 from test_report_study import make_study
 from tombola.report import style
 from tombola.report.page import write_report
@@ -39,14 +39,14 @@ def chromium(url: str, profile: Path, *flags: str) -> subprocess.CompletedProces
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of a verified search with controls, of a study of many arms, and of a run that has just begun."""
     folder = tmp_path_factory.mktemp("runs")
-    search = make_verify(make_find(folder / "lenet-300-100-imp-mnist", levels=range(16), logs=False), replicates=3)
+    search = make_verified(make_find(folder / "lenet-300-100-imp-mnist", levels=range(16), logs=False), replicates=3)
     begun = folder / "begun"
     begun.mkdir()
     (begun / "run.json").write_text(json.dumps({"kind": "find", "name": "x" * 200, "command": "tombola find " * 20}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(style, "pdf_bytes", lambda figure: b"%PDF")
         study = make_study(folder / "study", replicates=3)
-        return write_report([search, study, begun], folder / "out").html
+        return write_report([*search, study, begun], folder / "out").html
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")

@@ -8,8 +8,8 @@ import pytest
 
 from cli_calls import call
 from tombola.errors import TombolaError
-from tombola.report.nodes import load
 from tombola.runs.atomic import read_json
+from tombola.runs.integrity import read_record
 from tombola.strict import DEPTH, VALUES, check_yaml, parse_json
 
 JSON = {
@@ -36,7 +36,7 @@ def test_json_that_is_refused(text: str, tmp_path: Path) -> None:
     assert str(caught.value).isprintable()
     file = tmp_path / "result.json"
     file.write_text(text)
-    for read in (read_json, load):
+    for read in (read_json, read_record):
         with pytest.raises(TombolaError) as refused:
             read(file)
         assert str(refused.value).isprintable()

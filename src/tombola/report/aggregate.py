@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tombola.report.levels import FEWEST, Layer, Level
-from tombola.report.summary import Find
+from tombola.results.search import SearchResult
+from tombola.results.statistics import FEWEST_REPLICATES
+from tombola.results.trial import LayerResult, LevelResult
 from tombola.runs.integrity import Damaged, read_file
 
-Reading = Callable[[Level], float | None]
+Reading = Callable[[LevelResult], float | None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def spread(values: Iterable[float]) -> Spread | None:
         return None
     mean = math.fsum(known) / n
     interval = None
-    if n >= FEWEST:
+    if n >= FEWEST_REPLICATES:
         from scipy.stats import t
 
         variance = math.fsum((value - mean) ** 2 for value in known) / (n - 1)
@@ -80,16 +81,16 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return math.fsum(known) / len(known) if known else None
 
 
-def levels_of(find: Find, arm: str) -> dict[int, list[Level]]:
+def levels_of(find: SearchResult, arm: str) -> dict[int, list[LevelResult]]:
     """Levels of an arm by number, over replicates, from dense to sparse."""
-    grouped: dict[int, list[Level]] = defaultdict(list)
+    grouped: dict[int, list[LevelResult]] = defaultdict(list)
     for replicate in find.replicates:
         for level in replicate.arms.get(arm, ()):
             grouped[level.level].append(level)
     return dict(sorted(grouped.items()))
 
 
-def points(find: Find, arm: str, reading: Reading) -> tuple[Point, ...]:
+def points(find: SearchResult, arm: str, reading: Reading) -> tuple[Point, ...]:
     """One point per level at which at least one replicate has a value."""
     found = []
     for number, levels in levels_of(find, arm).items():
@@ -103,12 +104,12 @@ def points(find: Find, arm: str, reading: Reading) -> tuple[Point, ...]:
     return tuple(found)
 
 
-def observed_stop(level: Level) -> float | None:
+def observed_stop(level: LevelResult) -> float | None:
     """The early-stop iteration, or None where the minimum was not observable at this length."""
     return float(level.early_stop_iteration or 0) if level.early_stop_observed else None
 
 
-def layer_densities(find: Find, number: int) -> tuple[Layer, ...]:
+def layer_densities(find: SearchResult, number: int) -> tuple[LayerResult, ...]:
     """Counts per layer of the tickets of a level, summed over replicates; in the order of the model."""
     kept: dict[str, int] = defaultdict(int)
     total: dict[str, int] = defaultdict(int)
@@ -116,7 +117,7 @@ def layer_densities(find: Find, number: int) -> tuple[Layer, ...]:
         for layer in level.layers:
             kept[layer.name] += layer.kept
             total[layer.name] += layer.total
-    return tuple(Layer(name, kept[name], total[name]) for name in total)
+    return tuple(LayerResult(name=name, kept=kept[name], total=total[name]) for name in total)
 
 
 def pick(numbers: Sequence[int], most: int) -> tuple[int, ...]:
@@ -144,17 +145,17 @@ def read_log(path: Path, column: str) -> dict[int, float]:
     return series
 
 
-def curve(paths: Iterable[Path | None], column: str) -> Curve | None:
+def curve(logs: Iterable[str], column: str) -> Curve | None:
     """The curve over several logs, as :func:`merged` gives it."""
-    return merged(read_log(path, column) for path in paths if path is not None)
+    return merged(read_log(Path(log), column) for log in logs if log)
 
 
-def joined_log(levels: Sequence[Level], column: str) -> dict[int, float]:
+def joined_log(levels: Sequence[LevelResult], column: str) -> dict[int, float]:
     """``column`` by step over levels trained one after the other, each beginning where the last one ended."""
     series: dict[int, float] = {}
     before = 0
     for level in levels:
-        log = read_log(level.metrics, column) if level.metrics is not None else {}
+        log = read_log(Path(level.metrics), column) if level.metrics else {}
         for step, value in log.items():
             series.setdefault(before + step, value)
         before += level.steps or max(log, default=0)

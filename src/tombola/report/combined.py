@@ -11,7 +11,8 @@ from tombola.report.figures import Series
 from tombola.report.kinds import against_cost, against_density
 from tombola.report.looks import Looks
 from tombola.report.plot import Shown
-from tombola.report.summary import Find, Run
+from tombola.report.read import Run
+from tombola.results.search import SearchResult
 
 
 def run_label(run: Run, runs: Sequence[Run]) -> str:
@@ -76,6 +77,6 @@ def combined_plots(runs: Sequence[Run], looks: Sequence[Looks]) -> list[Shown]:
     return plots
 
 
-def _same(finds: Sequence[Find]) -> str:
+def _same(finds: Sequence[SearchResult]) -> str:
     same = {(find.model, find.data) for find in finds}
     return "" if len(same) == 1 else "The runs differ in model or data: heights do not compare. "

@@ -13,10 +13,10 @@ from tombola.report import style
 from tombola.report.aggregate import Spread, levels_of, spread
 from tombola.report.axes import iterations_axis, legend_above, not_above_100, round_ticks
 from tombola.report.labels import Spot, free_places
-from tombola.report.levels import FEWEST
 from tombola.report.looks import Look
 from tombola.report.style import plain
-from tombola.report.summary import Find
+from tombola.results.search import SearchResult
+from tombola.results.statistics import FEWEST_REPLICATES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,7 +67,7 @@ def total_of(arm: str, own: int | None, before: Iterable[int | None]) -> int | N
     return total([*(before if arm in SEARCHED else ()), own])
 
 
-def cost_of(find: Find, arm: str, number: int) -> float | None:
+def cost_of(find: SearchResult, arm: str, number: int) -> float | None:
     """Mean training iterations over replicates that an arm's network of a level costs; see `total_of`."""
     found = []
     for replicate in find.replicates:
@@ -78,7 +78,7 @@ def cost_of(find: Find, arm: str, number: int) -> float | None:
     return math.fsum(known) / len(known) if known and len(known) == len(found) else None
 
 
-def find_series(find: Find, looks: Sequence[tuple[str, Look]]) -> tuple[PricedSeries, ...]:
+def find_series(find: SearchResult, looks: Sequence[tuple[str, Look]]) -> tuple[PricedSeries, ...]:
     """Test results of each arm against its cost, from dense to sparse; the ticket's marks named by density."""
     series = []
     for arm, look in looks:
@@ -127,7 +127,7 @@ def bars(series: Sequence[PricedSeries]) -> str:
     sizes = [point.result.n for line in series for point in line.points]
     if max(sizes, default=0) < 2:
         return "none"
-    return "interval" if min(sizes) >= FEWEST else "range"
+    return "interval" if min(sizes) >= FEWEST_REPLICATES else "range"
 
 
 def _ends(point: Priced, interval: bool) -> tuple[float, float]:

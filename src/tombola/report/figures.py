@@ -20,10 +20,11 @@ from tombola.report.axes import (
     round_ticks,
     tick_label,
 )
-from tombola.report.levels import FEWEST, Layer
 from tombola.report.looks import CONTROLS, Look
 from tombola.report.style import plain
-from tombola.report.summary import Comparison
+from tombola.results.statistics import FEWEST_REPLICATES
+from tombola.results.trial import LayerResult
+from tombola.results.verification import ClaimResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +77,7 @@ def band_kind(series: Sequence[Series]) -> str:
     sizes = [point.spread.n for line in series for point, _ in line.shown]
     if max(sizes, default=0) < 2:
         return "none"
-    return "interval" if min(sizes) >= FEWEST else "range"
+    return "interval" if min(sizes) >= FEWEST_REPLICATES else "range"
 
 
 def ends_of(point: Point, band: str) -> tuple[float, float]:
@@ -152,7 +153,7 @@ def _band(axes: Axes, x: Sequence[float], y: Sequence[float], ends: Sequence[tup
 
 
 def layer_figure(
-    levels: Sequence[tuple[str, Look, Sequence[Layer]]], *, label: str = "Weights of the layer kept (%)"
+    levels: Sequence[tuple[str, Look, Sequence[LayerResult]]], *, label: str = "Weights of the layer kept (%)"
 ) -> Figure:
     """Density of each layer (rows, input at the top), a line each; a cross where a layer kept nothing."""
     names = list(dict.fromkeys(layer.name for _, _, layers in levels for layer in layers))
@@ -275,7 +276,7 @@ def arms_figure(rows: Sequence[Row], *, xlabel: str, factor: float = 1.0) -> Fig
 
 
 def differences_figure(
-    comparisons: Mapping[str, Comparison],
+    comparisons: Mapping[str, ClaimResult],
     looks: Mapping[str, Look],
     *,
     margin: float | None,
@@ -291,8 +292,8 @@ def differences_figure(
             look = looks[name]
             if item.interval is not None:
                 axes.plot([factor * e for e in item.interval], [row, row], color=look.colour, linewidth=2.4)
-            if item.lower is not None:
-                axes.plot([factor * item.lower], [row], "|", color=look.colour, markersize=13, markeredgewidth=2)
+            if item.lower_holm is not None:
+                axes.plot([factor * item.lower_holm], [row], "|", color=look.colour, markersize=13, markeredgewidth=2)
             if item.difference is not None:
                 axes.plot([factor * item.difference], [row], look.marker, color=look.colour, markersize=7)
             if name == "dense" and margin is not None:

@@ -13,13 +13,13 @@ from tombola.formats import density, plural
 from tombola.report import style
 from tombola.report.aggregate import pick
 from tombola.report.axes import iterations_axis, legend_above, round_ticks
-from tombola.report.comparison import Study
-from tombola.report.levels import Level
 from tombola.report.looks import CONTROLS, Look, Looks
-from tombola.report.overlap import MaskOverlap
 from tombola.report.plot import Plot, Remark, Shown, sentences
+from tombola.report.read import Run
 from tombola.report.style import plain
-from tombola.report.summary import Run
+from tombola.results.comparison import ComparisonResult
+from tombola.results.overlap import OverlapResult
+from tombola.results.trial import LevelResult
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,7 +123,7 @@ def input_plots(run: Run, looks: Looks) -> list[Shown]:
         return []
     title = "What the ticket looks at"
     try:
-        reading = read_ticket(level.ticket, find.input_shape, first.seed or 0)
+        reading = read_ticket(Path(level.ticket), find.input_shape, first.seed or 0)
     except TombolaError as error:
         return [Remark(f"{title}: the ticket's file cannot be read ({error}).")]
     if reading is None or reading.flat:
@@ -145,7 +145,7 @@ def input_plots(run: Run, looks: Looks) -> list[Shown]:
     return [Plot("ticket-inputs", title, caption, image_figure(shown, "Weights kept (%)", 100))]
 
 
-def study_inputs(study: Study) -> list[Shown]:
+def study_inputs(study: ComparisonResult) -> list[Shown]:
     """The pictures of the sparsest arms of up to three families, of the first replicate, beside a random mask."""
     seed = study.seeds[0] if study.seeds else 0
     found = {}
@@ -165,23 +165,23 @@ def study_inputs(study: Study) -> list[Shown]:
     return _several("study-inputs", readings, {RANDOM: reading.random}, study.replicates, note)
 
 
-def overlap_inputs(study: MaskOverlap) -> list[Shown]:
+def overlap_inputs(study: OverlapResult) -> list[Shown]:
     """The pictures of both masks and of the random masks of their densities, of the first replicate."""
     tickets = {tried.mask: tried.tickets[0] for tried in study.accuracy if tried.tickets and tried.density < 1}
     readings = {name: _try(path, study.input_shape, 0) for name, path in tickets.items()}
     return _several("overlap-inputs", readings, {}, study.replicates, "")
 
 
-def _last(levels: Sequence[Level]) -> Level | None:
+def _last(levels: Sequence[LevelResult]) -> LevelResult | None:
     """The last level, if its ticket is there and prunes anything."""
     level = levels[-1] if levels else None
-    there = level is not None and level.density < 1 and level.ticket is not None and level.ticket.is_file()
+    there = level is not None and level.density < 1 and level.ticket is not None and Path(level.ticket).is_file()
     return level if there else None
 
 
-def _try(path: Path | None, shape: Sequence[int] | None, seed: int) -> Reading | None:
+def _try(file: str | None, shape: Sequence[int] | None, seed: int) -> Reading | None:
     try:
-        return None if path is None or not path.is_file() else read_ticket(path, shape, seed)
+        return None if file is None or not Path(file).is_file() else read_ticket(Path(file), shape, seed)
     except TombolaError:
         return None
 

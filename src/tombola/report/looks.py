@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tombola.report.colours import DARKEST, LIGHTEST, css_name, luminance, toward
-from tombola.report.comparison import Study
-from tombola.report.overlap import MaskOverlap
-from tombola.report.summary import Run
+from tombola.report.read import Run
+from tombola.results.comparison import ComparisonResult
+from tombola.results.overlap import OverlapResult
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def _run_looks(run: Run, ticket: int, taken: int) -> tuple[Looks, int]:
     return Looks({**CONTROLS, **others, "ticket": series_look(ticket)}), len(own)
 
 
-def _study_looks(study: Study, taken: int) -> tuple[Looks, int]:
+def _study_looks(study: ComparisonResult, taken: int) -> tuple[Looks, int]:
     """A hue and marker for every family, a shade of it for every arm of one; the dense network is gray."""
     families: dict[str, Look] = {}
     arms: dict[str, Look] = {}
@@ -135,7 +135,7 @@ def _study_looks(study: Study, taken: int) -> tuple[Looks, int]:
     return Looks(arms, families), count
 
 
-def _overlap_looks(study: MaskOverlap, taken: int) -> tuple[Looks, int]:
+def _overlap_looks(study: OverlapResult, taken: int) -> tuple[Looks, int]:
     """Both masks, the random masks of their densities (shades of the control's hue), and the dense network."""
     names = [name for name in dict.fromkeys((*study.names, *(tried.mask for tried in study.accuracy)))]
     random = [name for name in names if name.startswith("random") and name not in study.names]

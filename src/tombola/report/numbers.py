@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from tombola.formats import Fixed, Unit, count, density, number
 from tombola.report import words
 from tombola.report.aggregate import points, spread
-from tombola.report.comparison import Study
 from tombola.report.looks import Look, Looks
-from tombola.report.overlap import MaskOverlap
+from tombola.report.read import Run
 from tombola.report.style import arm_name
-from tombola.report.summary import Find, Run
+from tombola.results.comparison import ComparisonResult
+from tombola.results.overlap import OverlapResult
+from tombola.results.record import Parameters
+from tombola.results.search import SearchResult
 
 
 @dataclass(frozen=True)
@@ -61,15 +63,15 @@ def key_numbers(run: Run, looks: Looks) -> tuple[Number, ...]:
     return (*found, *_prunable_number(find.parameters))
 
 
-def _prunable_number(parameters: tuple[int, int] | None) -> list[Number]:
+def _prunable_number(parameters: Parameters | None) -> list[Number]:
     """What every density is a fraction of."""
     if parameters is None:
         return []
-    prunable, total = parameters
+    prunable, total = parameters.prunable, parameters.total
     return [Number("Prunable", count(prunable), f"of {count(total)} parameters: density is a fraction of these")]
 
 
-def _sparsest_numbers(find: Find) -> list[Number]:
+def _sparsest_numbers(find: SearchResult) -> list[Number]:
     """Of a search without a dense level: what its sparsest ticket keeps and reaches."""
     tickets = points(find, "ticket", lambda level: level.test_accuracy)
     if not tickets:
@@ -79,10 +81,10 @@ def _sparsest_numbers(find: Find) -> list[Number]:
     return [Number("Weights kept", density(last.density)), reached]
 
 
-def _study_numbers(study: Study, looks: Looks, most: int = 6) -> tuple[Number, ...]:
+def _study_numbers(study: ComparisonResult, looks: Looks, most: int = 6) -> tuple[Number, ...]:
     """The arms' test results, or where they are many the first and the best."""
     unit = Unit(study.metric)
-    known = [(arm, summary) for arm in study.arms if (summary := spread(arm.values["test_accuracy"]))]
+    known = [(arm, summary) for arm in study.arms if (summary := spread(arm.test_accuracy.known))]
     if len(known) > most:
         best = words.best_arm(study)
         known = [pair for pair in known if pair[0] is known[0][0] or pair[0] is best]
@@ -92,8 +94,8 @@ def _study_numbers(study: Study, looks: Looks, most: int = 6) -> tuple[Number, .
     return (*found, Number("Replicates", str(study.replicates), "of every arm"))
 
 
-def _overlap_numbers(study: MaskOverlap, looks: Looks) -> tuple[Number, ...]:
-    unit, shared, ratio = Unit(study.metric), study.whole.shared["ratio"], Fixed("ratio", 2)
+def _overlap_numbers(study: OverlapResult, looks: Looks) -> tuple[Number, ...]:
+    unit, shared, ratio = Unit(study.metric), study.whole.ratio, Fixed("ratio", 2)
     found = []
     if shared.mean is not None:
         found.append(Number("Overlap", ratio.interval(shared.mean, shared.interval), "times chance"))

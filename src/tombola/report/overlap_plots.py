@@ -11,9 +11,9 @@ from tombola.report.aggregate import pick
 from tombola.report.axes import alike, legend_above, name_rows, round_ticks
 from tombola.report.inputs import overlap_inputs
 from tombola.report.looks import Look, Looks
-from tombola.report.overlap import Figure as Number
-from tombola.report.overlap import MaskOverlap
 from tombola.report.plot import Plot, Remark, Shown, direction_words, sentences
+from tombola.results.overlap import OverlapResult
+from tombola.results.record import Figure as Number
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,15 +24,15 @@ MOST_LAYERS = 30
 LAYERS_ALIKE = 0.001
 
 
-def overlap_plots(study: MaskOverlap, looks: Looks) -> list[Shown]:
+def overlap_plots(study: OverlapResult, looks: Looks) -> list[Shown]:
     """How the masks do untrained and trained, overlap against chance and densities by layer, and what they read."""
     return [*_accuracy(study, looks), *_ratios(study), *overlap_inputs(study), *_densities(study, looks)]
 
 
-def _accuracy(study: MaskOverlap, looks: Looks) -> list[Shown]:
+def _accuracy(study: OverlapResult, looks: Looks) -> list[Shown]:
     masks = study.accuracy
     numbers = [number for tried in masks for number in (tried.untrained, tried.trained)]
-    if alike(value for number in numbers for value in number.values):
+    if alike(value for number in numbers for value in number.known):
         return []
     unit = Unit(study.metric)
     series = (
@@ -66,19 +66,21 @@ def _accuracy(study: MaskOverlap, looks: Looks) -> list[Shown]:
 def mark_words(numbers: Sequence[Number]) -> str:
     """What bars and small marks are, where there are any."""
     bars = "Bars: 95 % t-intervals." if any(number.interval for number in numbers) else ""
-    several = any(len(number.values) > 1 for number in numbers)
+    several = any(len(number.known) > 1 for number in numbers)
     return sentences(bars, "Small marks: single replicates." if several else "Each mark is of one replicate.")
 
 
-def _ratios(study: MaskOverlap) -> list[Shown]:
-    told = [layer for layer in study.layers if layer.shared["ratio"].mean is not None]
+def _ratios(study: OverlapResult) -> list[Shown]:
+    told = [layer for layer in study.layers if layer.ratio.mean is not None]
     if not told:
         return []
     shown = [told[index] for index in pick(range(len(told)), MOST_LAYERS)]
     rows = [*shown, study.whole]
-    kinds = (("same densities", True, "ratio"), ("same densities and sizes", False, "ratio_same_sizes"))
-    series = [(label, filled, [row.shared[part] for row in rows]) for label, filled, part in kinds]
-    series = [line for line in series if any(number.mean is not None for number in line[2])]
+    kinds = (
+        ("same densities", True, [row.ratio for row in rows]),
+        ("same densities and sizes", False, [row.ratio_same_sizes for row in rows]),
+    )
+    series = [line for line in kinds if any(number.mean is not None for number in line[2])]
     numbers = [number for _, _, found in series for number in found]
     ink = Look(style.INK)
     names = [row.name for row in rows]
@@ -100,9 +102,10 @@ def _ratios(study: MaskOverlap) -> list[Shown]:
     ]
 
 
-def _densities(study: MaskOverlap, looks: Looks) -> list[Shown]:
+def _densities(study: OverlapResult, looks: Looks) -> list[Shown]:
     columns = [
-        (name, looks.arm(name), [layer.layer(side) for layer in study.layers]) for side, name in enumerate(study.names)
+        (name, looks.arm(name), [layer.kept_by(side) for layer in study.layers])
+        for side, name in enumerate(study.names)
     ]
     if len(study.layers) < 2:
         return []
@@ -142,7 +145,7 @@ def paired_figure(
                 at = row + offset
                 if number.interval is not None:
                     axes.plot([factor * end for end in number.interval], [at, at], color=look.colour, linewidth=2.2)
-                values = [factor * value for value in number.values] if len(number.values) > 1 else []
+                values = [factor * value for value in number.known] if len(number.known) > 1 else []
                 axes.plot(values, [at] * len(values), look.marker, color=look.colour, alpha=0.45, markersize=3.2)
                 face = look.colour if filled else style.PAPER
                 mean = [factor * number.mean]

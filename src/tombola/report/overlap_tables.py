@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from tombola.formats import MISSING, Fixed, Unit, plural
 from tombola.report import words
-from tombola.report.levels import FEWEST
 from tombola.report.looks import Looks
-from tombola.report.overlap import Figure, MaskOverlap, SharedLayer
 from tombola.report.plot import sentences
 from tombola.report.tables import Cell, Row, Table
+from tombola.results.overlap import OverlapResult, SharedLayer
+from tombola.results.record import Figure
+from tombola.results.statistics import FEWEST_REPLICATES
 
 PERCENT, RATIO = Unit("accuracy"), Fixed("ratio", 3)
 
 
-def overlap_tables(study: MaskOverlap, looks: Looks) -> list[Table]:
+def overlap_tables(study: OverlapResult, looks: Looks) -> list[Table]:
     """Accuracy by mask, differences, and what is shared and kept of each layer."""
-    return [*_accuracy(study, looks), *_gains(study), _shared(study, looks), _kept(study, looks)]
+    return [*_accuracy(study, looks), *_differences(study), _shared(study, looks), _kept(study, looks)]
 
 
-def _cell(found: Figure, unit: Unit, *, bare: bool = False) -> str:
+def _cell(found: Figure | None, unit: Unit, *, bare: bool = False) -> str:
     """Mean and half the 95 % interval, where there is one; ``bare``: the mean alone."""
-    return MISSING if found.mean is None else unit.interval(found.mean, None if bare else found.interval)
+    return (
+        MISSING if found is None or found.mean is None else unit.interval(found.mean, None if bare else found.interval)
+    )
 
 
 def _difference(unit: Unit, found: Figure) -> str | Cell:
@@ -29,15 +32,15 @@ def _difference(unit: Unit, found: Figure) -> str | Cell:
     return Cell(unit.difference(found.mean), unit.differences.ends(*found.interval) if found.interval else "")
 
 
-def _means(study: MaskOverlap) -> str:
+def _means(study: OverlapResult) -> str:
     """What cells with several replicates hold."""
     if study.replicates < 2:
         return "Each value is of one replicate."
     over = f"Means over {plural(study.replicates, 'replicate')}"
-    return f"{over} ± half of the 95 % t-interval." if study.replicates >= FEWEST else f"{over}."
+    return f"{over} ± half of the 95 % t-interval." if study.replicates >= FEWEST_REPLICATES else f"{over}."
 
 
-def _accuracy(study: MaskOverlap, looks: Looks) -> list[Table]:
+def _accuracy(study: OverlapResult, looks: Looks) -> list[Table]:
     if not study.accuracy:
         return []
     unit = Unit(study.metric)
@@ -57,34 +60,33 @@ def _accuracy(study: MaskOverlap, looks: Looks) -> list[Table]:
     return [Table("Each mask by the other's kind of training", head, tuple(rows), note)]
 
 
-def _gains(study: MaskOverlap) -> list[Table]:
-    if not study.gains:
+def _differences(study: OverlapResult) -> list[Table]:
+    if not study.differences:
         return []
     unit = Unit(study.metric)
     rows: list[Row] = [
-        (f"{gain.of} − {gain.against}", _difference(unit, gain.untrained), _difference(unit, gain.trained))
-        for gain in study.gains
+        (f"{change.of} − {change.against}", _difference(unit, change.untrained), _difference(unit, change.trained))
+        for change in study.differences
     ]
     what = f"Test {study.metric}{' in points' if unit.percent else ''}, paired by replicate."
-    barred = any(found.interval for gain in study.gains for found in (gain.untrained, gain.trained))
+    barred = any(found.interval for change in study.differences for found in (change.untrained, change.trained))
     note = sentences(what, "Below: 95 % intervals over training seeds alone, each on its own." if barred else "")
     return [
         Table("Differences between masks", ("Difference", "Untrained", "Weights trained under it"), tuple(rows), note)
     ]
 
 
-def _shared(study: MaskOverlap, looks: Looks) -> Table:
-    def row(layer: SharedLayer) -> tuple[str, ...]:
-        found = layer.shared
+def _shared(study: OverlapResult, looks: Looks) -> Table:
+    def row(layer: SharedLayer[Figure]) -> tuple[str, ...]:
         return (
             layer.name,
             words.count(layer.total),
-            *(words.density(side["density"].mean) for side in layer.sides),
-            _cell(found["both"], Fixed("weights")),
-            _cell(found["expected"], Fixed("weights", 1), bare=True),
-            *(_cell(found[part], RATIO) for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes")),
-            _cell(found["jaccard"], RATIO, bare=True),
-            _cell(found["z"], Fixed("z", 1).differences, bare=True),
+            *(words.density(side.density.mean) for side in layer.sides),
+            _cell(layer.both, Fixed("weights")),
+            _cell(layer.expected, Fixed("weights", 1), bare=True),
+            *(_cell(ratio, RATIO) for ratio in (layer.ratio, layer.ratio_same_inputs, layer.ratio_same_sizes)),
+            _cell(layer.jaccard, RATIO, bare=True),
+            _cell(layer.z, Fixed("z", 1).differences, bare=True),
         )
 
     note = (
@@ -108,16 +110,16 @@ def _shared(study: MaskOverlap, looks: Looks) -> Table:
     return Table("What the masks share", head, tuple(map(row, (*study.layers, study.whole))), note)
 
 
-def _kept(study: MaskOverlap, looks: Looks) -> Table:
-    def row(layer: SharedLayer) -> tuple[str, ...]:
+def _kept(study: OverlapResult, looks: Looks) -> Table:
+    def row(layer: SharedLayer[Figure]) -> tuple[str, ...]:
         sides = layer.sides
-        chance = sides[0]["positive_by_chance"].mean
+        chance = sides[0].positive_by_chance.mean
         return (
             layer.name,
-            *(_cell(side["positive"], PERCENT) for side in sides),
+            *(_cell(side.positive, PERCENT) for side in sides),
             PERCENT.show(chance),
-            *(_cell(side["magnitude"], Fixed("size", 2)) for side in sides),
-            *(_cell(side["flipped"], PERCENT) for side in sides),
+            *(_cell(side.magnitude, Fixed("size", 2)) for side in sides),
+            *(_cell(side.flipped, PERCENT) for side in sides),
         )
 
     note = (

@@ -17,8 +17,8 @@ from tombola.report.looks import Look, Looks, page_looks, swatch
 from tombola.report.numbers import Number, key_numbers
 from tombola.report.overlap_tables import overlap_tables
 from tombola.report.plot import Plot, Remark, Shown, files, slug
+from tombola.report.read import Run, read_runs
 from tombola.report.study_tables import study_tables
-from tombola.report.summary import Run, read_runs
 from tombola.report.tables import Table
 from tombola.runs.atomic import make_folder, write_bytes
 
@@ -87,7 +87,7 @@ def _draw(drawn: Sequence[Shown], folder: Path, prefix: str) -> tuple[tuple[Draw
 def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
     shown, remarks, written = _draw(plots.run_plots(run, looks), folder, prefix)
     numbers = tables.verify_tables(run.verify, looks) if run.verify is not None else []
-    numbers += tables.find_tables(run.find, looks) if run.find is not None else []
+    numbers += tables.find_tables(run.find, looks, from_ticket=run.from_ticket) if run.find is not None else []
     numbers += study_tables(run.study, looks) if run.study is not None else []
     numbers += overlap_tables(run.overlap, looks) if run.overlap is not None else []
     other = tables.other_table(run)
@@ -104,7 +104,7 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
         figures=shown,
         remarks=remarks,
         tables=(*numbers, *([other] if other is not None else [])),
-        command=run.command,
+        command=run.record.command,
         made=tuple(table for table in made if table is not None),
     )
     return section, written

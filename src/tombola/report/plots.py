@@ -20,7 +20,6 @@ from tombola.report.axes import alike
 from tombola.report.figures import Row, Series, Trace
 from tombola.report.inputs import input_plots
 from tombola.report.kinds import against_cost, against_density, flat, metric_or_loss, trace_plots, worth_drawing
-from tombola.report.levels import Layer
 from tombola.report.looks import Look, Looks, shades
 from tombola.report.overlap_plots import overlap_plots
 from tombola.report.plot import (
@@ -32,22 +31,25 @@ from tombola.report.plot import (
     row_words,
     sentences,
 )
+from tombola.report.read import Run
 from tombola.report.study_plots import study_plots
-from tombola.report.summary import Arm, Find, Run, Verify
 from tombola.report.utilisation import Used, used_weights, utilisation_plots
+from tombola.results.search import SearchResult
+from tombola.results.trial import LayerResult
+from tombola.results.verification import ArmResult, VerificationResult
 
 MOST_LEVELS = 5
 LAYERS_ALIKE = 0.001
 """Densities of layers that differ by less are the same in words."""
 
 
-def arm_series(find: Find, looks: Looks, reading: Reading) -> tuple[Series, ...]:
+def arm_series(find: SearchResult, looks: Looks, reading: Reading) -> tuple[Series, ...]:
     """A line per arm that has at least one value."""
     found = (Series(style.arm_name(arm), looks.arm(arm), points(find, arm, reading)) for arm in find.arms)
     return tuple(line for line in found if line.shown)
 
 
-def _accuracy(find: Find, looks: Looks, early: bool) -> list[Shown]:
+def _accuracy(find: SearchResult, looks: Looks, early: bool) -> list[Shown]:
     series = arm_series(find, looks, lambda x: x.test_accuracy_early_stop if early else x.test_accuracy)
     at_one = [p.spread.mean for line in series for p in line.points if p.density == 1]
     when = "at the iteration with the lowest validation loss" if early else "at the end of training"
@@ -62,7 +64,7 @@ def _accuracy(find: Find, looks: Looks, early: bool) -> list[Shown]:
     )
 
 
-def _early_stop(find: Find, looks: Looks) -> list[Shown]:
+def _early_stop(find: SearchResult, looks: Looks) -> list[Shown]:
     series = arm_series(find, looks, observed_stop)
     if not worth_drawing(series):
         return []
@@ -83,7 +85,7 @@ def _early_stop(find: Find, looks: Looks) -> list[Shown]:
     ]
 
 
-def _cost(find: Find, looks: Looks) -> list[Shown]:
+def _cost(find: SearchResult, looks: Looks) -> list[Shown]:
     series = cost.find_series(find, [(arm, looks.arm(arm)) for arm in find.arms])
     there = {line.label for line in series}
     reinit = "A reinitialised network needs the ticket's mask, and costs its search." * (
@@ -105,20 +107,20 @@ def _cost(find: Find, looks: Looks) -> list[Shown]:
     )
 
 
-def _level_label(find: Find, number: int) -> str:
+def _level_label(find: SearchResult, number: int) -> str:
     levels = levels_of(find, "ticket")[number]
     return density(sum(level.density for level in levels) / len(levels))
 
 
-def level_looks(find: Find, look: Look) -> Mapping[int, Look]:
+def level_looks(find: SearchResult, look: Look) -> Mapping[int, Look]:
     """The levels that figures show one by one, in shades of the ticket's colour."""
     chosen = pick(list(levels_of(find, "ticket")), MOST_LEVELS)
     return dict(zip(chosen, shades(look, len(chosen)), strict=True))
 
 
-def _layers(find: Find, looks: Mapping[int, Look]) -> list[Shown]:
+def _layers(find: SearchResult, looks: Mapping[int, Look]) -> list[Shown]:
     pruned = [n for n in looks if any(level.density < 1 for level in levels_of(find, "ticket")[n])]
-    columns: list[tuple[str, Look, Sequence[Layer]]] = [
+    columns: list[tuple[str, Look, Sequence[LayerResult]]] = [
         (_level_label(find, number), looks[number], layers)
         for number in pruned
         if (layers := layer_densities(find, number))
@@ -147,11 +149,11 @@ def _layers(find: Find, looks: Mapping[int, Look]) -> list[Shown]:
     ]
 
 
-def _few(columns: Sequence[tuple[str, Look, Sequence[Layer]]]) -> str:
+def _few(columns: Sequence[tuple[str, Look, Sequence[LayerResult]]]) -> str:
     return ", ".join(label for label, _, _ in columns)
 
 
-def _utilised(find: Find, looks: Looks) -> list[Shown]:
+def _utilised(find: SearchResult, looks: Looks) -> list[Shown]:
     used = used_weights([rep.arms.get("ticket", ()) for rep in find.replicates])
     # at the end of the search the layers' densities are in a figure of their own already
     return utilisation_plots([Used("Ticket", looks.arm("ticket"), *used)], ends=False) if used is not None else []
@@ -160,7 +162,7 @@ def _utilised(find: Find, looks: Looks) -> list[Shown]:
 COLUMNS = ("val_accuracy", "val_loss")
 
 
-def _find_traces(find: Find, looks: Mapping[int, Look]) -> list[Shown]:
+def _find_traces(find: SearchResult, looks: Mapping[int, Look]) -> list[Shown]:
     grouped, unit = levels_of(find, "ticket"), Unit(find.metric)
     found: list[Shown] = []
     for column in COLUMNS:
@@ -183,10 +185,10 @@ def _find_traces(find: Find, looks: Mapping[int, Look]) -> list[Shown]:
     return found
 
 
-def _proof(verify: Verify, looks: Looks) -> list[Shown]:
+def _proof(verify: VerificationResult, looks: Looks) -> list[Shown]:
     unit = Unit(verify.metric)
     found: list[Shown] = []
-    rows = [_row(name, arm, looks) for name, arm in verify.arms.items() if arm.test_accuracy or arm.mean is not None]
+    rows = [_row(name, arm, looks) for name, arm in verify.arms.items() if arm.tested or arm.mean is not None]
     if len(rows) > 1:
         if alike(value for row in rows for value in (*row.values, row.mean)):
             found.append(Remark(f"Test {verify.metric} is {unit.show(rows[0].mean)} in every training of every arm."))
@@ -199,10 +201,10 @@ def _proof(verify: Verify, looks: Looks) -> list[Shown]:
     return found + _differences(verify, looks)
 
 
-def _differences(verify: Verify, looks: Looks) -> list[Shown]:
+def _differences(verify: VerificationResult, looks: Looks) -> list[Shown]:
     unit = Unit(verify.metric)
     compared = {name: item for name, item in verify.comparisons.items() if item.difference is not None}
-    ends = [end for item in compared.values() for end in (item.difference, item.lower, *(item.interval or ()))]
+    ends = [end for item in compared.values() for end in (item.difference, item.lower_holm, *(item.interval or ()))]
     if not compared or (alike(ends) and ends[0] == 0):
         return []
     flipped = verify.better == "lower"
@@ -210,7 +212,9 @@ def _differences(verify: Verify, looks: Looks) -> list[Shown]:
     has_bars = any(item.interval for item in compared.values())
     barred = f"Bar: two-sided 95 % interval, over {verify.covers}." if has_bars else ""
     ticked = (
-        "Upright tick: the lower bound that decides." if any(x.lower is not None for x in compared.values()) else ""
+        "Upright tick: the lower bound that decides."
+        if any(x.lower_holm is not None for x in compared.values())
+        else ""
     )
     margin = verify.margin if "dense" in compared else None
     dashed = "" if margin is None else f"Dashed: the margin of {unit.bare(margin)}{unit.points} allowed against dense."
@@ -230,18 +234,18 @@ def _differences(verify: Verify, looks: Looks) -> list[Shown]:
     ]
 
 
-def _row(name: str, arm: Arm, looks: Looks) -> Row:
-    found = spread(arm.test_accuracy)
+def _row(name: str, arm: ArmResult, looks: Looks) -> Row:
+    found = spread(arm.tested)
     return Row(
         label=style.arm_name(name),
         look=looks.arm(name),
-        values=arm.test_accuracy,
+        values=arm.tested,
         mean=arm.mean if arm.mean is not None else found.mean if found else None,
         interval=arm.interval or (found.interval if found else None),
     )
 
 
-def _verify_traces(verify: Verify, looks: Looks) -> list[Shown]:
+def _verify_traces(verify: VerificationResult, looks: Looks) -> list[Shown]:
     found: list[Shown] = []
     unit = Unit(verify.metric)
     for column in COLUMNS:

@@ -9,19 +9,19 @@ from tombola.formats import Unit
 from tombola.report import cost, figures
 from tombola.report.aggregate import Point, joined_log, merged, pick, spread
 from tombola.report.axes import alike
-from tombola.report.comparison import GAP, Study, StudyArm
 from tombola.report.figures import Row, Series, Trace
 from tombola.report.inputs import study_inputs
 from tombola.report.kinds import against_cost, against_density, flat, trace_plots, worth_drawing
 from tombola.report.looks import Looks
 from tombola.report.plot import Plot, Remark, Shown, band_words, direction_words, row_words, sentences
 from tombola.report.utilisation import Used, used_weights, utilisation_plots
+from tombola.results.comparison import GAP, ComparedArm, ComparisonResult
 
 MOST_LINES = 6
 MOST_UTILISED = 4
 
 
-def study_plots(study: Study, looks: Looks) -> list[Shown]:
+def study_plots(study: ComparisonResult, looks: Looks) -> list[Shown]:
     """Results of all arms, against density and cost, training curves, what the masks read and use of each layer."""
     return [
         *_results(study, looks),
@@ -33,10 +33,10 @@ def study_plots(study: Study, looks: Looks) -> list[Shown]:
     ]
 
 
-def _results(study: Study, looks: Looks) -> list[Shown]:
+def _results(study: ComparisonResult, looks: Looks) -> list[Shown]:
     unit, rows = Unit(study.metric), []
     for arm in study.arms:
-        values = arm.values["test_accuracy"]
+        values = arm.test_accuracy.known
         found = spread(values)
         if found is not None:
             rows.append(Row(arm.name, looks.arm(arm.name), values, found.mean, found.interval))
@@ -51,9 +51,9 @@ def _results(study: Study, looks: Looks) -> list[Shown]:
     ]
 
 
-def _against_density(study: Study, looks: Looks) -> list[Shown]:
+def _against_density(study: ComparisonResult, looks: Looks) -> list[Shown]:
     """Only where a family comes with several densities."""
-    if not any(len({arm.density for arm in arms}) > 1 for arms in study.families.values()):
+    if not any(len({arm.plotted for arm in arms}) > 1 for arms in study.families.values()):
         return []
     dense = next((arm for arm in study.arms if arm.dense), None)
     found = against_density(
@@ -69,7 +69,7 @@ def _against_density(study: Study, looks: Looks) -> list[Shown]:
     return [*found, *_gap(study, looks, dense)]
 
 
-def _gap(study: Study, looks: Looks, dense: StudyArm | None) -> list[Shown]:
+def _gap(study: ComparisonResult, looks: Looks, dense: ComparedArm | None) -> list[Shown]:
     unit, series, line = Unit(study.metric), _series(study, looks, GAP, dense), _mean(dense, GAP)
     if not worth_drawing(series):
         return []
@@ -86,14 +86,14 @@ def _gap(study: Study, looks: Looks, dense: StudyArm | None) -> list[Shown]:
     return [Plot("study-gap-density", "Generalisation gap against density", caption, drawn)]
 
 
-def _series(study: Study, looks: Looks, figure: str, dense: StudyArm | None) -> list[Series]:
+def _series(study: ComparisonResult, looks: Looks, figure: str, dense: ComparedArm | None) -> list[Series]:
     """A line per family; the dense arm, drawn across, is left out."""
     series = []
     for family, arms in study.families.items():
         known = [
-            (Point(index, arm.density, None, None, summary), looks.arm(arm.name))
+            (Point(index, arm.plotted, None, None, summary), looks.arm(arm.name))
             for index, arm in enumerate(arms)
-            if arm is not dense and arm.density > 0 and (summary := spread(arm.values[figure])) is not None
+            if arm is not dense and arm.plotted > 0 and (summary := spread(arm.values(figure))) is not None
         ]
         if known:
             points, own = zip(*known, strict=True)
@@ -101,25 +101,25 @@ def _series(study: Study, looks: Looks, figure: str, dense: StudyArm | None) -> 
     return series
 
 
-def _mean(arm: StudyArm | None, figure: str) -> float | None:
-    found = spread(arm.values[figure]) if arm is not None else None
+def _mean(arm: ComparedArm | None, figure: str) -> float | None:
+    found = spread(arm.values(figure)) if arm is not None else None
     return found.mean if found is not None else None
 
 
-def arm_cost(arm: StudyArm) -> float | None:
+def arm_cost(arm: ComparedArm) -> float | None:
     """Mean training iterations of an arm's searches, all levels together; None where a search did not record it."""
     totals = [cost.total(level.steps for level in levels) for levels in arm.replicates if levels]
     known = [total for total in totals if total is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(totals) else None
 
 
-def _cost(study: Study, looks: Looks) -> list[Shown]:
+def _cost(study: ComparisonResult, looks: Looks) -> list[Shown]:
     series = []
     for family, arms in study.families.items():
         known = [
             (cost.Priced(price, result), looks.arm(arm.name))
             for arm in arms
-            if (price := arm_cost(arm)) is not None and (result := spread(arm.values["test_accuracy"])) is not None
+            if (price := arm_cost(arm)) is not None and (result := spread(arm.test_accuracy.known)) is not None
         ]
         if known:
             points, own = zip(*known, strict=True)
@@ -134,7 +134,7 @@ def _cost(study: Study, looks: Looks) -> list[Shown]:
     )
 
 
-def _traces(study: Study, looks: Looks) -> list[Shown]:
+def _traces(study: ComparisonResult, looks: Looks) -> list[Shown]:
     """Validation metric over iterations: a figure per family of several arms with the lone arms, else of six arms."""
     found: list[Shown] = []
     for index, (title, arms) in enumerate(_groups(study)):
@@ -153,7 +153,7 @@ def _traces(study: Study, looks: Looks) -> list[Shown]:
     return found
 
 
-def _groups(study: Study) -> list[tuple[str, Sequence[StudyArm]]]:
+def _groups(study: ComparisonResult) -> list[tuple[str, Sequence[ComparedArm]]]:
     """Arms that share a figure of training curves, with the end of its title."""
     if len(study.arms) <= MOST_LINES:
         return [(" over training", study.arms)]
@@ -165,11 +165,11 @@ def _groups(study: Study) -> list[tuple[str, Sequence[StudyArm]]]:
     return [*found, *((f", arms from {part[0].name}", part) for part in parts)]
 
 
-def _thinned(arms: Sequence[StudyArm], most: int) -> list[StudyArm]:
+def _thinned(arms: Sequence[ComparedArm], most: int) -> list[ComparedArm]:
     return [arms[index] for index in pick(range(len(arms)), most)]
 
 
-def _utilised(study: Study, looks: Looks) -> list[Shown]:
+def _utilised(study: ComparisonResult, looks: Looks) -> list[Shown]:
     found = [(arm.name, used_weights(arm.replicates)) for arm in study.arms]
     known = [(name, used) for name, used in found if used is not None]
     chosen = [known[index] for index in pick(range(len(known)), MOST_UTILISED)]

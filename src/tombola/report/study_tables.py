@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 from tombola.formats import BITS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import spread
-from tombola.report.comparison import GAP, SEEDS, SHIFT, Contrast, Difference, Study
 from tombola.report.cost import COUNTED
-from tombola.report.levels import FEWEST
 from tombola.report.looks import Looks
 from tombola.report.plot import sentences
 from tombola.report.study_plots import arm_cost
 from tombola.report.tables import Cell, Row, Table
+from tombola.results.comparison import GAP, SHIFT, ArmContrast, ArmDifference, ComparisonResult
+from tombola.results.statistics import FEWEST_REPLICATES
+from tombola.results.verification import SEEDS
 
 HEADS = {
     "test_accuracy": "Test {}",
@@ -28,24 +29,24 @@ HEADS = {
 """Figures of an arm -> heads of their columns."""
 
 
-def study_tables(study: Study, looks: Looks) -> list[Table]:
+def study_tables(study: ComparisonResult, looks: Looks) -> list[Table]:
     """The arms of a study, and their differences from the first."""
-    columns = [figure for figure in HEADS if any(arm.values[figure] for arm in study.arms)]
-    differing = [figure for figure in columns if any(figure in x.differences for x in study.contrasts)]
+    columns = [figure for figure in HEADS if any(arm.values(figure) for arm in study.arms)]
+    differing = [figure for figure in columns if any(figure in x.differences for x in study.comparisons)]
     contrasts = _differences(study, looks, differing).parts(fixed=1) if differing else []
     return [*_arms(study, looks, columns).parts(fixed=1), *contrasts]
 
 
-def _arms(study: Study, looks: Looks, columns: list[str]) -> Table:
+def _arms(study: ComparisonResult, looks: Looks, columns: list[str]) -> Table:
     unit = Unit(study.metric)
     costs = {arm.name: arm_cost(arm) for arm in study.arms}
     known = any(cost is not None for cost in costs.values())
     rows: list[Row] = [
         (
             Cell(arm.name, look=looks.arm(arm.name)),
-            density(arm.kept),
+            density(arm.density),
             *([count(costs[arm.name])] if known else []),
-            *(_study_cell(unit, figure, arm.values[figure]) for figure in columns),
+            *(_study_cell(unit, figure, arm.values(figure)) for figure in columns),
         )
         for arm in study.arms
     ]
@@ -54,19 +55,19 @@ def _arms(study: Study, looks: Looks, columns: list[str]) -> Table:
     return Table("The arms", heads, tuple(rows), sentences(_means(study), *_columns_in_words(study, columns), total))
 
 
-def _heads(study: Study, columns: list[str]) -> list[str]:
+def _heads(study: ComparisonResult, columns: list[str]) -> list[str]:
     return [HEADS[figure].format(study.metric) for figure in columns]
 
 
-def _means(study: Study) -> str:
+def _means(study: ComparisonResult) -> str:
     over = f"Means over {plural(study.replicates, 'replicate')}"
     if study.replicates < 2:
         return "Each value is of one replicate."
-    below = "± half of their 95 % t-interval" if study.replicates >= FEWEST else "lowest to highest"
+    below = "± half of their 95 % t-interval" if study.replicates >= FEWEST_REPLICATES else "lowest to highest"
     return f"{over}; below: {below}."
 
 
-def _columns_in_words(study: Study, columns: list[str]) -> list[str]:
+def _columns_in_words(study: ComparisonResult, columns: list[str]) -> list[str]:
     """What the columns are, where they are there."""
     tested = [name for name in ("train_accuracy_eval", "val_accuracy", "test_accuracy") if name in columns]
     shown = " and ".join(", ".join(name.split("_")[0] for name in tested).rsplit(", ", 1)).capitalize()
@@ -81,36 +82,36 @@ def _columns_in_words(study: Study, columns: list[str]) -> list[str]:
     return [final] * bool(tested) + [text for name, text in said.items() if name in columns]
 
 
-def _differences(study: Study, looks: Looks, columns: list[str]) -> Table:
+def _differences(study: ComparisonResult, looks: Looks, columns: list[str]) -> Table:
     unit = Unit(study.metric)
     rows: list[Row] = [
         (
             Cell(x.arm, look=looks.arm(x.arm)),
             *(_difference_cell(unit, figure, x.differences.get(figure)) for figure in columns),
         )
-        for x in study.contrasts
+        for x in study.comparisons
     ]
-    barred = any(found.interval for x in study.contrasts for found in x.differences.values())
+    barred = any(found.interval for x in study.comparisons for found in x.differences.values())
     points = f"{study.metric.capitalize()} in points." if unit.percent else ""
     note = sentences(
-        f"Each arm minus {study.contrasts[0].against}.",
+        f"Each arm minus {study.comparisons[0].against}.",
         points,
-        pairing(study.contrasts),
+        pairing(study.comparisons),
         "Below: 95 % intervals, each on its own." if barred else "",
         _covered(study) if barred else "",
     )
     return Table("Differences from the first arm", ("Arm", *_heads(study, columns)), tuple(rows), note)
 
 
-def _covered(study: Study) -> str:
+def _covered(study: ComparisonResult) -> str:
     """What the intervals of differences are over."""
-    found = list(dict.fromkeys(x.covers for x in study.contrasts))
+    found = list(dict.fromkeys(x.test_accuracy.covers for x in study.comparisons))
     if found == [SEEDS]:
         return f"They are over {SEEDS}, the test examples as given."
     return f"Those of the test {study.metric} are over {' or '.join(found)}, all others over {SEEDS}."
 
 
-def pairing(contrasts: Sequence[Contrast]) -> str:
+def pairing(contrasts: Sequence[ArmContrast]) -> str:
     """How the differences were taken: paired by replicate, Welch's, or which of them how."""
     unpaired = [x.arm for x in contrasts if not x.paired]
     if not unpaired:
@@ -132,7 +133,7 @@ def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str | Cel
     return Cell(kind.show(found.mean), kind.half(found.mean, found.interval))
 
 
-def _difference_cell(unit: Unit, figure: str, found: Difference | None) -> str | Cell:
+def _difference_cell(unit: Unit, figure: str, found: ArmDifference | None) -> str | Cell:
     if found is None or found.difference is None:
         return MISSING
     if figure == "bits_per_weight":

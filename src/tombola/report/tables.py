@@ -11,10 +11,12 @@ from tombola.formats import Unit, p_value
 from tombola.report import style, words
 from tombola.report.aggregate import Reading, Spread, layer_densities, levels_of, observed_stop, points, spread
 from tombola.report.cost import COUNTED, cost_of
-from tombola.report.levels import FEWEST
 from tombola.report.looks import Look, Looks
 from tombola.report.plot import sentences
-from tombola.report.summary import Find, Run, Verify
+from tombola.report.read import Run
+from tombola.results.search import SearchResult
+from tombola.results.statistics import FEWEST_REPLICATES
+from tombola.results.verification import VerificationResult
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,15 @@ def mean_cell(unit: Unit, found: Spread, mark: str = "") -> str | Cell:
 
 
 def _by_level(
-    find: Find, looks: Looks, title: str, reading: Reading, note: str, unit: Unit, *, priced: bool = False
+    find: SearchResult,
+    looks: Looks,
+    title: str,
+    reading: Reading,
+    note: str,
+    unit: Unit,
+    *,
+    priced: bool = False,
+    from_ticket: bool = False,
 ) -> Table | None:
     columns = {arm: {p.level: p for p in points(find, arm, reading)} for arm in find.arms}
     columns = {arm: found for arm, found in columns.items() if found}
@@ -107,13 +117,13 @@ def _by_level(
     n = f"n = {sizes.pop()}." if alike and sizes != {1} else ""
     starred = any(not p.complete for found in columns.values() for p in found.values())
     extra = "* some replicates have no value there." if starred else ""
-    total = _total_words(find) if known else ""
+    total = _total_words(from_ticket) if known else ""
     head = ("Density", "Weights kept", *(["Total iterations"] if known else []), *heads)
     return Table(title, head, tuple(rows), sentences(note, n, extra, total), words=0)
 
 
-def _total_words(find: Find) -> str:
-    start = "; what the ticket that the search started from had cost is not counted" if find.from_ticket else ""
+def _total_words(from_ticket: bool) -> str:
+    start = "; what the ticket that the search started from had cost is not counted" if from_ticket else ""
     return f"Total iterations: the training of all levels up to this one, {COUNTED}{start}."
 
 
@@ -122,14 +132,14 @@ def _spread_words(sizes: Iterable[int]) -> str:
     known = set(sizes)
     if known <= {1}:
         return "Each value is of one replicate."
-    if min(known) >= FEWEST:
+    if min(known) >= FEWEST_REPLICATES:
         return "Mean ± half of its 95 % t-interval over n replicates."
-    if max(known) < FEWEST:
+    if max(known) < FEWEST_REPLICATES:
         return "Mean over n replicates; below: lowest to highest."
     return "Mean over n replicates ± half of its 95 % t-interval; of fewer than 3, below: lowest to highest."
 
 
-def _layers(find: Find) -> list[Table]:
+def _layers(find: SearchResult) -> list[Table]:
     grouped = {n: found for n, found in levels_of(find, "ticket").items() if layer_densities(find, n)}
     pruned = {n: found for n, found in grouped.items() if any(level.density < 1 for level in found)}
     shown = pruned or grouped
@@ -153,12 +163,12 @@ def _layers(find: Find) -> list[Table]:
     ).parts(fixed=2)
 
 
-def _sizes(find: Find, reading: Reading) -> list[int]:
+def _sizes(find: SearchResult, reading: Reading) -> list[int]:
     return [p.spread.n for arm in find.arms for p in points(find, arm, reading)]
 
 
-def find_tables(find: Find, looks: Looks) -> list[Table]:
-    """Numbers behind the figures of a search."""
+def find_tables(find: SearchResult, looks: Looks, *, from_ticket: bool = False) -> list[Table]:
+    """Numbers behind the figures of a search; `from_ticket`: it went on from one."""
     unit = Unit(find.metric)
     readings: list[tuple[str, Reading, str, Unit, bool]] = [
         (f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, "", unit, True),
@@ -172,7 +182,16 @@ def find_tables(find: Find, looks: Looks) -> list[Table]:
         ),
     ]
     found = [
-        _by_level(find, looks, title, read, sentences(note, _spread_words(sizes)), kind, priced=priced)
+        _by_level(
+            find,
+            looks,
+            title,
+            read,
+            sentences(note, _spread_words(sizes)),
+            kind,
+            priced=priced,
+            from_ticket=from_ticket,
+        )
         for title, read, note, kind, priced in readings
         if (sizes := _sizes(find, read))
     ]
@@ -190,7 +209,7 @@ def _iterations(values: tuple[int | None, ...]) -> str:
     return f"{text[:-1]}; {part})" if text.endswith(")") else f"{text} ({part})"
 
 
-def verify_tables(verify: Verify, looks: Looks) -> list[Table]:
+def verify_tables(verify: VerificationResult, looks: Looks) -> list[Table]:
     """Numbers behind the figures of a verification."""
     unit = Unit(verify.metric)
     tables = []
@@ -202,8 +221,8 @@ def verify_tables(verify: Verify, looks: Looks) -> list[Table]:
                 arm_cell(name, looks),
                 unit.show(arm.mean),
                 unit.ends(*ends) if ends else words.MISSING,
-                str(len(arm.test_accuracy)),
-                _iterations(arm.early_stop_iteration),
+                str(len(arm.tested)),
+                _iterations(arm.observed_stops),
                 _iterations(arm.iterations_to_dense_loss),
             )
         )
@@ -219,7 +238,7 @@ def verify_tables(verify: Verify, looks: Looks) -> list[Table]:
     return tables
 
 
-def _claims(verify: Verify, looks: Looks) -> Table:
+def _claims(verify: VerificationResult, looks: Looks) -> Table:
     """The claims with their bounds and p-values; runs of before have no corrected ones."""
     unit, items = Unit(verify.metric), list(verify.comparisons.items())
 
@@ -234,9 +253,9 @@ def _claims(verify: Verify, looks: Looks) -> Table:
             Cell(item.claim or f"against {style.arm_name(name).lower()}", look=looks.arm(name)),
             item.verdict,
             unit.difference(item.difference),
-            unit.difference(item.lower, -(verify.margin or 0.0) if name == "dense" else 0.0),
+            unit.difference(item.lower_holm, -(verify.margin or 0.0) if name == "dense" else 0.0),
             ends(item.interval),
-            *((ends(item.seeds_alone), p_value(item.p), p_value(item.p_holm)) if corrected else ()),
+            *((ends(item.seeds_alone.interval), p_value(item.p), p_value(item.p_holm)) if corrected else ()),
         )
         for name, item in items
     ]
@@ -267,7 +286,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 def config_table(run: Run) -> Table | None:
     """The settings of the run; None where it has none."""
-    rows = () if run.config == {} else tuple(flatten(run.config))
+    rows = () if not run.record.config else tuple(flatten(run.record.config))
     return Table("Configuration", ("Setting", "Value"), rows, words=2, folded=len(rows) > 80) if rows else None
 
 
@@ -279,10 +298,8 @@ def other_table(run: Run, most: int = 300) -> Table | None:
 
 
 def provenance_table(run: Run) -> Table | None:
-    """Versions, seeds and the fingerprint of the data."""
-    rows = [(name, value) for name, value in run.versions.items()]
-    if run.seed:
-        rows.append(("seed", run.seed))
+    """Versions and seeds."""
+    rows = [(name, str(value)) for name, value in run.record.versions.items()]
     if run.find is not None:
         rows += [
             (f"seed of replicate {rep.replicate}", str(rep.seed)) for rep in run.find.replicates if rep.seed is not None
@@ -290,8 +307,6 @@ def provenance_table(run: Run) -> Table | None:
         rows += [(f"ticket of replicate {r.replicate}", r.ticket) for r in run.find.replicates if r.ticket]
     if run.study is not None:
         rows += [(f"seed of replicate {index}", str(seed)) for index, seed in enumerate(run.study.seeds)]
-    if run.fingerprint:
-        rows.append(("data fingerprint", run.fingerprint))
     return Table("Versions and seeds", ("What", "Value"), tuple(rows), words=2) if rows else None
 
 

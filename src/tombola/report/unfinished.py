@@ -4,37 +4,36 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from tombola.formats import plural
-from tombola.report.nodes import Node, load
+from tombola.results.codec import typed
+from tombola.results.comparison import ComparedArm, ComparisonResult
+from tombola.results.record import Figure
+from tombola.results.run import RunRecord
+from tombola.results.search import Replicate, SearchResult
+from tombola.results.statistics import FEWEST_REPLICATES, interval
+from tombola.results.trial import LevelResult, TrialResult
+from tombola.results.verification import SEEDS, ArmResult, ExampleSet, SeedsAlone, VerificationResult
 from tombola.runs.integrity import Damaged, read_file
 from tombola.runs.stage import RESULT, Stage
+from tombola.study.setting import folder_of
 
 RESUME = "The run has not finished: this is how far it got; tombola runs says how to resume it."
 
 
-def partial_result(path: Path, kind: str, config: object) -> Node | None:
+def partial_result(path: Path, run: RunRecord) -> SearchResult | ComparisonResult | VerificationResult | None:
     """What `result.json` would hold of the finished stages under `path`, or None if there are none.
 
     Stages of a search are `replicate-R/level-LL` and `replicate-R/ARM-LL` (controls), those of a study lie in a
     folder for each arm, those of a verification are `ARM-R`.
     """
-    settings = config if isinstance(config, Mapping) else {}
-    found = (
-        _verification(path, settings)
-        if kind == "verify"
-        else _study(path, settings)
-        if settings.get("arms")
-        else _search(path)
-    )
-    if found is None:
-        return None
-    names = {part: _name(settings, part) for part in ("method", "model", "data")}
-    return Node({**names, **_task(settings), **found}, str(path))
+    if run.kind == "verify":
+        return _verification(path, run.config)
+    return _study(path, run.config) if run.config.get("arms") else _search(path, run.config)
 
 
 def begun_stages(path: Path) -> list[str]:
@@ -56,70 +55,133 @@ def _last_step(log: Path) -> int:
     return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
-def _search(path: Path) -> dict[str, Any] | None:
+def _search(path: Path, config: Mapping[str, Any]) -> SearchResult | None:
     replicates = []
     for folder in _numbered(path, "replicate"):
-        arms: dict[str, list[Any]] = {}
-        for stage, value in _stages(folder):
-            name = stage.rpartition("-")[0]
-            arms.setdefault("ticket" if name == "level" else name, []).append(value)
+        arms: dict[str, list[LevelResult]] = {}
+        for stage, content in _stages(folder):
+            name = stage.name.rpartition("-")[0]
+            level = typed(LevelResult, content, stage / RESULT)
+            arms.setdefault("ticket" if name == "level" else name, []).append(level)
         if "ticket" in arms:
-            replicates.append({"replicate": int(folder.name.rpartition("-")[2]), "arms": arms})
-    return {"kind": "find", "replicates": replicates} if replicates else None
+            number = int(folder.name.rpartition("-")[2])
+            found = {name: tuple(levels) for name, levels in arms.items()}
+            replicates.append(Replicate(replicate=number, seed=None, ticket=None, arms=found))
+    if not replicates:
+        return None
+    return SearchResult(
+        **_about(config),
+        method=_name(config, "method"),
+        input_shape=None,
+        recipe=None,
+        parameters=None,
+        replicates=tuple(replicates),
+    )
 
 
-def _study(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    from tombola.study.setting import folder_of
-
+def _study(path: Path, config: Mapping[str, Any]) -> ComparisonResult | None:
     arms = []
-    for arm in settings["arms"]:
-        name = str(arm.get("name", "?")) if isinstance(arm, Mapping) else "?"
+    for about in config["arms"]:
+        name = str(about.get("name", "?")) if isinstance(about, Mapping) else "?"
+        folder = folder_of(name)
         replicates = [
-            [_under(folder_of(name), value) for _, value in _stages(folder)]
-            for folder in _numbered(path / folder_of(name), "replicate")
+            tuple(_under(folder, typed(LevelResult, content, stage / RESULT)) for stage, content in _stages(place))
+            for place in _numbered(path / folder, "replicate")
         ]
-        levels = [found for found in replicates if found]
-        if levels:
-            arms.append({"name": name, "method": _name(arm, "method"), **_figures(levels), "replicates": levels})
+        if any(replicates):
+            arms.append(_arm(name, _name(about, "method"), [levels for levels in replicates if levels]))
     if not arms:
         return None
-    done = ", ".join(f"{arm['name']} {plural(len(arm['replicates']), 'replicate')}" for arm in arms)
-    return {"kind": "study", "study": settings.get("study", "study"), "arms": arms, "note": f"Finished so far: {done}."}
+    done = ", ".join(f"{arm.name} {plural(len(arm.replicates), 'replicate')}" for arm in arms)
+    return ComparisonResult(
+        **_about(config),
+        study=str(config.get("study", "study")),
+        input_shape=None,
+        replicates=max(len(arm.replicates) for arm in arms),
+        seeds=(),
+        recipe=None,
+        parameters=None,
+        arms=tuple(arms),
+        comparisons=(),
+        intervals="",
+        note=f"Finished so far: {done}.",
+    )
 
 
-def _figures(replicates: list[list[Any]]) -> dict[str, Any]:
+def _arm(name: str, method: str, replicates: Sequence[tuple[LevelResult, ...]]) -> ComparedArm:
     """An arm's figures, as far as the last finished level of each replicate tells them."""
-    last = [levels[-1] for levels in replicates if isinstance(levels[-1], Mapping)]
-    known = [value for level in last if isinstance(value := level.get("density"), int | float)]
-    parts = ("test_accuracy", "val_accuracy", "train_accuracy_eval", "train_accuracy", "bits_per_weight")
-    return {
-        "density": math.fsum(known) / len(known) if known else None,
-        **{part: {"values": [level.get(part) for level in last]} for part in parts},
-    }
+    last = [levels[-1] for levels in replicates]
+
+    def figure(values: Sequence[float | None] = ()) -> Figure:
+        return Figure(mean=None, interval=None, values=tuple(values))
+
+    return ComparedArm(
+        name=name,
+        family=name,
+        method=method,
+        options=None,
+        density=fmean(level.density for level in last),
+        prunable=None,
+        plot_density=None,
+        recipe=None,
+        replicates=tuple(replicates),
+        origins=(),
+        test_accuracy=figure([level.test_accuracy for level in last]),
+        val_accuracy=figure([level.val_accuracy for level in last]),
+        train_accuracy_eval=figure([level.train_accuracy_eval for level in last]),
+        train_accuracy=figure([level.train_accuracy for level in last]),
+        gap=figure(),
+        shift=figure(),
+        bits_per_weight=figure([level.bits_per_weight for level in last]),
+    )
 
 
-def _verification(path: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    from tombola.results.statistics import FEWEST_REPLICATES, interval
-
-    arms: dict[str, dict[str, Any]] = {}
-    for stage, value in _stages(path):
-        name, _, number = stage.rpartition("-")
-        if name and number.isdigit() and isinstance(value, Mapping):
-            arm = arms.setdefault(name, {"test_accuracy": [], "early_stop_iteration": [], "metrics": []})
-            arm["test_accuracy"].append(value.get("test_accuracy"))
-            arm["early_stop_iteration"].append(value.get("early_stop_iteration"))
-            arm["metrics"].append(f"{stage}/metrics.csv")
+def _verification(path: Path, config: Mapping[str, Any]) -> VerificationResult | None:
+    arms: dict[str, list[tuple[str, TrialResult]]] = {}
+    for stage, content in _stages(path):
+        name, _, number = stage.name.rpartition("-")
+        if name and number.isdigit():
+            arms.setdefault(name, []).append((stage.name, typed(TrialResult, content, stage / RESULT)))
     if not arms:
         return None
-    for arm in arms.values():
-        known = [value for value in arm["test_accuracy"] if isinstance(value, int | float)]
-        ends = interval(known) if len(known) >= FEWEST_REPLICATES else None
-        arm |= {"mean": math.fsum(known) / len(known) if known else None, "interval": ends and list(ends)}
-    count = sum(len(arm["test_accuracy"]) for arm in arms.values())
-    wanted = settings.get("replicates")
+    count, wanted = sum(map(len, arms.values())), config.get("replicates")
     of = f" of {4 * wanted}" if isinstance(wanted, int) else ""
-    said = f"No verdict yet: {plural(count, 'training')}{of} finished."
-    return {"kind": "verify", "arms": arms, "margin": settings.get("margin"), "sentence": said}
+    return VerificationResult(
+        **_about(config),
+        method=None,
+        density=None,
+        kept=None,
+        total=None,
+        barred_kept=0,
+        parameters=None,
+        recipe=None,
+        replicates=None,
+        margin=None,
+        margin_in_words="",
+        test_set=ExampleSet(examples=None, resolution=None),
+        arms={name: _trained(trials) for name, trials in arms.items()},
+        comparisons={},
+        speed=None,
+        wins=None,
+        sentence=f"No verdict yet: {plural(count, 'training')}{of} finished.",
+    )
+
+
+def _trained(trials: Sequence[tuple[str, TrialResult]]) -> ArmResult:
+    results = [trial for _, trial in trials]
+    known = [trial.test_accuracy for trial in results if trial.test_accuracy is not None]
+    bounds = interval(known) if len(known) >= FEWEST_REPLICATES else None
+    return ArmResult(
+        test_accuracy=tuple(trial.test_accuracy for trial in results),
+        mean=fmean(known) if known else None,
+        interval=bounds,
+        covers=SEEDS,
+        seeds_alone=SeedsAlone(interval=bounds),
+        early_stop_iteration=tuple(trial.early_stop_iteration for trial in results),
+        early_stop_observed=tuple(trial.early_stop_observed for trial in results),
+        iterations_to_dense_loss=(),
+        metrics=tuple(f"{name}/metrics.csv" for name, _ in trials),
+    )
 
 
 def _numbered(path: Path, name: str) -> list[Path]:
@@ -128,19 +190,17 @@ def _numbered(path: Path, name: str) -> list[Path]:
     return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 
-def _stages(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Names and results of the finished stages in a folder."""
+def _stages(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folders and results of the finished stages in a folder."""
     for stage in sorted(folder.iterdir()) if folder.is_dir() else ():
-        found = load(stage / RESULT) if stage.is_dir() and Stage(stage).result() is not None else None
-        if found is not None:
-            yield stage.name, found.value
+        content = Stage(stage).result() if stage.is_dir() else None
+        if content is not None:
+            yield stage, content
 
 
-def _under(folder: str, level: Any) -> Any:
+def _under(folder: str, level: LevelResult) -> LevelResult:
     """A level whose files lie in a folder of the run."""
-    if not isinstance(level, Mapping):
-        return level
-    return {**level, **{part: f"{folder}/{level[part]}" for part in ("metrics", "ticket") if level.get(part)}}
+    return level.replace(metrics=f"{folder}/{level.metrics}", ticket=level.ticket and f"{folder}/{level.ticket}")
 
 
 def _name(config: object, part: str) -> str:
@@ -148,10 +208,13 @@ def _name(config: object, part: str) -> str:
     return str(found.get("name", "?")) if isinstance(found, Mapping) else "?"
 
 
-def _task(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The metric and its direction, where the configuration says them."""
-    task = settings.get("task")
-    if not isinstance(task, Mapping):
-        return {}
-    found = {"metric": task.get("metric_name"), "higher_is_better": task.get("higher_is_better")}
-    return {key: value for key, value in found.items() if value is not None}
+def _about(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What every result says: model, data, the metric and its direction."""
+    task = config.get("task")
+    named = task if isinstance(task, Mapping) else {}
+    return {
+        "model": _name(config, "model"),
+        "data": _name(config, "data"),
+        "metric": str(named.get("metric_name", "accuracy")),
+        "higher_is_better": bool(named.get("higher_is_better", True)),
+    }

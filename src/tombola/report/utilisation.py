@@ -12,10 +12,10 @@ from tombola.formats import percent
 from tombola.report import style
 from tombola.report.aggregate import pick
 from tombola.report.axes import alike, count_label, iterations_axis, legend_above, name_rows, round_ticks
-from tombola.report.levels import Layer, Level
 from tombola.report.looks import Look, shades
 from tombola.report.plot import Plot, Remark, Shown, sentences
 from tombola.report.style import plain
+from tombola.results.trial import LayerResult, LevelResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,11 +33,11 @@ class Used:
 
     label: str
     look: Look
-    layers: tuple[Layer, ...]
+    layers: tuple[LayerResult, ...]
     course: Course
 
 
-def used_weights(replicates: Sequence[Sequence[Level]]) -> tuple[tuple[Layer, ...], Course] | None:
+def used_weights(replicates: Sequence[Sequence[LevelResult]]) -> tuple[tuple[LayerResult, ...], Course] | None:
     """Counts and courses of the last level of each replicate that tells them; None where none does."""
     told = [[level for level in levels if level.utilisation] for levels in replicates]
     last = [levels[-1] for levels in told if levels]
@@ -48,12 +48,15 @@ def used_weights(replicates: Sequence[Sequence[Level]]) -> tuple[tuple[Layer, ..
         for layer in level.layers:
             kept[layer.name] += layer.kept
             total[layer.name] += layer.total
-        for at in level.utilisation:
+        for at in level.utilisation or ():
             for name, density in at.densities.items():
                 values[name][at.step].append(density)
     if not total:
         return None
-    layers = tuple(Layer(name, round(kept[name] / len(last)), round(total[name] / len(last))) for name in total)
+    layers = tuple(
+        LayerResult(name=name, kept=round(kept[name] / len(last)), total=round(total[name] / len(last)))
+        for name in total
+    )
     course = {
         name: {step: math.fsum(found) / len(found) for step, found in sorted(steps.items())}
         for name, steps in values.items()
@@ -175,5 +178,5 @@ def _limits(shares: Iterable[float]) -> tuple[float, float]:
     return -0.03 * top, 1.03 * top
 
 
-def _masked(layers: Sequence[Layer]) -> list[float]:
+def _masked(layers: Sequence[LayerResult]) -> list[float]:
     return [100 * (1 - layer.density) for layer in layers]

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from tombola.formats import BITS, ITERATIONS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import Point, Spread, points, spread
-from tombola.report.comparison import Study, StudyArm
-from tombola.report.levels import Level
-from tombola.report.summary import Find, Run
+from tombola.report.read import Run
+from tombola.results.comparison import ComparedArm, ComparisonResult
+from tombola.results.search import SearchResult
+from tombola.results.trial import LevelResult
 
 __all__ = ["BITS", "ITERATIONS", "MISSING", "Unit", "count", "density", "mean_of", "plural"]
 
@@ -29,13 +30,13 @@ def keep_together(text: str) -> str:
     return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
 
 
-def dense_point(find: Find) -> Point | None:
+def dense_point(find: SearchResult) -> Point | None:
     """The unpruned network of a search (density 1), if it was trained there."""
     found = [p for p in points(find, "ticket", lambda level: level.test_accuracy) if p.density == 1]
     return found[0] if found else None
 
 
-def sparsest_that_keeps_up(find: Find) -> Point | None:
+def sparsest_that_keeps_up(find: SearchResult) -> Point | None:
     """The sparsest ticket down to which every mean test accuracy is within 0.2 points of dense."""
     dense = dense_point(find)
     if dense is None or find.metric != "accuracy":
@@ -49,18 +50,18 @@ def sparsest_that_keeps_up(find: Find) -> Point | None:
     return best
 
 
-def best_arm(study: Study) -> StudyArm | None:
+def best_arm(study: ComparisonResult) -> ComparedArm | None:
     """The arm with the best mean test metric; None where none was tested, or it is not known which way is better."""
-    ranked = [(found.mean, arm) for arm in study.arms if (found := spread(arm.values["test_accuracy"])) is not None]
+    ranked = [(found.mean, arm) for arm in study.arms if (found := spread(arm.test_accuracy.known)) is not None]
     if not ranked or study.better is None:
         return None
     return (max if study.better == "higher" else min)(ranked, key=lambda pair: pair[0])[1]
 
 
-def study_sentence(study: Study) -> str:
+def study_sentence(study: ComparisonResult) -> str:
     """How the arms of a study stand to the first one, with no claim where an interval includes 0."""
     unit = Unit(study.metric)
-    tested = {arm.name: found for arm in study.arms if (found := spread(arm.values["test_accuracy"])) is not None}
+    tested = {arm.name: found for arm in study.arms if (found := spread(arm.test_accuracy.known)) is not None}
     if not tested:
         return "No test result has been recorded yet."
     over, mean = plural(study.replicates, "replicate"), "mean " if study.replicates > 1 else ""
@@ -74,11 +75,11 @@ def study_sentence(study: Study) -> str:
     return f"{text}.{_against_the_first(study)}"
 
 
-def _against_the_first(study: Study) -> str:
-    signs = [found.sign for x in study.contrasts if (found := x.differences.get("test_accuracy")) and found.interval]
+def _against_the_first(study: ComparisonResult) -> str:
+    signs = [found.sign for x in study.comparisons if (found := x.differences.get("test_accuracy")) and found.interval]
     if not signs:
         return ""
-    first = study.contrasts[0].against
+    first = study.comparisons[0].against
     counts = {sign: signs.count(sign) for sign in (1, -1, 0) if sign in signs}
     places = {
         1: (f"lies significantly above {first}", f"lie significantly above {first}"),
@@ -95,7 +96,7 @@ def _against_the_first(study: Study) -> str:
     return f" {said} (95 % intervals of the differences in test {study.metric}, each on its own)."
 
 
-def find_sentence(find: Find) -> str:
+def find_sentence(find: SearchResult) -> str:
     """What a search shows, with no claim beyond its own replicates."""
     unit, dense, best = Unit(find.metric), dense_point(find), sparsest_that_keeps_up(find)
     if best is not None and dense is not None:
@@ -121,7 +122,7 @@ def find_sentence(find: Find) -> str:
     return f"{start}{unit.show(last.spread.mean)}{ratio}{end}"
 
 
-def barred_sentence(what: str, levels: Iterable[Level]) -> str:
+def barred_sentence(what: str, levels: Iterable[LevelResult]) -> str:
     """What to know of tickets whose criterion bars weights that they keep, of the worst level; "" where none does."""
     worst = max(levels, key=lambda level: level.barred_kept / (level.kept or 1), default=None)
     if worst is None or not worst.barred_kept:
@@ -155,5 +156,5 @@ def subtitle(run: Run) -> str:
     if run.overlap is not None:
         return f"study overlap · {run.overlap.model} · {run.overlap.data}"
     if run.verify is not None:
-        return f"verification of {run.verify.ticket}" if run.verify.ticket else "verification"
-    return run.kind
+        return "verification"
+    return run.record.kind

@@ -6,6 +6,19 @@ from tombola.results.record import About, Count, Figure, Fraction, Interval, Par
 from tombola.results.trial import LevelResult
 from tombola.results.verification import SeedsAlone
 
+GAP, SHIFT = "gap", "shift"
+FIGURES = (
+    "test_accuracy",
+    "val_accuracy",
+    "train_accuracy_eval",
+    GAP,
+    SHIFT,
+    "train_accuracy",
+    "test_accuracy_sampled",
+    "val_accuracy_sampled",
+    "bits_per_weight",
+)
+
 
 class ComparedArm(Record, frozen=True, kw_only=True):
     """One arm, judged by the last level of every replicate. `plot_density`: what it is plotted under; None: `density`.
@@ -15,7 +28,7 @@ class ComparedArm(Record, frozen=True, kw_only=True):
     """
 
     name: str
-    family: str
+    family: str | None
     method: str
     options: Settings | None
     density: Fraction
@@ -33,6 +46,26 @@ class ComparedArm(Record, frozen=True, kw_only=True):
     test_accuracy_sampled: Figure | None = None
     val_accuracy_sampled: Figure | None = None
     bits_per_weight: Figure | None = None
+
+    def values(self, figure: str) -> tuple[float, ...]:
+        """The values of a figure (one of FIGURES) over the replicates that have one."""
+        found: Figure | None = getattr(self, figure)
+        return () if found is None else found.known
+
+    @property
+    def series(self) -> str:
+        """What it belongs to in figures: its family, or itself."""
+        return self.family or self.name
+
+    @property
+    def plotted(self) -> float:
+        """The density that it is plotted under."""
+        return self.density if self.plot_density is None else self.plot_density
+
+    @property
+    def dense(self) -> bool:
+        """Whether this is the unpruned network."""
+        return self.method == "dense" and self.plotted == 1
 
     @property
     def last_levels(self) -> tuple[LevelResult, ...]:
@@ -54,7 +87,7 @@ class ArmDifference(Record, frozen=True, kw_only=True):
         return 1 if self.interval[0] > 0 else -1
 
 
-class TestDifference(ArmDifference, frozen=True, kw_only=True):
+class CoveredDifference(ArmDifference, frozen=True, kw_only=True):
     """The same in the test metric: `covers` says what the interval is over."""
 
     covers: str
@@ -67,7 +100,7 @@ class ArmContrast(Record, frozen=True, kw_only=True):
     arm: str
     against: str
     paired: bool
-    test_accuracy: TestDifference
+    test_accuracy: CoveredDifference
     val_accuracy: ArmDifference
     train_accuracy_eval: ArmDifference
     train_accuracy: ArmDifference
@@ -76,6 +109,12 @@ class ArmContrast(Record, frozen=True, kw_only=True):
     test_accuracy_sampled: ArmDifference | None = None
     val_accuracy_sampled: ArmDifference | None = None
     bits_per_weight: ArmDifference | None = None
+
+    @property
+    def differences(self) -> dict[str, ArmDifference]:
+        """Those of FIGURES that both arms have."""
+        found = {figure: getattr(self, figure) for figure in FIGURES}
+        return {figure: difference for figure, difference in found.items() if difference is not None}
 
 
 class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="study"):
@@ -95,3 +134,10 @@ class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="
     comparisons: tuple[ArmContrast, ...]
     intervals: str
     note: str
+
+    @property
+    def families(self) -> dict[str, tuple[ComparedArm, ...]]:
+        """Arms by series, in the order of their first arm; from dense to sparse."""
+        names = dict.fromkeys(arm.series for arm in self.arms)
+        grouped = {name: [arm for arm in self.arms if arm.series == name] for name in names}
+        return {name: tuple(sorted(arms, key=lambda arm: -arm.plotted)) for name, arms in grouped.items()}

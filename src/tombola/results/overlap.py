@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from tombola.results.record import Count, Figure, Fraction, Parameters, Record, Settings
+from tombola.results.trial import LayerResult
 
 Number = TypeVar("Number")
 """float | None of one pair of masks, `Figure` over replicates."""
@@ -43,6 +44,11 @@ class SharedLayer(Record, Generic[Number], frozen=True, kw_only=True):
     z: Number
     first: MaskSide[Number]
     second: MaskSide[Number]
+
+    def kept_by(self: SharedLayer[Figure], side: int) -> LayerResult:
+        """What the first (0) or the second (1) mask keeps here, to the nearest weight."""
+        kept = min(round(self.sides[side].kept.mean or 0), self.total)
+        return LayerResult(name=self.name, kept=kept, total=self.total)
 
     @property
     def sides(self) -> tuple[MaskSide[Number], MaskSide[Number]]:
@@ -107,3 +113,8 @@ class OverlapResult(PairOverlap[Figure], frozen=True, kw_only=True, tag_field="k
     note: str
     run: str | None = None
     reused: bool | None = None
+
+    @property
+    def better(self) -> str:
+        """Which values of the metric are better: "higher" or "lower"."""
+        return "higher" if self.higher_is_better else "lower"

@@ -71,3 +71,8 @@ class About(Record, frozen=True, kw_only=True):
     higher_is_better: bool
     run: str | None = None
     reused: bool | None = None
+
+    @property
+    def better(self) -> str:
+        """Which values of the metric are better: "higher" or "lower"."""
+        return "higher" if self.higher_is_better else "lower"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tombola.results.record import About, Count, Parameters, Record, Settings
@@ -10,6 +11,7 @@ from tombola.runs.record import named
 
 TICKET = "ticket"
 """The arm of the search itself; the others are controls."""
+ARMS = (TICKET, "random", "reinit", "dense")
 
 
 class Replicate(Record, frozen=True, kw_only=True):
@@ -25,6 +27,11 @@ class Replicate(Record, frozen=True, kw_only=True):
         """The levels of the search itself."""
         return self.arms.get(TICKET, ())
 
+    def map(self, change: Callable[[LevelResult], LevelResult]) -> Replicate:
+        """The same with every level changed."""
+        arms = {name: tuple(sorted(map(change, levels), key=lambda x: x.level)) for name, levels in self.arms.items()}
+        return self.replace(arms=arms)
+
 
 class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find"):
     """What `find` or `study curve` gave. `input_shape`: of one example; `parameters`: what densities are of."""
@@ -34,6 +41,17 @@ class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find
     recipe: Settings | None
     parameters: Parameters | None
     replicates: tuple[Replicate, ...]
+
+    @property
+    def pruned(self) -> bool:
+        """Whether any network of the search lacks weights."""
+        return any(level.density < 1 for rep in self.replicates for levels in rep.arms.values() for level in levels)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """Names of the arms that have at least one level, the known ones first."""
+        present = {name for rep in self.replicates for name, levels in rep.arms.items() if levels}
+        return tuple(arm for arm in ARMS if arm in present) + tuple(sorted(present - set(ARMS)))
 
     def headed(self) -> dict[str, Any]:
         """`as_dict` with what a caller wants first: `ticket`, `density`, `test_accuracy`, `dense_test_accuracy`."""

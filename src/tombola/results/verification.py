@@ -8,6 +8,8 @@ from msgspec import Meta
 
 from tombola.results.record import About, Count, Fraction, Interval, Parameters, Record, Settings
 
+SEEDS, SEEDS_AND_EXAMPLES = "training seeds alone", "training seeds and test examples"
+"""What an interval covers."""
 Verdict = Literal["yes", "no", "undecided", "cannot decide"]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 
@@ -40,6 +42,17 @@ class ArmResult(Record, frozen=True, kw_only=True):
     early_stop_observed: tuple[bool, ...]
     iterations_to_dense_loss: tuple[Count | None, ...]
     metrics: tuple[str, ...]
+
+    @property
+    def tested(self) -> tuple[float, ...]:
+        """The test metric of the replicates that have one."""
+        return tuple(value for value in self.test_accuracy if value is not None)
+
+    @property
+    def observed_stops(self) -> tuple[int | None, ...]:
+        """Early-stop iterations; None where the lowest loss lay in the last evaluations: a later one is unseen."""
+        stops = zip(self.early_stop_iteration, self.early_stop_observed, strict=True)
+        return tuple(stop if seen else None for stop, seen in stops)
 
 
 class VarianceBySource(Record, frozen=True, kw_only=True):
@@ -90,7 +103,7 @@ class SpeedResult(Record, frozen=True, kw_only=True):
     verdict: str
 
 
-class TestSet(Record, frozen=True, kw_only=True):
+class ExampleSet(Record, frozen=True, kw_only=True):
     """The examples that every network was tested on, and what one is worth to a metric that counts 0 or 1 for each."""
 
     examples: Count | None
@@ -145,10 +158,16 @@ class VerificationResult(About, frozen=True, kw_only=True, tag_field="kind", tag
     replicates: Count | None
     margin: float | None
     margin_in_words: str
-    test_set: TestSet
+    test_set: ExampleSet
     arms: dict[str, ArmResult]
     comparisons: dict[str, ClaimResult]
     speed: SpeedResult | None
     wins: bool | None
     sentence: str
     untrained: UntrainedResult | None = None
+
+    @property
+    def covers(self) -> str:
+        """What its bounds and intervals cover."""
+        covered = {claim.covers for claim in self.comparisons.values()} or {SEEDS}
+        return covered.pop() if len(covered) == 1 else "training seeds, and test examples where their results were kept"

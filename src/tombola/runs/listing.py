@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from tombola.errors import TombolaError
+from tombola.errors import RunError, TombolaError
 from tombola.runs.integrity import KEY, RUN, Damaged, misfits, read_record
 from tombola.runs.stage import RESULT, Stage, begun_stages
 
@@ -34,8 +34,12 @@ def _is_run(folder: Path) -> bool:
 def _listed(folder: Path) -> dict[str, Any]:
     running = _locked(folder)
     problems = [] if running else damage(folder)
-    described, result = _description(folder), Stage(folder).result()
-    state = "damaged" if problems else "finished" if result is not None else "can be resumed"
+    described, result, other = _description(folder), None, list[str]()
+    try:
+        result = Stage(folder).result()
+    except RunError as error:  # of another format
+        other.append(str(error))
+    state = "damaged" if problems or other else "finished" if result is not None else "can be resumed"
     blank = {"kind": "unknown", "name": folder.name, "command": ""}
     return {
         **{key: value for key, value in described.items() if key != KEY},
@@ -46,7 +50,7 @@ def _listed(folder: Path) -> dict[str, Any]:
         "stages": sum(file.parent != folder for file in folder.rglob(RESULT)),
         "recipe": _recipe(result, described),
         "result": result,
-        "damage": [f"{error.file.relative_to(folder)} {error.what}" for error in problems],
+        "damage": [*(f"{error.file.relative_to(folder)} {error.what}" for error in problems), *other],
     }
 
 

@@ -20,13 +20,13 @@ from tombola.plain import as_plain
 from tombola.results.crossed import Sample, crossed_difference, crossed_paired
 from tombola.results.statistics import FEWEST_REPLICATES, difference, figure
 from tombola.results.trial import LevelResult
+from tombola.results.verification import SEEDS, SEEDS_AND_EXAMPLES
 from tombola.runs.record import named, shared
 from tombola.search.describe import describe, describe_training
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed, search_replicate, validate
 from tombola.search.request import Request, as_data, name_of_model
 from tombola.study.setting import Arm, Setting, check_arms
-from tombola.study.verdict import SEEDS, SEEDS_AND_EXAMPLES
 from tombola.ticket.origin import Origin
 from tombola.ticket.tensors import hash_state
 from tombola.train.options import Options

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from tombola.formats import MINUS, Unit, plural
 from tombola.results.statistics import FEWEST_REPLICATES
-from tombola.results.verification import ClaimResult, SpeedResult
+from tombola.results.verification import SEEDS, ClaimResult, SpeedResult
 from tombola.study.margin import Allowance, points, trimmed
 from tombola.study.planning import MAX_REPLICATES, POWER
-from tombola.study.verdict import CLAIMS, SEEDS, Examples
+from tombola.study.verdict import CLAIMS, Examples
 
 
 @dataclass(frozen=True)

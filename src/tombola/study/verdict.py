@@ -24,6 +24,8 @@ from tombola.results.statistics import (
     within,
 )
 from tombola.results.verification import (
+    SEEDS,
+    SEEDS_AND_EXAMPLES,
     ArmResult,
     BoundAlone,
     ClaimResult,
@@ -39,8 +41,6 @@ CLAIMS = {
     "random": "beats a random mask",
     "reinit": "beats reinitialised weights",
 }
-SEEDS, SEEDS_AND_EXAMPLES = "training seeds alone", "training seeds and test examples"
-"""What an interval covers."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from tombola.parameters import unwrap
 from tombola.plain import as_plain
 from tombola.results.codec import of_run
 from tombola.results.record import Parameters
-from tombola.results.verification import TestSet, VerificationResult
+from tombola.results.verification import ExampleSet, VerificationResult
 from tombola.rng.seeds import checked_seed, derive
 from tombola.search.describe import code_of, describe_data, describe_module
 from tombola.search.driver import Experiment, Workspace, run, run_in_memory
@@ -277,7 +277,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         margin_in_words=allowance.words(),
         metric=task.metric_name,
         higher_is_better=task.higher_is_better,
-        test_set=TestSet(examples=examples.count, resolution=examples.resolution),
+        test_set=ExampleSet(examples=examples.count, resolution=examples.resolution),
         arms={
             name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)], share=share)
             for name, arm in arms.items()
