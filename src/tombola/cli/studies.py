@@ -110,7 +110,7 @@ def arms_of_definition(definition: Definition, where: str, setting: Setting) -> 
 
 
 def comparison_verb(comparison: Comparison) -> Verb:
-    """`study NAME` of a comparison; an option of its own takes the place of the recipe's of that name."""
+    """`study NAME` of a comparison; an option of its own replaces the recipe's of that name."""
     own = None if comparison.options is None else Group("study", comparison.options)
     taken = [] if own is None else [field.name for field in fields(own.source)]
     shared = replace(_RECIPE, skip=taken)
@@ -133,7 +133,7 @@ def comparison_verb(comparison: Comparison) -> Verb:
         parser.set_defaults({key: value for key, value in named.items() if value is not None})
 
     def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-        # the cheap checks first: a wrong value is told before torch is loaded
+        # the cheap checks first: a wrong value is reported before torch is loaded
         model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
         options = None if own is None else own.source(**own.read(given))
         arms = comparison.arms(Setting(model, data, shared.read(given), options))
@@ -215,8 +215,8 @@ def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) ->
     parser = new_parser()
     group.add(parser)
     names = [*option_names(parser), *known]
-    if strange := [key for key in given if key not in names]:
-        raise TombolaError(f"{where}: {unknown('key', strange[0], names)}")
+    if unknown_keys := [key for key in given if key not in names]:
+        raise TombolaError(f"{where}: {unknown('key', unknown_keys[0], names)}")
     try:
         read = group.read(parser.parse_object(dict(given)))
     except (ArgumentError, KeyError, TypeError, ValueError) as error:

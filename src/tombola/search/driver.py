@@ -1,7 +1,7 @@
 """The driver of runs: what a search and every study have in common, from the first look at the data to the result.
 
-A study says what its run is called, which configuration names it, what is checked before anything is written, and what
-is computed; see `Experiment`. It stands on this floor because `find` is an experiment too, and studies are above.
+A study defines the name and the configuration of its run, what is checked before anything is written, and what is
+computed; see `Experiment`. It lies in this package because `find` is an experiment too, and studies are built on it.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Experiment(ABC, Generic[Request]):
         """The result, with torch held to the threads of the options; finished stages are found again."""
 
     def renewed(self, work: Workspace, result: dict[str, Any]) -> dict[str, Any]:
-        """A finished run's result, as it is to be said today: what is not in the configuration may have changed."""
+        """A finished run's result with present names and notes, which are no part of the configuration."""
         return result
 
 

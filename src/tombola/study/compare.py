@@ -70,11 +70,11 @@ def run_comparison(
     Args:
         study: what the run is called.
         arms: the first one is what all others are compared with.
-        note: whether every arm has its own tuned learning rate; it stands in the result and on the page.
+        note: whether every arm has its own tuned learning rate; shown in the result and on the page.
         jobs: processes that share the searches out (model and data given by name).
 
     Raises:
-        TombolaError: an arm cannot work on this network and data, which is told before anything is trained.
+        TombolaError: an arm cannot work on this network and data; raised before anything is trained.
     """
     check_arms(arms)
     spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)

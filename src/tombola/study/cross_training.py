@@ -93,8 +93,8 @@ def run_overlap(
         `differences`, a `sentence`, and the `run`.
 
     Raises:
-        TombolaError: an arm cannot work here or the two would not start from the same weights and layers, which is
-            told before anything is trained.
+        TombolaError: an arm cannot work here or the two would not start from the same weights and layers;
+            raised before anything is trained.
     """
     check_arms(arms)
     spec, source = _from_one_start(model), as_data(data, model)
@@ -170,7 +170,7 @@ class _CrossTraining(Experiment[Request]):
         }
 
     def check(self, work: Workspace) -> None:
-        """Also what keeps the two searches apart."""
+        """Each search's own mistakes, and what keeps the two from being compared."""
         if work.splits.test is None:
             raise TombolaError("the data has no test split, so no mask can be tested; give data with a test split")
         for arm in self.arms:

@@ -101,7 +101,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a study's file says.
+    """The content of a study's file.
 
     Args:
         arms: entries as in the module's docstring; the first arm is what the others are compared with. An arm's
@@ -165,7 +165,7 @@ def read_definition(file: Path) -> Definition:
     for name, given in parameters.items() if isinstance(parameters, dict) else ():
         if not name.isidentifier() or iskeyword(name):
             raise TombolaError(f"{file}: parameter {name!r} can be no option; name it by letters, digits and _")
-        _converted(given, Parameter, f"{file}, parameter {name}")  # whose name the error tells then
+        _converted(given, Parameter, f"{file}, parameter {name}")  # so that an error names it
     return _converted(content, Definition, str(file))
 
 

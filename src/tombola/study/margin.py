@@ -27,8 +27,8 @@ class Margin:
     kind: Kind = "auto"
 
     def __post_init__(self) -> None:
-        odd = isinstance(self.value, bool) or not isinstance(self.value, Real)
-        if odd or not 0 <= self.value < float("inf"):
+        number = isinstance(self.value, Real) and not isinstance(self.value, bool)
+        if not number or not 0 <= self.value < float("inf"):
             raise TombolaError(
                 f"margin is {self.value!r}; it must be a number of at least 0 (0.002: 0.2 points of an accuracy, 0.2 % "
                 "of another metric)"

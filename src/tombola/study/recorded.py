@@ -1,4 +1,4 @@
-"""What a ticket says of how it was found. Its words choose among what Tombola knows; none of them is imported."""
+"""How a ticket was found, from its provenance. Names in it choose among what Tombola knows; none is imported."""
 
 from __future__ import annotations
 

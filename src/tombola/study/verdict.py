@@ -259,7 +259,7 @@ def speed(arms: Mapping[str, ArmFigures]) -> SpeedResult:
     estimate = difference(first, second, step=max(ticket.evaluated_every, dense.evaluated_every))
     verdict = "undecided"
     if min(len(first), len(second)) >= FEWEST_REPLICATES and estimate.interval is not None and estimate.error:
-        low, high = estimate.interval  # runs that all agree would give it no width, which tells nothing
+        low, high = estimate.interval  # runs that all agree would give it no width
         verdict = "earlier" if high < 0 else "later" if low > 0 else "no difference shown"
     return answer.replace(interval=estimate.interval, verdict=verdict)
 

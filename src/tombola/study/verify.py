@@ -189,7 +189,7 @@ class _Verify(Experiment[Verification]):
         return replace(trial, trained=None)
 
     def _with_untrained(self, verdict: VerificationResult, work: Workspace) -> VerificationResult:
-        """The verdict, which speaks of training the ticket's weights, with what the ticket is without any."""
+        """The verdict, which is on trained weights, with the ticket's figures without training."""
         seed, replicates = self.request.seed, self.request.replicates
         result = untrained(self.request.subject, self._setup(work), seed=seed, replicates=replicates)
         text = untrained_sentence(result, work.splits.task.metric_name)
@@ -217,10 +217,10 @@ def _check_task(verification: Verification, splits: Splits) -> None:
     recorded, here = recorded_part(verification.subject.ticket, "task"), splits.task.identity
     differing = [part for part in here if part in recorded and recorded[part] != here[part]]
     if differing and not verification.options.force:
-        said = [f"{show(recorded[part])} there, {here[part]} here" for part in ("metric_name",) if part in differing]
+        both = [f"{show(recorded[part])} there, {here[part]} here" for part in ("metric_name",) if part in differing]
         raise TombolaError(
             f"the ticket was found with another task: {', '.join(differing)} differ{'s' if len(differing) == 1 else ''}"
-            f"{f' ({said[0]})' if said else ''}; give the same task, or set the option force to verify it with this one"
+            f"{f' ({both[0]})' if both else ''}; give the same task, or set the option force to verify it with this one"
         )
 
 
@@ -290,7 +290,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
 
 
 def _parameters(subject: VerificationSetup) -> Parameters:
-    """What the density is a fraction of; the mask tells what was included."""
+    """What the density is a fraction of; what was included is known from the mask."""
     mask = subject.ticket.mask
     return denominator(coverage(subject.origin(), [escape(name) for name in mask]), mask.total)
 
