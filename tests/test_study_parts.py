@@ -38,10 +38,10 @@ from tombola.search.find import find_result, parameters, replicate_of, replicate
 from tombola.search.request import Request
 from tombola.study import compare, cross_training, curve
 from tombola.study.arms import random_mask
-from tombola.study.cross_training import MASKS, run_overlap
+from tombola.study.cross_training import MASKS, compare_files, run_overlap
 from tombola.study.mask_overlap import compare_tickets, over_replicates
 from tombola.study.setting import Arm
-from tombola.ticket.origin import Origin
+from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import UNLIMITED
 from tombola.train.options import Options
@@ -480,6 +480,27 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
     assert crossed().test(workspace(data, tmp_path), test) == result  # found again
 
 
+def test_two_files_are_compared_by_the_limits_and_the_trust_that_are_given(tmp_path: Path) -> None:
+    spec = NetworkSpec("torch.nn.Linear", {"in_features": 6, "out_features": 5})
+    kept = torch.arange(30).view(5, 6) % 2 == 0
+    origin = Origin.stored({"weight": torch.randn(5, 6), "bias": torch.zeros(5)}, network=spec)
+    files = [tmp_path / "a.ticket", tmp_path / "b.ticket"]
+    for file in files:
+        tb.Ticket(origin=origin, mask=Mask({"weight": kept})).save(file)
+    own = tmp_path / "c.ticket"
+    drawn = Origin.seeded(spec, "kaiming_normal", 1, model=nn.Linear(6, 5))
+    tb.Ticket(origin=drawn, mask=Mask({"weight": kept})).save(own)
+    found = compare_files(*files)
+    assert (found["kind"], found["names"], found["replicates"]) == ("overlap", [str(file) for file in files], 1)
+    assert found["whole"]["both"]["values"] == [15]
+    for limited in ((files[0], own), (own, files[0])):
+        with pytest.raises(TombolaError, match="weights"):
+            compare_files(*limited, trusted=("torch.nn.",), max_weights=29)
+    assert compare_files(own, own, trusted=("torch.nn.",), max_weights=100)["same_origin"]
+    with pytest.raises(TombolaError, match=r"c\.ticket and .*c\.ticket cannot be compared: .*trusted"):
+        compare_files(own, own)
+
+
 def test_networks_by_import_path_and_of_any_size_are_tested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tickets(tmp_path)
     limits, load = list[Any](), tb.Ticket.load
@@ -549,6 +570,13 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(cross_training._CrossTraining, "search", searching)
     monkeypatch.setattr(cross_training._CrossTraining, "test", testing)
+    load = tb.Ticket.load
+
+    def loading(path: Path, *, max_weights: int | None = None) -> tb.Ticket:
+        assert max_weights == UNLIMITED
+        return load(path, max_weights=max_weights)
+
+    monkeypatch.setattr(tb.Ticket, "load", loading)
     found = study.compute(workspace(data, tmp_path))
     assert calls == [
         *((mask, index, ()) for index, mask in itertools.product(range(3), ("first", "second"))),
