@@ -24,14 +24,14 @@ __all__ = [
     "warn_of_left_out",
 ]
 
-NOTABLE = 0.05  # of all parameters: below that share nobody is warned of what is left out
+NOTABLE = 0.05  # of all parameters: below that share there is no warning
 _LISTED = 4  # patterns in one line
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
 class LeftOutWarning(UserWarning):
-    """A good part of the network's parameters is not prunable by default."""
+    """A notable share of the network's parameters is not prunable by default."""
 
 
 class LeftOut(NamedTuple):
@@ -67,7 +67,7 @@ class Coverage:
         text = f"{self.prunable:,} of {self.total:,} parameters are prunable ({_share(self.prunable, self.total)})"
         if not self.left_out:
             return text
-        together: dict[str, list[LeftOut]] = {}  # what one pattern includes is named once, the largest first
+        together: dict[str, list[LeftOut]] = {}  # what one pattern includes is named once, largest first
         for part in self.left_out:
             together.setdefault(part.pattern or part.name, []).append(part)
         sizes = {name: sum(part.size for part in parts) for name, parts in together.items()}
@@ -102,10 +102,10 @@ def coverage(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[st
     )
 
 
-def warn_of_left_out(found: Coverage) -> None:
-    """A `LeftOutWarning` with the line of `found` where the left-out share is notable (5 % of all parameters)."""
-    if found.prunable and found.left_out_share >= NOTABLE:  # with nothing prunable at all comes an error
-        warnings.warn(str(found), LeftOutWarning, stacklevel=3)
+def warn_of_left_out(left_out: Coverage) -> None:
+    """A `LeftOutWarning` with its line where the left-out share is notable (5 % of all parameters)."""
+    if left_out.prunable and left_out.left_out_share >= NOTABLE:  # with nothing prunable there is an error instead
+        warnings.warn(str(left_out), LeftOutWarning, stacklevel=3)
 
 
 def _why(name: str, places: Sequence[tuple[nn.Module, str]]) -> tuple[str, str | None]:

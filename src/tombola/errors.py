@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one line each, shown by the CLI without a traceback (exit status 2)."""
+"""Errors that a user can fix: one line each, shown by the CLI without a traceback (exit status 2)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 class TombolaError(ValueError):
-    """Something the user gave cannot be used. The message says what was found, what is allowed, how to mend."""
+    """Something the user gave cannot be used. The message names what was given, what is allowed and the fix."""
 
 
 class TicketError(TombolaError):
-    """A ticket file is truncated, foreign, tampered with, or does not fit the model it is put on."""
+    """A ticket file is truncated, foreign, tampered with, or does not fit the model."""
 
 
 class RunError(TombolaError):
@@ -21,7 +21,7 @@ class RunError(TombolaError):
 
 
 def in_short(error: BaseException) -> str:
-    """Anybody's error on one line: its type and the first line of what it says."""
+    """Any error on one line: its type and the first line of its message."""
     try:
         text = str(error).strip()
     except Exception:  # of a user's class it may be anything
@@ -30,12 +30,12 @@ def in_short(error: BaseException) -> str:
 
 
 def place_of(error: BaseException) -> str | None:
-    """Where in the user's own files an error was raised, e.g. "nets.py, line 12"; None where it was elsewhere."""
-    found: str | None = getattr(error, "tombola_place", None)  # of a worker process
-    if found is None and error.__cause__ is not None:
-        found = place_of(error.__cause__)
-    if found is not None:
-        return found
+    """The line of the user's own files that raised an error, e.g. "nets.py, line 12"; None where it was elsewhere."""
+    place: str | None = getattr(error, "tombola_place", None)  # of a worker process
+    if place is None and error.__cause__ is not None:
+        place = place_of(error.__cause__)
+    if place is not None:
+        return place
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = Path(frame.filename)
         if path.suffix == ".py" and not any(path.is_relative_to(folder) for folder in _others()):
@@ -45,6 +45,6 @@ def place_of(error: BaseException) -> str | None:
 
 @lru_cache(maxsize=1)
 def _others() -> tuple[Path, ...]:
-    """Where Python's files lie, those of packages, and Tombola's."""
+    """The folders of Python's files, of packages, and Tombola's."""
     installed = (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
     return (Path(__file__).parent, *(Path(folder) for folder in installed if folder))

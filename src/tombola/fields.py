@@ -1,4 +1,4 @@
-"""Types of fields and arguments, checked where Python's own call would let anything through (torch-free)."""
+"""Checks of the types of fields and arguments, which Python itself does not check (torch-free)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any, ParamSpec, TypeVar, Union, get_args, get_origin, get_typ
 from tombola.errors import TombolaError
 
 Given = ParamSpec("Given")
-Found = TypeVar("Found")
+Result = TypeVar("Result")
 Part = tuple[Any, tuple[Any, ...]]
-"""One type of a hint, and what stands in its brackets."""
+"""One type of a hint, and its arguments in brackets."""
 
 _WORDS: dict[type, str] = {
     bool: "True or False",
@@ -37,10 +37,10 @@ _MORE_WORDS: dict[Any, str] = {
 
 
 def check_fields(options: object) -> None:
-    """TombolaError if a field of this dataclass is not of its type; types that are not plain ones are left alone.
+    """TombolaError if a field of this dataclass is not of its type; types that are not plain ones are not checked.
 
-    NumPy's numbers count as numbers, whole numbers as numbers, True as neither; any list but a text will do. Whole
-    numbers are those of 64 bits: nothing is counted that has more.
+    NumPy's numbers count as numbers, whole numbers as numbers, True as neither; any list but a string is accepted.
+    Whole numbers have at most 64 bits.
     """
     for name, allowed in _plain_types(type(options)).items():
         value = getattr(options, name)
@@ -56,16 +56,15 @@ def in_few_digits(value: int) -> str:
     return f"{value:,}" if abs(value) < _HUGE else f"a number of {value.bit_length():,} bits"
 
 
-def checked(function: Callable[Given, Found]) -> Callable[Given, Found]:
-    """The function, refusing arguments of other types than its hints name in one line, before it does anything.
+def checked(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """The function, with a TombolaError of one line for arguments of other types than its hints.
 
-    An argument whose hint has a part that cannot be checked (Any, a Literal, a plain Protocol), or is to be looked into
-    (a mapping), is left to the function.
-    A text will do where texts are listed, since patterns may stand alone.
+    An argument whose hint has a part that cannot be checked (Any, a Literal, a plain Protocol), or a mapping, is left
+    to the function. A string is accepted where strings are listed, since a pattern may stand alone.
     """
 
     @wraps(function)
-    def call(*args: Given.args, **kwargs: Given.kwargs) -> Found:
+    def call(*args: Given.args, **kwargs: Given.kwargs) -> Result:
         hints, order = _hints(function)
         for name, value in (*zip(order, args, strict=False), *kwargs.items()):
             parts = hints.get(name, ())
@@ -77,7 +76,7 @@ def checked(function: Callable[Given, Found]) -> Callable[Given, Found]:
 
 
 def described(value: object) -> str:
-    """What was given in the place of something else: "the class Linear itself", "'imp'", "a list"."""
+    """A wrong value in words: "the class Linear itself", "'imp'", "a list"."""
     if isinstance(value, type):
         return f"the class {value.__name__} itself"
     return repr(value)[:80] if isinstance(value, str | int | float | None) else _with_article(type(value).__name__)
@@ -85,8 +84,8 @@ def described(value: object) -> str:
 
 @cache
 def _hints(function: Callable[..., Any]) -> tuple[dict[str, tuple[Part, ...]], tuple[str, ...]]:
-    """Of each argument the types it may have, () if that is unclear; and the names of positional ones in order."""
-    hints, found, order = get_type_hints(function), {}, []
+    """The allowed types of each argument, () where they cannot be checked; and the positional names in order."""
+    hints, types_of, order = get_type_hints(function), {}, []
     for name, parameter in signature(function).parameters.items():
         if parameter.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD):
             continue
@@ -94,8 +93,8 @@ def _hints(function: Callable[..., Any]) -> tuple[dict[str, tuple[Part, ...]], t
         hint = hints.get(name, Any)
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         types = tuple((get_origin(part) or part, get_args(part)) for part in parts)
-        found[name] = types if all(_is_checkable(kind) for kind, _ in types) else ()
-    return found, tuple(order)
+        types_of[name] = types if all(_is_checkable(kind) for kind, _ in types) else ()
+    return types_of, tuple(order)
 
 
 def _is_checkable(kind: Any) -> bool:
@@ -114,7 +113,7 @@ def _fits(value: object, kind: Any, inside: tuple[Any, ...]) -> bool:
             return False
         known = {str: (str,), Path: (str, os.PathLike)}
         if not isinstance(value, Collection) or not items or not all(item in known for item in items):
-            return True  # what is inside cannot be looked at
+            return True  # the items cannot be checked
         allowed = tuple(one for item in items for one in known[item])
         return all(isinstance(item, allowed) for item in value)
     return isinstance(value, os.PathLike if kind is Path else kind) and not isinstance(value, type)
@@ -122,8 +121,8 @@ def _fits(value: object, kind: Any, inside: tuple[Any, ...]) -> bool:
 
 def _any_of(parts: Iterable[Part]) -> str:
     """``a Ticket, a text or a path``."""
-    *most, last = dict.fromkeys(_in_words(kind, inside) for kind, inside in parts)
-    return f"{', '.join(most)} or {last}" if most else last
+    *others, last = dict.fromkeys(_in_words(kind, inside) for kind, inside in parts)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _in_words(kind: Any, inside: tuple[Any, ...]) -> str:
@@ -152,11 +151,11 @@ def _is(value: object, kind: type) -> bool:
 
 
 def _plain_types(kind: type) -> dict[str, tuple[type, ...]]:
-    hints, found = get_type_hints(kind), dict[str, tuple[type, ...]]()
+    hints, plain = get_type_hints(kind), dict[str, tuple[type, ...]]()
     for field in fields(kind):
         hint = hints[field.name]
         parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
         types = tuple(get_origin(part) or part for part in parts)
         if all(part in _WORDS for part in types):
-            found[field.name] = types
-    return found
+            plain[field.name] = types
+    return plain

@@ -49,7 +49,7 @@ def percent(fraction: float | None, decimals: int = 2, *, sign: bool = False) ->
 
 
 def density(fraction: float | None) -> str:
-    """A density as percent with two decimals, or more where these would say 0 or 100 of what is not."""
+    """A density as percent with two decimals, or more where these would show 0 or 100 for what is neither."""
     if fraction is None:
         return MISSING
     if 0 < fraction < 0.001:
@@ -72,7 +72,7 @@ def decimals_of(value: float, digits: int = DIGITS) -> int:
 
 
 def significant(value: float, digits: int = DIGITS, *, sign: bool = False) -> str:
-    """``digits`` significant digits, as a decimal number where that stays readable: "0.4813", "35,012", "1.234e−09"."""
+    """``digits`` significant digits, in decimal notation where that is readable: "0.4813", "35,012", "1.234e−09"."""
     if value and math.isfinite(value) and not 1e-6 <= abs(value) < 1e15:
         mantissa, _, exponent = f"{abs(value):.{digits - 1}e}".partition("e")
         lead = MINUS if value < 0 else "+" if sign else ""
@@ -81,20 +81,25 @@ def significant(value: float, digits: int = DIGITS, *, sign: bool = False) -> st
 
 
 def on_its_side(value: float, digits: int, thresholds: Iterable[float], write: Callable[[int], str]) -> str:
-    """`write(digits)`, or with more digits where rounding would put `value` on or across one of the thresholds.
+    """`write(digits)`, or with more digits where rounding would move `value` onto or across one of the thresholds.
 
-    A bound of -0.003 must not be read as one of 0. What differs from a threshold by no more than the rounding of
-    floating-point numbers lies on it.
+    A bound of -0.003 must not be read as 0. A value that differs from a threshold by no more than floating-point
+    rounding counts as equal to it.
     """
-    apart = [limit for limit in thresholds if abs(value - limit) > 1e-12 * max(1.0, abs(limit))]
+    distinct = [limit for limit in thresholds if abs(value - limit) > 1e-12 * max(1.0, abs(limit))]
     texts = (write(more) for more in range(digits, digits + 13)) if math.isfinite(value) else iter(())
     seen = ((text, float(text.replace(MINUS, "-").replace(",", ""))) for text in texts)
-    true = (text for text, read in seen if all(read != limit and (read > limit) == (value > limit) for limit in apart))
+    true = (text for text, read in seen if _same_side(read, value, distinct))
     return next(true, write(digits))
 
 
+def _same_side(read: float, value: float, limits: Iterable[float]) -> bool:
+    """Whether a number as it is read lies on the same side of all limits as the value, and on none of them."""
+    return all(read != limit and (read > limit) == (value > limit) for limit in limits)
+
+
 def p_value(value: float | None) -> str:
-    """A p-value with three decimals, or more where these would hide that it lies below or above 0.05."""
+    """A p-value with three decimals, or more where these would hide on which side of 0.05 it lies."""
     if value is None:
         return MISSING
     return "< 0.001" if value < 0.0005 else on_its_side(value, 3, [0.05], lambda digits: f"{value:.{digits}f}")
@@ -123,12 +128,12 @@ class Unit:
 
     @property
     def sign(self) -> str:
-        """What stands behind a value: " %" or nothing."""
+        """What follows a value: " %" or nothing."""
         return " %" if self.percent else ""
 
     @property
     def points(self) -> str:
-        """What stands behind a difference: " points" or nothing."""
+        """What follows a difference: " points" or nothing."""
         return " points" if self.percent else ""
 
     def axis(self, what: str) -> str:
@@ -154,7 +159,7 @@ class Unit:
     def difference(self, value: float | None, threshold: float = 0.0) -> str:
         """A difference with its sign, without a unit: "+0.17"; "−0.003" where 0.00 would look like 0.
 
-        `threshold`: what it is held against, which rounding does not cross either.
+        `threshold`: what it is compared with, which rounding does not cross either.
         """
         if value is None:
             return MISSING
@@ -171,7 +176,7 @@ class Unit:
     def half(self, mean: float, ends: tuple[float, float] | list[float] | None) -> str:
         """``± 0.05 %``: half an interval, with the decimals of its mean; nothing without an interval.
 
-        ``97.50 to 100.00 %`` where it does not lie evenly about the mean, as it ends where the metric does.
+        ``97.50 to 100.00 %`` where it is not symmetric about the mean, as it is cut off at the metric's own limits.
         """
         if ends is None:
             return ""
@@ -193,7 +198,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class _Differences(Unit):
-    """Differences: signed; what they are differences of stands in the heading."""
+    """Differences: signed; the heading names the metric."""
 
     @property
     def sign(self) -> str:
@@ -205,7 +210,7 @@ class _Differences(Unit):
 
 @dataclass(frozen=True)
 class Fixed(Unit):
-    """What has a fixed number of decimals: iterations, ratios, bits per weight."""
+    """A quantity with a fixed number of decimals: iterations, ratios, bits per weight."""
 
     decimals: int = 0
 

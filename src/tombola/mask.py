@@ -41,7 +41,7 @@ class Mask(Mapping[str, Tensor]):
 
     @classmethod
     def _own(cls, tensors: dict[str, Tensor]) -> Mask:
-        """Take bool tensors that nobody else holds, without a copy."""
+        """Take over bool tensors without a copy."""
         mask = cls.__new__(cls)
         mask._tensors = tensors
         return mask
@@ -67,18 +67,18 @@ class Mask(Mapping[str, Tensor]):
     @classmethod
     def from_torch_prune(cls, model: nn.Module) -> Mask:
         """The masks that torch.nn.utils.prune left on a model (its `*_mask` buffers)."""
-        found: dict[str, Tensor] = {}
+        masks: dict[str, Tensor] = {}
         for prefix, module in unwrap(model).named_modules():
             for name, buffer in module._buffers.items():
                 stem = name.removesuffix("_mask")
                 if buffer is not None and stem != name and f"{stem}_orig" in module._parameters:
-                    found[clean(f"{prefix}.{stem}" if prefix else stem)] = buffer
-        if not found:
+                    masks[clean(f"{prefix}.{stem}" if prefix else stem)] = buffer
+        if not masks:
             raise TombolaError(
                 "the model has no masks of torch.nn.utils.prune (they are gone after prune.remove); "
                 "use Mask.from_zeros to read zeros from the weights"
             )
-        return cls(found)
+        return cls(masks)
 
     # -- mapping
 
@@ -261,8 +261,8 @@ def _as_used(model: nn.Module, name: str) -> Tensor | None:
 
 
 def disconnected(mask: Mask) -> list[str]:
-    """Layers that are wholly empty: in a plain chain each of them cuts the output off from the input.
+    """Layers that are entirely empty: in a plain chain each disconnects the output from the input.
 
-    Vectors (biases, on request) do not cut anything and are not named.
+    Vectors (biases, on request) disconnect nothing and are not listed.
     """
     return [name for name in mask.empty_layers() if mask[name].ndim >= 2]

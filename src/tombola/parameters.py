@@ -1,6 +1,6 @@
 """The names of a model's parameters, and which of them may be pruned.
 
-Names are those of the model's own `state_dict()` before anything was attached to it or wrapped round it, so
+Names are those of the model's own `state_dict()` before anything was attached or wrapped, so
 that a mask made on a bare model fits the same model when it is compiled, distributed or parametrized.
 """
 
@@ -109,7 +109,7 @@ def _walk(model: nn.Module, tied: bool = False) -> Iterator[tuple[str, nn.Module
 def parameters_by_name(model: nn.Module, *, tied: bool = False) -> dict[str, nn.Parameter]:
     """Every parameter under its own `state_dict` name, wrappers and parametrizations stripped.
 
-    Of tied parameters the first name owns and stands alone; `tied=True` lists the further names too. What a
+    Of tied parameters only the first name is listed; `tied=True` lists the others too. What a
     parametrization stores in several tensors (weight norm) or adds itself (scores) keeps its raw name.
     """
     return {name: parameter for name, _, _, parameter in _walk(model, tied)}
@@ -118,19 +118,20 @@ def parameters_by_name(model: nn.Module, *, tied: bool = False) -> dict[str, nn.
 def holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     """Every parameter's name -> the (module, attribute) pairs that hold it: several where it is tied."""
     owner = {id(parameter): name for name, parameter in parameters_by_name(model).items()}
-    found: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in owner.values()}
+    held: dict[str, list[tuple[nn.Module, str]]] = {name: [] for name in owner.values()}
     seen: set[tuple[int, str]] = set()
     for _, module, local, parameter in _walk(model, tied=True):
-        if (id(module), local) not in seen:  # a module may stand at several places of the tree
+        if (id(module), local) not in seen:  # a module may occur several times in the tree
             seen.add((id(module), local))
-            found[owner[id(parameter)]].append((module, local))
-    return found
+            held[owner[id(parameter)]].append((module, local))
+    return held
 
 
 def places(model: nn.Module) -> dict[str, list[tuple[tuple[str, ...], str]]]:
     """Every name of every weight -> all its (path of the module, attribute): several where it is tied.
 
-    Unlike in `parameters_by_name`, what a parametrization stores in several tensors is the one weight it stands for.
+    Unlike in `parameters_by_name`, what a parametrization stores in several tensors counts as the one weight it
+    computes.
     """
     groups: dict[int, list[tuple[str, tuple[str, ...], str]]] = {}
     for prefix, module in unwrap(model).named_modules(remove_duplicate=False):
@@ -148,7 +149,7 @@ def places(model: nn.Module) -> dict[str, list[tuple[tuple[str, ...], str]]]:
 
 
 def module_at(module: nn.Module, path: Sequence[str]) -> nn.Module | None:
-    """The module at the end of a path, through what was wrapped round parts of it; None if there is none."""
+    """The module at the end of a path, through wrappers of its parts; None if there is none."""
     for part in path:
         child = module._modules.get(part)
         if child is None:

@@ -12,7 +12,7 @@ from tombola.fingerprint import fingerprint
 
 
 def as_plain(value: Any) -> dict[str, Any]:
-    """A dataclass as JSON-able values; of what JSON has no form for, the fingerprint."""
+    """A dataclass as JSON-able values; what JSON cannot hold becomes its fingerprint."""
     fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
     return {field.name: _plain(getattr(value, field.name)) for field in fields}
 

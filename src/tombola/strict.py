@@ -1,6 +1,6 @@
-"""JSON and YAML of files that somebody may have sent (torch-free).
+"""JSON and YAML of files from untrusted sources (torch-free).
 
-What no writer writes is refused, in time and memory that grow with the file alone.
+What no writer writes is refused, in time and memory proportional to the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 DEPTH = 100
 """Levels of nesting that are read."""
 VALUES = 20_000
-"""Values that a YAML text may hold, its aliases written out."""
+"""The most values of a YAML text with its aliases expanded."""
 
 
 def parse_json(text: str, depth: int = DEPTH) -> Any:
@@ -54,7 +54,7 @@ def _check_encodes(value: Any) -> None:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise ValueError("half of a surrogate pair, which is no character") from None
-    except RecursionError:  # to be told by its depth
+    except RecursionError:  # refused by its depth later
         return
 
 
@@ -63,20 +63,20 @@ def _no_constant(text: str) -> NoReturn:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
+        if key in values:
             raise ValueError(f"the key {key[:60]!r} stands twice in one object")
-        found[key] = value
-    return found
+        values[key] = value
+    return values
 
 
 def check_yaml(text: str) -> None:
-    """Look a YAML text through before it is loaded: a few lines of aliases can stand for billions of values.
+    """Check a YAML text before it is loaded: a few lines of aliases can expand to billions of values.
 
     Raises:
-        ValueError: nested deeper than `DEPTH`, more than `VALUES` values when its aliases are written out, an alias
-            within what it stands for, a key twice in one mapping, or no YAML.
+        ValueError: nested deeper than `DEPTH`, more than `VALUES` values when its aliases are expanded, an alias
+            within its own anchor, a key twice in one mapping, or no YAML.
     """
     import yaml
 

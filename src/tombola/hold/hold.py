@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 from tombola.fields import checked, described
 from tombola.formats import plural
-from tombola.hold.keeper import Keeper, Place, held_at, not_held, owner_of, take_off
+from tombola.hold.keeper import HeldWeight, Keeper, held_at, not_held, owner_of, take_off
 from tombola.hold.masking import Pruned
 from tombola.mask import Mask
 from tombola.parameters import places, unwrap
@@ -22,7 +22,7 @@ __all__ = ["Hold", "hold", "release"]
 
 
 class Hold:
-    """A mask that is being held on a live model. A context manager; `release` ends it and leaves the zeros."""
+    """A mask held on a live model. A context manager; `release` ends it and leaves the zeros."""
 
     def __init__(
         self, model: nn.Module, mask: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
@@ -77,7 +77,7 @@ def hold(model: nn.Module, mask: Mask | Mapping[str, Tensor], values: Mapping[st
     `enforce` first. Gradients that are written by hand or returned (`torch.autograd.grad`) are not masked. Under
     FullyShardedDataParallel weights are masked in the forward pass alone (`fully_shard` has no such limit).
 
-    The cost, whether or not something has changed the weights (a write through `.data` leaves no trace): one product
+    The cost, whether or not something has changed the weights (a write through `.data` cannot be detected): one product
     over the held weights for every forward pass, optimiser step and gradient, some microseconds of Python for every
     module in the path, memory of the weights' size once more. nn.TransformerEncoderLayer leaves its fast path in
     evaluation, as it does under any hook.
@@ -107,11 +107,11 @@ def release(model: nn.Module) -> None:
     take_off(model, None)
 
 
-def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[Place]:
-    """The places of all masked weights, or a TombolaError."""
+def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[HeldWeight]:
+    """All masked weights, or a TombolaError."""
     if not isinstance(values, Mapping):
         raise TombolaError(f"values is {described(values)}, but it must be a mapping from name to tensor, or None")
-    known, found = places(model), list[Place]()
+    known, weights = places(model), list[HeldWeight]()
     if odd_names := [name for name in values if name not in mask]:
         raise TombolaError(
             f"there are values for {odd_names[0]!r}, which the mask does not name; give values of masked weights"
@@ -134,8 +134,8 @@ def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[Pl
                 f"{name!r} is held already, and both holds prune {plural(odd, 'weight')} of it to different values; "
                 "release the first hold, or give both the same values there"
             )
-        found += [Place(name, path, local, pruned, len(known[name]) > 1) for path, local in known[name]]
-    return found
+        weights += [HeldWeight(name, path, local, pruned, len(known[name]) > 1) for path, local in known[name]]
+    return weights
 
 
 def _checked(name: str, model: nn.Module, path: tuple[str, ...], local: str) -> Tensor:
@@ -161,7 +161,7 @@ def _unknown(model: nn.Module, name: str, known: Iterable[str]) -> str:
 
 
 def _forget_compiled() -> None:
-    """What torch.compile made before the hooks were there does not call them, so it is made anew on its next call."""
+    """What was compiled before the hooks existed does not call them, so torch.compile starts again at the next call."""
     dynamo = sys.modules.get("torch._dynamo.utils")
     if dynamo is not None and dynamo.counters["frames"]:
         torch.compiler.reset()

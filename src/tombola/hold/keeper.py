@@ -1,8 +1,8 @@
 """How a mask is held: hooks that look weights up by name and write the pruned values.
 
 Every module that has a held weight, or contains one that does, has a hook that runs before its forward pass. It
-writes without asking whether anybody has changed the weights: a write through `.data` leaves no trace. Of nested
-modules the outermost that is called does so for all.
+always writes, since a write of others through `.data` cannot be detected. Of nested modules the outermost that is
+called writes for all.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ Path = tuple[str, ...]
 _FSDP = "_is_fsdp_managed_module"  # whose weights are views, of the whole parameter in the forward pass alone
 
 
-class Place:
-    """Where a held weight is: its name, the path of its module from the root, and the attribute.
+class HeldWeight:
+    """A held weight: its name, the path of its module from the root, and the attribute.
 
-    `tied`: whether the weight has several places. `last`: what was found here last. `ready`: the same by type, since a
-    sharded parameter takes turns with the whole one.
+    `tied`: whether several modules have it. `last`: the parameter seen last. `ready`: the same by type, since a sharded
+    parameter alternates with the whole one.
     """
 
     def __init__(self, name: str, path: Path, local: str, pruned: Pruned, tied: bool) -> None:
@@ -43,7 +43,7 @@ class Place:
         return {**self.__dict__, "ready": {}, "last": None}
 
     def prepare(self, parameter: Tensor) -> Ready:
-        """Look at a parameter for the first time, or after it has moved or been replaced."""
+        """Prepare a parameter at first use, or after it has moved or been replaced."""
         if parameter.shape != self.pruned.keep.shape:
             raise TombolaError(
                 f"{self.name!r} is held under a mask of shape {tuple(self.pruned.keep.shape)} and has shape "
@@ -52,8 +52,8 @@ class Place:
         old = self.ready.get(type(parameter))
         if old is not None:
             old.drop()  # also where it is the same parameter: hooks are lost when tensors are swapped
-        found = self.ready[type(parameter)] = Ready(parameter, self.pruned, old)
-        return found
+        ready = self.ready[type(parameter)] = Ready(parameter, self.pruned, old)
+        return ready
 
 
 class _Running(threading.local):
@@ -71,19 +71,19 @@ class _Traced:
 class Keeper:
     """What is held on one model; shared by the hooks on its modules, and copied and pickled with them."""
 
-    def __init__(self, places: list[Place]) -> None:
-        self.places, self.alive = places, Alive()
+    def __init__(self, weights: list[HeldWeight]) -> None:
+        self.weights, self.alive = weights, Alive()
         self._running, self._traced = _Running(), _Traced()
         self._base: tuple[weakref.ref[nn.Module], Path] | None = None  # where to write after an optimiser's step
-        self._below: dict[Path, list[tuple[Path, Place]]] = {}
+        self._below: dict[Path, list[tuple[Path, HeldWeight]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"places": self.places, "alive": self.alive, "next_id": RemovableHandle.next_id}
+        return {"weights": self.weights, "alive": self.alive, "next_id": RemovableHandle.next_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["places"])  # type: ignore[misc]
+        self.__init__(state["weights"])  # type: ignore[misc]
         self.alive = state["alive"]
-        # hooks that come from a file keep their numbers: no hook of this process may be given one of them
+        # hooks from a file keep their numbers: no hook of this process may get one of them
         RemovableHandle.next_id = max(RemovableHandle.next_id, state["next_id"])
 
     def adopt(self, module: nn.Module, path: Path) -> None:
@@ -95,24 +95,24 @@ class Keeper:
         """Nothing more to do for this model."""
         self._base = None
         _KEEPERS.discard(self)
-        for place in self.places:
-            for ready in place.ready.values():
+        for weight in self.weights:
+            for ready in weight.ready.values():
                 ready.drop()
 
-    def below(self, path: Path) -> list[tuple[Path, Place]]:
-        """(path from there, place) of every weight held in the module at `path`."""
+    def below(self, path: Path) -> list[tuple[Path, HeldWeight]]:
+        """(path from there, weight) of every weight held in the module at `path`."""
         if path not in self._below:
             n = len(path)
-            self._below[path] = [(place.path[n:], place) for place in self.places if place.path[:n] == path]
+            self._below[path] = [(weight.path[n:], weight) for weight in self.weights if weight.path[:n] == path]
         return self._below[path]
 
     def install(self, model: nn.Module) -> None:
         """Put the hooks on a model's modules."""
-        for place in self.places:
-            self._install(model, (), place.path, place.name)
+        for weight in self.weights:
+            self._install(model, (), weight.path, weight.name)
 
     def _install(self, module: nn.Module, path: Path, below: Path, name: str) -> None:
-        """Hooks on the module at `path` and on those that lead on from it, where there are none yet."""
+        """Hooks on the module at `path` and on those along the path below, where there are none yet."""
         for depth in range(len(below) + 1):
             at, part = path + below[:depth], owner_of(module, below[:depth], name)
             if any(isinstance(hook, _Enter) and hook.keeper is self for hook in part._forward_pre_hooks.values()):
@@ -148,7 +148,7 @@ class Keeper:
         tracing = torch._C._get_tracing_state()
         if tracing is None:
             self.write(module, path)
-        else:  # torch.jit.trace would put the writing into its graph
+        else:  # torch.jit.trace would record the writing in its graph
             torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
             try:
                 self.write(module, path)
@@ -161,7 +161,7 @@ class Keeper:
         module = None if base is None else base[0]()
         if base is None or module is None or not self.alive.yes:
             return
-        held = {id(_raw(_holder(module, below, place), place.local)) for below, place in self.below(base[1])}
+        held = {id(_raw(_holder(module, below, weight), weight.local)) for below, weight in self.below(base[1])}
         if any(id(p) in held for group in optimizer.param_groups for p in group["params"]):
             self.outer = None
             self.write(module, base[1])
@@ -169,17 +169,17 @@ class Keeper:
     def write(self, module: nn.Module, path: Path) -> None:
         """Write the pruned values of all that is held in the module at `path`."""
         ready, seen = [], set()
-        for below, place in self.below(path):
+        for below, weight in self.below(path):
             owner: nn.Module | None = module
             for part in below:
                 owner = None if owner is None else owner._modules.get(part)
-            parameter = None if owner is None else owner._parameters.get(place.local)
-            one = place.last
+            parameter = None if owner is None else owner._parameters.get(weight.local)
+            one = weight.last
             if one is None or not one.stands(parameter):
-                one = self._look(module, path, below, place)
+                one = self._look(module, path, below, weight)
                 if one is None:
                     continue
-            if place.tied:
+            if weight.tied:
                 if id(one.parameter) in seen:
                     continue
                 seen.add(id(one.parameter))
@@ -188,26 +188,26 @@ class Keeper:
             ready.append(one)
         set_pruned(ready)
 
-    def _look(self, module: nn.Module, path: Path, below: Path, place: Place) -> Ready | None:
-        """At a weight that is not where it was last: seen for the first time, moved, replaced or computed."""
-        parameter = _present(_holder(module, below, place), place, self.alive)
+    def _look(self, module: nn.Module, path: Path, below: Path, weight: HeldWeight) -> Ready | None:
+        """A weight that is not where it was last: new, moved, replaced or computed."""
+        parameter = _present(_holder(module, below, weight), weight, self.alive)
         if parameter is None:
             return None
-        known = place.ready.get(type(parameter))
+        known = weight.ready.get(type(parameter))
         if known is None or not known.stands(parameter):
-            known = place.prepare(parameter)
-            self._install(module, path, below, place.name)
-        place.last = known
+            known = weight.prepare(parameter)
+            self._install(module, path, below, weight.name)
+        weight.last = known
         return known
 
     def _trace(self, module: nn.Module, path: Path) -> None:
-        """As `write`, in operations for a compiler; an export takes the weights as they stand."""
+        """As `write`, in operations for a compiler; an export takes the weights as they are."""
         if torch.compiler.is_exporting():
             return
-        for below, place in self.below(path):
-            parameter = _raw(_holder(module, below, place), place.local)
+        for below, weight in self.below(path):
+            parameter = _raw(_holder(module, below, weight), weight.local)
             if isinstance(parameter, nn.Parameter):
-                parameter.data.copy_(place.pruned.masked(parameter.data))
+                parameter.data.copy_(weight.pruned.masked(parameter.data))
 
 
 class _Enter:
@@ -243,19 +243,19 @@ def _after_any_step(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         keeper.after_step(optimizer)
 
 
-# Once and for all: torch has one table of these hooks, which must not change while an optimiser steps, and a held
+# Registered once: torch has one table of these hooks, which must not change while an optimiser steps, and a held
 # model may be copied, called or collected just then.
 register_optimizer_step_post_hook(_after_any_step)
 
 
 def held_at(owner: nn.Module, local: str) -> list[Pruned]:
-    """What holds on this module keep of its weight `local`, those that have not been released."""
+    """What the holds on this module, those not released, keep of its weight `local`."""
     return [
-        place.pruned
+        weight.pruned
         for hook in owner._forward_pre_hooks.values()
         if isinstance(hook, _Enter) and hook.keeper.alive.yes
-        for place in hook.keeper.places
-        if (place.path, place.local) == (hook.path, local)
+        for weight in hook.keeper.weights
+        if (weight.path, weight.local) == (hook.path, local)
     ]
 
 
@@ -283,16 +283,16 @@ def take_off(model: nn.Module, keeper: Keeper | None) -> None:
 
 def owner_of(module: nn.Module, path: Path, name: str) -> nn.Module:
     """The module at the end of a path, or a TombolaError that the weight `name` is gone."""
-    found = module_at(module, path)
-    if found is None:
+    owner = module_at(module, path)
+    if owner is None:
         raise TombolaError(_gone(name))
-    return found
+    return owner
 
 
-def _holder(module: nn.Module, path: Path, place: Place) -> nn.Module:
-    """The module whose weight is held, also where something was wrapped round it."""
-    found = owner_of(module, path, place.name)
-    return found if place.local in found._parameters else unwrap(found)
+def _holder(module: nn.Module, path: Path, weight: HeldWeight) -> nn.Module:
+    """The module whose weight is held, also inside a wrapper."""
+    owner = owner_of(module, path, weight.name)
+    return owner if weight.local in owner._parameters else unwrap(owner)
 
 
 def _raw(owner: nn.Module, local: str) -> Tensor | None:
@@ -303,7 +303,7 @@ def _raw(owner: nn.Module, local: str) -> Tensor | None:
 
 
 def not_held(name: str, owner: nn.Module, local: str) -> str:
-    """What is wrong with a weight that is a plain tensor of its module."""
+    """Why a weight that is a plain tensor of its module cannot be held."""
     sources = [key for key in owner._parameters if key.startswith(f"{local}_")]
     if _FSDP in owner.__dict__:
         return (
@@ -317,46 +317,46 @@ def not_held(name: str, owner: nn.Module, local: str) -> str:
     )
 
 
-def _present(owner: nn.Module, place: Place, alive: Alive) -> Tensor | None:
+def _present(owner: nn.Module, weight: HeldWeight, alive: Alive) -> Tensor | None:
     """The parameter of that name now; None where there is none to write."""
-    parameter = _raw(owner, place.local)
+    parameter = _raw(owner, weight.local)
     if parameter is None:
-        _elsewhere(owner, place, alive)
+        _elsewhere(owner, weight, alive)
         return None
-    if _FSDP in owner.__dict__ and parameter.shape != place.pruned.keep.shape:
+    if _FSDP in owner.__dict__ and parameter.shape != weight.pruned.keep.shape:
         return None  # a piece of it, between forward passes
     if isinstance(parameter, nn.Parameter):
         return parameter
     if _FSDP in owner.__dict__:
-        place.pruned.write(parameter)
-    return None  # else put in by torch.func.functional_call: it belongs to somebody else
+        weight.pruned.write(parameter)
+    return None  # else put in by torch.func.functional_call: not the module's own
 
 
-def _elsewhere(owner: nn.Module, place: Place, alive: Alive) -> None:
+def _elsewhere(owner: nn.Module, weight: HeldWeight, alive: Alive) -> None:
     """Mask a weight that is no parameter of its module."""
-    if parametrize.is_parametrized(owner, place.local):
-        _mask_last(owner, place, alive)
+    if parametrize.is_parametrized(owner, weight.local):
+        _mask_last(owner, weight, alive)
         return
-    plain = owner.__dict__.get(place.local)
+    plain = owner.__dict__.get(weight.local)
     if not isinstance(plain, Tensor):
-        raise TombolaError(_gone(place.name))
+        raise TombolaError(_gone(weight.name))
     if _FSDP not in owner.__dict__ and "_is_replica" not in owner.__dict__:
-        raise TombolaError(not_held(place.name, owner, place.local))
-    place.pruned.write(plain)  # FSDP, DataParallel: lent for this forward pass
+        raise TombolaError(not_held(weight.name, owner, weight.local))
+    weight.pruned.write(plain)  # FSDP, DataParallel: lent for this forward pass
 
 
 def _gone(name: str) -> str:
     return f"{name!r} is held, but the model has no such weight any more; release the hold before it is removed"
 
 
-def _mask_last(owner: nn.Module, place: Place, alive: Alive) -> None:
-    """See to it that a computed weight is masked after everything else that is done to it."""
-    chain: Any = owner.parametrizations[place.local]  # type: ignore[index]
+def _mask_last(owner: nn.Module, weight: HeldWeight, alive: Alive) -> None:
+    """Make the mask the last parametrisation of a computed weight."""
+    chain: Any = owner.parametrizations[weight.local]  # type: ignore[index]
     last = itertools.takewhile(lambda step: isinstance(step, Masking), reversed(chain))
     if all(step.alive is not alive for step in last):  # of several holds, one after the other
         _unmask(chain, alive)
-        masking = Masking(place.pruned, alive)
-        parametrize.register_parametrization(owner, place.local, masking, unsafe=True)
+        masking = Masking(weight.pruned, alive)
+        parametrize.register_parametrization(owner, weight.local, masking, unsafe=True)
 
 
 def _unmask(chain: Any, alive: Alive | None) -> None:

@@ -1,7 +1,7 @@
 """Pruned entries of a tensor set to their pruned value, exactly: in place, in a gradient, or as a parametrisation.
 
-A float is seen as an integer of its size: its bits times 0, plus the bits of a value, are that value to the bit. A
-product of floats would leave NaN where NaN or inf was pruned, and -0.0 where a negative number was.
+A float is viewed as an integer of its size: its bits times 0, plus the bits of a value, are that value to the bit. A
+product of floats would give NaN where NaN or inf was pruned, and -0.0 where a negative number was.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tombola.machine.memory import PLAIN, address, whereabouts, without_gaps
 __all__ = ["Alive", "Masking", "Pruned", "Ready", "set_pruned"]
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-_LARGE = 16384  # fewer entries are not worth the import of a compiler
+_LARGE = 16384  # entries; fewer are not worth the import of a compiler
 
 
 class Alive:
-    """Whether a hold has not been released yet. Deep copies of a model share it with the model."""
+    """Whether a hold is still active. Deep copies of a model share it with the model."""
 
     def __init__(self) -> None:
         self.yes = True
@@ -102,18 +102,18 @@ class _Stencil:
 
 
 class Ready:
-    """One parameter as it lies in memory now, and what its pruned entries are written with there.
+    """One parameter at its present memory, and what its pruned entries are written with.
 
-    `bits` is None where the entries are too wide to be seen as integers. Of a sharded parameter (DTensor) all is of
+    `bits`: None where the entries are too wide to be viewed as integers. Of a sharded parameter (DTensor) all is of
     the local shard.
 
     Args:
-        old: what was found before; what fits is used again.
+        old: the one before; what fits is reused.
     """
 
     def __init__(self, parameter: Tensor, pruned: Pruned, old: Ready | None = None) -> None:
         self.parameter, self.pruned = parameter, pruned
-        self._place = _place(parameter)
+        self._storage = _storage(parameter)
         self.address = 0
         self.watched = False
         self._handle: RemovableHandle | None = None
@@ -130,7 +130,7 @@ class Ready:
 
     def stands(self, parameter: Tensor | None) -> bool:
         """Whether this is still that parameter, in the same memory."""
-        return self.parameter is parameter and self._place == _place(self.parameter)
+        return self.parameter is parameter and self._storage == _storage(self.parameter)
 
     def watch(self, alive: Alive) -> None:
         """Mask the parameter's gradient whenever it is accumulated, from when it can be."""
@@ -143,7 +143,7 @@ class Ready:
         self.parameter._post_accumulate_grad_hooks = self.parameter._post_accumulate_grad_hooks
 
     def drop(self) -> None:
-        """Mask its gradient no more."""
+        """Stop masking its gradient."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -179,7 +179,7 @@ def set_pruned(ready: Sequence[Ready]) -> None:
 
 
 class _GradientMask:
-    """A hook that takes the gradient of pruned weights off as soon as it has been accumulated."""
+    """A hook that clears the gradient of pruned weights once it has been accumulated."""
 
     def __init__(self, pruned: Pruned, stencil: _Stencil | None, alive: Alive) -> None:
         self.pruned, self.stencil, self.alive = pruned, stencil, alive
@@ -188,7 +188,7 @@ class _GradientMask:
         gradient = parameter.grad
         if gradient is None or not self.alive.yes:
             return
-        if gradient.requires_grad:  # somebody will differentiate it
+        if gradient.requires_grad:  # it will be differentiated
             parameter.grad = torch.where(self.pruned.keep.to(gradient.device), gradient, 0.0)
         elif gradient.layout == torch.sparse_coo:
             kept = self.pruned.keep.to(gradient.device)[tuple(gradient._indices())]
@@ -218,7 +218,7 @@ class Masking(nn.Module):
         return torch.where(self.keep, weight, 0.0 if self.value is None else self.value.to(weight.dtype))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """An assignment goes through to what the weight is computed from."""
+        """An assignment passes to what the weight is computed from."""
         return weight
 
 
@@ -232,13 +232,13 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
-def _place(tensor: Tensor) -> tuple[Any, ...]:
+def _storage(tensor: Tensor) -> tuple[Any, ...]:
     tensor = _local(tensor)
     return whereabouts(tensor), tensor.shape, tensor.stride(), tensor.dtype
 
 
 def _local(tensor: Tensor) -> Tensor:
-    """The shard of a DTensor that lies here; any other tensor itself."""
+    """The local shard of a DTensor; any other tensor itself."""
     if type(tensor) in PLAIN:
         return tensor
     local: Tensor = tensor._local_tensor if hasattr(tensor, "_local_tensor") else tensor

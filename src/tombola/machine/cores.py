@@ -1,4 +1,4 @@
-"""How many processor cores this process may use, and numbers of threads and processes held to that (torch-free)."""
+"""How many processor cores this process may use, and numbers of threads and processes limited to that (torch-free)."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def held_to_cores(what: str, asked: SupportsIndex) -> int:
         raise TombolaError(f"{what} is {asked!r}; give a whole number of at least 1")
     cores = usable_cores()
     if whole > cores:
-        told = "1 core" if cores == 1 else f"{cores} cores"
-        warnings.warn(f"{what} is {whole}, but there are {told} to use; {cores} will do", CoresWarning, stacklevel=3)
+        available = "1 core" if cores == 1 else f"{cores} cores"
+        text = f"{what} is {whole}, but there are {available} to use; {cores} will do"
+        warnings.warn(text, CoresWarning, stacklevel=3)
     return min(whole, cores)

@@ -1,4 +1,4 @@
-"""Torch's defaults for what is built here: float32 on a named device, whatever the user has set for his own tensors."""
+"""Torch's defaults while Tombola builds something: float32 on a named device, whatever the user's own defaults are."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 
 class plainly(TorchFunctionMode):
-    """Within it new tensors that name no dtype or device are float32 (if they are floats) on `device`.
+    """Within it new tensors without a given dtype or device are float32 (if they are floats) on `device`.
 
-    For this thread alone: torch's own default dtype is the whole process's, and is not touched.
+    For this thread alone: torch's default dtype is the whole process's, and is not changed.
     """
 
     def __init__(self, device: str = "cpu") -> None:
@@ -34,10 +34,10 @@ class plainly(TorchFunctionMode):
             given["device"] = self._device
         if free and func in _OF_FLOATS:
             given["dtype"] = torch.float32
-        found = func(*args, **given)
-        if free and func in _OF_NUMBERS and not _has_dtype(args, given) and found.is_floating_point():
-            return found.to(torch.float32)
-        return found
+        result = func(*args, **given)
+        if free and func in _OF_NUMBERS and not _has_dtype(args, given) and result.is_floating_point():
+            return result.to(torch.float32)
+        return result
 
 
 def _has_dtype(args: tuple[Any, ...], given: Mapping[str, Any]) -> bool:

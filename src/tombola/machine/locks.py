@@ -1,8 +1,8 @@
-"""Locks for what threads share in a process, safe to fork: no child ever finds one taken.
+"""Locks for what threads share in a process, safe to fork: a child never starts with one taken.
 
-Three kinds, by what a fork may meet. `COMPILING` is held while code is compiled or a cache is filled: a fork waits for
-it, since half a compiler cannot be mended. A `Lock` guards what each holder sets anew: in the child it is free. Caches
-that fill once are `once`.
+Three kinds. `COMPILING` is held while code is compiled or a cache is filled: a fork waits for it, since a compiler in
+the middle of its work cannot be used. A `Lock` guards what each holder sets anew: in the child it is free. Caches that
+are filled once use `once`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 COMPILING = threading.RLock()
-"""Who compiles, or fills a cache of `once`. The holder must wait for no other thread."""
+"""Held while code is compiled, or a cache of `once` is filled. The holder must not wait for another thread."""
 
 
 class Lock:
-    """A lock that is free in a forked child, whichever thread of the parent had it.
+    """A lock that is free in a forked child, whichever thread of the parent held it.
 
-    `with lock.inner:` lets the same thread in again, `with lock.alone():` does not. Both enter in one step of the
-    interpreter, so that what a signal's handler raises leaves no lock behind.
+    `with lock.inner:` is reentrant, `with lock.alone():` is not. Both acquire it in one bytecode instruction, so that
+    an exception of a signal handler leaves no lock held.
     """
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Lock:
         _LOCKS.add(self)
 
     def alone(self) -> contextlib.AbstractContextManager[Any]:
-        """Raises TombolaError where this thread has it already: a signal's handler calls what it interrupted."""
+        """TombolaError where this thread holds it already, as when a signal handler calls what it interrupted."""
         inner = self.inner
         if _mine(inner):
             raise TombolaError(
@@ -46,7 +46,7 @@ class Lock:
         return inner
 
     def after_fork(self) -> None:
-        """In the child: free, unless the thread that forked has it."""
+        """In the child: free, unless the thread that forked holds it."""
         if not _mine(self.inner):
             self.inner = threading.RLock()
 
@@ -59,14 +59,15 @@ _LOCKS: weakref.WeakSet[Lock] = weakref.WeakSet()
 
 
 def once(function: Callable[P, R]) -> Callable[P, R]:
-    """As functools.cache, but of threads that ask for the same at once one computes and the others wait.
+    """As functools.cache, but of threads that ask for the same key at once, one computes and the others wait.
 
-    functools.cache would let each compute and keep one: what the others got, and hold addresses in, would be freed.
+    functools.cache would let each compute and keep one result: those of the others, whose addresses are in use, would
+    be freed.
     """
     known: dict[Any, R] = {}
 
     @functools.wraps(function)
-    def found(*args: P.args, **kwargs: P.kwargs) -> R:
+    def cached(*args: P.args, **kwargs: P.kwargs) -> R:
         key = args, tuple(kwargs.items())
         try:
             return known[key]
@@ -76,12 +77,12 @@ def once(function: Callable[P, R]) -> Callable[P, R]:
                     known[key] = function(*args, **kwargs)
                 return known[key]
 
-    return found
+    return cached
 
 
 # ---- forks -------------------------------------------------------------------------------------------------------
 
-_waiting: list[contextlib.ExitStack] = []  # for the fork in progress; whoever has COMPILING changes it
+_waiting: list[contextlib.ExitStack] = []  # for the fork in progress; changed under COMPILING
 
 
 def _before_fork() -> None:
@@ -95,11 +96,11 @@ def _before_fork() -> None:
 def _of_compilers() -> Iterator[contextlib.AbstractContextManager[Any]]:
     """The locks of numba, since loops of masks and selection compile when first called, and of llvmlite."""
     for module, path in _COMPILERS.items():
-        found: Any = sys.modules.get(module)
+        owner: Any = sys.modules.get(module)
         for name in path:
-            found = getattr(found, name, None)
-        if isinstance(found, contextlib.AbstractContextManager):
-            yield found
+            owner = getattr(owner, name, None)
+        if isinstance(owner, contextlib.AbstractContextManager):
+            yield owner
 
 
 _COMPILERS = {"numba.core.compiler_lock": ("global_compiler_lock",), "llvmlite.binding.ffi": ("lib", "_lock")}

@@ -1,7 +1,7 @@
 """Compiled loops over tensors in CPU memory, by address. Importing this imports numba.
 
-They take addresses, not arrays: to view a tensor as an array costs more than the loop does over a small layer. The
-lock is let go of meanwhile.
+They take addresses, not arrays: viewing a tensor as an array costs more than the loop over a small layer. The GIL is
+released while they run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ADDRESS, _COUNT = types.voidptr, types.intp
 
 
 def compiled(addresses: int) -> Callable[[Callable[..., None]], Any]:
-    """The function as a C function of so many addresses and a count."""
+    """The function as a C function of `addresses` addresses and a count."""
     signature = types.void(*[_ADDRESS] * addresses, _COUNT)
 
     def compiled(function: Callable[..., None]) -> Any:

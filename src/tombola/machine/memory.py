@@ -1,7 +1,7 @@
 """Memory for compiled code: the one place where tensors and arrays become addresses.
 
-Compiled code believes what it is told. So dtype, device, layout and size are checked here of all that it is given, and
-made here of all that it writes, whatever default dtype, default device or torch mode is set when it is called.
+Compiled code checks nothing. So dtype, device, layout and size of all that it reads are checked here, and all that it
+writes is allocated here, whatever default dtype, default device or torch mode is set when it is called.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _CLASSES = frozenset(PLAIN)
 
 def made(shape: Sequence[int], dtype: torch.dtype) -> tuple[Tensor, int]:
     """(an uninitialised contiguous tensor in CPU memory, its address): for compiled code to write."""
-    found = torch.empty(shape, dtype=dtype, device=_CPU)
-    if type(found) is not Tensor or found.dtype is not dtype or not found.is_cpu:
+    tensor = torch.empty(shape, dtype=dtype, device=_CPU)
+    if type(tensor) is not Tensor or tensor.dtype is not dtype or not tensor.is_cpu:
         raise TombolaError(
-            f"torch makes {described(found)} where {dtype} on cpu was asked for; leave the mode it is in"
+            f"torch makes {described(tensor)} where {dtype} on cpu was asked for; leave the mode it is in"
         )
-    return found, found.data_ptr()
+    return tensor, tensor.data_ptr()
 
 
 def given(x: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> tuple[Tensor, int]:
     """(what `checked` gives, contiguous, a copy where it must be; its address): for compiled code to read."""
-    found = checked(x, dtype, shape, what).contiguous()
-    return found, _start(found)
+    tensor = checked(x, dtype, shape, what).contiguous()
+    return tensor, _start(tensor)
 
 
 def checked(x: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> Tensor:
-    """The tensor as a plain one without gradient, in whatever order it lies.
+    """The tensor as a plain one without gradient, in any memory order.
 
     Args:
-        shape: without the first dimension, of which any size will do.
+        shape: without the first dimension, which may have any size.
         what: what to call it in an error.
 
     Raises:
@@ -66,12 +66,12 @@ def checked(x: Any, dtype: torch.dtype, shape: tuple[int, ...], what: str) -> Te
 
 
 def has_shape(x: Any) -> bool:
-    """Whether it is a tensor whose shape can be asked for: of nested ones it cannot."""
+    """Whether it is a tensor with a shape: nested ones have none."""
     return isinstance(x, Tensor) and not x.is_nested
 
 
 def address(x: Tensor, dtype: torch.dtype, count: int) -> int:
-    """Where the `count` entries of a tensor lie in CPU memory, one behind the other in some order of its dimensions.
+    """The address of the `count` entries of a tensor in CPU memory, contiguous in some order of its dimensions.
 
     Raises:
         TombolaError: they do not.
@@ -84,15 +84,15 @@ def address(x: Tensor, dtype: torch.dtype, count: int) -> int:
 
 
 def whereabouts(x: Tensor) -> int:
-    """A number that changes when a tensor's data move. Nothing is to be read or written there: see `address`."""
+    """A number that changes when a tensor's data move. Not for reading or writing: see `address`."""
     return x.data_ptr()
 
 
 def array_address(array: NDArray[Any]) -> int:
-    """Where an array's data lie, in the order of its dimensions without gaps. Whoever uses it keeps the array alive.
+    """The address of an array's data, contiguous in the order of its dimensions. The caller keeps the array alive.
 
     Raises:
-        TombolaError: they lie otherwise.
+        TombolaError: they are not.
     """
     if type(array) is not np.ndarray or not (array.flags.c_contiguous and array.flags.aligned and array.dtype.isnative):
         raise TombolaError(f"an array of {array.dtype} with strides {array.strides} cannot be given to compiled code")
@@ -110,13 +110,13 @@ def without_gaps(tensor: Tensor) -> bool:
 
 def within_words(numbers: NDArray[np.int64], what: str) -> NDArray[np.int32]:
     """The same as 32-bit words. Raises TombolaError where they need more."""
-    if numbers.size and (int(numbers.max()) > _MOST or int(numbers.min()) < -_MOST):
+    if numbers.size and (int(numbers.max()) > _MAX or int(numbers.min()) < -_MAX):
         raise TombolaError(f"{what} lie more than 2^31 bytes or entries apart; the layer is too large to be compiled")
     return numbers.astype(np.int32)
 
 
 def described(x: Any) -> str:
-    """A value for an error: its kind, dtype, shape and device."""
+    """A value for an error message: its kind, dtype, shape and device."""
     if not isinstance(x, Tensor):
         return f"of type {type(x).__name__}"
     kind = "" if type(x) in _CLASSES else f"{type(x).__name__} "
@@ -126,20 +126,20 @@ def described(x: Any) -> str:
     return f"{kind}{x.dtype} {tuple(x.shape)} on {x.device.type}{layout}"
 
 
-_MOST = 2**31 - 1
+_MAX = 2**31 - 1
 _STRIDED, _CPU = torch.strided, torch.device("cpu")
 
 
 def _start(x: Tensor) -> int:
-    """The address of a tensor without gaps in CPU memory, all of which is there."""
+    """The address of a contiguous tensor in CPU memory whose storage is whole."""
     try:
-        found = x.data_ptr()
-        room = x.untyped_storage().nbytes() - x.storage_offset() * x.itemsize
+        pointer = x.data_ptr()
+        available = x.untyped_storage().nbytes() - x.storage_offset() * x.itemsize
     except RuntimeError:  # torch.func's tensors and others that have no memory
         raise TombolaError(f"{described(x)} has no memory, as within torch.func; call compiled code outside") from None
-    if room < x.nbytes or (x.nbytes and not found):
+    if available < x.nbytes or (x.nbytes and not pointer):
         raise TombolaError(f"the memory of {described(x)} was given back; give a tensor whose storage is whole")
-    return found
+    return pointer
 
 
 def _unwrapped(x: Tensor, what: str) -> Tensor:
