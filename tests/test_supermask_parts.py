@@ -277,3 +277,19 @@ def test_a_state_under_the_names_from_before_has_latent_weights_alone() -> None:
     names = set(plain_state(wrapped))
     assert {"0.0.0.weight", "0.0.2.weight", "1.parametrizations.weight.original0"} <= names
     assert not any(name.endswith("scores") for name in names)
+
+
+def test_what_is_drawn_does_not_depend_on_torchs_defaults() -> None:
+    expected, model = network(), network()
+    attach(expected, Bernoulli(), scores="kaiming_normal", seed=6)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            attach(model, Bernoulli(), scores="kaiming_normal", seed=6)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    want, have = expected.state_dict(), model.state_dict()
+    assert want.keys() == have.keys()
+    for name, value in want.items():
+        assert have[name].dtype == value.dtype
+        assert torch.equal(have[name], value), name
