@@ -14,6 +14,7 @@ import tombola as tb
 from small_tickets import MASKED, mask_of, network
 from tombola.errors import TombolaError
 from tombola.nn.init import fans, scheme_named
+from tombola.nn.outputs import OutputsKeptWarning
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.supermask import Bernoulli, Binary, Identity, Masked, Threshold, TopK, attach, read, refresh
@@ -113,6 +114,28 @@ def test_a_start_mask_is_what_the_rule_keeps_first() -> None:
         attach(network(), TopK(0.6), mask=shapes)
     with pytest.raises(TombolaError, match=r"start mask and the model differ in '2\.weight'"):
         attach(network(), TopK(0.6), mask=within, exclude=("2.*",))
+
+
+def test_outputs_are_kept_whole_by_channels_as_they_are_named() -> None:
+    rule = TopK(0.4, pattern="channel")
+    counts = {
+        (): {"0.weight": (12, 30), "2.weight": (10, 20)},
+        ("0.weight",): {"0.weight": (30, 30), "2.weight": (10, 20)},
+        ("0.weight", "2.weight"): {"0.weight": (30, 30), "2.weight": (20, 20)},
+    }
+    for outputs, expected in counts.items():
+        model = network()
+        attach(model, rule, outputs=outputs)
+        assert read(model).counts() == expected
+    model = network()
+    with pytest.warns(OutputsKeptWarning, match=r"2\.weight.*attach\(outputs=\(\)\)"):
+        attach(model, rule)
+    assert read(model).counts() == {"0.weight": (12, 30), "2.weight": (20, 20)}
+    alone = network()
+    attach(alone, rule, exclude=("2.*",), outputs=("2.weight",))  # not masked at all
+    assert read(alone).counts() == {"0.weight": (12, 30)}
+    with pytest.raises(TombolaError, match=r"9\.weight"):
+        attach(network(), rule, outputs=("9.weight",))
 
 
 # -- what is drawn
