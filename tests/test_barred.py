@@ -51,7 +51,7 @@ def barred_scores(seed: int, share: float, shape: tuple[int, ...] = (12, 10)) ->
 def test_select_refuses_to_keep_what_is_barred(scope: str) -> None:
     scores = {"a": torch.ones(6), "b": torch.tensor([1.0, -INF, -INF, 2.0])}
     density = {"layer": 0.75, "global": 0.9}[scope]
-    where = {"layer": "layer 'b' shall keep 3 units", "global": "the network shall keep 9 units"}[scope]
+    where = {"layer": "layer 'b' is to keep 3 units", "global": "the network is to keep 9 units"}[scope]
     left = {"layer": "only 2 of", "global": "only 8 of"}[scope]
     with pytest.raises(TombolaError, match=f"{where}, but {left} .* above -inf.* fill=") as told:
         select(scores, density=density, scope=scope)

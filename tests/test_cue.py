@@ -146,7 +146,7 @@ def test_a_cue_that_means_nothing_is_refused(fields: dict[str, Any], says: str) 
     ("cue", "classes", "shape", "says"),
     [
         (Cue("colour"), 10, GREY, r"cue.kind is colour, but the images have 1 channel\(s\), not 3; use corner"),
-        (Cue("corner", 3), 100, (1, 8, 8), "tells at most 20 classes apart on images of 8x8; the data has 100"),
+        (Cue("corner", 3), 100, (1, 8, 8), "distinguishes at most 20 classes on images of 8x8; the data has 100"),
         (Cue("corner", 29), 10, GREY, "cue.size is 29, larger than the images of 28x28"),
         (Cue("corner", 8), 10, (1, 8, 8), "at most 1 classes"),
         (Cue("colour"), 2000, COLOUR, "at most 1530 classes"),

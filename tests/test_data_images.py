@@ -219,7 +219,7 @@ def load(root: Path, **fields: Any) -> Splits:
 @pytest.mark.parametrize("limit", [1.0, 0.0])
 def test_a_folder_of_sixteen_bits_holds_what_eight_bits_would(tmp_path: Path, limit: float) -> None:
     eight = load(fill(tmp_path / "8", np.array(AS_BYTES, np.uint8)), in_memory_limit=limit)
-    with pytest.warns(DepthWarning, match=r"16 bits, such as .*\.png, are read with 8: 0 to 65535 becomes 0 to 255"):
+    with pytest.warns(DepthWarning, match=r"16 bits, such as .*\.png, are reduced to 8: 0 to 65535 becomes 0 to 255"):
         deep = load(fill(tmp_path / "16", GREY), in_memory_limit=limit)
     for part, expected in ((deep.train, eight.train), (deep.test, eight.test)):
         if isinstance(part, Resident):

@@ -456,15 +456,15 @@ WRONG_TASKS: dict[str, tuple[Splits, str]] = {
     ),
     "metric of all pairs, broadcast by itself": (
         regression(squared, lambda o, t: (o - t.reshape(1, -1)).abs().mean(1)),
-        "metric error gives an example another value when fewer examples are beside it",
+        "metric error gives an example another value in a batch of fewer examples",
     ),
     "metric in units of the batch": (
         regression(squared, lambda o, t: error(o, t) / t.std()),
-        "metric error gives an example another value when fewer examples are beside it",
+        "metric error gives an example another value in a batch of fewer examples",
     ),
     "metric that ranks within the batch": (
         regression(squared, lambda o, t: (o[:, 0].argsort().argsort() - t[:, 0].argsort().argsort()).abs().float()),
-        "metric error gives an example another value when fewer examples are beside it",
+        "metric error gives an example another value in a batch of fewer examples",
     ),
     "metric that is no number": (
         regression(squared, lambda o, t: error(o, t) * torch.nan),

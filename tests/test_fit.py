@@ -321,7 +321,7 @@ def test_the_number_of_outputs_comes_from_the_targets(y: Tensor, task: Task | No
     if own is not None:
         assert outputs_of("mlp", splits) == own
     else:
-        with pytest.raises(TombolaError, match="nothing tells how many outputs mlp should have"):
+        with pytest.raises(TombolaError, match="it is not known how many outputs mlp should have"):
             outputs_of("mlp", splits)
 
 

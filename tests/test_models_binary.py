@@ -269,7 +269,7 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
             "conv-2: affine is true, but with activation relu it has no norms",
         ),
         ("lenet-300-100", {"affine": 1}, "lenet-300-100: affine is 1; allowed: true, false"),
-        ("wrn-10-1", {"dropout": 0.3}, "wrn-10-1: dropout is 0.3, which puts zeros among -1 and"),
+        ("wrn-10-1", {"dropout": 0.3}, "wrn-10-1: dropout is 0.3, which adds zeros to -1 and"),
         ("vgg-smal", {}, r"unknown model 'vgg-smal' \(did you mean vgg-small"),
     ],
 )

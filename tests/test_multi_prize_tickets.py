@@ -449,7 +449,7 @@ def test_verify_of_a_rewritten_network(method: Any) -> None:
     found = verify(ticket, splits(), replicates=1, recipe=RECIPE, model=model, options=Options(progress=False))
     assert set(found.arms) == {"ticket", "dense", "random", "reinit"}
     assert (found.untrained is not None) == (ticket.trained is None)
-    assert "train float weights in the place of the ticket's binary ones" in found.sentence
+    assert "train float weights instead of the ticket's binary ones" in found.sentence
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -141,7 +141,7 @@ def test_a_curve_needs_levels(outside: Path) -> None:
 def test_it_goes_on_from_no_ticket_unless_it_says_so(outside: Path) -> None:
     sys.path.append(str(outside))
     start = tb.find("mlp", "digits", {"density": 0.5, "rounds": 1}, recipe={"length": "4it"})
-    with pytest.raises(tb.TombolaError, match=r"outside_pkg\.mine\.Half does not go on from a ticket"):
+    with pytest.raises(tb.TombolaError, match=r"outside_pkg\.mine\.Half cannot start from a ticket"):
         tb.find("mlp", "digits", "outside_pkg.mine.Half", start=start)
 
 

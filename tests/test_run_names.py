@@ -119,7 +119,7 @@ def test_what_cannot_be_looked_into_is_said_once_and_gives_one_name() -> None:
 
     with pytest.warns(UserWarning, match=r"the task's metric holds .*generator.*kept.*Task\(\.\.\., name='v1'\)"):
         first = name(splits=data(task()))
-    with pytest.warns(UserWarning, match="cannot be looked into"):
+    with pytest.warns(UserWarning, match="whose state cannot be read"):
         assert name(splits=data(task())) == first
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -51,7 +51,7 @@ def test_what_is_no_density_is_one_line(wrong: float) -> None:
 
 @pytest.mark.parametrize("wrong", [True, np.bool_(True), 2.0, np.float64(2), torch.tensor(2.0), "2", -1, 5], ids=repr)
 def test_what_is_no_count_is_one_line(wrong: int) -> None:
-    with pytest.raises(TombolaError, match=r"'a' shall keep .* units; allowed is a whole number from 0 to 4"):
+    with pytest.raises(TombolaError, match=r"'a' is to keep .* units; allowed is a whole number from 0 to 4"):
         select(SCORES, counts={"a": wrong, "b": 2})
 
 

@@ -128,9 +128,9 @@ def test_as_many_as_there_are_candidates_and_one_more() -> None:
     for given_, scope in (({"w": 2}, "layer"), (2, "global")):
         kept = select({"w": scores}, counts=given_, scope=scope, candidates=Mask({"w": allowed}))  # type: ignore[arg-type]
         assert torch.equal(kept["w"], allowed)
-    with pytest.raises(TombolaError, match="layer 'w' shall keep 3 units but only 2 are candidates"):
+    with pytest.raises(TombolaError, match="layer 'w' is to keep 3 units but only 2 are candidates"):
         select({"w": scores}, counts={"w": 3}, candidates=Mask({"w": allowed}))
-    with pytest.raises(TombolaError, match="the network shall keep 3 units but only 2 are candidates"):
+    with pytest.raises(TombolaError, match="the network is to keep 3 units but only 2 are candidates"):
         select({"w": scores}, counts=3, scope="global", candidates=Mask({"w": allowed}))
 
 
@@ -140,7 +140,7 @@ def test_counts_of_nothing_and_everything() -> None:
         assert select(scores, counts={"a": 0, "b": 1}).counts() == {"a": (0, 2), "b": (1, 1)}
     assert select(scores, counts=3, scope="global").kept == 3
     for bad in (-1, 4, True, 1.5):
-        with pytest.raises(TombolaError, match="the network shall keep"):
+        with pytest.raises(TombolaError, match="the network is to keep"):
             select(scores, counts=bad, scope="global")  # type: ignore[arg-type]
     for bad in (0, True, -0.1, 1.1):
         with pytest.raises(TombolaError, match="density"):

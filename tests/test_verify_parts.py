@@ -390,7 +390,7 @@ def test_what_is_odd_about_a_ticket_stands_in_its_sentence() -> None:
     model = network()
     layers = ({"kind": "binary-layers", "names": list(MASKED)},)
     found = judged(trained(model, rewrites=layers), model)
-    assert found["sentence"].endswith("All arms train float weights in the place of the ticket's binary ones.")
+    assert found["sentence"].endswith("All arms train float weights instead of the ticket's binary ones.")
     found = judged(trained(model, provenance={"barred_kept": {MASKED[0]: 7}}), model)
     assert found["barred_kept"] == 7
     assert "Of the 30 weights that it keeps 7 are barred by its criterion" in found["sentence"]

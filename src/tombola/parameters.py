@@ -79,7 +79,9 @@ def clean(name: str) -> str:
 def _own_parameters(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """One module's own parameters under the names they had before anything was attached."""
     if isinstance(module, torch.jit.ScriptModule):
-        raise TombolaError(f"{type(module).__name__} is TorchScript, which cannot be pruned; give the module it is of")
+        raise TombolaError(
+            f"{type(module).__name__} is TorchScript, which cannot be pruned; give the module it was made from"
+        )
     attached = module._modules.get("parametrizations")
     if isinstance(attached, nn.ModuleDict):
         for name, chain in attached.items():

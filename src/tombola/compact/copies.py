@@ -34,7 +34,9 @@ def copied(model: nn.Module) -> nn.Module:
     """
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
-            raise TombolaError(f"{name or 'the model'} is TorchScript, which cannot be read; give the module it is of")
+            raise TombolaError(
+                f"{name or 'the model'} is TorchScript, which cannot be read; give the module it was made from"
+            )
     inner = unwrap(model)
     lazy = next((name for name, p in (*inner.named_parameters(), *inner.named_buffers()) if is_lazy(p)), None)
     if lazy is not None:

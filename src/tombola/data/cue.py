@@ -61,7 +61,7 @@ def cued_classes(labels: Tensor, cue: Cue, classes: int, *, seed: int, where: st
     The images that agree at a lower `agreement` are among those that agree at a higher one.
     """
     if classes < 2:
-        raise TombolaError(f"the data has {classes} class; a cue needs at least 2 classes to tell apart")
+        raise TombolaError(f"the data has {classes} class; a cue needs at least 2 classes")
     draw = generator(seed, "cue", where)
     if where == "test":
         return torch.randint(classes, labels.shape, generator=draw, device=draw.device)
@@ -82,7 +82,7 @@ def stamps_of(cue: Cue, classes: int, shape: tuple[int, ...]) -> list[Stamp]:
     known = _HUES if cue.kind == "colour" else len(positions)
     if known < classes:
         raise TombolaError(
-            f"a cue of kind {cue.kind} and size {side} tells at most {known} classes apart on images of"
+            f"a cue of kind {cue.kind} and size {side} distinguishes at most {known} classes on images of"
             f" {height}x{width}; the data has {classes}: take a smaller size or another kind"
         )
     if cue.kind == "colour":

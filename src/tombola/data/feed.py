@@ -84,7 +84,7 @@ def feed(
     if augment is not None and augment.crop and augment.crop >= min(shape[1:]):
         raise TombolaError(
             f"augment.crop is {augment.crop}, but the images are {shape[1]} by {shape[2]} pixels: a window might hold "
-            "nothing of them; give less than a side"
+            "nothing of them; make it smaller than a side"
         )
     if sweep_batch is None:
         sweep_batch = max(batch_size, _SWEEP_NUMBERS // max(1, torch.Size(shape).numel()))

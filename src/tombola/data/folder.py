@@ -154,7 +154,9 @@ def _check_range(brightest: Mapping[str, int]) -> None:
             " your own"
         )
     warnings.warn(
-        f"images of 16 bits, such as {path}, are read with 8: 0 to {WHITE} becomes 0 to 255", DepthWarning, stacklevel=4
+        f"images of 16 bits, such as {path}, are reduced to 8: 0 to {WHITE} becomes 0 to 255",
+        DepthWarning,
+        stacklevel=4,
     )
 
 

@@ -133,7 +133,7 @@ def _depth(image: Image.Image, path: str) -> int:
     if image.mode in ("I", "F"):
         kind = "floating-point" if image.mode == "F" else "32-bit or signed"
         raise TombolaError(
-            f"image {path} has {kind} samples, and the file does not tell which value is white; save the images with"
+            f"image {path} has {kind} samples, and the file does not say which value is white; save the images with"
             " 8 or 16 bits (unsigned), or load them in a data function of your own"
         )
     return 0

@@ -40,7 +40,7 @@ def warn_unseen(fingerprints: Mapping[str, Fingerprint], remedy: str) -> None:
         if part.unseen:
             more = f" and {len(part.unseen) - 3} more" if len(part.unseen) > 3 else ""
             warnings.warn(
-                f"{what} holds {', '.join(part.unseen[:3])}{more}, which cannot be looked into: a finished run would "
-                f"be taken for this one though it differs there; {remedy}",
+                f"{what} holds {', '.join(part.unseen[:3])}{more}, whose state cannot be read: a finished run that "
+                f"differs only there would be taken for this one; {remedy}",
                 stacklevel=3,
             )

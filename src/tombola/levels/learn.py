@@ -189,7 +189,7 @@ def check_norms(network: nn.Module) -> None:
     norms = [module for module in network.modules() if isinstance(module, NORMS)]
     if not any(parameter.requires_grad for module in norms for parameter in module.parameters()):
         raise TombolaError(
-            "norms are to learn, but the network has "
+            "norms are to be trained, but the network has "
             + ("norm layers without trainable scale and bias" if norms else "no norm layers")
             + "; leave them fixed, or choose a network with affine norms"
         )

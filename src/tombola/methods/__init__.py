@@ -57,5 +57,5 @@ def method_class(name: str) -> type[Method]:
         missing = ", ".join(sorted(kind.__abstractmethods__))
         raise TombolaError(f"method {name!r} has no {missing} of its own; write it")
     if "__dataclass_fields__" not in vars(kind):
-        raise TombolaError(f"method {name!r} is no dataclass; put @dataclass(frozen=True) above it")
+        raise TombolaError(f"method {name!r} is not a dataclass; put @dataclass(frozen=True) above it")
     return kind

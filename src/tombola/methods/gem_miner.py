@@ -58,7 +58,7 @@ class GemMiner(SupermaskMethod):
         super().__post_init__()
         is_nothing(self.finetune)
         if is_nothing(self.freeze_every):
-            raise TombolaError(f"freeze_every is {self.freeze_every}; it must be longer than nothing, e.g. 5ep")
+            raise TombolaError(f"freeze_every is {self.freeze_every}; it must be at least one iteration, e.g. 5ep")
         check_not_negative(score_weight_decay=self.score_weight_decay, finetune_lr=self.finetune_lr)
 
     def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
@@ -83,7 +83,7 @@ class GemMiner(SupermaskMethod):
 
         if self.density < 1 and not self.densities(steps_per_epoch, total):
             raise TombolaError(
-                f"freeze_every is {self.freeze_every}, which comes to no freezing before the end of {total} iterations"
+                f"freeze_every is {self.freeze_every}, which leads to no freezing before the end of {total} iterations"
                 "; shorten it, or train for longer"
             )
         learning = self.learning(network)

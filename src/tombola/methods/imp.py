@@ -163,8 +163,8 @@ class IterativePruning(Method):
         fewest, all_units = min(level[""] for level in plan), sizes[""]
         if fewest < spared or (fewest == spared < all_units):
             raise TombolaError(
-                f"{fewest} of {all_units} channels shall be kept, and the output layer alone has {spared}, which stay; "
-                "ask for a higher density, or set prune_outputs"
+                f"{fewest} of {all_units} channels are to be kept, but the output layers alone have {spared}, "
+                "which stay; ask for a higher density, or set prune_outputs"
             )
         return [level[""] for level in plan]
 

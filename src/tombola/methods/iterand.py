@@ -42,7 +42,7 @@ class IteRand(EdgePopup):
     def __post_init__(self) -> None:
         super().__post_init__()
         if is_nothing(self.every):
-            raise TombolaError(f"every is {self.every}; it must be longer than nothing, e.g. 300it")
+            raise TombolaError(f"every is {self.every}; it must be at least one iteration, e.g. 300it")
         check_fraction(probability=self.probability)
 
     def redrawn(self, w: Tensor, mask: Tensor, fresh: Tensor, u: Tensor) -> Tensor:

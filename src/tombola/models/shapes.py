@@ -20,7 +20,7 @@ def image(network: str, input_shape: Shape) -> tuple[int, int, int]:
     if len(input_shape) != 3 or min(input_shape) < 1:
         raise TombolaError(
             f"{network} needs images of shape (channels, height, width); the data's shape is "
-            f"{tuple(input_shape)}; flat data go with mlp or lenet-300-100"
+            f"{tuple(input_shape)}; for flat data use mlp or lenet-300-100"
         )
     channels, height, width = input_shape
     return channels, height, width

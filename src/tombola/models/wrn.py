@@ -75,7 +75,7 @@ def wrn(
     flag(name, "affine", affine)
     binary = binary_form(name, activation)
     if binary and dropout:
-        raise TombolaError(f"{name}: dropout is {dropout}, which puts zeros among -1 and +1; activation binary needs 0")
+        raise TombolaError(f"{name}: dropout is {dropout}, which adds zeros to -1 and +1; activation binary needs 0")
     channels_in, _, _ = image(name, input_shape)
     channels = 16
     layers: OrderedDict[str, nn.Module] = OrderedDict()

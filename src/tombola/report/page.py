@@ -73,7 +73,7 @@ class Section:
 
 
 def _draw(drawn: Sequence[Shown], folder: Path, prefix: str) -> tuple[tuple[Drawn, ...], tuple[str, ...], list[Path]]:
-    """Figures with their inline SVG, sentences in the place of figures, and the files written."""
+    """Figures with their inline SVG, sentences instead of figures, and the files written."""
     shown: list[Drawn] = []
     written: list[Path] = []
     for plot in (item for item in drawn if isinstance(item, Plot)):

@@ -29,7 +29,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Remark:
-    """What stands in the place of a figure that would show nothing: one sentence."""
+    """What stands instead of a figure that would show nothing: one sentence."""
 
     text: str
 

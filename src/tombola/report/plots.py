@@ -264,7 +264,7 @@ def _verify_traces(verify: VerificationResult, looks: Looks) -> list[Shown]:
 
 
 def run_plots(run: Run, looks: Looks) -> list[Shown]:
-    """The figures of one run, the verdict's first, and sentences in the place of those that would show nothing."""
+    """The figures of one run, the verdict's first, and sentences instead of those that would show nothing."""
     if run.study is not None:
         return study_plots(run.study, looks)
     if run.overlap is not None:

@@ -263,7 +263,7 @@ def set_aside(file: Path, what: str) -> None:
         except OSError as error:
             raise RunError(f"{text}, and cannot be set aside: {error.strerror}; remove it") from None
         text += f"; it was renamed to {aside.name}"
-    warnings.warn(f"{text}; what it held is computed anew", DamagedWarning, stacklevel=2)
+    warnings.warn(f"{text}; what it held is computed again", DamagedWarning, stacklevel=2)
 
 
 def clear(file: Path) -> None:

@@ -125,10 +125,12 @@ def deploy(
     """
     if not example or not all(has_shape(x) and 0 not in x.shape[:1] for x in example) or not example[0].dim():
         raise TombolaError(
-            "the example is no tensors, or empty; give inputs of the shape and batch size to be fast for, batch first"
+            "the example holds no tensors, or empty ones; give inputs as the network takes them, batch first"
         )
     if isinstance(subject, nn.Module) and any(isinstance(module, Inference) for module in subject.modules()):
-        raise TombolaError("the network, or a part of it, is deployed already; deploy the ticket or model it is of")
+        raise TombolaError(
+            "the network, or a part of it, is deployed already; deploy the ticket or model it was made from"
+        )
     wanted = Plan.load(plan) if isinstance(plan, str | Path) else plan
     count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
     count = held_to_cores("threads", count)

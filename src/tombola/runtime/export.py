@@ -57,7 +57,7 @@ def export(
     chosen = list(dict.fromkeys(FORMATS if formats is None else formats))
     check_formats(chosen)
     if not example or not all(isinstance(x, Tensor) for x in example):
-        raise TombolaError("the example is no tensors; give the network's inputs as a tuple, the batch first")
+        raise TombolaError("the example holds no tensors; give the network's inputs as a tuple, the batch first")
     with plain_tensors(), kept():
         plain = plain_copy(network, example)
         checks = checks_of(plain, example)

@@ -109,8 +109,8 @@ def _check_activations_stay(ticket: Ticket, method: Method) -> None:
     binary = any(rewrite.get("kind") == "binary-activations" for rewrite in ticket.rewrites)
     if binary and method.activations != "binary":
         raise TombolaError(
-            "the ticket to start from has binary activations in the place of the network's ReLUs, which this search "
-            "would put back; go on by a method whose activations are binary (joint, multi-prize, binary-weights)"
+            "the ticket to start from has binary activations instead of the network's ReLUs, which this search would "
+            "restore; use a method whose activations are binary (joint, multi-prize, binary-weights)"
         )
 
 
@@ -182,8 +182,8 @@ def _by_name(spec: ModelSpec, splits: Splits, seed: int, init_args: Mapping[str,
     check_name(spec.name)
     if own and classes is None:
         raise TombolaError(
-            f"nothing tells how many outputs {spec.name} should have: the targets are no class numbers, nor floats of "
-            "shape (N,) or (N, outputs); say make_splits(..., classes=...), or give a network of your own"
+            f"it is not known how many outputs {spec.name} should have: the targets are neither class numbers nor "
+            "floats of shape (N,) or (N, outputs): use make_splits(..., classes=...), or give a network of your own"
         )
     # One float per example is no number of classes: a constructor's own default says more.
     certain = splits.classes is not None or classes != 1

@@ -85,7 +85,7 @@ def make_request(
     chosen = method if isinstance(method, Method) else made(kind, named.method, fields_given)
     if ticket is not None and not chosen.goes_on_from_tickets:
         raise TombolaError(
-            f"method {chosen.name} does not go on from a ticket, whose mask it would not keep to; leave start out"
+            f"method {chosen.name} cannot start from a ticket, and would not keep its mask; leave start out"
         )
     if not isinstance(recipe, Recipe):
         recipe = made(Recipe, named.recipe, recipe)

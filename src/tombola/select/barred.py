@@ -53,7 +53,7 @@ def redrawn(picked: Tensor, barred: Tensor, allowed: Tensor | None, fill: torch.
         count = int(torch.count_nonzero(picked))
         among = picked.numel() if allowed is None else int(torch.count_nonzero(allowed))
         raise TombolaError(
-            f"{where} shall keep {count} units, but only {count - missing} of {among} have a score above -inf; keep "
+            f"{where} is to keep {count} units, but only {count - missing} of {among} have a score above -inf; keep "
             "fewer, take another criterion, or give fill=torch.Generator() to draw the rest at random"
         )
     positions = (barred if allowed is None else barred & allowed).nonzero().view(-1)

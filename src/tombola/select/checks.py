@@ -42,7 +42,7 @@ def checked_count(count: Any, total: int, where: str) -> int:
     """A whole number from 0 to `total` as an int, of Python, numpy or a tensor without dimensions."""
     value = python_number(count)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= total:
-        raise TombolaError(f"{where} shall keep {count!r} units; allowed is a whole number from 0 to {total}")
+        raise TombolaError(f"{where} is to keep {count!r} units; allowed is a whole number from 0 to {total}")
     return value
 
 

@@ -155,7 +155,7 @@ class NM:
         if fill is None:
             count = int(torch.count_nonzero(kept))
             raise TombolaError(
-                f"{where} shall keep {count} weights as {self}, but only {count - missing} of the best in their groups "
+                f"{where} is to keep {count} weights as {self}, but only {count - missing} of the best in their groups "
                 "have a score above -inf; take another criterion, or give fill=torch.Generator() to draw the rest at "
                 "random"
             )

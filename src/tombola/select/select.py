@@ -221,7 +221,7 @@ def _pick(units: Tensor, count: int, allowed: Tensor | None, where: str, how: _H
         positions = allowed.nonzero().view(-1)
         if count > positions.numel():
             raise TombolaError(
-                f"{where} shall keep {count} units but only {positions.numel()} are candidates; ask for no more "
+                f"{where} is to keep {count} units but only {positions.numel()} are candidates; ask for no more "
                 "than were kept before"
             )
         picked = torch.zeros_like(allowed)
@@ -247,7 +247,7 @@ def _wanted(
     """How many units to keep: one number for scope global, name -> number for scope layer."""
     assert not isinstance(pattern, NM)
     if (density is None) == (counts is None):
-        raise TombolaError("give either a density in (0, 1] or counts of units, not both and not neither")
+        raise TombolaError("give either a density in (0, 1] or counts of units, exactly one of them")
     total = {name: pattern.units(score.shape) for name, score in scores.items()}
     per_layer = density if density is not None else counts
     if isinstance(per_layer, Mapping):

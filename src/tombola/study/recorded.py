@@ -100,4 +100,4 @@ def data_of(ticket: Ticket, root: str) -> DataSpec:
     except (KeyError, TypeError):
         raise TombolaError("the ticket does not say how its data was augmented; give the data") from None
     except TombolaError as error:
-        raise TombolaError(f"the ticket describes its data by what cannot be ({error}); give the data") from None
+        raise TombolaError(f"the ticket describes its data by impossible values ({error}); give the data") from None

@@ -41,7 +41,7 @@ class Arm:
 
     def __post_init__(self) -> None:
         if not self.folder:
-            raise TombolaError(f"arm {self.name!r} has no letter or digit in its name, which its folder is named by")
+            raise TombolaError(f"arm {self.name!r} has no letter or digit in its name, from which its folder is named")
         if self.density is not None and not 0.0 < self.density <= 1.0:
             raise TombolaError(
                 f"density of arm {self.name!r} is {self.density}, but it must lie in (0, 1]: the fraction kept"

@@ -261,7 +261,7 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
             "which left too few others."
         )
     if verification.subject.rewrites != ticket.rewrites:
-        text += " All arms train float weights in the place of the ticket's binary ones."
+        text += " All arms train float weights instead of the ticket's binary ones."
     return VerificationResult(
         method=recorded_name(ticket, "method"),
         model=recorded_name(ticket, "model"),

@@ -93,7 +93,7 @@ def _index(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """The header in the tensor "index", which is taken out of `tensors`."""
     packed = tensors.pop(_INDEX, None)
     if packed is None or packed.dtype != torch.uint8 or packed.ndim != 1:
-        raise TicketError("the ticket has no index, or not bytes in a row")
+        raise TicketError("the ticket has no index of bytes in one dimension")
     text = _inflate(packed.numpy().tobytes(), _index_limit(len(packed)))
     try:
         header = parse_json(text.decode(), DEPTH_LIMIT)

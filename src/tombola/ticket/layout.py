@@ -151,7 +151,7 @@ def _cut(tensors: Tensors, sizes: list[Any]) -> list[bytes]:
     """The streams of these sizes that "coded" holds, one after the other."""
     coded = tensors.get("coded")
     if coded is None or coded.dtype != torch.uint8 or coded.ndim != 1:
-        raise TicketError("the ticket has no coded bytes, or not bytes in a row")
+        raise TicketError("the ticket has no coded bytes in one dimension")
     if not all(type(size) is int and 0 <= size < 2**48 for size in sizes):
         raise TicketError("a coded stream has a size that is no number of bytes")
     if (sum(sizes) or 1) != len(coded):

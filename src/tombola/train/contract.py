@@ -77,8 +77,8 @@ def _check_alone(name: str, metric: Measure, batch: tuple[Any, Tensor], measured
     size = whole[whole.isfinite()].abs().amax() if bool(whole.isfinite().any()) else 0.0
     if not torch.allclose(part, whole[: len(part)], rtol=1e-3, atol=1e-5 * float(size), equal_nan=True):
         raise TombolaError(
-            f"metric {name} gives an example another value when fewer examples are beside it, so its values hang "
-            "together (a broadcast, or a statistic of the batch); it must give each example's own value"
+            f"metric {name} gives an example another value in a batch of fewer examples, so its values depend on "
+            "each other (a broadcast, or a statistic of the batch); it must give each example's own value"
         )
 
 
