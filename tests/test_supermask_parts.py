@@ -17,8 +17,21 @@ from tombola.nn.init import fans, scheme_named
 from tombola.nn.outputs import OutputsKeptWarning
 from tombola.rng import philox
 from tombola.rng.seeds import derive
-from tombola.supermask import Bernoulli, Binary, Identity, Masked, Threshold, TopK, attach, read, refresh
+from tombola.supermask import (
+    Bernoulli,
+    Binary,
+    Identity,
+    Masked,
+    Signed,
+    SignedConstant,
+    Threshold,
+    TopK,
+    attach,
+    read,
+    refresh,
+)
 from tombola.supermask.layers import groups, layers, plain_state
+from tombola.supermask.masks import multipliers
 from tombola.supermask.parametrization import StaleMaskWarning
 
 
@@ -136,6 +149,31 @@ def test_outputs_are_kept_whole_by_channels_as_they_are_named() -> None:
     assert read(alone).counts() == {"0.weight": (12, 30)}
     with pytest.raises(TombolaError, match=r"9\.weight"):
         attach(network(), rule, outputs=("9.weight",))
+
+
+def test_weights_that_no_gradient_reaches_are_not_trained() -> None:
+    with pytest.raises(TombolaError, match="no gradient reaches weights that are represented as signed_constant"):
+        attach(network(), TopK(0.5), weights=Masked(), represent=SignedConstant())
+    attach(network(), TopK(0.5), represent=SignedConstant())
+    attach(network(), TopK(0.5), weights=Masked(), represent=Binary())
+
+
+def test_masks_of_more_values_than_two_are_read_as_copies() -> None:
+    model = network()
+    attach(model, Signed(), scores="kaiming_normal")
+    found = multipliers(model)
+    assert found is not None
+    before = {name: values.clone() for name, values in found.items()}
+    assert set(before) == set(MASKED)
+    for layer in layers(model):
+        assert torch.equal(before[layer.name], layer.supermask.mask)
+        assert before[layer.name].dtype == torch.int8
+        layer.supermask.mask.neg_()
+    assert all(torch.equal(found[name], values) for name, values in before.items())
+    assert any(bool(values.any()) for values in before.values())
+    plain = network()
+    attach(plain, TopK(0.5))
+    assert multipliers(plain) is None
 
 
 # -- what is drawn
