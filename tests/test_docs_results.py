@@ -129,6 +129,11 @@ class Base:
         'What it does.'
     def bare(self): ...
     def _own(self): ...
+    @property
+    def size(self):
+        'How large it is.'
+    @size.setter
+    def size(self, value): ...
 class Child(Base):
     def kept(self): ...
     def more(self): ...
@@ -143,6 +148,6 @@ def test_public_names_without_a_docstring_are_named(tmp_path: Path) -> None:
     package.mkdir(parents=True)
     (package / "_private.py").write_text("def hidden(): ...", encoding="utf-8")
     (package / "public.py").write_text(UNDOCUMENTED, encoding="utf-8")
-    bare = ("the module", "Base.bare (line 6)", "Child (line 8)", "Child.more (line 10)", "function (line 13)")
+    bare = ("the module", "Base.bare (line 6)", "Child (line 13)", "Child.more (line 15)", "function (line 18)")
     faults = [str(fault) for fault in docstrings.faults(package)]
     assert faults == [f"src/some/public.py: {name} has no docstring" for name in bare]

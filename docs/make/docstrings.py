@@ -33,7 +33,9 @@ def undocumented(
     for item in node.body:
         if isinstance(item, ast.FunctionDef | ast.ClassDef) and is_public(item.name):
             name = f"{within}{item.name}"
-            if not has_docstring(item) and item.name not in said:
+            if has_docstring(item):
+                said.add(item.name)  # of a property its setter need not say it again
+            elif item.name not in said:
                 yield f"{name} (line {item.lineno})"
             if isinstance(item, ast.ClassDef):
                 yield from undocumented(item, classes, f"{name}.")
