@@ -8,7 +8,6 @@ from . import (
     models,
     nn,
     report,
-    results,
     rng,
     runs,
     runtime,
@@ -27,6 +26,7 @@ from .methods.imp import IterativePruning
 from .methods.joint import Joint
 from .methods.learned_mask import LearnedMask
 from .parameters import prunable
+from .results.table import results
 from .runtime.deploy import deploy
 from .search.find import find
 from .select.select import select

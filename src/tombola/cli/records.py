@@ -59,6 +59,10 @@ def _report(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 def _add_runs(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=str | None, nargs="?", default=None, help="the folder that holds the runs")
     parser.add_argument("--out", type=str | None, default=None, help="the folder, as in other commands (null: runs)")
+    parser.add_argument(
+        "--csv", type=str | None, default=None, help="write a row for every trained network of the runs to this file"
+    )
+    parser.add_argument("--parquet", type=str | None, default=None, help="the same as Parquet (tombola[pandas])")
 
 
 def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
@@ -75,6 +79,7 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
             "tombola runs --out FOLDER"
         )
     found = list_runs(parent)
+    _write_rows(parent, given, screen)
     rows = [[run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run["result"])] for run in found]
     if rows:
         screen.table(("run", "kind", "state", "stages done", "result"), rows, left=(0, 1, 2, 4))
@@ -89,6 +94,20 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
                 f"damaged {run['name']}: {_damage(run['damage'])}; run it again to have that computed anew{again}"
             )
     return {"runs": found}
+
+
+def _write_rows(parent: Path, given: Namespace, screen: Screen) -> None:
+    if given["csv"] is None and given["parquet"] is None:
+        return
+    from tombola.results.table import results
+
+    rows = results(parent)
+    if given["csv"] is not None:
+        rows.write_csv(given["csv"])
+    if given["parquet"] is not None:
+        rows.write_parquet(given["parquet"])
+    for file in filter(None, (given["csv"], given["parquet"])):
+        screen.line(f"wrote {file}: {len(rows)} trained networks")
 
 
 def _none_in(parent: Path) -> str:

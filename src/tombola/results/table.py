@@ -1,0 +1,214 @@
+"""Every trained network under a folder of runs as one typed row, for tables of one's own."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, overload
+
+from msgspec.structs import asdict
+
+from tombola.errors import TombolaError
+from tombola.results.codec import typed
+from tombola.results.comparison import ComparisonResult
+from tombola.results.overlap import OverlapResult
+from tombola.results.record import Record
+from tombola.results.run import RunRecord
+from tombola.results.search import TICKET, SearchResult
+from tombola.results.trial import LevelResult, TrialResult
+from tombola.results.verification import VerificationResult
+from tombola.runs.atomic import write_atomically, write_text
+from tombola.runs.integrity import RUN, Damaged, read_record
+from tombola.runs.stage import RESULT, Stage
+
+
+class ResultRow(Record, frozen=True, kw_only=True):
+    """One trained network; None for what its run does not say.
+
+    `kind` is the run's: find, study or verify. `arm`: "ticket" is a search's own. `density`: kept / total; accuracies
+    are the `metric`, in its own unit; `train_accuracy` is over training examples in evaluation mode. `iterations` count
+    from step 0, those before a rewind point included; `seconds` are of training.
+    """
+
+    run: str
+    kind: str
+    method: str | None
+    model: str | None
+    data: str | None
+    arm: str
+    replicate: int
+    level: int | None
+    density: float | None
+    metric: str
+    train_accuracy: float | None
+    val_accuracy: float | None
+    test_accuracy: float | None
+    test_accuracy_early_stop: float | None
+    early_stop_iteration: int | None
+    early_stop_observed: bool
+    iterations: int
+    seconds: float
+
+
+class Results(Sequence[ResultRow]):
+    """Rows in the order of runs, arms, replicates and levels."""
+
+    def __init__(self, rows: Sequence[ResultRow]) -> None:
+        self._rows = tuple(rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, index: int) -> ResultRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> Results: ...
+    def __getitem__(self, index: int | slice) -> ResultRow | Results:
+        return Results(self._rows[index]) if isinstance(index, slice) else self._rows[index]
+
+    def __repr__(self) -> str:
+        return f"Results of {len(self)} trained networks in {len({row.run for row in self})} runs"
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame, a column for every field.
+
+        Raises:
+            TombolaError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise TombolaError("pandas is not installed; run pip install 'tombola[pandas]'") from None
+        return pandas.DataFrame([asdict(row) for row in self], columns=list(ResultRow.__struct_fields__))
+
+    def write_csv(self, file: str | Path) -> None:
+        """Write the rows as CSV, empty where a value is not known."""
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, ResultRow.__struct_fields__)
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in self)
+        write_text(Path(file), text.getvalue())
+
+    def write_parquet(self, file: str | Path) -> None:
+        """Write the rows as Parquet.
+
+        Raises:
+            TombolaError: pandas or pyarrow is not installed.
+        """
+        frame = self.to_pandas()
+        try:
+            data = frame.to_parquet(None)
+        except ImportError:
+            raise TombolaError("Parquet needs pyarrow; run pip install 'tombola[pandas]'") from None
+        with write_atomically(Path(file)) as out:
+            out.write(data)
+
+
+def results(folder: str | Path) -> Results:
+    """Every trained network of the runs in `folder`, unfinished runs included; what is damaged is left out.
+
+    Raises:
+        TombolaError: the folder cannot be read, or a run holds a value that cannot be right.
+
+    Example:
+        >>> import tombola as tb
+        >>> tb.results("no-runs-here")
+        Traceback (most recent call last):
+            ...
+        tombola.errors.TombolaError: no-runs-here is no folder; name the one that the runs were written to
+    """
+    parent = Path(folder)
+    if not parent.is_dir():
+        raise TombolaError(f"{parent} is no folder; name the one that the runs were written to")
+    runs = [parent] if (parent / RUN).is_file() else sorted(file.parent for file in parent.glob(f"*/{RUN}"))
+    return Results([row for run in runs for row in _rows(run)])
+
+
+def _rows(run: Path) -> Iterator[ResultRow]:
+    try:
+        record = typed(RunRecord, read_record(run / RUN) or {}, run / RUN)
+    except Damaged:
+        return
+    content, file = Stage(run).result(), run / RESULT
+    kind = None if content is None else content.get("kind")
+    if content is None:
+        yield from _unfinished(run, record)
+    elif kind == "find":
+        search = typed(SearchResult, content, file)
+        about = {"method": search.method, "model": search.model, "data": search.data}
+        for replicate in search.replicates:
+            for arm, levels in replicate.arms.items():
+                yield from (_row(run, record, arm, replicate.replicate, level, about) for level in levels)
+    elif kind == "study":
+        study = typed(ComparisonResult, content, file)
+        for compared in study.arms:
+            about = {"method": compared.method, "model": study.model, "data": study.data}
+            for number, levels in enumerate(compared.replicates):
+                yield from (_row(run, record, compared.name, number, level, about) for level in levels)
+    elif kind == "verify":
+        yield from _verified(run, record, typed(VerificationResult, content, file))
+    elif kind == "overlap":
+        overlap = typed(OverlapResult, content, file)
+        about = {"method": None, "model": overlap.model, "data": overlap.data}
+        for mask in overlap.accuracy:
+            for number, log in enumerate(mask.metrics):
+                found = Stage(run / PurePosixPath(log).parent).result()
+                if found is not None:
+                    yield _row(run, record, mask.mask, number, typed(LevelResult, found, run / log), about)
+
+
+def _verified(run: Path, record: RunRecord, result: VerificationResult) -> Iterator[ResultRow]:
+    about = {"method": result.method, "model": result.model, "data": result.data}
+    for name, arm in result.arms.items():
+        for number, log in enumerate(arm.metrics):
+            found = Stage(run / PurePosixPath(log).parent).result()
+            if found is not None:
+                trial = typed(TrialResult, found, run / log)
+                row = _row(run, record, name, number, trial, about)
+                yield row.replace(density=1.0 if name == "dense" else result.density)
+
+
+def _unfinished(run: Path, record: RunRecord) -> Iterator[ResultRow]:
+    """The finished levels of a search or a comparison, whose arms go by the names of their folders."""
+    about = {part: _name(record.config, part) for part in ("method", "model", "data")}
+    for file in sorted(run.glob(f"**/replicate-*/*/{RESULT}")):
+        content = Stage(file.parent).result()
+        if content is None:
+            continue
+        *above, replicate, stage = file.parent.relative_to(run).parts
+        own = TICKET if stage.startswith("level-") else stage.rpartition("-")[0]
+        number = replicate.rpartition("-")[2]
+        if number.isdigit():
+            level = typed(LevelResult, content, file)
+            yield _row(run, record, "/".join(above) or own, int(number), level, about)
+
+
+def _row(
+    run: Path, record: RunRecord, arm: str, replicate: int, trial: TrialResult, about: Mapping[str, str | None]
+) -> ResultRow:
+    level = trial if isinstance(trial, LevelResult) else None
+    return ResultRow(
+        run=run.name,
+        kind=record.kind,
+        **about,
+        arm=arm,
+        replicate=replicate,
+        level=None if level is None else level.level,
+        density=None if level is None else level.density,
+        metric=trial.metric,
+        train_accuracy=trial.train_accuracy_eval,
+        val_accuracy=trial.val_accuracy,
+        test_accuracy=trial.test_accuracy,
+        test_accuracy_early_stop=trial.test_accuracy_early_stop,
+        early_stop_iteration=trial.early_stop_iteration,
+        early_stop_observed=trial.early_stop_observed,
+        iterations=trial.steps,
+        seconds=trial.seconds,
+    )
+
+
+def _name(config: Mapping[str, Any], part: str) -> str | None:
+    found = config.get(part)
+    return str(found["name"]) if isinstance(found, Mapping) and "name" in found else None
