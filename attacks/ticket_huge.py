@@ -19,7 +19,7 @@ import torch
 import _hostile
 from tombola.ticket import format as container
 from tombola.ticket import table as overview
-from tombola.ticket.bitcode import Writer
+from tombola.ticket.bitcode import BitWriter
 from tombola.ticket.codec import encode
 from tombola.ticket.ticket import Ticket
 
@@ -50,7 +50,7 @@ def attack(folder: Path) -> None:
 
 def streams() -> list[bytes]:
     """Nothing kept; and bits that go on after the stream's end."""
-    nothing, endless = Writer(), Writer()
+    nothing, endless = BitWriter(), BitWriter()
     nothing.bits(np.zeros(8, np.bool_))
     endless.bits(np.arange(800) % 3 == 0)
     return [nothing.data(), endless.data()]

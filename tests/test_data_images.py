@@ -16,7 +16,7 @@ from PIL import Image
 
 from tombola.data.config import DataSpec
 from tombola.data.folder import DepthWarning
-from tombola.data.images import Reader, decode, eight_bits
+from tombola.data.images import ImageFileReader, decode, eight_bits
 from tombola.data.registry import load_data
 from tombola.data.scan import SkippedFilesWarning
 from tombola.data.splits import Resident, Splits, Streamed
@@ -110,7 +110,7 @@ def test_samples_without_a_known_white_are_refused_by_name(
     with pytest.raises(TombolaError, match=says):
         decode(str(tmp_path / "odd.tif"), 1)
     with pytest.raises(TombolaError, match=says):
-        Reader(1, 2, 1, resize=False).check(str(tmp_path / "odd.tif"))
+        ImageFileReader(1, 2, 1, resize=False).check(str(tmp_path / "odd.tif"))
 
 
 def palette(path: Path, **options: Any) -> None:
@@ -164,16 +164,16 @@ def test_images_stand_upright_as_their_camera_said(tmp_path: Path, name: str) ->
     assert image.shape == (1, 16, 8)
     assert image[0, :7].min() > 250
     assert image[0, 9:].max() < 5
-    Reader(16, 8, 1, resize=False).check(str(tmp_path / name))
+    ImageFileReader(16, 8, 1, resize=False).check(str(tmp_path / name))
     with pytest.raises(TombolaError, match="is 16x8 and others 8x16"):
-        Reader(8, 16, 1, resize=False).check(str(tmp_path / name))
+        ImageFileReader(8, 16, 1, resize=False).check(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
 def test_several_pages_or_frames_are_refused_by_name(tmp_path: Path, name: str) -> None:
     first, second = (Image.new("RGB", (4, 4), (value, 0, 0)) for value in (10, 200))
     first.save(tmp_path / name, save_all=True, append_images=[second])
-    for read in (lambda path: decode(path, 3), Reader(4, 4, 3, resize=False).check):
+    for read in (lambda path: decode(path, 3), ImageFileReader(4, 4, 3, resize=False).check):
         with pytest.raises(TombolaError, match=rf"image .*{name} holds several pages or frames; save each"):
             read(str(tmp_path / name))
 
@@ -182,7 +182,7 @@ def test_previews_behind_a_camera_image_do_not_matter(tmp_path: Path) -> None:
     first, second = (Image.new("RGB", (8, 8), (value, value, value)) for value in (10, 200))
     first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
     assert int(decode(str(tmp_path / "a.jpg"), 3).max()) < 20
-    Reader(8, 8, 3, resize=False).check(str(tmp_path / "a.jpg"))
+    ImageFileReader(8, 8, 3, resize=False).check(str(tmp_path / "a.jpg"))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp", "a.bmp"])

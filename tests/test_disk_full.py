@@ -158,7 +158,7 @@ def test_a_read_only_folder_is_one_line(number: int, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Path, "open", refused)
     with (
-        pytest.raises(TombolaError, match=r"a\.json: .*; name a place in an existing folder that can be written to"),
+        pytest.raises(TombolaError, match=r"a\.json: .*; name a path in an existing folder that can be written to"),
         write_atomically(tmp_path / "a.json"),
     ):
         pass

@@ -18,7 +18,7 @@ from tombola.errors import TicketError
 from tombola.mask import Mask
 from tombola.ticket import bitcode, masks
 from tombola.ticket import format as container
-from tombola.ticket.bitcode import Reader, Writer, frequencies, probability
+from tombola.ticket.bitcode import BitReader, BitWriter, frequencies, probability
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bound_bytes, entropy
@@ -110,20 +110,20 @@ def test_probability_by_hand(ones: int, count: int, q: int) -> None:
 
 
 def test_nothing_takes_nothing_and_all_takes_two_bytes() -> None:
-    writer = Writer()
+    writer = BitWriter()
     writer.bits(np.zeros(0, np.bool_))
     writer.symbols(np.zeros(0, np.int8))
     assert writer.data() == b""
     writer.bits(np.ones(10**6, np.bool_))
     assert len(writer.data()) == 4
-    assert Reader(writer.data()).bits(10**6).all()
+    assert BitReader(writer.data()).bits(10**6).all()
 
 
 GOLDEN_STREAM = "04df403395a792ef6a3cc61270e862ac"
 
 
 def test_a_stream_is_the_same_for_ever() -> None:
-    writer = Writer()
+    writer = BitWriter()
     writer.bits(np.arange(40) % 5 == 0)
     writer.symbols(np.array([1, -1, -1, 0, 1, 1], np.int8))
     assert writer.data().hex() == GOLDEN_STREAM
@@ -136,7 +136,7 @@ def test_a_stream_is_the_same_for_ever() -> None:
 @settings(max_examples=60, deadline=None)
 def test_an_independent_reader_agrees(data: st.DataObject) -> None:
     runs: list[tuple[str, Any]] = []
-    writer = Writer()
+    writer = BitWriter()
     for _ in range(data.draw(st.integers(1, 4))):
         generator = np.random.default_rng(data.draw(st.integers(0, 99)))
         size = data.draw(st.integers(0, 200))
@@ -149,7 +149,7 @@ def test_an_independent_reader_agrees(data: st.DataObject) -> None:
             values = generator.choice(alphabet, size).astype(np.int8)
             writer.symbols(values)
             runs.append(("symbols", values))
-    ours, plain = Reader(writer.data()), PlainReader(writer.data())
+    ours, plain = BitReader(writer.data()), PlainReader(writer.data())
     for kind, run in runs:
         assert getattr(ours, kind)(run.size).tolist() == run.tolist()
         assert getattr(plain, kind)(run.size) == run.tolist()
@@ -347,8 +347,8 @@ def test_inflate_is_bounded() -> None:
 
 
 def test_alphabets_beyond_the_limit_are_refused() -> None:
-    writer = Writer()
+    writer = BitWriter()
     writer.symbols(np.arange(17, dtype=np.int8))
     with pytest.raises(TicketError, match="17 different symbols; at most 16"):
-        Reader(writer.data()).symbols(17)
+        BitReader(writer.data()).symbols(17)
     assert bitcode.distinct(np.array([[3, -1], [3, 3]], np.int8)).tolist() == [-1, 3]

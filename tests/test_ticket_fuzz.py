@@ -22,7 +22,7 @@ from tombola.errors import TicketError
 from tombola.mask import Mask
 from tombola.ticket import format as container
 from tombola.ticket import masks
-from tombola.ticket.bitcode import Reader, Writer
+from tombola.ticket.bitcode import BitReader, BitWriter
 from tombola.ticket.codec import encode
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.representation import Representation
@@ -167,7 +167,7 @@ def test_random_streams(data: bytes, shape: tuple[int, ...], coding: str) -> Non
 @settings(max_examples=200, deadline=None)
 def test_random_symbols(data: bytes, count: int) -> None:
     try:
-        values = Reader(data).symbols(count)
+        values = BitReader(data).symbols(count)
     except TicketError:
         return
     assert values.shape == (count,)
@@ -315,7 +315,7 @@ def test_the_module_of_the_fuzzing_builds() -> None:
 
 def claiming(shapes: list[list[int]]) -> bytes:
     """A small sealed file whose masks claim these shapes, each coded as "nothing kept" in 4 bytes."""
-    writer = Writer()
+    writer = BitWriter()
     writer.bits(np.zeros(9, np.bool_))
     stream = writer.data()
     header, _ = encode(
@@ -400,7 +400,7 @@ def test_names_of_networks_with_endless_numbers(name: str) -> None:
 
 
 def test_more_blocks_than_weights_allow_are_refused() -> None:
-    writer = Writer()
+    writer = BitWriter()
     for _ in range(2):
         writer.symbols((np.arange(64) % 16).astype(np.int8))
     writer.symbols(np.zeros(1, np.int8))
@@ -409,7 +409,7 @@ def test_more_blocks_than_weights_allow_are_refused() -> None:
 
 
 def test_classes_without_gaps() -> None:
-    writer = Writer()
+    writer = BitWriter()
     writer.symbols(np.array([0, 2] * 32, np.int8))
     for _ in range(2):
         writer.symbols(np.zeros(1 if _ else 64, np.int8))

@@ -108,9 +108,9 @@ def warn_of_left_out(left_out: Coverage) -> None:
         warnings.warn(str(left_out), LeftOutWarning, stacklevel=3)
 
 
-def _why(name: str, places: Sequence[tuple[nn.Module, str]]) -> tuple[str, str | None]:
+def _why(name: str, owners: Sequence[tuple[nn.Module, str]]) -> tuple[str, str | None]:
     """Why a parameter is no prunable weight, and the pattern that would include it."""
-    modules = [module for module, _ in places]
+    modules = [module for module, _ in owners]
     embedding = any(isinstance(module, _EMBEDDINGS) for module in modules)
     if embedding and len(modules) > 1:
         return "embedding shared with another layer", name
@@ -121,7 +121,7 @@ def _why(name: str, places: Sequence[tuple[nn.Module, str]]) -> tuple[str, str |
         return "recurrent", f"{stem}.weight_*" if stem else "weight_*"
     if any(isinstance(module, nn.Bilinear) for module in modules):
         return "bilinear", name
-    if "parametrizations." in name or any(_is_part(module, local) for module, local in places):
+    if "parametrizations." in name or any(_is_part(module, local) for module, local in owners):
         return "part of a parametrised weight; remove the parametrisation to prune it", None
     return f"parameter of {type(modules[0]).__name__}", name
 

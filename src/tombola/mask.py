@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from tombola import formats
 from tombola.errors import TombolaError
 from tombola.fields import described
-from tombola.parameters import clean, module_at, parameters_by_name, places, prunable, resolve, unwrap
+from tombola.parameters import clean, module_at, parameter_paths, parameters_by_name, prunable, resolve, unwrap
 
 __all__ = ["Mask", "disconnected"]
 
@@ -255,7 +255,7 @@ def _as_bool(name: str, tensor: Tensor) -> Tensor:
 
 def _as_used(model: nn.Module, name: str) -> Tensor | None:
     """A weight as its layer uses it, where a parametrization computes that."""
-    path, local = places(model)[name][0]
+    path, local = parameter_paths(model)[name][0]
     owner = module_at(unwrap(model), path)
     return getattr(owner, local) if owner is not None and is_parametrized(owner, local) else None
 

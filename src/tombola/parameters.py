@@ -24,8 +24,8 @@ __all__ = [
     "holders",
     "module_at",
     "named_parameter",
+    "parameter_paths",
     "parameters_by_name",
-    "places",
     "prunable",
     "resolve",
     "unwrap",
@@ -129,7 +129,7 @@ def holders(model: nn.Module) -> dict[str, list[tuple[nn.Module, str]]]:
     return held
 
 
-def places(model: nn.Module) -> dict[str, list[tuple[tuple[str, ...], str]]]:
+def parameter_paths(model: nn.Module) -> dict[str, list[tuple[tuple[str, ...], str]]]:
     """Every name of every weight -> all its (path of the module, attribute): several where it is tied.
 
     Unlike in `parameters_by_name`, what a parametrization stores in several tensors counts as the one weight it

@@ -50,7 +50,7 @@ class Norm:
 
 
 @dataclass(frozen=True)
-class Pointwise:
+class Elementwise:
     """The same function of every number, continuous or not."""
 
     source: fx.Node
@@ -105,7 +105,7 @@ class OpaqueOp:
     discontinuous: bool = False
 
 
-ChannelOp = WeightLayer | Norm | Pointwise | PerChannel | Flatten | Join | Concat | Boundary | OpaqueOp
+ChannelOp = WeightLayer | Norm | Elementwise | PerChannel | Flatten | Join | Concat | Boundary | OpaqueOp
 
 
 def evaluate(node: fx.Node, modules: Mapping[str, nn.Module], values: Mapping[fx.Node, Tensor]) -> Tensor:
@@ -126,7 +126,7 @@ def exact_nodes(ops: Mapping[fx.Node, ChannelOp]) -> set[fx.Node]:
     for node in reversed(list(ops)):
         for user in node.users:
             op = ops[user]
-            steps = isinstance(op, Pointwise | OpaqueOp) and op.discontinuous
+            steps = isinstance(op, Elementwise | OpaqueOp) and op.discontinuous
             if steps or (user in exact and not isinstance(op, WeightLayer)):
                 exact.add(node)
     return exact

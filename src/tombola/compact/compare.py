@@ -54,7 +54,7 @@ def allowed(output: Any) -> float:
 def same_calls(model: nn.Module, network: fx.GraphModule, example: Sequence[Tensor]) -> bool:
     """Whether the modules that a trace calls give in the trace what they give in the traced model, up to rounding.
 
-    So differences show that the example hides at the output, behind a ReLU that is 0 on it.
+    This shows differences that the output hides on the example, such as before a ReLU that is 0 there.
     """
     targets = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
     called = [network.get_submodule(target) for target in sorted(targets)]

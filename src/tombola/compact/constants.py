@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from tombola.compact.channel_ops import (
     ChannelOp,
     Concat,
+    Elementwise,
     Flatten,
     Join,
     Norm,
     PerChannel,
-    Pointwise,
     WeightLayer,
     evaluate,
 )
@@ -80,7 +80,7 @@ def _of(
             return _layer(op, constants_into(op, coupling.into[node], coupling, constants))
         case Norm():
             return _norm(op, _along(op.source, 1, len(channels.labels), coupling, constants))
-        case Pointwise():
+        case Elementwise():
             return _pointwise(node, op, constants[op.source], modules)
         case PerChannel():
             constant = constants[op.source]
@@ -126,7 +126,7 @@ def _norm(norm: Norm, constant: Tensor) -> Tensor:
     return torch.where(off, shift, value)
 
 
-def _pointwise(node: fx.Node, op: Pointwise, constant: Tensor, modules: Mapping[str, nn.Module]) -> Tensor:
+def _pointwise(node: fx.Node, op: Elementwise, constant: Tensor, modules: Mapping[str, nn.Module]) -> Tensor:
     value = evaluate(node, modules, {op.source: constant}).double()
     known = ~constant.isnan()
     if op.discontinuous:

@@ -14,12 +14,12 @@ from tombola.compact.channel_ops import (
     Boundary,
     ChannelOp,
     Concat,
+    Elementwise,
     Flatten,
     Join,
     Norm,
     OpaqueOp,
     PerChannel,
-    Pointwise,
     WeightLayer,
 )
 from tombola.compact.trace import shape_of
@@ -79,7 +79,7 @@ class _Draft:
             case Norm():
                 channels = self._on(op.source, 1)
                 self._call(op.name, node, channels, channels)
-            case Pointwise():
+            case Elementwise():
                 self._pass(node, op.source, None)
             case PerChannel():
                 self._pass(node, op.source, op.first)

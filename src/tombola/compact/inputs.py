@@ -33,14 +33,14 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawn:
+class DrawnInputs:
     """Inputs that the network takes, and what they are, for reports."""
 
     what: str
     inputs: Inputs
 
 
-def inputs_like(run: Callable[..., Any], example: Sequence[Tensor]) -> tuple[tuple[Drawn, ...], Batch]:
+def inputs_like(run: Callable[..., Any], example: Sequence[Tensor]) -> tuple[tuple[DrawnInputs, ...], Batch]:
     """Inputs that a network takes: the example twice, drawn ones, and ones of other batch sizes, none included.
 
     `run`: the network's call; what it refuses with an exception is left out. Where it refuses standard normal values,
@@ -50,18 +50,18 @@ def inputs_like(run: Callable[..., Any], example: Sequence[Tensor]) -> tuple[tup
     first = tuple(example)
     tries = _Tries(run, first, _finite(run(*first)))
     size = len(first[0]) if first[0].dim() else 0
-    drawn = [Drawn("the example", first), Drawn("the example again", first)]
+    drawn = [DrawnInputs("the example", first), DrawnInputs("the example again", first)]
     drawn += tries.drawn(size, (False,) * len(first), "drawn inputs")
     carries, more, why = _other_sizes(tries, size)
     return (*drawn, *more), Batch(size, carries, why)
 
 
-def _other_sizes(tries: _Tries, size: int) -> tuple[tuple[bool, ...], list[Drawn], str | None]:
+def _other_sizes(tries: _Tries, size: int) -> tuple[tuple[bool, ...], list[DrawnInputs], str | None]:
     """Which inputs carry the batch; inputs of other batch sizes; why there are none."""
     sizes = [n for n in dict.fromkeys((size + 1 if 1 < size < 8 else 3, 5, 1, 0)) if n != size]
     refusals: list[str] = []
     for carries in batch_axes(tries.example):
-        drawn: list[Drawn] = []
+        drawn: list[DrawnInputs] = []
         for n in sizes:
             why = tries.refuses(n, carries)
             if why is None:
@@ -96,7 +96,7 @@ class _Tries:
             return f"{type(error).__name__} {' '.join(str(error).split())[:120]}"
         return None
 
-    def drawn(self, size: int, carries: Sequence[bool], what: str) -> list[Drawn]:
+    def drawn(self, size: int, carries: Sequence[bool], what: str) -> list[DrawnInputs]:
         """Inputs of the widest kind of values that suits the network, one or none."""
         for kind in (_normal, _within, _rows):
             try:
@@ -105,7 +105,7 @@ class _Tries:
             except Exception:  # values outside of what the network is for
                 continue
             if suits or kind is _rows:
-                return [Drawn(what, inputs)]
+                return [DrawnInputs(what, inputs)]
         return []
 
     def _like(self, kind: Kind, size: int, carries: Sequence[bool]) -> Inputs:

@@ -17,12 +17,12 @@ from tombola.compact.channel_ops import (
     Boundary,
     ChannelOp,
     Concat,
+    Elementwise,
     Flatten,
     Join,
     Norm,
     OpaqueOp,
     PerChannel,
-    Pointwise,
     WeightLayer,
 )
 from tombola.compact.trace import argument, shape_of, words
@@ -119,7 +119,7 @@ class _Reader:
         if kind in _NORMS:
             return self._norm(node, source, module)
         if kind in _POINTWISE or kind is BinaryActivation:
-            return Pointwise(source, discontinuous=kind is BinaryActivation)
+            return Elementwise(source, discontinuous=kind is BinaryActivation)
         if kind is nn.Flatten and (module.start_dim, module.end_dim) == (1, -1):
             return Flatten(source)
         return (
@@ -176,9 +176,9 @@ class _Reader:
             return unknown
         source = node.all_input_nodes[0]
         if bare == "binary_sign" or bare == "sign":
-            return Pointwise(source, discontinuous=True)
+            return Elementwise(source, discontinuous=True)
         if bare in _POINTWISE_NAMES or _with_number(node, source, bare):
-            return Pointwise(source)
+            return Elementwise(source)
         if bare in _SAME_NAMES or (node.target is F.dropout and argument(node, "training") is False):
             return PerChannel(source, keeps=True)
         if node.target is torch.flatten and node.args[1:] == (1,) and not node.kwargs:

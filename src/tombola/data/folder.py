@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from tombola.data.config import Augment, DataSpec
 from tombola.data.cue import plant
 from tombola.data.digest import Files, OfFiles
-from tombola.data.images import WHITE, Reader, decode
+from tombola.data.images import WHITE, ImageFileReader, decode
 from tombola.data.scan import Samples, scan
 from tombola.data.shared import image_split, refuse_args
 from tombola.data.splits import Normalisation, Split, Splits, Streamed, holdout, make_splits
@@ -105,7 +105,7 @@ class DepthWarning(UserWarning):
 class ImageFiles(OfFiles):
     """Image files as uint8 tensors with labels; `zoom` > 0: random resized crops of at least that area."""
 
-    def __init__(self, samples: Samples, reader: Reader, root: Path, zoom: float = 0.0) -> None:
+    def __init__(self, samples: Samples, reader: ImageFileReader, root: Path, zoom: float = 0.0) -> None:
         self.samples, self.reader, self.root, self.zoom = samples, reader, root, zoom
         self.targets = [label for _, label in samples]
         size = [reader.height, reader.width]
@@ -128,13 +128,13 @@ def _spread(samples: Samples, count: int) -> list[str]:
     return [samples[i][0] for i in sorted(picks)]
 
 
-def _reader(samples: Samples, image_size: int | None, channels: int) -> Reader:
+def _reader(samples: Samples, image_size: int | None, channels: int) -> ImageFileReader:
     """A reader for images of `image_size`, or of the size that all images must then have."""
     brightest: dict[str, int] = {}
-    reader = None if image_size is None else Reader(image_size, image_size, channels, resize=True)
+    reader = None if image_size is None else ImageFileReader(image_size, image_size, channels, resize=True)
     for path in _spread(samples, _PROBED):
         image = decode(path, channels)
-        reader = reader or Reader(image.shape[1], image.shape[2], channels, resize=False)
+        reader = reader or ImageFileReader(image.shape[1], image.shape[2], channels, resize=False)
         reader.check_size(path, image.shape[1], image.shape[2])
         if image.dtype != torch.uint8:
             brightest[path] = int(image.max())
@@ -160,18 +160,18 @@ def _check_range(brightest: Mapping[str, int]) -> None:
     )
 
 
-def _normalisation(reader: Reader) -> Normalisation:
+def _normalisation(reader: ImageFileReader) -> Normalisation:
     if reader.channels == 1:
         return _GREY
     return _CIFAR if (reader.height, reader.width) == (32, 32) else _IMAGENET
 
 
-def _default_augment(reader: Reader) -> Augment:
+def _default_augment(reader: ImageFileReader) -> Augment:
     side = min(reader.height, reader.width)
     return Augment(flip=True, crop=side // 8) if side <= _SMALL else Augment(flip=True, zoom=0.08)
 
 
-def _decoded(samples: Samples, reader: Reader) -> tuple[Tensor, Tensor]:
+def _decoded(samples: Samples, reader: ImageFileReader) -> tuple[Tensor, Tensor]:
     """All images, uint8 (N, C, H, W), and labels; decoded by threads: decoding releases the GIL."""
     pixels = torch.empty(len(samples), reader.channels, reader.height, reader.width, dtype=torch.uint8, device="cpu")
 
@@ -183,7 +183,7 @@ def _decoded(samples: Samples, reader: Reader) -> tuple[Tensor, Tensor]:
     return pixels, torch.tensor([label for _, label in samples], device="cpu")
 
 
-def _check_headers(paths: Sequence[str], reader: Reader) -> None:
+def _check_headers(paths: Sequence[str], reader: ImageFileReader) -> None:
     """TombolaError for the first file whose header shows that it cannot be used: better now than during training."""
 
     def check(some: Sequence[str]) -> None:
@@ -199,7 +199,7 @@ def _on_threads(work: Callable[[Part], None], parts: Iterable[Part]) -> None:
             pass
 
 
-def _streamed(samples: Samples, reader: Reader, zoom: float, root: Path) -> Streamed:
+def _streamed(samples: Samples, reader: ImageFileReader, zoom: float, root: Path) -> Streamed:
     plain = ImageFiles(samples, reader, root)
     dataset = ImageFiles(samples, reader, root, zoom) if zoom else plain
     return Streamed(dataset, plain if zoom else None, workers=min(8, _cores()))

@@ -27,7 +27,7 @@ _WHITE_IS_ZERO, _PHOTOMETRIC, _BITS = 0, 262, 258
 
 
 @dataclass(frozen=True)
-class Reader:
+class ImageFileReader:
     """Reads image files as uint8 (channels, height, width), all of one size."""
 
     height: int
@@ -71,7 +71,7 @@ class Reader:
 
 
 def decode(path: str, channels: int) -> Tensor:
-    """The first image of a file, upright as its EXIF orientation says, (channels, height, width).
+    """The first image of a file, turned upright by its EXIF orientation, (channels, height, width).
 
     uint8; or int32 from 0 to 65535 where the file has more than 8 bits per channel. Colour becomes grey and grey
     colour as `channels` (1 or 3) asks; palettes are looked up, transparency is dropped. 16-bit colour TIFF and PPM

@@ -19,7 +19,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 """Files with these endings are images (torchvision's list); case does not matter."""
 
 _STRAY = {"__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information"}
-"""Directories that archivers, tools and disks leave behind; hidden ones are skipped whatever their name."""
+"""Directories that archivers, tools and disks create; hidden ones are skipped whatever their name."""
 _LIKE_A_PART = ("val", "test", "dev", "eval", "train")
 _NAMED = 4
 
@@ -32,7 +32,7 @@ def scan(root: Path) -> tuple[dict[str, Samples], list[str]]:
     """The images of train, val and test (where they exist), and the classes they share.
 
     A class is a directory with at least one image in it, at any depth. Left out, with one warning that names them:
-    hidden files and directories, those that tools leave behind, directories without images, and files that are no
+    hidden files and directories, those that tools create, directories without images, and files that are no
     images. Classes and images are in the order of their names.
 
     Raises:

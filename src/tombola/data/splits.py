@@ -234,7 +234,7 @@ def make_splits(
 
     Where `val` is None, `val_size` examples (a tenth by default) are drawn from `train` with `split_seed`.
     Float inputs are taken as already normalised; uint8 inputs are pixels, scaled to [0, 1] unless `normalisation`
-    says more; other integers become int64 (tokens), booleans floats. Floats are held as `floats`, whatever precision
+    is given; other integers become int64 (tokens), booleans floats. Floats are held as `floats`, whatever precision
     they come in, and a network gets them in its own: give torch.float64 for one in double precision. Targets are
     int64, or floats likewise. Where the task is of class numbers (`Task.takes_class_numbers`), `classes` is read off
     the labels of all splits or the datasets' own lists if it is None; the label that the task leaves out

@@ -22,7 +22,7 @@ _STRUCTURE = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_
 _UNSTABLE = frozenset({"_compiled_call_impl"})
 
 
-def read_tensor(walk: Walk, value: Tensor, place: str) -> None:
+def read_tensor(walk: Walk, value: Tensor, location: str) -> None:
     """Type, shape, whether it takes gradients; and the bits, unless these are hashed elsewhere."""
     walk.put("tensor", type_name(value), value.dtype, tuple(value.shape), value.layout, value.requires_grad)
     if id(value) in walk.hashed_elsewhere or is_lazy(value) or value.is_meta:
@@ -39,7 +39,7 @@ def read_tensor(walk: Walk, value: Tensor, place: str) -> None:
         flat = dense.resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
         walk.put(hashlib.sha256(flat.numpy().data).digest())
     except (RuntimeError, TypeError, NotImplementedError):
-        walk.cannot(f"a {type_name(value)}", place)
+        walk.cannot(f"a {type_name(value)}", location)
 
 
 def _dense(value: Tensor) -> Tensor:
@@ -48,40 +48,40 @@ def _dense(value: Tensor) -> Tensor:
     return value if value.layout is torch.strided else value.to_dense()
 
 
-def read_network(walk: Walk, module: nn.Module, place: str) -> None:
+def read_network(walk: Walk, module: nn.Module, location: str) -> None:
     """A module: its class, its tensors and parts in order, and every other attribute: settings, flags, hooks."""
-    walk.value(type(module), place)
+    walk.value(type(module), location)
     state = vars(module)
     fleeting = state.get("_non_persistent_buffers_set", ())
     for kind in ("_parameters", "_buffers"):
         for name, tensor in state.get(kind, {}).items():
             walk.put(kind, name, name in fleeting)
-            walk.value(tensor, f"{place}.{name}")
+            walk.value(tensor, f"{location}.{name}")
     if not module.training:
         walk.put("evaluating")
     if isinstance(module, fx.GraphModule):
         walk.put(module.code)  # the code of its graph
     else:
-        _read_settings(walk, module, place)
+        _read_settings(walk, module, location)
     for name, child in state.get("_modules", {}).items():
         walk.put("child", name)
-        walk.value(child, f"{place}.{name}" if place else name)
+        walk.value(child, f"{location}.{name}" if location else name)
 
 
-def _read_settings(walk: Walk, module: nn.Module, place: str) -> None:
+def _read_settings(walk: Walk, module: nn.Module, location: str) -> None:
     for name, item in sorted(vars(module).items()):
         if name in _STRUCTURE or name in _UNSTABLE or is_cache(type(module), name):
             continue
         if isinstance(item, dict) and "hooks" in name:  # their keys are numbers counted through the process
             if item:
                 walk.put(name)
-                walk.items("hooks", item.values(), f"{place}.{name}")
+                walk.items("hooks", item.values(), f"{location}.{name}")
             continue
         walk.put(name)
-        walk.value(item, f"{place}.{name}")
+        walk.value(item, f"{location}.{name}")
 
 
-def read_script(walk: Walk, value: Any, place: str) -> None:
+def read_script(walk: Walk, value: Any, location: str) -> None:
     """A scripted function or module: all that its file holds, source locations left out."""
     buffer = io.BytesIO()
     torch.jit.save(value, buffer)
@@ -94,10 +94,10 @@ def read_script(walk: Walk, value: Any, place: str) -> None:
     walk.put(bool(getattr(value, "training", False)))
 
 
-def read_generator(walk: Walk, value: torch.Generator, place: str) -> None:
+def read_generator(walk: Walk, value: torch.Generator, location: str) -> None:
     """A generator of random numbers: its device and state."""
     walk.put("generator", value.device)
-    walk.value(value.get_state(), place)
+    walk.value(value.get_state(), location)
 
 
 READERS: tuple[Reader, ...] = (
@@ -108,6 +108,6 @@ READERS: tuple[Reader, ...] = (
     (torch.Generator, read_generator),
     (
         (torch.dtype, torch.device, torch.layout, torch.memory_format, OpOverload, OpOverloadPacket),
-        lambda walk, value, place: walk.put(type(value).__name__, value),
+        lambda walk, value, location: walk.put(type(value).__name__, value),
     ),
 )

@@ -52,23 +52,23 @@ class Walk:
             self._sum.update(b"%d:" % len(raw))
             self._sum.update(raw)
 
-    def value(self, value: Any, place: str = "") -> None:
-        """Add a value of any type; `place` is its location."""
+    def value(self, value: Any, location: str = "") -> None:
+        """Add a value of any type; `location` is its location."""
         if type(value) in PLAIN:
             self.put(type(value).__name__, repr(value))
         elif type(value) is tuple:  # equal ones may be one object in one process and two in another
-            self.items("tuple", value, place)
+            self.items("tuple", value, location)
         elif id(value) in self._met:
             self.put("again", self._met[id(value)][0])
         elif self._depth >= _MAX_DEPTH or len(self._met) >= _MAX_OBJECTS:
-            self.cannot("too deep or too many objects", place)
+            self.cannot("too deep or too many objects", location)
         else:
             self._met[id(value)] = (len(self._met), value)
             self._depth += 1
-            next(read for kinds, read in self._readers if isinstance(value, kinds))(self, value, place)
+            next(read for kinds, read in self._readers if isinstance(value, kinds))(self, value, location)
             self._depth -= 1
 
-    def items(self, kind: str, items: Iterable[Any], place: str) -> None:
+    def items(self, kind: str, items: Iterable[Any], location: str) -> None:
         """Add several values in order."""
         listed = list(items)
         if all(type(item) in PLAIN for item in listed):
@@ -76,7 +76,7 @@ class Walk:
             return
         self.put(kind, len(listed))
         for index, item in enumerate(listed):
-            self.value(item, f"{place}[{index}]")
+            self.value(item, f"{location}[{index}]")
 
     def in_order(self, items: Iterable[Any], owner: object) -> list[tuple[str, Any]]:
         """The elements of a set, or keys of a mapping, sorted by their own fingerprints, each with it."""
@@ -94,10 +94,10 @@ class Walk:
         self._unseen += own.unseen
         return own.digest
 
-    def cannot(self, what: str, place: str) -> None:
+    def cannot(self, what: str, location: str) -> None:
         """Record that a value cannot be inspected: only its description counts."""
         self.put("unseen", what)
-        self._unseen.append(f"{what} at {place}" if place else what)
+        self._unseen.append(f"{what} at {location}" if location else what)
 
 
 def type_name(value: object) -> str:

@@ -16,7 +16,7 @@ from tombola.formats import plural
 from tombola.hold.keeper import HeldWeight, Keeper, held_at, not_held, owner_of, take_off
 from tombola.hold.masking import Pruned
 from tombola.mask import Mask
-from tombola.parameters import places, unwrap
+from tombola.parameters import parameter_paths, unwrap
 
 __all__ = ["Hold", "hold", "release"]
 
@@ -111,7 +111,7 @@ def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[He
     """All masked weights, or a TombolaError."""
     if not isinstance(values, Mapping):
         raise TombolaError(f"values is {described(values)}, but it must be a mapping from name to tensor, or None")
-    known, weights = places(model), list[HeldWeight]()
+    known, weights = parameter_paths(model), list[HeldWeight]()
     if odd_names := [name for name in values if name not in mask]:
         raise TombolaError(
             f"there are values for {odd_names[0]!r}, which the mask does not name; give values of masked weights"

@@ -20,7 +20,7 @@ from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 from torch.utils.hooks import RemovableHandle
 
 from tombola.errors import TombolaError
-from tombola.hold.masking import Alive, Masking, Pruned, Ready, set_pruned
+from tombola.hold.masking import Alive, Masking, PreparedWeight, Pruned, set_pruned
 from tombola.parameters import module_at, unwrap
 
 Path = tuple[str, ...]
@@ -36,13 +36,13 @@ class HeldWeight:
 
     def __init__(self, name: str, path: Path, local: str, pruned: Pruned, tied: bool) -> None:
         self.name, self.path, self.local, self.pruned, self.tied = name, path, local, pruned, tied
-        self.ready: dict[type, Ready] = {}
-        self.last: Ready | None = None
+        self.ready: dict[type, PreparedWeight] = {}
+        self.last: PreparedWeight | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "ready": {}, "last": None}
 
-    def prepare(self, parameter: Tensor) -> Ready:
+    def prepare(self, parameter: Tensor) -> PreparedWeight:
         """Prepare a parameter at first use, or after it has moved or been replaced."""
         if parameter.shape != self.pruned.keep.shape:
             raise TombolaError(
@@ -52,7 +52,7 @@ class HeldWeight:
         old = self.ready.get(type(parameter))
         if old is not None:
             old.drop()  # also where it is the same parameter: hooks are lost when tensors are swapped
-        ready = self.ready[type(parameter)] = Ready(parameter, self.pruned, old)
+        ready = self.ready[type(parameter)] = PreparedWeight(parameter, self.pruned, old)
         return ready
 
 
@@ -188,7 +188,7 @@ class Keeper:
             ready.append(one)
         set_pruned(ready)
 
-    def _look(self, module: nn.Module, path: Path, below: Path, weight: HeldWeight) -> Ready | None:
+    def _look(self, module: nn.Module, path: Path, below: Path, weight: HeldWeight) -> PreparedWeight | None:
         """A weight that is not where it was last: new, moved, replaced or computed."""
         parameter = _present(_holder(module, below, weight), weight, self.alive)
         if parameter is None:

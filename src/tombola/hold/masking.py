@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from tombola.machine.locks import once
 from tombola.machine.memory import PLAIN, address, whereabouts, without_gaps
 
-__all__ = ["Alive", "Masking", "Pruned", "Ready", "set_pruned"]
+__all__ = ["Alive", "Masking", "PreparedWeight", "Pruned", "set_pruned"]
 
 _WORDS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _LARGE = 16384  # entries; fewer are not worth the import of a compiler
@@ -101,7 +101,7 @@ class _Stencil:
             gradient.masked_fill_(keep == 0, 0.0)
 
 
-class Ready:
+class PreparedWeight:
     """One parameter at its present memory, and what its pruned entries are written with.
 
     `bits`: None where the entries are too wide to be viewed as integers. Of a sharded parameter (DTensor) all is of
@@ -111,7 +111,7 @@ class Ready:
         old: the one before; what fits is reused.
     """
 
-    def __init__(self, parameter: Tensor, pruned: Pruned, old: Ready | None = None) -> None:
+    def __init__(self, parameter: Tensor, pruned: Pruned, old: PreparedWeight | None = None) -> None:
         self.parameter, self.pruned = parameter, pruned
         self._storage = _storage(parameter)
         self.address = 0
@@ -150,7 +150,7 @@ class Ready:
             self.watched = False
 
 
-def set_pruned(ready: Sequence[Ready]) -> None:
+def set_pruned(ready: Sequence[PreparedWeight]) -> None:
     """Write the pruned values into all parameters.
 
     The parameters' version counters stay: where the values were right nothing changes, so that a graph which saved the

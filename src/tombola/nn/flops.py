@@ -24,7 +24,7 @@ def flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
 
 
 class _Calls:
-    """Which modules of a model are being called, instead of torch's ModuleTracker."""
+    """Tracks which modules of a model are being called; replaces torch's ModuleTracker."""
 
     def __init__(self, model: nn.Module) -> None:
         self.parents = [""]

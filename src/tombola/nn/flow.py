@@ -1,4 +1,4 @@
-"""What flows through a network, for rewriting it: its graph by torch.fx, and the part each node plays."""
+"""A network's graph by torch.fx, for rewriting it, and the role of each node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tombola.nn.binary import BinaryActivation, BinaryConv1d, BinaryConv2d, Bina
 from tombola.nn.tracer import Tracer
 
 Role = Literal["activation", "nonlinear", "weight", "norm", "max pool", "average pool", "dropout", "same", "other"]
-"""activation: ReLU-like, or binary already; nonlinear: any other; same: moves values about, or passes them on."""
+"""activation: ReLU-like, or binary already; nonlinear: any other; same: rearranges values, or passes them on."""
 
 RELU_LIKE = (nn.ReLU, nn.ReLU6, nn.Hardtanh)
 
@@ -60,7 +60,7 @@ _RELU_NAMES = ("relu", "relu6", "hardtanh")
 
 
 class Untraceable(Exception):
-    """torch.fx cannot follow a forward method, or would follow it wrongly; the message says why."""
+    """torch.fx cannot follow a forward method, or would follow it wrongly; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,15 @@ class Graph:
         return iter(self.raw.nodes)
 
     def role(self, node: fx.Node) -> Role:
-        """The part the node plays."""
+        """The role of the node."""
         if node.op == "call_module":
             return role_of(self.modules[str(node.target)])
         if is_call(node):
             return _ROLE_OF.get(_bare(_target_name(node)), "other")
         return "other"
 
-    def place(self, node: fx.Node) -> str:
-        """Where the node stands: the path of a module, or a function and the module that calls it."""
+    def location(self, node: fx.Node) -> str:
+        """The node's location: the path of a module, or a function and the module that calls it."""
         if node.op == "call_module":
             return repr(self._full(str(node.target)))
         owner = next(reversed(node.meta.get("nn_module_stack") or {"": None}))
@@ -101,14 +101,14 @@ class Graph:
 
 
 def altered(module: nn.Module) -> str | None:
-    """Why a call of the module does more or other than its class says; None if it does not."""
+    """Why a call of the module does more or other than its class; None if it does not."""
     if module._forward_hooks or module._forward_pre_hooks:
         return "it has hooks"
     return "its forward was replaced on the instance" if "forward" in vars(module) else None
 
 
 def role_of(module: nn.Module) -> Role:
-    """The part a module plays as a whole."""
+    """The role of a module as a whole."""
     return next((role for kinds, role in _MODULES if isinstance(module, kinds)), "other")
 
 

@@ -1,4 +1,4 @@
-"""Which weights make a network's outputs: their output rows are classes, or whatever the network is asked for."""
+"""The weights that make a network's outputs: their output rows are classes, or other predicted quantities."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def output_weights(model: nn.Module, x: Tensor, names: Collection[str]) -> list[
     """Of the weights called `names`, those whose products reach an output and pass no other weight matrix on the way.
 
     Read from the autograd graph of one pass in evaluation mode over the batch `x`, so that it is not a matter of the
-    order in which layers were registered; several heads are all found. The model is copied. Empty where there is no
+    order in which layers were registered; all of several heads are listed. The model is copied. Empty where there is no
     graph to read (no output that depends on weights).
     """
     probe = copy.deepcopy(model).cpu().eval()

@@ -1,4 +1,4 @@
-"""What is worth knowing about a network with binary activations: where values are not -1 and +1, and odd orders."""
+"""Remarks about a network with binary activations: where values are not -1 and +1, and unusual orders of layers."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ def remarks(graph: flow.Graph) -> tuple[str, ...]:
         if role == "weight":
             odd = origins[source]
             if odd is not None and odd.op != "placeholder":
-                lines.append(f"{graph.place(node)} sees other values than -1 and +1, from {_what(graph, odd)}")
+                lines.append(f"{graph.location(node)} sees other values than -1 and +1, from {_what(graph, odd)}")
         elif role == "max pool" and origins[source] is None:
-            lines.append(f"{graph.place(node)} takes the maximum of signs, nearly always +1; {_ORDER}")
+            lines.append(f"{graph.location(node)} takes the maximum of signs, nearly always +1; {_ORDER}")
         elif role == "activation":
             before = _before(graph, source)
             if graph.role(before) == "weight":
                 lines.append(
-                    f"{graph.place(before)} goes to the activation {graph.place(node)} with no norm between; {_ORDER}"
+                    f"{graph.location(before)} goes to the activation {graph.location(node)} with no norm between; "
+                    f"{_ORDER}"
                 )
     return tuple(dict.fromkeys(lines))
 
@@ -57,4 +58,4 @@ def _before(graph: flow.Graph, node: fx.Node) -> fx.Node:
 
 def _what(graph: flow.Graph, node: fx.Node) -> str:
     role = graph.role(node)
-    return graph.place(node) if role == "other" else f"the {role.replace('weight', 'layer')} {graph.place(node)}"
+    return graph.location(node) if role == "other" else f"the {role.replace('weight', 'layer')} {graph.location(node)}"

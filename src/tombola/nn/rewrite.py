@@ -20,7 +20,7 @@ from tombola.parameters import unwrap
 
 @dataclass(frozen=True)
 class Replaced:
-    """Activations of one kind at one place.
+    """Activations of one kind at one location.
 
     `kind`: "nn.ReLU", "F.relu", "Tensor.relu_" ...; `where`: path of the module, or of the one that calls the
     function ("" for the model itself); `times`: calls in one pass of the model, or of the one that calls the
@@ -34,7 +34,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class RewriteReport:
-    """What `binary_activations` replaced, and what is worth knowing about the network that came of it."""
+    """What `binary_activations` replaced, and remarks about the resulting network."""
 
     replaced: tuple[Replaced, ...]
     remarks: tuple[str, ...] = ()
@@ -96,7 +96,7 @@ def binary_activations(model: nn.Module) -> tuple[nn.Module, RewriteReport]:
 
 
 def _swaps(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
-    """(parent, name in it, path) of every place that holds a ReLU-like module."""
+    """(parent, name in it, path) of every ReLU-like submodule."""
     swaps = []
     for path, parent in model.named_modules():
         for name, child in parent._modules.items():
@@ -156,7 +156,7 @@ def _check_output(graph: flow.Graph) -> None:
     for node in graph:
         if graph.role(node) == "activation" and node in final:
             raise TombolaError(
-                f"{graph.place(node)} is the network's output, which would be -1 and +1 only; "
+                f"{graph.location(node)} is the network's output, which would be -1 and +1 only; "
                 "put a layer after it, or take it off"
             )
 
@@ -168,7 +168,7 @@ def _check_in_place(graph: flow.Graph) -> None:
         source = flow.input_of(node) if graph.role(node) == "activation" else None
         if source and graph.in_place(node) and any(order[user] > order[node] for user in source.users):
             raise TombolaError(
-                f"{graph.place(node)} works in place and its input is used again afterwards; "
+                f"{graph.location(node)} works in place and its input is used again afterwards; "
                 "use the activation's result there instead"
             )
 
@@ -193,7 +193,7 @@ def _functions(graph: flow.Graph) -> list[fx.Node]:
 
 def _named(graph: flow.Graph, node: fx.Node) -> str:
     kind = f" (nn.{type(graph.modules[str(node.target)]).__name__})" if node.op == "call_module" else ""
-    return graph.place(node) + kind
+    return graph.location(node) + kind
 
 
 def _module_rows(swapped: Sequence[tuple[nn.Module, str, str]], graph: flow.Graph | None) -> Iterator[Replaced]:

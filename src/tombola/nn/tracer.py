@@ -1,4 +1,4 @@
-"""torch.fx's tracing, without what it does to the process meanwhile.
+"""torch.fx's tracing, without its side effects on the process.
 
 `fx.Tracer.trace` replaces `nn.Module.__call__` for everybody while it runs: modules that other threads call then are
 taken for parts of the traced one. Here only the traced modules change, by a class of their own for a while.
@@ -32,7 +32,7 @@ class Value(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Traces modules that no other thread uses meanwhile.
+    """Traces modules that no other thread is using.
 
     Args:
         leaf: which modules are one call in the graph.

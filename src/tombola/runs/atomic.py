@@ -46,7 +46,7 @@ def cannot_write(path: Path, error: BaseException) -> TombolaError:
     reason = getattr(error, "strerror", None) or error
     if getattr(error, "errno", None) in _FULL:
         return TombolaError(f"cannot write {path}: the disk is full ({reason}); free some space and run again")
-    return TombolaError(f"cannot write {path}: {reason}; name a place in an existing folder that can be written to")
+    return TombolaError(f"cannot write {path}: {reason}; name a path in an existing folder that can be written to")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -203,8 +203,8 @@ def _check_begun_alike(directory: Path, made: str, force: bool) -> None:
     if force or all(other == made for other in _made(directory)):
         return
     raise RunError(
-        f"{directory} has lost its {RUN}, and its stages were done with other versions or threads, or do not say; "
-        "set the option force to go on with the present ones, or remove the directory"
+        f"{directory} has lost its {RUN}, and its stages were done with other versions or threads, or do not "
+        "record them; set the option force to go on with the present ones, or remove the directory"
     )
 
 

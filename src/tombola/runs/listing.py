@@ -21,7 +21,7 @@ def list_runs(parent: Path) -> list[dict[str, Any]]:
     All files are read and compared with their checksums, except those of running runs.
     """
     try:
-        folders = sorted(place for place in parent.iterdir() if place.is_dir())
+        folders = sorted(path for path in parent.iterdir() if path.is_dir())
     except OSError as error:
         raise TombolaError(f"{parent} cannot be read: {error.strerror}; name another folder") from None
     return [_listed(folder) for folder in folders if _is_run(folder)]

@@ -25,9 +25,9 @@ from tombola.runtime.binary import pack_binary
 from tombola.runtime.choose import all_dense, planned, search, twin
 from tombola.runtime.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
 from tombola.runtime.inference import Inference, check_call
+from tombola.runtime.kernel_module import KernelModule
 from tombola.runtime.lower import lower
 from tombola.runtime.plan import Plan, RegionPlan, this_machine
-from tombola.runtime.ready import Ready
 from tombola.runtime.report import DeployReport, part_rows
 from tombola.runtime.takes import Takes, takes
 from tombola.ticket.ticket import Ticket
@@ -252,7 +252,7 @@ def _whole(compacted: Compacted, checks: Checks, threads: int) -> Made:
 
 
 def _nbytes(network: nn.Module) -> int:
-    ready = [module for module in network.modules() if isinstance(module, Ready)]
+    ready = [module for module in network.modules() if isinstance(module, KernelModule)]
     rest = sum(map(bytes_of, (*network.parameters(), *network.buffers())))
     return rest + sum(module.nbytes for module in ready)
 

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.autograd import forward_ad
 
 from tombola.errors import TombolaError
-from tombola.runtime.ready import Ready
+from tombola.runtime.kernel_module import KernelModule
 
 _PLAIN = "`.compacted`, the same network in plain torch,"
 
@@ -54,7 +54,7 @@ class Inference(nn.Module):
     def _kinds(self) -> Iterable[tuple[torch.dtype, torch.device]]:
         """The dtypes and devices of what it computes with."""
         kinds = {(x.dtype, x.device) for x in (*self.parameters(), *self.buffers()) if x.is_floating_point()}
-        if not kinds or any(isinstance(module, Ready) for module in self.modules()):
+        if not kinds or any(isinstance(module, KernelModule) for module in self.modules()):
             kinds.add((torch.float32, torch.device("cpu")))
         return sorted(kinds, key=str)
 

@@ -1,4 +1,4 @@
-"""A traced network → regions that native kernels can run, and the network with modules in their place."""
+"""A traced network → regions that native kernels can run, and the network with modules instead of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.runtime.kernel_module import KernelModule
 from tombola.runtime.ops import Conv, Linear, Op, Pointwise, Region
-from tombola.runtime.ready import Ready
 from tombola.runtime.recognise import PassThrough, Recognised, Unsupported, recognise, shape_of
 from tombola.runtime.shapes import propagate, without_batch
 
@@ -53,7 +53,7 @@ def lower(network: fx.GraphModule, example: Sequence[Tensor], isolated: Collecti
 
     Args:
         example: the network's inputs, batch first.
-        apart: names of layers that share no region with others.
+        isolated: names of layers that share no region with others.
     """
     propagate(network, example)
     _tidy(network)
@@ -68,7 +68,7 @@ def lower(network: fx.GraphModule, example: Sequence[Tensor], isolated: Collecti
         try:
             runs[-1][node] = _checked(node, recognise(node, modules), fixed)
         except Unsupported as reason:
-            if not isinstance(modules.get(str(node.target)), Ready):
+            if not isinstance(modules.get(str(node.target)), KernelModule):
                 left[str(node.target) if node.op == "call_module" else node.name] = str(reason)
             runs.append({})
     parts: list[LoweredRegion] = []
@@ -177,7 +177,7 @@ def _checked(
 
 
 @dataclass
-class _Draft:
+class _RegionDraft:
     """A region in the making: values are named by the node that made them, flattened or not."""
 
     root: dict[fx.Node, fx.Node] = field(default_factory=dict)
@@ -211,7 +211,7 @@ def _pieces(
 
 def _part(run: Mapping[fx.Node, Recognised | PassThrough]) -> LoweredRegion:
     """The region of a run of nodes. Raises Unsupported."""
-    draft = _Draft()
+    draft = _RegionDraft()
     for node, recognised in run.items():
         source = draft.of(recognised.source)
         if isinstance(recognised, PassThrough):

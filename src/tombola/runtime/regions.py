@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.runtime.kernel_module import KernelModule
 from tombola.runtime.lower import LoweredRegion
-from tombola.runtime.ready import Ready
 
 
-class NativeModule(Ready):
+class NativeModule(KernelModule):
     """A region in native kernels: takes the region's inputs, returns the tuple of its outputs."""
 
     def __init__(self, native: Any, shapes: tuple[tuple[int, ...], ...]) -> None:

@@ -16,7 +16,7 @@ from tombola.runtime.plan import RegionPlan
 
 
 @dataclass(frozen=True)
-class LayerRow:
+class DeployedLayer:
     """A layer with weights: name, the weight's shape after compaction, and kernel ("dense": torch's).
 
     `native`, `dense`: seconds per call of the layer alone, where measured.
@@ -35,7 +35,7 @@ class RegionRow:
     """A region: the engine it runs in, its layers, and the measured seconds of every engine (none: as planned)."""
 
     engine: str
-    layers: tuple[LayerRow, ...]
+    layers: tuple[DeployedLayer, ...]
     seconds: Mapping[str, float]
     reason: str | None = None
     """Why no native kernel was tried."""
@@ -96,9 +96,9 @@ def part_rows(draft: Draft) -> tuple[RegionRow, ...]:
     )
 
 
-def _layer_rows(part: LoweredRegion, plan: RegionPlan, times: Times) -> tuple[LayerRow, ...]:
+def _layer_rows(part: LoweredRegion, plan: RegionPlan, times: Times) -> tuple[DeployedLayer, ...]:
     return tuple(
-        LayerRow(
+        DeployedLayer(
             op.name,
             tuple(op.weight.shape),
             op.weight.count_nonzero().item() / max(1, op.weight.numel()),

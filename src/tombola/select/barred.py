@@ -98,7 +98,7 @@ def warn_of_barred(mask: Mask, barred: Mapping[str, int], drawn: Mapping[str, in
 
 
 def warn_of_ties(mask: Mask, ties: Mapping[str, int], what: str = "") -> None:
-    """A `TiedScoresWarning` if more than a tenth of the kept weights are `ties` to be kept for their place alone."""
+    """A `TiedScoresWarning` if more than a tenth of the kept weights are ties, kept for their position alone."""
     if sum(ties.values()) > TIED_SHARE * mask.kept:
         warnings.warn(
             f"{what}{sum(ties.values()):,} of the {mask.kept:,} kept weights have the same score as pruned ones, and "

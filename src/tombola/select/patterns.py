@@ -145,7 +145,7 @@ class NM:
         """`keep`, and how many of the kept have score -inf: drawn from a group's barred ones where it has no others.
 
         Raises:
-            TombolaError: there are such and `fill` is None; `where` says whose scores these are.
+            TombolaError: there are such and `fill` is None; `where` names the layer.
         """
         kept = self.keep(scores, candidates)
         barred = scores == -torch.inf if bars(scores) else None

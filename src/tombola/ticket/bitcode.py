@@ -54,7 +54,7 @@ def probability(ones: int, count: int) -> int:
     return q if 2 * ones <= count else 65536 - q
 
 
-class Writer:
+class BitWriter:
     """Appends to a stream; `data` is what was written so far."""
 
     def __init__(self) -> None:
@@ -100,7 +100,7 @@ class Writer:
             self.bits(hits)
 
 
-class Reader:
+class BitReader:
     """Reads what a Writer wrote, given the lengths. Any bytes give some result or a TicketError."""
 
     def __init__(self, data: bytes) -> None:

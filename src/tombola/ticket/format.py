@@ -3,7 +3,7 @@
 The one metadata key holds the checksum and the format; the header is deflated in the tensor "index".
 
 The checksum is the sha256 of the whole file with its own 64 hex digits set to "0", so that any changed byte shows. It
-gives integrity, not authenticity: whoever can write the file can also write a matching checksum. One metadata key
+gives integrity, not authenticity: anybody who can write the file can also write a matching checksum. One metadata key
 only, because safetensors does not order several. A ticket's identity is another hash, of its content: `codec.digest`.
 """
 

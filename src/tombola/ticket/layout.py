@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tombola.errors import TicketError
 from tombola.ticket import fields, masks
-from tombola.ticket.bitcode import ALPHABET, Reader, Writer, distinct
+from tombola.ticket.bitcode import ALPHABET, BitReader, BitWriter, distinct
 from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_bytes, show
 from tombola.ticket.ticket_data import TicketData
 
@@ -69,7 +69,7 @@ def _stream(values: Tensor) -> bytes | None:
     """int8 values as coded symbols; None where these are other values, too many different ones, or no smaller."""
     if values.dtype != torch.int8 or (alphabet := distinct(values.numpy())).size > ALPHABET:
         return None
-    writer = Writer()
+    writer = BitWriter()
     writer.symbols(values.numpy(), alphabet)
     stream = writer.data()
     return stream if len(stream) <= values.numel() else None
@@ -175,7 +175,7 @@ def _mask(name: str, coding: Any, stream: bytes, shape: tuple[int, ...]) -> Tens
 
 def _symbols(name: str, stream: bytes, kept: int) -> Tensor:
     try:
-        reader = Reader(stream)
+        reader = BitReader(stream)
         values = reader.symbols(kept)
         reader.end()
     except TicketError as error:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tombola.errors import TicketError
-from tombola.ticket.bitcode import ALPHABET, Bits, Reader, Writer
+from tombola.ticket.bitcode import ALPHABET, BitReader, Bits, BitWriter
 
 CODINGS = ("packed", "bernoulli", "channels", "columns")
-BLOCK = 1024  # weights per block at least, on average: no more blocks than that, whatever a file says
+BLOCK = 1024  # weights per block at least, on average: no more blocks than that in any file
 # Of a slice that keeps k, 2·sqrt(k) has a standard deviation of about 1 whatever k is (Poisson). In a class of width w
 # in sqrt(k) a slice loses w²/6 nats and its class costs log(1/w) nats plus a constant: the sum is least at sqrt(3).
 _WIDTH = 7  # in quarters
@@ -39,7 +39,7 @@ def decode(coding: str, data: bytes, shape: tuple[int, ...]) -> NDArray[np.bool_
     """The mask of `shape` coded in `data`; TicketError if the bytes hold none."""
     if coding == "packed":
         return _unpack(data, math.prod(shape)).reshape(shape)
-    reader = Reader(data)
+    reader = BitReader(data)
     view = _view(shape, coding)
     keep = reader.bits(math.prod(shape)) if coding == "bernoulli" else _read_blocks(reader, view)
     reader.end()
@@ -57,15 +57,15 @@ def _unpack(data: bytes, count: int) -> Bits:
 
 
 def _view(shape: tuple[int, ...], coding: str) -> tuple[int, int, int]:
-    """The three axes that have classes: outputs, inputs, and places in the kernel (or both as one in "columns")."""
+    """The three axes that have classes: outputs, inputs, and positions in the kernel (or both as one in "columns")."""
     outputs, inputs, *rest = (*shape, 1, 1)
     positions = math.prod(rest)
     return (outputs, inputs * positions, 1) if coding == "columns" else (outputs, inputs, positions)
 
 
 def _write(keep: NDArray[np.bool_], coding: str) -> bytes | None:
-    """The stream of a mask seen as (outputs, inputs, places); None where no axis has more than one class."""
-    writer = Writer()
+    """The stream of a mask seen as (outputs, inputs, positions); None where no axis has more than one class."""
+    writer = BitWriter()
     if coding == "bernoulli":
         writer.bits(keep.reshape(-1))
         return writer.data()
@@ -139,7 +139,7 @@ def _binned(counts: NDArray[np.int64], total: int, width: int) -> NDArray[np.int
     return np.unique(bins, return_inverse=True)[1].astype(np.int8)
 
 
-def _read_blocks(reader: Reader, view: tuple[int, int, int]) -> NDArray[np.bool_]:
+def _read_blocks(reader: BitReader, view: tuple[int, int, int]) -> NDArray[np.bool_]:
     classes = [reader.symbols(size) for size in view]
     for part in classes:
         if set(np.unique(part).tolist()) != set(range(int(part.max()) + 1)):

@@ -14,7 +14,7 @@ from tombola.ticket.tensors import hash_state, same_bits
 from tombola.ticket.ticket_data import TicketData
 
 
-class Masked(NamedTuple):
+class MaskedFields(NamedTuple):
     """The fields of a ticket that hold its masked layers; see `TicketData`."""
 
     representation: Representation
@@ -23,12 +23,14 @@ class Masked(NamedTuple):
     pruned_values: Mapping[str, Tensor]
 
 
-def masked(ticket: TicketData) -> Masked:
+def masked(ticket: TicketData) -> MaskedFields:
     """The masked layers as they are, to be read beside the origin."""
-    return Masked(ticket.representation, ticket.multiplier or {}, ticket.trained or {}, ticket.pruned_values or {})
+    return MaskedFields(
+        ticket.representation, ticket.multiplier or {}, ticket.trained or {}, ticket.pruned_values or {}
+    )
 
 
-def masked_alone(ticket: TicketData) -> Masked:
+def masked_alone(ticket: TicketData) -> MaskedFields:
     """The masked layers as they must be held where a stored origin is left out.
 
     Kept weights that were never trained become trained values, signs and one scale where all of a layer's have one
@@ -52,7 +54,7 @@ def masked_alone(ticket: TicketData) -> Masked:
         representation = Representation(kind, scales)
     if ticket.pruned_rule == "origin":
         pruned = {name: base[name][~keep] for name, keep in ticket.mask.items()} | dict(pruned)
-    return Masked(representation, multiplier, trained, pruned)
+    return MaskedFields(representation, multiplier, trained, pruned)
 
 
 def _latent(ticket: TicketData, name: str, weight: Tensor) -> tuple[Tensor, Tensor | None]:

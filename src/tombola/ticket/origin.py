@@ -55,7 +55,7 @@ class NetworkSpec:
                 raise TicketError(f"network {show(self.name)}: size {show(value)} is not a positive integer")
 
     def size(self) -> int | None:
-        """How many numbers its parameters and buffers hold, found without room for them; None where that is not known.
+        """How many numbers its parameters and buffers hold, without allocating them; None where that is unknown.
 
         That is so for networks that are not Tombola's own, and those that cannot be built.
         """
@@ -70,7 +70,7 @@ class NetworkSpec:
         return sum(int(tensor.numel()) for tensor in module.state_dict().values())
 
     def build(self, trusted: Sequence[str] = (), device: str = "cpu") -> nn.Module:
-        """A fresh module with whatever values its constructor gives, float32 on `device` where it does not say itself.
+        """A fresh module with its constructor's values, float32 on `device` unless it chooses others itself.
 
         Only Tombola's own networks are built freely; any other is imported only if its import path, and the
         module that defines it, lie under one of `trusted` (e.g. "torchvision.models."). With input_shape and

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tombola.mask import Mask
 from tombola.ticket.bitcode import histogram
-from tombola.ticket.omit import Masked, masked, masked_alone
+from tombola.ticket.omit import MaskedFields, masked, masked_alone
 from tombola.ticket.tensors import count_kept
 from tombola.ticket.ticket_data import TicketData
 
@@ -42,12 +42,12 @@ def bound_bytes(ticket: TicketData) -> float:
     return masked_bits(ticket.mask, masked(ticket)) / 8 + sum(tensor.nbytes for tensor in others)
 
 
-def masked_bits(mask: Mask, layers: Masked) -> float:
+def masked_bits(mask: Mask, layers: MaskedFields) -> float:
     """What `layers` hold, in bits, the masks included."""
     return math.fsum(_bits_of(name, keep, layers) for name, keep in mask.items())
 
 
-def _bits_of(name: str, keep: Tensor, layers: Masked) -> float:
+def _bits_of(name: str, keep: Tensor, layers: MaskedFields) -> float:
     bits = keep.numel() * entropy(count_kept(keep), keep.numel())
     trained, factor = layers.trained.get(name), layers.multiplier.get(name)
     plain = [layers.pruned_values.get(name), layers.representation.scales.get(name)]

@@ -75,7 +75,7 @@ def file_summary(ticket: TicketData) -> FileSummary:
 def parameters(provenance: Mapping[str, Any], total: int) -> dict[str, int | None]:
     """What the density is a fraction of: `prunable` weights under the mask, `total` parameters of the whole network.
 
-    The latter as the provenance says; None where it does not.
+    The latter from the provenance; None where it is not recorded.
     """
     total_parameters = provenance.get("parameters")
     known = type(total_parameters) is int and total_parameters >= total
@@ -83,13 +83,13 @@ def parameters(provenance: Mapping[str, Any], total: int) -> dict[str, int | Non
 
 
 def recipe(provenance: Mapping[str, Any]) -> dict[str, Any] | None:
-    """How the network was trained, as the provenance says; None where it does not."""
+    """How the network was trained, from the provenance; None where it is not recorded."""
     recorded = provenance.get("recipe")
     return dict(recorded) if isinstance(recorded, Mapping) else None
 
 
 def barred_kept(provenance: Mapping[str, Any], kept: int) -> int:
-    """How many of the kept weights the criterion bars (kept since it left too few others), as the provenance says."""
+    """How many of the kept weights the criterion bars (kept since it left too few others), from the provenance."""
     recorded = provenance.get("barred_kept")
     counts = recorded.values() if isinstance(recorded, Mapping) else ()
     return min(sum(count for count in counts if type(count) is int and count > 0), kept)

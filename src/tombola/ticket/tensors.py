@@ -52,7 +52,7 @@ def own(tensor: object, name: str) -> Tensor:
     if tensor.layout is not torch.strided or tensor.is_meta or tensor.dtype not in DTYPES:
         raise TicketError(
             f"{show(name)} is {tensor.dtype}, {tensor.layout}, on {tensor.device}; "
-            "a ticket holds dense tensors of ordinary dtypes with memory behind them"
+            "a ticket holds dense tensors of ordinary dtypes, with memory"
         )
     copy = tensor.detach().to("cpu").resolve_conj().resolve_neg()
     return copy.clone(memory_format=torch.contiguous_format)

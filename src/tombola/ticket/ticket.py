@@ -267,12 +267,12 @@ class Ticket(TicketData):
 
     @property
     def barred_kept(self) -> int:
-        """How many of the kept weights the criterion bars (too few others were left), as the provenance says."""
+        """How many of the kept weights the criterion bars (too few others were left), from the provenance."""
         return overview.barred_kept(self.provenance, self.mask.kept)
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """How the ticket's network was trained, as its provenance says; None where it does not."""
+        """How the ticket's network was trained, from its provenance; None where it is not recorded."""
         return overview.recipe(self.provenance)
 
     def layers(self) -> list[LayerRow]:

@@ -15,7 +15,7 @@ from tombola.names import check_known
 from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, is_binary, signs_and_scale
 from tombola.runtime.binary.layer import ConvWindow, Maps, pack_weights
-from tombola.runtime.binary.modules import PackedLayer, PackSigns, Threshold
+from tombola.runtime.binary.modules import BitThreshold, PackedLayer, PackSigns
 from tombola.runtime.shapes import propagate
 from tombola.runtime.timing import measure
 
@@ -136,7 +136,7 @@ def _maps(shape: Sequence[int], border: tuple[int, int] = (0, 0)) -> Maps:
 # ---- packing one layer -----------------------------------------------------------------------------------------------
 
 
-def _packed(layer: _Layer, maps: Maps, after: Threshold | None, threads: int) -> PackedLayer:
+def _packed(layer: _Layer, maps: Maps, after: BitThreshold | None, threads: int) -> PackedLayer:
     module = layer.module
     _, scale = signs_and_scale(module.weight.detach())
     weight = module.weight.detach()
@@ -213,7 +213,7 @@ def _pooling(module: nn.MaxPool2d) -> ConvWindow | None:
 
 def threshold(
     layer: nn.Linear | nn.Conv2d, maps: Maps, pool: ConvWindow | None = None, norm: nn.Module | None = None
-) -> Threshold | None:
+) -> BitThreshold | None:
     """What follows a layer as a threshold on its integer sums; None unless the bit of each channel is monotone in them.
 
     Scale, bias, norm and sign are themselves run on every sum that can occur. `maps`: of the result.
@@ -242,7 +242,7 @@ def threshold(
     thresholds[: len(weight)] = turn.to(torch.int64).clamp(_ALWAYS, _NEVER).numpy().astype(np.int32)
     flips = np.zeros(rows, np.bool_)
     flips[: len(weight)] = (~rising).numpy()
-    return Threshold(pool, thresholds, np.packbits(flips, bitorder="little"), maps)
+    return BitThreshold(pool, thresholds, np.packbits(flips, bitorder="little"), maps)
 
 
 # ---- rewriting -------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class _Rewriting:
             )
         return self._bits[signs]
 
-    def _fold(self, layer: _Layer, tail: _Tail) -> Threshold | None:
+    def _fold(self, layer: _Layer, tail: _Tail) -> BitThreshold | None:
         """The tail as a threshold, if only packed layers read its signs and every channel has one."""
         readers = list(self._readers(tail.signs))
         direct = {layer.node for layer in readers} | {layer.node.args[0] for layer in readers}

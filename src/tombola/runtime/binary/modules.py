@@ -16,14 +16,14 @@ from tombola.errors import TombolaError
 from tombola.machine.locks import Lock
 from tombola.machine.memory import address, checked, given, made
 from tombola.runtime.binary.layer import Bits, ConvWindow, Maps, Packing, Sums, Weights
+from tombola.runtime.kernel_module import KernelModule
 from tombola.runtime.program import Program
-from tombola.runtime.ready import Ready
 
 _CACHED = 4  # batch sizes whose tables are kept
 _SHARED = 2**19  # values; fewer are packed in about the time that waking a thread takes
 
 
-class _Native(Ready):
+class _PackedModule(KernelModule):
     """Prepared for each batch size; one call runs at a time."""
 
     def __init__(self, threads: int) -> None:
@@ -44,14 +44,14 @@ class _Native(Ready):
         self._prepared.move_to_end(batch)
         return self._prepared[batch]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Native:
+    def __deepcopy__(self, memo: dict[int, Any]) -> _PackedModule:
         return self  # nothing in it changes but tables, and these under the lock
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
 
 
-class PackSigns(_Native):
+class PackSigns(_PackedModule):
     """Float32 (N, C, H, W) or (N, F) → packed signs, int64 (N, rows, columns, words) as `Maps` says."""
 
     def __init__(self, maps: Maps, threads: int) -> None:
@@ -88,7 +88,7 @@ class PackSigns(_Native):
 
 
 @dataclass(frozen=True, eq=False)
-class Threshold:
+class BitThreshold:
     """What follows a layer up to the next signs, folded: pooling, and bit = (sum >= threshold) ^ flip per channel.
 
     `thresholds`: int32, `flips`: uint8 bits, for channels up to a multiple of 8. `maps`: of the result.
@@ -100,7 +100,7 @@ class Threshold:
     maps: Maps
 
 
-class PackedLayer(_Native):
+class PackedLayer(_PackedModule):
     """A binary convolution or linear layer on packed signs → its float32 output, or, with a threshold, packed signs.
 
     The floats are those of `BinaryConv2d` and `BinaryLinear`, to the bit: the exact sum times the scale, plus the bias.
@@ -114,7 +114,7 @@ class PackedLayer(_Native):
         *,
         out: int,
         flat: bool,
-        after: Threshold | None,
+        after: BitThreshold | None,
         threads: int,
     ) -> None:
         super().__init__(threads)

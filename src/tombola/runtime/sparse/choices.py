@@ -43,7 +43,7 @@ class Choice:
 
     @property
     def flat(self) -> bool:
-        """Whether vectors hold neighbouring places instead of images."""
+        """Whether vectors hold neighbouring positions instead of images."""
         return len(self.tile) == 1
 
     def __str__(self) -> str:

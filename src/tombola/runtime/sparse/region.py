@@ -18,7 +18,7 @@ from tombola.runtime.sparse.assemble import assemble
 from tombola.runtime.sparse.choices import Choice, Split, parse_choices, supports
 from tombola.runtime.sparse.driver import ChunkDriver
 from tombola.runtime.sparse.geometry import vectors_of
-from tombola.runtime.sparse.steps import Maker, Words
+from tombola.runtime.sparse.steps import CallWords, Maker
 from tombola.runtime.sparse.template import Arena, Template
 
 
@@ -112,7 +112,7 @@ class NativeRegion:
 
 def make(
     region: Region, split: Split, choices: dict[str, Choice], threads: int
-) -> tuple[list[Template], list[Arena], Words, dict[str, tuple[int, ...]]]:
+) -> tuple[list[Template], list[Arena], CallWords, dict[str, tuple[int, ...]]]:
     """(steps, arenas, words of a call, shapes of the outputs' images)."""
     if threads < 1:
         raise TombolaError(f"threads is {threads}; give 1 or more")

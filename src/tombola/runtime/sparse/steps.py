@@ -21,7 +21,7 @@ from tombola.runtime.sparse.template import ArenaAddress, Arg, Chunk, Template
 
 
 @dataclass(frozen=True, eq=False)
-class Words:
+class CallWords:
     """Words that a call fills in: the number of images, and the addresses of its input and output tensors."""
 
     batch: NDArray[np.int64]
@@ -56,7 +56,7 @@ class Maker:
     ) -> None:
         self._assembly, self._choices = assembly, choices
         self._images, self._shares = images, shares
-        self.words = Words(
+        self.words = CallWords(
             np.zeros(1, np.int64),
             {name: np.zeros(1, np.int64) for name in region.inputs},
             {name: np.zeros(1, np.int64) for name in region.outputs},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 
-class Ready(nn.Module):
+class KernelModule(nn.Module):
     """Inference only. Lowering leaves it as it is; `nbytes` are the bytes that its weights take."""
 
     @property
