@@ -39,7 +39,14 @@ from tombola.search.request import Request
 from tombola.study import compare, cross_training, curve
 from tombola.study.arms import random_mask
 from tombola.study.cross_training import MASKS, compare_files, run_overlap
-from tombola.study.mask_overlap import compare_tickets, over_replicates
+from tombola.study.mask_overlap import (
+    Overlap,
+    compare_tickets,
+    kept_weights,
+    over_replicates,
+    overlap_within,
+    strata_by_input,
+)
 from tombola.study.setting import Arm
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.tensors import hash_state
@@ -478,6 +485,41 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
     }
     monkeypatch.setattr(cross_training, "run_trial", None)
     assert crossed().test(workspace(data, tmp_path), test) == result  # found again
+
+
+def test_the_weights_of_a_vector_read_one_input() -> None:
+    first, second = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    strata = strata_by_input(torch.ones(4))
+    assert (strata.dtype, strata.tolist()) == (torch.int64, [0, 0, 0, 0])
+    assert overlap_within(first, second, strata) == Overlap.of(4, 2, 2, 1)
+
+
+def test_a_weight_of_0_is_not_positive() -> None:
+    keep = torch.tensor([True, True, True, False])
+    assert kept_weights(keep, torch.tensor([0.0, 2.0, -1.0, 0.0])).positive == pytest.approx(1 / 3)
+    assert kept_weights(keep, torch.tensor([0.0, 2.0, -1.0, 0.0])).positive_by_chance == 0.25
+
+
+def test_numbers_of_several_replicates_become_figures_where_they_stand() -> None:
+    def found(*numbers: float, same_origin: bool = True) -> dict[str, Any]:
+        row = {"name": "fc", "total": 9, "ratio": numbers[0], "first": {"kept": numbers[1]}}
+        whole = {"name": "all layers", "total": 9, "ratio": numbers[2], "first": {"kept": numbers[3]}}
+        return {"layers": [row], "whole": whole, "same_origin": same_origin}
+
+    joined = over_replicates([found(1, 2, 3, 4), found(5, 6, 7, 8), found(9, 10, 11, 12)])
+    assert joined == {
+        "layers": [
+            {"name": "fc", "total": 9, "ratio": figure([1, 5, 9]), "first": {"kept": figure([2, 6, 10])}},
+        ],
+        "whole": {
+            "name": "all layers",
+            "total": 9,
+            "ratio": figure([3, 7, 11]),
+            "first": {"kept": figure([4, 8, 12])},
+        },
+        "same_origin": True,
+    }
+    assert not over_replicates([found(1, 2, 3, 4), found(1, 2, 3, 4, same_origin=False)])["same_origin"]
 
 
 def test_two_files_are_compared_by_the_limits_and_the_trust_that_are_given(tmp_path: Path) -> None:
