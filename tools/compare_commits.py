@@ -80,14 +80,21 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
         yield path.lstrip("/"), json.dumps(value)
 
 
+def change(old: str, new: str | None) -> str:
+    """Both texts from shortly before where they begin to differ."""
+    if new is None:
+        return f"{old[:70]} -> gone"
+    same = next(
+        (i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), min(len(old), len(new))
+    )
+    begin = max(same - 20, 0) if same > 50 else 0
+    return f"{old[begin : begin + 70]} -> {new[begin : begin + 70]}"
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> tuple[list[str], list[str]]:
     """Of one search: what differs or is gone, and what was added."""
     before, after = dict(leaves(old)), dict(leaves(new))
-    differ = [
-        f"{path}: {text[:70]} -> {after[path][:70] if path in after else 'gone'}"
-        for path, text in before.items()
-        if after.get(path) != text
-    ]
+    differ = [f"{path}: {change(text, after.get(path))}" for path, text in before.items() if after.get(path) != text]
     added = sorted({re.sub(r"\[\d+\]", "[]", path) for path in after.keys() - before.keys()})
     return differ, added
 
