@@ -90,7 +90,7 @@ def _check_runs(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
 def write_shapes(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
     """Write shapes and dtypes into the nodes, by running the network once in eval mode."""
     with in_eval(network), torch.no_grad():
-        ShapeProp(network).propagate(*(x.clone() for x in example))  # type: ignore[no-untyped-call]
+        ShapeProp(network).propagate(*(x.clone() for x in example))  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:

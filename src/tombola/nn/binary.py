@@ -34,7 +34,7 @@ class BinaryActivation(nn.Module):
 
 def binary_sign(x: Tensor) -> Tensor:
     """What `BinaryActivation` computes, as a function."""
-    out: Tensor = _BinarySign.apply(x)  # type: ignore[no-untyped-call]
+    out: Tensor = _BinarySign.apply(x)  # type: ignore[no-untyped-call, unused-ignore]
     return out
 
 
@@ -76,7 +76,7 @@ def signs_and_scale(weight: Tensor) -> tuple[Tensor, Tensor]:
     alpha is a constant to autograd. Through the signs the gradient of the weight is that of the plain layer,
     dL/d(sign)/alpha. A row without weights has alpha 1, so that its gradient is the plain layer's too.
     """
-    signs, alpha = _SignsAndScale.apply(weight)  # type: ignore[no-untyped-call]
+    signs, alpha = _SignsAndScale.apply(weight)  # type: ignore[no-untyped-call, unused-ignore]
     return signs, alpha
 
 

@@ -47,7 +47,7 @@ def channels_last(work: Workload) -> Run:
     """torch with weights and images in channels-last layout."""
     if not any(x.dim() == 4 for x in work.inputs):
         raise Missing("no images")
-    model = copy.deepcopy(work.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = copy.deepcopy(work.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     inputs = [x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x for x in work.inputs]
     return lambda: model(*inputs)
 

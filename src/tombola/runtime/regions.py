@@ -35,7 +35,7 @@ class TorchModule(nn.Module):
 
     def __init__(self, network: fx.GraphModule, *, channels_last: bool) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last) if channels_last else network  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last) if channels_last else network  # type: ignore[call-overload, unused-ignore]
         self._channels_last = channels_last
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:

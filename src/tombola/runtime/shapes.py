@@ -22,7 +22,7 @@ def propagate(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
             return result
 
     with torch.no_grad():
-        Devices(network).propagate(*example)  # type: ignore[no-untyped-call]
+        Devices(network).propagate(*example)  # type: ignore[no-untyped-call, unused-ignore]
 
 
 def without_batch(network: fx.GraphModule, example: Sequence[Tensor]) -> set[fx.Node]:

@@ -206,7 +206,7 @@ def _score(
     assert setup.splits.test is not None
     model = ticket.build("final", model=subject.architecture, trusted=subject.trusted).to(setup.fabric.device)
     if layout(model, setup.recipe):
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     if seed is not None:
         _renew_norm_statistics(model, setup, seed)
     return setup.scorer(model, setup.splits.test)()

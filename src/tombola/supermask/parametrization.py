@@ -80,7 +80,7 @@ class Supermask(nn.Module):
         """The effective weight, in the weight's shape and dtype."""
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._look()
-        out: Tensor = _Effective.apply(  # type: ignore[no-untyped-call]
+        out: Tensor = _Effective.apply(  # type: ignore[no-untyped-call, unused-ignore]
             weight, self.scores, self.mask, self.scale, self.rule, self.weights, self.represent, self.fused
         )
         return out

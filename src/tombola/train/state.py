@@ -43,7 +43,7 @@ class Loop:
         channels_last = layout(model, recipe)
         self.model = model.to(self.device)
         if channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         build = optimizer or (lambda module, given: build_optimizer(trainable(module), given))
         self.optimizer = build(self.model, recipe)
         self.training_loss = training_loss(splits, recipe)
