@@ -437,3 +437,8 @@ def test_a_folder_that_cannot_be_is_met_before_the_data_are_read(
     model = network()
     with pytest.raises(TombolaError, match="file"):
         run(trained(model), model, out=tmp_path / "file")
+
+
+def test_runs_of_one_evaluation_have_no_time_between_two() -> None:
+    lone = {arm: [replace(trial(arm, 0), history=trial(arm, 0).history[:1])] for arm in ARMS}
+    assert {arm.evaluated_every for arm in module.figures(lone).values()} == {0}
