@@ -13,7 +13,9 @@ from tombola.models.spec import ModelSpec
 from tombola.search.find import search
 from tombola.search.request import make_request
 from tombola.ticket.ticket import Ticket
+from tombola.train.hooks import Hook
 from tombola.train.recipe import Recipe
+from tombola.train.state import Loop
 
 RECIPE = Recipe(length="8it", batch_size=8, lr=0.1, momentum=0.9, weight_decay=1e-2, eval_every="4it")
 SMALL = ModelSpec("mlp", {"hidden": [12, 8]})
@@ -32,6 +34,21 @@ def network() -> nn.Sequential:
     return nn.Sequential(
         conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2)
     )
+
+
+class Killed(Exception):
+    """What a kill looks like from within."""
+
+
+class KillAt(Hook):
+    """Raises before a step; the last checkpoint is that of the last multiple of 16."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def before_step(self, loop: Loop) -> None:
+        if loop.step == self.step:
+            raise Killed
 
 
 def levels_of(method: Any, model: Any = None, recipe: Recipe = RECIPE, **more: Any) -> list[Any]:

@@ -30,7 +30,7 @@ def test_fields_of_a_method_have_their_types(given, message):
         tb.IterativePruning(**given)
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("signed-supermask", "multicoat")])
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_refuses_text_for_a_number_and_a_number_for_text(name):
     from dataclasses import fields
 

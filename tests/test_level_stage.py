@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 import tombola as tb
+from supermask_searches import KillAt, Killed
 from supermask_searches import splits as data
-from test_supermask_resume import KillAt, Killed
 from tombola.errors import TombolaError
 from tombola.levels import stage
 from tombola.levels.search import Level, Search

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from multi_prize_models import RECIPE, levels, network, splits
+from multi_prize_models import RECIPE, levels, splits
 from tombola.data.splits import make_splits
 from tombola.errors import TicketError, TombolaError
 from tombola.levels.learn import attached, make_ticket
@@ -24,9 +24,8 @@ from tombola.methods.multi_prize import MultiPrize
 from tombola.models.spec import ModelSpec
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
 from tombola.rng.seeds import derive
-from tombola.search.find import find, run_find
+from tombola.search.find import find
 from tombola.search.origin import start_from
-from tombola.search.request import make_request
 from tombola.study.arms import ARMS, VerificationSetup
 from tombola.study.verify import verify
 from tombola.supermask import refresh
@@ -35,10 +34,8 @@ from tombola.ticket.export import export_state
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import Ticket
-from tombola.train.hooks import Hook
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.state import Loop
 
 OWN = {
     "lenet-300-100": {"width": 0.1},
@@ -466,53 +463,3 @@ def test_controls_as_they_stand_have_an_alpha_of_their_own(per_channel: bool) ->
             sums, counts = (part.sum(-1) for part in rows)
             alpha = sums / counts.clamp(min=1)
             torch.testing.assert_close(built[name].abs().amax(-1) if per_channel else built[name].abs().max(), alpha)
-
-
-# -- resume
-
-
-class Killed(Exception):
-    """What a kill looks like from within."""
-
-
-class KillAt(Hook):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def before_step(self, loop: Loop) -> None:
-        if loop.step == self.step:
-            raise Killed
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        Joint(density=0.4, weights="binary", activations="binary", score_lr=0.3),
-        MultiPrize(density=0.1, activations="binary", scope="global", anneal="20it", norms="trained", per_channel=True),
-        MultiPrize(density=0.3, activations="binary", norms="tuned", tune="20it"),
-        BinaryWeights(activations="binary"),
-    ],
-    ids=named,
-)
-def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
-    method: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tombola.levels import learn as mask_loop
-
-    recipe = Recipe(length="22it", batch_size=8, lr=0.3, momentum=0.9, eval_every="6it")
-    options = Options(checkpoint_seconds=0, progress=False)
-    request = make_request(network(), splits(), method, recipe=recipe, options=options)
-    whole, real = run_find(request, tmp_path / "whole"), mask_loop.train_trial
-
-    def killed(*args: Any, hooks: Any = (), **more: Any) -> Any:
-        last = more["label"] == "norms" or getattr(method, "norms", "") != "tuned"
-        return real(*args, hooks=(*hooks, KillAt(19)) if last else hooks, **more)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(mask_loop, "train_trial", killed)
-        with pytest.raises(Killed):
-            run_find(request, tmp_path / "cut")
-    assert list(tmp_path.rglob("cut/**/checkpoint.pt"))
-    cut = run_find(request, tmp_path / "cut")
-    assert Path(cut.ticket).read_bytes() == Path(whole.ticket).read_bytes()
-    assert cut.test_accuracy == whole.test_accuracy

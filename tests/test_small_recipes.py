@@ -11,13 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tombola.cli.options import field_help
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.errors import TombolaError
 from tombola.levels.hooks import FreezeOut, Redraw, Refresh
 from tombola.levels.search import Level, Search
-from tombola.methods import METHODS
 from tombola.methods.edge_popup import EdgePopup
 from tombola.methods.gem_miner import GemMiner
 from tombola.methods.iterand import IteRand, fresh_weights
@@ -86,38 +84,6 @@ def accuracy(model: nn.Module) -> float:
 def effective(ticket: Ticket) -> Mapping[str, Tensor]:
     state = ticket.build("final").state_dict()
     return {name: state[name] for name in ticket.mask}
-
-
-# ---- all of them -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["iterand", "gem-miner", "signed-supermask", "multicoat"])
-def test_registered_with_help_for_every_option(name: str) -> None:
-    assert all(field_help(METHODS[name]).values())
-
-
-@pytest.mark.parametrize(
-    "method",
-    [
-        IteRand(every="5it", density=0.3),
-        GemMiner(density=0.2, freeze_every="6it"),
-        GemMiner(density=0.2, freeze_every="6it", exact=False),
-        SignedSupermask(threshold=0.05),
-        Multicoat(densities=(0.5, 0.2)),
-        EdgePopup(pattern="2:4"),
-        Joint(pattern="2:4", weight_gradient="sr-ste"),
-    ],
-    ids=lambda method: method.name,
-)
-def test_ticket_builds_what_was_trained_and_survives_its_file(method: Any) -> None:
-    level = searched(method)[-1]
-    assert level.result.test_accuracy == accuracy(level.ticket.build("final"))
-    again = Ticket.from_bytes(level.ticket.to_bytes())
-    assert again == level.ticket
-    for name, weight in effective(again).items():
-        assert torch.equal(weight != 0, level.ticket.mask[name])
-    assert searched(method)[-1].ticket == level.ticket
-    assert searched(method, seed=1)[-1].ticket.mask != level.ticket.mask
 
 
 # ---- IteRand -----------------------------------------------------------------------------------------------

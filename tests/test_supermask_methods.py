@@ -20,9 +20,8 @@ from tombola.methods.edge_popup import EdgePopup
 from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
 from tombola.models.spec import ModelSpec
-from tombola.search.find import find, run_find
+from tombola.search.find import run_find
 from tombola.search.request import make_request
-from tombola.study.verify import verify
 from tombola.supermask import rules
 from tombola.supermask.layers import layers, plain_state
 from tombola.supermask.masks import read
@@ -336,14 +335,3 @@ def test_a_mask_without_a_path_is_refused_when_it_is_found() -> None:
     with pytest.raises(TombolaError, match="no path leads") as caught:
         levels_of(LearnedMask(rule="threshold", mask_decay=1e4))
     assert "\n" not in str(caught.value)
-
-
-# -- verified
-
-
-@pytest.mark.parametrize("method", [EdgePopup(density=0.5), LearnedMask(weights="signed_constant")], ids=str)
-def test_an_untrained_ticket_can_be_verified(method: Any) -> None:
-    ticket = find(SMALL, splits(), method, recipe=RECIPE)
-    found = verify(ticket, splits(), replicates=3, recipe=RECIPE)
-    assert set(found.arms) == {"ticket", "dense", "random", "reinit"}
-    assert found.sentence

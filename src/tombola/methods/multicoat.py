@@ -53,6 +53,11 @@ class Multicoat(SupermaskMethod):
         object.__setattr__(self, "densities", densities)
         super().__post_init__()
 
+    @property
+    def density(self) -> float:
+        """That of the widest coat."""
+        return max(self.densities)
+
     def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
         """A weight is multiplied by how many coats keep it, each the largest |s| at a density of its own."""
         coats = sum((largest(s, density) for density in self.densities), s.new_zeros(s.shape))
@@ -64,7 +69,7 @@ class Multicoat(SupermaskMethod):
 
     def init_args(self) -> Mapping[str, Any]:
         """What the initialisation is given."""
-        return {"scale_fan": max(self.densities)} if self.scale_fan else {}
+        return {"scale_fan": self.density} if self.scale_fan else {}
 
     def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""

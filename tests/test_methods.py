@@ -1,0 +1,195 @@
+"""One list of all methods, and what every method must do: a new one adds a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import tombola as tb
+from supermask_searches import KillAt, Killed, network, splits
+from tombola.cli.options import field_help
+from tombola.methods import METHODS, method_class
+from tombola.methods.base import Method
+from tombola.plain import as_plain
+from tombola.results.search import SearchResult
+from tombola.results.trial import LevelResult
+from tombola.search.find import run_find
+from tombola.search.request import make_request
+from tombola.train import trial
+from tombola.train.evaluate import evaluate
+from tombola.train.feeds import evaluation_feed
+from tombola.train.options import Options
+from tombola.train.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("imp", {"density": 0.3, "rounds": 2}),
+    ("imp", {"density": 0.4, "rounds": 1, "scope": "global", "rewind": "3it", "criterion": "snip"}),
+    ("imp", {"pattern": "2:4", "rewind": "lr"}),
+    ("edge-popup", {"density": 0.3, "scope": "global", "train_norms": True}),
+    ("edge-popup", {"density": 0.1, "anneal": "6it"}),
+    ("edge-popup", {"pattern": "2:4"}),
+    ("iterand", {"density": 0.3, "every": "3it", "probability": 0.5}),
+    ("multicoat", {"densities": [0.5, 0.2]}),
+    ("gem-miner", {"density": 0.2, "freeze_every": "3it", "finetune": "18it"}),
+    ("signed-supermask", {"threshold": 0.05}),
+    ("learned-mask", {"rescale": True}),
+    ("learned-mask", {"rule": "threshold", "logit": 0.002, "finetune": "18it", "finetune_lr": 0.05}),
+    ("learned-mask", {"weights": "signed_constant"}),
+    ("joint", {"density": 0.4, "weights_first": "2it", "freeze_scores": 0.3, "score_lr": 0.3}),
+    ("joint", {"density": 0.4, "scores_first": "3it", "weight_gradient": "sr-ste"}),
+    ("joint", {"density": 0.4, "weights": "binary", "activations": "binary"}),
+    ("multi-prize", {"density": 0.3, "norms": "tuned", "tune": "18it"}),
+    ("multi-prize", {"density": 0.3, "scope": "global", "activations": "binary", "norms": "trained"}),
+    ("dense", {}),
+    ("binary-weights", {"per_channel": True}),
+    ("examples.snip.Snip", {"density": 0.3, "batches": 2}),
+    ("examples.taylor.Taylor", {"density": 0.4, "batches": 1}),
+]
+RECIPE = Recipe(length="18it", batch_size=8, lr=0.05, momentum=0.9, eval_every="6it")
+OPTIONS = Options(checkpoint_seconds=0, progress=False)
+
+each = pytest.mark.parametrize(("name", "options"), CASES, ids=[f"{name} {options}" for name, options in CASES])
+
+
+@pytest.fixture(autouse=True)
+def examples_can_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path, str(ROOT)])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    yield tmp_path_factory.mktemp("runs")
+    whole.cache_clear()
+
+
+def made(name: str, options: dict[str, Any]) -> Method:
+    return method_class(name)(**options)
+
+
+def run(method: Method, out: Path) -> SearchResult:
+    return run_find(make_request(network(), splits(), method, recipe=RECIPE, options=OPTIONS), out)
+
+
+@cache
+def whole(method: Method, out: Path) -> SearchResult:
+    """The run of a method, made once for all tests."""
+    return run(method, out)
+
+
+def test_every_method_has_a_line() -> None:
+    assert set(METHODS) <= {name for name, _ in CASES}
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _ in CASES}))
+def test_every_option_has_its_help(name: str) -> None:
+    kind = method_class(name)
+    assert kind.__doc__
+    assert all(field_help(kind).values())
+
+
+@each
+def test_options_come_back_from_plain_values(name: str, options: dict[str, Any]) -> None:
+    method = made(name, options)
+    assert type(method)(**json.loads(json.dumps(as_plain(method)))) == method
+    assert hash(method) == hash(made(name, options))
+
+
+@each
+def test_its_density_is_exact(name: str, options: dict[str, Any], runs: Path) -> None:
+    method = made(name, options)
+    mask = tb.Ticket.load(whole(method, runs).ticket).mask
+    if options.get("pattern") == "2:4":
+        assert mask.counts() == {name: (two_of_four(keep), keep.numel()) for name, keep in mask.items()}
+    elif method.density is not None and (method.scope == "global" or name in WHOLE):
+        assert mask.kept == round(method.density * mask.total)
+    elif method.density is not None:
+        assert all(kept == round(method.density * total) for kept, total in mask.counts().values())
+    else:
+        assert (0 < mask.kept < mask.total) == (name not in ("dense", "binary-weights"))
+
+
+WHOLE = ("imp", "examples.snip.Snip", "examples.taylor.Taylor")
+"""Methods whose density holds over the network whatever the scope."""
+
+
+def two_of_four(keep: Tensor) -> int:
+    """Of every four inputs two, of what is left over at the end half."""
+    rows, inputs = keep.flatten(1).shape
+    return rows * (inputs // 4 * 2 + round(inputs % 4 / 2))
+
+
+@each
+def test_its_levels_are_typed_and_nested_in_the_network(name: str, options: dict[str, Any], runs: Path) -> None:
+    result = whole(made(name, options), runs)
+    levels = result.replicates[0].levels
+    assert levels
+    assert all(isinstance(level, LevelResult) for level in levels)
+    assert [level.level for level in levels] == list(range(levels[0].level, levels[0].level + len(levels)))
+    assert result.method == name
+    assert result.density == levels[-1].density
+
+
+@each
+def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
+    name: str, options: dict[str, Any], runs: Path
+) -> None:
+    method = made(name, options)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    ticket = tb.find(network_of(), splits(), method, recipe=RECIPE)
+    assert ticket.to_bytes() == Path(whole(method, runs).ticket).read_bytes()
+    other = tb.find(network_of(), splits(), method, recipe=RECIPE, seed=1)
+    assert other != ticket
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def network_of() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        return network()
+
+
+@each
+def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
+    name: str, options: dict[str, Any], runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = made(name, options)
+    expected, real, trainings = whole(method, runs), trial.train, [0]
+
+    def train(*args: Any, hooks: Any = (), **more: Any) -> Any:
+        trainings[0] += 1
+        last = trainings[0] == len(expected.replicates[0].levels)
+        return real(*args, hooks=(*hooks, KillAt(17)) if last else hooks, **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "train", train)
+        with pytest.raises(Killed):
+            run(method, tmp_path)
+    assert list(tmp_path.rglob("checkpoint.pt"))
+    resumed = run(method, tmp_path)
+    assert Path(resumed.ticket).read_bytes() == Path(expected.ticket).read_bytes()
+    ours, theirs = ([level.replace(seconds=0) for level in r.replicates[0].levels] for r in (resumed, expected))
+    assert ours == theirs
+    assert run(method, tmp_path).reused
+
+
+@each
+def test_its_ticket_builds_what_was_tested_and_is_verified(name: str, options: dict[str, Any], runs: Path) -> None:
+    result = whole(made(name, options), runs)
+    ticket = tb.Ticket.load(result.ticket)
+    model, data = ticket.build(model=network()), splits()
+    feed = evaluation_feed(data, data.test, torch.device("cpu"), False)
+    assert evaluate(model, feed, data.task).metric == result.test_accuracy
+    for name_of, keep in ticket.mask.items():
+        assert torch.equal(model.state_dict()[name_of] * keep, model.state_dict()[name_of])
+    found = tb.verify(ticket, data, model=network(), replicates=1, recipe=RECIPE, options=OPTIONS)
+    assert set(found.arms) == {"ticket", "dense", "random", "reinit"} or ticket.density == 1
