@@ -354,3 +354,30 @@ def test_what_is_drawn_does_not_depend_on_torchs_defaults() -> None:
     for name, value in want.items():
         assert have[name].dtype == value.dtype
         assert torch.equal(have[name], value), name
+
+
+def test_what_is_made_permanent_is_the_likeliest_mask_of_the_present_scores() -> None:
+    model = network()
+    attach(model, Bernoulli(), scores="kaiming_normal", seed=6)
+    before = {layer.name: layer.weight.detach().clone() for layer in layers(model)}
+    likeliest = {name: scores.detach() > 0 for name, scores in scores_of(model).items()}
+    assert any(not torch.equal(kept, likeliest[name]) for name, kept in read(model).items())
+    mask = tb.make_permanent(model)
+    for name, kept in likeliest.items():
+        assert torch.equal(mask[name], kept)
+        assert torch.equal(model.state_dict()[name], before[name] * kept)
+    moving = fresh()
+    trained(moving)
+    moved(moving)
+    with pytest.warns(StaleMaskWarning, match="the mask made permanent is that of the present scores"):
+        tb.make_permanent(moving)
+
+
+def test_a_copy_is_taken_apart_by_itself() -> None:
+    model = fresh()
+    twin = copy.deepcopy(model)
+    tb.detach(twin)
+    assert not any(True for _ in layers(twin))
+    assert len(list(layers(model))) == 2
+    assert [name for name, _ in twin.named_parameters()] == [name for name, _ in network().named_parameters()]
+    assert model(torch.ones(2, 6)).shape == (2, 4)
