@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ import methods  # noqa: E402
 import packages  # noqa: E402
 from pages import Claim, Table, loose_numbers, with_claim, with_tables  # noqa: E402
 from tombola.methods import METHODS  # noqa: E402
+from tombola.results.codec import typed  # noqa: E402
 
 
 def test_pages_and_figures_agree_with_the_results() -> None:
@@ -120,6 +123,12 @@ def test_a_figure_of_other_results_is_found(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / one.file).write_text(f"<svg/><!-- results: {figures.digest(one)} -->", encoding="utf-8")
     (tmp_path / "more.svg").write_text("<svg/>", encoding="utf-8")
     assert [str(fault) for fault in figures.faults()] == ["docs/figures/more.svg: is drawn by nothing"]
+
+
+@pytest.mark.parametrize("result", [figures.lenet, figures.masks, figures.wrn])
+def test_results_are_drawn_from_the_records_that_a_run_writes(result: Callable[[], Any], tmp_path: Path) -> None:
+    made = figures.record(result(), tmp_path)
+    assert typed(type(made), made.as_dict(), tmp_path / "result.json") == made
 
 
 UNDOCUMENTED = """

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -20,6 +21,12 @@ import yaml
 from pages import Fault
 from results import DOCS, Networks, Row, networks
 from tombola.report.page import write_report
+from tombola.results.comparison import FIGURES as COMPARED
+from tombola.results.comparison import ComparedArm, ComparisonResult
+from tombola.results.record import Figure
+from tombola.results.run import RunRecord
+from tombola.results.search import Replicate, SearchResult
+from tombola.results.trial import LayerResult, LevelResult, Utilisation
 
 FOLDER = DOCS / "figures"
 Result = Mapping[str, Any]
@@ -141,21 +148,87 @@ def report(result: Result) -> Mapping[str, bytes]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
         run.mkdir()
-        (run / "run.json").write_text(json.dumps({"kind": result["kind"], "name": "docs"}), encoding="utf-8")
-        (run / "result.json").write_text(json.dumps(written(result, run)), encoding="utf-8")
+        (run / "run.json").write_text(json.dumps(RunRecord(kind=result["kind"], name="docs").as_dict()))
+        (run / "result.json").write_text(json.dumps(record(result, run).as_dict()))
         made = write_report([run], Path(folder, "report"))
         return {path.stem: path.read_bytes() for path in made.figures if path.suffix == ".svg"}
 
 
-def written(result: Result, run: Path) -> Result:
-    """The result with its curves in files of the run, as the report reads them."""
-    levels = (made for arm in result.get("arms", ()) for replicate in arm["replicates"] for made in replicate)
-    for number, made in enumerate(levels):
-        if curve := made.pop("curve", None):
-            lines = ["step,val_accuracy", *(f"{step},{accuracy}" for step, accuracy in curve)]
-            (run / f"{number}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-            made["metrics"] = f"{number}.csv"
-    return result
+# ---- the tables as the records that a run would have written: what they do not hold is missing there ---------------
+
+
+def record(result: Result, run: Path) -> SearchResult | ComparisonResult:
+    """The result as a run of this version holds it; curves are written to files of the run."""
+    about = {"model": result["model"], "data": result["data"], "metric": result["metric"], "higher_is_better": True}
+    unknown: Any = {"input_shape": None, "recipe": None, "parameters": None}
+    if result["kind"] == "find":
+        replicates = tuple(
+            Replicate(
+                replicate=one["replicate"],
+                seed=None,
+                ticket=None,
+                arms={name: tuple(trained(level, run) for level in levels) for name, levels in one["arms"].items()},
+            )
+            for one in result["replicates"]
+        )
+        return SearchResult(**about, **unknown, method=result["method"], replicates=replicates)
+    return ComparisonResult(
+        **about,
+        **unknown,
+        study=result["study"],
+        replicates=len(result["arms"][0]["replicates"]),
+        seeds=(),
+        arms=tuple(compared(arm, run) for arm in result["arms"]),
+        comparisons=(),
+        intervals="",
+        note="",
+    )
+
+
+def compared(arm: Mapping[str, Any], run: Path) -> ComparedArm:
+    """One arm; of its figures only test accuracies are known."""
+    none = Figure(mean=None, interval=None, values=())
+    figures: Any = {name: none for name in COMPARED if not name.endswith(("_sampled", "per_weight"))}
+    values = tuple(arm["test_accuracy"]["values"])
+    figures["test_accuracy"] = Figure(mean=fmean(values), interval=None, values=values)
+    return ComparedArm(
+        **{key: arm[key] for key in ("name", "family", "method", "density", "plot_density")},
+        **figures,
+        options=None,
+        prunable=None,
+        recipe=None,
+        replicates=tuple(tuple(trained(level, run) for level in levels) for levels in arm["replicates"]),
+        origins=(),
+    )
+
+
+def trained(made: Mapping[str, Any], run: Path) -> LevelResult:
+    """One trained network."""
+    file = ""
+    if "curve" in made:
+        file = f"{len(list(run.glob('*.csv')))}.csv"
+        lines = ["step,val_accuracy", *(f"{step},{accuracy}" for step, accuracy in made["curve"])]
+        (run / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    known = {name: made[name] for name in LevelResult.__struct_fields__ if name in made}
+    known["layers"] = layers = tuple(LayerResult(**layer) for layer in made.get("layers", ()))
+    if layers:
+        known |= {"kept": sum(layer.kept for layer in layers), "total": sum(layer.total for layer in layers)}
+    if "utilisation" in made:
+        known["utilisation"] = tuple(Utilisation(**one) for one in made["utilisation"])
+    return LevelResult(**{**dict.fromkeys(LevelResult.__struct_fields__), **_UNKNOWN, **known, "metrics": file})
+
+
+_UNKNOWN: Any = {
+    "kept": 0,
+    "total": 0,
+    "steps": 0,
+    "seconds": 0.0,
+    "train_examples_eval": 0,
+    "early_stop_observed": False,
+    "metric": "accuracy",
+    "recipe": {},
+    "barred_kept": 0,
+}
 
 
 def faults() -> Iterator[Fault]:

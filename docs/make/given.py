@@ -33,7 +33,6 @@ GIVEN = {
         'Zhou\'s "masking is training" (79.3 there)',
         "The test split has 359 images, so that one is 0.28 points",
         "500 iterations of 128 (1.4 epochs; the paper trains for 100)",
-        "Published: about 86 against 86.5 %.",
         "WRN-28 at width 1 (0.37 million weights; the post has width 8), 600 iterations of 128 on CIFAR-10 (1.7 "
         "epochs)",
         "Adam 0.01, cut on plateaus of the training accuracy",
