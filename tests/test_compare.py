@@ -30,6 +30,7 @@ from tombola.study import compare
 from tombola.study.compare import Arm, Searched, Setting, run_comparison, summarise
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
+from trial_results import level_figures
 
 TINY = {"length": "6it", "eval_every": "3it"}
 SETTING = Setting(ModelSpec("mlp"), DataSpec("digits"), TINY)
@@ -45,7 +46,7 @@ def arms() -> list[Arm]:
 
 def run(out: Path, asked: list[Arm] | None = None, **more: Any) -> dict[str, Any]:
     given = {"replicates": 2, "options": OPTIONS, **more}
-    return run_comparison("try", arms() if asked is None else asked, "mlp", "digits", out, **given)
+    return run_comparison("try", arms() if asked is None else asked, "mlp", "digits", out, **given).as_dict()
 
 
 # -- dense
@@ -65,11 +66,20 @@ def test_dense_keeps_everything_and_borrows_the_recipes_of_imp() -> None:
 
 def searched(test: float | None, val: float = 0.9, origin: str = "a") -> Searched:
     train = {"train_accuracy": 0.7, "train_accuracy_eval": 1.0}  # below validation: a running mean under dropout
-    return Searched([{"density": 1.0, "test_accuracy": test, "val_accuracy": val, **train}], origin)
+    return Searched((level_figures(density=1.0, test_accuracy=test, val_accuracy=val, **train),), origin)
+
+
+def summarised(*given: Any) -> dict[str, Any]:
+    """Arms, comparisons and the words on intervals, as a result's JSON holds them."""
+    found = summarise(*given)
+    parts = {"arms": found.arms, "comparisons": found.comparisons}
+    return {name: [record.as_dict() for record in part] for name, part in parts.items()} | {
+        "intervals": found.intervals
+    }
 
 
 def summary(first: list[Searched], second: list[Searched]) -> dict[str, Any]:
-    return summarise(arms(), [first, second])
+    return summarised(arms(), [first, second])
 
 
 def test_differences_are_paired_where_the_weights_are_the_same() -> None:
@@ -121,7 +131,7 @@ def test_differences_of_the_test_metric_cover_the_examples_where_they_are_known(
     second[:, :3] = 0
     dense, pruned = ([searched(float(x.mean()), origin="a") for x in arm] for arm in (first, second))
     alone = summary(dense, pruned)["comparisons"][0]["test_accuracy"]
-    found = summarise(arms(), [dense, pruned], [first, second])
+    found = summarised(arms(), [dense, pruned], [first, second])
     tested = found["comparisons"][0]["test_accuracy"]
     assert alone["covers"] == "training seeds alone"
     assert alone["interval"] == pytest.approx([-3 / 359] * 2, abs=1e-6)  # three searches that agree: no width
@@ -132,7 +142,7 @@ def test_differences_of_the_test_metric_cover_the_examples_where_they_are_known(
     assert "over training seeds and test examples" in found["intervals"]
     assert found["comparisons"][0]["val_accuracy"] == summary(dense, pruned)["comparisons"][0]["val_accuracy"]
     unpaired = [replace(x, origin="b") for x in pruned]
-    assert summarise(arms(), [dense, unpaired], [first, second])["comparisons"][0]["test_accuracy"]["covers"] == (
+    assert summarised(arms(), [dense, unpaired], [first, second])["comparisons"][0]["test_accuracy"]["covers"] == (
         "training seeds and test examples"
     )
     draw = np.random.default_rng(0)
@@ -141,11 +151,11 @@ def test_differences_of_the_test_metric_cover_the_examples_where_they_are_known(
     told = [[searched(float(x.mean()), origin=start) for x in arm] for arm, start in ((mine, "a"), (others, "a"))]
     apart = [told[0], [replace(x, origin="b") for x in told[1]]]
     widths = [
-        np.diff(summarise(arms(), both, [mine, others])["comparisons"][0]["test_accuracy"]["interval"])
+        np.diff(summarised(arms(), both, [mine, others])["comparisons"][0]["test_accuracy"]["interval"])
         for both in (told, apart)
     ]
     assert widths[0] < widths[1] / 2  # paired by seed
-    partly = summarise(arms(), [dense, pruned], [first, None])
+    partly = summarised(arms(), [dense, pruned], [first, None])
     assert partly["comparisons"][0]["test_accuracy"] == alone
 
 
@@ -208,7 +218,7 @@ def test_a_search_can_go_to_another_process(tmp_path: Path) -> None:
     study = compare._Comparison(request, "try", tuple(both), "")
     there = pickle.loads(pickle.dumps(JobInWorkspace(study.search, (1, 0), request.data, tmp_path)))()
     assert pickle.loads(pickle.dumps(there)) == there
-    assert [level["level"] for level in there.levels] == [0, 1]
+    assert [level.level for level in there.levels] == [0, 1]
 
 
 def test_every_arm_is_validated_before_anything_is_trained(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from tombola.levels.learn import (
 )
 from tombola.levels.search import Level, Search, level_result
 from tombola.nn.outputs import OutputsKeptWarning
-from tombola.results.codec import found
+from tombola.results.codec import recovered
 from tombola.results.trial import LevelResult, Utilisation
 from tombola.supermask import Bernoulli, Binary, Masked, Threshold, TopK, attach, plain_state, read
 from tombola.supermask.layers import layers
@@ -127,7 +127,7 @@ def test_a_mask_is_learned_from_the_origin_and_its_ticket_kept(
         assert trial.stage is None
         return
     assert trial.stage.directory == tmp_path / "replicate-0" / "level-01"
-    assert found(LevelResult, trial.stage) == result
+    assert recovered(LevelResult, trial.stage) == result
     again = learn_mask(search, learning)
     assert len(training.trials) == 1
     assert (again.level, again.ticket, again.result) == (1, level.ticket, result)

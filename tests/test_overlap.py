@@ -26,6 +26,8 @@ from tombola.models.spec import ModelSpec
 from tombola.report import style
 from tombola.report.page import write_report
 from tombola.report.read import read_run
+from tombola.results.overlap import MaskSide, SharedLayer
+from tombola.results.record import Figure
 from tombola.results.statistics import figure
 from tombola.study.cross_training import MASKS, _sentence, run_overlap
 from tombola.study.mask_overlap import (
@@ -173,9 +175,28 @@ def test_layers_are_pooled_by_what_is_kept() -> None:
 
 
 def test_a_figure_needs_three_values_for_its_interval() -> None:
-    assert figure([1.0, None]) == {"mean": 1.0, "interval": None, "values": [1.0, None]}
-    assert figure([None]) == {"mean": None, "interval": None, "values": [None]}
-    assert figure([1.0, 1.0, 1.0])["interval"] == [1.0, 1.0]
+    assert figure([1.0, None]) == Figure(mean=1.0, interval=None, values=(1.0, None))
+    assert figure([None]) == Figure(mean=None, interval=None, values=(None,))
+    assert figure([1.0, 1.0, 1.0]).interval == (1.0, 1.0)
+
+
+def shared(ratio: Figure, sizes: Figure) -> SharedLayer[Figure]:
+    """What two masks share, as far as the sentence speaks of it."""
+    none = figure([None])
+    side = MaskSide(kept=none, density=none, positive=none, positive_by_chance=none, magnitude=none, flipped=none)
+    return SharedLayer(
+        name="all layers",
+        total=10,
+        both=none,
+        expected=none,
+        ratio=ratio,
+        ratio_same_inputs=none,
+        ratio_same_sizes=sizes,
+        jaccard=none,
+        z=none,
+        first=side,
+        second=side,
+    )
 
 
 @pytest.mark.parametrize(
@@ -194,14 +215,14 @@ def test_a_figure_needs_three_values_for_its_interval() -> None:
 def test_what_masks_share_is_more_or_less_than_chance_only_if_the_interval_leaves_out_1(
     values: list[float], claim: str
 ) -> None:
-    text = _sentence(["A", "B"], {"ratio": figure(values), "ratio_same_sizes": figure([1.0] * len(values))})
+    text = _sentence(["A", "B"], shared(figure(values), figure([1.0] * len(values))))
     assert text.startswith("A and B share ")
     assert claim in text
     end = " (1.00 to 1.00: no significant difference from chance)." if len(values) > 2 else "."
     assert text.endswith(f"and 1.00 times as many as ones that favour large weights alike{end}")
-    alone = _sentence(["A", "B"], {"ratio": figure(values), "ratio_same_sizes": figure([None])})
+    alone = _sentence(["A", "B"], shared(figure(values), figure([None])))
     assert "large weights" not in alone
-    assert _sentence(["A", "B"], {"ratio": figure([None]), "ratio_same_sizes": figure([None])}) == (
+    assert _sentence(["A", "B"], shared(figure([None]), figure([None]))) == (
         "A and B cannot share a weight: one of them keeps none."
     )
 
@@ -220,24 +241,24 @@ def found_ticket(model: nn.Module, density: float) -> Ticket:
 def test_tickets_of_a_users_own_model() -> None:
     model = network()
     first, second = found_ticket(model, 0.5), found_ticket(model, 0.25)
-    found = compare_tickets(first, second)  # stored origins need no model
+    found = compare_tickets(first, second).as_dict()  # stored origins need no model
     assert found["same_origin"]
     assert [row["name"] for row in found["layers"]] == list(first.mask)
     assert found["whole"]["both"] == (first.mask & second.mask).kept
     assert found["whole"]["second"]["kept"] == second.mask.kept
     assert 0 <= found["whole"]["first"]["flipped"] <= 1
-    same = compare_tickets(first, first)["whole"]
+    same = compare_tickets(first, first).as_dict()["whole"]
     assert (same["both"], same["jaccard"]) == (first.mask.kept, 1.0)
 
 
 def test_an_untrained_layer_has_changed_no_sign_and_an_untrained_ticket_says_nothing() -> None:
     first = found_ticket(network(), 0.5)
     bare = Ticket(origin=first.origin, mask=first.mask)
-    assert compare_tickets(bare, bare)["whole"]["first"]["flipped"] is None
+    assert compare_tickets(bare, bare).as_dict()["whole"]["first"]["flipped"] is None
     assert first.trained is not None
     name = next(iter(first.trained))
     partly = Ticket(origin=first.origin, mask=first.mask, trained={name: first.trained[name]})
-    rows = {row["name"]: row["first"]["flipped"] for row in compare_tickets(partly, partly)["layers"]}
+    rows = {row["name"]: row["first"]["flipped"] for row in compare_tickets(partly, partly).as_dict()["layers"]}
     assert [value for key, value in rows.items() if key != name] == [0.0]
 
 
@@ -246,7 +267,7 @@ def test_a_comparison_layer_by_layer() -> None:
     draw = torch.Generator().manual_seed(0)
     other = Mask({name: torch.rand(keep.shape, generator=draw) < 0.3 for name, keep in first.mask.items()})
     second = Ticket(origin=first.origin, mask=other)
-    found, state = compare_tickets(first, second), first.origin.state_dict()
+    found, state = compare_tickets(first, second).as_dict(), first.origin.state_dict()
     layers = overlap(first.mask, other)
     rows = [*found["layers"], found["whole"]]
     assert [row["name"] for row in rows] == [*first.mask, "all layers"]
@@ -269,7 +290,7 @@ def test_a_comparison_layer_by_layer() -> None:
             assert row["second"][key] == getattr(side, key), key
     assert found["whole"]["ratio_same_inputs"] == whole(inputs).ratio
     assert found["whole"]["ratio_same_sizes"] == whole(sizes).ratio
-    elsewhere = compare_tickets(first, found_ticket(network(), 0.5))
+    elsewhere = compare_tickets(first, found_ticket(network(), 0.5)).as_dict()
     assert not elsewhere["same_origin"]
     assert {row["ratio_same_sizes"] for row in (*elsewhere["layers"], elsewhere["whole"])} == {None}
 
@@ -309,7 +330,7 @@ def arms(data: str = "digits", imp: Mapping[str, Any] | None = None, **pair: Any
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     out = tmp_path_factory.mktemp("study")
-    return run_overlap(arms(), "mlp", "digits", out, replicates=3, options=Options(threads=1))
+    return run_overlap(arms(), "mlp", "digits", out, replicates=3, options=Options(threads=1)).as_dict()
 
 
 def test_the_study_tries_every_mask_on_the_same_weights(study: dict[str, Any]) -> None:
@@ -347,10 +368,10 @@ def test_a_study_cut_short_finds_its_stages_again(study: dict[str, Any]) -> None
     run = Path(study["run"])
     options: dict[str, Any] = {"replicates": 3, "options": Options(threads=1)}
     kept = {file: file.stat().st_mtime_ns for file in run.rglob("metrics.csv") if "random-first" not in str(file)}
-    assert run_overlap(arms(), "mlp", "digits", run.parent, **options) == {**study, "reused": True}
+    assert run_overlap(arms(), "mlp", "digits", run.parent, **options).as_dict() == {**study, "reused": True}
     (run / "result.json").unlink()
     shutil.rmtree(run / "exchange/replicate-1/random-first")
-    assert run_overlap(arms(), "mlp", "digits", run.parent, **options) == study
+    assert run_overlap(arms(), "mlp", "digits", run.parent, **options).as_dict() == study
     assert kept == {file: file.stat().st_mtime_ns for file in kept}
 
 
@@ -363,14 +384,14 @@ def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.Monke
             yield sent(what)
 
     options: dict[str, Any] = {"replicates": 1, "options": Options(threads=1)}
-    one = run_overlap(arms(), "mlp", "digits", tmp_path / "one", **options)
+    one = run_overlap(arms(), "mlp", "digits", tmp_path / "one", **options).as_dict()
     monkeypatch.setattr("tombola.search.driver.map_jobs", elsewhere)
-    two = run_overlap(arms(), "mlp", "digits", tmp_path / "two", jobs=2, **options)
+    two = run_overlap(arms(), "mlp", "digits", tmp_path / "two", jobs=2, **options).as_dict()
     assert {**one, "run": ""} == {**two, "run": ""}
 
 
 def test_a_live_model_keeps_its_weights(tmp_path: Path) -> None:
-    found = run_overlap(arms(), network(), "digits", tmp_path, replicates=1, options=Options(threads=1))
+    found = run_overlap(arms(), network(), "digits", tmp_path, replicates=1, options=Options(threads=1)).as_dict()
     assert found["same_origin"]
     assert [row["name"] for row in found["layers"]] == ["1.weight", "2.weight"]
     assert "chance" not in found["sentence"]  # one replicate claims nothing
@@ -390,7 +411,7 @@ def test_searches_that_cannot_be_compared_say_so_first(
     tmp_path: Path, imp: dict[str, Any], pair: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(TombolaError, match=says):
-        run_overlap(arms(imp=imp, **pair), "mlp", "digits", tmp_path)
+        run_overlap(arms(imp=imp, **pair), "mlp", "digits", tmp_path).as_dict()
     assert not list(tmp_path.iterdir())
 
 
@@ -438,7 +459,7 @@ def test_the_page_shows_densities_overlap_and_accuracy(
 
 
 def test_a_run_of_one_replicate_or_without_layers_still_has_a_page(study: dict[str, Any], tmp_path: Path) -> None:
-    empty = figure([None])
+    empty = figure([None]).as_dict()
     row = {**study["whole"], **dict.fromkeys(("ratio", "ratio_same_inputs", "ratio_same_sizes", "z", "jaccard"), empty)}
     value = {**study, "replicates": 1, "layers": [row], "whole": row, "accuracy": [], "differences": []}
     write_json(tmp_path / "run" / "run.json", {"kind": "study", "name": "x"})

@@ -22,7 +22,7 @@ from tombola.levels.prune import dry_run, plan_levels, prune_levels
 from tombola.levels.search import Search, level_result
 from tombola.mask import Mask
 from tombola.nn.outputs import OutputsKeptWarning
-from tombola.results.codec import found as found_in
+from tombola.results.codec import recovered as found_in
 from tombola.results.trial import LevelResult, TrialResult
 from tombola.rng.seeds import generator
 from tombola.select.barred import BarredWeightsWarning

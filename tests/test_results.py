@@ -16,7 +16,7 @@ from test_cli import call
 from tombola.data.config import DataSpec
 from tombola.methods.imp import IterativePruning
 from tombola.results import ResultRow
-from tombola.results.codec import found, read, typed
+from tombola.results.codec import read, recovered, typed
 from tombola.results.search import SearchResult
 from tombola.results.trial import LevelResult
 from tombola.runs.stage import Stage
@@ -47,7 +47,7 @@ def test_what_is_written_is_read(runs: Path) -> None:
     result = read(SearchResult, file)
     assert result is not None
     assert typed(SearchResult, result.as_dict(), file) == result
-    levels = [found(LevelResult, Stage(file.parent / f"replicate-0/level-{n:02d}")) for n in range(2)]
+    levels = [recovered(LevelResult, Stage(file.parent / f"replicate-0/level-{n:02d}")) for n in range(2)]
     assert tuple(levels) == result.replicates[0].levels
     assert read(SearchResult, runs / "none.json") is None
 

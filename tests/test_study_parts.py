@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from msgspec.structs import asdict
 from torch import nn
 
 import tombola as tb
@@ -22,7 +23,10 @@ from tombola.methods.dense import DenseTraining
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
+from tombola.results.codec import typed
+from tombola.results.comparison import ComparedArm
 from tombola.results.crossed import Sample, crossed_difference, crossed_paired
+from tombola.results.overlap import MaskTrial
 from tombola.results.search import SearchResult
 from tombola.results.statistics import figure
 from tombola.results.trial import LevelResult
@@ -259,7 +263,7 @@ class Searches:
 
 def compared(out: Path, **more: Any) -> dict[str, Any]:
     given = {"replicates": 3, "options": OPTIONS, "seed": 3, **more}
-    return compare.run_comparison("try", arms(), network(), splits(), out, **given)
+    return compare.run_comparison("try", arms(), network(), splits(), out, **given).as_dict()
 
 
 def test_a_comparison_is_named_by_its_arms_and_not_by_how_they_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -306,7 +310,7 @@ def test_a_comparison_searches_replicate_by_replicate(tmp_path: Path, monkeypatc
     model, data = network(), splits()
     result = compare.run_comparison(
         "try", arms(), model, data, tmp_path, seed=3, replicates=2, options=replace(OPTIONS, threads=1), note="tuned"
-    )
+    ).as_dict()
     directory = Path(result["run"])
     requests = [Request(model, data, arm.method, arm.recipe, 3, 2, replace(OPTIONS, threads=1)) for arm in arms()]
     assert checked == [(asked, data) for asked in requests]
@@ -332,7 +336,7 @@ def test_a_comparison_searches_replicate_by_replicate(tmp_path: Path, monkeypatc
 
     again = compare.run_comparison(
         "try", arms(), model, data, tmp_path, seed=3, replicates=2, options=replace(OPTIONS, threads=1), note="tuned"
-    )
+    ).as_dict()
     assert again == {**result, "reused": True}
     assert len(searches.calls) == 4
 
@@ -349,40 +353,46 @@ def test_a_comparison_reads_the_outcomes_that_its_searches_kept(tmp_path: Path, 
     assert low < 3 / 26 < high
     run = Path(result["run"])
     (run / "imp-50" / "replicate-1" / "level-01" / "outcomes.safetensors").unlink()
-    assert compare._outcomes(run, compare._searched(result["arms"][0])).shape == (3, 26)
-    assert compare._outcomes(run, compare._searched(result["arms"][1])) is None
+    assert compare._outcomes(run, compare._searched(typed(ComparedArm, result["arms"][0], run))).shape == (3, 26)
+    assert compare._outcomes(run, compare._searched(typed(ComparedArm, result["arms"][1], run))) is None
     write_outcomes(run / "imp-50" / "replicate-1" / "level-01", torch.tensor([1.0, float("nan")] * 13))
-    assert compare._outcomes(run, compare._searched(result["arms"][1])) is None
+    assert compare._outcomes(run, compare._searched(typed(ComparedArm, result["arms"][1], run))) is None
+
+
+def summarised(*given: Any) -> dict[str, Any]:
+    """Arms and comparisons as a result's JSON holds them."""
+    found = compare.summarise(*given)
+    parts = {"arms": found.arms, "comparisons": found.comparisons}
+    return {name: [record.as_dict() for record in part] for name, part in parts.items()}
 
 
 def test_figures_that_only_some_methods_have_are_compared_where_both_have_them() -> None:
     def arm(bits: float | None, sampled: float | None = None) -> list[compare.Searched]:
-        level = {"density": 0.5, "test_accuracy": 0.5, "val_accuracy": 0.5, "total": 50}
-        more = {"bits_per_weight": bits, "test_accuracy_sampled": sampled}
-        return [compare.Searched([{**level, **{k: v for k, v in more.items() if v is not None}}], "a")] * 3
+        level = level_figures(test_accuracy=0.5, val_accuracy=0.5, bits_per_weight=bits, test_accuracy_sampled=sampled)
+        return [compare.Searched((level,), "a")] * 3
 
-    found = compare.summarise(arms(), [arm(32.0, 0.5), arm(1.5)])
+    found = summarised(arms(), [arm(32.0, 0.5), arm(1.5)])
     assert found["arms"][1]["bits_per_weight"]["mean"] == 1.5
     assert found["comparisons"][0]["bits_per_weight"]["difference"] == -30.5
     assert "test_accuracy_sampled" not in found["comparisons"][0]
     assert (found["arms"][1]["density"], found["arms"][1]["prunable"], found["arms"][1]["method"]) == (0.5, 50, "imp")
     assert found["arms"][1]["recipe"] == as_plain(OTHER)
     assert found["arms"][1]["options"] == as_plain(arms()[1].method)
-    one = compare.summarise(arms(), [arm(1.0)[:1], arm(2.0)[:1]])
+    one = summarised(arms(), [arm(1.0)[:1], arm(2.0)[:1]])
     assert one["comparisons"][0]["bits_per_weight"] == {"difference": 1.0, "interval": None}
 
 
 def test_differences_over_examples_are_from_the_first_arm() -> None:
     draw = np.random.default_rng(1)
     outcomes = [np.float32(draw.random((3, 40)) < share) for share in (0.5, 0.7, 0.9)]
-    level = {"density": 0.5, "val_accuracy": 0.5, "total": 50}
+    level = level_figures(val_accuracy=0.5)
     three = (*arms(), Arm("third", IMP, RECIPE))
     for origins in ("aaa", "abc"):
         searches = [
-            [compare.Searched([{**level, "test_accuracy": float(row.mean())}], origin) for row in values]
+            [compare.Searched((level.replace(test_accuracy=float(row.mean())),), origin) for row in values]
             for values, origin in zip(outcomes, origins, strict=True)
         ]
-        found = compare.summarise(three, searches, outcomes)["comparisons"]
+        found = summarised(three, searches, outcomes)["comparisons"]
         for values, compared in zip(outcomes[1:], found, strict=True):
             first = outcomes[0]
             expected = (
@@ -393,7 +403,7 @@ def test_differences_over_examples_are_from_the_first_arm() -> None:
             assert compared["paired"] is (origins == "aaa")
             assert compared["against"] == "Dense"
             assert compared["test_accuracy"]["interval"] == pytest.approx(list(expected.interval or ()))
-        partly = compare.summarise(three, searches, [None, *outcomes[1:]])["comparisons"]
+        partly = summarised(three, searches, [None, *outcomes[1:]])["comparisons"]
         assert {compared["test_accuracy"]["covers"] for compared in partly} == {"training seeds alone"}
 
 
@@ -469,9 +479,9 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
     model = network()
     model.load_state_dict(masked(start, tried))
     accuracy = float((model(data.test.x).argmax(1) == data.test.y).float().mean())
-    assert result["untrained"] == pytest.approx(accuracy)
+    assert result.untrained == pytest.approx(accuracy)
     trial = Trial(trial_result(), (), None)
-    assert result == {**level_result(0, tried, trial, name).as_dict(), "untrained": result["untrained"]}
+    assert result == MaskTrial(**asdict(level_result(0, tried, trial, name)), untrained=result.untrained)
     ticket = tb.Ticket.load(tmp_path / name / "network.ticket")
     assert ticket.mask == tried
     assert same(ticket.origin.state_dict(network()), start)
@@ -532,13 +542,13 @@ def test_two_files_are_compared_by_the_limits_and_the_trust_that_are_given(tmp_p
     own = tmp_path / "c.ticket"
     drawn = Origin.seeded(spec, "kaiming_normal", 1, model=nn.Linear(6, 5))
     tb.Ticket(origin=drawn, mask=Mask({"weight": kept})).save(own)
-    found = compare_files(*files)
+    found = compare_files(*files).as_dict()
     assert (found["kind"], found["names"], found["replicates"]) == ("overlap", [str(file) for file in files], 1)
     assert found["whole"]["both"]["values"] == [15]
     for limited in ((files[0], own), (own, files[0])):
         with pytest.raises(TombolaError, match="weights"):
             compare_files(*limited, trusted=("torch.nn.",), max_weights=29)
-    assert compare_files(own, own, trusted=("torch.nn.",), max_weights=100)["same_origin"]
+    assert compare_files(own, own, trusted=("torch.nn.",), max_weights=100).same_origin
     with pytest.raises(TombolaError, match=r"c\.ticket and .*c\.ticket cannot be compared: .*trusted"):
         compare_files(own, own)
 
@@ -582,7 +592,7 @@ def test_a_search_of_either_mask_gives_its_last_level_with_paths_of_the_study(
     for arm, (mask, folder) in zip(pair(), (("first", "a"), ("second", "b")), strict=True):
         found = study.search(workspace(data, tmp_path), (1, mask))
         files = {"metrics": f"{folder}/2.csv", "ticket": f"{folder}/2.ticket"}
-        assert found == level_figures(2, **files).as_dict()
+        assert found == level_figures(2, **files)
         asked = replace(study.request, method=arm.method, recipe=arm.recipe)
         assert calls[-1] == (asked, data, tmp_path / folder, 1)
 
@@ -592,23 +602,22 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
     first, second = tickets(tmp_path)
     study, data = crossed(replicates=3), splits()
 
-    def searching(study: Any, work: Workspace, job: tuple[int, str]) -> dict[str, Any]:
+    def searching(study: Any, work: Workspace, job: tuple[int, str]) -> LevelResult:
         replicate, mask = job
         calls.append((mask, replicate, ()))
-        return {"ticket": f"{mask}.ticket", "test_accuracy": 0.5 + replicate / 10}
+        return level_figures(ticket=f"{mask}.ticket", test_accuracy=0.5 + replicate / 10)
 
-    def testing(study: Any, work: Workspace, job: Any) -> dict[str, Any]:
+    def testing(study: Any, work: Workspace, job: Any) -> MaskTrial:
         assert work.splits is data
         calls.append((job.mask, job.replicate, job.tickets))
         number = 1 + MASKS.index(job.mask)
-        return {
-            "ticket": f"{'first' if job.mask == 'first' else 'second'}.ticket",
-            "density": number / 10,
-            "untrained": number / 100 + job.replicate**2 / 1000,
-            "test_accuracy": number / 50 + number * job.replicate / 1000,
-            "total": 50,
-            "metrics": f"{job.mask}-{job.replicate}.csv",
-        }
+        level = level_figures(
+            ticket=f"{'first' if job.mask == 'first' else 'second'}.ticket",
+            density=number / 10,
+            test_accuracy=number / 50 + number * job.replicate / 1000,
+            metrics=f"{job.mask}-{job.replicate}.csv",
+        )
+        return MaskTrial(**asdict(level), untrained=number / 100 + job.replicate**2 / 1000)
 
     monkeypatch.setattr(cross_training._CrossTraining, "search", searching)
     monkeypatch.setattr(cross_training._CrossTraining, "test", testing)
@@ -624,7 +633,7 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
         *((mask, index, ()) for index, mask in itertools.product(range(3), ("first", "second"))),
         *((mask, index, FILES) for index, mask in itertools.product(range(3), MASKS)),
     ]
-    shared = over_replicates([compare_tickets(first, second, model=network())] * 3)
+    shared = over_replicates([compare_tickets(first, second, model=network())] * 3).as_dict()
     assert {key: found[key] for key in shared} == shared
     assert (found["kind"], found["model"], found["data"]) == ("overlap", "Sequential", "data")
     assert (found["metric"], found["higher_is_better"], found["input_shape"]) == ("accuracy", True, [6])
@@ -637,10 +646,10 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
         trained = [number / 50 + number * index / 1000 for index in range(3)]
         assert row["mask"] == names[mask]
         assert row["density"] == pytest.approx(number / 10)
-        assert row["untrained"] == figure([number / 100 + index**2 / 1000 for index in range(3)])
-        assert row["trained"] == figure(trained)
+        assert row["untrained"] == figure([number / 100 + index**2 / 1000 for index in range(3)]).as_dict()
+        assert row["trained"] == figure(trained).as_dict()
         assert row["metrics"] == [f"{mask}-{index}.csv" for index in range(3)]
-        own = figure([0.5 + index / 10 for index in range(3)]) if mask in ("first", "second") else None
+        own = figure([0.5 + index / 10 for index in range(3)]).as_dict() if mask in ("first", "second") else None
         assert row["searched"] == own
     differences = {(row["of"], row["against"]): row for row in found["differences"]}
     assert list(differences) == [("B", "A"), ("A", "random as A"), ("B", "random as B"), ("A", "dense"), ("B", "dense")]
@@ -661,19 +670,26 @@ def test_networks_with_norms_have_a_note(tmp_path: Path) -> None:
     study = crossed(replicates=1, model=normed)
     first, second = (tb.Ticket.load(tmp_path / file) for file in FILES)
     shared = [compare_tickets(first, second, model=network())]
-    level = {"ticket": "t", "density": 0.5, "untrained": 0.5, "test_accuracy": 0.5, "total": 50, "metrics": "m"}
+    level = MaskTrial(**asdict(level_figures()), untrained=0.5)
     found = study._result(splits(), shared, {"first": [level], "second": [level]}, {mask: [level] for mask in MASKS})
-    assert found["note"].startswith("Untrained networks keep the norm layers' first statistics")
+    assert found.note.startswith("Untrained networks keep the norm layers' first statistics")
 
 
 def test_a_study_of_two_masks_is_named_by_both_searches_and_the_shared_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found: list[Any] = []
-    monkeypatch.setattr(driver, "carry_out", stopped(found, {"kind": "overlap"}))
+    ticket, level = ticket_of(network()), MaskTrial(**asdict(level_figures()), untrained=0.5)
+    done = crossed(replicates=1)._result(
+        splits(),
+        [compare_tickets(ticket, ticket, model=network())],
+        {"first": [level], "second": [level]},
+        {mask: [level] for mask in MASKS},
+    )
+    monkeypatch.setattr(driver, "carry_out", stopped(found, done.as_dict()))
     data, given = splits(), {"seed": 3, "replicates": 2, "options": OPTIONS}
     result = run_overlap(pair(), network(), data, "parent", recipe=OTHER, **given)
-    assert result == {"run": "there", "reused": True, "kind": "overlap"}
+    assert result == done.replace(run="there", reused=True)
     assert found[0].config == {
         "study": "overlap",
         "model": describe_model(network()),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
-from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, parameters_of, show_denominator
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, show_denominator
 from tombola.cli.studies import typed
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
@@ -22,6 +22,10 @@ from tombola.study.mask_pair import MaskPair, pair_arms
 from tombola.study.setting import Setting
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tombola.results.overlap import OverlapResult, PairOverlap, SharedLayer, TicketPair
+    from tombola.results.record import Figure
 
 _SHARE, _RATIO = Unit("accuracy"), Fixed("ratio", 3)
 _PAIR = Group("study", MaskPair)
@@ -74,8 +78,8 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
             trusted=(trusted,) if isinstance(trusted, str) else trusted,
             max_weights=given["max_weights"],
         )
-        show_overlap(screen, compared)
-        return compared
+        show_pair(screen, compared)
+        return compared.as_dict()
     # the cheap checks first: a wrong value is told before torch is loaded
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
     arms = pair_arms(Setting(model, data, _RECIPE.read(given), _pair(given)))
@@ -94,7 +98,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         jobs=given["jobs"],
     )
     show_overlap(screen, result)
-    return result
+    return result.as_dict()
 
 
 def _pair(given: Namespace) -> MaskPair:
@@ -108,77 +112,80 @@ def _pair(given: Namespace) -> MaskPair:
     return replace(pair, **read)
 
 
-def show_overlap(screen: Screen, result: Mapping[str, Any]) -> None:
+def show_overlap(screen: Screen, result: OverlapResult) -> None:
     """What the masks share, layer by layer; which weights each keeps; how they do untrained and trained."""
-    names = ["A", "B"] if "accuracy" not in result else result["names"]
-    if "accuracy" in result:
-        over = plural(result["replicates"], "replicate")
-        screen.line(f"overlap on {result['data']} with {result['model']}, means over {over}")
-    else:
-        for name, file in zip(names, result["names"], strict=True):
-            screen.line(f"{name}  {file}")
-        if not result["same_origin"]:
-            screen.line("The tickets start from different weights: signs and sizes are those of each one's own.")
-    rows = [*result["layers"], result["whole"]]
+    over = plural(result.replicates, "replicate")
+    screen.line(f"overlap on {result.data} with {result.model}, means over {over}")
+    _show_shared(screen, result, result.names)
+    show_denominator(screen, result.parameters)
+    unit, metric = Unit(result.metric), result.metric
+    screen.table(
+        ("mask", "density", f"untrained {metric}", "weights trained under it", "its search"),
+        [
+            [
+                tried.mask,
+                density(tried.density),
+                *(_cell(x, unit) for x in (tried.untrained, tried.trained, tried.searched)),
+            ]
+            for tried in result.accuracy
+        ],
+    )
+    screen.table(
+        ("difference", "untrained", "weights trained under it"),
+        [
+            [
+                f"{change.of} − {change.against}",
+                *(_cell(x, unit.differences) for x in (change.untrained, change.trained)),
+            ]
+            for change in result.differences
+        ],
+    )
+    for line in filter(None, (result.sentence, result.intervals, result.note)):
+        screen.line(line)
+    screen.run(result.run, result.reused)
+
+
+def show_pair(screen: Screen, result: TicketPair) -> None:
+    """What two tickets share, layer by layer, and which weights each keeps."""
+    names = ("A", "B")
+    for name, file in zip(names, result.names, strict=True):
+        screen.line(f"{name}  {file}")
+    if not result.same_origin:
+        screen.line("The tickets start from different weights: signs and sizes are those of each one's own.")
+    _show_shared(screen, result, names)
+
+
+def _show_shared(screen: Screen, result: PairOverlap[Figure], names: tuple[str, str]) -> None:
+    rows = [*result.layers, result.whole]
     screen.table(
         ("layer", "weights", *names, "shared", "by chance", "ratio", "same inputs", "same sizes", "Jaccard", "z"),
         [_shared(row) for row in rows],
     )
     head = [f"{what}, {name}" for what in ("positive", "size", "sign changed") for name in names]
     screen.table(("layer", *head, "positive by chance"), [_kept(row) for row in rows])
-    show_denominator(screen, parameters_of(result))
-    if "accuracy" in result:
-        _show_accuracy(screen, result)
 
 
-def _mean(found: Mapping[str, Any], unit: Unit) -> str:
-    return unit.show(found["mean"])
-
-
-def _shared(row: Mapping[str, Any]) -> list[str]:
+def _shared(row: SharedLayer[Figure]) -> list[str]:
     return [
-        row["name"],
-        count(row["total"]),
-        *(density(row[side]["density"]["mean"]) for side in ("first", "second")),
-        _mean(row["both"], Fixed("weights")),
-        _mean(row["expected"], Fixed("weights", 1)),
-        *(_mean(row[part], _RATIO) for part in ("ratio", "ratio_same_inputs", "ratio_same_sizes", "jaccard")),
-        _mean(row["z"], Fixed("z", 1).differences),
+        row.name,
+        count(row.total),
+        *(density(side.density.mean) for side in row.sides),
+        Fixed("weights").show(row.both.mean),
+        Fixed("weights", 1).show(row.expected.mean),
+        *(_RATIO.show(x.mean) for x in (row.ratio, row.ratio_same_inputs, row.ratio_same_sizes, row.jaccard)),
+        Fixed("z", 1).differences.show(row.z.mean),
     ]
 
 
-def _kept(row: Mapping[str, Any]) -> list[str]:
-    sides = row["first"], row["second"]
-    units = {"positive": _SHARE, "magnitude": Fixed("size", 2), "flipped": _SHARE}
-    cells = [_mean(side[part], unit) for part, unit in units.items() for side in sides]
-    return [row["name"], *cells, _mean(sides[0]["positive_by_chance"], _SHARE)]
+def _kept(row: SharedLayer[Figure]) -> list[str]:
+    return [
+        row.name,
+        *(_SHARE.show(side.positive.mean) for side in row.sides),
+        *(Fixed("size", 2).show(side.magnitude.mean) for side in row.sides),
+        *(_SHARE.show(side.flipped.mean) for side in row.sides),
+        _SHARE.show(row.first.positive_by_chance.mean),
+    ]
 
 
-def _show_accuracy(screen: Screen, result: Mapping[str, Any]) -> None:
-    unit, metric = Unit(result["metric"]), result["metric"]
-
-    def cell(found: Mapping[str, Any] | None, unit: Unit) -> str:
-        return MISSING if found is None or found["mean"] is None else unit.interval(found["mean"], found["interval"])
-
-    screen.table(
-        ("mask", "density", f"untrained {metric}", "weights trained under it", "its search"),
-        [
-            [
-                row["mask"],
-                density(row["density"]),
-                *(cell(row[how], unit) for how in ("untrained", "trained", "searched")),
-            ]
-            for row in result["accuracy"]
-        ],
-    )
-    screen.table(
-        ("difference", "untrained", "weights trained under it"),
-        [
-            [f"{row['of']} − {row['against']}", *(cell(row[how], unit.differences) for how in ("untrained", "trained"))]
-            for row in result["differences"]
-        ],
-    )
-    lines: Sequence[str] = (result["sentence"], result["intervals"], result["note"])
-    for line in filter(None, lines):
-        screen.line(line)
-    screen.run(result.get("run"), result.get("reused"))
+def _cell(figure: Figure | None, unit: Unit) -> str:
+    return MISSING if figure is None or figure.mean is None else unit.interval(figure.mean, figure.interval)

@@ -239,15 +239,6 @@ def show_denominator(screen: Screen, size: Parameters | None) -> None:
         screen.line(f"density: kept / {denominator_in_words(size.prunable, size.total)}")
 
 
-def parameters_of(result: Mapping[str, Any]) -> Parameters | None:
-    """Those of a study's result."""
-    from msgspec import convert
-
-    from tombola.results.record import Parameters
-
-    return None if result.get("parameters") is None else convert(result["parameters"], Parameters)
-
-
 def _rows(
     arm: str,
     replicates: Sequence[Sequence[LevelResult]],

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.errors import parser_line
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
-from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, parameters_of, show_denominator
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
 from tombola.cli.values import import_from_here, new_parser
 from tombola.cli.verb import Verb, option_names
 from tombola.data.config import DataSpec
@@ -27,6 +27,10 @@ from tombola.study.definition import FIXED, Definition, read_definition, read_ya
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from tombola.results.comparison import ComparisonResult
+    from tombola.results.record import Figure
 
 _RECIPE = Group("training, of every arm", Recipe, unset="as the arm or its preset says")
 
@@ -155,7 +159,7 @@ def comparison_verb(comparison: Comparison) -> Verb:
             note=given["note"] or UNTUNED,
         )
         show_comparison(screen, result)
-        return result
+        return result.as_dict()
 
     return Verb(("study", comparison.name), comparison.summary, add, run)
 
@@ -224,46 +228,48 @@ def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) ->
     return {name: read[name] for name in given}
 
 
-def show_comparison(screen: Screen, result: Mapping[str, Any]) -> None:
+def show_comparison(screen: Screen, result: ComparisonResult) -> None:
     """The arms with what they kept and reached, the remarks, and where the run lies."""
-    unit, metric = Unit(result["metric"]), result["metric"]
-    over = plural(result["replicates"], "replicate")
-    screen.line(f"{result['study']} on {result['data']} with {result['model']}, means over {over}")
-    rows = []
-    sampled, stored = (any(n in arm for arm in result["arms"]) for n in ("test_accuracy_sampled", "bits_per_weight"))
-    for arm in result["arms"]:
-        test = arm["test_accuracy"]
-        rows.append(
-            [
-                arm["name"],
-                density(arm["density"]),
-                unit.show(test["mean"]),
-                unit.half(test["mean"], test["interval"]) or MISSING,
-                unit.show(arm["val_accuracy"]["mean"]),
-                unit.show(arm["train_accuracy_eval"]["mean"]),
-                unit.difference(arm["gap"]["mean"]),
-                unit.difference(arm["shift"]["mean"]),
-                *([unit.show(arm.get("test_accuracy_sampled", {}).get("mean"))] if sampled else []),
-                *([_bits(arm)] if stored else []),
-            ]
-        )
+    unit, metric = Unit(result.metric), result.metric
+    over = plural(result.replicates, "replicate")
+    screen.line(f"{result.study} on {result.data} with {result.model}, means over {over}")
+    sampled = any(arm.test_accuracy_sampled for arm in result.arms)
+    stored = any(arm.bits_per_weight for arm in result.arms)
+    rows = [
+        [
+            arm.name,
+            density(arm.density),
+            unit.show(arm.test_accuracy.mean),
+            _half(unit, arm.test_accuracy),
+            unit.show(arm.val_accuracy.mean),
+            unit.show(arm.train_accuracy_eval.mean),
+            unit.difference(arm.gap.mean),
+            unit.difference(arm.shift.mean),
+            *([unit.show(arm.test_accuracy_sampled.mean if arm.test_accuracy_sampled else None)] if sampled else []),
+            *([_bits(arm.bits_per_weight)] if stored else []),
+        ]
+        for arm in result.arms
+    ]
     measured = (f"test {metric}", "95 %", f"val {metric}", f"train {metric}", "train − val", "val − test")
     drawn = (f"test {metric}, drawn masks",) if sampled else ()
     size = ("bits per weight",) if stored else ()
     screen.table(("arm", "density", *measured, *drawn, *size), rows)
-    show_denominator(screen, parameters_of(result))
-    for arm in result["arms"]:
-        found = arm["replicates"][0][-1]
-        if found.get("barred_kept"):
+    show_denominator(screen, result.parameters)
+    for arm in result.arms:
+        level = arm.replicates[0][-1]
+        if level.barred_kept:
             screen.line(
-                f"{arm['name']}: {found['barred_kept']:,} of the {found['kept']:,} kept weights are barred by its "
-                "criterion, which leaves too few others"
+                f"{arm.name}: {level.barred_kept:,} of the {level.kept:,} kept weights are barred by its criterion, "
+                "which leaves too few others"
             )
-    screen.line(result["intervals"])
-    screen.line(result["note"])
-    screen.run(result.get("run"), result.get("reused"))
+    screen.line(result.intervals)
+    screen.line(result.note)
+    screen.run(result.run, result.reused)
 
 
-def _bits(arm: Mapping[str, Any]) -> str:
-    mean = arm.get("bits_per_weight", {}).get("mean")
-    return MISSING if mean is None else BITS.bare(mean)
+def _half(unit: Unit, figure: Figure) -> str:
+    return MISSING if figure.mean is None else unit.half(figure.mean, figure.interval) or MISSING
+
+
+def _bits(figure: Figure | None) -> str:
+    return MISSING if figure is None or figure.mean is None else BITS.bare(figure.mean)

@@ -13,7 +13,7 @@ from tombola.errors import TombolaError
 from tombola.levels.search import Level, Search, level_result
 from tombola.mask import Mask
 from tombola.parameters import prunable
-from tombola.results.codec import found
+from tombola.results.codec import recovered
 from tombola.results.trial import LevelResult, Utilisation
 from tombola.runs.stage import REWIND, TICKET, Stage
 from tombola.select.select import warn_of_empty
@@ -44,7 +44,7 @@ def run_level(search: Search, number: int, train: Callable[[Stage | None], Train
     """The level of that number. `train` is called where its stage is not finished, with the stage to checkpoint in."""
     name = f"level-{number:02d}"
     stage = search.stage(name)
-    record = found(LevelResult, stage)
+    record = recovered(LevelResult, stage)
     if stage is not None and record is not None:
         return Level(number, Ticket.load(stage.directory / TICKET, max_weights=UNLIMITED), record)
     trained = train(stage)

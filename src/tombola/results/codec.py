@@ -27,8 +27,8 @@ def read(kind: type[R], file: Path) -> R | None:
     return None if content is None else typed(kind, content, file)
 
 
-def found(kind: type[R], stage: Stage | None) -> R | None:
-    """What a finished stage gave; see `Stage.found`."""
+def recovered(kind: type[R], stage: Stage | None) -> R | None:
+    """What a finished stage gave; see `Stage.recovered`."""
     content = stage.recovered() if stage is not None else None
     return None if stage is None or content is None else typed(kind, content, stage.directory / RESULT)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from tombola.results.record import Count, Figure, Fraction, Parameters, Record, Settings
-from tombola.results.trial import LayerResult
+from tombola.results.trial import LayerResult, LevelResult
 
 Number = TypeVar("Number")
 """float | None of one pair of masks, `Figure` over replicates."""
@@ -69,6 +69,12 @@ class TicketPair(PairOverlap[Figure], frozen=True, kw_only=True, tag_field="kind
 
     names: tuple[str, str]
     replicates: Count
+
+
+class MaskTrial(LevelResult, frozen=True, kw_only=True):
+    """One mask in one replicate: a trial of the weights under it; `untrained`: the metric before any training."""
+
+    untrained: float
 
 
 class MaskResult(Record, frozen=True, kw_only=True):

@@ -6,7 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, variance
-from typing import Any
+
+from tombola.results.record import Figure
 
 FEWEST_REPLICATES = 3
 """Fewer decide nothing, and get no interval in a study."""
@@ -98,15 +99,11 @@ def within(ends: tuple[float, float], limits: tuple[float, float]) -> tuple[floa
     return max(ends[0], limits[0]), min(ends[1], limits[1])
 
 
-def figure(values: Sequence[float | None]) -> dict[str, Any]:
-    """Mean and 95 % t-interval over the replicates that have a value, as JSON; null where too few have one."""
+def figure(values: Sequence[float | None]) -> Figure:
+    """Mean and 95 % t-interval over the replicates that have a value; None where too few have one."""
     known = [value for value in values if value is not None]
     bounds = interval(known) if len(known) >= FEWEST_REPLICATES else None
-    return {
-        "mean": fmean(known) if known else None,
-        "interval": list(bounds) if bounds else None,
-        "values": list(values),
-    }
+    return Figure(mean=fmean(known) if known else None, interval=bounds, values=tuple(values))
 
 
 def difference(first: Sequence[float], second: Sequence[float], step: float = 0.0) -> Difference:

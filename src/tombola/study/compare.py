@@ -17,11 +17,15 @@ from tombola.errors import TombolaError
 from tombola.levels.search import Level
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
+from tombola.results.codec import of_run, typed
+from tombola.results.comparison import ArmContrast, ArmDifference, ComparedArm, ComparisonResult, CoveredDifference
 from tombola.results.crossed import Sample, crossed_difference, crossed_paired
+from tombola.results.record import Figure, Parameters
 from tombola.results.statistics import FEWEST_REPLICATES, difference, figure
 from tombola.results.trial import LevelResult
-from tombola.results.verification import SEEDS, SEEDS_AND_EXAMPLES
-from tombola.runs.record import named, shared
+from tombola.results.verification import SEEDS, SEEDS_AND_EXAMPLES, SeedsAlone
+from tombola.runs.record import shared
+from tombola.runs.stage import RESULT
 from tombola.search.describe import describe, describe_training
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed, search_replicate, validate
@@ -35,16 +39,13 @@ from tombola.train.outcomes import read_outcomes
 __all__ = ["UNTUNED", "Arm", "Setting", "run_comparison"]
 
 UNTUNED = "The learning rates are as given or preset: they have not been tuned for each arm."
-FIGURES = ("test_accuracy", "val_accuracy", "train_accuracy_eval", "train_accuracy")
-WHERE_THERE = ("test_accuracy_sampled", "val_accuracy_sampled", "bits_per_weight")
-"""Figures that only some methods' levels hold."""
 
 
 @dataclass(frozen=True)
 class Searched:
-    """One replicate of one arm: its levels as run JSON holds them, and the hash of the weights it began with."""
+    """One replicate of one arm: its levels, and the hash of the weights it began with."""
 
-    levels: list[dict[str, Any]]
+    levels: tuple[LevelResult, ...]
     origin: str
 
 
@@ -60,7 +61,7 @@ def run_comparison(
     options: Options | None = None,
     jobs: int = 1,
     note: str = UNTUNED,
-) -> dict[str, Any]:
+) -> ComparisonResult:
     """Search with every arm `replicates` times, in a run directory under `out`; gives the result and its `run`.
 
     In one replicate all arms share the seed, and so data order and, but for methods that draw their own, initial
@@ -80,7 +81,7 @@ def run_comparison(
     spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)
     first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
     done = run(_Comparison(first, study, tuple(arms), note), Path(out), jobs)
-    return {**done.about, **done.result}
+    return of_run(ComparisonResult, done)
 
 
 @dataclass(frozen=True)
@@ -114,41 +115,44 @@ class _Comparison(Experiment[Request]):
         searches: list[list[Searched]] = [[] for _ in self.arms]
         for (arm, _), searched in work.map(self.search, jobs, "searches"):
             searches[arm].append(searched)
-        counted = parameters(self.request, work.splits, searches[0][0].levels[-1]["total"])
-        return self._result(work.splits, work.folder, searches, counted.as_dict())
+        counted = parameters(self.request, work.splits, searches[0][0].levels[-1].total)
+        return self._result(work.splits, work.folder, searches, counted).as_dict()
 
     def search(self, work: Workspace, job: tuple[int, int]) -> Searched:
         """One replicate of one arm, both by their index."""
         levels = search_arm(self.arms[job[0]], self.request, work, job[1])
-        return Searched([level.result.as_dict() for level in levels], _hash(levels[0].ticket.origin))
+        return Searched(tuple(level.result for level in levels), _hash(levels[0].ticket.origin))
 
     def renewed(self, work: Workspace, result: Mapping[str, Any]) -> dict[str, Any]:
-        searches = [_searched(arm) for arm in result["arms"]]
-        return named(self._result(work.splits, work.folder, searches, result.get("parameters")))
+        before = typed(ComparisonResult, result, work.folder / RESULT)
+        searches = [_searched(arm) for arm in before.arms]
+        return self._result(work.splits, work.folder, searches, before.parameters).as_dict()
 
     def _result(
         self,
         splits: Splits,
         directory: Path,
         searches: Sequence[Sequence[Searched]],
-        counted: Mapping[str, Any] | None,
-    ) -> dict[str, Any]:
+        counted: Parameters | None,
+    ) -> ComparisonResult:
         request = self.request
-        return {
-            "kind": "study",
-            "study": self.study,
-            "model": name_of_model(request.model),
-            "data": splits.name,
-            "metric": splits.task.metric_name,
-            "higher_is_better": splits.task.higher_is_better,
-            "input_shape": list(splits.input_shape),
-            "replicates": request.replicates,
-            "seeds": [replicate_seed(request.seed, index) for index in range(request.replicates)],
-            "recipe": shared([as_plain(arm.recipe) for arm in self.arms]),
-            "parameters": counted,
-            **summarise(self.arms, searches, [_outcomes(directory, replicates) for replicates in searches]),
-            "note": self.note,
-        }
+        found = summarise(self.arms, searches, [_outcomes(directory, replicates) for replicates in searches])
+        return ComparisonResult(
+            study=self.study,
+            model=name_of_model(request.model),
+            data=splits.name,
+            metric=splits.task.metric_name,
+            higher_is_better=splits.task.higher_is_better,
+            input_shape=tuple(splits.input_shape),
+            replicates=request.replicates,
+            seeds=tuple(replicate_seed(request.seed, index) for index in range(request.replicates)),
+            recipe=shared([as_plain(arm.recipe) for arm in self.arms]),
+            parameters=counted,
+            arms=found.arms,
+            comparisons=found.comparisons,
+            intervals=found.intervals,
+            note=self.note,
+        )
 
 
 def check_arm(arm: Arm, request: Request, work: Workspace) -> None:
@@ -178,9 +182,9 @@ def _hash(origin: Origin) -> str:
     return origin.weights_hash or hash_state(origin.views())
 
 
-def _searched(arm: Mapping[str, Any]) -> list[Searched]:
+def _searched(arm: ComparedArm) -> list[Searched]:
     """An arm's replicates as a finished result holds them."""
-    return [Searched(*pair) for pair in zip(arm["replicates"], arm["origins"], strict=True)]
+    return [Searched(*pair) for pair in zip(arm.replicates, arm.origins, strict=True)]
 
 
 Outcomes: TypeAlias = NDArray[np.float32]
@@ -189,17 +193,26 @@ Outcomes: TypeAlias = NDArray[np.float32]
 
 def _outcomes(directory: Path, replicates: Sequence[Searched]) -> Outcomes | None:
     """The outcomes of an arm's last levels; None unless they were kept for every replicate, one by one and finite."""
-    kept = [read_outcomes((directory / str(searched.levels[-1]["metrics"])).parent) for searched in replicates]
+    kept = [read_outcomes((directory / searched.levels[-1].metrics).parent) for searched in replicates]
     known = [values.numpy() for values in kept if values is not None]
     return np.stack(known) if len(known) == len(kept) and np.isfinite(known).all() else None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Every arm's figures, their differences from the first, and in words what the intervals are over."""
+
+    arms: tuple[ComparedArm, ...]
+    comparisons: tuple[ArmContrast, ...]
+    intervals: str
 
 
 def summarise(
     arms: Sequence[Arm],
     searches: Sequence[Sequence[Searched]],
     outcomes: Sequence[Outcomes | None] | None = None,
-) -> dict[str, Any]:
-    """Every arm's figures, and its differences from the first arm, as the result's JSON holds them.
+) -> Summary:
+    """Every arm's figures, and its differences from the first arm.
 
     Differences in the test metric cover test examples too where both arms' `outcomes` are known; all other intervals
     are over the searches alone.
@@ -211,66 +224,94 @@ def summarise(
         for arm, own in zip(described[1:], known[1:], strict=True)
     ]
     text = f"95 % t-intervals over {count} replicates"
-    if any(item["test_accuracy"]["covers"] == SEEDS_AND_EXAMPLES for item in compared):
+    if any(item.test_accuracy.covers == SEEDS_AND_EXAMPLES for item in compared):
         text += "; of differences in the test metric, over training seeds and test examples"
     if count < FEWEST_REPLICATES:
         text = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}"
-    return {"arms": described, "comparisons": compared, "intervals": text}
+    return Summary(tuple(described), tuple(compared), text)
 
 
-def _describe_arm(arm: Arm, replicates: Sequence[Searched]) -> dict[str, Any]:
+def _describe_arm(arm: Arm, replicates: Sequence[Searched]) -> ComparedArm:
     last = [searched.levels[-1] for searched in replicates]
-    measured = {name: [level.get(name) for level in last] for name in (*FIGURES, *WHERE_THERE)}
-    return {
-        "name": arm.name,
-        "family": arm.family,
-        "method": arm.method.name,
-        "options": as_plain(arm.method),
-        "density": fmean(level["density"] for level in last),
-        "prunable": last[0].get("total"),
-        "plot_density": arm.density,
-        "recipe": as_plain(arm.recipe),
-        "replicates": [searched.levels for searched in replicates],
-        "origins": [searched.origin for searched in replicates],
-        **{name: figure(measured[name]) for name in FIGURES},
-        # Both in evaluation mode, on unaugmented examples: a running mean of training is of other networks.
-        "gap": figure(_minus(measured["train_accuracy_eval"], measured["val_accuracy"])),
-        "shift": figure(_minus(measured["val_accuracy"], measured["test_accuracy"])),
-        **{name: figure(measured[name]) for name in WHERE_THERE if any(v is not None for v in measured[name])},
-    }
+    val, trained = [level.val_accuracy for level in last], [level.train_accuracy_eval for level in last]
+    test = [level.test_accuracy for level in last]
+    return ComparedArm(
+        name=arm.name,
+        family=arm.family,
+        method=arm.method.name,
+        options=as_plain(arm.method),
+        density=fmean(level.density for level in last),
+        prunable=last[0].total,
+        plot_density=arm.density,
+        recipe=as_plain(arm.recipe),
+        replicates=tuple(searched.levels for searched in replicates),
+        origins=tuple(searched.origin for searched in replicates),
+        test_accuracy=figure(test),
+        val_accuracy=figure(val),
+        train_accuracy_eval=figure(trained),
+        train_accuracy=figure([level.train_accuracy for level in last]),
+        # both in evaluation mode, on unaugmented examples: a running mean of training is of other networks
+        gap=figure(_minus(trained, val)),
+        shift=figure(_minus(val, test)),
+        test_accuracy_sampled=_where_there([level.test_accuracy_sampled for level in last]),
+        val_accuracy_sampled=_where_there([level.val_accuracy_sampled for level in last]),
+        bits_per_weight=_where_there([level.bits_per_weight for level in last]),
+    )
+
+
+def _where_there(values: Sequence[float | None]) -> Figure | None:
+    """A figure that only some methods' levels hold."""
+    return figure(values) if any(value is not None for value in values) else None
 
 
 def _minus(first: Sequence[float | None], second: Sequence[float | None]) -> list[float | None]:
     return [None if a is None or b is None else a - b for a, b in zip(first, second, strict=True)]
 
 
-def _compare(
-    arm: Mapping[str, Any], first: Mapping[str, Any], outcomes: tuple[Outcomes, Outcomes] | None
-) -> dict[str, Any]:
+def _compare(arm: ComparedArm, first: ComparedArm, outcomes: tuple[Outcomes, Outcomes] | None) -> ArmContrast:
     """`arm` minus `first` in every figure both have: paired where all replicates began with the same weights.
 
     Paired differences have Student's t-interval of their mean, others Welch's. That of the test metric is over seeds
     and test examples where `outcomes` are given, with the interval over seeds alone beside.
     """
-    paired = arm["origins"] == first["origins"]
-    shared = [name for name in (*FIGURES, "gap", "shift", *WHERE_THERE) if name in arm and name in first]
-    differences = {name: _difference(arm[name]["values"], first[name]["values"], paired) for name in shared}
-    tested = differences["test_accuracy"]
-    tested |= {"covers": SEEDS, "seeds_alone": {"interval": tested["interval"]}}
-    if outcomes is not None and tested["interval"] is not None:
+    paired = arm.origins == first.origins
+
+    def both(own: Figure | None, other: Figure | None) -> ArmDifference | None:
+        return None if own is None or other is None else _difference(own, other, paired)
+
+    tested = _difference(arm.test_accuracy, first.test_accuracy, paired)
+    bounds, covers = tested.interval, SEEDS
+    if outcomes is not None and tested.interval is not None:
         own, others = outcomes
         whole = crossed_paired(own, others) if paired else crossed_difference(Sample.of(own), Sample.of(others))
-        tested |= {"interval": list(whole.interval) if whole.interval else None, "covers": SEEDS_AND_EXAMPLES}
-    return {"arm": arm["name"], "against": first["name"], "paired": paired, **differences}
+        bounds, covers = whole.interval, SEEDS_AND_EXAMPLES
+    return ArmContrast(
+        arm=arm.name,
+        against=first.name,
+        paired=paired,
+        test_accuracy=CoveredDifference(
+            difference=tested.difference,
+            interval=bounds,
+            covers=covers,
+            seeds_alone=SeedsAlone(interval=tested.interval),
+        ),
+        val_accuracy=_difference(arm.val_accuracy, first.val_accuracy, paired),
+        train_accuracy_eval=_difference(arm.train_accuracy_eval, first.train_accuracy_eval, paired),
+        train_accuracy=_difference(arm.train_accuracy, first.train_accuracy, paired),
+        gap=_difference(arm.gap, first.gap, paired),
+        shift=_difference(arm.shift, first.shift, paired),
+        test_accuracy_sampled=both(arm.test_accuracy_sampled, first.test_accuracy_sampled),
+        val_accuracy_sampled=both(arm.val_accuracy_sampled, first.val_accuracy_sampled),
+        bits_per_weight=both(arm.bits_per_weight, first.bits_per_weight),
+    )
 
 
-def _difference(first: Sequence[float | None], second: Sequence[float | None], paired: bool) -> dict[str, Any]:
+def _difference(own: Figure, other: Figure, paired: bool) -> ArmDifference:
     if paired:
-        paired_difference = figure(_minus(first, second))
-        return {"difference": paired_difference["mean"], "interval": paired_difference["interval"]}
-    a, b = ([value for value in values if value is not None] for values in (first, second))
-    if not a or not b:
-        return {"difference": None, "interval": None}
-    welch = difference(a, b)
-    bounds = welch.interval if min(len(a), len(b)) >= FEWEST_REPLICATES else None
-    return {"difference": welch.difference, "interval": list(bounds) if bounds else None}
+        changes = figure(_minus(own.values, other.values))
+        return ArmDifference(difference=changes.mean, interval=changes.interval)
+    if not own.known or not other.known:
+        return ArmDifference(difference=None, interval=None)
+    welch = difference(own.known, other.known)
+    enough = min(len(own.known), len(other.known)) >= FEWEST_REPLICATES
+    return ArmDifference(difference=welch.difference, interval=welch.interval if enough else None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from msgspec.structs import asdict
 from torch import nn
 
 from tombola.data.splits import Splits
@@ -19,7 +20,19 @@ from tombola.mask import Mask
 from tombola.models.spec import ModelSpec
 from tombola.parameters import prunable
 from tombola.plain import as_plain
+from tombola.results.codec import of_run, recovered
+from tombola.results.overlap import (
+    MaskDifference,
+    MaskResult,
+    MaskTrial,
+    OverlapResult,
+    PairOverlap,
+    SharedLayer,
+    TicketPair,
+)
+from tombola.results.record import Figure
 from tombola.results.statistics import FEWEST_REPLICATES, figure
+from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
 from tombola.runs.stage import TICKET, Stage
 from tombola.runs.versions import versions
@@ -74,7 +87,7 @@ def run_overlap(
     replicates: int = 3,
     options: Options | None = None,
     jobs: int = 1,
-) -> dict[str, Any]:
+) -> OverlapResult:
     """Search with both arms from the same weights, compare the masks, and train each as the other was.
 
     In every replicate both masks, random masks with the layer densities of each, and the dense network are tested
@@ -89,8 +102,8 @@ def run_overlap(
         jobs: processes that share searches and trainings out (model and data given by name).
 
     Returns:
-        JSON-able: `layers` and `whole` (numbers as mean, interval and values over replicates), `accuracy` by mask,
-        `differences`, a `sentence`, and the `run`.
+        `layers` and `whole` (numbers as mean, interval and values over replicates), `accuracy` by mask, `differences`,
+        a `sentence`, and the `run`.
 
     Raises:
         TombolaError: an arm cannot work here or the two would not start from the same weights and layers;
@@ -100,27 +113,28 @@ def run_overlap(
     spec, source = _from_one_start(model), as_data(data, model)
     first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
     done = run(_CrossTraining(first, arms, recipe or arms[0].recipe), Path(out), jobs)
-    return {**done.about, **done.result}
+    return of_run(OverlapResult, done)
 
 
 def compare_files(
     first: str | Path, second: str | Path, *, trusted: Sequence[str] = (), max_weights: int | None = None
-) -> dict[str, Any]:
+) -> TicketPair:
     """`compare_tickets` of two ticket files, in the form of a study's result; nothing is trained.
 
     `max_weights` as in `Ticket.load`.
     """
     tickets = Ticket.load(first, max_weights=max_weights), Ticket.load(second, max_weights=max_weights)
     try:
-        found = compare_tickets(*tickets, trusted=trusted)
+        found = over_replicates([compare_tickets(*tickets, trusted=trusted)])
     except TombolaError as error:
         raise TombolaError(f"{first} and {second} cannot be compared: {error}") from None
-    return {
-        "kind": "overlap",
-        "names": [str(first), str(second)],
-        "replicates": 1,
-        **over_replicates([found]),
-    }
+    return TicketPair(
+        names=(str(first), str(second)),
+        replicates=1,
+        layers=found.layers,
+        whole=found.whole,
+        same_origin=found.same_origin,
+    )
 
 
 def _from_one_start(model: nn.Module | ModelSpec | str) -> nn.Module | ModelSpec:
@@ -201,12 +215,12 @@ class _CrossTraining(Experiment[Request]):
 
     def compute(self, work: Workspace) -> dict[str, Any]:
         replicates = range(self.request.replicates)
-        searched: dict[str, list[dict[str, Any]]] = {mask: [] for mask in SEARCHED}
-        tested: dict[str, list[dict[str, Any]]] = {mask: [] for mask in MASKS}
+        searched: dict[str, list[LevelResult]] = {mask: [] for mask in SEARCHED}
+        tested: dict[str, list[MaskTrial]] = {mask: [] for mask in MASKS}
         searches = [(index, mask) for index in replicates for mask in SEARCHED]
         for (_, mask), level in work.map(self.search, searches, "searches"):
             searched[mask].append(level)
-        tickets = [(first["ticket"], second["ticket"]) for first, second in zip(*searched.values(), strict=True)]
+        tickets = [(first.ticket or "", second.ticket or "") for first, second in zip(*searched.values(), strict=True)]
         tests = [_MaskTest(index, mask, tickets[index]) for index in replicates for mask in MASKS]
         for test, level in work.map(self.test, tests, "masks"):
             tested[test.mask].append(level)
@@ -214,23 +228,23 @@ class _CrossTraining(Experiment[Request]):
         architecture = {"model": model} if isinstance(model, nn.Module) else {"trusted": (model.name,)}
         pairs = [
             compare_tickets(
-                *(Ticket.load(work.folder / level["ticket"], max_weights=UNLIMITED) for level in levels),
+                *(Ticket.load(work.folder / (level.ticket or ""), max_weights=UNLIMITED) for level in levels),
                 **architecture,
             )
             for levels in zip(tested["first"], tested["second"], strict=True)
         ]
-        return self._result(work.splits, pairs, searched, tested)
+        return self._result(work.splits, pairs, searched, tested).as_dict()
 
-    def search(self, work: Workspace, job: tuple[int, str]) -> dict[str, Any]:
+    def search(self, work: Workspace, job: tuple[int, str]) -> LevelResult:
         """The last level of one search, given by replicate and mask; paths are relative to the run's directory."""
         replicate, arm = job[0], self.arms[SEARCHED.index(job[1])]
-        return search_arm(arm, self.request, work, replicate)[-1].result.as_dict()
+        return search_arm(arm, self.request, work, replicate)[-1].result
 
-    def test(self, work: Workspace, test: _MaskTest) -> dict[str, Any]:
+    def test(self, work: Workspace, test: _MaskTest) -> MaskTrial:
         """One mask on the shared weights: as they are (`untrained`), and trained under it."""
         name = f"exchange/replicate-{test.replicate}/{test.mask}"
         stage = Stage(work.folder / name)
-        done = stage.recovered()
+        done = recovered(MaskTrial, stage)
         if done is not None:
             return done
         request, recipe = self.request, self.recipe
@@ -258,50 +272,43 @@ class _CrossTraining(Experiment[Request]):
             trusted=start.trusted,
         )
         ticket.save(stage.directory / TICKET)
-        result = {**level_result(0, mask, trial, name).as_dict(), "untrained": untrained}
-        stage.finish(result)
+        result = MaskTrial(**asdict(level_result(0, mask, trial, name)), untrained=untrained)
+        stage.finish(result.as_dict())
         return result
 
     def _result(
         self,
         splits: Splits,
-        pairs: Sequence[Mapping[str, Any]],
-        searched: Mapping[str, Sequence[Mapping[str, Any]]],
-        tested: Mapping[str, Sequence[Mapping[str, Any]]],
-    ) -> dict[str, Any]:
+        pairs: Sequence[PairOverlap[float | None]],
+        searched: Mapping[str, Sequence[LevelResult]],
+        tested: Mapping[str, Sequence[MaskTrial]],
+    ) -> OverlapResult:
         request, count, names = self.request, len(pairs), self.names
         shared = over_replicates(pairs)
         norms = any(name.endswith("running_mean") for name, _ in self._network(self.arms[0], splits).named_buffers())
-        return {
-            "kind": "overlap",
-            "model": name_of_model(request.model),
-            "data": splits.name,
-            "metric": splits.task.metric_name,
-            "higher_is_better": splits.task.higher_is_better,
-            "input_shape": list(splits.input_shape),
-            "replicates": count,
-            "seeds": [replicate_seed(request.seed, index) for index in range(count)],
-            "names": [arm.name for arm in self.arms],
-            "methods": [arm.method.name for arm in self.arms],
-            "recipe": as_plain(self.recipe),
-            "parameters": parameters(request, splits, tested["first"][0]["total"]).as_dict(),
-            **shared,
-            "accuracy": [_accuracy(names[mask], levels, searched.get(mask)) for mask, levels in tested.items()],
-            "differences": [
-                {
-                    "of": names[of],
-                    "against": names[against],
-                    "untrained": _difference(tested[of], tested[against], "untrained"),
-                    "trained": _difference(tested[of], tested[against], "test_accuracy"),
-                }
-                for of, against in DIFFERENCES
-            ],
-            "sentence": _sentence([arm.name for arm in self.arms], shared["whole"]),
-            "intervals": f"95 % t-intervals over {count} replicates, differences paired by replicate"
-            if count >= FEWEST_REPLICATES
-            else f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}",
-            "note": NORMS if norms else "",
-        }
+        few = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}"
+        many = f"95 % t-intervals over {count} replicates, differences paired by replicate"
+        return OverlapResult(
+            model=name_of_model(request.model),
+            data=splits.name,
+            metric=splits.task.metric_name,
+            higher_is_better=splits.task.higher_is_better,
+            input_shape=tuple(splits.input_shape),
+            replicates=count,
+            seeds=tuple(replicate_seed(request.seed, index) for index in range(count)),
+            names=(self.arms[0].name, self.arms[1].name),
+            methods=(self.arms[0].method.name, self.arms[1].method.name),
+            recipe=as_plain(self.recipe),
+            parameters=parameters(request, splits, tested["first"][0].total),
+            layers=shared.layers,
+            whole=shared.whole,
+            same_origin=shared.same_origin,
+            accuracy=tuple(_accuracy(names[mask], levels, searched.get(mask)) for mask, levels in tested.items()),
+            differences=tuple(_difference(names, tested, of, against) for of, against in DIFFERENCES),
+            sentence=_sentence([arm.name for arm in self.arms], shared.whole),
+            intervals=many if count >= FEWEST_REPLICATES else few,
+            note=NORMS if norms else "",
+        )
 
 
 def _mask(test: _MaskTest, directory: Path, seed: int) -> Mask:
@@ -320,44 +327,51 @@ def _untrained(setup: TrainingSetup, model: nn.Module, mask: Mask) -> float:
     return setup.scorer(model, setup.splits.test)().metric
 
 
-def _accuracy(
-    name: str, tested: Sequence[Mapping[str, Any]], searched: Sequence[Mapping[str, Any]] | None
-) -> dict[str, Any]:
+def _accuracy(name: str, tested: Sequence[MaskTrial], searched: Sequence[LevelResult] | None) -> MaskResult:
     """One mask's figures over the replicates."""
-    return {
-        "mask": name,
-        "density": fmean(level["density"] for level in tested),
-        "untrained": figure([level["untrained"] for level in tested]),
-        "trained": figure([level["test_accuracy"] for level in tested]),
-        "searched": None if searched is None else figure([level["test_accuracy"] for level in searched]),
-        "metrics": [level["metrics"] for level in tested],
-        "tickets": [level["ticket"] for level in tested],
-    }
-
-
-def _difference(of: Sequence[Mapping[str, Any]], against: Sequence[Mapping[str, Any]], key: str) -> dict[str, Any]:
-    return figure([a[key] - b[key] for a, b in zip(of, against, strict=True)])
-
-
-def _sentence(names: Sequence[str], total: Mapping[str, Any]) -> str:
-    """How much the masks share, against chance; no claim where the interval holds 1 or there is none."""
-    ratio, sizes = total["ratio"], total["ratio_same_sizes"]
-    if ratio["mean"] is None:
-        return f"{names[0]} and {names[1]} cannot share a weight: one of them keeps none."
-    many, more = (_RATIO.bare(part["mean"]) if part["mean"] is not None else "" for part in (ratio, sizes))
-    text = (
-        f"{names[0]} and {names[1]} share {many} times as many weights as random masks of the same layer densities "
-        f"would{_claim(ratio)}"
+    return MaskResult(
+        mask=name,
+        density=fmean(level.density for level in tested),
+        untrained=figure([level.untrained for level in tested]),
+        trained=figure([level.test_accuracy for level in tested]),
+        searched=None if searched is None else figure([level.test_accuracy for level in searched]),
+        metrics=tuple(level.metrics for level in tested),
+        tickets=tuple(level.ticket or "" for level in tested),
     )
-    if not more:
+
+
+def _difference(
+    names: Mapping[str, str], tested: Mapping[str, Sequence[MaskTrial]], of: str, against: str
+) -> MaskDifference:
+    pairs = list(zip(tested[of], tested[against], strict=True))
+    trained = [(one.test_accuracy or 0.0) - (other.test_accuracy or 0.0) for one, other in pairs]
+    return MaskDifference(
+        of=names[of],
+        against=names[against],
+        untrained=figure([one.untrained - other.untrained for one, other in pairs]),
+        trained=figure(trained),
+    )
+
+
+def _sentence(names: Sequence[str], total: SharedLayer[Figure]) -> str:
+    """How much the masks share, against chance; no claim where the interval holds 1 or there is none."""
+    ratio, sizes = total.ratio, total.ratio_same_sizes
+    if ratio.mean is None:
+        return f"{names[0]} and {names[1]} cannot share a weight: one of them keeps none."
+    text = (
+        f"{names[0]} and {names[1]} share {_RATIO.bare(ratio.mean)} times as many weights as random masks of the same "
+        f"layer densities would{_claim(ratio)}"
+    )
+    if sizes.mean is None:
         return f"{text}."
+    more = _RATIO.bare(sizes.mean)
     return f"{text}, and {more} times as many as ones that favour large weights alike{_claim(sizes)}."
 
 
-def _claim(ratio: Mapping[str, Any]) -> str:
-    if ratio["interval"] is None:
+def _claim(ratio: Figure) -> str:
+    if ratio.interval is None:
         return ""
-    low, high = ratio["interval"]
+    low, high = ratio.interval
     verdict = (
         "more than chance" if low > 1 else "less than chance" if high < 1 else "no significant difference from chance"
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tombola.errors import TicketError
 from tombola.mask import Mask
+from tombola.results.overlap import MaskSide, PairOverlap, SharedLayer
+from tombola.results.record import Figure
 from tombola.results.statistics import figure
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import Ticket
@@ -188,8 +189,8 @@ def pooled(layers: Sequence[Kept]) -> Kept:
 
 def compare_tickets(
     first: Ticket, second: Ticket, *, model: nn.Module | None = None, trusted: Sequence[str] = ()
-) -> dict[str, Any]:
-    """What two tickets share, as JSON-able values: `layers`, the `whole`, and whether they have the `same_origin`.
+) -> PairOverlap[float | None]:
+    """What two tickets share: `layers`, the `whole`, and whether they have the `same_origin`.
 
     `ratio_same_inputs` and `ratio_same_sizes` are against chance that keeps, for each mask, how many weights of every
     input unit, or of every 20th part by initial size, it keeps: what is above 1 there is more than both masks'
@@ -207,20 +208,18 @@ def compare_tickets(
     same_origin = hash_state(states[0]) == hash_state(states[1])
     inputs = {name: overlap_within(*pair, strata_by_input(pair[0])) for name, pair in pairs.items()}
     sizes = {name: overlap_within(*pair, strata_by_size(states[0][name])) for name, pair in pairs.items()}
-    rows = [
-        {
-            "name": name,
-            **_row(counts, inputs[name], sizes[name] if same_origin else None, *(side[name] for side in sides)),
-        }
-        for name, counts in layers.items()
-    ]
+    rows = tuple(
+        _row(name, found, inputs[name], sizes[name] if same_origin else None, *(side[name] for side in sides))
+        for name, found in layers.items()
+    )
     total = _row(
+        "all layers",
         whole(layers.values()),
         whole(inputs.values()),
         whole(sizes.values()) if same_origin else None,
         *(pooled(list(side.values())) for side in sides),
     )
-    return {"layers": rows, "whole": {"name": "all layers", **total}, "same_origin": same_origin}
+    return PairOverlap(layers=rows, whole=total, same_origin=same_origin)
 
 
 def _sides(ticket: Ticket, state: Mapping[str, Tensor]) -> dict[str, Kept]:
@@ -241,47 +240,66 @@ def _weight(state: Mapping[str, Tensor], name: str, keep: Tensor) -> Tensor:
     return state[name]
 
 
-def _row(counts: Overlap, inputs: Overlap, sizes: Overlap | None, first: Kept, second: Kept) -> dict[str, Any]:
-    return {
-        "total": counts.total,
-        "both": counts.both,
-        "expected": counts.expected,
-        "ratio": counts.ratio,
-        "ratio_same_inputs": inputs.ratio,
-        "ratio_same_sizes": None if sizes is None else sizes.ratio,
-        "jaccard": counts.jaccard,
-        "z": counts.z,
-        "first": _side(counts.total, first),
-        "second": _side(counts.total, second),
-    }
+def _row(
+    name: str, found: Overlap, inputs: Overlap, sizes: Overlap | None, first: Kept, second: Kept
+) -> SharedLayer[float | None]:
+    return SharedLayer(
+        name=name,
+        total=found.total,
+        both=found.both,
+        expected=found.expected,
+        ratio=found.ratio,
+        ratio_same_inputs=inputs.ratio,
+        ratio_same_sizes=None if sizes is None else sizes.ratio,
+        jaccard=found.jaccard,
+        z=found.z,
+        first=_side(found.total, first),
+        second=_side(found.total, second),
+    )
 
 
-def _side(total: int, side: Kept) -> dict[str, Any]:
-    return {
-        "kept": side.kept,
-        "density": side.kept / total if total else 1.0,
-        "positive": side.positive,
-        "positive_by_chance": side.positive_by_chance,
-        "magnitude": side.magnitude,
-        "flipped": side.flipped,
-    }
+def _side(total: int, side: Kept) -> MaskSide[float | None]:
+    return MaskSide(
+        kept=side.kept,
+        density=side.kept / total if total else 1.0,
+        positive=side.positive,
+        positive_by_chance=side.positive_by_chance,
+        magnitude=side.magnitude,
+        flipped=side.flipped,
+    )
 
 
-def over_replicates(replicates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def over_replicates(found: Sequence[PairOverlap[float | None]]) -> PairOverlap[Figure]:
     """`compare_tickets` of several replicates as one: every number becomes its `figure`."""
-    return {
-        "layers": [_joined(rows) for rows in zip(*(pair["layers"] for pair in replicates), strict=True)],
-        "whole": _joined([pair["whole"] for pair in replicates]),
-        "same_origin": all(pair["same_origin"] for pair in replicates),
-    }
+    return PairOverlap(
+        layers=tuple(_joined(rows) for rows in zip(*(pair.layers for pair in found), strict=True)),
+        whole=_joined([pair.whole for pair in found]),
+        same_origin=all(pair.same_origin for pair in found),
+    )
 
 
-def _joined(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    joined: dict[str, Any] = {}
-    for key, value in rows[0].items():
-        values = [row[key] for row in rows]
-        if key in ("name", "total"):
-            joined[key] = value
-        else:
-            joined[key] = _joined(values) if isinstance(value, Mapping) else figure(values)
-    return joined
+def _joined(rows: Sequence[SharedLayer[float | None]]) -> SharedLayer[Figure]:
+    return SharedLayer(
+        name=rows[0].name,
+        total=rows[0].total,
+        both=figure([row.both for row in rows]),
+        expected=figure([row.expected for row in rows]),
+        ratio=figure([row.ratio for row in rows]),
+        ratio_same_inputs=figure([row.ratio_same_inputs for row in rows]),
+        ratio_same_sizes=figure([row.ratio_same_sizes for row in rows]),
+        jaccard=figure([row.jaccard for row in rows]),
+        z=figure([row.z for row in rows]),
+        first=_joined_sides([row.first for row in rows]),
+        second=_joined_sides([row.second for row in rows]),
+    )
+
+
+def _joined_sides(sides: Sequence[MaskSide[float | None]]) -> MaskSide[Figure]:
+    return MaskSide(
+        kept=figure([side.kept for side in sides]),
+        density=figure([side.density for side in sides]),
+        positive=figure([side.positive for side in sides]),
+        positive_by_chance=figure([side.positive_by_chance for side in sides]),
+        magnitude=figure([side.magnitude for side in sides]),
+        flipped=figure([side.flipped for side in sides]),
+    )

@@ -16,7 +16,7 @@ from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.mask import Mask
 from tombola.plain import as_plain
-from tombola.results.codec import found
+from tombola.results.codec import recovered
 from tombola.results.trial import TrialResult
 from tombola.runs.progress import Progress, Silent
 from tombola.runs.stage import METRICS, Stage
@@ -115,7 +115,7 @@ def run_trial(
     stage: Stage | None = None,
 ) -> Trial:
     """The trial that a finished stage holds, else `train_trial`."""
-    done = found(TrialResult, stage)
+    done = recovered(TrialResult, stage)
     if stage is not None and done is not None:
         return Trial(done, tuple(read_csv(stage.directory / METRICS)), None, read_outcomes(stage.directory))
     return train_trial(setup, model, seed=seed, label=label, mask=mask, start=start, hooks=hooks, stage=stage)
