@@ -7,7 +7,7 @@ four significant digits, negative numbers have a minus sign and what is missing 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "MISSING",
     "Fixed",
     "Unit",
+    "aligned",
     "count",
     "density",
     "number",
@@ -24,6 +25,7 @@ __all__ = [
     "p_value",
     "percent",
     "plural",
+    "ruled",
     "significant",
 ]
 
@@ -108,6 +110,25 @@ def p_value(value: float | None) -> str:
 def plural(number: int, word: str) -> str:
     """The number with its word: "1 replicate", "1,200 replicates"."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """Rows of cells as lines of text in columns; those in `left` are flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def ruled(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:
+    """As `aligned`, with a rule below the headings, the first row, and one above the total, the last row."""
+    lines = aligned(rows, left)
+    rule = "-" * max(map(len, lines))
+    return [lines[0], rule, *lines[1:-1], rule, lines[-1]]
 
 
 @dataclass(frozen=True)

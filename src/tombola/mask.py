@@ -144,17 +144,9 @@ class Mask(Mapping[str, Tensor]):
             shape = "x".join(map(str, self[name].shape)) or "1"
             rows.append((name, shape, formats.count(k), formats.count(n), formats.density(k / n if n else 1.0)))
         rows.append(("total", "", formats.count(kept), formats.count(total), formats.density(self.density)))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i < 2 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in rows
-        ]
-        rule = "-" * len(lines[0])
         tensors = "this tensor" if len(self) == 1 else f"these {len(self)} tensors"
         note = f"density = kept / the {total:,} weights of {tensors} (not of all parameters)"
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], note])
+        return "\n".join([*formats.ruled(rows, left=(0, 1)), note])
 
     # -- comparing
 

@@ -12,6 +12,7 @@ import torch
 from torch import fx, nn
 
 from tombola.errors import TombolaError
+from tombola.formats import aligned
 from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, use_binary_layers_
 from tombola.nn.remarks import remarks
@@ -42,9 +43,7 @@ class RewriteReport:
     def __str__(self) -> str:
         rows = [("replaced", "in", "times")]
         rows += [(r.kind, r.where or "(the model)", "?" if r.times is None else str(r.times)) for r in self.replaced]
-        kind, place = (max(len(row[column]) for row in rows) for column in (0, 1))
-        table = [f"{row[0]:<{kind}}  {row[1]:<{place}}  {row[2]:>5}" for row in rows]
-        return "\n".join([*table, *(f"note: {remark}" for remark in self.remarks)])
+        return "\n".join([*aligned(rows, left=(0, 1)), *(f"note: {remark}" for remark in self.remarks)])
 
 
 # ---- binary activations ------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tombola.compact import CompactReport
+from tombola.formats import aligned
 from tombola.runtime.binary import Packed
 from tombola.runtime.choose import Draft, Times
 from tombola.runtime.cuda import LinearChoice
@@ -126,7 +127,7 @@ def _table(part: RegionRow) -> list[str]:
         (one.name, _size(one.shape), f"{one.density:.1%}", one.kernel, _ms(one.native), _ms(one.dense))
         for one in part.layers
     ]
-    return _lined_up(rows)
+    return _indented(rows)
 
 
 def _packed_table(packed: Sequence[Packed]) -> list[str]:
@@ -134,7 +135,7 @@ def _packed_table(packed: Sequence[Packed]) -> list[str]:
     for one in packed:
         times = (_ms(one.seconds.get("packed")), _ms(one.seconds.get("dense")))
         rows.append((one.name, _size(one.shape), f"{one.density:.1%}", one.choice, *times))
-    return _lined_up(rows)
+    return _indented(rows)
 
 
 def _ms(seconds: float | None) -> str:
@@ -145,10 +146,5 @@ def _size(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _lined_up(rows: Sequence[tuple[str, str, str, str, str, str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = (0, 1, 3)
-    return [
-        "  " + "  ".join(f"{cell:{'<' if i in left else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip()
-        for row in rows
-    ]
+def _indented(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {line}" for line in aligned(rows, left=(0, 1, 3))]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tombola.coverage import density_in_words
-from tombola.formats import BITS, count, density
+from tombola.formats import BITS, count, density, ruled
 from tombola.ticket import format as container
 from tombola.ticket.codec import digest, encode
 from tombola.ticket.storage import bits_per_weight, bound_bytes, entropy
@@ -148,13 +148,7 @@ def table(file: FileSummary) -> str:
         cells.append(
             (row.name, count(row.kept), count(row.total), density(row.density), row.coding, *bits, count(row.bytes))
         )
-    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
-        for row in cells
-    ]
-    rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], _note(file)])
+    return "\n".join([*ruled(cells), _note(file)])
 
 
 def _note(file: FileSummary) -> str:
