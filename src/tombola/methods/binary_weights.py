@@ -1,4 +1,7 @@
-"""Weight-trained binary networks, the baseline of multi-prize tickets (XNOR-Net, Rastegari et al. 2016)."""
+"""Weight-trained binary networks, the baseline of multi-prize tickets (XNOR-Net, Rastegari et al. 2016).
+
+`BinaryWeights.definition` is the method.
+"""
 
 from __future__ import annotations
 

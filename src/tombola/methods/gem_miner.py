@@ -1,4 +1,8 @@
-"""Gem-Miner (Sreenivasan et al. 2022, "Rare gems"): rounded scores, of which ever more are frozen out."""
+"""Gem-Miner (Sreenivasan et al. 2022, "Rare gems"): rounded scores, of which ever more are frozen out.
+
+`GemMiner.definition` is a step, `densities` how many scores take part. Scores begin uniform in [0, 1], weights stay
+as they were drawn. The authors freeze out every 5 epochs, and add 1e-4 times the squared scores to the loss.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,15 @@
-"""Iterative magnitude pruning with rewinding (Frankle & Carbin 2019; Frankle et al. 2020)."""
+"""Iterative magnitude pruning with rewinding (Frankle & Carbin 2019; Frankle et al. 2020).
+
+Level 0 trains all weights, from w_0 over w_k (the rewind step) to w_f. Level r keeps those k_r of the weights still
+kept whose score is largest, |w_f| at the end of the level before, sets the others to 0 for good, returns the kept
+ones to w_k, with optimiser, schedule and data order, and trains them again.
+
+k_r = round(n·(1 - rate)^r) in each layer of n weights, the output layer at half the rate. Towards a density d one
+factor scales all rates, so that round(d·N) of all N are kept in the last of the rounds.
+
+The authors prune 20 % of a linear layer per level, 10 % or 15 % of a convolution (Conv-2 and 4; Conv-6), in residual
+and VGG networks 20 % of all convolutions together.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""IteRand (Chijiwa et al. 2021): edge-popup whose pruned weights are drawn anew now and then."""
+"""IteRand (Chijiwa et al. 2021): edge-popup whose pruned weights are drawn anew now and then.
+
+`IteRand.redrawn` is what it adds. The authors redraw every 300 iterations with probability 0.1.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Joint training of mask and weights: edge-popup's scores and ordinary weight training at once.
 
-Proposed in "Finding Lottery Tickets via Gradient Descent" (LeapMind, 2021), without a formula.
+Proposed in "Finding Lottery Tickets via Gradient Descent" (LeapMind, 2021), without a formula; `Joint.definition` is
+ours.
 """
 
 from __future__ import annotations
