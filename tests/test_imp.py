@@ -245,9 +245,9 @@ def test_the_public_names_do_the_whole_job(tmp_path: Path) -> None:
     with tb.hold(loaded.build("origin"), loaded.mask):
         pass
     verdict = tb.verify(loaded, data, replicates=3)
-    assert {"dense", "random", "reinit"} == set(verdict["comparisons"])
-    assert verdict["wins"] in (True, False)
-    assert isinstance(verdict["sentence"], str)
+    assert {"dense", "random", "reinit"} == set(verdict.comparisons)
+    assert verdict.wins in (True, False)
+    assert isinstance(verdict.sentence, str)
 
 
 def test_replicates_are_searches_of_their_own_and_finished_runs_are_found_again(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import product
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tombola.mask import Mask
 from tombola.supermask import (
     FROZEN,
     Bernoulli,
@@ -27,6 +29,7 @@ from tombola.supermask import (
     TopK,
     WeightRule,
     attach,
+    read,
     refresh,
 )
 from tombola.supermask.layers import groups, layers
@@ -124,3 +127,38 @@ def test_the_largest_scores_by_hand() -> None:
     assert largest(scores, 3).tolist() == [[True, False, False], [True, False, True]]  # ties to the lower index
     assert largest(scores, 0).sum() == 0
     assert largest(scores, 6).all()
+
+
+class Positive(MaskRule):
+    """A rule of somebody's own: its definition alone."""
+
+    start = 1e-4
+
+    def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
+        return scores > 0
+
+    def slope(self, scores: Tensor) -> Tensor:
+        return torch.ones_like(scores)
+
+    def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
+        return {name: torch.where(mask[name], s.abs(), -s.abs()) for name, s in scores.items()}
+
+
+def test_a_rule_of_ones_own_needs_no_more_than_its_definition() -> None:
+    def trained(fused: bool) -> list[dict[str, Tensor]]:
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(12, 16), nn.ReLU(), nn.Linear(16, 4))
+        attach(model, Positive(), fused=fused)
+        assert read(model).density == 1
+        return states(model)
+
+    with torch.random.fork_rng():
+        fused, plain = trained(True), trained(False)
+    for ours, theirs in zip(fused, plain, strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    masks = [value for name, value in fused[-1].items() if name.endswith("mask")]
+    assert 0 < sum(int(mask.sum()) for mask in masks) < sum(mask.numel() for mask in masks)
+    model = nn.Linear(12, 16)
+    kept = Mask({"weight": torch.arange(192).view(16, 12) % 3 == 0})
+    attach(model, Positive(), mask=kept)
+    assert read(model) == kept
