@@ -178,7 +178,7 @@ def test_error_lines(name: str, args: dict[str, Any], line: str) -> None:
 
 def test_errors_about_the_data() -> None:
     with pytest.raises(
-        TombolaError, match=r"vgg-16 needs images .*; the data's shape is \(64,\); flat data go with mlp"
+        TombolaError, match=r"vgg-16 needs images .*; the data's shape is \(64,\); for flat data use mlp"
     ):
         net("vgg-16", (64,))
     with pytest.raises(TombolaError, match="conv-2: classes is 0; a positive integer"):
