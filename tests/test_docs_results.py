@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "docs" / "make"))
 import docstrings  # noqa: E402
 import everything  # noqa: E402
 import figures  # noqa: E402
+import links  # noqa: E402
 import methods  # noqa: E402
 import packages  # noqa: E402
 from pages import Claim, Table, loose_numbers, with_claim, with_tables  # noqa: E402
@@ -111,6 +112,17 @@ def test_a_package_without_a_place_in_the_map_and_a_name_without_a_package_are_f
     assert [fault.what for fault in found] == [
         "the map of packages leaves out b/",
         "the map of packages names gone/, which is not in src/tombola",
+    ]
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "b.md").write_text("# Head, with *marks*\n[up](../a.md)\n")
+    text = "# A\n[b](docs/b.md#head-with-marks) [c](docs/c.md) [d](docs/b.md#tail) [e](#a) [f](https://x.org/y.md)\n"
+    (tmp_path / "a.md").write_text(f"{text}```\n[in](code.md)\n```\n")
+    assert [str(fault) for fault in links.faults(tmp_path)] == [
+        "a.md: link docs/c.md: there is no such file",
+        "a.md: link docs/b.md#tail: there is no such heading",
     ]
 
 

@@ -10,6 +10,7 @@ import docstrings
 import figures
 import given
 import joint
+import links
 import mask_init
 import methods
 import mnist
@@ -63,4 +64,10 @@ def faults(write: Callable[[Path, str], None]) -> list[Fault]:
 
     Pages that change are given to `write`.
     """
-    return [*put_right(tables(), claims(), PAGES, write), *figures.faults(), *docstrings.faults(), *packages.faults()]
+    return [
+        *put_right(tables(), claims(), PAGES, write),
+        *figures.faults(),
+        *docstrings.faults(),
+        *packages.faults(),
+        *links.faults(),
+    ]
