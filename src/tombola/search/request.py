@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,12 +77,10 @@ def make_request(
     spec = ModelSpec(model) if isinstance(model, str) else model
     _check_kinds(spec, method)
     source = as_data(data, model)
-    if isinstance(method, Method):
-        kind, fields_given = type(method), None
-    else:
-        kind, fields_given = (method_class(method), None) if isinstance(method, str) else (method_class("imp"), method)
+    kind = type(method) if isinstance(method, Method) else method_class(method if isinstance(method, str) else "imp")
     named = preset(kind, name_of_model(spec), source.name)
-    chosen = method if isinstance(method, Method) else made(kind, named.method, fields_given)
+    options_given = None if isinstance(method, str | Method) else method
+    chosen = method if isinstance(method, Method) else made(kind, named.method, options_given)
     if ticket is not None and not chosen.goes_on_from_tickets:
         raise TombolaError(
             f"method {chosen.name} cannot start from a ticket, and would not keep its mask; leave start out"
@@ -92,10 +90,10 @@ def make_request(
     return Request(spec, source, chosen, recipe, seed, replicates, options or Options(), ticket)
 
 
-def made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:
+def made(kind: type[Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:
     """A dataclass of the fields in `named`, changed by those given; a TombolaError for an unknown field."""
     if given is not None and not isinstance(given, Mapping):
-        title = getattr(kind, "__name__", "the options")
+        title = kind.__name__
         raise TombolaError(f"{title} is given as {described(given)}; give a {title}, or a mapping of its fields")
     if is_dataclass(kind) and given is not None:
         known = [part.name for part in fields(kind) if part.init]
@@ -105,7 +103,7 @@ def made(kind: Callable[..., Made], named: Mapping[str, Any], given: Mapping[str
     try:
         return kind(**{**named, **(given or {})})
     except TypeError as error:
-        raise TombolaError(f"{getattr(kind, '__name__', 'the options')} cannot be made of {given}: {error}") from None
+        raise TombolaError(f"{kind.__name__} cannot be made of {given}: {error}") from None
 
 
 def _check_kinds(model: Any, method: Any) -> None:
