@@ -55,8 +55,11 @@ FOLDS: dict[str, tuple[Callable[[Calls, Tensor], Tensor], tuple[str, ...]]] = {
         ("other",),
     ),
     "of the input": (lambda m, x: m.two(m.norm(x)), ()),
-    "before a function with jumps": (lambda m, x: m.two(m.sign(m.norm(m.one(x)))), ()),
-    "before jumps, then one's own": (lambda m, x: m.other(m.two(m.sign(m.norm(m.one(x))))), ("other",)),
+    "before a discontinuous function": (lambda m, x: m.two(m.sign(m.norm(m.one(x)))), ()),
+    "before a discontinuous function, then one's own": (
+        lambda m, x: m.other(m.two(m.sign(m.norm(m.one(x))))),
+        ("other",),
+    ),
 }
 
 
@@ -187,10 +190,14 @@ def test_a_function_takes_constants_into_the_bias_it_has() -> None:
     assert units(equal(Function(False), torch.randn(4, 2)), "first") == (4, 3)
 
 
-def test_a_layer_before_a_function_with_jumps_takes_no_constants() -> None:
-    for jumps, left in ((True, 3), (False, 2)):
+def test_a_layer_before_a_discontinuous_function_takes_no_constants() -> None:
+    for discontinuous, left in ((True, 3), (False, 2)):
         model = nn.Sequential(
-            nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 3), BinaryActivation() if jumps else nn.ReLU(), nn.Linear(3, 2)
+            nn.Linear(2, 4),
+            nn.ReLU(),
+            nn.Linear(4, 3),
+            BinaryActivation() if discontinuous else nn.ReLU(),
+            nn.Linear(3, 2),
         )
         with torch.no_grad():
             model[0].weight[1:3] = 0

@@ -329,7 +329,7 @@ def test_binary_layers_are_packed_and_planned(monkeypatch: pytest.MonkeyPatch) -
         deploy(model, x, plan=replace(deployed.plan, packed={"3": "packed"}))
 
 
-def test_layers_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_isolated_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A layer that dense runs faster leaves its region, if the whole gets faster."""
     model = zeroed(nn.Sequential(*(nn.Linear(8, 8) for _ in range(3))), 0.5)
     x = torch.randn(2, 8)

@@ -251,7 +251,7 @@ def test_squeezing_can_take_the_batch(dims: tuple[int, ...], left: set[str]) -> 
     assert set(found.left) == left
 
 
-def test_layers_apart_share_no_region_with_others() -> None:
+def test_isolated_layers_share_no_region_with_others() -> None:
     model = nn.Sequential(*(nn.Linear(4, 4) if i % 2 == 0 else nn.ReLU() for i in range(8)))
     network = fx.symbolic_trace(model.eval())
     found = lower(network, (torch.randn(2, 4),), ["2", "4"])
