@@ -16,6 +16,7 @@ from tombola.data.config import DataSpec
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.models.spec import ModelSpec
+from tombola.results.record import Record
 from tombola.runs.progress import Silent
 from tombola.runs.stage import Stage
 from tombola.search import driver
@@ -35,11 +36,21 @@ class Asked:
         return (self.data,)
 
 
+class Found(Record, frozen=True, kw_only=True):
+    """What it gives."""
+
+    squares: tuple[int, ...]
+    note: str = ""
+    run: str | None = None
+    reused: bool | None = None
+
+
 @dataclass(frozen=True)
-class Squares(Experiment[Asked]):
+class Squares(Experiment[Asked, Found]):
     """Squares of some numbers, each in a stage of its own."""
 
     kind = "find"
+    result = Found
     numbers: tuple[int, ...] = (2, 3)
     refused: str = ""
     note: str = ""
@@ -64,13 +75,14 @@ class Squares(Experiment[Asked]):
         assert torch.get_num_threads() == 1
         self.met("check")
 
-    def compute(self, work: Workspace) -> dict[str, Any]:
+    def compute(self, work: Workspace) -> Found:
         assert torch.get_num_threads() == 1
         self.met("compute")
-        return {"kind": "find", "squares": [square for _, square in work.map(self.square, self.numbers, "squares")]}
+        return Found(squares=tuple(square for _, square in work.map(self.square, self.numbers, "squares")))
 
-    def renewed(self, work: Workspace, result: dict[str, Any]) -> dict[str, Any]:
-        return {**result, "note": self.note} if self.note else result
+    def renewed(self, work: Workspace, result: Found) -> Found:
+        assert work.directory is not None
+        return result.replace(note=self.note) if self.note else result
 
     def square(self, work: Workspace, number: int) -> int:
         self.met(f"square {number}")
@@ -91,16 +103,17 @@ def test_a_run_is_checked_named_and_computed_once(tmp_path: Path) -> None:
     squares = Squares(Asked())
     done = run(squares, tmp_path)
     assert squares.calls == WHOLE
-    assert (done.result["squares"], done.reused) == ([4, 9], False)
-    assert done.directory.parent == tmp_path
-    assert done.directory.name.startswith("squares-")
-    begun = json.loads((done.directory / "run.json").read_bytes())
+    assert (done.squares, done.reused) == ((4, 9), False)
+    directory = Path(done.run or "")
+    assert directory.parent == tmp_path
+    assert directory.name.startswith("squares-")
+    begun = json.loads((directory / "run.json").read_bytes())
     assert (begun["kind"], begun["machine"]) == ("find", machine(OPTIONS))
     again = Squares(Asked())
-    assert run(again, tmp_path) == replace(done, reused=True)
+    assert run(again, tmp_path) == done.replace(reused=True)
     assert again.calls == ["admit", "config"]  # what is refused even where the run is finished, and its name
     other = run(Squares(Asked(), (2,)), tmp_path)
-    assert other.directory != done.directory
+    assert other.run != done.run
 
 
 def test_finished_jobs_are_found_again(tmp_path: Path) -> None:
@@ -108,7 +121,7 @@ def test_finished_jobs_are_found_again(tmp_path: Path) -> None:
     with pytest.raises(TombolaError, match="refused in work 3"):
         run(killed, tmp_path)
     resumed = Squares(Asked())
-    assert run(resumed, tmp_path).result["squares"] == [4, 9]
+    assert run(resumed, tmp_path).squares == (4, 9)
     assert resumed.calls == [call for call in WHOLE if call != "work 2"]
 
 
@@ -129,15 +142,15 @@ def test_what_is_no_configuration_is_renewed(tmp_path: Path) -> None:
     run(Squares(Asked()), tmp_path)
     noted = Squares(Asked(), note="tuned")
     done = run(noted, tmp_path)
-    assert (done.result["note"], done.reused) == ("tuned", True)
+    assert (done.note, done.reused) == ("tuned", True)
     assert "compute" not in noted.calls
-    assert Stage(done.directory).result() == done.result
+    assert run(Squares(Asked()), tmp_path).note == "tuned"
 
 
 def test_in_memory_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     squares = Squares(Asked())
-    assert run_in_memory(squares, squares.compute)["squares"] == [4, 9]
+    assert run_in_memory(squares, squares.compute).squares == (4, 9)
     assert squares.calls == [call for call in WHOLE if call != "config"]
     assert not list(tmp_path.iterdir())
     assert run_in_memory(squares, lambda work: work.directory) is None

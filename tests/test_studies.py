@@ -75,7 +75,7 @@ def test_controls_are_trained_at_the_levels_asked_for_or_at_all(
     found: list[Any] = []
     monkeypatch.setattr(curve, "search_levels", lambda request, work, replicate: levels)
     monkeypatch.setattr(curve._Curve, "train_control", lambda self, work, control: control)
-    monkeypatch.setattr(curve, "find_result", lambda *given: SimpleNamespace(as_dict=lambda: found.extend(given[2])))
+    monkeypatch.setattr(curve, "find_result", lambda request, splits, replicates, *more: found.extend(replicates))
     asked = request(replicates=2, seed=5)
     work = Workspace(asked.data, loaded(asked.data), Silent(), tmp_path)
     curve._Curve(asked, CONTROLS, None if wanted is None else tuple(wanted)).compute(work)

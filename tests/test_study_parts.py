@@ -26,7 +26,7 @@ from tombola.plain import as_plain
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparedArm
 from tombola.results.crossed import Sample, crossed_difference, crossed_paired
-from tombola.results.overlap import MaskTrial
+from tombola.results.overlap import MaskSide, MaskTrial, PairOverlap, SharedLayer
 from tombola.results.search import SearchResult
 from tombola.results.statistics import figure
 from tombola.results.trial import LevelResult
@@ -511,25 +511,26 @@ def test_a_weight_of_0_is_not_positive() -> None:
 
 
 def test_numbers_of_several_replicates_become_figures_where_they_stand() -> None:
-    def found(*numbers: float, same_origin: bool = True) -> dict[str, Any]:
-        row = {"name": "fc", "total": 9, "ratio": numbers[0], "first": {"kept": numbers[1]}}
-        whole = {"name": "all layers", "total": 9, "ratio": numbers[2], "first": {"kept": numbers[3]}}
-        return {"layers": [row], "whole": whole, "same_origin": same_origin}
+    def side(number: float) -> MaskSide[float | None]:
+        return MaskSide(**{part: number + 0.1 * i for i, part in enumerate(MaskSide.__struct_fields__)})
 
-    joined = over_replicates([found(1, 2, 3, 4), found(5, 6, 7, 8), found(9, 10, 11, 12)])
-    assert joined == {
-        "layers": [
-            {"name": "fc", "total": 9, "ratio": figure([1, 5, 9]), "first": {"kept": figure([2, 6, 10])}},
-        ],
-        "whole": {
-            "name": "all layers",
-            "total": 9,
-            "ratio": figure([3, 7, 11]),
-            "first": {"kept": figure([4, 8, 12])},
-        },
-        "same_origin": True,
-    }
-    assert not over_replicates([found(1, 2, 3, 4), found(1, 2, 3, 4, same_origin=False)])["same_origin"]
+    def row(name: str, number: float) -> SharedLayer[float | None]:
+        numbers = {part: number + i for i, part in enumerate(SharedLayer.__struct_fields__[2:-2])}
+        return SharedLayer(name=name, total=9, **numbers, first=side(2 * number), second=side(3 * number))
+
+    def found(number: float, whole: float, same_origin: bool = True) -> PairOverlap[float | None]:
+        return PairOverlap(layers=(row("fc", number),), whole=row("all layers", whole), same_origin=same_origin)
+
+    joined = over_replicates([found(1, 2), found(5, 6), found(9, 10)])
+    assert joined.same_origin
+    for shared, name, numbers in ((joined.layers[0], "fc", (1, 5, 9)), (joined.whole, "all layers", (2, 6, 10))):
+        assert (shared.name, shared.total) == (name, 9)
+        for i, part in enumerate(SharedLayer.__struct_fields__[2:-2]):
+            assert getattr(shared, part) == figure([number + i for number in numbers]), part
+        for kept, factor in ((shared.first, 2), (shared.second, 3)):
+            for i, part in enumerate(MaskSide.__struct_fields__):
+                assert getattr(kept, part) == figure([factor * number + 0.1 * i for number in numbers]), part
+    assert not over_replicates([found(1, 2), found(1, 2, same_origin=False)]).same_origin
 
 
 def test_two_files_are_compared_by_the_limits_and_the_trust_that_are_given(tmp_path: Path) -> None:
@@ -628,7 +629,7 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
         return load(path, max_weights=max_weights)
 
     monkeypatch.setattr(tb.Ticket, "load", loading)
-    found = study.compute(workspace(data, tmp_path))
+    found = study.compute(workspace(data, tmp_path)).as_dict()
     assert calls == [
         *((mask, index, ()) for index, mask in itertools.product(range(3), ("first", "second"))),
         *((mask, index, FILES) for index, mask in itertools.product(range(3), MASKS)),
@@ -661,7 +662,7 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
     assert found["intervals"] == "95 % t-intervals over 3 replicates, differences paired by replicate"
     assert found["note"] == ""
     few = crossed(replicates=1).compute(workspace(data, tmp_path))
-    assert few["intervals"] == "no intervals: they need at least 3 replicates, and there are 1"
+    assert few.intervals == "no intervals: they need at least 3 replicates, and there are 1"
 
 
 def test_networks_with_norms_have_a_note(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import msgspec
 
 from tombola.errors import TombolaError
 from tombola.results.record import Record
-from tombola.runs.carry import Done
 from tombola.runs.integrity import check_format, read_record
 from tombola.runs.stage import RESULT, Stage
 
@@ -31,12 +30,6 @@ def recovered(kind: type[R], stage: Stage | None) -> R | None:
     """What a finished stage gave; see `Stage.recovered`."""
     content = stage.recovered() if stage is not None else None
     return None if stage is None or content is None else typed(kind, content, stage.directory / RESULT)
-
-
-def of_run(kind: type[R], done: Done) -> R:
-    """The result of a finished run, with its directory (`run`) and whether it was found finished (`reused`)."""
-    result = typed(kind, done.result, done.directory / RESULT)
-    return result.replace(run=str(done.directory), reused=done.reused)
 
 
 def typed(kind: type[R], content: Mapping[str, Any], file: Path) -> R:

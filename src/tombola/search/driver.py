@@ -19,10 +19,12 @@ from torch import nn
 from tombola.data.config import DataSpec
 from tombola.data.splits import Splits
 from tombola.models.spec import ModelSpec
-from tombola.runs.carry import Done, Order, carry_out, check_out
+from tombola.results.codec import typed
+from tombola.results.record import Record
+from tombola.runs.carry import Order, carry_out, check_out
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.progress import Progress, Silent, show_progress
-from tombola.runs.stage import Stage
+from tombola.runs.stage import RESULT, Stage
 from tombola.search.origin import Starts
 from tombola.search.request import check_jobs, loaded
 from tombola.train.options import Options
@@ -100,14 +102,20 @@ class Asked(Protocol):
 
 
 Request = TypeVar("Request", bound=Asked)
+Outcome = TypeVar("Outcome", bound=Record)
 
 
 @dataclass(frozen=True)
-class Experiment(ABC, Generic[Request]):
+class Experiment(ABC, Generic[Request, Outcome]):
     """What a run computes for a request; picklable where model and data are given by name."""
 
     kind: ClassVar[str] = "study"
     request: Request
+
+    @property
+    @abstractmethod
+    def result(self) -> type[Outcome]:
+        """The record that it computes; it has the fields `run` and `reused`."""
 
     @abstractmethod
     def label(self, splits: Splits) -> str:
@@ -126,15 +134,15 @@ class Experiment(ABC, Generic[Request]):
         """Meet every mistake before anything is trained or written; not called where the run is finished."""
 
     @abstractmethod
-    def compute(self, work: Workspace) -> dict[str, Any]:
+    def compute(self, work: Workspace) -> Outcome:
         """The result, with torch held to the threads of the options; finished stages are found again."""
 
-    def renewed(self, work: Workspace, result: dict[str, Any]) -> dict[str, Any]:
+    def renewed(self, work: Workspace, result: Outcome) -> Outcome:
         """A finished run's result with present names and notes, which are no part of the configuration."""
         return result
 
 
-def run(experiment: Experiment[Any], out: Path, processes: int = 1) -> Done:
+def run(experiment: Experiment[Any, Outcome], out: Path, processes: int = 1) -> Outcome:
     """The experiment's run under `out`, found finished or carried out now.
 
     Raises:
@@ -154,18 +162,21 @@ def run(experiment: Experiment[Any], out: Path, processes: int = 1) -> Done:
 
         def compute(directory: Path) -> dict[str, Any]:
             with limit_threads(options.threads):
-                return experiment.compute(replace(work, directory=directory))
+                return experiment.compute(replace(work, directory=directory)).as_dict()
 
         order = Order(out, experiment.label(splits), experiment.kind, machine(options, work.processes), options.force)
         done = carry_out(order, config, check, compute, work.progress)
-        result = experiment.renewed(replace(work, directory=done.directory), done.result)
-        if result != done.result:
+        result = typed(experiment.result, done.result, done.directory / RESULT)
+        renewed = experiment.renewed(replace(work, directory=done.directory), result)
+        if renewed != result:
             with order.open(config()) as opened:
-                opened.finish(result)
-        return replace(done, result=result)
+                opened.finish(renewed.as_dict())
+        return renewed.replace(run=str(done.directory), reused=done.reused)
 
 
-def run_in_memory(experiment: Experiment[Any], compute: Callable[[Workspace], Result], processes: int = 1) -> Result:
+def run_in_memory(
+    experiment: Experiment[Any, Any], compute: Callable[[Workspace], Result], processes: int = 1
+) -> Result:
     """What `compute` gives of a checked experiment, with the run's directory None: nothing is written."""
     with _workspace(experiment, processes) as work, limit_threads(experiment.request.options.threads):
         experiment.check(work)
@@ -174,7 +185,7 @@ def run_in_memory(experiment: Experiment[Any], compute: Callable[[Workspace], Re
 
 
 @contextmanager
-def _workspace(experiment: Experiment[Any], processes: int, out: Path | None = None) -> Iterator[Workspace]:
+def _workspace(experiment: Experiment[Any, Any], processes: int, out: Path | None = None) -> Iterator[Workspace]:
     asked = experiment.request
     processes = check_jobs(processes, *asked.parts)
     if out is not None:

@@ -21,7 +21,6 @@ from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.parameters import parameters_by_name
 from tombola.plain import as_plain
-from tombola.results.codec import of_run
 from tombola.results.record import LeftOut, Parameters
 from tombola.results.search import TICKET, Replicate, SearchResult
 from tombola.results.trial import LevelResult
@@ -132,11 +131,12 @@ def run_find(request: Request, out: Path, *, jobs: int = 1) -> SearchResult:
 
     `jobs` processes share the replicates out (model and data given by name).
     """
-    return of_run(SearchResult, run(_Find(request), out, jobs))
+    return run(_Find(request), out, jobs)
 
 
-class _Find(Experiment[Request]):
+class _Find(Experiment[Request, SearchResult]):
     kind = "find"
+    result = SearchResult
 
     def label(self, splits: Splits) -> str:
         return f"{self.request.method.name}-{name_of_model(self.request.model)}-{splits.name}"
@@ -148,10 +148,10 @@ class _Find(Experiment[Request]):
     def check(self, work: Workspace) -> None:
         validate(self.request, work.splits, work.progress, work.starts)
 
-    def compute(self, work: Workspace) -> dict[str, Any]:
+    def compute(self, work: Workspace) -> SearchResult:
         searches = work.map(partial(search_levels, self.request), range(self.request.replicates), "replicates")
         replicates = [replicate_of(self.request, number, {TICKET: levels}) for number, levels in searches]
-        return find_result(self.request, work.splits, replicates, work.starts).as_dict()
+        return find_result(self.request, work.splits, replicates, work.starts)
 
 
 def search_levels(request: Request, work: Workspace, replicate: int) -> list[LevelResult]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -17,7 +17,6 @@ from tombola.errors import TombolaError
 from tombola.levels.search import Level
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
-from tombola.results.codec import of_run, typed
 from tombola.results.comparison import ArmContrast, ArmDifference, ComparedArm, ComparisonResult, CoveredDifference
 from tombola.results.crossed import Sample, crossed_difference, crossed_paired
 from tombola.results.record import Figure, Parameters
@@ -25,7 +24,6 @@ from tombola.results.statistics import FEWEST_REPLICATES, difference, figure
 from tombola.results.trial import LevelResult
 from tombola.results.verification import SEEDS, SEEDS_AND_EXAMPLES, SeedsAlone
 from tombola.runs.record import shared
-from tombola.runs.stage import RESULT
 from tombola.search.describe import describe, describe_training
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed, search_replicate, validate
@@ -80,13 +78,14 @@ def run_comparison(
     check_arms(arms)
     spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)
     first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
-    done = run(_Comparison(first, study, tuple(arms), note), Path(out), jobs)
-    return of_run(ComparisonResult, done)
+    return run(_Comparison(first, study, tuple(arms), note), Path(out), jobs)
 
 
 @dataclass(frozen=True)
-class _Comparison(Experiment[Request]):
+class _Comparison(Experiment[Request, ComparisonResult]):
     """`request`: the first arm's."""
+
+    result = ComparisonResult
 
     study: str
     arms: tuple[Arm, ...]
@@ -109,34 +108,28 @@ class _Comparison(Experiment[Request]):
         for arm in self.arms:
             check_arm(arm, self.request, work)
 
-    def compute(self, work: Workspace) -> dict[str, Any]:
+    def compute(self, work: Workspace) -> ComparisonResult:
         # replicate by replicate, so that a killed study has whole comparisons
         jobs = [(arm, index) for index in range(self.request.replicates) for arm in range(len(self.arms))]
         searches: list[list[Searched]] = [[] for _ in self.arms]
         for (arm, _), searched in work.map(self.search, jobs, "searches"):
             searches[arm].append(searched)
         counted = parameters(self.request, work.splits, searches[0][0].levels[-1].total)
-        return self._result(work.splits, work.folder, searches, counted).as_dict()
+        return self._result(work, searches, counted)
 
     def search(self, work: Workspace, job: tuple[int, int]) -> Searched:
         """One replicate of one arm, both by their index."""
         levels = search_arm(self.arms[job[0]], self.request, work, job[1])
         return Searched(tuple(level.result for level in levels), _hash(levels[0].ticket.origin))
 
-    def renewed(self, work: Workspace, result: Mapping[str, Any]) -> dict[str, Any]:
-        before = typed(ComparisonResult, result, work.folder / RESULT)
-        searches = [_searched(arm) for arm in before.arms]
-        return self._result(work.splits, work.folder, searches, before.parameters).as_dict()
+    def renewed(self, work: Workspace, result: ComparisonResult) -> ComparisonResult:
+        return self._result(work, [_searched(arm) for arm in result.arms], result.parameters)
 
     def _result(
-        self,
-        splits: Splits,
-        directory: Path,
-        searches: Sequence[Sequence[Searched]],
-        counted: Parameters | None,
+        self, work: Workspace, searches: Sequence[Sequence[Searched]], counted: Parameters | None
     ) -> ComparisonResult:
-        request = self.request
-        found = summarise(self.arms, searches, [_outcomes(directory, replicates) for replicates in searches])
+        request, splits = self.request, work.splits
+        found = summarise(self.arms, searches, [_outcomes(work.folder, replicates) for replicates in searches])
         return ComparisonResult(
             study=self.study,
             model=name_of_model(request.model),

@@ -20,7 +20,7 @@ from tombola.mask import Mask
 from tombola.models.spec import ModelSpec
 from tombola.parameters import prunable
 from tombola.plain import as_plain
-from tombola.results.codec import of_run, recovered
+from tombola.results.codec import recovered
 from tombola.results.overlap import (
     MaskDifference,
     MaskResult,
@@ -112,8 +112,7 @@ def run_overlap(
     check_arms(arms)
     spec, source = _from_one_start(model), as_data(data, model)
     first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
-    done = run(_CrossTraining(first, arms, recipe or arms[0].recipe), Path(out), jobs)
-    return of_run(OverlapResult, done)
+    return run(_CrossTraining(first, arms, recipe or arms[0].recipe), Path(out), jobs)
 
 
 def compare_files(
@@ -154,8 +153,10 @@ class _MaskTest:
 
 
 @dataclass(frozen=True)
-class _CrossTraining(Experiment[Request]):
+class _CrossTraining(Experiment[Request, OverlapResult]):
     """`request`: the first arm's search; `recipe`: how weights are trained under the masks."""
+
+    result = OverlapResult
 
     arms: tuple[Arm, Arm]
     recipe: Recipe
@@ -213,7 +214,7 @@ class _CrossTraining(Experiment[Request]):
         """The network that an arm's search begins with."""
         return start_from(self.request.model, splits, seed=self.request.seed, method=arm.method).network()
 
-    def compute(self, work: Workspace) -> dict[str, Any]:
+    def compute(self, work: Workspace) -> OverlapResult:
         replicates = range(self.request.replicates)
         searched: dict[str, list[LevelResult]] = {mask: [] for mask in SEARCHED}
         tested: dict[str, list[MaskTrial]] = {mask: [] for mask in MASKS}
@@ -233,7 +234,7 @@ class _CrossTraining(Experiment[Request]):
             )
             for levels in zip(tested["first"], tested["second"], strict=True)
         ]
-        return self._result(work.splits, pairs, searched, tested).as_dict()
+        return self._result(work.splits, pairs, searched, tested)
 
     def search(self, work: Workspace, job: tuple[int, str]) -> LevelResult:
         """The last level of one search, given by replicate and mask; paths are relative to the run's directory."""

@@ -14,7 +14,6 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.levels.search import level_result
 from tombola.names import check_known
-from tombola.results.codec import of_run
 from tombola.results.search import TICKET, SearchResult
 from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
@@ -46,7 +45,7 @@ def run_curve(
     for name in controls:
         check_known("control", name, CONTROLS)
     levels = None if control_levels is None else tuple(sorted(set(control_levels)))
-    return of_run(SearchResult, run(_Curve(request, tuple(controls), levels), out, jobs))
+    return run(_Curve(request, tuple(controls), levels), out, jobs)
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,9 @@ class _Control:
 
 
 @dataclass(frozen=True)
-class _Curve(Experiment[Request]):
+class _Curve(Experiment[Request, SearchResult]):
+    result = SearchResult
+
     controls: tuple[str, ...]
     control_levels: tuple[int, ...] | None
 
@@ -86,7 +87,7 @@ class _Curve(Experiment[Request]):
                 f"{', '.join(map(str, searched))}; name some of those"
             )
 
-    def compute(self, work: Workspace) -> dict[str, Any]:
+    def compute(self, work: Workspace) -> SearchResult:
         searches = work.map(partial(search_levels, self.request), range(self.request.replicates), "searches")
         arms = [{TICKET: levels, **{name: [] for name in self.controls}} for _, levels in searches]
         self._check_levels([level.level for level in arms[0][TICKET][1:]])
@@ -100,7 +101,7 @@ class _Curve(Experiment[Request]):
         for control, level in work.map(self.train_control, controls, "controls"):
             arms[control.replicate][control.name].append(level)
         replicates = [replicate_of(self.request, number, replicate) for number, replicate in enumerate(arms)]
-        return find_result(self.request, work.splits, replicates, work.starts).as_dict()
+        return find_result(self.request, work.splits, replicates, work.starts)
 
     def train_control(self, work: Workspace, control: _Control) -> LevelResult:
         """The level of one control."""

@@ -24,7 +24,6 @@ from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.parameters import unwrap
 from tombola.plain import as_plain
-from tombola.results.codec import of_run
 from tombola.results.record import Parameters
 from tombola.results.verification import ExampleSet, VerificationResult
 from tombola.rng.seeds import checked_seed, derive
@@ -128,12 +127,13 @@ def run_verify(verification: Verification, out: Path | None = None, *, jobs: int
     """Carry out a verification, in a run directory under `out` if that is given."""
     experiment = _Verify(verification)
     if out is None:
-        return run_in_memory(experiment, experiment.verdict, jobs)
-    return of_run(VerificationResult, run(experiment, out, jobs))
+        return run_in_memory(experiment, experiment.compute, jobs)
+    return run(experiment, out, jobs)
 
 
-class _Verify(Experiment[Verification]):
+class _Verify(Experiment[Verification, VerificationResult]):
     kind = "verify"
+    result = VerificationResult
 
     def label(self, splits: Splits) -> str:
         return f"verify-{recorded_name(self.request.subject.ticket, 'method') or 'ticket'}-{splits.name}"
@@ -163,11 +163,7 @@ class _Verify(Experiment[Verification]):
         check_fits(apply_rewrites(subject.origin(), subject.rewrites), work.splits)
         try_arms(self._setup(work), subject, seed=self.request.seed)
 
-    def compute(self, work: Workspace) -> dict[str, Any]:
-        return self.verdict(work).as_dict()
-
-    def verdict(self, work: Workspace) -> VerificationResult:
-        """The verdict on all arms, trained where they are not yet."""
+    def compute(self, work: Workspace) -> VerificationResult:
         verification = self.request
         jobs = [(arm, index) for arm in ARMS for index in range(verification.replicates)]
         trials: dict[str, list[Trial]] = {arm: [] for arm in ARMS}
