@@ -155,21 +155,21 @@ def _select(search: Search, pruning: Pruning, context: Context, mask: Mask, coun
 
 def _scores(pruning: Pruning, context: Context) -> dict[str, Tensor]:
     try:
-        found = pruning.criterion(context)
+        scores = pruning.criterion(context)
     except TombolaError:
         raise
     except Exception as error:  # a user's own function may raise anything
         raise TombolaError(f"{_name(pruning)} failed on its Context: {in_short(error)}") from error
-    _check_scores(_name(pruning), found, context)
-    return found
+    _check_scores(_name(pruning), scores, context)
+    return scores
 
 
-def _check_scores(whose: str, found: object, context: Context) -> None:
+def _check_scores(whose: str, given: object, context: Context) -> None:
     wanted = "give a mapping: layer name -> scores in the weight's shape"
-    if not isinstance(found, Mapping):
-        raise TombolaError(f"{whose} gave a {type(found).__name__}; {wanted}")
+    if not isinstance(given, Mapping):
+        raise TombolaError(f"{whose} gave a {type(given).__name__}; {wanted}")
     for name, weight in context.final.items():
-        scores = found.get(name)
+        scores = given.get(name)
         if not isinstance(scores, Tensor) or scores.shape != weight.shape:
             what = f"a tensor of shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else repr(scores)[:60]
             raise TombolaError(f"{whose} gave {what} for {name!r} of shape {tuple(weight.shape)}; {wanted}")
