@@ -46,6 +46,13 @@ class Unwritten(Method):
 class Clash(Half):
     lr: float = 0.1
 
+@dataclass(frozen=True)
+class Slow(IterativePruning):
+    """Prune a tenth at a time."""
+
+    rate: float = 0.1
+    levels: int | None = 2
+
 NUMBER = 3
 '''
 TINY = ["--length", "4it", "--batch_size", "60", "--eval_every", "4it", "--model", "mlp", "--data", "digits"]
@@ -130,6 +137,27 @@ def test_what_is_no_method_is_one_line(outside: Path, path: str, message: str) -
     assert status == 2
     assert message in err
     assert err.count("\n") == 1
+
+
+def test_a_curve_is_drawn_of_levels(outside: Path) -> None:
+    words = ["--replicates", "1", "--controls", "random", "--control_levels", "[2]"]
+    status, out, err = call("study", "curve", "outside_pkg.mine.Slow", *TINY, *words)
+    assert (status, err) == (0, "")
+    assert "outside_pkg.mine.Slow on digits" in out
+    status, _, err = call("study", "curve", "outside_pkg.mine.Slow", *TINY, "--control_levels", "[3]", "--levels", "1")
+    assert status == 2
+    assert "the search has levels 1" in err
+
+
+def test_its_options_come_from_yaml(outside: Path) -> None:
+    (outside / "half.yaml").write_text("density: 0.25\nlength: 4it\nmodel: mlp\ndata: digits\n")
+    status, out, err = call("find", "outside_pkg.mine.Half", "--config", "half.yaml")
+    assert (status, err) == (0, "")
+    assert "25.00 %" in out
+    (outside / "half.yaml").write_text("densiti: 0.25\n")
+    status, _, err = call("find", "outside_pkg.mine.Half", "--config", "half.yaml")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "densiti" in err
 
 
 def test_a_curve_needs_levels(outside: Path) -> None:
