@@ -42,9 +42,10 @@ from tombola.search.find import find_result, parameters, replicate_of, replicate
 from tombola.search.request import Request
 from tombola.study import compare, cross_training, curve
 from tombola.study.arms import random_mask
-from tombola.study.cross_training import MASKS, compare_files, run_overlap
+from tombola.study.cross_training import MASKS, run_overlap
 from tombola.study.mask_overlap import (
     Overlap,
+    compare_files,
     compare_tickets,
     kept_weights,
     over_replicates,

@@ -70,7 +70,7 @@ def _add(parser: ArgumentParser) -> None:
 def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if given["tickets"] is not None:
         with loading(None):
-            from tombola.study.cross_training import compare_files
+            from tombola.study.mask_overlap import compare_files
 
         trusted = given["trusted"]
         compared = compare_files(

@@ -28,7 +28,6 @@ from tombola.results.overlap import (
     OverlapResult,
     PairOverlap,
     SharedLayer,
-    TicketPair,
 )
 from tombola.results.record import Figure
 from tombola.results.statistics import FEWEST_REPLICATES, figure
@@ -52,7 +51,7 @@ from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 from tombola.train.trial import TrainingSetup, run_trial
 
-__all__ = ["DEFAULT_INIT", "compare_files", "run_overlap"]
+__all__ = ["DEFAULT_INIT", "run_overlap"]
 
 DEFAULT_INIT = "kaiming_normal"
 """Both searches begin with the same weights; these differ in size, as magnitudes must to mean anything."""
@@ -113,27 +112,6 @@ def run_overlap(
     spec, source = _from_one_start(model), as_data(data, model)
     first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
     return run(_CrossTraining(first, arms, recipe or arms[0].recipe), Path(out), jobs)
-
-
-def compare_files(
-    first: str | Path, second: str | Path, *, trusted: Sequence[str] = (), max_weights: int | None = None
-) -> TicketPair:
-    """`compare_tickets` of two ticket files, in the form of a study's result; nothing is trained.
-
-    `max_weights` as in `Ticket.load`.
-    """
-    tickets = Ticket.load(first, max_weights=max_weights), Ticket.load(second, max_weights=max_weights)
-    try:
-        found = over_replicates([compare_tickets(*tickets, trusted=trusted)])
-    except TombolaError as error:
-        raise TombolaError(f"{first} and {second} cannot be compared: {error}") from None
-    return TicketPair(
-        names=(str(first), str(second)),
-        replicates=1,
-        layers=found.layers,
-        whole=found.whole,
-        same_origin=found.same_origin,
-    )
 
 
 def _from_one_start(model: nn.Module | ModelSpec | str) -> nn.Module | ModelSpec:

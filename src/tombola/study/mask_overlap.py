@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tombola.errors import TicketError
+from tombola.errors import TicketError, TombolaError
 from tombola.mask import Mask
-from tombola.results.overlap import MaskSide, PairOverlap, SharedLayer
+from tombola.results.overlap import MaskSide, PairOverlap, SharedLayer, TicketPair
 from tombola.results.record import Figure
 from tombola.results.statistics import figure
 from tombola.ticket.tensors import hash_state
@@ -22,6 +23,7 @@ SIZE_BINS = 20
 __all__ = [
     "Kept",
     "Overlap",
+    "compare_files",
     "compare_tickets",
     "figure",
     "kept_weights",
@@ -178,13 +180,19 @@ def kept_weights(keep: Tensor, origin: Tensor, trained: Tensor | None = None) ->
 def pooled(layers: Sequence[Kept]) -> Kept:
     """Several layers as one: means weighted by what is kept, so that layers of other scales do not mix."""
 
-    def mean(field: str) -> float | None:
-        known = [(layer.kept, value) for layer in layers if (value := getattr(layer, field)) is not None]
+    def mean(values: Sequence[float | None]) -> float | None:
+        known = [(layer.kept, value) for layer, value in zip(layers, values, strict=True) if value is not None]
         weight = sum(kept for kept, _ in known)
         return math.fsum(kept * value for kept, value in known) / weight if weight else None
 
     kept = sum(layer.kept for layer in layers)
-    return Kept(kept, mean("positive"), mean("positive_by_chance"), mean("magnitude"), mean("flipped"))
+    return Kept(
+        kept,
+        positive=mean([layer.positive for layer in layers]),
+        positive_by_chance=mean([layer.positive_by_chance for layer in layers]),
+        magnitude=mean([layer.magnitude for layer in layers]),
+        flipped=mean([layer.flipped for layer in layers]),
+    )
 
 
 def compare_tickets(
@@ -220,6 +228,27 @@ def compare_tickets(
         *(pooled(list(side.values())) for side in sides),
     )
     return PairOverlap(layers=rows, whole=total, same_origin=same_origin)
+
+
+def compare_files(
+    first: str | Path, second: str | Path, *, trusted: Sequence[str] = (), max_weights: int | None = None
+) -> TicketPair:
+    """`compare_tickets` of two ticket files, in the form of a study's result; nothing is trained.
+
+    `max_weights` as in `Ticket.load`.
+    """
+    tickets = Ticket.load(first, max_weights=max_weights), Ticket.load(second, max_weights=max_weights)
+    try:
+        found = over_replicates([compare_tickets(*tickets, trusted=trusted)])
+    except TombolaError as error:
+        raise TombolaError(f"{first} and {second} cannot be compared: {error}") from None
+    return TicketPair(
+        names=(str(first), str(second)),
+        replicates=1,
+        layers=found.layers,
+        whole=found.whole,
+        same_origin=found.same_origin,
+    )
 
 
 def _sides(ticket: Ticket, state: Mapping[str, Tensor]) -> dict[str, Kept]:

@@ -33,8 +33,8 @@ class MaskPair:
             raise TombolaError(
                 f"density is {self.density}, but it must lie between 0 and 1: the fraction that both keep"
             )
-        for name in ("imp", "supermask"):
-            if "density" in getattr(self, name):
+        for name, options in (("imp", self.imp), ("supermask", self.supermask)):
+            if "density" in options:
                 raise TombolaError(f"{name} names a density, but both masks share one; give it as density")
 
 
