@@ -146,8 +146,9 @@ def test_the_study_runs(activations: str, runs: Path) -> None:
     assert bits["float"] == 32.0
     status, out, err = call("study", "binary", *DIGITS, *QUICK, *words)  # found again
     assert status == 0, err
-    assert "bits per weight" in out
-    assert [line.split()[-1] for line in out.splitlines() if line.startswith(("float  ", "binary weights"))] == [
+    assert "Bits per weight" in out
+    arms_table = out.partition("Differences from the first arm")[0].splitlines()
+    assert [line.split()[-1] for line in arms_table if line.startswith(("float  ", "binary weights"))] == [
         "32.00",
         "1.01",
     ]

@@ -311,7 +311,7 @@ def test_the_command_line_shows_what_is_open(tmp_path: Path) -> None:
         assert main([*argv, "--margin", "0.001", "--margin_kind", "relative"]) == 0
     result = json.loads(out.getvalue().splitlines()[-1])
     assert result["margin"] == pytest.approx(0.001 * result["arms"]["dense"]["mean"])
-    assert "p (Holm)" in err.getvalue()
+    assert "p, Holm" in err.getvalue()
     assert "0.1 % of the dense mean" in err.getvalue()
     bad = io.StringIO()
     with redirect_stdout(io.StringIO()), redirect_stderr(bad):

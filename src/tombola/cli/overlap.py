@@ -15,7 +15,7 @@ from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, show
 from tombola.cli.studies import typed
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
-from tombola.formats import MISSING, Fixed, Unit, count, density, plural
+from tombola.formats import Fixed, Unit, plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
 from tombola.study.mask_pair import MaskPair, pair_arms
@@ -24,8 +24,7 @@ from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tombola.results.overlap import OverlapResult, PairOverlap, SharedLayer, TicketPair
-    from tombola.results.record import Figure
+    from tombola.results.overlap import OverlapResult, TicketPair
 
 _SHARE, _RATIO = Unit("accuracy"), Fixed("ratio", 3)
 _PAIR = Group("study", MaskPair)
@@ -113,33 +112,14 @@ def _pair(given: Namespace) -> MaskPair:
 
 
 def show_overlap(screen: Screen, result: OverlapResult) -> None:
-    """What the masks share, layer by layer; which weights each keeps; how they do untrained and trained."""
+    """How the masks do untrained and trained; what they share, layer by layer; which weights each keeps."""
+    from tombola.report.looks import Looks
+    from tombola.report.overlap_tables import overlap_tables
+
     over = plural(result.replicates, "replicate")
     screen.line(f"overlap on {result.data} with {result.model}, means over {over}")
-    _show_shared(screen, result, result.names)
+    screen.tables(overlap_tables(result, Looks({})))
     show_denominator(screen, result.parameters)
-    unit, metric = Unit(result.metric), result.metric
-    screen.table(
-        ("mask", "density", f"untrained {metric}", "weights trained under it", "its search"),
-        [
-            [
-                tried.mask,
-                density(tried.density),
-                *(_cell(x, unit) for x in (tried.untrained, tried.trained, tried.searched)),
-            ]
-            for tried in result.accuracy
-        ],
-    )
-    screen.table(
-        ("difference", "untrained", "weights trained under it"),
-        [
-            [
-                f"{change.of} − {change.against}",
-                *(_cell(x, unit.differences) for x in (change.untrained, change.trained)),
-            ]
-            for change in result.differences
-        ],
-    )
     for line in filter(None, (result.sentence, result.intervals, result.note)):
         screen.line(line)
     screen.run(result.run, result.reused)
@@ -147,45 +127,12 @@ def show_overlap(screen: Screen, result: OverlapResult) -> None:
 
 def show_pair(screen: Screen, result: TicketPair) -> None:
     """What two tickets share, layer by layer, and which weights each keeps."""
+    from tombola.report.looks import Looks
+    from tombola.report.overlap_tables import mask_tables
+
     names = ("A", "B")
     for name, file in zip(names, result.names, strict=True):
         screen.line(f"{name}  {file}")
     if not result.same_origin:
         screen.line("The tickets start from different weights: signs and sizes are those of each one's own.")
-    _show_shared(screen, result, names)
-
-
-def _show_shared(screen: Screen, result: PairOverlap[Figure], names: tuple[str, str]) -> None:
-    rows = [*result.layers, result.whole]
-    screen.table(
-        ("layer", "weights", *names, "shared", "by chance", "ratio", "same inputs", "same sizes", "Jaccard", "z"),
-        [_shared(row) for row in rows],
-    )
-    head = [f"{what}, {name}" for what in ("positive", "size", "sign changed") for name in names]
-    screen.table(("layer", *head, "positive by chance"), [_kept(row) for row in rows])
-
-
-def _shared(row: SharedLayer[Figure]) -> list[str]:
-    return [
-        row.name,
-        count(row.total),
-        *(density(side.density.mean) for side in row.sides),
-        Fixed("weights").show(row.both.mean),
-        Fixed("weights", 1).show(row.expected.mean),
-        *(_RATIO.show(x.mean) for x in (row.ratio, row.ratio_same_inputs, row.ratio_same_sizes, row.jaccard)),
-        Fixed("z", 1).differences.show(row.z.mean),
-    ]
-
-
-def _kept(row: SharedLayer[Figure]) -> list[str]:
-    return [
-        row.name,
-        *(_SHARE.show(side.positive.mean) for side in row.sides),
-        *(Fixed("size", 2).show(side.magnitude.mean) for side in row.sides),
-        *(_SHARE.show(side.flipped.mean) for side in row.sides),
-        _SHARE.show(row.first.positive_by_chance.mean),
-    ]
-
-
-def _cell(figure: Figure | None, unit: Unit) -> str:
-    return MISSING if figure is None or figure.mean is None else unit.interval(figure.mean, figure.interval)
+    screen.tables(mask_tables(result, names, result.replicates, Looks({})))

@@ -80,7 +80,7 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         )
     found = list_runs(parent)
     _write_rows(parent, given, screen)
-    rows = [[run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run["result"])] for run in found]
+    rows = [[run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run)] for run in found]
     if rows:
         screen.table(("run", "kind", "state", "stages done", "result"), rows, left=(0, 1, 2, 4))
     else:
@@ -129,24 +129,30 @@ def _damage(problems: Sequence[str]) -> str:
     return f"{', '.join(problems[:3])}{rest}"
 
 
-def _headline(result: Mapping[str, Any] | None) -> str:
-    """The one thing to know of a finished run."""
-    if result is None:
+def _headline(run: Mapping[str, Any]) -> str:
+    """The one thing to know of a finished run; nothing of one that this version does not read."""
+    from tombola.errors import TombolaError
+    from tombola.report.read import result_of
+    from tombola.results.comparison import ComparisonResult
+    from tombola.results.search import SearchResult
+    from tombola.results.verification import VerificationResult
+
+    try:
+        result = run["result"] and result_of(run["result"], Path(run["directory"]) / "result.json")
+    except TombolaError:
         return ""
-    if "wins" in result:
-        verdict = {True: "wins", False: "does not win", None: "not decided"}[result["wins"]]
-        return f"{density(result['density'])} of the prunable weights kept: {verdict}"
-    if not isinstance(result["replicates"], list):
-        return _of_study(result)
-    last = result["replicates"][0]["arms"]["ticket"][-1]
-    figure = f"{Unit(result['metric']).show(last['test_accuracy'])} test {result['metric']}"
-    return f"{density(last['density'])} of {last['total']:,} prunable weights kept, {figure}"
-
-
-def _of_study(result: Mapping[str, Any]) -> str:
-    if isinstance(result.get("arms"), list):
-        return f"{len(result['arms'])} arms, {result['replicates']} replicates"
-    return str(result.get("sentence", ""))
+    if not result:
+        return ""
+    if isinstance(result, VerificationResult):
+        verdict = {True: "wins", False: "does not win", None: "not decided"}[result.wins]
+        return f"{density(result.density)} of the prunable weights kept: {verdict}"
+    if isinstance(result, ComparisonResult):
+        return f"{len(result.arms)} arms, {result.replicates} replicates"
+    if isinstance(result, SearchResult):
+        last = result.replicates[0].levels[-1]
+        figure = f"{Unit(result.metric).show(last.test_accuracy)} test {result.metric}"
+        return f"{density(last.density)} of {last.total:,} prunable weights kept, {figure}"
+    return result.sentence
 
 
 def _add_demo(parser: ArgumentParser) -> None:

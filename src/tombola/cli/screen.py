@@ -9,13 +9,16 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import PurePath
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from tombola.runs.record import stamped
+
+if TYPE_CHECKING:
+    from tombola.report.tables import Table as ReportTable
 
 PLAIN_WIDTH = 160  # of what is no terminal: files and pipes do not wrap
 
@@ -45,6 +48,13 @@ class Screen:
             self._console.print(table)
         self._console.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
         self._console.print()
+
+    def tables(self, tables: Sequence[ReportTable]) -> None:
+        """Tables of a report, each under its title."""
+        for table in tables:
+            self.line(table.title)
+            rows = [[str(cell) for cell in row] for row in table.rows]
+            self.table([str(cell) for cell in table.head], rows, left=range(table.words))
 
     def run(self, run: str | None, reused: bool | None) -> None:
         """Where a run lies, and that it was found finished if it was."""

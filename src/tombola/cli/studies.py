@@ -19,7 +19,7 @@ from tombola.cli.values import import_from_here, new_parser
 from tombola.cli.verb import Verb, option_names
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
-from tombola.formats import BITS, MISSING, Unit, density, plural
+from tombola.formats import plural
 from tombola.methods import method_class
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
@@ -30,7 +30,6 @@ from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from tombola.results.comparison import ComparisonResult
-    from tombola.results.record import Figure
 
 _RECIPE = Group("training, of every arm", Recipe, unset="as the arm or its preset says")
 
@@ -230,30 +229,12 @@ def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) ->
 
 def show_comparison(screen: Screen, result: ComparisonResult) -> None:
     """The arms with what they kept and reached, the remarks, and where the run lies."""
-    unit, metric = Unit(result.metric), result.metric
+    from tombola.report.looks import Looks
+    from tombola.report.study_tables import study_tables
+
     over = plural(result.replicates, "replicate")
     screen.line(f"{result.study} on {result.data} with {result.model}, means over {over}")
-    sampled = any(arm.test_accuracy_sampled for arm in result.arms)
-    stored = any(arm.bits_per_weight for arm in result.arms)
-    rows = [
-        [
-            arm.name,
-            density(arm.density),
-            unit.show(arm.test_accuracy.mean),
-            _half(unit, arm.test_accuracy),
-            unit.show(arm.val_accuracy.mean),
-            unit.show(arm.train_accuracy_eval.mean),
-            unit.difference(arm.gap.mean),
-            unit.difference(arm.shift.mean),
-            *([unit.show(arm.test_accuracy_sampled.mean if arm.test_accuracy_sampled else None)] if sampled else []),
-            *([_bits(arm.bits_per_weight)] if stored else []),
-        ]
-        for arm in result.arms
-    ]
-    measured = (f"test {metric}", "95 %", f"val {metric}", f"train {metric}", "train − val", "val − test")
-    drawn = (f"test {metric}, drawn masks",) if sampled else ()
-    size = ("bits per weight",) if stored else ()
-    screen.table(("arm", "density", *measured, *drawn, *size), rows)
+    screen.tables(study_tables(result, Looks({})))
     show_denominator(screen, result.parameters)
     for arm in result.arms:
         level = arm.replicates[0][-1]
@@ -265,11 +246,3 @@ def show_comparison(screen: Screen, result: ComparisonResult) -> None:
     screen.line(result.intervals)
     screen.line(result.note)
     screen.run(result.run, result.reused)
-
-
-def _half(unit: Unit, figure: Figure) -> str:
-    return MISSING if figure.mean is None else unit.half(figure.mean, figure.interval) or MISSING
-
-
-def _bits(figure: Figure | None) -> str:
-    return MISSING if figure is None or figure.mean is None else BITS.bare(figure.mean)

@@ -14,7 +14,6 @@ from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE, add_room, add_run
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
-from tombola.formats import MISSING, Unit, count, p_value
 from tombola.study.margin import Kind, Margin
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -186,39 +185,13 @@ def architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
 
 
 def show_verdict(screen: Screen, result: VerificationResult) -> None:
-    """The arms with means and intervals, the comparisons, and the verdict's sentence."""
-    from tombola.report.style import arm_name
+    """The arms with means and intervals, the claims, and the verdict's sentence."""
+    from tombola.report.looks import Looks
+    from tombola.report.tables import verify_tables
 
-    unit = Unit(result.metric)
-    rows = []
-    for name, arm in result.arms.items():
-        half = MISSING if arm.mean is None else unit.half(arm.mean, arm.interval) or MISSING
-        reached = [step for step in arm.iterations_to_dense_loss if step is not None]
-        claim = result.comparisons.get(name)
-        rows.append(
-            [
-                arm_name(name),
-                unit.show(arm.mean),
-                half,
-                _reached(reached, len(arm.test_accuracy)),
-                "" if claim is None else unit.difference(claim.difference),
-                "" if claim is None else unit.difference(claim.lower_holm, claim.threshold),
-                "" if claim is None else p_value(claim.p_holm),
-                "" if claim is None else f"{claim.claim}: {claim.verdict}",
-            ]
-        )
-    measured = ("network", f"test {result.metric}", "95 %", "to dense loss")
-    screen.table((*measured, "ticket − it", "at least", "p (Holm)", "the ticket"), rows, left=(0, 7))
+    screen.tables(verify_tables(result, Looks({})))
     screen.line(result.sentence)
     screen.run(result.run, result.reused)
-
-
-def _reached(steps: list[int], runs: int) -> str:
-    """Mean iterations of those runs that got to the dense network's loss, and how many did."""
-    if not steps:
-        return MISSING
-    mean = count(sum(steps) / len(steps))
-    return mean if len(steps) == runs else f"{mean} ({len(steps)} of {runs})"
 
 
 def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:

@@ -9,9 +9,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 from tombola.results.search import SearchResult
-from tombola.results.statistics import FEWEST_REPLICATES
+from tombola.results.statistics import FEWEST_REPLICATES, interval
 from tombola.results.trial import LayerResult, LevelResult
 from tombola.runs.integrity import Damaged, read_file
 
@@ -62,18 +63,10 @@ class Curve:
 def spread(values: Iterable[float]) -> Spread | None:
     """Summary of the values; None where there are none. The interval is mean ± t(0.975, n-1)·s/sqrt(n)."""
     known = tuple(values)
-    n = len(known)
-    if not n:
+    if not known:
         return None
-    mean = math.fsum(known) / n
-    interval = None
-    if n >= FEWEST_REPLICATES:
-        from scipy.stats import t
-
-        variance = math.fsum((value - mean) ** 2 for value in known) / (n - 1)
-        half = float(t.ppf(0.975, n - 1)) * math.sqrt(variance / n)
-        interval = (mean - half, mean + half)
-    return Spread(n, mean, min(known), max(known), interval)
+    enough = len(known) >= FEWEST_REPLICATES
+    return Spread(len(known), fmean(known), min(known), max(known), interval(known) if enough else None)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

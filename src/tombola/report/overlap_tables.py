@@ -7,7 +7,7 @@ from tombola.report import words
 from tombola.report.looks import Looks
 from tombola.report.plot import sentences
 from tombola.report.tables import Cell, Row, Table
-from tombola.results.overlap import OverlapResult, SharedLayer
+from tombola.results.overlap import OverlapResult, PairOverlap, SharedLayer
 from tombola.results.record import Figure
 from tombola.results.statistics import FEWEST_REPLICATES
 
@@ -16,7 +16,13 @@ PERCENT, RATIO = Unit("accuracy"), Fixed("ratio", 3)
 
 def overlap_tables(study: OverlapResult, looks: Looks) -> list[Table]:
     """Accuracy by mask, differences, and what is shared and kept of each layer."""
-    return [*_accuracy(study, looks), *_differences(study), _shared(study, looks), _kept(study, looks)]
+    shared = mask_tables(study, study.names, study.replicates, looks)
+    return [*_accuracy(study, looks), *_differences(study), *shared]
+
+
+def mask_tables(pair: PairOverlap[Figure], names: tuple[str, str], replicates: int, looks: Looks) -> list[Table]:
+    """What two masks share, and which weights each keeps, layer by layer."""
+    return [_shared(pair, names, replicates, looks), _kept(pair, names, replicates, looks)]
 
 
 def _cell(found: Figure | None, unit: Unit, *, bare: bool = False) -> str:
@@ -32,12 +38,12 @@ def _difference(unit: Unit, found: Figure) -> str | Cell:
     return Cell(unit.difference(found.mean), unit.differences.ends(*found.interval) if found.interval else "")
 
 
-def _means(study: OverlapResult) -> str:
+def _means(replicates: int) -> str:
     """What cells with several replicates hold."""
-    if study.replicates < 2:
+    if replicates < 2:
         return "Each value is of one replicate."
-    over = f"Means over {plural(study.replicates, 'replicate')}"
-    return f"{over} ± half of the 95 % t-interval." if study.replicates >= FEWEST_REPLICATES else f"{over}."
+    over = f"Means over {plural(replicates, 'replicate')}"
+    return f"{over} ± half of the 95 % t-interval." if replicates >= FEWEST_REPLICATES else f"{over}."
 
 
 def _accuracy(study: OverlapResult, looks: Looks) -> list[Table]:
@@ -53,8 +59,8 @@ def _accuracy(study: OverlapResult, looks: Looks) -> list[Table]:
         for tried in study.accuracy
     ]
     note = (
-        f"Test {study.metric}. {_means(study)} All masks of a replicate lie on the same first weights, and train in "
-        "the same data order. Its search: where the search that found the mask ended."
+        f"Test {study.metric}. {_means(study.replicates)} All masks of a replicate lie on the same first weights, and "
+        "train in the same data order. Its search: where the search that found the mask ended."
     )
     head = ("Mask", "Density", "Untrained", "Weights trained under it", "Its search")
     return [Table("Each mask by the other's kind of training", head, tuple(rows), note)]
@@ -76,7 +82,7 @@ def _differences(study: OverlapResult) -> list[Table]:
     ]
 
 
-def _shared(study: OverlapResult, looks: Looks) -> Table:
+def _shared(pair: PairOverlap[Figure], names: tuple[str, str], replicates: int, looks: Looks) -> Table:
     def row(layer: SharedLayer[Figure]) -> tuple[str, ...]:
         return (
             layer.name,
@@ -94,11 +100,11 @@ def _shared(study: OverlapResult, looks: Looks) -> Table:
         "deviations of that above it. Same inputs, same sizes: the ratio against random masks that also keep as many "
         "weights of every input unit, or of every twentieth of the weights by initial size, as each mask does. "
         "Jaccard: kept by both over kept by either. "
-    ) + _means(study)
+    ) + _means(replicates)
     head: Row = (
         "Layer",
         "Weights",
-        *(Cell(name, look=looks.arm(name)) for name in study.names),
+        *(Cell(name, look=looks.arm(name)) for name in names),
         "Shared",
         "By chance",
         "Ratio",
@@ -107,10 +113,10 @@ def _shared(study: OverlapResult, looks: Looks) -> Table:
         "Jaccard",
         "z",
     )
-    return Table("What the masks share", head, tuple(map(row, (*study.layers, study.whole))), note)
+    return Table("What the masks share", head, tuple(map(row, (*pair.layers, pair.whole))), note)
 
 
-def _kept(study: OverlapResult, looks: Looks) -> Table:
+def _kept(pair: PairOverlap[Figure], names: tuple[str, str], replicates: int, looks: Looks) -> Table:
     def row(layer: SharedLayer[Figure]) -> tuple[str, ...]:
         sides = layer.sides
         chance = sides[0].positive_by_chance.mean
@@ -125,10 +131,10 @@ def _kept(study: OverlapResult, looks: Looks) -> Table:
     note = (
         "Positive: share of the kept weights above 0 before training. Size: their mean |weight| before training over "
         "that of the layer, 1 by chance. Sign changed: share of them whose sign training under the mask changed. "
-    ) + _means(study)
+    ) + _means(replicates)
 
     def heads(what: str) -> list[Cell]:
-        return [Cell(what, name, looks.arm(name)) for name in study.names]
+        return [Cell(what, name, looks.arm(name)) for name in names]
 
     head: Row = (
         "Layer",
@@ -137,4 +143,4 @@ def _kept(study: OverlapResult, looks: Looks) -> Table:
         *heads("Size"),
         *heads("Sign changed"),
     )
-    return Table("Which weights each mask keeps", head, tuple(map(row, (*study.layers, study.whole))), note)
+    return Table("Which weights each mask keeps", head, tuple(map(row, (*pair.layers, pair.whole))), note)

@@ -98,7 +98,7 @@ def _placed(result: Result, folder: Folder) -> Result:
     return result.replace(arms=tuple(compared))
 
 
-def _typed(content: Mapping[str, Any], file: Path) -> Result | None:
+def result_of(content: Mapping[str, Any], file: Path) -> Result | None:
     """What a result.json holds; None where it is of no kind that is shown."""
     kind = content.get("kind")
     if kind == "find":
@@ -193,7 +193,7 @@ def read_run(path: Path) -> Run:
     missing = [_damage(path, problem) for problem in problems]
     other: Mapping[str, Any] = {}
     if content is not None:
-        result = _typed(content, path / RESULT)
+        result = result_of(content, path / RESULT)
         if result is None:
             other = {key: value for key, value in content.items() if key != KEY}
             missing.append(
