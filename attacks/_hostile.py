@@ -14,6 +14,7 @@ from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits
 from tombola.models.spec import ModelSpec
+from tombola.results.verification import VerificationResult
 from tombola.ticket.ticket import Ticket
 
 RECIPE = {"length": "1it", "batch_size": 8, "eval_every": "1it", "train_eval": 8}
@@ -40,7 +41,7 @@ def ticket(**provenance: Any) -> Ticket:
     return replace(real(), provenance=found)
 
 
-def verified(given: Ticket, out: Path | None, trusted: tuple[str, ...] = ()) -> dict[str, Any]:
+def verified(given: Ticket, out: Path | None, trusted: tuple[str, ...] = ()) -> VerificationResult:
     """What a victim does who was sent the ticket."""
     return tombola.verify(given, digits(), replicates=1, out=out, trusted=trusted)
 

@@ -23,9 +23,9 @@ def attack(folder: Path) -> None:
         if name not in ("../../evil", "a\nb"):  # a verification takes half a second
             continue
         result = _hostile.verified(ticket, inside)
-        run = Path(result["run"])
+        run = Path(result.run or "")
         assert run.parent == inside, f"the run lies in {run}"
         assert run.name.isprintable(), "a directory's name that is not printable"
-        assert str(result["sentence"]).isprintable(), "a sentence that is not printable"
+        assert result.sentence.isprintable(), "a sentence that is not printable"
     outside = [path for path in folder.rglob("*") if not path.is_relative_to(folder / "a")]
     assert not outside, f"written outside: {outside}"
