@@ -277,7 +277,7 @@ def test_swap_refuses_in_one_line_and_changes_nothing() -> None:
         (attention, ["in_proj_weight"], "MultiheadAttention"),
         (attention, ["out_proj.weight"], "NonDynamically"),
         (nn.Linear(2, 2), ["bias"], "bias of a torch Linear"),
-        (nn.Linear(2, 2), ["wieght"], "close matches: weight"),
+        (nn.Linear(2, 2), ["wieght"], r"did you mean weight\?"),
         (nn.BatchNorm2d(2), ["weight"], "BatchNorm2d"),
         (parametrize.register_parametrization(nn.Linear(2, 2), "weight", nn.Identity()), ["weight"], "parametrisation"),
     ]

@@ -6,7 +6,6 @@ that a mask made on a bare model fits the same model when it is compiled, distri
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -18,6 +17,7 @@ from torch.nn.utils.parametrize import ParametrizationList
 
 from tombola.errors import TombolaError
 from tombola.fields import checked
+from tombola.names import closest
 
 __all__ = [
     "clean",
@@ -171,16 +171,14 @@ def resolve(table: Mapping[str, _T], name: str, what: str = "parameter") -> _T:
     """`table[name]`, or a TombolaError that names the close matches."""
     if name in table:
         return table[name]
-    raise TombolaError(f"no {what} is called {name!r}; {_closest(name, table)}")
+    raise TombolaError(f"no {what} is called {name!r}{_instead(name, table)}")
 
 
-def _closest(name: str, names: Mapping[str, object] | Sequence[str]) -> str:
-    allowed = list(names)
-    close = difflib.get_close_matches(name.strip("*"), allowed, n=3, cutoff=0.3)
-    if close:
-        return "close matches: " + ", ".join(close)
-    more = "" if len(allowed) <= 8 else f" and {len(allowed) - 8} more"
-    return "there are: " + (", ".join(allowed[:8]) + more if allowed else "none")
+def _instead(name: str, table: Mapping[str, object]) -> str:
+    """' (did you mean X?); there are: ...', the first few of them."""
+    there = list(table)
+    more = "" if len(there) <= 8 else f" and {len(there) - 8} more"
+    return f"{closest(name.strip('*'), there)}; there are: {', '.join(there[:8]) or 'none'}{more}"
 
 
 # ---- what may be pruned ------------------------------------------------------------------------------------
@@ -240,6 +238,6 @@ def _matching(every: Mapping[str, nn.Parameter], patterns: Sequence[str], option
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
         hits = {id(parameter) for name, parameter in every.items() if fnmatchcase(name, pattern)}
         if not hits:
-            raise TombolaError(f"{option} pattern {pattern!r} matches no parameter; {_closest(pattern, every)}")
+            raise TombolaError(f"{option} pattern {pattern!r} matches no parameter{_instead(pattern, every)}")
         matched |= hits
     return matched
