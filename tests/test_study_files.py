@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,16 @@ def test_every_study_that_comes_along_is_a_command() -> None:
         definition.options()()
         assert len(arms(definition)) > 2
         assert all(parameter.help for parameter in definition.parameters.values())
+
+
+def test_the_study_of_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "supermasks.md").read_text(encoding="utf-8")
+    (text,) = (text for text in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL) if "parameters:" in text)
+    found = arms(defined(tmp_path, text), mask_lr=0.4)
+    assert [(arm.method.name, arm.density) for arm in found] == [
+        *(("dense", None), ("edge-popup", 0.5), ("imp", 0.5), ("edge-popup", 0.2), ("imp", 0.2))
+    ]
+    assert found[1].recipe.lr == 0.4
 
 
 def test_a_parameters_bounds_are_allowed_themselves(tmp_path: Path) -> None:
