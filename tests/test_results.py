@@ -17,6 +17,7 @@ from tombola.data.config import DataSpec
 from tombola.methods.imp import IterativePruning
 from tombola.results import ResultRow
 from tombola.results.codec import read, recovered, typed
+from tombola.results.record import Figure
 from tombola.results.search import SearchResult
 from tombola.results.trial import LevelResult
 from tombola.runs.stage import Stage
@@ -125,3 +126,9 @@ def test_a_frame_has_a_column_for_every_field(runs: Path, tmp_path: Path) -> Non
     pytest.importorskip("pyarrow")
     tb.results(runs).write_parquet(tmp_path / "rows.parquet")
     pandas.testing.assert_frame_equal(pandas.read_parquet(tmp_path / "rows.parquet"), frame)
+
+
+def test_counts_over_replicates_stay_whole_numbers(tmp_path: Path) -> None:
+    counted = Figure(mean=74.5, interval=None, values=(74, 75, None, 0.5))
+    again = typed(Figure, json.loads(json.dumps(counted.as_dict())), tmp_path / "result.json")
+    assert json.dumps(again.as_dict()["values"]) == "[74, 75, null, 0.5]"

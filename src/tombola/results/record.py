@@ -53,7 +53,7 @@ class Figure(Record, frozen=True, kw_only=True):
 
     mean: float | None
     interval: Interval | None
-    values: tuple[float | None, ...]
+    values: tuple[int | float | None, ...]  # counts are written as they are
 
     @property
     def known(self) -> tuple[float, ...]:
