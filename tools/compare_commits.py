@@ -16,6 +16,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,12 @@ SHOWN = 6
 
 def git(*words: str) -> str:
     return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def end_on_signals() -> None:
+    """SIGTERM and SIGHUP end the program as Ctrl-C does, so that the folders of the commits are removed."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda got, _: sys.exit(128 + got))
 
 
 @contextlib.contextmanager
@@ -125,6 +132,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="a regular expression for the names of the searches to run")
     parser.add_argument("--expect", default="$^", help="a regular expression for SEARCH/PATH that may differ")
     args = parser.parse_args()
+    end_on_signals()
     with tempfile.TemporaryDirectory(prefix="compare-commits-") as name, contextlib.ExitStack() as stack:
         base = Path(name).resolve()
         trees = [
@@ -133,15 +141,12 @@ def main() -> int:
         ]
         folders = [base / "runs-a", base / "runs-b"]
         processes = [start(tree, folder, args.only) for tree, folder in zip(trees, folders, strict=True)]
+        for process in processes:
+            stack.callback(process.kill)
         old, new = map(results, processes, trees, folders)
         equal = compare(old, new, args.expect)
-    print(
-        "equal to the bit, but for what was expected"
-        if equal and args.expect != "$^"
-        else "equal to the bit"
-        if equal
-        else "DIFFERENT"
-    )
+    expected = "" if args.expect == "$^" else ", but for what was expected"
+    print(f"equal to the bit{expected}" if equal else "DIFFERENT")
     return 0 if equal else 1
 
 

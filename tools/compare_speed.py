@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from compare_commits import checked_out, environment
+from compare_commits import checked_out, end_on_signals, environment
 
 BASELINES = {"training_step": "bare", "supermask_step": "dense", "selection": "sort", "inference": "eager"}
 """Benchmark -> the variant in it that runs torch alone."""
@@ -74,6 +74,7 @@ def main() -> int:
     words = sys.argv[1:]
     cut = words.index("--") if "--" in words else len(words)
     args, rest = parser.parse_args(words[:cut]), words[cut + 1 :]
+    end_on_signals()
     sides: tuple[list[Times], list[Times]] = ([], [])
     with tempfile.TemporaryDirectory(prefix="compare-speed-") as name, contextlib.ExitStack() as stack:
         base = Path(name).resolve()
