@@ -167,7 +167,11 @@ def study_inputs(study: ComparisonResult) -> list[Shown]:
 
 def overlap_inputs(study: OverlapResult) -> list[Shown]:
     """The pictures of both masks and of the random masks of their densities, of the first replicate."""
-    tickets = {tried.mask: tried.tickets[0] for tried in study.accuracy if tried.tickets and tried.density < 1}
+    tickets = {
+        mask_result.mask: mask_result.tickets[0]
+        for mask_result in study.accuracy
+        if mask_result.tickets and mask_result.density < 1
+    }
     readings = {name: _try(path, study.input_shape, 0) for name, path in tickets.items()}
     return _several("overlap-inputs", readings, {}, study.replicates, "")
 

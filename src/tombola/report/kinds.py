@@ -55,15 +55,15 @@ def against_density(
     caption = sentences(
         f"{says}, from dense (left) to sparse (right).", direction_words(better, unit.metric), bands, dotted
     )
-    found: list[Shown] = [
+    drawings: list[Shown] = [
         Plot(slug, title, caption, figures.density_figure(series, ylabel=label, factor=unit.factor, **across))
     ]
     window = close_up(series, dense) if unit.percent else None
     if window is not None:
         drawn = figures.density_figure(series, ylabel=label, factor=unit.factor, window=window, **across)
         caption = sentences(close_words(window, series, unit), bands, dotted)
-        found.append(Plot(f"{slug}-close", f"{title}, close up", caption, drawn))
-    return found
+        drawings.append(Plot(f"{slug}-close", f"{title}, close up", caption, drawn))
+    return drawings
 
 
 def against_cost(

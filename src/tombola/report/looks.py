@@ -96,8 +96,8 @@ def page_looks(runs: Sequence[Run]) -> tuple[Looks, ...]:
     taken = len(tickets)
     looks: list[Looks] = []
     for run in runs:
-        found, used = _run_looks(run, tickets.get(run.path, 0), taken)
-        looks.append(found)
+        own, used = _run_looks(run, tickets.get(run.path, 0), taken)
+        looks.append(own)
         taken += used
     return tuple(looks)
 
@@ -137,7 +137,7 @@ def _study_looks(study: ComparisonResult, taken: int) -> tuple[Looks, int]:
 
 def _overlap_looks(study: OverlapResult, taken: int) -> tuple[Looks, int]:
     """Both masks, the random masks of their densities (shades of the control's hue), and the dense network."""
-    names = [name for name in dict.fromkeys((*study.names, *(tried.mask for tried in study.accuracy)))]
+    names = [name for name in dict.fromkeys((*study.names, *(mask_result.mask for mask_result in study.accuracy)))]
     random = [name for name in names if name.startswith("random") and name not in study.names]
     own = [name for name in names if name not in (*random, "dense")]
     looks = {name: series_look(taken + at) for at, name in enumerate(own)}

@@ -99,8 +99,10 @@ def _overlap_numbers(study: OverlapResult, looks: Looks) -> tuple[Number, ...]:
     found = []
     if shared.mean is not None:
         found.append(Number("Overlap", ratio.interval(shared.mean, shared.interval), "times chance"))
-    for tried in study.accuracy:
-        if tried.mask in study.names:
-            remark = f"trained; untrained {unit.show(tried.untrained.mean)}"
-            found.append(Number(tried.mask, unit.show(tried.trained.mean), remark, looks.arm(tried.mask)))
+    for mask_result in study.accuracy:
+        if mask_result.mask in study.names:
+            remark = f"trained; untrained {unit.show(mask_result.untrained.mean)}"
+            found.append(
+                Number(mask_result.mask, unit.show(mask_result.trained.mean), remark, looks.arm(mask_result.mask))
+            )
     return (*found, Number("Replicates", str(study.replicates), "of everything"))

@@ -31,17 +31,17 @@ def overlap_plots(study: OverlapResult, looks: Looks) -> list[Shown]:
 
 def _accuracy(study: OverlapResult, looks: Looks) -> list[Shown]:
     masks = study.accuracy
-    numbers = [number for tried in masks for number in (tried.untrained, tried.trained)]
+    numbers = [number for mask_result in masks for number in (mask_result.untrained, mask_result.trained)]
     if alike(value for number in numbers for value in number.known):
         return []
     unit = Unit(study.metric)
     series = (
-        ("untrained", False, [tried.untrained for tried in masks]),
-        ("weights trained under it", True, [tried.trained for tried in masks]),
+        ("untrained", False, [mask_result.untrained for mask_result in masks]),
+        ("weights trained under it", True, [mask_result.trained for mask_result in masks]),
     )
     figure = paired_figure(
-        [tried.mask for tried in masks],
-        [looks.arm(tried.mask) for tried in masks],
+        [mask_result.mask for mask_result in masks],
+        [looks.arm(mask_result.mask) for mask_result in masks],
         series,
         xlabel=unit.axis("Test"),
         factor=unit.factor,
@@ -71,17 +71,17 @@ def mark_words(numbers: Sequence[Number]) -> str:
 
 
 def _ratios(study: OverlapResult) -> list[Shown]:
-    told = [layer for layer in study.layers if layer.ratio.mean is not None]
-    if not told:
+    defined = [layer for layer in study.layers if layer.ratio.mean is not None]
+    if not defined:
         return []
-    shown = [told[index] for index in pick(range(len(told)), MOST_LAYERS)]
+    shown = [defined[index] for index in pick(range(len(defined)), MOST_LAYERS)]
     rows = [*shown, study.whole]
     kinds = (
         ("same densities", True, [row.ratio for row in rows]),
         ("same densities and sizes", False, [row.ratio_same_sizes for row in rows]),
     )
     series = [line for line in kinds if any(number.mean is not None for number in line[2])]
-    numbers = [number for _, _, found in series for number in found]
+    numbers = [number for _, _, line in series for number in line]
     ink = Look(style.INK)
     names = [row.name for row in rows]
     figure = paired_figure(names, [ink] * len(rows), series, xlabel="Shared weights / expected by chance")
@@ -95,7 +95,7 @@ def _ratios(study: OverlapResult) -> list[Shown]:
                 "Weights that both masks keep, over those that random masks would share (the line at 1): random masks "
                 f"of the same layer densities{sizes}.",
                 mark_words(numbers),
-                f"{len(shown)} of {len(told)} layers." if len(shown) < len(told) else "",
+                f"{len(shown)} of {len(defined)} layers." if len(shown) < len(defined) else "",
             ),
             figure,
         )

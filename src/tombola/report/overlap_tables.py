@@ -25,17 +25,19 @@ def mask_tables(pair: PairOverlap[Figure], names: tuple[str, str], replicates: i
     return [_shared(pair, names, replicates, looks), _kept(pair, names, replicates, looks)]
 
 
-def _cell(found: Figure | None, unit: Unit, *, bare: bool = False) -> str:
+def _cell(figure: Figure | None, unit: Unit, *, bare: bool = False) -> str:
     """Mean and half the 95 % interval, where there is one; ``bare``: the mean alone."""
     return (
-        MISSING if found is None or found.mean is None else unit.interval(found.mean, None if bare else found.interval)
+        MISSING
+        if figure is None or figure.mean is None
+        else unit.interval(figure.mean, None if bare else figure.interval)
     )
 
 
-def _difference(unit: Unit, found: Figure) -> str | Cell:
-    if found.mean is None:
+def _difference(unit: Unit, figure: Figure) -> str | Cell:
+    if figure.mean is None:
         return MISSING
-    return Cell(unit.difference(found.mean), unit.differences.ends(*found.interval) if found.interval else "")
+    return Cell(unit.difference(figure.mean), unit.differences.ends(*figure.interval) if figure.interval else "")
 
 
 def _means(replicates: int) -> str:
@@ -52,11 +54,11 @@ def _accuracy(study: OverlapResult, looks: Looks) -> list[Table]:
     unit = Unit(study.metric)
     rows: list[Row] = [
         (
-            Cell(tried.mask, look=looks.arm(tried.mask)),
-            words.density(tried.density),
-            *(_cell(found, unit) for found in (tried.untrained, tried.trained, tried.searched)),
+            Cell(mask_result.mask, look=looks.arm(mask_result.mask)),
+            words.density(mask_result.density),
+            *(_cell(figure, unit) for figure in (mask_result.untrained, mask_result.trained, mask_result.searched)),
         )
-        for tried in study.accuracy
+        for mask_result in study.accuracy
     ]
     note = (
         f"Test {study.metric}. {_means(study.replicates)} All masks of a replicate lie on the same first weights, and "
@@ -75,7 +77,7 @@ def _differences(study: OverlapResult) -> list[Table]:
         for change in study.differences
     ]
     what = f"Test {study.metric}{' in points' if unit.percent else ''}, paired by replicate."
-    barred = any(found.interval for change in study.differences for found in (change.untrained, change.trained))
+    barred = any(figure.interval for change in study.differences for figure in (change.untrained, change.trained))
     note = sentences(what, "Below: 95 % intervals over training seeds alone, each on its own." if barred else "")
     return [
         Table("Differences between masks", ("Difference", "Untrained", "Weights trained under it"), tuple(rows), note)

@@ -184,7 +184,7 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> ReportFiles:
             sections.append(section)
             written += paths
         svgs = (figure.svg for part in (shown, *(section.figures for section in sections)) for figure in part)
-        swatches = (swatch(look) for found in looks for look in (*found.arms.values(), *found.families.values()))
+        swatches = (swatch(look) for own in looks for look in (*own.arms.values(), *own.families.values()))
         text = (
             environment()
             .get_template("page.html.j2")

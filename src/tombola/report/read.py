@@ -232,8 +232,8 @@ def read_runs(paths: Sequence[Path]) -> tuple[Run, ...]:
 def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
     """Every verification of a ticket that one of the searches found is shown with that search."""
     wanted = {digest for run in runs if run.find is None and run.verify is not None if (digest := _verified(run))}
-    found = [run for run in runs if run.find is not None and run.verify is None] if wanted else []
-    searches = {digest: run for run in found for digest in _tickets(run)}
+    unverified = [run for run in runs if run.find is not None and run.verify is None] if wanted else []
+    searches = {digest: run for run in unverified for digest in _tickets(run)}
     proofs = {
         searches[digest].path: run
         for run in runs
@@ -249,18 +249,18 @@ def _tickets(run: Run) -> list[str]:
     """What verifications may call a search's tickets, level by level: the digest in the file, and that of its bytes."""
     from tombola.ticket.ticket import UNLIMITED, Ticket
 
-    found = []
+    digests = []
     for file in sorted(run.path.glob("replicate-*/level-*/*.ticket")):
         try:
             data = read_file(file) or b""
         except Damaged:
             continue
-        found.append(hashlib.sha256(data).hexdigest())
+        digests.append(hashlib.sha256(data).hexdigest())
         try:
-            found.append(Ticket.from_bytes(data, max_weights=UNLIMITED).digest)
+            digests.append(Ticket.from_bytes(data, max_weights=UNLIMITED).digest)
         except TombolaError:  # no ticket, whatever its name
             continue
-    return found
+    return digests
 
 
 def _verified(run: Run) -> str:

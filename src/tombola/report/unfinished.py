@@ -65,8 +65,8 @@ def _search(path: Path, config: Mapping[str, Any]) -> SearchResult | None:
             arms.setdefault("ticket" if name == "level" else name, []).append(level)
         if "ticket" in arms:
             number = int(folder.name.rpartition("-")[2])
-            found = {name: tuple(levels) for name, levels in arms.items()}
-            replicates.append(Replicate(replicate=number, seed=None, ticket=None, arms=found))
+            ordered = {name: tuple(levels) for name, levels in arms.items()}
+            replicates.append(Replicate(replicate=number, seed=None, ticket=None, arms=ordered))
     if not replicates:
         return None
     return SearchResult(
@@ -186,8 +186,8 @@ def _trained(trials: Sequence[tuple[str, TrialResult]]) -> ArmResult:
 
 def _numbered(path: Path, name: str) -> list[Path]:
     """Folders `name-0`, `name-1`, ... in their order."""
-    found = [folder for folder in path.glob(f"{name}-*") if folder.name.rpartition("-")[2].isdigit()]
-    return sorted(found, key=lambda folder: int(folder.name.rpartition("-")[2]))
+    folders = [folder for folder in path.glob(f"{name}-*") if folder.name.rpartition("-")[2].isdigit()]
+    return sorted(folders, key=lambda folder: int(folder.name.rpartition("-")[2]))
 
 
 def _stages(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -204,8 +204,8 @@ def _under(folder: str, level: LevelResult) -> LevelResult:
 
 
 def _name(config: object, part: str) -> str:
-    found = config.get(part) if isinstance(config, Mapping) else None
-    return str(found.get("name", "?")) if isinstance(found, Mapping) else "?"
+    described = config.get(part) if isinstance(config, Mapping) else None
+    return str(described.get("name", "?")) if isinstance(described, Mapping) else "?"
 
 
 def _about(config: Mapping[str, Any]) -> dict[str, Any]:

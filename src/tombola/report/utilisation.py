@@ -39,8 +39,8 @@ class Used:
 
 def used_weights(replicates: Sequence[Sequence[LevelResult]]) -> tuple[tuple[LayerResult, ...], Course] | None:
     """Counts and courses of the last level of each replicate that tells them; None where none does."""
-    told = [[level for level in levels if level.utilisation] for levels in replicates]
-    last = [levels[-1] for levels in told if levels]
+    logged = [[level for level in levels if level.utilisation] for levels in replicates]
+    last = [levels[-1] for levels in logged if levels]
     kept: dict[str, int] = defaultdict(int)
     total: dict[str, int] = defaultdict(int)
     values: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))

@@ -49,8 +49,8 @@ class ComparedArm(Record, frozen=True, kw_only=True):
 
     def values(self, figure: str) -> tuple[float, ...]:
         """The values of a figure (one of FIGURES) over the replicates that have one."""
-        found: Figure | None = getattr(self, figure)
-        return () if found is None else found.known
+        own: Figure | None = getattr(self, figure)
+        return () if own is None else own.known
 
     @property
     def series(self) -> str:
@@ -113,8 +113,8 @@ class ArmContrast(Record, frozen=True, kw_only=True):
     @property
     def differences(self) -> dict[str, ArmDifference]:
         """Those of FIGURES that both arms have."""
-        found = {figure: getattr(self, figure) for figure in FIGURES}
-        return {figure: difference for figure, difference in found.items() if difference is not None}
+        differences = {figure: getattr(self, figure) for figure in FIGURES}
+        return {figure: difference for figure, difference in differences.items() if difference is not None}
 
 
 class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="study"):

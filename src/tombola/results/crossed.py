@@ -94,13 +94,13 @@ def crossed_mean(sample: Sample) -> Difference:
     """The mean of one arm, with its variance."""
     mean = float(sample.means.mean())
     rarer = len(sample.means) * min(mean, 1 - mean) if sample.binary else 0.0
-    found = _crossed((sample,), sample.means - mean, _Extra(sample.networks, rarer, sample.binary, 0.0))
-    return replace(found, difference=mean, limits=(0.0, 1.0) if sample.binary else found.limits)
+    estimate = _crossed((sample,), sample.means - mean, _Extra(sample.networks, rarer, sample.binary, 0.0))
+    return replace(estimate, difference=mean, limits=(0.0, 1.0) if sample.binary else estimate.limits)
 
 
-def _limited(found: Difference, binary: bool) -> Difference:
+def _limited(estimate: Difference, binary: bool) -> Difference:
     """A difference of shares of examples, where outcomes are 0 or 1, lies between -1 and 1."""
-    return replace(found, limits=(-1.0, 1.0)) if binary else found
+    return replace(estimate, limits=(-1.0, 1.0)) if binary else estimate
 
 
 @dataclass(frozen=True)
@@ -161,9 +161,9 @@ def _over_examples(shift: NDArray[np.float64], extra: _Extra) -> tuple[float | N
     if not extra.binary:
         if count < 2:
             return None, 0.0
-        found = float(shift.var(ddof=1)) / count
-        if found > 0 or extra.scale == 0:
-            return found, 0.0
+        spread = float(shift.var(ddof=1)) / count
+        if spread > 0 or extra.scale == 0:
+            return spread, 0.0
         squares *= extra.scale**2
     more = count + 2
     return (float(shift @ shift) + squares - float(shift.sum()) ** 2 / more) / more**2, squares / more**2

@@ -115,8 +115,8 @@ def difference(first: Sequence[float], second: Sequence[float], step: float = 0.
     mean = fmean(first) - fmean(second)
     if len(first) < 2 or len(second) < 2:
         return Difference(mean, None)
-    least = step**2 / 12
-    arms = tuple(ArmSpread(max(variance(part), least) / len(part), len(part)) for part in (first, second))
+    min_variance = step**2 / 12
+    arms = tuple(ArmSpread(max(variance(part), min_variance) / len(part), len(part)) for part in (first, second))
     total = sum(arm.variance for arm in arms)
     freedom = satterthwaite(total, [(arm.variance, arm.replicates - 1) for arm in arms])
     return Difference(mean, total, freedom=freedom, arms=arms)
@@ -143,14 +143,14 @@ def holm(p_values: Mapping[str, float], error_rate: float = ERROR_RATE) -> dict[
     The k-th smallest of m p-values is tested at error_rate / (m - k + 1), until one fails; the rest fail with it, at
     the rate where that happened. So a claim is made exactly if its p-value is at most its own `error_rate`.
     """
-    found: dict[str, Adjusted] = {}
+    claims: dict[str, Adjusted] = {}
     adjusted, share = 0.0, len(p_values)
     for rank, name in enumerate(sorted(p_values, key=lambda key: p_values[key])):
         adjusted = max(adjusted, min(1.0, (len(p_values) - rank) * p_values[name]))
-        found[name] = Adjusted(adjusted, error_rate / share)
+        claims[name] = Adjusted(adjusted, error_rate / share)
         if adjusted <= error_rate:
             share -= 1
-    return {name: found[name] for name in p_values}
+    return {name: claims[name] for name in p_values}
 
 
 def quantile(probability: float, freedom: float = math.inf) -> float:

@@ -154,18 +154,18 @@ def _rows(run: Path) -> Iterator[ResultRow]:
         about = {"method": None, "model": overlap.model, "data": overlap.data}
         for mask in overlap.accuracy:
             for number, log in enumerate(mask.metrics):
-                found = Stage(run / PurePosixPath(log).parent).result()
-                if found is not None:
-                    yield _row(run, record, mask.mask, number, typed(LevelResult, found, run / log), about)
+                trial = Stage(run / PurePosixPath(log).parent).result()
+                if trial is not None:
+                    yield _row(run, record, mask.mask, number, typed(LevelResult, trial, run / log), about)
 
 
 def _verified(run: Path, record: RunRecord, result: VerificationResult) -> Iterator[ResultRow]:
     about = {"method": result.method, "model": result.model, "data": result.data}
     for name, arm in result.arms.items():
         for number, log in enumerate(arm.metrics):
-            found = Stage(run / PurePosixPath(log).parent).result()
-            if found is not None:
-                trial = typed(TrialResult, found, run / log)
+            content = Stage(run / PurePosixPath(log).parent).result()
+            if content is not None:
+                trial = typed(TrialResult, content, run / log)
                 row = _row(run, record, name, number, trial, about)
                 yield row.replace(density=1.0 if name == "dense" else result.density)
 
@@ -210,5 +210,5 @@ def _row(
 
 
 def _name(config: Mapping[str, Any], part: str) -> str | None:
-    found = config.get(part)
-    return str(found["name"]) if isinstance(found, Mapping) and "name" in found else None
+    described = config.get(part)
+    return str(described["name"]) if isinstance(described, Mapping) and "name" in described else None
