@@ -427,8 +427,8 @@ def test_outputs_that_would_be_off_are_left_to_torch(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda m, x: deploy(m), "empty; give inputs"),
-        (lambda m, x: deploy(m, torch.empty(0, 4)), "empty; give inputs"),
+        (lambda m, x: deploy(m), "empty ones; give inputs"),
+        (lambda m, x: deploy(m, torch.empty(0, 4)), "empty ones; give inputs"),
         (lambda m, x: deploy(m, x, threads=0), "threads is 0"),
         (lambda m, x: deploy(m, torch.randn(2, 7)), "cannot run on inputs of shape (2, 7)"),
         (lambda m, x: deploy("net", x), "subject is 'net', but it must be a Ticket or a Module"),

@@ -95,9 +95,9 @@ def words_of(verbs: Iterable[Verb]) -> Words:
         for word in known.words:
             commands[path] = tuple(dict.fromkeys([*commands.get(path, ()), word]))
             path = f"{path} {word}"
-        found = _options(known.parser())
-        options[path] = tuple(found)
-        flags |= {name: ("true", "false") for name, kind in found.items() if _is_flag(kind)}
+        kinds = _options(known.parser())
+        options[path] = tuple(kinds)
+        flags |= {name: ("true", "false") for name, kind in kinds.items() if _is_flag(kind)}
     for path, nexts in commands.items():
         if DEFAULT_METHOD in nexts:  # whose name may be left out
             options[path] = options[f"{path} {DEFAULT_METHOD}"]
@@ -106,16 +106,16 @@ def words_of(verbs: Iterable[Verb]) -> Words:
 
 def _options(parser: ArgumentParser) -> dict[str, Any]:
     """Options -> types, those of nested dataclasses too."""
-    found: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
     for action in parser._actions:
         kind = getattr(action, "_typehint", None)
         for name in action.option_strings:
             if name.startswith("--") and not name.endswith(("+", ".help")):
-                found[name] = kind
+                kinds[name] = kind
         for part in () if action.dest.endswith(".help") else get_args(kind):
             if isinstance(part, type) and is_dataclass(part):
-                found |= {f"--{action.dest}.{item.name}": item.type for item in fields(part)}
-    return found
+                kinds |= {f"--{action.dest}.{item.name}": item.type for item in fields(part)}
+    return kinds
 
 
 def _is_flag(kind: Any) -> bool:

@@ -104,16 +104,16 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     files = export(deployed.compacted, (example,), out, formats=formats)
     make_folder(out)
     deployed.plan.save(out / "plan.json")
-    told = deployed.report.as_dict()
-    write_json(out / "report.json", told)
+    report = deployed.report.as_dict()
+    write_json(out / "report.json", report)
     screen.line(str(deployed.report))
-    for file, told_of in files.items():
-        if told_of["error"] is not None:
-            any_batch = "any batch" if told_of["batch"] is None else f"a batch of {told_of['batch']} only"
-            screen.line(f"{file}: run here, outputs equal within {told_of['error']:.1e}; {any_batch}")
+    for file, info in files.items():
+        if info["error"] is not None:
+            any_batch = "any batch" if info["batch"] is None else f"a batch of {info['batch']} only"
+            screen.line(f"{file}: run here, outputs equal within {info['error']:.1e}; {any_batch}")
     screen.line(f"wrote {', '.join(['plan.json', 'report.json', *files])} to {out}")
     about = {"ticket": given["ticket"], "recipe": ticket.recipe}
-    return {**about, "out": str(out), "report": told, "files": files}
+    return {**about, "out": str(out), "report": report, "files": files}
 
 
 def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
@@ -130,7 +130,7 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     check_bench(engines, given["rounds"])
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     model = ticket.build(model=architecture(given, ticket), trusted=trusted(given)).eval()
-    found = bench(
+    measured = bench(
         model,
         {batch: _made(given, ticket, batch) for batch in batches},
         {batch: (example_input(ticket, batch, given["input_shape"]),) for batch in batches},
@@ -139,8 +139,8 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         rounds=given["rounds"],
         ticket_bytes=Path(given["ticket"]).stat().st_size,
     )
-    show_bench(screen, found)
-    return {"ticket": given["ticket"], "recipe": ticket.recipe, **found.as_dict()}
+    show_bench(screen, measured)
+    return {"ticket": given["ticket"], "recipe": ticket.recipe, **measured.as_dict()}
 
 
 def _batches(given: Any) -> list[int]:
@@ -149,15 +149,15 @@ def _batches(given: Any) -> list[int]:
 
     words = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
     try:
-        found = [int(word) for word in words]
+        sizes = [int(word) for word in words]
     except ValueError:
-        found = []
-    if not found or min(found) < 1:
+        sizes = []
+    if not sizes or min(sizes) < 1:
         raise TombolaError(f"--batch is {given!r}; give sizes of 1 or more, e.g. 1,64")
-    return found
+    return sizes
 
 
-def show_bench(screen: Screen, found: Benchmark) -> None:
+def show_bench(screen: Screen, measured: Benchmark) -> None:
     """The times side by side, what the network weighs, and the gain."""
     from tombola.formats import plural
 
@@ -165,11 +165,11 @@ def show_bench(screen: Screen, found: Benchmark) -> None:
         [time.engine, str(time.batch), "-", "-", time.missing or ""]
         if time.median is None
         else [time.engine, str(time.batch), f"{time.median:.3f}", f"{time.low:.3f} to {time.high:.3f}", ""]
-        for time in found.timings
+        for time in measured.timings
     ]
     screen.table(("engine", "batch", "ms", "quartiles", "not run"), rows, left=(0, 4))
-    screen.line(f"{plural(found.threads, 'thread')}, median of {plural(found.rounds, 'alternating round')}")
-    screen.line(f"FLOPs of one input: {found.flops:,} dense, {found.kept_flops:,} at kept weights")
-    screen.line("bytes: " + ", ".join(f"{name} {size:,}" for name, size in found.bytes.items()))
-    for gain in found.gains:
+    screen.line(f"{plural(measured.threads, 'thread')}, median of {plural(measured.rounds, 'alternating round')}")
+    screen.line(f"FLOPs of one input: {measured.flops:,} dense, {measured.kept_flops:,} at kept weights")
+    screen.line("bytes: " + ", ".join(f"{name} {size:,}" for name, size in measured.bytes.items()))
+    for gain in measured.gains:
         screen.line(str(gain))

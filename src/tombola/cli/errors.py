@@ -1,4 +1,4 @@
-"""A user's mistake as one line: what was found, what is allowed, how to mend."""
+"""A user's mistake as one line: what was found, what is allowed, how to fix it."""
 
 from __future__ import annotations
 
@@ -58,27 +58,27 @@ def parser_line(message: str, options: Iterable[str], command: str) -> str:
     """
     names = list(options)
     text = " ".join(message.split())
-    if found := re.match(r"unrecognized arguments: (.+)", text):
-        return _unrecognised(found[1].split(), names, command)
-    if found := re.match(r"argument (--[\w.+-]+).*: expected (?:one|at least one) argument", text):
-        return f"{found[1]} needs a value; see {command} --help"
-    if found := re.match(r"the following arguments are required: (.+)", text):
-        return f"{found[1]} is missing; see {command} --help"
+    if match := re.match(r"unrecognized arguments: (.+)", text):
+        return _unrecognised(match[1].split(), names, command)
+    if match := re.match(r"argument (--[\w.+-]+).*: expected (?:one|at least one) argument", text):
+        return f"{match[1]} needs a value; see {command} --help"
+    if match := re.match(r"the following arguments are required: (.+)", text):
+        return f"{match[1]} is missing; see {command} --help"
     if text == "int too large to convert to float":
         return "an option is a number of hundreds of digits; give a number of at most 64 bits"
     if "integer string conversion" in text:
         name = ".".join(re.findall(_KEY, message)) or "a number"
         return f"{name} has thousands of digits; give a number of at most 64 bits"
-    if found := re.search(r"Option '([^']+)' is not accepted", text):
-        return _unknown_key(found[1], text, names, command)
-    if found := re.search(r"File does not exist: '?([^']+)'?", text):
-        return f"file {found[1]} is not there"
-    if found := re.match(r"Unexpected config: (.+)", text):
-        return f"the configuration is {found[1][:60]!r}, but it must be a mapping of options to values"
-    if found := re.search(r"Path is not a file: '?([^']+)'?", text):
-        return f"{found[1]} is no file; a YAML file of options is needed"
-    if found := re.search(r'Parser key "([^"]+)": Unable to load config "(.*)"', text):
-        return f"{found[1]} is {found[2]!r}, but it must be {_TYPES['dict']}"
+    if match := re.search(r"Option '([^']+)' is not accepted", text):
+        return _unknown_key(match[1], text, names, command)
+    if match := re.search(r"File does not exist: '?([^']+)'?", text):
+        return f"file {match[1]} is not there"
+    if match := re.match(r"Unexpected config: (.+)", text):
+        return f"the configuration is {match[1][:60]!r}, but it must be a mapping of options to values"
+    if match := re.search(r"Path is not a file: '?([^']+)'?", text):
+        return f"{match[1]} is no file; a YAML file of options is needed"
+    if match := re.search(r'Parser key "([^"]+)": Unable to load config "(.*)"', text):
+        return f"{match[1]} is {match[2]!r}, but it must be {_TYPES['dict']}"
     if text == "Unexpected config:" or "codec can't decode" in text:
         return "the configuration is empty or no UTF-8 text, but it must be a YAML mapping of options to values"
     if text.startswith("Problems parsing config"):
