@@ -16,6 +16,7 @@ from tombola.ticket.ticket import Ticket
 
 HALF = '''
 from dataclasses import dataclass
+from tombola.levels import train_dense, train_under
 from tombola.methods.base import Method
 from tombola.methods.imp import IterativePruning
 
@@ -54,6 +55,37 @@ class Slow(IterativePruning):
     levels: int | None = 2
 
 NUMBER = 3
+
+@dataclass(frozen=True)
+class Hides(Half):
+    hooks: str = "a"
+
+@dataclass(frozen=True)
+class Named(Half):
+    name: str = "own"
+
+@dataclass(frozen=True)
+class Unset(Half):
+    rewind: str
+
+@dataclass(frozen=True)
+class Unread(Half):
+    more: "Nowhere" = 1
+
+@dataclass(frozen=True)
+class Gives(Method):
+    what: str = "nothing"
+
+    def find(self, search):
+        dense = train_dense(search)
+        under = train_under(search, dense.ticket.mask)
+        return {"nothing": None, "empty": [], "ticket": [dense.ticket], "level": dense, "back": [under, dense],
+                "twice": [under, under]}[self.what]
+
+@dataclass(frozen=True)
+class NoMask(Method):
+    def find(self, search):
+        return [train_under(search, lambda: {"fc1.weight": 1})]
 '''
 TINY = ["--length", "4it", "--batch_size", "60", "--eval_every", "4it", "--model", "mlp", "--data", "digits"]
 
@@ -130,6 +162,11 @@ def test_arms_of_a_file_name_it(outside: Path) -> None:
         ("outside_pkg.mine.Bare", "put @dataclass"),
         ("outside_pkg.mine.Clash", "--lr of method outside_pkg.mine.Clash is an option of tombola find"),
         ("outside_pkg.nowhere.Half", "cannot be imported"),
+        ("outside_pkg.mine.Hides", "field hooks of method Hides hides what tombola.Method calls so"),
+        ("outside_pkg.mine.Named", "say ClassVar"),
+        ("outside_pkg.mine.Unset", "field rewind of method Unset has no default"),
+        ("outside_pkg.mine.Unread", "NameError: name 'Nowhere' is not defined"),
+        ("outside_pkg.mine.NoMask", "the mask is a dict, but it must be a Mask"),
     ],
 )
 def test_what_is_no_method_is_one_line(outside: Path, path: str, message: str) -> None:
@@ -158,6 +195,24 @@ def test_its_options_come_from_yaml(outside: Path) -> None:
     status, _, err = call("find", "outside_pkg.mine.Half", "--config", "half.yaml")
     assert (status, err.count("\n")) == (2, 1)
     assert "densiti" in err
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("nothing", "gave None"),
+        ("empty", "gave an empty list"),
+        ("ticket", "gave a list with a Ticket"),
+        ("level", "gave a Level"),
+        ("back", "gave the levels [1, 0], but their numbers must rise"),
+        ("twice", "gave the levels [1, 1]"),
+    ],
+)
+def test_what_find_gives_is_levels_in_order(outside: Path, what: str, message: str) -> None:
+    status, _, err = call("find", "outside_pkg.mine.Gives", *TINY, "--what", what)
+    assert status == 2
+    assert message in err
+    assert err.count("\n") == 1
 
 
 def test_a_curve_needs_levels(outside: Path) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.levels.search import Level, Search, level_result
 from tombola.mask import Mask
 from tombola.parameters import prunable
@@ -100,6 +101,8 @@ def train_under(
 
     def train(stage: Stage | None) -> TrainedLevel:
         kept = mask() if callable(mask) else mask
+        if not isinstance(kept, Mask):
+            raise TombolaError(f"the mask is {described(kept)}, but it must be a Mask, such as tombola.select gives")
         origin = search.origin
         if weights == "trained" and after is not None:
             state = final_state(search, after.ticket)

@@ -7,7 +7,7 @@ from inspect import isabstract
 
 from tombola.errors import TombolaError
 from tombola.fields import described
-from tombola.methods.base import Method
+from tombola.methods.base import Method, check_declared
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.dense import DenseTraining
 from tombola.methods.edge_popup import EdgePopup
@@ -58,4 +58,5 @@ def method_class(name: str) -> type[Method]:
         raise TombolaError(f"method {name!r} has no {missing} of its own; write it")
     if "__dataclass_fields__" not in vars(kind):
         raise TombolaError(f"method {name!r} is not a dataclass; put @dataclass(frozen=True) above it")
+    check_declared(kind)
     return kind

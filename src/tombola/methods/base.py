@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_origin, get_type_hints
 
 from tombola import levels
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.fields import check_fields
 from tombola.names import check_known
 from tombola.train.length import Length
@@ -57,6 +57,7 @@ class Method(ABC):
             cls.name = f"{cls.__module__}.{cls.__qualname__}"
 
     def __post_init__(self) -> None:
+        check_declared(type(self))
         check_fields(self)
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is tuple:
@@ -202,7 +203,26 @@ class SupermaskMethod(Method):
         dry_run(search, self.learning(search.network()), self._second_recipe(search), norms=self.tunes_norms)
 
 
-# ---- checks of options --------------------------------------------------------------------------------------
+# ---- checks of declarations and options ------------------------------------------------------------------
+
+
+def check_declared(kind: type[Method]) -> None:
+    """TombolaError unless the fields of a method can be options: none hides a part of `Method` that is no option."""
+    for field in fields(kind):
+        part = vars(Method).get(field.name)
+        if isinstance(field.default, property):
+            raise TombolaError(
+                f"field {field.name} of method {kind.__qualname__} has no default; write {field.name}: TYPE = VALUE"
+            )
+        if not isinstance(part, property) and (part is not None or field.name in Method.__annotations__):
+            raise TombolaError(
+                f"field {field.name} of method {kind.__qualname__} hides what tombola.Method calls so; take another "
+                "name, or say ClassVar if it is no option"
+            )
+    try:
+        get_type_hints(kind)
+    except Exception as error:  # whatever stands in the annotations
+        raise TombolaError(f"the fields of method {kind.__qualname__} cannot be read: {in_short(error)}") from None
 
 
 def check_density(density: float) -> None:

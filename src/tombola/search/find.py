@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from tombola.coverage import Coverage, coverage, warn_of_left_out
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
-from tombola.fields import checked
+from tombola.fields import checked, described
 from tombola.levels.search import Level, Search
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
@@ -106,7 +107,26 @@ def search(
     }
     prepared = _prepared(request, setup, start, seed, described)
     with torch.random.fork_rng(devices=[]):
-        return list(request.method.find(replace(prepared, directory=directory, prefix=f"replicate-{replicate}")))
+        found = request.method.find(replace(prepared, directory=directory, prefix=f"replicate-{replicate}"))
+    return _checked(request.method, found)
+
+
+def _checked(method: Method, found: Any) -> list[Level]:
+    """The levels that a method of anyone's gives; TombolaError if they are none, or their numbers do not rise."""
+    if not isinstance(found, list | tuple) or not found or not all(isinstance(level, Level) for level in found):
+        first = next((item for item in found if not isinstance(item, Level)), None) if isinstance(found, list) else None
+        shown = described(found) if first is None else f"a list with {described(first)}"
+        raise TombolaError(
+            f"find of method {method.name} gave {'an empty list' if found == [] else shown}, but it must give a list "
+            "of levels, such as [train_under(search, mask)]"
+        )
+    numbers = [level.level for level in found]
+    if any(one >= other for one, other in pairwise(numbers)):
+        raise TombolaError(
+            f"find of method {method.name} gave the levels {numbers}, but their numbers must rise: give a level's "
+            "predecessor as `after`, and return them in order"
+        )
+    return list(found)
 
 
 def _prepared(request: Request, setup: TrainingSetup, start: Start, seed: int, provenance: Mapping[str, Any]) -> Search:
