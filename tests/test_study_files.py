@@ -148,6 +148,9 @@ MISTAKES = {
     "{arms: [], parameters: {a: {type: number, default: 1, help: x, choices: [a]}}}": "choices are for a text",
     "{arms: [], parameters: {a: {type: number, default: 1}}}": "required field `help`",
     "{arms: [], parameters: {a-b: {type: number, default: 1, help: x}}}": "'a-b' can be no option",
+    "{arms: [], parameters: {__post_init__: {type: number, default: 1, help: x}}}": "a letter first",
+    "{arms: [{each: {a: &v ['1', '2', '3', '4', '5', '6', '7', '8', '9', '0'], b: *v, c: *v, d: *v, e: *v}, "
+    "arms: [{name: $a$b$c$d$e, method: dense}]}]}": "more than 10,000 arms",
     "{arms: [], parameters: {lambda: {type: number, default: 1, help: x}}}": "'lambda' can be no option",
     "{arms: [], parameters: {model: {type: number, default: 1, help: x}}}": "is the name of an option",
     "{arms: [], parameters: {json: {type: number, default: 1, help: x}}}": "is the name of an option",

@@ -19,7 +19,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
-from itertools import product
+from itertools import islice, product
 from keyword import iskeyword
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -44,6 +44,7 @@ _HINTS: dict[str, Any] = {
 }
 Made = TypeVar("Made")
 _PLACEHOLDER = re.compile(r"\$(?:(\$)|(\w+)|\{([\w.]+)\})")
+_MOST_ARMS = 10_000
 NORMS = "network.norms"
 """What `when` may ask besides parameters: whether the network has norm layers to train."""
 
@@ -146,10 +147,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         lengths = frozenset(name for name, part in self.parameters.items() if part.type == "length")
         scope = _Scope(values, lengths, norms, where)
         shared = scope.fill(self.preset)
-        return [
-            {**arm, "preset": {**shared, **scope.mapping("preset", arm.get("preset", {}))}}
-            for arm in scope.arms(self.arms)
-        ]
+        arms = list(islice(scope.arms(self.arms), _MOST_ARMS + 1))
+        if len(arms) > _MOST_ARMS:
+            raise TombolaError(f"{where} defines more than {_MOST_ARMS:,} arms; cross fewer values in each")
+        return [{**arm, "preset": {**shared, **scope.mapping("preset", arm.get("preset", {}))}} for arm in arms]
 
 
 def read_definition(file: Path) -> Definition:
@@ -163,8 +164,10 @@ def read_definition(file: Path) -> Definition:
         content = {"arms": content}
     parameters = content.get("parameters", {}) if isinstance(content, dict) else {}
     for name, given in parameters.items() if isinstance(parameters, dict) else ():
-        if not name.isidentifier() or iskeyword(name):
-            raise TombolaError(f"{file}: parameter {name!r} can be no option; name it by letters, digits and _")
+        if not name.isidentifier() or iskeyword(name) or name.startswith("_"):
+            raise TombolaError(
+                f"{file}: parameter {name!r} can be no option; name it by letters, digits and _, a letter first"
+            )
         _converted(given, Parameter, f"{file}, parameter {name}")  # so that an error names it
     return _converted(content, Definition, str(file))
 
@@ -256,7 +259,7 @@ class _Scope:
     def value(self, key: str) -> Any:
         name, _, part = key.partition(".")
         if name not in self.values:
-            raise TombolaError(f"{self.where}: {unknown('parameter', name, self.values)}")
+            raise TombolaError(f"{self.where}: {unknown('parameter', name, self.values or ['none'])}")
         if not part:
             return self.values[name]
         if part != "half" or name not in self.lengths:
