@@ -28,6 +28,15 @@ def test_select_is_the_function_whatever_was_imported_before(order: str) -> None
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+def test_results_is_the_function_whatever_was_imported_before() -> None:
+    code = (
+        "import tombola.results.record\nfrom tombola.results import results\nimport tombola as tb\n"
+        "assert tb.results is results is tombola.results\nimport tombola.results.search\nassert tb.results is results\n"
+        "import sys\nassert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_importing_the_package_is_cheap() -> None:
     code = "import sys, tombola\nassert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
