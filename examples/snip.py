@@ -8,7 +8,7 @@ from tombola.levels import Level, Search, context_of, train_under
 
 @dataclass(frozen=True)
 class Snip(tb.Method):
-    """Keep the weights on which the loss at initialisation hangs most, and train them.
+    """Keep the weights on which the loss at initialisation depends most, and train them.
 
     A weight's score is |g·w|, g being the gradient of the training loss.
 

@@ -121,4 +121,4 @@ def _print_help(verbs: Sequence[Verb]) -> None:
     for verb in verbs:
         print(f"  {verb.command:{width}}  {verb.summary}")
     print("\nOptions of a command: tombola find imp --help. A first look: tombola demo.")
-    print("A method of your own: tombola find package.module.Class.")
+    print("A method of your own: tombola find package.module.Class. A study: tombola study FILE.yaml.")
