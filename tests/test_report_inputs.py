@@ -11,7 +11,7 @@ import torch
 
 import tombola as tb
 from tombola.mask import Mask
-from tombola.report.inputs import by_place, image_figure, input_plots, read_ticket, vector_figure
+from tombola.report.inputs import by_position, image_figure, input_plots, read_ticket, vector_figure
 from tombola.report.looks import CONTROLS, page_looks, series_look
 from tombola.report.plot import Plot, Remark
 from tombola.report.read import Run, read_run
@@ -20,24 +20,24 @@ from tombola.study.arms import random_like
 
 def test_shares_by_hand() -> None:
     keep = torch.tensor([[1, 0, 1, 0], [1, 1, 0, 0]], dtype=torch.bool)
-    assert by_place(keep, (4,)).tolist() == [1, 0.5, 0.5, 0]  # type: ignore[union-attr]
-    assert by_place(keep, (2, 2)).tolist() == [[[1, 0.5], [0.5, 0]]]  # type: ignore[union-attr]
-    assert by_place(keep, (1, 2, 2)).tolist() == [[[1, 0.5], [0.5, 0]]]  # type: ignore[union-attr]
-    assert by_place(keep, (2, 1, 2)).tolist() == [[[1, 0.5]], [[0.5, 0]]]  # type: ignore[union-attr]
-    assert by_place(keep, (5,)) is None
+    assert by_position(keep, (4,)).tolist() == [1, 0.5, 0.5, 0]  # type: ignore[union-attr]
+    assert by_position(keep, (2, 2)).tolist() == [[[1, 0.5], [0.5, 0]]]  # type: ignore[union-attr]
+    assert by_position(keep, (1, 2, 2)).tolist() == [[[1, 0.5], [0.5, 0]]]  # type: ignore[union-attr]
+    assert by_position(keep, (2, 1, 2)).tolist() == [[[1, 0.5]], [[0.5, 0]]]  # type: ignore[union-attr]
+    assert by_position(keep, (5,)) is None
 
 
 def test_convolutions_by_input_channel_and_kernel_place() -> None:
     keep = torch.zeros(4, 3, 2, 2, dtype=torch.bool)
     keep[:, 1, 0, 1] = True
     keep[0, 2, 1, 1] = True
-    found = by_place(keep, (3, 8, 8))
+    found = by_position(keep, (3, 8, 8))
     assert found is not None
     assert found.shape == (3, 2, 2)
     assert (found[1, 0, 1], found[2, 1, 1], found.sum()) == (1, 0.25, 1.25)
-    assert by_place(keep, (1, 8, 8)) is None, "not the first layer"
-    assert by_place(keep[..., 0], (3, 8)) is not None, "one dimension"
-    assert by_place(keep, (3, 8)) is None
+    assert by_position(keep, (1, 8, 8)) is None, "not the first layer"
+    assert by_position(keep[..., 0], (3, 8)) is not None, "one dimension"
+    assert by_position(keep, (3, 8)) is None
 
 
 def test_a_random_mask_keeps_as_many_and_is_drawn_from_its_seed() -> None:

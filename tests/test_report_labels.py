@@ -7,7 +7,7 @@ import random
 
 from tombola.report.aggregate import spread
 from tombola.report.cost import Priced, PricedSeries, cost_figure
-from tombola.report.labels import MARK, Box, Spot, free_places
+from tombola.report.labels import MARK, Box, Spot, free_positions
 from tombola.report.looks import CONTROLS
 
 FRAME = (0.0, 0.0, 300.0, 150.0)
@@ -35,7 +35,7 @@ def test_names_are_clear_of_everything() -> None:
         sizes = [(draw.uniform(20, 40), 8.0) for _ in marks]
         strokes = list(itertools.pairwise(marks))
         found = [
-            (spot, size) for spot, size in zip(free_places(marks, sizes, others, strokes, FRAME), sizes, strict=True)
+            (spot, size) for spot, size in zip(free_positions(marks, sizes, others, strokes, FRAME), sizes, strict=True)
         ]
         boxes = [around(spot, size) for spot, size in found if spot is not None]
         placed += len(boxes)
@@ -47,11 +47,11 @@ def test_names_are_clear_of_everything() -> None:
 
 
 def test_a_name_has_its_place_above_where_nothing_is_in_the_way() -> None:
-    assert free_places([(100.0, 50.0)], [(20.0, 8.0)], [], [], FRAME) == [(100.0, 59.0)]
+    assert free_positions([(100.0, 50.0)], [(20.0, 8.0)], [], [], FRAME) == [(100.0, 59.0)]
     level = ((0.0, 59.0), (300.0, 59.0))
-    (spot,) = free_places([(100.0, 50.0)], [(20.0, 8.0)], [], [level], FRAME)
+    (spot,) = free_positions([(100.0, 50.0)], [(20.0, 8.0)], [], [level], FRAME)
     assert spot == (100.0, 41.0)
-    assert free_places([(5.0, 5.0)], [(400.0, 8.0)], [], [], FRAME) == [None]
+    assert free_positions([(5.0, 5.0)], [(400.0, 8.0)], [], [], FRAME) == [None]
 
 
 def test_the_figure_prints_names_beside_its_line() -> None:

@@ -1,4 +1,4 @@
-"""A user's mistake as one line: what was found, what is allowed, how to fix it."""
+"""A user's mistake as one line: the value given, the values allowed, how to fix it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _SOURCE = ' in "<unicode string>",'
 def one_line(error: BaseException) -> str:
     """Any error's message on one line; a missing or unreadable file is named first.
 
-    What came from a user's own function is told with its place.
+    An error raised in a user's own function is reported with its location.
     """
     if isinstance(error, OSError) and error.errno == errno.ENOSPC and not error.filename:
         return f"the output cannot be written: {error.strerror}; free some space and run again"
@@ -42,7 +42,7 @@ def one_line(error: BaseException) -> str:
 
 
 def unexpected(error: BaseException) -> tuple[str, bool]:
-    """The line about an error that nothing met, and whether its cause is the user's: own code, or too little memory."""
+    """The line about an uncaught error, and whether the user caused it: own code, or too little memory."""
     place, text = place_of(error), in_short(error)
     if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
         return f"memory ran out ({text}); take a smaller network or batch, or fewer jobs", True
@@ -109,7 +109,7 @@ def _wrong_type(message: str) -> str | None:
         wanted = {"dict": None, **wanted}
     if not keys or value is None or not wanted:
         return None
-    if len(keys) > 1:  # a nested option: what its own parser says comes first, null is the outer one's
+    if len(keys) > 1:  # a nested option: its own parser's message comes first, null belongs to the outer one
         wanted.pop("NoneType", None)
     allowed = _or([_TYPES.get(name, name) for name in wanted])
     return f"{'.'.join(dict.fromkeys(keys))} is {value[1]!r}, but it must be {allowed}"

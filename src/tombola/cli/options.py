@@ -16,7 +16,7 @@ class Group:
     """A titled group of options, one for each field of `source`.
 
     `names` gives the option of a field where it is not the field's own name; fields in `skip` get none.
-    With `unset`, every option is null unless given: then another place's value holds, which `unset` names.
+    With `unset`, every option is null unless given: then the value that `unset` names holds.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Group:
 
 
 def field_help(source: type) -> dict[str, str]:
-    """One line on every field, from the `Args:` section of the docstring, or of a base's where that says more."""
+    """One line on every field, from the `Args:` section of the docstring, or of a base class for inherited fields."""
     params = [item for kind in reversed(source.__mro__) for item in parse_docstring(kind.__doc__ or "").params]
     described = {item.arg_name: item.description or "" for item in params}
     return {item.name: " ".join(described.get(item.name, "").split()) for item in fields(source)}

@@ -79,7 +79,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         )
         show_pair(screen, compared)
         return compared.as_dict()
-    # the cheap checks first: a wrong value is told before torch is loaded
+    # the cheap checks first: a wrong value is reported before torch is loaded
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
     arms = pair_arms(Setting(model, data, _RECIPE.read(given), _pair(given)))
     machine = Options(**MACHINE.read(given))

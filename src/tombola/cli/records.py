@@ -78,14 +78,14 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
             f"{parent} {problem}; name the folder that the runs were written to, as their commands did with --out: "
             "tombola runs --out FOLDER"
         )
-    found = list_runs(parent)
+    runs = list_runs(parent)
     _write_rows(parent, given, screen)
-    rows = [[run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run)] for run in found]
+    rows = [[run["name"], run["kind"], run["state"], str(run["stages"]), _headline(run)] for run in runs]
     if rows:
         screen.table(("run", "kind", "state", "stages done", "result"), rows, left=(0, 1, 2, 4))
     else:
         screen.line(_none_in(parent))
-    for run in found:
+    for run in runs:
         if run["state"] == "can be resumed":
             screen.line(f"resume {run['name']} with: {run['command']}")
         elif run["state"] == "damaged":
@@ -93,7 +93,7 @@ def _runs(given: Namespace, screen: Screen) -> Mapping[str, Any]:
             screen.line(
                 f"damaged {run['name']}: {_damage(run['damage'])}; run it again to have that computed anew{again}"
             )
-    return {"runs": found}
+    return {"runs": runs}
 
 
 def _write_rows(parent: Path, given: Namespace, screen: Screen) -> None:

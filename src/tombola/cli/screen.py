@@ -1,4 +1,4 @@
-"""What people read: lines and tables; on stderr where stdout belongs to the JSON."""
+"""Output for people: lines and tables; on stderr if stdout carries JSON."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tombola.runs.record import stamped
 if TYPE_CHECKING:
     from tombola.report.tables import Table as ReportTable
 
-PLAIN_WIDTH = 160  # of what is no terminal: files and pipes do not wrap
+PLAIN_WIDTH = 160  # of files and pipes, which do not wrap
 
-_LONGEST_WORD, _LONGEST_MESSAGE = 500, 1500  # characters, of what stderr says of a value that somebody gave
+_LONGEST_WORD, _LONGEST_MESSAGE = 500, 1500  # characters, of a user's value in a message on stderr
 
 
 class Screen:
@@ -57,7 +57,7 @@ class Screen:
             self.table([str(cell) for cell in table.head], rows, left=range(table.words))
 
     def run(self, run: str | None, reused: bool | None) -> None:
-        """Where a run lies, and that it was found finished if it was."""
+        """Where a run lies, and whether it had finished before."""
         if run is not None:
             self.line(f"run     {run}")
         if reused:
@@ -73,7 +73,7 @@ class Screen:
 def loading(shown: bool | None) -> Iterator[None]:
     """A line on stderr while PyTorch is imported, which takes seconds; taken back afterwards.
 
-    `shown` as in the option progress: None says it on a terminal.
+    `shown` as in the option progress: None shows it on a terminal.
     """
     if "torch" in sys.modules or not (sys.stderr.isatty() if shown is None else shown):
         yield
@@ -86,17 +86,17 @@ def loading(shown: bool | None) -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """Text from files, without what would steer a terminal."""
+    """Text from files, without control characters."""
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def brief(text: str) -> str:
-    """A message for stderr, printable: words and whole messages without end are cut."""
+    """A message for stderr, printable: overlong words and messages are cut."""
     words = (
         word if len(word) <= _LONGEST_WORD else f"{word[:80]}...{word[-20:]}" for word in printable(text).split(" ")
     )
-    said = " ".join(words)
-    return said if len(said) <= _LONGEST_MESSAGE else f"{said[: _LONGEST_MESSAGE - 100]} ... {said[-90:]}"
+    message = " ".join(words)
+    return message if len(message) <= _LONGEST_MESSAGE else f"{message[: _LONGEST_MESSAGE - 100]} ... {message[-90:]}"
 
 
 @contextmanager

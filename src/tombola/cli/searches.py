@@ -144,7 +144,7 @@ def _presets(kind: type[Method]) -> Callable[[Namespace], Mapping[str, Any]]:
 
 
 def _request(kind: type[Method], given: Namespace) -> Request:
-    # the cheap checks first: a wrong value is told before torch is loaded
+    # the cheap checks first: a wrong value is reported before torch is loaded
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
     method, recipe = kind(**_method(kind).read(given)), Recipe(**RECIPE.read(given))
     options = Options(**MACHINE.read(given))

@@ -200,19 +200,19 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.ticket.ticket import Ticket
 
     held = Ticket.look(given["ticket"], max_weights=given["max_weights"])
-    told = info(held)
-    origin, found = told["origin"], told["provenance"]
+    report = info(held)
+    origin, provenance = report["origin"], report["provenance"]
     name = origin["network"]["name"] if origin["network"] else "a user's own model"
-    method, data, seed = _name(found.get("method")), _name(found.get("data")), found.get("seed", "-")
-    screen.line(f"ticket   {given['ticket']} (format {told['format']}, {told['bytes']:,} bytes)")
-    screen.line(f"digest   {told['digest'] or 'not computed for so many weights'}")
+    method, data, seed = _name(provenance.get("method")), _name(provenance.get("data")), provenance.get("seed", "-")
+    screen.line(f"ticket   {given['ticket']} (format {report['format']}, {report['bytes']:,} bytes)")
+    screen.line(f"digest   {report['digest'] or 'not computed for so many weights'}")
     screen.line(f"network  {name}, {_ORIGINS[origin['kind']]}")
     screen.line(f"found    by {method} on {data}, seed {seed}")
-    if told["barred_kept"]:
-        screen.line(f"barred   {told['barred_kept']:,} of the {told['kept']:,} kept weights, by the criterion")
+    if report["barred_kept"]:
+        screen.line(f"barred   {report['barred_kept']:,} of the {report['kept']:,} kept weights, by the criterion")
     screen.line()
     screen.line(table(held))
-    return {"ticket": given["ticket"], **told}
+    return {"ticket": given["ticket"], **report}
 
 
 def _name(part: object) -> str:
@@ -236,7 +236,7 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         raise TombolaError(unknown("values", given["values"], get_args(Values)))
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     out = Path(given["out"] or Path(given["ticket"]).with_suffix(".safetensors"))
-    told = {"ticket": given["ticket"], "recipe": ticket.recipe, "out": str(out), "density": ticket.density}
+    report = {"ticket": given["ticket"], "recipe": ticket.recipe, "out": str(out), "density": ticket.density}
     if out.suffix == ".ticket":
         lean = given["no_origin"]
         digest = ticket.save(out, values=given["values"], origin=False if lean else None)
@@ -245,7 +245,7 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
             screen.line("its origin was left out before: it stays so, and the ticket is for running only")
         if lean and ticket.origin.kind == "seeded":
             screen.line("its origin is a seed, which takes no space: it stays")
-        return {**told, "bytes": out.stat().st_size, "digest": digest}
+        return {**report, "bytes": out.stat().st_size, "digest": digest}
     for option, unset in (("values", None), ("no_origin", False)):
         if given[option] != unset:
             flag = option.replace("_", "-")
@@ -254,4 +254,4 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         ticket, out, weights=given["weights"], model=architecture(given, ticket), trusted=trusted(given)
     )
     screen.line(f"wrote {out}: {len(state)} tensors, kept {describe_density(ticket)}")
-    return {**told, "tensors": len(state)}
+    return {**report, "tensors": len(state)}

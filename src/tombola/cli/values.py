@@ -1,4 +1,4 @@
-"""How the words and files of the command line become values: YAML that was looked through before it is loaded."""
+"""How the words and files of the command line become values: YAML that is checked before it is loaded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from jsonargparse import ArgumentParser, get_loader, set_loader
 from tombola.names import is_import_path
 from tombola.strict import check_yaml
 
-_MODE = "tombola"  # a name of our own: the library's modes stay as they are
+_MODE = "tombola"  # a name of our own: the library's modes are left unchanged
 _SHORT = 200  # characters that hold no deep nesting
 
 
 class _Refused(yaml.YAMLError):
-    """What `check_yaml` found; the parser tells a configuration that is no YAML by this class."""
+    """Refused by `check_yaml`; the class that the parser takes for invalid YAML."""
 
 
 def new_parser(**settings: Any) -> ArgumentParser:

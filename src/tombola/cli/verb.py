@@ -73,12 +73,12 @@ class Verb:
         helps = {"-h", "--help"} & set(words)
         named = [word for word in words if word not in helps and not word.startswith("--print_config")]
         try:
-            found = presets(self._parse(parser, named))
+            defaults = presets(self._parse(parser, named))
         except TombolaError:
             if helps:
-                return  # help is shown whatever else was said
+                return  # help is shown even if other options are wrong
             raise
-        parser.set_defaults(dict(found))
+        parser.set_defaults(dict(defaults))
 
     def _parse(self, parser: ArgumentParser, words: Sequence[str]) -> Namespace:
         try:
@@ -87,24 +87,24 @@ class Verb:
             if isinstance(error, TombolaError):
                 raise
             raise TombolaError(parser_line(str(error), option_names(parser), self.command)) from error
-        _check_places(given)
+        _check_paths(given)
         import_from_here(given.get(name) for name in _COMPONENTS)
         return given
 
 
-_PLACES = ("ticket", "runs", "out", "data_root", "start", "checkpoint", "plan", "arms", "tickets")
+_PATHS = ("ticket", "runs", "out", "data_root", "start", "checkpoint", "plan", "arms", "tickets")
 """Options that name files or folders."""
 _COMPONENTS = ("model", "data", "criterion", "optimizer")
 """Options that may name a user's own by import path."""
 
 
-def _check_places(given: Namespace) -> None:
-    """TombolaError for the name of a file or folder that can be none."""
-    for name in _PLACES:
+def _check_paths(given: Namespace) -> None:
+    """TombolaError for a value that cannot be the name of a file or folder."""
+    for name in _PATHS:
         value = given.get(name)
-        for place in value if isinstance(value, list) else [value]:
-            if place == "" or (isinstance(place, str) and "\0" in place):
-                problem = "is empty" if place == "" else f"is {place!r}, with a NUL character in it"
+        for path in value if isinstance(value, list) else [value]:
+            if path == "" or (isinstance(path, str) and "\0" in path):
+                problem = "is empty" if path == "" else f"is {path!r}, with a NUL character in it"
                 raise TombolaError(f"{name} {problem}; name a file or folder")
 
 

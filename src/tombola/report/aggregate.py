@@ -21,9 +21,9 @@ Reading = Callable[[LevelResult], float | None]
 
 @dataclass(frozen=True)
 class Spread:
-    """``n`` values: their mean, least and greatest, and the 95 % t-interval of the mean.
+    """``n`` values: mean, minimum and maximum, and the 95 % t-interval of the mean.
 
-    The interval is None for fewer than 3 values: two say too little to speak of 95 %.
+    The interval is None for fewer than 3 values.
     """
 
     n: int
@@ -37,8 +37,8 @@ class Spread:
 class Point:
     """One level of one arm over replicates.
 
-    ``density``, ``kept`` and ``total`` are means; ``complete`` is False where some replicates that reached
-    the level have no value (an early stop that was not observable, say).
+    ``density``, ``kept`` and ``total`` are means; ``complete`` is False if some of the replicates that
+    reached the level have no value (such as an early stop that was not observable).
     """
 
     level: int
@@ -51,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Curve:
-    """A quantity against the iteration: mean, least and greatest over the logs that reach each iteration."""
+    """A quantity against the iteration: mean, minimum and maximum over the logs that reach each iteration."""
 
     steps: tuple[int, ...]
     mean: tuple[float, ...]
@@ -85,7 +85,7 @@ def levels_of(find: SearchResult, arm: str) -> dict[int, list[LevelResult]]:
 
 def points(find: SearchResult, arm: str, reading: Reading) -> tuple[Point, ...]:
     """One point per level at which at least one replicate has a value."""
-    found = []
+    series = []
     for number, levels in levels_of(find, arm).items():
         read = [reading(level) for level in levels]
         summary = spread(value for value in read if value is not None)
@@ -93,8 +93,8 @@ def points(find: SearchResult, arm: str, reading: Reading) -> tuple[Point, ...]:
             continue
         density = math.fsum(level.density for level in levels) / len(levels)
         kept, total = _mean(level.kept for level in levels), _mean(level.total for level in levels)
-        found.append(Point(number, density, kept, total, summary, None not in read))
-    return tuple(found)
+        series.append(Point(number, density, kept, total, summary, None not in read))
+    return tuple(series)
 
 
 def observed_stop(level: LevelResult) -> float | None:
@@ -113,16 +113,16 @@ def layer_densities(find: SearchResult, number: int) -> tuple[LayerResult, ...]:
     return tuple(LayerResult(name=name, kept=kept[name], total=total[name]) for name in total)
 
 
-def pick(numbers: Sequence[int], most: int) -> tuple[int, ...]:
-    """At most ``most`` of the numbers, evenly spread, first and last included."""
-    if len(numbers) <= most:
+def pick(numbers: Sequence[int], max_count: int) -> tuple[int, ...]:
+    """At most ``max_count`` of the numbers, evenly spaced, including first and last."""
+    if len(numbers) <= max_count:
         return tuple(numbers)
     last = len(numbers) - 1
-    return tuple(dict.fromkeys(numbers[round(i * last / (most - 1))] for i in range(most)))
+    return tuple(dict.fromkeys(numbers[round(i * last / (max_count - 1))] for i in range(max_count)))
 
 
 def read_log(path: Path, column: str) -> dict[int, float]:
-    """``column`` of a metrics.csv by step; rows that are cut off or empty are left out."""
+    """``column`` of a metrics.csv by step; incomplete rows are skipped."""
     series: dict[int, float] = {}
     try:
         text = (read_file(path) or b"").decode(errors="replace")
@@ -144,7 +144,7 @@ def curve(logs: Iterable[str], column: str) -> Curve | None:
 
 
 def joined_log(levels: Sequence[LevelResult], column: str) -> dict[int, float]:
-    """``column`` by step over levels trained one after the other, each beginning where the last one ended."""
+    """``column`` by step over levels trained one after the other, with steps counted from the start of the first."""
     series: dict[int, float] = {}
     before = 0
     for level in levels:
@@ -158,21 +158,21 @@ def joined_log(levels: Sequence[LevelResult], column: str) -> dict[int, float]:
 def merged(logs: Iterable[Mapping[int, float]]) -> Curve | None:
     """The curve over several series by step; None where there is no value at all.
 
-    An iteration is drawn where as many series reach it as reach the most visited one, so that the mean never
-    jumps because one ended.
+    An iteration is drawn if as many series reach it as reach any other, so that the mean does not jump where a
+    shorter one ends.
     """
     values_at: dict[int, list[float]] = defaultdict(list)
     for log in logs:
         for step, value in log.items():
             values_at[step].append(value)
-    most = max(map(len, values_at.values()), default=0)
-    steps = tuple(step for step in sorted(values_at) if len(values_at[step]) == most)
+    n = max(map(len, values_at.values()), default=0)
+    steps = tuple(step for step in sorted(values_at) if len(values_at[step]) == n)
     if not steps:
         return None
     return Curve(
         steps,
-        tuple(math.fsum(values_at[s]) / most for s in steps),
+        tuple(math.fsum(values_at[s]) / n for s in steps),
         tuple(min(values_at[s]) for s in steps),
         tuple(max(values_at[s]) for s in steps),
-        most,
+        n,
     )

@@ -1,4 +1,4 @@
-"""Axes: ticks, their labels, legends, and when a figure shows nothing."""
+"""Axes: ticks and their labels, legends, and whether a figure would show nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-MOST_ROWS = 60
-"""Names that a vertical axis of rows holds; of more, every second or third is printed."""
+MAX_ROWS = 60
+"""Row labels on a vertical axis; of more rows, only every second or third is labelled."""
 
 
 def alike(values: Iterable[float | None], within: float = 0.0) -> bool:
@@ -39,19 +39,19 @@ def count_label(value: float, _position: object = None) -> str:
     return tick_label(value)
 
 
-def percent_ticks(low: float, high: float, most: int = 8) -> tuple[float, ...]:
-    """Round densities in [low, high] for a log axis, at most ``most`` where that is possible."""
+def percent_ticks(low: float, high: float, max_ticks: int = 8) -> tuple[float, ...]:
+    """Round densities in [low, high] for a log axis, at most ``max_ticks`` where that is possible."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**e for e in range(first, last + 1) for m in steps]
         ticks = [t for t in ticks if low * 0.999 <= t <= high * 1.001]
-        if len(ticks) <= most:
+        if len(ticks) <= max_ticks:
             break
     return tuple(ticks) if len(ticks) >= 2 else (low, high) if high > 1.2 * low else (math.sqrt(low * high),)
 
 
 def density_axis(axes: Axes, densities: Sequence[float], label: str = "Weights kept (%)") -> None:
-    """A log axis in percent that falls from dense on the left to sparse on the right."""
+    """A log axis in percent from dense on the left to sparse on the right."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     low, high = min(densities), max(densities)
@@ -65,8 +65,8 @@ def density_axis(axes: Axes, densities: Sequence[float], label: str = "Weights k
     axes.set_xlabel(label)
 
 
-def round_ticks(axis: Axis, *, counts: bool = False, most: int = 6) -> None:
-    """At most ``most`` ticks at round values, printed as all numbers are, with as many decimals each."""
+def round_ticks(axis: Axis, *, counts: bool = False, max_ticks: int = 6) -> None:
+    """At most ``max_ticks`` ticks at round values, all with the same number of decimals."""
     from matplotlib.ticker import Formatter, FuncFormatter, MaxNLocator
 
     class Alike(Formatter):
@@ -78,21 +78,23 @@ def round_ticks(axis: Axis, *, counts: bool = False, most: int = 6) -> None:
         def __call__(self, value: float, _position: object = None) -> str:
             return tick_label(value)
 
-    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], integer=counts))
+    axis.set_major_locator(MaxNLocator(max_ticks, steps=[1, 2, 2.5, 5, 10], integer=counts))
     axis.set_major_formatter(FuncFormatter(count_label) if counts else Alike())
 
 
 def iterations_axis(axes: Axes, last: float, label: str = "Training iterations") -> None:
     """Iterations from 0 to ``last``."""
     axes.set_xlim(0, 1.03 * last if last > 0 else 1)
-    round_ticks(axes.xaxis, counts=True, most=5 if last >= 1e5 else 6)
+    round_ticks(axes.xaxis, counts=True, max_ticks=5 if last >= 1e5 else 6)
     axes.set_xlabel(label)
 
 
-def name_rows(axes: Axes, names: Sequence[str], *, most: int = 26, edge: float = 0.6, small: bool = False) -> None:
+def name_rows(
+    axes: Axes, names: Sequence[str], *, max_length: int = 26, edge: float = 0.6, small: bool = False
+) -> None:
     """A row for every name, the first at the top, without lines between them."""
-    every = math.ceil(len(names) / MOST_ROWS)
-    shown = [plain(name, most) for name in names[::every]]
+    every = math.ceil(len(names) / MAX_ROWS)
+    shown = [plain(name, max_length) for name in names[::every]]
     axes.set_yticks(range(0, len(names), every), shown, fontsize=6.5 if small else 8.5)
     axes.set_ylim(len(names) - 1 + edge, -edge)
     axes.tick_params(axis="y", length=0)
@@ -112,7 +114,7 @@ def legend_above(figure: Figure, axes: Axes) -> None:
 
 
 def not_above_100(axes: Axes, highest: float) -> None:
-    """No percent beyond 100 on the vertical axis where no value lies there, whatever an interval reaches."""
+    """Cut the vertical axis at 100 % unless a value lies above it, even if an interval reaches further."""
     low, high = axes.get_ylim()
     if highest <= 100 < high:
         axes.set_ylim(top=100 + 0.03 * (100 - low))

@@ -65,5 +65,5 @@ def css_name(colour: str) -> str:
 
 def css_colours(texts: Iterable[str]) -> dict[str, tuple[str, str]]:
     """CSS variable -> (colour on white, colour on a dark page), of all that the texts use."""
-    used = sorted({f"#{found}" for text in texts for found in re.findall(r"var\(--f([0-9a-f]{6})\)", text)})
+    used = sorted({f"#{code}" for text in texts for code in re.findall(r"var\(--f([0-9a-f]{6})\)", text)})
     return {css_name(colour): (colour, on_dark(colour)) for colour in used}

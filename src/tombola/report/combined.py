@@ -16,7 +16,7 @@ from tombola.results.search import SearchResult
 
 
 def run_label(run: Run, runs: Sequence[Run]) -> str:
-    """A short name of a run among others: its method where that tells it apart, else its name."""
+    """A short name of a run among others: its method if no other run has the same, else its name."""
     methods = [other.find.method for other in runs if other.find is not None]
     if run.find is not None and methods.count(run.find.method) == 1:
         return run.find.method
@@ -24,10 +24,10 @@ def run_label(run: Run, runs: Sequence[Run]) -> str:
 
 
 def labels(runs: Sequence[Run]) -> list[str]:
-    """A short name for every run, no two alike."""
-    found = [style.plain(run_label(run, runs), 26) for run in runs]
+    """A short name for every run, all distinct."""
+    names = [style.plain(run_label(run, runs), 26) for run in runs]
     return [
-        name if found.count(name) == 1 else f"{style.plain(name, 22)} [{index + 1}]" for index, name in enumerate(found)
+        name if names.count(name) == 1 else f"{style.plain(name, 22)} [{index + 1}]" for index, name in enumerate(names)
     ]
 
 
@@ -35,9 +35,9 @@ def combined_plots(runs: Sequence[Run], looks: Sequence[Looks]) -> list[Shown]:
     """Every metric that at least two searches share, against density and against cost, a line per run."""
     plots: list[Shown] = []
     names = dict(zip((run.path for run in runs), labels(runs), strict=True))
-    found = [(run, run.find, look) for run, look in zip(runs, looks, strict=True) if run.find is not None]
-    for index, metric in enumerate(dict.fromkeys(find.metric for _, find, _ in found)):
-        group = [(run, find, look) for run, find, look in found if find.metric == metric]
+    searches = [(run, run.find, look) for run, look in zip(runs, looks, strict=True) if run.find is not None]
+    for index, metric in enumerate(dict.fromkeys(find.metric for _, find, _ in searches)):
+        group = [(run, find, look) for run, find, look in searches if find.metric == metric]
         suffix = "" if index == 0 else f"-{index + 1}"
         series = [
             Series(names[run.path], look.arm("ticket"), points(find, "ticket", lambda level: level.test_accuracy))
@@ -52,7 +52,7 @@ def combined_plots(runs: Sequence[Run], looks: Sequence[Looks]) -> list[Shown]:
             series,
             slug=f"runs-accuracy-density{suffix}",
             title="The runs side by side",
-            says=f"{note}Test {metric} of each run's tickets at the end of training",
+            lead=f"{note}Test {metric} of each run's tickets at the end of training",
             unit=Unit(metric),
             better=better,
             dense=None,
@@ -67,7 +67,7 @@ def combined_plots(runs: Sequence[Run], looks: Sequence[Looks]) -> list[Shown]:
             priced,
             name=f"runs-accuracy-cost{suffix}",
             title="The runs against their cost",
-            says=(
+            lead=(
                 f"{note}Test {metric} of each run's tickets over the training iterations of all levels up to the "
                 f"ticket's own, {cost.COUNTED}. Numbers: weights kept."
             ),

@@ -1,4 +1,4 @@
-"""What a result costs: training iterations of the search so far, and results against them."""
+"""Cost of results in training iterations, and results against cost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tombola.formats import density
 from tombola.report import style
 from tombola.report.aggregate import Spread, levels_of, spread
 from tombola.report.axes import iterations_axis, legend_above, not_above_100, round_ticks
-from tombola.report.labels import Spot, free_places
+from tombola.report.labels import Spot, free_positions
 from tombola.report.looks import Look
 from tombola.report.style import plain
 from tombola.results.search import SearchResult
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 COUNTED = "each level with its whole length, iterations before a rewind point included"
 SEARCHED = ("ticket", "reinit")
-"""Arms whose mask a search must find first; a random mask needs none."""
+"""Arms whose mask takes a search; a random mask needs none."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def total(steps: Iterable[int | None]) -> int | None:
 def total_of(arm: str, own: int | None, before: Iterable[int | None]) -> int | None:
     """Training iterations that an arm's network of one level costs; None where they are not known.
 
-    The ticket costs all levels up to its own. A reinitialised network needs the ticket's mask, so it costs what the
-    ticket does, but for its own training; a random mask needs no search and costs its own training alone. Every
+    The ticket costs all levels up to its own. A reinitialised network needs the ticket's mask, so it costs the
+    ticket's search and its own training; a random mask needs no search and costs its own training alone. Every
     level counts with its whole length: iterations before a rewind point count.
 
     Args:
@@ -69,28 +69,28 @@ def total_of(arm: str, own: int | None, before: Iterable[int | None]) -> int | N
 
 def cost_of(find: SearchResult, arm: str, number: int) -> float | None:
     """Mean training iterations over replicates that an arm's network of a level costs; see `total_of`."""
-    found = []
+    costs = []
     for replicate in find.replicates:
         own = [level for level in replicate.arms.get(arm, ()) if level.level == number]
         before = [level.steps for level in replicate.arms.get("ticket", ()) if level.level < number]
-        found += [total_of(arm, level.steps, before) for level in own]
-    known = [cost for cost in found if cost is not None]
-    return math.fsum(known) / len(known) if known and len(known) == len(found) else None
+        costs += [total_of(arm, level.steps, before) for level in own]
+    known = [cost for cost in costs if cost is not None]
+    return math.fsum(known) / len(known) if known and len(known) == len(costs) else None
 
 
 def find_series(find: SearchResult, looks: Sequence[tuple[str, Look]]) -> tuple[PricedSeries, ...]:
     """Test results of each arm against its cost, from dense to sparse; the ticket's marks named by density."""
     series = []
     for arm, look in looks:
-        found = []
+        priced = []
         for number, levels in levels_of(find, arm).items():
             result = spread(level.test_accuracy for level in levels if level.test_accuracy is not None)
             cost = cost_of(find, arm, number)
             if result is not None and cost is not None:
                 name = density(math.fsum(level.density for level in levels) / len(levels)) if arm == "ticket" else ""
-                found.append(Priced(cost, result, name))
-        if found:
-            series.append(PricedSeries(style.arm_name(arm), look, tuple(found), joined=arm in SEARCHED))
+                priced.append(Priced(cost, result, name))
+        if priced:
+            series.append(PricedSeries(style.arm_name(arm), look, tuple(priced), joined=arm in SEARCHED))
     return tuple(series)
 
 
@@ -132,8 +132,8 @@ def bars(series: Sequence[PricedSeries]) -> str:
 
 def _ends(point: Priced, interval: bool) -> tuple[float, float]:
     """The ends of a mark's bar."""
-    found = point.result.interval if interval else None
-    return (point.result.low, point.result.high) if found is None else found
+    bounds = point.result.interval if interval else None
+    return (point.result.low, point.result.high) if bounds is None else bounds
 
 
 _SIZE = 7
@@ -142,7 +142,7 @@ _SIZE = 7
 
 def _print_names(figure: Figure, axes: Axes, series: Sequence[PricedSeries], factor: float) -> None:
     """Names beside the marks, the last of every line first, where there is room for them."""
-    figure.draw_without_rendering()  # the layout gives the axes their place
+    figure.draw_without_rendering()  # the layout positions the axes
     scale = 72 / figure.dpi
 
     def at(point: Priced, value: float) -> Spot:
@@ -159,10 +159,10 @@ def _print_names(figure: Figure, axes: Axes, series: Sequence[PricedSeries], fac
     sizes = [(0.58 * _SIZE * len(point.name), 1.1 * _SIZE) for point in named]
     others = [at(p, p.result.mean) for p in every if not p.name]
     left, bottom, right, top = (scale * float(end) for end in axes.bbox.extents)
-    places = free_places(marks, sizes, others, strokes, (left, bottom, right, top))
-    for point, mark, place in zip(named, marks, places, strict=True):
-        if place is not None:
-            offset = place[0] - mark[0], place[1] - mark[1]
+    positions = free_positions(marks, sizes, others, strokes, (left, bottom, right, top))
+    for point, mark, position in zip(named, marks, positions, strict=True):
+        if position is not None:
+            offset = position[0] - mark[0], position[1] - mark[1]
             spot = (point.cost, factor * point.result.mean)
             axes.annotate(
                 point.name, spot, offset, textcoords="offset points", ha="center", va="center", fontsize=_SIZE

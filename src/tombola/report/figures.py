@@ -172,7 +172,7 @@ def layer_figure(
             empty = [rows[layer.name] for layer in layers if not layer.density]
             axes.plot([floor] * len(empty), empty, "x", color=look.colour, markersize=7, markeredgewidth=2)
         density_axis(axes, [floor if min(known) < 1 else 0.5, 1.0], label)
-        name_rows(axes, names, most=22, small=tight)
+        name_rows(axes, names, max_length=22, small=tight)
         axes.grid(axis="y", visible=not tight)
         legend_above(figure, axes)
     return figure
@@ -203,7 +203,7 @@ def trace_figure(
     log: bool = False,
     window: tuple[float, float] | None = None,
 ) -> Figure:
-    """A quantity against the iteration: mean line and a band from the least to the greatest log; a lone value a point.
+    """A quantity against the iteration: mean line and a min-max band over the logs; a single value is a point.
 
     Args:
         traces: at least one.

@@ -1,4 +1,4 @@
-"""What a ticket looks at: how many of the first layer's weights it keeps at each place of the input."""
+"""Input coverage of a ticket: the share of the first layer's weights that it keeps at each input position."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     Shares = NDArray[np.float32]
 
-MOST_CHANNELS = 4
-MOST_MASKS = 4
+MAX_CHANNELS = 4
+MAX_MASKS = 4
 RANDOM = "Random mask"
 
 
@@ -38,9 +38,9 @@ RANDOM = "Random mask"
 class Reading:
     """What a mask keeps of a first layer.
 
-    ``shares``: fraction of the weights that are kept at each input place: (inputs,), or (channels, height, width) of
+    ``shares``: fraction of the weights that are kept at each input position: (inputs,), or (channels, height, width) of
     the image, or of the kernel of a convolution. ``random``: the same of a random mask with as many weights kept in
-    that layer. ``each``: how many weights there are at a place.
+    that layer. ``each``: number of weights per position.
     """
 
     layer: str
@@ -50,21 +50,21 @@ class Reading:
     kernel: bool
 
     @property
-    def place(self) -> str:
-        """What a place is."""
+    def position(self) -> str:
+        """What a position is."""
         if self.shares.ndim == 1:
             return "input"
         what = "kernel place" if self.kernel else "pixel"
-        return f"input channel and {what}" if 1 < len(self.shares) <= MOST_CHANNELS else what
+        return f"input channel and {what}" if 1 < len(self.shares) <= MAX_CHANNELS else what
 
     @property
     def flat(self) -> bool:
-        """Whether every place is read alike, so that a picture would show nothing."""
+        """Whether all positions have the same share, so that a picture would show nothing."""
         return float(self.shares.max() - self.shares.min()) == 0.0
 
 
-def by_place(keep: Tensor, shape: Sequence[int]) -> Shares | None:
-    """Fraction of a first layer's weights that are kept at each input place; None where the layer is no first one.
+def by_position(keep: Tensor, shape: Sequence[int]) -> Shares | None:
+    """Fraction of a first layer's weights that are kept at each input position; None if the shapes do not fit.
 
     Args:
         keep: bool, (outputs, inputs) of a fully connected layer, or (outputs, channels, ...) of a convolution.
@@ -87,7 +87,7 @@ def by_place(keep: Tensor, shape: Sequence[int]) -> Shares | None:
 def read_ticket(path: Path, shape: Sequence[int] | None, seed: int) -> Reading | None:
     """What the ticket in a file keeps of its first layer, beside a random mask drawn from ``seed``.
 
-    None where the first masked layer does not take the input, as one that was left out of the mask, or where the
+    None if the first masked layer does not take the input (the first layer may be excluded from the mask), or if the
     input's shape is not known.
 
     Raises:
@@ -103,11 +103,11 @@ def read_ticket(path: Path, shape: Sequence[int] | None, seed: int) -> Reading |
     network = ticket.origin.network
     known = shape or (network.input_shape if network is not None else None)
     name, keep = next(((name, keep) for name, keep in ticket.mask.items() if keep.dim() > 1), ("", None))
-    if keep is None or not known or (shares := by_place(keep, known)) is None:
+    if keep is None or not known or (shares := by_position(keep, known)) is None:
         return None
     pattern = str(recorded_part(ticket, "method").get("pattern", "element"))
     drawn = random_like(Mask({name: keep}), pattern, derive(seed, "report"))[name]
-    random = by_place(drawn, known)
+    random = by_position(drawn, known)
     assert random is not None
     return Reading(name, shares, random, len(keep), keep.dim() > 2)
 
@@ -132,14 +132,14 @@ def input_plots(run: Run, looks: Looks) -> list[Shown]:
     shown = {"Ticket": reading.shares, RANDOM: reading.random}
     caption = sentences(
         f"Share of the first layer's weights ({reading.layer}, {plural(reading.each, 'weight')} at each place) that is "
-        f"kept, by {reading.place}{'' if reading.shares.ndim == 1 else ': the brighter, the more'}.",
+        f"kept, by {reading.position}{'' if reading.shares.ndim == 1 else ': the brighter, the more'}.",
         f"The ticket ({which}{density(level.density)} kept), and beside it a random mask of the same layer density.",
     )
     if reading.shares.ndim == 1:
         drawn = {"Ticket": looks.arm("ticket"), RANDOM: CONTROLS["random"]}
         return [Plot("ticket-inputs", title, caption, vector_figure(shown, drawn))]
     channels = len(reading.shares)
-    if channels > MOST_CHANNELS:
+    if channels > MAX_CHANNELS:
         shown = {name: shares.mean(0, keepdims=True) for name, shares in shown.items()}
         caption += f" Mean over {channels} channels."
     return [Plot("ticket-inputs", title, caption, image_figure(shown, "Weights kept (%)", 100))]
@@ -148,20 +148,20 @@ def input_plots(run: Run, looks: Looks) -> list[Shown]:
 def study_inputs(study: ComparisonResult) -> list[Shown]:
     """The pictures of the sparsest arms of up to three families, of the first replicate, beside a random mask."""
     seed = study.seeds[0] if study.seeds else 0
-    found = {}
+    tickets = {}
     for arms in study.families.values():
         level = _last(arms[-1].replicates[0]) if arms[-1].replicates else None
         if level is not None:
-            found[arms[-1].name] = level.ticket
-    chosen = [list(found)[index] for index in pick(range(len(found)), MOST_MASKS - 1)]
-    readings = {name: _try(found[name], study.input_shape, seed) for name in chosen}
+            tickets[arms[-1].name] = level.ticket
+    chosen = [list(tickets)[index] for index in pick(range(len(tickets)), MAX_MASKS - 1)]
+    readings = {name: _try(tickets[name], study.input_shape, seed) for name in chosen}
     known = [(name, reading) for name, reading in readings.items() if reading is not None]
     if not known:
         return []
     name, reading = known[-1]
     note = f"Random mask: of the same layer density as {name}."
-    if len(known) < len(found):
-        note = f"{len(known)} of {len(found)} masks. {note}"
+    if len(known) < len(tickets):
+        note = f"{len(known)} of {len(tickets)} masks. {note}"
     return _several("study-inputs", readings, {RANDOM: reading.random}, study.replicates, note)
 
 
@@ -203,10 +203,10 @@ def _several(
     shares = {**{name: reading.shares for name, reading in known.items()}, **more}
     shown = {name: share.mean(0, keepdims=True) / share.mean() for name, share in shares.items()}
     channels = "over all channels together, " if len(first.shares) > 1 else ""
-    place = "kernel place" if first.kernel else "pixel"
+    position = "kernel place" if first.kernel else "pixel"
     caption = sentences(
-        f"Weights of the first layer ({first.layer}) that a mask keeps, by {place}, {channels}over the layer's mean: "
-        "the brighter, the more.",
+        f"Weights of the first layer ({first.layer}) that a mask keeps, by {position}, {channels}over the layer's "
+        "mean: the brighter, the more.",
         "Masks of the first replicate." if replicates > 1 else "",
         note,
     )

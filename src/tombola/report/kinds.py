@@ -24,12 +24,12 @@ from tombola.report.plot import (
 
 
 def worth_drawing(series: Sequence[Series]) -> bool:
-    """Whether there are values at several densities; of one the tables say it all."""
+    """Whether there are values at several densities; a single one is in the tables."""
     return len({p.density for line in series for p, _ in line.shown}) > 1
 
 
 def flat(series: Sequence[Series]) -> bool:
-    """Whether all values are the same, so that a figure would be of one height."""
+    """Whether all values are the same, so that a figure would show a flat line."""
     return alike(value for line in series for p, _ in line.shown for value in (p.spread.low, p.spread.high))
 
 
@@ -38,13 +38,13 @@ def against_density(
     *,
     slug: str,
     title: str,
-    says: str,
+    lead: str,
     unit: Unit,
     better: str | None,
     dense: float | None,
     dense_name: str = "Dense",
 ) -> list[Shown]:
-    """A metric against density, and a close-up where the whole range hides what matters; a sentence if all is equal."""
+    """A metric against density, and a close-up where the whole range hides detail; a remark if all are equal."""
     if not worth_drawing(series):
         return []
     if flat(series) and dense in (None, series[0].points[0].spread.mean):
@@ -53,7 +53,7 @@ def against_density(
     across: dict[str, Any] = {"dense": dense, "dense_name": dense_name}
     dotted = "Dotted: the dense network." if dense is not None else ""
     caption = sentences(
-        f"{says}, from dense (left) to sparse (right).", direction_words(better, unit.metric), bands, dotted
+        f"{lead}, from dense (left) to sparse (right).", direction_words(better, unit.metric), bands, dotted
     )
     drawings: list[Shown] = [
         Plot(slug, title, caption, figures.density_figure(series, ylabel=label, factor=unit.factor, **across))
@@ -67,9 +67,9 @@ def against_density(
 
 
 def against_cost(
-    series: Sequence[cost.PricedSeries], *, name: str, title: str, says: str, unit: Unit, better: str | None
+    series: Sequence[cost.PricedSeries], *, name: str, title: str, lead: str, unit: Unit, better: str | None
 ) -> list[Shown]:
-    """A metric against the training iterations that it cost; nothing where all cost the same, or all is equal."""
+    """A metric against the training iterations that it cost; nothing if all costs, or all values, are equal."""
     if alike(p.cost for line in series for p in line.points) or alike(
         end for line in series for p in line.points for end in (p.result.low, p.result.high)
     ):
@@ -80,7 +80,7 @@ def against_cost(
         "interval": "Bars: 95 % t-interval of the mean.",
         "range": "Bars: lowest to highest replicate.",
     }
-    caption = sentences(says, direction_words(better, unit.metric), barred[kind])
+    caption = sentences(lead, direction_words(better, unit.metric), barred[kind])
     return [Plot(name, title, caption, cost.cost_figure(series, ylabel=unit.axis("Test"), factor=unit.factor))]
 
 
@@ -92,10 +92,10 @@ def trace_plots(
     better: str | None,
     name: str,
     title: str,
-    says: str,
+    lead: str,
     note: str = "",
 ) -> list[Shown]:
-    """Training curves, without the steep start where that hides the rest; a sentence where nothing changes."""
+    """Training curves, without the steep start where that hides the rest; a remark if nothing changes."""
     if not traces:
         return []
     values = [v for trace in traces for v in (*trace.curve.low, *trace.curve.high)]
@@ -116,8 +116,8 @@ def trace_plots(
     points = "One evaluation each: a mark." if all(len(trace.curve.steps) == 1 for trace in traces) else ""
     scale = "Logarithmic axis." if log else ""
     cut = cut_words(window, traces, printed)
-    way = "" if loss else direction_words(better, unit.metric)
-    return [Plot(name, title, sentences(says, note, way, scale, cut, points, trace_words(traces)), drawn)]
+    direction = "" if loss else direction_words(better, unit.metric)
+    return [Plot(name, title, sentences(lead, note, direction, scale, cut, points, trace_words(traces)), drawn)]
 
 
 def metric_or_loss(column: str, unit: Unit) -> str:

@@ -1,4 +1,4 @@
-"""Where names beside marks go: clear of lines, of marks, of the frame and of one another."""
+"""Placement of names beside marks: clear of lines, marks, the frame and one another."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _GAPS = (5.0, 8.0, 12.0)
 _SIDES = ((0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0))
 
 
-def free_places(
+def free_positions(
     marks: Sequence[Spot],
     sizes: Sequence[Spot],
     others: Sequence[Spot],
     strokes: Sequence[tuple[Spot, Spot]],
     frame: Box,
 ) -> list[Spot | None]:
-    """The middle of each mark's name; None for one that has room nowhere near. Earlier names choose first.
+    """The middle of each mark's name; None if there is no room nearby. Earlier names have priority.
 
     Args:
         sizes: width and height of each name.
@@ -29,18 +29,18 @@ def free_places(
         strokes: straight pieces of all lines, from end to end.
     """
     taken = [_around(spot, (2 * MARK, 2 * MARK)) for spot in (*marks, *others)]
-    found: list[Spot | None] = []
+    spots: list[Spot | None] = []
     for mark, size in zip(marks, sizes, strict=True):
         for spot in _near(mark, size):
             box = _around(spot, size)
             inside = frame[0] <= box[0] and frame[1] <= box[1] and box[2] <= frame[2] and box[3] <= frame[3]
             if inside and not any(_meet(box, b) for b in taken) and not any(_crosses(box, *s) for s in strokes):
                 taken.append(box)
-                found.append(spot)
+                spots.append(spot)
                 break
         else:
-            found.append(None)
-    return found
+            spots.append(None)
+    return spots
 
 
 def _near(mark: Spot, size: Spot) -> Iterator[Spot]:

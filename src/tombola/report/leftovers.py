@@ -1,4 +1,4 @@
-"""Figures of an earlier report that a new one no longer has: removed, if they are as Tombola wrote them."""
+"""Figures of an earlier report that a new one no longer has: removed if unchanged since Tombola wrote them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SUFFIXES = (".svg", ".pdf")
 def clear_leftovers(page: str, folder: Path, written: Iterable[Path]) -> None:
     """Remove what an earlier report of this name wrote into ``folder`` and this one did not, and record what it did.
 
-    Files that have changed since, that another page has, or that are not known from such a record stay.
+    Files that have changed since, that belong to another page or that no such record lists stay.
 
     Args:
         page: the name of the page that has just been written.
@@ -36,12 +36,12 @@ def clear_leftovers(page: str, folder: Path, written: Iterable[Path]) -> None:
 
 
 def _read(file: Path) -> dict[str, dict[str, str]]:
-    """The record; whatever in it is no plain name of a figure is left out, as anybody may have written it."""
+    """The record; entries that are not plain figure names are ignored, since the file is untrusted."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    pages = found.items() if isinstance(found, dict) else ()
+    pages = content.items() if isinstance(content, dict) else ()
     return {page: {k: v for k, v in files.items() if _plain(k)} for page, files in pages if isinstance(files, dict)}
 
 

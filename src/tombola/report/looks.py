@@ -1,4 +1,4 @@
-"""How arms look: one colour and marker each through a whole page, told apart also by those who see fewer colours."""
+"""How arms look: one colour and marker each throughout a page, distinguishable also with colour vision deficiency."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ class Looks:
     families: Mapping[str, Look] = field(default_factory=dict)
 
     def arm(self, name: str) -> Look:
-        """The look of an arm; of one that nobody announced, gray."""
+        """The look of an arm; gray if it has none."""
         return self.arms.get(name, CONTROLS["dense"])
 
 
 def page_looks(runs: Sequence[Run]) -> tuple[Looks, ...]:
-    """The looks of every run of a page: controls look alike in all, every other arm like no other.
+    """The looks of every run of a page: controls look the same in all, every other arm is distinct.
 
-    Tickets come first, so that those that share a figure are the easiest to tell apart.
+    Tickets come first, so that those that share a figure are the easiest to distinguish.
     """
     tickets = {run.path: number for number, run in enumerate(run for run in runs if not _compares(run))}
     taken = len(tickets)

@@ -30,17 +30,17 @@ def key_numbers(run: Run, looks: Looks) -> tuple[Number, ...]:
     """The few numbers that a reader wants first."""
     if run.verify is not None:
         verify, unit = run.verify, Unit(run.verify.metric)
-        found = [Number("Weights kept", density(verify.density))] if verify.density is not None else []
+        numbers = [Number("Weights kept", density(verify.density))] if verify.density is not None else []
         for name, arm in verify.arms.items():
             if arm.mean is None:
                 continue
-            found.append(
+            numbers.append(
                 Number(arm_name(name), unit.show(arm.mean), unit.half(arm.mean, arm.interval), looks.arm(name))
             )
         if verify.replicates:
-            found.append(Number("Replicates", str(verify.replicates), "per arm, fresh seeds"))
-        found += _prunable_number(verify.parameters)
-        return tuple(found)
+            numbers.append(Number("Replicates", str(verify.replicates), "per arm, fresh seeds"))
+        numbers += _prunable_number(verify.parameters)
+        return tuple(numbers)
     if run.study is not None:
         return _study_numbers(run.study, looks)
     if run.overlap is not None:
@@ -49,18 +49,18 @@ def key_numbers(run: Run, looks: Looks) -> tuple[Number, ...]:
         return ()
     find, unit = run.find, Unit(run.find.metric)
     dense, best = words.dense_point(find), words.sparsest_that_keeps_up(find)
-    found = []
+    numbers = []
     if dense is None:
-        found += _sparsest_numbers(find)
+        numbers += _sparsest_numbers(find)
     else:
-        found.append(Number("Dense", unit.show(dense.spread.mean), f"test {find.metric}"))
+        numbers.append(Number("Dense", unit.show(dense.spread.mean), f"test {find.metric}"))
     if best is not None:
-        found.append(Number("Keeps up down to", density(best.density), "of the prunable weights"))
-        found.append(Number("Ticket there", unit.show(best.spread.mean), f"test {find.metric}"))
-        found.append(Number("Smaller by", f"{number(1 / best.density, 2)} ×", "prunable weights"))
+        numbers.append(Number("Keeps up down to", density(best.density), "of the prunable weights"))
+        numbers.append(Number("Ticket there", unit.show(best.spread.mean), f"test {find.metric}"))
+        numbers.append(Number("Smaller by", f"{number(1 / best.density, 2)} ×", "prunable weights"))
     if find.replicates:
-        found.append(Number("Replicates", str(len(find.replicates)), "whole searches"))
-    return (*found, *_prunable_number(find.parameters))
+        numbers.append(Number("Replicates", str(len(find.replicates)), "whole searches"))
+    return (*numbers, *_prunable_number(find.parameters))
 
 
 def _prunable_number(parameters: Parameters | None) -> list[Number]:
@@ -81,28 +81,28 @@ def _sparsest_numbers(find: SearchResult) -> list[Number]:
     return [Number("Weights kept", density(last.density)), reached]
 
 
-def _study_numbers(study: ComparisonResult, looks: Looks, most: int = 6) -> tuple[Number, ...]:
+def _study_numbers(study: ComparisonResult, looks: Looks, max_numbers: int = 6) -> tuple[Number, ...]:
     """The arms' test results, or where they are many the first and the best."""
     unit = Unit(study.metric)
     known = [(arm, summary) for arm in study.arms if (summary := spread(arm.test_accuracy.known))]
-    if len(known) > most:
+    if len(known) > max_numbers:
         best = words.best_arm(study)
         known = [pair for pair in known if pair[0] is known[0][0] or pair[0] is best]
-    found = [
+    numbers = [
         Number(arm.name, unit.show(x.mean), unit.half(x.mean, x.interval), looks.arm(arm.name)) for arm, x in known
     ]
-    return (*found, Number("Replicates", str(study.replicates), "of every arm"))
+    return (*numbers, Number("Replicates", str(study.replicates), "of every arm"))
 
 
 def _overlap_numbers(study: OverlapResult, looks: Looks) -> tuple[Number, ...]:
     unit, shared, ratio = Unit(study.metric), study.whole.ratio, Fixed("ratio", 2)
-    found = []
+    numbers = []
     if shared.mean is not None:
-        found.append(Number("Overlap", ratio.interval(shared.mean, shared.interval), "times chance"))
+        numbers.append(Number("Overlap", ratio.interval(shared.mean, shared.interval), "times chance"))
     for mask_result in study.accuracy:
         if mask_result.mask in study.names:
             remark = f"trained; untrained {unit.show(mask_result.untrained.mean)}"
-            found.append(
+            numbers.append(
                 Number(mask_result.mask, unit.show(mask_result.trained.mean), remark, looks.arm(mask_result.mask))
             )
-    return (*found, Number("Replicates", str(study.replicates), "of everything"))
+    return (*numbers, Number("Replicates", str(study.replicates), "of everything"))

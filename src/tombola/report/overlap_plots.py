@@ -18,7 +18,7 @@ from tombola.results.record import Figure as Number
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_LAYERS = 30
+MAX_LAYERS = 30
 
 
 LAYERS_ALIKE = 0.001
@@ -74,7 +74,7 @@ def _ratios(study: OverlapResult) -> list[Shown]:
     defined = [layer for layer in study.layers if layer.ratio.mean is not None]
     if not defined:
         return []
-    shown = [defined[index] for index in pick(range(len(defined)), MOST_LAYERS)]
+    shown = [defined[index] for index in pick(range(len(defined)), MAX_LAYERS)]
     rows = [*shown, study.whole]
     kinds = (
         ("same densities", True, [row.ratio for row in rows]),
@@ -150,7 +150,7 @@ def paired_figure(
                 face = look.colour if filled else style.PAPER
                 mean = [factor * number.mean]
                 axes.plot(mean, [at], look.marker, color=look.colour, markerfacecolor=face, markersize=6.5)
-        name_rows(axes, labels, most=24, edge=0.5)
+        name_rows(axes, labels, max_length=24, edge=0.5)
         round_ticks(axes.xaxis)
         axes.set_xlabel(xlabel)
         legend_above(figure, axes)

@@ -1,4 +1,4 @@
-"""A figure with what stands around it: heading, caption, files; what a caption says is read off what is drawn."""
+"""A figure with its heading, caption and files; captions are derived from what is drawn."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Remark:
-    """What stands instead of a figure that would show nothing: one sentence."""
+    """One sentence in place of a figure that would show nothing."""
 
     text: str
 
@@ -43,7 +43,7 @@ def slug(text: str) -> str:
 
 
 def sentences(*parts: str) -> str:
-    """Parts of a caption, those that are empty left out."""
+    """Parts of a caption, empty ones left out."""
     return " ".join(part for part in parts if part)
 
 
@@ -80,7 +80,7 @@ def trace_words(traces: Sequence[Trace]) -> str:
 
 
 def cut_words(window: tuple[float, float] | None, traces: Sequence[Trace], unit: Unit) -> str:
-    """That the steep start of curves is cut off, and where, if it is."""
+    """Where the steep start of the curves is cut off, if it is."""
     if window is None:
         return ""
     if min(v for trace in traces for v in trace.curve.low) < window[0]:
@@ -110,7 +110,7 @@ def row_words(rows: Sequence[Row]) -> str:
 
 
 def direction_words(better: str | None, metric: str) -> str:
-    """Which way is better, where that does not go without saying."""
+    """Whether higher or lower is better, unless it is obvious."""
     return "" if better is None or metric == "accuracy" else f"{better.capitalize()} is better."
 
 

@@ -1,4 +1,4 @@
-"""Which figures a run calls for, with their captions: a figure is there only where its data are, and show something."""
+"""The figures of a run with their captions: each only if its data exist and vary."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ from tombola.results.search import SearchResult
 from tombola.results.trial import LayerResult
 from tombola.results.verification import ArmResult, VerificationResult
 
-MOST_LEVELS = 5
+MAX_LEVELS = 5
 LAYERS_ALIKE = 0.001
-"""Densities of layers that differ by less are the same in words."""
+"""Layer densities that differ by less count as equal."""
 
 
 def arm_series(find: SearchResult, looks: Looks, reading: Reading) -> tuple[Series, ...]:
     """A line per arm that has at least one value."""
-    found = (Series(style.arm_name(arm), looks.arm(arm), points(find, arm, reading)) for arm in find.arms)
-    return tuple(line for line in found if line.shown)
+    lines = (Series(style.arm_name(arm), looks.arm(arm), points(find, arm, reading)) for arm in find.arms)
+    return tuple(line for line in lines if line.shown)
 
 
 def _accuracy(find: SearchResult, looks: Looks, early: bool) -> list[Shown]:
@@ -57,7 +57,7 @@ def _accuracy(find: SearchResult, looks: Looks, early: bool) -> list[Shown]:
         series,
         slug="early-stop-accuracy-density" if early else "accuracy-density",
         title=f"Test {find.metric} at early stop" if early else f"Test {find.metric} against density",
-        says=f"Test {find.metric} {when}",
+        lead=f"Test {find.metric} {when}",
         unit=Unit(find.metric),
         better=find.better,
         dense=at_one[0] if at_one else None,
@@ -96,7 +96,7 @@ def _cost(find: SearchResult, looks: Looks) -> list[Shown]:
         series,
         name="accuracy-cost",
         title=f"Test {find.metric} against the cost of the search",
-        says=sentences(
+        lead=sentences(
             f"Test {find.metric} over the training iterations of all levels up to the network's own, {cost.COUNTED}. "
             "Numbers: weights kept.",
             reinit,
@@ -113,8 +113,8 @@ def _level_label(find: SearchResult, number: int) -> str:
 
 
 def level_looks(find: SearchResult, look: Look) -> Mapping[int, Look]:
-    """The levels that figures show one by one, in shades of the ticket's colour."""
-    chosen = pick(list(levels_of(find, "ticket")), MOST_LEVELS)
+    """The levels that are plotted one by one, in shades of the ticket's colour."""
+    chosen = pick(list(levels_of(find, "ticket")), MAX_LEVELS)
     return dict(zip(chosen, shades(look, len(chosen)), strict=True))
 
 
@@ -155,7 +155,7 @@ def _few(columns: Sequence[tuple[str, Look, Sequence[LayerResult]]]) -> str:
 
 def _utilised(find: SearchResult, looks: Looks) -> list[Shown]:
     used = used_weights([rep.arms.get("ticket", ()) for rep in find.replicates])
-    # at the end of the search the layers' densities are in a figure of their own already
+    # the final layer densities have a figure of their own
     return utilisation_plots([Used("Ticket", looks.arm("ticket"), *used)], ends=False) if used is not None else []
 
 
@@ -164,7 +164,7 @@ COLUMNS = ("val_accuracy", "val_loss")
 
 def _find_traces(find: SearchResult, looks: Mapping[int, Look]) -> list[Shown]:
     grouped, unit = levels_of(find, "ticket"), Unit(find.metric)
-    found: list[Shown] = []
+    plots: list[Shown] = []
     for column in COLUMNS:
         lines = [
             (number, look, curve((level.metrics for level in grouped[number]), column))
@@ -173,32 +173,32 @@ def _find_traces(find: SearchResult, looks: Mapping[int, Look]) -> list[Shown]:
         traces = [Trace(_level_label(find, number), look, line) for number, look, line in lines if line is not None]
         name = f"Validation {metric_or_loss(column, unit)}"
         several = len(traces) > 1
-        found += trace_plots(
+        plots += trace_plots(
             traces,
             loss=column == "val_loss",
             unit=unit,
             better=find.better,
             name=f"training-{column.replace('_', '-')}",
             title=f"{name} by density" if several else name,
-            says=f"{name} while training {'tickets of several densities' if several else 'the network found'}.",
+            lead=f"{name} while training {'tickets of several densities' if several else 'the network found'}.",
         )
-    return found
+    return plots
 
 
 def _proof(verify: VerificationResult, looks: Looks) -> list[Shown]:
     unit = Unit(verify.metric)
-    found: list[Shown] = []
+    plots: list[Shown] = []
     rows = [_row(name, arm, looks) for name, arm in verify.arms.items() if arm.tested or arm.mean is not None]
     if len(rows) > 1:
         if alike(value for row in rows for value in (*row.values, row.mean)):
-            found.append(Remark(f"Test {verify.metric} is {unit.show(rows[0].mean)} in every training of every arm."))
+            plots.append(Remark(f"Test {verify.metric} is {unit.show(rows[0].mean)} in every training of every arm."))
         else:
-            says = f"Test {verify.metric} of each arm, trained on fresh seeds."
+            lead = f"Test {verify.metric} of each arm, trained on fresh seeds."
             covers = f"Bars cover {verify.covers}." if any(row.interval for row in rows) else ""
-            caption = sentences(says, direction_words(verify.better, verify.metric), row_words(rows), covers)
+            caption = sentences(lead, direction_words(verify.better, verify.metric), row_words(rows), covers)
             drawn = figures.arms_figure(rows, xlabel=unit.axis("Test"), factor=unit.factor)
-            found.append(Plot("verify-arms", "The ticket and its controls", caption, drawn))
-    return found + _differences(verify, looks)
+            plots.append(Plot("verify-arms", "The ticket and its controls", caption, drawn))
+    return plots + _differences(verify, looks)
 
 
 def _differences(verify: VerificationResult, looks: Looks) -> list[Shown]:
@@ -235,47 +235,47 @@ def _differences(verify: VerificationResult, looks: Looks) -> list[Shown]:
 
 
 def _row(name: str, arm: ArmResult, looks: Looks) -> Row:
-    found = spread(arm.tested)
+    summary = spread(arm.tested)
     return Row(
         label=style.arm_name(name),
         look=looks.arm(name),
         values=arm.tested,
-        mean=arm.mean if arm.mean is not None else found.mean if found else None,
-        interval=arm.interval or (found.interval if found else None),
+        mean=arm.mean if arm.mean is not None else summary.mean if summary else None,
+        interval=arm.interval or (summary.interval if summary else None),
     )
 
 
 def _verify_traces(verify: VerificationResult, looks: Looks) -> list[Shown]:
-    found: list[Shown] = []
+    plots: list[Shown] = []
     unit = Unit(verify.metric)
     for column in COLUMNS:
         lines = [(name, curve(arm.metrics, column)) for name, arm in verify.arms.items()]
         name = f"Validation {metric_or_loss(column, unit)}"
-        found += trace_plots(
+        plots += trace_plots(
             [Trace(style.arm_name(arm), looks.arm(arm), line) for arm, line in lines if line is not None],
             loss=column == "val_loss",
             unit=unit,
             better=verify.better,
             name=f"verify-{column.replace('_', '-')}",
             title=f"{name} by arm",
-            says=f"{name} while training each arm of the verification.",
+            lead=f"{name} while training each arm of the verification.",
         )
-    return found
+    return plots
 
 
 def run_plots(run: Run, looks: Looks) -> list[Shown]:
-    """The figures of one run, the verdict's first, and sentences instead of those that would show nothing."""
+    """The figures of one run, the verdict's first; remarks replace those that would show nothing."""
     if run.study is not None:
         return study_plots(run.study, looks)
     if run.overlap is not None:
         return overlap_plots(run.overlap, looks)
-    found: list[Shown] = [] if run.verify is None else _proof(run.verify, looks)
+    proof: list[Shown] = [] if run.verify is None else _proof(run.verify, looks)
     logs = [] if run.verify is None else _verify_traces(run.verify, looks)
     if run.find is None:
-        return found + logs
+        return proof + logs
     find, shaded = run.find, level_looks(run.find, looks.arm("ticket"))
     return [
-        *found,
+        *proof,
         *_accuracy(find, looks, early=False),
         *input_plots(run, looks),
         *_accuracy(find, looks, early=True),
@@ -283,6 +283,6 @@ def run_plots(run: Run, looks: Looks) -> list[Shown]:
         *_early_stop(find, looks),
         *_find_traces(find, shaded),
         *logs,
-        *_layers(find, shaded),  # last, for they may be tall
+        *_layers(find, shaded),  # last: they may be tall
         *_utilised(find, looks),
     ]

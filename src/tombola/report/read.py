@@ -1,4 +1,4 @@
-"""Run directories read into typed results: damaged files left out, unfinished runs as far as they got."""
+"""Run directories read into typed results: damaged files left out, unfinished runs up to their last stage."""
 
 from __future__ import annotations
 

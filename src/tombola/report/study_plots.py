@@ -17,12 +17,12 @@ from tombola.report.plot import Plot, Remark, Shown, band_words, direction_words
 from tombola.report.utilisation import Used, used_weights, utilisation_plots
 from tombola.results.comparison import GAP, ComparedArm, ComparisonResult
 
-MOST_LINES = 6
-MOST_UTILISED = 4
+MAX_LINES = 6
+MAX_UTILISED = 4
 
 
 def study_plots(study: ComparisonResult, looks: Looks) -> list[Shown]:
-    """Results of all arms, against density and cost, training curves, what the masks read and use of each layer."""
+    """Results of all arms, also against density and cost; training curves; input coverage and layer utilisation."""
     return [
         *_results(study, looks),
         *_against_density(study, looks),
@@ -37,36 +37,36 @@ def _results(study: ComparisonResult, looks: Looks) -> list[Shown]:
     unit, rows = Unit(study.metric), []
     for arm in study.arms:
         values = arm.test_accuracy.known
-        found = spread(values)
-        if found is not None:
-            rows.append(Row(arm.name, looks.arm(arm.name), values, found.mean, found.interval))
+        summary = spread(values)
+        if summary is not None:
+            rows.append(Row(arm.name, looks.arm(arm.name), values, summary.mean, summary.interval))
     if len(rows) < 2:
         return []
     if alike(value for row in rows for value in row.values):
         return [Remark(f"Test {study.metric} is {unit.show(rows[0].mean)} in every search of every arm.")]
-    says = f"Test {study.metric} of each arm's last level."
-    caption = sentences(says, direction_words(study.better, study.metric), row_words(rows))
+    lead = f"Test {study.metric} of each arm's last level."
+    caption = sentences(lead, direction_words(study.better, study.metric), row_words(rows))
     return [
         Plot("study-arms", "The arms", caption, figures.arms_figure(rows, xlabel=unit.axis("Test"), factor=unit.factor))
     ]
 
 
 def _against_density(study: ComparisonResult, looks: Looks) -> list[Shown]:
-    """Only where a family comes with several densities."""
+    """Only if a family has several densities."""
     if not any(len({arm.plotted for arm in arms}) > 1 for arms in study.families.values()):
         return []
     dense = next((arm for arm in study.arms if arm.dense), None)
-    found = against_density(
+    plots = against_density(
         _series(study, looks, "test_accuracy", dense),
         slug="study-density",
         title=f"Test {study.metric} against density",
-        says=f"Test {study.metric} of each arm's last level",
+        lead=f"Test {study.metric} of each arm's last level",
         unit=Unit(study.metric),
         better=study.better,
         dense=_mean(dense, "test_accuracy"),
         dense_name="Dense" if dense is None else dense.name,
     )
-    return [*found, *_gap(study, looks, dense)]
+    return [*plots, *_gap(study, looks, dense)]
 
 
 def _gap(study: ComparisonResult, looks: Looks, dense: ComparedArm | None) -> list[Shown]:
@@ -102,8 +102,8 @@ def _series(study: ComparisonResult, looks: Looks, figure: str, dense: ComparedA
 
 
 def _mean(arm: ComparedArm | None, figure: str) -> float | None:
-    found = spread(arm.values(figure)) if arm is not None else None
-    return found.mean if found is not None else None
+    summary = spread(arm.values(figure)) if arm is not None else None
+    return summary.mean if summary is not None else None
 
 
 def arm_cost(arm: ComparedArm) -> float | None:
@@ -128,7 +128,7 @@ def _cost(study: ComparisonResult, looks: Looks) -> list[Shown]:
         series,
         name="study-cost",
         title=f"Test {study.metric} against the cost of the search",
-        says=f"Test {study.metric} of each arm over the training iterations of its search, {cost.COUNTED}.",
+        lead=f"Test {study.metric} of each arm over the training iterations of its search, {cost.COUNTED}.",
         unit=Unit(study.metric),
         better=study.better,
     )
@@ -136,41 +136,41 @@ def _cost(study: ComparisonResult, looks: Looks) -> list[Shown]:
 
 def _traces(study: ComparisonResult, looks: Looks) -> list[Shown]:
     """Validation metric over iterations: a figure per family of several arms with the lone arms, else of six arms."""
-    found: list[Shown] = []
+    plots: list[Shown] = []
     for index, (title, arms) in enumerate(_groups(study)):
         lines = [(arm, merged(joined_log(levels, "val_accuracy") for levels in arm.replicates)) for arm in arms]
         ends = "Levels are joined end to end." if any(len(x) > 1 for arm in arms for x in arm.replicates) else ""
-        found += trace_plots(
+        plots += trace_plots(
             [Trace(arm.name, looks.arm(arm.name), line) for arm, line in lines if line is not None],
             loss=False,
             unit=Unit(study.metric),
             better=study.better,
             name=f"study-val-accuracy{f'-{index + 1}' if index else ''}",
             title=f"Validation {study.metric}{title}",
-            says=f"Validation {study.metric} while training each arm.",
+            lead=f"Validation {study.metric} while training each arm.",
             note=ends,
         )
-    return found
+    return plots
 
 
 def _groups(study: ComparisonResult) -> list[tuple[str, Sequence[ComparedArm]]]:
     """Arms that share a figure of training curves, with the end of its title."""
-    if len(study.arms) <= MOST_LINES:
+    if len(study.arms) <= MAX_LINES:
         return [(" over training", study.arms)]
     every = [arms[0] for arms in study.families.values() if len(arms) == 1]
     families = {name: arms for name, arms in study.families.items() if len(arms) > 1}
     lone, rest = (every[:2], every[2:]) if families else ([], list(study.arms))
-    found = [(f" of {name}", [*lone, *_thinned(arms, MOST_LINES - len(lone))]) for name, arms in families.items()]
-    parts = [rest[at : at + MOST_LINES] for at in range(0, len(rest), MOST_LINES)]
-    return [*found, *((f", arms from {part[0].name}", part) for part in parts)]
+    groups = [(f" of {name}", [*lone, *_thinned(arms, MAX_LINES - len(lone))]) for name, arms in families.items()]
+    parts = [rest[at : at + MAX_LINES] for at in range(0, len(rest), MAX_LINES)]
+    return [*groups, *((f", arms from {part[0].name}", part) for part in parts)]
 
 
-def _thinned(arms: Sequence[ComparedArm], most: int) -> list[ComparedArm]:
-    return [arms[index] for index in pick(range(len(arms)), most)]
+def _thinned(arms: Sequence[ComparedArm], max_arms: int) -> list[ComparedArm]:
+    return [arms[index] for index in pick(range(len(arms)), max_arms)]
 
 
 def _utilised(study: ComparisonResult, looks: Looks) -> list[Shown]:
-    found = [(arm.name, used_weights(arm.replicates)) for arm in study.arms]
-    known = [(name, used) for name, used in found if used is not None]
-    chosen = [known[index] for index in pick(range(len(known)), MOST_UTILISED)]
+    recorded = [(arm.name, used_weights(arm.replicates)) for arm in study.arms]
+    known = [(name, used) for name, used in recorded if used is not None]
+    chosen = [known[index] for index in pick(range(len(known)), MAX_UTILISED)]
     return utilisation_plots([Used(name, looks.arm(name), *used) for name, used in chosen])

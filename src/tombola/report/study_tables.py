@@ -71,7 +71,7 @@ def _columns_in_words(study: ComparisonResult, columns: list[str]) -> list[str]:
     """What the columns are, where they are there."""
     tested = [name for name in ("train_accuracy_eval", "val_accuracy", "test_accuracy") if name in columns]
     shown = " and ".join(", ".join(name.split("_")[0] for name in tested).rsplit(", ", 1)).capitalize()
-    said = {
+    notes = {
         GAP: "Train − val: the generalisation gap.",
         SHIFT: "Val − test: how much lower an arm is on the test split.",
         "train_accuracy": "Running mean: over the last batches of training, in training mode.",
@@ -79,7 +79,7 @@ def _columns_in_words(study: ComparisonResult, columns: list[str]) -> list[str]:
         "bits_per_weight": "Bits per weight: what a ticket file must hold of the masked layers, over their weights.",
     }
     final = f"{shown} {study.metric}: of the final network, in evaluation mode, on unaugmented examples."
-    return [final] * bool(tested) + [text for name, text in said.items() if name in columns]
+    return [final] * bool(tested) + [text for name, text in notes.items() if name in columns]
 
 
 def _differences(study: ComparisonResult, looks: Looks, columns: list[str]) -> Table:
@@ -91,7 +91,7 @@ def _differences(study: ComparisonResult, looks: Looks, columns: list[str]) -> T
         )
         for x in study.comparisons
     ]
-    barred = any(found.interval for x in study.comparisons for found in x.differences.values())
+    barred = any(difference.interval for x in study.comparisons for difference in x.differences.values())
     points = f"{study.metric.capitalize()} in points." if unit.percent else ""
     note = sentences(
         f"Each arm minus {study.comparisons[0].against}.",
@@ -105,10 +105,10 @@ def _differences(study: ComparisonResult, looks: Looks, columns: list[str]) -> T
 
 def _covered(study: ComparisonResult) -> str:
     """What the intervals of differences are over."""
-    found = list(dict.fromkeys(x.test_accuracy.covers for x in study.comparisons))
-    if found == [SEEDS]:
+    covers = list(dict.fromkeys(x.test_accuracy.covers for x in study.comparisons))
+    if covers == [SEEDS]:
         return f"They are over {SEEDS}, the test examples as given."
-    return f"Those of the test {study.metric} are over {' or '.join(found)}, all others over {SEEDS}."
+    return f"Those of the test {study.metric} are over {' or '.join(covers)}, all others over {SEEDS}."
 
 
 def pairing(contrasts: Sequence[ArmContrast]) -> str:
@@ -122,21 +122,21 @@ def pairing(contrasts: Sequence[ArmContrast]) -> str:
 
 
 def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str | Cell:
-    found = spread(values)
-    if found is None:
+    summary = spread(values)
+    if summary is None:
         return MISSING
     if figure == "bits_per_weight":  # hardly varies: an interval would be noise of rounding
-        return BITS.bare(found.mean)
+        return BITS.bare(summary.mean)
     kind = unit.differences if figure in (GAP, SHIFT) else unit
-    if found.interval is None:
-        return Cell(kind.show(found.mean), kind.ends(found.low, found.high) if found.n > 1 else "")
-    return Cell(kind.show(found.mean), kind.half(found.mean, found.interval))
+    if summary.interval is None:
+        return Cell(kind.show(summary.mean), kind.ends(summary.low, summary.high) if summary.n > 1 else "")
+    return Cell(kind.show(summary.mean), kind.half(summary.mean, summary.interval))
 
 
-def _difference_cell(unit: Unit, figure: str, found: ArmDifference | None) -> str | Cell:
-    if found is None or found.difference is None:
+def _difference_cell(unit: Unit, figure: str, result: ArmDifference | None) -> str | Cell:
+    if result is None or result.difference is None:
         return MISSING
     if figure == "bits_per_weight":
-        return BITS.difference(found.difference)
-    ends = unit.differences.ends(*found.interval) if found.interval else ""
-    return Cell(unit.difference(found.difference), ends)
+        return BITS.difference(result.difference)
+    ends = unit.differences.ends(*result.interval) if result.interval else ""
+    return Cell(unit.difference(result.difference), ends)

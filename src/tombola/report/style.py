@@ -65,22 +65,22 @@ STYLE: Mapping[str, Any] = {
 
 
 def arm_name(arm: str) -> str:
-    """An arm as the page calls it."""
+    """Display name of an arm."""
     return ARM_NAMES.get(arm, plain(arm))
 
 
-def plain(text: str, most: int = 40) -> str:
-    """Text that any figure can hold: no control characters, no leading underscore, at most ``most`` long."""
+def plain(text: str, max_length: int = 40) -> str:
+    """Text that any figure can hold: no control characters, no leading underscore, at most ``max_length`` long."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
-    if len(clean) > most:
-        half = (most - 1) // 2
-        clean = f"{clean[: most - 1 - half]}…{clean[-half:]}"
+    if len(clean) > max_length:
+        half = (max_length - 1) // 2
+        clean = f"{clean[: max_length - 1 - half]}…{clean[-half:]}"
     return f" {clean}" if clean.startswith("_") else clean
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Matplotlib's own defaults plus ours, whatever the user's settings are; put back at the end."""
+    """Matplotlib's defaults and our style, independent of the user's rcParams, which are restored on exit."""
     import matplotlib
 
     settings: Any = STYLE  # newer stubs list every key
@@ -123,9 +123,9 @@ def inline_svg(svg: bytes, prefix: str) -> str:
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
 
     def tag(match: re.Match[str]) -> str:
-        found = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", match.group())
-        found = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", found)
-        return re.sub(r"(?<=[ :\"])#[0-9a-f]{6}\b", lambda c: f"var({css_name(c.group())})", found)
+        markup = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", match.group())
+        markup = re.sub(r"'DejaVu Sans'[^;\"]*", "var(--font)", markup)
+        return re.sub(r"(?<=[ :\"])#[0-9a-f]{6}\b", lambda c: f"var({css_name(c.group())})", markup)
 
-    # Tags only: what a user wrote is text between tags (its < is escaped) and stays as it is.
+    # tags only: user text lies between tags (its < is escaped) and is left unchanged
     return f"{head}>{re.sub(r'<[^>]*>', tag, rest).strip()}"

@@ -32,7 +32,7 @@ class Cell:
 
 
 Row = tuple[str | Cell, ...]
-MOST_COLUMNS = 13
+MAX_COLUMNS = 13
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Table:
 
     def parts(self, fixed: int) -> list[Table]:
         """The table cut into several of at most 13 columns, each with the first ``fixed`` ones."""
-        wide = MOST_COLUMNS - fixed
+        wide = MAX_COLUMNS - fixed
         count = math.ceil((len(self.head) - fixed) / wide)
         if count < 2:
             return [self]
@@ -69,11 +69,11 @@ def arm_cell(arm: str, looks: Looks) -> Cell:
     return Cell(style.arm_name(arm), look=looks.arm(arm))
 
 
-def mean_cell(unit: Unit, found: Spread, mark: str = "") -> str | Cell:
-    """``98.10 ± 0.05 %``; of two values the mean, and below it both."""
-    if found.interval is None and found.n > 1:
-        return Cell(unit.show(found.mean) + mark, unit.ends(found.low, found.high))
-    return unit.interval(found.mean, found.interval) + mark
+def mean_cell(unit: Unit, summary: Spread, mark: str = "") -> str | Cell:
+    """``98.10 ± 0.05 %``; of two values the mean, and below it their range."""
+    if summary.interval is None and summary.n > 1:
+        return Cell(unit.show(summary.mean) + mark, unit.ends(summary.low, summary.high))
+    return unit.interval(summary.mean, summary.interval) + mark
 
 
 def _by_level(
@@ -88,24 +88,24 @@ def _by_level(
     from_ticket: bool = False,
 ) -> Table | None:
     columns = {arm: {p.level: p for p in points(find, arm, reading)} for arm in find.arms}
-    columns = {arm: found for arm, found in columns.items() if found}
+    columns = {arm: column for arm, column in columns.items() if column}
     if not columns:
         return None
     rows: list[Row] = []
-    sizes = {p.spread.n for found in columns.values() for p in found.values()}
-    alike = len(sizes) == 1  # then the note says n once, instead of a column for each arm
+    sizes = {p.spread.n for column in columns.values() for p in column.values()}
+    alike = len(sizes) == 1  # then the note gives n once, instead of a column per arm
     numbers = sorted(set().union(*columns.values()))
     costs = {number: cost_of(find, "ticket", number) for number in numbers} if priced else {}
     known = any(cost is not None for cost in costs.values())
     for number in numbers:
-        at = [found[number] for found in columns.values() if number in found]
+        at = [column[number] for column in columns.values() if number in column]
         row: list[str | Cell] = [
             words.density(at[0].density),
             f"{words.count(at[0].kept)} of {words.count(at[0].total)}",
         ]
         row += [words.count(costs[number])] if known else []
-        for found in columns.values():
-            point = found.get(number)
+        for column in columns.values():
+            point = column.get(number)
             row.append(words.MISSING if point is None else mean_cell(unit, point.spread, "" if point.complete else "*"))
             if not alike:
                 row.append(str(point.spread.n) if point else words.MISSING)
@@ -115,7 +115,7 @@ def _by_level(
         cell = arm_cell(arm, looks) if find.pruned else replace(arm_cell(arm, looks), text="Network")
         heads += [cell] if alike else [cell, "n"]
     n = f"n = {sizes.pop()}." if alike and sizes != {1} else ""
-    starred = any(not p.complete for found in columns.values() for p in found.values())
+    starred = any(not p.complete for column in columns.values() for p in column.values())
     extra = "* some replicates have no value there." if starred else ""
     total = _total_words(from_ticket) if known else ""
     head = ("Density", "Weights kept", *(["Total iterations"] if known else []), *heads)
@@ -140,14 +140,14 @@ def _spread_words(sizes: Iterable[int]) -> str:
 
 
 def _layers(find: SearchResult) -> list[Table]:
-    grouped = {n: found for n, found in levels_of(find, "ticket").items() if layer_densities(find, n)}
-    pruned = {n: found for n, found in grouped.items() if any(level.density < 1 for level in found)}
+    grouped = {n: levels for n, levels in levels_of(find, "ticket").items() if layer_densities(find, n)}
+    pruned = {n: levels for n, levels in grouped.items() if any(level.density < 1 for level in levels)}
     shown = pruned or grouped
     if not shown:
         return []
-    sizes = {x.name: x.total for found in shown.values() for level in found for x in level.layers}
+    sizes = {x.name: x.total for levels in shown.values() for level in levels for x in level.layers}
     columns = [{layer.name: layer for layer in layer_densities(find, n)} for n in shown]
-    heads = [words.density(sum(x.density for x in found) / len(found)) for found in shown.values()]
+    heads = [words.density(sum(x.density for x in levels) / len(levels)) for levels in shown.values()]
     rows = []
     for name, size in sizes.items():
         cells = [words.density(column[name].density) if name in column else words.MISSING for column in columns]
@@ -168,7 +168,7 @@ def _sizes(find: SearchResult, reading: Reading) -> list[int]:
 
 
 def find_tables(find: SearchResult, looks: Looks, *, from_ticket: bool = False) -> list[Table]:
-    """Numbers behind the figures of a search; `from_ticket`: it went on from one."""
+    """Numbers behind the figures of a search; `from_ticket`: the search started from one."""
     unit = Unit(find.metric)
     readings: list[tuple[str, Reading, str, Unit, bool]] = [
         (f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, "", unit, True),
@@ -181,7 +181,7 @@ def find_tables(find: SearchResult, looks: Looks, *, from_ticket: bool = False) 
             False,
         ),
     ]
-    found = [
+    tables = [
         _by_level(
             find,
             looks,
@@ -195,7 +195,7 @@ def find_tables(find: SearchResult, looks: Looks, *, from_ticket: bool = False) 
         for title, read, note, kind, priced in readings
         if (sizes := _sizes(find, read))
     ]
-    return [*(table for table in found if table is not None), *_layers(find)]
+    return [*(table for table in tables if table is not None), *_layers(find)]
 
 
 def _iterations(values: tuple[int | None, ...]) -> str:
@@ -239,7 +239,7 @@ def verify_tables(verify: VerificationResult, looks: Looks) -> list[Table]:
 
 
 def _claims(verify: VerificationResult, looks: Looks) -> Table:
-    """The claims with their bounds and p-values; runs of before have no corrected ones."""
+    """The claims with their bounds and p-values; older runs have no corrected ones."""
     unit, items = Unit(verify.metric), list(verify.comparisons.items())
 
     def ends(interval: tuple[float, float] | None) -> str:
@@ -290,11 +290,11 @@ def config_table(run: Run) -> Table | None:
     return Table("Configuration", ("Setting", "Value"), rows, words=2, folded=len(rows) > 80) if rows else None
 
 
-def other_table(run: Run, most: int = 300) -> Table | None:
-    """Results of a kind the report does not know, as found."""
+def other_table(run: Run, max_rows: int = 300) -> Table | None:
+    """Results of an unknown kind, listed as name and value."""
     rows = tuple(flatten(run.other)) if run.other else ()
-    note = "" if len(rows) <= most else f"The first {most} of {len(rows)} values; result.json holds all."
-    return Table("Results as found", ("Value", "As found"), rows[:most], note, words=2) if rows else None
+    note = "" if len(rows) <= max_rows else f"The first {max_rows} of {len(rows)} values; result.json holds all."
+    return Table("Results as found", ("Value", "As found"), rows[:max_rows], note, words=2) if rows else None
 
 
 def provenance_table(run: Run) -> Table | None:
@@ -317,9 +317,9 @@ def runs_table(runs: Sequence[Run], looks: Sequence[Looks]) -> Table:
         last = best = dense = spent = words.MISSING
         if run.find is not None:
             unit = Unit(run.find.metric)
-            found = points(run.find, "ticket", lambda level: level.test_accuracy)
-            if found:
-                point = min(found, key=lambda p: p.density)
+            tickets = points(run.find, "ticket", lambda level: level.test_accuracy)
+            if tickets:
+                point = min(tickets, key=lambda p: p.density)
                 last = f"{words.density(point.density)}: {words.mean_of(unit, point.spread)}"
                 spent = words.count(cost_of(run.find, "ticket", point.level))
             keeps = words.sparsest_that_keeps_up(run.find)

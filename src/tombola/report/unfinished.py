@@ -37,7 +37,7 @@ def partial_result(path: Path, run: RunRecord) -> SearchResult | ComparisonResul
 
 
 def begun_stages(path: Path) -> list[str]:
-    """What has been begun and is not finished, in plain words."""
+    """The stages that have begun and not finished, in words."""
     notes = []
     for log in sorted(path.rglob("metrics.csv")):
         if not (log.parent / "result.json").is_file():
@@ -109,7 +109,7 @@ def _study(path: Path, config: Mapping[str, Any]) -> ComparisonResult | None:
 
 
 def _arm(name: str, method: str, replicates: Sequence[tuple[LevelResult, ...]]) -> ComparedArm:
-    """An arm's figures, as far as the last finished level of each replicate tells them."""
+    """An arm's figures, from the last finished level of each replicate."""
     last = [levels[-1] for levels in replicates]
 
     def figure(values: Sequence[float | None] = ()) -> Figure:
@@ -209,7 +209,7 @@ def _name(config: object, part: str) -> str:
 
 
 def _about(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What every result says: model, data, the metric and its direction."""
+    """Fields common to all results: model, data, the metric and its direction."""
     task = config.get("task")
     named = task if isinstance(task, Mapping) else {}
     return {

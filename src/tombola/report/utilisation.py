@@ -1,4 +1,4 @@
-"""What a network uses of each layer: masked shares by layer, by layer size, and over training."""
+"""How much of each layer a network uses: masked shares by layer, by layer size, and over training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tombola.results.trial import LayerResult, LevelResult
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_LAYERS = 6
+MAX_LAYERS = 6
 ALIKE = 0.001
 """Densities that differ by less are the same in a figure."""
 Course = Mapping[str, Mapping[int, float]]
@@ -38,7 +38,7 @@ class Used:
 
 
 def used_weights(replicates: Sequence[Sequence[LevelResult]]) -> tuple[tuple[LayerResult, ...], Course] | None:
-    """Counts and courses of the last level of each replicate that tells them; None where none does."""
+    """Layer counts and courses of the last level that recorded them, over replicates; None if no replicate did."""
     logged = [[level for level in levels if level.utilisation] for levels in replicates]
     last = [levels[-1] for levels in logged if levels]
     kept: dict[str, int] = defaultdict(int)
@@ -58,7 +58,7 @@ def used_weights(replicates: Sequence[Sequence[LevelResult]]) -> tuple[tuple[Lay
         for name in total
     )
     course = {
-        name: {step: math.fsum(found) / len(found) for step, found in sorted(steps.items())}
+        name: {step: math.fsum(densities) / len(densities) for step, densities in sorted(steps.items())}
         for name, steps in values.items()
     }
     return layers, course
@@ -67,7 +67,7 @@ def used_weights(replicates: Sequence[Sequence[LevelResult]]) -> tuple[tuple[Lay
 def utilisation_plots(used: Sequence[Used], *, ends: bool = True) -> list[Shown]:
     """What each of some searches used: by layer (``ends``), by layer size, and over training.
 
-    Where every layer is used alike, a sentence stands for the first two; masks that stay as they are have no course.
+    If all layers are used equally, a remark replaces the first two; masks that do not change have no course.
     """
     if not used:
         return []
@@ -82,24 +82,24 @@ def _at_the_end(used: Sequence[Used], ends: bool) -> list[Shown]:
         shares = "; ".join(f"{one.label}: {percent(1 - one.layers[0].density)}" for one in used)
         return [Remark(f"Masked share of each layer: the same in all layers ({shares}).")] if ends else []
     masked = "the share of its weights that the mask leaves out at the end"
-    found: list[Shown] = []
+    plots: list[Shown] = []
     if ends:
         drawn = bars_figure(used)
         caption = f"A mark per layer, input at the top: {masked}."
-        found.append(Plot("masked-layers", "Masked share of each layer", caption, drawn))
+        plots.append(Plot("masked-layers", "Masked share of each layer", caption, drawn))
     if len({layer.total for one in used for layer in one.layers}) > 1:
         caption = f"A mark per layer: how many weights it has, and {masked}."
-        found.append(Plot("masked-size", "Masked share against layer size", caption, size_figure(used)))
-    return found
+        plots.append(Plot("masked-size", "Masked share against layer size", caption, size_figure(used)))
+    return plots
 
 
 def _course(one: Used, index: int, named: bool) -> Plot:
-    shown = pick(range(len(one.course)), MOST_LAYERS)
+    shown = pick(range(len(one.course)), MAX_LAYERS)
     some = f"{len(shown)} of {len(one.course)} layers." if len(shown) < len(one.course) else ""
-    says = "Share of each layer's weights that the mask leaves out, from one evaluation to the next."
+    lead = "Share of each layer's weights that the mask leaves out, from one evaluation to the next."
     title = f"Masked share over training{f', {one.label}' if named else ''}"
     name = f"masked-training{f'-{index + 1}' if index else ''}"
-    return Plot(name, title, sentences(says, some), course_figure(one.course, one.look))
+    return Plot(name, title, sentences(lead, some), course_figure(one.course, one.look))
 
 
 def bars_figure(used: Sequence[Used]) -> Figure:
@@ -115,7 +115,7 @@ def bars_figure(used: Sequence[Used]) -> Figure:
             look = {"color": one.look.colour, "linestyle": one.look.dash, "marker": one.look.marker}
             size = 3.0 if tight else 5.0
             axes.plot(_masked(one.layers), at, label=plain(one.label), linewidth=1, markersize=size, **look)
-        name_rows(axes, names, most=22, small=tight)
+        name_rows(axes, names, max_length=22, small=tight)
         axes.grid(axis="y", visible=not tight)
         axes.set_xlim(*_limits(share for one in used for share in _masked(one.layers)))
         round_ticks(axes.xaxis)
@@ -148,7 +148,7 @@ def size_figure(used: Sequence[Used]) -> Figure:
 
 def course_figure(course: Course, look: Look) -> Figure:
     """Masked share of some layers over iterations: the first, the last, and evenly between, in shades of the look."""
-    names = [list(course)[index] for index in pick(range(len(course)), MOST_LAYERS)]
+    names = [list(course)[index] for index in pick(range(len(course)), MAX_LAYERS)]
     with style.styled():
         figure = style.new_figure(2.95)
         axes = figure.add_subplot()
@@ -172,9 +172,9 @@ def course_figure(course: Course, look: Look) -> Figure:
 
 
 def _limits(shares: Iterable[float]) -> tuple[float, float]:
-    """An axis of percentages from just below 0 to 100, or to 10 or 25 where all are small, as dense supermasks' are."""
-    most = max(shares, default=100.0)
-    top = next(top for top in (10.0, 25.0, 100.0) if most <= 0.95 * top or top == 100.0)
+    """Limits of a percent axis: from just below 0 to 100, or to 10 or 25 if all shares are small (dense supermasks)."""
+    highest = max(shares, default=100.0)
+    top = next(top for top in (10.0, 25.0, 100.0) if highest <= 0.95 * top or top == 100.0)
     return -0.03 * top, 1.03 * top
 
 

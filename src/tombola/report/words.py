@@ -16,13 +16,13 @@ __all__ = ["BITS", "ITERATIONS", "MISSING", "Unit", "count", "density", "mean_of
 KEEPS_UP = 0.002  # 0.2 points, the default margin of `tombola verify`
 
 
-def mean_of(unit: Unit, found: Spread | None) -> str:
+def mean_of(unit: Unit, summary: Spread | None) -> str:
     """``98.10 ± 0.05 %``: mean and half the 95 % interval; ``98.10 % (98.05 to 98.15 %)`` for two values."""
-    if found is None:
+    if summary is None:
         return MISSING
-    if found.interval is None and found.n > 1:
-        return f"{unit.show(found.mean)} ({unit.ends(found.low, found.high)})"
-    return unit.interval(found.mean, found.interval)
+    if summary.interval is None and summary.n > 1:
+        return f"{unit.show(summary.mean)} ({unit.ends(summary.low, summary.high)})"
+    return unit.interval(summary.mean, summary.interval)
 
 
 def keep_together(text: str) -> str:
@@ -32,8 +32,8 @@ def keep_together(text: str) -> str:
 
 def dense_point(find: SearchResult) -> Point | None:
     """The unpruned network of a search (density 1), if it was trained there."""
-    found = [p for p in points(find, "ticket", lambda level: level.test_accuracy) if p.density == 1]
-    return found[0] if found else None
+    unpruned = [p for p in points(find, "ticket", lambda level: level.test_accuracy) if p.density == 1]
+    return unpruned[0] if unpruned else None
 
 
 def sparsest_that_keeps_up(find: SearchResult) -> Point | None:
@@ -52,7 +52,7 @@ def sparsest_that_keeps_up(find: SearchResult) -> Point | None:
 
 def best_arm(study: ComparisonResult) -> ComparedArm | None:
     """The arm with the best mean test metric; None where none was tested, or it is not known which way is better."""
-    ranked = [(found.mean, arm) for arm in study.arms if (found := spread(arm.test_accuracy.known)) is not None]
+    ranked = [(summary.mean, arm) for arm in study.arms if (summary := spread(arm.test_accuracy.known)) is not None]
     if not ranked or study.better is None:
         return None
     return (max if study.better == "higher" else min)(ranked, key=lambda pair: pair[0])[1]
@@ -61,13 +61,13 @@ def best_arm(study: ComparisonResult) -> ComparedArm | None:
 def study_sentence(study: ComparisonResult) -> str:
     """How the arms of a study stand to the first one, with no claim where an interval includes 0."""
     unit = Unit(study.metric)
-    tested = {arm.name: found for arm in study.arms if (found := spread(arm.test_accuracy.known)) is not None}
+    tested = {arm.name: summary for arm in study.arms if (summary := spread(arm.test_accuracy.known)) is not None}
     if not tested:
         return "No test result has been recorded yet."
     over, mean = plural(study.replicates, "replicate"), "mean " if study.replicates > 1 else ""
     if len(tested) == 1:
-        ((name, found),) = tested.items()
-        return f"One arm over {over}: {name} has a {mean}test {study.metric} of {unit.show(found.mean)}."
+        ((name, summary),) = tested.items()
+        return f"One arm over {over}: {name} has a {mean}test {study.metric} of {unit.show(summary.mean)}."
     text, best = f"{plural(len(tested), 'arm')} over {over}", best_arm(study)
     if best is not None:
         end = "highest" if study.better == "higher" else "lowest"
@@ -76,7 +76,11 @@ def study_sentence(study: ComparisonResult) -> str:
 
 
 def _against_the_first(study: ComparisonResult) -> str:
-    signs = [found.sign for x in study.comparisons if (found := x.differences.get("test_accuracy")) and found.interval]
+    signs = [
+        difference.sign
+        for x in study.comparisons
+        if (difference := x.differences.get("test_accuracy")) and difference.interval
+    ]
     if not signs:
         return ""
     first = study.comparisons[0].against
@@ -88,12 +92,12 @@ def _against_the_first(study: ComparisonResult) -> str:
     }
     parts = [f"{count} {places[sign][count > 1]}" for sign, count in counts.items()]
     if len(signs) == 1:
-        said = f"The other arm {places[signs[0]][0]}"
+        clause = f"The other arm {places[signs[0]][0]}"
     elif len(counts) == 1:
-        said = f"All {len(signs)} other arms {places[signs[0]][1]}"
+        clause = f"All {len(signs)} other arms {places[signs[0]][1]}"
     else:
-        said = f"Of the {len(signs)} other arms, {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}"
-    return f" {said} (95 % intervals of the differences in test {study.metric}, each on its own)."
+        clause = f"Of the {len(signs)} other arms, {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}"
+    return f" {clause} (95 % intervals of the differences in test {study.metric}, each on its own)."
 
 
 def find_sentence(find: SearchResult) -> str:
@@ -106,10 +110,10 @@ def find_sentence(find: SearchResult) -> str:
             f"the dense network: {unit.show(best.spread.mean)} against {unit.show(dense.spread.mean)} "
             f"({plural(best.spread.n, 'replicate')})."
         )
-    found = points(find, "ticket", lambda level: level.test_accuracy)
-    if not found:
+    tickets = points(find, "ticket", lambda level: level.test_accuracy)
+    if not tickets:
         return "No test result has been recorded yet."
-    last = min(found, key=lambda p: p.density)
+    last = min(tickets, key=lambda p: p.density)
     mean = "mean " if last.spread.n > 1 else ""
     if dense is not None and last.density == 1:
         over = plural(last.spread.n, "replicate")
