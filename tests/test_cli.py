@@ -14,8 +14,10 @@ import yaml
 from cli_calls import call, last_json
 from tombola.cli import all_verbs, main
 from tombola.cli.options import Group
+from tombola.cli.screen import Screen
 from tombola.cli.verb import option_names
 from tombola.errors import TombolaError
+from tombola.report.tables import Cell, Table
 
 TINY = [
     "find",
@@ -41,6 +43,24 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(runs: Path) -> dict[str, Any]:
     return last_json(*TINY, "--density", "0.25", "--out", str(runs))
+
+
+# -- what people read
+
+
+def test_tables_say_what_their_columns_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("Arms", ("Arm", "Accuracy"), (("a", Cell("90 %", "80 to 95 %")),), note="Below: lowest to highest.")
+    Screen(False).tables([table])
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "Arms"
+    assert lines[3:] == ["a           90 %", "80 to 95 %", "Below: lowest to highest.", ""]
+
+
+def test_a_search_explains_its_columns(found: dict[str, Any], runs: Path) -> None:
+    status, out, _ = call(*TINY, "--density", "0.25", "--out", str(runs))
+    assert status == 0
+    assert "early stop at: iteration of the lowest validation loss" in out
+    assert "total it.: training iterations up to this network" in out
 
 
 # -- help

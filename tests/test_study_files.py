@@ -125,6 +125,7 @@ def test_the_command_line_has_its_parameters(tmp_path: Path, monkeypatch: pytest
     assert (status, err) == (2, "tombola: error: low is -1, but it must be at least 0\n")
     assert "did you mean --low?" in call("study", "rates.yaml", "--lo", "1")[2]
     assert "No such file" in call("study", "none.yaml")[2]
+    assert ", or a file of your own that ends in .yaml" in call("study", "rates")[2]
 
 
 MISTAKES = {
@@ -142,7 +143,8 @@ MISTAKES = {
     "{arms: [{name: a, method: dense, preset: 3}]}": "preset is '3'",
     "{arms: [], parameters: 3}": "$.parameters",
     "{arms: [], parameters: {a: 3}}": "parameter a",
-    "{arms: [], parameters: {a: {type: numbr, default: 1, help: x}}}": "parameter a defines no study",
+    "{arms: [], parameters: {a: {type: numbr, default: 1, help: x}}}": "a: unknown type 'numbr' (did you mean number?)",
+    "{arms: [], parameters: {a: {type: [3], default: 1, help: x}}}": "a: unknown type ['3']",
     "{arms: [], parameters: {a: {type: number, default: x, help: x}}}": "default 'x' is no number",
     "{arms: [], parameters: {a: {type: text, default: x, help: x, min: 3}}}": "min and max are for numbers",
     "{arms: [], parameters: {a: {type: number, default: 1, help: x, choices: [a]}}}": "choices are for a text",

@@ -104,7 +104,8 @@ def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[s
             if (own := verb_of_path(path, word)) is not None:
                 return own, words[depth + 1 :]
         if word not in nexts:
-            raise TombolaError(unknown(f"command {' '.join(path)}".strip(), word, nexts))
+            more = ", or a file of your own that ends in .yaml" if path == ["study"] else ""
+            raise TombolaError(unknown(f"command {' '.join(path)}".strip(), word, nexts, more))
         path.append(word)
 
 

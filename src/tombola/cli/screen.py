@@ -39,6 +39,20 @@ class Screen:
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: Collection[int] = (0,)) -> None:
         """A table; the columns in `left` hold words and are set flush left, the others flush right."""
+        self._draw(columns, rows, left)
+        self.line()
+
+    def tables(self, tables: Sequence[ReportTable]) -> None:
+        """Tables of a report, each under its title and above what it says of its columns."""
+        for table in tables:
+            self.line(table.title)
+            rows = [[str(cell) for cell in row] for row in table.rows]
+            self._draw([str(cell) for cell in table.head], rows, range(table.words))
+            if table.note:
+                self.line(table.note)
+            self.line()
+
+    def _draw(self, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int]) -> None:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if index in left else "right", overflow="fold")
@@ -47,14 +61,6 @@ class Screen:
         with self._console.capture() as drawn:
             self._console.print(table)
         self._console.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))
-        self._console.print()
-
-    def tables(self, tables: Sequence[ReportTable]) -> None:
-        """Tables of a report, each under its title."""
-        for table in tables:
-            self.line(table.title)
-            rows = [[str(cell) for cell in row] for row in table.rows]
-            self.table([str(cell) for cell in table.head], rows, left=range(table.words))
 
     def run(self, run: str | None, reused: bool | None) -> None:
         """Where a run lies, and whether it had finished before."""

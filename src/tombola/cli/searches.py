@@ -213,6 +213,8 @@ def show_search(screen: Screen, result: SearchResult) -> None:
     if barred:
         screen.line("barred: weights kept although the criterion bars them, since it leaves too few others")
     show_denominator(screen, result.parameters)
+    screen.line("early stop at: iteration of the lowest validation loss; –: it lies in the last 5 % of the evaluations")
+    screen.line("total it.: training iterations up to this network, all levels of its search counted")
     screen.line(f"ticket  {result.ticket}")
     screen.run(result.run, result.reused)
 

@@ -28,7 +28,7 @@ class Cell:
     look: Look | None = None
 
     def __str__(self) -> str:
-        return f"{self.text} {self.more}".strip()
+        return f"{self.text}\n{self.more}".strip()
 
 
 Row = tuple[str | Cell, ...]

@@ -168,7 +168,10 @@ def read_definition(file: Path) -> Definition:
             raise TombolaError(
                 f"{file}: parameter {name!r} can be no option; name it by letters, digits and _, a letter first"
             )
-        _converted(given, Parameter, f"{file}, parameter {name}")  # so that an error names it
+        where = f"{file}, parameter {name}"  # so that an error names it
+        if isinstance(given, dict) and "type" in given and given["type"] not in tuple(_HINTS):
+            raise TombolaError(f"{where}: {unknown('type', given['type'], _HINTS)}")
+        _converted(given, Parameter, where)
     return _converted(content, Definition, str(file))
 
 
