@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -222,6 +223,30 @@ def test_nothing_is_worked_out_unless_it_is_asked_for() -> None:
 
 
 # -- the gradient of any loss over any split
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_taken_where_they_are_off(mode: Callable[[], Any]) -> None:
+    task = Task(F.mse_loss, F.mse_loss, metric_name="error")
+    model, data = linear([1.0, 2.0]), ((X[:1], Y[:1]), (X, Y), None, task)
+    expected = gradient(model, data)["0.weight"].tolist()
+    assert expected == [[18.0, 0.0]]
+    with mode():
+        assert gradient(model, data)["0.weight"].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda out, y: out, "the loss gives shape"),
+        (lambda out, y: None, "the loss gives a NoneType"),
+        (lambda out, y: out.detach().sum(), "depends on no weight"),
+    ],
+)
+def test_what_is_no_loss_is_named(loss: Any, message: str) -> None:
+    part = (X, torch.zeros(len(X), dtype=torch.long))
+    with pytest.raises(TombolaError, match=message):
+        gradient(linear([1.0, 2.0]), (part, part), loss)
 
 
 def test_the_gradient_of_a_loss_over_a_split_leaves_the_model_alone() -> None:

@@ -6,29 +6,33 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
-from tombola.data.splits import Split, Splits
+from tombola.data.splits import Split, Splits, make_splits
 from tombola.data.task import Loss
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.hold import release
 from tombola.names import check_known
-from tombola.nn.forward import Batch, typed, widened
+from tombola.nn.forward import Batch, input_dtype, typed, widened
 from tombola.parameters import holders, parameters_by_name, unwrap
 from tombola.rng.seeds import derive
 from tombola.select.criteria import At
+from tombola.train.evaluate import loss_value
 from tombola.train.feeds import evaluation_feed
+
+Data: TypeAlias = Splits | DataSpec | str | tuple[Any, ...] | list[Any]
 
 
 @checked
 def gradient(
     model: nn.Module,
-    data: Splits | DataSpec | str,
+    data: Data,
     loss: Loss | None = None,
     *,
     split: str = "train",
@@ -38,7 +42,7 @@ def gradient(
 
     Args:
         model: taken as it stands, training mode or not; it is copied, and stays untouched.
-        data: Splits, or a data set's name.
+        data: Splits, (train, val, test) with a pair (x, y) for each part, or a data set's name.
         loss: of (output, target), the mean over a batch; None is the task's.
         split: train (unaugmented), val or test, in its order.
         batches: how many batches of 500 examples; None is the whole split.
@@ -48,17 +52,21 @@ def gradient(
 
     Example:
         >>> import torch, tombola as tb
-        >>> from tombola.data.splits import make_splits
         >>> x, y = torch.eye(2), torch.tensor([0, 1])
         >>> model = torch.nn.Linear(2, 2, bias=False)
         >>> _ = torch.nn.init.zeros_(model.weight)
-        >>> tb.gradient(model, make_splits((x, y), (x, y)))["weight"]  # the mean of (softmax - one-hot) x
+        >>> tb.gradient(model, ((x, y), (x, y)))["weight"]  # the mean of (softmax - one-hot) x
         tensor([[-0.2500,  0.2500],
                 [ 0.2500, -0.2500]])
     """
     if batches is not None and batches < 1:
         raise TombolaError(f"batches is {batches}; ask for at least 1")
-    splits = data if isinstance(data, Splits) else load_data(DataSpec(data) if isinstance(data, str) else data)
+    with torch.inference_mode(False):  # of tensors made within that mode there are no gradients
+        return _gradient(model, data, loss, split, batches)
+
+
+def _gradient(model: nn.Module, data: Data, loss: Loss | None, split: str, batches: int | None) -> dict[str, Tensor]:
+    splits = _splits(data, torch.float64 if input_dtype(unwrap(model)) == torch.float64 else torch.float32)
     model = copy.deepcopy(unwrap(model))
     release(model)
     weights = parameters_by_name(model)
@@ -66,6 +74,12 @@ def gradient(
     feed = evaluation_feed(splits, _part(splits, split), device, False)
     some = islice(typed(feed.sweep(), model), batches)
     return dict(mean_gradient(model, some, loss or splits.task.loss, weights))
+
+
+def _splits(data: Data, floats: torch.dtype) -> Splits:
+    if isinstance(data, tuple | list):
+        return make_splits(*data, floats=floats)
+    return data if isinstance(data, Splits) else load_data(DataSpec(data) if isinstance(data, str) else data)
 
 
 def _part(splits: Splits, name: str) -> Split:
@@ -161,6 +175,7 @@ def mean_loss(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> float:
     return sum(value * count for value, count in parts) / sum(count for _, count in parts)
 
 
+@torch.enable_grad()
 def mean_gradient(
     model: nn.Module, batches: Iterable[Batch], loss: Loss, weights: Mapping[str, nn.Parameter]
 ) -> dict[str, Tensor]:
@@ -172,7 +187,7 @@ def mean_gradient(
     def of_batch(x: Tensor, y: Tensor) -> Mapping[str, Tensor | None]:
         for weight in weights.values():
             weight.grad = None
-        loss(widened(model(x)), y).backward()  # type: ignore[no-untyped-call]
+        _differentiable(loss(widened(model(x)), y)).backward()  # type: ignore[no-untyped-call]
         return {name: weight.grad for name, weight in weights.items()}
 
     for weight in weights.values():
@@ -180,6 +195,7 @@ def mean_gradient(
     return _mean(batches, of_batch)
 
 
+@torch.enable_grad()
 def hessian_product(
     model: nn.Module,
     batches: Iterable[Batch],
@@ -195,7 +211,9 @@ def hessian_product(
 
     def of_batch(x: Tensor, y: Tensor) -> Mapping[str, Tensor | None]:
         inputs = list(known.values())
-        first = torch.autograd.grad(loss(widened(model(x)), y), inputs, create_graph=True, materialize_grads=True)
+        first = torch.autograd.grad(
+            _differentiable(loss(widened(model(x)), y)), inputs, create_graph=True, materialize_grads=True
+        )
         along = sum((g * vector[name]).sum() for name, g in zip(known, first, strict=True))
         assert isinstance(along, Tensor)
         if not along.requires_grad:  # linear in all weights
@@ -210,6 +228,12 @@ def hessian_product(
         if "derivative" not in str(error):
             raise
         raise TombolaError(f"the loss has no second derivative by the weights: {error}") from error
+
+
+def _differentiable(loss: Tensor) -> Tensor:
+    if not loss_value(loss).requires_grad:
+        raise TombolaError("the loss depends on no weight; give one of the output that gradients can pass")
+    return loss
 
 
 def input_norms(model: nn.Module, batches: Iterable[Batch], names: Iterable[str]) -> dict[str, Tensor]:
