@@ -11,32 +11,17 @@ from tombola.report.cost import Priced, PricedSeries, bars, cost_of, find_series
 from tombola.report.looks import page_looks, series_look
 from tombola.report.read import read_run
 from tombola.report.tables import find_tables, runs_table
-from tombola.results.search import Replicate, SearchResult
 from tombola.results.trial import LevelResult
-from trial_results import level_figures
+from trial_results import level_figures, search_result
 
 
 def levels(*steps: int) -> tuple[LevelResult, ...]:
     return tuple(level_figures(n, density=0.5**n, steps=count) for n, count in enumerate(steps))
 
 
-def search(*replicates: dict[str, tuple[LevelResult, ...]]) -> SearchResult:
-    return SearchResult(
-        method="imp",
-        model="m",
-        data="d",
-        metric="accuracy",
-        higher_is_better=True,
-        input_shape=None,
-        recipe=None,
-        parameters=None,
-        replicates=tuple(Replicate(replicate=i, seed=i, ticket="", arms=a) for i, a in enumerate(replicates)),
-    )
-
-
 def test_costs_by_hand() -> None:
     ticket = levels(100, 100, 60)
-    found = search({"ticket": ticket, "random": ticket[1:], "reinit": ticket[1:]})
+    found = search_result({"ticket": ticket, "random": ticket[1:], "reinit": ticket[1:]})
     assert [cost_of(found, "ticket", n) for n in range(3)] == [100, 200, 260]
     assert [cost_of(found, "random", n) for n in (1, 2)] == [100, 60]
     assert [cost_of(found, "reinit", n) for n in (1, 2)] == [200, 260]
@@ -44,21 +29,22 @@ def test_costs_by_hand() -> None:
 
 
 def test_costs_are_means_over_replicates() -> None:
-    assert cost_of(search({"ticket": levels(100, 50)}, {"ticket": levels(100, 70)}), "ticket", 1) == 160
-    assert cost_of(search({"ticket": levels(100, 50)}, {"ticket": levels(100)}), "ticket", 1) == 150
+    assert cost_of(search_result({"ticket": levels(100, 50)}, {"ticket": levels(100, 70)}), "ticket", 1) == 160
+    assert cost_of(search_result({"ticket": levels(100, 50)}, {"ticket": levels(100)}), "ticket", 1) == 150
     assert total([1, 2]) == 3
     assert total([1, None]) is None
 
 
 def test_a_search_of_levels_that_begin_late_counts_them_whole() -> None:
     learned = (level_figures(1, steps=210), level_figures(2, steps=90))
-    assert cost_of(search({"ticket": learned}), "ticket", 2) == 300
+    assert cost_of(search_result({"ticket": learned}), "ticket", 2) == 300
 
 
 def test_series_name_the_tickets_densities_and_join_what_was_searched() -> None:
     ticket = levels(100, 100)
     ticket_line, random_line = find_series(
-        search({"ticket": ticket, "random": ticket[1:]}), [("ticket", series_look(0)), ("random", series_look(1))]
+        search_result({"ticket": ticket, "random": ticket[1:]}),
+        [("ticket", series_look(0)), ("random", series_look(1))],
     )
     assert [(p.cost, p.name) for p in ticket_line.points] == [(100, "100.00 %"), (200, "50.00 %")]
     assert (ticket_line.joined, random_line.joined) == (True, False)

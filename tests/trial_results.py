@@ -6,6 +6,7 @@ from typing import Any
 
 from msgspec.structs import asdict
 
+from tombola.results.search import Replicate, SearchResult
 from tombola.results.trial import LevelResult, TrialResult
 from tombola.results.verification import BoundAlone, ClaimResult, SpeedResult, VarianceBySource
 
@@ -49,6 +50,21 @@ def level_figures(level: int = 0, **figures: Any) -> LevelResult:
     own = {key: figures.pop(key, value) for key, value in blank.items()}
     more = {key: figures.pop(key) for key in ("tied_kept", "bits_per_weight", "utilisation") if key in figures}
     return LevelResult(**asdict(trial_result(**figures)), level=level, **own, **more)
+
+
+def search_result(*replicates: dict[str, tuple[LevelResult, ...]]) -> SearchResult:
+    """A search of these levels, by arm for each replicate."""
+    return SearchResult(
+        method="imp",
+        model="m",
+        data="d",
+        metric="accuracy",
+        higher_is_better=True,
+        input_shape=None,
+        recipe=None,
+        parameters=None,
+        replicates=tuple(Replicate(replicate=i, seed=i, ticket="", arms=a) for i, a in enumerate(replicates)),
+    )
 
 
 def claim_result(**figures: Any) -> ClaimResult:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentError
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -16,7 +15,6 @@ from tombola.cli.values import import_from_here
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError, in_short
-from tombola.formats import Unit, count, density
 from tombola.methods import METHODS, method_class
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
@@ -26,8 +24,7 @@ from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from tombola.results.record import Parameters
-    from tombola.results.search import Replicate, SearchResult
-    from tombola.results.trial import LevelResult
+    from tombola.results.search import SearchResult
     from tombola.search.request import Request
 
 NETWORK = Group("network", ModelSpec, {"name": "model", "args": "model_args"})
@@ -198,39 +195,18 @@ def _run_curve(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str,
 
 def show_search(screen: Screen, result: SearchResult) -> None:
     """A search's levels, means over its replicates, and where the ticket lies."""
-    replicates, metric = result.replicates, result.metric
-    arms: dict[str, list[Sequence[LevelResult]]] = {}
-    for replicate in replicates:
-        for arm, levels in replicate.arms.items():
-            arms.setdefault(arm, []).append(levels)
-    repeated = f", means of {len(replicates)} searches" if len(replicates) > 1 else ""
-    screen.line(f"{result.method} on {result.data} with {result.model}{repeated}")
-    barred = any(level.barred_kept for found in arms.values() for levels in found for level in levels)
-    columns = ("network", "level", "density", "kept", f"val {metric}", f"test {metric}", "early stop at", "total it.")
-    spent = _total_iterations(replicates)
-    rows = [row for arm, found in arms.items() for row in _rows(arm, found, metric, spent, barred)]
-    screen.table((*columns, "barred") if barred else columns, rows)
-    if barred:
-        screen.line("barred: weights kept although the criterion bars them, since it leaves too few others")
+    from tombola.report.looks import Looks
+    from tombola.report.tables import levels_table
+
+    table = levels_table(result, Looks({}))
+    screen.tables([table])
+    if table.note:
+        screen.line(table.note)
     show_denominator(screen, result.parameters)
     screen.line("early stop at: iteration of the lowest validation loss; –: it lies in the last 5 % of the evaluations")
     screen.line("total it.: training iterations up to this network, all levels of its search counted")
     screen.line(f"ticket  {result.ticket}")
     screen.run(result.run, result.reused)
-
-
-def _total_iterations(replicates: Sequence[Replicate]) -> dict[tuple[str, int], list[int]]:
-    """Arm and level -> training iterations up to there, of every replicate."""
-    from tombola.report.cost import total_of
-
-    spent: dict[tuple[str, int], list[int]] = {}
-    for replicate in replicates:
-        for arm, levels in replicate.arms.items():
-            for level in levels:
-                before = [earlier.steps for earlier in replicate.levels if earlier.level < level.level]
-                if (found := total_of(arm, level.steps, before)) is not None:
-                    spent.setdefault((arm, level.level), []).append(found)
-    return spent
 
 
 def show_denominator(screen: Screen, size: Parameters | None) -> None:
@@ -239,39 +215,3 @@ def show_denominator(screen: Screen, size: Parameters | None) -> None:
 
     if size is not None:
         screen.line(f"density: kept / {denominator_in_words(size.prunable, size.total)}")
-
-
-def _rows(
-    arm: str,
-    replicates: Sequence[Sequence[LevelResult]],
-    metric: str,
-    spent: Mapping[tuple[str, int], Sequence[int]],
-    barred: bool = False,
-) -> list[list[str]]:
-    """One row per level: its figures' means over the replicates that reached it, on request the kept barred weights."""
-    from tombola.report.style import arm_name
-
-    at: dict[int, list[LevelResult]] = {}
-    for levels in replicates:
-        for level in levels:
-            at.setdefault(level.level, []).append(level)
-    unit = Unit(metric)
-    return [
-        [
-            arm_name("dense" if arm == "ticket" and found[0].is_dense else arm),
-            str(index),
-            density(_mean(level.density for level in found)),
-            count(_mean(level.kept for level in found)),
-            unit.show(_mean(level.val_accuracy for level in found)),
-            unit.show(_mean(level.test_accuracy for level in found)),
-            count(_mean(level.early_stop_iteration for level in found if level.early_stop_observed)),
-            count(fmean(spent[arm, index]) if (arm, index) in spent else None),
-            *([count(_mean(level.barred_kept for level in found))] if barred else []),
-        ]
-        for index, found in sorted(at.items())
-    ]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None

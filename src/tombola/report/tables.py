@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 from tombola.formats import Unit, p_value
 from tombola.report import style, words
-from tombola.report.aggregate import Reading, Spread, layer_densities, levels_of, observed_stop, points, spread
+from tombola.report.aggregate import Point, Reading, Spread, layer_densities, levels_of, observed_stop, points, spread
 from tombola.report.cost import COUNTED, cost_of
 from tombola.report.looks import Look, Looks
 from tombola.report.plot import sentences
 from tombola.report.read import Run
-from tombola.results.search import SearchResult
+from tombola.results.search import TICKET, SearchResult
 from tombola.results.statistics import FEWEST_REPLICATES
 from tombola.results.verification import VerificationResult
 
@@ -33,6 +33,7 @@ class Cell:
 
 Row = tuple[str | Cell, ...]
 MAX_COLUMNS = 13
+STARRED = "* some replicates have no value there."
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,11 @@ def mean_cell(unit: Unit, summary: Spread, mark: str = "") -> str | Cell:
     return unit.interval(summary.mean, summary.interval) + mark
 
 
+def _point_cell(unit: Unit, point: Point | None) -> str | Cell:
+    """The mean at a level; a star if some replicates have no value there."""
+    return words.MISSING if point is None else mean_cell(unit, point.spread, "" if point.complete else "*")
+
+
 def _by_level(
     find: SearchResult,
     looks: Looks,
@@ -106,7 +112,7 @@ def _by_level(
         row += [words.count(costs[number])] if known else []
         for column in columns.values():
             point = column.get(number)
-            row.append(words.MISSING if point is None else mean_cell(unit, point.spread, "" if point.complete else "*"))
+            row.append(_point_cell(unit, point))
             if not alike:
                 row.append(str(point.spread.n) if point else words.MISSING)
         rows.append(tuple(row))
@@ -116,7 +122,7 @@ def _by_level(
         heads += [cell] if alike else [cell, "n"]
     n = f"n = {sizes.pop()}." if alike and sizes != {1} else ""
     starred = any(not p.complete for column in columns.values() for p in column.values())
-    extra = "* some replicates have no value there." if starred else ""
+    extra = STARRED if starred else ""
     total = _total_words(from_ticket) if known else ""
     head = ("Density", "Weights kept", *(["Total iterations"] if known else []), *heads)
     return Table(title, head, tuple(rows), sentences(note, n, extra, total), words=0)
@@ -196,6 +202,39 @@ def find_tables(find: SearchResult, looks: Looks, *, from_ticket: bool = False) 
         if (sizes := _sizes(find, read))
     ]
     return [*(table for table in tables if table is not None), *_layers(find)]
+
+
+def levels_table(find: SearchResult, looks: Looks) -> Table:
+    """A search in one table for the terminal: a row for each level of each arm, means over its replicates."""
+    unit = Unit(find.metric)
+    readings: list[tuple[Unit, Reading]] = [
+        (unit, lambda x: x.val_accuracy),
+        (unit, lambda x: x.test_accuracy),
+        (words.ITERATIONS, observed_stop),
+    ]
+    barred = any(x.barred_kept for rep in find.replicates for levels in rep.arms.values() for x in levels)
+    rows: list[Row] = []
+    starred = False
+    for arm in find.arms:
+        columns = [(kind, {p.level: p for p in points(find, arm, reading)}) for kind, reading in readings]
+        starred = starred or any(not p.complete for _, column in columns for p in column.values())
+        barred_at = {p.level: p.spread.mean for p in points(find, arm, lambda x: x.barred_kept)}
+        for point in points(find, arm, lambda x: x.density):
+            number = point.level
+            dense = arm == TICKET and number == 0 and point.density == 1
+            row: Row = (arm_cell("dense" if dense else arm, looks), str(number))
+            row += (words.density(point.density), words.count(point.kept))
+            row += tuple(_point_cell(kind, column.get(number)) for kind, column in columns)
+            row += (words.count(cost_of(find, arm, number)),)
+            rows.append((*row, words.count(barred_at[number])) if barred else row)
+    head: Row = ("Network", "Level", "Density", "Weights kept", f"Val {find.metric}", f"Test {find.metric}")
+    head += ("Early-stop iteration", "Total iterations", *(("Barred",) if barred else ()))
+    over = f", means of {len(find.replicates)} searches" if len(find.replicates) > 1 else ""
+    note = sentences(
+        STARRED if starred else "",
+        "Barred: weights kept although the criterion bars them, since it leaves too few others." if barred else "",
+    )
+    return Table(f"{find.method} on {find.data} with {find.model}{over}", head, tuple(rows), note)
 
 
 def _iterations(values: tuple[int | None, ...]) -> str:
