@@ -11,7 +11,7 @@ import pytest
 
 import tombola as tb
 from report_runs import write_json
-from tombola.report.read import NOT_VERIFIED, read_runs
+from tombola.report.read import NO_CONTROLS, NOT_VERIFIED, read_run, read_runs
 from tombola.runs.integrity import KEY
 from tombola.study.verify import verify
 
@@ -33,6 +33,9 @@ def test_a_verification_goes_with_its_search(runs: tuple[Path, Path]) -> None:
     assert run.find is not None
     assert run.verify is not None
     assert NOT_VERIFIED not in run.missing
+    (note,) = run.missing
+    assert note == f"{NO_CONTROLS} Those of the verification are for its ticket alone."
+    assert read_run(runs[0]).missing == (NO_CONTROLS, NOT_VERIFIED)
 
 
 def unsealed(file: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Weight-trained binary networks, the baseline of multi-prize tickets (XNOR-Net, Rastegari et al. 2016).
 
-`BinaryWeights.definition` is the method.
+`BinaryWeights.definition` is the method (latent weights w, g = dL/d(effective weight)).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Edge-popup (Ramanujan et al. 2020): the best-scored random weights, none of which is ever trained.
 
-`EdgePopup.definition` is the method. The authors keep half of the weights, signed Kaiming constants, and train the
-scores by SGD: lr 0.1, momentum 0.9, weight decay 1e-4, cosine, 100 epochs (the presets).
+`EdgePopup.definition` is the method (weights w, scores s, g = dL/d(effective weight)). The authors keep half of the
+weights, signed Kaiming constants, and train the scores by SGD: lr 0.1, momentum 0.9, weight decay 1e-4, cosine, 100
+epochs (the presets).
 """
 
 from __future__ import annotations

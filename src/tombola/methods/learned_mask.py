@@ -1,8 +1,8 @@
 """Learned masks by probabilities: Zhou et al. 2019 (drawn) and mshlis/SuperMasks (thresholded).
 
-`LearnedMask.definition` is the method; the weights stay as they are while the mask is learned. Zhou et al. train
-logits from 0 by SGD at lr 100 (the preset of LeNet on MNIST); mshlis/SuperMasks begin with everything kept, at 1, and
-mask biases too.
+`LearnedMask.definition` is the method (weights w, scores s, g = dL/d(effective weight), draws u); the weights stay as
+they are while the mask is learned. Zhou et al. train logits from 0 by SGD at lr 100 (the preset of LeNet on MNIST);
+mshlis/SuperMasks begin with everything kept, at 1, and mask biases too.
 """
 
 from __future__ import annotations

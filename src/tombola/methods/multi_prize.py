@@ -1,7 +1,8 @@
 """Multi-prize tickets (Diffenderfer & Kailkhura 2021): binary networks found by masking random weights alone.
 
-`MultiPrize.definition` is the method; the weights stay as they were drawn, Kaiming normal. The authors train the
-scores as edge-popup does; with binary activations y = sign(x), dy/dx = 2(1 - |x|) where |x| <= 1.
+`MultiPrize.definition` is the method (weights w, scores s, g = dL/d(effective weight)); the weights stay as they were
+drawn, Kaiming normal. The authors train the scores as edge-popup does; with binary activations y = sign(x),
+dy/dx = 2(1 - |x|) where |x| <= 1.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Multicoated supermasks (Okoshi et al. 2022): several nested top-k masks of one score, added up.
 
-`Multicoat.definition` is the method; the weights stay as they were drawn.
+`Multicoat.definition` is the method (weights w, scores s, g = dL/d(effective weight)); the weights stay as they were
+drawn.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Signed supermasks (Koster et al. 2022, "Keep, hide, invert"): every random weight is kept, dropped or flipped.
 
-`SignedSupermask.definition` is the method; the weights stay as they were drawn. The authors' threshold is 0.01 by
-default, and scores begin Xavier-uniform.
+`SignedSupermask.definition` is the method (weights w, scores s, g = dL/d(effective weight)); the weights stay as they
+were drawn. The authors' threshold is 0.01 by default, and scores begin Xavier-uniform.
 """
 
 from __future__ import annotations

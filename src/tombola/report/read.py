@@ -26,6 +26,7 @@ from tombola.runs.stage import RESULT
 NOT_VERIFIED = (
     "No verification was given, so nothing here says how the ticket does on fresh seeds against its controls."
 )
+NO_CONTROLS = "No random or reinitialised controls were trained at the levels of this search."
 Result = SearchResult | VerificationResult | ComparisonResult | OverlapResult
 
 
@@ -167,7 +168,7 @@ def _search_gaps(find: SearchResult) -> list[str]:
     if not any(entry.layers for entry in levels):
         notes.append("Counts per layer were not recorded.")
     if find.pruned and not {"random", "reinit"} & set(find.arms):
-        notes.append("No random or reinitialised controls were trained at the levels of this search.")
+        notes.append(NO_CONTROLS)
     return notes
 
 
@@ -273,5 +274,9 @@ def _with_proof(run: Run, proof: Run) -> Run:
         run,
         verify=proof.verify,
         record=run.record.replace(command="\n".join(commands)),
-        missing=tuple(note for note in run.missing if note != NOT_VERIFIED),
+        missing=tuple(
+            f"{note} Those of the verification are for its ticket alone." if note == NO_CONTROLS else note
+            for note in run.missing
+            if note != NOT_VERIFIED
+        ),
     )

@@ -234,7 +234,7 @@ def random(context: Context) -> dict[str, Tensor]:
 
 
 def snip(context: Context) -> dict[str, Tensor]:
-    """|g * w_i|: how much the loss hangs on a weight's presence (Lee et al. 2019); g taken at w_i."""
+    """|g * w_i|: how much the loss depends on a weight's presence (Lee et al. 2019); g taken at w_i."""
     gradients = context.gradients()
     return _each(
         Context(context.initial, {name: gradients[name] for name in context.final}),
