@@ -29,22 +29,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(words)
     except Ended as end:
         how = "interrupted" if end.status == INTERRUPTED else f"ended by {end}"
-        return _say(f"{how}; run the same command to go on", end.status)
+        return _fail(f"{how}; run the same command to go on", end.status)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except BaseException as error:  # of a user's own function it may be anything
+    except BaseException as error:  # a user's own function may raise anything
         if os.environ.get("TOMBOLA_TRACEBACK"):
             raise
         if isinstance(error, KeyboardInterrupt) and not place_of(error):
-            return _say("interrupted; run the same command to go on", INTERRUPTED)
+            return _fail("interrupted; run the same command to go on", INTERRUPTED)
         if isinstance(error, TombolaError | OSError):
-            return _say(one_line(error), USAGE)
+            return _fail(one_line(error), USAGE)
         text, theirs = unexpected(error)
-        return _say(text, USAGE if theirs else FAULT)
+        return _fail(text, USAGE if theirs else FAULT)
 
 
-def _say(text: str, status: int) -> int:
+def _fail(text: str, status: int) -> int:
     print(f"tombola: error: {brief(text)}", file=sys.stderr)
     return status
 

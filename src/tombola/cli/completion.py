@@ -54,7 +54,7 @@ _FILES = ("--config", "--out", "--data_root", "--checkpoint", "--start", "--plan
 
 @dataclass(frozen=True)
 class Words:
-    """All that can be completed: commands by what stands before them, options by command, values by option."""
+    """All that can be completed: commands by their prefix, options by command, values by option."""
 
     commands: Mapping[str, tuple[str, ...]]
     options: Mapping[str, tuple[str, ...]]
@@ -213,7 +213,7 @@ def _fish(words: Words) -> str:
 
 
 def _filled(script: str, words: Words, *, paths: str, between: str, ending: str, value: str, line: str) -> str:
-    """A script with the words in its places, each in the shell's form."""
+    """A script with its placeholders filled, each in the shell's form."""
     # the values of an option of one command come before those of its namesakes
     values = sorted(words.values.items(), key=lambda item: item[0].startswith("--"))
     parts = {
@@ -223,8 +223,8 @@ def _filled(script: str, words: Words, *, paths: str, between: str, ending: str,
         "OPTIONS": "\n".join(line.format(path, " ".join(known)) for path, known in words.options.items()),
         "COMMANDS": "\n".join(line.format(path, " ".join(known)) for path, known in words.commands.items()),
     }
-    for place, part in parts.items():
-        script = script.replace(f"@{place}@", part)
+    for name, part in parts.items():
+        script = script.replace(f"@{name}@", part)
     return script
 
 

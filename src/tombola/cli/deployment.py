@@ -72,7 +72,7 @@ def _add_bench(parser: ArgumentParser) -> None:
     _add_common(parser)
 
 
-def _made(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
+def _deployed(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
     from tombola.runtime.deploy import deploy
     from tombola.runtime.example import example_input
 
@@ -99,7 +99,7 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     out = Path(given["out"])
     check_folder(out)
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
-    deployed = _made(given, ticket, given["batch"])
+    deployed = _deployed(given, ticket, given["batch"])
     example = example_input(ticket, given["batch"], given["input_shape"])
     files = export(deployed.compacted, (example,), out, formats=formats)
     make_folder(out)
@@ -132,7 +132,7 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     model = ticket.build(model=architecture(given, ticket), trusted=trusted(given)).eval()
     measured = bench(
         model,
-        {batch: _made(given, ticket, batch) for batch in batches},
+        {batch: _deployed(given, ticket, batch) for batch in batches},
         {batch: (example_input(ticket, batch, given["input_shape"]),) for batch in batches},
         threads=torch.get_num_threads() if given["threads"] is None else given["threads"],
         engines=engines,
@@ -158,7 +158,7 @@ def _batches(given: Any) -> list[int]:
 
 
 def show_bench(screen: Screen, measured: Benchmark) -> None:
-    """The times side by side, what the network weighs, and the gain."""
+    """The times side by side, FLOPs, bytes and speed-ups."""
     from tombola.formats import plural
 
     rows = [

@@ -198,10 +198,7 @@ def show_search(screen: Screen, result: SearchResult) -> None:
     from tombola.report.looks import Looks
     from tombola.report.tables import levels_table
 
-    table = levels_table(result, Looks({}))
-    screen.tables([table])
-    if table.note:
-        screen.line(table.note)
+    screen.tables([levels_table(result, Looks({}))])
     show_denominator(screen, result.parameters)
     screen.line("early stop at: iteration of the lowest validation loss; –: it lies in the last 5 % of the evaluations")
     screen.line("total it.: training iterations up to this network, all levels of its search counted")

@@ -20,13 +20,13 @@ class Ended(KeyboardInterrupt):
 
     @property
     def status(self) -> int:
-        """The exit status by which shells know it."""
+        """The exit status that shells use for it."""
         return 128 + int(self.signal)
 
 
 @contextmanager
 def ending_signals_raised() -> Iterator[None]:
-    """Within it Ctrl-C, SIGTERM and SIGHUP raise `Ended`, once; a signal that is ignored (nohup) or taken stays so."""
+    """Let Ctrl-C, SIGTERM and SIGHUP raise `Ended`, once; signals ignored (nohup) or already handled are left alone."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -34,12 +34,12 @@ def ending_signals_raised() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in known}
     free = {number: now for number, now in before.items() if now in (signal.SIG_DFL, signal.default_int_handler)}
 
-    def put_back() -> None:
+    def restore() -> None:
         for number, handler in free.items():
             signal.signal(number, handler)
 
     def end(number: int, frame: FrameType | None) -> None:
-        put_back()  # a second one ends at once
+        restore()  # a second one ends at once
         raise Ended(number)
 
     for number in free:
@@ -47,4 +47,4 @@ def ending_signals_raised() -> Iterator[None]:
     try:
         yield
     finally:
-        put_back()
+        restore()

@@ -65,7 +65,7 @@ def add_ticket(parser: ArgumentParser) -> None:
 
 
 def add_architecture(parser: ArgumentParser) -> None:
-    """Options that say how the network of a ticket is built."""
+    """Options for building the network of a ticket."""
     group = parser.add_argument_group("architecture, for a ticket of a network that is not Tombola's own")
     group.add_argument(
         "--trusted",

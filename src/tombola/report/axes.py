@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 60
 """Row labels on a vertical axis; of more rows, only every second or third is labelled."""
+EQUAL_DENSITIES = 0.001
+"""Layer densities that differ by less count as equal."""
 
 
 def alike(values: Iterable[float | None], within: float = 0.0) -> bool:

@@ -68,8 +68,8 @@ class Row:
     interval: tuple[float, float] | None
 
 
-FEW = 8
-"""Evaluations of which each has a mark in a curve."""
+MAX_MARKED = 8
+"""Curves of at most this many evaluations have a mark at each."""
 
 
 def band_kind(series: Sequence[Series]) -> str:
@@ -106,8 +106,8 @@ def density_figure(
     Args:
         series: at least one, each with at least one point of density > 0.
         ylabel: what the vertical axis shows, with its unit.
-        factor: what values are multiplied by for display (100 for percent).
-        dense: value of the dense network, drawn across as a dotted line, and ``dense_name`` what it is called.
+        factor: multiplier of the values for display (100 for percent).
+        dense: value of the dense network, drawn across as a dotted line, labelled ``dense_name``.
         window: limits of the vertical axis, before ``factor``; None fits all data.
         counts: whole numbers, from 0.
     """
@@ -208,7 +208,7 @@ def trace_figure(
     Args:
         traces: at least one.
         ylabel: what the vertical axis shows, with its unit.
-        factor: what values are multiplied by for display.
+        factor: multiplier of the values for display.
         log: logarithmic vertical axis; all values must be positive.
         window: limits of the vertical axis, before ``factor``; None fits all data.
     """
@@ -222,9 +222,9 @@ def trace_figure(
             ends = [(factor * a, factor * b) for a, b in zip(curve.low, curve.high, strict=True)]
             _band(axes, curve.steps, y, ends if curve.n > 1 else [], look)
             step = max(1, len(y) // 6)
-            places = slice(min(number * step // len(traces), len(y) - 1), None, step)
-            marker = look.marker if marked or len(y) <= FEW else "none"
-            more = {"marker": marker, "markevery": places, "markersize": 4.0 if len(y) > 1 else 5.5}
+            positions = slice(min(number * step // len(traces), len(y) - 1), None, step)
+            marker = look.marker if marked or len(y) <= MAX_MARKED else "none"
+            more = {"marker": marker, "markevery": positions, "markersize": 4.0 if len(y) > 1 else 5.5}
             axes.plot(curve.steps, y, label=plain(trace.label), **_line(look, **more))
         if log:
             _log_axis(axes, [factor * v for t in traces for v in (*t.curve.low, *t.curve.high)])

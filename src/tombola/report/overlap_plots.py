@@ -1,4 +1,4 @@
-"""The figures of a study of what two masks share."""
+"""The figures of a study of the overlap of two masks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tombola.formats import Unit, density
 from tombola.report import figures, style
 from tombola.report.aggregate import pick
-from tombola.report.axes import alike, legend_above, name_rows, round_ticks
+from tombola.report.axes import EQUAL_DENSITIES, alike, legend_above, name_rows, round_ticks
 from tombola.report.inputs import overlap_inputs
 from tombola.report.looks import Look, Looks
 from tombola.report.plot import Plot, Remark, Shown, direction_words, sentences
@@ -21,11 +21,8 @@ if TYPE_CHECKING:
 MAX_LAYERS = 30
 
 
-LAYERS_ALIKE = 0.001
-
-
 def overlap_plots(study: OverlapResult, looks: Looks) -> list[Shown]:
-    """How the masks do untrained and trained, overlap against chance and densities by layer, and what they read."""
+    """Accuracy of the masks untrained and trained, overlap against chance, input coverage, densities by layer."""
     return [*_accuracy(study, looks), *_ratios(study), *overlap_inputs(study), *_densities(study, looks)]
 
 
@@ -109,7 +106,7 @@ def _densities(study: OverlapResult, looks: Looks) -> list[Shown]:
     ]
     if len(study.layers) < 2:
         return []
-    if all(alike((layer.density for layer in layers), LAYERS_ALIKE) for _, _, layers in columns):
+    if all(alike((layer.density for layer in layers), EQUAL_DENSITIES) for _, _, layers in columns):
         shares = "; ".join(f"{name}: {density(layers[0].density)}" for name, _, layers in columns)
         return [Remark(f"Where each mask keeps its weights: the same share of every layer ({shares}).")]
     means = "; means over replicates" if study.replicates > 1 else ""

@@ -1,4 +1,4 @@
-"""The tables of a study of what two masks share."""
+"""The tables of a study of the overlap of two masks."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tombola.report.aggregate import (
     points,
     spread,
 )
-from tombola.report.axes import alike
+from tombola.report.axes import EQUAL_DENSITIES, alike
 from tombola.report.figures import Row, Series, Trace
 from tombola.report.inputs import input_plots
 from tombola.report.kinds import against_cost, against_density, flat, metric_or_loss, trace_plots, worth_drawing
@@ -39,8 +39,6 @@ from tombola.results.trial import LayerResult
 from tombola.results.verification import ArmResult, VerificationResult
 
 MAX_LEVELS = 5
-LAYERS_ALIKE = 0.001
-"""Layer densities that differ by less count as equal."""
 
 
 def arm_series(find: SearchResult, looks: Looks, reading: Reading) -> tuple[Series, ...]:
@@ -129,7 +127,7 @@ def _layers(find: SearchResult, looks: Mapping[int, Look]) -> list[Shown]:
         return []
     if len(columns[0][2]) == 1:
         return []
-    if all(alike((layer.density for layer in layers), LAYERS_ALIKE) for _, _, layers in columns):
+    if all(alike((layer.density for layer in layers), EQUAL_DENSITIES) for _, _, layers in columns):
         each = "at each level " if len(columns) > 1 else ""
         return [
             Remark(f"Where the ticket keeps its weights: every layer keeps the same share {each}({_few(columns)}).")

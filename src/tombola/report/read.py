@@ -56,13 +56,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Folder:
-    """A run's directory, and what in it is not as it was written."""
+    """A run's directory, and its damaged files."""
 
     path: Path
     damaged: frozenset[Path] = frozenset()
 
     def inside(self, name: str) -> Path | None:
-        """The file of that name, if it is whole and stays inside: a run may only name its own files."""
+        """The path of a file that is undamaged and lies inside: a run may name its own files only."""
         path = self.path / name
         if path in self.damaged:
             return None
@@ -73,7 +73,7 @@ class Folder:
             return None
 
     def level(self, level: LevelResult) -> LevelResult:
-        """A level with the places of its files: "" for a log, None for a ticket that is not to be read."""
+        """A level with absolute paths: "" for a log, None for a ticket, that may not be read."""
         ticket = self.inside(level.ticket) if level.ticket else None
         log = self.inside(level.metrics) if level.metrics else None
         return level.replace(metrics=str(log or ""), ticket=ticket and str(ticket))
@@ -83,8 +83,8 @@ class Folder:
         return tuple(str(file) for name in names if (file := self.inside(name)) is not None)
 
 
-def _placed(result: Result, folder: Folder) -> Result:
-    """A result with the places of its files."""
+def _located(result: Result, folder: Folder) -> Result:
+    """A result with the paths of its files made absolute, unreadable ones left out."""
     if isinstance(result, SearchResult):
         return result.replace(replicates=tuple(replicate.map(folder.level) for replicate in result.replicates))
     if isinstance(result, VerificationResult):
@@ -112,7 +112,7 @@ def result_of(content: Mapping[str, Any], file: Path) -> Result | None:
 
 
 def _no_run(path: Path) -> str:
-    """What there is in the place of a run directory."""
+    """Why a path is no run directory."""
     if not path.exists():
         return f"run directory {path} is not there; `tombola runs` lists those in a folder"
     if not path.is_dir():
@@ -124,12 +124,12 @@ def _no_run(path: Path) -> str:
 
 
 def _damage(path: Path, problem: Damaged) -> str:
-    place = problem.file.relative_to(path).as_posix()
-    return f"{place} {problem.what}, and is left out; the run's command computes it anew."
+    name = problem.file.relative_to(path).as_posix()
+    return f"{name} {problem.what}, and is left out; the run's command computes it anew."
 
 
 def _gaps(result: Result) -> list[str]:
-    """What a result lacks, in plain words."""
+    """What a result lacks, in words."""
     if isinstance(result, SearchResult):
         return _search_gaps(result)
     if isinstance(result, ComparisonResult):
@@ -207,7 +207,7 @@ def read_run(path: Path) -> Run:
             missing.append("No network has been trained to its end yet.")
     run = Run(path, record, other=other)
     if result is not None:
-        result = _placed(result, folder)
+        result = _located(result, folder)
         missing += _gaps(result)
         run = _with_result(run, result)
     if run.find is not None and _has_ticket(run.find):

@@ -214,10 +214,10 @@ def levels_table(find: SearchResult, looks: Looks) -> Table:
     ]
     barred = any(x.barred_kept for rep in find.replicates for levels in rep.arms.values() for x in levels)
     rows: list[Row] = []
-    starred = False
+    averaged: list[Point] = []
     for arm in find.arms:
         columns = [(kind, {p.level: p for p in points(find, arm, reading)}) for kind, reading in readings]
-        starred = starred or any(not p.complete for _, column in columns for p in column.values())
+        averaged += [p for _, column in columns for p in column.values()]
         barred_at = {p.level: p.spread.mean for p in points(find, arm, lambda x: x.barred_kept)}
         for point in points(find, arm, lambda x: x.density):
             number = point.level
@@ -231,7 +231,9 @@ def levels_table(find: SearchResult, looks: Looks) -> Table:
     head += ("Early-stop iteration", "Total iterations", *(("Barred",) if barred else ()))
     over = f", means of {len(find.replicates)} searches" if len(find.replicates) > 1 else ""
     note = sentences(
-        STARRED if starred else "",
+        _spread_words(sizes) if (sizes := {p.spread.n for p in averaged} - {1}) else "",
+        STARRED if any(not p.complete for p in averaged) else "",
+        f"Total iterations: the network's training and the search for its mask, {COUNTED}.",
         "Barred: weights kept although the criterion bars them, since it leaves too few others." if barred else "",
     )
     return Table(f"{find.method} on {find.data} with {find.model}{over}", head, tuple(rows), note)

@@ -1,4 +1,4 @@
-"""The result of a run that is still under way, put together from the stages it has finished."""
+"""The partial result of an unfinished run, from its finished stages."""
 
 from __future__ import annotations
 

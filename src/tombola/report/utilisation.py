@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 from tombola.formats import percent
 from tombola.report import style
 from tombola.report.aggregate import pick
-from tombola.report.axes import alike, count_label, iterations_axis, legend_above, name_rows, round_ticks
+from tombola.report.axes import (
+    EQUAL_DENSITIES,
+    alike,
+    count_label,
+    iterations_axis,
+    legend_above,
+    name_rows,
+    round_ticks,
+)
 from tombola.report.looks import Look, shades
 from tombola.report.plot import Plot, Remark, Shown, sentences
 from tombola.report.style import plain
@@ -21,8 +29,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAX_LAYERS = 6
-ALIKE = 0.001
-"""Densities that differ by less are the same in a figure."""
 Course = Mapping[str, Mapping[int, float]]
 """Layer -> iteration -> density."""
 
@@ -71,14 +77,14 @@ def utilisation_plots(used: Sequence[Used], *, ends: bool = True) -> list[Shown]
     """
     if not used:
         return []
-    drawn = [one for one in used if not all(alike(steps.values(), ALIKE) for steps in one.course.values())]
+    drawn = [one for one in used if not all(alike(steps.values(), EQUAL_DENSITIES) for steps in one.course.values())]
     return [*_at_the_end(used, ends), *(_course(one, index, len(used) > 1) for index, one in enumerate(drawn))]
 
 
 def _at_the_end(used: Sequence[Used], ends: bool) -> list[Shown]:
     if all(len(one.layers) < 2 for one in used):
         return []
-    if all(alike((layer.density for layer in one.layers), ALIKE) for one in used):
+    if all(alike((layer.density for layer in one.layers), EQUAL_DENSITIES) for one in used):
         shares = "; ".join(f"{one.label}: {percent(1 - one.layers[0].density)}" for one in used)
         return [Remark(f"Masked share of each layer: the same in all layers ({shares}).")] if ends else []
     masked = "the share of its weights that the mask leaves out at the end"
