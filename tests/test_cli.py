@@ -59,8 +59,8 @@ def test_tables_say_what_their_columns_mean(capsys: pytest.CaptureFixture[str]) 
 def test_a_search_explains_its_columns(found: dict[str, Any], runs: Path) -> None:
     status, out, _ = call(*TINY, "--density", "0.25", "--out", str(runs))
     assert status == 0
-    assert "early stop at: iteration of the lowest validation loss" in out
-    assert "total it.: training iterations up to this network" in out
+    assert "Early-stop iteration: of the lowest validation loss" in out
+    assert "Total iterations: the network's training" in out
 
 
 # -- help

@@ -200,8 +200,6 @@ def show_search(screen: Screen, result: SearchResult) -> None:
 
     screen.tables([levels_table(result, Looks({}))])
     show_denominator(screen, result.parameters)
-    screen.line("early stop at: iteration of the lowest validation loss; –: it lies in the last 5 % of the evaluations")
-    screen.line("total it.: training iterations up to this network, all levels of its search counted")
     screen.line(f"ticket  {result.ticket}")
     screen.run(result.run, result.reused)
 

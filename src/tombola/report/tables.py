@@ -33,6 +33,7 @@ class Cell:
 
 Row = tuple[str | Cell, ...]
 MAX_COLUMNS = 13
+EARLY_STOP = "Early-stop iteration: of the lowest validation loss, where that does not lie in the last evaluations."
 STARRED = "* some replicates have no value there."
 
 
@@ -233,6 +234,7 @@ def levels_table(find: SearchResult, looks: Looks) -> Table:
     note = sentences(
         _spread_words(sizes) if (sizes := {p.spread.n for p in averaged} - {1}) else "",
         STARRED if any(not p.complete for p in averaged) else "",
+        EARLY_STOP,
         f"Total iterations: the network's training and the search for its mask, {COUNTED}.",
         "Barred: weights kept although the criterion bars them, since it leaves too few others." if barred else "",
     )
@@ -271,7 +273,7 @@ def verify_tables(verify: VerificationResult, looks: Looks) -> list[Table]:
         head: Row = ("Arm", f"Test {verify.metric}", "95 % interval", "n")
         head += ("Early-stop iteration", "Iterations to the dense loss")
         note = f"The interval of the mean covers {verify.covers}. "
-        note += "Early-stop iteration: of the lowest validation loss, where that does not lie in the last evaluations. "
+        note += f"{EARLY_STOP} "
         note += "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
         tables.append(Table("Arms of the verification", head, tuple(rows), note))
     if verify.comparisons:

@@ -88,7 +88,10 @@ class Context:
         return self._asked().loss(at, batches)
 
     def hessian_gradients(self, at: At = "initial", batches: int = 1) -> Mapping[str, Tensor]:
-        """H·g of that loss (GraSP, Wang et al. 2020): the gradient of |g|²/2."""
+        """H·g of that loss (GraSP, Wang et al. 2020, keeps the largest w·Hg): the gradient of |g|²/2.
+
+        The paper divides the outputs by 200 first; to do so, work it out of `network()` and `batches()`.
+        """
         return self._asked().hessian_gradient(at, batches)
 
     def input_norms(self, at: At = "final", batches: int = 1) -> Mapping[str, Tensor]:
