@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from tombola.formats import plural
+from tombola.report.aggregate import read_log
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparedArm, ComparisonResult
 from tombola.results.record import Figure
@@ -18,7 +17,6 @@ from tombola.results.search import Replicate, SearchResult
 from tombola.results.statistics import FEWEST_REPLICATES, interval
 from tombola.results.trial import LevelResult, TrialResult
 from tombola.results.verification import SEEDS, ArmResult, ExampleSet, SeedsAlone, VerificationResult
-from tombola.runs.integrity import Damaged, read_file
 from tombola.runs.stage import RESULT, Stage
 from tombola.study.setting import folder_of
 
@@ -41,18 +39,9 @@ def begun_stages(path: Path) -> list[str]:
     notes = []
     for log in sorted(path.rglob("metrics.csv")):
         if not (log.parent / "result.json").is_file():
-            name = log.parent.relative_to(path).as_posix()
-            notes.append(f"{name} has begun and not finished: its log reaches iteration {_last_step(log):,}.")
+            name, last_step = log.parent.relative_to(path).as_posix(), max(read_log(log, "step"), default=0)
+            notes.append(f"{name} has begun and not finished: its log reaches iteration {last_step:,}.")
     return notes
-
-
-def _last_step(log: Path) -> int:
-    try:
-        text = (read_file(log) or b"").decode(errors="replace")
-        steps = [row.get("step") or "" for row in csv.DictReader(io.StringIO(text, newline=""))]
-    except (Damaged, csv.Error):
-        return 0
-    return max((int(step) for step in steps if step.isdigit()), default=0)
 
 
 def _search(path: Path, config: Mapping[str, Any]) -> SearchResult | None:
