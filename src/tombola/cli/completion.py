@@ -47,7 +47,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "learned-mask --weights": ("identity", "signed_constant"),
     "learned-mask --rule": ("bernoulli", "threshold"),
 }
-"""What may follow an option, or the option of one command only; written out, so that no torch is loaded for it."""
+"""Values of an option, or of the option of one command only; written out so that torch is not loaded."""
 
 _FILES = ("--config", "--out", "--data_root", "--checkpoint", "--start", "--plan", "--arms", "--tickets")
 
@@ -86,7 +86,7 @@ def _add(parser: ArgumentParser) -> None:
 
 
 def words_of(verbs: Iterable[Verb]) -> Words:
-    """What the commands' own parsers know."""
+    """The words of the commands' own parsers."""
     commands: dict[str, tuple[str, ...]] = {}
     options: dict[str, tuple[str, ...]] = {}
     flags: dict[str, tuple[str, ...]] = {}

@@ -47,7 +47,7 @@ class Group:
         return {self.option(name): _plain(value) for name, value in values.items()}
 
     def read(self, given: Namespace) -> dict[str, Any]:
-        """What was given, by field; in an `unset` group only what is not null."""
+        """Given values by field; in an `unset` group only those that are not null."""
         hints = get_type_hints(self.source)
         values = {item.name: given[self.option(item.name)] for item in self._fields()}
         return {

@@ -126,7 +126,7 @@ def show_overlap(screen: Screen, result: OverlapResult) -> None:
 
 
 def show_pair(screen: Screen, result: TicketPair) -> None:
-    """What two tickets share, layer by layer, and which weights each keeps."""
+    """Overlap of two tickets, layer by layer, and which weights each keeps."""
     from tombola.report.looks import Looks
     from tombola.report.overlap_tables import mask_tables
 

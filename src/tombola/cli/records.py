@@ -111,7 +111,7 @@ def _write_rows(parent: Path, given: Namespace, screen: Screen) -> None:
 
 
 def _none_in(parent: Path) -> str:
-    """What to do about a folder without runs: those that lie above or below are named."""
+    """Message for a folder without runs, naming runs above or below it."""
     if (parent / "run.json").exists():
         around = parent.resolve().parent
         return f"{parent} is a run itself; runs beside it: tombola runs --out {shlex.quote(str(around))}"

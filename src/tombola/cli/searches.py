@@ -205,7 +205,7 @@ def show_search(screen: Screen, result: SearchResult) -> None:
 
 
 def show_denominator(screen: Screen, size: Parameters | None) -> None:
-    """What the densities of a result are a fraction of."""
+    """The denominator of a result's densities."""
     from tombola.coverage import denominator_in_words
 
     if size is not None:

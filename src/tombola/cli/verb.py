@@ -1,4 +1,4 @@
-"""What a verb of the command line is, and how its words become its options."""
+"""A verb of the command line, and the parsing of its words into options."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Series:
 
     @property
     def shown(self) -> tuple[tuple[Point, Look], ...]:
-        """What can be drawn on a log axis, from dense to sparse, each with its look."""
+        """Points that a log axis can show, from dense to sparse, each with its look."""
         looks = self.looks or (self.look,) * len(self.points)
         pairs = [(p, look) for p, look in zip(self.points, looks, strict=True) if p.density > 0]
         return tuple(sorted(pairs, key=lambda pair: -pair[0].density))

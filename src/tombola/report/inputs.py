@@ -36,7 +36,7 @@ RANDOM = "Random mask"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a mask keeps of a first layer.
+    """Shares of a first layer's weights that a mask keeps.
 
     ``shares``: fraction of the weights that are kept at each input position: (inputs,), or (channels, height, width) of
     the image, or of the kernel of a convolution. ``random``: the same of a random mask with as many weights kept in
@@ -51,7 +51,7 @@ class Reading:
 
     @property
     def position(self) -> str:
-        """What a position is."""
+        """Kind of position."""
         if self.shares.ndim == 1:
             return "input"
         what = "kernel place" if self.kernel else "pixel"
@@ -85,7 +85,7 @@ def by_position(keep: Tensor, shape: Sequence[int]) -> Shares | None:
 
 
 def read_ticket(path: Path, shape: Sequence[int] | None, seed: int) -> Reading | None:
-    """What the ticket in a file keeps of its first layer, beside a random mask drawn from ``seed``.
+    """Input coverage of the ticket in a file, and of a random mask drawn from ``seed``.
 
     None if the first masked layer does not take the input (the first layer may be excluded from the mask), or if the
     input's shape is not known.

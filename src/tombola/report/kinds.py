@@ -13,13 +13,13 @@ from tombola.report.plot import (
     Plot,
     Remark,
     Shown,
-    band_words,
+    band_caption,
     close_up,
-    close_words,
-    cut_words,
-    direction_words,
+    close_up_caption,
+    cut_caption,
+    direction_caption,
     sentences,
-    trace_words,
+    trace_caption,
 )
 
 
@@ -49,11 +49,11 @@ def against_density(
         return []
     if flat(series) and dense in (None, series[0].points[0].spread.mean):
         return [Remark(f"{title}: {unit.show(series[0].points[0].spread.mean)} at every density.")]
-    label, bands = unit.axis("Test"), band_words(series)
+    label, bands = unit.axis("Test"), band_caption(series)
     across: dict[str, Any] = {"dense": dense, "dense_name": dense_name}
     dotted = "Dotted: the dense network." if dense is not None else ""
     caption = sentences(
-        f"{lead}, from dense (left) to sparse (right).", direction_words(better, unit.metric), bands, dotted
+        f"{lead}, from dense (left) to sparse (right).", direction_caption(better, unit.metric), bands, dotted
     )
     drawings: list[Shown] = [
         Plot(slug, title, caption, figures.density_figure(series, ylabel=label, factor=unit.factor, **across))
@@ -61,7 +61,7 @@ def against_density(
     window = close_up(series, dense) if unit.percent else None
     if window is not None:
         drawn = figures.density_figure(series, ylabel=label, factor=unit.factor, window=window, **across)
-        caption = sentences(close_words(window, series, unit), bands, dotted)
+        caption = sentences(close_up_caption(window, series, unit), bands, dotted)
         drawings.append(Plot(f"{slug}-close", f"{title}, close up", caption, drawn))
     return drawings
 
@@ -80,7 +80,7 @@ def against_cost(
         "interval": "Bars: 95 % t-interval of the mean.",
         "range": "Bars: lowest to highest replicate.",
     }
-    caption = sentences(lead, direction_words(better, unit.metric), barred[kind])
+    caption = sentences(lead, direction_caption(better, unit.metric), barred[kind])
     return [Plot(name, title, caption, cost.cost_figure(series, ylabel=unit.axis("Test"), factor=unit.factor))]
 
 
@@ -115,11 +115,11 @@ def trace_plots(
     )
     points = "One evaluation each: a mark." if all(len(trace.curve.steps) == 1 for trace in traces) else ""
     scale = "Logarithmic axis." if log else ""
-    cut = cut_words(window, traces, printed)
-    direction = "" if loss else direction_words(better, unit.metric)
-    return [Plot(name, title, sentences(lead, note, direction, scale, cut, points, trace_words(traces)), drawn)]
+    cut = cut_caption(window, traces, printed)
+    direction = "" if loss else direction_caption(better, unit.metric)
+    return [Plot(name, title, sentences(lead, note, direction, scale, cut, points, trace_caption(traces)), drawn)]
 
 
 def metric_or_loss(column: str, unit: Unit) -> str:
-    """What a column of the curves measures."""
+    """Quantity in a column of the training log."""
     return "loss" if column == "val_loss" else unit.metric

@@ -64,7 +64,7 @@ def key_numbers(run: Run, looks: Looks) -> tuple[Number, ...]:
 
 
 def _prunable_number(parameters: Parameters | None) -> list[Number]:
-    """What every density is a fraction of."""
+    """The denominator of every density."""
     if parameters is None:
         return []
     prunable, total = parameters.prunable, parameters.total

@@ -11,7 +11,7 @@ from tombola.report.aggregate import pick
 from tombola.report.axes import EQUAL_DENSITIES, alike, legend_above, name_rows, round_ticks
 from tombola.report.inputs import overlap_inputs
 from tombola.report.looks import Look, Looks
-from tombola.report.plot import Plot, Remark, Shown, direction_words, sentences
+from tombola.report.plot import Plot, Remark, Shown, direction_caption, sentences
 from tombola.results.overlap import OverlapResult
 from tombola.results.record import Figure as Number
 
@@ -52,16 +52,16 @@ def _accuracy(study: OverlapResult, looks: Looks) -> list[Shown]:
             sentences(
                 f"Test {study.metric} of every mask on the same first weights: as they are (hollow), and trained under "
                 "the mask (filled).",
-                direction_words(study.better, study.metric),
-                mark_words(numbers),
+                direction_caption(study.better, study.metric),
+                mark_caption(numbers),
             ),
             figure,
         )
     ]
 
 
-def mark_words(numbers: Sequence[Number]) -> str:
-    """What bars and small marks are, where there are any."""
+def mark_caption(numbers: Sequence[Number]) -> str:
+    """Legend of bars and small marks, if there are any."""
     bars = "Bars: 95 % t-intervals." if any(number.interval for number in numbers) else ""
     several = any(len(number.known) > 1 for number in numbers)
     return sentences(bars, "Small marks: single replicates." if several else "Each mark is of one replicate.")
@@ -91,7 +91,7 @@ def _ratios(study: OverlapResult) -> list[Shown]:
             sentences(
                 "Weights that both masks keep, over those that random masks would share (the line at 1): random masks "
                 f"of the same layer densities{sizes}.",
-                mark_words(numbers),
+                mark_caption(numbers),
                 f"{len(shown)} of {len(defined)} layers." if len(shown) < len(defined) else "",
             ),
             figure,

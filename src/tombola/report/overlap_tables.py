@@ -21,7 +21,7 @@ def overlap_tables(study: OverlapResult, looks: Looks) -> list[Table]:
 
 
 def mask_tables(pair: PairOverlap[Figure], names: tuple[str, str], replicates: int, looks: Looks) -> list[Table]:
-    """What two masks share, and which weights each keeps, layer by layer."""
+    """Overlap of two masks, and which weights each keeps, layer by layer."""
     return [_shared(pair, names, replicates, looks), _kept(pair, names, replicates, looks)]
 
 
@@ -41,7 +41,7 @@ def _difference(unit: Unit, figure: Figure) -> str | Cell:
 
 
 def _means(replicates: int) -> str:
-    """What cells with several replicates hold."""
+    """Explanation of cells with means over replicates."""
     if replicates < 2:
         return "Each value is of one replicate."
     over = f"Means over {plural(replicates, 'replicate')}"

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What a report consists of: the page, and every figure as .svg and .pdf."""
+    """The files of a report: the page, and every figure as .svg and .pdf."""
 
     html: Path
     figures: tuple[Path, ...]
@@ -117,7 +117,7 @@ def _claims(run: Run, looks: Looks) -> tuple[Claim, ...]:
 
 
 def _more(run: Run) -> str:
-    """What stands under the verdict."""
+    """The text under the verdict."""
     if run.study is not None:
         return run.study.note
     if run.overlap is not None:

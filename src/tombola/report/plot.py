@@ -54,8 +54,8 @@ def over_replicates(sizes: Iterable[int]) -> str:
     return plural(many, "replicate") if few == many else f"{few} to {many} replicates"
 
 
-def band_words(series: Sequence[Series]) -> str:
-    """What the lines, marks and bands of a figure against density are."""
+def band_caption(series: Sequence[Series]) -> str:
+    """Legend of the lines, marks and bands of a figure against density."""
     shown = [line.shown for line in series]
     sizes = [p.spread.n for points in shown for p, _ in points]
     kind = figures.band_kind(series)
@@ -68,8 +68,8 @@ def band_words(series: Sequence[Series]) -> str:
     return f"{what}: mean over {over_replicates(sizes)}; {around}: {ends}."
 
 
-def trace_words(traces: Sequence[Trace]) -> str:
-    """What the lines and bands of training curves are."""
+def trace_caption(traces: Sequence[Trace]) -> str:
+    """Legend of the lines and bands of training curves."""
     sizes = [trace.curve.n for trace in traces]
     if max(sizes) < 2:
         return ""
@@ -79,7 +79,7 @@ def trace_words(traces: Sequence[Trace]) -> str:
     return f"{what}: mean over {over_replicates(sizes)}; {around}: lowest to highest."
 
 
-def cut_words(window: tuple[float, float] | None, traces: Sequence[Trace], unit: Unit) -> str:
+def cut_caption(window: tuple[float, float] | None, traces: Sequence[Trace], unit: Unit) -> str:
     """Where the steep start of the curves is cut off, if it is."""
     if window is None:
         return ""
@@ -90,8 +90,8 @@ def cut_words(window: tuple[float, float] | None, traces: Sequence[Trace], unit:
     return ""
 
 
-def close_words(window: tuple[float, float], series: Sequence[Series], unit: Unit) -> str:
-    """What a close-up shows of the whole figure."""
+def close_up_caption(window: tuple[float, float], series: Sequence[Series], unit: Unit) -> str:
+    """The range that a close-up shows of the whole figure."""
     kind = figures.band_kind(series)
     ends = [end for line in series for p, _ in line.shown for end in figures.ends_of(p, kind)]
     above = " and above" if max(ends) > window[1] else ""
@@ -99,8 +99,8 @@ def close_words(window: tuple[float, float], series: Sequence[Series], unit: Uni
     return f"The same numbers from {unit.show(window[0])} on{cut}."
 
 
-def row_words(rows: Sequence[Row]) -> str:
-    """What the marks and bars of arms are."""
+def row_caption(rows: Sequence[Row]) -> str:
+    """Legend of the marks and bars of arms."""
     several = [row for row in rows if len(row.values) > 1]
     if not several:
         return "Each mark is of one replicate."
@@ -109,7 +109,7 @@ def row_words(rows: Sequence[Row]) -> str:
     return f"Large mark: mean over {counts}{barred}; small marks: single replicates."
 
 
-def direction_words(better: str | None, metric: str) -> str:
+def direction_caption(better: str | None, metric: str) -> str:
     """Whether higher or lower is better, unless it is obvious."""
     return "" if better is None or metric == "accuracy" else f"{better.capitalize()} is better."
 

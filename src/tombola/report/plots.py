@@ -26,9 +26,9 @@ from tombola.report.plot import (
     Plot,
     Remark,
     Shown,
-    band_words,
-    direction_words,
-    row_words,
+    band_caption,
+    direction_caption,
+    row_caption,
     sentences,
 )
 from tombola.report.read import Run
@@ -77,7 +77,7 @@ def _early_stop(find: SearchResult, looks: Looks) -> list[Shown]:
         Plot(
             "early-stop-density",
             "Early-stop iteration against density",
-            sentences("Iteration of the lowest validation loss: lower is faster.", band_words(series), note, gap),
+            sentences("Iteration of the lowest validation loss: lower is faster.", band_caption(series), note, gap),
             figures.density_figure(series, ylabel="Early-stop iteration", counts=True),
         )
     ]
@@ -193,7 +193,7 @@ def _proof(verify: VerificationResult, looks: Looks) -> list[Shown]:
         else:
             lead = f"Test {verify.metric} of each arm, trained on fresh seeds."
             covers = f"Bars cover {verify.covers}." if any(row.interval for row in rows) else ""
-            caption = sentences(lead, direction_words(verify.better, verify.metric), row_words(rows), covers)
+            caption = sentences(lead, direction_caption(verify.better, verify.metric), row_caption(rows), covers)
             drawn = figures.arms_figure(rows, xlabel=unit.axis("Test"), factor=unit.factor)
             plots.append(Plot("verify-arms", "The ticket and its controls", caption, drawn))
     return plots + _differences(verify, looks)

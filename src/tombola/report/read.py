@@ -45,7 +45,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """What the run is called."""
+        """Name of the run."""
         return self.record.name or self.path.name
 
     @property
@@ -100,7 +100,7 @@ def _located(result: Result, folder: Folder) -> Result:
 
 
 def result_of(content: Mapping[str, Any], file: Path) -> Result | None:
-    """What a result.json holds; None where it is of no kind that is shown."""
+    """The typed result in a result.json; None for an unknown kind."""
     kind = content.get("kind")
     if kind == "find":
         return typed(SearchResult, content, file)
@@ -129,7 +129,7 @@ def _damage(path: Path, problem: Damaged) -> str:
 
 
 def _gaps(result: Result) -> list[str]:
-    """What a result lacks, in words."""
+    """Sentences on what a result lacks."""
     if isinstance(result, SearchResult):
         return _search_gaps(result)
     if isinstance(result, ComparisonResult):
@@ -247,7 +247,7 @@ def joined(runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _tickets(run: Run) -> list[str]:
-    """What verifications may call a search's tickets, level by level: the digest in the file, and that of its bytes."""
+    """Digests by which verifications refer to a search's tickets, by level: the ticket's own, and that of its bytes."""
     from tombola.ticket.ticket import UNLIMITED, Ticket
 
     digests = []

@@ -13,7 +13,7 @@ from tombola.report.figures import Row, Series, Trace
 from tombola.report.inputs import study_inputs
 from tombola.report.kinds import against_cost, against_density, flat, trace_plots, worth_drawing
 from tombola.report.looks import Looks
-from tombola.report.plot import Plot, Remark, Shown, band_words, direction_words, row_words, sentences
+from tombola.report.plot import Plot, Remark, Shown, band_caption, direction_caption, row_caption, sentences
 from tombola.report.utilisation import Used, used_weights, utilisation_plots
 from tombola.results.comparison import GAP, ComparedArm, ComparisonResult
 
@@ -45,7 +45,7 @@ def _results(study: ComparisonResult, looks: Looks) -> list[Shown]:
     if alike(value for row in rows for value in row.values):
         return [Remark(f"Test {study.metric} is {unit.show(rows[0].mean)} in every search of every arm.")]
     lead = f"Test {study.metric} of each arm's last level."
-    caption = sentences(lead, direction_words(study.better, study.metric), row_words(rows))
+    caption = sentences(lead, direction_caption(study.better, study.metric), row_caption(rows))
     return [
         Plot("study-arms", "The arms", caption, figures.arms_figure(rows, xlabel=unit.axis("Test"), factor=unit.factor))
     ]
@@ -78,7 +78,7 @@ def _gap(study: ComparisonResult, looks: Looks, dense: ComparedArm | None) -> li
         return [Remark(f"Training minus validation {study.metric}: {gap}{unit.points} in every arm.")]
     caption = sentences(
         f"Training minus validation {study.metric} of the final network: how much better it does on what it has seen.",
-        band_words(series),
+        band_caption(series),
         "Dotted: the dense network." if line is not None else "",
     )
     label, name = "Train − validation" + (" (points)" if unit.percent else ""), dense.name if dense else "Dense"

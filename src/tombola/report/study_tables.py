@@ -52,7 +52,7 @@ def _arms(study: ComparisonResult, looks: Looks, columns: list[str]) -> Table:
     ]
     heads = ("Arm", "Density", *(["Total iterations"] if known else []), *_heads(study, columns))
     total = f"Total iterations: the training of all levels of one search, {COUNTED}." if known else ""
-    return Table("The arms", heads, tuple(rows), sentences(_means(study), *_columns_in_words(study, columns), total))
+    return Table("The arms", heads, tuple(rows), sentences(_means(study), *_column_notes(study, columns), total))
 
 
 def _heads(study: ComparisonResult, columns: list[str]) -> list[str]:
@@ -67,8 +67,8 @@ def _means(study: ComparisonResult) -> str:
     return f"{over}; below: {below}."
 
 
-def _columns_in_words(study: ComparisonResult, columns: list[str]) -> list[str]:
-    """What the columns are, where they are there."""
+def _column_notes(study: ComparisonResult, columns: list[str]) -> list[str]:
+    """Explanations of the columns present."""
     tested = [name for name in ("train_accuracy_eval", "val_accuracy", "test_accuracy") if name in columns]
     shown = " and ".join(", ".join(name.split("_")[0] for name in tested).rsplit(", ", 1)).capitalize()
     notes = {
@@ -104,7 +104,7 @@ def _differences(study: ComparisonResult, looks: Looks, columns: list[str]) -> T
 
 
 def _covered(study: ComparisonResult) -> str:
-    """What the intervals of differences are over."""
+    """Sources of variation that the intervals of differences cover."""
     covers = list(dict.fromkeys(x.test_accuracy.covers for x in study.comparisons))
     if covers == [SEEDS]:
         return f"They are over {SEEDS}, the test examples as given."

@@ -124,18 +124,18 @@ def _by_level(
     n = f"n = {sizes.pop()}." if alike and sizes != {1} else ""
     starred = any(not p.complete for column in columns.values() for p in column.values())
     extra = STARRED if starred else ""
-    total = _total_words(from_ticket) if known else ""
+    total = _total_note(from_ticket) if known else ""
     head = ("Density", "Weights kept", *(["Total iterations"] if known else []), *heads)
     return Table(title, head, tuple(rows), sentences(note, n, extra, total), words=0)
 
 
-def _total_words(from_ticket: bool) -> str:
+def _total_note(from_ticket: bool) -> str:
     start = "; what the ticket that the search started from had cost is not counted" if from_ticket else ""
     return f"Total iterations: the training of all levels up to this one, {COUNTED}{start}."
 
 
-def _spread_words(sizes: Iterable[int]) -> str:
-    """What the cells of means over replicates hold."""
+def _spread_note(sizes: Iterable[int]) -> str:
+    """Explanation of cells with means over replicates."""
     known = set(sizes)
     if known <= {1}:
         return "Each value is of one replicate."
@@ -194,7 +194,7 @@ def find_tables(find: SearchResult, looks: Looks, *, from_ticket: bool = False) 
             looks,
             title,
             read,
-            sentences(note, _spread_words(sizes)),
+            sentences(note, _spread_note(sizes)),
             kind,
             priced=priced,
             from_ticket=from_ticket,
@@ -232,7 +232,7 @@ def levels_table(find: SearchResult, looks: Looks) -> Table:
     head += ("Early-stop iteration", "Total iterations", *(("Barred",) if barred else ()))
     over = f", means of {len(find.replicates)} searches" if len(find.replicates) > 1 else ""
     note = sentences(
-        _spread_words(sizes) if (sizes := {p.spread.n for p in averaged} - {1}) else "",
+        _spread_note(sizes) if (sizes := {p.spread.n for p in averaged} - {1}) else "",
         STARRED if any(not p.complete for p in averaged) else "",
         EARLY_STOP,
         f"Total iterations: the network's training and the search for its mask, {COUNTED}.",

@@ -24,7 +24,7 @@ RESUME = "The run has not finished: this is how far it got; tombola runs says ho
 
 
 def partial_result(path: Path, run: RunRecord) -> SearchResult | ComparisonResult | VerificationResult | None:
-    """What `result.json` would hold of the finished stages under `path`, or None if there are none.
+    """The result of the finished stages under `path`, as `result.json` would hold it; None if there are none.
 
     Stages of a search are `replicate-R/level-LL` and `replicate-R/ARM-LL` (controls), those of a study lie in a
     folder for each arm, those of a verification are `ARM-R`.

@@ -35,7 +35,7 @@ Course = Mapping[str, Mapping[int, float]]
 
 @dataclass(frozen=True)
 class Used:
-    """What one search used: counts of each layer at the end, and densities over training, means over replicates."""
+    """Layer use of one search, means over replicates: counts at the end, densities over training."""
 
     label: str
     look: Look
@@ -71,7 +71,7 @@ def used_weights(replicates: Sequence[Sequence[LevelResult]]) -> tuple[tuple[Lay
 
 
 def utilisation_plots(used: Sequence[Used], *, ends: bool = True) -> list[Shown]:
-    """What each of some searches used: by layer (``ends``), by layer size, and over training.
+    """Layer use of several searches: by layer (``ends``), by layer size, and over training.
 
     If all layers are used equally, a remark replaces the first two; masks that do not change have no course.
     """

@@ -101,7 +101,7 @@ def _against_the_first(study: ComparisonResult) -> str:
 
 
 def find_sentence(find: SearchResult) -> str:
-    """What a search shows, with no claim beyond its own replicates."""
+    """Result of a search, with no claim beyond its own replicates."""
     unit, dense, best = Unit(find.metric), dense_point(find), sparsest_that_keeps_up(find)
     if best is not None and dense is not None:
         mean = "mean " if best.spread.n > 1 else ""
@@ -127,7 +127,7 @@ def find_sentence(find: SearchResult) -> str:
 
 
 def barred_sentence(what: str, levels: Iterable[LevelResult]) -> str:
-    """What to know of tickets whose criterion bars weights that they keep, of the worst level; "" where none does."""
+    """Remark on kept weights that the criterion bars, at the worst level; "" if there are none."""
     worst = max(levels, key=lambda level: level.barred_kept / (level.kept or 1), default=None)
     if worst is None or not worst.barred_kept:
         return ""
@@ -152,7 +152,7 @@ def verdict(run: Run) -> str:
 
 
 def subtitle(run: Run) -> str:
-    """What was searched, compared or verified, in a line."""
+    """One line on what was searched, compared or verified."""
     if run.find is not None:
         return f"{run.find.method} · {run.find.model} · {run.find.data}"
     if run.study is not None:
