@@ -261,7 +261,7 @@ def test_find_for_people(found: dict[str, Any], runs: Path) -> None:
     assert status == 0
     assert "Dense" in out
     assert found["ticket"] in out
-    assert out.endswith("found finished: nothing was trained\n")
+    assert out.endswith("already finished: nothing was trained\n")
     assert "\x1b" not in out
 
 
@@ -275,7 +275,7 @@ def test_a_run_found_finished_loads_nothing_to_train_with(found: dict[str, Any],
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("found finished: nothing was trained\n")
+    assert done.stdout.endswith("already finished: nothing was trained\n")
 
 
 def test_info(found: dict[str, Any]) -> None:

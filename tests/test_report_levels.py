@@ -32,6 +32,8 @@ def test_cells_are_means_over_replicates_with_their_range() -> None:
     one, two = (level_figures(1, density=0.5, test_accuracy=value) for value in (0.5, 0.75))
     head, row = shown({"ticket": (one,)}, {"ticket": (two,)})
     assert row[head.index("Test accuracy")] == "62.50 %\n50.00 to 75.00 %"
+    note = levels_table(search_result({"ticket": (one,)}, {"ticket": (two,)}), Looks({})).note
+    assert note.startswith("Mean over 2 replicates; below: lowest to highest. ")
 
 
 def test_levels_that_some_replicates_lack_a_value_of_are_starred() -> None:

@@ -67,7 +67,7 @@ class Screen:
         if run is not None:
             self.line(f"run     {run}")
         if reused:
-            self.line("found finished: nothing was trained")
+            self.line("already finished: nothing was trained")
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """With --json, the result as the last line of stdout; see `stamped`."""

@@ -12,7 +12,7 @@ from tombola.report import style, words
 from tombola.report.aggregate import Point, Reading, Spread, layer_densities, levels_of, observed_stop, points, spread
 from tombola.report.cost import COUNTED, cost_of
 from tombola.report.looks import Look, Looks
-from tombola.report.plot import sentences
+from tombola.report.plot import over_replicates, sentences
 from tombola.report.read import Run
 from tombola.results.search import TICKET, SearchResult
 from tombola.results.statistics import FEWEST_REPLICATES
@@ -139,11 +139,12 @@ def _spread_note(sizes: Iterable[int]) -> str:
     known = set(sizes)
     if known <= {1}:
         return "Each value is of one replicate."
+    over = over_replicates(known)
     if min(known) >= FEWEST_REPLICATES:
-        return "Mean ± half of its 95 % t-interval over n replicates."
+        return f"Mean over {over} ± half of its 95 % t-interval."
     if max(known) < FEWEST_REPLICATES:
-        return "Mean over n replicates; below: lowest to highest."
-    return "Mean over n replicates ± half of its 95 % t-interval; of fewer than 3, below: lowest to highest."
+        return f"Mean over {over}; below: lowest to highest."
+    return f"Mean over {over} ± half of its 95 % t-interval; of fewer than 3, below: lowest to highest."
 
 
 def _layers(find: SearchResult) -> list[Table]:
