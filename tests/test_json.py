@@ -20,6 +20,7 @@ from tombola.data.splits import Splits, Task, make_splits
 from tombola.methods import METHODS
 from tombola.results.codec import typed
 from tombola.results.search import SearchResult
+from tombola.results.verification import VerificationResult
 from tombola.runs.record import SCHEMA, named, shared, stamped, unstamped
 from tombola.runs.stage import Stage
 from tombola.runtime.bench import Benchmark
@@ -114,7 +115,8 @@ def test_every_command_says_it(
 
         verdict = last_json("verify", found["ticket"], *ONCE, *QUICK[:2], "--out", str(runs))
         monkeypatch.setattr(
-            "tombola.study.demo.run_demo", lambda *args: Demo(typed(SearchResult, found, runs), verdict)
+            "tombola.study.demo.run_demo",
+            lambda *args: Demo(typed(SearchResult, found, runs), typed(VerificationResult, verdict, runs)),
         )
     # pages and kernels have tests of their own
     monkeypatch.setattr("tombola.report.page.write_report", lambda *args: SimpleNamespace(html="x.html", figures=[]))

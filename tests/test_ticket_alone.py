@@ -311,7 +311,7 @@ def test_export_and_info(tmp_path: Path) -> None:
     assert "--no-origin is for another ticket" in err
     status, out, err = call("export", "--help")
     assert "--no-origin" in out
-    assert "will only be run" in " ".join(out.split())
+    assert "cannot be verified or searched from" in " ".join(out.split())
 
 
 def test_export_of_a_seeded_ticket_says_that_the_seed_stays(tmp_path: Path) -> None:
