@@ -64,6 +64,13 @@ def test_files_carry_a_format_and_others_are_refused_in_one_line(runs: Path, tmp
     del content["integrity"], content["format"]
     later.write_text(json.dumps(content))
     assert read(SearchResult, later) == read(SearchResult, file)  # of before there was a number
+    later.write_text(json.dumps({**content, "format": "1"}))
+    with pytest.raises(tb.TombolaError, match="has format '1', and this version of Tombola reads format 1"):
+        read(SearchResult, later)
+    for empty in ([], [{**content["replicates"][0], "arms": {}}]):
+        later.write_text(json.dumps({**content, "replicates": empty}))
+        with pytest.raises(tb.TombolaError, match="at least one replicate, and each of them a level"):
+            read(SearchResult, later)
     content["replicates"][0]["arms"]["ticket"][0]["kept"] = -1
     later.write_text(json.dumps(content))
     with pytest.raises(tb.TombolaError, match=r"`int` >= 0 - at `\$.replicates\[0\].arms\[...\]\[0\].kept`") as caught:
@@ -72,6 +79,8 @@ def test_files_carry_a_format_and_others_are_refused_in_one_line(runs: Path, tmp
 
 
 def test_every_trained_network_is_a_row(runs: Path) -> None:
+    with pytest.raises(tb.TombolaError, match="folder is 3, but it must be"):
+        tb.results(3)  # type: ignore[arg-type]
     rows = tb.results(runs)
     curve = [row for row in rows if row.run.startswith("curve-")]
     assert [(row.arm, row.replicate, row.level) for row in curve] == [

@@ -42,6 +42,10 @@ class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find
     parameters: Parameters | None
     replicates: tuple[Replicate, ...]
 
+    def __post_init__(self) -> None:
+        if not self.replicates or not all(replicate.levels for replicate in self.replicates):
+            raise ValueError("a search has at least one replicate, and each of them a level")
+
     @property
     def pruned(self) -> bool:
         """Whether any network of the search lacks weights."""

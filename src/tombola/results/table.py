@@ -11,6 +11,7 @@ from typing import Any, overload
 from msgspec.structs import asdict
 
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
 from tombola.results.overlap import OverlapResult
@@ -106,6 +107,7 @@ class Results(Sequence[ResultRow]):
             out.write(data)
 
 
+@checked
 def results(folder: str | Path) -> Results:
     """Every trained network of the runs in `folder`, unfinished runs included; what is damaged is left out.
 

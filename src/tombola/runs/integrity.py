@@ -135,7 +135,7 @@ def check_format(record: Mapping[str, Any], file: Path) -> None:
     """RunError for a record of another format; those without a number are older, and the same."""
     if (number := record.get("format", FORMAT)) != FORMAT:
         raise RunError(
-            f"{file} has format {str(number)[:20]}, and this version of Tombola reads format {FORMAT}; read it with "
+            f"{file} has format {repr(number)[:20]}, and this version of Tombola reads format {FORMAT}; read it with "
             "the version that wrote it, or name another folder"
         )
 
