@@ -19,6 +19,7 @@ from tombola.compact.read_ops import channel_ops
 from tombola.compact.shrink import shrink
 from tombola.compact.trace import traced
 from tombola.errors import TombolaError
+from tombola.formats import density as percent
 from tombola.nn import flow
 from tombola.nn.flops import flops as flops_of
 from tombola.rng.guard import kept
@@ -82,7 +83,7 @@ class CompactReport:
         ]
         lines += [
             f"  {x.name:{width}}  units {x.units[0]} -> {x.units[1]}, weights {x.weights[0]:,} -> {x.weights[1]:,}, "
-            f"density {x.density[0]:.1%} -> {x.density[1]:.1%}"
+            f"density {percent(x.density[0])} -> {percent(x.density[1])}"
             for x in shrunk
         ]
         lines += [f"  {place} stays whole: {why}" for place, why in self.opaque.items()]

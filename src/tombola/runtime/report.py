@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tombola.compact import CompactReport
-from tombola.formats import aligned
+from tombola.formats import aligned, density
 from tombola.runtime.binary import Packed
 from tombola.runtime.choose import Draft, Times
 from tombola.runtime.cuda import LinearChoice
@@ -124,7 +124,7 @@ def _times(seconds: Mapping[str, float]) -> str:
 def _table(part: RegionRow) -> list[str]:
     rows = [("layer", "weight", "density", "kernel", "ms", "dense ms")]
     rows += [
-        (one.name, _size(one.shape), f"{one.density:.1%}", one.kernel, _ms(one.native), _ms(one.dense))
+        (one.name, _size(one.shape), density(one.density), one.kernel, _ms(one.native), _ms(one.dense))
         for one in part.layers
     ]
     return _indented(rows)
@@ -134,7 +134,7 @@ def _packed_table(packed: Sequence[Packed]) -> list[str]:
     rows = [("layer", "weight", "density", "runs", "ms", "dense ms")]
     for one in packed:
         times = (_ms(one.seconds.get("packed")), _ms(one.seconds.get("dense")))
-        rows.append((one.name, _size(one.shape), f"{one.density:.1%}", one.choice, *times))
+        rows.append((one.name, _size(one.shape), density(one.density), one.choice, *times))
     return _indented(rows)
 
 
