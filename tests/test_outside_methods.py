@@ -229,6 +229,9 @@ def test_it_goes_on_from_no_ticket_unless_it_says_so(outside: Path) -> None:
 
 
 def test_names_of_methods() -> None:
+    status, _, err = call("find", "Half")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "or an import path such as package.module.Class" in err
     assert method_class("tombola.methods.imp.IterativePruning") is method_class("imp")
     with pytest.raises(tb.TombolaError, match=r"did you mean edge-popup"):
         tb.find("mlp", "digits", "edge-pop")

@@ -105,6 +105,8 @@ def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[s
                 return own, words[depth + 1 :]
         if word not in nexts:
             more = ", or a file of your own that ends in .yaml" if path == ["study"] else ""
+            if path in (["find"], ["study", "curve"]):
+                more = ", or an import path such as package.module.Class"
             raise TombolaError(unknown(f"command {' '.join(path)}".strip(), word, nexts, more))
         path.append(word)
 
