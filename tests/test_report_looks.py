@@ -131,6 +131,16 @@ def test_a_study_has_one_look_per_arm_in_figures_and_tables(tmp_path: Path, monk
         assert page.count(f"{swatch(look)}{name.replace(' %', chr(160) + '%')}") >= 1, name
 
 
+def test_a_familys_line_and_its_points_have_one_look(tmp_path: Path) -> None:
+    ((run, looks, plots, _),) = drawn([make_study(tmp_path / "run")])
+    against = [plot for plot in plots if plot.name in ("study-density", "study-gap-density")]
+    assert len(against) == 2 and run.study is not None
+    for plot in against:
+        marks = {(line.get_color(), line.get_marker()) for line in plot.figure.axes[0].lines}
+        families = {(look.colour, look.marker) for look in looks.families.values() if look != CONTROLS["dense"]}
+        assert {mark for mark in marks if mark[1] not in ("None", "none", "")} == families, plot.name
+
+
 def test_runs_of_one_page_look_different_and_controls_alike(tmp_path: Path) -> None:
     paths = [make_find(tmp_path / str(n), name=str(n), replicates=1, logs=False) for n in range(9)]
     paths.insert(2, make_study(tmp_path / "study", replicates=1))

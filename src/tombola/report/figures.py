@@ -33,19 +33,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Series:
-    """A line of points over density; ``looks``: the points' own looks, where they are arms of their own."""
+    """A line of points over density."""
 
     label: str
     look: Look
     points: tuple[Point, ...]
-    looks: tuple[Look, ...] = ()
 
     @property
-    def shown(self) -> tuple[tuple[Point, Look], ...]:
-        """Points that a log axis can show, from dense to sparse, each with its look."""
-        looks = self.looks or (self.look,) * len(self.points)
-        pairs = [(p, look) for p, look in zip(self.points, looks, strict=True) if p.density > 0]
-        return tuple(sorted(pairs, key=lambda pair: -pair[0].density))
+    def shown(self) -> tuple[Point, ...]:
+        """Points that a log axis can show, from dense to sparse."""
+        return tuple(sorted((p for p in self.points if p.density > 0), key=lambda p: -p.density))
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ MAX_MARKED = 8
 
 def band_kind(series: Sequence[Series]) -> str:
     """Which band is shown: ``interval`` (where every point has 3 values or more), ``range`` or ``none``."""
-    sizes = [point.spread.n for line in series for point, _ in line.shown]
+    sizes = [point.spread.n for line in series for point in line.shown]
     if max(sizes, default=0) < 2:
         return "none"
     return "interval" if min(sizes) >= FEWEST_REPLICATES else "range"
@@ -116,18 +113,17 @@ def density_figure(
         figure = style.new_figure(2.95)
         axes = figure.add_subplot()
         for line in series:
-            x = [p.density for p, _ in line.shown]
-            y = [factor * p.spread.mean for p, _ in line.shown]
-            ends = [tuple(factor * end for end in ends_of(p, band)) for p, _ in line.shown]
+            x = [p.density for p in line.shown]
+            y = [factor * p.spread.mean for p in line.shown]
+            ends = [tuple(factor * end for end in ends_of(p, band)) for p in line.shown]
             _band(axes, x, y, ends if band != "none" else [], line.look)
             axes.plot(x, y, label=plain(line.label), marker=line.look.marker, **_line(line.look))
-            for at, value, (point, look) in zip(x, y, line.shown, strict=True):
-                if not point.complete or look != line.look:
-                    face = look.colour if point.complete else style.PAPER
-                    axes.plot([at], [value], look.marker, color=look.colour, markerfacecolor=face)
+            for at, value, point in zip(x, y, line.shown, strict=True):
+                if not point.complete:
+                    axes.plot([at], [value], line.look.marker, color=line.look.colour, markerfacecolor=style.PAPER)
         if dense is not None:
             axes.axhline(factor * dense, label=plain(dense_name), zorder=1.5, **_line(CONTROLS["dense"], linewidth=1.3))
-        density_axis(axes, [p.density for line in series for p, _ in line.shown])
+        density_axis(axes, [p.density for line in series for p in line.shown])
         axes.set_ylabel(ylabel)
         axes.margins(y=0.06)
         round_ticks(axes.yaxis, counts=counts)
@@ -136,7 +132,7 @@ def density_figure(
         elif counts:
             axes.set_ylim(bottom=0)
         if factor == 100:
-            not_above_100(axes, max(factor * p.spread.high for line in series for p, _ in line.shown))
+            not_above_100(axes, max(factor * p.spread.high for line in series for p in line.shown))
         legend_above(figure, axes)
     return figure
 

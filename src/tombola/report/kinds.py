@@ -25,12 +25,12 @@ from tombola.report.plot import (
 
 def worth_drawing(series: Sequence[Series]) -> bool:
     """Whether there are values at several densities; a single one is in the tables."""
-    return len({p.density for line in series for p, _ in line.shown}) > 1
+    return len({p.density for line in series for p in line.shown}) > 1
 
 
 def flat(series: Sequence[Series]) -> bool:
     """Whether all values are the same, so that a figure would show a flat line."""
-    return alike(value for line in series for p, _ in line.shown for value in (p.spread.low, p.spread.high))
+    return alike(value for line in series for p in line.shown for value in (p.spread.low, p.spread.high))
 
 
 def against_density(

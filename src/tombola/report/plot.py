@@ -57,7 +57,7 @@ def over_replicates(sizes: Iterable[int]) -> str:
 def band_caption(series: Sequence[Series]) -> str:
     """Legend of the lines, marks and bands of a figure against density."""
     shown = [line.shown for line in series]
-    sizes = [p.spread.n for points in shown for p, _ in points]
+    sizes = [p.spread.n for points in shown for p in points]
     kind = figures.band_kind(series)
     if kind == "none":
         return "Each mark is of one replicate."
@@ -93,7 +93,7 @@ def cut_caption(window: tuple[float, float] | None, traces: Sequence[Trace], uni
 def close_up_caption(window: tuple[float, float], series: Sequence[Series], unit: Unit) -> str:
     """The range that a close-up shows of the whole figure."""
     kind = figures.band_kind(series)
-    ends = [end for line in series for p, _ in line.shown for end in figures.ends_of(p, kind)]
+    ends = [end for line in series for p in line.shown for end in figures.ends_of(p, kind)]
     above = " and above" if max(ends) > window[1] else ""
     cut = f"; what lies below{above} is cut off" if min(ends) < window[0] else ""
     return f"The same numbers from {unit.show(window[0])} on{cut}."
@@ -116,14 +116,14 @@ def direction_caption(better: str | None, metric: str) -> str:
 
 def close_up(series: Sequence[Series], dense: float | None) -> tuple[float, float] | None:
     """Limits that show the crowd near the top, where the whole range hides it; None where it does not."""
-    means = sorted(p.spread.mean for line in series for p, _ in line.shown)
+    means = sorted(p.spread.mean for line in series for p in line.shown)
     top = max(means[-1], dense if dense is not None else means[-1])
     whole = top - means[0]
     reach = max(top - means[len(means) // 4], whole / 40)
     if whole < 0.02 or len(means) < 6 or 3 * reach > whole:
         return None
     kind = figures.band_kind(series)
-    highest = max(figures.ends_of(p, kind)[1] for line in series for p, _ in line.shown)
+    highest = max(figures.ends_of(p, kind)[1] for line in series for p in line.shown)
     return top - 2 * reach, max(top + 0.35 * reach, min(highest + 0.1 * reach, top + 2 * reach))
 
 

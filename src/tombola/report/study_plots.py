@@ -90,14 +90,13 @@ def _series(study: ComparisonResult, looks: Looks, figure: str, dense: ComparedA
     """A line per family; the dense arm, drawn across, is left out."""
     series = []
     for family, arms in study.families.items():
-        known = [
-            (Point(index, arm.plotted, None, None, summary), looks.arm(arm.name))
+        points = tuple(
+            Point(index, arm.plotted, None, None, summary)
             for index, arm in enumerate(arms)
             if arm is not dense and arm.plotted > 0 and (summary := spread(arm.values(figure))) is not None
-        ]
-        if known:
-            points, own = zip(*known, strict=True)
-            series.append(Series(family, looks.families[family], points, own))
+        )
+        if points:
+            series.append(Series(family, looks.families[family], points))
     return series
 
 
