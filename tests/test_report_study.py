@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 from report_runs import LAYERS, TOTAL, make_find, write_json, write_log
+from tombola.cli.screen import Screen
 from tombola.errors import TombolaError
 from tombola.report import style, words
 from tombola.report.aggregate import joined_log, merged
-from tombola.report.looks import page_looks, series_look
+from tombola.report.looks import Looks, page_looks, series_look
 from tombola.report.numbers import key_numbers
 from tombola.report.page import write_report
 from tombola.report.plot import Plot
 from tombola.report.plots import run_plots
 from tombola.report.read import Run, read_run
-from tombola.report.study_tables import study_tables
+from tombola.report.study_tables import HEADS, study_tables
 from tombola.report.utilisation import used_weights
 from tombola.results.comparison import ArmContrast, ArmDifference, ComparedArm, ComparisonResult, CoveredDifference
 from tombola.results.record import Figure
@@ -313,3 +314,19 @@ def test_tables_say_what_the_intervals_of_differences_cover(tmp_path: Path) -> N
         contrast["test_accuracy"]["covers"] = "training seeds and test examples"
     write_json(root / "result.json", value)
     assert "Those of the test accuracy are over training seeds and test examples, all others over" in note()
+
+
+@pytest.mark.parametrize("replicates", [2, 3])
+def test_no_sign_of_percent_stands_alone_in_a_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], replicates: int
+) -> None:
+    study = study_of(make_study(tmp_path / "run", replicates=replicates))
+    for columns in (list(HEADS)[:count] for count in range(1, len(HEADS) + 1)):
+        arms = [
+            arm.replace(**{name: Figure(mean=None, interval=None, values=()) for name in HEADS if name not in columns})
+            for arm in study.arms
+        ]
+        Screen(False).tables(study_tables(study.replace(arms=tuple(arms)), Looks({})))
+    text = capsys.readouterr().out
+    assert ("95.62" if replicates == 2 else "± 0.") in text
+    assert "  %" not in text

@@ -128,9 +128,11 @@ def _study_cell(unit: Unit, figure: str, values: tuple[float, ...]) -> str | Cel
     if figure == "bits_per_weight":  # hardly varies: an interval would be noise of rounding
         return BITS.bare(summary.mean)
     kind = unit.differences if figure in (GAP, SHIFT) else unit
-    if summary.interval is None:
-        return Cell(kind.show(summary.mean), kind.ends(summary.low, summary.high) if summary.n > 1 else "")
-    return Cell(kind.show(summary.mean), kind.half(summary.mean, summary.interval))
+    below = kind.half(summary.mean, summary.interval)
+    if summary.interval is None and summary.n > 1:
+        below = kind.ends(summary.low, summary.high)
+    # the unit stands above: at the end of a range it would wrap to a line of its own in a narrow terminal
+    return Cell(kind.show(summary.mean), below.removesuffix(kind.sign))
 
 
 def _difference_cell(unit: Unit, figure: str, result: ArmDifference | None) -> str | Cell:
