@@ -184,7 +184,9 @@ def test_an_arm_is_judged_by_its_last_level_and_found_again(tmp_path: Path) -> N
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
 
     other = [arms()[0], replace(arms()[1], family="Magnitude", density=0.5)]
-    renamed = run(tmp_path, other, note="tuned")
+    assert "summary" not in result
+    renamed = run(tmp_path, other, note="tuned", summary="Why?")
+    assert renamed["summary"] == "Why?"
     assert (renamed["run"], renamed["note"], renamed["arms"][1]["family"]) == (result["run"], "tuned", "Magnitude")
     assert renamed["arms"][1]["replicates"] == pruned["replicates"]
     assert Stage(directory).result() == {key: value for key, value in renamed.items() if key not in ("run", "reused")}
@@ -335,11 +337,14 @@ def test_a_named_study_is_a_function_that_gives_arms(tmp_path: Path) -> None:
         def tables(self, *args: Any) -> None: ...
         def run(self, *args: Any) -> None: ...
 
-    verb = comparison_verb(Comparison("rates", "Rates.", made, Rates, model="mlp", data="digits", note="a sweep"))
+    verb = comparison_verb(
+        Comparison("rates", "Rates.", made, Rates, model="mlp", data="digits", note="a sweep", question="Why?")
+    )
     given = verb.parse(
         ["--length", "6it", "--threads", "1", "--low", "0.02", "--replicates", "1", "--out", str(tmp_path)]
     )
     result = verb.run(given, Quiet())  # type: ignore[arg-type]
     assert [arm["recipe"]["lr"] for arm in result["arms"]] == [0.1, 0.02]
     assert {arm["recipe"]["length"] for arm in result["arms"]} == {"6it"}
+    assert result["summary"] == "Why?"
     assert (result["study"], result["model"], result["note"]) == ("rates", "mlp", "a sweep")

@@ -205,6 +205,17 @@ def test_a_study_gets_its_figures_and_tables(tmp_path: Path) -> None:
         assert words.keep_together(phrase) in text, phrase
 
 
+@pytest.mark.usefixtures("no_pdf")
+def test_the_page_shows_what_a_study_asks(tmp_path: Path) -> None:
+    root = make_study(tmp_path / "run", many=False, replicates=1)
+    assert 'class="question"' not in write_report([root], tmp_path / "none").html.read_text()
+    value = json.loads((root / "result.json").read_text())
+    write_json(root / "result.json", {**value, "summary": "Is <10 % enough?"})
+    page = write_report([root], tmp_path / "asked").html.read_text()
+    assert '<p class="question">Is &lt;10\N{NO-BREAK SPACE}% enough?</p>' in page
+    assert page.index('class="question"') < page.index('class="verdict"')
+
+
 def test_few_arms_share_one_figure_and_few_replicates_are_told(tmp_path: Path) -> None:
     root = make_study(tmp_path / "run", many=False, replicates=2)
     run = read_run(root)

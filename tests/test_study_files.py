@@ -120,6 +120,7 @@ def test_the_command_line_has_its_parameters(tmp_path: Path, monkeypatch: pytest
         "rates",
         ["lr 0.3", "100 $, half", "imp 0.5", "edge-popup 0.5"],
     )
+    assert result["summary"] == "What the learning rate is good for."
     assert Path(result["run"]).name.startswith("rates-mlp-digits-")
     status, out, err = call("study", "rates.yaml", "--low", "-1")
     assert (status, err) == (2, "tombola: error: low is -1, but it must be at least 0\n")

@@ -23,7 +23,7 @@ from tombola.formats import plural
 from tombola.methods import method_class
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
-from tombola.study.definition import FIXED, Definition, read_definition, read_yaml
+from tombola.study.definition import FIXED, UNTITLED, Definition, read_definition, read_yaml
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -46,6 +46,7 @@ class Comparison:
         model: network by default
         data: data set by default
         note: whether every arm has its own tuned learning rate (None: that they have not been tuned)
+        question: what the study asks, for its result and page
     """
 
     name: str
@@ -55,6 +56,7 @@ class Comparison:
     model: str | None = None
     data: str | None = None
     note: str | None = None
+    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,20 @@ _NAMES = ("mask-init", "joint", "binary")
 def file_verb(word: str, file: Path) -> Verb:
     """`study WORD`: what a file defines, its parameters being options; its runs are called by the file's name."""
     definition = read_definition(file)
-    named = {"model": definition.model, "data": definition.data, "note": definition.note}
     arms = partial(arms_of_definition, definition, str(file))
     summary = " ".join(definition.summary.split())
-    verb = comparison_verb(Comparison(file.stem, summary, arms, definition.options(), **named))
+    verb = comparison_verb(
+        Comparison(
+            file.stem,
+            summary or UNTITLED,
+            arms,
+            definition.options(),
+            model=definition.model,
+            data=definition.data,
+            note=definition.note,
+            question=summary,
+        )
+    )
 
     def add(parser: ArgumentParser) -> None:
         try:
@@ -156,6 +168,7 @@ def comparison_verb(comparison: Comparison) -> Verb:
             options=machine,
             jobs=given["jobs"],
             note=given["note"] or UNTUNED,
+            summary=comparison.question,
         )
         show_comparison(screen, result)
         return result.as_dict()

@@ -60,6 +60,7 @@ class Section:
     anchor: str
     name: str
     subtitle: str
+    question: str
     verdict: str
     more: str
     verdicts: tuple[Claim, ...]
@@ -96,6 +97,7 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
         anchor=f"{prefix}run",
         name=run.name,
         subtitle=words.subtitle(run),
+        question=run.study.summary if run.study is not None else "",
         verdict=words.verdict(run),
         more=_more(run),
         verdicts=_claims(run, looks),

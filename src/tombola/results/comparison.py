@@ -121,7 +121,7 @@ class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="
     """What a comparison of arms gave; the others are compared with the first.
 
     `recipe`: what all arms have in common; `intervals` says what they are over; `note`: whether learning rates were
-    tuned.
+    tuned; `summary`: what the study asks, in one line ("" where its file does not say).
     """
 
     study: str
@@ -134,6 +134,7 @@ class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="
     comparisons: tuple[ArmContrast, ...]
     intervals: str
     note: str
+    summary: str = ""
 
     @property
     def families(self) -> dict[str, tuple[ComparedArm, ...]]:

@@ -59,6 +59,7 @@ def run_comparison(
     options: Options | None = None,
     jobs: int = 1,
     note: str = UNTUNED,
+    summary: str = "",
 ) -> ComparisonResult:
     """Search with every arm `replicates` times, in a run directory under `out`; gives the result and its `run`.
 
@@ -70,6 +71,7 @@ def run_comparison(
         study: what the run is called.
         arms: the first one is what all others are compared with.
         note: whether every arm has its own tuned learning rate; shown in the result and on the page.
+        summary: what the study asks, in one line; shown like the note.
         jobs: processes that share the searches out (model and data given by name).
 
     Raises:
@@ -78,7 +80,7 @@ def run_comparison(
     check_arms(arms)
     spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)
     first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
-    return run(_Comparison(first, study, tuple(arms), note), Path(out), jobs)
+    return run(_Comparison(first, study, tuple(arms), note, summary), Path(out), jobs)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class _Comparison(Experiment[Request, ComparisonResult]):
     study: str
     arms: tuple[Arm, ...]
     note: str
+    summary: str = ""
 
     def label(self, splits: Splits) -> str:
         return f"{self.study}-{name_of_model(self.request.model)}-{splits.name}"
@@ -145,6 +148,7 @@ class _Comparison(Experiment[Request, ComparisonResult]):
             comparisons=found.comparisons,
             intervals=found.intervals,
             note=self.note,
+            summary=self.summary,
         )
 
 

@@ -101,20 +101,24 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         return value
 
 
+UNTITLED = "A study that a file defines."
+"""Help of a study whose file has no summary."""
+
+
 class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The content of a study's file.
 
     Args:
         arms: entries as in the module's docstring; the first arm is what the others are compared with. An arm's
             `preset` is a recipe that the command line's goes before, its `recipe` goes before that.
-        summary: one line of help.
+        summary: what the study asks, one line; shown in its help, its result and on its page.
         parameters: options by name.
         preset: `preset` of every arm, before which its own goes.
         model, data, note: what the command line has by default.
     """
 
     arms: tuple[dict[str, Any], ...]
-    summary: str = "A study that a file defines."
+    summary: str = ""
     parameters: dict[str, Parameter] = {}
     preset: dict[str, Any] = {}
     model: str | None = None
@@ -130,7 +134,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
         items = [(name, part.hint, field(default=part.value)) for name, part in self.parameters.items()]
         lines = [f"    {name}: {' '.join(part.help.split())}" for name, part in self.parameters.items()]
-        methods = {"__post_init__": check, "__doc__": "\n".join([self.summary, "", "Args:", *lines])}
+        methods = {"__post_init__": check, "__doc__": "\n".join([self.summary or UNTITLED, "", "Args:", *lines])}
         return make_dataclass("StudyOptions", items, frozen=True, namespace=methods)
 
     def filled(self, values: Mapping[str, Any], norms: Callable[[], bool], where: str) -> list[dict[str, Any]]:
