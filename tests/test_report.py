@@ -395,3 +395,11 @@ def test_any_name_can_be_drawn() -> None:
     drawn = figures.layer_figure([(names[0], series_look(0), layers)])
     ElementTree.fromstring(style.svg_bytes(drawn))
     assert style.pdf_bytes(drawn).startswith(b"%PDF")
+
+
+@pytest.mark.parametrize(("count", "folded"), [(20, False), (21, True)])
+def test_a_long_configuration_is_folded(tmp_path: Path, count: int, folded: bool) -> None:
+    write_json(tmp_path / "run.json", {"kind": "find", "config": {f"setting {index}": None for index in range(count)}})
+    table = tables.config_table(read_run(tmp_path))
+    assert table is not None
+    assert (len(table.rows), table.folded) == (count, folded)

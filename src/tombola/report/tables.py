@@ -33,6 +33,8 @@ class Cell:
 
 Row = tuple[str | Cell, ...]
 MAX_COLUMNS = 13
+MAX_OPEN = 20
+"""Settings that the page shows unfolded."""
 EARLY_STOP = "Early-stop iteration: of the lowest validation loss, where that does not lie in the last evaluations."
 STARRED = "* some replicates have no value there."
 
@@ -331,7 +333,7 @@ def flatten(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 def config_table(run: Run) -> Table | None:
     """The settings of the run; None where it has none."""
     rows = () if not run.record.config else tuple(flatten(run.record.config))
-    return Table("Configuration", ("Setting", "Value"), rows, words=2, folded=len(rows) > 80) if rows else None
+    return Table("Configuration", ("Setting", "Value"), rows, words=2, folded=len(rows) > MAX_OPEN) if rows else None
 
 
 def other_table(run: Run, max_rows: int = 300) -> Table | None:
