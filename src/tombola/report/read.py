@@ -147,8 +147,6 @@ def _no_intervals(have: str, count: int) -> str:
 
 
 def _search_gaps(find: SearchResult) -> list[str]:
-    if not find.replicates:
-        return ["No replicate has finished a level yet."]
     notes = []
     longest = max(len(rep.levels) for rep in find.replicates)
     for rep in find.replicates:
