@@ -49,10 +49,11 @@ def captured(monkeypatch: pytest.MonkeyPatch, method: Any, model: Any = SMALL, s
 
     def find(self: Any, given: Search) -> list[Level]:
         seen.append(given)
-        return []
+        raise NotImplementedError
 
     monkeypatch.setattr(type(method), "find", find)
-    searched(method, model, seed=seed)
+    with pytest.raises(NotImplementedError):
+        searched(method, model, seed=seed)
     return seen[0]
 
 
