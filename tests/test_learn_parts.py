@@ -24,12 +24,12 @@ from tombola.levels.learn import (
     dry_run,
     fine_tune,
     learn_mask,
-    learn_then_train,
     score_optimizer,
     second_recipe,
     tune_norms,
 )
 from tombola.levels.search import Level, Search, level_result
+from tombola.methods.learned_mask import LearnedMask
 from tombola.nn.outputs import OutputsKeptWarning
 from tombola.results.codec import recovered
 from tombola.results.trial import LevelResult, Utilisation
@@ -312,8 +312,8 @@ def test_a_second_level_has_its_length_and_rate_or_is_none(training: Training) -
     search = search_of()
     assert second_recipe(search, "5it", 0.3) == replace(RECIPE, length="5it", lr=0.3)
     assert second_recipe(search, "0it", 0.3) is None
-    assert [level.level for level in learn_then_train(search, Learning(TopK(0.5)), "0it", 0.3)] == [1]
-    first, second = learn_then_train(search, Learning(TopK(0.5)), "5it", 0.3)
+    assert [level.level for level in LearnedMask(rule="threshold").find(search)] == [1]
+    first, second = LearnedMask(rule="threshold", finetune="5it", finetune_lr=0.3).find(search)
     assert (first.level, second.level) == (1, 2)
     assert training.trials[-1].setup.recipe == replace(RECIPE, length="5it", lr=0.3)
     assert second.ticket.mask == first.ticket.mask

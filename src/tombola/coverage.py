@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
@@ -56,11 +56,6 @@ class Coverage:
     def left_out_share(self) -> float:
         """Fraction of all parameters that `left_out` holds, 0..1."""
         return sum(part.size for part in self.left_out) / max(self.total, 1)
-
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able: `total`, `prunable`, and `left_out` as objects with name, shape, size and why."""
-        parts = [{"name": p.name, "shape": list(p.shape), "size": p.size, "why": p.why} for p in self.left_out]
-        return {"total": self.total, "prunable": self.prunable, "left_out": parts}
 
     def __str__(self) -> str:
         """One line: what is prunable, what is not, and how to include it."""

@@ -117,12 +117,6 @@ def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, n
             try_training(replace(search.setup, recipe=then), built, seed=search.seed)
 
 
-def learn_then_train(search: Search, learning: Learning, finetune: str, lr: float) -> list[Level]:
-    """`learn_mask`, then `fine_tune` for the length `finetune` ("0it": not at all) at the learning rate `lr`."""
-    learned, recipe = learn_mask(search, learning), second_recipe(search, finetune, lr)
-    return [learned] if recipe is None else [learned, fine_tune(search, learned, recipe)]
-
-
 def second_recipe(search: Search, length: str, lr: float) -> Recipe | None:
     """The recipe of a second level; None where it has no length."""
     return None if Length.parse(length) == Length() else replace(search.setup.recipe, length=length, lr=lr)
