@@ -5,6 +5,19 @@ from __future__ import annotations
 from tombola.results.record import Count, Fraction, Record, Settings
 
 
+class TrainingCost(Record, frozen=True, kw_only=True):
+    """What one training run cost; None for what could not be counted or measured on this machine.
+
+    `flops`: forward and backward passes as they were computed, 3 times the forward pass of every training example
+    (2 for a multiplication with its addition). `memory_bytes`: parameters, gradients, optimiser state and what one
+    batch keeps for the backward pass. `energy_joules`: by a counter of the machine, over the seconds of the run.
+    """
+
+    flops: Count | None = None
+    memory_bytes: Count | None = None
+    energy_joules: float | None = None
+
+
 class TrialResult(Record, frozen=True, kw_only=True):
     """The figures of one network trained once and tested once; None for what could not be observed.
 
@@ -35,6 +48,7 @@ class TrialResult(Record, frozen=True, kw_only=True):
     val_accuracy_sampled: float | None = None
     test_accuracy_sampled: float | None = None
     samples: Count | None = None
+    cost: TrainingCost | None = None
 
 
 class LayerResult(Record, frozen=True, kw_only=True):
@@ -58,11 +72,46 @@ class Utilisation(Record, frozen=True, kw_only=True):
     densities: dict[str, Fraction]
 
 
+class MaskHistory(Record, frozen=True, kw_only=True):
+    """The masks that one training run went through, each against others: how soon a ticket shows itself.
+
+    Args:
+        unit: what the mask is over: "weights" or "channels".
+        density: fraction of the units that each mask keeps; None where it is an outcome.
+        steps: iterations at which a mask was read.
+        distances: fraction of the units in which a mask differs from the one before (normalised Hamming distance);
+            None for the first.
+        matrix: row i: the distances of mask i from masks 0..i-1; None where there were too many to keep.
+        detector: what watched for a stable mask ("mask", "displacement", "correlation"); None if nothing did.
+        signal: what the detector compared with its threshold at each step; None where it had too little to go on.
+        threshold: below which the mask is stable.
+        emerged: the iteration at which it was found stable; None if it never was.
+    """
+
+    unit: str
+    density: Fraction | None
+    steps: tuple[Count, ...]
+    distances: tuple[Fraction | None, ...]
+    matrix: tuple[tuple[Fraction, ...], ...] | None = None
+    detector: str | None = None
+    signal: tuple[float | None, ...] | None = None
+    threshold: float | None = None
+    emerged: Count | None = None
+
+
+class ChannelCount(Record, frozen=True, kw_only=True):
+    """Channels kept of those that could be pruned; coupled ones (of a residual stream) count once."""
+
+    kept: Count
+    total: Count
+
+
 class LevelResult(TrialResult, frozen=True, kw_only=True):
     """One network of a search: a trial under a mask. Files are named relative to the run's directory.
 
     `barred_kept`: kept weights that the criterion bars; `tied_kept`: kept ones drawn among equal scores.
-    `bits_per_weight`: entropy of what the ticket holds, per prunable weight.
+    `bits_per_weight`: entropy of what the ticket holds, per prunable weight. `mask_histories`: of the masks read during
+    training, at each density that was watched. `channels`: of methods that prune channels by their norms.
     """
 
     level: Count
@@ -76,6 +125,8 @@ class LevelResult(TrialResult, frozen=True, kw_only=True):
     tied_kept: Count | None = None
     bits_per_weight: float | None = None
     utilisation: tuple[Utilisation, ...] | None = None
+    mask_histories: tuple[MaskHistory, ...] | None = None
+    channels: ChannelCount | None = None
 
     @property
     def is_dense(self) -> bool:
