@@ -354,10 +354,10 @@ def test_a_comparison_reads_the_outcomes_that_its_searches_kept(tmp_path: Path, 
     assert low < 3 / 26 < high
     run = Path(result["run"])
     (run / "imp-50" / "replicate-1" / "level-01" / "outcomes.safetensors").unlink()
-    assert compare._outcomes(run, compare._searched(typed(ComparedArm, result["arms"][0], run))).shape == (3, 26)
-    assert compare._outcomes(run, compare._searched(typed(ComparedArm, result["arms"][1], run))) is None
+    assert compare.outcomes_of(run, compare._searched(typed(ComparedArm, result["arms"][0], run))).shape == (3, 26)
+    assert compare.outcomes_of(run, compare._searched(typed(ComparedArm, result["arms"][1], run))) is None
     write_outcomes(run / "imp-50" / "replicate-1" / "level-01", torch.tensor([1.0, float("nan")] * 13))
-    assert compare._outcomes(run, compare._searched(typed(ComparedArm, result["arms"][1], run))) is None
+    assert compare.outcomes_of(run, compare._searched(typed(ComparedArm, result["arms"][1], run))) is None
 
 
 def summarised(*given: Any) -> dict[str, Any]:

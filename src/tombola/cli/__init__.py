@@ -72,9 +72,9 @@ def _run(words: list[str]) -> int:
 
 def all_verbs() -> list[Verb]:
     """Every command, in the order of the help."""
-    from tombola.cli import completion, deployment, overlap, records, searches, studies, tickets
+    from tombola.cli import completion, deconstruct, deployment, overlap, records, searches, studies, tickets
 
-    groups = (searches, studies, overlap, tickets, deployment, records)
+    groups = (searches, studies, deconstruct, overlap, tickets, deployment, records)
     verbs = [verb for group in groups for verb in group.verbs()]
     return [*verbs, completion.verb(verbs)]
 

@@ -64,8 +64,8 @@ class ArmsFile:
     """Arms that the user writes down.
 
     Args:
-        arms: YAML or JSON file, a list of {name, method, options, recipe, family, density}; all but the first are
-            compared with the first
+        arms: YAML or JSON file, a list of {name, method, options, recipe, family, density, against}; each arm is
+            compared with the one that against names, else with the first
     """
 
     arms: str | None = None
@@ -219,6 +219,7 @@ class _Entry:
     method: str | None = None
     family: str | None = None
     density: float | None = None
+    against: str | None = None
 
 
 def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) -> dict[str, Any]:
@@ -247,9 +248,10 @@ def show_comparison(screen: Screen, result: ComparisonResult) -> None:
 
     over = plural(result.replicates, "replicate")
     screen.line(f"{result.study} on {result.data} with {result.model}, means over {over}")
-    screen.tables(study_tables(result, Looks({})))
+    screen.tables([table for table in study_tables(result, Looks({})) if not table.folded])
     show_denominator(screen, result.parameters)
-    for arm in result.arms:
+    shown = result.arms if result.reference is None else [arms[-1] for arms in result.families.values()]
+    for arm in shown:  # of a curve its sparsest point
         level = arm.replicates[0][-1]
         if level.barred_kept:
             screen.line(

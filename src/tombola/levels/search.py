@@ -18,6 +18,9 @@ from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State
 from tombola.train.trial import TrainingSetup, Trial
 
+DENSE = "level-00"
+"""The stage of level 0."""
+
 
 @dataclass(frozen=True)
 class Search:
@@ -25,6 +28,7 @@ class Search:
 
     `architecture` stands in for the network of a user's own model, which cannot be built by name.
     `mask`: what a ticket that the search starts from keeps; None: everything.
+    `dense`: the prefix under which level 0 lies, where several searches share it; None: this search's own.
     """
 
     setup: TrainingSetup
@@ -36,6 +40,7 @@ class Search:
     directory: Path | None = None
     prefix: str = ""
     mask: Mask | None = None
+    dense: str | None = None
 
     def network(self, origin: Origin | None = None) -> nn.Module:
         """A fresh module at the origin."""
@@ -47,11 +52,12 @@ class Search:
 
     def stage(self, name: str) -> Stage | None:
         """The stage of that name under this search's prefix."""
-        return Stage(self.directory / self.prefix / name) if self.directory else None
+        return Stage(self.directory / self.path(name)) if self.directory else None
 
     def path(self, name: str) -> str:
         """A stage's path relative to the run directory."""
-        return f"{self.prefix}/{name}" if self.prefix else name
+        prefix = self.prefix if self.dense is None or name != DENSE else self.dense
+        return f"{prefix}/{name}" if prefix else name
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,16 @@ MAX_UTILISED = 4
 
 
 def study_plots(study: ComparisonResult, looks: Looks) -> list[Shown]:
-    """Results of all arms, also against density and cost; training curves; input coverage and layer utilisation."""
+    """Results of all arms, also against density and cost; training curves; input coverage and layer utilisation.
+
+    Of curves over density that are compared with one another, the single arms are in the tables alone.
+    """
+    curves = study.reference is not None
     return [
-        *_results(study, looks),
+        *([] if curves else _results(study, looks)),
         *_against_density(study, looks),
         *_cost(study, looks),
-        *_traces(study, looks),
+        *([] if curves else _traces(study, looks)),
         *study_inputs(study),
         *_utilised(study, looks),
     ]

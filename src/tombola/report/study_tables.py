@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tombola.formats import BITS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import spread
 from tombola.report.cost import COUNTED
+from tombola.report.grid_tables import grid_tables
 from tombola.report.looks import Looks
 from tombola.report.plot import sentences
 from tombola.report.study_plots import arm_cost
@@ -30,11 +32,15 @@ HEADS = {
 
 
 def study_tables(study: ComparisonResult, looks: Looks) -> list[Table]:
-    """The arms of a study, and their differences from the first."""
+    """The arms of a study, and their differences from the first or another; of curves over density first a grid."""
     columns = [figure for figure in HEADS if any(arm.values(figure) for arm in study.arms)]
     differing = [figure for figure in columns if any(figure in x.differences for x in study.comparisons)]
     contrasts = _differences(study, looks, differing).parts(fixed=1) if differing else []
-    return [*_arms(study, looks, columns).parts(fixed=1), *contrasts]
+    listed = [*_arms(study, looks, columns).parts(fixed=1), *contrasts]
+    if study.reference is None:
+        return listed
+    grid = grid_tables(study, looks, _means(study), pairing(study.comparisons))
+    return [*grid, *(replace(table, folded=True) for table in listed)]
 
 
 def _arms(study: ComparisonResult, looks: Looks, columns: list[str]) -> Table:
@@ -84,9 +90,11 @@ def _column_notes(study: ComparisonResult, columns: list[str]) -> list[str]:
 
 def _differences(study: ComparisonResult, looks: Looks, columns: list[str]) -> Table:
     unit = Unit(study.metric)
+    others = list(dict.fromkeys(x.against for x in study.comparisons))
+    several = len(others) > 1
     rows: list[Row] = [
         (
-            Cell(x.arm, look=looks.arm(x.arm)),
+            Cell(x.arm, f"minus {x.against}" if several else "", looks.arm(x.arm)),
             *(_difference_cell(unit, figure, x.differences.get(figure)) for figure in columns),
         )
         for x in study.comparisons
@@ -94,13 +102,14 @@ def _differences(study: ComparisonResult, looks: Looks, columns: list[str]) -> T
     barred = any(difference.interval for x in study.comparisons for difference in x.differences.values())
     points = f"{study.metric.capitalize()} in points." if unit.percent else ""
     note = sentences(
-        f"Each arm minus {study.comparisons[0].against}.",
+        "" if several else f"Each arm minus {others[0]}.",
         points,
         pairing(study.comparisons),
         "Below: 95 % intervals, each on its own." if barred else "",
         _covered(study) if barred else "",
     )
-    return Table("Differences from the first arm", ("Arm", *_heads(study, columns)), tuple(rows), note)
+    title = "Differences between arms" if several else "Differences from the first arm"
+    return Table(title, ("Arm", *_heads(study, columns)), tuple(rows), note)
 
 
 def _covered(study: ComparisonResult) -> str:

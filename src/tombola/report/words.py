@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from tombola.formats import BITS, ITERATIONS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import Point, Spread, points, spread
@@ -76,14 +76,21 @@ def study_sentence(study: ComparisonResult) -> str:
 
 
 def _against_the_first(study: ComparisonResult) -> str:
+    """What most arms are compared with: the first arm, or another; where curves are, the reference of each density."""
+    series, reference = {arm.name: arm.series for arm in study.arms}, study.reference
+    named = [
+        (f"{reference} at its density" if series.get(x.against) == reference else x.against, x)
+        for x in study.comparisons
+    ]
+    others = [name for name, _ in named]
+    first = max(others, key=others.count, default="")
     signs = [
         difference.sign
-        for x in study.comparisons
-        if (difference := x.differences.get("test_accuracy")) and difference.interval
+        for name, x in named
+        if name == first and (difference := x.differences.get("test_accuracy")) and difference.interval
     ]
     if not signs:
         return ""
-    first = study.comparisons[0].against
     counts = {sign: signs.count(sign) for sign in (1, -1, 0) if sign in signs}
     places = {
         1: (f"lies significantly above {first}", f"lie significantly above {first}"),
@@ -137,6 +144,15 @@ def barred_sentence(what: str, levels: Iterable[LevelResult]) -> str:
     )
 
 
+def _barred(study: ComparisonResult) -> Iterator[str]:
+    """Remarks on arms; on curves over density, at their worst."""
+    if study.reference is None:
+        yield from (barred_sentence(arm.name, arm.last_levels) for arm in study.arms)
+    else:
+        for name, arms in study.families.items():
+            yield barred_sentence(name, [level for arm in arms for level in arm.last_levels])
+
+
 def verdict(run: Run) -> str:
     """The one plain sentence at the top of a run."""
     if run.verify is not None:
@@ -145,7 +161,7 @@ def verdict(run: Run) -> str:
         levels = [level for rep in run.find.replicates for level in rep.arms.get("ticket", ())]
         return find_sentence(run.find) + barred_sentence("the ticket", levels)
     if run.study is not None:
-        return study_sentence(run.study) + "".join(barred_sentence(arm.name, arm.last_levels) for arm in run.study.arms)
+        return study_sentence(run.study) + "".join(_barred(run.study))
     if run.overlap is not None:
         return run.overlap.sentence or "The masks have been compared."
     return "The results are listed as they were found." if run.other else "There are no results to show yet."

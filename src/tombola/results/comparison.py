@@ -74,7 +74,7 @@ class ComparedArm(Record, frozen=True, kw_only=True):
 
 
 class ArmDifference(Record, frozen=True, kw_only=True):
-    """An arm minus the first one, in one figure, with its two-sided 95 % interval."""
+    """An arm minus the one that it is compared with, in one figure, with its two-sided 95 % interval."""
 
     difference: float | None
     interval: Interval | None
@@ -95,7 +95,7 @@ class CoveredDifference(ArmDifference, frozen=True, kw_only=True):
 
 
 class ArmContrast(Record, frozen=True, kw_only=True):
-    """How one arm differs from the first. `paired`: all replicates of both began with the same weights."""
+    """How an arm differs from another (`against`). `paired`: all replicates of both began with the same weights."""
 
     arm: str
     against: str
@@ -118,7 +118,7 @@ class ArmContrast(Record, frozen=True, kw_only=True):
 
 
 class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="study"):
-    """What a comparison of arms gave; the others are compared with the first.
+    """What a comparison of arms gave; all but the first are compared with it, or with another that they name.
 
     `recipe`: what all arms have in common; `intervals` says what they are over; `note`: whether learning rates were
     tuned; `summary`: what the study asks, in one line ("" where its file does not say).
@@ -142,3 +142,14 @@ class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="
         names = dict.fromkeys(arm.series for arm in self.arms)
         grouped = {name: [arm for arm in self.arms if arm.series == name] for name in names}
         return {name: tuple(sorted(arms, key=lambda arm: -arm.plotted)) for name, arms in grouped.items()}
+
+    @property
+    def reference(self) -> str | None:
+        """The series whose arms other curves are compared with, each at its own density; None where all arms are
+        compared with one."""
+        series = {arm.name: arm.series for arm in self.arms}
+        if len({x.against for x in self.comparisons}) < 2:
+            return None
+        against = [series[x.against] for x in self.comparisons if x.against in series]
+        curves = [name for name, arms in self.families.items() if len({arm.plotted for arm in arms}) > 1]
+        return max(curves, key=against.count) if any(name in curves for name in against) else None

@@ -90,12 +90,18 @@ def search(
     directory: Path | None = None,
     replicate: int = 0,
     starts: Starts | None = None,
+    prefix: str | None = None,
+    dense: str | None = None,
 ) -> list[Level]:
-    """Run one replicate of a request; `splits` is its data if loaded, `directory` the run directory if any."""
+    """Run one replicate of a request; `splits` is its data if loaded, `directory` the run directory if any.
+
+    Levels lie in the directory's folder `prefix` (None: replicate-<r>), level 0 in its folder `dense`, if given.
+    """
     splits = splits or loaded(request.data)
     seed = replicate_seed(request.seed, replicate)
     start = (starts or Starts()).of(request, splits, seed)
-    loggers = _loggers(request.options, directory, replicate)
+    prefix = f"replicate-{replicate}" if prefix is None else prefix
+    loggers = _loggers(request.options, directory, prefix)
     fabric = make_fabric(request.options.device, request.recipe.precision, loggers=loggers)
     setup = TrainingSetup(splits, request.recipe, fabric, request.options, progress or Silent())
     described = {
@@ -107,7 +113,7 @@ def search(
     }
     prepared = _prepared(request, setup, start, seed, described)
     with torch.random.fork_rng(devices=[]):
-        found = request.method.find(replace(prepared, directory=directory, prefix=f"replicate-{replicate}"))
+        found = request.method.find(replace(prepared, directory=directory, prefix=prefix, dense=dense))
     return _checked(request.method, found)
 
 
@@ -179,10 +185,19 @@ def search_levels(request: Request, work: Workspace, replicate: int) -> list[Lev
     return [level.result for level in search_replicate(request, work, replicate)]
 
 
-def search_replicate(request: Request, work: Workspace, replicate: int = 0) -> list[Level]:
+def search_replicate(
+    request: Request, work: Workspace, replicate: int = 0, *, prefix: str | None = None, dense: str | None = None
+) -> list[Level]:
     """`search` in a workspace."""
     return search(
-        request, work.progress, splits=work.splits, directory=work.directory, replicate=replicate, starts=work.starts
+        request,
+        work.progress,
+        splits=work.splits,
+        directory=work.directory,
+        replicate=replicate,
+        starts=work.starts,
+        prefix=prefix,
+        dense=dense,
     )
 
 
@@ -196,7 +211,7 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None,
     start = (starts or Starts()).of(request, splits, request.seed)
     network = start.network()
     covered = _covered(request, network) if method.prunes else None
-    _loggers(options, None, 0)
+    _loggers(options, None, "replicate-0")
     fabric = make_fabric(options.device, request.recipe.precision)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
     method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask if request.start else None)
@@ -252,14 +267,12 @@ def replicate_of(request: Request, number: int, arms: Mapping[str, Sequence[Leve
     )
 
 
-def _loggers(options: Options, directory: Path | None, replicate: int) -> list[Any]:
+def _loggers(options: Options, directory: Path | None, prefix: str) -> list[Any]:
     if not options.loggers:
         return []
     try:
         from lightning_fabric.loggers.tensorboard import TensorBoardLogger
 
-        return [
-            TensorBoardLogger(root_dir=str(directory or Path("tensorboard")), name=f"tensorboard/replicate-{replicate}")
-        ]
+        return [TensorBoardLogger(root_dir=str(directory or Path("tensorboard")), name=f"tensorboard/{prefix}")]
     except (ImportError, ModuleNotFoundError):
         raise TombolaError("logger tensorboard is not installed; run pip install 'tombola[tensorboard]'") from None

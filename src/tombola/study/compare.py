@@ -46,6 +46,11 @@ class Searched:
     levels: tuple[LevelResult, ...]
     origin: str
 
+    @classmethod
+    def of(cls, levels: Sequence[Level]) -> Searched:
+        """What a search gave; a later level may begin elsewhere (rewinding), all of them began with the first's."""
+        return cls(tuple(level.result for level in levels), _hash(levels[0].ticket.origin))
+
 
 def run_comparison(
     study: str,
@@ -64,12 +69,12 @@ def run_comparison(
     """Search with every arm `replicates` times, in a run directory under `out`; gives the result and its `run`.
 
     In one replicate all arms share the seed, and so data order and, but for methods that draw their own, initial
-    weights. An arm is judged by its last level. Stages lie in `<run>/<arm>/replicate-<r>/`; finished ones are
-    found again.
+    weights. An arm is judged by its last level, against the arm that it names or the first. Stages lie in
+    `<run>/<arm>/replicate-<r>/`; finished ones are found again.
 
     Args:
         study: what the run is called.
-        arms: the first one is what all others are compared with.
+        arms: the first one is what those are compared with that name no other (`against`).
         note: whether every arm has its own tuned learning rate; shown in the result and on the page.
         summary: what the study asks, in one line; shown like the note.
         jobs: processes that share the searches out (model and data given by name).
@@ -123,7 +128,7 @@ class _Comparison(Experiment[Request, ComparisonResult]):
     def search(self, work: Workspace, job: tuple[int, int]) -> Searched:
         """One replicate of one arm, both by their index."""
         levels = search_arm(self.arms[job[0]], self.request, work, job[1])
-        return Searched(tuple(level.result for level in levels), _hash(levels[0].ticket.origin))
+        return Searched.of(levels)
 
     def renewed(self, work: Workspace, result: ComparisonResult) -> ComparisonResult:
         return self._result(work, [_searched(arm) for arm in result.arms], result.parameters)
@@ -131,25 +136,31 @@ class _Comparison(Experiment[Request, ComparisonResult]):
     def _result(
         self, work: Workspace, searches: Sequence[Sequence[Searched]], counted: Parameters | None
     ) -> ComparisonResult:
-        request, splits = self.request, work.splits
-        found = summarise(self.arms, searches, [_outcomes(work.folder, replicates) for replicates in searches])
-        return ComparisonResult(
-            study=self.study,
-            model=name_of_model(request.model),
-            data=splits.name,
-            metric=splits.task.metric_name,
-            higher_is_better=splits.task.higher_is_better,
-            input_shape=tuple(splits.input_shape),
-            replicates=request.replicates,
-            seeds=tuple(replicate_seed(request.seed, index) for index in range(request.replicates)),
-            recipe=shared([as_plain(arm.recipe) for arm in self.arms]),
-            parameters=counted,
-            arms=found.arms,
-            comparisons=found.comparisons,
-            intervals=found.intervals,
-            note=self.note,
-            summary=self.summary,
+        outcomes = [outcomes_of(work.folder, replicates) for replicates in searches]
+        found = summarise(self.arms, searches, outcomes)
+        return comparison_of(self.request, work.splits, found, counted).replace(
+            study=self.study, note=self.note, summary=self.summary
         )
+
+
+def comparison_of(request: Request, splits: Splits, found: Summary, counted: Parameters | None) -> ComparisonResult:
+    """A comparison's result, its study and remarks left open."""
+    return ComparisonResult(
+        study="",
+        model=name_of_model(request.model),
+        data=splits.name,
+        metric=splits.task.metric_name,
+        higher_is_better=splits.task.higher_is_better,
+        input_shape=tuple(splits.input_shape),
+        replicates=request.replicates,
+        seeds=tuple(replicate_seed(request.seed, index) for index in range(request.replicates)),
+        recipe=shared([arm.recipe or {} for arm in found.arms]),
+        parameters=counted,
+        arms=found.arms,
+        comparisons=found.comparisons,
+        intervals=found.intervals,
+        note="",
+    )
 
 
 def check_arm(arm: Arm, request: Request, work: Workspace) -> None:
@@ -188,7 +199,7 @@ Outcomes: TypeAlias = NDArray[np.float32]
 """The test metric of every example, (replicates, examples)."""
 
 
-def _outcomes(directory: Path, replicates: Sequence[Searched]) -> Outcomes | None:
+def outcomes_of(directory: Path, replicates: Sequence[Searched]) -> Outcomes | None:
     """The outcomes of an arm's last levels; None unless they were kept for every replicate, one by one and finite."""
     kept = [read_outcomes((directory / searched.levels[-1].metrics).parent) for searched in replicates]
     known = [values.numpy() for values in kept if values is not None]
@@ -197,7 +208,7 @@ def _outcomes(directory: Path, replicates: Sequence[Searched]) -> Outcomes | Non
 
 @dataclass(frozen=True)
 class Summary:
-    """Every arm's figures, their differences from the first, and in words what the intervals are over."""
+    """Every arm's figures, their differences from another's, and in words what the intervals are over."""
 
     arms: tuple[ComparedArm, ...]
     comparisons: tuple[ArmContrast, ...]
@@ -209,17 +220,20 @@ def summarise(
     searches: Sequence[Sequence[Searched]],
     outcomes: Sequence[Outcomes | None] | None = None,
 ) -> Summary:
-    """Every arm's figures, and its differences from the first arm.
+    """Every arm's figures, and its differences from the arm that it names (`against`), or from the first.
 
     Differences in the test metric cover test examples too where both arms' `outcomes` are known; all other intervals
     are over the searches alone.
     """
     described = [_describe_arm(arm, replicates) for arm, replicates in zip(arms, searches, strict=True)]
     count, known = len(searches[0]), outcomes or [None] * len(arms)
-    compared = [
-        _compare(arm, described[0], None if own is None or known[0] is None else (own, known[0]))
-        for arm, own in zip(described[1:], known[1:], strict=True)
-    ]
+    places = {arm.name: place for place, arm in enumerate(arms)}
+    compared = []
+    for place, arm in enumerate(arms[1:], 1):
+        other = 0 if arm.against is None else places[arm.against]
+        own, others = known[place], known[other]
+        both = None if own is None or others is None else (own, others)
+        compared.append(_compare(described[place], described[other], both))
     text = f"95 % t-intervals over {count} replicates"
     if any(item.test_accuracy.covers == SEEDS_AND_EXAMPLES for item in compared):
         text += "; of differences in the test metric, over training seeds and test examples"

@@ -12,6 +12,7 @@ from tombola.errors import TombolaError
 from tombola.methods import method_class
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
+from tombola.names import unknown
 from tombola.search.presets import preset as preset_of
 from tombola.train.recipe import Recipe
 
@@ -31,6 +32,7 @@ class Arm:
         recipe: how this arm trains
         density: fraction of weights under which it is plotted (None: what it kept)
         family: the series that it belongs to, among arms of other densities (None: its own)
+        against: name of the arm that it is compared with (None: the first)
     """
 
     name: str
@@ -38,6 +40,7 @@ class Arm:
     recipe: Recipe
     density: float | None = None
     family: str | None = None
+    against: str | None = None
 
     def __post_init__(self) -> None:
         if not self.folder:
@@ -72,6 +75,7 @@ class Setting:
         preset: Mapping[str, Any] | None = None,
         density: float | None = None,
         family: str | None = None,
+        against: str | None = None,
     ) -> Arm:
         """An arm from fields: `recipe` goes before the shared recipe, that before `preset`, that before the method's.
 
@@ -85,11 +89,11 @@ class Setting:
             trained = Recipe(**{**named.recipe, **(preset or {}), **self.recipe, **(recipe or {})})
         except (TombolaError, TypeError) as error:
             raise TombolaError(f"arm {name!r}: {error}") from None
-        return Arm(name, made, trained, density, family)
+        return Arm(name, made, trained, density, family, against)
 
 
 def check_arms(arms: Sequence[Arm]) -> None:
-    """TombolaError if there is nothing to compare, or two arms would share a name or a folder."""
+    """TombolaError if there is nothing to compare, two arms would share a folder, or one is compared with none."""
     if not arms:
         raise TombolaError("the study has no arms; give at least one")
     folders: dict[str, str] = {}
@@ -99,3 +103,14 @@ def check_arms(arms: Sequence[Arm]) -> None:
                 f"arms {folders[arm.folder]!r} and {arm.name!r} would share the folder {arm.folder}; rename one"
             )
         folders[arm.folder] = arm.name
+    for arm in arms:
+        others = [other.name for other in arms if other is not arm]
+        if arm.against is not None and arm.against not in others:
+            raise TombolaError(
+                f"arm {arm.name!r}: {unknown('arm to be compared with', arm.against, others or ['none'])}"
+            )
+    if arms[0].against is not None:
+        raise TombolaError(
+            f"arm {arms[0].name!r} is the first, which others are compared with by default; leave out its against, or "
+            "put it behind another arm"
+        )

@@ -1,0 +1,148 @@
+"""What Zhou et al. 2019 take apart: which weights are kept, what kept ones return to, what pruned ones are held at.
+
+A combination of the three is a setting of the pruning loop; a grid is the product of lists of them (torch-free).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from tombola.errors import TombolaError
+from tombola.methods.base import check_density
+from tombola.methods.imp import IterativePruning
+from tombola.study.setting import Arm
+from tombola.train.recipe import Recipe
+
+REFERENCE = ("large_final", "rewind", "zero")
+"""The search of the lottery ticket hypothesis."""
+_SYNONYMS = {"magnitude": "large_final"}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The lists that are crossed.
+
+    Args:
+        criteria: which weights are kept, names or import paths, e.g. [large_final, movement, random]
+        kept_actions: what kept weights begin their next training with, e.g. [rewind, reinit, constant_same_sign]
+        pruned_actions: what pruned weights are held at, e.g. [zero, freeze, zero_or_freeze]
+        densities: instead of levels, one-shot tickets of these fractions kept, each drawn from the one dense network
+    """
+
+    criteria: tuple[str, ...] = (
+        "large_final",
+        "large_final_same_sign",
+        "magnitude_increase",
+        "movement",
+        "random",
+        "small_final",
+    )
+    kept_actions: tuple[str, ...] = ("rewind",)
+    pruned_actions: tuple[str, ...] = ("zero",)
+    densities: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("criteria", "kept_actions", "pruned_actions"):
+            check_list(name, getattr(self, name))
+        check_densities(self.densities)
+
+    @property
+    def combinations(self) -> tuple[Combination, ...]:
+        """The product of the lists, criteria first."""
+        return tuple(Combination(*parts) for parts in product(self.criteria, self.kept_actions, self.pruned_actions))
+
+    @property
+    def reference(self) -> Combination:
+        """What the others are compared with: large_final / rewind / zero where it is among them, else the first."""
+        return next((one for one in self.combinations if one.is_reference), self.combinations[0])
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A criterion, a kept action and a pruned action."""
+
+    criterion: str
+    kept_action: str
+    pruned_action: str
+
+    @property
+    def name(self) -> str:
+        """As it stands in tables: "large_final / rewind / zero"."""
+        return f"{self.criterion} / {self.kept_action} / {self.pruned_action}"
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether this is iterative magnitude pruning as it was published."""
+        return (_SYNONYMS.get(self.criterion, self.criterion), self.kept_action, self.pruned_action) == REFERENCE
+
+    def of(self, pruning: IterativePruning) -> IterativePruning:
+        """The pruning loop with these parts."""
+        actions: dict[str, Any] = {"kept_action": self.kept_action, "pruned_action": self.pruned_action}
+        known = {name: action for name, action in actions.items() if name in vars(pruning)}
+        for name in actions.keys() - known.keys():
+            if actions[name] not in REFERENCE:
+                raise TombolaError(f"{name} {actions[name]!r} is not known to imp; allowed: {', '.join(REFERENCE[1:])}")
+        return replace(pruning, criterion=self.criterion, **known)
+
+
+def check_list(name: str, given: Sequence[str]) -> None:
+    """TombolaError for nothing, or for something named twice."""
+    if isinstance(given, str) or not given:
+        raise TombolaError(f"{name} is {given!r}, but it must be a list of at least one name, e.g. [large_final]")
+    twice = next((one for place, one in enumerate(given) if one in given[:place]), None)
+    if twice is not None:
+        raise TombolaError(f"{name} names {twice!r} twice; name each once")
+
+
+def check_densities(densities: Sequence[float] | None) -> None:
+    """TombolaError for an empty list, one outside (0, 1), or one given twice."""
+    if densities is None:
+        return
+    if not densities or len(set(densities)) < len(densities):
+        raise TombolaError(f"densities is {list(densities)}, but it must be a list of different fractions kept")
+    for density in densities:
+        check_density(density)
+        if density == 1.0:
+            raise TombolaError("densities names 1, which is the dense network; it is tried anyway, so leave it out")
+
+
+def dense_of(pruning: IterativePruning) -> IterativePruning:
+    """The pruning loop that stops at its dense level; what is pruned later, and how, makes no difference to it."""
+    return replace(pruning, density=None, levels=0, pattern="element", criterion=IterativePruning.criterion)
+
+
+def one_shot(pruning: IterativePruning, density: float) -> IterativePruning:
+    """The pruning loop in one round to a density."""
+    return replace(pruning, density=density, rounds=1, levels=None)
+
+
+@dataclass(frozen=True)
+class GridSearch:
+    """One search of a grid, as an arm that has the combination as its family."""
+
+    arm: Arm
+    combination: Combination
+
+
+def searches_of(grid: Grid, pruning: IterativePruning, recipe: Recipe) -> list[GridSearch]:
+    """One search for each combination, or for each and every density.
+
+    Raises:
+        TombolaError: how far to prune is said twice.
+    """
+    if grid.densities is not None and (pruning.density is not None or pruning.levels is not None):
+        raise TombolaError("densities are given, and density or levels too; leave those out")
+    found = []
+    for combination in grid.combinations:
+        method = combination.of(pruning)
+        if grid.densities is None:
+            found.append(GridSearch(Arm(combination.name, method, recipe, family=combination.name), combination))
+            continue
+        for density in grid.densities:
+            name = f"{combination.name} {density:g}"
+            arm = Arm(name, one_shot(method, density), recipe, family=combination.name)
+            found.append(GridSearch(arm, combination))
+    return found
