@@ -36,6 +36,11 @@ def trial_result(**figures: Any) -> TrialResult:
     return TrialResult(**{**blank, **figures})
 
 
+def untimed(level: LevelResult) -> LevelResult:
+    """A level without what differs from run to run: its seconds, and the energy that the machine drew."""
+    return level.replace(seconds=0, cost=level.cost and level.cost.replace(energy_joules=None))
+
+
 def level_figures(level: int = 0, **figures: Any) -> LevelResult:
     """A level's figures, those given and some value in every other field."""
     blank: dict[str, Any] = {

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+
+class NotCounted(Exception):
+    """An operation that multiplies matrices has no formula in torch's counter."""
 
 
 def flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
@@ -21,6 +25,30 @@ def flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
     with counter, torch.no_grad():
         model(*inputs)
     return {name: sum(ops.values()) for name, ops in counter.flop_counts.items()}
+
+
+def flops_of_call(call: Callable[[], object]) -> int:
+    """FLOPs of all operations of a call, gradients on or off as they are there, without a hook on any module.
+
+    Raises:
+        NotCounted: it uses one of torch's fused recurrent layers, which the counter would take for nothing.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_FUSED, _refuse))
+    counter.mod_tracker = _Calls(nn.Module())  # type: ignore[assignment]
+    with counter:
+        call()
+    return sum(counter.flop_counts[""].values())
+
+
+_FUSED = tuple(
+    getattr(torch.ops.aten, name)
+    for name in ("mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn")
+    if hasattr(torch.ops.aten, name)
+)
+
+
+def _refuse(*args: object, **more: object) -> NoReturn:
+    raise NotCounted
 
 
 class _Calls:

@@ -9,8 +9,10 @@ class TrainingCost(Record, frozen=True, kw_only=True):
     """What one training run cost; None for what could not be counted or measured on this machine.
 
     `flops`: forward and backward passes as they were computed, 3 times the forward pass of every training example
-    (2 for a multiplication with its addition). `memory_bytes`: parameters, gradients, optimiser state and what one
-    batch keeps for the backward pass. `energy_joules`: by a counter of the machine, over the seconds of the run.
+    (2 for a multiplication with its addition; evaluations are not counted, and a weight that is held at 0 costs as much
+    as any other). `memory_bytes`: parameters, buffers, gradients, optimiser state and what the network keeps of one
+    batch for the backward pass. `energy_joules`: by the counters of the machine's CPU packages, or of the GPU that
+    trained, over the seconds of the run; whatever else ran on them is in it.
     """
 
     flops: Count | None = None
@@ -25,6 +27,8 @@ class TrialResult(Record, frozen=True, kw_only=True):
     `train_accuracy_eval` is in evaluation mode, over `train_examples_eval` examples without augmentation.
     `early_stop_iteration`: of the lowest validation loss; `early_stop_observed` is False where that lies in the last
     twentieth of the evaluations. `*_sampled`: means over `samples` drawn masks, of stochastic mask rules alone.
+    `steps` count from 0; training began at `first_step`, a rewind point, and its recipe has `whole_steps` (None in
+    results from before these were recorded), which training that was stopped does not reach.
     """
 
     steps: Count
@@ -49,6 +53,13 @@ class TrialResult(Record, frozen=True, kw_only=True):
     test_accuracy_sampled: float | None = None
     samples: Count | None = None
     cost: TrainingCost | None = None
+    first_step: Count = 0
+    whole_steps: Count | None = None
+
+    @property
+    def trained_steps(self) -> int:
+        """Iterations that were really trained: those before a rewind point were not."""
+        return max(0, self.steps - self.first_step)
 
 
 class LayerResult(Record, frozen=True, kw_only=True):

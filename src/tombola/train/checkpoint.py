@@ -45,6 +45,7 @@ class Checkpoint:
     captured: Snapshot | None = None
     history: tuple[Row, ...] = ()
     stopped: str | None = None
+    joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class CheckpointStore:
             "best": checkpoint.best,
             "history": torch.tensor([astuple(row) for row in checkpoint.history], dtype=torch.float64, device="cpu"),
             "stopped": checkpoint.stopped,
+            "joules": checkpoint.joules,
         }
         make_folder(self.directory)
         with write_sealed(self._file) as file:
@@ -109,6 +111,7 @@ class CheckpointStore:
                 best=content["best"],
                 history=tuple(Row(int(step), *rest) for step, *rest in content["history"].tolist()),
                 stopped=content["stopped"],
+                joules=content.get("joules"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Damaged(self._file, f"holds no checkpoint ({_first_line(error)})") from None

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.machine.energy import EnergyMeter, counters
 from tombola.nn.forward import typed, widened
+from tombola.results.trial import TrainingCost
 from tombola.rng.seeds import derive
 from tombola.runs.atomic import make_folder
 from tombola.runs.progress import Update
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
+from tombola.train.cost import training_cost
 from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, summed
 from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, append_csv
@@ -41,7 +44,8 @@ class Trained:
     """What a training run leaves: states are CPU copies of the model's state_dict.
 
     `state` is the network as it is reported (see `Hook.before_eval`), at the end; `best` that at the lowest validation
-    loss; `captured` the snapshot at the step asked for.
+    loss; `captured` the snapshot at the step asked for. `first`: the step at which it began. `cost` is None
+    where it was not to be counted.
     """
 
     state: State
@@ -51,6 +55,8 @@ class Trained:
     steps: int
     seconds: float
     stopped: str | None = None
+    first: int = 0
+    cost: TrainingCost | None = None
 
 
 def train(
@@ -67,6 +73,7 @@ def train(
     store: CheckpointStore | None = None,
     update: Update | None = None,
     deterministic: bool = False,
+    count_cost: bool = False,
 ) -> Trained:
     """Train `model` in place to the end of the recipe; it ends as it is reported (see `Hook.before_eval`).
 
@@ -79,6 +86,8 @@ def train(
         store: where to checkpoint; a checkpoint found there is resumed from.
         update: called after each step, with what gives the latest figures as text.
         deterministic: use only kernels that give the same bits every time (CUDA; the CPU's do anyway).
+        count_cost: count FLOPs and memory by one more forward pass at the end, and read the machine's energy counters;
+            nothing that is trained depends on it.
 
     Raises:
         Diverged: the loss or a weight turned NaN or infinite; the last good checkpoint stays in the store.
@@ -89,7 +98,8 @@ def train(
     with torch.random.fork_rng(devices=devices), _deterministic(deterministic and bool(devices)):
         torch.manual_seed(derive(seed, "torch"))
         loop = Loop(model, splits, recipe, seed=seed, fabric=fabric, optimizer=optimizer)
-        trained = _run(loop, tuple(hooks), start, capture, store, update or _no_update)
+        meter = EnergyMeter(counters(fabric.device)) if count_cost else None
+        trained = _run(loop, tuple(hooks), start, capture, store, update or _no_update, meter)
     model.train(was_training)
     return trained
 
@@ -101,8 +111,10 @@ def _run(
     capture: int | None,
     store: CheckpointStore | None,
     update: Update,
+    meter: EnergyMeter | None,
 ) -> Trained:
     clock = time.monotonic()
+    begun = start if isinstance(start, int) else 0 if start is None else start.step
     resumed = store.load() if store else None
     if resumed is not None:
         restore(loop, hooks, resumed.snapshot)
@@ -111,7 +123,7 @@ def _run(
         loop.step = start
     elif start is not None:
         restore(loop, hooks, start)
-    recorder = _Recorder(loop, hooks, resumed, store, capture, clock)
+    recorder = _Recorder(loop, hooks, resumed, store, capture, clock, meter)
     for hook in hooks:
         hook.on_start(loop)
     if capture == loop.step and recorder.captured is None:
@@ -124,6 +136,7 @@ def _run(
     plain = recipe.accumulate == 1 and recipe.precision == "32"
     factor = lr_factor(recipe, loop.steps_per_epoch)
     cut = plateau_factor(loop.history, recipe, task.higher_is_better)
+    last: Tensor | None = None  # the inputs of the last batch
     while loop.step < loop.total and not loop.stopped:
         epoch, first = divmod(loop.step, loop.steps_per_epoch)
         model.train()
@@ -159,8 +172,12 @@ def _run(
             update(loop.step, recorder.status)
             if loop.step % 16 == 0:
                 recorder.checkpoint_if_due()
+            last = x
             if loop.step == loop.total or loop.stopped:
                 break
+    seconds, cost = recorder.seconds(), None
+    if meter is not None:
+        cost = training_cost(loop, last, loop.step - begun, recorder.joules())
     for hook in hooks:
         hook.before_eval(loop)
     return Trained(
@@ -169,8 +186,10 @@ def _run(
         captured=recorder.captured,
         history=tuple(loop.history),
         steps=loop.step,
-        seconds=recorder.seconds(),
+        seconds=seconds,
         stopped=loop.stopped,
+        first=begun,
+        cost=cost,
     )
 
 
@@ -211,13 +230,15 @@ class _Recorder:
         store: CheckpointStore | None,
         capture: int | None,
         clock: float,
+        meter: EnergyMeter | None,
     ) -> None:
         self.loop, self.hooks, self.store = loop, hooks, store
         self.best = resumed.best if resumed else None
         self.captured = resumed.captured if resumed else None
         sums = resumed.sums if resumed else {"loss": 0.0, "metric": 0.0, "count": 0}
         self._before = resumed.seconds if resumed else 0.0
-        self._clock = clock
+        self._clock, self._meter = clock, meter
+        self._joules_before = resumed.joules if resumed else 0.0
         self._loss = torch.tensor(sums["loss"], dtype=torch.float64, device="cpu").to(loop.device)
         self._metric = torch.tensor(sums["metric"], dtype=torch.float64, device="cpu").to(loop.device)
         self._count = int(sums["count"])
@@ -230,6 +251,11 @@ class _Recorder:
 
     def seconds(self) -> float:
         return self._before + time.monotonic() - self._clock
+
+    def joules(self) -> float | None:
+        """Energy of this part of the run and those before it; None if any was not measured."""
+        now = self._meter.joules() if self._meter else None
+        return None if now is None or self._joules_before is None else self._joules_before + now
 
     def add(self, loss: Tensor, metric: Tensor, count: int) -> None:
         """The mean loss of a batch of `count` examples, and its metric as `metric_values` gives it."""
@@ -276,6 +302,8 @@ class _Recorder:
         self._count = 0
 
     def checkpoint_if_due(self) -> None:
+        if self._meter is not None:
+            self._meter.poll()
         now = time.monotonic()
         if self.store is None or now - self._saved < self.store.every_seconds:
             return
@@ -289,6 +317,7 @@ class _Recorder:
                 captured=self.captured,
                 history=tuple(self.loop.history),
                 stopped=self.loop.stopped,
+                joules=self.joules(),
             )
         )
         self._saved = time.monotonic()

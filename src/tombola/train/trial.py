@@ -160,6 +160,7 @@ def train_trial(
             store=store,
             update=update,
             deterministic=setup.options.deterministic,
+            count_cost=True,
         )
     if store is not None:
         store.write_metrics(trained.history)
@@ -205,6 +206,9 @@ def _result(setup: TrainingSetup, trained: Trained, tests: _Tests) -> TrialResul
         val_accuracy_sampled=tests.sampled.val,
         test_accuracy_sampled=tests.sampled.test,
         samples=tests.sampled.samples,
+        cost=trained.cost,
+        first_step=trained.first,
+        whole_steps=setup.total_steps,
     )
 
 
