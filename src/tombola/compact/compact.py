@@ -92,13 +92,21 @@ class CompactReport:
 
 @dataclass(frozen=True, eq=False)
 class Compacted:
-    """`module`: in eval mode, an fx.GraphModule with the model's own names, or a plain copy if it cannot be traced."""
+    """A smaller network.
+
+    Args:
+        module: in eval mode, an fx.GraphModule with the model's own names, or a plain copy if it cannot be traced.
+        kept: name of a weight, bias, scale, shift or statistic -> which indices of the whole tensor it consists of,
+            int64, along its outputs and, of a layer's weight, along its inputs too. Without folded norms and constants
+            the small tensor is just that part of the whole one (`cut`, `scatter`).
+    """
 
     module: nn.Module
     report: CompactReport
+    kept: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
 
 
-def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Compacted:
+def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True, fold_constants: bool = True) -> Compacted:
     """Remove the units and channels that a network's zeros leave without input or output, and keep its outputs.
 
     Channels that nothing reads are removed; channels that send a constant too, once that constant is in the biases of
@@ -113,6 +121,7 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
             afterwards where the model takes them.
         fold_norms: make eval batch norms part of the layer before them. False: keep them, and remove only what may go
             in train mode too, where norms compute statistics and dropouts drop.
+        fold_constants: False: remove only channels that nothing reads, and leave biases as they are.
 
     Raises:
         TombolaError: no example, or one that the model cannot run on; a model that cannot be copied, or whose
@@ -122,10 +131,13 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True) -> Comp
         raise TombolaError("there is no example input; give one as the model takes it")
     with plain_tensors(), kept(cuda=True):
         plain = plain_copy(model, example)
-        return compact_checked(plain, checks_of(plain, example), fold_norms=fold_norms)
+        checks = checks_of(plain, example)
+        return compact_checked(plain, checks, fold_norms=fold_norms, fold_constants=fold_constants)
 
 
-def compact_checked(model: nn.Module, checks: Checks, *, fold_norms: bool = True) -> Compacted:
+def compact_checked(
+    model: nn.Module, checks: Checks, *, fold_norms: bool = True, fold_constants: bool = True
+) -> Compacted:
     """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode."""
     if not checks.stateless:
         reason = "its forward changes the network's own buffers, parameters or attributes"
@@ -142,7 +154,7 @@ def compact_checked(model: nn.Module, checks: Checks, *, fold_norms: bool = True
     before, flops = _layers(network), _flops(network, example)
     ops = channel_ops(network, training=not fold_norms)
     folded = fold(network, ops, coupled_channels(ops)) if fold_norms else ()
-    constants = shrink(network, example, training=not fold_norms)
+    shrunk = shrink(network, example, training=not fold_norms, fold_constants=fold_constants)
     network.recompile()
     after = _layers(network)
     rows = tuple(
@@ -156,8 +168,8 @@ def compact_checked(model: nn.Module, checks: Checks, *, fold_norms: bool = True
     if off.size > checks.allowed:
         reason = f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}"
         return Compacted(copied(model), CompactReport(reason=reason))
-    report = CompactReport(None, rows, folded, constants, opaque, (flops, _flops(network, example)), off.size)
-    return Compacted(network, report)
+    report = CompactReport(None, rows, folded, shrunk.folded, opaque, (flops, _flops(network, example)), off.size)
+    return Compacted(network, report, shrunk.kept)
 
 
 def _place(node: fx.Node) -> str:

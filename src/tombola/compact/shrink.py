@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,27 +12,42 @@ from torch import Tensor, fx, nn
 from tombola.compact.channel_ops import ChannelOp, Norm, WeightLayer, exact_nodes
 from tombola.compact.constants import Constants, constants_into, constants_of, reads, sums
 from tombola.compact.coupling import Coupling, coupled_channels
+from tombola.compact.positions import Positions
 from tombola.compact.read_ops import channel_ops
 from tombola.compact.trace import write_shapes
 
 
-def shrink(network: fx.GraphModule, example: tuple[Tensor, ...], *, training: bool) -> dict[str, int]:
-    """Remove what can go until nothing more can: layer -> how many constant inputs went into its bias.
+@dataclass(frozen=True, eq=False)
+class Shrunk:
+    """`folded`: layer -> how many constant inputs went into its bias. `kept`: as `Compacted.kept`."""
+
+    folded: Mapping[str, int]
+    kept: Mapping[str, tuple[Tensor, ...]]
+
+
+def shrink(
+    network: fx.GraphModule, example: tuple[Tensor, ...], *, training: bool, fold_constants: bool = True
+) -> Shrunk:
+    """Remove what can go until nothing more can.
 
     The network's layers and norms are changed. At least one channel of every value stays.
     """
     folded: dict[str, int] = {}
+    ops = channel_ops(network, training=training)
+    positions = Positions.of(network, ops)
     while True:
-        ops = channel_ops(network, training=training)
         coupling = coupled_channels(ops)
         constants = constants_of(ops, coupling, dict(network.named_modules()))
+        if not fold_constants:
+            constants = {node: torch.full_like(constant, torch.nan) for node, constant in constants.items()}
         gone = _removable(ops, coupling, constants)
         if not bool(gone.any()):
-            return folded
+            return Shrunk(folded, positions.kept())
         for name, count in _fold_constants(network, ops, coupling, constants, gone).items():
             folded[name] = folded.get(name, 0) + count
-        _cut(network, channel_ops(network, training=training), coupling, gone)
+        positions = _cut(network, channel_ops(network, training=training), coupling, gone, positions)
         write_shapes(network, example)
+        ops = channel_ops(network, training=training)
 
 
 def _removable(ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, constants: Constants) -> Tensor:
@@ -112,18 +128,21 @@ def _fold_constants(
     return {name: count for name, count in done.items() if count}
 
 
-def _cut(network: fx.GraphModule, ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, gone: Tensor) -> None:
-    """Take the removed channels out of every layer and norm, once each."""
-    done: set[str] = set()
+def _cut(
+    network: fx.GraphModule, ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, gone: Tensor, positions: Positions
+) -> Positions:
+    """Take the removed channels out of every layer and norm, once each; where what is left then stood."""
+    left: dict[str, tuple[Tensor, Tensor]] = {}
     for node, op in ops.items():
-        if not isinstance(op, WeightLayer | Norm) or op.name in done:
+        if not isinstance(op, WeightLayer | Norm) or op.name in left:
             continue
-        done.add(op.name)
         into, out = (~gone[channels.labels] for channels in (coupling.into[node], coupling.values[node]))
+        left[op.name] = positions.cut(op, into, out)
         if isinstance(op, Norm):
             _cut_norm(op.module, out)
         elif not bool(into.all() and out.all()):
             _cut_layer(network, op, into, out)
+    return Positions(positions.tensors, left)
 
 
 def _cut_layer(network: fx.GraphModule, layer: WeightLayer, into: Tensor, out: Tensor) -> None:
