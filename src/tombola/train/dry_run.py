@@ -216,7 +216,7 @@ def forward(setup: TrainingSetup, model: nn.Module, split: Split) -> tuple[Any, 
     model.eval()
     with torch.no_grad(), in_words("the network fails in evaluation mode"):
         x, y = next(typed(feed.sweep(), model))
-        with setup.autocast():
+        with setup.precision(model):
             output = widened(model(x))
     model.train(mode)
     return output, y

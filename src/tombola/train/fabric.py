@@ -14,6 +14,8 @@ from tombola.names import unknown
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+_PRECISIONS = {"32": "32-true", "bfp8": "32-true"}
+"""A recipe's precision -> Fabric's, where the name is another; bfp8 is simulated in float32."""
 _CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
@@ -30,8 +32,8 @@ def make_fabric(device: str, precision: str = "32", *, loggers: Any = ()) -> Fab
     if kind == "auto":
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     devices: Any = [int(index)] if index else 1
-    fabric_precision: Any = "32-true" if precision == "32" else precision
-    return _fabric()(accelerator=kind, devices=devices, precision=fabric_precision, loggers=list(loggers))
+    of_fabric: Any = _PRECISIONS.get(precision, precision)
+    return _fabric()(accelerator=kind, devices=devices, precision=of_fabric, loggers=list(loggers))
 
 
 def _fabric() -> type[Fabric]:

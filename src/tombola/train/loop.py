@@ -27,6 +27,7 @@ from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, s
 from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook
+from tombola.train.low_precision import training_precision
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor, plateau_factor
 from tombola.train.state import BuildOptimizer, Loop
@@ -99,7 +100,8 @@ def train(
         torch.manual_seed(derive(seed, "torch"))
         loop = Loop(model, splits, recipe, seed=seed, fabric=fabric, optimizer=optimizer)
         meter = EnergyMeter(counters(fabric.device)) if count_cost else None
-        trained = _run(loop, tuple(hooks), start, capture, store, update or _no_update, meter)
+        with training_precision(loop) as rounding:
+            trained = _run(loop, tuple(hooks), rounding, start, capture, store, update or _no_update, meter)
     model.train(was_training)
     return trained
 
@@ -107,6 +109,7 @@ def train(
 def _run(
     loop: Loop,
     hooks: Sequence[Hook],
+    rounding: Hook,
     start: Snapshot | int | None,
     capture: int | None,
     store: CheckpointStore | None,
@@ -133,7 +136,7 @@ def _run(
     model, optimizer, task, recipe = loop.model, loop.optimizer, loop.task, loop.recipe
     training_loss_of = loop.training_loss
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    plain = recipe.accumulate == 1 and recipe.precision == "32"
+    plain = recipe.accumulate == 1 and recipe.precision != "bf16-mixed"
     factor = lr_factor(recipe, loop.steps_per_epoch)
     cut = plateau_factor(loop.history, recipe, task.higher_is_better)
     last: Tensor | None = None  # the inputs of the last batch
@@ -146,6 +149,7 @@ def _run(
                 group["lr"] = group["initial_lr"] * now
             for hook in hooks:
                 hook.before_step(loop)
+            rounding.before_step(loop)
             if plain:
                 output = widened(model(x))
                 loss = loss_value(training_loss_of(output, y))
@@ -156,11 +160,13 @@ def _run(
                 _backward_in_parts(loop, x, y, recorder)
             for hook in hooks:
                 hook.after_backward(loop)
+            rounding.after_backward(loop)
             if recipe.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters, recipe.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             loop.step += 1
+            rounding.after_step(loop)
             for hook in hooks:
                 hook.after_step(loop)
             if loop.step == capture:

@@ -13,7 +13,7 @@ from tombola.names import check_known
 from tombola.train.length import Length
 
 SCHEDULES = ("constant", "step", "cosine", "plateau")
-PRECISIONS = ("32", "bf16-mixed")
+PRECISIONS = ("32", "bf16-mixed", "bfp8")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Recipe:
         gamma: factor at each milestone, or at each plateau
         patience: evaluations without a better training metric before the learning rate is multiplied by gamma (plateau)
         warmup: length of a linear warm-up from 0, e.g. "1ep"
-        precision: 32, or bf16-mixed for bfloat16 autocast
+        precision: 32, bf16-mixed for bfloat16 autocast, or bfp8: weights, activations, gradients and momentum in 8-bit
+            block floating point, rounded stochastically (simulated; it is slower than 32)
         channels_last: memory layout of images; null chooses it for networks with 2-d convolutions
         clip_norm: clip the gradient's norm to this; null: no clipping
         accumulate: cut each batch into this many parts and add up their gradients (saves memory)

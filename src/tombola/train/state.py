@@ -66,5 +66,5 @@ class Loop:
         self.stopped = reason
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The recipe's precision, for a forward pass."""
-        return nullcontext() if self.recipe.precision == "32" else self.fabric.autocast()
+        """Where a forward pass takes place; what is rounded to bfp8 is so within the whole run."""
+        return self.fabric.autocast() if self.recipe.precision == "bf16-mixed" else nullcontext()

@@ -27,6 +27,7 @@ from tombola.train.history import Row, early_stop, read_csv
 from tombola.train.hooks import Hook, LogRows
 from tombola.train.length import steps
 from tombola.train.loop import Trained, train
+from tombola.train.low_precision import forward_precision
 from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes, write_outcomes
 from tombola.train.recipe import Recipe
@@ -75,11 +76,11 @@ class TrainingSetup:
         """What evaluates `model`, which lies on the device, on `split`: in the layout and precision it trains in."""
         channels_last = layout(model, self.recipe)
         feed = evaluation_feed(self.splits, split, self.fabric.device, channels_last)
-        return lambda: evaluate(model, feed, self.splits.task, self.autocast)
+        return lambda: evaluate(model, feed, self.splits.task, lambda: self.precision(model))
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The recipe's precision, for a forward pass."""
-        return nullcontext() if self.recipe.precision == "32" else self.fabric.autocast()
+    def precision(self, model: nn.Module) -> AbstractContextManager[Any]:
+        """The recipe's precision, for a forward pass of `model` in evaluation mode."""
+        return forward_precision(self.recipe, self.fabric, model)
 
 
 @dataclass(frozen=True)
