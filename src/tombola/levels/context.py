@@ -12,7 +12,7 @@ from tombola.levels.search import Level, Search
 from tombola.levels.stage import final_state
 from tombola.mask import Mask
 from tombola.nn.forward import Batch, typed
-from tombola.parameters import prunable
+from tombola.parameters import parameters_by_name, prunable
 from tombola.rng.seeds import generator
 from tombola.select.criteria import At, Context
 from tombola.ticket.ticket import Ticket
@@ -44,7 +44,10 @@ def _context(search: Search, mask: Mask, level: int, ticket: Ticket | None) -> C
         model = search.network()
         if at == "final":
             model.load_state_dict(final)
-        mask.apply_(model)
+        if ticket is None or (ticket.pruned_rule == "zero" and not ticket.pruned_values):
+            mask.apply_(model)
+        elif at == "initial":
+            _write_pruned(model, ticket, search)
         return model
 
     def feed(model: nn.Module) -> Iterator[Batch]:
@@ -60,3 +63,12 @@ def _context(search: Search, mask: Mask, level: int, ticket: Ticket | None) -> C
         mask=mask,
         probe=probe,
     )
+
+
+def _write_pruned(model: nn.Module, ticket: Ticket, search: Search) -> None:
+    """Set what a ticket prunes to the values that it is held at while its network trains."""
+    held = ticket.build("origin", model=search.architecture, trusted=search.trusted).state_dict()
+    weights = parameters_by_name(model)
+    with torch.no_grad():
+        for name, keep in ticket.mask.items():
+            weights[name].copy_(torch.where(keep, weights[name], held[name]))

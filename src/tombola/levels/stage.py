@@ -18,6 +18,7 @@ from tombola.results.codec import recovered
 from tombola.results.trial import LevelResult, Utilisation
 from tombola.runs.stage import REWIND, TICKET, Stage
 from tombola.select.select import warn_of_empty
+from tombola.ticket.begin import Beginning
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bits_per_weight
@@ -153,8 +154,13 @@ def ticket_of(
     representation: Representation | None = None,
     multiplier: Mapping[str, Tensor] | None = None,
     rewrites: Sequence[Mapping[str, Any]] = (),
+    beginning: Beginning | None = None,
 ) -> Ticket:
-    """The ticket of a level of this search; `origin` where training did not start at the search's."""
+    """The ticket of a level of this search; `origin` where training did not start at the search's.
+
+    `beginning`: what actions made of its weights before training.
+    """
+    begun = beginning or Beginning()
     return Ticket.from_models(
         origin=origin or search.origin,
         mask=mask,
@@ -165,8 +171,11 @@ def ticket_of(
             "rewound_steps": rewound_steps,
             **({"barred_kept": barred} if barred else {}),
         },
-        representation=representation,
+        representation=representation or begun.representation,
         multiplier=multiplier,
+        pruned_rule=begun.pruned_rule,
+        pruned_values=begun.pruned_values,
+        begin=begun.begin,
         rewrites=rewrites,
         model=search.architecture,
         trusted=search.trusted,
