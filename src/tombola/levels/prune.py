@@ -26,18 +26,21 @@ from tombola.levels.begin import (
     retraining,
     with_hyperparameters,
 )
-from tombola.levels.context import context_after
+from tombola.levels.context import context_after, contexts_during
+from tombola.levels.detector import WATCHED, Watching
 from tombola.levels.rewind import Rewind
 from tombola.levels.search import Level, Search
+from tombola.levels.stability import WatchMasks
 from tombola.levels.stage import TrainedLevel, check_connected, final_state, run_level, ticket_of
 from tombola.levels.validate import check_ticket
+from tombola.levels.watch import histories, watch_next_mask
 from tombola.mask import Mask
 from tombola.nn.outputs import output_weights, say_kept
 from tombola.parameters import prunable, unwrap
 from tombola.runs.stage import REWIND, Stage
 from tombola.select.barred import warn_of_barred, warn_of_ties
 from tombola.select.criteria import Context, Criterion
-from tombola.select.patterns import Pattern
+from tombola.select.patterns import NM, Pattern
 from tombola.select.select import Selection, selection, warn_of_empty
 from tombola.ticket.begin import Beginning, beginning_of
 from tombola.ticket.origin import Origin
@@ -58,7 +61,8 @@ class Pruning:
     `plan` gives the units kept at each level from the mask to begin with, the name of the output layer's weight, and
     those of the weights that stay whole: with `spare_outputs`, all whose rows are the network's outputs.
     `kept_action`, `pruned_action`: see `actions`. `one_shot`: every level prunes the dense network anew. `retrain`:
-    fields of the recipe that change after the dense level.
+    fields of the recipe that change after the dense level. `watching`: how the masks are watched that a level would
+    give the next one, and whether it ends once they are stable.
     """
 
     plan: Callable[[Mask, str, Collection[str]], Sequence[Counts]]
@@ -73,10 +77,17 @@ class Pruning:
     pruned_action: PrunedAction = PRUNED_ACTIONS["zero"]
     one_shot: bool = False
     retrain: Mapping[str, Any] = field(default_factory=dict)
+    watching: Watching | None = WATCHED
 
     def drawn_from(self, before: Sequence[Level]) -> Level:
         """The level whose weights the next mask is drawn from."""
         return before[0 if self.one_shot else -1]
+
+    def drawn_at(self, level: int, plan: Sequence[Counts]) -> Sequence[Counts]:
+        """What the mask keeps that is drawn from a level's weights: of several, the last; none of the last level."""
+        if self.one_shot:
+            return plan[-1:] if level == 0 and len(plan) > 1 else ()
+        return plan[level + 1 : level + 2]
 
 
 def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
@@ -90,12 +101,13 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     """
     mask, plan = plan_levels(search.network(), pruning, search.mask, some_inputs(search.setup.splits))
     say_kept(_spared(search, pruning, mask), "prune_outputs")
-    levels = [run_level(search, 0, partial(_train_level, search, pruning, Selection(mask, {}, {}, {}), ()))]
+    whole = Selection(mask, {}, {}, {})
+    levels = [run_level(search, 0, partial(_train_level, search, pruning, plan, whole, ()))]
     for number, counts in enumerate(plan[1:], 1):
         before = tuple(levels)
 
         def train(stage: Stage | None, counts: Counts = counts, before: Sequence[Level] = before) -> TrainedLevel:
-            return _train_level(search, pruning, _next_mask(search, pruning, before, counts), before, stage)
+            return _train_level(search, pruning, plan, _next_mask(search, pruning, before, counts), before, stage)
 
         levels.append(run_level(search, number, train))
     return levels
@@ -134,6 +146,8 @@ def _outputs(network: nn.Module, pruning: Pruning, mask: Mask, x: Tensor | None)
 
 
 def _spared(search: Search, pruning: Pruning, mask: Mask) -> list[str]:
+    if not pruning.spare_outputs:
+        return []
     return _outputs(search.network(), pruning, mask, some_inputs(search.setup.splits))
 
 
@@ -243,7 +257,12 @@ def _next_mask(search: Search, pruning: Pruning, before: Sequence[Level], counts
 
 
 def _train_level(
-    search: Search, pruning: Pruning, chosen: Selection, before: Sequence[Level], stage: Stage | None
+    search: Search,
+    pruning: Pruning,
+    plan: Sequence[Counts],
+    chosen: Selection,
+    before: Sequence[Level],
+    stage: Stage | None,
 ) -> TrainedLevel:
     level, mask = len(before), chosen.mask
     rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
@@ -256,6 +275,7 @@ def _train_level(
         values = _first_values(search, pruning, mask, before, start.model if start else dict(model.state_dict()))
         start = start if values is None else begun_at(model, start, values)
     free = bool(before) and pruning.pruned_action.trains
+    watch = _watch(search, pruning, plan, mask, before, rewound, values)
     trial = train_trial(
         setup,
         model,
@@ -263,6 +283,7 @@ def _train_level(
         label=f"level {level}  {mask.density:6.1%}",
         mask=mask if (before or search.mask is not None) and not free else None,
         values=values,
+        hooks=[watch] if watch else [],
         start=start,
         capture=rewound if not before and rewound else None,
         stage=stage,
@@ -278,7 +299,42 @@ def _train_level(
         rewound_steps=start.step if start else 0,
         barred=chosen.barred,
     )
-    return TrainedLevel(trial, ticket, chosen.barred, tied_kept=sum(chosen.tied.values()))
+    return TrainedLevel(
+        trial, ticket, chosen.barred, tied_kept=sum(chosen.tied.values()), mask_histories=histories(watch)
+    )
+
+
+def _watch(
+    search: Search,
+    pruning: Pruning,
+    plan: Sequence[Counts],
+    mask: Mask,
+    before: Sequence[Level],
+    rewound: int,
+    held: Values | None,
+) -> WatchMasks | None:
+    """What reads the next level's mask; level 0 does not end before the point to rewind to."""
+    counts = pruning.drawn_at(len(before), plan)
+    if pruning.watching is None or not counts:
+        return None
+    return watch_next_mask(
+        search,
+        replace(pruning.watching, begin=max(rewound, pruning.watching.begin)),
+        contexts_during(search, len(before), mask, held),
+        mask,
+        _fraction(pruning.pattern, mask, counts[0]),
+        lambda context: _select(search, pruning, context, mask, counts[0]).mask,
+        before[0] if before else None,
+    )
+
+
+def _fraction(pattern: Pattern, mask: Mask, counts: Counts) -> float:
+    """Of all units, those that counts keep."""
+    if isinstance(pattern, NM) or counts is None:
+        assert isinstance(pattern, NM)
+        return pattern.n / pattern.m
+    kept = counts if isinstance(counts, int) else sum(counts.values())
+    return kept / sum(pattern.units(layer.shape) for layer in mask.values())
 
 
 def _first_values(search: Search, pruning: Pruning, mask: Mask, before: Sequence[Level], at: State) -> Values | None:
@@ -312,9 +368,8 @@ def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None
     if rewound == 0:
         return None
     stage = search.stage("level-00")
-    if stage is None:
-        return dense.rewind
-    return load_snapshot(stage.directory / REWIND)
+    snapshot = dense.rewind if stage is None else load_snapshot(stage.directory / REWIND)
+    return None if snapshot is None else replace(snapshot, hooks=())  # which watched another training
 
 
 def _starting_point(

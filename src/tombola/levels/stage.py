@@ -15,7 +15,7 @@ from tombola.levels.search import Level, Search, level_result
 from tombola.mask import Mask
 from tombola.parameters import prunable
 from tombola.results.codec import recovered
-from tombola.results.trial import LevelResult, Utilisation
+from tombola.results.trial import LevelResult, MaskHistory, Utilisation
 from tombola.runs.stage import REWIND, TICKET, Stage
 from tombola.select.select import warn_of_empty
 from tombola.ticket.begin import Beginning
@@ -33,6 +33,7 @@ class TrainedLevel:
     """A level as it was trained, before it is written: its ticket, and what its record holds besides the trial's.
 
     `barred`: layer -> kept weights that the criterion bars. `tied_kept`: kept weights drawn among equal scores.
+    `mask_histories`: of the masks read during the training.
     """
 
     trial: TrainedTrial
@@ -40,6 +41,7 @@ class TrainedLevel:
     barred: Mapping[str, int] = field(default_factory=dict)
     tied_kept: int | None = None
     utilisation: tuple[Utilisation, ...] | None = None
+    mask_histories: tuple[MaskHistory, ...] | None = None
 
 
 def run_level(search: Search, number: int, train: Callable[[Stage | None], TrainedLevel]) -> Level:
@@ -52,7 +54,10 @@ def run_level(search: Search, number: int, train: Callable[[Stage | None], Train
     trained = train(stage)
     trial, ticket = trained.trial, trained.ticket
     result = level_result(number, ticket.mask, trial, search.path(name), trained.barred).replace(
-        tied_kept=trained.tied_kept, bits_per_weight=bits_per_weight(ticket), utilisation=trained.utilisation
+        tied_kept=trained.tied_kept,
+        bits_per_weight=bits_per_weight(ticket),
+        utilisation=trained.utilisation,
+        mask_histories=trained.mask_histories,
     )
     captured = trial.trained.captured
     if stage is not None:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
 from tombola.fields import described
-from tombola.methods.base import Method
+from tombola.levels.detector import DETECTORS, LIKE_DENSE
+from tombola.methods.base import WatchedMethod
 from tombola.names import check_known
 from tombola.train.recipe import LEVELS_SHARE, Recipe
 
@@ -35,7 +36,7 @@ _MOST = 10_000
 
 
 @dataclass(frozen=True)
-class IterativePruning(Method):
+class IterativePruning(WatchedMethod):
     """Train, prune the smallest weights, rewind the rest, repeat: the search of the lottery ticket hypothesis.
 
     Say how far to prune either with `density` and `rounds`, or with `rate` and `levels`.
@@ -66,6 +67,7 @@ class IterativePruning(Method):
     version: ClassVar[int] = 2
     prunes_in_levels: ClassVar[bool] = True
     goes_on_from_tickets: ClassVar[bool] = True
+    detectors: ClassVar[tuple[str, ...]] = DETECTORS
 
     density: float | None = None
     rounds: int = 5
@@ -131,8 +133,21 @@ class IterativePruning(Method):
         from tombola.levels.prune import plan_levels
 
         pruning = self.pruning()
-        plan_levels(network, pruning, mask)
+        _, plan = plan_levels(network, pruning, mask)
+        self._check_stopping(len(plan) - 1)
         pruning.rewind.step(steps_per_epoch, total)
+
+    def _check_stopping(self, last: int) -> None:
+        """TombolaError if levels are to end with a stable mask, and none can: the last one draws no further mask."""
+        first = 1 if self.detector in LIKE_DENSE else 0
+        last = min(last, 1) if self.one_shot else last
+        if self.stop_when_stable and first >= last:
+            drawn = "masks are drawn from level 0 alone" if self.one_shot else "the last one draws no further mask"
+            dense = f", and detector {self.detector} compares with the dense network, which level 0 trains"
+            raise TombolaError(
+                f"stop_when_stable is set, but no level can end earlier: {drawn}{dense if first else ''}; leave it "
+                f"out, or ask for more levels{', without one_shot' if self.one_shot else ''}"
+            )
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
@@ -183,6 +198,7 @@ class IterativePruning(Method):
             include=self.include,
             exclude=self.exclude,
             spare_outputs=self.pattern == "channel" and not self.prune_outputs and self.output_rate is None,
+            watching=self.watching(),
         )
 
     def plan(self, mask: Mask, output: str, whole: Collection[str] = ()) -> Sequence[Counts]:
