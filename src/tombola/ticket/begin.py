@@ -67,7 +67,7 @@ def _begin(
 def _pruned(
     origin: Mapping[str, Tensor], mask: Mask, values: Mapping[str, Tensor]
 ) -> tuple[PrunedRule, dict[str, Tensor]]:
-    """The rule that most layers follow, and the values of the others."""
+    """The rule that leaves fewest weights over, and their layers' values."""
     pruned = {name: values[name][~keep] for name, keep in mask.items()}
     frozen = {
         name
@@ -75,6 +75,7 @@ def _pruned(
         if value.numel() and same_bits(value, origin[name].detach().to("cpu")[~mask[name]])
     }
     at_zero = {name for name, value in pruned.items() if same_bits(value, torch.zeros_like(value))}
-    rule: PrunedRule = "origin" if len(frozen - at_zero) > len(at_zero - frozen) else "zero"
-    others = pruned.keys() - (frozen if rule == "origin" else at_zero)
-    return rule, {name: value for name, value in pruned.items() if name in others and value.numel()}
+    rest = {"zero": pruned.keys() - at_zero, "origin": pruned.keys() - frozen}
+    left = {rule: sum(pruned[name].numel() for name in names) for rule, names in rest.items()}
+    rule: PrunedRule = "origin" if left["origin"] < left["zero"] else "zero"
+    return rule, {name: value for name, value in pruned.items() if name in rest[rule] and value.numel()}
