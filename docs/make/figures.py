@@ -222,6 +222,7 @@ _UNKNOWN: Any = {
     "kept": 0,
     "total": 0,
     "steps": 0,
+    "first_step": 0,
     "seconds": 0.0,
     "train_examples_eval": 0,
     "early_stop_observed": False,

@@ -25,6 +25,7 @@ __all__ = [
     "p_value",
     "percent",
     "plural",
+    "quantity",
     "ruled",
     "significant",
 ]
@@ -80,6 +81,26 @@ def significant(value: float, digits: int = DIGITS, *, sign: bool = False) -> st
         lead = MINUS if value < 0 else "+" if sign else ""
         return f"{lead}{mantissa}e{exponent.replace('-', MINUS).replace('+', '')}"
     return number(value, decimals_of(value, digits), sign=sign)
+
+
+def quantity(value: float | None, unit: str, digits: int = 3) -> str:
+    """A quantity of three significant digits under the prefix that suits it: "3.12 TFLOP", "41.0 s", "266 kB".
+
+    Seconds are written as they are, without a prefix for thousands.
+    """
+    if value is None:
+        return MISSING
+    steps = 0 if unit == "s" or not math.isfinite(value) else _thousands(value, digits)
+    return f"{significant(value / 1000**steps, digits)} {_PREFIXES[steps]}{unit}"
+
+
+_PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+
+def _thousands(value: float, digits: int) -> int:
+    """How often 1000 goes into a value, as it is rounded: 999.9 of 3 digits is one thousand."""
+    exponent = int(f"{abs(value):.{digits - 1}e}".partition("e")[2])
+    return min(max(0, exponent // 3), len(_PREFIXES) - 1)
 
 
 def on_its_side(value: float, digits: int, thresholds: Iterable[float], write: Callable[[int], str]) -> str:

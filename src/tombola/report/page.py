@@ -12,6 +12,7 @@ from tombola.fields import checked
 from tombola.report import plots, tables, words
 from tombola.report.colours import css_colours
 from tombola.report.combined import combined_plots
+from tombola.report.cost_tables import find_cost_table, verify_cost_table
 from tombola.report.leftovers import clear_leftovers
 from tombola.report.looks import Look, Looks, page_looks, swatch
 from tombola.report.numbers import Number, key_numbers
@@ -89,6 +90,7 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
     shown, remarks, written = _draw(plots.run_plots(run, looks), folder, prefix)
     numbers = tables.verify_tables(run.verify, looks) if run.verify is not None else []
     numbers += tables.find_tables(run.find, looks, from_ticket=run.from_ticket) if run.find is not None else []
+    numbers += _costs(run, looks)
     numbers += study_tables(run.study, looks) if run.study is not None else []
     numbers += overlap_tables(run.overlap, looks) if run.overlap is not None else []
     other = tables.other_table(run)
@@ -110,6 +112,13 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
         made=tuple(table for table in made if table is not None),
     )
     return section, written
+
+
+def _costs(run: Run, looks: Looks) -> list[Table]:
+    """What a search and a verification cost; the arms of a study have theirs among its own tables."""
+    found = [find_cost_table(run.find)] if run.find is not None else []
+    verified = verify_cost_table(run.verify, looks) if run.verify is not None else None
+    return [*found, *([verified] if verified is not None else [])]
 
 
 def _claims(run: Run, looks: Looks) -> tuple[Claim, ...]:

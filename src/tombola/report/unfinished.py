@@ -11,6 +11,7 @@ from tombola.formats import plural
 from tombola.report.aggregate import read_log
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparedArm, ComparisonResult
+from tombola.results.cost import cost_of
 from tombola.results.record import Figure
 from tombola.results.run import RunRecord
 from tombola.results.search import Replicate, SearchResult
@@ -170,6 +171,7 @@ def _trained(trials: Sequence[tuple[str, TrialResult]]) -> ArmResult:
         early_stop_observed=tuple(trial.early_stop_observed for trial in results),
         iterations_to_dense_loss=(),
         metrics=tuple(f"{name}/metrics.csv" for name, _ in trials),
+        costs=tuple(map(cost_of, results)),
     )
 
 

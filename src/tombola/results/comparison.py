@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tombola.results.cost import SearchCost, search_cost
 from tombola.results.record import About, Count, Figure, Fraction, Interval, Parameters, Record, Settings
 from tombola.results.trial import LevelResult
 from tombola.results.verification import SeedsAlone
@@ -66,6 +67,11 @@ class ComparedArm(Record, frozen=True, kw_only=True):
     def dense(self) -> bool:
         """Whether this is the unpruned network."""
         return self.method == "dense" and self.plotted == 1
+
+    @property
+    def costs(self) -> tuple[SearchCost, ...]:
+        """What the search of each replicate cost."""
+        return tuple(search_cost(levels) for levels in self.replicates if levels)
 
     @property
     def last_levels(self) -> tuple[LevelResult, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tombola.results.cost import SearchCost, search_cost
 from tombola.results.record import About, Count, Parameters, Record, Settings
 from tombola.results.trial import LevelResult
 from tombola.runs.record import named
@@ -58,13 +59,14 @@ class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find
         return tuple(arm for arm in ARMS if arm in present) + tuple(sorted(present - set(ARMS)))
 
     def headed(self) -> dict[str, Any]:
-        """`as_dict` with what a caller wants first: `ticket`, `density`, `test_accuracy`, `dense_test_accuracy`."""
+        """`as_dict` with what a caller wants first: the ticket, its density and accuracy, and what the search cost."""
         head = {
             "metric": self.metric,
             "ticket": self.ticket,
             "density": self.density,
             "test_accuracy": self.test_accuracy,
             "dense_test_accuracy": self.dense_test_accuracy,
+            "cost": self.cost.as_totals(),
         }
         return {**named(head), **self.as_dict()}
 
@@ -73,6 +75,16 @@ class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find
         """The file of the first replicate's last ticket, under the run's directory where that is known."""
         file = self.replicates[0].levels[-1].ticket
         return file if self.run is None or file is None else f"{self.run}/{file}"
+
+    @property
+    def costs(self) -> tuple[SearchCost, ...]:
+        """Of every replicate's search, without its controls."""
+        return tuple(search_cost(replicate.levels) for replicate in self.replicates)
+
+    @property
+    def cost(self) -> SearchCost:
+        """Of the first replicate's search."""
+        return self.costs[0]
 
     @property
     def density(self) -> float:

@@ -18,7 +18,7 @@ from tombola.results.overlap import OverlapResult
 from tombola.results.record import Record
 from tombola.results.run import RunRecord
 from tombola.results.search import TICKET, SearchResult
-from tombola.results.trial import LevelResult, TrialResult
+from tombola.results.trial import LevelResult, TrainingCost, TrialResult
 from tombola.results.verification import VerificationResult
 from tombola.runs.atomic import write_atomically, write_text
 from tombola.runs.integrity import RUN, Damaged, read_record
@@ -30,7 +30,8 @@ class ResultRow(Record, frozen=True, kw_only=True):
 
     `kind` is the run's: find, study or verify. `arm`: "ticket" is a search's own. `density`: kept / total; accuracies
     are the `metric`, in its own unit; `train_accuracy` is over training examples in evaluation mode. `iterations` count
-    from step 0, those before a rewind point included; `seconds` are of training.
+    from step 0, those before a rewind point included; `seconds`, `flops`, `memory_bytes` and `energy_joules` are of
+    what was trained (see `TrainingCost`).
     """
 
     run: str
@@ -51,6 +52,9 @@ class ResultRow(Record, frozen=True, kw_only=True):
     early_stop_observed: bool
     iterations: int
     seconds: float
+    flops: int | None = None
+    memory_bytes: int | None = None
+    energy_joules: float | None = None
 
 
 class Results(Sequence[ResultRow]):
@@ -191,6 +195,7 @@ def _row(
     run: Path, record: RunRecord, arm: str, replicate: int, trial: TrialResult, about: Mapping[str, str | None]
 ) -> ResultRow:
     level = trial if isinstance(trial, LevelResult) else None
+    cost = trial.cost or TrainingCost()
     return ResultRow(
         run=run.name,
         kind=record.kind,
@@ -208,6 +213,9 @@ def _row(
         early_stop_observed=trial.early_stop_observed,
         iterations=trial.steps,
         seconds=trial.seconds,
+        flops=cost.flops,
+        memory_bytes=cost.memory_bytes,
+        energy_joules=cost.energy_joules,
     )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from tombola.results.cost import Cost
 from tombola.results.record import About, Count, Fraction, Interval, Parameters, Record, Settings
 
 SEEDS, SEEDS_AND_EXAMPLES = "training seeds alone", "training seeds and test examples"
@@ -30,7 +31,8 @@ class ArmResult(Record, frozen=True, kw_only=True):
     """One arm of a verification; sequences run over its replicates.
 
     `iterations_to_dense_loss`: first evaluation at which the validation loss is at most the dense arm's mean minimum.
-    `covers`: what the interval of the mean is over.
+    `covers`: what the interval of the mean is over. `costs`: of each training; none in results from before these were
+    recorded.
     """
 
     test_accuracy: tuple[float | None, ...]
@@ -42,6 +44,7 @@ class ArmResult(Record, frozen=True, kw_only=True):
     early_stop_observed: tuple[bool, ...]
     iterations_to_dense_loss: tuple[Count | None, ...]
     metrics: tuple[str, ...]
+    costs: tuple[Cost, ...] = ()
 
     @property
     def tested(self) -> tuple[float, ...]:

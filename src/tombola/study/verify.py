@@ -24,6 +24,7 @@ from tombola.models.registry import is_known
 from tombola.nn.rewrite import apply_rewrites
 from tombola.parameters import unwrap
 from tombola.plain import as_plain
+from tombola.results.cost import cost_of
 from tombola.results.record import Parameters
 from tombola.results.verification import ExampleSet, VerificationResult
 from tombola.rng.seeds import checked_seed, derive
@@ -282,7 +283,9 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         higher_is_better=task.higher_is_better,
         test_set=ExampleSet(examples=examples.count, resolution=examples.resolution),
         arms={
-            name: describe_arm(arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)], share=share)
+            name: describe_arm(
+                arm, [f"{name}-{i}/metrics.csv" for i in range(verification.replicates)], share=share
+            ).replace(costs=tuple(cost_of(trial.result) for trial in trials[name]))
             for name, arm in arms.items()
         },
         comparisons={name: claim.replace(why=why(claim, context)) for name, claim in compared.items()},
