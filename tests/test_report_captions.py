@@ -141,6 +141,8 @@ def test_pages_print_numbers_one_way(tmp_path: Path, case: str, monkeypatch: pyt
         rf"{number} (?:of|to) {number}(?: %)?",
         rf"{number} %: .*",  # of the runs' table: density, and what it reaches
         rf"{number}(?: ± {number})? \(\d of \d\)",
+        rf"{number} [kMGTPEZ]?(?:FLOP|B|s|J)",
+        rf"{number} ×",
     )
     form = re.compile("|".join(forms))
     assert len(cells) > 10

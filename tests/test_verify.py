@@ -35,6 +35,7 @@ from tombola.study.arms import ARMS, VerificationSetup, fresh_network, random_ma
 from tombola.train.history import Row, read_csv
 from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes
+from trial_results import untimed_verdict
 
 TINY = {"length": "6it", "eval_every": "3it"}
 OPTIONS = Options(threads=1)
@@ -156,8 +157,8 @@ def test_what_a_tickets_file_says_of_its_start_is_not_trusted() -> None:
 
 def test_outcomes_are_kept_for_every_network_and_found_again(tmp_path: Path) -> None:
     found = ticket()
-    in_memory = run(found)
-    on_disk = run(found, tmp_path)
+    in_memory = untimed_verdict(run(found))
+    on_disk = untimed_verdict(run(found, tmp_path))
     directory = Path(on_disk.pop("run"))
     assert {key: value for key, value in on_disk.items() if key in in_memory} == in_memory
     assert in_memory["test_set"] == {"examples": 359, "resolution": 1 / 359}
