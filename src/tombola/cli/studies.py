@@ -250,7 +250,7 @@ def show_comparison(screen: Screen, result: ComparisonResult) -> None:
     screen.line(f"{result.study} on {result.data} with {result.model}, means over {over}")
     screen.tables([table for table in study_tables(result, Looks({})) if not table.folded])
     show_denominator(screen, result.parameters)
-    shown = result.arms if result.reference is None else [arms[-1] for arms in result.families.values()]
+    shown = result.arms if not result.references else [arms[-1] for arms in result.families.values()]
     for arm in shown:  # of a curve its sparsest point
         level = arm.replicates[0][-1]
         if level.barred_kept:

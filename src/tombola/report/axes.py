@@ -103,8 +103,14 @@ def name_rows(
     axes.grid(axis="y", visible=False)
 
 
+_ROWS = 4
+"""Rows of a legend that leave the axes room enough."""
+_ROW = 0.19
+"""Height of a further one, in inches."""
+
+
 def legend_above(figure: Figure, axes: Axes) -> None:
-    """Above the axes, in columns that fit the narrow figure."""
+    """Above the axes, in columns that fit the narrow figure; many rows make the figure higher."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) < 2:
         return
@@ -112,6 +118,8 @@ def legend_above(figure: Figure, axes: Axes) -> None:
     columns = max(1, min(len(labels), int(52 / (longest + 9))))
     if len(labels) == columns + 1 or (len(labels) == 4 and columns == 3):
         columns = math.ceil(len(labels) / 2)
+    more = math.ceil(len(labels) / columns) - _ROWS
+    figure.set_figheight(figure.get_figheight() + _ROW * max(0, more))
     figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
 

@@ -24,17 +24,39 @@ def grid_tables(study: ComparisonResult, looks: Looks, means: str, pairing: str)
     dense = next((spread(arm.test_accuracy.known) for arm in study.arms if arm.dense), None)
     tested = _table(f"Test {study.metric} against density", curves, looks, lambda arm: _tested(unit, arm))
     across = f"Dense: {unit.interval(dense.mean, dense.interval)}." if dense is not None else ""
-    tables = [replace(tested, note=sentences(means, across))]
-    reference = study.reference
-    others = {name: arms for name, arms in curves.items() if name != reference}
-    if reference is not None and others:
+    tables = [*_chosen(study, looks), replace(tested, note=sentences(means, across))]
+    for reference in study.references:
+        others = {name: arms for name, arms in curves.items() if study.reference_of(name) == reference}
         points = f"Difference in test {study.metric}{', in points' if unit.percent else ''}. "
-        below = "Below: 95 % intervals, each on its own." if study.replicates >= FEWEST_REPLICATES else ""
+        below = (
+            "Below: ± half of their 95 % intervals, each on its own." if study.replicates >= FEWEST_REPLICATES else ""
+        )
         table = _table(
             f"Differences from {reference}", others, looks, lambda arm: _difference(unit, contrasts.get(arm.name))
         )
         tables.append(replace(table, note=sentences(f"{points}{pairing}", below)))
     return [part for table in tables for part in table.parts(fixed=1)]
+
+
+def _chosen(study: ComparisonResult, looks: Looks) -> list[Table]:
+    """Every curve's best density by the validation split, where the study has chosen."""
+    unit, contrasts = Unit(study.metric), {x.arm: x for x in study.comparisons}
+    chosen = [arm for arm in study.arms if arm.name in study.chosen]
+    if not chosen:
+        return []
+    rows: list[Row] = [
+        (
+            Cell(arm.series, look=looks.families.get(arm.series)),
+            density(arm.plotted),
+            _tested(unit, arm),
+            MISSING if arm.series in study.references else _difference(unit, contrasts.get(arm.name)),
+        )
+        for arm in chosen
+    ]
+    note = "The density with the best mean on the validation split; the test split had no part in the choice."
+    against = f"Difference: from {' or '.join(study.references)} at its density." if study.references else ""
+    head = ("Arm", "Density", f"Test {study.metric}", "Difference")
+    return [Table("Best density by validation", head, tuple(rows), sentences(note, against))]
 
 
 def _table(
@@ -65,4 +87,4 @@ def _difference(unit: Unit, contrast: ArmContrast | None) -> str | Cell:
     tested = None if contrast is None else contrast.differences.get("test_accuracy")
     if tested is None or tested.difference is None:
         return MISSING
-    return Cell(unit.difference(tested.difference), unit.differences.ends(*tested.interval) if tested.interval else "")
+    return Cell(unit.difference(tested.difference), unit.differences.half(tested.difference, tested.interval))

@@ -85,6 +85,9 @@ def _study_numbers(study: ComparisonResult, looks: Looks, max_numbers: int = 6) 
     """The arms' test results, or where they are many the first and the best."""
     unit = Unit(study.metric)
     known = [(arm, summary) for arm in study.arms if (summary := spread(arm.test_accuracy.known))]
+    if study.chosen:
+        chosen = [pair for pair in known if pair[0].name in study.chosen and pair[0].series not in study.references]
+        known = [*(pair for pair in known if pair[0].dense), *chosen][:max_numbers]
     if len(known) > max_numbers:
         best = words.best_arm(study)
         known = [pair for pair in known if pair[0] is known[0][0] or pair[0] is best]

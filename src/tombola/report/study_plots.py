@@ -26,11 +26,11 @@ def study_plots(study: ComparisonResult, looks: Looks) -> list[Shown]:
 
     Of curves over density that are compared with one another, the single arms are in the tables alone.
     """
-    curves = study.reference is not None
+    curves = bool(study.references)
     return [
         *([] if curves else _results(study, looks)),
         *_against_density(study, looks),
-        *_cost(study, looks),
+        *([] if curves else _cost(study, looks)),
         *([] if curves else _traces(study, looks)),
         *study_inputs(study),
         *_utilised(study, looks),
@@ -60,17 +60,33 @@ def _against_density(study: ComparisonResult, looks: Looks) -> list[Shown]:
     if not any(len({arm.plotted for arm in arms}) > 1 for arms in study.families.values()):
         return []
     dense = next((arm for arm in study.arms if arm.dense), None)
-    plots = against_density(
-        _series(study, looks, "test_accuracy", dense),
-        slug="study-density",
-        title=f"Test {study.metric} against density",
-        lead=f"Test {study.metric} of each arm's last level",
-        unit=Unit(study.metric),
-        better=study.better,
-        dense=_mean(dense, "test_accuracy"),
-        dense_name="Dense" if dense is None else dense.name,
-    )
-    return [*plots, *_gap(study, looks, dense)]
+    plots: list[Shown] = []
+    parts = _parts(study, _series(study, looks, "test_accuracy", dense))
+    for number, series in enumerate(parts, 1):
+        plots += against_density(
+            series,
+            slug=f"study-density{f'-{number}' if number > 1 else ''}",
+            title=f"Test {study.metric} against density{f' ({number} of {len(parts)})' if len(parts) > 1 else ''}",
+            lead=f"Test {study.metric} of each arm's last level",
+            unit=Unit(study.metric),
+            better=study.better,
+            dense=_mean(dense, "test_accuracy"),
+            dense_name="Dense" if dense is None else dense.name,
+        )
+    return [*plots, *(_gap(study, looks, dense) if len(parts) == 1 else [])]
+
+
+def _parts(study: ComparisonResult, series: Sequence[Series]) -> list[list[Series]]:
+    """What shares a figure: all curves; of many a reference with some of those that are compared with it."""
+    if not study.references or len(series) <= MAX_LINES:
+        return [list(series)]
+    parts: list[list[Series]] = []
+    for reference in study.references:
+        own = [line for line in series if line.label == reference]
+        others = [line for line in series if study.reference_of(line.label) == reference]
+        step = math.ceil(len(others) / math.ceil(len(others) / (MAX_LINES - 1))) if others else 1
+        parts += [[*own, *others[at : at + step]] for at in range(0, len(others), step)]
+    return parts
 
 
 def _gap(study: ComparisonResult, looks: Looks, dense: ComparedArm | None) -> list[Shown]:

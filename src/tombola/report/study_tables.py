@@ -37,7 +37,7 @@ def study_tables(study: ComparisonResult, looks: Looks) -> list[Table]:
     differing = [figure for figure in columns if any(figure in x.differences for x in study.comparisons)]
     contrasts = _differences(study, looks, differing).parts(fixed=1) if differing else []
     listed = [*_arms(study, looks, columns).parts(fixed=1), *contrasts]
-    if study.reference is None:
+    if not study.references:
         return listed
     grid = grid_tables(study, looks, _means(study), pairing(study.comparisons))
     return [*grid, *(replace(table, folded=True) for table in listed)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import fmean
 
 from tombola.formats import BITS, ITERATIONS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import Point, Spread, points, spread
@@ -10,7 +11,6 @@ from tombola.report.read import Run
 from tombola.results.comparison import ComparedArm, ComparisonResult
 from tombola.results.search import SearchResult
 from tombola.results.trial import LevelResult
-from tombola.results.verification import VerificationResult
 
 __all__ = ["BITS", "ITERATIONS", "MISSING", "Unit", "count", "density", "mean_of", "plural"]
 
@@ -29,15 +29,6 @@ def mean_of(unit: Unit, summary: Spread | None) -> str:
 def keep_together(text: str) -> str:
     """No line break between a number and its percent sign, or around an equals sign."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
-
-
-def actions(verify: VerificationResult) -> str:
-    """Which actions a ticket was found with, as the end of a note; "" where weights rewind and pruned ones are 0."""
-    named = [("kept", verify.kept_action), ("pruned", verify.pruned_action)]
-    texts = [f"{what} action {name}" for what, name in named if name is not None]
-    changed = [f"{name} {value}" for name, value in (verify.retrain or {}).items()]
-    texts += [f"all arms but dense trained with {', '.join(changed)}"] if changed else []
-    return f" The ticket's search: {'; '.join(texts)}." if texts else ""
 
 
 def dense_point(find: SearchResult) -> Point | None:
@@ -78,6 +69,8 @@ def study_sentence(study: ComparisonResult) -> str:
     if len(tested) == 1:
         ((name, summary),) = tested.items()
         return f"One arm over {over}: {name} has a {mean}test {study.metric} of {unit.show(summary.mean)}."
+    if study.chosen:
+        return _chosen_sentence(study, tested)
     text, best = f"{plural(len(tested), 'arm')} over {over}", best_arm(study)
     if best is not None:
         end = "highest" if study.better == "higher" else "lowest"
@@ -85,13 +78,25 @@ def study_sentence(study: ComparisonResult) -> str:
     return f"{text}.{_against_the_first(study)}"
 
 
+def _chosen_sentence(study: ComparisonResult, tested: Mapping[str, Spread]) -> str:
+    """Of a study that chose a density for each curve: the curve that is best on the validation split."""
+    sign = 1 if study.better == "higher" else -1
+    known = [arm for arm in study.arms if arm.name in study.chosen and arm.name in tested and arm.val_accuracy.known]
+    if not known:
+        return "No curve has a result on the validation split yet."
+    best = max(known, key=lambda arm: sign * fmean(arm.val_accuracy.known))
+    unit, found = Unit(study.metric), tested[best.name]
+    return (
+        f"Best density by validation: {best.series} at {density(best.plotted)}, with a test {study.metric} of "
+        f"{unit.interval(found.mean, found.interval)} ({plural(found.n, 'replicate')}).{_against_the_first(study)}"
+    )
+
+
 def _against_the_first(study: ComparisonResult) -> str:
     """What most arms are compared with: the first arm, or another; where curves are, the reference of each density."""
-    series, reference = {arm.name: arm.series for arm in study.arms}, study.reference
-    named = [
-        (f"{reference} at its density" if series.get(x.against) == reference else x.against, x)
-        for x in study.comparisons
-    ]
+    series, references = {arm.name: arm.series for arm in study.arms}, study.references
+    curve = "the reference at its density"
+    named = [(curve if series.get(x.against) in references else x.against, x) for x in study.comparisons]
     others = [name for name, _ in named]
     first = max(others, key=others.count, default="")
     signs = [
@@ -114,7 +119,8 @@ def _against_the_first(study: ComparisonResult) -> str:
         clause = f"All {len(signs)} other arms {places[signs[0]][1]}"
     else:
         clause = f"Of the {len(signs)} other arms, {' and '.join(filter(None, (', '.join(parts[:-1]), parts[-1])))}"
-    return f" {clause} (95 % intervals of the differences in test {study.metric}, each on its own)."
+    reference = f" Reference: {' or '.join(references)}." if first == curve else ""
+    return f" {clause} (95 % intervals of the differences in test {study.metric}, each on its own).{reference}"
 
 
 def find_sentence(find: SearchResult) -> str:
@@ -156,7 +162,7 @@ def barred_sentence(what: str, levels: Iterable[LevelResult]) -> str:
 
 def _barred(study: ComparisonResult) -> Iterator[str]:
     """Remarks on arms; on curves over density, at their worst."""
-    if study.reference is None:
+    if not study.references:
         yield from (barred_sentence(arm.name, arm.last_levels) for arm in study.arms)
     else:
         for name, arms in study.families.items():

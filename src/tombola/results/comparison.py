@@ -127,7 +127,8 @@ class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="
     """What a comparison of arms gave; all but the first are compared with it, or with another that they name.
 
     `recipe`: what all arms have in common; `intervals` says what they are over; `note`: whether learning rates were
-    tuned; `summary`: what the study asks, in one line ("" where its file does not say).
+    tuned; `summary`: what the study asks, in one line ("" where its file does not say). `chosen`: of every curve over
+    density the arm that is best on the validation split, in a study that chooses.
     """
 
     study: str
@@ -141,6 +142,7 @@ class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="
     intervals: str
     note: str
     summary: str = ""
+    chosen: tuple[str, ...] = ()
 
     @property
     def families(self) -> dict[str, tuple[ComparedArm, ...]]:
@@ -150,12 +152,18 @@ class ComparisonResult(About, frozen=True, kw_only=True, tag_field="kind", tag="
         return {name: tuple(sorted(arms, key=lambda arm: -arm.plotted)) for name, arms in grouped.items()}
 
     @property
-    def reference(self) -> str | None:
-        """The series whose arms other curves are compared with, each at its own density; None where all arms are
-        compared with one."""
+    def references(self) -> tuple[str, ...]:
+        """The curves that others are compared with, each arm at its own density; () where all are compared with one."""
         series = {arm.name: arm.series for arm in self.arms}
         if len({x.against for x in self.comparisons}) < 2:
-            return None
-        against = [series[x.against] for x in self.comparisons if x.against in series]
+            return ()
         curves = [name for name, arms in self.families.items() if len({arm.plotted for arm in arms}) > 1]
-        return max(curves, key=against.count) if any(name in curves for name in against) else None
+        against = {series[x.against] for x in self.comparisons if x.against in series}
+        return tuple(name for name in curves if name in against)
+
+    def reference_of(self, series: str) -> str | None:
+        """The one of `references` that all arms of a curve are compared with."""
+        names = {arm.name: arm.series for arm in self.arms}
+        found = {names.get(x.against) for x in self.comparisons if names.get(x.arm) == series}
+        other = found.pop() if len(found) == 1 else None
+        return other if other in self.references else None

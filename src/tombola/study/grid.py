@@ -6,13 +6,15 @@ A combination of the three is a setting of the pruning loop; a grid is the produ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from typing import Any
 
 from tombola.errors import TombolaError
 from tombola.methods.base import check_density
 from tombola.methods.imp import IterativePruning
+from tombola.methods.untrained_mask import WEIGHTS, UntrainedMask
+from tombola.names import check_known
 from tombola.study.setting import Arm
 from tombola.train.recipe import Recipe
 
@@ -111,24 +113,27 @@ def check_densities(densities: Sequence[float] | None) -> None:
 
 def dense_of(pruning: IterativePruning) -> IterativePruning:
     """The pruning loop that stops at its dense level; what is pruned later, and how, makes no difference to it."""
-    return replace(pruning, density=None, levels=0, pattern="element", criterion=IterativePruning.criterion)
-
-
-def one_shot(pruning: IterativePruning, density: float) -> IterativePruning:
-    """The pruning loop in one round to a density."""
-    return replace(pruning, density=density, rounds=1, levels=None)
+    plain = IterativePruning()
+    return replace(plain, levels=0, rewind=pruning.rewind, include=pruning.include, exclude=pruning.exclude)
 
 
 @dataclass(frozen=True)
 class GridSearch:
-    """One search of a grid, as an arm that has the combination as its family."""
+    """One search of a grid: an arm whose family is a curve over density.
+
+    Args:
+        arm: its method begins with the dense network.
+        against: the family that it is compared with, at the same density; None: the dense network.
+        one_shot: each level is a network of its own, pruned from the dense one, and not from the level before.
+    """
 
     arm: Arm
-    combination: Combination
+    against: str | None
+    one_shot: bool = False
 
 
 def searches_of(grid: Grid, pruning: IterativePruning, recipe: Recipe) -> list[GridSearch]:
-    """One search for each combination, or for each and every density.
+    """One search for each combination, or for each and every density; the reference's first.
 
     Raises:
         TombolaError: how far to prune is said twice.
@@ -136,13 +141,62 @@ def searches_of(grid: Grid, pruning: IterativePruning, recipe: Recipe) -> list[G
     if grid.densities is not None and (pruning.density is not None or pruning.levels is not None):
         raise TombolaError("densities are given, and density or levels too; leave those out")
     found = []
-    for combination in grid.combinations:
-        method = combination.of(pruning)
+    for combination in sorted(grid.combinations, key=lambda one: one != grid.reference):
+        name, method = combination.name, combination.of(pruning)
+        against = None if combination == grid.reference else grid.reference.name
         if grid.densities is None:
-            found.append(GridSearch(Arm(combination.name, method, recipe, family=combination.name), combination))
-            continue
-        for density in grid.densities:
-            name = f"{combination.name} {density:g}"
-            arm = Arm(name, one_shot(method, density), recipe, family=combination.name)
-            found.append(GridSearch(arm, combination))
+            found.append(GridSearch(Arm(name, method, recipe, family=name), against))
+        for density in grid.densities or ():
+            one_round = replace(method, density=density, rounds=1, levels=None)
+            found.append(GridSearch(Arm(f"{name} {density:g}", one_round, recipe, family=name), against))
+    return found
+
+
+# ---- masks alone ---------------------------------------------------------------------------------------------
+
+CONTROL = "random"
+"""The criterion that the others are compared with."""
+LEVELS = 20
+"""Of a study of masks alone, where nothing says how far to prune."""
+
+
+@dataclass(frozen=True)
+class MaskGrid:
+    """Masks alone: what they are drawn by, and the untrained weights that they are tested on.
+
+    Args:
+        criteria: which weights are kept, names or import paths; random is always among them
+        weights: untrained weights under the masks, init and signed_constant (sign(w_i) times the layer's deviation)
+        densities: fractions kept, e.g. [0.5, 0.2, 0.1]; null takes density or levels (20, if neither is given)
+    """
+
+    criteria: tuple[str, ...] = ("large_final_same_sign", "large_final", "magnitude_increase_same_sign", "movement")
+    weights: tuple[str, ...] = WEIGHTS
+    densities: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_list("criteria", self.criteria)
+        check_list("weights", self.weights)
+        for one in self.weights:
+            check_known("weights", one, WEIGHTS)
+        check_densities(self.densities)
+
+
+def mask_searches_of(grid: MaskGrid, pruning: IterativePruning, recipe: Recipe) -> list[GridSearch]:
+    """One search for each criterion and kind of weights, the random masks first.
+
+    Raises:
+        TombolaError: how far to prune is said twice.
+    """
+    shared = {one.name: getattr(pruning, one.name) for one in fields(IterativePruning)}
+    if (pruning.density, pruning.levels, grid.densities) == (None, None, None):
+        shared["levels"] = LEVELS
+    criteria = [CONTROL, *(one for one in grid.criteria if one != CONTROL)]
+    found = []
+    for criterion, weights in product(criteria, grid.weights):
+        own = {"criterion": criterion, "weights": weights, "densities": grid.densities}
+        method = UntrainedMask(**{**shared, **own})
+        name = f"{criterion} / {weights}"
+        against = None if criterion == CONTROL else f"{CONTROL} / {weights}"
+        found.append(GridSearch(Arm(name, method, recipe, family=name), against, one_shot=True))
     return found

@@ -9,12 +9,10 @@ from statistics import fmean
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch import Tensor
 
 from tombola.formats import Unit
 from tombola.mask import Mask
-from tombola.nn.forward import typed
 from tombola.results.crossed import Sample, crossed_difference, crossed_mean
 from tombola.results.statistics import (
     FEWEST_REPLICATES,
@@ -32,17 +30,14 @@ from tombola.supermask.represent import Binary
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 from tombola.train.evaluate import Score
-from tombola.train.feeds import layout, training_feed
+from tombola.train.feeds import layout
+from tombola.train.norms import renew_norm_statistics
 from tombola.train.trial import TrainingSetup
-
-_BATCHES = 100
-"""Training batches over which a control's norms take their statistics."""
 
 
 def is_untrained(ticket: Ticket) -> bool:
     """Whether the ticket's masked weights are those of its origin."""
-    trained = ticket.trained is not None or (ticket.pruned_rule == "train" and ticket.pruned_values is not None)
-    return not trained and ticket.density < 1.0
+    return ticket.trained is None and ticket.density < 1.0
 
 
 def untrained(subject: VerificationSetup, setup: TrainingSetup, *, seed: int, replicates: int) -> UntrainedResult:
@@ -175,7 +170,7 @@ def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
 def _on_fresh_weights(subject: VerificationSetup, seed: int) -> Ticket:
     ticket = subject.ticket
     origin = Origin.stored(fresh_network(subject, seed), network=ticket.origin.network)
-    return _with_own_scales(subject, replace(ticket, origin=origin, begin=None))
+    return _with_own_scales(subject, replace(ticket, origin=origin))
 
 
 def _with_own_scales(subject: VerificationSetup, control: Ticket) -> Ticket:
@@ -209,24 +204,5 @@ def _score(
     if layout(model, setup.recipe):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     if seed is not None:
-        _renew_norm_statistics(model, setup, seed)
+        renew_norm_statistics(model, setup, seed)
     return setup.scorer(model, setup.splits.test)()
-
-
-@torch.no_grad()
-def _renew_norm_statistics(model: nn.Module, setup: TrainingSetup, seed: int) -> None:
-    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
-    if not norms:
-        return
-    kept = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the plain mean over all batches
-    model.train()
-    with torch.random.fork_rng(devices=[]):  # dropout draws
-        torch.manual_seed(derive(seed, "dropout"))
-        feed = training_feed(setup.splits, setup.recipe, setup.fabric.device, layout(model, setup.recipe))
-        for (x, _), _ in zip(typed(feed.epoch(seed, 0), model), range(_BATCHES), strict=False):
-            model(x)
-    for norm, momentum in zip(norms, kept, strict=True):
-        norm.momentum = momentum

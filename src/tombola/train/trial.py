@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from tombola.data.feed import steps_per_epoch
@@ -26,7 +28,7 @@ from tombola.train.feeds import evaluated_part, evaluation_feed, layout
 from tombola.train.history import Row, early_stop, read_csv
 from tombola.train.hooks import Hook, LogRows
 from tombola.train.length import steps
-from tombola.train.loop import Trained, train
+from tombola.train.loop import Trained, copy_state, train
 from tombola.train.low_precision import forward_precision
 from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes, write_outcomes
@@ -111,7 +113,6 @@ def run_trial(
     seed: int,
     label: str,
     mask: Mask | None = None,
-    values: Mapping[str, Tensor] | None = None,
     start: Snapshot | int | None = None,
     hooks: Sequence[Hook] = (),
     stage: Stage | None = None,
@@ -120,9 +121,7 @@ def run_trial(
     done = recovered(TrialResult, stage)
     if stage is not None and done is not None:
         return Trial(done, tuple(read_csv(stage.directory / METRICS)), None, read_outcomes(stage.directory))
-    return train_trial(
-        setup, model, seed=seed, label=label, mask=mask, values=values, start=start, hooks=hooks, stage=stage
-    )
+    return train_trial(setup, model, seed=seed, label=label, mask=mask, start=start, hooks=hooks, stage=stage)
 
 
 def train_trial(
@@ -132,7 +131,6 @@ def train_trial(
     seed: int,
     label: str,
     mask: Mask | None = None,
-    values: Mapping[str, Tensor] | None = None,
     hooks: Sequence[Hook] = (),
     optimizer: BuildOptimizer | None = None,
     more_tests: MoreTests | None = None,
@@ -142,7 +140,6 @@ def train_trial(
 ) -> TrainedTrial:
     """Train `model` (in place) under `mask`, then evaluate it once on the test split.
 
-    `values`: what pruned weights are held at, instead of 0; by name, in the weight's shape.
     `optimizer` as in `train`. `more_tests` adds figures, and comes last.
 
     The stage is not marked finished here: the caller first saves what it keeps of the state.
@@ -150,7 +147,7 @@ def train_trial(
     store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds) if stage else None
     with (
         stage.writing() if stage else nullcontext(),
-        hold(model, mask, values) if mask is not None else nullcontext(),
+        hold(model, mask) if mask is not None else nullcontext(),
         setup.progress.track(label, setup.total_steps) as update,
     ):
         trained = train(
@@ -175,6 +172,30 @@ def train_trial(
     if stage is not None and outcomes is not None:
         write_outcomes(stage.directory, outcomes)
     return TrainedTrial(_result(setup, trained, tests), trained.history, trained, outcomes)
+
+
+def evaluate_trial(setup: TrainingSetup, model: nn.Module, *, stage: Stage | None = None) -> TrainedTrial:
+    """A trial of no iteration: `model` is evaluated as it is, once on every split.
+
+    Its log has one row, at iteration 0. As with `train_trial`, the stage is not marked finished here.
+    """
+    start = time.perf_counter()
+    model.to(setup.fabric.device)
+    if layout(model, setup.recipe):
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
+    val = setup.scorer(model, setup.splits.val)()
+    row = Row(0, 0.0, 0.0, math.nan, math.nan, val.loss, val.metric, 0.0)
+    trained = Trained(copy_state(model), None, None, (row,), 0, 0.0)
+    tests = _test(setup, model, trained, lambda module, evaluate: Sampled())
+    trained = replace(trained, seconds=time.perf_counter() - start)
+    outcomes = None if tests.final is None else tests.final.values
+    if stage is not None:
+        with stage.writing():
+            CheckpointStore(stage.directory, setup.options.checkpoint_seconds).write_metrics(trained.history)
+            if outcomes is not None:
+                write_outcomes(stage.directory, outcomes)
+    result = _result(setup, trained, tests).replace(whole_steps=0)
+    return TrainedTrial(result, trained.history, trained, outcomes)
 
 
 @dataclass(frozen=True)
