@@ -116,6 +116,7 @@ def test_an_arm_is_trained_from_its_start_under_its_mask_by_a_seed_of_its_own(
         "seed": derive(5, "train"),
         "label": "label",
         "mask": arm.mask,
+        "values": None,
         "start": arm.start,
         "stage": "stage",
     }

@@ -102,9 +102,9 @@ def test_all_combinations_share_one_dense_network_per_replicate(tmp_path: Path, 
     trained: list[int] = []
     train = prune._train_level
 
-    def counted(search: Any, pruning: Any, chosen: Any, before: Any, stage: Any) -> Any:
+    def counted(search: Any, pruning: Any, plan: Any, chosen: Any, before: Any, stage: Any) -> Any:
         trained.append(len(before))
-        return train(search, pruning, chosen, before, stage)
+        return train(search, pruning, plan, chosen, before, stage)
 
     monkeypatch.setattr(prune, "_train_level", counted)
     result = tried(tmp_path)

@@ -349,14 +349,18 @@ def test_gradients_under_dropout_are_the_runs_own_draws() -> None:
 def test_a_gradient_is_that_of_the_masked_network_at_its_start(criterion: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """At every level the loss's gradient at the initial weights, those that are pruned so far being 0, on the first
     batch; so that from the second level on it is another one than the dense network's."""
-    contexts = []
+    contexts = {}  # the last of every level, by which the next mask is drawn; those before watched it
     real = loop._scores
-    monkeypatch.setattr(loop, "_scores", lambda pruning, context: contexts.append(context) or real(pruning, context))
+    monkeypatch.setattr(
+        loop,
+        "_scores",
+        lambda pruning, context: contexts.update({context.mask.kept: context}) or real(pruning, context),
+    )
     levels = levels_of(IterativePruning(density=0.3, rounds=3, criterion=criterion))
     feed = training_feed(splits(), RECIPE, torch.device("cpu"), False)
     x, y = next(feed.epoch(0, 0))
     dense: dict[str, Tensor] = {}
-    for level, context in enumerate(contexts):
+    for level, context in enumerate(contexts.values()):
         model = network()
         with torch.no_grad():
             for name, keep in levels[level].ticket.mask.items():

@@ -29,6 +29,7 @@ from tombola.levels.learn import (
     tune_norms,
 )
 from tombola.levels.search import Level, Search, level_result
+from tombola.levels.stability import WatchMasks
 from tombola.methods.learned_mask import LearnedMask
 from tombola.nn.outputs import OutputsKeptWarning
 from tombola.results.codec import recovered
@@ -109,7 +110,8 @@ def test_a_mask_is_learned_from_the_origin_and_its_ticket_kept(
     assert asked == [search]
     assert (trial.setup, trial.seed, trial.label) == (search.setup, 3, "mask   50.0%")
     assert trial.hooks[0] is own
-    assert [type(hook) for hook in trial.hooks[1:]] == [Refresh, LogUtilisation]  # masks are new after the method's own
+    # masks are new after the method's own, and read when they are
+    assert [type(hook) for hook in trial.hooks[1:]] == [Refresh, LogUtilisation, WatchMasks]
     assert trial.more_tests is None
     expected = network()
     attach(expected, TopK(0.5), seed=3)

@@ -27,7 +27,7 @@ def mask_of(*flipped: int) -> dict[str, Tensor]:
 
 
 def loop_of(total: int, per_epoch: int = 1) -> Any:
-    loop = SimpleNamespace(step=0, total=total, steps_per_epoch=per_epoch, stopped=None)
+    loop = SimpleNamespace(step=0, total=total, steps_per_epoch=per_epoch, stopped=None, device=torch.device("cpu"))
     loop.stop = lambda reason: setattr(loop, "stopped", reason)
     return loop
 
@@ -138,11 +138,46 @@ def test_training_stops_when_the_mask_is_stable() -> None:
         signal=(None, None, 0.4, 0.0),
         threshold=0.1,
         emerged=3,
+        planned=1000,
     )
     loop, hook = watched(masks, Detector(window=2), stop=False)
     assert (loop.step, loop.stopped, hook.history().emerged) == (4, None, 3)
     loop, hook = watched(masks[:4], Detector(window=2), total=3)  # the end of training anyway
     assert (loop.stopped, hook.history().emerged) == (None, 3)
+
+
+def test_masks_from_before_the_beginning_do_not_count() -> None:
+    masks = [mask_of()] * 4 + [mask_of(0, 1)] + [mask_of(0, 1)] * 5
+    for compare, window in (("consecutive", 2), ("newest-vs-all", 3)):
+        for begin, emerged in ((0, 2), (3, 6), (4, 6), (7, 9), (8, None)):
+            _, hook = watched(masks, Detector(window=window, compare=compare), begin=begin)
+            assert hook.history().emerged == emerged, (compare, begin)
+
+
+def test_nothing_is_found_at_the_start_and_what_is_no_mask_is_passed_over() -> None:
+    rule = Detector(kind="correlation")
+    loop, hook = watched([mask_of()] * 3, rule, measure=lambda loop, memory: 0.0)
+    assert (loop.stopped, hook.history().signal) == (
+        "correlations near the dense network's at iteration 1",
+        (None, 0.0),
+    )
+    masks: list[Any] = [mask_of(), None, mask_of(0)]
+    _, hook = watched(masks)
+    assert (hook.history().steps, hook.history().distances) == ((0, 2), (None, 0.1))
+
+
+def test_reads_that_lie_apart_are_not_judged() -> None:
+    _, hook = watched([mask_of()] * 9, Detector(window=1), total=8, most=4)
+    assert (hook.history().steps, hook.history().detector) == ((0, 2, 4, 6, 8), None)
+
+
+def test_reading_draws_nothing_from_torch() -> None:
+    torch.manual_seed(4)
+    wanted = torch.rand(3)
+    torch.manual_seed(4)
+    hook = WatchMasks(lambda loop: {"a": torch.rand(9) > 0.5}, unit="weights", density=None)
+    hook.on_start(loop_of(3))
+    assert torch.equal(torch.rand(3), wanted)
 
 
 def test_without_a_detector_nothing_stops() -> None:

@@ -134,7 +134,6 @@ def _add_export(parser: ArgumentParser) -> None:
 def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     recipe, options = _RECIPE.read(given), Options(**MACHINE.read(given))
     with loading(options.progress):
-        from tombola.study.recorded import recipe_of
         from tombola.study.verify import verify
         from tombola.ticket.ticket import Ticket
 
@@ -146,7 +145,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         margin=given["margin"],
         margin_kind=given["margin_kind"],
         seed=given["seed"],
-        recipe=recipe_of(ticket, recipe, trusted(given)),
+        recipe=recipe,
         model=architecture(given, ticket),
         trusted=trusted(given),
         options=options,

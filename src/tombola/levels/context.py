@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import final_state
 from tombola.mask import Mask
 from tombola.nn.forward import Batch, typed
-from tombola.parameters import prunable
+from tombola.parameters import parameters_by_name, prunable, unwrap
 from tombola.rng.seeds import generator
 from tombola.select.criteria import At, Context
 from tombola.ticket.ticket import Ticket
+from tombola.train.checkpoint import State
 from tombola.train.feeds import training_feed
 from tombola.train.gradient import Probe
+from tombola.train.loop import copy_state
 
 
 def context_of(search: Search, after: Level | None = None) -> Context:
@@ -36,15 +38,47 @@ def context_after(search: Search, level: int, ticket: Ticket) -> Context:
     return _context(search, ticket.mask, level, ticket)
 
 
+def contexts_during(
+    search: Search, level: int, mask: Mask, held: Mapping[str, Tensor] | None = None
+) -> Callable[[nn.Module], Context]:
+    """What a criterion may look at while a level trains under `mask`: gives it for the network as it stands.
+
+    Copies are taken, so that it keeps saying what it said. As after the level, but of weights that are still trained.
+    `held`: what pruned weights are held at; None: 0.
+    """
+    initial = search.state()
+    pruned = None if held is None else lambda: held
+    return lambda model: _at(search, mask, level, initial, copy_state(unwrap(model)), pruned)
+
+
 def _context(search: Search, mask: Mask, level: int, ticket: Ticket | None) -> Context:
     initial = search.state()
-    final = initial if ticket is None else final_state(search, ticket)
+    if ticket is None:
+        return _at(search, mask, level, initial, initial, None)
+    zero = ticket.pruned_rule == "zero" and not ticket.pruned_values
+    return _at(
+        search, mask, level, initial, final_state(search, ticket), None if zero else partial(_begun, search, ticket)
+    )
+
+
+def _at(
+    search: Search,
+    mask: Mask,
+    level: int,
+    initial: State,
+    final: State,
+    held: Callable[[], Mapping[str, Tensor]] | None,
+) -> Context:
+    """`held`: gives what pruned weights are held at; None: 0."""
 
     def fresh(at: At) -> nn.Module:
         model = search.network()
         if at == "final":
             model.load_state_dict(final)
-        mask.apply_(model)
+        if held is None:
+            mask.apply_(model)
+        elif at == "initial":
+            _write_pruned(model, mask, held())
         return model
 
     def feed(model: nn.Module) -> Iterator[Batch]:
@@ -60,3 +94,17 @@ def _context(search: Search, mask: Mask, level: int, ticket: Ticket | None) -> C
         mask=mask,
         probe=probe,
     )
+
+
+def _begun(search: Search, ticket: Ticket) -> Mapping[str, Tensor]:
+    """What a ticket's network begins with: what it prunes has the values that it is held at."""
+    state: State = ticket.build("origin", model=search.architecture, trusted=search.trusted).state_dict()
+    return state
+
+
+def _write_pruned(model: nn.Module, mask: Mask, held: Mapping[str, Tensor]) -> None:
+    """Set what a mask prunes to the values that it is held at."""
+    weights = parameters_by_name(model)
+    with torch.no_grad():
+        for name, keep in mask.items():
+            weights[name].copy_(torch.where(keep, weights[name], held[name]))

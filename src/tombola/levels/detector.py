@@ -128,4 +128,25 @@ _RULES: Mapping[str, _Rule] = {
     "gradient": _Rule(_of_likeness, 0.5),
 }
 DETECTORS = tuple(_RULES)
+LIKE_DENSE = ("correlation", "gradient")
+"""Those that compare with a trained dense network, so that its own training is not judged by them."""
 _MOST = 10_000
+
+
+@dataclass(frozen=True)
+class Watching:
+    """How the masks of a training are watched.
+
+    Args:
+        detector: what watches for a stable mask.
+        stop: whether the training ends when it is.
+        begin: the iteration from which on masks count for the detector: before it they are not what they will be.
+    """
+
+    detector: Detector = Detector()
+    stop: bool = False
+    begin: int = 0
+
+
+WATCHED = Watching()
+"""As methods do that are not asked to stop."""

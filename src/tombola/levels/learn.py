@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
 from tombola.hold import hold
+from tombola.levels.detector import WATCHED, Watching
 from tombola.levels.hooks import LogUtilisation, Refresh
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticket_of
 from tombola.levels.validate import check_ticket
+from tombola.levels.watch import histories, watch_learned_mask
 from tombola.mask import Mask
 from tombola.nn.init import NORMS
 from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
@@ -68,18 +70,23 @@ class Learning:
     rewrites: tuple[Mapping[str, Any], ...] = ()
 
 
-def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
-    """Train scores (and what else the settings say) from the search's origin; the level holds the ticket."""
+def learn_mask(search: Search, learning: Learning, *, level: int = 1, watching: Watching | None = WATCHED) -> Level:
+    """Train scores (and what else the settings say) from the search's origin; the level holds the ticket.
+
+    `watching`: how the masks are watched that the training goes through, and whether it ends once they are stable.
+    """
 
     def train(stage: Stage | None) -> TrainedLevel:
         model = attached(search, learning)
         log = LogUtilisation()
+        density = learning.rule.density
+        watch = None if watching is None or density == 1.0 else watch_learned_mask(watching, density)
         trial = train_trial(
             search.setup,
             model,
             seed=search.seed,
             label=f"mask  {read(model).density:6.1%}",
-            hooks=(*learning.hooks(search), Refresh(), log),
+            hooks=(*learning.hooks(search), Refresh(), log, *([watch] if watch else [])),
             optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
             more_tests=_sampled(learning.samples) if learning.rule.stochastic else None,
             stage=stage,
@@ -87,7 +94,7 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1) -> Level:
         instead = "a higher density, a layerwise scope, or less pressure on the mask"
         check_connected(search, read(model), "under the learned mask", instead)
         ticket = make_ticket(search, model, learning.rewrites, level)
-        return TrainedLevel(trial, ticket, utilisation=tuple(log.rows))
+        return TrainedLevel(trial, ticket, utilisation=tuple(log.rows), mask_histories=histories(watch))
 
     return run_level(search, level, train)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,21 +15,37 @@ from tombola.coverage import coverage
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError, in_short
 from tombola.hold import hold
-from tombola.levels.context import context_after
+from tombola.levels.actions import PRUNED_ACTIONS, KeptAction, PrunedAction
+from tombola.levels.actions import rewind as rewind_kept
+from tombola.levels.begin import (
+    Values,
+    are_plain,
+    begun_at,
+    check_retraining,
+    first_values,
+    retraining,
+    with_hyperparameters,
+)
+from tombola.levels.context import context_after, contexts_during
+from tombola.levels.detector import WATCHED, Watching
 from tombola.levels.rewind import Rewind
 from tombola.levels.search import Level, Search
+from tombola.levels.stability import WatchMasks
 from tombola.levels.stage import TrainedLevel, check_connected, final_state, run_level, ticket_of
 from tombola.levels.validate import check_ticket
+from tombola.levels.watch import histories, watch_next_mask
 from tombola.mask import Mask
 from tombola.nn.outputs import output_weights, say_kept
 from tombola.parameters import prunable, unwrap
 from tombola.runs.stage import REWIND, Stage
 from tombola.select.barred import warn_of_barred, warn_of_ties
 from tombola.select.criteria import Context, Criterion
-from tombola.select.patterns import Pattern
+from tombola.select.patterns import NM, Pattern
 from tombola.select.select import Selection, selection, warn_of_empty
+from tombola.ticket.begin import Beginning, beginning_of
 from tombola.ticket.origin import Origin
-from tombola.train.checkpoint import Snapshot, load_snapshot
+from tombola.ticket.ticket import Ticket
+from tombola.train.checkpoint import Snapshot, State, load_snapshot
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
 from tombola.train.trial import train_trial
@@ -43,6 +60,9 @@ class Pruning:
 
     `plan` gives the units kept at each level from the mask to begin with, the name of the output layer's weight, and
     those of the weights that stay whole: with `spare_outputs`, all whose rows are the network's outputs.
+    `kept_action`, `pruned_action`: see `actions`. `one_shot`: every level prunes the dense network anew. `retrain`:
+    fields of the recipe that change after the dense level. `watching`: how the masks are watched that a level would
+    give the next one, and whether it ends once they are stable.
     """
 
     plan: Callable[[Mask, str, Collection[str]], Sequence[Counts]]
@@ -53,6 +73,21 @@ class Pruning:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     spare_outputs: bool = False
+    kept_action: KeptAction = rewind_kept
+    pruned_action: PrunedAction = PRUNED_ACTIONS["zero"]
+    one_shot: bool = False
+    retrain: Mapping[str, Any] = field(default_factory=dict)
+    watching: Watching | None = WATCHED
+
+    def drawn_from(self, before: Sequence[Level]) -> Level:
+        """The level whose weights the next mask is drawn from."""
+        return before[0 if self.one_shot else -1]
+
+    def drawn_at(self, level: int, plan: Sequence[Counts]) -> Sequence[Counts]:
+        """What the mask keeps that is drawn from a level's weights: of several, the last; none of the last level."""
+        if self.one_shot:
+            return plan[-1:] if level == 0 and len(plan) > 1 else ()
+        return plan[level + 1 : level + 2]
 
 
 def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
@@ -66,12 +101,13 @@ def prune_levels(search: Search, pruning: Pruning) -> list[Level]:
     """
     mask, plan = plan_levels(search.network(), pruning, search.mask, some_inputs(search.setup.splits))
     say_kept(_spared(search, pruning, mask), "prune_outputs")
-    levels = [run_level(search, 0, partial(_train_level, search, pruning, Selection(mask, {}, {}, {}), ()))]
+    whole = Selection(mask, {}, {}, {})
+    levels = [run_level(search, 0, partial(_train_level, search, pruning, plan, whole, ()))]
     for number, counts in enumerate(plan[1:], 1):
         before = tuple(levels)
 
         def train(stage: Stage | None, counts: Counts = counts, before: Sequence[Level] = before) -> TrainedLevel:
-            return _train_level(search, pruning, _next_mask(search, pruning, before[-1], counts), before, stage)
+            return _train_level(search, pruning, plan, _next_mask(search, pruning, before, counts), before, stage)
 
         levels.append(run_level(search, number, train))
     return levels
@@ -81,7 +117,7 @@ def one_shot_masks(search: Search, pruning: Pruning, dense: Level) -> Iterator[t
     """For each level after the dense one, its number, and what draws its mask from the dense network's weights."""
     _, plan = plan_levels(search.network(), pruning, search.mask, some_inputs(search.setup.splits))
     for number, counts in enumerate(plan[1:], 1):
-        yield number, partial(_next_mask, search, pruning, dense, counts)
+        yield number, partial(_next_mask, search, pruning, (dense,), counts)
 
 
 def plan_levels(
@@ -117,6 +153,8 @@ def _outputs(network: nn.Module, pruning: Pruning, mask: Mask, x: Tensor | None)
 
 
 def _spared(search: Search, pruning: Pruning, mask: Mask) -> list[str]:
+    if not pruning.spare_outputs:
+        return []
     return _outputs(search.network(), pruning, mask, some_inputs(search.setup.splits))
 
 
@@ -139,11 +177,36 @@ def dry_run(search: Search, pruning: Pruning) -> None:
         state = try_training(search.setup, model, seed=search.seed)
     ticket = ticket_of(search, 0, mask, state)
     check_ticket(search, ticket, model)
+    rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
+    check_retraining(search.setup, pruning.retrain, rewound)
+    if pruning.retrain:
+        try_training(retraining(search.setup, pruning.retrain), search.network(), seed=search.seed)
     if len(plan) > 1:
         with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
             warnings.simplefilter("ignore")  # of weights that have hardly moved
             chosen = _select(search, pruning, context_after(search, 0, ticket), mask, plan[1])
             is_cut(search.network(), chosen.mask, some_inputs(search.setup.splits))
+        _try_actions(search, pruning, chosen.mask, ticket)
+
+
+def _try_actions(search: Search, pruning: Pruning, mask: Mask, dense: Ticket) -> None:
+    """The actions on a first mask, and the ticket that they give."""
+    if are_plain(pruning.kept_action, pruning.pruned_action):
+        return
+    model = search.network()
+    values = first_values(
+        search,
+        pruning.kept_action,
+        pruning.pruned_action,
+        level=1,
+        mask=mask,
+        at=dict(model.state_dict()),
+        drawn_from=dense,
+    )
+    begun_at(model, None, values)
+    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    beginning = beginning_of(search.state(), mask, values, state if pruning.pruned_action.trains else None)
+    check_ticket(search, ticket_of(search, 1, mask, state, beginning=beginning), model)
 
 
 def _select(search: Search, pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
@@ -186,55 +249,134 @@ def _name(pruning: Pruning) -> str:
     return f"criterion {getattr(pruning.criterion, '__qualname__', repr(pruning.criterion))}"
 
 
-def _next_mask(search: Search, pruning: Pruning, previous: Level, counts: Counts) -> Selection:
-    context = context_after(search, previous.level, previous.ticket)
-    chosen = _select(search, pruning, context, previous.ticket.mask, counts)
-    pruned, what = chosen.mask, f"{_name(pruning)} at level {previous.level + 1}: "
+def _next_mask(search: Search, pruning: Pruning, before: Sequence[Level], counts: Counts) -> Selection:
+    source, where = pruning.drawn_from(before), f"at level {len(before)}"
+    context = context_after(search, source.level, source.ticket)
+    chosen = _select(search, pruning, context, source.ticket.mask, counts)
+    pruned, what = chosen.mask, f"{_name(pruning)} {where}: "
     warn_of_barred(pruned, chosen.barred, chosen.drawn, what)
     warn_of_ties(pruned, chosen.tied, what)
     if empty := pruned.empty_layers():
         warn_of_empty(empty)
-    where = f"at level {previous.level + 1}"
-    check_connected(search, pruned, where, "a higher density, fewer levels, or a layerwise scope")
+    if pruning.pruned_action == PRUNED_ACTIONS["zero"]:  # else the network has weights where the mask has none
+        check_connected(search, pruned, where, "a higher density, fewer levels, or a layerwise scope")
     return chosen
 
 
 def _train_level(
-    search: Search, pruning: Pruning, chosen: Selection, before: Sequence[Level], stage: Stage | None
+    search: Search,
+    pruning: Pruning,
+    plan: Sequence[Counts],
+    chosen: Selection,
+    before: Sequence[Level],
+    stage: Stage | None,
 ) -> TrainedLevel:
     level, mask = len(before), chosen.mask
     rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
     snapshot = _rewind_point(search, rewound, before[0]) if before else None
     model, start = _starting_point(search, pruning, snapshot, before)
+    setup, values = search.setup, None
+    if before:
+        setup = retraining(search.setup, pruning.retrain)
+        start = with_hyperparameters(start, setup.recipe, pruning.retrain)
+        values = _first_values(search, pruning, mask, before, start.model if start else dict(model.state_dict()))
+        start = start if values is None else begun_at(model, start, values)
+    free = bool(before) and pruning.pruned_action.trains
+    watch = _watch(search, pruning, plan, mask, before, rewound, values)
     trial = train_trial(
-        search.setup,
+        setup,
         model,
         seed=search.seed,
         label=f"level {level}  {mask.density:6.1%}",
-        mask=mask if before or search.mask is not None else None,
+        mask=mask if (before or search.mask is not None) and not free else None,
+        values=values,
+        hooks=[watch] if watch else [],
         start=start,
         capture=rewound if not before and rewound else None,
         stage=stage,
     )
+    origin = _origin(search, pruning, snapshot, before)
     ticket = ticket_of(
         search,
         level,
         mask,
         trial.trained.state,
-        origin=_origin(search, pruning, snapshot, before),
+        origin=origin,
+        beginning=_beginning(search, pruning, origin, mask, values, trial.trained.state),
         rewound_steps=start.step if start else 0,
         barred=chosen.barred,
     )
-    return TrainedLevel(trial, ticket, chosen.barred, tied_kept=sum(chosen.tied.values()))
+    return TrainedLevel(
+        trial, ticket, chosen.barred, tied_kept=sum(chosen.tied.values()), mask_histories=histories(watch)
+    )
+
+
+def _watch(
+    search: Search,
+    pruning: Pruning,
+    plan: Sequence[Counts],
+    mask: Mask,
+    before: Sequence[Level],
+    rewound: int,
+    held: Values | None,
+) -> WatchMasks | None:
+    """What reads the next level's mask; level 0 does not end before the point to rewind to."""
+    counts = pruning.drawn_at(len(before), plan)
+    if pruning.watching is None or not counts:
+        return None
+    return watch_next_mask(
+        search,
+        replace(pruning.watching, begin=max(rewound, pruning.watching.begin)),
+        contexts_during(search, len(before), mask, held),
+        mask,
+        _fraction(pruning.pattern, mask, counts[0]),
+        lambda context: _select(search, pruning, context, mask, counts[0]).mask,
+        before[0] if before else None,
+    )
+
+
+def _fraction(pattern: Pattern, mask: Mask, counts: Counts) -> float:
+    """Of all units, those that counts keep."""
+    if isinstance(pattern, NM) or counts is None:
+        assert isinstance(pattern, NM)
+        return pattern.n / pattern.m
+    kept = counts if isinstance(counts, int) else sum(counts.values())
+    return kept / sum(pattern.units(layer.shape) for layer in mask.values())
+
+
+def _first_values(search: Search, pruning: Pruning, mask: Mask, before: Sequence[Level], at: State) -> Values | None:
+    """What the weights begin with by the actions; None where that is the rewind point, and 0."""
+    if are_plain(pruning.kept_action, pruning.pruned_action):
+        return None
+    return first_values(
+        search,
+        pruning.kept_action,
+        pruning.pruned_action,
+        level=len(before),
+        mask=mask,
+        at=at,
+        drawn_from=pruning.drawn_from(before).ticket,
+    )
+
+
+def _beginning(
+    search: Search, pruning: Pruning, origin: Origin, mask: Mask, values: Values | None, trained: State
+) -> Beginning | None:
+    """What the ticket says of that; where weights do not rewind, its kept ones begin as they are in its origin."""
+    if values is None:
+        return None
+    base = origin.state_dict(search.architecture, search.trusted)
+    if not pruning.rewind.weights:
+        values = {name: torch.where(keep.to("cpu"), base[name], values[name]) for name, keep in mask.items()}
+    return beginning_of(base, mask, values, trained if pruning.pruned_action.trains else None)
 
 
 def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None:
     if rewound == 0:
         return None
     stage = search.stage("level-00")
-    if stage is None:
-        return dense.rewind
-    return load_snapshot(stage.directory / REWIND)
+    snapshot = dense.rewind if stage is None else load_snapshot(stage.directory / REWIND)
+    return None if snapshot is None else replace(snapshot, hooks=())  # which watched another training
 
 
 def _starting_point(

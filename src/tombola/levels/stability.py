@@ -24,13 +24,15 @@ __all__ = ["Detector", "Measure", "Read", "WatchMasks", "differing"]
 
 Bits = NDArray[np.uint8]
 """A mask, concatenated and packed, eight units to a byte; what is left of the last byte is 0."""
-Read = Callable[["Loop"], Mapping[str, Tensor]]
-"""The mask as it would be now: bool tensors by name, on any device, the same names and shapes every time."""
+Read = Callable[["Loop"], Mapping[str, Tensor] | None]
+"""The mask as it would be now: bool tensors by name, on any device, the same names and shapes every time; or none."""
 Measure = Callable[["Loop", dict[str, Tensor]], float]
 """What a detector looks at that is not the mask. The dict is kept from read to read, and checkpointed."""
 
 MOST_BYTES = 32 * 2**20
 """Of packed masks that are kept for the distances of all pairs."""
+MOST_READS = 100
+"""Of a training that is not to be stopped."""
 
 
 class WatchMasks(Hook):
@@ -47,7 +49,9 @@ class WatchMasks(Hook):
         every: the length between two reads.
         stop: whether the training ends when the detector has found the mask stable. It never ends later than planned.
         measure: what detectors of other kinds than "mask" compare.
-        most: of reads; where there would be more, they lie a multiple of `every` apart. None: any number.
+        most: of reads; where there would be more, they lie a multiple of `every` apart, too far for the detector, which
+            then is none. None: any number.
+        begin: the iteration from which on masks count for the detector.
     """
 
     def __init__(
@@ -61,13 +65,15 @@ class WatchMasks(Hook):
         stop: bool = True,
         measure: Measure | None = None,
         most: int | None = None,
+        begin: int = 0,
     ) -> None:
         if detector is not None and detector.kind != "mask" and measure is None:
             raise TombolaError(f"detector {detector.kind} needs a measure; give one, or take detector mask")
         self.read, self.unit, self.density, self.detector = read, unit, density, detector
-        self.every, self.stop, self.measure, self.most = every, stop, measure, most
+        self.every, self.stop, self.measure, self.most, self.begin = every, stop, measure, most, begin
         self._threshold = None if detector is None else detector.threshold(density)
         self._spacing = 1
+        self._planned: int | None = None
         self._total: int | None = None
         self._steps: list[int] = []
         self._bits: list[Bits] = []  # of all masks, or of the last ones alone
@@ -81,30 +87,38 @@ class WatchMasks(Hook):
         """The first mask, unless the training is resumed."""
         every = max(1, steps(self.every, loop.steps_per_epoch))
         times = 1 if self.most is None else math.ceil(loop.total / (every * self.most))
-        self._spacing = every * max(1, times)
+        self._spacing, self._planned = every * max(1, times), loop.total
+        if times > 1:
+            self.detector = self._threshold = None
         if not self._steps:
             self._look(loop)
 
     def after_step(self, loop: Loop) -> None:
         """The next mask, where one is due."""
-        if loop.step % self._spacing == 0 and loop.step > self._steps[-1]:
+        if loop.step % self._spacing == 0:
             self._look(loop)
 
     @torch.no_grad()
     def _look(self, loop: Loop) -> None:
-        flat = torch.cat([kept.detach().flatten() for kept in self.read(loop).values()])
-        self._add(np.packbits(flat.to("cpu", torch.bool).numpy()), flat.numel())
-        if self.measure is not None:
-            self._measured.append(float(self.measure(loop, self._memory)))
+        with torch.random.fork_rng(devices=[loop.device] if loop.device.type == "cuda" else []):
+            mask = self.read(loop)
+            if mask is None:
+                return
+            flat = torch.cat([kept.detach().flatten() for kept in mask.values()])
+            self._add(np.packbits(flat.to("cpu", torch.bool).numpy()), flat.numel())
+            if self.measure is not None:
+                self._measured.append(float(self.measure(loop, self._memory)))
         self._steps.append(loop.step)
-        if self.detector is None or self._threshold is None:
-            return
-        signal = self.detector.signal(self._seen(self.detector.window))
+        if self.detector is not None and self._threshold is not None:
+            self._judge(loop, self.detector, self._threshold)
+
+    def _judge(self, loop: Loop, detector: Detector, threshold: float) -> None:
+        signal = detector.signal(self._seen(detector.window)) if len(self._steps) > 1 else None
         self._signal.append(signal)
-        if self._emerged is None and self.detector.stable(signal, self._threshold):
+        if self._emerged is None and detector.stable(signal, threshold):
             self._emerged = loop.step
             if self.stop and loop.step < loop.total:
-                loop.stop(f"{_FOUND[self.detector.kind]} at iteration {loop.step:,}")
+                loop.stop(f"{_FOUND[detector.kind]} at iteration {loop.step:,}")
 
     def _add(self, bits: Bits, total: int) -> None:
         if self._total not in (None, total):
@@ -120,11 +134,16 @@ class WatchMasks(Hook):
         return masks * len(self._bits[-1]) <= MOST_BYTES if self._bits else True
 
     def _seen(self, window: int) -> Seen:
-        *older, newest = self._bits[-window:]
+        """What counts for the detector: all from `begin` on."""
+        count = sum(step >= self.begin for step in self._steps)
+        if count == 0:
+            return Seen()
+        *older, newest = self._bits[-min(window, count) :]
+        first = len(self._differing) + 1 - count
         return Seen(
-            distances=self._fractions(self._differing[-window:]),
+            distances=self._fractions(self._differing[first:][-window:]),
             to_older=self._fractions([differing(mask, newest) for mask in older]),
-            measured=self._measured,
+            measured=self._measured[-count:],
         )
 
     def _fractions(self, counts: Sequence[int]) -> list[float]:
@@ -146,6 +165,7 @@ class WatchMasks(Hook):
             signal=None if self.detector is None else tuple(self._signal),
             threshold=self._threshold,
             emerged=self._emerged,
+            planned=self._planned,
         )
 
     def state_dict(self) -> Mapping[str, Any]:

@@ -15,9 +15,10 @@ from tombola.levels.search import Level, Search, level_result
 from tombola.mask import Mask
 from tombola.parameters import prunable
 from tombola.results.codec import recovered
-from tombola.results.trial import LevelResult, Utilisation
+from tombola.results.trial import LevelResult, MaskHistory, Utilisation
 from tombola.runs.stage import REWIND, TICKET, Stage
 from tombola.select.select import warn_of_empty
+from tombola.ticket.begin import Beginning
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bits_per_weight
@@ -32,6 +33,7 @@ class TrainedLevel:
     """A level as it was trained, before it is written: its ticket, and what its record holds besides the trial's.
 
     `barred`: layer -> kept weights that the criterion bars. `tied_kept`: kept weights drawn among equal scores.
+    `mask_histories`: of the masks read during the training.
     """
 
     trial: TrainedTrial
@@ -39,6 +41,7 @@ class TrainedLevel:
     barred: Mapping[str, int] = field(default_factory=dict)
     tied_kept: int | None = None
     utilisation: tuple[Utilisation, ...] | None = None
+    mask_histories: tuple[MaskHistory, ...] | None = None
 
 
 def run_level(search: Search, number: int, train: Callable[[Stage | None], TrainedLevel]) -> Level:
@@ -51,7 +54,10 @@ def run_level(search: Search, number: int, train: Callable[[Stage | None], Train
     trained = train(stage)
     trial, ticket = trained.trial, trained.ticket
     result = level_result(number, ticket.mask, trial, search.path(name), trained.barred).replace(
-        tied_kept=trained.tied_kept, bits_per_weight=bits_per_weight(ticket), utilisation=trained.utilisation
+        tied_kept=trained.tied_kept,
+        bits_per_weight=bits_per_weight(ticket),
+        utilisation=trained.utilisation,
+        mask_histories=trained.mask_histories,
     )
     captured = trial.trained.captured
     if stage is not None:
@@ -153,8 +159,13 @@ def ticket_of(
     representation: Representation | None = None,
     multiplier: Mapping[str, Tensor] | None = None,
     rewrites: Sequence[Mapping[str, Any]] = (),
+    beginning: Beginning | None = None,
 ) -> Ticket:
-    """The ticket of a level of this search; `origin` where training did not start at the search's."""
+    """The ticket of a level of this search; `origin` where training did not start at the search's.
+
+    `beginning`: what actions made of its weights before training.
+    """
+    begun = beginning or Beginning()
     return Ticket.from_models(
         origin=origin or search.origin,
         mask=mask,
@@ -165,8 +176,11 @@ def ticket_of(
             "rewound_steps": rewound_steps,
             **({"barred_kept": barred} if barred else {}),
         },
-        representation=representation,
+        representation=representation or begun.representation,
         multiplier=multiplier,
+        pruned_rule=begun.pruned_rule,
+        pruned_values=begun.pruned_values,
+        begin=begun.begin,
         rewrites=rewrites,
         model=search.architecture,
         trusted=search.trusted,

@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import KW_ONLY, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, get_origin, get_type_hints
 
 from tombola import levels
 from tombola.errors import TombolaError, in_short
 from tombola.fields import check_fields
+from tombola.levels.detector import Detector, Watching
 from tombola.names import check_known
 from tombola.train.length import Length
 
@@ -142,6 +143,47 @@ class Method(ABC):
         """Run the search; the last level holds the ticket."""
 
 
+@dataclass(frozen=True)
+class WatchedMethod(Method):
+    """A method whose masks are read while it trains: a training may end as soon as its mask is stable.
+
+    Args:
+        stop_when_stable: end a training as soon as the mask that it would give is stable
+        detector: what says so: mask (distances between the masks of successive epochs), displacement (of what is
+            trained), or, in imp alone, correlation or gradient (as in the dense network at the end of level 0, which
+            these two therefore never end)
+        stable_distance: below what the detector calls a mask stable (null: mask 0.1, displacement the density,
+            correlation 0.11, gradient 0.5)
+        stable_window: distances between successive masks that detector mask looks at
+        stable_compare: consecutive (each mask with the one before), or newest-vs-all (the newest with each older one of
+            the last stable_window)
+    """
+
+    detectors: ClassVar[tuple[str, ...]] = ("mask", "displacement")
+    """The detectors that work here."""
+
+    _: KW_ONLY
+    stop_when_stable: bool = False
+    detector: str = "mask"
+    stable_distance: float | None = None
+    stable_window: int = 5
+    stable_compare: str = "consecutive"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_known("detector", self.detector, self.detectors)
+        detector_of(self)
+
+    def watching(self, begin: int = 0) -> Watching:
+        """How the masks of a training are watched; those from before an iteration do not count."""
+        return Watching(detector_of(self), self.stop_when_stable, begin)
+
+
+def detector_of(method: WatchedMethod) -> Detector:
+    """The detector that a method's options ask for; TombolaError if there is none such."""
+    return Detector(method.stable_distance, method.stable_window, method.stable_compare, method.detector)
+
+
 class Definition(NamedTuple):
     """What a method of learned masks does to one layer: forward, and backward from g = dL/d(effective weight)."""
 
@@ -154,10 +196,15 @@ class Definition(NamedTuple):
 
 
 @dataclass(frozen=True)
-class SupermaskMethod(Method):
+class SupermaskMethod(WatchedMethod):
     """A method that learns a mask by gradient descent: `learning` says how, and what its network is trained by then."""
 
     goes_on_from_tickets: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.detector == "displacement":
+            detector_of(self).threshold(self.density_of_masks())
 
     @abstractmethod
     def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
@@ -181,9 +228,19 @@ class SupermaskMethod(Method):
     tunes_norms: ClassVar[bool] = False
     """Whether that level trains scale and bias of the norms, under frozen weights, and not the weights."""
 
+    def density_of_masks(self) -> float | None:
+        """What every mask of the training keeps, at least from where it settles; None where that is an outcome."""
+        return self.density
+
+    def settles(self, steps_per_epoch: int, total: int) -> int | None:
+        """The iteration from which on the mask has the density asked for and is learned; None: only at the end."""
+        return 0
+
     def find(self, search: levels.Search) -> list[levels.Level]:
         """Level 1 learns the mask; level 2, if asked for, trains the weights or the norms under it."""
-        learned = levels.learn_mask(search, self.learning(search.network()))
+        begin = self.settles(search.setup.steps_per_epoch, search.setup.total_steps)
+        watching = self.watching(search.setup.total_steps if begin is None else begin)
+        learned = levels.learn_mask(search, self.learning(search.network()), watching=watching)
         if (recipe := self._second_recipe(search)) is None:
             return [learned]
         return [learned, (levels.tune_norms if self.tunes_norms else levels.fine_tune)(search, learned, recipe)]
@@ -194,7 +251,19 @@ class SupermaskMethod(Method):
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these options cannot work on this network."""
+        self.check_stopping(steps_per_epoch, total)
         levels.check_learning(network, self.learning(network), mask)
+
+    def check_stopping(self, steps_per_epoch: int, total: int) -> None:
+        """TombolaError if the search is to end with a stable mask, and there can be none before it ends anyway."""
+        begin = self.settles(steps_per_epoch, total)
+        if self.stop_when_stable and (begin is None or begin >= total):
+            raise TombolaError(
+                f"stop_when_stable is set, but the mask of {self.name} becomes what it is only with the last of "
+                f"{total} iterations here; leave it out{self._or_instead}"
+            )
+
+    _or_instead: ClassVar[str] = ""
 
     def dry_run(self, search: levels.Search) -> None:
         """One step of everything, on copies; TombolaError for what cannot work."""

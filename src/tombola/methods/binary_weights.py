@@ -49,6 +49,10 @@ class BinaryWeights(SupermaskMethod):
         """One of Tombola's own networks in the form that is needed."""
         return binary_form(spec, self.activations, affine=True)
 
+    def settles(self, steps_per_epoch: int, total: int) -> None:
+        """Never: there is no mask to learn."""
+        return None
+
     def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """Scores rest, weights learn."""
         return [levels.Phases(lambda step: (False, True))]

@@ -90,6 +90,10 @@ class EdgePopup(SupermaskMethod):
             levels.check_norms(network)
         super().check(network, steps_per_epoch, total, mask)
 
+    def settles(self, steps_per_epoch: int, total: int) -> int:
+        """When the density has fallen."""
+        return steps(self.anneal, steps_per_epoch)
+
     def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """Edge-popup has none but that by which the density falls."""
         return annealed(search, self.anneal, self._rule())

@@ -90,10 +90,21 @@ class GemMiner(SupermaskMethod):
                 f"freeze_every is {self.freeze_every}, which leads to no freezing before the end of {total} iterations"
                 "; shorten it, or train for longer"
             )
+        self.check_stopping(steps_per_epoch, total)
         learning = self.learning(network)
         if self.scope == "layer":  # top-k leaves the same layers empty as the last freezing will
             learning = replace(learning, rule=TopK(self.density))
         levels.check_learning(network, learning, mask)
+
+    _or_instead: ClassVar[str] = ", or set exact to false, which keeps what the scores decide"
+
+    def density_of_masks(self) -> None:
+        """The density is what may be kept, and at the end is; until then the scores decide."""
+        return None
+
+    def settles(self, steps_per_epoch: int, total: int) -> int | None:
+        """After the last freezing; with `exact` only what the end keeps has the density."""
+        return None if self.exact else max(self.densities(steps_per_epoch, total), default=0)
 
     def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """The freezings; at the end, with `exact`, all that take part are kept."""

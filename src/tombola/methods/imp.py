@@ -14,12 +14,15 @@ and VGG networks 20 % of all convolutions together.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tombola.errors import TombolaError
 from tombola.fields import described
-from tombola.methods.base import Method
+from tombola.levels.detector import DETECTORS, LIKE_DENSE
+from tombola.methods.base import WatchedMethod
+from tombola.names import check_known
+from tombola.train.recipe import LEVELS_SHARE, Recipe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,7 +36,7 @@ _MOST = 10_000
 
 
 @dataclass(frozen=True)
-class IterativePruning(Method):
+class IterativePruning(WatchedMethod):
     """Train, prune the smallest weights, rewind the rest, repeat: the search of the lottery ticket hypothesis.
 
     Say how far to prune either with `density` and `rounds`, or with `rate` and `levels`.
@@ -50,6 +53,12 @@ class IterativePruning(Method):
         prune_outputs: let pattern channel remove rows of output layers too, which are classes; so does an output_rate
         criterion: what is kept: magnitude, movement, random, ... or an import path
         rewind: init, a step such as 500it, or lr (weights stay, learning rate rewinds)
+        kept_action: what kept weights begin a level with: rewind, reinit, reshuffle, constant, those but the first also
+            with _same_sign, all also with _rescaled after it (times size/kept of the layer), or an import path
+        pruned_action: what pruned weights are held at: zero, freeze, freeze_reinit, zero_or_freeze (0 if moved toward
+            zero), zero_or_freeze_all, .._reshuffled, .._reversed, or an import path; train: begin at 0, not held
+        one_shot: draw every level's mask from the trained dense network, not from the level before
+        retrain: fields of the recipe that change after the dense level, e.g. {"lr": 0.001, "schedule": "constant"}
         include: name patterns of further parameters to prune, e.g. ["*.bias"]
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
     """
@@ -58,6 +67,7 @@ class IterativePruning(Method):
     version: ClassVar[int] = 2
     prunes_in_levels: ClassVar[bool] = True
     goes_on_from_tickets: ClassVar[bool] = True
+    detectors: ClassVar[tuple[str, ...]] = DETECTORS
 
     density: float | None = None
     rounds: int = 5
@@ -70,14 +80,27 @@ class IterativePruning(Method):
     prune_outputs: bool = False
     criterion: str = "magnitude"
     rewind: str = "init"
+    kept_action: str = "rewind"
+    pruned_action: str = "zero"
+    one_shot: bool = False
+    retrain: Mapping[str, Any] = field(default_factory=dict, hash=False)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.criterion, str):  # a run records it by name
-            path = f"{getattr(self.criterion, '__module__', 'package')}.{getattr(self.criterion, '__name__', 'name')}"
-            raise TombolaError(f"criterion is {described(self.criterion)}; give its name or import path, e.g. {path!r}")
+        for what in ("criterion", "kept_action", "pruned_action"):
+            if not isinstance(given := getattr(self, what), str):  # a run records it by name
+                path = f"{getattr(given, '__module__', 'package')}.{getattr(given, '__name__', 'name')}"
+                raise TombolaError(f"{what} is {described(given)}; give its name or import path, e.g. {path!r}")
         super().__post_init__()
+        self._check_retrain()
+        if self.rewind.partition(":")[0] == "lr" and (
+            self.kept_action != "rewind" or self.pruned_action not in ("zero", "train")
+        ):
+            raise TombolaError(
+                f"rewind is {self.rewind!r}, by which weights stay as they are trained, so that kept_action must be "
+                "rewind and pruned_action zero or train; rewind to init or a step for the others"
+            )
         if self.density is not None and self.levels is not None:
             raise TombolaError("both density and levels are given; give density and rounds, or rate and levels")
         for name, count, fewest in (("rounds", self.rounds, 1), ("levels", self.levels, 0)):
@@ -88,6 +111,16 @@ class IterativePruning(Method):
                 raise TombolaError(f"{name} is {rate}, but it must lie in [0, 1): the fraction pruned per level")
         if self.scope == "global" and (self.conv_rate, self.output_rate) != (None, None):
             raise TombolaError("conv_rate and output_rate are rates of layers; leave them out when the scope is global")
+
+    def _check_retrain(self) -> None:
+        if not isinstance(self.retrain, Mapping):
+            raise TombolaError(
+                f'retrain is {described(self.retrain)}, but it must be a mapping of recipe fields, e.g. {{"lr": 0.001}}'
+            )
+        object.__setattr__(self, "retrain", dict(self.retrain))
+        known = [one.name for one in fields(Recipe) if one.name not in LEVELS_SHARE]
+        for name in self.retrain:
+            check_known("field of retrain", name, known)
 
     def find(self, search: Search) -> list[Level]:
         """Run the search; the last level holds the ticket."""
@@ -100,8 +133,21 @@ class IterativePruning(Method):
         from tombola.levels.prune import plan_levels
 
         pruning = self.pruning()
-        plan_levels(network, pruning, mask)
+        _, plan = plan_levels(network, pruning, mask)
+        self._check_stopping(len(plan) - 1)
         pruning.rewind.step(steps_per_epoch, total)
+
+    def _check_stopping(self, last: int) -> None:
+        """TombolaError if levels are to end with a stable mask, and none can: the last one draws no further mask."""
+        first = 1 if self.detector in LIKE_DENSE else 0
+        last = min(last, 1) if self.one_shot else last
+        if self.stop_when_stable and first >= last:
+            drawn = "masks are drawn from level 0 alone" if self.one_shot else "the last one draws no further mask"
+            dense = f", and detector {self.detector} compares with the dense network, which level 0 trains"
+            raise TombolaError(
+                f"stop_when_stable is set, but no level can end earlier: {drawn}{dense if first else ''}; leave it "
+                f"out, or ask for more levels{', without one_shot' if self.one_shot else ''}"
+            )
 
     def dry_run(self, search: Search) -> None:
         """One step of everything on copies; TombolaError for what cannot work."""
@@ -117,13 +163,23 @@ class IterativePruning(Method):
         return range(1, len(plan))
 
     def code(self) -> Mapping[str, object]:
-        """A criterion that is none of Tombola's own."""
+        """A criterion, an action and an optimiser that are none of Tombola's own."""
+        from tombola.levels.actions import KEPT_ACTIONS, PRUNED_ACTIONS, kept_action, pruned_action
         from tombola.select.criteria import CRITERIA, criterion
+        from tombola.train.optimizer import OPTIMIZERS, optimizer_class
 
-        return {} if self.criterion in CRITERIA else {"criterion": criterion(self.criterion)}
+        code: dict[str, object] = {} if self.criterion in CRITERIA else {"criterion": criterion(self.criterion)}
+        if self.kept_action not in KEPT_ACTIONS:
+            code["kept_action"] = kept_action(self.kept_action)
+        if self.pruned_action not in PRUNED_ACTIONS:
+            code["pruned_action"] = pruned_action(self.pruned_action)
+        if self.retrain.get("optimizer", "sgd") not in OPTIMIZERS:
+            code["retrain"] = optimizer_class(Recipe(optimizer=self.retrain["optimizer"]))
+        return code
 
     def pruning(self) -> Pruning:
         """These settings as axes of the pruning loop."""
+        from tombola.levels.actions import kept_action, pruned_action
         from tombola.levels.prune import Pruning
         from tombola.levels.rewind import Rewind
         from tombola.select.criteria import criterion
@@ -135,9 +191,14 @@ class IterativePruning(Method):
             scope=self.scope,
             pattern=parse_pattern(self.pattern),
             rewind=Rewind.parse(self.rewind),
+            kept_action=kept_action(self.kept_action),
+            pruned_action=pruned_action(self.pruned_action),
+            one_shot=self.one_shot,
+            retrain=self.retrain,
             include=self.include,
             exclude=self.exclude,
             spare_outputs=self.pattern == "channel" and not self.prune_outputs and self.output_rate is None,
+            watching=self.watching(),
         )
 
     def plan(self, mask: Mask, output: str, whole: Collection[str] = ()) -> Sequence[Counts]:

@@ -64,6 +64,8 @@ class Joint(SupermaskMethod):
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
     """
 
+    _or_instead: ClassVar[str] = ", or set freeze_scores to 0"
+
     name: ClassVar[str] = "joint"
     version: ClassVar[int] = 1
 
@@ -162,6 +164,11 @@ class Joint(SupermaskMethod):
     def _rewrites(self, network: nn.Module) -> tuple[Mapping[str, Any], ...]:
         rewrites = binary_rewrites(network, self.activations, self.include, self.exclude)
         return tuple(r for r in rewrites if r["kind"] != "binary-layers" or self.weights == "binary")
+
+    def settles(self, steps_per_epoch: int, total: int) -> int | None:
+        """When the scores begin to learn; where they stop before the end, the weights learn on under a frozen mask."""
+        scores_from, scores_until, _ = self._turns(steps_per_epoch, total)
+        return scores_from if scores_until >= total else None
 
     def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """Scores and weights by turns, where they do not learn together all the time."""

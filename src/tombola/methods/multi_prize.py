@@ -25,6 +25,7 @@ from tombola.methods.base import (
 )
 from tombola.methods.edge_popup import annealed, check_anneal, check_fall, largest
 from tombola.names import check_known
+from tombola.train.length import steps
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -119,6 +120,10 @@ class MultiPrize(SupermaskMethod):
         if self.norms != "fixed":
             levels.check_norms(network)
         super().check(network, steps_per_epoch, total, mask)
+
+    def settles(self, steps_per_epoch: int, total: int) -> int:
+        """When the density has fallen."""
+        return steps(self.anneal, steps_per_epoch)
 
     def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """That by which the density falls."""

@@ -278,6 +278,7 @@ def verify_tables(verify: VerificationResult, looks: Looks) -> list[Table]:
         note = f"The interval of the mean covers {verify.covers}. "
         note += f"{EARLY_STOP} "
         note += "Iterations to the dense loss: until the dense arm's mean lowest validation loss is reached."
+        note += words.actions(verify)
         tables.append(Table("Arms of the verification", head, tuple(rows), note))
     if verify.comparisons:
         tables.append(_claims(verify, looks))

@@ -11,6 +11,7 @@ from tombola.report.read import Run
 from tombola.results.comparison import ComparedArm, ComparisonResult
 from tombola.results.search import SearchResult
 from tombola.results.trial import LevelResult
+from tombola.results.verification import VerificationResult
 
 __all__ = ["BITS", "ITERATIONS", "MISSING", "Unit", "count", "density", "mean_of", "plural"]
 
@@ -29,6 +30,15 @@ def mean_of(unit: Unit, summary: Spread | None) -> str:
 def keep_together(text: str) -> str:
     """No line break between a number and its percent sign, or around an equals sign."""
     return text.replace(" %", "\N{NO-BREAK SPACE}%").replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+
+
+def actions(verify: VerificationResult) -> str:
+    """Which actions a ticket was found with, as the end of a note; "" where weights rewind and pruned ones are 0."""
+    named = [("kept", verify.kept_action), ("pruned", verify.pruned_action)]
+    texts = [f"{what} action {name}" for what, name in named if name is not None]
+    changed = [f"{name} {value}" for name, value in (verify.retrain or {}).items()]
+    texts += [f"all arms but dense trained with {', '.join(changed)}"] if changed else []
+    return f" The ticket's search: {'; '.join(texts)}." if texts else ""
 
 
 def dense_point(find: SearchResult) -> Point | None:

@@ -97,6 +97,7 @@ class MaskHistory(Record, frozen=True, kw_only=True):
         signal: what the detector compared with its threshold at each step; None where it had too little to go on.
         threshold: below which the mask is stable.
         emerged: the iteration at which it was found stable; None if it never was.
+        planned: iterations of the training where it is not stopped.
     """
 
     unit: str
@@ -108,6 +109,7 @@ class MaskHistory(Record, frozen=True, kw_only=True):
     signal: tuple[float | None, ...] | None = None
     threshold: float | None = None
     emerged: Count | None = None
+    planned: Count | None = None
 
 
 class ChannelCount(Record, frozen=True, kw_only=True):

@@ -148,7 +148,9 @@ class UntrainedResult(Record, frozen=True, kw_only=True):
 class VerificationResult(About, frozen=True, kw_only=True, tag_field="kind", tag="verify"):
     """What `verify` gave. `wins` is None where a claim is open and none has failed; `margin` in the metric's unit.
 
-    `untrained`: of a ticket whose weights are those of its origin, what it is without any training.
+    `untrained`: of a ticket whose weights are those of its origin, what it is without any training. `kept_action`,
+    `pruned_action`: where its search did other than rewind and set to 0. `retrain`: fields of the recipe that differ in
+    all arms but the dense one.
     """
 
     method: str | None
@@ -168,6 +170,9 @@ class VerificationResult(About, frozen=True, kw_only=True, tag_field="kind", tag
     wins: bool | None
     sentence: str
     untrained: UntrainedResult | None = None
+    kept_action: str | None = None
+    pruned_action: str | None = None
+    retrain: Settings | None = None
 
     @property
     def covers(self) -> str:

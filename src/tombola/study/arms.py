@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.hold import hold
+from tombola.levels.begin import retraining
 from tombola.mask import Mask
 from tombola.names import unknown
 from tombola.nn.rewrite import apply_rewrites
+from tombola.parameters import parameters_by_name
 from tombola.rng.seeds import derive, generator
 from tombola.runs.stage import Stage
 from tombola.select.patterns import NM, parse_pattern
@@ -28,20 +30,28 @@ from tombola.train.trial import TrainingSetup, Trial, run_trial
 
 @dataclass(frozen=True)
 class PreparedArm:
-    """A network to train: its module, the mask held on it (None: dense), and the step it begins at."""
+    """A network to train: its module, the mask held on it (None: dense), and the step it begins at.
+
+    `values`: what pruned weights are held at where that is not 0, by name, in the weight's shape.
+    """
 
     model: nn.Module
     mask: Mask | None
     start: int
+    values: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
 class VerificationSetup:
-    """A ticket and what its arms are built with; `architecture` as in `Ticket.build(model=...)`."""
+    """A ticket and what its arms are built with; `architecture` as in `Ticket.build(model=...)`.
+
+    `retrain`: fields of the recipe that differ in all arms but the dense one, as they did in the ticket's search.
+    """
 
     ticket: Ticket
     architecture: nn.Module | None = None
     trusted: tuple[str, ...] = ()
+    retrain: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def start(self) -> int:
@@ -61,10 +71,13 @@ class VerificationSetup:
 
 
 def ticket_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
-    """The ticket from its origin."""
+    """The ticket from its origin, its pruned weights held as its search held them."""
     ticket = replace(subject.ticket, rewrites=subject.rewrites)
     model = ticket.build("origin", model=subject.architecture, trusted=subject.trusted)
-    return PreparedArm(model, subject.ticket.mask, subject.start)
+    if ticket.pruned_rule == "train":
+        return PreparedArm(model, None, subject.start)
+    values = None if prunes_to_zero(ticket) else _masked_weights(model, ticket.mask)
+    return PreparedArm(model, ticket.mask, subject.start, values)
 
 
 def dense_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
@@ -73,15 +86,62 @@ def dense_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
 
 
 def random_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
-    """A random mask of the same layer densities (and pattern), on fresh initial weights (Frankle & Carbin, app. F)."""
-    model = apply_rewrites(fresh_network(subject, seed), subject.rewrites)
-    return PreparedArm(model, random_mask(subject.ticket, seed), 0)
+    """A random mask of the same layer densities (and pattern), on fresh initial weights (Frankle & Carbin, app. F).
+
+    Its pruned weights are held as the ticket's are: see `pruned_alike`.
+    """
+    return _on_fresh_weights(subject, random_mask(subject.ticket, seed), seed)
 
 
 def reinit_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
-    """The ticket's mask on fresh initial weights."""
+    """The ticket's mask on fresh initial weights, its pruned ones held as the ticket's are: see `pruned_alike`."""
+    return _on_fresh_weights(subject, subject.ticket.mask, seed)
+
+
+def _on_fresh_weights(subject: VerificationSetup, mask: Mask, seed: int) -> PreparedArm:
     model = apply_rewrites(fresh_network(subject, seed), subject.rewrites)
-    return PreparedArm(model, subject.ticket.mask, 0)
+    values = pruned_alike(subject, mask, _masked_weights(model, mask), seed)
+    if subject.ticket.pruned_rule != "train":
+        return PreparedArm(model, mask, 0, values)
+    weights = parameters_by_name(model)
+    with torch.no_grad():
+        for name, value in (values or {}).items():
+            weights[name].copy_(value)
+    return PreparedArm(model, None, 0)
+
+
+def prunes_to_zero(ticket: Ticket) -> bool:
+    """Whether a ticket's pruned weights are all held at 0."""
+    return ticket.pruned_rule == "zero" and not ticket.pruned_values
+
+
+def _masked_weights(model: nn.Module, mask: Mask) -> dict[str, Tensor]:
+    weights = parameters_by_name(model)
+    return {name: weights[name].detach().to("cpu", copy=True) for name in mask}
+
+
+def pruned_alike(
+    subject: VerificationSetup, mask: Mask, fresh: Mapping[str, Tensor], seed: int
+) -> dict[str, Tensor] | None:
+    """Weights of a control whose pruned ones are what the ticket's are: None where these are all 0.
+
+    In every layer as many of the pruned ones as in the ticket before training are 0, at random positions; the others
+    are frozen at their fresh values.
+    """
+    ticket = subject.ticket
+    if prunes_to_zero(ticket):
+        return None
+    begun = replace(ticket, rewrites=()).build("origin", model=subject.architecture, trusted=subject.trusted)
+    values = {}
+    for name, weight in _masked_weights(begun, ticket.mask).items():
+        zeros = int((weight[~ticket.mask[name]] == 0).sum())
+        positions = (~mask[name].to("cpu")).flatten().nonzero().flatten()
+        draw = generator(seed, "pruned-values", name)
+        drawn = positions[torch.randperm(len(positions), generator=draw, device=draw.device)[:zeros]]
+        value = fresh[name].flatten().clone()
+        value[drawn] = 0
+        values[name] = value.view_as(weight)
+    return values
 
 
 ARMS: Mapping[str, Callable[[VerificationSetup, int], PreparedArm]] = {
@@ -101,7 +161,14 @@ def run_arm(
         raise TombolaError(unknown("arm", name, ARMS))
     arm = ARMS[name](subject, seed)
     return run_trial(
-        setup, arm.model, seed=derive(seed, "train"), label=label, mask=arm.mask, start=arm.start, stage=stage
+        setup if name == "dense" else retraining(setup, subject.retrain),
+        arm.model,
+        seed=derive(seed, "train"),
+        label=label,
+        mask=arm.mask,
+        values=arm.values,
+        start=arm.start,
+        stage=stage,
     )
 
 
@@ -109,8 +176,8 @@ def try_arms(setup: TrainingSetup, subject: VerificationSetup, *, seed: int) -> 
     """Make every arm, and train the ticket's for one step: TombolaError for what cannot work."""
     with in_words("the arms of the comparison cannot be made"):
         arm = {name: make(subject, seed) for name, make in ARMS.items()}["ticket"]
-    with hold(arm.model, arm.mask) if arm.mask is not None else nullcontext():
-        try_training(setup, arm.model, seed=seed)
+    with hold(arm.model, arm.mask, arm.values) if arm.mask is not None else nullcontext():
+        try_training(retraining(setup, subject.retrain), arm.model, seed=seed)
 
 
 def random_mask(ticket: Ticket, seed: int) -> Mask:

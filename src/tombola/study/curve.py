@@ -13,6 +13,7 @@ from torch import nn
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.levels.search import level_result
+from tombola.methods.imp import IterativePruning
 from tombola.names import check_known
 from tombola.results.search import TICKET, SearchResult
 from tombola.results.trial import LevelResult
@@ -113,7 +114,9 @@ class _Curve(Experiment[Request, SearchResult]):
         name = f"replicate-{control.replicate}/{control.name}-{control.level:02d}"
         stage = Stage(directory / name)
         seed = derive(request.seed, "control", control.name, control.replicate, control.level)
-        subject = VerificationSetup(ticket, architecture, trusted)
+        method = request.method
+        retrain = method.retrain if isinstance(method, IterativePruning) else {}
+        subject = VerificationSetup(ticket, architecture, trusted, retrain)
         trial = run_arm(setup, subject, control.name, seed=seed, stage=stage, label=name)
         result = level_result(control.level, ticket.mask, trial, name).replace(ticket=None)
         if trial.trained is not None:

@@ -54,9 +54,9 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: S
         raise TombolaError("the ticket does not say how it was trained; give a Recipe")
     recipe = made(Recipe, recorded, given)
     if "length" not in (given or {}):
-        _check_length(recipe.length)
+        check_length(recipe.length)
     if "optimizer" not in (given or {}):
-        _check_optimizer(recipe.optimizer, trusted)
+        check_optimizer(recipe.optimizer, trusted)
     return recipe
 
 
@@ -64,7 +64,7 @@ _LONGEST = Length(10_000, 10_000_000)
 """What a ticket may ask for by itself: a file that somebody sent must not take a machine for years."""
 
 
-def _check_length(text: str) -> None:
+def check_length(text: str) -> None:
     """TombolaError if the training that a ticket asks for is absurdly long."""
     length = Length.parse(text)
     if length.epochs > _LONGEST.epochs or length.iterations > _LONGEST.iterations:
@@ -74,7 +74,7 @@ def _check_length(text: str) -> None:
         )
 
 
-def _check_optimizer(name: str, trusted: Sequence[str]) -> None:
+def check_optimizer(name: str, trusted: Sequence[str]) -> None:
     """TombolaError if the optimiser that a ticket names would have to be imported, and is not trusted."""
     if name not in OPTIMIZERS:
         shown = name if len(name) <= 80 and is_import_path(name) else "package.Name"

@@ -37,7 +37,8 @@ from tombola.train.trial import TrainingSetup
 
 def is_untrained(ticket: Ticket) -> bool:
     """Whether the ticket's masked weights are those of its origin."""
-    return ticket.trained is None and ticket.density < 1.0
+    trained = ticket.trained is not None or (ticket.pruned_rule == "train" and ticket.pruned_values is not None)
+    return not trained and ticket.density < 1.0
 
 
 def untrained(subject: VerificationSetup, setup: TrainingSetup, *, seed: int, replicates: int) -> UntrainedResult:
@@ -170,7 +171,7 @@ def _permuted(values: Tensor, draw: torch.Generator) -> Tensor:
 def _on_fresh_weights(subject: VerificationSetup, seed: int) -> Ticket:
     ticket = subject.ticket
     origin = Origin.stored(fresh_network(subject, seed), network=ticket.origin.network)
-    return _with_own_scales(subject, replace(ticket, origin=origin))
+    return _with_own_scales(subject, replace(ticket, origin=origin, begin=None))
 
 
 def _with_own_scales(subject: VerificationSetup, control: Ticket) -> Ticket:

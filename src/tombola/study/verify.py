@@ -32,6 +32,7 @@ from tombola.search.describe import code_of, describe_data, describe_module
 from tombola.search.driver import Experiment, Workspace, run, run_in_memory
 from tombola.search.find import denominator
 from tombola.search.request import as_data, check_replicates
+from tombola.study.actions import actions_of, in_words, retrain_of
 from tombola.study.arms import ARMS, VerificationSetup, run_arm, try_arms
 from tombola.study.margin import Kind, Margin
 from tombola.study.recorded import data_of, recipe_of, recorded_name, recorded_part
@@ -100,7 +101,8 @@ def verify(
             dense arm's mean of another metric.
         margin_kind: "absolute": `margin` is in the metric's unit; "relative": a fraction of the dense arm's mean;
             "auto": absolute where the metric is a share of the test examples (accuracy, or 0 or 1 for every example).
-        recipe: how to train, taken as it is; None or a mapping of fields starts from the ticket's own.
+        recipe: how to train, taken as it is; None or a mapping of fields starts from the ticket's own, and changes it
+            after the dense network as the ticket's search did (`retrain`).
         model: the architecture, for a ticket of a user's own model.
         trusted: import prefixes under which a ticket may name its network (as in `build`) and its optimiser.
         out: parent of the run directory; None keeps everything in memory.
@@ -112,8 +114,9 @@ def verify(
     """
     given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
     source = as_data(data, model) if data is not None else data_of(given, data_root)
+    retrain = {} if isinstance(recipe, Recipe) else retrain_of(given, recipe, trusted)
     verification = Verification(
-        VerificationSetup(given, model, tuple(trusted)),
+        VerificationSetup(given, model, tuple(trusted), retrain),
         source,
         recipe if isinstance(recipe, Recipe) else recipe_of(given, recipe, trusted),
         replicates,
@@ -151,6 +154,7 @@ class _Verify(Experiment[Verification, VerificationResult]):
             "margin": as_plain(verification.margin),
             "statistics": STATISTICS,
             "seed": verification.seed,
+            **({"retrain": dict(subject.retrain)} if subject.retrain else {}),
         }
 
     def admit(self, work: Workspace) -> None:
@@ -259,6 +263,9 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         )
     if verification.subject.rewrites != ticket.rewrites:
         text += " All arms train float weights instead of the ticket's binary ones."
+    if besides := in_words(ticket, verification.subject.retrain):
+        text += f" {besides}"
+    kept_action, pruned_action = actions_of(ticket)
     return VerificationResult(
         method=recorded_name(ticket, "method"),
         model=recorded_name(ticket, "model"),
@@ -285,6 +292,9 @@ def judge(trials: Mapping[str, Sequence[Trial]], verification: Verification, spl
         speed=pace,
         wins=wins(compared),
         sentence=text,
+        kept_action=kept_action,
+        pruned_action=pruned_action,
+        retrain=dict(verification.subject.retrain) or None,
     )
 
 

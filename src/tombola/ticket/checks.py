@@ -17,7 +17,7 @@ from tombola.ticket.ticket_data import PrunedRule, TicketData
 def check(ticket: TicketData) -> None:
     """TicketError unless the ticket's parts fit each other."""
     mask, rep, trained = ticket.mask, ticket.representation, ticket.trained or {}
-    multiplier, values = ticket.multiplier or {}, ticket.pruned_values or {}
+    multiplier, values, begin = ticket.multiplier or {}, ticket.pruned_values or {}, ticket.begin or {}
     if ticket.pruned_rule not in get_args(PrunedRule):
         raise TicketError(f"pruned rule {show(ticket.pruned_rule)} is unknown; use one of {get_args(PrunedRule)}")
     if not isinstance(ticket.provenance, dict):
@@ -25,7 +25,8 @@ def check(ticket: TicketData) -> None:
     if not all(isinstance(rewrite, dict) and isinstance(rewrite.get("kind"), str) for rewrite in ticket.rewrites):
         raise TicketError('every rewrite is a mapping with a text under "kind"')
     for part, names in (("scale", rep.scales), ("multiplier", multiplier), ("pruned values", values),
-                        ("trained values", trained), ("tie", ticket.tied.values())):  # fmt: skip
+                        ("trained values", trained), ("first values", begin),
+                        ("tie", ticket.tied.values())):  # fmt: skip
         for name in names:
             if name not in mask:
                 raise TicketError(f"{part} for {show(name)}, which has no mask; masked are {len(mask)} other names")
@@ -42,6 +43,7 @@ def check(ticket: TicketData) -> None:
             raise TicketError(f"trained values of {show(name)} have shape {tuple(value.shape)}; the mask keeps {kept}")
         if value is not None and rep.keeps_signs_only(name) != (value.dtype == torch.int8):
             raise TicketError(f"trained values of {show(name)} are {value.dtype}; int8 is for signs, and only for them")
+    _check_begin(ticket)
     for name in (*ticket.state, *ticket.tied):
         if name in mask or (name in ticket.state and name in ticket.tied):
             raise TicketError(f"{show(name)} is stored twice: under the mask, as a tie or in the state; keep one")
@@ -51,12 +53,29 @@ def check(ticket: TicketData) -> None:
         check_against(ticket, ticket.origin.views())
 
 
+def _check_begin(ticket: TicketData) -> None:
+    """TicketError unless the values that kept weights begin with have a meaning."""
+    rep, begin = ticket.representation, ticket.begin or {}
+    if begin and (ticket.multiplier or (rep.scales and rep.on == "both")):
+        raise TicketError(
+            "the ticket has first values of kept weights beside a multiplier or a representation of trained ones; "
+            "keep one"
+        )
+    for name, value in begin.items():
+        kept = count_kept(ticket.mask[name])
+        if tuple(value.shape) != (kept,):
+            raise TicketError(f"first values of {show(name)} have shape {tuple(value.shape)}; the mask keeps {kept}")
+        signs = rep.kind in ("signed_constant", "binary") and name in rep.scales
+        if signs != (value.dtype == torch.int8):
+            raise TicketError(f"first values of {show(name)} are {value.dtype}; int8 is for signs, and only for them")
+
+
 def _check_alone(ticket: TicketData) -> None:
     """TicketError unless the ticket needs no origin to be built."""
     missing = [name for name in ticket.mask if name not in (ticket.trained or {})]
     strange = [owner for owner in ticket.origin.tied.values() if owner not in ticket.state]
     strange += [alias for alias in ticket.origin.tied if alias in (*ticket.state, *ticket.tied, *ticket.mask)]
-    if ticket.pruned_rule != "zero" or missing or strange:
+    if ticket.pruned_rule != "zero" or ticket.begin or missing or strange:
         raise TicketError(
             f"a ticket without an origin holds all kept weights and needs none of the pruned ones; here pruned is "
             f"{ticket.pruned_rule}, {first_few([show(name) for name in missing]) or 'nothing'} is missing, and ties of "
@@ -76,8 +95,9 @@ def check_against(ticket: TicketData, base: Mapping[str, Tensor]) -> None:
         else:
             value = (ticket.trained or {}).get(name)
             fits = value is None or value.dtype in (base[name].dtype, torch.int8) or is_rounded(value, base[name])
-            pruned = (ticket.pruned_values or {}).get(name)
-            if not fits or (pruned is not None and pruned.dtype != base[name].dtype):
+            others = [part[name] for part in (ticket.pruned_values, ticket.begin) if part and name in part]
+            signs = [torch.int8] if name in (ticket.begin or {}) else []  # where begin may have it is checked
+            if not fits or any(other.dtype not in (base[name].dtype, *signs) for other in others):
                 problems.append(f"values for {show(name)} are not {base[name].dtype} as the weight is")
     for alias, owner in ticket.tied.items():
         pair = base.get(alias), base.get(owner)

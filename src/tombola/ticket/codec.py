@@ -108,6 +108,7 @@ def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weight
         multiplier=parts["multiplier"],
         pruned_rule=fields.text(header["pruned"], "pruned rule"),
         pruned_values=parts["pruned"],
+        begin=parts["begin"],
         rewrites=tuple(header["rewrites"]),
         state=parts["state"],
         trained=parts["trained"],

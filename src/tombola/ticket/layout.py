@@ -20,8 +20,8 @@ from tombola.ticket.bitcode import ALPHABET, BitReader, BitWriter, distinct
 from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_bytes, show
 from tombola.ticket.ticket_data import TicketData
 
-PLAIN = ("multiplier", "origin", "pruned", "scale", "state", "trained")  # kinds of tensors besides masks
-SYMBOLS = ("multiplier", "trained")  # int8, one per kept weight
+PLAIN = ("begin", "multiplier", "origin", "pruned", "scale", "state", "trained")  # kinds of tensors besides masks
+SYMBOLS = ("begin", "multiplier", "trained")  # int8, one per kept weight
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 
@@ -55,6 +55,7 @@ def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
     """(kind, name, tensor) of everything but the masks, sorted; multipliers at kept weights only."""
     kept = {name: factor[ticket.mask[name]] for name, factor in (ticket.multiplier or {}).items()}
     kinds: dict[str, Mapping[str, Tensor] | None] = {
+        "begin": ticket.begin,
         "multiplier": kept,
         "origin": ticket.origin.tensors,
         "pruned": ticket.pruned_values,

@@ -21,12 +21,17 @@ class MaskedFields(NamedTuple):
     multiplier: Mapping[str, Tensor]
     trained: Mapping[str, Tensor]
     pruned_values: Mapping[str, Tensor]
+    begin: Mapping[str, Tensor]
 
 
 def masked(ticket: TicketData) -> MaskedFields:
     """The masked layers as they are, to be read beside the origin."""
     return MaskedFields(
-        ticket.representation, ticket.multiplier or {}, ticket.trained or {}, ticket.pruned_values or {}
+        ticket.representation,
+        ticket.multiplier or {},
+        ticket.trained or {},
+        ticket.pruned_values or {},
+        ticket.begin or {},
     )
 
 
@@ -39,10 +44,10 @@ def masked_alone(ticket: TicketData) -> MaskedFields:
     base = ticket.origin.views()
     if not base:
         return masked(ticket)
-    representation, multiplier, trained, pruned = masked(ticket)
+    representation, multiplier, trained, pruned, begin = masked(ticket)
     trained = dict(trained)
     frozen = [name for name in ticket.mask if name not in trained]
-    if representation.on == "origin" and trained:  # trained values are effective: so must the others be
+    if begin or (representation.on == "origin" and trained):  # trained values are effective: so must the others be
         trained |= {name: ticket.effective(name, base[name], None)[ticket.mask[name]] for name in frozen}
         representation, multiplier = Representation(), {}
     else:
@@ -54,7 +59,7 @@ def masked_alone(ticket: TicketData) -> MaskedFields:
         representation = Representation(kind, scales)
     if ticket.pruned_rule == "origin":
         pruned = {name: base[name][~keep] for name, keep in ticket.mask.items()} | dict(pruned)
-    return MaskedFields(representation, multiplier, trained, pruned)
+    return MaskedFields(representation, multiplier, trained, pruned, {})
 
 
 def _latent(ticket: TicketData, name: str, weight: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -51,10 +51,11 @@ def _bits_of(name: str, keep: Tensor, layers: MaskedFields) -> float:
     bits = keep.numel() * entropy(count_kept(keep), keep.numel())
     trained, factor = layers.trained.get(name), layers.multiplier.get(name)
     plain = [layers.pruned_values.get(name), layers.representation.scales.get(name)]
-    if trained is not None and trained.dtype == torch.int8:
-        bits += _symbol_bits(trained)
-    else:
-        plain.append(trained)
+    for values in (trained, layers.begin.get(name)):
+        if values is not None and values.dtype == torch.int8:
+            bits += _symbol_bits(values)
+        else:
+            plain.append(values)
     if factor is not None:
         bits += _symbol_bits(factor[keep])
     return bits + 8 * sum(tensor.nbytes for tensor in plain if tensor is not None)

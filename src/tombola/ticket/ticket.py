@@ -75,6 +75,7 @@ class Ticket(TicketData):
         multiplier: Mapping[str, Tensor] | None = None,
         pruned_rule: PrunedRule = "zero",
         pruned_values: Mapping[str, Tensor] | None = None,
+        begin: Mapping[str, Tensor] | None = None,
         rewrites: Sequence[Mapping[str, Any]] = (),
         model: nn.Module | None = None,
         trusted: Sequence[str] = (),
@@ -99,6 +100,7 @@ class Ticket(TicketData):
             multiplier=multiplier,
             pruned_rule=pruned_rule,
             pruned_values=pruned_values,
+            begin=begin,
             rewrites=tuple(rewrites),
             tied=tied,
             provenance=provenance,
@@ -117,7 +119,7 @@ class Ticket(TicketData):
             if name not in bare.mask and name not in tied and not same_bits(value, base[name])
         }
         fields = {name: getattr(bare, name) for name in bare.__dataclass_fields__}
-        if bare.representation.kind == "identity":
+        if bare.representation.kind == "identity" and not bare.begin:
             signs = {name: _as_signs(base[name], value) for name, value in trained.items()}
             constants = {name: pair for name, pair in signs.items() if pair is not None}
             trained |= {name: value for name, (value, _) in constants.items()}
@@ -150,7 +152,7 @@ class Ticket(TicketData):
         base = tensors_of(module)
         checks.check_against(self, base)
         trained = (self.trained or {}) if final else {}
-        masked = {name: self.effective(name, base[name], trained.get(name)) for name in self.mask}
+        masked = {name: self.effective(name, base[name], trained.get(name), final=final) for name in self.mask}
         aliases = {alias: masked[owner] for alias, owner in self.tied.items()}
         state = dict(self.state) if final else {}
         if omitted:

@@ -15,7 +15,7 @@ from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.tensors import check_name, own_all
 
-PrunedRule = Literal["zero", "origin"]
+PrunedRule = Literal["zero", "origin", "train"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,12 @@ class TicketData:
     `origin`: the dense weights before training. `mask`: True = kept.
     `representation`: what weights stand for. `multiplier`: per layer int8, in the weight's shape, whose
     nonzero pattern is the mask (signed and multicoat masks); the represented weight is multiplied by it.
-    `pruned_rule`: value of pruned weights: "zero", or "origin" (they stay at the origin's value);
-    `pruned_values`: layers with values of their own: 0-d, or 1-D in flat order of the pruned positions.
+    `begin`: per layer, 1-D in flat order of the kept positions, what kept weights begin training with where that is
+    not the origin's value (a kept action); int8 signs where the representation of the origin keeps no more.
+    `pruned_rule`: value of pruned weights: "zero", "origin" (they stay at the origin's value), or "train" (they begin
+    at 0 and are trained too);
+    `pruned_values`: layers with values of their own: 0-d, or 1-D in flat order of the pruned positions. Under "train"
+    they are those of the trained network.
     `rewrites`: JSON objects with a "kind". `state`: every parameter or buffer outside the mask that differs
     from the origin, in full. `trained`: per layer, 1-D in flat order of the kept positions, the latent
     trained weights (int8 signs where only the sign counts; or rounded to a narrower float, see `rounding`);
@@ -41,6 +45,7 @@ class TicketData:
     multiplier: Mapping[str, Tensor] | None = None
     pruned_rule: PrunedRule = "zero"
     pruned_values: Mapping[str, Tensor] | None = None
+    begin: Mapping[str, Tensor] | None = None
     rewrites: tuple[Mapping[str, Any], ...] = ()
     state: Mapping[str, Tensor] = field(default_factory=dict)
     trained: Mapping[str, Tensor] | None = None
@@ -52,27 +57,32 @@ class TicketData:
             object.__setattr__(self, name, value)
 
         put("mask", Mask({check_name(name): tensor.to("cpu") for name, tensor in self.mask.items()}))
-        for name in ("multiplier", "pruned_values", "trained"):
+        for name in ("begin", "multiplier", "pruned_values", "trained"):
             put(name, own_all(getattr(self, name)) or None)
         put("state", own_all(self.state))
         put("tied", {check_name(alias): check_name(owner) for alias, owner in self.tied.items()})
         put("provenance", container.plain_json(self.provenance, "provenance"))
         put("rewrites", tuple(container.plain_json(list(self.rewrites), "rewrites")))
 
-    def effective(self, name: str, origin: Tensor, trained: Tensor | None) -> Tensor:
-        """The dense effective weight of layer `name` on CPU, from origin and 1-D trained kept values."""
+    def effective(self, name: str, origin: Tensor, trained: Tensor | None, *, final: bool = True) -> Tensor:
+        """The dense effective weight of layer `name` on CPU, from origin and 1-D trained kept values.
+
+        `final`: of the trained network, where that differs from the origin in pruned weights.
+        """
         keep = self.mask[name]
         origin = origin.detach().to("cpu")
         latent = origin.clone()
-        if trained is not None:
-            latent[keep] = trained.to(latent.dtype)
+        kept = (self.begin or {}).get(name) if trained is None else trained
+        if kept is not None:
+            latent[keep] = kept.to(latent.dtype)
         value = latent
         if trained is None or self.representation.on == "both":
             value = self.representation.apply(name, latent)
             if self.multiplier is not None and name in self.multiplier:
                 value = value * self.multiplier[name].to(value.dtype)
         pruned = origin if self.pruned_rule == "origin" else torch.zeros_like(origin)
-        if self.pruned_values is not None and name in self.pruned_values:
+        own_values = final or self.pruned_rule != "train"
+        if own_values and self.pruned_values is not None and name in self.pruned_values:
             pruned = torch.zeros_like(origin)
             pruned[~keep] = self.pruned_values[name]
         return torch.where(keep, value, pruned)

@@ -13,6 +13,8 @@ from tombola.names import check_known
 from tombola.train.length import Length
 
 SCHEDULES = ("constant", "step", "cosine", "plateau")
+LEVELS_SHARE = ("precision",)
+"""Fields that all levels of a search have in common: the machine is set up by them once."""
 PRECISIONS = ("32", "bf16-mixed", "bfp8")
 
 

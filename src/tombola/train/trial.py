@@ -113,6 +113,7 @@ def run_trial(
     seed: int,
     label: str,
     mask: Mask | None = None,
+    values: Mapping[str, Tensor] | None = None,
     start: Snapshot | int | None = None,
     hooks: Sequence[Hook] = (),
     stage: Stage | None = None,
@@ -121,7 +122,9 @@ def run_trial(
     done = recovered(TrialResult, stage)
     if stage is not None and done is not None:
         return Trial(done, tuple(read_csv(stage.directory / METRICS)), None, read_outcomes(stage.directory))
-    return train_trial(setup, model, seed=seed, label=label, mask=mask, start=start, hooks=hooks, stage=stage)
+    return train_trial(
+        setup, model, seed=seed, label=label, mask=mask, values=values, start=start, hooks=hooks, stage=stage
+    )
 
 
 def train_trial(
@@ -131,6 +134,7 @@ def train_trial(
     seed: int,
     label: str,
     mask: Mask | None = None,
+    values: Mapping[str, Tensor] | None = None,
     hooks: Sequence[Hook] = (),
     optimizer: BuildOptimizer | None = None,
     more_tests: MoreTests | None = None,
@@ -140,6 +144,7 @@ def train_trial(
 ) -> TrainedTrial:
     """Train `model` (in place) under `mask`, then evaluate it once on the test split.
 
+    `values`: what pruned weights are held at, instead of 0; by name, in the weight's shape.
     `optimizer` as in `train`. `more_tests` adds figures, and comes last.
 
     The stage is not marked finished here: the caller first saves what it keeps of the state.
@@ -147,7 +152,7 @@ def train_trial(
     store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds) if stage else None
     with (
         stage.writing() if stage else nullcontext(),
-        hold(model, mask) if mask is not None else nullcontext(),
+        hold(model, mask, values) if mask is not None else nullcontext(),
         setup.progress.track(label, setup.total_steps) as update,
     ):
         trained = train(
