@@ -102,9 +102,10 @@ def test_all_combinations_share_one_dense_network_per_replicate(tmp_path: Path, 
     trained: list[int] = []
     train = prune._train_level
 
-    def counted(search: Any, pruning: Any, plan: Any, chosen: Any, before: Any, stage: Any) -> Any:
+    def counted(*given: Any) -> Any:
+        *_, before, _ = given
         trained.append(len(before))
-        return train(search, pruning, plan, chosen, before, stage)
+        return train(*given)
 
     monkeypatch.setattr(prune, "_train_level", counted)
     result = tried(tmp_path)
@@ -139,6 +140,27 @@ def test_the_combination_of_lottery_tickets_is_what_imp_finds(tmp_path: Path) ->
     ours = result.arms[-1].replicates[0]
     assert [(x.kept, x.test_loss, x.val_loss) for x in ours] == [(x.kept, x.test_loss, x.val_loss) for x in alone]
     assert len(ours) == 3
+
+
+def test_kept_and_pruned_actions_are_crossed(tmp_path: Path) -> None:
+    grid = Grid(("large_final",), ("rewind", "constant_same_sign"), ("zero", "zero_or_freeze"))
+    result = tried(tmp_path, grid, pruning={"levels": 2, "one_shot": True}, replicates=1)
+    options = {arm.series: arm.options or {} for arm in result.arms[1:]}
+    assert [(x["kept_action"], x["pruned_action"]) for x in options.values()] == [
+        ("rewind", "zero"),
+        ("rewind", "zero_or_freeze"),
+        ("constant_same_sign", "zero"),
+        ("constant_same_sign", "zero_or_freeze"),
+    ]
+    # one shot: every level was pruned from the dense network, and cost no other training
+    assert [[level.level for level in arm.replicates[0]] for arm in result.arms[1:3]] == [[0, 1], [0, 2]]
+    last = {arm.series: arm.last_levels[0] for arm in result.arms}
+    assert len({level.test_loss for level in last.values()}) == 5
+    assert all(level.mask_histories is None for level in last.values())
+    with pytest.raises(TombolaError, match="unknown kept_action 'rewindd'"):
+        tried(tmp_path, Grid(("large_final",), ("rewindd",)))
+    with pytest.raises(TombolaError, match="stop_when_stable"):
+        tried(tmp_path, grid, pruning={"levels": 1, "stop_when_stable": True})
 
 
 def test_densities_are_one_shot_tickets_of_the_one_dense_network(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from tombola.data.config import DataSpec
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.search.presets import preset
-from tombola.study.grid import Grid, MaskGrid
+from tombola.study.grid import PLANNED, Grid, MaskGrid
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from tombola.results.comparison import ComparisonResult
 
 _GRID = Group("study", Grid)
-_PRUNING = Group("method imp", IterativePruning, skip=("criterion", "kept_action", "pruned_action"))
+_NOT_PLANNED = [one.name for one in fields(IterativePruning) if one.name not in PLANNED]
+_LOOP = ("rewind", "one_shot", "retrain")
+_PRUNING = Group("method imp", IterativePruning, skip=[name for name in _NOT_PLANNED if name not in _LOOP])
 
 
 _MASKS = Group("study", MaskGrid)
-_DRAWING = Group("method imp", IterativePruning, skip=(*_PRUNING.skip, "pruned_action", "one_shot", "retrain"))
+_DRAWING = Group("method imp", IterativePruning, skip=_NOT_PLANNED)
 _Run = Callable[..., "ComparisonResult"]
 
 
@@ -88,7 +91,7 @@ def _running(
         crossed = grid.source(**grid.read(given))
         method, recipe = IterativePruning(**pruning.read(given)), Recipe(**RECIPE.read(given))
         machine = Options(**MACHINE.read(given))
-        import_from_here(crossed.criteria)
+        import_from_here([name for names in vars(crossed).values() for name in names or () if isinstance(name, str)])
         with loading(machine.progress):
             function = study()
         result = function(

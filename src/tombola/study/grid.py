@@ -6,9 +6,8 @@ A combination of the three is a setting of the pruning loop; a grid is the produ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any
 
 from tombola.errors import TombolaError
 from tombola.methods.base import check_density
@@ -31,7 +30,7 @@ class Grid:
         criteria: which weights are kept, names or import paths, e.g. [large_final, movement, random]
         kept_actions: what kept weights begin their next training with, e.g. [rewind, reinit, constant_same_sign]
         pruned_actions: what pruned weights are held at, e.g. [zero, freeze, zero_or_freeze]
-        densities: instead of levels, one-shot tickets of these fractions kept, each drawn from the one dense network
+        densities: instead of levels, tickets of these fractions kept, each in one round from the one dense network
     """
 
     criteria: tuple[str, ...] = (
@@ -82,12 +81,9 @@ class Combination:
 
     def of(self, pruning: IterativePruning) -> IterativePruning:
         """The pruning loop with these parts."""
-        actions: dict[str, Any] = {"kept_action": self.kept_action, "pruned_action": self.pruned_action}
-        known = {name: action for name, action in actions.items() if name in vars(pruning)}
-        for name in actions.keys() - known.keys():
-            if actions[name] not in REFERENCE:
-                raise TombolaError(f"{name} {actions[name]!r} is not known to imp; allowed: {', '.join(REFERENCE[1:])}")
-        return replace(pruning, criterion=self.criterion, **known)
+        return replace(
+            pruning, criterion=self.criterion, kept_action=self.kept_action, pruned_action=self.pruned_action
+        )
 
 
 def check_list(name: str, given: Sequence[str]) -> None:
@@ -136,8 +132,10 @@ def searches_of(grid: Grid, pruning: IterativePruning, recipe: Recipe) -> list[G
     """One search for each combination, or for each and every density; the reference's first.
 
     Raises:
-        TombolaError: how far to prune is said twice.
+        TombolaError: how far to prune is said twice, or a training is to stop early.
     """
+    if pruning.stop_when_stable:
+        raise TombolaError("stop_when_stable ends the dense training by one criterion, but all share it; leave it out")
     if grid.densities is not None and (pruning.density is not None or pruning.levels is not None):
         raise TombolaError("densities are given, and density or levels too; leave those out")
     found = []
@@ -145,7 +143,7 @@ def searches_of(grid: Grid, pruning: IterativePruning, recipe: Recipe) -> list[G
         name, method = combination.name, combination.of(pruning)
         against = None if combination == grid.reference else grid.reference.name
         if grid.densities is None:
-            found.append(GridSearch(Arm(name, method, recipe, family=name), against))
+            found.append(GridSearch(Arm(name, method, recipe, family=name), against, pruning.one_shot))
         for density in grid.densities or ():
             one_round = replace(method, density=density, rounds=1, levels=None)
             found.append(GridSearch(Arm(f"{name} {density:g}", one_round, recipe, family=name), against))
@@ -156,6 +154,11 @@ def searches_of(grid: Grid, pruning: IterativePruning, recipe: Recipe) -> list[G
 
 CONTROL = "random"
 """The criterion that the others are compared with."""
+PLANNED = (
+    *("density", "rounds", "rate", "levels", "conv_rate", "output_rate"),
+    *("scope", "pattern", "prune_outputs", "include", "exclude"),
+)
+"""What of imp says how many weights a mask keeps, and where."""
 LEVELS = 20
 """Of a study of masks alone, where nothing says how far to prune."""
 
@@ -188,7 +191,7 @@ def mask_searches_of(grid: MaskGrid, pruning: IterativePruning, recipe: Recipe) 
     Raises:
         TombolaError: how far to prune is said twice.
     """
-    shared = {one.name: getattr(pruning, one.name) for one in fields(IterativePruning)}
+    shared = {name: getattr(pruning, name) for name in PLANNED}
     if (pruning.density, pruning.levels, grid.densities) == (None, None, None):
         shared["levels"] = LEVELS
     criteria = [CONTROL, *(one for one in grid.criteria if one != CONTROL)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from tombola.data.splits import Splits
 from tombola.formats import density as in_percent
+from tombola.levels.search import Level
 from tombola.methods.dense import DenseTraining
 from tombola.results.comparison import ComparedArm, ComparisonResult
 from tombola.search.describe import describe, describe_training
@@ -70,14 +71,14 @@ class GridStudy(Experiment[Request, ComparisonResult]):
 
     def train_dense(self, work: Workspace, replicate: int) -> Searched:
         """The dense network of one replicate."""
-        return Searched.of(search_replicate(self.request, work, replicate, prefix=_dense(replicate)))
+        return _searched(search_replicate(self.request, work, replicate, prefix=_dense(replicate)))
 
     def search(self, work: Workspace, job: tuple[int, int]) -> Searched:
         """One replicate of one search, both by their index, from that replicate's dense network."""
         arm, replicate = self.searches[job[0]].arm, job[1]
         request = replace(self.request, method=arm.method)
         prefix = f"{arm.folder}/replicate-{replicate}"
-        return Searched.of(search_replicate(request, work, replicate, prefix=prefix, dense=_dense(replicate)))
+        return _searched(search_replicate(request, work, replicate, prefix=prefix, dense=_dense(replicate)))
 
     def renewed(self, work: Workspace, result: ComparisonResult) -> ComparisonResult:
         return result.replace(note=self.note, summary=self.summary)
@@ -100,6 +101,12 @@ class GridStudy(Experiment[Request, ComparisonResult]):
             summary=self.summary,
             chosen=_chosen(result) if self.chooses else (),
         )
+
+
+def _searched(levels: Sequence[Level]) -> Searched:
+    """What a search gave, without the masks that its trainings went through, which the stages' own results hold."""
+    found = Searched.of(levels)
+    return replace(found, levels=tuple(level.replace(mask_histories=None) for level in found.levels))
 
 
 def _dense(replicate: int) -> str:
