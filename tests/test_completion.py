@@ -60,8 +60,8 @@ def test_what_bash_offers(scripts: dict[str, Path]) -> None:
     assert completed(script, "ver") == {"verify"}
     assert completed(script, "study", "mask") == {"mask-init"}
     assert completed(script, "find", "edge") == {"edge-popup"}
-    assert completed(script, "find", "imp", "--crit") == {"--criterion"}
-    assert completed(script, "find", "--crit") == {"--criterion"}  # the method's name left out
+    assert completed(script, "find", "imp", "--crit") == {"--criterion", "--criterion_batches"}
+    assert completed(script, "find", "--crit") == {"--criterion", "--criterion_batches"}  # the method's name left out
     assert completed(script, "find", "imp", "--lr", "0.1", "--criterion", "mov") == {"movement"}
     assert completed(script, "find", "imp", "--model", "=", "vgg") == {"vgg-16", "vgg-19", "vgg-small"}
     assert completed(script, "find", "imp", "--nesterov", "") == {"true", "false"}

@@ -103,12 +103,14 @@ def test_ranks_are_the_quadrant_rule() -> None:
 
 
 def test_all_criteria_share_one_signature_and_leave_no_graph() -> None:
-    weights = {"a": torch.randn(3, 4, requires_grad=True), "b": torch.randn(5, requires_grad=True)}
-    context = Context(weights, weights, gradient=weights, generator=torch.Generator())
+    model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
+    context = told(model, X, Y)
     for name, function in CRITERIA.items():
         result = function(context)
-        assert list(result) == ["a", "b"], name
-        assert all(s.shape == weights[n].shape and not s.requires_grad for n, s in result.items()), name
+        assert list(result) == ["0.weight", "2.weight"], name
+        for layer, scores in result.items():
+            assert scores.shape == context.final[layer].shape, name
+            assert not scores.requires_grad, name
 
 
 def test_lookup() -> None:

@@ -29,6 +29,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
         *("magnitude", "large_final", "small_final", "large_init", "small_init", "large_init_large_final"),
         *("small_init_small_final", "magnitude_increase", "movement", "random", "large_final_same_sign"),
         *("large_final_diff_sign", "magnitude_increase_same_sign", "magnitude_increase_diff_sign", "snip", "grad"),
+        *("grasp", "synflow", "taylor", "wanda"),
     ),
     "--optimizer": ("sgd", "adam", "adamw"),
     "--schedule": SCHEDULES,

@@ -14,11 +14,11 @@ from tombola.mask import Mask
 from tombola.nn.forward import Batch, typed
 from tombola.parameters import parameters_by_name, prunable, unwrap
 from tombola.rng.seeds import generator
-from tombola.select.criteria import At, Context
+from tombola.select.context import At, Context
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import State
 from tombola.train.feeds import training_feed
-from tombola.train.gradient import Probe
+from tombola.train.gradient import Probe, write_weights
 from tombola.train.loop import copy_state
 
 
@@ -73,11 +73,13 @@ def _at(
 
     def fresh(at: At) -> nn.Module:
         model = search.network()
-        if at == "final":
+        if at != "initial":
             model.load_state_dict(final)
+        if isinstance(at, Mapping):
+            write_weights(model, at)
         if held is None:
             mask.apply_(model)
-        elif at == "initial":
+        elif at != "final":
             _write_pruned(model, mask, held())
         return model
 

@@ -62,7 +62,8 @@ class Pruning:
     those of the weights that stay whole: with `spare_outputs`, all whose rows are the network's outputs.
     `kept_action`, `pruned_action`: see `actions`. `one_shot`: every level prunes the dense network anew. `retrain`:
     fields of the recipe that change after the dense level. `watching`: how the masks are watched that a level would
-    give the next one, and whether it ends once they are stable.
+    give the next one, and whether it ends once they are stable. `criterion_batches`: over how many batches of the
+    training a criterion takes gradients, losses and norms.
     """
 
     plan: Callable[[Mask, str, Collection[str]], Sequence[Counts]]
@@ -78,6 +79,7 @@ class Pruning:
     one_shot: bool = False
     retrain: Mapping[str, Any] = field(default_factory=dict)
     watching: Watching | None = WATCHED
+    criterion_batches: int = 1
 
     def drawn_from(self, before: Sequence[Level]) -> Level:
         """The level whose weights the next mask is drawn from."""
@@ -225,7 +227,7 @@ def _select(search: Search, pruning: Pruning, context: Context, mask: Mask, coun
 
 def _scores(pruning: Pruning, context: Context) -> dict[str, Tensor]:
     try:
-        scores = pruning.criterion(context)
+        scores = pruning.criterion(context.over(pruning.criterion_batches))
     except TombolaError:
         raise
     except Exception as error:  # a user's own function may raise anything

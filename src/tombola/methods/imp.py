@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tombola.mask import Mask
 
 _MOST = 10_000
-"""Levels, at most: each is a training."""
+"""Levels, each of which is a training, and batches of a criterion, at most."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class IterativePruning(WatchedMethod):
         scope: layer (each layer by its own rate) or global (the smallest weights over all layers)
         pattern: what is pruned as one: element, block:V (V output rows), N:M such as 2:4, or channel
         prune_outputs: let pattern channel remove rows of output layers too, which are classes; so does an output_rate
-        criterion: what is kept: magnitude, movement, random, ... or an import path
+        criterion: what is kept: magnitude, movement, random, snip, taylor, ... or an import path
+        criterion_batches: batches that a criterion takes gradients or norms of inputs over; those of one epoch at most
         rewind: init, a step such as 500it, or lr (weights stay, learning rate rewinds)
         kept_action: what kept weights begin a level with: rewind, reinit, reshuffle, constant, those but the first also
             with _same_sign, all also with _rescaled after it (times size/kept of the layer), or an import path
@@ -79,6 +80,7 @@ class IterativePruning(WatchedMethod):
     pattern: str = "element"
     prune_outputs: bool = False
     criterion: str = "magnitude"
+    criterion_batches: int = 1
     rewind: str = "init"
     kept_action: str = "rewind"
     pruned_action: str = "zero"
@@ -103,7 +105,12 @@ class IterativePruning(WatchedMethod):
             )
         if self.density is not None and self.levels is not None:
             raise TombolaError("both density and levels are given; give density and rounds, or rate and levels")
-        for name, count, fewest in (("rounds", self.rounds, 1), ("levels", self.levels, 0)):
+        counts = (
+            ("rounds", self.rounds, 1),
+            ("levels", self.levels, 0),
+            ("criterion_batches", self.criterion_batches, 1),
+        )
+        for name, count, fewest in counts:
             if count is not None and not fewest <= count <= _MOST:
                 raise TombolaError(f"{name} is {count}, but it must lie between {fewest} and {_MOST:,}")
         for name, rate in (("rate", self.rate), ("conv_rate", self.conv_rate), ("output_rate", self.output_rate)):
@@ -195,6 +202,7 @@ class IterativePruning(WatchedMethod):
             pruned_action=pruned_action(self.pruned_action),
             one_shot=self.one_shot,
             retrain=self.retrain,
+            criterion_batches=self.criterion_batches,
             include=self.include,
             exclude=self.exclude,
             spare_outputs=self.pattern == "channel" and not self.prune_outputs and self.output_rate is None,

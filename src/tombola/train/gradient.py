@@ -19,10 +19,10 @@ from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.hold import release
 from tombola.names import check_known
-from tombola.nn.forward import Batch, input_dtype, typed, widened
-from tombola.parameters import holders, parameters_by_name, unwrap
+from tombola.nn.forward import Batch, input_dtype, mapped, typed, widened
+from tombola.parameters import holders, parameters_by_name, resolve, unwrap
 from tombola.rng.seeds import derive
-from tombola.select.criteria import At
+from tombola.select.context import At
 from tombola.train.evaluate import loss_value
 from tombola.train.feeds import evaluation_feed
 
@@ -92,10 +92,10 @@ def _part(splits: Splits, name: str) -> Split:
 
 @dataclass(frozen=True)
 class Probe:
-    """What a criterion may ask of a search: see `tombola.select.criteria.Probe`.
+    """What a criterion may ask of a search: see `tombola.select.context.Probe`.
 
     Args:
-        fresh: makes a network anew, at the start or as it is now, under the mask so far
+        fresh: makes a network anew, at the start, as it is now or at given weights, under the mask so far
         names: the weights that scores are for
         feed: the training batches in the order of the run, for a network
         loss: the training loss
@@ -110,7 +110,8 @@ class Probe:
 
     def network(self, at: At) -> nn.Module:
         """A network of the caller's own, in training mode."""
-        check_known("at", at, ("initial", "final"))
+        if not isinstance(at, Mapping):
+            check_known("at", at, ("initial", "final"))
         return self.fresh(at)
 
     def batches(self, count: int) -> list[Batch]:
@@ -129,14 +130,15 @@ class Probe:
         with self._drawn():
             return mean_gradient(model, self._batches(model, batches), self.loss_function, self._weights(model))
 
-    def hessian_gradient(self, at: At, batches: int) -> Mapping[str, Tensor]:
-        """The Hessian of that loss times its gradient."""
+    def hessian_gradient(self, at: At, batches: int, temperature: float = 1.0) -> Mapping[str, Tensor]:
+        """The Hessian times the gradient, of the loss of outputs divided by `temperature`."""
         model = self.network(at)
         found, weights = list(self._batches(model, batches)), self._weights(model)
+        loss = self.loss_function if temperature == 1 else cooled(self.loss_function, temperature)
         with self._drawn():
-            vector = mean_gradient(model, found, self.loss_function, weights)
+            vector = mean_gradient(model, found, loss, weights)
         with self._drawn():
-            return hessian_product(model, found, self.loss_function, weights, vector)
+            return hessian_product(model, found, loss, weights, vector)
 
     def input_norms(self, at: At, batches: int) -> Mapping[str, Tensor]:
         """Of every weight's inputs, in evaluation mode; shapes broadcast to the weights'."""
@@ -167,6 +169,25 @@ class _Drawn:
 
     def __exit__(self, *error: object) -> None:
         self._fork.__exit__(None, None, None)
+
+
+def cooled(loss: Loss, temperature: float) -> Loss:
+    """The loss of outputs that are divided by `temperature`."""
+    return lambda output, y: loss(mapped(lambda part: part / temperature, output), y)
+
+
+def write_weights(model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the parameters and buffers that have their names in the state_dict.
+
+    Raises:
+        TombolaError: no such name, or another shape.
+    """
+    state = model.state_dict()
+    for name, value in values.items():
+        there = resolve(state, name, "parameter or buffer")
+        if value.shape != there.shape:
+            raise TombolaError(f"{name!r} has shape {tuple(there.shape)}, but is given as {tuple(value.shape)}")
+        there.copy_(value.detach())
 
 
 def mean_loss(model: nn.Module, batches: Iterable[Batch], loss: Loss) -> float:
@@ -216,16 +237,21 @@ def hessian_product(
         )
         along = sum((g * vector[name]).sum() for name, g in zip(known, first, strict=True))
         assert isinstance(along, Tensor)
-        if not along.requires_grad:  # linear in all weights
-            return {name: torch.zeros_like(weight) for name, weight in known.items()}
-        return dict(zip(known, torch.autograd.grad(along, inputs, materialize_grads=True), strict=True))
+        for weight in inputs:
+            weight.grad = None
+        if along.requires_grad:  # otherwise linear in all weights
+            # To all leaves: towards given inputs alone, what has no second derivative would be passed over as 0.
+            along.backward()  # type: ignore[no-untyped-call]
+        return {
+            name: torch.zeros_like(weight) if weight.grad is None else weight.grad for name, weight in known.items()
+        }
 
     for weight in known.values():
         weight.requires_grad_(True)
     try:
         return _mean(batches, of_batch)
     except RuntimeError as error:
-        if "derivative" not in str(error):
+        if "derivative" not in str(error) and "differentiate" not in str(error):
             raise
         raise TombolaError(f"the loss has no second derivative by the weights: {error}") from error
 
