@@ -37,6 +37,10 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("imp", {"density": 0.3, "rounds": 2}),
     ("imp", {"density": 0.4, "rounds": 1, "scope": "global", "rewind": "3it", "criterion": "snip"}),
     ("imp", {"pattern": "2:4", "rewind": "lr"}),
+    ("imp", {"density": 0.3, "rounds": 2, "kept_action": "constant", "pruned_action": "zero_or_freeze_all"}),
+    ("imp", {"density": 0.4, "rounds": 2, "rewind": "3it", "kept_action": "reinit", "pruned_action": "freeze_reinit"}),
+    ("imp", {"density": 0.4, "rounds": 2, "pruned_action": "train", "retrain": {"lr": 0.01, "momentum": 0.5}}),
+    ("imp", {"density": 0.4, "rounds": 2, "one_shot": True, "criterion": "random", "pruned_action": "freeze"}),
     ("edge-popup", {"density": 0.3, "scope": "global", "train_norms": True}),
     ("edge-popup", {"density": 0.1, "anneal": "6it"}),
     ("edge-popup", {"pattern": "2:4"}),
@@ -192,7 +196,11 @@ def test_its_ticket_builds_what_was_tested_and_is_verified(name: str, options: d
     model, data = ticket.build(model=network()), splits()
     feed = evaluation_feed(data, data.test, torch.device("cpu"), False)
     assert evaluate(model, feed, data.task).metric == result.test_accuracy
+    begun = ticket.build("origin", model=network()).state_dict()
     for name_of, keep in ticket.mask.items():
-        assert torch.equal(model.state_dict()[name_of] * keep, model.state_dict()[name_of])
+        value = model.state_dict()[name_of]
+        held = torch.equal(value[~keep], begun[name_of][~keep])
+        assert held == (options.get("pruned_action") != "train")
+        assert options.get("pruned_action") or torch.equal(value * keep, value)
     found = tb.verify(ticket, data, model=network(), replicates=1, recipe=RECIPE, options=OPTIONS)
     assert set(found.arms) == {"ticket", "dense", "random", "reinit"} or ticket.density == 1

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+import tombola as tb
+from supermask_searches import network, splits
 from tombola.errors import TombolaError
 from tombola.levels.rewind import Rewind
 from tombola.train.length import Length
+from tombola.train.options import Options
+from tombola.train.recipe import Recipe
 
 
 @pytest.mark.parametrize(
@@ -38,3 +44,15 @@ def test_a_rewind_point_lies_before_the_end() -> None:
     assert Rewind.parse("lr:19it").step(10, 20) == 19
     with pytest.raises(TombolaError, match="rewind is to iteration 20, but training has 20"):
         Rewind.parse("2ep").step(10, 20)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_every_level_begins_with_the_optimiser_of_the_rewind_point(optimizer: str, tmp_path: Path) -> None:
+    """Levels in memory share one snapshot: what one trains must not reach the next, as it does not through files."""
+    method = tb.IterativePruning(density=0.4, rounds=2, rewind="3it")
+    recipe = Recipe(length="8it", batch_size=8, lr=0.05, momentum=0.9, optimizer=optimizer)
+    options = Options(progress=False)
+    kept, written = (
+        tb.find(network(), splits(), method, recipe=recipe, options=options, out=out) for out in (None, tmp_path)
+    )
+    assert kept == written

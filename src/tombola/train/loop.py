@@ -357,7 +357,7 @@ def snapshot(loop: Loop, hooks: Sequence[Hook]) -> Snapshot:
 def restore(loop: Loop, hooks: Sequence[Hook], point: Snapshot) -> None:
     """Return to a snapshot: weights, buffers, optimiser, hooks, generators, step."""
     loop.model.load_state_dict(point.model)
-    loop.optimizer.load_state_dict(dict(point.optimizer))
+    loop.optimizer.load_state_dict(_to_cpu(dict(point.optimizer)))  # torch takes the tensors themselves, not copies
     for hook, state in zip(hooks, point.hooks, strict=False):
         hook.load_state_dict(state)
     torch.set_rng_state(point.generators[0])
