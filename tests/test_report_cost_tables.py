@@ -10,11 +10,14 @@ from report_runs import make_find, make_verify, write_json
 from test_search_cost import level
 from tombola.formats import quantity
 from tombola.report.cost_tables import REWOUND, find_cost_table, search_line, verify_cost_table
-from tombola.report.looks import page_looks
+from tombola.report.looks import Looks, page_looks
 from tombola.report.page import write_report
 from tombola.report.read import read_run
+from tombola.report.study_tables import study_tables
 from tombola.report.tables import Table
+from tombola.results.comparison import ComparedArm, ComparisonResult
 from tombola.results.cost import Cost
+from tombola.results.record import Figure
 from tombola.results.search import SearchResult
 from trial_results import search_result
 
@@ -148,3 +151,75 @@ def test_quantities() -> None:
     assert {value: quantity(value, "B") for value in cases} == cases
     assert quantity(None, "J") == "–"
     assert quantity(12_345.6, "s") == "12,346 s"
+
+
+def compared(*arms: tuple[str, str, float, list[list[int]]]) -> ComparisonResult:
+    """Arms by name, method, density, and the FLOPs of every level of every replicate."""
+    none = Figure(mean=None, interval=None, values=())
+
+    def arm(name: str, method: str, kept: float, flops: list[list[int]]) -> ComparedArm:
+        levels = tuple(tuple(level(n, 100, f, kept=50 if n == 0 else 25) for n, f in enumerate(x)) for x in flops)
+        return ComparedArm(
+            name=name,
+            family=None,
+            method=method,
+            options=None,
+            density=kept,
+            prunable=None,
+            plot_density=None,
+            recipe=None,
+            replicates=levels,
+            origins=(),
+            test_accuracy=Figure(mean=0.9, interval=None, values=(0.9,) * len(flops)),
+            val_accuracy=none,
+            train_accuracy_eval=none,
+            train_accuracy=none,
+            gap=none,
+            shift=none,
+        )
+
+    return ComparisonResult(
+        study="compare",
+        model="m",
+        data="d",
+        metric="accuracy",
+        higher_is_better=True,
+        input_shape=None,
+        replicates=max(len(flops) for *_, flops in arms),
+        seeds=(),
+        recipe=None,
+        parameters=None,
+        arms=tuple(arm(*given) for given in arms),
+        comparisons=(),
+        intervals="",
+        note="",
+    )
+
+
+def costs_of(study: ComparisonResult) -> Table:
+    (table,) = [table for table in study_tables(study, Looks({})) if table.title == "What the arms cost"]
+    return table
+
+
+def test_arms_stand_beside_what_they_reached_and_over_the_dense_one() -> None:
+    imp, dense = [[1000, 1000], [1000, 3000]], [[1500], [1500]]
+    table = costs_of(compared(("imp", "imp", 0.5, imp), ("whole", "dense", 1.0, dense)))
+    assert cells(table, "imp") == {
+        "Test accuracy": "90.00 %",
+        "Iterations": "200\n2.00 ×",
+        "FLOPs": "3.00 kFLOP\n2.00 ×",
+        "Seconds": "2.00 s\n2.00 ×",
+        "Memory": "100 B\n1.00 ×",
+    }
+    assert "times that of whole" in table.note
+    assert "Mean over 2 replicates" in table.note
+
+
+def test_without_a_dense_arm_costs_are_over_the_first() -> None:
+    table = costs_of(compared(("a", "imp", 0.5, [[500]]), ("b", "imp", 0.4, [[500, 500]])))
+    assert cells(table, "b")["FLOPs"] == "1.00 kFLOP\n2.00 ×"
+    assert "times that of a" in table.note
+
+
+def test_a_lone_arm_is_over_nothing() -> None:
+    assert cells(costs_of(compared(("a", "imp", 0.5, [[500]]))), "a")["FLOPs"] == "500 FLOP"

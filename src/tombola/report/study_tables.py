@@ -8,6 +8,7 @@ from dataclasses import replace
 from tombola.formats import BITS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import spread
 from tombola.report.cost import COUNTED
+from tombola.report.cost_tables import study_cost_table
 from tombola.report.grid_tables import grid_tables
 from tombola.report.looks import Looks
 from tombola.report.plot import sentences
@@ -32,11 +33,12 @@ HEADS = {
 
 
 def study_tables(study: ComparisonResult, looks: Looks) -> list[Table]:
-    """The arms of a study, and their differences from the first or another; of curves over density first a grid."""
+    """Arms of a study, differences from the first or another, and costs; of curves over density first a grid."""
     columns = [figure for figure in HEADS if any(arm.values(figure) for arm in study.arms)]
     differing = [figure for figure in columns if any(figure in x.differences for x in study.comparisons)]
     contrasts = _differences(study, looks, differing).parts(fixed=1) if differing else []
-    listed = [*_arms(study, looks, columns).parts(fixed=1), *contrasts]
+    costs = study_cost_table(study, looks)
+    listed = [*_arms(study, looks, columns).parts(fixed=1), *contrasts, *([costs] if costs is not None else [])]
     if not study.references:
         return listed
     grid = grid_tables(study, looks, _means(study), pairing(study.comparisons))
