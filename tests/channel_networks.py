@@ -67,9 +67,18 @@ def grouped() -> nn.Module:
     )  # fmt: skip
 
 
+def group_norms() -> nn.Module:
+    """The channels that a norm takes together are one unit."""
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.GroupNorm(8, 16), nn.ReLU(), nn.Conv2d(16, 12, 1), nn.GroupNorm(4, 12), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4),
+    )  # fmt: skip
+
+
 FAMILIES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int]] = {
     "plain": (lambda: plain(4, 5), (3, 4, 4), 4 + 5 + 6),
     "grouped": (grouped, (3, 4, 4), 2),
+    "group norms": (group_norms, (3, 4, 4), 8 + 4),
     "pre-activation": (pre_activation, (3, 4, 4), 8 + 2 * 6 + 2 * 8),
     "vgg-16": (known("vgg-16", width=0.125), (3, 16, 16), 4224 // 8),
     "resnet-20": (known("resnet-20"), (3, 16, 16), (16 + 32 + 64) * (1 + 3)),

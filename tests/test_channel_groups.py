@@ -27,11 +27,12 @@ def drawn(family: str) -> tuple[nn.Module, Tensor]:
         model = make()
     with torch.no_grad():
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-                for tensor in (module.weight, module.running_var):
-                    tensor.copy_(0.5 + torch.rand(tensor.shape, generator=draw))
-                for tensor in (module.bias, module.running_mean):
-                    tensor.copy_(0.2 * torch.randn(tensor.shape, generator=draw))
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm):
+                for name, tensor in module.state_dict().items():
+                    if name in ("weight", "running_var"):
+                        tensor.copy_(0.5 + torch.rand(tensor.shape, generator=draw))
+                    elif name in ("bias", "running_mean"):
+                        tensor.copy_(0.2 * torch.randn(tensor.shape, generator=draw))
     return model, torch.randn(6, *shape, generator=draw)
 
 
@@ -42,7 +43,7 @@ def masked(model: nn.Module, groups: ChannelGroups, kept: Tensor) -> nn.Module:
 
 
 def small_of(model: nn.Module, groups: ChannelGroups, kept: Tensor, x: Tensor) -> Slim:
-    return slim(model, groups.mask(kept), groups.masked_norms(kept), x)
+    return slim(model, groups.mask(kept), x)
 
 
 def off(model: nn.Module, other: nn.Module, x: Tensor) -> float:

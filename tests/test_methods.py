@@ -41,6 +41,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("imp", {"density": 0.4, "rounds": 2, "rewind": "3it", "kept_action": "reinit", "pruned_action": "freeze_reinit"}),
     ("imp", {"density": 0.4, "rounds": 2, "pruned_action": "train", "retrain": {"lr": 0.01, "momentum": 0.5}}),
     ("imp", {"density": 0.4, "rounds": 2, "one_shot": True, "criterion": "random", "pruned_action": "freeze"}),
+    ("early-bird", {"density": 0.5, "watch": [0.25], "draw_at": "5it"}),
+    ("early-bird", {"density": 0.75, "retrain": "scratch", "stop_when_stable": False, "pressure": 0.01}),
+    (
+        "early-bird",
+        {"density": 0.5, "detector": "displacement", "stable_distance": 2.0, "search_precision": "bf16-mixed"},
+    ),
     ("edge-popup", {"density": 0.3, "scope": "global", "train_norms": True}),
     ("edge-popup", {"density": 0.1, "anneal": "6it"}),
     ("edge-popup", {"pattern": "2:4"}),
@@ -122,6 +128,11 @@ def test_its_density_is_exact(name: str, options: dict[str, Any], runs: Path) ->
     mask = tb.Ticket.load(whole(method, runs).ticket).mask
     if options.get("pattern") == "2:4":
         assert mask.counts() == {name: (two_of_four(keep), keep.numel()) for name, keep in mask.items()}
+    elif name == "early-bird":
+        channels = whole(method, runs).replicates[0].levels[-1].channels
+        assert channels is not None
+        assert channels.kept == round(options["density"] * channels.total)
+        assert mask["0.weight"].flatten(1).all(1).sum() == channels.kept
     elif method.density is not None and (method.scope == "global" or name in WHOLE):
         assert mask.kept == round(method.density * mask.total)
     elif method.density is not None:

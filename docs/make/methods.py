@@ -59,6 +59,13 @@ METHODS = (
         lambda: NOT_RUN,
     ),
     Method(
+        "early-bird",
+        "You et al. 2020, [1909.11957](https://arxiv.org/abs/1909.11957)",
+        "find early-bird --model vgg-16 --data cifar10 --density 0.5",
+        "VGG-16, CIFAR-100: 71.81, 72.17 and 71.28 % with 90, 70 and 50 % of the channels [table 2]",
+        lambda: NOT_RUN,
+    ),
+    Method(
         "edge-popup",
         "Ramanujan et al. 2020, [1911.13299](https://arxiv.org/abs/1911.13299)",
         "find edge-popup --model conv-4 --data cifar10 --density 0.5",

@@ -21,6 +21,7 @@ from .errors import TicketError, TombolaError
 from .hold import hold
 from .mask import Mask
 from .methods.base import Method
+from .methods.early_bird import EarlyBird
 from .methods.edge_popup import EdgePopup
 from .methods.imp import IterativePruning
 from .methods.joint import Joint
@@ -43,6 +44,7 @@ from .train.recipe import Recipe
 __version__: str
 
 __all__ = [
+    "EarlyBird",
     "EdgePopup",
     "IterativePruning",
     "Joint",

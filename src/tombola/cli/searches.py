@@ -196,12 +196,15 @@ def _run_curve(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str,
 def show_search(screen: Screen, result: SearchResult) -> None:
     """A search's levels, means over its replicates, and where the ticket lies."""
     from tombola.report.cost_tables import search_line
+    from tombola.report.drawn import drawn_lines
     from tombola.report.looks import Looks
     from tombola.report.tables import levels_table
 
     screen.tables([levels_table(result, Looks({}))])
     show_denominator(screen, result.parameters)
     screen.line(search_line(result))
+    for line in drawn_lines(result):
+        screen.line(line)
     screen.line(f"ticket  {result.ticket}")
     screen.run(result.run, result.reused)
 

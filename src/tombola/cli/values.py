@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,8 @@ from tombola.strict import check_yaml
 
 _MODE = "tombola"  # a name of our own: the library's modes are left unchanged
 _SHORT = 200  # characters that hold no deep nesting
+_NUMBERS = re.compile(r"[0-9.]+(,[0-9.]+)+")
+"""A list as people write it on a command line: 0.3,0.5."""
 
 
 class _Refused(yaml.YAMLError):
@@ -33,6 +36,8 @@ def _load(text: str) -> Any:
             check_yaml(text)
         except ValueError as error:
             raise _Refused(str(error)) from None
+    if _NUMBERS.fullmatch(text):
+        text = f"[{text}]"
     return get_loader("yaml")(text)
 
 

@@ -41,12 +41,17 @@ class WeightLayer:
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A batch norm over axis 1. `fixed`: it uses running statistics, and will."""
+    """A batch norm or group norm over axis 1.
+
+    `fixed`: it uses running statistics, and will. `groups`: how many sets of channels are normalised together.
+    """
 
     name: str
     source: fx.Node
     module: Any
     fixed: bool
+    channels: int
+    groups: int
 
 
 @dataclass(frozen=True)

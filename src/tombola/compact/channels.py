@@ -71,10 +71,6 @@ class ChannelGroups:
                 mask[:, ~_kept(self.inputs[name], kept)] = False
         return Mask(masks)
 
-    def masked_norms(self, kept: Tensor) -> dict[str, Tensor]:
-        """Name of a norm's scale -> bool (channels,), which channels stay."""
-        return {name: _kept(units, kept) for name, units in self.scales.items()}
-
     def lost(self, kept: Tensor) -> list[str]:
         """Layers of which no output stays, in the network's order."""
         return [name for name, units in self.outputs.items() if not bool(_kept(units, kept).any())]

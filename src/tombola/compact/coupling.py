@@ -51,8 +51,8 @@ class Coupling:
 def coupled_channels(ops: Mapping[fx.Node, ChannelOp]) -> Coupling:
     """Follow the channels through the network.
 
-    Additions tie the channels of both sides, grouped convolutions all channels of a group, shared modules those of
-    all their calls.
+    Additions tie the channels of both sides, grouped convolutions and group norms all channels of a group, shared
+    modules those of all their calls.
     """
     draft = _Draft()
     for node, op in ops.items():
@@ -78,6 +78,7 @@ class _Draft:
                 self._layer(node, op)
             case Norm():
                 channels = self._on(op.source, 1)
+                self._tie_groups(op.groups, channels.labels)
                 self._call(op.name, node, channels, channels)
             case Elementwise():
                 self._pass(node, op.source, None)
@@ -113,11 +114,14 @@ class _Draft:
         axis = len(shape) - 1 if layer.linear else 1
         channels, out = self._on(layer.source, axis), Channels(axis, self._fresh(layer.weight.shape[0]))
         if layer.groups > 1:
-            group = torch.arange(layer.groups, device="cpu")
-            heads = channels.labels[group * (len(channels.labels) // layer.groups)]
-            for labels in (channels.labels, out.labels):
-                self._tie(labels, heads.repeat_interleave(len(labels) // layer.groups))
+            self._tie_groups(layer.groups, channels.labels, out.labels)
         self._call(layer.name, node, channels, out)
+
+    def _tie_groups(self, groups: int, first: Tensor, *others: Tensor) -> None:
+        """All channels of a group, over values that each consist of as many groups."""
+        heads = first[torch.arange(groups, device="cpu") * (len(first) // groups)]
+        for labels in (first, *others):
+            self._tie(labels, heads.repeat_interleave(len(labels) // groups))
 
     def _call(self, name: str, node: fx.Node, into: Channels, out: Channels) -> None:
         self.into[node], self.values[node] = into, out

@@ -37,7 +37,7 @@ class Positions:
             elif isinstance(op, Norm):
                 own = (*op.module.named_parameters(), *op.module.named_buffers())
                 tensors[op.name] = {f"{op.name}.{local}": 1 for local, tensor in own if tensor.dim() == 1}
-                left[op.name] = (_all(op.module.num_features),) * 2
+                left[op.name] = (_all(op.channels),) * 2
         return cls(tensors, left)
 
     def cut(self, op: WeightLayer | Norm, into: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:

@@ -34,7 +34,7 @@ from tombola.nn.binary import BinaryActivation, BinaryConv1d, BinaryConv2d, Bina
 _LINEAR = (nn.Linear, BinaryLinear)
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, BinaryConv1d, BinaryConv2d, BinaryConv3d)
 _BINARY = (BinaryLinear, BinaryConv1d, BinaryConv2d, BinaryConv3d)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
 _POINTWISE = (
     nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU,
     nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Softshrink, nn.Tanhshrink,
@@ -154,7 +154,10 @@ class _Reader:
             return OpaqueOp("a norm without a batch")
         if any(self.uses[id(p)] > 1 for p in module.parameters()):
             return OpaqueOp("its scale is used in another place too")
-        return Norm(str(node.target), source, module, module.running_mean is not None and not self.training)
+        if isinstance(module, nn.GroupNorm):
+            return Norm(str(node.target), source, module, False, module.num_channels, module.num_groups)
+        fixed = module.running_mean is not None and not self.training
+        return Norm(str(node.target), source, module, fixed, module.num_features, module.num_features)
 
     # functions and tensor methods
 

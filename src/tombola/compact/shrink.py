@@ -139,7 +139,7 @@ def _cut(
         into, out = (~gone[channels.labels] for channels in (coupling.into[node], coupling.values[node]))
         left[op.name] = positions.cut(op, into, out)
         if isinstance(op, Norm):
-            _cut_norm(op.module, out)
+            _cut_norm(op, out)
         elif not bool(into.all() and out.all()):
             _cut_layer(network, op, into, out)
     return Positions(positions.tensors, left)
@@ -166,13 +166,17 @@ def _cut_layer(network: fx.GraphModule, layer: WeightLayer, into: Tensor, out: T
     owner.in_channels = weight.shape[1] * owner.groups
 
 
-def _cut_norm(module: Any, keep: Tensor) -> None:
+def _cut_norm(norm: Norm, keep: Tensor) -> None:
+    module = norm.module
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         if tensor.dim() != 1:
             continue
         value = tensor.detach()[keep.to(tensor.device)].clone()
         setattr(module, name, nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value)
-    module.num_features = int(keep.sum())
+    if isinstance(module, nn.GroupNorm):
+        module.num_channels, module.num_groups = int(keep.sum()), norm.groups * int(keep.sum()) // norm.channels
+    else:
+        module.num_features = int(keep.sum())
 
 
 def _set_bias(network: fx.GraphModule, layer: WeightLayer, value: Tensor) -> None:

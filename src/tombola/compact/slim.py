@@ -43,14 +43,14 @@ class Slim:
         return self.module
 
 
-def slim(model: nn.Module, mask: Mask, norms: Mapping[str, Tensor], *example: Tensor) -> Slim:
+def slim(model: nn.Module, mask: Mask, *example: Tensor) -> Slim:
     """Remove the channels that `mask` leaves without a reader; the model is copied, and not called.
 
     What is removed follows from the mask alone, not from the values of kept weights: in the module each tensor is a
     part of the model's.
 
     Args:
-        norms: name of a norm's scale -> bool, which of its channels stay (`ChannelGroups.masked_norms`).
+        mask: of whole channels, as `ChannelGroups.mask` gives.
         example: inputs as the network takes them, the batch first.
 
     Raises:
@@ -61,10 +61,6 @@ def slim(model: nn.Module, mask: Mask, norms: Mapping[str, Tensor], *example: Te
         for parameter in parameters_by_name(probe).values():
             parameter[parameter == 0] = _SMALL
         mask.apply_(probe)
-        for name, keep in norms.items():
-            silent = probe.get_submodule(name.rpartition(".")[0])
-            for parameter in silent.parameters():
-                parameter[~keep.to(parameter.device)] = 0.0
     small = compact(probe, *example, fold_norms=False, fold_constants=False)
     if small.report.reason is not None:
         raise TombolaError(

@@ -15,7 +15,7 @@ from tombola.levels.search import Level, Search, level_result
 from tombola.mask import Mask
 from tombola.parameters import prunable
 from tombola.results.codec import recovered
-from tombola.results.trial import LevelResult, MaskHistory, Utilisation
+from tombola.results.trial import ChannelCount, LevelResult, MaskHistory, Utilisation
 from tombola.runs.stage import REWIND, TICKET, Stage
 from tombola.select.select import warn_of_empty
 from tombola.ticket.begin import Beginning
@@ -33,7 +33,7 @@ class TrainedLevel:
     """A level as it was trained, before it is written: its ticket, and what its record holds besides the trial's.
 
     `barred`: layer -> kept weights that the criterion bars. `tied_kept`: kept weights drawn among equal scores.
-    `mask_histories`: of the masks read during the training.
+    `mask_histories`: of the masks read during the training. `channels`: where channels are pruned by their norms.
     """
 
     trial: TrainedTrial
@@ -42,6 +42,7 @@ class TrainedLevel:
     tied_kept: int | None = None
     utilisation: tuple[Utilisation, ...] | None = None
     mask_histories: tuple[MaskHistory, ...] | None = None
+    channels: ChannelCount | None = None
 
 
 def run_level(search: Search, number: int, train: Callable[[Stage | None], TrainedLevel]) -> Level:
@@ -58,6 +59,7 @@ def run_level(search: Search, number: int, train: Callable[[Stage | None], Train
         bits_per_weight=bits_per_weight(ticket),
         utilisation=trained.utilisation,
         mask_histories=trained.mask_histories,
+        channels=trained.channels,
     )
     captured = trial.trained.captured
     if stage is not None:

@@ -10,6 +10,7 @@ from tombola.fields import described
 from tombola.methods.base import Method, check_declared
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.dense import DenseTraining
+from tombola.methods.early_bird import EarlyBird
 from tombola.methods.edge_popup import EdgePopup
 from tombola.methods.gem_miner import GemMiner
 from tombola.methods.imp import IterativePruning
@@ -25,6 +26,7 @@ METHODS: Mapping[str, type[Method]] = {
     kind.name: kind
     for kind in (
         IterativePruning,
+        EarlyBird,
         EdgePopup,
         IteRand,
         Multicoat,

@@ -32,10 +32,12 @@ def binary_form(network: str, activation: Activation) -> bool:
     return activation == "binary"
 
 
-def check_has_norms(network: str, binary: bool, affine: bool) -> None:
-    """TombolaError if norms are to be affine in a network that has norms in its binary form alone."""
-    if affine and not binary:
-        raise TombolaError(f"{network}: affine is true, but with activation relu it has no norms; allowed: binary")
+def check_has_norms(network: str, normed: bool, affine: bool) -> None:
+    """TombolaError if norms are to be affine in a network that has none."""
+    if affine and not normed:
+        raise TombolaError(
+            f"{network}: affine is true, but with activation relu it has no norms; allowed: binary, or norms true"
+        )
 
 
 def activation_layer(binary: bool) -> nn.Module:

@@ -19,6 +19,7 @@ def conv(
     bias: bool = True,
     activation: Activation = "relu",
     affine: bool = False,
+    norms: bool = False,
 ) -> nn.Sequential:
     """`depth` 3x3 convolutions in pairs of 64, 128, 256, 512 channels, then fc 256, 256, classes.
 
@@ -29,29 +30,31 @@ def conv(
         classes: width of the output.
         depth: 2, 4, 6 or 8.
         width: factor of every hidden width.
-        bias: whether the layers have biases; in the binary form the last one alone can have them.
+        bias: whether the layers have biases; where norms follow, the last one alone can have them.
         activation: relu; binary: also a batch norm after each layer but the last, and pools before norms.
-        affine: whether the batch norms of the binary form have a scale and a bias.
+        affine: whether the batch norms have a scale and a bias.
+        norms: a batch norm after each layer but the last in the ReLU form too.
     """
     name = f"conv-{depth}"
     channels, height, width_in = image(name, input_shape)
     flag(name, "bias", bias)
     binary = binary_form(name, activation)
-    check_has_norms(name, binary, flag(name, "affine", affine))
-    hidden_bias = bias and not binary
+    normed = flag(name, "norms", norms) or binary
+    check_has_norms(name, normed, flag(name, "affine", affine))
+    hidden_bias = bias and not normed
     pooling = Pooling(height, width_in)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(1, depth + 1):
         out = scaled(name, 32 << (i + 1) // 2, width)
         layers[f"conv{i}"] = nn.Conv2d(channels, out, 3, padding=1, bias=hidden_bias)
-        norm = nn.BatchNorm2d(out, affine=affine) if binary else None
+        norm = nn.BatchNorm2d(out, affine=affine) if normed else None
         layers.update(following(i, binary, norm=norm, pool=pooling.next() if i % 2 == 0 else {}))
         channels = out
     layers["flatten"] = nn.Flatten()
     size, hidden = channels * pooling.height * pooling.width, scaled(name, 256, width)
     for i, out in enumerate((hidden, hidden), start=1):
         layers[f"fc{i}"] = nn.Linear(size, out, bias=hidden_bias)
-        layers.update(following(depth + i, binary, norm=nn.BatchNorm1d(out, affine=affine) if binary else None))
+        layers.update(following(depth + i, binary, norm=nn.BatchNorm1d(out, affine=affine) if normed else None))
         size = out
     layers["fc3"] = nn.Linear(size, classes, bias=bias)
     return nn.Sequential(layers)

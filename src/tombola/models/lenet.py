@@ -17,6 +17,7 @@ def lenet_300_100(
     bias: bool = True,
     activation: Activation = "relu",
     affine: bool = False,
+    norms: bool = False,
 ) -> nn.Sequential:
     """fc1 300, fc2 100, fc3 classes, with ReLU between; 266,200 weights on 28x28 digits.
 
@@ -24,9 +25,10 @@ def lenet_300_100(
         input_shape: shape of one example, any number of dimensions.
         classes: width of the output.
         width: factor of both hidden widths.
-        bias: whether the layers have biases; in the binary form the last one alone can have them.
+        bias: whether the layers have biases; where norms follow, the last one alone can have them.
         activation: relu; binary: also a batch norm after fc1 and fc2.
-        affine: whether the batch norms of the binary form have a scale and a bias.
+        affine: whether the batch norms have a scale and a bias.
+        norms: a batch norm after fc1 and fc2 in the ReLU form too.
     """
     name = "lenet-300-100"
     hidden = [scaled(name, size, width) for size in (300, 100)]
@@ -37,5 +39,6 @@ def lenet_300_100(
         bias=bias,
         activation=activation,
         affine=affine,
+        norms=norms,
         network=name,
     )

@@ -23,6 +23,7 @@ def mlp(
     bias: bool = True,
     activation: Activation = "relu",
     affine: bool = False,
+    norms: bool = False,
     network: str = "mlp",
 ) -> nn.Sequential:
     """Flatten, then fc1, relu1, fc2, ... with these hidden widths; the last fc gives the classes.
@@ -31,9 +32,10 @@ def mlp(
         input_shape: shape of one example, any number of dimensions.
         classes: width of the output.
         hidden: width of each hidden layer; empty gives a linear model.
-        bias: whether the layers have biases; in the binary form the last one alone can have them.
+        bias: whether the layers have biases; where norms follow, the last one alone can have them.
         activation: relu; binary: also a batch norm after each layer but the last.
-        affine: whether the batch norms of the binary form have a scale and a bias.
+        affine: whether the batch norms have a scale and a bias.
+        norms: a batch norm after each layer but the last in the ReLU form too.
         network: name in error lines.
 
     Raises:
@@ -49,14 +51,15 @@ def mlp(
         raise TombolaError(f"{network}: the data's shape is {tuple(input_shape)}; positive sizes are needed")
     flag(network, "bias", bias)
     binary = binary_form(network, activation)
-    check_has_norms(network, binary, flag(network, "affine", affine))
+    normed = flag(network, "norms", norms) or binary
+    check_has_norms(network, normed, flag(network, "affine", affine))
     sizes = [math.prod(input_shape), *hidden, classes]
     layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
     for i in range(1, len(sizes)):
         last = i == len(sizes) - 1
-        layers[f"fc{i}"] = nn.Linear(sizes[i - 1], sizes[i], bias=bias and (last or not binary))
+        layers[f"fc{i}"] = nn.Linear(sizes[i - 1], sizes[i], bias=bias and (last or not normed))
         if not last:
-            layers.update(following(i, binary, norm=nn.BatchNorm1d(sizes[i], affine=affine) if binary else None))
+            layers.update(following(i, binary, norm=nn.BatchNorm1d(sizes[i], affine=affine) if normed else None))
     return nn.Sequential(layers)
 
 

@@ -52,7 +52,7 @@ def _late(function: str, module: str) -> Callable[..., nn.Module]:
 
 def _entries() -> dict[str, Entry]:
     glorot, he = "xavier_normal", "kaiming_normal"
-    plain, normed = ("bias", "activation", "affine"), ("width", "affine", "activation")
+    plain, normed = ("bias", "activation", "affine", "norms"), ("width", "affine", "activation")
     entries = {
         "mlp": Entry(_late("mlp", "mlp"), glorot, ("hidden", *plain)),
         "lenet-300-100": Entry(_late("lenet_300_100", "lenet"), glorot, ("width", *plain)),

@@ -113,10 +113,14 @@ class MaskHistory(Record, frozen=True, kw_only=True):
 
 
 class ChannelCount(Record, frozen=True, kw_only=True):
-    """Channels kept of those that could be pruned; coupled ones (of a residual stream) count once."""
+    """Channels kept of those that could be pruned; coupled ones (of a residual stream) count once.
+
+    `drawn`: the iteration of the search whose scales decided; None where nothing is pruned.
+    """
 
     kept: Count
     total: Count
+    drawn: Count | None = None
 
 
 class LevelResult(TrialResult, frozen=True, kw_only=True):

@@ -4,7 +4,8 @@ Sources: Frankle & Carbin 2019, figure 2 and appendices (LeNet, Conv-2/4/6, "Res
 trained on the whole CIFAR-10; batch size 60 is theirs for LeNet and Conv, 64 for VGG-19, 128 for ResNet.
 Edge-popup and multi-prize: Ramanujan et al. 2020, the small-scale configurations (Conv-2/4/6/8, ResNet-18), which
 Diffenderfer & Kailkhura 2021 took over (VGG-Small too). Learned masks: Zhou et al. 2019. IteRand, multicoated
-supermasks, Gem-Miner and signed supermasks: their authors' configurations. For networks that the papers leave out
+supermasks, Gem-Miner and signed supermasks: their authors' configurations. Early-bird tickets: You et al. 2020, section
+4.1 (VGG-16 and PreResNet-101 on CIFAR). For networks that the papers leave out
 (LeNet under edge-popup, everything on digits) the learning rates come from our own small sweeps on the validation
 split (docs/supermasks.md).
 """
@@ -40,6 +41,10 @@ def _adam(lr: float, iterations: int) -> dict[str, Any]:
 def _sgd(batch_size: int, **more: Any) -> dict[str, Any]:
     common = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 1e-4, "schedule": "step"}
     return {**common, "batch_size": batch_size, "eval_every": "500it", **more}
+
+
+def _early_bird(length: str, *milestones: str) -> dict[str, Any]:
+    return _sgd(256, length=length, milestones=milestones, eval_every="1ep")
 
 
 def _popup(batch_size: int = 128, **more: object) -> dict[str, Any]:
@@ -78,6 +83,14 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
     ("imp", "lenet-300-100", "digits"): Preset(
         {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}
     ),
+    **{
+        ("early-bird", model, "cifar10"): Preset(_early_bird("160ep", "80ep", "120ep"))
+        for model in ("vgg-16", "vgg-19", *(f"resnet-{n}" for n in (18, 20, 32, 44, 56)))
+    },
+    **{
+        ("early-bird", model, "digits"): Preset({**_early_bird("20ep", "10ep", "15ep"), "batch_size": 128})
+        for model in ("conv-2", "lenet-300-100", "mlp")
+    },
     **{("edge-popup", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
     **{("joint", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
     ("edge-popup", "resnet-18", "cifar10"): Preset(_popup(256, weight_decay=5e-4)),
