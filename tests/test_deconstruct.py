@@ -124,7 +124,7 @@ def test_all_combinations_share_one_dense_network_per_replicate(tmp_path: Path, 
         result.arms[4].name: (result.arms[2].name, True),
     }
     assert list(result.families) == ["dense", "large_final / rewind / zero", "random / rewind / zero"]
-    assert result.reference == "large_final / rewind / zero"
+    assert result.references == ("large_final / rewind / zero",)
     for arm in result.arms:
         dense = [levels[0] for levels in arm.replicates]
         assert [level.metrics for level in dense] == [f"dense/replicate-{r}/level-00/metrics.csv" for r in range(2)]

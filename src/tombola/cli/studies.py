@@ -64,8 +64,8 @@ class ArmsFile:
     """Arms that the user writes down.
 
     Args:
-        arms: YAML or JSON file, a list of {name, method, options, recipe, family, density, against}; each arm is
-            compared with the one that against names, else with the first
+        arms: YAML or JSON file, a list of {name, method, options, recipe, family, density, against, dense}; each arm is
+            compared with the one that against names, else with the first; dense names one whose dense network it prunes
     """
 
     arms: str | None = None
@@ -78,7 +78,7 @@ def verbs() -> list[Verb]:
     return [compare, *(file_verb(name, FIXED / f"{name}.yaml") for name in _NAMES)]
 
 
-_NAMES = ("mask-init", "joint", "binary")
+_NAMES = ("mask-init", "joint", "binary", "rewind-schedule")
 
 
 def file_verb(word: str, file: Path) -> Verb:
@@ -220,6 +220,7 @@ class _Entry:
     family: str | None = None
     density: float | None = None
     against: str | None = None
+    dense: str | None = None
 
 
 def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) -> dict[str, Any]:

@@ -66,7 +66,7 @@ class ComparedArm(Record, frozen=True, kw_only=True):
     @property
     def dense(self) -> bool:
         """Whether this is the unpruned network."""
-        return self.method == "dense" and self.plotted == 1
+        return self.method in ("dense", "imp") and self.plotted == 1
 
     @property
     def costs(self) -> tuple[SearchCost, ...]:

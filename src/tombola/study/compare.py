@@ -117,17 +117,22 @@ class _Comparison(Experiment[Request, ComparisonResult]):
             check_arm(arm, self.request, work)
 
     def compute(self, work: Workspace) -> ComparisonResult:
-        # replicate by replicate, so that a killed study has whole comparisons
-        jobs = [(arm, index) for index in range(self.request.replicates) for arm in range(len(self.arms))]
         searches: list[list[Searched]] = [[] for _ in self.arms]
-        for (arm, _), searched in work.map(self.search, jobs, "searches"):
-            searches[arm].append(searched)
+        own = [place for place, arm in enumerate(self.arms) if arm.dense is None]
+        others = [place for place, arm in enumerate(self.arms) if arm.dense is not None]
+        for places in (own, others):  # those that prune another's dense network find it finished
+            # replicate by replicate, so that a killed study has whole comparisons
+            jobs = [(place, index) for index in range(self.request.replicates) for place in places]
+            for (place, _), searched in work.map(self.search, jobs, "searches") if jobs else ():
+                searches[place].append(searched)
         counted = parameters(self.request, work.splits, searches[0][0].levels[-1].total)
         return self._result(work, searches, counted)
 
     def search(self, work: Workspace, job: tuple[int, int]) -> Searched:
         """One replicate of one arm, both by their index."""
-        levels = search_arm(self.arms[job[0]], self.request, work, job[1])
+        arm = self.arms[job[0]]
+        shared = next((other for other in self.arms if other.name == arm.dense), None)
+        levels = search_arm(arm, self.request, work, job[1], shared)
         return Searched.of(levels)
 
     def renewed(self, work: Workspace, result: ComparisonResult) -> ComparisonResult:
@@ -171,10 +176,18 @@ def check_arm(arm: Arm, request: Request, work: Workspace) -> None:
         raise TombolaError(f"arm {arm.name!r}: {error}") from None
 
 
-def search_arm(arm: Arm, request: Request, work: Workspace, replicate: int) -> list[Level]:
-    """One replicate of an arm's search, in the arm's folder; paths are relative to the study's directory."""
-    levels = search_replicate(_of_arm(arm, request), replace(work, directory=work.folder / arm.folder), replicate)
-    return [replace(level, result=_under(arm.folder, level.result)) for level in levels]
+def search_arm(arm: Arm, request: Request, work: Workspace, replicate: int, dense: Arm | None = None) -> list[Level]:
+    """One replicate of an arm's search, in the arm's folder; paths are relative to the study's directory.
+
+    `dense`: the finished arm whose level 0 it begins with.
+    """
+    request = _of_arm(arm, request)
+    if dense is None:
+        levels = search_replicate(request, replace(work, directory=work.folder / arm.folder), replicate)
+        return [replace(level, result=_under(arm.folder, level.result)) for level in levels]
+    own, theirs = (f"{one.folder}/replicate-{replicate}" for one in (arm, dense))
+    first, *levels = search_replicate(request, work, replicate, prefix=own, dense=theirs)
+    return [replace(first, result=_under(dense.folder, first.result)), *levels]
 
 
 def _of_arm(arm: Arm, request: Request) -> Request:

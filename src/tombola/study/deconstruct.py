@@ -19,9 +19,9 @@ from tombola.models.spec import ModelSpec
 from tombola.results.comparison import ComparisonResult
 from tombola.search.driver import run
 from tombola.search.request import Request, make_request
-from tombola.study.grid import Grid, GridSearch, MaskGrid, dense_of, mask_searches_of, searches_of
+from tombola.study.grid import Grid, GridSearch, MaskGrid, mask_searches_of, searches_of
 from tombola.study.grid_study import DENSE, GridStudy
-from tombola.study.setting import Arm, check_arms
+from tombola.study.setting import Arm, check_arms, dense_of
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
@@ -129,6 +129,8 @@ def _pruning(request: Request) -> IterativePruning:
 
 def _dense(request: Request, searches: Sequence[GridSearch]) -> Request:
     """The request of the dense networks; TombolaError if two searches would share a folder, or one lie in theirs."""
-    dense = Arm(DENSE, dense_of(_pruning(request)), request.recipe)
+    method = dense_of(_pruning(request))
+    assert method is not None
+    dense = Arm(DENSE, method, request.recipe)
     check_arms([dense, *(search.arm for search in searches)])
     return replace(request, method=dense.method)

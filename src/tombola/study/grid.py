@@ -107,12 +107,6 @@ def check_densities(densities: Sequence[float] | None) -> None:
             raise TombolaError("densities names 1, which is the dense network; it is tried anyway, so leave it out")
 
 
-def dense_of(pruning: IterativePruning) -> IterativePruning:
-    """The pruning loop that stops at its dense level; what is pruned later, and how, makes no difference to it."""
-    plain = IterativePruning()
-    return replace(plain, levels=0, rewind=pruning.rewind, include=pruning.include, exclude=pruning.exclude)
-
-
 @dataclass(frozen=True)
 class GridSearch:
     """One search of a grid: an arm whose family is a curve over density.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.methods import method_class
 from tombola.methods.base import Method
+from tombola.methods.dense import DenseTraining
+from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
 from tombola.search.presets import preset as preset_of
@@ -33,6 +35,7 @@ class Arm:
         density: fraction of weights under which it is plotted (None: what it kept)
         family: the series that it belongs to, among arms of other densities (None: its own)
         against: name of the arm that it is compared with (None: the first)
+        dense: name of the arm whose dense network it prunes, instead of training the same one (None: its own)
     """
 
     name: str
@@ -41,6 +44,7 @@ class Arm:
     density: float | None = None
     family: str | None = None
     against: str | None = None
+    dense: str | None = None
 
     def __post_init__(self) -> None:
         if not self.folder:
@@ -76,6 +80,7 @@ class Setting:
         density: float | None = None,
         family: str | None = None,
         against: str | None = None,
+        dense: str | None = None,
     ) -> Arm:
         """An arm from fields: `recipe` goes before the shared recipe, that before `preset`, that before the method's.
 
@@ -89,11 +94,11 @@ class Setting:
             trained = Recipe(**{**named.recipe, **(preset or {}), **self.recipe, **(recipe or {})})
         except (TombolaError, TypeError) as error:
             raise TombolaError(f"arm {name!r}: {error}") from None
-        return Arm(name, made, trained, density, family, against)
+        return Arm(name, made, trained, density, family, against, dense)
 
 
 def check_arms(arms: Sequence[Arm]) -> None:
-    """TombolaError if there is nothing to compare, two arms would share a folder, or one is compared with none."""
+    """TombolaError if there is nothing to compare, two arms would share a folder, or one names an arm that is not."""
     if not arms:
         raise TombolaError("the study has no arms; give at least one")
     folders: dict[str, str] = {}
@@ -114,3 +119,31 @@ def check_arms(arms: Sequence[Arm]) -> None:
             f"arm {arms[0].name!r} is the first, which others are compared with by default; leave out its against, or "
             "put it behind another arm"
         )
+    for arm in arms:
+        if arm.dense is not None:
+            _check_shares(arm, [other for other in arms if other is not arm and other.dense is None])
+
+
+def _check_shares(arm: Arm, others: Sequence[Arm]) -> None:
+    """TombolaError unless the arm can prune the dense network of the one it names."""
+    own = dense_of(arm.method)
+    fitting = [other.name for other in others if own == dense_of(other.method) and arm.recipe == other.recipe]
+    if own is None or arm.dense not in fitting:
+        allowed = f"allowed: {', '.join(fitting)}" if own is not None and fitting else "leave dense out"
+        raise TombolaError(
+            f"arm {arm.name!r} cannot prune the dense network of {arm.dense!r}: that must be an arm of imp or dense "
+            f"with the same recipe, rewind, include and exclude; {allowed}"
+        )
+
+
+def dense_of(method: Method) -> IterativePruning | None:
+    """The pruning loop that stops at its dense level; what is pruned later, and how, makes no difference to it.
+
+    None for a method that has no such level of its own.
+    """
+    if method == DenseTraining():
+        return IterativePruning(levels=0)
+    if type(method) is not IterativePruning or method.stop_when_stable:
+        return None
+    plain = IterativePruning(levels=0)
+    return replace(plain, rewind=method.rewind, include=method.include, exclude=method.exclude)
