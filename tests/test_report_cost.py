@@ -6,7 +6,7 @@ from pathlib import Path
 
 from report_cases import change, drawn, drop
 from report_runs import make_find, write_json
-from tombola.report.aggregate import spread
+from tombola.report.aggregate import joined_log, spread
 from tombola.report.cost import Priced, PricedSeries, bars, cost_of, find_series, total
 from tombola.report.looks import page_looks, series_look
 from tombola.report.read import read_run
@@ -38,6 +38,13 @@ def test_costs_are_means_over_replicates() -> None:
 def test_a_search_of_levels_that_begin_late_counts_them_whole() -> None:
     learned = (level_figures(1, steps=210), level_figures(2, steps=90))
     assert cost_of(search_result({"ticket": learned}), "ticket", 2) == 300
+
+
+def test_a_level_that_goes_on_counts_what_it_adds_and_one_that_is_rewound_its_whole_length() -> None:
+    found = (level_figures(0, steps=40), level_figures(1, steps=100, first_step=40))
+    assert cost_of(search_result({"ticket": found}), "ticket", 1) == 100
+    rewound = (level_figures(0, steps=100), level_figures(1, steps=100, first_step=40))
+    assert cost_of(search_result({"ticket": rewound}), "ticket", 1) == 200
 
 
 def test_series_name_the_tickets_densities_and_join_what_was_searched() -> None:
@@ -94,3 +101,15 @@ def test_without_tests_there_is_no_cost(tmp_path: Path) -> None:
     assert run.find is not None
     assert "accuracy-cost" not in {plot.name for plot in plots}
     assert not any("Total" in str(cell) for table in find_tables(run.find, looks) for cell in table.head)
+
+
+def test_curves_of_levels_join_where_one_goes_on(tmp_path: Path) -> None:
+    def log(name: str, steps: tuple[int, ...]) -> str:
+        (tmp_path / name).write_text("step,val_loss\n" + "".join(f"{step},{step / 10}\n" for step in steps))
+        return str(tmp_path / name)
+
+    first, second = log("0.csv", (0, 20)), log("1.csv", (20, 40, 60))
+    going_on = (level_figures(0, steps=20, metrics=first), level_figures(1, steps=60, first_step=20, metrics=second))
+    assert joined_log(going_on, "val_loss") == {0: 0, 20: 2, 40: 4, 60: 6}
+    again = (going_on[0], going_on[1].replace(first_step=0))
+    assert joined_log(again, "val_loss") == {0: 0, 20: 2, 40: 2, 60: 4, 80: 6}

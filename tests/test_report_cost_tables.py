@@ -84,6 +84,7 @@ def test_an_early_bird_stands_beside_what_it_saves() -> None:
     assert cells(table, "Train, prune, train again")["FLOPs"] == "7.20 kFLOP"
     assert cells(table, "All levels / train, prune, train again")["FLOPs"] == "0.33 ×"
     assert "estimated" in table.note
+    assert "Train, prune, train again:" in table.note
 
 
 def test_a_search_is_told_in_a_line() -> None:
@@ -93,7 +94,9 @@ def test_a_search_is_told_in_a_line() -> None:
     measured = search_line(search(joules=700.0))
     assert measured == "search: 300 iterations, 3.00 GFLOP, 3.00 s, 2.10 kJ; 3.0 times the dense training"
     learned = search_result({"ticket": (level(1, 50, 1500, kept=25, whole_steps=100),)})
-    assert search_line(learned) == "search: 50 iterations, 1.50 kFLOP, 1.00 s; 0.5 times the dense training (estimated)"
+    assert (
+        search_line(learned) == "search: 50 iterations, 1.50 kFLOP, 1.00 s; 0.50 times the dense training (estimated)"
+    )
     assert search_line(search_result({"ticket": (level(0, 50, 1500),)})) == "search: 50 iterations, 1.50 kFLOP, 1.00 s"
 
 

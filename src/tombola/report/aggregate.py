@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from tombola.results.cost import begins_at
 from tombola.results.search import SearchResult
 from tombola.results.statistics import FEWEST_REPLICATES, interval
 from tombola.results.trial import LayerResult, LevelResult
@@ -147,11 +148,11 @@ def joined_log(levels: Sequence[LevelResult], column: str) -> dict[int, float]:
     """``column`` by step over levels trained one after the other, with steps counted from the start of the first."""
     series: dict[int, float] = {}
     before = 0
-    for level in levels:
+    for level, begun in zip(levels, begins_at(levels), strict=True):
         log = read_log(Path(level.metrics), column) if level.metrics else {}
         for step, value in log.items():
-            series.setdefault(before + step, value)
-        before += level.steps or max(log, default=0)
+            series.setdefault(before + step - begun, value)
+        before += (level.steps or max(log, default=0)) - begun
     return series
 
 

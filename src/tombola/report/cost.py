@@ -15,8 +15,10 @@ from tombola.report.axes import iterations_axis, legend_above, not_above_100, ro
 from tombola.report.labels import Spot, free_positions
 from tombola.report.looks import Look
 from tombola.report.style import plain
-from tombola.results.search import SearchResult
+from tombola.results.cost import begins_at
+from tombola.results.search import TICKET, SearchResult
 from tombola.results.statistics import FEWEST_REPLICATES
+from tombola.results.trial import LevelResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +55,11 @@ def total(steps: Iterable[int | None]) -> int | None:
     return None if None in known else sum(step for step in known if step is not None)
 
 
+def counted_steps(levels: Sequence[LevelResult]) -> list[tuple[int, int]]:
+    """Numbers of levels, and the iterations that each counts: its whole length, or where it goes on, what it adds."""
+    return [(level.level, level.steps - start) for level, start in zip(levels, begins_at(levels), strict=True)]
+
+
 def total_of(arm: str, own: int | None, before: Iterable[int | None]) -> int | None:
     """Training iterations that an arm's network of one level costs; None where they are not known.
 
@@ -71,9 +78,9 @@ def cost_of(find: SearchResult, arm: str, number: int) -> float | None:
     """Mean training iterations over replicates that an arm's network of a level costs; see `total_of`."""
     costs = []
     for replicate in find.replicates:
-        own = [level for level in replicate.arms.get(arm, ()) if level.level == number]
-        before = [level.steps for level in replicate.arms.get("ticket", ()) if level.level < number]
-        costs += [total_of(arm, level.steps, before) for level in own]
+        counted = counted_steps(replicate.arms.get(arm, ()))
+        before = [steps for n, steps in counted_steps(replicate.arms.get(TICKET, ())) if n < number]
+        costs += [total_of(arm, steps, before) for n, steps in counted if n == number]
     known = [cost for cost in costs if cost is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(costs) else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from tombola.formats import MISSING, Unit, count, density, number, plural, quantity
+from tombola.formats import MISSING, Unit, count, density, number, plural, quantity, significant
 from tombola.report import style
 from tombola.report.aggregate import spread
 from tombola.report.looks import Looks
@@ -31,7 +31,7 @@ _NOTES = {
     "of several trainings the largest.",
     "energy_joules": "Energy: of the machine's processor meanwhile, other processes included.",
 }
-REWOUND = "Iterations: those before a rewind point were not trained again and are not counted here."
+REWOUND = "Iterations: as trained, from the one on at which a level begins, rewound to it or going on from it."
 
 
 def find_cost_table(find: SearchResult) -> Table:
@@ -73,7 +73,7 @@ def search_line(find: SearchResult) -> str:
     compared = times.flops if times.flops is not None else times.iterations
     against = f"the dense training{'' if all(cost.dense_trained for cost in costs) else ' (estimated)'}"
     alone = len(costs[0].levels) == 1 and costs[0].dense_trained
-    end = "" if alone or compared is None else f"; {number(compared, 1)} times {against}"
+    end = "" if alone or compared is None else f"; {significant(compared, 2)} times {against}"
     each = " (mean)" if len(costs) > 1 else ""
     return f"search{each}: {', '.join(parts)}{end}"
 
@@ -129,10 +129,13 @@ def dense_note(costs: Sequence[SearchCost]) -> str:
     """Where the cost of one dense training comes from."""
     if all(cost.dense_trained for cost in costs):
         return "One dense training: level 0."
-    return (
+    note = (
         "One dense training: estimated for the whole length of the recipe, from what an iteration of the first level "
         "costs, which computes the network in full size."
     )
+    if any(cost.train_prune_retrain is not None for cost in costs):
+        note += " Train, prune, train again: that, and the last level's network for the whole length of its recipe."
+    return note
 
 
 def _whole_searches(find: SearchResult) -> list[SearchCost]:

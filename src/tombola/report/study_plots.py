@@ -127,7 +127,7 @@ def _mean(arm: ComparedArm | None, figure: str) -> float | None:
 
 def arm_cost(arm: ComparedArm) -> float | None:
     """Mean training iterations of an arm's searches, all levels together; None where a search did not record it."""
-    totals = [cost.total(level.steps for level in levels) for levels in arm.replicates if levels]
+    totals = [cost.total(steps for _, steps in cost.counted_steps(levels)) for levels in arm.replicates if levels]
     known = [total for total in totals if total is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(totals) else None
 

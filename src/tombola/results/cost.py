@@ -140,6 +140,15 @@ def search_cost(levels: Sequence[LevelResult]) -> SearchCost:
     return SearchCost(levels=costs, total=summed(costs), dense=dense, dense_trained=trained, train_prune_retrain=again)
 
 
+def begins_at(levels: Sequence[LevelResult]) -> list[int]:
+    """The iterations that levels count from when they are put end to end: 0, also of one that was rewound.
+
+    Only a level that goes on from where the one before it ended counts from there: nothing of it is counted twice.
+    """
+    before = [0, *(level.steps for level in levels)]
+    return [level.first_step if level.first_step == end else 0 for level, end in zip(levels, before, strict=False)]
+
+
 def _as_long_as(cost: Cost, iterations: int) -> Cost:
     """What a training would have cost over so many iterations; unknown if it had none."""
     if not cost.iterations:
