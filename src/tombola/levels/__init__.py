@@ -11,6 +11,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tombola.levels.context import context_of
+    from tombola.levels.detector import Detector, Watching
     from tombola.levels.hooks import Anneal, FreezeOut, MaskDecay, Phases, Redraw
     from tombola.levels.learn import (
         Learning,
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
         tune_norms,
     )
     from tombola.levels.search import Level, Search
+    from tombola.levels.stability import WatchMasks
     from tombola.levels.stage import train_dense, train_under
 
 __all__ = [
     "Anneal",
+    "Detector",
     "FreezeOut",
     "Learning",
     "Level",
@@ -33,6 +36,8 @@ __all__ = [
     "Phases",
     "Redraw",
     "Search",
+    "WatchMasks",
+    "Watching",
     "check_learning",
     "check_norms",
     "context_of",
@@ -46,9 +51,11 @@ __all__ = [
 
 _HOME = {
     "context": ["context_of"],
+    "detector": ["Detector", "Watching"],
     "hooks": ["Anneal", "FreezeOut", "MaskDecay", "Phases", "Redraw"],
     "learn": ["Learning", "check_learning", "check_norms", "fine_tune", "learn_mask", "second_recipe", "tune_norms"],
     "search": ["Level", "Search"],
+    "stability": ["WatchMasks"],
     "stage": ["train_dense", "train_under"],
 }
 if not TYPE_CHECKING:

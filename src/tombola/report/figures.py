@@ -223,7 +223,7 @@ def trace_figure(
             more = {"marker": marker, "markevery": positions, "markersize": 4.0 if len(y) > 1 else 5.5}
             axes.plot(curve.steps, y, label=plain(trace.label), **_line(look, **more))
         if log:
-            _log_axis(axes, [factor * v for t in traces for v in (*t.curve.low, *t.curve.high)])
+            log_axis(axes, [factor * v for t in traces for v in (*t.curve.low, *t.curve.high)])
         else:
             round_ticks(axes.yaxis)
             if window is not None:
@@ -236,7 +236,8 @@ def trace_figure(
     return figure
 
 
-def _log_axis(axes: Axes, values: Sequence[float]) -> None:
+def log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A log vertical axis for these values, with labels at 2 and 5 of a decade where they span few decades."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
     axes.set_yscale("log")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
 from tombola.fields import checked
-from tombola.report import plots, tables, words
+from tombola.report import plots, stability, tables, words
 from tombola.report.colours import css_colours
 from tombola.report.combined import combined_plots
 from tombola.report.cost_tables import find_cost_table, verify_cost_table
@@ -92,6 +92,7 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
     numbers += tables.find_tables(run.find, looks, from_ticket=run.from_ticket) if run.find is not None else []
     numbers += _costs(run, looks)
     numbers += study_tables(run.study, looks) if run.study is not None else []
+    numbers += _stability(run, looks)
     numbers += overlap_tables(run.overlap, looks) if run.overlap is not None else []
     other = tables.other_table(run)
     made = (tables.config_table(run), tables.provenance_table(run))
@@ -119,6 +120,13 @@ def _costs(run: Run, looks: Looks) -> list[Table]:
     found = [find_cost_table(run.find)] if run.find is not None else []
     verified = verify_cost_table(run.verify, looks) if run.verify is not None else None
     return [*found, *([verified] if verified is not None else [])]
+
+
+def _stability(run: Run, looks: Looks) -> list[Table]:
+    """When the masks of a search were stable, or what the arms of a study saved by that."""
+    found = stability.search_table(run.find, looks.arm("ticket")) if run.find is not None else None
+    arms = stability.study_table(run.study, looks) if run.study is not None else None
+    return [table for table in (found, arms) if table is not None]
 
 
 def _claims(run: Run, looks: Looks) -> tuple[Claim, ...]:

@@ -32,6 +32,7 @@ from tombola.report.plot import (
     sentences,
 )
 from tombola.report.read import Run
+from tombola.report.stability import search_plots
 from tombola.report.study_plots import study_plots
 from tombola.report.utilisation import Used, used_weights, utilisation_plots
 from tombola.results.search import SearchResult
@@ -281,6 +282,7 @@ def run_plots(run: Run, looks: Looks) -> list[Shown]:
         *_early_stop(find, looks),
         *_find_traces(find, shaded),
         *logs,
+        *search_plots(find, looks.arm("ticket")),
         *_layers(find, shaded),  # last: they may be tall
         *_utilised(find, looks),
     ]

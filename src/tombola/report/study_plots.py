@@ -14,6 +14,7 @@ from tombola.report.inputs import study_inputs
 from tombola.report.kinds import against_cost, against_density, flat, trace_plots, worth_drawing
 from tombola.report.looks import Looks
 from tombola.report.plot import Plot, Remark, Shown, band_caption, direction_caption, row_caption, sentences
+from tombola.report.stability import stability_plots, study_masks
 from tombola.report.utilisation import Used, used_weights, utilisation_plots
 from tombola.results.comparison import GAP, ComparedArm, ComparisonResult
 
@@ -33,6 +34,7 @@ def study_plots(study: ComparisonResult, looks: Looks) -> list[Shown]:
         *([] if curves else _cost(study, looks)),
         *([] if curves else _traces(study, looks)),
         *study_inputs(study),
+        *stability_plots(study_masks(study, looks), heatmaps=False),
         *_utilised(study, looks),
     ]
 
