@@ -334,3 +334,11 @@ def test_a_trial_records_where_it_began_and_the_length_of_its_recipe() -> None:
 def test_lenet_by_hand() -> None:
     model = lenet_300_100(input_shape=(1, 6, 6), classes=2)
     assert cost(model).flops == 3 * (5 * 8) * 2 * (36 * 300 + 300 * 100 + 100 * 2)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bfp8"])
+def test_flops_do_not_depend_on_the_precision(precision: str) -> None:
+    recipe = replace(RECIPE, precision=precision)
+    found = train(convolution(), splits(), recipe, fabric=make_fabric("cpu", precision), count_cost=True)
+    assert known(found).flops == cost(convolution()).flops
+    assert known(found).memory_bytes

@@ -103,6 +103,8 @@ def test_every_trained_network_is_a_row(runs: Path) -> None:
         ("ticket", replicate, level) for replicate in range(2) for level in range(2)
     ]
     assert all(row.seconds >= 0 and 0 <= (row.test_accuracy or math.nan) <= 1 for row in rows)
+    assert len({row.flops for row in rows}) == 1  # masked networks compute as much as the dense one
+    assert all(row.flops and row.memory_bytes for row in rows)
     assert list(tb.results(next(runs.glob("curve-*")))) == curve
     assert repr(rows) == f"Results of {len(rows)} trained networks in 3 runs"
 

@@ -114,7 +114,7 @@ def of_metrics(path: Path) -> dict[str, list[str]]:
 
 
 def timed(key: str) -> bool:
-    return "seconds" in key or key in ("started", "finished", "tombola", "schema", "format")
+    return "seconds" in key or key in ("energy_joules", "started", "finished", "tombola", "schema", "format")
 
 
 def plain(value: Any) -> Any:
