@@ -20,6 +20,7 @@ from tombola.study.actions import Actions, actions_of, in_words, retrain_of
 from tombola.study.arms import ARMS, VerificationSetup, fresh_network, pruned_alike
 from tombola.study.untrained import is_untrained
 from tombola.ticket.begin import beginning_of
+from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -136,6 +137,30 @@ def test_the_smallest_fields_are_found() -> None:
     assert float(signed.representation.scales[name]) == 0.25
     turned = beginning_of(origin, mask, {**kept, name: kept[name].sign() * -0.25})
     assert turned.begin[name].dtype == torch.int8
+
+
+def test_zero_or_the_origins_value_takes_a_bit_for_a_pruned_weight() -> None:
+    origin, mask = dict(network().state_dict()), mask_of(network())
+    half = {name: torch.where(torch.arange(value.numel()).view_as(value) % 2 == 0, value, 0)
+            for name, value in origin.items() if name in mask}  # fmt: skip
+    values = {name: torch.where(keep, origin[name], half[name]) for name, keep in mask.items()}
+    fields = beginning_of(origin, mask, values)
+    assert {value.dtype for value in fields.pruned_values.values()} == {torch.int8}
+    ticket = Ticket(origin=ticket_of(network()).origin, mask=mask, pruned_values=fields.pruned_values)
+    read = Ticket.from_bytes(ticket.to_bytes())
+    assert read == ticket
+    alone = ticket.without_origin()
+    assert Ticket.from_bytes(alone.to_bytes()) == alone
+    for name in mask:
+        for built in (read.build("origin", model=network()), alone.build(model=network())):
+            assert torch.equal(built.state_dict()[name], values[name])
+    assert bits_per_weight(ticket) < 40
+    name = next(iter(mask))
+    for odd in (torch.full_like(fields.pruned_values[name], 2), torch.tensor(1, dtype=torch.int8)):
+        with pytest.raises(TombolaError, match=r"values for .* are not"):
+            replace(ticket, pruned_values={name: odd})
+    with pytest.raises(TombolaError, match="a ticket without an origin"):
+        replace(alone, pruned_values={name: fields.pruned_values[name]})
 
 
 # -- in words

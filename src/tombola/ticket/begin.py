@@ -78,4 +78,15 @@ def _pruned(
     rest = {"zero": pruned.keys() - at_zero, "origin": pruned.keys() - frozen}
     left = {rule: sum(pruned[name].numel() for name in names) for rule, names in rest.items()}
     rule: PrunedRule = "origin" if left["origin"] < left["zero"] else "zero"
-    return rule, {name: value for name, value in pruned.items() if name in rest[rule] and value.numel()}
+    return rule, {
+        name: _picked(value, origin[name].detach().to("cpu")[~mask[name]])
+        for name, value in pruned.items()
+        if name in rest[rule] and value.numel()
+    }
+
+
+def _picked(values: Tensor, before: Tensor) -> Tensor:
+    """int8, 1 at the origin's value and 0 at zero, where there are no other values."""
+    stay = values != 0
+    picked = same_bits(values, torch.where(stay, before, torch.zeros_like(before)))
+    return stay.to(torch.int8) if picked and before.dtype != torch.int8 else values

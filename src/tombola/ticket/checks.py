@@ -11,7 +11,7 @@ from torch import Tensor
 from tombola.errors import TicketError
 from tombola.ticket.rounding import is_rounded
 from tombola.ticket.tensors import count_kept, first_few, mismatches, show
-from tombola.ticket.ticket_data import PrunedRule, TicketData
+from tombola.ticket.ticket_data import PrunedRule, TicketData, picks
 
 
 def check(ticket: TicketData) -> None:
@@ -73,6 +73,7 @@ def _check_begin(ticket: TicketData) -> None:
 def _check_alone(ticket: TicketData) -> None:
     """TicketError unless the ticket needs no origin to be built."""
     missing = [name for name in ticket.mask if name not in (ticket.trained or {})]
+    missing += [name for name, value in (ticket.pruned_values or {}).items() if value.dtype == torch.int8]
     strange = [owner for owner in ticket.origin.tied.values() if owner not in ticket.state]
     strange += [alias for alias in ticket.origin.tied if alias in (*ticket.state, *ticket.tied, *ticket.mask)]
     if ticket.pruned_rule != "zero" or ticket.begin or missing or strange:
@@ -95,9 +96,13 @@ def check_against(ticket: TicketData, base: Mapping[str, Tensor]) -> None:
         else:
             value = (ticket.trained or {}).get(name)
             fits = value is None or value.dtype in (base[name].dtype, torch.int8) or is_rounded(value, base[name])
-            others = [part[name] for part in (ticket.pruned_values, ticket.begin) if part and name in part]
-            signs = [torch.int8] if name in (ticket.begin or {}) else []  # where begin may have it is checked
-            if not fits or any(other.dtype not in (base[name].dtype, *signs) for other in others):
+            pruned, begin = (part.get(name) for part in (ticket.pruned_values or {}, ticket.begin or {}))
+            fits = fits and (begin is None or begin.dtype in (base[name].dtype, torch.int8))  # int8 is checked above
+            if pruned is not None and picks(pruned, base[name]):
+                fits = fits and pruned.ndim == 1 and not bool(((pruned != 0) & (pruned != 1)).any())
+            elif pruned is not None:
+                fits = fits and pruned.dtype == base[name].dtype
+            if not fits:
                 problems.append(f"values for {show(name)} are not {base[name].dtype} as the weight is")
     for alias, owner in ticket.tied.items():
         pair = base.get(alias), base.get(owner)

@@ -21,7 +21,7 @@ from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_
 from tombola.ticket.ticket_data import TicketData
 
 PLAIN = ("begin", "multiplier", "origin", "pruned", "scale", "state", "trained")  # kinds of tensors besides masks
-SYMBOLS = ("begin", "multiplier", "trained")  # int8, one per kept weight
+SYMBOLS = ("begin", "multiplier", "pruned", "trained")  # int8, one per kept weight, or per pruned one
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
 
@@ -68,7 +68,7 @@ def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
 
 def _stream(values: Tensor) -> bytes | None:
     """int8 values as coded symbols; None where these are other values, too many different ones, or no smaller."""
-    if values.dtype != torch.int8 or (alphabet := distinct(values.numpy())).size > ALPHABET:
+    if values.dtype != torch.int8 or values.ndim != 1 or (alphabet := distinct(values.numpy())).size > ALPHABET:
         return None
     writer = BitWriter()
     writer.symbols(values.numpy(), alphabet)
@@ -103,7 +103,8 @@ def read(index: dict[str, Any], tensors: Tensors, room: fields.Room) -> dict[str
         kind, name = entry["kind"], check_name(entry["name"])
         if kind not in SYMBOLS or name not in shapes or name in parts[kind]:
             raise TicketError(f"symbols {show(kind)} of {show(name)} have no place in a ticket, or are there twice")
-        parts[kind][name] = _symbols(name, stream, count_kept(parts["mask"][name]))
+        keep = parts["mask"][name]
+        parts[kind][name] = _symbols(name, stream, count_kept(~keep if kind == "pruned" else keep))
     parts["multiplier"] = {
         name: _spread(name, kept, parts["mask"].get(name)) for name, kept in parts["multiplier"].items()
     }

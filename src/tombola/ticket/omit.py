@@ -11,7 +11,7 @@ from torch import Tensor
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation, signs_of
 from tombola.ticket.tensors import hash_state, same_bits
-from tombola.ticket.ticket_data import TicketData
+from tombola.ticket.ticket_data import TicketData, picks
 
 
 class MaskedFields(NamedTuple):
@@ -59,6 +59,8 @@ def masked_alone(ticket: TicketData) -> MaskedFields:
         representation = Representation(kind, scales)
     if ticket.pruned_rule == "origin":
         pruned = {name: base[name][~keep] for name, keep in ticket.mask.items()} | dict(pruned)
+    picked = [name for name, values in (ticket.pruned_values or {}).items() if picks(values, base[name])]
+    pruned = dict(pruned) | {name: ticket.effective(name, base[name], None)[~ticket.mask[name]] for name in picked}
     return MaskedFields(representation, multiplier, trained, pruned, {})
 
 

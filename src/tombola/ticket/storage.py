@@ -50,8 +50,8 @@ def masked_bits(mask: Mask, layers: MaskedFields) -> float:
 def _bits_of(name: str, keep: Tensor, layers: MaskedFields) -> float:
     bits = keep.numel() * entropy(count_kept(keep), keep.numel())
     trained, factor = layers.trained.get(name), layers.multiplier.get(name)
-    plain = [layers.pruned_values.get(name), layers.representation.scales.get(name)]
-    for values in (trained, layers.begin.get(name)):
+    plain = [layers.representation.scales.get(name)]
+    for values in (trained, layers.begin.get(name), layers.pruned_values.get(name)):
         if values is not None and values.dtype == torch.int8:
             bits += _symbol_bits(values)
         else:

@@ -18,6 +18,11 @@ from tombola.ticket.tensors import check_name, own_all
 PrunedRule = Literal["zero", "origin", "train"]
 
 
+def picks(values: Tensor, origin: Tensor) -> bool:
+    """Whether pruned values say which weights stay at the origin's value, and are not values themselves."""
+    return values.dtype == torch.int8 and origin.dtype != torch.int8
+
+
 @dataclass(frozen=True, eq=False)
 class TicketData:
     """The fields of a ticket. All tensors become private CPU copies.
@@ -29,8 +34,8 @@ class TicketData:
     not the origin's value (a kept action); int8 signs where the representation of the origin keeps no more.
     `pruned_rule`: value of pruned weights: "zero", "origin" (they stay at the origin's value), or "train" (they begin
     at 0 and are trained too);
-    `pruned_values`: layers with values of their own: 0-d, or 1-D in flat order of the pruned positions. Under "train"
-    they are those of the trained network.
+    `pruned_values`: layers with values of their own: 0-d, or 1-D in flat order of the pruned positions; int8 of a layer
+    that is not: 1 the origin's value, 0 zero. Under "train" they are those of the trained network.
     `rewrites`: JSON objects with a "kind". `state`: every parameter or buffer outside the mask that differs
     from the origin, in full. `trained`: per layer, 1-D in flat order of the kept positions, the latent
     trained weights (int8 signs where only the sign counts; or rounded to a narrower float, see `rounding`);
@@ -84,5 +89,8 @@ class TicketData:
         own_values = final or self.pruned_rule != "train"
         if own_values and self.pruned_values is not None and name in self.pruned_values:
             pruned = torch.zeros_like(origin)
-            pruned[~keep] = self.pruned_values[name]
+            values = self.pruned_values[name]
+            if picks(values, origin):
+                values = torch.where(values.bool(), origin[~keep], torch.zeros_like(origin[~keep]))
+            pruned[~keep] = values
         return torch.where(keep, value, pruned)
