@@ -52,7 +52,25 @@ def rich() -> Ticket:
     )
 
 
-RICH = rich()
+def begun() -> Ticket:
+    """A ticket of values that actions gave: first ones as numbers and as signs, pruned ones as bits or trained."""
+    torch.manual_seed(2)
+    state = {name: torch.randn(30, 20) for name in ("a", "b", "c")}
+    keep = {name: torch.rand(30, 20) < 0.3 for name in state}
+    signs = {name: torch.where(torch.rand(int(mask.sum())) < 0.5, 1, -1).to(torch.int8) for name, mask in keep.items()}
+    bits = {name: (torch.rand(int((~mask).sum())) < 0.5).to(torch.int8) for name, mask in keep.items()}
+    return Ticket(
+        origin=Origin.stored(state),
+        mask=Mask(keep),
+        representation=Representation("signed_constant", {"a": torch.tensor(0.5)}, on="origin"),
+        begin={"a": signs["a"], "b": torch.randn(int(keep["b"].sum()))},
+        pruned_rule="train",
+        pruned_values={"a": bits["a"], "b": torch.randn(int((~keep["b"]).sum())), "c": bits["c"]},
+        trained={"c": torch.randn(int(keep["c"].sum()))},
+    )
+
+
+RICH, BEGUN = rich(), begun()
 DATA = RICH.to_bytes()
 ALONE = RICH.without_origin()
 
@@ -115,7 +133,7 @@ def test_what_the_fuzzing_starts_from() -> None:
 
 
 @given(
-    st.sampled_from([DATA, ALONE.to_bytes()]),
+    st.sampled_from([DATA, ALONE.to_bytes(), BEGUN.to_bytes()]),
     st.lists(st.tuples(st.integers(0, len(DATA) - 1), st.integers(1, 255)), min_size=1, max_size=4),
 )
 @RELAXED
@@ -135,7 +153,7 @@ def test_inserted_and_deleted_bytes(place: int, extra: bytes, gone: int) -> None
 @given(st.data())
 @RELAXED
 def test_changed_streams(data: st.DataObject) -> None:
-    header, tensors = content()
+    header, tensors = content(data.draw(st.sampled_from([RICH, BEGUN])))
     coded = tensors["coded"].numpy()
     for _ in range(data.draw(st.integers(1, 5))):
         coded[data.draw(st.integers(0, len(coded) - 1))] = data.draw(st.integers(0, 255))
@@ -186,7 +204,7 @@ JUNK = st.one_of(
 @given(st.data())
 @RELAXED
 def test_any_value_of_the_index_replaced(data: st.DataObject) -> None:
-    header, tensors = content(data.draw(st.sampled_from([RICH, ALONE])))
+    header, tensors = content(data.draw(st.sampled_from([RICH, ALONE, BEGUN])))
     place: Any = header
     while True:
         key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else list(range(len(place)))))
@@ -231,6 +249,39 @@ LIES: list[tuple[str, int, dict[str, Any], str]] = [
 def test_lies_are_named(part: str, at: int, values: dict[str, Any], message: str) -> None:
     header, tensors = content()
     assert message in refused(container.pack(change(header, part, at, **values), tensors))
+
+
+@pytest.mark.parametrize(
+    ("part", "at", "values", "message"),
+    [
+        (
+            "symbols",
+            0,
+            {"name": "b"},
+            "have no place in a ticket, or are there twice|does not ask for|int8 is for signs",
+        ),
+        ("symbols", 1, {"kind": "begin", "name": "c"}, "coded|symbols|first values of 'c'"),
+        ("symbols", 1, {"name": "odd"}, "have no place"),
+        ("tensors", 0, {"name": "a"}, "have no place in a ticket, or are there twice"),
+    ],
+)
+def test_lies_about_first_and_pruned_values_are_named(part: str, at: int, values: dict[str, Any], message: str) -> None:
+    header, tensors = content(BEGUN)
+    assert re.search(message, refused(container.pack(change(header, part, at, **values), tensors)))
+
+
+def test_first_values_have_one_meaning() -> None:
+    fields = {**BEGUN.__dict__}
+    for odd, message in (
+        ({"begin": {"b": torch.ones(3)}}, "first values of 'b' have shape"),
+        ({"begin": {"b": torch.ones(int(BEGUN.mask["b"].sum()), dtype=torch.int8)}}, "int8 is for signs"),
+        ({"begin": {"odd": torch.ones(3)}}, "first values for 'odd', which has no mask"),
+        ({"representation": Representation("rescaled", {"c": torch.tensor(2.0)})}, "first values of kept weights"),
+        ({"multiplier": {"c": BEGUN.mask["c"].to(torch.int8)}}, "first values of kept weights"),
+        ({"pruned_rule": "trains"}, "pruned rule 'trains' is unknown"),
+    ):
+        with pytest.raises(TicketError, match=message):
+            Ticket(**{**fields, **odd})
 
 
 @pytest.mark.parametrize("key", sorted(content()[0]))

@@ -31,6 +31,15 @@ VALUES: Mapping[str, tuple[str, ...]] = {
         *("large_final_diff_sign", "magnitude_increase_same_sign", "magnitude_increase_diff_sign", "snip", "grad"),
         *("grasp", "synflow", "taylor", "wanda"),
     ),
+    "--kept_action": tuple(
+        name + end
+        for end in ("", "_rescaled")
+        for name in ("rewind", *(f"{a}{s}" for a in ("reinit", "reshuffle", "constant") for s in ("", "_same_sign")))
+    ),
+    "--pruned_action": (
+        *("zero", "freeze", "freeze_reinit", "zero_or_freeze", "zero_or_freeze_all", "zero_or_freeze_reshuffled"),
+        *("zero_or_freeze_reversed", "train"),
+    ),
     "--optimizer": ("sgd", "adam", "adamw"),
     "--schedule": SCHEDULES,
     "--precision": PRECISIONS,

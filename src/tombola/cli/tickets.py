@@ -207,6 +207,14 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     screen.line(f"digest   {report['digest'] or 'not computed for so many weights'}")
     screen.line(f"network  {name}, {_ORIGINS[origin['kind']]}")
     screen.line(f"found    by {method} on {data}, seed {seed}")
+    if report["kept_action"] != "rewind":
+        screen.line(f"kept     weights begin with what kept action {report['kept_action']} gave")
+    if report["pruned_action"] != "zero":
+        trained, held = (
+            "begin at 0 and are trained too",
+            f"are held at what pruned action {report['pruned_action']} gave",
+        )
+        screen.line(f"pruned   weights {trained if report['pruned'] == 'train' else held}")
     if report["barred_kept"]:
         screen.line(f"barred   {report['barred_kept']:,} of the {report['kept']:,} kept weights, by the criterion")
     screen.line()

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from tombola.errors import TombolaError
 from tombola.study.recorded import check_length, check_optimizer, recorded_part
-from tombola.ticket.tensors import show
+from tombola.ticket.table import actions
+from tombola.ticket.tensors import count_kept, show
 from tombola.ticket.ticket import Ticket
 from tombola.train.recipe import Recipe
 
@@ -22,15 +23,8 @@ class Actions(NamedTuple):
 
 def actions_of(ticket: Ticket) -> Actions:
     """The actions that the ticket was found with."""
-    if ticket.density == 1.0:
-        return Actions()
-    return Actions(_named(ticket, "kept_action", "rewind"), _named(ticket, "pruned_action", "zero"))
-
-
-def _named(ticket: Ticket, what: str, plain: str) -> str | None:
-    name = recorded_part(ticket, "method").get(what)
-    known = isinstance(name, str) and name.isprintable() and 0 < len(name) <= 200
-    return str(name) if known and name != plain else None
+    masks = [{"kept": count_kept(keep), "shape": keep.shape} for keep in ticket.mask.values()]
+    return Actions(*actions({"provenance": ticket.provenance, "masks": masks}))
 
 
 def retrain_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: Sequence[str] = ()) -> dict[str, Any]:

@@ -95,6 +95,21 @@ def barred_kept(provenance: Mapping[str, Any], kept: int) -> int:
     return min(sum(count for count in counts if type(count) is int and count > 0), kept)
 
 
+def actions(header: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """Names of the kept and the pruned action, from the provenance; None where weights rewind, or are set to 0.
+
+    None too where all weights are kept, since there is nothing to do to them.
+    """
+    method = header["provenance"].get("method")
+    if not isinstance(method, Mapping) or all(entry["kept"] == math.prod(entry["shape"]) for entry in header["masks"]):
+        return None, None
+    kept, pruned = (
+        name if isinstance(name, str) and name != plain and name.isprintable() and 0 < len(name) <= 200 else None
+        for name, plain in ((method.get("kept_action"), "rewind"), (method.get("pruned_action"), "zero"))
+    )
+    return kept, pruned
+
+
 def describe_density(ticket: TicketData) -> str:
     """The density with what it is a fraction of, for a sentence ("This ticket of ...").
 
@@ -116,6 +131,7 @@ def info(file: FileSummary) -> dict[str, Any]:
     `bound_bytes`, `bits_per_weight`: see `storage`; None where the masks were not decoded.
     """
     header, parts = file.header, file.parts
+    kept_action, pruned_action = actions(header)
     sizes: dict[str, int] = {}
     for (kind, _), size in _bytes_by_part(header).items():
         sizes[kind] = sizes.get(kind, 0) + size
@@ -131,6 +147,8 @@ def info(file: FileSummary) -> dict[str, Any]:
         "parameters": parameters(header["provenance"], file.total),
         "density": file.density,
         "barred_kept": file.barred_kept,
+        "kept_action": kept_action or "rewind",
+        "pruned_action": pruned_action or "zero",
         "trained": any(entry["kind"] == "trained" for entry in (*header["symbols"], *header["tensors"])),
         "recipe": recipe(header["provenance"]),
         "layers": [row._asdict() for row in _rows(header)],
