@@ -210,11 +210,8 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if report["kept_action"] != "rewind":
         screen.line(f"kept     weights begin with what kept action {report['kept_action']} gave")
     if report["pruned_action"] != "zero":
-        trained, held = (
-            "begin at 0 and are trained too",
-            f"are held at what pruned action {report['pruned_action']} gave",
-        )
-        screen.line(f"pruned   weights {trained if report['pruned'] == 'train' else held}")
+        rest = f"are held at what pruned action {report['pruned_action']} gave"
+        screen.line(f"pruned   weights {'begin at 0 and are trained too' if report['pruned'] == 'train' else rest}")
     if report["barred_kept"]:
         screen.line(f"barred   {report['barred_kept']:,} of the {report['kept']:,} kept weights, by the criterion")
     screen.line()

@@ -52,7 +52,8 @@ def in_words(ticket: Ticket, retrain: Mapping[str, Any]) -> str:
     parts = []
     if kept is not None:
         parts.append(
-            f"Its kept weights begin with what kept action {kept} gave them, those of the controls with fresh ones."
+            f"The ticket's kept weights begin with what kept action {kept} gave them, those of its random and "
+            "reinitialised controls with fresh ones."
         )
     if ticket.pruned_rule == "train":
         parts.append(
