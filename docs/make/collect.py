@@ -1,8 +1,9 @@
-"""A finished run's figures as small tables: `python docs/make/collect.py RUN docs/results/NAME [--curves]`.
+"""A finished run's figures as small tables: `python docs/make/collect.py RUN docs/results/NAME [--curves] [--last]`.
 
 networks.csv has a row for each trained network, layers.csv what each of a ticket's layers keeps, outcomes.csv which
 test examples each network got right (bits, compressed), curves.csv (with `--curves`) the validation accuracy over
-training; beside them lie the run's configuration and the versions. Nothing in them names a path, a host or a time.
+training; beside them lie the run's configuration and the versions. `--last` takes the level alone that judges an arm.
+Nothing in them names a path, a host or a time.
 """
 
 from __future__ import annotations
@@ -98,9 +99,15 @@ def packed(values: Tensor) -> str:
     return base64.b85encode(zlib.compress(bits.tobytes(), 9)).decode()
 
 
-def collect(run: Path, out: Path, curves: bool) -> None:
+def judging(networks: Iterable[Trained]) -> list[Trained]:
+    """The last level of every arm and replicate."""
+    last = {(arm, replicate): level for arm, replicate, level in networks}
+    return [(*key, level) for key, level in last.items()]
+
+
+def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    networks = list(trained(result))
+    networks = judging(trained(result)) if last else list(trained(result))
     out.mkdir(parents=True, exist_ok=True)
     target = dense_loss(networks) if result["kind"] == "find" else None
     rows, layers, steps, kept = [], [], [], []
@@ -132,8 +139,9 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--curves", action="store_true")
+    parser.add_argument("--last", action="store_true")
     given = parser.parse_args()
-    collect(given.run, given.out, given.curves)
+    collect(given.run, given.out, given.curves, given.last)
 
 
 if __name__ == "__main__":
