@@ -108,6 +108,30 @@ def test_a_channel_of_a_residual_stream_is_one_unit_whatever_norms_it_passes() -
     assert scores[groups.scales["1.bn2.weight"]].tolist() == [0.125]
 
 
+def test_channels_of_residual_streams_stay_where_they_are_not_asked_for() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 1), PreActivation(2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4))
+    groups = channel_groups(model, torch.randn(2, 3, 2, 2), residual=False)
+    assert groups.count == 2
+    assert groups.scales["2.weight"].tolist() == groups.scales["1.bn1.weight"].tolist() == [-1, -1]
+    assert groups.scales["1.bn2.weight"].tolist() == [0]
+    kept = groups.mask(torch.tensor([False, True]))
+    assert bool(kept["0.weight"].all())
+    assert bool(kept["4.weight"].all())
+    only_streams = nn.Sequential(nn.Conv2d(3, 2, 1), Adding(), nn.Flatten(), nn.Linear(8, 4))
+    with pytest.raises(TombolaError, match="residual streams, which are not pruned; set residual"):
+        channel_groups(only_streams, torch.randn(2, 3, 2, 2), residual=False)
+
+
+class Adding(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.BatchNorm2d(2), nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x + self.conv(self.norm(x))
+        return added
+
+
 def test_half_of_four_channels_by_their_scales() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
     with torch.no_grad():

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.compact.channel_ops import ChannelOp, Norm, OpaqueOp, WeightLayer
+from tombola.compact.channel_ops import ChannelOp, Join, Norm, OpaqueOp, WeightLayer
 from tombola.compact.checks import plain_tensors
 from tombola.compact.copies import copied
-from tombola.compact.coupling import coupled_channels
+from tombola.compact.coupling import Coupling, coupled_channels
 from tombola.compact.read_ops import channel_ops
 from tombola.compact.trace import traced
 from tombola.errors import TombolaError
@@ -76,7 +76,7 @@ class ChannelGroups:
         return [name for name, units in self.outputs.items() if not bool(_kept(units, kept).any())]
 
 
-def channel_groups(model: nn.Module, *example: Tensor) -> ChannelGroups:
+def channel_groups(model: nn.Module, *example: Tensor, residual: bool = True) -> ChannelGroups:
     """The units of a network; it is neither changed nor called.
 
     A unit is a set of coupled channels that passes at least one norm with a scale, and that no input, output or
@@ -85,6 +85,7 @@ def channel_groups(model: nn.Module, *example: Tensor) -> ChannelGroups:
     Args:
         model: with plain weights.
         example: inputs as the network takes them, the batch first.
+        residual: whether channels of residual streams, those that layers add to, are in units too.
 
     Raises:
         TombolaError: the network cannot be traced, or has no unit.
@@ -99,10 +100,10 @@ def channel_groups(model: nn.Module, *example: Tensor) -> ChannelGroups:
             raise TombolaError(
                 f"the network's channels cannot be followed: {error}; rewrite its forward, or prune weights (imp)"
             ) from error
-    return _groups(channel_ops(network, training=True), model)
+    return _groups(channel_ops(network, training=True), model, residual)
 
 
-def _groups(ops: Mapping[fx.Node, ChannelOp], model: nn.Module) -> ChannelGroups:
+def _groups(ops: Mapping[fx.Node, ChannelOp], model: nn.Module, residual: bool) -> ChannelGroups:
     coupling = coupled_channels(ops)
     norms = {
         op.name: coupling.into[node].labels
@@ -113,6 +114,14 @@ def _groups(ops: Mapping[fx.Node, ChannelOp], model: nn.Module) -> ChannelGroups
     for labels in norms.values():
         scaled[labels] = True
     free = scaled & ~coupling.pinned
+    if not residual:
+        added = _added(ops, coupling)
+        if bool(free.any()) and not bool((free & ~added).any()):
+            raise TombolaError(
+                "all channels that the norms scale belong to residual streams, which are not pruned; set residual to "
+                "prune them too"
+            )
+        free &= ~added
     opaque = {node.name: op.reason for node, op in ops.items() if isinstance(op, OpaqueOp)}
     if not bool(free.any()):
         raise TombolaError(_without_units(norms, list(opaque.values())))
@@ -126,6 +135,15 @@ def _groups(ops: Mapping[fx.Node, ChannelOp], model: nn.Module) -> ChannelGroups
         shape_of={name: weight.shape for name, weight in prunable(model).items()},
         opaque=opaque,
     )
+
+
+def _added(ops: Mapping[fx.Node, ChannelOp], coupling: Coupling) -> Tensor:
+    """bool, (sets,): those that are added up from several values."""
+    added = torch.zeros_like(coupling.pinned)
+    for node, op in ops.items():
+        if isinstance(op, Join) and not op.product and node in coupling.values:
+            added[coupling.values[node].labels] = True
+    return added
 
 
 def _without_units(norms: Mapping[str, Tensor], reasons: Sequence[str]) -> str:

@@ -47,6 +47,7 @@ class ChannelPruning:
         draw_at: the length at which the ticket is drawn instead; None: when it is stable.
         precision: of the search alone; None: the recipe's.
         scratch: train the small network from the initial weights, and not on from where the ticket was drawn.
+        residual: prune the channels of residual streams too.
     """
 
     density: float
@@ -56,6 +57,7 @@ class ChannelPruning:
     draw_at: str | None = None
     precision: str | None = None
     scratch: bool = False
+    residual: bool = False
 
 
 def kept_channels(scores: Tensor, density: float) -> Tensor:
@@ -70,7 +72,7 @@ def draw_channels(search: Search, pruning: ChannelPruning) -> Level:
     """Level 0: the dense network under pressure, until the mask of its channels is stable."""
 
     def train(stage: Stage | None) -> TrainedLevel:
-        groups = _groups(search)
+        groups = _groups(search, pruning)
         setup, watches = _search_setup(search, pruning), _watches(groups, pruning)
         draw = Draw(watches[0], _draw_step(search, pruning), stop=pruning.watching.stop)
         model = search.network()
@@ -94,8 +96,8 @@ def draw_channels(search: Search, pruning: ChannelPruning) -> Level:
     return run_level(search, 0, train)
 
 
-def _groups(search: Search) -> ChannelGroups:
-    return channel_groups(search.network(), some_inputs(search.setup.splits))
+def _groups(search: Search, pruning: ChannelPruning) -> ChannelGroups:
+    return channel_groups(search.network(), some_inputs(search.setup.splits), residual=pruning.residual)
 
 
 def _search_setup(search: Search, pruning: ChannelPruning) -> TrainingSetup:
@@ -154,7 +156,7 @@ def train_small(search: Search, pruning: ChannelPruning, drawn: Level) -> Level:
 
     def train(stage: Stage | None) -> TrainedLevel:
         point = _drawn(search, drawn)
-        network, groups = search.network(), _groups(search)
+        network, groups = search.network(), _groups(search, pruning)
         kept = kept_channels(groups.scores(point.model), pruning.density)
         mask = groups.mask(kept)
         _check_whole(search, groups, kept, pruning.density)
@@ -229,7 +231,7 @@ def dry_run(search: Search, pruning: ChannelPruning) -> None:
     Raises:
         TombolaError: what cannot work; among it a density that cannot leave a channel in every layer that needs one.
     """
-    groups, network, x = _groups(search), search.network(), some_inputs(search.setup.splits)
+    groups, network, x = _groups(search, pruning), search.network(), some_inputs(search.setup.splits)
     _check_enough(search, groups, (pruning.density, *pruning.watch), x)
     hooks = (ScalePressure(pruning.pressure), *_watches(groups, pruning))
     state = try_training(_search_setup(search, pruning), network, seed=search.seed, hooks=hooks)

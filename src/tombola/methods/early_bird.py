@@ -10,8 +10,9 @@ Level 0 trains all weights, with pressure·sign(scale) added to the gradient of 
 as the last five distances between successive masks all lie below 0.1. Level 1 is the network without the other
 channels, really smaller, trained on.
 
-The authors rank all channels by themselves and count those of a residual stream apart; here coupled channels are one
-unit, read from the traced network. Defaults are theirs: pressure 1e-4, window 5, distance 0.1.
+Units are read from the traced network. As the authors do, the channels of residual streams are kept, unless `residual`
+is set: then a stream's channel is one unit over all layers that add to it.
+Defaults are theirs: pressure 1e-4, window 5, distance 0.1.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class EarlyBird(WatchedMethod):
         pressure: strength of the L1 penalty on the norms' scales
         draw_at: length at which the ticket is drawn whatever its mask does, e.g. "10ep" (null: when it is stable)
         retrain: continue (on from where the ticket was drawn, along the schedule) or scratch (from the initial weights)
+        residual: prune the channels of residual streams too, each as one over all layers that add to it
         search_precision: precision of the search alone (null: the recipe's)
         stop_when_stable: end the search when the ticket is drawn, and not at the end of the recipe
     """
@@ -57,6 +59,7 @@ class EarlyBird(WatchedMethod):
     pressure: float = 1e-4
     draw_at: str | None = None
     retrain: str = "continue"
+    residual: bool = False
     search_precision: str | None = None
     stop_when_stable: bool = True
 
@@ -112,4 +115,5 @@ class EarlyBird(WatchedMethod):
             draw_at=self.draw_at,
             precision=self.search_precision,
             scratch=self.retrain == "scratch",
+            residual=self.residual,
         )
