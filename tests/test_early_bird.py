@@ -50,6 +50,13 @@ def levels_of(method: tb.EarlyBird, model: nn.Module | None = None, recipe: Reci
     return search(make_request(model or network(), splits(), method, recipe=recipe))
 
 
+def test_drawn_at_the_end_it_is_pruned_after_a_whole_training() -> None:
+    dense, small = levels_of(tb.EarlyBird(density=0.5, draw_at="end"))
+    total = dense.result.mask_histories[0].planned
+    assert dense.result.steps == small.result.channels.drawn == total
+    assert dense.result.stopped is None
+
+
 def test_the_largest_scales_are_kept_exactly_ties_to_the_first() -> None:
     assert kept_channels(torch.tensor([0.9, 0.1, 0.5, 0.3]), 0.5).tolist() == [True, False, True, False]
     assert kept_channels(torch.ones(5), 0.5).tolist() == [True, True, False, False, False]  # round(2.5) is 2

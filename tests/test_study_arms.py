@@ -10,7 +10,7 @@ from fixed_studies import fixed_arms
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.models.spec import ModelSpec
-from tombola.study.definition import FIXED, halved, read_definition
+from tombola.study.definition import FIXED, part_of, read_definition
 from tombola.study.setting import Arm, Setting, check_arms, folder_of
 from tombola.supermask import Coats
 
@@ -24,13 +24,20 @@ def setting(options: Any, **recipe: Any) -> Setting:
     [("60ep", "30ep0it"), ("5ep", "2.5ep0it"), ("1000it", "0ep500it"), ("3ep2it", "1.5ep1it")],
 )
 def test_half_a_length(length: str, half: str) -> None:
-    assert halved(length) == half
+    assert part_of(length, "half") == half
 
 
 @pytest.mark.parametrize(("length", "says"), [("0it", "half is nothing"), ("5it", "must be even"), ("x", "understood")])
 def test_lengths_without_a_half_are_refused(length: str, says: str) -> None:
     with pytest.raises(TombolaError, match=says):
-        halved(length)
+        part_of(length, "half")
+
+
+def test_three_quarters_of_a_length() -> None:
+    assert part_of("160ep", "three_quarters") == "120ep0it"
+    assert part_of("5ep8it", "three_quarters") == "3.75ep6it"
+    with pytest.raises(TombolaError, match="iterations must be a multiple of 4, since the study needs three quarters"):
+        part_of("10it", "three_quarters")
 
 
 def test_masks_as_initialisations_get_half_of_the_length() -> None:
@@ -69,6 +76,27 @@ def test_joint_training_is_compared_at_every_density() -> None:
     fixed, joint = arms[1].method, arms[3].method
     assert fixed.freeze_scores == 1.0
     assert (joint.weight_gradient, joint.score_lr, joint.freeze_scores == 1.0) == ("sr-ste", 0.4, False)
+
+
+def test_early_birds_are_compared_with_dense_training_and_train_prune_retrain() -> None:
+    given = {"length": "8ep", "densities": (0.3, 0.5), "draw_at": ("1ep", "2ep"), "stable_compare": "newest-vs-all"}
+    arms = fixed_arms("early-bird", model="conv-2", recipe={"batch_size": 64}, **given)
+    check_arms(arms)
+    names = ["train-prune-retrain", "early-bird", "from scratch", "search in bf16-mixed", "search in bfp8"]
+    names += ["drawn at 1ep", "drawn at 2ep"]
+    assert [arm.name for arm in arms] == ["dense", *(f"{name} {d}" for d in (0.3, 0.5) for name in names)]
+    assert [(arm.family, arm.density, arm.method.density) for arm in arms[1:8]] == [(name, 0.3, 0.3) for name in names]
+    assert [arm.method.draw_at for arm in arms[1:8]] == ["end", None, None, None, None, "1ep", "2ep"]
+    assert [arm.method.stable_compare for arm in arms[2:6]] == ["newest-vs-all"] * 4
+    assert [arm.method.retrain for arm in arms[1:8]] == ["continue", "continue", "scratch", *["continue"] * 4]
+    assert [arm.method.search_precision for arm in arms[3:6]] == [None, "bf16-mixed", "bfp8"]
+    recipes = {arm.recipe for arm in arms}  # a fair comparison: all train alike
+    assert len(recipes) == 1
+    (recipe,) = recipes
+    assert (recipe.length, recipe.milestones, recipe.schedule) == ("8ep", ("4ep0it", "6ep0it"), "step")
+    assert (recipe.lr, recipe.batch_size, recipe.precision) == (0.1, 64, "32")
+    networks = {str(arm.method.network(ModelSpec("conv-2")).args) for arm in arms}
+    assert networks == {str({"norms": True, "affine": True})}
 
 
 def options(name: str) -> Any:

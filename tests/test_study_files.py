@@ -71,6 +71,23 @@ def test_parameters_fill_in_the_arms(tmp_path: Path) -> None:
     assert [(arm.recipe.optimizer, arm.recipe.lr) for arm in other] == [("adam", 0.1), ("adam", 0.5), ("adam", 0.5)]
 
 
+def test_a_list_of_lengths(tmp_path: Path) -> None:
+    text = """
+parameters: {at: {type: lengths, default: [2ep, 30it], help: x}}
+arms:
+  - {name: first, method: dense}
+  - each: {when: $at}
+    arms: [{name: drawn at $when, method: early-bird, options: {draw_at: $when}}]
+"""
+    definition = defined(tmp_path, text)
+    assert [arm.name for arm in arms(definition)] == ["first", "drawn at 2ep", "drawn at 30it"]
+    assert [arm.method.draw_at for arm in arms(definition, at=("1ep",))[1:]] == ["1ep"]
+    assert len(arms(definition, at=())) == 1
+    for wrong, says in ((("1ep", "1.0ep"), "may be named once"), (("1",), "not understood"), ("1ep", "give a list")):
+        with pytest.raises(TombolaError, match=says):
+            definition.options()(at=wrong)
+
+
 def test_scalars_are_read_as_the_options_types_want_them(tmp_path: Path) -> None:
     text = """
 arms:
@@ -158,7 +175,7 @@ MISTAKES = {
     "{arms: [], parameters: {model: {type: number, default: 1, help: x}}}": "is the name of an option",
     "{arms: [], parameters: {json: {type: number, default: 1, help: x}}}": "is the name of an option",
     "{arms: [], parameters: {a: {type: text, default: x, help: x, choices: [b, c]}}}": "allowed: b, c",
-    "{arms: [{name: '${a.half}', method: dense}], parameters: {a: {type: text, default: x, help: x}}}": "has a half",
+    "{arms: [{name: '${a.half}', method: dense}], parameters: {a: {type: text, default: x, help: x}}}": "parts: half",
     "{arms: [{name: '${a.half}', method: dense}], parameters: {a: {type: length, default: 1it, help: x}}}": "be even",
 }
 

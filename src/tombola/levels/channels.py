@@ -30,7 +30,7 @@ from tombola.train.checkpoint import Snapshot, State, load_snapshot
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import try_training
 from tombola.train.fabric import make_fabric
-from tombola.train.length import steps
+from tombola.train.length import END, steps
 from tombola.train.state import Loop
 from tombola.train.trial import TrainingSetup, train_trial
 
@@ -44,7 +44,7 @@ class ChannelPruning:
         watching: when the ticket is drawn, and whether the search ends then.
         pressure: strength of the L1 penalty on the norms' scales.
         watch: further densities whose masks are watched beside.
-        draw_at: the length at which the ticket is drawn instead; None: when it is stable.
+        draw_at: the length at which the ticket is drawn instead, or "end"; None: when it is stable.
         precision: of the search alone; None: the recipe's.
         scratch: train the small network from the initial weights, and not on from where the ticket was drawn.
         residual: prune the channels of residual streams too.
@@ -109,6 +109,8 @@ def _search_setup(search: Search, pruning: ChannelPruning) -> TrainingSetup:
 
 
 def _draw_step(search: Search, pruning: ChannelPruning) -> int | None:
+    if pruning.draw_at == END:
+        return search.setup.total_steps
     return None if pruning.draw_at is None else steps(pruning.draw_at, search.setup.steps_per_epoch)
 
 

@@ -355,6 +355,19 @@ def binary_form(spec: ModelSpec, activations: str, affine: bool) -> ModelSpec:
     return replace(spec, args={**wanted, **spec.args})
 
 
+def with_norms(spec: ModelSpec) -> ModelSpec:
+    """One of Tombola's own networks with norms that have scales, also where it has none by default.
+
+    What the user has set in the network's arguments stays.
+    """
+    from tombola.models.registry import has_norms, is_known
+
+    if not is_known(spec.name):
+        return spec
+    normed = has_norms(spec.name) or spec.args.get("activation") == "binary"
+    return replace(spec, args={**({} if normed else {"norms": True}), "affine": True, **spec.args})
+
+
 def binary_rewrites(
     network: nn.Module, activations: str, include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[Mapping[str, Any], ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tombola import levels
 from tombola.errors import TombolaError
-from tombola.methods.base import Method, binary_form
+from tombola.methods.base import Method, binary_form, with_norms
 from tombola.methods.imp import IterativePruning
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ class DenseTraining(Method):
 
     Args:
         activations: float, or binary (one of Tombola's own networks in its binary form, its norms trained)
+        norms: give one of Tombola's own networks norms with scales where it has none by default, as early-bird does
     """
 
     name: ClassVar[str] = "dense"
@@ -31,10 +32,12 @@ class DenseTraining(Method):
     goes_on_from_tickets: ClassVar[bool] = True
 
     activations: str = "float"
+    norms: bool = False
 
     def network(self, spec: ModelSpec) -> ModelSpec:
         """One of Tombola's own networks in the form that is needed."""
-        return binary_form(spec, "binary", affine=True) if self.activations == "binary" else spec
+        formed = binary_form(spec, "binary", affine=True) if self.activations == "binary" else spec
+        return with_norms(formed) if self.norms else formed
 
     def find(self, search: levels.Search) -> list[levels.Level]:
         """Train the network once; the only level holds it."""

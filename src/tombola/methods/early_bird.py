@@ -17,13 +17,13 @@ Defaults are theirs: pressure 1e-4, window 5, distance 0.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola.errors import TombolaError
-from tombola.methods.base import WatchedMethod, check_density, check_not_negative, is_nothing
+from tombola.methods.base import WatchedMethod, check_density, check_not_negative, is_nothing, with_norms
 from tombola.names import check_known
-from tombola.train.length import steps
+from tombola.train.length import END, steps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ class EarlyBird(WatchedMethod):
         density: fraction of channels kept, of those that can be removed and that a norm scales
         watch: further densities whose masks are watched beside, e.g. [0.3, 0.7]
         pressure: strength of the L1 penalty on the norms' scales
-        draw_at: length at which the ticket is drawn whatever its mask does, e.g. "10ep" (null: when it is stable)
+        draw_at: when the ticket is drawn whatever its mask does: a length such as 10ep, or end (null: once stable)
         retrain: continue (on from where the ticket was drawn, along the schedule) or scratch (from the initial weights)
         residual: prune the channels of residual streams too, each as one over all layers that add to it
         search_precision: precision of the search alone (null: the recipe's)
@@ -69,7 +69,7 @@ class EarlyBird(WatchedMethod):
             check_density(density)
         check_not_negative(pressure=self.pressure)
         check_known("retrain", self.retrain, RETRAIN)
-        if self.draw_at is not None and is_nothing(self.draw_at):
+        if self.draw_at not in (None, END) and is_nothing(self.draw_at):
             raise TombolaError(f"draw_at is {self.draw_at}, when all scales are equal; draw after some training")
         if self.search_precision is not None:
             from tombola.train.recipe import PRECISIONS
@@ -85,7 +85,7 @@ class EarlyBird(WatchedMethod):
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if the ticket would be drawn after the end of the training."""
-        if self.draw_at is not None and steps(self.draw_at, steps_per_epoch) > total:
+        if self.draw_at not in (None, END) and steps(self.draw_at, steps_per_epoch) > total:
             raise TombolaError(f"draw_at is {self.draw_at}, but training ends at iteration {total:,}; draw earlier")
 
     def dry_run(self, search: Search) -> None:
@@ -96,12 +96,7 @@ class EarlyBird(WatchedMethod):
 
     def network(self, spec: ModelSpec) -> ModelSpec:
         """One of Tombola's own networks with norms that have scales, also where it has none by default."""
-        from tombola.models.registry import has_norms, is_known
-
-        if not is_known(spec.name):
-            return spec
-        normed = has_norms(spec.name) or spec.args.get("activation") == "binary"
-        return replace(spec, args={**({} if normed else {"norms": True}), "affine": True, **spec.args})
+        return with_norms(spec)
 
     def pruning(self) -> ChannelPruning:
         """These settings as axes of the search."""

@@ -9,6 +9,7 @@ from tombola.formats import Unit
 from tombola.report import cost, figures
 from tombola.report.aggregate import Point, joined_log, merged, pick, spread
 from tombola.report.axes import alike
+from tombola.report.draws import draw_plots
 from tombola.report.figures import Row, Series, Trace
 from tombola.report.inputs import study_inputs
 from tombola.report.kinds import against_cost, against_density, flat, trace_plots, worth_drawing
@@ -31,6 +32,7 @@ def study_plots(study: ComparisonResult, looks: Looks) -> list[Shown]:
     return [
         *([] if curves else _results(study, looks)),
         *_against_density(study, looks),
+        *draw_plots(study, looks),
         *([] if curves else _cost(study, looks)),
         *([] if curves else _traces(study, looks)),
         *study_inputs(study),

@@ -9,6 +9,7 @@ from tombola.formats import BITS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import spread
 from tombola.report.cost import COUNTED
 from tombola.report.cost_tables import study_cost_table
+from tombola.report.draws import drawn_table
 from tombola.report.grid_tables import grid_tables
 from tombola.report.looks import Looks
 from tombola.report.plot import sentences
@@ -38,7 +39,8 @@ def study_tables(study: ComparisonResult, looks: Looks) -> list[Table]:
     differing = [figure for figure in columns if any(figure in x.differences for x in study.comparisons)]
     contrasts = _differences(study, looks, differing).parts(fixed=1) if differing else []
     costs = study_cost_table(study, looks)
-    listed = [*_arms(study, looks, columns).parts(fixed=1), *contrasts, *([costs] if costs is not None else [])]
+    drawn = drawn_table(study, looks)
+    listed = [*_arms(study, looks, columns).parts(fixed=1), *contrasts, *drawn, *([costs] if costs is not None else [])]
     if not study.references:
         return listed
     grid = grid_tables(study, looks, _means(study), pairing(study.comparisons))

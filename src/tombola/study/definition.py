@@ -1,8 +1,9 @@
 """A study written down: YAML with parameters, which are options of the command line, and the arms that they fill in.
 
-Nothing in such a file is evaluated. ``$name`` stands for a parameter's value, ``${name.half}`` for half of a length,
-``$$`` for a dollar sign; a key whose value is a null parameter is left out. An entry of `arms` is one arm, or the arms
-for each value of a list; either may stand under a condition, ``when: {name: value}``::
+Nothing in such a file is evaluated. ``$name`` stands for a parameter's value, ``${name.half}`` and
+``${name.three_quarters}`` for a part of a length, ``$$`` for a dollar sign; a key whose value is a null parameter is
+left out. An entry of `arms` is one arm, or the arms for each value of a list; either may stand under a condition,
+``when: {name: value}``::
 
     parameters:
       densities: {type: densities, default: [0.3, 0.5], help: fractions of weights kept}
@@ -40,6 +41,7 @@ _HINTS: dict[str, Any] = {
     "text": str,
     "flag": bool,
     "length": str,
+    "lengths": tuple[str, ...],
     "densities": tuple[float, ...],
 }
 Made = TypeVar("Made")
@@ -52,7 +54,7 @@ NORMS = "network.norms"
 class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One option of a study; where its default is null, it may be left open. `min` and `max` are allowed themselves."""
 
-    type: Literal["number", "integer", "text", "flag", "length", "densities"]
+    type: Literal["number", "integer", "text", "flag", "length", "lengths", "densities"]
     default: Any
     help: str
     choices: tuple[str, ...] = ()
@@ -92,6 +94,8 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             return checked_densities(value)
         if self.type == "length":
             Length.parse(value)
+        if self.type == "lengths":
+            return _lengths(name, value)
         if self.choices:
             check_known(name, value, self.choices)
         if self.min is not None and value < self.min:
@@ -99,6 +103,16 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         if self.max is not None and value > self.max:
             raise TombolaError(f"{name} is {value:g}, but it must be at most {self.max:g}")
         return value
+
+
+def _lengths(name: str, values: Any) -> tuple[str, ...]:
+    """A list of lengths, each once, in the order given; it may be empty."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TombolaError(f"{name} is {values!r}; give a list such as [2ep, 500it]")
+    found = [Length.parse(value) for value in values]
+    if len(set(found)) < len(found):
+        raise TombolaError(f"{name} is {list(values)}, but each length may be named once")
+    return tuple(values)
 
 
 UNTITLED = "A study that a file defines."
@@ -198,14 +212,21 @@ def _converted(content: Any, kind: type[Made], where: str) -> Made:
         raise TombolaError(f"{where} defines no study: {error}") from None
 
 
-def halved(length: str) -> str:
-    """Half of a length; TombolaError if nothing would be left of it."""
-    whole = Length.parse(length)
-    if whole.iterations % 2:
-        raise TombolaError(f"length is {length}; its iterations must be even, since half of them go to the mask")
+_PARTS: Mapping[str, tuple[int, int]] = {"half": (1, 2), "three_quarters": (3, 4)}
+
+
+def part_of(length: str, part: str) -> str:
+    """Half or three quarters of a length; TombolaError if nothing would be left of it."""
+    whole, (times, over) = Length.parse(length), _PARTS[part]
+    words = part.replace("_", " ")
+    if whole.iterations % over:
+        raise TombolaError(
+            f"length is {length}; its iterations must be {'even' if over == 2 else f'a multiple of {over}'}, since the "
+            f"study needs {words} of them"
+        )
     if whole == Length():
-        raise TombolaError(f"length is {length}, of which half is nothing; ask for more")
-    return f"{whole.epochs / 2:g}ep{whole.iterations // 2}it"
+        raise TombolaError(f"length is {length}, of which {words} is nothing; ask for more")
+    return f"{times * whole.epochs / over:g}ep{times * whole.iterations // over}it"
 
 
 @dataclass(frozen=True)
@@ -269,9 +290,9 @@ class _Scope:
             raise TombolaError(f"{self.where}: {unknown('parameter', name, self.values or ['none'])}")
         if not part:
             return self.values[name]
-        if part != "half" or name not in self.lengths:
-            raise TombolaError(f"{self.where}: {key} stands for nothing; only a length has a half")
-        return halved(self.values[name])
+        if part not in _PARTS or name not in self.lengths:
+            raise TombolaError(f"{self.where}: {key} stands for nothing; only a length has parts: {', '.join(_PARTS)}")
+        return part_of(self.values[name], part)
 
 
 def _text(value: Any) -> str:

@@ -9,7 +9,8 @@ from tombola.errors import TombolaError
 
 _PATTERN = re.compile(r"(?:(?P<epochs>[0-9]+(?:\.[0-9]+)?)ep)?(?:(?P<iterations>[0-9]+)it)?")
 
-
+END = "end"
+"""In place of a length, where that of the whole training is allowed."""
 _EPOCHS, _ITERATIONS = 1_000_000, 10_000_000_000
 """The longest that is taken for meant."""
 
