@@ -236,6 +236,25 @@ def test_the_arms_train_by_what_the_search_changed(tmp_path: Path) -> None:
     assert last == {"ticket": 4, "dense": 6, "random": 4, "reinit": 4}
 
 
+@pytest.mark.parametrize("name", ["freeze", "train"])
+def test_a_search_goes_on_from_a_ticket_with_its_kept_weights_and_the_others_pruned(name: str, tmp_path: Path) -> None:
+    first = found_with(tmp_path, pruned_action=name, kept_action="reinit")
+    method, recipe = IterativePruning(density=0.2, rounds=1, pruned_action=name), Recipe(length="2it", batch_size=8)
+    options = Options(progress=False)
+    then = tb.find(network(), splits(), method, recipe=recipe, options=options, start=first)
+    final, begun = (
+        ticket.build(which, model=network()).state_dict() for ticket, which in ((first, "final"), (then, "origin"))
+    )
+    for key, keep in then.mask.items():
+        assert torch.equal(begun[key][keep], final[key][keep])
+        assert not begun[key][~first.mask[key]].any()
+        frozen = begun[key][first.mask[key] & ~keep]
+        assert torch.equal(
+            frozen, final[key][first.mask[key] & ~keep] if name == "freeze" else torch.zeros_like(frozen)
+        )
+    assert then.mask.nested_in(first.mask)
+
+
 @pytest.mark.parametrize("name", PRUNED_ACTIONS)
 def test_what_is_built_deployed_and_left_alone_is_the_trained_network(name: str, tmp_path: Path) -> None:
     ticket = found_with(tmp_path, pruned_action=name, kept_action="constant")
