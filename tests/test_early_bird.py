@@ -139,6 +139,7 @@ def test_a_ticket_that_did_not_emerge_is_drawn_at_the_end_and_goes_through_the_s
     drawn, last = result.replicates[0].levels
     assert drawn.mask_histories is not None
     assert drawn.mask_histories[0].emerged is None
+    assert result.dense_test_accuracy == drawn.test_accuracy
     assert last.channels is not None
     assert (last.channels.drawn, last.first_step, last.steps) == (32, 0, 32)
     (line,) = drawn_lines(result)
@@ -149,6 +150,7 @@ def test_a_ticket_that_did_not_emerge_is_drawn_at_the_end_and_goes_through_the_s
 def test_the_command_says_when_the_ticket_emerged(tmp_path: Path) -> None:
     method = tb.EarlyBird(stable_distance=0.9, stable_window=2, watch=(0.25,))
     result = run_find(make_request(network(), splits(), method, recipe=RECIPE, options=OPTIONS), tmp_path)
+    assert result.dense_test_accuracy is None  # the dense network was not trained to the end
     one, two = drawn_lines(result)
     assert one == "channels: 10 of 20 kept; ticket emerged at epoch 2 of 8"
     assert two.startswith("at 25.00 % of the channels a ticket emerged at epoch 2 of 8")
