@@ -88,6 +88,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "mask-init"): on_digits(*ONCE),
     ("study", "joint"): on_digits(*ONCE, "--densities", "[0.5]"),
     ("study", "binary"): on_digits(*ONCE, "--densities", "[0.5]"),
+    ("study", "early-bird"): on_digits(*ONCE, "--densities", "[0.5]", "--draw_at", "[1it]"),
     ("study", "stop-when-stable"): on_digits(*ONCE, "--rounds", "2"),
     ("study", "rewind-schedule"): on_digits(*ONCE, "--densities", "[0.5]", "--warmup", "1it"),
     ("study", "deconstruct"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),

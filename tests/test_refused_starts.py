@@ -74,6 +74,7 @@ REFUSED = {
         "--levels 2 --densities [0.5]",
         "--replicates 0",
     ],
+    "study early-bird": ["--densities [0]", "--draw_at [soon]", "--length 0it", "--stable_compare x", "--pressure -1"],
     "study stop-when-stable": ["--density 0", "--rounds 1", "--stable_window 0", "--stable_distance -1"],
     "study rewind-schedule": ["--densities [0]", "--low_lr -1", "--warmup soon", "--length 0it"],
     "study overlap": ["--density 0", "--jobs 0", "--device tpu", "--replicates 0", "--tickets no.ticket none.ticket"],

@@ -36,8 +36,9 @@ def test_lengths_without_a_half_are_refused(length: str, says: str) -> None:
 def test_three_quarters_of_a_length() -> None:
     assert part_of("160ep", "three_quarters") == "120ep0it"
     assert part_of("5ep8it", "three_quarters") == "3.75ep6it"
-    with pytest.raises(TombolaError, match="iterations must be a multiple of 4, since the study needs three quarters"):
-        part_of("10it", "three_quarters")
+    assert part_of("2it", "three_quarters") == "0ep1it"
+    with pytest.raises(TombolaError, match="three quarters is nothing"):
+        part_of("0it", "three_quarters")
 
 
 def test_masks_as_initialisations_get_half_of_the_length() -> None:

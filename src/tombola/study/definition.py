@@ -216,14 +216,13 @@ _PARTS: Mapping[str, tuple[int, int]] = {"half": (1, 2), "three_quarters": (3, 4
 
 
 def part_of(length: str, part: str) -> str:
-    """Half or three quarters of a length; TombolaError if nothing would be left of it."""
-    whole, (times, over) = Length.parse(length), _PARTS[part]
-    words = part.replace("_", " ")
-    if whole.iterations % over:
-        raise TombolaError(
-            f"length is {length}; its iterations must be {'even' if over == 2 else f'a multiple of {over}'}, since the "
-            f"study needs {words} of them"
-        )
+    """Half or three quarters of a length; TombolaError if nothing would be left of it.
+
+    Half of the iterations must be a whole number, so that both halves are as long; three quarters are rounded down.
+    """
+    whole, (times, over), words = Length.parse(length), _PARTS[part], part.replace("_", " ")
+    if part == "half" and whole.iterations % 2:
+        raise TombolaError(f"length is {length}; its iterations must be even, since the study needs half of them")
     if whole == Length():
         raise TombolaError(f"length is {length}, of which {words} is nothing; ask for more")
     return f"{times * whole.epochs / over:g}ep{times * whole.iterations // over}it"
