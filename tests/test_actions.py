@@ -22,6 +22,7 @@ from tombola.results.search import SearchResult
 from tombola.rng.seeds import generator
 from tombola.search.find import run_find
 from tombola.search.request import make_request
+from tombola.select.criteria import Context
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
@@ -307,6 +308,9 @@ def test_levels_record_the_recipe_that_trained_them(tmp_path: Path) -> None:
         ({"kept_action": f"{__name__}.halves_of_one"}, "gave a tensor of shape () for"),
         ({"kept_action": f"{__name__}.nothing"}, "gave NaN or infinite values for"),
         ({"pruned_action": f"{__name__}.broken"}, "pruned action broken failed on the Layer of"),
+        ({"pruned_action": f"{__name__}.nowhere"}, "pruned action nowhere gave meta values for"),
+        ({"kept_action": f"{__name__}.sparse"}, "kept action sparse gave torch.sparse_coo values for"),
+        ({"kept_action": f"{__name__}.complex_ones"}, "gave torch.complex64 values for"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_written(
@@ -328,6 +332,45 @@ def nothing(layer: Layer) -> Tensor:
 
 def broken(layer: Layer) -> Tensor:
     raise ValueError("no")
+
+
+def nowhere(layer: Layer) -> Tensor:
+    return layer.w.to("meta")
+
+
+def sparse(layer: Layer) -> Tensor:
+    return layer.w.to_sparse()
+
+
+def complex_ones(layer: Layer) -> Tensor:
+    return layer.w.to(torch.complex64)
+
+
+def writes_over(layer: Layer) -> Tensor:
+    """What `rewind` and `freeze` give, after which the layer is spoilt."""
+    values = layer.w.clone()
+    for tensor in (layer.w, layer.w_f, layer.kept, layer.pruned):
+        tensor.fill_(1)
+    return values
+
+
+def magnitude_written_over(context: Context) -> dict[str, Tensor]:
+    assert context.mask is not None
+    scores = {name: w.abs() for name, w in context.final.items()}
+    for given in (context.initial, context.final, context.mask):
+        for tensor in given.values():
+            tensor.fill_(1)
+    return scores
+
+
+def test_what_writes_to_its_arguments_changes_nothing_else(tmp_path: Path) -> None:
+    own = f"{__name__}.writes_over"
+    expected = tickets(tmp_path, pruned_action="freeze")
+    written = tickets(tmp_path, kept_action=own, pruned_action=own, criterion=f"{__name__}.magnitude_written_over")
+    for one, other in zip(expected, written, strict=True):
+        for key, keep in one.mask.items():
+            assert torch.equal(keep, other.mask[key])
+            assert torch.equal(built(one)[key], built(other)[key])
 
 
 def test_an_action_of_ones_own_is_taken(tmp_path: Path) -> None:

@@ -53,15 +53,21 @@ def first_values(
         parts = w, trained[name].detach(), keep, before & ~keep
 
         def layer(what: str, name: str = name, parts: tuple[Tensor, Tensor, Tensor, Tensor] = parts) -> Layer:
-            return Layer(*parts, generator(search.seed, what, level, name))
+            return _own(parts, generator(search.seed, what, level, name))
 
         draws = layer("kept-action")
         begin = _asked("kept action", kept, name, w, draws)
-        begin = _asked("pruned action", pruned.begin, name, w, draws, begin)
+        begin = _asked("pruned action", pruned.begin, name, w, _own(parts, draws.generator), begin)
         held = _asked("pruned action", pruned.value, name, w, layer("pruned-action"))
         earlier = torch.zeros_like(w) if pruned.trains else trained[name].detach()
         values[name] = torch.where(keep, begin, torch.where(before, held, earlier))
     return values
+
+
+def _own(parts: tuple[Tensor, Tensor, Tensor, Tensor], draws: torch.Generator) -> Layer:
+    """A layer of copies, which an action may change."""
+    w, w_f, kept, pruned = (part.clone() for part in parts)
+    return Layer(w, w_f, kept, pruned, draws)
 
 
 def _asked(what: str, action: Callable[..., Tensor], name: str, w: Tensor, *given: object) -> Tensor:
@@ -76,6 +82,11 @@ def _asked(what: str, action: Callable[..., Tensor], name: str, w: Tensor, *give
     if not isinstance(values, Tensor) or values.shape != w.shape:
         found = f"a tensor of shape {tuple(values.shape)}" if isinstance(values, Tensor) else repr(values)[:60]
         raise TombolaError(f"{whose} gave {found} for {name!r}; give values in the weight's shape {tuple(w.shape)}")
+    if values.is_meta or values.layout != torch.strided or values.is_complex() or values.is_quantized:
+        kind = str(
+            values.device if values.is_meta else values.dtype if values.layout == torch.strided else values.layout
+        )
+        raise TombolaError(f"{whose} gave {kind} values for {name!r}; give a dense tensor of real numbers")
     values = values.detach().to("cpu", w.dtype)
     if not bool(values.isfinite().all()):
         raise TombolaError(f"{whose} gave NaN or infinite values for {name!r}; give finite ones")

@@ -88,12 +88,12 @@ def _at(
         return typed(batches.epoch(search.seed, 0), model)
 
     probe = Probe(fresh, tuple(mask), feed, search.setup.splits.task.loss, search.seed)
-    return Context(
-        initial={name: initial[name] for name in mask},
-        final={name: final[name] for name in mask},
+    return Context(  # of copies: a criterion may be anyone's, and write to what it is given
+        initial={name: initial[name].clone() for name in mask},
+        final={name: final[name].clone() for name in mask},
         gradient=partial(probe.gradient, "initial", 1),
         generator=generator(search.seed, "criterion", level),
-        mask=mask,
+        mask=Mask({name: keep.clone() for name, keep in mask.items()}),
         probe=probe,
     )
 
