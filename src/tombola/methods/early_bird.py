@@ -84,8 +84,15 @@ class EarlyBird(WatchedMethod):
         return [drawn, train_small(search, self.pruning(), drawn)]
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
-        """TombolaError if the ticket would be drawn after the end of the training."""
-        if self.draw_at not in (None, END) and steps(self.draw_at, steps_per_epoch) > total:
+        """TombolaError if the ticket would be drawn before the first iteration, or after the end of the training."""
+        if self.draw_at is None or self.draw_at == END:
+            return
+        at = steps(self.draw_at, steps_per_epoch)
+        if at < 1:
+            raise TombolaError(
+                f"draw_at is {self.draw_at}, not one of {steps_per_epoch} iterations an epoch; draw after some training"
+            )
+        if at > total:
             raise TombolaError(f"draw_at is {self.draw_at}, but training ends at iteration {total:,}; draw earlier")
 
     def dry_run(self, search: Search) -> None:
