@@ -245,7 +245,7 @@ def test_mistakes_are_met_before_anything_is_trained() -> None:
         found(network(), tb.EarlyBird(density=0.1))
     with pytest.raises(TombolaError, match="draw_at is 9ep, but training ends at iteration 32"):
         found(network(), tb.EarlyBird(draw_at="9ep"))
-    with pytest.raises(TombolaError, match="draw_at is 0.1ep, not one of 4 iterations an epoch"):
+    with pytest.raises(TombolaError, match=r"draw_at is 0\.1ep, not one of 4 iterations an epoch"):
         found(network(), tb.EarlyBird(draw_at="0.1ep"))
     with pytest.raises(TombolaError, match="no norm has a trained scale"):
         found(nn.Sequential(nn.Flatten(), nn.Linear(48, 2)), tb.EarlyBird())

@@ -260,3 +260,13 @@ def test_a_deep_copy_goes_its_own_way() -> None:
     make_permanent(twin)
     assert all(p.requires_grad for p in twin.parameters())
     assert list(read(model))
+
+
+def test_a_mask_to_start_from_need_not_lie_in_memory_as_the_weights_do() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(2))
+    model(torch.randn(2, 3, 5, 5))
+    model.to(memory_format=torch.channels_last)
+    kept = torch.rand(4, 3, 3, 3) < 0.5
+    start = Mask({"0.weight": kept, "2.weight": torch.ones(2, 36, dtype=torch.bool)})
+    attach(model, TopK(float(kept.float().mean())), mask=start)
+    assert torch.equal(read(model)["0.weight"], kept)

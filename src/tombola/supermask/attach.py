@@ -89,7 +89,8 @@ def attach(
     made = {name: start_scores(begin, name, weight, seed) for name, weight in chosen.items()}
     if mask is not None:
         _check_shapes(mask, chosen)
-        made = rule.scores_from_mask(made, mask)
+        lifted = rule.scores_from_mask(made, mask)
+        made = {name: torch.empty_like(scores).copy_(lifted[name]) for name, scores in made.items()}  # lying as before
     watch = Watch()
     for name in outputs or ():
         resolve(parameters_by_name(model, tied=True), name)
