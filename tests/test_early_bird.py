@@ -21,7 +21,7 @@ from tombola.levels.channels import kept_channels
 from tombola.levels.draw import ScalePressure
 from tombola.models.spec import ModelSpec
 from tombola.report.drawn import drawn_lines
-from tombola.search.find import run_find, search
+from tombola.search.find import run_find, search, validate
 from tombola.search.request import make_request
 from tombola.train import trial
 from tombola.train.hooks import Hook
@@ -322,3 +322,16 @@ def test_the_ticket_is_verified_and_deployed_as_a_smaller_network() -> None:
     deployed = tb.deploy(ticket, x, model=network())
     before, after = deployed.report.compaction.flops
     assert after < 0.7 * before
+
+
+def test_a_layer_that_the_dry_run_drops_whole_stays_pruned_in_it() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            *(nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU()),
+            *(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(4, 8), nn.ReLU()),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)),
+        )
+    recipe = replace(RECIPE, optimizer="adamw", momentum=0.0)
+    for seed in range(2):  # seed 0 draws no channel of the first layer
+        validate(make_request(model, splits(), tb.EarlyBird(density=0.5), recipe=recipe, seed=seed), splits())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from tombola.compact import ChannelGroups, channel_groups, scatter
 from tombola.compact.slim import slim
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
+from tombola.hold import hold
 from tombola.levels.carry import small_snapshot
 from tombola.levels.detector import Watching
 from tombola.levels.draw import Draw, ScalePressure
@@ -241,7 +243,9 @@ def dry_run(search: Search, pruning: ChannelPruning) -> None:
     mask = groups.mask(kept_channels(draw, pruning.density))
     small = slim(search.network(), mask, x)
     whole = _masked(state, mask)
-    trained = try_training(search.setup, small.load(whole), seed=search.seed)
+    module = small.load(whole)
+    with nullcontext() if small.mask is None else hold(module, small.mask):
+        trained = try_training(search.setup, module, seed=search.seed)
     final = scatter(trained, whole, small.kept)
     network.load_state_dict(final)
     check_ticket(search, ticket_of(search, 1, mask, final), network)
