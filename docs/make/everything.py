@@ -22,6 +22,7 @@ import readme
 import speed
 import supermasks
 import verdict
+import zhou
 from pages import Claim, Fault, Table, put_right
 
 PAGES = (
@@ -32,6 +33,7 @@ PAGES = (
     "docs/benchmarks.md",
     "docs/deploy.md",
     "docs/methods.md",
+    "docs/deconstructing.md",
     "docs/verdict.md",
 )
 PARTS = (
@@ -47,6 +49,7 @@ PARTS = (
     speed,
     methods,
     verdict,
+    zhou,
     given,
 )
 
