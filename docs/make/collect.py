@@ -41,6 +41,12 @@ FIGURES = (
     "train_accuracy_eval",
     "train_accuracy",
     "bits_per_weight",
+    "first_step",
+    "whole_steps",
+    "flops",
+    "drawn",
+    "emerged",
+    "distances",
 )
 
 Level = Mapping[str, Any]
@@ -88,6 +94,19 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writerows({key: short(row.get(key)) for key in columns} for row in found)
 
 
+def derived(level: Level) -> dict[str, Any]:
+    """What a level holds further down: FLOPs of its training, and of masks that were watched when they were stable."""
+    cost, channels = level.get("cost") or {}, level.get("channels") or {}
+    own = next(iter(level.get("mask_histories") or ()), {}) if channels else {}
+    distances = [f"{value:.4g}" for value in own.get("distances", ()) if value is not None]
+    return {
+        "flops": cost.get("flops"),
+        "drawn": channels.get("drawn"),
+        "emerged": own.get("emerged"),
+        "distances": " ".join(distances) or None,
+    }
+
+
 def short(value: Any) -> Any:
     """Nine digits say all that a float32 holds."""
     return float(f"{value:.9g}") if isinstance(value, float) else value
@@ -115,7 +134,8 @@ def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
         about = {"arm": arm, "replicate": replicate, "level": level["level"]}
         history = log(run, level) if curves or target is not None else []
         reached = {} if target is None else {"iterations_to_dense_loss": iterations_to(target, history)}
-        rows.append(about | {name: {**level, **reached}.get(name) for name in FIGURES})
+        known = {**level, **reached, **derived(level)}
+        rows.append(about | {name: known.get(name) for name in FIGURES})
         if arm not in ("random", "reinit"):  # the controls keep as many as the ticket
             layers += [about | dict(layer) for layer in level.get("layers", ())]
         values = read_outcomes((run / level["metrics"]).parent)
