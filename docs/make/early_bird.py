@@ -22,10 +22,6 @@ def column(rows: tuple[Row, ...], name: str) -> list[float]:
     return Networks(rows).values(name)
 
 
-def steps_per_epoch(study: str) -> float:
-    return {CIFAR: 3000 / 128, DIGITS: 1}[study]
-
-
 def cost(study: str, arm: str) -> list[float]:
     """FLOPs of a whole search over those of the dense training with the same seed."""
     dense = [sum(column(rows, "flops")) for rows in replicates(study, "dense")]
@@ -42,14 +38,65 @@ def arms(study: str) -> list[str]:
     return networks(study).arms()
 
 
-def rows(study: str, epoch: int) -> Iterator[tuple[str, ...]]:
-    """`epoch`: its iterations."""
-    yield "", "drawn at epoch", "weights kept", "test accuracy", "FLOPs of search and training"
-    for arm in arms(study):
+EPOCH = {CIFAR: 23, DIGITS: 21}
+"""Study -> iterations of an epoch."""
+
+
+def emerged(study: str, arm: str) -> list[float]:
+    """The epochs at which the mask of each search was found stable."""
+    return [value / EPOCH[study] for rows in replicates(study, arm) for value in column(rows, "emerged")]
+
+
+def tables() -> Iterator[Table]:
+    yield Table(CIFAR, list(rows(CIFAR)))
+    yield Table(DIGITS, list(rows(DIGITS)))
+
+
+def rows(study: str) -> Iterator[tuple[str, ...]]:
+    yield "", "drawn at epoch", "weights kept", "test accuracy", "FLOPs, search included"
+    for arm in networks(study).arms():
         last = networks(study).last_levels().where(arm=arm)
-        when = drawn(study, arm)
         yield (
-            *(arm, ", ".join(number(step / epoch, 0) for step in when)),
-            *(f"{number(100 * fmean(last.values('density')), 1)} %", spread(last.values("test_accuracy"), digits=1)),
+            *(arm.removesuffix(" 0.5"), ", ".join(number(step / EPOCH[study], 0) for step in drawn(study, arm))),
+            *(f"{number(100 * fmean(last.values('density')), 1)} %", spread(last.values("test_accuracy"))),
             f"{number(fmean(cost(study, arm)), 2)}x",
         )
+
+
+def listed(values: list[float]) -> str:
+    return ", ".join(number(value, 0) for value in values)
+
+
+def claims() -> Iterator[Claim]:
+    yield from precision_claims()
+    early, late = ("early-bird 0.5", "train-prune-retrain 0.5")
+    accuracy = {"dense": contrast(DIGITS, early, "dense"), "late": contrast(DIGITS, early, late)}
+    yield Claim(
+        PAGE,
+        "on digits the tickets emerge at half of the training and cost {dense_cost} of a dense training, {late_cost} of "
+        "train, prune, retrain; no difference in accuracy is shown ({dense} and {late} points)",
+        {
+            "dense_cost": number(fmean(cost(DIGITS, early)), 2),
+            "late_cost": number(fmean(cost(DIGITS, early)) / fmean(cost(DIGITS, late)), 2),
+            **{name: ends(found) for name, found in accuracy.items()},
+        },
+        set(emerged(DIGITS, early)) == {6.0} and all(sign(found) == 0 for found in accuracy.values()),
+    )
+
+
+def precision_claims() -> Iterator[Claim]:
+    plain = emerged(DIGITS, "early-bird 0.5")
+    low = {p: emerged(DIGITS, f"search in {p} 0.5") for p in ("bf16-mixed", "bfp8")}
+    yield Claim(
+        PAGE,
+        "the mask is stable at epochs {plain} in float32, {half} in bf16-mixed and {block} in bfp8: within two epochs",
+        {"plain": listed(plain), "half": listed(low["bf16-mixed"]), "block": listed(low["bfp8"])},
+        all(abs(a - b) <= 2 for values in low.values() for a, b in zip(values, plain, strict=True)),
+    )
+    found = {p: contrast(DIGITS, f"search in {p} 0.5", "early-bird 0.5") for p in low}
+    yield Claim(
+        PAGE,
+        "No difference in accuracy is shown ({half} and {block} points)",
+        {"half": ends(found["bf16-mixed"]), "block": ends(found["bfp8"])},
+        all(sign(one) == 0 for one in found.values()),
+    )

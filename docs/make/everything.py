@@ -7,6 +7,7 @@ from pathlib import Path
 
 import digits
 import docstrings
+import early_bird
 import figures
 import given
 import joint
@@ -23,6 +24,7 @@ import speed
 import supermasks
 import verdict
 import zhou
+import zhou_untrained
 from pages import Claim, Fault, Table, put_right
 
 PAGES = (
@@ -34,6 +36,7 @@ PAGES = (
     "docs/deploy.md",
     "docs/methods.md",
     "docs/deconstructing.md",
+    "docs/early-bird.md",
     "docs/verdict.md",
 )
 PARTS = (
@@ -50,6 +53,8 @@ PARTS = (
     methods,
     verdict,
     zhou,
+    zhou_untrained,
+    early_bird,
     given,
 )
 

@@ -79,6 +79,7 @@ def each(study: str, parts: Sequence[str]) -> dict[str, str]:
 def claims() -> Iterator[Claim]:
     yield from criteria_claims()
     yield from kept_claims()
+    yield from pruned_claims()
 
 
 def criteria_claims() -> Iterator[Claim]:
@@ -134,4 +135,43 @@ def kept_claims() -> Iterator[Claim]:
         "{reshuffle} and {constant} points from the ticket, of which the second is significant",
         {part.removesuffix("_same_sign"): shown(worst(KEPT, part)) for part in same},
         -1 not in signs(KEPT, same, kept) and [sign(worst(KEPT, part)) for part in same] == [0, 1, 0],
+    )
+
+
+def pruned_claims() -> Iterator[Claim]:
+    kept = densities(PRUNED)
+    freeze = worst(PRUNED, "freeze")
+    yield Claim(
+        PAGE,
+        "not decidable with three searches: behind in the mean at every density, but no interval leaves out 0 (at the "
+        "lowest {points} points, {ends}); frozen at other weights of the layer (`freeze_reinit`) they are behind by "
+        "{reinit}",
+        {
+            "points": shown(freeze),
+            "ends": ends(freeze),
+            "reinit": number(-100 * worst(PRUNED, "freeze_reinit").difference, 2),
+        },
+        set(signs(PRUNED, ["freeze"], kept)) == {0}
+        and all(against_reference(PRUNED, "freeze", density).difference < 0 for density in kept)
+        and sign(worst(PRUNED, "freeze_reinit")) == -1,
+    )
+    variants = ["zero_or_freeze", "zero_or_freeze_all"]
+    controls = ["zero_or_freeze_reshuffled", "zero_or_freeze_reversed"]
+    yield Claim(
+        PAGE,
+        "confirmed: at the two lower densities both variants are ahead of `zero`, at the lowest by {zero_or_freeze} and "
+        "{zero_or_freeze_all} points; as many zeros at other places gain nothing ({zero_or_freeze_reshuffled}), and the "
+        "reverse is behind at every density ({zero_or_freeze_reversed})",
+        each(PRUNED, [*variants, *controls]),
+        set(signs(PRUNED, variants, kept[-2:])) == {1}
+        and set(signs(PRUNED, controls[:1], kept)) == {0}
+        and set(signs(PRUNED, controls[1:], kept)) == {-1},
+    )
+    train = [against_reference(PRUNED, "train", density) for density in kept]
+    yield Claim(
+        PAGE,
+        "as an initialisation alone the mask does not help: `train` is behind the ticket at the three higher densities, "
+        "by {most} points at most",
+        {"most": number(-100 * min(one.difference for one in train[:-1]), 2)},
+        [sign(one) for one in train] == [-1, -1, -1, 0],
     )
