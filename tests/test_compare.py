@@ -55,7 +55,12 @@ def run(out: Path, asked: list[Arm] | None = None, **more: Any) -> dict[str, Any
 def test_dense_keeps_everything_and_borrows_the_recipes_of_imp() -> None:
     ticket = tb.find("mlp", "digits", DenseTraining(), recipe=TINY, options=OPTIONS)
     assert ticket.density == 1
-    assert ticket.provenance["method"] == {"name": "dense", "version": 1, "activations": "float"}
+    assert ticket.provenance["method"] == {
+        "name": "dense",
+        "version": 1,
+        "activations": "float",
+        "norms": False,
+    }
     lender = preset(METHODS["imp"], "resnet-20", "cifar10")
     assert lender.method
     assert preset(METHODS["dense"], "resnet-20", "cifar10") == replace(lender, method={})
