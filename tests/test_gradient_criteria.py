@@ -264,6 +264,25 @@ def test_a_network_without_second_derivatives_is_refused_by_grasp_alone() -> Non
     assert CRITERIA["snip"](context)["layer.weight"].shape == (1, 2)
 
 
+class Attending(nn.Module):
+    """Fused attention has no second derivative, its definition has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = self.layer(x)[None, None]
+        return nn.functional.scaled_dot_product_attention(seen, seen, seen)[0, 0, :, :1]
+
+
+def test_grasp_knows_attention() -> None:
+    scores = CRITERIA["grasp"](told(Attending(), X, Y))["layer.weight"]
+    assert scores.shape == (2, 2)
+    assert bool(scores.isfinite().all())
+    assert bool((scores != 0).any())
+
+
 # ---- barred classes ----------------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
@@ -232,9 +233,9 @@ def hessian_product(
 
     def of_batch(x: Tensor, y: Tensor) -> Mapping[str, Tensor | None]:
         inputs = list(known.values())
-        first = torch.autograd.grad(
-            _differentiable(loss(widened(model(x)), y)), inputs, create_graph=True, materialize_grads=True
-        )
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            value = _differentiable(loss(widened(model(x)), y))
+        first = torch.autograd.grad(value, inputs, create_graph=True, materialize_grads=True)
         along = sum((g * vector[name]).sum() for name, g in zip(known, first, strict=True))
         assert isinstance(along, Tensor)
         for weight in inputs:
