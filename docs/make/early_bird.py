@@ -1,4 +1,4 @@
-"""docs/early-bird.md: early-bird tickets of ResNet-20 on CIFAR-10 images, and their search in low precision on digits."""
+"""docs/early-bird.md: early-bird tickets of ResNet-20 on CIFAR-10 images, their search in low precision on digits."""
 
 from __future__ import annotations
 
@@ -73,8 +73,8 @@ def claims() -> Iterator[Claim]:
     accuracy = {"dense": contrast(DIGITS, early, "dense"), "late": contrast(DIGITS, early, late)}
     yield Claim(
         PAGE,
-        "on digits the tickets emerge at half of the training and cost {dense_cost} of a dense training, {late_cost} of "
-        "train, prune, retrain; no difference in accuracy is shown ({dense} and {late} points)",
+        "on digits the tickets emerge at half of the training and cost {dense_cost} of a dense training, {late_cost} "
+        "of train, prune, retrain; no difference in accuracy is shown ({dense} and {late} points)",
         {
             "dense_cost": number(fmean(cost(DIGITS, early)), 2),
             "late_cost": number(fmean(cost(DIGITS, early)) / fmean(cost(DIGITS, late)), 2),

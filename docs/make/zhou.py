@@ -159,9 +159,9 @@ def pruned_claims() -> Iterator[Claim]:
     controls = ["zero_or_freeze_reshuffled", "zero_or_freeze_reversed"]
     yield Claim(
         PAGE,
-        "confirmed: at the two lower densities both variants are ahead of `zero`, at the lowest by {zero_or_freeze} and "
-        "{zero_or_freeze_all} points; as many zeros at other places gain nothing ({zero_or_freeze_reshuffled}), and the "
-        "reverse is behind at every density ({zero_or_freeze_reversed})",
+        "confirmed: at the two lower densities both variants are ahead of `zero`, at the lowest by {zero_or_freeze} "
+        "and {zero_or_freeze_all} points; as many zeros at other places gain nothing ({zero_or_freeze_reshuffled}), "
+        "and the reverse is behind at every density ({zero_or_freeze_reversed})",
         each(PRUNED, [*variants, *controls]),
         set(signs(PRUNED, variants, kept[-2:])) == {1}
         and set(signs(PRUNED, controls[:1], kept)) == {0}
@@ -170,8 +170,8 @@ def pruned_claims() -> Iterator[Claim]:
     train = [against_reference(PRUNED, "train", density) for density in kept]
     yield Claim(
         PAGE,
-        "as an initialisation alone the mask does not help: `train` is behind the ticket at the three higher densities, "
-        "by {most} points at most",
+        "as an initialisation alone the mask does not help: `train` is behind the ticket at the three higher "
+        "densities, by {most} points at most",
         {"most": number(-100 * min(one.difference for one in train[:-1]), 2)},
         [sign(one) for one in train] == [-1, -1, -1, 0],
     )
