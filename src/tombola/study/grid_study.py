@@ -43,9 +43,11 @@ class GridStudy(Experiment[Request, ComparisonResult]):
     chooses: bool = False
 
     def label(self, splits: Splits) -> str:
+        """What the run directory is called: study, model and data."""
         return f"{self.study}-{name_of_model(self.request.model)}-{splits.name}"
 
     def config(self, splits: Splits) -> dict[str, Any]:
+        """All that the result depends on; its hash names the run."""
         described = describe(self.request, splits)
         return {
             "study": self.study,
@@ -56,10 +58,12 @@ class GridStudy(Experiment[Request, ComparisonResult]):
         }
 
     def check(self, work: Workspace) -> None:
+        """TombolaError if one of the searches cannot work."""
         for search in self.searches:
             check_arm(search.arm, self.request, work)
 
     def compute(self, work: Workspace) -> ComparisonResult:
+        """Trains the dense networks, then every search from them."""
         replicates = range(self.request.replicates)
         # all dense networks first: the searches of several processes then find theirs finished
         dense = [found for _, found in work.map(self.train_dense, replicates, "dense networks")]
@@ -81,6 +85,7 @@ class GridStudy(Experiment[Request, ComparisonResult]):
         return _searched(search_replicate(request, work, replicate, prefix=prefix, dense=_dense(replicate)))
 
     def renewed(self, work: Workspace, result: ComparisonResult) -> ComparisonResult:
+        """A finished result with the present wording of note and summary."""
         return result.replace(note=self.note, summary=self.summary)
 
     def _result(
