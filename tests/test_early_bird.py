@@ -208,7 +208,7 @@ def test_a_whole_branch_may_die_and_stays_silent_while_the_rest_trains() -> None
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = dead_branch()
-    method = tb.EarlyBird(density=0.6, draw_at="1it", pressure=0.0)
+    method = tb.EarlyBird(density=0.6, draw_at="1it", pressure=0.0, residual=True)
     _, last = levels_of(method, model, replace(RECIPE, lr=1e-3))
     assert last.result.channels.kept == round(0.6 * 36)
     mask = last.ticket.mask

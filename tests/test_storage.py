@@ -18,7 +18,10 @@ from tombola.ticket.storage import bits_per_weight, bound_bytes, entropy
 from tombola.ticket.ticket import Ticket
 
 QUICK = {"length": "2it", "batch_size": 32, "lr": 0.1, "eval_every": "2it"}
-OPTIONS = {"gem-miner": {"freeze_every": "1it"}}  # as short as the training
+OPTIONS: dict[str, dict[str, Any]] = {
+    "gem-miner": {"freeze_every": "1it"},  # as short as the training
+    "early-bird": {"retrain": "scratch"},  # the other one begins with trained weights, which are stored
+}
 H = {share: entropy(round(1000 * share), 1000) for share in (0.1, 0.25, 0.3, 0.5)}
 
 

@@ -83,7 +83,11 @@ def mean_correlations(model: nn.Module, batch: Batch, loss: Loss, mask: Mapping[
             hook.remove()
     # the mean over pairs of z_i z_j is the product of the means over channels
     pairs = pairwise(found)
-    return torch.stack([(a * b).mean() for a, b in pairs]).cpu() if len(found) > 1 else torch.zeros(0).double()
+    return (
+        torch.stack([(a * b).mean() for a, b in pairs]).cpu()
+        if len(found) > 1
+        else torch.zeros(0, dtype=torch.float64, device="cpu")
+    )
 
 
 def mean_gradients(model: nn.Module, batch: Batch, loss: Loss, mask: Mapping[str, Tensor]) -> Tensor:

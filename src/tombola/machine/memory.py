@@ -88,6 +88,11 @@ def whereabouts(x: Tensor) -> int:
     return x.data_ptr()
 
 
+def storage_address(storage: torch.UntypedStorage) -> int:
+    """Where a storage begins: tensors that share memory share it."""
+    return storage.data_ptr()
+
+
 def array_address(array: NDArray[Any]) -> int:
     """The address of an array's data, contiguous in the order of its dimensions. The caller keeps the array alive.
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
+from tombola.machine.memory import storage_address
 from tombola.nn.flops import flops_of_call
 from tombola.nn.forward import leaves, typed
 from tombola.results.trial import TrainingCost
@@ -67,7 +68,7 @@ def _memory(loop: Loop, saved: dict[_Key, int]) -> int:
 def _storages(tensors: Iterable[Tensor]) -> dict[_Key, int]:
     """Where each storage lies -> its bytes."""
     found = (tensor.untyped_storage() for tensor in tensors)
-    return {(storage.device, storage.data_ptr()): storage.nbytes() for storage in found}
+    return {(storage.device, storage_address(storage)): storage.nbytes() for storage in found}
 
 
 def _same(tensor: Tensor) -> Tensor:
