@@ -44,7 +44,9 @@ def test_the_count_is_that_of_the_file_for_every_method(name: str) -> None:
     ticket = find("mlp", "digits", METHODS[name](**OPTIONS.get(name, {})), recipe=QUICK)
     assert ticket.origin.kind == "seeded"
     bound, size = bound_bytes(ticket), content(ticket)
-    assert 0.97 * bound - 8 * streams(ticket) <= size <= 1.02 * bound + 8 * streams(ticket), ticket.info()
+    assert size <= 1.02 * bound + 8 * streams(ticket), ticket.info()
+    if name != "early-bird":  # whole channels take less than the entropy of single weights
+        assert size >= 0.97 * bound - 8 * streams(ticket), ticket.info()
     rest = sum(tensor.nbytes for tensor in ticket.state.values())
     assert bound == pytest.approx(bits_per_weight(ticket) * ticket.mask.total / 8 + rest)
     assert ticket.info()["bits_per_weight"] == bits_per_weight(ticket)
