@@ -19,7 +19,8 @@ from tombola.report.plot import Plot, Remark
 from tombola.report.plots import run_plots
 from tombola.report.read import read_run
 from tombola.report.stability import Masks, Saved, heatmap_figure, saved, saved_sentence, search_masks, stability_plots
-from tombola.results.trial import LevelResult, MaskHistory
+from tombola.results.cost import search_cost
+from tombola.results.trial import ChannelCount, LevelResult, MaskHistory
 from trial_results import level_figures, search_result
 
 
@@ -120,12 +121,61 @@ def test_a_distance_of_0_is_left_out_of_the_log_axis() -> None:
 
 
 def test_what_stopping_saved_is_counted() -> None:
-    assert saved([level(0, 100), level(1, 100)]) is None
-    whole = saved([level(0, 30, history()), level(1, 100, history()), level(2, 80)])
+    assert saved([[level(0, 100), level(1, 100)]]) is None
+    whole = saved([[level(0, 30, history(emerged=30)), level(1, 100, history()), level(2, 80)]])
     assert whole == Saved(210, 280, 1, 3)
     assert saved_sentence(whole) == "1 of 3 trainings ended there: 210 of 280 iterations were trained, 25 % fewer."
     assert saved_sentence(Saved(280, 280, 0, 3)) == "No training was ended by it."
-    assert saved([level(0, 30, history(planned=None)), level(1, 100, history())]) == Saved(100, 100, 0, 1)
+    assert saved([[level(0, 30, history(planned=None)), level(1, 100, history())]]) == Saved(100, 100, 0, 1)
+
+
+def test_iterations_before_a_rewind_point_are_neither_trained_nor_saved() -> None:
+    dense, rewound = level(0, 20, history(emerged=20)), level(1, 50, history(emerged=50)).replace(first_step=20)
+    # 20 of 100, then 20 to 50 of 20 to 100, then 20 to 100: level 1 begins at 20 as it is rewound, not as it goes on
+    whole = saved([[dense, rewound, level(2, 100, history()).replace(first_step=20)]])
+    assert whole == Saved(20 + 30 + 80, 100 + 80 + 80, 2, 3)
+
+
+def early_bird(drawn: int, *, first: int, emerged: int | None, stopped: bool = True) -> tuple[LevelResult, ...]:
+    """A search of 200 iterations that draws its channels, and the small network's training from `first` on."""
+    search = level(0, drawn if stopped else 200, history(unit="channels", planned=200, emerged=emerged))
+    channels = ChannelCount(kept=4, total=8, drawn=drawn)
+    small = level(1, 200).replace(first_step=first, channels=channels, kept=15)
+    return search.replace(kept=50, density=1.0, whole_steps=200), small.replace(whole_steps=200)
+
+
+def test_a_small_network_that_goes_on_from_its_search_counts_what_it_trained() -> None:
+    # 60 + 140; train, prune and retrain: 200 + 200
+    levels = early_bird(60, first=60, emerged=60)
+    whole = saved([levels])
+    assert whole == Saved(200, 400, 1, 2)
+    assert saved_sentence(whole) == "1 of 2 trainings ended there: 200 of 400 iterations were trained, 50 % fewer."
+    cost = search_cost(levels)
+    assert cost.train_prune_retrain is not None
+    assert (cost.total.iterations, cost.train_prune_retrain.iterations) == (whole.trained, whole.planned)
+    # from the initial weights: 60 + 200; two replicates add up
+    scratch = early_bird(60, first=0, emerged=60)
+    assert saved([scratch]) == Saved(260, 400, 1, 2)
+    assert saved([levels, scratch]) == Saved(460, 800, 2, 4)
+    # a search that was not stopped saves nothing: 200 + 140
+    assert saved([early_bird(60, first=60, emerged=60, stopped=False)]) == Saved(340, 340, 0, 2)
+
+
+@pytest.mark.parametrize("emerged", [None, 50])
+def test_a_draw_at_a_set_epoch_is_no_training_ended_by_a_stable_mask(emerged: int | None) -> None:
+    levels = early_bird(80, first=80, emerged=emerged)
+    assert saved([levels]) == Saved(80 + 120, 80 + 120, 0, 2)
+    # beside one that was ended by its mask: (80 + 120) + (60 + 140) of (80 + 120) + (200 + 200)
+    assert saved([levels, early_bird(60, first=60, emerged=60)]) == Saved(400, 600, 1, 4)
+    search = search_result({"ticket": levels})
+    assert not any(
+        isinstance(shown, Remark) and "Stopped" in shown.text for shown in stability.search_plots(search, LOOK)
+    )
+    table = stability.search_table(search, LOOK)
+    assert table is not None
+    assert "No training was ended by it." in table.note
+    arms: Any = SimpleNamespace(arms=[SimpleNamespace(name="set", replicates=(levels,))], replicates=1)
+    assert stability.study_table(arms, Looks({"set": LOOK})) is None
 
 
 def test_the_page_of_a_search_has_its_masks(tmp_path: Path) -> None:
@@ -160,7 +210,8 @@ def test_a_study_says_what_each_arm_saved() -> None:
     draw = random.Random(0)
 
     def arm(name: str, steps: int) -> SimpleNamespace:
-        levels = tuple((level(1, steps, history((0.3 * draw.random(), 0.02))),) for _ in range(2))
+        at = steps if steps < 100 else None
+        levels = tuple((level(1, steps, history((0.3 * draw.random(), 0.02), emerged=at)),) for _ in range(2))
         return SimpleNamespace(name=name, replicates=levels)
 
     def study(*arms: SimpleNamespace) -> Any:

@@ -85,7 +85,7 @@ def study_masks(study: ComparisonResult, looks: Looks) -> list[Masks]:
 
 def search_plots(find: SearchResult, look: Look) -> list[Shown]:
     """The masks of a search; where a stable one ended a training, what that saved."""
-    whole = saved(level for levels in levels_of(find, TICKET).values() for level in levels)
+    whole = saved(_searches(find))
     ended = [Remark(f"Stopped at a stable mask: {saved_sentence(whole)}")] if whole and whole.stopped else []
     return [*stability_plots(search_masks(find, look)), *ended]
 
@@ -272,7 +272,7 @@ def _name_steps(axes: Axes, steps: Sequence[int]) -> None:
 
 @dataclass(frozen=True)
 class Saved:
-    """Iterations trained, and those planned, over some trainings; how many of these ended early."""
+    """Iterations trained, and those without stopping at stable masks; how many of the trainings ended at one."""
 
     trained: float
     planned: float
@@ -280,25 +280,60 @@ class Saved:
     trainings: int
 
 
-def saved(levels: Iterable[LevelResult]) -> Saved | None:
-    """Over trainings of known length; None where no mask of theirs was read."""
-    known = [(level, plan) for level in levels if (plan := _planned(level)) is not None]
+def saved(searches: Iterable[Sequence[LevelResult]]) -> Saved | None:
+    """Over the trainings of known length in the levels of each search; None where no mask of theirs was read.
+
+    None of the iterations before a rewind point count. As in `SearchCost.train_prune_retrain`, a small network that
+    goes on from where its search was stopped would be trained for its recipe's whole length after a whole search.
+    """
+    known = [
+        (level, plan)
+        for levels in searches
+        for before, level in zip((None, *levels), levels, strict=False)
+        if (plan := _planned(level, before)) is not None
+    ]
     if not any(level.mask_histories for level, _ in known):
         return None
-    early = [level.steps < plan for level, plan in known]
-    return Saved(sum(level.steps for level, _ in known), sum(plan for _, plan in known), sum(early), len(known))
+    trained = sum(level.trained_steps for level, _ in known)
+    return Saved(trained, sum(plan for _, plan in known), sum(_ended_early(level) for level, _ in known), len(known))
 
 
-def _planned(level: LevelResult) -> int | None:
-    """What the training would have had; of one whose masks were not read, what it had."""
-    plans = [one.planned for one in level.mask_histories or () if one.planned is not None]
-    return max(plans) if plans else None if level.mask_histories else level.steps
+def _searches(find: SearchResult) -> list[tuple[LevelResult, ...]]:
+    return [replicate.levels for replicate in find.replicates]
+
+
+def _planned(level: LevelResult, before: LevelResult | None) -> int | None:
+    """Iterations that would be trained if no stable mask ended a training; None where that is not known."""
+    plan = _whole(level)
+    if plan is None:
+        return None
+    if _ended_early(level):
+        return plan - level.first_step
+    if before is not None and level.channels is not None and _ended_early(before) and level.first_step == before.steps:
+        return plan
+    return level.trained_steps
+
+
+def _whole(level: LevelResult) -> int | None:
+    """Where the training would end if it were not stopped; None if its masks were read and that was not recorded."""
+    histories = level.mask_histories or ()
+    plans = [one.planned for one in histories if one.planned is not None]
+    if histories and not plans:
+        return None
+    return max(plans) if plans else level.whole_steps or level.steps
+
+
+def _ended_early(level: LevelResult) -> bool:
+    """Whether a stable mask ended the training: one drawn at a set iteration ends there whatever its mask does."""
+    plan = _whole(level)
+    found = any(one.emerged == level.steps for one in level.mask_histories or ())
+    return found and plan is not None and level.steps < plan
 
 
 def search_table(find: SearchResult, look: Look) -> Table | None:
     """A row for every training whose masks were read: when they were stable, and what ending there saved."""
     masks = search_masks(find, look)
-    whole = saved(level for levels in levels_of(find, TICKET).values() for level in levels)
+    whole = saved(_searches(find))
     if not masks or whole is None:
         return None
     rows: list[Row] = []
@@ -325,7 +360,7 @@ def search_table(find: SearchResult, look: Look) -> Table | None:
 
 def study_table(study: ComparisonResult, looks: Looks) -> Table | None:
     """What ending trainings at a stable mask has saved in each arm; None where no arm ended one."""
-    known = [(arm.name, saved(level for levels in arm.replicates for level in levels)) for arm in study.arms]
+    known = [(arm.name, saved(arm.replicates)) for arm in study.arms]
     found = [(name, whole) for name, whole in known if whole is not None]
     if not any(whole.stopped for _, whole in found):
         return None
@@ -339,7 +374,10 @@ def study_table(study: ComparisonResult, looks: Looks) -> Table | None:
         )
         for name, whole in found
     ]
-    note = "Iterations: of all levels of one search, those before a rewind point included; mean over the replicates."
+    note = (
+        "Iterations: as trained in all levels of one search, none before a rewind point; mean over the replicates. "
+        "Planned: without stopping at a stable mask; a small network that goes on from its search then trains whole."
+    )
     head = ("Arm", "Trainings ended early", "Iterations", "Planned", "Saved")
     return Table("What stopping at a stable mask saved", head, tuple(rows), note)
 
