@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from test_report_draws import arm
+from tombola.report import words
 from tombola.report.looks import Looks
-from tombola.report.tables import levels_table
+from tombola.report.numbers import key_numbers
+from tombola.report.plot import Plot
+from tombola.report.plots import run_plots
+from tombola.report.read import Run
+from tombola.report.tables import levels_table, runs_table
+from tombola.results.run import RunRecord
+from tombola.results.search import SearchResult
 from tombola.results.trial import LevelResult
 from trial_results import level_figures, search_result
 
@@ -26,6 +36,66 @@ def test_every_level_of_every_arm_has_a_row() -> None:
 
 def test_a_sparse_first_level_is_a_ticket() -> None:
     assert shown({"ticket": (level_figures(0, density=0.25),)})[1][0] == "Ticket"
+
+
+def as_run(find: SearchResult) -> Run:
+    return Run(Path("run"), RunRecord(kind="find"), find=find)
+
+
+def tiles(find: SearchResult) -> list[str]:
+    return [number.name for number in key_numbers(as_run(find), Looks({}))]
+
+
+def captions(find: SearchResult) -> str:
+    return " ".join(shown.caption for shown in run_plots(as_run(find), Looks({})) if isinstance(shown, Plot))
+
+
+def drawn_early(stopped: str | None) -> tuple[LevelResult, LevelResult]:
+    """A search with all weights that draws a ticket, and the ticket, which does as well."""
+    search = level_figures(0, density=1.0, kept=50, stopped=stopped, test_accuracy=0.8, test_accuracy_early_stop=0.8)
+    return search, level_figures(1, density=0.5, test_accuracy=0.9)
+
+
+def test_a_network_that_was_stopped_early_is_not_called_dense() -> None:
+    levels = drawn_early("ticket drawn at iteration 60")
+    assert (levels[0].is_unpruned, levels[0].is_dense) == (True, False)
+    find = search_result({"ticket": levels})
+    assert [row[0] for row in shown({"ticket": levels})[1:]] == ["All weights, stopped early", "Ticket"]
+    assert (find.dense_test_accuracy, words.dense_point(find), words.sparsest_that_keeps_up(find)) == (None, None, None)
+    assert tiles(find)[:2] == ["Weights kept", "Ticket"]
+    assert runs_table([as_run(find)], [Looks({})]).rows[0][2] == words.MISSING
+    assert "dense network" not in captions(find)
+    assert words.find_sentence(find).startswith(
+        "With 50.00 % of the prunable weights, the ticket's test accuracy is 90."
+    )
+    alone = words.find_sentence(search_result({"ticket": levels[:1]}))
+    assert alone == (
+        "The test accuracy of the network with all weights, whose training was stopped early, is 80.00 % (1 replicate)."
+    )
+
+
+def test_a_search_that_went_to_its_end_trained_the_dense_network() -> None:
+    levels = drawn_early(None)
+    find = search_result({"ticket": levels})
+    assert levels[0].is_dense
+    assert shown({"ticket": levels})[1][0] == "Dense"
+    assert find.dense_test_accuracy == 0.8
+    assert "within 0.2 points of the dense network" in words.find_sentence(find)
+    assert tiles(find)[:2] == ["Dense", "Keeps up down to"]
+    assert runs_table([as_run(find)], [Looks({})]).rows[0][2] == "80.00 %"
+    assert "Dotted: the dense network." in captions(find)
+
+
+def test_one_search_of_several_that_was_stopped_leaves_no_mean_of_dense_networks() -> None:
+    found = [{"ticket": drawn_early(stopped)} for stopped in (None, "ticket drawn at iteration 60")]
+    assert words.dense_point(search_result(*found)) is None
+    assert shown(*found)[1][0] == "All weights, stopped early"
+
+
+def test_an_arm_of_a_study_that_was_stopped_is_not_its_dense_network() -> None:
+    whole = arm("whole", [40], [None], [0.8]).replace(method="imp", density=1.0)
+    levels = (level_figures(0, density=1.0, kept=50, stopped="stable mask at iteration 60"),)
+    assert (whole.dense, whole.replace(replicates=(levels,)).dense) == (True, False)
 
 
 def test_cells_are_means_over_replicates_with_their_range() -> None:

@@ -98,6 +98,11 @@ def points(find: SearchResult, arm: str, reading: Reading) -> tuple[Point, ...]:
     return tuple(series)
 
 
+def stopped_early(find: SearchResult, number: int) -> bool:
+    """Whether the training of a level's network was stopped, in at least one replicate."""
+    return any(level.stopped is not None for level in levels_of(find, "ticket").get(number, ()))
+
+
 def observed_stop(level: LevelResult) -> float | None:
     """The early-stop iteration, or None where the minimum was not observable at this length."""
     return float(level.early_stop_iteration or 0) if level.early_stop_observed else None

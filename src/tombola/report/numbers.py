@@ -77,7 +77,9 @@ def _sparsest_numbers(find: SearchResult) -> list[Number]:
     if not tickets:
         return []
     last = min(tickets, key=lambda point: point.density)
-    reached = Number("Ticket", Unit(find.metric).show(last.spread.mean), f"test {find.metric}")
+    reached = Number(
+        "Ticket" if last.density < 1 else words.STOPPED, Unit(find.metric).show(last.spread.mean), f"test {find.metric}"
+    )
     return [Number("Weights kept", density(last.density)), reached]
 
 

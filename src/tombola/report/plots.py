@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tombola.formats import Unit, density
-from tombola.report import cost, figures, style
+from tombola.report import cost, figures, style, words
 from tombola.report.aggregate import (
     Reading,
     curve,
@@ -36,7 +36,7 @@ from tombola.report.stability import search_plots
 from tombola.report.study_plots import study_plots
 from tombola.report.utilisation import Used, used_weights, utilisation_plots
 from tombola.results.search import SearchResult
-from tombola.results.trial import LayerResult
+from tombola.results.trial import LayerResult, LevelResult
 from tombola.results.verification import ArmResult, VerificationResult
 
 MAX_LEVELS = 5
@@ -49,8 +49,10 @@ def arm_series(find: SearchResult, looks: Looks, reading: Reading) -> tuple[Seri
 
 
 def _accuracy(find: SearchResult, looks: Looks, early: bool) -> list[Shown]:
-    series = arm_series(find, looks, lambda x: x.test_accuracy_early_stop if early else x.test_accuracy)
-    at_one = [p.spread.mean for line in series for p in line.points if p.density == 1]
+    def reading(level: LevelResult) -> float | None:
+        return level.test_accuracy_early_stop if early else level.test_accuracy
+
+    series, dense = arm_series(find, looks, reading), words.dense_point(find, reading)
     when = "at the iteration with the lowest validation loss" if early else "at the end of training"
     return against_density(
         series,
@@ -59,7 +61,7 @@ def _accuracy(find: SearchResult, looks: Looks, early: bool) -> list[Shown]:
         lead=f"Test {find.metric} {when}",
         unit=Unit(find.metric),
         better=find.better,
-        dense=at_one[0] if at_one else None,
+        dense=dense.spread.mean if dense else None,
     )
 
 

@@ -9,7 +9,17 @@ from dataclasses import dataclass, replace
 
 from tombola.formats import Unit, p_value
 from tombola.report import style, words
-from tombola.report.aggregate import Point, Reading, Spread, layer_densities, levels_of, observed_stop, points, spread
+from tombola.report.aggregate import (
+    Point,
+    Reading,
+    Spread,
+    layer_densities,
+    levels_of,
+    observed_stop,
+    points,
+    spread,
+    stopped_early,
+)
 from tombola.report.cost import COUNTED, cost_of
 from tombola.report.looks import Look, Looks
 from tombola.report.plot import over_replicates, sentences
@@ -208,6 +218,15 @@ def find_tables(find: SearchResult, looks: Looks, *, from_ticket: bool = False) 
     return [*(table for table in tables if table is not None), *_layers(find)]
 
 
+def _level_cell(find: SearchResult, arm: str, point: Point, looks: Looks) -> Cell:
+    """The name of a level's network: an unpruned first one is no ticket, and if it was stopped not dense either."""
+    if arm != TICKET or point.level != 0 or point.density != 1:
+        return arm_cell(arm, looks)
+    if stopped_early(find, 0):
+        return replace(arm_cell(arm, looks), text=words.STOPPED)
+    return arm_cell("dense", looks)
+
+
 def levels_table(find: SearchResult, looks: Looks) -> Table:
     """A search in one table for the terminal: a row for each level of each arm, means over its replicates."""
     unit = Unit(find.metric)
@@ -225,8 +244,7 @@ def levels_table(find: SearchResult, looks: Looks) -> Table:
         barred_at = {p.level: p.spread.mean for p in points(find, arm, lambda x: x.barred_kept)}
         for point in points(find, arm, lambda x: x.density):
             number = point.level
-            dense = arm == TICKET and number == 0 and point.density == 1
-            row: Row = (arm_cell("dense" if dense else arm, looks), str(number))
+            row: Row = (_level_cell(find, arm, point, looks), str(number))
             row += (words.density(point.density), words.count(point.kept))
             row += tuple(_point_cell(kind, column.get(number)) for kind, column in columns)
             row += (words.count(cost_of(find, arm, number)),)

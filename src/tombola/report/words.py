@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 
 from tombola.formats import BITS, ITERATIONS, MISSING, Unit, count, density, plural
-from tombola.report.aggregate import Point, Spread, points, spread
+from tombola.report.aggregate import Point, Reading, Spread, points, spread, stopped_early
 from tombola.report.read import Run
 from tombola.results.comparison import ComparedArm, ComparisonResult
 from tombola.results.search import SearchResult
@@ -16,6 +16,8 @@ from tombola.results.verification import VerificationResult
 __all__ = ["BITS", "ITERATIONS", "MISSING", "Unit", "count", "density", "mean_of", "plural"]
 
 KEEPS_UP = 0.002  # 0.2 points, the default margin of `tombola verify`
+STOPPED = "All weights, stopped early"
+"""An unpruned network that was not trained to the end, such as that in which early-bird draws its ticket."""
 
 
 def mean_of(unit: Unit, summary: Spread | None) -> str:
@@ -41,10 +43,15 @@ def actions(verify: VerificationResult) -> str:
     return f" The ticket's search: {'; '.join(texts)}." if texts else ""
 
 
-def dense_point(find: SearchResult) -> Point | None:
-    """The unpruned network of a search (density 1), if it was trained there."""
-    unpruned = [p for p in points(find, "ticket", lambda level: level.test_accuracy) if p.density == 1]
-    return unpruned[0] if unpruned else None
+def test_metric(level: LevelResult) -> float | None:
+    """The test metric at the end of training."""
+    return level.test_accuracy
+
+
+def dense_point(find: SearchResult, reading: Reading = test_metric) -> Point | None:
+    """The unpruned network of a search (density 1), if it was trained there, in every replicate to the end."""
+    unpruned = [p for p in points(find, "ticket", reading) if p.density == 1]
+    return unpruned[0] if unpruned and not stopped_early(find, unpruned[0].level) else None
 
 
 def sparsest_that_keeps_up(find: SearchResult) -> Point | None:
@@ -151,6 +158,12 @@ def find_sentence(find: SearchResult) -> str:
     if dense is not None and last.density == 1:
         over = plural(last.spread.n, "replicate")
         return f"The dense network's {mean}test {find.metric} is {unit.show(last.spread.mean)} ({over})."
+    if last.density == 1 and stopped_early(find, last.level):
+        over = plural(last.spread.n, "replicate")
+        return (
+            f"The {mean}test {find.metric} of the network with all weights, whose training was stopped early, is "
+            f"{unit.show(last.spread.mean)} ({over})."
+        )
     start = f"With {density(last.density)} of the prunable weights, the ticket's {mean}test {find.metric} is "
     end = f" ({plural(last.spread.n, 'replicate')})."
     if dense is None:

@@ -65,8 +65,9 @@ class ComparedArm(Record, frozen=True, kw_only=True):
 
     @property
     def dense(self) -> bool:
-        """Whether this is the unpruned network."""
-        return self.method in ("dense", "imp") and self.plotted == 1
+        """Whether this is the unpruned network, trained to the end."""
+        whole = all(level.stopped is None for level in self.last_levels)
+        return self.method in ("dense", "imp") and self.plotted == 1 and whole
 
     @property
     def costs(self) -> tuple[SearchCost, ...]:

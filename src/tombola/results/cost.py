@@ -129,13 +129,13 @@ def search_cost(levels: Sequence[LevelResult]) -> SearchCost:
     """
     costs, first = tuple(map(cost_of, levels)), levels[0]
     whole = max(level.whole_steps or level.steps for level in levels)
-    trained = first.is_dense and first.trained_steps == (first.whole_steps or first.steps)
+    trained = first.is_unpruned and first.trained_steps == (first.whole_steps or first.steps)
     dense = costs[0] if trained else _as_long_as(costs[0], whole)
-    if not first.is_dense:  # masked: it computes what a dense network does, in another time
+    if not first.is_unpruned:  # masked: it computes what a dense network does, in another time
         dense = dense.replace(seconds=None, memory_bytes=None, energy_joules=None)
     last = levels[-1]
     again = None
-    if first.is_dense and not trained and len(levels) > 1:
+    if first.is_unpruned and not trained and len(levels) > 1:
         again = summed([dense, _as_long_as(costs[-1], last.whole_steps or last.steps)])
     return SearchCost(levels=costs, total=summed(costs), dense=dense, dense_trained=trained, train_prune_retrain=again)
 

@@ -100,4 +100,4 @@ class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find
     def dense_test_accuracy(self) -> float | None:
         """Of the first replicate's dense network; None where the search trained none, or stopped its training."""
         dense = self.replicates[0].levels[0]
-        return dense.test_accuracy if dense.is_dense and dense.stopped is None else None
+        return dense.test_accuracy if dense.is_dense else None

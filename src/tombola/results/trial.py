@@ -146,6 +146,11 @@ class LevelResult(TrialResult, frozen=True, kw_only=True):
     channels: ChannelCount | None = None
 
     @property
-    def is_dense(self) -> bool:
-        """Whether this is the dense network: level 0 with all its weights, which a search from a ticket has not."""
+    def is_unpruned(self) -> bool:
+        """Whether this is level 0 with all its weights, which a search from a ticket has not."""
         return self.level == 0 and self.kept == self.total
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is the dense network: unpruned, and its training was not stopped early."""
+        return self.is_unpruned and self.stopped is None
