@@ -97,7 +97,7 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def derived(level: Level) -> dict[str, Any]:
     """What a level holds further down: FLOPs of its training, and of masks that were watched when they were stable."""
     cost, channels = level.get("cost") or {}, level.get("channels") or {}
-    own = next(iter(level.get("mask_histories") or ()), {}) if channels else {}
+    own: Mapping[str, Any] = next(iter(level.get("mask_histories") or ()), {}) if channels else {}
     distances = [f"{value:.4g}" for value in own.get("distances", ()) if value is not None]
     return {
         "flops": cost.get("flops"),

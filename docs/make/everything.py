@@ -21,6 +21,7 @@ import overlap
 import packages
 import readme
 import speed
+import stopping
 import supermasks
 import verdict
 import zhou
@@ -55,6 +56,7 @@ PARTS = (
     zhou,
     zhou_untrained,
     early_bird,
+    stopping,
     given,
 )
 
