@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import tombola as tb
 from channel_networks import plain, pre_activation
+from supermask_searches import KillAt, Killed
 from tombola.compact import channel_groups, compact
 from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
@@ -273,19 +274,6 @@ def test_mistakes_are_met_before_anything_is_trained() -> None:
 )
 def test_networks_of_tombolas_own_get_norms_with_scales(name: str, args: Any, wanted: Any) -> None:
     assert tb.EarlyBird().network(ModelSpec(name, args)).args == wanted
-
-
-class Killed(Exception):
-    """What a kill looks like from within."""
-
-
-class KillAt(Hook):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def before_step(self, loop: Loop) -> None:
-        if loop.step == self.step:
-            raise Killed
 
 
 @pytest.mark.parametrize(("level", "step"), [(0, 17), (0, 30), (1, 20)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -68,24 +70,31 @@ def test_a_search_that_is_watched_finds_the_same(method: Any, monkeypatch: pytes
     ]
 
 
+@contextmanager
+def last_reads() -> Iterator[list[dict[str, Tensor]]]:
+    """For each hook that watches a next mask, the mask that it read last."""
+    read: list[dict[str, Tensor]] = []
+    real = prune.watch_next_mask
+
+    def spy(*given: Any) -> Any:
+        hook, now = real(*given), {}
+        read.append(now)
+        inner = hook.read
+        hook.read = lambda loop: now.update(inner(loop)) or now
+        return hook
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(prune, "watch_next_mask", spy)
+        yield read
+
+
 def test_what_is_read_at_the_end_is_the_next_levels_mask() -> None:
     for method in (
         IterativePruning(density=0.3, rounds=2),
         IterativePruning(density=0.3, rounds=2, scope="global", criterion="movement", rewind="3it"),
         IterativePruning(pattern="2:4"),
     ):
-        read: list[dict[str, Tensor]] = []
-        real = prune.watch_next_mask
-
-        def spy(*given: Any, real: Any = real, read: Any = read) -> Any:
-            hook, now = real(*given), {}
-            read.append(now)
-            inner = hook.read
-            hook.read = lambda loop: now.update(inner(loop)) or now
-            return hook
-
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(prune, "watch_next_mask", spy)
+        with last_reads() as read:
             levels = levels_of(method, recipe=RECIPE)
         assert len(read) == len(levels) - 1
         for given, level in zip(read, levels[1:], strict=True):
@@ -107,18 +116,7 @@ def test_one_shot_watches_the_last_mask_in_the_dense_network_alone() -> None:
 @pytest.mark.parametrize("action", ["freeze", "train"])
 @pytest.mark.parametrize("criterion", ["snip", "grad", "magnitude"])
 def test_what_is_read_at_the_end_is_the_next_mask_under_pruned_values(action: str, criterion: str) -> None:
-    read: list[dict[str, Tensor]] = []
-    real = prune.watch_next_mask
-
-    def spy(*given: Any) -> Any:
-        hook, now = real(*given), {}
-        read.append(now)
-        inner = hook.read
-        hook.read = lambda loop: now.update(inner(loop)) or now
-        return hook
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(prune, "watch_next_mask", spy)
+    with last_reads() as read:
         method = IterativePruning(density=0.2, rounds=3, criterion=criterion, pruned_action=action, rewind="3it")
         levels = levels_of(method, recipe=RECIPE)
     for given, level in zip(read, levels[1:], strict=True):

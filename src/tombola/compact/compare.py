@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.compact.trace import in_eval
 from tombola.errors import TombolaError
 from tombola.nn.forward import leaves
+from tombola.nn.modes import in_mode
 from tombola.rng.guard import seeded
 
 EQUAL = 1e-4
@@ -24,7 +24,7 @@ def outputs(model: nn.Module, example: Sequence[Tensor]) -> Any:
     Raises:
         TombolaError: it cannot run on these inputs.
     """
-    with in_eval(model), torch.no_grad(), seeded(0, cuda=True):
+    with in_mode(model, train=False), torch.no_grad(), seeded(0, cuda=True):
         try:
             return model(*(x.clone() for x in example))
         except Exception as error:  # whatever the model raises on inputs that do not fit

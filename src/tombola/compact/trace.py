@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.modules import module as module_hooks
 
 from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear
+from tombola.nn.modes import in_mode
 
 _BINARY = (BinaryActivation, BinaryLinear, BinaryConv1d, BinaryConv2d, BinaryConv3d)
 _IN_PLACE = (
@@ -80,7 +81,7 @@ def traced(
 def _check_runs(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
     """A trace leaves out contexts such as torch.enable_grad. Raises flow.Untraceable."""
     try:
-        with in_eval(network), torch.no_grad():
+        with in_mode(network, train=False), torch.no_grad():
             network.forward(*(x.clone() for x in example))  # not called: its call prints errors
     except Exception as error:  # whatever the operations have against what they are given
         reason = " ".join(str(error).split())[:120]
@@ -89,7 +90,7 @@ def _check_runs(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
 
 def write_shapes(network: fx.GraphModule, example: Sequence[Tensor]) -> None:
     """Write shapes and dtypes into the nodes, by running the network once in eval mode."""
-    with in_eval(network), torch.no_grad():
+    with in_mode(network, train=False), torch.no_grad():
         ShapeProp(network).propagate(*(x.clone() for x in example))  # type: ignore[no-untyped-call, unused-ignore]
 
 
@@ -97,18 +98,6 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """The shape of a node's value; None where it is not one tensor."""
     meta = node.meta.get("tensor_meta")
     return None if meta is None or not hasattr(meta, "shape") else tuple(meta.shape)
-
-
-@contextlib.contextmanager
-def in_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode for a while."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _check_hooks(model: nn.Module) -> None:
@@ -211,7 +200,7 @@ def _shapes_at(network: fx.GraphModule, inputs: Sequence[Tensor]) -> dict[fx.Nod
                 shapes[n] = tuple(result.shape)
             return result
 
-    with in_eval(network), torch.no_grad(), contextlib.suppress(Exception):
+    with in_mode(network, train=False), torch.no_grad(), contextlib.suppress(Exception):
         Shapes(network).run(*(x.clone() for x in inputs))
     return shapes
 

@@ -90,19 +90,19 @@ def reshuffle(layer: Layer) -> Tensor:
     return values
 
 
-def _size(layer: Layer) -> Tensor:
-    """The standard deviation of the layer's w, of all of them as they are (correction 0)."""
-    return layer.w.double().std(correction=0).to(layer.w.dtype)
+def deviation(w: Tensor) -> Tensor:
+    """The standard deviation of a layer's weights, of all of them as they are (correction 0)."""
+    return w.double().std(correction=0).to(w.dtype)
 
 
 def constant(layer: Layer) -> Tensor:
     """sign(w)·std(w), permuted over all positions of the layer: one size, signs of chance in w's proportion."""
-    return _permuted(layer.w.sign() * _size(layer), layer.generator)
+    return _permuted(layer.w.sign() * deviation(layer.w), layer.generator)
 
 
 def constant_same_sign(layer: Layer) -> Tensor:
     """sign(w)·std(w): one size, every weight with its own sign."""
-    return layer.w.sign() * _size(layer)
+    return layer.w.sign() * deviation(layer.w)
 
 
 def _same_sign(action: KeptAction, layer: Layer) -> Tensor:

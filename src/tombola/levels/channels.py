@@ -17,6 +17,7 @@ from tombola.hold import hold
 from tombola.levels.carry import small_snapshot
 from tombola.levels.detector import Watching
 from tombola.levels.draw import Draw, ScalePressure
+from tombola.levels.measures import displacement
 from tombola.levels.search import Level, Search
 from tombola.levels.stability import WatchMasks
 from tombola.levels.stage import TrainedLevel, run_level, ticket_of
@@ -132,8 +133,6 @@ def _watch(groups: ChannelGroups, density: float, watching: Watching, *, stop: b
     def read(loop: Loop) -> Mapping[str, Tensor] | None:
         scores = groups.scores(scales(loop))
         return {"channels": kept_channels(scores, density)} if bool(scores.isfinite().all()) else None
-
-    from tombola.levels.measures import displacement
 
     return WatchMasks(
         read,

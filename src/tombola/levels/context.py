@@ -55,10 +55,8 @@ def _context(search: Search, mask: Mask, level: int, ticket: Ticket | None) -> C
     initial = search.state()
     if ticket is None:
         return _at(search, mask, level, initial, initial, None)
-    zero = ticket.pruned_rule == "zero" and not ticket.pruned_values
-    return _at(
-        search, mask, level, initial, final_state(search, ticket), None if zero else partial(_begun, search, ticket)
-    )
+    held = None if ticket.prunes_to_zero else partial(_begun, search, ticket)
+    return _at(search, mask, level, initial, final_state(search, ticket), held)
 
 
 def _at(

@@ -58,7 +58,7 @@ class Draw(Hook):
     def _is_due(self, loop: Loop) -> bool:
         if self.at is not None:
             return loop.step == self.at
-        return loop.step % loop.steps_per_epoch == 0 and self.watch.history().emerged == loop.step
+        return loop.step % loop.steps_per_epoch == 0 and self.watch.emerged == loop.step
 
     def state_dict(self) -> Mapping[str, Any]:
         drawn = self.drawn

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from tombola.data.probe import some_batch
 from tombola.data.splits import Splits
 from tombola.data.task import Loss
-from tombola.nn.forward import leaves, typed, widened
+from tombola.nn.forward import Batch, leaves, typed, widened
+from tombola.nn.modes import in_mode
 from tombola.parameters import holders, parameters_by_name
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 EXAMPLES = 500
 """Of the validation split, its first ones: the batch that networks are compared on."""
 
-Batch: TypeAlias = tuple[Tensor, Tensor]
 Likeness: TypeAlias = Callable[[nn.Module, Batch, Loss, Mapping[str, Tensor]], Tensor]
 """A number per layer, float64 on the CPU, of (network, batch, loss, mask)."""
 
@@ -76,7 +75,7 @@ def mean_correlations(model: nn.Module, batch: Batch, loss: Loss, mask: Mapping[
 
     hooks = [owner.register_forward_hook(note) for owner in owners.values()]
     try:
-        with torch.no_grad(), _evaluating(model):
+        with torch.no_grad(), in_mode(model, train=False):
             model(_on_device(model, batch)[0])
     finally:
         for hook in hooks:
@@ -105,7 +104,7 @@ def mean_gradients(model: nn.Module, batch: Batch, loss: Loss, mask: Mapping[str
     try:
         for weight in weights.values():
             weight.requires_grad_(True)
-        with torch.enable_grad(), _evaluating(model):
+        with torch.enable_grad(), in_mode(model, train=False):
             value = loss(widened(model(x)), y)
             gradients = torch.autograd.grad(value, list(weights.values()), materialize_grads=True)
     finally:
@@ -142,15 +141,3 @@ def _on_device(model: nn.Module, batch: Batch) -> Batch:
     device = next(model.parameters()).device
     x, y = next(typed([batch], model))
     return x.to(device), y.to(device)
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode; afterwards every module is in the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -149,6 +149,11 @@ class WatchMasks(Hook):
     def _fractions(self, counts: Sequence[int]) -> list[float]:
         return [count / max(self._total or 0, 1) for count in counts]
 
+    @property
+    def emerged(self) -> int | None:
+        """The iteration at which the mask was found stable; None up to then."""
+        return self._emerged
+
     def history(self) -> MaskHistory:
         """All that was read up to now."""
         matrix = None

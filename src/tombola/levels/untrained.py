@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from tombola.levels.actions import deviation
 from tombola.levels.prune import Pruning, one_shot_masks, prune_levels
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import TrainedLevel, run_level, ticket_of
@@ -31,8 +32,7 @@ def initial(weights: Mapping[str, Tensor], mask: Mask) -> Representation:
 
 def signed_constant(weights: Mapping[str, Tensor], mask: Mask) -> Representation:
     """sign(w_i) times the standard deviation of the layer's initial weights (Zhou et al. 2019); sign(0) = 0."""
-    sizes = {name: weights[name].double().std(correction=0).to(weights[name].dtype) for name in mask}
-    return Representation("signed_constant", sizes)
+    return Representation("signed_constant", {name: deviation(weights[name]) for name in mask})
 
 
 WEIGHTS: Mapping[str, Weights] = MappingProxyType({"init": initial, "signed_constant": signed_constant})

@@ -149,7 +149,7 @@ def _hooks_of_users(weight: nn.Parameter) -> list[Any]:
 def _handed_on(ticket: Ticket, start: Start) -> Origin:
     """The origin of a search that goes on from a ticket."""
     trained = ticket.trained or ticket.state or ticket.multiplier or ticket.representation.kind != "identity"
-    plain = ticket.pruned_rule == "zero" and ticket.pruned_values is None and ticket.begin is None
+    plain = ticket.prunes_to_zero and ticket.begin is None
     if not trained and plain:
         try:
             checks.check_against(ticket, start.origin.state_dict(start.architecture, start.trusted))

@@ -76,7 +76,7 @@ def ticket_arm(subject: VerificationSetup, seed: int) -> PreparedArm:
     model = ticket.build("origin", model=subject.architecture, trusted=subject.trusted)
     if ticket.pruned_rule == "train":
         return PreparedArm(model, None, subject.start)
-    values = None if prunes_to_zero(ticket) else _masked_weights(model, ticket.mask)
+    values = None if ticket.prunes_to_zero else _masked_weights(model, ticket.mask)
     return PreparedArm(model, ticket.mask, subject.start, values)
 
 
@@ -110,11 +110,6 @@ def _on_fresh_weights(subject: VerificationSetup, mask: Mask, seed: int) -> Prep
     return PreparedArm(model, None, 0)
 
 
-def prunes_to_zero(ticket: Ticket) -> bool:
-    """Whether a ticket's pruned weights are all held at 0."""
-    return ticket.pruned_rule == "zero" and not ticket.pruned_values
-
-
 def _masked_weights(model: nn.Module, mask: Mask) -> dict[str, Tensor]:
     weights = parameters_by_name(model)
     return {name: weights[name].detach().to("cpu", copy=True) for name in mask}
@@ -129,7 +124,7 @@ def pruned_alike(
     are frozen at their fresh values.
     """
     ticket = subject.ticket
-    if prunes_to_zero(ticket):
+    if ticket.prunes_to_zero:
         return None
     begun = replace(ticket, rewrites=()).build("origin", model=subject.architecture, trusted=subject.trusted)
     values = {}

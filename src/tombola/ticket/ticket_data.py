@@ -69,6 +69,11 @@ class TicketData:
         put("provenance", container.plain_json(self.provenance, "provenance"))
         put("rewrites", tuple(container.plain_json(list(self.rewrites), "rewrites")))
 
+    @property
+    def prunes_to_zero(self) -> bool:
+        """Whether all pruned weights are held at 0."""
+        return self.pruned_rule == "zero" and self.pruned_values is None
+
     def effective(self, name: str, origin: Tensor, trained: Tensor | None, *, final: bool = True) -> Tensor:
         """The dense effective weight of layer `name` on CPU, from origin and 1-D trained kept values.
 

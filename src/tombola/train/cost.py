@@ -13,6 +13,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from tombola.machine.memory import storage_address
 from tombola.nn.flops import flops_of_call
 from tombola.nn.forward import leaves, typed
+from tombola.nn.modes import in_mode
 from tombola.results.trial import TrainingCost
 from tombola.rng.guard import kept
 from tombola.train.state import Loop
@@ -86,16 +87,12 @@ def _attempt(count: Callable[[], int]) -> int | None:
 def _as_it_was(loop: Loop) -> Iterator[None]:
     """Buffers (norm statistics), modes and generators are restored afterwards."""
     modules = list(loop.model.modules())
-    modes = [module.training for module in modules]
     buffers = [(m, name, buffer, buffer.clone()) for m in modules for name, buffer in m.named_buffers(recurse=False)]
     generators = [(g, g.get_state()) for module in modules for g in vars(module).values() if _draws(g)]
-    loop.model.train()
     try:
-        with kept(cuda=loop.device.type == "cuda"):
+        with in_mode(loop.model, train=True), kept(cuda=loop.device.type == "cuda"):
             yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
         _restore(buffers)
         for generator, state in generators:
             generator.set_state(state)
