@@ -29,6 +29,7 @@ from tombola.levels.begin import (
 from tombola.levels.context import context_after, contexts_during
 from tombola.levels.detector import WATCHED, Watching
 from tombola.levels.rewind import Rewind
+from tombola.levels.rewind_point import kept_snapshot, origin_at
 from tombola.levels.search import Level, Search
 from tombola.levels.stability import WatchMasks
 from tombola.levels.stage import TrainedLevel, check_connected, final_state, run_level, ticket_of
@@ -37,7 +38,7 @@ from tombola.levels.watch import histories, watch_next_mask
 from tombola.mask import Mask
 from tombola.nn.outputs import output_weights, say_kept
 from tombola.parameters import prunable, unwrap
-from tombola.runs.stage import REWIND, Stage
+from tombola.runs.stage import Stage
 from tombola.select.barred import warn_of_barred, warn_of_ties
 from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import NM, Pattern
@@ -45,7 +46,7 @@ from tombola.select.select import Selection, selection, warn_of_empty
 from tombola.ticket.begin import Beginning, beginning_of
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
-from tombola.train.checkpoint import Snapshot, State, load_snapshot
+from tombola.train.checkpoint import Snapshot, State
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
 from tombola.train.trial import train_trial
@@ -275,7 +276,7 @@ def _train_level(
 ) -> TrainedLevel:
     level, mask = len(before), chosen.mask
     rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
-    snapshot = _rewind_point(search, rewound, before[0]) if before else None
+    snapshot = kept_snapshot(search, before[0]) if before and rewound else None
     model, start = _starting_point(search, pruning, snapshot, before)
     setup, values = search.setup, None
     if before:
@@ -373,14 +374,6 @@ def _beginning(
     return beginning_of(base, mask, values, trained if pruning.pruned_action.trains else None)
 
 
-def _rewind_point(search: Search, rewound: int, dense: Level) -> Snapshot | None:
-    if rewound == 0:
-        return None
-    stage = search.stage("level-00")
-    snapshot = dense.rewind if stage is None else load_snapshot(stage.directory / REWIND)
-    return None if snapshot is None else replace(snapshot, hooks=())  # which watched another training
-
-
 def _starting_point(
     search: Search, pruning: Pruning, snapshot: Snapshot | None, before: Sequence[Level]
 ) -> tuple[nn.Module, Snapshot | None]:
@@ -397,8 +390,5 @@ def _origin(search: Search, pruning: Pruning, snapshot: Snapshot | None, before:
     """What the ticket says it trains from: the rewind point; under "lr", the trained dense network."""
     if before and not pruning.rewind.weights:
         state = final_state(search, before[0].ticket)
-    elif snapshot is not None:
-        state = snapshot.model
-    else:
-        return search.origin
-    return Origin.stored(state, network=search.origin.network, init=search.origin.init)
+        return Origin.stored(state, network=search.origin.network, init=search.origin.init)
+    return search.origin if snapshot is None else origin_at(search, snapshot)
