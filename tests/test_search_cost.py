@@ -15,13 +15,18 @@ from trial_results import level_figures, search_result
 def level(
     number: int, steps: int, flops: int | None, *, kept: int = 50, seconds: float = 1.0, **more: Any
 ) -> LevelResult:
-    counted = TrainingCost(flops=flops, memory_bytes=more.pop("memory", 100), energy_joules=more.pop("joules", None))
+    counted = TrainingCost(
+        flops=flops,
+        memory_bytes=more.pop("memory", 100),
+        energy_joules=more.pop("joules", None),
+        forward_passes=8 * steps,
+    )
     figures = {"whole_steps": steps, **more, "kept": kept, "density": kept / 50, "seconds": seconds, "cost": counted}
     return level_figures(number, steps=steps, **figures)
 
 
 def amounts(cost: Cost) -> tuple[Any, ...]:
-    return tuple(asdict(cost).values())
+    return tuple(asdict(cost).values())[:5]
 
 
 def test_the_levels_add_up_and_memory_is_the_largest() -> None:
@@ -30,6 +35,7 @@ def test_the_levels_add_up_and_memory_is_the_largest() -> None:
     )
     assert amounts(found.total) == (250, 7500, 3.0, 100, None)
     assert amounts(found.dense) == (100, 3000, 1.0, 7, None)
+    assert (found.total.forward_passes, found.dense.forward_passes) == (2000, 800)
     assert found.dense_trained
     assert found.train_prune_retrain is None
     assert asdict(found.over_dense) == {
@@ -38,6 +44,7 @@ def test_the_levels_add_up_and_memory_is_the_largest() -> None:
         "seconds": 3.0,
         "memory_bytes": 100 / 7,
         "energy_joules": None,
+        "forward_passes": 2.5,
     }
 
 
@@ -123,7 +130,8 @@ def test_the_json_of_a_search_begins_with_its_totals() -> None:
     assert head["dense_trained"] is True
     assert head["over_dense"]["flops"] == 2
     assert head["train_prune_retrain"] is None
-    assert found.as_dict()["replicates"][0]["arms"]["ticket"][0]["cost"] == {"flops": 3000, "memory_bytes": 100}
+    counted = {"flops": 3000, "memory_bytes": 100, "forward_passes": 800}
+    assert found.as_dict()["replicates"][0]["arms"]["ticket"][0]["cost"] == counted
     assert found.cost.as_dict()["total"]["flops"] == 6000
 
 

@@ -137,7 +137,7 @@ class Positive(MaskRule):
     def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
         return scores > 0
 
-    def slope(self, scores: Tensor) -> Tensor:
+    def slope(self, scores: Tensor, mask: Tensor) -> Tensor:
         return torch.ones_like(scores)
 
     def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:

@@ -316,15 +316,17 @@ def test_masked_weight_gradient_is_the_gradient_given_the_mask(represent: Repres
 def test_probability_rules_take_the_slope_of_the_sigmoid(rule: MaskRule) -> None:
     s = torch.linspace(-3, 3, 7, dtype=torch.float64)
     slope = difference(lambda x: torch.sigmoid(x).sum(), s)
-    torch.testing.assert_close(rule.score_gradient(torch.ones_like(s), torch.ones_like(s), s), slope)
+    torch.testing.assert_close(rule.score_gradient(torch.ones_like(s), torch.ones_like(s), s, s > 0), slope)
 
 
 def test_score_gradients_are_products() -> None:
     a, b, zero = torch.tensor([2.0, 3.0]), torch.tensor([0.5, -4.0]), torch.zeros(2)
-    assert Threshold().score_gradient(a, b, zero).tolist() == [0.25, -3.0]  # a slope of 1/4
-    assert Round().score_gradient(a, b, zero).tolist() == Signed().score_gradient(a, b, zero).tolist() == [1.0, -12.0]
+    mask = torch.tensor([True, False])
+    assert Threshold().score_gradient(a, b, zero, mask).tolist() == [0.25, -3.0]  # a slope of 1/4
+    for rule in (Round(), Signed()):
+        assert rule.score_gradient(a, b, zero, mask).tolist() == [1.0, -12.0]
     for rule in (TopK(), Coats()):
-        assert rule.score_gradient(a, b, torch.tensor([0.1, -9.0])).tolist() == [1.0, 12.0]
+        assert rule.score_gradient(a, b, torch.tensor([0.1, -9.0]), mask).tolist() == [1.0, 12.0]
 
 
 def test_a_second_derivative_is_refused_not_wrong() -> None:

@@ -23,6 +23,7 @@ HEADS: Mapping[str, str] = {
     "seconds": "Seconds",
     "memory_bytes": "Memory",
     "energy_joules": "Energy",
+    "forward_passes": "Forward passes",
 }
 _UNITS = {"flops": "FLOP", "seconds": "s", "memory_bytes": "B", "energy_joules": "J"}
 _NOTES = {
@@ -30,6 +31,8 @@ _NOTES = {
     "memory_bytes": "Memory: parameters, gradients, optimiser state and what one batch keeps for the backward pass; "
     "of several trainings the largest.",
     "energy_joules": "Energy: of the machine's processor meanwhile, other processes included.",
+    "forward_passes": "Forward passes: examples that went through the network; training takes a backward pass of each "
+    "as well, a search without gradients does not.",
 }
 REWOUND = "Iterations: as trained, from the one on at which a level begins, rewound to it or going on from it."
 
@@ -68,6 +71,7 @@ def search_line(find: SearchResult) -> str:
     costs = _whole_searches(find)
     total, dense = mean([cost.total for cost in costs]), mean([cost.dense for cost in costs])
     parts = [f"{count(total.iterations)} iterations"]
+    parts += [f"{count(total.forward_passes)} forward passes"] if "forward_passes" in _shown([total]) else []
     parts += [_amount(total, part) for part in ("flops", "seconds", "energy_joules") if _known(total, part)]
     times = ratio(total, dense)
     compared = times.flops if times.flops is not None else times.iterations
@@ -174,9 +178,11 @@ def _reached(unit: Unit, arm: ComparedArm) -> str:
 
 
 def _shown(costs: Iterable[Cost]) -> list[str]:
-    """The parts that are known of any of the costs."""
+    """The parts that are known of any of the costs; forward passes where some led to no training."""
     costs = list(costs)
-    return [part for part in PARTS if any(_known(cost, part) for cost in costs)]
+    untrained = any(cost.forward_passes and not cost.iterations for cost in costs)
+    known = [part for part in PARTS if any(_known(cost, part) for cost in costs)]
+    return [part for part in known if part != "forward_passes" or untrained]
 
 
 def _known(cost: Cost, part: str) -> bool:
@@ -197,7 +203,7 @@ def _cells_over(cost: Cost, base: Cost | None, shown: Sequence[str]) -> list[Cel
 
 def _amount(cost: Cost, part: str) -> str:
     value = getattr(cost, part)
-    return count(value) if part == "iterations" else quantity(value, _UNITS[part])
+    return count(value) if part not in _UNITS and value is not None else quantity(value, _UNITS.get(part, ""))
 
 
 def _times(times: CostRatio, part: str) -> str:

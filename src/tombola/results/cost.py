@@ -14,7 +14,7 @@ from msgspec.structs import asdict
 from tombola.results.record import Count, Record
 from tombola.results.trial import LevelResult, TrainingCost, TrialResult
 
-PARTS = ("iterations", "flops", "seconds", "memory_bytes", "energy_joules")
+PARTS = ("iterations", "flops", "seconds", "memory_bytes", "energy_joules", "forward_passes")
 """The fields of costs and of their ratios."""
 
 
@@ -30,6 +30,7 @@ class Cost(Record, frozen=True, kw_only=True):
     seconds: float | None
     memory_bytes: Count | None
     energy_joules: float | None
+    forward_passes: Count | None = None
 
 
 class CostRatio(Record, frozen=True, kw_only=True):
@@ -40,6 +41,7 @@ class CostRatio(Record, frozen=True, kw_only=True):
     seconds: float | None
     memory_bytes: float | None
     energy_joules: float | None
+    forward_passes: float | None = None
 
 
 class SearchCost(Record, frozen=True, kw_only=True):
@@ -89,6 +91,7 @@ def cost_of(trial: TrialResult) -> Cost:
         seconds=trial.seconds,
         memory_bytes=counted.memory_bytes,
         energy_joules=counted.energy_joules,
+        forward_passes=counted.forward_passes,
     )
 
 
@@ -108,6 +111,7 @@ def summed(costs: Iterable[Cost]) -> Cost:
         seconds=_sum(cost.seconds for cost in costs),
         memory_bytes=_whole(_largest(cost.memory_bytes for cost in costs)),
         energy_joules=_sum(cost.energy_joules for cost in costs),
+        forward_passes=_whole(_sum(cost.forward_passes for cost in costs)),
     )
 
 
@@ -163,6 +167,7 @@ def _times(cost: Cost, factor: float) -> Cost:
         flops=None if cost.flops is None else round(cost.flops * factor),
         seconds=None if cost.seconds is None else cost.seconds * factor,
         energy_joules=None if cost.energy_joules is None else cost.energy_joules * factor,
+        forward_passes=None if cost.forward_passes is None else round(cost.forward_passes * factor),
     )
 
 

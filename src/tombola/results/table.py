@@ -55,6 +55,7 @@ class ResultRow(Record, frozen=True, kw_only=True):
     flops: int | None = None
     memory_bytes: int | None = None
     energy_joules: float | None = None
+    forward_passes: int | None = None
 
 
 class Results(Sequence[ResultRow]):
@@ -216,6 +217,7 @@ def _row(
         flops=cost.flops,
         memory_bytes=cost.memory_bytes,
         energy_joules=cost.energy_joules,
+        forward_passes=cost.forward_passes,
     )
 
 

@@ -12,12 +12,14 @@ class TrainingCost(Record, frozen=True, kw_only=True):
     (2 for a multiplication with its addition; evaluations are not counted, and a weight that is held at 0 costs as much
     as any other). `memory_bytes`: parameters, buffers, gradients, optimiser state and what the network keeps of one
     batch for the backward pass. `energy_joules`: by the counters of the machine's CPU packages, or of the GPU that
-    trained, over the seconds of the run; whatever else ran on them is in it.
+    trained, over the seconds of the run; whatever else ran on them is in it. `forward_passes`: examples that went
+    through the network, as a training step takes a batch of them, and a search without gradients tries masks on them.
     """
 
     flops: Count | None = None
     memory_bytes: Count | None = None
     energy_joules: float | None = None
+    forward_passes: Count | None = None
 
 
 class TrialResult(Record, frozen=True, kw_only=True):

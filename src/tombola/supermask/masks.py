@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,8 @@ def refresh(model: nn.Module, *, sample: bool = True) -> None:
     scope is global. On equal scores all ranks get equal masks.
 
     Args:
-        sample: False takes the likeliest mask of a stochastic rule (p > 0.5) instead of drawing one.
+        sample: False takes the likeliest mask of a stochastic rule (p > 0.5) instead of drawing one, of a soft one the
+            mask of 0 and 1 that a ticket holds.
 
     Forgotten, that is a `StaleMaskWarning`, once a model: scores have moved between two forward passes in training
     mode under one mask. Compiled networks do not look.
@@ -47,12 +48,12 @@ def refresh(model: nn.Module, *, sample: bool = True) -> None:
 @torch.no_grad()
 @checked
 def finalize_masks(model: nn.Module) -> Callable[[], None]:
-    """Make stochastic masks their p > 0.5 masks, until what is returned is called: it puts the drawn ones back.
+    """Make stochastic masks their p > 0.5 masks, soft ones 0 or 1, until what is returned is called: it undoes that.
 
     Scales follow. What is drawn next is not changed by it. All other masks stand as they are, which a rule that has
     moved on since the last refresh would not give.
     """
-    drawn = [layer for layer in layers(model) if layer.supermask.rule.stochastic]
+    drawn = [layer for layer in layers(model) if layer.supermask.rule.settles]
     before = [{name: b.clone() for name, b in layer.supermask.named_buffers()} for layer in drawn]
     for rule, supermasks in _by_rule(drawn).items():
         rule.write(supermasks, sample=False)
@@ -70,7 +71,7 @@ def finalize_masks(model: nn.Module) -> Callable[[], None]:
 
 @contextmanager
 def final_masks(model: nn.Module) -> Iterator[None]:
-    """Within it stochastic masks are their p > 0.5 masks, which are what a ticket holds: for evaluation.
+    """Within it stochastic and soft masks are those that a ticket holds (p > 0.5): for evaluation.
 
         with final_masks(model):
             accuracy = evaluate(model)
@@ -101,10 +102,13 @@ def set_rule(model: nn.Module, rule: MaskRule) -> None:
 def read(model: nn.Module) -> Mask:
     """The masks as they stand, by the weights' own names, on the CPU: True where the effective weight is kept.
 
-    Without a refresh after the last step they are those from before it, which is a `StaleMaskWarning`.
+    Of a soft rule they are the masks of 0 and 1 that its scores give now. Without a refresh after the last step others
+    are those from before it, which is a `StaleMaskWarning`.
     """
     warn_if_stale(model, "the mask read is the one from before")
-    return Mask({layer.name: (layer.supermask.mask != 0).cpu() for layer in named_layers(model)})
+    soft = any(layer.supermask.rule.soft for layer in layers(model))
+    with final_masks(model) if soft else nullcontext():
+        return Mask({layer.name: (layer.supermask.mask != 0).cpu() for layer in named_layers(model)})
 
 
 def multipliers(model: nn.Module) -> dict[str, Tensor] | None:

@@ -17,7 +17,7 @@ from tombola.rng.seeds import derive
 from tombola.select.topk import Near
 from tombola.supermask import fused
 from tombola.supermask.represent import Keep, Represent
-from tombola.supermask.rules import MaskRule, product
+from tombola.supermask.rules import MaskRule
 from tombola.supermask.weights import WeightRule
 
 
@@ -35,10 +35,10 @@ class Watch:
 class Supermask(nn.Module):
     """effective weight = represented(weight)·mask·scale, as `torch.nn.utils.parametrize` applies it.
 
-    `scores`: a parameter in the weight's shape (float32 for weights in half precision). `mask`: a bool or int8
-    buffer, written by `refresh` alone. `scale`: a float buffer, refreshed with the mask; absent where it is 1.
-    `draws`: how many masks a stochastic rule has drawn, a buffer, so that resumed runs draw on. `fused`: whether the
-    products run in compiled loops, which changes no bit.
+    `scores`: a parameter in the weight's shape (float32 for weights in half precision). `mask`: a bool or int8 buffer,
+    or one of floats for a soft rule, written by `refresh` alone. `scale`: a float buffer, refreshed with the mask;
+    absent where it is 1. `draws`: how many masks a stochastic rule has drawn, a buffer, so that resumed runs draw on.
+    `fused`: whether the products run in compiled loops, which changes no bit.
     """
 
     scores: nn.Parameter
@@ -184,7 +184,7 @@ def _gradients(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     for_weight = for_scores = None
     if ctx.needs_input_grad[1]:
         a, b = ctx.represent.mask_gradient(g, weight, mask, scale)
-        for_scores = rule.score_gradient(a, b, scores) if ctx.fused else product(a, b, rule.slope(scores))
+        for_scores = (rule.score_gradient if ctx.fused else rule.gradient)(a, b, scores, mask)
     if ctx.needs_input_grad[0]:
         dense = ctx.represent.weight_gradient(g, weight, scale)
         for_weight = ctx.weights.gradient(dense, weight, mask)

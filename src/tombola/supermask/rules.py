@@ -51,12 +51,14 @@ class MaskRule(ABC):
     `mask` and `slope` define a rule, in plain torch. `write` and `score_gradient` are what a training loop runs: the
     same, where a rule has nothing faster (`attach(fused=False)` keeps to the definition).
 
-    `values`: dtype of the mask. `stochastic`: whether masks are drawn. `start`: what scores begin as (see
+    `values`: dtype of the mask. `stochastic`: whether masks are drawn. `soft`: whether they lie between 0 and 1 while
+    the network trains; what a ticket holds is then the 0 or 1 of the likeliest. `start`: what scores begin as (see
     `attach`). `density`: the fraction of units kept, None where it is an outcome.
     """
 
     values: ClassVar[torch.dtype] = torch.bool
     stochastic: ClassVar[bool] = False
+    soft: ClassVar[bool] = False
     start: ClassVar[str | float]
 
     @property
@@ -68,23 +70,32 @@ class MaskRule(ABC):
     def mask(self, scores: Tensor, uniform: Tensor | None = None) -> Tensor:
         """The mask of one layer; a stochastic rule draws it with `uniform` in [0, 1), and else gives the likeliest."""
 
+    @property
+    def settles(self) -> bool:
+        """Whether the likeliest mask is another than the one that a network trains under."""
+        return self.stochastic or self.soft
+
     @abstractmethod
-    def slope(self, scores: Tensor) -> Tensor:
-        """dM/ds, in the scores' shape and dtype."""
+    def slope(self, scores: Tensor, mask: Tensor) -> Tensor:
+        """dM/ds under the mask of the forward pass, in the scores' shape and dtype."""
+
+    def gradient(self, a: Tensor, b: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        """dL/ds from dL/dM = a·b, under the mask of the forward pass: a·b·slope."""
+        return product(a, b, self.slope(scores, mask))
 
     @abstractmethod
     def scores_from_mask(self, scores: Mapping[str, Tensor], mask: Mask) -> dict[str, Tensor]:
         """Scores, like the given ones (of one network, by name), under which what `mask` keeps is kept first."""
 
     def write(self, layers: Sequence[ScoredLayer], sample: bool) -> None:
-        """Write the masks of all layers that share the rule; `sample` False takes the likeliest of a stochastic one."""
+        """Write the masks of all layers that share the rule; `sample` False takes the likeliest of one that settles."""
         for layer in layers:
             scores = numbers(layer)
             layer.mask.copy_(self.mask(scores, layer.uniform() if sample and self.stochastic else None))
 
-    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
-        """a·b·slope: dL/ds from dL/dM = a·b."""
-        return product(a, b, self.slope(scores))
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        """`gradient`, as fast as it can be had."""
+        return self.gradient(a, b, scores, mask)
 
 
 def product(a: Tensor, b: Tensor, slope: Tensor) -> Tensor:
@@ -150,7 +161,7 @@ class TopK(MaskRule):
             return largest(scores, round(self.density * scores.numel()))
         return self._select({"scores": scores})["scores"]
 
-    def slope(self, scores: Tensor) -> Tensor:
+    def slope(self, scores: Tensor, mask: Tensor) -> Tensor:
         """sign(s)."""
         return torch.sign(scores)
 
@@ -196,7 +207,7 @@ class TopK(MaskRule):
         sizes = {name: s.abs() for name, s in scores.items()}
         return select(sizes, density=density, scope=self.scope, pattern=self._pattern)
 
-    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """a·b·sign(s)."""
         return fused.signed_product(a, b, scores)
 
@@ -231,7 +242,7 @@ def _lifted(scores: Tensor, mask: Tensor, largest: float) -> Tensor:
 class _Sigmoid(MaskRule):
     """A probability p = sigmoid(s) per weight; dM/ds = p(1 - p)."""
 
-    def slope(self, scores: Tensor) -> Tensor:
+    def slope(self, scores: Tensor, mask: Tensor) -> Tensor:
         """p(1 - p)."""
         p = torch.sigmoid(scores)
         return p * (1 - p)
@@ -277,7 +288,7 @@ class Round(MaskRule):
         """s >= 0.5."""
         return scores >= 0.5
 
-    def slope(self, scores: Tensor) -> Tensor:
+    def slope(self, scores: Tensor, mask: Tensor) -> Tensor:
         """1."""
         return torch.ones_like(scores)
 
@@ -286,7 +297,7 @@ class Round(MaskRule):
         for layer in layers:
             layer.mask.copy_(self.mask(numbers(layer).clamp_(0, 1)))
 
-    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """a·b."""
         return a.to(scores.dtype) * b
 
@@ -318,11 +329,11 @@ class Signed(MaskRule):
         """[s > threshold] - [s < -threshold]."""
         return (scores > self.threshold).to(torch.int8) - (scores < -self.threshold).to(torch.int8)
 
-    def slope(self, scores: Tensor) -> Tensor:
+    def slope(self, scores: Tensor, mask: Tensor) -> Tensor:
         """1."""
         return torch.ones_like(scores)
 
-    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """a·b."""
         return a.to(scores.dtype) * b
 
@@ -363,7 +374,7 @@ class Coats(MaskRule):
         coats = [largest(scores, round(density * scores.numel())) for density in self.densities]
         return torch.stack(coats).sum(0, dtype=torch.int8)
 
-    def slope(self, scores: Tensor) -> Tensor:
+    def slope(self, scores: Tensor, mask: Tensor) -> Tensor:
         """sign(s)."""
         return torch.sign(scores)
 
@@ -379,7 +390,7 @@ class Coats(MaskRule):
             for density in self.densities:
                 layer.mask.add_(keep_largest(scores, round(density * scores.numel()), out=coat, magnitude=True))
 
-    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor) -> Tensor:
+    def score_gradient(self, a: Tensor, b: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         """a·b·sign(s)."""
         return fused.signed_product(a, b, scores)
 

@@ -54,6 +54,7 @@ def training_cost(loop: Loop, batch: Tensor | None, iterations: int, joules: flo
         flops=round(step * iterations) if forward_flops else None,
         memory_bytes=_attempt(lambda: _memory(loop, saved)) if passed else None,
         energy_joules=joules,
+        forward_passes=iterations * len(x),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tombola.train.state import Loop
 
 
@@ -22,6 +24,13 @@ class Hook:
 
     def before_step(self, loop: Loop) -> None:
         """Before the forward pass of every step."""
+
+    def training_loss(self, loop: Loop, x: Tensor, output: Any, y: Tensor, loss: Tensor) -> Tensor:
+        """What is differentiated instead of `loss`, the mean over a batch (or a part of it): `loss` and more terms.
+
+        The log's training loss is that without them.
+        """
+        return loss
 
     def after_backward(self, loop: Loop) -> None:
         """When the gradients of a step are complete, before clipping."""

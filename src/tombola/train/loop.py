@@ -135,6 +135,7 @@ def _run(
         recorder.evaluate()
     model, optimizer, task, recipe = loop.model, loop.optimizer, loop.task, loop.recipe
     training_loss_of = loop.training_loss
+    terms = [hook for hook in hooks if type(hook).training_loss is not Hook.training_loss]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     plain = recipe.accumulate == 1 and recipe.precision != "bf16-mixed"
     factor = lr_factor(recipe, loop.steps_per_epoch)
@@ -153,11 +154,11 @@ def _run(
             if plain:
                 output = widened(model(x))
                 loss = loss_value(training_loss_of(output, y))
-                loss.backward()  # type: ignore[no-untyped-call]
+                _with_terms(loop, terms, x, output, y, loss).backward()  # type: ignore[no-untyped-call]
                 with torch.no_grad():
                     recorder.add(loss.detach(), metric_values(task, output, y), len(y))
             else:
-                _backward_in_parts(loop, x, y, recorder)
+                _backward_in_parts(loop, terms, x, y, recorder)
             for hook in hooks:
                 hook.after_backward(loop)
             rounding.after_backward(loop)
@@ -215,12 +216,20 @@ def _deterministic(wanted: bool) -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _backward_in_parts(loop: Loop, x: Tensor, y: Tensor, recorder: _Recorder) -> None:
+def _with_terms(loop: Loop, terms: Sequence[Hook], x: Tensor, output: Any, y: Tensor, loss: Tensor) -> Tensor:
+    """The loss with what hooks make of it, in their order."""
+    for hook in terms:
+        loss = loss_value(hook.training_loss(loop, x, output, y, loss))
+    return loss
+
+
+def _backward_in_parts(loop: Loop, terms: Sequence[Hook], x: Tensor, y: Tensor, recorder: _Recorder) -> None:
     for part_x, part_y in zip(x.chunk(loop.recipe.accumulate), y.chunk(loop.recipe.accumulate), strict=True):
         with loop.autocast():
             output = widened(loop.model(part_x))
             loss = loss_value(loop.training_loss(output, part_y))
-        loop.fabric.backward(loss * (len(part_y) / len(y)))
+            total = _with_terms(loop, terms, part_x, output, part_y, loss)
+        loop.fabric.backward(total * (len(part_y) / len(y)))
         with torch.no_grad():
             recorder.add(loss.detach(), metric_values(loop.task, output, part_y), len(part_y))
 
