@@ -41,6 +41,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("imp", {"density": 0.4, "rounds": 2, "rewind": "3it", "kept_action": "reinit", "pruned_action": "freeze_reinit"}),
     ("imp", {"density": 0.4, "rounds": 2, "pruned_action": "train", "retrain": {"lr": 0.01, "momentum": 0.5}}),
     ("imp", {"density": 0.4, "rounds": 2, "one_shot": True, "criterion": "random", "pruned_action": "freeze"}),
+    ("imp", {"density": 0.4, "rounds": 1, "retrain": {"penalty": "hoyer", "strength": 0.001}}),
     ("early-bird", {"density": 0.5, "watch": [0.25], "draw_at": "5it"}),
     ("early-bird", {"density": 0.75, "retrain": "scratch", "stop_when_stable": False, "pressure": 0.01}),
     (

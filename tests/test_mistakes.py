@@ -57,6 +57,8 @@ RECIPES = {
     "batch_size": ("0", "-1", "1000000000000", "1" + "0" * 30),
     "lr": ("nan", "inf", "-1", "1e400"),
     "weight_decay": ("nan", "-1", "inf"),
+    "penalty": ("l1", "l2", "", "..", "os.system"),
+    "strength": ("nan", "-1", "inf", "0.1"),
     "momentum": ("nan", "1", "-0.1"),
     "clip_norm": ("nan", "inf", "0", "-1"),
     "gamma": ("nan", "inf", "0", "-1"),

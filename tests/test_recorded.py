@@ -80,6 +80,19 @@ def test_a_ticket_of_a_foreign_optimizer_is_verified_by_who_names_it(
     assert tb.verify(str(file), recipe={"optimizer": name}, replicates=1).recipe["optimizer"] == name
 
 
+@pytest.mark.parametrize("name", ["", "unheard", "os.system", "x" * 1000, "a.\x1b[2J", ["l1"], 3])
+def test_a_penalty_that_a_ticket_names_is_not_imported(name: Any, evil: str) -> None:
+    for penalty in (name, f"{evil}.l1"):
+        with pytest.raises(tb.TombolaError) as caught:
+            recipe_of(ticket(recipe={**TINY, "penalty": penalty, "strength": 0.1}), {"lr": 0.1})
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
+    assert evil not in sys.modules
+    own = ticket(recipe={**TINY, "penalty": f"{evil}.l1", "strength": 0.1})
+    assert recipe_of(own, {"penalty": "l1"}).penalty == "l1"
+    assert recipe_of(ticket(recipe={**TINY, "penalty": "hoyer", "strength": 0.1})).penalty == "hoyer"
+
+
 def test_what_a_trusted_prefix_only_imported_is_not_trusted() -> None:
     with pytest.raises(tb.TombolaError, match="defined in 'posix'"):
         recipe_of(with_optimizer("torch.optim.adam.torch.os.system"), trusted=("torch.optim",))

@@ -197,6 +197,8 @@ class Net(nn.Module):
         return self.fc(x) * SCALE
 def scores(context):
     return {name: w.abs() * SCALE for name, w in context.final.items()}
+def penalty(weight):
+    return weight.abs().sum() * SCALE
 class Optimizer(torch.optim.SGD):
     def step(self, *args):
         return super().step(*args) if SCALE else None
@@ -218,6 +220,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Non
 BY_PATH: dict[str, dict[str, Any]] = {
     "network": {"model": ModelSpec("my_parts.Net")},
     "criterion": {"method": replace(METHOD, criterion="my_parts.scores")},
+    "penalty": {"recipe": replace(RECIPE, penalty="my_parts.penalty", strength=0.1)},
     "optimizer": {"recipe": replace(RECIPE, optimizer="my_parts.Optimizer")},
 }
 

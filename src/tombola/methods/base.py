@@ -118,6 +118,10 @@ class Method(ABC):
         """What the options name by import path, by what it is: a run is known by its code."""
         return {}
 
+    def trains_weights(self) -> bool:
+        """Whether any level trains the weights themselves, so that a penalty on them means something."""
+        return not self.trains_scores_only
+
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these options cannot work here; nothing is trained.
 
@@ -244,6 +248,11 @@ class SupermaskMethod(WatchedMethod):
         if (recipe := self._second_recipe(search)) is None:
             return [learned]
         return [learned, (levels.tune_norms if self.tunes_norms else levels.fine_tune)(search, learned, recipe)]
+
+    def trains_weights(self) -> bool:
+        """Those that train scores only may have a second level for the weights."""
+        then = None if self.tunes_norms else self.second_level()
+        return super().trains_weights() or (then is not None and not is_nothing(then[0]))
 
     def _second_recipe(self, search: levels.Search) -> Recipe | None:
         then = self.second_level()

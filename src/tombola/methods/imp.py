@@ -174,6 +174,7 @@ class IterativePruning(WatchedMethod):
         from tombola.levels.actions import KEPT_ACTIONS, PRUNED_ACTIONS, kept_action, pruned_action
         from tombola.select.criteria import CRITERIA, criterion
         from tombola.train.optimizer import OPTIMIZERS, optimizer_class
+        from tombola.train.penalty import PENALTIES, regulariser
 
         code: dict[str, object] = {} if self.criterion in CRITERIA else {"criterion": criterion(self.criterion)}
         if self.kept_action not in KEPT_ACTIONS:
@@ -182,6 +183,8 @@ class IterativePruning(WatchedMethod):
             code["pruned_action"] = pruned_action(self.pruned_action)
         if self.retrain.get("optimizer", "sgd") not in OPTIMIZERS:
             code["retrain"] = optimizer_class(Recipe(optimizer=self.retrain["optimizer"]))
+        if self.retrain.get("penalty") not in (None, *PENALTIES):
+            code["retrain_penalty"] = regulariser(self.retrain["penalty"])
         return code
 
     def pruning(self) -> Pruning:

@@ -22,6 +22,7 @@ from tombola.plain import as_plain
 from tombola.search.request import Request
 from tombola.ticket.tensors import hash_state
 from tombola.train.optimizer import is_foreign, optimizer_class
+from tombola.train.penalty import PENALTIES, regulariser
 from tombola.train.recipe import Recipe
 
 SCORES_ONLY = "scores_only"
@@ -47,10 +48,11 @@ def describe_training(method: Method, recipe: Recipe) -> dict[str, Any]:
 
 
 def code_of(recipe: Recipe) -> dict[str, str]:
-    """The fingerprint of an optimiser that is no name of Tombola's own."""
-    if not is_foreign(recipe):
-        return {}
-    return {"optimizer": fingerprint(optimizer_class(recipe)).digest}
+    """The fingerprints of an optimiser and a penalty that are no names of Tombola's own."""
+    code = {"optimizer": fingerprint(optimizer_class(recipe)).digest} if is_foreign(recipe) else {}
+    if recipe.penalty is not None and recipe.penalty not in PENALTIES:
+        code["penalty"] = fingerprint(regulariser(recipe.penalty)).digest
+    return code
 
 
 def _code_of_method(method: Method) -> dict[str, str]:

@@ -36,6 +36,7 @@ from tombola.search.request import Request, loaded, make_request, name_of_model
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
+from tombola.train.penalty import penalised, regulariser
 from tombola.train.recipe import Recipe
 from tombola.train.state import Loop
 from tombola.train.trial import TrainingSetup
@@ -213,6 +214,7 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None,
     covered = _covered(request, network) if method.prunes else None
     _loggers(options, None, "replicate-0")
     fabric = make_fabric(options.device, request.recipe.precision)
+    check_penalty(request, network)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
     method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask if request.start else None)
     with limit_threads(options.threads), warnings.catch_warnings():
@@ -222,6 +224,24 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None,
         method.dry_run(_prepared(request, setup, start, request.seed, provenance))
     if covered is not None:  # not beside a refusal, which tells more
         warn_of_left_out(covered)
+
+
+def check_penalty(request: Request, network: nn.Module) -> None:
+    """TombolaError if the recipe's penalty is none, or no weight that it could be of is ever trained."""
+    if request.recipe.penalty is None:
+        return
+    regulariser(request.recipe.penalty)
+    method = request.method
+    if not method.trains_weights():
+        raise TombolaError(
+            f"penalty is {request.recipe.penalty}, but {method.name} trains no weights, which a penalty is on; leave "
+            "penalty and strength out"
+        )
+    if not any(weight.parameter.requires_grad for weight in penalised(network)):
+        raise TombolaError(
+            f"penalty is {request.recipe.penalty}, but no prunable weight of the network requires a gradient; unfreeze "
+            "some, or leave penalty and strength out"
+        )
 
 
 def parameters(request: Request, splits: Splits, masked: int, starts: Starts | None = None) -> Parameters:

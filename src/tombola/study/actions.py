@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import Any, NamedTuple
 
 from tombola.errors import TombolaError
-from tombola.study.recorded import check_length, check_optimizer, recorded_part
+from tombola.study.recorded import check_length, check_optimizer, check_penalty, recorded_part
 from tombola.ticket.table import actions
 from tombola.ticket.tensors import count_kept, show
 from tombola.ticket.ticket import Ticket
@@ -43,6 +43,8 @@ def retrain_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: 
         check_length(changed["length"])
     if "optimizer" in changed:
         check_optimizer(str(changed["optimizer"]), trusted)
+    if changed.get("penalty") is not None:
+        check_penalty(str(changed["penalty"]), trusted)
     return changed
 
 

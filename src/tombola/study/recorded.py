@@ -18,6 +18,7 @@ from tombola.ticket.tensors import show
 from tombola.ticket.ticket import Ticket
 from tombola.train.length import Length
 from tombola.train.optimizer import OPTIMIZERS
+from tombola.train.penalty import PENALTIES
 from tombola.train.recipe import Recipe
 
 
@@ -37,8 +38,8 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: S
     """The recipe that the ticket's weights are trained by: that which it was found with, changed by what is given.
 
     A search that trained scores alone has a recipe for scores; there the preset of weight training holds, if any.
-    An optimiser that the ticket names by import path is imported only if it lies under a `trusted` prefix; otherwise it
-    must be among what is given, as must a length of years.
+    An optimiser or penalty that the ticket names by import path is imported only if it lies under a `trusted` prefix;
+    otherwise it must be among what is given, as must a length of years.
     """
     if ticket.provenance.get(SCORES_ONLY) is True:
         model, data = (recorded_name(ticket, part) or "" for part in ("model", "data"))
@@ -57,6 +58,8 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: S
         check_length(recipe.length)
     if "optimizer" not in (given or {}):
         check_optimizer(recipe.optimizer, trusted)
+    if "penalty" not in (given or {}):
+        check_penalty(recipe.penalty, trusted)
     return recipe
 
 
@@ -77,9 +80,19 @@ def check_length(text: str) -> None:
 def check_optimizer(name: str, trusted: Sequence[str]) -> None:
     """TombolaError if the optimiser that a ticket names would have to be imported, and is not trusted."""
     if name not in OPTIMIZERS:
-        shown = name if len(name) <= 80 and is_import_path(name) else "package.Name"
-        instead = f"name it yourself (optimizer {shown}, in the recipe or among the options), or name a trusted prefix,"
-        imported_if_trusted("the ticket's optimizer", name, trusted, instead)
+        _check_trusted("optimizer", name, trusted)
+
+
+def check_penalty(name: str | None, trusted: Sequence[str]) -> None:
+    """TombolaError if the penalty that a ticket names would have to be imported, and is not trusted."""
+    if name is not None and name not in PENALTIES:
+        _check_trusted("penalty", name, trusted)
+
+
+def _check_trusted(what: str, name: str, trusted: Sequence[str]) -> None:
+    shown = name if len(name) <= 80 and is_import_path(name) else "package.Name"
+    instead = f"name it yourself ({what} {shown}, in the recipe or among the options), or name a trusted prefix,"
+    imported_if_trusted(f"the ticket's {what}", name, trusted, instead)
 
 
 def data_of(ticket: Ticket, root: str) -> DataSpec:

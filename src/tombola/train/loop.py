@@ -28,6 +28,7 @@ from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook
 from tombola.train.low_precision import training_precision
+from tombola.train.penalty import penalties
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor, plateau_factor
 from tombola.train.state import BuildOptimizer, Loop
@@ -101,7 +102,9 @@ def train(
         loop = Loop(model, splits, recipe, seed=seed, fabric=fabric, optimizer=optimizer)
         meter = EnergyMeter(counters(fabric.device)) if count_cost else None
         with training_precision(loop) as rounding:
-            trained = _run(loop, tuple(hooks), rounding, start, capture, store, update or _no_update, meter)
+            trained = _run(
+                loop, (*hooks, *penalties(recipe)), rounding, start, capture, store, update or _no_update, meter
+            )
     model.train(was_training)
     return trained
 

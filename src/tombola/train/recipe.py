@@ -31,6 +31,9 @@ class Recipe:
         nesterov: whether SGD's momentum is Nesterov's
         weight_decay: weight decay, on all parameters
         label_smoothing: label smoothing of the training loss
+        penalty: what the training loss adds for every prunable weight that is trained: l1 (sum of sizes), hoyer (its
+            square over the sum of squares, per layer), or the import path of a function of a weight; null: nothing
+        strength: factor of the penalty, e.g. 1e-4
         schedule: learning-rate schedule: constant, step, cosine (to 0) or plateau (cut when training stalls)
         milestones: where the step schedule multiplies the learning rate by gamma, e.g. ["80ep", "120ep"]
         gamma: factor at each milestone, or at each plateau
@@ -54,6 +57,8 @@ class Recipe:
     nesterov: bool = False
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
+    penalty: str | None = None
+    strength: float = 0.0
     schedule: str = "constant"
     milestones: tuple[str, ...] = ()
     gamma: float = 0.1
@@ -89,6 +94,13 @@ class Recipe:
         _require(0 <= self.weight_decay < math.inf, "weight_decay", self.weight_decay, "a number of at least 0")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "in [0, 1)")
         _require(0 <= self.label_smoothing < 1, "label_smoothing", self.label_smoothing, "in [0, 1)")
+        _require(0 <= self.strength < math.inf, "strength", self.strength, "a number of at least 0")
+        if (self.penalty is None) != (self.strength == 0):
+            has = f"penalty is {self.penalty[:80]!r}" if self.penalty is not None else f"strength is {self.strength:g}"
+            raise TombolaError(
+                f"{has}, but no {'strength' if self.strength == 0 else 'penalty'} is given; "
+                "give both, e.g. penalty l1 and strength 1e-4, or neither"
+            )
         clips = self.clip_norm is None or 0 < self.clip_norm < math.inf
         _require(clips, "clip_norm", self.clip_norm, "a number above 0, or null")
         check_known("schedule", self.schedule, SCHEDULES)
