@@ -63,7 +63,8 @@ def _signed() -> dict[str, Any]:
 
 
 # only the 3x3 convolutions of the residual network and of VGG are pruned there, by one global threshold
-_GLOBAL_CONVS = {"scope": "global", "exclude": ("fc.*", "*downsample*", "*shortcut*")}
+_VGG_CONVS = {"scope": "global", "exclude": ("fc.*",)}
+_RESNET_CONVS = {"scope": "global", "exclude": ("fc.*", "*downsample*")}
 
 PRESETS: Mapping[tuple[str, str, str], Preset] = {
     ("imp", "lenet-300-100", "mnist"): Preset(_adam(1.2e-3, 50_000)),
@@ -72,13 +73,13 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
     ("imp", "conv-6", "cifar10"): Preset(_adam(3e-4, 30_000), {"conv_rate": 0.15, "output_rate": 0.1}),
     ("imp", "resnet-20", "cifar10"): Preset(
         _sgd(128, length="30000it", lr=0.03, warmup="20000it", milestones=("20000it", "25000it")),
-        _GLOBAL_CONVS,
+        _RESNET_CONVS,
     ),
     ("imp", "vgg-16", "cifar10"): Preset(
-        _sgd(64, length="160ep", warmup="10000it", milestones=("80ep", "120ep")), _GLOBAL_CONVS
+        _sgd(64, length="160ep", warmup="10000it", milestones=("80ep", "120ep")), _VGG_CONVS
     ),
     ("imp", "vgg-19", "cifar10"): Preset(
-        _sgd(64, length="160ep", warmup="10000it", milestones=("80ep", "120ep")), _GLOBAL_CONVS
+        _sgd(64, length="160ep", warmup="10000it", milestones=("80ep", "120ep")), _VGG_CONVS
     ),
     ("imp", "lenet-300-100", "digits"): Preset(
         {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}
