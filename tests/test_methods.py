@@ -42,6 +42,12 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("imp", {"density": 0.4, "rounds": 2, "pruned_action": "train", "retrain": {"lr": 0.01, "momentum": 0.5}}),
     ("imp", {"density": 0.4, "rounds": 2, "one_shot": True, "criterion": "random", "pruned_action": "freeze"}),
     ("imp", {"density": 0.4, "rounds": 1, "retrain": {"penalty": "hoyer", "strength": 0.001}}),
+    ("at-init", {"density": 0.3}),
+    ("at-init", {"density": 0.2, "criterion": "synflow", "iterations": 4}),
+    ("at-init", {"criterion": "grasp", "temperature": 10.0, "scope": "layer", "shuffle": True}),
+    ("at-init", {"density": 0.5, "criterion": "random", "layers": "erk", "pattern": "block:2"}),
+    ("at-init", {"criterion": "magnitude", "layer_densities": {"*": 0.25, "4.*": 0.5}, "iterations": 2}),
+    ("at-init", {"pattern": "2:4"}),
     ("early-bird", {"density": 0.5, "watch": [0.25], "draw_at": "5it"}),
     ("early-bird", {"density": 0.75, "retrain": "scratch", "stop_when_stable": False, "pressure": 0.01}),
     (
@@ -142,7 +148,7 @@ def test_its_density_is_exact(name: str, options: dict[str, Any], runs: Path) ->
         assert (0 < mask.kept < mask.total) == (name not in ("dense", "binary-weights"))
 
 
-WHOLE = ("imp", "examples.snip.Snip", "examples.taylor.Taylor")
+WHOLE = ("imp", "at-init", "examples.snip.Snip", "examples.taylor.Taylor")
 """Methods whose density holds over the network whatever the scope."""
 
 

@@ -20,6 +20,7 @@ from . import (
 from .errors import TicketError, TombolaError
 from .hold import hold
 from .mask import Mask
+from .methods.at_init import AtInit
 from .methods.base import Method
 from .methods.early_bird import EarlyBird
 from .methods.edge_popup import EdgePopup
@@ -44,6 +45,7 @@ from .train.recipe import Recipe
 __version__: str
 
 __all__ = [
+    "AtInit",
     "EarlyBird",
     "EdgePopup",
     "IterativePruning",

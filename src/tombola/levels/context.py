@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -48,29 +49,51 @@ def contexts_during(
     """
     initial = search.state()
     pruned = None if held is None else lambda: held
-    return lambda model: _at(search, mask, level, initial, copy_state(unwrap(model)), pruned)
+    return lambda model: _at(search, mask, _draws(search, level), initial, copy_state(unwrap(model)), pruned)
+
+
+def contexts_untrained(search: Search) -> Callable[[Mask, int], Context]:
+    """What a criterion may look at before any training: gives it for a mask and the number of a scoring.
+
+    Every number has draws of its own. The network is drawn once, and copied where a criterion asks for it.
+    """
+    initial, network = search.state(), search.network()
+    return lambda mask, number: _at(
+        search,
+        mask,
+        generator(search.seed, "criterion", "untrained", number),
+        initial,
+        initial,
+        None,
+        lambda: copy.deepcopy(network),
+    )
 
 
 def _context(search: Search, mask: Mask, level: int, ticket: Ticket | None) -> Context:
     initial = search.state()
     if ticket is None:
-        return _at(search, mask, level, initial, initial, None)
+        return _at(search, mask, _draws(search, level), initial, initial, None)
     held = None if ticket.prunes_to_zero else partial(_begun, search, ticket)
-    return _at(search, mask, level, initial, final_state(search, ticket), held)
+    return _at(search, mask, _draws(search, level), initial, final_state(search, ticket), held)
+
+
+def _draws(search: Search, level: int) -> torch.Generator:
+    return generator(search.seed, "criterion", level)
 
 
 def _at(
     search: Search,
     mask: Mask,
-    level: int,
+    draws: torch.Generator,
     initial: State,
     final: State,
     held: Callable[[], Mapping[str, Tensor]] | None,
+    network: Callable[[], nn.Module] | None = None,
 ) -> Context:
-    """`held`: gives what pruned weights are held at; None: 0."""
+    """`held`: gives what pruned weights are held at; None: 0. `network`: makes one at the start; None: the search."""
 
     def fresh(at: At) -> nn.Module:
-        model = search.network()
+        model = (network or search.network)()
         if at != "initial":
             model.load_state_dict(final)
         if isinstance(at, Mapping):
@@ -90,7 +113,7 @@ def _at(
         initial={name: initial[name].clone() for name in mask},
         final={name: final[name].clone() for name in mask},
         gradient=partial(probe.gradient, "initial", 1),
-        generator=generator(search.seed, "criterion", level),
+        generator=draws,
         mask=Mask({name: keep.clone() for name, keep in mask.items()}),
         probe=probe,
     )

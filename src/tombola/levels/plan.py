@@ -39,7 +39,7 @@ def by_density(
     for level in range(1, rounds + 1):
         exact = {name: size * (1.0 - factor * rates[name]) ** level for name, size in sizes.items()}
         whole = target if level == rounds else round(sum(exact.values()))
-        plan.append(_share_out(exact, whole, plan[-1]))
+        plan.append(share_out(exact, whole, plan[-1]))
     return plan
 
 
@@ -69,7 +69,36 @@ def _solve(sizes: Mapping[str, int], rates: Mapping[str, float], target: int, ro
     return 0.5 * (low + high)
 
 
-def _share_out(exact: Mapping[str, float], whole: int, before: Counts) -> Counts:
+def by_steps(sizes: Mapping[str, int], last: Mapping[str, int], steps: int) -> list[Counts]:
+    """Levels 0..`steps` from all of `sizes` to `last`, each the same fraction of the one before: n (k/n)^(r/steps)."""
+    return [
+        {name: round(size * (last[name] / size) ** (level / steps)) if size else 0 for name, size in sizes.items()}
+        for level in range(steps + 1)
+    ]
+
+
+def in_proportion(weights: Mapping[str, float], room: Mapping[str, int], whole: int) -> Counts:
+    """`whole` in all, shared out in proportion to the weights (above 0) by largest remainder.
+
+    A layer that would get more than its room gets just that, and the rest is shared out again among the others.
+
+    Raises:
+        TombolaError: there is not so much room.
+    """
+    if whole > sum(room.values()):
+        raise TombolaError(f"{whole} are to be kept, but only {sum(room.values())} are there; ask for less")
+    full = set[str]()
+    while True:
+        rest = {name: weight for name, weight in weights.items() if name not in full}
+        scale = (whole - sum(room[name] for name in full)) / (sum(rest.values()) or 1.0)
+        exact = {name: float(room[name]) if name in full else scale * weights[name] for name in weights}
+        over = {name for name in rest if exact[name] > room[name]}
+        if not over:
+            return share_out(exact, whole, room)
+        full |= over
+
+
+def share_out(exact: Mapping[str, float], whole: int, before: Mapping[str, int]) -> Counts:
     """Largest remainder: floors first, then one each by falling fraction (ties: first layer), never above `before`."""
     counts = {name: min(math.floor(value), before[name]) for name, value in exact.items()}
     by_fraction = sorted(exact, key=lambda name: counts[name] - exact[name])

@@ -187,7 +187,7 @@ def dry_run(search: Search, pruning: Pruning) -> None:
     if len(plan) > 1:
         with warnings.catch_warnings(), in_words("the paths of the pruned network cannot be followed"):
             warnings.simplefilter("ignore")  # of weights that have hardly moved
-            chosen = _select(search, pruning, context_after(search, 0, ticket), mask, plan[1])
+            chosen = selected(search, pruning, context_after(search, 0, ticket), mask, plan[1])
             is_cut(search.network(), chosen.mask, some_inputs(search.setup.splits))
         _try_actions(search, pruning, chosen.mask, ticket)
 
@@ -212,7 +212,8 @@ def _try_actions(search: Search, pruning: Pruning, mask: Mask, dense: Ticket) ->
     check_ticket(search, ticket_of(search, 1, mask, state, beginning=beginning), model)
 
 
-def _select(search: Search, pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
+def selected(search: Search, pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
+    """What the criterion and the counts keep of `mask`."""
     scores = _scores(pruning, context)
     first = {name: torch.full_like(scores[name], torch.inf) for name in _spared(search, pruning, mask)}
     return selection(
@@ -255,7 +256,7 @@ def _name(pruning: Pruning) -> str:
 def _next_mask(search: Search, pruning: Pruning, before: Sequence[Level], counts: Counts) -> Selection:
     source, where = pruning.drawn_from(before), f"at level {len(before)}"
     context = context_after(search, source.level, source.ticket)
-    chosen = _select(search, pruning, context, source.ticket.mask, counts)
+    chosen = selected(search, pruning, context, source.ticket.mask, counts)
     pruned, what = chosen.mask, f"{_name(pruning)} {where}: "
     warn_of_barred(pruned, chosen.barred, chosen.drawn, what)
     warn_of_ties(pruned, chosen.tied, what)
@@ -333,7 +334,7 @@ def _watch(
         contexts_during(search, len(before), mask, held),
         mask,
         _fraction(pruning.pattern, mask, counts[0]),
-        lambda context: _select(search, pruning, context, mask, counts[0]).mask,
+        lambda context: selected(search, pruning, context, mask, counts[0]).mask,
         before[0] if before else None,
     )
 

@@ -17,7 +17,7 @@ from tombola.parameters import prunable
 from tombola.results.codec import recovered
 from tombola.results.trial import ChannelCount, LevelResult, MaskHistory, Utilisation
 from tombola.runs.stage import REWIND, TICKET, Stage
-from tombola.select.select import warn_of_empty
+from tombola.select.select import Selection, warn_of_empty
 from tombola.ticket.begin import Beginning
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
@@ -90,12 +90,13 @@ def train_dense(search: Search) -> Level:
 
 
 def train_under(
-    search: Search, mask: Mask | Callable[[], Mask], after: Level | None = None, *, weights: str = "origin"
+    search: Search, mask: Mask | Callable[[], Mask | Selection], after: Level | None = None, *, weights: str = "origin"
 ) -> Level:
     """The next level: the network trained under one mask, its pruned weights held at 0.
 
     Args:
         mask: which weights are kept, or a function that says so: it is called only where the level is not finished.
+            A Selection is recorded with what it keeps of barred weights, and of equal scores.
         after: the level before, such as `train_dense` gives; the number of this one follows. None: this is level 1.
         weights: "origin" trains from the search's origin; "trained" goes on from the weights of `after`.
 
@@ -108,7 +109,9 @@ def train_under(
         raise TombolaError(f'weights is {weights!r}; give "origin", or "trained" with the level to go on from (after)')
 
     def train(stage: Stage | None) -> TrainedLevel:
-        kept = mask() if callable(mask) else mask
+        given = mask() if callable(mask) else mask
+        chosen = given if isinstance(given, Selection) else None
+        kept = given.mask if isinstance(given, Selection) else given
         if not isinstance(kept, Mask):
             raise TombolaError(f"the mask is {described(kept)}, but it must be a Mask, such as tombola.select gives")
         origin = search.origin
@@ -128,7 +131,9 @@ def train_under(
             mask=kept,
             stage=stage,
         )
-        return TrainedLevel(trial, ticket_of(search, number, kept, trial.trained.state, origin=origin))
+        barred = chosen.barred if chosen else {}
+        ticket = ticket_of(search, number, kept, trial.trained.state, origin=origin, barred=barred)
+        return TrainedLevel(trial, ticket, barred, tied_kept=sum(chosen.tied.values()) if chosen else None)
 
     return run_level(search, number, train)
 

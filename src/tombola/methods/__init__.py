@@ -7,6 +7,7 @@ from inspect import isabstract
 
 from tombola.errors import TombolaError
 from tombola.fields import described
+from tombola.methods.at_init import AtInit
 from tombola.methods.base import Method, check_declared
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.dense import DenseTraining
@@ -26,6 +27,7 @@ METHODS: Mapping[str, type[Method]] = {
     kind.name: kind
     for kind in (
         IterativePruning,
+        AtInit,
         EarlyBird,
         EdgePopup,
         IteRand,

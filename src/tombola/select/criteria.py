@@ -183,8 +183,8 @@ def criterion(name: str | Criterion) -> Criterion:
     """
     if not isinstance(name, str):
         return name
-    if name in CRITERIA:
-        return CRITERIA[name]
+    if (short := name.replace("-", "_")) in CRITERIA:
+        return CRITERIA[short]
     if not is_import_path(name):
         raise TombolaError(unknown("criterion", name, CRITERIA, ", or an import path such as package.module.function"))
     found = imported("criterion", name)

@@ -34,13 +34,13 @@ def taylor(context: Context) -> dict[str, Tensor]:
     return {name: (gradients[name] * context.final[name]).detach().abs() for name in context.final}
 
 
-def grasp(context: Context) -> dict[str, Tensor]:
+def grasp(context: Context, temperature: float = 200.0) -> dict[str, Tensor]:
     """w_i·(Hg), g and H at w_i: the gradient's |g|²/2 falls by this, to first order, when the weight goes.
 
     Kept is what the gradient's norm depends on. Wang et al. 2020 write -w·Hg and prune the largest; they divide the
-    outputs by 200 before the loss, as is done here.
+    outputs by a temperature of 200 before the loss, as is done here.
     """
-    products = context.hessian_gradients("initial", temperature=200.0)
+    products = context.hessian_gradients("initial", temperature=temperature)
     return {name: (products[name] * context.initial[name]).detach() for name in context.final}
 
 
