@@ -16,7 +16,7 @@ from tombola.methods.edge_popup import EdgePopup
 from tombola.methods.gem_miner import GemMiner
 from tombola.methods.iterand import IteRand
 from tombola.methods.joint import Joint
-from tombola.methods.learned_mask import LearnedMask
+from tombola.methods.learned_mask import RULES, LearnedMask
 from tombola.methods.multi_prize import MultiPrize
 from tombola.methods.multicoat import Multicoat
 from tombola.methods.signed import SignedSupermask
@@ -29,7 +29,10 @@ METHODS_TO_TRY: list[SupermaskMethod] = [
     Multicoat(densities=(0.6, 0.3, 0.1)),
     GemMiner(),
     SignedSupermask(threshold=0.3),
-    *(LearnedMask(rule=rule, rescale=rescale) for rule in ("threshold", "bernoulli") for rescale in (False, True)),
+    *(LearnedMask(rule=rule, rescale=rescale) for rule in RULES for rescale in (False, True)),
+    LearnedMask(rule="intermediate", sampling_step=0.3),
+    LearnedMask(rule="intermediate", sampling_step=0.3, sampling_raw=True),
+    LearnedMask(rule="intermediate", weights="signed_constant", rescale=True),
     LearnedMask(weights="signed_constant"),
     LearnedMask(weights="signed_constant", rescale=True),
     *(Joint(density=0.3, weight_gradient=rule) for rule in ("masked", "dense", "sr-ste")),

@@ -64,6 +64,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("learned-mask", {"rescale": True}),
     ("learned-mask", {"rule": "threshold", "logit": 0.002, "finetune": "18it", "finetune_lr": 0.05}),
     ("learned-mask", {"weights": "signed_constant"}),
+    ("learned-mask", {"rule": "intermediate", "sampling_step": 50.0}),
+    ("learned-mask", {"rule": "intermediate", "sampling_raw": True, "biases": True}),
     ("joint", {"density": 0.4, "weights_first": "2it", "freeze_scores": 0.3, "score_lr": 0.3}),
     ("joint", {"density": 0.4, "scores_first": "3it", "weight_gradient": "sr-ste"}),
     ("joint", {"density": 0.4, "weights": "binary", "activations": "binary"}),

@@ -55,7 +55,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--formats": ("onnx", "state_dict", "torch"),
     "export --weights": ("final", "origin"),
     "learned-mask --weights": ("identity", "signed_constant"),
-    "learned-mask --rule": ("bernoulli", "threshold"),
+    "learned-mask --rule": ("bernoulli", "threshold", "intermediate"),
 }
 """Values of an option, or of the option of one command only; written out so that torch is not loaded."""
 

@@ -1,8 +1,9 @@
-"""Learned masks by probabilities: Zhou et al. 2019 (drawn) and mshlis/SuperMasks (thresholded).
+"""Learned masks by probabilities: Zhou et al. 2019 (drawn), mshlis/SuperMasks (thresholded), mshlis/ILSampling.
 
 `LearnedMask.definition` is the method (weights w, scores s, g = dL/d(effective weight), draws u); the weights stay as
 they are while the mask is learned. Zhou et al. train logits from 0 by SGD at lr 100 (the preset of LeNet on MNIST);
-mshlis/SuperMasks begin with everything kept, at 1, and mask biases too.
+mshlis/SuperMasks begin with everything kept, at 1, and mask biases too. The intermediate rule (Intermediate Loss
+Sampling, mshlis 2019) learns from drawn masks too, but by where a step would have moved the draw.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
     from tombola.train.hooks import Hook
 
+RULES = ("bernoulli", "threshold", "intermediate")
 _MOST_SAMPLES = 10_000
 
 
@@ -31,11 +33,14 @@ class LearnedMask(SupermaskMethod):
 
     With rule bernoulli, masks are drawn anew at every step and the ticket holds the p > 0.5 mask. Validation (the early
     stop too) and test are of that mask; val_accuracy_sampled and test_accuracy_sampled are means over drawn masks. With
-    rule threshold, p > 0.5 decides always.
+    rule threshold, p > 0.5 decides always. Rule intermediate draws as bernoulli does and learns by another gradient,
+    whose size is that of the draw's noise and not the loss's: it needs an lr of its own.
 
     Args:
-        rule: bernoulli or threshold
-        logit: what every logit starts at; null: 0 (p = 0.5) for bernoulli, 1 (everything kept) for threshold
+        rule: bernoulli, threshold or intermediate
+        logit: what every logit starts at; null: 1 (everything kept) for threshold, 0 (p = 0.5) for the others
+        sampling_step: step size a of rule intermediate, by which gradients of the loss are multiplied
+        sampling_raw: the author's form of rule intermediate, in which the moved draw may leave [0, 1]
         weights: identity, or signed_constant (each weight its sign times the layer's standard deviation)
         rescale: multiply every layer by the inverse of its kept fraction (dynamic weight rescaling)
         samples: masks drawn at the end for val_accuracy_sampled and test_accuracy_sampled
@@ -54,6 +59,8 @@ class LearnedMask(SupermaskMethod):
 
     rule: str = "bernoulli"
     logit: float | None = None
+    sampling_step: float = 1.0
+    sampling_raw: bool = False
     weights: str = "identity"
     rescale: bool = False
     samples: int = 10
@@ -68,10 +75,16 @@ class LearnedMask(SupermaskMethod):
     def __post_init__(self) -> None:
         super().__post_init__()
         is_nothing(self.finetune)
-        check_known("rule", self.rule, ("bernoulli", "threshold"))
+        check_known("rule", self.rule, RULES)
         check_known("weights", self.weights, ("identity", "signed_constant"))
         if self.logit is not None and not math.isfinite(self.logit):
             raise TombolaError(f"logit is {self.logit}; it must be a finite number")
+        if not (math.isfinite(self.sampling_step) and self.sampling_step > 0):
+            raise TombolaError(f"sampling_step is {self.sampling_step}; it must be a number above 0, e.g. 1")
+        if self.rule != "intermediate" and (self.sampling_step != 1.0 or self.sampling_raw):
+            raise TombolaError(
+                f"sampling_step and sampling_raw are for rule intermediate, not {self.rule}; leave them out"
+            )
         if self.rule == "threshold" and self.logit is not None and self.logit <= 0:
             raise TombolaError(f"logit is {self.logit}, at which rule threshold keeps nothing; it must lie above 0")
         if not 1 <= self.samples <= _MOST_SAMPLES:
@@ -81,17 +94,25 @@ class LearnedMask(SupermaskMethod):
     def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
         """Kept with probability p = sigmoid(s), drawn or where p > 0.5; the gradient passes as if the mask were p.
 
+        With rule intermediate it is p less where a step of a from the draw leads, against G = dL/d(mask):
+        1 / (1 + aG) if it kept the weight, -aG / (1 - aG) if not, in which G counts as 0 where that leaves [0, 1].
         `mask_decay` adds its strength times p(1 - p) to dL/ds.
         """
         p = s.sigmoid()
-        mask = (u < p if self.rule == "bernoulli" else s > 0).to(w)
+        mask = (s > 0 if self.rule == "threshold" else u < p).to(w)
         base = w.sign() * w.std(correction=0) if self.weights == "signed_constant" else w
-        if not self.rescale:
-            return Definition(base * mask, g * base * (p * (1 - p)))
-        scale = mask.numel() / mask.sum()
-        by_mask = g * base * scale
-        by_mask = by_mask - (by_mask * mask).sum() / mask.sum()  # the scale falls where the mask grows
-        return Definition(base * mask * scale, by_mask * (p * (1 - p)))
+        effective, by_mask = base * mask, g * base
+        if self.rescale:
+            scale = mask.numel() / mask.sum()
+            effective, by_mask = effective * scale, by_mask * scale
+            by_mask = by_mask - (by_mask * mask).sum() / mask.sum()  # the scale falls where the mask grows
+        if self.rule != "intermediate":
+            return Definition(effective, by_mask * (p * (1 - p)))
+        moved = self.sampling_step * by_mask
+        if self.sampling_raw:
+            return Definition(effective, p - where(mask, 1 / (1 + moved), -moved / (1 - moved)))
+        up, down = moved.clamp(min=0), -moved.clamp(max=0)
+        return Definition(effective, p - where(mask, 1 / (1 + up), down / (1 + down)))
 
     def second_level(self) -> tuple[str, float]:
         """The weights are trained under the mask, if asked for."""
@@ -103,13 +124,18 @@ class LearnedMask(SupermaskMethod):
 
     def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""
+        from tombola.supermask.intermediate import Intermediate
         from tombola.supermask.represent import Identity, Represent, SignedConstant
         from tombola.supermask.rules import Bernoulli, MaskRule, Threshold
 
         represent: Represent = SignedConstant(self.rescale) if self.weights != "identity" else Identity(self.rescale)
-        rule: MaskRule = Bernoulli() if self.rule == "bernoulli" else Threshold()
+        rules: dict[str, MaskRule] = {
+            "bernoulli": Bernoulli(),
+            "threshold": Threshold(),
+            "intermediate": Intermediate(self.sampling_step, self.sampling_raw),
+        }
         return levels.Learning(
-            rule=rule,
+            rule=rules[self.rule],
             represent=represent,
             scores=self.logit,
             include=(*self.include, *(layer_biases(network) if self.biases else ())),
@@ -118,6 +144,11 @@ class LearnedMask(SupermaskMethod):
             hooks=self.hooks,
             samples=self.samples,
         )
+
+
+def where(mask: Tensor, kept: Tensor, pruned: Tensor) -> Tensor:
+    """One or the other, by a mask of 0 and 1."""
+    return kept.where(mask > 0, pruned)
 
 
 def layer_biases(network: nn.Module) -> list[str]:

@@ -13,6 +13,7 @@
 from tombola.supermask.attach import attach
 from tombola.supermask.callbacks import lightning_callback, transformers_callback
 from tombola.supermask.detach import detach, make_permanent
+from tombola.supermask.intermediate import Intermediate
 from tombola.supermask.layers import Groups, plain_state
 from tombola.supermask.masks import final_masks, read, refresh
 from tombola.supermask.represent import Binary, Identity, Represent, SignedConstant
@@ -28,6 +29,7 @@ __all__ = [
     "Frozen",
     "Groups",
     "Identity",
+    "Intermediate",
     "MaskRule",
     "Masked",
     "Represent",
