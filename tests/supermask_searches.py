@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data.splits import Splits, make_splits
+from tombola.methods import METHODS
+from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
-from tombola.search.find import search
+from tombola.search.find import find, search
 from tombola.search.request import make_request
 from tombola.ticket.ticket import Ticket
 from tombola.train.hooks import Hook
@@ -34,6 +36,13 @@ def network() -> nn.Sequential:
     return nn.Sequential(
         conv, nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, 2)
     )
+
+
+def start_for(name: str, model: Any, data: Any) -> Ticket | None:
+    """A ticket of that network for a method that asks for one; None for all others."""
+    if name not in METHODS or not METHODS[name].starts_fresh:
+        return None
+    return find(model, data, IterativePruning(density=0.4, rounds=1), recipe={"length": "2it", "batch_size": 8})
 
 
 class Killed(Exception):

@@ -90,6 +90,7 @@ def test_the_sign_is_kept_where_it_is_said(name: str) -> None:
 
 def test_every_name_is_there() -> None:
     plain = ["rewind", *(f"{a}{s}" for a in ("reinit", "reshuffle", "constant") for s in ("", "_same_sign"))]
+    plain += [f"{a}_trained_sign" for a in ("rewind", "reinit", "reshuffle", "constant")]
     assert set(KEPT_ACTIONS) == {f"{name}{end}" for name in plain for end in ("", "_rescaled")}
 
 

@@ -19,13 +19,18 @@ from supermask_searches import RECIPE, splits
 from tombola.data.splits import Resident, Splits, Streamed, Task, accuracy, make_splits
 from tombola.errors import TombolaError
 from tombola.levels.search import Level, Search
+from tombola.mask import Mask
 from tombola.methods import METHODS
 from tombola.methods.base import Method
 from tombola.methods.imp import IterativePruning
+from tombola.methods.winning_sign import SignTransfer
+from tombola.parameters import prunable
 from tombola.search.find import find, run_find, validate
 from tombola.search.request import make_request
 from tombola.select.criteria import CRITERIA
 from tombola.study.verify import verify
+from tombola.ticket.origin import Origin
+from tombola.ticket.ticket import Ticket
 from tombola.train import trial
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
@@ -49,6 +54,11 @@ def method(name: str) -> Any:
 
 def tried(model: Any, how: Any = ONE_SHOT, data: Splits | None = None, recipe: Recipe = RECIPE, **more: Any) -> None:
     data = data or splits()
+    if isinstance(how, SignTransfer):
+        mask = Mask.full(prunable(model))
+        more["start"] = Ticket.from_models(
+            origin=Origin.stored(model), mask=mask, final_state=model.state_dict(), provenance={}
+        )
     validate(make_request(model, data, how, recipe=recipe, **more), data)
 
 

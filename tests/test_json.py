@@ -83,6 +83,7 @@ def arms_file(found: dict[str, Any], runs: Path) -> list[str]:
 
 COMMANDS: dict[tuple[str, ...], Words] = {
     **{("find", name): on_digits(*METHOD.get(name, [])) for name in METHODS},
+    ("find", "sign-transfer"): lambda found, runs: on_digits("--start", found["ticket"])(found, runs),
     ("study", "curve", "imp"): on_digits(*ONCE, "--levels", "1"),
     ("study", "compare"): arms_file,
     ("study", "mask-init"): on_digits(*ONCE),

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from supermask_models import inputs
 from supermask_models import network as masked_network
-from supermask_searches import levels_of, network, splits
+from supermask_searches import levels_of, network, splits, start_for
 from tombola.data.config import Augment
 from tombola.data.splits import Splits, Streamed, make_splits
 from tombola.errors import TombolaError
@@ -57,7 +57,8 @@ def same_everywhere() -> Splits:
 @pytest.mark.parametrize("name", METHODS)
 def test_on_the_same_examples_all_figures_of_a_level_agree(name: str, tmp_path: Path) -> None:
     method = METHODS[name](**OPTIONS.get(name, {}))
-    found = run_find(make_request(network(), same_everywhere(), method, recipe=RECIPE), tmp_path)
+    start = start_for(name, network(), splits())
+    found = run_find(make_request(network(), same_everywhere(), method, recipe=RECIPE, start=start), tmp_path)
     for level in found.replicates[0].levels:
         assert level.val_loss == level.test_loss == level.train_loss_eval
         assert level.val_accuracy == level.test_accuracy == level.train_accuracy_eval

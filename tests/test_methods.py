@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import tombola as tb
-from supermask_searches import KillAt, Killed, splits
+from supermask_searches import KillAt, Killed, splits, start_for
 from supermask_searches import network as drawn_network
 from tombola.cli.options import field_help
 from tombola.methods import METHODS, method_class
@@ -71,6 +71,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("joint", {"density": 0.4, "weights": "binary", "activations": "binary"}),
     ("multi-prize", {"density": 0.3, "norms": "tuned", "tune": "18it"}),
     ("multi-prize", {"density": 0.3, "scope": "global", "activations": "binary", "norms": "trained"}),
+    ("sign-transfer", {}),
+    ("sign-transfer", {"signs": "origin"}),
     ("dense", {}),
     ("binary-weights", {"per_channel": True}),
     ("examples.snip.Snip", {"density": 0.3, "batches": 2}),
@@ -104,7 +106,14 @@ def made(name: str, options: dict[str, Any]) -> Method:
 
 
 def run(method: Method, out: Path) -> SearchResult:
-    return run_find(make_request(network(), splits(), method, recipe=RECIPE, options=OPTIONS), out)
+    return run_find(
+        make_request(network(), splits(), method, recipe=RECIPE, options=OPTIONS, start=start_of(method)), out
+    )
+
+
+@cache
+def start_of(method: Method) -> tb.Ticket | None:
+    return start_for(method.name, network(), splits())
 
 
 @cache
@@ -178,9 +187,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_one_others(
     method = made(name, options)
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    ticket = tb.find(network(), splits(), method, recipe=RECIPE)
+    start = start_of(method)
+    ticket = tb.find(network(), splits(), method, recipe=RECIPE, start=start)
     assert ticket.to_bytes() == Path(whole(method, runs).ticket).read_bytes()
-    other = tb.find(network(), splits(), method, recipe=RECIPE, seed=1)
+    other = tb.find(network(), splits(), method, recipe=RECIPE, seed=1, start=start)
     assert other != ticket
     assert torch.equal(torch.get_rng_state(), before)
 

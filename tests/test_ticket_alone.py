@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from torch import nn
 
 from cli_calls import call, last_json
+from supermask_searches import start_for
 from test_storage import OPTIONS, QUICK, content, streams
 from test_ticket_build import convnet, masked_training, random_mask, trained_ticket
 from test_ticket_format import tickets
@@ -71,7 +72,8 @@ def test_every_method_s_ticket_builds_the_same_and_counts_the_same(name: str, tm
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(64, 96), nn.BatchNorm1d(96), nn.ReLU(), nn.Linear(96, 40), nn.ReLU(), nn.Linear(40, 10)
     )
-    ticket = find(model, "digits", METHODS[name](**OPTIONS.get(name, {})), recipe=QUICK)
+    start = start_for(name, model, "digits")
+    ticket = find(model, "digits", METHODS[name](**OPTIONS.get(name, {})), recipe=QUICK, start=start)
     assert ticket.origin.kind == "stored"
     whole, small = tmp_path / "whole.ticket", tmp_path / "small.ticket"
     assert ticket.save(whole) == ticket.digest

@@ -59,6 +59,13 @@ METHODS = (
         lambda: NOT_RUN,
     ),
     Method(
+        "sign-transfer",
+        "Oh, Baik & Lee 2025, [2504.05357](https://arxiv.org/abs/2504.05357)",
+        "find sign-transfer --model resnet-20 --data cifar10 --start found.ticket",
+        "on CIFAR-100, Tiny-ImageNet and ImageNet only",
+        lambda: NOT_RUN,
+    ),
+    Method(
         "early-bird",
         "You et al. 2020, [1909.11957](https://arxiv.org/abs/1909.11957)",
         "find early-bird --model vgg-16 --data cifar10 --density 0.5",

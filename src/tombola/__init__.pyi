@@ -27,6 +27,7 @@ from .methods.edge_popup import EdgePopup
 from .methods.imp import IterativePruning
 from .methods.joint import Joint
 from .methods.learned_mask import LearnedMask
+from .methods.winning_sign import SignTransfer
 from .parameters import prunable
 from .results.table import results
 from .runtime.deploy import deploy
@@ -55,6 +56,7 @@ __all__ = [
     "Method",
     "Options",
     "Recipe",
+    "SignTransfer",
     "Ticket",
     "TicketError",
     "TombolaError",

@@ -34,7 +34,10 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--kept_action": tuple(
         name + end
         for end in ("", "_rescaled")
-        for name in ("rewind", *(f"{a}{s}" for a in ("reinit", "reshuffle", "constant") for s in ("", "_same_sign")))
+        for name in (
+            *("rewind", *(f"{a}{s}" for a in ("reinit", "reshuffle", "constant") for s in ("", "_same_sign"))),
+            *(f"{a}_trained_sign" for a in ("rewind", "reinit", "reshuffle", "constant")),
+        )
     ),
     "--pruned_action": (
         *("zero", "freeze", "freeze_reinit", "zero_or_freeze", "zero_or_freeze_all", "zero_or_freeze_reshuffled"),
@@ -50,6 +53,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--rewind": ("init", "lr"),
     "--device": ("auto", "cpu", "cuda"),
     "--controls": ("random", "reinit"),
+    "--signs": ("trained", "origin", "own"),
     "--activations": ("float", "binary"),
     "--values": ("float32", "float16", "bfloat16"),
     "--formats": ("onnx", "state_dict", "torch"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tombola.levels.context import context_of
     from tombola.levels.detector import Detector, Watching
     from tombola.levels.hooks import Anneal, FreezeOut, MaskDecay, Phases, Redraw
+    from tombola.levels.interpolation import NormInterpolation, check_interpolation
     from tombola.levels.learn import (
         Learning,
         check_learning,
@@ -33,11 +34,13 @@ __all__ = [
     "Learning",
     "Level",
     "MaskDecay",
+    "NormInterpolation",
     "Phases",
     "Redraw",
     "Search",
     "WatchMasks",
     "Watching",
+    "check_interpolation",
     "check_learning",
     "check_norms",
     "context_of",
@@ -53,6 +56,7 @@ _HOME = {
     "context": ["context_of"],
     "detector": ["Detector", "Watching"],
     "hooks": ["Anneal", "FreezeOut", "MaskDecay", "Phases", "Redraw"],
+    "interpolation": ["NormInterpolation", "check_interpolation"],
     "learn": ["Learning", "check_learning", "check_norms", "fine_tune", "learn_mask", "second_recipe", "tune_norms"],
     "search": ["Level", "Search"],
     "stability": ["WatchMasks"],

@@ -2,7 +2,8 @@
 
 "Deconstructing Lottery Tickets" calls them mask-1 and mask-0 actions. Both are functions of one layer; w is a weight at
 the rewind point (w_i in the paper, where that is the initialisation), w_f the trained weight that the mask is drawn
-from. A weight moved toward zero where |w_f| < |w|.
+from. A weight moved toward zero where |w_f| < |w|. Signs of w_f on other sizes: Oh, Baik & Lee 2025, "Find A Winning
+Sign".
 """
 
 from __future__ import annotations
@@ -110,6 +111,19 @@ def _same_sign(action: KeptAction, layer: Layer) -> Tensor:
     return action(layer).abs() * layer.w.sign()
 
 
+def with_signs(values: Tensor, signs: Tensor) -> Tensor:
+    """The sizes of `values` with the signs of `signs`; where that is 0, which has no sign, the values' own.
+
+    Sizes of 0 stay 0. Tensors of one shape; in the dtype of `values`.
+    """
+    return torch.where(signs == 0, values, values.abs() * signs.sign().to(values.dtype))
+
+
+def _trained_sign(action: KeptAction, layer: Layer) -> Tensor:
+    """The size of what the action gives, with the sign of w_f (its own where w_f is 0)."""
+    return with_signs(action(layer), layer.w_f)
+
+
 def _rescaled(action: KeptAction, layer: Layer) -> Tensor:
     """What the action gives, times the layer's size over the number of weights kept in it."""
     return action(layer) * (layer.kept.numel() / max(1, int(layer.kept.sum())))
@@ -123,6 +137,10 @@ _PLAIN: Mapping[str, KeptAction] = {
     "reshuffle_same_sign": partial(_same_sign, reshuffle),
     "constant": constant,
     "constant_same_sign": constant_same_sign,
+    "rewind_trained_sign": partial(_trained_sign, rewind),
+    "reinit_trained_sign": partial(_trained_sign, reinit),
+    "reshuffle_trained_sign": partial(_trained_sign, reshuffle),
+    "constant_trained_sign": partial(_trained_sign, constant_same_sign),
 }
 KEPT_ACTIONS: Mapping[str, KeptAction] = MappingProxyType(
     {**_PLAIN, **{f"{name}_rescaled": partial(_rescaled, action) for name, action in _PLAIN.items()}}

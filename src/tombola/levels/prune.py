@@ -49,10 +49,16 @@ from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
+from tombola.train.hooks import Hook
 from tombola.train.trial import train_trial
 
 Counts = Mapping[str, int] | int | None
 """Units to keep: per layer, or over all layers; None where the pattern (N:M) fixes them."""
+
+
+def no_hooks(search: Search, level: int) -> Sequence[Hook]:
+    """Nothing runs within the training of a level."""
+    return ()
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Pruning:
     `kept_action`, `pruned_action`: see `actions`. `one_shot`: every level prunes the dense network anew. `retrain`:
     fields of the recipe that change after the dense level. `watching`: how the masks are watched that a level would
     give the next one, and whether it ends once they are stable. `criterion_batches`: over how many batches of the
-    training a criterion takes gradients, losses and norms.
+    training a criterion takes gradients, losses and norms. `hooks`: gives what runs within a level's training.
     """
 
     plan: Callable[[Mask, str, Collection[str]], Sequence[Counts]]
@@ -81,6 +87,7 @@ class Pruning:
     retrain: Mapping[str, Any] = field(default_factory=dict)
     watching: Watching | None = WATCHED
     criterion_batches: int = 1
+    hooks: Callable[[Search, int], Sequence[Hook]] = no_hooks
 
     def drawn_from(self, before: Sequence[Level]) -> Level:
         """The level whose weights the next mask is drawn from."""
@@ -177,7 +184,7 @@ def dry_run(search: Search, pruning: Pruning) -> None:
     model = search.network()
     mask, plan = plan_levels(model, pruning, search.mask, some_inputs(search.setup.splits))
     with hold(model, mask):
-        state = try_training(search.setup, model, seed=search.seed)
+        state = try_training(search.setup, model, seed=search.seed, hooks=pruning.hooks(search, 0))
     ticket = ticket_of(search, 0, mask, state)
     check_ticket(search, ticket, model)
     rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
@@ -294,7 +301,7 @@ def _train_level(
         label=f"level {level}  {mask.density:6.1%}",
         mask=mask if (before or search.mask is not None) and not free else None,
         values=values,
-        hooks=[watch] if watch else [],
+        hooks=[*pruning.hooks(search, level), *([watch] if watch else [])],
         start=start,
         capture=rewound if not before and rewound else None,
         stage=stage,

@@ -27,7 +27,7 @@ class Search:
     """What a search starts from, and where its stages go (None: nowhere, all stays in memory).
 
     `architecture` stands in for the network of a user's own model, which cannot be built by name.
-    `mask`: what a ticket that the search starts from keeps; None: everything.
+    `mask`: what a ticket that the search starts from (`start`) keeps; None: everything.
     `dense`: the prefix under which level 0 lies, where several searches share it; None: this search's own.
     """
 
@@ -41,6 +41,7 @@ class Search:
     prefix: str = ""
     mask: Mask | None = None
     dense: str | None = None
+    start: Ticket | None = None
 
     def network(self, origin: Origin | None = None) -> nn.Module:
         """A fresh module at the origin."""

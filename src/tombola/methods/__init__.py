@@ -21,6 +21,7 @@ from tombola.methods.learned_mask import LearnedMask
 from tombola.methods.multi_prize import MultiPrize
 from tombola.methods.multicoat import Multicoat
 from tombola.methods.signed import SignedSupermask
+from tombola.methods.winning_sign import SignTransfer
 from tombola.names import imported, is_import_path, unknown
 
 METHODS: Mapping[str, type[Method]] = {
@@ -37,6 +38,7 @@ METHODS: Mapping[str, type[Method]] = {
         LearnedMask,
         Joint,
         MultiPrize,
+        SignTransfer,
         DenseTraining,
         BinaryWeights,
     )

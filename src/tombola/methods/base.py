@@ -52,6 +52,9 @@ class Method(ABC):
     goes_on_from_tickets: ClassVar[bool] = False
     """Whether a search keeps to (pruning), or begins with (scores), what the mask of a ticket keeps."""
 
+    starts_fresh: ClassVar[bool] = False
+    """Whether such a search begins with weights of another draw, and not with the ticket's."""
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if "name" not in vars(cls):

@@ -17,6 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from tombola import levels
 from tombola.errors import TombolaError
 from tombola.fields import described
 from tombola.levels.detector import DETECTORS, LIKE_DENSE
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from tombola.levels.prune import Counts, Pruning
     from tombola.levels.search import Level, Search
     from tombola.mask import Mask
+    from tombola.train.hooks import Hook
 
 _MOST = 10_000
 """Levels, each of which is a training, and batches of a criterion, at most."""
@@ -55,11 +57,14 @@ class IterativePruning(WatchedMethod):
         criterion_batches: batches that a criterion takes gradients or norms of inputs over; those of one epoch at most
         rewind: init, a step such as 500it, or lr (weights stay, learning rate rewinds)
         kept_action: what kept weights begin a level with: rewind, reinit, reshuffle, constant, those but the first also
-            with _same_sign, all also with _rescaled after it (times size/kept of the layer), or an import path
+            with _same_sign, all with _trained_sign (of the weights that the mask is drawn from), all of these with
+            _rescaled after it (times size/kept of the layer), or an import path
         pruned_action: what pruned weights are held at: zero, freeze, freeze_reinit, zero_or_freeze (0 if moved toward
             zero), zero_or_freeze_all, .._reshuffled, .._reversed, or an import path; train: begin at 0, not held
         one_shot: draw every level's mask from the trained dense network, not from the level before
         retrain: fields of the recipe that change after the dense level, e.g. {"lr": 0.001, "schedule": "constant"}
+        norm_interpolation: train with norms of scale a + (1 - a)*scale and shift (1 - a)*shift, a drawn from [0, 1) for
+            every batch, so that signs matter more than norms (A Winning Sign); evaluated as they are
         include: name patterns of further parameters to prune, e.g. ["*.bias"]
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
     """
@@ -86,6 +91,7 @@ class IterativePruning(WatchedMethod):
     pruned_action: str = "zero"
     one_shot: bool = False
     retrain: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    norm_interpolation: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -140,6 +146,8 @@ class IterativePruning(WatchedMethod):
         from tombola.levels.prune import plan_levels
 
         pruning = self.pruning()
+        if self.norm_interpolation:
+            levels.check_interpolation(network)
         _, plan = plan_levels(network, pruning, mask)
         self._check_stopping(len(plan) - 1)
         pruning.rewind.step(steps_per_epoch, total)
@@ -190,7 +198,7 @@ class IterativePruning(WatchedMethod):
     def pruning(self) -> Pruning:
         """These settings as axes of the pruning loop."""
         from tombola.levels.actions import kept_action, pruned_action
-        from tombola.levels.prune import Pruning
+        from tombola.levels.prune import Pruning, no_hooks
         from tombola.levels.rewind import Rewind
         from tombola.select.criteria import criterion
         from tombola.select.patterns import parse_pattern
@@ -208,6 +216,7 @@ class IterativePruning(WatchedMethod):
             criterion_batches=self.criterion_batches,
             include=self.include,
             exclude=self.exclude,
+            hooks=_interpolation if self.norm_interpolation else no_hooks,
             spare_outputs=self.pattern == "channel" and not self.prune_outputs and self.output_rate is None,
             watching=self.watching(),
         )
@@ -266,3 +275,7 @@ class IterativePruning(WatchedMethod):
                 f"pattern {self.pattern} fixes the density at {fixed:g} in one round; leave density and levels out"
             )
         return [{}, None]  # level 0 is dense anyway
+
+
+def _interpolation(search: Search, level: int) -> list[Hook]:
+    return [levels.NormInterpolation(search.seed, level)]

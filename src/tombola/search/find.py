@@ -145,6 +145,7 @@ def _prepared(request: Request, setup: TrainingSetup, start: Start, seed: int, p
         architecture=start.architecture,
         trusted=start.trusted,
         mask=request.start.mask if request.start else None,
+        start=request.start,
     )
 
 

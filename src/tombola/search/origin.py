@@ -69,12 +69,14 @@ def start_from(
     seed by its initialisation scheme; so is a foreign one if a scheme is asked for, else its own constructor
     draws it and the weights are stored. A checkpoint's weights are stored. Where no scheme is asked for, that of
     the method holds, if it has one.
-    From a `ticket` the search goes on: its trained network is the origin, its seeded weights if it has no other.
+    From a `ticket` the search goes on: its trained network is the origin, its seeded weights if it has no other. A
+    method that starts fresh has an origin of its own instead, never drawn as a search without a ticket draws it.
 
     Raises:
         TombolaError: the network cannot be built, or does not take this data, or is not the ticket's.
     """
     method = method or DenseTraining()
+    fresh = ticket is not None and method.starts_fresh
     if isinstance(model, ModelSpec) and model.init is None:
         model = replace(model, init=method.init())
     if isinstance(model, ModelSpec) and is_known(model.name):
@@ -83,10 +85,13 @@ def start_from(
         own = unwrap(model)
         start = Start(Origin.stored(own), _copied(own).to("cpu"))
     else:
-        start = _by_name(model, splits, seed, method.init_args())
+        start = _by_name(model, splits, derive(seed, "fresh") if fresh else seed, method.init_args())
     if ticket is not None:
         _check_activations_stay(ticket, method)
-        start = replace(start, origin=_handed_on(ticket, start))
+        if fresh:
+            _network_of(ticket, start)
+        else:
+            start = replace(start, origin=_handed_on(ticket, start))
     check_fits(start.network(), splits)
     return start
 
@@ -156,11 +161,16 @@ def _handed_on(ticket: Ticket, start: Start) -> Origin:
         except TicketError as error:
             raise TombolaError(f"the ticket to start from is of another network: {error}") from None
         return ticket.origin
+    module = _network_of(ticket, start)
+    return Origin.stored(_with_pruned(ticket, module, start), network=start.origin.network)
+
+
+def _network_of(ticket: Ticket, start: Start) -> nn.Module:
+    """The ticket's trained network; TombolaError if that is not the start's."""
     try:
-        module = ticket.build("final", model=start.network())
+        return ticket.build("final", model=start.network())
     except TicketError as error:
         raise TombolaError(f"the ticket to start from is of another network: {error}") from None
-    return Origin.stored(_with_pruned(ticket, module, start), network=start.origin.network)
 
 
 def _with_pruned(ticket: Ticket, module: nn.Module, start: Start) -> nn.Module:

@@ -122,7 +122,7 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
 """(method, model, data) -> what differs from the defaults there."""
 
 _TRAINED_AS: Mapping[str, str] = {
-    **dict.fromkeys(("at-init", "dense", "binary-weights"), "imp"),
+    **dict.fromkeys(("at-init", "dense", "binary-weights", "sign-transfer"), "imp"),
     **dict.fromkeys(("multi-prize", "iterand", "multicoat", "gem-miner", "signed-supermask"), "edge-popup"),
 }
 """Methods without a recipe of their own for a network -> the method whose recipe they train by there."""
