@@ -22,6 +22,7 @@ from .hold import hold
 from .mask import Mask
 from .methods.at_init import AtInit
 from .methods.base import Method
+from .methods.concrete import Concrete
 from .methods.early_bird import EarlyBird
 from .methods.edge_popup import EdgePopup
 from .methods.imp import IterativePruning
@@ -47,6 +48,7 @@ __version__: str
 
 __all__ = [
     "AtInit",
+    "Concrete",
     "EarlyBird",
     "EdgePopup",
     "IterativePruning",

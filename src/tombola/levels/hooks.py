@@ -32,6 +32,13 @@ class Refresh(Hook):
         return finalize_masks(loop.model)
 
 
+class EvaluationMode(Hook):
+    """Trains the network in evaluation mode: norms keep to the statistics that they have, and nothing is dropped."""
+
+    def before_step(self, loop: Loop) -> None:
+        loop.model.eval()
+
+
 class LogUtilisation(Hook):
     """The density of every layer's mask at each evaluation."""
 

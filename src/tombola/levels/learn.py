@@ -70,10 +70,18 @@ class Learning:
     rewrites: tuple[Mapping[str, Any], ...] = ()
 
 
-def learn_mask(search: Search, learning: Learning, *, level: int = 1, watching: Watching | None = WATCHED) -> Level:
+def learn_mask(
+    search: Search,
+    learning: Learning,
+    *,
+    level: int = 1,
+    watching: Watching | None = WATCHED,
+    rewound_steps: int = 0,
+) -> Level:
     """Train scores (and what else the settings say) from the search's origin; the level holds the ticket.
 
     `watching`: how the masks are watched that the training goes through, and whether it ends once they are stable.
+    `rewound_steps`: the iteration of the dense training that the origin is from.
     """
 
     def train(stage: Stage | None) -> TrainedLevel:
@@ -88,12 +96,12 @@ def learn_mask(search: Search, learning: Learning, *, level: int = 1, watching: 
             label=f"mask  {read(model).density:6.1%}",
             hooks=(*learning.hooks(search), Refresh(), log, *([watch] if watch else [])),
             optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
-            more_tests=_sampled(learning.samples) if learning.rule.stochastic else None,
+            more_tests=_sampled(learning.samples) if learning.rule.stochastic and not learning.rule.soft else None,
             stage=stage,
         )
         instead = "a higher density, a layerwise scope, or less pressure on the mask"
         check_connected(search, read(model), "under the learned mask", instead)
-        ticket = make_ticket(search, model, learning.rewrites, level)
+        ticket = make_ticket(search, model, learning.rewrites, level, rewound_steps)
         return TrainedLevel(trial, ticket, utilisation=tuple(log.rows), mask_histories=histories(watch))
 
     return run_level(search, level, train)
@@ -247,7 +255,9 @@ def score_optimizer(model: nn.Module, recipe: Recipe, settings: Mapping[str, Any
     return build_optimizer([group for group in both if group["params"]], recipe)
 
 
-def make_ticket(search: Search, model: nn.Module, rewrites: Sequence[Mapping[str, Any]], level: int) -> Ticket:
+def make_ticket(
+    search: Search, model: nn.Module, rewrites: Sequence[Mapping[str, Any]], level: int, rewound_steps: int = 0
+) -> Ticket:
     """The ticket of an attached model, whose masks are final."""
     scales: dict[str, Tensor] = {
         layer.name: layer.supermask.scale.detach().to("cpu", copy=True)
@@ -260,6 +270,7 @@ def make_ticket(search: Search, model: nn.Module, rewrites: Sequence[Mapping[str
         level,
         read(model),
         {name: value.detach().to("cpu").contiguous() for name, value in plain_state(model).items()},
+        rewound_steps=rewound_steps,
         representation=Representation(kind, scales) if scales else None,
         multiplier=multipliers(model),
         rewrites=rewrites,

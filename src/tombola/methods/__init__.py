@@ -10,6 +10,7 @@ from tombola.fields import described
 from tombola.methods.at_init import AtInit
 from tombola.methods.base import Method, check_declared
 from tombola.methods.binary_weights import BinaryWeights
+from tombola.methods.concrete import Concrete
 from tombola.methods.dense import DenseTraining
 from tombola.methods.early_bird import EarlyBird
 from tombola.methods.edge_popup import EdgePopup
@@ -34,6 +35,7 @@ METHODS: Mapping[str, type[Method]] = {
         IteRand,
         Multicoat,
         GemMiner,
+        Concrete,
         SignedSupermask,
         LearnedMask,
         Joint,

@@ -12,6 +12,7 @@
 
 from tombola.supermask.attach import attach
 from tombola.supermask.callbacks import lightning_callback, transformers_callback
+from tombola.supermask.concrete import BinaryConcrete
 from tombola.supermask.detach import detach, make_permanent
 from tombola.supermask.intermediate import Intermediate
 from tombola.supermask.layers import Groups, plain_state
@@ -24,6 +25,7 @@ __all__ = [
     "FROZEN",
     "Bernoulli",
     "Binary",
+    "BinaryConcrete",
     "Coats",
     "Dense",
     "Frozen",

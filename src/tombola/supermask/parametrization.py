@@ -164,7 +164,7 @@ class _Effective(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(weight, scores, mask, scale)
         ctx.rule, ctx.weights, ctx.represent, ctx.fused = rule, weights, represent, fused
-        out = _keep(fused)(represent.base(weight), mask)
+        out = _keep(fused)(represent.base(weight), mask).to(weight.dtype)  # a soft mask may be wider
         return out if scale is None else out.mul_(scale)
 
     @staticmethod

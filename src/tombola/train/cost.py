@@ -24,7 +24,9 @@ FORWARD_AND_BACKWARD = 3
 _Key = tuple[torch.device, int]
 
 
-def training_cost(loop: Loop, batch: Tensor | None, iterations: int, joules: float | None) -> TrainingCost:
+def training_cost(
+    loop: Loop, batch: Tensor | None, iterations: int, joules: float | None, further: int = 0
+) -> TrainingCost:
     """The cost of `iterations`.
 
     By one forward pass in training mode, after which buffers and global generators are as they were. Memory: storages
@@ -33,6 +35,7 @@ def training_cost(loop: Loop, batch: Tensor | None, iterations: int, joules: flo
     Args:
         batch: inputs of a training batch, (N, ...), on the device; None if none is at hand.
         joules: what the machine's counters gave.
+        further: forward passes of a network of this size that a step takes besides (`Hook.forward_passes`).
     """
     saved: dict[_Key, int] = {}
 
@@ -49,12 +52,12 @@ def training_cost(loop: Loop, batch: Tensor | None, iterations: int, joules: flo
         part = x.chunk(loop.recipe.accumulate)[0]
         forward_flops = _attempt(lambda: flops_of_call(forward))
         passed = forward_flops is not None or _attempt(lambda: forward() is not None)
-    step = FORWARD_AND_BACKWARD * (forward_flops or 0) * len(x) / len(part)
+    step = (FORWARD_AND_BACKWARD + further) * (forward_flops or 0) * len(x) / len(part)
     return TrainingCost(
         flops=round(step * iterations) if forward_flops else None,
         memory_bytes=_attempt(lambda: _memory(loop, saved)) if passed else None,
         energy_joules=joules,
-        forward_passes=iterations * len(x),
+        forward_passes=iterations * len(x) * (1 + further),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,6 +18,9 @@ class Hook:
     State that must survive a kill goes into `state_dict` (tensors, numbers, strings, lists, dicts: it is read
     back with `weights_only`).
     """
+
+    forward_passes: ClassVar[int] = 0
+    """Of a network of the same size (a teacher), by every step: they are counted as part of its cost."""
 
     def on_start(self, loop: Loop) -> None:
         """Once, before the first step, and again after a resume or a rewind (state is loaded by then)."""

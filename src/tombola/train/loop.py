@@ -187,7 +187,8 @@ def _run(
                 break
     seconds, cost = recorder.seconds(), None
     if meter is not None:
-        cost = training_cost(loop, last, loop.step - begun, recorder.joules())
+        further = sum(hook.forward_passes for hook in hooks)
+        cost = training_cost(loop, last, loop.step - begun, recorder.joules(), further)
     for hook in hooks:
         hook.before_eval(loop)
     return Trained(
