@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import tombola as tb
-from supermask_searches import levels_of, network, splits, state_of
+from supermask_searches import KillAt, Killed, levels_of, network, splits, state_of
 from tombola.data.splits import Splits, Task, make_splits
 from tombola.levels.balance import GradBalance, penalty
 from tombola.levels.distill import DIVERGENCES, Distill
@@ -19,6 +21,7 @@ from tombola.supermask.attach import attach
 from tombola.supermask.concrete import BinaryConcrete
 from tombola.supermask.layers import layers
 from tombola.supermask.masks import read, refresh
+from tombola.train import trial
 from tombola.train.loop import train
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -274,6 +277,27 @@ def test_the_mask_comes_to_press_on_its_density() -> None:
     wanted, *others = (torch.sigmoid(s.detach()) for s in scores)
     assert float(wanted.min()) > 0.8
     assert all(float(other.max()) < 0.3 * 1.1 for other in others)
+
+
+def test_a_mask_search_that_is_killed_ends_bit_for_bit_as_if_never_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, recipe = (
+        tb.Concrete(density=0.2, search="20it", search_lr=0.5, rewind="2it"),
+        replace(RECIPE, penalty="l1", strength=1e-4),
+    )
+    options, real = Options(checkpoint_seconds=0, progress=False), trial.train
+    expected = tb.find(network(), splits(), method, recipe=recipe, options=options)
+
+    def train(*args: Any, hooks: Any = (), **more: Any) -> Any:
+        return real(*args, hooks=(*hooks, KillAt(17)), **more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trial, "train", train)
+        with pytest.raises(Killed):
+            tb.find(network(), splits(), method, recipe=recipe, options=options, out=tmp_path)
+    found = tb.find(network(), splits(), method, recipe=recipe, options=options, out=tmp_path)
+    assert found.to_bytes() == expected.to_bytes()
 
 
 def test_a_cut_network_is_refused_in_one_line() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tombola.methods import METHODS
 from tombola.methods.base import SupermaskMethod
 from tombola.methods.binary_weights import BinaryWeights
+from tombola.methods.concrete import Concrete
 from tombola.methods.edge_popup import EdgePopup
 from tombola.methods.gem_miner import GemMiner
 from tombola.methods.iterand import IteRand
@@ -28,6 +29,7 @@ METHODS_TO_TRY: list[SupermaskMethod] = [
     IteRand(density=0.3),
     Multicoat(densities=(0.6, 0.3, 0.1)),
     GemMiner(),
+    Concrete(density=0.3),
     SignedSupermask(threshold=0.3),
     *(LearnedMask(rule=rule, rescale=rescale) for rule in RULES for rescale in (False, True)),
     LearnedMask(rule="intermediate", sampling_step=0.3),

@@ -39,6 +39,7 @@ from tombola.train.recipe import Recipe
 OPTIONS: dict[str, dict[str, Any]] = {
     "imp": {"density": 0.3, "rounds": 1, "rewind": "2it"},
     "multi-prize": {"density": 0.3},
+    "concrete": {"density": 0.3, "rewind": "2it", "search": "3it"},
     "gem-miner": {"freeze_every": "2it"},
     "iterand": {"every": "2it"},
     "learned-mask": {"finetune": "3it"},

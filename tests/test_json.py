@@ -27,7 +27,7 @@ from tombola.runtime.bench import Benchmark
 
 QUICK = ["--length", "2it", "--eval_every", "2it", "--batch_size", "32"]
 DIGITS = ["--data", "digits", "--model", "mlp", *QUICK]
-METHOD = {"imp": ["--rounds", "1"], "gem-miner": ["--freeze_every", "1it"]}
+METHOD = {"imp": ["--rounds", "1"], "gem-miner": ["--freeze_every", "1it"], "concrete": ["--search", "2it"]}
 ONCE = ["--replicates", "1"]
 
 

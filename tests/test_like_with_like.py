@@ -42,6 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "imp": {"density": 0.3, "rounds": 1, "rewind": "2it"},
     "learned-mask": {"rescale": True, "train_norms": True, "samples": 3},
     "multi-prize": {"norms": "tuned", "tune": "4it", "density": 0.3, "anneal": "9it"},
+    "concrete": {"density": 0.3, "rewind": "2it", "search": "5it"},
     "gem-miner": {"freeze_every": "2it"},
     "iterand": {"every": "2it", "probability": 0.5, "train_norms": True},
     "edge-popup": {"density": 0.3, "anneal": "9it", "train_norms": True},

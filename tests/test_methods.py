@@ -60,6 +60,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("iterand", {"density": 0.3, "every": "3it", "probability": 0.5}),
     ("multicoat", {"densities": [0.5, 0.2]}),
     ("gem-miner", {"density": 0.2, "freeze_every": "3it", "finetune": "18it"}),
+    ("concrete", {"density": 0.3, "search": "7it", "rewind": "3it"}),
+    ("concrete", {"density": 0.4, "search": "17it", "loss": "task", "scope": "layer", "search_lr": 0.3}),
     ("signed-supermask", {"threshold": 0.05}),
     ("learned-mask", {"rescale": True}),
     ("learned-mask", {"rule": "threshold", "logit": 0.002, "finetune": "18it", "finetune_lr": 0.05}),

@@ -20,6 +20,7 @@ from tombola.ticket.ticket import Ticket
 
 QUICK = {"length": "2it", "batch_size": 32, "lr": 0.1, "eval_every": "2it"}
 OPTIONS: dict[str, dict[str, Any]] = {
+    "concrete": {"search": "2it"},
     "gem-miner": {"freeze_every": "1it"},  # as short as the training
     "early-bird": {"retrain": "scratch"},  # the other one begins with trained weights, which are stored
 }

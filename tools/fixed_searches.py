@@ -56,6 +56,8 @@ COMMANDS = {
     "iterand": f"find iterand {MLP} --density 0.4 --every 10it {SHORT}",
     "multicoat": f"find multicoat {MLP} --densities [0.5,0.2] {SHORT}",
     "gem-miner": f"find gem-miner {MLP} --density 0.1 --freeze_every 10it --finetune 10it {SHORT}",
+    "concrete": f"find concrete {MLP} --density 0.1 --rewind 10it --search 10it {SHORT}",
+    "concrete, task": f"find concrete {CONV} --density 0.2 --search 8it --loss task --length 8it",
     "signed-supermask": f"find signed-supermask {MLP} {SHORT}",
     "learned-mask, bernoulli": f"find learned-mask {MLP} --rescale --weights signed_constant --mask_decay 1e-5 {SHORT}",
     "learned-mask, threshold": f"find learned-mask {MLP} --rule threshold --finetune 10it {SHORT}",

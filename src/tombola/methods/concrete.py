@@ -156,6 +156,8 @@ class Concrete(SupermaskMethod):
             optimizer="adam",
             lr=self.search_lr,
             weight_decay=0.0,
+            penalty=None,
+            strength=0.0,
             schedule="step",
             milestones=(f"{int(CUT_AT * length)}it",),
             gamma=0.1,
