@@ -17,6 +17,7 @@ from supermask_searches import KillAt, Killed, levels_of, network, splits, state
 from tombola.data.splits import Splits, Task, make_splits
 from tombola.levels.balance import GradBalance, penalty
 from tombola.levels.distill import DIVERGENCES, Distill
+from tombola.nn.modes import only_norms_train
 from tombola.supermask.attach import attach
 from tombola.supermask.concrete import BinaryConcrete
 from tombola.supermask.layers import layers
@@ -231,7 +232,14 @@ def test_weights_and_norms_rest_while_the_mask_is_learned() -> None:
     before, after = state_of(first.ticket), state_of(learned.ticket)
     for name, value in before.items():
         kept = learned.ticket.mask.get(name)
-        assert torch.equal(after[name], value if kept is None else value * kept), name
+        statistic = "running" in name or "tracked" in name  # which are the masked network's
+        assert torch.equal(after[name], value if kept is None else value * kept) != statistic, name
+
+
+def test_norms_take_the_statistics_of_each_batch_and_nothing_is_dropped() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(), nn.GroupNorm(1, 2)).train()
+    assert only_norms_train(model) is model
+    assert [module.training for module in model] == [False, True, False, True]
 
 
 def test_without_a_rewind_point_the_search_begins_at_initialisation() -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from tombola.data.splits import Task
 from tombola.errors import TombolaError
 from tombola.nn.forward import widened
+from tombola.nn.modes import only_norms_train
 from tombola.train.feeds import layout
 from tombola.train.hooks import Hook
 from tombola.train.state import Loop
@@ -39,7 +40,9 @@ DIVERGENCES: Mapping[str, Divergence] = {"reverse-kl": reverse_kl, "kl": kl}
 
 
 class Distill(Hook):
-    """The loss of every batch becomes a divergence from a teacher's outputs for it, in evaluation mode.
+    """The loss of every batch becomes a divergence from a teacher's outputs for it.
+
+    The teacher is in evaluation mode, but for its norms, which take their statistics from the batch.
 
     Args:
         teacher: makes the network, whose parameters rest.
@@ -54,7 +57,7 @@ class Distill(Hook):
 
     def on_start(self, loop: Loop) -> None:
         check_classes(loop.task, self.divergence)
-        teacher = self.make().to(loop.device).requires_grad_(False).eval()
+        teacher = only_norms_train(self.make().to(loop.device).requires_grad_(False))
         if layout(teacher, loop.recipe):
             teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
         self.teacher = teacher

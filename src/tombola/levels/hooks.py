@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.mask import Mask
+from tombola.nn.modes import only_norms_train
 from tombola.results.trial import Utilisation
 from tombola.rng import philox
 from tombola.rng.seeds import derive
@@ -32,11 +33,11 @@ class Refresh(Hook):
         return finalize_masks(loop.model)
 
 
-class EvaluationMode(Hook):
-    """Trains the network in evaluation mode: norms keep to the statistics that they have, and nothing is dropped."""
+class OnlyNormsTrain(Hook):
+    """Trains the network in evaluation mode (nothing is dropped), but its norms by the statistics of each batch."""
 
     def before_step(self, loop: Loop) -> None:
-        loop.model.eval()
+        only_norms_train(loop.model)
 
 
 class LogUtilisation(Hook):

@@ -1,7 +1,7 @@
 """Concrete Ticket Search (Arora & Teuscher 2025): the mask is learned near initialisation, by gradient, as a whole.
 
 Level 0 trains the dense network f up to the rewind point, weights w. Level 1 learns a logit s per weight under these
-weights, which rest, as do norms and their statistics (the network is in evaluation mode):
+weights, which rest, as do biases and norms, whose statistics are those of each batch; nothing is dropped:
 
     M = sigmoid((s + ln u - ln(1 - u)) / (2/3)),  u uniform on (0, 1),  s begins at ln(d/(1 - d));
     loss KL(f(x; w·M) || f(x; w)), the reverse one, with the dense network at the rewind point as the teacher,
@@ -120,13 +120,13 @@ class Concrete(SupermaskMethod):
         dry_run(self.searching(search), self.learning(search.network()), search.setup.recipe)
 
     def hooks(self, search: levels.Search) -> Sequence[Hook]:
-        """Evaluation mode, the loss and the penalty."""
+        """The modes of the layers, the loss and the penalty."""
         from tombola.levels.balance import GradBalance
         from tombola.levels.distill import Distill
-        from tombola.levels.hooks import EvaluationMode
+        from tombola.levels.hooks import OnlyNormsTrain
 
         taught = [] if self.loss == "task" else [Distill(search.network, self.loss)]
-        return [EvaluationMode(), *taught, GradBalance(self.density)]
+        return [OnlyNormsTrain(), *taught, GradBalance(self.density)]
 
     def learning(self, network: nn.Module) -> levels.Learning:
         """These settings as axes of the parametrisation."""

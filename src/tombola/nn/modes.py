@@ -7,6 +7,17 @@ from contextlib import contextmanager
 
 from torch import nn
 
+from tombola.nn.init import NORMS
+
+
+def only_norms_train(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, but its norms in training mode, in which those with statistics take the batch's."""
+    model.eval()
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            module.train()
+    return model
+
 
 @contextmanager
 def in_mode(model: nn.Module, *, train: bool) -> Iterator[None]:
