@@ -66,6 +66,14 @@ METHODS = (
         lambda: NOT_RUN,
     ),
     Method(
+        "concrete",
+        "Arora & Teuscher 2025, [2512.07142](https://arxiv.org/abs/2512.07142)",
+        "find concrete --model resnet-20 --data cifar10 --density 0.0074",
+        "ResNet-20, CIFAR-10: 74.0 % at 0.7 %, rewound imp 68.3 % [abstract]; 86.6 % at 6.9 % (cross-entropy), "
+        "rewound imp 90.4 % [results in tanayarora09/TLAB]",
+        lambda: NOT_RUN,
+    ),
+    Method(
         "early-bird",
         "You et al. 2020, [1909.11957](https://arxiv.org/abs/1909.11957)",
         "find early-bird --model vgg-16 --data cifar10 --density 0.5",

@@ -5,7 +5,8 @@ trained on the whole CIFAR-10; batch size 60 is theirs for LeNet and Conv, 64 fo
 Edge-popup and multi-prize: Ramanujan et al. 2020, the small-scale configurations (Conv-2/4/6/8, ResNet-18), which
 Diffenderfer & Kailkhura 2021 took over (VGG-Small too). Learned masks: Zhou et al. 2019. IteRand, multicoated
 supermasks, Gem-Miner and signed supermasks: their authors' configurations. Early-bird tickets: You et al. 2020, section
-4.1 (VGG-16 and PreResNet-101 on CIFAR). For networks that the papers leave out
+4.1 (VGG-16 and PreResNet-101 on CIFAR). Concrete Ticket Search: the configuration of tanayarora09/TLAB. For networks
+that the papers leave out
 (LeNet under edge-popup, everything on digits) the learning rates come from our own small sweeps on the validation
 split (docs/supermasks.md).
 """
@@ -45,6 +46,11 @@ def _sgd(batch_size: int, **more: Any) -> dict[str, Any]:
 
 def _early_bird(length: str, *milestones: str) -> dict[str, Any]:
     return _sgd(256, length=length, milestones=milestones, eval_every="1ep")
+
+
+def _concrete(rewind: str) -> Preset:
+    recipe = _sgd(512, length="160ep", weight_decay=1e-3, milestones=("80ep", "120ep"), clip_norm=2.0, eval_every="1ep")
+    return Preset(recipe, {"rewind": rewind})
 
 
 def _popup(batch_size: int = 128, **more: object) -> dict[str, Any]:
@@ -92,6 +98,8 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
         ("early-bird", model, "digits"): Preset({**_early_bird("20ep", "10ep", "15ep"), "batch_size": 128})
         for model in ("conv-2", "lenet-300-100", "mlp")
     },
+    ("concrete", "resnet-20", "cifar10"): _concrete("9ep"),
+    ("concrete", "vgg-16", "cifar10"): _concrete("15ep"),
     **{("edge-popup", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
     **{("joint", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
     ("edge-popup", "resnet-18", "cifar10"): Preset(_popup(256, weight_decay=5e-4)),
@@ -122,7 +130,7 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
 """(method, model, data) -> what differs from the defaults there."""
 
 _TRAINED_AS: Mapping[str, str] = {
-    **dict.fromkeys(("at-init", "dense", "binary-weights", "sign-transfer"), "imp"),
+    **dict.fromkeys(("at-init", "concrete", "dense", "binary-weights", "sign-transfer"), "imp"),
     **dict.fromkeys(("multi-prize", "iterand", "multicoat", "gem-miner", "signed-supermask"), "edge-popup"),
 }
 """Methods without a recipe of their own for a network -> the method whose recipe they train by there."""
