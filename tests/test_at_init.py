@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import tombola as tb
+from fixed_studies import fixed_arms
 from supermask_searches import RECIPE, levels_of, network, splits
 from tombola.errors import TombolaError
 from tombola.levels.foresight import shuffled
@@ -17,6 +18,7 @@ from tombola.mask import Mask
 from tombola.rng.seeds import generator
 from tombola.select.context import Context
 from tombola.select.patterns import Block, parse_pattern
+from tombola.study.setting import check_arms
 
 MASK = Mask({"a": torch.ones(4, 6, dtype=torch.bool), "b": torch.ones(2, 4, dtype=torch.bool)})
 
@@ -230,3 +232,19 @@ def test_any_network_and_loss_and_double_precision() -> None:
         method = tb.AtInit(density=0.3, criterion=criterion, iterations=2)
         ticket = tb.find(model.double(), made, method, recipe=RECIPE)
         assert ticket.mask.kept == round(0.3 * 222), criterion
+
+
+# ---- the study ---------------------------------------------------------------------------------------------
+
+
+def test_every_criterion_of_the_study_has_its_control_beside_it() -> None:
+    arms = fixed_arms("at-init", densities=(0.2, 0.1), criteria=("snip", "ntk-sap"), iterations=3)
+    at = ["imp", "random, erk", "snip", "snip, shuffled", "ntk-sap", "ntk-sap, shuffled"]
+    assert [arm.name for arm in arms] == ["dense", *(f"{name} {density}" for density in ("0.2", "0.1") for name in at)]
+    found = {arm.name: arm for arm in arms}
+    plain, control = found["ntk-sap 0.1"], found["ntk-sap, shuffled 0.1"]
+    assert plain.method == tb.AtInit(density=0.1, criterion="ntk_sap", iterations=3)
+    assert control.method == tb.AtInit(density=0.1, criterion="ntk_sap", iterations=3, shuffle=True)
+    assert (control.against, plain.against) == ("ntk-sap 0.1", None)
+    assert found["random, erk 0.2"].method == tb.AtInit(density=0.2, criterion="random", layers="erk")
+    check_arms(arms)

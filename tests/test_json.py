@@ -92,6 +92,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "early-bird"): on_digits(*ONCE, "--densities", "[0.5]", "--draw_at", "[1it]"),
     ("study", "stop-when-stable"): on_digits(*ONCE, "--rounds", "2"),
     ("study", "rewind-schedule"): on_digits(*ONCE, "--densities", "[0.5]", "--warmup", "1it"),
+    ("study", "at-init"): on_digits(*ONCE, "--densities", "[0.5]", "--criteria", "[snip]", "--rounds", "1"),
     ("study", "deconstruct"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
     ("study", "untrained"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
     ("study", "overlap"): on_digits(*ONCE, "--imp", "{rounds: 1}"),

@@ -48,6 +48,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("at-init", {"density": 0.5, "criterion": "random", "layers": "erk", "pattern": "block:2"}),
     ("at-init", {"criterion": "magnitude", "layer_densities": {"*": 0.25, "4.*": 0.5}, "iterations": 2}),
     ("at-init", {"pattern": "2:4"}),
+    ("at-init", {"density": 0.3, "criterion": "ntk-sap", "iterations": 2, "layers": "uniform"}),
+    ("at-init", {"density": 0.3, "criterion": "px", "iterations": 3}),
     ("early-bird", {"density": 0.5, "watch": [0.25], "draw_at": "5it"}),
     ("early-bird", {"density": 0.75, "retrain": "scratch", "stop_when_stable": False, "pressure": 0.01}),
     (

@@ -88,6 +88,29 @@ arms:
             definition.options()(at=wrong)
 
 
+def test_a_list_of_names(tmp_path: Path) -> None:
+    text = """
+parameters: {which: {type: names, default: [snip, random], choices: [snip, random, grasp], help: x}}
+arms:
+  - {name: first, method: dense}
+  - each: {criterion: $which}
+    arms: [{name: by $criterion, method: imp, options: {criterion: $criterion, rounds: 1}}]
+"""
+    definition = defined(tmp_path, text)
+    assert [arm.name for arm in arms(definition)] == ["first", "by snip", "by random"]
+    assert [arm.method.criterion for arm in arms(definition, which=["grasp"])[1:]] == ["grasp"]
+    assert len(arms(definition, which=())) == 1
+    wrong = (
+        (("snip", "snip"), "named once"),
+        ("snip", "give a list"),
+        (("",), "give a list"),
+        (("snop",), "did you mean"),
+    )
+    for given, says in wrong:
+        with pytest.raises(TombolaError, match=says):
+            definition.options()(which=given)
+
+
 def test_scalars_are_read_as_the_options_types_want_them(tmp_path: Path) -> None:
     text = """
 arms:

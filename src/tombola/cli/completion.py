@@ -29,7 +29,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
         *("magnitude", "large_final", "small_final", "large_init", "small_init", "large_init_large_final"),
         *("small_init_small_final", "magnitude_increase", "movement", "random", "large_final_same_sign"),
         *("large_final_diff_sign", "magnitude_increase_same_sign", "magnitude_increase_diff_sign", "snip", "grad"),
-        *("grasp", "synflow", "taylor", "wanda"),
+        *("grasp", "synflow", "ntk_sap", "px", "taylor", "wanda"),
     ),
     "--kept_action": tuple(
         name + end
@@ -58,6 +58,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--values": ("float32", "float16", "bfloat16"),
     "--formats": ("onnx", "state_dict", "torch"),
     "export --weights": ("final", "origin"),
+    "at-init --layers": ("uniform", "erk", "given"),
     "learned-mask --weights": ("identity", "signed_constant"),
     "learned-mask --rule": ("bernoulli", "threshold", "intermediate"),
 }

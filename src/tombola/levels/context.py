@@ -16,6 +16,7 @@ from tombola.nn.forward import Batch, typed
 from tombola.parameters import parameters_by_name, prunable, unwrap
 from tombola.rng.seeds import generator
 from tombola.select.context import At, Context
+from tombola.ticket.redraw import redrawn
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import State
 from tombola.train.feeds import training_feed
@@ -108,7 +109,15 @@ def _at(
         batches = training_feed(search.setup.splits, search.setup.recipe, torch.device("cpu"), False)
         return typed(batches.epoch(search.seed, 0), model)
 
-    probe = Probe(fresh, tuple(mask), feed, search.setup.splits.task.loss, search.seed)
+    def redraw(seed: int) -> nn.Module:
+        model = redrawn(search.origin, mask, seed, search.architecture, search.trusted)
+        if held is None:
+            mask.apply_(model)
+        else:
+            _write_pruned(model, mask, held())
+        return model
+
+    probe = Probe(fresh, redraw, tuple(mask), feed, search.setup.splits.task.loss, search.seed)
     return Context(  # of copies: a criterion may be anyone's, and write to what it is given
         initial={name: initial[name].clone() for name in mask},
         final={name: final[name].clone() for name in mask},

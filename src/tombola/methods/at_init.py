@@ -5,9 +5,11 @@
     snip        |g·w|, g = dL/dw                                            (Lee et al. 2019)
     grasp       w·(Hg), outputs divided by a temperature of 200             (Wang et al. 2020)
     synflow     |w|·dR/d|w|, R the outputs for an input of ones under |w|   (Tanaka et al. 2020)
+    ntk_sap     |m·d/dm ‖f(m·w) - f(m·(w + ε·ξ))‖²|, w, inputs and ξ drawn  (Wang et al. 2023)
+    px          w²·dR/dw², R a bound of the tangent kernel's trace          (Iurada et al. 2024)
 
 or any other criterion. In n iterations the mask keeps d^(1/n), d^(2/n), .., d of the weights, and each scores the
-network under the mask of the one before: the papers' n is 100 for synflow, 1 for the others.
+network under the mask of the one before: the authors' n is 100 for synflow and px, 20 for ntk_sap, 1 for the others.
 
 Layer densities may explain the result alone: `shuffle` keeps them, and draws the positions within every layer at random
 (Frankle et al. 2021, "Missing the Mark"). The random control of `tombola verify` is the same for any ticket.
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from tombola.select.context import Criterion
     from tombola.select.patterns import Pattern
 
-ITERATIONS: Mapping[str, int] = {"synflow": 100}
+ITERATIONS: Mapping[str, int] = {"synflow": 100, "ntk_sap": 20, "px": 100}
 """Criterion -> how often its authors score; the others once."""
 LAYERS = ("uniform", "erk", "given")
 _MOST = 10_000
@@ -47,8 +49,8 @@ class AtInit(Method):
 
     Args:
         density: fraction of the prunable weights that the ticket keeps (null: 0.1, what N:M or layer_densities say)
-        criterion: snip, grasp, synflow, magnitude, random, any other criterion by name, or an import path
-        iterations: how often the network is scored, on the way down to the density (null: 100 for synflow, else 1)
+        criterion: snip, grasp, synflow, ntk-sap, px, magnitude, random, any other criterion by name, or an import path
+        iterations: how often the network is scored, on the way down to the density (null: its authors' number)
         criterion_batches: batches that one scoring takes gradients over; those of one epoch at most
         temperature: what grasp divides the outputs by before the loss is taken (null: 200)
         scope: global (the largest scores over all layers), or layer (the largest of each)

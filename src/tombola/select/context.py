@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, Protocol, TypeAlias
 
+import torch
 from torch import Generator, Tensor, nn
 
 from tombola.errors import TombolaError
@@ -27,6 +28,9 @@ class Probe(Protocol):
 
     def network(self, at: At) -> nn.Module:
         """A copy of the network, the criterion's own."""
+
+    def redrawn(self, seed: int) -> nn.Module:
+        """The network at the start with weights drawn anew, under the mask."""
 
     def batches(self, count: int) -> list[tuple[Tensor, Tensor]]:
         """The batches (x, y) themselves."""
@@ -112,6 +116,22 @@ class Context:
     def network(self, at: At = "initial") -> nn.Module:
         """A copy of the network at the masked weights, in training mode, to do anything with (SynFlow)."""
         return self._asked().network(at)
+
+    def redrawn(self) -> nn.Module:
+        """A copy of the network at other initial weights under the mask, by a draw from the generator (NTK-SAP).
+
+        From the distribution of the start where that is known; else every layer's own values, permuted.
+
+        Raises:
+            TombolaError: there is no generator.
+        """
+        return self._asked().redrawn(int(torch.randint(2**62, (), generator=self.draws(), device="cpu")))
+
+    def draws(self) -> Generator:
+        """The generator; TombolaError if there is none."""
+        if self.generator is None:
+            raise TombolaError("this criterion draws; give the context a generator, e.g. torch.Generator()")
+        return self.generator
 
     def batches(self, count: int | None = None) -> list[tuple[Tensor, Tensor]]:
         """The first batches (x, y) of the training, on the CPU."""

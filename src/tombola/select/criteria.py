@@ -1,7 +1,8 @@
 """Criteria: functions that give every prunable weight a score; the larger, the sooner kept.
 
 Those of the weights alone are the mask criteria of Zhou et al. 2019, "Deconstructing Lottery Tickets" (w_i initial, w_f
-final weight); those of gradients and inputs stand in `gradient_criteria.py`. sign(0) is 0, a sign of its own: a weight
+final weight); those of gradients and inputs stand in `gradient_criteria.py`, those of the neural tangent kernel in
+`kernel_criteria.py`. sign(0) is 0, a sign of its own: a weight
 that starts at 0 and moves has changed it. Scores may be negative and -inf bars a weight, so pass `signed=True` to
 `select` where the pattern has units of several weights.
 """
@@ -19,6 +20,7 @@ from tombola.fields import described
 from tombola.names import imported, is_import_path, unknown
 from tombola.select.context import At, Context, Criterion, Gradient, Probe
 from tombola.select.gradient_criteria import grad, grasp, snip, synflow, taylor, wanda
+from tombola.select.kernel_criteria import ntk_sap, px
 
 __all__ = ["CRITERIA", "At", "Context", "Criterion", "Gradient", "Probe", "criterion"]
 
@@ -132,9 +134,7 @@ def random(context: Context) -> dict[str, Tensor]:
 
     In float64, since float32 draws tie among millions, and ties would favour low indices.
     """
-    draw = context.generator
-    if draw is None:
-        raise TombolaError("criterion 'random' needs a generator; give the context one, e.g. torch.Generator()")
+    draw = context.draws()
     return {
         name: torch.rand(w.shape, generator=draw, dtype=torch.float64, device=draw.device).to(w.device)
         for name, w in context.final.items()
@@ -166,6 +166,8 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
                 grad,
                 grasp,
                 synflow,
+                ntk_sap,
+                px,
                 taylor,
                 wanda,
             )

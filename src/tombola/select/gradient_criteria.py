@@ -62,16 +62,19 @@ def synflow(context: Context) -> dict[str, Tensor]:
         for weight in filter(torch.is_floating_point, weights.values()):
             weight.requires_grad_(True).data.abs_()
         ones = torch.ones_like(x[:1], dtype=torch.float64 if x.is_floating_point() else x.dtype)
-        output = network(ones)
-        if not isinstance(output, Tensor) or not output.requires_grad:
-            raise TombolaError(
-                "synflow needs a network that gives one tensor with a gradient; choose another criterion"
-            )
-        output.sum().backward()  # type: ignore[no-untyped-call]
-    return {name: _reached(weights[name], name) for name in context.final}
+        one_tensor(network(ones), "synflow").sum().backward()  # type: ignore[no-untyped-call]
+    return {name: flow(weights[name], name) for name in context.final}
 
 
-def _reached(weight: Tensor, name: str) -> Tensor:
+def one_tensor(output: object, whose: str) -> Tensor:
+    """A network's output; TombolaError if it is not one tensor with a gradient."""
+    if not isinstance(output, Tensor) or not output.requires_grad:
+        raise TombolaError(f"{whose} needs a network that gives one tensor with a gradient; choose another criterion")
+    return output
+
+
+def flow(weight: Tensor, name: str) -> Tensor:
+    """The weight times its gradient; TombolaError if it has none."""
     if weight.grad is None:
         raise TombolaError(f"no flow reaches {name!r}; leave it out with exclude, or choose another criterion")
     return weight.detach() * weight.grad

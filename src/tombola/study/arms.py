@@ -22,7 +22,7 @@ from tombola.runs.stage import Stage
 from tombola.select.patterns import NM, parse_pattern
 from tombola.select.select import select
 from tombola.study.recorded import recorded_part
-from tombola.ticket.origin import Origin
+from tombola.ticket.redraw import redrawn
 from tombola.ticket.ticket import Ticket
 from tombola.train.dry_run import in_words, try_training
 from tombola.train.trial import TrainingSetup, Trial, run_trial
@@ -195,27 +195,5 @@ def random_like(mask: Mask, pattern: str, seed: int) -> Mask:
 
 
 def fresh_network(subject: VerificationSetup, seed: int) -> nn.Module:
-    """The network with new initial weights, without rewrites.
-
-    By the origin's initialisation scheme where it is known. Else (a user's own or pretrained weights) every
-    masked layer's values are permuted over all its positions, a draw from the same empirical distribution
-    (Zhou et al. 2019, "reinit"), and all other parameters stay.
-    """
-    origin = subject.ticket.origin
-    if origin.init is not None:
-        fresh = Origin.seeded(
-            origin.network,
-            origin.init,
-            derive(seed, "reinit"),
-            model=subject.origin(),
-            init_args=origin.init_args,
-        )
-        return fresh.network_module(subject.origin(), subject.trusted)
-    model = subject.origin()
-    draw = generator(seed, "reinit")
-    state: dict[str, Tensor] = dict(model.state_dict())
-    for name in subject.ticket.mask:
-        values = state[name].flatten()
-        state[name] = values[torch.randperm(len(values), generator=draw, device=draw.device)].view_as(state[name])
-    model.load_state_dict(state)
-    return model
+    """The network with new initial weights, without rewrites; see `redrawn`."""
+    return redrawn(subject.ticket.origin, subject.ticket.mask, seed, subject.architecture, subject.trusted)

@@ -43,6 +43,7 @@ _HINTS: dict[str, Any] = {
     "length": str,
     "lengths": tuple[str, ...],
     "densities": tuple[float, ...],
+    "names": tuple[str, ...],
 }
 Made = TypeVar("Made")
 _PLACEHOLDER = re.compile(r"\$(?:(\$)|(\w+)|\{([\w.]+)\})")
@@ -54,7 +55,7 @@ NORMS = "network.norms"
 class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One option of a study; where its default is null, it may be left open. `min` and `max` are allowed themselves."""
 
-    type: Literal["number", "integer", "text", "flag", "length", "lengths", "densities"]
+    type: Literal["number", "integer", "text", "flag", "length", "lengths", "densities", "names"]
     default: Any
     help: str
     choices: tuple[str, ...] = ()
@@ -77,8 +78,8 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         bounded = self.min is not None or self.max is not None
         if bounded and self.type not in ("number", "integer"):
             raise ValueError(f"min and max are for numbers, not for a {self.type}")
-        if self.choices and self.type != "text":
-            raise ValueError(f"choices are for a text, not for a {self.type}")
+        if self.choices and self.type not in ("text", "names"):
+            raise ValueError(f"choices are for a text or for names, not for a {self.type}")
         try:
             msgspec.convert(self.value, self.hint)
         except msgspec.ValidationError as error:
@@ -96,6 +97,8 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             Length.parse(value)
         if self.type == "lengths":
             return _lengths(name, value)
+        if self.type == "names":
+            return _names(name, value, self.choices)
         if self.choices:
             check_known(name, value, self.choices)
         if self.min is not None and value < self.min:
@@ -112,6 +115,17 @@ def _lengths(name: str, values: Any) -> tuple[str, ...]:
     found = [Length.parse(value) for value in values]
     if len(set(found)) < len(found):
         raise TombolaError(f"{name} is {list(values)}, but each length may be named once")
+    return tuple(values)
+
+
+def _names(name: str, values: Any, choices: Sequence[str]) -> tuple[str, ...]:
+    """A list of names, each once, in the order given; it may be empty."""
+    if isinstance(values, str) or not isinstance(values, Sequence) or not all(isinstance(v, str) and v for v in values):
+        raise TombolaError(f"{name} is {values!r}; give a list of names such as [snip, random]")
+    if len(set(values)) < len(values):
+        raise TombolaError(f"{name} is {list(values)}, but each may be named once")
+    for value in values if choices else ():
+        check_known(name, value, choices)
     return tuple(values)
 
 

@@ -97,6 +97,7 @@ class Probe:
 
     Args:
         fresh: makes a network anew, at the start, as it is now or at given weights, under the mask so far
+        redraw: makes one at other initial weights, by a seed, under the mask so far
         names: the weights that scores are for
         feed: the training batches in the order of the run, for a network
         loss: the training loss
@@ -104,6 +105,7 @@ class Probe:
     """
 
     fresh: Callable[[At], nn.Module]
+    redraw: Callable[[int], nn.Module]
     names: tuple[str, ...]
     feed: Callable[[nn.Module], Iterator[Batch]]
     loss_function: Loss
@@ -114,6 +116,10 @@ class Probe:
         if not isinstance(at, Mapping):
             check_known("at", at, ("initial", "final"))
         return self.fresh(at)
+
+    def redrawn(self, seed: int) -> nn.Module:
+        """A network of the caller's own at other initial weights, in training mode."""
+        return self.redraw(seed)
 
     def batches(self, count: int) -> list[Batch]:
         """The first batches (x, y) of the training."""
