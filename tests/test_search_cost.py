@@ -122,6 +122,15 @@ def test_flops_stay_whole_beyond_the_integers_of_a_float() -> None:
     assert summed([big, big]).flops == 2**61 + 2
 
 
+def test_a_dense_network_is_as_long_as_the_recipe_and_not_as_the_search_of_a_mask() -> None:
+    """A mask learned for 200 iterations beside a teacher (a third more), then 90 of 100 iterations of training."""
+    searched = level(1, 200, 8000, kept=25, recipe={"length": "200it"})
+    trained = level(2, 100, 2700, kept=25, first_step=10, recipe={"length": "100it"})
+    found = search_cost([searched, trained], "100it")
+    assert (found.dense.iterations, found.dense.flops) == (100, 3000)
+    assert search_cost([searched, trained]).dense.iterations == 200
+
+
 def test_the_json_of_a_search_begins_with_its_totals() -> None:
     found = search_result({"ticket": (level(0, 100, 3000), level(1, 100, 3000, kept=40))})
     head = found.headed()["cost"]

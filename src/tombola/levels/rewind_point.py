@@ -11,6 +11,7 @@ from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticke
 from tombola.mask import Mask
 from tombola.parameters import prunable
 from tombola.runs.stage import REWIND, Stage
+from tombola.select.select import warn_of_empty
 from tombola.ticket.origin import Origin
 from tombola.train.checkpoint import Snapshot, load_snapshot
 from tombola.train.hooks import Hook
@@ -96,6 +97,8 @@ def train_on(search: Search, point: RewindPoint, mask: Mask, number: int) -> Lev
     """
 
     def train(stage: Stage | None) -> TrainedLevel:
+        if empty := mask.empty_layers():
+            warn_of_empty(empty)
         check_connected(search, mask, "under the mask", "a higher density, or a layerwise scope")
         trial = train_trial(
             search.setup,

@@ -72,7 +72,7 @@ class ComparedArm(Record, frozen=True, kw_only=True):
     @property
     def costs(self) -> tuple[SearchCost, ...]:
         """What the search of each replicate cost."""
-        return tuple(search_cost(levels) for levels in self.replicates if levels)
+        return tuple(search_cost(levels, (self.recipe or {}).get("length")) for levels in self.replicates if levels)
 
     @property
     def last_levels(self) -> tuple[LevelResult, ...]:

@@ -126,15 +126,20 @@ def ratio(cost: Cost, base: Cost) -> CostRatio:
     return CostRatio(**{part: _over(getattr(cost, part), getattr(base, part)) for part in PARTS})
 
 
-def search_cost(levels: Sequence[LevelResult]) -> SearchCost:
+def search_cost(levels: Sequence[LevelResult], length: object = None) -> SearchCost:
     """The cost of a search from its levels, at least one: of `find`, those of one replicate.
 
     Of an early-bird search level 0 is the search, short and of full size, and level 1 the training of what is left.
+
+    Args:
+        length: of the search's recipe, by which a dense network is trained; None: the longest level's.
     """
     costs, first = tuple(map(cost_of, levels)), levels[0]
-    whole = max(level.whole_steps or level.steps for level in levels)
+    own = [i for i, level in enumerate(levels) if level.recipe.get("length") == length] or [*range(len(levels))]
+    whole = max(levels[i].whole_steps or levels[i].steps for i in own)
     trained = first.is_unpruned and first.trained_steps == (first.whole_steps or first.steps)
-    dense = costs[0] if trained else _as_long_as(costs[0], whole)
+    like = costs[0] if first.is_unpruned else costs[own[0]]  # a mask may be learned by another recipe, with a teacher
+    dense = costs[0] if trained else _as_long_as(like, whole)
     if not first.is_unpruned:  # masked: it computes what a dense network does, in another time
         dense = dense.replace(seconds=None, memory_bytes=None, energy_joules=None)
     last = levels[-1]

@@ -79,7 +79,7 @@ class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find
     @property
     def costs(self) -> tuple[SearchCost, ...]:
         """Of every replicate's search, without its controls."""
-        return tuple(search_cost(replicate.levels) for replicate in self.replicates)
+        return tuple(search_cost(replicate.levels, (self.recipe or {}).get("length")) for replicate in self.replicates)
 
     @property
     def cost(self) -> SearchCost:
