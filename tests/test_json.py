@@ -91,6 +91,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "binary"): on_digits(*ONCE, "--densities", "[0.5]"),
     ("study", "early-bird"): on_digits(*ONCE, "--densities", "[0.5]", "--draw_at", "[1it]"),
     ("study", "stop-when-stable"): on_digits(*ONCE, "--rounds", "2"),
+    ("study", "mask-rules"): on_digits(*ONCE, "--density", "0.5"),
     ("study", "rewind-schedule"): on_digits(*ONCE, "--densities", "[0.5]", "--warmup", "1it"),
     ("study", "at-init"): on_digits(*ONCE, "--densities", "[0.5]", "--criteria", "[snip]", "--rounds", "1"),
     ("study", "deconstruct"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),

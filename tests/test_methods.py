@@ -69,6 +69,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("learned-mask", {"rule": "threshold", "logit": 0.002, "finetune": "18it", "finetune_lr": 0.05}),
     ("learned-mask", {"weights": "signed_constant"}),
     ("learned-mask", {"rule": "intermediate", "sampling_step": 50.0}),
+    ("learned-mask", {"rule": "threshold", "density": 0.3, "logit": 0.01, "finetune": "18it", "finetune_lr": 0.05}),
+    ("learned-mask", {"density": 0.6, "reached_at": 1.0}),
     ("learned-mask", {"rule": "intermediate", "sampling_raw": True, "biases": True}),
     ("joint", {"density": 0.4, "weights_first": "2it", "freeze_scores": 0.3, "score_lr": 0.3}),
     ("joint", {"density": 0.4, "scores_first": "3it", "weight_gradient": "sr-ste"}),

@@ -76,6 +76,7 @@ REFUSED = {
     ],
     "study early-bird": ["--densities [0]", "--draw_at [soon]", "--length 0it", "--stable_compare x", "--pressure -1"],
     "study stop-when-stable": ["--density 0", "--rounds 1", "--stable_window 0", "--stable_distance -1"],
+    "study mask-rules": ["--density 0", "--density 1.5", "--sampling_step 0", "--threshold_lr -1", "--length 0it"],
     "study rewind-schedule": ["--densities [0]", "--low_lr -1", "--warmup soon", "--length 0it"],
     "study overlap": ["--density 0", "--jobs 0", "--device tpu", "--replicates 0", "--tickets no.ticket none.ticket"],
     "study compare": ["", "--arms missing.yaml"],

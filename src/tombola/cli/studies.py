@@ -78,7 +78,7 @@ def verbs() -> list[Verb]:
     return [compare, *(file_verb(name, FIXED / f"{name}.yaml") for name in _NAMES)]
 
 
-_NAMES = ("mask-init", "joint", "binary", "rewind-schedule", "stop-when-stable", "early-bird", "at-init")
+_NAMES = ("mask-init", "joint", "binary", "rewind-schedule", "stop-when-stable", "early-bird", "mask-rules", "at-init")
 
 
 def file_verb(word: str, file: Path) -> Verb:

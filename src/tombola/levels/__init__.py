@@ -11,6 +11,7 @@ import lazy_loader
 
 if TYPE_CHECKING:
     from tombola.levels.context import context_of
+    from tombola.levels.controller import PressDensity
     from tombola.levels.detector import Detector, Watching
     from tombola.levels.hooks import Anneal, FreezeOut, MaskDecay, Phases, Redraw
     from tombola.levels.interpolation import NormInterpolation, check_interpolation
@@ -36,6 +37,7 @@ __all__ = [
     "MaskDecay",
     "NormInterpolation",
     "Phases",
+    "PressDensity",
     "Redraw",
     "Search",
     "WatchMasks",
@@ -54,6 +56,7 @@ __all__ = [
 
 _HOME = {
     "context": ["context_of"],
+    "controller": ["PressDensity"],
     "detector": ["Detector", "Watching"],
     "hooks": ["Anneal", "FreezeOut", "MaskDecay", "Phases", "Redraw"],
     "interpolation": ["NormInterpolation", "check_interpolation"],

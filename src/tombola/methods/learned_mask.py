@@ -21,6 +21,7 @@ from tombola.names import check_known
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from tombola.mask import Mask
     from tombola.train.hooks import Hook
 
 RULES = ("bernoulli", "threshold", "intermediate")
@@ -29,7 +30,7 @@ _MOST_SAMPLES = 10_000
 
 @dataclass(frozen=True)
 class LearnedMask(SupermaskMethod):
-    """Learn the probability of keeping each weight; the density is an outcome.
+    """Learn the probability of keeping each weight; the density is an outcome, unless the mask is pressed to one.
 
     With rule bernoulli, masks are drawn anew at every step and the ticket holds the p > 0.5 mask. Validation (the early
     stop too) and test are of that mask; val_accuracy_sampled and test_accuracy_sampled are means over drawn masks. With
@@ -38,6 +39,9 @@ class LearnedMask(SupermaskMethod):
 
     Args:
         rule: bernoulli, threshold or intermediate
+        density: press the mask to this fraction of all masked weights, by a pressure on all p that is steered meanwhile
+            (null: none, the density is what comes out)
+        reached_at: share of the training after which that density is reached and then held
         logit: what every logit starts at; null: 1 (everything kept) for threshold, 0 (p = 0.5) for the others
         sampling_step: step size a of rule intermediate, by which gradients of the loss are multiplied
         sampling_raw: the author's form of rule intermediate, in which the moved draw may leave [0, 1]
@@ -58,6 +62,8 @@ class LearnedMask(SupermaskMethod):
     trains_scores_only: ClassVar[bool] = True
 
     rule: str = "bernoulli"
+    density: float | None = None
+    reached_at: float = 0.5
     logit: float | None = None
     sampling_step: float = 1.0
     sampling_raw: bool = False
@@ -90,6 +96,13 @@ class LearnedMask(SupermaskMethod):
         if not 1 <= self.samples <= _MOST_SAMPLES:
             raise TombolaError(f"samples is {self.samples}, but it must lie between 1 and {_MOST_SAMPLES:,}")
         check_not_negative(mask_decay=self.mask_decay, finetune_lr=self.finetune_lr)
+        if not 0 < self.reached_at <= 1:
+            raise TombolaError(f"reached_at is {self.reached_at}; it must lie in (0, 1]: a share of the training")
+        if self.density is not None and self.mask_decay:
+            raise TombolaError(
+                f"density is {self.density} and mask_decay {self.mask_decay:g}, but the pressure towards a density is "
+                "steered; give one of the two"
+            )
 
     def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:
         """Kept with probability p = sigmoid(s), drawn or where p > 0.5; the gradient passes as if the mask were p.
@@ -114,12 +127,37 @@ class LearnedMask(SupermaskMethod):
         up, down = moved.clamp(min=0), -moved.clamp(max=0)
         return Definition(effective, p - where(mask, 1 / (1 + up), down / (1 + down)))
 
+    @property
+    def scope(self) -> str:
+        """A density holds over all masked weights together."""
+        return "layer" if self.density is None else "global"
+
+    def density_of_masks(self) -> float | None:
+        """Masks of the training are pressed to the density; only the last one has it exactly."""
+        return None
+
+    def settles(self, steps_per_epoch: int, total: int) -> int | None:
+        """A mask that is pressed becomes what it is with the last iteration."""
+        return None if self.density is not None else super().settles(steps_per_epoch, total)
+
+    def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
+        """TombolaError if these options cannot work on this network."""
+        super().check(network, steps_per_epoch, total, mask)
+        if self.density is not None:
+            from tombola.supermask.layers import layers
+
+            count = sum(layer.weight.numel() for layer in layers(network))
+            if round(self.density * count) < 1:
+                raise TombolaError(f"at density {self.density:g} nothing is kept of {count:,} weights; ask for more")
+
     def second_level(self) -> tuple[str, float]:
         """The weights are trained under the mask, if asked for."""
         return self.finetune, self.finetune_lr
 
     def hooks(self, search: levels.Search) -> Sequence[Hook]:
-        """The pressure towards sparser masks."""
+        """The pressure towards sparser masks, or towards a density."""
+        if self.density is not None:
+            return [levels.PressDensity(self.density, self.reached_at)]
         return [levels.MaskDecay(self.mask_decay)] if self.mask_decay else []
 
     def learning(self, network: nn.Module) -> levels.Learning:
