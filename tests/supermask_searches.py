@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data.splits import Splits, make_splits
+from tombola.levels.fitness import Fitness
 from tombola.methods import METHODS
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
@@ -58,6 +59,19 @@ class KillAt(Hook):
     def before_step(self, loop: Loop) -> None:
         if loop.step == self.step:
             raise Killed
+
+
+def killed_at(call: int) -> Any:
+    """`Fitness.__call__` that raises at its call of that number."""
+    real, calls = Fitness.__call__, [0]
+
+    def judge(fitness: Fitness, rows: Tensor) -> list[float]:
+        calls[0] += 1
+        if calls[0] == call:
+            raise Killed
+        return real(fitness, rows)
+
+    return judge
 
 
 def levels_of(method: Any, model: Any = None, recipe: Recipe = RECIPE, **more: Any) -> list[Any]:

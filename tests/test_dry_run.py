@@ -43,6 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gem-miner": {"freeze_every": "2it"},
     "iterand": {"every": "2it"},
     "learned-mask": {"finetune": "3it"},
+    "evolve": {"finetune": "3it"},
 }
 KINDS = ("imp", "dense", "edge-popup", "learned-mask", "joint", "multi-prize")
 """Methods of which every other one is a setting."""

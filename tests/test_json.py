@@ -27,7 +27,12 @@ from tombola.runtime.bench import Benchmark
 
 QUICK = ["--length", "2it", "--eval_every", "2it", "--batch_size", "32"]
 DIGITS = ["--data", "digits", "--model", "mlp", *QUICK]
-METHOD = {"imp": ["--rounds", "1"], "gem-miner": ["--freeze_every", "1it"], "concrete": ["--search", "2it"]}
+METHOD = {
+    "imp": ["--rounds", "1"],
+    "gem-miner": ["--freeze_every", "1it"],
+    "concrete": ["--search", "2it"],
+    **{name: ["--budget", "10000"] for name in ("anneal", "evolve", "random-search")},
+}
 ONCE = ["--replicates", "1"]
 
 

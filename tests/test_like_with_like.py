@@ -44,6 +44,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "multi-prize": {"norms": "tuned", "tune": "4it", "density": 0.3, "anneal": "9it"},
     "concrete": {"density": 0.3, "rewind": "2it", "search": "5it"},
     "gem-miner": {"freeze_every": "2it"},
+    **{name: {"examples": 20, "budget": 400} for name in ("anneal", "evolve", "random-search")},
     "iterand": {"every": "2it", "probability": 0.5, "train_norms": True},
     "edge-popup": {"density": 0.3, "anneal": "9it", "train_norms": True},
 }

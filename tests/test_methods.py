@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 import tombola as tb
-from supermask_searches import KillAt, Killed, splits, start_for
+from supermask_searches import KillAt, Killed, killed_at, splits, start_for
 from supermask_searches import network as drawn_network
 from tombola.cli.options import field_help
+from tombola.levels.fitness import Fitness
 from tombola.methods import METHODS, method_class
 from tombola.methods.base import Method
 from tombola.plain import as_plain
@@ -79,6 +80,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("multi-prize", {"density": 0.3, "scope": "global", "activations": "binary", "norms": "trained"}),
     ("sign-transfer", {}),
     ("sign-transfer", {"signs": "origin"}),
+    ("random-search", {"density": 0.3, "scope": "global", "examples": 20, "budget": 900}),
+    ("anneal", {"density": 0.3, "examples": 20, "budget": 900}),
+    ("evolve", {"density": 0.4, "examples": 9, "budget": 300, "population": 6, "elite": 1, "finetune": "18it"}),
     ("dense", {}),
     ("binary-weights", {"per_channel": True}),
     ("examples.snip.Snip", {"density": 0.3, "batches": 2}),
@@ -165,6 +169,8 @@ def test_its_density_is_exact(name: str, options: dict[str, Any], runs: Path) ->
         assert (0 < mask.kept < mask.total) == (name not in ("dense", "binary-weights"))
 
 
+KILLED_AT = {"random-search": 3, "anneal": 20}
+"""Methods that train nothing -> the evaluation at which they are killed."""
 WHOLE = ("imp", "at-init", "examples.snip.Snip", "examples.taylor.Taylor")
 """Methods whose density holds over the network whatever the scope."""
 
@@ -215,6 +221,8 @@ def test_a_killed_search_ends_bit_for_bit_as_if_never_killed(
 
     with monkeypatch.context() as patched:
         patched.setattr(trial, "train", train)
+        if name in KILLED_AT:
+            patched.setattr(Fitness, "__call__", killed_at(KILLED_AT[name]))
         with pytest.raises(Killed):
             run(method, tmp_path)
     assert list(tmp_path.rglob("checkpoint.pt"))

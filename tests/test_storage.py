@@ -22,6 +22,7 @@ QUICK = {"length": "2it", "batch_size": 32, "lr": 0.1, "eval_every": "2it"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "concrete": {"search": "2it"},
     "gem-miner": {"freeze_every": "1it"},  # as short as the training
+    **{name: {"examples": 50, "budget": 5000} for name in ("anneal", "evolve", "random-search")},
     "early-bird": {"retrain": "scratch"},  # the other one begins with trained weights, which are stored
 }
 H = {share: entropy(round(1000 * share), 1000) for share in (0.1, 0.25, 0.3, 0.5)}

@@ -150,6 +150,27 @@ METHODS = (
         lambda: f"{DIGITS}{spread(_digits('joint 2:4'))}",
     ),
     Method(
+        "anneal",
+        "simulated annealing: Kirkpatrick et al. 1983, Science 220",
+        "find anneal --model lenet-300-100 --data mnist",
+        "of masks: no figure",
+        lambda: NOT_RUN,
+    ),
+    Method(
+        "evolve",
+        "Altmann et al. 2024, [2411.04658](https://arxiv.org/abs/2411.04658); Schönberger et al. 2025, [2508.08877](https://arxiv.org/abs/2508.08877)",
+        "find evolve --model lenet-300-100 --data mnist",
+        "small binary tasks only",
+        lambda: NOT_RUN,
+    ),
+    Method(
+        "random-search",
+        "a baseline",
+        "find random-search --model lenet-300-100 --data mnist",
+        "no figure",
+        lambda: NOT_RUN,
+    ),
+    Method(
         "multi-prize",
         "Diffenderfer & Kailkhura 2021, [2103.09377](https://arxiv.org/abs/2103.09377)",
         "find multi-prize --model vgg-small --data cifar10 --density 0.05",

@@ -20,14 +20,17 @@ from . import (
 from .errors import TicketError, TombolaError
 from .hold import hold
 from .mask import Mask
+from .methods.anneal import Anneal
 from .methods.at_init import AtInit
 from .methods.base import Method
 from .methods.concrete import Concrete
 from .methods.early_bird import EarlyBird
 from .methods.edge_popup import EdgePopup
+from .methods.evolve import Evolve
 from .methods.imp import IterativePruning
 from .methods.joint import Joint
 from .methods.learned_mask import LearnedMask
+from .methods.random_search import RandomSearch
 from .methods.winning_sign import SignTransfer
 from .parameters import prunable
 from .results.table import results
@@ -47,16 +50,19 @@ from .train.recipe import Recipe
 __version__: str
 
 __all__ = [
+    "Anneal",
     "AtInit",
     "Concrete",
     "EarlyBird",
     "EdgePopup",
+    "Evolve",
     "IterativePruning",
     "Joint",
     "LearnedMask",
     "Mask",
     "Method",
     "Options",
+    "RandomSearch",
     "Recipe",
     "SignTransfer",
     "Ticket",

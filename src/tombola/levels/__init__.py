@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from tombola.levels.context import context_of
     from tombola.levels.controller import PressDensity
     from tombola.levels.detector import Detector, Watching
+    from tombola.levels.gradient_free import (
+        MaskSearch,
+        Strategy,
+        Terms,
+        check_mask_search,
+        dry_run_masks,
+        search_masks,
+    )
     from tombola.levels.hooks import Anneal, FreezeOut, MaskDecay, Phases, Redraw
     from tombola.levels.interpolation import NormInterpolation, check_interpolation
     from tombola.levels.learn import (
@@ -35,19 +43,25 @@ __all__ = [
     "Learning",
     "Level",
     "MaskDecay",
+    "MaskSearch",
     "NormInterpolation",
     "Phases",
     "PressDensity",
     "Redraw",
     "Search",
+    "Strategy",
+    "Terms",
     "WatchMasks",
     "Watching",
     "check_interpolation",
     "check_learning",
+    "check_mask_search",
     "check_norms",
     "context_of",
+    "dry_run_masks",
     "fine_tune",
     "learn_mask",
+    "search_masks",
     "second_recipe",
     "train_dense",
     "train_under",
@@ -58,6 +72,7 @@ _HOME = {
     "context": ["context_of"],
     "controller": ["PressDensity"],
     "detector": ["Detector", "Watching"],
+    "gradient_free": ["MaskSearch", "Strategy", "Terms", "check_mask_search", "dry_run_masks", "search_masks"],
     "hooks": ["Anneal", "FreezeOut", "MaskDecay", "Phases", "Redraw"],
     "interpolation": ["NormInterpolation", "check_interpolation"],
     "learn": ["Learning", "check_learning", "check_norms", "fine_tune", "learn_mask", "second_recipe", "tune_norms"],

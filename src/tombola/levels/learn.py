@@ -126,10 +126,14 @@ def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, n
     ticket = make_ticket(search, model, learning.rewrites, 1)
     built = check_ticket(search, ticket, model)
     if then is not None:
-        held = None if norms else ticket.mask
-        _freeze_but(built, held)
-        with hold(built, held) if held is not None else nullcontext():
-            try_training(replace(search.setup, recipe=then), built, seed=search.seed)
+        try_second_level(search, built, None if norms else ticket.mask, then)
+
+
+def try_second_level(search: Search, built: nn.Module, held: Mask | None, recipe: Recipe) -> None:
+    """One step of a second level, of a network that is built from the first one's ticket; without a mask, of norms."""
+    _freeze_but(built, held)
+    with hold(built, held) if held is not None else nullcontext():
+        try_training(replace(search.setup, recipe=recipe), built, seed=search.seed)
 
 
 def second_recipe(search: Search, length: str, lr: float) -> Recipe | None:

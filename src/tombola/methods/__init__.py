@@ -7,6 +7,7 @@ from inspect import isabstract
 
 from tombola.errors import TombolaError
 from tombola.fields import described
+from tombola.methods.anneal import Anneal
 from tombola.methods.at_init import AtInit
 from tombola.methods.base import Method, check_declared
 from tombola.methods.binary_weights import BinaryWeights
@@ -14,6 +15,7 @@ from tombola.methods.concrete import Concrete
 from tombola.methods.dense import DenseTraining
 from tombola.methods.early_bird import EarlyBird
 from tombola.methods.edge_popup import EdgePopup
+from tombola.methods.evolve import Evolve
 from tombola.methods.gem_miner import GemMiner
 from tombola.methods.imp import IterativePruning
 from tombola.methods.iterand import IteRand
@@ -21,6 +23,7 @@ from tombola.methods.joint import Joint
 from tombola.methods.learned_mask import LearnedMask
 from tombola.methods.multi_prize import MultiPrize
 from tombola.methods.multicoat import Multicoat
+from tombola.methods.random_search import RandomSearch
 from tombola.methods.signed import SignedSupermask
 from tombola.methods.winning_sign import SignTransfer
 from tombola.names import imported, is_import_path, unknown
@@ -41,6 +44,9 @@ METHODS: Mapping[str, type[Method]] = {
         Joint,
         MultiPrize,
         SignTransfer,
+        Anneal,
+        Evolve,
+        RandomSearch,
         DenseTraining,
         BinaryWeights,
     )

@@ -132,6 +132,7 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
 _TRAINED_AS: Mapping[str, str] = {
     **dict.fromkeys(("at-init", "concrete", "dense", "binary-weights", "sign-transfer"), "imp"),
     **dict.fromkeys(("multi-prize", "iterand", "multicoat", "gem-miner", "signed-supermask"), "edge-popup"),
+    **dict.fromkeys(("anneal", "evolve", "random-search"), "edge-popup"),  # of a second level
 }
 """Methods without a recipe of their own for a network -> the method whose recipe they train by there."""
 

@@ -79,6 +79,14 @@ def try_training(
     return trained.state
 
 
+def try_evaluation(setup: TrainingSetup, model: nn.Module) -> None:
+    """Evaluate `model` (put on the device) on few examples; TombolaError for what breaks the task's contract."""
+    setup = replace(setup, splits=replace(setup.splits, task=copied(setup.splits.task)))
+    with undisturbed(setup):
+        _check_splits(setup, model.to(setup.fabric.device))
+        _check_outcomes(setup, model, "")
+
+
 @contextmanager
 def in_words(what: str) -> Iterator[None]:
     """Any error within becomes a TombolaError that begins with `what`."""
@@ -136,8 +144,8 @@ def _check_splits(setup: TrainingSetup, model: nn.Module) -> None:
             check_task(setup.splits.task, alone, target, f"the last batch of the {where} split, one example,")
 
 
-def _check_outcomes(setup: TrainingSetup, model: nn.Module) -> None:
-    """TombolaError if the metric of a network that has taken a step is NaN, or no number whatever the output."""
+def _check_outcomes(setup: TrainingSetup, model: nn.Module, when: str = " after one step of training") -> None:
+    """TombolaError if the metric of a network is NaN, or no number whatever the output; `when`: for the message."""
     name = setup.splits.task.metric_name
     for where, split in _splits(setup):
         output, target = forward(setup, model, first_of(split, ROWS))
@@ -151,8 +159,7 @@ def _check_outcomes(setup: TrainingSetup, model: nn.Module) -> None:
             of = f"{int(values.isnan().sum())} of the first {few} examples"
         if values is not None and bool(values.isnan().any()):
             raise TombolaError(
-                f"metric {name} is NaN for {of} of the {where} split after one step of training; it must be a number "
-                "whatever the output"
+                f"metric {name} is NaN for {of} of the {where} split{when}; it must be a number whatever the output"
             )
         if values is None or not values.dim() or known is None:
             continue

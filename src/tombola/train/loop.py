@@ -97,7 +97,7 @@ def train(
     fabric = fabric or make_fabric("cpu", recipe.precision)
     was_training = model.training
     devices = [fabric.device] if fabric.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), _deterministic(deterministic and bool(devices)):
+    with torch.random.fork_rng(devices=devices), deterministic_kernels(deterministic and bool(devices)):
         torch.manual_seed(derive(seed, "torch"))
         loop = Loop(model, splits, recipe, seed=seed, fabric=fabric, optimizer=optimizer)
         meter = EnergyMeter(counters(fabric.device)) if count_cost else None
@@ -209,7 +209,8 @@ def _no_update(done: int, figures: Callable[[], str] | None = None) -> None:
 
 
 @contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
+def deterministic_kernels(wanted: bool) -> Iterator[None]:
+    """Use only kernels that give the same bits every time, where that is wanted."""
     before = torch.are_deterministic_algorithms_enabled()
     if wanted:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for

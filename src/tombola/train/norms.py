@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from tombola.nn.forward import typed
@@ -20,6 +22,17 @@ def renew_norm_statistics(model: nn.Module, setup: TrainingSetup, seed: int) -> 
 
     The plain mean over at most 100 batches; dropout draws from the seed too. A model without such norms stays as it is.
     """
+    feed = training_feed(setup.splits, setup.recipe, setup.fabric.device, layout(model, setup.recipe))
+    batches = typed(feed.epoch(seed, 0), model)
+    take_statistics(model, (x for (x, _), _ in zip(batches, range(_BATCHES), strict=False)), seed)
+
+
+@torch.no_grad()
+def take_statistics(model: nn.Module, inputs: Iterable[Tensor], seed: int) -> None:
+    """Let the norms of a model take their statistics from batches of inputs, as the plain mean over them.
+
+    Dropout draws from the seed. A model without such norms stays as it is.
+    """
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not norms:
         return
@@ -30,8 +43,7 @@ def renew_norm_statistics(model: nn.Module, setup: TrainingSetup, seed: int) -> 
     model.train()
     with torch.random.fork_rng(devices=[]):  # dropout draws
         torch.manual_seed(derive(seed, "dropout"))
-        feed = training_feed(setup.splits, setup.recipe, setup.fabric.device, layout(model, setup.recipe))
-        for (x, _), _ in zip(typed(feed.epoch(seed, 0), model), range(_BATCHES), strict=False):
+        for x in inputs:
             model(x)
     for norm, momentum in zip(norms, kept, strict=True):
         norm.momentum = momentum

@@ -19,13 +19,13 @@ from tombola.hold import hold
 from tombola.mask import Mask
 from tombola.plain import as_plain
 from tombola.results.codec import recovered
-from tombola.results.trial import TrialResult
+from tombola.results.trial import TrainingCost, TrialResult
 from tombola.runs.progress import Progress, Silent
 from tombola.runs.stage import METRICS, Stage
-from tombola.train.checkpoint import CheckpointStore, Snapshot
+from tombola.train.checkpoint import CheckpointStore, Snapshot, State
 from tombola.train.evaluate import Score, evaluate
 from tombola.train.feeds import evaluated_part, evaluation_feed, layout
-from tombola.train.history import Row, early_stop, read_csv
+from tombola.train.history import Row, append_csv, early_stop, read_csv
 from tombola.train.hooks import Hook, LogRows
 from tombola.train.length import steps
 from tombola.train.loop import Trained, copy_state, train
@@ -179,24 +179,44 @@ def train_trial(
     return TrainedTrial(_result(setup, trained, tests), trained.history, trained, outcomes)
 
 
-def evaluate_trial(setup: TrainingSetup, model: nn.Module, *, stage: Stage | None = None) -> TrainedTrial:
+def evaluate_trial(
+    setup: TrainingSetup,
+    model: nn.Module,
+    *,
+    stage: Stage | None = None,
+    history: Sequence[Row] = (),
+    row: Row | None = None,
+    early: State | None = None,
+    cost: TrainingCost | None = None,
+) -> TrainedTrial:
     """A trial of no iteration: `model` is evaluated as it is, once on every split.
 
-    Its log has one row, at iteration 0. As with `train_trial`, the stage is not marked finished here.
+    As with `train_trial`, the stage is not marked finished here.
+
+    Args:
+        history: rows of the log before this one, of what found the model.
+        row: of the model itself, its validation figures to be filled in; the seconds before count as the trial's. None:
+            of iteration 0.
+        early: the network at the row of `history` with the lowest validation loss.
+        cost: of what found the model.
     """
-    start = time.perf_counter()
+    start, nan = time.perf_counter(), math.nan
+    row = row or Row(0, 0.0, 0.0, nan, nan, nan, nan, 0.0)
     model.to(setup.fabric.device)
     if layout(model, setup.recipe):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     val = setup.scorer(model, setup.splits.val)()
-    row = Row(0, 0.0, 0.0, math.nan, math.nan, val.loss, val.metric, 0.0)
-    trained = Trained(copy_state(model), None, None, (row,), 0, 0.0)
+    is_best = val.loss < min((before.val_loss for before in history), default=math.inf)
+    rows = (*history, replace(row, val_loss=val.loss, val_accuracy=val.metric))
+    trained = Trained(copy_state(model), None if is_best else early, None, rows, 0, 0.0, cost=cost)
     tests = _test(setup, model, trained, lambda module, evaluate: Sampled())
-    trained = replace(trained, seconds=time.perf_counter() - start)
+    trained = replace(trained, seconds=row.seconds + time.perf_counter() - start)
     outcomes = None if tests.final is None else tests.final.values
     if stage is not None:
         with stage.writing():
-            CheckpointStore(stage.directory, setup.options.checkpoint_seconds).write_metrics(trained.history)
+            store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds)
+            store.write_metrics(history)
+            append_csv(store.metrics, rows[-1])
             if outcomes is not None:
                 write_outcomes(stage.directory, outcomes)
     result = _result(setup, trained, tests).replace(whole_steps=0)
