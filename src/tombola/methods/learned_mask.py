@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tombola.train.hooks import Hook
 
 RULES = ("bernoulli", "threshold", "intermediate")
+STEP = 1000.0
+"""Of rule intermediate. Its author's is 1, at which gradients of a mean over a batch drown in the draws' noise."""
 _MOST_SAMPLES = 10_000
 
 
@@ -43,7 +45,7 @@ class LearnedMask(SupermaskMethod):
             (null: none, the density is what comes out)
         reached_at: share of the training after which that density is reached and then held
         logit: what every logit starts at; null: 1 (everything kept) for threshold, 0 (p = 0.5) for the others
-        sampling_step: step size a of rule intermediate, by which gradients of the loss are multiplied
+        sampling_step: step size a of rule intermediate, which multiplies gradients of the loss; 1 is its author's
         sampling_raw: the author's form of rule intermediate, in which the moved draw may leave [0, 1]
         weights: identity, or signed_constant (each weight its sign times the layer's standard deviation)
         rescale: multiply every layer by the inverse of its kept fraction (dynamic weight rescaling)
@@ -65,7 +67,7 @@ class LearnedMask(SupermaskMethod):
     density: float | None = None
     reached_at: float = 0.5
     logit: float | None = None
-    sampling_step: float = 1.0
+    sampling_step: float = STEP
     sampling_raw: bool = False
     weights: str = "identity"
     rescale: bool = False
@@ -86,8 +88,8 @@ class LearnedMask(SupermaskMethod):
         if self.logit is not None and not math.isfinite(self.logit):
             raise TombolaError(f"logit is {self.logit}; it must be a finite number")
         if not (math.isfinite(self.sampling_step) and self.sampling_step > 0):
-            raise TombolaError(f"sampling_step is {self.sampling_step}; it must be a number above 0, e.g. 1")
-        if self.rule != "intermediate" and (self.sampling_step != 1.0 or self.sampling_raw):
+            raise TombolaError(f"sampling_step is {self.sampling_step}; it must be a number above 0, e.g. 1000")
+        if self.rule != "intermediate" and (self.sampling_step != STEP or self.sampling_raw):
             raise TombolaError(
                 f"sampling_step and sampling_raw are for rule intermediate, not {self.rule}; leave them out"
             )
