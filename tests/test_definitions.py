@@ -13,6 +13,7 @@ from tombola.methods import METHODS
 from tombola.methods.base import SupermaskMethod
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.concrete import Concrete
+from tombola.methods.continuous import Continuous
 from tombola.methods.edge_popup import EdgePopup
 from tombola.methods.gem_miner import GemMiner
 from tombola.methods.iterand import IteRand
@@ -30,6 +31,8 @@ METHODS_TO_TRY: list[SupermaskMethod] = [
     Multicoat(densities=(0.6, 0.3, 0.1)),
     GemMiner(),
     Concrete(density=0.3),
+    Continuous(),
+    Continuous(logit=-0.3),
     SignedSupermask(threshold=0.3),
     *(LearnedMask(rule=rule, rescale=rescale) for rule in RULES for rescale in (False, True)),
     LearnedMask(rule="intermediate", sampling_step=0.3),

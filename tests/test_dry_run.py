@@ -39,6 +39,7 @@ from tombola.train.recipe import Recipe
 OPTIONS: dict[str, dict[str, Any]] = {
     "imp": {"density": 0.3, "rounds": 1, "rewind": "2it"},
     "multi-prize": {"density": 0.3},
+    "continuous": {"rewind": "2it", "rounds": 2},
     "concrete": {"density": 0.3, "rewind": "2it", "search": "3it"},
     "gem-miner": {"freeze_every": "2it"},
     "iterand": {"every": "2it"},
@@ -220,8 +221,8 @@ def test_few_examples_are_looked_at_however_long_the_search_is_and_many_the_data
         costs.append(list(Counted.examples))
     few, many = costs
     assert sum(many) == sum(few)
-    twice = 2 if "finetune" in OPTIONS.get(name, {}) or name == "early-bird" else 1  # two networks are tried
-    assert sum(many) <= twice * (RECIPE.batch_size + 200)
+    two = "finetune" in OPTIONS.get(name, {}) or name in ("early-bird", "continuous")  # networks are tried
+    assert sum(many) <= (1 + two) * (RECIPE.batch_size + 200)
 
 
 # -- data

@@ -42,6 +42,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "imp": {"density": 0.3, "rounds": 1, "rewind": "2it"},
     "learned-mask": {"rescale": True, "train_norms": True, "samples": 3},
     "multi-prize": {"norms": "tuned", "tune": "4it", "density": 0.3, "anneal": "9it"},
+    "continuous": {"rewind": "2it", "rounds": 2, "logit": 0.02},
     "concrete": {"density": 0.3, "rewind": "2it", "search": "5it"},
     "gem-miner": {"freeze_every": "2it"},
     **{name: {"examples": 20, "budget": 400} for name in ("anneal", "evolve", "random-search")},

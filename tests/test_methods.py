@@ -78,6 +78,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("joint", {"density": 0.4, "weights": "binary", "activations": "binary"}),
     ("multi-prize", {"density": 0.3, "norms": "tuned", "tune": "18it"}),
     ("multi-prize", {"density": 0.3, "scope": "global", "activations": "binary", "norms": "trained"}),
+    ("continuous", {"rounds": 2, "logit": 0.01, "rewind": "3it"}),
+    ("continuous", {"rounds": 2, "score_lr": 0.2, "rewind_rounds": True, "mask_penalty": 1e-4}),
     ("sign-transfer", {}),
     ("sign-transfer", {"signs": "origin"}),
     ("random-search", {"density": 0.3, "scope": "global", "examples": 20, "budget": 900}),

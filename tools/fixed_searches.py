@@ -58,6 +58,7 @@ COMMANDS = {
     "gem-miner": f"find gem-miner {MLP} --density 0.1 --freeze_every 10it --finetune 10it {SHORT}",
     "concrete": f"find concrete {MLP} --density 0.1 --rewind 10it --search 10it {SHORT}",
     "concrete, task": f"find concrete {CONV} --density 0.2 --search 8it --loss task --length 8it",
+    "continuous": f"find continuous {MLP} --rounds 2 --rewind 10it --logit 0.01 {SHORT}",
     "signed-supermask": f"find signed-supermask {MLP} {SHORT}",
     "learned-mask, bernoulli": f"find learned-mask {MLP} --rescale --weights signed_constant --mask_decay 1e-5 {SHORT}",
     "learned-mask, threshold": f"find learned-mask {MLP} --rule threshold --finetune 10it {SHORT}",

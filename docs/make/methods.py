@@ -59,6 +59,13 @@ METHODS = (
         lambda: NOT_RUN,
     ),
     Method(
+        "continuous",
+        "Savarese et al. 2020, [1912.04427](https://arxiv.org/abs/1912.04427)",
+        "find continuous --model resnet-20 --data cifar10",
+        "ResNet, CIFAR-10: 91.5 to 92.0 %, dense 90 to 91 % [README of lolemacs/continuous-sparsification]",
+        lambda: NOT_RUN,
+    ),
+    Method(
         "sign-transfer",
         "Oh, Baik & Lee 2025, [2504.05357](https://arxiv.org/abs/2504.05357)",
         "find sign-transfer --model resnet-20 --data cifar10 --start found.ticket",

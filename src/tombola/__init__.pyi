@@ -24,6 +24,7 @@ from .methods.anneal import Anneal
 from .methods.at_init import AtInit
 from .methods.base import Method
 from .methods.concrete import Concrete
+from .methods.continuous import Continuous
 from .methods.early_bird import EarlyBird
 from .methods.edge_popup import EdgePopup
 from .methods.evolve import Evolve
@@ -53,6 +54,7 @@ __all__ = [
     "Anneal",
     "AtInit",
     "Concrete",
+    "Continuous",
     "EarlyBird",
     "EdgePopup",
     "Evolve",

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         dry_run_masks,
         search_masks,
     )
-    from tombola.levels.hooks import Anneal, FreezeOut, MaskDecay, Phases, Redraw
+    from tombola.levels.hooks import Anneal, FreezeOut, MaskDecay, MaskSum, Phases, Redraw
     from tombola.levels.interpolation import NormInterpolation, check_interpolation
     from tombola.levels.learn import (
         Learning,
@@ -44,6 +44,7 @@ __all__ = [
     "Level",
     "MaskDecay",
     "MaskSearch",
+    "MaskSum",
     "NormInterpolation",
     "Phases",
     "PressDensity",
@@ -73,7 +74,7 @@ _HOME = {
     "controller": ["PressDensity"],
     "detector": ["Detector", "Watching"],
     "gradient_free": ["MaskSearch", "Strategy", "Terms", "check_mask_search", "dry_run_masks", "search_masks"],
-    "hooks": ["Anneal", "FreezeOut", "MaskDecay", "Phases", "Redraw"],
+    "hooks": ["Anneal", "FreezeOut", "MaskDecay", "MaskSum", "Phases", "Redraw"],
     "interpolation": ["NormInterpolation", "check_interpolation"],
     "learn": ["Learning", "check_learning", "check_norms", "fine_tune", "learn_mask", "second_recipe", "tune_norms"],
     "search": ["Level", "Search"],

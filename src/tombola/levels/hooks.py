@@ -112,6 +112,20 @@ class MaskDecay(Hook):
                 scores.grad.add_(p * (1 - p), alpha=self.strength)
 
 
+class MaskSum(Hook):
+    """Adds strength·d(sum of M)/ds to the scores' gradients, M the soft mask that the step was trained under."""
+
+    def __init__(self, strength: float) -> None:
+        self.strength = strength
+
+    @torch.no_grad()
+    def after_backward(self, loop: Loop) -> None:
+        for layer in layers(loop.model):
+            scores, mask = layer.supermask.scores, layer.supermask.mask
+            if scores.grad is not None:
+                scores.grad.add_(layer.supermask.rule.slope(scores.detach(), mask), alpha=self.strength)
+
+
 class Redraw(Hook):
     """Every `every` iterations each pruned weight is drawn anew with a probability (Chijiwa et al. 2021, IteRand).
 

@@ -77,15 +77,22 @@ def learn_mask(
     level: int = 1,
     watching: Watching | None = WATCHED,
     rewound_steps: int = 0,
+    label: str | None = None,
+    begin: Callable[[nn.Module], None] | None = None,
+    capture: bool = False,
 ) -> Level:
     """Train scores (and what else the settings say) from the search's origin; the level holds the ticket.
 
     `watching`: how the masks are watched that the training goes through, and whether it ends once they are stable.
     `rewound_steps`: the iteration of the dense training that the origin is from.
+    `label`: of its progress. `begin` changes the attached network before it trains. `capture`: whether the level keeps
+    the state at the end of the training, scores and all weights, for another one (see `kept_snapshot`).
     """
 
     def train(stage: Stage | None) -> TrainedLevel:
         model = attached(search, learning)
+        if begin is not None:
+            begin(model)
         log = LogUtilisation()
         density = learning.rule.density
         watch = None if watching is None or density == 1.0 else watch_learned_mask(watching, density)
@@ -93,10 +100,11 @@ def learn_mask(
             search.setup,
             model,
             seed=search.seed,
-            label=f"mask  {read(model).density:6.1%}",
+            label=label or f"mask  {read(model).density:6.1%}",
             hooks=(*learning.hooks(search), Refresh(), log, *([watch] if watch else [])),
             optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
             more_tests=_sampled(learning.samples) if learning.rule.stochastic and not learning.rule.soft else None,
+            capture=search.setup.total_steps if capture else None,
             stage=stage,
         )
         instead = "a higher density, a layerwise scope, or less pressure on the mask"

@@ -12,6 +12,7 @@ from tombola.methods.at_init import AtInit
 from tombola.methods.base import Method, check_declared
 from tombola.methods.binary_weights import BinaryWeights
 from tombola.methods.concrete import Concrete
+from tombola.methods.continuous import Continuous
 from tombola.methods.dense import DenseTraining
 from tombola.methods.early_bird import EarlyBird
 from tombola.methods.edge_popup import EdgePopup
@@ -39,6 +40,7 @@ METHODS: Mapping[str, type[Method]] = {
         Multicoat,
         GemMiner,
         Concrete,
+        Continuous,
         SignedSupermask,
         LearnedMask,
         Joint,

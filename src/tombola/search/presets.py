@@ -5,10 +5,10 @@ trained on the whole CIFAR-10; batch size 60 is theirs for LeNet and Conv, 64 fo
 Edge-popup and multi-prize: Ramanujan et al. 2020, the small-scale configurations (Conv-2/4/6/8, ResNet-18), which
 Diffenderfer & Kailkhura 2021 took over (VGG-Small too). Learned masks: Zhou et al. 2019. IteRand, multicoated
 supermasks, Gem-Miner and signed supermasks: their authors' configurations. Early-bird tickets: You et al. 2020, section
-4.1 (VGG-16 and PreResNet-101 on CIFAR). Concrete Ticket Search: the configuration of tanayarora09/TLAB. For networks
-that the papers leave out
-(LeNet under edge-popup, everything on digits) the learning rates come from our own small sweeps on the validation
-split (docs/supermasks.md).
+4.1 (VGG-16 and PreResNet-101 on CIFAR). Concrete Ticket Search: the configuration of tanayarora09/TLAB. Continuous
+Sparsification: Savarese et al. 2020, as lolemacs/continuous-sparsification masks the convolutions. For networks that
+the papers leave out (LeNet under edge-popup, everything on digits) the learning rates come from our own small sweeps on
+the validation split (docs/supermasks.md).
 """
 
 from __future__ import annotations
@@ -118,6 +118,14 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
     ("multicoat", "resnet-18", "cifar10"): Preset(_popup()),
     ("gem-miner", "resnet-20", "cifar10"): Preset(_popup(length="150ep", weight_decay=0.0), {"density": 0.0144}),
     ("gem-miner", "lenet-300-100", "digits"): Preset(_popup(60, lr=1.0, length="40ep", weight_decay=0.0)),
+    **{
+        ("continuous", model, "cifar10"): Preset(
+            _sgd(64, length="85ep", milestones=("56ep", "71ep")), {"rewind": "2ep", "exclude": convs["exclude"]}
+        )
+        for model, convs in (("resnet-20", _RESNET_CONVS), ("vgg-16", _VGG_CONVS))
+    },
+    ("continuous", "lenet-300-100", "digits"): Preset(_popup(60, length="20ep", eval_every="2ep")),
+    ("continuous", "lenet-300-100", "mnist"): Preset(_popup(60, length="10ep")),
     ("signed-supermask", "lenet-300-100", "mnist"): Preset(_signed()),
     ("signed-supermask", "lenet-300-100", "digits"): Preset(
         _popup(60, lr=0.05, length="40ep", nesterov=True, weight_decay=1e-2)

@@ -13,11 +13,12 @@
 from tombola.supermask.attach import attach
 from tombola.supermask.callbacks import lightning_callback, transformers_callback
 from tombola.supermask.concrete import BinaryConcrete
+from tombola.supermask.continuous import Continuous
 from tombola.supermask.detach import detach, make_permanent
 from tombola.supermask.intermediate import Intermediate
 from tombola.supermask.layers import Groups, plain_state
 from tombola.supermask.masks import final_masks, read, refresh
-from tombola.supermask.represent import Binary, Identity, Represent, SignedConstant
+from tombola.supermask.represent import Binary, Identity, Represent, Scaled, SignedConstant
 from tombola.supermask.rules import Bernoulli, Coats, MaskRule, Round, Signed, Threshold, TopK
 from tombola.supermask.weights import FROZEN, Dense, Frozen, Masked, SrSte, WeightRule
 
@@ -27,6 +28,7 @@ __all__ = [
     "Binary",
     "BinaryConcrete",
     "Coats",
+    "Continuous",
     "Dense",
     "Frozen",
     "Groups",
@@ -36,6 +38,7 @@ __all__ = [
     "Masked",
     "Represent",
     "Round",
+    "Scaled",
     "Signed",
     "SignedConstant",
     "SrSte",

@@ -70,6 +70,37 @@ class Identity:
 
 
 @dataclass(frozen=True)
+class Scaled:
+    """w·M·factor, one number for all layers and for good: what makes up for soft masks below 1 at their start.
+
+    Args:
+        factor: above 0
+    """
+
+    factor: float
+    trainable = True
+    kind: Kind = "rescaled"
+
+    def base(self, weight: Tensor) -> Tensor:
+        """The weight itself."""
+        return weight
+
+    def scale(self, weight: Tensor, mask: Tensor, keep: Keep = torch.mul) -> Tensor | None:
+        """The factor."""
+        return torch.full((), self.factor, dtype=_wide(weight), device=weight.device)
+
+    def mask_gradient(self, g: Tensor, weight: Tensor, mask: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        """g·factor·w."""
+        assert scale is not None
+        return g * scale, weight
+
+    def weight_gradient(self, g: Tensor, weight: Tensor, scale: Tensor | None) -> Tensor:
+        """g·factor."""
+        assert scale is not None
+        return g * scale
+
+
+@dataclass(frozen=True)
 class SignedConstant:
     """sign(w)·std(w)·M: every layer's weights as one magnitude (Zhou et al. 2019); `rescale` as in Identity.
 
