@@ -98,6 +98,10 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
         ("early-bird", model, "digits"): Preset({**_early_bird("20ep", "10ep", "15ep"), "batch_size": 128})
         for model in ("conv-2", "lenet-300-100", "mlp")
     },
+    ("concrete", "lenet-300-100", "mnist"): Preset(_adam(1.2e-3, 50_000), {"rewind": "3ep"}),
+    ("concrete", "lenet-300-100", "digits"): Preset(
+        {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}, {"rewind": "4ep"}
+    ),
     ("concrete", "resnet-20", "cifar10"): _concrete("9ep"),
     ("concrete", "vgg-16", "cifar10"): _concrete("15ep"),
     **{("edge-popup", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
