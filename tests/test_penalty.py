@@ -267,6 +267,13 @@ def test_what_is_no_penalty_is_said_before_training(name: str, message: str, tmp
     assert not list(tmp_path.rglob("*.ticket"))
 
 
+@pytest.mark.parametrize("given", ["l2", ["l1"], {}, 3])
+def test_a_penalty_of_later_levels_is_checked_before_training(given: Any) -> None:
+    method = IterativePruning(rounds=1, retrain={"penalty": given, "strength": 0.1})
+    with pytest.raises(TombolaError, match="penalty"):
+        tb.find(network(), splits(), method, recipe=RECIPE)
+
+
 def test_one_without_the_other_is_refused() -> None:
     with pytest.raises(TombolaError, match="penalty is 'l1', but no strength is given"):
         Recipe(penalty="l1")

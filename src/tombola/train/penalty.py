@@ -48,9 +48,9 @@ PENALTIES: Mapping[str, Regulariser] = {"l1": l1, "hoyer": hoyer}
 
 def regulariser(name: str) -> Regulariser:
     """The function of that name, or at that import path; TombolaError if there is none."""
-    if name in PENALTIES:
+    if name in tuple(PENALTIES):  # a name out of a mapping (retrain) may be anything
         return PENALTIES[name]
-    if not is_import_path(name):
+    if not isinstance(name, str) or not is_import_path(name):
         raise TombolaError(unknown("penalty", name, PENALTIES, ", or an import path such as package.module.function"))
     found: Regulariser = imported("penalty", name)
     if not callable(found):
