@@ -98,6 +98,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "stop-when-stable"): on_digits(*ONCE, "--rounds", "2"),
     ("study", "mask-rules"): on_digits(*ONCE, "--density", "0.5"),
     ("study", "rewind-schedule"): on_digits(*ONCE, "--densities", "[0.5]", "--warmup", "1it"),
+    ("study", "search-budget"): on_digits(*ONCE, "--densities", "[0.5]", "--budget", "2000", "--examples", "100"),
     ("study", "at-init"): on_digits(*ONCE, "--densities", "[0.5]", "--criteria", "[snip]", "--rounds", "1"),
     ("study", "deconstruct"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
     ("study", "untrained"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +40,40 @@ def test_three_quarters_of_a_length() -> None:
     assert part_of("2it", "three_quarters") == "0ep1it"
     with pytest.raises(TombolaError, match="three quarters is nothing"):
         part_of("0it", "three_quarters")
+
+
+def test_one_whole_number_over_another(tmp_path: Path) -> None:
+    def filled(text: str, **values: Any) -> Any:
+        file = tmp_path / "study.yaml"
+        file.write_text(f"arms: [{{name: a, options: {{x: '{text}'}}}}]")
+        given = {"budget": 100, "size": 30, **values}
+        return read_definition(file).filled(given, lambda: False, "s")[0]["options"]["x"]
+
+    assert filled("${budget.per.size}") == 3
+    assert filled("${budget.per.size.half}it") == "1it"
+    with pytest.raises(TombolaError, match=r"budget\.per\.size is 20 / 30, less than one"):
+        filled("${budget.per.size}", budget=20)
+    with pytest.raises(TombolaError, match="both must be whole numbers"):
+        filled("${budget.per.size}", size=1.5)
+    with pytest.raises(TombolaError, match="unknown parameter 'batch'"):
+        filled("${budget.per.batch}")
+
+
+def test_searches_get_one_budget() -> None:
+    arms = fixed_arms("search-budget", budget=6000, batch_size=30, examples=200, mask_lr=0.3, weights_lr=0.01)
+    check_arms(arms)
+    assert [(arm.name, arm.method.name, arm.recipe.batch_size, arm.recipe.length) for arm in arms[3:]] == [
+        ("edge-popup 0.5", "edge-popup", 30, "200it"),
+        ("magnitude, mask alone 0.5", "untrained-mask", 30, "200it"),
+        ("magnitude, trained 0.5", "imp", 30, "100it"),
+    ]
+    assert [(arm.method.name, arm.method.budget, arm.method.examples, arm.method.density) for arm in arms[:3]] == [
+        ("random-search", 6000, 200, 0.5),
+        ("anneal", 6000, 200, 0.5),
+        ("evolve", 6000, 200, 0.5),
+    ]
+    assert [arm.recipe.lr for arm in arms[3:]] == [0.3, 0.01, 0.01]
+    assert {arm.against for arm in arms} == {"random-search 0.5", None}
 
 
 def test_masks_as_initialisations_get_half_of_the_length() -> None:

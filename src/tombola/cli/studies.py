@@ -78,7 +78,17 @@ def verbs() -> list[Verb]:
     return [compare, *(file_verb(name, FIXED / f"{name}.yaml") for name in _NAMES)]
 
 
-_NAMES = ("mask-init", "joint", "binary", "rewind-schedule", "stop-when-stable", "early-bird", "mask-rules", "at-init")
+_NAMES = (
+    "mask-init",
+    "joint",
+    "binary",
+    "rewind-schedule",
+    "stop-when-stable",
+    "early-bird",
+    "mask-rules",
+    "at-init",
+    "search-budget",
+)
 
 
 def file_verb(word: str, file: Path) -> Verb:

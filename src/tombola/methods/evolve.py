@@ -40,12 +40,12 @@ class Evolve(GradientFree):
     name: ClassVar[str] = "evolve"
     version: ClassVar[int] = 1
 
-    population: int = 50
-    elite: int = 5
+    population: int = 20
+    elite: int = 2
     migrants: int = 1
     tournament: int = 5
     crossover: float = 1.0
-    mutation: float = 0.002
+    mutation: float = 0.02
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,9 @@
 """A study written down: YAML with parameters, which are options of the command line, and the arms that they fill in.
 
 Nothing in such a file is evaluated. ``$name`` stands for a parameter's value, ``${name.half}`` and
-``${name.three_quarters}`` for a part of a length, ``$$`` for a dollar sign; a key whose value is a null parameter is
-left out. An entry of `arms` is one arm, or the arms for each value of a list; either may stand under a condition,
+``${name.three_quarters}`` for a part of a length, ``${name.per.other}`` for one whole number over another, rounded
+down (``${name.per.other.half}``: over twice the other), ``$$`` for a dollar sign; a key whose value is a null parameter
+is left out. An entry of `arms` is one arm, or the arms for each value of a list; either may stand under a condition,
 ``when: {name: value}``::
 
     parameters:
@@ -226,6 +227,7 @@ def _converted(content: Any, kind: type[Made], where: str) -> Made:
         raise TombolaError(f"{where} defines no study: {error}") from None
 
 
+_QUOTIENT = re.compile(r"per\.(?P<over>\w+)(?P<half>\.half)?")
 _PARTS: Mapping[str, tuple[int, int]] = {"half": (1, 2), "three_quarters": (3, 4)}
 
 
@@ -303,9 +305,19 @@ class _Scope:
             raise TombolaError(f"{self.where}: {unknown('parameter', name, self.values or ['none'])}")
         if not part:
             return self.values[name]
+        if quotient := _QUOTIENT.fullmatch(part):
+            return self.quotient(key, self.values[name], self.value(quotient["over"]), 2 if quotient["half"] else 1)
         if part not in _PARTS or name not in self.lengths:
             raise TombolaError(f"{self.where}: {key} stands for nothing; only a length has parts: {', '.join(_PARTS)}")
         return part_of(self.values[name], part)
+
+    def quotient(self, key: str, value: Any, over: Any, times: int) -> int:
+        """value / (times · over), rounded down."""
+        if not (type(value) is int and type(over) is int):
+            raise TombolaError(f"{self.where}: {key} is {value!r} over {over!r}; both must be whole numbers")
+        if over < 1 or value < times * over:
+            raise TombolaError(f"{self.where}: {key} is {value:,} / {times * over:,}, less than one; ask for more")
+        return value // (times * over)
 
 
 def _text(value: Any) -> str:
