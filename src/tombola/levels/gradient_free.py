@@ -192,7 +192,7 @@ class _Run:
 
     def __init__(self, search: Search, seeking: MaskSearch) -> None:
         self.search, self.setup, self.seeking = search, search.setup, seeking
-        self.space = seeking.space(search.network())
+        self.space, self._origin = seeking.space(search.network()), search.state()
         self.shown = self._placed(search.network())
         batches = sample_of(self.setup, self.shown, seeking.examples, search.seed)
         self.fitness = Fitness(self.setup, self._placed(search.network()), self.space, batches)
@@ -237,10 +237,10 @@ class _Run:
 
     def show(self, row: Tensor) -> None:
         """Let `shown` be the network under a mask, its norms' statistics taken from the sample."""
-        weights, base = parameters_by_name(self.shown), self.search.state()
+        weights = parameters_by_name(self.shown)
         with torch.no_grad():
             for name, keep in self.space.layers(row).items():
-                weights[name].copy_(torch.where(keep, base[name], 0))
+                weights[name].copy_(torch.where(keep, self._origin[name], 0))
         take_statistics(self.shown, (x for x, _ in self.fitness.batches), self.search.seed)
 
     def trial(self, stage: Stage | None) -> TrainedTrial:
