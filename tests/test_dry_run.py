@@ -221,7 +221,7 @@ def test_few_examples_are_looked_at_however_long_the_search_is_and_many_the_data
         costs.append(list(Counted.examples))
     few, many = costs
     assert sum(many) == sum(few)
-    two = "finetune" in OPTIONS.get(name, {}) or name in ("early-bird", "continuous")  # networks are tried
+    two = "finetune" in OPTIONS.get(name, {}) or name in ("concrete", "continuous", "early-bird")  # networks are tried
     assert sum(many) <= (1 + two) * (RECIPE.batch_size + 200)
 
 
