@@ -20,6 +20,7 @@ from tombola.models.spec import ModelSpec
 from tombola.rng.seeds import generator
 from tombola.search.find import run_find
 from tombola.search.request import make_request
+from tombola.study.actions import in_words
 from tombola.train import trial
 from tombola.train.hooks import Hook
 from tombola.train.loop import train
@@ -141,6 +142,13 @@ def test_a_ticket_without_its_origin_gives_its_signs_but_not_those_it_began_with
     assert transferred(alone).trained is not None
     with pytest.raises(TombolaError, match="saved without its origin"):
         transferred(alone, "origin")
+
+
+def test_verify_says_what_its_weights_begin_with(ticket: tb.Ticket) -> None:
+    for signs, said in (("trained", "kept action sign-transfer gave them"), ("own", "")):
+        words = in_words(transferred(ticket, signs), {})
+        assert said in words
+        assert bool(words) == bool(said)
 
 
 def test_what_cannot_be_transferred_is_refused_in_one_line(ticket: tb.Ticket) -> None:

@@ -98,14 +98,17 @@ def barred_kept(provenance: Mapping[str, Any], kept: int) -> int:
 def actions(header: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Names of the kept and the pruned action, from the provenance; None where weights rewind, or are set to 0.
 
-    None too where all weights are kept, since there is nothing to do to them.
+    None too where all weights are kept, since there is nothing to do to them. A ticket that was given the signs of
+    another says "sign-transfer".
     """
     method = header["provenance"].get("method")
     if not isinstance(method, Mapping) or all(entry["kept"] == math.prod(entry["shape"]) for entry in header["masks"]):
         return None, None
+    handed = method.get("name") == "sign-transfer" and method.get("signs") != "own"
+    kept_action = "sign-transfer" if handed else method.get("kept_action")
     kept, pruned = (
         name if isinstance(name, str) and name != plain and name.isprintable() and 0 < len(name) <= 200 else None
-        for name, plain in ((method.get("kept_action"), "rewind"), (method.get("pruned_action"), "zero"))
+        for name, plain in ((kept_action, "rewind"), (method.get("pruned_action"), "zero"))
     )
     return kept, pruned
 
