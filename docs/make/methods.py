@@ -66,6 +66,13 @@ METHODS = (
         lambda: NOT_RUN,
     ),
     Method(
+        "at-init",
+        "Frankle et al. 2021, [2009.08576](https://arxiv.org/abs/2009.08576)",
+        "find at-init --model resnet-20 --data cifar10 --criterion synflow --density 0.05",
+        "shuffling snip, grasp and synflow within layers keeps or improves the accuracy [abstract]",
+        lambda: NOT_RUN,
+    ),
+    Method(
         "sign-transfer",
         "Oh, Baik & Lee 2025, [2504.05357](https://arxiv.org/abs/2504.05357)",
         "find sign-transfer --model resnet-20 --data cifar10 --start found.ticket",

@@ -216,10 +216,11 @@ class Mask(Mapping[str, Tensor]):
                     f"{name!r} has shape {tuple(weight.shape)} in the model and {tuple(tensor.shape)} "
                     "in the mask; use the mask with the network it was made for"
                 )
-        before = {name: weight.clone() for weight, name, _ in pairs if _as_used(model, name) is not None}
+        paths = parameter_paths(model)
+        before = {name: weight.clone() for weight, name, _ in pairs if _as_used(model, *paths[name][0]) is not None}
         for name, old in before.items():
             every[name].masked_fill_(~self[name].to(old.device), 0.0)
-            used = _as_used(model, name)
+            used = _as_used(model, *paths[name][0])
             if used is not None and bool(used[~self[name].to(used.device)].any()):
                 for again, value in before.items():
                     every[again].copy_(value)
@@ -245,9 +246,8 @@ def _as_bool(name: str, tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
 
 
-def _as_used(model: nn.Module, name: str) -> Tensor | None:
+def _as_used(model: nn.Module, path: tuple[str, ...], local: str) -> Tensor | None:
     """A weight as its layer uses it, where a parametrization computes that."""
-    path, local = parameter_paths(model)[name][0]
     owner = module_at(unwrap(model), path)
     return getattr(owner, local) if owner is not None and is_parametrized(owner, local) else None
 

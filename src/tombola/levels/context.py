@@ -66,7 +66,7 @@ def contexts_untrained(search: Search) -> Callable[[Mask, int], Context]:
         initial,
         initial,
         None,
-        lambda: copy.deepcopy(network),
+        network,
     )
 
 
@@ -89,12 +89,12 @@ def _at(
     initial: State,
     final: State,
     held: Callable[[], Mapping[str, Tensor]] | None,
-    network: Callable[[], nn.Module] | None = None,
+    network: nn.Module | None = None,
 ) -> Context:
-    """`held`: gives what pruned weights are held at; None: 0. `network`: makes one at the start; None: the search."""
+    """`held`: gives what pruned weights are held at; None: 0. `network`: one at the start, to copy; None: make it."""
 
     def fresh(at: At) -> nn.Module:
-        model = (network or search.network)()
+        model = search.network() if network is None else copy.deepcopy(network)
         if at != "initial":
             model.load_state_dict(final)
         if isinstance(at, Mapping):
@@ -117,7 +117,7 @@ def _at(
             _write_pruned(model, mask, held())
         return model
 
-    probe = Probe(fresh, redraw, tuple(mask), feed, search.setup.splits.task.loss, search.seed)
+    probe = Probe(fresh, redraw, tuple(mask), feed, search.setup.splits.task.loss, search.seed, network)
     return Context(  # of copies: a criterion may be anyone's, and write to what it is given
         initial={name: initial[name].clone() for name in mask},
         final={name: final[name].clone() for name in mask},

@@ -102,6 +102,7 @@ class Probe:
         feed: the training batches in the order of the run, for a network
         loss: the training loss
         seed: dropout draws derive from it
+        like: a network of the same dtypes, to read the batches for; None: one is made
     """
 
     fresh: Callable[[At], nn.Module]
@@ -110,6 +111,7 @@ class Probe:
     feed: Callable[[nn.Module], Iterator[Batch]]
     loss_function: Loss
     seed: int
+    like: nn.Module | None = None
 
     def network(self, at: At) -> nn.Module:
         """A network of the caller's own, in training mode."""
@@ -123,7 +125,7 @@ class Probe:
 
     def batches(self, count: int) -> list[Batch]:
         """The first batches (x, y) of the training."""
-        return list(self._batches(self.network("initial"), count))
+        return list(self._batches(self.like or self.network("initial"), count))
 
     def loss(self, at: At, batches: int) -> float:
         """Mean over the first batches, in training mode."""
