@@ -27,7 +27,7 @@ from tombola.mask import Mask
 from tombola.methods.anneal import TRIALS, Annealing, between
 from tombola.methods.evolve import Evolution
 from tombola.methods.gradient_free import GradientFree
-from tombola.search.find import run_find
+from tombola.search.find import run_find, validate
 from tombola.search.request import make_request
 from tombola.train.fabric import make_fabric
 from tombola.train.history import read_csv
@@ -439,11 +439,38 @@ def test_weights_in_double_precision_and_tied_ones_are_searched() -> None:
     assert built.second.weight is built.first.weight
 
 
-def test_masks_only_of_nan_are_an_error() -> None:
-    model = linear()
+def test_masks_only_of_nan_are_an_error_before_the_search() -> None:
+    model, method = linear(), tb.RandomSearch(budget=40, examples=4)
+    data = replace(regression(), task=replace(regression().task, loss=lambda o, y: squared(o, y) * math.nan))
+    with pytest.raises(TombolaError, match="all of 2 masks give a loss of NaN"):
+        validate(make_request(model, data, method, recipe=QUICK), data)
     model[1].weight.data.fill_(math.nan)
-    with pytest.raises(TombolaError, match="NaN"):
-        tb.search.find.search(make_request(model, regression(), tb.RandomSearch(budget=40, examples=4), recipe=QUICK))
+    with pytest.raises(TombolaError, match="all of 10 masks give a loss of NaN"):
+        tb.search.find.search(make_request(model, regression(), method, recipe=QUICK))
+
+
+class Drawing(nn.Module):
+    """Draws in evaluation mode too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(36, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(F.dropout(x.flatten(1), 0.5, training=True))
+        return out
+
+
+@pytest.mark.parametrize("together", [1, 3])
+def test_what_a_network_draws_is_the_same_for_every_mask(together: int) -> None:
+    setup, model = setup_of(), Drawing()
+    space = Space.of({"fc.weight": model.fc.weight}, 0.5)
+    judge = Fitness(setup, model, space, sample_of(setup, model, 30, 0), together)
+    assert judge.together == together
+    row = space.random(1, drawn())
+    assert len(set(judge(row.expand(together + 2, -1)))) <= 2  # masks together differ from one alone by rounding
+    assert judge(row.expand(3, -1)) == pytest.approx(judge(row) * 3, rel=1e-6)
 
 
 @pytest.mark.parametrize(

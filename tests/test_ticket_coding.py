@@ -177,6 +177,13 @@ def test_masks_round_trip_in_every_coding(data: st.DataObject) -> None:
             assert np.array_equal(masks.decode(coding, written, shape), keep)
 
 
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0), (2, 0, 3, 3)])
+def test_a_layer_without_weights_takes_no_bytes(shape: tuple[int, ...]) -> None:
+    coding, stream = masks.encode(np.ones(shape, np.bool_))
+    assert stream == b""
+    assert masks.decode(coding, stream, shape).shape == shape
+
+
 def structured(shape: tuple[int, int, int, int], seed: int = 0) -> tuple[NDArray[np.bool_], float]:
     """A mask of unequal outputs and inputs, and the bits per weight of the densities it is drawn from."""
     generator = np.random.default_rng(seed)

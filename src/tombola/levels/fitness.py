@@ -85,8 +85,8 @@ class Fitness:
     def __call__(self, rows: Tensor) -> list[float]:
         """The losses of masks (count, n)."""
         losses: list[float] = []
-        with self._same_draws():
-            for some in torch.split(rows, self.together):
+        for some in torch.split(rows, self.together):
+            with self._same_draws():
                 losses += self._of(some)
         return losses
 
@@ -114,13 +114,13 @@ class Fitness:
             def call(state: dict[str, Tensor]) -> object:
                 return functional_call(self.model, state, (x,))
 
-            outputs = vmap(call, randomness="different")(weights)
+            outputs = vmap(call, randomness="same")(weights)
             return [mapped(partial(_nth, index=index), outputs) for index in range(count)]
 
         return forward
 
     def _same_draws(self) -> AbstractContextManager[None]:
-        """What a network draws in evaluation mode is the same each time, and leaves the global generators alone."""
+        """What a network draws in evaluation mode is the same for every mask; global generators are left alone."""
         return seeded(0, cuda=self.setup.fabric.device.type == "cuda")
 
     def _goes_together(self) -> bool:

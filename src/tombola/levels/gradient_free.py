@@ -152,7 +152,9 @@ def dry_run_masks(search: Search, seeking: MaskSearch, then: Recipe | None = Non
     with in_words("a mask cannot be evaluated on the training split"):
         run = _Run(search, replace(seeking, examples=min(seeking.examples, 32)))
         rows = run.space.random(2, run.generator)
-        run.fitness(rows)
+        losses = run.fitness(rows if run.start is None else torch.cat([rows, run.start[None]]))
+    if not any(map(math.isfinite, losses)):
+        raise _no_number(len(losses))
     mask = run.space.mask(rows[0])
     with in_words("the paths of the masked network cannot be followed"):
         is_cut(search.network(), mask, some_inputs(search.setup.splits))
@@ -168,6 +170,13 @@ def _ticket(search: Search, level: int, mask: Mask, state: State) -> Any:
     buffers = {name for name, _ in search.network().named_buffers()}
     final = {name: state[name] if name in buffers else value for name, value in search.state().items()}
     return ticket_of(search, level, mask, final)
+
+
+def _no_number(count: int) -> TombolaError:
+    return TombolaError(
+        f"all of {count:,} masks give a loss of NaN or infinity; check the network's weights and the task's loss, or "
+        "ask for another density"
+    )
 
 
 @dataclass
@@ -199,7 +208,8 @@ class _Run:
         self.evaluations = seeking.budget // self.fitness.examples
         self.budget = self.evaluations * self.fitness.examples
         self.generator = generator(search.seed, "masks")
-        self.strategy = seeking.strategy(Terms(self.space, self.generator, self.evaluations, self._start()))
+        self.start = self._start()
+        self.strategy = seeking.strategy(Terms(self.space, self.generator, self.evaluations, self.start))
         self.at = _Progress()
         self._clock = time.monotonic()
         self._meter = EnergyMeter(counters(self.setup.fabric.device))
@@ -208,10 +218,7 @@ class _Run:
     def best(self) -> Tensor:
         """The mask of the lowest loss so far."""
         if self.at.best is None:
-            raise TombolaError(
-                f"all {self.at.done:,} masks give a loss of NaN or infinity; the network's weights or the loss are not "
-                "made for any of this density"
-            )
+            raise _no_number(self.at.done)
         return self.at.best
 
     def go(self, store: CheckpointStore | None, update: Callable[..., None]) -> None:

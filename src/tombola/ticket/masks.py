@@ -26,6 +26,8 @@ _WIDTH = 7  # in quarters
 
 def encode(keep: NDArray[np.bool_]) -> tuple[str, bytes]:
     """(coding, bytes) of a mask of any shape: the smallest, in case of a tie the first of CODINGS."""
+    if not keep.size:
+        return "packed", b""
     coded = {"packed": np.packbits(keep).tobytes()}
     for coding in CODINGS[1:]:
         if coding != "columns" or _view(keep.shape, coding) != _view(keep.shape, "channels"):
