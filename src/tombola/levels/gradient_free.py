@@ -183,15 +183,13 @@ def _no_number(count: int) -> TombolaError:
 class _Progress:
     """What a search has come to; all of it goes into a checkpoint.
 
-    `done`: masks evaluated. `best`: the first one of the lowest loss so far. `early`: the network at the row of the
-    lowest validation loss.
+    `done`: masks evaluated. `best`: the first one of the lowest loss so far.
     """
 
     done: int = 0
     best: Tensor | None = None
     loss: float = math.inf
     history: list[Row] = field(default_factory=list)
-    early: State | None = None
     seconds: float = 0.0
     joules: float | None = 0.0
 
@@ -259,7 +257,6 @@ class _Run:
             stage=stage,
             history=tuple(self.at.history),
             row=self._row(),
-            early=self.at.early,
             cost=self._cost(),
         )
 
@@ -267,8 +264,6 @@ class _Run:
         """A row: the best mask so far on the validation split."""
         self.show(self.best)
         val = self.setup.scorer(self.shown, self.setup.splits.val)()
-        if val.loss < min((row.val_loss for row in self.at.history), default=math.inf):
-            self.at.early = copy_state(self.shown)
         row = replace(self._row(), val_loss=val.loss, val_accuracy=val.metric)
         self.at.history.append(row)
         if store is not None:
@@ -308,7 +303,7 @@ class _Run:
             snapshot,
             sums={"loss": at.loss},
             seconds=self._seconds(),
-            best=at.early,
+            best=None,
             history=tuple(at.history),
             joules=self._joules(),
         )
@@ -316,7 +311,7 @@ class _Run:
     def _restore(self, saved: Checkpoint) -> None:
         at, snapshot = self.at, saved.snapshot
         at.done, at.best, at.loss = snapshot.step, snapshot.model.get("best"), saved.sums["loss"]
-        at.history, at.early, at.seconds, at.joules = list(saved.history), saved.best, saved.seconds, saved.joules
+        at.history, at.seconds, at.joules = list(saved.history), saved.seconds, saved.joules
         self.strategy.load_state_dict(snapshot.hooks[0])
         self.generator.set_state(snapshot.generators[0])
 

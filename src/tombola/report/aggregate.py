@@ -98,6 +98,11 @@ def points(find: SearchResult, arm: str, reading: Reading) -> tuple[Point, ...]:
     return tuple(series)
 
 
+def sparsest(tickets: Sequence[Point]) -> Point:
+    """That of the lowest density; of several the last, such as the one whose weights were trained under the mask."""
+    return min(tickets, key=lambda point: (point.density, -point.level))
+
+
 def stopped_early(find: SearchResult, number: int) -> bool:
     """Whether the training of a level's network was stopped, in at least one replicate."""
     return any(level.stopped is not None for level in levels_of(find, "ticket").get(number, ()))
@@ -150,7 +155,11 @@ def curve(logs: Iterable[str], column: str) -> Curve | None:
 
 
 def joined_log(levels: Sequence[LevelResult], column: str) -> dict[int, float]:
-    """``column`` by step over levels trained one after the other, with steps counted from the start of the first."""
+    """``column`` by step over levels trained one after the other, with steps counted from the start of the first.
+
+    Levels that tried masks and trained nothing are left out.
+    """
+    levels = [level for level in levels if not level.tried_masks]
     series: dict[int, float] = {}
     before = 0
     for level, begun in zip(levels, begins_at(levels), strict=True):

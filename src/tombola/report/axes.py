@@ -85,7 +85,7 @@ def round_ticks(axis: Axis, *, counts: bool = False, max_ticks: int = 6) -> None
 
 
 def iterations_axis(axes: Axes, last: float, label: str = "Training iterations") -> None:
-    """Iterations from 0 to ``last``."""
+    """Iterations, or other counts, from 0 to ``last``."""
     axes.set_xlim(0, 1.03 * last if last > 0 else 1)
     round_ticks(axes.xaxis, counts=True, max_ticks=5 if last >= 1e5 else 6)
     axes.set_xlabel(label)

@@ -57,10 +57,13 @@ def combined_plots(runs: Sequence[Run], looks: Sequence[Looks]) -> list[Shown]:
             better=better,
             dense=None,
         )
+        by = cost.measure(
+            level for _, find, _ in group for rep in find.replicates for level in rep.arms.get("ticket", ())
+        )
         priced = [
             cost.PricedSeries(names[run.path], look.arm("ticket"), line.points)
             for run, find, look in group
-            for line in cost.find_series(find, [("ticket", look.arm("ticket"))])
+            for line in cost.find_series(find, [("ticket", look.arm("ticket"))], by)
         ]
         plots += drawn
         plots += against_cost(
@@ -68,9 +71,10 @@ def combined_plots(runs: Sequence[Run], looks: Sequence[Looks]) -> list[Shown]:
             name=f"runs-accuracy-cost{suffix}",
             title="The runs against their cost",
             lead=(
-                f"{note}Test {metric} of each run's tickets over the training iterations of all levels up to the "
-                f"ticket's own, {cost.COUNTED}. Numbers: weights kept."
+                f"{note}Test {metric} of each run's tickets over the {by.words} of all levels up to the "
+                f"ticket's own{by.how}. Numbers: weights kept."
             ),
+            by=by,
             unit=Unit(metric),
             better=better,
         )

@@ -1,9 +1,9 @@
-"""Cost of results in training iterations, and results against cost."""
+"""Cost of results in training iterations, or where masks were tried in forward passes, and results against cost."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ SEARCHED = ("ticket", "reinit")
 
 @dataclass(frozen=True)
 class Priced:
-    """A result at its cost in training iterations, with the name that is printed beside its mark (or none)."""
+    """A result at its cost, with the name that is printed beside its mark (or none)."""
 
     cost: float
     result: Spread
@@ -60,39 +60,75 @@ def counted_steps(levels: Sequence[LevelResult]) -> list[tuple[int, int]]:
     return [(level.level, level.steps - start) for level, start in zip(levels, begins_at(levels), strict=True)]
 
 
+def counted_passes(levels: Sequence[LevelResult]) -> list[tuple[int, int | None]]:
+    """Numbers of levels, and the examples that each passed forward; None where that was not recorded."""
+    return [(level.level, None if level.cost is None else level.cost.forward_passes) for level in levels]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What the cost of a search is counted in: the head of a column, the label of an axis, in a sentence, its end."""
+
+    head: str
+    axis: str
+    words: str
+    how: str
+    counted: Callable[[Sequence[LevelResult]], Sequence[tuple[int, int | None]]]
+
+
+ITERATIONS = Measure(
+    "Total iterations", "Training iterations of the search", "training iterations", f", {COUNTED}", counted_steps
+)
+PASSES = Measure(
+    "Forward passes", "Forward passes of the search", "forward passes", ", counted in examples", counted_passes
+)
+
+
+def measure(levels: Iterable[LevelResult]) -> Measure:
+    """Training iterations; forward passes where some of the levels tried masks and trained nothing."""
+    return PASSES if any(level.tried_masks for level in levels) else ITERATIONS
+
+
+def measure_of(find: SearchResult) -> Measure:
+    """What the cost of a search is counted in."""
+    return measure(level for replicate in find.replicates for levels in replicate.arms.values() for level in levels)
+
+
 def total_of(arm: str, own: int | None, before: Iterable[int | None]) -> int | None:
-    """Training iterations that an arm's network of one level costs; None where they are not known.
+    """What an arm's network of one level costs; None where they are not known.
 
     The ticket costs all levels up to its own. A reinitialised network needs the ticket's mask, so it costs the
     ticket's search and its own training; a random mask needs no search and costs its own training alone. Every
     level counts with its whole length: iterations before a rewind point count.
 
     Args:
-        own: iterations of the network's own training.
-        before: iterations of the ticket's levels before this one.
+        own: of the network's own level.
+        before: of the ticket's levels before this one.
     """
     return total([*(before if arm in SEARCHED else ()), own])
 
 
-def cost_of(find: SearchResult, arm: str, number: int) -> float | None:
-    """Mean training iterations over replicates that an arm's network of a level costs; see `total_of`."""
+def cost_of(find: SearchResult, arm: str, number: int, by: Measure = ITERATIONS) -> float | None:
+    """Mean over replicates of what an arm's network of a level costs; see `total_of`."""
     costs = []
     for replicate in find.replicates:
-        counted = counted_steps(replicate.arms.get(arm, ()))
-        before = [steps for n, steps in counted_steps(replicate.arms.get(TICKET, ())) if n < number]
+        counted = by.counted(replicate.arms.get(arm, ()))
+        before = [steps for n, steps in by.counted(replicate.arms.get(TICKET, ())) if n < number]
         costs += [total_of(arm, steps, before) for n, steps in counted if n == number]
     known = [cost for cost in costs if cost is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(costs) else None
 
 
-def find_series(find: SearchResult, looks: Sequence[tuple[str, Look]]) -> tuple[PricedSeries, ...]:
+def find_series(
+    find: SearchResult, looks: Sequence[tuple[str, Look]], by: Measure = ITERATIONS
+) -> tuple[PricedSeries, ...]:
     """Test results of each arm against its cost, from dense to sparse; the ticket's marks named by density."""
     series = []
     for arm, look in looks:
         priced = []
         for number, levels in levels_of(find, arm).items():
             result = spread(level.test_accuracy for level in levels if level.test_accuracy is not None)
-            cost = cost_of(find, arm, number)
+            cost = cost_of(find, arm, number, by)
             if result is not None and cost is not None:
                 name = density(math.fsum(level.density for level in levels) / len(levels)) if arm == "ticket" else ""
                 priced.append(Priced(cost, result, name))
@@ -101,8 +137,10 @@ def find_series(find: SearchResult, looks: Sequence[tuple[str, Look]]) -> tuple[
     return tuple(series)
 
 
-def cost_figure(series: Sequence[PricedSeries], *, ylabel: str, factor: float = 1.0) -> Figure:
-    """Results over training iterations: a mark each, bars where there are several replicates."""
+def cost_figure(
+    series: Sequence[PricedSeries], *, ylabel: str, factor: float = 1.0, by: Measure = ITERATIONS
+) -> Figure:
+    """Results over cost: a mark each, bars where there are several replicates."""
     with style.styled():
         figure = style.new_figure(2.95)
         axes = figure.add_subplot()
@@ -118,7 +156,7 @@ def cost_figure(series: Sequence[PricedSeries], *, ylabel: str, factor: float = 
                     reach = [[value - factor * low], [factor * high - value]]
                     axes.errorbar([at], [value], reach, fmt="none", ecolor=look.colour, alpha=0.6, linewidth=1.2)
                 axes.plot([at], [value], look.marker, color=look.colour)
-        iterations_axis(axes, max(p.cost for line in series for p in line.points), "Training iterations of the search")
+        iterations_axis(axes, max(p.cost for line in series for p in line.points), by.axis)
         axes.set_ylabel(ylabel)
         axes.margins(y=0.12)
         round_ticks(axes.yaxis)

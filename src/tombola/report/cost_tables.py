@@ -32,7 +32,7 @@ _NOTES = {
     "of several trainings the largest.",
     "energy_joules": "Energy: of the machine's processor meanwhile, other processes included.",
     "forward_passes": "Forward passes: examples that went through the network; training takes a backward pass of each "
-    "as well, a search without gradients does not.",
+    "as well, a search without gradients does not, and its FLOPs are of the forward pass alone.",
 }
 REWOUND = "Iterations: as trained, from the one on at which a level begins, rewound to it or going on from it."
 
@@ -42,8 +42,9 @@ def find_cost_table(find: SearchResult) -> Table:
     costs = _whole_searches(find)
     rows = [_level_row(levels) for levels in zip(*_longest(find), strict=True)]
     total, dense = mean([cost.total for cost in costs]), mean([cost.dense for cost in costs])
-    compared: list[tuple[str, Cost | CostRatio]] = [("All levels", total), ("One dense training", dense)]
-    compared += [("All levels / one dense training", ratio(total, dense))]
+    compared: list[tuple[str, Cost | CostRatio]] = [("All levels", total)]
+    if dense.iterations:  # none is known of where nothing was trained
+        compared += [("One dense training", dense), ("All levels / one dense training", ratio(total, dense))]
     again = [cost.train_prune_retrain for cost in costs if cost.train_prune_retrain is not None]
     if len(again) == len(costs):
         compared += [("Train, prune, train again", mean(again))]
@@ -53,13 +54,13 @@ def find_cost_table(find: SearchResult) -> Table:
         for arm, levels in _controls(find).items()
     ]
     compared += controls
-    shown = _shown([total, dense, *(cost for _, cost in controls)])
+    shown = _shown([*(cost for _, cost in rows), total, dense, *(cost for _, cost in controls)])
     body = [*((*head, *_cells(cost, shown)) for head, cost in rows)]
     body += [(text, "", *_cells(cost, shown)) for text, cost in compared]
     levels = [level for replicate in find.replicates for level in replicate.levels]
     note = sentences(
         f"Mean over {over_replicates([len(costs)])}." if len(costs) > 1 else "",
-        dense_note(costs),
+        dense_note(costs) if dense.iterations else "",
         _rewound(levels),
         *_column_notes(shown),
     )
@@ -70,8 +71,9 @@ def search_line(find: SearchResult) -> str:
     """What one search cost, in a line: "search: 48,000 iterations, 3.1 TFLOP, 41 s; 6.0 times the dense training"."""
     costs = _whole_searches(find)
     total, dense = mean([cost.total for cost in costs]), mean([cost.dense for cost in costs])
-    parts = [f"{count(total.iterations)} iterations"]
-    parts += [f"{count(total.forward_passes)} forward passes"] if "forward_passes" in _shown([total]) else []
+    shown = _shown([total, *(level for cost in costs for level in cost.levels)])
+    parts = [f"{count(total.iterations)} iterations"] if total.iterations or "forward_passes" not in shown else []
+    parts += [f"{count(total.forward_passes)} forward passes"] if "forward_passes" in shown else []
     parts += [_amount(total, part) for part in ("flops", "seconds", "energy_joules") if _known(total, part)]
     times = ratio(total, dense)
     compared = times.flops if times.flops is not None else times.iterations
@@ -88,7 +90,8 @@ def study_cost_table(study: ComparisonResult, looks: Looks) -> Table | None:
     if not costs:
         return None
     base = _base(study, costs)
-    shown, unit = _shown(costs.values()), Unit(study.metric)
+    each = [level for arm in study.arms for cost in arm.costs for level in cost.levels]
+    shown, unit = _shown([*costs.values(), *each]), Unit(study.metric)
     rows: list[Row] = [
         (
             Cell(arm.name, look=looks.arm(arm.name)),

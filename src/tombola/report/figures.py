@@ -195,6 +195,7 @@ def trace_figure(
     traces: Sequence[Trace],
     *,
     ylabel: str,
+    xlabel: str = "Training iterations",
     factor: float = 1.0,
     log: bool = False,
     window: tuple[float, float] | None = None,
@@ -230,7 +231,7 @@ def trace_figure(
                 axes.set_ylim(factor * window[0], factor * window[1])
         if factor == 100:
             not_above_100(axes, 100.0)
-        iterations_axis(axes, max(t.curve.steps[-1] for t in traces))
+        iterations_axis(axes, max(t.curve.steps[-1] for t in traces), xlabel)
         axes.set_ylabel(ylabel)
         legend_above(figure, axes)
     return figure

@@ -67,9 +67,16 @@ def against_density(
 
 
 def against_cost(
-    series: Sequence[cost.PricedSeries], *, name: str, title: str, lead: str, unit: Unit, better: str | None
+    series: Sequence[cost.PricedSeries],
+    *,
+    name: str,
+    title: str,
+    lead: str,
+    unit: Unit,
+    better: str | None,
+    by: cost.Measure,
 ) -> list[Shown]:
-    """A metric against the training iterations that it cost; nothing if all costs, or all values, are equal."""
+    """A metric against what it cost; nothing if all costs, or all values, are equal."""
     if alike(p.cost for line in series for p in line.points) or alike(
         end for line in series for p in line.points for end in (p.result.low, p.result.high)
     ):
@@ -81,7 +88,8 @@ def against_cost(
         "range": "Bars: lowest to highest replicate.",
     }
     caption = sentences(lead, direction_caption(better, unit.metric), barred[kind])
-    return [Plot(name, title, caption, cost.cost_figure(series, ylabel=unit.axis("Test"), factor=unit.factor))]
+    drawn = cost.cost_figure(series, ylabel=unit.axis("Test"), factor=unit.factor, by=by)
+    return [Plot(name, title, caption, drawn)]
 
 
 def trace_plots(
@@ -94,21 +102,29 @@ def trace_plots(
     title: str,
     lead: str,
     note: str = "",
+    ylabel: str = "",
+    tried: bool = False,
 ) -> list[Shown]:
-    """Training curves, without the steep start where that hides the rest; a remark if nothing changes."""
+    """Curves of training, or of a search that tried masks, without the steep start where that hides the rest.
+
+    A remark if nothing changes.
+    """
     if not traces:
         return []
     values = [v for trace in traces for v in (*trace.curve.low, *trace.curve.high)]
     printed = Unit("loss") if loss else unit
     lone = sum(len(trace.curve.steps) for trace in traces) == 1
     if lone or alike(values):
-        at = f"at iteration {traces[0].curve.steps[0]:,}, the only evaluation" if lone else "at every evaluation"
+        first = f"{traces[0].curve.steps[0]:,}"
+        when = f"after {first} masks" if tried else f"at iteration {first}"
+        at = f"{when}, the only evaluation" if lone else "at every evaluation"
         return [Remark(f"{title}: {printed.show(traces[0].curve.mean[0])} {at}.")]
     log = loss and min(values) > 0 and max(values) > 3 * min(values)
     window = None if loss else figures.trace_window(traces, better)
     drawn = figures.trace_figure(
         traces,
-        ylabel="Validation loss" if loss else unit.axis("Validation"),
+        xlabel="Masks tried" if tried else "Training iterations",
+        ylabel=ylabel or ("Validation loss" if loss else unit.axis("Validation")),
         factor=printed.factor,
         log=log,
         window=window,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from tombola.formats import Fixed, Unit, count, density, number
 from tombola.report import words
-from tombola.report.aggregate import points, spread
+from tombola.report.aggregate import points, sparsest, spread
 from tombola.report.looks import Look, Looks
 from tombola.report.read import Run
 from tombola.report.style import arm_name
@@ -76,7 +76,7 @@ def _sparsest_numbers(find: SearchResult) -> list[Number]:
     tickets = points(find, "ticket", lambda level: level.test_accuracy)
     if not tickets:
         return []
-    last = min(tickets, key=lambda point: point.density)
+    last = sparsest(tickets)
     reached = Number(
         "Ticket" if last.density < 1 else words.STOPPED, Unit(find.metric).show(last.spread.mean), f"test {find.metric}"
     )

@@ -87,7 +87,8 @@ def _early_stop(find: SearchResult, looks: Looks) -> list[Shown]:
 
 
 def _cost(find: SearchResult, looks: Looks) -> list[Shown]:
-    series = cost.find_series(find, [(arm, looks.arm(arm)) for arm in find.arms])
+    by = cost.measure_of(find)
+    series = cost.find_series(find, [(arm, looks.arm(arm)) for arm in find.arms], by)
     there = {line.label for line in series}
     reinit = "A reinitialised network needs the ticket's mask, and costs its search." * (
         style.arm_name("reinit") in there
@@ -98,19 +99,25 @@ def _cost(find: SearchResult, looks: Looks) -> list[Shown]:
         name="accuracy-cost",
         title=f"Test {find.metric} against the cost of the search",
         lead=sentences(
-            f"Test {find.metric} over the training iterations of all levels up to the network's own, {cost.COUNTED}. "
+            f"Test {find.metric} over the {by.words} of all levels up to the network's own{by.how}. "
             "Numbers: weights kept.",
             reinit,
             random,
         ),
+        by=by,
         unit=Unit(find.metric),
         better=find.better,
     )
 
 
 def _level_label(find: SearchResult, number: int) -> str:
-    levels = levels_of(find, "ticket")[number]
-    return density(sum(level.density for level in levels) / len(levels))
+    """The density of a level's tickets, with its number where other levels have the same."""
+    named = {
+        n: density(sum(level.density for level in levels) / len(levels))
+        for n, levels in levels_of(find, "ticket").items()
+    }
+    same = list(named.values()).count(named[number]) > 1
+    return f"{named[number]}, level {number}" if same else named[number]
 
 
 def level_looks(find: SearchResult, look: Look) -> Mapping[int, Look]:
@@ -121,10 +128,9 @@ def level_looks(find: SearchResult, look: Look) -> Mapping[int, Look]:
 
 def _layers(find: SearchResult, looks: Mapping[int, Look]) -> list[Shown]:
     pruned = [n for n in looks if any(level.density < 1 for level in levels_of(find, "ticket")[n])]
+    kept = {layers: number for number in pruned if (layers := layer_densities(find, number))}  # the last of equal ones
     columns: list[tuple[str, Look, Sequence[LayerResult]]] = [
-        (_level_label(find, number), looks[number], layers)
-        for number in pruned
-        if (layers := layer_densities(find, number))
+        (_level_label(find, number), looks[number], layers) for layers, number in kept.items()
     ]
     if not columns:
         return []
@@ -165,11 +171,13 @@ COLUMNS = ("val_accuracy", "val_loss")
 
 def _find_traces(find: SearchResult, looks: Mapping[int, Look]) -> list[Shown]:
     grouped, unit = levels_of(find, "ticket"), Unit(find.metric)
-    plots: list[Shown] = []
+    tried = [number for number in looks if any(level.tried_masks for level in grouped[number])]
+    plots = [shown for number in tried for shown in tried_plots(find, grouped[number], looks[number])]
     for column in COLUMNS:
         lines = [
             (number, look, curve((level.metrics for level in grouped[number]), column))
             for number, look in looks.items()
+            if number not in tried
         ]
         traces = [Trace(_level_label(find, number), look, line) for number, look, line in lines if line is not None]
         name = f"Validation {metric_or_loss(column, unit)}"
@@ -181,9 +189,39 @@ def _find_traces(find: SearchResult, looks: Mapping[int, Look]) -> list[Shown]:
             better=find.better,
             name=f"training-{column.replace('_', '-')}",
             title=f"{name} by density" if several else name,
-            lead=f"{name} while training {'tickets of several densities' if several else 'the network found'}.",
+            lead=f"{name} while training {'tickets of several levels' if several else 'the network found'}.",
         )
     return plots
+
+
+def tried_plots(find: SearchResult, levels: Sequence[LevelResult], look: Look) -> list[Shown]:
+    """The best mask so far, over the masks tried by a search that trained nothing."""
+    unit, logs = Unit(find.metric), [level.metrics for level in levels]
+    own, other = shades(look, 2)
+    losses = [("Training sample", own, "train_loss"), ("Validation split", other, "val_loss")]
+    drawn = {name: (shade, curve(logs, column)) for name, shade, column in losses}
+    metric = curve(logs, "val_accuracy")
+    return trace_plots(
+        [] if metric is None else [Trace("Validation split", look, metric)],
+        loss=False,
+        unit=unit,
+        better=find.better,
+        name="search-val-accuracy",
+        title=f"Validation {find.metric} of the best mask",
+        lead=f"Validation {find.metric} of the mask that is best so far on the sample, over the masks tried.",
+        tried=True,
+    ) + trace_plots(
+        [Trace(name, shade, line) for name, (shade, line) in drawn.items() if line is not None],
+        loss=True,
+        unit=unit,
+        better=find.better,
+        name="search-loss",
+        title="Loss of the best mask",
+        lead="Loss of the best mask so far, over the masks tried: on the training examples that masks are compared on, "
+        "and on the validation split.",
+        ylabel="Loss",
+        tried=True,
+    )
 
 
 def _proof(verify: VerificationResult, looks: Looks) -> list[Shown]:

@@ -129,20 +129,25 @@ def _mean(arm: ComparedArm | None, figure: str) -> float | None:
     return summary.mean if summary is not None else None
 
 
-def arm_cost(arm: ComparedArm) -> float | None:
-    """Mean training iterations of an arm's searches, all levels together; None where a search did not record it."""
-    totals = [cost.total(steps for _, steps in cost.counted_steps(levels)) for levels in arm.replicates if levels]
+def measure_of(study: ComparisonResult) -> cost.Measure:
+    """What the cost of all arms is counted in."""
+    return cost.measure(level for arm in study.arms for levels in arm.replicates for level in levels)
+
+
+def arm_cost(arm: ComparedArm, by: cost.Measure) -> float | None:
+    """Mean cost of an arm's searches, all levels together; None where a search did not record it."""
+    totals = [cost.total(steps for _, steps in by.counted(levels)) for levels in arm.replicates if levels]
     known = [total for total in totals if total is not None]
     return math.fsum(known) / len(known) if known and len(known) == len(totals) else None
 
 
 def _cost(study: ComparisonResult, looks: Looks) -> list[Shown]:
-    series = []
+    series, by = [], measure_of(study)
     for family, arms in study.families.items():
         known = [
             (cost.Priced(price, result), looks.arm(arm.name))
             for arm in arms
-            if (price := arm_cost(arm)) is not None and (result := spread(arm.test_accuracy.known)) is not None
+            if (price := arm_cost(arm, by)) is not None and (result := spread(arm.test_accuracy.known)) is not None
         ]
         if known:
             points, own = zip(*known, strict=True)
@@ -150,8 +155,9 @@ def _cost(study: ComparisonResult, looks: Looks) -> list[Shown]:
     return against_cost(
         series,
         name="study-cost",
+        by=by,
         title=f"Test {study.metric} against the cost of the search",
-        lead=f"Test {study.metric} of each arm over the training iterations of its search, {cost.COUNTED}.",
+        lead=f"Test {study.metric} of each arm over the {by.words} of its search{by.how}.",
         unit=Unit(study.metric),
         better=study.better,
     )
@@ -161,6 +167,7 @@ def _traces(study: ComparisonResult, looks: Looks) -> list[Shown]:
     """Validation metric over iterations: a figure per family of several arms with the lone arms, else of six arms."""
     plots: list[Shown] = []
     for index, (title, arms) in enumerate(_groups(study)):
+        tried = any(level.tried_masks for arm in arms for levels in arm.replicates for level in levels)
         lines = [(arm, merged(joined_log(levels, "val_accuracy") for levels in arm.replicates)) for arm in arms]
         ends = "Levels are joined end to end." if any(len(x) > 1 for arm in arms for x in arm.replicates) else ""
         plots += trace_plots(
@@ -171,7 +178,7 @@ def _traces(study: ComparisonResult, looks: Looks) -> list[Shown]:
             name=f"study-val-accuracy{f'-{index + 1}' if index else ''}",
             title=f"Validation {study.metric}{title}",
             lead=f"Validation {study.metric} while training each arm.",
-            note=ends,
+            note=sentences(ends, "Searches that train nothing have no curve." * tried),
         )
     return plots
 

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 from tombola.formats import BITS, MISSING, Unit, count, density, plural
 from tombola.report.aggregate import spread
-from tombola.report.cost import COUNTED
 from tombola.report.cost_tables import study_cost_table
 from tombola.report.draws import drawn_table
 from tombola.report.grid_tables import grid_tables
 from tombola.report.looks import Looks
 from tombola.report.plot import sentences
-from tombola.report.study_plots import arm_cost
+from tombola.report.study_plots import arm_cost, measure_of
 from tombola.report.tables import Cell, Row, Table
 from tombola.results.comparison import GAP, SHIFT, ArmContrast, ArmDifference, ComparisonResult
 from tombola.results.statistics import FEWEST_REPLICATES
@@ -49,7 +48,8 @@ def study_tables(study: ComparisonResult, looks: Looks) -> list[Table]:
 
 def _arms(study: ComparisonResult, looks: Looks, columns: list[str]) -> Table:
     unit = Unit(study.metric)
-    costs = {arm.name: arm_cost(arm) for arm in study.arms}
+    by = measure_of(study)
+    costs = {arm.name: arm_cost(arm, by) for arm in study.arms}
     known = any(cost is not None for cost in costs.values())
     rows: list[Row] = [
         (
@@ -60,8 +60,8 @@ def _arms(study: ComparisonResult, looks: Looks, columns: list[str]) -> Table:
         )
         for arm in study.arms
     ]
-    heads = ("Arm", "Density", *(["Total iterations"] if known else []), *_heads(study, columns))
-    total = f"Total iterations: the training of all levels of one search, {COUNTED}." if known else ""
+    heads = ("Arm", "Density", *([by.head] if known else []), *_heads(study, columns))
+    total = f"{by.head}: of all levels of one search{by.how}." if known else ""
     return Table("The arms", heads, tuple(rows), sentences(_means(study), *_column_notes(study, columns), total))
 
 

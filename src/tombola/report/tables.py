@@ -17,10 +17,11 @@ from tombola.report.aggregate import (
     levels_of,
     observed_stop,
     points,
+    sparsest,
     spread,
     stopped_early,
 )
-from tombola.report.cost import COUNTED, cost_of
+from tombola.report.cost import Measure, cost_of, measure, measure_of
 from tombola.report.looks import Look, Looks
 from tombola.report.plot import over_replicates, sentences
 from tombola.report.read import Run
@@ -114,7 +115,8 @@ def _by_level(
     sizes = {p.spread.n for column in columns.values() for p in column.values()}
     alike = len(sizes) == 1  # then the note gives n once, instead of a column per arm
     numbers = sorted(set().union(*columns.values()))
-    costs = {number: cost_of(find, "ticket", number) for number in numbers} if priced else {}
+    by = measure_of(find)
+    costs = {number: cost_of(find, "ticket", number, by) for number in numbers} if priced else {}
     known = any(cost is not None for cost in costs.values())
     for number in numbers:
         at = [column[number] for column in columns.values() if number in column]
@@ -136,14 +138,14 @@ def _by_level(
     n = f"n = {sizes.pop()}." if alike and sizes != {1} else ""
     starred = any(not p.complete for column in columns.values() for p in column.values())
     extra = STARRED if starred else ""
-    total = _total_note(from_ticket) if known else ""
-    head = ("Density", "Weights kept", *(["Total iterations"] if known else []), *heads)
+    total = _total_note(by, from_ticket) if known else ""
+    head = ("Density", "Weights kept", *([by.head] if known else []), *heads)
     return Table(title, head, tuple(rows), sentences(note, n, extra, total), words=0)
 
 
-def _total_note(from_ticket: bool) -> str:
+def _total_note(by: Measure, from_ticket: bool) -> str:
     start = "; what the ticket that the search started from had cost is not counted" if from_ticket else ""
-    return f"Total iterations: the training of all levels up to this one, {COUNTED}{start}."
+    return f"{by.head}: of all levels up to this one{by.how}{start}."
 
 
 def _spread_note(sizes: Iterable[int]) -> str:
@@ -189,9 +191,9 @@ def _sizes(find: SearchResult, reading: Reading) -> list[int]:
 
 def find_tables(find: SearchResult, looks: Looks, *, from_ticket: bool = False) -> list[Table]:
     """Numbers behind the figures of a search; `from_ticket`: the search started from one."""
-    unit = Unit(find.metric)
+    unit, when = Unit(find.metric), " at the end of training" if find.trained else ""
     readings: list[tuple[str, Reading, str, Unit, bool]] = [
-        (f"Test {find.metric} at the end of training", lambda x: x.test_accuracy, "", unit, True),
+        (f"Test {find.metric}{when}", lambda x: x.test_accuracy, "", unit, True),
         (f"Test {find.metric} at early stop", lambda x: x.test_accuracy_early_stop, "", unit, False),
         (
             "Early-stop iteration",
@@ -233,8 +235,9 @@ def levels_table(find: SearchResult, looks: Looks) -> Table:
     readings: list[tuple[Unit, Reading]] = [
         (unit, lambda x: x.val_accuracy),
         (unit, lambda x: x.test_accuracy),
-        (words.ITERATIONS, observed_stop),
+        *([(words.ITERATIONS, observed_stop)] if find.trained else []),
     ]
+    by = measure_of(find)
     barred = any(x.barred_kept for rep in find.replicates for levels in rep.arms.values() for x in levels)
     rows: list[Row] = []
     averaged: list[Point] = []
@@ -247,16 +250,16 @@ def levels_table(find: SearchResult, looks: Looks) -> Table:
             row: Row = (_level_cell(find, arm, point, looks), str(number))
             row += (words.density(point.density), words.count(point.kept))
             row += tuple(_point_cell(kind, column.get(number)) for kind, column in columns)
-            row += (words.count(cost_of(find, arm, number)),)
+            row += (words.count(cost_of(find, arm, number, by)),)
             rows.append((*row, words.count(barred_at[number])) if barred else row)
     head: Row = ("Network", "Level", "Density", "Weights kept", f"Val {find.metric}", f"Test {find.metric}")
-    head += ("Early-stop iteration", "Total iterations", *(("Barred",) if barred else ()))
+    head += (*(("Early-stop iteration",) if find.trained else ()), by.head, *(("Barred",) if barred else ()))
     over = f", means of {len(find.replicates)} searches" if len(find.replicates) > 1 else ""
     note = sentences(
         _spread_note(sizes) if (sizes := {p.spread.n for p in averaged} - {1}) else "",
         STARRED if any(not p.complete for p in averaged) else "",
-        EARLY_STOP,
-        f"Total iterations: the network's training and the search for its mask, {COUNTED}.",
+        EARLY_STOP if find.trained else "",
+        f"{by.head}: the network's training and the search for its mask{by.how}.",
         "Barred: weights kept although the criterion bars them, since it leaves too few others." if barred else "",
     )
     return Table(f"{find.method} on {find.data} with {find.model}{over}", head, tuple(rows), note)
@@ -378,15 +381,16 @@ def provenance_table(run: Run) -> Table | None:
 def runs_table(runs: Sequence[Run], looks: Sequence[Looks]) -> Table:
     """One row per run, for reports of several."""
     rows: list[Row] = []
+    by = measure(level for run in runs if run.find for rep in run.find.replicates for level in rep.levels)
     for run, look in zip(runs, looks, strict=True):
         last = best = dense = spent = words.MISSING
         if run.find is not None:
             unit = Unit(run.find.metric)
             tickets = points(run.find, "ticket", lambda level: level.test_accuracy)
             if tickets:
-                point = min(tickets, key=lambda p: p.density)
+                point = sparsest(tickets)
                 last = f"{words.density(point.density)}: {words.mean_of(unit, point.spread)}"
-                spent = words.count(cost_of(run.find, "ticket", point.level))
+                spent = words.count(cost_of(run.find, "ticket", point.level, by))
             keeps = words.sparsest_that_keeps_up(run.find)
             best = words.density(keeps.density) if keeps else words.MISSING
             whole = words.dense_point(run.find)
@@ -394,8 +398,8 @@ def runs_table(runs: Sequence[Run], looks: Sequence[Looks]) -> Table:
         size = str(len(run.find.replicates)) if run.find else words.MISSING
         name = Cell(run.name, words.subtitle(run), look.arm("ticket") if run.find is not None else None)
         rows.append((name, size, dense, last, spent, best))
-    head = ("Run", "n", "Dense", "Sparsest: result", "Total iterations", "Keeps up down to")
-    total = f"Total iterations: of one search down to its sparsest ticket, {COUNTED}."
+    head = ("Run", "n", "Dense", "Sparsest: result", by.head, "Keeps up down to")
+    total = f"{by.head}: of one search down to its sparsest ticket{by.how}."
     if all(row[-1] == words.MISSING for row in rows):
         return Table("The runs in numbers", head[:-1], tuple(row[:-1] for row in rows), total)
     keeps_up = "Keeps up down to: the lowest density to which every mean stays within 0.2 points of dense."

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean
 
 from tombola.formats import BITS, ITERATIONS, MISSING, Unit, count, density, plural
-from tombola.report.aggregate import Point, Reading, Spread, points, spread, stopped_early
+from tombola.report.aggregate import Point, Reading, Spread, points, sparsest, spread, stopped_early
 from tombola.report.read import Run
 from tombola.results.comparison import ComparedArm, ComparisonResult
 from tombola.results.search import SearchResult
@@ -153,7 +153,7 @@ def find_sentence(find: SearchResult) -> str:
     tickets = points(find, "ticket", lambda level: level.test_accuracy)
     if not tickets:
         return "No test result has been recorded yet."
-    last = min(tickets, key=lambda p: p.density)
+    last = sparsest(tickets)
     mean = "mean " if last.spread.n > 1 else ""
     if dense is not None and last.density == 1:
         over = plural(last.spread.n, "replicate")

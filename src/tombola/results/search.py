@@ -53,6 +53,12 @@ class SearchResult(About, frozen=True, kw_only=True, tag_field="kind", tag="find
         return any(level.density < 1 for rep in self.replicates for levels in rep.arms.values() for level in levels)
 
     @property
+    def trained(self) -> bool:
+        """Whether anything was trained, and not masks tried alone."""
+        levels = [level for rep in self.replicates for levels in rep.arms.values() for level in levels]
+        return not all(level.tried_masks for level in levels)
+
+    @property
     def arms(self) -> tuple[str, ...]:
         """Names of the arms that have at least one level, the known ones first."""
         present = {name for rep in self.replicates for name, levels in rep.arms.items() if levels}

@@ -63,6 +63,11 @@ class TrialResult(Record, frozen=True, kw_only=True):
         """Iterations that were really trained: those before a rewind point were not."""
         return max(0, self.steps - self.first_step)
 
+    @property
+    def tried_masks(self) -> bool:
+        """Whether masks were tried and nothing was trained: rows of its log then count masks, not iterations."""
+        return self.steps == 0 and self.cost is not None and bool(self.cost.forward_passes)
+
 
 class LayerResult(Record, frozen=True, kw_only=True):
     """Weights kept in one layer. `barred_kept`: how many of them the criterion bars; None where it bars none there."""

@@ -22,7 +22,7 @@ from tombola.results.codec import recovered
 from tombola.results.trial import TrainingCost, TrialResult
 from tombola.runs.progress import Progress, Silent
 from tombola.runs.stage import METRICS, Stage
-from tombola.train.checkpoint import CheckpointStore, Snapshot, State
+from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
 from tombola.train.feeds import evaluated_part, evaluation_feed, layout
 from tombola.train.history import Row, append_csv, early_stop, read_csv
@@ -186,7 +186,6 @@ def evaluate_trial(
     stage: Stage | None = None,
     history: Sequence[Row] = (),
     row: Row | None = None,
-    early: State | None = None,
     cost: TrainingCost | None = None,
 ) -> TrainedTrial:
     """A trial of no iteration: `model` is evaluated as it is, once on every split.
@@ -197,18 +196,16 @@ def evaluate_trial(
         history: rows of the log before this one, of what found the model.
         row: of the model itself, its validation figures to be filled in; the seconds before count as the trial's. None:
             of iteration 0.
-        early: the network at the row of `history` with the lowest validation loss.
         cost: of what found the model.
     """
-    start, nan = time.perf_counter(), math.nan
+    start, nan, counts_iterations = time.perf_counter(), math.nan, row is None
     row = row or Row(0, 0.0, 0.0, nan, nan, nan, nan, 0.0)
     model.to(setup.fabric.device)
     if layout(model, setup.recipe):
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     val = setup.scorer(model, setup.splits.val)()
-    is_best = val.loss < min((before.val_loss for before in history), default=math.inf)
     rows = (*history, replace(row, val_loss=val.loss, val_accuracy=val.metric))
-    trained = Trained(copy_state(model), None if is_best else early, None, rows, 0, 0.0, cost=cost)
+    trained = Trained(copy_state(model), None, None, rows, 0, 0.0, cost=cost)
     tests = _test(setup, model, trained, lambda module, evaluate: Sampled())
     trained = replace(trained, seconds=row.seconds + time.perf_counter() - start)
     outcomes = None if tests.final is None else tests.final.values
@@ -220,6 +217,8 @@ def evaluate_trial(
             if outcomes is not None:
                 write_outcomes(stage.directory, outcomes)
     result = _result(setup, trained, tests).replace(whole_steps=0)
+    if not counts_iterations:  # there was no training to stop early
+        result = result.replace(early_stop_iteration=None, early_stop_observed=False, test_accuracy_early_stop=None)
     return TrainedTrial(result, trained.history, trained, outcomes)
 
 
