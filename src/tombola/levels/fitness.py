@@ -32,7 +32,7 @@ def sample_of(setup: TrainingSetup, model: nn.Module, examples: int, seed: int) 
     """At most `examples` of the training split, drawn once from the seed, not augmented, in batches on the device."""
     split: Split = setup.splits.train
     count = min(examples, len(split))
-    chosen = torch.randperm(len(split), generator=generator(seed, "sample"))[:count].sort().values
+    chosen = torch.randperm(len(split), generator=generator(seed, "sample"), device="cpu")[:count].sort().values
     size = math.ceil(count / math.ceil(count / EVAL_BATCH))  # of equal size, so that none holds but one example
     part = feed(
         subset(split, chosen),

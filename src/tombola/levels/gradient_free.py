@@ -75,7 +75,7 @@ class Terms:
 
     def draw(self) -> float:
         """A number from [0, 1)."""
-        return float(torch.rand((), generator=self.generator))
+        return float(torch.rand((), generator=self.generator, dtype=torch.float32, device="cpu"))
 
 
 @dataclass(frozen=True)

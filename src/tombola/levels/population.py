@@ -83,7 +83,7 @@ class Space:
         rows = torch.zeros(count, self.size, dtype=torch.bool, device="cpu")
         for row in rows:
             for part in self.parts:
-                row[part.begin + torch.randperm(part.size, generator=generator)[: part.kept]] = True
+                row[part.begin + torch.randperm(part.size, generator=generator, device="cpu")[: part.kept]] = True
         return rows
 
     def fitted(self, row: Tensor, generator: torch.Generator) -> Tensor:
@@ -122,12 +122,12 @@ class Space:
 def _some(among: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """The positions of `count` of the true entries, or of all if there are fewer, in random order."""
     if count <= _FEW and _TIMES * count < len(among):  # soon met by chance
-        drawn = torch.randint(len(among), (_TIMES * count,), generator=generator)
+        drawn = torch.randint(len(among), (_TIMES * count,), generator=generator, device="cpu")
         met = list(dict.fromkeys(drawn[among[drawn]].tolist()))
         if len(met) >= count:
             return torch.tensor(met[:count], dtype=torch.int64, device="cpu")
     positions = among.nonzero().flatten()
-    return positions[torch.randperm(len(positions), generator=generator)[:count]]
+    return positions[torch.randperm(len(positions), generator=generator, device="cpu")[:count]]
 
 
 def best_first(losses: Sequence[float]) -> list[int]:

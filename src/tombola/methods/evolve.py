@@ -111,7 +111,9 @@ class Evolution:
         """The best of some drawn at random, which is the first of them, as the best stand first."""
         import torch
 
-        drawn = torch.randint(len(self.losses), (self.options.tournament,), generator=self.terms.generator)
+        drawn = torch.randint(
+            len(self.losses), (self.options.tournament,), generator=self.terms.generator, device="cpu"
+        )
         return int(drawn.min())
 
     def state_dict(self) -> Mapping[str, Any]:
