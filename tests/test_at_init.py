@@ -195,6 +195,7 @@ def test_hyphens_are_the_same_criterion() -> None:
         ({"layer_densities": {"*": 1.5}}, "density is 1.5"),
         ({"layer_densities": {"*": "much"}}, "must be a number"),
         ({"layer_densities": [0.1]}, "must be a mapping"),
+        ({"layer_densities": {1: 0.1}}, "layer_densities name 1, but a name pattern must be a text: '1'"),
         ({"pattern": "channel"}, "early-bird"),
         ({"pattern": "2:4", "density": 0.3}, "fixes the density at 0.5"),
         ({"pattern": "2:4", "iterations": 3}, "in one iteration"),

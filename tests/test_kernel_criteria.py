@@ -215,6 +215,23 @@ def test_px_refuses_what_is_no_network_of_relus(part: nn.Module) -> None:
         px(seen(model, X))
 
 
+class Recurrent(nn.Module):
+    def __init__(self, cell: type[nn.Module]) -> None:
+        super().__init__()
+        self.cell, self.head = cell(1, 3, batch_first=True), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.cell(x.unsqueeze(-1))[0][:, -1])
+        return out
+
+
+@pytest.mark.parametrize("cell", [nn.LSTM, nn.GRU, nn.RNN])
+def test_px_refuses_recurrent_layers(cell: type[nn.Module]) -> None:
+    """Their activations lie within one call, which no other stands for."""
+    with pytest.raises(TombolaError, match=r"this one calls (lstm|gru|rnn_tanh); choose another criterion"):
+        px(seen(Recurrent(cell), X))
+
+
 class Tokens(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data.splits import make_splits
+from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.supermask.attach import attach
 from tombola.supermask.layers import layers
@@ -46,6 +47,32 @@ def test_a_term_of_a_hook_is_differentiated_and_not_logged(accumulate: int) -> N
     assert trained.state["weight"].flatten().tolist() == pytest.approx([0.45] * 4)  # inputs of 0 give no gradient
     assert trained.history[-1].train_loss == pytest.approx(0.6931472)
     assert trained.cost is None
+
+
+class Odd(Hook):
+    """Gives what is no loss."""
+
+    def __init__(self, given: Callable[[Tensor], Any]) -> None:
+        self.given = given
+
+    def training_loss(self, loop: Loop, x: Tensor, output: Any, y: Tensor, loss: Tensor) -> Tensor:
+        return self.given(loss)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        (lambda loss: None, "a NoneType"),
+        (lambda loss: loss.view(1), r"shape \(1,\)"),
+        (lambda loss: loss.detach(), "a number without a gradient"),
+    ],
+)
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_hook_that_gives_no_loss_is_named(given: Callable[[Tensor], Any], what: str, accumulate: int) -> None:
+    x, y = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
+    recipe = Recipe(length="1it", batch_size=4, accumulate=accumulate)
+    with pytest.raises(TombolaError, match=f"training_loss of hook Odd gives {what}"):
+        train(linear(), make_splits((x, y), (x, y)), recipe, hooks=[Odd(given)])
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,13 @@ def test_a_penalty_of_later_levels_is_checked_before_training(given: Any) -> Non
         tb.find(network(), splits(), method, recipe=RECIPE)
 
 
+@pytest.mark.parametrize("name", ["strength", "lr", "weight_decay"])
+def test_later_levels_take_no_nan(name: str) -> None:
+    method = IterativePruning(rounds=1, retrain={name: float("nan")})
+    with pytest.raises(TombolaError, match=f"retrain: {name} is nan"):
+        tb.find(network(), splits(), method, recipe=replace(RECIPE, penalty="l1", strength=0.1))
+
+
 def test_one_without_the_other_is_refused() -> None:
     with pytest.raises(TombolaError, match="penalty is 'l1', but no strength is given"):
         Recipe(penalty="l1")

@@ -181,14 +181,14 @@ def _check_plain(network: nn.Module, names: Iterable[str]) -> None:
 
 def dry_run(search: Search, pruning: Pruning) -> None:
     """One step, one ticket and one selection, on copies: what cannot work says so before anything is trained."""
+    rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
+    check_retraining(search.setup, pruning.retrain, rewound)
     model = search.network()
     mask, plan = plan_levels(model, pruning, search.mask, some_inputs(search.setup.splits))
     with hold(model, mask):
         state = try_training(search.setup, model, seed=search.seed, hooks=pruning.hooks(search, 0))
     ticket = ticket_of(search, 0, mask, state)
     check_ticket(search, ticket, model)
-    rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
-    check_retraining(search.setup, pruning.retrain, rewound)
     if pruning.retrain:
         try_training(retraining(search.setup, pruning.retrain), search.network(), seed=search.seed)
     if len(plan) > 1:

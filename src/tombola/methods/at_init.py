@@ -104,6 +104,10 @@ class AtInit(Method):
                 f'layer_densities is {described(given)}, but it must be a mapping such as {{"fc.*": 0.3, "*": 0.1}}'
             )
         for name, density in given.items():
+            if not isinstance(name, str):
+                raise TombolaError(
+                    f"layer_densities name {described(name)}, but a name pattern must be a text: '{name}'"
+                )
             if not isinstance(density, int | float):
                 raise TombolaError(f"layer_densities of {name!r} is {described(density)}, but it must be a number")
             check_density(density)

@@ -73,8 +73,9 @@ def px(context: Context) -> dict[str, Tensor]:
             gates = list[Tensor]()
             with _ReLUs(_noting(gates)):
                 network(x)
+            squares = x.square()
             with _ReLUs(_open_as(gates)):
-                arrived += arriving(x.square()).sum(0)
+                arrived += arriving(squares).sum(0)
     sizes.backward(arrived)  # type: ignore[no-untyped-call]
     return {name: flow(weights[name], name) for name in context.final}
 
@@ -136,10 +137,11 @@ def _normal_like(x: Tensor, draws: Generator) -> Tensor:
 # ---- activations -------------------------------------------------------------------------------------------
 
 _OTHERS = (
-    "celu clamp clamp_min clip elu gelu glu group_norm gumbel_softmax hardshrink hardsigmoid hardswish hardtanh "
-    "instance_norm layer_norm leaky_relu log_softmax logsigmoid mish multi_head_attention_forward normalize prelu "
-    "relu6 rms_norm rrelu scaled_dot_product_attention selu sigmoid silu softmax softmin softplus softshrink softsign "
-    "tanh tanhshrink threshold"
+    "celu clamp clamp_min clip cos elu erf exp gelu glu group_norm gru gru_cell gumbel_softmax hardshrink "
+    "hardsigmoid hardswish hardtanh instance_norm layer_norm leaky_relu local_response_norm log log_softmax "
+    "logsigmoid lstm lstm_cell mish multi_head_attention_forward normalize prelu relu6 rms_norm rnn_relu "
+    "rnn_relu_cell rnn_tanh rnn_tanh_cell rrelu rsqrt scaled_dot_product_attention selu sigmoid silu sin softmax "
+    "softmin softplus softshrink softsign sqrt tanh tanhshrink threshold"
 )
 
 
@@ -173,7 +175,7 @@ class _ReLUs(TorchFunctionMode):
         name = func.__name__.strip("_")
         if name in _OTHERS.split():
             raise TombolaError(
-                f"px is for networks of ReLUs and batch norms, but this one calls {name}; choose another"
+                f"px is for networks of ReLUs and batch norms, but this one calls {name}; choose another criterion"
             )
         if name != "relu":
             return func(*args, **kwargs)

@@ -102,11 +102,11 @@ def summed(values: Tensor, count: int) -> Tensor:
     return values.sum() if values.dim() else values * count
 
 
-def loss_value(loss: Tensor) -> Tensor:
-    """The loss itself, 0-d; TombolaError if it is anything but one number."""
+def loss_value(loss: Tensor, whose: str = "the loss") -> Tensor:
+    """The loss itself, 0-d; TombolaError if it is anything but one number. `whose`: for the message."""
     if not isinstance(loss, Tensor) or loss.dim() != 0:
         form = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
         raise TombolaError(
-            f"the loss gives {form}; it must give the mean over the batch, a scalar tensor (reduction='mean')"
+            f"{whose} gives {form}; it must give the mean over the batch, a scalar tensor (reduction='mean')"
         )
     return loss

@@ -224,7 +224,10 @@ def deterministic_kernels(wanted: bool) -> Iterator[None]:
 def _with_terms(loop: Loop, terms: Sequence[Hook], x: Tensor, output: Any, y: Tensor, loss: Tensor) -> Tensor:
     """The loss with what hooks make of it, in their order."""
     for hook in terms:
-        loss = loss_value(hook.training_loss(loop, x, output, y, loss))
+        whose = f"training_loss of hook {type(hook).__name__}"
+        loss = loss_value(hook.training_loss(loop, x, output, y, loss), whose)
+        if not loss.requires_grad:
+            raise TombolaError(f"{whose} gives a number without a gradient; give the loss that it is given, and more")
     return loss
 
 
