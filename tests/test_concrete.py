@@ -335,6 +335,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
         ({"rewind": "12it"}, "rewind is to iteration 12, but training has 12"),
         ({"search": "0.05ep"}, "search is 0.05ep, not one of 5 iterations an epoch"),
         ({"density": 0.005, "scope": "layer"}, "nothing is kept of"),
+        ({"density": 1e-4}, "at density 0.0001 none of 1,204 weights is kept"),
         ({"exclude": ["*"]}, "no prunable"),
     ],
 )

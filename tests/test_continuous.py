@@ -283,6 +283,7 @@ def test_what_cannot_work_here_is_refused_before_anything_is_trained() -> None:
     with pytest.raises(TombolaError, match="continuous cannot start from a ticket"):
         tried(tb.Continuous(), start=ticket)
     tried(tb.Continuous())
+    tried(tb.Continuous(logit=-20.0))  # the factor of 5e8 is taken back by the soft mask with which training begins
 
 
 def test_a_mask_that_cuts_the_network_is_named() -> None:

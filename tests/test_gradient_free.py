@@ -501,6 +501,7 @@ def test_options_without_sense_are_refused(make: Callable[[], Any], message: str
         (tb.Anneal(density=0.01), r"nothing is kept of 0\.weight, 6\.weight"),
         (tb.Anneal(density=0.0001, scope="global"), "nothing is kept of the network"),
         (tb.Anneal(density=1.0), "there is one mask only"),
+        (tb.Anneal(exclude=("*",)), "the network has no prunable weight"),
     ],
 )
 def test_a_network_with_nothing_to_search_is_refused_before_anything_is_done(method: Any, message: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from tombola.coverage import coverage
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
 from tombola.levels.fitness import Fitness, sample_of
@@ -91,8 +92,11 @@ class MaskSearch:
     exclude: tuple[str, ...] = ()
 
     def space(self, network: nn.Module) -> Space:
-        """The masks of this density."""
-        return Space.of(prunable(network, self.include, self.exclude), self.density, self.scope)
+        """The masks of this density; TombolaError if the network has no prunable weight."""
+        weights = prunable(network, self.include, self.exclude)
+        if not weights:
+            raise TombolaError(f"the network has no prunable weight: {coverage(network, self.include, self.exclude)}")
+        return Space.of(weights, self.density, self.scope)
 
 
 def search_masks(search: Search, seeking: MaskSearch, *, level: int = 1) -> Level:

@@ -100,6 +100,7 @@ class Concrete(SupermaskMethod):
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if these settings cannot work on this network at this length."""
+        from tombola.parameters import prunable
         from tombola.supermask.rules import Bernoulli, TopK
 
         self.to().step(steps_per_epoch, total)
@@ -109,6 +110,11 @@ class Concrete(SupermaskMethod):
                 f"search is {self.search}, not one of {steps_per_epoch} iterations an epoch; make it longer"
             )
         self.check_stopping(steps_per_epoch, length)
+        sizes = [weight.numel() for weight in prunable(network, self.include, self.exclude).values()]
+        if sizes and not round(self.density * sum(sizes)):
+            raise TombolaError(
+                f"at density {self.density:g} none of {sum(sizes):,} weights is kept; ask for a higher density"
+            )
         # all logits begin alike, so that the first mask says nothing of the last; top-k leaves the same layers empty
         rule = TopK(self.density) if self.scope == "layer" else Bernoulli()
         levels.check_learning(network, replace(self.learning(network), rule=rule), mask)

@@ -129,9 +129,9 @@ class Continuous(SupermaskMethod):
         """One step of everything, on copies; TombolaError for what cannot work."""
         from tombola.levels.learn import dry_run
 
-        # a ticket that keeps something, which first scores of 0 or less do not give
-        learning = replace(self.learning(search.network()), scores=1.0)
-        dry_run(search, learning, search.setup.recipe)
+        # a ticket that keeps something, which first scores of 0 or less do not give; the weights begin as they are
+        above = replace(self, logit=max(self.logit, 1.0))
+        dry_run(search, above.learning(search.network()), search.setup.recipe)
 
     def hooks(self, search: levels.Search) -> Sequence[Hook]:
         """The annealing, and the penalty."""
