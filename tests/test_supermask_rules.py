@@ -18,8 +18,11 @@ from tombola.supermask import (
     FROZEN,
     Bernoulli,
     Binary,
+    BinaryConcrete,
+    Continuous,
     Dense,
     Identity,
+    Intermediate,
     Masked,
     Represent,
     SignedConstant,
@@ -362,6 +365,13 @@ def test_densities_outside_are_one_clear_line(density: Any) -> None:
         (lambda: TopK(0.5, pattern="2:5"), "0.4"),
         (lambda: TopK(0.5, "global", "2:4"), "scope layer"),
         (lambda: TopK(0.5, pattern="blocks"), "pattern"),
+        (lambda: TopK(pattern=4), "pattern is 4, but it must be a text"),  # type: ignore[arg-type]
+        (lambda: TopK(whole="fc"), "whole is 'fc', but it must be a list"),  # type: ignore[arg-type]
+        (lambda: BinaryConcrete("0.3"), "density is '0.3', but it must be a number"),  # type: ignore[arg-type]
+        (lambda: Continuous("2"), "beta is '2', but it must be a number"),  # type: ignore[arg-type]
+        (lambda: Intermediate(True), "step is True, but it must be a number"),
+        (lambda: Signed("0.1"), r"threshold is '0\.1', but it must be a number"),  # type: ignore[arg-type]
+        (lambda: SrSte("0.1"), r"decay is '0\.1', but it must be a number"),  # type: ignore[arg-type]
         (lambda: weight_rule("thawed"), "masked, dense, sr-ste"),
         (lambda: SrSte(-1.0), "at least 0"),
         (lambda: SrSte(math.nan), "at least 0"),

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.mask import Mask
 from tombola.names import check_known
 from tombola.select.select import SCOPES, selection
@@ -40,6 +41,7 @@ class BinaryConcrete(MaskRule):
     soft: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_below_one(self.density)
         check_known("scope", self.scope, SCOPES)
         if not (math.isfinite(self.temperature) and self.temperature > 0):

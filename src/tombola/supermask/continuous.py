@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.mask import Mask
 from tombola.supermask.rules import MaskRule, ScoredLayer, numbers
 
@@ -34,6 +35,7 @@ class Continuous(MaskRule):
     start: ClassVar[str | float] = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (math.isfinite(self.beta) and self.beta > 0):
             raise TombolaError(f"beta is {self.beta}; it must be a number above 0, e.g. 1")
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.mask import Mask
 from tombola.supermask.rules import Bernoulli, MaskRule
 
@@ -45,6 +46,7 @@ class Intermediate(MaskRule):
     start: ClassVar[str | float] = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (math.isfinite(self.step) and self.step > 0):
             raise TombolaError(f"the sampling step is {self.step}; it must be a number above 0, e.g. 1")
 

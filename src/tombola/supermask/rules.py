@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.mask import Mask
 from tombola.names import unknown
 from tombola.select.checks import checked_densities, checked_density
@@ -143,6 +144,7 @@ class TopK(MaskRule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "density", checked_density(self.density))
+        check_fields(self)
         if self.scope not in SCOPES:
             raise TombolaError(unknown("scope", self.scope, SCOPES))
         pattern = parse_pattern(self.pattern)
@@ -322,6 +324,7 @@ class Signed(MaskRule):
     start: ClassVar[str | float] = "xavier_uniform"
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (math.isfinite(self.threshold) and self.threshold >= 0):
             raise TombolaError(f"threshold is {self.threshold}; it must be a number of at least 0, e.g. 0.01")
 

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.fields import check_fields
 from tombola.names import unknown
 
 
@@ -69,6 +70,7 @@ class SrSte:
     trained = True
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if not (math.isfinite(self.decay) and self.decay >= 0):
             raise TombolaError(f"the SR-STE decay is {self.decay}; it must be a number of at least 0, e.g. 2e-4")
 
