@@ -131,7 +131,7 @@ def test_weights_are_not_trained_by_the_recipe_of_the_scores() -> None:
     assert recipe_of(ticket).optimizer == "adam"  # the preset of training weights
     assert recipe_of(ticket, {"lr": 0.5}).lr == 0.5
     unknown = tb.find("conv-2", "digits", tb.EdgePopup(), recipe={**QUICK, "length": "1it"})
-    with pytest.raises(TombolaError, match="training scores, whose recipe does not suit weights"):
+    with pytest.raises(TombolaError, match="trained no weights, so that its recipe does not suit them"):
         recipe_of(unknown)
     with pytest.raises(TombolaError, match=r"Recipe cannot be made of .*learning_rate"):
         recipe_of(unknown, {"learning_rate": 0.5})

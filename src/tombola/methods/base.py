@@ -48,7 +48,7 @@ class Method(ABC):
     prunes_in_levels: ClassVar[bool] = False
     """Whether the density falls level by level, so that a curve can be drawn of one search."""
     trains_scores_only: ClassVar[bool] = False
-    """Whether the recipe trains scores of weights that rest, and so does not suit weights."""
+    """Whether weights rest in the search, so that its recipe, of scores if of anything, does not suit weights."""
     goes_on_from_tickets: ClassVar[bool] = False
     """Whether a search keeps to (pruning), or begins with (scores), what the mask of a ticket keeps."""
 

@@ -46,7 +46,7 @@ def recipe_of(ticket: Ticket, given: Mapping[str, Any] | None = None, trusted: S
         named = preset(DenseTraining, model, data).recipe
         if not named and not given:
             raise TombolaError(
-                "the ticket was found by training scores, whose recipe does not suit weights; give a recipe for the "
+                "the ticket's search trained no weights, so that its recipe does not suit them; give a recipe for the "
                 "weights (lr, optimizer, length and so on)"
             )
         return made(Recipe, named, given)
