@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from test_search_cost import level
-from tombola.report.aggregate import joined_log
+from tombola.report.aggregate import joined_log, over_density
 from tombola.report.cost import ITERATIONS, PASSES, cost_of, measure_of
 from tombola.report.cost_tables import find_cost_table, search_line
 from tombola.report.looks import Looks, page_looks
@@ -120,3 +120,25 @@ def test_curves_are_over_masks_tried_and_apart_from_those_of_training(tmp_path: 
     lines = drawn["search-loss"].figure.axes[0].get_lines()
     assert [next(iter(line.get_ydata())) for line in lines] == [1.9, 2.0]  # on the sample, on the validation split
     assert joined_log(levels, "val_loss") == {10 * n: 2.1 - 0.1 * n for n in range(1, 6)}
+
+
+def kept_at(*levels: LevelResult) -> list[tuple[int, float]]:
+    found = over_density(search_result({"ticket": levels}), "ticket", lambda x: x.test_accuracy)
+    return [(point.level, point.spread.mean) for point in found]
+
+
+def test_a_curve_over_density_has_the_last_of_equal_levels_and_no_network_that_was_stopped_to_rewind_to() -> None:
+    stopped = level(0, 10, 10**6, whole_steps=100, stopped="rewind point, iteration 10", test_accuracy=0.7)
+    alone, trained = level(1, 100, 10**6, kept=15, test_accuracy=0.4), level(2, 100, 10**6, kept=15, test_accuracy=0.8)
+    assert kept_at(stopped, alone, trained) == [(2, 0.8)]
+    assert kept_at(level(0, 100, 10**6, test_accuracy=0.7), alone, trained) == [(0, 0.7), (2, 0.8)]
+    early = level(1, 50, 10**6, kept=30, stopped="mask stable", test_accuracy=0.6)
+    assert kept_at(stopped, early, trained) == [(0, 0.7), (1, 0.6), (2, 0.8)]  # of levels that all stop alike
+
+
+def test_an_evaluation_costs_no_forward_pass() -> None:
+    mask = level_figures(1, steps=0, cost=TrainingCost(flops=0, memory_bytes=0, forward_passes=0))
+    find = search_result({"ticket": (level(0, 100, 10**6), mask)})
+    assert not mask.tried_masks
+    assert cost_of(find, "ticket", 1, PASSES) == 800
+    assert "1.00 MFLOP" in search_line(find)

@@ -663,7 +663,7 @@ def test_a_studys_work_is_its_searches_then_every_mask(tmp_path: Path, monkeypat
     assert found["intervals"] == "95 % t-intervals over 3 replicates, differences paired by replicate"
     assert found["note"] == ""
     few = crossed(replicates=1).compute(workspace(data, tmp_path))
-    assert few.intervals == "no intervals: they need at least 3 replicates, and there are 1"
+    assert few.intervals == "no intervals: they need at least 3 replicates, and there is 1"
 
 
 def test_networks_with_norms_have_a_note(tmp_path: Path) -> None:

@@ -116,8 +116,8 @@ def show_overlap(screen: Screen, result: OverlapResult) -> None:
     from tombola.report.looks import Looks
     from tombola.report.overlap_tables import overlap_tables
 
-    over = plural(result.replicates, "replicate")
-    screen.line(f"overlap on {result.data} with {result.model}, means over {over}")
+    over = f"{'means over ' if result.replicates > 1 else ''}{plural(result.replicates, 'replicate')}"
+    screen.line(f"overlap on {result.data} with {result.model}, {over}")
     screen.tables(overlap_tables(result, Looks({})))
     show_denominator(screen, result.parameters)
     for line in filter(None, (result.sentence, result.intervals, result.note)):

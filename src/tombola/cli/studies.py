@@ -257,8 +257,8 @@ def show_comparison(screen: Screen, result: ComparisonResult) -> None:
     from tombola.report.looks import Looks
     from tombola.report.study_tables import study_tables
 
-    over = plural(result.replicates, "replicate")
-    screen.line(f"{result.study} on {result.data} with {result.model}, means over {over}")
+    over = f"{'means over ' if result.replicates > 1 else ''}{plural(result.replicates, 'replicate')}"
+    screen.line(f"{result.study} on {result.data} with {result.model}, {over}")
     screen.tables([table for table in study_tables(result, Looks({})) if not table.folded])
     show_denominator(screen, result.parameters)
     shown = result.arms if not result.references else [arms[-1] for arms in result.families.values()]

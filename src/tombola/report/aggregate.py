@@ -98,6 +98,19 @@ def points(find: SearchResult, arm: str, reading: Reading) -> tuple[Point, ...]:
     return tuple(series)
 
 
+def over_density(find: SearchResult, arm: str, reading: Reading) -> tuple[Point, ...]:
+    """The points of a curve over density.
+
+    Of several levels that keep the same, such as a mask that is learned first and its weights trained then, the last.
+    An unpruned network whose training was stopped, where the others were trained to the end, is no point of the curve.
+    """
+    levels = [level for grouped in levels_of(find, arm).values() for level in grouped]
+    alone = all(level.is_unpruned for level in levels if level.stopped is not None)
+    cut = {level.level for level in levels if level.is_unpruned and level.stopped is not None} if alone else set()
+    last = {point.density: point for point in points(find, arm, reading) if point.level not in cut}
+    return tuple(sorted(last.values(), key=lambda point: point.level))
+
+
 def sparsest(tickets: Sequence[Point]) -> Point:
     """That of the lowest density; of several the last, such as the one whose weights were trained under the mask."""
     return min(tickets, key=lambda point: (point.density, -point.level))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tombola.formats import Unit
 from tombola.report import cost, style
-from tombola.report.aggregate import points
+from tombola.report.aggregate import over_density
 from tombola.report.figures import Series
 from tombola.report.kinds import against_cost, against_density
 from tombola.report.looks import Looks
@@ -40,7 +40,7 @@ def combined_plots(runs: Sequence[Run], looks: Sequence[Looks]) -> list[Shown]:
         group = [(run, find, look) for run, find, look in searches if find.metric == metric]
         suffix = "" if index == 0 else f"-{index + 1}"
         series = [
-            Series(names[run.path], look.arm("ticket"), points(find, "ticket", lambda level: level.test_accuracy))
+            Series(names[run.path], look.arm("ticket"), over_density(find, "ticket", lambda level: level.test_accuracy))
             for run, find, look in group
         ]
         series = [line for line in series if line.shown]

@@ -12,8 +12,8 @@ from tombola.report.aggregate import (
     layer_densities,
     levels_of,
     observed_stop,
+    over_density,
     pick,
-    points,
     spread,
 )
 from tombola.report.axes import EQUAL_DENSITIES, alike
@@ -44,7 +44,7 @@ MAX_LEVELS = 5
 
 def arm_series(find: SearchResult, looks: Looks, reading: Reading) -> tuple[Series, ...]:
     """A line per arm that has at least one value."""
-    lines = (Series(style.arm_name(arm), looks.arm(arm), points(find, arm, reading)) for arm in find.arms)
+    lines = (Series(style.arm_name(arm), looks.arm(arm), over_density(find, arm, reading)) for arm in find.arms)
     return tuple(line for line in lines if line.shown)
 
 

@@ -251,7 +251,8 @@ def summarise(
     if any(item.test_accuracy.covers == SEEDS_AND_EXAMPLES for item in compared):
         text += "; of differences in the test metric, over training seeds and test examples"
     if count < FEWEST_REPLICATES:
-        text = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}"
+        there = "is" if count == 1 else "are"
+        text = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there {there} {count}"
     return Summary(tuple(described), tuple(compared), text)
 
 

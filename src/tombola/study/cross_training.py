@@ -265,7 +265,8 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
         request, count, names = self.request, len(pairs), self.names
         shared = over_replicates(pairs)
         norms = any(name.endswith("running_mean") for name, _ in self._network(self.arms[0], splits).named_buffers())
-        few = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there are {count}"
+        there = "is" if count == 1 else "are"
+        few = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there {there} {count}"
         many = f"95 % t-intervals over {count} replicates, differences paired by replicate"
         return OverlapResult(
             model=name_of_model(request.model),

@@ -179,6 +179,10 @@ def train_trial(
     return TrainedTrial(_result(setup, trained, tests), trained.history, trained, outcomes)
 
 
+NOTHING = TrainingCost(flops=0, memory_bytes=0, forward_passes=0)
+"""What it costs to take a mask as it is."""
+
+
 def evaluate_trial(
     setup: TrainingSetup,
     model: nn.Module,
@@ -196,7 +200,7 @@ def evaluate_trial(
         history: rows of the log before this one, of what found the model.
         row: of the model itself, its validation figures to be filled in; the seconds before count as the trial's. None:
             of iteration 0.
-        cost: of what found the model.
+        cost: of what found the model; None: nothing, as an evaluation is not counted.
     """
     start, nan, counts_iterations = time.perf_counter(), math.nan, row is None
     row = row or Row(0, 0.0, 0.0, nan, nan, nan, nan, 0.0)
@@ -205,7 +209,7 @@ def evaluate_trial(
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
     val = setup.scorer(model, setup.splits.val)()
     rows = (*history, replace(row, val_loss=val.loss, val_accuracy=val.metric))
-    trained = Trained(copy_state(model), None, None, rows, 0, 0.0, cost=cost)
+    trained = Trained(copy_state(model), None, None, rows, 0, 0.0, cost=cost or NOTHING)
     tests = _test(setup, model, trained, lambda module, evaluate: Sampled())
     trained = replace(trained, seconds=row.seconds + time.perf_counter() - start)
     outcomes = None if tests.final is None else tests.final.values
