@@ -129,6 +129,8 @@ def test_a_dense_network_is_as_long_as_the_recipe_and_not_as_the_search_of_a_mas
     found = search_cost([searched, trained], "100it")
     assert (found.dense.iterations, found.dense.flops) == (100, 3000)
     assert search_cost([searched, trained]).dense.iterations == 200
+    as_long = level(1, 100, 4000, kept=25, recipe={"length": "100it"})
+    assert search_cost([as_long, trained], "100it").dense.flops == 3000
 
 
 def test_the_json_of_a_search_begins_with_its_totals() -> None:

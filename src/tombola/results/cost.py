@@ -48,9 +48,9 @@ class SearchCost(Record, frozen=True, kw_only=True):
     """What a search cost, against training without it.
 
     `dense`: one dense training of the recipe's whole length; `dense_trained`: whether it was done, as level 0; if not,
-    it is estimated from the search's first level. `train_prune_retrain`: of a search whose dense network was trained
-    less than that, what it would have cost to train it whole, prune it and train what is left for as long as its recipe
-    says.
+    it is estimated from the search's first level, or where that is masked, from its last one of the recipe's length.
+    `train_prune_retrain`: of a search whose dense network was trained less than that, what it would have cost to train
+    it whole, prune it and train what is left for as long as its recipe says.
     """
 
     levels: tuple[Cost, ...]
@@ -138,7 +138,7 @@ def search_cost(levels: Sequence[LevelResult], length: object = None) -> SearchC
     own = [i for i, level in enumerate(levels) if level.recipe.get("length") == length] or [*range(len(levels))]
     whole = max(levels[i].whole_steps or levels[i].steps for i in own)
     trained = first.is_unpruned and first.trained_steps == (first.whole_steps or first.steps)
-    like = costs[0] if first.is_unpruned else costs[own[0]]  # a mask may be learned by another recipe, with a teacher
+    like = costs[0] if first.is_unpruned else costs[own[-1]]  # the weights': a mask may be learned beside a teacher
     dense = costs[0] if trained else _as_long_as(like, whole)
     if not first.is_unpruned:  # masked: it computes what a dense network does, in another time
         dense = dense.replace(seconds=None, memory_bytes=None, energy_joules=None)
