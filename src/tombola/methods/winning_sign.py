@@ -53,7 +53,7 @@ class SignTransfer(Method):
         """TombolaError without a ticket."""
         if mask is None:
             raise TombolaError(
-                "sign-transfer needs the ticket whose signs are to be transferred; give it as start (--start TICKET)"
+                "sign-transfer needs the ticket whose signs are to be transferred; give its file as start"
             )
 
     def dry_run(self, search: levels.Search) -> None:
