@@ -44,6 +44,7 @@ FIGURES = (
     "first_step",
     "whole_steps",
     "flops",
+    "forward_passes",
     "drawn",
     "emerged",
     "distances",
@@ -101,6 +102,7 @@ def derived(level: Level) -> dict[str, Any]:
     distances = [f"{value:.4g}" for value in own.get("distances", ()) if value is not None]
     return {
         "flops": cost.get("flops"),
+        "forward_passes": cost.get("forward_passes"),
         "drawn": channels.get("drawn"),
         "emerged": own.get("emerged"),
         "distances": " ".join(distances) or None,

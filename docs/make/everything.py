@@ -17,6 +17,7 @@ import methods
 import mnist
 import mnist_time
 import multi_prize
+import other_ways
 import overlap
 import packages
 import readme
@@ -38,6 +39,7 @@ PAGES = (
     "docs/methods.md",
     "docs/deconstructing.md",
     "docs/early-bird.md",
+    "docs/other-ways.md",
     "docs/verdict.md",
 )
 PARTS = (
@@ -57,6 +59,7 @@ PARTS = (
     zhou_untrained,
     early_bird,
     stopping,
+    other_ways,
     given,
 )
 

@@ -13,9 +13,11 @@ MNIST = "[LeNet-300-100, MNIST](mnist.md): "
 MASKS = "[LeNet-300-100, MNIST](supermasks.md#results-mnist): "
 DIGITS = "[LeNet-300-100, digits](supermasks.md#results-digits): "
 BINARY = "[LeNet-300-100, MNIST](multi-prize.md#results-mnist): "
+WAYS = "[LeNet-300-100, MNIST](other-ways.md): "
 NOT_RUN = "not run"
 
 _masks, _digits, _binary = (partial(arm, study) for study in ("mnist-supermasks", "digits-masks", "mnist-binary"))
+_ways = partial(arm, "mnist-ways")
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ METHODS = (
         "Frankle et al. 2021, [2009.08576](https://arxiv.org/abs/2009.08576)",
         "find at-init --model resnet-20 --data cifar10 --criterion synflow --density 0.05",
         "shuffling snip, grasp and synflow within layers keeps or improves the accuracy [abstract]",
-        lambda: NOT_RUN,
+        lambda: f"{WAYS}{spread(_ways('synflow'))} at 5 %, shuffled {spread(_ways('synflow, shuffled'))}",
     ),
     Method(
         "sign-transfer",
@@ -85,7 +87,7 @@ METHODS = (
         "find concrete --model resnet-20 --data cifar10 --density 0.0074",
         "ResNet-20, CIFAR-10: 74.0 % at 0.7 %, rewound imp 68.3 % [abstract]; 86.6 % at 6.9 % (cross-entropy), "
         "rewound imp 90.4 % [results in tanayarora09/TLAB]",
-        lambda: NOT_RUN,
+        lambda: f"{WAYS}{spread(_ways('concrete'))} at 5 %, imp {spread(_ways('imp'))}",
     ),
     Method(
         "early-bird",
@@ -168,21 +170,21 @@ METHODS = (
         "simulated annealing: Kirkpatrick et al. 1983, Science 220",
         "find anneal --model lenet-300-100 --data mnist",
         "of masks: no figure",
-        lambda: NOT_RUN,
+        lambda: f"{WAYS}{spread(_ways('anneal'))} at 5 %, edge-popup {spread(_ways('edge-popup'))}",
     ),
     Method(
         "evolve",
         "Altmann et al. 2024, [2411.04658](https://arxiv.org/abs/2411.04658); Schönberger et al. 2025, [2508.08877](https://arxiv.org/abs/2508.08877)",
         "find evolve --model lenet-300-100 --data mnist",
         "small binary tasks only",
-        lambda: NOT_RUN,
+        lambda: f"{WAYS}{spread(_ways('evolve'))} at 5 %, edge-popup {spread(_ways('edge-popup'))}",
     ),
     Method(
         "random-search",
         "a baseline",
         "find random-search --model lenet-300-100 --data mnist",
         "no figure",
-        lambda: NOT_RUN,
+        lambda: f"{WAYS}{spread(_ways('random search'))} at 5 %",
     ),
     Method(
         "multi-prize",

@@ -1,0 +1,198 @@
+"""docs/other-ways.md: tickets drawn at initialisation, searched without gradients, or learned by other rules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from statistics import fmean
+
+from pages import Claim, Table
+from results import Difference, contrast, ends, networks, number, sign, spread
+
+PAGE = "docs/other-ways.md"
+WAYS, CONCRETE, CIFAR = "mnist-ways", "mnist-concrete", "cifar10-concrete"
+INIT, BUDGET, RULES = "digits-at-init", "digits-search-budget", "mnist-mask-rules"
+
+
+ONE_SHOT = (
+    "imp",
+    "random, erk",
+    "snip",
+    "synflow",
+    "concrete",
+    "edge-popup",
+    "intermediate, trained",
+    "anneal, trained",
+)
+PAIRS: Mapping[str, str] = {
+    **dict.fromkeys(ONE_SHOT, "one-shot"),
+    "snip, shuffled": "snip",
+    "synflow, shuffled": "synflow",
+    "intermediate": "edge-popup",
+    "anneal": "random search",
+    "evolve": "random search",
+}
+"""Arm of `WAYS` -> the one that it is compared with."""
+
+
+def against(study: str) -> Mapping[str, str]:
+    """Arm -> the one that it is compared with: of the same density, where names end with it."""
+    if study == WAYS:
+        return PAIRS
+    arms = networks(study).arms()
+    if study == RULES:
+        return {arm: arms[0] for arm in arms[1:]}
+    base = "one-shot" if study in (CONCRETE, CIFAR) else "random-search"
+    pairs = {arm: f"{base} {arm.rpartition(' ')[2]}" for arm in arms if " " in arm and not arm.startswith(base)}
+    return {arm: base for arm, base in pairs.items() if base in arms}
+
+
+def last(study: str, arm: str, column: str = "test_accuracy") -> list[float]:
+    found = networks(study).last_levels().where(arm=arm).values(column)
+    assert found, (study, arm, column)
+    return found
+
+
+def flops(study: str, arm: str) -> float:
+    """Of a whole search, mean over the replicates."""
+    rows = networks(study).where(arm=arm)
+    return sum(rows.values("flops")) / len({row["replicate"] for row in rows.rows})
+
+
+def cost(study: str, arm: str, unit: str = "dense") -> str:
+    return f"{number(flops(study, arm) / flops(study, unit), 2)}x"
+
+
+def kept(study: str, arm: str) -> str:
+    return f"{number(100 * fmean(last(study, arm, 'density')), 2)} %"
+
+
+def behind(study: str, arm: str, base: str) -> str:
+    """arm - base in points, with its interval."""
+    found = contrast(study, arm, base)
+    return f"{number(100 * found.difference, 2, sign=True)} ({ends(found)})"
+
+
+def compared(study: str, unit: str = "dense") -> Iterator[tuple[str, ...]]:
+    yield "", "weights kept", "test accuracy", "FLOPs of the search", "compared with", "difference, points"
+    pairs = against(study)
+    for arm in networks(study).arms():
+        base = pairs.get(arm, "")
+        yield (
+            *(arm, kept(study, arm), spread(last(study, arm)), cost(study, arm, unit)),
+            *((base, behind(study, arm, base)) if base else ("", "")),
+        )
+
+
+def tables() -> Iterator[Table]:
+    yield Table(WAYS, list(compared(WAYS)))
+
+
+def budget_rows() -> Iterator[tuple[str, ...]]:
+    yield "", "forward passes", "FLOPs", "test accuracy", "above random search, points"
+    first = networks(BUDGET).arms()[0]
+    for arm in networks(BUDGET).arms():
+        rows = networks(BUDGET).where(arm=arm)
+        passes = sum(rows.values("forward_passes")) / len({row["replicate"] for row in rows.rows})
+        base = against(BUDGET).get(arm)
+        yield (
+            *(arm.rpartition(" ")[0], number(passes, 0), cost(BUDGET, arm, first), spread(last(BUDGET, arm))),
+            behind(BUDGET, arm, base) if base else "",
+        )
+
+
+def init_arms() -> list[tuple[str, str]]:
+    """(criterion, density) of every criterion that has its shuffled control."""
+    split = [arm.rpartition(" ") for arm in networks(INIT).arms()]
+    return [(name.removesuffix(", shuffled"), density) for name, _, density in split if name.endswith(", shuffled")]
+
+
+def init_rows() -> Iterator[tuple[str, ...]]:
+    yield "criterion", "density", "test accuracy", "layer-shuffled", "shuffled - drawn, points"
+    yield "dense", "", spread(last(INIT, "dense")), "", ""
+    for density in dict.fromkeys(density for _, density in init_arms()):
+        for name in ("imp", "random, erk"):
+            yield name, density, spread(last(INIT, f"{name} {density}")), "", ""
+    for name, density in init_arms():
+        drawn, shuffled = f"{name} {density}", f"{name}, shuffled {density}"
+        yield (
+            *(name, density, spread(last(INIT, drawn)), spread(last(INIT, shuffled))),
+            behind(INIT, shuffled, drawn),
+        )
+
+
+# ---- claims --------------------------------------------------------------------------------------------------
+
+
+def size(found: Difference) -> str:
+    """The difference in points, without its sign."""
+    return number(abs(100 * found.difference), 2)
+
+
+def claims() -> Iterator[Claim]:
+    yield from init_claims()
+    yield from concrete_claims()
+    yield from search_claims()
+
+
+def init_claims() -> Iterator[Claim]:
+    snip, synflow = (contrast(WAYS, f"{name}, shuffled", name) for name in ("snip", "synflow"))
+    yield Claim(
+        PAGE,
+        "not so for SNIP, which shuffled loses {lost} points ({snip}); for SynFlow confirmed, no difference is shown "
+        "({synflow})",
+        {"lost": size(snip), "snip": ends(snip), "synflow": ends(synflow)},
+        sign(snip) == -1 and sign(synflow) == 0,
+    )
+    late = {name: contrast(WAYS, name, "one-shot") for name in ("snip", "synflow", "random, erk")}
+    yield Claim(
+        PAGE,
+        "confirmed: at equal cost SNIP is {snip} points behind one-shot pruning by magnitude, SynFlow {synflow} and a "
+        "random mask {chance}",
+        {"snip": size(late["snip"]), "synflow": size(late["synflow"]), "chance": size(late["random, erk"])},
+        all(sign(found) == -1 for found in late.values()),
+    )
+
+
+def concrete_claims() -> Iterator[Claim]:
+    once, rounds = contrast(WAYS, "concrete", "one-shot"), contrast(WAYS, "imp", "concrete")
+    yield Claim(
+        PAGE,
+        "at 5 % not shown: the difference from one-shot pruning of about the same cost is {once} points, and imp in "
+        "five rounds is ahead by {ahead} ({rounds}), at {times} times the FLOPs",
+        {
+            "once": ends(once),
+            "ahead": size(rounds),
+            "rounds": ends(rounds),
+            "times": number(flops(WAYS, "imp") / flops(WAYS, "concrete"), 1),
+        },
+        sign(once) == 0 and sign(rounds) == 1,
+    )
+
+
+def search_claims() -> Iterator[Claim]:
+    anneal, evolve = (contrast(WAYS, name, "random search") for name in ("anneal", "evolve"))
+    popup = {name: contrast(WAYS, name, "edge-popup") for name in ("anneal", "evolve")}
+    yield Claim(
+        PAGE,
+        "confirmed that ten classes are hard: annealing is ahead of random search by {anneal} points ({over}), of "
+        "evolution that is not shown ({evolve}), and both are far behind edge-popup, by {popup} and {other} points",
+        {
+            "anneal": size(anneal),
+            "over": ends(anneal),
+            "evolve": ends(evolve),
+            "popup": number(abs(100 * popup["anneal"].difference), 0),
+            "other": number(abs(100 * popup["evolve"].difference), 0),
+        },
+        sign(anneal) == 1 and sign(evolve) == 0 and all(sign(found) == -1 for found in popup.values()),
+    )
+    intermediate, trained = (
+        contrast(WAYS, "intermediate", "edge-popup"),
+        contrast(WAYS, "intermediate, trained", "one-shot"),
+    )
+    yield Claim(
+        PAGE,
+        "no difference from edge-popup is shown at equal cost and density ({ends}), for its searches differ much; with "
+        "its weights trained it is {behind} points behind one-shot pruning",
+        {"ends": ends(intermediate), "behind": size(trained)},
+        sign(intermediate) == 0 and sign(trained) == -1,
+    )
