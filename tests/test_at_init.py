@@ -215,6 +215,27 @@ def test_what_cannot_be_is_refused_before_anything_is_trained(
         tb.find(network(), splits(), tb.AtInit(**options), recipe=RECIPE)
 
 
+class Hollow(nn.Module):
+    """One of its layers takes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.hollow, self.last = network(), nn.Linear(0, 2), nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.first(x) + self.hollow(x.flatten(1)[:, :0]))
+        return out
+
+
+@pytest.mark.parametrize("method", [tb.AtInit, tb.IterativePruning])
+def test_a_weight_without_elements_is_to_be_left_out(method: type[tb.AtInit | tb.IterativePruning]) -> None:
+    """A ticket takes no mask of nothing."""
+    with pytest.raises(TombolaError, match=r"'hollow.weight' has no elements; leave it out with exclude"):
+        tb.find(Hollow(), splits(), method(density=0.5), recipe=RECIPE)
+    ticket = tb.find(Hollow(), splits(), method(density=0.5, exclude=("hollow.*",)), recipe=RECIPE)
+    assert ticket.mask.density == pytest.approx(0.5, abs=0.01)
+
+
 def test_scores_that_are_nan_are_refused() -> None:
     model = network()
     with torch.no_grad():

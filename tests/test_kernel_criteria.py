@@ -215,6 +215,12 @@ def test_px_refuses_what_is_no_network_of_relus(part: nn.Module) -> None:
         px(seen(model, X))
 
 
+def test_px_refuses_norms_without_running_statistics() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3, track_running_stats=False), nn.ReLU(), nn.Linear(3, 1))
+    with pytest.raises(TombolaError, match="px needs running statistics"):
+        px(seen(model, X))
+
+
 class Recurrent(nn.Module):
     def __init__(self, cell: type[nn.Module]) -> None:
         super().__init__()

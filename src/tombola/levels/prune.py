@@ -145,6 +145,8 @@ def plan_levels(
         raise TombolaError(
             f"the ticket to start from and the search differ in {odd[0]!r}; set include and exclude alike"
         )
+    if empty := [name for name, weight in weights.items() if weight.numel() == 0]:
+        raise TombolaError(f"{empty[0]!r} has no elements; leave it out with exclude")
     _check_plain(network, weights)
     mask = mask or Mask.full(weights)
     last = next(reversed(prunable(network)), "")

@@ -64,9 +64,9 @@ def px(context: Context) -> dict[str, Tensor]:
     with torch.no_grad():
         for value in filter(torch.is_floating_point, [*paths.parameters(), *paths.buffers()]):
             value.square_()
+    _set_to_ones(context, arriving)
     with torch.enable_grad(), _ReLUs(lambda z: z):
         sizes = one_tensor(paths(torch.ones_like(batches[0][:1])), "px")[0]
-    _set_to_ones(context, arriving)
     arrived = torch.zeros_like(sizes, requires_grad=False)
     with torch.no_grad():
         for x in batches:
@@ -118,6 +118,8 @@ def _set_to_ones(context: Context, model: nn.Module) -> None:
             parameter.copy_(_masked(context, name, parameter))
     for part in model.modules():
         if isinstance(part, _BatchNorm):
+            if part.running_mean is None:
+                raise TombolaError("px needs running statistics in batch norms; choose another criterion")
             part.reset_running_stats()
 
 
