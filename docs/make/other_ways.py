@@ -85,6 +85,17 @@ def compared(study: str, unit: str = "dense") -> Iterator[tuple[str, ...]]:
 
 def tables() -> Iterator[Table]:
     yield Table(WAYS, list(compared(WAYS)))
+    yield Table(RULES, list(rule_rows()))
+
+
+def rule_rows() -> Iterator[tuple[str, ...]]:
+    yield "rule", "weights kept", "test accuracy", "of drawn masks, mean", "compared with intermediate, points"
+    for arm in networks(RULES).arms():
+        sampled = networks(RULES).last_levels().where(arm=arm).values("test_accuracy_sampled")
+        yield (
+            *(arm, kept(RULES, arm), spread(last(RULES, arm)), spread(sampled) if sampled else ""),
+            behind(RULES, arm, "intermediate") if arm != "intermediate" else "",
+        )
 
 
 def budget_rows() -> Iterator[tuple[str, ...]]:
@@ -184,6 +195,23 @@ def search_claims() -> Iterator[Claim]:
             "other": number(abs(100 * popup["evolve"].difference), 0),
         },
         sign(anneal) == 1 and sign(evolve) == 0 and all(sign(found) == -1 for found in popup.values()),
+    )
+    rules = {name: contrast(RULES, "intermediate", name) for name in ("threshold", "bernoulli", "edge-popup")}
+    drawn = {name: 100 * fmean(last(RULES, name, "test_accuracy_sampled")) for name in ("bernoulli", "intermediate")}
+    yield Claim(
+        PAGE,
+        "its mask of the likeliest weights is {above} points above that of drawn masks, {below} below thresholded ones "
+        "and {popup} below edge-popup's; but the masks that Zhou's rule draws reach {bernoulli} % in the mean, its own "
+        "{intermediate} %",
+        {
+            "above": size(rules["bernoulli"]),
+            "below": size(rules["threshold"]),
+            "popup": size(rules["edge-popup"]),
+            **{name: number(value, 1) for name, value in drawn.items()},
+        },
+        sign(rules["bernoulli"]) == 1
+        and sign(rules["threshold"]) == sign(rules["edge-popup"]) == -1
+        and drawn["bernoulli"] > drawn["intermediate"],
     )
     intermediate, trained = (
         contrast(WAYS, "intermediate", "edge-popup"),
