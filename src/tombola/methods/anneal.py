@@ -121,7 +121,7 @@ def between(first: float, last: float, t: float) -> float:
     """first^(1-t) · last^t: geometrically from the first to the last.
 
     Example:
-        >>> between(0.1, 0.001, 0.5)
-        0.01
+        >>> between(4.0, 1.0, 0.5)
+        2.0
     """
     return first * (last / first) ** t if first else 0.0
