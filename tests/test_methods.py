@@ -171,8 +171,8 @@ def test_its_density_is_exact(name: str, options: dict[str, Any], runs: Path) ->
         assert (0 < mask.kept < mask.total) == (name not in ("dense", "binary-weights"))
 
 
-KILLED_AT = {"random-search": 3, "anneal": 20}
-"""Methods that train nothing -> the evaluation at which they are killed."""
+KILLED_AT = {"random-search": 3, "anneal": 20, "evolve": 3}
+"""Methods that search without training -> the evaluation at which they are killed."""
 WHOLE = ("imp", "at-init", "examples.snip.Snip", "examples.taylor.Taylor")
 """Methods whose density holds over the network whatever the scope."""
 

@@ -127,10 +127,11 @@ class Fitness:
         """Whether several masks at once give what one does: some networks cannot be called so."""
         rows = torch.ones(2, self.space.size, dtype=torch.bool, device="cpu")
         try:
+            masks = self.space.layers(rows.to(self.setup.fabric.device))
+            x = self.batches[0][0][:4]
             with self._same_draws(), torch.no_grad():
-                masks = self.space.layers(rows.to(self.setup.fabric.device))
-                x = self.batches[0][0][:4]
                 several = self._several(masks)(x)
+            with self._same_draws(), torch.no_grad():
                 one = self._one({name: keep[:1] for name, keep in masks.items()})(x)
         except Exception:  # whatever the network does that vmap has no rule for
             return False
