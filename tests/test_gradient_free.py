@@ -506,7 +506,7 @@ def test_options_without_sense_are_refused(make: Callable[[], Any], message: str
 )
 def test_a_network_with_nothing_to_search_is_refused_before_anything_is_done(method: Any, message: str) -> None:
     with pytest.raises(TombolaError, match=message):
-        levels_of(method, recipe=QUICK)
+        validate(make_request(network(), splits(), method, recipe=QUICK), splits())
 
 
 def test_a_ticket_over_other_weights_is_refused() -> None:

@@ -372,7 +372,7 @@ def test_a_dry_run_trains_one_step_under_the_mask_and_selects_once(monkeypatch: 
     steps: list[Any] = []
     tickets: list[Any] = []
 
-    def step(setup: Any, model: nn.Module, *, seed: int) -> dict[str, Tensor]:
+    def step(setup: Any, model: nn.Module, *, seed: int, hooks: object) -> dict[str, Tensor]:
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.fill_(1.0)
