@@ -96,7 +96,7 @@ def test_what_is_finished_is_found_and_what_is_not_goes_on(
 
     def cut(*args: object, label: str, **more: object) -> object:
         hooks = (KillAt(20),) if label.startswith(f"level {killed}") else ()
-        return real(*args, label=label, hooks=hooks, **more)  # type: ignore[arg-type]
+        return real(*args, label=label, **{**more, "hooks": hooks})  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
         patched.setattr(stage, "train_trial", cut)

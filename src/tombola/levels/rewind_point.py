@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from tombola.levels.rewind import Rewind
 from tombola.levels.search import Level, Search
-from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticket_of
+from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticket_of, train_dense
 from tombola.mask import Mask
-from tombola.parameters import prunable
 from tombola.runs.stage import REWIND, Stage
 from tombola.select.select import warn_of_empty
 from tombola.ticket.origin import Origin
@@ -52,23 +51,9 @@ def train_to(search: Search, rewind: Rewind, include: Sequence[str] = (), exclud
         include, exclude: name patterns of the weights that are prunable, as in `prunable`.
     """
     step = rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
-
-    def train(stage: Stage | None) -> TrainedLevel:
-        model = search.network()
-        mask = search.mask or Mask.full(prunable(model, include, exclude))
-        trial = train_trial(
-            search.setup,
-            model,
-            seed=search.seed,
-            label=f"level 0  {mask.density:6.1%}",
-            mask=search.mask,
-            hooks=[StopAt(step)],
-            capture=step,
-            stage=stage,
-        )
-        return TrainedLevel(trial, ticket_of(search, 0, mask, trial.trained.state))
-
-    return [run_level(search, 0, train)] if step else []
+    if not step:
+        return []
+    return [train_dense(search, include=include, exclude=exclude, hooks=[StopAt(step)], capture=step)]
 
 
 def kept_snapshot(search: Search, level: Level) -> Snapshot | None:

@@ -25,6 +25,7 @@ from tombola.ticket.storage import bits_per_weight
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.checkpoint import State, save_snapshot
 from tombola.train.connectivity import is_cut
+from tombola.train.hooks import Hook
 from tombola.train.trial import TrainedTrial, train_trial
 
 
@@ -70,18 +71,33 @@ def run_level(search: Search, number: int, train: Callable[[Stage | None], Train
     return Level(number, ticket, result, captured if stage is None else None)
 
 
-def train_dense(search: Search) -> Level:
-    """Level 0: all prunable weights trained from the search's origin, under the mask of a ticket to go on from."""
+def train_dense(
+    search: Search,
+    *,
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    hooks: Sequence[Hook] = (),
+    capture: int | None = None,
+) -> Level:
+    """Level 0: all prunable weights trained from the search's origin, under the mask of a ticket to go on from.
+
+    Args:
+        include, exclude: name patterns of the weights that are prunable, as in `prunable`.
+        hooks: run within the training.
+        capture: the step whose snapshot the level keeps, for others to rewind to.
+    """
 
     def train(stage: Stage | None) -> TrainedLevel:
         model = search.network()
-        mask = search.mask or Mask.full(prunable(model))
+        mask = search.mask or Mask.full(prunable(model, include, exclude))
         trial = train_trial(
             search.setup,
             model,
             seed=search.seed,
             label=f"level 0  {mask.density:6.1%}",
             mask=search.mask,
+            hooks=hooks,
+            capture=capture,
             stage=stage,
         )
         return TrainedLevel(trial, ticket_of(search, 0, mask, trial.trained.state))
