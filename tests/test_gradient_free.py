@@ -512,7 +512,7 @@ def test_a_network_with_nothing_to_search_is_refused_before_anything_is_done(met
 def test_a_ticket_over_other_weights_is_refused() -> None:
     start = levels_of(tb.EdgePopup(exclude=("0.*",)), recipe=QUICK)[-1].ticket
     with pytest.raises(TombolaError, match=r"differ in '0\.weight'"):
-        levels_of(tb.Anneal(**SMALL), start=start, recipe=QUICK)
+        validate(make_request(network(), splits(), tb.Anneal(**SMALL), recipe=QUICK, start=start), splits())
 
 
 def test_masks_of_a_search_are_of_the_density_asked_for() -> None:

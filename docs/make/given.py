@@ -64,6 +64,11 @@ GIVEN = {
         "| 4.7 times less energy |",
         "Its 0.1 is meant for half of the channels",
     ),
+    "docs/other-ways.md": (
+        "its paper's Adam at 0.1",
+        "All learn by Adam at 0.1",
+        "edge-popup by SGD at 0.4",
+    ),
     "docs/deploy.md": ("Where the weights of a row are ± one number",),
 }
 
