@@ -30,6 +30,7 @@ from tombola.train.hooks import Hook, LogRows
 from tombola.train.length import steps
 from tombola.train.loop import Trained, copy_state, train
 from tombola.train.low_precision import forward_precision
+from tombola.train.moments import ClearPruned
 from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes, write_outcomes
 from tombola.train.recipe import Recipe
@@ -150,6 +151,8 @@ def train_trial(
     The stage is not marked finished here: the caller first saves what it keeps of the state.
     """
     store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds) if stage else None
+    if mask is not None:
+        hooks = (*hooks, ClearPruned(mask))
     with (
         stage.writing() if stage else nullcontext(),
         hold(model, mask, values) if mask is not None else nullcontext(),
