@@ -99,6 +99,9 @@ DATA = {
     "image_size": ("0", "100", "-1"),
     "in_memory_limit": ("nan", "-1"),
     "cue.kind": ("x", "colour"),
+    "train_examples": ("0", "-1", "99999"),
+    "label_noise": ("-0.1", "1.1", "nan"),
+    "label_noise_kind": ("x",),
     "data_args": ("{x: 1}",),
 }
 NETWORKS = {

@@ -82,6 +82,7 @@ MISSPELT = {
     "activation of the model": (["find", "imp", "--model", "mlp", "--model_args.activation", "rellu"], "relu"),
     "data": (["find", "imp", "--data", "digit"], "digits"),
     "cue": (["find", "imp", "--cue.kind", "cornr"], "corner"),
+    "label noise": (["find", "imp", "--label_noise_kind", "symetric"], "symmetric"),
     "logger": (["find", "imp", "--loggers", "tensorbord"], "tensorboard"),
     "device": (["find", "imp", "--device", "cudda"], "cuda"),
     "control": (["study", "curve", "imp", "--controls", "radnom"], "random"),

@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.screen import Screen
 from tombola.cli.verb import DEFAULT_METHOD, Verb
-from tombola.data.config import CUES
+from tombola.data.config import CUES, NOISES
 from tombola.errors import TombolaError
 from tombola.models.registry import names as model_names
 from tombola.names import unknown
@@ -48,6 +48,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--precision": PRECISIONS,
     "--loggers": LOGGERS,
     "--cue.kind": CUES,
+    "--label_noise_kind": NOISES,
     "--scope": ("layer", "global"),
     "--pattern": ("element", "block:4", "2:4", "channel"),
     "--rewind": ("init", "lr"),

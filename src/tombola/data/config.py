@@ -12,11 +12,17 @@ from tombola.names import unknown
 
 MAX_PIXELS = 16384  # of an image's side
 CUES = ("none", "corner", "colour")
+NOISES = ("symmetric", "pairflip")
 
 
 def _within(owner: str, name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise TombolaError(f"{owner}.{name} is {value}; it must lie in {low:g} to {high:g}")
+
+
+def check_share(name: str, value: float) -> None:
+    """TombolaError unless the value lies in 0 to 1."""
+    _within("data", name, value, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -97,6 +103,12 @@ class DataSpec:
         val_size: Training examples held out for validation (null: 5000 of MNIST and CIFAR, else a tenth).
         augment: Random changes to training images (null: the data set's usual ones).
         cue: A spurious cue planted in the images (none by default).
+        train_examples: Train on so many examples alone, every class keeping its share; the same ones in every run
+            (null: all).
+        label_noise: Share of the training labels that are wrong, the same ones in every run; validation and test stay
+            clean.
+        label_noise_kind: symmetric (wrong labels are drawn among the other classes) or pairflip (each is the next
+            class).
         image_size: Side in pixels to which `folder` images are resized and cropped (null: left as they are).
         args: Further keyword arguments of a data function; for `folder`, `channels` (1 or 3).
         in_memory_limit: GiB of examples held in memory; above it, bytes are kept or files streamed.
@@ -107,6 +119,9 @@ class DataSpec:
     val_size: int | None = None
     augment: Augment | None = None
     cue: Cue = field(default_factory=Cue)
+    train_examples: int | None = None
+    label_noise: float = 0.0
+    label_noise_kind: str = "symmetric"
     image_size: int | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     in_memory_limit: float = 2.0
@@ -115,6 +130,11 @@ class DataSpec:
         check_fields(self)
         if self.val_size is not None and self.val_size < 1:
             raise TombolaError(f"data.val_size is {self.val_size}; it must be at least 1 (or null for the default)")
+        if self.train_examples is not None and self.train_examples < 1:
+            raise TombolaError(f"data.train_examples is {self.train_examples}; it must be at least 1 (or null for all)")
+        check_share("label_noise", self.label_noise)
+        if self.label_noise_kind not in NOISES:
+            raise TombolaError(unknown("label_noise_kind", self.label_noise_kind, NOISES))
         if self.image_size is not None and not 1 <= self.image_size <= MAX_PIXELS:
             raise TombolaError(f"data.image_size is {self.image_size}; it must be 1 to {MAX_PIXELS} pixels")
         if self.in_memory_limit < 0:

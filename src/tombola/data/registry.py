@@ -15,6 +15,8 @@ from torch import Tensor
 
 from tombola.data.config import Augment, DataSpec
 from tombola.data.cue import plant
+from tombola.data.fewer import with_train_examples
+from tombola.data.label_noise import with_label_noise
 from tombola.data.shared import image_split, refuse_args
 from tombola.data.splits import Normalisation, Resident, Splits, holdout, make_splits
 from tombola.errors import TombolaError, in_short
@@ -75,13 +77,22 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
     Args:
         spec: Which data, from where. An import path `pkg.mod.attr` names a data function, called as
             `attr(root, split_seed, **args)`; it gives Splits, or (train, val, test) or
-            (train, val, test, task) as `make_splits` takes them.
-        split_seed: Seed of the validation split (and of the test split of digits) and of a cue's draws, separate from
-            any run's seed.
+            (train, val, test, task) as `make_splits` takes them. `train_examples` are taken first, then their labels
+            get the noise.
+        split_seed: Seed of the validation split (and of the test split of digits), of a cue's draws, of fewer training
+            examples and of label noise, separate from any run's seed.
 
     Raises:
         TombolaError: for unknown names, missing or unreadable files, and data that cannot be used.
     """
+    splits = _loaded(spec, split_seed)
+    if spec.train_examples is not None:
+        splits = with_train_examples(splits, spec.train_examples, split_seed=split_seed)
+    return with_label_noise(splits, spec.label_noise, spec.label_noise_kind, split_seed=split_seed)
+
+
+def _loaded(spec: DataSpec, split_seed: int) -> Splits:
+    """All training examples, with the labels they have."""
     if spec.image_size is not None and spec.name != "folder":
         raise TombolaError(f"image_size is for folder data; {spec.name} has its own size, leave image_size out")
     if spec.name == "digits":

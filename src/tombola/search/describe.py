@@ -98,11 +98,18 @@ def describe_module(module: nn.Module) -> str:
     return found.digest
 
 
+_OFF = {"train_examples": None, "label_noise": 0.0}
+
+
 def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
     """What the data is: name, fingerprint of its content, classes, normalisation, augmentation, a named set's cue."""
     spec = as_plain(data) if isinstance(data, DataSpec) else {}
-    for place in ("root", "in_memory_limit"):
-        spec.pop(place, None)
+    # names of runs from before there were these options stay
+    unused = [name for name, off in _OFF.items() if spec.get(name) == off]
+    if "label_noise" in unused:
+        unused.append("label_noise_kind")
+    for name in ("root", "in_memory_limit", *unused):
+        spec.pop(name, None)
     norm = splits.normalisation
     return {
         **spec,

@@ -95,6 +95,9 @@ def _check_trusted(what: str, name: str, trusted: Sequence[str]) -> None:
     imported_if_trusted(f"the ticket's {what}", name, trusted, instead)
 
 
+_KNOWN = ("name", "val_size", "train_examples", "label_noise", "label_noise_kind", "image_size", "args")
+
+
 def data_of(ticket: Ticket, root: str) -> DataSpec:
     """The data set that the ticket was found on, to be read from `root`; a ticket never causes an import."""
     recorded = recorded_part(ticket, "data")
@@ -106,7 +109,7 @@ def data_of(ticket: Ticket, root: str) -> DataSpec:
         )
     if not isinstance(recorded.get("args", {}), Mapping):
         raise TombolaError("the arguments of the ticket's data are no mapping; give the data")
-    known = {key: recorded[key] for key in ("name", "val_size", "image_size", "args") if key in recorded}
+    known = {key: recorded[key] for key in _KNOWN if key in recorded}
     try:
         augment, cue = Augment(**recorded["augment"]), Cue(**recorded.get("cue", {}))
         return DataSpec(**known, root=root, augment=augment, cue=cue)
