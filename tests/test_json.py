@@ -109,6 +109,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("deploy",): lambda found, runs: [found["ticket"], "--out", str(runs / "deployed"), "--formats", "[state_dict]"],
     ("bench",): lambda found, runs: [found["ticket"], "--batch", "1", "--engines", "[eager]", "--rounds", "1"],
     ("report",): lambda found, runs: [found["run"], "--out", str(runs / "page")],
+    ("reproduce",): lambda found, runs: [],
     ("runs",): lambda found, runs: ["--out", str(runs)],
     ("completion",): lambda found, runs: ["bash"],
     ("demo",): lambda found, runs: ["--out", str(runs / "demo")],
@@ -140,7 +141,7 @@ def test_every_command_says_it(
     monkeypatch.setattr("tombola.runtime.bench.bench", lambda *args, **more: Benchmark(1, 1, (), (), 1, 1, {}))
     said = last_json(*words, *COMMANDS[words](found, runs))
     assert (said["schema"], said["tombola"]) == (SCHEMA, tombola.__version__)
-    if words in (("runs",), ("completion",)):
+    if words in (("runs",), ("reproduce",), ("completion",)):
         assert said["recipe"] is None
         assert all(run["recipe"]["length"] == "2it" for run in said.get("runs", ()) if "recipe" in run["config"])
     else:

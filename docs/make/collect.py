@@ -3,7 +3,7 @@
 networks.csv has a row for each trained network, layers.csv what each of a ticket's layers keeps, outcomes.csv which
 test examples each network got right (bits, compressed), curves.csv (with `--curves`) the validation accuracy over
 training; beside them lie the run's configuration and the versions. `--last` takes the level alone that judges an arm.
-Nothing in them names a path, a host or a time.
+Nothing in them names a path, a host or a time. Of a reproduction the record is kept as it is, as NAME.json.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from tombola.runs.integrity import KEY
 from tombola.train.outcomes import read_outcomes
 
 FIGURES = (
@@ -128,6 +129,9 @@ def judging(networks: Iterable[Trained]) -> list[Trained]:
 
 def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
+    if result["kind"] == "reproduction":
+        collect_reproduction(run, result, out)
+        return
     networks = judging(trained(result)) if last else list(trained(result))
     out.mkdir(parents=True, exist_ok=True)
     target = dense_loss(networks) if result["kind"] == "find" else None
@@ -154,6 +158,23 @@ def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
     shutil.copy(run / "config.yaml", out / "config.yaml")
     versions = json.loads((run / "run.json").read_text(encoding="utf-8"))["versions"]
     (out / "versions.json").write_text(json.dumps(versions, indent=1) + "\n", encoding="utf-8")
+
+
+def collect_reproduction(run: Path, result: Mapping[str, Any], out: Path) -> None:
+    """The record of a reproduction as `out`/NAME.json, with the day that it was begun on, and the versions."""
+    about = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    kept = {key: value for key, value in result.items() if key not in ("format", "schema", "tombola", "recipe", KEY)}
+    written = {"date": about["begun"][:10], "versions": about["versions"], "result": shortened(kept)}
+    out.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(written, indent=1, ensure_ascii=False) + "\n"
+    (out / f"{result['name']}.json").write_text(text, encoding="utf-8")
+
+
+def shortened(value: Any) -> Any:
+    """`short` of every number within."""
+    if isinstance(value, Mapping):
+        return {key: shortened(item) for key, item in value.items()}
+    return [shortened(item) for item in value] if isinstance(value, list) else short(value)
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ import other_ways
 import overlap
 import packages
 import readme
+import reproductions
 import speed
 import stopping
 import supermasks
@@ -79,6 +80,7 @@ def faults(write: Callable[[Path, str], None]) -> list[Fault]:
     """
     return [
         *put_right(tables(), claims(), PAGES, write),
+        *reproductions.faults(write),
         *figures.faults(),
         *docstrings.faults(),
         *packages.faults(),

@@ -17,6 +17,7 @@ from . import (
     ticket,
     train,
 )
+from .cli.reproduce import reproduce
 from .errors import TicketError, TombolaError
 from .hold import hold
 from .mask import Mask
@@ -89,6 +90,7 @@ __all__ = [
     "read",
     "refresh",
     "report",
+    "reproduce",
     "results",
     "rng",
     "runs",

@@ -72,11 +72,20 @@ def _run(words: list[str]) -> int:
 
 def all_verbs() -> list[Verb]:
     """Every command, in the order of the help."""
-    from tombola.cli import completion, deconstruct, deployment, overlap, records, searches, studies, tickets
+    from tombola.cli import completion, deconstruct, deployment, overlap, records, reproduce, searches, studies, tickets
 
-    groups = (searches, studies, deconstruct, overlap, tickets, deployment, records)
+    groups = (searches, studies, deconstruct, overlap, reproduce, tickets, deployment, records)
     verbs = [verb for group in groups for verb in group.verbs()]
     return [*verbs, completion.verb(verbs)]
+
+
+def find_verb(words: list[str]) -> tuple[Verb | None, list[str]]:
+    """The command that the words begin with, and the words after it.
+
+    Raises:
+        TombolaError: there is no such command.
+    """
+    return _find_verb(all_verbs(), words)
 
 
 def _find_verb(verbs: list[Verb], words: list[str]) -> tuple[Verb | None, list[str]]:

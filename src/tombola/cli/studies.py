@@ -93,12 +93,16 @@ _NAMES = (
 
 def file_verb(word: str, file: Path) -> Verb:
     """`study WORD`: what a file defines, its parameters being options; its runs are called by the file's name."""
-    definition = read_definition(file)
-    arms = partial(arms_of_definition, definition, str(file))
+    return definition_verb(read_definition(file), ("study", word), file.stem, str(file))
+
+
+def definition_verb(definition: Definition, words: tuple[str, ...], name: str, where: str) -> Verb:
+    """The verb of a study that is written down. `name`: what its runs are called; `where`: it stands, for errors."""
+    arms = partial(arms_of_definition, definition, where)
     summary = " ".join(definition.summary.split())
     verb = comparison_verb(
         Comparison(
-            file.stem,
+            name,
             summary or UNTITLED,
             arms,
             definition.options(),
@@ -117,9 +121,9 @@ def file_verb(word: str, file: Path) -> Verb:
             taken = True
         if taken:
             names = ", ".join(definition.parameters)
-            raise TombolaError(f"{file}: one of {names} is the name of an option that all studies have; rename it")
+            raise TombolaError(f"{where}: one of {names} is the name of an option that all studies have; rename it")
 
-    return replace(verb, words=("study", word), add=add)
+    return replace(verb, words=words, add=add)
 
 
 def arms_of_definition(definition: Definition, where: str, setting: Setting) -> list[Arm]:

@@ -19,6 +19,7 @@ from tombola.report.numbers import Number, key_numbers
 from tombola.report.overlap_tables import overlap_tables
 from tombola.report.plot import Plot, Remark, Shown, files, slug
 from tombola.report.read import Run, read_runs
+from tombola.report.reproduction_tables import reproduction_tables
 from tombola.report.study_tables import study_tables
 from tombola.report.tables import Table
 from tombola.runs.atomic import make_folder, write_bytes
@@ -94,13 +95,14 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
     numbers += study_tables(run.study, looks) if run.study is not None else []
     numbers += _stability(run, looks)
     numbers += overlap_tables(run.overlap, looks) if run.overlap is not None else []
+    numbers += reproduction_tables(run.reproduction) if run.reproduction is not None else []
     other = tables.other_table(run)
     made = (tables.config_table(run), tables.provenance_table(run))
     section = Section(
         anchor=f"{prefix}run",
         name=run.name,
         subtitle=words.subtitle(run),
-        question=run.study.summary if run.study is not None else "",
+        question=_question(run),
         verdict=words.verdict(run),
         more=_more(run),
         verdicts=_claims(run, looks),
@@ -113,6 +115,13 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
         made=tuple(table for table in made if table is not None),
     )
     return section, written
+
+
+def _question(run: Run) -> str:
+    """What the run asks, or what a paper claims."""
+    if run.reproduction is not None:
+        return f"{run.reproduction.title}. Claimed: {run.reproduction.claimed}"
+    return run.study.summary if run.study is not None else ""
 
 
 def _costs(run: Run, looks: Looks) -> list[Table]:

@@ -14,6 +14,7 @@ from tombola.report.unfinished import RESUME, begun_stages, partial_result
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
 from tombola.results.overlap import OverlapResult
+from tombola.results.reproduction import ReproductionResult
 from tombola.results.run import RunRecord
 from tombola.results.search import SearchResult
 from tombola.results.statistics import FEWEST_REPLICATES
@@ -27,7 +28,7 @@ NOT_VERIFIED = (
     "No verification was given, so nothing here says how the ticket does on fresh seeds against its controls."
 )
 NO_CONTROLS = "No random or reinitialised controls were trained at the levels of this search."
-Result = SearchResult | VerificationResult | ComparisonResult | OverlapResult
+Result = SearchResult | VerificationResult | ComparisonResult | OverlapResult | ReproductionResult
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Run:
     verify: VerificationResult | None = None
     study: ComparisonResult | None = None
     overlap: OverlapResult | None = None
+    reproduction: ReproductionResult | None = None
     other: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
@@ -85,6 +87,8 @@ class Folder:
 
 def _located(result: Result, folder: Folder) -> Result:
     """A result with the paths of its files made absolute, unreadable ones left out."""
+    if isinstance(result, ReproductionResult):
+        return result  # it names no files
     if isinstance(result, SearchResult):
         return result.replace(replicates=tuple(replicate.map(folder.level) for replicate in result.replicates))
     if isinstance(result, VerificationResult):
@@ -108,6 +112,8 @@ def result_of(content: Mapping[str, Any], file: Path) -> Result | None:
         return typed(VerificationResult, content, file)
     if kind == "study":
         return typed(ComparisonResult, content, file)
+    if kind == "reproduction":
+        return typed(ReproductionResult, content, file)
     return typed(OverlapResult, content, file) if kind == "overlap" else None
 
 
@@ -218,6 +224,8 @@ def _with_result(run: Run, result: Result) -> Run:
         return replace(run, find=result)
     if isinstance(result, VerificationResult):
         return replace(run, verify=result)
+    if isinstance(result, ReproductionResult):
+        return replace(run, reproduction=result)
     return replace(run, study=result) if isinstance(result, ComparisonResult) else replace(run, overlap=result)
 
 

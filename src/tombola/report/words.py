@@ -203,6 +203,8 @@ def verdict(run: Run) -> str:
         return study_sentence(run.study) + "".join(_barred(run.study))
     if run.overlap is not None:
         return run.overlap.sentence or "The masks have been compared."
+    if run.reproduction is not None:
+        return run.reproduction.sentence
     return "The results are listed as they were found." if run.other else "There are no results to show yet."
 
 
@@ -214,6 +216,8 @@ def subtitle(run: Run) -> str:
         return f"study {run.study.study} · {run.study.model} · {run.study.data}"
     if run.overlap is not None:
         return f"study overlap · {run.overlap.model} · {run.overlap.data}"
+    if run.reproduction is not None:
+        return f"reproduction of {run.reproduction.paper}"
     if run.verify is not None:
         return "verification"
     return run.record.kind

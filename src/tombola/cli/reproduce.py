@@ -1,0 +1,206 @@
+"""reproduce: what papers claim beside what is found here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+from rich.console import Console
+
+from tombola.cli.screen import PLAIN_WIDTH, Screen, loading
+from tombola.cli.searches import MACHINE
+from tombola.cli.verb import Verb, option_names
+from tombola.errors import TombolaError
+from tombola.study.reproduce.definition import FORMS, names, read_reproduction
+from tombola.study.reproduce.run import Asked, Step, run_reproduction, written
+from tombola.train.length import Length
+from tombola.train.options import Options
+
+if TYPE_CHECKING:
+    from tombola.results.reproduction import ReproductionResult
+
+
+def verbs() -> list[Verb]:
+    """`reproduce`."""
+    line = (
+        "Put a paper's claims beside what is found here: agrees, differs, or not decidable. Without a name: list them."
+    )
+    return [Verb(("reproduce",), line, _add, _run)]
+
+
+def _add(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "name",
+        type=str | None,
+        nargs="?",
+        default=None,
+        help="a reproduction, or your own .yaml file (null: list)",
+    )
+    study = parser.add_argument_group("study")
+    study.add_argument(
+        "--full",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="the paper's settings, which take hours to weeks, instead of the quick form's, which take minutes",
+    )
+    study.add_argument(
+        "--length",
+        type=str | None,
+        default=None,
+        help="train every network for so long instead, to try a reproduction out (null: as the form says)",
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument("--seed", type=int, default=0, help="everything random derives from it")
+    run.add_argument(
+        "--replicates", type=int | None, default=None, help="times every search is done (null: as the form says)"
+    )
+    run.add_argument("--jobs", type=int, default=1, help="processes that share the searches out")
+    run.add_argument("--out", type=str, default="runs", help="folder in which all runs get their own directories")
+    run.add_argument("--data_root", type=str, default="data", help="the folder that holds the data sets")
+    MACHINE.add(parser)
+
+
+def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    if given["name"] is None:
+        return _listed(screen)
+    machine = Options(**MACHINE.read(given))
+    result = reproduce(
+        given["name"],
+        full=given["full"],
+        length=given["length"],
+        seed=given["seed"],
+        replicates=given["replicates"],
+        jobs=given["jobs"],
+        out=given["out"],
+        data_root=given["data_root"],
+        options=machine,
+        screen=screen,
+    )
+    show_reproduction(screen, result)
+    return result.as_dict()
+
+
+def _listed(screen: Screen) -> Mapping[str, Any]:
+    found = {name: read_reproduction(name) for name in names()}
+    screen.table(
+        ("reproduction", "what", "claims"),
+        [(name, f"{one.title} ({one.paper})", str(len(one.claims))) for name, one in found.items()],
+        left=(0, 1),
+    )
+    screen.line("tombola reproduce NAME runs the quick form, tombola reproduce NAME --full the paper's own settings")
+    return {
+        "reproductions": [
+            {"name": name, "title": one.title, "paper": one.paper, "claims": len(one.claims)}
+            for name, one in found.items()
+        ]
+    }
+
+
+def reproduce(
+    name: str,
+    *,
+    full: bool = False,
+    length: str | None = None,
+    seed: int = 0,
+    replicates: int | None = None,
+    jobs: int = 1,
+    out: str | Path = "runs",
+    data_root: str | Path = "data",
+    options: Options | None = None,
+    screen: Screen | None = None,
+) -> ReproductionResult:
+    """Run the studies of a paper's reproduction, and put what it claims beside what they gave.
+
+    Args:
+        name: as `tombola reproduce` lists it, or a YAML file of one's own.
+        full: the paper's settings instead of the quick form's.
+        length: train every network for so long instead, e.g. "100it"; the result says that it was shortened.
+        replicates: times every search is done; None: as the file says. Intervals need 3.
+        out: folder in which this run, and those of its studies, get their directories.
+        screen: where the commands are named before they are carried out; None: nowhere.
+
+    Returns:
+        For every claim what was published, what was found with its 95 % interval, and a verdict: "agrees", "differs",
+        "not decidable at this length" or, of a published number in the quick form, "not comparable at this length".
+
+    Raises:
+        TombolaError: there is no such reproduction, or one of its commands cannot be carried out.
+    """
+    reproduction, machine = read_reproduction(name), options or Options()
+    if length is not None:
+        Length.parse(length)
+    if replicates is not None and replicates < 1:
+        raise TombolaError(f"replicates is {replicates}; give at least 1, or leave it out")
+    asked = Asked(
+        form=FORMS[full],
+        seed=seed,
+        replicates=replicates,
+        shorten={} if length is None else {"length": length},
+        place={"jobs": jobs, "out": str(out), "data_root": str(data_root), **asdict(machine)},
+    )
+    with loading(machine.progress):
+        from tombola.search.driver import machine as described
+
+    def perform(step: Step) -> Mapping[str, Any]:
+        if screen is not None:
+            screen.line(step.shown)
+        return perform_step(step)
+
+    return run_reproduction(
+        name, reproduction, asked, Path(out), perform, described(machine, jobs), force=machine.force
+    )
+
+
+def perform_step(step: Step) -> Mapping[str, Any]:
+    """Carry out one command, without a word on the screen; gives what it prints as JSON.
+
+    Raises:
+        TombolaError: the command cannot be carried out; the message names its run.
+    """
+    try:
+        verb, words = verb_of(step)
+        known = option_names(verb.parser())
+        overrides = {key: value for key, value in step.overrides.items() if key in known and value not in (None, ())}
+        return verb.run(verb.parse([*words, *written(overrides)]), _Quiet())
+    except TombolaError as error:
+        raise TombolaError(f"run {step.name}: {error}") from None
+
+
+def verb_of(step: Step) -> tuple[Verb, list[str]]:
+    """The command that carries out a step, and its options."""
+    from tombola.cli import find_verb
+    from tombola.cli.studies import definition_verb
+
+    if step.study is not None:
+        return definition_verb(step.study, ("study", step.name), step.name, step.name), list(step.words)
+    verb, words = find_verb(list(step.words))
+    if verb is None:
+        raise TombolaError(f"{' '.join(step.words)} is no whole command")
+    return verb, words
+
+
+class _Quiet(Screen):
+    """Shows nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(as_json=False)
+        self._console = Console(file=io.StringIO(), width=PLAIN_WIDTH)
+
+
+def show_reproduction(screen: Screen, result: ReproductionResult) -> None:
+    """The claims with what was published and found, and the verdicts."""
+    from tombola.report.reproduction_tables import reproduction_tables
+
+    screen.line()
+    screen.line(f"{result.title}: {result.paper}")
+    screen.line(result.claimed)
+    screen.line()
+    screen.tables(reproduction_tables(result))
+    screen.line(result.sentence)
+    screen.run(result.run, result.reused)
