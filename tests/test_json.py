@@ -102,6 +102,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "at-init"): on_digits(*ONCE, "--densities", "[0.5]", "--criteria", "[snip]", "--rounds", "1"),
     ("study", "deconstruct"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
     ("study", "untrained"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
+    ("study", "connectivity"): on_digits(*ONCE, "--from_steps", "[init]", "--rounds", "1", "--points", "3"),
     ("study", "overlap"): on_digits(*ONCE, "--imp", "{rounds: 1}"),
     ("verify",): lambda found, runs: [found["ticket"], *ONCE, *QUICK[:2], "--out", str(runs)],
     ("info",): lambda found, runs: [found["ticket"]],

@@ -79,6 +79,17 @@ REFUSED = {
     "study mask-rules": ["--density 0", "--density 1.5", "--sampling_step 0", "--threshold_lr -1", "--length 0it"],
     "study rewind-schedule": ["--densities [0]", "--low_lr -1", "--warmup soon", "--length 0it"],
     "study overlap": ["--density 0", "--jobs 0", "--device tpu", "--replicates 0", "--tickets no.ticket none.ticket"],
+    "study connectivity": [
+        "--density 0",
+        "--points 2",
+        "--from_steps [soon]",
+        "--from_steps [99ep]",
+        "--controls [luck]",
+        "--at_levels [9]",
+        "--imp {nonsense:1}",
+        "--replicates 0",
+        "--jobs 0",
+    ],
     "study compare": ["", "--arms missing.yaml"],
 }
 VERIFY = [

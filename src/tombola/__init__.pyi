@@ -39,6 +39,8 @@ from .results.table import results
 from .runtime.deploy import deploy
 from .search.find import find
 from .select.select import select
+from .study.barrier import barrier
+from .study.connectivity import connectivity
 from .study.verify import verify
 from .supermask.attach import attach
 from .supermask.detach import detach, make_permanent
@@ -73,7 +75,9 @@ __all__ = [
     "TombolaError",
     "TopK",
     "attach",
+    "barrier",
     "compact",
+    "connectivity",
     "data",
     "deploy",
     "detach",

@@ -72,9 +72,20 @@ def _run(words: list[str]) -> int:
 
 def all_verbs() -> list[Verb]:
     """Every command, in the order of the help."""
-    from tombola.cli import completion, deconstruct, deployment, overlap, records, reproduce, searches, studies, tickets
+    from tombola.cli import (
+        completion,
+        deconstruct,
+        deployment,
+        geometry,
+        overlap,
+        records,
+        reproduce,
+        searches,
+        studies,
+        tickets,
+    )
 
-    groups = (searches, studies, deconstruct, overlap, reproduce, tickets, deployment, records)
+    groups = (searches, studies, deconstruct, overlap, geometry, reproduce, tickets, deployment, records)
     verbs = [verb for group in groups for verb in group.verbs()]
     return [*verbs, completion.verb(verbs)]
 

@@ -104,7 +104,7 @@ def page_looks(runs: Sequence[Run]) -> tuple[Looks, ...]:
 
 def _compares(run: Run) -> bool:
     """Whether the run compares arms of its own, and has no single ticket."""
-    return run.study is not None or run.overlap is not None
+    return any(result is not None for result in (run.study, run.overlap, run.measured))
 
 
 def _run_looks(run: Run, ticket: int, taken: int) -> tuple[Looks, int]:

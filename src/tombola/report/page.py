@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
 from tombola.fields import checked
-from tombola.report import plots, stability, tables, words
+from tombola.report import measured, plots, stability, tables, words
 from tombola.report.colours import css_colours
 from tombola.report.combined import combined_plots
 from tombola.report.cost_tables import find_cost_table, verify_cost_table
@@ -88,7 +88,8 @@ def _draw(drawn: Sequence[Shown], folder: Path, prefix: str) -> tuple[tuple[Draw
 
 
 def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section, list[Path]]:
-    shown, remarks, written = _draw(plots.run_plots(run, looks), folder, prefix)
+    drawn = plots.run_plots(run, looks) if run.measured is None else measured.plots(run.measured)
+    shown, remarks, written = _draw(drawn, folder, prefix)
     numbers = tables.verify_tables(run.verify, looks) if run.verify is not None else []
     numbers += tables.find_tables(run.find, looks, from_ticket=run.from_ticket) if run.find is not None else []
     numbers += _costs(run, looks)
@@ -96,6 +97,7 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
     numbers += _stability(run, looks)
     numbers += overlap_tables(run.overlap, looks) if run.overlap is not None else []
     numbers += reproduction_tables(run.reproduction) if run.reproduction is not None else []
+    numbers += measured.tables(run.measured) if run.measured is not None else []
     other = tables.other_table(run)
     made = (tables.config_table(run), tables.provenance_table(run))
     section = Section(
@@ -106,7 +108,7 @@ def _section(run: Run, looks: Looks, prefix: str, folder: Path) -> tuple[Section
         verdict=words.verdict(run),
         more=_more(run),
         verdicts=_claims(run, looks),
-        numbers=key_numbers(run, looks),
+        numbers=key_numbers(run, looks) if run.measured is None else measured.numbers(run.measured),
         missing=run.missing,
         figures=shown,
         remarks=remarks,
@@ -150,6 +152,8 @@ def _more(run: Run) -> str:
         return run.study.note
     if run.overlap is not None:
         return run.overlap.note
+    if run.measured is not None:
+        return run.measured.note
     if run.verify is not None and run.find is not None:
         return f"In the search: {words.find_sentence(run.find)}"
     return ""

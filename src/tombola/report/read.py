@@ -13,6 +13,8 @@ from tombola.errors import TombolaError
 from tombola.report.unfinished import RESUME, begun_stages, partial_result
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
+from tombola.results.connectivity import ConnectivityResult
+from tombola.results.measurement import Measurement
 from tombola.results.overlap import OverlapResult
 from tombola.results.reproduction import ReproductionResult
 from tombola.results.run import RunRecord
@@ -28,7 +30,9 @@ NOT_VERIFIED = (
     "No verification was given, so nothing here says how the ticket does on fresh seeds against its controls."
 )
 NO_CONTROLS = "No random or reinitialised controls were trained at the levels of this search."
-Result = SearchResult | VerificationResult | ComparisonResult | OverlapResult | ReproductionResult
+Result = SearchResult | VerificationResult | ComparisonResult | OverlapResult | ReproductionResult | Measurement
+MEASUREMENTS: Mapping[str, type[Measurement]] = {"connectivity": ConnectivityResult}
+"""Their kind -> the type of the result; how it is shown stands in `report.measured`."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Run:
     study: ComparisonResult | None = None
     overlap: OverlapResult | None = None
     reproduction: ReproductionResult | None = None
+    measured: Measurement | None = None
     other: Mapping[str, Any] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
 
@@ -94,6 +99,8 @@ def _located(result: Result, folder: Folder) -> Result:
     if isinstance(result, VerificationResult):
         arms = {name: arm.replace(metrics=folder.files(arm.metrics)) for name, arm in result.arms.items()}
         return result.replace(arms=arms)
+    if isinstance(result, Measurement):
+        return result
     if isinstance(result, OverlapResult):
         return result.replace(accuracy=tuple(x.replace(tickets=folder.files(x.tickets)) for x in result.accuracy))
     compared = (
@@ -106,6 +113,8 @@ def _located(result: Result, folder: Folder) -> Result:
 def result_of(content: Mapping[str, Any], file: Path) -> Result | None:
     """The typed result in a result.json; None for an unknown kind."""
     kind = content.get("kind")
+    if isinstance(kind, str) and kind in MEASUREMENTS:
+        return typed(MEASUREMENTS[kind], content, file)
     if kind == "find":
         return typed(SearchResult, content, file)
     if kind == "verify":
@@ -143,7 +152,7 @@ def _gaps(result: Result) -> list[str]:
         notes = [f"No test {result.metric} of: {', '.join(untested)}."] if untested else []
         count = max((len(arm.replicates) for arm in result.arms), default=0)
         return notes + ([_no_intervals("the arms have", count)] if count < FEWEST_REPLICATES else [])
-    if isinstance(result, OverlapResult) and result.replicates < FEWEST_REPLICATES:
+    if isinstance(result, OverlapResult | Measurement) and result.replicates < FEWEST_REPLICATES:
         return [_no_intervals("the study has", result.replicates)]
     return []
 
@@ -226,6 +235,8 @@ def _with_result(run: Run, result: Result) -> Run:
         return replace(run, verify=result)
     if isinstance(result, ReproductionResult):
         return replace(run, reproduction=result)
+    if isinstance(result, Measurement):
+        return replace(run, measured=result)
     return replace(run, study=result) if isinstance(result, ComparisonResult) else replace(run, overlap=result)
 
 

@@ -205,6 +205,8 @@ def verdict(run: Run) -> str:
         return run.overlap.sentence or "The masks have been compared."
     if run.reproduction is not None:
         return run.reproduction.sentence
+    if run.measured is not None:
+        return run.measured.sentence
     return "The results are listed as they were found." if run.other else "There are no results to show yet."
 
 
@@ -218,6 +220,8 @@ def subtitle(run: Run) -> str:
         return f"study overlap · {run.overlap.model} · {run.overlap.data}"
     if run.reproduction is not None:
         return f"reproduction of {run.reproduction.paper}"
+    if run.measured is not None:
+        return run.measured.subtitle
     if run.verify is not None:
         return "verification"
     return run.record.kind

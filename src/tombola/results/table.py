@@ -14,6 +14,7 @@ from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
+from tombola.results.connectivity import ConnectivityResult
 from tombola.results.overlap import OverlapResult
 from tombola.results.record import Record
 from tombola.results.run import RunRecord
@@ -156,6 +157,8 @@ def _rows(run: Path) -> Iterator[ResultRow]:
                 yield from (_row(run, record, compared.name, number, level, about) for level in levels)
     elif kind == "verify":
         yield from _verified(run, record, typed(VerificationResult, content, file))
+    elif kind == "connectivity":
+        yield from _connected(run, record, typed(ConnectivityResult, content, file))
     elif kind == "overlap":
         overlap = typed(OverlapResult, content, file)
         about = {"method": None, "model": overlap.model, "data": overlap.data}
@@ -164,6 +167,18 @@ def _rows(run: Path) -> Iterator[ResultRow]:
                 trial = Stage(run / PurePosixPath(log).parent).result()
                 if trial is not None:
                     yield _row(run, record, mask.mask, number, typed(LevelResult, trial, run / log), about)
+
+
+def _connected(run: Path, record: RunRecord, result: ConnectivityResult) -> Iterator[ResultRow]:
+    """Both trainings of every pair, by the step that they part at."""
+    about = {"method": result.method, "model": result.model, "data": result.data}
+    for pair in result.pairs:
+        for number, ends in enumerate(pair.ends):
+            for order, ticket in zip("ab", ends, strict=True):
+                content = Stage(run / PurePosixPath(ticket).parent).result()
+                if content is not None:
+                    arm = f"{pair.arm} from {pair.from_step}, order {order}"
+                    yield _row(run, record, arm, number, typed(LevelResult, content, run / ticket), about)
 
 
 def _verified(run: Path, record: RunRecord, result: VerificationResult) -> Iterator[ResultRow]:

@@ -1,0 +1,44 @@
+"""How the results of studies that compare no arms are shown: figures, tables and key numbers by the type of result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tombola.report.connectivity import connectivity_numbers, connectivity_plots, connectivity_tables
+from tombola.report.numbers import Number
+from tombola.report.plot import Shown
+from tombola.report.tables import Table
+from tombola.results.connectivity import ConnectivityResult
+from tombola.results.measurement import Measurement
+
+
+@dataclass(frozen=True)
+class _Page:
+    """What makes the parts of a page of one type of result."""
+
+    plots: Callable[[Any], list[Shown]]
+    tables: Callable[[Any], list[Table]]
+    numbers: Callable[[Any], tuple[Number, ...]]
+
+
+PAGES: Mapping[type[Measurement], _Page] = {
+    ConnectivityResult: _Page(connectivity_plots, connectivity_tables, connectivity_numbers),
+}
+"""For every type in `read.MEASUREMENTS`."""
+
+
+def plots(result: Measurement) -> list[Shown]:
+    """The figures of a result."""
+    return PAGES[type(result)].plots(result)
+
+
+def tables(result: Measurement) -> list[Table]:
+    """Its tables."""
+    return PAGES[type(result)].tables(result)
+
+
+def numbers(result: Measurement) -> tuple[Number, ...]:
+    """The few numbers that a reader wants first."""
+    return PAGES[type(result)].numbers(result)

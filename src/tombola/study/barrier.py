@@ -1,0 +1,176 @@
+"""The straight line between two networks: loss and metric along it, and how high its barrier is.
+
+At position a the network has the weights (1 - a)·w_first + a·w_second. Norms that keep running statistics take them
+anew from training batches at every point, ends included: those of either end do not fit the weights between.
+The barrier is that of Frankle et al. 2020: see `tombola.results.connectivity.barrier_of`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.data.splits import Split
+from tombola.errors import TombolaError
+from tombola.fields import checked
+from tombola.hold import release
+from tombola.parameters import unwrap
+from tombola.results.connectivity import Line, LineSplit, barrier_of
+from tombola.rng.seeds import derive
+from tombola.runs.jobs import limit_threads
+from tombola.search.request import as_data, loaded, made
+from tombola.train.fabric import make_fabric
+from tombola.train.feeds import evaluated_part, layout
+from tombola.train.norms import renew_norm_statistics
+from tombola.train.options import Options
+from tombola.train.recipe import Recipe
+from tombola.train.trial import TrainingSetup
+
+POINTS = 30
+"""On a line, ends included (Frankle et al. 2020)."""
+_COUNTERS = "num_batches_tracked"
+_Ends = tuple[dict[str, Tensor], dict[str, Tensor]]
+
+
+@checked
+def barrier(
+    first: nn.Module,
+    second: nn.Module,
+    data: Any,
+    *,
+    points: int = POINTS,
+    recipe: Recipe | Mapping[str, Any] | None = None,
+    seed: int = 0,
+    options: Options | None = None,
+) -> Line:
+    """The line between two networks of one architecture: loss and metric at evenly spaced points, and the barriers.
+
+    Neither network is changed. Pruned weights are 0 at both ends, so on the line too.
+
+    Args:
+        data: as in `find`; its task says what loss and metric are.
+        points: on the line, ends included; at least 3.
+        recipe: batch size of the batches that norms take their statistics from, precision, layout, and train_eval: how
+            much of the training split is evaluated.
+        seed: order of those batches.
+
+    Returns:
+        positions, `distance`, and for the `train` and `test` splits metric, loss and their barriers.
+
+    Raises:
+        TombolaError: the networks differ in a name, a shape, or a value that no line leads to.
+
+    >>> nets = [nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)) for _ in range(2)]
+    >>> data = (torch.randn(64, 4), torch.arange(64) % 2)
+    >>> tb.barrier(nets[0], nets[0], (data, data, data)).test.barrier
+    0.0
+    """
+    check_points(points)
+    options, splits = options or Options(), loaded(as_data(data, first))
+    recipe = recipe if isinstance(recipe, Recipe) else made(Recipe, {}, recipe)
+    fabric = make_fabric(options.device, recipe.precision)
+    with limit_threads(options.threads):
+        setup = TrainingSetup(splits, recipe, fabric, options)
+        return line_between(setup, first, second, points=points, seed=seed)
+
+
+def check_points(points: int) -> None:
+    """TombolaError unless so many points are a line with something between its ends."""
+    if not 3 <= points <= 10_000:
+        raise TombolaError(f"points is {points}, but it must lie between 3 (the ends and the middle) and 10,000")
+
+
+def line_between(setup: TrainingSetup, first: nn.Module, second: nn.Module, *, points: int, seed: int) -> Line:
+    """`barrier` with the data, device and precision of a training."""
+    ends = _state(first), _state(second)
+    check_alike(*ends)
+    probe = copy.deepcopy(unwrap(first))
+    release(probe)
+    probe.to(setup.fabric.device)
+    if layout(probe, setup.recipe):
+        probe.to(memory_format=torch.channels_last)  # type: ignore[call-overload, unused-ignore]
+    parts = {"train": evaluated_part(setup.splits, setup.recipe.train_eval)}
+    if setup.splits.test is not None:
+        parts["test"] = setup.splits.test
+    positions = tuple(index / (points - 1) for index in range(points))
+    found = _along(setup, probe, ends, positions, parts, derive(seed, "norm-statistics"))
+    distance = math.sqrt(math.fsum(_squared(ends, name) for name, _ in probe.named_parameters()))
+    return Line(positions=positions, distance=distance, train=found["train"], test=found.get("test"))
+
+
+def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], position: float) -> dict[str, Tensor]:
+    """(1 - position)·first + position·second, exact at both ends; what is not floating point is the first's."""
+    return {
+        name: torch.lerp(value, second[name], position) if value.is_floating_point() else value
+        for name, value in first.items()
+    }
+
+
+def check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
+    """TombolaError unless a line leads from one state to the other: same names, shapes, types, and whole numbers."""
+    differing = sorted(set(first) ^ set(second))
+    if differing:
+        raise TombolaError(
+            f"the networks differ in {differing[0]!r}, which only one of them has; give two of one architecture"
+        )
+    for name, value in first.items():
+        other = second[name]
+        if value.shape != other.shape or value.dtype != other.dtype:
+            raise TombolaError(
+                f"the networks differ in {name!r}: {tuple(value.shape)} of {value.dtype} and {tuple(other.shape)} of "
+                f"{other.dtype}; give two of one architecture"
+            )
+        if not value.is_floating_point() and not name.endswith(_COUNTERS) and not torch.equal(value, other):
+            raise TombolaError(
+                f"the networks have other whole numbers in {name!r}, between which there is no line; give two that "
+                "share them"
+            )
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().to("cpu") for name, value in unwrap(module).state_dict().items()}
+
+
+def _squared(ends: _Ends, name: str) -> float:
+    first, second = (end[name].double() for end in ends)
+    return float((first - second).square().sum())
+
+
+def _along(
+    setup: TrainingSetup,
+    probe: nn.Module,
+    ends: _Ends,
+    positions: tuple[float, ...],
+    parts: Mapping[str, Split],
+    seed: int,
+) -> dict[str, LineSplit]:
+    scorers = {name: setup.scorer(probe, part) for name, part in parts.items()}
+    metrics: dict[str, list[float | None]] = {name: [] for name in parts}
+    losses: dict[str, list[float | None]] = {name: [] for name in parts}
+    for position in positions:
+        probe.load_state_dict(interpolated(*ends, position))
+        renew_norm_statistics(probe, setup, seed)
+        for name, score in scorers.items():
+            scored = score()
+            metrics[name].append(_finite(scored.metric))
+            losses[name].append(_finite(scored.loss))
+    better = setup.splits.task.higher_is_better
+    return {
+        name: LineSplit(
+            examples=len(part),
+            metric=tuple(metrics[name]),
+            loss=tuple(losses[name]),
+            barrier=barrier_of(metrics[name], higher_is_better=better),
+            loss_barrier=barrier_of(losses[name], higher_is_better=False),
+        )
+        for name, part in parts.items()
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
