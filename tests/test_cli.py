@@ -433,6 +433,7 @@ LAUNCHED = {
     "study curve": ["study", "curve", "imp", "--data", "digits", "--model", "mlp"],
     "study joint": ["study", "joint", "--data", "digits", "--model", "mlp"],
     "study overlap": ["study", "overlap", "--data", "digits", "--model", "mlp"],
+    "study double-descent": ["study", "double-descent", "--data", "digits"],
     "verify": ["verify"],
     "demo": ["demo"],
 }

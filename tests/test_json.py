@@ -104,6 +104,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "untrained"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
     ("study", "connectivity"): on_digits(*ONCE, "--from_steps", "[init]", "--rounds", "1", "--points", "3"),
     ("study", "overlap"): on_digits(*ONCE, "--imp", "{rounds: 1}"),
+    ("study", "double-descent"): lambda found, runs: [*ONCE, "--features", "[5, 9]", "--out", str(runs)],
     ("verify",): lambda found, runs: [found["ticket"], *ONCE, *QUICK[:2], "--out", str(runs)],
     ("info",): lambda found, runs: [found["ticket"]],
     ("export",): lambda found, runs: [found["ticket"], "--out", str(runs / "net.pt")],
@@ -115,6 +116,9 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("completion",): lambda found, runs: ["bash"],
     ("demo",): lambda found, runs: ["--out", str(runs / "demo")],
 }
+
+MEASURED = {("study", "double-descent")}
+"""Studies that compare no arms, and train no network by a recipe."""
 
 
 def test_every_command_is_here() -> None:
@@ -145,10 +149,13 @@ def test_every_command_says_it(
     if words in (("runs",), ("reproduce",), ("completion",)):
         assert said["recipe"] is None
         assert all(run["recipe"]["length"] == "2it" for run in said.get("runs", ()) if "recipe" in run["config"])
+    elif words in MEASURED:
+        assert said["recipe"] is None
+        assert {"sentence", "replicates", "run"} <= said.keys()
     else:
         assert said["recipe"]["batch_size"] == 32
         assert said["recipe"].get("length", "2it") == "2it"  # not all arms of mask-init are as long
-    if words[0] in ("find", "study", "verify"):
+    if words[0] in ("find", "study", "verify") and words not in MEASURED:
         assert {"metric", "parameters"} <= said.keys()
         assert said["parameters"]["prunable"] == 17_024
         assert said["parameters"]["total"] >= 17_226

@@ -41,6 +41,7 @@ from .search.find import find
 from .select.select import select
 from .study.barrier import barrier
 from .study.connectivity import connectivity
+from .study.double_descent.run import double_descent
 from .study.verify import verify
 from .supermask.attach import attach
 from .supermask.detach import detach, make_permanent
@@ -81,6 +82,7 @@ __all__ = [
     "data",
     "deploy",
     "detach",
+    "double_descent",
     "find",
     "gradient",
     "hold",

@@ -76,6 +76,7 @@ def all_verbs() -> list[Verb]:
         completion,
         deconstruct,
         deployment,
+        double_descent,
         geometry,
         overlap,
         records,
@@ -85,7 +86,18 @@ def all_verbs() -> list[Verb]:
         tickets,
     )
 
-    groups = (searches, studies, deconstruct, overlap, geometry, reproduce, tickets, deployment, records)
+    groups = (
+        searches,
+        studies,
+        deconstruct,
+        overlap,
+        geometry,
+        double_descent,
+        reproduce,
+        tickets,
+        deployment,
+        records,
+    )
     verbs = [verb for group in groups for verb in group.verbs()]
     return [*verbs, completion.verb(verbs)]
 

@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tombola.report.connectivity import connectivity_numbers, connectivity_plots, connectivity_tables
+from tombola.report.descent_plots import descent_plots
+from tombola.report.descent_tables import descent_numbers, descent_tables
 from tombola.report.numbers import Number
 from tombola.report.plot import Shown
 from tombola.report.tables import Table
 from tombola.results.connectivity import ConnectivityResult
+from tombola.results.double_descent import DescentResult
 from tombola.results.measurement import Measurement
 
 
@@ -25,6 +28,7 @@ class _Page:
 
 PAGES: Mapping[type[Measurement], _Page] = {
     ConnectivityResult: _Page(connectivity_plots, connectivity_tables, connectivity_numbers),
+    DescentResult: _Page(descent_plots, descent_tables, descent_numbers),
 }
 """For every type in `read.MEASUREMENTS`."""
 

@@ -14,6 +14,7 @@ from tombola.report.unfinished import RESUME, begun_stages, partial_result
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
 from tombola.results.connectivity import ConnectivityResult
+from tombola.results.double_descent import DescentResult
 from tombola.results.measurement import Measurement
 from tombola.results.overlap import OverlapResult
 from tombola.results.reproduction import ReproductionResult
@@ -31,7 +32,10 @@ NOT_VERIFIED = (
 )
 NO_CONTROLS = "No random or reinitialised controls were trained at the levels of this search."
 Result = SearchResult | VerificationResult | ComparisonResult | OverlapResult | ReproductionResult | Measurement
-MEASUREMENTS: Mapping[str, type[Measurement]] = {"connectivity": ConnectivityResult}
+MEASUREMENTS: Mapping[str, type[Measurement]] = {
+    "connectivity": ConnectivityResult,
+    "double-descent": DescentResult,
+}
 """Their kind -> the type of the result; how it is shown stands in `report.measured`."""
 
 

@@ -12,6 +12,8 @@ from tombola.report.aggregate import read_log
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparedArm, ComparisonResult
 from tombola.results.cost import cost_of
+from tombola.results.double_descent import Axis, DescentFit, DescentResult, over_replicates
+from tombola.results.measurement import Measurement
 from tombola.results.record import Figure
 from tombola.results.run import RunRecord
 from tombola.results.search import Replicate, SearchResult
@@ -24,7 +26,9 @@ from tombola.study.setting import folder_of
 RESUME = "The run has not finished: this is how far it got; tombola runs says how to resume it."
 
 
-def partial_result(path: Path, run: RunRecord) -> SearchResult | ComparisonResult | VerificationResult | None:
+def partial_result(
+    path: Path, run: RunRecord
+) -> SearchResult | ComparisonResult | VerificationResult | Measurement | None:
     """The result of the finished stages under `path`, as `result.json` would hold it; None if there are none.
 
     Stages of a search are `replicate-R/level-LL` and `replicate-R/ARM-LL` (controls), those of a study lie in a
@@ -32,6 +36,8 @@ def partial_result(path: Path, run: RunRecord) -> SearchResult | ComparisonResul
     """
     if run.kind == "verify":
         return _verification(path, run.config)
+    if run.config.get("study") == "double-descent":
+        return _descent(path, run.config)
     return _study(path, run.config) if run.config.get("arms") else _search(path, run.config)
 
 
@@ -172,6 +178,32 @@ def _trained(trials: Sequence[tuple[str, TrialResult]]) -> ArmResult:
         iterations_to_dense_loss=(),
         metrics=tuple(f"{name}/metrics.csv" for name, _ in trials),
         costs=tuple(map(cost_of, results)),
+    )
+
+
+def _descent(path: Path, config: Mapping[str, Any]) -> DescentResult | None:
+    """The points so far of a curve: stages `curve-R/point-III`."""
+    folders = _numbered(path, "curve")
+    fits = [typed(DescentFit, content, stage / RESULT) for folder in folders for stage, content in _stages(folder)]
+    if not fits:
+        return None
+    axes: tuple[Axis, ...] = ("density", "features", "parameters")
+    return DescentResult(
+        curve_kind=_name(config, "kind"),
+        axis=next((axis for axis in axes if getattr(fits[0], axis) is not None), "parameters"),
+        model=None,
+        data=_name(config, "data"),
+        loss="loss",
+        examples=0,
+        outputs=0,
+        replicates=len(folders),
+        seeds=(),
+        settings={},
+        curve=over_replicates(fits),
+        peak=None,
+        peak_of="test_loss",
+        threshold=None,
+        sentence=f"{plural(len(fits), 'model')} fitted so far.",
     )
 
 

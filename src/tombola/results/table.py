@@ -15,6 +15,7 @@ from tombola.fields import checked
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
 from tombola.results.connectivity import ConnectivityResult
+from tombola.results.double_descent import DescentResult
 from tombola.results.overlap import OverlapResult
 from tombola.results.record import Record
 from tombola.results.run import RunRecord
@@ -159,6 +160,8 @@ def _rows(run: Path) -> Iterator[ResultRow]:
         yield from _verified(run, record, typed(VerificationResult, content, file))
     elif kind == "connectivity":
         yield from _connected(run, record, typed(ConnectivityResult, content, file))
+    elif kind == "double-descent":
+        yield from _descent(run, record, typed(DescentResult, content, file))
     elif kind == "overlap":
         overlap = typed(OverlapResult, content, file)
         about = {"method": None, "model": overlap.model, "data": overlap.data}
@@ -179,6 +182,39 @@ def _connected(run: Path, record: RunRecord, result: ConnectivityResult) -> Iter
                 if content is not None:
                     arm = f"{pair.arm} from {pair.from_step}, order {order}"
                     yield _row(run, record, arm, number, typed(LevelResult, content, run / ticket), about)
+
+
+def _descent(run: Path, record: RunRecord, result: DescentResult) -> Iterator[ResultRow]:
+    """Every model of a curve, numbered along it."""
+    for index, point in enumerate(result.curve):
+        for number in range(result.replicates):
+            train, test = (_right(point.values.get(f"{part}_error", ()), number) for part in ("train", "test"))
+            yield ResultRow(
+                run=run.name,
+                kind=record.kind,
+                method=result.curve_kind,
+                model=result.model,
+                data=result.data,
+                arm=point.series or result.curve_kind,
+                replicate=number,
+                level=index,
+                density=point.density,
+                metric="accuracy",
+                train_accuracy=train,
+                val_accuracy=None,
+                test_accuracy=test,
+                test_accuracy_early_stop=None,
+                early_stop_iteration=None,
+                early_stop_observed=False,
+                iterations=0,
+                seconds=0.0,
+            )
+
+
+def _right(errors: Sequence[float | None], replicate: int) -> float | None:
+    """The accuracy of a replicate that has an error."""
+    error = errors[replicate] if replicate < len(errors) else None
+    return None if error is None else 1 - error
 
 
 def _verified(run: Path, record: RunRecord, result: VerificationResult) -> Iterator[ResultRow]:

@@ -1,0 +1,98 @@
+"""study double-descent: test error over the size of models, through the size that fits every training example."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.options import Group
+from tombola.cli.screen import Screen, loading
+from tombola.cli.searches import DATA, MACHINE, add_run
+from tombola.cli.verb import Verb
+from tombola.data.config import DataSpec
+from tombola.errors import TombolaError
+from tombola.formats import plural
+from tombola.study.double_descent.kinds import KINDS, kind_of
+from tombola.train.options import Options
+
+if TYPE_CHECKING:
+    from tombola.results.double_descent import DescentResult
+
+
+def verbs() -> list[Verb]:
+    """`study double-descent`."""
+    summary = "Test error over the size of models, below and above the size that fits every training example."
+    return [Verb(("study", "double-descent"), summary, _add, _run)]
+
+
+def _groups() -> Iterator[tuple[tuple[str, ...], Group]]:
+    """The options of all kinds: those that the same kinds have together."""
+    owners: dict[str, tuple[str, ...]] = {}
+    for name, kind in KINDS.items():
+        for one in fields(kind):
+            owners[one.name] = (*owners.get(one.name, ()), name)
+    for kinds in dict.fromkeys(owners.values()):
+        source = KINDS[kinds[0]]
+        others = [one.name for one in fields(source) if owners[one.name] != kinds]
+        yield kinds, Group(f"kind {', '.join(kinds)}", source, skip=others, unset="the default of the kind")
+
+
+def _add(parser: ArgumentParser) -> None:
+    study = parser.add_argument_group("study")
+    study.add_argument("--kind", type=str, default="rff", help=f"what grows: {', '.join(KINDS)}")
+    for _, group in _groups():
+        group.add(parser)
+    DATA.add(parser)
+    add_run(parser, replicates=3, meaning="times that everything is fitted, with other draws; intervals need 3")
+    MACHINE.add(parser)
+
+
+def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    # the cheap checks first: a wrong value is reported before torch is loaded
+    kind, data = _kind(given), DataSpec(**DATA.read(given))
+    machine = Options(**MACHINE.read(given))
+    with loading(machine.progress):
+        from tombola.study.double_descent.run import double_descent
+
+    result = double_descent(
+        kind,
+        data,
+        Path(given["out"]),
+        seed=given["seed"],
+        replicates=given["replicates"],
+        options=machine,
+        jobs=given["jobs"],
+    )
+    show_descent(screen, result)
+    return result.as_dict()
+
+
+def _kind(given: Namespace) -> Any:
+    """The kind with its options; an error for one that belongs to others."""
+    name: str = given["kind"]
+    chosen: dict[str, Any] = {}
+    source = kind_of(name)
+    for kinds, group in _groups():
+        options = group.read(given)
+        if options and name not in kinds:
+            raise TombolaError(
+                f"--{next(iter(options))} is an option of kind {' and '.join(kinds)}, not of {name}; leave it out"
+            )
+        chosen |= options
+    return source(**chosen)
+
+
+def show_descent(screen: Screen, result: DescentResult) -> None:
+    """The curve, its peak and threshold, and where the run lies."""
+    from tombola.report.descent_tables import descent_tables
+
+    over = f"{'means over ' if result.replicates > 1 else ''}{plural(result.replicates, 'replicate')}"
+    screen.line(f"double descent of {result.curve_kind} on {result.data}, {plural(result.examples, 'example')}, {over}")
+    screen.tables(descent_tables(result))
+    for line in filter(None, (result.sentence, result.intervals, result.note)):
+        screen.line(line)
+    screen.run(result.run, result.reused)

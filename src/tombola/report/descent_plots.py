@@ -1,0 +1,113 @@
+"""The figure of a curve of double descent: errors, losses and norm over the size of the model, one above the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tombola.report import style
+from tombola.report.axes import density_axis, legend_above, round_ticks
+from tombola.report.descent_tables import HEADS, SIZES
+from tombola.report.looks import Look, series_look
+from tombola.report.plot import Plot, Remark, Shown, sentences
+from tombola.results.double_descent import DescentPoint, DescentResult
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PANELS = ("test_error", "test_loss", "norm", "train_loss")
+LOGARITHMIC = ("test_loss", "norm")
+HEIGHT = 1.45
+"""Of a panel, in inches."""
+
+
+def descent_plots(result: DescentResult) -> list[Shown]:
+    """One figure with a panel for every measure that there is; a remark if there is a single size."""
+    if len({point.size(result.axis) for point in result.curve}) < 2:
+        return [Remark("The curve has a single size, so there is no figure.")]
+    shown = [name for name in PANELS if any(getattr(point, name) is not None for point in result.curve)]
+    band = "Band: 95 % t-interval of the mean." if any(point.intervals for point in result.curve) else ""
+    size = SIZES[result.axis].lower()
+    caption = sentences(
+        f"{', '.join(_label(name).lower() for name in shown)} against {size}.".capitalize(),
+        "Training error is drawn with the test error, as hollow marks." if "test_error" in shown else "",
+        f"Dashed: the threshold, from which on every training example can be fitted ({result.loss})."
+        if result.threshold is not None
+        else "",
+        band,
+        "Logarithmic axes of test loss and norm.",
+    )
+    return [Plot("double-descent", "Double descent", caption, descent_figure(result, shown))]
+
+
+def _label(measure: str) -> str:
+    return f"{HEADS[measure]} (%)" if measure.endswith("error") else HEADS[measure]
+
+
+def descent_figure(result: DescentResult, measures: Sequence[str]) -> Figure:
+    """A panel for each measure, over the same axis of sizes; the threshold dashed."""
+    with style.styled():
+        figure = style.new_figure(HEIGHT * len(measures) + 0.55)
+        panels = figure.subplots(len(measures), 1, sharex=True, squeeze=False)[:, 0]
+        sizes = [point.size(result.axis) for point in result.curve]
+        for axes, measure in zip(panels, measures, strict=True):
+            for index, (name, points) in enumerate(result.series.items()):
+                _draw(axes, points, result, measure, series_look(index), name)
+            if result.threshold is not None:
+                axes.axvline(result.threshold, color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1.5)
+            axes.set_ylabel(_label(measure))
+            if measure in LOGARITHMIC:
+                axes.set_yscale("log")
+            else:
+                axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+                round_ticks(axes.yaxis, max_ticks=5)
+        _size_axis(panels[-1], sizes, result)
+        figure.align_ylabels(panels)
+        if len(result.series) > 1:
+            legend_above(figure, panels[0])
+    return figure
+
+
+def _size_axis(axes: Axes, sizes: Sequence[float], result: DescentResult) -> None:
+    label = SIZES[result.axis]
+    if result.axis == "density":
+        density_axis(axes, sizes)
+        return
+    if max(sizes) > 10 * min(sizes):
+        axes.set_xscale("log")
+    else:
+        round_ticks(axes.xaxis, counts=True)
+    axes.set_xlabel(label)
+
+
+def _draw(
+    axes: Axes, points: Sequence[DescentPoint], result: DescentResult, measure: str, look: Look, name: str
+) -> None:
+    """A measure's line with its band; of the test error also that of training, with hollow marks."""
+    factor = 100.0 if measure.endswith("error") else 1.0
+    known = sorted(
+        (point.size(result.axis), factor * value, point)
+        for point in points
+        if (value := getattr(point, measure)) is not None
+    )
+    x, y = [size for size, _, _ in known], [value for _, value, _ in known]
+    axes.plot(x, y, label=style.plain(name), color=look.colour, linestyle=look.dash, marker=look.marker, markersize=3.4)
+    ends = [point.intervals.get(measure) for _, _, point in known]
+    if all(end is not None for end in ends):
+        low, high = ([factor * end[side] for end in ends if end is not None] for side in (0, 1))
+        if measure in LOGARITHMIC:
+            low = [max(value, 0.5 * min(y)) for value in low]
+        axes.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0)
+    if measure == "test_error":
+        train = [(size, factor * point.train_error) for size, _, point in known if point.train_error is not None]
+        axes.plot(
+            [size for size, _ in train],
+            [value for _, value in train],
+            color=look.colour,
+            linestyle="-",
+            linewidth=1.0,
+            marker=look.marker,
+            markersize=3.4,
+            markerfacecolor=style.PAPER,
+        )
