@@ -10,6 +10,8 @@ from results import Difference, contrast, ends, networks, number, sign, spread
 
 PAGE = "docs/other-ways.md"
 WAYS, CIFAR, RULES = "mnist-ways", "cifar10-concrete", "mnist-mask-rules"
+INIT, BUDGETS = "mnist-at-init", ("digits-search-budget", "mnist-search-budget")
+CRITERIA = ("magnitude", "snip", "grasp", "synflow", "ntk-sap", "px")
 
 
 ONE_SHOT = (
@@ -83,6 +85,26 @@ def tables() -> Iterator[Table]:
     yield Table(WAYS, list(compared(WAYS)))
     yield Table(CIFAR, list(compared(CIFAR)))
     yield Table(RULES, list(rule_rows()))
+    yield Table(INIT, list(init_rows()))
+    for study in BUDGETS:
+        yield Table(study, list(budget_rows(study)))
+
+
+def init_rows() -> Iterator[tuple[str, ...]]:
+    yield "kept are the largest by", "test accuracy", "shuffled within layers", "shuffled less unshuffled, points"
+    for arm in ("dense", "imp 0.05", "random, erk 0.05"):
+        yield arm.removesuffix(" 0.05"), spread(last(INIT, arm)), "", ""
+    for criterion in CRITERIA:
+        own, shuffled = f"{criterion} 0.05", f"{criterion}, shuffled 0.05"
+        yield criterion, spread(last(INIT, own)), spread(last(INIT, shuffled)), behind(INIT, shuffled, own)
+
+
+def budget_rows(study: str) -> Iterator[tuple[str, ...]]:
+    yield "", "test accuracy", "less random search, points"
+    first, *others = networks(study).arms()
+    yield first.removesuffix(" 0.5"), spread(last(study, first)), ""
+    for arm in others:
+        yield arm.removesuffix(" 0.5"), spread(last(study, arm)), behind(study, arm, first)
 
 
 def rule_rows() -> Iterator[tuple[str, ...]]:
@@ -111,6 +133,24 @@ def claims() -> Iterator[Claim]:
 
 
 def init_claims() -> Iterator[Claim]:
+    loses = {name: contrast(INIT, f"{name}, shuffled 0.05", f"{name} 0.05") for name in CRITERIA}
+    yield Claim(
+        PAGE,
+        "Shuffling loses {snip} points of SNIP's, {magnitude} of magnitude's and {px} of PX's; of GraSP, SynFlow and "
+        "NTK-SAP no difference is shown",
+        {name: size(loses[name]) for name in ("snip", "magnitude", "px")},
+        {name for name, found in loses.items() if sign(found) == -1} == {"snip", "magnitude", "px"}
+        and all(sign(found) < 1 for found in loses.values()),
+    )
+    best, chance = (contrast(INIT, "snip 0.05", f"{other} 0.05") for other in ("imp", "random, erk"))
+    yield Claim(
+        PAGE,
+        "SNIP, the best of them, is {ahead} points ({over}) above a random mask with ERK densities and {less} below imp",
+        {"ahead": size(chance), "over": ends(chance), "less": size(best)},
+        sign(chance) == 1
+        and sign(best) == -1
+        and max(CRITERIA, key=lambda name: fmean(last(INIT, f"{name} 0.05"))) == "snip",
+    )
     snip, synflow = (contrast(WAYS, f"{name}, shuffled", name) for name in ("snip", "synflow"))
     yield Claim(
         PAGE,
@@ -174,8 +214,9 @@ def search_claims() -> Iterator[Claim]:
     popup = {name: contrast(WAYS, name, "edge-popup") for name in ("anneal", "evolve")}
     yield Claim(
         PAGE,
-        "confirmed that ten classes are hard: annealing is ahead of random search by {anneal} points ({over}), of "
-        "evolution that is not shown ({evolve}), and both are far behind edge-popup, by {popup} and {other} points",
+        "confirmed that ten classes are hard: at 5 % annealing is ahead of random search by {anneal} points ({over}), of "
+        "evolution that is not shown ({evolve}), and both are far behind edge-popup, by {popup} and {other} points; at "
+        "half of the weights both are ahead of random search, and far behind edge-popup",
         {
             "anneal": size(anneal),
             "over": ends(anneal),
@@ -185,6 +226,7 @@ def search_claims() -> Iterator[Claim]:
         },
         sign(anneal) == 1 and sign(evolve) == 0 and all(sign(found) == -1 for found in popup.values()),
     )
+    yield from budget_claims()
     rules = {name: contrast(RULES, "intermediate", name) for name in ("threshold", "bernoulli", "edge-popup")}
     drawn = {name: 100 * fmean(last(RULES, name, "test_accuracy_sampled")) for name in ("bernoulli", "intermediate")}
     yield Claim(
@@ -212,4 +254,27 @@ def search_claims() -> Iterator[Claim]:
         "its weights trained it is {behind} points behind one-shot pruning",
         {"ends": ends(intermediate), "behind": size(trained)},
         sign(intermediate) == 0 and sign(trained) == -1,
+    )
+
+
+def budget_claims() -> Iterator[Claim]:
+    digits, mnist = BUDGETS
+    yield Claim(
+        PAGE,
+        "annealing beats the best of as many random masks by {anneal} points on the digits and {anneal_m} on MNIST, "
+        "evolution by {evolve} and {evolve_m}; edge-popup, at the same forward passes, is {popup} and {popup_m} points "
+        "above annealing, and three times the FLOPs",
+        {
+            **{name: size(contrast(digits, f"{name} 0.5", "random-search 0.5")) for name in ("anneal", "evolve")},
+            **{f"{name}_m": size(contrast(mnist, f"{name} 0.5", "random-search 0.5")) for name in ("anneal", "evolve")},
+            "popup": number(100 * contrast(digits, "edge-popup 0.5", "anneal 0.5").difference, 1),
+            "popup_m": number(100 * contrast(mnist, "edge-popup 0.5", "anneal 0.5").difference, 1),
+        },
+        all(
+            sign(contrast(study, f"{name} 0.5", "random-search 0.5")) == 1
+            for study in BUDGETS
+            for name in ("anneal", "evolve")
+        )
+        and all(sign(contrast(study, "edge-popup 0.5", "anneal 0.5")) == 1 for study in BUDGETS)
+        and all(round(flops(study, "edge-popup 0.5") / flops(study, "anneal 0.5"), 1) == 3 for study in BUDGETS),
     )
