@@ -145,7 +145,8 @@ def init_claims() -> Iterator[Claim]:
     best, chance = (contrast(INIT, "snip 0.05", f"{other} 0.05") for other in ("imp", "random, erk"))
     yield Claim(
         PAGE,
-        "SNIP, the best of them, is {ahead} points ({over}) above a random mask with ERK densities and {less} below imp",
+        "SNIP, the best of them, is {ahead} points ({over}) above a random mask with ERK densities and {less} below "
+        "imp",
         {"ahead": size(chance), "over": ends(chance), "less": size(best)},
         sign(chance) == 1
         and sign(best) == -1
@@ -214,8 +215,8 @@ def search_claims() -> Iterator[Claim]:
     popup = {name: contrast(WAYS, name, "edge-popup") for name in ("anneal", "evolve")}
     yield Claim(
         PAGE,
-        "confirmed that ten classes are hard: at 5 % annealing is ahead of random search by {anneal} points ({over}), of "
-        "evolution that is not shown ({evolve}), and both are far behind edge-popup, by {popup} and {other} points; at "
+        "confirmed that ten classes are hard: at 5 % annealing is ahead of random search by {anneal} points ({over}), "
+        "of evolution that is not shown ({evolve}), and both are far behind edge-popup, by {popup} and {other} points; at "
         "half of the weights both are ahead of random search, and far behind edge-popup",
         {
             "anneal": size(anneal),
