@@ -216,8 +216,8 @@ def search_claims() -> Iterator[Claim]:
     yield Claim(
         PAGE,
         "confirmed that ten classes are hard: at 5 % annealing is ahead of random search by {anneal} points ({over}), "
-        "of evolution that is not shown ({evolve}), and both are far behind edge-popup, by {popup} and {other} points; at "
-        "half of the weights both are ahead of random search, and far behind edge-popup",
+        "of evolution that is not shown ({evolve}), and both are far behind edge-popup, by {popup} and {other} points; "
+        "at half of the weights both are ahead of random search, and far behind edge-popup",
         {
             "anneal": size(anneal),
             "over": ends(anneal),
