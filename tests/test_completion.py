@@ -58,7 +58,7 @@ def test_what_bash_offers(scripts: dict[str, Path]) -> None:
     script = scripts["bash"]
     assert completed(script, "") == {verb.words[0] for verb in all_verbs()}
     assert completed(script, "ver") == {"verify"}
-    assert completed(script, "study", "mask") == {"mask-init", "mask-rules"}
+    assert completed(script, "study", "mask") == {"mask-init", "mask-init-steps", "mask-rules"}
     assert completed(script, "find", "edge") == {"edge-popup"}
     assert completed(script, "find", "imp", "--crit") == {"--criterion", "--criterion_batches"}
     assert completed(script, "find", "--crit") == {"--criterion", "--criterion_batches"}  # the method's name left out

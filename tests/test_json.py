@@ -92,6 +92,8 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "curve", "imp"): on_digits(*ONCE, "--levels", "1"),
     ("study", "compare"): arms_file,
     ("study", "mask-init"): on_digits(*ONCE),
+    ("study", "mask-init-steps"): on_digits(*ONCE, "--rates", "[0.01]"),
+    ("study", "regularisation"): on_digits(*ONCE, "--decays", "[]", "--dropouts", "[0.5]"),
     ("study", "joint"): on_digits(*ONCE, "--densities", "[0.5]"),
     ("study", "binary"): on_digits(*ONCE, "--densities", "[0.5]"),
     ("study", "early-bird"): on_digits(*ONCE, "--densities", "[0.5]", "--draw_at", "[1it]"),

@@ -67,6 +67,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("concrete", {"density": 0.4, "search": "17it", "loss": "task", "scope": "layer", "search_lr": 0.3}),
     ("signed-supermask", {"threshold": 0.05}),
     ("learned-mask", {"rescale": True}),
+    ("learned-mask", {"rule": "threshold", "logit": 0.002, "hand_on": "best", "finetune": "18it", "finetune_lr": 0.05}),
     ("learned-mask", {"rule": "threshold", "logit": 0.002, "finetune": "18it", "finetune_lr": 0.05}),
     ("learned-mask", {"weights": "signed_constant"}),
     ("learned-mask", {"rule": "intermediate", "sampling_step": 50.0}),

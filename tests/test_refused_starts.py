@@ -50,6 +50,8 @@ REFUSED = {
     "find edge-popup": ["--density 0", "--density 2", "--density 0.00001", "--finetune soon", "--jobs 0"],
     "find dense": ["--length 0it", "--jobs 0", "--device tpu"],
     "study curve imp": ["--controls [nonsense]", "--control_levels [99]", "--jobs 0", "--device tpu", "--density 0"],
+    "study mask-init-steps": ["--rates [-1]", "--rates [0.1,0.1]", "--drop -1", "--length 1it"],
+    "study regularisation": ["--dropouts [1]", "--decays [-1]", "--densities [0]", "--weights_lr -1"],
     "study mask-init": ["--density 0", "--jobs 0", "--device tpu", "--replicates 0", "--length 0it"],
     "study deconstruct": [
         "--criteria [nonsense]",

@@ -268,6 +268,7 @@ WORK = (
     "tombola.study.deconstruct.run_untrained",
     "tombola.study.cross_training.run_overlap",
     "tombola.search.find.run_find",
+    "tombola.study.double_descent.run.double_descent",
 )
 """What commands hand over to."""
 
@@ -340,7 +341,7 @@ def test_what_is_shortened_has_another_name_and_says_so(folder: Path) -> None:
 def test_it_has_a_page(said: dict[str, Any], folder: Path) -> None:
     write_report([said["run"]], folder / "page")
     page = (folder / "page" / "report.html").read_text()
-    for text in ("A mask against weights", "a mask alone is worse", "masks at 50 %", "Published", "not decidable"):
+    for text in ("A mask against weights", "a mask alone is worse", "masks at", "Published", "not decidable"):
         assert text in page
 
 

@@ -96,6 +96,41 @@ def test_masks_as_initialisations_get_half_of_the_length() -> None:
     ] * 2
 
 
+def test_weights_under_a_mask_take_steps_of_several_sizes_beside_weights_alone_that_drop_too() -> None:
+    given = {"length": "20it", "weights_lr": 0.1, "mask_lr": 0.2, "rates": (1e-4, 0.3), "drop": 0.01}
+    arms = fixed_arms("mask-init-steps", recipe={"eval_every": "5it"}, **given)
+    check_arms(arms)
+    assert [arm.name for arm in arms] == [
+        *("weights only", "weights only, dropped", "mask only", "best mask only"),
+        *("last mask, then weights at 0.0001", "best mask, then weights at 0.0001"),
+        *("last mask, then weights at 0.3", "best mask, then weights at 0.3"),
+    ]
+    dropped = arms[1].recipe
+    assert (dropped.lr, dropped.schedule, dropped.milestones, dropped.gamma) == (0.1, "step", ("0ep10it",), 0.01)
+    assert [arm.recipe.length for arm in arms] == ["20it"] * 4 + ["0ep10it"] * 4
+    masks = [arm.method for arm in arms[2:]]
+    assert [method.hand_on for method in masks] == ["last", "best"] * 3
+    assert [method.finetune_lr for method in masks[2:]] == [1e-4, 1e-4, 0.3, 0.3]
+    assert {arm.against for arm in arms[4:]} == {"weights only, dropped"}
+
+
+def test_joint_training_stands_beside_the_usual_regularisers() -> None:
+    given = {"densities": (0.4,), "decays": (0.01,), "dropouts": (0.25,), "score_lr": 0.3}
+    arms = fixed_arms("regularisation", recipe={"length": "3it"}, **given)
+    check_arms(arms)
+    assert [(arm.name, arm.method.name, arm.recipe.weight_decay) for arm in arms] == [
+        ("weights only", "dense", 0),
+        ("early stopping", "dense", 0),
+        ("weight decay 0.01", "dense", 0.01),
+        ("dropout 0.25", "dense", 0),
+        ("joint 0.4", "joint", 0),
+        ("weights, random mask 0.4", "joint", 0),
+    ]
+    assert [getattr(arm.method, "hand_on", "last") for arm in arms] == ["last", "best", *["last"] * 4]
+    assert [getattr(arm.method, "dropout", 0) for arm in arms] == [0, 0, 0, 0.25, 0, 0]
+    assert {arm.recipe.length for arm in arms} == {"3it"}
+
+
 def test_joint_training_is_compared_at_every_density() -> None:
     rates = {"weights_lr": 0.1, "mask_lr": 0.2, "joint_lr": 0.3, "score_lr": 0.4}
     given = {"densities": (0.3, 0.5), "weight_gradient": "sr-ste", **rates}

@@ -80,7 +80,9 @@ def verbs() -> list[Verb]:
 
 _NAMES = (
     "mask-init",
+    "mask-init-steps",
     "joint",
+    "regularisation",
     "binary",
     "rewind-schedule",
     "stop-when-stable",

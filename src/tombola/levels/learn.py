@@ -50,6 +50,8 @@ from tombola.train.trial import Evaluate, MoreTests, Sampled, train_trial
 class Learning:
     """The axes of the parametrisation, and how the scores are trained.
 
+    `best`: the masks of the lowest validation loss are handed on, and not those of the end.
+
     `score_settings`: the optimiser's settings for the scores where they differ from the recipe's (lr,
     weight_decay, momentum). `hooks` makes the method's own hooks, which run before the masks are refreshed.
     `samples`: masks drawn for the mean metrics of a stochastic rule, at least 1. `prune_outputs`: whether the channel
@@ -68,6 +70,7 @@ class Learning:
     samples: int = 10
     prune_outputs: bool = False
     rewrites: tuple[Mapping[str, Any], ...] = ()
+    best: bool = False
 
 
 def learn_mask(
@@ -105,6 +108,7 @@ def learn_mask(
             optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
             more_tests=_sampled(learning.samples) if learning.rule.stochastic and not learning.rule.soft else None,
             capture=search.setup.total_steps if capture else None,
+            best=learning.best,
             stage=stage,
         )
         instead = "a higher density, a layerwise scope, or less pressure on the mask"

@@ -71,6 +71,7 @@ class Pruning:
     fields of the recipe that change after the dense level. `watching`: how the masks are watched that a level would
     give the next one, and whether it ends once they are stable. `criterion_batches`: over how many batches of the
     training a criterion takes gradients, losses and norms. `hooks`: gives what runs within a level's training.
+    `best`: levels hand on the network of their lowest validation loss, and not that of the end.
     """
 
     plan: Callable[[Mask, str, Collection[str]], Sequence[Counts]]
@@ -88,6 +89,7 @@ class Pruning:
     watching: Watching | None = WATCHED
     criterion_batches: int = 1
     hooks: Callable[[Search, int], Sequence[Hook]] = no_hooks
+    best: bool = False
 
     def drawn_from(self, before: Sequence[Level]) -> Level:
         """The level whose weights the next mask is drawn from."""
@@ -306,6 +308,7 @@ def _train_level(
         hooks=[*pruning.hooks(search, level), *([watch] if watch else [])],
         start=start,
         capture=rewound if not before and rewound else None,
+        best=pruning.best,
         stage=stage,
     )
     origin = _origin(search, pruning, snapshot, before)

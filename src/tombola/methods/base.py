@@ -380,6 +380,25 @@ def with_norms(spec: ModelSpec) -> ModelSpec:
     return replace(spec, args={**({} if normed else {"norms": True}), "affine": True, **spec.args})
 
 
+def with_dropout(spec: ModelSpec, dropout: float) -> ModelSpec:
+    """One of Tombola's own networks with that dropout; what the user has set in its arguments stays.
+
+    Raises:
+        TombolaError: the network does not take it.
+    """
+    from tombola.models.registry import has_dropout
+
+    if not has_dropout(spec.name):
+        raise TombolaError(
+            f"dropout is {dropout:g}, but {spec.name} takes none; leave it out, or put dropout into the network itself"
+        )
+    return replace(spec, args={"dropout": dropout, **spec.args})
+
+
+HAND_ON = ("last", "best")
+"""Which network of a training is tested and handed on: that at its end, or that of the lowest validation loss."""
+
+
 def binary_rewrites(
     network: nn.Module, activations: str, include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[Mapping[str, Any], ...]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from tombola import levels
 from tombola.errors import TombolaError
-from tombola.methods.base import Method, binary_form, with_norms
+from tombola.methods.base import HAND_ON, Method, binary_form, with_dropout, with_norms
 from tombola.methods.imp import IterativePruning
+from tombola.names import check_known
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,6 +25,9 @@ class DenseTraining(Method):
     Args:
         activations: float, or binary (one of Tombola's own networks in its binary form, its norms trained)
         norms: give one of Tombola's own networks norms with scales where it has none by default, as early-bird does
+        dropout: probability of dropout before the hidden layers' linear successors, in one of Tombola's own networks
+            that takes it; 0 leaves the network as it is
+        hand_on: last, or best: the network of the lowest validation loss, as early stopping gives it
     """
 
     name: ClassVar[str] = "dense"
@@ -33,15 +37,28 @@ class DenseTraining(Method):
 
     activations: str = "float"
     norms: bool = False
+    dropout: float = 0.0
+    hand_on: str = "last"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_known("hand_on", self.hand_on, HAND_ON)
+        if not 0 <= self.dropout < 1:
+            raise TombolaError(f"dropout is {self.dropout}; it must lie in [0, 1): the probability of a 0")
 
     def network(self, spec: ModelSpec) -> ModelSpec:
         """One of Tombola's own networks in the form that is needed."""
         formed = binary_form(spec, "binary", affine=True) if self.activations == "binary" else spec
-        return with_norms(formed) if self.norms else formed
+        normed = with_norms(formed) if self.norms else formed
+        return with_dropout(normed, self.dropout) if self.dropout else normed
 
     def find(self, search: levels.Search) -> list[levels.Level]:
         """Train the network once; the only level holds it."""
-        return _UNPRUNED.find(search)
+        if self.hand_on == "last":
+            return _UNPRUNED.find(search)
+        from tombola.levels.prune import prune_levels
+
+        return prune_levels(search, replace(_UNPRUNED.pruning(), best=True))
 
     def dry_run(self, search: levels.Search) -> None:
         """One step on a copy; TombolaError for what cannot work."""
@@ -54,6 +71,10 @@ class DenseTraining(Method):
         binary = any(isinstance(module, BinaryActivation) for module in network.modules())
         if self.activations == "binary" and not binary:
             raise TombolaError("activations are binary, but the network's are not; rewrite it before the search")
+        if self.dropout and not any(type(module).__name__.endswith("Dropout") for module in network.modules()):
+            raise TombolaError(
+                f"dropout is {self.dropout:g}, but the network has none; leave it out, or put dropout into the network"
+            )
         _UNPRUNED.check(network, steps_per_epoch, total, mask)
 
 

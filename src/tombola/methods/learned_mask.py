@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from tombola import levels
 from tombola.errors import TombolaError
-from tombola.methods.base import Definition, SupermaskMethod, check_not_negative, is_nothing
+from tombola.methods.base import HAND_ON, Definition, SupermaskMethod, check_not_negative, is_nothing
 from tombola.names import check_known
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ class LearnedMask(SupermaskMethod):
         mask_decay: strength of a penalty that favours sparser masks: this times the sum of all p is added to the loss
         finetune: length of a second level in which the mask is frozen and the weights are trained; 0it for none
         finetune_lr: learning rate of that level
+        hand_on: which masks that level, the test and the ticket have: last, or best (of the lowest validation loss)
         include: name patterns of further parameters to mask
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
     """
@@ -77,6 +78,7 @@ class LearnedMask(SupermaskMethod):
     mask_decay: float = 0.0
     finetune: str = "0it"
     finetune_lr: float = 1e-5
+    hand_on: str = "last"
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
@@ -85,6 +87,10 @@ class LearnedMask(SupermaskMethod):
         is_nothing(self.finetune)
         check_known("rule", self.rule, RULES)
         check_known("weights", self.weights, ("identity", "signed_constant"))
+        check_known("hand_on", self.hand_on, HAND_ON)
+        if self.hand_on == "best" and (self.density is not None or self.stop_when_stable):
+            other = "density" if self.density is not None else "stop_when_stable"
+            raise TombolaError(f"hand_on is best, and {other} is about the last masks; leave one of the two out")
         if self.logit is not None and not math.isfinite(self.logit):
             raise TombolaError(f"logit is {self.logit}; it must be a finite number")
         if not (math.isfinite(self.sampling_step) and self.sampling_step > 0):
@@ -183,6 +189,7 @@ class LearnedMask(SupermaskMethod):
             rest="norms" if self.train_norms else "frozen",
             hooks=self.hooks,
             samples=self.samples,
+            best=self.hand_on == "best",
         )
 
 

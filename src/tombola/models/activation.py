@@ -40,6 +40,19 @@ def check_has_norms(network: str, normed: bool, affine: bool) -> None:
         )
 
 
+def dropout_layer(network: str, number: int, dropout: float, binary: bool) -> dict[str, nn.Module]:
+    """The dropout after the activation of hidden linear layer `number`, by name; nothing where it is 0.
+
+    Raises:
+        TombolaError: it is no number in [0, 1), or activations are binary.
+    """
+    if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise TombolaError(f"{network}: dropout is {dropout!r}; a number in [0, 1) is needed")
+    if binary and dropout:
+        raise TombolaError(f"{network}: dropout is {dropout}, which adds zeros to -1 and +1; activation binary needs 0")
+    return {f"dropout{number}": nn.Dropout(float(dropout))} if dropout else {}
+
+
 def activation_layer(binary: bool) -> nn.Module:
     """A ReLU, or the activation with outputs -1 and +1."""
     if not binary:

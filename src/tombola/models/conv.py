@@ -6,7 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
-from tombola.models.activation import Activation, binary_form, check_has_norms, following
+from tombola.models.activation import Activation, binary_form, check_has_norms, dropout_layer, following
 from tombola.models.shapes import Pooling, Shape, flag, image, scaled
 
 
@@ -20,6 +20,7 @@ def conv(
     activation: Activation = "relu",
     affine: bool = False,
     norms: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """`depth` 3x3 convolutions in pairs of 64, 128, 256, 512 channels, then fc 256, 256, classes.
 
@@ -34,6 +35,7 @@ def conv(
         activation: relu; binary: also a batch norm after each layer but the last, and pools before norms.
         affine: whether the batch norms have a scale and a bias.
         norms: a batch norm after each layer but the last in the ReLU form too.
+        dropout: probability of dropout before fc2 and fc3; 0 in the binary form.
     """
     name = f"conv-{depth}"
     channels, height, width_in = image(name, input_shape)
@@ -55,6 +57,7 @@ def conv(
     for i, out in enumerate((hidden, hidden), start=1):
         layers[f"fc{i}"] = nn.Linear(size, out, bias=hidden_bias)
         layers.update(following(depth + i, binary, norm=nn.BatchNorm1d(out, affine=affine) if normed else None))
+        layers.update(dropout_layer(name, depth + i, dropout, binary))
         size = out
     layers["fc3"] = nn.Linear(size, classes, bias=bias)
     return nn.Sequential(layers)

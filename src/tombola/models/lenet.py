@@ -18,6 +18,7 @@ def lenet_300_100(
     activation: Activation = "relu",
     affine: bool = False,
     norms: bool = False,
+    dropout: float = 0.0,
 ) -> nn.Sequential:
     """fc1 300, fc2 100, fc3 classes, with ReLU between; 266,200 weights on 28x28 digits.
 
@@ -29,6 +30,7 @@ def lenet_300_100(
         activation: relu; binary: also a batch norm after fc1 and fc2.
         affine: whether the batch norms have a scale and a bias.
         norms: a batch norm after fc1 and fc2 in the ReLU form too.
+        dropout: probability of dropout before fc2 and fc3; 0 in the binary form.
     """
     name = "lenet-300-100"
     hidden = [scaled(name, size, width) for size in (300, 100)]
@@ -40,5 +42,6 @@ def lenet_300_100(
         activation=activation,
         affine=affine,
         norms=norms,
+        dropout=dropout,
         network=name,
     )

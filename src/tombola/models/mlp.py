@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from tombola.errors import TombolaError
-from tombola.models.activation import Activation, binary_form, check_has_norms, following
+from tombola.models.activation import Activation, binary_form, check_has_norms, dropout_layer, following
 from tombola.models.shapes import Shape, flag
 
 _MAX_LAYERS = 1000
@@ -24,6 +24,7 @@ def mlp(
     activation: Activation = "relu",
     affine: bool = False,
     norms: bool = False,
+    dropout: float = 0.0,
     network: str = "mlp",
 ) -> nn.Sequential:
     """Flatten, then fc1, relu1, fc2, ... with these hidden widths; the last fc gives the classes.
@@ -36,6 +37,7 @@ def mlp(
         activation: relu; binary: also a batch norm after each layer but the last.
         affine: whether the batch norms have a scale and a bias.
         norms: a batch norm after each layer but the last in the ReLU form too.
+        dropout: probability of dropout before each layer but the first; 0 in the binary form.
         network: name in error lines.
 
     Raises:
@@ -60,6 +62,7 @@ def mlp(
         layers[f"fc{i}"] = nn.Linear(sizes[i - 1], sizes[i], bias=bias and (last or not normed))
         if not last:
             layers.update(following(i, binary, norm=nn.BatchNorm1d(sizes[i], affine=affine) if normed else None))
+            layers.update(dropout_layer(network, i, dropout, binary))
     return nn.Sequential(layers)
 
 

@@ -52,7 +52,7 @@ def _late(function: str, module: str) -> Callable[..., nn.Module]:
 
 def _entries() -> dict[str, Entry]:
     glorot, he = "xavier_normal", "kaiming_normal"
-    plain, normed = ("bias", "activation", "affine", "norms"), ("width", "affine", "activation")
+    plain, normed = ("bias", "activation", "affine", "norms", "dropout"), ("width", "affine", "activation")
     entries = {
         "mlp": Entry(_late("mlp", "mlp"), glorot, ("hidden", *plain)),
         "lenet-300-100": Entry(_late("lenet_300_100", "lenet"), glorot, ("width", *plain)),
@@ -94,6 +94,12 @@ def has_norms(name: str) -> bool:
     """Whether a network of Tombola's has norm layers in its ReLU form too."""
     match = _find(name)
     return match is not None and "affine" in match[0].options and "bias" not in match[0].options
+
+
+def has_dropout(name: str) -> bool:
+    """Whether a network of Tombola's takes the argument dropout."""
+    match = _find(name)
+    return match is not None and "dropout" in match[0].options
 
 
 def build_network(

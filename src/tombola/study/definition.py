@@ -18,6 +18,7 @@ is left out. An entry of `arms` is one arm, or the arms for each value of a list
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, make_dataclass, replace
@@ -44,6 +45,7 @@ _HINTS: dict[str, Any] = {
     "length": str,
     "lengths": tuple[str, ...],
     "densities": tuple[float, ...],
+    "numbers": tuple[float, ...],
     "names": tuple[str, ...],
 }
 Made = TypeVar("Made")
@@ -56,7 +58,7 @@ NORMS = "network.norms"
 class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One option of a study; where its default is null, it may be left open. `min` and `max` are allowed themselves."""
 
-    type: Literal["number", "integer", "text", "flag", "length", "lengths", "densities", "names"]
+    type: Literal["number", "integer", "text", "flag", "length", "lengths", "densities", "numbers", "names"]
     default: Any
     help: str
     choices: tuple[str, ...] = ()
@@ -77,7 +79,7 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
     def __post_init__(self) -> None:
         bounded = self.min is not None or self.max is not None
-        if bounded and self.type not in ("number", "integer"):
+        if bounded and self.type not in ("number", "integer", "numbers"):
             raise ValueError(f"min and max are for numbers, not for a {self.type}")
         if self.choices and self.type not in ("text", "names"):
             raise ValueError(f"choices are for a text or for names, not for a {self.type}")
@@ -100,6 +102,8 @@ class Parameter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             return _lengths(name, value)
         if self.type == "names":
             return _names(name, value, self.choices)
+        if self.type == "numbers":
+            return _numbers(name, value, self.min)
         if self.choices:
             check_known(name, value, self.choices)
         if self.min is not None and value < self.min:
@@ -116,6 +120,18 @@ def _lengths(name: str, values: Any) -> tuple[str, ...]:
     found = [Length.parse(value) for value in values]
     if len(set(found)) < len(found):
         raise TombolaError(f"{name} is {list(values)}, but each length may be named once")
+    return tuple(values)
+
+
+def _numbers(name: str, values: Any, least: float | None) -> tuple[float, ...]:
+    """A list of numbers, each once, none below `least`, in the order given; it may be empty."""
+    if isinstance(values, str) or not isinstance(values, Sequence):
+        raise TombolaError(f"{name} is {values!r}; give a list such as [1e-5, 1e-3]")
+    if len(set(values)) < len(values):
+        raise TombolaError(f"{name} is {list(values)}, but each number may be named once")
+    for value in values:
+        if not math.isfinite(value) or (least is not None and value < least):
+            raise TombolaError(f"{name} names {value:g}, but each must be finite and at least {least or 0:g}")
     return tuple(values)
 
 

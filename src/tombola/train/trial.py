@@ -141,10 +141,12 @@ def train_trial(
     more_tests: MoreTests | None = None,
     start: Snapshot | int | None = None,
     capture: int | None = None,
+    best: bool = False,
     stage: Stage | None = None,
 ) -> TrainedTrial:
     """Train `model` (in place) under `mask`, then evaluate it once on the test split.
 
+    `best`: the network of the lowest validation loss is what is tested and left, and not that of the end.
     `values`: what pruned weights are held at, instead of 0; by name, in the weight's shape.
     `optimizer` as in `train`. `more_tests` adds figures, and comes last.
 
@@ -175,11 +177,14 @@ def train_trial(
         )
     if store is not None:
         store.write_metrics(trained.history)
+    if best and trained.best is not None:
+        model.load_state_dict(trained.best)
+        trained = replace(trained, state=trained.best)
     tests = _test(setup, model, trained, more_tests or (lambda module, evaluate: Sampled()))
     outcomes = None if tests.final is None else tests.final.values
     if stage is not None and outcomes is not None:
         write_outcomes(stage.directory, outcomes)
-    return TrainedTrial(_result(setup, trained, tests), trained.history, trained, outcomes)
+    return TrainedTrial(_result(setup, trained, tests, best), trained.history, trained, outcomes)
 
 
 NOTHING = TrainingCost(flops=0, memory_bytes=0, forward_passes=0)
@@ -240,8 +245,9 @@ class _Tests:
     sampled: Sampled
 
 
-def _result(setup: TrainingSetup, trained: Trained, tests: _Tests) -> TrialResult:
-    stop, last, final = early_stop(trained.history), trained.history[-1], tests.final
+def _result(setup: TrainingSetup, trained: Trained, tests: _Tests, best: bool = False) -> TrialResult:
+    stop, final = early_stop(trained.history), tests.final
+    last = next((row for row in trained.history if best and stop and row.step == stop.step), trained.history[-1])
     return TrialResult(
         steps=trained.steps,
         seconds=round(trained.seconds, 3),
