@@ -106,6 +106,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "untrained"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
     ("study", "connectivity"): on_digits(*ONCE, "--from_steps", "[init]", "--rounds", "1", "--points", "3"),
     ("study", "overlap"): on_digits(*ONCE, "--imp", "{rounds: 1}"),
+    ("study", "regime"): lambda found, runs: [found["run"], "--out", str(runs)],
     ("study", "double-descent"): lambda found, runs: [*ONCE, "--features", "[5, 9]", "--out", str(runs)],
     ("verify",): lambda found, runs: [found["ticket"], *ONCE, *QUICK[:2], "--out", str(runs)],
     ("info",): lambda found, runs: [found["ticket"]],

@@ -42,6 +42,7 @@ from .select.select import select
 from .study.barrier import barrier
 from .study.connectivity import connectivity
 from .study.double_descent.run import double_descent
+from .study.regime.run import regime
 from .study.verify import verify
 from .supermask.attach import attach
 from .supermask.detach import detach, make_permanent
@@ -95,6 +96,7 @@ __all__ = [
     "prunable",
     "read",
     "refresh",
+    "regime",
     "report",
     "reproduce",
     "results",

@@ -11,10 +11,12 @@ from tombola.report.descent_plots import descent_plots
 from tombola.report.descent_tables import descent_numbers, descent_tables
 from tombola.report.numbers import Number
 from tombola.report.plot import Shown
+from tombola.report.regime_page import regime_numbers, regime_plots, regime_tables
 from tombola.report.tables import Table
 from tombola.results.connectivity import ConnectivityResult
 from tombola.results.double_descent import DescentResult
 from tombola.results.measurement import Measurement
+from tombola.results.regime import RegimeResult
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class _Page:
 
 PAGES: Mapping[type[Measurement], _Page] = {
     ConnectivityResult: _Page(connectivity_plots, connectivity_tables, connectivity_numbers),
+    RegimeResult: _Page(regime_plots, regime_tables, regime_numbers),
     DescentResult: _Page(descent_plots, descent_tables, descent_numbers),
 }
 """For every type in `read.MEASUREMENTS`."""

@@ -17,6 +17,7 @@ from tombola.results.connectivity import ConnectivityResult
 from tombola.results.double_descent import DescentResult
 from tombola.results.measurement import Measurement
 from tombola.results.overlap import OverlapResult
+from tombola.results.regime import RegimeResult
 from tombola.results.reproduction import ReproductionResult
 from tombola.results.run import RunRecord
 from tombola.results.search import SearchResult
@@ -34,6 +35,7 @@ NO_CONTROLS = "No random or reinitialised controls were trained at the levels of
 Result = SearchResult | VerificationResult | ComparisonResult | OverlapResult | ReproductionResult | Measurement
 MEASUREMENTS: Mapping[str, type[Measurement]] = {
     "connectivity": ConnectivityResult,
+    "regime": RegimeResult,
     "double-descent": DescentResult,
 }
 """Their kind -> the type of the result; how it is shown stands in `report.measured`."""
