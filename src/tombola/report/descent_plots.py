@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,16 @@ from tombola.report.axes import density_axis, legend_above, round_ticks
 from tombola.report.descent_tables import HEADS, SIZES
 from tombola.report.looks import Look, series_look
 from tombola.report.plot import Plot, Remark, Shown, sentences
-from tombola.results.double_descent import DescentPoint, DescentResult
+from tombola.results.double_descent import DescentPoint, DescentResult, Phase
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 PANELS = ("test_error", "test_loss", "norm", "train_loss")
+OF_NETWORKS = ("test_error", "memorised", "distance", "test_loss")
+"""Panels where it was measured how far training moved the parameters."""
+SHARES = ("train_error", "test_error", "memorised")
 LOGARITHMIC = ("test_loss", "norm")
 HEIGHT = 1.45
 """Of a panel, in inches."""
@@ -26,7 +30,8 @@ def descent_plots(result: DescentResult) -> list[Shown]:
     """One figure with a panel for every measure that there is; a remark if there is a single size."""
     if len({point.size(result.axis) for point in result.curve}) < 2:
         return [Remark("The curve has a single size, so there is no figure.")]
-    shown = [name for name in PANELS if any(getattr(point, name) is not None for point in result.curve)]
+    panels = OF_NETWORKS if any(point.distance is not None for point in result.curve) else PANELS
+    shown = [name for name in panels if any(getattr(point, name) is not None for point in result.curve)]
     band = "Band: 95 % t-interval of the mean." if any(point.intervals for point in result.curve) else ""
     size = SIZES[result.axis].lower()
     caption = sentences(
@@ -35,14 +40,47 @@ def descent_plots(result: DescentResult) -> list[Shown]:
         f"Dashed: the threshold, from which on every training example can be fitted ({result.loss})."
         if result.threshold is not None
         else "",
+        "Shaded: every other phase that is seen, named above the first panel." if _seen(result) else "",
         band,
-        "Logarithmic axes of test loss and norm.",
+        f"Logarithmic axes of {' and '.join(_label(name).lower() for name in shown if name in LOGARITHMIC)}."
+        if set(shown) & set(LOGARITHMIC)
+        else "",
     )
     return [Plot("double-descent", "Double descent", caption, descent_figure(result, shown))]
 
 
 def _label(measure: str) -> str:
-    return f"{HEADS[measure]} (%)" if measure.endswith("error") else HEADS[measure]
+    return f"{HEADS[measure]} (%)" if measure in SHARES else HEADS[measure]
+
+
+def _seen(result: DescentResult) -> list[Phase]:
+    """Phases that are seen, from dense to sparse."""
+    return [phase for phase in result.phases if phase.densest is not None]
+
+
+def _shade(panels: Sequence[Axes], result: DescentResult) -> None:
+    """The phases between the midpoints of the densities, on a logarithmic axis; every other one is shaded."""
+    places = sorted({point.density for point in result.curve if point.density}, reverse=True)
+    for index, phase in enumerate(_seen(result)):
+        own = [at for at, place in enumerate(places) if phase.has(place)]
+        if not own:
+            continue
+        first, last = own[0], own[-1]
+        left = math.sqrt(places[first] * places[first - 1]) if first else places[0]
+        right = math.sqrt(places[last] * places[last + 1]) if last + 1 < len(places) else places[-1]
+        for axes in panels if index % 2 else ():
+            axes.axvspan(right, left, color=style.MUTED, alpha=0.13, linewidth=0, zorder=0)
+        panels[0].annotate(
+            phase.name,
+            (math.sqrt(left * right), 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            color=style.MUTED,
+        )
 
 
 def descent_figure(result: DescentResult, measures: Sequence[str]) -> Figure:
@@ -63,6 +101,7 @@ def descent_figure(result: DescentResult, measures: Sequence[str]) -> Figure:
                 axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
                 round_ticks(axes.yaxis, max_ticks=5)
         _size_axis(panels[-1], sizes, result)
+        _shade(list(panels), result)
         figure.align_ylabels(panels)
         if len(result.series) > 1:
             legend_above(figure, panels[0])
@@ -85,7 +124,7 @@ def _draw(
     axes: Axes, points: Sequence[DescentPoint], result: DescentResult, measure: str, look: Look, name: str
 ) -> None:
     """A measure's line with its band; of the test error also that of training, with hollow marks."""
-    factor = 100.0 if measure.endswith("error") else 1.0
+    factor = 100.0 if measure in SHARES else 1.0
     known = sorted(
         (point.size(result.axis), factor * value, point)
         for point in points

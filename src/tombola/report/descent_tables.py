@@ -17,6 +17,8 @@ HEADS = {
     "train_error": "Training error",
     "test_error": "Test error",
     "norm": "Norm",
+    "memorised": "Wrong labels given",
+    "distance": "Distance",
 }
 SIZES: dict[Axis, str] = {"features": "Features", "parameters": "Parameters", "density": "Weights kept"}
 
@@ -54,7 +56,7 @@ def _table(result: DescentResult, series: str, points: tuple[DescentPoint, ...])
 def _cell(figure: Figure, measure: str) -> str:
     if figure.mean is None:
         return MISSING
-    if measure.endswith("error"):
+    if measure.endswith("error") or measure == "memorised":
         return _ERROR.interval(figure.mean, figure.interval)
     return Unit(measure).interval(figure.mean, figure.interval)
 

@@ -15,7 +15,7 @@ from tombola.results.record import Count, Figure, Fraction, Interval, Record, Se
 from tombola.results.statistics import figure
 
 Axis = Literal["features", "parameters", "density"]
-MEASURES = ("train_loss", "test_loss", "train_error", "test_error", "norm")
+MEASURES = ("train_loss", "test_loss", "train_error", "test_error", "norm", "memorised", "distance")
 """What is measured of every model."""
 
 
@@ -25,7 +25,8 @@ class DescentFit(Record, frozen=True, kw_only=True):
     Its size is given by `features`, `parameters` or `density`, whichever the curve is over; `leaves` and `trees` are
     those of a forest. `series`: which curve of several it lies on. Losses are means over examples of the task's loss
     (squared loss: summed over the outputs), errors the share of examples that are classified wrongly, `norm` the
-    Euclidean norm of the coefficients or weights.
+    Euclidean norm of the coefficients or weights. Of networks also `memorised`, the share of mislabelled training
+    examples that get their wrong label, and `distance`, the Euclidean norm of how training changed the parameters.
     """
 
     series: str = ""
@@ -39,6 +40,8 @@ class DescentFit(Record, frozen=True, kw_only=True):
     train_error: float | None
     test_error: float | None
     norm: float | None
+    memorised: float | None = None
+    distance: float | None = None
 
     def size(self, axis: Axis) -> float:
         """Where it lies on the axis."""
@@ -60,6 +63,18 @@ class DescentPoint(DescentFit, frozen=True, kw_only=True):
         return figure(self.values.get(measure, ()))
 
 
+class Phase(Record, frozen=True, kw_only=True):
+    """A stretch of a curve over density, both ends included; None where it is not seen."""
+
+    name: str
+    densest: Fraction | None
+    sparsest: Fraction | None
+
+    def has(self, density: float) -> bool:
+        """Whether a point of that density lies in it."""
+        return self.densest is not None and self.sparsest is not None and self.sparsest <= density <= self.densest
+
+
 class DescentResult(Measurement, frozen=True, kw_only=True, tag_field="kind", tag="double-descent"):
     """A curve of double descent.
 
@@ -67,6 +82,7 @@ class DescentResult(Measurement, frozen=True, kw_only=True, tag_field="kind", ta
     size at which the mean of `peak_of` has its peak, None where there is none inside the curve; `threshold`: the size
     from which on a model can fit all training examples, None where that is not known. Both are of the first series.
     `settings`: the options with everything that was left open filled in. `examples`, `outputs`: n and K.
+    `phases`: of the first series, of kinds that mark them.
     """
 
     curve_kind: str
@@ -80,6 +96,7 @@ class DescentResult(Measurement, frozen=True, kw_only=True, tag_field="kind", ta
     peak: float | None
     peak_of: str
     threshold: float | None
+    phases: tuple[Phase, ...] = ()
 
     @property
     def subtitle(self) -> str:
@@ -135,10 +152,16 @@ def peak_of(sizes: Sequence[float], values: Sequence[float | None]) -> float | N
     either side (or the end of the curve).
     """
     order = sorted((size, value) for size, value in zip(sizes, values, strict=True) if value is not None)
-    heights = [value for _, value in order]
-    inside = [(_prominence(heights, at), size) for at, (size, _) in enumerate(order) if 0 < at < len(order) - 1]
-    best = max(inside, default=(0.0, 0.0))
-    return best[1] if best[0] > 0 else None
+    at = prominent_peak([value for _, value in order])
+    return None if at is None else order[at][0]
+
+
+def prominent_peak(heights: Sequence[float], least: float = 0.0) -> int | None:
+    """Where the most prominent maximum inside a curve lies, the last of equal ones; None where no prominence is above
+    `least`."""
+    inside = [(_prominence(heights, at), at) for at in range(1, len(heights) - 1)]
+    best = max(inside, default=(0.0, 0))
+    return best[1] if best[0] > least else None
 
 
 def _prominence(heights: Sequence[float], at: int) -> float:

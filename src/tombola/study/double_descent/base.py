@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from tombola.errors import TombolaError
 from tombola.fields import check_fields
-from tombola.results.double_descent import Axis, DescentFit
+from tombola.results.double_descent import Axis, DescentFit, Phase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tombola.runs.stage import Stage
     from tombola.search.driver import Workspace
     from tombola.study.double_descent.examples import Examples
+    from tombola.train.options import Options
 
 TOO_MANY = 10_000
 """Points of a curve, at most."""
@@ -29,6 +30,7 @@ class Points:
 
     work: Workspace
     replicate: int
+    options: Options
 
     def stage(self, index: int) -> Stage | None:
         """The stage of a point; None in memory."""
@@ -88,6 +90,14 @@ class Kind(ABC):
     @abstractmethod
     def threshold(self, examples: Examples, points: Sequence[DescentFit]) -> float | None:
         """The size from which on every training example can be fitted; `points` is the first series, measured."""
+
+    def check(self, work: Workspace, options: Options, seed: int) -> None:
+        """Meet mistakes that the options alone do not show, before anything is fitted or written."""
+        return
+
+    def phases(self, points: Sequence[DescentFit]) -> tuple[Phase, ...]:
+        """Stretches of the curve that the kind marks; `points` is the first series, measured."""
+        return ()
 
     @abstractmethod
     def count(self) -> int:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from tombola.names import check_known
 from tombola.study.double_descent.base import Kind
+from tombola.study.double_descent.density import SparseDescent
 from tombola.study.double_descent.random_features import FourierFeatures, ReluFeatures
 
-KINDS: Mapping[str, type[Kind]] = {kind.name: kind for kind in (FourierFeatures, ReluFeatures)}
+KINDS: Mapping[str, type[Kind]] = {kind.name: kind for kind in (FourierFeatures, ReluFeatures, SparseDescent)}
 """What `--kind` takes."""
 
 

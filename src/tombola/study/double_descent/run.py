@@ -23,7 +23,7 @@ from tombola.search.request import as_data, check_replicates
 from tombola.study.double_descent.base import Kind, Points
 from tombola.study.double_descent.examples import Examples, examples_of
 from tombola.study.double_descent.kinds import kind_of
-from tombola.study.double_descent.sentence import sentence
+from tombola.study.double_descent.sentence import phases_in_words, sentence
 from tombola.train.options import Options
 
 __all__ = ["double_descent"]
@@ -106,7 +106,8 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
         }
 
     def check(self, work: Workspace) -> None:
-        self.request.kind.filled(examples_of(work.splits))
+        kind = self.request.kind.filled(examples_of(work.splits))
+        kind.check(work, self.request.options, self.request.seed)
 
     def compute(self, work: Workspace) -> DescentResult:
         found: list[DescentFit] = []
@@ -122,7 +123,7 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
         seed = replicate_seed(self.request.seed, replicate)
         fits: list[DescentFit] = []
         with work.progress.track("models", kind.count()) as update:
-            for fit in kind.fits(examples, seed, Points(work, replicate)):
+            for fit in kind.fits(examples, seed, Points(work, replicate, self.request.options)):
                 fits.append(fit)
                 update(len(fits))
         return fits
@@ -132,6 +133,8 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
         first = [point for point in curve if point.series == curve[0].series]
         threshold = kind.threshold(examples, first)
         peak = peak_of([point.size(kind.axis) for point in first], [getattr(point, kind.peak_of) for point in first])
+        phases = kind.phases(first)
+        said = sentence(first, kind.axis, kind.peak_of, peak, threshold)
         there = "is" if replicates == 1 else "are"
         few = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there {there} {replicates}"
         return DescentResult(
@@ -149,7 +152,8 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
             peak=peak,
             peak_of=kind.peak_of,
             threshold=threshold,
-            sentence=sentence(first, kind.axis, kind.peak_of, peak, threshold),
+            phases=phases,
+            sentence=" ".join(filter(None, (said, phases_in_words(phases)))),
             intervals=f"95 % t-intervals over {replicates} replicates" if replicates >= FEWEST_REPLICATES else few,
             note=kind.note,
         )

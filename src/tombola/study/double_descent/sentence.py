@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tombola.formats import density, number
-from tombola.results.double_descent import Axis, DescentPoint
+from tombola.results.double_descent import Axis, DescentPoint, Phase
 
 
 def sentence(
@@ -24,6 +24,19 @@ def sentence(
         )
     known = [(value, point.size(axis)) for point in points if (value := getattr(point, measure)) is not None]
     return f"{text}; it is lowest at {size_in_words(min(known)[1], axis)}." if known else f"{text}."
+
+
+def phases_in_words(phases: Sequence[Phase]) -> str:
+    """Where every phase lies: "Light: 100.00 % to 4.75 %; critical: not seen."; "" without phases."""
+    told = "; ".join(f"{phase.name}: {_stretch(phase)}" for phase in phases)
+    return f"{told[:1].upper()}{told[1:]}." if told else ""
+
+
+def _stretch(phase: Phase) -> str:
+    if phase.densest is None or phase.sparsest is None:
+        return "not seen"
+    ends = dict.fromkeys((density(phase.densest), density(phase.sparsest)))
+    return " to ".join(ends)
 
 
 def size_in_words(size: float, axis: Axis) -> str:
