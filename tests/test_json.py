@@ -105,6 +105,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "deconstruct"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
     ("study", "untrained"): on_digits(*ONCE, "--criteria", "[random]", "--levels", "1"),
     ("study", "connectivity"): on_digits(*ONCE, "--from_steps", "[init]", "--rounds", "1", "--points", "3"),
+    ("study", "landscape"): on_digits(*ONCE, "--rounds", "1", "--criteria", "[random]", "--probes", "1"),
     ("study", "overlap"): on_digits(*ONCE, "--imp", "{rounds: 1}"),
     ("study", "regime"): lambda found, runs: [found["run"], "--out", str(runs)],
     ("study", "double-descent"): lambda found, runs: [*ONCE, "--features", "[5, 9]", "--out", str(runs)],

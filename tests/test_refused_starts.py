@@ -81,6 +81,15 @@ REFUSED = {
     "study mask-rules": ["--density 0", "--density 1.5", "--sampling_step 0", "--threshold_lr -1", "--length 0it"],
     "study rewind-schedule": ["--densities [0]", "--low_lr -1", "--warmup soon", "--length 0it"],
     "study overlap": ["--density 0", "--jobs 0", "--device tpu", "--replicates 0", "--tickets no.ticket none.ticket"],
+    "study landscape": [
+        "--density 0",
+        "--rounds 0",
+        "--criteria [luck]",
+        "--batches 0",
+        "--probes 0",
+        "--imp {rewind:1it}",
+        "--replicates 0",
+    ],
     "study connectivity": [
         "--density 0",
         "--points 2",

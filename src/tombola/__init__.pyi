@@ -42,6 +42,7 @@ from .select.select import select
 from .study.barrier import barrier
 from .study.connectivity import connectivity
 from .study.double_descent.run import double_descent
+from .study.landscape.run import landscape
 from .study.regime.run import regime
 from .study.verify import verify
 from .supermask.attach import attach
@@ -87,6 +88,7 @@ __all__ = [
     "find",
     "gradient",
     "hold",
+    "landscape",
     "levels",
     "machine",
     "make_permanent",

@@ -1,9 +1,10 @@
-"""study connectivity: is what two trainings from one step find the same valley?"""
+"""study connectivity and study landscape: where in the loss's landscape tickets begin, and where they end."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,14 @@ from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
 from tombola.cli.studies import typed
+from tombola.cli.values import import_from_here
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.formats import plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
 from tombola.study.connectivity_plan import Connectivity, search_arms
+from tombola.study.landscape.plan import Landscape, mask_arm, search_arm
 from tombola.study.setting import Setting
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -27,23 +30,28 @@ if TYPE_CHECKING:
     from tombola.results.measurement import Measurement
 
 _PLAN = Group("study", Connectivity)
+_MASKS = Group("study", Landscape)
 _RECIPE = Group("training", Recipe, unset="as the preset of imp says")
 
 
 def verbs() -> list[Verb]:
-    """`study connectivity`."""
+    """`study connectivity` and `study landscape`."""
     line = (
         "Do two trainings that part at a step end in one valley? The barrier between tickets, dense networks, controls."
     )
-    return [Verb(("study", "connectivity"), line, _add, _connectivity)]
+    before = "Does anything at initialisation tell a ticket? Statistics of many masks, against what each reaches."
+    return [
+        Verb(("study", "connectivity"), line, partial(_add, _PLAN, 3), _connectivity),
+        Verb(("study", "landscape"), before, partial(_add, _MASKS, 1), _landscape),
+    ]
 
 
-def _add(parser: ArgumentParser) -> None:
-    _PLAN.add(parser)
+def _add(plan: Group, replicates: int, parser: ArgumentParser) -> None:
+    plan.add(parser)
     NETWORK.add(parser)
     DATA.add(parser)
     _RECIPE.add(parser)
-    add_run(parser, replicates=3, meaning="repetitions of everything, each with another seed; intervals need 3")
+    add_run(parser, replicates=replicates, meaning="repetitions of everything, each with another seed")
     MACHINE.add(parser)
 
 
@@ -51,7 +59,7 @@ def _connectivity(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     # the cheap checks first: a wrong value is reported before torch is loaded
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
     plan = Connectivity(**_PLAN.read(given))
-    plan = replace(plan, imp=typed(Group("method", METHODS["imp"]), plan.imp, "--imp"))
+    plan = replace(plan, imp=_imp(plan.imp))
     search_arms(Setting(model, data, _RECIPE.read(given), plan))
     machine = Options(**MACHINE.read(given))
     with loading(machine.progress):
@@ -74,12 +82,48 @@ def _connectivity(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     return result.as_dict()
 
 
+def _imp(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options of imp, read as the command line's own are."""
+    return typed(Group("method", METHODS["imp"]), options, "--imp")
+
+
+def _landscape(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    # the cheap checks first: a wrong value is reported before torch is loaded
+    model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
+    plan = Landscape(**_MASKS.read(given))
+    plan = replace(plan, imp=_imp(plan.imp))
+    setting = Setting(model, data, _RECIPE.read(given), plan)
+    search_arm(setting)
+    import_from_here(plan.criteria)
+    for name in plan.criteria:
+        mask_arm(setting, name, plan.density)
+    machine = Options(**MACHINE.read(given))
+    with loading(machine.progress):
+        from tombola.study.landscape.run import landscape
+
+    result = landscape(
+        model,
+        data,
+        plan,
+        recipe=_RECIPE.read(given),
+        out=Path(given["out"]),
+        seed=given["seed"],
+        replicates=given["replicates"],
+        options=machine,
+        jobs=given["jobs"],
+    )
+    show_measurement(screen, result, f"landscape on {result.data} with {result.model}")
+    show_denominator(screen, result.parameters)
+    screen.run(result.run, result.reused)
+    return result.as_dict()
+
+
 def show_measurement(screen: Screen, result: Measurement, title: str) -> None:
     """The tables of a result, and what it says in words."""
     from tombola.report import measured
 
     over = f"{'means over ' if result.replicates > 1 else ''}{plural(result.replicates, 'replicate')}"
     screen.line(f"{title}, {over}")
-    screen.tables(measured.tables(result))
+    screen.tables([table for table in measured.tables(result) if not table.folded])
     for line in filter(None, (result.sentence, result.intervals, result.note)):
         screen.line(line)

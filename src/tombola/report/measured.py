@@ -9,12 +9,14 @@ from typing import Any
 from tombola.report.connectivity import connectivity_numbers, connectivity_plots, connectivity_tables
 from tombola.report.descent_plots import descent_plots
 from tombola.report.descent_tables import descent_numbers, descent_tables
+from tombola.report.landscape import landscape_numbers, landscape_plots, landscape_tables
 from tombola.report.numbers import Number
 from tombola.report.plot import Shown
 from tombola.report.regime_page import regime_numbers, regime_plots, regime_tables
 from tombola.report.tables import Table
 from tombola.results.connectivity import ConnectivityResult
 from tombola.results.double_descent import DescentResult
+from tombola.results.landscape import LandscapeResult
 from tombola.results.measurement import Measurement
 from tombola.results.regime import RegimeResult
 
@@ -32,6 +34,7 @@ PAGES: Mapping[type[Measurement], _Page] = {
     ConnectivityResult: _Page(connectivity_plots, connectivity_tables, connectivity_numbers),
     RegimeResult: _Page(regime_plots, regime_tables, regime_numbers),
     DescentResult: _Page(descent_plots, descent_tables, descent_numbers),
+    LandscapeResult: _Page(landscape_plots, landscape_tables, landscape_numbers),
 }
 """For every type in `read.MEASUREMENTS`."""
 

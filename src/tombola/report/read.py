@@ -15,6 +15,7 @@ from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
 from tombola.results.connectivity import ConnectivityResult
 from tombola.results.double_descent import DescentResult
+from tombola.results.landscape import LandscapeResult
 from tombola.results.measurement import Measurement
 from tombola.results.overlap import OverlapResult
 from tombola.results.regime import RegimeResult
@@ -37,6 +38,7 @@ MEASUREMENTS: Mapping[str, type[Measurement]] = {
     "connectivity": ConnectivityResult,
     "regime": RegimeResult,
     "double-descent": DescentResult,
+    "landscape": LandscapeResult,
 }
 """Their kind -> the type of the result; how it is shown stands in `report.measured`."""
 

@@ -16,6 +16,7 @@ from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
 from tombola.results.connectivity import ConnectivityResult
 from tombola.results.double_descent import DescentResult
+from tombola.results.landscape import LandscapeResult
 from tombola.results.overlap import OverlapResult
 from tombola.results.record import Record
 from tombola.results.run import RunRecord
@@ -162,6 +163,8 @@ def _rows(run: Path) -> Iterator[ResultRow]:
         yield from _connected(run, record, typed(ConnectivityResult, content, file))
     elif kind == "double-descent":
         yield from _descent(run, record, typed(DescentResult, content, file))
+    elif kind == "landscape":
+        yield from _masks(run, record, typed(LandscapeResult, content, file))
     elif kind == "overlap":
         overlap = typed(OverlapResult, content, file)
         about = {"method": None, "model": overlap.model, "data": overlap.data}
@@ -215,6 +218,16 @@ def _right(errors: Sequence[float | None], replicate: int) -> float | None:
     """The accuracy of a replicate that has an error."""
     error = errors[replicate] if replicate < len(errors) else None
     return None if error is None else 1 - error
+
+
+def _masks(run: Path, record: RunRecord, result: LandscapeResult) -> Iterator[ResultRow]:
+    """Every mask's training."""
+    about = {"method": None, "model": result.model, "data": result.data}
+    for mask in result.masks:
+        for number, ticket in enumerate(mask.tickets):
+            content = Stage(run / PurePosixPath(ticket).parent).result()
+            if content is not None:
+                yield _row(run, record, mask.name, number, typed(LevelResult, content, run / ticket), about)
 
 
 def _verified(run: Path, record: RunRecord, result: VerificationResult) -> Iterator[ResultRow]:
