@@ -84,7 +84,7 @@ class SparseDescent(Kind):
     scope: str = "layer"
     rewind: str = "init"
     arms: tuple[str, ...] = ARMS
-    recipe: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    recipe: Mapping[str, Any] | None = field(default=None, hash=False)
     finetune_lr: float | None = None
 
     def __post_init__(self) -> None:
@@ -113,8 +113,10 @@ class SparseDescent(Kind):
     def filled(self, examples: Examples) -> Self:
         if examples.train.labels is None:
             raise TombolaError("the targets are no classes, and sparse double descent is one of errors; give labels")
+        from tombola.plain import as_plain
+
         rate = self._recipe().lr * SLOWER if self.finetune_lr is None else self.finetune_lr
-        return replace(self, finetune_lr=rate, recipe={**RECIPE, **self.recipe})
+        return replace(self, finetune_lr=rate, recipe=as_plain(self._recipe()))
 
     def threshold(self, examples: Examples, points: Sequence[DescentFit]) -> float | None:
         from tombola.study.double_descent.phases import fewest_fitting
