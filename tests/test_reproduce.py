@@ -110,6 +110,7 @@ CURVE: Mapping[str, Any] = {
     "kind": "double-descent",
     "peak": 1000,
     "curve": [{"features": 500, "test_error": 0.2}, {"features": 1000, "test_error": {"values": [0.4, 0.6]}}],
+    "arms": [{"name": n, "density": d, "norm": d + len(n)} for n in ("ab", "abc") for d in (0.5, 0.25)],
 }
 
 
@@ -121,6 +122,9 @@ CURVE: Mapping[str, Any] = {
         ("curve[features=500].test_error", (0.2,)),
         ("curve[features=990].test_error", (0.4, 0.6)),
         ("curve[-1].features", (1000,)),
+        ("arms[name=abc].norm", (3.5,)),
+        ("arms[name=abc,density=0.3].norm", (3.25,)),
+        ("arms[density=0.25,name=ab].norm", (2.25,)),
     ],
 )
 def test_a_path_leads_to_numbers(path: str, values: tuple[float, ...]) -> None:
@@ -133,7 +137,7 @@ def test_a_path_leads_to_numbers(path: str, values: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("valley", "leads nowhere; there are kind, peak, curve"),
+        ("valley", "leads nowhere; there are kind, peak, curve, arms"),
         ("curve[7].features", r"\[7\] leads nowhere"),
         ("curve[colour=red].features", "leads nowhere"),
         ("kind", "must lead to numbers"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -142,11 +143,11 @@ _READERS: Mapping[Any, Callable[[Mapping[str, Any], Place], _Found]] = {"study":
 
 # ---- paths -------------------------------------------------------------------------------------------------------
 
-_STEP = re.compile(r"(?P<key>\w+)|\[(?P<index>-?\d+)\]|\[(?P<name>\w+)=(?P<value>[^\]]+)\]|(?P<dot>\.)")
+_STEP = re.compile(r"(?P<key>\w+)|\[(?P<index>-?\d+)\]|\[(?P<where>\w+=[^\]]+)\]|(?P<dot>\.)")
 
 
 def _at(content: Any, path: str) -> Any:
-    """What lies at a path: keys with dots between them, [index], or [key=value] for the nearest entry of a list."""
+    """What lies at a path: keys with dots between them, [index], or [key=value,key=value] for an entry of a list."""
     for step in _steps(path):
         try:
             if step["key"] is not None:
@@ -154,7 +155,7 @@ def _at(content: Any, path: str) -> Any:
             elif step["index"] is not None:
                 content = content[int(step["index"])]
             else:
-                content = _entry(content, step["name"], step["value"])
+                content = _entry(content, step["where"])
         except (KeyError, IndexError, TypeError, ValueError):
             there = f"; there are {', '.join(map(str, content))}" if isinstance(content, Mapping) else ""
             raise TombolaError(f"path {path}: {step[0]} leads nowhere{there}") from None
@@ -173,13 +174,17 @@ def _steps(path: str) -> Iterator[re.Match[str]]:
         raise TombolaError(f"path {path} is not readable from {path[end:]!r} on; write e.g. curve[features=500].norm")
 
 
-def _entry(entries: Sequence[Mapping[str, Any]], key: str, value: str) -> Mapping[str, Any]:
-    """The entry with that value; of numbers the nearest."""
-    for entry in entries:
-        if str(entry[key]) == value:
-            return entry
-    wanted = float(value)
-    return min(entries, key=lambda entry: abs(float(entry[key]) - wanted))
+def _entry(entries: Sequence[Mapping[str, Any]], where: str) -> Mapping[str, Any]:
+    """The first entry with those values, one after the other; of numbers the nearest."""
+    for condition in where.split(","):
+        key, _, value = condition.partition("=")
+        exact = [entry for entry in entries if str(entry[key]) == value]
+        entries = exact or [min(entries, key=partial(_distance, key, float(value)))]
+    return entries[0]
+
+
+def _distance(key: str, value: float, entry: Mapping[str, Any]) -> float:
+    return abs(float(entry[key]) - value)
 
 
 def _numbers(found: Any, path: str) -> tuple[float | None, ...]:
