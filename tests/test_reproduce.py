@@ -310,6 +310,8 @@ def test_a_reproduction_says_what_was_found_of_every_claim(said: dict[str, Any],
     for name in (*arms.runs, *curve.runs):
         assert (folder / "runs" / name / "result.json").is_file()
     assert result.sentence.startswith("Of 3 claims, ")
+    alike = result.replace(findings=(worse.replace(verdict=AGREES),) * 2 + (worse.replace(verdict=DIFFERS), number))
+    assert alike.sentence == ("Of 4 claims, 2 agree, 1 differs, 1 not comparable at this length (quick form).")
 
 
 def test_it_is_found_again_and_its_runs_are_what_commands_find(

@@ -65,7 +65,9 @@ class ReproductionResult(Record, frozen=True, kw_only=True, tag_field="kind", ta
     def sentence(self) -> str:
         """How many claims agree, differ and stay open."""
         counts = Counter[str](finding.verdict for finding in self.findings)
+        words = {AGREES: "agree", DIFFERS: "differ"}
         order = (AGREES, DIFFERS, UNDECIDED, NOT_COMPARABLE)
-        parts = [f"{counts[verdict]} {verdict}" for verdict in order if counts[verdict]]
+        found = [(counts[verdict], verdict) for verdict in order if counts[verdict]]
+        parts = [f"{count} {verdict if count == 1 else words.get(verdict, verdict)}" for count, verdict in found]
         form = f"{self.form} form{', shortened' if self.shortened else ''}"
         return f"Of {len(self.findings)} claims, {', '.join(parts)} ({form})."
