@@ -73,7 +73,9 @@ def test_a_verdict_is_where_the_interval_lies(given: Claim, interval: tuple[floa
 def test_rules_say_when_a_claim_agrees() -> None:
     assert rule(claim("above")) == "above 0"
     assert rule(claim("below", ratio=True, against=Place(arm="b"))) == "below 1"
-    assert rule(claim("near", value=0.9, within=0.02)) == "between 0.88 and 0.92"
+    assert rule(claim("near", value=0.9, within=0.02)) == "between 88 and 92 %"
+    assert rule(claim("above", than=-0.01, against=Place(arm="b"))) == "above -1 points"
+    assert rule(claim("equal", than=1, within=0.1, unit="times chance")) == "between 0.9 and 1.1"
     assert bounds(claim("equal", within=0.5, than=1.0)) == (0.5, 1.5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from tombola.study.reproduce.run import judged
 PAGE = "docs/reproductions.md"
 FOLDER = RESULTS / "reproductions"
 NOT_RUN = "not yet run"
+_YEAR = re.compile(r"(?<=\d{4})[, ]")
+"""What follows the authors and the year."""
 
 HEAD = """# Papers reproduced
 
@@ -75,7 +78,7 @@ def text() -> str:
 def overview() -> Table:
     rows = [("reproduction", "paper", "claims", "agree", "differ", "not decidable", "not comparable")]
     for name in names():
-        given, paper = committed(name), read_reproduction(name).paper.partition(",")[0]
+        given, paper = committed(name), _YEAR.split(read_reproduction(name).paper)[0].rstrip(", ")
         if given is None:
             rows.append((f"`{name}`", paper, str(len(read_reproduction(name).claims_in("quick"))), NOT_RUN, "", "", ""))
             continue

@@ -69,8 +69,11 @@ def bounds(claim: Claim) -> tuple[float, float]:
 
 
 def rule(claim: Claim) -> str:
-    """When a claim agrees, in words."""
-    start, end = (f"{bound:g}" for bound in bounds(claim))
+    """When a claim agrees, in words and in the unit that its numbers are shown in."""
+    percent = claim.scale == "accuracy"
+    suffix = "" if not percent else " %" if claim.against is None else " points"
+    start, end = (f"{100 * bound if percent else bound:g}" for bound in bounds(claim))
     if claim.expect in ("above", "below"):
-        return f"{claim.expect} {start if claim.expect == 'above' else end}"
-    return f"between {start} and {end}"
+        bound = start if claim.expect == "above" else end
+        return f"{claim.expect} {bound}{suffix if bound != '0' else ''}"
+    return f"between {start} and {end}{suffix}"
