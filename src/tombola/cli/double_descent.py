@@ -16,6 +16,7 @@ from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.formats import plural
+from tombola.study.double_descent.base import Kind
 from tombola.study.double_descent.kinds import KINDS, kind_of
 from tombola.train.options import Options
 
@@ -26,7 +27,14 @@ if TYPE_CHECKING:
 def verbs() -> list[Verb]:
     """`study double-descent`."""
     summary = "Test error over the size of models, below and above the size that fits every training example."
-    return [Verb(("study", "double-descent"), summary, _add, _run)]
+    return [Verb(("study", "double-descent"), summary, _add, _run, presets=_presets)]
+
+
+def _presets(given: Namespace) -> dict[str, Any]:
+    """As many training examples of a large data set as the kind can do with in minutes."""
+    kind = KINDS.get(given["kind"])
+    few = None if kind is None else kind.few.get(given["data"])
+    return {} if few is None else {"train_examples": few}
 
 
 def _groups() -> Iterator[tuple[tuple[str, ...], Group]]:
@@ -38,7 +46,7 @@ def _groups() -> Iterator[tuple[tuple[str, ...], Group]]:
     for kinds in dict.fromkeys(owners.values()):
         source = KINDS[kinds[0]]
         others = [one.name for one in fields(source) if owners[one.name] != kinds]
-        yield kinds, Group(f"kind {', '.join(kinds)}", source, skip=others, unset="the default of the kind")
+        yield kinds, Group(f"kind {', '.join(kinds)}", source, skip=others)
 
 
 def _add(parser: ArgumentParser) -> None:
@@ -71,18 +79,19 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     return result.as_dict()
 
 
-def _kind(given: Namespace) -> Any:
+def _kind(given: Namespace) -> Kind:
     """The kind with its options; an error for one that belongs to others."""
     name: str = given["kind"]
-    chosen: dict[str, Any] = {}
     source = kind_of(name)
+    chosen: dict[str, Any] = {}
     for kinds, group in _groups():
-        options = group.read(given)
-        if options and name not in kinds:
+        options, defaults = group.read(given), {one.name: one.default for one in fields(group.source)}
+        if name in kinds:
+            chosen |= options
+        elif changed := [option for option, value in options.items() if value != defaults[option]]:
             raise TombolaError(
-                f"--{next(iter(options))} is an option of kind {' and '.join(kinds)}, not of {name}; leave it out"
+                f"--{changed[0]} is an option of kind {' and '.join(kinds)}, not of {name}; leave it out"
             )
-        chosen |= options
     return source(**chosen)
 
 

@@ -119,13 +119,17 @@ def over_replicates(fits: Iterable[DescentFit]) -> tuple[DescentPoint, ...]:
 
 
 def _place(fit: DescentFit) -> tuple[object, ...]:
-    return fit.series, fit.features, fit.parameters, fit.density, fit.leaves, fit.trees
+    """What its replicates share; forests of as many trees and leaves at most have leaves of their own number."""
+    parameters = fit.parameters if fit.trees is None else None
+    return fit.series, fit.features, parameters, fit.density, fit.leaves, fit.trees
 
 
 def _point(fits: Sequence[DescentFit]) -> DescentPoint:
     values = {name: tuple(finite(getattr(fit, name)) for fit in fits) for name in MEASURES}
     figures = {name: figure(given) for name, given in values.items()}
     place: dict[str, Any] = {name: value for name, value in asdict(fits[0]).items() if name not in MEASURES}
+    if fits[0].parameters is not None:
+        place["parameters"] = round(fmean(fit.parameters or 0 for fit in fits))
     means: dict[str, Any] = {name: _mean(given) for name, given in values.items()}
     return DescentPoint(
         **place,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -55,7 +55,8 @@ class Kind(ABC):
     """A kind of curve; its fields are its options.
 
     `axis`: what its models grow in; `peak_of`: the measure whose peak is looked for; `loss`: in which losses are
-    given; `note`: what must be said beside every such curve; `version`: counts up when the same options give something
+    given; `note`: what must be said beside every such curve; `few`: data set -> training examples that the command line
+    takes of it, unless told otherwise; `version`: counts up when the same options give something
     else.
     """
 
@@ -64,6 +65,7 @@ class Kind(ABC):
     peak_of: ClassVar[str] = "test_loss"
     loss: ClassVar[str] = "squared loss"
     note: ClassVar[str] = ""
+    few: ClassVar[Mapping[str, int]] = {}
     version: ClassVar[int] = 1
 
     @property
@@ -108,15 +110,15 @@ class Kind(ABC):
         """The models of one replicate, in the order of the curve; each is taken from `points` where it has finished."""
 
 
-def check_sizes(name: str, sizes: Sequence[int]) -> None:
-    """TombolaError unless there are whole numbers of at least 1, each once."""
+def check_sizes(name: str, sizes: Sequence[int], most: int = 10_000_000) -> None:
+    """TombolaError unless there are whole numbers from 1 to `most`, each once."""
     if not sizes:
         raise TombolaError(f"{name} is empty; give at least one size")
     if len(sizes) > TOO_MANY:
         raise TombolaError(f"{name} has {len(sizes):,} sizes; give at most {TOO_MANY:,}")
     for size in sizes:
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise TombolaError(f"{name} has {size!r}; sizes are whole numbers of at least 1")
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= most:
+            raise TombolaError(f"{name} has {size!r}; sizes are whole numbers of at least 1, at most {most:,}")
     if len(set(sizes)) < len(sizes):
         twice = next(size for size in sizes if list(sizes).count(size) > 1)
         raise TombolaError(f"{name} has {twice:,} twice; give every size once")

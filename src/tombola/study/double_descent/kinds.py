@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from tombola.names import check_known
 from tombola.study.double_descent.base import Kind
 from tombola.study.double_descent.density import SparseDescent
+from tombola.study.double_descent.forest import Forest
 from tombola.study.double_descent.random_features import FourierFeatures, ReluFeatures
+from tombola.study.double_descent.width import Width
 
-KINDS: Mapping[str, type[Kind]] = {kind.name: kind for kind in (FourierFeatures, ReluFeatures, SparseDescent)}
+KINDS: Mapping[str, type[Kind]] = {
+    kind.name: kind for kind in (FourierFeatures, ReluFeatures, Width, Forest, SparseDescent)
+}
 """What `--kind` takes."""
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -39,19 +39,22 @@ class _RandomFeatures(Kind):
     """Features drawn once, and the coefficients fitted to them.
 
     Args:
+        multiples: sizes of the models over the threshold (null: those of the kind)
         features: numbers of features (null: the multiples of the number of training examples)
-        multiples: numbers of features over the number of training examples
     """
 
     axis: ClassVar[Axis] = "features"
 
+    few: ClassVar[Mapping[str, int]] = {"mnist": 2000, "fashion-mnist": 2000, "cifar10": 2000}
+
+    multiples: tuple[float, ...] | None = None
     features: tuple[int, ...] | None = None
-    multiples: tuple[float, ...] = MULTIPLES
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "multiples", tuple(self.multiples))
-        check_multiples(self.multiples)
+        if self.multiples is not None:
+            object.__setattr__(self, "multiples", tuple(self.multiples))
+            check_multiples(self.multiples)
         if self.features is not None:
             object.__setattr__(self, "features", tuple(sorted(self.features)))
             check_sizes("features", self.features)
@@ -62,7 +65,8 @@ class _RandomFeatures(Kind):
                 f"there are {examples.n:,} training examples, and {self.name} needs five matrices of that number "
                 f"squared; set train_examples to at most {MOST:,} (the paper has 10,000)"
             )
-        return replace(self, features=self.features or sizes_of(self.multiples, examples.n))
+        multiples = self.multiples or MULTIPLES
+        return replace(self, multiples=multiples, features=self.features or sizes_of(multiples, examples.n))
 
     def threshold(self, examples: Examples, points: Sequence[DescentFit]) -> float | None:
         return float(examples.n)

@@ -13,7 +13,7 @@ from tombola.data.splits import Splits
 from tombola.fields import checked
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
-from tombola.results.double_descent import DescentFit, DescentPoint, DescentResult, over_replicates, peak_of
+from tombola.results.double_descent import DescentFit, DescentPoint, DescentResult, over_replicates
 from tombola.results.statistics import FEWEST_REPLICATES
 from tombola.rng.seeds import checked_seed
 from tombola.search.describe import describe_data
@@ -23,7 +23,7 @@ from tombola.search.request import as_data, check_replicates
 from tombola.study.double_descent.base import Kind, Points
 from tombola.study.double_descent.examples import Examples, examples_of
 from tombola.study.double_descent.kinds import kind_of
-from tombola.study.double_descent.sentence import phases_in_words, sentence
+from tombola.study.double_descent.sentence import peak_in, phases_in_words, sentence
 from tombola.train.options import Options
 
 __all__ = ["double_descent"]
@@ -132,9 +132,9 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
         kind, replicates = self.request.kind.filled(examples), self.request.replicates
         first = [point for point in curve if point.series == curve[0].series]
         threshold = kind.threshold(examples, first)
-        peak = peak_of([point.size(kind.axis) for point in first], [getattr(point, kind.peak_of) for point in first])
+        peak = peak_in(first, kind.axis, kind.peak_of)
         phases = kind.phases(first)
-        said = sentence(first, kind.axis, kind.peak_of, peak, threshold)
+        said = sentence(curve, kind.axis, kind.peak_of, threshold)
         there = "is" if replicates == 1 else "are"
         few = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there {there} {replicates}"
         return DescentResult(

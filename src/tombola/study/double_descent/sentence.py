@@ -5,23 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tombola.formats import density, number
-from tombola.results.double_descent import Axis, DescentPoint, Phase
+from tombola.results.double_descent import Axis, DescentPoint, Phase, peak_of
 
 
-def sentence(
-    points: Sequence[DescentPoint], axis: Axis, measure: str, peak: float | None, threshold: float | None
-) -> str:
-    """Where a measure has its peak, how that lies to the threshold, and where the measure is lowest."""
-    name = measure.replace("_", " ").capitalize()
+def peak_in(points: Sequence[DescentPoint], axis: Axis, measure: str) -> float | None:
+    """The size at which a measure of one series has its peak."""
+    return peak_of([point.size(axis) for point in points], [getattr(point, measure) for point in points])
+
+
+def sentence(curve: Sequence[DescentPoint], axis: Axis, measure: str, threshold: float | None) -> str:
+    """Where a measure of every series has its peak, how that lies to the threshold, and where it is lowest."""
+    name = measure.replace("_", " ")
+    texts = []
+    for series in dict.fromkeys(point.series for point in curve):
+        points = [point for point in curve if point.series == series]
+        of = f" of {series}" if series else ""
+        texts.append(_of_series(points, f"{name}{of}".capitalize(), axis, measure, threshold))
+    return " ".join(texts)
+
+
+def _of_series(points: Sequence[DescentPoint], name: str, axis: Axis, measure: str, threshold: float | None) -> str:
+    peak = peak_in(points, axis, measure)
     if peak is None:
         text = f"{name} has no peak inside the curve"
-    elif threshold is None:
-        text = f"{name} has its peak at {size_in_words(peak, axis)}"
     else:
-        text = (
-            f"{name} has its peak at {size_in_words(peak, axis)}, {number(peak / threshold, 2)} times the threshold "
-            f"of {size_in_words(threshold, axis)}"
-        )
+        text = f"{name} has its peak at {size_in_words(peak, axis)}"
+        if threshold:
+            text += f", {number(peak / threshold, 2)} times the threshold of {size_in_words(threshold, axis)}"
     known = [(value, point.size(axis)) for point in points if (value := getattr(point, measure)) is not None]
     return f"{text}; it is lowest at {size_in_words(min(known)[1], axis)}." if known else f"{text}."
 
