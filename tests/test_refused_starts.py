@@ -101,7 +101,14 @@ REFUSED = {
         "--replicates 0",
         "--jobs 0",
     ],
-    "study double-descent": ["--kind x", "--sigma 0", "--features [0]", "--multiples []", "--kind relu --sigma 1"],
+    "study double-descent": [
+        "--kind x",
+        "--sigma 0",
+        "--features [0]",
+        "--multiples []",
+        "--kind relu --sigma 1",
+        "--kind width --lr 0",
+    ],
     "study compare": ["", "--arms missing.yaml"],
 }
 VERIFY = [
