@@ -85,7 +85,7 @@ def _kind(given: Namespace) -> Kind:
     source = kind_of(name)
     chosen: dict[str, Any] = {}
     for kinds, group in _groups():
-        options, defaults = group.read(given), {one.name: one.default for one in fields(group.source)}
+        options, defaults = group.read(given), vars(group.source())
         if name in kinds:
             chosen |= options
         elif changed := [option for option, value in options.items() if value != defaults[option]]:
