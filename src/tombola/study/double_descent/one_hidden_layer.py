@@ -107,7 +107,8 @@ def train(network: Network, x: Tensor, part: Part, schedule: Schedule, draws: to
         optimizer.param_groups[0]["lr"] = schedule.rate(epoch)
         for rows in batches(len(x), schedule.batch, draws):
             optimizer.zero_grad()
-            (network.outputs(x[rows]) - y[rows]).square().sum(1).mean().backward()
+            loss = (network.outputs(x[rows]) - y[rows]).square().sum(1).mean()
+            torch.autograd.backward(loss)
             optimizer.step()
     for weight in network.parts:
         weight.requires_grad_(False)
@@ -117,4 +118,4 @@ def batches(count: int, size: int, draws: torch.Generator) -> tuple[Tensor | sli
     """The examples of the steps of an epoch, in a new order; all of them where they fit into one batch."""
     if count <= size:
         return (slice(None),)
-    return torch.randperm(count, generator=draws).split(size)
+    return torch.split(torch.randperm(count, generator=draws), size)
