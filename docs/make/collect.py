@@ -3,7 +3,8 @@
 networks.csv has a row for each trained network, layers.csv what each of a ticket's layers keeps, outcomes.csv which
 test examples each network got right (bits, compressed), curves.csv (with `--curves`) the validation accuracy over
 training; beside them lie the run's configuration and the versions. `--last` takes the level alone that judges an arm.
-Nothing in them names a path, a host or a time. Of a reproduction the record is kept as it is, as NAME.json.
+Nothing in them names a path, a host or a time. Of a reproduction, connectivity or landscape the record is kept as it
+is, as NAME.json or KIND.json.
 """
 
 from __future__ import annotations
@@ -129,8 +130,8 @@ def judging(networks: Iterable[Trained]) -> list[Trained]:
 
 def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    if result["kind"] == "reproduction":
-        collect_reproduction(run, result, out)
+    if result["kind"] in ("reproduction", "connectivity", "landscape"):
+        collect_record(run, result, out)
         return
     networks = judging(trained(result)) if last else list(trained(result))
     out.mkdir(parents=True, exist_ok=True)
@@ -160,14 +161,15 @@ def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
     (out / "versions.json").write_text(json.dumps(versions, indent=1) + "\n", encoding="utf-8")
 
 
-def collect_reproduction(run: Path, result: Mapping[str, Any], out: Path) -> None:
-    """The record of a reproduction as `out`/NAME.json, with the day that it was begun on, and the versions."""
+def collect_record(run: Path, result: Mapping[str, Any], out: Path) -> None:
+    """The record as `out`/NAME.json (of a study that has none, its kind), with the day of its begin, and versions."""
     about = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    kept = {key: value for key, value in result.items() if key not in ("format", "schema", "tombola", "recipe", KEY)}
+    left = ("format", "schema", "tombola", "recipe", KEY, "run", "reused")
+    kept = {key: value for key, value in result.items() if key not in left}
     written = {"date": about["begun"][:10], "versions": about["versions"], "result": shortened(kept)}
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(written, indent=1, ensure_ascii=False) + "\n"
-    (out / f"{result['name']}.json").write_text(text, encoding="utf-8")
+    (out / f"{result.get('name', result['kind'])}.json").write_text(text, encoding="utf-8")
 
 
 def shortened(value: Any) -> Any:

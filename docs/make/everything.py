@@ -9,6 +9,7 @@ import digits
 import docstrings
 import early_bird
 import figures
+import geometry
 import given
 import joint
 import links
@@ -42,6 +43,7 @@ PAGES = (
     "docs/early-bird.md",
     "docs/other-ways.md",
     "docs/verdict.md",
+    "docs/geometry.md",
 )
 PARTS = (
     readme,
@@ -61,6 +63,7 @@ PARTS = (
     early_bird,
     stopping,
     other_ways,
+    geometry,
     given,
 )
 

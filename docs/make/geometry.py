@@ -1,0 +1,190 @@
+"""docs/geometry.md: whether trainings of a ticket end in one valley, and what tells a ticket before training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pages import Claim, Table
+from results import number, percent, record, spread
+
+PAGE = "docs/geometry.md"
+CONNECTIVITY, LANDSCAPE = "mnist-connectivity", "digits-landscape"
+ARMS = {"dense": "dense", "ticket": "ticket", "random": "random mask", "reinit": "other initialisation"}
+
+
+def connectivity() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = record("mnist-connectivity", "connectivity.json")["result"]
+    return found
+
+
+def pair(arm: str, level: int) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = next(p for p in connectivity()["pairs"] if (p["arm"], p["level"]) == (arm, level))
+    return found
+
+
+def against(control: str, level: int) -> Mapping[str, Any]:
+    """The ticket's test barrier minus a control's."""
+    rows = connectivity()["differences"]
+    found: Mapping[str, Any] = next(d for d in rows if (d["against"], d["level"]) == (control, level))["test"]
+    return found
+
+
+def landscape() -> Mapping[str, Any]:
+    found: Mapping[str, Any] = record("digits-landscape", "landscape.json")["result"]
+    return found
+
+
+def told(statistic: str, kind: str) -> Mapping[str, Any]:
+    """A rank correlation."""
+    rows = landscape()["correlations"]
+    found: Mapping[str, Any] = next(row for row in rows if row["statistic"] == statistic)[kind]
+    return found
+
+
+def tables() -> Iterator[Table]:
+    yield Table(CONNECTIVITY, list(barriers()))
+    yield Table(LANDSCAPE, list(correlations()))
+
+
+def correlations() -> Iterator[tuple[str, ...]]:
+    yield "before training", "at equal density", "against the shuffled control", "over all masks"
+    for row in landscape()["correlations"]:
+        kinds = ("within_density", "against_shuffled", "overall")
+        yield row["statistic"].replace("_", " "), *(ranked(row[kind]) for kind in kinds)
+
+
+def ranked(found: Mapping[str, Any]) -> str:
+    if found["value"] is None:
+        return ""
+    return f"{number(found['value'], 2, sign=True)} ({interval(found, 1)})"
+
+
+def barriers() -> Iterator[tuple[str, ...]]:
+    yield "", "weights kept", "barrier, test", "barrier, train", "loss barrier, test", "test accuracy", "distance"
+    for found in connectivity()["pairs"]:
+        yield (
+            ARMS[found["arm"]],
+            percent(found["density"]),
+            spread(found["test_barrier"]["values"]),
+            spread(found["train_barrier"]["values"]),
+            spread(found["test_loss_barrier"]["values"], 1, 3),
+            spread(found["accuracy"]["values"]),
+            spread(found["distance"]["values"], 1, 2),
+        )
+
+
+def interval(found: Mapping[str, Any], factor: float = 100) -> str:
+    low, high = (number(factor * end, 2, sign=True) for end in found["interval"])
+    return f"{low} to {high}"
+
+
+def claims() -> Iterator[Claim]:
+    whole = [p["test_barrier"] for p in connectivity()["pairs"]]
+    worst = max(found["interval"][1] for found in whole)
+    yield Claim(
+        PAGE,
+        "no interval of a barrier reaches beyond {worst} points of test error",
+        {"worst": number(100 * worst, 2)},
+        worst < 0.02,
+    )
+    reinit, random = against("reinit", 2), against("random", 2)
+    yield Claim(
+        PAGE,
+        "At {kept} the ticket's barrier is {less} points below that of its mask on another initialisation ({reinit}); "
+        "against a random mask on its own weights the difference is not significant ({random})",
+        {
+            "kept": percent(pair("ticket", 2)["density"]),
+            "less": number(-100 * reinit["mean"], 2),
+            "reinit": interval(reinit),
+            "random": interval(random),
+        },
+        reinit["interval"][1] < 0 < random["interval"][1] and random["interval"][0] < 0,
+    )
+    middle = [against(control, 1) for control in ("random", "reinit")]
+    yield Claim(
+        PAGE,
+        "At {kept} neither difference is significant ({random}; {reinit})",
+        {
+            "kept": percent(pair("ticket", 1)["density"]),
+            "random": interval(middle[0]),
+            "reinit": interval(middle[1]),
+        },
+        all(found["interval"][0] < 0 < found["interval"][1] for found in middle),
+    )
+    far = {arm: pair(arm, 2)["distance"] for arm in ("ticket", "random", "reinit")}
+    yield Claim(
+        PAGE,
+        "the two ends of a ticket of {kept} lie {ticket} apart, those of its controls {random} and {reinit}. So low",
+        {
+            "kept": percent(pair("ticket", 2)["density"]),
+            **{arm: number(found["mean"], 2) for arm, found in far.items()},
+        },
+        far["ticket"]["interval"][1] < min(far["random"]["interval"][0], far["reinit"]["interval"][0]),
+    )
+    accuracy = {arm: pair(arm, 2)["accuracy"] for arm in ("ticket", "random", "reinit")}
+    yield Claim(
+        PAGE,
+        "though they reach {random} and {reinit} % where the ticket reaches {ticket} %",
+        {arm: number(100 * found["mean"], 2) for arm, found in accuracy.items()},
+        accuracy["ticket"]["interval"][0] > max(accuracy["random"]["mean"], accuracy["reinit"]["mean"]),
+    )
+    yield from _landscape_claims()
+
+
+TOLD = ("gradient_norm", "eigenvalue", "px", "ntk_sap", "trace", "sign_agreement", "gradsign")
+"""Statistics of which the page says that they tell something at equal density."""
+
+
+def value(name: str, *, tickets: bool) -> list[float]:
+    """A statistic of the tickets, or of every other mask."""
+    masks = landscape()["masks"]
+    return [m["statistics"][name]["mean"] for m in masks if tickets == (m["source"] == "imp" and not m["shuffled"])]
+
+
+def _landscape_claims() -> Iterator[Claim]:
+    within = {name: told(name, "within_density") for name in TOLD}
+    others = [told(name, "within_density") for name in ("loss", "growing")]
+    yield Claim(
+        PAGE,
+        "from {least} (GradSign and sign agreement) to {most} (gradient norm); those of the loss and of the growing "
+        "weights include 0",
+        {
+            "least": number(within["gradsign"]["value"], 2, sign=True),
+            "most": number(within["gradient_norm"]["value"], 2, sign=True),
+        },
+        all(found["interval"][0] > 0 for found in within.values())
+        and max(within, key=lambda name: within[name]["value"]) == "gradient_norm"
+        and min(within, key=lambda name: within[name]["value"]) in ("gradsign", "sign_agreement")
+        and all(found["interval"][0] < 0 < found["interval"][1] for found in others),
+    )
+    names = (*TOLD, "loss", "growing")
+    against_shuffled = [told(name, "against_shuffled") for name in names]
+    yield Claim(
+        PAGE,
+        "No statistic tells a mask from its own shuffle: all intervals include 0",
+        {},
+        all(found["interval"][0] < 0 < found["interval"][1] for found in against_shuffled),
+    )
+    yield Claim(
+        PAGE,
+        "The density alone gives {density} over all masks",
+        {"density": number(told("density", "overall")["value"], 2, sign=True)},
+    )
+    loss, growing = (
+        {tickets: value(name, tickets=tickets) for tickets in (True, False)} for name in ("loss", "growing")
+    )
+    yield Claim(
+        PAGE,
+        "their loss is {low} to {high} before any training, that of every other mask at least {other}; {grow_low} to "
+        "{grow_high} % of their weights grow at the first step, of the others' at most {grow_other} %",
+        {
+            "low": number(min(loss[True]), 2),
+            "high": number(max(loss[True]), 2),
+            "other": number(min(loss[False]), 2),
+            "grow_low": number(100 * min(growing[True]), 1),
+            "grow_high": number(100 * max(growing[True]), 1),
+            "grow_other": number(100 * max(growing[False]), 1),
+        },
+        max(loss[True]) < min(loss[False]) and min(growing[True]) > max(growing[False]),
+    )
