@@ -23,6 +23,7 @@ import overlap
 import packages
 import readme
 import reproductions
+import sparse_descent
 import speed
 import stopping
 import supermasks
@@ -42,6 +43,7 @@ PAGES = (
     "docs/deconstructing.md",
     "docs/early-bird.md",
     "docs/other-ways.md",
+    "docs/sparse-double-descent.md",
     "docs/verdict.md",
     "docs/geometry.md",
 )
@@ -64,6 +66,7 @@ PARTS = (
     stopping,
     other_ways,
     geometry,
+    sparse_descent,
     given,
 )
 

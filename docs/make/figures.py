@@ -20,9 +20,13 @@ import yaml
 
 from pages import Fault
 from results import DOCS, Networks, Row, networks
+from results import record as committed
 from tombola.report.page import write_report
+from tombola.report.read import MEASUREMENTS
+from tombola.results.codec import typed
 from tombola.results.comparison import FIGURES as COMPARED
 from tombola.results.comparison import ComparedArm, ComparisonResult
+from tombola.results.measurement import Measurement
 from tombola.results.record import Figure
 from tombola.results.run import RunRecord
 from tombola.results.search import Replicate, SearchResult
@@ -128,12 +132,18 @@ def wrn() -> Result:
     return comparison("cifar10-mask-init", model="wrn-28-1", data="cifar10")
 
 
+def sparse() -> Result:
+    found: Result = committed("mnist-sparse-descent", "double-descent.json")["result"]
+    return found
+
+
 FIGURES = (
     Drawn("mnist-accuracy.svg", lenet, "accuracy-density"),
     Drawn("mnist-accuracy-close.svg", lenet, "accuracy-density-close"),
     Drawn("mnist-early-stop.svg", lenet, "early-stop-density"),
     Drawn("mnist-supermasks-density.svg", masks, "study-density"),
     Drawn("mnist-supermasks-close.svg", masks, "study-density-close"),
+    Drawn("mnist-sparse-descent.svg", sparse, "double-descent"),
 )
 
 
@@ -157,8 +167,10 @@ def report(result: Result) -> Mapping[str, bytes]:
 # ---- the tables as the records that a run would have written: what they do not hold is missing there ---------------
 
 
-def record(result: Result, run: Path) -> SearchResult | ComparisonResult:
+def record(result: Result, run: Path) -> SearchResult | ComparisonResult | Measurement:
     """The result as a run of this version holds it; curves are written to files of the run."""
+    if result["kind"] in MEASUREMENTS:
+        return typed(MEASUREMENTS[result["kind"]], result, run)
     about = {"model": result["model"], "data": result["data"], "metric": result["metric"], "higher_is_better": True}
     unknown: Any = {"input_shape": None, "recipe": None, "parameters": None}
     if result["kind"] == "find":

@@ -97,6 +97,8 @@ def descent_figure(result: DescentResult, measures: Sequence[str]) -> Figure:
             axes.set_ylabel(_label(measure))
             if measure in LOGARITHMIC:
                 axes.set_yscale("log")
+                for plain in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+                    plain(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "1235" else "")
             else:
                 axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
                 round_ticks(axes.yaxis, max_ticks=5)

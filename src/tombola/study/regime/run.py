@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from tombola.data.config import DataSpec
 from tombola.data.splits import Split, Splits
@@ -174,7 +175,8 @@ class _Regime(Experiment[Asked, RegimeResult]):
     def compute(self, work: Workspace) -> RegimeResult:
         splits, asked = work.splits, self.request
         full = len(splits.train) * (splits.outputs or 1)
-        measured = [one for _, one in work.map(self.measure, range(len(asked.tickets)), "tickets")]
+        measure = partial(self.measure, wrong_labels(asked.data, splits))
+        measured = [one for _, one in work.map(measure, range(len(asked.tickets)), "tickets")]
         tickets, thresholds = placed(measured, asked.tolerance, full)
         return RegimeResult(
             data=splits.name,
@@ -196,8 +198,8 @@ class _Regime(Experiment[Asked, RegimeResult]):
             ),
         )
 
-    def measure(self, work: Workspace, index: int) -> PlacedTicket:
-        """One ticket's numbers, without its side; a finished stage is found again."""
+    def measure(self, wrong: Tensor | None, work: Workspace, index: int) -> PlacedTicket:
+        """One ticket's numbers, without its side; a finished stage is found again. `wrong`: see `measured`."""
         one = self.request.tickets[index]
         stage = work.stage(f"ticket-{index:03d}")
         done = recovered(PlacedTicket, stage)
@@ -212,7 +214,7 @@ class _Regime(Experiment[Asked, RegimeResult]):
         def score(model: nn.Module, split: Split) -> Score:
             return setup.scorer(model.to(setup.fabric.device), split)()
 
-        figures = measured(network, first, splits, wrong_labels(asked.data, splits), score)
+        figures = measured(network, first, splits, wrong, score)
         found = PlacedTicket(
             file=one.shown,
             digest=one.ticket.digest,
