@@ -152,6 +152,19 @@ def _lottery() -> Iterator[Claim]:
         },
         dense["memorised"] == 1 and rising == sorted(rising) and lottery.phase("sweet") == (None, None),
     )
+    highest = max(lottery.points, key=lambda point: point["test_loss"])
+    fallen = min((p for p in lottery.points if p["density"] < highest["density"]), key=lambda p: p["test_loss"])
+    yield Claim(
+        PAGE,
+        "Its test loss does descend twice: it rises to {high} at {peak} % and falls to {low} at {place} %",
+        {
+            "high": number(highest["test_loss"], 2),
+            "peak": percent(highest["density"], 2),
+            "low": number(fallen["test_loss"], 2),
+            "place": percent(fallen["density"], 2),
+        },
+        fallen["test_loss"] < highest["test_loss"] / 2 and highest["density"] == lottery.threshold,
+    )
     last = lottery.at(lottery.threshold)
     after = next(point for point in lottery.points if point["density"] < lottery.threshold)
     yield Claim(
