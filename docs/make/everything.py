@@ -7,6 +7,7 @@ from pathlib import Path
 
 import digits
 import docstrings
+import double_descent
 import early_bird
 import figures
 import geometry
@@ -46,6 +47,7 @@ PAGES = (
     "docs/sparse-double-descent.md",
     "docs/verdict.md",
     "docs/geometry.md",
+    "docs/double-descent.md",
 )
 PARTS = (
     readme,
@@ -67,6 +69,7 @@ PARTS = (
     other_ways,
     geometry,
     sparse_descent,
+    double_descent,
     given,
 )
 
