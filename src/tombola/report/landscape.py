@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tombola.formats import MISSING, Fixed, Unit, plural, significant
 from tombola.report import style, words
-from tombola.report.axes import alike, legend_above, round_ticks, tick_label
+from tombola.report.axes import alike, count_label, legend_above, round_ticks
 from tombola.report.looks import CONTROLS, Look, series_look
 from tombola.report.numbers import Number
 from tombola.report.overlap_plots import paired_figure
@@ -172,8 +172,8 @@ def _log(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(numticks=6))
-    axes.xaxis.set_major_formatter(FuncFormatter(tick_label))
+    axes.xaxis.set_major_locator(LogLocator(numticks=5))
+    axes.xaxis.set_major_formatter(FuncFormatter(count_label))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 

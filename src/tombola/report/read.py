@@ -160,6 +160,8 @@ def _gaps(result: Result) -> list[str]:
         notes = [f"No test {result.metric} of: {', '.join(untested)}."] if untested else []
         count = max((len(arm.replicates) for arm in result.arms), default=0)
         return notes + ([_no_intervals("the arms have", count)] if count < FEWEST_REPLICATES else [])
+    if isinstance(result, LandscapeResult):  # its intervals are over masks
+        return []
     if isinstance(result, OverlapResult | Measurement) and result.replicates < FEWEST_REPLICATES:
         return [_no_intervals("the study has", result.replicates)]
     return []
