@@ -11,7 +11,12 @@ from tombola.formats import number, significant
 from tombola.results.statistics import interval
 
 STUDY = "mnist-double-descent"
-CURVES = {"rff": "double-descent-rff", "width-noise-20": "double-descent-width", "forest": "double-descent-forest"}
+CURVES = {
+    "rff": "double-descent-rff",
+    "width-noise-20": "double-descent-width",
+    "width-noise-0": "double-descent-width-clean",
+    "forest": "double-descent-forest",
+}
 
 
 def tables() -> Iterator[Table]:
