@@ -101,7 +101,8 @@ def section(name: str) -> Iterator[str]:
     date, result = given
     yield f"`tombola reproduce {name}`, {date}, seed {result.seed}:\n"
     for run in result.commands:
-        yield f"- {run.model} on {run.data}, {run.replicates} replicates: `{run.command}`"
+        where = f"{run.model} on {run.data}" if run.model else run.data
+        yield f"- {where}, {run.replicates} replicates: `{run.command}`"
     yield ""
     rows = [("claim", "published", "ours", "verdict")]
     for claim, one in findings(name, result):
