@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from pages import Claim, Table
@@ -10,9 +11,11 @@ from results import record
 from tombola.formats import number, significant
 from tombola.results.statistics import interval
 
+PAGE = "docs/double-descent.md"
 STUDY = "mnist-double-descent"
 CURVES = {
     "rff": "double-descent-rff",
+    "rff-10000": "double-descent-rff-10000",
     "width-noise-20": "double-descent-width",
     "width-noise-0": "double-descent-width-clean",
     "forest": "double-descent-forest",
@@ -25,7 +28,16 @@ def tables() -> Iterator[Table]:
 
 
 def claims() -> Iterator[Claim]:
-    return iter(())
+    large = record(STUDY, "rff-10000.json")
+    errors = {point["features"]: fmean(point["values"]["test_error"]) for point in large["curve"]}
+    at = {"quarter": 2500, "peak": 10_000, "six": 60_000}
+    yield Claim(
+        PAGE,
+        "of the test digits {quarter} % are wrong at a quarter of the threshold, {peak} % at it and {six} % at six "
+        "times",
+        {name: number(100 * errors[features], 1) for name, features in at.items()},
+        large["peak"] == large["threshold"] == 10_000,
+    )
 
 
 def rows(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
@@ -45,17 +57,18 @@ def rows(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
         yield *grown, number(at, 0), number(at / result["threshold"], 2), *cells
 
 
-def _half(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half of its interval."""
-    low, high = interval(values) or (0.0, 0.0)
-    return (low + high) / 2, (high - low) / 2
+def _half(values: Sequence[float]) -> tuple[float, float | None]:
+    """The mean, and half of its interval; None of fewer than three values."""
+    ends = interval(values) if len(values) >= 3 else None
+    return fmean(values), None if ends is None else (ends[1] - ends[0]) / 2
 
 
 def _loss(values: Sequence[float]) -> str:
     mean, half = _half(values)
-    return "< 1e−9" if mean < 1e-9 else f"{significant(mean, 3)} ± {significant(half, 2)}"
+    spread = "" if half is None else f" ± {significant(half, 2)}"
+    return "< 1e−9" if mean < 1e-9 else f"{significant(mean, 3)}{spread}"
 
 
 def _percent(values: Sequence[float]) -> str:
     mean, half = _half(values)
-    return f"{number(100 * mean, 1)} ± {number(100 * half, 1)}"
+    return number(100 * mean, 1) + ("" if half is None else f" ± {number(100 * half, 1)}")

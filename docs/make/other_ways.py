@@ -10,6 +10,7 @@ from results import Difference, contrast, ends, networks, number, sign, spread
 
 PAGE = "docs/other-ways.md"
 WAYS, CIFAR, RULES = "mnist-ways", "cifar10-concrete", "mnist-mask-rules"
+FULL = "mnist-concrete"
 INIT, BUDGETS = "mnist-at-init", ("digits-search-budget", "mnist-search-budget")
 CRITERIA = ("magnitude", "snip", "grasp", "synflow", "ntk-sap", "px")
 
@@ -40,6 +41,8 @@ def against(study: str) -> Mapping[str, str]:
     """Arm -> the one that it is compared with: of the same density, where names end with it."""
     if study == WAYS:
         return PAIRS
+    if study == FULL:
+        return {arm: "one-shot" for arm in networks(study).arms() if arm != "one-shot"}
     pairs = {arm: f"one-shot {arm.rpartition(' ')[2]}" for arm in networks(study).arms()}
     return {arm: base for arm, base in pairs.items() if arm not in (base, "dense")}
 
@@ -51,8 +54,10 @@ def last(study: str, arm: str, column: str = "test_accuracy") -> list[float]:
 
 
 def flops(study: str, arm: str) -> float:
-    """Of a whole search, mean over the replicates."""
+    """Of a whole search, mean over the replicates; of the dense training of one-shot pruning, where no arm is dense."""
     rows = networks(study).where(arm=arm)
+    if arm == "dense" and not rows.rows:
+        rows = networks(study).where(arm="one-shot", level=0)
     return sum(rows.values("flops")) / len({row["replicate"] for row in rows.rows})
 
 
@@ -83,6 +88,7 @@ def compared(study: str, unit: str = "dense") -> Iterator[tuple[str, ...]]:
 
 def tables() -> Iterator[Table]:
     yield Table(WAYS, list(compared(WAYS)))
+    yield Table(FULL, list(compared(FULL)))
     yield Table(CIFAR, list(compared(CIFAR)))
     yield Table(RULES, list(rule_rows()))
     yield Table(INIT, list(init_rows()))
@@ -128,6 +134,7 @@ def size(found: Difference) -> str:
 def claims() -> Iterator[Claim]:
     yield from init_claims()
     yield from concrete_claims()
+    yield from full_claims()
     yield from cifar_claims()
     yield from search_claims()
 
@@ -183,6 +190,27 @@ def concrete_claims() -> Iterator[Claim]:
             "times": number(flops(WAYS, "imp") / flops(WAYS, "concrete"), 1),
         },
         sign(once) == 0 and sign(rounds) == 1,
+    )
+
+
+def full_claims() -> Iterator[Claim]:
+    long, short = (contrast(FULL, name, "one-shot") for name in ("concrete", "concrete, short"))
+    rounds = contrast(FULL, "imp", "concrete")
+    yield Claim(
+        PAGE,
+        "At full length and 1.8 % confirmed for the cost, not for the accuracy: no difference from one-shot pruning is "
+        "shown ({long} points; {short_ends} for the short search, at {cost} of its FLOPs), and imp in six rounds is "
+        "ahead by {ahead} ({rounds}), at {times} times the FLOPs of the long search and {more} of the short one",
+        {
+            "long": ends(long),
+            "short_ends": ends(short),
+            "cost": number(flops(FULL, "concrete, short") / flops(FULL, "one-shot"), 2),
+            "ahead": size(rounds),
+            "rounds": ends(rounds),
+            "times": number(flops(FULL, "imp") / flops(FULL, "concrete"), 1),
+            "more": number(flops(FULL, "imp") / flops(FULL, "concrete, short"), 1),
+        },
+        sign(long) == sign(short) == 0 and sign(rounds) == 1,
     )
 
 
