@@ -364,9 +364,25 @@ def test_pick_is_a_spread_out_subset(numbers: list[int], most: int) -> None:
 @given(st.floats(1e-6, 1.0), st.floats(1e-6, 1.0))
 def test_ticks_lie_in_range_and_are_few(a: float, b: float) -> None:
     low, high = min(a, b), max(a, b)
-    ticks = axes.percent_ticks(low, high)
+    ticks = axes.log_ticks(low, high)
     assert 1 <= len(ticks) <= 8
     assert all(low * 0.999 <= t <= high * 1.001 for t in ticks)
+
+
+@pytest.mark.parametrize("direction", ["x", "y"])
+@pytest.mark.parametrize(("low", "high"), [(500, 60_000), (0.2, 400), (0.1, 37_070), (1e-9, 1e12), (0.9, 1.1), (3, 3)])
+def test_a_log_axis_has_a_few_plain_numbers(low: float, high: float, direction: str) -> None:
+    with style.styled():
+        figure = style.new_figure(2)
+        panel = figure.add_subplot()
+        panel.plot([low, high], [low, high])
+        axes.log_axis(getattr(panel, f"{direction}axis"), [0, low, high])
+        figure.canvas.draw()
+    axis = getattr(panel, f"{direction}axis")
+    labels = [label.get_text() for label in axis.get_ticklabels(which="both") if label.get_text()]
+    assert 1 <= len(labels) <= 5
+    assert not [label for label in labels if "$" in label]
+    assert axis.get_scale() == "log"
 
 
 @given(st.text(max_size=60))

@@ -41,8 +41,8 @@ def count_label(value: float, _position: object = None) -> str:
     return tick_label(value)
 
 
-def percent_ticks(low: float, high: float, max_ticks: int = 8) -> tuple[float, ...]:
-    """Round densities in [low, high] for a log axis, at most ``max_ticks`` where that is possible."""
+def log_ticks(low: float, high: float, max_ticks: int = 8) -> tuple[float, ...]:
+    """Round numbers in [low, high] for a log axis, at most ``max_ticks`` where that is possible."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     for steps in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         ticks = [m * 10.0**e for e in range(first, last + 1) for m in steps]
@@ -52,13 +52,25 @@ def percent_ticks(low: float, high: float, max_ticks: int = 8) -> tuple[float, .
     return tuple(ticks) if len(ticks) >= 2 else (low, high) if high > 1.2 * low else (math.sqrt(low * high),)
 
 
+def log_axis(axis: Axis, values: Iterable[float], max_ticks: int = 5) -> None:
+    """A logarithmic axis for these values (those above 0), with plain numbers at a few round ones."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    (axis.axes.set_xscale if axis is axis.axes.xaxis else axis.axes.set_yscale)("log")
+    known = [value for value in values if value > 0]
+    ticks = log_ticks(min(known), max(known), max_ticks) if known else ()
+    axis.set_major_locator(FixedLocator(ticks[:: math.ceil(len(ticks) / max_ticks) or 1]))
+    axis.set_major_formatter(FuncFormatter(count_label))
+    axis.set_minor_locator(NullLocator())
+
+
 def density_axis(axes: Axes, densities: Sequence[float], label: str = "Weights kept (%)") -> None:
     """A log axis in percent from dense on the left to sparse on the right."""
     from matplotlib.ticker import FixedLocator, NullLocator
 
     low, high = min(densities), max(densities)
     pad = max((high / low) ** 0.04, 1.05)
-    ticks = list(percent_ticks(low, high))
+    ticks = list(log_ticks(low, high))
     axes.set_xscale("log")
     axes.set_xlim(high * pad, low / pad)
     axes.xaxis.set_major_locator(FixedLocator(ticks))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from tombola.report import style
-from tombola.report.axes import density_axis, legend_above, round_ticks
+from tombola.report.axes import density_axis, legend_above, log_axis, round_ticks
 from tombola.report.descent_tables import HEADS, SIZES
 from tombola.report.looks import Look, series_look
 from tombola.report.plot import Plot, Remark, Shown, sentences
@@ -96,9 +96,7 @@ def descent_figure(result: DescentResult, measures: Sequence[str]) -> Figure:
                 axes.axvline(result.threshold, color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1.5)
             axes.set_ylabel(_label(measure))
             if measure in LOGARITHMIC:
-                axes.set_yscale("log")
-                for plain in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                    plain(lambda value, _: f"{value:g}" if f"{value:.0e}"[0] in "1235" else "")
+                log_axis(axes.yaxis, [v for point in result.curve if (v := getattr(point, measure)) is not None])
             else:
                 axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
                 round_ticks(axes.yaxis, max_ticks=5)
@@ -116,7 +114,7 @@ def _size_axis(axes: Axes, sizes: Sequence[float], result: DescentResult) -> Non
         density_axis(axes, sizes)
         return
     if max(sizes) > 10 * min(sizes):
-        axes.set_xscale("log")
+        log_axis(axes.xaxis, sizes)
     else:
         round_ticks(axes.xaxis, counts=True)
     axes.set_xlabel(label)

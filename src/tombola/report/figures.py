@@ -15,10 +15,10 @@ from tombola.report.axes import (
     density_axis,
     iterations_axis,
     legend_above,
+    log_axis,
     name_rows,
     not_above_100,
     round_ticks,
-    tick_label,
 )
 from tombola.report.looks import CONTROLS, Look
 from tombola.report.style import plain
@@ -224,7 +224,7 @@ def trace_figure(
             more = {"marker": marker, "markevery": positions, "markersize": 4.0 if len(y) > 1 else 5.5}
             axes.plot(curve.steps, y, label=plain(trace.label), **_line(look, **more))
         if log:
-            log_axis(axes, [factor * v for t in traces for v in (*t.curve.low, *t.curve.high)])
+            log_axis(axes.yaxis, [factor * v for t in traces for v in (*t.curve.low, *t.curve.high)])
         else:
             round_ticks(axes.yaxis)
             if window is not None:
@@ -235,21 +235,6 @@ def trace_figure(
         axes.set_ylabel(ylabel)
         legend_above(figure, axes)
     return figure
-
-
-def log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A log vertical axis for these values, with labels at 2 and 5 of a decade where they span few decades."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(tick_label))
-    few = max(values) < 300 * min(values)
-    axes.yaxis.set_minor_formatter(FuncFormatter(_few_minor) if few else NullFormatter())
-
-
-def _few_minor(value: float, _position: object = None) -> str:
-    """Minor labels of a log axis at 2 and 5 of a decade only."""
-    return tick_label(value) if value > 0 and f"{value:e}"[0] in "25" else ""
 
 
 def arms_figure(rows: Sequence[Row], *, xlabel: str, factor: float = 1.0) -> Figure:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tombola.formats import MISSING, Fixed, Unit, plural, significant
 from tombola.report import style, words
-from tombola.report.axes import alike, count_label, legend_above, round_ticks
+from tombola.report.axes import alike, legend_above, log_axis, round_ticks
 from tombola.report.looks import CONTROLS, Look, series_look
 from tombola.report.numbers import Number
 from tombola.report.overlap_plots import paired_figure
@@ -17,7 +17,6 @@ from tombola.results.landscape import LandscapeResult, MaskPoint, Rank
 from tombola.results.record import Figure as Values
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 RANK = Fixed("rank correlation", 2)
@@ -167,16 +166,6 @@ def _scatter(study: LandscapeResult, name: str) -> list[Shown]:
     return [Plot(f"landscape-{name.replace('_', '-')}", NAMES[name], caption, _drawn(study, name, points))]
 
 
-def _log(axes: Axes) -> None:
-    """A log horizontal axis with few plain labels."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(numticks=5))
-    axes.xaxis.set_major_formatter(FuncFormatter(count_label))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
 def _drawn(study: LandscapeResult, name: str, points: Sequence[tuple[MaskPoint, float, float]]) -> Figure:
     unit, levels = Unit(study.metric), _levels(study)
     low, high = min(x for _, x, _ in points), max(x for _, x, _ in points)
@@ -199,7 +188,7 @@ def _drawn(study: LandscapeResult, name: str, points: Sequence[tuple[MaskPoint, 
                 label=mask.source if new else None,
             )
         if low > 0 and high > _DECADE * low:
-            _log(axes)
+            log_axis(axes.xaxis, [x for _, x, _ in points])
         else:
             round_ticks(axes.xaxis, max_ticks=5)
         axes.set_xlabel(f"{NAMES[name]} before training")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tombola.formats import MISSING, Fixed, Unit, count, density, number, percent
 from tombola.report import style
-from tombola.report.axes import legend_above, round_ticks
+from tombola.report.axes import legend_above, log_axis, round_ticks
 from tombola.report.looks import Look, series_look
 from tombola.report.numbers import Number
 from tombola.report.plot import Plot, Remark, Shown, sentences
@@ -79,7 +79,7 @@ def regime_figure(result: RegimeResult, wrong: bool) -> Figure:
             round_ticks(axes.yaxis, max_ticks=5)
         ratios = [ticket.ratio for ticket in result.tickets if ticket.kept]
         if max(ratios) > 10 * min(ratios):
-            panels[-1].set_xscale("log")
+            log_axis(panels[-1].xaxis, ratios)
         panels[-1].set_xlabel("Kept weights / n K")
         if len(result.thresholds) > 1:
             legend_above(drawn, panels[0])

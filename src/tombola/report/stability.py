@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tombola.formats import MISSING, count, density, percent
 from tombola.report import style
 from tombola.report.aggregate import Curve, levels_of, merged, pick
-from tombola.report.axes import alike, iterations_axis, legend_above, round_ticks
-from tombola.report.figures import log_axis
+from tombola.report.axes import alike, iterations_axis, legend_above, log_axis, round_ticks
 from tombola.report.looks import Look, Looks, shades
 from tombola.report.plot import Plot, Remark, Shown, over_replicates, sentences
 from tombola.report.style import plain
@@ -185,7 +184,7 @@ def distances_figure(masks: Sequence[Masks], threshold: float | None) -> Figure:
         if threshold is not None:
             axes.axhline(100 * threshold, color=style.MUTED, linewidth=1, linestyle=(0, (4, 2)))
         ends = (value for one in masks if (curve := one.distances) for value in (*curve.low, *curve.high))
-        log_axis(axes, [100 * value for value in ends if value > 0])
+        log_axis(axes.yaxis, [100 * value for value in ends if value > 0])
         iterations_axis(axes, last)
         axes.set_ylabel("Mask changed (%)")
         legend_above(figure, axes)

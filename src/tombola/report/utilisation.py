@@ -14,9 +14,9 @@ from tombola.report.aggregate import pick
 from tombola.report.axes import (
     EQUAL_DENSITIES,
     alike,
-    count_label,
     iterations_axis,
     legend_above,
+    log_axis,
     name_rows,
     round_ticks,
 )
@@ -132,17 +132,13 @@ def bars_figure(used: Sequence[Used]) -> Figure:
 
 def size_figure(used: Sequence[Used]) -> Figure:
     """Masked share against the number of weights of a layer, on a log axis."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
     with style.styled():
         figure = style.new_figure(2.95)
         axes = figure.add_subplot()
         for one in used:
             sizes = [layer.total for layer in one.layers]
             axes.plot(sizes, _masked(one.layers), one.look.marker, color=one.look.colour, label=plain(one.label))
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(FuncFormatter(count_label))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        log_axis(axes.xaxis, (layer.total for one in used for layer in one.layers))
         axes.margins(x=0.08)
         axes.set_ylim(*_limits(share for one in used for share in _masked(one.layers)))
         round_ticks(axes.yaxis)
