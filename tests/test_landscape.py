@@ -55,6 +55,13 @@ def test_it_is_the_algebraically_largest_and_none_of_nothing() -> None:
     assert largest_eigenvalue(lambda v: v, 0, draws()) is None
 
 
+@pytest.mark.parametrize("size", [3, 30])
+def test_the_largest_eigenvalue_of_zeros_is_0_and_of_what_is_not_finite_none(size: int) -> None:
+    assert largest_eigenvalue(torch.zeros_like, size, draws()) == 0.0
+    for value in (math.nan, math.inf):
+        assert largest_eigenvalue(lambda v, value=value: torch.full_like(v, value), size, draws()) is None  # type: ignore[misc]
+
+
 def test_the_trace_of_a_diagonal_is_exact_and_its_expectation_the_trace() -> None:
     diagonal = torch.diag(torch.tensor([3.0, -1.0, 0.5], dtype=torch.float64))
     assert trace(lambda v: diagonal @ v, 3, draws(), 1) == 2.5

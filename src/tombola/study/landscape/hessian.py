@@ -41,7 +41,9 @@ def hessian_product(loss: Callable[[Tensor], Tensor], point: Tensor) -> Product:
 
 
 def largest_eigenvalue(product: Product, size: int, draws: Generator) -> float | None:
-    """Of a symmetric matrix, the algebraically largest; None of no rows, or where Lanczos' method does not converge.
+    """Of a symmetric matrix, the algebraically largest.
+
+    None of no rows, of numbers that are not finite, or where Lanczos' method does not converge.
 
     Args:
         draws: of the vector that it begins with.
@@ -52,12 +54,15 @@ def largest_eigenvalue(product: Product, size: int, draws: Generator) -> float |
         return None
     if size <= _DENSE:
         rows = torch.stack([product(row) for row in torch.eye(size, dtype=torch.float64, device="cpu")]).double()
-        return float(torch.linalg.eigvalsh((rows + rows.T) / 2)[-1])
+        return float(torch.linalg.eigvalsh((rows + rows.T) / 2)[-1]) if bool(rows.isfinite().all()) else None
 
     def times(vector: Any) -> Any:
         return product(torch.from_numpy(np.ascontiguousarray(vector).ravel())).double().numpy()
 
     begin = torch.randn(size, generator=draws, dtype=torch.float64, device="cpu").numpy()
+    first = times(begin)
+    if not first.any() or not np.isfinite(first).all():  # ARPACK fails on either
+        return None if first.any() else 0.0
     matrix = LinearOperator((size, size), matvec=times, dtype=np.float64)
     try:
         (found,) = eigsh(matrix, k=1, which="LA", v0=begin, tol=_TOLERANCE, maxiter=100, return_eigenvectors=False)
