@@ -182,3 +182,17 @@ def test_what_no_line_leads_to_is_named() -> None:
     second.register_buffer("chosen", torch.tensor([1, 0]))
     with pytest.raises(TombolaError, match="other whole numbers in 'chosen'"):
         tb.barrier(first, second, blobs())
+
+
+def test_a_line_is_exact_where_both_are_infinite() -> None:
+    causal = {"mask": torch.full((2, 2), -math.inf).triu(1)}
+    assert torch.equal(interpolated(causal, causal, 0.5)["mask"], causal["mask"])
+
+
+def test_networks_that_diverged_have_no_line() -> None:
+    first, second = (nn.Linear(2, 2) for _ in range(2))
+    with torch.no_grad():
+        second.weight[0, 0] = math.nan
+    data = (torch.randn(8, 2), torch.arange(8) % 2)
+    with pytest.raises(TombolaError, match="the second network has values that are NaN or infinite in 'weight'"):
+        tb.barrier(first, second, (data, data, data), points=3)

@@ -89,6 +89,8 @@ def line_between(setup: TrainingSetup, first: nn.Module, second: nn.Module, *, p
     """`barrier` with the data, device and precision of a training."""
     ends = _state(first), _state(second)
     check_alike(*ends)
+    for which, network in (("first", first), ("second", second)):
+        _check_finite(which, unwrap(network))
     probe = copy.deepcopy(unwrap(first))
     release(probe)
     probe.to(setup.fabric.device)
@@ -104,9 +106,14 @@ def line_between(setup: TrainingSetup, first: nn.Module, second: nn.Module, *, p
 
 
 def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], position: float) -> dict[str, Tensor]:
-    """(1 - position)·first + position·second, exact at both ends; what is not floating point is the first's."""
+    """(1 - position)·first + position·second, exact at both ends and where both are equal, infinite values too.
+
+    What is not floating point is the first's.
+    """
     return {
-        name: torch.lerp(value, second[name], position) if value.is_floating_point() else value
+        name: torch.where(value == second[name], value, torch.lerp(value, second[name], position))
+        if value.is_floating_point()
+        else value
         for name, value in first.items()
     }
 
@@ -129,6 +136,15 @@ def check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> No
             raise TombolaError(
                 f"the networks have other whole numbers in {name!r}, between which there is no line; give two that "
                 "share them"
+            )
+
+
+def _check_finite(which: str, network: nn.Module) -> None:
+    for name, parameter in network.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise TombolaError(
+                f"the {which} network has values that are NaN or infinite in {name!r}, which no line leads to; give "
+                "networks whose training did not diverge"
             )
 
 
