@@ -30,6 +30,7 @@ from tombola.study.double_descent.features import Draws, fourier, half_median_di
 from tombola.study.double_descent.kinds import KINDS
 from tombola.study.double_descent.least_squares import minimum_norm
 from tombola.study.double_descent.random_features import FourierFeatures, ReluFeatures
+from tombola.study.double_descent.sentence import sentence, size_in_words
 
 FEW = (3, 8, 12, 13, 15, 24, 60)
 """Numbers of features, below and above twelve examples, and beside them."""
@@ -258,6 +259,25 @@ def test_killed_after_any_point_it_goes_on_to_the_same_bytes(tmp_path: Path, mon
         resumed = curve_of(folder, data)
         assert resumed.run is not None
         assert (Path(resumed.run) / "result.json").read_bytes() == wanted
+
+
+def test_losses_that_are_no_numbers_are_said() -> None:
+    def point(size: int, *losses: float) -> tuple[DescentFit, ...]:
+        rest: dict[str, Any] = {"train_error": None, "test_error": None, "norm": None}
+        return tuple(DescentFit(features=size, train_loss=loss, test_loss=loss, **rest) for loss in losses)
+
+    some = over_replicates([*point(1, 2.0, 3.0), *point(2, math.inf, 1.0), *point(3, math.nan, math.nan)])
+    assert sentence(some, "features", "test_loss", 2.0) == (
+        "Test loss has no peak inside the curve; it is lowest at 2 features; it is not a finite number in every "
+        "replicate at 2 of 3 sizes."
+    )
+    none = over_replicates(point(3, math.nan))
+    assert sentence(none, "features", "test_loss", 2.0) == "Test loss is not a finite number at any size."
+
+
+def test_one_of_something_is_said_in_the_singular() -> None:
+    assert size_in_words(1.0, "parameters") == "1 parameter"
+    assert size_in_words(1294.0, "features") == "1,294 features"
 
 
 def test_replicates_draw_other_features(tmp_path: Path) -> None:

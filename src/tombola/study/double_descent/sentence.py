@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tombola.formats import density, number
+from tombola.formats import density, number, plural
 from tombola.results.double_descent import Axis, DescentPoint, Phase, peak_of
 
 
@@ -33,7 +33,13 @@ def _of_series(points: Sequence[DescentPoint], name: str, axis: Axis, measure: s
         if threshold:
             text += f", {number(peak / threshold, 2)} times the threshold of {size_in_words(threshold, axis)}"
     known = [(value, point.size(axis)) for point in points if (value := getattr(point, measure)) is not None]
-    return f"{text}; it is lowest at {size_in_words(min(known)[1], axis)}." if known else f"{text}."
+    if not known:
+        return f"{name} is not a finite number at any size."
+    text += f"; it is lowest at {size_in_words(min(known)[1], axis)}"
+    diverged = sum(None in point.values.get(measure, ()) for point in points)
+    if diverged:
+        text += f"; it is not a finite number in every replicate at {diverged} of {plural(len(points), 'size')}"
+    return f"{text}."
 
 
 def phases_in_words(phases: Sequence[Phase]) -> str:
@@ -51,4 +57,4 @@ def _stretch(phase: Phase) -> str:
 
 def size_in_words(size: float, axis: Axis) -> str:
     """A size with its unit: "1,294 features", "5.00 %"."""
-    return density(size) if axis == "density" else f"{number(size, 0)} {axis}"
+    return density(size) if axis == "density" else plural(round(size), axis.removesuffix("s"))
