@@ -346,6 +346,21 @@ def test_what_is_shortened_has_another_name_and_says_so(folder: Path) -> None:
     assert "(full form, shortened)" in result.sentence
 
 
+def test_the_commands_of_what_is_shortened_are_those_that_run() -> None:
+    options = {"recipe": {"length": "30ep", "lr": 0.1}, "replicates": 3}
+    runs = {
+        "curve": {"command": "study curve imp", "quick": {"length": "10ep", "replicates": 3}},
+        "density": {"command": "study double-descent", "quick": options},
+    }
+    claims = [{"what": "a", "published": "b", "of": {"run": "curve", "path": "x"}, "expect": "above"}]
+    made: Reproduction = converted(small(runs=runs, claims=claims), "x")
+    shown = [step.shown for _, step in steps_of(made, Asked(replicates=1, shorten={"length": "2it"}))]
+    assert shown == [
+        "tombola study curve imp --length 2it --replicates 1 --seed 0",
+        "tombola study double-descent --recipe {length: 2it, lr: 0.1} --replicates 1 --seed 0",
+    ]
+
+
 def test_it_has_a_page(said: dict[str, Any], folder: Path) -> None:
     write_report([said["run"]], folder / "page")
     page = (folder / "page" / "report.html").read_text()

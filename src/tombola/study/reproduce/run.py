@@ -79,9 +79,18 @@ def steps_of(reproduction: Reproduction, asked: Asked) -> Iterator[tuple[str, St
         for repeat in range(command.repeats):
             seed = {"seed": asked.seed + REPEATED * repeat}
             replicates = {} if asked.replicates is None else {"replicates": asked.replicates}
-            words = tuple(written({**options, **seed}))
-            overrides = {**replicates, **asked.shorten, **asked.place}
+            instead = {**replicates, **asked.shorten}
+            words = tuple(written({**_replaced(options, instead), **seed}))
+            overrides = {**instead, **asked.place}
             yield name, Step(name, (*(command.command or "").split(), *words), command.study, overrides)
+
+
+def _replaced(options: Mapping[str, Any], instead: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with other values for those that they have, in a mapping such as `recipe` too."""
+    return {
+        key: instead[key] if key in instead else _replaced(value, instead) if isinstance(value, Mapping) else value
+        for key, value in options.items()
+    }
 
 
 def written(options: Mapping[str, Any]) -> Iterator[str]:
