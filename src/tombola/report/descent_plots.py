@@ -94,7 +94,7 @@ def descent_figure(result: DescentResult, measures: Sequence[str]) -> Figure:
                 _draw(axes, points, result, measure, series_look(index), name)
             if result.threshold is not None:
                 axes.axvline(result.threshold, color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1.5)
-            axes.set_ylabel(_label(measure))
+            axes.set_ylabel(_label(measure).replace(" labels ", " labels\n"))
             if measure in LOGARITHMIC:
                 log_axis(axes.yaxis, [v for point in result.curve if (v := getattr(point, measure)) is not None])
             else:

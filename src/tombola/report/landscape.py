@@ -13,26 +13,14 @@ from tombola.report.numbers import Number
 from tombola.report.overlap_plots import paired_figure
 from tombola.report.plot import Plot, Remark, Shown, sentences
 from tombola.report.tables import Cell, Row, Table
-from tombola.results.landscape import LandscapeResult, MaskPoint, Rank
+from tombola.results.landscape import DENSITY, LandscapeResult, MaskPoint, Rank
+from tombola.results.landscape import STATISTIC_NAMES as NAMES
 from tombola.results.record import Figure as Values
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RANK = Fixed("rank correlation", 2)
-DENSITY = "density"
-NAMES = {
-    DENSITY: "Density",
-    "loss": "Loss",
-    "gradient_norm": "Gradient norm",
-    "eigenvalue": "Hessian eigenvalue",
-    "trace": "Hessian trace",
-    "growing": "Growing weights",
-    "sign_agreement": "Sign agreement",
-    "gradsign": "GradSign",
-    "ntk_sap": "NTK-SAP",
-    "px": "PX",
-}
 _DECADE = 10.0
 """Statistics that span more are drawn over a log axis."""
 

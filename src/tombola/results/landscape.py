@@ -5,6 +5,22 @@ from __future__ import annotations
 from tombola.results.measurement import Measurement
 from tombola.results.record import Count, Figure, Fraction, Interval, Parameters, Record, Settings
 
+DENSITY = "density"
+"""A statistic too: what a mask keeps says much of what it reaches."""
+STATISTIC_NAMES = {
+    DENSITY: "Density",
+    "loss": "Loss",
+    "gradient_norm": "Gradient norm",
+    "eigenvalue": "Hessian eigenvalue",
+    "trace": "Hessian trace",
+    "growing": "Growing weights",
+    "sign_agreement": "Sign agreement",
+    "gradsign": "GradSign",
+    "ntk_sap": "NTK-SAP",
+    "px": "PX",
+}
+"""Statistic -> what it is called."""
+
 
 class MaskReading(Record, frozen=True, kw_only=True):
     """One mask of one network before training: every statistic by name, None where there is none."""

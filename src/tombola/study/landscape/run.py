@@ -23,7 +23,7 @@ from tombola.models.spec import ModelSpec
 from tombola.parameters import prunable
 from tombola.plain import as_plain
 from tombola.results.codec import recovered
-from tombola.results.landscape import Correlation, LandscapeResult, MaskPoint, MaskReading
+from tombola.results.landscape import DENSITY, Correlation, LandscapeResult, MaskPoint, MaskReading
 from tombola.results.statistics import figure
 from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive, generator
@@ -45,9 +45,6 @@ from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.trial import TrainingSetup, run_trial
-
-DENSITY = "density"
-"""A statistic too: what a mask keeps says much of what it reaches."""
 
 
 def landscape(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tombola.formats import Fixed, plural
-from tombola.results.landscape import Correlation, MaskPoint
+from tombola.results.landscape import STATISTIC_NAMES, Correlation, MaskPoint
 
 NOTE = (
     "All masks lie on the same first weights and train in the same data order. Within density: rank correlations among "
@@ -33,6 +33,8 @@ def sentence(masks: Sequence[MaskPoint], correlations: Sequence[Correlation], me
             f"At equal density no statistic before training has a rank correlation with the final test {metric} of the "
             f"{count} whose interval leaves out 0."
         )
-    names = ", ".join(f"{one.statistic} {_RANK.differences.bare(one.within_density.value or 0.0)}" for one in told)
+    names = ", ".join(
+        f"{STATISTIC_NAMES[one.statistic]} {_RANK.differences.bare(one.within_density.value or 0.0)}" for one in told
+    )
     where = f"with the final test {metric} of {count}, where the interval leaves out 0"
     return f"Rank correlations at equal density {where}: {names}."
