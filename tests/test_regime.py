@@ -169,7 +169,7 @@ def squared() -> Splits:
 
 def test_refusals(tmp_path: Path) -> None:
     network = net([0.0, 0.0], [0.0, 0.0])
-    with pytest.raises(TombolaError, match="the metric of data is mse"):
+    with pytest.raises(TombolaError, match="the task of data is one of its own, with the metric mse"):
         tb.regime(FULL, squared(), model=network)
     with pytest.raises(TombolaError, match=r"tolerance is 1\.0"):
         tb.regime(FULL, data(), model=network, tolerance=1.0)

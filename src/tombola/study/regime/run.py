@@ -148,8 +148,8 @@ class _Regime(Experiment[Asked, RegimeResult]):
         splits = work.splits
         if not splits.task.takes_class_numbers or splits.outputs is None:
             raise TombolaError(
-                f"the metric of {splits.name} is {splits.task.metric_name}, and the regime of a ticket is read off its "
-                "errors; give data of classes with the metric accuracy"
+                f"the task of {splits.name} is one of its own, with the metric {splits.task.metric_name}, and the "
+                "regime of a ticket is read off its errors; give data of classes without a task"
             )
         if self.request.data_given:
             return
