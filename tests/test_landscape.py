@@ -6,6 +6,8 @@ import itertools
 import math
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,16 @@ def test_the_largest_eigenvalue_of_zeros_is_0_and_of_what_is_not_finite_none(siz
     assert largest_eigenvalue(torch.zeros_like, size, draws()) == 0.0
     for value in (math.nan, math.inf):
         assert largest_eigenvalue(lambda v, value=value: torch.full_like(v, value), size, draws()) is None  # type: ignore[misc]
+
+
+def test_forward_derivatives_do_not_warn_of_torchscript() -> None:
+    code = (
+        "import torch; from tombola.study.landscape.hessian import hessian_product; "
+        "print(hessian_product(lambda v: torch.sigmoid(v).sum() * torch.nn.functional.cross_entropy("
+        "v.view(1, 2), torch.zeros(1, dtype=torch.int64)), torch.zeros(2))(torch.ones(2)))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error::FutureWarning", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_trace_of_a_diagonal_is_exact_and_its_expectation_the_trace() -> None:

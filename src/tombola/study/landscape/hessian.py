@@ -7,6 +7,7 @@ v'Hv over vectors of random signs.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -30,7 +31,10 @@ def hessian_product(loss: Callable[[Tensor], Tensor], point: Tensor) -> Product:
     def product(vector: Tensor) -> Tensor:
         vector = vector.to(point)
         try:
-            pushed: Any = torch.func.jvp(gradient, (point,), (vector,))
+            with warnings.catch_warnings():  # torch's own first use of forward derivatives
+                warnings.filterwarnings("ignore", r".*torch\.jit\.script.* is deprecated", FutureWarning)
+                warnings.filterwarnings("ignore", r".*torch\.jit\.script.* is deprecated", DeprecationWarning)
+                pushed: Any = torch.func.jvp(gradient, (point,), (vector,))
             moved: Tensor = pushed[1]
         except (RuntimeError, NotImplementedError):  # an operation without a forward derivative
             pulled: Any = torch.func.vjp(gradient, point)
