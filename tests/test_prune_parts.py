@@ -451,3 +451,9 @@ def test_a_dry_run_keeps_a_criterions_warnings_for_when_they_count(recwarn: pyte
 
     dry_run(search_of(), replace(pruning(), criterion=warning))
     assert not recwarn.list
+
+
+def test_a_network_without_parameters_is_refused_in_its_own_words() -> None:
+    data = (torch.randn(8, 2), torch.arange(8) % 2)
+    with pytest.raises(TombolaError, match="the Flatten has no parameters"):
+        tb.find(nn.Flatten(), (data, data, data))

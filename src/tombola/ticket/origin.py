@@ -196,6 +196,10 @@ class Origin:
     ) -> Origin:
         """The present values of a model, or of a full state dict (a rewind point), copied."""
         values = tensors_of(state) if isinstance(state, nn.Module) else dict(state)
+        if isinstance(state, nn.Module) and not values:
+            raise TicketError(
+                f"the {type(state).__name__} has no parameters, so nothing to train; give one with weights"
+            )
         tied = ties({name: value for name, value in values.items() if isinstance(value, Tensor)})
         tensors = {name: value for name, value in values.items() if name not in tied}
         return cls(network=network, init=init, seed=seed, tensors=tensors, tied=tied)
