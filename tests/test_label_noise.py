@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from tombola.cli import main
 from tombola.data.config import Augment, DataSpec
 from tombola.data.fewer import stratified_order, with_train_examples
 from tombola.data.label_noise import mislabelled, noisy_classes, with_label_noise
+from tombola.data.labels import UntaughtLabelsWarning
 from tombola.data.registry import load_data
 from tombola.data.splits import Resident, Splits, Task, accuracy, make_splits
 from tombola.errors import TombolaError
@@ -196,3 +198,21 @@ def test_from_the_command_line_to_the_ticket_and_back(tmp_path: Path, capsys: py
     spec = data_of(ticket, "data")
     assert spec == DataSpec(augment=Augment(), train_examples=200, label_noise=0.2, label_noise_kind="pairflip")
     assert load_data(spec).fingerprint == ticket.provenance["data"]["fingerprint"]
+
+
+def test_classes_that_a_small_training_split_lacks_are_named() -> None:
+    with pytest.warns(UntaughtLabelsWarning, match=r"no training example has label .* of the val split"):
+        with_train_examples(own(), 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_train_examples(own(), 4)
+
+
+def test_noise_that_makes_no_label_wrong_is_refused() -> None:
+    with pytest.raises(TombolaError, match=r"label_noise 0\.01 makes none of the 40 training labels wrong"):
+        with_label_noise(own(), 0.01)
+
+
+def test_a_mapping_is_named_where_one_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["study", "double-descent", "--kind", "density", "--data", "digits", "--recipe", "3"]) == 2
+    assert "recipe is '3', but it must be a mapping such as {name: value} or null" in capsys.readouterr().err

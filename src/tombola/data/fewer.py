@@ -7,8 +7,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from tombola.data.labels import listed_labels
-from tombola.data.splits import Resident, Splits, subset
+from tombola.data.labels import listed_labels, warn_of_untaught
+from tombola.data.splits import Resident, Splits, Streamed, subset
 from tombola.errors import TombolaError
 from tombola.rng.seeds import generator
 
@@ -30,7 +30,11 @@ def with_train_examples(splits: Splits, count: int, *, split_seed: int = 0) -> S
         )
     if count == have:
         return splits
-    rows = stratified_order(_classes(splits), split_seed)[:count].sort().values
+    known = {where: y for where in ("train", "val", "test") if (y := _classes(getattr(splits, where))) is not None}
+    order = stratified_order(known.get("train", torch.zeros(have, dtype=torch.int64, device="cpu")), split_seed)
+    rows = order[:count].sort().values
+    if "train" in known:
+        warn_of_untaught({**known, "train": known["train"][rows]}, splits.task.ignored)
     return replace(splits, train=subset(splits.train, rows))
 
 
@@ -48,10 +52,7 @@ def stratified_order(labels: Tensor, seed: int) -> Tensor:
     return shuffled[torch.sort(place, stable=True).indices]
 
 
-def _classes(splits: Splits) -> Tensor:
-    """One class number per training example; zeros where there are none."""
-    train = splits.train
-    y = train.y if isinstance(train, Resident) else listed_labels(train.dataset)
-    if y is None or y.dim() != 1 or y.is_floating_point() or y.is_complex():
-        return torch.zeros(len(train), dtype=torch.int64, device="cpu")
-    return y
+def _classes(part: Resident | Streamed | None) -> Tensor | None:
+    """One class number per example; None where there are none."""
+    y = None if part is None else part.y if isinstance(part, Resident) else listed_labels(part.dataset)
+    return None if y is None or y.dim() != 1 or y.is_floating_point() or y.is_complex() else y

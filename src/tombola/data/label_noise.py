@@ -42,6 +42,10 @@ def with_label_noise(splits: Splits, fraction: float, kind: str = "symmetric", *
     train, allowed = _labelled(splits)
     rows = (train.y != splits.task.ignored).nonzero().flatten() if splits.task.ignored is not None else None
     y = train.y if rows is None else train.y[rows]
+    if not round(fraction * len(y)):
+        raise TombolaError(
+            f"label_noise {fraction:g} makes none of the {len(y):,} training labels wrong; give more, or leave it out"
+        )
     position = torch.full((max(allowed) + 1,), -1, dtype=torch.int64, device="cpu")
     position[allowed] = torch.arange(len(allowed), device="cpu")
     noisy = torch.tensor(allowed, device="cpu")[noisy_classes(position[y], len(allowed), fraction, kind, split_seed)]
