@@ -60,6 +60,8 @@ def test_dense_keeps_everything_and_borrows_the_recipes_of_imp() -> None:
         "version": 1,
         "activations": "float",
         "norms": False,
+        "hand_on": "last",
+        "dropout": 0.0,
     }
     lender = preset(METHODS["imp"], "resnet-20", "cifar10")
     assert lender.method

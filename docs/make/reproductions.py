@@ -102,7 +102,7 @@ def section(name: str) -> Iterator[str]:
     yield f"`tombola reproduce {name}`, {date}, seed {result.seed}:\n"
     for run in result.commands:
         where = f"{run.model} on {run.data}" if run.model else run.data
-        yield f"- {where}, {run.replicates} replicates: `{run.command}`"
+        yield f"- {where}, {run.replicates} replicates: `{_shown(run.command)}`"
     yield ""
     rows = [("claim", "published", "ours", "verdict")]
     for claim, one in findings(name, result):
@@ -129,3 +129,9 @@ def faults(write: Callable[[Path, str], None]) -> list[Fault]:
         write(path, text())
         return [Fault(PAGE, "is not what the results give", fixable=True)]
     return []
+
+
+def _shown(command: str) -> str:
+    """A command as a reader can give it; of a study that stands in the reproduction's own file its options alone."""
+    _, verb, name, *options = command.split(" ")
+    return " ".join(options) if verb == "study" and name.endswith(".yaml") else command

@@ -114,8 +114,8 @@ def barrier_of(values: Sequence[float | None], *, higher_is_better: bool) -> flo
     Instability of Frankle, Dziugaite, Roy & Carbin 2020 ("Linear Mode Connectivity and the Lottery Ticket Hypothesis",
     ICML, section 2): max over a of error(a) - (error(0) + error(1)) / 2.
 
-    >>> barrier_of([0.9, 0.6, 0.8], higher_is_better=True)
-    0.25
+    >>> barrier_of([1.0, 0.5, 0.75], higher_is_better=True)
+    0.375
     """
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:

@@ -39,8 +39,8 @@ class Draws:
 
     def _block(self, block: int) -> tuple[Tensor, Tensor]:
         draws = generator(self.seed, "features", block)
-        v = torch.randn(BLOCK, self.inputs, dtype=torch.float64, generator=draws)
-        return v, 2 * math.pi * torch.rand(BLOCK, dtype=torch.float64, generator=draws)
+        v = torch.randn(BLOCK, self.inputs, dtype=torch.float64, generator=draws, device="cpu")
+        return v, 2 * math.pi * torch.rand(BLOCK, dtype=torch.float64, generator=draws, device="cpu")
 
 
 def fourier(x: Tensor, v: Tensor, b: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def _wide(
 ) -> Iterator[tuple[int, Fitted]]:
     """More features than examples."""
     x, added = sets[0], 0
-    gram = torch.zeros(len(x), len(x), dtype=torch.float64)
+    gram = torch.zeros(len(x), len(x), dtype=torch.float64, device="cpu")
     last = max(count for count in counts if count not in done)
     for count in counts[: counts.index(last) + 1]:
         for first, end in chunks(added, count):
@@ -154,7 +154,7 @@ def reciprocal_condition(upper: Tensor) -> float:
 
 def stacked(features: Features, x: Tensor, count: int) -> Tensor:
     """The first `count` features of examples (n, d): float64 (n, count)."""
-    z = torch.empty(len(x), count, dtype=torch.float64)
+    z = torch.empty(len(x), count, dtype=torch.float64, device="cpu")
     for first, end in chunks(0, count):
         z[:, first:end] = features(x, first, end)
     return z
@@ -162,7 +162,7 @@ def stacked(features: Features, x: Tensor, count: int) -> Tensor:
 
 def _fitted(features: Features, solution: Tensor, count: int, sets: Sequence[Tensor]) -> Fitted:
     """What coefficients (N, K), or dual ones (n, K) where N > n, give for all sets; Z^T makes coefficients of those."""
-    outputs = [torch.zeros(len(x), solution.shape[1], dtype=torch.float64) for x in sets]
+    outputs = [torch.zeros(len(x), solution.shape[1], dtype=torch.float64, device="cpu") for x in sets]
     dual, squares = count > len(sets[0]), 0.0
     for first, end in chunks(0, count):
         own = features(sets[0], first, end)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from tombola.study.double_descent.examples import Part
 
+FLOAT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 NEW_VARIANCE = 0.01
 """Of the weights of added units."""
 CUTS, CUT = 12, 0.9
@@ -74,22 +76,22 @@ def centred(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
 
 def first_network(inputs: int, width: int, outputs: int, draws: torch.Generator) -> Network:
     """Weights by Glorot's uniform initialisation, biases 0."""
-    into, out = torch.empty(width, inputs), torch.empty(outputs, width)
+    into, out = torch.empty(width, inputs, **FLOAT), torch.empty(outputs, width, **FLOAT)
     for weight in (into, out):
         nn.init.xavier_uniform_(weight, generator=draws)
-    return Network(into, torch.zeros(width), out, torch.zeros(outputs))
+    return Network(into, torch.zeros(width, **FLOAT), out, torch.zeros(outputs, **FLOAT))
 
 
 def widened(network: Network, width: int, draws: torch.Generator) -> Network:
     """A network of more units: those there are as they are, the weights of the others ~ N(0, NEW_VARIANCE)."""
     more = width - len(network.bias)
     into, out = (
-        math.sqrt(NEW_VARIANCE) * torch.randn(*shape, generator=draws)
+        math.sqrt(NEW_VARIANCE) * torch.randn(*shape, generator=draws, **FLOAT)
         for shape in ((more, network.into.shape[1]), (len(network.out), more))
     )
     return Network(
         torch.cat([network.into, into]),
-        torch.cat([network.bias, torch.zeros(more)]),
+        torch.cat([network.bias, torch.zeros(more, **FLOAT)]),
         torch.cat([network.out, out], dim=1),
         network.out_bias.clone(),
     )
@@ -118,4 +120,4 @@ def batches(count: int, size: int, draws: torch.Generator) -> tuple[Tensor | sli
     """The examples of the steps of an epoch, in a new order; all of them where they fit into one batch."""
     if count <= size:
         return (slice(None),)
-    return torch.split(torch.randperm(count, generator=draws), size)
+    return torch.split(torch.randperm(count, generator=draws, device="cpu"), size)

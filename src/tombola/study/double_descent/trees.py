@@ -28,8 +28,8 @@ def forest_fit(examples: Examples, leaves: int, trees: int, seed: int) -> Descen
     forest.fit(examples.train.x.numpy(), examples.train.labels.numpy())
 
     def outputs(x: Tensor) -> Tensor:
-        shares = torch.zeros(len(x), examples.outputs, dtype=torch.float64)
-        shares[:, torch.as_tensor(forest.classes_)] = torch.as_tensor(forest.predict_proba(x.numpy()))
+        shares = torch.zeros(len(x), examples.outputs, dtype=torch.float64, device="cpu")
+        shares[:, torch.from_numpy(forest.classes_)] = torch.from_numpy(forest.predict_proba(x.numpy()))
         return shares
 
     grown = sum(int(tree.get_n_leaves()) for tree in forest.estimators_)
