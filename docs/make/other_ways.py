@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from statistics import fmean
 
 from pages import Claim, Table
-from results import Difference, contrast, ends, networks, number, sign, spread
+from results import Difference, contrast, ends, networks, number, record, sign, spread
 
 PAGE = "docs/other-ways.md"
 WAYS, CIFAR, RULES = "mnist-ways", "cifar10-concrete", "mnist-mask-rules"
@@ -132,6 +132,12 @@ def size(found: Difference) -> str:
 
 
 def claims() -> Iterator[Claim]:
+    speeds = [row["loop/vmap"]["median"] for row in record("benchmarks/intel-xeon", "population.json")["rows"]]
+    yield Claim(
+        "docs/supermasks.md",
+        "at once is {low} to {high} times as fast as one by one",
+        {"low": number(min(speeds), 2), "high": number(max(speeds), 2)},
+    )
     yield from init_claims()
     yield from concrete_claims()
     yield from full_claims()
