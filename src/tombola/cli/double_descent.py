@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.measurement import show_measurement
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, add_run
@@ -19,9 +20,6 @@ from tombola.formats import plural
 from tombola.study.double_descent.base import Kind
 from tombola.study.double_descent.kinds import KINDS, kind_of
 from tombola.train.options import Options
-
-if TYPE_CHECKING:
-    from tombola.results.double_descent import DescentResult
 
 
 def verbs() -> list[Verb]:
@@ -75,7 +73,9 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         options=machine,
         jobs=given["jobs"],
     )
-    show_descent(screen, result)
+    examples = plural(result.examples, "example")
+    show_measurement(screen, result, f"double descent of {result.curve_kind} on {result.data}, {examples}")
+    screen.run(result.run, result.reused)
     return result.as_dict()
 
 
@@ -93,15 +93,3 @@ def _kind(given: Namespace) -> Kind:
                 f"--{changed[0]} is an option of kind {' and '.join(kinds)}, not of {name}; leave it out"
             )
     return source(**chosen)
-
-
-def show_descent(screen: Screen, result: DescentResult) -> None:
-    """The curve, its peak and threshold, and where the run lies."""
-    from tombola.report.descent_tables import descent_tables
-
-    over = f"{'means over ' if result.replicates > 1 else ''}{plural(result.replicates, 'replicate')}"
-    screen.line(f"double descent of {result.curve_kind} on {result.data}, {plural(result.examples, 'example')}, {over}")
-    screen.tables(descent_tables(result))
-    for line in filter(None, (result.sentence, result.intervals, result.note)):
-        screen.line(line)
-    screen.run(result.run, result.reused)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.measurement import show_measurement
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
@@ -17,7 +18,6 @@ from tombola.cli.studies import typed
 from tombola.cli.values import import_from_here
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
-from tombola.formats import plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
 from tombola.study.connectivity_plan import Connectivity, search_arms
@@ -27,7 +27,10 @@ from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
-    from tombola.results.measurement import Measurement
+    from tombola.results.connectivity import ConnectivityResult
+    from tombola.results.landscape import LandscapeResult
+
+    Study: TypeAlias = Callable[..., ConnectivityResult | LandscapeResult]
 
 _PLAN = Group("study", Connectivity)
 _MASKS = Group("study", Landscape)
@@ -56,30 +59,32 @@ def _add(plan: Group, replicates: int, parser: ArgumentParser) -> None:
 
 
 def _connectivity(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    # the cheap checks first: a wrong value is reported before torch is loaded
-    model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
-    plan = Connectivity(**_PLAN.read(given))
-    plan = replace(plan, imp=_imp(plan.imp))
-    search_arms(Setting(model, data, _RECIPE.read(given), plan))
-    machine = Options(**MACHINE.read(given))
-    with loading(machine.progress):
+    def load() -> Study:
         from tombola.study.connectivity import connectivity
 
-    result = connectivity(
-        model,
-        data,
-        plan,
-        recipe=_RECIPE.read(given),
-        out=Path(given["out"]),
-        seed=given["seed"],
-        replicates=given["replicates"],
-        options=machine,
-        jobs=given["jobs"],
-    )
-    show_measurement(screen, result, f"connectivity on {result.data} with {result.model}")
-    show_denominator(screen, result.parameters)
-    screen.run(result.run, result.reused)
-    return result.as_dict()
+        return connectivity
+
+    # the cheap checks first: a wrong value is reported before torch is loaded
+    setting, plan = _setting(given), Connectivity(**_PLAN.read(given))
+    setting = replace(setting, options=replace(plan, imp=_imp(plan.imp)))
+    search_arms(setting)
+    return _measured(given, screen, "connectivity", load, setting)
+
+
+def _landscape(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    def load() -> Study:
+        from tombola.study.landscape.run import landscape
+
+        return landscape
+
+    # the cheap checks first: a wrong value is reported before torch is loaded
+    setting, plan = _setting(given), Landscape(**_MASKS.read(given))
+    setting = replace(setting, options=replace(plan, imp=_imp(plan.imp)))
+    search_arm(setting)
+    import_from_here(plan.criteria)
+    for name in plan.criteria:
+        mask_arm(setting, name, plan.density)
+    return _measured(given, screen, "landscape", load, setting)
 
 
 def _imp(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -87,43 +92,28 @@ def _imp(options: Mapping[str, Any]) -> Mapping[str, Any]:
     return typed(Group("method", METHODS["imp"]), options, "--imp")
 
 
-def _landscape(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    # the cheap checks first: a wrong value is reported before torch is loaded
-    model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
-    plan = Landscape(**_MASKS.read(given))
-    plan = replace(plan, imp=_imp(plan.imp))
-    setting = Setting(model, data, _RECIPE.read(given), plan)
-    search_arm(setting)
-    import_from_here(plan.criteria)
-    for name in plan.criteria:
-        mask_arm(setting, name, plan.density)
+def _setting(given: Namespace) -> Setting:
+    return Setting(ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given)), _RECIPE.read(given))
+
+
+def _measured(
+    given: Namespace, screen: Screen, name: str, load: Callable[[], Study], setting: Setting
+) -> Mapping[str, Any]:
     machine = Options(**MACHINE.read(given))
     with loading(machine.progress):
-        from tombola.study.landscape.run import landscape
-
-    result = landscape(
-        model,
-        data,
-        plan,
-        recipe=_RECIPE.read(given),
+        study = load()
+    result = study(
+        setting.model,
+        setting.data,
+        setting.options,
+        recipe=setting.recipe,
         out=Path(given["out"]),
         seed=given["seed"],
         replicates=given["replicates"],
         options=machine,
         jobs=given["jobs"],
     )
-    show_measurement(screen, result, f"landscape on {result.data} with {result.model}")
+    show_measurement(screen, result, f"{name} on {result.data} with {result.model}")
     show_denominator(screen, result.parameters)
     screen.run(result.run, result.reused)
     return result.as_dict()
-
-
-def show_measurement(screen: Screen, result: Measurement, title: str) -> None:
-    """The tables of a result, and what it says in words."""
-    from tombola.report import measured
-
-    over = f"{'means over ' if result.replicates > 1 else ''}{plural(result.replicates, 'replicate')}"
-    screen.line(f"{title}, {over}")
-    screen.tables([table for table in measured.tables(result) if not table.folded])
-    for line in filter(None, (result.sentence, result.intervals, result.note)):
-        screen.line(line)

@@ -28,6 +28,7 @@ from tombola.search.describe import describe, describe_training
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed, search_replicate, validate
 from tombola.search.request import Request, as_data, name_of_model
+from tombola.study.intervals import intervals_in_words
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.ticket.origin import Origin
 from tombola.ticket.tensors import hash_state
@@ -247,13 +248,9 @@ def summarise(
         own, others = known[place], known[other]
         both = None if own is None or others is None else (own, others)
         compared.append(_compare(described[place], described[other], both))
-    text = f"95 % t-intervals over {count} replicates"
-    if any(item.test_accuracy.covers == SEEDS_AND_EXAMPLES for item in compared):
-        text += "; of differences in the test metric, over training seeds and test examples"
-    if count < FEWEST_REPLICATES:
-        there = "is" if count == 1 else "are"
-        text = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there {there} {count}"
-    return Summary(tuple(described), tuple(compared), text)
+    crossed = any(item.test_accuracy.covers == SEEDS_AND_EXAMPLES for item in compared)
+    more = "; of differences in the test metric, over training seeds and test examples" if crossed else ""
+    return Summary(tuple(described), tuple(compared), intervals_in_words(count, more))
 
 
 def _describe_arm(arm: Arm, replicates: Sequence[Searched]) -> ComparedArm:

@@ -20,7 +20,6 @@ from tombola.levels.begin import retraining
 from tombola.levels.rewind import Rewind
 from tombola.levels.rewind_point import StopAt
 from tombola.levels.search import DENSE as DENSE_LEVEL
-from tombola.levels.search import level_result
 from tombola.mask import Mask
 from tombola.methods.base import Method
 from tombola.methods.imp import IterativePruning
@@ -29,7 +28,6 @@ from tombola.parameters import prunable
 from tombola.plain import as_plain
 from tombola.results.codec import recovered
 from tombola.results.connectivity import ConnectivityResult, Line
-from tombola.results.statistics import FEWEST_REPLICATES
 from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
 from tombola.runs.progress import Silent
@@ -44,7 +42,9 @@ from tombola.study.arms import random_mask
 from tombola.study.barrier import line_between
 from tombola.study.connectivity_figures import NOTE, PairFound, connected, difference, sentence
 from tombola.study.connectivity_plan import DENSE, RANDOM, REINIT, WINNER, Connectivity, search_arms
+from tombola.study.intervals import intervals_in_words
 from tombola.study.setting import Arm, Setting
+from tombola.study.trained_mask import save_trained
 from tombola.ticket.origin import Origin
 from tombola.ticket.redraw import redrawn
 from tombola.ticket.ticket import UNLIMITED, Ticket
@@ -284,9 +284,6 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
             if control.arm in self.plan.controls
             and (control.from_step, control.level) == (ticket.from_step, ticket.level)
         )
-        there = "is" if count == 1 else "are"
-        few = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there {there} {count}"
-        many = f"95 % t-intervals over {count} replicates, differences paired by replicate"
         network = start_from(request.model, splits, seed=request.seed, method=request.method).network()
         total = Mask.full(prunable(network, request.method.include, request.method.exclude)).total
         return ConnectivityResult(
@@ -306,7 +303,7 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
             pairs=pairs,
             differences=differences,
             sentence=sentence(pairs, splits.task.metric_name),
-            intervals=many if count >= FEWEST_REPLICATES else few,
+            intervals=intervals_in_words(count, ", differences paired by replicate"),
             note=NOTE,
         )
 
@@ -342,11 +339,13 @@ def _trained(
         hooks=hooks,
         stage=stage,
     )
-    assert trial.trained is not None
-    ticket = Ticket.from_models(
+    result = save_trained(
+        stage,
+        trial,
+        begin.mask,
+        name,
+        level=begin.level,
         origin=Origin.stored(begin.network, network=start.origin.network, init=start.origin.init),
-        mask=begin.mask,
-        final_state=trial.trained.state,
         provenance={
             "study": "connectivity",
             "recipe": as_plain(setup.recipe),
@@ -356,8 +355,6 @@ def _trained(
         model=start.architecture,
         trusted=start.trusted,
     )
-    ticket.save(stage.directory / TICKET)
-    result = level_result(begin.level, begin.mask, trial, name)
     stage.finish(result.as_dict())
     return result
 

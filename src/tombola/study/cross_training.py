@@ -15,7 +15,6 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.formats import Fixed
 from tombola.levels.rewind import Rewind
-from tombola.levels.search import level_result
 from tombola.mask import Mask
 from tombola.models.spec import ModelSpec
 from tombola.parameters import prunable
@@ -30,10 +29,10 @@ from tombola.results.overlap import (
     SharedLayer,
 )
 from tombola.results.record import Figure
-from tombola.results.statistics import FEWEST_REPLICATES, figure
+from tombola.results.statistics import figure
 from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
-from tombola.runs.stage import TICKET, Stage
+from tombola.runs.stage import Stage
 from tombola.runs.versions import versions
 from tombola.search.describe import code_of, describe_data, describe_model, describe_training
 from tombola.search.driver import Experiment, Workspace, run
@@ -42,8 +41,10 @@ from tombola.search.origin import start_from
 from tombola.search.request import Request, as_data, name_of_model
 from tombola.study.arms import random_mask
 from tombola.study.compare import check_arm, search_arm
+from tombola.study.intervals import intervals_in_words
 from tombola.study.mask_overlap import compare_tickets, over_replicates
 from tombola.study.setting import Arm, check_arms
+from tombola.study.trained_mask import save_trained
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
@@ -241,17 +242,17 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
             mask=mask if test.mask != "dense" else None,
             stage=stage,
         )
-        assert trial.trained is not None
-        ticket = Ticket.from_models(
+        trained = save_trained(
+            stage,
+            trial,
+            mask,
+            name,
             origin=start.origin,
-            mask=mask,
-            final_state=trial.trained.state,
             provenance={"study": "overlap", "mask": test.mask, "recipe": as_plain(recipe), "versions": versions()},
             model=start.architecture,
             trusted=start.trusted,
         )
-        ticket.save(stage.directory / TICKET)
-        result = MaskTrial(**asdict(level_result(0, mask, trial, name)), untrained=untrained)
+        result = MaskTrial(**asdict(trained), untrained=untrained)
         stage.finish(result.as_dict())
         return result
 
@@ -265,9 +266,6 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
         request, count, names = self.request, len(pairs), self.names
         shared = over_replicates(pairs)
         norms = any(name.endswith("running_mean") for name, _ in self._network(self.arms[0], splits).named_buffers())
-        there = "is" if count == 1 else "are"
-        few = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there {there} {count}"
-        many = f"95 % t-intervals over {count} replicates, differences paired by replicate"
         return OverlapResult(
             model=name_of_model(request.model),
             data=splits.name,
@@ -286,7 +284,7 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
             accuracy=tuple(_accuracy(names[mask], levels, searched.get(mask)) for mask, levels in tested.items()),
             differences=tuple(_difference(names, tested, of, against) for of, against in DIFFERENCES),
             sentence=_sentence([arm.name for arm in self.arms], shared.whole),
-            intervals=many if count >= FEWEST_REPLICATES else few,
+            intervals=intervals_in_words(count, ", differences paired by replicate"),
             note=NORMS if norms else "",
         )
 

@@ -14,7 +14,6 @@ from tombola.fields import checked
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
 from tombola.results.double_descent import DescentFit, DescentPoint, DescentResult, over_replicates
-from tombola.results.statistics import FEWEST_REPLICATES
 from tombola.rng.seeds import checked_seed
 from tombola.search.describe import describe_data
 from tombola.search.driver import Experiment, Workspace, run
@@ -24,6 +23,7 @@ from tombola.study.double_descent.base import Kind, Points
 from tombola.study.double_descent.examples import Examples, examples_of
 from tombola.study.double_descent.kinds import kind_of
 from tombola.study.double_descent.sentence import peak_in, phases_in_words, sentence
+from tombola.study.intervals import intervals_in_words
 from tombola.train.options import Options
 
 __all__ = ["double_descent"]
@@ -135,8 +135,6 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
         peak = peak_in(first, kind.axis, kind.peak_of)
         phases = kind.phases(first)
         said = sentence(curve, kind.axis, kind.peak_of, threshold)
-        there = "is" if replicates == 1 else "are"
-        few = f"no intervals: they need at least {FEWEST_REPLICATES} replicates, and there {there} {replicates}"
         return DescentResult(
             curve_kind=kind.name,
             axis=kind.axis,
@@ -154,6 +152,6 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
             threshold=threshold,
             phases=phases,
             sentence=" ".join(filter(None, (said, phases_in_words(phases)))),
-            intervals=f"95 % t-intervals over {replicates} replicates" if replicates >= FEWEST_REPLICATES else few,
+            intervals=intervals_in_words(replicates),
             note=kind.note,
         )

@@ -16,7 +16,7 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.levels.context import contexts_untrained
 from tombola.levels.foresight import shuffled, untrained_mask
-from tombola.levels.search import Search, level_result
+from tombola.levels.search import Search
 from tombola.mask import Mask
 from tombola.methods.at_init import AtInit
 from tombola.models.spec import ModelSpec
@@ -27,7 +27,6 @@ from tombola.results.landscape import DENSITY, Correlation, LandscapeResult, Mas
 from tombola.results.statistics import figure
 from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive, generator
-from tombola.runs.stage import TICKET as FILE
 from tombola.runs.stage import Stage
 from tombola.runs.versions import versions
 from tombola.search.describe import describe
@@ -41,6 +40,7 @@ from tombola.study.landscape.plan import TICKET, Landscape, mask_arm, search_arm
 from tombola.study.landscape.statistics import STATISTICS, kernels_of, sample_seed, statistics_of
 from tombola.study.landscape.words import NOTE, intervals, sentence
 from tombola.study.setting import Setting
+from tombola.study.trained_mask import save_trained
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
@@ -135,8 +135,8 @@ class _Landscape(Experiment[Request, LandscapeResult]):
                 validate(replace(self.request, method=method), work.splits, work.progress)
             except TombolaError as error:
                 raise TombolaError(f"criterion {name}: {error}") from None
-        search, network = self._search(work, 0), self._search(work, 0).network()
-        self._measure(search, Mask.full(prunable(network, *self._patterns)), 0, probes=1)
+        search = self._search(work, 0)
+        self._measure(search, Mask.full(prunable(search.network(), *self._patterns)), 0, probes=1)
 
     @property
     def _patterns(self) -> tuple[Sequence[str], Sequence[str]]:
@@ -226,7 +226,7 @@ class _Landscape(Experiment[Request, LandscapeResult]):
             _correlation(name, masks, request, self.plan, splits.task.higher_is_better)
             for name in (DENSITY, *STATISTICS)
         )
-        network = self._search(Workspace(splits, splits, _silent()), 0).network()
+        network = start_from(request.model, splits, seed=request.seed, method=request.method).network()
         total = Mask.full(prunable(network, *self._patterns)).total
         return LandscapeResult(
             model=name_of_model(request.model),
@@ -258,17 +258,17 @@ def _trained(search: Search, mask: Mask, level: int, name: str, stage: Stage) ->
         mask=mask,
         stage=stage,
     )
-    assert trial.trained is not None
-    ticket = Ticket.from_models(
+    result = save_trained(
+        stage,
+        trial,
+        mask,
+        name,
+        level=level,
         origin=search.origin,
-        mask=mask,
-        final_state=trial.trained.state,
         provenance=search.provenance,
         model=search.architecture,
         trusted=search.trusted,
     )
-    ticket.save(stage.directory / FILE)
-    result = level_result(level, mask, trial, name)
     stage.finish(result.as_dict())
     return result
 
@@ -320,9 +320,3 @@ def _correlation(
             [range(len(pairs))], [v[kept] - v[control] for v in x], [v[kept] - v[control] for v in y]
         ),
     )
-
-
-def _silent() -> Any:
-    from tombola.runs.progress import Silent
-
-    return Silent()
