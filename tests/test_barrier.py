@@ -15,7 +15,7 @@ from tombola.data.splits import Task
 from tombola.errors import TombolaError
 from tombola.results.connectivity import barrier_of
 from tombola.search.request import as_data
-from tombola.study.barrier import interpolated
+from tombola.study.connectivity.line import interpolated
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
 

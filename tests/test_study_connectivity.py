@@ -19,9 +19,9 @@ from tombola.errors import TombolaError
 from tombola.report.page import write_report
 from tombola.report.read import read_run
 from tombola.results.connectivity import Connected, ConnectivityResult
-from tombola.study import connectivity as module
-from tombola.study.connectivity import connectivity
-from tombola.study.connectivity_plan import Connectivity
+from tombola.study.connectivity import run as module
+from tombola.study.connectivity.plan import Connectivity
+from tombola.study.connectivity.run import connectivity
 from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import load_snapshot

@@ -39,8 +39,8 @@ from .results.table import results
 from .runtime.deploy import deploy
 from .search.find import find
 from .select.select import select
-from .study.barrier import barrier
-from .study.connectivity import connectivity
+from .study.connectivity.barrier import barrier
+from .study.connectivity.run import connectivity
 from .study.double_descent.run import double_descent
 from .study.landscape.run import landscape
 from .study.regime.run import regime

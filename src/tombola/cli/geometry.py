@@ -20,7 +20,7 @@ from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
-from tombola.study.connectivity_plan import Connectivity, search_arms
+from tombola.study.connectivity.plan import Connectivity, search_arms
 from tombola.study.landscape.plan import Landscape, mask_arm, search_arm
 from tombola.study.setting import Setting
 from tombola.train.options import Options
@@ -60,7 +60,7 @@ def _add(plan: Group, replicates: int, parser: ArgumentParser) -> None:
 
 def _connectivity(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     def load() -> Study:
-        from tombola.study.connectivity import connectivity
+        from tombola.study.connectivity.run import connectivity
 
         return connectivity
 

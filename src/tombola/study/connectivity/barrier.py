@@ -1,4 +1,4 @@
-"""The straight line between two networks: loss and metric along it, and how high its barrier is.
+"""The barrier between two networks: loss and metric along the line between them, and how high its worst point is.
 
 At position a the network has the weights (1 - a)·w_first + a·w_second. Norms that keep running statistics take them
 anew from training batches at every point, ends included: those of either end do not fit the weights between.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from tombola.data.splits import Split
 from tombola.errors import TombolaError
@@ -24,6 +24,7 @@ from tombola.results.connectivity import Line, LineSplit, barrier_of
 from tombola.rng.seeds import derive
 from tombola.runs.jobs import limit_threads
 from tombola.search.request import as_data, loaded, made
+from tombola.study.connectivity.line import State, check_alike, check_finite, distance, interpolated, state_of
 from tombola.train.fabric import make_fabric
 from tombola.train.feeds import evaluated_part, layout
 from tombola.train.norms import renew_norm_statistics
@@ -33,8 +34,6 @@ from tombola.train.trial import TrainingSetup
 
 POINTS = 30
 """On a line, ends included (Frankle et al. 2020)."""
-_COUNTERS = "num_batches_tracked"
-_Ends = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
 @checked
@@ -87,10 +86,10 @@ def check_points(points: int) -> None:
 
 def line_between(setup: TrainingSetup, first: nn.Module, second: nn.Module, *, points: int, seed: int) -> Line:
     """`barrier` with the data, device and precision of a training."""
-    ends = _state(first), _state(second)
+    ends = state_of(first), state_of(second)
     check_alike(*ends)
     for which, network in (("first", first), ("second", second)):
-        _check_finite(which, unwrap(network))
+        check_finite(which, unwrap(network))
     probe = copy.deepcopy(unwrap(first))
     release(probe)
     probe.to(setup.fabric.device)
@@ -101,66 +100,14 @@ def line_between(setup: TrainingSetup, first: nn.Module, second: nn.Module, *, p
         parts["test"] = setup.splits.test
     positions = tuple(index / (points - 1) for index in range(points))
     found = _along(setup, probe, ends, positions, parts, derive(seed, "norm-statistics"))
-    distance = math.sqrt(math.fsum(_squared(ends, name) for name, _ in probe.named_parameters()))
-    return Line(positions=positions, distance=distance, train=found["train"], test=found.get("test"))
-
-
-def interpolated(first: Mapping[str, Tensor], second: Mapping[str, Tensor], position: float) -> dict[str, Tensor]:
-    """(1 - position)·first + position·second, exact at both ends and where both are equal, infinite values too.
-
-    What is not floating point is the first's.
-    """
-    return {
-        name: torch.where(value == second[name], value, torch.lerp(value, second[name], position))
-        if value.is_floating_point()
-        else value
-        for name, value in first.items()
-    }
-
-
-def check_alike(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> None:
-    """TombolaError unless a line leads from one state to the other: same names, shapes, types, and whole numbers."""
-    differing = sorted(set(first) ^ set(second))
-    if differing:
-        raise TombolaError(
-            f"the networks differ in {differing[0]!r}, which only one of them has; give two of one architecture"
-        )
-    for name, value in first.items():
-        other = second[name]
-        if value.shape != other.shape or value.dtype != other.dtype:
-            raise TombolaError(
-                f"the networks differ in {name!r}: {tuple(value.shape)} of {value.dtype} and {tuple(other.shape)} of "
-                f"{other.dtype}; give two of one architecture"
-            )
-        if not value.is_floating_point() and not name.endswith(_COUNTERS) and not torch.equal(value, other):
-            raise TombolaError(
-                f"the networks have other whole numbers in {name!r}, between which there is no line; give two that "
-                "share them"
-            )
-
-
-def _check_finite(which: str, network: nn.Module) -> None:
-    for name, parameter in network.named_parameters():
-        if not bool(parameter.isfinite().all()):
-            raise TombolaError(
-                f"the {which} network has values that are NaN or infinite in {name!r}, which no line leads to; give "
-                "networks whose training did not diverge"
-            )
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().to("cpu") for name, value in unwrap(module).state_dict().items()}
-
-
-def _squared(ends: _Ends, name: str) -> float:
-    first, second = (end[name].double() for end in ends)
-    return float((first - second).square().sum())
+    length = distance(*ends, (name for name, _ in probe.named_parameters()))
+    return Line(positions=positions, distance=length, train=found["train"], test=found.get("test"))
 
 
 def _along(
     setup: TrainingSetup,
     probe: nn.Module,
-    ends: _Ends,
+    ends: tuple[State, State],
     positions: tuple[float, ...],
     parts: Mapping[str, Split],
     seed: int,

@@ -6,7 +6,6 @@ order of the data that the two ends lie in one valley. Here against k, against d
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,27 +31,24 @@ from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
 from tombola.runs.progress import Silent
 from tombola.runs.stage import REWIND, TICKET, Stage
-from tombola.runs.versions import versions
 from tombola.search.describe import describe
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed, search_replicate, validate
 from tombola.search.origin import Start, start_from
 from tombola.search.request import Request, as_data, name_of_model
 from tombola.study.arms import random_mask
-from tombola.study.barrier import line_between
-from tombola.study.connectivity_figures import NOTE, PairFound, connected, difference, sentence
-from tombola.study.connectivity_plan import DENSE, RANDOM, REINIT, WINNER, Connectivity, search_arms
+from tombola.study.connectivity.barrier import line_between
+from tombola.study.connectivity.figures import NOTE, PairFound, connected, difference, sentence
+from tombola.study.connectivity.plan import DENSE, RANDOM, REINIT, WINNER, Connectivity, search_arms
+from tombola.study.connectivity.training import Begin, trained
 from tombola.study.intervals import intervals_in_words
 from tombola.study.setting import Arm, Setting
-from tombola.study.trained_mask import save_trained
-from tombola.ticket.origin import Origin
 from tombola.ticket.redraw import redrawn
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.checkpoint import load_snapshot
 from tombola.train.fabric import make_fabric
-from tombola.train.hooks import Hook
 from tombola.train.options import Options
-from tombola.train.trial import TrainingSetup, run_trial
+from tombola.train.trial import TrainingSetup
 
 
 def connectivity(
@@ -205,7 +201,7 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
         whole = Mask.full(prunable(network, *self._patterns(index)))
         name, hooks = self._other_name(index, replicate), (StopAt(self._step(index, work.splits)),)
         seed = replicate_seed(self.request.seed, replicate)
-        return _trained(work, setup, _Begin(network, whole, start), name, seed=seed, hooks=hooks)
+        return trained(work, setup, Begin(network, whole, start), name, seed=seed, hooks=hooks)
 
     def _patterns(self, index: int) -> tuple[Sequence[str], Sequence[str]]:
         method = self.arms[index].method
@@ -247,11 +243,11 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
         drawn = derive(seed, RANDOM, pair.search, pair.level)
         mask = random_mask(ticket, drawn) if pair.arm == RANDOM else ticket.mask
         network, step = self._network(work, pair, start), self._step(pair.search, work.splits)
-        begin = _Begin(network, mask, start, step, pair.level, held=pair.arm != DENSE)
+        begin = Begin(network, mask, start, step, pair.level, held=pair.arm != DENSE)
         place = f"{self._folder(pair.search, pair.replicate)}/{pair.arm}"
         names = [f"{place}-{order}-{pair.level:02d}" for order in ("a", "b")]
         ends = [
-            _trained(work, setup, begin, name, seed=derive(seed, "order", number)).ticket or ""
+            trained(work, setup, begin, name, seed=derive(seed, "order", number)).ticket or ""
             for number, name in enumerate(names)
         ]
         stage = Stage(work.folder / "lines" / names[0].replace("/", "-").replace("-a-", "-"))
@@ -306,57 +302,6 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
             intervals=intervals_in_words(count, ", differences paired by replicate"),
             note=NOTE,
         )
-
-
-@dataclass(frozen=True)
-class _Begin:
-    """What a training begins with: a network at a step, the mask, and whether it is held (not of a dense network)."""
-
-    network: nn.Module
-    mask: Mask
-    start: Start
-    step: int = 0
-    level: int = 0
-    held: bool = False
-
-
-def _trained(
-    work: Workspace, setup: TrainingSetup, begin: _Begin, name: str, *, seed: int, hooks: Sequence[Hook] = ()
-) -> LevelResult:
-    """One training as a stage, which keeps its network as a ticket; the network given is not changed."""
-    stage = Stage(work.folder / name)
-    done = recovered(LevelResult, stage)
-    if done is not None:
-        return done
-    model, start = copy.deepcopy(begin.network), begin.start
-    trial = run_trial(
-        setup,
-        model,
-        seed=seed,
-        label=name,
-        mask=begin.mask if begin.held else None,
-        start=begin.step,
-        hooks=hooks,
-        stage=stage,
-    )
-    result = save_trained(
-        stage,
-        trial,
-        begin.mask,
-        name,
-        level=begin.level,
-        origin=Origin.stored(begin.network, network=start.origin.network, init=start.origin.init),
-        provenance={
-            "study": "connectivity",
-            "recipe": as_plain(setup.recipe),
-            "rewound_steps": begin.step,
-            "versions": versions(),
-        },
-        model=start.architecture,
-        trusted=start.trusted,
-    )
-    stage.finish(result.as_dict())
-    return result
 
 
 def _check_plain(method: Method) -> None:
