@@ -60,6 +60,11 @@ def test_published_parts() -> None:
     assert weights(net("vgg-16"), nn.Conv2d) == 14_710_464
     lenet = net("lenet-300-100", MNIST)
     assert sum(p.numel() for name, p in lenet.named_parameters() if name.endswith("bias")) == 410
+    bottleneck = build_network("resnet-50", input_shape=(3, 224, 224), classes=1000)
+    assert sum(p.numel() for p in bottleneck.parameters()) == 25_557_032  # torchvision's, and the papers' 25.6M
+    assert weights(bottleneck, nn.Conv2d, nn.Linear) == 25_502_912  # which may be pruned
+    deeper = build_network("resnet-101", input_shape=(3, 224, 224), classes=1000)
+    assert sum(p.numel() for p in deeper.parameters()) == 44_549_160
     wide = net("wrn-16-4")
     assert sum(p.numel() for p in wide.parameters()) == 2_748_890  # 2.7M in the paper's table
     assert sum(isinstance(m, nn.Conv2d) for m in net("resnet-56", width=0.1).modules()) == 55 + 2
@@ -123,6 +128,22 @@ def test_widths_and_options() -> None:
     plain = net("resnet-20", DIGITS, affine=False)
     assert not any("bn" in n for n, _ in plain.named_parameters())
     assert any(isinstance(m, nn.Dropout) for m in net("wrn-10-1", dropout=0.3).modules())
+
+
+def test_bottlenecks_are_torchvisions() -> None:
+    from torchvision.models import resnet50
+
+    ours, theirs = net("resnet-50", (3, 64, 64), classes=7).eval(), resnet50(num_classes=7).eval()
+    values = list(theirs.state_dict().values())
+    state = {}
+    for name, (own, tensor) in zip(
+        ours.state_dict(), zip(ours.state_dict().values(), values, strict=True), strict=True
+    ):
+        assert own.shape == tensor.shape
+        state[name] = tensor
+    ours.load_state_dict(state)
+    x = torch.randn(2, 3, 64, 64)
+    assert torch.allclose(ours(x), theirs(x), atol=1e-5)
 
 
 def test_pools_stop_at_one_pixel() -> None:

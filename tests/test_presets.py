@@ -10,7 +10,12 @@ from tombola.search.presets import PRESETS
 from tombola.train.length import steps
 from tombola.train.recipe import Recipe
 
-SHAPES = {"digits": ((1, 8, 8), 1_437), "mnist": ((1, 28, 28), 55_000), "cifar10": ((3, 32, 32), 45_000)}
+SHAPES = {
+    "digits": ((1, 8, 8), 1_437),
+    "mnist": ((1, 28, 28), 55_000),
+    "cifar10": ((3, 32, 32), 45_000),
+    "folder": ((3, 224, 224), 1_281_167),
+}
 
 
 @pytest.mark.parametrize(("method", "model", "data"), PRESETS, ids="-".join)

@@ -61,6 +61,9 @@ def _entries() -> dict[str, Entry]:
         entries[f"conv-{depth}"] = Entry(_late("conv", "conv"), glorot, ("width", *plain), {"depth": depth})
     for depth in (18, 34):
         entries[f"resnet-{depth}"] = Entry(_late("resnet", "resnet"), he, ("stem", *normed), {"depth": depth})
+    for depth in (50, 101):
+        build = _late("bottleneck_resnet", "resnet")
+        entries[f"resnet-{depth}"] = Entry(build, he, ("stem", *normed), {"depth": depth})
     for depth in (20, 32, 44, 56):
         entries[f"resnet-{depth}"] = Entry(_late("cifar_resnet", "resnet"), he, normed, {"depth": depth})
     for depth in (16, 19):

@@ -6,9 +6,11 @@ Edge-popup and multi-prize: Ramanujan et al. 2020, the small-scale configuration
 Diffenderfer & Kailkhura 2021 took over (VGG-Small too). Learned masks: Zhou et al. 2019. IteRand, multicoated
 supermasks, Gem-Miner and signed supermasks: their authors' configurations. Early-bird tickets: You et al. 2020, section
 4.1 (VGG-16 and PreResNet-101 on CIFAR). Concrete Ticket Search: the configuration of tanayarora09/TLAB. Continuous
-Sparsification: Savarese et al. 2020, as lolemacs/continuous-sparsification masks the convolutions. For networks that
-the papers leave out (LeNet under edge-popup, everything on digits) the learning rates come from our own small sweeps on
-the validation split (docs/supermasks.md).
+Sparsification: Savarese et al. 2020, as lolemacs/continuous-sparsification masks the convolutions. ResNet-50 on image
+folders is ImageNet's: edge-popup by configs/largescale of allenai/hidden-networks, multi-prize by those of
+chrundle/biprop, imp by facebookresearch/open_lth (imagenet_resnet), rewound as in Frankle et al. 2019, 1903.01611. For
+networks that the papers leave out (LeNet under edge-popup, everything on digits) the learning rates come from our own
+small sweeps on the validation split (docs/supermasks.md).
 """
 
 from __future__ import annotations
@@ -58,6 +60,11 @@ def _popup(batch_size: int = 128, **more: object) -> dict[str, Any]:
     return {**common, "batch_size": batch_size, "length": "100ep", **more}
 
 
+def _imagenet() -> dict[str, Any]:
+    # subnetonly/resnet50-*.yaml of both repositories; batches of 256 images, decay 2^-15
+    return _popup(256, lr=0.256, warmup="5ep", momentum=0.875, weight_decay=2.0**-15, label_smoothing=0.1)
+
+
 def _drawn(lr: float, length: str) -> dict[str, Any]:
     return {"optimizer": "adam", "lr": lr, "batch_size": 60, "length": length, "eval_every": "1ep"}
 
@@ -90,6 +97,11 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
     ("imp", "lenet-300-100", "digits"): Preset(
         {"optimizer": "adam", "lr": 1.2e-3, "batch_size": 60, "length": "40ep", "eval_every": "20it"}
     ),
+    # all convolutions and the last layer by one threshold, back to epoch 6 of 90 (20 % of the weights match there)
+    ("imp", "resnet-50", "folder"): Preset(
+        _sgd(1024, length="90ep", lr=0.4, warmup="5ep", milestones=("30ep", "60ep", "80ep"), eval_every="1ep"),
+        {"scope": "global", "rewind": "6ep"},
+    ),
     **{
         ("early-bird", model, "cifar10"): Preset(_early_bird("160ep", "80ep", "120ep"))
         for model in ("vgg-16", "vgg-19", *(f"resnet-{n}" for n in (18, 20, 32, 44, 56)))
@@ -107,6 +119,8 @@ PRESETS: Mapping[tuple[str, str, str], Preset] = {
     **{("edge-popup", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
     **{("joint", f"conv-{n}", "cifar10"): Preset(_popup()) for n in (2, 4, 6, 8)},
     ("edge-popup", "resnet-18", "cifar10"): Preset(_popup(256, weight_decay=5e-4)),
+    ("edge-popup", "resnet-50", "folder"): Preset(_imagenet(), {"density": 0.3}),  # 68.6 % top-1, their README
+    ("multi-prize", "resnet-50", "folder"): Preset(_imagenet(), {"scale_fan": True}),
     ("joint", "resnet-18", "cifar10"): Preset(_popup(256, weight_decay=5e-4)),
     **{(method, "vgg-small", "cifar10"): Preset(_popup()) for method in ("edge-popup", "joint")},
     ("edge-popup", "lenet-300-100", "mnist"): Preset(_popup(lr=0.4, length="20ep")),
