@@ -126,7 +126,7 @@ MISTAKES = {
     "model": (["find", "imp", "--model", "lenett-300-100"], ["lenett-300-100", "lenet-300-100"]),
     "data": (["find", "imp", "--data", "digit"], ["digit", "digits"]),
     "data folder": (["find", "imp", "--data", "folder", "--data_root", "nowhere"], ["nowhere"]),
-    "logger": (["find", "imp", "--loggers", "wandb"], ["wandb", "tensorboard"]),
+    "logger": (["find", "imp", "--loggers", "wnadb"], ["wnadb", "tensorboard"]),
     "ticket missing": (["verify"], ["ticket is missing"]),
     "no ticket": (["info", "none.ticket"], ["none.ticket"]),
     "foreign ticket": (["info", __file__], ["test_cli.py"]),

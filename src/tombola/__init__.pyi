@@ -51,6 +51,7 @@ from .supermask.masks import read, refresh
 from .supermask.rules import TopK
 from .ticket.ticket import Ticket
 from .train.gradient import gradient
+from .train.loggers import Logger
 from .train.options import Options
 from .train.recipe import Recipe
 
@@ -67,6 +68,7 @@ __all__ = [
     "IterativePruning",
     "Joint",
     "LearnedMask",
+    "Logger",
     "Mask",
     "Method",
     "Options",

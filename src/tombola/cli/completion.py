@@ -15,7 +15,7 @@ from tombola.data.config import CUES, NOISES
 from tombola.errors import TombolaError
 from tombola.models.registry import names as model_names
 from tombola.names import unknown
-from tombola.train.options import LOGGERS
+from tombola.train.loggers import LOGGERS
 from tombola.train.recipe import PRECISIONS, SCHEDULES
 
 VALUES: Mapping[str, tuple[str, ...]] = {
@@ -46,7 +46,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--optimizer": ("sgd", "adam", "adamw"),
     "--schedule": SCHEDULES,
     "--precision": PRECISIONS,
-    "--loggers": LOGGERS,
+    "--loggers": tuple(LOGGERS),
     "--cue.kind": CUES,
     "--label_noise_kind": NOISES,
     "--scope": ("layer", "global"),

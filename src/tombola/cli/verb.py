@@ -88,7 +88,8 @@ class Verb:
                 raise
             raise TombolaError(parser_line(str(error), option_names(parser), self.command)) from error
         _check_paths(given)
-        import_from_here(given.get(name) for name in _COMPONENTS)
+        loggers = given.get("loggers") or ()
+        import_from_here([*map(given.get, _COMPONENTS), *(loggers if isinstance(loggers, list) else [loggers])])
         return given
 
 

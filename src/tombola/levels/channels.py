@@ -107,7 +107,7 @@ def _search_setup(search: Search, pruning: ChannelPruning) -> TrainingSetup:
     setup, precision = search.setup, pruning.precision
     if precision is None or precision == setup.recipe.precision:
         return setup
-    fabric = make_fabric(str(setup.fabric.device), precision, loggers=setup.fabric.loggers)
+    fabric = make_fabric(str(setup.fabric.device), precision)
     return replace(setup, recipe=replace(setup.recipe, precision=precision), fabric=fabric)
 
 

@@ -36,6 +36,7 @@ from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_evaluation
 from tombola.train.feeds import layout
 from tombola.train.history import Row, append_csv
+from tombola.train.loggers import Send
 from tombola.train.loop import copy_state, deterministic_kernels
 from tombola.train.norms import take_statistics
 from tombola.train.recipe import Recipe
@@ -113,8 +114,9 @@ def search_masks(search: Search, seeking: MaskSearch, *, level: int = 1) -> Leve
             stage.writing() if stage else nullcontext(),
             search.setup.progress.track(f"masks  {seeking.density:6.1%}", run.budget) as update,
             deterministic_kernels(search.setup.options.deterministic and on_gpu),
+            search.setup.sending("masks", search.seed, stage, resumed=store is not None and store.exists()) as send,
         ):
-            run.go(store, update)
+            run.go(store, send, update)
             mask = run.space.mask(run.best)
             instead = "a higher density, a layerwise scope, or a larger budget"
             check_connected(search, mask, "under the mask found", instead)
@@ -223,7 +225,7 @@ class _Run:
             raise _no_number(self.at.done)
         return self.at.best
 
-    def go(self, store: CheckpointStore | None, update: Callable[..., None]) -> None:
+    def go(self, store: CheckpointStore | None, send: Send, update: Callable[..., None]) -> None:
         """Search until the budget is spent, from the store's checkpoint if there is one."""
         at, every, saved = self.at, max(1, self.evaluations // _ROWS), time.monotonic()
         if store is not None and (checkpoint := store.load()) is not None:
@@ -238,7 +240,7 @@ class _Run:
                     at.best, at.loss = row.clone(), loss
             before, at.done = at.done, at.done + len(rows)
             if at.done < self.evaluations and before // every != at.done // every and at.best is not None:
-                self._log(store)
+                self._log(store, send)
             update(at.done * self.fitness.examples, lambda: f"loss {at.loss:.4g}")
             if store is not None and time.monotonic() - saved >= store.every_seconds:
                 store.save(self._checkpoint())
@@ -264,7 +266,7 @@ class _Run:
             cost=self._cost(),
         )
 
-    def _log(self, store: CheckpointStore | None) -> None:
+    def _log(self, store: CheckpointStore | None, send: Send) -> None:
         """A row: the best mask so far on the validation split."""
         self.show(self.best)
         val = self.setup.scorer(self.shown, self.setup.splits.val)()
@@ -272,6 +274,7 @@ class _Run:
         self.at.history.append(row)
         if store is not None:
             append_csv(store.metrics, row)
+        send(row)
 
     def _row(self) -> Row:
         passes = self.at.done * self.fitness.examples

@@ -27,6 +27,7 @@ from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import RESULT, Stage
 from tombola.search.origin import Starts
 from tombola.search.request import check_jobs, loaded
+from tombola.train.loggers import check_picklable
 from tombola.train.options import Options
 
 Job = TypeVar("Job")
@@ -188,6 +189,7 @@ def run_in_memory(
 def _workspace(experiment: Experiment[Any, Any], processes: int, out: Path | None = None) -> Iterator[Workspace]:
     asked = experiment.request
     processes = check_jobs(processes, *asked.parts)
+    check_picklable(asked.options.loggers, processes)
     if out is not None:
         check_out(out)
     with show_progress(asked.options.progress) as progress:

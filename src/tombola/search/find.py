@@ -53,6 +53,7 @@ def find(
     options: Options | None = None,
     start: Ticket | str | Path | None = None,
     out: str | Path | None = None,
+    loggers: Sequence[Any] = (),
 ) -> Ticket:
     """Find a ticket and return it.
 
@@ -68,6 +69,7 @@ def find(
         start: a ticket, or its file, to go on from: its network (trained weights where it has them) is the origin,
             and only what its mask keeps may be kept (pruning), or is what is kept first (learned masks).
         out: parent of the run directory; None keeps everything in memory.
+        loggers: where training curves go besides: tensorboard, wandb, trackio, any `Logger`, or its import path.
 
     >>> data = (torch.randn(64, 4), torch.arange(64) % 2)
     >>> ticket = tb.find(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), (data, data, data),
@@ -75,6 +77,8 @@ def find(
     >>> ticket.mask
     Mask(2 layers, 12 of 48 kept, density 0.25)
     """
+    options = options or Options()
+    options = replace(options, loggers=(*options.loggers, *loggers))
     request = make_request(model, data, method, recipe=recipe, seed=seed, options=options, start=start)
     if out is None:
         return run_in_memory(_Find(request), lambda work: search_replicate(request, work)[-1].ticket)
@@ -102,9 +106,12 @@ def search(
     seed = replicate_seed(request.seed, replicate)
     start = (starts or Starts()).of(request, splits, seed)
     prefix = f"replicate-{replicate}" if prefix is None else prefix
-    loggers = _loggers(request.options, directory, prefix)
-    fabric = make_fabric(request.options.device, request.recipe.precision, loggers=loggers)
-    setup = TrainingSetup(splits, request.recipe, fabric, request.options, progress or Silent())
+    fabric = make_fabric(request.options.device, request.recipe.precision)
+    about: dict[str, Any] = {"method": request.method.name, "model": name_of_model(request.model), "data": splits.name}
+    about |= {"options": as_plain(request.method)}
+    setup = TrainingSetup(
+        splits, request.recipe, fabric, request.options, progress or Silent(), directory=directory, about=about
+    )
     described = {
         **describe(request, splits),
         "seed": seed,
@@ -213,7 +220,6 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None,
     start = (starts or Starts()).of(request, splits, request.seed)
     network = start.network()
     covered = _covered(request, network) if method.prunes else None
-    _loggers(options, None, "replicate-0")
     fabric = make_fabric(options.device, request.recipe.precision)
     check_penalty(request, network)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
@@ -286,14 +292,3 @@ def replicate_of(request: Request, number: int, arms: Mapping[str, Sequence[Leve
         ticket=arms[TICKET][-1].ticket,
         arms={name: tuple(levels) for name, levels in arms.items()},
     )
-
-
-def _loggers(options: Options, directory: Path | None, prefix: str) -> list[Any]:
-    if not options.loggers:
-        return []
-    try:
-        from lightning_fabric.loggers.tensorboard import TensorBoardLogger
-
-        return [TensorBoardLogger(root_dir=str(directory or Path("tensorboard")), name=f"tensorboard/{prefix}")]
-    except (ImportError, ModuleNotFoundError):
-        raise TombolaError("logger tensorboard is not installed; run pip install 'tombola[tensorboard]'") from None

@@ -230,7 +230,7 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
         request, recipe = self.request, self.recipe
         seed = replicate_seed(request.seed, test.replicate)
         fabric = make_fabric(request.options.device, recipe.precision)
-        setup = TrainingSetup(work.splits, recipe, fabric, request.options, work.progress)
+        setup = TrainingSetup(work.splits, recipe, fabric, request.options, work.progress, directory=work.directory)
         start = start_from(request.model, work.splits, seed=seed, method=request.method)
         mask = _mask(test, work.folder, seed)
         untrained = _untrained(setup, start.network(), mask)

@@ -108,7 +108,9 @@ class _Curve(Experiment[Request, SearchResult]):
         """The level of one control."""
         request, model, directory = self.request, self.request.model, work.folder
         fabric = make_fabric(request.options.device, request.recipe.precision)
-        setup = TrainingSetup(work.splits, request.recipe, fabric, request.options, work.progress)
+        setup = TrainingSetup(
+            work.splits, request.recipe, fabric, request.options, work.progress, directory=work.directory
+        )
         architecture, trusted = (model, ()) if isinstance(model, nn.Module) else (None, (model.name,))
         ticket = Ticket.load(directory / control.ticket, max_weights=UNLIMITED)
         name = f"replicate-{control.replicate}/{control.name}-{control.level:02d}"

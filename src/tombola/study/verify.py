@@ -198,7 +198,8 @@ class _Verify(Experiment[Verification, VerificationResult]):
 
     def _setup(self, work: Workspace) -> TrainingSetup:
         recipe, options = self.request.recipe, self.request.options
-        return TrainingSetup(work.splits, recipe, make_fabric(options.device, recipe.precision), options, work.progress)
+        fabric = make_fabric(options.device, recipe.precision)
+        return TrainingSetup(work.splits, recipe, fabric, options, work.progress, directory=work.directory)
 
 
 def _check_data(verification: Verification, splits: Splits) -> None:

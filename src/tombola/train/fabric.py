@@ -1,4 +1,4 @@
-"""Lightning Fabric on one device: where the loop gets its device, precision and loggers from."""
+"""Lightning Fabric on one device: where the loop gets its device and precision from."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PRECISIONS = {"32": "32-true", "bfp8": "32-true"}
 _CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
-def make_fabric(device: str, precision: str = "32", *, loggers: Any = ()) -> Fabric:
+def make_fabric(device: str, precision: str = "32") -> Fabric:
     """A Fabric on one device: "auto", "cpu", "cuda" or "cuda:1"; a device that is not there is a TombolaError."""
     kind, _, index = device.partition(":")
     numbered = kind == "cuda" and re.fullmatch("[0-9]{1,4}", index)
@@ -33,7 +33,7 @@ def make_fabric(device: str, precision: str = "32", *, loggers: Any = ()) -> Fab
         kind = "cuda" if torch.cuda.is_available() else "cpu"
     devices: Any = [int(index)] if index else 1
     of_fabric: Any = _PRECISIONS.get(precision, precision)
-    return _fabric()(accelerator=kind, devices=devices, precision=of_fabric, loggers=list(loggers))
+    return _fabric()(accelerator=kind, devices=devices, precision=of_fabric)
 
 
 def _fabric() -> type[Fabric]:

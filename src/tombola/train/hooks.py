@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -57,14 +56,3 @@ class Hook:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
-
-
-class LogRows(Hook):
-    """Sends every row of the history to the loggers of the loop's Fabric, under a prefix."""
-
-    def __init__(self, prefix: str) -> None:
-        self.prefix = prefix
-
-    def after_eval(self, loop: Loop) -> None:
-        row = {f"{self.prefix}/{key}": value for key, value in asdict(loop.history[-1]).items()}
-        loop.fabric.log_dict(row, step=loop.step)

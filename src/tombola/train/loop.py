@@ -27,6 +27,7 @@ from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, s
 from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, append_csv
 from tombola.train.hooks import Hook
+from tombola.train.loggers import Send
 from tombola.train.low_precision import training_precision
 from tombola.train.penalty import penalties
 from tombola.train.recipe import Recipe
@@ -73,6 +74,7 @@ def train(
     start: Snapshot | int | None = None,
     capture: int | None = None,
     store: CheckpointStore | None = None,
+    send: Send | None = None,
     update: Update | None = None,
     deterministic: bool = False,
     count_cost: bool = False,
@@ -86,6 +88,7 @@ def train(
         start: begin at this snapshot, or at this step with the model as it is and a fresh optimiser, instead of 0.
         capture: return the snapshot at this step as well (the rewind point).
         store: where to checkpoint; a checkpoint found there is resumed from.
+        send: called with every row of the history.
         update: called after each step, with what gives the latest figures as text.
         deterministic: use only kernels that give the same bits every time (CUDA; the CPU's do anyway).
         count_cost: count FLOPs and memory by one more forward pass at the end, and read the machine's energy counters;
@@ -103,7 +106,7 @@ def train(
         meter = EnergyMeter(counters(fabric.device)) if count_cost else None
         with training_precision(loop) as rounding:
             trained = _run(
-                loop, (*hooks, *penalties(recipe)), rounding, start, capture, store, update or _no_update, meter
+                loop, (*hooks, *penalties(recipe)), rounding, start, capture, store, send, update or _no_update, meter
             )
     model.train(was_training)
     return trained
@@ -116,6 +119,7 @@ def _run(
     start: Snapshot | int | None,
     capture: int | None,
     store: CheckpointStore | None,
+    send: Send | None,
     update: Update,
     meter: EnergyMeter | None,
 ) -> Trained:
@@ -129,7 +133,7 @@ def _run(
         loop.step = start
     elif start is not None:
         restore(loop, hooks, start)
-    recorder = _Recorder(loop, hooks, resumed, store, capture, clock, meter)
+    recorder = _Recorder(loop, hooks, resumed, store, send, capture, clock, meter)
     for hook in hooks:
         hook.on_start(loop)
     if capture == loop.step and recorder.captured is None:
@@ -251,11 +255,12 @@ class _Recorder:
         hooks: Sequence[Hook],
         resumed: Checkpoint | None,
         store: CheckpointStore | None,
+        send: Send | None,
         capture: int | None,
         clock: float,
         meter: EnergyMeter | None,
     ) -> None:
-        self.loop, self.hooks, self.store = loop, hooks, store
+        self.loop, self.hooks, self.store, self._send = loop, hooks, store, send
         self.best = resumed.best if resumed else None
         self.captured = resumed.captured if resumed else None
         sums = resumed.sums if resumed else {"loss": 0.0, "metric": 0.0, "count": 0}
@@ -320,6 +325,8 @@ class _Recorder:
         if self.store:
             make_folder(self.store.directory)
             append_csv(self.store.metrics, row)
+        if self._send is not None:
+            self._send(row)
         self._loss.zero_()
         self._metric.zero_()
         self._count = 0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from tombola.errors import TombolaError
 from tombola.fields import check_fields
 from tombola.machine.cores import held_to_cores
-from tombola.names import check_known
-
-LOGGERS = ("tensorboard",)
+from tombola.train.loggers import check_loggers
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,8 @@ class Options:
             once, give each 1)
         deterministic: on CUDA, use only kernels that give the same bits every time (slower)
         checkpoint_seconds: seconds between the checkpoints that an interrupted run resumes from
-        loggers: further loggers of the training curves: tensorboard
+        loggers: where training curves go besides their CSV files: tensorboard, wandb, trackio, or the import path of an
+            object with init, log and finish (in Python also the object itself)
         progress: show progress bars; null shows them on a terminal
         force: go on with a run that was begun with other versions or another number of threads
     """
@@ -31,7 +31,7 @@ class Options:
     threads: int | None = None
     deterministic: bool = False
     checkpoint_seconds: float = 20.0
-    loggers: tuple[str, ...] = ()
+    loggers: tuple[Any, ...] = ()
     progress: bool | None = None
     force: bool = False
 
@@ -42,5 +42,4 @@ class Options:
             object.__setattr__(self, "threads", held_to_cores("threads", self.threads))
         if not self.checkpoint_seconds >= 0:
             raise TombolaError(f"checkpoint_seconds is {self.checkpoint_seconds}; it must be at least 0")
-        for name in self.loggers:
-            check_known("logger", name, LOGGERS)
+        check_loggers(self.loggers)

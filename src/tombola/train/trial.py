@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -26,8 +27,9 @@ from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
 from tombola.train.feeds import evaluated_part, evaluation_feed, layout
 from tombola.train.history import Row, append_csv, early_stop, read_csv
-from tombola.train.hooks import Hook, LogRows
+from tombola.train.hooks import Hook
 from tombola.train.length import steps
+from tombola.train.loggers import Curve, Send, sent
 from tombola.train.loop import Trained, copy_state, train
 from tombola.train.low_precision import forward_precision
 from tombola.train.moments import ClearPruned
@@ -57,13 +59,18 @@ MoreTests = Callable[[nn.Module, Mapping[str, Evaluate]], Sampled]
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What the trials of one search share: data, recipe, machine."""
+    """What the trials of one search share: data, recipe, machine.
+
+    Loggers are told where its run lies (None: in memory), and what it is about.
+    """
 
     splits: Splits
     recipe: Recipe
     fabric: Fabric
     options: Options = Options()
     progress: Progress = Silent()
+    directory: Path | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -80,6 +87,19 @@ class TrainingSetup:
         channels_last = layout(model, self.recipe)
         feed = evaluation_feed(self.splits, split, self.fabric.device, channels_last)
         return lambda: evaluate(model, feed, self.splits.task, lambda: self.precision(model))
+
+    def sending(self, label: str, seed: int, stage: Stage | None, *, resumed: bool) -> AbstractContextManager[Send]:
+        """What sends the rows of one training to the loggers asked for; of several processes, the first one does."""
+        place = None if self.directory is None or stage is None else stage.directory.relative_to(self.directory)
+        words = {key: value for key, value in self.about.items() if isinstance(value, str)}
+        curve = Curve(
+            run="-".join(words.values()) if self.directory is None else self.directory.name,
+            training="-".join(label.split()) if place is None else place.as_posix(),
+            config={**self.about, "recipe": as_plain(self.recipe), "training": label, "seed": seed},
+            folder=self.directory,
+            resumed=resumed,
+        )
+        return sent(self.options.loggers if self.fabric.is_global_zero else (), curve)
 
     def precision(self, model: nn.Module) -> AbstractContextManager[Any]:
         """The recipe's precision, for a forward pass of `model` in evaluation mode."""
@@ -159,6 +179,7 @@ def train_trial(
         stage.writing() if stage else nullcontext(),
         hold(model, mask, values) if mask is not None else nullcontext(),
         setup.progress.track(label, setup.total_steps) as update,
+        setup.sending(label, seed, stage, resumed=store is not None and store.exists()) as send,
     ):
         trained = train(
             model,
@@ -166,11 +187,12 @@ def train_trial(
             setup.recipe,
             seed=seed,
             fabric=setup.fabric,
-            hooks=(*hooks, LogRows(label)) if setup.fabric.loggers else hooks,
+            hooks=hooks,
             optimizer=optimizer,
             start=start,
             capture=capture,
             store=store,
+            send=send,
             update=update,
             deterministic=setup.options.deterministic,
             count_cost=True,

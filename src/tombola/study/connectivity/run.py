@@ -163,7 +163,9 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
     def _setup(self, work: Workspace, index: int) -> TrainingSetup:
         request = self._search(index)
         fabric = make_fabric(request.options.device, request.recipe.precision)
-        return TrainingSetup(work.splits, request.recipe, fabric, request.options, work.progress)
+        return TrainingSetup(
+            work.splits, request.recipe, fabric, request.options, work.progress, directory=work.directory
+        )
 
     # -- the trainings
 

@@ -256,7 +256,8 @@ class _Bench:
         from tombola.train.trial import TrainingSetup
 
         recipe, options, work = self.kind._recipe(), self.points.options, self.points.work
-        return TrainingSetup(work.splits, recipe, make_fabric(options.device, recipe.precision), options, work.progress)
+        fabric = make_fabric(options.device, recipe.precision)
+        return TrainingSetup(work.splits, recipe, fabric, options, work.progress, directory=work.directory)
 
     def _built(self, ticket: Ticket, weights: Any) -> nn.Module:
         return ticket.build(weights, trusted=(self.kind.network,))

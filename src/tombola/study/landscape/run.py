@@ -147,7 +147,9 @@ class _Landscape(Experiment[Request, LandscapeResult]):
         seed = replicate_seed(request.seed, replicate)
         fabric = make_fabric(request.options.device, request.recipe.precision)
         start = start_from(request.model, work.splits, seed=seed, method=request.method)
-        setup = TrainingSetup(work.splits, request.recipe, fabric, request.options, work.progress)
+        setup = TrainingSetup(
+            work.splits, request.recipe, fabric, request.options, work.progress, directory=work.directory
+        )
         provenance = {"study": "landscape", "recipe": as_plain(request.recipe), "versions": versions()}
         return Search(setup, start.origin, seed, provenance, start.architecture, start.trusted)
 
