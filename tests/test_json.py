@@ -86,9 +86,16 @@ def arms_file(found: dict[str, Any], runs: Path) -> list[str]:
     return [*DIGITS, *ONCE, "--arms", str(file), "--out", str(runs)]
 
 
+def sweep_file(found: dict[str, Any], runs: Path) -> list[str]:
+    file = runs / "grid.yaml"
+    file.write_text("{model: mlp, recipe: {length: 2it, batch_size: 32}, rounds: 1, grid: {density: [0.5]}}")
+    return [str(file), "--jobs", "1", "--out", str(runs)]
+
+
 COMMANDS: dict[tuple[str, ...], Words] = {
     **{("find", name): on_digits(*METHOD.get(name, [])) for name in METHODS},
     ("find", "sign-transfer"): lambda found, runs: on_digits("--start", found["ticket"])(found, runs),
+    ("sweep",): sweep_file,
     ("study", "curve", "imp"): on_digits(*ONCE, "--levels", "1"),
     ("study", "compare"): arms_file,
     ("study", "mask-init"): on_digits(*ONCE),
@@ -150,7 +157,7 @@ def test_every_command_says_it(
     monkeypatch.setattr("tombola.runtime.bench.bench", lambda *args, **more: Benchmark(1, 1, (), (), 1, 1, {}))
     said = last_json(*words, *COMMANDS[words](found, runs))
     assert (said["schema"], said["tombola"]) == (SCHEMA, tombola.__version__)
-    if words in (("runs",), ("reproduce",), ("completion",)):
+    if words in (("runs",), ("reproduce",), ("completion",), ("sweep",)):
         assert said["recipe"] is None
         assert all(run["recipe"]["length"] == "2it" for run in said.get("runs", ()) if "recipe" in run["config"])
     elif words in MEASURED:

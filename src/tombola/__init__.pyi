@@ -18,6 +18,7 @@ from . import (
     train,
 )
 from .cli.reproduce import reproduce
+from .cli.sweep import sweep
 from .errors import TicketError, TombolaError
 from .hold import hold
 from .mask import Mask
@@ -111,6 +112,7 @@ __all__ = [
     "select",
     "study",
     "supermask",
+    "sweep",
     "ticket",
     "train",
     "verify",

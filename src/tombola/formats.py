@@ -7,7 +7,7 @@ four significant digits, negative numbers have a minus sign and what is missing 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "plural",
     "quantity",
     "ruled",
+    "setting_in_words",
     "significant",
 ]
 
@@ -131,6 +132,11 @@ def p_value(value: float | None) -> str:
 def plural(number: int, word: str) -> str:
     """The number with its word: "1 replicate", "1,200 replicates"."""
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+
+
+def setting_in_words(setting: Mapping[str, object]) -> str:
+    """What a grid says of one search: "density 0.1, seed 0"."""
+    return ", ".join(f"{key} {value}" for key, value in setting.items()) or "the only setting"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:

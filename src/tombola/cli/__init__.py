@@ -84,11 +84,13 @@ def all_verbs() -> list[Verb]:
         reproduce,
         searches,
         studies,
+        sweep,
         tickets,
     )
 
     groups = (
         searches,
+        sweep,
         studies,
         deconstruct,
         overlap,

@@ -105,7 +105,7 @@ def _unknown_key(key: str, text: str, names: list[str], command: str) -> str:
 def _wrong_type(message: str) -> str | None:
     keys = re.findall(_KEY, message)
     value = re.search(r"Got value: (.*)", message) or re.search(r"Given value: (.*)", message)
-    wanted = dict.fromkeys(re.findall(r"Expected a <class '(?:\w+\.)*(\w+)'>", message))
+    wanted = dict.fromkeys(re.findall(r"Expected (?:a )?<class '(?:\w+\.)*(\w+)'>", message))
     if "Expected a dot import path string" in message:  # what the parser wants of a nested dataclass
         wanted = {"dict": None, **wanted}
     if not keys or value is None or not wanted:

@@ -36,7 +36,7 @@ MACHINE = Group("machine and display", Options)
 def verbs() -> list[Verb]:
     """`find METHOD` for every method, `study curve METHOD` for those whose levels fall in density."""
     curves = [_curve(kind) for kind in METHODS.values() if kind.prunes_in_levels]
-    return [*map(_find, METHODS.values()), *curves]
+    return [*map(find_verb_of, METHODS.values()), *curves]
 
 
 def verb_of_path(command: Sequence[str], path: str) -> Verb | None:
@@ -51,7 +51,7 @@ def verb_of_path(command: Sequence[str], path: str) -> Verb | None:
     kind = method_class(path)
     if command[0] != "find" and not kind.prunes_in_levels:
         raise TombolaError(f"method {path} does not prune level by level, so that it has no curve; use tombola find")
-    verb = _find(kind) if command[0] == "find" else _curve(kind)
+    verb = find_verb_of(kind) if command[0] == "find" else _curve(kind)
     try:
         verb.parser()
     except ArgumentError as error:
@@ -61,7 +61,8 @@ def verb_of_path(command: Sequence[str], path: str) -> Verb | None:
     return verb
 
 
-def _find(kind: type[Method]) -> Verb:
+def find_verb_of(kind: type[Method]) -> Verb:
+    """`find METHOD`."""
     add = _options(kind, replicates=1, start=True)
     return Verb(("find", kind.name), summary(kind), add, _run_find(kind), presets=_presets(kind))
 
@@ -106,7 +107,7 @@ def _options(
             )
             add_room(parser)
         DATA.add(parser)
-        _method(kind).add(parser)
+        method_group(kind).add(parser)
         if controls:
             study = parser.add_argument_group("controls")
             study.add_argument(
@@ -128,23 +129,25 @@ def _options(
     return add
 
 
-def _method(kind: type[Method]) -> Group:
+def method_group(kind: type[Method]) -> Group:
+    """The options of a method."""
     return Group(f"method {kind.name}", kind)
 
 
 def _presets(kind: type[Method]) -> Callable[[Namespace], Mapping[str, Any]]:
     def defaults(given: Namespace) -> dict[str, Any]:
         named = preset(kind, given["model"], given["data"])
-        return {**RECIPE.defaults(named.recipe), **_method(kind).defaults(named.method)}
+        return {**RECIPE.defaults(named.recipe), **method_group(kind).defaults(named.method)}
 
     return defaults
 
 
-def _request(kind: type[Method], given: Namespace) -> Request:
+def request_of(kind: type[Method], given: Namespace, machine: Options | None = None) -> Request:
+    """The search that the options of `find METHOD` ask for; `machine` replaces those of machine and display."""
     # the cheap checks first: a wrong value is reported before torch is loaded
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
-    method, recipe = kind(**_method(kind).read(given)), Recipe(**RECIPE.read(given))
-    options = Options(**MACHINE.read(given))
+    method, recipe = kind(**method_group(kind).read(given)), Recipe(**RECIPE.read(given))
+    options = machine or Options(**MACHINE.read(given))
     with loading(options.progress):
         from tombola.search.request import make_request
         from tombola.ticket.ticket import Ticket
@@ -164,7 +167,7 @@ def _request(kind: type[Method], given: Namespace) -> Request:
 
 def _run_find(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
     def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-        request = _request(kind, given)
+        request = request_of(kind, given)
         from tombola.search.find import run_find
 
         result = run_find(request, Path(given["out"]), jobs=given["jobs"])
@@ -176,7 +179,7 @@ def _run_find(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str, 
 
 def _run_curve(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
     def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-        request = _request(kind, given)
+        request = request_of(kind, given)
         from tombola.study.curve import run_curve
 
         controls = given["controls"]

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_loader
 
+from tombola.errors import TombolaError
 from tombola.names import is_import_path
 from tombola.strict import check_yaml
 
@@ -39,6 +40,14 @@ def _load(text: str) -> Any:
     if _NUMBERS.fullmatch(text):
         text = f"[{text}]"
     return get_loader("yaml")(text)
+
+
+def load_file(file: Path) -> Any:
+    """The content of a YAML file, its values read as those of `--config` are."""
+    try:
+        return _load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TombolaError(f"{file} is not readable YAML: {' '.join(str(error).split())}") from None
 
 
 def import_from_here(names: Iterable[object]) -> None:

@@ -64,6 +64,14 @@ class Verb:
             self._set_presets(parser, self.presets, words)
         return self._parse(parser, words)
 
+    def parse_mapping(self, parser: ArgumentParser, values: Mapping[str, Any]) -> Namespace:
+        """The options that a mapping gives, read by one of this verb's parsers, as `parse` reads words.
+
+        Raises:
+            TombolaError: an option is unknown or its value is not allowed, in one line.
+        """
+        return self._checked(parser, lambda: parser.parse_object(dict(values)))
+
     def _set_presets(
         self,
         parser: ArgumentParser,
@@ -81,8 +89,11 @@ class Verb:
         parser.set_defaults(dict(defaults))
 
     def _parse(self, parser: ArgumentParser, words: Sequence[str]) -> Namespace:
+        return self._checked(parser, lambda: parser.parse_args(list(words)))
+
+    def _checked(self, parser: ArgumentParser, read: Callable[[], Namespace]) -> Namespace:
         try:
-            given: Namespace = parser.parse_args(list(words))
+            given = read()
         except (ArgumentError, KeyError, TypeError, ValueError, OverflowError) as error:
             if isinstance(error, TombolaError):
                 raise

@@ -88,7 +88,7 @@ def carry_out(
         _checked(check, progress)  # before the data is read to its end
     config = describe()
     if may_exist:
-        if (result := _finished(order.directory(config), config)) is not None:
+        if (result := finished(order.directory(config), config)) is not None:
             return Done(order.directory(config), result, reused=True)
         check_folder(order.parent)
         _checked(check, progress)
@@ -106,7 +106,7 @@ def _checked(check: Callable[[], None], progress: Progress) -> None:
         check()
 
 
-def _finished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
+def finished(directory: Path, config: Mapping[str, Any]) -> dict[str, Any] | None:
     """The result of a finished run of exactly this configuration, if all that it kept is as it was written."""
     try:
         described = read_record(directory / RUN)

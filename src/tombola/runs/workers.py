@@ -83,29 +83,47 @@ class WorkerPool(Generic[Item, Result]):
             WorkerWarning: a process was ended from outside, and its item is begun again.
             Warning: what the function warned of in a process, as soon as it does.
         """
-        waiting, attempts = list(reversed(range(len(items)))), [0] * len(items)
-        busy: dict[_Worker, int] = {}
         results: dict[int, Result] = {}
+        done = self.completed(items)
         for index in range(len(items)):
             while index not in results:
-                while waiting and len(busy) < self._size:
-                    busy[self._hand_out(items[waiting[-1]], busy)] = waiting[-1]
-                    attempts[waiting.pop()] += 1
-                for worker in _ready(busy):
-                    try:
-                        kind, value = worker.link.recv()
-                    except (EOFError, OSError):
-                        self._remove(worker, attempts[busy[worker]] >= _ATTEMPTS)
-                        waiting.append(busy.pop(worker))
-                        continue
-                    if kind == _WARNING:
-                        _warn_again(*value)
-                        continue
-                    done = busy.pop(worker)
-                    if kind == _ERROR:
-                        raise value
-                    results[done] = value
+                number, result = next(done)
+                results[number] = result
             yield results.pop(index)
+
+    def completed(
+        self, items: Sequence[Item], lost: Callable[[Item, TombolaError], Result] | None = None
+    ) -> Iterator[tuple[int, Result]]:
+        """(index, `function(items[index])`) as they are done; errors and warnings as in `results`.
+
+        `lost`: gives the result of an item whose processes were ended from outside twice (None: that is raised).
+        """
+        waiting, attempts = list(reversed(range(len(items)))), [0] * len(items)
+        busy: dict[_Worker, int] = {}
+        while waiting or busy:
+            while waiting and len(busy) < self._size:
+                busy[self._hand_out(items[waiting[-1]], busy)] = waiting[-1]
+                attempts[waiting.pop()] += 1
+            for worker in _ready(busy):
+                try:
+                    kind, value = worker.link.recv()
+                except (EOFError, OSError):
+                    index = busy.pop(worker)
+                    error = self._removed(worker, attempts[index] >= _ATTEMPTS)
+                    if error is None:
+                        waiting.append(index)
+                    elif lost is None:
+                        raise error from None
+                    else:
+                        yield index, lost(items[index], error)
+                    continue
+                if kind == _WARNING:
+                    _warn_again(*value)
+                    continue
+                index = busy.pop(worker)
+                if kind == _ERROR:
+                    raise value
+                yield index, value
 
     def _hand_out(self, item: Item, busy: dict[_Worker, int]) -> _Worker:
         """The worker that has been given the item: an idle one, or a new one."""
@@ -129,18 +147,19 @@ class WorkerPool(Generic[Item, Result]):
         self._workers.append(worker)
         return worker
 
-    def _remove(self, worker: _Worker, last: bool) -> None:
-        """Account for a worker that ended by itself or was killed; TombolaError if it was the `last` attempt."""
+    def _removed(self, worker: _Worker, last: bool) -> TombolaError | None:
+        """Account for a worker that ended by itself or was killed; the error to raise if it was the `last` attempt."""
         worker.link.close()
         worker.process.join(_PATIENCE)
         self._workers.remove(worker)
         how = _ending(worker.process.exitcode)
         if last:
-            raise TombolaError(
+            return TombolaError(
                 f"two worker processes in turn ended on the same job (the last {how}): memory may have run out (ask "
                 "for fewer jobs), or a script lacks `if __name__ == '__main__':`; run the same again to go on"
             )
         warnings.warn(f"a worker process {how}; its job goes on in a new one", WorkerWarning, stacklevel=4)
+        return None
 
 
 def _ready(busy: dict[_Worker, int]) -> list[_Worker]:

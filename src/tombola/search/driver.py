@@ -21,7 +21,7 @@ from tombola.data.splits import Splits
 from tombola.models.spec import ModelSpec
 from tombola.results.codec import typed
 from tombola.results.record import Record
-from tombola.runs.carry import Order, carry_out, check_out
+from tombola.runs.carry import Order, carry_out, check_out, finished
 from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
 from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import RESULT, Stage
@@ -173,6 +173,13 @@ def run(experiment: Experiment[Any, Outcome], out: Path, processes: int = 1) -> 
             with order.open(config()) as opened:
                 opened.finish(renewed.as_dict())
         return renewed.replace(run=str(done.directory), reused=done.reused)
+
+
+def place_of(experiment: Experiment[Any, Any], splits: Splits, out: Path) -> tuple[Path, bool]:
+    """The directory of an experiment's run under `out`, and whether it is finished; `splits` is identified."""
+    config = experiment.config(splits)
+    directory = Order(out, experiment.label(splits), experiment.kind, {}).directory(config)
+    return directory, finished(directory, config) is not None
 
 
 def run_in_memory(

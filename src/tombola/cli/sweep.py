@@ -1,0 +1,178 @@
+"""sweep: many searches from one file, each as `tombola find` makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.screen import Screen, loading
+from tombola.cli.searches import MACHINE
+from tombola.cli.values import load_file
+from tombola.cli.verb import Verb
+from tombola.errors import TombolaError
+from tombola.fields import checked
+from tombola.formats import plural, setting_in_words
+from tombola.results.sweep import SweepResult
+from tombola.study.sweep.settings import read_sweep
+from tombola.train.options import Options
+
+if TYPE_CHECKING:
+    from tombola.study.sweep.engine import Ended, Engine
+    from tombola.study.sweep.plan import Planned
+
+
+def verbs() -> list[Verb]:
+    """`sweep`."""
+    return [
+        Verb(
+            ("sweep",),
+            "Search with every setting of a grid and every seed: one run each, finished ones are skipped.",
+            _add,
+            _run,
+        )
+    ]
+
+
+def _add(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        type=str,
+        help="YAML: fields of a search (method, model, data, recipe, or any option of find), "
+        "grid: {density: [0.1, 0.3], recipe.lr: [..]} or a list of settings, and seeds: 3 or a list",
+    )
+    run = parser.add_argument_group("run")
+    run.add_argument(
+        "--dry_run",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="name the runs, which are finished and how many there are, and train nothing",
+    )
+    run.add_argument("--out", type=str, default="runs", help="folder in which every run gets its own directory")
+    engine = parser.add_argument_group("engine")
+    engine.add_argument(
+        "--jobs", type=int | None, default=None, help="processes that share the threads (null: one for every thread)"
+    )
+    MACHINE.add(parser)
+
+
+def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    machine = Options(**MACHINE.read(given))
+    file, out = given["file"], Path(given["out"])
+    if given["dry_run"]:
+        return _show_plan(screen, _planned(file, out, machine), out)
+
+    def told(one: Planned, how: Ended) -> None:
+        screen.line(f"failed  {one.directory.name}: {how.error}" if how.error else f"done    {one.directory.name}")
+
+    result = _sweep(file, out, _engine(given["jobs"], machine), machine, told)
+    show_sweep(screen, result)
+    if result.failed:
+        screen.finish(result.as_dict())
+        raise TombolaError(failures(result))
+    return result.as_dict()
+
+
+def _planned(given: Mapping[str, Any] | str | Path, out: Path, machine: Options) -> list[Planned]:
+    content = given if isinstance(given, Mapping) else load_file(Path(given))
+    read = read_sweep(content, "the sweep" if isinstance(given, Mapping) else str(given))
+    with loading(machine.progress):
+        from tombola.cli.sweep_settings import searches_of
+        from tombola.study.sweep.run import plan_sweep
+
+    return plan_sweep(searches_of(read, machine), out, machine)
+
+
+def _engine(jobs: int | None, machine: Options) -> Engine:
+    from tombola.study.sweep.engine import processes
+
+    return processes(jobs, machine.threads)
+
+
+def _sweep(
+    given: Mapping[str, Any] | str | Path,
+    out: Path,
+    engine: Engine,
+    machine: Options,
+    told: Callable[[Planned, Ended], None] | None = None,
+) -> SweepResult:
+    planned = _planned(given, out, machine)
+    from tombola.study.sweep.run import carry_out_runs, finish_sweep
+
+    ended = carry_out_runs(planned, engine, out, machine, told)
+    return finish_sweep(planned, ended, out, machine)
+
+
+@checked
+def sweep(
+    settings: Mapping[str, Any] | str | Path,
+    *,
+    out: str | Path = "runs",
+    jobs: int | None = 1,
+    options: Options | None = None,
+) -> SweepResult:
+    """Search with every setting of a grid and every seed, each in a run directory as `find` makes it.
+
+    Finished runs are skipped, and one that was killed goes on. One that fails does not stop the others: see `failed` of
+    the result.
+
+    Args:
+        settings: a YAML file or a mapping of the same: fields of a search by dotted name (method, model, data, recipe,
+            or any option of `tombola find`), `grid`: lists to cross, or a list of settings, and `seeds`.
+        out: folder in which every run, and the sweep, get their directories.
+        jobs: processes that share the threads; None: one for every thread.
+        options: device and display.
+
+    Raises:
+        TombolaError: a field is unknown or has a wrong value; nothing has been trained or written then.
+
+    >>> import tempfile
+    >>> settings = {"method": "imp", "model": "mlp", "rounds": 1, "recipe": {"length": "2it"},
+    ...             "grid": {"density": [0.5, 0.2]}, "seeds": 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = tb.sweep(settings, out=folder, options=tb.Options(progress=False))
+    >>> [search.name for search in found.searches]
+    ['density 0.5, seed 0', 'density 0.5, seed 1', 'density 0.2, seed 0', 'density 0.2, seed 1']
+    """
+    machine = options or Options()
+    return _sweep(settings, Path(out), _engine(jobs, machine), machine)
+
+
+def _show_plan(screen: Screen, planned: Sequence[Planned], out: Path) -> Mapping[str, Any]:
+    rows = [(setting_in_words(one.search.setting), one.directory.name, _state(one)) for one in planned]
+    screen.table(("setting", "run", "state"), rows, left=(0, 1, 2))
+    new = {one.directory for one in planned if not one.finished}
+    every = {one.directory for one in planned}
+    screen.line(f"{plural(len(every), 'run')} in {out}, {len(every) - len(new)} of them finished, {len(new)} to do")
+    return {
+        "runs": [
+            {"setting": dict(one.search.setting), "run": one.directory.name, "state": _state(one)} for one in planned
+        ],
+        "count": len(every),
+        "finished": len(every) - len(new),
+    }
+
+
+def _state(one: Planned) -> str:
+    return "finished" if one.finished else "can be resumed" if one.directory.exists() else "new"
+
+
+def show_sweep(screen: Screen, result: SweepResult) -> None:
+    """What was done, and where it lies."""
+    screen.line(
+        f"{plural(len(result.runs), 'run')}: {result.trained} done now, {result.found} finished before, "
+        f"{len(result.failed)} failed"
+    )
+    screen.run(result.run, None)
+
+
+def failures(result: SweepResult) -> str:
+    """The line about the runs that failed."""
+    shown = [f"{search.name}: {search.error}" for search in result.failed[:3]]
+    more = f"; and {len(result.failed) - 3} more" if len(result.failed) > 3 else ""
+    failed = f"{len(result.failed)} of {len(result.runs)} runs failed"
+    return f"{failed}; the same command does them again: {'; '.join(shown)}{more}"

@@ -1,0 +1,138 @@
+"""The searches of a sweep from what its file says: every field as `tombola find` reads it, presets included."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.options import Group
+from tombola.cli.searches import DATA, NETWORK, RECIPE, find_verb_of, method_group, request_of
+from tombola.cli.values import import_from_here
+from tombola.cli.verb import DEFAULT_METHOD, Verb
+from tombola.data.config import DataSpec
+from tombola.errors import TombolaError
+from tombola.fields import described
+from tombola.methods import method_class
+from tombola.methods.base import Method
+from tombola.models.spec import ModelSpec
+from tombola.names import unknown
+from tombola.study.sweep.plan import Search
+from tombola.study.sweep.settings import Cell, Fields, Sweep
+from tombola.train.options import Options
+
+METHOD = "method"
+_METHOD_KEYS = (METHOD, "method.name")
+_RUN = ("seed", "replicates", "start", "max_weights")
+"""Fields of a search that belong to no section."""
+
+
+def searches_of(sweep: Sweep, machine: Options) -> list[Search]:
+    """Every search of a sweep, all of its fields checked.
+
+    Raises:
+        TombolaError: a field is unknown or has a wrong value; the message names the setting.
+    """
+    readers: dict[str, _Reader] = {}
+    return [Search(cell.setting, _request(sweep, cell, machine, readers)) for cell in sweep.cells()]
+
+
+def _request(sweep: Sweep, cell: Cell, machine: Options, readers: dict[str, _Reader]) -> Any:
+    chosen = {**sweep.shared, **cell.setting}
+    named = [str(chosen[key]) for key in reversed(chosen) if key in _METHOD_KEYS]
+    method = named[0] if named else DEFAULT_METHOD
+    try:
+        if method not in readers:
+            import_from_here([method])
+            readers[method] = _Reader(method_class(method))
+        reader = readers[method]
+        return request_of(reader.kind, reader.read(sweep.shared, cell.setting), machine)
+    except TombolaError as error:
+        raise TombolaError(f"{sweep.where}, {cell.name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the fields of searches by one method."""
+
+    kind: type[Method]
+    parsers: dict[tuple[str, str], ArgumentParser] = field(default_factory=dict)
+
+    @property
+    def verb(self) -> Verb:
+        """`find METHOD`, whose options they are."""
+        return find_verb_of(self.kind)
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        """The section of a search that each group of options is."""
+        return {METHOD: method_group(self.kind), "model": NETWORK, "data": DATA, "recipe": RECIPE}
+
+    @property
+    def options(self) -> dict[str, str]:
+        """Every name that a field has -> its option."""
+        names = {name: name for name in _RUN}
+        for section, group in self.groups.items():
+            for item in fields(group.source):
+                if item.init:
+                    option = group.option(item.name)
+                    names |= {option: option, f"{section}.{item.name}": option}
+        return names
+
+    def read(self, shared: Fields, setting: Fields) -> Namespace:
+        """The options of one search; what its setting says goes before what all share."""
+        values: dict[str, Any] = {}
+        for layer in (shared, setting):
+            self._take(layer, values)
+        return self.verb.parse_mapping(self._parser(values), values)
+
+    def _take(self, layer: Fields, values: dict[str, Any]) -> None:
+        """Put the fields of a layer among the values by option, before those that are there."""
+        options, taken = self.options, set[tuple[str, ...]]()
+        for key, value in layer.items():
+            if key in _METHOD_KEYS:
+                continue
+            option, *inner = _located(key, options, self.verb.command)
+            if (option, *inner) in taken:
+                raise TombolaError(f"{key} is given twice, under two names; give it once")
+            taken.add((option, *inner))
+            place, last = values, option
+            for part in inner:
+                inside = place.setdefault(last, {})
+                if not isinstance(inside, dict):
+                    raise TombolaError(f"{key} lies in {last}, which is {described(inside)} and no mapping")
+                place, last = inside, part
+            place[last] = copy.deepcopy(dict(value) if isinstance(value, Mapping) else value)
+
+    def _parser(self, values: Mapping[str, Any]) -> ArgumentParser:
+        """A parser with the preset of the method, network and data; it is made once for each."""
+        key = (str(values.get("model", ModelSpec.name)), str(values.get("data", DataSpec.name)))
+        if key not in self.parsers:
+            verb, parser = self.verb, self.verb.parser()
+            if verb.presets is not None:
+                parser.set_defaults(dict(verb.presets(_named(*key))))
+            self.parsers[key] = parser
+        return self.parsers[key]
+
+
+def _named(model: str, data: str) -> Namespace:
+    return Namespace(model=model, data=data)  # type: ignore[no-untyped-call]
+
+
+def _located(key: str, options: Mapping[str, str], command: str) -> Sequence[str]:
+    """The option of a field, and what within its mapping is meant: model.args.width is width of model_args."""
+    parts = key.split(".")
+    for count in range(len(parts), 0, -1):
+        option = options.get(".".join(parts[:count]))
+        if option is not None:
+            return option, *parts[count:]
+    line = unknown("field", key, options).partition("; allowed: ")[0]
+    here = [item.name for item in fields(Options) if item.name == key] + [key] * (
+        key in ("out", "jobs", "config", "json")
+    )
+    if here:
+        raise TombolaError(f"{line}; {here[0]} is no part of a search: give it to the sweep itself")
+    raise TombolaError(f"{line}; see {command} --help for the fields, such as recipe.lr or density")

@@ -1,0 +1,45 @@
+"""A sweep: its settings, the runs that are of them, and which of these failed."""
+
+from __future__ import annotations
+
+from tombola.formats import setting_in_words
+from tombola.results.record import Count, Record, Settings
+
+
+class SweptRun(Record, frozen=True, kw_only=True):
+    """One search of a sweep. `setting`: what the sweep's grid says of it; `run`: the directory's name, beside the
+    sweep's own; `error`: why it failed, in one line."""
+
+    setting: Settings
+    run: str
+    error: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The setting as it is written: "density 0.1, seed 0"."""
+        return setting_in_words(self.setting)
+
+
+class SweepResult(Record, frozen=True, kw_only=True, tag_field="kind", tag="sweep"):
+    """What a sweep gave. `searches`: in the order of the grid; settings that come to the same have the same run.
+
+    `found`, `trained`: how many runs were finished before, and how many are now; not part of a finished result.
+    """
+
+    searches: tuple[SweptRun, ...]
+    method: str | None = None
+    model: str | None = None
+    data: str | None = None
+    found: Count | None = None
+    trained: Count | None = None
+    run: str | None = None
+
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """The directories' names, each once."""
+        return tuple(dict.fromkeys(search.run for search in self.searches))
+
+    @property
+    def failed(self) -> tuple[SweptRun, ...]:
+        """The searches that failed, one of each run."""
+        return tuple({search.run: search for search in self.searches if search.error is not None}.values())

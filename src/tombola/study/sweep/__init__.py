@@ -1,0 +1,1 @@
+"""Many searches from one description: settings crossed with seeds, each a run as `find` makes it."""

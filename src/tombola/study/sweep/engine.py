@@ -1,0 +1,90 @@
+"""What carries out the runs of a sweep, and the engine of this machine: processes that share its threads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from tombola.errors import TombolaError, in_short, place_of
+from tombola.machine.cores import held_to_cores, usable_cores
+from tombola.runs.jobs import limit_threads, threads_per_job
+from tombola.runs.workers import WorkerPool
+from tombola.search.find import run_find
+from tombola.search.request import Request
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to carry out: picklable, since model and data are given by name."""
+
+    request: Request
+    out: Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: `error` in one line, or None."""
+
+    error: str | None = None
+
+
+class Engine(Protocol):
+    """Carries out runs."""
+
+    def carried_out(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Ended]]:
+        """(index, how it ended) of every job, as they end; one that fails does not stop the others."""
+
+
+def carry_out(job: Job) -> Ended:
+    """Carry out one run, or find it finished."""
+    try:
+        run_find(job.request, job.out)
+    except (Exception, SystemExit) as error:  # of a user's code, whatever it may be
+        return Ended(_line(error))
+    return Ended()
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) if isinstance(error, TombolaError) else in_short(error)
+    place = place_of(error)
+    return f"{text} ({place})" if place else text
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Processes on this machine; 1: this process.
+
+    Args:
+        jobs: how many; each gets an equal part of the threads.
+        threads: of all together; None: torch's own number.
+    """
+
+    jobs: int
+    threads: int | None = None
+
+    def carried_out(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Ended]]:
+        """As `Engine` says. A run whose process is killed from outside is begun again once."""
+        with limit_threads(self.threads):
+            share = threads_per_job(self.jobs)
+            if self.jobs == 1:
+                yield from ((index, carry_out(job)) for index, job in enumerate(jobs))
+                return
+            silent = [replace(job, request=quiet(job.request)) for job in jobs]
+            with WorkerPool(carry_out, min(self.jobs, len(jobs)), share) as pool:
+                yield from pool.completed(silent, lambda job, error: Ended(_line(error)))
+
+
+def quiet(request: Request) -> Request:
+    """The request without bars, for a process of its own."""
+    return replace(request, options=replace(request.options, progress=False, threads=None))
+
+
+def processes(jobs: int | None, threads: int | None) -> Processes:
+    """Processes on this machine; None: one for every thread, or core.
+
+    The number does not depend on how many runs there are: each gets the same threads when a sweep goes on.
+    """
+    whole = usable_cores() if threads is None else threads
+    return Processes(held_to_cores("jobs", jobs) if jobs is not None else max(1, whole), threads)

@@ -1,0 +1,62 @@
+"""The runs of a sweep before anything is trained: their directories, and which are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tombola.data.config import DataSpec
+from tombola.plain import as_plain
+from tombola.runs.directory import canonical
+from tombola.runs.progress import Progress
+from tombola.search.find import place_of_run
+from tombola.search.request import Request, loaded
+
+
+@dataclass(frozen=True)
+class Search:
+    """One search that is asked for. `setting`: what the grid says of it."""
+
+    setting: Mapping[str, Any]
+    request: Request
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A search, the directory of its run, and whether that is finished."""
+
+    search: Search
+    directory: Path
+    finished: bool
+
+
+def plan(searches: Sequence[Search], out: Path, progress: Progress) -> list[Planned]:
+    """The runs of all searches under `out`, in order.
+
+    Each data set is read once, and no two are held at the same time.
+
+    Raises:
+        TombolaError: a data set, a network or a file that a search names is not there.
+    """
+    planned: dict[int, Planned] = {}
+    with progress.track("naming the runs", len(searches)) as update:
+        for places in _by_data(searches).values():
+            splits = loaded(searches[places[0]].request.data, progress)
+            splits.identify(progress.track)
+            for place in places:
+                directory, finished = place_of_run(searches[place].request, splits, out)
+                planned[place] = Planned(searches[place], directory, finished)
+                update(len(planned))
+    return [planned[place] for place in range(len(searches))]
+
+
+def _by_data(searches: Sequence[Search]) -> dict[str, list[int]]:
+    """The places of the searches on each data set."""
+    places: dict[str, list[int]] = {}
+    for place, search in enumerate(searches):
+        data = search.request.data
+        key = canonical(as_plain(data)) if isinstance(data, DataSpec) else str(id(data))
+        places.setdefault(key, []).append(place)
+    return places

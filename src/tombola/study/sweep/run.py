@@ -1,0 +1,85 @@
+"""A sweep carried out: every run that is not finished, then the sweep's own run directory, which names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tombola.errors import TombolaError
+from tombola.results.codec import typed
+from tombola.results.sweep import SweepResult, SweptRun
+from tombola.runs.carry import Order, check_out
+from tombola.runs.progress import show_progress
+from tombola.runs.stage import RESULT
+from tombola.search.driver import machine
+from tombola.search.request import name_of_model
+from tombola.study.sweep.engine import Ended, Engine, Job
+from tombola.study.sweep.plan import Planned, Search, plan
+from tombola.train.options import Options
+
+Told = Callable[[Planned, Ended], None]
+"""What is called as runs end."""
+
+
+def plan_sweep(searches: Sequence[Search], out: Path, options: Options) -> list[Planned]:
+    """The runs of a sweep under `out`, and which are finished; nothing is trained or written.
+
+    Raises:
+        TombolaError: there are none, or one names what is not there.
+    """
+    if not searches:
+        raise TombolaError("the sweep has no searches; give it a grid of at least one setting")
+    check_out(out)
+    with show_progress(options.progress) as progress:
+        return plan(searches, out, progress)
+
+
+def carry_out_runs(
+    planned: Sequence[Planned], engine: Engine, out: Path, options: Options, told: Told | None = None
+) -> dict[Path, Ended]:
+    """How every run that was not finished ended, by directory; searches that come to the same are one run."""
+    wanted = {one.directory: one for one in planned if not one.finished}
+    waiting, ended = list(wanted.values()), dict[Path, Ended]()
+    jobs = [Job(one.search.request, out) for one in waiting]
+    # one run at a time in this process has bars of its own
+    alone = getattr(engine, "jobs", 0) == 1
+    with show_progress(False if alone else options.progress) as progress, progress.track("runs", len(jobs)) as update:
+        for index, how in engine.carried_out(jobs) if jobs else ():
+            ended[waiting[index].directory] = how
+            update(len(ended))
+            if told is not None:
+                told(waiting[index], how)
+    return ended
+
+
+def finish_sweep(planned: Sequence[Planned], ended: dict[Path, Ended], out: Path, options: Options) -> SweepResult:
+    """The sweep's result, in a run directory of its own under `out`, beside the runs that it names."""
+    searches = tuple(
+        SweptRun(
+            setting=dict(one.search.setting),
+            run=one.directory.name,
+            error=ended[one.directory].error if one.directory in ended else None,
+        )
+        for one in planned
+    )
+    requests = [one.search.request for one in planned]
+    result = SweepResult(
+        searches=searches,
+        method=_only([request.method.name for request in requests]),
+        model=_only([name_of_model(request.model) for request in requests]),
+        data=_only([request.data.name for request in requests]),
+    )
+    label = "-".join(["sweep", *filter(None, (result.method, result.model, result.data))])
+    order = Order(out, label, "sweep", machine(options), options.force)
+    with order.open({"runs": sorted(result.runs)}) as opened:
+        content = opened.recovered()
+        before = None if content is None else typed(SweepResult, content, opened.directory / RESULT)
+        if before != result:
+            opened.finish(result.as_dict())
+        trained = sum(how.error is None for how in ended.values())
+        return result.replace(run=str(opened.directory), trained=trained, found=len(result.runs) - len(ended))
+
+
+def _only(names: Sequence[str]) -> str | None:
+    """The name that all share, or None."""
+    return names[0] if len(set(names)) == 1 else None

@@ -1,0 +1,162 @@
+"""What a sweep is asked for: what all its searches share, and the settings and seeds that they differ in (torch-free).
+
+A file, or a mapping, of fields of a search by their dotted names or as options of `tombola find`::
+
+    method: edge-popup
+    model: lenet-300-100
+    data: digits
+    recipe: {length: 5ep}
+    grid: {density: [0.1, 0.3, 0.5], recipe.lr: [0.1, 0.03]}
+    seeds: 3
+
+`grid` is a mapping of lists, which are crossed, or a list of settings; `seeds`, a number or a list, cross either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from tombola.errors import TombolaError
+from tombola.fields import described
+from tombola.formats import setting_in_words
+
+SECTIONS = ("method", "model", "data", "recipe")
+"""Parts of a search that may be mappings of their fields."""
+OWN = ("grid", "seeds")
+"""What is the sweep's own."""
+MOST = 100_000
+"""Searches of one sweep, at most."""
+SEED = "seed"
+
+Fields = Mapping[str, Any]
+"""Fields of a search by dotted name, such as recipe.lr."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One search of a sweep: all its fields, and of these the ones that the grid names."""
+
+    fields: Fields
+    setting: Fields
+
+    @property
+    def name(self) -> str:
+        """The setting as it is written: "density 0.1, seed 0"."""
+        return setting_in_words(self.setting)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep as it is written down.
+
+    Args:
+        shared: what all searches have.
+        settings: what they differ in, but for the seed.
+        seeds: of every setting; () where they stand among the settings, or there is only the default.
+        where: it stands, for errors.
+    """
+
+    shared: Fields
+    settings: tuple[Fields, ...]
+    seeds: tuple[Any, ...]
+    where: str
+
+    def cells(self) -> Iterator[Cell]:
+        """Every search, the seeds of one setting after each other."""
+        for setting in self.settings:
+            for seed in ({SEED: one} for one in self.seeds) if self.seeds else ({},):
+                chosen = {**setting, **seed}
+                yield Cell({**self.shared, **chosen}, chosen)
+
+
+def read_sweep(content: Any, where: str) -> Sweep:
+    """The sweep that the content of a YAML file, or a mapping, describes; `where` it stands, for errors.
+
+    Raises:
+        TombolaError: it is no description of one; fields of the searches themselves are not looked at.
+    """
+    if not isinstance(content, Mapping):
+        raise TombolaError(f"{where} is {described(content)}, but it must be a mapping with a grid; see {_EXAMPLE}")
+    shared = flattened({key: value for key, value in content.items() if key not in OWN}, where)
+    settings = tuple(_settings(content.get("grid"), where))
+    seeds = _seeds(content.get("seeds"), where)
+    if seeds and any(SEED in setting for setting in (shared, *settings)):
+        raise TombolaError(f"{where} names seed and seeds; name one of them")
+    count = len(settings) * max(1, len(seeds))
+    if count > MOST:
+        raise TombolaError(f"{where} has {count:,} searches, and at most {MOST:,} are made; cross fewer values")
+    return Sweep(shared, settings, seeds, where)
+
+
+_EXAMPLE = "{method: imp, data: digits, grid: {density: [0.1, 0.3]}, seeds: 3}"
+
+
+def flattened(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """The fields of sections by dotted name: {recipe: {lr: 0.1}} as {recipe.lr: 0.1}."""
+    flat: dict[str, Any] = {}
+    for key, value in given.items():
+        inside = value if key in SECTIONS and isinstance(value, Mapping) else {}
+        for name, item in (
+            {f"{key}.{part}": item for part, item in inside.items()}.items() if inside else [(key, value)]
+        ):
+            if not isinstance(name, str):
+                raise TombolaError(f"{where}: {name!r} is no name of a field; see {_EXAMPLE}")
+            if name in flat:
+                raise TombolaError(f"{where} names {name} twice; name it once")
+            flat[name] = item
+    if "recipe" in flat:
+        raise TombolaError(
+            f"{where}: recipe is {described(flat['recipe'])}, but it must be a mapping such as {{lr: 1}}"
+        )
+    return flat
+
+
+def _settings(grid: Any, where: str) -> Iterator[dict[str, Any]]:
+    if grid is None:
+        yield {}
+        return
+    if isinstance(grid, Mapping):
+        yield from _product(grid, where)
+        return
+    if isinstance(grid, str) or not isinstance(grid, Sequence) or not grid:
+        raise TombolaError(f"{where}: grid is {described(grid)}, but it must be a mapping of lists, or a list; {_HOW}")
+    for number, setting in enumerate(grid, start=1):
+        if not isinstance(setting, Mapping):
+            raise TombolaError(f"{where}: setting {number} is {described(setting)}, but it must be a mapping; {_HOW}")
+        yield flattened(setting, f"{where}, setting {number}")
+
+
+_HOW = "{density: [0.1, 0.3]} crosses lists, [{density: 0.1}, {density: 0.3}] lists settings"
+
+
+def _product(grid: Mapping[Any, Any], where: str) -> Iterator[dict[str, Any]]:
+    lists = flattened(grid, f"{where}, grid")
+    for name, values in lists.items():
+        if isinstance(values, str | Mapping) or not isinstance(values, Sequence) or not values:
+            raise TombolaError(
+                f"{where}: grid has {name}: {values!r}, but it must be a list of at least one value; {_HOW}"
+            )
+        twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
+        if twice is not None:
+            raise TombolaError(f"{where}: grid names {twice!r} twice for {name}; name it once")
+    for chosen in product(*lists.values()):
+        yield dict(zip(lists, chosen, strict=True))
+
+
+def _seeds(given: Any, where: str) -> tuple[Any, ...]:
+    """Seeds that are listed, or 0 to n - 1."""
+    if given is None:
+        return ()
+    if isinstance(given, Sequence) and not isinstance(given, str) and given:
+        if len(set(map(str, given))) < len(given):
+            raise TombolaError(f"{where}: seeds names one twice; name each once")
+        return tuple(given)
+    text = str(given)
+    if isinstance(given, bool) or not text.isdecimal() or not 0 < int(text) <= MOST:
+        raise TombolaError(
+            f"{where}: seeds is {given!r}, but it must be a number from 1 on, or a list such as [0, 1, 2]"
+        )
+    return tuple(range(int(text)))

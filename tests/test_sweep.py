@@ -1,0 +1,263 @@
+"""Sweeps: which searches a file asks for, runs as `find` makes them, failures, and processes that are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import tombola as tb
+from cli_calls import call, last_json
+from tombola.cli.sweep_settings import searches_of
+from tombola.errors import TombolaError
+from tombola.machine import cores
+from tombola.study.sweep.engine import processes
+from tombola.study.sweep.plan import Search
+from tombola.study.sweep.settings import read_sweep
+from tombola.train.options import Options
+
+TINY: Mapping[str, Any] = {
+    "method": "imp",
+    "model": "mlp",
+    "data": "digits",
+    "rounds": 1,
+    "recipe": {"length": "2it", "batch_size": 32},
+}
+OPTIONS = Options(progress=False, device="cpu")
+HANG = 240.0
+
+
+def searches(**more: Any) -> list[Search]:
+    return searches_of(read_sweep({**TINY, **more}, "the sweep"), OPTIONS)
+
+
+def file(folder: Path, **more: Any) -> str:
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump({**TINY, **more}))
+    return str(path)
+
+
+# ---- what a file asks for ----------------------------------------------------------------------------------
+
+
+def test_lists_are_crossed_seeds_last() -> None:
+    found = searches(grid={"density": [0.5, 0.2], "recipe.lr": [0.1, 0.01]}, seeds=2)
+    assert [tuple(one.setting.values()) for one in found] == [
+        (density, lr, seed) for density in (0.5, 0.2) for lr in (0.1, 0.01) for seed in (0, 1)
+    ]
+    assert [list(one.setting) for one in found[:1]] == [["density", "recipe.lr", "seed"]]
+    request = found[-1].request
+    assert (request.method.density, request.recipe.lr, request.seed) == (0.2, 0.01, 1)  # type: ignore[attr-defined]
+    assert (request.recipe.length, request.recipe.batch_size) == ("2it", 32)
+
+
+def test_settings_may_be_listed_and_crossed_with_seeds() -> None:
+    listed = [{"method": "edge-popup", "density": 0.3, "rounds": None}, {"density": 0.1}]
+    with pytest.raises(TombolaError, match=r"density 0.3.*unknown field 'rounds'.*find edge-popup --help"):
+        searches(grid=listed)
+    only = {key: value for key, value in TINY.items() if key != "rounds"}
+    sweep = read_sweep({**only, "grid": [listed[0] | {"scope": "global"}, {"rounds": 2}], "seeds": [7, 9]}, "x")
+    del sweep.settings[0]["rounds"]  # type: ignore[attr-defined]
+    found = searches_of(sweep, OPTIONS)
+    assert [(one.request.method.name, one.request.seed) for one in found] == [
+        ("edge-popup", 7),
+        ("edge-popup", 9),
+        ("imp", 7),
+        ("imp", 9),
+    ]
+
+
+def test_fields_go_by_dotted_names_by_options_and_into_mappings() -> None:
+    (one,) = searches(
+        **{
+            "model": {"name": "mlp", "args": {"hidden": [30]}},
+            "method": {"name": "imp", "density": 0.5},
+            "data.augment.crop": 1,
+            "lr": 0.5,
+            "model.init": "he_normal",
+            "recipe.momentum": 0.8,
+            "replicates": 2,
+        }
+    )
+    request = one.request
+    assert request.model.args == {"hidden": [30]}  # type: ignore[union-attr]
+    assert request.model.init == "he_normal"  # type: ignore[union-attr]
+    assert request.data.augment.crop == 1  # type: ignore[union-attr]
+    assert (request.recipe.lr, request.recipe.momentum, request.replicates) == (0.5, 0.8, 2)
+    widths = searches(**{"model_args.hidden": [30]}, grid={"model.args.hidden": [[10], [20]]})
+    assert [x.request.model.args["hidden"] for x in widths] == [[10], [20]]  # type: ignore[union-attr]
+
+
+def test_presets_are_those_of_each_setting() -> None:
+    found = searches_of(read_sweep({"grid": {"model": ["lenet-300-100", "mlp"], "data": ["mnist"]}}, "x"), OPTIONS)
+    assert found[0].request.recipe.length == "50000it"
+    assert found[0].request.recipe != found[1].request.recipe
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"densty": 0.1}, r"unknown field 'densty' \(did you mean density\?\); see tombola find imp --help"),
+        ({"grid": {"recipe.lrr": [1]}}, r"recipe.lrr 1: unknown field 'recipe.lrr' \(did you mean recipe.lr"),
+        ({"grid": {"density": [2]}}, r"density 2: density is 2.*"),
+        ({"grid": {"density": ["a"]}}, r"density a: density is 'a', but it must be a number or null"),
+        ({"grid": {"method": ["imp", "impp"]}}, r"method impp: unknown method 'impp' \(did you mean imp\?\)"),
+        ({"grid": {"density": 0.1}}, r"grid has density: 0.1, but it must be a list of at least one value"),
+        ({"grid": {"density": []}}, r"must be a list of at least one value"),
+        ({"grid": {"density": [0.1, 0.1]}}, r"grid names 0.1 twice for density"),
+        ({"grid": []}, r"grid is a list, but it must be a mapping of lists, or a list"),
+        ({"grid": [3]}, r"setting 1 is 3, but it must be a mapping"),
+        ({"seeds": 0}, r"seeds is 0, but it must be a number from 1 on"),
+        ({"seeds": [1, 1]}, r"seeds names one twice"),
+        ({"seeds": 2, "grid": {"seed": [0]}}, r"names seed and seeds; name one of them"),
+        ({"lr": 0.1, "recipe": {"lr": 0.2}}, r"lr is given twice, under two names"),
+        ({"device": "cpu"}, r"device is no part of a search: give it to the sweep itself"),
+        ({"recipe": 3}, r"recipe is 3, but it must be a mapping"),
+        ({"seed": -1}, r"seed is -1"),
+        ({"replicates": 0}, r"replicates is 0"),
+    ],
+)
+def test_mistakes_are_one_line_before_anything_runs(tmp_path: Path, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(TombolaError, match=message) as caught:
+        tb.sweep({**TINY, **given}, out=tmp_path / "runs", options=OPTIONS)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_file_that_is_none_is_one_line(tmp_path: Path) -> None:
+    for text, message in (("[1]", "must be a mapping with a grid"), ("a: [", "is not readable YAML")):
+        (tmp_path / "x.yaml").write_text(text)
+        status, _, err = call("sweep", str(tmp_path / "x.yaml"), "--out", str(tmp_path / "runs"))
+        assert (status, len(err.splitlines())) == (2, 1)
+        assert message in err
+    status, _, err = call("sweep", str(tmp_path / "none.yaml"))
+    assert (status, len(err.splitlines())) == (2, 1)
+    assert "none.yaml" in err
+
+
+# ---- runs --------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_those_of_find_and_finished_ones_are_skipped(tmp_path: Path) -> None:
+    grid = file(tmp_path, grid={"density": [0.5, 0.2]}, seeds=2)
+    out = str(tmp_path / "runs")
+    find = ("find", "imp", "--model", "mlp", "--rounds", "1", "--length", "2it", "--batch_size", "32", "--out", out)
+    first = last_json(*find, "--density", "0.2", "--seed", "1", "--progress", "false")
+    planned = last_json("sweep", grid, "--out", out, "--dry_run")
+    assert (planned["count"], planned["finished"]) == (4, 1)
+    assert [run["state"] for run in planned["runs"]] == ["new", "new", "new", "finished"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [Path(first["run"]).name]  # nothing was written
+    done = last_json("sweep", grid, "--out", out, "--jobs", "1", "--progress", "false")
+    assert (done["trained"], done["found"]) == (3, 1)
+    assert [one["run"] for one in done["searches"]] == [run["run"] for run in planned["runs"]]
+    assert done["searches"][0]["setting"] == {"density": 0.5, "seed": 0}
+    again = last_json("sweep", grid, "--out", out, "--jobs", "1", "--progress", "false")
+    assert (again["trained"], again["found"], again["run"]) == (0, 4, done["run"])
+    second = last_json(*find, "--density", "0.5", "--progress", "false")
+    assert second["reused"] is True
+    assert Path(second["run"]).name == done["searches"][0]["run"]
+    listed = last_json("runs", "--out", out)["runs"]
+    assert {(run["kind"], run["state"]) for run in listed} == {("find", "finished"), ("sweep", "finished")}
+
+
+def test_settings_that_come_to_the_same_are_one_run(tmp_path: Path) -> None:
+    listed = [{"density": 0.5}, {"density": 0.5, "recipe.lr": 1e-3}]
+    lr = searches()[0].request.recipe.lr
+    listed[1]["recipe.lr"] = lr
+    found = tb.sweep({**TINY, "grid": listed}, out=tmp_path, options=OPTIONS)
+    assert len(found.searches) == 2
+    assert (found.trained, len(found.runs)) == (1, 1)
+
+
+def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    grid = file(tmp_path, grid={"density": [1e-9, 0.5]})
+    out = str(tmp_path / "runs")
+    status, said, err = call("sweep", grid, "--out", out, "--jobs", "1", "--progress", "false", "--json")
+    assert status == 2
+    assert "1 of 2 runs failed" in err.splitlines()[-1]
+    assert "density 1e-09:" in err
+    assert '"trained": 1' in said.splitlines()[-1]
+    result = tb.sweep(grid, out=out, options=OPTIONS)
+    assert [search.error is None for search in result.searches] == [False, True]
+    assert (result.found, result.trained, len(result.failed)) == (1, 0, 1)
+
+
+def test_threads_are_shared_and_do_not_depend_on_the_number_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "usable_cores", lambda: 8)
+    monkeypatch.setattr("tombola.study.sweep.engine.usable_cores", lambda: 8)
+    assert processes(None, None).jobs == 8
+    assert processes(None, 4).jobs == 4
+    assert (processes(2, 4).jobs, processes(2, 4).threads) == (2, 4)
+    with pytest.raises(TombolaError, match="jobs is 0"):
+        processes(0, None)
+
+
+def modified(file: Path) -> int | None:
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:  # replaced, or done with
+        return None
+
+
+def children(process: int) -> list[int]:
+    """Worker processes that train: Python's own resource tracker is none."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            command = (stat.parent / "cmdline").read_text()
+        except OSError:
+            continue
+        if parent == process and "spawn_main" in command:
+            found.append(int(stat.parent.name))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.skipif(cores.usable_cores() < 2, reason="one core, one process")
+def test_a_sweep_that_is_killed_and_one_whose_worker_is_killed_end_with_the_same_bytes(tmp_path: Path) -> None:
+    long = {**TINY, "recipe": {"length": "2000it", "batch_size": 32, "eval_every": "200it"}}
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump({**long, "grid": {"density": [0.5]}, "seeds": 2}))
+    words = ["--jobs", "2", "--threads", "2", "--checkpoint_seconds", "0", "--progress", "false", "--device", "cpu"]
+
+    def checkpoints(out: Path) -> list[Path]:
+        return list(out.glob("imp-*/replicate-0/*/checkpoint.pt"))
+
+    def start(out: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tombola", "sweep", str(grid), "--out", str(out), *words]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def begun(process: subprocess.Popen[str], out: Path) -> None:
+        before, end = {file: modified(file) for file in checkpoints(out)}, time.monotonic() + HANG
+        while not any(modified(file) != before.get(file) for file in checkpoints(out)):
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+    cut = tmp_path / "cut"
+    sweep = start(cut)
+    begun(sweep, cut)
+    sweep.kill()
+    sweep.communicate()
+    assert not list(cut.glob("imp-*/result.json")), "killed too late to show anything"
+    sweep = start(cut)
+    begun(sweep, cut)
+    os.kill(children(sweep.pid)[0], signal.SIGKILL)
+    _, err = sweep.communicate(timeout=HANG)
+    assert sweep.returncode == 0, err
+    assert "was killed by SIGKILL; its job goes on in a new one" in err
+    whole = tmp_path / "whole"
+    tb.sweep(str(grid), out=whole, options=Options(progress=False, device="cpu", threads=1))
+    tickets = {file.relative_to(whole): file.read_bytes() for file in whole.rglob("network.ticket")}
+    assert len(tickets) == 4
+    assert {name: (cut / name).read_bytes() for name in tickets} == tickets
