@@ -15,7 +15,7 @@ _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 def faults(root: Path = ROOT) -> Iterator[Fault]:
     """Links of all pages that lead nowhere."""
-    for page in sorted([*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("attacks/*.md")]):
+    for page in sorted([*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("attacks/*.md")]):
         for file, heading in _LINK.findall(_FENCE.sub("", page.read_text(encoding="utf-8"))):
             target = page.parent / file if file else page
             link = f"{file}#{heading}" if heading else file
