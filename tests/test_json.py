@@ -114,6 +114,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("study", "connectivity"): on_digits(*ONCE, "--from_steps", "[init]", "--rounds", "1", "--points", "3"),
     ("study", "landscape"): on_digits(*ONCE, "--rounds", "1", "--criteria", "[random]", "--probes", "1"),
     ("study", "overlap"): on_digits(*ONCE, "--imp", "{rounds: 1}"),
+    ("study", "initialisations"): on_digits(*ONCE, "--imp", "{rounds: 1}", "--inits", "[kaiming_normal]"),
     ("study", "regime"): lambda found, runs: [found["run"], "--out", str(runs)],
     ("study", "double-descent"): lambda found, runs: [*ONCE, "--features", "[5, 9]", "--out", str(runs)],
     ("verify",): lambda found, runs: [found["ticket"], *ONCE, *QUICK[:2], "--out", str(runs)],

@@ -81,6 +81,18 @@ REFUSED = {
     "study mask-rules": ["--density 0", "--density 1.5", "--sampling_step 0", "--threshold_lr -1", "--length 0it"],
     "study rewind-schedule": ["--densities [0]", "--low_lr -1", "--warmup soon", "--length 0it"],
     "study overlap": ["--density 0", "--jobs 0", "--device tpu", "--replicates 0", "--tickets no.ticket none.ticket"],
+    "study initialisations": [
+        "--density 0",
+        "--inits []",
+        "--inits [nonsense]",
+        "--inits [kaiming_normal,kaiming_normal]",
+        "--imp {density:0.1}",
+        "--imp {rewind:1it}",
+        "--supermask {nonsense:1}",
+        "--supermask {scale_fan:true}",
+        "--replicates 0",
+        "--jobs 0",
+    ],
     "study landscape": [
         "--density 0",
         "--rounds 0",

@@ -43,6 +43,7 @@ from .select.select import select
 from .study.connectivity.barrier import barrier
 from .study.connectivity.run import connectivity
 from .study.double_descent.run import double_descent
+from .study.initialisations.run import initialisations
 from .study.landscape.run import landscape
 from .study.regime.run import regime
 from .study.verify import verify
@@ -91,6 +92,7 @@ __all__ = [
     "find",
     "gradient",
     "hold",
+    "initialisations",
     "landscape",
     "levels",
     "machine",

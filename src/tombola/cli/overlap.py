@@ -1,23 +1,25 @@
-"""study overlap: an IMP ticket and a supermask of the same network, or any two tickets, weight by weight."""
+"""study overlap and study initialisations: an IMP ticket and a supermask of one network, weight by weight."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.measurement import show_measurement
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, show_denominator
 from tombola.cli.studies import typed
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
-from tombola.formats import Fixed, Unit, plural
+from tombola.formats import plural
 from tombola.methods import METHODS
 from tombola.models.spec import ModelSpec
+from tombola.study.initialisations.plan import Initialisations, init_arms
 from tombola.study.mask_pair import MaskPair, pair_arms
 from tombola.study.setting import Setting
 from tombola.train.options import Options
@@ -26,18 +28,26 @@ from tombola.train.recipe import Recipe
 if TYPE_CHECKING:
     from tombola.results.overlap import OverlapResult, TicketPair
 
-_SHARE, _RATIO = Unit("accuracy"), Fixed("ratio", 3)
+Pair = TypeVar("Pair", bound=MaskPair)
 _PAIR = Group("study", MaskPair)
 _RECIPE = Group("training, of both searches", Recipe, unset="as the search's own recipe or its preset says")
+_ACROSS = Group("study", Initialisations)
+_UNDRAWN = Group("network", ModelSpec, NETWORK.names, skip=("init", "checkpoint"))
 _METHODS = {"imp": "imp", "supermask": "edge-popup"}
 
 
 def verbs() -> list[Verb]:
-    """`study overlap`."""
+    """`study overlap` and `study initialisations`."""
     summary = (
         "Do an IMP ticket and a supermask of one network and density keep the same weights? Overlap, cross-training."
     )
-    return [Verb(("study", "overlap"), summary, _add, _run)]
+    across = (
+        "The same two searches across initialisation schemes and seeds: how alike are the masks, how good the tickets?"
+    )
+    return [
+        Verb(("study", "overlap"), summary, _add, _run),
+        Verb(("study", "initialisations"), across, _add_initialisations, _run_initialisations),
+    ]
 
 
 def _add(parser: ArgumentParser) -> None:
@@ -81,7 +91,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         return compared.as_dict()
     # the cheap checks first: a wrong value is reported before torch is loaded
     model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
-    arms = pair_arms(Setting(model, data, _RECIPE.read(given), _pair(given)))
+    arms = pair_arms(Setting(model, data, _RECIPE.read(given), _typed(MaskPair(**_PAIR.read(given)))))
     machine = Options(**MACHINE.read(given))
     with loading(machine.progress):
         from tombola.study.cross_training import run_overlap
@@ -100,9 +110,43 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     return result.as_dict()
 
 
-def _pair(given: Namespace) -> MaskPair:
+def _add_initialisations(parser: ArgumentParser) -> None:
+    _ACROSS.add(parser)
+    _UNDRAWN.add(parser)
+    DATA.add(parser)
+    _RECIPE.add(parser)
+    add_run(parser, replicates=3, meaning="seeds under which everything is done; intervals need 3")
+    MACHINE.add(parser)
+
+
+def _run_initialisations(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    # the cheap checks first: a wrong value is reported before torch is loaded
+    model, data, recipe = ModelSpec(**_UNDRAWN.read(given)), DataSpec(**DATA.read(given)), _RECIPE.read(given)
+    plan = _typed(Initialisations(**_ACROSS.read(given)))
+    init_arms(Setting(model, data, recipe, plan))
+    machine = Options(**MACHINE.read(given))
+    with loading(machine.progress):
+        from tombola.study.initialisations.run import initialisations
+
+    result = initialisations(
+        model,
+        data,
+        plan,
+        recipe=recipe,
+        out=Path(given["out"]),
+        seed=given["seed"],
+        replicates=given["replicates"],
+        options=machine,
+        jobs=given["jobs"],
+    )
+    show_measurement(screen, result, f"initialisations on {result.data} with {result.model}")
+    show_denominator(screen, result.parameters)
+    screen.run(result.run, result.reused)
+    return result.as_dict()
+
+
+def _typed(pair: Pair) -> Pair:
     """The study's options, the mappings among them read as the command line's own options are."""
-    pair = MaskPair(**_PAIR.read(given))
     read: dict[str, Any] = {}
     for name, method in _METHODS.items():
         read[name] = typed(Group("method", METHODS[method]), getattr(pair, name), f"--{name}")

@@ -9,6 +9,7 @@ from typing import Any
 from tombola.report.connectivity import connectivity_numbers, connectivity_plots, connectivity_tables
 from tombola.report.descent_plots import descent_plots
 from tombola.report.descent_tables import descent_numbers, descent_tables
+from tombola.report.initialisations import init_numbers, init_plots, init_tables
 from tombola.report.landscape import landscape_numbers, landscape_plots, landscape_tables
 from tombola.report.numbers import Number
 from tombola.report.plot import Shown
@@ -16,6 +17,7 @@ from tombola.report.regime_page import regime_numbers, regime_plots, regime_tabl
 from tombola.report.tables import Table
 from tombola.results.connectivity import ConnectivityResult
 from tombola.results.double_descent import DescentResult
+from tombola.results.initialisations import InitialisationsResult
 from tombola.results.landscape import LandscapeResult
 from tombola.results.measurement import Measurement
 from tombola.results.regime import RegimeResult
@@ -32,6 +34,7 @@ class _Page:
 
 PAGES: Mapping[type[Measurement], _Page] = {
     ConnectivityResult: _Page(connectivity_plots, connectivity_tables, connectivity_numbers),
+    InitialisationsResult: _Page(init_plots, init_tables, init_numbers),
     RegimeResult: _Page(regime_plots, regime_tables, regime_numbers),
     DescentResult: _Page(descent_plots, descent_tables, descent_numbers),
     LandscapeResult: _Page(landscape_plots, landscape_tables, landscape_numbers),

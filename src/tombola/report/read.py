@@ -15,6 +15,7 @@ from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
 from tombola.results.connectivity import ConnectivityResult
 from tombola.results.double_descent import DescentResult
+from tombola.results.initialisations import InitialisationsResult
 from tombola.results.landscape import LandscapeResult
 from tombola.results.measurement import Measurement
 from tombola.results.overlap import OverlapResult
@@ -36,6 +37,7 @@ NO_CONTROLS = "No random or reinitialised controls were trained at the levels of
 Result = SearchResult | VerificationResult | ComparisonResult | OverlapResult | ReproductionResult | Measurement
 MEASUREMENTS: Mapping[str, type[Measurement]] = {
     "connectivity": ConnectivityResult,
+    "initialisations": InitialisationsResult,
     "regime": RegimeResult,
     "double-descent": DescentResult,
     "landscape": LandscapeResult,

@@ -16,6 +16,7 @@ from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
 from tombola.results.connectivity import ConnectivityResult
 from tombola.results.double_descent import DescentResult
+from tombola.results.initialisations import InitialisationsResult
 from tombola.results.landscape import LandscapeResult
 from tombola.results.overlap import OverlapResult
 from tombola.results.record import Record
@@ -163,6 +164,8 @@ def _rows(run: Path) -> Iterator[ResultRow]:
         yield from _connected(run, record, typed(ConnectivityResult, content, file))
     elif kind == "double-descent":
         yield from _descent(run, record, typed(DescentResult, content, file))
+    elif kind == "initialisations":
+        yield from _initialisations(run, record, typed(InitialisationsResult, content, file))
     elif kind == "landscape":
         yield from _masks(run, record, typed(LandscapeResult, content, file))
     elif kind == "overlap":
@@ -185,6 +188,18 @@ def _connected(run: Path, record: RunRecord, result: ConnectivityResult) -> Iter
                 if content is not None:
                     arm = f"{pair.arm} from {pair.from_step}, order {order}"
                     yield _row(run, record, arm, number, typed(LevelResult, content, run / ticket), about)
+
+
+def _initialisations(run: Path, record: RunRecord, result: InitialisationsResult) -> Iterator[ResultRow]:
+    """What the searches ended with, by scheme, then every mask on other weights, trained."""
+    about = {"method": None, "model": result.model, "data": result.data}
+    searched = [(f"{one.init}, {one.mask}", one.metrics) for one in result.accuracy]
+    tried = [(f"{one.mask} of {one.found} on {one.on}", one.metrics) for one in result.transfer]
+    for arm, logs in (*searched, *tried):
+        for number, log in enumerate(logs):
+            trial = Stage(run / PurePosixPath(log).parent).result()
+            if trial is not None:
+                yield _row(run, record, arm, number, typed(LevelResult, trial, run / log), about)
 
 
 def _descent(run: Path, record: RunRecord, result: DescentResult) -> Iterator[ResultRow]:

@@ -8,16 +8,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from msgspec.structs import asdict
 from torch import nn
 
 from tombola.data.splits import Splits
-from tombola.errors import TombolaError
 from tombola.formats import Fixed
-from tombola.levels.rewind import Rewind
 from tombola.mask import Mask
 from tombola.models.spec import ModelSpec
-from tombola.parameters import prunable
 from tombola.plain import as_plain
 from tombola.results.codec import recovered
 from tombola.results.overlap import (
@@ -40,17 +36,15 @@ from tombola.search.find import parameters, replicate_seed
 from tombola.search.origin import start_from
 from tombola.search.request import Request, as_data, name_of_model
 from tombola.study.arms import random_mask
-from tombola.study.compare import check_arm, search_arm
+from tombola.study.compare import search_arm
 from tombola.study.intervals import intervals_in_words
 from tombola.study.mask_overlap import compare_tickets, over_replicates
+from tombola.study.mask_trial import mask_trial, training_setup
+from tombola.study.same_start import check_same_start, network_of
 from tombola.study.setting import Arm, check_arms
-from tombola.study.trained_mask import save_trained
-from tombola.ticket.tensors import hash_state
 from tombola.ticket.ticket import UNLIMITED, Ticket
-from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.trial import TrainingSetup, run_trial
 
 __all__ = ["DEFAULT_INIT", "run_overlap"]
 
@@ -165,33 +159,7 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
 
     def check(self, work: Workspace) -> None:
         """Each search's own mistakes, and what keeps the two from being compared."""
-        if work.splits.test is None:
-            raise TombolaError("the data has no test split, so no mask can be tested; give data with a test split")
-        for arm in self.arms:
-            check_arm(arm, self.request, work)
-            if Rewind.parse(arm.method.rewind) != Rewind():
-                raise TombolaError(
-                    f"rewind of arm {arm.name!r} is {arm.method.rewind}, but both masks must start from the same "
-                    "weights; set it to init"
-                )
-        names = " and ".join(arm.name for arm in self.arms)
-        first, second = (self._network(arm, work.splits) for arm in self.arms)
-        if hash_state(dict(first.state_dict())) != hash_state(dict(second.state_dict())):
-            raise TombolaError(
-                f"{names} start from different weights; leave out what changes the initialisation of one of them "
-                "(scale_fan)"
-            )
-        layers, others = (
-            list(prunable(network, arm.method.include, arm.method.exclude))
-            for arm, network in zip(self.arms, (first, second), strict=True)
-        )
-        if layers != others:
-            differing = sorted(set(layers) ^ set(others))
-            raise TombolaError(f"{names} differ in {differing[0]!r}; set include and exclude alike")
-
-    def _network(self, arm: Arm, splits: Splits) -> nn.Module:
-        """The network that an arm's search begins with."""
-        return start_from(self.request.model, splits, seed=self.request.seed, method=arm.method).network()
+        check_same_start(self.arms, self.request, work)
 
     def compute(self, work: Workspace) -> OverlapResult:
         replicates = range(self.request.replicates)
@@ -229,32 +197,19 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
             return done
         request, recipe = self.request, self.recipe
         seed = replicate_seed(request.seed, test.replicate)
-        fabric = make_fabric(request.options.device, recipe.precision)
-        setup = TrainingSetup(work.splits, recipe, fabric, request.options, work.progress, directory=work.directory)
         start = start_from(request.model, work.splits, seed=seed, method=request.method)
         mask = _mask(test, work.folder, seed)
-        untrained = _untrained(setup, start.network(), mask)
-        trial = run_trial(
-            setup,
-            start.network(),
+        return mask_trial(
+            training_setup(request, recipe, work),
+            start,
+            mask,
+            stage,
+            name,
+            held=test.mask != "dense",
             seed=derive(seed, "exchange"),
             label=f"{self.names[test.mask]}  {mask.density:6.1%}",
-            mask=mask if test.mask != "dense" else None,
-            stage=stage,
-        )
-        trained = save_trained(
-            stage,
-            trial,
-            mask,
-            name,
-            origin=start.origin,
             provenance={"study": "overlap", "mask": test.mask, "recipe": as_plain(recipe), "versions": versions()},
-            model=start.architecture,
-            trusted=start.trusted,
         )
-        result = MaskTrial(**asdict(trained), untrained=untrained)
-        stage.finish(result.as_dict())
-        return result
 
     def _result(
         self,
@@ -265,7 +220,9 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
     ) -> OverlapResult:
         request, count, names = self.request, len(pairs), self.names
         shared = over_replicates(pairs)
-        norms = any(name.endswith("running_mean") for name, _ in self._network(self.arms[0], splits).named_buffers())
+        norms = any(
+            name.endswith("running_mean") for name, _ in network_of(self.arms[0], self.request, splits).named_buffers()
+        )
         return OverlapResult(
             model=name_of_model(request.model),
             data=splits.name,
@@ -295,14 +252,6 @@ def _mask(test: _MaskTest, directory: Path, seed: int) -> Mask:
         return Mask.full(first.mask)
     ticket = first if test.mask.endswith("first") else second
     return random_mask(ticket, derive(seed, "exchange", test.mask)) if test.mask.startswith("random") else ticket.mask
-
-
-def _untrained(setup: TrainingSetup, model: nn.Module, mask: Mask) -> float:
-    """The masked network's metric on the test split, no weight having been trained."""
-    assert setup.splits.test is not None
-    mask.apply_(model)
-    model.to(setup.fabric.device)
-    return setup.scorer(model, setup.splits.test)().metric
 
 
 def _accuracy(name: str, tested: Sequence[MaskTrial], searched: Sequence[LevelResult] | None) -> MaskResult:
