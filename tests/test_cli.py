@@ -453,6 +453,21 @@ def test_a_data_parallel_launcher_is_told_to_start_one_process(
     assert not list(tmp_path.iterdir())
 
 
+def test_one_of_several_processes_that_does_not_speak_does_nothing(
+    found: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranks = {"TORCHELASTIC_RUN_ID": "it", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1", "RANK": "1"}
+    for name, value in ranks.items():
+        monkeypatch.setenv(name, value)
+    for words in (["runs", "."], ["verify", found["ticket"]], ["find", "imp", "--help"], ["--version"]):
+        assert call(*words) == (0, "", "")
+    assert call("find", "imp", "--lr", "high") == (2, "", "")
+    monkeypatch.setenv("RANK", "0")
+    status, out, err = call("verify", found["ticket"])
+    assert (status, out, len(err.splitlines())) == (2, "", 1)
+    assert "tombola verify does not run data-parallel" in err
+
+
 def test_a_launcher_of_one_process_and_odd_settings_are_no_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     from tombola.runs.jobs import check_single_process
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from tombola.cli.errors import one_line, unexpected
@@ -12,7 +13,9 @@ from tombola.cli.screen import Screen, brief, plain_warnings
 from tombola.cli.signals import Ended, ending_signals_raised
 from tombola.cli.verb import DEFAULT_METHOD, Verb
 from tombola.errors import TombolaError, place_of
+from tombola.machine.launch import launch, leave, speaks
 from tombola.names import is_import_path, unknown
+from tombola.runs.jobs import check_single_process
 
 FAULT, USAGE, INTERRUPTED = 1, 2, 130
 
@@ -21,12 +24,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit status: 0, 2 for a mistake (one line on stderr), 130 if interrupted.
 
     1 is a fault of Tombola's own; 128 and more, the signal that ended it. With TOMBOLA_TRACEBACK set in the environment
-    errors are raised.
+    errors are raised. Of several processes that torchrun started, the first one speaks, and a mistake is said once.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    started = launch()
+    speaking = started is None or started.rank == 0
     try:
-        with plain_warnings(), ending_signals_raised():
-            return _run(words)
+        with plain_warnings(muted=not speaking), ending_signals_raised(), _stdout(speaking):
+            return _run(words, speaking)
     except Ended as end:
         how = "interrupted" if end.status == INTERRUPTED else f"ended by {end}"
         return _fail(f"{how}; run the same command to go on", end.status)
@@ -45,11 +50,22 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, status: int) -> int:
-    print(f"tombola: error: {brief(text)}", file=sys.stderr)
+    if speaks():
+        print(f"tombola: error: {brief(text)}", file=sys.stderr)
     return status
 
 
-def _run(words: list[str]) -> int:
+@contextmanager
+def _stdout(speaking: bool) -> Iterator[None]:
+    """Stdout itself, or that of a process that says nothing."""
+    if speaking:
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _run(words: list[str], speaking: bool) -> int:
     if words[:1] == ["--version"]:
         from tombola import __version__
 
@@ -59,14 +75,17 @@ def _run(words: list[str]) -> int:
         _print_help(all_verbs())
         return 0
     verb, rest = _find_verb(all_verbs(), words)
-    if verb is None:
+    if verb is None or not (speaking or verb.data_parallel):
         return 0
     try:
         given = verb.parse(rest)
     except SystemExit as end:  # help or the configuration was printed
         return end.code if isinstance(end.code, int) else 0
-    screen = Screen(bool(given["json"]))
+    if launch() is not None and not verb.data_parallel:
+        check_single_process(verb.command)
+    screen = Screen(bool(given["json"]), together=not speaking)
     screen.finish(verb.run(given, screen))
+    leave()
     return 0
 
 

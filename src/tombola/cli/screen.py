@@ -15,6 +15,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tombola.machine.launch import launch
 from tombola.runs.record import stamped
 
 if TYPE_CHECKING:
@@ -26,10 +27,10 @@ _LONGEST_WORD, _LONGEST_MESSAGE = 500, 1500  # characters, of a user's value in 
 
 
 class Screen:
-    """Writes for people, and at the end the result for machines."""
+    """Writes for people, and at the end the result for machines; both on stdout if `together`, which leads nowhere."""
 
-    def __init__(self, as_json: bool) -> None:
-        self._json = as_json
+    def __init__(self, as_json: bool, *, together: bool = False) -> None:
+        self._json, as_json = as_json, as_json and not together
         terminal = (sys.stderr if as_json else sys.stdout).isatty()
         self._console = Console(stderr=as_json, markup=False, highlight=False, width=None if terminal else PLAIN_WIDTH)
 
@@ -81,7 +82,8 @@ def loading(shown: bool | None) -> Iterator[None]:
 
     `shown` as in the option progress: None shows it on a terminal.
     """
-    if "torch" in sys.modules or not (sys.stderr.isatty() if shown is None else shown):
+    started = launch()
+    if "torch" in sys.modules or (started and started.rank) or not (sys.stderr.isatty() if shown is None else shown):
         yield
         return
     print("loading PyTorch ...", end="", file=sys.stderr, flush=True)
@@ -106,8 +108,8 @@ def brief(text: str) -> str:
 
 
 @contextmanager
-def plain_warnings() -> Iterator[None]:
-    """Warnings as one line on stderr, without the place in the code."""
+def plain_warnings(*, muted: bool = False) -> Iterator[None]:
+    """Warnings as one line on stderr, without the place in the code; with `muted`, none."""
 
     def show(
         message: Warning | str,
@@ -121,7 +123,7 @@ def plain_warnings() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        warnings.showwarning = show
+        warnings.showwarning = (lambda *given, **named: None) if muted else show
         yield
 
 

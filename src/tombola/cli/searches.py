@@ -64,7 +64,7 @@ def verb_of_path(command: Sequence[str], path: str) -> Verb | None:
 def find_verb_of(kind: type[Method]) -> Verb:
     """`find METHOD`."""
     add = _options(kind, replicates=1, start=True)
-    return Verb(("find", kind.name), summary(kind), add, _run_find(kind), presets=_presets(kind))
+    return Verb(("find", kind.name), summary(kind), add, _run_find(kind), presets=_presets(kind), data_parallel=True)
 
 
 def _curve(kind: type[Method]) -> Verb:

@@ -23,7 +23,8 @@ class Verb:
     """One command: how its options are made, and the public function that they are handed to.
 
     `run` shows its result on the screen and returns it as JSON-able data. `presets` gives, from what the user
-    named, the defaults of the options left open.
+    named, the defaults of the options left open. `data_parallel`: whether all processes that torchrun starts take
+    part; of others, the first does it, or refuses to.
     """
 
     words: tuple[str, ...]
@@ -31,6 +32,7 @@ class Verb:
     add: Callable[[ArgumentParser], None]
     run: Callable[[Namespace, Screen], Mapping[str, Any]]
     presets: Callable[[Namespace], Mapping[str, Any]] | None = None
+    data_parallel: bool = False
 
     @property
     def command(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from itertools import islice
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,10 +16,13 @@ from tombola.data.config import Augment
 from tombola.data.examples import Form, fetch_checked
 from tombola.data.splits import Normalisation, Resident, Split, Streamed
 from tombola.errors import TombolaError
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.rng.philox import per_index_uniform
 from tombola.rng.seeds import derive, generator
 
 Batch: TypeAlias = tuple[Tensor, Tensor]
+Whole = TypeVar("Whole")
+"""A batch of a sweep, or what it is fetched by."""
 
 _DRAW_CHUNK = 1 << 14
 """Examples whose augmentation is drawn in one call, which makes the cost of a call negligible."""
@@ -41,10 +45,16 @@ class Feed(Protocol):
         """How many batches `epoch` gives."""
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Shuffled and augmented batches, from batch number `start` on: the same ones whatever `start` is."""
+        """Shuffled and augmented batches, from batch number `start` on: the same ones whatever `start` is.
+
+        Of every batch, the part of the ranks' one that the feed was made for.
+        """
 
     def sweep(self) -> Iterator[Batch]:
-        """Every example once, in order, unchanged; the last batch may be smaller."""
+        """Every example once, in order, unchanged; the last batch may be smaller.
+
+        Of several ranks, each goes through whole batches: this one those of number rank, rank + size, ...
+        """
 
 
 def steps_per_epoch(examples: int, batch_size: int, drop_last: bool = True) -> int:
@@ -63,6 +73,7 @@ def feed(
     channels_last: bool = False,
     drop_last: bool = True,
     sweep_batch: int | None = None,
+    ranks: Ranks = ALONE,
 ) -> Feed:
     """A feed of `split`.
 
@@ -75,6 +86,7 @@ def feed(
         channels_last: Give images in channels-last memory order.
         drop_last: Leave out a last batch that is not full, unless it is the only one.
         sweep_batch: Examples per batch of a sweep (None: `batch_size`, or more where examples are small).
+        ranks: Whose part of the batches it gives.
     """
     if batch_size < 1 or (sweep_batch is not None and sweep_batch < 1):
         raise TombolaError(f"batch_size is {min(batch_size, sweep_batch or batch_size)}; it must be at least 1")
@@ -88,7 +100,9 @@ def feed(
         )
     if sweep_batch is None:
         sweep_batch = max(batch_size, _SWEEP_NUMBERS // max(1, torch.Size(shape).numel()))
-    plan = _Plan(len(split), batch_size, sweep_batch, drop_last)
+    if ranks.size > 1 and not (drop_last or len(split) % batch_size == 0):
+        raise TombolaError("the last batch of an epoch cannot be shared out over ranks; set drop_last")
+    plan = _Plan(len(split), batch_size, sweep_batch, drop_last, ranks)
     finish = _Finish.of(torch.device(device), augment, normalisation, channels_last and len(shape) == 3)
     if isinstance(split, Streamed):
         return StreamedFeed(split, plan, finish)
@@ -103,17 +117,38 @@ class _Plan:
     batch_size: int
     sweep_batch: int
     drop_last: bool
+    ranks: Ranks = ALONE
 
     @property
     def steps(self) -> int:
         return steps_per_epoch(self.examples, self.batch_size, self.drop_last)
 
+    @property
+    def part_size(self) -> int:
+        """Examples of a batch that this rank gets."""
+        return len(self._part) if self.ranks.size > 1 else self.batch_size
+
+    @property
+    def _part(self) -> range:
+        """Of several ranks, where in a batch this one's examples lie; parts differ by one example at most."""
+        whole, (rank, size) = min(self.batch_size, self.examples), (self.ranks.rank, self.ranks.size)
+        return range(whole * rank // size, whole * (rank + 1) // size)
+
     def order(self, seed: int, epoch: int, start: int) -> Tensor:
-        """The examples of batches `start` and on, int64 on the CPU."""
+        """The examples of batches `start` and on, int64 on the CPU; of several ranks, this one's."""
         if not 0 <= start <= self.steps:
             raise TombolaError(f"cannot start at batch {start} of an epoch; allowed are 0 to {self.steps}")
         order = torch.randperm(self.examples, generator=generator(seed, "order", epoch), device="cpu")
-        return order[start * self.batch_size : self.steps * self.batch_size]
+        order = order[start * self.batch_size : self.steps * self.batch_size]
+        if self.ranks.size == 1:
+            return order
+        part = self._part
+        batches = order.view(-1, min(self.batch_size, self.examples))  # all are full, or there is one
+        return batches[:, part.start : part.stop].reshape(-1)
+
+    def shared_out(self, batches: Iterable[Whole]) -> Iterator[Whole]:
+        """The batches of a sweep that this rank goes through."""
+        return islice(batches, self.ranks.rank, None, self.ranks.size)
 
 
 @dataclass(frozen=True)
@@ -172,18 +207,20 @@ class ResidentFeed:
         plan, finish, x, y = self._plan, self._finish, self._x, self._y
         order = plan.order(seed, epoch, start)
         if not finish.columns:
-            for index in _cut(order.to(finish.device), plan.batch_size):
+            for index in _cut(order.to(finish.device), plan.part_size):
                 yield finish(x.index_select(0, index)), y.index_select(0, index)
             return
-        for part in _cut(order, max(1, _DRAW_CHUNK // plan.batch_size) * plan.batch_size):
-            indices = _cut(part.to(finish.device), plan.batch_size)
-            rows = _cut(finish.draws(seed, epoch, part), plan.batch_size)
+        size = plan.part_size
+        for part in _cut(order, max(1, _DRAW_CHUNK // size) * size):
+            indices = _cut(part.to(finish.device), size)
+            rows = _cut(finish.draws(seed, epoch, part), size)
             for index, draws in zip(indices, rows, strict=True):
                 yield finish(x.index_select(0, index), draws), y.index_select(0, index)
 
     def sweep(self) -> Iterator[Batch]:
         size = self._plan.sweep_batch
-        for x, y in zip(_cut(self._x, size), _cut(self._y, size), strict=True):
+        batches = zip(_cut(self._x, size), _cut(self._y, size), strict=True)
+        for x, y in self._plan.shared_out(batches):
             # Copies: a network or a loss that works in place must not write into the data.
             yield self._finish(x if x.dtype == torch.uint8 else x.clone()), y.clone()
 
@@ -214,7 +251,7 @@ class StreamedFeed:
 
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         finish = self._finish
-        orders = _cut(self._plan.order(seed, epoch, start), self._plan.batch_size)
+        orders = _cut(self._plan.order(seed, epoch, start), self._plan.part_size)
         base = derive(seed, "transform", epoch)
         keys = [[(index, derive(base, index)) for index in order.tolist()] for order in orders]
         for order, (x, y) in zip(orders, self._fetched(self._split.dataset, keys), strict=True):
@@ -222,7 +259,7 @@ class StreamedFeed:
 
     def sweep(self) -> Iterator[Batch]:
         orders = _cut(torch.arange(self._plan.examples, device="cpu"), self._plan.sweep_batch)
-        keys = [[(index, derive(0, index)) for index in order.tolist()] for order in orders]
+        keys = [[(index, derive(0, index)) for index in order.tolist()] for order in self._plan.shared_out(orders)]
         for x, y in self._fetched(self._split.plain or self._split.dataset, keys):
             yield self._finish(x), y
 

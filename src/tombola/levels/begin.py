@@ -18,8 +18,8 @@ from tombola.parameters import parameters_by_name
 from tombola.rng.seeds import generator
 from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import Snapshot, State
-from tombola.train.loop import copy_state
 from tombola.train.recipe import Recipe
+from tombola.train.snapshots import copy_state
 from tombola.train.trial import TrainingSetup
 
 Values = Mapping[str, Tensor]

@@ -32,7 +32,7 @@ from tombola.ticket.origin import Origin
 from tombola.train.checkpoint import Snapshot, State, load_snapshot
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import try_training
-from tombola.train.fabric import make_fabric
+from tombola.train.fabric import like
 from tombola.train.length import END, steps
 from tombola.train.state import Loop
 from tombola.train.trial import TrainingSetup, train_trial
@@ -107,7 +107,7 @@ def _search_setup(search: Search, pruning: ChannelPruning) -> TrainingSetup:
     setup, precision = search.setup, pruning.precision
     if precision is None or precision == setup.recipe.precision:
         return setup
-    fabric = make_fabric(str(setup.fabric.device), precision)
+    fabric = like(setup.fabric, precision)
     return replace(setup, recipe=replace(setup.recipe, precision=precision), fabric=fabric)
 
 

@@ -21,7 +21,7 @@ from tombola.ticket.ticket import Ticket
 from tombola.train.checkpoint import State
 from tombola.train.feeds import training_feed
 from tombola.train.gradient import Probe, write_weights
-from tombola.train.loop import copy_state
+from tombola.train.snapshots import copy_state
 
 
 def context_of(search: Search, after: Level | None = None) -> Context:

@@ -11,7 +11,7 @@ import torch
 from tombola.nn.init import NORMS
 from tombola.train.checkpoint import Snapshot
 from tombola.train.hooks import Hook
-from tombola.train.loop import snapshot
+from tombola.train.snapshots import snapshot
 
 if TYPE_CHECKING:
     from tombola.levels.stability import WatchMasks

@@ -35,11 +35,12 @@ from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, Stat
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_evaluation
 from tombola.train.feeds import layout
-from tombola.train.history import Row, append_csv
+from tombola.train.history import Row
 from tombola.train.loggers import Send
-from tombola.train.loop import copy_state, deterministic_kernels
+from tombola.train.loop import deterministic_kernels
 from tombola.train.norms import take_statistics
 from tombola.train.recipe import Recipe
+from tombola.train.snapshots import copy_state
 from tombola.train.trial import TrainedTrial, evaluate_trial
 
 _ROWS = 20
@@ -108,7 +109,7 @@ def search_masks(search: Search, seeking: MaskSearch, *, level: int = 1) -> Leve
 
     def find(stage: Stage | None) -> TrainedLevel:
         run = _Run(search, seeking)
-        store = CheckpointStore(stage.directory, search.setup.options.checkpoint_seconds) if stage else None
+        store = search.setup.store(stage)
         on_gpu = search.setup.fabric.device.type == "cuda"
         with (
             stage.writing() if stage else nullcontext(),
@@ -273,7 +274,7 @@ class _Run:
         row = replace(self._row(), val_loss=val.loss, val_accuracy=val.metric)
         self.at.history.append(row)
         if store is not None:
-            append_csv(store.metrics, row)
+            store.add_row(row)
         send(row)
 
     def _row(self) -> Row:

@@ -224,7 +224,11 @@ def _try_actions(search: Search, pruning: Pruning, mask: Mask, dense: Ticket) ->
 
 
 def selected(search: Search, pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
-    """What the criterion and the counts keep of `mask`."""
+    """What the criterion and the counts keep of `mask`; of several ranks, the first decides."""
+    return search.setup.ranks.first(partial(_selected, search, pruning, context, mask, counts))
+
+
+def _selected(search: Search, pruning: Pruning, context: Context, mask: Mask, counts: Counts) -> Selection:
     scores = _scores(pruning, context)
     first = {name: torch.full_like(scores[name], torch.inf) for name in _spared(search, pruning, mask)}
     return selection(

@@ -53,7 +53,7 @@ class Search:
 
     def stage(self, name: str) -> Stage | None:
         """The stage of that name under this search's prefix."""
-        return Stage(self.directory / self.path(name)) if self.directory else None
+        return Stage(self.directory / self.path(name), self.setup.ranks) if self.directory else None
 
     def path(self, name: str) -> str:
         """A stage's path relative to the run directory."""

@@ -65,8 +65,8 @@ def run_level(search: Search, number: int, train: Callable[[Stage | None], Train
     captured = trial.trained.captured
     if stage is not None:
         if captured is not None:
-            save_snapshot(stage.directory / REWIND, captured)
-        ticket.save(stage.directory / TICKET)
+            stage.write(lambda folder: save_snapshot(folder / REWIND, captured))
+        stage.write(lambda folder: ticket.save(folder / TICKET))
         stage.finish(result.as_dict())
     return Level(number, ticket, result, captured if stage is None else None)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.runs.atomic import check_folder
 from tombola.runs.directory import Run, canonical, content_name, open_run
 from tombola.runs.integrity import RUN, Damaged, misfits, read_record
@@ -29,6 +30,7 @@ class Order:
     kind: str
     machine: Mapping[str, Any]
     force: bool = False
+    ranks: Ranks = ALONE
 
     def __post_init__(self) -> None:
         # it contains names of networks, data and methods, which may hold any character
@@ -57,8 +59,12 @@ class Done:
         return {"run": str(self.directory), "reused": self.reused}
 
 
-def check_out(parent: Path) -> None:
+def check_out(parent: Path, ranks: Ranks = ALONE) -> None:
     """`check_folder` before the data are read, unless there may be a finished run: `carry_out` looks for it first."""
+    ranks.first(lambda: _check_out(parent))
+
+
+def _check_out(parent: Path) -> None:
     if "\0" in str(parent) or not any(parent.glob(f"*/{RESULT}")):
         check_folder(parent)
 
@@ -70,7 +76,7 @@ def carry_out(
     work: Callable[[Path], Mapping[str, Any]],
     progress: Progress,
 ) -> Done:
-    """The finished run of a configuration: reused, or carried out now.
+    """The finished run of a configuration: reused, or carried out now; of several ranks, by all of them.
 
     Args:
         describe: gives the configuration, as for `open_run`; the data may have to be read for it.
@@ -81,16 +87,17 @@ def carry_out(
     Raises:
         RunError: as `open_run`.
     """
-    candidates = order.parent.glob(f"{order.label}-*")
-    may_exist = any((reused / RESULT).is_file() for reused in candidates)
+    ranks = order.ranks
+    may_exist = ranks.first(lambda: _may_exist(order))
     if not may_exist:
-        check_folder(order.parent)
+        ranks.first(lambda: check_folder(order.parent))
         _checked(check, progress)  # before the data is read to its end
     config = describe()
+    check_alike(canonical(config), ranks)
     if may_exist:
-        if (result := finished(order.directory(config), config)) is not None:
+        if (result := ranks.first(lambda: finished(order.directory(config), config))) is not None:
             return Done(order.directory(config), result, reused=True)
-        check_folder(order.parent)
+        ranks.first(lambda: check_folder(order.parent))
         _checked(check, progress)
     with order.open(config) as run:
         reused, result = True, run.recovered()
@@ -99,6 +106,18 @@ def carry_out(
             reused, result = False, run.result()
     assert result is not None
     return Done(run.directory, result, reused=reused)
+
+
+def check_alike(asked: str, ranks: Ranks) -> None:
+    """TombolaError unless all ranks were asked for the same."""
+    ranks.agree(
+        asked, "the processes were asked for different runs; start all of them by one command, on the same data"
+    )
+
+
+def _may_exist(order: Order) -> bool:
+    """Whether there may be a finished run of this label."""
+    return any((reused / RESULT).is_file() for reused in order.parent.glob(f"{order.label}-*"))
 
 
 def _checked(check: Callable[[], None], progress: Progress) -> None:

@@ -19,6 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from tombola.errors import RunError
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.runs.atomic import make_folder, write_json, write_text
 from tombola.runs.integrity import (
     KEY,
@@ -38,30 +39,35 @@ from tombola.runs.versions import versions
 
 CONFIG = "config.yaml"
 _NOW = ("versions", "machine")
+RANKS = "ranks"
+"""Of a machine: how many processes train together, where it is not one."""
 
 
 class Run:
-    """An open run directory. A context manager: it holds the lock until it is left."""
+    """An open run directory. A context manager: it holds the lock until it is left.
 
-    def __init__(self, directory: Path, lock: FileLock) -> None:
+    Of several ranks, the first alone has the lock, reads and writes; all must call every method.
+    """
+
+    def __init__(self, directory: Path, lock: FileLock | None, ranks: Ranks = ALONE) -> None:
         self.directory = directory
-        self._lock = lock
+        self._lock, self._ranks = lock, ranks
 
     def stage(self, name: str) -> Stage:
         """The stage of that name, e.g. "replicate-0/level-03"."""
-        return Stage(self.directory / name)
+        return Stage(self.directory / name, self._ranks)
 
     def result(self) -> dict[str, Any] | None:
         """The finished run's result, or None."""
-        return Stage(self.directory).result()
+        return self.stage("").result()
 
     def recovered(self) -> dict[str, Any] | None:
         """As `result`; where something of a finished run is damaged, its result is set aside (None)."""
-        return Stage(self.directory).recovered()
+        return self.stage("").recovered()
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write the run's result; the run is finished."""
-        Stage(self.directory).finish(result)
+        self.stage("").finish(result)
 
     def __enter__(self) -> Self:
         return self
@@ -69,7 +75,8 @@ class Run:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 def canonical(config: Mapping[str, Any]) -> str:
@@ -90,6 +97,7 @@ def open_run(
     kind: str,
     machine: Mapping[str, Any],
     force: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Open the run of this configuration under `parent`, creating it if it is new.
 
@@ -97,11 +105,21 @@ def open_run(
         config: the scientific configuration (no paths, no display settings): its hash names the directory.
         machine: what the exact results depend on besides versions, e.g. threads and device kind.
         force: go on although an unfinished run was begun with other versions or another machine setting.
+        ranks: the processes that work on it together.
 
     Raises:
         RunError: another process works on this run, or it was begun with other versions.
     """
     directory = parent / content_name(label, config)
+    locks: list[FileLock] = []
+    ranks.first(lambda: locks.append(_begun_by(directory, config, kind, machine, force)))
+    return Run(directory, locks[0] if locks else None, ranks)
+
+
+def _begun_by(
+    directory: Path, config: Mapping[str, Any], kind: str, machine: Mapping[str, Any], force: bool
+) -> FileLock:
+    """The lock of a run's directory, which is made if it is new."""
     new = not os.path.lexists(directory)
     make_folder(directory)
     lock = _acquired(directory)
@@ -114,7 +132,7 @@ def open_run(
             shutil.rmtree(directory, ignore_errors=True)
         lock.release()
         raise
-    return Run(directory, lock)
+    return lock
 
 
 def _acquired(directory: Path) -> FileLock | None:
@@ -159,10 +177,10 @@ def _describe(directory: Path, config: Mapping[str, Any], kind: str, machine: Ma
 def _changed(directory: Path, before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]], force: bool) -> bool:
     """Whether an unfinished run goes on with other versions or another machine; RunError unless forced."""
     changed = [
-        f"{key} {before[part].get(key)} (now {value})"
+        f"{key} {_shown(before[part], key)} (now {_shown(now[part], key)})"
         for part in now
-        for key, value in now[part].items()
-        if before[part].get(key) != value
+        for key in {**now[part], **({} if RANKS not in before[part] else {RANKS: None})}
+        if before[part].get(key) != now[part].get(key)
     ]
     if not changed or Stage(directory).result() is not None:
         return False
@@ -172,6 +190,10 @@ def _changed(directory: Path, before: Mapping[str, Any], now: Mapping[str, Mappi
             "go back to those, set the option force to go on anyway, or remove the directory"
         )
     return True
+
+
+def _shown(part: Mapping[str, Any], key: str) -> object:
+    return part.get(key, 1 if key == RANKS else None)
 
 
 def _restore_config(directory: Path, before: Mapping[str, Any], text: str) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 from tombola.errors import TombolaError
 from tombola.machine.cores import held_to_cores
+from tombola.machine.launch import several_started
 from tombola.machine.locks import Lock
 from tombola.runs.workers import WorkerPool
 
@@ -17,27 +16,13 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Where torchrun, Open MPI, MPICH and srun store the number of processes they started."""
-
-
-def check_single_process() -> None:
+def check_single_process(what: str = "this") -> None:
     """TombolaError where this is one of several processes of a data-parallel launcher: all would do the same work."""
-    for name in _COUNTS:
-        count = os.environ.get(name, "")
-        if count.isdecimal() and int(count) > 1:
-            _refuse_ranks(f"{name} is {count}")
-    distributed = sys.modules.get("torch.distributed")
-    grouped = distributed is not None and distributed.is_available() and distributed.is_initialized()
-    if distributed is not None and grouped and (size := distributed.get_world_size()) > 1:
-        _refuse_ranks(f"the process group has {size} ranks")
-
-
-def _refuse_ranks(reason: str) -> NoReturn:
-    raise TombolaError(
-        f"{reason}, but data-parallel runs do not exist yet; start one process, without torchrun, mpirun or srun -n "
-        "(jobs shares replicates out over processes)"
-    )
+    if (reason := several_started()) is not None:
+        raise TombolaError(
+            f"{reason}, but {what} does not run data-parallel, as tombola find does; start one process, without "
+            "torchrun, mpirun or srun -n (jobs shares replicates out over processes)"
+        )
 
 
 _MEASURING = Lock()

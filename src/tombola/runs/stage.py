@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tombola.errors import RunError
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.runs.atomic import make_folder
 from tombola.runs.integrity import (
     KEY,
@@ -38,12 +39,19 @@ _PATIENCE = 15.0  # seconds to wait for another process to release a stage
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of a run, in its own directory; `result.json` is written last and marks it finished."""
+    """One piece of a run, in its own directory; `result.json` is written last and marks it finished.
+
+    Of several ranks the first alone reads and writes, and all must call every method; they see the same files.
+    """
 
     directory: Path
+    ranks: Ranks = ALONE
 
     def result(self) -> dict[str, Any] | None:
         """What the finished stage gave; None if it has not finished, or anything that it kept is damaged."""
+        return self.ranks.first(self._result)
+
+    def _result(self) -> dict[str, Any] | None:
         try:
             record = read_record(self.directory / RESULT)
         except Damaged:
@@ -58,6 +66,9 @@ class Stage:
 
         For the one writer of the run alone.
         """
+        return self.ranks.first(self._recovered)
+
+    def _recovered(self) -> dict[str, Any] | None:
         damaged = list(self.damage())
         if damaged:
             # first of all the stage is unfinished: a kill from here on leaves nothing that looks complete
@@ -66,7 +77,7 @@ class Stage:
             for error in damaged:
                 if error.file.parent == self.directory:  # stages below handle their own
                     set_aside(error.file, error.what)
-        return self.result()
+        return self._result()
 
     def damage(self) -> Iterator[Damaged]:
         """What does not fit: of the result, of the files it lists, and of a checkpoint."""
@@ -94,6 +105,15 @@ class Stage:
         Raises:
             RunError: another process keeps the lock.
         """
+        held: list[FileLock] = []
+        self.ranks.first(lambda: held.append(self._locked()))
+        try:
+            yield
+        finally:
+            for lock in held:
+                lock.release()
+
+    def _locked(self) -> FileLock:
         make_folder(self.directory)
         lock = FileLock(self.directory / _WRITING, timeout=_PATIENCE)
         try:
@@ -102,13 +122,18 @@ class Stage:
             raise RunError(f"another process is writing to {self.directory}; wait for it, or end it") from None
         except OSError as error:
             raise RunError(f"{self.directory / _WRITING} cannot be locked: {error.strerror}; remove it") from None
-        try:
-            yield
-        finally:
-            lock.release()
+        return lock
+
+    def write(self, function: Callable[[Path], object]) -> None:
+        """Call what writes into the stage's directory."""
+        if self.ranks.writes:
+            function(self.directory)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Mark the stage as done, with the checksums of what it keeps and of the stages below it."""
+        self.ranks.first(lambda: self._finish(result))
+
+    def _finish(self, result: Mapping[str, Any]) -> None:
         make_folder(self.directory)
         kept = [self.directory / name for name in KEPT]
         files = [*kept, *sorted(self.directory.glob(f"**/*/{RESULT}"))]

@@ -18,15 +18,19 @@ from torch import nn
 
 from tombola.data.config import DataSpec
 from tombola.data.splits import Splits
+from tombola.machine.launch import several_started
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.models.spec import ModelSpec
 from tombola.results.codec import typed
 from tombola.results.record import Record
-from tombola.runs.carry import Order, carry_out, check_out, finished
-from tombola.runs.jobs import limit_threads, map_jobs, threads_per_job
+from tombola.runs.carry import Order, carry_out, check_alike, check_out, finished
+from tombola.runs.directory import RANKS, canonical
+from tombola.runs.jobs import check_single_process, limit_threads, map_jobs, threads_per_job
 from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import RESULT, Stage
 from tombola.search.origin import Starts
 from tombola.search.request import check_jobs, loaded
+from tombola.train.fabric import make_fabric, ranks_of
 from tombola.train.loggers import check_picklable
 from tombola.train.options import Options
 
@@ -38,7 +42,7 @@ Result = TypeVar("Result")
 class Workspace:
     """Where an experiment is carried out: its data, the bars, the run's directory (None: in memory), processes.
 
-    `starts`: what its searches start from.
+    `starts`: what its searches start from. `ranks`: the processes that do the same with it, each its part.
     """
 
     data: Splits | DataSpec
@@ -47,6 +51,7 @@ class Workspace:
     directory: Path | None = None
     processes: int = 1
     starts: Starts = field(default_factory=Starts, compare=False, repr=False)
+    ranks: Ranks = ALONE
 
     @property
     def folder(self) -> Path:
@@ -56,7 +61,7 @@ class Workspace:
 
     def stage(self, name: str) -> Stage | None:
         """The stage of that name, e.g. "ticket-0"; None in memory."""
-        return None if self.directory is None else Stage(self.directory / name)
+        return None if self.directory is None else Stage(self.directory / name, self.ranks)
 
     def map(
         self, function: Callable[[Workspace, Job], Result], jobs: Sequence[Job], title: str
@@ -111,6 +116,8 @@ class Experiment(ABC, Generic[Request, Outcome]):
     """What a run computes for a request; picklable where model and data are given by name."""
 
     kind: ClassVar[str] = "study"
+    data_parallel: ClassVar[bool] = False
+    """Whether several processes that torchrun starts can do it together."""
     request: Request
 
     @property
@@ -165,7 +172,14 @@ def run(experiment: Experiment[Any, Outcome], out: Path, processes: int = 1) -> 
             with limit_threads(options.threads):
                 return experiment.compute(replace(work, directory=directory)).as_dict()
 
-        order = Order(out, experiment.label(splits), experiment.kind, machine(options, work.processes), options.force)
+        order = Order(
+            out,
+            experiment.label(splits),
+            experiment.kind,
+            machine(options, work.processes, work.ranks),
+            options.force,
+            work.ranks,
+        )
         done = carry_out(order, config, check, compute, work.progress)
         result = typed(experiment.result, done.result, done.directory / RESULT)
         renewed = experiment.renewed(replace(work, directory=done.directory), result)
@@ -189,24 +203,39 @@ def run_in_memory(
     with _workspace(experiment, processes) as work, limit_threads(experiment.request.options.threads):
         experiment.check(work)
         work.splits.identify(work.progress.track)
+        if work.ranks.size > 1:
+            check_alike(canonical(experiment.config(work.splits)), work.ranks)
         return compute(work)
 
 
 @contextmanager
 def _workspace(experiment: Experiment[Any, Any], processes: int, out: Path | None = None) -> Iterator[Workspace]:
     asked = experiment.request
-    processes = check_jobs(processes, *asked.parts)
+    ranks = _ranks(experiment)
+    processes = check_jobs(processes, *asked.parts, ranks=ranks)
     check_picklable(asked.options.loggers, processes)
     if out is not None:
-        check_out(out)
-    with show_progress(asked.options.progress) as progress:
-        work = Workspace(asked.data, loaded(asked.data, progress), progress, processes=processes)
+        check_out(out, ranks)
+    with show_progress(asked.options.progress if ranks.writes else False) as progress:
+        splits = ranks.in_turn(lambda: loaded(asked.data, progress))  # which one process may have to download first
+        work = Workspace(asked.data, splits, progress, processes=processes, ranks=ranks)
+        check_alike(experiment.label(splits), ranks)
         experiment.admit(work)
         yield work
 
 
-def machine(options: Options, processes: int = 1) -> dict[str, Any]:
+def _ranks(experiment: Experiment[Any, Any]) -> Ranks:
+    """The processes that do it together; a TombolaError where there are several and it is not to be shared."""
+    if several_started() is None:
+        return ALONE
+    if not experiment.data_parallel:
+        check_single_process()
+    return ranks_of(make_fabric(experiment.request.options.device, shared=True))
+
+
+def machine(options: Options, processes: int = 1, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What the bits of a result depend on besides configuration and versions."""
     device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     with limit_threads(options.threads):
-        return {"device": device.partition(":")[0], "threads": threads_per_job(processes)}
+        several = {RANKS: ranks.size} if ranks.size > 1 else {}
+        return {"device": device.partition(":")[0], "threads": threads_per_job(processes), **several}

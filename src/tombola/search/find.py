@@ -106,7 +106,7 @@ def search(
     seed = replicate_seed(request.seed, replicate)
     start = (starts or Starts()).of(request, splits, seed)
     prefix = f"replicate-{replicate}" if prefix is None else prefix
-    fabric = make_fabric(request.options.device, request.recipe.precision)
+    fabric = make_fabric(request.options.device, request.recipe.precision, shared=True)
     about: dict[str, Any] = {"method": request.method.name, "model": name_of_model(request.model), "data": splits.name}
     about |= {"options": as_plain(request.method)}
     setup = TrainingSetup(
@@ -176,6 +176,7 @@ def place_of_run(request: Request, splits: Splits, out: Path) -> tuple[Path, boo
 
 class _Find(Experiment[Request, SearchResult]):
     kind = "find"
+    data_parallel = True
     result = SearchResult
 
     def label(self, splits: Splits) -> str:
@@ -225,7 +226,7 @@ def validate(request: Request, splits: Splits, progress: Progress | None = None,
     start = (starts or Starts()).of(request, splits, request.seed)
     network = start.network()
     covered = _covered(request, network) if method.prunes else None
-    fabric = make_fabric(options.device, request.recipe.precision)
+    fabric = make_fabric(options.device, request.recipe.precision, shared=True)
     check_penalty(request, network)
     loop = Loop(network, splits, request.recipe, seed=request.seed, fabric=fabric)
     method.check(network, loop.steps_per_epoch, loop.total, mask=request.start.mask if request.start else None)

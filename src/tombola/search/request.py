@@ -17,6 +17,7 @@ from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.fields import described
 from tombola.machine.cores import held_to_cores
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.methods import method_class
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
@@ -156,14 +157,20 @@ def as_data(data: Any, model: Any = None) -> Splits | DataSpec:
     return make_splits(*data, floats=torch.float64 if double else torch.float32)
 
 
-def check_jobs(jobs: int, *parts: nn.Module | ModelSpec | Splits | DataSpec) -> int:
+def check_jobs(jobs: int, *parts: nn.Module | ModelSpec | Splits | DataSpec, ranks: Ranks = ALONE) -> int:
     """How many processes it will be: `jobs`, or as many as there are cores.
 
     Raises:
-        TombolaError: below 1; several are asked for and a part is given live, or a launcher has started several.
+        TombolaError: below 1; several are asked for and a part is given live, or there are several `ranks`; a launcher
+            has started several, and these are not their ranks.
     """
-    check_single_process()
+    if ranks.size == 1:
+        check_single_process()
     jobs = held_to_cores("jobs", jobs)
+    if jobs > 1 and ranks.size > 1:
+        raise TombolaError(
+            f"jobs is {jobs}, but {ranks.size} processes that torchrun started train together; set jobs to 1"
+        )
     if jobs > 1 and any(isinstance(part, nn.Module | Splits) for part in parts):
         raise TombolaError(f"jobs is {jobs}, but several processes need model and data by name; set jobs to 1")
     return jobs

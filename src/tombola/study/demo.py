@@ -9,6 +9,7 @@ from tombola.data.config import DataSpec
 from tombola.methods.imp import IterativePruning
 from tombola.results.search import SearchResult
 from tombola.results.verification import VerificationResult
+from tombola.runs.jobs import check_single_process
 from tombola.search.find import run_find
 from tombola.search.request import make_request
 from tombola.study.verify import verify
@@ -34,6 +35,7 @@ def run_demo(out: Path, options: Options | None = None, seed: int = 0) -> Demo:
     The margin is verify's own. One of the 359 test images is more than that, so these digits can show that a ticket
     beats its controls, but not that it matches the dense network: the verdict says so.
     """
+    check_single_process("the demo")
     # one thread: these networks are too small to gain from more, and suffer where cores are shared
     options = replace(options or Options(), threads=(options and options.threads) or 1)
     request = make_request(

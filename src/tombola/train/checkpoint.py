@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.runs.atomic import make_folder, write_bytes
 from tombola.runs.integrity import Damaged, clear, read_file, read_sealed, set_aside, write_sealed
 from tombola.runs.stage import CHECKPOINT, METRICS
-from tombola.train.history import Row, csv_bytes
+from tombola.train.history import Row, append_csv, csv_bytes
 
 State = dict[str, Tensor]
 
@@ -50,10 +51,11 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The files of one training run in its stage directory."""
+    """The files of one training run in its stage directory; of several ranks, the first alone writes them."""
 
     directory: Path
     every_seconds: float = 20.0
+    ranks: Ranks = ALONE
 
     @property
     def metrics(self) -> Path:
@@ -70,6 +72,8 @@ class CheckpointStore:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint beside the old one, sync it, and put it in its place."""
+        if not self.ranks.writes:
+            return
         content = {
             "snapshot": _plain(checkpoint.snapshot),
             "captured": _plain(checkpoint.captured) if checkpoint.captured else None,
@@ -87,8 +91,11 @@ class CheckpointStore:
     def load(self) -> Checkpoint | None:
         """The last checkpoint, or None; the metrics file becomes the rows that it knows.
 
-        A checkpoint that is damaged is set aside, which is said, and is none.
+        A checkpoint that is damaged is set aside, which is said, and is none. Of several ranks, all must call it.
         """
+        return self.ranks.first(self._load)
+
+    def _load(self) -> Checkpoint | None:
         try:
             content = _read(self._file)
             checkpoint = None if content is None else self._checkpoint(content)
@@ -116,8 +123,16 @@ class CheckpointStore:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise Damaged(self._file, f"holds no checkpoint ({_first_line(error)})") from None
 
+    def add_row(self, row: Row) -> None:
+        """Add one row to the metrics file."""
+        if self.ranks.writes:
+            make_folder(self.directory)
+            append_csv(self.metrics, row)
+
     def write_metrics(self, history: Sequence[Row]) -> None:
         """Let the metrics file hold exactly these rows; what it held of others is cut off."""
+        if not self.ranks.writes:
+            return
         wanted = csv_bytes(history)
         try:
             there = read_file(self.metrics)

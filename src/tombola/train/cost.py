@@ -30,7 +30,8 @@ def training_cost(
     """The cost of `iterations`.
 
     By one forward pass in training mode, after which buffers and global generators are as they were. Memory: storages
-    count once. FLOPs or memory are None where that pass fails or cannot be counted.
+    count once. FLOPs or memory are None where that pass fails or cannot be counted. Of several ranks, FLOPs are those
+    of all, memory and energy those of rank 0's process and machine.
 
     Args:
         batch: inputs of a training batch, (N, ...), on the device; None if none is at hand.
@@ -52,12 +53,12 @@ def training_cost(
         part = x.chunk(loop.recipe.accumulate)[0]
         forward_flops = _attempt(lambda: flops_of_call(forward))
         passed = forward_flops is not None or _attempt(lambda: forward() is not None)
-    step = (FORWARD_AND_BACKWARD + further) * (forward_flops or 0) * len(x) / len(part)
+    step = (FORWARD_AND_BACKWARD + further) * (forward_flops or 0) * loop.batch_examples / len(part)
     return TrainingCost(
         flops=round(step * iterations) if forward_flops else None,
         memory_bytes=_attempt(lambda: _memory(loop, saved)) if passed else None,
         energy_joules=joules,
-        forward_passes=iterations * len(x) * (1 + further),
+        forward_passes=iterations * loop.batch_examples * (1 + further),
     )
 
 

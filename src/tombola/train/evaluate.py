@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from tombola.data.feed import Feed
 from tombola.data.splits import Task
 from tombola.errors import TombolaError
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.nn.forward import typed, widened
 
 
@@ -31,39 +33,63 @@ class Score:
     values: Tensor | None = field(default=None, compare=False, repr=False)
 
 
+class _Measured(NamedTuple):
+    """One batch: sums of loss and metric, examples, the metric's values and whether it gives one per example (1)."""
+
+    loss: float
+    metric: float
+    examples: int
+    values: Tensor
+    form: int
+
+
 def evaluate(
     model: nn.Module,
     feed: Feed,
     task: Task,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ranks: Ranks = ALONE,
 ) -> Score:
     """Evaluate `model` on every example of `feed`; the model's mode is put back afterwards.
 
-    Batches weigh by their examples, so that a smaller last batch counts for what it holds.
+    Batches weigh by their examples, so that a smaller last batch counts for what it holds. Of several ranks, for which
+    the feed is made, all must call it, and all get what one would, to the bit.
 
     Raises:
         TombolaError: the metric or the loss has a shape that it may not have (see `metric_values`, `loss_value`).
     """
-    loss, metric, examples = 0.0, 0.0, 0
-    values: list[Tensor] = []
-    forms: set[int] = set()
+    measured: list[_Measured] = []
     with torch.no_grad(), _mode_kept(model):
         for x, y in typed(feed.sweep(), model):
             with autocast():
                 output = widened(model(x))
-            loss += float(loss_value(task.evaluation_loss(output, y))) * len(y)
-            batch_metric = metric_values(task, output, y)
-            metric += float(summed(batch_metric, len(y)))
-            examples += len(y)
-            values.append(batch_metric.to("cpu", torch.float32).reshape(-1))
-            if len(y) > 1:  # a lone example's value is its batch's number
-                forms.add(batch_metric.dim())
-    if len(forms) > 1:
+            loss = float(loss_value(task.evaluation_loss(output, y))) * len(y)
+            values = metric_values(task, output, y)
+            metric = float(summed(values, len(y)))
+            measured.append(_Measured(loss, metric, len(y), values.to("cpu", torch.float32).reshape(-1), values.dim()))
+    return _score(_in_order(ranks.gather(measured)), task)
+
+
+def _in_order(shares: Sequence[Sequence[_Measured]]) -> list[_Measured]:
+    """The batches in the split's order, of which the ranks went through every so many."""
+    rounds = zip_longest(*shares)
+    return [batch for together in rounds for batch in together if batch is not None]
+
+
+def _score(measured: Sequence[_Measured], task: Task) -> Score:
+    if (
+        len({batch.form for batch in measured if batch.examples > 1}) > 1
+    ):  # a lone example's value is its batch's number
         raise TombolaError(
             f"metric {task.metric_name} gives one value per example for some batches and one number for others; "
             "return the same form for every batch"
         )
-    return Score(loss / examples, metric / examples, examples, None if 0 in forms else torch.cat(values))
+    each = all(batch.form for batch in measured if batch.examples > 1)
+    loss, metric, examples = 0.0, 0.0, 0
+    for batch in measured:  # not by `sum`, which some versions of Python round otherwise
+        loss, metric, examples = loss + batch.loss, metric + batch.metric, examples + batch.examples
+    values = torch.cat([batch.values for batch in measured]) if each else None
+    return Score(loss / examples, metric / examples, examples, values)
 
 
 @contextmanager

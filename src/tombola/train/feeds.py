@@ -13,13 +13,27 @@ from torch.nn import functional as F
 from tombola.data.feed import Feed, feed
 from tombola.data.splits import Loss, Split, Splits, holdout, subset
 from tombola.errors import TombolaError
+from tombola.machine.ranks import ALONE, Ranks
 from tombola.train.recipe import Recipe
 
 EVAL_BATCH = 500
 
 
-def training_feed(splits: Splits, recipe: Recipe, device: torch.device, channels_last: bool) -> Feed:
-    """Shuffled, augmented batches of the training split."""
+def training_feed(
+    splits: Splits, recipe: Recipe, device: torch.device, channels_last: bool, ranks: Ranks = ALONE
+) -> Feed:
+    """Shuffled, augmented batches of the training split; of several ranks, this one's part of each.
+
+    Raises:
+        TombolaError: a batch has too few examples for every rank to have one in each part that it is cut into.
+    """
+    whole, needed = min(recipe.batch_size, len(splits.train)), ranks.size * recipe.accumulate
+    if ranks.size > 1 and whole < needed:
+        cut = f" that cut their part into {recipe.accumulate} (accumulate)" if recipe.accumulate > 1 else ""
+        raise TombolaError(
+            f"a batch has {whole} examples, but {ranks.size} processes{cut} need at least {needed}; raise batch_size, "
+            "or start fewer processes"
+        )
     return feed(
         splits.train,
         batch_size=recipe.batch_size,
@@ -27,11 +41,17 @@ def training_feed(splits: Splits, recipe: Recipe, device: torch.device, channels
         augment=splits.augment,
         normalisation=splits.normalisation,
         channels_last=channels_last,
+        ranks=ranks,
     )
 
 
-def evaluation_feed(splits: Splits, split: Split, device: torch.device, channels_last: bool) -> Feed:
-    """One split in order, in batches of a fixed size, so that a score never depends on the recipe."""
+def evaluation_feed(
+    splits: Splits, split: Split, device: torch.device, channels_last: bool, ranks: Ranks = ALONE
+) -> Feed:
+    """One split in order, in batches of a fixed size, so that a score never depends on the recipe.
+
+    Of several ranks, each goes through some of the batches.
+    """
     return feed(
         split,
         batch_size=EVAL_BATCH,
@@ -39,6 +59,7 @@ def evaluation_feed(splits: Splits, split: Split, device: torch.device, channels
         normalisation=splits.normalisation,
         channels_last=channels_last,
         sweep_batch=EVAL_BATCH,
+        ranks=ranks,
     )
 
 

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +17,22 @@ from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.machine.energy import EnergyMeter, counters
 from tombola.nn.forward import typed, widened
+from tombola.nn.shared_norm import shared_norms
 from tombola.results.trial import TrainingCost
-from tombola.rng.seeds import derive
-from tombola.runs.atomic import make_folder
 from tombola.runs.progress import Update
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
 from tombola.train.cost import training_cost
 from tombola.train.evaluate import Score, evaluate, loss_value, metric_values, summed
-from tombola.train.fabric import make_fabric
-from tombola.train.history import Row, append_csv
+from tombola.train.fabric import make_fabric, ranks_of
+from tombola.train.history import Row
 from tombola.train.hooks import Hook
 from tombola.train.loggers import Send
 from tombola.train.low_precision import training_precision
 from tombola.train.penalty import penalties
 from tombola.train.recipe import Recipe
 from tombola.train.schedule import lr_factor, plateau_factor
+from tombola.train.shared import add_up_gradients, all_sums, check_alike, own_sums, torch_seed
+from tombola.train.snapshots import copy_state, restore, snapshot
 from tombola.train.state import BuildOptimizer, Loop
 
 if TYPE_CHECKING:
@@ -81,9 +82,11 @@ def train(
 ) -> Trained:
     """Train `model` in place to the end of the recipe; it ends as it is reported (see `Hook.before_eval`).
 
+    Several processes train it together where the Fabric has several ranks: see `tombola.train.shared`.
+
     Args:
         seed: data order, augmentation and torch's own generators (dropout) derive from it.
-        fabric: device and precision; the CPU in the recipe's precision if None.
+        fabric: device, precision and ranks; one on the CPU in the recipe's precision if None.
         optimizer: builds the optimiser from the model and the recipe; default: all that requires a gradient.
         start: begin at this snapshot, or at this step with the model as it is and a fresh optimiser, instead of 0.
         capture: return the snapshot at this step as well (the rewind point).
@@ -101,7 +104,7 @@ def train(
     was_training = model.training
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices), deterministic_kernels(deterministic and bool(devices)):
-        torch.manual_seed(derive(seed, "torch"))
+        torch.manual_seed(torch_seed(seed, ranks_of(fabric)))
         loop = Loop(model, splits, recipe, seed=seed, fabric=fabric, optimizer=optimizer)
         meter = EnergyMeter(counters(fabric.device)) if count_cost else None
         with training_precision(loop) as rounding:
@@ -144,7 +147,8 @@ def _run(
     training_loss_of = loop.training_loss
     terms = [hook for hook in hooks if type(hook).training_loss is not Hook.training_loss]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    plain = recipe.accumulate == 1 and recipe.precision != "bf16-mixed"
+    shared, within = loop.ranks.size > 1, shared_norms(model, loop.ranks)
+    plain = recipe.accumulate == 1 and recipe.precision != "bf16-mixed" and not shared
     factor = lr_factor(recipe, loop.steps_per_epoch)
     cut = plateau_factor(loop.history, recipe, task.higher_is_better)
     last: Tensor | None = None  # the inputs of the last batch
@@ -165,7 +169,9 @@ def _run(
                 with torch.no_grad():
                     recorder.add(loss.detach(), metric_values(task, output, y), len(y))
             else:
-                _backward_in_parts(loop, terms, x, y, recorder)
+                _backward_in_parts(loop, terms, x, y, recorder, within)
+            if shared:
+                add_up_gradients(loop)
             for hook in hooks:
                 hook.after_backward(loop)
             rounding.after_backward(loop)
@@ -235,15 +241,29 @@ def _with_terms(loop: Loop, terms: Sequence[Hook], x: Tensor, output: Any, y: Te
     return loss
 
 
-def _backward_in_parts(loop: Loop, terms: Sequence[Hook], x: Tensor, y: Tensor, recorder: _Recorder) -> None:
-    for part_x, part_y in zip(x.chunk(loop.recipe.accumulate), y.chunk(loop.recipe.accumulate), strict=True):
-        with loop.autocast():
+def _backward_in_parts(
+    loop: Loop,
+    terms: Sequence[Hook],
+    x: Tensor,
+    y: Tensor,
+    recorder: _Recorder,
+    within: Callable[[], AbstractContextManager[Any]],
+) -> None:
+    """Parts of the batch one after the other, each weighed by its share of the whole one, which ranks may divide."""
+    for part_x, part_y in zip(_parts(loop, x), _parts(loop, y), strict=True):
+        with loop.autocast(), within():
             output = widened(loop.model(part_x))
             loss = loss_value(loop.training_loss(output, part_y))
             total = _with_terms(loop, terms, part_x, output, part_y, loss)
-        loop.fabric.backward(total * (len(part_y) / len(y)))
+        loop.fabric.backward(total * (len(part_y) / loop.batch_examples))
         with torch.no_grad():
             recorder.add(loss.detach(), metric_values(loop.task, output, part_y), len(part_y))
+
+
+def _parts(loop: Loop, values: Tensor) -> tuple[Tensor, ...]:
+    """As many parts as the recipe says; on several ranks, which must go through as many each, even of an odd batch."""
+    count = loop.recipe.accumulate
+    return values.chunk(count) if loop.ranks.size == 1 else values.tensor_split(count)
 
 
 class _Recorder:
@@ -263,7 +283,7 @@ class _Recorder:
         self.loop, self.hooks, self.store, self._send = loop, hooks, store, send
         self.best = resumed.best if resumed else None
         self.captured = resumed.captured if resumed else None
-        sums = resumed.sums if resumed else {"loss": 0.0, "metric": 0.0, "count": 0}
+        sums = {"loss": 0.0, "metric": 0.0, "count": 0, **own_sums(loop.ranks, resumed.sums if resumed else {})}
         self._before = resumed.seconds if resumed else 0.0
         self._clock, self._meter = clock, meter
         self._joules_before = resumed.joules if resumed else 0.0
@@ -294,7 +314,9 @@ class _Recorder:
 
     def evaluate(self) -> None:
         """Add a row to the history; keep the state if its validation loss is the lowest yet."""
-        self._check()
+        if self.loop.ranks.size > 1:
+            self._add_up()
+        self._check(self._loss)
         undo = [hook.before_eval(self.loop) for hook in self.hooks]
         try:
             self._add_row()
@@ -305,9 +327,16 @@ class _Recorder:
                 if restore is not None:
                     restore()
 
+    def _add_up(self) -> None:
+        """What all ranks have gathered since the last row; their networks must be alike."""
+        ranks = self.loop.ranks
+        self._loss, self._metric = ranks.total(self._loss), ranks.total(self._metric)
+        self._count = sum(ranks.gather(self._count))
+        check_alike(self.loop)
+
     def _add_row(self) -> None:
         loop = self.loop
-        score: Score = evaluate(loop.model, loop.val_feed, loop.task, loop.autocast)
+        score: Score = evaluate(loop.model, loop.val_feed, loop.task, loop.autocast, loop.ranks)
         count = self._count or math.nan
         row = Row(
             step=loop.step,
@@ -323,8 +352,7 @@ class _Recorder:
             self.best = copy_state(loop.model)
         loop.history.append(row)
         if self.store:
-            make_folder(self.store.directory)
-            append_csv(self.store.metrics, row)
+            self.store.add_row(row)
         if self._send is not None:
             self._send(row)
         self._loss.zero_()
@@ -334,14 +362,15 @@ class _Recorder:
     def checkpoint_if_due(self) -> None:
         if self._meter is not None:
             self._meter.poll()
-        now = time.monotonic()
-        if self.store is None or now - self._saved < self.store.every_seconds:
+        if self.store is None or not self._is_due(self.store.every_seconds):
             return
-        self._check()
+        ranks = self.loop.ranks
+        self._check(ranks.total(self._loss))
+        own = {"loss": float(self._loss), "metric": float(self._metric), "count": self._count}
         self.store.save(
             Checkpoint(
                 snapshot=snapshot(self.loop, self.hooks),
-                sums={"loss": float(self._loss), "metric": float(self._metric), "count": self._count},
+                sums=all_sums(ranks, own),
                 seconds=self.seconds(),
                 best=self.best,
                 captured=self.captured,
@@ -352,8 +381,12 @@ class _Recorder:
         )
         self._saved = time.monotonic()
 
-    def _check(self) -> None:
-        loss_is_finite = math.isfinite(float(self._loss))
+    def _is_due(self, seconds: float) -> bool:
+        """By rank 0's clock."""
+        return self.loop.ranks.first(lambda: time.monotonic() - self._saved >= seconds)
+
+    def _check(self, loss: Tensor) -> None:
+        loss_is_finite = math.isfinite(float(loss))
         if loss_is_finite and all(bool(torch.isfinite(p).all()) for p in self.loop.model.parameters()):
             return
         what = "a weight" if loss_is_finite else "the training loss"
@@ -365,46 +398,3 @@ class _Recorder:
             f"{what} became NaN or infinite by iteration {self.loop.step} at lr {self.loop.recipe.lr:g}; "
             f"lower lr, or set warmup or clip_norm{kept}"
         )
-
-
-def snapshot(loop: Loop, hooks: Sequence[Hook]) -> Snapshot:
-    """Everything at the present step, copied to the CPU."""
-    return Snapshot(
-        step=loop.step,
-        model=copy_state(loop.model),
-        optimizer=_to_cpu(loop.optimizer.state_dict()),
-        hooks=tuple(_to_cpu(dict(hook.state_dict())) for hook in hooks),
-        generators=_generators(loop.device),
-    )
-
-
-def restore(loop: Loop, hooks: Sequence[Hook], point: Snapshot) -> None:
-    """Return to a snapshot: weights, buffers, optimiser, hooks, generators, step."""
-    loop.model.load_state_dict(point.model)
-    loop.optimizer.load_state_dict(_to_cpu(dict(point.optimizer)))  # torch takes the tensors themselves, not copies
-    for hook, state in zip(hooks, point.hooks, strict=False):
-        hook.load_state_dict(state)
-    torch.set_rng_state(point.generators[0])
-    if loop.device.type == "cuda" and len(point.generators) > 1:
-        torch.cuda.set_rng_state(point.generators[1], loop.device)
-    loop.step = point.step
-
-
-def copy_state(model: nn.Module) -> State:
-    """A contiguous CPU copy of the model's state_dict."""
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in model.state_dict().items()}
-
-
-def _to_cpu(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_to_cpu(item) for item in value)
-    return value
-
-
-def _generators(device: torch.device) -> tuple[Tensor, ...]:
-    cpu = torch.get_rng_state()
-    return (cpu, torch.cuda.get_rng_state(device)) if device.type == "cuda" else (cpu,)

@@ -60,10 +60,13 @@ class BlockFloat(Hook):
         self.generator = generator
 
     def before_step(self, loop: Loop) -> None:
-        self.generator.manual_seed(derive(loop.seed, "rounding", loop.step))
+        rank = loop.ranks.rank
+        self.generator.manual_seed(derive(loop.seed, "rounding", loop.step, *([rank] if rank else [])))
 
     @torch.no_grad()
     def after_backward(self, loop: Loop) -> None:
+        if loop.ranks.size > 1:  # activations have drawn for each rank's own examples; weights must stay alike
+            self.generator.manual_seed(derive(loop.seed, "rounding", loop.step, "together"))
         for weight in _trained(loop):
             if weight.grad is not None:
                 weight.grad.copy_(quantise(weight.grad, generator=self.generator))

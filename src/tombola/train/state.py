@@ -11,6 +11,7 @@ from torch import nn
 
 from tombola.data.splits import Splits, Task
 from tombola.errors import TombolaError
+from tombola.train.fabric import ranks_of
 from tombola.train.feeds import evaluation_feed, layout, training_feed, training_loss
 from tombola.train.history import Row
 from tombola.train.length import steps
@@ -24,7 +25,11 @@ BuildOptimizer = Callable[[nn.Module, Recipe], torch.optim.Optimizer]
 
 
 class Loop:
-    """The state of one training run, as hooks see it."""
+    """The state of one training run, as hooks see it.
+
+    Of several processes (`ranks`), each sees its own part of a batch of `batch_examples`, whose loss is `loss`;
+    gradients are those of the whole batch once the backward pass is complete, and all else is the same everywhere.
+    """
 
     def __init__(
         self,
@@ -37,6 +42,7 @@ class Loop:
         optimizer: BuildOptimizer | None = None,
     ) -> None:
         self.fabric = fabric
+        self.ranks = ranks_of(fabric)
         self.device: torch.device = fabric.device
         self.recipe, self.seed = recipe, seed
         self.task: Task = splits.task
@@ -47,8 +53,9 @@ class Loop:
         build = optimizer or (lambda module, given: build_optimizer(trainable(module), given))
         self.optimizer = build(self.model, recipe)
         self.training_loss = training_loss(splits, recipe)
-        self.train_feed = training_feed(splits, recipe, self.device, channels_last)
-        self.val_feed = evaluation_feed(splits, splits.val, self.device, channels_last)
+        self.train_feed = training_feed(splits, recipe, self.device, channels_last, self.ranks)
+        self.val_feed = evaluation_feed(splits, splits.val, self.device, channels_last, self.ranks)
+        self.batch_examples = min(recipe.batch_size, self.train_feed.examples)
         self.steps_per_epoch = self.train_feed.steps_per_epoch
         self.total = steps(recipe.length, self.steps_per_epoch)
         self.eval_every = max(1, steps(recipe.eval_every, self.steps_per_epoch))

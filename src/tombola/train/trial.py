@@ -17,6 +17,7 @@ from tombola.data.feed import steps_per_epoch
 from tombola.data.splits import Split, Splits
 from tombola.errors import TombolaError
 from tombola.hold import hold
+from tombola.machine.ranks import Ranks
 from tombola.mask import Mask
 from tombola.plain import as_plain
 from tombola.results.codec import recovered
@@ -25,17 +26,19 @@ from tombola.runs.progress import Progress, Silent
 from tombola.runs.stage import METRICS, Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
+from tombola.train.fabric import ranks_of
 from tombola.train.feeds import evaluated_part, evaluation_feed, layout
-from tombola.train.history import Row, append_csv, early_stop, read_csv
+from tombola.train.history import Row, early_stop, read_csv
 from tombola.train.hooks import Hook
 from tombola.train.length import steps
 from tombola.train.loggers import Curve, Send, sent
-from tombola.train.loop import Trained, copy_state, train
+from tombola.train.loop import Trained, train
 from tombola.train.low_precision import forward_precision
 from tombola.train.moments import ClearPruned
 from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes, write_outcomes
 from tombola.train.recipe import Recipe
+from tombola.train.snapshots import copy_state
 from tombola.train.state import BuildOptimizer
 
 if TYPE_CHECKING:
@@ -78,6 +81,11 @@ class TrainingSetup:
         return steps_per_epoch(len(self.splits.train), self.recipe.batch_size)
 
     @property
+    def ranks(self) -> Ranks:
+        """The processes that trials are shared by."""
+        return ranks_of(self.fabric)
+
+    @property
     def total_steps(self) -> int:
         """Iterations of one whole training run."""
         return steps(self.recipe.length, self.steps_per_epoch)
@@ -85,8 +93,13 @@ class TrainingSetup:
     def scorer(self, model: nn.Module, split: Split) -> Evaluate:
         """What evaluates `model`, which lies on the device, on `split`: in the layout and precision it trains in."""
         channels_last = layout(model, self.recipe)
-        feed = evaluation_feed(self.splits, split, self.fabric.device, channels_last)
-        return lambda: evaluate(model, feed, self.splits.task, lambda: self.precision(model))
+        ranks = self.ranks
+        feed = evaluation_feed(self.splits, split, self.fabric.device, channels_last, ranks)
+        return lambda: evaluate(model, feed, self.splits.task, lambda: self.precision(model), ranks)
+
+    def store(self, stage: Stage | None) -> CheckpointStore | None:
+        """Where a trial is checkpointed; nowhere in memory."""
+        return CheckpointStore(stage.directory, self.options.checkpoint_seconds, stage.ranks) if stage else None
 
     def sending(self, label: str, seed: int, stage: Stage | None, *, resumed: bool) -> AbstractContextManager[Send]:
         """What sends the rows of one training to the loggers asked for; of several processes, the first one does."""
@@ -172,7 +185,7 @@ def train_trial(
 
     The stage is not marked finished here: the caller first saves what it keeps of the state.
     """
-    store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds) if stage else None
+    store = setup.store(stage)
     if mask is not None:
         hooks = (*hooks, ClearPruned(mask))
     with (
@@ -205,7 +218,7 @@ def train_trial(
     tests = _test(setup, model, trained, more_tests or (lambda module, evaluate: Sampled()))
     outcomes = None if tests.final is None else tests.final.values
     if stage is not None and outcomes is not None:
-        write_outcomes(stage.directory, outcomes)
+        stage.write(lambda folder: write_outcomes(folder, outcomes))
     return TrainedTrial(_result(setup, trained, tests, best), trained.history, trained, outcomes)
 
 
@@ -243,13 +256,13 @@ def evaluate_trial(
     tests = _test(setup, model, trained, lambda module, evaluate: Sampled())
     trained = replace(trained, seconds=row.seconds + time.perf_counter() - start)
     outcomes = None if tests.final is None else tests.final.values
-    if stage is not None:
+    store = setup.store(stage)
+    if stage is not None and store is not None:
         with stage.writing():
-            store = CheckpointStore(stage.directory, setup.options.checkpoint_seconds)
             store.write_metrics(history)
-            append_csv(store.metrics, rows[-1])
+            store.add_row(rows[-1])
             if outcomes is not None:
-                write_outcomes(stage.directory, outcomes)
+                stage.write(lambda folder: write_outcomes(folder, outcomes))
     result = _result(setup, trained, tests).replace(whole_steps=0)
     if not counts_iterations:  # there was no training to stop early
         result = result.replace(early_stop_iteration=None, early_stop_observed=False, test_accuracy_early_stop=None)

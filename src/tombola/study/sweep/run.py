@@ -9,6 +9,7 @@ from tombola.errors import TombolaError
 from tombola.results.codec import typed
 from tombola.results.sweep import SweepResult, SweptRun
 from tombola.runs.carry import Order, check_out
+from tombola.runs.jobs import check_single_process
 from tombola.runs.progress import show_progress
 from tombola.runs.stage import RESULT
 from tombola.search.driver import machine
@@ -27,6 +28,7 @@ def plan_sweep(searches: Sequence[Search], out: Path, options: Options) -> list[
     Raises:
         TombolaError: there are none, or one names what is not there.
     """
+    check_single_process("a sweep")
     if not searches:
         raise TombolaError("the sweep has no searches; give it a grid of at least one setting")
     check_out(out)
