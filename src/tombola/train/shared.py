@@ -88,7 +88,7 @@ def check_alike(loop: Loop) -> None:
 
 def _digest(value: Tensor) -> int:
     flat = value.detach().to("cpu").contiguous().reshape(-1)
-    return zlib.crc32(memoryview(flat.view(torch.uint8).numpy())) if flat.numel() else 0
+    return zlib.crc32(flat.view(torch.uint8).numpy().data) if flat.numel() else 0
 
 
 # ---- what a checkpoint keeps of every rank ---------------------------------------------------------------------
