@@ -364,9 +364,9 @@ def test_verify_report_and_runs(found: dict[str, Any], runs: Path, tmp_path: Pat
     assert status == 0
     assert Path(found["run"]).name in out
     assert all(line == line.rstrip() for line in out.splitlines())
-    status, _, err = call("report", str(runs))
+    status, _, err = call("report", str(runs), found["run"])
     assert (status, err.count("\n")) == (2, 1)
-    assert f"runs and is none itself; name them one by one, such as {runs}" in err
+    assert f"runs and is none itself; give it alone, or name each, such as {runs}" in err
 
 
 def test_runs_says_where_runs_are(found: dict[str, Any], runs: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -121,6 +122,9 @@ def test_presets_are_those_of_each_setting() -> None:
         ({"lr": 0.1, "recipe": {"lr": 0.2}}, r"lr is given twice, under two names"),
         ({"device": "cpu"}, r"device is no part of a search: give it to the sweep itself"),
         ({"recipe": 3}, r"recipe is 3, but it must be a mapping"),
+        ({"against": 3}, r"against is 3, but it must be a mapping"),
+        ({"grid": {"density": [0.5, 0.2]}, "against": {"lr": 1}}, r"against: unknown setting 'lr'; allowed: density"),
+        ({"grid": {"density": [0.5, 0.2]}, "against": {"density": 1}}, r"against is density 1, which no run has"),
         ({"seed": -1}, r"seed is -1"),
         ({"replicates": 0}, r"replicates is 0"),
     ],
@@ -161,6 +165,16 @@ def test_runs_are_those_of_find_and_finished_ones_are_skipped(tmp_path: Path) ->
     assert done["searches"][0]["setting"] == {"density": 0.5, "seed": 0}
     again = last_json("sweep", grid, "--out", out, "--jobs", "1", "--progress", "false")
     assert (again["trained"], again["found"], again["run"]) == (0, 4, done["run"])
+    folder = Path(done["run"])
+    assert [one["setting"] for one in done["settings"]] == [{"density": 0.5}, {"density": 0.2}]
+    assert done["settings"][1]["pairs"] == 2
+    with (folder / "results.csv").open(newline="") as table:
+        rows = list(csv.DictReader(table))
+    assert [(row["method.density"], row["seed"], row["level"]) for row in rows] == [
+        (density, seed, level) for density in ("0.5", "0.2") for seed in "01" for level in "01"
+    ]
+    page = (folder / "report.html").read_text()
+    assert all(f'href="../{one["run"]}"' in page for one in done["searches"])
     second = last_json(*find, "--density", "0.5", "--progress", "false")
     assert second["reused"] is True
     assert Path(second["run"]).name == done["searches"][0]["run"]

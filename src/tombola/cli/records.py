@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE, show_search
+from tombola.cli.sweep import sweep_line
 from tombola.cli.tickets import show_verdict
 from tombola.cli.verb import Verb
 from tombola.formats import Unit, density
@@ -22,7 +23,7 @@ def verbs() -> list[Verb]:
     return [
         Verb(
             ("report",),
-            "Write a self-contained HTML page of one or more runs, with figures as SVG and PDF.",
+            "Write a self-contained HTML page of one or more runs, or of a whole folder, with figures as SVG and PDF.",
             _add_report,
             _report,
         ),
@@ -32,12 +33,23 @@ def verbs() -> list[Verb]:
 
 
 def _add_report(parser: ArgumentParser) -> None:
-    parser.add_argument("runs", type=str, nargs="+", help="run directories, in the order of the page")
+    parser.add_argument(
+        "runs",
+        type=str,
+        nargs="+",
+        help="run directories, in the order of the page; a folder of runs or a sweep, alone: its settings compared",
+    )
     parser.add_argument(
         "--out",
         type=str | None,
         default=None,
         help="a folder or an .html file (null: the run's directory; for several runs, report/)",
+    )
+    parser.add_argument(
+        "--against",
+        type=dict[str, Any] | None,
+        default=None,
+        help="of a folder or a sweep: settings of the one to compare with, e.g. {lr: 0.1} (null: the first)",
     )
 
 
@@ -47,12 +59,12 @@ def _report(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
     runs = [Path(run) for run in given["runs"]]
     out = Path(given["out"]) if given["out"] else runs[0] if len(runs) == 1 else Path("report")
-    files = write_report(runs, out)
+    files = write_report(runs, out, given["against"])
     screen.line(f"wrote {files.html}, and figures as {len(files.figures)} files beside it")
     return {
         "report": str(files.html),
         "figures": [str(path) for path in files.figures],
-        "recipe": recorded_recipe(runs[0]) if len(runs) == 1 else None,
+        "recipe": recorded_recipe(runs[0]) if len(runs) == 1 and (runs[0] / "run.json").is_file() else None,
     }
 
 
@@ -137,6 +149,8 @@ def _headline(run: Mapping[str, Any]) -> str:
     from tombola.results.search import SearchResult
     from tombola.results.verification import VerificationResult
 
+    if run["kind"] == "sweep" and run["result"]:
+        return sweep_line(run["result"], Path(run["directory"]))
     try:
         result = run["result"] and result_of(run["result"], Path(run["directory"]) / "result.json")
     except TombolaError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -15,6 +16,7 @@ from tombola.cli.verb import Verb
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.formats import plural, setting_in_words
+from tombola.results.codec import typed
 from tombola.results.sweep import SweepResult
 from tombola.study.sweep.settings import read_sweep
 from tombola.train.options import Options
@@ -22,6 +24,10 @@ from tombola.train.options import Options
 if TYPE_CHECKING:
     from tombola.study.sweep.engine import Ended, Engine
     from tombola.study.sweep.plan import Planned
+
+
+Plan: TypeAlias = "tuple[list[Planned], Mapping[str, Any] | None]"
+"""The runs of a sweep, and the setting that others are compared with."""
 
 
 def verbs() -> list[Verb]:
@@ -64,7 +70,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     machine = Options(**MACHINE.read(given))
     file, out = given["file"], Path(given["out"])
     if given["dry_run"]:
-        return _show_plan(screen, _planned(file, out, machine), out)
+        return _show_plan(screen, _planned(file, out, machine)[0], out)
 
     def told(one: Planned, how: Ended) -> None:
         screen.line(f"failed  {one.directory.name}: {how.error}" if how.error else f"done    {one.directory.name}")
@@ -77,14 +83,14 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     return result.as_dict()
 
 
-def _planned(given: Mapping[str, Any] | str | Path, out: Path, machine: Options) -> list[Planned]:
+def _planned(given: Mapping[str, Any] | str | Path, out: Path, machine: Options) -> Plan:
     content = given if isinstance(given, Mapping) else load_file(Path(given))
     read = read_sweep(content, "the sweep" if isinstance(given, Mapping) else str(given))
     with loading(machine.progress):
         from tombola.cli.sweep_settings import searches_of
         from tombola.study.sweep.run import plan_sweep
 
-    return plan_sweep(searches_of(read, machine), out, machine)
+    return plan_sweep(searches_of(read, machine), out, machine, read.against), read.against
 
 
 def _engine(jobs: int | None, machine: Options) -> Engine:
@@ -100,11 +106,25 @@ def _sweep(
     machine: Options,
     told: Callable[[Planned, Ended], None] | None = None,
 ) -> SweepResult:
-    planned = _planned(given, out, machine)
+    planned, against = _planned(given, out, machine)
     from tombola.study.sweep.run import carry_out_runs, finish_sweep
 
     ended = carry_out_runs(planned, engine, out, machine, told)
-    return finish_sweep(planned, ended, out, machine)
+    result = finish_sweep(planned, ended, out, machine, against)
+    _write_files(Path(str(result.run)), against)
+    return result
+
+
+def _write_files(folder: Path, against: Mapping[str, Any] | None) -> None:
+    """The sweep's table as CSV, and as Parquet where that can be written, and its page."""
+    from tombola.report.page import write_report
+    from tombola.results.table import results
+
+    rows = results(folder)
+    rows.write_csv(folder / "results.csv")
+    if all(find_spec(name) for name in ("pandas", "pyarrow")):
+        rows.write_parquet(folder / "results.parquet")
+    write_report([folder], folder, against)
 
 
 @checked
@@ -161,13 +181,27 @@ def _state(one: Planned) -> str:
     return "finished" if one.finished else "can be resumed" if one.directory.exists() else "new"
 
 
+def sweep_line(result: Mapping[str, Any], directory: Path) -> str:
+    """A finished sweep in a few words; nothing of one that this version does not read."""
+    try:
+        read = typed(SweepResult, result, directory / "result.json")
+    except TombolaError:
+        return ""
+    failed = f", {len(read.failed)} failed" if read.failed else ""
+    return f"{plural(len(read.settings), 'setting')}, {plural(len(read.runs), 'run')}{failed}"
+
+
 def show_sweep(screen: Screen, result: SweepResult) -> None:
-    """What was done, and where it lies."""
+    """The settings with what they reached, what was done, and where it lies."""
+    from tombola.report.collection_page import settings_tables
+
+    screen.tables(settings_tables(result.settings))
     screen.line(
         f"{plural(len(result.runs), 'run')}: {result.trained} done now, {result.found} finished before, "
         f"{len(result.failed)} failed"
     )
     screen.run(result.run, None)
+    screen.line(f"report  {result.run}/report.html, and the table as results.csv beside it")
 
 
 def failures(result: SweepResult) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.report import measured, plots, stability, tables, words
+from tombola.report.collection import is_collection, read_collection
+from tombola.report.collection_page import Against, collection_page, refuse_against
 from tombola.report.colours import css_colours
 from tombola.report.combined import combined_plots
 from tombola.report.cost_tables import find_cost_table, verify_cost_table
@@ -184,15 +186,40 @@ def _check_place(folder: Path) -> None:
         raise TombolaError(f"{folder} is a link to another folder; remove it, or name another place for the report")
 
 
+def _collection_section(path: Path, folder: Path, html: Path, against: Against) -> tuple[Section, list[Path]]:
+    page = collection_page(read_collection(path), html, against)
+    shown, remarks, written = _draw(page.shown, folder, "")
+    section = Section(
+        anchor="runs",
+        name=page.name,
+        subtitle=page.subtitle,
+        question="",
+        verdict=page.sentence,
+        more=page.note,
+        verdicts=(),
+        numbers=(),
+        missing=page.missing,
+        figures=shown,
+        remarks=remarks,
+        tables=page.tables,
+        command=page.command,
+        made=(),
+    )
+    return section, written
+
+
 @checked
-def write_report(runs: Sequence[str | Path], out: str | Path) -> ReportFiles:
+def write_report(runs: Sequence[str | Path], out: str | Path, against: Mapping[str, Any] | None = None) -> ReportFiles:
     """Write one page about the runs, and every figure beside it.
 
     Args:
-        runs: run directories, in the order of the page.
+        runs: run directories, in the order of the page; or a folder of runs, or a sweep, alone: then the page compares
+            settings over seeds, and links single runs, which are drawn by a page of their own.
         out: the page (a name that ends in .html), or a folder, which then gets ``report.html``. Figures go to
             ``figures/`` beside the page. Files of an earlier report are replaced, and its figures that this one lacks
             removed; files that others wrote or changed stay.
+        against: of many runs, some settings of the one that others are compared with, e.g. {"lr": 0.1}; None: the
+            first.
 
     Returns:
         The page and the figure files. The same runs give the same bytes.
@@ -200,8 +227,11 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> ReportFiles:
     Raises:
         TombolaError: a directory is not a run, a value cannot be right, or ``out`` cannot be written.
     """
-    read = read_runs([Path(run) for run in runs])
-    out = Path(out)
+    paths, out = [Path(run) for run in runs], Path(out)
+    many = len(paths) == 1 and is_collection(paths[0])
+    if not many:
+        refuse_against(against)
+    read = () if many else read_runs(paths)
     html = out if out.suffix.lower() in (".html", ".htm") else out / "report.html"
     folder = html.parent / "figures"
     try:
@@ -210,18 +240,22 @@ def write_report(runs: Sequence[str | Path], out: str | Path) -> ReportFiles:
         several, looks = len(read) > 1, page_looks(read)
         shown, remarks, written = _draw(combined_plots(read, looks) if several else [], folder, "")
         sections = []
+        if many:
+            section, paths_written = _collection_section(paths[0], folder, html, against)
+            sections.append(section)
+            written += paths_written
         for index, (run, look) in enumerate(zip(read, looks, strict=True), 1):
             prefix = f"{index}-{slug(run.name)}-" if several else ""
-            section, paths = _section(run, look, prefix, folder)
+            section, paths_written = _section(run, look, prefix, folder)
             sections.append(section)
-            written += paths
+            written += paths_written
         svgs = (figure.svg for part in (shown, *(section.figures for section in sections)) for figure in part)
         swatches = (swatch(look) for own in looks for look in (*own.arms.values(), *own.families.values()))
         text = (
             environment()
             .get_template("page.html.j2")
             .render(
-                title=f"{len(read)} runs" if several else read[0].name,
+                title=f"{len(read)} runs" if several else sections[0].name,
                 several=several,
                 overview=shown,
                 overview_remarks=remarks,

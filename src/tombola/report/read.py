@@ -144,7 +144,8 @@ def _no_run(path: Path) -> str:
         return f"{path} is a file; name the directory of a run"
     inside = sorted(file.parent.name for file in path.glob("*/run.json"))
     if inside:
-        return f"{path} holds {len(inside)} runs and is none itself; name them one by one, such as {path / inside[0]}"
+        count = len(inside)
+        return f"{path} holds {count} runs and is none itself; give it alone, or name each, such as {path / inside[0]}"
     return f"{path} holds no run.json, so it is no run directory; `tombola runs` lists those in a folder"
 
 

@@ -32,11 +32,12 @@ from tombola.results.verification import VerificationResult
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell with more than a text: a second line in small letters, and the look of the arm that it names."""
+    """A cell with more than a text: a second line in small letters, the look of the arm that it names, a link."""
 
     text: str
     more: str = ""
     look: Look | None = None
+    link: str = ""
 
     def __str__(self) -> str:
         return f"{self.text}\n{self.more}".strip()

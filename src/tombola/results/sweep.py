@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tombola.formats import setting_in_words
 from tombola.results.record import Count, Record, Settings
+from tombola.results.settings import ComparedSetting
 
 
 class SweptRun(Record, frozen=True, kw_only=True):
@@ -23,6 +24,7 @@ class SweptRun(Record, frozen=True, kw_only=True):
 class SweepResult(Record, frozen=True, kw_only=True, tag_field="kind", tag="sweep"):
     """What a sweep gave. `searches`: in the order of the grid; settings that come to the same have the same run.
 
+    `settings`: every setting over its seeds, as far as its runs are finished, compared with the first or a named one.
     `found`, `trained`: how many runs were finished before, and how many are now; not part of a finished result.
     """
 
@@ -30,6 +32,7 @@ class SweepResult(Record, frozen=True, kw_only=True, tag_field="kind", tag="swee
     method: str | None = None
     model: str | None = None
     data: str | None = None
+    settings: tuple[ComparedSetting, ...] = ()
     found: Count | None = None
     trained: Count | None = None
     run: str | None = None

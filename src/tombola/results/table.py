@@ -22,6 +22,8 @@ from tombola.results.overlap import OverlapResult
 from tombola.results.record import Record
 from tombola.results.run import RunRecord
 from tombola.results.search import TICKET, SearchResult
+from tombola.results.settings import as_key, differing, settings_of
+from tombola.results.sweep import SweepResult
 from tombola.results.trial import LevelResult, TrainingCost, TrialResult
 from tombola.results.verification import VerificationResult
 from tombola.runs.atomic import write_atomically, write_text
@@ -32,10 +34,10 @@ from tombola.runs.stage import RESULT, Stage
 class ResultRow(Record, frozen=True, kw_only=True):
     """One trained network; None for what its run does not say.
 
-    `kind` is the run's: find, study or verify. `arm`: "ticket" is a search's own. `density`: kept / total; accuracies
-    are the `metric`, in its own unit; `train_accuracy` is over training examples in evaluation mode. `iterations` count
-    from step 0, those before a rewind point included; `seconds`, `flops`, `memory_bytes` and `energy_joules` are of
-    what was trained (see `TrainingCost`).
+    `kind` (find, study or verify) and `seed` are the run's. `arm`: "ticket" is a search's own. `density`: kept / total;
+    accuracies are the `metric`, in its own unit; `train_accuracy` is over training examples in evaluation mode.
+    `iterations` count from step 0, those before a rewind point included; `seconds`, `flops`, `memory_bytes` and
+    `energy_joules` are of what was trained (see `TrainingCost`).
     """
 
     run: str
@@ -60,13 +62,18 @@ class ResultRow(Record, frozen=True, kw_only=True):
     memory_bytes: int | None = None
     energy_joules: float | None = None
     forward_passes: int | None = None
+    seed: int | None = None
 
 
 class Results(Sequence[ResultRow]):
-    """Rows in the order of runs, arms, replicates and levels."""
+    """Rows in the order of runs, arms, replicates and levels.
 
-    def __init__(self, rows: Sequence[ResultRow]) -> None:
+    `settings`: of every run, by its name, those settings in which the runs differ, by dotted names such as recipe.lr.
+    """
+
+    def __init__(self, rows: Sequence[ResultRow], settings: Mapping[str, Mapping[str, Any]] | None = None) -> None:
         self._rows = tuple(rows)
+        self.settings: Mapping[str, Mapping[str, Any]] = settings or {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -76,13 +83,22 @@ class Results(Sequence[ResultRow]):
     @overload
     def __getitem__(self, index: slice) -> Results: ...
     def __getitem__(self, index: int | slice) -> ResultRow | Results:
-        return Results(self._rows[index]) if isinstance(index, slice) else self._rows[index]
+        return Results(self._rows[index], self.settings) if isinstance(index, slice) else self._rows[index]
 
     def __repr__(self) -> str:
         return f"Results of {len(self)} trained networks in {len({row.run for row in self})} runs"
 
+    @property
+    def columns(self) -> dict[str, list[Any]]:
+        """The values by column: every field of a row, then every setting in which the runs differ."""
+        rows = [asdict(row) for row in self]
+        names = dict.fromkeys(name for own in self.settings.values() for name in own)
+        fields = {name: [row[name] for row in rows] for name in ResultRow.__struct_fields__}
+        varied = {name: _alike([self.settings.get(row.run, {}).get(name) for row in self]) for name in names}
+        return {**fields, **varied}
+
     def to_pandas(self) -> Any:
-        """A pandas DataFrame, a column for every field.
+        """A pandas DataFrame, a column for every field, and for every setting in which the runs differ.
 
         Raises:
             TombolaError: pandas is not installed.
@@ -91,14 +107,15 @@ class Results(Sequence[ResultRow]):
             import pandas
         except ImportError:
             raise TombolaError("pandas is not installed; run pip install 'tombola[pandas]'") from None
-        return pandas.DataFrame([asdict(row) for row in self], columns=list(ResultRow.__struct_fields__))
+        return pandas.DataFrame(self.columns)
 
     def write_csv(self, file: str | Path) -> None:
         """Write the rows as CSV, empty where a value is not known."""
         text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, ResultRow.__struct_fields__)
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in self)
+        columns = self.columns
+        writer = csv.writer(text)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
         write_text(Path(file), text.getvalue())
 
     def write_parquet(self, file: str | Path) -> None:
@@ -120,6 +137,8 @@ class Results(Sequence[ResultRow]):
 def results(folder: str | Path) -> Results:
     """Every trained network of the runs in `folder`, unfinished runs included; what is damaged is left out.
 
+    `folder` may be one run as well; of a sweep, its runs are read.
+
     Raises:
         TombolaError: the folder cannot be read, or a run holds a value that cannot be right.
 
@@ -133,15 +152,48 @@ def results(folder: str | Path) -> Results:
     parent = Path(folder)
     if not parent.is_dir():
         raise TombolaError(f"{parent} is no folder; name the one that the runs were written to")
-    runs = [parent] if (parent / RUN).is_file() else sorted(file.parent for file in parent.glob(f"*/{RUN}"))
-    return Results([row for run in runs for row in _rows(run)])
+    rows: list[ResultRow] = []
+    settings: dict[str, dict[str, Any]] = {}
+    for run in _runs(parent):
+        try:
+            record = typed(RunRecord, read_record(run / RUN) or {}, run / RUN)
+        except Damaged:
+            continue
+        seed = record.config.get("seed")
+        rows += (row.replace(seed=seed if isinstance(seed, int) else None) for row in _rows(run, record))
+        settings[run.name] = settings_of(record.config)
+    names = [name for name in differing(list(settings.values())) if name not in _COLUMNS]
+    return Results(rows, {run: {name: own[name] for name in names if name in own} for run, own in settings.items()})
 
 
-def _rows(run: Path) -> Iterator[ResultRow]:
+_COLUMNS = ("method.name", "model.name", "data.name")
+"""Settings that rows have as fields."""
+
+
+def _runs(parent: Path) -> list[Path]:
+    """A folder's runs, one run alone, or those that a sweep names."""
+    if not (parent / RUN).is_file():
+        return sorted(file.parent for file in parent.glob(f"*/{RUN}"))
     try:
-        record = typed(RunRecord, read_record(run / RUN) or {}, run / RUN)
+        content = Stage(parent).result() or {}
     except Damaged:
-        return
+        content = {}
+    if content.get("kind") != "sweep":
+        return [parent]
+    beside = parent.resolve().parent
+    names = typed(SweepResult, content, parent / RESULT).runs
+    return [beside / name for name in names if (beside / name / RUN).is_file()]
+
+
+def _alike(values: Sequence[Any]) -> list[Any]:
+    """A column's values: numbers as they are, anything else as text, so that all are of one type."""
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        return list(values)
+    return [value if value is None or isinstance(value, str) else as_key(value) for value in values]
+
+
+def _rows(run: Path, record: RunRecord) -> Iterator[ResultRow]:
     content, file = Stage(run).result(), run / RESULT
     kind = None if content is None else content.get("kind")
     if content is None:
@@ -279,7 +331,9 @@ def _row(
     return ResultRow(
         run=run.name,
         kind=record.kind,
-        **about,
+        method=about["method"],
+        model=about["model"],
+        data=about["data"],
         arm=arm,
         replicate=replicate,
         level=None if level is None else level.level,

@@ -7,7 +7,7 @@ computed; see `Experiment`. It lies in this package because `find` is an experim
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -189,11 +189,20 @@ def run(experiment: Experiment[Any, Outcome], out: Path, processes: int = 1) -> 
         return renewed.replace(run=str(done.directory), reused=done.reused)
 
 
-def place_of(experiment: Experiment[Any, Any], splits: Splits, out: Path) -> tuple[Path, bool]:
-    """The directory of an experiment's run under `out`, and whether it is finished; `splits` is identified."""
+@dataclass(frozen=True)
+class Place:
+    """Where an experiment's run lies, the configuration that it is named by, and whether it is finished."""
+
+    directory: Path
+    config: Mapping[str, Any]
+    finished: bool
+
+
+def place_of(experiment: Experiment[Any, Any], splits: Splits, out: Path) -> Place:
+    """The place of an experiment's run under `out`; `splits` is its data, identified."""
     config = experiment.config(splits)
     directory = Order(out, experiment.label(splits), experiment.kind, {}).directory(config)
-    return directory, finished(directory, config) is not None
+    return Place(directory, config, finished(directory, config) is not None)
 
 
 def run_in_memory(

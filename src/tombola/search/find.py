@@ -30,7 +30,7 @@ from tombola.runs.jobs import limit_threads
 from tombola.runs.progress import Progress, Silent
 from tombola.runs.versions import versions
 from tombola.search.describe import SCORES_ONLY, describe, describe_training
-from tombola.search.driver import Experiment, Workspace, place_of, run, run_in_memory
+from tombola.search.driver import Experiment, Place, Workspace, place_of, run, run_in_memory
 from tombola.search.origin import Start, Starts
 from tombola.search.request import Request, loaded, make_request, name_of_model
 from tombola.ticket.ticket import UNLIMITED, Ticket
@@ -169,8 +169,8 @@ def run_find(request: Request, out: Path, *, jobs: int = 1) -> SearchResult:
     return run(_Find(request), out, jobs)
 
 
-def place_of_run(request: Request, splits: Splits, out: Path) -> tuple[Path, bool]:
-    """The directory of a request's run under `out`, and whether it is finished; `splits` is its data, identified."""
+def place_of_run(request: Request, splits: Splits, out: Path) -> Place:
+    """The place of a request's run under `out`; `splits` is its data, identified."""
     return place_of(_Find(request), splits, out)
 
 

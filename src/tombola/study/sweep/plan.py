@@ -11,6 +11,7 @@ from tombola.data.config import DataSpec
 from tombola.plain import as_plain
 from tombola.runs.directory import canonical
 from tombola.runs.progress import Progress
+from tombola.search.driver import Place
 from tombola.search.find import place_of_run
 from tombola.search.request import Request, loaded
 
@@ -25,11 +26,20 @@ class Search:
 
 @dataclass(frozen=True)
 class Planned:
-    """A search, the directory of its run, and whether that is finished."""
+    """A search, and where its run lies."""
 
     search: Search
-    directory: Path
-    finished: bool
+    place: Place
+
+    @property
+    def directory(self) -> Path:
+        """That of the run."""
+        return self.place.directory
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run was finished before."""
+        return self.place.finished
 
 
 def plan(searches: Sequence[Search], out: Path, progress: Progress) -> list[Planned]:
@@ -46,8 +56,7 @@ def plan(searches: Sequence[Search], out: Path, progress: Progress) -> list[Plan
             splits = loaded(searches[places[0]].request.data, progress)
             splits.identify(progress.track)
             for place in places:
-                directory, finished = place_of_run(searches[place].request, splits, out)
-                planned[place] = Planned(searches[place], directory, finished)
+                planned[place] = Planned(searches[place], place_of_run(searches[place].request, splits, out))
                 update(len(planned))
     return [planned[place] for place in range(len(searches))]
 

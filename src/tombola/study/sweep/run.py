@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tombola.errors import TombolaError
-from tombola.results.codec import typed
+from tombola.results.codec import read, typed
+from tombola.results.search import SearchResult
+from tombola.results.settings import ComparedSetting, SearchRun, check_against, compared
 from tombola.results.sweep import SweepResult, SweptRun
 from tombola.runs.carry import Order, check_out
 from tombola.runs.jobs import check_single_process
@@ -22,18 +25,25 @@ Told = Callable[[Planned, Ended], None]
 """What is called as runs end."""
 
 
-def plan_sweep(searches: Sequence[Search], out: Path, options: Options) -> list[Planned]:
+def plan_sweep(
+    searches: Sequence[Search], out: Path, options: Options, against: Mapping[str, Any] | None = None
+) -> list[Planned]:
     """The runs of a sweep under `out`, and which are finished; nothing is trained or written.
 
+    `against`: some settings of the one that the others are to be compared with.
+
     Raises:
-        TombolaError: there are none, or one names what is not there.
+        TombolaError: there are none, one names what is not there, or `against` what no run has.
     """
     check_single_process("a sweep")
     if not searches:
         raise TombolaError("the sweep has no searches; give it a grid of at least one setting")
     check_out(out)
     with show_progress(options.progress) as progress:
-        return plan(searches, out, progress)
+        planned = plan(searches, out, progress)
+    if against is not None:
+        check_against([one.place.config for one in planned], against)
+    return planned
 
 
 def carry_out_runs(
@@ -54,7 +64,13 @@ def carry_out_runs(
     return ended
 
 
-def finish_sweep(planned: Sequence[Planned], ended: dict[Path, Ended], out: Path, options: Options) -> SweepResult:
+def finish_sweep(
+    planned: Sequence[Planned],
+    ended: Mapping[Path, Ended],
+    out: Path,
+    options: Options,
+    against: Mapping[str, Any] | None = None,
+) -> SweepResult:
     """The sweep's result, in a run directory of its own under `out`, beside the runs that it names."""
     searches = tuple(
         SweptRun(
@@ -67,6 +83,7 @@ def finish_sweep(planned: Sequence[Planned], ended: dict[Path, Ended], out: Path
     requests = [one.search.request for one in planned]
     result = SweepResult(
         searches=searches,
+        settings=_compared(planned, against),
         method=_only([request.method.name for request in requests]),
         model=_only([name_of_model(request.model) for request in requests]),
         data=_only([request.data.name for request in requests]),
@@ -80,6 +97,16 @@ def finish_sweep(planned: Sequence[Planned], ended: dict[Path, Ended], out: Path
             opened.finish(result.as_dict())
         trained = sum(how.error is None for how in ended.values())
         return result.replace(run=str(opened.directory), trained=trained, found=len(result.runs) - len(ended))
+
+
+def _compared(planned: Sequence[Planned], against: Mapping[str, Any] | None) -> tuple[ComparedSetting, ...]:
+    """The settings of the finished runs, those of one metric after each other."""
+    places = {one.directory: one.place for one in planned}
+    found = {path: read(SearchResult, path / RESULT) for path in places}
+    runs = [SearchRun(path.name, places[path].config, result) for path, result in found.items() if result is not None]
+    metrics = dict.fromkeys(run.result.metric for run in runs)
+    groups = [[run for run in runs if run.result.metric == metric] for metric in metrics]
+    return tuple(setting for group in groups for setting in compared(group, against))
 
 
 def _only(names: Sequence[str]) -> str | None:

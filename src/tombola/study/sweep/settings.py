@@ -10,6 +10,7 @@ A file, or a mapping, of fields of a search by their dotted names or as options 
     seeds: 3
 
 `grid` is a mapping of lists, which are crossed, or a list of settings; `seeds`, a number or a list, cross either.
+`against`, such as {recipe.lr: 0.1}, says which setting the others are compared with, instead of the first.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tombola.formats import setting_in_words
 
 SECTIONS = ("method", "model", "data", "recipe")
 """Parts of a search that may be mappings of their fields."""
-OWN = ("grid", "seeds")
+OWN = ("grid", "seeds", "against")
 """What is the sweep's own."""
 MOST = 100_000
 """Searches of one sweep, at most."""
@@ -57,12 +58,14 @@ class Sweep:
         settings: what they differ in, but for the seed.
         seeds: of every setting; () where they stand among the settings, or there is only the default.
         where: it stands, for errors.
+        against: some settings of the one that the others are compared with; None: the first.
     """
 
     shared: Fields
     settings: tuple[Fields, ...]
     seeds: tuple[Any, ...]
     where: str
+    against: Fields | None = None
 
     def cells(self) -> Iterator[Cell]:
         """Every search, the seeds of one setting after each other."""
@@ -88,7 +91,10 @@ def read_sweep(content: Any, where: str) -> Sweep:
     count = len(settings) * max(1, len(seeds))
     if count > MOST:
         raise TombolaError(f"{where} has {count:,} searches, and at most {MOST:,} are made; cross fewer values")
-    return Sweep(shared, settings, seeds, where)
+    against = content.get("against")
+    if against is not None and not isinstance(against, Mapping):
+        raise TombolaError(f"{where}: against is {described(against)}, but it must be a mapping such as {{lr: 0.1}}")
+    return Sweep(shared, settings, seeds, where, None if against is None else flattened(against, f"{where}, against"))
 
 
 _EXAMPLE = "{method: imp, data: digits, grid: {density: [0.1, 0.3]}, seeds: 3}"
