@@ -18,6 +18,7 @@ from tombola.errors import TombolaError
 from tombola.report.page import write_report
 from tombola.results.codec import typed
 from tombola.results.reproduction import AGREES, DIFFERS, NOT_COMPARABLE, UNDECIDED, ReproductionResult
+from tombola.results.trial import ChannelCount
 from tombola.study.reproduce.definition import (
     FORMS,
     Claim,
@@ -29,8 +30,9 @@ from tombola.study.reproduce.definition import (
     read_reproduction,
 )
 from tombola.study.reproduce.judging import bounds, estimate, judge, rule
-from tombola.study.reproduce.reading import Sample, sample
+from tombola.study.reproduce.reading import Sample, column, sample
 from tombola.study.reproduce.run import Asked, run_reproduction, steps_of, written
+from trial_results import level_figures
 
 OUTSIDE = {"jobs": 1, "threads": 1, "progress": False}
 
@@ -415,3 +417,13 @@ def test_repeats_have_seeds_far_apart() -> None:
     repeated: Reproduction = converted(small(runs=runs, claims=claims), "x")
     words = [step.words for _, step in steps_of(repeated, Asked(seed=5))]
     assert [word[-1] for word in words] == ["5", "1005", "2005"]
+
+
+def test_a_column_may_lead_into_what_a_level_holds() -> None:
+    level = level_figures(1).replace(channels=ChannelCount(kept=5, total=10, drawn=40))
+    assert column(level, "channels.drawn") == 40
+    assert column(level_figures(1), "channels.drawn") is None
+    with pytest.raises(TombolaError, match="drown"):
+        column(level, "channels.drown")
+    with pytest.raises(TombolaError, match="no number, but ChannelCount"):
+        column(level, "channels")

@@ -111,6 +111,7 @@ class Place(_Part, frozen=True, kw_only=True):
 
 
 _NAMES = {
+    "channels.drawn": "iteration at which the ticket is drawn",
     "early_stop_iteration": "iteration of the lowest validation loss",
     "val_accuracy": "validation accuracy",
     "train_accuracy_eval": "training accuracy",

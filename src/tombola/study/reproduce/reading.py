@@ -65,12 +65,15 @@ def _value(level: LevelResult, place: Place) -> float | None:
 
 
 def column(level: LevelResult, name: str) -> float | None:
-    """A figure of a network; an early stop that was not observed is not known."""
-    if name not in LevelResult.__struct_fields__:
-        raise TombolaError(unknown("column", name, LevelResult.__struct_fields__))
+    """A figure of a network, "channels.drawn" of what it holds; an early stop that was not observed is not known."""
     if name in ("early_stop_iteration", "test_accuracy_early_stop") and not level.early_stop_observed:
         return None
-    value = getattr(level, name)
+    value: Any = level
+    for field in name.split("."):
+        fields = getattr(value, "__struct_fields__", ())
+        if value is not None and field not in fields:
+            raise TombolaError(unknown("column", name, fields))
+        value = getattr(value, field, None)
     if value is not None and not isinstance(value, int | float):
         raise TombolaError(f"column {name} holds no number, but {type(value).__name__}")
     return value
