@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
 import shutil
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from tombola.data import files
+from tombola.data import files, kept
 from tombola.data.config import DataSpec
 from tombola.data.registry import load_data
 from tombola.data.splits import Streamed, make_splits
@@ -158,23 +159,85 @@ def test_transforms_and_labels_of_files_count(root: Path) -> None:
     assert len(found) == 6
 
 
-def test_files_are_read_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_SETTLED", -60.0)
-    read: list[Path] = []
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of files that are read from now on; what was written a moment ago may be kept."""
+    read: list[str] = []
     content = files._content
 
-    def counted(path: Path) -> str:
-        read.append(path)
+    def reading(path: Path) -> bytes:
+        read.append(path.name)
         return content(path)
 
-    monkeypatch.setattr(files, "_content", counted)
-    base = of_torchvision(root)
+    monkeypatch.setattr(kept, "_SETTLED", -60.0)
+    monkeypatch.setattr(files, "_content", reading)
+    return read
+
+
+@pytest.mark.parametrize("of", [of_torchvision, of_folder])
+def test_each_file_is_read_once_and_again_when_it_is_written(
+    of: Any, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = counted(monkeypatch)
+    base = of(root)
     assert len(read) == 12
-    assert of_torchvision(root) == base
+    assert of(root) == base
     assert len(read) == 12
     file = root / "train" / "ant" / "1.bmp"
     file.write_bytes(file.read_bytes()[:-1] + b"\x07")
-    assert of_torchvision(root) != base
+    assert of(root) != base
+    assert read[12:] == ["1.bmp"]
+    (root / "train" / "ant" / "new.bmp").write_bytes(file.read_bytes())
+    of(root)
+    assert read[13:] == ["new.bmp"]
+
+
+def test_a_moved_file_is_not_read_again_but_counts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, base = counted(monkeypatch), of_folder(root)
+    before = len(read)
+    root.rename(root.with_name("moved"))  # as when a disk is mounted elsewhere: then all are read, to the same end
+    assert of_folder(root.with_name("moved")) == base
+    root.with_name("moved").rename(root)
+    (root / "train" / "ant" / "1.bmp").rename(root / "train" / "ant" / "01.bmp")
+    assert of_folder(root) != base
+    assert read[2 * before :] in ([], ["01.bmp"])  # a file system may count a new name as a change
+
+
+def test_times_alone_change_no_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, base = counted(monkeypatch), of_folder(root)
+    os.utime(root / "train" / "ant" / "1.bmp", (1, 1))
+    assert of_folder(root) == base
+    assert read[12:] == ["1.bmp"]
+
+
+def test_a_reading_that_breaks_off_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = counted(monkeypatch)
+    monkeypatch.setattr(files, "_CHUNK", 4)
+    monkeypatch.setattr(files, "_SAVED", -1.0)
+    reading = files._content
+
+    def failing(path: Path) -> bytes:
+        if len(read) == 8:
+            raise KeyboardInterrupt
+        return reading(path)
+
+    monkeypatch.setattr(files, "_content", failing)
+    with pytest.raises(KeyboardInterrupt):
+        of_torchvision(root)
+    monkeypatch.setattr(files, "_content", reading)
+    found = of_torchvision(root)
+    assert 12 <= len(read) < 20
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"])
+    assert of_torchvision(root) == found
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-1], lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:], lambda b: b""])
+def test_a_damaged_cache_is_not_believed(
+    damage: Any, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, base = counted(monkeypatch), of_torchvision(root)
+    (cached,) = (tmp_path / "cache" / "tombola" / "files").iterdir()
+    cached.write_bytes(damage(cached.read_bytes()))
+    assert of_torchvision(root) == base
     assert len(read) == 24
 
 
@@ -184,6 +247,13 @@ def test_what_has_just_been_written_is_not_remembered(root: Path, tmp_path: Path
 
 
 def test_no_place_for_the_cache_is_no_mistake(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_SETTLED", -60.0)
+    counted(monkeypatch)
     (tmp_path / "cache").write_text("a file in its place")
     assert of_torchvision(root) == of_torchvision(root)
+
+
+def test_the_name_is_the_sum_of_names_and_bytes(root: Path) -> None:
+    # names of runs hang on it: it is what it always was
+    paths = sorted(str(path) for path in root.rglob("*.bmp"))
+    lines = (f"{os.path.relpath(p, root)}\0{hashlib.sha256(Path(p).read_bytes()).hexdigest()}\n" for p in paths)
+    assert files.files_digest(paths, root) == hashlib.sha256("".join(lines).encode()).hexdigest()

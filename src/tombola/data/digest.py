@@ -52,7 +52,14 @@ class OfFiles(Dataset[tuple[Tensor, int]]):
         """The files, in the order of the examples."""
 
 
-def dataset_digest(dataset: Dataset[Any], fetch: Fetch, digest: Callable[..., str], workers: int, track: Track) -> str:
+def dataset_digest(
+    dataset: Dataset[Any],
+    fetch: Fetch,
+    digest: Callable[..., str],
+    workers: int,
+    track: Track,
+    contents: dict[int, str],
+) -> str:
     """sha256 (hex) over every example of a dataset, or, where each is a known file, over the bytes of these.
 
     Every example is fetched once, as in one epoch without training, its random transforms drawing from a fixed seed.
@@ -62,6 +69,7 @@ def dataset_digest(dataset: Dataset[Any], fetch: Fetch, digest: Callable[..., st
         fetch: gives example `index` of a dataset, its random changes drawn from a seed.
         digest: of tensors.
         workers: processes that fetch.
+        contents: of lists of files, by the identity of the list, what was read in this call's company; added to.
     """
     base, indices = _base(dataset)
     files = _files(base)
@@ -69,8 +77,11 @@ def dataset_digest(dataset: Dataset[Any], fetch: Fetch, digest: Callable[..., st
         about = (fingerprint(getattr(base, name, None)).digest for name in _TRANSFORMS)
         return _sum(*about, *_examples(dataset, fetch, digest, workers, track))
     samples = files.samples if indices is None else [files.samples[i] for i in indices]
-    with track("reading files", len(samples)) as update:
-        content = files_digest([path for path, _ in samples], files.root, update)
+    if (content := contents.get(id(samples))) is None:
+        with track("reading files", len(samples)) as update:
+            content = files_digest([path for path, _ in samples], files.root, update)
+        if indices is None:
+            contents[id(samples)] = content
     return _sum(files.reading, content, *(str(label) for _, label in samples))
 
 

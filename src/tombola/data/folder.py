@@ -19,7 +19,9 @@ from tombola.data.config import Augment, DataSpec
 from tombola.data.cue import plant
 from tombola.data.digest import Files, OfFiles
 from tombola.data.images import WHITE, ImageFileReader, decode
-from tombola.data.scan import Samples, scan
+from tombola.data.kept import Kept, about_files
+from tombola.data.listing import Samples, joined
+from tombola.data.scan import scan
 from tombola.data.shared import image_split, refuse_args
 from tombola.data.splits import Normalisation, Split, Splits, Streamed, holdout, make_splits
 from tombola.errors import TombolaError
@@ -63,8 +65,8 @@ def load_folder(spec: DataSpec, split_seed: int = 0) -> Splits:
     if "val" not in parts:
         train = parts["train"]
         kept, held = holdout(len(train), spec.val_size or max(1, len(train) // 10), split_seed, "val-split")
-        parts["train"], parts["val"] = ([train[i] for i in rows.tolist()] for rows in (kept, held))
-    everything = [sample for samples in parts.values() for sample in samples]
+        parts["train"], parts["val"] = (train.take(rows.tolist()) for rows in (kept, held))
+    everything = joined(list(parts.values()))
     reader = _reader(everything, spec.image_size, channels)
     normalisation = _normalisation(reader)
     augment = spec.augment or _default_augment(reader)
@@ -77,7 +79,7 @@ def load_folder(spec: DataSpec, split_seed: int = 0) -> Splits:
         )
 
     if size > limit:
-        _check_headers(_spread(everything, _HEADERS), reader)
+        _check_headers(_spread(everything, _HEADERS), reader, root)
 
     def part(where: str, samples: Samples) -> Split:
         if size > limit:
@@ -107,7 +109,7 @@ class ImageFiles(OfFiles):
 
     def __init__(self, samples: Samples, reader: ImageFileReader, root: Path, zoom: float = 0.0) -> None:
         self.samples, self.reader, self.root, self.zoom = samples, reader, root, zoom
-        self.targets = [label for _, label in samples]
+        self.targets = torch.from_numpy(samples.labels)
         size = [reader.height, reader.width]
         self.crop = v2.RandomResizedCrop(size, scale=(zoom, 1.0), antialias=True) if zoom else None
 
@@ -180,17 +182,24 @@ def _decoded(samples: Samples, reader: ImageFileReader) -> tuple[Tensor, Tensor]
             pixels[row] = reader(samples[row][0])
 
     _on_threads(fill, [range(at, min(at + 256, len(samples))) for at in range(0, len(samples), 256)])
-    return pixels, torch.tensor([label for _, label in samples], device="cpu")
+    return pixels, torch.from_numpy(samples.labels)
 
 
-def _check_headers(paths: Sequence[str], reader: ImageFileReader) -> None:
-    """TombolaError for the first file whose header shows that it cannot be used: better now than during training."""
+def _check_headers(paths: Sequence[str], reader: ImageFileReader, root: Path) -> None:
+    """TombolaError for the first file whose header shows that it cannot be used: better now than during training.
+
+    Files that passed before, and have not been written since, are taken to pass again.
+    """
+    about, passed = about_files(paths), Kept(f"headers {root.absolute()} {reader!r}")
+    values, known = passed.find(about)
+    paths = [paths[row] for row in np.flatnonzero(~known).tolist()]
 
     def check(some: Sequence[str]) -> None:
         for path in some:
             reader.check(path)
 
     _on_threads(check, [paths[at : at + 256] for at in range(0, len(paths), 256)])
+    passed.add(about[~known], values[~known])
 
 
 def _on_threads(work: Callable[[Part], None], parts: Iterable[Part]) -> None:

@@ -7,12 +7,12 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import NoReturn
 
+import numpy as np
+
+from tombola.data.listing import Samples
 from tombola.errors import TombolaError
-
-Samples: TypeAlias = Sequence[tuple[str, int]]
-"""(path, label) of each image."""
 
 PARTS = ("train", "val", "test")
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -55,7 +55,10 @@ def scan(root: Path) -> tuple[dict[str, Samples], list[str]]:
             )
         classes = classes or list(images)
         _check_same(root, where, list(images), classes)
-        parts[where] = [(path, label) for label, name in enumerate(classes) for path in images[name]]
+        counts = [len(images[name]) for name in classes]
+        start = "" if str(root) == "." else f"{root}{os.sep}"
+        names = (os.fsencode(path[len(start) :]) for name in classes for path in images[name])
+        parts[where] = Samples.of(start, names, np.repeat(np.arange(len(classes)), counts))
     for entry in _entries(root):
         if entry.is_dir() and entry.name not in PARTS and entry.name.lower().startswith(_LIKE_A_PART):
             skipped.note(entry.path, f"read are {', '.join(PARTS)}")
@@ -115,7 +118,7 @@ def _images(folder: str, skipped: _Skipped) -> Iterator[str]:
     for folder_path, files in sorted(kept):
         for name in sorted(files):
             if _is_image(name) and not name.startswith("."):
-                yield str(Path(folder_path) / name)
+                yield f"{folder_path}{os.sep}{name}"
             else:
                 skipped.file(name)
 

@@ -1,0 +1,99 @@
+"""What was once found out about files, kept in the user's cache folder until they are written again."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from array import array
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tombola.errors import TombolaError
+from tombola.runs.atomic import write_bytes
+
+About: TypeAlias = NDArray[np.uint64]
+"""(N, 4): number on the file system, size, and the times (ns) of the last write and of the last change of a file."""
+Values: TypeAlias = NDArray[np.uint8]
+"""(N, 32)"""
+
+_ROW = np.dtype([("about", "<u8", (4,)), ("value", "u1", (32,))])
+_64_BITS = (1 << 64) - 1
+_SETTLED = 2.0
+"""Seconds after which a later write changes a file's times on every file system."""
+
+
+def about_files(paths: Iterable[str]) -> About:
+    """What tells whether files have been written since: one system call each, links followed.
+
+    Raises:
+        TombolaError: a file is not there, or its folder cannot be read.
+    """
+    found = array("Q")
+    try:
+        for path in paths:
+            s = os.stat(path)  # noqa: PTH116 -- a Path for each of a million files takes longer than the call
+            found.extend((s.st_ino & _64_BITS, s.st_size, s.st_mtime_ns & _64_BITS, s.st_ctime_ns & _64_BITS))
+    except OSError as error:
+        raise TombolaError(f"cannot read {error.filename}: {error.strerror}; replace it, or leave it out") from None
+    return np.frombuffer(found, np.uint64).reshape(-1, 4) if found else np.empty((0, 4), np.uint64)
+
+
+class Kept:
+    """32 bytes for each of many files.
+
+    One file in the cache folder (XDG_CACHE_HOME, else ~/.cache): a sha256 of the rest, then 64 bytes a row, by the
+    files' numbers. One that is damaged or of another form counts as empty. Nothing goes by names: a file that is
+    moved stays known.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._path = _cache_folder() / f"{hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()}.kept"
+        self._rows = self._read()
+
+    def find(self, about: About) -> tuple[Values, NDArray[np.bool_]]:
+        """The values of files, and which of them are known as they are now."""
+        values = np.zeros((len(about), 32), np.uint8)
+        if not len(self._rows):
+            return values, np.zeros(len(about), np.bool_)
+        places = np.searchsorted(self._rows["about"][:, 0], about[:, 0]).clip(max=len(self._rows) - 1)
+        known = (self._rows["about"][places] == about).all(axis=1)
+        values[known] = self._rows["value"][places[known]]
+        return values, known
+
+    def add(self, about: About, values: Values) -> None:
+        """Keep values too, but of files that were written a moment ago: a later write might not show.
+
+        Where the cache cannot be written nothing is kept.
+        """
+        now = int((time.time() - _SETTLED) * 1e9)
+        settled = (about[:, 2:] < now).all(axis=1)
+        rows = np.empty(int(settled.sum()), _ROW)
+        if not len(rows):
+            return
+        rows["about"], rows["value"] = about[settled], values[settled]
+        rows = rows[np.unique(rows["about"][:, 0], return_index=True)[1]]
+        rest = self._rows[~np.isin(self._rows["about"][:, 0], rows["about"][:, 0])]
+        both = np.concatenate([rest, rows])
+        self._rows = both[np.argsort(both["about"][:, 0], kind="stable")]
+        content = self._rows.tobytes()
+        with contextlib.suppress(OSError, TombolaError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self._path, hashlib.sha256(content).digest() + content)
+
+    def _read(self) -> NDArray[np.void]:
+        with contextlib.suppress(OSError):
+            content = memoryview(self._path.read_bytes())
+            if len(content) % _ROW.itemsize == 32 and hashlib.sha256(content[32:]).digest() == content[:32]:
+                return np.frombuffer(content[32:], _ROW)
+        return np.empty(0, _ROW)
+
+
+def _cache_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tombola" / "files"
