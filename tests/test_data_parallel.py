@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import Dataset
 
 from in_ranks import in_ranks
 from tombola.data.config import Augment
@@ -40,6 +42,25 @@ def test_ranks_divide_every_batch(size: int, augment: Augment | None) -> None:
     for (x, y), *parts in zip(whole, *ranks, strict=True):
         assert torch.equal(x, torch.cat([part for part, _ in parts]))
         assert torch.equal(y, torch.cat([part for _, part in parts]))
+
+
+class Squares(Dataset[tuple[Tensor, int]]):
+    """Examples that are fetched one by one, and drawn from the global generator."""
+
+    def __len__(self) -> int:
+        return 10
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.rand(2) + index, index % 2
+
+
+def test_ranks_divide_batches_that_are_fetched() -> None:
+    split = make_splits(Squares(), Squares(), None, classes=2).train
+    whole = list(feed(split, batch_size=4, sweep_batch=4).epoch(3, 1))
+    parts = [feed(split, batch_size=4, sweep_batch=4, ranks=Ranks(rank, 2)) for rank in range(2)]
+    for (x, _), *halves in zip(whole, *(part.epoch(3, 1) for part in parts), strict=True):
+        assert torch.equal(x, torch.cat([half for half, _ in halves]))
+    assert [[len(y) for _, y in part.sweep()] for part in parts] == [[4, 2], [4]]
 
 
 def test_ranks_divide_the_only_batch_and_begin_anywhere() -> None:
@@ -226,3 +247,60 @@ def test_a_training_is_that_of_one_process(name: str) -> None:
         assert all(torch.allclose(ours[key], theirs[key], rtol=1e-4, atol=1e-6) for key in theirs)
     assert first["cost"].flops == alone["cost"].flops
     assert first["cost"].forward_passes == alone["cost"].forward_passes
+
+
+# ---- what cannot be shared ---------------------------------------------------------------------------------------
+
+
+class OwnStatistics(Conv):
+    """Keeps something of the examples that it sees."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=False)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.copy_(x.mean())
+        return super().forward(x)
+
+
+class Nan(Hook):
+    """A loss on one rank that is no number."""
+
+    def training_loss(self, loop: Any, x: Tensor, output: Any, y: Tensor, loss: Tensor) -> Tensor:
+        return loss * float("nan") if loop.ranks.rank == 1 and loop.step == 1 else loss
+
+
+class StopOne(Hook):
+    """Ends the training of one rank."""
+
+    def after_step(self, loop: Any) -> None:
+        if loop.ranks.rank == 1 and loop.step == 2:
+            loop.stop("mine")
+
+
+REFUSED: dict[str, tuple[type[nn.Module], list[type[Hook]], str]] = {
+    "statistics of a rank's own": (OwnStatistics, [], "'seen' differs between the processes after iteration 2"),
+    "a loss that is no number": (lambda: Conv(False), [Nan], "a weight became NaN or infinite by iteration 2"),  # type: ignore[dict-item]
+    "an end of a rank's own": (lambda: Conv(False), [StopOne], r"parted: one is at iteration 2 \(going on\), another"),  # type: ignore[dict-item]
+}
+
+
+def refused_training() -> dict[str, str]:
+    """Every rank's message."""
+    found = {}
+    for name, (network, hooks, _) in REFUSED.items():
+        torch.manual_seed(3)
+        recipe = Recipe(length="4it", batch_size=8, eval_every="2it", optimizer="sgd", lr=0.1)
+        with pytest.raises(TombolaError) as error:
+            train(network(), images(45), recipe, fabric=make_fabric("cpu", shared=True), hooks=[h() for h in hooks])
+        found[name] = str(error.value)
+    return found
+
+
+def test_what_ranks_cannot_share_is_an_error_of_all() -> None:
+    first, second = in_ranks(refused_training)
+    assert first == second
+    for name, (_, _, message) in REFUSED.items():
+        assert re.search(message, first[name]), first[name]
