@@ -46,6 +46,7 @@ from .study.double_descent.run import double_descent
 from .study.initialisations.run import initialisations
 from .study.landscape.run import landscape
 from .study.regime.run import regime
+from .study.sweep.engines import EngineOptions
 from .study.verify import verify
 from .supermask.attach import attach
 from .supermask.detach import detach, make_permanent
@@ -66,6 +67,7 @@ __all__ = [
     "Continuous",
     "EarlyBird",
     "EdgePopup",
+    "EngineOptions",
     "Evolve",
     "IterativePruning",
     "Joint",

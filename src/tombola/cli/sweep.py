@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE
 from tombola.cli.values import load_file
@@ -18,16 +20,20 @@ from tombola.fields import checked
 from tombola.formats import plural, setting_in_words
 from tombola.results.codec import typed
 from tombola.results.sweep import SweepResult
+from tombola.study.sweep.engines import EngineOptions
 from tombola.study.sweep.settings import read_sweep
 from tombola.train.options import Options
 
 if TYPE_CHECKING:
-    from tombola.study.sweep.engine import Ended, Engine
+    from tombola.study.sweep.engine import Ended
     from tombola.study.sweep.plan import Planned
 
 
 Plan: TypeAlias = "tuple[list[Planned], Mapping[str, Any] | None]"
 """The runs of a sweep, and the setting that others are compared with."""
+
+
+ENGINE = Group("engine", EngineOptions)
 
 
 def verbs() -> list[Verb]:
@@ -59,15 +65,12 @@ def _add(parser: ArgumentParser) -> None:
         help="name the runs, which are finished and how many there are, and train nothing",
     )
     run.add_argument("--out", type=str, default="runs", help="folder in which every run gets its own directory")
-    engine = parser.add_argument_group("engine")
-    engine.add_argument(
-        "--jobs", type=int | None, default=None, help="processes that share the threads (null: one for every thread)"
-    )
+    ENGINE.add(parser)
     MACHINE.add(parser)
 
 
 def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    machine = Options(**MACHINE.read(given))
+    machine, engine = Options(**MACHINE.read(given)), EngineOptions(**ENGINE.read(given))
     file, out = given["file"], Path(given["out"])
     if given["dry_run"]:
         return _show_plan(screen, _planned(file, out, machine)[0], out)
@@ -75,7 +78,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     def told(one: Planned, how: Ended) -> None:
         screen.line(f"failed  {one.directory.name}: {how.error}" if how.error else f"done    {one.directory.name}")
 
-    result = _sweep(file, out, _engine(given["jobs"], machine), machine, told)
+    result = _sweep(file, out, engine, machine, told)
     show_sweep(screen, result)
     if result.failed:
         screen.finish(result.as_dict())
@@ -93,23 +96,20 @@ def _planned(given: Mapping[str, Any] | str | Path, out: Path, machine: Options)
     return plan_sweep(searches_of(read, machine), out, machine, read.against), read.against
 
 
-def _engine(jobs: int | None, machine: Options) -> Engine:
-    from tombola.study.sweep.engine import processes
-
-    return processes(jobs, machine.threads)
-
-
 def _sweep(
     given: Mapping[str, Any] | str | Path,
     out: Path,
-    engine: Engine,
+    engine: EngineOptions,
     machine: Options,
     told: Callable[[Planned, Ended], None] | None = None,
 ) -> SweepResult:
     planned, against = _planned(given, out, machine)
+    from tombola.study.sweep.engine import NOBODY
     from tombola.study.sweep.run import carry_out_runs, finish_sweep
 
-    ended = carry_out_runs(planned, engine, out, machine, told)
+    carrier = engine.made(machine.threads)
+    with carrier.session() if not all(one.finished for one in planned) else nullcontext(NOBODY) as crew:
+        ended = carry_out_runs(planned, crew, out, machine, told)
     result = finish_sweep(planned, ended, out, machine, against)
     _write_files(Path(str(result.run)), against)
     return result
@@ -133,6 +133,7 @@ def sweep(
     *,
     out: str | Path = "runs",
     jobs: int | None = 1,
+    engine: EngineOptions | None = None,
     options: Options | None = None,
 ) -> SweepResult:
     """Search with every setting of a grid and every seed, each in a run directory as `find` makes it.
@@ -145,6 +146,7 @@ def sweep(
             or any option of `tombola find`), `grid`: lists to cross, or a list of settings, and `seeds`.
         out: folder in which every run, and the sweep, get their directories.
         jobs: processes that share the threads; None: one for every thread.
+        engine: what carries out the runs, instead of `jobs` processes, e.g. `EngineOptions("ray", address="auto")`.
         options: device and display.
 
     Raises:
@@ -159,7 +161,9 @@ def sweep(
     ['density 0.5, seed 0', 'density 0.5, seed 1', 'density 0.2, seed 0', 'density 0.2, seed 1']
     """
     machine = options or Options()
-    return _sweep(settings, Path(out), _engine(jobs, machine), machine)
+    if engine is not None and jobs != 1:
+        raise TombolaError(f"jobs is {jobs}, and engine is given; give jobs to EngineOptions")
+    return _sweep(settings, Path(out), engine or EngineOptions(jobs=jobs), machine)
 
 
 def _show_plan(screen: Screen, planned: Sequence[Planned], out: Path) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -30,11 +31,22 @@ class Ended:
     error: str | None = None
 
 
-class Engine(Protocol):
-    """Carries out runs."""
+class Crew(Protocol):
+    """What carries out runs, as long as its engine's session lasts."""
+
+    @property
+    def shows(self) -> bool:
+        """Whether runs show their own bars."""
 
     def carried_out(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Ended]]:
         """(index, how it ended) of every job, as they end; one that fails does not stop the others."""
+
+
+class Engine(Protocol):
+    """Where runs are carried out."""
+
+    def session(self) -> AbstractContextManager[Crew]:
+        """A context in which there are processes, or machines, to carry them out."""
 
 
 def carry_out(job: Job) -> Ended:
@@ -64,16 +76,41 @@ class Processes:
     jobs: int
     threads: int | None = None
 
-    def carried_out(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Ended]]:
+    @contextmanager
+    def session(self) -> Iterator[Crew]:
         """As `Engine` says. A run whose process is killed from outside is begun again once."""
         with limit_threads(self.threads):
-            share = threads_per_job(self.jobs)
             if self.jobs == 1:
-                yield from ((index, carry_out(job)) for index, job in enumerate(jobs))
+                yield _Here()
                 return
-            silent = [replace(job, request=quiet(job.request)) for job in jobs]
-            with WorkerPool(carry_out, min(self.jobs, len(jobs)), share) as pool:
-                yield from pool.completed(silent, lambda job, error: Ended(_line(error)))
+            with WorkerPool(carry_out, self.jobs, threads_per_job(self.jobs)) as pool:
+                yield _Pool(pool)
+
+
+@dataclass(frozen=True)
+class _Here:
+    """This process, one run after the other."""
+
+    shows: bool = True
+
+    def carried_out(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Ended]]:
+        yield from ((index, carry_out(job)) for index, job in enumerate(jobs))
+
+
+NOBODY: Crew = _Here()
+"""For a sweep without anything to do."""
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """Processes, which stay until the session ends."""
+
+    pool: WorkerPool[Job, Ended]
+    shows: bool = False
+
+    def carried_out(self, jobs: Sequence[Job]) -> Iterator[tuple[int, Ended]]:
+        silent = [replace(job, request=quiet(job.request)) for job in jobs]
+        yield from self.pool.completed(silent, lambda job, error: Ended(_line(error)))
 
 
 def quiet(request: Request) -> Request:

@@ -17,7 +17,7 @@ from tombola.runs.progress import show_progress
 from tombola.runs.stage import RESULT
 from tombola.search.driver import machine
 from tombola.search.request import name_of_model
-from tombola.study.sweep.engine import Ended, Engine, Job
+from tombola.study.sweep.engine import Crew, Ended, Job
 from tombola.study.sweep.plan import Planned, Search, plan
 from tombola.train.options import Options
 
@@ -47,16 +47,15 @@ def plan_sweep(
 
 
 def carry_out_runs(
-    planned: Sequence[Planned], engine: Engine, out: Path, options: Options, told: Told | None = None
+    planned: Sequence[Planned], crew: Crew, out: Path, options: Options, told: Told | None = None
 ) -> dict[Path, Ended]:
     """How every run that was not finished ended, by directory; searches that come to the same are one run."""
     wanted = {one.directory: one for one in planned if not one.finished}
     waiting, ended = list(wanted.values()), dict[Path, Ended]()
     jobs = [Job(one.search.request, out) for one in waiting]
-    # one run at a time in this process has bars of its own
-    alone = getattr(engine, "jobs", 0) == 1
-    with show_progress(False if alone else options.progress) as progress, progress.track("runs", len(jobs)) as update:
-        for index, how in engine.carried_out(jobs) if jobs else ():
+    wanted_bars = False if crew.shows else options.progress
+    with show_progress(wanted_bars) as progress, progress.track("runs", len(jobs)) as update:
+        for index, how in crew.carried_out(jobs) if jobs else ():
             ended[waiting[index].directory] = how
             update(len(ended))
             if told is not None:

@@ -1,0 +1,77 @@
+"""Which engine carries out the runs of a sweep, as options (torch-free)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tombola.errors import TombolaError
+from tombola.fields import check_fields
+from tombola.names import check_known
+
+if TYPE_CHECKING:
+    from tombola.study.sweep.engine import Engine
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What carries out the runs of a sweep.
+
+    Args:
+        engine: local (processes on this machine) or ray (a Ray cluster, or a session on this machine; tombola[ray])
+        jobs: runs at once on this machine, which share its threads (null: one for every thread)
+        address: of a Ray cluster, e.g. auto or ray://head:10001 (null: a session on this machine, for this sweep alone)
+        cpus_per_run: CPUs that Ray gives each run, which are its threads
+        gpus_per_run: GPUs that Ray gives each run, e.g. 0.5
+        max_retries: times that Ray begins a run again whose worker was lost; it goes on from its last checkpoint
+    """
+
+    engine: str = "local"
+    jobs: int | None = None
+    address: str | None = None
+    cpus_per_run: int = 1
+    gpus_per_run: float = 0.0
+    max_retries: int = 3
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_known("engine", self.engine, ENGINES)
+        if self.jobs is not None and self.jobs < 1:
+            raise TombolaError(f"jobs is {self.jobs}; give a whole number of at least 1")
+        if self.cpus_per_run < 1:
+            raise TombolaError(f"cpus_per_run is {self.cpus_per_run}; give a whole number of at least 1")
+        if not 0 <= self.gpus_per_run < float("inf"):
+            raise TombolaError(f"gpus_per_run is {self.gpus_per_run}; give a number of at least 0")
+        if self.max_retries < 0:
+            raise TombolaError(f"max_retries is {self.max_retries}; give a whole number of at least 0")
+        if self.engine == "local":
+            default = EngineOptions.__dataclass_fields__
+            for name in ("address", "cpus_per_run", "gpus_per_run", "max_retries"):
+                if getattr(self, name) != default[name].default:
+                    raise TombolaError(f"{name} is for Ray; set engine to ray, or leave {name} out")
+        if self.address is not None and self.jobs is not None:
+            raise TombolaError("jobs is for this machine, and a cluster shares the runs out itself; leave jobs out")
+
+    def made(self, threads: int | None) -> Engine:
+        """The engine. `threads`: of all runs on this machine together; None: torch's own number."""
+        return ENGINES[self.engine](self, threads)
+
+
+def _local(options: EngineOptions, threads: int | None) -> Engine:
+    from tombola.study.sweep.engine import processes
+
+    return processes(options.jobs, threads)
+
+
+def _ray(options: EngineOptions, threads: int | None) -> Engine:
+    from tombola.study.sweep.on_ray import RayEngine
+
+    if threads is not None:
+        raise TombolaError("threads is for engine local; with Ray every run has cpus_per_run threads")
+    return RayEngine(
+        options.address, options.cpus_per_run, options.gpus_per_run, options.max_retries, at_once=options.jobs
+    )
+
+
+ENGINES: Mapping[str, Callable[[EngineOptions, int | None], Engine]] = {"local": _local, "ray": _ray}
