@@ -153,6 +153,7 @@ def comparison_verb(comparison: Comparison) -> Verb:
         DATA.add(parser)
         shared.add(parser)
         add_run(parser, replicates=3, meaning="times every arm is searched with, with other seeds; intervals need 3")
+        _add_tuning(parser)
         parser.add_argument_group("remark").add_argument(
             "--note",
             type=str | None,
@@ -170,6 +171,9 @@ def comparison_verb(comparison: Comparison) -> Verb:
         arms = comparison.arms(Setting(model, data, shared.read(given), options))
         check_arms(arms)
         machine = Options(**MACHINE.read(given))
+        note = given["note"]
+        if given["tune"] is not None:
+            arms, note = _tuned(given, arms, model, data, machine)
         with loading(machine.progress):
             from tombola.study.compare import UNTUNED, run_comparison
 
@@ -183,13 +187,42 @@ def comparison_verb(comparison: Comparison) -> Verb:
             replicates=given["replicates"],
             options=machine,
             jobs=given["jobs"],
-            note=given["note"] or UNTUNED,
+            note=note or UNTUNED,
             summary=comparison.question,
         )
         show_comparison(screen, result)
         return result.as_dict()
 
     return Verb(("study", comparison.name), comparison.summary, add, run)
+
+
+def _add_tuning(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("tuning (tombola[optuna])")
+    group.add_argument(
+        "--tune",
+        type=str | None,
+        default=None,
+        help="a number of the recipe that each arm gets its own best of, by validation: lr (from a tenth of the arm's "
+        "own to ten times it), or with a range, 'lr: 1e-3..1e-1' (null: nothing is tuned)",
+    )
+    group.add_argument("--trials", type=int, default=20, help="values that are tried for each arm")
+    group.add_argument(
+        "--tune_seeds", type=int, default=1, help="seeds of every trial, which are not those that are compared"
+    )
+
+
+def _tuned(
+    given: Namespace, arms: Sequence[Arm], model: ModelSpec, data: DataSpec, machine: Options
+) -> tuple[Sequence[Arm], str]:
+    """The arms with their tuned number, and the remark on it."""
+    with loading(machine.progress):
+        from tombola.study.sweep.engine import processes
+        from tombola.study.sweep.tuned_arms import Tuning, tune_arms
+
+    tuning = Tuning(given["tune"], given["trials"], given["tune_seeds"])
+    engine = processes(given["jobs"], machine.threads)
+    found = tune_arms(arms, model, data, tuning, given["out"], engine=engine, seed=given["seed"], options=machine)
+    return found.arms, found.note
 
 
 def arms_of_file(setting: Setting) -> list[Arm]:

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import Group
@@ -17,11 +18,12 @@ from tombola.cli.values import load_file
 from tombola.cli.verb import Verb
 from tombola.errors import TombolaError
 from tombola.fields import checked
-from tombola.formats import plural, setting_in_words
+from tombola.formats import Unit, plural, setting_in_words
 from tombola.results.codec import typed
 from tombola.results.sweep import SweepResult
+from tombola.runs.atomic import write_text
 from tombola.study.sweep.engines import EngineOptions
-from tombola.study.sweep.settings import read_sweep
+from tombola.study.sweep.settings import Sweep, read_sweep
 from tombola.train.options import Options
 
 if TYPE_CHECKING:
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
     from tombola.study.sweep.plan import Planned
 
 
-Plan: TypeAlias = "tuple[list[Planned], Mapping[str, Any] | None]"
-"""The runs of a sweep, and the setting that others are compared with."""
+Given: TypeAlias = Mapping[str, Any] | str | Path
+"""A sweep: its file, or what stands there."""
 
 
 ENGINE = Group("engine", EngineOptions)
@@ -71,48 +73,89 @@ def _add(parser: ArgumentParser) -> None:
 
 def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     machine, engine = Options(**MACHINE.read(given)), EngineOptions(**ENGINE.read(given))
-    file, out = given["file"], Path(given["out"])
+    read, out = _read(given["file"]), Path(given["out"])
     if given["dry_run"]:
-        return _show_plan(screen, _planned(file, out, machine)[0], out)
+        return (
+            _show_search(screen, read, machine)
+            if read.ranges
+            else _show_plan(screen, _planned(read, out, machine), out)
+        )
 
     def told(one: Planned, how: Ended) -> None:
         screen.line(f"failed  {one.directory.name}: {how.error}" if how.error else f"done    {one.directory.name}")
 
-    result = _sweep(file, out, engine, machine, told)
-    show_sweep(screen, result)
+    result = _sweep(read, out, engine, machine, told)
+    show_sweep(screen, result, read)
     if result.failed:
         screen.finish(result.as_dict())
         raise TombolaError(failures(result))
     return result.as_dict()
 
 
-def _planned(given: Mapping[str, Any] | str | Path, out: Path, machine: Options) -> Plan:
+def _read(given: Given) -> Sweep:
     content = given if isinstance(given, Mapping) else load_file(Path(given))
-    read = read_sweep(content, "the sweep" if isinstance(given, Mapping) else str(given))
+    return read_sweep(content, "the sweep" if isinstance(given, Mapping) else str(given))
+
+
+def _planned(read: Sweep, out: Path, machine: Options) -> list[Planned]:
     with loading(machine.progress):
         from tombola.cli.sweep_settings import searches_of
         from tombola.study.sweep.run import plan_sweep
 
-    return plan_sweep(searches_of(read, machine), out, machine, read.against), read.against
+    return plan_sweep(searches_of(read, machine), out, machine, read.against)
 
 
 def _sweep(
-    given: Mapping[str, Any] | str | Path,
+    read: Sweep,
     out: Path,
     engine: EngineOptions,
     machine: Options,
     told: Callable[[Planned, Ended], None] | None = None,
 ) -> SweepResult:
-    planned, against = _planned(given, out, machine)
+    result = (_searched if read.ranges else _crossed)(read, out, engine, machine, told)
+    folder = Path(str(result.run))
+    for name, text in best_files(read, result).items():
+        write_text(folder / name, text)
+    _write_files(folder, read.against)
+    return result
+
+
+def _crossed(
+    read: Sweep, out: Path, engine: EngineOptions, machine: Options, told: Callable[[Planned, Ended], None] | None
+) -> SweepResult:
+    """Every setting that the file lists."""
+    planned = _planned(read, out, machine)
     from tombola.study.sweep.engine import NOBODY
     from tombola.study.sweep.run import carry_out_runs, finish_sweep
 
     carrier = engine.made(machine.threads)
     with carrier.session() if not all(one.finished for one in planned) else nullcontext(NOBODY) as crew:
         ended = carry_out_runs(planned, crew, out, machine, told)
-    result = finish_sweep(planned, ended, out, machine, against)
-    _write_files(Path(str(result.run)), against)
-    return result
+    return finish_sweep(planned, ended, out, machine, read.against)
+
+
+def _searched(
+    read: Sweep, out: Path, engine: EngineOptions, machine: Options, told: Callable[[Planned, Ended], None] | None
+) -> SweepResult:
+    """Every setting with the values that are proposed for it."""
+    with loading(machine.progress):
+        from tombola.cli.sweep_settings import tunables_of
+        from tombola.study.sweep.run import finish_sweep
+        from tombola.study.sweep.tuning import carry_out_trials, imported
+
+    tunables = tunables_of(read, machine)
+    imported()
+    with engine.made(machine.threads).session() as crew:
+        done = carry_out_trials(tunables, read.trials, crew, out, machine, told)
+    return finish_sweep(done.planned, done.ended, out, machine, read.against, done.tuned)
+
+
+def best_files(read: Sweep, result: SweepResult) -> dict[str, str]:
+    """Of a sweep that searches numbers, a sweep of every setting's best values, by the name of its file."""
+    groups = read.groups() if result.tuned else []
+    names = ["best.yaml"] if len(groups) == 1 else [f"best-{number}.yaml" for number in range(1, len(groups) + 1)]
+    made = (read.runnable(group, tuned.values) for group, tuned in zip(groups, result.tuned, strict=True))
+    return {name: yaml.safe_dump(one, sort_keys=False) for name, one in zip(names, made, strict=True)}
 
 
 def _write_files(folder: Path, against: Mapping[str, Any] | None) -> None:
@@ -143,7 +186,8 @@ def sweep(
 
     Args:
         settings: a YAML file or a mapping of the same: fields of a search by dotted name (method, model, data, recipe,
-            or any option of `tombola find`), `grid`: lists to cross, or a list of settings, and `seeds`.
+            or any option of `tombola find`), `grid`: lists to cross, or a list of settings, `seeds`, and `search`:
+            ranges of numbers, whose best values are searched by the validation metric (see `tuned` of the result).
         out: folder in which every run, and the sweep, get their directories.
         jobs: processes that share the threads; None: one for every thread.
         engine: what carries out the runs, instead of `jobs` processes, e.g. `EngineOptions("ray", address="auto")`.
@@ -163,7 +207,7 @@ def sweep(
     machine = options or Options()
     if engine is not None and jobs != 1:
         raise TombolaError(f"jobs is {jobs}, and engine is given; give jobs to EngineOptions")
-    return _sweep(settings, Path(out), engine or EngineOptions(jobs=jobs), machine)
+    return _sweep(_read(settings), Path(out), engine or EngineOptions(jobs=jobs), machine)
 
 
 def _show_plan(screen: Screen, planned: Sequence[Planned], out: Path) -> Mapping[str, Any]:
@@ -181,6 +225,20 @@ def _show_plan(screen: Screen, planned: Sequence[Planned], out: Path) -> Mapping
     }
 
 
+def _show_search(screen: Screen, read: Sweep, machine: Options) -> Mapping[str, Any]:
+    from tombola.cli.sweep_settings import tunables_of
+
+    groups, tunables = read.groups(), tunables_of(read, machine)
+    count = read.trials * sum(map(len, groups))
+    ranges = {name: str(one) for name, one in read.ranges.items()}
+    rows = [(setting_in_words(one.setting), str(len(group))) for one, group in zip(tunables, groups, strict=True)]
+    screen.table(("setting", "seeds"), rows)
+    for name, text in ranges.items():
+        screen.line(f"{name}: {text}")
+    screen.line(f"{read.trials} trials of every setting: at most {plural(count, 'run')}, proposed one after the other")
+    return {"runs": [], "settings": [dict(one.setting) for one in tunables], "ranges": ranges, "count": count}
+
+
 def _state(one: Planned) -> str:
     return "finished" if one.finished else "can be resumed" if one.directory.exists() else "new"
 
@@ -195,11 +253,16 @@ def sweep_line(result: Mapping[str, Any], directory: Path) -> str:
     return f"{plural(len(read.settings), 'setting')}, {plural(len(read.runs), 'run')}{failed}"
 
 
-def show_sweep(screen: Screen, result: SweepResult) -> None:
+def show_sweep(screen: Screen, result: SweepResult, read: Sweep) -> None:
     """The settings with what they reached, what was done, and where it lies."""
     from tombola.report.collection_page import settings_tables
 
     screen.tables(settings_tables(result.settings))
+    for tuned, (name, text) in zip(result.tuned, best_files(read, result).items(), strict=True):
+        reached = Unit(tuned.metric).show(tuned.val_accuracy)
+        tried = f"{plural(tuned.trials, 'trial')}{f', {tuned.failed} of them failed' if tuned.failed else ''}"
+        screen.line(f"best by validation {tuned.metric} ({reached}, {tried}): {tuned.name}; {result.run}/{name}:")
+        screen.line(text)
     screen.line(
         f"{plural(len(result.runs), 'run')}: {result.trained} done now, {result.found} finished before, "
         f"{len(result.failed)} failed"

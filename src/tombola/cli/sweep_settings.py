@@ -22,6 +22,7 @@ from tombola.models.spec import ModelSpec
 from tombola.names import unknown
 from tombola.study.sweep.plan import Search
 from tombola.study.sweep.settings import Cell, Fields, Sweep
+from tombola.study.sweep.tuning import Tunable
 from tombola.train.options import Options
 
 METHOD = "method"
@@ -38,6 +39,26 @@ def searches_of(sweep: Sweep, machine: Options) -> list[Search]:
     """
     readers: dict[str, _Reader] = {}
     return [Search(cell.setting, _request(sweep, cell, machine, readers)) for cell in sweep.cells()]
+
+
+def tunables_of(sweep: Sweep, machine: Options) -> list[Tunable]:
+    """Every setting of a sweep that searches numbers, all of its fields checked at both ends of the ranges.
+
+    Raises:
+        TombolaError: as `searches_of`.
+    """
+    readers: dict[str, _Reader] = {}
+
+    def tunable(group: Sequence[Cell]) -> Tunable:
+        def searches(values: Mapping[str, float]) -> list[Search]:
+            cells = [sweep.tried(cell, values) for cell in group]
+            return [Search(cell.setting, _request(sweep, cell, machine, readers)) for cell in cells]
+
+        ends = [{name: getattr(one, end) for name, one in sweep.ranges.items()} for end in ("low", "high")]
+        first, _ = (searches(values)[0] for values in ends)
+        return Tunable(group[0].unseeded, sweep.ranges, searches, first.request.seed)
+
+    return [tunable(group) for group in sweep.groups()]
 
 
 def _request(sweep: Sweep, cell: Cell, machine: Options, readers: dict[str, _Reader]) -> Any:

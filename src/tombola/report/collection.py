@@ -19,6 +19,7 @@ from tombola.runs.stage import RESULT
 
 FINISHED, UNFINISHED = "finished", "can be resumed"
 SWEEP = "sweep"
+DENSITY = ".density"
 
 
 @dataclass(frozen=True)
@@ -112,18 +113,22 @@ def _kind(path: Path) -> str:
 
 
 def _in_order(members: Sequence[Member]) -> list[Member]:
-    """By the settings in which they differ, numbers by their size; then by seed."""
+    """By the settings in which they differ, numbers by their size, from dense to sparse; then by seed."""
     settings = {one.name: settings_of(one.record.config) for one in members}
     names = differing([settings[one.name] for one in members if one.search is not None])
 
     def key(one: Member) -> tuple[Any, ...]:
         own = settings[one.name]
-        return (*(_sortable(own.get(name)) for name in names), _sortable(one.record.config.get("seed")), one.name)
+        return (
+            *(_sortable(own.get(name), name.endswith(DENSITY)) for name in names),
+            _sortable(one.record.config.get("seed")),
+            one.name,
+        )
 
     return sorted(members, key=key)
 
 
-def _sortable(value: Any) -> tuple[int, float, str]:
+def _sortable(value: Any, falling: bool = False) -> tuple[int, float, str]:
     if isinstance(value, bool | int | float):
-        return 1, float(value), ""
+        return 1, -float(value) if falling else float(value), ""
     return (0, 0.0, "") if value is None else (2, 0.0, str(value))

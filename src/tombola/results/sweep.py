@@ -21,10 +21,30 @@ class SweptRun(Record, frozen=True, kw_only=True):
         return setting_in_words(self.setting)
 
 
+class TunedSetting(Record, frozen=True, kw_only=True):
+    """The best values of what was searched for one setting, by the mean validation metric over its seeds.
+
+    `failed`: trials that could not be carried out, of `trials`.
+    """
+
+    setting: Settings
+    values: dict[str, float]
+    metric: str
+    val_accuracy: float
+    trials: Count
+    failed: Count = 0
+
+    @property
+    def name(self) -> str:
+        """The setting with its values, as it is written."""
+        return setting_in_words({**self.setting, **self.values})
+
+
 class SweepResult(Record, frozen=True, kw_only=True, tag_field="kind", tag="sweep"):
     """What a sweep gave. `searches`: in the order of the grid; settings that come to the same have the same run.
 
     `settings`: every setting over its seeds, as far as its runs are finished, compared with the first or a named one.
+    `tuned`: the best values of every setting, of a sweep that searches some.
     `found`, `trained`: how many runs were finished before, and how many are now; not part of a finished result.
     """
 
@@ -33,6 +53,7 @@ class SweepResult(Record, frozen=True, kw_only=True, tag_field="kind", tag="swee
     model: str | None = None
     data: str | None = None
     settings: tuple[ComparedSetting, ...] = ()
+    tuned: tuple[TunedSetting, ...] = ()
     found: Count | None = None
     trained: Count | None = None
     run: str | None = None

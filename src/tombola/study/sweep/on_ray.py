@@ -58,19 +58,23 @@ class RayEngine:
             yield crew
             return
         local = {} if self.address is not None else {"num_cpus": self._cpus(), "include_dashboard": False}
-        with _environment(_SILENCE), _handlers_kept():
-            try:
-                ray.init(self.address, configure_logging=False, log_to_driver=False, **local)
-            except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-                where = f"no Ray cluster answers at {self.address}" if self.address else "Ray cannot be started here"
-                raise TombolaError(f"{where} ({in_short(error)}); check the address, or use engine local") from None
-        try:
-            if self.address is None:
-                self._check_resources(ray)
-            yield crew
-        finally:
+        with _environment_kept():
+            os.environ.update({name: value for name, value in _SILENCE.items() if name not in os.environ})
             with _handlers_kept():
-                ray.shutdown()
+                try:
+                    ray.init(self.address, configure_logging=False, log_to_driver=False, **local)
+                except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+                    where = (
+                        f"no Ray cluster answers at {self.address}" if self.address else "Ray cannot be started here"
+                    )
+                    raise TombolaError(f"{where} ({in_short(error)}); check the address, or use engine local") from None
+            try:
+                if self.address is None:
+                    self._check_resources(ray)
+                yield crew
+            finally:
+                with _handlers_kept():
+                    ray.shutdown()
 
     def _cpus(self) -> int:
         """CPUs of a session of ours."""
@@ -159,15 +163,15 @@ def _imported() -> Any:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """The environment with these values where it has none; restored afterwards."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
+def _environment_kept() -> Iterator[None]:
+    """Ray changes the environment of the program that begins a session; restored afterwards."""
+    before = dict(os.environ)
     try:
         yield
     finally:
-        for name in added:
-            os.environ.pop(name, None)
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 @contextmanager

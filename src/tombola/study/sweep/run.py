@@ -10,7 +10,7 @@ from tombola.errors import TombolaError
 from tombola.results.codec import read, typed
 from tombola.results.search import SearchResult
 from tombola.results.settings import ComparedSetting, SearchRun, check_against, compared
-from tombola.results.sweep import SweepResult, SweptRun
+from tombola.results.sweep import SweepResult, SweptRun, TunedSetting
 from tombola.runs.carry import Order, check_out
 from tombola.runs.jobs import check_single_process
 from tombola.runs.progress import show_progress
@@ -69,6 +69,7 @@ def finish_sweep(
     out: Path,
     options: Options,
     against: Mapping[str, Any] | None = None,
+    tuned: Sequence[TunedSetting] = (),
 ) -> SweepResult:
     """The sweep's result, in a run directory of its own under `out`, beside the runs that it names."""
     searches = tuple(
@@ -83,6 +84,7 @@ def finish_sweep(
     result = SweepResult(
         searches=searches,
         settings=_compared(planned, against),
+        tuned=tuple(tuned),
         method=_only([request.method.name for request in requests]),
         model=_only([name_of_model(request.model) for request in requests]),
         data=_only([request.data.name for request in requests]),

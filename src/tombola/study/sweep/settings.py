@@ -11,25 +11,29 @@ A file, or a mapping, of fields of a search by their dotted names or as options 
 
 `grid` is a mapping of lists, which are crossed, or a list of settings; `seeds`, a number or a list, cross either.
 `against`, such as {recipe.lr: 0.1}, says which setting the others are compared with, instead of the first.
+`search: {recipe.lr: {low: 1e-4, high: 1e-1, log: true}}` tries `trials` values (20) for every setting of the grid.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 from tombola.errors import TombolaError
 from tombola.fields import described
 from tombola.formats import setting_in_words
+from tombola.study.sweep.ranges import Range, read_ranges
 
 SECTIONS = ("method", "model", "data", "recipe")
 """Parts of a search that may be mappings of their fields."""
-OWN = ("grid", "seeds", "against")
+OWN = ("grid", "seeds", "against", "search", "trials")
 """What is the sweep's own."""
 MOST = 100_000
 """Searches of one sweep, at most."""
+TRIALS = 20
+"""Values that are tried for every setting, where a file does not say."""
 SEED = "seed"
 
 Fields = Mapping[str, Any]
@@ -48,6 +52,11 @@ class Cell:
         """The setting as it is written: "density 0.1, seed 0"."""
         return setting_in_words(self.setting)
 
+    @property
+    def unseeded(self) -> dict[str, Any]:
+        """The setting without its seed."""
+        return {key: value for key, value in self.setting.items() if key != SEED}
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -59,6 +68,8 @@ class Sweep:
         seeds: of every setting; () where they stand among the settings, or there is only the default.
         where: it stands, for errors.
         against: some settings of the one that the others are compared with; None: the first.
+        ranges: of the numbers that are searched, by field; {}: nothing is.
+        trials: values that are tried for every setting.
     """
 
     shared: Fields
@@ -66,6 +77,8 @@ class Sweep:
     seeds: tuple[Any, ...]
     where: str
     against: Fields | None = None
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    trials: int = TRIALS
 
     def cells(self) -> Iterator[Cell]:
         """Every search, the seeds of one setting after each other."""
@@ -73,6 +86,28 @@ class Sweep:
             for seed in ({SEED: one} for one in self.seeds) if self.seeds else ({},):
                 chosen = {**setting, **seed}
                 yield Cell({**self.shared, **chosen}, chosen)
+
+    def groups(self) -> list[list[Cell]]:
+        """The searches of every setting, over its seeds."""
+        found: dict[str, list[Cell]] = {}
+        for cell in self.cells():
+            found.setdefault(setting_in_words(cell.unseeded), []).append(cell)
+        return list(found.values())
+
+    def tried(self, cell: Cell, values: Fields) -> Cell:
+        """A search with values for what is searched."""
+        seed = {key: value for key, value in cell.setting.items() if key == SEED}
+        return Cell({**cell.fields, **values}, {**cell.unseeded, **values, **seed})
+
+    def runnable(self, group: Sequence[Cell], values: Fields) -> dict[str, Any]:
+        """The sweep of one setting with these values alone, as a file holds it."""
+        chosen = {**group[0].unseeded, **values}
+        seeds = [cell.setting[SEED] for cell in group if SEED in cell.setting]
+        return {
+            **self.shared,
+            "grid": {name: [value] for name, value in chosen.items()},
+            **({"seeds": seeds} if seeds else {}),
+        }
 
 
 def read_sweep(content: Any, where: str) -> Sweep:
@@ -94,7 +129,16 @@ def read_sweep(content: Any, where: str) -> Sweep:
     against = content.get("against")
     if against is not None and not isinstance(against, Mapping):
         raise TombolaError(f"{where}: against is {described(against)}, but it must be a mapping such as {{lr: 0.1}}")
-    return Sweep(shared, settings, seeds, where, None if against is None else flattened(against, f"{where}, against"))
+    searched = "search" in content
+    return Sweep(
+        shared,
+        settings,
+        seeds,
+        where,
+        against=None if against is None else flattened(against, f"{where}, against"),
+        ranges=read_ranges(content["search"], where) if searched else {},
+        trials=_trials(content.get("trials"), searched, where),
+    )
 
 
 _EXAMPLE = "{method: imp, data: digits, grid: {density: [0.1, 0.3]}, seeds: 3}"
@@ -150,6 +194,16 @@ def _product(grid: Mapping[Any, Any], where: str) -> Iterator[dict[str, Any]]:
             raise TombolaError(f"{where}: grid names {twice!r} twice for {name}; name it once")
     for chosen in product(*lists.values()):
         yield dict(zip(lists, chosen, strict=True))
+
+
+def _trials(given: Any, searched: bool, where: str) -> int:
+    if given is None:
+        return TRIALS
+    if not searched:
+        raise TombolaError(f"{where} has trials, and nothing to search; add search, or leave trials out")
+    if isinstance(given, bool) or not isinstance(given, int) or not 0 < given <= MOST:
+        raise TombolaError(f"{where}: trials is {given!r}, but it must be a whole number of at least 1")
+    return given
 
 
 def _seeds(given: Any, where: str) -> tuple[Any, ...]:
