@@ -196,3 +196,31 @@ def test_networks_that_diverged_have_no_line() -> None:
     data = (torch.randn(8, 2), torch.arange(8) % 2)
     with pytest.raises(TombolaError, match="the second network has values that are NaN or infinite in 'weight'"):
         tb.barrier(first, second, (data, data, data), points=3)
+
+
+def plain(inputs: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Linear(inputs, 3), nn.BatchNorm1d(3), nn.Linear(3, 2))
+
+
+MISFITS: dict[str, tuple[Any, Any, Any, str]] = {
+    "another width": (plain(), plain(), (torch.randn(8, 5), torch.arange(8) % 2), "first network: .*inputs of shape"),
+    "images": (plain(), plain(), (torch.randn(8, 1, 6, 6), torch.arange(8) % 2), "first network: .*inputs of shape"),
+    "too many classes": (plain(), plain(), (torch.randn(8, 4), torch.arange(8) % 5), "2 outputs, but .* 5 classes"),
+    "another architecture": (plain(), plain(5), None, "differ in '0.weight'"),
+    "a list of layers": (plain(), nn.ModuleList(plain()), None, "second network: .* missing the required"),
+    "no values": (plain(), nn.LazyLinear(2), None, "second network has parameters without values"),
+    "meta": (nn.Linear(4, 2, device="meta"), plain(), None, "first network has parameters without values"),
+    "complex": (nn.Linear(4, 2, dtype=torch.complex64), plain(), None, "complex parameters"),
+    "one example": (plain(), plain(), (torch.randn(1, 4), torch.zeros(1).long()), "norms cannot take their statistics"),
+    "nothing": (plain(), plain(), (torch.randn(0, 4), torch.zeros(0).long()), "split is empty"),
+    "no numbers": (plain(), plain(), (torch.full((8, 4), math.nan), torch.arange(8) % 2), "NaN or infinite"),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_does_not_fit_is_said_in_one_line(name: str) -> None:
+    first, second, part, said = MISFITS[name]
+    part = blobs()[0] if part is None else part
+    with pytest.raises(TombolaError, match=said) as error:
+        tb.barrier(first, second, (part, part, part), points=3)
+    assert "\n" not in str(error.value)

@@ -142,6 +142,11 @@ def test_distance_counts_biases_and_shared_parameters_once() -> None:
     assert distance(nothing, nothing) == (0.0, None)
 
 
+def test_a_ticket_that_is_given_twice_is_placed_once() -> None:
+    result = tb.regime([HALF, FULL, HALF], data(), model=net([0.0, 0.0], [0.0, 0.0]))
+    assert [one.file for one in result.tickets] == ["ticket 0", "ticket 1"]
+
+
 def test_a_ticket_without_its_origin_has_no_distance() -> None:
     bare = FULL.without_origin()
     (one,) = tb.regime(bare, data(), model=net([0.0, 0.0], [0.0, 0.0])).tickets
@@ -251,6 +256,26 @@ def test_killed_between_tickets_it_ends_with_the_same_result(search: dict[str, A
     resumed = placed_in("b")
     assert resumed["reused"] is False
     assert {**resumed, "run": "", "reused": False} == {**whole, "run": "", "reused": False}
+
+
+def test_a_folder_of_runs_means_the_tickets_of_all_of_them(search: dict[str, Any], tmp_path: Path) -> None:
+    folder = Path(search["run"]).parent
+    words = ("study", "regime", "--device", "cpu", "--out", str(tmp_path / "out"))
+    status, of_folder, errors = call(*words, str(folder), "--json")
+    assert status == 0, errors
+    _, of_run, _ = call(*words, search["run"], "--json")
+    _, shown, _ = call(*words, search["run"])
+    first, second = (json.loads(printed.strip().splitlines()[-1]) for printed in (of_folder, of_run))
+    assert first["tickets"] == second["tickets"]
+    assert "regime of tickets on digits, means over 2 replicates" in shown
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "loose").mkdir()
+    FULL.save(tmp_path / "loose" / "a.ticket")
+    for name, said in (("empty", "name ticket files or run directories"), ("loose", "loose/*.ticket")):
+        status, _, errors = call(*words, str(tmp_path / name))
+        assert (status, len(errors.splitlines())) == (2, 1)
+        assert "is no run, and holds none with tickets" in errors
+        assert said in errors
 
 
 def test_what_is_no_ticket_is_refused(tmp_path: Path) -> None:

@@ -124,7 +124,9 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         ({"rate": 1.0}, r"rate is 1\.0"),
         ({"rewind": "lr"}, "that is the arm finetune"),
         ({"recipe": {"epochs": 3}}, "epochs"),
-        ({"finetune_lr": -1.0}, "lr"),
+        ({"finetune_lr": -1.0}, "finetune_lr is -1.0"),
+        ({"finetune_lr": 0.1, "arms": ("lottery",)}, "which arms leaves out"),
+        ({"recipe": {"lr": -1}}, "recipe: lr is -1"),
         ({"scope": "network"}, "scope"),
     ],
 )

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.effect import changed, refuse
 from tombola.cli.measurement import show_measurement
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, show_denominator
 from tombola.cli.studies import typed
+from tombola.cli.values import new_parser
 from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.formats import plural
@@ -77,7 +79,13 @@ def _add(parser: ArgumentParser) -> None:
 
 
 def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    if given["tickets"] is not None:
+    alone = ("tickets", "trusted", "max_weights")
+    given_options = changed(given, _add, new_parser())
+    if given["tickets"] is None:
+        refuse([name for name in given_options if name in alone], "it is of --tickets A B; leave it out, or name them")
+    else:
+        others = [name for name in given_options if name not in alone]
+        refuse(others, "--tickets compares two tickets as they are, and trains nothing; leave it out")
         with loading(None):
             from tombola.study.mask_overlap import compare_files
 

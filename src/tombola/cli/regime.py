@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.measurement import show_measurement
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE, add_room
@@ -17,11 +18,12 @@ from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.train.options import Options
 
-if TYPE_CHECKING:
-    from tombola.results.regime import RegimeResult
-
 _DATA = Group(
-    "data", DataSpec, {"name": "data", "root": "data_root", "args": "data_args"}, unset="as the first ticket says"
+    "data",
+    DataSpec,
+    {"name": "data", "root": "data_root", "args": "data_args"},
+    skip=("augment",),  # nothing is trained
+    unset="as the first ticket says",
 )
 
 
@@ -32,7 +34,13 @@ def verbs() -> list[Verb]:
 
 
 def _add(parser: ArgumentParser) -> None:
-    parser.add_argument("tickets", type=str, nargs="+", help="ticket files, or run directories for all tickets in them")
+    parser.add_argument(
+        "tickets",
+        type=str,
+        nargs="+",
+        metavar="TICKET",
+        help="a ticket file; a run directory, for all tickets in it; or a folder of runs, for those of all of them",
+    )
     study = parser.add_argument_group("study")
     study.add_argument(
         "--tolerance",
@@ -75,16 +83,6 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         data_given=not set(fields) <= {"root", "in_memory_limit"},
     )
     result = run_regime(asked, Path(given["out"]), given["jobs"])
-    show_regime(screen, result)
-    return result.as_dict()
-
-
-def show_regime(screen: Screen, result: RegimeResult) -> None:
-    """The tickets, from dense to sparse, and the thresholds."""
-    from tombola.report.regime_page import regime_tables
-
-    screen.line(f"regime of tickets on {result.data}")
-    screen.tables(regime_tables(result))
-    screen.line(result.sentence)
-    screen.line(result.note)
+    show_measurement(screen, result, f"regime of tickets on {result.data}")
     screen.run(result.run, result.reused)
+    return result.as_dict()

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
 
+from tombola.cli.effect import changed, refuse
 from tombola.cli.screen import PLAIN_WIDTH, Screen, loading
 from tombola.cli.searches import MACHINE
+from tombola.cli.values import new_parser
 from tombola.cli.verb import Verb, option_names
 from tombola.errors import TombolaError
-from tombola.study.reproduce.definition import FORMS, names, read_reproduction
-from tombola.study.reproduce.run import Asked, Step, run_reproduction, written
+from tombola.study.reproduce.definition import FORMS, Reproduction, names, read_reproduction
+from tombola.study.reproduce.run import Asked, Step, run_reproduction, steps_of, written
 from tombola.train.length import Length
 from tombola.train.options import Options
 
@@ -68,6 +70,8 @@ def _add(parser: ArgumentParser) -> None:
 
 def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if given["name"] is None:
+        idle = [name for name in changed(given, _add, new_parser()) if name not in ("out", "json")]
+        refuse(idle, "without a name, reproductions are listed; name one of them, or leave it out")
         return _listed(screen)
     machine = Options(**MACHINE.read(given))
     result = reproduce(
@@ -144,6 +148,8 @@ def reproduce(
         shorten={} if length is None else {"length": length},
         place={"jobs": jobs, "out": str(out), "data_root": str(data_root), **asdict(machine)},
     )
+    if length is not None and not _takes_length(reproduction, asked):
+        raise TombolaError(f"length has no effect on {name}: none of its commands trains for a length; leave it out")
     with loading(machine.progress):
         from tombola.search.driver import machine as described
 
@@ -154,6 +160,15 @@ def reproduce(
 
     return run_reproduction(
         name, reproduction, asked, Path(out), perform, described(machine, jobs), force=machine.force
+    )
+
+
+def _takes_length(reproduction: Reproduction, asked: Asked) -> bool:
+    """Whether a command has a length to be trained for: an option of its own, or one in the recipe that it is given."""
+    whole = steps_of(reproduction, replace(asked, shorten={}))
+    return any(
+        step.words != as_written.words or "length" in option_names(verb_of(step)[0].parser())
+        for (_, step), (_, as_written) in zip(steps_of(reproduction, asked), whole, strict=True)
     )
 
 

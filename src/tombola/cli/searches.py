@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.effect import refuse
 from tombola.cli.options import Group, summary
 from tombola.cli.screen import Screen, loading
 from tombola.cli.values import import_from_here
@@ -153,6 +154,8 @@ def request_of(kind: type[Method], given: Namespace, machine: Options | None = N
         from tombola.ticket.ticket import Ticket
 
     start = given.get("start")
+    if start is None and given.get("max_weights") is not None:
+        refuse(["max_weights"], "it is of the ticket that --start names; leave it out, or name one")
     return make_request(
         model,
         data,

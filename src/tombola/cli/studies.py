@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.effect import check_effect
 from tombola.cli.errors import parser_line
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
@@ -168,8 +169,10 @@ def comparison_verb(comparison: Comparison) -> Verb:
         # the cheap checks first: a wrong value is reported before torch is loaded
         model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
         options = None if own is None else own.source(**own.read(given))
-        arms = comparison.arms(Setting(model, data, shared.read(given), options))
+        setting = Setting(model, data, shared.read(given), options)
+        arms = comparison.arms(setting)
         check_arms(arms)
+        check_effect(comparison.arms, setting, arms)
         machine = Options(**MACHINE.read(given))
         note = given["note"]
         if given["tune"] is not None:

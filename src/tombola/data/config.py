@@ -135,6 +135,11 @@ class DataSpec:
         check_share("label_noise", self.label_noise)
         if self.label_noise_kind not in NOISES:
             raise TombolaError(unknown("label_noise_kind", self.label_noise_kind, NOISES))
+        if self.label_noise == 0 and self.label_noise_kind != NOISES[0]:
+            raise TombolaError(
+                f"label_noise_kind is {self.label_noise_kind}, but no label is made wrong; give label_noise too, or "
+                "leave it out"
+            )
         if self.image_size is not None and not 1 <= self.image_size <= MAX_PIXELS:
             raise TombolaError(f"data.image_size is {self.image_size}; it must be 1 to {MAX_PIXELS} pixels")
         if self.in_memory_limit < 0:

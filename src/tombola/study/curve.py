@@ -76,6 +76,8 @@ class _Curve(Experiment[Request, SearchResult]):
         return {**describe(request, splits), "study": "curve", **controls, **seeds}
 
     def check(self, work: Workspace) -> None:
+        if self.control_levels is not None and not self.controls:
+            raise TombolaError("control_levels has no effect without controls; leave it out, or name controls")
         validate(self.request, work.splits, work.progress, work.starts)
         if self.control_levels and (planned := planned_levels(self.request, work.splits)) is not None:
             self._check_levels(planned)

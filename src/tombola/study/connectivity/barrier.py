@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from tombola.data.splits import Split
 from tombola.errors import TombolaError
@@ -21,12 +22,14 @@ from tombola.fields import checked
 from tombola.hold import release
 from tombola.parameters import unwrap
 from tombola.results.connectivity import Line, LineSplit, barrier_of
-from tombola.rng.seeds import derive
+from tombola.rng.seeds import checked_seed, derive
 from tombola.runs.jobs import limit_threads
 from tombola.search.request import as_data, loaded, made
 from tombola.study.connectivity.line import State, check_alike, check_finite, distance, interpolated, state_of
+from tombola.train.dry_run import in_words, try_evaluation
 from tombola.train.fabric import make_fabric
 from tombola.train.feeds import evaluated_part, layout
+from tombola.train.fit import check_fits
 from tombola.train.norms import renew_norm_statistics
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
@@ -34,6 +37,7 @@ from tombola.train.trial import TrainingSetup
 
 POINTS = 30
 """On a line, ends included (Frankle et al. 2020)."""
+_NORMS = "norms cannot take their statistics from batches of the training split (set batch_size in the recipe)"
 
 
 @checked
@@ -75,7 +79,28 @@ def barrier(
     fabric = make_fabric(options.device, recipe.precision)
     with limit_threads(options.threads):
         setup = TrainingSetup(splits, recipe, fabric, options)
-        return line_between(setup, first, second, points=points, seed=seed)
+        _check_fits(setup, first, second)
+        return line_between(setup, first, second, points=points, seed=checked_seed(seed))
+
+
+def _check_fits(setup: TrainingSetup, first: nn.Module, second: nn.Module) -> None:
+    """TombolaError unless both networks take the data, and the task what they give."""
+    for which, network in (("first", first), ("second", second)):
+        held = [*network.parameters(), *network.buffers()]
+        if any(isinstance(tensor, UninitializedParameter | UninitializedBuffer) or tensor.is_meta for tensor in held):
+            raise TombolaError(f"the {which} network has parameters without values; call it once, or load its weights")
+        if any(tensor.is_complex() for tensor in held):
+            raise TombolaError(f"the {which} network has complex parameters, which this takes no line between")
+    check_alike(state_of(first), state_of(second))
+    for which, network in (("first", first), ("second", second)):
+        check_finite(which, unwrap(network))
+        try:
+            copied = copy.deepcopy(unwrap(network))
+            release(copied)
+            check_fits(copied, setup.splits)
+            try_evaluation(setup, copied)
+        except TombolaError as error:
+            raise TombolaError(f"the {which} network: {error}") from error
 
 
 def check_points(points: int) -> None:
@@ -117,7 +142,8 @@ def _along(
     losses: dict[str, list[float | None]] = {name: [] for name in parts}
     for position in positions:
         probe.load_state_dict(interpolated(*ends, position))
-        renew_norm_statistics(probe, setup, seed)
+        with in_words(_NORMS):
+            renew_norm_statistics(probe, setup, seed)
         for name, score in scorers.items():
             scored = score()
             metrics[name].append(_finite(scored.metric))

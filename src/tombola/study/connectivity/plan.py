@@ -57,6 +57,10 @@ class Connectivity:
             raise TombolaError(
                 f"points is {self.points}, but it must lie between 3 (the ends and the middle) and 10,000"
             )
+        if self.density is None and self.rounds != Connectivity.rounds:
+            raise TombolaError("rounds has no effect without a density, as imp names the levels then; leave it out")
+        if self.at_levels == (0,) and self.controls not in ((), CONTROLS):
+            raise TombolaError("controls stand beside tickets, but at_levels names level 0 alone, the dense network")
         for name in ("density", "rounds", "rewind"):
             if name in self.imp:
                 other = "from_steps" if name == "rewind" else name

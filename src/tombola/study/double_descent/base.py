@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
+from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.fields import check_fields
 from tombola.results.double_descent import Axis, DescentFit, Phase
@@ -67,6 +68,12 @@ class Kind(ABC):
     note: ClassVar[str] = ""
     few: ClassVar[Mapping[str, int]] = {}
     version: ClassVar[int] = 1
+    why_not: ClassVar[Mapping[str, str]] = {
+        "augment": "every model is fitted to the same examples, as they are",
+        "device": "it is fitted on the CPU",
+        "deterministic": "it is fitted on the CPU, to the same bits every time",
+        "loggers": "it has no training curves that are logged",
+    }
 
     @property
     def model(self) -> str | None:
@@ -94,8 +101,19 @@ class Kind(ABC):
         """The size from which on every training example can be fitted; `points` is the first series, measured."""
 
     def check(self, work: Workspace, options: Options, seed: int) -> None:
-        """Meet mistakes that the options alone do not show, before anything is fitted or written."""
-        return
+        """Meet mistakes that the options alone do not show, before anything is fitted or written.
+
+        Without an own one: options of training, which a kind fitted on the CPU has no use for.
+        """
+        augment = work.data.augment if isinstance(work.data, DataSpec) else None
+        given = {
+            "augment": augment is not None and augment.active,
+            "device": options.device not in ("auto", "cpu"),
+            "deterministic": options.deterministic,
+            "loggers": bool(options.loggers),
+        }
+        for option in (name for name, there in given.items() if there):
+            raise TombolaError(f"{option} has no effect on kind {self.name}: {self.why_not[option]}; leave it out")
 
     def phases(self, points: Sequence[DescentFit]) -> tuple[Phase, ...]:
         """Stretches of the curve that the kind marks; `points` is the first series, measured."""
@@ -131,6 +149,13 @@ def check_multiples(multiples: Sequence[float]) -> None:
     for multiple in multiples:
         if isinstance(multiple, bool) or not isinstance(multiple, int | float) or not 0 < multiple <= 1000:
             raise TombolaError(f"multiples has {multiple!r}; they are numbers above 0, at most 1,000")
+
+
+def check_one_of(multiples: Sequence[float] | None, **sizes: Sequence[int] | None) -> None:
+    """TombolaError where sizes are given as numbers and as multiples of the threshold too."""
+    for name, given in sizes.items():
+        if multiples is not None and given is not None:
+            raise TombolaError(f"multiples and {name} are both given, and {name} alone would hold; give one of them")
 
 
 def sizes_of(multiples: Sequence[float], unit: float) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ goes through four phases: see `phases`. At every level the arms train what the l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
@@ -100,6 +101,17 @@ class SparseDescent(Kind):
             raise TombolaError(f"levels is {self.levels}; it must be at least 1")
         if self.rewind.partition(":")[0] == "lr":
             raise TombolaError("rewind is lr, by which weights stay: that is the arm finetune; give init or a step")
+        if self.finetune_lr is not None:
+            if "finetune" not in self.arms:
+                raise TombolaError(
+                    "finetune_lr is the rate of the arm finetune, which arms leaves out; leave it out too"
+                )
+            if not 0 <= self.finetune_lr < math.inf:
+                raise TombolaError(f"finetune_lr is {self.finetune_lr}; it must be at least 0, and finite")
+        try:
+            self._recipe()
+        except TombolaError as error:
+            raise TombolaError(f"recipe: {error}") from None
         self._searches()
 
     @property
@@ -115,7 +127,7 @@ class SparseDescent(Kind):
             raise TombolaError("the targets are no classes, and sparse double descent is one of errors; give labels")
         from tombola.plain import as_plain
 
-        rate = self._recipe().lr * SLOWER if self.finetune_lr is None else self.finetune_lr
+        rate = self._finetune_lr() if "finetune" in self.arms else None
         return replace(self, finetune_lr=rate, recipe=as_plain(self._recipe()))
 
     def threshold(self, examples: Examples, points: Sequence[DescentFit]) -> float | None:
@@ -167,11 +179,13 @@ class SparseDescent(Kind):
 
     def _searches(self) -> dict[str, IterativePruning]:
         shared: dict[str, Any] = {"rate": self.rate, "levels": self.levels, "scope": self.scope}
-        rate = self._recipe().lr * SLOWER if self.finetune_lr is None else self.finetune_lr
         return {
             "lottery": IterativePruning(**shared, rewind=self.rewind),
-            "finetune": IterativePruning(**shared, rewind="lr", retrain={"lr": rate}),
+            "finetune": IterativePruning(**shared, rewind="lr", retrain={"lr": self._finetune_lr()}),
         }
+
+    def _finetune_lr(self) -> float:
+        return self._recipe().lr * SLOWER if self.finetune_lr is None else self.finetune_lr
 
     def _request(self, method: IterativePruning, work: Workspace, options: Options, seed: int) -> Request:
         from tombola.search.request import Request

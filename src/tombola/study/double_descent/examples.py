@@ -11,7 +11,11 @@ from torch.nn import functional as F
 
 from tombola.data.splits import Normalisation, Resident, Split, Splits
 from tombola.errors import TombolaError
+from tombola.formats import plural
 from tombola.results.double_descent import DescentFit, finite
+
+FEWEST = 2
+"""Training examples: one is fitted by every model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +81,11 @@ def examples_of(splits: Splits) -> Examples:
     """
     if splits.test is None:
         raise TombolaError("the data has no test split, so no model can be tested; give data with a test split")
+    if len(splits.train) < FEWEST:
+        raise TombolaError(
+            f"{splits.name} has {plural(len(splits.train), 'training example')}, and a curve needs at least {FEWEST}; "
+            "raise train_examples, or give more data"
+        )
     return Examples(splits.name, _part(splits.train, splits, "train"), _part(splits.test, splits, "test"))
 
 

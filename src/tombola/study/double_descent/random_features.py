@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 
 from tombola.errors import TombolaError
 from tombola.results.double_descent import Axis, DescentFit
-from tombola.study.double_descent.base import Kind, Points, check_multiples, check_sizes, sizes_of
+from tombola.study.double_descent.base import Kind, Points, check_multiples, check_one_of, check_sizes, sizes_of
 
 if TYPE_CHECKING:
     from tombola.study.double_descent.examples import Examples
@@ -58,6 +58,7 @@ class _RandomFeatures(Kind):
         if self.features is not None:
             object.__setattr__(self, "features", tuple(sorted(self.features)))
             check_sizes("features", self.features)
+        check_one_of(self.multiples, features=self.features)
 
     def filled(self, examples: Examples) -> Self:
         if examples.n > MOST:
@@ -65,8 +66,8 @@ class _RandomFeatures(Kind):
                 f"there are {examples.n:,} training examples, and {self.name} needs five matrices of that number "
                 f"squared; set train_examples to at most {MOST:,} (the paper has 10,000)"
             )
-        multiples = self.multiples or MULTIPLES
-        return replace(self, multiples=multiples, features=self.features or sizes_of(multiples, examples.n))
+        features = self.features or sizes_of(self.multiples or MULTIPLES, examples.n)
+        return replace(self, multiples=None, features=features)
 
     def threshold(self, examples: Examples, points: Sequence[DescentFit]) -> float | None:
         return float(examples.n)

@@ -19,8 +19,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 from tombola.errors import TombolaError
+from tombola.formats import plural
 from tombola.results.double_descent import Axis, DescentFit
-from tombola.study.double_descent.base import Kind, Points, check_multiples, check_sizes
+from tombola.study.double_descent.base import Kind, Points, check_multiples, check_one_of, check_sizes
 
 if TYPE_CHECKING:
     from tombola.study.double_descent.examples import Examples
@@ -73,6 +74,7 @@ class Width(Kind):
         if self.widths is not None:
             object.__setattr__(self, "widths", tuple(sorted(self.widths)))
             check_sizes("widths", self.widths, WIDEST)
+        check_one_of(self.multiples, widths=self.widths)
         if not 1 <= self.epochs <= 1_000_000:
             raise TombolaError(f"epochs is {self.epochs}; it must be 1 to 1,000,000")
         if self.batch < 1:
@@ -88,11 +90,17 @@ class Width(Kind):
         fitting = sorted({max(1, round((size * wanted - examples.outputs) / each)) for size in multiples})
         if self.widths is None and fitting[-1] > WIDEST:
             raise TombolaError(
-                f"{multiples[-1]:g} times the threshold of {wanted:,} parameters is a width of {fitting[-1]:,}; set "
+                f"{max(multiples):g} times the threshold of {wanted:,} parameters is a width of {fitting[-1]:,}; set "
                 f"train_examples to fewer, or widths to at most {WIDEST:,}"
             )
-        lr = self.lr or LR.get(examples.name, OTHER_LR)
-        return replace(self, multiples=multiples, widths=self.widths or tuple(fitting), lr=lr)
+        widths = self.widths or tuple(fitting)
+        below = [width for width in widths if parameters(width, examples.inputs, examples.outputs) < wanted]
+        if self.reuse and len(below) < 2:
+            raise TombolaError(
+                f"reuse has no effect: {plural(len(below), 'network')} of the curve lies below the threshold of "
+                f"{wanted:,} parameters, and it takes two; leave it out, or give smaller widths"
+            )
+        return replace(self, multiples=None, widths=widths, lr=self.lr or LR.get(examples.name, OTHER_LR))
 
     def threshold(self, examples: Examples, points: Sequence[DescentFit]) -> float | None:
         return float(examples.n * examples.outputs)

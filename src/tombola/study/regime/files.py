@@ -1,4 +1,4 @@
-"""Which tickets are meant: ticket files, and all those of run directories."""
+"""Which tickets are meant: ticket files, and all those of run directories, or of a folder of runs."""
 
 from __future__ import annotations
 
@@ -30,25 +30,47 @@ class Named:
 
 
 def read_tickets(paths: Sequence[str | Path], *, max_weights: int | None = None) -> tuple[Named, ...]:
-    """The tickets at the paths, in their order, each once; of a directory all in it, arm by arm.
+    """The tickets at the paths, in their order, each once; of a run all in it, arm by arm; of a folder of runs, theirs.
 
     Raises:
         TombolaError: nothing is there, or no ticket.
     """
     if not paths:
         raise TombolaError("no ticket was given; name ticket files, or run directories")
-    named = [one for path in paths for one in _at(Path(path), len(paths) > 1, max_weights)]
+    places = [place for path in paths for place in _places(Path(path))]
+    return each_once([one for place in places for one in _at(place, len(places) > 1, max_weights)])
+
+
+def each_once(named: Sequence[Named]) -> tuple[Named, ...]:
+    """The tickets without those that are there twice in one series."""
     once: dict[tuple[str, str], Named] = {}
     for one in named:
         once.setdefault((one.series, one.ticket.digest), one)
     return tuple(once.values())
 
 
+def _places(path: Path) -> list[Path]:
+    """The path itself, or the runs in it that hold tickets."""
+    if not path.is_dir() or (path / RUN).is_file():
+        return [path]
+    runs = [run for run in sorted(path.iterdir()) if (run / RUN).is_file() and _files(run)]
+    if not runs:
+        fix = (
+            f"name them, e.g. {path}/*.ticket" if any(path.glob("*.ticket")) else "name ticket files or run directories"
+        )
+        raise TombolaError(f"the folder {path} is no run, and holds none with tickets; {fix}")
+    return runs
+
+
+def _files(run: Path) -> list[Path]:
+    return sorted(file for file in run.rglob("*.ticket") if file.resolve().is_relative_to(run.resolve()))
+
+
 def _at(path: Path, several: bool, max_weights: int | None) -> list[Named]:
     if not (path / RUN).is_file():
         ticket = Ticket.load(path, max_weights=max_weights)
         return [Named(ticket, str(path), search_of(ticket))]
-    files = sorted(file for file in path.rglob("*.ticket") if file.resolve().is_relative_to(path.resolve()))
+    files = _files(path)
     if not files:
         raise TombolaError(f"the run {path} holds no ticket; finish it, or name another")
     return [_in_run(file, path, f"{path.name}: " if several else "", max_weights) for file in files]

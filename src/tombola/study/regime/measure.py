@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from tombola.data.config import DataSpec
+from tombola.data.config import NOISES, DataSpec
 from tombola.data.label_noise import mislabelled
 from tombola.data.splits import Split, Splits
 from tombola.search.request import loaded
@@ -76,4 +76,4 @@ def wrong_labels(data: Splits | DataSpec, splits: Splits) -> Tensor | None:
     """Which training examples `label_noise` has mislabelled; None without it, and of splits that the caller made."""
     if not isinstance(data, DataSpec) or data.label_noise == 0:
         return None
-    return mislabelled(splits, loaded(replace(data, label_noise=0.0)))
+    return mislabelled(splits, loaded(replace(data, label_noise=0.0, label_noise_kind=NOISES[0])))

@@ -22,7 +22,7 @@ from tombola.search.describe import describe_data, describe_module
 from tombola.search.driver import Experiment, Workspace, run, run_in_memory
 from tombola.search.request import as_data
 from tombola.study.recorded import data_of, recorded_name, recorded_part
-from tombola.study.regime.files import Named, read_tickets, search_of
+from tombola.study.regime.files import Named, each_once, read_tickets, search_of
 from tombola.study.regime.measure import measured, wrong_labels
 from tombola.study.regime.place import TOLERANCE, placed
 from tombola.study.regime.sentence import sentence
@@ -59,7 +59,7 @@ def regime(
     `tolerance`; a ticket that keeps fewer lies below it.
 
     Args:
-        tickets: tickets, their files, or run directories (all tickets in them).
+        tickets: tickets, their files, run directories (all tickets in them), or a folder of runs.
         data: as in `find`; None takes the data set that the first ticket was found on, from `data_root`.
         out: parent of the run directory; None writes nothing.
         tolerance: the training error that counts as nearly 0.
@@ -90,7 +90,7 @@ def regime(
 
 
 def _live(tickets: Sequence[Ticket]) -> tuple[Named, ...]:
-    return tuple(Named(ticket, f"ticket {index}", search_of(ticket)) for index, ticket in enumerate(tickets))
+    return each_once([Named(ticket, f"ticket {index}", search_of(ticket)) for index, ticket in enumerate(tickets)])
 
 
 @dataclass(frozen=True)
