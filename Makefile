@@ -11,7 +11,7 @@ TESTING ?=
 WORKERS ?= -n logical --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 
-.PHONY: help demo test check bench docs-figures clean
+.PHONY: help demo test check bench docs docs-figures clean
 .DELETE_ON_ERROR:
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make test           run the tests'
 	@echo 'make check          ruff and mypy --strict'
 	@echo 'make bench          run benchmarks/'
+	@echo 'make docs           build the site of the documentation in build/site/html'
 	@echo 'make docs-figures   tables, numbers and figures of the documentation from docs/results'
 	@echo 'make clean          remove .venv, caches and builds (runs/ stays)'
 
@@ -35,6 +36,9 @@ check: $(VENV)/.installed-$(EXTRAS)
 
 bench: $(VENV)/.installed
 	@for file in $(filter-out benchmarks/record.py,$(wildcard benchmarks/*.py)); do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+
+docs: $(VENV)/.installed-$(EXTRAS)
+	$(BIN)/python docs/make/website.py
 
 docs-figures: $(VENV)/.installed
 	$(BIN)/python docs/make

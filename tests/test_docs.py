@@ -18,7 +18,7 @@ from cli_calls import call
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-WHOLE = ("README", "guide", "supermasks", "multi-prize", "deploy")
+WHOLE = ("README", "index", "guide", "supermasks", "multi-prize", "deploy")
 RUN = [page for page in PAGES if page.stem in WHOLE or page.parent.name == "guide"]
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>not run|long|file: (?P<file>[\w.]+)) -->\n+)?```(?P<language>\w*)\n(?P<code>.*?)^```$",

@@ -38,7 +38,7 @@ def network() -> nn.Sequential:
 @pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.py")), ids=lambda file: file.name)
 def test_it_is_short_and_of_public_parts(file: Path) -> None:
     text = file.read_text()
-    assert len(text.splitlines()) < 40
+    assert len(text.splitlines()) < 60
     nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
     names = [alias.name for node in nodes for alias in node.names]
     homes = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]

@@ -22,6 +22,7 @@ import multi_prize
 import other_ways
 import overlap
 import packages
+import questions
 import readme
 import reproductions
 import sparse_descent
@@ -48,6 +49,7 @@ PAGES = (
     "docs/verdict.md",
     "docs/geometry.md",
     "docs/double-descent.md",
+    "docs/questions.md",
 )
 PARTS = (
     readme,
@@ -70,6 +72,7 @@ PARTS = (
     geometry,
     sparse_descent,
     double_descent,
+    questions,
     given,
 )
 

@@ -137,6 +137,18 @@ def sparse() -> Result:
     return found
 
 
+def budget() -> Result:
+    return comparison("mnist-search-budget", model="lenet-300-100", data="mnist")
+
+
+def cue() -> Result:
+    return comparison("mnist-joint-cue", model="lenet-300-100", data="mnist")
+
+
+def landscape() -> Result:
+    return {"recipe": None, **committed("digits-landscape", "landscape.json")["result"]}
+
+
 FIGURES = (
     Drawn("mnist-accuracy.svg", lenet, "accuracy-density"),
     Drawn("mnist-accuracy-close.svg", lenet, "accuracy-density-close"),
@@ -144,6 +156,10 @@ FIGURES = (
     Drawn("mnist-supermasks-density.svg", masks, "study-density"),
     Drawn("mnist-supermasks-close.svg", masks, "study-density-close"),
     Drawn("mnist-sparse-descent.svg", sparse, "double-descent"),
+    Drawn("mnist-search-budget.svg", budget, "study-arms"),
+    Drawn("mnist-joint-cue.svg", cue, "study-arms"),
+    Drawn("digits-landscape.svg", landscape, "landscape-correlations"),
+    Drawn("cifar10-mask-init.svg", wrn, "study-arms"),
 )
 
 

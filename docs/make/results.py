@@ -143,6 +143,11 @@ def percent(density: float) -> str:
     return f"{100 * density:.2f} %"
 
 
+def mean_percent(values: Sequence[float], digits: int = 2) -> str:
+    """The mean alone, in percent."""
+    return number(100 * fmean(values), digits)
+
+
 def spread(values: Sequence[float], factor: float = 100, digits: int = 2) -> str:
     """Mean ± half of the 95 % t-interval; the mean alone of fewer than three values."""
     mean = number(factor * fmean(values), digits)

@@ -109,7 +109,8 @@ def deploy(
         threads: of the CPU, held to the cores there are; None: those of the plan, or as torch is set.
         plan: choices of an earlier deployment, or their file: nothing is measured.
         keep_compacted: whether the compacted network is kept beside, dense, for export.
-        model, trusted: for a ticket of a network that is not Tombola's own, as in `Ticket.build`.
+        model: of a ticket whose network is not Tombola's own, as in `Ticket.build`.
+        trusted: import prefixes of such a network, as there.
 
     Returns:
         A module with the same call and outputs (within TOLERANCE), its `plan`, and a `report` of what was done. What no

@@ -61,7 +61,8 @@ def attach(
         represent: what the weights stand for; default themselves.
         scores: how scores begin: an initialisation of `tombola.nn.init` (drawn per name from the seed), "unit"
             for uniform over [0, 1), or one number; default the rule's own.
-        include, exclude: name patterns, as in `prunable`.
+        include: name patterns, as in `prunable`.
+        exclude: name patterns of what is left out.
         rest: what is done with all other parameters: "trained", "norms" (only norm layers are trained) or
             "frozen", until `make_permanent`; default: trained if the weights are, else frozen.
         mask: start from scores under which this mask is what the rule keeps first.

@@ -71,7 +71,8 @@ def connectivity(
     ones are found again.
 
     Args:
-        model, data: as in `find`.
+        model: as in `find`.
+        data: as in `find`.
         plan: steps, levels, controls and points; the defaults if None.
         recipe: fields of the recipe that differ from the preset of imp for this network and data.
         jobs: processes that share searches and trainings out (model and data given by name).

@@ -65,7 +65,8 @@ def landscape(
     network; each mask has a layer-shuffled control. All are trained from the same weights in the same data order.
 
     Args:
-        model, data: as in `find`.
+        model: as in `find`.
+        data: as in `find`.
         plan: which masks, and how they are measured; the defaults if None.
         recipe: fields of the recipe that differ from the preset of imp for this network and data.
         replicates: other initialisations; correlations are taken in each.
