@@ -102,7 +102,7 @@ def _pairs(
     combine: Combine,
 ) -> MaskPairs:
     *layers, every = agreements(made, combine)
-    name = f"{kind}: {' and '.join(dict.fromkeys(masks))}, {' and '.join(dict.fromkeys(inits))}"
+    name = f"{kind}: {' and '.join(dict.fromkeys(masks))} ({' and '.join(dict.fromkeys(inits))})"
     return MaskPairs(
         kind=kind, name=name, inits=inits, masks=masks, pairs=pairs, weights=None, layers=tuple(layers), whole=every
     )
