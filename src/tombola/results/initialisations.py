@@ -93,7 +93,10 @@ class Transfer(Record, frozen=True, kw_only=True):
 
 
 class InitialisationsResult(Measurement, frozen=True, kw_only=True, tag_field="kind", tag="initialisations"):
-    """What `study initialisations` gave: accuracies by scheme, overlaps by kind of pair, masks on other weights."""
+    """What `study initialisations` gave: accuracies by scheme, overlaps by kind of pair, masks on other weights.
+
+    `recipe`: how the tickets' searches train, and the weights under every mask.
+    """
 
     metric: str
     higher_is_better: bool
@@ -103,7 +106,8 @@ class InitialisationsResult(Measurement, frozen=True, kw_only=True, tag_field="k
     masks: tuple[str, str]
     methods: tuple[str, str]
     options: Settings | None
-    recipes: tuple[Settings, Settings]
+    recipe: Settings | None
+    supermask_recipe: Settings | None
     parameters: Parameters | None
     accuracy: tuple[Searched, ...]
     overlaps: tuple[MaskPairs, ...]

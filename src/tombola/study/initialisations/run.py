@@ -205,7 +205,8 @@ class _Initialisations(Experiment[Request, InitialisationsResult]):
             masks=MASKS,
             methods=tuple(arm.method.name for arm in self.arms[self.plan.inits[0]]),  # type: ignore[arg-type]
             options=as_plain(self.plan),
-            recipes=tuple(as_plain(arm.recipe) for arm in self.arms[self.plan.inits[0]]),  # type: ignore[arg-type]
+            recipe=as_plain(request.recipe),
+            supermask_recipe=as_plain(self.arms[self.plan.inits[0]][1].recipe),
             parameters=parameters(first, splits, next(iter(levels.values()))[-1].total),
             accuracy=tuple(searched(self.plan.inits, count, levels)),
             overlaps=overlaps,
