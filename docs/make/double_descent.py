@@ -40,13 +40,28 @@ def claims() -> Iterator[Claim]:
     )
 
 
+MANY = 15
+"""Of more sizes the page shows every second one, counted from the threshold; the figure and the record have all."""
+
+
+def shown(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The points of a curve that the page has room for: of every series first, last, nearest to the threshold."""
+    curve, axis = result["curve"], result["axis"]
+    for series in dict.fromkeys(point["series"] for point in curve):
+        own = [point for point in curve if point["series"] == series]
+        middle = min(range(len(own)), key=lambda at: abs(own[at][axis] - result["threshold"]))
+        for at, point in enumerate(own):
+            if len(curve) <= MANY or at in (0, len(own) - 1) or (at - middle) % 2 == 0:
+                yield point
+
+
 def rows(result: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
-    """A row for every size of every series: errors in percent, half of the 95 % t-interval behind the mean."""
+    """A row for every size that is shown: errors in percent, half of the 95 % t-interval behind the mean."""
     forest = result["curve_kind"] == "forest"
     size = ("trees × leaves", "leaves in all") if forest else (result["axis"],)
     norm = () if forest else ("norm",)
     yield *size, "over threshold", "training loss", "test loss", "training error (%)", "test error (%)", *norm
-    for point in result["curve"]:
+    for point in shown(result):
         at = point[result["axis"]]
         grown = (f"{point['trees']} × {number(point['leaves'], 0)}",) if forest else ()
         cells = (

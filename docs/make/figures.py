@@ -145,8 +145,39 @@ def cue() -> Result:
     return comparison("mnist-joint-cue", model="lenet-300-100", data="mnist")
 
 
+def descent(name: str) -> Result:
+    """A curve of docs/results/mnist-double-descent."""
+    about = ("schema", "tombola", "command", "begun")
+    found = committed("mnist-double-descent", f"{name}.json")
+    return {"model": None, **{key: value for key, value in found.items() if key not in about}}
+
+
+def rff() -> Result:
+    return descent("rff")
+
+
+def forest() -> Result:
+    return descent("forest")
+
+
+def widths() -> Result:
+    """Networks over their width with wrong labels, and with right ones, as two series of one curve."""
+    named = {"a fifth of the labels wrong": descent("width-noise-20"), "right labels": descent("width-noise-0")}
+    curve = [{**point, "series": series} for series, found in named.items() for point in found["curve"]]
+    return {**next(iter(named.values())), "curve": curve}
+
+
+def barriers() -> Result:
+    return without_recipe("mnist-connectivity", "connectivity.json")
+
+
 def landscape() -> Result:
-    return {"recipe": None, **committed("digits-landscape", "landscape.json")["result"]}
+    return without_recipe("digits-landscape", "landscape.json")
+
+
+def without_recipe(study: str, name: str) -> Result:
+    """A record as `collect.py` keeps it."""
+    return {"recipe": None, **committed(study, name)["result"]}
 
 
 FIGURES = (
@@ -160,6 +191,10 @@ FIGURES = (
     Drawn("mnist-joint-cue.svg", cue, "study-arms"),
     Drawn("digits-landscape.svg", landscape, "landscape-correlations"),
     Drawn("cifar10-mask-init.svg", wrn, "study-arms"),
+    Drawn("mnist-descent-rff.svg", rff, "double-descent"),
+    Drawn("mnist-descent-width.svg", widths, "double-descent"),
+    Drawn("mnist-descent-forest.svg", forest, "double-descent"),
+    Drawn("mnist-barriers.svg", barriers, "connectivity-density-0"),
 )
 
 

@@ -126,9 +126,12 @@ def _draw(
     """A measure's line with its band; of the test error also that of training, with hollow marks."""
     factor = 100.0 if measure in SHARES else 1.0
     known = sorted(
-        (point.size(result.axis), factor * value, point)
-        for point in points
-        if (value := getattr(point, measure)) is not None
+        (
+            (point.size(result.axis), factor * value, point)
+            for point in points
+            if (value := getattr(point, measure)) is not None
+        ),
+        key=lambda one: one[:2],  # a tree that fits everything with fewer leaves than it may have occurs twice
     )
     x, y = [size for size, _, _ in known], [value for _, value, _ in known]
     axes.plot(x, y, label=style.plain(name), color=look.colour, linestyle=look.dash, marker=look.marker, markersize=3.4)
