@@ -47,8 +47,8 @@ MANY = 15
 def shown(result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The points of a curve that the page has room for: of every series first, last, nearest to the threshold."""
     curve, axis = result["curve"], result["axis"]
-    for series in dict.fromkeys(point["series"] for point in curve):
-        own = [point for point in curve if point["series"] == series]
+    for series in dict.fromkeys(point.get("series") for point in curve):
+        own = [point for point in curve if point.get("series") == series]
         middle = min(range(len(own)), key=lambda at: abs(own[at][axis] - result["threshold"]))
         for at, point in enumerate(own):
             if len(curve) <= MANY or at in (0, len(own) - 1) or (at - middle) % 2 == 0:
