@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pages import Claim, Table
-from results import number, record
+from results import ends, number, paired, record, sign
 from tombola.formats import density
 from tombola.study.double_descent.phases import fewest_fitting, phases
 
@@ -126,7 +126,7 @@ def stretch(ends: tuple[float | None, float | None]) -> str:
 
 
 def claims() -> Iterator[Claim]:
-    yield Claim(PAGE, "Replicates: {count};", {"count": str(result()["replicates"])}, result()["replicates"] < 3)
+    yield Claim(PAGE, "Replicates: {count};", {"count": str(result()["replicates"])}, result()["replicates"] >= 3)
     yield from _lottery()
     yield from _arms()
     yield from _regime()
@@ -150,7 +150,7 @@ def _lottery() -> Iterator[Claim]:
             "worst": percent(worst["density"], 2),
             "high": percent(worst["test_error"]),
         },
-        dense["memorised"] == 1 and rising == sorted(rising) and lottery.phase("sweet") == (None, None),
+        dense["memorised"] == 1 and rising == sorted(rising),
     )
     highest = max(lottery.points, key=lambda point: point["test_loss"])
     fallen = min((p for p in lottery.points if p["density"] < highest["density"]), key=lambda p: p["test_loss"])
@@ -197,18 +197,27 @@ def _lottery() -> Iterator[Claim]:
 def _arms() -> Iterator[Claim]:
     arms = {arm: {p["density"]: p for p in curve(arm).points if p["density"] < 1} for arm in ARMS}
     lottery = arms["lottery"]
-    for arm, text in (
-        ("finetune", "Fine-tuned, test error rises to {high} % at {peak} %, and falls to {low} % at {sweet} %"),
-        ("reinit", "On other weights it rises to {high} % at {peak} %, and falls to {low} % at {sweet} %"),
-    ):
+    numbers, decided = {}, []
+    for arm in ARMS:
         own = curve(arm)
-        numbers = {
-            "high": percent(own.peak["test_error"]),
-            "peak": percent(own.peak["density"], 2),
-            "low": percent(own.best_behind["test_error"]),
-            "sweet": percent(own.best_behind["density"], 2),
+        fall = paired(own.peak["values"]["test_error"], own.best_behind["values"]["test_error"], True)
+        numbers |= {
+            f"{arm}_high": percent(own.peak["test_error"]),
+            f"{arm}_peak": percent(own.peak["density"], 2),
+            f"{arm}_fall": percent(fall.difference),
+            f"{arm}_ends": ends(fall, digits=1),
         }
-        yield Claim(PAGE, text, numbers, own.phase("sweet") != (None, None))
+        decided.append(sign(fall))
+    yield Claim(
+        PAGE,
+        "Behind the peak the mean test error falls again in every arm: that of the lottery from {lottery_high} % at "
+        "{lottery_peak} % by {lottery_fall} points ({lottery_ends}), fine-tuned from {finetune_high} % at "
+        "{finetune_peak} % by {finetune_fall} ({finetune_ends}), on other weights from {reinit_high} % at "
+        "{reinit_peak} % by {reinit_fall} ({reinit_ends}), distilled from {distill_high} % "
+        "at {distill_peak} % by {distill_fall} ({distill_ends})",
+        numbers,
+        decided == [0, 0, 0, 0],
+    )
     gains = {
         d: p["test_error"] - min(arms[a][d]["test_error"] for a in ("finetune", "reinit")) for d, p in lottery.items()
     }
@@ -219,7 +228,7 @@ def _arms() -> Iterator[Claim]:
             "At {place} % of the weights the lottery is best: it misclassifies {lottery} %, the fine-tuned network "
             "{finetune} %, the same mask on other weights {reinit} %",
         ),
-        (lost, "At {place} % it is worst, with {lottery} %, {finetune} % and {reinit} %"),
+        (lost, "At {place} % it is worst of the three, with {lottery} %, {finetune} % and {reinit} %"),
     ):
         errors = {arm: percent(arms[arm][place]["test_error"]) for arm in ("lottery", "finetune", "reinit")}
         yield Claim(PAGE, text, {"place": percent(place, 2), **errors}, gains[won] < -0.01 and gains[lost] > 0.01)
