@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import subprocess
 import sys
@@ -482,3 +483,16 @@ def test_searches_of_the_library_refuse_ranks_too(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(TombolaError, match="WORLD_SIZE is 4"):
         tb.find("mlp", "digits", recipe={"length": "1it"})
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    from tombola.cli.screen import Screen
+
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    screen = Screen(as_json=False)
+    screen._console.file = Closed()
+    with pytest.raises(BrokenPipeError):
+        screen.line("more")

@@ -373,7 +373,46 @@ def test_it_has_a_page(said: dict[str, Any], folder: Path) -> None:
 def test_all_are_listed() -> None:
     listed = last_json("reproduce")["reproductions"]
     assert [one["name"] for one in listed] == names()
-    assert all(one["title"] and one["paper"] and one["claims"] for one in listed)
+    assert all(one["title"] and one["paper"] and one["claims"] and one["run"] == [] for one in listed)
+    status, printed, _ = call("reproduce")
+    assert status == 0
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "  Which weights a ticket keeps: Zhou et al. 2019; 4 claims" in printed.splitlines()
+
+
+def test_the_list_says_what_has_been_run(tmp_path: Path) -> None:
+    for form, end in (("full", "0123456789"), ("quick", "0123456789-x")):
+        run = tmp_path / f"reproduce-lth-conv-{form}-{end}"
+        run.mkdir()
+        (run / "result.json").write_text("{}")
+    listed = last_json("reproduce", "--out", str(tmp_path))["reproductions"]
+    assert {one["name"]: one["run"] for one in listed if one["run"]} == {"lth-conv": ["full"]}
+    assert "lth-conv  (full form run)" in call("reproduce", "--out", str(tmp_path))[1].splitlines()
+
+
+@pytest.mark.parametrize("name", names())
+def test_what_is_measured_has_a_readers_name(name: str) -> None:
+    for one in read_reproduction(name).claims:
+        assert not set("[]_=").intersection(one.measured.replace("N = ", "")) or one.of.arm or one.of.family
+        assert "whole.ratio" not in one.measured
+
+
+def test_a_reproduction_is_described_without_being_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, printed, _ = call("reproduce", "belkin-random-features", "--describe")
+    assert status == 0
+    assert "    measured: test error at N = n − test error at N = 6 n" in printed.splitlines()
+    assert "tombola study double-descent --kind rff --data mnist --replicates 1" in printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_name_is_of_a_path() -> None:
+    place = Place(path="curve[12].norm", name="norm at N = n")
+    assert place.words == "norm at N = n"
+    with pytest.raises(ValueError, match="is of a path"):
+        Place(arm="a", name="b")
+    both = Claim(what="x", published="y", of=place, against=Place(path="a[0]"), expect="above")
+    assert (both.measured, both.located) == ("norm at N = n − a[0]", "curve[12].norm − a[0]")
 
 
 @pytest.mark.parametrize(

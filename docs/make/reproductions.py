@@ -53,7 +53,7 @@ def findings(name: str, result: ReproductionResult) -> Iterator[tuple[Claim, Fin
     """Every claim of the file as it is now, judged by the committed values; None where these hold none for it."""
     values = {one.measured: one for one in result.findings}
     for claim in read_reproduction(name).claims_in(result.form):
-        old = values.get(claim.measured)
+        old = values.get(claim.measured) or values.get(claim.located)
         yield claim, None if old is None else again(claim, old, whole=result.form == "full" and not result.shortened)
 
 

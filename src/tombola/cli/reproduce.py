@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from textwrap import fill, wrap
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -17,6 +18,8 @@ from tombola.cli.searches import MACHINE
 from tombola.cli.values import new_parser
 from tombola.cli.verb import Verb, option_names
 from tombola.errors import TombolaError
+from tombola.formats import plural
+from tombola.runs.stage import RESULT
 from tombola.study.reproduce.definition import FORMS, Reproduction, names, read_reproduction
 from tombola.study.reproduce.run import Asked, Step, run_reproduction, steps_of, written
 from tombola.train.length import Length
@@ -52,6 +55,14 @@ def _add(parser: ArgumentParser) -> None:
         help="the paper's settings, which take hours to weeks, instead of the quick form's, which take minutes",
     )
     study.add_argument(
+        "--describe",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="run nothing: say what the paper claims, what is measured and which commands would be run",
+    )
+    study.add_argument(
         "--length",
         type=str | None,
         default=None,
@@ -72,7 +83,9 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if given["name"] is None:
         idle = [name for name in changed(given, _add, new_parser()) if name not in ("out", "json")]
         refuse(idle, "without a name, reproductions are listed; name one of them, or leave it out")
-        return _listed(screen)
+        return _listed(screen, Path(given["out"]))
+    if given["describe"]:
+        return _described(screen, given["name"], given["full"])
     machine = Options(**MACHINE.read(given))
     result = reproduce(
         given["name"],
@@ -90,20 +103,48 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     return result.as_dict()
 
 
-def _listed(screen: Screen) -> Mapping[str, Any]:
+def _listed(screen: Screen, out: Path) -> Mapping[str, Any]:
+    """The reproductions, each on two lines that fit a terminal of 80 columns; and which have been run below `out`."""
     found = {name: read_reproduction(name) for name in names()}
-    screen.table(
-        ("reproduction", "what", "claims"),
-        [(name, f"{one.title} ({one.paper})", str(len(one.claims))) for name, one in found.items()],
-        left=(0, 1),
-    )
-    screen.line("tombola reproduce NAME runs the quick form, tombola reproduce NAME --full the paper's own settings")
+    run = {name: _forms_run(out, name) for name in found}
+    for name, one in found.items():
+        done = f"  ({' and '.join(run[name])} form run)" if run[name] else ""
+        screen.line(f"{name}{done}")
+        about = f"{one.source}; {plural(len(one.claims), 'claim')}"
+        screen.line("\n".join(wrap(f"{one.title}: {about}", 78, initial_indent="  ", subsequent_indent="  ")))
+    screen.line()
+    screen.line("tombola reproduce NAME runs the quick form, --full the paper's own settings;")
+    screen.line("--describe says what is claimed, and what would be run.")
     return {
         "reproductions": [
-            {"name": name, "title": one.title, "paper": one.paper, "claims": len(one.claims)}
+            {"name": name, "title": one.title, "paper": one.paper, "claims": len(one.claims), "run": run[name]}
             for name, one in found.items()
         ]
     }
+
+
+def _forms_run(out: Path, name: str) -> list[str]:
+    """The forms of a reproduction that lie finished below a folder."""
+    pattern = "[0-9a-f]" * 10
+    return [form for form in FORMS if any(out.glob(f"reproduce-{name}-{form}-{pattern}/{RESULT}"))]
+
+
+def _described(screen: Screen, name: str, full: bool) -> Mapping[str, Any]:
+    """What a paper claims, how each claim is tried, and the commands that would be run."""
+    one, form = read_reproduction(name), FORMS[full]
+    for text in (one.title, one.paper, " ".join(one.claimed.split()), ""):
+        screen.line(fill(text, 78))
+    claims, steps = one.claims_in(form), [step.shown for _, step in steps_of(one, Asked(form=form))]
+    for claim in claims:
+        screen.line(fill(claim.what, 78, initial_indent="- ", subsequent_indent="  "))
+        for text in (f"published: {claim.published}", f"measured: {claim.measured}"):
+            screen.line(fill(text, 78, initial_indent="    ", subsequent_indent="    "))
+    screen.line()
+    screen.line(f"Commands of the {form} form:")
+    for shown in steps:
+        screen.line(shown)
+    described = [{"what": one.what, "published": one.published, "measured": one.measured} for one in claims]
+    return {"name": name, "title": one.title, "paper": one.paper, "claims": described, "commands": steps}
 
 
 def reproduce(

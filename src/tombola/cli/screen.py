@@ -26,13 +26,22 @@ PLAIN_WIDTH = 160  # of files and pipes, which do not wrap
 _LONGEST_WORD, _LONGEST_MESSAGE = 500, 1500  # characters, of a user's value in a message on stderr
 
 
+class _Pipe(Console):
+    """A console whose reader may have seen enough, as `head` has: that is left to the command line."""
+
+    def on_broken_pipe(self) -> None:
+        raise  # the error that is being handled
+
+
 class Screen:
     """Writes for people, and at the end the result for machines; both on stdout if `together`, which leads nowhere."""
 
     def __init__(self, as_json: bool, *, together: bool = False) -> None:
         self._json, as_json = as_json, as_json and not together
         terminal = (sys.stderr if as_json else sys.stdout).isatty()
-        self._console = Console(stderr=as_json, markup=False, highlight=False, width=None if terminal else PLAIN_WIDTH)
+        self._console: Console = _Pipe(
+            stderr=as_json, markup=False, highlight=False, width=None if terminal else PLAIN_WIDTH
+        )
 
     def line(self, text: str = "") -> None:
         """One line, never wrapped."""

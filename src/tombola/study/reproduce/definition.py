@@ -24,7 +24,8 @@ in both forms. `repeats` runs it with as many seeds one after the other, where a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +40,10 @@ FOLDER = Path(__file__).parents[1] / "reproductions"
 
 Form = Literal["quick", "full"]
 FORMS: tuple[Form, ...] = ("quick", "full")
+
+
+_YEAR = re.compile(r"(?<=\d{4})[, ]")
+"""What follows authors and year."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -72,7 +77,8 @@ class Place(_Part, frozen=True, kw_only=True):
     Of a comparison: `arm` by its name, or the arm of a `family` that is nearest to a `density` ("chosen": best on the
     validation split). Of a search or a curve: `arm` is ticket, random, reinit or dense, at the level nearest to a
     `density`. `level`: another level of that search than its last. `column` is a figure of the network that was trained
-    there; `minus` is taken from it. Of any other result: a `path` such as "curve[density=0.2].test_error".
+    there; `minus` is taken from it. Of any other result: a `path` such as "curve[density=0.2].test_error", with a
+    `name` for readers: "test error at 20 %".
     """
 
     run: str | None = None
@@ -83,18 +89,21 @@ class Place(_Part, frozen=True, kw_only=True):
     column: str = "test_accuracy"
     minus: str | None = None
     path: str | None = None
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if sum(one is not None for one in (self.arm, self.family, self.path)) != 1:
             raise ValueError("a place needs an arm, a family or a path, and one of them only")
         if self.family is not None and self.density is None:
             raise ValueError(f"family {self.family!r} is a curve: name a density on it")
+        if self.name is not None and self.path is None:
+            raise ValueError(f"name {self.name!r} is of a path; arms and families have names")
 
     @property
     def words(self) -> str:
         """Where it is, in a few words: "ticket at 21 %"."""
         if self.path is not None:
-            return self.path
+            return self.name or self.path
         place = self.arm or self.family or ""
         if self.density == "chosen":
             place += " at the density that is best in validation"
@@ -161,8 +170,15 @@ class Claim(_Part, frozen=True, kw_only=True):
     @property
     def measured(self) -> str:
         """What is measured, in words."""
-        between = " / " if self.ratio else " − "
-        names = between.join(place.words for place in self.places)
+        return self._between([place.words for place in self.places])
+
+    @property
+    def located(self) -> str:
+        """The same with paths instead of their names, as records hold it that were written before there were names."""
+        return self._between([place.path or place.words for place in self.places])
+
+    def _between(self, places: Sequence[str]) -> str:
+        names = (" / " if self.ratio else " − ").join(places)
         return f"{names}: {self.of.quantity}" if self.of.quantity else names
 
     @property
@@ -191,6 +207,11 @@ class Reproduction(_Part, frozen=True, kw_only=True):
                 raise ValueError(f"{place.words}: there are several runs; say which")
             if place.run is not None and place.run not in self.runs:
                 raise ValueError(f"{place.words}: there is no run {place.run}; there are {', '.join(self.runs)}")
+
+    @property
+    def source(self) -> str:
+        """The paper by authors and year: "Zhou et al. 2019"."""
+        return _YEAR.split(self.paper)[0]
 
     def run_of(self, place: Place) -> str:
         """The name of the run that a place is in."""
