@@ -105,10 +105,18 @@ def test_draws_needed() -> None:
     assert counts == [0, 1, 3, 10]
 
 
+def test_bytes_that_only_move_stay_bytes() -> None:
+    draws = torch.cat([drawn(flip=0.2, top=0.1, left=0.9), drawn(flip=0.7, top=0.9)])
+    x = IMAGE.byte().expand(2, 1, 3, 3)
+    found = augment_batch(x, draws, Augment(flip=True, crop=1))
+    assert found.dtype == torch.uint8
+    assert torch.equal(found.float(), augment_batch(x.float(), draws, Augment(flip=True, crop=1)))
+
+
 def test_bytes_and_vectors_are_refused() -> None:
     for x in (torch.zeros(1, 1, 3, 3, dtype=torch.uint8), torch.zeros(1, 9)):
         with pytest.raises(TombolaError, match="needs float images"):
-            augment_batch(x, drawn(), Augment(flip=True))
+            augment_batch(x, drawn(), Augment(flip=True, rotate=1.0))
 
 
 @pytest.mark.parametrize("bad", [{"crop": -1}, {"translate": 1.5}, {"rotate": 200.0}, {"zoom": -0.1}])

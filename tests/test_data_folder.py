@@ -110,7 +110,9 @@ def test_grey_images(root: Path) -> None:
 
 def test_streamed_random_crops_come_from_the_seed(root: Path) -> None:
     splits = load(root, image_size=4, in_memory_limit=0.0, augment=Augment(flip=True, zoom=0.3))
-    assert splits.augment == Augment(flip=True)  # the crop is made while reading
+    assert splits.augment == Augment(flip=True, zoom=0.3)
+    assert isinstance(splits.train, Streamed)
+    assert splits.train.crops  # while reading: the feed does not crop again
     source = feed(splits.train, batch_size=4, augment=splits.augment, normalisation=splits.normalisation)
     first = list(source.epoch(1, 0))
     assert first[0][0].shape == (4, 3, 4, 4)

@@ -80,7 +80,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         given["tolerance"],
         trusted=trusted(given),
         options=machine,
-        data_given=not set(fields) <= {"root", "in_memory_limit"},
+        data_given=not set(fields) <= {"root", "in_memory_limit", "workers"},
     )
     result = run_regime(asked, Path(given["out"]), given["jobs"])
     show_measurement(screen, result, f"regime of tickets on {result.data}")

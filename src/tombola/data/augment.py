@@ -18,7 +18,6 @@ from tombola.errors import TombolaError
 
 # Columns of the draws: each change has its own, whether or not the others are on.
 _FLIP, _CROP, _SHIFT, _TURN, _ZOOM, _END = 0, 1, 3, 5, 6, 10
-_ASPECT = math.log(4 / 3)
 
 
 def draws_needed(augment: Augment) -> int:
@@ -37,7 +36,7 @@ def augment_batch(x: Tensor, draws: Tensor, augment: Augment, fill: Tensor | Non
     """Change each image of a batch by its own draws.
 
     Args:
-        x: Images, float (N, C, H, W), normalised.
+        x: Images, float (N, C, H, W), normalised; or uint8 where nothing is interpolated.
         draws: Uniform in [0, 1), float32 (N, at least `draws_needed(augment)`), on the device of `x`.
         augment: What may be changed.
         fill: Value of the padding per channel, float (C,) or (1,): a black pixel's; None for 0.
@@ -45,10 +44,10 @@ def augment_batch(x: Tensor, draws: Tensor, augment: Augment, fill: Tensor | Non
     Returns:
         Images of the same shape. `x` is not written to.
     """
-    if x.dim() != 4 or not x.is_floating_point():
+    if x.dim() != 4 or not (x.is_floating_point() or (x.dtype == torch.uint8 and not augment.interpolates)):
         raise TombolaError(f"augmentation needs float images (N, C, H, W); found {x.dtype} of shape {tuple(x.shape)}")
     padding = (x.new_zeros(1) if fill is None else fill.to(x)).view(1, -1, 1, 1)
-    if augment.zoom or augment.translate or augment.rotate:
+    if augment.interpolates:
         grid = F.affine_grid(_affine(draws, augment, x.shape), list(x.shape), align_corners=False).to(x.dtype)
         # Zero padding after taking the fill away is padding with the fill.
         x = F.grid_sample(x - padding, grid, mode="bilinear", align_corners=False) + padding
@@ -81,7 +80,7 @@ def _affine(draws: Tensor, augment: Augment, shape: torch.Size) -> Tensor:
     shift = (4 * draws[:, _SHIFT:_TURN] - 2) * augment.translate if augment.translate else zero.new_zeros(n, 2)
     span, centre = zero.new_ones(n, 2), zero.new_zeros(n, 2)
     if augment.zoom:
-        span, centre = _window(draws[:, _ZOOM:_END], augment.zoom)
+        span, centre = _window(draws[:, _ZOOM:_END], augment.zoom, math.log(augment.aspect))
     cos, sin = turn.cos(), turn.sin()
     # Turning is rigid in pixels, and coordinates are in half sides: hence the ratio of the sides.
     rows = (
@@ -91,13 +90,13 @@ def _affine(draws: Tensor, augment: Augment, shape: torch.Size) -> Tensor:
     return torch.stack(rows, 1)
 
 
-def _window(draws: Tensor, smallest: float) -> tuple[Tensor, Tensor]:
+def _window(draws: Tensor, smallest: float, longest: float) -> tuple[Tensor, Tensor]:
     """Random resized crop: (span, centre) of the window, each (N, 2) as (x, y) in half sides.
 
-    The area is uniform in [smallest, 1], the logarithm of the aspect uniform between 3:4 and 4:3
-    (the ranges of Szegedy et al., arXiv:1409.4842); a window too long for a side is cut to it.
+    The area is uniform in [smallest, 1], the logarithm of the aspect in [-longest, longest]; a window too long for a
+    side is cut to it.
     """
     area = smallest + (1 - smallest) * draws[:, 0]
-    aspect = ((2 * draws[:, 1] - 1) * _ASPECT).exp()
+    aspect = ((2 * draws[:, 1] - 1) * longest).exp()
     span = torch.stack(((area * aspect).sqrt(), (area / aspect).sqrt()), 1).clamp_(max=1.0)
     return span, (2 * draws[:, 2:4] - 1) * (1 - span)

@@ -11,6 +11,7 @@ from tombola.fields import check_fields
 from tombola.names import unknown
 
 MAX_PIXELS = 16384  # of an image's side
+ASPECT = 4 / 3  # of random resized crops (Szegedy et al., arXiv:1409.4842)
 CUES = ("none", "corner", "colour")
 NOISES = ("symmetric", "pairflip")
 
@@ -35,6 +36,7 @@ class Augment:
         translate: Shift by at most this fraction of each side.
         rotate: Turn by at most this many degrees either way.
         zoom: Smallest fraction of the area that a random resized crop keeps (0: no resized crop).
+        aspect: Largest ratio of the sides of that crop, either way.
     """
 
     flip: bool = False
@@ -42,6 +44,7 @@ class Augment:
     translate: float = 0.0
     rotate: float = 0.0
     zoom: float = 0.0
+    aspect: float = ASPECT
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -49,11 +52,19 @@ class Augment:
         _within("augment", "translate", self.translate, 0, 1)
         _within("augment", "rotate", self.rotate, 0, 180)
         _within("augment", "zoom", self.zoom, 0, 1)
+        _within("augment", "aspect", self.aspect, 1, 100)
+        if self.aspect != ASPECT and not self.zoom:
+            raise TombolaError(f"augment.aspect is {self.aspect:g}, but there is no resized crop; set augment.zoom too")
 
     @property
     def active(self) -> bool:
         """Whether anything is changed at all."""
         return self != Augment()
+
+    @property
+    def interpolates(self) -> bool:
+        """Whether pixels get new values, and not only new places."""
+        return bool(self.zoom or self.translate or self.rotate)
 
 
 @dataclass(frozen=True)
@@ -110,8 +121,12 @@ class DataSpec:
         label_noise_kind: symmetric (wrong labels are drawn among the other classes) or pairflip (each is the next
             class).
         image_size: Side in pixels to which `folder` images are resized and cropped (null: left as they are).
+        resize: Shorter side in pixels to which `folder` images are resized before the centre of `image_size` is cut out
+            (null: image_size); ImageNet is usually evaluated at 256 and 224. Random resized crops of files that are
+            streamed are cut from the whole image.
         args: Further keyword arguments of a data function; for `folder`, `channels` (1 or 3).
         in_memory_limit: GiB of examples held in memory; above it, bytes are kept or files streamed.
+        workers: Processes that fetch streamed examples (null: one per core, at most 8); they change no result.
     """
 
     name: str = "digits"
@@ -123,8 +138,10 @@ class DataSpec:
     label_noise: float = 0.0
     label_noise_kind: str = "symmetric"
     image_size: int | None = None
+    resize: int | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
     in_memory_limit: float = 2.0
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -142,5 +159,10 @@ class DataSpec:
             )
         if self.image_size is not None and not 1 <= self.image_size <= MAX_PIXELS:
             raise TombolaError(f"data.image_size is {self.image_size}; it must be 1 to {MAX_PIXELS} pixels")
+        if self.resize is not None and not (self.image_size or MAX_PIXELS + 1) <= self.resize <= MAX_PIXELS:
+            allowed = f"{self.image_size} (image_size) to {MAX_PIXELS}" if self.image_size else "given with image_size"
+            raise TombolaError(f"data.resize is {self.resize}; it must be {allowed}")
+        if self.workers is not None and not 0 <= self.workers <= 1024:
+            raise TombolaError(f"data.workers is {self.workers}; it must be 0 to 1024")
         if self.in_memory_limit < 0:
             raise TombolaError(f"data.in_memory_limit is {self.in_memory_limit}; it must be 0 or more GiB")

@@ -45,7 +45,7 @@ class Files:
 
 
 class OfFiles(Dataset[tuple[Tensor, int]]):
-    """A dataset of one file per example."""
+    """A dataset of one file per example, whose random changes draw from torch's global generator alone."""
 
     @abstractmethod
     def files(self) -> Files:

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
+from tombola.data.digest import OfFiles
 from tombola.data.labels import Allowed
 from tombola.errors import TombolaError
-from tombola.rng.guard import seeded
+from tombola.rng.guard import seeded, seeded_torch
 
 
 def as_inputs(x: Tensor, floats: torch.dtype | None) -> Tensor:
@@ -96,7 +97,7 @@ def fetch(dataset: Dataset[Any], index: int, seed: int) -> tuple[Tensor, Tensor]
 
     The global generators of torch, numpy and random are put back as they were.
     """
-    with seeded(seed):
+    with seeded_torch(seed) if _draws_from_torch_alone(dataset) else seeded(seed):
         item = dataset[index]
     if not isinstance(item, tuple | list) or len(item) != 2:
         form = _kind(item)
@@ -109,6 +110,12 @@ def fetch(dataset: Dataset[Any], index: int, seed: int) -> tuple[Tensor, Tensor]
         )
     x, y = as_pair(item[0], item[1], f"example {index}")
     return as_inputs(x, None), as_targets(y, None)
+
+
+def _draws_from_torch_alone(dataset: Dataset[Any]) -> bool:
+    while type(dataset) is Subset:
+        dataset = dataset.dataset
+    return isinstance(dataset, OfFiles)
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tombola.data.augment import augment_batch, draws_needed
-from tombola.data.config import Augment
+from tombola.data.config import ASPECT, Augment
 from tombola.data.examples import Form, fetch_checked
 from tombola.data.splits import Normalisation, Resident, Split, Streamed
 from tombola.errors import TombolaError
@@ -91,6 +91,8 @@ def feed(
     if batch_size < 1 or (sweep_batch is not None and sweep_batch < 1):
         raise TombolaError(f"batch_size is {min(batch_size, sweep_batch or batch_size)}; it must be at least 1")
     shape = split.shape
+    if augment is not None and isinstance(split, Streamed) and split.crops:
+        augment = replace(augment, zoom=0.0, aspect=ASPECT)
     if augment is not None and augment.active and len(shape) != 3:
         raise TombolaError(f"augmentation needs images (channels, height, width); the examples have shape {shape}")
     if augment is not None and augment.crop and augment.crop >= min(shape[1:]):
@@ -181,6 +183,11 @@ class _Finish:
         return torch.from_numpy(rows).to(self.device)
 
     def __call__(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
+        whole = draws is not None and not self.augment.interpolates
+        if whole and x.dtype == torch.uint8:  # bytes are a quarter of the floats to move, and the result is the same
+            x, draws = augment_batch(x, draws, self.augment), None
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         if x.dtype == torch.uint8:
             x = (self.normalisation or _UNIT)(x)
         if draws is not None:
@@ -235,6 +242,20 @@ class _Keyed(Dataset[Batch]):
         return fetch_checked(self.dataset, *key, self.form)
 
 
+class _Keys(Sampler[list[tuple[int, int]]]):
+    """The keys of every batch, made as the workers are asked for it: those of a whole epoch would take seconds."""
+
+    def __init__(self, orders: Sequence[Tensor], base: int) -> None:
+        self.orders, self.base = orders, base
+
+    def __len__(self) -> int:
+        return len(self.orders)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for order in self.orders:
+            yield [(index, derive(self.base, index)) for index in order.tolist()]
+
+
 class StreamedFeed:
     """Batches fetched by worker processes; random transforms are seeded per (seed, epoch, index)."""
 
@@ -252,18 +273,17 @@ class StreamedFeed:
     def epoch(self, seed: int, epoch: int, start: int = 0) -> Iterator[Batch]:
         finish = self._finish
         orders = _cut(self._plan.order(seed, epoch, start), self._plan.part_size)
-        base = derive(seed, "transform", epoch)
-        keys = [[(index, derive(base, index)) for index in order.tolist()] for order in orders]
+        keys = _Keys(orders, derive(seed, "transform", epoch))
         for order, (x, y) in zip(orders, self._fetched(self._split.dataset, keys), strict=True):
             yield finish(x, finish.draws(seed, epoch, order) if finish.columns else None), y
 
     def sweep(self) -> Iterator[Batch]:
         orders = _cut(torch.arange(self._plan.examples, device="cpu"), self._plan.sweep_batch)
-        keys = [[(index, derive(0, index)) for index in order.tolist()] for order in self._plan.shared_out(orders)]
+        keys = _Keys(list(self._plan.shared_out(orders)), 0)
         for x, y in self._fetched(self._split.plain or self._split.dataset, keys):
             yield self._finish(x), y
 
-    def _fetched(self, dataset: Dataset[Any], keys: list[list[tuple[int, int]]]) -> Iterator[Batch]:
+    def _fetched(self, dataset: Dataset[Any], keys: _Keys) -> Iterator[Batch]:
         loader = DataLoader(
             _Keyed(dataset, self._split.form),
             batch_sampler=keys,

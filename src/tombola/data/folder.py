@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
-from tombola.data.config import Augment, DataSpec
+from tombola.data.config import ASPECT, Augment, DataSpec
 from tombola.data.cue import plant
 from tombola.data.digest import Files, OfFiles
 from tombola.data.images import WHITE, ImageFileReader, decode
@@ -67,7 +67,7 @@ def load_folder(spec: DataSpec, split_seed: int = 0) -> Splits:
         kept, held = holdout(len(train), spec.val_size or max(1, len(train) // 10), split_seed, "val-split")
         parts["train"], parts["val"] = (train.take(rows.tolist()) for rows in (kept, held))
     everything = joined(list(parts.values()))
-    reader = _reader(everything, spec.image_size, channels)
+    reader = replace(_reader(everything, spec.image_size, channels), side=spec.resize)
     normalisation = _normalisation(reader)
     augment = spec.augment or _default_augment(reader)
     size = len(everything) * reader.numbers
@@ -83,7 +83,7 @@ def load_folder(spec: DataSpec, split_seed: int = 0) -> Splits:
 
     def part(where: str, samples: Samples) -> Split:
         if size > limit:
-            return _streamed(samples, reader, augment.zoom if where == "train" else 0.0, root)
+            return _streamed(samples, reader, augment if where == "train" else Augment(), root)
         pixels, labels = _decoded(samples, reader)
         pixels = plant(pixels, labels, spec.cue, len(classes), seed=split_seed, where=where)
         return image_split(pixels, labels, normalisation, as_floats=4 * size <= limit)
@@ -96,7 +96,7 @@ def load_folder(spec: DataSpec, split_seed: int = 0) -> Splits:
         name="folder",
         classes=len(classes),
         normalisation=normalisation,
-        augment=replace(augment, zoom=0.0) if size > limit else augment,
+        augment=augment,
     )
 
 
@@ -105,16 +105,24 @@ class DepthWarning(UserWarning):
 
 
 class ImageFiles(OfFiles):
-    """Image files as uint8 tensors with labels; `zoom` > 0: random resized crops of at least that area."""
+    """Image files as uint8 tensors with labels; with `augment.zoom`, random resized crops, as torchvision makes them.
 
-    def __init__(self, samples: Samples, reader: ImageFileReader, root: Path, zoom: float = 0.0) -> None:
-        self.samples, self.reader, self.root, self.zoom = samples, reader, root, zoom
+    Crops are bilinear and antialiased; what is drawn for them comes from torch's global generator.
+    """
+
+    def __init__(self, samples: Samples, reader: ImageFileReader, root: Path, augment: Augment | None = None) -> None:
+        self.samples, self.reader, self.root, self.augment = samples, reader, root, augment or Augment()
         self.targets = torch.from_numpy(samples.labels)
-        size = [reader.height, reader.width]
-        self.crop = v2.RandomResizedCrop(size, scale=(zoom, 1.0), antialias=True) if zoom else None
+        size, zoom, aspect = [reader.height, reader.width], self.augment.zoom, self.augment.aspect
+        crop = v2.RandomResizedCrop(size, scale=(zoom, 1.0), ratio=(1 / aspect, aspect), antialias=True)
+        self.crop = crop if zoom else None
 
     def files(self) -> Files:
-        return Files(self.samples, self.root, f"{self.reader!r} {self.zoom:g}")
+        reading = f"{self.reader!r} {self.augment.zoom:g}"
+        aspect = "" if self.augment.aspect == ASPECT else f" aspect {self.augment.aspect:g}"
+        return Files(
+            self.samples, self.root, f"{reading}{aspect}{'' if (s := self.reader.side) is None else f' of {s}'}"
+        )
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -208,10 +216,11 @@ def _on_threads(work: Callable[[Part], None], parts: Iterable[Part]) -> None:
             pass
 
 
-def _streamed(samples: Samples, reader: ImageFileReader, zoom: float, root: Path) -> Streamed:
-    plain = ImageFiles(samples, reader, root)
-    dataset = ImageFiles(samples, reader, root, zoom) if zoom else plain
-    return Streamed(dataset, plain if zoom else None, workers=min(8, _cores()))
+def _streamed(samples: Samples, reader: ImageFileReader, augment: Augment, root: Path) -> Streamed:
+    plain, workers = ImageFiles(samples, reader, root), min(8, _cores())
+    if not augment.zoom:
+        return Streamed(plain, workers=workers)
+    return Streamed(ImageFiles(samples, reader, root, augment), plain, workers=workers, crops=True)
 
 
 def _cores() -> int:

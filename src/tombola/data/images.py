@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,16 @@ _WHITE_IS_ZERO, _PHOTOMETRIC, _BITS = 0, 262, 258
 
 @dataclass(frozen=True)
 class ImageFileReader:
-    """Reads image files as uint8 (channels, height, width), all of one size."""
+    """Reads image files as uint8 (channels, height, width), all of one size.
+
+    `side`: shorter side to which images are resized before their centre is cut out (None: that of the centre).
+    """
 
     height: int
     width: int
     channels: int
     resize: bool
+    side: int | None = field(default=None, repr=False)  # names of runs hang on the repr
 
     @property
     def numbers(self) -> int:
@@ -45,12 +49,15 @@ class ImageFileReader:
         return eight_bits(decode(path, self.channels))
 
     def __call__(self, path: str) -> Tensor:
-        """The image, its shorter side resized and its centre cut out where sizes may differ."""
+        """The image, its shorter side resized and its centre cut out where sizes may differ.
+
+        Bilinear and antialiased, as torchvision's v2.Resize and v2.CenterCrop.
+        """
         image = self.whole(path)
-        if (image.shape[1], image.shape[2]) == (self.height, self.width):
+        if self.side is None and (image.shape[1], image.shape[2]) == (self.height, self.width):
             return image
         self.check_size(path, image.shape[1], image.shape[2])
-        side = [min(self.height, self.width)]
+        side = [self.side or min(self.height, self.width)]
         image = v2.functional.resize(image, side, antialias=True)
         cut: Tensor = v2.functional.center_crop(image, [self.height, self.width])
         return cut

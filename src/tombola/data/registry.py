@@ -18,7 +18,7 @@ from tombola.data.cue import plant
 from tombola.data.fewer import with_train_examples
 from tombola.data.label_noise import with_label_noise
 from tombola.data.shared import image_split, refuse_args
-from tombola.data.splits import Normalisation, Resident, Splits, holdout, make_splits
+from tombola.data.splits import Normalisation, Resident, Split, Splits, Streamed, holdout, make_splits
 from tombola.errors import TombolaError, in_short
 from tombola.fields import described
 from tombola.names import imported, is_import_path, unknown
@@ -88,7 +88,18 @@ def load_data(spec: DataSpec, *, split_seed: int = 0) -> Splits:
     splits = _loaded(spec, split_seed)
     if spec.train_examples is not None:
         splits = with_train_examples(splits, spec.train_examples, split_seed=split_seed)
-    return with_label_noise(splits, spec.label_noise, spec.label_noise_kind, split_seed=split_seed)
+    splits = with_label_noise(splits, spec.label_noise, spec.label_noise_kind, split_seed=split_seed)
+    return splits if spec.workers is None else _with_workers(splits, spec.workers)
+
+
+def _with_workers(splits: Splits, workers: int) -> Splits:
+    """The splits, what is streamed of them fetched by so many processes."""
+
+    def fetched(split: Split) -> Split:
+        return replace(split, workers=workers) if isinstance(split, Streamed) else split
+
+    test = None if splits.test is None else fetched(splits.test)
+    return replace(splits, train=fetched(splits.train), val=fetched(splits.val), test=test)
 
 
 def _loaded(spec: DataSpec, split_seed: int) -> Splits:

@@ -118,7 +118,8 @@ class Streamed:
     `plain` gives the same examples without random changes, for evaluation (None: `dataset` serves both).
     `workers`: processes that fetch; their number never changes what is fetched. `source` names the content, and must
     change with it; where it is left empty every example (or file) is read once to name the runs on it. `form`: what
-    every example must be like, checked as they are fetched (None: not checked).
+    every example must be like, checked as they are fetched (None: not checked). `crops`: `dataset` makes the random
+    resized crop itself, from the whole image.
     """
 
     dataset: Dataset[Any]
@@ -126,6 +127,7 @@ class Streamed:
     workers: int = 0
     source: str = ""
     form: Form | None = None
+    crops: bool = False
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]

@@ -40,6 +40,18 @@ def seeded(seed: int, *, cuda: bool = False) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def seeded_torch(seed: int) -> Iterator[None]:
+    """As `seeded`, torch's generator on the CPU alone: several times faster."""
+    with _SEEDED.inner:
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(state)
+
+
 def _states(cuda: bool) -> tuple[Any, Any, Any, list[Any]]:
     devices = torch.cuda.get_rng_state_all() if cuda and _cuda_in_use() else []
     return torch.get_rng_state(), np.random.get_state(), random.getstate(), devices

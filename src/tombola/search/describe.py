@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tombola.data.config import DataSpec
+from tombola.data.config import ASPECT, DataSpec
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.fingerprint import fingerprint, warn_unseen
@@ -98,7 +98,7 @@ def describe_module(module: nn.Module) -> str:
     return found.digest
 
 
-_OFF = {"train_examples": None, "label_noise": 0.0}
+_OFF = {"train_examples": None, "label_noise": 0.0, "resize": None}
 
 
 def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
@@ -108,14 +108,17 @@ def describe_data(data: Splits | DataSpec, splits: Splits) -> dict[str, Any]:
     unused = [name for name, off in _OFF.items() if spec.get(name) == off]
     if "label_noise" in unused:
         unused.append("label_noise_kind")
-    for name in ("root", "in_memory_limit", *unused):
+    for name in ("root", "in_memory_limit", "workers", *unused):
         spec.pop(name, None)
+    augment = as_plain(splits.augment)
+    if splits.augment.aspect == ASPECT:
+        augment.pop("aspect")
     norm = splits.normalisation
     return {
         **spec,
         "name": splits.name,
         "fingerprint": splits.fingerprint,
         "classes": splits.classes,
-        "augment": as_plain(splits.augment),
+        "augment": augment,
         "normalisation": None if norm is None else {"mean": list(norm.mean), "std": list(norm.std)},
     }

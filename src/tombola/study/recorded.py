@@ -95,7 +95,7 @@ def _check_trusted(what: str, name: str, trusted: Sequence[str]) -> None:
     imported_if_trusted(f"the ticket's {what}", name, trusted, instead)
 
 
-_KNOWN = ("name", "val_size", "train_examples", "label_noise", "label_noise_kind", "image_size", "args")
+_KNOWN = ("name", "val_size", "train_examples", "label_noise", "label_noise_kind", "image_size", "resize", "args")
 
 
 def data_of(ticket: Ticket, root: str) -> DataSpec:
