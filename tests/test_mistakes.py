@@ -97,6 +97,8 @@ DATA = {
     "augment": ("{crop: 100}", "{crop: 8}", "{crop: -1}", "{zoom: .nan}", "{rotate: .inf}"),
     "val_size": ("0", "-5", "99999"),
     "image_size": ("0", "100", "-1"),
+    "resize": ("0", "100", "-1"),
+    "workers": ("-1", "9999"),
     "in_memory_limit": ("nan", "-1"),
     "cue.kind": ("x", "colour"),
     "train_examples": ("0", "-1", "99999"),
