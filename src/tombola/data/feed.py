@@ -183,8 +183,8 @@ class _Finish:
         return torch.from_numpy(rows).to(self.device)
 
     def __call__(self, x: Tensor, draws: Tensor | None = None) -> Tensor:
-        whole = draws is not None and not self.augment.interpolates
-        if whole and x.dtype == torch.uint8:  # bytes are a quarter of the floats to move, and the result is the same
+        if draws is not None and x.dtype == torch.uint8 and not self.augment.interpolates:
+            # bytes are a quarter of the floats to move, and the result is the same
             x, draws = augment_batch(x, draws, self.augment), None
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
