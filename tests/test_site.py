@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "docs" / "make"))
@@ -99,9 +100,11 @@ def test_examples_in_docstrings_become_code() -> None:
     assert site_fences.fenced("No example.") == "No example."
 
 
-def test_a_page_without_a_place_in_the_navigation_is_an_error() -> None:
-    entries = [{"Guide": ["guide.md", "METHODS"]}]
-    found = website.navigation(entries, {"METHODS": {"methods/imp.md": ""}})
+def test_every_page_has_a_place_in_the_navigation(built: Path) -> None:
+    settings = yaml.safe_load((built.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    pages = {str(page.relative_to(built.parent / "pages")) for page in (built.parent / "pages").rglob("*.md")}
+    assert sorted(website.listed(settings["nav"])) == sorted(pages)
+    found = website.navigation([{"Guide": ["guide.md", "METHODS"]}], {"METHODS": {"methods/imp.md": ""}})
     assert list(website.listed(found)) == ["guide.md", "methods/imp.md"]
 
 

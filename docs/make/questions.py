@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import geometry
 import joint
 import sparse_descent as descent
 from other_ways import BUDGETS, flops, last
 from pages import Claim, Table
-from results import arm, contrast, mean_percent, networks, number, sign, turned
+from results import arm, contrast, mean_percent, networks, number, record, sign, turned
 
 PAGE = "docs/questions.md"
 
@@ -142,3 +143,19 @@ def _starts() -> Iterator[Claim]:
         {"jump": number(100 * (after - before), 1)},
         after > before,
     )
+    dropped = _finding("best mask, then weights at 1e-05 − weights only, dropped: validation accuracy")
+    larger = _finding("best mask, then weights at 0.01 − best mask, then weights at 1e-05: validation accuracy")
+    yield Claim(
+        PAGE,
+        "small steps under the best mask end {below} points of validation accuracy below weights alone whose learning "
+        "rate drops as far for as long, and steps of 0.01 are better than small ones by {larger} points.",
+        {"below": number(-100 * dropped["mean"], 2), "larger": number(100 * larger["mean"], 2)},
+        dropped["interval"][1] < 0 < larger["interval"][0],
+    )
+
+
+def _finding(measured: str) -> Mapping[str, Any]:
+    """What the quick form of supermask-init-steps measured."""
+    findings = record("reproductions", "supermask-init-steps.json")["result"]["findings"]
+    found: Mapping[str, Any] = next(one for one in findings if one["measured"] == measured)["found"]
+    return found

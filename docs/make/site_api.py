@@ -28,6 +28,24 @@ GROUPS = {
     "Deploy": ("Networks that run faster, and give the same outputs.", "deploy"),
 }
 """Title -> what its names are for, and the names; Methods takes those of tombola.methods."""
+PARTS = (
+    "data.splits.make_splits",
+    "data.splits.Splits",
+    "data.task.Task",
+    "data.task.classification",
+    "models.spec.ModelSpec",
+    "select.context.Context",
+    "levels.context.context_of",
+    "levels.stage.train_dense",
+    "levels.stage.train_under",
+    "levels.search.Search",
+    "levels.search.Level",
+    "train.hooks.Hook",
+    "train.loop.train",
+    "supermask.callbacks.lightning_callback",
+    "supermask.callbacks.transformers_callback",
+)
+"""What data, criteria, methods and hooks of one's own are written with: paths within tombola."""
 
 
 def pages(folder: Path) -> Iterator[tuple[str, str]]:
@@ -41,6 +59,11 @@ def pages(folder: Path) -> Iterator[tuple[str, str]]:
         entries = [entry(name, places[name]) for name in names]
         file = f"api/{title.lower().replace(', ', '-').replace(' ', '-')}.md"
         yield file, f"# {title}\n\n{GROUPS[title][0]}\n\n" + "\n".join(entries)
+    text = (
+        "What data, criteria, methods and hooks of your own are written with; each is imported from where it is named."
+    )
+    entries = [entry(part, f"tombola.{part}").replace("tb.", "tombola.") for part in PARTS]
+    yield "api/parts.md", f"# Parts for your own\n\n{text}\n\n" + "\n".join(entries)
 
 
 def entry(name: str, place: str) -> str:

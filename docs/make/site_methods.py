@@ -20,7 +20,6 @@ from results import networks
 from tombola.cli.options import field_help
 from tombola.methods import METHODS
 from tombola.methods.base import Method, SupermaskMethod
-from tombola.plain import as_plain
 from tombola.results.statistics import interval
 from tombola.search.presets import PRESETS, preset
 from tombola.train.recipe import Recipe
@@ -61,6 +60,8 @@ SHOWN: Mapping[str, Measured | str] = {
     "dense": Measured(*MASKS, ("weights only",)),
 }
 """Method -> where its figure comes from: a file of docs/figures, or a study of docs/results that is drawn here."""
+BELOW = 0.1
+"""Arms that are so far below a method's own are left out of its figure, so that differences can be seen."""
 UNMEASURED = ("continuous", "sign-transfer")
 """Methods without results on real data in docs/results."""
 
@@ -137,8 +138,9 @@ def shown(name: str, folder: Path) -> Iterator[str]:
         target.write_bytes(drawn(found))
         yield f"![{name}: test accuracies of its arms beside the others of the study]({name}.svg)"
         yield (
-            f"*{found.on}: test accuracy of every arm of the study, means with 95 % intervals over training seeds; in "
-            f"blue the arms of `{name}`. [The study](../{found.page}).*"
+            f"*{found.on}: test accuracies of the study's arms, those of `{name}` in blue, means with 95 % intervals "
+            f"over training seeds; arms more than {100 * BELOW:.0f} points below them are left out. "
+            f"[The study](../{found.page}).*"
         )
 
 
@@ -155,6 +157,9 @@ def drawn(shown: Measured) -> bytes:
     own = [name.startswith(shown.arms) for name in arms]
     if not any(own):
         raise LookupError(f"{shown.study} has no arm that begins with one of {shown.arms}: {', '.join(arms)}")
+    least = min(fmean(arms[name]) for name, mine in zip(arms, own, strict=True) if mine) - BELOW
+    arms = {name: values for name, values in arms.items() if fmean(values) >= least}
+    own = [name.startswith(shown.arms) for name in arms]
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "tombola", "font.size": 9}):
         figure = Figure(figsize=(6.4, 0.7 + 0.23 * len(arms)), layout="constrained")
         axes = figure.add_subplot()
@@ -195,7 +200,9 @@ def quick(name: str) -> str:
 def options(kind: type[Method]) -> str:
     """A table of a method's fields: their defaults and what their docstrings say."""
     helps = field_help(kind)
-    rows = [(item.name, default(item), helps[item.name]) for item in fields(kind) if item.init]
+    own = vars(kind).get("__annotations__", {})
+    shown = sorted((item for item in fields(kind) if item.init), key=lambda item: item.name not in own)
+    rows = [(item.name, default(item), helps[item.name]) for item in shown]
     lines = [f"| `{name}` | {value} | {escaped(text)} |" for name, value, text in rows]
     return "\n".join(["| option | default | meaning |", "|---|---|---|", *lines])
 
@@ -206,7 +213,6 @@ def default(item: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    value = as_plain(value)
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 

@@ -50,6 +50,7 @@ def assemble(folder: Path) -> Path:
     source = folder / "pages"
     made = {place: dict(pages(source)) for place, pages in MADE.items()}
     texts = {name: relinked(file.read_text(encoding="utf-8"), name, file) for name, file in copied()}
+    texts["methods.md"] = re.sub(r"(?m)^\| `([\w-]+)`", r"| [`\1`](methods/\1.md)", texts["methods.md"])
     for pages in made.values():
         texts |= pages
     for name, text in texts.items():
@@ -59,13 +60,13 @@ def assemble(folder: Path) -> Path:
     shutil.copytree(DOCS / "figures", source / "figures", dirs_exist_ok=True)
     shutil.copy(Path(__file__).with_name("site.css"), source)
     settings = yaml.safe_load(Path(__file__).with_name("site.yml").read_text(encoding="utf-8"))
+    rest = dict.fromkeys(sorted(set(texts) - set(listed(navigation(settings["nav"], made)))), "")
+    made["MORE-GUIDE"] = {name: "" for name in rest if name.startswith("guide/")}
+    made["MORE"] = {name: "" for name in rest if name not in made["MORE-GUIDE"]}
     settings |= {"docs_dir": "pages", "site_dir": "html", "nav": navigation(settings["nav"], made)}
     file = folder / "mkdocs.yml"
     fences = str(Path(__file__).with_name("site_fences.py"))
     file.write_text(yaml.safe_dump(settings, sort_keys=False).replace("FENCES", fences), encoding="utf-8")
-    absent = set(texts) - set(listed(settings["nav"]))
-    if absent:
-        raise LookupError(f"site.yml: the navigation has no place for {', '.join(sorted(absent))}")
     return file
 
 

@@ -82,7 +82,8 @@ def train_dense(
     """Level 0: all prunable weights trained from the search's origin, under the mask of a ticket to go on from.
 
     Args:
-        include, exclude: name patterns of the weights that are prunable, as in `prunable`.
+        include: name patterns of the weights that are prunable, as in `prunable`.
+        exclude: patterns of what is left out.
         hooks: run within the training.
         capture: the step whose snapshot the level keeps, for others to rewind to.
     """
