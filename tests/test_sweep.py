@@ -33,7 +33,7 @@ TINY: Mapping[str, Any] = {
     "recipe": {"length": "2it", "batch_size": 32},
 }
 OPTIONS = Options(progress=False, device="cpu")
-HANG = 240.0
+HANG = 600.0
 
 
 def searches(**more: Any) -> list[Search]:
@@ -207,11 +207,13 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
 def test_threads_are_shared_and_do_not_depend_on_the_number_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cores, "usable_cores", lambda: 8)
     monkeypatch.setattr("tombola.study.sweep.engine.usable_cores", lambda: 8)
-    assert processes(None, None).jobs == 8
-    assert processes(None, 4).jobs == 4
-    assert (processes(2, 4).jobs, processes(2, 4).threads) == (2, 4)
+    four = Options(device="cpu", threads=4)
+    assert processes(None, Options(device="cpu")).jobs == 8
+    assert processes(None, four).jobs == 4
+    assert (processes(2, four).jobs, processes(2, four).threads) == (2, 4)
+    assert processes(None, Options(device="cuda:1", threads=4)).jobs == 1  # one GPU is shared by none
     with pytest.raises(TombolaError, match="jobs is 0"):
-        processes(0, None)
+        processes(0, Options())
 
 
 def modified(file: Path) -> int | None:
@@ -239,7 +241,7 @@ def children(process: int) -> list[int]:
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.skipif(cores.usable_cores() < 2, reason="one core, one process")
 def test_a_sweep_that_is_killed_and_one_whose_worker_is_killed_end_with_the_same_bytes(tmp_path: Path) -> None:
-    long = {**TINY, "recipe": {"length": "2000it", "batch_size": 32, "eval_every": "200it"}}
+    long = {**TINY, "recipe": {"length": "600it", "batch_size": 32, "eval_every": "100it"}}
     grid = tmp_path / "grid.yaml"
     grid.write_text(yaml.safe_dump({**long, "grid": {"density": [0.5]}, "seeds": 2}))
     words = ["--jobs", "2", "--threads", "2", "--checkpoint_seconds", "0", "--progress", "false", "--device", "cpu"]

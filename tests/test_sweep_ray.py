@@ -44,7 +44,7 @@ def test_wrong_engine_options_are_one_line(given: dict[str, Any], message: str) 
 
 def test_threads_are_cpus_per_run() -> None:
     with pytest.raises(TombolaError, match="threads is for engine local"):
-        EngineOptions("ray").made(threads=2)
+        EngineOptions("ray").made(Options(threads=1))
 
 
 def test_ray_is_asked_for_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,17 +126,27 @@ def test_a_killed_worker_loses_nothing_and_nothing_runs_twice(tmp_path: Path, no
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_session_of_the_users_own_is_used_and_stays(tmp_path: Path, not_nice: None) -> None:
+def test_a_cluster_is_named_by_its_address_and_a_session_of_the_users_own_stays(tmp_path: Path, not_nice: None) -> None:
     ray = pytest.importorskip("ray")
-    handler = signal.getsignal(signal.SIGTERM)
-    ray.init(num_cpus=1, include_dashboard=False, configure_logging=False, log_to_driver=False)
+    from ray.cluster_utils import Cluster
+
+    handler, environment = signal.getsignal(signal.SIGTERM), dict(os.environ)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
-        node = ray.get_runtime_context().get_node_id()
         grid = {**BASE, "grid": [{**SHORT, "density": 1e-9}, SHORT]}
-        done = tb.sweep(grid, out=tmp_path, engine=EngineOptions("ray"), options=OPTIONS)
+        there = EngineOptions("ray", address=cluster.address)
+        done = tb.sweep(grid, out=tmp_path, engine=there, options=OPTIONS)
         assert [search.error is None for search in done.searches] == [False, True]
+        assert (done.trained, ray.is_initialized()) == (1, False)
+        ray.init(cluster.address, configure_logging=False, log_to_driver=False)
+        node = ray.get_runtime_context().get_node_id()
+        again = tb.sweep({**grid, "seeds": [3]}, out=tmp_path, engine=EngineOptions("ray"), options=OPTIONS)
+        assert again.trained == 1
         assert ray.is_initialized()
         assert ray.get_runtime_context().get_node_id() == node
     finally:
         ray.shutdown()
+        cluster.shutdown()
         signal.signal(signal.SIGTERM, handler)
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]

@@ -60,6 +60,7 @@ def test_wrong_ranges_are_one_line(given: Any, message: str) -> None:
     ("given", "message"),
     [
         ({"trials": 3}, "has trials, and nothing to search"),
+        ({"search": SEARCH, "against": {"density": 1}}, "has against and search"),
         ({"search": SEARCH, "trials": 0}, "trials is 0, but it must be a whole number of at least 1"),
         ({"search": {"recipe.lrr": {"low": 1, "high": 2}}}, r"unknown field 'recipe.lrr' \(did you mean recipe.lr"),
         ({"search": {"density": {"low": 0.1, "high": 2}}}, "density 2.0.*: density is 2.0"),

@@ -223,7 +223,7 @@ def _tuned(
         from tombola.study.sweep.tuned_arms import Tuning, tune_arms
 
     tuning = Tuning(given["tune"], given["trials"], given["tune_seeds"])
-    engine = processes(given["jobs"], machine.threads)
+    engine = processes(given["jobs"], machine)
     found = tune_arms(arms, model, data, tuning, given["out"], engine=engine, seed=given["seed"], options=machine)
     return found.arms, found.note
 

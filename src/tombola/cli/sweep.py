@@ -82,7 +82,8 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         )
 
     def told(one: Planned, how: Ended) -> None:
-        screen.line(f"failed  {one.directory.name}: {how.error}" if how.error else f"done    {one.directory.name}")
+        named = f"{setting_in_words(one.search.setting)} ({one.directory.name})"
+        screen.line(f"failed  {named}: {how.error}" if how.error else f"done    {named}")
 
     result = _sweep(read, out, engine, machine, told)
     show_sweep(screen, result, read)
@@ -128,7 +129,7 @@ def _crossed(
     from tombola.study.sweep.engine import NOBODY
     from tombola.study.sweep.run import carry_out_runs, finish_sweep
 
-    carrier = engine.made(machine.threads)
+    carrier = engine.made(machine)
     with carrier.session() if not all(one.finished for one in planned) else nullcontext(NOBODY) as crew:
         ended = carry_out_runs(planned, crew, out, machine, told)
     return finish_sweep(planned, ended, out, machine, read.against)
@@ -145,7 +146,7 @@ def _searched(
 
     tunables = tunables_of(read, machine)
     imported()
-    with engine.made(machine.threads).session() as crew:
+    with engine.made(machine).session() as crew:
         done = carry_out_trials(tunables, read.trials, crew, out, machine, told)
     return finish_sweep(done.planned, done.ended, out, machine, read.against, done.tuned)
 
@@ -167,7 +168,10 @@ def _write_files(folder: Path, against: Mapping[str, Any] | None) -> None:
     rows.write_csv(folder / "results.csv")
     if all(find_spec(name) for name in ("pandas", "pyarrow")):
         rows.write_parquet(folder / "results.parquet")
-    write_report([folder], folder, against)
+    try:
+        write_report([folder], folder, against)
+    except TombolaError:  # no run of the setting to compare with is finished
+        write_report([folder], folder)
 
 
 @checked

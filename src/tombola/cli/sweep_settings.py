@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -20,10 +21,14 @@ from tombola.methods import method_class
 from tombola.methods.base import Method
 from tombola.models.spec import ModelSpec
 from tombola.names import unknown
+from tombola.results.settings import as_key
 from tombola.study.sweep.plan import Search
-from tombola.study.sweep.settings import Cell, Fields, Sweep
+from tombola.study.sweep.settings import SEED, Cell, Fields, Sweep
 from tombola.study.sweep.tuning import Tunable
 from tombola.train.options import Options
+
+if TYPE_CHECKING:
+    from tombola.search.request import Request
 
 METHOD = "method"
 _METHOD_KEYS = (METHOD, "method.name")
@@ -37,8 +42,8 @@ def searches_of(sweep: Sweep, machine: Options) -> list[Search]:
     Raises:
         TombolaError: a field is unknown or has a wrong value; the message names the setting.
     """
-    readers: dict[str, _Reader] = {}
-    return [Search(cell.setting, _request(sweep, cell, machine, readers)) for cell in sweep.cells()]
+    maker = _Maker(sweep, machine)
+    return [maker.search(cell) for cell in sweep.cells()]
 
 
 def tunables_of(sweep: Sweep, machine: Options) -> list[Tunable]:
@@ -47,12 +52,11 @@ def tunables_of(sweep: Sweep, machine: Options) -> list[Tunable]:
     Raises:
         TombolaError: as `searches_of`.
     """
-    readers: dict[str, _Reader] = {}
+    maker = _Maker(sweep, machine)
 
     def tunable(group: Sequence[Cell]) -> Tunable:
         def searches(values: Mapping[str, float]) -> list[Search]:
-            cells = [sweep.tried(cell, values) for cell in group]
-            return [Search(cell.setting, _request(sweep, cell, machine, readers)) for cell in cells]
+            return [maker.search(sweep.tried(cell, values)) for cell in group]
 
         ends = [{name: getattr(one, end) for name, one in sweep.ranges.items()} for end in ("low", "high")]
         first, _ = (searches(values)[0] for values in ends)
@@ -61,18 +65,39 @@ def tunables_of(sweep: Sweep, machine: Options) -> list[Tunable]:
     return [tunable(group) for group in sweep.groups()]
 
 
-def _request(sweep: Sweep, cell: Cell, machine: Options, readers: dict[str, _Reader]) -> Any:
-    chosen = {**sweep.shared, **cell.setting}
-    named = [str(chosen[key]) for key in reversed(chosen) if key in _METHOD_KEYS]
-    method = named[0] if named else DEFAULT_METHOD
-    try:
-        if method not in readers:
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the searches of a sweep; those that differ in their seed alone are read once."""
+
+    sweep: Sweep
+    machine: Options
+    readers: dict[str, _Reader] = field(default_factory=dict)
+    latest: dict[str, Request] = field(default_factory=dict)
+
+    def search(self, cell: Cell) -> Search:
+        """The search of a cell."""
+        try:
+            request = self._request(cell)
+            return Search(cell.setting, replace(request, seed=cell.setting[SEED]) if SEED in cell.setting else request)
+        except TombolaError as error:
+            raise TombolaError(f"{self.sweep.where}, {cell.name}: {error}") from None
+
+    def _request(self, cell: Cell) -> Request:
+        key = as_key(cell.unseeded)
+        if key not in self.latest:
+            reader = self._reader({**self.sweep.shared, **cell.setting})
+            read = request_of(reader.kind, reader.read(self.sweep.shared, cell.unseeded), self.machine)
+            self.latest.clear()
+            self.latest[key] = read
+        return self.latest[key]
+
+    def _reader(self, fields: Fields) -> _Reader:
+        named = [str(fields[key]) for key in reversed(dict(fields)) if key in _METHOD_KEYS]
+        method = named[0] if named else DEFAULT_METHOD
+        if method not in self.readers:
             import_from_here([method])
-            readers[method] = _Reader(method_class(method))
-        reader = readers[method]
-        return request_of(reader.kind, reader.read(sweep.shared, cell.setting), machine)
-    except TombolaError as error:
-        raise TombolaError(f"{sweep.where}, {cell.name}: {error}") from None
+            self.readers[method] = _Reader(method_class(method))
+        return self.readers[method]
 
 
 @dataclass(frozen=True)
@@ -82,17 +107,17 @@ class _Reader:
     kind: type[Method]
     parsers: dict[tuple[str, str], ArgumentParser] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def verb(self) -> Verb:
         """`find METHOD`, whose options they are."""
         return find_verb_of(self.kind)
 
-    @property
+    @cached_property
     def groups(self) -> Mapping[str, Group]:
         """The section of a search that each group of options is."""
         return {METHOD: method_group(self.kind), "model": NETWORK, "data": DATA, "recipe": RECIPE}
 
-    @property
+    @cached_property
     def options(self) -> dict[str, str]:
         """Every name that a field has -> its option."""
         names = {name: name for name in _RUN}

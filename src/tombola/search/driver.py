@@ -242,9 +242,14 @@ def _ranks(experiment: Experiment[Any, Any]) -> Ranks:
     return ranks_of(make_fabric(experiment.request.options.device, shared=True))
 
 
+def device_of(options: Options) -> str:
+    """The kind of device that a run goes to: cpu or cuda."""
+    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    return device.partition(":")[0]
+
+
 def machine(options: Options, processes: int = 1, ranks: Ranks = ALONE) -> dict[str, Any]:
     """What the bits of a result depend on besides configuration and versions."""
-    device = options.device if options.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     with limit_threads(options.threads):
         several = {RANKS: ranks.size} if ranks.size > 1 else {}
-        return {"device": device.partition(":")[0], "threads": threads_per_job(processes), **several}
+        return {"device": device_of(options), "threads": threads_per_job(processes), **several}

@@ -12,8 +12,10 @@ from tombola.errors import TombolaError, in_short, place_of
 from tombola.machine.cores import held_to_cores, usable_cores
 from tombola.runs.jobs import limit_threads, threads_per_job
 from tombola.runs.workers import WorkerPool
+from tombola.search.driver import device_of
 from tombola.search.find import run_find
 from tombola.search.request import Request
+from tombola.train.options import Options
 
 
 @dataclass(frozen=True)
@@ -118,10 +120,12 @@ def quiet(request: Request) -> Request:
     return replace(request, options=replace(request.options, progress=False, threads=None))
 
 
-def processes(jobs: int | None, threads: int | None) -> Processes:
-    """Processes on this machine; None: one for every thread, or core.
+def processes(jobs: int | None, machine: Options) -> Processes:
+    """Processes on this machine; None: one for every thread, or core, and 1 where runs go to a GPU.
 
     The number does not depend on how many runs there are: each gets the same threads when a sweep goes on.
     """
-    whole = usable_cores() if threads is None else threads
-    return Processes(held_to_cores("jobs", jobs) if jobs is not None else max(1, whole), threads)
+    if jobs is not None:
+        return Processes(held_to_cores("jobs", jobs), machine.threads)
+    whole = usable_cores() if machine.threads is None else machine.threads
+    return Processes(1 if device_of(machine) == "cuda" else whole, machine.threads)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from tombola.errors import TombolaError
 from tombola.fields import check_fields
 from tombola.names import check_known
+from tombola.train.options import Options
 
 if TYPE_CHECKING:
     from tombola.study.sweep.engine import Engine
@@ -20,7 +21,7 @@ class EngineOptions:
 
     Args:
         engine: local (processes on this machine) or ray (a Ray cluster, or a session on this machine; tombola[ray])
-        jobs: runs at once on this machine, which share its threads (null: one for every thread)
+        jobs: runs at once on this machine, which share its threads (null: one for every thread; on a GPU, 1)
         address: of a Ray cluster, e.g. auto or ray://head:10001 (null: a session on this machine, for this sweep alone)
         cpus_per_run: CPUs that Ray gives each run, which are its threads
         gpus_per_run: GPUs that Ray gives each run, e.g. 0.5
@@ -53,25 +54,25 @@ class EngineOptions:
         if self.address is not None and self.jobs is not None:
             raise TombolaError("jobs is for this machine, and a cluster shares the runs out itself; leave jobs out")
 
-    def made(self, threads: int | None) -> Engine:
-        """The engine. `threads`: of all runs on this machine together; None: torch's own number."""
-        return ENGINES[self.engine](self, threads)
+    def made(self, machine: Options) -> Engine:
+        """The engine. `machine`: its threads are those of all runs on this machine together."""
+        return ENGINES[self.engine](self, machine)
 
 
-def _local(options: EngineOptions, threads: int | None) -> Engine:
+def _local(options: EngineOptions, machine: Options) -> Engine:
     from tombola.study.sweep.engine import processes
 
-    return processes(options.jobs, threads)
+    return processes(options.jobs, machine)
 
 
-def _ray(options: EngineOptions, threads: int | None) -> Engine:
+def _ray(options: EngineOptions, machine: Options) -> Engine:
     from tombola.study.sweep.on_ray import RayEngine
 
-    if threads is not None:
+    if machine.threads is not None:
         raise TombolaError("threads is for engine local; with Ray every run has cpus_per_run threads")
     return RayEngine(
         options.address, options.cpus_per_run, options.gpus_per_run, options.max_retries, at_once=options.jobs
     )
 
 
-ENGINES: Mapping[str, Callable[[EngineOptions, int | None], Engine]] = {"local": _local, "ray": _ray}
+ENGINES: Mapping[str, Callable[[EngineOptions, Options], Engine]] = {"local": _local, "ray": _ray}

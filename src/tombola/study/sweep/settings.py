@@ -130,6 +130,8 @@ def read_sweep(content: Any, where: str) -> Sweep:
     if against is not None and not isinstance(against, Mapping):
         raise TombolaError(f"{where}: against is {described(against)}, but it must be a mapping such as {{lr: 0.1}}")
     searched = "search" in content
+    if searched and against is not None:
+        raise TombolaError(f"{where} has against and search, whose settings are not known before; leave against out")
     return Sweep(
         shared,
         settings,
