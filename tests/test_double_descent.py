@@ -292,6 +292,13 @@ def test_targets_that_are_no_classes_have_losses_without_errors(tmp_path: Path) 
     assert [plot.title for plot in descent_plots(result) if isinstance(plot, Plot)] == ["Double descent"]
 
 
+def test_models_that_came_out_alike_are_drawn(tmp_path: Path) -> None:
+    # as do trees that fit everything with fewer leaves than they may have
+    result = curve_of(tmp_path, tiny_data())
+    twice = result.replace(curve=(*result.curve, result.curve[-1]))
+    assert [plot.title for plot in descent_plots(twice) if isinstance(plot, Plot)] == ["Double descent"]
+
+
 def test_the_page_the_table_of_results_and_an_unfinished_run(tmp_path: Path) -> None:
     result = curve_of(tmp_path / "runs", tiny_data())
     assert result.run is not None

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import tombola as tb
-from test_cli import call, last_json
+from cli_calls import call, last_json
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.models.spec import ModelSpec

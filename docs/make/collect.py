@@ -130,7 +130,7 @@ def judging(networks: Iterable[Trained]) -> list[Trained]:
 
 def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    if result["kind"] in ("reproduction", "connectivity", "landscape", "double-descent", "regime"):
+    if result["kind"] in ("reproduction", "connectivity", "landscape", "initialisations", "double-descent", "regime"):
         collect_record(run, result, out)
         return
     networks = judging(trained(result)) if last else list(trained(result))

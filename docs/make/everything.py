@@ -12,6 +12,7 @@ import early_bird
 import figures
 import geometry
 import given
+import initialisations
 import joint
 import links
 import mask_init
@@ -70,6 +71,7 @@ PARTS = (
     stopping,
     other_ways,
     geometry,
+    initialisations,
     sparse_descent,
     double_descent,
     questions,
