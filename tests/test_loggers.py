@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +17,14 @@ import tombola as tb
 from cli_calls import call
 from supermask_searches import KillAt, Killed, network, splits
 from tombola.errors import TombolaError
+from tombola.runs.stage import Stage
 from tombola.search.find import run_find
 from tombola.search.request import make_request
 from tombola.train import trial
-from tombola.train.history import read_csv
+from tombola.train.history import Row, read_csv
 from tombola.train.loggers import Curve, sent
 from tombola.train.options import Options
+from tombola.train.trial import TrainingSetup
 
 RECIPE = {"length": "8ep", "batch_size": 8, "eval_every": "8it", "penalty": "l1", "strength": 1e-4}
 METHOD = tb.IterativePruning(density=0.5, rounds=1)
@@ -286,6 +288,16 @@ def test_a_logger_of_one_s_own_is_named_on_the_command_line(tmp_path: Path, monk
     status, _, errors = call(*words, "--loggers", "printing_logger.lines")
     assert status == 0, errors
     assert (tmp_path / "lines.txt").read_text().split() == ["0", "2", "4", "6"]
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_several_processes_only_the_first_one_sends(first: bool, tmp_path: Path) -> None:
+    logger, fabric = Recording(), SimpleNamespace(is_global_zero=first)
+    options = Options(loggers=(logger,))
+    setup = TrainingSetup(splits(), tb.Recipe(), fabric, options, directory=tmp_path)  # type: ignore[arg-type]
+    with setup.sending("mask", 0, Stage(tmp_path / "replicate-0" / "level-01"), resumed=False) as send:
+        send(Row(0, 0.0, 0.1, math.nan, math.nan, 2.0, 0.5, 0.0))
+    assert [run["name"] for run in logger.runs] == ([f"{tmp_path.name}/replicate-0/level-01"] if first else [])
 
 
 def test_nothing_begins_before_the_first_row() -> None:
