@@ -159,6 +159,9 @@ def test_runs_are_those_of_find_and_finished_ones_are_skipped(tmp_path: Path) ->
     assert (planned["count"], planned["finished"]) == (4, 1)
     assert [run["state"] for run in planned["runs"]] == ["new", "new", "new", "finished"]
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [Path(first["run"]).name]  # nothing was written
+    dry = tb.sweep(grid, out=out, options=OPTIONS, dry_run=True)
+    assert [one.run for one in dry.searches] == [run["run"] for run in planned["runs"]]
+    assert (dry.found, dry.trained, len(list((tmp_path / "runs").iterdir()))) == (1, 0, 1)
     done = last_json("sweep", grid, "--out", out, "--jobs", "1", "--progress", "false")
     assert (done["trained"], done["found"]) == (3, 1)
     assert [one["run"] for one in done["searches"]] == [run["run"] for run in planned["runs"]]

@@ -16,6 +16,7 @@ import pytest
 import tombola as tb
 from tombola.errors import TombolaError
 from tombola.study.sweep.engines import EngineOptions
+from tombola.study.sweep.on_ray import RayEngine, RayWarning
 from tombola.train.options import Options
 
 HANG = 900.0
@@ -51,6 +52,14 @@ def test_ray_is_asked_for_in_one_line(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(TombolaError, match=r"pip install 'tombola\[ray\]'"):
         tb.sweep({**BASE, "length": "2it"}, out=tmp_path, engine=EngineOptions("ray"), options=OPTIONS)
+
+
+def test_a_cluster_without_room_for_a_run_is_a_warning() -> None:
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0}}, {"Alive": False, "Resources": {"CPU": 64.0, "GPU": 8.0}}]
+    RayEngine(cpus_per_run=4).warn_if_none_fits(nodes)
+    for wanted in (RayEngine(cpus_per_run=8), RayEngine(gpus_per_run=0.5)):
+        with pytest.warns(RayWarning, match="runs wait until one joins"):
+            wanted.warn_if_none_fits(nodes)
 
 
 def worker_of(out: Path) -> int | None:

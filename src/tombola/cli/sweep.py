@@ -20,7 +20,7 @@ from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.formats import Unit, plural, setting_in_words
 from tombola.results.codec import typed
-from tombola.results.sweep import SweepResult
+from tombola.results.sweep import SweepResult, SweptRun
 from tombola.runs.atomic import write_text
 from tombola.study.sweep.engines import EngineOptions
 from tombola.study.sweep.settings import Sweep, read_sweep
@@ -182,6 +182,7 @@ def sweep(
     jobs: int | None = 1,
     engine: EngineOptions | None = None,
     options: Options | None = None,
+    dry_run: bool = False,
 ) -> SweepResult:
     """Search with every setting of a grid and every seed, each in a run directory as `find` makes it.
 
@@ -196,6 +197,8 @@ def sweep(
         jobs: processes that share the threads; None: one for every thread.
         engine: what carries out the runs, instead of `jobs` processes, e.g. `EngineOptions("ray", address="auto")`.
         options: device and display.
+        dry_run: name the runs, and count those that are finished (`found`); nothing is trained or written. Runs of a
+            `search` are not known before.
 
     Raises:
         TombolaError: a field is unknown or has a wrong value; nothing has been trained or written then.
@@ -211,7 +214,22 @@ def sweep(
     machine = options or Options()
     if engine is not None and jobs != 1:
         raise TombolaError(f"jobs is {jobs}, and engine is given; give jobs to EngineOptions")
-    return _sweep(_read(settings), Path(out), engine or EngineOptions(jobs=jobs), machine)
+    read = _read(settings)
+    if dry_run:
+        return _dry_run(read, Path(out), machine)
+    return _sweep(read, Path(out), engine or EngineOptions(jobs=jobs), machine)
+
+
+def _dry_run(read: Sweep, out: Path, machine: Options) -> SweepResult:
+    """What a sweep would carry out, as far as that is known."""
+    if read.ranges:
+        from tombola.cli.sweep_settings import tunables_of
+
+        tunables_of(read, machine)
+        return SweepResult(searches=())
+    planned = _planned(read, out, machine)
+    searches = tuple(SweptRun(setting=dict(one.search.setting), run=one.directory.name) for one in planned)
+    return SweepResult(searches=searches, trained=0, found=len({one.directory for one in planned if one.finished}))
 
 
 def _show_plan(screen: Screen, planned: Sequence[Planned], out: Path) -> Mapping[str, Any]:

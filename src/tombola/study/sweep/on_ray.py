@@ -13,19 +13,25 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tombola.errors import TombolaError, in_short
+from tombola.formats import plural
 from tombola.machine.cores import held_to_cores, usable_cores
 from tombola.runs.jobs import limit_threads
 from tombola.study.sweep.engine import Crew, Ended, Job, carry_out, quiet
 
 _SILENCE = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 """Environment of a session of ours: nothing is reported to Ray's makers; runs without GPUs see none."""
+
+
+class RayWarning(UserWarning):
+    """Runs wait for machines that the cluster does not have yet."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ class RayEngine:
         ray = _imported()
         crew = _Cluster(ray, self)
         if ray.is_initialized():
+            self.warn_if_none_fits(ray.nodes())
             yield crew
             return
         local = {} if self.address is not None else {"num_cpus": self._cpus(), "include_dashboard": False}
@@ -71,6 +78,8 @@ class RayEngine:
             try:
                 if self.address is None:
                     self._check_resources(ray)
+                else:
+                    self.warn_if_none_fits(ray.nodes())
                 yield crew
             finally:
                 with _handlers_kept():
@@ -81,6 +90,18 @@ class RayEngine:
         if self.at_once is None:
             return max(usable_cores(), self.cpus_per_run)
         return held_to_cores("jobs", self.at_once) * self.cpus_per_run
+
+    def warn_if_none_fits(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+        """Warn where no machine of a cluster (`ray.nodes()`) has what a run is to get: runs wait until one joins."""
+        alive = [node.get("Resources", {}) for node in nodes if node.get("Alive")]
+        if any(one.get("CPU", 0) >= self.cpus_per_run and one.get("GPU", 0) >= self.gpus_per_run for one in alive):
+            return
+        warnings.warn(
+            f"no machine of the Ray cluster has {plural(self.cpus_per_run, 'CPU')} and {self.gpus_per_run:g} GPUs for "
+            "a run; runs wait until one joins",
+            RayWarning,
+            stacklevel=4,
+        )
 
     def _check_resources(self, ray: Any) -> None:
         """TombolaError where this machine has not what a run is to get: Ray would wait for ever."""
