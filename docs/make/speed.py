@@ -162,6 +162,13 @@ def ticket_file(found: list[Row]) -> Iterator[Cells]:
         yield [name, beyond, *(to([row[way] for row in of_kind], 0) for way in ("in", "out"))]
 
 
+def image_folder(found: list[Row]) -> Iterator[Cells]:
+    yield ["workers", "torchvision, images a second", "Tombola", "times as fast"]
+    for row in found:
+        speeds = [number(row["images_per_second"][side], 0) for side in ("torchvision", "tombola")]
+        yield [number(row["workers"], 0), *speeds, times(row, "ratio")]
+
+
 def to(values: list[float], places: int) -> str:
     """Least to greatest."""
     return f"{number(min(values), places)} to {number(max(values), places)}"
@@ -190,6 +197,7 @@ BENCHMARKS: Mapping[str, Callable[[list[Row]], Iterator[Cells]]] = {
     "sparse_linear": sparse_linear,
     "binary_layers": binary_layers,
     "ticket_file": ticket_file,
+    "image_folder": image_folder,
 }
 
 

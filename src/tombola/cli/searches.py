@@ -125,6 +125,15 @@ def _options(
             )
         RECIPE.add(parser)
         add_run(parser, replicates=replicates, meaning="repetitions of the whole search, each with another seed")
+        if start:
+            parser.add_argument(
+                "--dry_run",
+                type=bool,
+                nargs="?",
+                const=True,
+                default=False,
+                help="try one step of everything, say what would be done and where, and train and write nothing",
+            )
         MACHINE.add(parser)
 
     return add
@@ -171,6 +180,8 @@ def request_of(kind: type[Method], given: Namespace, machine: Options | None = N
 def _run_find(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
     def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         request = request_of(kind, given)
+        if given["dry_run"]:
+            return _show_planned(screen, request, Path(given["out"]))
         from tombola.search.find import run_find
 
         result = run_find(request, Path(given["out"]), jobs=given["jobs"])
@@ -178,6 +189,31 @@ def _run_find(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str, 
         return result.headed()
 
     return run
+
+
+def _show_planned(screen: Screen, request: Request, out: Path) -> Mapping[str, Any]:
+    from tombola.plain import as_plain
+    from tombola.search.planned import plan_search
+
+    found = plan_search(request, out)
+    splits, recipe = found.splits, request.recipe
+    parts = {"training": splits.train, "validation": splits.val, "test": splits.test}
+    sizes = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+    classes = "" if splits.classes is None else f", {splits.classes:,} classes"
+    screen.line(f"{splits.name}: {sizes} examples of shape {splits.input_shape}{classes}")
+    screen.line(str(found.coverage))
+    screen.line(f"{request.method.name}: {_given(as_plain(request.method))}")
+    screen.line(f"recipe: {_given(as_plain(recipe))}")
+    screen.line(
+        f"a training: {found.iterations:,} iterations of {recipe.batch_size:,} examples, {found.epoch:,} an epoch"
+    )
+    screen.line(f"run: {found.place.directory} ({found.state}); one step of everything works, and nothing was trained")
+    return found.as_dict()
+
+
+def _given(options: Mapping[str, Any]) -> str:
+    """Options in one line, those left out that say nothing."""
+    return ", ".join(f"{name} {value}" for name, value in options.items() if value not in (None, False, [], {}, "0it"))
 
 
 def _run_curve(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str, Any]]:
