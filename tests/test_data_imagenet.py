@@ -24,6 +24,7 @@ from tombola.data.images import decode
 from tombola.data.registry import load_data
 from tombola.data.splits import Splits, Streamed, subset
 from tombola.errors import TombolaError
+from tombola.machine.ranks import Ranks
 from tombola.search.describe import describe_data
 from tombola.train.checkpoint import CheckpointStore
 from tombola.train.loop import train
@@ -116,6 +117,14 @@ def test_crops_do_not_depend_on_workers_order_or_part(root: Path) -> None:
     part = subset(alone.train, torch.tensor([5, 9]))
     assert isinstance(part, Streamed)
     assert torch.equal(fetch(part.dataset, 1, 77)[0], fetch(alone.train.dataset, 9, 77)[0])
+
+
+def test_ranks_crop_as_one_process_does(root: Path) -> None:
+    splits = load(root, augment=Augment(flip=True, zoom=0.2))
+    options: dict[str, Any] = {"batch_size": 8, "augment": splits.augment, "normalisation": splits.normalisation}
+    halves = [feed(splits.train, ranks=Ranks(rank, 2), **options).epoch(3, 1) for rank in range(2)]
+    for whole, *parts in zip(train_batches(splits), *halves, strict=True):
+        assert torch.equal(whole, torch.cat([x for x, _ in parts]))
 
 
 def test_the_feed_does_not_crop_a_second_time(root: Path) -> None:
