@@ -239,7 +239,7 @@ def test_a_mistake_is_said_once(name: str, tmp_path: Path) -> None:
 
 
 def test_torchrun_finds_a_ticket(tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     words = [*torchrun, "-m", "tombola", *FIND, "--out", str(tmp_path), "--json"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
