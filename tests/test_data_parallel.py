@@ -22,6 +22,7 @@ from tombola.train.fabric import make_fabric, ranks_of
 from tombola.train.hooks import Hook
 from tombola.train.loop import train
 from tombola.train.recipe import Recipe
+from tombola.train.shared import own_generators, own_sums
 
 # ---- batches -----------------------------------------------------------------------------------------------------
 
@@ -182,6 +183,21 @@ def test_norms_take_the_statistics_of_the_whole_batch(affine: bool) -> None:
 def close(one: Tensor, other: Tensor | None) -> None:
     assert other is not None
     assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+# ---- what a checkpoint keeps of every rank ------------------------------------------------------------------------
+
+
+def test_each_rank_takes_back_its_own() -> None:
+    saved = {"loss": 1.0, "count": 2, "loss 1": 10.0, "count 1": 20, "loss 2": 100.0, "count 2": 200}
+    assert own_sums(Ranks(1, 3), saved) == {"loss": 10.0, "count": 20}
+    assert own_sums(Ranks(0, 2), saved) == {"loss": 101.0, "count": 202}  # forced, with fewer processes
+    assert own_sums(Ranks(3, 4), saved) == {}
+    assert own_sums(Ranks(), {"loss": 1.0, "count": 2}) == {"loss": 1.0, "count": 2}
+    states = [torch.tensor([number]) for number in range(4)]
+    assert own_generators(Ranks(1, 2), states, 2) == states[2:]
+    assert own_generators(Ranks(1, 4), states, 1) == states[1:2]
+    assert own_generators(Ranks(5, 6), states, 2) == states[:2]  # forced, with more
 
 
 # ---- training ----------------------------------------------------------------------------------------------------
