@@ -49,8 +49,8 @@ def check_launched() -> None:
     """TombolaError where several processes were started, but not by torchrun, which says which is which."""
     if launch() is None and (reason := several_started()) is not None:
         raise TombolaError(
-            f"{reason}, but the processes were not started by torchrun; for a data-parallel run give torchrun "
-            "--nproc_per_node N -m tombola find ..., else start one process"
+            f"{reason}, but the processes were not started by torchrun; for a data-parallel run start them by torchrun "
+            "(nproc_per_node says how many) as -m tombola find ..., else start one process"
         )
 
 
