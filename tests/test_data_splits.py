@@ -115,6 +115,22 @@ def test_validation_is_drawn_from_train_where_there_is_none() -> None:
         make_splits(pair(20), pair(3), val_size=5)
 
 
+@pytest.mark.parametrize(
+    ("examples", "val_size", "says"),
+    [
+        (20, 20, "val_size is 20, but mine has 20 training examples .*; val_size may be 1 to 19"),
+        (20, 0, "val_size is 0, but .*1 to 19"),
+        (20, -3, "val_size is -3, but .*1 to 19"),
+        (20, True, "val_size is True; give a number of examples"),
+        (20, 0.1, "val_size is 0.1; give a number of examples"),
+        (1, None, "mine has 1 training example, and one at least is held out .*; give at least 2, or a validation"),
+    ],
+)
+def test_a_validation_split_that_cannot_be_drawn_names_the_option(examples: int, val_size: Any, says: str) -> None:
+    with pytest.raises(TombolaError, match=says):
+        make_splits(pair(examples), name="mine", val_size=val_size)
+
+
 def test_own_task_with_float_targets() -> None:
     x, _ = pair(6)
     task = Task(F.mse_loss, lambda o, t: -(o - t).square().flatten(1).mean(1), "negative error")

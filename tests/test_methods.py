@@ -69,6 +69,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("learned-mask", {"rescale": True}),
     ("learned-mask", {"rule": "threshold", "logit": 0.002, "finetune": "18it", "finetune_lr": 0.05}),
     ("learned-mask", {"weights": "signed_constant"}),
+    ("learned-mask", {"hand_on": "best"}),
     ("learned-mask", {"rule": "intermediate", "sampling_step": 50.0}),
     ("learned-mask", {"rule": "threshold", "density": 0.3, "logit": 0.01, "finetune": "18it", "finetune_lr": 0.05}),
     ("learned-mask", {"density": 0.6, "reached_at": 1.0}),

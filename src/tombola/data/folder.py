@@ -23,7 +23,7 @@ from tombola.data.kept import Kept, about_files
 from tombola.data.listing import Samples, joined
 from tombola.data.scan import scan
 from tombola.data.shared import image_split, refuse_args
-from tombola.data.splits import Normalisation, Split, Splits, Streamed, holdout, make_splits
+from tombola.data.splits import Normalisation, Split, Splits, Streamed, make_splits, validation_rows
 from tombola.errors import TombolaError
 
 Part = TypeVar("Part")
@@ -64,7 +64,7 @@ def load_folder(spec: DataSpec, split_seed: int = 0) -> Splits:
         raise TombolaError(f"val_size is {spec.val_size}, but {root / 'val'} exists; leave out one of them")
     if "val" not in parts:
         train = parts["train"]
-        kept, held = holdout(len(train), spec.val_size or max(1, len(train) // 10), split_seed, "val-split")
+        kept, held = validation_rows(len(train), spec.val_size, split_seed, str(root), max(1, len(train) // 10))
         parts["train"], parts["val"] = (train.take(rows.tolist()) for rows in (kept, held))
     everything = joined(list(parts.values()))
     reader = replace(_reader(everything, spec.image_size, channels), side=spec.resize)

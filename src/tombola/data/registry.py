@@ -18,7 +18,7 @@ from tombola.data.cue import plant
 from tombola.data.fewer import with_train_examples
 from tombola.data.label_noise import with_label_noise
 from tombola.data.shared import image_split, refuse_args
-from tombola.data.splits import Normalisation, Resident, Split, Splits, Streamed, holdout, make_splits
+from tombola.data.splits import Normalisation, Resident, Split, Splits, Streamed, holdout, make_splits, validation_rows
 from tombola.errors import TombolaError, in_short
 from tombola.fields import described
 from tombola.names import imported, is_import_path, unknown
@@ -181,7 +181,7 @@ def _published(spec: DataSpec, about: _Published, split_seed: int) -> Splits:
     (x, y), (test_x, test_y) = (_read(make, spec, about, train) for train in (True, False))
     x = plant(x, y, spec.cue, about.classes, seed=split_seed, where="train")
     test_x = plant(test_x, test_y, spec.cue, about.classes, seed=split_seed, where="test")
-    kept, held = holdout(len(y), spec.val_size or _VAL_SIZE, split_seed, "val-split")
+    kept, held = validation_rows(len(y), spec.val_size, split_seed, spec.name, _VAL_SIZE)
     # The limit is on all splits together; what is over it keeps to bytes.
     as_floats = 4 * (x.numel() + test_x.numel()) <= spec.in_memory_limit * 2**30
 

@@ -46,6 +46,7 @@ __all__ = [
     "make_splits",
     "subset",
     "tensor_digest",
+    "validation_rows",
 ]
 
 _MAX_CLASSES = 10_000_000
@@ -218,6 +219,33 @@ def holdout(count: int, size: int, seed: int, label: str) -> tuple[Tensor, Tenso
     return order[size:].sort().values, order[:size].sort().values
 
 
+def validation_rows(
+    count: int, size: int | None, split_seed: int, name: str, usual: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """(kept, held out): `size` of the `count` training examples of a data set drawn for validation.
+
+    Where `size` is None, `usual`, or a tenth.
+
+    Raises:
+        TombolaError: at least one example must be held out, and one be left; `name` is the data's.
+    """
+    if count < 2:
+        raise TombolaError(
+            f"{name} has {plural(count, 'training example')}, and one at least is held out for validation; give at "
+            "least 2, or a validation split"
+        )
+    if isinstance(size, bool) or not isinstance(size, int | None):
+        raise TombolaError(f"val_size is {described(size)}; give a number of examples, or None for a tenth")
+    wanted = size if size is not None else max(1, round(count / 10)) if usual is None else usual
+    if not 0 < wanted < count:
+        given = f"val_size is {wanted:,}" if size is not None else f"{wanted:,} are held out unless val_size says so"
+        raise TombolaError(
+            f"{given}, but {name} has {plural(count, 'training example')} to hold them out of; "
+            f"val_size may be 1 to {count - 1:,}"
+        )
+    return holdout(count, wanted, split_seed, "val-split")
+
+
 def make_splits(
     train: Any,
     val: Any = None,
@@ -255,8 +283,7 @@ def make_splits(
     parts = {"train": _split(train, "train", workers, floats)}
     if val is None:
         whole = parts["train"]
-        size = val_size if val_size is not None else max(1, round(len(whole) / 10))
-        kept, held = holdout(len(whole), size, split_seed, "val-split")
+        kept, held = validation_rows(len(whole), val_size, split_seed, name)
         parts = {"train": subset(whole, kept), "val": subset(whole, held)}
     elif val_size is not None:
         raise TombolaError(f"val_size is {val_size}, but there is a validation split already; leave val_size out")
