@@ -161,7 +161,10 @@ def test_arguments_reach_the_data_function() -> None:
         (DataSpec(f"{HERE}.own_splits", val_size=3), "splits by itself"),
         (DataSpec("digits", args={"colour": 1}), "digits has no argument 'colour'; it has none"),
         (DataSpec("digits", image_size=8), "image_size is for folder data"),
-        (DataSpec("digits", val_size=5000), "val_size is 5,000, but digits has 1,438 .* to hold them out of; val_size may be 1 to 1,437"),
+        (
+            DataSpec("digits", val_size=5000),
+            "val_size is 5,000, but digits has 1,438 .* to hold them out of; val_size may be 1 to 1,437",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named_in_one_line(spec: DataSpec, says: str) -> None:

@@ -65,7 +65,7 @@ def test_the_best_mask_is_what_weights_are_trained_under(tmp_path: Path) -> None
 
 def test_best_masks_that_keep_nothing_say_what_to_do() -> None:
     method = LearnedMask(hand_on="best", weights="signed_constant")  # a logit of 0 keeps nothing before it is trained
-    with pytest.raises(TombolaError, match="masks of the lowest validation loss .*density 0.* ask for hand_on last"):
+    with pytest.raises(TombolaError, match=r"masks of the lowest validation loss .*density 0.* ask for hand_on last"):
         tb.find("mlp", "digits", method, recipe={"length": "2it", "lr": 1e-6}, options=OPTIONS)
 
 

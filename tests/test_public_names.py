@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from importlib import import_module
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import tombola as tb
+from tombola.study.double_descent.kinds import KINDS
 
 ORDERS = {
     "the package first": "import tombola.select.topk\nfrom tombola.select import topk\nimport tombola as tb\n",
@@ -52,6 +54,20 @@ def test_every_public_name_is_what_its_home_defines(name: str) -> None:
 
 def test_the_verbs_of_learned_masks_stand_side_by_side() -> None:
     assert {"attach", "refresh", "read", "detach", "make_permanent", "TopK", "hold", "select"} <= set(tb.__all__)
+
+
+STUDIES = ("double_descent", "connectivity", "landscape", "initialisations", "regime", "sweep", "reproduce")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_what_a_study_is_asked_and_gives_is_public_beside_it(name: str) -> None:
+    written = inspect.unwrap(getattr(tb, name)).__annotations__
+    assert written["return"] in tb.__all__
+    assert written.get("plan", "Recipe | None").removesuffix(" | None") in tb.__all__
+
+
+def test_every_kind_of_double_descent_is_public() -> None:
+    assert {kind.__name__ for kind in KINDS.values()} <= set(tb.__all__)
 
 
 def test_packages_are_public_names_too() -> None:

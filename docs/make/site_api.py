@@ -12,9 +12,13 @@ STUB = ROOT / "src" / "tombola" / "__init__.pyi"
 GROUPS = {
     "Find, verify, compare": (
         "How tickets are found and judged, as calls of their own; the command line is made of the same.",
-        "find verify sweep results reproduce regime connectivity barrier landscape double_descent "
-        "initialisations "
-        "Options Recipe Logger TombolaError",
+        "find verify sweep results reproduce Options Recipe DataSpec ModelSpec Logger TombolaError",
+    ),
+    "Studies": (
+        "Double descent, regime, connectivity, landscape and initialisations: what is asked, and what comes back.",
+        "double_descent FourierFeatures ReluFeatures Width Forest SparseDescent DescentResult DescentPoint "
+        "regime RegimeResult PlacedTicket connectivity Connectivity ConnectivityResult barrier Line "
+        "landscape Landscape LandscapeResult statistics_of initialisations Initialisations InitialisationsResult",
     ),
     "Masks and tickets": (
         "What is found: which weights are kept, and the file that holds them. All works on any module, in any loop.",

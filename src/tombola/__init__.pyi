@@ -19,6 +19,7 @@ from . import (
 )
 from .cli.reproduce import reproduce
 from .cli.sweep import sweep
+from .data.config import DataSpec
 from .errors import TicketError, TombolaError
 from .hold import hold
 from .mask import Mask
@@ -35,16 +36,32 @@ from .methods.joint import Joint
 from .methods.learned_mask import LearnedMask
 from .methods.random_search import RandomSearch
 from .methods.winning_sign import SignTransfer
+from .models.spec import ModelSpec
 from .parameters import prunable
+from .results.connectivity import ConnectivityResult, Line
+from .results.double_descent import DescentPoint, DescentResult
+from .results.initialisations import InitialisationsResult
+from .results.landscape import LandscapeResult
+from .results.regime import PlacedTicket, RegimeResult
+from .results.reproduction import ReproductionResult
+from .results.sweep import SweepResult
 from .results.table import results
 from .runtime.deploy import deploy
 from .search.find import find
 from .select.select import select
 from .study.connectivity.barrier import barrier
+from .study.connectivity.plan import Connectivity
 from .study.connectivity.run import connectivity
+from .study.double_descent.density import SparseDescent
+from .study.double_descent.forest import Forest
+from .study.double_descent.random_features import FourierFeatures, ReluFeatures
 from .study.double_descent.run import double_descent
+from .study.double_descent.width import Width
+from .study.initialisations.plan import Initialisations
 from .study.initialisations.run import initialisations
+from .study.landscape.plan import Landscape
 from .study.landscape.run import landscape
+from .study.landscape.statistics import statistics_of
 from .study.regime.run import regime
 from .study.sweep.engines import EngineOptions
 from .study.verify import verify
@@ -64,25 +81,45 @@ __all__ = [
     "Anneal",
     "AtInit",
     "Concrete",
+    "Connectivity",
+    "ConnectivityResult",
     "Continuous",
+    "DataSpec",
+    "DescentPoint",
+    "DescentResult",
     "EarlyBird",
     "EdgePopup",
     "EngineOptions",
     "Evolve",
+    "Forest",
+    "FourierFeatures",
+    "Initialisations",
+    "InitialisationsResult",
     "IterativePruning",
     "Joint",
+    "Landscape",
+    "LandscapeResult",
     "LearnedMask",
+    "Line",
     "Logger",
     "Mask",
     "Method",
+    "ModelSpec",
     "Options",
+    "PlacedTicket",
     "RandomSearch",
     "Recipe",
+    "RegimeResult",
+    "ReluFeatures",
+    "ReproductionResult",
     "SignTransfer",
+    "SparseDescent",
+    "SweepResult",
     "Ticket",
     "TicketError",
     "TombolaError",
     "TopK",
+    "Width",
     "attach",
     "barrier",
     "compact",
@@ -114,6 +151,7 @@ __all__ = [
     "runtime",
     "search",
     "select",
+    "statistics_of",
     "study",
     "supermask",
     "sweep",
