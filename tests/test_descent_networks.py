@@ -183,9 +183,12 @@ def test_forests_grow_leaves_and_then_trees_and_trees_alone_as_a_control(tmp_pat
     assert all(len(point.values["test_loss"]) == 3 for point in result.curve)
     assert "disputed" in result.note
     assert "4 trees" in result.sentence
+    assert " leaves" in result.sentence
+    assert "parameters" not in result.sentence
     assert result.run is not None
     page = write_report([result.run], tmp_path / "page").html.read_text()
     assert "4 × 20" in page
+    assert "Leaves in all" in page
     assert "disputed" in page
 
 

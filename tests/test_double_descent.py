@@ -21,9 +21,10 @@ from tombola.data.registry import load_data
 from tombola.data.splits import Task, make_splits
 from tombola.errors import TombolaError
 from tombola.report.descent_plots import descent_plots
+from tombola.report.descent_tables import descent_tables
 from tombola.report.page import write_report
 from tombola.report.plot import Plot
-from tombola.results.double_descent import DescentFit, DescentResult, over_replicates, peak_of
+from tombola.results.double_descent import KIND_TITLES, DescentFit, DescentResult, over_replicates, peak_of, unit_of
 from tombola.results.table import results
 from tombola.study.double_descent.examples import Examples, Part, examples_of
 from tombola.study.double_descent.features import Draws, fourier, half_median_distance, relu
@@ -267,17 +268,23 @@ def test_losses_that_are_no_numbers_are_said() -> None:
         return tuple(DescentFit(features=size, train_loss=loss, test_loss=loss, **rest) for loss in losses)
 
     some = over_replicates([*point(1, 2.0, 3.0), *point(2, math.inf, 1.0), *point(3, math.nan, math.nan)])
-    assert sentence(some, "features", "test_loss", 2.0) == (
+    assert sentence("rff", some, "features", "test_loss", 2.0) == (
         "Test loss has no peak inside the curve; it is lowest at 2 features; it is not a finite number in every "
         "replicate at 2 of 3 sizes."
     )
     none = over_replicates(point(3, math.nan))
-    assert sentence(none, "features", "test_loss", 2.0) == "Test loss is not a finite number at any size."
+    assert sentence("rff", none, "features", "test_loss", 2.0) == "Test loss is not a finite number at any size."
 
 
 def test_one_of_something_is_said_in_the_singular() -> None:
-    assert size_in_words(1.0, "parameters") == "1 parameter"
-    assert size_in_words(1294.0, "features") == "1,294 features"
+    assert size_in_words(1.0, "parameters", unit_of("width", "parameters")) == "1 parameter"
+    assert size_in_words(1.0, "parameters", unit_of("forest", "parameters")) == "1 leaf"
+    assert size_in_words(1294.0, "features", unit_of("rff", "features")) == "1,294 features"
+    assert size_in_words(0.05, "density", unit_of("density", "density")) == "5.00 % of the weights"
+
+
+def test_every_kind_has_a_title() -> None:
+    assert list(KIND_TITLES) == list(KINDS)
 
 
 def test_replicates_draw_other_features(tmp_path: Path) -> None:
@@ -302,6 +309,11 @@ def test_models_that_came_out_alike_are_drawn(tmp_path: Path) -> None:
 def test_the_page_the_table_of_results_and_an_unfinished_run(tmp_path: Path) -> None:
     result = curve_of(tmp_path / "runs", tiny_data())
     assert result.run is not None
+    (table,) = descent_tables(result)
+    assert f"n = {result.examples} training examples, K = {result.outputs} outputs." in table.note
+    past = [row for row, point in zip(table.rows, result.curve, strict=True) if (point.features or 0) > result.examples]
+    assert past
+    assert all(row[2] == "< 1e−09" for row in past)
     page = write_report([result.run], tmp_path / "page").html.read_text()
     assert result.sentence in page
     assert "Double descent" in page

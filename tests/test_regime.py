@@ -21,6 +21,7 @@ from tombola.report.page import write_report
 from tombola.results.regime import PlacedTicket
 from tombola.study.regime.measure import memorised, wrong_labels
 from tombola.study.regime.place import distance, placed, threshold_of
+from tombola.study.regime.sentence import sentence
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 
@@ -106,27 +107,44 @@ def test_thresholds(errors: Any, kept: int | None, next_kept: int | None) -> Non
     assert found.ratio == (None if kept is None else kept / 200)
 
 
-def test_every_series_has_a_threshold_of_its_own() -> None:
-    def ticket(series: str, kept: int, error: float) -> PlacedTicket:
-        return PlacedTicket(
-            file="",
-            digest="",
-            series=series,
-            replicate=None,
-            level=None,
-            kept=kept,
-            total=100,
-            ratio=kept / 10,
-            train_error=error,
-            test_error=None,
-            train_loss=None,
-            test_loss=None,
-        )
+def ticket_of(series: str, kept: int, error: float) -> PlacedTicket:
+    return PlacedTicket(
+        file="",
+        digest="",
+        series=series,
+        replicate=None,
+        level=None,
+        kept=kept,
+        total=100,
+        ratio=kept / 10,
+        train_error=error,
+        test_error=None,
+        train_loss=None,
+        test_loss=None,
+    )
 
-    given = [ticket("a", 50, 0.0), ticket("b", 50, 0.5), ticket("b", 90, 0.0), ticket("a", 10, 0.5)]
+
+def test_every_series_has_a_threshold_of_its_own() -> None:
+    given = [ticket_of("a", 50, 0.0), ticket_of("b", 50, 0.5), ticket_of("b", 90, 0.0), ticket_of("a", 10, 0.5)]
     tickets, thresholds = placed(given, 0.01, 10)
     assert [one.side for one in tickets] == ["above", "below", "above", "below"]
     assert [(one.series, one.kept) for one in thresholds] == [("a", 50), ("b", 90)]
+
+
+def test_a_ticket_that_fits_lies_above_though_a_denser_one_does_not() -> None:
+    def placed_at(*errors: tuple[int, float]) -> tuple[list[str], str]:
+        tickets, thresholds = placed([ticket_of("a", kept, error) for kept, error in errors], 0.01, 10)
+        return [one.side for one in tickets], sentence(tickets, thresholds, 0.01)
+
+    sides, said = placed_at((100, 0.02), (50, 0.005), (10, 0.3))
+    assert sides == ["below", "above", "below"]
+    assert said == (
+        "The threshold of a is not found: the densest tickets, of 100 kept weights, have a training error of 2.00 %, "
+        "and sparser ones at most 1.00 %, down to 50 kept weights; 1 of 3 tickets lies above it."
+    )
+    sides, said = placed_at((100, 0.0), (50, 0.3), (25, 0.0))
+    assert sides == ["above", "below", "above"]
+    assert said.endswith("2 of 3 tickets lie above it, with those of 25, which fit again.")
 
 
 def test_distance_counts_biases_and_shared_parameters_once() -> None:

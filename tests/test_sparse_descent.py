@@ -51,7 +51,7 @@ def test_every_arm_has_every_level(found: DescentResult) -> None:
         assert point.distance > 0
     assert [phase.name for phase in found.phases] == ["light", "critical", "sweet", "collapsed"]
     assert found.peak_of == "test_error"
-    assert "Light: " in found.sentence
+    assert "Phases of lottery: light " in found.sentence
 
 
 def test_the_lottery_is_iterative_pruning(found: DescentResult) -> None:
@@ -98,7 +98,13 @@ def test_its_tickets_can_be_placed_and_it_has_a_page(found: DescentResult, tmp_p
     assert errors["lottery", 2] == found.series["lottery"][-1].test_error
     page = write_report([found.run or ""], tmp_path / "page")
     text = page.html.read_text()
-    for said in ("Wrong labels given", "Distance", "reinit", "Light: "):
+    for said in (
+        "Wrong labels given",
+        "Distance",
+        "reinit",
+        "Phases of lottery: light ",
+        "lottery: kept weights return",
+    ):
         assert said in text
 
 
@@ -109,6 +115,8 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert result["curve_kind"] == "density"
     assert [point["series"] for point in result["curve"]] == ["lottery", "lottery", "reinit"]
     assert {"density", "train_loss", "test_loss", "train_error", "test_error", "norm"} <= set(result["curve"][0])
+    assert "The dense network has a training error of " in result["sentence"]  # after one epoch it fits nothing
+    assert "Train longer" in result["sentence"]
     assert "memorised" not in result["curve"][0]  # no label is wrong
     assert {"peak", "threshold", "phases"} <= set(result)
     assert json.loads((Path(result["run"]) / "result.json").read_text())["phases"][0]["name"] == "light"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from fixed_studies import fixed_arms
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
+from tombola.methods import method_class
 from tombola.models.spec import ModelSpec
+from tombola.search.presets import preset
 from tombola.study.definition import FIXED, part_of, read_definition
 from tombola.study.setting import Arm, Setting, check_arms, folder_of
 from tombola.supermask import Coats
+from tombola.train.recipe import Recipe
 
 
 def setting(options: Any, **recipe: Any) -> Setting:
@@ -129,6 +133,21 @@ def test_joint_training_stands_beside_the_usual_regularisers() -> None:
     assert [getattr(arm.method, "hand_on", "last") for arm in arms] == ["last", "best", *["last"] * 4]
     assert [getattr(arm.method, "dropout", 0) for arm in arms] == [0, 0, 0, 0.25, 0, 0]
     assert {arm.recipe.length for arm in arms} == {"3it"}
+
+
+def test_regularisers_are_compared_under_one_recipe_though_the_presets_of_their_methods_differ() -> None:
+    arms = fixed_arms("regularisation", decays=(0.01,))
+    dense = preset(method_class("dense"), "mlp", "digits").recipe
+    assert dense["optimizer"] != Recipe(**preset(method_class("joint"), "mlp", "digits").recipe).optimizer
+    assert {replace(arm.recipe, weight_decay=0) for arm in arms} == {Recipe(**{**dense, "weight_decay": 0})}
+
+
+def test_an_arm_may_name_the_method_that_it_is_trained_as() -> None:
+    own, lent = setting(None).arm("own", "joint"), setting(None).arm("lent", "joint", trained_as="dense")
+    assert (own.recipe.optimizer, lent.recipe.optimizer) == ("sgd", "adam")
+    assert own.method == lent.method
+    with pytest.raises(TombolaError, match="arm 'lent': unknown method 'dens'"):
+        setting(None).arm("lent", "joint", trained_as="dens")
 
 
 def test_joint_training_is_compared_at_every_density() -> None:

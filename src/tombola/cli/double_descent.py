@@ -17,6 +17,7 @@ from tombola.cli.verb import Verb
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.formats import plural
+from tombola.results.double_descent import KIND_TITLES
 from tombola.study.double_descent.base import Kind
 from tombola.study.double_descent.kinds import KINDS, kind_of
 from tombola.train.options import Options
@@ -49,7 +50,8 @@ def _groups() -> Iterator[tuple[tuple[str, ...], Group]]:
 
 def _add(parser: ArgumentParser) -> None:
     study = parser.add_argument_group("study")
-    study.add_argument("--kind", type=str, default="rff", help=f"what grows: {', '.join(KINDS)}")
+    titles = ", ".join(f"{name} ({KIND_TITLES[name]})" for name in KINDS)
+    study.add_argument("--kind", type=str, default="rff", help=f"what grows: {titles}")
     for _, group in _groups():
         group.add(parser)
     DATA.add(parser)
@@ -74,7 +76,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         jobs=given["jobs"],
     )
     examples = plural(result.examples, "example")
-    show_measurement(screen, result, f"double descent of {result.curve_kind} on {result.data}, {examples}")
+    show_measurement(screen, result, f"double descent of {result.title} on {result.data}, {examples}")
     screen.run(result.run, result.reused)
     return result.as_dict()
 

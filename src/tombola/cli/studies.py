@@ -273,6 +273,7 @@ class _Entry:
     density: float | None = None
     against: str | None = None
     dense: str | None = None
+    trained_as: str | None = None
 
 
 def typed(group: Group, given: object, where: str, known: Sequence[str] = ()) -> dict[str, Any]:
@@ -298,6 +299,7 @@ def show_comparison(screen: Screen, result: ComparisonResult) -> None:
     """The arms with what they kept and reached, the remarks, and where the run lies."""
     from tombola.report.looks import Looks
     from tombola.report.study_tables import study_tables
+    from tombola.report.words import recipes_sentence, unmasked_sentence
 
     over = f"{'means over ' if result.replicates > 1 else ''}{plural(result.replicates, 'replicate')}"
     screen.line(f"{result.study} on {result.data} with {result.model}, {over}")
@@ -313,4 +315,6 @@ def show_comparison(screen: Screen, result: ComparisonResult) -> None:
             )
     screen.line(result.intervals)
     screen.line(result.note)
+    for remark in (recipes_sentence(result), unmasked_sentence(result)):
+        screen.line(remark.strip())
     screen.run(result.run, result.reused)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tombola.report import style
 from tombola.report.axes import density_axis, legend_above, log_axis, round_ticks
-from tombola.report.descent_tables import HEADS, SIZES
+from tombola.report.descent_tables import HEADS, size_head
 from tombola.report.looks import Look, series_look
 from tombola.report.plot import Plot, Remark, Shown, sentences
 from tombola.results.double_descent import DescentPoint, DescentResult, Phase
@@ -33,7 +33,7 @@ def descent_plots(result: DescentResult) -> list[Shown]:
     panels = OF_NETWORKS if any(point.distance is not None for point in result.curve) else PANELS
     shown = [name for name in panels if any(getattr(point, name) is not None for point in result.curve)]
     band = "Band: 95 % t-interval of the mean." if any(point.intervals for point in result.curve) else ""
-    size = SIZES[result.axis].lower()
+    size = size_head(result).lower()
     caption = sentences(
         f"{', '.join(_label(name).lower() for name in shown)} against {size}.".capitalize(),
         "Training error is drawn with the test error, as hollow marks." if "test_error" in shown else "",
@@ -109,7 +109,7 @@ def descent_figure(result: DescentResult, measures: Sequence[str]) -> Figure:
 
 
 def _size_axis(axes: Axes, sizes: Sequence[float], result: DescentResult) -> None:
-    label = SIZES[result.axis]
+    label = size_head(result)
     if result.axis == "density":
         density_axis(axes, sizes)
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tombola.formats import MISSING, Unit, density, number, significant
+from tombola.formats import MISSING, Unit, count, density, number, significant
 from tombola.report.numbers import Number
 from tombola.report.plot import sentences
 from tombola.report.tables import Row, Table
@@ -20,6 +20,8 @@ HEADS = {
     "memorised": "Wrong labels given",
     "distance": "Distance",
 }
+NOTHING = 1e-9
+"""A training loss below it is 0 but for rounding."""
 SIZES: dict[Axis, str] = {"features": "Features", "parameters": "Parameters", "density": "Weights kept"}
 
 
@@ -31,26 +33,28 @@ def descent_tables(result: DescentResult) -> list[Table]:
 def _table(result: DescentResult, series: str, points: tuple[DescentPoint, ...]) -> Table:
     shown = [name for name in HEADS if any(getattr(point, name) is not None for point in points)]
     forest = any(point.trees is not None for point in points)
-    size, first = SIZES[result.axis], ("Trees × leaves",) if forest else ()
+    size, first = size_head(result), ("Trees × leaves",) if forest else ()
+    over = ("Over threshold",) if result.threshold else ()
     rows: list[Row] = [
         (
             size_text(point.size(result.axis), result.axis),
             *((f"{point.trees} × {number(point.leaves or 0, 0)}",) if forest else ()),
-            MISSING if not result.threshold else number(point.size(result.axis) / result.threshold, 2),
+            *((number(point.size(result.axis) / result.threshold, 2),) if result.threshold else ()),
             *(_cell(point.figure(name), name) for name in shown),
         )
         for point in points
     ]
     several = f"Means over {result.replicates} replicates"
     note = sentences(
-        f"{result.loss.capitalize()}.",
+        f"n = {count(result.examples)} training examples, K = {result.outputs} outputs.",
+        f"Losses: {result.loss}.",
         f"Threshold: {size_text(result.threshold, result.axis)}." if result.threshold is not None else "",
         (f"{several} ± half of the 95 % t-interval." if result.replicates >= 3 else f"{several}.")
         if result.replicates > 1
         else "Each value is of one replicate.",
     )
     title = f"Double descent: {series}" if series else "Double descent"
-    return Table(title, (size, *first, "Over threshold", *(HEADS[name] for name in shown)), tuple(rows), note)
+    return Table(title, (size, *first, *over, *(HEADS[name] for name in shown)), tuple(rows), note)
 
 
 def _cell(figure: Figure, measure: str) -> str:
@@ -58,7 +62,14 @@ def _cell(figure: Figure, measure: str) -> str:
         return MISSING
     if measure.endswith("error") or measure == "memorised":
         return _ERROR.interval(figure.mean, figure.interval)
+    if measure == "train_loss" and 0 < figure.mean < NOTHING:
+        return f"< {significant(NOTHING, 1)}"
     return Unit(measure).interval(figure.mean, figure.interval)
+
+
+def size_head(result: DescentResult) -> str:
+    """What sizes are, over a column or at an axis."""
+    return "Leaves in all" if result.curve_kind == "forest" else SIZES[result.axis]
 
 
 def size_text(size: float | None, axis: Axis) -> str:
@@ -70,7 +81,7 @@ def size_text(size: float | None, axis: Axis) -> str:
 
 def descent_numbers(result: DescentResult) -> tuple[Number, ...]:
     """The peak, the threshold, and the lowest error of the first series."""
-    unit = "weights kept" if result.axis == "density" else result.axis
+    unit = "weights kept" if result.axis == "density" else result.unit[1]
     numbers = []
     if result.peak is not None:
         numbers.append(Number("Peak", size_text(result.peak, result.axis), unit))

@@ -151,7 +151,7 @@ def _claims(run: Run, looks: Looks) -> tuple[Claim, ...]:
 def _more(run: Run) -> str:
     """The text under the verdict."""
     if run.study is not None:
-        return run.study.note
+        return run.study.note + words.recipes_sentence(run.study)
     if run.overlap is not None:
         return run.overlap.note
     if run.measured is not None:

@@ -192,6 +192,36 @@ def _barred(study: ComparisonResult) -> Iterator[str]:
             yield barred_sentence(name, [level for arm in arms for level in arm.last_levels])
 
 
+_UNSAID = ("length", "milestones", "eval_every", "train_eval")
+"""Parts of a recipe that do not make training another, or that a table has."""
+
+
+def recipes_sentence(study: ComparisonResult) -> str:
+    """What differs between the recipes of the arms, which is compared with their methods; "" if nothing does."""
+    recipes = [arm.recipe for arm in study.arms if arm.recipe is not None]
+    names = dict.fromkeys(name for recipe in recipes for name in recipe if name not in _UNSAID)
+    values = {name: list(dict.fromkeys(_shown(recipe.get(name)) for recipe in recipes)) for name in names}
+    parts = [
+        f"{name} ({', '.join(found) if len(found) < 4 else f'{len(found)} values'})"
+        for name, found in values.items()
+        if len(found) > 1
+    ]
+    return f" The recipes of the arms differ in {', '.join(parts)}." if parts else ""
+
+
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def unmasked_sentence(study: ComparisonResult) -> str:
+    """Remark on masks of a density of their own that keep every weight; "" if there are none."""
+    names = [arm.name for arm in study.arms if arm.density == 1 and (arm.options or {}).get("density", 0) is None]
+    if not names:
+        return ""
+    whose = f"mask of {names[0]} keeps" if len(names) == 1 else f"masks of {', '.join(names)} keep"
+    return f" The {whose} every weight, so that nothing was masked: train longer, or raise the mask's learning rate."
+
+
 def verdict(run: Run) -> str:
     """The one plain sentence at the top of a run."""
     if run.verify is not None:
@@ -200,7 +230,7 @@ def verdict(run: Run) -> str:
         levels = [level for rep in run.find.replicates for level in rep.arms.get("ticket", ())]
         return find_sentence(run.find) + barred_sentence("the ticket", levels)
     if run.study is not None:
-        return study_sentence(run.study) + "".join(_barred(run.study))
+        return study_sentence(run.study) + "".join(_barred(run.study)) + unmasked_sentence(run.study)
     if run.overlap is not None:
         return run.overlap.sentence or "The masks have been compared."
     if run.reproduction is not None:

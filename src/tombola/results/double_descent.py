@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 from typing import Any, Literal
 
@@ -17,6 +17,18 @@ from tombola.results.statistics import figure
 Axis = Literal["features", "parameters", "density"]
 MEASURES = ("train_loss", "test_loss", "train_error", "test_error", "norm", "memorised", "distance")
 """What is measured of every model."""
+
+
+KIND_TITLES: Mapping[str, str] = {
+    "rff": "random Fourier features",
+    "relu": "random ReLU features",
+    "width": "networks over their width",
+    "forest": "random forests",
+    "density": "networks over their density",
+}
+"""The kinds of curve in words."""
+LEAVES = ("leaf", "leaves")
+"""What a forest has for parameters."""
 
 
 class DescentFit(Record, frozen=True, kw_only=True):
@@ -101,13 +113,30 @@ class DescentResult(Measurement, frozen=True, kw_only=True, tag_field="kind", ta
     @property
     def subtitle(self) -> str:
         """One line on what was measured."""
-        return " · ".join(part for part in ("double descent", self.curve_kind, self.model, self.data) if part)
+        return " · ".join(part for part in ("double descent", self.title, self.model, self.data) if part)
+
+    @property
+    def title(self) -> str:
+        """What grows, in words."""
+        return KIND_TITLES.get(self.curve_kind, self.curve_kind)
+
+    @property
+    def unit(self) -> tuple[str, str]:
+        """What sizes count: one, several."""
+        return unit_of(self.curve_kind, self.axis)
 
     @property
     def series(self) -> dict[str, tuple[DescentPoint, ...]]:
         """The points of every series, in the order of the curve."""
         names = dict.fromkeys(point.series for point in self.curve)
         return {name: tuple(point for point in self.curve if point.series == name) for name in names}
+
+
+def unit_of(kind: str, axis: Axis) -> tuple[str, str]:
+    """What the sizes of a kind's models count: ("feature", "features"), ("leaf", "leaves")."""
+    if axis == "density":
+        return "of the weights", "of the weights"
+    return LEAVES if kind == "forest" else (axis.removesuffix("s"), axis)
 
 
 def over_replicates(fits: Iterable[DescentFit]) -> tuple[DescentPoint, ...]:

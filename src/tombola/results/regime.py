@@ -16,7 +16,8 @@ class PlacedTicket(Record, frozen=True, kw_only=True):
     `series`: the search that it is of; `ratio`: kept weights over n K; errors: shares of the examples classified
     wrongly, in training by the labels that it was trained on; `memorised`: share of the mislabelled training examples
     that it gives the wrong label of; `distance`: Euclidean norm of (trained - first parameters), `relative_distance`
-    the same over the norm of the first ones; `side`: of its series' threshold.
+    the same over the norm of the first ones; `side`: above the threshold if its training error (the mean of those that
+    keep as many weights) is nearly 0, otherwise below.
     """
 
     file: str

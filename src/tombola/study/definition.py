@@ -159,6 +159,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         summary: what the study asks, one line; shown in its help, its result and on its page.
         parameters: options by name.
         preset: `preset` of every arm, before which its own goes.
+        trained_as: the method whose preset recipe all arms begin with; None: each with its own method's.
         model, data, note: what the command line has by default.
     """
 
@@ -166,6 +167,7 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     summary: str = ""
     parameters: dict[str, Parameter] = {}
     preset: dict[str, Any] = {}
+    trained_as: str | None = None
     model: str | None = None
     data: str | None = None
     note: str | None = None
@@ -199,7 +201,10 @@ class Definition(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         arms = list(islice(scope.arms(self.arms), _MOST_ARMS + 1))
         if len(arms) > _MOST_ARMS:
             raise TombolaError(f"{where} defines more than {_MOST_ARMS:,} arms; cross fewer values in each")
-        return [{**arm, "preset": {**shared, **scope.mapping("preset", arm.get("preset", {}))}} for arm in arms]
+        alike = {} if self.trained_as is None else {"trained_as": self.trained_as}
+        return [
+            {**alike, **arm, "preset": {**shared, **scope.mapping("preset", arm.get("preset", {}))}} for arm in arms
+        ]
 
 
 def read_definition(file: Path) -> Definition:

@@ -81,8 +81,11 @@ class Setting:
         family: str | None = None,
         against: str | None = None,
         dense: str | None = None,
+        trained_as: str | None = None,
     ) -> Arm:
         """An arm from fields: `recipe` goes before the shared recipe, that before `preset`, that before the method's.
+
+        `trained_as`: the method whose preset recipe that last one is, so that arms of several methods train alike.
 
         Raises:
             TombolaError: there is no such method, or it has other options.
@@ -91,7 +94,8 @@ class Setting:
             kind = method_class(method)
             named = preset_of(kind, self.model.name, self.data.name)
             made = kind(**{**named.method, **(options or {})})
-            trained = Recipe(**{**named.recipe, **(preset or {}), **self.recipe, **(recipe or {})})
+            lent = named if trained_as is None else preset_of(method_class(trained_as), self.model.name, self.data.name)
+            trained = Recipe(**{**lent.recipe, **(preset or {}), **self.recipe, **(recipe or {})})
         except (TombolaError, TypeError) as error:
             raise TombolaError(f"arm {name!r}: {error}") from None
         return Arm(name, made, trained, density, family, against, dense)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
 from tombola.fields import check_fields
-from tombola.results.double_descent import Axis, DescentFit, Phase
+from tombola.results.double_descent import Axis, DescentFit, DescentPoint, Phase
 
 if TYPE_CHECKING:
     from torch import nn
@@ -118,6 +118,10 @@ class Kind(ABC):
     def phases(self, points: Sequence[DescentFit]) -> tuple[Phase, ...]:
         """Stretches of the curve that the kind marks; `points` is the first series, measured."""
         return ()
+
+    def remark(self, points: Sequence[DescentPoint]) -> str:
+        """What the result says of the first series beside its peak; "" for nothing."""
+        return ""
 
     @abstractmethod
     def count(self) -> int:

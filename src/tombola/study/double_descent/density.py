@@ -24,7 +24,7 @@ from tombola.errors import TombolaError
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.names import check_known
-from tombola.results.double_descent import Axis, DescentFit, Phase
+from tombola.results.double_descent import Axis, DescentFit, DescentPoint, Phase
 from tombola.study.double_descent.base import Kind, Points
 from tombola.train.recipe import Recipe
 
@@ -75,8 +75,10 @@ class SparseDescent(Kind):
     peak_of: ClassVar[str] = "test_error"
     loss: ClassVar[str] = "the task's loss"
     note: ClassVar[str] = (
-        "Errors in training count the wrong labels as they are. The threshold is the lowest density, from dense to "
-        "sparse, up to which the training error is at most 1 %."
+        "lottery: kept weights return to their first values; finetune: they stay, and train on at a smaller rate; "
+        "reinit: the lottery's masks on another initialisation; distill: the lottery's networks, trained to the "
+        "outputs of the dense one. Errors in training count the wrong labels as they are. The threshold is the lowest "
+        "density, from dense to sparse, up to which the training error is at most 1 %."
     )
 
     network: str = "lenet-300-100"
@@ -139,6 +141,12 @@ class SparseDescent(Kind):
         from tombola.study.double_descent.phases import phases
 
         return phases(*_errors(points))
+
+    def remark(self, points: Sequence[DescentPoint]) -> str:
+        from tombola.study.double_descent.phases import TOLERANCE
+        from tombola.study.double_descent.sentence import unfitted_in_words
+
+        return unfitted_in_words(points, TOLERANCE)
 
     def count(self) -> int:
         return 1 + self.levels * len(self.arms)

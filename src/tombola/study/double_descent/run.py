@@ -134,7 +134,7 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
         threshold = kind.threshold(examples, first)
         peak = peak_in(first, kind.axis, kind.peak_of)
         phases = kind.phases(first)
-        said = sentence(curve, kind.axis, kind.peak_of, threshold)
+        said = sentence(kind.name, curve, kind.axis, kind.peak_of, threshold)
         return DescentResult(
             curve_kind=kind.name,
             axis=kind.axis,
@@ -151,7 +151,7 @@ class _DoubleDescent(Experiment[Asked, DescentResult]):
             peak_of=kind.peak_of,
             threshold=threshold,
             phases=phases,
-            sentence=" ".join(filter(None, (said, phases_in_words(phases)))),
+            sentence=" ".join(filter(None, (said, kind.remark(first), phases_in_words(curve[0].series, phases)))),
             intervals=intervals_in_words(replicates),
             note=kind.note,
         )

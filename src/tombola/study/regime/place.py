@@ -2,7 +2,9 @@
 
 The interpolation threshold of a series of tickets (He et al. 2022, "Sparse Double Descent"; Belkin et al. 2019 have it
 at n K parameters) is found from training error: from dense to sparse, the fewest kept weights up to which every mean
-training error is at most a tolerance.
+training error is at most a tolerance. A ticket lies above it where the mean training error of those that keep as many
+weights as it does is at most that: training error need not grow from level to level, and where it does not, a sparse
+ticket that fits lies above, though a denser one does not fit.
 """
 
 from __future__ import annotations
@@ -51,11 +53,9 @@ def threshold_of(series: str, errors: Sequence[tuple[int, float]], tolerance: fl
         errors: in any order; tickets that keep equally many count by their mean.
         full: n K, over which the threshold is given as well.
     """
-    by_size: dict[int, list[float]] = {}
-    for kept, error in errors:
-        by_size.setdefault(kept, []).append(error)
-    sizes = sorted(by_size, reverse=True)
-    fitting = list(takewhile(lambda kept: fmean(by_size[kept]) <= tolerance, sizes))
+    means = _means(errors)
+    sizes = sorted(means, reverse=True)
+    fitting = list(takewhile(lambda kept: means[kept] <= tolerance, sizes))
     fewest = fitting[-1] if fitting else None
     return Threshold(
         series=series,
@@ -74,10 +74,18 @@ def placed(
     errors: Mapping[str, list[tuple[int, float]]] = {name: [] for name in names}
     for ticket in tickets:
         errors[ticket.series].append((ticket.kept, ticket.train_error))
-    found = {name: threshold_of(name, pairs, tolerance, full) for name, pairs in errors.items()}
-    return tuple(_with_side(ticket, found[ticket.series]) for ticket in tickets), tuple(found.values())
+    found = [threshold_of(name, pairs, tolerance, full) for name, pairs in errors.items()]
+    means = {name: _means(pairs) for name, pairs in errors.items()}
+    return tuple(_with_side(one, means[one.series][one.kept] <= tolerance) for one in tickets), tuple(found)
 
 
-def _with_side(ticket: PlacedTicket, threshold: Threshold) -> PlacedTicket:
-    above = threshold.kept is not None and ticket.kept >= threshold.kept
-    return ticket.replace(side="above" if above else "below")
+def _means(errors: Sequence[tuple[int, float]]) -> dict[int, float]:
+    """Kept weights -> the mean training error of the tickets that keep as many."""
+    by_size: dict[int, list[float]] = {}
+    for kept, error in errors:
+        by_size.setdefault(kept, []).append(error)
+    return {kept: fmean(values) for kept, values in by_size.items()}
+
+
+def _with_side(ticket: PlacedTicket, fits: bool) -> PlacedTicket:
+    return ticket.replace(side="above" if fits else "below")

@@ -56,7 +56,8 @@ def regime(
 
     Nothing is trained. The threshold of a series (the levels of a search, an arm of a comparison, single tickets of one
     network and method) is the fewest kept weights, from dense to sparse, up to which the mean training error is at most
-    `tolerance`; a ticket that keeps fewer lies below it.
+    `tolerance`. A ticket lies above it where its own training error (the mean, where several keep as many) is at most
+    that, otherwise below.
 
     Args:
         tickets: tickets, their files, run directories (all tickets in them), or a folder of runs.
@@ -194,7 +195,7 @@ class _Regime(Experiment[Asked, RegimeResult]):
             note=(
                 f"n K: {plural(len(splits.train), 'training example')} times {plural(splits.outputs or 1, 'output')}. "
                 "Kept weights are those under the mask. The threshold is found from training error alone: from dense "
-                "to sparse, the fewest kept weights up to which it is nearly 0."
+                "to sparse, the fewest kept weights up to which it is nearly 0. Above it lie the tickets whose own is."
             ),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from tombola.formats import number, percent, plural
 from tombola.results.regime import PlacedTicket, Threshold
@@ -16,6 +17,16 @@ def sentence(tickets: Sequence[PlacedTicket], thresholds: Sequence[Threshold], t
 def _of(threshold: Threshold, tickets: Sequence[PlacedTicket], tolerance: float) -> str:
     name = threshold.series
     fits = f"a training error of at most {percent(tolerance)}"
+    above = [ticket for ticket in tickets if ticket.side == "above"]
+    lie = f"{len(above)} of {plural(len(tickets), 'ticket')} {'lies' if len(above) == 1 else 'lie'} above it"
+    if threshold.kept is None and above:
+        densest = max(tickets, key=lambda ticket: ticket.kept)
+        error = fmean(ticket.train_error for ticket in tickets if ticket.kept == densest.kept)
+        return (
+            f"The threshold of {name} is not found: the densest tickets, of {number(densest.kept, 0)} kept weights, "
+            f"have a training error of {percent(error)}, and sparser ones at most {percent(tolerance)}, down to "
+            f"{number(min(ticket.kept for ticket in above), 0)} kept weights; {lie}."
+        )
     if threshold.kept is None:
         fewest = number(min(ticket.train_error for ticket in tickets) * 100, 2)
         lone = "The ticket" if len(tickets) == 1 else "Every ticket"
@@ -26,8 +37,9 @@ def _of(threshold: Threshold, tickets: Sequence[PlacedTicket], tolerance: float)
             f"{lone} of {name} lies above the threshold, which is at most {number(threshold.kept, 0)} kept weights "
             f"({number(threshold.ratio or 0, 3)} n K): down to there it has {fits}."
         )
-    above = sum(ticket.side == "above" for ticket in tickets)
-    lie = f"{above} of {plural(len(tickets), 'ticket')} {'lies' if above == 1 else 'lie'} above it"
+    again = sorted({ticket.kept for ticket in above if ticket.kept < threshold.kept}, reverse=True)
+    if again:
+        lie += f", with those of {', '.join(number(kept, 0) for kept in again)}, which fit again"
     return (
         f"The threshold of {name} lies between {number(threshold.kept, 0)} kept weights "
         f"({number(threshold.ratio or 0, 3)} n K), the fewest with {fits}, and {number(threshold.next_kept, 0)}; {lie}."
