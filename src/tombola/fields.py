@@ -48,7 +48,8 @@ def check_fields(options: object) -> None:
             raise TombolaError(f"{name} is {in_few_digits(value)}, but it must be a number of at most 64 bits")
         if not any(_is(value, kind) for kind in allowed):
             words = " or ".join(_WORDS[kind] for kind in allowed)
-            raise TombolaError(f"{name} is {repr(value)[:80]}, but it must be {words}")
+            shown = " ".join(repr(value)[:80].split())
+            raise TombolaError(f"{name} is {shown}, but it must be {words}")
 
 
 def in_few_digits(value: int) -> str:

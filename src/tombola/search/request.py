@@ -92,7 +92,12 @@ def make_request(
 
 
 def made(kind: type[Made], named: Mapping[str, Any], given: Mapping[str, Any] | None) -> Made:
-    """A dataclass of the fields in `named`, changed by those given; a TombolaError for an unknown field."""
+    """A dataclass of the fields in `named`, changed by those given; a TombolaError for an unknown field.
+
+    What is one already is taken as it is.
+    """
+    if isinstance(given, kind):
+        return given
     if given is not None and not isinstance(given, Mapping):
         title = kind.__name__
         raise TombolaError(f"{title} is given as {described(given)}; give a {title}, or a mapping of its fields")

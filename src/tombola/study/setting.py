@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.methods import method_class
 from tombola.methods.base import Method
 from tombola.methods.dense import DenseTraining
@@ -62,12 +63,22 @@ class Arm:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a study's arms are made for: model, data, recipe fields that all arms share, the study's own options."""
+    """What a study's arms are made for: model, data, recipe fields that all arms share, the study's own options.
+
+    A whole recipe counts as all of its fields.
+    """
 
     model: ModelSpec
     data: DataSpec
     recipe: Mapping[str, Any] = field(default_factory=dict)
     options: Any = None
+
+    def __post_init__(self) -> None:
+        given: Any = self.recipe
+        if isinstance(given, Recipe):
+            object.__setattr__(self, "recipe", {part.name: getattr(given, part.name) for part in fields(Recipe)})
+        elif not isinstance(given, Mapping):
+            raise TombolaError(f"recipe is {described(given)}; give a Recipe, or a mapping of its fields")
 
     def arm(
         self,
@@ -90,15 +101,17 @@ class Setting:
         Raises:
             TombolaError: there is no such method, or it has other options.
         """
+        from tombola.search.request import made
+
         try:
             kind = method_class(method)
             named = preset_of(kind, self.model.name, self.data.name)
-            made = kind(**{**named.method, **(options or {})})
+            chosen = made(kind, named.method, options)
             lent = named if trained_as is None else preset_of(method_class(trained_as), self.model.name, self.data.name)
-            trained = Recipe(**{**lent.recipe, **(preset or {}), **self.recipe, **(recipe or {})})
-        except (TombolaError, TypeError) as error:
+            trained = made(Recipe, {**lent.recipe, **(preset or {})}, {**self.recipe, **(recipe or {})})
+        except TombolaError as error:
             raise TombolaError(f"arm {name!r}: {error}") from None
-        return Arm(name, made, trained, density, family, against, dense)
+        return Arm(name, chosen, trained, density, family, against, dense)
 
 
 def check_arms(arms: Sequence[Arm]) -> None:

@@ -389,6 +389,10 @@ class _Recorder:
         loss_is_finite = math.isfinite(float(loss))
         if loss_is_finite and all(bool(torch.isfinite(p).all()) for p in self.loop.model.parameters()):
             return
+        if self.loop.step == 0:
+            bad = [name for name, p in self.loop.model.named_parameters() if not bool(torch.isfinite(p).all())]
+            if bad:
+                raise Diverged(f"{bad[0]} has values that are NaN or infinite before the first iteration; mend them")
         what = "a weight" if loss_is_finite else "the training loss"
         kept = ""
         if self.store:

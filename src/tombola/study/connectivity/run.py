@@ -15,6 +15,7 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.levels.begin import retraining
 from tombola.levels.rewind import Rewind
 from tombola.levels.rewind_point import StopAt
@@ -48,15 +49,17 @@ from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.checkpoint import load_snapshot
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
+from tombola.train.recipe import Recipe
 from tombola.train.trial import TrainingSetup
 
 
+@checked
 def connectivity(
     model: nn.Module | ModelSpec | str,
     data: Any,
     plan: Connectivity | None = None,
     *,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     out: str | Path = "runs",
     seed: int = 0,
     replicates: int = 3,
@@ -74,7 +77,7 @@ def connectivity(
         model: as in `find`.
         data: as in `find`.
         plan: steps, levels, controls and points; the defaults if None.
-        recipe: fields of the recipe that differ from the preset of imp for this network and data.
+        recipe: a whole one, or fields that differ from the preset of imp for this network and data.
         jobs: processes that share searches and trainings out (model and data given by name).
 
     Returns:

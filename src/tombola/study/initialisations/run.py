@@ -12,6 +12,7 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.mask import Mask
 from tombola.models.spec import ModelSpec
 from tombola.plain import as_plain
@@ -39,14 +40,16 @@ from tombola.study.same_start import check_same_start
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.options import Options
+from tombola.train.recipe import Recipe
 
 
+@checked
 def initialisations(
     model: ModelSpec | str,
     data: Any,
     plan: Initialisations | None = None,
     *,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     out: str | Path = "runs",
     seed: int = 0,
     replicates: int = 3,
@@ -64,7 +67,7 @@ def initialisations(
         model: a network by name or import path, whose weights the schemes draw.
         data: as in `find`.
         plan: schemes, density and the two searches; the defaults if None.
-        recipe: fields of the recipe that differ from the presets, of both searches.
+        recipe: a whole one, or fields that differ from the presets, of both searches.
         jobs: processes that share searches and trainings out (data given by name).
 
     Returns:

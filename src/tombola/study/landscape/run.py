@@ -14,6 +14,7 @@ from torch import nn
 
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.levels.context import contexts_untrained
 from tombola.levels.foresight import shuffled, untrained_mask
 from tombola.levels.search import Search
@@ -44,15 +45,17 @@ from tombola.study.trained_mask import save_trained
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
+from tombola.train.recipe import Recipe
 from tombola.train.trial import TrainingSetup, run_trial
 
 
+@checked
 def landscape(
     model: nn.Module | ModelSpec | str,
     data: Any,
     plan: Landscape | None = None,
     *,
-    recipe: Mapping[str, Any] | None = None,
+    recipe: Recipe | Mapping[str, Any] | None = None,
     out: str | Path = "runs",
     seed: int = 0,
     replicates: int = 1,
@@ -68,7 +71,7 @@ def landscape(
         model: as in `find`.
         data: as in `find`.
         plan: which masks, and how they are measured; the defaults if None.
-        recipe: fields of the recipe that differ from the preset of imp for this network and data.
+        recipe: a whole one, or fields that differ from the preset of imp for this network and data.
         replicates: other initialisations; correlations are taken in each.
         jobs: processes that share searches and masks out (model and data given by name).
 
