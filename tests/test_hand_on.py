@@ -66,7 +66,14 @@ def test_the_best_mask_is_what_weights_are_trained_under(tmp_path: Path) -> None
 def test_best_masks_that_keep_nothing_say_what_to_do() -> None:
     method = LearnedMask(hand_on="best", weights="signed_constant")  # a logit of 0 keeps nothing before it is trained
     with pytest.raises(TombolaError, match=r"masks of the lowest validation loss .*density 0.* ask for hand_on last"):
-        tb.find("mlp", "digits", method, recipe={"length": "2it", "lr": 1e-6}, options=OPTIONS)
+        tb.find("mlp", "digits", method, recipe={"length": "2it", "eval_every": "1it", "lr": 1e-6}, options=OPTIONS)
+
+
+@pytest.mark.parametrize("method", [DenseTraining(hand_on="best"), LearnedMask(hand_on="best")])
+def test_the_best_of_one_evaluation_is_refused(method: Any, tmp_path: Path) -> None:
+    with pytest.raises(TombolaError, match=r"eval_every 5it .* end alone; give an eval_every below 4it"):
+        tb.find("mlp", "digits", method, out=tmp_path, recipe={"length": "4it", "eval_every": "5it"}, options=OPTIONS)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(

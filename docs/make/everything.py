@@ -25,6 +25,7 @@ import overlap
 import packages
 import questions
 import readme
+import regularisation
 import reproductions
 import sparse_descent
 import speed
@@ -58,6 +59,7 @@ PARTS = (
     mnist_time,
     supermasks,
     joint,
+    regularisation,
     overlap,
     digits,
     mask_init,

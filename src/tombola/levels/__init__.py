@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tombola.levels.search import Level, Search
     from tombola.levels.stability import WatchMasks
     from tombola.levels.stage import train_dense, train_under
+    from tombola.levels.validate import check_evaluations
 
 __all__ = [
     "Anneal",
@@ -54,6 +55,7 @@ __all__ = [
     "Terms",
     "WatchMasks",
     "Watching",
+    "check_evaluations",
     "check_interpolation",
     "check_learning",
     "check_mask_search",
@@ -80,6 +82,7 @@ _HOME = {
     "search": ["Level", "Search"],
     "stability": ["WatchMasks"],
     "stage": ["train_dense", "train_under"],
+    "validate": ["check_evaluations"],
 }
 if not TYPE_CHECKING:
     __getattr__, __dir__, _ = lazy_loader.attach(__name__, submod_attrs=_HOME)

@@ -19,7 +19,7 @@ from tombola.levels.detector import WATCHED, Watching
 from tombola.levels.hooks import LogUtilisation, Refresh
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticket_of
-from tombola.levels.validate import check_ticket
+from tombola.levels.validate import check_evaluations, check_ticket
 from tombola.levels.watch import histories, watch_learned_mask
 from tombola.mask import Mask
 from tombola.nn.init import NORMS
@@ -131,6 +131,8 @@ def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, n
     `then`: the recipe of a second level, which trains the weights under the mask, or with `norms` the norms; None where
     there is none.
     """
+    if learning.best:
+        check_evaluations(search.setup)
     model = attached(search, learning)
     try_training(
         search.setup,

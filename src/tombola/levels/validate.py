@@ -13,6 +13,18 @@ from tombola.levels.search import Search
 from tombola.nn.forward import leaves
 from tombola.ticket.ticket import Ticket
 from tombola.train.dry_run import ROWS, close, forward, in_words, undisturbed
+from tombola.train.length import steps
+from tombola.train.trial import TrainingSetup
+
+
+def check_evaluations(setup: TrainingSetup) -> None:
+    """TombolaError if the best of the evaluations is asked for, and only the end of the training is evaluated."""
+    every = steps(setup.recipe.eval_every, setup.steps_per_epoch)
+    if every >= setup.total_steps:
+        raise TombolaError(
+            f"hand_on is best, but with eval_every {setup.recipe.eval_every} a training of {setup.recipe.length} is "
+            f"evaluated at its end alone; give an eval_every below {setup.total_steps}it, or hand on the last"
+        )
 
 
 def check_ticket(search: Search, ticket: Ticket, model: nn.Module) -> nn.Module:

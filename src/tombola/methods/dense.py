@@ -62,6 +62,8 @@ class DenseTraining(Method):
 
     def dry_run(self, search: levels.Search) -> None:
         """One step on a copy; TombolaError for what cannot work."""
+        if self.hand_on == "best":
+            levels.check_evaluations(search.setup)
         _UNPRUNED.dry_run(search)
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
