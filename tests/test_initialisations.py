@@ -8,6 +8,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from tombola.study.initialisations.figures import MASKS
 from tombola.study.initialisations.pairs import Drawn, pairs_of_masks
 from tombola.study.initialisations.plan import Initialisations
 from tombola.study.initialisations.run import initialisations
+from tombola.study.initialisations.words import sentence
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
 
@@ -55,6 +57,19 @@ def test_overlap_of_two_masks_by_hand() -> None:
     assert found.ratio_same_inputs.mean == pytest.approx(1.0)
     assert found.ratio_same_sizes.mean is None
     assert same.replace(name="w") == found
+
+
+def test_the_sentence_tells_the_methods_apart() -> None:
+    def pair(kind: str, masks: tuple[str, str], ratio: float | None) -> Any:
+        return SimpleNamespace(kind=kind, masks=masks, whole=SimpleNamespace(ratio=SimpleNamespace(mean=ratio)))
+
+    both, imp, learned = ("IMP ticket", "supermask"), ("IMP ticket", "IMP ticket"), ("supermask", "supermask")
+    given = [pair("methods", both, 1.03), pair("methods", both, 1.05), pair("schemes", imp, 1.13)]
+    given += [pair("schemes", imp, 1.2), pair("schemes", learned, 9.33), pair("seeds", imp, None)]
+    assert sentence(0.1, given) == (
+        "At density 10.00 %, masks share, in times of what chance gives: the two methods on the same weights 1.03 to "
+        "1.05; under two schemes of one seed IMP ticket 1.13 to 1.20, supermask 9.33."
+    )
 
 
 def test_chance_of_the_same_sizes_needs_one_order() -> None:

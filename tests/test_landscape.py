@@ -203,6 +203,13 @@ def test_intervals_come_of_the_masks_and_of_the_seed() -> None:
     assert (exact.value, exact.interval, exact.masks) == (pytest.approx(1), (pytest.approx(1), pytest.approx(1)), 40)
 
 
+def test_too_few_masks_have_a_correlation_without_an_interval() -> None:
+    x = np.arange(5.0)
+    few = rank([range(4)], [x[:4]], [x[:4]], seed=0, resamples=100)
+    assert (few.value, few.interval, few.masks, few.tells) == (pytest.approx(1), None, 4, False)
+    assert rank([range(5)], [x], [x], seed=0, resamples=100).tells
+
+
 def test_within_groups_what_they_differ_by_does_not_count() -> None:
     x, y = np.array([1.0, 2, 3, 11, 12, 13]), np.array([3.0, 2, 1, 13, 12, 11])
     assert (rank([range(6)], [x], [y], seed=0, resamples=100).value or 0) > 0

@@ -25,6 +25,8 @@ from tombola.study.regime.sentence import sentence
 from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 
+NONE = " a training error of at most 1.00 % (the lowest is 10.00 %)."
+
 
 def net(*rows: list[float]) -> nn.Linear:
     """A network that gives x W^T, without biases."""
@@ -145,6 +147,17 @@ def test_a_ticket_that_fits_lies_above_though_a_denser_one_does_not() -> None:
     sides, said = placed_at((100, 0.0), (50, 0.3), (25, 0.0))
     assert sides == ["above", "below", "above"]
     assert said.endswith("2 of 3 tickets lie above it, with those of 25, which fit again.")
+
+
+def test_searches_without_a_ticket_above_are_said_in_one_sentence() -> None:
+    def said(*names: str) -> str:
+        given = [ticket_of("fits", 50, 0.0), *(ticket_of(name, 50, 0.1 + 0.1 * at) for at, name in enumerate(names))]
+        return sentence(*placed(given, 0.01, 10), 0.01)
+
+    assert said("a").endswith(" The ticket of a lies below the threshold: none has" + NONE)
+    assert said("a", "b").endswith(" Every ticket of a and b lies below the threshold: none has" + NONE)
+    assert said("a", "b", "c").startswith("The ticket of fits lies above the threshold")
+    assert said("a", "b", "c").endswith(" Every ticket of 3 searches lies below the threshold: none has" + NONE)
 
 
 def test_distance_counts_biases_and_shared_parameters_once() -> None:

@@ -458,6 +458,22 @@ def test_repeats_have_seeds_far_apart() -> None:
     assert [word[-1] for word in words] == ["5", "1005", "2005"]
 
 
+def test_replicates_asked_for_are_the_repeats_of_what_is_repeated() -> None:
+    runs = {
+        "one": {"command": "study curve imp", "shared": {"replicates": 1}, "repeats": "3"},
+        "two": {"command": "study curve imp", "shared": {"replicates": 3}},
+    }
+    claims = [{"what": "a", "published": "b", "of": {"run": "one", "path": "x"}, "expect": "above"}]
+    made: Reproduction = converted(small(runs=runs, claims=claims), "x")
+    steps = list(steps_of(made, Asked(replicates=2)))
+    assert [(name, " ".join(step.words[3:])) for name, step in steps] == [
+        ("one", "--replicates 1 --seed 0"),
+        ("one", "--replicates 1 --seed 1000"),
+        ("two", "--replicates 2 --seed 0"),
+    ]
+    assert [step.overrides.get("replicates") for _, step in steps] == [None, None, 2]
+
+
 def test_a_column_may_lead_into_what_a_level_holds() -> None:
     level = level_figures(1).replace(channels=ChannelCount(kept=5, total=10, drawn=40))
     assert column(level, "channels.drawn") == 40

@@ -18,6 +18,7 @@ from tombola.cli.searches import MACHINE
 from tombola.cli.values import new_parser
 from tombola.cli.verb import Verb, option_names
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.formats import plural
 from tombola.runs.stage import RESULT
 from tombola.study.reproduce.definition import FORMS, Reproduction, names, read_reproduction
@@ -147,6 +148,7 @@ def _described(screen: Screen, name: str, full: bool) -> Mapping[str, Any]:
     return {"name": name, "title": one.title, "paper": one.paper, "claims": described, "commands": steps}
 
 
+@checked
 def reproduce(
     name: str,
     *,

@@ -50,7 +50,10 @@ class MaskPoint(Record, frozen=True, kw_only=True):
 
 
 class Rank(Record, frozen=True, kw_only=True):
-    """A rank correlation over `masks` masks, the mean over replicates, with a 95 % bootstrap interval over masks."""
+    """A rank correlation over `masks` masks, the mean over replicates, with a 95 % bootstrap interval over masks.
+
+    `interval`: None of fewer than five masks, too few for one.
+    """
 
     value: float | None
     interval: Interval | None

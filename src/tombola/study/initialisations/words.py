@@ -16,18 +16,28 @@ NOTE = (
 )
 _WORDS: dict[Kind, str] = {
     "methods": "the two methods on the same weights {}",
-    "seeds": "one method at two seeds {}",
-    "schemes": "one method under two schemes of one seed {}",
+    "seeds": "at two seeds {}",
+    "schemes": "under two schemes of one seed {}",
     "schemes and seeds": "under two schemes and seeds {}",
 }
 
 
 def sentence(kept: float, overlaps: Sequence[MaskPairs]) -> str:
-    """How much masks share, against chance, by kind of pair: lowest to highest mean."""
+    """How much masks share, against chance, by kind of pair and method: lowest to highest mean."""
     parts = []
     for kind, words in _WORDS.items():
-        means = [one.whole.ratio.mean for one in overlaps if one.kind == kind and one.whole.ratio.mean is not None]
-        if means:
-            low, high = (_RATIO.bare(end) for end in (min(means), max(means)))
-            parts.append(words.format(f"{low} to {high}" if low != high else low))
+        by_method: dict[tuple[str, str], list[float]] = {}
+        for one in overlaps:
+            if one.kind == kind and one.whole.ratio.mean is not None:
+                by_method.setdefault(one.masks, []).append(one.whole.ratio.mean)
+        ranges = [
+            _range(means) if kind == "methods" else f"{masks[0]} {_range(means)}" for masks, means in by_method.items()
+        ]
+        if ranges:
+            parts.append(words.format(", ".join(ranges)))
     return f"At density {density(kept)}, masks share, in times of what chance gives: {'; '.join(parts)}."
+
+
+def _range(means: Sequence[float]) -> str:
+    low, high = (_RATIO.bare(end) for end in (min(means), max(means)))
+    return f"{low} to {high}" if low != high else low

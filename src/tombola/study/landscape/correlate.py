@@ -15,6 +15,8 @@ from tombola.rng.seeds import generator
 Numbers = NDArray[np.float64]
 _FEWEST = 3
 """Of fewer points a rank correlation says nothing."""
+_FOR_AN_INTERVAL = 5
+"""Of fewer even a perfect one may be chance: four points are in one of two orders with probability 2 / 4! = 8 %."""
 
 
 def spearman(x: Numbers, y: Numbers) -> Numbers:
@@ -32,7 +34,7 @@ def spearman(x: Numbers, y: Numbers) -> Numbers:
 def rank(
     groups: Sequence[Sequence[int]], x: Sequence[Numbers], y: Sequence[Numbers], *, seed: int, resamples: int
 ) -> Rank:
-    """The mean rank correlation over replicates and groups, with a 95 % percentile bootstrap interval.
+    """The mean rank correlation over replicates and groups, with a 95 % percentile bootstrap interval from 5 masks on.
 
     Masks are resampled with replacement within each group, the same ones in every replicate.
 
@@ -58,6 +60,8 @@ def rank(
     drawn = drawn[np.isfinite(drawn)]
     if not np.isfinite(value):
         return Rank(value=None, interval=None, masks=count)
+    if count < _FOR_AN_INTERVAL:
+        return Rank(value=float(value), interval=None, masks=count)
     low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (value, value)
     return Rank(value=float(value), interval=(float(low), float(high)), masks=count)
 

@@ -24,6 +24,7 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.mask import Mask
 from tombola.nn.forward import widened
 from tombola.parameters import parameters_by_name
@@ -50,6 +51,7 @@ _AT_ONCE = 2**24
 Loss = Callable[[Any, Tensor], Tensor]
 
 
+@checked
 def statistics_of(
     model: nn.Module,
     mask: Mask,

@@ -20,7 +20,10 @@ _RANK = Fixed("rank correlation", 2)
 def intervals(resamples: int, replicates: int) -> str:
     """How the intervals of correlations were made."""
     over = f", of the mean over {plural(replicates, 'replicate')}" if replicates > 1 else ""
-    return f"correlations: Spearman's, with 95 % percentile intervals over {resamples:,} resamples of the masks{over}"
+    return (
+        f"correlations: Spearman's, with 95 % percentile intervals over {resamples:,} resamples of the masks{over}, "
+        "from five masks on"
+    )
 
 
 def sentence(masks: Sequence[MaskPoint], correlations: Sequence[Correlation], metric: str) -> str:

@@ -8,10 +8,24 @@ from statistics import fmean
 from tombola.formats import number, percent, plural
 from tombola.results.regime import PlacedTicket, Threshold
 
+_NAMED = 2
+"""As many searches without a ticket above the threshold are named, more are counted."""
+
 
 def sentence(tickets: Sequence[PlacedTicket], thresholds: Sequence[Threshold], tolerance: float) -> str:
-    """Every series' threshold, and how many of its tickets lie above it."""
-    return " ".join(_of(one, [t for t in tickets if t.series == one.series], tolerance) for one in thresholds)
+    """Every series' threshold, and how many of its tickets lie above it; those without one in one sentence."""
+    above = {ticket.series for ticket in tickets if ticket.side == "above"}
+    below = [one.series for one in thresholds if one.series not in above]
+    told = [one for one in thresholds if one.series in above] if len(below) > 1 else thresholds
+    texts = [_of(one, [t for t in tickets if t.series == one.series], tolerance) for one in told]
+    if len(below) > 1:
+        error = min(ticket.train_error for ticket in tickets if ticket.series in below)
+        whose = f"{', '.join(below[:-1])} and {below[-1]}" if len(below) <= _NAMED else f"{len(below)} searches"
+        texts.append(
+            f"Every ticket of {whose} lies below the threshold: none has a training error of at most "
+            f"{percent(tolerance)} (the lowest is {percent(error)})."
+        )
+    return " ".join(texts)
 
 
 def _of(threshold: Threshold, tickets: Sequence[PlacedTicket], tolerance: float) -> str:

@@ -19,7 +19,8 @@ The files lie in `study/reproductions`. Nothing in them is evaluated::
         expect: below
 
 A run has a `command` of Tombola, or a `study`, as a file for `tombola study FILE.yaml` holds it. `shared` options hold
-in both forms. `repeats` runs it with as many seeds one after the other, where a study has no replicates of its own.
+in both forms. `repeats` runs it with as many seeds one after the other, where a study has no replicates of its own;
+replicates asked for take its place.
 """
 
 from __future__ import annotations

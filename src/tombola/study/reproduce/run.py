@@ -75,11 +75,11 @@ Perform = Callable[[Step], Mapping[str, Any]]
 def steps_of(reproduction: Reproduction, asked: Asked) -> Iterator[tuple[str, Step]]:
     """Every command with the name of its run, those that are repeated as often as they are."""
     for name, command in reproduction.runs.items():
-        options = command.options(asked.form)
-        for repeat in range(command.repeats):
+        options, repeated = command.options(asked.form), command.repeats > 1
+        replicates = {} if asked.replicates is None or repeated else {"replicates": asked.replicates}
+        instead = {**replicates, **asked.shorten}
+        for repeat in range((asked.replicates or command.repeats) if repeated else 1):
             seed = {"seed": asked.seed + REPEATED * repeat}
-            replicates = {} if asked.replicates is None else {"replicates": asked.replicates}
-            instead = {**replicates, **asked.shorten}
             words = tuple(written({**_replaced(options, instead), **seed}))
             overrides = {**instead, **asked.place}
             yield name, Step(name, (*(command.command or "").split(), *words), command.study, overrides)
