@@ -220,6 +220,10 @@ def small(**changes: Any) -> dict[str, Any]:
             "within goes with",
         ),
         ({"claims": [{"what": "a", "published": "b", "of": {"run": "arms", "arm": "x"}, "expect": "so"}]}, "so"),
+        ({"claims": [{"what": "a", "published": "b", "of": {"arm": "x", "column": "tset"}}]}, "unknown column 'tset'"),
+        ({"runs": {"curve": {"command": "reproduce x.yaml"}}}, "reproductions within one; name the studies"),
+        ({"runs": {"curve": {"command": "study curve imp", "shared": {"seed": 1}}}}, "seed is said where .* is run"),
+        ({"runs": {"curve": {"command": "study curve imp", "quick": {"out": "x"}}}}, "out is said where .* is run"),
     ],
 )
 def test_files_that_hold_no_reproduction_are_refused(changes: dict[str, Any], said: str) -> None:
@@ -228,6 +232,10 @@ def test_files_that_hold_no_reproduction_are_refused(changes: dict[str, Any], sa
 
 
 def test_options_are_written_as_they_are_typed() -> None:
+    assert list(written({"length": "-4it", "lr": -1, "clip_norm": None})) == [
+        *("--length=-4it", "--lr=-1"),
+        *("--clip_norm", "null"),
+    ]
     options = {"densities": ["0.5", "0.2"], "imp": {"rounds": "1"}, "flag": True, "note": ["a b"], "of": ["2:4"]}
     assert list(written(options)) == [
         *("--densities", "[0.5,0.2]"),

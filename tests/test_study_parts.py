@@ -40,7 +40,7 @@ from tombola.search.describe import code_of, describe, describe_data, describe_m
 from tombola.search.driver import Workspace, machine
 from tombola.search.find import find_result, parameters, replicate_of, replicate_seed
 from tombola.search.request import Request
-from tombola.study import compare, cross_training, curve
+from tombola.study import compare, cross_training, curve, mask_trial, same_start
 from tombola.study.arms import random_mask
 from tombola.study.cross_training import MASKS, run_overlap
 from tombola.study.mask_overlap import (
@@ -462,7 +462,7 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
         state = {name: value + 1 for name, value in model.state_dict().items()}
         return Trial(trial_result(), (), SimpleNamespace(state=state))
 
-    monkeypatch.setattr(cross_training, "run_trial", training)
+    monkeypatch.setattr(mask_trial, "run_trial", training)
     test = cross_training._MaskTest(1, mask, FILES)
     data, seed = splits(), replicate_seed(3, 1)
     result = crossed().test(workspace(data, tmp_path), test)
@@ -494,7 +494,7 @@ def test_a_mask_is_tested_untrained_and_trained_from_the_same_weights(
         "recipe": as_plain(OTHER),
         "versions": versions(),
     }
-    monkeypatch.setattr(cross_training, "run_trial", None)
+    monkeypatch.setattr(mask_trial, "run_trial", None)
     assert crossed().test(workspace(data, tmp_path), test) == result  # found again
 
 
@@ -567,7 +567,7 @@ def test_networks_by_import_path_and_of_any_size_are_tested(tmp_path: Path, monk
         stage.directory.mkdir(parents=True)
         return Trial(trial_result(), (), SimpleNamespace(state=dict(model.state_dict())))
 
-    monkeypatch.setattr(cross_training, "run_trial", training)
+    monkeypatch.setattr(mask_trial, "run_trial", training)
     monkeypatch.setattr(tb.Ticket, "load", loading)
     name = f"{__name__}.Foreign"
     study = crossed(replicates=1, model=ModelSpec(name, init="kaiming_normal"))
@@ -748,7 +748,7 @@ def test_both_searches_must_begin_with_the_same_weights_and_layers(monkeypatch: 
     with pytest.raises(TombolaError, match=r"A and B differ in '0\.bias'"):
         check(replace(IMP, include=("0.bias",)))
 
-    starts = cross_training.start_from
+    starts = same_start.start_from
 
     def other(model: Any, splits: Any, *, seed: int, method: Any) -> Any:
         assert seed == 3
@@ -758,7 +758,7 @@ def test_both_searches_must_begin_with_the_same_weights_and_layers(monkeypatch: 
             start = replace(start, origin=Origin.stored(moved))
         return start
 
-    monkeypatch.setattr(cross_training, "start_from", other)
+    monkeypatch.setattr(same_start, "start_from", other)
     with pytest.raises(TombolaError, match="A and B start from different weights"):
         check(replace(IMP, density=0.3))
 

@@ -34,6 +34,7 @@ import msgspec
 
 from tombola.errors import TombolaError
 from tombola.names import unknown
+from tombola.results.trial import LevelResult
 from tombola.study.definition import Definition, read_yaml
 
 FOLDER = Path(__file__).parents[1] / "reproductions"
@@ -43,6 +44,8 @@ Form = Literal["quick", "full"]
 FORMS: tuple[Form, ...] = ("quick", "full")
 
 
+ASKED = ("seed", "out", "data_root", "jobs", "json")
+"""What whoever reproduces asks for; no file says it."""
 _YEAR = re.compile(r"(?<=\d{4})[, ]")
 """What follows authors and year."""
 
@@ -66,6 +69,10 @@ class Command(_Part, frozen=True, kw_only=True):
             raise ValueError("a run needs a command or a study, and not both")
         if self.repeats < 1:
             raise ValueError(f"repeats is {self.repeats}, but it must be at least 1")
+        if self.command is not None and self.command.split()[:1] == ["reproduce"]:
+            raise ValueError(f"{self.command!r} would run reproductions within one; name the studies themselves")
+        for name in (name for name in (*self.shared, *self.quick, *self.full) if name in ASKED):
+            raise ValueError(f"{name} is said where a reproduction is run, not in its file; leave it out")
 
     def options(self, form: Form) -> dict[str, Any]:
         """The options in one of the forms."""
@@ -97,6 +104,9 @@ class Place(_Part, frozen=True, kw_only=True):
             raise ValueError("a place needs an arm, a family or a path, and one of them only")
         if self.family is not None and self.density is None:
             raise ValueError(f"family {self.family!r} is a curve: name a density on it")
+        for name in (name for name in (self.column, self.minus) if name and self.path is None):
+            if name.split(".")[0] not in LevelResult.__struct_fields__:
+                raise ValueError(unknown("column", name, LevelResult.__struct_fields__))
         if self.name is not None and self.path is None:
             raise ValueError(f"name {self.name!r} is of a path; arms and families have names")
 

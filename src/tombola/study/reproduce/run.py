@@ -96,14 +96,16 @@ def _replaced(options: Mapping[str, Any], instead: Mapping[str, Any]) -> dict[st
 def written(options: Mapping[str, Any]) -> Iterator[str]:
     """Options as words of a command line."""
     for key, value in options.items():
-        yield f"--{key}"
-        yield value if isinstance(value, str) else _flow(value)
+        text = value if isinstance(value, str) else _flow(value)
+        yield from (f"--{key}={text}",) if text.startswith("-") else (f"--{key}", text)  # -4it is no option
 
 
 def _flow(value: Any) -> str:
     """A value as YAML in one line, quoted only where it must be."""
     if isinstance(value, Mapping):
         return f"{{{', '.join(f'{key}: {_flow(item)}' for key, item in value.items())}}}"
+    if value is None:
+        return "null"
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_flow, value))}]"
     text = str(value).lower() if isinstance(value, bool) else str(value)
