@@ -62,6 +62,11 @@ def test_a_network_that_never_fits_has_no_light_phase() -> None:
     assert found["critical"] == (1.0, 0.25)
 
 
+@pytest.mark.parametrize("test", [[0.1, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5], [0.5, 0.4, 0.3, 0.2, 0.1, 0.1, 0.1]])
+def test_without_a_peak_a_network_that_never_fits_has_no_phase(test: list[float]) -> None:
+    assert set(seen([0.1] * 7, test).values()) == {(None, None)}
+
+
 @pytest.mark.parametrize(
     ("train", "threshold"), [([0.0, 0.0, 0.5], 0.5), ([0.0, 0.5, 0.0], 1.0), ([0.5, 0.0, 0.0], None), ([0.0] * 3, 0.25)]
 )

@@ -283,6 +283,7 @@ WORK = (
     "tombola.study.deconstruct.run_deconstruction",
     "tombola.study.deconstruct.run_untrained",
     "tombola.study.cross_training.run_overlap",
+    "tombola.study.initialisations.run.initialisations",
     "tombola.search.find.run_find",
     "tombola.study.double_descent.run.double_descent",
 )
@@ -386,6 +387,7 @@ def test_all_are_listed() -> None:
     assert status == 0
     assert max(map(len, printed.splitlines())) <= 80
     assert "  Which weights a ticket keeps: Zhou et al. 2019; 4 claims" in printed.splitlines()
+    assert "  Early-bird tickets: You et al. 2020; 6 claims, 5 in the quick form" in printed.splitlines()
 
 
 def test_the_list_says_what_has_been_run(tmp_path: Path) -> None:

@@ -111,7 +111,9 @@ def _listed(screen: Screen, out: Path) -> Mapping[str, Any]:
     for name, one in found.items():
         done = f"  ({' and '.join(run[name])} form run)" if run[name] else ""
         screen.line(f"{name}{done}")
+        quick = len(one.claims_in(FORMS[False]))
         about = f"{one.source}; {plural(len(one.claims), 'claim')}"
+        about += f", {quick} in the quick form" if quick < len(one.claims) else ""
         screen.line("\n".join(wrap(f"{one.title}: {about}", 78, initial_indent="  ", subsequent_indent="  ")))
     screen.line()
     screen.line("tombola reproduce NAME runs the quick form, --full the paper's own settings;")

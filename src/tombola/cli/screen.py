@@ -15,10 +15,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from tombola.cli.columns import PADDINGS, WIDEST_GAP, fitted
 from tombola.machine.launch import launch
 from tombola.runs.record import stamped
 
 if TYPE_CHECKING:
+    from rich.console import JustifyMethod
+
     from tombola.report.tables import Table as ReportTable
 
 PLAIN_WIDTH = 160  # of files and pipes, which do not wrap
@@ -63,11 +66,15 @@ class Screen:
             self.line()
 
     def _draw(self, columns: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int]) -> None:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-        for index, column in enumerate(columns):
-            table.add_column(column, justify="left" if index in left else "right", overflow="fold")
-        for row in rows:
-            table.add_row(*map(printable, row))
+        shown = [list(map(printable, row)) for row in rows]
+        fit = fitted([list(cells) for cells in zip(columns, *shown, strict=True)], self._console.width)
+        widths, gap = ([None] * len(columns), WIDEST_GAP) if fit is None else fit
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=PADDINGS[gap])
+        for index, (column, width) in enumerate(zip(columns, widths, strict=True)):
+            side: JustifyMethod = "left" if index in left else "right"
+            table.add_column(column, justify=side, overflow="fold", width=width)
+        for row in shown:
+            table.add_row(*row)
         with self._console.capture() as drawn:
             self._console.print(table)
         self._console.file.write("".join(f"{line.rstrip()}\n" for line in drawn.get().splitlines()))

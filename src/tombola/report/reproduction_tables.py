@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tombola.formats import MISSING, Fixed, Unit, plural
 from tombola.report.tables import Cell, Row, Table
-from tombola.results.reproduction import Finding, ReproductionResult
+from tombola.results.reproduction import Finding, ReproducedRun, ReproductionResult
 
 _UNITS = {"iterations": Fixed("iterations"), "ratio": Fixed("ratio", 2)}
 
@@ -45,9 +45,14 @@ def _why(finding: Finding) -> str:
     return f"agrees if {finding.rule}"
 
 
+def _runs(one: ReproducedRun) -> str:
+    repeated = f"{len(one.runs)} times, each with a seed of its own: " if len(one.runs) > 1 else ""
+    return f"{repeated}{', '.join(one.runs)}"
+
+
 def _commands(result: ReproductionResult) -> Table:
     rows: list[Row] = [
-        (Cell(one.command, ", ".join(one.runs)), one.model or MISSING, one.data or MISSING, str(one.replicates))
+        (Cell(one.command, _runs(one)), one.model or MISSING, one.data or MISSING, str(one.replicates))
         for one in result.commands
     ]
     note = f"Seed {result.seed}. {plural(len(rows), 'command')}; below, the run directories that they wrote."

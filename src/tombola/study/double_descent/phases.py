@@ -11,7 +11,8 @@ From dense to sparse, over the means of a series:
 
 The peak is the most prominent maximum of test error inside the curve; a prominence of at most the tolerance is none.
 Without a peak there is no critical phase, and a sweet one only if test error falls behind the light phase by more than
-the tolerance. A phase without a point is not seen.
+the tolerance. Without a peak and a light phase (the dense network does not fit) there is none. A phase without a
+point is not seen.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def phases(
     light = fitted if peak is None else min(fitted, peak)
     critical = light if peak is None else peak + 1
     rest = errors[critical:]
-    falls = bool(rest) and errors[max(critical - 1, 0)] - min(rest) > tolerance
+    falls = critical > 0 and bool(rest) and errors[critical - 1] - min(rest) > tolerance
     lowest = critical + rest.index(min(rest)) + 1 if falls else critical
-    rises = lowest < len(errors) and max(errors[lowest:]) - errors[max(lowest - 1, 0)] > tolerance
+    rises = 0 < lowest < len(errors) and max(errors[lowest:]) - errors[lowest - 1] > tolerance
     sweet = len(errors) if falls and not rises else lowest
     ends = (light, critical, sweet, len(errors) if rises else sweet)
     begins = (0, *ends[:-1])
