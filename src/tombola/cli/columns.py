@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 
 WIDEST_GAP = 3
 """Characters between two columns, where there is room."""
-PADDINGS = {3: (0, 1), 2: (0, 1, 0, 0), 1: (0, 0)}
+PADDINGS: Mapping[int, tuple[int, int] | tuple[int, int, int, int]] = {3: (0, 1), 2: (0, 1, 0, 0), 1: (0, 0)}
 """Gap between columns -> rich's padding of cells, to which a table with heads adds a character between columns."""
 
 
