@@ -8,6 +8,7 @@ import sys
 from importlib import import_module
 from inspect import ismodule
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -50,6 +51,11 @@ def test_every_public_name_is_what_its_home_defines(name: str) -> None:
     assert getattr(import_module(found.__module__), name) is found
     assert name in dir(tb)
     assert found.__doc__
+
+
+@pytest.mark.parametrize("name", [name for name in tb.__all__ if hasattr(getattr(tb, name), "__wrapped__")])
+def test_what_checks_its_arguments_can_read_its_own_hints(name: str) -> None:
+    assert get_type_hints(getattr(tb, name))
 
 
 def test_the_verbs_of_learned_masks_stand_side_by_side() -> None:

@@ -48,6 +48,21 @@ def test_a_network_where_a_name_is_wanted_is_refused_in_one_line() -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (lambda: tb.Landscape(criteria=(1,)), "criteria has 1, but it must be a list of texts"),
+        (lambda: tb.Connectivity(from_steps=(3,)), "from_steps has 3, but it must be a list of texts"),
+        (lambda: tb.Initialisations(inits=(None,)), "inits has None, but it must be a list of texts"),
+        (lambda: tb.regime([3], FEW), "tickets has 3; name tickets"),
+        (lambda: tb.reproduce("joint-training", replicates="3"), "replicates is '3'"),
+    ],
+)
+def test_lists_of_what_is_no_text_are_refused(asked: Callable[[], Any], said: str) -> None:
+    with pytest.raises(tb.TombolaError, match=said):
+        asked()
+
+
 def test_a_whole_recipe_is_taken_as_it_is() -> None:
     recipe = tb.Recipe(length="2it", lr=0.03, eval_every="2it")
     arm = Setting(tb.ModelSpec("mlp"), tb.DataSpec("digits"), recipe).arm("one", "imp")  # type: ignore[arg-type]

@@ -52,6 +52,13 @@ def check_fields(options: object) -> None:
             raise TombolaError(f"{name} is {shown}, but it must be {words}")
 
 
+def check_texts(name: str, given: Iterable[object]) -> None:
+    """TombolaError unless everything in a list is a text."""
+    for one in given:
+        if not isinstance(one, str):
+            raise TombolaError(f"{name} has {described(one)}, but it must be a list of texts")
+
+
 def in_few_digits(value: int) -> str:
     """A whole number as text, however many digits it has (Python writes no more than 4300)."""
     return f"{value:,}" if abs(value) < _HUGE else f"a number of {value.bit_length():,} bits"

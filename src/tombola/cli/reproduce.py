@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from textwrap import fill, wrap
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from rich.console import Console
@@ -20,14 +20,12 @@ from tombola.cli.verb import Verb, option_names
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.formats import plural
+from tombola.results.reproduction import ReproductionResult
 from tombola.runs.stage import RESULT
 from tombola.study.reproduce.definition import FORMS, Reproduction, names, read_reproduction
 from tombola.study.reproduce.run import Asked, Step, run_reproduction, steps_of, written
 from tombola.train.length import Length
 from tombola.train.options import Options
-
-if TYPE_CHECKING:
-    from tombola.results.reproduction import ReproductionResult
 
 
 def verbs() -> list[Verb]:

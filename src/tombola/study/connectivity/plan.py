@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
+from tombola.fields import check_fields, check_texts
 from tombola.levels.rewind import Rewind
 from tombola.names import check_known
 from tombola.study.setting import Arm, Setting
@@ -44,6 +44,7 @@ class Connectivity:
         for name in ("from_steps", "controls", "at_levels"):
             given = getattr(self, name)
             object.__setattr__(self, name, None if given is None else tuple(given))
+        check_texts("from_steps", self.from_steps)
         if not self.from_steps:
             raise TombolaError("from_steps is empty; name one step at least, such as init")
         for text in self.from_steps:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
+from tombola.fields import check_fields, check_texts
 from tombola.study.mask_pair import MaskPair, pair_arms
 from tombola.study.setting import Arm, Setting
 
@@ -30,6 +30,7 @@ class Initialisations(MaskPair):
         check_fields(self)
         if isinstance(self.inits, str) or not isinstance(self.inits, Sequence):
             raise TombolaError(f"inits is {self.inits!r}, but it must be a list of schemes, such as [{SCHEMES[0]}]")
+        check_texts("inits", self.inits)
         object.__setattr__(self, "inits", tuple(self.inits))
         if not self.inits:
             raise TombolaError(f"inits is empty; name at least one scheme, such as {SCHEMES[0]}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
+from tombola.fields import check_fields, check_texts
 from tombola.study.setting import Arm, Setting
 
 TICKET = "imp"
@@ -38,6 +38,7 @@ class Landscape:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_texts("criteria", self.criteria)
         object.__setattr__(self, "criteria", tuple(name.replace("-", "_") for name in self.criteria))
         if not 0.0 < self.density < 1.0:
             raise TombolaError(f"density is {self.density}, but it must lie between 0 and 1: the fraction kept")

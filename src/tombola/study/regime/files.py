@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.runs.integrity import RUN
 from tombola.study.recorded import recorded_name
 from tombola.ticket.ticket import Ticket
@@ -37,6 +39,9 @@ def read_tickets(paths: Sequence[str | Path], *, max_weights: int | None = None)
     """
     if not paths:
         raise TombolaError("no ticket was given; name ticket files, or run directories")
+    for path in paths:
+        if not isinstance(path, str | os.PathLike):
+            raise TombolaError(f"tickets has {described(path)}; name tickets, their files, or run directories")
     places = [place for path in paths for place in _places(Path(path))]
     return each_once([one for place in places for one in _at(place, len(places) > 1, max_weights)])
 
