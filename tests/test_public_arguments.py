@@ -23,3 +23,9 @@ def test_every_public_function_checks_its_arguments() -> None:
 def test_a_folder_in_the_place_of_the_plan_is_named(study: Callable[..., Any]) -> None:
     with pytest.raises(TombolaError, match=r"^plan is 'runs', but it must be .* or None$"):
         study("mlp", "digits", "runs")
+
+
+def test_a_step_behind_the_training_names_the_option() -> None:
+    wanted = r"^from_steps names 2ep: rewind is to iteration \d+, but training has 3"
+    with pytest.raises(TombolaError, match=wanted):
+        tb.connectivity("mlp", "digits", tb.Connectivity(from_steps=("init", "2ep")), recipe={"length": "3it"})

@@ -134,12 +134,12 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
         """Each search's own mistakes, and methods whose levels are not what two trainings here would be."""
         if work.splits.test is None:
             raise TombolaError("the data has no test split, which barriers are measured on; give data with one")
-        for index, arm in enumerate(self.arms):
+        for index in range(len(self.arms)):
             request = self._search(index)
             try:
                 validate(request, work.splits, work.progress, work.starts)
             except TombolaError as error:
-                raise TombolaError(f"{arm.name}: {error}") from None
+                raise TombolaError(f"from_steps names {self.plan.from_steps[index]}: {error}") from None
             _check_plain(request.method)
             start = start_from(request.model, work.splits, seed=request.seed, method=request.method)
             planned = [0, *(request.method.planned_levels(start.network()) or ())]
