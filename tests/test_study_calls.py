@@ -56,9 +56,11 @@ def test_a_network_where_a_name_is_wanted_is_refused_in_one_line() -> None:
         (lambda: tb.Initialisations(inits=(None,)), "inits has None, but it must be a list of texts"),
         (lambda: tb.regime([3], FEW), "tickets has 3; name tickets"),
         (lambda: tb.reproduce("joint-training", replicates="3"), "replicates is '3'"),
+        (lambda: tb.reproduce("joint-training", jobs=0), "jobs is 0, but it must be at least 1"),
+        (lambda: tb.reproduce(Path("none.yaml")), "none.yaml: No such file"),
     ],
 )
-def test_lists_of_what_is_no_text_are_refused(asked: Callable[[], Any], said: str) -> None:
+def test_what_no_study_can_use_is_refused(asked: Callable[[], Any], said: str) -> None:
     with pytest.raises(tb.TombolaError, match=said):
         asked()
 

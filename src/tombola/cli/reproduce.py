@@ -150,7 +150,7 @@ def _described(screen: Screen, name: str, full: bool) -> Mapping[str, Any]:
 
 @checked
 def reproduce(
-    name: str,
+    name: str | Path,
     *,
     full: bool = False,
     length: str | None = None,
@@ -179,7 +179,10 @@ def reproduce(
     Raises:
         TombolaError: there is no such reproduction, or one of its commands cannot be carried out.
     """
-    reproduction, machine = read_reproduction(name), options or Options()
+    name, machine = str(name), options or Options()
+    reproduction = read_reproduction(name)
+    if jobs < 1:
+        raise TombolaError(f"jobs is {jobs}, but it must be at least 1")
     if length is not None:
         Length.parse(length)
     if replicates is not None and replicates < 1:
