@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from pages import Claim, Table
-from results import arm, networks, number
+from results import arm, contrast, ends, networks, number, sign, spread
 
 PAGE = "docs/supermasks.md"
+DROPPED = "weights only, dropped"
+
+
+STEPS = "mnist-mask-init-steps"
 
 
 def tables() -> Iterator[Table]:
     yield Table("mask-init", list(rows()))
+    yield Table("mask-init-steps", list(step_rows()))
+
+
+def step_rows() -> Iterator[tuple[str, ...]]:
+    yield "", "test accuracy, %", "validation accuracy, %", "against weights only, dropped: points of test accuracy"
+    for name in networks(STEPS).arms():
+        found = contrast(STEPS, name, DROPPED)
+        apart = "" if name == DROPPED else f"{number(100 * found.difference, 2, sign=True)} ({ends(found)})"
+        yield name, spread(arm(STEPS, name)), spread(arm(STEPS, name, "val_accuracy")), apart
 
 
 def rows() -> Iterator[tuple[str, ...]]:
@@ -52,4 +65,32 @@ def claims() -> Iterator[Claim]:
             arm(study, "mask only")[0] < arm(study, "weights only")[0]
             for study in ("cifar10-mask-init", "mnist-mask-init")
         ),
+    )
+    yield from _steps()
+
+
+def _steps() -> Iterator[Claim]:
+    small, middle, large = (f"best mask, then weights at {rate}" for rate in ("1e-05", "0.001", "0.01"))
+    found = {name: contrast(STEPS, name, DROPPED) for name in (small, middle, large)}
+    yield Claim(
+        PAGE,
+        "Steps of 1e-5 leave the network {behind} points behind weights alone that drop as far ({behind_ends}); steps "
+        "of 1e-3 bring it {ahead} points ahead ({ahead_ends}), and of steps of 1e-2 no difference is shown "
+        "({large_ends})",
+        {
+            "behind": number(-100 * found[small].difference, 2),
+            "behind_ends": ends(found[small]),
+            "ahead": number(100 * found[middle].difference, 2),
+            "ahead_ends": ends(found[middle]),
+            "large_ends": ends(found[large]),
+        },
+        [sign(one) for one in found.values()] == [-1, 1, 0],
+    )
+    wiped = contrast(STEPS, large, small)
+    yield Claim(
+        PAGE,
+        "larger steps do not wipe out a boost of small ones: those of 1e-2 test {gain} points better than those of "
+        "1e-5 ({gain_ends})",
+        {"gain": number(100 * wiped.difference, 2), "gain_ends": ends(wiped)},
+        sign(wiped) == 1 and arm(STEPS, "mask only") == arm(STEPS, "best mask only"),
     )
