@@ -57,7 +57,7 @@ def test_a_network_where_a_name_is_wanted_is_refused_in_one_line() -> None:
         (lambda: tb.regime([3], FEW), "tickets has 3; name tickets"),
         (lambda: tb.reproduce("joint-training", replicates="3"), "replicates is '3'"),
         (lambda: tb.reproduce("joint-training", jobs=0), "jobs is 0, but it must be at least 1"),
-        (lambda: tb.reproduce(Path("none.yaml")), "none.yaml: No such file"),
+        (lambda: tb.reproduce(Path("none.yaml")), r"none\.yaml: no such file; name a reproduction"),
     ],
 )
 def test_what_no_study_can_use_is_refused(asked: Callable[[], Any], said: str) -> None:

@@ -248,6 +248,8 @@ def read_reproduction(name: str) -> Reproduction:
     if not own and name not in names():
         raise TombolaError(unknown("reproduction", name, names(), ", or a file of your own that ends in .yaml"))
     file = Path(name) if own else FOLDER / f"{name}.yaml"
+    if not file.is_file():
+        raise TombolaError(f"{file}: no such file; name a reproduction, or a file of your own that ends in .yaml")
     return converted(read_yaml(file), str(file))
 
 
