@@ -339,6 +339,7 @@ REFUSED = {
     "multiples below 0": (["--multiples", "[-1]"], "multiples has -1"),
     "replicates 0": (["--replicates", "0"], "replicates is 0"),
     "a seed below 0": (["--seed", "-1"], "seed is -1"),
+    "a length": (["--length", "3ep"], "--length is not known; --epochs or --recipe says how long"),
 }
 
 

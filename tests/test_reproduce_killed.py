@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cli_calls import call
 from tombola.runs.stage import Stage
 
@@ -62,6 +64,7 @@ def contents(out: Path, pattern: str) -> dict[str, bytes]:
     return {str(file.relative_to(out)): file.read_bytes() for file in out.glob(pattern)}
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_at_its_end_it_trains_nothing_twice_and_gives_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(REPRODUCTION)
     whole, cut = tmp_path / "whole", tmp_path / "cut"

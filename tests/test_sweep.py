@@ -17,9 +17,14 @@ import yaml
 
 import tombola as tb
 from cli_calls import call, last_json
-from tombola.cli.sweep_settings import searches_of
+from tombola.cli.sweep_settings import alone, searches_of
 from tombola.errors import TombolaError
 from tombola.machine import cores
+from tombola.report.collection import read_collection
+from tombola.report.collection_page import settings_table
+from tombola.report.tables import Table
+from tombola.results.settings import ComparedSetting, _contrast, compared
+from tombola.results.statistics import figure
 from tombola.study.sweep.engine import processes
 from tombola.study.sweep.plan import Search
 from tombola.study.sweep.settings import read_sweep
@@ -97,6 +102,60 @@ def test_fields_go_by_dotted_names_by_options_and_into_mappings() -> None:
     assert [x.request.model.args["hidden"] for x in widths] == [[10], [20]]  # type: ignore[union-attr]
 
 
+def test_values_may_be_mappings_of_fields() -> None:
+    found = searches(grid={"recipe": [{"lr": 0.1}, {"lr": 0.2, "momentum": 0}], "density": [0.5]})
+    assert [dict(one.setting) for one in found] == [
+        {"recipe.lr": 0.1, "density": 0.5},
+        {"recipe.lr": 0.2, "recipe.momentum": 0, "density": 0.5},
+    ]
+    assert [(one.request.recipe.lr, one.request.recipe.length) for one in found] == [(0.1, "2it"), (0.2, "2it")]
+
+
+def test_methods_are_compared_by_what_each_knows_of_what_all_share() -> None:
+    found = searches(density=0.3, grid={"method": ["imp", "dense", {"name": "edge-popup", "density": 0.1}]})
+    assert [one.request.method.name for one in found] == ["imp", "dense", "edge-popup"]
+    assert (found[0].request.method.rounds, found[0].request.method.density) == (1, 0.3)  # type: ignore[attr-defined]
+    assert found[2].request.method.density == 0.1  # type: ignore[attr-defined]
+    with pytest.raises(TombolaError, match="unknown field 'roundz'"):
+        searches(roundz=1, grid={"method": ["imp", "dense"]})
+
+
+def test_best_values_of_one_of_several_methods_are_a_sweep_of_it_alone() -> None:
+    sweep = read_sweep({**TINY, "grid": {"method": ["imp", "dense"]}, "search": {"lr": {"low": 0.1, "high": 1}}}, "x")
+    for group in sweep.groups():
+        one = read_sweep(alone(sweep, group).runnable(group, {"lr": 0.5}), "best.yaml")
+        (search,) = searches_of(one, OPTIONS)
+        assert (search.request.method.name, search.request.recipe.lr) == (group[0].setting["method"], 0.5)
+
+
+def test_null_is_said_to_be_the_default() -> None:
+    (one, _) = read_sweep({"grid": {"density": [None, 0.5]}, "seeds": [3]}, "x").groups()
+    assert one[0].name == "density default, seed 3"
+
+
+def test_the_note_on_settings_speaks_of_intervals_that_there_are() -> None:
+    def table(*seeds: int) -> Table:
+        settings = []
+        for number, count in enumerate(seeds):
+            values = figure([0.5 + 0.01 * number + 0.1 * seed * (1 + number) for seed in range(count)])
+            one = ComparedSetting(
+                setting={"density": number},
+                runs=("run",),
+                seeds=tuple(range(count)),
+                metric="accuracy",
+                higher_is_better=True,
+                density=values,
+                val_accuracy=values,
+                test_accuracy=values,
+            )
+            settings.append(_contrast(one, settings[0] if settings else None))
+        return settings_table(settings)
+
+    assert "no intervals: they need 3 seeds" in table(2, 2).note
+    assert "with its 95 % interval;" in table(3, 3).note
+    assert "with its 95 % interval, where it has 3 seeds;" in table(3, 3, 1).note
+
+
 def test_presets_are_those_of_each_setting() -> None:
     found = searches_of(read_sweep({"grid": {"model": ["lenet-300-100", "mlp"], "data": ["mnist"]}}, "x"), OPTIONS)
     assert found[0].request.recipe.length == "50000it"
@@ -116,7 +175,16 @@ def test_presets_are_those_of_each_setting() -> None:
         ({"grid": {"density": [0.1, 0.1]}}, r"grid names 0.1 twice for density"),
         ({"grid": []}, r"grid is a list, but it must be a mapping of lists, or a list"),
         ({"grid": [3]}, r"setting 1 is 3, but it must be a mapping"),
-        ({"seeds": 0}, r"seeds is 0, but it must be a number from 1 on"),
+        ({"seeds": 0}, r"seeds is 0, but it must be a number from 1 to 100,000"),
+        ({"seeds": 100_000_000}, r"seeds is 100000000, but it must be a number from 1 to 100,000"),
+        ({"grid": [{"recipe": {"lr": 1}}, {"lr": 2}, {"recipe.lr": 1.0}]}, r"settings 1 and 3 of grid are the same"),
+        ({"grid": {"recipe": [{"lr": 1}], "recipe.lr": [2]}}, r"grid names recipe.lr twice; name it once"),
+        ({"grid": {"recipe": [0.1]}}, r"grid: recipe is 0.1, but it must be a mapping such as"),
+        ({"grid": {"method": ["imp", "dense"], "rounds": [1]}}, r"method dense, .*'rounds'.*by a list of settings"),
+        ({"grid": {"model": ["mlpp"]}}, r"^the sweep, model mlpp: unknown model 'mlpp'"),
+        ({"grid": {"data": ["digitss"]}}, r"^the sweep, data digitss: unknown data.*'digitss'"),
+        ({"grid": {"data.val_size": [10**6]}}, r"^the sweep, data.val_size 1000000: "),
+        ({"grid": {"density": [None, 2]}}, r"density 2: density is 2"),
         ({"seeds": [1, 1]}, r"seeds names one twice"),
         ({"seeds": 2, "grid": {"seed": [0]}}, r"names seed and seeds; name one of them"),
         ({"lr": 0.1, "recipe": {"lr": 0.2}}, r"lr is given twice, under two names"),
@@ -205,6 +273,9 @@ def test_a_run_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
     result = tb.sweep(grid, out=out, options=OPTIONS)
     assert [search.error is None for search in result.searches] == [False, True]
     assert (result.found, result.trained, len(result.failed)) == (1, 0, 1)
+    assert [one.name for one in result.settings] == ["density 0.5"]  # though it is the only one, and differs in nothing
+    page = read_collection(Path(str(result.run)))
+    assert settings_table(compared(page.searches)).rows[0][0] == "0.5"
 
 
 def test_threads_are_shared_and_do_not_depend_on_the_number_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:

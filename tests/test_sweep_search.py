@@ -61,7 +61,7 @@ def test_wrong_ranges_are_one_line(given: Any, message: str) -> None:
     [
         ({"trials": 3}, "has trials, and nothing to search"),
         ({"search": SEARCH, "against": {"density": 1}}, "has against and search"),
-        ({"search": SEARCH, "trials": 0}, "trials is 0, but it must be a whole number of at least 1"),
+        ({"search": SEARCH, "trials": 0}, "trials is 0, but it must be a whole number from 1 to 100,000"),
         ({"search": {"recipe.lrr": {"low": 1, "high": 2}}}, r"unknown field 'recipe.lrr' \(did you mean recipe.lr"),
         ({"search": {"density": {"low": 0.1, "high": 2}}}, "density 2.0.*: density is 2.0"),
         ({"search": SEARCH, "grid": {"lr": [1]}}, "recipe.lr is given twice, under two names"),

@@ -35,6 +35,9 @@ MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
 DIGITS = 4
 """Significant digits of a metric without a known unit."""
+DEFAULT = "default"
+"""What null stands for in a setting."""
+ONLY = "the only setting"
 
 
 def number(value: float, decimals: int, *, sign: bool = False) -> str:
@@ -136,7 +139,8 @@ def plural(number: int, word: str) -> str:
 
 def setting_in_words(setting: Mapping[str, object]) -> str:
     """What a grid says of one search: "density 0.1, seed 0"."""
-    return ", ".join(f"{key} {value}" for key, value in setting.items()) or "the only setting"
+    shown = (f"{key} {DEFAULT if value is None else value}" for key, value in setting.items())
+    return ", ".join(shown) or ONLY
 
 
 def aligned(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> list[str]:

@@ -92,6 +92,8 @@ def _unrecognised(words: list[str], names: list[str], command: str) -> str:
     if option is None:
         return f"argument {words[0]!r} is one too many; see {command} --help"
     given = option.partition("=")[0]
+    if given == "--length" and (instead := [f"--{name}" for name in ("epochs", "recipe") if name in names]):
+        return f"option --length is not known; {' or '.join(instead)} says how long is trained; see {command} --help"
     return f"option {given} is not known{closest(given, [f'--{name}' for name in names])}; see {command} --help"
 
 

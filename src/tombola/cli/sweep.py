@@ -153,9 +153,11 @@ def _searched(
 
 def best_files(read: Sweep, result: SweepResult) -> dict[str, str]:
     """Of a sweep that searches numbers, a sweep of every setting's best values, by the name of its file."""
+    from tombola.cli.sweep_settings import alone
+
     groups = read.groups() if result.tuned else []
     names = ["best.yaml"] if len(groups) == 1 else [f"best-{number}.yaml" for number in range(1, len(groups) + 1)]
-    made = (read.runnable(group, tuned.values) for group, tuned in zip(groups, result.tuned, strict=True))
+    made = (alone(read, one).runnable(one, tuned.values) for one, tuned in zip(groups, result.tuned, strict=True))
     return {name: yaml.safe_dump(one, sort_keys=False) for name, one in zip(names, made, strict=True)}
 
 

@@ -65,6 +65,11 @@ def tunables_of(sweep: Sweep, machine: Options) -> list[Tunable]:
     return [tunable(group) for group in sweep.groups()]
 
 
+def alone(sweep: Sweep, group: Sequence[Cell]) -> Sweep:
+    """A sweep with what the searches of one setting take of what all share."""
+    return replace(sweep, shared=_Maker(sweep, Options()).shared(group[0]))
+
+
 @dataclass(frozen=True)
 class _Maker:
     """Makes the searches of a sweep; those that differ in their seed alone are read once."""
@@ -78,22 +83,47 @@ class _Maker:
         """The search of a cell."""
         try:
             request = self._request(cell)
-            return Search(cell.setting, replace(request, seed=cell.setting[SEED]) if SEED in cell.setting else request)
+            seeded = replace(request, seed=cell.setting[SEED]) if SEED in cell.setting else request
+            return Search(cell.setting, seeded, self.sweep.where)
         except TombolaError as error:
-            raise TombolaError(f"{self.sweep.where}, {cell.name}: {error}") from None
+            raise TombolaError(f"{self.sweep.where}, {cell.name}: {error}{self._way(cell)}") from None
+
+    def _way(self, cell: Cell) -> str:
+        """How a field of other methods is crossed with these alone, where a cell has one."""
+        if len(self._every_method) == 1:
+            return ""
+        try:
+            if all(map(self._reader(cell.fields).knows, cell.unseeded)):
+                return ""
+        except TombolaError:  # there is no such method
+            return ""
+        return "; give each method its own fields by a list of settings: grid: [{method: imp, rounds: 2}, {method: ..}]"
 
     def _request(self, cell: Cell) -> Request:
         key = as_key(cell.unseeded)
         if key not in self.latest:
-            reader = self._reader({**self.sweep.shared, **cell.setting})
-            read = request_of(reader.kind, reader.read(self.sweep.shared, cell.unseeded), self.machine)
+            reader = self._reader(cell.fields)
+            read = request_of(reader.kind, reader.read(self.shared(cell), cell.unseeded), self.machine)
             self.latest.clear()
             self.latest[key] = read
         return self.latest[key]
 
+    def shared(self, cell: Cell) -> dict[str, Any]:
+        """What all searches share, without the fields of other methods of the sweep that a cell's own has not."""
+        reader, shared = self._reader(cell.fields), self.sweep.shared
+        unknown_here = [key for key in shared if not reader.knows(key)]
+        others = [self._reader(one) for one in self._every_method] if unknown_here else []
+        foreign = {key for key in unknown_here if any(other.knows(key) for other in others)}
+        return {key: value for key, value in shared.items() if key not in foreign}
+
+    @cached_property
+    def _every_method(self) -> list[Fields]:
+        """The fields of one search by each method."""
+        every = [{**self.sweep.shared, **setting} for setting in self.sweep.settings]
+        return list({_method_of(fields): fields for fields in every}.values())
+
     def _reader(self, fields: Fields) -> _Reader:
-        named = [str(fields[key]) for key in reversed(dict(fields)) if key in _METHOD_KEYS]
-        method = named[0] if named else DEFAULT_METHOD
+        method = _method_of(fields)
         if method not in self.readers:
             import_from_here([method])
             self.readers[method] = _Reader(method_class(method))
@@ -127,6 +157,10 @@ class _Reader:
                     option = group.option(item.name)
                     names |= {option: option, f"{section}.{item.name}": option}
         return names
+
+    def knows(self, key: str) -> bool:
+        """Whether a search by this method has such a field."""
+        return key in _METHOD_KEYS or _found(key, self.options) is not None
 
     def read(self, shared: Fields, setting: Fields) -> Namespace:
         """The options of one search; what its setting says goes before what all share."""
@@ -168,13 +202,25 @@ def _named(model: str, data: str) -> Namespace:
     return Namespace(model=model, data=data)  # type: ignore[no-untyped-call]
 
 
-def _located(key: str, options: Mapping[str, str], command: str) -> Sequence[str]:
-    """The option of a field, and what within its mapping is meant: model.args.width is width of model_args."""
+def _method_of(fields: Fields) -> str:
+    """The method's name: that which stands last, as settings come after what is shared."""
+    named = [str(fields[key]) for key in reversed(dict(fields)) if key in _METHOD_KEYS]
+    return named[0] if named else DEFAULT_METHOD
+
+
+def _found(key: str, options: Mapping[str, str]) -> Sequence[str] | None:
     parts = key.split(".")
     for count in range(len(parts), 0, -1):
         option = options.get(".".join(parts[:count]))
         if option is not None:
             return option, *parts[count:]
+    return None
+
+
+def _located(key: str, options: Mapping[str, str], command: str) -> Sequence[str]:
+    """The option of a field, and what within its mapping is meant: model.args.width is width of model_args."""
+    if found := _found(key, options):
+        return found
     line = unknown("field", key, options).partition("; allowed: ")[0]
     here = [item.name for item in fields(Options) if item.name == key] + [key] * (
         key in ("out", "jobs", "config", "json")

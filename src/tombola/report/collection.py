@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from tombola.errors import TombolaError
 from tombola.results.codec import typed
+from tombola.results.record import Settings
 from tombola.results.run import RunRecord
 from tombola.results.search import SearchResult
 from tombola.results.settings import SearchRun, differing, settings_of
@@ -24,12 +25,13 @@ DENSITY = ".density"
 
 @dataclass(frozen=True)
 class Member:
-    """One run: its directory, what it is, its state, and its result if it is a finished search."""
+    """One run: its directory, what it is, its state, its result if it is a finished search, and a sweep's setting."""
 
     path: Path
     record: RunRecord
     state: str
     search: SearchResult | None = None
+    named: Settings = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -39,7 +41,7 @@ class Member:
     @property
     def compared(self) -> SearchRun | None:
         """The run as one to compare with others."""
-        return None if self.search is None else SearchRun(self.name, self.record.config, self.search)
+        return None if self.search is None else SearchRun(self.name, self.record.config, self.search, self.named)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def read_collection(path: Path) -> Collection:
     sweep = typed(SweepResult, content, path / RESULT)
     folders = [path.resolve().parent / name for name in sweep.runs]
     failed = tuple((search.name, search.error or "") for search in sweep.failed)
-    members = [member(folder) for folder in folders if (folder / RUN).is_file()]
+    named = {search.run: search.unseeded for search in reversed(sweep.searches)}
+    members = [replace(member(folder), named=named[folder.name]) for folder in folders if (folder / RUN).is_file()]
     return Collection(path, tuple(members), failed, record.command)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tombola.errors import TombolaError
-from tombola.formats import MISSING, Unit, density, plural
+from tombola.formats import MISSING, ONLY, Unit, density, plural
 from tombola.report.collection import FINISHED, Collection, Member
 from tombola.report.plot import Shown
 from tombola.report.setting_plots import setting_plots, shown_value
@@ -139,7 +139,7 @@ def settings_table(settings: Sequence[ComparedSetting]) -> Table:
         mark = " (best)" if one is top and len(settings) > 1 else ""
         rows.append(
             (
-                *(_value(one.setting, name) for name in names),
+                *(_value(one.setting or {"setting": ONLY}, name) for name in names),
                 str(len(one.seeds)),
                 density(one.density.mean),
                 _mean(unit, one.val_accuracy) + mark,
@@ -152,14 +152,23 @@ def settings_table(settings: Sequence[ComparedSetting]) -> Table:
         return Table("Settings", heads, tuple(rows), words=len(names))
     what = "the setting that shares the rest" if len(others) > 1 else _in_words(against)
     note = (
-        f"Difference in the test metric from {what}, with its 95 % interval; pairs: seeds that both have, over which "
-        "it is paired (none: Welch's). The best is that by validation: its test value is no further choice."
+        f"Difference in the test metric from {what}{_interval_words(settings)}; pairs: seeds that both have, over "
+        "which it is paired (none: Welch's). The best is that by validation: its test value is no further choice."
     )
     return Table("Settings", (*heads, "Difference", "Pairs"), tuple(rows), note, words=len(names))
 
 
+def _interval_words(settings: Sequence[ComparedSetting]) -> str:
+    """Which of the differences have an interval."""
+    intervals = [one.test_difference.interval for one in settings if one.test_difference is not None]
+    if not any(intervals):
+        return f" (no intervals: they need {FEWEST_REPLICATES} seeds)"
+    few = "" if all(intervals) else f", where it has {FEWEST_REPLICATES} seeds"
+    return f", with its 95 % interval{few}"
+
+
 def _in_words(setting: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {shown_value(value)}" for name, value in setting.items()) or "the only setting"
+    return ", ".join(f"{name} {shown_value(value)}" for name, value in setting.items()) or ONLY
 
 
 def _value(setting: Mapping[str, Any], name: str) -> str:

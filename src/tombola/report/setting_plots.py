@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tombola.formats import Unit, setting_in_words
+from tombola.formats import DEFAULT, Unit, setting_in_words
 from tombola.report import style
 from tombola.report.aggregate import Point, Spread, spread
 from tombola.report.axes import alike, legend_above, log_axis, not_above_100, round_ticks
@@ -192,4 +192,6 @@ def _rows(settings: Sequence[ComparedSetting], unit: Unit, better: str, suffix: 
 
 def shown_value(value: Any) -> str:
     """A setting's value as a table shows it."""
+    if value is None:
+        return DEFAULT
     return f"{value:g}" if isinstance(value, float) else str(value)

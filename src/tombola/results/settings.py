@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tombola.errors import TombolaError
@@ -86,11 +86,12 @@ class ComparedSetting(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class SearchRun:
-    """A finished search: its run's name, and its configuration."""
+    """A finished search: its run's name, its configuration, and what a sweep says of it, but for the seed."""
 
     run: str
     config: Mapping[str, Any]
     result: SearchResult
+    named: Mapping[str, Any] = field(default_factory=dict)
 
 
 def compared(runs: Sequence[SearchRun], against: Mapping[str, Any] | None = None) -> tuple[ComparedSetting, ...]:
@@ -105,7 +106,8 @@ def compared(runs: Sequence[SearchRun], against: Mapping[str, Any] | None = None
     short = short_names(differing(settings))
     grouped: dict[str, list[tuple[SearchRun, dict[str, Any]]]] = {}
     for run, own in zip(runs, settings, strict=True):
-        setting = {short[name]: own[name] for name in short if name in own}
+        # where all that finished are alike, only the sweep knows what else there was to be
+        setting = {short[name]: own[name] for name in short if name in own} if short else dict(run.named)
         grouped.setdefault(as_key(setting), []).append((run, setting))
     found = [_setting([run for run, _ in group], group[0][1]) for group in grouped.values()]
     wanted = None if against is None else _renamed(against, short)

@@ -20,6 +20,11 @@ class SweptRun(Record, frozen=True, kw_only=True):
         """The setting as it is written: "density 0.1, seed 0"."""
         return setting_in_words(self.setting)
 
+    @property
+    def unseeded(self) -> Settings:
+        """The setting without its seed."""
+        return {key: value for key, value in self.setting.items() if key != "seed"}
+
 
 class TunedSetting(Record, frozen=True, kw_only=True):
     """The best values of what was searched for one setting, by the mean validation metric over its seeds.

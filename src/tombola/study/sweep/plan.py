@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tombola.data.config import DataSpec
+from tombola.errors import TombolaError
+from tombola.formats import setting_in_words
 from tombola.plain import as_plain
 from tombola.runs.directory import canonical
 from tombola.runs.progress import Progress
@@ -18,10 +21,19 @@ from tombola.search.request import Request, loaded
 
 @dataclass(frozen=True)
 class Search:
-    """One search that is asked for. `setting`: what the grid says of it."""
+    """One search that is asked for. `setting`: what the grid says of it; `where` that stands, for errors."""
 
     setting: Mapping[str, Any]
     request: Request
+    where: str = "the sweep"
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Errors of this search say which it is, and where it stands."""
+        try:
+            yield
+        except TombolaError as error:
+            raise TombolaError(f"{self.where}, {setting_in_words(self.setting)}: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -53,10 +65,12 @@ def plan(searches: Sequence[Search], out: Path, progress: Progress) -> list[Plan
     planned: dict[int, Planned] = {}
     with progress.track("naming the runs", len(searches)) as update:
         for places in _by_data(searches).values():
-            splits = loaded(searches[places[0]].request.data, progress)
-            splits.identify(progress.track)
+            with searches[places[0]].named():
+                splits = loaded(searches[places[0]].request.data, progress)
+                splits.identify(progress.track)
             for place in places:
-                planned[place] = Planned(searches[place], place_of_run(searches[place].request, splits, out))
+                with searches[place].named():
+                    planned[place] = Planned(searches[place], place_of_run(searches[place].request, splits, out))
                 update(len(planned))
     return [planned[place] for place in range(len(searches))]
 

@@ -83,7 +83,7 @@ def finish_sweep(
     requests = [one.search.request for one in planned]
     result = SweepResult(
         searches=searches,
-        settings=_compared(planned, against),
+        settings=_compared(planned, searches, against),
         tuned=tuple(tuned),
         method=_only([request.method.name for request in requests]),
         model=_only([name_of_model(request.model) for request in requests]),
@@ -100,11 +100,18 @@ def finish_sweep(
         return result.replace(run=str(opened.directory), trained=trained, found=len(result.runs) - len(ended))
 
 
-def _compared(planned: Sequence[Planned], against: Mapping[str, Any] | None) -> tuple[ComparedSetting, ...]:
+def _compared(
+    planned: Sequence[Planned], searches: Sequence[SweptRun], against: Mapping[str, Any] | None
+) -> tuple[ComparedSetting, ...]:
     """The settings of the finished runs, those of one metric after each other."""
     places = {one.directory: one.place for one in planned}
     found = {path: read(SearchResult, path / RESULT) for path in places}
-    runs = [SearchRun(path.name, places[path].config, result) for path, result in found.items() if result is not None]
+    named = {search.run: search.unseeded for search in reversed(searches)}
+    runs = [
+        SearchRun(path.name, places[path].config, result, named[path.name])
+        for path, result in found.items()
+        if result is not None
+    ]
     metrics = dict.fromkeys(run.result.metric for run in runs)
     groups = [[run for run in runs if run.result.metric == metric] for metric in metrics]
     return tuple(setting for group in groups for setting in compared(group, against))

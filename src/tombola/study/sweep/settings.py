@@ -9,7 +9,8 @@ A file, or a mapping, of fields of a search by their dotted names or as options 
     grid: {density: [0.1, 0.3, 0.5], recipe.lr: [0.1, 0.03]}
     seeds: 3
 
-`grid` is a mapping of lists, which are crossed, or a list of settings; `seeds`, a number or a list, cross either.
+`grid` is a mapping of lists, which are crossed, or a list of settings; what a list holds may be a mapping of fields, as
+in `recipe: [{lr: 0.1}, {lr: 0.03, momentum: 0}]`. `seeds`, a number or a list, cross either.
 `against`, such as {recipe.lr: 0.1}, says which setting the others are compared with, instead of the first.
 `search: {recipe.lr: {low: 1e-4, high: 1e-1, log: true}}` tries `trials` values (20) for every setting of the grid.
 """
@@ -24,6 +25,7 @@ from typing import Any
 from tombola.errors import TombolaError
 from tombola.fields import described
 from tombola.formats import setting_in_words
+from tombola.results.settings import as_key
 from tombola.study.sweep.ranges import Range, read_ranges
 
 SECTIONS = ("method", "model", "data", "recipe")
@@ -148,6 +150,15 @@ _EXAMPLE = "{method: imp, data: digits, grid: {density: [0.1, 0.3]}, seeds: 3}"
 
 def flattened(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """The fields of sections by dotted name: {recipe: {lr: 0.1}} as {recipe.lr: 0.1}."""
+    flat = _spread(given, where)
+    if "recipe" in flat:
+        raise TombolaError(
+            f"{where}: recipe is {described(flat['recipe'])}, but it must be a mapping such as {{lr: 1}}"
+        )
+    return flat
+
+
+def _spread(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in given.items():
         inside = value if key in SECTIONS and isinstance(value, Mapping) else {}
@@ -159,10 +170,6 @@ def flattened(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
             if name in flat:
                 raise TombolaError(f"{where} names {name} twice; name it once")
             flat[name] = item
-    if "recipe" in flat:
-        raise TombolaError(
-            f"{where}: recipe is {described(flat['recipe'])}, but it must be a mapping such as {{lr: 1}}"
-        )
     return flat
 
 
@@ -175,17 +182,29 @@ def _settings(grid: Any, where: str) -> Iterator[dict[str, Any]]:
         return
     if isinstance(grid, str) or not isinstance(grid, Sequence) or not grid:
         raise TombolaError(f"{where}: grid is {described(grid)}, but it must be a mapping of lists, or a list; {_HOW}")
+    places: dict[object, int] = {}
     for number, setting in enumerate(grid, start=1):
         if not isinstance(setting, Mapping):
             raise TombolaError(f"{where}: setting {number} is {described(setting)}, but it must be a mapping; {_HOW}")
-        yield flattened(setting, f"{where}, setting {number}")
+        flat = flattened(setting, f"{where}, setting {number}")
+        first = places.setdefault(_alike(flat), number)
+        if first != number:
+            shown = setting_in_words(flat)
+            raise TombolaError(f"{where}: settings {first} and {number} of grid are the same, {shown}; name it once")
+        yield flat
+
+
+def _alike(setting: Fields) -> object:
+    """The same of two settings that are: 1 is 1.0."""
+    plain = (bool, int, float, str, type(None))
+    return frozenset((name, value if isinstance(value, plain) else as_key(value)) for name, value in setting.items())
 
 
 _HOW = "{density: [0.1, 0.3]} crosses lists, [{density: 0.1}, {density: 0.3}] lists settings"
 
 
 def _product(grid: Mapping[Any, Any], where: str) -> Iterator[dict[str, Any]]:
-    lists = flattened(grid, f"{where}, grid")
+    lists = _spread(grid, f"{where}, grid")
     for name, values in lists.items():
         if isinstance(values, str | Mapping) or not isinstance(values, Sequence) or not values:
             raise TombolaError(
@@ -194,8 +213,13 @@ def _product(grid: Mapping[Any, Any], where: str) -> Iterator[dict[str, Any]]:
         twice = next((value for place, value in enumerate(values) if value in values[:place]), None)
         if twice is not None:
             raise TombolaError(f"{where}: grid names {twice!r} twice for {name}; name it once")
-    for chosen in product(*lists.values()):
-        yield dict(zip(lists, chosen, strict=True))
+    axes = [[flattened({name: value}, f"{where}, grid") for value in values] for name, values in lists.items()]
+    for chosen in product(*axes):
+        names = [name for part in chosen for name in part]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise TombolaError(f"{where}, grid names {twice} twice; name it once")
+        yield {name: value for part in chosen for name, value in part.items()}
 
 
 def _trials(given: Any, searched: bool, where: str) -> int:
@@ -204,7 +228,7 @@ def _trials(given: Any, searched: bool, where: str) -> int:
     if not searched:
         raise TombolaError(f"{where} has trials, and nothing to search; add search, or leave trials out")
     if isinstance(given, bool) or not isinstance(given, int) or not 0 < given <= MOST:
-        raise TombolaError(f"{where}: trials is {given!r}, but it must be a whole number of at least 1")
+        raise TombolaError(f"{where}: trials is {given!r}, but it must be a whole number from 1 to {MOST:,}")
     return given
 
 
@@ -219,6 +243,6 @@ def _seeds(given: Any, where: str) -> tuple[Any, ...]:
     text = str(given)
     if isinstance(given, bool) or not text.isdecimal() or not 0 < int(text) <= MOST:
         raise TombolaError(
-            f"{where}: seeds is {given!r}, but it must be a number from 1 on, or a list such as [0, 1, 2]"
+            f"{where}: seeds is {given!r}, but it must be a number from 1 to {MOST:,}, or a list such as [0, 1, 2]"
         )
     return tuple(range(int(text)))
