@@ -18,6 +18,7 @@ from tombola.data.splits import Splits, make_splits
 from tombola.errors import TombolaError
 from tombola.levels import prune as loop
 from tombola.mask import Mask
+from tombola.methods import METHODS
 from tombola.methods.imp import IterativePruning
 from tombola.models.spec import ModelSpec
 from tombola.parameters import prunable
@@ -307,9 +308,9 @@ def test_wrong_settings_are_one_clear_line(settings: dict[str, Any], words: str)
 
 
 def test_every_preset_fits_its_dataclasses() -> None:
-    for found in PRESETS.values():
+    for (method, _, _), found in PRESETS.items():
         assert Recipe(**found.recipe)
-        assert IterativePruning(**found.method)
+        assert METHODS[method](**found.method)
 
 
 @pytest.mark.parametrize("criterion", ["snip", "movement", "random", "large_final_same_sign"])

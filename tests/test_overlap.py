@@ -429,13 +429,19 @@ def test_data_without_a_test_split_is_refused(tmp_path: Path) -> None:
         (["--imp", "{round: 3}"], "--imp: unknown key 'round' (did you mean rounds?)"),
         (["--supermask_recipe", "{lr: fast}"], "--supermask_recipe: lr is 'fast', but it must be a number"),
         (["--tickets", "a.ticket"], "expected 2 arguments"),
-        (["--tickets", "a.ticket", "b.ticket"], "a.ticket"),
+        (["--tickets", "a.ticket", "b.ticket"], "--model has no effect here"),
     ],
 )
 def test_mistakes_are_one_line(words: list[str], says: str) -> None:
     status, _, err = call("study", "overlap", "--model", "mlp", "--data", "digits", *words)
     assert (status, err.count("\n")) == (2, 1), err
     assert says in err
+
+
+def test_tickets_that_are_not_there_are_named() -> None:
+    status, _, err = call("study", "overlap", "--tickets", "a.ticket", "b.ticket")
+    assert (status, err.count("\n")) == (2, 1), err
+    assert "a.ticket" in err
 
 
 # -- the page

@@ -127,7 +127,7 @@ def test_pages_print_numbers_one_way(tmp_path: Path, case: str, monkeypatch: pyt
     monkeypatch.setattr(style, "pdf_bytes", lambda figure: b"%PDF")
     monkeypatch.setattr(style, "svg_bytes", lambda figure: b"<svg></svg>")
     page = write_report(make(tmp_path / "run", case), tmp_path / "out").html.read_text(encoding="utf-8")
-    body = page[page.index("<main>") : page.index("How it was made")]
+    body = page[page.index("<main>") :].partition("How it was made")[0]
     text = re.sub(r"<[^>]*>", " ", re.sub(r"<a href.*?</a>|aria-label=\"[^\"]*\"", "", body))
     assert not RAW.search(text), RAW.search(text)
     assert not HYPHEN.search(text), HYPHEN.findall(text)

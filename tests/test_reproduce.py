@@ -368,7 +368,7 @@ def test_the_commands_of_what_is_shortened_are_those_that_run() -> None:
     shown = [step.shown for _, step in steps_of(made, Asked(replicates=1, shorten={"length": "2it"}))]
     assert shown == [
         "tombola study curve imp --length 2it --replicates 1 --seed 0",
-        "tombola study double-descent --recipe {length: 2it, lr: 0.1} --replicates 1 --seed 0",
+        "tombola study double-descent --recipe '{length: 2it, lr: 0.1}' --replicates 1 --seed 0",
     ]
 
 

@@ -182,7 +182,7 @@ def test_the_command_line(tmp_path: Path) -> None:
         ({"from_steps": ()}, "from_steps is empty"),
         ({"from_steps": ("lr",)}, "would not be rewound"),
         ({"from_steps": ("soon",)}, "rewind 'soon' is not understood"),
-        ({"from_steps": ("6it",)}, "from 6it: rewind is to iteration 6, but training has 6"),
+        ({"from_steps": ("6it",)}, "from_steps names 6it: rewind is to iteration 6, but training has 6"),
         ({"from_steps": ("init", "0it")}, "iteration 0 twice: init and 0it"),
         ({"controls": ("luck",)}, "luck"),
         ({"points": 2}, "points is 2"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -133,5 +134,5 @@ def faults(write: Callable[[Path, str], None]) -> list[Fault]:
 
 def _shown(command: str) -> str:
     """A command as a reader can give it; of a study that stands in the reproduction's own file its options alone."""
-    _, verb, name, *options = command.split(" ")
-    return " ".join(options) if verb == "study" and name.endswith(".yaml") else command
+    _, verb, name, *options = shlex.split(command)
+    return shlex.join(options) if verb == "study" and name.endswith(".yaml") else command

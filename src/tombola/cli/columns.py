@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 
+_BREAK = re.compile(r"(?:\s(?!%))+")
 WIDEST_GAP = 3
 """Characters between two columns, where there is room."""
 PADDINGS: Mapping[int, tuple[int, int] | tuple[int, int, int, int]] = {3: (0, 1), 2: (0, 1, 0, 0), 1: (0, 0)}
@@ -34,8 +36,8 @@ def fitted(columns: Sequence[Sequence[str]], room: int) -> tuple[list[int | None
 
 
 def _lengths(cells: Sequence[str], *, lines: bool) -> list[int]:
-    """Of every line, or of every word."""
-    return [1, *(cell_len(part) for cell in cells for part in (cell.splitlines() if lines else cell.split()))]
+    """Of every line, or of every word; a number and its sign of percent are one."""
+    return [1, *(cell_len(part) for cell in cells for part in (cell.splitlines() if lines else _BREAK.split(cell)))]
 
 
 def _shared(least: Sequence[int], natural: Sequence[int], spare: int) -> list[int]:

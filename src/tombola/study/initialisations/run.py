@@ -45,7 +45,7 @@ from tombola.train.recipe import Recipe
 
 @checked
 def initialisations(
-    model: ModelSpec | str,
+    model: ModelSpec | nn.Module | str,
     data: Any,
     plan: Initialisations | None = None,
     *,
@@ -89,7 +89,7 @@ def initialisations(
 def _drawn(model: Any) -> ModelSpec:
     """The network, if a scheme may draw its weights."""
     spec = ModelSpec(model) if isinstance(model, str) else model
-    if isinstance(spec, nn.Module) or not isinstance(spec, ModelSpec):
+    if not isinstance(spec, ModelSpec):
         raise TombolaError(
             f"the model is a {type(model).__name__}, but the schemes draw its weights anew, so give a network by name "
             "or import path, or a ModelSpec"

@@ -7,6 +7,7 @@ already is found finished, and what was interrupted goes on.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,8 +65,8 @@ class Step:
 
     @property
     def shown(self) -> str:
-        """As it is typed; of a study of the file's own, its name."""
-        return " ".join(("tombola", *(("study", f"{self.name}.yaml") if self.study else ()), *self.words))
+        """As it is typed into a shell; of a study of the file's own, its name."""
+        return shlex.join(("tombola", *(("study", f"{self.name}.yaml") if self.study else ()), *self.words))
 
 
 Perform = Callable[[Step], Mapping[str, Any]]
