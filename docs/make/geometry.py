@@ -10,6 +10,7 @@ from results import number, percent, record, spread
 
 PAGE = "docs/geometry.md"
 CONNECTIVITY, LANDSCAPE = "mnist-connectivity", "digits-landscape"
+STEPS = ("the start", "iteration 200")
 ARMS = {"dense": "dense", "ticket": "ticket", "random": "random mask", "reinit": "other initialisation"}
 
 
@@ -49,8 +50,31 @@ def told(statistic: str, kind: str) -> Mapping[str, Any]:
 
 def tables() -> Iterator[Table]:
     yield Table(CONNECTIVITY, list(barriers()))
+    yield Table(LATER, list(later_rows()))
     yield Table(LANDSCAPE, list(correlations()))
     yield Table("mnist-landscape", list(on_mnist_correlations()))
+
+
+LATER = "mnist-connectivity-later"
+
+
+def later() -> list[Mapping[str, Any]]:
+    """Pairs of trainings from the initialisation and from iteration 200, twice as long."""
+    found: list[Mapping[str, Any]] = record(LATER, "connectivity.json")["result"]["pairs"]
+    return found
+
+
+def later_rows() -> Iterator[tuple[str, ...]]:
+    yield "", "weights kept", *(f"{what}, from {step}" for what in ("barrier, test", "distance") for step in STEPS)
+    places = dict.fromkeys((found["arm"], found["level"]) for found in later())
+    for arm, level in places:
+        both = [found for found in later() if (found["arm"], found["level"]) == (arm, level)]
+        yield (
+            ARMS[arm],
+            percent(both[0]["density"]),
+            *(spread(found["test_barrier"]["values"]) for found in both),
+            *(spread(found["distance"]["values"], 1, 2) for found in both),
+        )
 
 
 def correlations() -> Iterator[tuple[str, ...]]:
@@ -144,8 +168,55 @@ def claims() -> Iterator[Claim]:
         {arm: number(100 * found["mean"], 2) for arm, found in accuracy.items()},
         accuracy["ticket"]["interval"][0] > max(accuracy["random"]["mean"], accuracy["reinit"]["mean"]),
     )
+    yield from _later_claims()
     yield from _landscape_claims()
     yield from _mnist_landscape_claims()
+
+
+def _later_claims() -> Iterator[Claim]:
+    found = {
+        (row["from_step"], row["against"]): row["test"]
+        for row in record(LATER, "connectivity.json")["result"]["differences"]
+        if row["level"] == 2
+    }
+    yield Claim(
+        PAGE,
+        "From the start the ticket's barrier is {random} points below that of a random mask ({random_ends}) and "
+        "{reinit} below that of its mask on another initialisation ({reinit_ends})",
+        {
+            "random": number(-100 * found[0, "random"]["mean"], 2),
+            "random_ends": interval(found[0, "random"]),
+            "reinit": number(-100 * found[0, "reinit"]["mean"], 2),
+            "reinit_ends": interval(found[0, "reinit"]),
+        },
+        all(found[0, control]["interval"][1] < 0 for control in ("random", "reinit")),
+    )
+    yield Claim(
+        PAGE,
+        "from iteration 200 by {random} ({random_ends}), and of the other difference nothing is decided "
+        "({reinit_ends})",
+        {
+            "random": number(-100 * found[200, "random"]["mean"], 2),
+            "random_ends": interval(found[200, "random"]),
+            "reinit_ends": interval(found[200, "reinit"]),
+        },
+        found[200, "random"]["interval"][1] < 0 < found[200, "reinit"]["interval"][1],
+    )
+    dense = {row["from_step"]: row["distance"] for row in later() if row["arm"] == "dense"}
+    yield Claim(
+        PAGE,
+        "Two dense trainings that part at iteration 200 end {later} from each other, those that part at the "
+        "start {start} from each other",
+        {"later": number(dense[200]["mean"], 2), "start": number(dense[0]["mean"], 2)},
+        dense[200]["interval"][1] < dense[0]["interval"][0],
+    )
+    worst = max(row["test_barrier"]["interval"][1] for row in later())
+    yield Claim(
+        PAGE,
+        "All stay stable by the published rule: no interval reaches beyond {worst} points.",
+        {"worst": number(100 * worst, 2)},
+        worst < 0.02,
+    )
 
 
 TOLD = ("gradient_norm", "eigenvalue", "px", "ntk_sap", "trace", "sign_agreement", "gradsign")
