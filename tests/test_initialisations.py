@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import shutil
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +15,7 @@ from torch import nn
 
 import tombola as tb
 from cli_calls import call, last_json
+from elsewhere import elsewhere
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.models.spec import ModelSpec
@@ -226,11 +225,6 @@ def test_a_study_cut_short_finds_its_stages_again(study: InitialisationsResult) 
 
 
 def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def elsewhere(function: Callable[..., Any], items: Sequence[Any], jobs: int, **here: Any) -> Iterator[Any]:
-        for item in items:
-            sent, what = pickle.loads(pickle.dumps((function, item)))
-            yield sent(what)
-
     given: dict[str, Any] = {"recipe": TINY, "replicates": 1, "options": ONE}
     one = initialisations("mlp", "digits", PLAN, out=tmp_path / "one", **given)
     monkeypatch.setattr("tombola.search.driver.map_jobs", elsewhere)

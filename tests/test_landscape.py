@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import pickle
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tombola as tb
+from elsewhere import elsewhere
 from test_cli import call, last_json
 from tombola.errors import TombolaError
 from tombola.mask import Mask
@@ -294,11 +293,6 @@ def test_a_study_cut_short_finds_its_stages_again(study: LandscapeResult) -> Non
 
 
 def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def elsewhere(function: Callable[..., Any], items: Sequence[Any], jobs: int, **here: Any) -> Iterator[Any]:
-        for item in items:
-            sent, what = pickle.loads(pickle.dumps((function, item)))
-            yield sent(what)
-
     plan = Landscape(density=0.2, rounds=1, criteria=("snip",), batches=1, probes=1, resamples=100)
     given: dict[str, Any] = {"recipe": TINY, "options": ONE}
     one = landscape("mlp", "digits", plan, out=tmp_path / "one", **given)

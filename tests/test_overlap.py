@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import tombola as tb
+from elsewhere import elsewhere
 from report_runs import write_json
 from test_cli import call, last_json
 from tombola.data.config import DataSpec
@@ -377,11 +377,6 @@ def test_a_study_cut_short_finds_its_stages_again(study: dict[str, Any]) -> None
 
 def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process gets, without what is loaded here, is enough (starting real ones takes most of a minute)."""
-
-    def elsewhere(function: Callable[..., Any], items: Sequence[Any], jobs: int, **here: Any) -> Iterator[Any]:
-        for item in items:
-            sent, what = pickle.loads(pickle.dumps((function, item)))
-            yield sent(what)
 
     options: dict[str, Any] = {"replicates": 1, "options": Options(threads=1)}
     one = run_overlap(arms(), "mlp", "digits", tmp_path / "one", **options).as_dict()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from torch import nn
 
 import tombola as tb
+from elsewhere import elsewhere
 from test_cli import call, last_json
 from tombola.errors import TombolaError
 from tombola.report.page import write_report
@@ -128,11 +127,6 @@ def test_a_study_cut_short_finds_its_stages_again(study: ConnectivityResult) -> 
 
 
 def test_other_processes_find_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def elsewhere(function: Callable[..., Any], items: Sequence[Any], jobs: int, **here: Any) -> Iterator[Any]:
-        for item in items:
-            sent, what = pickle.loads(pickle.dumps((function, item)))
-            yield sent(what)
-
     given: dict[str, Any] = {"recipe": TINY, "replicates": 1, "options": ONE}
     one = connectivity("mlp", "digits", PLAN, out=tmp_path / "one", **given)
     monkeypatch.setattr("tombola.search.driver.map_jobs", elsewhere)

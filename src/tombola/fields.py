@@ -59,6 +59,13 @@ def check_texts(name: str, given: Iterable[object]) -> None:
             raise TombolaError(f"{name} has {described(one)}, but it must be a list of texts")
 
 
+def check_counts(**options: int | None) -> None:
+    """TombolaError for the first of the options that is below 1; None stands for one that is left open."""
+    for name, value in options.items():
+        if value is not None and value < 1:
+            raise TombolaError(f"{name} is {value}; give a whole number of at least 1")
+
+
 def in_few_digits(value: int) -> str:
     """A whole number as text, however many digits it has (Python writes no more than 4300)."""
     return f"{value:,}" if abs(value) < _HUGE else f"a number of {value.bit_length():,} bits"

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.measurement import show_measurement
+from tombola.cli.measurement import measure
 from tombola.cli.options import Group
-from tombola.cli.screen import Screen, loading
-from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run, show_denominator
+from tombola.cli.screen import Screen
+from tombola.cli.searches import DATA, MACHINE, NETWORK, add_run
 from tombola.cli.studies import typed
 from tombola.cli.values import import_from_here
 from tombola.cli.verb import Verb
@@ -23,14 +22,11 @@ from tombola.models.spec import ModelSpec
 from tombola.study.connectivity.plan import Connectivity, search_arms
 from tombola.study.landscape.plan import Landscape, mask_arm, search_arm
 from tombola.study.setting import Setting
-from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from tombola.results.connectivity import ConnectivityResult
     from tombola.results.landscape import LandscapeResult
-
-    Study: TypeAlias = Callable[..., ConnectivityResult | LandscapeResult]
 
 _PLAN = Group("study", Connectivity)
 _MASKS = Group("study", Landscape)
@@ -59,7 +55,7 @@ def _add(plan: Group, replicates: int, parser: ArgumentParser) -> None:
 
 
 def _connectivity(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    def load() -> Study:
+    def load() -> Callable[..., ConnectivityResult]:
         from tombola.study.connectivity.run import connectivity
 
         return connectivity
@@ -68,11 +64,11 @@ def _connectivity(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     setting, plan = _setting(given), Connectivity(**_PLAN.read(given))
     setting = replace(setting, options=replace(plan, imp=_imp(plan.imp)))
     search_arms(setting)
-    return _measured(given, screen, "connectivity", load, setting)
+    return measure(given, screen, "connectivity", load, setting)
 
 
 def _landscape(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    def load() -> Study:
+    def load() -> Callable[..., LandscapeResult]:
         from tombola.study.landscape.run import landscape
 
         return landscape
@@ -84,7 +80,7 @@ def _landscape(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     import_from_here(plan.criteria)
     for name in plan.criteria:
         mask_arm(setting, name, plan.density)
-    return _measured(given, screen, "landscape", load, setting)
+    return measure(given, screen, "landscape", load, setting)
 
 
 def _imp(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -94,26 +90,3 @@ def _imp(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _setting(given: Namespace) -> Setting:
     return Setting(ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given)), _RECIPE.read(given))
-
-
-def _measured(
-    given: Namespace, screen: Screen, name: str, load: Callable[[], Study], setting: Setting
-) -> Mapping[str, Any]:
-    machine = Options(**MACHINE.read(given))
-    with loading(machine.progress):
-        study = load()
-    result = study(
-        setting.model,
-        setting.data,
-        setting.options,
-        recipe=setting.recipe,
-        out=Path(given["out"]),
-        seed=given["seed"],
-        replicates=given["replicates"],
-        options=machine,
-        jobs=given["jobs"],
-    )
-    show_measurement(screen, result, f"{name} on {result.data} with {result.model}")
-    show_denominator(screen, result.parameters)
-    screen.run(result.run, result.reused)
-    return result.as_dict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.effect import changed, refuse
-from tombola.cli.measurement import show_measurement
+from tombola.cli.measurement import measure
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA, MACHINE, NETWORK, add_room, add_run, show_denominator
@@ -28,6 +28,7 @@ from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 
 if TYPE_CHECKING:
+    from tombola.results.initialisations import InitialisationsResult
     from tombola.results.overlap import OverlapResult, TicketPair
 
 Pair = TypeVar("Pair", bound=MaskPair)
@@ -131,26 +132,15 @@ def _run_initialisations(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     # the cheap checks first: a wrong value is reported before torch is loaded
     model, data, recipe = ModelSpec(**_UNDRAWN.read(given)), DataSpec(**DATA.read(given)), _RECIPE.read(given)
     plan = _typed(Initialisations(**_ACROSS.read(given)))
-    init_arms(Setting(model, data, recipe, plan))
-    machine = Options(**MACHINE.read(given))
-    with loading(machine.progress):
+    setting = Setting(model, data, recipe, plan)
+    init_arms(setting)
+
+    def load() -> Callable[..., InitialisationsResult]:
         from tombola.study.initialisations.run import initialisations
 
-    result = initialisations(
-        model,
-        data,
-        plan,
-        recipe=recipe,
-        out=Path(given["out"]),
-        seed=given["seed"],
-        replicates=given["replicates"],
-        options=machine,
-        jobs=given["jobs"],
-    )
-    show_measurement(screen, result, f"initialisations on {result.data} with {result.model}")
-    show_denominator(screen, result.parameters)
-    screen.run(result.run, result.reused)
-    return result.as_dict()
+        return initialisations
+
+    return measure(given, screen, "initialisations", load, setting)
 
 
 def _typed(pair: Pair) -> Pair:

@@ -20,8 +20,8 @@ from tombola.results.record import Figure
 from tombola.results.search import SearchResult
 from tombola.results.settings import (
     ComparedSetting,
-    SearchRun,
     best,
+    by_metric,
     check_against,
     compared,
     differing,
@@ -55,7 +55,7 @@ def collection_page(collection: Collection, html: Path, against: Against = None)
     """
     if against is not None:
         check_against([run.config for run in collection.searches], against)
-    groups = [(runs, compared(runs, against)) for runs in _by_metric(collection.searches)]
+    groups = [(runs, compared(runs, against)) for runs in by_metric(collection.searches, lambda run: run.result.metric)]
     settings = [one for _, group in groups for one in group]
     shown: list[Shown] = []
     tables: list[Table] = []
@@ -72,12 +72,6 @@ def collection_page(collection: Collection, html: Path, against: Against = None)
         tables=(*tables, runs_table(collection, html)),
         command=collection.command,
     )
-
-
-def _by_metric(runs: Sequence[SearchRun]) -> list[list[SearchRun]]:
-    """The runs of each metric: figures of one page are in one unit."""
-    metrics = dict.fromkeys(run.result.metric for run in runs)
-    return [[run for run in runs if run.result.metric == metric] for metric in metrics]
 
 
 def _subtitle(collection: Collection) -> str:
@@ -123,8 +117,7 @@ def _missing(collection: Collection) -> list[str]:
 
 def settings_tables(settings: Sequence[ComparedSetting]) -> list[Table]:
     """A table of the settings of each metric."""
-    metrics = dict.fromkeys(one.metric for one in settings)
-    return [settings_table([one for one in settings if one.metric == metric]) for metric in metrics]
+    return [settings_table(group) for group in by_metric(settings, lambda one: one.metric)]
 
 
 def settings_table(settings: Sequence[ComparedSetting]) -> Table:

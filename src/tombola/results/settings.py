@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from tombola.errors import TombolaError
 from tombola.formats import setting_in_words
@@ -15,6 +15,8 @@ from tombola.results.record import Figure, Record, Settings
 from tombola.results.search import SearchResult
 from tombola.results.statistics import FEWEST_REPLICATES, difference, figure
 from tombola.results.trial import LevelResult
+
+Measured = TypeVar("Measured")
 
 SECTIONS = ("method", "model", "data", "recipe", "start", "replicates")
 """The parts of a run's configuration that are settings; seeds are replicates, the rest follows from these."""
@@ -92,6 +94,14 @@ class SearchRun:
     config: Mapping[str, Any]
     result: SearchResult
     named: Mapping[str, Any] = field(default_factory=dict)
+
+
+def by_metric(found: Sequence[Measured], metric: Callable[[Measured], str]) -> list[list[Measured]]:
+    """What shares a metric together, in the order of the first of each: tables and figures are in one unit."""
+    groups: dict[str, list[Measured]] = {}
+    for one in found:
+        groups.setdefault(metric(one), []).append(one)
+    return list(groups.values())
 
 
 def compared(runs: Sequence[SearchRun], against: Mapping[str, Any] | None = None) -> tuple[ComparedSetting, ...]:

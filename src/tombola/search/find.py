@@ -273,17 +273,24 @@ def _covered(request: Request, network: nn.Module) -> Coverage:
     return coverage(network, request.method.include, request.method.exclude)
 
 
+def result_fields(request: Request, splits: Splits) -> dict[str, Any]:
+    """What every result says of its network and data, as fields of its record."""
+    return {
+        "model": name_of_model(request.model),
+        "data": splits.name,
+        "metric": splits.task.metric_name,
+        "higher_is_better": splits.task.higher_is_better,
+        "input_shape": tuple(splits.input_shape),
+    }
+
+
 def find_result(
     request: Request, splits: Splits, replicates: Sequence[Replicate], starts: Starts | None = None
 ) -> SearchResult:
     """A finished search."""
     return SearchResult(
+        **result_fields(request, splits),
         method=request.method.name,
-        model=name_of_model(request.model),
-        data=splits.name,
-        metric=splits.task.metric_name,
-        higher_is_better=splits.task.higher_is_better,
-        input_shape=tuple(splits.input_shape),
         recipe=as_plain(request.recipe),
         parameters=parameters(request, splits, replicates[0].levels[-1].total, starts),
         replicates=tuple(replicates),

@@ -75,7 +75,7 @@ def make_request(
 ) -> Request:
     """A complete request from what the user gave; presets fill in what is left open."""
     ticket = start if start is None or isinstance(start, Ticket) else Ticket.load(start)
-    spec = ModelSpec(model) if isinstance(model, str) else model
+    spec = as_model(model)
     _check_kinds(spec, method)
     source = as_data(data, model)
     kind = type(method) if isinstance(method, Method) else method_class(method if isinstance(method, str) else "imp")
@@ -133,6 +133,11 @@ def check_replicates(replicates: Any) -> None:
         raise TombolaError(
             f"replicates is {replicates!r}; a whole number is needed, from 1 to {MOST:,}, and for a verdict at least 3"
         )
+
+
+def as_model(model: nn.Module | ModelSpec | str) -> nn.Module | ModelSpec:
+    """A model as the library's calls take it: a text is a name."""
+    return ModelSpec(model) if isinstance(model, str) else model
 
 
 def as_data(data: Any, model: Any = None) -> Splits | DataSpec:

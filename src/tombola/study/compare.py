@@ -26,9 +26,10 @@ from tombola.results.verification import SEEDS, SEEDS_AND_EXAMPLES, SeedsAlone
 from tombola.runs.record import shared
 from tombola.search.describe import describe, describe_training
 from tombola.search.driver import Experiment, Workspace, run
-from tombola.search.find import parameters, replicate_seed, search_replicate, validate
-from tombola.search.request import Request, as_data, name_of_model
+from tombola.search.find import parameters, search_replicate, validate
+from tombola.search.request import Request, as_data, as_model, name_of_model
 from tombola.study.intervals import intervals_in_words
+from tombola.study.measured import study_fields
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.ticket.origin import Origin
 from tombola.ticket.tensors import hash_state
@@ -84,7 +85,7 @@ def run_comparison(
         TombolaError: an arm cannot work on this network and data; raised before anything is trained.
     """
     check_arms(arms)
-    spec, source = ModelSpec(model) if isinstance(model, str) else model, as_data(data, model)
+    spec, source = as_model(model), as_data(data, model)
     first = Request(spec, source, arms[0].method, arms[0].recipe, seed, replicates, options or Options())
     return run(_Comparison(first, study, tuple(arms), note, summary), Path(out), jobs)
 
@@ -152,14 +153,8 @@ class _Comparison(Experiment[Request, ComparisonResult]):
 def comparison_of(request: Request, splits: Splits, found: Summary, counted: Parameters | None) -> ComparisonResult:
     """A comparison's result, its study and remarks left open."""
     return ComparisonResult(
+        **study_fields(request, splits),
         study="",
-        model=name_of_model(request.model),
-        data=splits.name,
-        metric=splits.task.metric_name,
-        higher_is_better=splits.task.higher_is_better,
-        input_shape=tuple(splits.input_shape),
-        replicates=request.replicates,
-        seeds=tuple(replicate_seed(request.seed, index) for index in range(request.replicates)),
         recipe=shared([arm.recipe or {} for arm in found.arms]),
         parameters=counted,
         arms=found.arms,

@@ -34,12 +34,13 @@ from tombola.search.describe import code_of, describe_data, describe_model, desc
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed
 from tombola.search.origin import start_from
-from tombola.search.request import Request, as_data, name_of_model
+from tombola.search.request import Request, as_data, as_model, name_of_model
 from tombola.study.arms import random_mask
 from tombola.study.compare import search_arm
 from tombola.study.intervals import intervals_in_words
 from tombola.study.mask_overlap import compare_tickets, over_replicates
-from tombola.study.mask_trial import mask_trial, training_setup
+from tombola.study.mask_trial import mask_trial
+from tombola.study.measured import study_fields, training_setup
 from tombola.study.same_start import check_same_start, network_of
 from tombola.study.setting import Arm, check_arms
 from tombola.ticket.ticket import UNLIMITED, Ticket
@@ -110,7 +111,7 @@ def run_overlap(
 
 
 def _from_one_start(model: nn.Module | ModelSpec | str) -> nn.Module | ModelSpec:
-    spec = ModelSpec(model) if isinstance(model, str) else model
+    spec = as_model(model)
     if isinstance(spec, ModelSpec) and spec.init is None and spec.checkpoint is None:
         return replace(spec, init=DEFAULT_INIT)
     return spec
@@ -200,7 +201,7 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
         start = start_from(request.model, work.splits, seed=seed, method=request.method)
         mask = _mask(test, work.folder, seed)
         return mask_trial(
-            training_setup(request, recipe, work),
+            training_setup(work, recipe, request.options),
             start,
             mask,
             stage,
@@ -224,13 +225,7 @@ class _CrossTraining(Experiment[Request, OverlapResult]):
             name.endswith("running_mean") for name, _ in network_of(self.arms[0], self.request, splits).named_buffers()
         )
         return OverlapResult(
-            model=name_of_model(request.model),
-            data=splits.name,
-            metric=splits.task.metric_name,
-            higher_is_better=splits.task.higher_is_better,
-            input_shape=tuple(splits.input_shape),
-            replicates=count,
-            seeds=tuple(replicate_seed(request.seed, index) for index in range(count)),
+            **study_fields(request, splits),
             names=(self.arms[0].name, self.arms[1].name),
             methods=(self.arms[0].method.name, self.arms[1].method.name),
             recipe=as_plain(self.recipe),

@@ -25,9 +25,8 @@ from tombola.search.find import find_result, replicate_of, search_levels, valida
 from tombola.search.origin import start_from
 from tombola.search.request import Request, name_of_model
 from tombola.study.arms import CONTROLS, VerificationSetup, run_arm
+from tombola.study.measured import training_setup
 from tombola.ticket.ticket import UNLIMITED, Ticket
-from tombola.train.fabric import make_fabric
-from tombola.train.trial import TrainingSetup
 
 
 def run_curve(
@@ -109,10 +108,7 @@ class _Curve(Experiment[Request, SearchResult]):
     def train_control(self, work: Workspace, control: _Control) -> LevelResult:
         """The level of one control."""
         request, model, directory = self.request, self.request.model, work.folder
-        fabric = make_fabric(request.options.device, request.recipe.precision)
-        setup = TrainingSetup(
-            work.splits, request.recipe, fabric, request.options, work.progress, directory=work.directory
-        )
+        setup = training_setup(work, request.recipe, request.options)
         architecture, trusted = (model, ()) if isinstance(model, nn.Module) else (None, (model.name,))
         ticket = Ticket.load(directory / control.ticket, max_weights=UNLIMITED)
         name = f"replicate-{control.replicate}/{control.name}-{control.level:02d}"

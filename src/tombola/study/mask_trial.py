@@ -11,19 +11,9 @@ from torch import nn
 from tombola.mask import Mask
 from tombola.results.overlap import MaskTrial
 from tombola.runs.stage import Stage
-from tombola.search.driver import Workspace
 from tombola.search.origin import Start
-from tombola.search.request import Request
 from tombola.study.trained_mask import save_trained
-from tombola.train.fabric import make_fabric
-from tombola.train.recipe import Recipe
 from tombola.train.trial import TrainingSetup, run_trial
-
-
-def training_setup(request: Request, recipe: Recipe, work: Workspace) -> TrainingSetup:
-    """What masks of a study are trained with."""
-    fabric = make_fabric(request.options.device, recipe.precision)
-    return TrainingSetup(work.splits, recipe, fabric, request.options, work.progress, directory=work.directory)
 
 
 def mask_trial(

@@ -79,9 +79,8 @@ def sent(loggers: Sequence[Any], curve: Curve) -> Iterator[Send]:
     found, open_now = [_found(logger) for logger in loggers], list[Logger]()
 
     def send(row: Row) -> None:
-        if found:
-            while found:
-                open_now.append(_begun(found.pop(0), curve))
+        while found:
+            open_now.append(_begun(found.pop(0), curve))
         figures = {name: value for name, value in asdict(row).items() if name != "step" and math.isfinite(value)}
         for logger in tuple(open_now):
             if not _done(logger, lambda logger=logger: logger.log(figures, step=row.step)):  # type: ignore[misc]

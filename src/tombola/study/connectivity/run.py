@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from tombola.data.feed import steps_per_epoch
 from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.fields import checked
@@ -30,24 +31,23 @@ from tombola.results.codec import recovered
 from tombola.results.connectivity import ConnectivityResult, Line
 from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive
-from tombola.runs.progress import Silent
 from tombola.runs.stage import REWIND, TICKET, Stage
-from tombola.search.describe import describe
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed, search_replicate, validate
 from tombola.search.origin import Start, start_from
-from tombola.search.request import Request, as_data, name_of_model
+from tombola.search.request import Request, as_data, as_model, name_of_model
 from tombola.study.arms import random_mask
 from tombola.study.connectivity.barrier import line_between
 from tombola.study.connectivity.figures import NOTE, PairFound, connected, difference, sentence
 from tombola.study.connectivity.plan import DENSE, RANDOM, REINIT, WINNER, Connectivity, search_arms
 from tombola.study.connectivity.training import Begin, trained
 from tombola.study.intervals import intervals_in_words
+from tombola.study.measured import study_config, study_fields, training_setup
 from tombola.study.setting import Arm, Setting
 from tombola.ticket.redraw import redrawn
 from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.checkpoint import load_snapshot
-from tombola.train.fabric import make_fabric
+from tombola.train.length import steps
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
 from tombola.train.trial import TrainingSetup
@@ -87,7 +87,7 @@ def connectivity(
     Raises:
         TombolaError: the search or the plan cannot work here; raised before anything is trained.
     """
-    plan, spec = plan or Connectivity(), ModelSpec(model) if isinstance(model, str) else model
+    plan, spec = plan or Connectivity(), as_model(model)
     source = as_data(data, model)
     named = spec if isinstance(spec, ModelSpec) else ModelSpec(name_of_model(spec))
     arms = search_arms(Setting(named, source, recipe or {}, plan))  # type: ignore[arg-type]
@@ -119,14 +119,7 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
         return f"connectivity-{name_of_model(self.request.model)}-{splits.name}"
 
     def config(self, splits: Splits) -> dict[str, Any]:
-        request = self.request
-        return {
-            **describe(request, splits),
-            "study": "connectivity",
-            "plan": as_plain(self.plan),
-            "seed": request.seed,
-            "replicates": request.replicates,
-        }
+        return study_config("connectivity", self.request, splits, self.plan)
 
     # -- before anything is trained
 
@@ -161,15 +154,13 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
         return replace(self.request, method=arm.method, recipe=arm.recipe)
 
     def _step(self, index: int, splits: Splits) -> int:
-        setup = self._setup(Workspace(splits, splits, Silent()), index)
-        return Rewind.parse(self.plan.from_steps[index]).step(setup.steps_per_epoch, setup.total_steps)
+        recipe = self.arms[index].recipe
+        epoch = steps_per_epoch(len(splits.train), recipe.batch_size)
+        return Rewind.parse(self.plan.from_steps[index]).step(epoch, steps(recipe.length, epoch))
 
     def _setup(self, work: Workspace, index: int) -> TrainingSetup:
         request = self._search(index)
-        fabric = make_fabric(request.options.device, request.recipe.precision)
-        return TrainingSetup(
-            work.splits, request.recipe, fabric, request.options, work.progress, directory=work.directory
-        )
+        return training_setup(work, request.recipe, request.options)
 
     # -- the trainings
 
@@ -289,13 +280,7 @@ class _Connectivity(Experiment[Request, ConnectivityResult]):
         network = start_from(request.model, splits, seed=request.seed, method=request.method).network()
         total = Mask.full(prunable(network, request.method.include, request.method.exclude)).total
         return ConnectivityResult(
-            model=name_of_model(request.model),
-            data=splits.name,
-            metric=splits.task.metric_name,
-            higher_is_better=splits.task.higher_is_better,
-            input_shape=tuple(splits.input_shape),
-            replicates=count,
-            seeds=tuple(replicate_seed(request.seed, index) for index in range(count)),
+            **study_fields(request, splits),
             method=request.method.name,
             options=as_plain(request.method),
             recipe=as_plain(request.recipe),

@@ -274,12 +274,9 @@ class _Bench:
         return self.points.keep(place, self._fit(arm, level.ticket, made.model.cpu(), begun))
 
     def _setup(self) -> TrainingSetup:
-        from tombola.train.fabric import make_fabric
-        from tombola.train.trial import TrainingSetup
+        from tombola.study.measured import training_setup
 
-        recipe, options, work = self.kind._recipe(), self.points.options, self.points.work
-        fabric = make_fabric(options.device, recipe.precision)
-        return TrainingSetup(work.splits, recipe, fabric, options, work.progress, directory=work.directory)
+        return training_setup(self.points.work, self.kind._recipe(), self.points.options)
 
     def _built(self, ticket: Ticket, weights: Any) -> nn.Module:
         return ticket.build(weights, trusted=(self.kind.network,))

@@ -27,7 +27,7 @@ from tombola.search.describe import describe_data, describe_model, describe_trai
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed
 from tombola.search.origin import Start, start_from
-from tombola.search.request import Request, as_data, name_of_model
+from tombola.search.request import Request, as_data, as_model, name_of_model
 from tombola.study.arms import random_mask
 from tombola.study.compare import search_arm
 from tombola.study.initialisations.figures import MASKS, Levels, Trial, searched, transfers, trials
@@ -35,7 +35,8 @@ from tombola.study.initialisations.pairs import Drawn, pairs_of_masks
 from tombola.study.initialisations.plan import Initialisations, init_arms
 from tombola.study.initialisations.words import NOTE, sentence
 from tombola.study.intervals import intervals_in_words
-from tombola.study.mask_trial import mask_trial, training_setup
+from tombola.study.mask_trial import mask_trial
+from tombola.study.measured import study_fields, training_setup
 from tombola.study.same_start import check_same_start
 from tombola.study.setting import Arm, Setting, check_arms
 from tombola.ticket.ticket import UNLIMITED, Ticket
@@ -88,7 +89,7 @@ def initialisations(
 
 def _drawn(model: Any) -> ModelSpec:
     """The network, if a scheme may draw its weights."""
-    spec = ModelSpec(model) if isinstance(model, str) else model
+    spec = as_model(model)
     if not isinstance(spec, ModelSpec):
         raise TombolaError(
             f"the model is a {type(model).__name__}, but the schemes draw its weights anew, so give a network by name "
@@ -169,7 +170,7 @@ class _Initialisations(Experiment[Request, InitialisationsResult]):
         ticket = Ticket.load(work.folder / trial.ticket, max_weights=UNLIMITED)
         mask = random_mask(ticket, derive(seed, "transfer", trial.mask, trial.found)) if trial.random else ticket.mask
         return mask_trial(
-            training_setup(self.request, recipe, work),
+            training_setup(work, recipe, self.request.options),
             self._start(work, trial.on, trial.replicate),
             mask,
             stage,
@@ -197,13 +198,7 @@ class _Initialisations(Experiment[Request, InitialisationsResult]):
         kept = fmean(made[-1].density for made in levels.values())
         first = self._under(self.plan.inits[0])
         return InitialisationsResult(
-            model=name_of_model(request.model),
-            data=splits.name,
-            metric=splits.task.metric_name,
-            higher_is_better=splits.task.higher_is_better,
-            input_shape=tuple(splits.input_shape),
-            replicates=count,
-            seeds=tuple(replicate_seed(request.seed, index) for index in range(count)),
+            **study_fields(request, splits),
             inits=self.plan.inits,
             masks=MASKS,
             methods=tuple(arm.method.name for arm in self.arms[self.plan.inits[0]]),  # type: ignore[arg-type]

@@ -30,23 +30,22 @@ from tombola.results.trial import LevelResult
 from tombola.rng.seeds import derive, generator
 from tombola.runs.stage import Stage
 from tombola.runs.versions import versions
-from tombola.search.describe import describe
 from tombola.search.driver import Experiment, Workspace, run
 from tombola.search.find import parameters, replicate_seed, search_replicate, validate
 from tombola.search.origin import start_from
-from tombola.search.request import Request, as_data, name_of_model
+from tombola.search.request import Request, as_data, as_model, name_of_model
 from tombola.select.patterns import parse_pattern
 from tombola.study.landscape.correlate import Numbers, rank
 from tombola.study.landscape.plan import TICKET, Landscape, mask_arm, search_arm
 from tombola.study.landscape.statistics import STATISTICS, kernels_of, sample_seed, statistics_of
 from tombola.study.landscape.words import NOTE, intervals, sentence
+from tombola.study.measured import study_config, study_fields, training_setup
 from tombola.study.setting import Setting
 from tombola.study.trained_mask import save_trained
 from tombola.ticket.ticket import UNLIMITED, Ticket
-from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.recipe import Recipe
-from tombola.train.trial import TrainingSetup, run_trial
+from tombola.train.trial import run_trial
 
 
 @checked
@@ -81,7 +80,7 @@ def landscape(
     Raises:
         TombolaError: the search or a criterion cannot work here; raised before anything is trained.
     """
-    plan, spec = plan or Landscape(), ModelSpec(model) if isinstance(model, str) else model
+    plan, spec = plan or Landscape(), as_model(model)
     source = as_data(data, model)
     named = spec if isinstance(spec, ModelSpec) else ModelSpec(name_of_model(spec))
     setting = Setting(named, source, recipe or {}, plan)  # type: ignore[arg-type]
@@ -120,14 +119,7 @@ class _Landscape(Experiment[Request, LandscapeResult]):
         return f"landscape-{name_of_model(self.request.model)}-{splits.name}"
 
     def config(self, splits: Splits) -> dict[str, Any]:
-        request = self.request
-        return {
-            **describe(request, splits),
-            "study": "landscape",
-            "plan": as_plain(self.plan),
-            "seed": request.seed,
-            "replicates": request.replicates,
-        }
+        return study_config("landscape", self.request, splits, self.plan)
 
     def check(self, work: Workspace) -> None:
         """The search's own mistakes and the criteria's; what is measured, once on a full mask."""
@@ -149,11 +141,8 @@ class _Landscape(Experiment[Request, LandscapeResult]):
     def _search(self, work: Workspace, replicate: int) -> Search:
         request = self.request
         seed = replicate_seed(request.seed, replicate)
-        fabric = make_fabric(request.options.device, request.recipe.precision)
         start = start_from(request.model, work.splits, seed=seed, method=request.method)
-        setup = TrainingSetup(
-            work.splits, request.recipe, fabric, request.options, work.progress, directory=work.directory
-        )
+        setup = training_setup(work, request.recipe, request.options)
         provenance = {"study": "landscape", "recipe": as_plain(request.recipe), "versions": versions()}
         return Search(setup, start.origin, seed, provenance, start.architecture, start.trusted)
 
@@ -235,13 +224,7 @@ class _Landscape(Experiment[Request, LandscapeResult]):
         network = start_from(request.model, splits, seed=request.seed, method=request.method).network()
         total = Mask.full(prunable(network, *self._patterns)).total
         return LandscapeResult(
-            model=name_of_model(request.model),
-            data=splits.name,
-            metric=splits.task.metric_name,
-            higher_is_better=splits.task.higher_is_better,
-            input_shape=tuple(splits.input_shape),
-            replicates=count,
-            seeds=tuple(replicate_seed(request.seed, index) for index in range(count)),
+            **study_fields(request, splits),
             options=as_plain(self.plan),
             recipe=as_plain(request.recipe),
             parameters=parameters(request, splits, total),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tombola.errors import TombolaError
-from tombola.fields import check_fields
+from tombola.fields import check_counts, check_fields
 from tombola.names import check_known
 from tombola.train.options import Options
 
@@ -38,10 +38,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         check_fields(self)
         check_known("engine", self.engine, ENGINES)
-        if self.jobs is not None and self.jobs < 1:
-            raise TombolaError(f"jobs is {self.jobs}; give a whole number of at least 1")
-        if self.cpus_per_run < 1:
-            raise TombolaError(f"cpus_per_run is {self.cpus_per_run}; give a whole number of at least 1")
+        check_counts(jobs=self.jobs, cpus_per_run=self.cpus_per_run)
         if not 0 <= self.gpus_per_run < float("inf"):
             raise TombolaError(f"gpus_per_run is {self.gpus_per_run}; give a number of at least 0")
         if self.max_retries < 0:

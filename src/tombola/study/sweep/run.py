@@ -9,7 +9,7 @@ from typing import Any
 from tombola.errors import TombolaError
 from tombola.results.codec import read, typed
 from tombola.results.search import SearchResult
-from tombola.results.settings import ComparedSetting, SearchRun, check_against, compared
+from tombola.results.settings import ComparedSetting, SearchRun, by_metric, check_against, compared
 from tombola.results.sweep import SweepResult, SweptRun, TunedSetting
 from tombola.runs.carry import Order, check_out
 from tombola.runs.jobs import check_single_process
@@ -112,8 +112,7 @@ def _compared(
         for path, result in found.items()
         if result is not None
     ]
-    metrics = dict.fromkeys(run.result.metric for run in runs)
-    groups = [[run for run in runs if run.result.metric == metric] for metric in metrics]
+    groups = by_metric(runs, lambda run: run.result.metric)
     return tuple(setting for group in groups for setting in compared(group, against))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tombola.data.config import DataSpec
 from tombola.errors import TombolaError
+from tombola.fields import check_counts
 from tombola.formats import plural
 from tombola.models.spec import ModelSpec
 from tombola.names import check_known
@@ -47,10 +48,7 @@ class Tuning:
     tune_seeds: int = 1
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise TombolaError(f"trials is {self.trials}; give a whole number of at least 1")
-        if self.tune_seeds < 1:
-            raise TombolaError(f"tune_seeds is {self.tune_seeds}; give a whole number of at least 1")
+        check_counts(trials=self.trials, tune_seeds=self.tune_seeds)
         check_known("number to tune", self.field, NUMBERS)
         _ = self.range
 
