@@ -20,11 +20,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tombola.compact.compare import EQUAL, difference
+from tombola.deploy import choose
+from tombola.deploy.deploy import deploy
+from tombola.deploy.kernels.sparse import Measured
+from tombola.deploy.kernels.sparse.candidates import guess
 from tombola.errors import TombolaError
-from tombola.runtime import choose
-from tombola.runtime.deploy import deploy
-from tombola.runtime.sparse import Measured
-from tombola.runtime.sparse.candidates import guess
 
 Step = Callable[[Any, Tensor], Tensor]
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 import _fuzz
-from tombola.runtime.deploy import TOLERANCE, deploy
-from tombola.runtime.plan import Plan
+from tombola.deploy.deploy import TOLERANCE, deploy
+from tombola.deploy.plan import Plan
 
 BATCHES = {
     8: {"region": "rows:8", "_1": "lanes:1x1x1:rows1:panels1", "_2": "lanes:1x1x1:rows2:panels2"},

@@ -15,7 +15,7 @@ import torch
 
 import _hostile
 import fuzz_plan
-from tombola.runtime.deploy import deploy
+from tombola.deploy.deploy import deploy
 
 WORDS = ("os.system", "../../etc/passwd", "__import__('os').system('x')", "\x1b]0;owned\x07", "a\0b", "x" * 100_000)
 

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
+from tombola.bench.bench import prepare
+from tombola.bench.engines import REDUCED, Run, Workload
+from tombola.bench.timing import measure
+from tombola.deploy.kernels.binary.chain import threshold
+from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
+from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
 from tombola.nn.binary import signs_and_scale, use_binary_layers_
 from tombola.runs.jobs import limit_threads
-from tombola.runtime.bench import prepare
-from tombola.runtime.binary.chain import threshold
-from tombola.runtime.binary.layer import ConvWindow, Maps, pack_weights
-from tombola.runtime.binary.modules import PackedLayer, PackSigns
-from tombola.runtime.engines import REDUCED, Run, Workload
-from tombola.runtime.timing import measure
 
 FULL = ("eager", "channels-last", "onnxruntime", "openvino")
 ENGINES = (*FULL, *REDUCED)

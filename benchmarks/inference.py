@@ -24,11 +24,11 @@ from torchvision.models import mobilenet_v2
 
 import tombola as tb
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
+from tombola.bench.bench import DEPLOYED, prepare
+from tombola.bench.engines import REDUCED, Run, Workload
+from tombola.bench.timing import measure
 from tombola.models.registry import build_network
 from tombola.runs.jobs import limit_threads
-from tombola.runtime.bench import DEPLOYED, prepare
-from tombola.runtime.engines import REDUCED, Run, Workload
-from tombola.runtime.timing import measure
 from tombola.select.select import select
 
 FULL = ("eager", "channels-last", "onnxruntime", "openvino")

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from tombola.runtime.bench import quartiles
+from tombola.bench.bench import quartiles
 
 PACKAGES = ("torch", "numpy", "numba", "llvmlite", "onnxruntime", "openvino")
 FEATURES = {

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from record import Ratio, Record, Times, milliseconds, ratio, steadily
+from tombola.bench.engines import Run
+from tombola.bench.timing import measure
 from tombola.runs.jobs import limit_threads
-from tombola.runtime.engines import Run
-from tombola.runtime.timing import measure
 from tombola.select.topk import keep_largest
 
 SIZES = (100_000, 2_400_000, 17_000_000)

@@ -28,14 +28,14 @@ import torch
 from torch import Tensor, nn
 
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
+from tombola.bench.bench import prepare
+from tombola.bench.engines import REDUCED, Run, Workload
+from tombola.bench.timing import measure
+from tombola.deploy.kernels.gemv.forms import signed_bound
+from tombola.deploy.kernels.sparse import NativeRegion, build
+from tombola.deploy.kernels.sparse import measure as tune
+from tombola.deploy.ops import Linear, Region
 from tombola.runs.jobs import limit_threads
-from tombola.runtime.bench import prepare
-from tombola.runtime.engines import REDUCED, Run, Workload
-from tombola.runtime.gemv import signed_bound
-from tombola.runtime.ops import Linear, Region
-from tombola.runtime.sparse import NativeRegion, build
-from tombola.runtime.sparse import measure as tune
-from tombola.runtime.timing import measure
 
 FULL = ("eager", "onnxruntime", "openvino")
 ENGINES = (*FULL, *REDUCED)

@@ -24,7 +24,7 @@ import contextlib, torch
 from torch import nn
 import tombola as tb
 from tombola.errors import TombolaError
-from tombola.runtime.plan import RegionPlan, Plan
+from tombola.deploy.plan import RegionPlan, Plan
 
 def network(seed=0):
     draw = torch.Generator().manual_seed(seed)

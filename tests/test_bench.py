@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tombola.bench import engines
+from tombola.bench.bench import DEPLOYED, Speedup, bench, flop_counts, quartiles
+from tombola.bench.engines import DENSE, ENGINES, REDUCED, Missing, Workload
+from tombola.bench.timing import measure
 from tombola.errors import TombolaError
 from tombola.nn.flops import flops
-from tombola.runtime import engines
-from tombola.runtime.bench import DEPLOYED, Speedup, bench, flop_counts, quartiles
-from tombola.runtime.engines import DENSE, ENGINES, REDUCED, Missing, Workload
-from tombola.runtime.timing import measure
 
 
 class Fixed(nn.Module):
@@ -182,11 +182,11 @@ def test_timing_says_nothing_where_there_is_a_cuda_toolkit_without_a_gpu(
 ) -> None:
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    names = ("torch.utils.cpp_extension", "torch.utils.benchmark", "tombola.runtime.timing")
+    names = ("torch.utils.cpp_extension", "torch.utils.benchmark", "tombola.bench.timing")
     for name in [name for name in sys.modules if name.startswith(names)]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.delattr("torch.utils.cpp_extension", raising=False)
     monkeypatch.setattr(logging.getLogger("torch"), "propagate", True)
-    importlib.import_module("tombola.runtime.timing")
+    importlib.import_module("tombola.bench.timing")
     assert "torch.utils.cpp_extension" in sys.modules  # it was imported anew
     assert not caplog.records

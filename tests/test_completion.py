@@ -75,9 +75,9 @@ def test_what_bash_offers(scripts: dict[str, Path]) -> None:
 
 def test_the_names_written_out_are_the_librarys() -> None:
     from tombola.data.registry import names as data_names
+    from tombola.deploy.export import FORMATS
     from tombola.methods.learned_mask import LearnedMask
     from tombola.nn.init import SCHEMES
-    from tombola.runtime.export import FORMATS
     from tombola.select.criteria import CRITERIA
     from tombola.select.patterns import parse_pattern
     from tombola.select.select import SCOPES

@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,17 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import tombola as tb
+from tombola.bench import timing
+from tombola.deploy import choose
+from tombola.deploy.deploy import TOLERANCE, Deployed, deploy
+from tombola.deploy.kernels import cuda
+from tombola.deploy.kernels.binary import chain
+from tombola.deploy.plan import Plan
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.models.registry import build_network
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
 from tombola.parameters import prunable
-from tombola.runtime import choose, cuda, timing
-from tombola.runtime.deploy import TOLERANCE, Deployed, deploy
-from tombola.runtime.plan import Plan
 from tombola.select import select
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.representation import Representation
@@ -308,7 +312,7 @@ def test_a_plan_is_saved_and_gives_the_same_bits(tmp_path: Path, monkeypatch: py
 
 def test_binary_layers_are_packed_and_planned(monkeypatch: pytest.MonkeyPatch) -> None:
     native(monkeypatch)
-    monkeypatch.setattr("tombola.runtime.binary.chain.measure", lambda *_, **__: {"packed": [1.0], "dense": [2.0]})
+    monkeypatch.setattr(chain, "measure", lambda *_, **__: {"packed": [1.0], "dense": [2.0]})
     last = BinaryLinear(64, 4)
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), BinaryActivation(), BinaryConv2d(4, 4, 3, padding=1), nn.MaxPool2d(2),
@@ -418,7 +422,7 @@ def test_copies_and_modes() -> None:
 
 def test_outputs_that_would_be_off_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     native(monkeypatch)
-    monkeypatch.setattr("tombola.runtime.deploy.TOLERANCE", -1.0)
+    monkeypatch.setattr(import_module("tombola.deploy.deploy"), "TOLERANCE", -1.0)
     deployed = deploy(zeroed(nn.Sequential(nn.Linear(4, 4))), torch.randn(2, 4))
     assert deployed.plan.parts[0].engine != "native"
     assert "would change outputs" in deployed.report.dense["all regions"]

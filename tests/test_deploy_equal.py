@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 import tombola as tb
 from deployed_networks import ODD, Between, thinned
+from tombola.bench import timing
 from tombola.compact import compact
 from tombola.compact.checks import checks_of
 from tombola.compact.compare import EQUAL, difference
 from tombola.compact.inputs import inputs_like
+from tombola.deploy import choose
+from tombola.deploy.deploy import Deployed, deploy
 from tombola.errors import TombolaError
 from tombola.parameters import prunable
-from tombola.runtime import choose, timing
-from tombola.runtime.deploy import Deployed, deploy
 
 
 @pytest.fixture(autouse=True)
@@ -37,8 +38,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def guessed(region: Any, batch: int, threads: int) -> Any:
-    from tombola.runtime.sparse import Measured
-    from tombola.runtime.sparse.candidates import guess
+    from tombola.deploy.kernels.sparse import Measured
+    from tombola.deploy.kernels.sparse.candidates import guess
 
     return Measured(guess(region, batch, threads), 0.0, {})
 

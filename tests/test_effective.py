@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
 import weight_kinds
+from tombola.bench import timing
 from tombola.compact import compact
 from tombola.compact.effective import plain_copy
+from tombola.deploy import choose
+from tombola.deploy.deploy import deploy
 from tombola.errors import TombolaError
-from tombola.runtime import choose, timing
-from tombola.runtime.deploy import deploy
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from tombola.bench import timing
+from tombola.deploy import choose
+from tombola.deploy.deploy import Deployed, deploy
 from tombola.errors import TombolaError
-from tombola.runtime import choose, timing
-from tombola.runtime.deploy import Deployed, deploy
 
 
 @pytest.fixture(scope="module")

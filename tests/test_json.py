@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import tombola
 from cli_calls import last_json
+from tombola.bench.bench import Benchmark
 from tombola.cli import all_verbs
 from tombola.data.splits import Splits, Task, make_splits
 from tombola.methods import METHODS
@@ -23,7 +25,6 @@ from tombola.results.search import SearchResult
 from tombola.results.verification import VerificationResult
 from tombola.runs.record import SCHEMA, named, shared, stamped, unstamped
 from tombola.runs.stage import Stage
-from tombola.runtime.bench import Benchmark
 
 QUICK = ["--length", "2it", "--eval_every", "2it", "--batch_size", "32"]
 DIGITS = ["--data", "digits", "--model", "mlp", *QUICK]
@@ -152,10 +153,10 @@ def test_every_command_says_it(
         )
     # pages and kernels have tests of their own
     monkeypatch.setattr("tombola.report.page.write_report", lambda *args: SimpleNamespace(html="x.html", figures=[]))
-    monkeypatch.setattr("tombola.runtime.deploy.deploy", lambda *args, **more: Deployed())
-    monkeypatch.setattr("tombola.runtime.export.export", lambda *args, **more: {})
+    monkeypatch.setattr(import_module("tombola.deploy.deploy"), "deploy", lambda *args, **more: Deployed())
+    monkeypatch.setattr(import_module("tombola.deploy.export"), "export", lambda *args, **more: {})
     monkeypatch.setattr("tombola.runs.atomic.write_json", lambda *args: None)
-    monkeypatch.setattr("tombola.runtime.bench.bench", lambda *args, **more: Benchmark(1, 1, (), (), 1, 1, {}))
+    monkeypatch.setattr("tombola.bench.bench.bench", lambda *args, **more: Benchmark(1, 1, (), (), 1, 1, {}))
     said = last_json(*words, *COMMANDS[words](found, runs))
     assert (said["schema"], said["tombola"]) == (SCHEMA, tombola.__version__)
     if words in (("runs",), ("reproduce",), ("completion",), ("sweep",)):

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
+from tombola.deploy.ops import Conv, Linear, Pointwise, Pool, Region
 from tombola.models.registry import build_network
-from tombola.runtime.lower import Lowered, LoweredRegion, alone, lower, put_in
-from tombola.runtime.ops import Conv, Linear, Pointwise, Pool, Region
 
 
 class Reference(nn.Module):

@@ -14,11 +14,11 @@ from torch import Tensor
 
 import tombola
 from apart import NETWORK, run_apart
+from tombola.deploy.kernels.sparse import build
+from tombola.deploy.ops import Conv, Linear, Region
+from tombola.deploy.plan import Plan, RegionPlan
 from tombola.errors import TombolaError
 from tombola.machine.memory import address, array_address, given, made, within_words
-from tombola.runtime.ops import Conv, Linear, Region
-from tombola.runtime.plan import Plan, RegionPlan
-from tombola.runtime.sparse import build
 
 SOURCES = sorted(Path(tombola.__file__).parent.rglob("*.py"))
 ADDRESSES = ("data_ptr", "_data_ptr", "const_data_ptr", "mutable_data_ptr", "ctypes", "__array_interface__")

@@ -12,9 +12,9 @@ from PIL import Image
 
 from cli_calls import call, last_json
 from tombola import deploy
+from tombola.deploy.plan import Plan
 from tombola.errors import in_short, place_of
 from tombola.machine.cores import CoresWarning, usable_cores
-from tombola.runtime.plan import Plan
 from tombola.ticket.ticket import Ticket
 from tombola.train.options import Options
 

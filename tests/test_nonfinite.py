@@ -7,19 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tombola.bench import timing
 from tombola.compact.compare import largest_error
+from tombola.deploy import choose
+from tombola.deploy.deploy import deploy
+from tombola.deploy.jit.program import Program
+from tombola.deploy.kernels.binary.layer import Maps
+from tombola.deploy.kernels.binary.modules import PackSigns
+from tombola.deploy.kernels.gemv.forms import build as build_gemv
+from tombola.deploy.kernels.gemv.forms import choices as gemv_choices
+from tombola.deploy.kernels.sparse import build
+from tombola.deploy.kernels.sparse.candidates import candidates, splits, written
+from tombola.deploy.kernels.sparse.geometry import shapes_of
+from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Pool, Region
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
-from tombola.runtime import choose, timing
-from tombola.runtime.binary.layer import Maps
-from tombola.runtime.binary.modules import PackSigns
-from tombola.runtime.deploy import deploy
-from tombola.runtime.gemv import build as build_gemv
-from tombola.runtime.gemv import choices as gemv_choices
-from tombola.runtime.ops import Conv, Linear, Op, Pointwise, Pool, Region
-from tombola.runtime.program import Program
-from tombola.runtime.sparse import build
-from tombola.runtime.sparse.candidates import candidates, splits, written
-from tombola.runtime.sparse.geometry import shapes_of
 
 NAN, INF = float("nan"), float("inf")
 ODD = (NAN, INF, -INF)

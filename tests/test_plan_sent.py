@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import tombola as tb
-from tombola.runtime.example import example_input
+from tombola.ticket.example import example_input
 from tombola.ticket.origin import NetworkSpec, Origin
 
 PLAN: dict[str, Any] = {

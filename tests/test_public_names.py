@@ -31,6 +31,27 @@ def test_select_is_the_function_whatever_was_imported_before(order: str) -> None
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import tombola.deploy.plan",
+        "import tombola.deploy.deploy",
+        "from tombola.deploy.kernels import sparse",
+        "import tombola as tb\ntb.deploy",
+        "import tombola.bench.bench",
+    ],
+)
+def test_deploy_is_the_function_whatever_was_imported_before(before: str) -> None:
+    code = (
+        f"{before}\nimport inspect, tombola as tb, tombola.deploy\nimport tombola.deploy.kernels.sparse.region\n"
+        "from tombola import deploy as same\nfrom tombola.deploy import deploy, export\n"
+        "from tombola.deploy.deploy import deploy as home\nfrom tombola.deploy.plan import Plan\n"
+        "assert inspect.isfunction(tb.deploy) and tb.deploy is deploy is same is home is tombola.deploy\n"
+        "assert inspect.ismodule(export) and Plan.__module__ == 'tombola.deploy.plan'\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_results_is_the_function_whatever_was_imported_before() -> None:
     code = (
         "import tombola.results.record\nfrom tombola.results import results\nimport tombola as tb\n"

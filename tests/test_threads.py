@@ -42,8 +42,8 @@ def test_threads_compile_deploy_trace_and_infer_at_once() -> None:
     script = (
         START
         + """
-from tombola.runtime import sparse
-from tombola.runtime.ops import Linear, Region
+from tombola.deploy.kernels import sparse
+from tombola.deploy.ops import Linear, Region
 from tombola.compact import compact
 from tombola.select import select
 
@@ -115,7 +115,7 @@ def test_children_of_a_process_whose_threads_infer_and_compile_infer_too() -> No
 import itertools, warnings
 warnings.simplefilter("ignore")
 from llvmlite import ir
-from tombola.runtime.native import compile_module, STEP
+from tombola.deploy.jit.native import compile_module, STEP
 from tombola.runs.jobs import limit_threads
 
 torch.set_num_threads(1)

@@ -1,5 +1,6 @@
 # The public names, read by type checkers and, at run time, by lazy_loader.
 from . import (
+    bench,
     compact,
     data,
     levels,
@@ -10,7 +11,6 @@ from . import (
     report,
     rng,
     runs,
-    runtime,
     search,
     study,
     supermask,
@@ -20,6 +20,7 @@ from . import (
 from .cli.reproduce import reproduce
 from .cli.sweep import sweep
 from .data.config import DataSpec
+from .deploy.deploy import deploy
 from .errors import TicketError, TombolaError
 from .hold import hold
 from .mask import Mask
@@ -46,7 +47,6 @@ from .results.regime import PlacedTicket, RegimeResult
 from .results.reproduction import ReproductionResult
 from .results.sweep import SweepResult
 from .results.table import results
-from .runtime.deploy import deploy
 from .search.find import find
 from .select.select import select
 from .study.connectivity.barrier import barrier
@@ -122,6 +122,7 @@ __all__ = [
     "Width",
     "attach",
     "barrier",
+    "bench",
     "compact",
     "connectivity",
     "data",
@@ -148,7 +149,6 @@ __all__ = [
     "results",
     "rng",
     "runs",
-    "runtime",
     "search",
     "select",
     "statistics_of",

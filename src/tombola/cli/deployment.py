@@ -13,8 +13,8 @@ from tombola.cli.tickets import add_architecture, add_ticket, architecture, trus
 from tombola.cli.verb import Verb
 
 if TYPE_CHECKING:
-    from tombola.runtime.bench import Benchmark
-    from tombola.runtime.deploy import Deployed
+    from tombola.bench.bench import Benchmark
+    from tombola.deploy.deploy import Deployed
     from tombola.ticket.ticket import Ticket
 
 _FORMATS = ["onnx", "state_dict", "torch"]
@@ -73,8 +73,8 @@ def _add_bench(parser: ArgumentParser) -> None:
 
 
 def _deployed(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
-    from tombola.runtime.deploy import deploy
-    from tombola.runtime.example import example_input
+    from tombola.deploy.deploy import deploy
+    from tombola.ticket.example import example_input
 
     return deploy(
         ticket,
@@ -90,8 +90,8 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.runs.atomic import check_folder, make_folder, write_json
 
     with loading(None):
-        from tombola.runtime.example import example_input
-        from tombola.runtime.export import check_formats, export
+        from tombola.deploy.export import check_formats, export
+        from tombola.ticket.example import example_input
         from tombola.ticket.ticket import Ticket
 
     formats = [given["formats"]] if isinstance(given["formats"], str) else given["formats"]
@@ -120,9 +120,9 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     with loading(None):
         import torch
 
-        from tombola.runtime.bench import bench, check_bench
-        from tombola.runtime.engines import ENGINES
-        from tombola.runtime.example import example_input
+        from tombola.bench.bench import bench, check_bench
+        from tombola.bench.engines import ENGINES
+        from tombola.ticket.example import example_input
         from tombola.ticket.ticket import Ticket
 
     batches = _batches(given["batch"])

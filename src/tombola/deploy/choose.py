@@ -1,0 +1,225 @@
+"""Which engine runs each region of a network: measured on this machine, or taken from a plan."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from tombola.bench.timing import measure
+from tombola.deploy.kernels import sparse
+from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
+from tombola.deploy.ops import Conv, Linear
+from tombola.deploy.plan import RegionPlan
+from tombola.deploy.recognise import shape_of
+from tombola.deploy.regions import ENGINES, region_module
+from tombola.errors import TombolaError
+from tombola.names import check_known
+
+_ROUNDS, _LAYER_ROUNDS = 5, 3
+_SLOWER, _WORTH = 1.1, 0.05  # a layer leaves its region if dense is that much faster, and the region gains that share
+
+
+@dataclass(frozen=True)
+class Times:
+    """Measured seconds per call: of a region in each engine; of its layers by target, native and in torch, each alone.
+
+    Empty where nothing was measured.
+    """
+
+    engines: Mapping[str, float] = field(default_factory=dict)
+    native: Mapping[str, float] = field(default_factory=dict)
+    dense: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+    """Why native kernels were not tried."""
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A network with its regions in engines. `isolated`: the layers that share no region with others."""
+
+    network: fx.GraphModule
+    lowered: Lowered
+    parts: tuple[RegionPlan, ...]
+    times: tuple[Times, ...]
+    isolated: tuple[str, ...] = ()
+
+
+def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int) -> Draft:
+    """The fastest draft: each region in its fastest engine, with or without the layers that are faster dense.
+
+    Regions that are each faster than torch can be slower together; then all stay dense. The network is not changed.
+    """
+    first = _measured(network, example, threads, ())
+    drafts = [first]
+    slow = _slow_layers(first)
+    if slow:
+        drafts.append(_measured(network, example, threads, slow))
+    if any(len(draft.parts) > 1 for draft in drafts):
+        drafts.append(all_dense(network, example, threads, first))
+    if len(drafts) == 1:
+        return first
+    runs = {str(i): partial(draft.network, *example) for i, draft in enumerate(drafts)}
+    seconds = {name: statistics.median(times) for name, times in measure(runs, rounds=_ROUNDS, threads=threads).items()}
+    return drafts[int(min(seconds, key=seconds.__getitem__))]
+
+
+def planned(
+    network: fx.GraphModule,
+    example: Sequence[Tensor],
+    threads: int,
+    parts: Sequence[RegionPlan],
+    isolated: Collection[str] = (),
+) -> Draft:
+    """A copy of the network as the plan has it.
+
+    Raises:
+        TombolaError: the plan is of another network, or its choices do not fit.
+    """
+    work = twin(network)
+    lowered = lower(work, example, isolated)
+    _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts], isolated)
+    made: list[tuple[LoweredRegion, nn.Module]] = []
+    for part, plan in zip(lowered.parts, parts, strict=True):
+        check_known("engine of a region on the CPU", plan.engine, ENGINES)
+        batch = shape_of(part.inputs[0])[0]
+        native = sparse.build(part.region, batch, threads, plan.choices) if plan.engine == "native" else None
+        made.append((part, region_module(plan.engine, part, alone(work, part), native)))
+    return Draft(put_in(work, made), lowered, tuple(parts), tuple(Times() for _ in parts), tuple(isolated))
+
+
+def all_dense(network: fx.GraphModule, example: Sequence[Tensor], threads: int, draft: Draft) -> Draft:
+    """The same regions, every one in its fastest dense engine."""
+    parts = []
+    for part, times in zip(draft.parts, draft.times, strict=True):
+        dense = {engine: times.engines.get(engine, 0.0) for engine in ENGINES[1:]}
+        parts.append(RegionPlan(part.layers, min(dense, key=dense.__getitem__)))
+    made = planned(network, example, threads, parts, draft.isolated)
+    return Draft(made.network, made.lowered, made.parts, draft.times, draft.isolated)
+
+
+def twin(network: fx.GraphModule) -> fx.GraphModule:
+    """The same modules and parameters with a graph of its own."""
+    return fx.GraphModule(network, copy.deepcopy(network.graph))
+
+
+def _measured(network: fx.GraphModule, example: Sequence[Tensor], threads: int, isolated: Collection[str]) -> Draft:
+    work = twin(network)
+    lowered = lower(work, example, isolated)
+    values = _values(work, lowered.parts, example)
+    made: list[tuple[LoweredRegion, nn.Module]] = []
+    plans: list[RegionPlan] = []
+    timings: list[Times] = []
+    for part in lowered.parts:
+        native = not set(part.layers) <= set(isolated)
+        plan, times, module = _choose(work, part, [values[node] for node in part.inputs], threads, native=native)
+        made.append((part, module))
+        plans.append(plan)
+        timings.append(times)
+    return Draft(put_in(work, made), lowered, tuple(plans), tuple(timings), tuple(isolated))
+
+
+def _choose(
+    network: fx.GraphModule, part: LoweredRegion, values: Sequence[Tensor], threads: int, *, native: bool
+) -> tuple[RegionPlan, Times, nn.Module]:
+    """The fastest engine for a part on these inputs."""
+    rest = alone(network, part)
+    modules: dict[str, nn.Module] = {}
+    measured: sparse.Measured | None = None
+    reason = None if native else "dense layers are faster here"
+    if native:
+        try:
+            measured = sparse.measure(part.region, len(values[0]), threads)
+            kernels = sparse.build(part.region, len(values[0]), threads, measured.choices)
+            modules["native"] = region_module("native", part, rest, kernels)
+        except TombolaError as error:
+            reason = str(error)
+    modules |= {engine: region_module(engine, part, rest, None) for engine in ENGINES[1:]}
+    runs = {engine: partial(module, *values) for engine, module in modules.items()}
+    rounds = measure(runs, rounds=_ROUNDS, threads=threads)
+    seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
+    best = min(seconds, key=seconds.__getitem__)
+    choices = measured.choices if measured is not None and best == "native" else {}
+    times = Times(
+        seconds, measured.layers if measured else {}, _dense_layers(part, threads) if measured else {}, reason
+    )
+    return RegionPlan(part.layers, best, choices), times, modules[best]
+
+
+def _dense_layers(part: LoweredRegion, threads: int) -> dict[str, float]:
+    """Target of a layer -> seconds per call in torch, in the faster layout; equal layers are measured once."""
+    shapes = {node.name: shape_of(node) for node in (*part.inputs, *part.nodes)}
+    known: dict[object, float] = {}
+    seconds: dict[str, float] = {}
+    for op in part.region.ops:
+        if not isinstance(op, Conv | Linear):
+            continue
+        draw = torch.Generator().manual_seed(0)
+        x = torch.rand(shapes[op.source], generator=draw, dtype=torch.float32, device="cpu")
+        moves = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
+        key = (tuple(op.weight.shape), tuple(x.shape), moves)
+        if key not in known:
+            runs = {"rows": _torch_run(op, x, torch.contiguous_format)}
+            if isinstance(op, Conv):
+                runs["channels"] = _torch_run(op, x, torch.channels_last)
+            times = measure(runs, rounds=_LAYER_ROUNDS, threads=threads)
+            known[key] = min(statistics.median(rounds) for rounds in times.values())
+        seconds[op.target] = known[key]
+    return seconds
+
+
+def _torch_run(op: Conv | Linear, x: Tensor, layout: torch.memory_format) -> Any:
+    if isinstance(op, Linear):
+        return partial(F.linear, x.flatten(1), op.weight, op.bias)
+    image, weight = x.contiguous(memory_format=layout), op.weight.contiguous(memory_format=layout)
+    return partial(F.conv2d, image, weight, op.bias, op.stride, op.padding, op.dilation, op.groups)
+
+
+def _slow_layers(draft: Draft) -> tuple[str, ...]:
+    """Layers whose dense kernel is faster, where it is not so for the whole region and the gain is worth it."""
+    slow: list[str] = []
+    for part, times in zip(draft.lowered.parts, draft.times, strict=True):
+        native, dense = Counter[str](), Counter[str]()
+        for op in part.region.ops:
+            if op.target in times.native:
+                native[op.name] += times.native[op.target]  # type: ignore[assignment]
+                dense[op.name] += times.dense[op.target]  # type: ignore[assignment]
+        own = [name for name in native if native[name] > _SLOWER * dense[name]]
+        gain = sum(native[name] - dense[name] for name in own)
+        if own and len(own) < len(native) and gain > _WORTH * min(times.engines.values()):
+            slow += own
+    return tuple(slow)
+
+
+def _values(
+    network: fx.GraphModule, parts: Sequence[LoweredRegion], example: Sequence[Tensor]
+) -> dict[fx.Node, Tensor]:
+    """The values of all parts' inputs when the network runs on the example."""
+    wanted = {node for part in parts for node in part.inputs}
+    kept: dict[fx.Node, Tensor] = {}
+
+    class Keeping(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            result = super().run_node(n)
+            if n in wanted:
+                kept[n] = result.clone()  # an in-place call may follow
+            return result
+
+    Keeping(network).run(*(x.clone() for x in example))
+    return kept
+
+
+def _check_layers(have: Sequence[tuple[str, ...]], want: Sequence[tuple[str, ...]], isolated: Collection[str]) -> None:
+    here = {name for part in have for name in part}
+    names = sorted(here ^ {name for part in want for name in part}) or sorted(set(isolated) - here)
+    if names or list(have) != list(want):
+        odd = f"layer {names[0][:80]!r} is in only one of them" if names else "their layers are in another order"
+        raise TombolaError(f"the plan is of another network: {odd}; deploy without it")

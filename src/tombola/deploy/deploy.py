@@ -1,0 +1,262 @@
+"""Deploy: a ticket, or any network with zeros in its weights, as fast as this machine allows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tombola.compact import Compacted, CompactReport
+from tombola.compact.checks import Checks, checks_of, plain_tensors
+from tombola.compact.compact import compact_checked
+from tombola.compact.copies import copied
+from tombola.compact.effective import plain_copy
+from tombola.deploy.choose import all_dense, planned, search, twin
+from tombola.deploy.inference import Inference, check_call
+from tombola.deploy.kernels.binary import pack_binary
+from tombola.deploy.kernels.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
+from tombola.deploy.kernels.module import KernelModule
+from tombola.deploy.lower import lower
+from tombola.deploy.plan import Plan, RegionPlan, this_machine
+from tombola.deploy.report import DeployReport, part_rows
+from tombola.deploy.takes import Takes, takes
+from tombola.errors import TombolaError
+from tombola.fields import checked
+from tombola.machine.cores import held_to_cores
+from tombola.machine.memory import has_shape
+from tombola.rng.guard import kept
+from tombola.runs.jobs import limit_threads
+from tombola.ticket.ticket import Ticket
+
+TOLERANCE = 1e-4
+"""Outputs are equal within this, as max|a - b| / max|a|; Deployed networks sum in another order than torch."""
+
+
+class Deployed(Inference):
+    """A network made fast for inference: the call and the outputs of the network it was made from, in eval mode.
+
+    Other batch sizes work too, where the network takes them. No gradients. `plan`: what
+    was chosen; `report`: what was done; `takes`: what it may be called with.
+    """
+
+    def __init__(
+        self, network: nn.Module, plan: Plan, report: DeployReport, takes: Takes, compacted: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.plan, self.report, self.takes = plan, report, takes
+        self._compacted = (compacted,)  # a tuple: its weights are not this module's
+        self.eval()
+
+    @property
+    def compacted(self) -> nn.Module:
+        """The compacted network in plain torch, for export: an fx.GraphModule if it could be traced.
+
+        Raises:
+            TombolaError: it was not kept.
+        """
+        if self._compacted[0] is None:
+            raise TombolaError("the compacted network was not kept; deploy with keep_compacted=True")
+        return self._compacted[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that inference reads: weights as they are stored, other parameters and buffers."""
+        return _nbytes(self.network)
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+        """As of the network it was made from; inputs in order, or by the names that its forward has for them.
+
+        Raises:
+            TombolaError: an input of another shape (the batch aside), dtype or device, or a call that is not plain
+                inference.
+        """
+        check_call(inputs)
+        given = self.takes.bound(inputs, named)
+        if named:
+            check_call(given)
+        network = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network  # no prints
+        with torch.no_grad():
+            return network(*given)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Deployed:
+        """Native kernels are shared: nothing in them changes."""
+        kept = copy.deepcopy(self._compacted[0], memo)
+        return Deployed(copy.deepcopy(self.network, memo), self.plan, self.report, self.takes, kept)
+
+
+@checked
+def deploy(
+    subject: Ticket | nn.Module,
+    *example: Tensor,
+    threads: int | None = None,
+    plan: Plan | str | Path | None = None,
+    keep_compacted: bool = True,
+    model: nn.Module | None = None,
+    trusted: Sequence[str] = (),
+) -> Deployed:
+    """Compact a network exactly, and run each region in the fastest kernels that this machine has for it.
+
+    Args:
+        subject: a ticket, or a module with plain zeros in its weights (also one with a supermask, a held mask or
+            another parametrisation attached: its effective weights count). It is not changed.
+        example: inputs as the network will see them (a batch of the data), of the shape and batch size to be fast for.
+            On a GPU only Linear layers are looked at.
+        threads: of the CPU, held to the cores there are; None: those of the plan, or as torch is set.
+        plan: choices of an earlier deployment, or their file: nothing is measured.
+        keep_compacted: whether the compacted network is kept beside, dense, for export.
+        model: of a ticket whose network is not Tombola's own, as in `Ticket.build`.
+        trusted: import prefixes of such a network, as there.
+
+    Returns:
+        A module with the same call and outputs (within TOLERANCE), its `plan`, and a `report` of what was done. What no
+        kernel exists for stays in torch, and is named in the report. Outputs are compared on the example, on inputs
+        like it, drawn here, and at other batch sizes; where they would differ, the network stays with torch as it
+        is. A network that draws random numbers gives the same as before at the same state of torch's generators; one
+        that changes its own buffers goes on from their present values, in the copy.
+
+    Raises:
+        TombolaError: no example, or one that the model cannot run on; a model that cannot be copied, or that gives
+            other outputs each time; threads below 1; a plan of another network.
+            TicketError: the ticket cannot be built.
+    """
+    if not example or not all(has_shape(x) and 0 not in x.shape[:1] for x in example) or not example[0].dim():
+        raise TombolaError(
+            "the example holds no tensors, or empty ones; give inputs as the network takes them, batch first"
+        )
+    if isinstance(subject, nn.Module) and any(isinstance(module, Inference) for module in subject.modules()):
+        raise TombolaError(
+            "the network, or a part of it, is deployed already; deploy the ticket or model it was made from"
+        )
+    wanted = Plan.load(plan) if isinstance(plan, str | Path) else plan
+    count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
+    count = held_to_cores("threads", count)
+    if wanted is not None and [shape[1:] for shape in wanted.inputs] != [tuple(x.shape[1:]) for x in example]:
+        raise TombolaError(
+            f"the plan is for inputs {_shapes(wanted.inputs)}, not {_shapes(example)}; deploy without it"
+        )
+    if wanted is not None:
+        _check_names(wanted)
+    with plain_tensors(), limit_threads(count, exclusive=True), kept(cuda=True):
+        source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
+        plain = plain_copy(source, example)
+        checks = checks_of(plain, example)
+        compacted = compact_checked(plain, checks)
+        made = _made(plain, compacted, checks, count, wanted)
+        empty = checks.takes_none(made[0] if checks.stateless else copy.deepcopy(made[0]))
+        taken = takes(plain, checks.example, checks.batch, empty=empty)
+    return Deployed(*made, taken, compacted.module if keep_compacted else None)
+
+
+def _check_names(plan: Plan) -> None:
+    """TombolaError if a plan isolates layers that are in none of its regions."""
+    odd = sorted(set(plan.isolated) - {name for part in plan.parts for name in part.layers})
+    if odd:
+        raise TombolaError(
+            f"the plan is of another network: layer {odd[0][:80]!r} is in only one of them; deploy without it"
+        )
+
+
+Made = tuple[nn.Module, Plan, DeployReport]
+
+
+def _made(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+    """The network in the fastest engines that give its outputs; as it was if none does."""
+    on_cpu = all(x.device.type == "cpu" for x in checks.example)
+    network = compacted.module if on_cpu else None
+    if isinstance(network, fx.GraphModule) and wanted is not None and _stays(wanted, network, checks):
+        return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads)
+    make = _on_cpu if isinstance(network, fx.GraphModule) else _in_torch
+    made = make(plain, compacted, checks, threads, wanted)
+    if made[2].error <= max(TOLERANCE, checks.allowed):
+        return made
+    reason = f"its kernels would change outputs by {made[2].error:.1e}"
+    made = _whole(Compacted(plain, CompactReport(reason=reason)), checks, threads)
+    if not made[2].error <= checks.allowed:
+        raise TombolaError(
+            "the model's copy gives other outputs for the same inputs and the same random state: it depends on "
+            "something outside of itself (the time, a global variable, a generator of its own); it cannot be deployed"
+        )
+    return made
+
+
+def _stays(plan: Plan, network: fx.GraphModule, checks: Checks) -> bool:
+    """Whether a plan is one that left a network as it was, since its kernels changed its outputs."""
+    return not plan.parts and not plan.packed and bool(lower(twin(network), checks.example).parts)
+
+
+def _on_cpu(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+    """Native kernels for the regions of a traced network."""
+    assert isinstance(compacted.module, fx.GraphModule)
+    example = checks.example
+    network = twin(compacted.module)
+    packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed)
+    choices = {one.name: one.choice for one in packed}
+    if wanted is None:
+        draft = search(network, example, threads)
+    elif wanted.packed == choices:
+        draft = planned(network, example, threads, wanted.parts, wanted.isolated)
+    else:
+        raise TombolaError("the plan is of another network: other binary layers were packed; deploy without it")
+    error = checks.error(draft.network).size
+    left = dict(draft.lowered.left)
+    if error > TOLERANCE:  # discontinuities in the network amplify small differences
+        draft = all_dense(network, example, threads, draft)
+        left["all regions"] = f"native kernels would change outputs by {error:.1e}"
+        error = checks.error(draft.network).size
+    shapes = tuple(tuple(x.shape) for x in example)
+    machine = this_machine() if wanted is None else wanted.machine
+    made = Plan(threads, shapes, draft.parts, draft.isolated, choices, machine)
+    sizes = {"model": _nbytes(plain), "deployed": _nbytes(draft.network)}
+    rows = part_rows(draft)
+    return draft.network, made, DeployReport(compacted.report, packed, rows, (), left, sizes, error, str(checks.batch))
+
+
+def _in_torch(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+    """A network that cannot be traced, or that lies on a GPU: there Linear layers may get torch's sparse kernels."""
+    example = checks.example
+    network = copied(compacted.module)
+    chosen: tuple[LinearChoice, ...] = ()
+    if wanted is not None and wanted.packed:
+        raise TombolaError("the plan is of another network: this one has no binary layers to pack; deploy without it")
+    on_gpu = any(x.is_cuda for x in example)
+    if wanted is not None:
+        chosen = tuple(LinearChoice(part.layers[0], part.engine) for part in wanted.parts if part.layers)
+    elif on_gpu:
+        chosen = choose_kernels(network if checks.stateless else copied(network), example)
+    use_kernels(network, [(one.name, one.kernel) for one in chosen])
+    left = {} if on_gpu else {"the network": compacted.report.reason or "its inputs are on another device than the CPU"}
+    error = checks.error(network if checks.stateless else copied(network)).size
+    shapes = tuple(tuple(x.shape) for x in example)
+    parts = tuple(RegionPlan((one.name,), one.kernel) for one in chosen)
+    machine = this_machine() if wanted is None else wanted.machine
+    sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
+    made = Plan(threads, shapes, parts, (), {}, machine)
+    return network, made, DeployReport(compacted.report, (), (), chosen, left, sizes, error, str(checks.batch))
+
+
+def _whole(compacted: Compacted, checks: Checks, threads: int) -> Made:
+    """The network as it is, in torch."""
+    network = copied(compacted.module)
+    error = checks.error(network if checks.stateless else copied(network)).size
+    shapes = tuple(tuple(x.shape) for x in checks.example)
+    size = _nbytes(network)
+    left = {"the network": compacted.report.reason or ""}
+    report = DeployReport(
+        compacted.report, dense=left, bytes={"model": size, "deployed": size}, error=error, batch=str(checks.batch)
+    )
+    return network, Plan(threads, shapes, (), machine=this_machine()), report
+
+
+def _nbytes(network: nn.Module) -> int:
+    ready = [module for module in network.modules() if isinstance(module, KernelModule)]
+    rest = sum(map(bytes_of, (*network.parameters(), *network.buffers())))
+    return rest + sum(module.nbytes for module in ready)
+
+
+def _shapes(values: Sequence[Any]) -> str:
+    return ", ".join(str(tuple(value.shape) if isinstance(value, Tensor) else value) for value in values)

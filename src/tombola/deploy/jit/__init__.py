@@ -1,0 +1,1 @@
+"""LLVM code emitted and compiled for this machine, and what runs it on threads."""

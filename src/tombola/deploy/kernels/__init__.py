@@ -1,0 +1,1 @@
+"""What layers and regions can run in, on this machine's processor and on GPUs."""

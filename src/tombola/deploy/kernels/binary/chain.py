@@ -1,0 +1,308 @@
+"""Binary layers of a traced network → packed layers, and what lies between two of them → thresholds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from tombola.bench.timing import measure
+from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
+from tombola.deploy.kernels.binary.modules import BitThreshold, PackedLayer, PackSigns
+from tombola.deploy.shapes import propagate
+from tombola.names import check_known
+from tombola.nn import flow
+from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, is_binary, signs_and_scale
+
+CHOICES = ("packed", "dense")
+"""How a binary layer on binary activations can run."""
+_ROUNDS = 3
+_NEVER, _ALWAYS = 2**31 - 1, -(2**31)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A binary layer: its choice, and measured seconds of both kinds (none: as planned)."""
+
+    name: str
+    shape: tuple[int, ...]
+    density: float
+    choice: str
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """A binary layer in the graph: its node, the signs that it reads, and its window."""
+
+    node: fx.Node
+    module: BinaryConv2d | BinaryLinear
+    signs: fx.Node
+    window: ConvWindow
+
+    @property
+    def name(self) -> str:
+        return str(self.node.target)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        return self.window.padding
+
+
+def pack_binary(
+    network: fx.GraphModule, example: Sequence[Tensor], threads: int, choices: Mapping[str, str] | None = None
+) -> tuple[Packed, ...]:
+    """Replace binary layers on binary activations by packed layers, where that is faster.
+
+    The network, traced and in eval mode, is changed. `choices`: layer name -> one of CHOICES; None: measured on this
+    machine. Pooling, norm and signs between two packed layers become thresholds on integer sums, computed by
+    running the network's own modules on every possible sum, so that the results are equal to the bit.
+    """
+    propagate(network, example)
+    modules = dict(network.named_modules())
+    layers = [layer for node in network.graph.nodes if (layer := _read(node, modules)) is not None]
+    packed = tuple(_chosen(layer, threads, None if choices is None else choices.get(layer.name)) for layer in layers)
+    chosen = [layer for layer, one in zip(layers, packed, strict=True) if one.choice == "packed"]
+    _Rewriting(network, modules, chosen, threads).run()
+    return packed
+
+
+# ---- reading the graph -----------------------------------------------------------------------------------------------
+
+
+def _read(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Layer | None:
+    """The layer that a node is; None for every other node."""
+    module = modules.get(str(node.target)) if node.op == "call_module" else None
+    if type(module) not in (BinaryConv2d, BinaryLinear) or not isinstance(node.args[0], fx.Node):
+        return None
+    assert isinstance(module, BinaryConv2d | BinaryLinear)
+    if (
+        flow.altered(module)
+        or not is_binary(module.weight)
+        or module.weight.dtype != torch.float32
+        or 0 in module.weight.shape
+    ):
+        return None
+    source = node.args[0]
+    signs = source if _is_signs(source, modules) else _flattened(source, modules)
+    if signs is None or not _is_signs(signs, modules) or node.meta["device"] != "cpu":
+        return None
+    shape = _shape(signs)
+    if isinstance(module, BinaryLinear):
+        if len(_shape(source)) != 2:
+            return None
+        return _Layer(node, module, signs, ConvWindow(shape[2:] if len(shape) == 4 else (1, 1)))
+    if signs is not source or len(shape) != 4 or module.groups != 1 or module.padding_mode != "zeros":
+        return None
+    if isinstance(module.padding, str):
+        return None
+    parts = (module.kernel_size, module.stride, module.padding, module.dilation)
+    return _Layer(node, module, signs, ConvWindow(*((part[0], part[1]) for part in parts)))
+
+
+def _is_signs(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return type(modules[str(node.target)]) is BinaryActivation and not flow.altered(modules[str(node.target)])
+    return node.op == "call_function" and node.target is binary_sign
+
+
+def _flattened(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
+    """What is flattened from dimension 1 on by this node; None if it does anything else."""
+    if node.op == "call_module":
+        flattens = isinstance(module := modules[str(node.target)], nn.Flatten) and not flow.altered(module)
+    else:
+        flattens = node.target in (torch.flatten, "flatten", "view", "reshape", torch.reshape)
+    if not flattens or not isinstance(node.args[0], fx.Node):
+        return None
+    before, after = _shape(node.args[0]), _shape(node)
+    return node.args[0] if len(after) == 2 and len(before) == 4 and before[0] == after[0] else None
+
+
+def _shape(node: fx.Node) -> tuple[int, ...]:
+    return tuple(node.meta["tensor_meta"].shape)
+
+
+def _maps(shape: Sequence[int], border: tuple[int, int] = (0, 0)) -> Maps:
+    """Of a value (N, C, H, W) or (N, F)."""
+    high, wide = shape[2:] or (1, 1)
+    return Maps(shape[1], high, wide, border)
+
+
+# ---- packing one layer -----------------------------------------------------------------------------------------------
+
+
+def _packed(layer: _Layer, maps: Maps, after: BitThreshold | None, threads: int) -> PackedLayer:
+    module = layer.module
+    _, scale = signs_and_scale(module.weight.detach())
+    weight = module.weight.detach()
+    flat = isinstance(module, BinaryLinear)
+    if flat:
+        weight = weight.reshape(len(weight), maps.channels, *layer.window.kernel)
+    weights = pack_weights(weight, scale, module.bias)
+    return PackedLayer(weights, layer.window, maps, out=len(weight), flat=flat, after=after, threads=threads)
+
+
+def _chosen(layer: _Layer, threads: int, choice: str | None) -> Packed:
+    """Packed or dense: as chosen, or whichever is faster alone on signs of the example's shape."""
+    if choice is not None:
+        check_known(f"choice for the packed layer {layer.name!r}", choice, CHOICES)
+    weight = layer.module.weight
+    seconds: dict[str, float] = {}
+    if choice is None:
+        maps = _maps(_shape(layer.signs), layer.padding)
+        draw = torch.Generator("cpu").manual_seed(0)
+        x = torch.randn(_shape(layer.signs), generator=draw, dtype=torch.float32, device="cpu").sign_()
+        pack, run = PackSigns(maps, threads), _packed(layer, maps, None, threads)
+        dense = x.flatten(1) if isinstance(layer.module, BinaryLinear) else x
+        times = measure(
+            {"packed": lambda: run(pack(x)), "dense": partial(layer.module, dense)}, rounds=_ROUNDS, threads=threads
+        )
+        seconds = {name: statistics.median(rounds) for name, rounds in times.items()}
+        choice = min(seconds, key=seconds.__getitem__)
+    density = weight.count_nonzero().item() / weight.numel()
+    return Packed(layer.name, tuple(weight.shape), density, choice, seconds)
+
+
+# ---- folding what follows --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Tail:
+    """What lies between a layer and the next signs: an optional pooling, an optional norm."""
+
+    signs: fx.Node
+    pool: ConvWindow | None
+    norm: nn.Module | None
+
+
+def _tail(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Tail | None:
+    """The tail of a layer's node; None where something else follows, or more than one thing."""
+    pool: ConvWindow | None = None
+    norm: nn.Module | None = None
+    while len(node.users) == 1:
+        (node,) = node.users
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if _is_signs(node, modules):
+            return _Tail(node, pool, norm)
+        if module is not None and flow.altered(module):
+            return None
+        if isinstance(module, nn.MaxPool2d) and pool is None and norm is None:
+            pool = _pooling(module)
+            if pool is None:
+                return None
+        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and norm is None and module.running_mean is not None:
+            norm = module
+        else:
+            return None
+    return None
+
+
+def _pooling(module: nn.MaxPool2d) -> ConvWindow | None:
+    def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+        return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+    window = ConvWindow(pair(module.kernel_size), pair(module.stride), pair(module.padding), pair(module.dilation))
+    plain = window.padding == (0, 0) and not module.ceil_mode and not module.return_indices
+    return window if plain else None
+
+
+def threshold(
+    layer: nn.Linear | nn.Conv2d, maps: Maps, pool: ConvWindow | None = None, norm: nn.Module | None = None
+) -> BitThreshold | None:
+    """What follows a layer as a threshold on its integer sums; None unless the bit of each channel is monotone in them.
+
+    Scale, bias, norm and sign are themselves run on every sum that can occur. `maps`: of the result.
+    """
+    weight = layer.weight.detach()
+    signs, scale = signs_and_scale(weight)
+    max_sum = int(signs.abs().flatten(1).sum(1).max())
+    sums = torch.arange(-max_sum, max_sum + 1, dtype=torch.float32, device="cpu")
+    spread = sums.expand(len(weight), -1) * scale[:, None]
+    if layer.bias is not None:
+        spread = spread + layer.bias.detach()[:, None]
+    if isinstance(norm, nn.BatchNorm2d):
+        spread = norm(spread[None, :, :, None])[0, :, :, 0]
+    elif norm is not None:
+        spread = norm(spread.T.contiguous()).T  # other strides round otherwise
+    bits = binary_sign(spread) > 0
+    rising = (bits[:, 1:] >= bits[:, :-1]).all(1)
+    falling = (bits[:, 1:] <= bits[:, :-1]).all(1)
+    if not bool((rising | falling).all()):
+        return None
+    ones = bits.sum(1)
+    turn = torch.where(rising, bits.shape[1] - ones, ones) - max_sum  # the first sum after the change
+    turn = torch.where(ones == 0, _NEVER, torch.where(ones == bits.shape[1], _ALWAYS, turn))
+    rows = -(-len(weight) // 8) * 8
+    thresholds = np.full(rows, _NEVER, np.int32)
+    thresholds[: len(weight)] = turn.to(torch.int64).clamp(_ALWAYS, _NEVER).numpy().astype(np.int32)
+    flips = np.zeros(rows, np.bool_)
+    flips[: len(weight)] = (~rising).numpy()
+    return BitThreshold(pool, thresholds, np.packbits(flips, bitorder="little"), maps)
+
+
+# ---- rewriting -------------------------------------------------------------------------------------------------------
+
+
+class _Rewriting:
+    """Packed layers into the graph, from first to last."""
+
+    def __init__(
+        self, network: fx.GraphModule, modules: Mapping[str, nn.Module], layers: Sequence[_Layer], threads: int
+    ) -> None:
+        self._network, self._modules, self._threads = network, modules, threads
+        self._layers = layers
+        self._bits: dict[fx.Node, tuple[fx.Node, Maps]] = {}
+
+    def run(self) -> None:
+        for number, layer in enumerate(self._layers):
+            bits, maps = self._bits_of(layer.signs)
+            tail = _tail(layer.node, self._modules)
+            after = None if tail is None else self._fold(layer, tail)
+            call = self._call(f"packed_{number}", _packed(layer, maps, after, self._threads), bits, layer.node)
+            if after is None or tail is None:
+                layer.node.replace_all_uses_with(call)
+            else:
+                self._bits[tail.signs] = (call, after.maps)
+        self._network.graph.eliminate_dead_code()
+        self._network.delete_all_unused_submodules()
+        self._network.recompile()
+
+    def _readers(self, signs: fx.Node) -> Iterator[_Layer]:
+        return (layer for layer in self._layers if layer.signs is signs)
+
+    def _border(self, signs: fx.Node) -> tuple[int, int]:
+        paddings = [layer.padding for layer in self._readers(signs)]
+        return max(p[0] for p in paddings), max(p[1] for p in paddings)
+
+    def _bits_of(self, signs: fx.Node) -> tuple[fx.Node, Maps]:
+        """The node that gives the packed signs."""
+        if signs not in self._bits:
+            maps = _maps(_shape(signs), self._border(signs))
+            source = signs.args[0]
+            assert isinstance(source, fx.Node)
+            self._bits[signs] = (
+                self._call(f"signs_{len(self._bits)}", PackSigns(maps, self._threads), source, signs),
+                maps,
+            )
+        return self._bits[signs]
+
+    def _fold(self, layer: _Layer, tail: _Tail) -> BitThreshold | None:
+        """The tail as a threshold, if only packed layers read its signs and every channel has one."""
+        readers = list(self._readers(tail.signs))
+        direct = {layer.node for layer in readers} | {layer.node.args[0] for layer in readers}
+        if not readers or any(user not in direct for user in tail.signs.users):
+            return None
+        maps = _maps(_shape(tail.signs), self._border(tail.signs))
+        return threshold(layer.module, maps, tail.pool, tail.norm)
+
+    def _call(self, name: str, module: nn.Module, source: fx.Node, before: fx.Node) -> fx.Node:
+        while hasattr(self._network, name):
+            name += "_"
+        self._network.add_submodule(name, module)
+        with self._network.graph.inserting_before(before):
+            return self._network.graph.call_module(name, (source,))

@@ -1,0 +1,5 @@
+"""Sparse linear layers on one input vector: bound by memory, so the weights are few bytes that are read once."""
+
+from tombola.deploy.kernels.gemv.forms import build, choices
+
+__all__ = ["build", "choices"]

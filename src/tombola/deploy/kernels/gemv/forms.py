@@ -1,0 +1,208 @@
+"""Sparse linear layers on one input vector: bound by memory, so the weights are few bytes that are read once."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tombola.deploy.jit.native import Code
+from tombola.deploy.jit.program import Step
+from tombola.deploy.kernels.gemv.gaps import Coding, code, coded_bytes, columns, shared
+from tombola.deploy.kernels.gemv.planes import COLUMNS, planes, planes_bytes
+from tombola.deploy.kernels.gemv.steps import Ending, gaps_step, planes_step
+from tombola.errors import TombolaError
+from tombola.machine.memory import address, array_address
+
+PLANES = "planes"
+BOUND = 1.5
+"""What the weights of signed constants may take, as a multiple of mask entropy plus one sign bit per kept weight."""
+
+_SHARED = (2, 4, 8)  # rows that may share a list
+_WASTE = 1.25  # how many times more weights may be read when rows share a list
+_SLOW = 1.6  # forms estimated this many times slower than the fastest are not tried
+_GAPS = re.compile(r"gaps:per(\d{1,2}):rows([1248]):(weights|signs)")
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """Estimated cost of a form: bytes, and nanoseconds of one thread (of Zen 3; only ratios count)."""
+
+    nbytes: float
+    nanoseconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Gemv:
+    """y = relu?(W x + bias + residual), compiled but for the addresses of x, y and the residual.
+
+    The function `step` of `code` has the arguments (source, target, residual or 0, *args): addresses of contiguous
+    float32 vectors, then `args`, arrays as the addresses of their data. The target may be the residual, but not the
+    source. The result is the same bit for bit at any number of threads. An input that is not finite may make NaN of any
+    output, as in a dense product.
+    """
+
+    code: Code
+    args: tuple[int | NDArray[Any], ...]
+    shape: tuple[int, int]
+    """(out, in)"""
+    nbytes: int
+    """Of all that the weights are stored as: codes, weights, order of the rows, scales, bias."""
+
+    def step(self, source: Tensor, target: Tensor, residual: Tensor | None = None) -> Step:
+        """For float32 vectors (in,), (out,) and (out,); they are words 0, 1 and 2 of the step's arguments.
+
+        Raises:
+            TombolaError: a tensor of another size, dtype or device.
+        """
+        out, columns = self.shape
+        sides = [address(source, torch.float32, columns), address(target, torch.float32, out)]
+        sides.append(0 if residual is None else address(residual, torch.float32, out))
+        rest = (array_address(arg) if isinstance(arg, np.ndarray) else arg for arg in self.args)
+        args = np.array([*sides, *rest], np.int64)
+        return Step(self.code.address("step"), args, (self.code, self.args, source, target, residual))
+
+
+def choices(weight: Tensor) -> tuple[str, ...]:
+    """The forms worth trying for a weight (out, in), the most promising first; each is a `choice` of `build`.
+
+    "gaps:perE:rowsV:weights" lists kept columns of V rows at a time, E entries in 32 bits, with the weights;
+    "gaps:perE:rowsV:signs" with signs alone, where the kept weights of each row are ± one number; "planes" has two bits
+    for each weight, kept or not, for such weights too. Forms of signed constants stay within `BOUND` where one can.
+    """
+    matrix = _matrix(weight)
+    signs = constants(matrix) is not None
+    mask = matrix != 0
+    kept = int(np.count_nonzero(mask))
+    tried: dict[str, _Cost] = {}
+    for rows in (1, *_SHARED):
+        if rows == 1 or (rows <= len(mask) and 0 < _read(mask, rows) <= (1.0 if signs else _WASTE) * kept):
+            coding, guess = _smallest(matrix, rows, signs)
+            tried[_written(coding)] = guess
+    size = planes_bytes(*mask.shape)
+    smallest = min(guess.nbytes for guess in tried.values())
+    if signs and mask.shape[1] >= COLUMNS and size <= max(smallest, BOUND * signed_bound(mask.size, kept)):
+        tried[PLANES] = _Cost(size, 0.08 * mask.size)
+    limit = _SLOW * min(guess.nanoseconds for guess in tried.values())
+    names = sorted(tried, key=lambda name: tried[name].nanoseconds)
+    return tuple(name for name in names if tried[name].nanoseconds <= limit)
+
+
+def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = False, residual: bool = False) -> Gemv:
+    """Code a weight and compile its product.
+
+    Args:
+        weight: (out, in), any float dtype; computed in float32.
+        bias: (out,) or None.
+        choice: one of `choices`, also of those for another weight.
+        residual: whether a vector is added.
+
+    Raises:
+        TombolaError: a weight without elements or of another number of dimensions; a choice that is not known or that
+            does not fit the weight.
+    """
+    matrix = _matrix(weight)
+    coding = _parsed(choice)
+    signs = coding is None or coding.signs
+    scale = constants(matrix) if signs else None
+    if signs and scale is None:
+        raise TombolaError(f"{choice!r} is for signed constants, and the rows have other weights; choose weights")
+    listed: tuple[int | NDArray[Any], ...]
+    if coding is None:
+        if matrix.shape[1] < COLUMNS:
+            raise TombolaError(f"{choice!r} is for {COLUMNS} inputs or more, not {matrix.shape[1]}; choose gaps")
+        listed = (planes(matrix), *matrix.shape)
+    else:
+        if coding.signs and _read(matrix != 0, coding.rows) != np.count_nonzero(matrix):
+            raise TombolaError(f"{choice!r} is for rows that share their columns; choose rows1")
+        gaps = code(matrix, coding)
+        listed = (gaps.words, gaps.starts, len(gaps.starts) - 1, gaps.order)
+    ending = Ending(scale is not None, bias is not None, residual, relu)
+    compiled = planes_step(ending) if coding is None else gaps_step(coding, ending)
+    shift = 0 if bias is None else _bias(bias, len(matrix))
+    args = (0 if scale is None else scale, 4 if scale is not None and len(scale) > 1 else 0, shift, *listed)
+    nbytes = sum(arg.nbytes for arg in args if isinstance(arg, np.ndarray))
+    return Gemv(compiled, args, (matrix.shape[0], matrix.shape[1]), nbytes)
+
+
+def constants(matrix: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """The magnitude of the kept weights of each row (out,), or of all (1,); None where a row has several."""
+    for few in (matrix[:1], matrix):  # most matrices are ruled out by their first row
+        sizes = np.abs(few)
+        largest = sizes.max(1)
+        if not np.all((sizes == largest[:, None]) | (sizes == 0)):
+            return None
+    used = np.unique(largest[largest > 0])
+    return largest if len(used) > 1 else np.resize(used, 1) if len(used) else np.ones(1, np.float32)
+
+
+def signed_bound(weights: int, kept: int) -> float:
+    """Bytes of mask entropy, weights · H(kept / weights), and one sign bit per kept weight."""
+    share = kept / weights
+    entropy = -sum(p * math.log2(p) for p in (share, 1 - share) if p > 0)
+    return (weights * entropy + kept) / 8
+
+
+def _matrix(weight: Tensor) -> NDArray[np.float32]:
+    if weight.dim() != 2 or 0 in weight.shape or weight.shape[1] >= 2**31:
+        raise TombolaError(f"the weight is {tuple(weight.shape)}; give (out, in), each at least 1, in below 2^31")
+    matrix: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).contiguous().numpy()
+    return matrix
+
+
+def _bias(bias: Tensor, out: int) -> NDArray[np.float32]:
+    if tuple(bias.shape) != (out,):
+        raise TombolaError(f"the bias is {tuple(bias.shape)}; give ({out},), one for each row of the weight")
+    vector: NDArray[np.float32] = bias.detach().to("cpu", torch.float32).contiguous().numpy().copy()
+    return vector
+
+
+def _read(mask: NDArray[np.bool_], rows: int) -> int:
+    """How many weights are read when units of `rows` rows share a list: all of a unit at each of its columns."""
+    used = np.count_nonzero(shared(mask, rows), axis=1)
+    used[:-1] *= rows
+    used[-1] *= (len(mask) - 1) % rows + 1
+    return int(used.sum())
+
+
+def _smallest(matrix: NDArray[np.float32], rows: int, signs: bool) -> tuple[Coding, _Cost]:
+    """The coding of the fewest bytes, by a sample of the rows."""
+    part = _sample(matrix)
+    kept, factor = columns(part, rows), len(matrix) / len(part)
+    tried = [Coding(per, rows, signs) for per in range(1, 17)]
+    sizes = [(factor * coded_bytes(kept, coding), coding) for coding in tried if coding.valid]
+    size, coding = min(sizes, key=lambda pair: pair[0])
+    entries = size / coding.word_bytes * coding.per_word
+    return coding, _Cost(size, max(size / 14, entries * (3 + 0.6 * rows if signs else 2.4 + 0.3 * rows)))
+
+
+def _sample(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Rows spread over the matrix: four runs of 64."""
+    if len(matrix) <= 256:
+        return matrix
+    starts = [(len(matrix) - 64) * i // 24 * 8 for i in range(4)]  # runs of whole units
+    return np.concatenate([matrix[start : start + 64] for start in starts])
+
+
+def _written(coding: Coding) -> str:
+    return f"gaps:per{coding.per_word}:rows{coding.rows}:{'signs' if coding.signs else 'weights'}"
+
+
+def _parsed(choice: str) -> Coding | None:
+    """The coding of a choice; None: planes. Raises TombolaError."""
+    if choice == PLANES:
+        return None
+    match = _GAPS.fullmatch(choice)
+    coding = match and Coding(int(match[1]), int(match[2]), match[3] == "signs")
+    if not coding or not coding.valid:
+        raise TombolaError(
+            f"{choice!r} is no choice for a linear layer; known are {PLANES}, gaps:perE:rowsV:weights, E 1, 2 or 4, "
+            "and gaps:perE:rowsV:signs, E 1 to 6, 8, 10 or 16, V 1, 2, 4 or 8 and less than 32 / E"
+        )
+    return coding

@@ -1,0 +1,210 @@
+"""A region and its choices → values in layouts, and the nodes that carry and compute them, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tombola.deploy.kernels.sparse.choices import Choice
+from tombola.deploy.kernels.sparse.geometry import Shape, Taps, shapes_of, taps, vectors_of
+from tombola.deploy.kernels.sparse.layout import Layout, layout
+from tombola.deploy.ops import Conv, Linear, Op, Region
+from tombola.errors import TombolaError
+
+
+@dataclass(frozen=True)
+class Held:
+    """A value as it is held in one layout. For a strided convolution with images outermost: cut into phases."""
+
+    value: str
+    flat: bool
+    phases_for: str | None = None
+    """The target of the convolution that reads the phases."""
+    packed: bool = False
+    """Maps without a border: features contiguous."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """One thing to do: "enter", "leave", "convert", "phases", "pack" or "op"."""
+
+    kind: str
+    source: Held | None
+    target: Held | None
+    residual: Held | None = None
+    op: Op | None = None
+
+
+@dataclass(eq=False)
+class Assembly:
+    """The nodes of a region, and where their values lie."""
+
+    shapes: dict[str, Shape]
+    nodes: list[Node] = field(default_factory=list)
+    layouts: dict[Held, Layout] = field(default_factory=dict)
+    buffers: dict[Held, int] = field(default_factory=dict)
+    """Which buffer each lies in; values in one buffer have equal layouts, so that borders stay zero."""
+    sizes: list[int] = field(default_factory=list)
+    """Bytes of each buffer."""
+
+
+def assemble(region: Region, choices: Mapping[str, Choice], images: int) -> Assembly:
+    """Nodes, layouts and buffers for chunks of `images` images.
+
+    Raises:
+        TombolaError: a choice does not fit its layer or the number of images.
+    """
+    assembly = Assembly(shapes_of(region))
+    _list_nodes(region, choices, images, assembly)
+    _lay_out(images, assembly)
+    _assign_buffers(assembly)
+    return assembly
+
+
+# ---- nodes ---------------------------------------------------------------------------------------------------------
+
+
+def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, assembly: Assembly) -> None:
+    held: dict[str, list[Held]] = {}
+    vectors = vectors_of(region)
+
+    def need(value: str, flat: bool) -> Held:
+        forms = held.setdefault(value, [])
+        for one in forms:
+            if one.flat == flat and not one.packed:
+                return one
+        target = Held(value, flat)
+        if value in region.inputs:
+            assembly.nodes.append(Node("enter", None, target))
+        else:
+            assembly.nodes.append(Node("convert", forms[0], target))
+        forms.append(target)
+        return target
+
+    def form(value: str) -> bool:
+        """Whether the value is held flat so far; of an input not read yet, as suits the number of images."""
+        return held[value][0].flat if held.get(value) else images == 1
+
+    for op in region.ops:
+        flat = choices[op.target].flat if isinstance(op, Conv | Linear) else form(op.source)
+        if images == 1 and not flat:
+            raise TombolaError(f"the choice for {op.name} needs 8 images or more at a time")
+        if isinstance(op, Linear) and flat and images > 1:
+            raise TombolaError(f"the choice for {op.name} is one for single images")
+        source = need(op.source, flat)
+        if isinstance(op, Conv) and flat and op.stride != (1, 1):
+            phases = Held(op.source, True, op.target)
+            assembly.nodes.append(Node("phases", source, phases, op=op))
+            source = phases
+        if isinstance(op, Linear) and choices[op.target].gemv and op.source not in vectors:
+            packed = Held(op.source, True, packed=True)
+            if packed not in held[op.source]:
+                held[op.source].append(packed)
+                assembly.nodes.append(Node("pack", source, packed, op=op))
+            source = packed
+        residual = getattr(op, "residual", None)
+        rest = None if residual is None else need(residual, flat)
+        target = Held(op.target, flat)
+        held[op.target] = [target]
+        assembly.nodes.append(Node("op", source, target, rest, op))
+    for value in dict.fromkeys(region.outputs):
+        assembly.nodes.append(Node("leave", need(value, form(value)), None))
+
+
+# ---- layouts -------------------------------------------------------------------------------------------------------
+
+
+def conv_taps(op: Conv, shapes: Mapping[str, Shape]) -> tuple[Taps, Taps]:
+    """The taps of both axes of a convolution."""
+    (_, *size), (_, *out) = shapes[op.source], shapes[op.target]
+    return taps(op, 0, size[0], out[0]), taps(op, 1, size[1], out[1])
+
+
+def phases_of(op: Conv, shapes: Mapping[str, Shape]) -> list[tuple[int, int]]:
+    """The phases that are read, in the order in which they are held."""
+    down, across = conv_taps(op, shapes)
+    return [(r, q) for r in sorted(set(down.phase)) for q in sorted(set(across.phase))]
+
+
+def _lay_out(images: int, assembly: Assembly) -> None:
+    border: dict[Held, tuple[int, int]] = {}
+    written: set[Held] = set()  # by vectors of neighbouring positions
+    tied = _Ties()
+    for node in assembly.nodes:
+        for held in (node.source, node.target, node.residual):
+            if held is not None:
+                border.setdefault(held, (0, 0))
+        op, source, target = node.op, node.source, node.target
+        if node.kind != "op" or not isinstance(op, Conv):
+            continue
+        assert source is not None
+        assert target is not None
+        wanted = op.padding
+        if source.phases_for:
+            down, across = conv_taps(op, assembly.shapes)
+            wanted = (down.border, across.border)
+        border[source] = (max(border[source][0], wanted[0]), max(border[source][1], wanted[1]))
+        if target.flat:
+            written.add(target)
+            tied.tie(source, target)
+            if node.residual is not None:
+                tied.tie(node.residual, target)
+    phases = {node.target: node.op for node in assembly.nodes if node.kind == "phases"}
+    shape: dict[Held, Shape] = {}
+    for held in border:
+        c, h, w = assembly.shapes[held.value]
+        shape[held] = (c * h * w, 1, 1) if held.packed else (c, h, w)
+        op = phases.get(held)
+        if isinstance(op, Conv):
+            down, across = conv_taps(op, assembly.shapes)
+            shape[held] = (shape[held][0] * len(phases_of(op, assembly.shapes)), down.size, across.size)
+    rows: dict[Held, int] = {}
+    for held in border:
+        lead = tied.of(held)
+        rows[lead] = max(rows.get(lead, 0), shape[held][2] + border[held][1])
+    for held, wanted in border.items():
+        row = rows[tied.of(held)]
+        assembly.layouts[held] = layout(shape[held], row, wanted, images, flat=held.flat, spread=held in written)
+
+
+class _Ties:
+    """Sets of values whose rows must be equally long."""
+
+    def __init__(self) -> None:
+        self._parent: dict[Held, Held] = {}
+
+    def of(self, held: Held) -> Held:
+        """The representative of its set."""
+        while held in self._parent:
+            held = self._parent[held]
+        return held
+
+    def tie(self, a: Held, b: Held) -> None:
+        a, b = self.of(a), self.of(b)
+        if a != b:
+            self._parent[a] = b
+
+
+# ---- buffers -------------------------------------------------------------------------------------------------------
+
+
+def _assign_buffers(assembly: Assembly) -> None:
+    last: dict[Held, int] = {}
+    for i, node in enumerate(assembly.nodes):
+        for held in (node.source, node.target, node.residual):
+            if held is not None:
+                last[held] = i
+    free: dict[Layout, list[int]] = {}
+    for i, node in enumerate(assembly.nodes):
+        if node.target is not None:
+            kind = assembly.layouts[node.target]
+            spare = free.get(kind)
+            if spare:
+                assembly.buffers[node.target] = spare.pop()
+            else:
+                assembly.buffers[node.target] = len(assembly.sizes)
+                assembly.sizes.append(kind.size)
+        for held in {node.source, node.target, node.residual} - {None}:
+            assert held is not None
+            if last[held] == i:
+                free.setdefault(assembly.layouts[held], []).append(assembly.buffers[held])

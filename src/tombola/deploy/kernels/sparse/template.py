@@ -1,0 +1,73 @@
+"""A step whose addresses in the arena are not yet set, so that every thread can have an arena of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tombola.deploy.jit.native import Code
+from tombola.deploy.jit.program import Step
+from tombola.machine.memory import array_address
+
+
+@dataclass(frozen=True)
+class ArenaAddress:
+    """An address in an arena: `offset` bytes into a buffer."""
+
+    buffer: int
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The address of the word that holds the current chunk's number."""
+
+
+Arg = int | ArenaAddress | Chunk | NDArray[Any]
+"""A number, an address in the arena, or the address of an array's data."""
+
+
+@dataclass(frozen=True, eq=False)
+class Template:
+    """A step without its arena."""
+
+    code: Code
+    args: tuple[Arg, ...]
+    label: str
+    """The target of the operation that it belongs to; "" for copies in and out."""
+    nbytes: int = 0
+    """Of weights."""
+
+
+class Arena:
+    """Buffers of zeros in one piece, and the number of the current chunk."""
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        ends = np.cumsum([0, *(-(-size // _ALIGN) * _ALIGN + _SHIFT for size in sizes)])
+        self._room = np.zeros(int(ends[-1]) + _ALIGN + _REACH, np.uint8)
+        first = array_address(self._room) + _REACH // 2
+        first += -first % _ALIGN
+        self._starts = [first + int(end) for end in ends]
+        self.chunk = np.zeros(8, np.int64)
+
+    def step(self, template: Template) -> Step:
+        """The template's step in this arena."""
+        args = np.array([self._address(arg) for arg in template.args], np.int64)
+        arrays = tuple(arg for arg in template.args if isinstance(arg, np.ndarray))
+        return Step(template.code.address("step"), args, (self, template.code, arrays))
+
+    def _address(self, arg: Arg) -> int:
+        if isinstance(arg, ArenaAddress):
+            return self._starts[arg.buffer] + arg.offset
+        if isinstance(arg, Chunk):
+            return array_address(self.chunk)
+        return array_address(arg) if isinstance(arg, np.ndarray) else arg
+
+
+_ALIGN = 4096
+_SHIFT = 320  # bytes: equal positions of two buffers do not share a set of the L1 cache
+_REACH = 4096  # bytes that may be read beyond the ends

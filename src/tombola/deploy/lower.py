@@ -1,0 +1,275 @@
+"""A traced network → regions that native kernels can run, and the network with modules instead of them."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, fx, nn
+
+from tombola.deploy.kernels.module import KernelModule
+from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Region
+from tombola.deploy.recognise import PassThrough, Recognised, Unsupported, recognise, shape_of
+from tombola.deploy.shapes import propagate, without_batch
+
+
+@dataclass(frozen=True, eq=False)
+class LoweredRegion:
+    """A region, and the nodes of the network that it replaces.
+
+    `inputs`: the nodes before it, in the order of the region's inputs. `outputs`: those of its nodes that are read
+    after it, in the order of the region's outputs. `shapes`: the shape of one example of each output, as the network
+    has it.
+    """
+
+    region: Region
+    nodes: tuple[fx.Node, ...]
+    inputs: tuple[fx.Node, ...]
+    outputs: tuple[fx.Node, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The names of the layers with weights, in order; of a shared layer once for each call."""
+        return tuple(op.name for op in self.region.ops if isinstance(op, Conv | Linear))
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """`parts`: the regions. `left`: the other nodes that compute something -> why they stay in torch."""
+
+    parts: tuple[LoweredRegion, ...]
+    left: Mapping[str, str]
+
+
+def lower(network: fx.GraphModule, example: Sequence[Tensor], isolated: Collection[str] = ()) -> Lowered:
+    """The regions of a traced network in eval mode: the longest runs of nodes that kernels exist for.
+
+    Additions and ReLUs are fused into the layers before them. The network's graph gets shapes and is tidied (in-place
+    activations, flattening); what it computes does not change.
+
+    Args:
+        example: the network's inputs, batch first.
+        isolated: names of layers that share no region with others.
+    """
+    propagate(network, example)
+    _tidy(network)
+    propagate(network, example)
+    fixed = without_batch(network, example)
+    modules = dict(network.named_modules())
+    runs: list[dict[fx.Node, Recognised | PassThrough]] = [{}]
+    left: dict[str, str] = {}
+    for node in network.graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output"):
+            continue
+        try:
+            runs[-1][node] = _checked(node, recognise(node, modules), fixed)
+        except Unsupported as reason:
+            if not isinstance(modules.get(str(node.target)), KernelModule):
+                left[str(node.target) if node.op == "call_module" else node.name] = str(reason)
+            runs.append({})
+    parts: list[LoweredRegion] = []
+    for run in (piece for whole in runs for piece in _pieces(whole, isolated)):
+        try:
+            parts.append(_part(run))
+        except Unsupported as reason:
+            left.update({one.op.name: str(reason) for one in run.values() if isinstance(one, Recognised)})
+    return Lowered(tuple(parts), left)
+
+
+def put_in(network: fx.GraphModule, parts: Sequence[tuple[LoweredRegion, nn.Module]]) -> fx.GraphModule:
+    """The network with every region replaced by its module, which returns the tuple of the region's outputs.
+
+    The graph is changed.
+    """
+    now: dict[fx.Node, fx.Node] = {}  # the outputs of earlier parts
+    for number, (part, module) in enumerate(parts):
+        name = f"region_{number}"
+        while hasattr(network, name):
+            name += "_"
+        network.add_submodule(name, module)
+        with network.graph.inserting_after(part.nodes[-1]):
+            call = network.graph.call_module(name, tuple(now.get(node, node) for node in part.inputs))
+        with network.graph.inserting_after(call):
+            for i, node in enumerate(part.outputs):
+                one = network.graph.call_function(operator.getitem, (call, i))
+                now[node] = one
+                node.replace_all_uses_with(one, delete_user_cb=lambda user, part=part: user not in part.nodes)  # type: ignore[misc]
+        for node in reversed(part.nodes):
+            network.graph.erase_node(node)
+    network.graph.eliminate_dead_code()
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
+
+
+def alone(network: fx.GraphModule, part: LoweredRegion) -> fx.GraphModule:
+    """The region as a network of its own, in torch: from its inputs to the tuple of its outputs."""
+    graph = fx.Graph()
+    copies = {node: graph.placeholder(node.name) for node in part.inputs}
+
+    def copied(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            copies[node] = graph.node_copy(node, copied)
+        return copies[node]
+
+    graph.output(tuple(map(copied, part.outputs)))
+    return fx.GraphModule(network, graph)
+
+
+# ---- making the graph plain ------------------------------------------------------------------------------------------
+
+
+def _tidy(network: fx.GraphModule) -> None:
+    """In-place activations as new values, and all flattening from dimension 1 on as torch.flatten."""
+    order = {node: i for i, node in enumerate(network.graph.nodes)}
+    modules = dict(network.named_modules())
+    for node in list(network.graph.nodes):
+        if node.op not in ("call_module", "call_function", "call_method") or not node.all_input_nodes:
+            continue
+        source = node.all_input_nodes[0]
+        if _in_place(node, modules):
+            later = {user for user in source.users if order[user] > order[node]}
+            source.replace_all_uses_with(node, delete_user_cb=later.__contains__)
+        if str(node.target) in ("view", "reshape") and _flattens(node, source):
+            with network.graph.inserting_before(node):
+                flat = network.graph.call_function(torch.flatten, (source, 1))
+            node.replace_all_uses_with(flat)
+            network.graph.erase_node(node)
+    network.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+    network.recompile()
+
+
+def _in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return bool(getattr(modules[str(node.target)], "inplace", False))
+    name = str(getattr(node.target, "__name__", node.target))
+    return name.endswith("_") or name == "iadd" or node.kwargs.get("inplace") is True
+
+
+def _flattens(node: fx.Node, source: fx.Node) -> bool:
+    try:
+        before, after = shape_of(source), shape_of(node)
+    except Unsupported:
+        return False
+    return len(before) == 4 and len(after) == 2 and before[0] == after[0]
+
+
+# ---- from nodes to operations ----------------------------------------------------------------------------------------
+
+
+def _checked(
+    node: fx.Node, recognised: Recognised | PassThrough, fixed: Collection[fx.Node]
+) -> Recognised | PassThrough:
+    """The same, if kernels can run it. Raises Unsupported."""
+    from tombola.deploy.kernels.sparse import supports
+
+    if any(one in fixed for one in (node, recognised.source, getattr(recognised, "residual", None))):
+        raise Unsupported("its first dimension is not the batch")
+    if isinstance(recognised, Recognised):
+        reason = supports(recognised.op)
+        if reason is not None:
+            raise Unsupported(reason)
+    return recognised
+
+
+@dataclass
+class _RegionDraft:
+    """A region in the making: values are named by the node that made them, flattened or not."""
+
+    root: dict[fx.Node, fx.Node] = field(default_factory=dict)
+    inputs: dict[fx.Node, None] = field(default_factory=dict)
+    ops: list[Op] = field(default_factory=list)
+
+    def of(self, node: fx.Node) -> fx.Node:
+        if node not in self.root:
+            self.root[node] = node
+            self.inputs[node] = None
+        return self.root[node]
+
+
+def _pieces(
+    run: Mapping[fx.Node, Recognised | PassThrough], isolated: Collection[str]
+) -> Iterator[dict[fx.Node, Recognised | PassThrough]]:
+    """The run, cut between isolated layers and others; what has no weights stays with the layer before it."""
+    piece: dict[fx.Node, Recognised | PassThrough] = {}
+    kind: bool | None = None
+    for node, recognised in run.items():
+        if isinstance(recognised, Recognised) and isinstance(recognised.op, Conv | Linear):
+            own = recognised.op.name in isolated
+            if kind not in (None, own):
+                yield piece
+                piece = {}
+            kind = own
+        piece[node] = recognised
+    if kind is not None:
+        yield piece
+
+
+def _part(run: Mapping[fx.Node, Recognised | PassThrough]) -> LoweredRegion:
+    """The region of a run of nodes. Raises Unsupported."""
+    draft = _RegionDraft()
+    for node, recognised in run.items():
+        source = draft.of(recognised.source)
+        if isinstance(recognised, PassThrough):
+            draft.root[node] = source
+            continue
+        draft.root[node] = node
+        op = replace(recognised.op, source=source.name)
+        if recognised.residual is not None:
+            assert isinstance(op, Pointwise)
+            other = draft.of(recognised.residual)
+            if _maps(other) != _maps(source):
+                raise Unsupported("an addition of maps and flattened maps")
+            op = replace(op, residual=other.name)
+        if isinstance(op, Pointwise) and op.scale is not None and len(op.scale) != _maps(source)[0]:
+            raise Unsupported("a norm over flattened maps")
+        draft.ops.append(op)
+    read = [node for node in run if any(user not in run for user in node.users)]
+    outputs = tuple(node for node in read if draft.root[node] not in draft.inputs)
+    names = tuple(draft.root[node].name for node in outputs)
+    region = Region({node.name: shape_of(node)[1:] for node in draft.inputs}, _fuse(draft.ops, names), names)
+    nodes = tuple(node for node in run if node in outputs or node not in read)  # but for inputs that are read flattened
+    return LoweredRegion(region, nodes, tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs))
+
+
+def _maps(node: fx.Node) -> tuple[int, ...]:
+    """(C, H, W) of a value; vectors are 1 x 1 maps, as kernels hold them."""
+    return (*shape_of(node)[1:], 1, 1)[:3]
+
+
+def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:
+    """Fuse ReLUs into the operation before them and additions into the layer before, where nothing else reads those."""
+    reads = Counter([*outputs, *(op.source for op in ops), *(r for op in ops if (r := getattr(op, "residual", None)))])
+    done: dict[str, Op] = {}
+    for op in ops:
+        before = done.get(op.source)
+        alone = reads[op.source] == 1
+        if _only_relu(op) and before is not None and alone and not before.relu:
+            done.pop(op.source)
+            op = replace(before, target=op.target, relu=True)
+        elif isinstance(op, Pointwise) and op.residual is not None and op.scale is None and op.shift is None:
+            op = _fuse_addition(op, done, reads)
+        done[op.target] = op
+    return tuple(done.values())
+
+
+def _only_relu(op: Op) -> bool:
+    return isinstance(op, Pointwise) and op.relu and op.residual is None and op.scale is None and op.shift is None
+
+
+def _fuse_addition(op: Pointwise, done: dict[str, Op], reads: Mapping[str, int]) -> Op:
+    """The addition as part of the later of the two layers that it adds, else as it is."""
+    assert op.residual is not None
+    order = list(done)
+    sides = [(op.source, op.residual), (op.residual, op.source)]
+    sides.sort(key=lambda side: order.index(side[0]) if side[0] in done else -1, reverse=True)
+    for own, other in sides:
+        layer = done.get(own)
+        if isinstance(layer, Conv | Linear) and reads[own] == 1 and not layer.relu and layer.residual is None:
+            done.pop(own)
+            return replace(layer, target=op.target, residual=other)
+    return op

@@ -1,0 +1,150 @@
+"""What deploying did to a network, as text and as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from tombola.compact import CompactReport
+from tombola.deploy.choose import Draft, Times
+from tombola.deploy.kernels.binary import Packed
+from tombola.deploy.kernels.cuda import LinearChoice
+from tombola.deploy.lower import LoweredRegion
+from tombola.deploy.ops import Conv, Linear
+from tombola.deploy.plan import RegionPlan
+from tombola.formats import aligned, density
+
+
+@dataclass(frozen=True)
+class DeployedLayer:
+    """A layer with weights: name, the weight's shape after compaction, and kernel ("dense": torch's).
+
+    `native`, `dense`: seconds per call of the layer alone, where measured.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    density: float
+    kernel: str
+    native: float | None = None
+    dense: float | None = None
+
+
+@dataclass(frozen=True)
+class RegionRow:
+    """A region: the engine it runs in, its layers, and the measured seconds of every engine (none: as planned)."""
+
+    engine: str
+    layers: tuple[DeployedLayer, ...]
+    seconds: Mapping[str, float]
+    reason: str | None = None
+    """Why no native kernel was tried."""
+
+
+@dataclass(frozen=True)
+class DeployReport:
+    """What `deploy` did.
+
+    `compaction`: what was removed and folded. `packed`: binary layers on binary activations, and how they run.
+    `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays in torch, with the reason.
+    `bytes`: of weights in memory, of the "model" and "deployed". `error`: the largest max|a - b| / max|a| of the
+    outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes the network takes.
+    """
+
+    compaction: CompactReport
+    packed: tuple[Packed, ...] = ()
+    parts: tuple[RegionRow, ...] = ()
+    cuda: tuple[LinearChoice, ...] = ()
+    dense: Mapping[str, str] = field(default_factory=dict)
+    bytes: Mapping[str, int] = field(default_factory=dict)
+    error: float = 0.0
+    batch: str = "any batch"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        return {
+            "compaction": self.compaction.as_dict(),
+            "packed": [asdict(one) for one in self.packed],
+            "parts": [asdict(part) for part in self.parts],
+            "cuda": [asdict(one) for one in self.cuda],
+            "dense": dict(self.dense),
+            "bytes": dict(self.bytes),
+            "error": self.error,
+            "batch": self.batch,
+        }
+
+    def __str__(self) -> str:
+        lines = [str(self.compaction)]
+        if self.packed:
+            lines += ["", "binary layers on binary activations", *_packed_table(self.packed)]
+        for i, part in enumerate(self.parts):
+            lines += ["", _headline(i, part), *_table(part)]
+        if self.cuda:
+            lines += ["", "linear layers", *(f"  {one.name}: {one.kernel}{_times(one.seconds)}" for one in self.cuda)]
+        if self.dense:
+            lines += ["", "stays with torch:", *(f"  {name}: {reason}" for name, reason in self.dense.items())]
+        sizes = ", ".join(f"{what} {size:,}" for what, size in self.bytes.items())
+        last = f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}; for {self.batch}"
+        return "\n".join([*lines, "", last])
+
+
+def part_rows(draft: Draft) -> tuple[RegionRow, ...]:
+    """One row for each region of a draft."""
+    return tuple(
+        RegionRow(plan.engine, _layer_rows(part, plan, times), times.engines, times.reason)
+        for part, plan, times in zip(draft.lowered.parts, draft.parts, draft.times, strict=True)
+    )
+
+
+def _layer_rows(part: LoweredRegion, plan: RegionPlan, times: Times) -> tuple[DeployedLayer, ...]:
+    return tuple(
+        DeployedLayer(
+            op.name,
+            tuple(op.weight.shape),
+            op.weight.count_nonzero().item() / max(1, op.weight.numel()),
+            plan.choices.get(op.target, "dense") if plan.engine == "native" else "dense",
+            times.native.get(op.target),
+            times.dense.get(op.target),
+        )
+        for op in part.region.ops
+        if isinstance(op, Conv | Linear)
+    )
+
+
+def _headline(number: int, part: RegionRow) -> str:
+    why = f" (no native kernels: {part.reason})" if part.reason else ""
+    return f"region {number + 1} runs in {part.engine}{_times(part.seconds) or ', as planned'}{why}"
+
+
+def _times(seconds: Mapping[str, float]) -> str:
+    return ": " * bool(seconds) + ", ".join(f"{engine} {_ms(time)} ms" for engine, time in seconds.items())
+
+
+def _table(part: RegionRow) -> list[str]:
+    rows = [("layer", "weight", "density", "kernel", "ms", "dense ms")]
+    rows += [
+        (one.name, _size(one.shape), density(one.density), one.kernel, _ms(one.native), _ms(one.dense))
+        for one in part.layers
+    ]
+    return _indented(rows)
+
+
+def _packed_table(packed: Sequence[Packed]) -> list[str]:
+    rows = [("layer", "weight", "density", "runs", "ms", "dense ms")]
+    for one in packed:
+        times = (_ms(one.seconds.get("packed")), _ms(one.seconds.get("dense")))
+        rows.append((one.name, _size(one.shape), density(one.density), one.choice, *times))
+    return _indented(rows)
+
+
+def _ms(seconds: float | None) -> str:
+    return "" if seconds is None else f"{1e3 * seconds:.3f}"
+
+
+def _size(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _indented(rows: Sequence[Sequence[str]]) -> list[str]:
+    return [f"  {line}" for line in aligned(rows, left=(0, 1, 3))]

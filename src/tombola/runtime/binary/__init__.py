@@ -1,5 +1,0 @@
-"""Layers of weights 0 and ± one magnitude on activations of -1 and +1, in packed bits."""
-
-from tombola.runtime.binary.chain import Packed, pack_binary
-
-__all__ = ["Packed", "pack_binary"]
