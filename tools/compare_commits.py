@@ -40,17 +40,14 @@ def end_on_signals() -> None:
         signal.signal(number, lambda got, _: sys.exit(128 + got))
 
 
-@contextlib.contextmanager
-def checked_out(commit: str | None, folder: Path) -> Iterator[Path]:
-    """The tree of a commit, gone afterwards; of None, the working tree."""
+def checked_out(commit: str | None, folder: Path) -> Path:
+    """The tree of a commit, in a clone that shares the objects of this one; of None, the working tree."""
     if commit is None:
-        yield ROOT
-        return
-    git("worktree", "add", "--detach", "--quiet", str(folder), commit)
-    try:
-        yield folder
-    finally:
-        git("worktree", "remove", "--force", str(folder))
+        return ROOT
+    exact = git("rev-parse", "--verify", f"{commit}^{{commit}}")
+    git("clone", "--quiet", "--shared", "--no-checkout", str(ROOT), str(folder))
+    git("-C", str(folder), "checkout", "--quiet", "--detach", exact)
+    return folder
 
 
 def environment(tree: Path) -> dict[str, str]:
@@ -135,10 +132,7 @@ def main() -> int:
     end_on_signals()
     with tempfile.TemporaryDirectory(prefix="compare-commits-") as name, contextlib.ExitStack() as stack:
         base = Path(name).resolve()
-        trees = [
-            stack.enter_context(checked_out(commit, base / side))
-            for side, commit in zip("ab", (args.old, args.new), strict=True)
-        ]
+        trees = [checked_out(commit, base / side) for side, commit in zip("ab", (args.old, args.new), strict=True)]
         folders = [base / "runs-a", base / "runs-b"]
         processes = [start(tree, folder, args.only) for tree, folder in zip(trees, folders, strict=True)]
         for process in processes:

@@ -11,7 +11,6 @@ NEW left out is the working tree as it stands. Words after `--` go to the benchm
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import subprocess
@@ -76,10 +75,10 @@ def main() -> int:
     args, rest = parser.parse_args(words[:cut]), words[cut + 1 :]
     end_on_signals()
     sides: tuple[list[Times], list[Times]] = ([], [])
-    with tempfile.TemporaryDirectory(prefix="compare-speed-") as name, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="compare-speed-") as name:
         base = Path(name).resolve()
         commits = zip("ab", (args.old, args.new), strict=True)
-        trees = [stack.enter_context(checked_out(commit, base / side)) for side, commit in commits]
+        trees = [checked_out(commit, base / side) for side, commit in commits]
         for number in range(args.pairs):
             for side in (0, 1) if number % 2 == 0 else (1, 0):
                 sides[side].append(run(trees[side], args.benchmark, rest))
