@@ -200,6 +200,22 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
         decode(str(file), 3)
 
 
+@pytest.mark.parametrize("resize", [True, False])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.tif", "a.webp", "a.bmp"])
+def test_a_header_is_checked_without_the_pixels(tmp_path: Path, name: str, resize: bool) -> None:
+    file, reader = tmp_path / name, ImageFileReader(40, 40, 3, resize=resize)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+    whole = file.read_bytes()
+    for damaged in (b"", b"no image", whole[:30]):
+        file.write_bytes(damaged)
+        with pytest.raises(TombolaError, match=rf"^cannot read image .*{name} \([^\n]*\); replace or remove it$"):
+            reader.check(str(file))
+    if name != "a.webp":  # which is opened as a whole
+        file.write_bytes(whole[:-500])
+        reader.check(str(file))
+
+
 # ---- in folders --------------------------------------------------------------------------------------------
 
 

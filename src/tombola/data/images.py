@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,10 +72,9 @@ class ImageFileReader:
 
     def check(self, path: str) -> None:
         """TombolaError for a file whose header shows that it cannot be used; the pixels are not read."""
-        with _opened(path) as image:
+        with _opened(path) as image, _naming(path):
             _depth(image, path)
-            turned = image.getexif().get(_ORIENTATION, 1) >= _QUARTER_TURNS and image.format != "TIFF"
-            width, height = reversed(image.size) if turned else image.size
+            width, height = reversed(image.size) if not self.resize and _is_turned(image) else image.size
         self.check_size(path, height, width)
 
 
@@ -109,13 +110,10 @@ def eight_bits(image: Tensor) -> Tensor:
 
 
 def _by_pillow(path: str, channels: int) -> Tensor:
-    with _opened(path) as image:
+    with _opened(path) as image, _naming(path):
         white = _depth(image, path)
-        try:
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array(upright if white else upright.convert("RGB" if channels == 3 else "L"))
-        except (OSError, ValueError, SyntaxError, MemoryError, Image.DecompressionBombError) as error:
-            raise _unreadable(path, error) from None
+        upright = ImageOps.exif_transpose(image)
+        pixels = np.array(upright if white else upright.convert("RGB" if channels == 3 else "L"))
         inverted = white and _tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
     if not white:
         planes = torch.from_numpy(pixels)
@@ -146,6 +144,13 @@ def _depth(image: Image.Image, path: str) -> int:
     return 0
 
 
+def _is_turned(image: Image.Image) -> bool:
+    """Whether EXIF swaps width and height; PNGs say so before their pixels, which Pillow would read to look behind."""
+    if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+        return False
+    return bool(image.getexif().get(_ORIENTATION, 1) >= _QUARTER_TURNS)
+
+
 def _tag(image: Image.Image, number: int) -> Any:
     """The first value of a TIFF tag; None for other files."""
     value = image.tag_v2.get(number) if hasattr(image, "tag_v2") else None
@@ -161,9 +166,18 @@ def _head(path: str) -> bytes:
 
 
 def _opened(path: str) -> Any:
-    try:
+    with _naming(path):
         return Image.open(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+
+
+@contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """What Pillow raises of a damaged file, as a TombolaError that names it."""
+    try:
+        yield
+    except TombolaError:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
         raise _unreadable(path, error) from None
 
 
