@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -53,6 +54,20 @@ def test_known_are_files_as_they_were_kept(tmp_path: Path, monkeypatch: pytest.M
     future = np.array([[8, 10, 2**63, 1]], np.uint64)
     kept.Kept("a").add(future, values[:1])
     assert not kept.Kept("a").find(future)[1].any()
+
+
+def test_nothing_is_kept_where_the_user_has_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    pwd = pytest.importorskip("pwd")
+
+    def no_account(number: int) -> NoReturn:
+        raise KeyError(number)
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_account)
+    about = np.array([[7, 10, 1, 1]], np.uint64)
+    kept.Kept("a").add(about, np.zeros((1, 32), np.uint8))
+    assert not kept.Kept("a").find(about)[1].any()
 
 
 def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,7 +53,9 @@ class Kept:
     """
 
     def __init__(self, what: str) -> None:
-        self._path = _cache_folder() / f"{hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()}.kept"
+        name = f"{hashlib.sha256(what.encode('utf-8', 'surrogateescape')).hexdigest()}.kept"
+        folder = _cache_folder()
+        self._path = None if folder is None else folder / name
         self._rows = self._read()
 
     def find(self, about: About) -> tuple[Values, NDArray[np.bool_]]:
@@ -69,12 +71,12 @@ class Kept:
     def add(self, about: About, values: Values) -> None:
         """Keep values too, but of files that were written a moment ago: a later write might not show.
 
-        Where the cache cannot be written nothing is kept.
+        Where there is no cache folder, or it cannot be written, nothing is kept.
         """
         now = int((time.time() - _SETTLED) * 1e9)
         settled = (about[:, 2:] < now).all(axis=1)
         rows = np.empty(int(settled.sum()), _ROW)
-        if not len(rows):
+        if self._path is None or not len(rows):
             return
         rows["about"], rows["value"] = about[settled], values[settled]
         rows = rows[np.unique(rows["about"][:, 0], return_index=True)[1]]
@@ -88,12 +90,16 @@ class Kept:
 
     def _read(self) -> NDArray[np.void]:
         with contextlib.suppress(OSError):
-            content = memoryview(self._path.read_bytes())
+            content = memoryview(b"" if self._path is None else self._path.read_bytes())
             if len(content) % _ROW.itemsize == 32 and hashlib.sha256(content[32:]).digest() == content[:32]:
                 return np.frombuffer(content[32:], _ROW)
         return np.empty(0, _ROW)
 
 
-def _cache_folder() -> Path:
+def _cache_folder() -> Path | None:
+    """None where the user has no home, as in a container that runs as a number without an account."""
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tombola" / "files"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "tombola" / "files"
+    except RuntimeError:
+        return None
