@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from torch import nn
 
 import tombola as tb
@@ -15,7 +17,10 @@ from cli_calls import call, last_json
 from tombola.data.config import DataSpec
 from tombola.data.splits import Task, make_splits
 from tombola.errors import TombolaError
+from tombola.report.descent_plots import descent_plots
 from tombola.report.page import write_report
+from tombola.report.plot import Plot
+from tombola.results.codec import typed
 from tombola.results.double_descent import DescentResult
 from tombola.study.double_descent.density import ARMS, RECIPE, SparseDescent
 from tombola.study.regime.place import distance
@@ -157,3 +162,15 @@ def test_an_unknown_network_is_one_line(tmp_path: Path) -> None:
     status, _, errors = call("study", "double-descent", "--kind", "density", "--network", "mpl", "--out", str(tmp_path))
     assert (status, len(errors.splitlines())) == (2, 1)
     assert "mlp" in errors
+
+
+def test_names_of_narrow_phases_stand_apart() -> None:
+    kept = Path(__file__).parents[1] / "docs" / "results" / "mnist-sparse-descent" / "double-descent.json"
+    (plot,) = descent_plots(typed(DescentResult, json.loads(kept.read_text())["result"], kept))
+    assert isinstance(plot, Plot)
+    canvas = FigureCanvasAgg(plot.figure)
+    canvas.draw()
+    names = {"light", "critical", "sweet", "collapsed"}
+    boxes = [text.get_window_extent() for text in plot.figure.axes[0].texts if text.get_text() in names]
+    assert len(boxes) == 4
+    assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))

@@ -24,6 +24,8 @@ SHARES = ("train_error", "test_error", "memorised")
 LOGARITHMIC = ("test_loss", "norm")
 HEIGHT = 1.45
 """Of a panel, in inches."""
+_NAME_SIZE = 7.5
+"""Of the phases' names, in points."""
 
 
 def descent_plots(result: DescentResult) -> list[Shown]:
@@ -59,8 +61,14 @@ def _seen(result: DescentResult) -> list[Phase]:
 
 
 def _shade(panels: Sequence[Axes], result: DescentResult) -> None:
-    """The phases between the midpoints of the densities, on a logarithmic axis; every other one is shaded."""
+    """The phases between the midpoints of the densities, on a logarithmic axis; every other one is shaded.
+
+    Their names stand above the first panel, in as many rows as keep them apart.
+    """
     places = sorted({point.density for point in result.curve if point.density}, reverse=True)
+    top = panels[0]
+    width = top.get_window_extent().width * 72 / top.figure.dpi
+    ends: list[float] = []  # of the names in each row above the panel, in points from its left
     for index, phase in enumerate(_seen(result)):
         own = [at for at, place in enumerate(places) if phase.has(place)]
         if not own:
@@ -70,15 +78,20 @@ def _shade(panels: Sequence[Axes], result: DescentResult) -> None:
         right = math.sqrt(places[last] * places[last + 1]) if last + 1 < len(places) else places[-1]
         for axes in panels if index % 2 else ():
             axes.axvspan(right, left, color=style.MUTED, alpha=0.13, linewidth=0, zorder=0)
-        panels[0].annotate(
+        middle = math.sqrt(left * right)
+        at = width * (top.transData - top.transAxes).transform((middle, 0))[0]
+        half = 0.3 * _NAME_SIZE * len(phase.name) + 2
+        row = next((row for row, end in enumerate(ends) if end <= at - half), len(ends))
+        ends[row:] = [at + half, *ends[row + 1 :]]
+        top.annotate(
             phase.name,
-            (math.sqrt(left * right), 1.0),
+            (middle, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(0, 2),
+            xytext=(0, 2 + row * (_NAME_SIZE + 1)),
             textcoords="offset points",
             ha="center",
             va="bottom",
-            fontsize=7.5,
+            fontsize=_NAME_SIZE,
             color=style.MUTED,
         )
 
