@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from tombola.cli.screen import plain_warnings
 from tombola.errors import RunError, TombolaError
@@ -142,6 +144,13 @@ def test_warnings_of_workers_are_shown_as_those_of_this_process(capfd: pytest.Ca
         assert results(warning, [5]) == [5]
     lines = capfd.readouterr().err.splitlines()
     assert lines == ["tombola: warning: said by all", "tombola: warning: said by 5"]
+
+
+def test_more_processes_that_fetch_than_cores_are_nothing_to_say(capfd: pytest.CaptureFixture[str]) -> None:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with plain_warnings():
+        DataLoader(TensorDataset(torch.zeros(1)), num_workers=cores + 1)
+    assert not capfd.readouterr().err
 
 
 @posix

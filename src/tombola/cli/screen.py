@@ -139,6 +139,8 @@ def plain_warnings(*, muted: bool = False) -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
+        # said at every start of workers where more are asked for than there are cores, which slow disks may want
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
         warnings.showwarning = (lambda *given, **named: None) if muted else show
         yield
 
