@@ -250,3 +250,5 @@ def test_torchrun_finds_a_ticket(tmp_path: Path) -> None:
     assert Path(result["ticket"]).is_file()
     assert done.stderr.count("already finished") == 0
     assert done.stderr.count("run     ") == 1
+    begun = json.loads((run / "run.json").read_text())["command"]
+    assert begun.startswith("torchrun --nproc_per_node 2 -m tombola find imp --data digits ")

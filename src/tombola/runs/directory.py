@@ -19,6 +19,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from tombola.errors import RunError
+from tombola.machine.launch import launch
 from tombola.machine.ranks import ALONE, Ranks
 from tombola.runs.atomic import make_folder, write_json, write_text
 from tombola.runs.integrity import (
@@ -248,6 +249,18 @@ def _made_of_result(file: Path) -> str | None:
 
 
 def _command() -> str:
+    """What began this process, to be typed again."""
     program = Path(sys.argv[0]).name
-    start = ["tombola"] if program in ("tombola", "__main__.py") else ["python", program]
+    ours, started = program in ("tombola", "__main__.py"), launch()
+    if started is None:
+        start = ["tombola"] if ours else ["python", program]
+    else:
+        machines = ["--nnodes", str(started.size // started.here)] if started.size > started.here else []
+        start = [
+            "torchrun",
+            *machines,
+            "--nproc_per_node",
+            str(started.here),
+            *(["-m", "tombola"] if ours else [program]),
+        ]
     return " ".join([*start, *map(shlex.quote, sys.argv[1:])])
