@@ -61,6 +61,13 @@ def test_every_public_name_is_explained(built: Path) -> None:
         assert f"tb.{name}" in text
 
 
+def test_what_a_call_returns_is_one_sentence_however_many_lines_it_has(built: Path) -> None:
+    texts = [page.read_text(encoding="utf-8") for page in (built / "api").glob("*.html")]
+    lists = [found for text in texts for found in re.findall(r"Returns:</span>.*?</ul>", text, re.DOTALL)]
+    assert len(lists) > 5
+    assert all(len(re.findall("<li[ >]", found)) == 1 for found in lists)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_commands_of_a_method_s_page_are_known(name: str, tmp_path: Path) -> None:
     from tombola.cli import _find_verb, all_verbs
