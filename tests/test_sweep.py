@@ -162,6 +162,13 @@ def test_presets_are_those_of_each_setting() -> None:
     assert found[0].request.recipe != found[1].request.recipe
 
 
+def test_a_part_of_a_mapping_stands_beside_the_rest_in_any_order() -> None:
+    parts: dict[str, Any] = {"model.args.width": 9, "model_args": {"norms": True}}
+    for given in (parts, dict(reversed(parts.items()))):
+        found = searches_of(read_sweep({**given, "model": "mlp"}, "x"), OPTIONS)
+        assert found[0].request.parts[0] == tb.ModelSpec("mlp", {"norms": True, "width": 9})
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -188,6 +195,20 @@ def test_presets_are_those_of_each_setting() -> None:
         ({"seeds": [1, 1]}, r"seeds names one twice"),
         ({"seeds": 2, "grid": {"seed": [0]}}, r"names seed and seeds; name one of them"),
         ({"lr": 0.1, "recipe": {"lr": 0.2}}, r"lr is given twice, under two names"),
+        ({"model_args": {"width": 8}, "model.args.width": 9}, r"model.args.width is given twice, under two names"),
+        (
+            {"grid": [{"lr": 0.1}, {"density": 0.5}, {"recipe.lr": 0.1}]},
+            r"lr in setting 1 of grid and recipe.lr in setting 3 are one field under two names; give it one",
+        ),
+        ({"grid": [{"method": "imp"}, {"method.name": "dense"}]}, r"method in setting 1 .* method.name in setting 2"),
+        (
+            {"grid": [{"model_args": {"width": 8}}, {"model_args.width": 9}]},
+            r"model_args in setting 1 .* model_args.width in setting 2",
+        ),
+        (
+            {"grid": [{"lr": 0.1}, {"recipe.lr": 0.1}], "search": {"density": {"low": 0.1, "high": 0.5}}},
+            r"lr in setting 1 .* recipe.lr in setting 2",
+        ),
         ({"device": "cpu"}, r"device is no part of a search: give it to the sweep itself"),
         ({"recipe": 3}, r"recipe is 3, but it must be a mapping"),
         ({"against": 3}, r"against is 3, but it must be a mapping"),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -30,6 +30,9 @@ from tombola.train.options import Options
 if TYPE_CHECKING:
     from tombola.search.request import Request
 
+Leaf: TypeAlias = tuple[str, ...]
+"""An option of a search, and the keys of a value within its mapping."""
+
 METHOD = "method"
 _METHOD_KEYS = (METHOD, "method.name")
 _RUN = ("seed", "replicates", "start", "max_weights")
@@ -43,7 +46,9 @@ def searches_of(sweep: Sweep, machine: Options) -> list[Search]:
         TombolaError: a field is unknown or has a wrong value; the message names the setting.
     """
     maker = _Maker(sweep, machine)
-    return [maker.search(cell) for cell in sweep.cells()]
+    searches = [maker.search(cell) for cell in sweep.cells()]
+    maker.check_names()
+    return searches
 
 
 def tunables_of(sweep: Sweep, machine: Options) -> list[Tunable]:
@@ -62,7 +67,9 @@ def tunables_of(sweep: Sweep, machine: Options) -> list[Tunable]:
         first, _ = (searches(values)[0] for values in ends)
         return Tunable(group[0].unseeded, sweep.ranges, searches, first.request.seed)
 
-    return [tunable(group) for group in sweep.groups()]
+    tunables = [tunable(group) for group in sweep.groups()]
+    maker.check_names()
+    return tunables
 
 
 def alone(sweep: Sweep, group: Sequence[Cell]) -> Sweep:
@@ -87,6 +94,19 @@ class _Maker:
             return Search(cell.setting, seeded, self.sweep.where)
         except TombolaError as error:
             raise TombolaError(f"{self.sweep.where}, {cell.name}: {error}{self._way(cell)}") from None
+
+    def check_names(self) -> None:
+        """TombolaError if two settings write one field under two names, and so would be told apart by it."""
+        written: dict[Leaf, tuple[int, str]] = {}
+        for number, setting in enumerate(self.sweep.settings, start=1):
+            reader = self._reader({**self.sweep.shared, **setting})
+            for leaf, key in reader.leaves(setting):
+                before, other = written.setdefault(leaf, (number, key))
+                if key != other:
+                    raise TombolaError(
+                        f"{self.sweep.where}: {other} in setting {before} of grid and {key} in setting {number} are one "
+                        "field under two names; give it one"
+                    )
 
     def _way(self, cell: Cell) -> str:
         """How a field of other methods is crossed with these alone, where a cell has one."""
@@ -169,16 +189,25 @@ class _Reader:
             self._take(layer, values)
         return self.verb.parse_mapping(self._parser(values), values)
 
-    def _take(self, layer: Fields, values: dict[str, Any]) -> None:
-        """Put the fields of a layer among the values by option, before those that are there."""
-        options, taken = self.options, set[tuple[str, ...]]()
+    def leaves(self, layer: Fields) -> Iterator[tuple[Leaf, str]]:
+        """Every value of a layer: the option that it is of and what within its mapping, and the name it is under."""
         for key, value in layer.items():
             if key in _METHOD_KEYS:
+                yield (METHOD,), key
                 continue
-            option, *inner = _located(key, options, self.verb.command)
-            if (option, *inner) in taken:
+            for inside in _inside(value):
+                yield (*_located(key, self.options, self.verb.command), *inside), key
+
+    def _take(self, layer: Fields, values: dict[str, Any]) -> None:
+        """Put the fields of a layer among the values by option, before those that are there."""
+        taken = set[Leaf]()
+        for leaf, key in self.leaves(layer):
+            if leaf in taken:
                 raise TombolaError(f"{key} is given twice, under two names; give it once")
-            taken.add((option, *inner))
+            taken.add(leaf)
+        located = {key: _located(key, self.options, self.verb.command) for key in layer if key not in _METHOD_KEYS}
+        for key, (option, *inner) in sorted(located.items(), key=lambda item: len(item[1])):  # wholes before parts
+            value = layer[key]
             place, last = values, option
             for part in inner:
                 inside = place.setdefault(last, {})
@@ -206,6 +235,15 @@ def _method_of(fields: Fields) -> str:
     """The method's name: that which stands last, as settings come after what is shared."""
     named = [str(fields[key]) for key in reversed(dict(fields)) if key in _METHOD_KEYS]
     return named[0] if named else DEFAULT_METHOD
+
+
+def _inside(value: Any) -> Iterator[Leaf]:
+    """The paths of what a mapping holds, however deep; () of anything else."""
+    if not isinstance(value, Mapping) or not value:
+        yield ()
+        return
+    for key, item in value.items():
+        yield from ((str(key), *inside) for inside in _inside(item))
 
 
 def _found(key: str, options: Mapping[str, str]) -> Sequence[str] | None:
