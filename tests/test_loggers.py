@@ -124,6 +124,47 @@ def test_a_resumed_training_goes_on_whether_loggers_were_there_before_or_not(
         assert after.runs[0]["name"] == before.runs[1]["name"]
 
 
+def kill_with_rows_since_the_checkpoint(out: Path, patched: pytest.MonkeyPatch, *loggers: Any) -> None:
+    """The second training is checkpointed at step 16, has its row of step 24, and is killed at step 28."""
+    kill_second_training(patched, 28)
+    with pytest.raises(Killed):
+        ticket_of(out, *loggers)
+
+
+def test_rows_that_were_sent_before_a_kill_are_not_sent_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, after, twin = Recording(), Recording(), Recording()
+    with monkeypatch.context() as patched:
+        kill_with_rows_since_the_checkpoint(tmp_path, patched, before)
+    assert before.steps()[1] == [0, 8, 16, 24]
+    ticket_of(tmp_path, after, twin)
+    assert after.steps() == [[32, 40]]
+    assert twin.steps() == [[24, 32, 40]]  # it was not there before
+    assert not list(tmp_path.rglob("sent.json"))
+
+
+@pytest.mark.parametrize("content", [b"", b'{"0 Recording": 1', b'{"0 Recording": "x"}', b"[1]"])
+def test_rows_come_again_where_what_was_sent_is_not_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    with monkeypatch.context() as patched:
+        kill_with_rows_since_the_checkpoint(tmp_path, patched, Recording())
+    (file,) = tmp_path.rglob("level-01/sent.json")
+    file.write_bytes(content)
+    after = Recording()
+    ticket_of(tmp_path, after)
+    assert after.steps() == [[24, 32, 40]]
+
+
+def test_a_training_that_begins_anew_sends_all_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        kill_with_rows_since_the_checkpoint(tmp_path, patched, Recording())
+    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
+    checkpoint.unlink()
+    after = Recording()
+    ticket_of(tmp_path, after)
+    assert after.steps() == [[0, 8, 16, 24, 32, 40]]
+
+
 def test_find_takes_loggers_without_a_folder_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     logger = Recording()
@@ -237,11 +278,17 @@ def test_wandb_goes_on_with_the_run_of_a_resumed_training(
     assert capsys.readouterr().out == ""
 
 
-def test_tensorboard_reads_one_curve_of_each_training(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [False, True])
+def test_tensorboard_reads_one_curve_of_each_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    if killed:
+        with monkeypatch.context() as patched:
+            kill_with_rows_since_the_checkpoint(tmp_path, patched, "tensorboard")
     ticket_of(tmp_path, "tensorboard", replicates=2)
-    (run,) = tmp_path.iterdir()
-    found = sorted(str(file.parent.relative_to(run)) for file in run.rglob("events.*"))
+    run = next(folder for folder in tmp_path.iterdir() if (folder / "replicate-1").exists())
+    found = sorted({str(file.parent.relative_to(run)) for file in run.rglob("events.*")})
     assert found == [f"tensorboard/replicate-{r}/level-{level:02d}" for r in (0, 1) for level in (0, 1)]
     reader = events.EventAccumulator(str(run / found[1]))
     reader.Reload()

@@ -104,8 +104,8 @@ class _Maker:
                 before, other = written.setdefault(leaf, (number, key))
                 if key != other:
                     raise TombolaError(
-                        f"{self.sweep.where}: {other} in setting {before} of grid and {key} in setting {number} are one "
-                        "field under two names; give it one"
+                        f"{self.sweep.where}: {other} in setting {before} of grid and {key} in setting {number} are "
+                        "one field under two names; give it one"
                     )
 
     def _way(self, cell: Cell) -> str:

@@ -29,7 +29,7 @@ from tombola.runs.integrity import (
 )
 from tombola.runs.record import stamped, unstamped
 
-RESULT, CHECKPOINT = "result.json", "checkpoint.pt"
+RESULT, CHECKPOINT, SENT = "result.json", "checkpoint.pt", "sent.json"
 METRICS, OUTCOMES, TICKET, REWIND = "metrics.csv", "outcomes.safetensors", "network.ticket", "rewind.pt"
 KEPT = (METRICS, OUTCOMES, TICKET, REWIND)
 """What a stage keeps with its result, which holds their checksums."""
@@ -141,7 +141,7 @@ class Stage:
         checksums = {name: checksum(data) for name, data in contents.items() if data is not None}
         write_record(self.directory / RESULT, stamped(result), checksums)
         with contextlib.suppress(OSError):
-            for spent in (CHECKPOINT, _WRITING):
+            for spent in (CHECKPOINT, SENT, _WRITING):
                 (self.directory / spent).unlink(missing_ok=True)
             for part in self.directory.glob(".*.part"):  # left by a kill in the middle of a write
                 part.unlink(missing_ok=True)

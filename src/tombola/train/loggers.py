@@ -1,7 +1,7 @@
 """Where training curves go besides their CSV files: anything with init, log and finish (torch-free).
 
 One training is one run of a logger, named by its place in Tombola's run, which is its group: curves of levels and of
-replicates lie over one another, and a resumed training goes on with its own.
+replicates lie over one another, and a resumed training goes on with its own, after the last row that was sent.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
+
+import msgspec
 
 from tombola.errors import TombolaError, in_short
 from tombola.fields import described
@@ -50,6 +52,7 @@ class Curve:
         config: what was asked for.
         folder: the run's directory; None in memory.
         resumed: it goes on from a checkpoint.
+        sent: the file in which it stands how far each logger has got; None in memory.
     """
 
     run: str
@@ -57,6 +60,7 @@ class Curve:
     config: Mapping[str, Any] = field(default_factory=dict)
     folder: Path | None = None
     resumed: bool = False
+    sent: Path | None = None
 
     @property
     def name(self) -> str:
@@ -76,22 +80,55 @@ def sent(loggers: Sequence[Any], curve: Curve) -> Iterator[Send]:
     Raises:
         TombolaError: a logger is none, is not installed, or does not begin.
     """
-    found, open_now = [_found(logger) for logger in loggers], list[Logger]()
+    found = [_found(logger) for logger in loggers]
+    names = [f"{number} {_name(start)}" for number, start in enumerate(found)]
+    open_now: dict[str, Logger] = {}
+    reached = _Reached(curve)
 
     def send(row: Row) -> None:
         while found:
-            open_now.append(_begun(found.pop(0), curve))
+            name = names[-len(found)]
+            open_now[name] = _begun(found.pop(0), curve)
         figures = {name: value for name, value in asdict(row).items() if name != "step" and math.isfinite(value)}
-        for logger in tuple(open_now):
-            if not _done(logger, lambda logger=logger: logger.log(figures, step=row.step)):  # type: ignore[misc]
-                open_now.remove(logger)
-                _done(logger, logger.finish)
+        for name, logger in tuple(open_now.items()):
+            if reached.has(name, row.step) and not isinstance(logger, _TensorBoard):
+                continue
+            if _done(logger, lambda logger=logger: logger.log(figures, step=row.step)):  # type: ignore[misc]
+                reached.add(name, row.step)
+            else:
+                _done(open_now.pop(name), logger.finish)
 
     try:
         yield send
     finally:
-        for logger in open_now:
+        for logger in open_now.values():
             _done(logger, logger.finish)
+
+
+class _Reached:
+    """The last step that each logger has taken before the training was resumed, kept for when it is again.
+
+    TensorBoard's is of no use: a killed process loses rows that it has taken, and a row that comes again is read once.
+    """
+
+    def __init__(self, curve: Curve) -> None:
+        self._file = curve.sent
+        self._before: dict[str, int] = {}
+        if self._file is not None and curve.resumed:
+            with suppress(OSError, msgspec.DecodeError):  # cut off by a kill: then rows rather come twice
+                self._before = msgspec.json.decode(self._file.read_bytes(), type=dict[str, int])
+        self._now = dict(self._before)
+
+    def has(self, name: str, step: int) -> bool:
+        """Whether the logger had this row."""
+        return step <= self._before.get(name, -1)
+
+    def add(self, name: str, step: int) -> None:
+        """The logger has it now."""
+        self._now[name] = step
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.write_bytes(msgspec.json.encode(self._now))
 
 
 def check_loggers(loggers: Sequence[Any]) -> None:

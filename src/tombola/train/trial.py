@@ -23,7 +23,7 @@ from tombola.plain import as_plain
 from tombola.results.codec import recovered
 from tombola.results.trial import TrainingCost, TrialResult
 from tombola.runs.progress import Progress, Silent
-from tombola.runs.stage import METRICS, Stage
+from tombola.runs.stage import METRICS, SENT, Stage
 from tombola.train.checkpoint import CheckpointStore, Snapshot
 from tombola.train.evaluate import Score, evaluate
 from tombola.train.fabric import ranks_of
@@ -111,6 +111,7 @@ class TrainingSetup:
             config={**self.about, "recipe": as_plain(self.recipe), "training": label, "seed": seed},
             folder=self.directory,
             resumed=resumed,
+            sent=None if stage is None else stage.directory / SENT,
         )
         return sent(self.options.loggers if self.fabric.is_global_zero else (), curve)
 
