@@ -126,7 +126,7 @@ def test_rows_as_csv(runs: Path, tmp_path: Path) -> None:
 def test_pandas_is_asked_for_in_one_line(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     for what in (tb.results(runs).to_pandas, lambda: tb.results(runs).write_parquet(tmp_path / "rows.parquet")):
-        with pytest.raises(tb.TombolaError, match=r"pip install 'tombola\[pandas\]'"):
+        with pytest.raises(tb.TombolaError, match=r"^pandas is not installed; run pip install 'tombola\[pandas\]'$"):
             what()
     with pytest.raises(tb.TombolaError, match="is no folder"):
         tb.results(tmp_path / "none")

@@ -218,7 +218,7 @@ def test_callback_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
         (transformers_callback, "transformers", callbacks._transformers_class),
     ):
         cached.cache_clear()
-        with pytest.raises(TombolaError, match=f"pip install {package}$"):
+        with pytest.raises(TombolaError, match=f"^{package} is not installed; run pip install {package}$"):
             make()
 
 

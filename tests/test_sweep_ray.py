@@ -50,7 +50,9 @@ def test_threads_are_cpus_per_run() -> None:
 
 def test_ray_is_asked_for_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(TombolaError, match=r"pip install 'tombola\[ray\]'"):
+    with pytest.raises(
+        TombolaError, match=r"^Ray is not installed; run pip install 'tombola\[ray\]', or use engine local$"
+    ):
         tb.sweep({**BASE, "length": "2it"}, out=tmp_path, engine=EngineOptions("ray"), options=OPTIONS)
 
 

@@ -20,6 +20,16 @@ class RunError(TombolaError):
     """A run directory is in use by another process, or was made with other versions or settings."""
 
 
+def not_installed(what: str, package: str, instead: str = "") -> TombolaError:
+    """The error for want of an optional package; `instead`: what may be done without it.
+
+    >>> print(not_installed("Ray", "tombola[ray]", "use engine local"))
+    Ray is not installed; run pip install 'tombola[ray]', or use engine local
+    """
+    quoted = f"'{package}'" if "[" in package else package  # brackets are the shell's
+    return TombolaError(f"{what} is not installed; run pip install {quoted}{instead and f', or {instead}'}")
+
+
 def in_short(error: BaseException) -> str:
     """Any error on one line: its type and the first line of its message."""
     try:

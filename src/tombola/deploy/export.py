@@ -22,7 +22,7 @@ from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.compare import largest_error
 from tombola.compact.effective import plain_copy
 from tombola.compact.inputs import Inputs
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, not_installed
 from tombola.names import check_known
 from tombola.rng.guard import kept
 from tombola.runs.atomic import make_folder, write_atomically
@@ -82,7 +82,7 @@ def check_formats(formats: Sequence[str]) -> None:
         check_known("format", name, FORMATS)
     missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None] if "onnx" in formats else []
     if missing:
-        raise TombolaError(f"format onnx needs {missing[0]}: pip install 'tombola[onnx]', or leave the format out")
+        raise not_installed(missing[0], "tombola[onnx]", "leave format onnx out")
 
 
 def to_onnx(network: nn.Module, example: Sequence[Tensor]) -> tuple[bytes, float]:

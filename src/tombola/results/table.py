@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from msgspec.structs import asdict
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, not_installed
 from tombola.fields import checked
 from tombola.results.codec import typed
 from tombola.results.comparison import ComparisonResult
@@ -106,7 +106,7 @@ class Results(Sequence[ResultRow]):
         try:
             import pandas
         except ImportError:
-            raise TombolaError("pandas is not installed; run pip install 'tombola[pandas]'") from None
+            raise not_installed("pandas", "tombola[pandas]") from None
         return pandas.DataFrame(self.columns)
 
     def write_csv(self, file: str | Path) -> None:
@@ -128,7 +128,7 @@ class Results(Sequence[ResultRow]):
         try:
             data = frame.to_parquet(None)
         except ImportError:
-            raise TombolaError("Parquet needs pyarrow; run pip install 'tombola[pandas]'") from None
+            raise not_installed("pyarrow", "tombola[pandas]") from None
         with write_atomically(Path(file)) as out:
             out.write(data)
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import nn
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, not_installed
 from tombola.supermask.layers import layers
 from tombola.supermask.masks import finalize_masks, refresh
 
@@ -133,7 +133,7 @@ def _imported(names: list[str], package: str) -> ModuleType:
         except ModuleNotFoundError as error:
             if error.name is None or not (name + ".").startswith(error.name + "."):
                 raise  # it is installed, and lacks something itself
-    raise TombolaError(f"this callback needs {package}, which is not installed; run: pip install {package}")
+    raise not_installed(package, package)
 
 
 def _check_attached(model: nn.Module) -> None:

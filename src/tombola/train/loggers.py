@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from tombola.errors import TombolaError, in_short
+from tombola.errors import TombolaError, in_short, not_installed
 from tombola.fields import described
 from tombola.names import imported, is_import_path, unknown
 from tombola.train.history import Row
@@ -213,7 +213,7 @@ def _installed(name: str) -> Any:
     try:
         return import_module(_MODULES.get(name, name))
     except ImportError:
-        raise TombolaError(f"logger {name} is not installed; run pip install 'tombola[{name}]'") from None
+        raise not_installed(f"logger {name}", f"tombola[{name}]", "leave it out of loggers") from None
 
 
 # ---- the loggers known by name: how each begins a training -----------------------------------------------------

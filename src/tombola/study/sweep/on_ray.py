@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tombola.errors import TombolaError, in_short
+from tombola.errors import TombolaError, in_short, not_installed
 from tombola.formats import plural
 from tombola.machine.cores import held_to_cores, usable_cores
 from tombola.runs.jobs import limit_threads
@@ -180,7 +180,7 @@ def _imported() -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError:
-        raise TombolaError("Ray is not installed; run pip install 'tombola[ray]', or use engine local") from None
+        raise not_installed("Ray", "tombola[ray]", "use engine local") from None
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, not_installed
 from tombola.results.codec import read
 from tombola.results.search import SearchResult
 from tombola.results.sweep import TunedSetting
@@ -162,4 +162,4 @@ def imported() -> Any:
     try:
         return importlib.import_module("optuna")
     except ImportError:
-        raise TombolaError("Optuna is not installed; run pip install 'tombola[optuna]'") from None
+        raise not_installed("Optuna", "tombola[optuna]") from None
