@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import time
 from pathlib import Path
 from typing import NoReturn
 
@@ -68,6 +70,53 @@ def test_nothing_is_kept_where_the_user_has_no_home(monkeypatch: pytest.MonkeyPa
     about = np.array([[7, 10, 1, 1]], np.uint64)
     kept.Kept("a").add(about, np.zeros((1, 32), np.uint8))
     assert not kept.Kept("a").find(about)[1].any()
+
+
+def test_rows_go_that_nobody_asks_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    today = kept._today()
+    about = np.array([[7, 10, 1, 1], [3, 10, 1, 1], [9, 10, 1, 1]], np.uint64)
+    values = np.arange(96, dtype=np.uint8).reshape(3, 32)
+
+    def on(day: int) -> kept.Kept:
+        monkeypatch.setattr(kept, "_today", lambda: day)
+        return kept.Kept("a")
+
+    on(today - 200).add(about[:2], values[:2])
+    assert on(today - 100).find(about[:1])[1].all()
+    on(today - 19).add(about[2:], values[2:])  # 181 days after the second was asked for
+    found, known = on(today).find(about)
+    assert known.tolist() == [True, False, True]
+    assert (found[known] == values[known]).all()
+    (file,) = (tmp_path / "tombola" / "files").iterdir()
+    assert file.stat().st_size == 32 + 2 * 68
+
+
+def test_the_cache_s_files_go_that_nobody_uses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    about, values = np.array([[7, 10, 1, 1]], np.uint64), np.zeros((1, 32), np.uint8)
+    for name, days in (("gone", 182), ("used", 170)):
+        before = set(tmp_path.rglob("*.kept"))
+        kept.Kept(name).add(about, values)
+        (file,) = set(tmp_path.rglob("*.kept")) - before
+        os.utime(file, (time.time() - days * 86400,) * 2)
+    kept.Kept("new").add(about, values)
+    assert [bool(kept.Kept(name).find(about)[1].all()) for name in ("gone", "used", "new")] == [False, True, True]
+    assert len(list(tmp_path.rglob("*.kept"))) == 2
+
+
+def test_two_processes_that_keep_at_once_lose_rows_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    about = np.array([[7, 10, 1, 1], [3, 10, 1, 1]], np.uint64)
+    values = np.arange(64, dtype=np.uint8).reshape(2, 32)
+    one, other = kept.Kept("a"), kept.Kept("a")
+    one.add(about[:1], values[:1])
+    for file in tmp_path.rglob("*.kept"):
+        file.unlink()  # as a third one might
+    other.add(about[1:], values[1:])
+    found, known = kept.Kept("a").find(about)
+    assert known.tolist() == [False, True]
+    assert (found[1] == values[1]).all()
 
 
 def test_headers_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""What was once found out about files, kept in the user's cache folder until they are written again."""
+"""What was once found out about files, kept in the user's cache folder while they are used and not written again."""
 
 from __future__ import annotations
 
@@ -22,10 +22,15 @@ About: TypeAlias = NDArray[np.uint64]
 Values: TypeAlias = NDArray[np.uint8]
 """(N, 32)"""
 
-_ROW = np.dtype([("about", "<u8", (4,)), ("value", "u1", (32,))])
+_ROW = np.dtype([("about", "<u8", (4,)), ("value", "u1", (32,)), ("day", "<u4")])
+_FORM = b"rows with days"
 _64_BITS = (1 << 64) - 1
 _SETTLED = 2.0
 """Seconds after which a later write changes a file's times on every file system."""
+_UNUSED = 180
+"""Days after which what nobody asked for is dropped."""
+_RENEWED = 30
+"""Days after which it is noted that a row is still asked for."""
 
 
 def about_files(paths: Iterable[str]) -> About:
@@ -47,9 +52,11 @@ def about_files(paths: Iterable[str]) -> About:
 class Kept:
     """32 bytes for each of many files.
 
-    One file in the cache folder (XDG_CACHE_HOME, else ~/.cache): a sha256 of the rest, then 64 bytes a row, by the
+    One file in the cache folder (XDG_CACHE_HOME, else ~/.cache): a sha256 of the rest, then 68 bytes a row, by the
     files' numbers. One that is damaged or of another form counts as empty. Nothing goes by names: a file that is
-    moved stays known.
+    moved stays known. Rows that were not asked for in half a year go, and so do the cache's files for other folders.
+
+    Processes need not know of each other: files appear whole, and what one loses of another's is found out again.
     """
 
     def __init__(self, what: str) -> None:
@@ -66,6 +73,11 @@ class Kept:
         places = np.searchsorted(self._rows["about"][:, 0], about[:, 0]).clip(max=len(self._rows) - 1)
         known = (self._rows["about"][places] == about).all(axis=1)
         values[known] = self._rows["value"][places[known]]
+        used = places[known]
+        if (self._rows["day"][used] + _RENEWED < _today()).any():
+            rows = self._rows.copy()
+            rows["day"][used] = _today()
+            self._write(rows)
         return values, known
 
     def add(self, about: About, values: Values) -> None:
@@ -78,22 +90,46 @@ class Kept:
         rows = np.empty(int(settled.sum()), _ROW)
         if self._path is None or not len(rows):
             return
-        rows["about"], rows["value"] = about[settled], values[settled]
+        rows["about"], rows["value"], rows["day"] = about[settled], values[settled], _today()
         rows = rows[np.unique(rows["about"][:, 0], return_index=True)[1]]
         rest = self._rows[~np.isin(self._rows["about"][:, 0], rows["about"][:, 0])]
         both = np.concatenate([rest, rows])
-        self._rows = both[np.argsort(both["about"][:, 0], kind="stable")]
+        self._write(both[np.argsort(both["about"][:, 0], kind="stable")])
+
+    def _write(self, rows: NDArray[np.void]) -> None:
+        self._rows = rows[rows["day"] + _UNUSED >= _today()]
+        assert self._path is not None
         content = self._rows.tobytes()
         with contextlib.suppress(OSError, TombolaError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_bytes(self._path, hashlib.sha256(content).digest() + content)
+            write_bytes(self._path, _digest(content) + content)
+            _drop_unused(self._path.parent)
 
     def _read(self) -> NDArray[np.void]:
         with contextlib.suppress(OSError):
             content = memoryview(b"" if self._path is None else self._path.read_bytes())
-            if len(content) % _ROW.itemsize == 32 and hashlib.sha256(content[32:]).digest() == content[:32]:
+            if len(content) % _ROW.itemsize == 32 and _digest(content[32:]) == content[:32]:
                 return np.frombuffer(content[32:], _ROW)
         return np.empty(0, _ROW)
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    digest = hashlib.sha256(_FORM)
+    digest.update(content)
+    return digest.digest()
+
+
+def _today() -> int:
+    """Days since 1970."""
+    return int(time.time() // 86400)
+
+
+def _drop_unused(folder: Path) -> None:
+    """Remove the files that were not written for long; those in use are, now and then."""
+    for file in folder.iterdir():
+        with contextlib.suppress(OSError):  # another process was faster
+            if file.stat().st_mtime // 86400 + _UNUSED < _today():
+                file.unlink()
 
 
 def _cache_folder() -> Path | None:
