@@ -40,6 +40,12 @@ def test_by_hand() -> None:
     assert ACCURACY.differences.ends(-0.01, 0.02) == f"{MINUS}1.00 to +2.00"
     assert ACCURACY.axis("Test") == "Test accuracy (%)"
     assert LOSS.axis_of_differences("Difference in test") == "Difference in test rmse"
+    assert [formats.multiple(r) for r in (1.0, 2.756, 1761.9, None)] == [
+        "1.00 ×",
+        "2.76 ×",
+        "1,761.90 ×",
+        formats.MISSING,
+    ]
     assert (formats.plural(1, "replicate"), formats.plural(1200, "level")) == ("1 replicate", "1,200 levels")
 
 

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from pages import Claim, Table
 from results import Networks, Row, contrast, ends, networks, number, sign, spread, turned
+from tombola.formats import multiple
 
 PAGE = "docs/early-bird.md"
 CIFAR, DIGITS = "cifar10-early-bird", "digits-early-bird"
@@ -59,7 +60,7 @@ def rows(study: str) -> Iterator[tuple[str, ...]]:
         yield (
             *(arm.removesuffix(" 0.5"), ", ".join(number(step / EPOCH[study], 0) for step in drawn(study, arm))),
             *(f"{number(100 * fmean(last.values('density')), 1)} %", spread(last.values("test_accuracy"))),
-            f"{number(fmean(cost(study, arm)), 2)}x",
+            multiple(fmean(cost(study, arm))),
         )
 
 

@@ -167,7 +167,7 @@ def early_stop_claims() -> Iterator[Claim]:
     better = versus("ticket", 7, "reinit", 7)
     yield Claim(
         PAGE,
-        "{ratio}x ({stop} against {again} iterations, difference {interval}), and {points} points ({better})",
+        "{ratio} × ({stop} against {again} iterations, difference {interval}), and {points} points ({better})",
         {
             "ratio": number(fmean(again) / fmean(stop), 2),
             "stop": number(fmean(stop), 0),

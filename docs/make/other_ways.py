@@ -7,6 +7,7 @@ from statistics import fmean
 
 from pages import Claim, Table
 from results import Difference, contrast, ends, networks, number, record, sign, spread
+from tombola.formats import multiple
 
 PAGE = "docs/other-ways.md"
 WAYS, CIFAR, RULES = "mnist-ways", "cifar10-concrete", "mnist-mask-rules"
@@ -62,7 +63,7 @@ def flops(study: str, arm: str) -> float:
 
 
 def cost(study: str, arm: str, unit: str = "dense") -> str:
-    return f"{number(flops(study, arm) / flops(study, unit), 2)}x"
+    return multiple(flops(study, arm) / flops(study, unit))
 
 
 def kept(study: str, arm: str) -> str:

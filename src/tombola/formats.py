@@ -1,4 +1,4 @@
-"""One way to print a number: percents, differences in points, counts and metrics, for tables, sentences and figures.
+"""One way to print a number: percents, points, ratios, counts and metrics, in tables, sentences and figures.
 
 Percents have two decimals and their sign, whole numbers are grouped by thousands, metrics without a known unit have
 four significant digits, negative numbers have a minus sign and what is missing is a dash.
@@ -20,6 +20,7 @@ __all__ = [
     "aligned",
     "count",
     "density",
+    "multiple",
     "number",
     "on_its_side",
     "p_value",
@@ -63,6 +64,11 @@ def density(fraction: float | None) -> str:
         return f"{significant(100 * fraction, 2)} %"
     texts = (f"{100 * fraction:.{decimals}f}" for decimals in range(2, 13))
     return f"{next((text for text in texts if fraction == 1 or float(text) < 100), '100.00')} %"
+
+
+def multiple(ratio: float | None, decimals: int = 2) -> str:
+    """A ratio: 1.5 -> "1.50 ×"."""
+    return MISSING if ratio is None else f"{number(ratio, decimals)} ×"
 
 
 def count(value: float | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from tombola.formats import MISSING, Unit, count, density, number, plural, quantity, significant
+from tombola.formats import MISSING, Unit, count, density, multiple, plural, quantity, significant
 from tombola.report import style
 from tombola.report.aggregate import spread
 from tombola.report.looks import Looks
@@ -210,8 +210,7 @@ def _amount(cost: Cost, part: str) -> str:
 
 
 def _times(times: CostRatio, part: str) -> str:
-    value = getattr(times, part)
-    return MISSING if value is None else f"{number(value, 2)} ×"
+    return multiple(getattr(times, part))
 
 
 def _rewound(levels: Iterable[LevelResult]) -> str:

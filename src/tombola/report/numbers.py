@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tombola.formats import Fixed, Unit, count, density, number
+from tombola.formats import Fixed, Unit, count, density, multiple
 from tombola.report import words
 from tombola.report.aggregate import points, sparsest, spread
 from tombola.report.looks import Look, Looks
@@ -57,7 +57,7 @@ def key_numbers(run: Run, looks: Looks) -> tuple[Number, ...]:
     if best is not None:
         numbers.append(Number("Keeps up down to", density(best.density), "of the prunable weights"))
         numbers.append(Number("Ticket there", unit.show(best.spread.mean), f"test {find.metric}"))
-        numbers.append(Number("Smaller by", f"{number(1 / best.density, 2)} ×", "prunable weights"))
+        numbers.append(Number("Smaller by", multiple(1 / best.density), "prunable weights"))
     if find.replicates:
         numbers.append(Number("Replicates", str(len(find.replicates)), "whole searches"))
     return (*numbers, *_prunable_number(find.parameters))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tombola.formats import MISSING, Fixed, Unit, plural
+from tombola.formats import MISSING, Fixed, Unit, multiple, plural
 from tombola.report.tables import Cell, Row, Table
 from tombola.results.reproduction import Finding, ReproducedRun, ReproductionResult
 
@@ -15,7 +15,7 @@ def reproduction_tables(result: ReproductionResult) -> list[Table]:
 
 
 def found_in_words(finding: Finding) -> str:
-    """An estimate with its interval: "98.12 ± 0.10 %", "+0.31 points (+0.12 to +0.50)", "0.62x (0.50 to 0.77)"."""
+    """An estimate with its interval: "98.12 ± 0.10 %", "+0.31 points (+0.12 to +0.50)", "0.62 × (0.50 to 0.77)"."""
     mean, ends = finding.found.mean, finding.found.interval
     unit = _UNITS.get(finding.unit) or Unit(finding.unit)
     if mean is None:
@@ -23,7 +23,7 @@ def found_in_words(finding: Finding) -> str:
     if finding.other is None:
         return unit.interval(mean, ends)
     if finding.ratio:
-        return f"{unit.bare(mean)}x{f' ({unit.ends(*ends)})' if ends else ''}"
+        return f"{multiple(mean)}{f' ({unit.ends(*ends)})' if ends else ''}"
     return f"{unit.difference(mean)}{unit.points}{f' ({unit.differences.ends(*ends)})' if ends else ''}"
 
 
