@@ -460,6 +460,28 @@ def test_a_claim_of_what_is_not_there_names_what_is(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("number", "place", "said"),
+    [
+        (0, {"run": "arms", "family": "msks", "density": "0.5"}, "unknown family 'msks' .*allowed: dense, masks"),
+        (1, {"run": "arms", "arm": "masks"}, "unknown arm 'masks' .*allowed: dense, mask"),
+        (2, {"run": "curve", "arm": "rewound"}, "unknown arm 'rewound'; allowed: ticket, random, reinit, dense"),
+        (2, {"run": "found", "arm": "random"}, "unknown arm 'random'.*allowed: ticket, dense"),
+    ],
+)
+def test_an_arm_that_a_command_has_not_is_met_before_anything_is_run(
+    number: int, place: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = small()
+    content["runs"]["found"] = {"command": "find imp", "shared": {"model": "mlp", "length": "4it"}}
+    content["claims"][number] = {"what": "this", "published": "that", "of": place, "expect": "above"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.setattr("tombola.cli.reproduce.perform_step", lambda step: pytest.fail("a command was carried out"))
+    with pytest.raises(TombolaError, match=f"^claim 'this': {said}"):
+        tb.reproduce(tmp_path / "own.yaml", out=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 def test_repeats_have_seeds_far_apart() -> None:
     runs = {"one": {"command": "study curve imp", "repeats": "3"}}
     claims = [{"what": "a", "published": "b", "of": {"path": "x"}, "expect": "above"}]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from textwrap import fill, wrap
@@ -204,8 +205,9 @@ def reproduce(
             screen.line(step.shown)
         return perform_step(step)
 
+    place = described(machine, jobs)
     return run_reproduction(
-        name, reproduction, asked, Path(out), perform, described(machine, jobs), force=machine.force
+        name, reproduction, asked, Path(out), perform, place, arms=arms_of_step, force=machine.force
     )
 
 
@@ -224,11 +226,35 @@ def perform_step(step: Step) -> Mapping[str, Any]:
     Raises:
         TombolaError: the command cannot be carried out; the message names its run.
     """
+    with _named(step):
+        verb, given = _parsed(step)
+        return verb.run(given, _Quiet())
+
+
+def arms_of_step(step: Step) -> Mapping[str, str] | None:
+    """The arms that a command's result will have, each with its series; None where that is not known before.
+
+    Raises:
+        TombolaError: the command cannot be carried out; the message names its run.
+    """
+    with _named(step):
+        verb, given = _parsed(step)
+        return None if verb.arms is None else verb.arms(given)
+
+
+def _parsed(step: Step) -> tuple[Verb, Namespace]:
+    """The command that carries out a step, and its options as they are replaced here."""
+    verb, words = verb_of(step)
+    known = option_names(verb.parser())
+    overrides = {key: value for key, value in step.overrides.items() if key in known and value not in (None, ())}
+    return verb, verb.parse([*words, *written(overrides)])
+
+
+@contextmanager
+def _named(step: Step) -> Iterator[None]:
+    """Errors say which run they are of."""
     try:
-        verb, words = verb_of(step)
-        known = option_names(verb.parser())
-        overrides = {key: value for key, value in step.overrides.items() if key in known and value not in (None, ())}
-        return verb.run(verb.parse([*words, *written(overrides)]), _Quiet())
+        yield
     except TombolaError as error:
         raise TombolaError(f"run {step.name}: {error}") from None
 

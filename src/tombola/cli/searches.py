@@ -64,14 +64,29 @@ def verb_of_path(command: Sequence[str], path: str) -> Verb | None:
 
 def find_verb_of(kind: type[Method]) -> Verb:
     """`find METHOD`."""
-    add = _options(kind, replicates=1, start=True)
-    return Verb(("find", kind.name), summary(kind), add, _run_find(kind), presets=_presets(kind), data_parallel=True)
+    add, words = _options(kind, replicates=1, start=True), ("find", kind.name)
+    run, presets = _run_find(kind), _presets(kind)
+    return Verb(words, summary(kind), add, run, presets=presets, data_parallel=True, arms=lambda given: _arms())
 
 
 def _curve(kind: type[Method]) -> Verb:
     line = f"Accuracy against density over several replicates, with controls at every level ({kind.name})."
-    add = _options(kind, replicates=3, controls=True)
-    return Verb(("study", "curve", kind.name), line, add, _run_curve(kind), presets=_presets(kind))
+    add, words = _options(kind, replicates=3, controls=True), ("study", "curve", kind.name)
+
+    def arms(given: Namespace) -> Mapping[str, str]:
+        return _arms(_controls(given))
+
+    return Verb(words, line, add, _run_curve(kind), presets=_presets(kind), arms=arms)
+
+
+def _arms(controls: Sequence[str] = ()) -> Mapping[str, str]:
+    """The arms of a search, each with its series: itself."""
+    return {name: name for name in ("ticket", *controls, "dense")}
+
+
+def _controls(given: Namespace) -> list[str]:
+    controls = given["controls"]
+    return [controls] if isinstance(controls, str) else controls
 
 
 def add_run(parser: ArgumentParser, *, replicates: int, meaning: str) -> None:
@@ -221,11 +236,10 @@ def _run_curve(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str,
         request = request_of(kind, given)
         from tombola.study.curve import run_curve
 
-        controls = given["controls"]
         result = run_curve(
             request,
             Path(given["out"]),
-            controls=[controls] if isinstance(controls, str) else controls,
+            controls=_controls(given),
             control_levels=given["control_levels"],
             jobs=given["jobs"],
         )

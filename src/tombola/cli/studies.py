@@ -165,26 +165,33 @@ def comparison_verb(comparison: Comparison) -> Verb:
         named = {"model": comparison.model, "data": comparison.data}
         parser.set_defaults({key: value for key, value in named.items() if value is not None})
 
-    def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    def asked(given: Namespace) -> tuple[Setting, Sequence[Arm]]:
         # the cheap checks first: a wrong value is reported before torch is loaded
         model, data = ModelSpec(**NETWORK.read(given)), DataSpec(**DATA.read(given))
         options = None if own is None else own.source(**own.read(given))
         setting = Setting(model, data, shared.read(given), options)
         arms = comparison.arms(setting)
         check_arms(arms)
+        return setting, arms
+
+    def series(given: Namespace) -> Mapping[str, str]:
+        return {arm.name: arm.family or arm.name for arm in asked(given)[1]}
+
+    def run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+        setting, arms = asked(given)
         check_effect(comparison.arms, setting, arms)
         machine = Options(**MACHINE.read(given))
         note = given["note"]
         if given["tune"] is not None:
-            arms, note = _tuned(given, arms, model, data, machine)
+            arms, note = _tuned(given, arms, setting.model, setting.data, machine)
         with loading(machine.progress):
             from tombola.study.compare import UNTUNED, run_comparison
 
         result = run_comparison(
             comparison.name,
             arms,
-            model,
-            data,
+            setting.model,
+            setting.data,
             Path(given["out"]),
             seed=given["seed"],
             replicates=given["replicates"],
@@ -196,7 +203,7 @@ def comparison_verb(comparison: Comparison) -> Verb:
         show_comparison(screen, result)
         return result.as_dict()
 
-    return Verb(("study", comparison.name), comparison.summary, add, run)
+    return Verb(("study", comparison.name), comparison.summary, add, run, arms=series)
 
 
 def _add_tuning(parser: ArgumentParser) -> None:

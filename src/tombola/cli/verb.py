@@ -23,7 +23,8 @@ class Verb:
     """One command: how its options are made, and the public function that they are handed to.
 
     `run` shows its result on the screen and returns it as JSON-able data. `presets` gives, from what the user
-    named, the defaults of the options left open. `data_parallel`: whether all processes that torchrun starts take
+    named, the defaults of the options left open. `arms` gives the arms that its result will have, each with its series,
+    where that is known before anything is run. `data_parallel`: whether all processes that torchrun starts take
     part; of others, the first does it, or refuses to.
     """
 
@@ -33,6 +34,7 @@ class Verb:
     run: Callable[[Namespace, Screen], Mapping[str, Any]]
     presets: Callable[[Namespace], Mapping[str, Any]] | None = None
     data_parallel: bool = False
+    arms: Callable[[Namespace], Mapping[str, str]] | None = None
 
     @property
     def command(self) -> str:

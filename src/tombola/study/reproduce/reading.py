@@ -79,6 +79,17 @@ def column(level: LevelResult, name: str) -> float | None:
     return value
 
 
+def check_place(place: Place, arms: Mapping[str, str]) -> None:
+    """TombolaError if a place names an arm, or a family of them, that a result with these arms does not have.
+
+    `arms`: name -> the family that it is in.
+    """
+    if place.arm is not None and place.arm not in arms:
+        raise TombolaError(unknown("arm", place.arm, arms))
+    if place.family is not None and place.family not in arms.values():
+        raise TombolaError(unknown("family", place.family, dict.fromkeys(arms.values())))
+
+
 # ---- results whose networks have names ---------------------------------------------------------------------------
 
 _Found = tuple[list[LevelResult], tuple[str | None, ...]]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from tombola.runs.stage import RESULT
 from tombola.study.definition import Definition
 from tombola.study.reproduce.definition import Claim, Form, Reproduction
 from tombola.study.reproduce.judging import estimate, judge, rule
-from tombola.study.reproduce.reading import Sample, sample
+from tombola.study.reproduce.reading import Sample, check_place, sample
 
 REPEATED = 1_000
 """Seeds of the repeats of one run lie so far apart: its replicates have those between."""
@@ -71,6 +72,8 @@ class Step:
 
 Perform = Callable[[Step], Mapping[str, Any]]
 """Carries out one command and gives what it prints as JSON."""
+ArmsOf = Callable[[Step], Mapping[str, str] | None]
+"""The arms of a command's result, each with its family; None where they are not known before it is carried out."""
 
 
 def steps_of(reproduction: Reproduction, asked: Asked) -> Iterator[tuple[str, Step]]:
@@ -121,15 +124,19 @@ def run_reproduction(
     perform: Perform,
     machine: Mapping[str, Any],
     *,
+    arms: ArmsOf = lambda step: None,
     force: bool = False,
 ) -> ReproductionResult:
     """The verdict on every claim, in a run directory under `out`, beside the runs of the commands.
+
+    `arms`: what a claim may name is known before anything is run.
 
     Raises:
         TombolaError: a command cannot be carried out, or a claim names what is not in its result.
     """
     check_out(out)
     steps = list(steps_of(reproduction, asked))
+    check_claims(reproduction, asked.form, dict(steps), arms)  # repeats have the same arms
     order = Order(out, f"reproduce-{Path(name).stem}-{asked.form}", "reproduce", machine, force)
     config = {
         "reproduction": Path(name).stem,
@@ -161,6 +168,26 @@ def run_reproduction(
         return result.replace(run=str(opened.directory), reused=before == result)
 
 
+def check_claims(reproduction: Reproduction, form: Form, steps: Mapping[str, Step], arms: ArmsOf) -> None:
+    """TombolaError if a claim names an arm that the command of its run, one of `steps`, does not have."""
+    known = {run: arms(step) for run, step in steps.items()}
+    for claim in reproduction.claims_in(form):
+        for place in claim.places:
+            there = known[reproduction.run_of(place)]
+            if there is not None:
+                with _of(claim):
+                    check_place(place, there)
+
+
+@contextmanager
+def _of(claim: Claim) -> Iterator[None]:
+    """Errors say which claim they are of."""
+    try:
+        yield
+    except TombolaError as error:
+        raise TombolaError(f"claim {claim.what!r}: {error}") from None
+
+
 def _plain(study: Definition | None) -> Any:
     return None if study is None else msgspec.to_builtins(study)
 
@@ -187,10 +214,8 @@ def finding(
     Raises:
         TombolaError: the claim names what is not there.
     """
-    try:
+    with _of(claim):
         own, *others = [sample(given[reproduction.run_of(place)], place) for place in claim.places]
-    except TombolaError as error:
-        raise TombolaError(f"claim {claim.what!r}: {error}") from None
     other: Sample | None = others[0] if others else None
     return judged(claim, own, other, whole=asked.form == "full" and not asked.shortened)
 
