@@ -1,5 +1,7 @@
 """A finished run's figures as small tables: `python docs/make/collect.py RUN docs/results/NAME [--curves] [--last]`.
 
+`--as ARM` adds a run to the tables of others: a search's tickets are then its arm ARM, and its configuration ARM.yaml.
+
 networks.csv has a row for each trained network, layers.csv what each of a ticket's layers keeps, outcomes.csv which
 test examples each network got right (bits, compressed), curves.csv (with `--curves`) the validation accuracy over
 training; beside them lie the run's configuration and the versions. `--last` takes the level alone that judges an arm.
@@ -15,7 +17,7 @@ import csv
 import json
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -23,7 +25,9 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from tombola.results.search import TICKET
 from tombola.runs.integrity import KEY
+from tombola.study.setting import folder_of
 from tombola.train.outcomes import read_outcomes
 
 FIGURES = (
@@ -97,6 +101,16 @@ def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer.writerows({key: short(row.get(key)) for key in columns} for row in found)
 
 
+def others(path: Path, arms: Collection[str]) -> list[dict[str, str | None]]:
+    """The rows of a table that are of other arms."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {key: value or None for key, value in row.items()} for row in csv.DictReader(file) if row["arm"] not in arms
+        ]
+
+
 def derived(level: Level) -> dict[str, Any]:
     """What a level holds further down: FLOPs of its training, and of masks that were watched when they were stable."""
     cost, channels = level.get("cost") or {}, level.get("channels") or {}
@@ -128,14 +142,16 @@ def judging(networks: Iterable[Trained]) -> list[Trained]:
     return [(*key, level) for key, level in last.items()]
 
 
-def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
+def collect(run: Path, out: Path, curves: bool, last: bool = False, name: str | None = None) -> None:
     result = json.loads((run / "result.json").read_text(encoding="utf-8"))
     if result["kind"] in ("reproduction", "connectivity", "landscape", "initialisations", "double-descent", "regime"):
         collect_record(run, result, out)
         return
     networks = judging(trained(result)) if last else list(trained(result))
+    if name is not None:
+        networks = [(name if arm == TICKET else arm, replicate, level) for arm, replicate, level in networks]
     out.mkdir(parents=True, exist_ok=True)
-    target = dense_loss(networks) if result["kind"] == "find" else None
+    target = dense_loss(networks) if result["kind"] == "find" and name is None else None
     rows, layers, steps, kept = [], [], [], []
     for arm, replicate, level in networks:
         about = {"arm": arm, "replicate": replicate, "level": level["level"]}
@@ -150,13 +166,11 @@ def collect(run: Path, out: Path, curves: bool, last: bool = False) -> None:
             kept.append(about | {"examples": len(values), "correct": packed(values)})
         if curves:
             steps += [about | {"step": int(row["step"]), "val_accuracy": float(row["val_accuracy"])} for row in history]
-    write(out / "networks.csv", rows)
-    if kept:
-        write(out / "outcomes.csv", kept)
-    write(out / "layers.csv", layers)
-    if curves:
-        write(out / "curves.csv", steps)
-    shutil.copy(run / "config.yaml", out / "config.yaml")
+    for file, found in (("networks", rows), ("outcomes", kept), ("layers", layers), ("curves", steps)):
+        if found:
+            path = out / f"{file}.csv"
+            write(path, found if name is None else [*others(path, {row["arm"] for row in rows}), *found])
+    shutil.copy(run / "config.yaml", out / f"{folder_of(name or 'config')}.yaml")
     versions = json.loads((run / "run.json").read_text(encoding="utf-8"))["versions"]
     (out / "versions.json").write_text(json.dumps(versions, indent=1) + "\n", encoding="utf-8")
 
@@ -185,8 +199,9 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--curves", action="store_true")
     parser.add_argument("--last", action="store_true")
+    parser.add_argument("--as", dest="name")
     given = parser.parse_args()
-    collect(given.run, given.out, given.curves, given.last)
+    collect(given.run, given.out, given.curves, given.last, given.name)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 
 from pages import Claim, Table
-from results import arm, networks, number, points, spread
+from results import arm, networks, number, percent, points, spread
 
 MNIST = "[LeNet-300-100, MNIST](mnist.md): "
 MASKS = "[LeNet-300-100, MNIST](supermasks.md#results-mnist): "
@@ -65,7 +66,11 @@ METHODS = (
         "Savarese et al. 2020, [1912.04427](https://arxiv.org/abs/1912.04427)",
         "find continuous --model resnet-20 --data cifar10",
         "ResNet, CIFAR-10: 91.5 to 92.0 %, dense 90 to 91 % [README of lolemacs/continuous-sparsification]",
-        lambda: NOT_RUN,
+        lambda: (
+            f"{WAYS}{spread(arm('mnist-continuous', 'continuous'))} at "
+            f"{percent(fmean(arm('mnist-continuous', 'continuous', 'density')))}, "
+            f"imp {spread(arm('mnist-continuous', 'imp'))}, at 1,500 iterations"
+        ),
     ),
     Method(
         "at-init",
@@ -79,7 +84,11 @@ METHODS = (
         "Oh, Baik & Lee 2025, [2504.05357](https://arxiv.org/abs/2504.05357)",
         "find sign-transfer --model resnet-20 --data cifar10 --start found.ticket",
         "on CIFAR-100, Tiny-ImageNet and ImageNet only",
-        lambda: NOT_RUN,
+        lambda: (
+            f"{WAYS}{spread(arm('mnist-signs', 'mask and signs'))} at "
+            f"{percent(fmean(arm('mnist-signs', 'mask and signs', 'density')))}, the mask alone "
+            f"{spread(arm('mnist-signs', 'mask alone'))}, at 1,500 iterations"
+        ),
     ),
     Method(
         "concrete",

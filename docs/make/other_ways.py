@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from statistics import fmean
 
 from pages import Claim, Table
-from results import Difference, contrast, ends, networks, number, record, sign, spread
+from results import Difference, contrast, ends, networks, number, record, sign, spread, turned
 from tombola.formats import multiple
 
 PAGE = "docs/other-ways.md"
 WAYS, CIFAR, RULES = "mnist-ways", "cifar10-concrete", "mnist-mask-rules"
 FULL = "mnist-concrete"
+CONTINUOUS, SIGNS = "mnist-continuous", "mnist-signs"
 INIT, BUDGETS = "mnist-at-init", ("digits-search-budget", "mnist-search-budget")
 CRITERIA = ("magnitude", "snip", "grasp", "synflow", "ntk-sap", "px")
 
@@ -35,13 +36,20 @@ PAIRS: Mapping[str, str] = {
     "evolve": "random search",
 }
 """Arm of `WAYS` -> the one that it is compared with."""
+HARDENED: Mapping[str, str] = {"continuous": "imp", "random mask": "continuous"}
+TRANSFERRED: Mapping[str, str] = {
+    "mask and signs": "mask alone",
+    "mask and first signs": "mask and signs",
+    "random mask": "mask alone",
+}
 DENSITIES = ("6.87", "1.8", "0.74")
 
 
 def against(study: str) -> Mapping[str, str]:
     """Arm -> the one that it is compared with: of the same density, where names end with it."""
-    if study == WAYS:
-        return PAIRS
+    whole = {WAYS: PAIRS, CONTINUOUS: HARDENED, SIGNS: TRANSFERRED}
+    if study in whole:
+        return whole[study]
     if study == FULL:
         return {arm: "one-shot" for arm in networks(study).arms() if arm != "one-shot"}
     pairs = {arm: f"one-shot {arm.rpartition(' ')[2]}" for arm in networks(study).arms()}
@@ -92,9 +100,22 @@ def tables() -> Iterator[Table]:
     yield Table(FULL, list(compared(FULL)))
     yield Table(CIFAR, list(compared(CIFAR)))
     yield Table(RULES, list(rule_rows()))
+    yield Table(CONTINUOUS, list(beside(CONTINUOUS)))
+    yield Table(SIGNS, list(beside(SIGNS)))
     yield Table(INIT, list(init_rows()))
     for study in BUDGETS:
         yield Table(study, list(budget_rows(study)))
+
+
+def beside(study: str) -> Iterator[tuple[str, ...]]:
+    yield "", "weights kept", "test accuracy", "compared with", "difference, points"
+    pairs, arms = against(study), networks(study).arms()
+    if "dense" not in arms:
+        dense = networks(study).where(arm="imp", level=0).values("test_accuracy")
+        yield "dense, where imp begins", "100.00 %", spread(dense), "", ""
+    for arm in arms:
+        base = pairs.get(arm, "")
+        yield arm, kept(study, arm), spread(last(study, arm)), base, behind(study, arm, base) if base else ""
 
 
 def init_rows() -> Iterator[tuple[str, ...]]:
@@ -144,6 +165,46 @@ def claims() -> Iterator[Claim]:
     yield from full_claims()
     yield from cifar_claims()
     yield from search_claims()
+    yield from (found() for found in FOUND.values())
+
+
+def continuous_claim() -> Claim:
+    rounds, chance = (contrast(CONTINUOUS, "continuous", other) for other in ("imp", "random mask"))
+    return Claim(
+        PAGE,
+        "at {kept} of the weights continuous is {chance} points ({over}) above a random mask with its layer densities, "
+        "and {rounds} points ({ends}) below imp in three rounds of the same length",
+        {
+            "kept": kept(CONTINUOUS, "continuous"),
+            "chance": size(chance),
+            "over": ends(chance),
+            "rounds": size(rounds),
+            "ends": ends(turned(rounds)),
+        },
+        sign(chance) == 1 and sign(rounds) == -1,
+    )
+
+
+def signs_claim() -> Claim:
+    signs, first, chance = (contrast(SIGNS, arm, base) for arm, base in TRANSFERRED.items())
+    return Claim(
+        PAGE,
+        "on fresh weights the signs of this ticket add {signs} points ({over}) to what its mask alone reaches, which "
+        "is {chance} points ({chance_ends}) above a random mask with the same layer densities; no difference is shown "
+        "between the signs that its weights were trained to and those that they began with ({first})",
+        {
+            "signs": size(signs),
+            "over": ends(signs),
+            "chance": size(chance),
+            "chance_ends": ends(turned(chance)),
+            "first": ends(turned(first)),
+        },
+        sign(signs) == 1 and sign(chance) == -1 and sign(first) == 0,
+    )
+
+
+FOUND: Mapping[str, Callable[[], Claim]] = {"continuous": continuous_claim, "sign-transfer": signs_claim}
+"""Method -> what its figure shows, which its page says too."""
 
 
 def init_claims() -> Iterator[Claim]:

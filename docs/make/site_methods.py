@@ -16,6 +16,7 @@ from statistics import fmean
 from typing import Any
 
 import methods as listed
+from other_ways import FOUND
 from results import networks
 from tombola.cli.options import field_help
 from tombola.methods import METHODS
@@ -40,6 +41,7 @@ WAYS, MASKS = ("mnist-ways", _MNIST, "other-ways.md"), ("mnist-supermasks", _MNI
 SMALL = ("digits-masks", _DIGITS, "supermasks.md#results-digits")
 BINARY = ("mnist-binary", _MNIST, "multi-prize.md#results-mnist")
 BIRDS = ("cifar10-early-bird", "VGG-16, CIFAR-10", "early-bird.md")
+_SIGNS = "a-tickets-signs-on-another-initialisation-on-mnist"
 SHOWN: Mapping[str, Measured | str] = {
     "imp": "mnist-accuracy.svg",
     "at-init": Measured(*WAYS, ("synflow", "snip", "random, erk")),
@@ -50,6 +52,10 @@ SHOWN: Mapping[str, Measured | str] = {
     "gem-miner": Measured(*SMALL, ("gem-miner",)),
     "concrete": Measured(*WAYS, ("concrete",)),
     "signed-supermask": Measured(*SMALL, ("signed",)),
+    "continuous": Measured(
+        "mnist-continuous", _MNIST, "other-ways.md#continuous-sparsification-on-mnist", ("continuous",)
+    ),
+    "sign-transfer": Measured("mnist-signs", _MNIST, f"other-ways.md#{_SIGNS}", ("mask and",)),
     "learned-mask": Measured(*MASKS, ("drawn mask",)),
     "joint": Measured(*MASKS, ("joint",)),
     "multi-prize": Measured(*BINARY, ("multi-prize",)),
@@ -62,8 +68,6 @@ SHOWN: Mapping[str, Measured | str] = {
 """Method -> where its figure comes from: a file of docs/figures, or a study of docs/results that is drawn here."""
 BELOW = 0.1
 """Arms that are so far below a method's own are left out of its figure, so that differences can be seen."""
-UNMEASURED = ("continuous", "sign-transfer")
-"""Methods without results on real data in docs/results."""
 
 
 def pages(folder: Path) -> Iterator[tuple[str, str]]:
@@ -127,10 +131,8 @@ def shown(name: str, folder: Path) -> Iterator[str]:
     """The method's figure."""
     found = SHOWN.get(name)
     if found is None:
-        if name not in UNMEASURED:
-            raise LookupError(f"site_methods.py: {name} is neither SHOWN nor UNMEASURED")
-        yield "No result of this method on real data is kept here yet: run the command below."
-    elif isinstance(found, str):
+        raise LookupError(f"site_methods.py: {name} is not SHOWN")
+    if isinstance(found, str):
         yield f"![{name}: test accuracy against density](../figures/{found})"
     else:
         target = folder / "methods" / f"{name}.svg"
@@ -142,6 +144,10 @@ def shown(name: str, folder: Path) -> Iterator[str]:
             f"over training seeds; arms more than {100 * BELOW:.0f} points below them are left out. "
             f"[The study](../{found.page}).*"
         )
+        if name in FOUND:
+            claim = FOUND[name]()
+            text = claim.text.format(**claim.numbers)
+            yield f"{text[0].upper()}{text[1:]} (LeNet-300-100, MNIST, 1,500 iterations a training)."
 
 
 def drawn(shown: Measured) -> bytes:
