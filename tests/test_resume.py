@@ -13,8 +13,8 @@ import pytest
 from cli_calls import call
 from tombola.train.history import read_csv
 
-SEARCH = ("find", "imp", "--model", "mlp", "--data", "digits", "--levels", "2", "--length", "40ep", "--rewind", "30it")
-SETTINGS = ("--eval_every", "50it", "--checkpoint_seconds", "0", "--device", "cpu", "--threads", "1")
+SEARCH = ("find", "imp", "--model", "mlp", "--data", "digits", "--levels", "2", "--length", "15ep", "--rewind", "30it")
+SETTINGS = ("--eval_every", "20it", "--checkpoint_seconds", "0", "--device", "cpu", "--threads", "1")
 # A process of its own for every search, forked from one that has loaded all there is to load.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload([__name__, "tombola.search.find", "tombola.cli.searches"])
