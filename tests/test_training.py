@@ -19,8 +19,9 @@ from tombola.train.checkpoint import CheckpointStore, load_snapshot, save_snapsh
 from tombola.train.fabric import make_fabric
 from tombola.train.history import Row, early_stop, read_csv, steps_to_loss
 from tombola.train.hooks import Hook
-from tombola.train.loop import Diverged, train
+from tombola.train.loop import train
 from tombola.train.recipe import Recipe
+from tombola.train.recorder import Diverged
 from tombola.train.state import Loop
 
 RECIPE = Recipe(length="3ep", batch_size=8, lr=0.05, weight_decay=1e-3, schedule="cosine", eval_every="4it")

@@ -83,7 +83,8 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
     def told(one: Planned, how: Ended) -> None:
         named = f"{setting_in_words(one.search.setting)} ({one.directory.name})"
-        screen.line(f"failed  {named}: {how.error}" if how.error else f"done    {named}")
+        stacked = "" if how.stacked is None else f": {how.stacked.in_words}"
+        screen.line(f"failed  {named}: {how.error}" if how.error else f"done    {named}{stacked}")
 
     result = _sweep(read, out, engine, machine, told)
     show_sweep(screen, result, read)

@@ -199,7 +199,7 @@ class ResidentFeed:
     """Batches cut by index from tensors that lie on the device."""
 
     def __init__(self, split: Resident, plan: _Plan, finish: _Finish) -> None:
-        self._plan, self._finish = plan, finish
+        self._split, self._plan, self._finish = split, plan, finish
         self._x, self._y = split.x.to(finish.device), split.y.to(finish.device)
 
     @property
@@ -230,6 +230,47 @@ class ResidentFeed:
         for x, y in self._plan.shared_out(batches):
             # Copies: a network or a loss that works in place must not write into the data.
             yield self._finish(x if x.dtype == torch.uint8 else x.clone()), y.clone()
+
+    def cuts_as(self, other: Feed) -> bool:
+        """Whether the other gives the same batches for the same seed, from the same examples in memory."""
+        if not isinstance(other, ResidentFeed):
+            return False
+        mine, its = self._finish, other._finish
+        return (
+            self._split is other._split
+            and self._plan == other._plan
+            and (mine.device, mine.augment, mine.normalisation, mine.channels_last)
+            == (its.device, its.augment, its.normalisation, its.channels_last)
+        )
+
+    def epochs(self, seeds: Sequence[int], epoch: int, start: int = 0) -> Iterator[Batch]:
+        """What `epoch` gives for each of K seeds, cut at once: (K, batch, ...)."""
+        plan, finish, size = self._plan, self._finish, self._plan.part_size
+        order = torch.stack([plan.order(seed, epoch, start) for seed in seeds])
+        chunk = max(1, _DRAW_CHUNK // (size * len(seeds))) * size if finish.columns else max(1, order.shape[1])
+        for part in torch.split(order, chunk, 1) if order.shape[1] else ():
+            indices = torch.split(part.to(finish.device), size, 1)
+            rows: Sequence[Tensor | None] = [None] * len(indices)
+            if finish.columns:
+                drawn = [finish.draws(seed, epoch, one) for seed, one in zip(seeds, part, strict=True)]
+                rows = torch.split(torch.stack(drawn), size, 1)
+            for index, draws in zip(indices, rows, strict=True):
+                flat = index.reshape(-1)
+                x = finish(self._x.index_select(0, flat), None if draws is None else draws.flatten(0, 1))
+                y = self._y.index_select(0, flat)
+                yield x.view(*index.shape, *x.shape[1:]), y.view(*index.shape, *y.shape[1:])
+
+
+def epochs_together(feeds: Sequence[Feed], seeds: Sequence[int], epoch: int, start: int = 0) -> Iterator[Batch]:
+    """The batches that each feed's `epoch` gives for its seed, stacked: (K, batch, ...); of equal feeds cut at once."""
+    first = feeds[0]
+    if isinstance(first, ResidentFeed) and all(map(first.cuts_as, feeds)):
+        yield from first.epochs(seeds, epoch, start)
+        return
+    each = (feed.epoch(seed, epoch, start) for feed, seed in zip(feeds, seeds, strict=True))
+    for batches in zip(*each, strict=True):
+        x, y = zip(*batches, strict=True)
+        yield torch.stack(x), torch.stack(y)
 
 
 class _Keyed(Dataset[Batch]):

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 from tombola.fields import checked, described
 from tombola.formats import plural
-from tombola.hold.keeper import HeldWeight, Keeper, held_at, not_held, owner_of, take_off
+from tombola.hold.keeper import HeldWeight, Keeper, held_at, keepers_on, not_held, owner_of, take_off
 from tombola.hold.masking import Pruned
 from tombola.mask import Mask
 from tombola.parameters import parameter_paths, unwrap
 
-__all__ = ["Hold", "hold", "release"]
+__all__ = ["Hold", "held", "hold", "pause", "release"]
 
 
 class Hold:
@@ -105,6 +105,40 @@ def hold(model: nn.Module, mask: Mask | Mapping[str, Tensor], values: Mapping[st
 def release(model: nn.Module) -> None:
     """End every hold on `model`, also one that came with a copy or a file; pruned weights are set a last time."""
     take_off(model, None)
+
+
+@checked
+def held(model: nn.Module) -> dict[str, tuple[Tensor, Tensor | None]]:
+    """What all holds on `model` keep, by name: (bool in the weight's shape, the values of the rest or None for 0).
+
+    Raises:
+        TombolaError: a part of the model is held by itself, under names that are not the model's.
+
+    >>> layer = nn.Linear(2, 1)
+    >>> with tb.hold(layer, {"weight": torch.tensor([[True, False]])}):
+    ...     held(layer)
+    {'weight': (tensor([[ True, False]]), None)}
+    >>> held(layer)
+    {}
+    """
+    known: dict[str, Pruned] = {}
+    for keeper, whole in keepers_on(unwrap(model)):
+        if not whole:
+            raise TombolaError("a part of the model is held by itself; hold the whole model")
+        for weight in keeper.weights:
+            before = known.get(weight.name)
+            known[weight.name] = weight.pruned if before is None else before.joined(weight.pruned)
+    return {name: (pruned.keep, pruned.value) for name, pruned in known.items()}
+
+
+@checked
+def pause(model: nn.Module) -> None:
+    """Let the holds on `model` rest until its next forward pass: neither gradients nor steps are looked at.
+
+    For a training that keeps its weights otherwise for a while.
+    """
+    for keeper, _ in keepers_on(unwrap(model)):
+        keeper.end()
 
 
 def _held(model: nn.Module, mask: Mask, values: Mapping[str, Tensor]) -> list[HeldWeight]:

@@ -92,7 +92,7 @@ class Keeper:
         _KEEPERS.add(self)
 
     def end(self) -> None:
-        """Nothing more to do for this model."""
+        """Nothing more to do for this model, unless it is called again."""
         self._base = None
         _KEEPERS.discard(self)
         for weight in self.weights:
@@ -257,6 +257,17 @@ def held_at(owner: nn.Module, local: str) -> list[Pruned]:
         for weight in hook.keeper.weights
         if (weight.path, weight.local) == (hook.path, local)
     ]
+
+
+def keepers_on(model: nn.Module) -> list[tuple[Keeper, bool]]:
+    """The keepers at work on a model or on parts of it, each once, and whether it holds the whole model."""
+    found: dict[int, tuple[Keeper, bool]] = {}
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, _Enter) and hook.keeper.alive.yes:
+                whole = module is model and not hook.path
+                found.setdefault(id(hook.keeper), (hook.keeper, whole))
+    return list(found.values())
 
 
 def take_off(model: nn.Module, keeper: Keeper | None) -> None:

@@ -58,6 +58,14 @@ class Pruned:
         mine, theirs = (zero if one.value is None else one.value.to(here, dtype) for one in (self, other))
         return int((~self.keep & ~other.keep.to(here) & (mine != theirs)).sum())
 
+    def joined(self, other: Pruned) -> Pruned:
+        """What both keep; of what either prunes, its value there."""
+        keep = self.keep & other.keep.to(self.keep.device)
+        if self.value is None and other.value is None:
+            return Pruned(keep)
+        first, second = (torch.zeros(()) if one.value is None else one.value for one in (self, other))
+        return Pruned(keep, torch.where(self.keep, second.to(keep.device), first.to(keep.device)))
+
     def masked(self, weight: Tensor) -> Tensor:
         """A copy of the weight (its local shard) with its pruned entries at their value."""
         keep, value = self.of(weight)

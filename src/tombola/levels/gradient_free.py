@@ -33,11 +33,11 @@ from tombola.rng.seeds import generator
 from tombola.runs.stage import Stage
 from tombola.train.checkpoint import Checkpoint, CheckpointStore, Snapshot, State
 from tombola.train.connectivity import is_cut
+from tombola.train.determinism import deterministic_kernels
 from tombola.train.dry_run import in_words, try_evaluation
 from tombola.train.feeds import layout
 from tombola.train.history import Row
 from tombola.train.loggers import Send
-from tombola.train.loop import deterministic_kernels
 from tombola.train.norms import take_statistics
 from tombola.train.recipe import Recipe
 from tombola.train.snapshots import copy_state

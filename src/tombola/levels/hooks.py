@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class Refresh(Hook):
     """New masks after every step of the optimiser; drawn ones are reported as their p > 0.5 masks."""
 
+    stacks = True
+
     def after_step(self, loop: Loop) -> None:
         refresh(loop.model)
 
@@ -101,6 +103,8 @@ class Phases(Hook):
 class MaskDecay(Hook):
     """Adds strength·d(sum of sigmoid(s))/ds to the scores' gradients: a pressure towards sparser masks."""
 
+    stacks = True
+
     def __init__(self, strength: float) -> None:
         self.strength = strength
 
@@ -114,6 +118,8 @@ class MaskDecay(Hook):
 
 class MaskSum(Hook):
     """Adds strength·d(sum of M)/ds to the scores' gradients, M the soft mask that the step was trained under."""
+
+    stacks = True
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
@@ -135,6 +141,8 @@ class Redraw(Hook):
     Args:
         draw: step -> fresh weights by name, in the weights' shapes, on the CPU
     """
+
+    stacks = True
 
     def __init__(
         self, draw: Callable[[int], Mapping[str, Tensor]], *, every: int, probability: float, seed: int
@@ -162,6 +170,8 @@ class FreezeOut(Hook):
         scope: layer or global
         keep_all_at: step at which every score that still takes part is raised to 0.5 at lowest; None for never
     """
+
+    stacks = True
 
     def __init__(self, densities: Mapping[int, float], scope: str, keep_all_at: int | None = None) -> None:
         self.densities, self.scope, self.keep_all_at = densities, scope, keep_all_at

@@ -54,6 +54,8 @@ class WatchMasks(Hook):
         begin: the iteration from which on masks count for the detector.
     """
 
+    stacks = True
+
     def __init__(
         self,
         read: Read,

@@ -7,13 +7,34 @@ from tombola.results.record import Count, Record, Settings
 from tombola.results.settings import ComparedSetting
 
 
+class Stacked(Record, frozen=True, kw_only=True):
+    """How engine stacked trained a run: `steps` iterations in stacks of up to `runs` runs, itself included.
+
+    `alone`: why others of its iterations were not stacked; None where all could be.
+    """
+
+    steps: Count = 0
+    runs: Count = 1
+    alone: str | None = None
+
+    @property
+    def in_words(self) -> str:
+        """One line of it."""
+        others = self.runs - 1
+        stacked = f"stacked with {others} other{'s' if others > 1 else ''}" if self.steps else "trained alone"
+        return (
+            stacked if self.alone is None else f"{stacked}; {'' if not self.steps else 'in part alone: '}{self.alone}"
+        )
+
+
 class SweptRun(Record, frozen=True, kw_only=True):
     """One search of a sweep. `setting`: what the sweep's grid says of it; `run`: the directory's name, beside the
-    sweep's own; `error`: why it failed, in one line."""
+    sweep's own; `error`: why it failed, in one line; `stacked`: how engine stacked trained it."""
 
     setting: Settings
     run: str
     error: str | None = None
+    stacked: Stacked | None = None
 
     @property
     def name(self) -> str:

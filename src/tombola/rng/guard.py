@@ -20,12 +20,12 @@ _SEEDED = Lock()
 def kept(*, cuda: bool = False) -> Iterator[None]:
     """Restore the global generators (torch on the CPU, numpy, random) afterwards. `cuda`: those of all GPUs too."""
     with _SEEDED.inner:
-        states = _states(cuda)
+        states = generators(cuda=cuda)
     try:
         yield
     finally:
         with _SEEDED.inner:
-            _restore(*states)
+            restore_generators(states)
 
 
 @contextmanager
@@ -52,12 +52,15 @@ def seeded_torch(seed: int) -> Iterator[None]:
             torch.set_rng_state(state)
 
 
-def _states(cuda: bool) -> tuple[Any, Any, Any, list[Any]]:
+def generators(*, cuda: bool = False) -> tuple[Any, Any, Any, list[Any]]:
+    """The states of the global generators, for `restore_generators`. `cuda`: those of all GPUs in use too."""
     devices = torch.cuda.get_rng_state_all() if cuda and _cuda_in_use() else []
     return torch.get_rng_state(), np.random.get_state(), random.getstate(), devices
 
 
-def _restore(cpu: Any, numpy: Any, python: Any, devices: list[Any]) -> None:
+def restore_generators(states: tuple[Any, ...]) -> None:
+    """Put the global generators back to what `generators` gave."""
+    cpu, numpy, python, devices = states
     torch.set_rng_state(cpu)
     np.random.set_state(numpy)
     random.setstate(python)

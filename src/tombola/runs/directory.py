@@ -42,6 +42,10 @@ CONFIG = "config.yaml"
 _NOW = ("versions", "machine")
 RANKS = "ranks"
 """Of a machine: how many processes train together, where it is not one."""
+STACKED = "stacked"
+"""Of a machine: whether trainings may have been stacked with those of other runs, whose sums are rounded otherwise."""
+_LEFT_OUT = {RANKS: 1, STACKED: False}
+"""What a machine's record does not say where it is so."""
 
 
 class Run:
@@ -180,7 +184,7 @@ def _changed(directory: Path, before: Mapping[str, Any], now: Mapping[str, Mappi
     changed = [
         f"{key} {_shown(before[part], key)} (now {_shown(now[part], key)})"
         for part in now
-        for key in {**now[part], **({} if RANKS not in before[part] else {RANKS: None})}
+        for key in {**now[part], **{key: None for key in _LEFT_OUT if key in before[part]}}
         if before[part].get(key) != now[part].get(key)
     ]
     if not changed or Stage(directory).result() is not None:
@@ -194,7 +198,7 @@ def _changed(directory: Path, before: Mapping[str, Any], now: Mapping[str, Mappi
 
 
 def _shown(part: Mapping[str, Any], key: str) -> object:
-    return part.get(key, 1 if key == RANKS else None)
+    return part.get(key, _LEFT_OUT.get(key))
 
 
 def _restore_config(directory: Path, before: Mapping[str, Any], text: str) -> None:

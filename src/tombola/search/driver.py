@@ -24,7 +24,7 @@ from tombola.models.spec import ModelSpec
 from tombola.results.codec import typed
 from tombola.results.record import Record
 from tombola.runs.carry import Order, carry_out, check_alike, check_out, finished
-from tombola.runs.directory import RANKS, canonical
+from tombola.runs.directory import RANKS, STACKED, canonical
 from tombola.runs.jobs import check_single_process, limit_threads, map_jobs, threads_per_job
 from tombola.runs.progress import Progress, Silent, show_progress
 from tombola.runs.stage import RESULT, Stage
@@ -33,16 +33,26 @@ from tombola.search.request import check_jobs, loaded
 from tombola.train.fabric import make_fabric, ranks_of
 from tombola.train.loggers import check_picklable
 from tombola.train.options import Options
+from tombola.train.stacked.company import Company
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
+class Together:
+    """What a run shares with others that this process carries out at the same time: their data, stacked trainings."""
+
+    splits: Splits
+    company: Company
+
+
+@dataclass(frozen=True)
 class Workspace:
     """Where an experiment is carried out: its data, the bars, the run's directory (None: in memory), processes.
 
-    `starts`: what its searches start from. `ranks`: the processes that do the same with it, each its part.
+    `starts`: what its searches start from. `ranks`: the processes that do the same with it, each its part. `company`:
+    trainings of other runs that its own may be stacked with.
     """
 
     data: Splits | DataSpec
@@ -52,6 +62,7 @@ class Workspace:
     processes: int = 1
     starts: Starts = field(default_factory=Starts, compare=False, repr=False)
     ranks: Ranks = ALONE
+    company: Company | None = field(default=None, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -150,14 +161,16 @@ class Experiment(ABC, Generic[Request, Outcome]):
         return result
 
 
-def run(experiment: Experiment[Any, Outcome], out: Path, processes: int = 1) -> Outcome:
-    """The experiment's run under `out`, found finished or carried out now.
+def run(
+    experiment: Experiment[Any, Outcome], out: Path, processes: int = 1, together: Together | None = None
+) -> Outcome:
+    """The experiment's run under `out`, found finished or carried out now; `together`: with other runs.
 
     Raises:
         TombolaError: a mistake in what is asked for; nothing has been written then.
     """
     options = experiment.request.options
-    with _workspace(experiment, processes, out) as work:
+    with _workspace(experiment, processes, out, together) as work:
         splits = work.splits
 
         def config() -> dict[str, Any]:
@@ -176,7 +189,7 @@ def run(experiment: Experiment[Any, Outcome], out: Path, processes: int = 1) -> 
             out,
             experiment.label(splits),
             experiment.kind,
-            machine(options, work.processes, work.ranks),
+            machine(options, work.processes, work.ranks, stacked=together is not None),
             options.force,
             work.ranks,
         )
@@ -218,7 +231,9 @@ def run_in_memory(
 
 
 @contextmanager
-def _workspace(experiment: Experiment[Any, Any], processes: int, out: Path | None = None) -> Iterator[Workspace]:
+def _workspace(
+    experiment: Experiment[Any, Any], processes: int, out: Path | None = None, together: Together | None = None
+) -> Iterator[Workspace]:
     asked = experiment.request
     ranks = _ranks(experiment)
     processes = check_jobs(processes, *asked.parts, ranks=ranks)
@@ -226,8 +241,10 @@ def _workspace(experiment: Experiment[Any, Any], processes: int, out: Path | Non
     if out is not None:
         check_out(out, ranks)
     with show_progress(asked.options.progress if ranks.writes else False) as progress:
-        splits = ranks.in_turn(lambda: loaded(asked.data, progress))  # which one process may have to download first
-        work = Workspace(asked.data, splits, progress, processes=processes, ranks=ranks)
+        data = asked.data if together is None else together.splits
+        splits = ranks.in_turn(lambda: loaded(data, progress))  # which one process may have to download first
+        company = None if together is None else together.company
+        work = Workspace(asked.data, splits, progress, processes=processes, ranks=ranks, company=company)
         check_alike(experiment.label(splits), ranks)
         experiment.admit(work)
         yield work
@@ -248,8 +265,8 @@ def device_of(options: Options) -> str:
     return device.partition(":")[0]
 
 
-def machine(options: Options, processes: int = 1, ranks: Ranks = ALONE) -> dict[str, Any]:
+def machine(options: Options, processes: int = 1, ranks: Ranks = ALONE, *, stacked: bool = False) -> dict[str, Any]:
     """What the bits of a result depend on besides configuration and versions."""
     with limit_threads(options.threads):
-        several = {RANKS: ranks.size} if ranks.size > 1 else {}
+        several = {**({RANKS: ranks.size} if ranks.size > 1 else {}), **({STACKED: True} if stacked else {})}
         return {"device": device_of(options), "threads": threads_per_job(processes), **several}

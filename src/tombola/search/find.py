@@ -30,7 +30,7 @@ from tombola.runs.jobs import limit_threads
 from tombola.runs.progress import Progress, Silent
 from tombola.runs.versions import versions
 from tombola.search.describe import SCORES_ONLY, describe, describe_training
-from tombola.search.driver import Experiment, Place, Workspace, place_of, run, run_in_memory
+from tombola.search.driver import Experiment, Place, Together, Workspace, place_of, run, run_in_memory
 from tombola.search.origin import Start, Starts
 from tombola.search.request import Request, loaded, make_request, name_of_model
 from tombola.ticket.ticket import UNLIMITED, Ticket
@@ -38,6 +38,7 @@ from tombola.train.fabric import make_fabric
 from tombola.train.options import Options
 from tombola.train.penalty import penalised, regulariser
 from tombola.train.recipe import Recipe
+from tombola.train.stacked.company import Company
 from tombola.train.state import Loop
 from tombola.train.trial import TrainingSetup
 
@@ -97,8 +98,11 @@ def search(
     starts: Starts | None = None,
     prefix: str | None = None,
     dense: str | None = None,
+    company: Company | None = None,
 ) -> list[Level]:
     """Run one replicate of a request; `splits` is its data if loaded, `directory` the run directory if any.
+
+    `company`: trainings that this one's may be stacked with.
 
     Levels lie in the directory's folder `prefix` (None: replicate-<r>), level 0 in its folder `dense`, if given.
     """
@@ -110,7 +114,14 @@ def search(
     about: dict[str, Any] = {"method": request.method.name, "model": name_of_model(request.model), "data": splits.name}
     about |= {"options": as_plain(request.method)}
     setup = TrainingSetup(
-        splits, request.recipe, fabric, request.options, progress or Silent(), directory=directory, about=about
+        splits,
+        request.recipe,
+        fabric,
+        request.options,
+        progress or Silent(),
+        directory=directory,
+        about=about,
+        company=company,
     )
     described = {
         **describe(request, splits),
@@ -161,12 +172,13 @@ def replicate_seed(seed: int, replicate: int) -> int:
     return seed if replicate == 0 else derive(seed, "replicate", replicate)
 
 
-def run_find(request: Request, out: Path, *, jobs: int = 1) -> SearchResult:
+def run_find(request: Request, out: Path, *, jobs: int = 1, together: Together | None = None) -> SearchResult:
     """Run a request in its run directory under `out`, or find it finished there; returns the run's result.
 
-    `jobs` processes share the replicates out (model and data given by name).
+    `jobs` processes share the replicates out (model and data given by name). `together`: what it shares with other runs
+    of this process.
     """
-    return run(_Find(request), out, jobs)
+    return run(_Find(request), out, jobs, together)
 
 
 def place_of_run(request: Request, splits: Splits, out: Path) -> Place:
@@ -213,6 +225,7 @@ def search_replicate(
         starts=work.starts,
         prefix=prefix,
         dense=dense,
+        company=work.company,
     )
 
 

@@ -80,8 +80,10 @@ class Supermask(nn.Module):
         """The effective weight, in the weight's shape and dtype."""
         if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             self._look()
-        out: Tensor = _Effective.apply(  # type: ignore[no-untyped-call, unused-ignore]
-            weight, self.scores, self.mask, self.scale, self.rule, self.weights, self.represent, self.fused
+        within = torch._C._are_functorch_transforms_active()
+        product, fast = (_EffectiveMapped, False) if within else (_Effective, self.fused)
+        out: Tensor = product.apply(  # type: ignore[no-untyped-call, unused-ignore]
+            weight, self.scores, self.mask, self.scale, self.rule, self.weights, self.represent, fast
         )
         return out
 
@@ -171,6 +173,38 @@ class _Effective(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # somebody asks for a graph of this
             return _gradients_once(ctx, g)
+        return _gradients(ctx, g)
+
+
+class _EffectiveMapped(torch.autograd.Function):
+    """The same within `torch.func`, which wants context and product apart, and takes no compiled loops.
+
+    Not for all: torch.compile takes no function of this form.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        weight: Tensor,
+        scores: Tensor,
+        mask: Tensor,
+        scale: Tensor | None,
+        rule: MaskRule,
+        weights: WeightRule,
+        represent: Represent,
+        fused: bool,
+    ) -> Tensor:
+        out = torch.mul(represent.base(weight), mask).to(weight.dtype)
+        return out if scale is None else out * scale
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:4])
+        ctx.rule, ctx.weights, ctx.represent, ctx.fused = inputs[4:]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         return _gradients(ctx, g)
 
 

@@ -21,6 +21,10 @@ class Hook:
     forward_passes: ClassVar[int] = 0
     """Of a network of the same size (a teacher), by every step: they are counted as part of its cost."""
 
+    stacks: ClassVar[bool] = False
+    """Whether what it does at every step may be done within a stack (see `tombola.train.stacked`): it reads and writes
+    values in place, draws from generators of its own alone, and changes neither modes nor what requires a gradient."""
+
     def on_start(self, loop: Loop) -> None:
         """Once, before the first step, and again after a resume or a rewind (state is loaded by then)."""
 

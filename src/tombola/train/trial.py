@@ -39,6 +39,7 @@ from tombola.train.options import Options
 from tombola.train.outcomes import read_outcomes, write_outcomes
 from tombola.train.recipe import Recipe
 from tombola.train.snapshots import copy_state
+from tombola.train.stacked.company import Company
 from tombola.train.state import BuildOptimizer
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ MoreTests = Callable[[nn.Module, Mapping[str, Evaluate]], Sampled]
 class TrainingSetup:
     """What the trials of one search share: data, recipe, machine.
 
-    Loggers are told where its run lies (None: in memory), and what it is about.
+    Loggers are told where its run lies (None: in memory), and what it is about. `company`: trainings of other searches
+    that these may be stacked with.
     """
 
     splits: Splits
@@ -74,6 +76,7 @@ class TrainingSetup:
     progress: Progress = Silent()
     directory: Path | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
+    company: Company | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -210,6 +213,7 @@ def train_trial(
             update=update,
             deterministic=setup.options.deterministic,
             count_cost=True,
+            company=setup.company,
         )
     if store is not None:
         store.write_metrics(trained.history)

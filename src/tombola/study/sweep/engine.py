@@ -10,9 +10,10 @@ from typing import Protocol
 
 from tombola.errors import TombolaError, in_short, place_of
 from tombola.machine.cores import held_to_cores, usable_cores
+from tombola.results.sweep import Stacked
 from tombola.runs.jobs import limit_threads, threads_per_job
 from tombola.runs.workers import WorkerPool
-from tombola.search.driver import device_of
+from tombola.search.driver import Together, device_of
 from tombola.search.find import run_find
 from tombola.search.request import Request
 from tombola.train.options import Options
@@ -28,9 +29,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended: `error` in one line, or None."""
+    """How a run ended: `error` in one line, or None; and how it was stacked with others, where that was tried."""
 
     error: str | None = None
+    stacked: Stacked | None = None
 
 
 class Crew(Protocol):
@@ -51,10 +53,10 @@ class Engine(Protocol):
         """A context in which there are processes, or machines, to carry them out."""
 
 
-def carry_out(job: Job) -> Ended:
-    """Carry out one run, or find it finished."""
+def carry_out(job: Job, together: Together | None = None) -> Ended:
+    """Carry out one run, or find it finished. `together`: what it shares with others of this process."""
     try:
-        run_find(job.request, job.out)
+        run_find(job.request, job.out, together=together)
     except (Exception, SystemExit) as error:  # of a user's code, whatever it may be
         return Ended(_line(error))
     return Ended()

@@ -77,6 +77,7 @@ def finish_sweep(
             setting=dict(one.search.setting),
             run=one.directory.name,
             error=ended[one.directory].error if one.directory in ended else None,
+            stacked=ended[one.directory].stacked if one.directory in ended else None,
         )
         for one in planned
     )
@@ -94,10 +95,21 @@ def finish_sweep(
     with order.open({"runs": sorted(result.runs)}) as opened:
         content = opened.recovered()
         before = None if content is None else typed(SweepResult, content, opened.directory / RESULT)
+        result = result if before is None else _remembering(result, before)
         if before != result:
             opened.finish(result.as_dict())
         trained = sum(how.error is None for how in ended.values())
         return result.replace(run=str(opened.directory), trained=trained, found=len(result.runs) - len(ended))
+
+
+def _remembering(result: SweepResult, before: SweepResult) -> SweepResult:
+    """The result, with how runs were stacked that an earlier call of the same sweep has carried out."""
+    known = {search.run: search.stacked for search in before.searches}
+    searches = (
+        search if search.stacked is not None else search.replace(stacked=known.get(search.run))
+        for search in result.searches
+    )
+    return result.replace(searches=tuple(searches))
 
 
 def _compared(
