@@ -54,6 +54,8 @@ def fastest(found: Row) -> str:
 
 NETWORKS = {
     "lenet-300-100": "LeNet-300-100",
+    "mlp": "MLP (128, 64)",
+    "conv-2": "Conv-2",
     "conv-4": "Conv-4",
     "conv-6": "Conv-6",
     "conv-8": "Conv-8",
@@ -169,6 +171,20 @@ def image_folder(found: list[Row]) -> Iterator[Cells]:
         yield [number(row["workers"], 0), *speeds, times(row, "ratio")]
 
 
+def stacked(found: list[Row]) -> Iterator[Cells]:
+    yield [
+        "network, batch",
+        "input",
+        "runs",
+        "one after the other, ms",
+        "stacked, ms",
+        "stacked, over that (quartiles)",
+    ]
+    for row in found:
+        about = [f"{NETWORKS[row['network']]}, {row['batch']}", "{0}x{0}".format(row["input"]), str(row["runs"])]
+        yield [*about, milliseconds(row, "separate"), milliseconds(row, "stacked"), times(row, "ratio")]
+
+
 def to(values: list[float], places: int) -> str:
     """Least to greatest."""
     return f"{number(min(values), places)} to {number(max(values), places)}"
@@ -198,6 +214,7 @@ BENCHMARKS: Mapping[str, Callable[[list[Row]], Iterator[Cells]]] = {
     "binary_layers": binary_layers,
     "ticket_file": ticket_file,
     "image_folder": image_folder,
+    "stacked": stacked,
 }
 
 
