@@ -450,9 +450,9 @@ def test_holds_can_be_read_and_rest_until_the_next_forward_pass() -> None:
     optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
     layer.weight.grad = torch.ones(1, 3)
     optimizer.step()
-    assert float(layer.weight[0, 2]) == -1.0
+    assert layer.weight[0, 2].item() == -1.0
     layer(torch.ones(1, 3)).sum().backward()
-    assert float(layer.weight[0, 2]) == 0.0
+    assert layer.weight[0, 2].item() == 0.0
     assert layer.weight.grad[0, 2] == 0.0
     part = nn.Sequential(nn.Linear(2, 2))
     hold(part[0], {"weight": torch.ones(2, 2, dtype=torch.bool)})

@@ -61,6 +61,7 @@ class Recorder:
         return f"{loss}val {self.loop.task.metric_name} {self.loop.history[-1].val_accuracy:.4g}"
 
     def seconds(self) -> float:
+        """Of training up to now, those before a resume included."""
         return self._before + time.monotonic() - self._clock
 
     def joules(self) -> float | None:
@@ -135,6 +136,7 @@ class Recorder:
         self._count = 0
 
     def checkpoint_if_due(self) -> None:
+        """Write a checkpoint where it is time for one."""
         if self._meter is not None:
             self._meter.poll()
         if self.store is None or not self.is_due():

@@ -55,13 +55,11 @@ class Stacks:
     """The stacks of one group of trainings: the same ones go on in the same stack."""
 
     def __init__(self) -> None:
-        self._stacks: dict[int, Stack] = {}
-        self._captured: dict[int, Captured] = {}
+        self._ready: dict[int, _Ready] = {}
 
     def forget(self, company: Company) -> None:
         """A training has ended."""
-        self._stacks.pop(id(company), None)
-        self._captured = {key: one for key, one in self._captured.items() if key in map(id, self._stacks.values())}
+        self._ready.pop(id(company), None)
 
     def carry_out(self, what: Chosen) -> int:
         """Carry out the stretches of several; gives the step that all have come to, which may lie before `until`.
@@ -73,80 +71,82 @@ class Stacks:
         begun = loops[0].step
         with torch.enable_grad(), deterministic_kernels(members[0].deterministic):
             try:
-                stack = self._stack(members)
+                ready = self._made(members)
             except Exception as error:  # such as memory that does not suffice
-                stack = f"its network cannot be stacked ({in_short(error)})"
-            if isinstance(stack, str):
+                ready = f"its network cannot be stacked ({in_short(error)})"
+            if isinstance(ready, str):
                 for member in members:
                     member.leave()
-                    member.refused = stack
+                    member.refused = ready
                 return begun
             try:
-                return self._steps(stack, what.until)
+                return _steps(ready, what.until)
             except Exception as error:
                 for member in members:
                     member.failed = TombolaError(f"the stack of {len(members)} runs failed: {in_short(error)}")
                 return begun
 
-    def _stack(self, members: Sequence[Member]) -> Stack | str:
+    def _made(self, members: Sequence[Member]) -> _Ready | str:
         """The stack of these trainings, or why there is none."""
-        known = self._stacks.get(id(members[0].company))
-        if known is not None and known.members == tuple(members) and known.stands():
+        known = self._ready.get(id(members[0].company))
+        if known is not None and known.stack.members == tuple(members) and known.stack.stands():
             return known
-        made = Stack(members)
-        batch = next(_batches(made))
-        if (why := made.tried(*batch)) is not None:
+        stack = Stack(members)
+        x, y = next(_batches(stack))
+        if (why := stack.tried(x, y)) is not None:
             return why
-        for member in members:
-            self.forget(member.company)
-        self._stacks |= {id(member.company): made for member in members}
+        made = _Ready(stack, Captured(stack, x, y) if x.is_cuda else None)
+        self._ready |= {id(member.company): made for member in members}
         return made
 
-    def _gradients(self, stack: Stack) -> Callable[[Tensor, Tensor], None]:
-        if stack.loops[0].device.type != "cuda":
-            return stack.gradients
-        if id(stack) not in self._captured:
-            self._captured[id(stack)] = Captured(stack, *next(_batches(stack)))
-        return self._captured[id(stack)]
 
-    def _steps(self, stack: Stack, until: int) -> int:
-        """Steps up to `until`, or to where a member stops, fails, or must write a checkpoint."""
-        members, loops = stack.members, stack.loops
-        step, recipe = loops[0].step, loops[0].recipe
-        factor = lr_factor(recipe, loops[0].steps_per_epoch)
-        before, between, after = (_calls(members, name) for name in ("before_step", "after_backward", "after_step"))
-        now, begun, examples = 0.0, step, 0
-        gradients = self._gradients(stack)
-        stack.begin()
-        for x, y in _batches(stack):
-            now = factor(step)
-            _call(before)
-            gradients(x, y)
-            if between:
-                _lend_gradients(stack)
-                _call(between)
-            stack.step(now)
-            if gradients == stack.gradients:
-                stack.clear()
-            step += 1
-            examples = y.shape[1]
-            if after:
-                for loop in loops:
-                    loop.step = step
-                _call(after)
-            if step == until or any(member.failed or member.loop.stopped for member in members):
-                break
-            if step % CHECKED_EVERY == 0 and any(member.recorder.is_due() for member in members):
-                break
-        for place, member in enumerate(members):
-            member.loop.step = step
-            for group in member.loop.optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * now
-            member.recorder.add_stacked(
-                (stack.sums[0][place], stack.sums[1][place]), examples * (step - begun), stack.losses[place].clone()
-            )
-        stack.settle()
-        return step
+@dataclass(frozen=True)
+class _Ready:
+    """A stack, and its step as a CUDA graph, on a GPU."""
+
+    stack: Stack
+    captured: Captured | None
+
+
+def _steps(ready: _Ready, until: int) -> int:
+    """Steps up to `until`, or to where a member stops, fails, or must write a checkpoint."""
+    stack, captured = ready.stack, ready.captured
+    members, loops = stack.members, stack.loops
+    step, recipe = loops[0].step, loops[0].recipe
+    factor = lr_factor(recipe, loops[0].steps_per_epoch)
+    before, between, after = (_calls(members, name) for name in ("before_step", "after_backward", "after_step"))
+    now, begun, examples = 0.0, step, 0
+    gradients = captured or stack.gradients
+    stack.begin()
+    for x, y in _batches(stack):
+        now = factor(step)
+        _call(before)
+        gradients(x, y)
+        if between:
+            _lend_gradients(stack)
+            _call(between)
+        stack.step(now)
+        if captured is None:
+            stack.clear()
+        step += 1
+        examples = y.shape[1]
+        if after:
+            for loop in loops:
+                loop.step = step
+            _call(after)
+        if step == until or any(member.failed or member.loop.stopped for member in members):
+            break
+        if step % CHECKED_EVERY == 0 and any(member.recorder.is_due() for member in members):
+            break
+    for place, member in enumerate(members):
+        member.loop.step = step
+        for group in member.loop.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * now
+        member.recorder.add_stacked(
+            (stack.sums[0][place], stack.sums[1][place]), examples * (step - begun), stack.losses[place].clone()
+        )
+    stack.settle()
+    return step
 
 
 def _batches(stack: Stack) -> Iterator[tuple[Tensor, Tensor]]:

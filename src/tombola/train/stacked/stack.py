@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -258,7 +258,3 @@ def _part(value: Any, place: int) -> Any:
 def _is_part(tensor: Tensor, whole: Tensor, place: int) -> bool:
     part = whole.data[place]
     return whereabouts(tensor) == whereabouts(part) and tensor.shape == part.shape and tensor.stride() == part.stride()
-
-
-Gradients = Callable[[Tensor, Tensor], None]
-"""Works out the gradients of a batch (K, batch, ...) in a stack."""
