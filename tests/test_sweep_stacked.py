@@ -116,7 +116,7 @@ def test_who_was_alone_is_told(tmp_path: Path) -> None:
     grid.write_text(yaml.safe_dump({"model": "mlp", "recipe": recipe, "grid": [dict(one) for one in listed]}))
     words = ["--engine", "stacked", "--stack", "4", "--device", "cpu", "--progress", "false"]
     status, said, err = call("sweep", str(grid), "--out", str(tmp_path / "runs"), *words)
-    assert status == 2  # of the one that has nothing to keep
+    assert status == 2, err  # of the one that has nothing to keep
     assert "1 of 4 runs failed" in err.splitlines()[-1]
     done = [line for line in said.splitlines() if line.startswith("done")]
     lines = {line.split("density ")[1].split(" ")[0].rstrip(","): line for line in done}

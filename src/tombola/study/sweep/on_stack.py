@@ -48,8 +48,7 @@ class StackEngine:
         """As `Engine` says."""
         if device_of(self.machine) == "cpu":
             warnings.warn(
-                "engine stacked is meant for a GPU: on a CPU no gain has been measured but for small networks; "
-                "engine local runs beside each other",
+                "engine stacked is meant for a GPU: on a CPU no gain over engine local has been measured",
                 StackWarning,
                 stacklevel=4,
             )

@@ -27,7 +27,7 @@ def together(
     Raises:
         BaseException: what a function raises; the others are ended then, as they are where the caller stops early.
     """
-    feeds: list[Feed] = []
+    feeds: list[ResidentFeed] = []
     seats = {number: _Seat(function, feeds) for number, function in enumerate(functions)}
     stacks, told = Stacks(), dict[int, int | None](dict.fromkeys(seats))
     try:
@@ -48,7 +48,7 @@ def together(
 class _Seat(Generic[Result]):
     """A function at the table: what its trainings see of the others (`Company`), and how they were stacked."""
 
-    def __init__(self, function: Callable[[Company], Result], feeds: list[Feed]) -> None:
+    def __init__(self, function: Callable[[Company], Result], feeds: list[ResidentFeed]) -> None:
         self._feeds, self._stacked = feeds, Stacked()
         self.turn: Turn[Stretch, int | None, Result] = Turn(lambda turn: function(self))
 
@@ -62,7 +62,9 @@ class _Seat(Generic[Result]):
 
     def shared(self, feed: Feed) -> Feed:
         """As `Company` says."""
-        known = next((one for one in self._feeds if isinstance(one, ResidentFeed) and one.cuts_as(feed)), None)
+        if not isinstance(feed, ResidentFeed):
+            return feed
+        known = next((one for one in self._feeds if one.cuts_as(feed)), None)
         if known is None:
             self._feeds.append(feed)
         return known or feed
