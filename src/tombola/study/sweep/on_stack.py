@@ -48,7 +48,7 @@ class StackEngine:
         """As `Engine` says."""
         if device_of(self.machine) == "cpu":
             warnings.warn(
-                "engine stacked is meant for a GPU: on a CPU no gain over engine local has been measured",
+                "engine stacked is meant for a GPU: on a CPU no gain was measured but for the smallest networks",
                 StackWarning,
                 stacklevel=4,
             )
