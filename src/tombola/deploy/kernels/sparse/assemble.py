@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from tombola.deploy.kernels.sparse.choices import Choice
 from tombola.deploy.kernels.sparse.geometry import Shape, Taps, shapes_of, taps, vectors_of
 from tombola.deploy.kernels.sparse.layout import Layout, layout
+from tombola.deploy.kernels.sparse.template import ArenaAddress
 from tombola.deploy.ops import Conv, Linear, Op, Region
 from tombola.errors import TombolaError
 
@@ -25,14 +26,60 @@ class Held:
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
-    """One thing to do: "enter", "leave", "convert", "phases", "pack" or "op"."""
+class Enter:
+    """Copy an input of the region into a layout."""
 
-    kind: str
-    source: Held | None
-    target: Held | None
-    residual: Held | None = None
-    op: Op | None = None
+    target: Held
+
+
+@dataclass(frozen=True, eq=False)
+class Leave:
+    """Copy a value out of its layout, to the caller."""
+
+    source: Held
+
+
+@dataclass(frozen=True, eq=False)
+class Convert:
+    """Copy a value from layout to layout."""
+
+    source: Held
+    target: Held
+
+
+@dataclass(frozen=True, eq=False)
+class CutPhases:
+    """Copy the phases of a value that a strided convolution reads."""
+
+    source: Held
+    target: Held
+    op: Conv
+
+
+@dataclass(frozen=True, eq=False)
+class Compute:
+    """Run an operation."""
+
+    op: Op
+    source: Held
+    target: Held
+    residual: Held | None
+
+
+Node = Enter | Leave | Convert | CutPhases | Compute
+
+
+def held_by(node: Node) -> tuple[Held, ...]:
+    """What a node reads and writes."""
+    match node:
+        case Enter(target):
+            return (target,)
+        case Leave(source):
+            return (source,)
+        case Compute(_, source, target, Held() as residual):
+            return source, target, residual
+        case _:
+            return node.source, node.target
 
 
 @dataclass(eq=False)
@@ -46,6 +93,10 @@ class Assembly:
     """Which buffer each lies in; values in one buffer have equal layouts, so that borders stay zero."""
     sizes: list[int] = field(default_factory=list)
     """Bytes of each buffer."""
+
+    def address(self, held: Held, c: int = 0, y: int = 0, x: int = 0) -> ArenaAddress:
+        """Of a pixel of the first image."""
+        return ArenaAddress(self.buffers[held], self.layouts[held].at(c, y, x))
 
 
 def assemble(region: Region, choices: Mapping[str, Choice], images: int) -> Assembly:
@@ -75,9 +126,9 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, asse
                 return one
         target = Held(value, flat)
         if value in region.inputs:
-            assembly.nodes.append(Node("enter", None, target))
+            assembly.nodes.append(Enter(target))
         else:
-            assembly.nodes.append(Node("convert", forms[0], target))
+            assembly.nodes.append(Convert(forms[0], target))
         forms.append(target)
         return target
 
@@ -94,21 +145,21 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, asse
         source = need(op.source, flat)
         if isinstance(op, Conv) and flat and op.stride != (1, 1):
             phases = Held(op.source, True, op.target)
-            assembly.nodes.append(Node("phases", source, phases, op=op))
+            assembly.nodes.append(CutPhases(source, phases, op))
             source = phases
         if isinstance(op, Linear) and choices[op.target].gemv and op.source not in vectors:
             packed = Held(op.source, True, packed=True)
             if packed not in held[op.source]:
                 held[op.source].append(packed)
-                assembly.nodes.append(Node("pack", source, packed, op=op))
+                assembly.nodes.append(Convert(source, packed))
             source = packed
         residual = getattr(op, "residual", None)
         rest = None if residual is None else need(residual, flat)
         target = Held(op.target, flat)
         held[op.target] = [target]
-        assembly.nodes.append(Node("op", source, target, rest, op))
+        assembly.nodes.append(Compute(op, source, target, rest))
     for value in dict.fromkeys(region.outputs):
-        assembly.nodes.append(Node("leave", need(value, form(value)), None))
+        assembly.nodes.append(Leave(need(value, form(value))))
 
 
 # ---- layouts -------------------------------------------------------------------------------------------------------
@@ -131,14 +182,11 @@ def _lay_out(images: int, assembly: Assembly) -> None:
     written: set[Held] = set()  # by vectors of neighbouring positions
     tied = _Ties()
     for node in assembly.nodes:
-        for held in (node.source, node.target, node.residual):
-            if held is not None:
-                border.setdefault(held, (0, 0))
-        op, source, target = node.op, node.source, node.target
-        if node.kind != "op" or not isinstance(op, Conv):
+        for held in held_by(node):
+            border.setdefault(held, (0, 0))
+        if not isinstance(node, Compute) or not isinstance(op := node.op, Conv):
             continue
-        assert source is not None
-        assert target is not None
+        source, target = node.source, node.target
         wanted = op.padding
         if source.phases_for:
             down, across = conv_taps(op, assembly.shapes)
@@ -149,13 +197,13 @@ def _lay_out(images: int, assembly: Assembly) -> None:
             tied.tie(source, target)
             if node.residual is not None:
                 tied.tie(node.residual, target)
-    phases = {node.target: node.op for node in assembly.nodes if node.kind == "phases"}
+    phases = {node.target: node.op for node in assembly.nodes if isinstance(node, CutPhases)}
     shape: dict[Held, Shape] = {}
     for held in border:
         c, h, w = assembly.shapes[held.value]
         shape[held] = (c * h * w, 1, 1) if held.packed else (c, h, w)
-        op = phases.get(held)
-        if isinstance(op, Conv):
+        if held in phases:
+            op = phases[held]
             down, across = conv_taps(op, assembly.shapes)
             shape[held] = (shape[held][0] * len(phases_of(op, assembly.shapes)), down.size, across.size)
     rows: dict[Held, int] = {}
@@ -191,12 +239,10 @@ class _Ties:
 def _assign_buffers(assembly: Assembly) -> None:
     last: dict[Held, int] = {}
     for i, node in enumerate(assembly.nodes):
-        for held in (node.source, node.target, node.residual):
-            if held is not None:
-                last[held] = i
+        last |= dict.fromkeys(held_by(node), i)
     free: dict[Layout, list[int]] = {}
     for i, node in enumerate(assembly.nodes):
-        if node.target is not None:
+        if not isinstance(node, Leave):
             kind = assembly.layouts[node.target]
             spare = free.get(kind)
             if spare:
@@ -204,7 +250,6 @@ def _assign_buffers(assembly: Assembly) -> None:
             else:
                 assembly.buffers[node.target] = len(assembly.sizes)
                 assembly.sizes.append(kind.size)
-        for held in {node.source, node.target, node.residual} - {None}:
-            assert held is not None
+        for held in dict.fromkeys(held_by(node)):
             if last[held] == i:
                 free.setdefault(assembly.layouts[held], []).append(assembly.buffers[held])

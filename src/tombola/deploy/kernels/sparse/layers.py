@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from tombola.deploy.jit.emitter import LANES
 from tombola.deploy.kernels import gemv
-from tombola.deploy.kernels.sparse.assemble import Assembly, Held, Node, conv_taps, phases_of
+from tombola.deploy.kernels.sparse.assemble import Assembly, Compute, Held, conv_taps, held_by, phases_of
 from tombola.deploy.kernels.sparse.choices import Choice
 from tombola.deploy.kernels.sparse.kernels import SparseKernel, sparse_kernel
 from tombola.deploy.kernels.sparse.layout import FLOAT
 from tombola.deploy.kernels.sparse.lists import Lists, make_lists
-from tombola.deploy.kernels.sparse.template import ArenaAddress, Arg, Template
+from tombola.deploy.kernels.sparse.template import Arg, Template
 from tombola.deploy.ops import Conv, Linear
 from tombola.errors import TombolaError
 
@@ -21,15 +21,13 @@ _VECTOR = LANES * FLOAT
 
 
 def layer_template(
-    op: Conv | Linear, node: Node, assembly: Assembly, choice: Choice, *, images: int, shares: int
+    op: Conv | Linear, node: Compute, assembly: Assembly, choice: Choice, *, images: int, shares: int
 ) -> Template:
     """The step of a layer.
 
     Raises:
         TombolaError: the choice does not fit the layer.
     """
-    assert node.source is not None
-    assert node.target is not None
     out = op.weight.shape[0]
     groups = op.groups if isinstance(op, Conv) else 1
     if choice.rows > 1 and out // groups % choice.rows and groups > 1:
@@ -43,14 +41,12 @@ def layer_template(
     if op.bias is not None:
         bias[:out] = op.bias.detach().to("cpu", torch.float32).numpy()
     tiles, kinds, masks = _tiles(op, node, assembly, choice, images)
-    source, target = assembly.layouts[node.source], assembly.layouts[node.target]
-    rest = None if node.residual is None else assembly.layouts[node.residual]
+    rest = assembly.layouts[node.residual] if node.residual else None
     args = (
         *(lists.entries, lists.starts, lists.bounds(shares), lists.groups, lists.panels, bias, tiles, len(tiles)),
-        ArenaAddress(assembly.buffers[node.source], source.at()),
-        ArenaAddress(assembly.buffers[node.target], target.at()),
-        0 if node.residual is None or rest is None else ArenaAddress(assembly.buffers[node.residual], rest.at()),
-        *(masks, target.channel_bytes, 0 if rest is None else rest.channel_bytes),
+        *(assembly.address(node.source), assembly.address(node.target)),
+        *(assembly.address(node.residual) if node.residual else 0, masks),
+        *(assembly.layouts[node.target].channel_bytes, rest.channel_bytes if rest else 0),
     )
     nbytes = lists.nbytes + bias.nbytes
     read, write, add = kinds
@@ -60,13 +56,13 @@ def layer_template(
     return Template(sparse_kernel(kernel), args, op.target, nbytes)
 
 
-def _gemv_template(op: Conv | Linear, node: Node, assembly: Assembly, choice: Choice) -> Template:
-    held = [one for one in (node.source, node.target, node.residual) if one is not None]
-    addresses = [ArenaAddress(assembly.buffers[one], assembly.layouts[one].at()) for one in held]
+def _gemv_template(op: Conv | Linear, node: Compute, assembly: Assembly, choice: Choice) -> Template:
+    held = held_by(node)
+    addresses = map(assembly.address, held)
     if not isinstance(op, Linear) or any(assembly.layouts[one].channel != 1 for one in held):
         raise TombolaError(f"the choice for {op.name} is for linear layers of vectors; measure again")
     made = gemv.build(op.weight, op.bias, choice.gemv, relu=op.relu, residual=node.residual is not None)
-    args: tuple[Arg, ...] = (*addresses, *(0,) * (3 - len(addresses)), *made.args)
+    args: tuple[Arg, ...] = (*addresses, *(0,) * (3 - len(held)), *made.args)
     return Template(made.code, args, op.target, made.nbytes)
 
 
@@ -117,15 +113,14 @@ _Distances = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def _tiles(
-    op: Conv | Linear, node: Node, assembly: Assembly, choice: Choice, images: int
+    op: Conv | Linear, node: Compute, assembly: Assembly, choice: Choice, images: int
 ) -> tuple[NDArray[np.int64], _Distances, NDArray[np.int32]]:
     """(tiles as the kernel reads them, the distances read, write, add within a tile, the masks).
 
     The last tile of a row or map overlaps the one before it where the map is no multiple of the tile.
     """
     _, h, w = assembly.shapes[op.target]
-    held = (node.source, node.target, node.residual or node.target)
-    kinds = [assembly.layouts[one] for one in held if one is not None]
+    kinds = [assembly.layouts[one] for one in (node.source, node.target, node.residual or node.target)]
     if not choice.flat:
         high, wide, vectors = choice.tile
         if high > h or wide > w or images % (vectors * LANES):

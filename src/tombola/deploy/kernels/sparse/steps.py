@@ -11,11 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tombola.deploy.kernels.sparse import moves, pools
-from tombola.deploy.kernels.sparse.assemble import Assembly, Held, Node, phases_of
+from tombola.deploy.kernels.sparse.assemble import (
+    Assembly,
+    Compute,
+    Convert,
+    CutPhases,
+    Enter,
+    Held,
+    Leave,
+    Node,
+    phases_of,
+)
 from tombola.deploy.kernels.sparse.choices import Choice
 from tombola.deploy.kernels.sparse.layers import layer_template
 from tombola.deploy.kernels.sparse.layout import FLOAT
-from tombola.deploy.kernels.sparse.template import ArenaAddress, Arg, Chunk, Template
+from tombola.deploy.kernels.sparse.template import Arg, Chunk, Template
 from tombola.deploy.ops import Conv, Linear, Pointwise, Pool, Region
 from tombola.errors import TombolaError
 
@@ -64,36 +74,28 @@ class Maker:
 
     def of(self, node: Node) -> Iterator[Template]:
         """The steps of a node."""
-        if node.kind == "enter":
-            assert node.target is not None
-            value = node.target.value
-            yield self._move(value, self._outside(value, self.words.enter), self._inside(node.target), "source")
-        elif node.kind == "leave":
-            assert node.source is not None
-            value = node.source.value
-            yield self._move(value, self._inside(node.source), self._outside(value, self.words.leave), "target")
-        elif node.kind == "convert":
-            assert node.source is not None
-            assert node.target is not None
-            yield self._move(node.target.value, self._inside(node.source), self._inside(node.target), None)
-        elif node.kind == "pack":
-            assert node.source is not None
-            assert node.target is not None
-            packed = self._outside(node.target.value, {node.target.value: self._base(node.target)})
-            yield self._move(node.target.value, self._inside(node.source), packed, None)
-        elif node.kind == "phases":
-            yield from self._phases(node)
-        else:
-            yield self._op(node)
+        match node:
+            case Enter(target):
+                value = target.value
+                yield self._move(value, self._outside(value, self.words.enter), self._inside(target), "source")
+            case Leave(source):
+                value = source.value
+                yield self._move(value, self._inside(source), self._outside(value, self.words.leave), "target")
+            case CutPhases(source, target, op):
+                yield from self._phases(op, source, target)
+            case Convert(source, target):
+                inside = self._inside(target)
+                if target.packed:
+                    inside = self._outside(target.value, {target.value: inside.base})
+                yield self._move(target.value, self._inside(source), inside, None)
+            case Compute():
+                yield self._op(node)
 
     # ---- from layout to layout -------------------------------------------------------------------------------------
 
     def _inside(self, held: Held) -> _View:
         kind = self._assembly.layouts[held]
-        return _View(self._base(held), kind.image_bytes, kind.channel_bytes, kind.row_bytes, kind.inner)
-
-    def _base(self, held: Held) -> ArenaAddress:
-        return ArenaAddress(self._assembly.buffers[held], self._assembly.layouts[held].at())
+        return _View(self._assembly.address(held), kind.image_bytes, kind.channel_bytes, kind.row_bytes, kind.inner)
 
     def _outside(self, value: str, bases: Mapping[str, Arg]) -> _View:
         c, h, w = self._assembly.shapes[value]
@@ -114,17 +116,12 @@ class Maker:
         label = "" if outside else value
         return Template(code, (*views, self._images, c, h, w, Chunk(), self.words.batch), label)
 
-    def _phases(self, node: Node) -> Iterator[Template]:
-        op, source, target = node.op, node.source, node.target
-        assert isinstance(op, Conv)
-        assert source is not None
-        assert target is not None
+    def _phases(self, op: Conv, source: Held, target: Held) -> Iterator[Template]:
         c, h, w = self._assembly.shapes[op.source]
         whole, cut = self._assembly.layouts[source], self._assembly.layouts[target]
         phases = phases_of(op, self._assembly.shapes)
         for k, (r, q) in enumerate(phases):
-            from_ = ArenaAddress(self._assembly.buffers[source], whole.at(0, r, q))
-            to = ArenaAddress(self._assembly.buffers[target], cut.at(k))
+            from_, to = self._assembly.address(source, 0, r, q), self._assembly.address(target, k)
             args = (
                 *(from_, whole.image_bytes, whole.channel_bytes, op.stride[0] * whole.row_bytes),
                 *(to, cut.image_bytes, len(phases) * cut.channel_bytes, cut.row_bytes),
@@ -134,25 +131,29 @@ class Maker:
 
     # ---- operations ------------------------------------------------------------------------------------------------
 
-    def _op(self, node: Node) -> Template:
-        op, assembly = node.op, self._assembly
-        assert node.source is not None
-        assert node.target is not None
-        if isinstance(op, Conv | Linear):
-            return layer_template(
-                op, node, assembly, self._choices[op.target], images=self._images, shares=self._shares
-            )
-        assert op is not None
+    def _op(self, node: Compute) -> Template:
+        match node.op:
+            case Conv() | Linear() as op:
+                choice = self._choices[op.target]
+                return layer_template(op, node, self._assembly, choice, images=self._images, shares=self._shares)
+            case Pool() as op:
+                return self._pool(op, node)
+            case Pointwise() as op:
+                return self._pointwise(op, node)
+
+    def _pool(self, op: Pool, node: Compute) -> Template:
         source, target = self._inside(node.source), self._inside(node.target)
         lanes = source.inner > 1
-        maps = 1 if lanes else self._images
-        c, h, w = assembly.shapes[op.target]
-        if isinstance(op, Pool):
-            window = pools.PoolWindow(op.kind, op.kernel, op.stride, op.padding, op.relu, lanes)
-            size = assembly.shapes[op.source][1:]
-            args = (*source.args, *target.args, maps, c, h, w, *size, source.inner)
-            return Template(pools.pool_kernel(window), args, op.target)
-        assert isinstance(op, Pointwise)
+        c, h, w = self._assembly.shapes[op.target]
+        window = pools.PoolWindow(op.kind, op.kernel, op.stride, op.padding, op.relu, lanes)
+        size = self._assembly.shapes[op.source][1:]
+        args = (*source.args, *target.args, 1 if lanes else self._images, c, h, w, *size, source.inner)
+        return Template(pools.pool_kernel(window), args, op.target)
+
+    def _pointwise(self, op: Pointwise, node: Compute) -> Template:
+        source, target = self._inside(node.source), self._inside(node.target)
+        maps = 1 if source.inner > 1 else self._images
+        c, h, w = self._assembly.shapes[op.target]
         rest = (0, 0, 0, 0) if node.residual is None else self._inside(node.residual).args
         scale, shift = _floats(op.scale, c, 1.0), _floats(op.shift, c, 0.0)
         args = (*source.args, *target.args, maps, c, h, w * source.inner, *rest, scale, shift)
