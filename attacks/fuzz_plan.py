@@ -17,8 +17,20 @@ from tombola.deploy.deploy import TOLERANCE, deploy
 from tombola.deploy.plan import Plan
 
 BATCHES = {
-    8: {"region": "rows:8", "_1": "lanes:1x1x1:rows1:panels1", "_2": "lanes:1x1x1:rows2:panels2"},
-    1: {"region": "rows:1", "_1": "gemv:gaps:per2:rows1:weights", "_2": "gemv:gaps:per4:rows1:weights"},
+    8: {
+        "split": {"by": "rows", "images": 8},
+        "layers": {
+            "_1": {"kernel": "lanes", "height": 1, "width": 1, "vectors": 1},
+            "_2": {"kernel": "lanes", "height": 1, "width": 1, "vectors": 1, "rows": 2, "panels": 2},
+        },
+    },
+    1: {
+        "split": {"by": "rows", "images": 1},
+        "layers": {
+            "_1": {"kernel": "gaps", "per_word": 2, "rows": 1, "signs": False},
+            "_2": {"kernel": "gaps", "per_word": 4, "rows": 1, "signs": False},
+        },
+    },
 }
 """Batch size -> a plan's choices for `network`."""
 
@@ -56,7 +68,7 @@ def network() -> nn.Module:
 def plan(batch: int) -> str:
     part = {"layers": ["0", "2"], "engine": "native", "choices": BATCHES[batch]}
     machine = {"processor": "x86_64 znver4", "python": "3.11.7"}
-    whole = {"format": 1, "threads": 1, "inputs": [[batch, 12]], "parts": [part], "apart": [], "packed": {}}
+    whole = {"format": 2, "threads": 1, "inputs": [[batch, 12]], "parts": [part], "isolated": [], "packed": {}}
     return json.dumps({**whole, "machine": machine})
 
 

@@ -1,7 +1,7 @@
 """Plans whose layers, engines, machine and choices are import paths, file paths, escape sequences or code.
 
-A plan names layers of the network at hand and choices of a fixed grammar: anything else is of another network. Nothing
-that a plan says is imported, opened, evaluated or printed as it stands.
+A plan names layers of the network at hand, and its choices are records of numbers: anything else is of another network.
+Nothing that a plan says is imported, opened, evaluated or printed as it stands.
 """
 
 from __future__ import annotations
@@ -27,9 +27,15 @@ def attack(folder: Path) -> None:
         for change in (
             {"parts": [part(layers=[word, "2"])]},
             {"parts": [part(engine=word)]},
-            {"parts": [part(choices={"region": word, "_1": word, "_2": word})]},
-            {"parts": [part(choices={word: "rows:8"})]},
-            {"apart": [word]},
+            {"parts": [part(choices=word)]},
+            {"parts": [part(choices={**choices(), "split": {"by": word, "images": 8}})]},
+            {"parts": [part(choices={**choices(), "layers": {**choices()["layers"], "_1": {"kernel": word}}})]},
+            {
+                "parts": [
+                    part(choices={**choices(), "layers": {**choices()["layers"], word: choices()["layers"]["_1"]}})
+                ]
+            },
+            {"isolated": [word]},
             {"packed": {word: "packed"}},
             {word: 1},
             {"threads": word},
@@ -46,6 +52,11 @@ def attack(folder: Path) -> None:
 
 def plan() -> dict[str, Any]:
     found: dict[str, Any] = json.loads(fuzz_plan.plan(8))
+    return found
+
+
+def choices() -> dict[str, Any]:
+    found: dict[str, Any] = plan()["parts"][0]["choices"]
     return found
 
 

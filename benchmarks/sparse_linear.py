@@ -143,7 +143,7 @@ def compare(case: Case, dense: Dense, rounds: int) -> dict[str, Any]:
         **{name: one.as_dict() for name, one in ratios(times).items()},
         "error": off,
         "bytes": layer.nbytes,
-        "kernel": str(layer.choices["y"]),
+        "kernel": str(layer.choices.layers["y"]),
     }
     if len(x) == 1:
         cold_times = cold(runs, 2 * rounds + 1)

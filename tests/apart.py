@@ -24,6 +24,8 @@ import contextlib, torch
 from torch import nn
 import tombola as tb
 from tombola.errors import TombolaError
+from tombola.deploy.kernels.gemv.gaps import Coding
+from tombola.deploy.kernels.sparse.choices import Choices, Flat, Split
 from tombola.deploy.plan import RegionPlan, Plan
 
 def network(seed=0):
@@ -37,7 +39,7 @@ def network(seed=0):
     return model.eval()
 
 x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-CHOICES = {"region": "rows:1", "_1": "flat:8:rows1:panels1", "_3": "gemv:gaps:per4:rows1:weights"}
+CHOICES = Choices(Split("rows", 1), {"_1": Flat(8), "_3": Coding(4, 1, False)})
 PLAN = Plan(1, ((1, 1, 8, 8),), (RegionPlan(("0", "3"), "native", CHOICES),))
 model = network()
 want = model(x).detach()

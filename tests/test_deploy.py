@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 import torch.nn.functional as F
@@ -25,7 +26,8 @@ from tombola.deploy import choose
 from tombola.deploy.deploy import TOLERANCE, Deployed, deploy
 from tombola.deploy.kernels import cuda
 from tombola.deploy.kernels.binary import chain
-from tombola.deploy.plan import Plan
+from tombola.deploy.kernels.sparse.choices import Choices, Split
+from tombola.deploy.plan import Plan, RegionPlan
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.models.registry import build_network
@@ -307,7 +309,7 @@ def test_a_plan_is_saved_and_gives_the_same_bits(tmp_path: Path, monkeypatch: py
     for threads in (None, 1, 2):
         again = deploy(model, x, threads=threads, plan=tmp_path / "plan.json")
         assert torch.equal(first(x), again(x))
-        assert again.plan == replace(first.plan, threads=threads or 1)
+        assert again.plan == msgspec.structs.replace(first.plan, threads=threads or 1)
 
 
 def test_binary_layers_are_packed_and_planned(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +332,7 @@ def test_binary_layers_are_packed_and_planned(monkeypatch: pytest.MonkeyPatch) -
     assert again.plan == deployed.plan
     assert torch.equal(again(x), deployed(x))
     with pytest.raises(TombolaError, match="other binary layers"):
-        deploy(model, x, plan=replace(deployed.plan, packed={"3": "packed"}))
+        deploy(model, x, plan=msgspec.structs.replace(deployed.plan, packed={"3": "packed"}))
 
 
 def test_isolated_layers(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,9 +373,9 @@ def test_plans_that_do_not_fit(tmp_path: Path) -> None:
         deploy(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)), x, plan=plan)
     with pytest.raises(TombolaError, match=r"the plan is for inputs \(2, 4\), not \(2, 5\)"):
         deploy(nn.Linear(5, 2), torch.randn(2, 5), plan=plan)
-    part = replace(plan.parts[0], engine="native", choices={"region": "abacus"})
-    with pytest.raises(TombolaError):
-        deploy(model, x, plan=replace(plan, parts=(part,)))
+    part = RegionPlan(plan.parts[0].layers, "native", Choices(Split("rows", 1), {}))
+    with pytest.raises(TombolaError, match="is in only one of them"):
+        deploy(model, x, plan=msgspec.structs.replace(plan, parts=(part,)))
     with pytest.raises(TombolaError, match="no plan at"):
         deploy(model, x, plan=tmp_path / "none.json")
 
@@ -381,17 +383,16 @@ def test_plans_that_do_not_fit(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2}, {"threads": 0}, {"threads": True}, {"inputs": [[-1]]}, {"inputs": 3}, {"parts": [{}]},
-        {"apart": [1]}, {"packed": {"a": 1}}, {"machine": []}, {"more": 1},
-        {"parts": [{"layers": ["0"], "engine": "abacus", "choices": {}}]},
-        {"parts": [{"layers": "0", "engine": "torch", "choices": {}}]},
+        {"format": 1}, {"format": "2"}, {"threads": 0}, {"threads": True}, {"inputs": [[-1]]}, {"inputs": 3},
+        {"isolated": [1]}, {"packed": {"a": 1}}, {"machine": []}, {"more": 1}, {"parts": [{}]},
+        {"parts": [{"layers": ["0"], "engine": "abacus"}]}, {"parts": [{"layers": "0", "engine": "torch"}]},
     ],
 )  # fmt: skip
 def test_plans_that_are_none(change: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     deploy(nn.Linear(4, 2), torch.randn(2, 4)).plan.save(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    with pytest.raises(TombolaError, match="holds no plan of format 1") as caught:
+    with pytest.raises(TombolaError, match="holds no plan of format 2") as caught:
         Plan.load(path)
     assert len(str(caught.value).splitlines()) == 1
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tombola.deploy.jit.program import Program
 from tombola.deploy.kernels.gemv import gaps
-from tombola.deploy.kernels.gemv.forms import BOUND, PLANES, Gemv, build, choices, constants, signed_bound
-from tombola.deploy.kernels.gemv.gaps import Coding, code, coded_bytes, columns
-from tombola.deploy.kernels.gemv.planes import planes, planes_bytes
+from tombola.deploy.kernels.gemv.forms import BOUND, Form, Gemv, build, constants, forms, signed_bound
+from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns
+from tombola.deploy.kernels.gemv.planes import Planes, planes, planes_bytes
 from tombola.errors import TombolaError
 
 quick = settings(deadline=None, max_examples=60)
@@ -49,12 +49,12 @@ def matrix(shape: tuple[int, int], density: float, kind: str, seed: int = 0, row
     return weight * mask
 
 
-def forms(weight: Tensor) -> list[str]:
-    """Every choice that fits the weight."""
+def fitting(weight: Tensor) -> list[Form]:
+    """Every form that fits the weight."""
     signs = constants(weight.numpy()) is not None
-    found = [f"gaps:per{per}:rows{rows}:weights" for per in (1, 2, 4) for rows in (1, 2, 4, 8)]
-    found += [f"gaps:per{per}:rows1:signs" for per in (1, 2, 3, 4, 5, 6, 8, 10, 16) if signs]
-    return found + ([PLANES] if signs and weight.shape[1] >= 256 else [])
+    found: list[Form] = [Coding(per, rows, False) for per in (1, 2, 4) for rows in (1, 2, 4, 8)]
+    found += [Coding(per, 1, True) for per in (1, 2, 3, 4, 5, 6, 8, 10, 16) if signs]
+    return found + ([Planes()] if signs and weight.shape[1] >= 256 else [])
 
 
 # ---- by hand ---------------------------------------------------------------------------------------------------------
@@ -138,10 +138,10 @@ def test_the_last_plane_block_lies_back() -> None:
     assert found[1].tolist() == [0, 0, 0, 0, 0, 0, 0, 1]  # column 2 counts in the first block alone
 
 
-@pytest.mark.parametrize("choice", ["gaps:per4:rows1:weights", "gaps:per4:rows2:weights", "gaps:per1:rows8:weights"])
-def test_a_product_by_hand(choice: str) -> None:
+@pytest.mark.parametrize("form", [Coding(4, 1, False), Coding(4, 2, False), Coding(1, 8, False)], ids=str)
+def test_a_product_by_hand(form: Form) -> None:
     weight = torch.tensor([[1.0, 0, 2], [0, 0, 0], [0, -3, 0]])
-    made = build(weight, torch.tensor([0.5, -1, 0]), choice, relu=True, residual=True)
+    made = build(weight, torch.tensor([0.5, -1, 0]), form, relu=True, residual=True)
     found = product(made, torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 0.25, 6.5]))
     assert found.tolist() == [8.5, 0, 0.5]
 
@@ -172,9 +172,9 @@ def test_equals_torch_with_the_same_bits_for_any_threads(
     shape: tuple[int, int], density: float, kind: str, bias: bool, residual: bool, relu: bool, data: st.DataObject
 ) -> None:
     weight = matrix(shape, density, kind, seed=data.draw(st.integers(0, 99)))
-    choice = data.draw(st.sampled_from(forms(weight)))
+    form = data.draw(st.sampled_from(fitting(weight)))
     x, b, r = torch.randn(shape[1]), torch.randn(shape[0]), torch.randn(shape[0])
-    made = build(weight, b if bias else None, choice, relu=relu, residual=residual)
+    made = build(weight, b if bias else None, form, relu=relu, residual=residual)
     wanted = weight.double() @ x.double() + bias * b.double() + residual * r.double()
     found = product(made, x, r if residual else None)
     close(found, wanted.relu() if relu else wanted, weight, x)
@@ -195,7 +195,7 @@ def test_blocks_of_rows(out: int, inputs: int, density: float, kind: str, rows: 
     weight = matrix((out, inputs), density, kind, seed, rows)
     x = torch.randn(inputs)
     per = 4 if kind == "weights" or rows < 8 else 2
-    made = build(weight, None, f"gaps:per{per}:rows{rows}:{'weights' if kind == 'weights' else 'signs'}")
+    made = build(weight, None, Coding(per, rows, kind != "weights"))
     close(product(made, x), weight.double() @ x.double(), weight, x)
     assert torch.equal(product(made, x), product(made, x, threads=2))
 
@@ -209,22 +209,22 @@ def test_every_choice_of_uneven_matrices(kind: str) -> None:
     full = matrix((4, 1500), 1, kind, 1)
     weight[100:104] = full.sign() * weight[99].abs().max() if kind == "layer" else full
     x = torch.randn(1500)
-    for choice in {*choices(weight), *forms(weight)}:
-        close(product(build(weight, None, choice), x, threads=2), weight.double() @ x.double(), weight, x)
+    for form in {*forms(weight), *fitting(weight)}:
+        close(product(build(weight, None, form), x, threads=2), weight.double() @ x.double(), weight, x)
 
 
 def test_gaps_longer_than_any_field() -> None:
     weight = torch.zeros(3, 70_000)
     weight[0, 69_999], weight[1, 0], weight[1, 40_000], weight[2, 65_536] = 2, -2, 2, -2
     x = torch.randn(70_000)
-    for choice in forms(weight):
-        assert torch.equal(product(build(weight, None, choice), x), weight @ x)
+    for form in fitting(weight):
+        assert torch.equal(product(build(weight, None, form), x), weight @ x)
 
 
 def test_target_may_be_the_residual() -> None:
     weight, x, y = matrix((20, 30), 0.5, "weights"), torch.randn(30), torch.randn(20)
     wanted = weight.double() @ x.double() + y.double()
-    made = build(weight, None, choices(weight)[0], residual=True)
+    made = build(weight, None, forms(weight)[0], residual=True)
     Program([made.step(x, y, y)], 2).run()
     close(y, wanted, weight, x)
 
@@ -234,14 +234,14 @@ def test_signs_do_not_read_inputs_that_are_not_kept() -> None:
     weight[:, 1] = 1
     x = torch.full((300,), float("nan"))
     x[1] = 3
-    for choice in ("gaps:per5:rows1:signs", "gaps:per5:rows4:signs", PLANES):
-        assert product(build(weight, None, choice), x).tolist() == [3] * 9
+    for form in (Coding(5, 1, True), Coding(5, 4, True), Planes()):
+        assert product(build(weight, None, form), x).tolist() == [3] * 9
 
 
 def test_other_dtypes_and_strides() -> None:
     weight = matrix((16, 24), 0.4, "weights").double().t()
     x = torch.randn(16)
-    close(product(build(weight, torch.ones(24).double(), choices(weight)[0]), x), weight @ x.double() + 1, weight, x)
+    close(product(build(weight, torch.ones(24).double(), forms(weight)[0]), x), weight @ x.double() + 1, weight, x)
 
 
 # ---- choices and bytes -----------------------------------------------------------------------------------------------
@@ -252,14 +252,14 @@ def test_other_dtypes_and_strides() -> None:
 def test_signed_constants_stay_within_the_bound(density: float, kind: str) -> None:
     weight = matrix((512, 4096), density, kind)
     bound = signed_bound(weight.numel(), int(weight.count_nonzero()))
-    for choice in choices(weight):
-        assert build(weight, None, choice).nbytes <= BOUND * bound
+    for form in forms(weight):
+        assert build(weight, None, form).nbytes <= BOUND * bound
 
 
 def test_bytes_count_everything() -> None:
     weight = matrix((16, 256), 0.5, "layer")
-    assert build(weight, torch.zeros(16), PLANES).nbytes == 16 * 256 * 2 / 8 + 4 + 16 * 4
-    made = build(weight, None, "gaps:per4:rows1:weights")
+    assert build(weight, torch.zeros(16), Planes()).nbytes == 16 * 256 * 2 / 8 + 4 + 16 * 4
+    made = build(weight, None, Coding(4, 1, False))
     words = made.args[3]
     assert isinstance(words, np.ndarray)
     assert made.nbytes == words.nbytes + 3 * 8 + 16 * 4  # first words of two groups and the end, the order of the rows
@@ -271,36 +271,40 @@ def test_bound_by_hand() -> None:
     assert signed_bound(800, 800) == 100
 
 
-def test_choices() -> None:
-    (only,) = choices(matrix((512, 512), 0.1, "weights"))
-    assert only.startswith("gaps:")
-    assert only.endswith(":rows1:weights")
-    assert ":rows4:" in choices(matrix((512, 512), 0.1, "weights", rows=4))[0]
-    assert choices(matrix((512, 512), 0.5, "layer"))[0] == PLANES
-    assert choices(matrix((512, 512), 0.1, "layer"))[0].endswith(":rows1:signs")
-    assert PLANES not in choices(matrix((512, 512), 0.2, "layer"))  # two bits are more than the bound
-    assert choices(torch.zeros(3, 5))
-    assert choices(torch.ones(1, 1))
+def test_forms() -> None:
+    (only,) = forms(matrix((512, 512), 0.1, "weights"))
+    assert isinstance(only, Coding)
+    assert (only.rows, only.signs) == (1, False)
+    assert ":rows4:" in str(forms(matrix((512, 512), 0.1, "weights", rows=4))[0])
+    assert forms(matrix((512, 512), 0.5, "layer"))[0] == Planes()
+    assert str(forms(matrix((512, 512), 0.1, "layer"))[0]).endswith(":rows1:signs")
+    assert Planes() not in forms(matrix((512, 512), 0.2, "layer"))  # two bits are more than the bound
+    assert forms(torch.zeros(3, 5))
+    assert forms(torch.ones(1, 1))
 
 
-@pytest.mark.parametrize(
-    "choice", ["", "dense", "gaps:per5:rows1:weights", "gaps:per4:rows3:weights", "gaps:per16:rows2:signs"]
-)
-def test_unknown_choices(choice: str) -> None:
-    with pytest.raises(TombolaError, match="no choice for a linear layer; known are planes, gaps"):
-        build(torch.ones(4, 4), None, choice)
+@pytest.mark.parametrize("numbers", [(5, 1, False), (4, 3, False), (16, 2, True), (33, 1, True), (0, 1, False)])
+def test_codings_that_there_are_not(numbers: tuple[int, int, bool]) -> None:
+    with pytest.raises(TombolaError, match="no coding; known are gaps:perE:rowsV:weights, E 1, 2 or 4"):
+        Coding(*numbers)
 
 
-def test_choices_that_do_not_fit() -> None:
+def test_every_coding_leaves_bits_for_a_gap() -> None:
+    codings = [Coding(per, rows, True) for per in PER_WORD[True] for rows in (1, 2, 4, 8) if rows * per < 32]
+    assert len(codings) == 26
+    assert min(coding.gap_bits for coding in codings) == 1
+
+
+def test_forms_that_do_not_fit() -> None:
     weight = matrix((8, 300), 0.5, "weights")
     with pytest.raises(TombolaError, match="is for signed constants"):
-        build(weight, None, PLANES)
+        build(weight, None, Planes())
     with pytest.raises(TombolaError, match="is for signed constants"):
-        build(weight, None, "gaps:per4:rows1:signs")
+        build(weight, None, Coding(4, 1, True))
     with pytest.raises(TombolaError, match="256 inputs or more, not 30"):
-        build(torch.ones(4, 30), None, PLANES)
+        build(torch.ones(4, 30), None, Planes())
     with pytest.raises(TombolaError, match="rows that share their columns"):
-        build(weight.sign(), None, "gaps:per4:rows2:signs")
+        build(weight.sign(), None, Coding(4, 2, True))
     for shape in ((4,), (0, 4), (4, 0)):
         with pytest.raises(TombolaError, match="each at least 1"):
-            build(torch.ones(shape), None, PLANES)
+            build(torch.ones(shape), None, Planes())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tombola.deploy.kernels.sparse import build, measure, supports
-from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste, written
-from tombola.deploy.kernels.sparse.choices import layers
+from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste
+from tombola.deploy.kernels.sparse.choices import Choices, Flat, Lanes, Split, layers
 from tombola.deploy.kernels.sparse.geometry import shapes_of
 from tombola.deploy.kernels.sparse.layout import layout
 from tombola.deploy.kernels.sparse.lists import make_lists
@@ -73,7 +73,7 @@ def sparse(generator: torch.Generator, *shape: int, density: float, block: int =
     return weight * kept.repeat_interleave(block, 0)[: shape[0]]
 
 
-def check(region: Region, batch: int, choices: Mapping[str, str], *, seed: int = 0) -> None:
+def check(region: Region, batch: int, choices: Choices, *, seed: int = 0) -> None:
     """Outputs as torch's, the same bits for 1, 2 and 3 threads and at the second call."""
     inputs = [torch.randn(batch, *shape, generator=torch.manual_seed(seed)) for shape in region.inputs.values()]
     wanted = reference(region, *inputs)
@@ -164,7 +164,7 @@ def test_convolutions(data: st.DataObject) -> None:
     region = Region({"x": (inputs, h, w)} | ({"r": shape} if add else {}), (op,), ("y",))
     split = data.draw(st.sampled_from(splits(region, batch, 2)))
     choice = data.draw(st.sampled_from(candidates(op, shape, split)))
-    check(region, batch, written(split, {"y": choice}))
+    check(region, batch, Choices(split, {"y": choice}))
 
 
 @quick
@@ -181,7 +181,7 @@ def test_linear_layers(data: st.DataObject) -> None:
     region = Region({"x": shape} | ({"r": (out,)} if add else {}), (op,), ("y",))
     split = data.draw(st.sampled_from(splits(region, batch, 2)))
     choice = data.draw(st.sampled_from(candidates(op, (out, 1, 1), split)))
-    check(region, batch, written(split, {"y": choice}))
+    check(region, batch, Choices(split, {"y": choice}))
 
 
 @quick
@@ -235,7 +235,7 @@ def test_a_region_of_everything(batch: int) -> None:
             chosen = {op.target: candidates(op, shapes[op.target], split)[pick] for op in layers(region)}
             if pick:
                 chosen["c"] = candidates(layers(region)[2], shapes["c"], split)[0]
-            check(region, batch, written(split, chosen))
+            check(region, batch, Choices(split, chosen))
 
 
 def test_an_input_that_is_an_output_and_an_output_given_twice() -> None:
@@ -268,7 +268,7 @@ def test_bytes_of_weights() -> None:
     weight = torch.zeros(8, 100)
     weight[:, :10] = 1
     region = Region({"x": (100,)}, (Linear("l", "x", "y", weight),), ("y",))
-    native = build(region, 8, 1, {"region": "rows:8", "y": "lanes:1x1x1:rows1:panels1"})
+    native = build(region, 8, 1, Choices(Split("rows", 8), {"y": Lanes(1, 1, 1)}))
     assert native.nbytes == 80 * 8 + 9 * 4 + 8 * 4  # offsets and values, where rows start, biases
 
 
@@ -281,20 +281,19 @@ def test_shared_lists_are_for_blocks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("made", "words"),
     [
-        ({"region": "rows:7"}, "multiple of 8"),
-        ({"region": "sideways:8"}, "no choice for a region"),
-        ({"y": "dense"}, "no choice for a layer"),
-        ({"y": "lanes:9x9x1:rows8:panels1"}, "accumulators"),
-        ({"y": "lanes:4x4x1:rows1:panels1"}, "measure again"),
-        ({"z": "flat:1:rows1:panels1"}, "'z'"),
+        (lambda: Choices(Split("rows", 7), {}), "multiple of 8"),
+        (lambda: Choices(Split("rows", 8), {"y": Lanes(9, 9, 1, 8)}), "accumulators"),
+        (lambda: Choices(Split("rows", 8), {"y": Lanes(4, 4, 1)}), "measure again"),
+        (lambda: Choices(Split("rows", 8), {"y": Lanes(1, 1, 1), "z": Flat(1)}), "'z'"),
+        (lambda: Choices(Split("rows", 8), {}), "'y'"),
     ],
 )
-def test_choices_that_do_not_fit_are_refused(change: dict[str, str], words: str) -> None:
+def test_choices_that_do_not_fit_are_refused(made: Callable[[], Choices], words: str) -> None:
     region = Region({"x": (2, 3, 3)}, (Conv("c", "x", "y", torch.ones(2, 2, 1, 1)),), ("y",))
     with pytest.raises(TombolaError, match=words):
-        build(region, 8, 1, guess(region, 8, 1) | change)
+        build(region, 8, 1, made())
 
 
 def test_inputs_that_do_not_fit_are_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from torch import Tensor
 
 import tombola
 from apart import NETWORK, run_apart
+from tombola.deploy.kernels.gemv.gaps import Coding
 from tombola.deploy.kernels.sparse import build
+from tombola.deploy.kernels.sparse.choices import Choices, Flat, Lanes, Split
 from tombola.deploy.ops import Conv, Linear, Region
 from tombola.deploy.plan import Plan, RegionPlan
 from tombola.errors import TombolaError
@@ -215,16 +217,16 @@ print("done")
     assert "done" in run_apart(script)
 
 
-CRAFTED = {
-    "rows that divide no 8": {"_1": "flat:1:rows3:panels1"},
-    "too many accumulators": {"_1": "flat:32:rows8:panels1"},
-    "more panels than inputs": {"_1": "flat:8:rows1:panels9"},
-    "chunks of a larger batch": {"region": "chunks:256"},
-    "lanes for one image": {"_1": "lanes:1x1x1:rows1:panels1"},
-    "a linear form for a convolution": {"_1": "gemv:gaps:per4:rows1:weights"},
-    "signs of other weights": {"_3": "gemv:gaps:per4:rows1:signs"},
-    "a layer that is not there": {"_9": "flat:8:rows1:panels1"},
-    "nothing": {"_1": ""},
+CRAFTED: dict[str, Callable[[], dict[str, Any]]] = {
+    "rows that divide no 8": lambda: {"_1": Flat(1, 3)},
+    "too many accumulators": lambda: {"_1": Flat(32, 8)},
+    "more panels than inputs": lambda: {"_1": Flat(8, panels=9)},
+    "chunks of a larger batch": lambda: {"region": Split("chunks", 256)},
+    "lanes for one image": lambda: {"_1": Lanes(1, 1, 1)},
+    "a linear form for a convolution": lambda: {"_1": Coding(4, 1, False)},
+    "signs of other weights": lambda: {"_3": Coding(4, 1, True)},
+    "a layer that is not there": lambda: {"_9": Flat(8)},
+    "a coding of no word": lambda: {"_3": Coding(33, 1, False)},
 }
 
 
@@ -234,10 +236,15 @@ def test_a_crafted_plan_reaches_no_compiled_code(what: str) -> None:
     flat = torch.randn(10, 512, generator=torch.Generator().manual_seed(1))
     ops = (Conv("a", "x", "_1", weight, padding=(1, 1)), Linear("b", "_1", "_3", flat))
     region = Region({"x": (1, 8, 8)}, ops, ("_3",))
-    good = {"region": "rows:1", "_1": "flat:8:rows1:panels1", "_3": "gemv:gaps:per4:rows1:weights"}
-    build(region, 1, 1, good)
+    good: dict[str, Any] = {"region": Split("rows", 1), "_1": Flat(8), "_3": Coding(4, 1, False)}
+
+    def made(change: dict[str, Any]) -> None:
+        layers = good | change
+        build(region, 1, 1, Choices(layers.pop("region"), layers))
+
+    made({})
     with pytest.raises(TombolaError) as caught:
-        build(region, 1, 1, good | CRAFTED[what])
+        made(CRAFTED[what]())
     assert "\n" not in str(caught.value)
 
 

@@ -15,9 +15,10 @@ from tombola.deploy.jit.program import Program
 from tombola.deploy.kernels.binary.layer import Maps
 from tombola.deploy.kernels.binary.modules import PackSigns
 from tombola.deploy.kernels.gemv.forms import build as build_gemv
-from tombola.deploy.kernels.gemv.forms import choices as gemv_choices
+from tombola.deploy.kernels.gemv.forms import forms
 from tombola.deploy.kernels.sparse import build
-from tombola.deploy.kernels.sparse.candidates import candidates, splits, written
+from tombola.deploy.kernels.sparse.candidates import candidates, splits
+from tombola.deploy.kernels.sparse.choices import Choices
 from tombola.deploy.kernels.sparse.geometry import shapes_of
 from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Pool, Region
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
@@ -104,7 +105,7 @@ def test_kernels_pass_on_what_is_not_finite(kind: str, batch: int) -> None:
     for split in splits(region, batch, 1):
         tried = candidates(op, shapes_of(region)["y"], split) if isinstance(op, Conv | Linear) else ()
         for chosen in [{"y": one} for one in (*tried[:1], *tried[-1:])] or [{}]:
-            agree(build(region, batch, 1, written(split, chosen))(x)[0], wanted, eager)
+            agree(build(region, batch, 1, Choices(split, chosen))(x)[0], wanted, eager)
 
 
 @pytest.mark.parametrize("kind", ["weights", "signs"])
@@ -116,7 +117,7 @@ def test_products_with_a_vector(kind: str) -> None:
     for value in ODD:
         x[5] = value
         wanted = over_kept(weight, x).relu()
-        for choice in gemv_choices(weight):
+        for choice in forms(weight):
             gemv = build_gemv(weight, None, choice, relu=True)
             found = torch.empty(40)
             step = gemv.step(x, found)

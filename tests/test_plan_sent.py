@@ -15,25 +15,37 @@ from tombola.ticket.example import example_input
 from tombola.ticket.origin import NetworkSpec, Origin
 
 PLAN: dict[str, Any] = {
-    "format": 1,
+    "format": 2,
     "threads": 1,
     "inputs": [[2, 6]],
-    "parts": [{"layers": ["0", "2"], "engine": "torch", "choices": {}}],
-    "apart": [],
+    "parts": [{"layers": ["0", "2"], "engine": "torch", "choices": None}],
+    "isolated": [],
     "packed": {},
     "machine": {},
 }
 
 
+def native(choice: dict[str, Any]) -> dict[str, Any]:
+    """A region in native kernels, its first layer in this one."""
+    choices = {"split": {"by": "rows", "images": 8}, "layers": {"_1": choice}}
+    return {"layers": ["0", "2"], "engine": "native", "choices": choices}
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"threads": 5000}, "no number from 1 to 4096"),
-        ({"inputs": [[2, 6] * 40]}, "too many of them"),
-        ({"apart": ["9"]}, "layer '9' is in only one of them"),
-        ({"apart": ["\x1b[2J"]}, "names are missing"),
-        ({"machine": {"processor": "x\n"}}, "texts by name are missing"),
-        ({"packed": {"x" * 2000: "y"}}, "texts by name are missing"),
+        ({"threads": 5000}, r"int` <= 4096 - at `\$\.threads`"),
+        ({"inputs": [[2, 6] * 40]}, r"length <= 64 - at `\$\.inputs\[0\]`"),
+        ({"isolated": ["9"]}, "layer '9' is in only one of them"),
+        ({"isolated": ["\x1b[2J"]}, "a name that is not printable"),
+        ({"machine": {"processor": "x\n"}}, "a name that is not printable"),
+        ({"packed": {"x" * 2000: "dense"}}, "longer than 1,000 characters"),
+        ({"packed": {"x": "y" * 2000}}, "Invalid enum value 'yyy"),
+        ({"parts": [native({"kernel": "lanes", "height": 1, "width": 1, "vectors": 2**40})]}, "at most 32 vectors"),
+        ({"parts": [native({"kernel": "lanes", "height": 1.5, "width": 1, "vectors": 1})]}, "Expected `int`"),
+        ({"parts": [native({"kernel": "\x1b[2J", "vectors": 1})]}, r"Invalid value .* at `.*kernel`"),
+        ({"parts": [{"layers": [], "engine": "native"}]}, "choices are for the engine native, which needs them"),
+        ({"\x1b[2J": 1}, "unknown field"),
     ],
     ids=str,
 )

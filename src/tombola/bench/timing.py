@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TypeVar
 
 from tombola.bench.engines import Run
 
@@ -24,18 +25,19 @@ def _quiet(logger: logging.Logger) -> Iterator[None]:
 with _quiet(logging.getLogger("torch.utils.cpp_extension")):
     from torch.utils.benchmark import Timer
 
+N = TypeVar("N", bound=str)
 _ROUND = 0.1  # seconds that one engine is timed for in one round
 _REST = 0.02  # seconds, in which threads of the engine before stop spinning
 
 
-def measure(runs: Mapping[str, Run], *, rounds: int, threads: int) -> dict[str, list[float]]:
+def measure(runs: Mapping[N, Run], *, rounds: int, threads: int) -> dict[N, list[float]]:
     """Seconds per call, round by round; the runs alternate, each warmed before it is timed.
 
     A busy machine does not take longer: slow rounds are followed by shorter ones.
     """
     timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
     calls = {name: _calls(_seconds(timer, 1)) for name, timer in timers.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    seconds: dict[N, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, timer in timers.items():
             time.sleep(_REST)

@@ -147,7 +147,7 @@ def _choose(
     rounds = measure(runs, rounds=_ROUNDS, threads=threads)
     seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
     best = min(seconds, key=seconds.__getitem__)
-    choices = measured.choices if measured is not None and best == "native" else {}
+    choices = measured.choices if measured is not None and best == "native" else None
     times = Times(
         seconds, measured.layers if measured else {}, _dense_layers(part, threads) if measured else {}, reason
     )

@@ -103,7 +103,7 @@ def _layer_rows(part: LoweredRegion, plan: RegionPlan, times: Times) -> tuple[De
             op.name,
             tuple(op.weight.shape),
             op.weight.count_nonzero().item() / max(1, op.weight.numel()),
-            plan.choices.get(op.target, "dense") if plan.engine == "native" else "dense",
+            str(plan.choices.layers[op.target]) if plan.choices else "dense",
             times.native.get(op.target),
             times.dense.get(op.target),
         )

@@ -6,11 +6,13 @@ import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.bench.engines import Run
 from tombola.bench.timing import measure
 from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.deploy.kernels.binary.modules import BitThreshold, PackedLayer, PackSigns
@@ -19,7 +21,7 @@ from tombola.names import check_known
 from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, is_binary, signs_and_scale
 
-CHOICES = ("packed", "dense")
+PackedChoice = Literal["packed", "dense"]
 """How a binary layer on binary activations can run."""
 _ROUNDS = 3
 _NEVER, _ALWAYS = 2**31 - 1, -(2**31)
@@ -32,8 +34,8 @@ class Packed:
     name: str
     shape: tuple[int, ...]
     density: float
-    choice: str
-    seconds: Mapping[str, float]
+    choice: PackedChoice
+    seconds: Mapping[PackedChoice, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +57,11 @@ class _Layer:
 
 
 def pack_binary(
-    network: fx.GraphModule, example: Sequence[Tensor], threads: int, choices: Mapping[str, str] | None = None
+    network: fx.GraphModule, example: Sequence[Tensor], threads: int, choices: Mapping[str, PackedChoice] | None = None
 ) -> tuple[Packed, ...]:
     """Replace binary layers on binary activations by packed layers, where that is faster.
 
-    The network, traced and in eval mode, is changed. `choices`: layer name -> one of CHOICES; None: measured on this
+    The network, traced and in eval mode, is changed. `choices`: layer name -> a PackedChoice; None: measured on this
     machine. Pooling, norm and signs between two packed layers become thresholds on integer sums, computed by
     running the network's own modules on every possible sum, so that the results are equal to the bit.
     """
@@ -147,25 +149,26 @@ def _packed(layer: _Layer, maps: Maps, after: BitThreshold | None, threads: int)
     return PackedLayer(weights, layer.window, maps, out=len(weight), flat=flat, after=after, threads=threads)
 
 
-def _chosen(layer: _Layer, threads: int, choice: str | None) -> Packed:
+def _chosen(layer: _Layer, threads: int, choice: PackedChoice | None) -> Packed:
     """Packed or dense: as chosen, or whichever is faster alone on signs of the example's shape."""
     if choice is not None:
-        check_known(f"choice for the packed layer {layer.name!r}", choice, CHOICES)
+        check_known(f"choice for the packed layer {layer.name!r}", choice, get_args(PackedChoice))
     weight = layer.module.weight
-    seconds: dict[str, float] = {}
-    if choice is None:
-        maps = _maps(_shape(layer.signs), layer.padding)
-        draw = torch.Generator("cpu").manual_seed(0)
-        x = torch.randn(_shape(layer.signs), generator=draw, dtype=torch.float32, device="cpu").sign_()
-        pack, run = PackSigns(maps, threads), _packed(layer, maps, None, threads)
-        dense = x.flatten(1) if isinstance(layer.module, BinaryLinear) else x
-        times = measure(
-            {"packed": lambda: run(pack(x)), "dense": partial(layer.module, dense)}, rounds=_ROUNDS, threads=threads
-        )
-        seconds = {name: statistics.median(rounds) for name, rounds in times.items()}
-        choice = min(seconds, key=seconds.__getitem__)
+    seconds = _measured(layer, threads) if choice is None else {}
     density = weight.count_nonzero().item() / weight.numel()
-    return Packed(layer.name, tuple(weight.shape), density, choice, seconds)
+    fastest = choice if choice is not None else min(seconds, key=seconds.__getitem__)
+    return Packed(layer.name, tuple(weight.shape), density, fastest, seconds)
+
+
+def _measured(layer: _Layer, threads: int) -> dict[PackedChoice, float]:
+    maps = _maps(_shape(layer.signs), layer.padding)
+    draw = torch.Generator("cpu").manual_seed(0)
+    x = torch.randn(_shape(layer.signs), generator=draw, dtype=torch.float32, device="cpu").sign_()
+    pack, run = PackSigns(maps, threads), _packed(layer, maps, None, threads)
+    dense = x.flatten(1) if isinstance(layer.module, BinaryLinear) else x
+    runs: dict[PackedChoice, Run] = {"packed": lambda: run(pack(x)), "dense": partial(layer.module, dense)}
+    times = measure(runs, rounds=_ROUNDS, threads=threads)
+    return {name: statistics.median(rounds) for name, rounds in times.items()}
 
 
 # ---- folding what follows --------------------------------------------------------------------------------------------

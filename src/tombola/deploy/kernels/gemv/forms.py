@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +13,20 @@ from torch import Tensor
 
 from tombola.deploy.jit.native import Code
 from tombola.deploy.jit.program import Step
-from tombola.deploy.kernels.gemv.gaps import Coding, code, coded_bytes, columns, shared
-from tombola.deploy.kernels.gemv.planes import COLUMNS, planes, planes_bytes
+from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns, shared
+from tombola.deploy.kernels.gemv.planes import COLUMNS, Planes, planes, planes_bytes
 from tombola.deploy.kernels.gemv.steps import Ending, gaps_step, planes_step
 from tombola.errors import TombolaError
 from tombola.machine.memory import address, array_address
 
-PLANES = "planes"
+Form = Coding | Planes
+"""How a weight is stored."""
 BOUND = 1.5
 """What the weights of signed constants may take, as a multiple of mask entropy plus one sign bit per kept weight."""
 
 _SHARED = (2, 4, 8)  # rows that may share a list
 _WASTE = 1.25  # how many times more weights may be read when rows share a list
 _SLOW = 1.6  # forms estimated this many times slower than the fastest are not tried
-_GAPS = re.compile(r"gaps:per(\d{1,2}):rows([1248]):(weights|signs)")
 
 
 @dataclass(frozen=True)
@@ -69,62 +68,61 @@ class Gemv:
         return Step(self.code.address("step"), args, (self.code, self.args, source, target, residual))
 
 
-def choices(weight: Tensor) -> tuple[str, ...]:
-    """The forms worth trying for a weight (out, in), the most promising first; each is a `choice` of `build`.
+def forms(weight: Tensor) -> tuple[Form, ...]:
+    """The forms worth trying for a weight (out, in), the most promising first.
 
-    "gaps:perE:rowsV:weights" lists kept columns of V rows at a time, E entries in 32 bits, with the weights;
-    "gaps:perE:rowsV:signs" with signs alone, where the kept weights of each row are ± one number; "planes" has two bits
-    for each weight, kept or not, for such weights too. Forms of signed constants stay within `BOUND` where one can.
+    A coding of gaps lists kept columns of some rows at a time with the weights, or with signs alone where the kept
+    weights of each row are ± one number; planes are for such weights too. Forms of signed constants stay within `BOUND`
+    where one can.
     """
     matrix = _matrix(weight)
     signs = constants(matrix) is not None
     mask = matrix != 0
     kept = int(np.count_nonzero(mask))
-    tried: dict[str, _Cost] = {}
+    tried: dict[Form, _Cost] = {}
     for rows in (1, *_SHARED):
         if rows == 1 or (rows <= len(mask) and 0 < _read(mask, rows) <= (1.0 if signs else _WASTE) * kept):
             coding, guess = _smallest(matrix, rows, signs)
-            tried[_written(coding)] = guess
+            tried[coding] = guess
     size = planes_bytes(*mask.shape)
     smallest = min(guess.nbytes for guess in tried.values())
     if signs and mask.shape[1] >= COLUMNS and size <= max(smallest, BOUND * signed_bound(mask.size, kept)):
-        tried[PLANES] = _Cost(size, 0.08 * mask.size)
+        tried[Planes()] = _Cost(size, 0.08 * mask.size)
     limit = _SLOW * min(guess.nanoseconds for guess in tried.values())
-    names = sorted(tried, key=lambda name: tried[name].nanoseconds)
-    return tuple(name for name in names if tried[name].nanoseconds <= limit)
+    by_time = sorted(tried, key=lambda form: tried[form].nanoseconds)
+    return tuple(form for form in by_time if tried[form].nanoseconds <= limit)
 
 
-def build(weight: Tensor, bias: Tensor | None, choice: str, *, relu: bool = False, residual: bool = False) -> Gemv:
+def build(weight: Tensor, bias: Tensor | None, form: Form, *, relu: bool = False, residual: bool = False) -> Gemv:
     """Code a weight and compile its product.
 
     Args:
         weight: (out, in), any float dtype; computed in float32.
         bias: (out,) or None.
-        choice: one of `choices`, also of those for another weight.
+        form: one of `forms`, also of those for another weight.
         residual: whether a vector is added.
 
     Raises:
-        TombolaError: a weight without elements or of another number of dimensions; a choice that is not known or that
-            does not fit the weight.
+        TombolaError: a weight without elements or of another number of dimensions; a form that does not
+            fit the weight.
     """
     matrix = _matrix(weight)
-    coding = _parsed(choice)
-    signs = coding is None or coding.signs
+    signs = isinstance(form, Planes) or form.signs
     scale = constants(matrix) if signs else None
     if signs and scale is None:
-        raise TombolaError(f"{choice!r} is for signed constants, and the rows have other weights; choose weights")
+        raise TombolaError(f"{form} is for signed constants, and the rows have other weights; choose weights")
     listed: tuple[int | NDArray[Any], ...]
-    if coding is None:
+    if isinstance(form, Planes):
         if matrix.shape[1] < COLUMNS:
-            raise TombolaError(f"{choice!r} is for {COLUMNS} inputs or more, not {matrix.shape[1]}; choose gaps")
+            raise TombolaError(f"{form} is for {COLUMNS} inputs or more, not {matrix.shape[1]}; choose gaps")
         listed = (planes(matrix), *matrix.shape)
     else:
-        if coding.signs and _read(matrix != 0, coding.rows) != np.count_nonzero(matrix):
-            raise TombolaError(f"{choice!r} is for rows that share their columns; choose rows1")
-        gaps = code(matrix, coding)
+        if form.signs and _read(matrix != 0, form.rows) != np.count_nonzero(matrix):
+            raise TombolaError(f"{form} is for rows that share their columns; choose rows1")
+        gaps = code(matrix, form)
         listed = (gaps.words, gaps.starts, len(gaps.starts) - 1, gaps.order)
     ending = Ending(scale is not None, bias is not None, residual, relu)
-    compiled = planes_step(ending) if coding is None else gaps_step(coding, ending)
+    compiled = planes_step(ending) if isinstance(form, Planes) else gaps_step(form, ending)
     shift = 0 if bias is None else _bias(bias, len(matrix))
     args = (0 if scale is None else scale, 4 if scale is not None and len(scale) > 1 else 0, shift, *listed)
     nbytes = sum(arg.nbytes for arg in args if isinstance(arg, np.ndarray))
@@ -175,8 +173,8 @@ def _smallest(matrix: NDArray[np.float32], rows: int, signs: bool) -> tuple[Codi
     """The coding of the fewest bytes, by a sample of the rows."""
     part = _sample(matrix)
     kept, factor = columns(part, rows), len(matrix) / len(part)
-    tried = [Coding(per, rows, signs) for per in range(1, 17)]
-    sizes = [(factor * coded_bytes(kept, coding), coding) for coding in tried if coding.valid]
+    tried = [Coding(per, rows, signs) for per in PER_WORD[signs] if not signs or rows < 32 // per]
+    sizes = [(factor * coded_bytes(kept, coding), coding) for coding in tried]
     size, coding = min(sizes, key=lambda pair: pair[0])
     entries = size / coding.word_bytes * coding.per_word
     return coding, _Cost(size, max(size / 14, entries * (3 + 0.6 * rows if signs else 2.4 + 0.3 * rows)))
@@ -188,21 +186,3 @@ def _sample(matrix: NDArray[np.float32]) -> NDArray[np.float32]:
         return matrix
     starts = [(len(matrix) - 64) * i // 24 * 8 for i in range(4)]  # runs of whole units
     return np.concatenate([matrix[start : start + 64] for start in starts])
-
-
-def _written(coding: Coding) -> str:
-    return f"gaps:per{coding.per_word}:rows{coding.rows}:{'signs' if coding.signs else 'weights'}"
-
-
-def _parsed(choice: str) -> Coding | None:
-    """The coding of a choice; None: planes. Raises TombolaError."""
-    if choice == PLANES:
-        return None
-    match = _GAPS.fullmatch(choice)
-    coding = match and Coding(int(match[1]), int(match[2]), match[3] == "signs")
-    if not coding or not coding.valid:
-        raise TombolaError(
-            f"{choice!r} is no choice for a linear layer; known are {PLANES}, gaps:perE:rowsV:weights, E 1, 2 or 4, "
-            "and gaps:perE:rowsV:signs, E 1 to 6, 8, 10 or 16, V 1, 2, 4 or 8 and less than 32 / E"
-        )
-    return coding

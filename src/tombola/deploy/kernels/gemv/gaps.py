@@ -19,27 +19,41 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tombola.errors import TombolaError
+
 LANES = 8
+PER_WORD = {False: (1, 2, 4), True: (1, 2, 3, 4, 5, 6, 8, 10, 16)}
+"""Entries in a word, of weights and of signs."""
 _CHUNK = 2**22  # weights that are coded at a time: coding takes many times their bytes
 _WINDOW = 256  # σ, units: enough to make groups even, few enough that a group's outputs lie near each other
 
 
-@dataclass(frozen=True)
-class Coding:
-    """How entries are written: entries in a word, rows in a unit, and whether they hold signs instead of weights."""
+class Coding(msgspec.Struct, frozen=True, tag_field="kernel", tag="gaps", forbid_unknown_fields=True):
+    """How entries are written: entries in a word, rows in a unit, and whether they hold signs instead of weights.
+
+    Weights take whole bytes, signs leave bits for the gap.
+
+    Raises:
+        TombolaError: there is no such coding.
+    """
 
     per_word: int
     rows: int
     signs: bool
 
-    @property
-    def valid(self) -> bool:
-        """Whether there is such a coding: weights take whole bytes, signs leave bits for the gap."""
-        per_word = (1, 2, 3, 4, 5, 6, 8, 10, 16) if self.signs else (1, 2, 4)
-        return self.per_word in per_word and self.rows in (1, 2, 4, 8) and self.gap_bits > 0
+    def __post_init__(self) -> None:
+        if self.per_word not in PER_WORD[self.signs] or self.rows not in (1, 2, 4, 8) or self.gap_bits < 1:
+            raise TombolaError(
+                f"{self} is no coding; known are gaps:perE:rowsV:weights, E 1, 2 or 4, and gaps:perE:rowsV:signs, "
+                "E 1 to 6, 8, 10 or 16, V 1, 2, 4 or 8 and less than 32 / E"
+            )
+
+    def __str__(self) -> str:
+        return f"gemv:gaps:per{self.per_word}:rows{self.rows}:{'signs' if self.signs else 'weights'}"
 
     @property
     def field_bits(self) -> int:

@@ -7,8 +7,17 @@ block. The last block ends at the last column: where it overlaps the block befor
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Planes(msgspec.Struct, frozen=True, tag_field="kernel", tag="planes", forbid_unknown_fields=True):
+    """Two bits for each weight, kept or not."""
+
+    def __str__(self) -> str:
+        return "gemv:planes"
+
 
 ROWS = 4
 COLUMNS = 256

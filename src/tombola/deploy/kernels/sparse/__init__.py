@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tombola.deploy.kernels.sparse.choices import supports
+from tombola.deploy.kernels.sparse.choices import Choices, supports
 from tombola.deploy.kernels.sparse.region import NativeRegion
 from tombola.deploy.kernels.sparse.tune import Measured, build, measure
 
-__all__ = ["Measured", "NativeRegion", "build", "measure", "supports"]
+__all__ = ["Choices", "Measured", "NativeRegion", "build", "measure", "supports"]

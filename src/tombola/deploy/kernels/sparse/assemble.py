@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tombola.deploy.kernels.sparse.choices import Choice
+from tombola.deploy.kernels.gemv import Form
+from tombola.deploy.kernels.sparse.choices import Choice, Lanes
 from tombola.deploy.kernels.sparse.geometry import Shape, Taps, shapes_of, taps, vectors_of
 from tombola.deploy.kernels.sparse.layout import Layout, layout
 from tombola.deploy.kernels.sparse.template import ArenaAddress
@@ -137,7 +138,7 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, asse
         return held[value][0].flat if held.get(value) else images == 1
 
     for op in region.ops:
-        flat = choices[op.target].flat if isinstance(op, Conv | Linear) else form(op.source)
+        flat = not isinstance(choices[op.target], Lanes) if isinstance(op, Conv | Linear) else form(op.source)
         if images == 1 and not flat:
             raise TombolaError(f"the choice for {op.name} needs 8 images or more at a time")
         if isinstance(op, Linear) and flat and images > 1:
@@ -147,7 +148,7 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, asse
             phases = Held(op.source, True, op.target)
             assembly.nodes.append(CutPhases(source, phases, op))
             source = phases
-        if isinstance(op, Linear) and choices[op.target].gemv and op.source not in vectors:
+        if isinstance(op, Linear) and isinstance(choices[op.target], Form) and op.source not in vectors:
             packed = Held(op.source, True, packed=True)
             if packed not in held[op.source]:
                 held[op.source].append(packed)

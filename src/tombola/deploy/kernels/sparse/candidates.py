@@ -6,10 +6,11 @@ from torch import Tensor
 
 from tombola.deploy.jit.emitter import LANES
 from tombola.deploy.kernels import gemv
-from tombola.deploy.kernels.sparse.choices import REGION, Choice, Split, layers
+from tombola.deploy.kernels.sparse.choices import Choice, Choices, Flat, Lanes, Split, layers
 from tombola.deploy.kernels.sparse.geometry import Shape, shapes_of
 from tombola.deploy.ops import Conv, Linear, Region
 
+Tile = tuple[int, int, int] | tuple[int]
 _L1 = 24 * 1024  # bytes of input that one tile may read per panel and stay in the L1 cache
 _WASTE = 1.9  # how many times longer lists may become when rows share them
 
@@ -32,36 +33,26 @@ def candidates(op: Conv | Linear, shape: Shape, split: Split) -> list[Choice]:
     vectors = split.images // LANES
     inputs = op.weight.shape[1]
     kernels: list[Choice] = []
-    tiles: list[tuple[int, ...]]
+    tiles: list[Tile]
     for rows in _shared_rows(op):
         max_vectors = {1: 13, 2: 6, 4: 3}[rows]
         if split.images == 1:
             if isinstance(op, Linear):
-                return [Choice((1,), gemv=form) for form in gemv.choices(op.weight)]
+                return list(gemv.forms(op.weight))
             tiles = [(p,) for p in _runs(h * (w + 1) - 1, max_vectors)]
         elif isinstance(op, Linear) or h == w == 1:
             whole = [v for v in range(1, min(max_vectors, vectors) + 1) if vectors % v == 0]
             tiles = [(1, 1, v) for v in whole[:-3:-1]]
         else:
             tiles = [*_blocks(h, w, vectors, max_vectors), (_runs(h * (w + 1) - 1, max_vectors)[0],)]
-        kernels += [Choice(tile, rows, panels) for tile in tiles for panels in _panels(op, tile, inputs, w)]
+        kernels += [_listed(tile, rows, panels) for tile in tiles for panels in _panels(op, tile, inputs, w)]
     return kernels
 
 
-def guess(region: Region, batch: int, threads: int) -> dict[str, str]:
-    """Choices without measuring."""
-    return written(splits(region, batch, threads)[0], guesses(region, splits(region, batch, threads)[0]))
-
-
-def guesses(region: Region, split: Split) -> dict[str, Choice]:
-    """The first candidate of each layer."""
-    shapes = shapes_of(region)
-    return {op.target: candidates(op, shapes[op.target], split)[0] for op in layers(region)}
-
-
-def written(split: Split, chosen: dict[str, Choice]) -> dict[str, str]:
-    """Choices as plans store them."""
-    return {REGION: str(split), **{target: str(choice) for target, choice in chosen.items()}}
+def guess(region: Region, batch: int, threads: int) -> Choices:
+    """Choices without measuring: the first candidates."""
+    split, shapes = splits(region, batch, threads)[0], shapes_of(region)
+    return Choices(split, {op.target: candidates(op, shapes[op.target], split)[0] for op in layers(region)})
 
 
 def waste(weight: Tensor, rows: int, groups: int = 1) -> float:
@@ -71,6 +62,10 @@ def waste(weight: Tensor, rows: int, groups: int = 1) -> float:
         return float("inf")
     kept = (weight.detach().flatten(1) != 0).reshape(out // rows, rows, -1)
     return rows * float(kept.any(1).sum()) / max(1.0, float(kept.sum()))
+
+
+def _listed(tile: Tile, rows: int, panels: int) -> Lanes | Flat:
+    return Lanes(*tile, rows, panels) if len(tile) == 3 else Flat(*tile, rows, panels)
 
 
 def _shared_rows(op: Conv | Linear) -> list[int]:
@@ -101,7 +96,7 @@ def _blocks(h: int, w: int, vectors: int, max_vectors: int) -> list[tuple[int, i
     return sorted(fit, key=cost)[: 3 if vectors == 1 else 4]
 
 
-def _panels(op: Conv | Linear, tile: tuple[int, ...], inputs: int, width: int) -> list[int]:
+def _panels(op: Conv | Linear, tile: Tile, inputs: int, width: int) -> list[int]:
     """Numbers of panels: such that a tile's inputs stay in the L1 cache, and half and twice as many."""
     if isinstance(op, Linear):
         best = -(-inputs * tile[-1] * 4 * LANES // (256 * 1024))

@@ -1,103 +1,103 @@
-"""What can be chosen for a region and for each of its layers, and how choices are written (in plans)."""
+"""What can be chosen for a region and for each of its layers: records, which plans hold as they are."""
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Literal
 
+import msgspec
+
+from tombola.deploy.kernels.gemv import Form
 from tombola.deploy.ops import Conv, Linear, Op, Pool, Region
 from tombola.errors import TombolaError
 
-REGION = "region"
-"""The key of the choice for the whole region; the others are the targets of Conv and Linear operations."""
+_MAX_IMAGES = 256  # of a chunk
+_ROWS = (1, 2, 4, 8)  # that share a list: layouts have room for channels up to a multiple of 8, which these divide
 
 
-@dataclass(frozen=True)
-class Split:
-    """How images are cut into chunks, and which threads work on one: written "chunks:8" or "rows:1".
+class Split(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How images are cut into chunks, and which threads work on one.
 
     "chunks": each thread takes a chunk through the whole region. "rows": all threads share the rows of every layer.
+
+    Raises:
+        TombolaError: chunks of a number of images that is neither 1 nor a multiple of 8, or too large.
     """
 
-    by: str
+    by: Literal["chunks", "rows"]
     images: int
     """Of a chunk: 1 or a multiple of 8."""
 
-    def __str__(self) -> str:
-        return f"{self.by}:{self.images}"
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= _MAX_IMAGES or (self.images > 1 and self.images % 8):
+            raise TombolaError(
+                f"chunks of {self.images} images; a chunk has 1 image, or a multiple of 8 up to {_MAX_IMAGES}"
+            )
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The kernel of a layer: written "lanes:1x8x1:rows1:panels4", "flat:12:rows1:panels2" or "gemv:" and its form."""
+class Lanes(msgspec.Struct, frozen=True, tag_field="kernel", tag="lanes", forbid_unknown_fields=True):
+    """Lists on tiles of vectors of 8 images: rows and columns of positions, and vectors.
 
-    tile: tuple[int, ...]
-    """("lanes") rows, columns and vectors of images; ("flat") vectors of neighbouring positions."""
-    rows: int = 1
-    """Output rows that share a list."""
-    panels: int = 1
-    """How many parts the inputs are cut into."""
-    gemv: str = ""
-    """For linear layers on single images: the form of `tombola.deploy.kernels.gemv.forms`."""
-
-    @property
-    def flat(self) -> bool:
-        """Whether vectors hold neighbouring positions instead of images."""
-        return len(self.tile) == 1
-
-    def __str__(self) -> str:
-        if self.gemv:
-            return f"gemv:{self.gemv}"
-        kind = "flat" if self.flat else "lanes"
-        return f"{kind}:{'x'.join(map(str, self.tile))}:rows{self.rows}:panels{self.panels}"
-
-
-_MAX_IMAGES = 256  # images of a chunk
-_ROWS = (1, 2, 4, 8)  # that share a list: layouts have room for channels up to a multiple of 8, which these divide
-_SPLIT = re.compile(r"(chunks|rows):(\d{1,6})")
-_CHOICE = re.compile(r"(?:flat:(\d{1,3})|lanes:(\d{1,3})x(\d{1,3})x(\d{1,3})):rows(\d{1,2}):panels(\d{1,6})")
-
-
-def parse_split(text: str) -> Split:
-    """Raises TombolaError."""
-    match = _SPLIT.fullmatch(text)
-    images = int(match[2]) if match else 0
-    if match is None or not 1 <= images <= _MAX_IMAGES or (images > 1 and images % 8):
-        known = f"chunks:N and rows:N, N 1 or a multiple of 8 up to {_MAX_IMAGES}"
-        raise TombolaError(f"{text!r} is no choice for a region; known are {known}")
-    return Split(match[1], images)
-
-
-def parse_choice(text: str) -> Choice:
-    """Raises TombolaError."""
-    if text.startswith("gemv:"):
-        return Choice((1,), gemv=text.removeprefix("gemv:"))
-    match = _CHOICE.fullmatch(text)
-    if match is None:
-        raise TombolaError(
-            f"{text!r} is no choice for a layer; known are flat:P:rowsV:panelsK, lanes:YxXxL:rowsV:panelsK and gemv:F"
-        )
-    numbers = [int(n) for n in match.groups() if n is not None]
-    *tile, rows, panels = numbers
-    if min(numbers) < 1 or rows not in _ROWS or rows * _vectors(tile) > 32:
-        raise TombolaError(
-            f"{text!r} asks for a kernel of no or too many accumulators; at most 32 vectors, and 1, 2, 4 or 8 rows"
-        )
-    return Choice(tuple(tile), rows, panels)
-
-
-def parse_choices(region: Region, choices: Mapping[str, str]) -> tuple[Split, dict[str, Choice]]:
-    """The choices of a region, complete.
+    `rows`: output rows that share a list; `panels`: how many parts the inputs are cut into.
 
     Raises:
-        TombolaError: an unknown or missing key, or a choice that is not known.
+        TombolaError: no or too many accumulators.
     """
-    wanted = {REGION, *(op.target for op in layers(region))}
-    if wanted != set(choices):
-        odd = sorted(wanted ^ set(choices))[0]
-        raise TombolaError(f"the choices do not fit the region: {odd!r} is in only one of them; measure again")
-    return parse_split(choices[REGION]), {op.target: parse_choice(choices[op.target]) for op in layers(region)}
+
+    height: int
+    width: int
+    vectors: int
+    rows: int = 1
+    panels: int = 1
+
+    def __post_init__(self) -> None:
+        _check_accumulators(self, (self.height, self.width, self.vectors))
+
+    def __str__(self) -> str:
+        return f"lanes:{self.height}x{self.width}x{self.vectors}:rows{self.rows}:panels{self.panels}"
+
+
+class Flat(msgspec.Struct, frozen=True, tag_field="kernel", tag="flat", forbid_unknown_fields=True):
+    """Lists on runs of vectors of 8 neighbouring positions of one image; otherwise as `Lanes`."""
+
+    vectors: int
+    rows: int = 1
+    panels: int = 1
+
+    def __post_init__(self) -> None:
+        _check_accumulators(self, (self.vectors,))
+
+    def __str__(self) -> str:
+        return f"flat:{self.vectors}:rows{self.rows}:panels{self.panels}"
+
+
+def _check_accumulators(choice: Lanes | Flat, tile: tuple[int, ...]) -> None:
+    if min(*tile, choice.panels) < 1 or choice.rows not in _ROWS or choice.rows * math.prod(tile) > 32:
+        raise TombolaError(
+            f"{choice} asks for a kernel of no or too many accumulators; at most 32 vectors, and 1, 2, 4 or 8 rows"
+        )
+
+
+Choice = Lanes | Flat | Form
+"""The kernel of a layer; the forms are for linear layers on single images."""
+
+
+class Choices(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """All choices of a region. `layers`: the target of each Conv and Linear operation -> its kernel."""
+
+    split: Split
+    layers: Mapping[str, Choice]
+
+    def check(self, region: Region) -> None:
+        """Check that each layer has its choice.
+
+        Raises:
+            TombolaError: a choice is missing, or one too many.
+        """
+        odd = sorted({op.target for op in layers(region)} ^ set(self.layers))
+        if odd:
+            raise TombolaError(f"the choices do not fit the region: {odd[0]!r} is in only one of them; measure again")
 
 
 def layers(region: Region) -> list[Conv | Linear]:
@@ -115,10 +115,3 @@ def supports(op: Op) -> str | None:
         if op.kind == "mean" and op.padding != (0, 0):
             return "mean pooling with padding"
     return None
-
-
-def _vectors(tile: list[int]) -> int:
-    count = 1
-    for n in tile:
-        count *= n
-    return count

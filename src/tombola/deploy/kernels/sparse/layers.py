@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from tombola.deploy.jit.emitter import LANES
 from tombola.deploy.kernels import gemv
+from tombola.deploy.kernels.gemv import Form
 from tombola.deploy.kernels.sparse.assemble import Assembly, Compute, Held, conv_taps, held_by, phases_of
-from tombola.deploy.kernels.sparse.choices import Choice
+from tombola.deploy.kernels.sparse.choices import Choice, Flat, Lanes
 from tombola.deploy.kernels.sparse.kernels import SparseKernel, sparse_kernel
 from tombola.deploy.kernels.sparse.layout import FLOAT
 from tombola.deploy.kernels.sparse.lists import Lists, make_lists
@@ -30,11 +31,12 @@ def layer_template(
     """
     out = op.weight.shape[0]
     groups = op.groups if isinstance(op, Conv) else 1
+    if isinstance(choice, Form):
+        return _gemv_template(op, node, assembly, choice)
     if choice.rows > 1 and out // groups % choice.rows and groups > 1:
         raise TombolaError(f"the choice for {op.name} shares lists between rows of different groups; measure again")
-    if choice.gemv:
-        return _gemv_template(op, node, assembly, choice)
-    if choice.panels > op.weight.shape[1] or (choice.flat and isinstance(op, Linear)):
+    flat = isinstance(choice, Flat)
+    if choice.panels > op.weight.shape[1] or (flat and isinstance(op, Linear)):
         raise TombolaError(f"the choice for {op.name} does not fit its weight; measure again")
     lists = _lists(op, node.source, assembly, choice)
     bias = np.zeros(lists.groups * lists.rows, np.float32)
@@ -50,18 +52,16 @@ def layer_template(
     )
     nbytes = lists.nbytes + bias.nbytes
     read, write, add = kinds
-    kernel = SparseKernel(
-        lists.rows, read, write, None if rest is None else add, op.relu, choice.flat, lists.panels > 1
-    )
+    kernel = SparseKernel(lists.rows, read, write, None if rest is None else add, op.relu, flat, lists.panels > 1)
     return Template(sparse_kernel(kernel), args, op.target, nbytes)
 
 
-def _gemv_template(op: Conv | Linear, node: Compute, assembly: Assembly, choice: Choice) -> Template:
+def _gemv_template(op: Conv | Linear, node: Compute, assembly: Assembly, form: Form) -> Template:
     held = held_by(node)
     addresses = map(assembly.address, held)
     if not isinstance(op, Linear) or any(assembly.layouts[one].channel != 1 for one in held):
         raise TombolaError(f"the choice for {op.name} is for linear layers of vectors; measure again")
-    made = gemv.build(op.weight, op.bias, choice.gemv, relu=op.relu, residual=node.residual is not None)
+    made = gemv.build(op.weight, op.bias, form, relu=op.relu, residual=node.residual is not None)
     args: tuple[Arg, ...] = (*addresses, *(0,) * (3 - len(held)), *made.args)
     return Template(made.code, args, op.target, made.nbytes)
 
@@ -69,7 +69,7 @@ def _gemv_template(op: Conv | Linear, node: Compute, assembly: Assembly, choice:
 # ---- lists ---------------------------------------------------------------------------------------------------------
 
 
-def _lists(op: Conv | Linear, source: Held, assembly: Assembly, choice: Choice) -> Lists:
+def _lists(op: Conv | Linear, source: Held, assembly: Assembly, choice: Lanes | Flat) -> Lists:
     kind = assembly.layouts[source]
     weight = op.weight.detach().to("cpu", torch.float32).flatten(1).numpy()
     shift = np.zeros(-(-len(weight) // choice.rows) * choice.rows, np.int64)
@@ -113,7 +113,7 @@ _Distances = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
 def _tiles(
-    op: Conv | Linear, node: Compute, assembly: Assembly, choice: Choice, images: int
+    op: Conv | Linear, node: Compute, assembly: Assembly, choice: Lanes | Flat, images: int
 ) -> tuple[NDArray[np.int64], _Distances, NDArray[np.int32]]:
     """(tiles as the kernel reads them, the distances read, write, add within a tile, the masks).
 
@@ -121,8 +121,8 @@ def _tiles(
     """
     _, h, w = assembly.shapes[op.target]
     kinds = [assembly.layouts[one] for one in (node.source, node.target, node.residual or node.target)]
-    if not choice.flat:
-        high, wide, vectors = choice.tile
+    if isinstance(choice, Lanes):
+        high, wide, vectors = choice.height, choice.width, choice.vectors
         if high > h or wide > w or images % (vectors * LANES):
             raise TombolaError(f"the choice for {op.name} has tiles larger than its maps; measure again")
         strides = [op.stride if isinstance(op, Conv) else (1, 1), (1, 1), (1, 1)]
@@ -140,7 +140,7 @@ def _tiles(
         return _table(tiles, [0] * len(tiles)), (read, write, add), np.zeros(1, np.int32)
     row = kinds[1].row
     positions = (h - 1) * row + w
-    vectors = min(choice.tile[0], -(-positions // LANES))
+    vectors = min(choice.vectors, -(-positions // LANES))
     starts = _starts(-(-positions // LANES), vectors)
     lanes = (np.array(starts)[:, None] * LANES + np.arange(vectors * LANES)).reshape(-1)
     masks = np.where((lanes % row < w) & (lanes < positions), -1, 0).astype(np.int32)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tombola.deploy.jit.emitter import LANES
 from tombola.deploy.jit.program import Program
 from tombola.deploy.kernels.sparse.assemble import assemble
-from tombola.deploy.kernels.sparse.choices import Choice, Split, parse_choices, supports
+from tombola.deploy.kernels.sparse.choices import Choices, supports
 from tombola.deploy.kernels.sparse.driver import ChunkDriver
 from tombola.deploy.kernels.sparse.geometry import vectors_of
 from tombola.deploy.kernels.sparse.steps import CallWords, Maker
@@ -33,18 +33,19 @@ class NativeRegion:
         TombolaError: an operation that `supports` names, choices that do not fit the region, fewer than 1 thread.
     """
 
-    def __init__(self, region: Region, batch: int, threads: int, choices: Mapping[str, str]) -> None:
+    def __init__(self, region: Region, batch: int, threads: int, choices: Choices) -> None:
         for op in region.ops:
             reason = supports(op)
             if reason:
                 raise TombolaError(f"{op.name} cannot be compiled: {reason}")
-        split, kernels = parse_choices(region, choices)
+        choices.check(region)
+        split = choices.split
         if split.images > max(1, -(-batch // LANES) * LANES):
             raise TombolaError(f"chunks of {split.images} images are for larger batches than {batch}; measure again")
-        self.batch, self.threads, self.choices = batch, threads, dict(choices)
+        self.batch, self.threads, self.choices = batch, threads, choices
         self._inputs = {name: tuple(shape) for name, shape in region.inputs.items()}
         self._outputs = region.outputs  # not the region: it holds the dense weights
-        self.templates, self.arenas, self._words, self._shapes = make(region, split, kernels, threads)
+        self.templates, self.arenas, self._words, self._shapes = make(region, choices, threads)
         self._images = split.images
         self._driver: ChunkDriver | None = None
         if split.by == "chunks":
@@ -111,14 +112,14 @@ class NativeRegion:
 
 
 def make(
-    region: Region, split: Split, choices: dict[str, Choice], threads: int
+    region: Region, choices: Choices, threads: int
 ) -> tuple[list[Template], list[Arena], CallWords, dict[str, tuple[int, ...]]]:
     """(steps, arenas, words of a call, shapes of the outputs' images)."""
     if threads < 1:
         raise TombolaError(f"threads is {threads}; give 1 or more")
-    by_chunks = split.by == "chunks"
-    assembly = assemble(region, choices, split.images)
-    maker = Maker(region, assembly, choices, images=split.images, shares=1 if by_chunks else threads)
+    split, by_chunks = choices.split, choices.split.by == "chunks"
+    assembly = assemble(region, choices.layers, split.images)
+    maker = Maker(region, assembly, choices.layers, images=split.images, shares=1 if by_chunks else threads)
     templates = [template for node in assembly.nodes for template in maker.of(node)]
     arenas = [Arena(assembly.sizes) for _ in range(threads if by_chunks else 1)]
     vectors = vectors_of(region)

@@ -62,7 +62,7 @@ class Maker:
     """
 
     def __init__(
-        self, region: Region, assembly: Assembly, choices: dict[str, Choice], *, images: int, shares: int
+        self, region: Region, assembly: Assembly, choices: Mapping[str, Choice], *, images: int, shares: int
     ) -> None:
         self._assembly, self._choices = assembly, choices
         self._images, self._shares = images, shares

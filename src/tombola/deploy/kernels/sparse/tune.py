@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from tombola.deploy.jit.program import Program
-from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste, written
-from tombola.deploy.kernels.sparse.choices import Choice, Split, layers
+from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste
+from tombola.deploy.kernels.sparse.choices import Choice, Choices, Split, layers
 from tombola.deploy.kernels.sparse.driver import ChunkDriver
 from tombola.deploy.kernels.sparse.geometry import shapes_of
 from tombola.deploy.kernels.sparse.region import NativeRegion, make
@@ -26,15 +26,14 @@ _FINAL = 4  # candidates that come into the second round
 class Measured:
     """The fastest choices, and their times."""
 
-    choices: dict[str, str]
-    """As `build` takes them."""
+    choices: Choices
     seconds: float
     """The region, one call of the batch."""
     layers: dict[str, float]
     """Target of a layer → its approximate seconds of one call."""
 
 
-def build(region: Region, batch: int, threads: int, choices: Mapping[str, str] | None = None) -> NativeRegion:
+def build(region: Region, batch: int, threads: int, choices: Choices | None = None) -> NativeRegion:
     """The region compiled; without choices they are guessed.
 
     Raises:
@@ -100,7 +99,7 @@ def _tuned(region: Region, split: Split, batch: int, threads: int) -> Measured:
             known[key] = _best(region, op, split, threads)
         chosen[op.target], once = known[key]
         seconds[op.target] = once * turns
-    return Measured(written(split, chosen), 0.0, seconds)
+    return Measured(Choices(split, chosen), 0.0, seconds)
 
 
 def _likeness(op: Conv | Linear) -> object:
@@ -127,7 +126,7 @@ def _best(region: Region, op: Conv | Linear, split: Split, threads: int) -> tupl
 
 def _layer_run(alone: Region, op: Conv | Linear, split: Split, choice: Choice, threads: int) -> Callable[[], object]:
     """One run of the layer's own steps, without the copies of its inputs and outputs."""
-    templates, arenas, *_ = make(alone, split, {op.target: choice}, threads)
+    templates, arenas, *_ = make(alone, Choices(split, {op.target: choice}), threads)
     own = [template for template in templates if template.label == op.target]
     if split.by == "rows":
         return Program([arenas[0].step(template) for template in own], threads).run
