@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
 from tombola.bench.bench import prepare
 from tombola.bench.engines import REDUCED, Run, Workload
-from tombola.bench.timing import measure
+from tombola.bench.timing import WALL
 from tombola.deploy.kernels.binary.chain import threshold
 from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
@@ -101,7 +101,7 @@ def compare(case: Case, threads: int, rounds: int) -> dict[str, Any]:
     binary.load_state_dict(layer.state_dict())
     use_binary_layers_(binary, ["weight"])
     assert torch.equal(variants["layer"](), binary(x))  # type: ignore[arg-type]
-    times = steadily(partial(measure, {**runs, **variants}, rounds=rounds, threads=threads), ratios)
+    times = steadily(partial(WALL.measure, {**runs, **variants}, rounds=rounds, threads=threads), ratios)
     return {
         "ms": milliseconds(times),
         "baseline": fastest(times, FULL),

@@ -26,7 +26,7 @@ import tombola as tb
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
 from tombola.bench.bench import DEPLOYED, prepare
 from tombola.bench.engines import REDUCED, Run, Workload
-from tombola.bench.timing import measure
+from tombola.bench.timing import WALL
 from tombola.models.registry import build_network
 from tombola.runs.jobs import limit_threads
 from tombola.select.select import select
@@ -116,7 +116,7 @@ def compare(model: nn.Module, x: Tensor, threads: int, rounds: int) -> dict[str,
     with limit_threads(threads, exclusive=True), torch.inference_mode():
         runs, _ = prepare(Workload(model, (x,), threads), ENGINES)
         every: dict[str, Run] = {**runs, DEPLOYED: partial(deployed, x)}
-        times = steadily(partial(measure, every, rounds=rounds, threads=threads), ratios)
+        times = steadily(partial(WALL.measure, every, rounds=rounds, threads=threads), ratios)
         off = error(model(x), deployed(x))
     return {
         "ms": milliseconds(times),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from record import Ratio, Record, Times, milliseconds, ratio, steadily
 from tombola.bench.engines import Run
-from tombola.bench.timing import measure
+from tombola.bench.timing import WALL
 from tombola.runs.jobs import limit_threads
 from tombola.select.topk import keep_largest
 
@@ -67,7 +67,7 @@ def main() -> None:
                 runs: dict[str, Run] = {
                     name: partial(variant, scores, round(density * n)) for name, variant in VARIANTS.items()
                 }
-                times = steadily(partial(measure, runs, rounds=args.rounds, threads=args.threads), ratios)
+                times = steadily(partial(WALL.measure, runs, rounds=args.rounds, threads=args.threads), ratios)
                 ms, found = milliseconds(times), ratios(times)
                 cells = "".join(f"{ms[name]:11.2f}  {one!s:22}" for name, one in found.items())
                 print(f"{n:12,}{density:6.0%}{ms['tombola']:10.3f}{cells}", flush=True)

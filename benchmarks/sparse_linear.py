@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from record import Ratio, Record, Times, fastest, milliseconds, ratio, steadily
 from tombola.bench.bench import prepare
 from tombola.bench.engines import REDUCED, Run, Workload
-from tombola.bench.timing import measure
+from tombola.bench.timing import WALL
 from tombola.deploy.kernels.gemv.forms import signed_bound
 from tombola.deploy.kernels.sparse import NativeRegion, build
 from tombola.deploy.kernels.sparse import measure as tune
@@ -135,7 +135,7 @@ def compare(case: Case, dense: Dense, rounds: int) -> dict[str, Any]:
     if off > 1e-4:
         raise SystemExit(f"{case.key} at batch {len(x)}: the outputs differ by {off:.1e}")
     runs: dict[str, Run] = {**dense.runs, SPARSE: lambda: layer(x)}
-    times = steadily(partial(measure, runs, rounds=rounds, threads=threads), ratios, dense.calm)
+    times = steadily(partial(WALL.measure, runs, rounds=rounds, threads=threads), ratios, dense.calm)
     found: dict[str, Any] = {
         "ms": milliseconds(times),
         "baseline": fastest(times, FULL),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import pytest
@@ -21,11 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 import tombola as tb
-from tombola.bench import timing
-from tombola.deploy import choose
-from tombola.deploy.deploy import TOLERANCE, Deployed, deploy
+from clocks import NATIVE, QUICK, InOrder
+from tombola.bench.timing import Clock
+from tombola.deploy.deploy import TOLERANCE, Deployed
 from tombola.deploy.kernels import cuda
-from tombola.deploy.kernels.binary import chain
 from tombola.deploy.kernels.sparse.choices import Choices, Split
 from tombola.deploy.plan import Plan, RegionPlan
 from tombola.errors import TombolaError
@@ -38,12 +37,11 @@ from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.ticket import Ticket
 
+deploy = partial(tb.deploy, clock=QUICK)
+
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times are not what is tested."""
-    monkeypatch.setattr(timing, "_ROUND", 1e-4)
-    monkeypatch.setattr(timing, "_REST", 0.0)
+def seeded() -> None:
     torch.manual_seed(0)
 
 
@@ -83,11 +81,11 @@ def check_equal(model: nn.Module, deployed: Deployed, *inputs: Tensor) -> None:
         assert not b.requires_grad
 
 
-def check(model: nn.Module, *example: Tensor) -> Deployed:
+def check(model: nn.Module, *example: Tensor, clock: Clock = QUICK) -> Deployed:
     """Outputs are the model's, at other batch sizes too, and the model is left alone."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
-    deployed = deploy(model, *example, threads=1)
+    deployed = deploy(model, *example, threads=1, clock=clock)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     model = copy.deepcopy(model).eval()
@@ -100,24 +98,15 @@ def check(model: nn.Module, *example: Tensor) -> Deployed:
     return deployed
 
 
-def native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The native engine wins every race."""
-    monkeypatch.setattr(
-        choose, "measure", lambda runs, **_: {name: [i + 1.0] for i, name in enumerate(runs)}
-    )  # fmt: skip
-
-
 # ---- networks --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "always"), [("lenet-300-100", True), ("conv-2", True), ("conv-2", False), ("resnet-20", True)]
 )
-def test_networks_of_the_field(name: str, always: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if always:
-        native(monkeypatch)
+def test_networks_of_the_field(name: str, always: bool) -> None:
     model = zeroed(build_network(name, input_shape=(3, 8, 8), classes=4))
-    deployed = check(model, torch.randn(3, 3, 8, 8))
+    deployed = check(model, torch.randn(3, 3, 8, 8), clock=NATIVE if always else QUICK)
     assert not deployed.report.dense
     if always:
         assert {part.engine for part in deployed.plan.parts} == {"native"}
@@ -143,10 +132,9 @@ class Branches(nn.Module):
 
 
 @pytest.mark.parametrize("always", [True, False])
-def test_branches(always: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if always:
-        native(monkeypatch)
-    deployed = check(zeroed(Branches(), 0.5), torch.randn(2, 2, 8, 8), torch.randn(2, 3))
+def test_branches(always: bool) -> None:
+    clock = NATIVE if always else QUICK
+    deployed = check(zeroed(Branches(), 0.5), torch.randn(2, 2, 8, 8), torch.randn(2, 3), clock=clock)
     assert set(deployed.report.dense) == {"gate", "cat"}
     assert [layer.name for part in deployed.report.parts for layer in part.layers] == [
         "one", "two", "shared", "shared", "last",
@@ -204,11 +192,8 @@ class Overwriting(nn.Module):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_stays_is_named_and_right(
-    model: nn.Module, shape: tuple[int, ...], dense: set[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    native(monkeypatch)
-    deployed = check(model, torch.randn(shape))
+def test_what_stays_is_named_and_right(model: nn.Module, shape: tuple[int, ...], dense: set[str]) -> None:
+    deployed = check(model, torch.randn(shape), clock=NATIVE)
     assert dense <= set(deployed.report.dense)
 
 
@@ -219,13 +204,12 @@ def test_other_dtypes_stay() -> None:
     assert "float64" in deployed.report.dense["0"]
 
 
-def test_empty_and_full_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    native(monkeypatch)
+def test_empty_and_full_layers() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3), nn.Linear(3, 2))
     with torch.no_grad():
         assert isinstance(model[3], nn.Linear)
         model[3].weight.zero_()
-    check(model, torch.randn(2, 2, 4, 4))
+    check(model, torch.randn(2, 2, 4, 4), clock=NATIVE)
 
 
 KINDS: dict[str, Callable[[], nn.Module]] = {
@@ -246,9 +230,7 @@ def test_random_networks(kinds: list[str], density: float, batch: int) -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), *layers, nn.Flatten(), nn.LazyLinear(3)).eval()
     x = torch.randn(batch, 1, 9, 9)
     model(x)
-    with pytest.MonkeyPatch.context() as patch:
-        native(patch)
-        check(zeroed(model, density), x)
+    check(zeroed(model, density), x, clock=NATIVE)
 
 
 # ---- tickets and attached masks --------------------------------------------------------------------------------------
@@ -299,22 +281,27 @@ def test_effective_weights_of_other_attachments() -> None:
 # ---- plans -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_plan_is_saved_and_gives_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    native(monkeypatch)
+class Never(InOrder):
+    """Nothing is to be measured."""
+
+    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> NoReturn:
+        pytest.fail("measured")
+
+    fastest = measure
+
+
+def test_a_plan_is_saved_and_gives_the_same_bits(tmp_path: Path) -> None:
     model, x = zeroed(build_network("conv-2", input_shape=(3, 8, 8), classes=4)), torch.randn(4, 3, 8, 8)
-    first = deploy(model, x, threads=1)
+    first = deploy(model, x, threads=1, clock=NATIVE)
     first.plan.save(tmp_path / "plan.json")
     assert Plan.load(tmp_path / "plan.json") == first.plan
-    monkeypatch.setattr(choose, "measure", lambda *_, **__: pytest.fail("nothing is to be measured"))
     for threads in (None, 1, 2):
-        again = deploy(model, x, threads=threads, plan=tmp_path / "plan.json")
+        again = deploy(model, x, threads=threads, plan=tmp_path / "plan.json", clock=Never())
         assert torch.equal(first(x), again(x))
         assert again.plan == msgspec.structs.replace(first.plan, threads=threads or 1)
 
 
-def test_binary_layers_are_packed_and_planned(monkeypatch: pytest.MonkeyPatch) -> None:
-    native(monkeypatch)
-    monkeypatch.setattr(chain, "measure", lambda *_, **__: {"packed": [1.0], "dense": [2.0]})
+def test_binary_layers_are_packed_and_planned() -> None:
     last = BinaryLinear(64, 4)
     model = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), BinaryActivation(), BinaryConv2d(4, 4, 3, padding=1), nn.MaxPool2d(2),
@@ -325,7 +312,7 @@ def test_binary_layers_are_packed_and_planned(monkeypatch: pytest.MonkeyPatch) -
             if isinstance(layer, BinaryConv2d | BinaryLinear):
                 layer.weight.copy_(torch.randn_like(layer.weight).sign() * (torch.rand_like(layer.weight) < 0.5) / 8)
     x = torch.randn(3, 1, 10, 10)
-    deployed = check(zeroed(model, 1.0), x)
+    deployed = check(zeroed(model, 1.0), x, clock=NATIVE)
     assert deployed.plan.packed == {"3": "packed", "8": "packed", "10": "packed"}
     assert [one.name for one in deployed.report.packed] == ["3", "8", "10"]
     again = deploy(model, x, threads=1, plan=deployed.plan)
@@ -335,21 +322,22 @@ def test_binary_layers_are_packed_and_planned(monkeypatch: pytest.MonkeyPatch) -
         deploy(model, x, plan=msgspec.structs.replace(deployed.plan, packed={"3": "packed"}))
 
 
-def test_isolated_layers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A layer that dense runs faster leaves its region, if the whole gets faster."""
-    model = zeroed(nn.Sequential(*(nn.Linear(8, 8) for _ in range(3))), 0.5)
-    x = torch.randn(2, 8)
+class Times(InOrder):
+    """Torch is by far the fastest for the layer of 9 outputs, and the network with that one apart for the whole."""
 
-    def times(runs: dict[str, Any], **_: Any) -> dict[str, list[float]]:
+    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> dict[Any, list[float]]:
+        if "rows" in runs:  # a layer in torch
+            return {"rows": [1e-9 if len(runs["rows"].args[1]) == 9 else 100.0]}
         if "0" in runs:  # drafts
             return {name: [{"0": 2.0, "1": 1.0}.get(name, 3.0)] for name in runs}
-        return {name: [1e-9 if name == "rows" else i + 1.0] for i, name in enumerate(runs)}
+        return super().measure(runs, rounds=rounds, threads=threads)
 
-    monkeypatch.setattr(choose, "measure", times)
-    monkeypatch.setattr(
-        choose.sparse, "measure", lambda region, batch, threads: replace_layers(measured(region, batch, threads))
-    )
-    deployed = deploy(model, x, threads=1)
+
+def test_isolated_layers() -> None:
+    """A layer that dense runs faster leaves its region, if the whole gets faster."""
+    model = zeroed(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 9), nn.Linear(9, 8)), 0.5)
+    x = torch.randn(2, 8)
+    deployed = deploy(model, x, threads=1, clock=Times())
     assert deployed.plan.isolated == ("1",)
     assert [(part.layers, part.engine) for part in deployed.plan.parts] == [
         (("0",), "native"), (("1",), "torch"), (("2",), "native"),
@@ -357,13 +345,6 @@ def test_isolated_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     check_equal(model, deployed, x)
     again = deploy(model, x, plan=deployed.plan)
     assert torch.equal(again(x), deployed(x))
-
-
-measured = choose.sparse.measure
-
-
-def replace_layers(found: Any) -> Any:
-    return replace(found, layers={target: 1.0 if target == "_1" else 1e-10 for target in found.layers})
 
 
 def test_plans_that_do_not_fit(tmp_path: Path) -> None:
@@ -422,9 +403,8 @@ def test_copies_and_modes() -> None:
 
 
 def test_outputs_that_would_be_off_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    native(monkeypatch)
     monkeypatch.setattr(import_module("tombola.deploy.deploy"), "TOLERANCE", -1.0)
-    deployed = deploy(zeroed(nn.Sequential(nn.Linear(4, 4))), torch.randn(2, 4))
+    deployed = deploy(zeroed(nn.Sequential(nn.Linear(4, 4))), torch.randn(2, 4), clock=NATIVE)
     assert deployed.plan.parts[0].engine != "native"
     assert "would change outputs" in deployed.report.dense["all regions"]
 

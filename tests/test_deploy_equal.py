@@ -7,6 +7,7 @@ import copy
 import math
 import random
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,33 +16,22 @@ import torch
 from torch import Tensor, nn
 
 import tombola as tb
+from clocks import NATIVE
 from deployed_networks import ODD, Between, thinned
-from tombola.bench import timing
 from tombola.compact import compact
 from tombola.compact.checks import checks_of
 from tombola.compact.compare import EQUAL, difference
 from tombola.compact.inputs import inputs_like
-from tombola.deploy import choose
-from tombola.deploy.deploy import Deployed, deploy
+from tombola.deploy.deploy import Deployed
 from tombola.errors import TombolaError
 from tombola.parameters import prunable
 
+deploy = partial(tb.deploy, clock=NATIVE)
+
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Times are not what is tested; the native engine wins."""
-    monkeypatch.setattr(timing, "_ROUND", 1e-4)
-    monkeypatch.setattr(timing, "_REST", 0.0)
-    monkeypatch.setattr(choose, "measure", lambda runs, **_: {name: [i + 1.0] for i, name in enumerate(runs)})
-    monkeypatch.setattr(choose.sparse, "measure", guessed)
+def seeded() -> None:
     torch.manual_seed(0)
-
-
-def guessed(region: Any, batch: int, threads: int) -> Any:
-    from tombola.deploy.kernels.sparse import Measured
-    from tombola.deploy.kernels.sparse.candidates import guess
-
-    return Measured(guess(region, batch, threads), 0.0, {})
 
 
 def seeded_call(network: Callable[..., Any], inputs: tuple[Tensor, ...], seed: int) -> Any:
@@ -387,7 +377,3 @@ def test_checks_do_not_call_the_model() -> None:
     checks = checks_of(model, (torch.randn(4, 8),))
     assert not checks.stateless
     assert model.seen == []
-
-
-def test_public_names() -> None:
-    assert tb.deploy is deploy

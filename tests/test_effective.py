@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,21 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize, prune
 
+import tombola
 import weight_kinds
-from tombola.bench import timing
+from clocks import NATIVE
 from tombola.compact import compact
 from tombola.compact.effective import plain_copy
-from tombola.deploy import choose
-from tombola.deploy.deploy import deploy
 from tombola.errors import TombolaError
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Native kernels are chosen, unmeasured."""
-    monkeypatch.setattr(timing, "_ROUND", 1e-4)
-    monkeypatch.setattr(timing, "_REST", 0.0)
-    monkeypatch.setattr(choose, "measure", lambda runs, **_: {name: [i + 1.0] for i, name in enumerate(runs)})
+deploy = partial(tombola.deploy, clock=NATIVE)
 
 
 def state(model: nn.Module) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from tombola.bench import timing
-from tombola.deploy import choose
+from clocks import NATIVE, InOrder
 from tombola.deploy.deploy import Deployed, deploy
 from tombola.errors import TombolaError
 
@@ -26,16 +25,17 @@ def model() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
 
 
+class InTorch(InOrder):
+    """Native kernels are the slowest."""
+
+    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> dict[Any, list[float]]:
+        return {name: [3.0 if name == "native" else 2.0] for name in runs}
+
+
 @pytest.fixture(scope="module", params=["native", "torch"])
 def fast(model: nn.Module, request: pytest.FixtureRequest) -> Deployed:
     """In native kernels, or in torch alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timing, "_ROUND", 1e-4)
-        patch.setattr(timing, "_REST", 0.0)
-        first = {"native": 1.0, "torch": 3.0}[request.param]
-        times = lambda runs, **_: {name: [first if name == "native" else 2.0] for name in runs}  # noqa: E731
-        patch.setattr(choose, "measure", times)
-        deployed = deploy(model, torch.randn(2, 4), threads=1)
+    deployed = deploy(model, torch.randn(2, 4), threads=1, clock=NATIVE if request.param == "native" else InTorch())
     assert deployed.plan.parts[0].engine == request.param
     return deployed
 

@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn import functional as F
 
+from tombola.deploy.kernels.kernel import reference
 from tombola.deploy.kernels.sparse import build, measure, supports
 from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste
 from tombola.deploy.kernels.sparse.choices import Choices, Flat, Lanes, Split, layers
@@ -26,31 +26,6 @@ from tombola.errors import TombolaError
 BATCHES = st.sampled_from([1, 3, 8, 13, 64])
 DENSITIES = st.sampled_from([0.0, 0.05, 0.3, 1.0])
 quick = settings(deadline=None, max_examples=40)
-
-
-def reference(region: Region, *inputs: Tensor) -> tuple[Tensor, ...]:
-    """The region by torch, in float64."""
-    values = dict(zip(region.inputs, (x.double() for x in inputs), strict=True))
-
-    def doubled(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x.double()
-
-    for op in region.ops:
-        x = values[op.source]
-        if isinstance(op, Conv):
-            y = F.conv2d(x, op.weight.double(), doubled(op.bias), op.stride, op.padding, op.dilation, op.groups)
-        elif isinstance(op, Linear):
-            y = F.linear(x.flatten(1), op.weight.double(), doubled(op.bias))
-        elif isinstance(op, Pool):
-            y = (F.max_pool2d if op.kind == "max" else F.avg_pool2d)(x, op.kernel, op.stride, op.padding)
-        else:
-            shape = (-1, *[1] * (x.dim() - 2))
-            scale = 1 if op.scale is None else op.scale.double().view(shape)
-            y = x * scale + (0 if op.shift is None else op.shift.double().view(shape))
-        residual = getattr(op, "residual", None)
-        y = y if residual is None else y + values[residual]
-        values[op.target] = y.relu() if op.relu else y
-    return tuple(values[name] for name in region.outputs)
 
 
 def close(found: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tombola.bench import timing
+import tombola
+from clocks import NATIVE
 from tombola.compact.compare import largest_error
-from tombola.deploy import choose
-from tombola.deploy.deploy import deploy
 from tombola.deploy.jit.program import Program
 from tombola.deploy.kernels.binary.layer import Maps
 from tombola.deploy.kernels.binary.modules import PackSigns
@@ -27,12 +28,11 @@ NAN, INF = float("nan"), float("inf")
 ODD = (NAN, INF, -INF)
 
 
+deploy = partial(tombola.deploy, clock=NATIVE)
+
+
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Native kernels are chosen, unmeasured."""
-    monkeypatch.setattr(timing, "_ROUND", 1e-4)
-    monkeypatch.setattr(timing, "_REST", 0.0)
-    monkeypatch.setattr(choose, "measure", lambda runs, **_: {name: [i + 1.0] for i, name in enumerate(runs)})
+def seeded() -> None:
     torch.manual_seed(0)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.bench.engines import DENSE, ENGINES, Missing, Run, Workload
-from tombola.bench.timing import measure
+from tombola.bench.timing import WALL, Clock
 from tombola.errors import TombolaError
 from tombola.machine.cores import held_to_cores
 from tombola.names import check_known
@@ -111,6 +111,7 @@ def bench(
     engines: Sequence[str] = tuple(ENGINES),
     rounds: int = 9,
     ticket_bytes: int | None = None,
+    clock: Clock = WALL,
 ) -> Benchmark:
     """Time `model` in every engine, and `deployed`; the engines alternate, and a figure is a median over rounds.
 
@@ -129,7 +130,7 @@ def bench(
             work = Workload(model, tuple(given), threads)
             runs, missing = prepare(work, engines)
             runs[DEPLOYED] = partial(deployed[batch], *work.inputs)
-            seconds = measure(runs, rounds=rounds, threads=threads)
+            seconds = clock.measure(runs, rounds=rounds, threads=threads)
             timings += [_timing(name, batch, seconds, missing) for name in (*engines, DEPLOYED)]
             gains += _gains(batch, seconds)
     first = next(iter(inputs.values()))

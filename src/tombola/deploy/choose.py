@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from tombola.bench.timing import measure
+from tombola.bench.timing import WALL, Clock
 from tombola.deploy.kernels import sparse
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
 from tombola.deploy.ops import Conv, Linear
@@ -53,22 +53,23 @@ class Draft:
     isolated: tuple[str, ...] = ()
 
 
-def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int) -> Draft:
+def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int, clock: Clock = WALL) -> Draft:
     """The fastest draft: each region in its fastest engine, with or without the layers that are faster dense.
 
     Regions that are each faster than torch can be slower together; then all stay dense. The network is not changed.
     """
-    first = _measured(network, example, threads, ())
+    first = _measured(network, example, threads, (), clock)
     drafts = [first]
     slow = _slow_layers(first)
     if slow:
-        drafts.append(_measured(network, example, threads, slow))
+        drafts.append(_measured(network, example, threads, slow, clock))
     if any(len(draft.parts) > 1 for draft in drafts):
         drafts.append(all_dense(network, example, threads, first))
     if len(drafts) == 1:
         return first
     runs = {str(i): partial(draft.network, *example) for i, draft in enumerate(drafts)}
-    seconds = {name: statistics.median(times) for name, times in measure(runs, rounds=_ROUNDS, threads=threads).items()}
+    rounds = clock.measure(runs, rounds=_ROUNDS, threads=threads)
+    seconds = {name: statistics.median(times) for name, times in rounds.items()}
     return drafts[int(min(seconds, key=seconds.__getitem__))]
 
 
@@ -111,7 +112,9 @@ def twin(network: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(network, copy.deepcopy(network.graph))
 
 
-def _measured(network: fx.GraphModule, example: Sequence[Tensor], threads: int, isolated: Collection[str]) -> Draft:
+def _measured(
+    network: fx.GraphModule, example: Sequence[Tensor], threads: int, isolated: Collection[str], clock: Clock
+) -> Draft:
     work = twin(network)
     lowered = lower(work, example, isolated)
     values = _values(work, lowered.parts, example)
@@ -120,7 +123,8 @@ def _measured(network: fx.GraphModule, example: Sequence[Tensor], threads: int, 
     timings: list[Times] = []
     for part in lowered.parts:
         native = not set(part.layers) <= set(isolated)
-        plan, times, module = _choose(work, part, [values[node] for node in part.inputs], threads, native=native)
+        given = [values[node] for node in part.inputs]
+        plan, times, module = _choose(work, part, given, threads, clock, native=native)
         made.append((part, module))
         plans.append(plan)
         timings.append(times)
@@ -128,7 +132,7 @@ def _measured(network: fx.GraphModule, example: Sequence[Tensor], threads: int, 
 
 
 def _choose(
-    network: fx.GraphModule, part: LoweredRegion, values: Sequence[Tensor], threads: int, *, native: bool
+    network: fx.GraphModule, part: LoweredRegion, values: Sequence[Tensor], threads: int, clock: Clock, *, native: bool
 ) -> tuple[RegionPlan, Times, nn.Module]:
     """The fastest engine for a part on these inputs."""
     rest = alone(network, part)
@@ -137,24 +141,23 @@ def _choose(
     reason = None if native else "dense layers are faster here"
     if native:
         try:
-            measured = sparse.measure(part.region, len(values[0]), threads)
+            measured = sparse.measure(part.region, len(values[0]), threads, clock)
             kernels = sparse.build(part.region, len(values[0]), threads, measured.choices)
             modules["native"] = region_module("native", part, rest, kernels)
         except TombolaError as error:
             reason = str(error)
     modules |= {engine: region_module(engine, part, rest, None) for engine in ENGINES[1:]}
     runs = {engine: partial(module, *values) for engine, module in modules.items()}
-    rounds = measure(runs, rounds=_ROUNDS, threads=threads)
+    rounds = clock.measure(runs, rounds=_ROUNDS, threads=threads)
     seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
     best = min(seconds, key=seconds.__getitem__)
     choices = measured.choices if measured is not None and best == "native" else None
-    times = Times(
-        seconds, measured.layers if measured else {}, _dense_layers(part, threads) if measured else {}, reason
-    )
+    layers = (measured.layers, _dense_layers(part, threads, clock)) if measured else ({}, {})
+    times = Times(seconds, *layers, reason)
     return RegionPlan(part.layers, best, choices), times, modules[best]
 
 
-def _dense_layers(part: LoweredRegion, threads: int) -> dict[str, float]:
+def _dense_layers(part: LoweredRegion, threads: int, clock: Clock) -> dict[str, float]:
     """Target of a layer -> seconds per call in torch, in the faster layout; equal layers are measured once."""
     shapes = {node.name: shape_of(node) for node in (*part.inputs, *part.nodes)}
     known: dict[object, float] = {}
@@ -170,7 +173,7 @@ def _dense_layers(part: LoweredRegion, threads: int) -> dict[str, float]:
             runs = {"rows": _torch_run(op, x, torch.contiguous_format)}
             if isinstance(op, Conv):
                 runs["channels"] = _torch_run(op, x, torch.channels_last)
-            times = measure(runs, rounds=_LAYER_ROUNDS, threads=threads)
+            times = clock.measure(runs, rounds=_LAYER_ROUNDS, threads=threads)
             known[key] = min(statistics.median(rounds) for rounds in times.values())
         seconds[op.target] = known[key]
     return seconds

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.bench.timing import WALL, Clock
 from tombola.compact import Compacted, CompactReport
 from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.compact import compact_checked
@@ -98,6 +99,7 @@ def deploy(
     keep_compacted: bool = True,
     model: nn.Module | None = None,
     trusted: Sequence[str] = (),
+    clock: Clock = WALL,
 ) -> Deployed:
     """Compact a network exactly, and run each region in the fastest kernels that this machine has for it.
 
@@ -111,6 +113,7 @@ def deploy(
         keep_compacted: whether the compacted network is kept beside, dense, for export.
         model: of a ticket whose network is not Tombola's own, as in `Ticket.build`.
         trusted: import prefixes of such a network, as there.
+        clock: what says which kernels are the fastest; by default the time that passes.
 
     Returns:
         A module with the same call and outputs (within TOLERANCE), its `plan`, and a `report` of what was done. What no
@@ -146,7 +149,7 @@ def deploy(
         plain = plain_copy(source, example)
         checks = checks_of(plain, example)
         compacted = compact_checked(plain, checks)
-        made = _made(plain, compacted, checks, count, wanted)
+        made = _made(plain, compacted, checks, count, wanted, clock)
         empty = checks.takes_none(made[0] if checks.stateless else copy.deepcopy(made[0]))
         taken = takes(plain, checks.example, checks.batch, empty=empty)
     return Deployed(*made, taken, compacted.module if keep_compacted else None)
@@ -164,14 +167,18 @@ def _check_names(plan: Plan) -> None:
 Made = tuple[nn.Module, Plan, DeployReport]
 
 
-def _made(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+def _made(
+    plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None, clock: Clock
+) -> Made:
     """The network in the fastest engines that give its outputs; as it was if none does."""
     on_cpu = all(x.device.type == "cpu" for x in checks.example)
     network = compacted.module if on_cpu else None
     if isinstance(network, fx.GraphModule) and wanted is not None and _stays(wanted, network, checks):
         return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads)
-    make = _on_cpu if isinstance(network, fx.GraphModule) else _in_torch
-    made = make(plain, compacted, checks, threads, wanted)
+    if isinstance(network, fx.GraphModule):
+        made = _on_cpu(plain, compacted, checks, threads, wanted, clock)
+    else:
+        made = _in_torch(plain, compacted, checks, threads, wanted)
     if made[2].error <= max(TOLERANCE, checks.allowed):
         return made
     reason = f"its kernels would change outputs by {made[2].error:.1e}"
@@ -189,15 +196,17 @@ def _stays(plan: Plan, network: fx.GraphModule, checks: Checks) -> bool:
     return not plan.parts and not plan.packed and bool(lower(twin(network), checks.example).parts)
 
 
-def _on_cpu(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+def _on_cpu(
+    plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None, clock: Clock
+) -> Made:
     """Native kernels for the regions of a traced network."""
     assert isinstance(compacted.module, fx.GraphModule)
     example = checks.example
     network = twin(compacted.module)
-    packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed)
+    packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed, clock)
     choices = {one.name: one.choice for one in packed}
     if wanted is None:
-        draft = search(network, example, threads)
+        draft = search(network, example, threads, clock)
     elif wanted.packed == choices:
         draft = planned(network, example, threads, wanted.parts, wanted.isolated)
     else:

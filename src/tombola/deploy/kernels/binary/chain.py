@@ -13,17 +13,20 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.bench.engines import Run
-from tombola.bench.timing import measure
-from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
-from tombola.deploy.kernels.binary.modules import BitThreshold, PackedLayer, PackSigns
+from tombola.bench.timing import WALL, Clock
+from tombola.deploy.kernels.binary.kernel import PACKED, packed_layer, takes
+from tombola.deploy.kernels.binary.layer import ConvWindow, Maps
+from tombola.deploy.kernels.binary.modules import BitThreshold, PackSigns
+from tombola.deploy.ops import Conv, Linear, Region
 from tombola.deploy.shapes import propagate
 from tombola.names import check_known
 from tombola.nn import flow
-from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, is_binary, signs_and_scale
+from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, signs_and_scale
 
 PackedChoice = Literal["packed", "dense"]
 """How a binary layer on binary activations can run."""
 _ROUNDS = 3
+_SIGNS = "signs"
 _NEVER, _ALWAYS = 2**31 - 1, -(2**31)
 
 
@@ -40,12 +43,12 @@ class Packed:
 
 @dataclass(frozen=True, eq=False)
 class _Layer:
-    """A binary layer in the graph: its node, the signs that it reads, and its window."""
+    """A binary layer in the graph: its node, the signs that it reads, and what it computes of them."""
 
     node: fx.Node
     module: BinaryConv2d | BinaryLinear
     signs: fx.Node
-    window: ConvWindow
+    op: Conv | Linear
 
     @property
     def name(self) -> str:
@@ -53,11 +56,15 @@ class _Layer:
 
     @property
     def padding(self) -> tuple[int, int]:
-        return self.window.padding
+        return self.op.padding if isinstance(self.op, Conv) else (0, 0)
 
 
 def pack_binary(
-    network: fx.GraphModule, example: Sequence[Tensor], threads: int, choices: Mapping[str, PackedChoice] | None = None
+    network: fx.GraphModule,
+    example: Sequence[Tensor],
+    threads: int,
+    choices: Mapping[str, PackedChoice] | None = None,
+    clock: Clock = WALL,
 ) -> tuple[Packed, ...]:
     """Replace binary layers on binary activations by packed layers, where that is faster.
 
@@ -68,7 +75,8 @@ def pack_binary(
     propagate(network, example)
     modules = dict(network.named_modules())
     layers = [layer for node in network.graph.nodes if (layer := _read(node, modules)) is not None]
-    packed = tuple(_chosen(layer, threads, None if choices is None else choices.get(layer.name)) for layer in layers)
+    wanted = {} if choices is None else choices
+    packed = tuple(_chosen(layer, threads, clock, wanted.get(layer.name)) for layer in layers)
     chosen = [layer for layer, one in zip(layers, packed, strict=True) if one.choice == "packed"]
     _Rewriting(network, modules, chosen, threads).run()
     return packed
@@ -83,28 +91,26 @@ def _read(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Layer | None:
     if type(module) not in (BinaryConv2d, BinaryLinear) or not isinstance(node.args[0], fx.Node):
         return None
     assert isinstance(module, BinaryConv2d | BinaryLinear)
-    if (
-        flow.altered(module)
-        or not is_binary(module.weight)
-        or module.weight.dtype != torch.float32
-        or 0 in module.weight.shape
-    ):
+    op = None if flow.altered(module) else _operation(node, module)
+    if op is None or takes(op) is not None:
         return None
     source = node.args[0]
     signs = source if _is_signs(source, modules) else _flattened(source, modules)
     if signs is None or not _is_signs(signs, modules) or node.meta["device"] != "cpu":
         return None
-    shape = _shape(signs)
+    fits = len(_shape(source)) == 2 if isinstance(op, Linear) else signs is source and len(_shape(signs)) == 4
+    return _Layer(node, module, signs, op) if fits else None
+
+
+def _operation(node: fx.Node, module: BinaryConv2d | BinaryLinear) -> Conv | Linear | None:
+    """The module on signs, as an operation; None where there is none for its padding."""
     if isinstance(module, BinaryLinear):
-        if len(_shape(source)) != 2:
-            return None
-        return _Layer(node, module, signs, ConvWindow(shape[2:] if len(shape) == 4 else (1, 1)))
-    if signs is not source or len(shape) != 4 or module.groups != 1 or module.padding_mode != "zeros":
+        return Linear(str(node.target), _SIGNS, node.name, module.weight, module.bias)
+    if isinstance(module.padding, str) or module.padding_mode != "zeros":
         return None
-    if isinstance(module.padding, str):
-        return None
-    parts = (module.kernel_size, module.stride, module.padding, module.dilation)
-    return _Layer(node, module, signs, ConvWindow(*((part[0], part[1]) for part in parts)))
+    stride, padding, dilation = ((part[0], part[1]) for part in (module.stride, module.padding, module.dilation))
+    name, weight = str(node.target), module.weight
+    return Conv(name, _SIGNS, node.name, weight, module.bias, stride, padding, dilation, module.groups)
 
 
 def _is_signs(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
@@ -138,36 +144,25 @@ def _maps(shape: Sequence[int], border: tuple[int, int] = (0, 0)) -> Maps:
 # ---- packing one layer -----------------------------------------------------------------------------------------------
 
 
-def _packed(layer: _Layer, maps: Maps, after: BitThreshold | None, threads: int) -> PackedLayer:
-    module = layer.module
-    _, scale = signs_and_scale(module.weight.detach())
-    weight = module.weight.detach()
-    flat = isinstance(module, BinaryLinear)
-    if flat:
-        weight = weight.reshape(len(weight), maps.channels, *layer.window.kernel)
-    weights = pack_weights(weight, scale, module.bias)
-    return PackedLayer(weights, layer.window, maps, out=len(weight), flat=flat, after=after, threads=threads)
-
-
-def _chosen(layer: _Layer, threads: int, choice: PackedChoice | None) -> Packed:
+def _chosen(layer: _Layer, threads: int, clock: Clock, choice: PackedChoice | None) -> Packed:
     """Packed or dense: as chosen, or whichever is faster alone on signs of the example's shape."""
     if choice is not None:
         check_known(f"choice for the packed layer {layer.name!r}", choice, get_args(PackedChoice))
     weight = layer.module.weight
-    seconds = _measured(layer, threads) if choice is None else {}
+    seconds = _measured(layer, threads, clock) if choice is None else {}
     density = weight.count_nonzero().item() / weight.numel()
     fastest = choice if choice is not None else min(seconds, key=seconds.__getitem__)
     return Packed(layer.name, tuple(weight.shape), density, fastest, seconds)
 
 
-def _measured(layer: _Layer, threads: int) -> dict[PackedChoice, float]:
-    maps = _maps(_shape(layer.signs), layer.padding)
+def _measured(layer: _Layer, threads: int, clock: Clock) -> dict[PackedChoice, float]:
+    batch, *shape = _shape(layer.signs)
     draw = torch.Generator("cpu").manual_seed(0)
-    x = torch.randn(_shape(layer.signs), generator=draw, dtype=torch.float32, device="cpu").sign_()
-    pack, run = PackSigns(maps, threads), _packed(layer, maps, None, threads)
+    x = torch.randn(batch, *shape, generator=draw, dtype=torch.float32, device="cpu").sign_()
+    packed = PACKED.build(Region({_SIGNS: tuple(shape)}, (layer.op,), (layer.op.target,)), batch, threads, "packed")
     dense = x.flatten(1) if isinstance(layer.module, BinaryLinear) else x
-    runs: dict[PackedChoice, Run] = {"packed": lambda: run(pack(x)), "dense": partial(layer.module, dense)}
-    times = measure(runs, rounds=_ROUNDS, threads=threads)
+    runs: dict[PackedChoice, Run] = {"packed": partial(packed, x), "dense": partial(layer.module, dense)}
+    times = clock.measure(runs, rounds=_ROUNDS, threads=threads)
     return {name: statistics.median(rounds) for name, rounds in times.items()}
 
 
@@ -266,7 +261,7 @@ class _Rewriting:
             bits, maps = self._bits_of(layer.signs)
             tail = _tail(layer.node, self._modules)
             after = None if tail is None else self._fold(layer, tail)
-            call = self._call(f"packed_{number}", _packed(layer, maps, after, self._threads), bits, layer.node)
+            call = self._call(f"packed_{number}", packed_layer(layer.op, maps, after, self._threads), bits, layer.node)
             if after is None or tail is None:
                 layer.node.replace_all_uses_with(call)
             else:

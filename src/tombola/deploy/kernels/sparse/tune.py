@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
-from torch import Tensor
 
+from tombola.bench.timing import WALL, Clock
 from tombola.deploy.jit.program import Program
 from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste
 from tombola.deploy.kernels.sparse.choices import Choice, Choices, Split, layers
@@ -42,50 +42,23 @@ def build(region: Region, batch: int, threads: int, choices: Choices | None = No
     return NativeRegion(region, batch, threads, guess(region, batch, threads) if choices is None else choices)
 
 
-def measure(region: Region, batch: int, threads: int) -> Measured:
+def measure(region: Region, batch: int, threads: int, clock: Clock = WALL) -> Measured:
     """The fastest choices for calls of `batch` images on `threads` threads.
 
     Raises:
         TombolaError: an operation that cannot be compiled, fewer than 1 thread.
     """
-    tuned = [_tuned(region, split, batch, threads) for split in splits(region, batch, threads)]
+    tuned = [_tuned(region, split, batch, threads, clock) for split in splits(region, batch, threads)]
     draw = torch.Generator().manual_seed(0)
     shapes = [(batch, *shape) for shape in region.inputs.values()]
     inputs = [torch.rand(shape, generator=draw, dtype=torch.float32, device="cpu") for shape in shapes]
     built = [build(region, batch, threads, one.choices) for one in tuned]
-    seconds = min_seconds([_call(native, inputs) for native in built], _WHOLE, _FINE)
+    seconds = clock.fastest([partial(native, *inputs) for native in built], seconds=_WHOLE, rounds=_FINE)
     best = min(range(len(tuned)), key=lambda i: seconds[i])
     return replace(tuned[best], seconds=seconds[best])
 
 
-def min_seconds(runs: Sequence[Callable[[], object]], min_time: float, rounds: int) -> list[float]:
-    """Seconds of one call of each: the minimum over rounds in which they alternate.
-
-    The minimum of many short rounds is the least disturbed by other work on the machine.
-    """
-    counts = []
-    for run in runs:
-        run()
-        counts.append(max(1, int(min_time / max(1e-7, _seconds(run, 1)))))
-    best = [float("inf")] * len(runs)
-    for _ in range(rounds):
-        for i, run in enumerate(runs):
-            best[i] = min(best[i], _seconds(run, counts[i]))
-    return best
-
-
-def _seconds(run: Callable[[], object], times: int) -> float:
-    start = time.perf_counter()
-    for _ in range(times):
-        run()
-    return (time.perf_counter() - start) / times
-
-
-def _call(native: NativeRegion, inputs: list[Tensor]) -> Callable[[], object]:
-    return lambda: native(*inputs)
-
-
-def _tuned(region: Region, split: Split, batch: int, threads: int) -> Measured:
+def _tuned(region: Region, split: Split, batch: int, threads: int, clock: Clock) -> Measured:
     """The fastest candidate of each layer under one split; equal layers are measured once."""
     chunks = -(-batch // split.images)
     turns = chunks if split.by == "rows" else -(-chunks // threads)
@@ -96,7 +69,7 @@ def _tuned(region: Region, split: Split, batch: int, threads: int) -> Measured:
     for op in layers(region):
         key = (_likeness(op), shapes[op.source], shapes[op.target])
         if key not in known:
-            known[key] = _best(region, op, split, threads)
+            known[key] = _best(region, op, split, threads, clock)
         chosen[op.target], once = known[key]
         seconds[op.target] = once * turns
     return Measured(Choices(split, chosen), 0.0, seconds)
@@ -110,16 +83,16 @@ def _likeness(op: Conv | Linear) -> object:
     return type(op), tuple(op.weight.shape), kind, op.residual is None, round(10 * density**0.5), shared
 
 
-def _best(region: Region, op: Conv | Linear, split: Split, threads: int) -> tuple[Choice, float]:
+def _best(region: Region, op: Conv | Linear, split: Split, threads: int, clock: Clock) -> tuple[Choice, float]:
     """(the fastest candidate, seconds of one chunk, or of a chunk on each thread)."""
     shapes = shapes_of(region)
     names = {name: shapes[name] for name in (op.source, op.residual) if name is not None}
     alone = Region(dict(names), (op,), (op.target,))
     tried = candidates(op, shapes[op.target], split)
     runs = [_layer_run(alone, op, split, choice, threads) for choice in tried]
-    rough = min_seconds(runs, _LAYER, _ROUGH)
+    rough = clock.fastest(runs, seconds=_LAYER, rounds=_ROUGH)
     final = sorted(range(len(tried)), key=lambda i: rough[i])[:_FINAL]
-    fine = min_seconds([runs[i] for i in final], _LAYER, _FINE)
+    fine = clock.fastest([runs[i] for i in final], seconds=_LAYER, rounds=_FINE)
     seconds, best = min(zip(fine, final, strict=True))
     return tried[best], seconds
 
