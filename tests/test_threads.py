@@ -12,7 +12,7 @@ START = (
     NETWORK
     + """
 import os, signal, sys, threading, traceback
-from dataclasses import replace
+from msgspec.structs import replace
 
 sys.setswitchinterval(1e-4)
 wrong = []
@@ -51,7 +51,7 @@ from tombola.select import select
 region = Region({"x": (64,)}, (Linear("f", "x", "y", torch.randn(32, 64) * (torch.rand(32, 64) < 0.3)),), ("y",))
 rows = torch.randn(3, 64)
 answer = rows @ region.ops[0].weight.T
-CHOICE = {"region": "rows:1", "y": "gemv:gaps:per4:rows1:weights"}
+CHOICE = Choices(Split("rows", 1), {"y": Coding(4, 1, False)})
 
 def built(n):
     native = sparse.build(region, 1, n, CHOICE)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from llvmlite import ir
 
-from tombola.deploy.jit.native import F32, I32, I64, STEP
+from tombola.deploy.jit.native import F32, I32, I64, STEP, Code, compile_module
 
 LANES = 8
 V8F, V8I = ir.VectorType(F32, LANES), ir.VectorType(I32, LANES)
@@ -20,9 +20,9 @@ ZERO = ir.Constant(V8F, [0.0] * LANES)
 class Emitter:
     """A step function under construction: `b` is the builder, `arg(i)` word i of its arguments."""
 
-    def __init__(self, module: ir.Module, name: str = "step") -> None:
-        self.module = module
-        self.function = ir.Function(module, STEP, name)
+    def __init__(self, name: str) -> None:
+        self.module = ir.Module(name)
+        self.function = ir.Function(self.module, STEP, "step")
         self.args, self.thread, self.threads = self.function.args
         self.args.add_attribute("noalias")
         self.b = ir.IRBuilder(self.function.append_basic_block("entry"))
@@ -30,6 +30,18 @@ class Emitter:
     def arg(self, index: int) -> ir.Value:
         """Word `index` of the arguments, int64."""
         return self.b.load(self.b.gep(self.args, [I64(index)]))
+
+    def named(self, names: Sequence[str]) -> dict[str, ir.Value]:
+        """The words of the arguments by name; one listed as "*name" is an address of bytes."""
+        return {
+            name.removeprefix("*"): self.pointer(i) if name.startswith("*") else self.arg(i)
+            for i, name in enumerate(names)
+        }
+
+    def compiled(self) -> Code:
+        """The finished module, compiled; its function is called "step"."""
+        self.b.ret_void()
+        return compile_module(self.module)
 
     def pointer(self, index: int) -> ir.Value:
         """Word `index` of the arguments as an address of bytes."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from tombola.deploy.jit.emitter import BYTES, V8F, ZERO, Emitter
-from tombola.deploy.jit.native import F32, I32, I64, Code, compile_module
+from tombola.deploy.jit.emitter import V8F, ZERO, Emitter
+from tombola.deploy.jit.native import F32, I32, I64, Code
 from tombola.machine.locks import once
 
 FOUR = 4
@@ -20,22 +20,22 @@ TILE = 4
 BLOCK = 64
 """Positions that one group of channels after the other works on, so that weights and windows stay in the L1 cache."""
 
-COUNT = ("bits", "positions", "windows", "words", "weights", "groups", "bases", "kinds", "target", "stride", "bounds",
-         "scales", "shifts")  # fmt: skip
+COUNT = ("*bits", "*positions", "*windows", "words", "*weights", "groups", "*bases", "*kinds", "*target", "stride",
+         "*bounds", "*scales", "*shifts")  # fmt: skip
 """`positions`: int64 byte offsets of the windows; `windows`: int64 byte offsets within one, `words` of them; `weights`:
 by group and word, 4 sign words and 4 mask words; `bases`: int32 (kinds, 4 · groups); `kinds`: int32, the kind of each
 position; `target`: int32 or float32, `stride` bytes from position to position; `bounds`: int64 (threads, 4): first and
 last position, first and last group; `scales`, `shifts`: float32 (4 · groups), for float targets."""
 
 COMPARE = (
-    "sums",
-    "windows",
-    "reach",
+    "*sums",
+    "*windows",
+    "*reach",
     "window",
-    "thresholds",
-    "flips",
-    "target",
-    "offsets",
+    "*thresholds",
+    "*flips",
+    "*target",
+    "*offsets",
     "eights",
     "count",
     "stride",
@@ -43,10 +43,10 @@ COMPARE = (
 """`windows`: int64 (count) byte offsets of pooling windows, `reach`: int64 (window) offsets within one; `thresholds`:
 int32 (8 · eights); `flips`: uint8 (eights); `offsets`: int64 (count) byte offsets of the target's pixels."""
 
-PACK = ("source", "target", "offsets", "eights", "count", "stride")
+PACK = ("*source", "*target", "*offsets", "eights", "count", "stride")
 """`source`: float32, `stride` bytes from pixel to pixel; `offsets`: int64 byte offsets of the target's pixels."""
 
-PACK_PLANES = ("source", "target", "offsets", "eights", "count", "pixels", "image")
+PACK_PLANES = ("*source", "*target", "*offsets", "eights", "count", "pixels", "image")
 """`source`: float32 (count, 8 · eights, pixels), of at least 8 pixels; `offsets`: int64 (pixels), of one image;
 `image`: bytes from image to image of the target."""
 
@@ -58,12 +58,9 @@ _I8 = ir.IntType(8)
 @once
 def count_kernel(*, floats: bool, shifts: bool) -> Code:
     """Sums of all positions and channels: int32, or float32 times `scales` (plus `shifts`). Arguments: COUNT."""
-    e = Emitter(ir.Module("count"))
+    e = Emitter("count")
     b = e.b
-    a = {name: e.arg(i) for i, name in enumerate(COUNT)}
-    for name in COUNT:
-        if name not in ("words", "groups", "stride"):
-            a[name] = b.inttoptr(a[name], BYTES)
+    a = e.named(COUNT)
     mine = e.at(a["bounds"], b.mul(e.thread, I64(32)))
     first, last, low, high = (e.load(mine, 8 * i, I64) for i in range(4))
     with e.loop(first, last, BLOCK) as block:
@@ -74,8 +71,7 @@ def count_kernel(*, floats: bool, shifts: bool) -> Code:
                 _count(e, a, group, position, TILE, floats=floats, shifts=shifts)
             with e.loop(whole, end) as position:
                 _count(e, a, group, position, 1, floats=floats, shifts=shifts)
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
 
 
 def _count(
@@ -118,11 +114,9 @@ def finish(
 @once
 def compare_kernel() -> Code:
     """Bits of (the largest sum of a window >= threshold), flipped where asked for. Arguments: COMPARE."""
-    e = Emitter(ir.Module("compare"))
+    e = Emitter("compare")
     b = e.b
-    a = {name: e.arg(i) for i, name in enumerate(COMPARE)}
-    for name in ("sums", "windows", "reach", "thresholds", "flips", "target", "offsets"):
-        a[name] = b.inttoptr(a[name], BYTES)
+    a = e.named(COMPARE)
     first, last = e.share(a["count"])
     with e.loop(first, last) as position:
         window = e.at(a["sums"], e.load(a["windows"], b.mul(position, I64(8)), I64))
@@ -139,18 +133,15 @@ def compare_kernel() -> Code:
             (best,) = e.fold((I64(0), a["window"]), 1, [lowest], turn)
             bits = b.bitcast(b.icmp_signed(">=", best, e.load(a["thresholds"], across, _V8I)), _I8)
             b.store(b.xor(bits, b.load(e.at(a["flips"], eight))), e.at(target, eight))
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
 
 
 @once
 def pack_kernel() -> Code:
     """Bits of not (x < 0), 1 for NaN as torch.sign has it, of pixels whose channels are contiguous. Arguments: PACK."""
-    e = Emitter(ir.Module("pack"))
+    e = Emitter("pack")
     b = e.b
-    a = {name: e.arg(i) for i, name in enumerate(PACK)}
-    for name in ("source", "target", "offsets"):
-        a[name] = b.inttoptr(a[name], BYTES)
+    a = e.named(PACK)
     first, last = e.share(a["count"])
     with e.loop(first, last) as pixel:
         source = e.at(a["source"], b.mul(pixel, a["stride"]))
@@ -158,18 +149,15 @@ def pack_kernel() -> Code:
         with e.loop(I64(0), a["eights"]) as eight:
             x = e.load(source, b.mul(eight, I64(32)), V8F)
             b.store(b.bitcast(b.fcmp_unordered(">=", x, ZERO), _I8), e.at(target, eight))
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
 
 
 @once
 def pack_planes_kernel() -> Code:
     """The same bits of images whose channels lie one after the other. Arguments: PACK_PLANES."""
-    e = Emitter(ir.Module("pack"))
+    e = Emitter("pack")
     b = e.b
-    a = {name: e.arg(i) for i, name in enumerate(PACK_PLANES)}
-    for name in ("source", "target", "offsets"):
-        a[name] = b.inttoptr(a[name], BYTES)
+    a = e.named(PACK_PLANES)
     first, last = e.share(b.mul(a["count"], a["eights"]))
     plane = b.mul(a["pixels"], I64(4))
     with e.loop(first, last) as turn:
@@ -187,8 +175,7 @@ def pack_planes_kernel() -> Code:
             for k in range(8):
                 offset = e.load(a["offsets"], b.mul(b.add(pixel, I64(k)), I64(8)), I64)
                 b.store(b.trunc(b.lshr(word, I64(8 * k)), _I8), e.at(target, offset))
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
 
 
 def _transposed(b: ir.IRBuilder, word: ir.Value) -> ir.Value:

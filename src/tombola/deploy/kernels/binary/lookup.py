@@ -13,8 +13,8 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from tombola.deploy.jit.emitter import BYTES, Emitter
-from tombola.deploy.jit.native import I64, Code, compile_module
+from tombola.deploy.jit.emitter import Emitter
+from tombola.deploy.jit.native import I64, Code
 from tombola.deploy.kernels.binary.kernels import COUNT, FOUR, finish, smaller
 from tombola.machine.locks import once
 
@@ -22,7 +22,7 @@ BLOCK = 64
 """Positions that are looked up together, two vectors of 32."""
 MAX_WORDS = 1023
 """The most words of a window whose sums fit 16 bits."""
-LOOKUP = (*COUNT, "tables", "scratch", "room")
+LOOKUP = (*COUNT, "*tables", "*scratch", "room")
 """As COUNT, but `weights`: by group, word and nibble 4 bytes, one for each output of the group: sign bits, and mask
 bits times 16; `tables`: uint8 (256, 16), see `disagreements`; `scratch`: `room` bytes for each thread, see `room`."""
 
@@ -75,12 +75,9 @@ def room(words: int) -> int:
 @once
 def lookup_kernel(*, floats: bool, shifts: bool) -> Code:
     """What `count_kernel` gives. Arguments: LOOKUP."""
-    e = Emitter(ir.Module("lookup"))
+    e = Emitter("lookup")
     b = e.b
-    a = {name: e.arg(i) for i, name in enumerate(LOOKUP)}
-    for name in LOOKUP:
-        if name not in ("words", "groups", "stride", "room"):
-            a[name] = b.inttoptr(a[name], BYTES)
+    a = e.named(LOOKUP)
     mine = e.at(a["bounds"], b.mul(e.thread, I64(32)))
     first, last, low, high = (e.load(mine, 8 * i, I64) for i in range(4))
     rows = e.at(a["scratch"], b.mul(e.thread, a["room"]))
@@ -99,8 +96,7 @@ def lookup_kernel(*, floats: bool, shifts: bool) -> Code:
             with e.loop(block, end) as spot:
                 sums = e.load(quads, b.mul(b.sub(spot, block), I64(8)), _V4H)
                 finish(e, a, group, spot, b.zext(sums, _V4I), floats=floats, shifts=shifts)
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
 
 
 def _indices(e: Emitter, bits: ir.Value, homes: ir.Value, rows: ir.Value) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from tombola.deploy.jit.emitter import BYTES, V8F, V8I, ZERO, Emitter
-from tombola.deploy.jit.native import F32, I32, I64, Code, compile_module
+from tombola.deploy.jit.native import F32, I32, I64, Code
 from tombola.deploy.kernels.gemv.gaps import LANES, Coding
 from tombola.deploy.kernels.gemv.planes import COLUMNS, ROWS
 from tombola.machine.locks import once
@@ -34,7 +34,7 @@ def gaps_step(coding: Coding, ending: Ending) -> Code:
 
     Arguments: source, target, residual, scale, bytes between scales, bias; words, starts, groups, order.
     """
-    e = Emitter(ir.Module("gaps"))
+    e = Emitter("gaps")
     b = e.b
     finish = _finish(e, ending)
     source, words, starts, groups, order = e.pointer(0), e.pointer(6), e.pointer(7), e.arg(8), e.pointer(9)
@@ -57,8 +57,7 @@ def gaps_step(coding: Coding, ending: Ending) -> Code:
                 row = e.load(rows, b.mul(i, I64(4)), I32)
                 with b.if_then(b.icmp_signed(">=", row, I32(0))):
                     finish(e.load(sums, b.mul(i, I64(4)), F32), b.sext(row, I64))
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
 
 
 @once
@@ -67,7 +66,7 @@ def planes_step(ending: Ending) -> Code:
 
     Arguments: source, target, residual, scale, bytes between scales, bias; words, rows, columns.
     """
-    e = Emitter(ir.Module("planes"))
+    e = Emitter("planes")
     b = e.b
     finish = _finish(e, ending)
     source, words, rows, columns = e.pointer(0), e.pointer(6), e.arg(7), e.arg(8)
@@ -87,8 +86,7 @@ def planes_step(ending: Ending) -> Code:
             row = b.add(b.mul(group, I64(ROWS)), I64(r))
             with b.if_then(b.icmp_signed("<", row, rows)):
                 finish(_across(e, sums[r]), row)
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
 
 
 def _weights_word(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from llvmlite import ir
 
 from tombola.deploy.jit.emitter import BYTES, Emitter
-from tombola.deploy.jit.native import I64, STEP, Code, compile_module
+from tombola.deploy.jit.native import I64, STEP, Code
 from tombola.deploy.jit.program import Step
 from tombola.deploy.kernels.sparse.template import Arena, Template
 from tombola.machine.locks import once
@@ -38,7 +37,7 @@ class ChunkDriver:
 
 @once
 def _driver() -> Code:
-    e = Emitter(ir.Module("driver"))
+    e = Emitter("driver")
     b = e.b
     state, table = (b.inttoptr(e.arg(i), I64.as_pointer()) for i in (0, 1))
     steps = e.arg(2)
@@ -58,5 +57,4 @@ def _driver() -> Code:
         b.call(function, [b.inttoptr(e.load(entry, 8, I64), I64.as_pointer()), I64(0), I64(1)])
     b.branch(take)
     b.position_at_end(done)
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()

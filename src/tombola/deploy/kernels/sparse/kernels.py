@@ -19,22 +19,22 @@ from dataclasses import dataclass
 from llvmlite import ir
 
 from tombola.deploy.jit.emitter import BYTES, V8F, V8I, Emitter
-from tombola.deploy.jit.native import F32, I32, I64, Code, compile_module
+from tombola.deploy.jit.native import F32, I32, I64, Code
 from tombola.machine.locks import once
 
 ARGS = (
-    "lists",  # (int32 offset in bytes, V float32), contiguous, by panel, then by group
-    "starts",  # int32 (panels · groups + 1): where each list starts, in entries
-    "bounds",  # int64 (threads + 1): which groups a thread does
+    "*lists",  # (int32 offset in bytes, V float32), contiguous, by panel, then by group
+    "*starts",  # int32 (panels · groups + 1): where each list starts, in entries
+    "*bounds",  # int64 (threads + 1): which groups a thread does
     "groups",
     "panels",
-    "bias",  # float32 (rows,)
-    "tiles",  # int64 (tiles, 4): bytes from source, target, residual and masks to the tile
+    "*bias",  # float32 (rows,)
+    "*tiles",  # int64 (tiles, 4): bytes from source, target, residual and masks to the tile
     "tile_count",
-    "source",
-    "target",
-    "residual",
-    "masks",  # int32: per tile, per vector 8 words, -1 where a lane counts
+    "*source",
+    "*target",
+    "*residual",
+    "*masks",  # int32: per tile, per vector 8 words, -1 where a lane counts
     "target_stride",  # bytes between rows of the target
     "residual_stride",
 )
@@ -68,11 +68,8 @@ class SparseKernel:
 @once
 def sparse_kernel(kernel: SparseKernel) -> Code:
     """The step `step` of this kernel, arguments as in ARGS."""
-    module = ir.Module("sparse")
-    e = Emitter(module)
-    a = {name: e.arg(i) for i, name in enumerate(ARGS)}
-    for name in ("lists", "starts", "bounds", "bias", "tiles", "source", "target", "residual", "masks"):
-        a[name] = e.b.inttoptr(a[name], BYTES)
+    e = Emitter("sparse")
+    a = e.named(ARGS)
     first = e.load(a["bounds"], e.b.mul(e.thread, I64(8)), I64)
     last = e.load(a["bounds"], e.b.mul(e.b.add(e.thread, I64(1)), I64(8)), I64)
     panels = a["panels"] if kernel.panelled else I64(1)
@@ -84,8 +81,7 @@ def sparse_kernel(kernel: SparseKernel) -> Code:
         }
         with e.loop(I64(0), panels) as panel, e.loop(first, last) as group:
             _group(e, kernel, a, here, panel, group)
-    e.b.ret_void()
-    return compile_module(module)
+    return e.compiled()
 
 
 def _group(

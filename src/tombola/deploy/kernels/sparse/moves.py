@@ -13,7 +13,7 @@ from typing import Literal
 from llvmlite import ir
 
 from tombola.deploy.jit.emitter import BYTES, LANES, V8F, V8I, Emitter
-from tombola.deploy.jit.native import F32, I32, I64, Code, compile_module
+from tombola.deploy.jit.native import F32, I32, I64, Code
 from tombola.machine.locks import once
 
 Outside = Literal["source", "target"] | None
@@ -39,7 +39,7 @@ class _Move:
     """The arguments read, and the loops over channels (shared by threads) and rows."""
 
     def __init__(self, outside: Outside) -> None:
-        self.e = Emitter(ir.Module("move"))
+        self.e = Emitter("move")
         self.a = {name: self.e.arg(i) for i, name in enumerate(ARGS)}
         self.outside = outside
         for side in ("source", "target"):
@@ -78,8 +78,7 @@ class _Move:
             yield from_, to
 
     def done(self) -> Code:
-        self.e.b.ret_void()
-        return compile_module(self.e.module)
+        return self.e.compiled()
 
 
 @once

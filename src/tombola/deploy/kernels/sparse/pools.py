@@ -8,16 +8,16 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from tombola.deploy.jit.emitter import BYTES, LANES, V8F, Emitter
-from tombola.deploy.jit.native import F32, I64, Code, compile_module
+from tombola.deploy.jit.emitter import LANES, V8F, Emitter
+from tombola.deploy.jit.native import F32, I64, Code
 from tombola.machine.locks import once
 
 POOL_ARGS = (
-    "source",
+    "*source",
     "source_image",  # bytes between images, channels, rows
     "source_channel",
     "source_row",
-    "target",
+    "*target",
     "target_image",
     "target_channel",
     "target_row",
@@ -29,7 +29,7 @@ POOL_ARGS = (
     "source_width",
     "lanes",  # images innermost: 1 or a multiple of 8
 )
-POINT_ARGS = (*POOL_ARGS[:12], "residual", "residual_image", "residual_channel", "residual_row", "scale", "shift")
+POINT_ARGS = (*POOL_ARGS[:12], "*residual", "residual_image", "residual_channel", "residual_row", "*scale", "*shift")
 
 
 Extent = tuple[ir.Value, ir.Value]
@@ -53,10 +53,10 @@ class PoolWindow:
 @once
 def pool_kernel(window: PoolWindow) -> Code:
     """The maximum or mean over windows; positions beyond the map do not count (the mean has none)."""
-    e = Emitter(ir.Module("pool"))
+    e = Emitter("pool")
     b = e.b
-    a = {name: e.arg(i) for i, name in enumerate(POOL_ARGS)}
-    source, target = (b.inttoptr(a[side], BYTES) for side in ("source", "target"))
+    a = e.named(POOL_ARGS)
+    source, target = a["source"], a["target"]
     begin, end = e.share(a["channels"])
     stride = b.mul(a["lanes"], I64(4))
     kind = V8F if window.lanes else F32
@@ -79,8 +79,7 @@ def pool_kernel(window: PoolWindow) -> Code:
                 if window.relu:
                     value = e.relu(value)
                 e.store(value, e.at(e.at(target, to), b.mul(lane, I64(4))), b.mul(x, stride))
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
 
 
 def _extent(e: Emitter, window: PoolWindow, axis: int, at: ir.Value, size: ir.Value) -> Extent:
@@ -128,17 +127,15 @@ def _constant(kind: ir.Type, value: float) -> ir.Value:
 @once
 def pointwise_kernel(relu: bool, residual: bool) -> Code:
     """relu?(scale · source + shift + residual) over rows of `width` floats; scale and shift per channel."""
-    e = Emitter(ir.Module("pointwise"))
+    e = Emitter("pointwise")
     b = e.b
-    a = {name: e.arg(i) for i, name in enumerate(POINT_ARGS)}
+    a = e.named(POINT_ARGS)
     begin, end = e.share(a["channels"])
     sides = ("source", "target", "residual") if residual else ("source", "target")
     with e.loop(I64(0), a["images"]) as image, e.loop(begin, end) as c:
-        scale, shift = (e.load(b.inttoptr(a[name], BYTES), b.mul(c, I64(4)), F32) for name in ("scale", "shift"))
+        scale, shift = (e.load(a[name], b.mul(c, I64(4)), F32) for name in ("scale", "shift"))
         maps = {
-            side: e.at(
-                b.inttoptr(a[side], BYTES), b.add(b.mul(image, a[f"{side}_image"]), b.mul(c, a[f"{side}_channel"]))
-            )
+            side: e.at(a[side], b.add(b.mul(image, a[f"{side}_image"]), b.mul(c, a[f"{side}_channel"])))
             for side in sides
         }
         with e.loop(I64(0), a["height"]) as y, e.loop(I64(0), a["width"]) as x:
@@ -147,5 +144,4 @@ def pointwise_kernel(relu: bool, residual: bool) -> Code:
             if residual:
                 value = b.fadd(value, e.load(maps["residual"], at["residual"], F32))
             e.store(e.relu(value) if relu else value, maps["target"], at["target"])
-    b.ret_void()
-    return compile_module(e.module)
+    return e.compiled()
