@@ -24,7 +24,7 @@ from tombola.deploy.kernels.module import KernelModule
 from tombola.deploy.lower import lower
 from tombola.deploy.plan import Plan, RegionPlan, this_machine
 from tombola.deploy.report import DeployReport, part_rows
-from tombola.deploy.takes import Takes, takes
+from tombola.deploy.takes import Takes, shown, takes
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.machine.cores import held_to_cores
@@ -139,9 +139,7 @@ def deploy(
     count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
     count = held_to_cores("threads", count)
     if wanted is not None and [shape[1:] for shape in wanted.inputs] != [tuple(x.shape[1:]) for x in example]:
-        raise TombolaError(
-            f"the plan is for inputs {_shapes(wanted.inputs)}, not {_shapes(example)}; deploy without it"
-        )
+        raise TombolaError(f"the plan is for inputs {shown(wanted.inputs)}, not {shown(example)}; deploy without it")
     if wanted is not None:
         _check_names(wanted)
     with plain_tensors(), limit_threads(count, exclusive=True), kept(cuda=True):
@@ -265,7 +263,3 @@ def _nbytes(network: nn.Module) -> int:
     ready = [module for module in network.modules() if isinstance(module, KernelModule)]
     rest = sum(map(bytes_of, (*network.parameters(), *network.buffers())))
     return rest + sum(module.nbytes for module in ready)
-
-
-def _shapes(values: Sequence[Any]) -> str:
-    return ", ".join(str(tuple(value.shape) if isinstance(value, Tensor) else value) for value in values)

@@ -46,8 +46,8 @@ class Inference(nn.Module):
             after = fn(before)
             if (after.dtype, after.device) != (dtype, before.device):
                 raise TombolaError(
-                    f"a deployed network stays {_short(dtype)} on {device.type}, and cannot become "
-                    f"{_short(after.dtype)} on {after.device.type}; cast or move the model, and deploy that"
+                    f"a deployed network stays {short(dtype)} on {device.type}, and cannot become "
+                    f"{short(after.dtype)} on {after.device.type}; cast or move the model, and deploy that"
                 )
         return self
 
@@ -114,5 +114,6 @@ def _is_dual(inputs: Sequence[Any]) -> bool:
     return any(pair.tangent is not None for pair in pairs)
 
 
-def _short(dtype: torch.dtype) -> str:
+def short(dtype: torch.dtype) -> str:
+    """Its name, such as float32."""
     return str(dtype).removeprefix("torch.")

@@ -63,16 +63,7 @@ class DeployReport:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
-        return {
-            "compaction": self.compaction.as_dict(),
-            "packed": [asdict(one) for one in self.packed],
-            "parts": [asdict(part) for part in self.parts],
-            "cuda": [asdict(one) for one in self.cuda],
-            "dense": dict(self.dense),
-            "bytes": dict(self.bytes),
-            "error": self.error,
-            "batch": self.batch,
-        }
+        return {**asdict(self), "compaction": self.compaction.as_dict()}
 
     def __str__(self) -> str:
         lines = [str(self.compaction)]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.compact.inputs import Batch
+from tombola.deploy.inference import short
 from tombola.errors import TombolaError
 from tombola.formats import plural
 from tombola.machine.memory import described, has_shape
@@ -56,7 +57,7 @@ class Takes:
             )
         if not self._fits(given):
             raise TombolaError(
-                f"inputs of shape {_shapes(given)}; this network was deployed for {self._wanted()}: "
+                f"inputs of shape {shown(given)}; this network was deployed for {self._wanted()}: "
                 "deploy it for this shape"
             )
         for x, layout in zip(given, self.layouts, strict=True):
@@ -65,7 +66,7 @@ class Takes:
         for x, dtype, device in zip(given, self.dtypes, self.devices, strict=True):
             if x.dtype != dtype or x.device.type != device:
                 raise TombolaError(
-                    f"an input is {_dtype(x.dtype)} on {x.device.type}; this network was deployed for {_dtype(dtype)} "
+                    f"an input is {short(x.dtype)} on {x.device.type}; this network was deployed for {short(dtype)} "
                     f"on {device}: deploy it for this, or convert the input"
                 )
         if given and not len(given[0]) and not self.empty:
@@ -105,10 +106,10 @@ class Takes:
 
     def _wanted(self) -> str:
         if self.batch.only is not None:
-            return f"{_shapes(self.shapes)}, a batch of {self.batch.size} alone ({self.batch.only})"
+            return f"{shown(self.shapes)}, a batch of {self.batch.size} alone ({self.batch.only})"
         fixed = [wanted for wanted, own in zip(self.shapes, self.batch.carries, strict=True) if not own]
-        rest = f" ({_shapes(fixed)} as it is)" if fixed else ""
-        return f"{_shapes(self.shapes)}, any batch{rest}"
+        rest = f" ({shown(fixed)} as it is)" if fixed else ""
+        return f"{shown(self.shapes)}, any batch{rest}"
 
 
 def takes(network: nn.Module, example: Sequence[Tensor], batch: Batch, *, empty: bool) -> Takes:
@@ -133,9 +134,6 @@ def _names(network: nn.Module, count: int) -> tuple[str, ...]:
     return tuple(known[i] if i < len(known) else f"input {i + 1}" for i in range(count))
 
 
-def _dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _shapes(values: Sequence[Any]) -> str:
+def shown(values: Sequence[Any]) -> str:
+    """Their shapes, of tensors or as they are."""
     return ", ".join(str(tuple(value.shape) if isinstance(value, Tensor) else value) for value in values)

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,17 @@ class Step:
     """What must outlive the step: arrays that `args` points into, the compiled code."""
 
 
-class Program:
+class Compiled:
+    """What holds addresses of code and data: its copies are the object itself, and it is not pickled."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
+
+
+class Program(Compiled):
     """Steps, run one after the other; each is split among all threads, and the next begins when all have finished.
 
     With one thread, the caller's, a run is one native call. With more, threads - 1 workers join it, from a thread pool
@@ -59,13 +69,6 @@ class Program:
             _thread_pool(self.threads).run(self._at, len(self.steps))
         elif self.steps:
             self._native.run(self._at, len(self.steps), 0, 1, 0, 0)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
-        """The program itself: addresses in its arguments cannot be copied."""
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
 
 
 class _ThreadPool:

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tombola.deploy.jit.program import Program
+from tombola.deploy.jit.program import Compiled, Program
 from tombola.deploy.kernels.binary.layer import Bits, ConvWindow, Maps, Packing, Sums, Weights
 from tombola.deploy.kernels.module import KernelModule
-from tombola.errors import TombolaError
 from tombola.machine.locks import Lock
 from tombola.machine.memory import address, checked, given, made
 
@@ -23,8 +22,8 @@ _CACHED = 4  # batch sizes whose tables are kept
 _SHARED = 2**19  # values; fewer are packed in about the time that waking a thread takes
 
 
-class _PackedModule(KernelModule):
-    """Prepared for each batch size; one call runs at a time."""
+class _PackedModule(Compiled, KernelModule):
+    """Prepared for each batch size, under a lock: nothing else in it changes; one call runs at a time."""
 
     def __init__(self, threads: int) -> None:
         super().__init__()
@@ -43,12 +42,6 @@ class _PackedModule(KernelModule):
                 self._prepared.popitem(last=False)
         self._prepared.move_to_end(batch)
         return self._prepared[batch]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _PackedModule:
-        return self  # nothing in it changes but tables, and these under the lock
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
 
 
 class PackSigns(_PackedModule):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from tombola.deploy.jit.emitter import LANES
-from tombola.deploy.jit.program import Program
+from tombola.deploy.jit.program import Compiled, Program
 from tombola.deploy.kernels.sparse.assemble import assemble
 from tombola.deploy.kernels.sparse.choices import Choices, supports
 from tombola.deploy.kernels.sparse.driver import ChunkDriver
@@ -22,7 +21,7 @@ from tombola.machine.locks import Lock
 from tombola.machine.memory import given, made
 
 
-class NativeRegion:
+class NativeRegion(Compiled):
     """`region` as compiled steps.
 
     Called with the region's inputs in order, float32 on the CPU, (N, C, H, W) or (N, F), any N, gives the outputs in
@@ -102,13 +101,6 @@ class NativeRegion:
         for chunk in range(chunks):
             self.arenas[0].chunk[0] = chunk
             self.program.run()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NativeRegion:
-        """The region itself: nothing in it changes."""
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TombolaError("compiled steps cannot be pickled; save the plan and the model, and deploy again")
 
 
 def make(
