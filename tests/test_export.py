@@ -12,7 +12,7 @@ from torch.nn.utils import prune
 
 from tombola.compact import compact
 from tombola.deploy import export as exports
-from tombola.deploy.export import check_formats, export, to_onnx
+from tombola.deploy.export import check_formats, export
 from tombola.errors import TombolaError
 from tombola.models.registry import build_network
 from tombola.nn.binary import BinaryActivation, use_binary_layers_
@@ -52,16 +52,16 @@ def test_every_format_gives_the_network_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet-20", "lenet-300-100"])
-def test_networks_round_trip_through_onnx(name: str) -> None:
+def test_networks_round_trip_through_onnx(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     x = torch.randn(1, 3, 8, 8)
     model = build_network(name, input_shape=(3, 8, 8), classes=4).eval()
-    _, error = to_onnx(compact(model, x).module, (x,))
-    assert error <= 1e-4
+    (written,) = export(compact(model, x).module, (x,), tmp_path, ["onnx"]).values()
+    assert written["error"] <= 1e-4
 
 
-def test_binary_networks_round_trip_through_onnx() -> None:
+def test_binary_networks_round_trip_through_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     model = nn.Sequential(nn.Linear(6, 8), BinaryActivation(), nn.Linear(8, 3))
@@ -69,7 +69,8 @@ def test_binary_networks_round_trip_through_onnx() -> None:
         model[2].weight.copy_(0.5 * torch.sign(model[2].weight))
     use_binary_layers_(model, ["2.weight"])
     x = torch.randn(4, 6)
-    assert to_onnx(compact(model.eval(), x).module, (x,))[1] <= 1e-5
+    (written,) = export(compact(model.eval(), x).module, (x,), tmp_path, ["onnx"]).values()
+    assert written["error"] <= 1e-5
 
 
 def test_nothing_is_written_when_a_format_cannot_be(tmp_path: Path) -> None:
@@ -232,9 +233,9 @@ def test_what_an_onnx_file_cannot_hold_is_said(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as patch:
         patch.setattr(exports, "_ONNX_BYTES", 16)
         with pytest.raises(TombolaError, match="at most 2 GB; leave format onnx out"):
-            to_onnx(nn.Linear(4, 4), (torch.zeros(1, 4),))
+            export(nn.Linear(4, 4).eval(), (torch.zeros(1, 4),), tmp_path, ["onnx"])
     with pytest.raises(TombolaError, match="leave this format out") as caught:
-        to_onnx(nn.Linear(4, 4).bfloat16(), (torch.zeros(1, 4).bfloat16(),))
+        export(nn.Linear(4, 4).bfloat16().eval(), (torch.zeros(1, 4).bfloat16(),), tmp_path, ["onnx"])
     assert "\n" not in str(caught.value)
     with pytest.raises(TombolaError, match="no tensors"):
         export(network(), (), tmp_path)

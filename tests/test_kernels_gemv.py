@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tombola.deploy.jit.program import Program
-from tombola.deploy.kernels.gemv import gaps
 from tombola.deploy.kernels.gemv.forms import BOUND, Form, Gemv, build, constants, forms, signed_bound
 from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns
 from tombola.deploy.kernels.gemv.planes import Planes, planes, planes_bytes
@@ -109,11 +108,10 @@ def test_longer_rows_come_first() -> None:
 
 
 @pytest.mark.parametrize("coding", [Coding(4, 1, False), Coding(2, 4, False), Coding(5, 1, True)])
-def test_coded_in_parts_or_whole(coding: Coding, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coded_in_parts_or_whole(coding: Coding) -> None:
     weight = matrix((2500, 40), 0.3, "layer" if coding.signs else "weights").numpy()
     whole = code(weight, coding)
-    monkeypatch.setattr(gaps, "_CHUNK", 1)
-    parts = code(weight, coding)
+    parts = code(weight, coding, chunk=1)
     assert np.array_equal(whole.words, parts.words)
     assert np.array_equal(whole.starts, parts.starts)
     assert np.array_equal(whole.order, parts.order)

@@ -85,16 +85,6 @@ def check_formats(formats: Sequence[str]) -> None:
         raise not_installed(missing[0], "tombola[onnx]", "leave format onnx out")
 
 
-def to_onnx(network: nn.Module, example: Sequence[Tensor]) -> tuple[bytes, float]:
-    """(the ONNX file, the largest error of ONNX Runtime, on inputs as in `export`). The network is in eval mode.
-
-    Raises TombolaError: as `export`.
-    """
-    check_formats(["onnx"])
-    with plain_tensors(), kept():
-        return _to_onnx(network, checks_of(network, example))
-
-
 def _to_onnx(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
     size = sum(x.nbytes for x in (*network.parameters(), *network.buffers()))
     if size >= _ONNX_BYTES:

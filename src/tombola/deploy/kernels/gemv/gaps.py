@@ -133,10 +133,10 @@ def coded_bytes(kept: Columns, coding: Coding) -> int:
     return int(_group_words(lengths[_order(lengths)], coding).sum()) * coding.word_bytes
 
 
-def code(weight: NDArray[np.float32], coding: Coding) -> Gaps:
-    """Write a matrix (out, in). With signs, all rows of a unit must be kept where one is."""
+def code(weight: NDArray[np.float32], coding: Coding, chunk: int = _CHUNK) -> Gaps:
+    """Write a matrix (out, in), `chunk` weights at a time. With signs, all rows of a unit must be kept where one is."""
     window = _WINDOW * coding.rows
-    run = window * max(1, _CHUNK // (window * weight.shape[1]))
+    run = window * max(1, chunk // (window * weight.shape[1]))
     firsts = range(0, len(weight), run)
     parts = [_code(weight[first : first + run], coding) for first in firsts]
     ends = np.cumsum([0, *(part.starts[-1] for part in parts)])
