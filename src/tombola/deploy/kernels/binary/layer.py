@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tombola.deploy.jit.program import Step
-from tombola.deploy.kernels.binary.kernels import FOUR, compare_kernel, count_kernel, pack_kernel, pack_planes_kernel
+from tombola.deploy.kernels.binary.emitted import FOUR, compare_kernel, count_kernel, pack_kernel, pack_planes_kernel
 from tombola.deploy.kernels.binary.lookup import BLOCK, MAX_WORDS, disagreements, looks_up, lookup_kernel, nibbles, room
 from tombola.machine.memory import array_address
 

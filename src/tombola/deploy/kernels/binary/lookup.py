@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tombola.deploy.jit.emitter import Emitter
 from tombola.deploy.jit.native import I64, Code
-from tombola.deploy.kernels.binary.kernels import COUNT, FOUR, finish, smaller
+from tombola.deploy.kernels.binary.emitted import COUNT, FOUR, finish, smaller
 from tombola.machine.locks import once
 
 BLOCK = 64

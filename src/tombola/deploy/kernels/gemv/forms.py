@@ -13,9 +13,9 @@ from torch import Tensor
 
 from tombola.deploy.jit.native import Code
 from tombola.deploy.jit.program import Step
+from tombola.deploy.kernels.gemv.emitted import Ending, gaps_step, planes_step
 from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns, shared
 from tombola.deploy.kernels.gemv.planes import COLUMNS, Planes, planes, planes_bytes
-from tombola.deploy.kernels.gemv.steps import Ending, gaps_step, planes_step
 from tombola.errors import TombolaError
 from tombola.machine.memory import address, array_address
 

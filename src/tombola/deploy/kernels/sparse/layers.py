@@ -11,7 +11,7 @@ from tombola.deploy.kernels import gemv
 from tombola.deploy.kernels.gemv import Form
 from tombola.deploy.kernels.sparse.assemble import Assembly, Compute, Held, conv_taps, held_by, phases_of
 from tombola.deploy.kernels.sparse.choices import Choice, Flat, Lanes
-from tombola.deploy.kernels.sparse.kernels import SparseKernel, sparse_kernel
+from tombola.deploy.kernels.sparse.emitted import SparseKernel, sparse_kernel
 from tombola.deploy.kernels.sparse.layout import FLOAT
 from tombola.deploy.kernels.sparse.lists import Lists, make_lists
 from tombola.deploy.kernels.sparse.template import Arg, Template

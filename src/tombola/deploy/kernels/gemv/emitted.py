@@ -1,4 +1,4 @@
-"""The compiled steps of sparse matrix-vector products: y = relu?(scale · (W x) + bias + residual)."""
+"""The emitted steps of sparse matrix-vector products: y = relu?(scale · (W x) + bias + residual)."""
 
 from __future__ import annotations
 
