@@ -31,6 +31,7 @@ FLOORS = [
     "select",
     "hold",
     "nn",
+    "graph",
     "supermask",
     "compact",
     "models",

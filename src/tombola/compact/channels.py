@@ -13,15 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.compact.channel_ops import ChannelOp, Join, Norm, OpaqueOp, WeightLayer
 from tombola.compact.checks import plain_tensors
 from tombola.compact.copies import copied
-from tombola.compact.coupling import Coupling, coupled_channels
-from tombola.compact.read_ops import channel_ops
-from tombola.compact.trace import traced
 from tombola.errors import TombolaError
+from tombola.graph.coupling import Coupling, coupled_channels
+from tombola.graph.ops import ChannelOp, Join, Norm, WeightLayer, channel_ops, opaque_places
+from tombola.graph.trace import Untraceable, same_in_training, traced
 from tombola.mask import Mask
-from tombola.nn import flow
 from tombola.parameters import prunable
 
 
@@ -93,22 +91,22 @@ def channel_groups(model: nn.Module, *example: Tensor, residual: bool = True) ->
     with plain_tensors():
         plain = copied(model)
         inputs = tuple(x.detach().clone() for x in example)
-        more = tuple(torch.cat([x, x[:1]]) for x in inputs) if all(x.dim() for x in inputs) else None
         try:
-            network = traced(plain, inputs, training=True, other=more)
-        except flow.Untraceable as error:
+            network = traced(plain, inputs, [bool(x.dim()) and len(x) == len(inputs[0]) for x in inputs])
+            same_in_training(plain, network, inputs)
+        except Untraceable as error:
             raise TombolaError(
                 f"the network's channels cannot be followed: {error}; rewrite its forward, or prune weights (imp)"
             ) from error
-    return _groups(channel_ops(network, training=True), model, residual)
+    return _groups(channel_ops(network, plain, training=True), model, residual)
 
 
 def _groups(ops: Mapping[fx.Node, ChannelOp], model: nn.Module, residual: bool) -> ChannelGroups:
     coupling = coupled_channels(ops)
     norms = {
-        op.name: coupling.into[node].labels
+        op.tensors["weight"]: coupling.into[node].labels
         for node, op in ops.items()
-        if isinstance(op, Norm) and op.module.weight is not None and op.module.weight.requires_grad
+        if isinstance(op, Norm) and "weight" in op.values and op.values["weight"].requires_grad
     }
     scaled = torch.zeros_like(coupling.pinned)
     for labels in norms.values():
@@ -122,14 +120,14 @@ def _groups(ops: Mapping[fx.Node, ChannelOp], model: nn.Module, residual: bool) 
                 "prune them too"
             )
         free &= ~added
-    opaque = {node.name: op.reason for node, op in ops.items() if isinstance(op, OpaqueOp)}
+    opaque = opaque_places(ops)
     if not bool(free.any()):
         raise TombolaError(_without_units(norms, list(opaque.values())))
     unit_of = torch.where(free, free.cumsum(0) - 1, -1)
-    layers = {_weight(op): (node, op) for node, op in ops.items() if isinstance(op, WeightLayer)}
+    layers = {op.weight_name: (node, op) for node, op in ops.items() if isinstance(op, WeightLayer)}
     return ChannelGroups(
         count=int(free.sum()),
-        scales={f"{name}.weight": unit_of[labels] for name, labels in norms.items()},
+        scales={name: unit_of[labels] for name, labels in norms.items()},
         outputs={name: unit_of[coupling.values[node].labels] for name, (node, _) in layers.items()},
         inputs={name: unit_of[coupling.into[node].labels] for name, (node, op) in layers.items() if op.groups == 1},
         shape_of={name: weight.shape for name, weight in prunable(model).items()},
@@ -153,11 +151,6 @@ def _without_units(norms: Mapping[str, Tensor], reasons: Sequence[str]) -> str:
         f"the network's channels cannot be ranked: {found}{why}; choose a network with affine batch norms between its "
         "layers, or prune weights (imp)"
     )
-
-
-def _weight(layer: WeightLayer) -> str:
-    """The name of its weight in the model's state_dict."""
-    return f"{layer.name}.{layer.local}" if layer.module else layer.name
 
 
 def _kept(units: Tensor, kept: Tensor) -> Tensor:

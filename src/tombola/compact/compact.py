@@ -8,29 +8,21 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from tombola.compact.channel_ops import OpaqueOp, WeightLayer
+from tombola.compact.apply import put_into
 from tombola.compact.checks import Checks, checks_of, plain_tensors
-from tombola.compact.compare import same_calls
 from tombola.compact.copies import copied
-from tombola.compact.coupling import coupled_channels
 from tombola.compact.effective import plain_copy
 from tombola.compact.fold import fold_norms as fold
-from tombola.compact.read_ops import channel_ops
 from tombola.compact.shrink import shrink
-from tombola.compact.trace import traced
 from tombola.errors import TombolaError
 from tombola.formats import density as percent
-from tombola.nn import flow
+from tombola.graph.coupling import coupled_channels
+from tombola.graph.ops import WeightLayer, channel_ops, opaque_places
+from tombola.graph.trace import Untraceable, same_in_training, traced
 from tombola.nn.flops import flops as flops_of
 from tombola.rng.guard import kept
 
 Pair = tuple[int, int]
-
-_MISREAD = (
-    "traced by torch.fx it gives other outputs: it depends on numbers that are not in its inputs, or changes values in "
-    "place (write x = x + y, not x += y)"
-)
-
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -95,7 +87,9 @@ class Compacted:
     """A smaller network.
 
     Args:
-        module: in eval mode, an fx.GraphModule with the model's own names, or a plain copy if it cannot be traced.
+        module: in eval mode, a copy of the model with smaller tensors, which can train on; the graph where the model's
+            own forward asks for sizes that are no longer there.
+        graph: the same network as `tombola.graph.trace.traced` gives it; None if it cannot be traced.
         kept: name of a weight, bias, scale, shift or statistic -> which indices of the whole tensor it consists of,
             int64, along its outputs and, of a layer's weight, along its inputs too. Without folded norms and constants
             the small tensor is just that part of the whole one (`cut`, `scatter`).
@@ -104,6 +98,7 @@ class Compacted:
     module: nn.Module
     report: CompactReport
     kept: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    graph: fx.GraphModule | None = None
 
 
 def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True, fold_constants: bool = True) -> Compacted:
@@ -139,50 +134,45 @@ def compact_checked(
     model: nn.Module, checks: Checks, *, fold_norms: bool = True, fold_constants: bool = True
 ) -> Compacted:
     """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode."""
-    if not checks.stateless:
-        reason = "its forward changes the network's own buffers, parameters or attributes"
-        return Compacted(copied(model), CompactReport(reason=reason))
     example, plain = checks.example, copied(model)
     try:
-        network = traced(plain, example, training=not fold_norms, other=checks.other)
-    except flow.Untraceable as error:
+        network = traced(plain, example, checks.batch.carries if checks.batch.only is None else None)
+        if not fold_norms:
+            same_in_training(plain, network, example)
+    except Untraceable as error:
         return Compacted(copied(model), CompactReport(reason=str(error)))
-    network.eval()
     read = checks.error(network)
-    if read.size > checks.allowed or not same_calls(plain, network, example):
-        return Compacted(copied(model), CompactReport(reason=_MISREAD + (f" (on {read.what})" if read.what else "")))
-    before, flops = _layers(network), _flops(network, example)
-    ops = channel_ops(network, training=not fold_norms)
-    folded = fold(network, ops, coupled_channels(ops)) if fold_norms else ()
-    shrunk = shrink(network, example, training=not fold_norms, fold_constants=fold_constants)
-    network.recompile()
-    after = _layers(network)
+    if read.size > checks.allowed:
+        reason = f"read by torch.export it gives other outputs, on {read.what}: it depends on what is not in its inputs"
+        return Compacted(copied(model), CompactReport(reason=reason))
+    before, flops = _layers(network, plain), _flops(network, example)
+    ops = channel_ops(network, plain, training=not fold_norms)
+    folded = fold(network, ops, coupled_channels(ops)) if fold_norms else {}
+    shrunk = shrink(network, plain, training=not fold_norms, fold_constants=fold_constants)
+    after = _layers(network, plain)
     rows = tuple(
         LayerReport(name, kind, (a[0], b[0]), (a[1], b[1]), (a[2], b[2]))
         for name, (kind, *a) in before.items()
         for _, *b in (after[name],)
     )
-    ops = channel_ops(network, training=not fold_norms)
-    opaque = {_place(node): op.reason for node, op in ops.items() if isinstance(op, OpaqueOp)}
+    opaque = opaque_places(channel_ops(network, plain, training=not fold_norms))
     off = checks.error(network)
     if off.size > checks.allowed:
         reason = f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}"
         return Compacted(copied(model), CompactReport(reason=reason))
-    report = CompactReport(None, rows, folded, shrunk.folded, opaque, (flops, _flops(network, example)), off.size)
-    return Compacted(network, report, shrunk.kept)
+    put_into(plain, network, folded)
+    cut = plain if checks.error(plain).size <= checks.allowed else network
+    after_flops = _flops(network, example)
+    report = CompactReport(None, rows, tuple(folded), shrunk.folded, opaque, (flops, after_flops), off.size)
+    return Compacted(cut, report, shrunk.kept, network)
 
 
-def _place(node: fx.Node) -> str:
-    """What a node is called in a report."""
-    return str(node.target) if node.op == "call_module" else node.name
-
-
-def _layers(network: fx.GraphModule) -> dict[str, tuple[str, int, int, int]]:
+def _layers(network: fx.GraphModule, model: nn.Module) -> dict[str, tuple[str, int, int, int]]:
     """name -> (kind, units, weights, nonzeros)."""
-    ops = channel_ops(network, training=False)
+    ops = channel_ops(network, model, training=False)
     return {
         op.name: (
-            type(op.owner).__name__ if op.module else "functional",
+            type(model.get_submodule(op.name)).__name__ if op.module else "functional",
             op.weight.shape[0],
             op.weight.numel(),
             int(op.weight.count_nonzero()),

@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.nn import functional as F
 
-from tombola.compact.channel_ops import (
+from tombola.graph.coupling import Channels, Coupling
+from tombola.graph.node import shape_of
+from tombola.graph.ops import (
     ChannelOp,
     Concat,
     Elementwise,
-    Flatten,
     Join,
     Norm,
     PerChannel,
+    Reshape,
     WeightLayer,
     evaluate,
 )
-from tombola.compact.coupling import Channels, Coupling
-from tombola.compact.trace import shape_of
 
 Constants = Mapping[fx.Node, Tensor]
 """node -> float64, one number per channel: the constant that it sends in eval mode, NaN if it varies.
@@ -32,13 +32,11 @@ With norms that compute statistics a constant is one in train mode too.
 _NEAR_STEP = 1e-5
 
 
-def constants_of(
-    ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, modules: Mapping[str, nn.Module]
-) -> dict[fx.Node, Tensor]:
+def constants_of(ops: Mapping[fx.Node, ChannelOp], coupling: Coupling) -> dict[fx.Node, Tensor]:
     """The constants of every node whose channels are known."""
     constants: dict[fx.Node, Tensor] = {}
     for node in coupling.values:
-        value = _of(node, ops[node], coupling, constants, modules)
+        value = _of(node, ops[node], coupling, constants)
         constants[node] = torch.where(value.isfinite(), value, torch.nan)
     return constants
 
@@ -71,9 +69,7 @@ def _varying(size: int) -> Tensor:
     return torch.full((size,), torch.nan, dtype=torch.float64, device="cpu")
 
 
-def _of(
-    node: fx.Node, op: ChannelOp, coupling: Coupling, constants: Constants, modules: Mapping[str, nn.Module]
-) -> Tensor:
+def _of(node: fx.Node, op: ChannelOp, coupling: Coupling, constants: Constants) -> Tensor:
     channels = coupling.values[node]
     match op:
         case WeightLayer():
@@ -81,15 +77,15 @@ def _of(
         case Norm():
             return _norm(op, _along(op.source, 1, len(channels.labels), coupling, constants))
         case Elementwise():
-            return _pointwise(node, op, constants[op.source], modules)
+            return _pointwise(node, op, constants[op.source])
         case PerChannel():
             constant = constants[op.source]
             return constant if op.keeps else constant.where(constant == 0, torch.nan)
-        case Flatten():
-            constant = constants[op.source]
-            return constant.repeat_interleave(len(channels.labels) // len(constant))
+        case Reshape():
+            moved = op.regrouped.channels(coupling.values[op.source].axis, constants[op.source])
+            return _varying(len(channels.labels)) if moved is None else moved[1]
         case Join():
-            return _join(node, op, channels, coupling, constants, modules)
+            return _join(node, op, channels, coupling, constants)
         case Concat():
             sizes = [(source, (shape_of(source) or ())[op.axis]) for source in op.sources]
             return torch.cat([_along(source, op.axis, size, coupling, constants) for source, size in sizes])
@@ -112,38 +108,31 @@ def _layer(layer: WeightLayer, constant: Tensor) -> Tensor:
 
 def _norm(norm: Norm, constant: Tensor) -> Tensor:
     """A channel of scale 0 sends its shift; another one a constant only if the norm keeps its statistics."""
-    module = norm.module
-    value = torch.full_like(constant, torch.nan)
+    own, value = norm.values, torch.full_like(constant, torch.nan)
+    weight, bias = own.get("weight"), own.get("bias")
     if norm.fixed:
-        one = constant.to(module.running_var.device, module.running_var.dtype)[None]
-        statistics = module.running_mean, module.running_var, module.weight, module.bias
+        mean, var = own["running_mean"], own["running_var"]
         with torch.no_grad():
-            value = F.batch_norm(one, *statistics, eps=module.eps)[0].double().cpu()
-    if module.weight is None:
+            one = constant.to(var.device, var.dtype)[None]
+            value = F.batch_norm(one, mean, var, weight, bias, eps=norm.eps)[0].double().cpu()
+    if weight is None:
         return value
-    off = (module.weight.detach() == 0).cpu()
-    shift = torch.zeros_like(value) if module.bias is None else module.bias.detach().double().cpu()
+    off = (weight.detach() == 0).cpu()
+    shift = torch.zeros_like(value) if bias is None else bias.detach().double().cpu()
     return torch.where(off, shift, value)
 
 
-def _pointwise(node: fx.Node, op: Elementwise, constant: Tensor, modules: Mapping[str, nn.Module]) -> Tensor:
-    value = evaluate(node, modules, {op.source: constant}).double()
+def _pointwise(node: fx.Node, op: Elementwise, constant: Tensor) -> Tensor:
+    value = evaluate(node, {op.source: constant}).double()
     known = ~constant.isnan()
     if op.discontinuous:
         known &= (constant == 0) | (constant.abs() > _NEAR_STEP)
     return torch.where(known, value, torch.nan)
 
 
-def _join(
-    node: fx.Node,
-    op: Join,
-    channels: Channels,
-    coupling: Coupling,
-    constants: Constants,
-    modules: Mapping[str, nn.Module],
-) -> Tensor:
+def _join(node: fx.Node, op: Join, channels: Channels, coupling: Coupling, constants: Constants) -> Tensor:
     one, other = (_along(source, channels.axis, len(channels.labels), coupling, constants) for source in op.sources)
-    value = evaluate(node, modules, dict(zip(op.sources, (one, other), strict=True)))
+    value = evaluate(node, dict(zip(op.sources, (one, other), strict=True)))
     return torch.where((one == 0) | (other == 0), 0.0, value) if op.product else value
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from tombola.compact.channel_ops import ChannelOp, Norm, WeightLayer
+from tombola.graph.ops import ChannelOp, Norm, WeightLayer
 
 Kept = Mapping[str, tuple[Tensor, ...]]
 """Name of a tensor -> the indices that are kept along its first axes, int64 on the CPU."""
@@ -23,20 +23,16 @@ class Positions:
     left: Mapping[str, tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, network: fx.GraphModule, ops: Mapping[fx.Node, ChannelOp]) -> Positions:
+    def of(cls, ops: Iterable[ChannelOp]) -> Positions:
         """Of a network of which nothing was cut yet."""
-        names = {id(p): name for name, p in network.named_parameters(remove_duplicate=False)}
         tensors: dict[str, dict[str, int]] = {}
         left: dict[str, tuple[Tensor, Tensor]] = {}
-        for op in ops.values():
+        for op in ops:
             if isinstance(op, WeightLayer):
-                tensors[op.name] = {names[id(op.weight)]: 2}
-                if op.bias is not None:
-                    tensors[op.name][names[id(op.bias)]] = 1
+                tensors[op.name] = {op.weight_name: 2, **({op.bias_name: 1} if op.bias_name else {})}
                 left[op.name] = _all(op.weight.shape[0]), _all(op.weight.shape[1])
             elif isinstance(op, Norm):
-                own = (*op.module.named_parameters(), *op.module.named_buffers())
-                tensors[op.name] = {f"{op.name}.{local}": 1 for local, tensor in own if tensor.dim() == 1}
+                tensors[op.name] = dict.fromkeys(op.tensors.values(), 1)
                 left[op.name] = (_all(op.channels),) * 2
         return cls(tensors, left)
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from tombola.compact.channel_ops import ChannelOp, Norm, WeightLayer, exact_nodes
 from tombola.compact.constants import Constants, constants_into, constants_of, reads, sums
-from tombola.compact.coupling import Coupling, coupled_channels
+from tombola.compact.fold import with_bias
 from tombola.compact.positions import Positions
-from tombola.compact.read_ops import channel_ops
-from tombola.compact.trace import write_shapes
+from tombola.graph.coupling import Channels, Coupling, coupled_channels
+from tombola.graph.edit import set_argument, set_tensor
+from tombola.graph.node import arguments, operation, shape_of
+from tombola.graph.ops import ChannelOp, Norm, Reshape, WeightLayer, channel_ops, exact_nodes
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,19 +25,20 @@ class Shrunk:
     kept: Mapping[str, tuple[Tensor, ...]]
 
 
-def shrink(
-    network: fx.GraphModule, example: tuple[Tensor, ...], *, training: bool, fold_constants: bool = True
-) -> Shrunk:
+def shrink(network: fx.GraphModule, model: nn.Module, *, training: bool, fold_constants: bool = True) -> Shrunk:
     """Remove what can go until nothing more can.
 
-    The network's layers and norms are changed. At least one channel of every value stays.
+    The traced network's tensors and shapes are changed. At least one channel of every value stays.
+
+    Args:
+        model: which it was traced from.
     """
     folded: dict[str, int] = {}
-    ops = channel_ops(network, training=training)
-    positions = Positions.of(network, ops)
+    ops = channel_ops(network, model, training=training)
+    positions = Positions.of(ops.values())
     while True:
         coupling = coupled_channels(ops)
-        constants = constants_of(ops, coupling, dict(network.named_modules()))
+        constants = constants_of(ops, coupling)
         if not fold_constants:
             constants = {node: torch.full_like(constant, torch.nan) for node, constant in constants.items()}
         gone = _removable(ops, coupling, constants)
@@ -45,9 +46,8 @@ def shrink(
             return Shrunk(folded, positions.kept())
         for name, count in _fold_constants(network, ops, coupling, constants, gone).items():
             folded[name] = folded.get(name, 0) + count
-        positions = _cut(network, channel_ops(network, training=training), coupling, gone, positions)
-        write_shapes(network, example)
-        ops = channel_ops(network, training=training)
+        positions = _cut(network, channel_ops(network, model, training=training), coupling, gone, positions)
+        ops = channel_ops(network, model, training=training)
 
 
 def _removable(ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, constants: Constants) -> Tensor:
@@ -124,7 +124,7 @@ def _fold_constants(
             continue
         added = sums(layer) @ sent
         before = torch.zeros_like(added) if layer.bias is None else layer.bias.detach().double().cpu()
-        _set_bias(network, layer, (before + added).to(layer.weight.device, layer.weight.dtype))
+        with_bias(network, node, layer, (before + added).to(layer.weight.device, layer.weight.dtype))
     return {name: count for name, count in done.items() if count}
 
 
@@ -139,9 +139,16 @@ def _cut(
         into, out = (~gone[channels.labels] for channels in (coupling.into[node], coupling.values[node]))
         left[op.name] = positions.cut(op, into, out)
         if isinstance(op, Norm):
-            _cut_norm(op, out)
+            _cut_norm(network, node, op, out)
         elif not bool(into.all() and out.all()):
             _cut_layer(network, op, into, out)
+    for node, op in ops.items():
+        if isinstance(op, WeightLayer) and op.groups > 1:
+            out = ~gone[coupling.values[node].labels]
+            set_argument(node, "groups", op.groups * int(out.sum()) // len(out))
+        if node in coupling.values:
+            _cut_value(node, op, coupling.values[node], gone)
+    network.recompile()
     return Positions(positions.tensors, left)
 
 
@@ -149,42 +156,30 @@ def _cut_layer(network: fx.GraphModule, layer: WeightLayer, into: Tensor, out: T
     weight, device = layer.weight.detach(), layer.weight.device
     if layer.groups == 1:
         weight = weight[:, into.to(device)]
-    weight = weight[out.to(device)].clone()
-    bias = None if layer.bias is None else layer.bias.detach()[out.to(device)].clone()
-    setattr(layer.owner, layer.local, nn.Parameter(weight, requires_grad=layer.weight.requires_grad))
-    if bias is not None:
-        _set_bias(network, layer, bias)
-    if not layer.module:
+    set_tensor(network, layer.weight_name, weight[out.to(device)].clone())
+    if layer.bias is not None and layer.bias_name is not None:
+        set_tensor(network, layer.bias_name, layer.bias.detach()[out.to(device)].clone())
+
+
+def _cut_norm(network: fx.GraphModule, node: fx.Node, norm: Norm, keep: Tensor) -> None:
+    for local, name in norm.tensors.items():
+        value = norm.values[local].detach()
+        set_tensor(network, name, value[keep.to(value.device)].clone())
+    if "num_groups" in arguments(node):
+        set_argument(node, "num_groups", norm.groups * int(keep.sum()) // norm.channels)
+
+
+def _cut_value(node: fx.Node, op: ChannelOp, channels: Channels, gone: Tensor) -> None:
+    """The new shape of what a node gives, and the size that a reshaping asks for."""
+    shape, axis = shape_of(node), channels.axis
+    assert shape is not None
+    left = int((~gone[channels.labels]).sum())
+    node.meta["shape"] = (*shape[:axis], left, *shape[axis + 1 :])
+    if not isinstance(op, Reshape) or operation(node) not in ("view", "reshape", "unflatten"):
         return
-    owner: Any = layer.owner
-    if layer.linear:
-        owner.out_features, owner.in_features = weight.shape
-        return
-    owner.out_channels = weight.shape[0]
-    if layer.groups > 1:
-        owner.groups = layer.groups * int(out.sum()) // len(out)
-    owner.in_channels = weight.shape[1] * owner.groups
-
-
-def _cut_norm(norm: Norm, keep: Tensor) -> None:
-    module = norm.module
-    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.dim() != 1:
-            continue
-        value = tensor.detach()[keep.to(tensor.device)].clone()
-        setattr(module, name, nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value)
-    if isinstance(module, nn.GroupNorm):
-        module.num_channels, module.num_groups = int(keep.sum()), norm.groups * int(keep.sum()) // norm.channels
-    else:
-        module.num_features = int(keep.sum())
-
-
-def _set_bias(network: fx.GraphModule, layer: WeightLayer, value: Tensor) -> None:
-    parameter = nn.Parameter(value, requires_grad=layer.weight.requires_grad)
-    if layer.module:
-        layer.owner.bias = parameter
-        return
-    for module in network.modules():
-        for name, held in module._parameters.items():
-            if held is layer.bias:
-                setattr(module, name, parameter)
+    given = arguments(node)
+    name = "sizes" if "sizes" in given else next(one for one in ("size", "shape") if one in given)
+    sizes, first = list(given[name]), given["dim"] % len(shape_of(op.source) or ()) if name == "sizes" else 0
+    if 0 <= axis - first < len(sizes) and sizes[axis - first] != -1:
+        sizes[axis - first] = left
+        set_argument(node, name, sizes)

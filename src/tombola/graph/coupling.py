@@ -10,19 +10,19 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
-from tombola.compact.channel_ops import (
+from tombola.graph.node import shape_of
+from tombola.graph.ops import (
     Boundary,
     ChannelOp,
     Concat,
     Elementwise,
-    Flatten,
     Join,
     Norm,
     OpaqueOp,
     PerChannel,
+    Reshape,
     WeightLayer,
 )
-from tombola.compact.trace import shape_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,11 +81,12 @@ class _Draft:
                 self._tie_groups(op.groups, channels.labels)
                 self._call(op.name, node, channels, channels)
             case Elementwise():
-                self._pass(node, op.source, None)
+                if op.source in self.values:
+                    self.values[node] = self.values[op.source]
             case PerChannel():
-                self._pass(node, op.source, op.first)
-            case Flatten():
-                self._flatten(node, op.source)
+                self._pass(node, op)
+            case Reshape():
+                self._reshape(node, op)
             case Join():
                 self._join(node, op)
             case Concat():
@@ -109,10 +110,7 @@ class _Draft:
         return Coupling(_relabelled(self.values, set_of), _relabelled(self.into, set_of), pinned)
 
     def _layer(self, node: fx.Node, layer: WeightLayer) -> None:
-        shape = shape_of(node)
-        assert shape is not None
-        axis = len(shape) - 1 if layer.linear else 1
-        channels, out = self._on(layer.source, axis), Channels(axis, self._fresh(layer.weight.shape[0]))
+        channels, out = self._on(layer.source, layer.axis), Channels(layer.axis, self._fresh(layer.weight.shape[0]))
         if layer.groups > 1:
             self._tie_groups(layer.groups, channels.labels, out.labels)
         self._call(layer.name, node, channels, out)
@@ -129,21 +127,24 @@ class _Draft:
         self._tie(into.labels, self.into[other].labels)
         self._tie(out.labels, self.values[other].labels)
 
-    def _pass(self, node: fx.Node, source: fx.Node, first: int | None) -> None:
-        channels = self.values.get(source)
-        if channels is not None and (first is None or channels.axis < first):
-            self.values[node] = channels
-        elif channels is not None:
+    def _pass(self, node: fx.Node, op: PerChannel) -> None:
+        channels = self.values.get(op.source)
+        if channels is None:
+            return
+        if channels.axis in op.axes:
+            self.values[node] = Channels(op.axes.index(channels.axis), channels.labels)
+        else:
             self.pins.append(channels.labels)
 
-    def _flatten(self, node: fx.Node, source: fx.Node) -> None:
-        before, after, channels = shape_of(source), shape_of(node), self.values.get(source)
-        assert before is not None
-        assert after is not None
-        if channels is not None and channels.axis == 1:
-            self.values[node] = Channels(1, channels.labels.repeat_interleave(after[1] // before[1]))
-        elif channels is not None:
+    def _reshape(self, node: fx.Node, op: Reshape) -> None:
+        channels = self.values.get(op.source)
+        if channels is None:
+            return
+        moved = op.regrouped.channels(channels.axis, channels.labels)
+        if moved is None:
             self.pins.append(channels.labels)
+        else:
+            self.values[node] = Channels(*moved)
 
     def _join(self, node: fx.Node, op: Join) -> None:
         one, other = op.sources

@@ -1,0 +1,51 @@
+"""Changes of a traced network: its tensors, and the arguments of its calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from tombola.graph.node import arguments
+
+
+def tensor(network: fx.GraphModule, name: str) -> Tensor:
+    """The network's tensor of that state_dict name."""
+    path, _, local = name.rpartition(".")
+    value: Tensor = getattr(network.get_submodule(path), local)
+    return value
+
+
+def set_tensor(network: fx.GraphModule, name: str, value: Tensor, like: Tensor | None = None) -> None:
+    """Put a tensor in place of that of the same name, as a parameter where that, or `like`, is one."""
+    path, _, local = name.rpartition(".")
+    owner = network.get_submodule(path)
+    before = getattr(owner, local, like)
+    if isinstance(before, nn.Parameter):
+        setattr(owner, local, nn.Parameter(value, requires_grad=before.requires_grad))
+    elif local in owner._buffers:
+        owner._buffers[local] = value
+    else:
+        owner.register_buffer(local, value)
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Give a call another argument of that name."""
+    given = {**arguments(node), name: value}
+    if not isinstance(node.target, torch._ops.OpOverload):
+        node.args, node.kwargs = tuple(given.values()), {}
+        return
+    wanted = node.target._schema.arguments
+    node.args = tuple(given[one.name] for one in wanted if not one.kwarg_only)
+    node.kwargs = {one.name: given[one.name] for one in wanted if one.kwarg_only}
+
+
+def add_bias(network: fx.GraphModule, node: fx.Node, name: str, value: Tensor, like: Tensor) -> None:
+    """Give a layer's call, which has none, a bias of that name; trained if `like` is."""
+    path, _, local = name.rpartition(".")
+    network.get_submodule(path).register_parameter(local, nn.Parameter(value, requires_grad=like.requires_grad))
+    with network.graph.inserting_before(node):
+        bias = network.graph.get_attr(name)
+    bias.meta = {"shape": tuple(value.shape)}
+    set_argument(node, "bias", bias)

@@ -1,0 +1,227 @@
+"""A network as one graph of functional ATen operations, by torch.export.
+
+Operations keep the names under which torch documents them (conv2d, linear, scaled_dot_product_attention, lstm):
+nothing is decomposed, so that what stays in torch runs as fast as in the network itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram, export
+
+from tombola.graph.custom import keep_whole, put_back
+from tombola.graph.functional import Aliased, make_functional, one_name
+from tombola.graph.node import operation
+from tombola.machine.locks import Lock
+from tombola.nn.forward import leaves, mapped
+
+_TRACING = Lock()  # torch.export changes torch.nn.Module for the whole process while it runs
+
+
+class Untraceable(Exception):
+    """torch.export cannot follow a network; the message is the reason, in one line."""
+
+
+def traced(model: nn.Module, inputs: Sequence[Tensor], carries: Sequence[bool] | None = None) -> fx.GraphModule:
+    """The graph of a model in eval mode, over the model's own parameters and buffers, under their state_dict names.
+
+    Nodes are inputs, tensors by name (get_attr), calls of `torch.ops.aten` and of Tombola's binary layers, and the
+    output, in the containers that the model returns. Every tensor's node has `meta["val"]`, a fake tensor whose shape
+    holds the batch as a symbol (see `tombola.graph.node`). No operation writes into a tensor, but for those at the end
+    that give the model's own buffers their new values.
+
+    Args:
+        model: plain parameters, in eval mode. It is copied, and only copies are called.
+        inputs: as the network takes them.
+        carries: of each input, whether its first axis is the batch, which is any then; None: all sizes are fixed.
+
+    Raises:
+        Untraceable: its forward depends on values, or calls what torch.export does not know.
+    """
+    with _TRACING.inner, torch.no_grad(), _quiet():
+        returned: list[Any] = []
+        flat = _Flat(_sharing_tensors(model), returned.append)
+        keep_whole(flat.inner)
+        program = _export(flat, _of_two(inputs, carries), carries)
+        graph = _functional(program)
+    put_back(graph)
+    return _named(graph, model, returned[-1])
+
+
+def same_in_training(model: nn.Module, network: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Check that a model's forward does in train mode what the graph of its eval mode says, norms and dropout aside.
+
+    Raises:
+        Untraceable: it does not.
+    """
+    twin = _sharing_tensors(model).train()
+    with _TRACING.inner, torch.no_grad(), _quiet():
+        flat = _Flat(twin, lambda _: None)
+        keep_whole(twin)
+        other = _module(_export(flat.train(), _of_two(inputs, None), None))
+    if _operations(other) != _operations(network):
+        raise Untraceable("its forward depends on the mode other than through modules (F.dropout: use nn.Dropout)")
+
+
+def _operations(network: fx.GraphModule) -> list[str]:
+    """The names of what is called, without what norms count and whether it is done in place."""
+    names = (operation(node) for node in network.graph.nodes if node.op == "call_function" and node.users)
+    return [name.rstrip("_") for name in names if name != "sym_size"]
+
+
+def _export(flat: _Flat, inputs: tuple[Tensor, ...], carries: Sequence[bool] | None) -> ExportedProgram:
+    free = [{0: Dim.AUTO} if own else {} for own in carries or (False,) * len(inputs)]
+    try:
+        return export(flat, inputs, dynamic_shapes=((*free,),), strict=False)
+    except Exception as error:  # a user's forward may raise anything when its input holds no values
+        raise Untraceable(_line(error)) from error
+
+
+def _functional(program: ExportedProgram) -> fx.GraphModule:
+    """The program's graph without operations that write into tensors."""
+    with contextlib.suppress(Aliased):
+        graph = _module(program)
+        make_functional(graph)
+        return graph
+    try:
+        graph = _module(program.run_decompositions({}))  # nothing is decomposed, but writes become values
+    except Exception as error:
+        raise Untraceable(_line(error)) from error
+    one_name(graph)
+    return graph
+
+
+def _module(program: ExportedProgram) -> fx.GraphModule:
+    made = program.module(check_guards=False)
+    assert isinstance(made, fx.GraphModule)
+    return made
+
+
+# ---- before ----------------------------------------------------------------------------------------------------------
+
+
+class _Flat(nn.Module):
+    """The model with its output as a tuple of tensors; `note` is told what it returned."""
+
+    def __init__(self, inner: nn.Module, note: Callable[[Any], None]) -> None:
+        super().__init__()
+        self.inner = inner
+        self._note = note
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """All tensors of the output, in order."""
+        output = self.inner(*inputs)
+        self._note(output)
+        return tuple(leaves(output))
+
+
+def _sharing_tensors(model: nn.Module) -> nn.Module:
+    """A copy whose parameters and buffers are the model's own tensors."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo)
+
+
+def _of_two(inputs: Sequence[Tensor], carries: Sequence[bool] | None) -> tuple[Tensor, ...]:
+    """The inputs with at least two rows: torch.export takes a size of 1 for a fixed one."""
+    own = carries or (False,) * len(inputs)
+    return tuple(
+        torch.cat([x, x]) if free and len(x) == 1 else x.clone() for x, free in zip(inputs, own, strict=True)
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _line(error: Exception) -> str:
+    """The first line of what torch.export says, which is long."""
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"torch.export cannot follow it: {type(error).__name__} {text}"[:240]
+
+
+# ---- after -----------------------------------------------------------------------------------------------------------
+
+
+def _named(graph: fx.GraphModule, model: nn.Module, output: Any) -> fx.GraphModule:
+    """The graph over the model's tensors by their own names, with plain inputs and the model's kind of output."""
+    own = {id(tensor): name for name, tensor in _tensors(model)}
+    made, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    root = nn.Module()
+    for node in graph.graph.nodes:
+        if node.op == "output":
+            _return(made, root, [copies[one] for one in node.args[0]], output)
+        elif node.op == "get_attr":
+            tensor = _attribute(graph, str(node.target))
+            name = own.get(id(tensor)) or str(node.target).replace(".", "_")
+            _hold(root, name, tensor)
+            copies[node] = made.get_attr(name)
+            copies[node].meta = {**node.meta, "val": node.meta.get("val", tensor)}
+        else:
+            copies[node] = made.node_copy(node, copies.__getitem__)
+    finished = fx.GraphModule(root, made)
+    finished.graph.eliminate_dead_code()
+    finished.recompile()
+    return finished
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and buffers by name; of tied ones the first name."""
+    seen: set[int] = set()
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def _attribute(module: nn.Module, name: str) -> Any:
+    path, _, local = name.rpartition(".")
+    return getattr(module.get_submodule(path), local)
+
+
+def _hold(root: nn.Module, name: str, tensor: Any) -> None:
+    """The tensor under its name, in plain modules within each other."""
+    *path, local = name.split(".")
+    at = root
+    for part in path:
+        if part not in at._modules:
+            at.add_module(part, nn.Module())
+        at = at.get_submodule(part)
+    if isinstance(tensor, nn.Parameter):
+        at.register_parameter(local, tensor)
+    elif isinstance(tensor, Tensor):
+        at.register_buffer(local, tensor)
+    else:
+        setattr(at, local, tensor)
+
+
+class Structure(nn.Module):
+    """Tensors put into the containers of an output, whatever these are."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = mapped(lambda tensor: torch.empty(0), output)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        """As many tensors as the output holds, in order."""
+        left = iter(tensors)
+        return mapped(lambda _: next(left), self.output)
+
+
+def _return(graph: fx.Graph, root: nn.Module, values: list[fx.Node], output: Any) -> None:
+    if isinstance(output, Tensor):
+        graph.output(values[0])
+    elif type(output) is tuple and all(isinstance(one, Tensor) for one in output):
+        graph.output(tuple(values))
+    else:
+        root.add_module("output_structure", Structure(output))
+        graph.output(graph.call_module("output_structure", tuple(values)))
