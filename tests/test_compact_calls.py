@@ -97,9 +97,8 @@ UNSURE: dict[str, Call] = {
 
 @pytest.mark.parametrize("call", UNSURE.values(), ids=UNSURE.keys())
 def test_what_mixes_channels_or_jumps_stays_equal(call: Call) -> None:
-    frozen = call is UNSURE["another shape"]  # it makes a tensor
-    found = equal(Between(call), torch.randn(4, 2), says="makes tensors" if frozen else None)
-    assert frozen or units(found, "first") == (4, 4)
+    found = equal(Between(call), torch.randn(4, 2))
+    assert units(found, "first") == (4, 4)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +107,7 @@ def test_what_mixes_channels_or_jumps_stays_equal(call: Call) -> None:
         (lambda x: F.max_pool2d(x, 2), 2),
         (lambda x: F.avg_pool2d(x, 2), 2),
         (lambda x: F.avg_pool2d(x, 3, stride=1, padding=1), 3),
-        (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), 3),
+        (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), 2),
         (lambda x: F.avg_pool2d(x, 2, divisor_override=3), 3),
         (lambda x: F.adaptive_avg_pool2d(x, 3), 2),
         (lambda x: F.max_pool2d(x, 3, 1, 1), 2),
@@ -116,7 +115,7 @@ def test_what_mixes_channels_or_jumps_stays_equal(call: Call) -> None:
         (lambda x: x.mean(dim=(-1, -2), keepdim=True), 2),
         (lambda x: x.amax(dim=3, keepdim=True), 2),
         (lambda x: x.mean(1, keepdim=True).expand(-1, 4, -1, -1), 4),
-        (lambda x: F.pad(x, (1, 1, 1, 1)), 4),
+        (lambda x: F.pad(x, (1, 1, 1, 1)), 3),
         (lambda x: F.pad(x, (0, 0, 0, 0, 1, 0))[:, :4], 4),
     ],
 )

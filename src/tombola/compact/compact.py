@@ -24,6 +24,7 @@ from tombola.rng.guard import kept
 
 Pair = tuple[int, int]
 
+
 @dataclass(frozen=True)
 class LayerReport:
     """A layer before and after: output units, weights, and weights that are not 0."""

@@ -86,7 +86,7 @@ def planned(
         TombolaError: the plan is of another network, or its choices do not fit.
     """
     work = twin(network)
-    lowered = lower(work, example, isolated)
+    lowered = lower(work, isolated)
     _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts], isolated)
     made: list[tuple[LoweredRegion, nn.Module]] = []
     for part, plan in zip(lowered.parts, parts, strict=True):
@@ -116,7 +116,7 @@ def _measured(
     network: fx.GraphModule, example: Sequence[Tensor], threads: int, isolated: Collection[str], clock: Clock
 ) -> Draft:
     work = twin(network)
-    lowered = lower(work, example, isolated)
+    lowered = lower(work, isolated)
     values = _values(work, lowered.parts, example)
     made: list[tuple[LoweredRegion, nn.Module]] = []
     plans: list[RegionPlan] = []

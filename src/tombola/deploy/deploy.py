@@ -55,7 +55,7 @@ class Deployed(Inference):
 
     @property
     def compacted(self) -> nn.Module:
-        """The compacted network in plain torch, for export: an fx.GraphModule if it could be traced.
+        """The compacted network in plain torch, for export and for further training.
 
         Raises:
             TombolaError: it was not kept.
@@ -170,10 +170,10 @@ def _made(
 ) -> Made:
     """The network in the fastest engines that give its outputs; as it was if none does."""
     on_cpu = all(x.device.type == "cpu" for x in checks.example)
-    network = compacted.module if on_cpu else None
-    if isinstance(network, fx.GraphModule) and wanted is not None and _stays(wanted, network, checks):
+    network = compacted.graph if on_cpu else None
+    if network is not None and wanted is not None and _stays(wanted, network):
         return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads)
-    if isinstance(network, fx.GraphModule):
+    if network is not None:
         made = _on_cpu(plain, compacted, checks, threads, wanted, clock)
     else:
         made = _in_torch(plain, compacted, checks, threads, wanted)
@@ -189,19 +189,19 @@ def _made(
     return made
 
 
-def _stays(plan: Plan, network: fx.GraphModule, checks: Checks) -> bool:
+def _stays(plan: Plan, network: fx.GraphModule) -> bool:
     """Whether a plan is one that left a network as it was, since its kernels changed its outputs."""
-    return not plan.parts and not plan.packed and bool(lower(twin(network), checks.example).parts)
+    return not plan.parts and not plan.packed and bool(lower(network).parts)
 
 
 def _on_cpu(
     plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None, clock: Clock
 ) -> Made:
     """Native kernels for the regions of a traced network."""
-    assert isinstance(compacted.module, fx.GraphModule)
+    assert compacted.graph is not None
     example = checks.example
-    network = twin(compacted.module)
-    packed = pack_binary(network, example, threads, None if wanted is None else wanted.packed, clock)
+    network = twin(compacted.graph)
+    packed = pack_binary(network, threads, None if wanted is None else wanted.packed, clock)
     choices = {one.name: one.choice for one in packed}
     if wanted is None:
         draft = search(network, example, threads, clock)

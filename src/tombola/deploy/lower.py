@@ -7,13 +7,12 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
-from tombola.deploy.kernels.module import KernelModule
 from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Region
 from tombola.deploy.recognise import PassThrough, Recognised, Unsupported, recognise, shape_of
-from tombola.deploy.shapes import propagate, without_batch
+from tombola.graph.node import batch_axes, is_batched, operation, place
+from tombola.graph.node import shape_of as any_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,31 +44,25 @@ class Lowered:
     left: Mapping[str, str]
 
 
-def lower(network: fx.GraphModule, example: Sequence[Tensor], isolated: Collection[str] = ()) -> Lowered:
-    """The regions of a traced network in eval mode: the longest runs of nodes that kernels exist for.
+def lower(network: fx.GraphModule, isolated: Collection[str] = ()) -> Lowered:
+    """The regions of a traced network (`tombola.graph.trace`): the longest runs of nodes that kernels exist for.
 
-    Additions and ReLUs are fused into the layers before them. The network's graph gets shapes and is tidied (in-place
-    activations, flattening); what it computes does not change.
+    Additions and ReLUs are fused into the layers before them.
 
     Args:
-        example: the network's inputs, batch first.
         isolated: names of layers that share no region with others.
     """
-    propagate(network, example)
-    _tidy(network)
-    propagate(network, example)
-    fixed = without_batch(network, example)
-    modules = dict(network.named_modules())
+    batched = any(batch_axes(node) for node in network.graph.nodes if node.op == "placeholder")
     runs: list[dict[fx.Node, Recognised | PassThrough]] = [{}]
     left: dict[str, str] = {}
     for node in network.graph.nodes:
-        if node.op in ("placeholder", "get_attr", "output"):
+        if node.op in ("placeholder", "get_attr", "output") or not _computes(node):
             continue
         try:
-            runs[-1][node] = _checked(node, recognise(node, modules), fixed)
+            runs[-1][node] = _checked(recognise(node, network), node, batched)
         except Unsupported as reason:
-            if not isinstance(modules.get(str(node.target)), KernelModule):
-                left[str(node.target) if node.op == "call_module" else node.name] = str(reason)
+            if node.op == "call_function":
+                left.setdefault(place(node), str(reason))
             runs.append({})
     parts: list[LoweredRegion] = []
     for run in (piece for whole in runs for piece in _pieces(whole, isolated)):
@@ -120,54 +113,23 @@ def alone(network: fx.GraphModule, part: LoweredRegion) -> fx.GraphModule:
     return fx.GraphModule(network, graph)
 
 
-# ---- making the graph plain ------------------------------------------------------------------------------------------
-
-
-def _tidy(network: fx.GraphModule) -> None:
-    """In-place activations as new values, and all flattening from dimension 1 on as torch.flatten."""
-    order = {node: i for i, node in enumerate(network.graph.nodes)}
-    modules = dict(network.named_modules())
-    for node in list(network.graph.nodes):
-        if node.op not in ("call_module", "call_function", "call_method") or not node.all_input_nodes:
-            continue
-        source = node.all_input_nodes[0]
-        if _in_place(node, modules):
-            later = {user for user in source.users if order[user] > order[node]}
-            source.replace_all_uses_with(node, delete_user_cb=later.__contains__)
-        if str(node.target) in ("view", "reshape") and _flattens(node, source):
-            with network.graph.inserting_before(node):
-                flat = network.graph.call_function(torch.flatten, (source, 1))
-            node.replace_all_uses_with(flat)
-            network.graph.erase_node(node)
-    network.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-    network.recompile()
-
-
-def _in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return bool(getattr(modules[str(node.target)], "inplace", False))
-    name = str(getattr(node.target, "__name__", node.target))
-    return name.endswith("_") or name == "iadd" or node.kwargs.get("inplace") is True
-
-
-def _flattens(node: fx.Node, source: fx.Node) -> bool:
-    try:
-        before, after = shape_of(source), shape_of(node)
-    except Unsupported:
-        return False
-    return len(before) == 4 and len(after) == 2 and before[0] == after[0]
-
-
 # ---- from nodes to operations ----------------------------------------------------------------------------------------
 
 
-def _checked(
-    node: fx.Node, recognised: Recognised | PassThrough, fixed: Collection[fx.Node]
-) -> Recognised | PassThrough:
-    """The same, if kernels can run it. Raises Unsupported."""
+def _computes(node: fx.Node) -> bool:
+    """Whether a node makes values, not sizes."""
+    return any(any_shape(one) is not None for one in (node, *node.all_input_nodes)) and operation(node) != "sym_size"
+
+
+def _checked(recognised: Recognised | PassThrough, node: fx.Node, batched: bool) -> Recognised | PassThrough:
+    """The same, if kernels can run it. Raises Unsupported.
+
+    `batched`: whether the network takes any batch.
+    """
     from tombola.deploy.kernels.sparse import supports
 
-    if any(one in fixed for one in (node, recognised.source, getattr(recognised, "residual", None))):
+    values = [node, recognised.source, getattr(recognised, "residual", None)]
+    if batched and not all(is_batched(one) for one in values if one is not None):
         raise Unsupported("its first dimension is not the batch")
     if isinstance(recognised, Recognised):
         reason = supports(recognised.op)

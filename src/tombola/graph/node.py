@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,9 +78,9 @@ def place(node: fx.Node) -> str:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = str(stack[-1][0]).removeprefix("inner").lstrip(".") if stack else ""
     lines = re.findall(r'File "([^"]+)", line (\d+), in', str(node.meta.get("stack_trace") or ""))
-    if not lines or f"{_TORCH}{os.sep}" in lines[-1][0]:
+    if not lines or _TORCH in Path(lines[-1][0]).parents:
         return path or "the model"
-    return f"{path or 'the model'} (line {lines[-1][1]} of {os.path.basename(lines[-1][0])})"
+    return f"{path or 'the model'} (line {lines[-1][1]} of {Path(lines[-1][0]).name})"
 
 
-_TORCH = os.path.dirname(torch.__file__)
+_TORCH = Path(torch.__file__).parent

@@ -259,9 +259,7 @@ def _norm(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp
     module = type(owner) in _NORMS and all(name == f"{path}.{local}" for local, name in tensors.items())
     groups = int(given.get("num_groups", shape[1]))
     known = {name: value for name, value in values.items() if value is not None}
-    return Norm(
-        path if module else first, source, tensors, known, float(given["eps"]), fixed, shape[1], groups, module
-    )
+    return Norm(path if module else first, source, tensors, known, float(given["eps"]), fixed, shape[1], groups, module)
 
 
 # ---- one value to one value ------------------------------------------------------------------------------------------
@@ -371,7 +369,6 @@ def _reshaped(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> Chann
     return Reshape(source, regrouped(before, after))
 
 
-
 # ---- several values --------------------------------------------------------------------------------------------------
 
 
@@ -392,9 +389,9 @@ def _join(product: bool) -> _Read:
     return read
 
 
-def _division(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+def _with_number(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
     if isinstance(given["other"], fx.Node) or not isinstance(given["self"], fx.Node) or given.get("rounding_mode"):
-        return OpaqueOp("div of two values")
+        return OpaqueOp(f"{operation(node)} of two values")
     return Elementwise(given["self"])
 
 
@@ -440,7 +437,7 @@ OPERATIONS: Mapping[str, _Read] = MappingProxyType(
         **_names(_reshaped, "view reshape flatten unflatten squeeze unsqueeze"),
         **_names(_join(product=False), "add sub"),
         **_names(_join(product=True), "mul"),
-        **_names(_division, "div"),
+        **_names(_with_number, "div rsub"),
         **_names(_concat, "cat concat concatenate"),
     }
 )

@@ -131,9 +131,7 @@ def _sharing_tensors(model: nn.Module) -> nn.Module:
 def _of_two(inputs: Sequence[Tensor], carries: Sequence[bool] | None) -> tuple[Tensor, ...]:
     """The inputs with at least two rows: torch.export takes a size of 1 for a fixed one."""
     own = carries or (False,) * len(inputs)
-    return tuple(
-        torch.cat([x, x]) if free and len(x) == 1 else x.clone() for x, free in zip(inputs, own, strict=True)
-    )
+    return tuple(torch.cat([x, x]) if free and len(x) == 1 else x.clone() for x, free in zip(inputs, own, strict=True))
 
 
 @contextlib.contextmanager

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from tombola.bench.engines import Run
 from tombola.bench.timing import WALL, Clock
@@ -18,13 +19,16 @@ from tombola.deploy.kernels.binary.kernel import PACKED, packed_layer, takes
 from tombola.deploy.kernels.binary.layer import ConvWindow, Maps
 from tombola.deploy.kernels.binary.modules import BitThreshold, PackSigns
 from tombola.deploy.ops import Conv, Linear, Region
-from tombola.deploy.shapes import propagate
+from tombola.deploy.recognise import Recognised, Unsupported, recognise
+from tombola.graph.custom import binary_layer
+from tombola.graph.edit import tensor
+from tombola.graph.node import arguments, operation, shape_of
 from tombola.names import check_known
-from tombola.nn import flow
-from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign, signs_and_scale
+from tombola.nn.binary import binary_sign, signs_and_scale
 
 PackedChoice = Literal["packed", "dense"]
 """How a binary layer on binary activations can run."""
+Apply = Callable[[Tensor], Tensor]
 _ROUNDS = 3
 _SIGNS = "signs"
 _NEVER, _ALWAYS = 2**31 - 1, -(2**31)
@@ -46,13 +50,12 @@ class _Layer:
     """A binary layer in the graph: its node, the signs that it reads, and what it computes of them."""
 
     node: fx.Node
-    module: BinaryConv2d | BinaryLinear
     signs: fx.Node
     op: Conv | Linear
 
     @property
     def name(self) -> str:
-        return str(self.node.target)
+        return self.op.name
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -61,78 +64,57 @@ class _Layer:
 
 def pack_binary(
     network: fx.GraphModule,
-    example: Sequence[Tensor],
     threads: int,
     choices: Mapping[str, PackedChoice] | None = None,
     clock: Clock = WALL,
 ) -> tuple[Packed, ...]:
     """Replace binary layers on binary activations by packed layers, where that is faster.
 
-    The network, traced and in eval mode, is changed. `choices`: layer name -> a PackedChoice; None: measured on this
-    machine. Pooling, norm and signs between two packed layers become thresholds on integer sums, computed by
-    running the network's own modules on every possible sum, so that the results are equal to the bit.
+    The traced network (`tombola.graph.trace`) is changed. `choices`: layer name -> a PackedChoice; None: measured on
+    this machine. Pooling, norm and signs between two packed layers become thresholds on integer sums, computed by
+    running the network's own operations on every possible sum, so that the results are equal to the bit.
     """
-    propagate(network, example)
-    modules = dict(network.named_modules())
-    layers = [layer for node in network.graph.nodes if (layer := _read(node, modules)) is not None]
+    layers = [layer for node in network.graph.nodes if (layer := _read(node, network)) is not None]
     wanted = {} if choices is None else choices
     packed = tuple(_chosen(layer, threads, clock, wanted.get(layer.name)) for layer in layers)
     chosen = [layer for layer, one in zip(layers, packed, strict=True) if one.choice == "packed"]
-    _Rewriting(network, modules, chosen, threads).run()
+    _Rewriting(network, chosen, threads).run()
     return packed
 
 
 # ---- reading the graph -----------------------------------------------------------------------------------------------
 
 
-def _read(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Layer | None:
+def _read(node: fx.Node, network: fx.GraphModule) -> _Layer | None:
     """The layer that a node is; None for every other node."""
-    module = modules.get(str(node.target)) if node.op == "call_module" else None
-    if type(module) not in (BinaryConv2d, BinaryLinear) or not isinstance(node.args[0], fx.Node):
+    try:
+        found = recognise(node, network) if operation(node) == "binary_layer" else None
+    except Unsupported:
         return None
-    assert isinstance(module, BinaryConv2d | BinaryLinear)
-    op = None if flow.altered(module) else _operation(node, module)
-    if op is None or takes(op) is not None:
+    if not isinstance(found, Recognised) or not isinstance(found.op, Conv | Linear) or takes(found.op) is not None:
         return None
-    source = node.args[0]
-    signs = source if _is_signs(source, modules) else _flattened(source, modules)
-    if signs is None or not _is_signs(signs, modules) or node.meta["device"] != "cpu":
+    source, op = found.source, replace(found.op, source=_SIGNS)
+    signs = source if _is_signs(source) else _flattened(source)
+    if signs is None or not _is_signs(signs):
         return None
     fits = len(_shape(source)) == 2 if isinstance(op, Linear) else signs is source and len(_shape(signs)) == 4
-    return _Layer(node, module, signs, op) if fits else None
+    return _Layer(node, signs, op) if fits else None
 
 
-def _operation(node: fx.Node, module: BinaryConv2d | BinaryLinear) -> Conv | Linear | None:
-    """The module on signs, as an operation; None where there is none for its padding."""
-    if isinstance(module, BinaryLinear):
-        return Linear(str(node.target), _SIGNS, node.name, module.weight, module.bias)
-    if isinstance(module.padding, str) or module.padding_mode != "zeros":
-        return None
-    stride, padding, dilation = ((part[0], part[1]) for part in (module.stride, module.padding, module.dilation))
-    name, weight = str(node.target), module.weight
-    return Conv(name, _SIGNS, node.name, weight, module.bias, stride, padding, dilation, module.groups)
+def _is_signs(node: fx.Node) -> bool:
+    return operation(node) == "binary_sign"
 
 
-def _is_signs(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return type(modules[str(node.target)]) is BinaryActivation and not flow.altered(modules[str(node.target)])
-    return node.op == "call_function" and node.target is binary_sign
-
-
-def _flattened(node: fx.Node, modules: Mapping[str, nn.Module]) -> fx.Node | None:
+def _flattened(node: fx.Node) -> fx.Node | None:
     """What is flattened from dimension 1 on by this node; None if it does anything else."""
-    if node.op == "call_module":
-        flattens = isinstance(module := modules[str(node.target)], nn.Flatten) and not flow.altered(module)
-    else:
-        flattens = node.target in (torch.flatten, "flatten", "view", "reshape", torch.reshape)
-    if not flattens or not isinstance(node.args[0], fx.Node):
+    if operation(node) not in ("flatten", "view", "reshape") or not isinstance(node.args[0], fx.Node):
         return None
     before, after = _shape(node.args[0]), _shape(node)
     return node.args[0] if len(after) == 2 and len(before) == 4 and before[0] == after[0] else None
 
 
 def _shape(node: fx.Node) -> tuple[int, ...]:
-    return tuple(node.meta["tensor_meta"].shape)
+    return shape_of(node) or ()
 
 
 def _maps(shape: Sequence[int], border: tuple[int, int] = (0, 0)) -> Maps:
@@ -148,7 +130,7 @@ def _chosen(layer: _Layer, threads: int, clock: Clock, choice: PackedChoice | No
     """Packed or dense: as chosen, or whichever is faster alone on signs of the example's shape."""
     if choice is not None:
         check_known(f"choice for the packed layer {layer.name!r}", choice, get_args(PackedChoice))
-    weight = layer.module.weight
+    weight = layer.op.weight
     seconds = _measured(layer, threads, clock) if choice is None else {}
     density = weight.count_nonzero().item() / weight.numel()
     fastest = choice if choice is not None else min(seconds, key=seconds.__getitem__)
@@ -160,8 +142,9 @@ def _measured(layer: _Layer, threads: int, clock: Clock) -> dict[PackedChoice, f
     draw = torch.Generator("cpu").manual_seed(0)
     x = torch.randn(batch, *shape, generator=draw, dtype=torch.float32, device="cpu").sign_()
     packed = PACKED.build(Region({_SIGNS: tuple(shape)}, (layer.op,), (layer.op.target,)), batch, threads, "packed")
-    dense = x.flatten(1) if isinstance(layer.module, BinaryLinear) else x
-    runs: dict[PackedChoice, Run] = {"packed": partial(packed, x), "dense": partial(layer.module, dense)}
+    dense = x.flatten(1) if isinstance(layer.op, Linear) else x
+    given = {**arguments(layer.node), "input": dense, "weight": layer.op.weight, "bias": layer.op.bias}
+    runs: dict[PackedChoice, Run] = {"packed": partial(packed, x), "dense": partial(binary_layer, **given)}
     times = clock.measure(runs, rounds=_ROUNDS, threads=threads)
     return {name: statistics.median(rounds) for name, rounds in times.items()}
 
@@ -175,55 +158,72 @@ class _Tail:
 
     signs: fx.Node
     pool: ConvWindow | None
-    norm: nn.Module | None
+    norm: Apply | None
 
 
-def _tail(node: fx.Node, modules: Mapping[str, nn.Module]) -> _Tail | None:
+def _tail(node: fx.Node, network: fx.GraphModule) -> _Tail | None:
     """The tail of a layer's node; None where something else follows, or more than one thing."""
     pool: ConvWindow | None = None
-    norm: nn.Module | None = None
+    norm: Apply | None = None
     while len(node.users) == 1:
         (node,) = node.users
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
-        if _is_signs(node, modules):
+        name = operation(node)
+        if name == "binary_sign":
             return _Tail(node, pool, norm)
-        if module is not None and flow.altered(module):
-            return None
-        if isinstance(module, nn.MaxPool2d) and pool is None and norm is None:
-            pool = _pooling(module)
+        if name == "max_pool2d" and pool is None and norm is None:
+            pool = _pooling(arguments(node))
             if pool is None:
                 return None
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and norm is None and module.running_mean is not None:
-            norm = module
+        elif name == "batch_norm" and norm is None:
+            norm = _norm(node, network)
+            if norm is None:
+                return None
         else:
             return None
     return None
 
 
-def _pooling(module: nn.MaxPool2d) -> ConvWindow | None:
-    def pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-        return (value, value) if isinstance(value, int) else (value[0], value[1])
+def _norm(node: fx.Node, network: fx.GraphModule) -> Apply | None:
+    """The norm as a function of values (N, C) or (N, C, H, W); None where it computes statistics."""
+    given = arguments(node)
+    nodes = {name: given[name] for name in ("weight", "bias", "running_mean", "running_var")}
+    if given["training"] or nodes["running_mean"] is None:
+        return None
+    if any(isinstance(one, fx.Node) and one.op != "get_attr" for one in nodes.values()):
+        return None
+    own = {name: tensor(network, str(one.target)) for name, one in nodes.items() if one is not None}
+    return partial(F.batch_norm, eps=given["eps"], **own)  # type: ignore[arg-type]
 
-    window = ConvWindow(pair(module.kernel_size), pair(module.stride), pair(module.padding), pair(module.dilation))
-    plain = window.padding == (0, 0) and not module.ceil_mode and not module.return_indices
-    return window if plain else None
+
+def _pooling(given: Mapping[str, Any]) -> ConvWindow | None:
+    """The window of a pooling; None where it has a border."""
+    kernel, stride, padding, dilation = (
+        tuple(given[name]) for name in ("kernel_size", "stride", "padding", "dilation")
+    )
+    if given["ceil_mode"] or any(padding):
+        return None
+    return ConvWindow(_pair(kernel), _pair(stride or kernel), (0, 0), _pair(dilation))
+
+
+def _pair(value: tuple[int, ...]) -> tuple[int, int]:
+    return value[0], value[-1]
 
 
 def threshold(
-    layer: nn.Linear | nn.Conv2d, maps: Maps, pool: ConvWindow | None = None, norm: nn.Module | None = None
+    op: Conv | Linear, maps: Maps, pool: ConvWindow | None = None, norm: Apply | None = None
 ) -> BitThreshold | None:
     """What follows a layer as a threshold on its integer sums; None unless the bit of each channel is monotone in them.
 
     Scale, bias, norm and sign are themselves run on every sum that can occur. `maps`: of the result.
     """
-    weight = layer.weight.detach()
+    weight = op.weight.detach()
     signs, scale = signs_and_scale(weight)
     max_sum = int(signs.abs().flatten(1).sum(1).max())
     sums = torch.arange(-max_sum, max_sum + 1, dtype=torch.float32, device="cpu")
     spread = sums.expand(len(weight), -1) * scale[:, None]
-    if layer.bias is not None:
-        spread = spread + layer.bias.detach()[:, None]
-    if isinstance(norm, nn.BatchNorm2d):
+    if op.bias is not None:
+        spread = spread + op.bias.detach()[:, None]
+    if norm is not None and isinstance(op, Conv):
         spread = norm(spread[None, :, :, None])[0, :, :, 0]
     elif norm is not None:
         spread = norm(spread.T.contiguous()).T  # other strides round otherwise
@@ -249,19 +249,18 @@ def threshold(
 class _Rewriting:
     """Packed layers into the graph, from first to last."""
 
-    def __init__(
-        self, network: fx.GraphModule, modules: Mapping[str, nn.Module], layers: Sequence[_Layer], threads: int
-    ) -> None:
-        self._network, self._modules, self._threads = network, modules, threads
+    def __init__(self, network: fx.GraphModule, layers: Sequence[_Layer], threads: int) -> None:
+        self._network, self._threads = network, threads
         self._layers = layers
         self._bits: dict[fx.Node, tuple[fx.Node, Maps]] = {}
 
     def run(self) -> None:
         for number, layer in enumerate(self._layers):
             bits, maps = self._bits_of(layer.signs)
-            tail = _tail(layer.node, self._modules)
+            tail = _tail(layer.node, self._network)
             after = None if tail is None else self._fold(layer, tail)
             call = self._call(f"packed_{number}", packed_layer(layer.op, maps, after, self._threads), bits, layer.node)
+            call.meta = dict(layer.node.meta)
             if after is None or tail is None:
                 layer.node.replace_all_uses_with(call)
             else:
@@ -296,7 +295,7 @@ class _Rewriting:
         if not readers or any(user not in direct for user in tail.signs.users):
             return None
         maps = _maps(_shape(tail.signs), self._border(tail.signs))
-        return threshold(layer.module, maps, tail.pool, tail.norm)
+        return threshold(layer.op, maps, tail.pool, tail.norm)
 
     def _call(self, name: str, module: nn.Module, source: fx.Node, before: fx.Node) -> fx.Node:
         while hasattr(self._network, name):
