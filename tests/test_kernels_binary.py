@@ -16,23 +16,11 @@ from tombola.deploy.kernels.binary.chain import threshold
 from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
 from tombola.errors import TombolaError
+from tombola.graph.trace import traced
 from tombola.models.registry import build_network
 from tombola.nn import binary
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, use_binary_layers_
 from tombola.parameters import prunable
-
-
-class Tracer(fx.Tracer):
-    """Binary layers and activations stay single calls."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        ours = isinstance(m, BinaryActivation | BinaryLinear | BinaryConv2d)
-        return ours or super().is_leaf_module(m, module_qualified_name)
-
-
-def traced(model: nn.Module) -> fx.GraphModule:
-    whole = copy.deepcopy(model).eval()
-    return fx.GraphModule(whole, Tracer().trace(whole))
 
 
 def binary_(model: nn.Module, density: float = 0.5) -> nn.Module:
@@ -62,10 +50,10 @@ def signs(*shape: int) -> Tensor:
 
 def packed_of(model: nn.Module, example: Tensor, threads: int = 1) -> fx.GraphModule:
     """The network with every binary layer packed."""
-    network = traced(model)
+    network = traced(copy.deepcopy(model).eval(), (example,), [True])
     layers = {n: "packed" for n, m in model.named_modules() if isinstance(m, BinaryLinear | BinaryConv2d)}
     with torch.inference_mode():
-        pack_binary(network, (example,), threads, layers)
+        pack_binary(network, threads, layers)
     return network
 
 
@@ -122,7 +110,7 @@ def test_thresholds_by_hand() -> None:
         norm.running_mean.copy_(torch.tensor([0.5, 0.5, 7.0, -7.0]))
         norm.weight.copy_(torch.tensor([2.0, -2.0, 1.0, 1.0]))
     use_binary_layers_(layer, ["weight"])
-    found = threshold(layer, Maps(4, 1, 1), norm=norm)  # type: ignore[arg-type]
+    found = threshold(layer.weight, None, Maps(4, 1, 1), norm=norm)
     assert found is not None
     never, always = 2**31 - 1, -(2**31)
     assert found.thresholds.tolist() == [1, 2, never, always, never, never, never, never]
@@ -138,7 +126,7 @@ def test_a_bit_that_turns_twice_is_no_threshold() -> None:
     with torch.no_grad():
         layer.weight.fill_(1.0)
     use_binary_layers_(layer, ["weight"])
-    assert threshold(layer, Maps(1, 1, 1), norm=Bump()) is None
+    assert threshold(layer.weight, None, Maps(1, 1, 1), norm=Bump()) is None
 
 
 # ---- properties ------------------------------------------------------------------------------------------------------
@@ -338,9 +326,9 @@ def test_what_cannot_be_packed_stays(layer: nn.Conv2d) -> None:
 
 def test_the_faster_way_is_measured_and_told() -> None:
     model = binary_(nn.Sequential(BinaryActivation(), nn.Linear(64, 8)))
-    network = traced(model)
+    network = traced(model, (torch.randn(2, 64),), [True])
     with torch.inference_mode():
-        (told,) = pack_binary(network, (torch.randn(2, 64),), 1)
+        (told,) = pack_binary(network, 1)
     assert told.seconds.keys() == {"packed", "dense"}
     assert told.choice == min(told.seconds, key=told.seconds.__getitem__)
     assert count(network, PackedLayer) == (told.choice == "packed")

@@ -32,10 +32,10 @@ def binary_layer(
     """
     signs, alpha = signs_and_scale(weight)
     if weight.dim() == 2:
-        sums, rows = F.linear(input, signs), (-1,)
+        sums = F.linear(input, signs)
     else:
         sums = _CONVOLUTIONS[weight.dim()](input, signs, None, stride, padding, dilation, groups)
-        rows = (-1, *[1] * (weight.dim() - 2))
+    rows = (-1, *[1] * (weight.dim() - 2))
     out = sums * alpha.reshape(rows)
     return out if bias is None else out + bias.reshape(rows)
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from tombola.graph.node import arguments
+from tombola.graph.node import arguments, overload
 
 
 def tensor(network: fx.GraphModule, name: str) -> Tensor:
@@ -33,10 +32,11 @@ def set_tensor(network: fx.GraphModule, name: str, value: Tensor, like: Tensor |
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
     """Give a call another argument of that name."""
     given = {**arguments(node), name: value}
-    if not isinstance(node.target, torch._ops.OpOverload):
+    called = overload(node)
+    if called is None:
         node.args, node.kwargs = tuple(given.values()), {}
         return
-    wanted = node.target._schema.arguments
+    wanted = called._schema.arguments
     node.args = tuple(given[one.name] for one in wanted if not one.kwarg_only)
     node.kwargs = {one.name: given[one.name] for one in wanted if one.kwarg_only}
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from tombola.graph.node import arguments, operation, words
+from tombola.graph.node import arguments, operation, overload, words
 
 
 class Aliased(Exception):
@@ -16,7 +16,8 @@ class Aliased(Exception):
 
 def mutable(node: fx.Node) -> bool:
     """Whether the node writes into a tensor that it is given."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    called = overload(node)
+    return called is not None and bool(called._schema.is_mutable)
 
 
 def make_functional(network: fx.GraphModule) -> None:
@@ -39,37 +40,37 @@ def make_functional(network: fx.GraphModule) -> None:
 
 def _plain(node: fx.Node, order: dict[fx.Node, int]) -> Any:
     """The operation that gives what this one writes. Raises Aliased."""
-    source = node.args[0] if node.args else None
-    packet = getattr(torch.ops.aten, str(node.target.overloadpacket.__name__).rstrip("_"), None)
-    overload = getattr(packet, node.target._overloadname, None)
-    if not isinstance(source, fx.Node) or overload is None:
+    source, called = node.args[0] if node.args else None, overload(node)
+    assert called is not None
+    packet = getattr(torch.ops.aten, str(called.overloadpacket.__name__).rstrip("_"), None)
+    plain = getattr(packet, called._overloadname, None)
+    if not isinstance(source, fx.Node) or plain is None:
         raise Aliased
-    if "dropout" in str(node.target) and arguments(node)["train"] is False:
-        return overload  # writes nothing
+    if "dropout" in operation(node) and arguments(node)["train"] is False:
+        return plain  # writes nothing
     if not _fresh(source):
         raise Aliased
     if any(user is not node and order[user] < order[node] and _views(user) for user in source.users):
         raise Aliased
-    own, other = ([(one.name, str(one.type)) for one in target._schema.arguments] for target in (node.target, overload))
+    own, other = ([(one.name, str(one.type)) for one in target._schema.arguments] for target in (called, plain))
     if own != other:
         raise Aliased
-    return overload
+    return plain
 
 
 def _fresh(node: fx.Node) -> bool:
     """Whether a node's value shares memory with no other."""
-    return node.op == "call_function" and not _views(node) and isinstance(node.target, torch._ops.OpOverload)
+    return overload(node) is not None and not _views(node)
 
 
 def _views(node: fx.Node) -> bool:
     """Whether what a node gives may share memory with what it is given: all that is not known not to."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+    called = overload(node)
+    if called is None:
         return node.op != "output"
     if mutable(node):
         return False
-    returns = node.target._schema.returns
-    composite = operation(node) in _MAY_VIEW
-    return composite or any(one.alias_info is not None for one in returns)
+    return operation(node) in _MAY_VIEW or any(one.alias_info is not None for one in called._schema.returns)
 
 
 _MAY_VIEW = words(

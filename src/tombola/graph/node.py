@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import SymInt, Tensor, fx
+from torch._ops import OpOverload
 
 Shape = tuple[int, ...]
 
@@ -18,14 +19,19 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
+def overload(node: fx.Node) -> OpOverload | None:
+    """The operation of ATen's that a node calls; None for what is no call of one."""
+    return node.target if isinstance(node.target, OpOverload) else None
+
+
 def operation(node: fx.Node) -> str:
     """The one name of what the node computes: that of the torch function, such as "conv2d"; "" for what is no call."""
     if node.op == "call_module":
         return "structure"
     if node.op != "call_function":
         return ""
-    if isinstance(node.target, torch._ops.OpOverload):
-        return str(node.target.overloadpacket.__name__)
+    if (called := overload(node)) is not None:
+        return str(called.overloadpacket.__name__)
     return str(getattr(node.target, "__name__", node.target))
 
 
@@ -36,8 +42,8 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     >>> arguments(linear)
     {'input': None, 'weight': None, 'bias': None}
     """
-    if isinstance(node.target, torch._ops.OpOverload):
-        wanted = node.target._schema.arguments
+    if (called := overload(node)) is not None:
+        wanted = called._schema.arguments
         given = dict(zip((one.name for one in wanted), node.args, strict=False))
         return {one.name: given.get(one.name, node.kwargs.get(one.name, one.default_value)) for one in wanted}
     bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
@@ -70,7 +76,7 @@ def is_batched(node: fx.Node) -> bool:
 
 
 def _number(size: Any) -> int:
-    return int(size.node.hint) if isinstance(size, SymInt) else int(size)
+    return int(str(size.node.hint)) if isinstance(size, SymInt) else int(size)
 
 
 def place(node: fx.Node) -> str:
