@@ -135,6 +135,9 @@ def compact_checked(
     model: nn.Module, checks: Checks, *, fold_norms: bool = True, fold_constants: bool = True
 ) -> Compacted:
     """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode."""
+    if not checks.stateless:
+        reason = "its forward changes the network's own buffers, parameters or attributes"
+        return Compacted(copied(model), CompactReport(reason=reason))
     example, plain = checks.example, copied(model)
     try:
         network = traced(plain, example, checks.batch.carries if checks.batch.only is None else None)

@@ -95,7 +95,7 @@ class _Draft:
             case OpaqueOp():
                 self._pin(node)
             case Boundary():
-                if node.op == "output":
+                if node.op in ("output", "call_module"):  # containers of the output
                     self._pin(node)
 
     def done(self) -> Coupling:
