@@ -39,7 +39,7 @@ def network(seed=0):
     return model.eval()
 
 x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
-CHOICES = Choices(Split("rows", 1), {"_1": Flat(8), "_3": Coding(4, 1, False)})
+CHOICES = Choices(Split("rows", 1), {"relu": Flat(8), "linear": Coding(4, 1, False)})
 PLAN = Plan(1, ((1, 1, 8, 8),), (RegionPlan(("0", "3"), "native", CHOICES),))
 model = network()
 want = model(x).detach()

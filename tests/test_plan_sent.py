@@ -27,7 +27,7 @@ PLAN: dict[str, Any] = {
 
 def native(choice: dict[str, Any]) -> dict[str, Any]:
     """A region in native kernels, its first layer in this one."""
-    choices = {"split": {"by": "rows", "images": 8}, "layers": {"_1": choice}}
+    choices = {"split": {"by": "rows", "images": 8}, "layers": {"relu": choice}}
     return {"layers": ["0", "2"], "engine": "native", "choices": choices}
 
 
