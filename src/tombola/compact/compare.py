@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.nn.forward import leaves
@@ -49,42 +49,6 @@ def allowed(output: Any) -> float:
     """The largest error that counts as none: EQUAL, or some roundings of an output in half precision."""
     dtypes = {x.dtype for x in leaves(output) if x.is_floating_point()}
     return max([EQUAL, *(8 * torch.finfo(dtype).eps for dtype in dtypes if torch.finfo(dtype).eps > EQUAL)])
-
-
-def same_calls(model: nn.Module, network: fx.GraphModule, example: Sequence[Tensor]) -> bool:
-    """Whether the modules that a trace calls give in the trace what they give in the traced model, up to rounding.
-
-    This shows differences that the output hides on the example, such as before a ReLU that is 0 there.
-    """
-    targets = {str(node.target) for node in network.graph.nodes if node.op == "call_module"}
-    called = [network.get_submodule(target) for target in sorted(targets)]
-    one, other = (_sums_of_calls(whole, called, example) for whole in (model, network))
-    pairs = ((a, b) for module in called if len(a := one[module]) == len(b := other[module]))
-    return all(_same_sums(a, b) for a, b in pairs)
-
-
-def _sums_of_calls(
-    model: nn.Module, called: Sequence[nn.Module], example: Sequence[Tensor]
-) -> dict[nn.Module, list[tuple[float, float]]]:
-    """For every call of a module, the sums of its output and of the output's magnitudes."""
-    sums: dict[nn.Module, list[tuple[float, float]]] = {module: [] for module in called}
-
-    def note(module: nn.Module, _: Any, output: Any) -> None:
-        values = [x.double() for x in leaves(output)]
-        sums[module].append((sum(float(x.sum()) for x in values), sum(float(x.abs().sum()) for x in values)))
-
-    hooks = [module.register_forward_hook(note) for module in called]
-    try:
-        outputs(model, example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return sums
-
-
-def _same_sums(one: list[tuple[float, float]], other: list[tuple[float, float]]) -> bool:
-    a, b = (torch.tensor(sums, dtype=torch.float64, device="cpu").nan_to_num() for sums in (one, other))
-    return bool(((a - b).abs() <= 1e-4 * a[:, 1:]).all()) if len(a) else True
 
 
 def difference(want: Any, have: Any) -> float:

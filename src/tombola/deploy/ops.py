@@ -1,4 +1,4 @@
-"""What a region of a network computes, as plain data: what is lowered from torch.fx, and what the kernels run.
+"""What a region of a network computes, as plain data: what is lowered from a traced network, and what the kernels run.
 
 A region is a straight list of operations on named values. A value is the activations of one image: (channels,
 height, width), or (features,); the batch is not part of it. All tensors are float32.

@@ -100,13 +100,6 @@ class Graph:
         return _target_name(node).endswith("_") or flag is True
 
 
-def altered(module: nn.Module) -> str | None:
-    """Why a call of the module does more or other than its class; None if it does not."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        return "it has hooks"
-    return "its forward was replaced on the instance" if "forward" in vars(module) else None
-
-
 def role_of(module: nn.Module) -> Role:
     """The role of a module as a whole."""
     return next((role for kinds, role in _MODULES if isinstance(module, kinds)), "other")
