@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from tombola.graph.functional import mutable
 from tombola.graph.node import batch_axes, is_batched, operation, place, shape_of
-from tombola.graph.ops import Norm, OpaqueOp, WeightLayer, channel_ops
+from tombola.graph.ops import Norm, OpaqueOp, WeightLayer
+from tombola.graph.read import channel_ops
 from tombola.graph.reshape import regrouped
 from tombola.graph.trace import Untraceable, same_in_training, traced
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear

@@ -15,6 +15,7 @@ from tombola.deploy.kernels.binary import layer, lookup, pack_binary
 from tombola.deploy.kernels.binary.chain import threshold
 from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
+from tombola.deploy.ops import Linear
 from tombola.errors import TombolaError
 from tombola.graph.trace import traced
 from tombola.models.registry import build_network
@@ -110,7 +111,7 @@ def test_thresholds_by_hand() -> None:
         norm.running_mean.copy_(torch.tensor([0.5, 0.5, 7.0, -7.0]))
         norm.weight.copy_(torch.tensor([2.0, -2.0, 1.0, 1.0]))
     use_binary_layers_(layer, ["weight"])
-    found = threshold(layer.weight, None, Maps(4, 1, 1), norm=norm)
+    found = threshold(Linear("l", "x", "y", layer.weight), Maps(4, 1, 1), norm=norm)
     assert found is not None
     never, always = 2**31 - 1, -(2**31)
     assert found.thresholds.tolist() == [1, 2, never, always, never, never, never, never]
@@ -126,7 +127,7 @@ def test_a_bit_that_turns_twice_is_no_threshold() -> None:
     with torch.no_grad():
         layer.weight.fill_(1.0)
     use_binary_layers_(layer, ["weight"])
-    assert threshold(layer.weight, None, Maps(1, 1, 1), norm=Bump()) is None
+    assert threshold(Linear("l", "x", "y", layer.weight), Maps(1, 1, 1), norm=Bump()) is None
 
 
 # ---- properties ------------------------------------------------------------------------------------------------------

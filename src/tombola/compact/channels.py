@@ -17,7 +17,8 @@ from tombola.compact.checks import plain_tensors
 from tombola.compact.copies import copied
 from tombola.errors import TombolaError
 from tombola.graph.coupling import Coupling, coupled_channels
-from tombola.graph.ops import ChannelOp, Join, Norm, WeightLayer, channel_ops, opaque_places
+from tombola.graph.ops import ChannelOp, Join, Norm, WeightLayer, opaque_places
+from tombola.graph.read import channel_ops
 from tombola.graph.trace import Untraceable, same_in_training, traced
 from tombola.mask import Mask
 from tombola.parameters import prunable

@@ -17,7 +17,8 @@ from tombola.compact.shrink import shrink
 from tombola.errors import TombolaError
 from tombola.formats import density as percent
 from tombola.graph.coupling import coupled_channels
-from tombola.graph.ops import WeightLayer, channel_ops, opaque_places
+from tombola.graph.ops import WeightLayer, opaque_places
+from tombola.graph.read import channel_ops
 from tombola.graph.trace import Untraceable, same_in_training, traced
 from tombola.nn.flops import flops as flops_of
 from tombola.rng.guard import kept

@@ -14,7 +14,8 @@ from tombola.compact.positions import Positions
 from tombola.graph.coupling import Channels, Coupling, coupled_channels
 from tombola.graph.edit import set_argument, set_tensor
 from tombola.graph.node import arguments, operation, shape_of
-from tombola.graph.ops import ChannelOp, Norm, Reshape, WeightLayer, channel_ops, exact_nodes
+from tombola.graph.ops import ChannelOp, Norm, Reshape, WeightLayer, exact_nodes
+from tombola.graph.read import channel_ops
 
 
 @dataclass(frozen=True, eq=False)

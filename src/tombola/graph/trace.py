@@ -207,7 +207,7 @@ class Structure(nn.Module):
 
     def __init__(self, output: Any) -> None:
         super().__init__()
-        self.output = mapped(lambda tensor: torch.empty(0), output)
+        self.output = mapped(lambda tensor: torch.empty(0, dtype=tensor.dtype, device="cpu"), output)
 
     def forward(self, *tensors: Tensor) -> Any:
         """As many tensors as the output holds, in order."""

@@ -61,10 +61,12 @@ class Pruned:
     def joined(self, other: Pruned) -> Pruned:
         """What both keep; of what either prunes, its value there."""
         keep = self.keep & other.keep.to(self.keep.device)
-        if self.value is None and other.value is None:
+        given = next((one.value for one in (self, other) if one.value is not None), None)
+        if given is None:
             return Pruned(keep)
-        first, second = (torch.zeros(()) if one.value is None else one.value for one in (self, other))
-        return Pruned(keep, torch.where(self.keep, second.to(keep.device), first.to(keep.device)))
+        zero = torch.zeros((), dtype=given.dtype, device=keep.device)
+        first, second = (zero if one.value is None else one.value.to(keep.device) for one in (self, other))
+        return Pruned(keep, torch.where(self.keep, second, first))
 
     def masked(self, weight: Tensor) -> Tensor:
         """A copy of the weight (its local shard) with its pruned entries at their value."""

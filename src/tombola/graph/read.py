@@ -1,0 +1,341 @@
+"""How each operation of a traced network is read: one table, one name per operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from tombola.graph.node import arguments, operation, shape_of, words
+from tombola.graph.ops import (
+    Boundary,
+    ChannelOp,
+    Concat,
+    Elementwise,
+    Join,
+    Norm,
+    OpaqueOp,
+    PerChannel,
+    Reshape,
+    WeightLayer,
+)
+from tombola.graph.reshape import regrouped
+from tombola.nn.binary import BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear
+
+
+def channel_ops(network: fx.GraphModule, model: nn.Module, *, training: bool) -> dict[fx.Node, ChannelOp]:
+    """The operation of every node, in order.
+
+    Args:
+        network: as `tombola.graph.trace.traced` gives it.
+        model: which it was traced from: it tells which weights are those of layers.
+        training: norms will compute statistics, and dropouts drop.
+    """
+    readers: dict[str, set[Any]] = {}
+    for node in network.graph.nodes:
+        if node.op == "get_attr":
+            readers.setdefault(str(node.target), set()).update(map(_call_with_tensors, node.users))
+    reader = _Reader(network, model, {name: len(calls) > 1 for name, calls in readers.items()}, training)
+    return {node: reader.read(node) for node in network.graph.nodes}
+
+
+def _call_with_tensors(node: fx.Node) -> tuple[str, ...]:
+    """The operation and the tensors of the network that it reads: the same for all calls of one layer."""
+    return operation(node), *(str(one.target) for one in node.all_input_nodes if one.op == "get_attr")
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """`shared`: of each tensor, whether calls of several kinds or with other tensors read it."""
+
+    network: fx.GraphModule
+    model: nn.Module
+    shared: Mapping[str, bool]
+    training: bool
+
+    def read(self, node: fx.Node) -> ChannelOp:
+        """What a node does."""
+        if node.op != "call_function":
+            return Boundary()
+        if shape_of(node) is None and all(shape_of(one) is None for one in node.all_input_nodes):
+            return Boundary()  # arithmetic of sizes
+        name = operation(node)
+        if name == "sym_size":
+            return Boundary()
+        read = OPERATIONS.get(name)
+        if read is None or shape_of(node) is None:
+            return OpaqueOp(f"{name} is not known", discontinuous=name in _STEPS)
+        return read(self, node, arguments(node))
+
+    def tensor(self, node: Any) -> Tensor | None:
+        """The network's own tensor that a node names."""
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            return None
+        path, _, local = str(node.target).rpartition(".")
+        value = getattr(self.network.get_submodule(path), local)
+        return value if isinstance(value, Tensor) else None
+
+    def owner(self, name: str) -> nn.Module | None:
+        """The module that has the tensor of that name."""
+        try:
+            return self.model.get_submodule(name.rpartition(".")[0])
+        except AttributeError:
+            return None
+
+
+_Read = Callable[[_Reader, fx.Node, Mapping[str, Any]], ChannelOp]
+
+# ---- layers with weights ---------------------------------------------------------------------------------------------
+
+_BINARY = (BinaryLinear, BinaryConv1d, BinaryConv2d, BinaryConv3d)
+_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *_BINARY)
+
+
+def _layer(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """linear, conv1d, conv2d, conv3d and Tombola's binary layers."""
+    source, named = given["input"], (given["weight"], given["bias"])
+    weight, bias = map(reader.tensor, named)
+    names = [str(one.target) for one in named if isinstance(one, fx.Node)]
+    if not isinstance(weight, nn.Parameter) or (bias is None) != (given["bias"] is None):
+        return OpaqueOp("its weights are computed in the network, or no parameters")
+    if any(reader.shared[name] for name in names):
+        return OpaqueOp("its weights are used in another place too")
+    shape, owner = shape_of(source), reader.owner(names[0])
+    if shape is None or (weight.dim() > 2 and len(shape) != weight.dim()):
+        return OpaqueOp("a convolution without a batch")
+    path, _, local = names[0].rpartition(".")
+    module = type(owner) in _LAYERS and local == "weight"
+    return WeightLayer(
+        path if module else names[0],
+        source,
+        names[0],
+        names[1] if len(names) > 1 else None,
+        weight,
+        bias,
+        axis=len(shape) - 1 if weight.dim() == 2 else 1,
+        groups=int(given.get("groups", 1)),
+        unpadded=not _pads(given.get("padding", 0)),
+        binary=operation(node) == "binary_layer",
+        module=module,
+    )
+
+
+def _pads(padding: Any) -> bool:
+    if isinstance(padding, str):
+        return padding != "valid"
+    return any(padding) if isinstance(padding, tuple | list) else padding != 0
+
+
+# ---- norms -----------------------------------------------------------------------------------------------------------
+
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.GroupNorm)
+
+
+def _norm(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """batch_norm and group_norm."""
+    source, shape = given["input"], shape_of(given["input"])
+    wanted = ("weight", "bias", "running_mean", "running_var")
+    nodes = {name: given[name] for name in wanted if given.get(name) is not None}
+    values = {name: reader.tensor(one) for name, one in nodes.items()}
+    if shape is None or len(shape) < 2 or any(value is None for value in values.values()):
+        return OpaqueOp("a norm without a batch, or of tensors that are computed in the network")
+    tensors = {name: str(one.target) for name, one in nodes.items()}
+    if not tensors:
+        return OpaqueOp("a norm without tensors of its own")
+    if any(reader.shared[name] for name in tensors.values()):
+        return OpaqueOp("its scale is used in another place too")
+    first = next(iter(tensors.values()))
+    path, owner = first.rpartition(".")[0], reader.owner(first)
+    fixed = "running_mean" in tensors and not given.get("training", False) and not reader.training
+    module = type(owner) in _NORMS and all(name == f"{path}.{local}" for local, name in tensors.items())
+    groups = int(given.get("num_groups", shape[1]))
+    known = {name: value for name, value in values.items() if value is not None}
+    return Norm(path if module else first, source, tensors, known, float(given["eps"]), fixed, shape[1], groups, module)
+
+
+# ---- one value to one value ------------------------------------------------------------------------------------------
+
+
+def _elementwise(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    return _unary(node, lambda source: Elementwise(source))
+
+
+def _step(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    return _unary(node, lambda source: Elementwise(source, discontinuous=True))
+
+
+def _same(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    if given.get("dtype") is not None:
+        return OpaqueOp("it changes the dtype")
+    return _unary(node, lambda source: PerChannel(source, tuple(range(len(shape_of(source) or ())))))
+
+
+def _dropout(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    if given["train"] and not reader.training:
+        return OpaqueOp("dropout that is always on")
+    axes = tuple(range(len(shape_of(node) or ())))
+    return PerChannel(given["input"], axes, keeps=not reader.training)
+
+
+def _unary(node: fx.Node, made: Callable[[fx.Node], ChannelOp]) -> ChannelOp:
+    sources = [one for one in node.all_input_nodes if shape_of(one) is not None]
+    if len(sources) != 1 or shape_of(sources[0]) != shape_of(node):
+        return OpaqueOp(f"{operation(node)} of several values")
+    return made(sources[0])
+
+
+def _pool(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """Pools over the last axes: as many as the name says."""
+    source, name = given["self" if "self" in given else "input"], operation(node)
+    shape, window = shape_of(source), int(name[-2])
+    if shape is None:
+        return OpaqueOp(f"{name} of several values")
+    first = len(shape) - window
+    if first < 1:
+        return OpaqueOp("pooling without a batch")
+    bordered = "avg" in name and _pads(given.get("padding", 0)) and given.get("count_include_pad", True)
+    keeps = not bordered and not given.get("divisor_override")
+    return PerChannel(source, (*range(first), *[None] * window), keeps)
+
+
+def _reduced(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """mean and amax over some axes."""
+    source = given["self"]
+    shape, dims = shape_of(source), given.get("dim")
+    if shape is None or not isinstance(dims, list | tuple | int) or dims == [] or given.get("dtype") is not None:
+        return OpaqueOp(f"{operation(node)} over all axes")
+    gone = {d % len(shape) for d in (dims if isinstance(dims, list | tuple) else [dims])}
+    kept = [None if i in gone else i for i in range(len(shape))]
+    return PerChannel(source, tuple(kept if given.get("keepdim") else [i for i in kept if i is not None]))
+
+
+def _permuted(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """permute, transpose and t."""
+    source = given["self"]
+    n = len(shape_of(source) or ())
+    axes = list(range(n))
+    if "dims" in given:
+        axes = [d % n for d in given["dims"]]
+    elif n >= 2:
+        one, other = given.get("dim0", 0) % n, given.get("dim1", 1) % n
+        axes[one], axes[other] = other, one
+    return PerChannel(source, tuple(axes))
+
+
+def _other_axis(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """slice and select along one axis, which is then another."""
+    source = given["self"]
+    shape, after = shape_of(source), shape_of(node)
+    if shape is None or after is None:
+        return OpaqueOp(f"{operation(node)} of several values")
+    axis = given["dim"] % len(shape)
+    kept: list[int | None] = list(range(len(shape)))
+    kept[axis] = axis if shape == after else None
+    if len(after) < len(shape):
+        del kept[axis]
+    return PerChannel(source, tuple(kept))
+
+
+def _resized(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """upsampling, over all axes but the first two."""
+    source = given["self" if "self" in given else "input"]
+    return PerChannel(source, (0, 1, *[None] * (len(shape_of(source) or ()) - 2)))
+
+
+def _padded(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    source = given["self"]
+    n, reach = len(shape_of(source) or ()), len(given["pad"]) // 2
+    plain = given.get("mode", "constant") == "constant"
+    if plain and given.get("value") not in (None, 0, 0.0):
+        return OpaqueOp("padding with another number than 0")
+    return PerChannel(source, (*range(n - reach), *[None] * reach), keeps=not plain)
+
+
+def _reshaped(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """view, reshape, flatten, unflatten, squeeze and unsqueeze."""
+    source = given["self"]
+    before, after = shape_of(source), shape_of(node)
+    if before is None or after is None:
+        return OpaqueOp(f"{operation(node)} of several values")
+    return Reshape(source, regrouped(before, after))
+
+
+# ---- several values --------------------------------------------------------------------------------------------------
+
+
+def _join(product: bool) -> _Read:
+    def read(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+        sources = [one for one in (given["self"], given["other"]) if isinstance(one, fx.Node)]
+        if any(shape_of(one) is None for one in sources):
+            return OpaqueOp(f"{operation(node)} with a size")
+        if len(sources) == 1:
+            return Elementwise(sources[0])
+        if sources[0] is sources[1]:
+            return Elementwise(sources[0])
+        one, other = sources
+        if len(shape_of(one) or ()) != len(shape_of(other) or ()):
+            return OpaqueOp(f"{operation(node)} of values of unequal dimensions")
+        return Join((one, other), product)
+
+    return read
+
+
+def _with_number(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    if isinstance(given["other"], fx.Node) or not isinstance(given["self"], fx.Node) or given.get("rounding_mode"):
+        return OpaqueOp(f"{operation(node)} of two values")
+    return Elementwise(given["self"])
+
+
+def _concat(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    sources, shape = given["tensors"], shape_of(node)
+    if shape is None or not all(isinstance(one, fx.Node) and shape_of(one) is not None for one in sources):
+        return OpaqueOp("a concatenation of other things than values")
+    axis = given["dim"] % len(shape)
+    if axis == 0:
+        return OpaqueOp("a concatenation along the batch")
+    return Concat(tuple(sources), axis)
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def _names(read: _Read, text: str) -> dict[str, _Read]:
+    return dict.fromkeys(words(text), read)
+
+
+OPERATIONS: Mapping[str, _Read] = MappingProxyType(
+    {
+        **_names(_layer, "linear conv1d conv2d conv3d binary_layer"),
+        **_names(_norm, "batch_norm group_norm"),
+        **_names(
+            _elementwise,
+            "relu relu6 hardtanh sigmoid tanh gelu silu elu selu celu leaky_relu mish hardswish hardsigmoid softplus "
+            "log_sigmoid softshrink neg abs square clamp clamp_min clamp_max clip exp expm1 sin cos erf pow",
+        ),
+        **_names(_step, "sign binary_sign"),
+        **_names(_same, "contiguous clone detach alias to lift_fresh_copy"),
+        **_names(_dropout, "dropout feature_dropout"),
+        **_names(
+            _pool,
+            "max_pool1d max_pool2d max_pool3d avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+            "adaptive_avg_pool2d adaptive_avg_pool3d",
+        ),
+        **_names(_reduced, "mean amax"),
+        **_names(_permuted, "permute transpose t"),
+        **_names(_other_axis, "slice select"),
+        **_names(_resized, "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d"),
+        **_names(_padded, "pad constant_pad_nd"),
+        **_names(_reshaped, "view reshape flatten unflatten squeeze unsqueeze"),
+        **_names(_join(product=False), "add sub"),
+        **_names(_join(product=True), "mul"),
+        **_names(_with_number, "div rsub"),
+        **_names(_concat, "cat concat concatenate"),
+    }
+)
+"""Operation -> how it is read."""
+
+_STEPS = words("sgn round floor ceil trunc frac heaviside gt lt ge le eq ne argmax argmin bernoulli fake_quantize")
+"""Operations that are not known, but known to jump."""
