@@ -64,7 +64,7 @@ def shape_of(node: Any) -> Shape | None:
 def batch_axes(node: fx.Node) -> tuple[int, ...]:
     """The axes of a node's value whose size depends on the batch; empty where it has none, or the batch is fixed."""
     value = node.meta.get("val")
-    return tuple(i for i, n in enumerate(value.shape) if isinstance(n, SymInt)) if isinstance(value, Tensor) else ()
+    return tuple(i for i, n in enumerate(value.shape) if _is_free(n)) if isinstance(value, Tensor) else ()
 
 
 def is_batched(node: fx.Node) -> bool:
@@ -73,6 +73,11 @@ def is_batched(node: fx.Node) -> bool:
     if not isinstance(value, Tensor) or batch_axes(node) != (0,):
         return False
     return bool(re.fullmatch(r"s\d+", str(value.shape[0])))
+
+
+def _is_free(size: Any) -> bool:
+    """Whether a size is a symbol that the network's code has not tied to one number."""
+    return isinstance(size, SymInt) and not size.node.expr.is_number
 
 
 def _number(size: Any) -> int:
