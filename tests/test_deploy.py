@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.utils import prune
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import tombola as tb
 from clocks import NATIVE, QUICK, InOrder
@@ -345,6 +347,24 @@ def test_isolated_layers() -> None:
     check_equal(model, deployed, x)
     again = deploy(model, x, plan=deployed.plan)
     assert torch.equal(again(x), deployed(x))
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts the convolutions of real values that torch runs."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "convolution" in str(func) and not any(isinstance(x, FakeTensor) for x in args)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_deployment_runs_the_network_a_few_times() -> None:
+    """What it takes, that it gives the same compacted and deployed, its FLOPs, and the values between its regions."""
+    model = zeroed(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)))
+    with Convolutions() as mode:
+        deploy(model, torch.randn(2, 1, 8, 8), threads=1, clock=NATIVE)
+    assert mode.count <= 2 * 14
 
 
 def test_plans_that_do_not_fit(tmp_path: Path) -> None:

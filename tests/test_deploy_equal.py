@@ -325,7 +325,7 @@ def test_inputs_in_other_layouts(layout: str) -> None:
 
 def test_what_is_drawn_is_like_the_example() -> None:
     example = (torch.full((4, 3), 50.0), torch.tensor([[2], [5], [3], [2]]), torch.tensor([True] * 4), torch.zeros(2))
-    drawn, batch = inputs_like(lambda *inputs: inputs[0], example)
+    drawn, batch = inputs_like(lambda *inputs: inputs[0], example, example[0])
     assert batch.carries == (True, True, True, False)
     assert [one.what for one in drawn] == [
         "the example", "the example again", "drawn inputs", "a batch of 5", "a batch of 1", "a batch of 0",
@@ -346,13 +346,14 @@ def test_values_that_the_network_refuses_are_not_drawn() -> None:
             raise ValueError("negative")
         return x
 
-    drawn, _ = inputs_like(run, (torch.rand(4, 3) + 2,))
+    example = torch.rand(4, 3) + 2
+    drawn, _ = inputs_like(run, (example,), example)
     assert all(
         float(one.inputs[0].min()) >= 2 and float(one.inputs[0].max()) <= 3
         for one in drawn
         if one.what != "a batch of 0"
     )
-    drawn, _ = inputs_like(torch.log, (torch.rand(4, 3) + 2,))
+    drawn, _ = inputs_like(torch.log, (example,), example.log())
     assert float(drawn[2].inputs[0].min()) >= 2
 
 

@@ -35,6 +35,7 @@ class Answer:
     what: str
     inputs: Inputs
     output: Any
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,25 +74,25 @@ class Checks:
     def error(self, network: Callable[..., Any], compare: Compare = difference) -> Error:
         """How far another network's answers are off in the same calls; it may be changed by them if not `stateless`."""
         worst = Error()
-        for seed, answer in enumerate(self.answers):
+        for answer in self.answers:
             if not _empty(answer):
-                off = _off(answer, network, seed, compare)
+                off = _off(answer, network, compare)
                 worst = off if off.size > worst.size else worst
         return worst
 
     def takes_none(self, network: Callable[..., Any]) -> bool:
         """Whether the other network gives for an empty batch what the first gives."""
-        return all(_off(one, network, 0, difference).size <= self.allowed for one in self.answers if _empty(one))
+        return all(_off(one, network, difference).size <= self.allowed for one in self.answers if _empty(one))
 
 
 def _empty(answer: Answer) -> bool:
     return not all(x.numel() for x in answer.inputs)
 
 
-def _off(answer: Answer, network: Callable[..., Any], seed: int, compare: Compare) -> Error:
+def _off(answer: Answer, network: Callable[..., Any], compare: Compare) -> Error:
     """How far another network's answer is off; infinitely where it refuses the inputs."""
     try:
-        have = _call(network, answer.inputs, seed)
+        have = _call(network, answer.inputs, answer.seed)
     except Exception as error:  # whatever a changed network may raise
         reason = " ".join(str(error).split())[:120]
         return Error(float("inf"), f"{answer.what}, which it refuses: {type(error).__name__} {reason}")
@@ -106,15 +107,16 @@ def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
     """
     runner, fresh = copied(model), copied(model)
     first = tuple(x.detach().clone() for x in example)
-    outputs(runner, first)  # a clear line if it cannot
-    drawn, batch = inputs_like(lambda *inputs: _call(runner, inputs, 0), first)
-    stateless = not differ(runner, fresh)
-    if not stateless:
-        runner = copied(model)
+    output = _kept(outputs(runner, first))  # a clear line if it cannot
+    drawn, batch = inputs_like(lambda *inputs: _kept(_call(runner, inputs, 0)), first, output)
+    if not differ(runner, fresh):
+        answers = tuple(Answer(one.what, one.inputs, one.output) for one in drawn)
+        return Checks(answers, batch, True, allowed(answers[0].output))
+    runner = copied(model)  # what it answers depends on the calls before
     answers = tuple(
-        Answer(one.what, one.inputs, _kept(_call(runner, one.inputs, seed))) for seed, one in enumerate(drawn)
+        Answer(one.what, one.inputs, _kept(_call(runner, one.inputs, seed)), seed) for seed, one in enumerate(drawn)
     )
-    return Checks(answers, batch, stateless and not differ(runner, fresh), allowed(answers[0].output))
+    return Checks(answers, batch, False, allowed(answers[0].output))
 
 
 def _call(network: Callable[..., Any], inputs: Inputs, seed: int) -> Any:

@@ -34,39 +34,41 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class DrawnInputs:
-    """Inputs that the network takes, and what they are, for reports."""
+    """Inputs that the network takes, what they are, for reports, and what it gave for them."""
 
     what: str
     inputs: Inputs
+    output: Any
 
 
-def inputs_like(run: Callable[..., Any], example: Sequence[Tensor]) -> tuple[tuple[DrawnInputs, ...], Batch]:
+def inputs_like(
+    run: Callable[..., Any], example: Sequence[Tensor], output: Any
+) -> tuple[tuple[DrawnInputs, ...], Batch]:
     """Inputs that a network takes: the example twice, drawn ones, and ones of other batch sizes, none included.
 
-    `run`: the network's call; what it refuses with an exception is left out. Where it refuses standard normal values,
-    or gives NaN or inf for them alone, values within the example's range are tried, then the example's rows in another
-    order.
+    `run`: the network's call, which gave `output` for the example; what it refuses with an exception is left out. Where
+    it refuses standard normal values, or gives NaN or inf for them alone, values within the example's range are tried,
+    then the example's rows in another order.
     """
     first = tuple(example)
-    tries = _Tries(run, first, _finite(run(*first)))
+    one, other = DrawnInputs("the example", first, output), DrawnInputs("the example again", first, run(*first))
+    tries = _Tries(run, first, _finite(output))
     size = len(first[0]) if first[0].dim() else 0
-    drawn = [DrawnInputs("the example", first), DrawnInputs("the example again", first)]
-    drawn += tries.drawn(size, (False,) * len(first), "drawn inputs")
+    drawn, _ = tries.drawn(size, (False,) * len(first), "drawn inputs")
     carries, more, why = _other_sizes(tries, size)
-    return (*drawn, *more), Batch(size, carries, why)
+    return (one, other, *drawn, *more), Batch(size, carries, why)
 
 
 def _other_sizes(tries: _Tries, size: int) -> tuple[tuple[bool, ...], list[DrawnInputs], str | None]:
     """Which inputs carry the batch; inputs of other batch sizes; why there are none."""
-    sizes = [n for n in dict.fromkeys((size + 1 if 1 < size < 8 else 3, 5, 1, 0)) if n != size]
+    sizes = [n for n in dict.fromkeys((size + 1 if 1 < size < 8 else 3, 1, 0)) if n != size]
     refusals: list[str] = []
     for carries in batch_axes(tries.example):
         drawn: list[DrawnInputs] = []
         for n in sizes:
-            why = tries.refuses(n, carries)
-            if why is None:
-                drawn += tries.drawn(n, carries, f"a batch of {n}")
-            else:
+            found, why = tries.drawn(n, carries, f"a batch of {n}")
+            drawn += found
+            if why is not None:
                 refusals.append(f"it refuses {n}: {why}")
         if any(len(one.inputs[0]) for one in drawn):
             return carries, drawn, None
@@ -88,25 +90,21 @@ class _Tries:
     example: Inputs
     finite: bool
 
-    def refuses(self, size: int, carries: Sequence[bool]) -> str | None:
-        """Why the network does not take a batch of the example's own rows; None if it does."""
-        try:
-            self.run(*self._like(_rows, size, carries))
-        except Exception as error:  # whatever a network has against other batches
-            return f"{type(error).__name__} {' '.join(str(error).split())[:120]}"
-        return None
-
-    def drawn(self, size: int, carries: Sequence[bool], what: str) -> list[DrawnInputs]:
-        """Inputs of the widest kind of values that suits the network, one or none."""
+    def drawn(self, size: int, carries: Sequence[bool], what: str) -> tuple[list[DrawnInputs], str | None]:
+        """Inputs of the widest kind of values that suits the network, one or none; why it refuses its own rows."""
+        why: str | None = None
         for kind in (_normal, _within, _rows):
             try:
                 inputs = self._like(kind, size, carries)
-                suits = _finite(self.run(*inputs)) or not self.finite
-            except Exception:  # values outside of what the network is for
+                output = self.run(*inputs)
+                suits = _finite(output) or not self.finite
+            except Exception as error:  # values outside of what the network is for, or another batch
+                why = f"{type(error).__name__} {' '.join(str(error).split())[:120]}"
                 continue
+            why = None
             if suits or kind is _rows:
-                return [DrawnInputs(what, inputs)]
-        return []
+                return [DrawnInputs(what, inputs, output)], None
+        return [], why
 
     def _like(self, kind: Kind, size: int, carries: Sequence[bool]) -> Inputs:
         draw = generator(0, "inputs like an example")
