@@ -61,7 +61,7 @@ def inputs_like(
 
 def _other_sizes(tries: _Tries, size: int) -> tuple[tuple[bool, ...], list[DrawnInputs], str | None]:
     """Which inputs carry the batch; inputs of other batch sizes; why there are none."""
-    sizes = [n for n in dict.fromkeys((size + 1 if 1 < size < 8 else 3, 1, 0)) if n != size]
+    sizes = [n for n in (6 if size == 5 else 5, 1, 0) if n != size]
     refusals: list[str] = []
     for carries in batch_axes(tries.example):
         drawn: list[DrawnInputs] = []
