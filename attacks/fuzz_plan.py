@@ -20,15 +20,15 @@ BATCHES = {
     8: {
         "split": {"by": "rows", "images": 8},
         "layers": {
-            "_1": {"kernel": "lanes", "height": 1, "width": 1, "vectors": 1},
-            "_2": {"kernel": "lanes", "height": 1, "width": 1, "vectors": 1, "rows": 2, "panels": 2},
+            "relu": {"kernel": "lanes", "height": 1, "width": 1, "vectors": 1},
+            "linear_1": {"kernel": "lanes", "height": 1, "width": 1, "vectors": 1, "rows": 2, "panels": 2},
         },
     },
     1: {
         "split": {"by": "rows", "images": 1},
         "layers": {
-            "_1": {"kernel": "gaps", "per_word": 2, "rows": 1, "signs": False},
-            "_2": {"kernel": "gaps", "per_word": 4, "rows": 1, "signs": False},
+            "relu": {"kernel": "gaps", "per_word": 2, "rows": 1, "signs": False},
+            "linear_1": {"kernel": "gaps", "per_word": 4, "rows": 1, "signs": False},
         },
     },
 }

@@ -76,7 +76,7 @@ def check_call(inputs: Sequence[Any]) -> None:
             gradient.
     """
     traced = isinstance(inputs, fx.Proxy) or torch._C._get_tracing_state() is not None
-    if traced or torch.compiler.is_compiling() or torch._C._get_dispatch_mode(_PROXY) is not None:
+    if traced or torch.compiler.is_dynamo_compiling() or torch._C._get_dispatch_mode(_PROXY) is not None:
         raise TombolaError(f"a deployed network cannot be traced, exported or compiled; give {_PLAIN} instead")
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise TombolaError(
