@@ -25,6 +25,14 @@ from tombola.nn.forward import leaves, mapped
 _TRACING = Lock()  # torch.export changes torch.nn.Module for the whole process while it runs
 
 
+def read_elsewhere() -> bool:
+    """Whether another thread reads a network now, for which torch says in all threads that it compiles."""
+    free = _TRACING.inner.acquire(blocking=False)
+    if free:
+        _TRACING.inner.release()
+    return not free
+
+
 class Untraceable(Exception):
     """torch.export cannot follow a network; the message is the reason, in one line."""
 
