@@ -29,10 +29,10 @@ def attack(folder: Path) -> None:
             {"parts": [part(engine=word)]},
             {"parts": [part(choices=word)]},
             {"parts": [part(choices={**choices(), "split": {"by": word, "images": 8}})]},
-            {"parts": [part(choices={**choices(), "layers": {**choices()["layers"], "_1": {"kernel": word}}})]},
+            {"parts": [part(choices={**choices(), "layers": {**choices()["layers"], "relu": {"kernel": word}}})]},
             {
                 "parts": [
-                    part(choices={**choices(), "layers": {**choices()["layers"], word: choices()["layers"]["_1"]}})
+                    part(choices={**choices(), "layers": {**choices()["layers"], word: choices()["layers"]["relu"]}})
                 ]
             },
             {"isolated": [word]},
