@@ -200,6 +200,7 @@ def test_a_part_of_a_mapping_stands_beside_the_rest_in_any_order() -> None:
             {"grid": [{"lr": 0.1}, {"density": 0.5}, {"recipe.lr": 0.1}]},
             r"lr in setting 1 of grid and recipe.lr in setting 3 are one field under two names; give it one",
         ),
+        ({"grid": [{"method": "imp"}, {"method.name": "dense"}]}, r"method in setting 1 .* method.name in setting 2"),
         (
             {"grid": [{"model_args": {"width": 8}}, {"model_args.width": 9}]},
             r"model_args in setting 1 .* model_args.width in setting 2",

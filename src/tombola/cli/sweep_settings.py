@@ -101,8 +101,6 @@ class _Maker:
         for number, setting in enumerate(self.sweep.settings, start=1):
             reader = self._reader({**self.sweep.shared, **setting})
             for leaf, key in reader.leaves(setting):
-                if key in _METHOD_KEYS:
-                    continue  # a method with options of its own is spread, its name among them
                 before, other = written.setdefault(leaf, (number, key))
                 if key != other:
                     raise TombolaError(

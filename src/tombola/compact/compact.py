@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from tombola.compact.shrink import shrink
 from tombola.errors import TombolaError
 from tombola.formats import density as percent
 from tombola.graph.coupling import coupled_channels
-from tombola.graph.ops import WeightLayer, opaque_places
+from tombola.graph.ops import ChannelOp, WeightLayer, opaque_places
 from tombola.graph.read import channel_ops
 from tombola.graph.trace import Untraceable, same_in_training, traced
 from tombola.nn.flops import flops as flops_of
@@ -146,17 +146,17 @@ def compact_checked(
             same_in_training(plain, network, example)
     except Untraceable as error:
         return Compacted(copied(model), CompactReport(reason=str(error)))
-    before, before_flops = _layers(network, plain), _flops(plain, example)
     ops = channel_ops(network, plain, training=not fold_norms)
+    before, before_flops = _layers(ops.values(), plain), _flops(plain, example)
     folded = fold(network, ops, coupled_channels(ops)) if fold_norms else {}
     shrunk = shrink(network, plain, training=not fold_norms, fold_constants=fold_constants)
-    after = _layers(network, plain)
+    ops = channel_ops(network, plain, training=not fold_norms)
+    after = _layers(ops.values(), plain)
     rows = tuple(
         LayerReport(name, kind, (a[0], b[0]), (a[1], b[1]), (a[2], b[2]))
         for name, (kind, *a) in before.items()
         for _, *b in (after[name],)
     )
-    opaque = opaque_places(channel_ops(network, plain, training=not fold_norms))
     put_into(plain, network, folded)
     cut: nn.Module = plain
     off = checks.error(cut)
@@ -166,13 +166,12 @@ def compact_checked(
         reason = f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}"
         return Compacted(copied(model), CompactReport(reason=reason))
     flops = before_flops, _flops(cut, example)
-    report = CompactReport(None, rows, tuple(folded), shrunk.folded, opaque, flops, off.size)
+    report = CompactReport(None, rows, tuple(folded), shrunk.folded, opaque_places(ops), flops, off.size)
     return Compacted(cut, report, shrunk.kept, network)
 
 
-def _layers(network: fx.GraphModule, model: nn.Module) -> dict[str, tuple[str, int, int, int]]:
+def _layers(ops: Iterable[ChannelOp], model: nn.Module) -> dict[str, tuple[str, int, int, int]]:
     """name -> (kind, units, weights, nonzeros)."""
-    ops = channel_ops(network, model, training=False)
     return {
         op.name: (
             type(model.get_submodule(op.name)).__name__ if op.module else "functional",
@@ -180,7 +179,7 @@ def _layers(network: fx.GraphModule, model: nn.Module) -> dict[str, tuple[str, i
             op.weight.numel(),
             int(op.weight.count_nonzero()),
         )
-        for op in ops.values()
+        for op in ops
         if isinstance(op, WeightLayer)
     }
 

@@ -11,8 +11,7 @@ from torch import fx, nn
 
 from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Region
 from tombola.deploy.recognise import PassThrough, Recognised, Unsupported, recognise, shape_of
-from tombola.graph.node import batch_axes, is_batched, operation, place
-from tombola.graph.node import shape_of as any_shape
+from tombola.graph.node import batch_axes, computes, is_batched, place
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +55,7 @@ def lower(network: fx.GraphModule, isolated: Collection[str] = ()) -> Lowered:
     runs: list[dict[fx.Node, Recognised | PassThrough]] = [{}]
     left: dict[str, str] = {}
     for node in network.graph.nodes:
-        if node.op in ("placeholder", "get_attr", "output") or not _computes(node):
+        if node.op in ("placeholder", "get_attr", "output") or not computes(node):
             continue
         try:
             runs[-1][node] = _checked(recognise(node, network), node, batched)
@@ -114,11 +113,6 @@ def alone(network: fx.GraphModule, part: LoweredRegion) -> fx.GraphModule:
 
 
 # ---- from nodes to operations ----------------------------------------------------------------------------------------
-
-
-def _computes(node: fx.Node) -> bool:
-    """Whether a node makes values, not sizes."""
-    return any(any_shape(one) is not None for one in (node, *node.all_input_nodes)) and operation(node) != "sym_size"
 
 
 def _checked(recognised: Recognised | PassThrough, node: fx.Node, batched: bool) -> Recognised | PassThrough:

@@ -116,7 +116,7 @@ def _conv(call: _Call, weight: Tensor) -> Recognised:
     given = call.given
     if len(shape_of(call.source)) != 4:
         raise Unsupported("a convolution without a batch")
-    padding, spread = given["padding"], _pair(given["dilation"])
+    padding, spread = given["padding"], pair(given["dilation"])
     if padding == "valid":
         padding = 0
     if padding == "same":
@@ -126,7 +126,7 @@ def _conv(call: _Call, weight: Tensor) -> Recognised:
         padding = [r // 2 for r in reach]
     op = Conv(
         call.name("weight"), call.source.name, call.node.name, weight, call.own("bias"),
-        _pair(given["stride"]), _pair(padding), spread, int(given["groups"]),
+        pair(given["stride"]), pair(padding), spread, int(given["groups"]),
     )  # fmt: skip
     return Recognised(op, call.source)
 
@@ -164,7 +164,7 @@ def _add(call: _Call) -> Recognised:
 
 def _pool(call: _Call) -> Recognised:
     given, kind = call.given, "max" if "max" in operation(call.node) else "mean"
-    if given["ceil_mode"] or _pair(given.get("dilation", 1)) != (1, 1):
+    if given["ceil_mode"] or pair(given.get("dilation", 1)) != (1, 1):
         raise Unsupported("pooling with ceil_mode or dilation")
     if given.get("divisor_override"):
         raise Unsupported("pooling with another divisor")
@@ -174,10 +174,10 @@ def _pool(call: _Call) -> Recognised:
 def _pooled(call: _Call, kind: str, kernel: Any, stride: Any = None, padding: Any = 0) -> Recognised:
     if len(shape_of(call.source)) != 4:
         raise Unsupported("pooling without a batch")
-    if kind == "mean" and _pair(padding) != (0, 0):
+    if kind == "mean" and pair(padding) != (0, 0):
         raise Unsupported("mean pooling with padding")
-    window = _pair(kernel)
-    op = Pool(call.node.name, call.source.name, call.node.name, kind, window, _pair(stride or window), _pair(padding))
+    window = pair(kernel)
+    op = Pool(call.node.name, call.source.name, call.node.name, kind, window, pair(stride or window), pair(padding))
     return Recognised(op, call.source)
 
 
@@ -215,11 +215,11 @@ def _squeeze(call: _Call) -> PassThrough:
     return _flatten(call)
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def pair(value: Any) -> tuple[int, int]:
+    """Of a number for both axes, alone or in a list, or of one for each."""
     if isinstance(value, int):
         return value, value
-    pair = tuple(int(n) for n in value)
-    return (pair[0], pair[0]) if len(pair) == 1 else (pair[0], pair[1])
+    return int(value[0]), int(value[-1])
 
 
 _OPERATIONS: Mapping[str, Callable[[_Call], PassThrough | Recognised]] = MappingProxyType(

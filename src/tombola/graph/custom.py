@@ -9,7 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from tombola.nn.binary import BinaryConv1d, BinaryConv2d, BinaryConv3d, BinaryLinear, binary_sign, signs_and_scale
+from tombola.nn.binary import (
+    BinaryConv1d,
+    BinaryConv2d,
+    BinaryConv3d,
+    BinaryLinear,
+    binary_sign,
+    scaled,
+    signs_and_scale,
+)
 
 _LAYERS = (BinaryLinear, BinaryConv1d, BinaryConv2d, BinaryConv3d)
 _CONVOLUTIONS = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}
@@ -31,31 +39,18 @@ def binary_layer(
         stride: of a convolution, as padding and dilation; empty for a linear layer.
     """
     signs, alpha = signs_and_scale(weight)
-    if weight.dim() == 2:
-        sums = F.linear(input, signs)
-    else:
-        sums = _CONVOLUTIONS[weight.dim()](input, signs, None, stride, padding, dilation, groups)
     rows = (-1, *[1] * (weight.dim() - 2))
-    out = sums * alpha.reshape(rows)
-    return out if bias is None else out + bias.reshape(rows)
+    sums = _sums(input, signs, stride, padding, dilation, groups)
+    return scaled(sums, alpha.reshape(rows), None if bias is None else bias.reshape(rows))
+
+
+def _sums(input: Tensor, weight: Tensor, *moves: Any) -> Tensor:
+    """weight ⋆ input."""
+    return F.linear(input, weight) if weight.dim() == 2 else _CONVOLUTIONS[weight.dim()](input, weight, None, *moves)
 
 
 _operation = torch.library.custom_op("tombola::binary_layer", binary_layer, mutates_args=())
-
-
-@_operation.register_fake
-def _shape(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-) -> Tensor:
-    if weight.dim() == 2:
-        return F.linear(input, weight)
-    return _CONVOLUTIONS[weight.dim()](input, weight, None, stride, padding, dilation, groups)
+_operation.register_fake(lambda input, weight, bias, *moves: _sums(input, weight, *moves))
 
 
 def keep_whole(model: nn.Module) -> None:

@@ -11,8 +11,6 @@ import torch
 from torch import SymInt, Tensor, fx
 from torch._ops import OpOverload
 
-Shape = tuple[int, ...]
-
 
 def words(text: str) -> frozenset[str]:
     """The words of a text."""
@@ -51,7 +49,7 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return bound.arguments
 
 
-def shape_of(node: Any) -> Shape | None:
+def shape_of(node: Any) -> tuple[int, ...] | None:
     """The shape of a node's value for the inputs that it was traced with; None where it is not one tensor."""
     if not isinstance(node, fx.Node):
         return None
@@ -59,6 +57,11 @@ def shape_of(node: Any) -> Shape | None:
         return tuple(node.meta["shape"])
     value = node.meta.get("val")
     return tuple(map(_number, value.shape)) if isinstance(value, Tensor) else None
+
+
+def computes(node: fx.Node) -> bool:
+    """Whether a node makes values, or something of values, and not sizes."""
+    return any(shape_of(one) is not None for one in (node, *node.all_input_nodes)) and operation(node) != "sym_size"
 
 
 def batch_axes(node: fx.Node) -> tuple[int, ...]:

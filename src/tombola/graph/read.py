@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from tombola.graph.node import arguments, operation, shape_of, words
+from tombola.graph.edit import tensor
+from tombola.graph.node import arguments, computes, operation, shape_of, words
 from tombola.graph.ops import (
     Boundary,
     ChannelOp,
@@ -58,13 +59,9 @@ class _Reader:
 
     def read(self, node: fx.Node) -> ChannelOp:
         """What a node does."""
-        if node.op != "call_function":
+        if node.op != "call_function" or not computes(node):
             return Boundary()
-        if shape_of(node) is None and all(shape_of(one) is None for one in node.all_input_nodes):
-            return Boundary()  # arithmetic of sizes
         name = operation(node)
-        if name == "sym_size":
-            return Boundary()
         read = OPERATIONS.get(name)
         if read is None or shape_of(node) is None:
             return OpaqueOp(f"{name} is not known", discontinuous=name in _STEPS)
@@ -74,8 +71,7 @@ class _Reader:
         """The network's own tensor that a node names."""
         if not isinstance(node, fx.Node) or node.op != "get_attr":
             return None
-        path, _, local = str(node.target).rpartition(".")
-        value = getattr(self.network.get_submodule(path), local)
+        value = tensor(self.network, str(node.target))
         return value if isinstance(value, Tensor) else None
 
     def owner(self, name: str) -> nn.Module | None:
@@ -271,11 +267,9 @@ def _join(product: bool) -> _Read:
         sources = [one for one in (given["self"], given["other"]) if isinstance(one, fx.Node)]
         if any(shape_of(one) is None for one in sources):
             return OpaqueOp(f"{operation(node)} with a size")
-        if len(sources) == 1:
-            return Elementwise(sources[0])
-        if sources[0] is sources[1]:
-            return Elementwise(sources[0])
-        one, other = sources
+        one, other = sources[0], sources[-1]
+        if one is other:  # with a number, or with itself
+            return Elementwise(one)
         if len(shape_of(one) or ()) != len(shape_of(other) or ()):
             return OpaqueOp(f"{operation(node)} of values of unequal dimensions")
         return Join((one, other), product)

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram, export
 
 from tombola.graph.custom import keep_whole, put_back
+from tombola.graph.edit import tensor
 from tombola.graph.functional import Aliased, make_functional, one_name
 from tombola.graph.node import operation
 from tombola.machine.locks import Lock
@@ -53,12 +54,9 @@ def traced(model: nn.Module, inputs: Sequence[Tensor], carries: Sequence[bool] |
     Raises:
         Untraceable: its forward depends on values, or calls what torch.export does not know.
     """
-    with _TRACING.inner, torch.no_grad(), _quiet():
-        returned: list[Any] = []
-        flat = _Flat(_sharing_tensors(model), returned.append)
-        keep_whole(flat.inner)
-        program = _export(flat, _of_two(inputs, carries), carries)
-        graph = _functional(program)
+    returned: list[Any] = []
+    with _reading():
+        graph = _functional(_export(_Flat(_sharing_tensors(model), returned.append), inputs, carries))
     put_back(graph)
     return _named(graph, model, returned[-1])
 
@@ -69,11 +67,8 @@ def same_in_training(model: nn.Module, network: fx.GraphModule, inputs: Sequence
     Raises:
         Untraceable: it does not.
     """
-    twin = _sharing_tensors(model).train()
-    with _TRACING.inner, torch.no_grad(), _quiet():
-        flat = _Flat(twin, lambda _: None)
-        keep_whole(twin)
-        other = _module(_export(flat.train(), _of_two(inputs, None), None))
+    with _reading():
+        other = _module(_export(_Flat(_sharing_tensors(model), lambda _: None).train(), inputs, None))
     if _operations(other) != _operations(network):
         raise Untraceable("its forward depends on the mode other than through modules (F.dropout: use nn.Dropout)")
 
@@ -84,10 +79,19 @@ def _operations(network: fx.GraphModule) -> list[str]:
     return [name.rstrip("_") for name in names if name != "sym_size"]
 
 
-def _export(flat: _Flat, inputs: tuple[Tensor, ...], carries: Sequence[bool] | None) -> ExportedProgram:
-    free = [{0: Dim.AUTO} if own else {} for own in carries or (False,) * len(inputs)]
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """One network at a time, in silence."""
+    with _TRACING.inner, torch.no_grad(), warnings.catch_warnings(action="ignore"):
+        yield
+
+
+def _export(flat: _Flat, inputs: Sequence[Tensor], carries: Sequence[bool] | None) -> ExportedProgram:
+    own = carries or (False,) * len(inputs)
+    free = tuple({0: Dim.AUTO} if batch else {} for batch in own)
+    keep_whole(flat.inner)
     try:
-        return export(flat, inputs, dynamic_shapes=((*free,),), strict=False)
+        return export(flat, _of_two(inputs, own), dynamic_shapes=(free,), strict=False)
     except Exception as error:  # a user's forward may raise anything when its input holds no values
         raise Untraceable(_line(error)) from error
 
@@ -136,17 +140,10 @@ def _sharing_tensors(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _of_two(inputs: Sequence[Tensor], carries: Sequence[bool] | None) -> tuple[Tensor, ...]:
+def _of_two(inputs: Sequence[Tensor], carries: Sequence[bool]) -> tuple[Tensor, ...]:
     """The inputs with at least two rows: torch.export takes a size of 1 for a fixed one."""
-    own = carries or (False,) * len(inputs)
-    return tuple(torch.cat([x, x]) if free and len(x) == 1 else x.clone() for x, free in zip(inputs, own, strict=True))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    both = zip(inputs, carries, strict=True)
+    return tuple(torch.cat([x, x]) if own and len(x) == 1 else x.clone() for x, own in both)
 
 
 def _line(error: Exception) -> str:
@@ -160,18 +157,18 @@ def _line(error: Exception) -> str:
 
 def _named(graph: fx.GraphModule, model: nn.Module, output: Any) -> fx.GraphModule:
     """The graph over the model's tensors by their own names, with plain inputs and the model's kind of output."""
-    own = {id(tensor): name for name, tensor in _tensors(model)}
+    own = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     made, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     root = nn.Module()
     for node in graph.graph.nodes:
         if node.op == "output":
             _return(made, root, [copies[one] for one in node.args[0]], output)
         elif node.op == "get_attr":
-            tensor = _attribute(graph, str(node.target))
-            name = own.get(id(tensor)) or str(node.target).replace(".", "_")
-            _hold(root, name, tensor)
+            value = tensor(graph, str(node.target))
+            name = own.get(id(value)) or str(node.target).replace(".", "_")
+            _hold(root, name, value)
             copies[node] = made.get_attr(name)
-            copies[node].meta = {**node.meta, "val": node.meta.get("val", tensor)}
+            copies[node].meta = {**node.meta, "val": node.meta.get("val", value)}
         else:
             copies[node] = made.node_copy(node, copies.__getitem__)
     finished = fx.GraphModule(root, made)
@@ -180,21 +177,7 @@ def _named(graph: fx.GraphModule, model: nn.Module, output: Any) -> fx.GraphModu
     return finished
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and buffers by name; of tied ones the first name."""
-    seen: set[int] = set()
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if id(tensor) not in seen:
-            seen.add(id(tensor))
-            yield name, tensor
-
-
-def _attribute(module: nn.Module, name: str) -> Any:
-    path, _, local = name.rpartition(".")
-    return getattr(module.get_submodule(path), local)
-
-
-def _hold(root: nn.Module, name: str, tensor: Any) -> None:
+def _hold(root: nn.Module, name: str, value: Any) -> None:
     """The tensor under its name, in plain modules within each other."""
     *path, local = name.split(".")
     at = root
@@ -202,12 +185,12 @@ def _hold(root: nn.Module, name: str, tensor: Any) -> None:
         if part not in at._modules:
             at.add_module(part, nn.Module())
         at = at.get_submodule(part)
-    if isinstance(tensor, nn.Parameter):
-        at.register_parameter(local, tensor)
-    elif isinstance(tensor, Tensor):
-        at.register_buffer(local, tensor)
+    if isinstance(value, nn.Parameter):
+        at.register_parameter(local, value)
+    elif isinstance(value, Tensor):
+        at.register_buffer(local, value)
     else:
-        setattr(at, local, tensor)
+        setattr(at, local, value)
 
 
 class Structure(nn.Module):

@@ -111,7 +111,7 @@ class BinaryLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
         signs, alpha = signs_and_scale(self.weight)
-        return _scaled(F.linear(input, signs), alpha, self.bias)
+        return scaled(F.linear(input, signs), alpha, self.bias)
 
 
 class _BinaryConv(nn.Module):
@@ -129,7 +129,7 @@ class _BinaryConv(nn.Module):
         signs, alpha = signs_and_scale(self.weight)
         sums = self._conv_forward(input, signs, None)  # type: ignore[operator]
         rows = (-1, *[1] * len(self.kernel_size))
-        return _scaled(sums, alpha.reshape(rows), None if self.bias is None else self.bias.reshape(rows))
+        return scaled(sums, alpha.reshape(rows), None if self.bias is None else self.bias.reshape(rows))
 
 
 class BinaryConv1d(_BinaryConv, nn.Conv1d):
@@ -144,8 +144,8 @@ class BinaryConv3d(_BinaryConv, nn.Conv3d):
     __doc__ = _BinaryConv.__doc__ or ""
 
 
-def _scaled(sums: Tensor, alpha: Tensor, bias: Tensor | None) -> Tensor:
-    # In place: nothing keeps the sums, and alpha takes no gradient.
+def scaled(sums: Tensor, alpha: Tensor, bias: Tensor | None) -> Tensor:
+    """sums·alpha + bias, in place: nothing keeps the sums, and alpha takes no gradient."""
     out = sums.mul_(alpha)
     return out if bias is None else out.add_(bias)
 

@@ -163,7 +163,7 @@ def _spread(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
     for key, value in given.items():
         inside = value if key in SECTIONS and isinstance(value, Mapping) else {}
         for name, item in (
-            {f"{key}.{part}": item for part, item in inside.items()}.items() if inside else [(key, value)]
+            [(_of_section(key, part), item) for part, item in inside.items()] if inside else [(key, value)]
         ):
             if not isinstance(name, str):
                 raise TombolaError(f"{where}: {name!r} is no name of a field; see {_EXAMPLE}")
@@ -171,6 +171,11 @@ def _spread(given: Mapping[Any, Any], where: str) -> dict[str, Any]:
                 raise TombolaError(f"{where} names {name} twice; name it once")
             flat[name] = item
     return flat
+
+
+def _of_section(section: str, part: Any) -> str:
+    """The field of a section's part; a section's own name stands for its `name`, as it does without a mapping."""
+    return section if part == "name" and section != "recipe" else f"{section}.{part}"
 
 
 def _settings(grid: Any, where: str) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,7 @@ from tombola.deploy.kernels.binary.kernel import PACKED, packed_layer, takes
 from tombola.deploy.kernels.binary.layer import ConvWindow, Maps
 from tombola.deploy.kernels.binary.modules import BitThreshold, PackSigns
 from tombola.deploy.ops import Conv, Linear, Region
-from tombola.deploy.recognise import Recognised, Unsupported, recognise
+from tombola.deploy.recognise import Recognised, Unsupported, pair, recognise
 from tombola.graph.custom import binary_layer
 from tombola.graph.edit import tensor
 from tombola.graph.node import arguments, operation, shape_of
@@ -197,16 +197,10 @@ def _norm(node: fx.Node, network: fx.GraphModule) -> Apply | None:
 
 def _pooling(given: Mapping[str, Any]) -> ConvWindow | None:
     """The window of a pooling; None where it has a border."""
-    kernel, stride, padding, dilation = (
-        tuple(given[name]) for name in ("kernel_size", "stride", "padding", "dilation")
-    )
-    if given["ceil_mode"] or any(padding):
+    if given["ceil_mode"] or any(given["padding"]):
         return None
-    return ConvWindow(_pair(kernel), _pair(stride or kernel), (0, 0), _pair(dilation))
-
-
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    return value[0], value[-1]
+    kernel = given["kernel_size"]
+    return ConvWindow(pair(kernel), pair(given["stride"] or kernel), (0, 0), pair(given["dilation"]))
 
 
 def threshold(

@@ -7,6 +7,8 @@ reaches over the border (whose bits are 0, as if all -1).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from llvmlite import ir
 
 from tombola.deploy.jit.emitter import V8F, ZERO, Emitter
@@ -55,14 +57,19 @@ _V8I, _V8B = ir.VectorType(I32, 8), ir.VectorType(ir.IntType(1), 8)
 _I8 = ir.IntType(8)
 
 
+def bounds(e: Emitter, a: Mapping[str, ir.Value]) -> tuple[ir.Value, ...]:
+    """This thread's first and last position, and its first and last group of outputs, from its row of `bounds`."""
+    mine = e.at(a["bounds"], e.b.mul(e.thread, I64(32)))
+    return tuple(e.load(mine, 8 * i, I64) for i in range(4))
+
+
 @once
 def count_kernel(*, floats: bool, shifts: bool) -> Code:
     """Sums of all positions and channels: int32, or float32 times `scales` (plus `shifts`). Arguments: COUNT."""
     e = Emitter("count")
     b = e.b
     a = e.named(COUNT)
-    mine = e.at(a["bounds"], b.mul(e.thread, I64(32)))
-    first, last, low, high = (e.load(mine, 8 * i, I64) for i in range(4))
+    first, last, low, high = bounds(e, a)
     with e.loop(first, last, BLOCK) as block:
         end = smaller(b, b.add(block, I64(BLOCK)), last)
         whole = b.add(block, b.and_(b.sub(end, block), I64(-TILE)))

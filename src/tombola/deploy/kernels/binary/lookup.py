@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tombola.deploy.jit.emitter import Emitter
 from tombola.deploy.jit.native import I64, Code
-from tombola.deploy.kernels.binary.emitted import COUNT, FOUR, finish, smaller
+from tombola.deploy.kernels.binary.emitted import COUNT, FOUR, bounds, finish, smaller
 from tombola.machine.locks import once
 
 BLOCK = 64
@@ -78,8 +78,7 @@ def lookup_kernel(*, floats: bool, shifts: bool) -> Code:
     e = Emitter("lookup")
     b = e.b
     a = e.named(LOOKUP)
-    mine = e.at(a["bounds"], b.mul(e.thread, I64(32)))
-    first, last, low, high = (e.load(mine, 8 * i, I64) for i in range(4))
+    first, last, low, high = bounds(e, a)
     rows = e.at(a["scratch"], b.mul(e.thread, a["room"]))
     homes = e.at(rows, b.mul(a["words"], I64(_ROW)))
     quads = e.at(homes, _HOMES)
