@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from tombola.deploy.kernels.module import KernelModule
 from tombola.errors import TombolaError
-from tombola.graph.trace import read_elsewhere
+from tombola.machine.compiling import compiling
 
 _PLAIN = "`.compacted`, the same network in plain torch,"
 
@@ -77,11 +77,7 @@ def check_call(inputs: Sequence[Any]) -> None:
             gradient.
     """
     traced = isinstance(inputs, fx.Proxy) or torch._C._get_tracing_state() is not None
-    if (
-        traced
-        or (torch.compiler.is_compiling() and not read_elsewhere())
-        or torch._C._get_dispatch_mode(_PROXY) is not None
-    ):
+    if traced or compiling() or torch._C._get_dispatch_mode(_PROXY) is not None:
         raise TombolaError(f"a deployed network cannot be traced, exported or compiled; give {_PLAIN} instead")
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise TombolaError(

@@ -20,18 +20,8 @@ from tombola.graph.custom import keep_whole, put_back
 from tombola.graph.edit import tensor
 from tombola.graph.functional import Aliased, make_functional, one_name
 from tombola.graph.node import operation
-from tombola.machine.locks import Lock
+from tombola.machine.compiling import exporting
 from tombola.nn.forward import leaves, mapped
-
-_TRACING = Lock()  # torch.export changes torch.nn.Module for the whole process while it runs
-
-
-def read_elsewhere() -> bool:
-    """Whether another thread reads a network now, for which torch says in all threads that it compiles."""
-    free = _TRACING.inner.acquire(blocking=False)
-    if free:
-        _TRACING.inner.release()
-    return not free
 
 
 class Untraceable(Exception):
@@ -82,7 +72,7 @@ def _operations(network: fx.GraphModule) -> list[str]:
 @contextlib.contextmanager
 def _reading() -> Iterator[None]:
     """One network at a time, in silence."""
-    with _TRACING.inner, torch.no_grad(), warnings.catch_warnings(action="ignore"):
+    with exporting(), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         yield
 
 

@@ -21,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 
 from tombola.errors import TombolaError
 from tombola.hold.masking import Alive, Masking, PreparedWeight, Pruned, set_pruned
+from tombola.machine.compiling import compiling
 from tombola.parameters import module_at, unwrap
 
 Path = tuple[str, ...]
@@ -127,18 +128,18 @@ class Keeper:
     @property
     def outer(self) -> Path | None:
         """The outermost module that is running in this thread: another thread's call writes nothing for this one."""
-        return self._traced.outer if torch.compiler.is_compiling() else self._running.outer
+        return self._traced.outer if compiling() else self._running.outer
 
     @outer.setter
     def outer(self, path: Path | None) -> None:
-        if torch.compiler.is_compiling():
+        if compiling():
             self._traced.outer = path
         else:
             self._running.outer = path
 
     def enter(self, module: nn.Module, path: Path) -> None:
         """Before a forward pass that is not part of another."""
-        if torch.compiler.is_compiling():
+        if compiling():
             self._trace(module, path)
             return
         base = self._base

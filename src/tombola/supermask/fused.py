@@ -10,6 +10,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from tombola.machine.compiling import compiling
 from tombola.machine.locks import once
 from tombola.machine.memory import PLAIN, address, without_gaps
 
@@ -38,7 +39,7 @@ def signed_product(gradient: Tensor, values: Tensor, scores: Tensor) -> Tensor:
 
 def _alike(first: Tensor, *others: Tensor) -> bool:
     """Whether the tensors lie in CPU memory alike, each without gaps, and are not being traced."""
-    if torch.compiler.is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+    if compiling() or torch._C._functorch.maybe_current_level() is not None:
         return False
     if not first.is_cpu or type(first) not in PLAIN or not without_gaps(first) or first.is_neg():
         return False

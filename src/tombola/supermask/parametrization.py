@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.optim.optimizer import Optimizer, register_optimizer_step_post_hook
 
+from tombola.machine.compiling import compiling
 from tombola.rng.seeds import derive
 from tombola.select.topk import Near
 from tombola.supermask import fused
@@ -78,7 +79,7 @@ class Supermask(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """The effective weight, in the weight's shape and dtype."""
-        if self.training and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if self.training and torch.is_grad_enabled() and not compiling():
             self._look()
         within = torch._C._are_functorch_transforms_active()
         product, fast = (_EffectiveMapped, False) if within else (_Effective, self.fused)
@@ -171,7 +172,7 @@ class _Effective(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # somebody asks for a graph of this
+        if torch.is_grad_enabled() and not compiling():  # somebody asks for a graph of this
             return _gradients_once(ctx, g)
         return _gradients(ctx, g)
 
