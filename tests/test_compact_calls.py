@@ -66,6 +66,7 @@ PASSING: dict[str, Call] = {
     "clamp by keyword": lambda x: torch.clamp(x, max=1.5),
     "leaky relu": lambda x: F.leaky_relu(x, negative_slope=0.3),
     "silu": F.silu,
+    "hard-swish": F.hardswish,
     "clone": lambda x: x.clone(),
     "dropout in eval mode": lambda x: F.dropout(x, 0.5, training=False),
 }

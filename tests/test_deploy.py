@@ -219,7 +219,8 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "grouped": lambda: nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=2),
     "relu": lambda: nn.ReLU(inplace=True),
     "norm": lambda: nn.BatchNorm2d(4),
-    "sigmoid": nn.Sigmoid,
+    "silu": lambda: nn.SiLU(inplace=True),
+    "tanh": nn.Tanh,
     "pool": lambda: nn.MaxPool2d(2, 1),
     "mean": lambda: nn.AvgPool2d(2, 1),
 }

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from activations import PERHAPS
 from tombola.deploy.kernels import KERNELS, Kernel
 from tombola.deploy.kernels.sparse.geometry import shapes_of
 from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Pool, Region
@@ -34,7 +35,7 @@ def regions(draw: st.DrawFn) -> Region:
     high, wide = (dilation[i] * (kernel[i] - 1) + draw(st.integers(1, 8)) for i in range(2))
     channels, out, groups = draw(st.integers(1, 20)), draw(st.integers(1, 12)), draw(st.sampled_from([1, 1, 2]))
     shape: tuple[int, ...] = (channels * groups, high, wide)
-    relu, add = (draw(st.sampled_from([False, False, True])) for _ in range(2))
+    activation, add = draw(PERHAPS), draw(st.sampled_from([False, False, True]))
     values, density = draw(st.sampled_from(["normal", "signs"])), draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
     bias = torch.randn(out * groups, generator=g) if draw(st.booleans()) else None
 
@@ -42,15 +43,15 @@ def regions(draw: st.DrawFn) -> Region:
         match kind:
             case "conv":
                 w = weight(torch.Generator().manual_seed(1), (out * groups, channels, *kernel), values, density)
-                return Conv("c", "x", "y", w, bias, stride, padding, dilation, groups, relu, residual)
+                return Conv("c", "x", "y", w, bias, stride, padding, dilation, groups, activation, residual)
             case "linear":
                 w = weight(torch.Generator().manual_seed(1), (out * groups, shapes["x"]), values, density)
-                return Linear("l", "x", "y", w, bias, relu, residual)
+                return Linear("l", "x", "y", w, bias, activation, residual)
             case "pool":
                 sort = draw(st.sampled_from(["max", "mean"]))
-                return Pool("p", "x", "y", sort, kernel, stride, (0, 0), relu)
+                return Pool("p", "x", "y", sort, kernel, stride, (0, 0), activation)
         scale = torch.randn(shape[0], generator=g)
-        return Pointwise("n", "x", "y", scale, None, relu, residual)
+        return Pointwise("n", "x", "y", scale, None, activation, residual)
 
     kind = draw(st.sampled_from(KINDS))
     if kind == "linear" and draw(st.booleans()):

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from activations import PERHAPS
 from tombola.deploy.jit.program import Program
 from tombola.deploy.kernels.gemv.forms import BOUND, Form, Gemv, build, constants, forms, signed_bound
 from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns
 from tombola.deploy.kernels.gemv.planes import Planes, planes, planes_bytes
+from tombola.deploy.ops import RELU, Activation
 from tombola.errors import TombolaError
 
 quick = settings(deadline=None, max_examples=60)
@@ -139,7 +141,7 @@ def test_the_last_plane_block_lies_back() -> None:
 @pytest.mark.parametrize("form", [Coding(4, 1, False), Coding(4, 2, False), Coding(1, 8, False)], ids=str)
 def test_a_product_by_hand(form: Form) -> None:
     weight = torch.tensor([[1.0, 0, 2], [0, 0, 0], [0, -3, 0]])
-    made = build(weight, torch.tensor([0.5, -1, 0]), form, relu=True, residual=True)
+    made = build(weight, torch.tensor([0.5, -1, 0]), form, activation=RELU, residual=True)
     found = product(made, torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 0.25, 6.5]))
     assert found.tolist() == [8.5, 0, 0.5]
 
@@ -163,19 +165,25 @@ def test_constants() -> None:
     KINDS,
     st.booleans(),
     st.booleans(),
-    st.booleans(),
+    PERHAPS,
     st.data(),
 )
 def test_equals_torch_with_the_same_bits_for_any_threads(
-    shape: tuple[int, int], density: float, kind: str, bias: bool, residual: bool, relu: bool, data: st.DataObject
+    shape: tuple[int, int],
+    density: float,
+    kind: str,
+    bias: bool,
+    residual: bool,
+    activation: Activation | None,
+    data: st.DataObject,
 ) -> None:
     weight = matrix(shape, density, kind, seed=data.draw(st.integers(0, 99)))
     form = data.draw(st.sampled_from(fitting(weight)))
     x, b, r = torch.randn(shape[1]), torch.randn(shape[0]), torch.randn(shape[0])
-    made = build(weight, b if bias else None, form, relu=relu, residual=residual)
+    made = build(weight, b if bias else None, form, activation=activation, residual=residual)
     wanted = weight.double() @ x.double() + bias * b.double() + residual * r.double()
     found = product(made, x, r if residual else None)
-    close(found, wanted.relu() if relu else wanted, weight, x)
+    close(found, wanted if activation is None else activation(wanted), weight, x)
     for threads in (2, 3):
         assert torch.equal(found, product(made, x, r if residual else None, threads))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from activations import PERHAPS
 from tombola.deploy.kernels.kernel import reference
 from tombola.deploy.kernels.sparse import build, measure, supports
 from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste
@@ -20,7 +22,7 @@ from tombola.deploy.kernels.sparse.choices import Choices, Flat, Lanes, Split, l
 from tombola.deploy.kernels.sparse.geometry import shapes_of
 from tombola.deploy.kernels.sparse.layout import layout
 from tombola.deploy.kernels.sparse.lists import make_lists
-from tombola.deploy.ops import Conv, Linear, Pointwise, Pool, Region
+from tombola.deploy.ops import RELU, Activation, Conv, Linear, Pointwise, Pool, Region
 from tombola.errors import TombolaError
 
 BATCHES = st.sampled_from([1, 3, 8, 13, 64])
@@ -76,7 +78,7 @@ def test_a_convolution_by_hand(batch: int) -> None:
 @pytest.mark.parametrize("batch", [1, 8])
 def test_a_linear_layer_by_hand(batch: int) -> None:
     weight = torch.tensor([[1.0, 0.0, -2.0], [0.0, 0.0, 0.0]])
-    region = Region({"x": (3,)}, (Linear("l", "x", "y", weight, torch.tensor([0.0, -1.0]), relu=True),), ("y",))
+    region = Region({"x": (3,)}, (Linear("l", "x", "y", weight, torch.tensor([0.0, -1.0]), activation=RELU),), ("y",))
     x = torch.tensor([[5.0, 7.0, 1.0]]).expand(batch, 3)
     assert build(region, batch, 1)(x)[0].tolist() == [[3.0, 0.0]] * batch
 
@@ -131,11 +133,11 @@ def test_convolutions(data: st.DataObject) -> None:
     g = torch.manual_seed(data.draw(st.integers(0, 99)))
     weight = sparse(g, out, inputs // groups, *kernel, density=data.draw(DENSITIES), block=block)
     bias = torch.randn(out, generator=g) if data.draw(st.booleans()) else None
-    relu, add = data.draw(st.booleans()), data.draw(st.booleans())
+    activation, add = data.draw(PERHAPS), data.draw(st.booleans())
     geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    plain = Region({"x": (inputs, h, w)}, (Conv("c", "x", "y", weight, bias, relu=relu, **geometry),), ("y",))  # type: ignore[arg-type]
-    shape = shapes_of(plain)["y"]
-    op = Conv("c", "x", "y", weight, bias, relu=relu, residual="r" if add else None, **geometry)  # type: ignore[arg-type]
+    alone = Conv("c", "x", "y", weight, bias, activation=activation, **geometry)  # type: ignore[arg-type]
+    shape = shapes_of(Region({"x": (inputs, h, w)}, (alone,), ("y",)))["y"]
+    op = replace(alone, residual="r" if add else None)
     region = Region({"x": (inputs, h, w)} | ({"r": shape} if add else {}), (op,), ("y",))
     split = data.draw(st.sampled_from(splits(region, batch, 2)))
     choice = data.draw(st.sampled_from(candidates(op, shape, split)))
@@ -152,7 +154,7 @@ def test_linear_layers(data: st.DataObject) -> None:
     weight = sparse(g, out, torch.Size(shape).numel(), density=data.draw(DENSITIES), block=block)
     bias = torch.randn(out, generator=g) if data.draw(st.booleans()) else None
     add = data.draw(st.booleans())
-    op = Linear("l", "x", "y", weight, bias, data.draw(st.booleans()), "r" if add else None)
+    op = Linear("l", "x", "y", weight, bias, data.draw(PERHAPS), "r" if add else None)
     region = Region({"x": shape} | ({"r": (out,)} if add else {}), (op,), ("y",))
     split = data.draw(st.sampled_from(splits(region, batch, 2)))
     choice = data.draw(st.sampled_from(candidates(op, (out, 1, 1), split)))
@@ -167,7 +169,7 @@ def test_pooling(data: st.DataObject) -> None:
     kind = data.draw(st.sampled_from(["max", "mean"]))
     padding = tuple(data.draw(st.integers(0, k // 2)) if kind == "max" else 0 for k in kernel)
     shape = (data.draw(st.integers(1, 5)), *(data.draw(st.integers(k, k + 9)) for k in kernel))
-    op = Pool("p", "x", "y", kind, kernel, stride, padding, data.draw(st.booleans()))  # type: ignore[arg-type]
+    op = Pool("p", "x", "y", kind, kernel, stride, padding, data.draw(PERHAPS))  # type: ignore[arg-type]
     region = Region({"x": shape}, (op,), ("y",))  # type: ignore[dict-item]
     batch = data.draw(BATCHES)
     check(region, batch, guess(region, batch, 2))
@@ -184,18 +186,18 @@ def network(seed: int = 0) -> Region:
         return torch.randn(n, generator=g)
 
     ops = (
-        Conv("stem", "x", "a", w(10, 3, 3, 3, density=1.0), b(10), padding=(1, 1), relu=True),
-        Conv("one", "a", "b", w(10, 10, 3, 3), b(10), padding=(1, 1), relu=True, residual="a"),
+        Conv("stem", "x", "a", w(10, 3, 3, 3, density=1.0), b(10), padding=(1, 1), activation=RELU),
+        Conv("one", "a", "b", w(10, 10, 3, 3), b(10), padding=(1, 1), activation=RELU, residual="a"),
         Pool("halve", "b", "p", "max", (2, 2), (2, 2)),
-        Conv("two", "p", "c", w(12, 10, 3, 3), None, stride=(2, 2), padding=(1, 1), relu=True),
+        Conv("two", "p", "c", w(12, 10, 3, 3), None, stride=(2, 2), padding=(1, 1), activation=RELU),
         Conv("skip", "p", "d", w(12, 10, 1, 1), None, stride=(2, 2)),
-        Conv("three", "c", "e", w(12, 12, 3, 3), None, padding=(1, 1), relu=True, residual="d"),
+        Conv("three", "c", "e", w(12, 12, 3, 3), None, padding=(1, 1), activation=RELU, residual="d"),
         Conv("three", "e", "f", w(12, 12, 3, 3), None, padding=(2, 2), dilation=(2, 2), residual="e"),
-        Pointwise("norm", "f", "n", b(12), b(12), True, "d"),
+        Pointwise("norm", "f", "n", b(12), b(12), RELU, "d"),
         Pool("ragged", "n", "m", "max", (3, 3), (2, 2), (1, 1)),
         Pool("mean", "m", "g", "mean", (2, 2), (2, 2)),
-        Linear("mix", "v", "h", w(17, 5), b(17), True),
-        Linear("head", "n", "i", w(17, 108), b(17), False, "h"),
+        Linear("mix", "v", "h", w(17, 5), b(17), Activation("silu")),
+        Linear("head", "n", "i", w(17, 108), b(17), None, "h"),
         Pointwise("scaled", "h", "j", b(17), None),
     )
     return Region({"x": (3, 12, 12), "v": (5,)}, ops, ("i", "e", "j", "g"))
@@ -214,7 +216,7 @@ def test_a_region_of_everything(batch: int) -> None:
 
 
 def test_an_input_that_is_an_output_and_an_output_given_twice() -> None:
-    region = Region({"x": (2, 3, 3)}, (Pointwise("p", "x", "y", relu=True),), ("y", "x", "y"))
+    region = Region({"x": (2, 3, 3)}, (Pointwise("p", "x", "y", activation=RELU),), ("y", "x", "y"))
     for batch in (1, 9):
         check(region, batch, guess(region, batch, 1))
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
-from tombola.deploy.ops import Conv, Linear, Pointwise, Pool, Region
+from tombola.deploy.ops import RELU, Activation, Conv, Linear, Pointwise, Pool, Region
 from tombola.graph.trace import traced
 from tombola.models.registry import build_network
 
@@ -50,7 +50,7 @@ def compute(op: Conv | Linear | Pool | Pointwise, values: dict[str, Tensor]) -> 
         y = y if op.shift is None else y + op.shift.reshape(rows)
     if not isinstance(op, Pool) and op.residual is not None:
         y = y + values[op.residual]
-    return y.relu() if op.relu else y
+    return y if op.activation is None else op.activation(y)
 
 
 def lowered(model: nn.Module, *example: Tensor) -> tuple[Lowered, fx.GraphModule]:
@@ -98,7 +98,7 @@ def test_functions_are_layers_too() -> None:
     (region,) = regions(Functions(), torch.randn(2, 3, 8, 8))
     conv, pool, linear = region.ops
     assert isinstance(conv, Conv)
-    assert (conv.name, conv.stride, conv.padding, conv.relu) == ("kernel", (2, 2), (1, 1), True)
+    assert (conv.name, conv.stride, conv.padding, conv.activation) == ("kernel", (2, 2), (1, 1), RELU)
     assert isinstance(pool, Pool)
     assert isinstance(linear, Linear)
     assert linear.source == pool.target  # flattening costs nothing
@@ -129,7 +129,7 @@ def test_residual_additions_go_into_the_later_layer(add: Callable[..., Tensor], 
     assert [type(op) for op in region.ops] == [Conv, Conv, Conv]
     last = region.ops[-1]
     assert isinstance(last, Conv)
-    assert (last.name, last.relu, last.residual) == ("short", True, region.ops[1].target)
+    assert (last.name, last.activation, last.residual) == ("short", RELU, region.ops[1].target)
     check(Residual(add, swap=swap), torch.randn(2, 3, 5, 5))
 
 
@@ -218,6 +218,29 @@ def test_layers_mean_what_they_do(middle: nn.Module, kind: type) -> None:
     assert type(found.parts[0].region.ops[1]) is kind
 
 
+@pytest.mark.parametrize(
+    ("module", "activation"),
+    [
+        (nn.ReLU(), RELU),
+        (nn.ReLU6(), Activation("hardtanh", (0.0, 6.0))),
+        (nn.Hardtanh(-2, 1), Activation("hardtanh", (-2.0, 1.0))),
+        (nn.LeakyReLU(0.25), Activation("leaky_relu", (0.25,))),
+        (nn.Sigmoid(), Activation("sigmoid")),
+        (nn.SiLU(), Activation("silu")),
+        (nn.SiLU(inplace=True), Activation("silu")),
+        (nn.Hardsigmoid(), Activation("hardsigmoid")),
+        (nn.Hardswish(inplace=True), Activation("hardswish")),
+    ],
+    ids=str,
+)
+def test_activations_go_into_the_operation_before_them(module: nn.Module, activation: Activation) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 2, 3), module, nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 4), module)
+    found = check(model, torch.randn(2, 3, 6, 6))
+    (part,) = found.parts
+    assert [getattr(op, "activation", None) for op in part.region.ops] == [activation, None, activation]
+    assert not found.left
+
+
 class Means(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.mean([2, 3]) + x.mean((-1, -2), keepdim=True).flatten(1)
@@ -259,7 +282,7 @@ def test_isolated_layers_share_no_region_with_others() -> None:
     model = nn.Sequential(*(nn.Linear(4, 4) if i % 2 == 0 else nn.ReLU() for i in range(8)))
     found = lower(traced(model.eval(), (torch.randn(2, 4),), [True]), ["2", "4"])
     assert [part.layers for part in found.parts] == [("0",), ("2", "4"), ("6",)]
-    assert all(op.relu for part in found.parts for op in part.region.ops if isinstance(op, Linear))
+    assert all(op.activation == RELU for part in found.parts for op in part.region.ops if isinstance(op, Linear))
 
 
 def test_what_hooks_do_is_read_and_values_without_a_batch_are_left() -> None:
@@ -303,7 +326,8 @@ def random_block(kind: str, channels: int) -> nn.Module:
         "relu": lambda: nn.ReLU(inplace=True),
         "norm": lambda: nn.BatchNorm2d(channels),
         "residual": lambda: ResidualOf(channels),
-        "sigmoid": nn.Sigmoid,
+        "silu": lambda: nn.SiLU(inplace=True),
+        "tanh": nn.Tanh,
         "pool": lambda: nn.MaxPool2d(2, 1),
         "dropout": lambda: nn.Dropout(0.5),
     }
@@ -320,7 +344,7 @@ class ResidualOf(nn.Module):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(["conv", "relu", "norm", "residual", "sigmoid", "pool", "dropout"]), max_size=7))
+@given(st.lists(st.sampled_from(["conv", "relu", "norm", "residual", "silu", "tanh", "pool", "dropout"]), max_size=7))
 def test_random_stacks(kinds: list[str]) -> None:
     torch.manual_seed(len(kinds))
     layers = [random_block(kind, 2) for kind in kinds]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import tombola
+from activations import ACTIVATIONS
 from clocks import NATIVE
 from tombola.compact.compare import largest_error
 from tombola.deploy.jit.program import Program
@@ -21,7 +22,7 @@ from tombola.deploy.kernels.sparse import build
 from tombola.deploy.kernels.sparse.candidates import candidates, splits
 from tombola.deploy.kernels.sparse.choices import Choices
 from tombola.deploy.kernels.sparse.geometry import shapes_of
-from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Pool, Region
+from tombola.deploy.ops import RELU, Conv, Linear, Op, Pointwise, Pool, Region
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
 
 NAN, INF = float("nan"), float("inf")
@@ -56,7 +57,7 @@ def computed(op: Op, x: Tensor, residual: Tensor | None, *, dense: bool) -> Tens
     else:
         y = x if op.scale is None else x * op.scale.view(-1, 1, 1)
     y = y if residual is None else y + residual
-    return y.relu() if op.relu else y
+    return y if op.activation is None else op.activation(y)
 
 
 def strewn(x: Tensor) -> Tensor:
@@ -79,17 +80,19 @@ def weights(*shape: int) -> Tensor:
 
 OPS: dict[str, tuple[tuple[int, ...], Op]] = {
     "linear": ((16,), Linear("l", "x", "y", weights(12, 16), torch.randn(12))),
-    "linear, relu": ((16,), Linear("l", "x", "y", weights(12, 16), torch.randn(12), relu=True)),
+    "linear, relu": ((16,), Linear("l", "x", "y", weights(12, 16), torch.randn(12), activation=RELU)),
     "linear, added": ((12,), Linear("l", "x", "y", weights(12, 12), torch.randn(12), residual="x")),
-    "convolution": ((3, 6, 9), Conv("c", "x", "y", weights(4, 3, 3, 3), padding=(1, 1), relu=True)),
-    "strided": ((3, 7, 7), Conv("c", "x", "y", weights(4, 3, 3, 3), stride=(2, 2), padding=(1, 1), relu=True)),
+    "convolution": ((3, 6, 9), Conv("c", "x", "y", weights(4, 3, 3, 3), padding=(1, 1), activation=RELU)),
+    "strided": ((3, 7, 7), Conv("c", "x", "y", weights(4, 3, 3, 3), stride=(2, 2), padding=(1, 1), activation=RELU)),
     "max": ((3, 6, 8), Pool("p", "x", "y", "max", (2, 2), (2, 2))),
-    "max, padded": ((3, 6, 9), Pool("p", "x", "y", "max", (3, 3), (2, 2), (1, 1), relu=True)),
+    "max, padded": ((3, 6, 9), Pool("p", "x", "y", "max", (3, 3), (2, 2), (1, 1), activation=RELU)),
     "large max": ((3, 9, 9), Pool("p", "x", "y", "max", (5, 5), (1, 1))),
-    "mean": ((3, 6, 8), Pool("p", "x", "y", "mean", (2, 2), (2, 2), relu=True)),
-    "relu": ((3, 5, 5), Pointwise("r", "x", "y", relu=True)),
-    "norm": ((3, 5, 5), Pointwise("r", "x", "y", scale=torch.tensor([1.0, -2.0, 0.5]), relu=True)),
-    "added": ((3, 5, 5), Pointwise("r", "x", "y", residual="x", relu=True)),
+    "mean": ((3, 6, 8), Pool("p", "x", "y", "mean", (2, 2), (2, 2), activation=RELU)),
+    "relu": ((3, 5, 5), Pointwise("r", "x", "y", activation=RELU)),
+    "norm": ((3, 5, 5), Pointwise("r", "x", "y", scale=torch.tensor([1.0, -2.0, 0.5]), activation=RELU)),
+    "added": ((3, 5, 5), Pointwise("r", "x", "y", residual="x", activation=RELU)),
+    **{f"{one.name} alone": ((3, 5, 5), Pointwise("r", "x", "y", activation=one)) for one in ACTIVATIONS},
+    **{f"{one.name} fused": ((16,), Linear("l", "x", "y", weights(12, 16), activation=one)) for one in ACTIVATIONS},
 }
 
 
@@ -118,7 +121,7 @@ def test_products_with_a_vector(kind: str) -> None:
         x[5] = value
         wanted = over_kept(weight, x).relu()
         for choice in forms(weight):
-            gemv = build_gemv(weight, None, choice, relu=True)
+            gemv = build_gemv(weight, None, choice, activation=RELU)
             found = torch.empty(40)
             step = gemv.step(x, found)
             Program([step], 1).run()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import statistics
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -158,7 +158,7 @@ def _choose(
 
 
 def _dense_layers(part: LoweredRegion, threads: int, clock: Clock) -> dict[str, float]:
-    """Target of a layer -> seconds per call in torch, in the faster layout; equal layers are measured once."""
+    """Target of a layer -> seconds per call in torch, activation included, in the faster layout; equal ones once."""
     shapes = {node.name: shape_of(node) for node in (*part.inputs, *part.nodes)}
     known: dict[object, float] = {}
     seconds: dict[str, float] = {}
@@ -168,7 +168,7 @@ def _dense_layers(part: LoweredRegion, threads: int, clock: Clock) -> dict[str, 
         draw = torch.Generator().manual_seed(0)
         x = torch.rand(shapes[op.source], generator=draw, dtype=torch.float32, device="cpu")
         moves = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
-        key = (tuple(op.weight.shape), tuple(x.shape), moves)
+        key = (tuple(op.weight.shape), tuple(x.shape), moves, op.activation)
         if key not in known:
             runs = {"rows": _torch_run(op, x, torch.contiguous_format)}
             if isinstance(op, Conv):
@@ -179,11 +179,14 @@ def _dense_layers(part: LoweredRegion, threads: int, clock: Clock) -> dict[str, 
     return seconds
 
 
-def _torch_run(op: Conv | Linear, x: Tensor, layout: torch.memory_format) -> Any:
+def _torch_run(op: Conv | Linear, x: Tensor, layout: torch.memory_format) -> Callable[[], Tensor]:
     if isinstance(op, Linear):
-        return partial(F.linear, x.flatten(1), op.weight, op.bias)
-    image, weight = x.contiguous(memory_format=layout), op.weight.contiguous(memory_format=layout)
-    return partial(F.conv2d, image, weight, op.bias, op.stride, op.padding, op.dilation, op.groups)
+        layer = partial(F.linear, x.flatten(1), op.weight, op.bias)
+    else:
+        image, weight = x.contiguous(memory_format=layout), op.weight.contiguous(memory_format=layout)
+        layer = partial(F.conv2d, image, weight, op.bias, op.stride, op.padding, op.dilation, op.groups)
+    activation = op.activation
+    return layer if activation is None else lambda: activation(layer())
 
 
 def _slow_layers(draft: Draft) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ class Lowered:
 def lower(network: fx.GraphModule, isolated: Collection[str] = ()) -> Lowered:
     """The regions of a traced network (`tombola.graph.trace`): the longest runs of nodes that kernels exist for.
 
-    Additions and ReLUs are fused into the layers before them.
+    Additions and activations are fused into the layers before them.
 
     Args:
         isolated: names of layers that share no region with others.
@@ -198,23 +198,25 @@ def _maps(node: fx.Node) -> tuple[int, ...]:
 
 
 def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:
-    """Fuse ReLUs into the operation before them and additions into the layer before, where nothing else reads those."""
+    """Fuse activations into the operation and additions into the layer before them, where nothing else reads those."""
     reads = Counter([*outputs, *(op.source for op in ops), *(r for op in ops if (r := getattr(op, "residual", None)))])
     done: dict[str, Op] = {}
     for op in ops:
         before = done.get(op.source)
         alone = reads[op.source] == 1
-        if _only_relu(op) and before is not None and alone and not before.relu:
+        if _only_activation(op) and before is not None and alone and before.activation is None:
             done.pop(op.source)
-            op = replace(before, target=op.target, relu=True)
+            op = replace(before, target=op.target, activation=op.activation)
         elif isinstance(op, Pointwise) and op.residual is not None and op.scale is None and op.shift is None:
             op = _fuse_addition(op, done, reads)
         done[op.target] = op
     return tuple(done.values())
 
 
-def _only_relu(op: Op) -> bool:
-    return isinstance(op, Pointwise) and op.relu and op.residual is None and op.scale is None and op.shift is None
+def _only_activation(op: Op) -> bool:
+    if not isinstance(op, Pointwise) or op.activation is None:
+        return False
+    return op.residual is None and op.scale is None and op.shift is None
 
 
 def _fuse_addition(op: Pointwise, done: dict[str, Op], reads: Mapping[str, int]) -> Op:
@@ -225,7 +227,7 @@ def _fuse_addition(op: Pointwise, done: dict[str, Op], reads: Mapping[str, int])
     sides.sort(key=lambda side: order.index(side[0]) if side[0] in done else -1, reverse=True)
     for own, other in sides:
         layer = done.get(own)
-        if isinstance(layer, Conv | Linear) and reads[own] == 1 and not layer.relu and layer.residual is None:
+        if isinstance(layer, Conv | Linear) and reads[own] == 1 and layer.activation is None and layer.residual is None:
             done.pop(own)
             return replace(layer, target=op.target, residual=other)
     return op

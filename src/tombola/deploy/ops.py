@@ -8,12 +8,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function of each number: `name` as in torch.ops.aten; `numbers`: what it takes besides, such as bounds.
+
+    >>> Activation("hardtanh", (0.0, 6.0))(torch.tensor([-1.0, 5.0, 7.0]))
+    tensor([0., 5., 6.])
+    """
+
+    name: str
+    numbers: tuple[float, ...] = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of any shape and float dtype."""
+        function = getattr(torch.ops.aten, self.name)
+        return function(x, *self.numbers)  # type: ignore[no-any-return]
+
+
+RELU = Activation("relu")
 
 
 @dataclass(frozen=True, eq=False)
 class Conv:
-    """out = relu?(weight ⋆ source + bias + residual), zero padding.
+    """out = activation(weight ⋆ source + bias + residual), zero padding.
 
     `weight`: (out, in // groups, kh, kw). `bias`: (out,) or None. `residual`: a value of the result's shape, or None.
     """
@@ -28,13 +49,13 @@ class Conv:
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
-    relu: bool = False
+    activation: Activation | None = None
     residual: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """out = relu?(weight source + bias + residual); a source of (C, H, W) counts as flattened row-major.
+    """out = activation(weight source + bias + residual); a source of (C, H, W) counts as flattened row-major.
 
     `weight`: (out, in). `bias`: (out,) or None. `residual`: a value of the result's shape, or None.
     """
@@ -44,7 +65,7 @@ class Linear:
     target: str
     weight: Tensor
     bias: Tensor | None = None
-    relu: bool = False
+    activation: Activation | None = None
     residual: str | None = None
 
 
@@ -59,19 +80,19 @@ class Pool:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int] = (0, 0)
-    relu: bool = False
+    activation: Activation | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Pointwise:
-    """out = relu?(scale · source + shift + residual): scale and shift (channels,) or None, for 1 and 0."""
+    """out = activation(scale · source + shift + residual): scale and shift (channels,) or None, for 1 and 0."""
 
     name: str
     source: str
     target: str
     scale: Tensor | None = None
     shift: Tensor | None = None
-    relu: bool = False
+    activation: Activation | None = None
     residual: str | None = None
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Pool
+from tombola.deploy.jit.activations import EMITTED
+from tombola.deploy.ops import Activation, Conv, Linear, Op, Pointwise, Pool
 from tombola.graph.edit import tensor
 from tombola.graph.node import arguments, operation, words
 from tombola.graph.node import shape_of as any_shape
@@ -134,8 +135,13 @@ def _conv(call: _Call, weight: Tensor) -> Recognised:
 # ---- the others ------------------------------------------------------------------------------------------------------
 
 
-def _relu(call: _Call) -> Recognised:
-    return Recognised(Pointwise(call.node.name, call.source.name, call.node.name, relu=True), call.source)
+def _activation(call: _Call) -> Recognised:
+    numbers = [value for name, value in call.given.items() if name not in ("self", "input")]
+    if not all(isinstance(value, int | float) for value in numbers):
+        raise Unsupported("its numbers are computed in the network")
+    activation = Activation(operation(call.node), tuple(map(float, numbers)))
+    name = call.node.name
+    return Recognised(Pointwise(name, call.source.name, name, activation=activation), call.source)
 
 
 def _norm(call: _Call) -> Recognised:
@@ -225,7 +231,7 @@ def pair(value: Any) -> tuple[int, int]:
 _OPERATIONS: Mapping[str, Callable[[_Call], PassThrough | Recognised]] = MappingProxyType(
     {
         **dict.fromkeys(words("linear conv2d binary_layer"), _layer),
-        "relu": _relu,
+        **dict.fromkeys(EMITTED, _activation),
         "batch_norm": _norm,
         "add": _add,
         **dict.fromkeys(words("max_pool2d avg_pool2d"), _pool),

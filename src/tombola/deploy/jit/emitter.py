@@ -17,6 +17,12 @@ Turn = Callable[[ir.Value, list[ir.Value]], list[ir.Value]]
 ZERO = ir.Constant(V8F, [0.0] * LANES)
 
 
+def constant(like: ir.Value | ir.Type, number: float) -> ir.Constant:
+    """The number, in all lanes if `like` is a vector or its type."""
+    kind = getattr(like, "type", like)
+    return ir.Constant(kind, [number] * LANES if isinstance(kind, ir.VectorType) else number)
+
+
 class Emitter:
     """A step function under construction: `b` is the builder, `arg(i)` word i of its arguments."""
 
@@ -120,11 +126,6 @@ class Emitter:
         kind = ir.FunctionType(a.type, [a.type] * 3)
         intrinsic = self.module.globals.get(name) or ir.Function(self.module, kind, name)
         return self.b.call(intrinsic, [a, x, c])
-
-    def relu(self, value: ir.Value) -> ir.Value:
-        """max(value, 0), of a float or a vector; NaN stays NaN."""
-        zero = ZERO if value.type == V8F else F32(0.0)
-        return self.b.select(self.b.fcmp_ordered("<", value, zero), zero, value)  # one instruction, maxps(0, value)
 
     def larger(self, one: ir.Value, other: ir.Value) -> ir.Value:
         """The larger of two, of floats or vectors; NaN where either is."""

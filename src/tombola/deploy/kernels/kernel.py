@@ -39,7 +39,7 @@ def reference(region: Region, *inputs: Tensor) -> tuple[Tensor, ...]:
         y = _applied(op, values[op.source])
         if not isinstance(op, Pool) and op.residual is not None:
             y = y + values[op.residual]
-        values[op.target] = y.relu() if op.relu else y
+        values[op.target] = y if op.activation is None else op.activation(y)
     return tuple(values[name] for name in region.outputs)
 
 

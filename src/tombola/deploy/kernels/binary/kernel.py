@@ -22,7 +22,8 @@ def takes(op: Op) -> str | None:
         return "weights other than 0 and ± one number"
     if isinstance(op, Conv) and op.groups != 1:
         return "a convolution of groups"
-    return "an addition or a ReLU fused into it" if op.relu or op.residual is not None else None
+    fused = op.activation is not None or op.residual is not None
+    return "an addition or an activation fused into it" if fused else None
 
 
 def packed_layer(op: Conv | Linear, maps: Maps, after: BitThreshold | None, threads: int) -> PackedLayer:

@@ -1,4 +1,4 @@
-"""The emitted steps of sparse matrix-vector products: y = relu?(scale · (W x) + bias + residual)."""
+"""The emitted steps of sparse matrix-vector products: y = activation(scale · (W x) + bias + residual)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tombola.deploy.jit.activations import activated
 from tombola.deploy.jit.emitter import BYTES, V8F, V8I, ZERO, Emitter
 from tombola.deploy.jit.native import F32, I32, I64, Code
 from tombola.deploy.kernels.gemv.gaps import LANES, Coding
 from tombola.deploy.kernels.gemv.planes import COLUMNS, ROWS
+from tombola.deploy.ops import Activation
 from tombola.machine.locks import once
 
 _SIGN = -(2**31)  # the sign bit of a float
@@ -20,12 +22,12 @@ _TURN = 4  # vectors of inputs in one unrolled step: more would spill registers
 
 @dataclass(frozen=True)
 class Ending:
-    """What is done with a sum before it is stored: scaled, bias and residual added, ReLU."""
+    """What is done with a sum before it is stored: scaled, bias and residual added, an activation."""
 
     scale: bool
     bias: bool
     residual: bool
-    relu: bool
+    activation: Activation | None
 
 
 @once
@@ -190,7 +192,7 @@ def _finish(e: Emitter, ending: Ending) -> Callable[[ir.Value, ir.Value], None]:
             value = b.fadd(value, e.load(bias, offset, F32))
         if ending.residual:
             value = b.fadd(value, e.load(residual, offset, F32))
-        e.store(e.relu(value) if ending.relu else value, target, offset)
+        e.store(activated(e, value, ending.activation), target, offset)
 
     return finish
 

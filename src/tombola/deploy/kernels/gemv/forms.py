@@ -16,6 +16,7 @@ from tombola.deploy.jit.program import Step
 from tombola.deploy.kernels.gemv.emitted import Ending, gaps_step, planes_step
 from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns, shared
 from tombola.deploy.kernels.gemv.planes import COLUMNS, Planes, planes, planes_bytes
+from tombola.deploy.ops import Activation
 from tombola.errors import TombolaError
 from tombola.machine.memory import address, array_address
 
@@ -39,7 +40,7 @@ class _Cost:
 
 @dataclass(frozen=True, eq=False)
 class Gemv:
-    """y = relu?(W x + bias + residual), compiled but for the addresses of x, y and the residual.
+    """y = activation(W x + bias + residual), compiled but for the addresses of x, y and the residual.
 
     The function `step` of `code` has the arguments (source, target, residual or 0, *args): addresses of contiguous
     float32 vectors, then `args`, arrays as the addresses of their data. The target may be the residual, but not the
@@ -93,7 +94,14 @@ def forms(weight: Tensor) -> tuple[Form, ...]:
     return tuple(form for form in by_time if tried[form].nanoseconds <= limit)
 
 
-def build(weight: Tensor, bias: Tensor | None, form: Form, *, relu: bool = False, residual: bool = False) -> Gemv:
+def build(
+    weight: Tensor,
+    bias: Tensor | None,
+    form: Form,
+    *,
+    activation: Activation | None = None,
+    residual: bool = False,
+) -> Gemv:
     """Code a weight and compile its product.
 
     Args:
@@ -121,7 +129,7 @@ def build(weight: Tensor, bias: Tensor | None, form: Form, *, relu: bool = False
             raise TombolaError(f"{form} is for rows that share their columns; choose rows1")
         gaps = code(matrix, form)
         listed = (gaps.words, gaps.starts, len(gaps.starts) - 1, gaps.order)
-    ending = Ending(scale is not None, bias is not None, residual, relu)
+    ending = Ending(scale is not None, bias is not None, residual, activation)
     compiled = planes_step(ending) if isinstance(form, Planes) else gaps_step(form, ending)
     shift = 0 if bias is None else _bias(bias, len(matrix))
     args = (0 if scale is None else scale, 4 if scale is not None and len(scale) > 1 else 0, shift, *listed)

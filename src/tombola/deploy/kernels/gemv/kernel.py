@@ -28,7 +28,7 @@ def build_alone(region: Region, batch: int, threads: int, form: Form) -> Run:
     """The layer on vectors (1, in)."""
     (op,) = region.ops
     assert isinstance(op, Linear)
-    made = build(op.weight, op.bias, form, relu=op.relu, residual=op.residual is not None)
+    made = build(op.weight, op.bias, form, activation=op.activation, residual=op.residual is not None)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         values = {name: x.reshape(-1) for name, x in zip(region.inputs, inputs, strict=True)}

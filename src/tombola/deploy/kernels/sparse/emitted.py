@@ -4,7 +4,7 @@
         acc[v][p] = bias[v], or the partial sums of the panel before in `out`
         for (offset, weight[V]) in the group's list:
             acc[v][p] += weight[v] · in[tile + offset + read[p]]
-        out[tile + row v + write[p]] = relu?(acc[v][p] + residual), lanes beyond the map set to zero
+        out[tile + row v + write[p]] = activation(acc[v][p] + residual), lanes beyond the map set to zero
 
 What offsets mean is up to the layout: with images innermost a vector is 8 images at one position, with images
 outermost it is 8 neighbouring positions of one image. Linear layers are the case of 1 x 1 maps.
@@ -18,8 +18,10 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from tombola.deploy.jit.activations import activated
 from tombola.deploy.jit.emitter import BYTES, V8F, V8I, Emitter
 from tombola.deploy.jit.native import F32, I32, I64, Code
+from tombola.deploy.ops import Activation
 from tombola.machine.locks import once
 
 ARGS = (
@@ -53,7 +55,7 @@ class SparseKernel:
     write: tuple[int, ...]
     add: tuple[int, ...] | None
     """Of the residual; None where there is none."""
-    relu: bool
+    activation: Activation | None
     masked: bool
     panelled: bool
     """Whether there is more than one panel."""
@@ -159,8 +161,7 @@ def _group(
             if kernel.add is not None:
                 line = e.at(here["residual"], b.mul(b.add(row, I64(v)), a["residual_stride"]))
                 acc = b.fadd(acc, e.load(line, kernel.add[p]))
-            if kernel.relu:
-                acc = e.relu(acc)
+            acc = activated(e, acc, kernel.activation)
             if kernel.masked:
                 mask = e.load(here["masks"], 32 * p, V8I)
                 acc = b.bitcast(b.and_(b.bitcast(acc, V8I), mask), V8F)

@@ -52,7 +52,7 @@ def layer_template(
     )
     nbytes = lists.nbytes + bias.nbytes
     read, write, add = kinds
-    kernel = SparseKernel(lists.rows, read, write, None if rest is None else add, op.relu, flat, lists.panels > 1)
+    kernel = SparseKernel(lists.rows, read, write, None if rest is None else add, op.activation, flat, lists.panels > 1)
     return Template(sparse_kernel(kernel), args, op.target, nbytes)
 
 
@@ -61,7 +61,7 @@ def _gemv_template(op: Conv | Linear, node: Compute, assembly: Assembly, form: F
     addresses = map(assembly.address, held)
     if not isinstance(op, Linear) or any(assembly.layouts[one].channel != 1 for one in held):
         raise TombolaError(f"the choice for {op.name} is for linear layers of vectors; measure again")
-    made = gemv.build(op.weight, op.bias, form, relu=op.relu, residual=node.residual is not None)
+    made = gemv.build(op.weight, op.bias, form, activation=op.activation, residual=node.residual is not None)
     args: tuple[Arg, ...] = (*addresses, *(0,) * (3 - len(held)), *made.args)
     return Template(made.code, args, op.target, made.nbytes)
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from tombola.deploy.jit.emitter import LANES, V8F, Emitter
+from tombola.deploy.jit.activations import activated
+from tombola.deploy.jit.emitter import LANES, V8F, Emitter, constant
 from tombola.deploy.jit.native import F32, I64, Code
+from tombola.deploy.ops import Activation
 from tombola.machine.locks import once
 
 POOL_ARGS = (
@@ -46,7 +48,7 @@ class PoolWindow:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
-    relu: bool
+    activation: Activation | None
     lanes: bool
 
 
@@ -75,9 +77,8 @@ def pool_kernel(window: PoolWindow) -> Code:
 
                 value = _fixed(e, window, rows, columns, cell) if fixed else _walk(e, window, rows, columns, cell, kind)
                 if window.kind == "mean":
-                    value = b.fmul(value, _constant(kind, 1.0 / (window.kernel[0] * window.kernel[1])))
-                if window.relu:
-                    value = e.relu(value)
+                    value = b.fmul(value, constant(kind, 1.0 / (window.kernel[0] * window.kernel[1])))
+                value = activated(e, value, window.activation)
                 e.store(value, e.at(e.at(target, to), b.mul(lane, I64(4))), b.mul(x, stride))
     return e.compiled()
 
@@ -108,7 +109,7 @@ def _fixed(e: Emitter, window: PoolWindow, rows: Extent, columns: Extent, cell: 
 
 def _walk(e: Emitter, window: PoolWindow, rows: Extent, columns: Extent, cell: Cell, kind: ir.Type) -> ir.Value:
     """Windows cut off by the border, or large ones."""
-    start = _constant(kind, float("-inf") if window.kind == "max" else 0.0)
+    start = constant(kind, float("-inf") if window.kind == "max" else 0.0)
 
     def along(ky: ir.Value, best: list[ir.Value]) -> list[ir.Value]:
         def step(kx: ir.Value, best: list[ir.Value]) -> list[ir.Value]:
@@ -120,13 +121,9 @@ def _walk(e: Emitter, window: PoolWindow, rows: Extent, columns: Extent, cell: C
     return best
 
 
-def _constant(kind: ir.Type, value: float) -> ir.Value:
-    return ir.Constant(kind, [value] * LANES) if kind == V8F else F32(value)
-
-
 @once
-def pointwise_kernel(relu: bool, residual: bool) -> Code:
-    """relu?(scale · source + shift + residual) over rows of `width` floats; scale and shift per channel."""
+def pointwise_kernel(activation: Activation | None, residual: bool) -> Code:
+    """activation(scale · source + shift + residual) over rows of `width` floats; scale and shift per channel."""
     e = Emitter("pointwise")
     b = e.b
     a = e.named(POINT_ARGS)
@@ -143,5 +140,5 @@ def pointwise_kernel(relu: bool, residual: bool) -> Code:
             value = e.fma(scale, e.load(maps["source"], at["source"], F32), shift)
             if residual:
                 value = b.fadd(value, e.load(maps["residual"], at["residual"], F32))
-            e.store(e.relu(value) if relu else value, maps["target"], at["target"])
+            e.store(activated(e, value, activation), maps["target"], at["target"])
     return e.compiled()

@@ -145,7 +145,7 @@ class Maker:
         source, target = self._inside(node.source), self._inside(node.target)
         lanes = source.inner > 1
         c, h, w = self._assembly.shapes[op.target]
-        window = pools.PoolWindow(op.kind, op.kernel, op.stride, op.padding, op.relu, lanes)
+        window = pools.PoolWindow(op.kind, op.kernel, op.stride, op.padding, op.activation, lanes)
         size = self._assembly.shapes[op.source][1:]
         args = (*source.args, *target.args, 1 if lanes else self._images, c, h, w, *size, source.inner)
         return Template(pools.pool_kernel(window), args, op.target)
@@ -157,7 +157,7 @@ class Maker:
         rest = (0, 0, 0, 0) if node.residual is None else self._inside(node.residual).args
         scale, shift = _floats(op.scale, c, 1.0), _floats(op.shift, c, 0.0)
         args = (*source.args, *target.args, maps, c, h, w * source.inner, *rest, scale, shift)
-        code = pools.pointwise_kernel(op.relu, node.residual is not None)
+        code = pools.pointwise_kernel(op.activation, node.residual is not None)
         return Template(code, args, op.target, nbytes=scale.nbytes + shift.nbytes)
 
 

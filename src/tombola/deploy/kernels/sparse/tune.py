@@ -80,7 +80,8 @@ def _likeness(op: Conv | Linear) -> object:
     kind = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
     groups = op.groups if isinstance(op, Conv) else 1
     shared = tuple(round(min(9.0, waste(op.weight, rows, groups)), 1) for rows in (4, 2))
-    return type(op), tuple(op.weight.shape), kind, op.residual is None, round(10 * density**0.5), shared
+    fused = op.activation, op.residual is None
+    return type(op), tuple(op.weight.shape), kind, fused, round(10 * density**0.5), shared
 
 
 def _best(region: Region, op: Conv | Linear, split: Split, threads: int, clock: Clock) -> tuple[Choice, float]:
