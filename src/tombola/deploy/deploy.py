@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tombola.compact.compact import compact_checked
 from tombola.compact.copies import copied
 from tombola.compact.effective import plain_copy
 from tombola.deploy.choose import all_dense, planned, search, twin
+from tombola.deploy.cost import Meter
 from tombola.deploy.inference import Inference, check_call
 from tombola.deploy.kernels.binary import pack_binary
 from tombola.deploy.kernels.cuda import LinearChoice, bytes_of, choose_kernels, use_kernels
@@ -143,14 +145,20 @@ def deploy(
     if wanted is not None:
         _check_names(wanted)
     with plain_tensors(), limit_threads(count, exclusive=True), kept(cuda=True):
+        meter = Meter()
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
         plain = plain_copy(source, example)
         checks = checks_of(plain, example)
+        meter.end("checks")
         compacted = compact_checked(plain, checks)
-        made = _made(plain, compacted, checks, count, wanted, clock)
-        empty = checks.takes_none(made[0] if checks.stateless else copy.deepcopy(made[0]))
+        meter.end("compaction")
+        network, chosen, report = _made(plain, compacted, checks, count, wanted, clock)
+        meter.end("kernels")
+        empty = checks.takes_none(network if checks.stateless else copy.deepcopy(network))
         taken = takes(plain, checks.example, checks.batch, empty=empty)
-    return Deployed(*made, taken, compacted.module if keep_compacted else None)
+        meter.end("checks")
+    report = replace(report, seconds=meter.seconds, memory=meter.memory)
+    return Deployed(network, chosen, report, taken, compacted.module if keep_compacted else None)
 
 
 def _check_names(plan: Plan) -> None:

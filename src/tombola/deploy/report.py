@@ -13,7 +13,7 @@ from tombola.deploy.kernels.cuda import LinearChoice
 from tombola.deploy.lower import LoweredRegion
 from tombola.deploy.ops import Conv, Linear
 from tombola.deploy.plan import RegionPlan
-from tombola.formats import aligned, density
+from tombola.formats import aligned, density, quantity
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class DeployReport:
     `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays in torch, with the reason.
     `bytes`: of weights in memory, of the "model" and "deployed". `error`: the largest max|a - b| / max|a| of the
     outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes the network takes.
+    `seconds`: that deploying took, the "whole" and by phase: "checks" of what the network answers and takes,
+    "compaction", and "kernels", chosen, compiled and compared. `memory`: bytes by which the most that the process held
+    meanwhile exceeds what it held before; None where the system does not say, or the process had held more before.
     """
 
     compaction: CompactReport
@@ -60,6 +63,8 @@ class DeployReport:
     bytes: Mapping[str, int] = field(default_factory=dict)
     error: float = 0.0
     batch: str = "any batch"
+    seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
+    memory: int | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -77,7 +82,15 @@ class DeployReport:
             lines += ["", "stays with torch:", *(f"  {name}: {reason}" for name, reason in self.dense.items())]
         sizes = ", ".join(f"{what} {size:,}" for what, size in self.bytes.items())
         last = f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}; for {self.batch}"
-        return "\n".join([*lines, "", last])
+        return "\n".join([*lines, "", last, *self._cost()])
+
+    def _cost(self) -> list[str]:
+        """What deploying took, in one line; none where it was not measured."""
+        if not self.seconds:
+            return []
+        phases = ", ".join(f"{name} {quantity(time, 's')}" for name, time in self.seconds.items() if name != "whole")
+        more = "" if self.memory is None else f"; memory rose by up to {quantity(self.memory, 'B')}"
+        return [f"deployed in {quantity(self.seconds['whole'], 's')}: {phases}{more}"]
 
 
 def part_rows(draft: Draft) -> tuple[RegionRow, ...]:
