@@ -147,6 +147,7 @@ class Cat(nn.Module):
         (lambda a, b: torch.cat((b, a), dim=1), 6, 2),
         (lambda a, b: torch.cat(tensors=[a, b], dim=-1), 6, 2),
         (lambda a, b: torch.concat([a, b], axis=1), 6, 2),
+        (lambda a, b: torch.cat([torch.empty(0), a, b], -1), 6, 2),  # what a cache begins with, of no use to torch
         (lambda a, b: torch.cat([a, b]), 3, 3),  # along the batch
         (lambda a, b: torch.cat([a, b], -2), 3, 3),
         (lambda a, b: torch.cat([a, a, b], 1), 9, 2),

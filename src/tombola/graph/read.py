@@ -284,7 +284,8 @@ def _with_number(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> Ch
 
 
 def _concat(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
-    sources, shape = given["tensors"], shape_of(node)
+    shape = shape_of(node)
+    sources = [one for one in given["tensors"] if shape_of(one) != (0,)]  # which torch leaves out, whatever the rest is
     if shape is None or not all(isinstance(one, fx.Node) and shape_of(one) is not None for one in sources):
         return OpaqueOp("a concatenation of other things than values")
     axis = given["dim"] % len(shape)
