@@ -156,7 +156,7 @@ class Added(nn.Module):
 
 
 class Odd(nn.Module):
-    """Flow that torch.fx cannot follow."""
+    """Flow that torch.export cannot follow."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,11 +181,14 @@ class Overwriting(nn.Module):
         return [flat, y, y.relu_()]
 
 
+VALUES = "torch.export cannot follow it: it depends on the values of a tensor (an if, a loop, an item or a shape)"
+
+
 @pytest.mark.parametrize(
     ("model", "shape", "dense"),
     [
         (Added(), (1, 6), {"an addition of values of unequal shapes"}),
-        (Odd(), (2, 6), {"the network"}),
+        (Odd(), (2, 6), {VALUES}),
         (Overwriting(), (2, 3, 1, 2), set()),
         (nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (2, 6), {"1"}),
         (nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2)), (2, 2, 6), {"0"}),

@@ -85,10 +85,10 @@ def test_odd_networks_are_compacted_exactly(make: Callable[[], nn.Module], reque
         check(reference, found.module, torch.randn(batch, *shape[1:]))
 
 
-def test_what_a_deployed_network_costs_its_compaction_is_said() -> None:
-    model = thinned(ODD["a buffer that counts"][0]())
+def test_what_a_network_is_not_read_whole_for_is_said() -> None:
+    model = thinned(ODD["a list that grows"][0]())
     report = deploy(model, torch.randn(4, 8), threads=1).report
-    assert "changes the network's own buffers" in report.dense["the network"]
+    assert "changes the network's own attributes" in report.dense["the model"]
 
 
 # ---- the state of others ---------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.compact.checks import plain_tensors
-from tombola.compact.copies import copied
 from tombola.errors import TombolaError
+from tombola.graph.copies import copied
 from tombola.graph.coupling import Coupling, coupled_channels
 from tombola.graph.ops import ChannelOp, Join, Norm, WeightLayer, opaque_places
 from tombola.graph.read import channel_ops

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from tombola.compact.compare import allowed, difference, outputs
-from tombola.compact.copies import copied, differ
 from tombola.compact.inputs import Batch, Inputs, inputs_like
+from tombola.graph.copies import copied, differ
 from tombola.nn.forward import mapped
 from tombola.rng.guard import seeded
 
@@ -51,13 +52,14 @@ class Checks:
     """What a network answers in eval mode, one call after the other, each at a known state of the global generators.
 
     `answers`: beginning with the example, twice. `batch`: which sizes the network takes. `stateless`: whether calls
-    leave the network's parameters, buffers and attributes as they are. `allowed`: the largest error that counts as
-    none.
+    leave the network's parameters, buffers and attributes as they are; `same_attributes`: the last at least. `allowed`:
+    the largest error that counts as none.
     """
 
     answers: tuple[Answer, ...]
     batch: Batch
     stateless: bool
+    same_attributes: bool
     allowed: float
 
     @property
@@ -72,8 +74,8 @@ class Checks:
         return next((x for x in sizes if x[0].shape != self.example[0].shape), None)
 
     def error(self, network: Callable[..., Any], compare: Compare = difference) -> Error:
-        """How far another network's answers are off in the same calls; it may be changed by them if not `stateless`."""
-        worst = Error()
+        """How far another network's answers are off in the same calls. It is not changed."""
+        worst, network = Error(), network if self.stateless else copy.deepcopy(network)
         for answer in self.answers:
             if not _empty(answer):
                 off = _off(answer, network, compare)
@@ -81,7 +83,8 @@ class Checks:
         return worst
 
     def takes_none(self, network: Callable[..., Any]) -> bool:
-        """Whether the other network gives for an empty batch what the first gives."""
+        """Whether the other network gives for an empty batch what the first gives. It is not changed."""
+        network = network if self.stateless else copy.deepcopy(network)
         return all(_off(one, network, difference).size <= self.allowed for one in self.answers if _empty(one))
 
 
@@ -111,12 +114,13 @@ def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
     drawn, batch = inputs_like(lambda *inputs: _kept(_call(runner, inputs, 0)), first, output)
     if not differ(runner, fresh):
         answers = tuple(Answer(one.what, one.inputs, one.output) for one in drawn)
-        return Checks(answers, batch, True, allowed(answers[0].output))
+        return Checks(answers, batch, True, True, allowed(answers[0].output))
+    same = not differ(runner, fresh, tensors=False)
     runner = copied(model)  # what it answers depends on the calls before
     answers = tuple(
         Answer(one.what, one.inputs, _kept(_call(runner, one.inputs, seed)), seed) for seed, one in enumerate(drawn)
     )
-    return Checks(answers, batch, False, allowed(answers[0].output))
+    return Checks(answers, batch, False, same, allowed(answers[0].output))
 
 
 def _call(network: Callable[..., Any], inputs: Inputs, seed: int) -> Any:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 
 from tombola.compact.apply import put_into
 from tombola.compact.checks import Checks, checks_of, plain_tensors
-from tombola.compact.copies import copied
 from tombola.compact.effective import plain_copy
 from tombola.compact.fold import fold_norms as fold
 from tombola.compact.shrink import shrink
 from tombola.errors import TombolaError
 from tombola.formats import density as percent
+from tombola.graph.call import as_called, checked_call, taking_tensors
+from tombola.graph.copies import copied
 from tombola.graph.coupling import coupled_channels
-from tombola.graph.ops import ChannelOp, WeightLayer, opaque_places
+from tombola.graph.ops import ChannelOp, Norm, WeightLayer, opaque_places
+from tombola.graph.parts import Part, Reading, assembled, is_alone, split, whole
 from tombola.graph.read import channel_ops
-from tombola.graph.trace import Untraceable, same_in_training, traced
+from tombola.graph.trace import Untraceable
 from tombola.nn.flops import flops as flops_of
 from tombola.rng.guard import kept
 
@@ -91,7 +95,8 @@ class Compacted:
     Args:
         module: in eval mode, a copy of the model with smaller tensors, which can train on; the graph where the model's
             own forward asks for sizes that are no longer there.
-        graph: the same network as `tombola.graph.trace.traced` gives it; None if it cannot be traced.
+        parts: the same network as graphs: one of all of it, or of those of its children that can be traced.
+        left: module and line -> why what stands there is in no part.
         kept: name of a weight, bias, scale, shift or statistic -> which indices of the whole tensor it consists of,
             int64, along its outputs and, of a layer's weight, along its inputs too. Without folded norms and constants
             the small tensor is just that part of the whole one (`cut`, `scatter`).
@@ -100,10 +105,17 @@ class Compacted:
     module: nn.Module
     report: CompactReport
     kept: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    graph: fx.GraphModule | None = None
+    parts: tuple[Part, ...] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
 
 
-def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True, fold_constants: bool = True) -> Compacted:
+def compact(
+    model: nn.Module,
+    *example: Any,
+    named: Mapping[str, Any] | None = None,
+    fold_norms: bool = True,
+    fold_constants: bool = True,
+) -> Compacted:
     """Remove the units and channels that a network's zeros leave without input or output, and keep its outputs.
 
     Channels that nothing reads are removed; channels that send a constant too, once that constant is in the biases of
@@ -115,7 +127,8 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True, fold_co
         model: whatever computes its weights: the effective ones count, and are plain afterwards. Layers with other
             hooks stay whole.
         example: inputs as the network will see them (a batch of the data), the batch first; other batch sizes work
-            afterwards where the model takes them.
+            afterwards where the model takes them. Tensors, also in dicts, tuples and lists, and constants.
+        named: those that are given by name.
         fold_norms: make eval batch norms part of the layer before them. False: keep them, and remove only what may go
             in train mode too, where norms compute statistics and dropouts drop.
         fold_constants: False: remove only channels that nothing reads, and leave biases as they are.
@@ -124,54 +137,89 @@ def compact(model: nn.Module, *example: Tensor, fold_norms: bool = True, fold_co
         TombolaError: no example, or one that the model cannot run on; a model that cannot be copied, or whose
             effective weights change from call to call.
     """
-    if not example:
+    call = checked_call(example, named or {})
+    inputs = example if call is None else call.inputs
+    if not inputs:
         raise TombolaError("there is no example input; give one as the model takes it")
     with plain_tensors(), kept(cuda=True):
-        plain = plain_copy(model, example)
-        checks = checks_of(plain, example)
-        return compact_checked(plain, checks, fold_norms=fold_norms, fold_constants=fold_constants)
+        plain = plain_copy(model if call is None else taking_tensors(copied(model), call), inputs)
+        checks = checks_of(plain, inputs)
+        made = compact_checked(plain, checks, fold_norms=fold_norms, fold_constants=fold_constants)
+    return made if call is None else replace(made, module=as_called(made.module, call))
 
 
 def compact_checked(
     model: nn.Module, checks: Checks, *, fold_norms: bool = True, fold_constants: bool = True
 ) -> Compacted:
     """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode."""
-    if not checks.stateless:
-        reason = "its forward changes the network's own buffers, parameters or attributes"
-        return Compacted(copied(model), CompactReport(reason=reason))
-    example, plain = checks.example, copied(model)
+    made = partial(_compacted, model, checks, fold_norms=fold_norms, fold_constants=fold_constants)
+    carries = checks.batch.carries if checks.batch.only is None else None
     try:
-        network = traced(plain, example, checks.batch.carries if checks.batch.only is None else None)
-        if not fold_norms:
-            same_in_training(plain, network, example)
+        if not checks.same_attributes:
+            raise Untraceable("its forward changes the network's own attributes")
+        return made(lambda plain: whole(plain, checks.example, carries))
     except Untraceable as error:
-        return Compacted(copied(model), CompactReport(reason=str(error)))
-    ops = channel_ops(network, plain, training=not fold_norms)
-    before, before_flops = _layers(ops.values(), plain), _flops(plain, example)
-    folded = fold(network, ops, coupled_channels(ops)) if fold_norms else {}
-    shrunk = shrink(network, plain, training=not fold_norms, fold_constants=fold_constants)
-    ops = channel_ops(network, plain, training=not fold_norms)
-    after = _layers(ops.values(), plain)
-    rows = tuple(
-        LayerReport(name, kind, (a[0], b[0]), (a[1], b[1]), (a[2], b[2]))
-        for name, (kind, *a) in before.items()
-        for _, *b in (after[name],)
-    )
-    put_into(plain, network, folded)
+        reason = error
+    try:
+        return made(lambda plain: split(plain, checks.example, checks.other, reason))
+    except Untraceable:
+        return Compacted(copied(model), CompactReport(reason=str(reason)))
+
+
+def _compacted(
+    model: nn.Module, checks: Checks, read: Callable[[nn.Module], Reading], *, fold_norms: bool, fold_constants: bool
+) -> Compacted:
+    """The model without what cannot matter in the parts of it that are read. Raises Untraceable."""
+    plain = copied(model)
+    reading = read(plain)
+    before: dict[str, _Layer] = {}
+    after: dict[str, _Layer] = {}
+    folded: dict[str, Norm] = {}
+    constants: dict[str, int] = {}
+    kept: dict[str, tuple[Tensor, ...]] = {}
+    opaque = dict(reading.left)
+    flops = _flops(plain, checks)
+    for part in reading.parts:
+        network = part.network
+        if not fold_norms:
+            part.check_training(plain)
+        ops = channel_ops(network, plain, training=not fold_norms)
+        before |= _layers(ops.values(), plain)
+        if not is_alone(plain, part):
+            opaque[part.path] = "its weights are used in another place too"
+            continue
+        folded |= fold(network, ops, coupled_channels(ops)) if fold_norms else {}
+        shrunk = shrink(network, plain, training=not fold_norms, fold_constants=fold_constants)
+        ops = channel_ops(network, plain, training=not fold_norms)
+        after |= _layers(ops.values(), plain)
+        opaque |= opaque_places(ops)
+        constants |= shrunk.folded
+        kept |= shrunk.kept
+    rows = tuple(_row(name, layer, after.get(name, layer)) for name, layer in before.items())
+    for part in reading.parts:
+        put_into(plain, part.network, folded)
     cut: nn.Module = plain
     off = checks.error(cut)
     if off.size > checks.allowed:  # its own forward asks for sizes that are no longer there
-        cut, off = network, checks.error(network)
+        cut = assembled(plain, [(part, part.network) for part in reading.parts])
+        off = checks.error(cut)
     if off.size > checks.allowed:
-        reason = f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}"
-        return Compacted(copied(model), CompactReport(reason=reason))
-    flops = before_flops, _flops(cut, example)
-    report = CompactReport(None, rows, tuple(folded), shrunk.folded, opaque_places(ops), flops, off.size)
-    return Compacted(cut, report, shrunk.kept, network)
+        raise Untraceable(f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}")
+    report = CompactReport(None, rows, tuple(folded), constants, opaque, (flops, _flops(cut, checks)), off.size)
+    return Compacted(cut, report, kept, reading.parts, reading.left)
 
 
-def _layers(ops: Iterable[ChannelOp], model: nn.Module) -> dict[str, tuple[str, int, int, int]]:
-    """name -> (kind, units, weights, nonzeros)."""
+_Layer = tuple[str, int, int, int]
+"""kind, units, weights, nonzeros."""
+
+
+def _row(name: str, before: _Layer, after: _Layer) -> LayerReport:
+    (kind, *old), (_, *new) = before, after
+    return LayerReport(name, kind, *zip(old, new, strict=True))
+
+
+def _layers(ops: Iterable[ChannelOp], model: nn.Module) -> dict[str, _Layer]:
+    """By name."""
     return {
         op.name: (
             type(model.get_submodule(op.name)).__name__ if op.module else "functional",
@@ -184,5 +232,6 @@ def _layers(ops: Iterable[ChannelOp], model: nn.Module) -> dict[str, tuple[str, 
     }
 
 
-def _flops(network: nn.Module, example: tuple[Tensor, ...]) -> int:
-    return flops_of(network, [x.clone() for x in example]).get("", 0)
+def _flops(network: nn.Module, checks: Checks) -> int:
+    called = network if checks.stateless else copy.deepcopy(network)
+    return flops_of(called, list(checks.example)).get("", 0)

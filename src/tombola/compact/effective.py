@@ -12,8 +12,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from tombola.compact.compare import allowed, difference, outputs
-from tombola.compact.copies import copied
 from tombola.errors import TombolaError
+from tombola.graph.copies import copied
 from tombola.hold import release
 
 _HOOKS = (prune.BasePruningMethod, SpectralNorm, WeightNorm)

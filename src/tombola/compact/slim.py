@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from tombola.compact.compact import CompactReport, compact
-from tombola.compact.copies import copied
 from tombola.compact.positions import Kept, cut
 from tombola.errors import TombolaError
+from tombola.graph.copies import copied
 from tombola.mask import Mask
 from tombola.parameters import parameters_by_name
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -64,7 +65,7 @@ def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int, clo
     if slow:
         drafts.append(_measured(network, example, threads, slow, clock))
     if any(len(draft.parts) > 1 for draft in drafts):
-        drafts.append(all_dense(network, example, threads, first))
+        drafts.append(all_dense(network, threads, first))
     if len(drafts) == 1:
         return first
     runs = {str(i): partial(draft.network, *example) for i, draft in enumerate(drafts)}
@@ -74,36 +75,52 @@ def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int, clo
 
 
 def planned(
-    network: fx.GraphModule,
-    example: Sequence[Tensor],
+    networks: Sequence[fx.GraphModule],
     threads: int,
-    parts: Sequence[RegionPlan],
+    plans: Sequence[RegionPlan],
     isolated: Collection[str] = (),
-) -> Draft:
-    """A copy of the network as the plan has it.
+) -> list[Draft]:
+    """Copies of networks, the parts of one, as a plan has them: with its regions in their order.
 
     Raises:
         TombolaError: the plan is of another network, or its choices do not fit.
     """
-    work = twin(network)
-    lowered = lower(work, isolated)
-    _check_layers([part.layers for part in lowered.parts], [part.layers for part in parts], isolated)
+    works = [twin(network) for network in networks]
+    lowered = [lower(work, isolated) for work in works]
+    _check_layers([part.layers for one in lowered for part in one.parts], [plan.layers for plan in plans], isolated)
+    left = iter(plans)
+    return [
+        _planned(work, one, threads, tuple(islice(left, len(one.parts))), isolated)
+        for work, one in zip(works, lowered, strict=True)
+    ]
+
+
+def _planned(
+    work: fx.GraphModule, lowered: Lowered, threads: int, plans: tuple[RegionPlan, ...], isolated: Collection[str]
+) -> Draft:
     made: list[tuple[LoweredRegion, nn.Module]] = []
-    for part, plan in zip(lowered.parts, parts, strict=True):
+    for part, plan in zip(lowered.parts, plans, strict=True):
         check_known("engine of a region on the CPU", plan.engine, ENGINES)
         batch = shape_of(part.inputs[0])[0]
         native = sparse.build(part.region, batch, threads, plan.choices) if plan.engine == "native" else None
         made.append((part, region_module(plan.engine, part, alone(work, part), native)))
-    return Draft(put_in(work, made), lowered, tuple(parts), tuple(Times() for _ in parts), tuple(isolated))
+    own = {name for part in lowered.parts for name in part.layers}
+    return Draft(
+        put_in(work, made),
+        lowered,
+        plans,
+        tuple(Times() for _ in plans),
+        tuple(name for name in isolated if name in own),
+    )
 
 
-def all_dense(network: fx.GraphModule, example: Sequence[Tensor], threads: int, draft: Draft) -> Draft:
+def all_dense(network: fx.GraphModule, threads: int, draft: Draft) -> Draft:
     """The same regions, every one in its fastest dense engine."""
     parts = []
     for part, times in zip(draft.parts, draft.times, strict=True):
         dense = {engine: times.engines.get(engine, 0.0) for engine in ENGINES[1:]}
         parts.append(RegionPlan(part.layers, min(dense, key=dense.__getitem__)))
-    made = planned(network, example, threads, parts, draft.isolated)
+    (made,) = planned([network], threads, parts, draft.isolated)
     return Draft(made.network, made.lowered, made.parts, draft.times, draft.isolated)
 
 

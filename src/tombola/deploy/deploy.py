@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from tombola.bench.timing import WALL, Clock
 from tombola.compact import Compacted, CompactReport
 from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.compact import compact_checked
-from tombola.compact.copies import copied
 from tombola.compact.effective import plain_copy
-from tombola.deploy.choose import all_dense, planned, search, twin
+from tombola.deploy.choose import Draft, all_dense, planned, search, twin
 from tombola.deploy.cost import Meter
 from tombola.deploy.inference import Inference, check_call
 from tombola.deploy.kernels.binary import pack_binary
@@ -29,6 +29,9 @@ from tombola.deploy.report import DeployReport, part_rows
 from tombola.deploy.takes import Takes, shown, takes
 from tombola.errors import TombolaError
 from tombola.fields import checked
+from tombola.graph.call import as_called, checked_call, taking_tensors
+from tombola.graph.copies import copied
+from tombola.graph.parts import Part, assembled
 from tombola.machine.cores import held_to_cores
 from tombola.machine.memory import has_shape
 from tombola.rng.guard import kept
@@ -71,7 +74,7 @@ class Deployed(Inference):
         """Bytes of all that inference reads: weights as they are stored, other parameters and buffers."""
         return _nbytes(self.network)
 
-    def forward(self, *inputs: Tensor, **named: Tensor) -> Any:
+    def forward(self, *inputs: Any, **named: Any) -> Any:
         """As of the network it was made from; inputs in order, or by the names that its forward has for them.
 
         Raises:
@@ -80,7 +83,7 @@ class Deployed(Inference):
         """
         check_call(inputs)
         given = self.takes.bound(inputs, named)
-        if named:
+        if given is not inputs:
             check_call(given)
         network = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network  # no prints
         with torch.no_grad():
@@ -95,7 +98,8 @@ class Deployed(Inference):
 @checked
 def deploy(
     subject: Ticket | nn.Module,
-    *example: Tensor,
+    *example: Any,
+    named: Mapping[str, Any] | None = None,
     threads: int | None = None,
     plan: Plan | str | Path | None = None,
     keep_compacted: bool = True,
@@ -109,7 +113,8 @@ def deploy(
         subject: a ticket, or a module with plain zeros in its weights (also one with a supermask, a held mask or
             another parametrisation attached: its effective weights count). It is not changed.
         example: inputs as the network will see them (a batch of the data), of the shape and batch size to be fast for.
-            On a GPU only Linear layers are looked at.
+            Tensors, also in dicts, tuples and lists, and constants. On a GPU only Linear layers are looked at.
+        named: those that are given by name. Calls later are like this one, but for the tensors' values and batch.
         threads: of the CPU, held to the cores there are; None: those of the plan, or as torch is set.
         plan: choices of an earlier deployment, or their file: nothing is measured.
         keep_compacted: whether the compacted network is kept beside, dense, for export.
@@ -129,6 +134,8 @@ def deploy(
             other outputs each time; threads below 1; a plan of another network.
             TicketError: the ticket cannot be built.
     """
+    call = checked_call(example, named or {})
+    example = example if call is None else call.inputs
     if not example or not all(has_shape(x) and 0 not in x.shape[:1] for x in example) or not example[0].dim():
         raise TombolaError(
             "the example holds no tensors, or empty ones; give inputs as the network takes them, batch first"
@@ -147,18 +154,19 @@ def deploy(
     with plain_tensors(), limit_threads(count, exclusive=True), kept(cuda=True):
         meter = Meter()
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
-        plain = plain_copy(source, example)
+        plain = plain_copy(source if call is None else taking_tensors(copied(source), call), example)
         checks = checks_of(plain, example)
         meter.end("checks")
         compacted = compact_checked(plain, checks)
         meter.end("compaction")
         network, chosen, report = _made(plain, compacted, checks, count, wanted, clock)
         meter.end("kernels")
-        empty = checks.takes_none(network if checks.stateless else copy.deepcopy(network))
-        taken = takes(plain, checks.example, checks.batch, empty=empty)
+        taken = takes(plain, checks.example, checks.batch, call, empty=checks.takes_none(network))
+        beside = copied(compacted.module) if keep_compacted and (call or not checks.stateless) else compacted.module
+        beside = beside if call is None else as_called(beside, call)
         meter.end("checks")
     report = replace(report, seconds=meter.seconds, memory=meter.memory)
-    return Deployed(network, chosen, report, taken, compacted.module if keep_compacted else None)
+    return Deployed(network, chosen, report, taken, beside if keep_compacted else None)
 
 
 def _check_names(plan: Plan) -> None:
@@ -178,10 +186,10 @@ def _made(
 ) -> Made:
     """The network in the fastest engines that give its outputs; as it was if none does."""
     on_cpu = all(x.device.type == "cpu" for x in checks.example)
-    network = compacted.graph if on_cpu else None
-    if network is not None and wanted is not None and _stays(wanted, network):
+    parts = compacted.parts if on_cpu else ()
+    if parts and wanted is not None and _stays(wanted, parts):
         return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads)
-    if network is not None:
+    if parts:
         made = _on_cpu(plain, compacted, checks, threads, wanted, clock)
     else:
         made = _in_torch(plain, compacted, checks, threads, wanted)
@@ -197,38 +205,66 @@ def _made(
     return made
 
 
-def _stays(plan: Plan, network: fx.GraphModule) -> bool:
+def _stays(plan: Plan, parts: Sequence[Part]) -> bool:
     """Whether a plan is one that left a network as it was, since its kernels changed its outputs."""
-    return not plan.parts and not plan.packed and bool(lower(network).parts)
+    return not plan.parts and not plan.packed and any(lower(part.network).parts for part in parts)
 
 
 def _on_cpu(
     plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None, clock: Clock
 ) -> Made:
-    """Native kernels for the regions of a traced network."""
-    assert compacted.graph is not None
-    example = checks.example
-    network = twin(compacted.graph)
-    packed = pack_binary(network, threads, None if wanted is None else wanted.packed, clock)
+    """Native kernels for the regions of what was traced of a network."""
+    parts = compacted.parts
+    networks = [twin(part.network) for part in parts]
+    planned_packed = None if wanted is None else wanted.packed
+    packed = tuple(one for network in networks for one in pack_binary(network, threads, planned_packed, clock))
     choices = {one.name: one.choice for one in packed}
-    if wanted is None:
-        draft = search(network, example, threads, clock)
-    elif wanted.packed == choices:
-        draft = planned(network, example, threads, wanted.parts, wanted.isolated)
-    else:
+    if planned_packed not in (None, choices):
         raise TombolaError("the plan is of another network: other binary layers were packed; deploy without it")
-    error = checks.error(draft.network).size
-    left = dict(draft.lowered.left)
+    if wanted is None:
+        with _state_kept(networks):
+            drafts = [search(one, part.inputs, threads, clock) for one, part in zip(networks, parts, strict=True)]
+    else:
+        drafts = planned(networks, threads, wanted.parts, wanted.isolated)
+    network = _together(compacted, drafts)
+    left = {**compacted.left, **{place: why for draft in drafts for place, why in draft.lowered.left.items()}}
+    error = checks.error(network).size
     if error > TOLERANCE:  # discontinuities in the network amplify small differences
-        draft = all_dense(network, example, threads, draft)
+        drafts = [all_dense(one, threads, draft) for one, draft in zip(networks, drafts, strict=True)]
+        network = _together(compacted, drafts)
         left["all regions"] = f"native kernels would change outputs by {error:.1e}"
-        error = checks.error(draft.network).size
-    shapes = tuple(tuple(x.shape) for x in example)
-    machine = this_machine() if wanted is None else wanted.machine
-    made = Plan(threads, shapes, draft.parts, draft.isolated, choices, machine)
-    sizes = {"model": _nbytes(plain), "deployed": _nbytes(draft.network)}
-    rows = part_rows(draft)
-    return draft.network, made, DeployReport(compacted.report, packed, rows, (), left, sizes, error, str(checks.batch))
+        error = checks.error(network).size
+    regions = tuple(region for draft in drafts for region in draft.parts)
+    isolated = tuple(name for draft in drafts for name in draft.isolated)
+    made = Plan(threads, _shapes(checks), regions, isolated, choices, _machine(wanted))
+    sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
+    rows = tuple(row for draft in drafts for row in part_rows(draft))
+    return network, made, DeployReport(compacted.report, packed, rows, (), left, sizes, error, str(checks.batch))
+
+
+def _together(compacted: Compacted, drafts: Sequence[Draft]) -> nn.Module:
+    """The network with the drafts as its parts; of a part that has no region, the network's own module."""
+    pairs = list(zip(compacted.parts, drafts, strict=True))
+    if pairs[0][0].call is None:
+        return pairs[0][1].network
+    return assembled(copied(compacted.module), [(part, draft.network) for part, draft in pairs if draft.parts])
+
+
+@contextlib.contextmanager
+def _state_kept(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Their buffers have afterwards the values that they have now."""
+    held = [(buffer, buffer.clone()) for network in networks for buffer in network.buffers()]
+    yield
+    for buffer, value in held:
+        buffer.copy_(value)
+
+
+def _shapes(checks: Checks) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(x.shape) for x in checks.example)
+
+
+def _machine(wanted: Plan | None) -> Mapping[str, str]:
+    return this_machine() if wanted is None else wanted.machine
 
 
 def _in_torch(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
@@ -245,26 +281,23 @@ def _in_torch(plain: nn.Module, compacted: Compacted, checks: Checks, threads: i
         chosen = choose_kernels(network if checks.stateless else copied(network), example)
     use_kernels(network, [(one.name, one.kernel) for one in chosen])
     left = {} if on_gpu else {"the network": compacted.report.reason or "its inputs are on another device than the CPU"}
-    error = checks.error(network if checks.stateless else copied(network)).size
-    shapes = tuple(tuple(x.shape) for x in example)
+    error = checks.error(network).size
     parts = tuple(RegionPlan((one.name,), one.kernel) for one in chosen)
-    machine = this_machine() if wanted is None else wanted.machine
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
-    made = Plan(threads, shapes, parts, (), {}, machine)
+    made = Plan(threads, _shapes(checks), parts, (), {}, _machine(wanted))
     return network, made, DeployReport(compacted.report, (), (), chosen, left, sizes, error, str(checks.batch))
 
 
 def _whole(compacted: Compacted, checks: Checks, threads: int) -> Made:
     """The network as it is, in torch."""
     network = copied(compacted.module)
-    error = checks.error(network if checks.stateless else copied(network)).size
-    shapes = tuple(tuple(x.shape) for x in checks.example)
+    error = checks.error(network).size
     size = _nbytes(network)
     left = {"the network": compacted.report.reason or ""}
     report = DeployReport(
         compacted.report, dense=left, bytes={"model": size, "deployed": size}, error=error, batch=str(checks.batch)
     )
-    return network, Plan(threads, shapes, (), machine=this_machine()), report
+    return network, Plan(threads, _shapes(checks), (), machine=this_machine()), report
 
 
 def _nbytes(network: nn.Module) -> int:

@@ -14,6 +14,7 @@ from tombola.compact.inputs import Batch
 from tombola.deploy.inference import short
 from tombola.errors import TombolaError
 from tombola.formats import plural
+from tombola.graph.call import Call
 from tombola.machine.memory import described, has_shape
 
 
@@ -21,7 +22,7 @@ from tombola.machine.memory import described, has_shape
 class Takes:
     """Of each input its shape, dtype, device, layout and name in the network's forward; what of it is the batch.
 
-    `empty`: whether an empty batch gives the network's own outputs.
+    `empty`: whether an empty batch gives the network's own outputs. `call`: what else a call holds; None: nothing.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -31,6 +32,7 @@ class Takes:
     names: tuple[str, ...]
     batch: Batch
     empty: bool = True
+    call: Call | None = None
 
     def bound(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """The inputs in order.
@@ -38,6 +40,8 @@ class Takes:
         Raises:
             TombolaError: others than the network was deployed for.
         """
+        if self.call is not None:
+            inputs, named = self._tensors(inputs, named), {}
         if not named and self._as_deployed(inputs):
             return tuple(inputs)
         given = [*inputs, *(named[name] for name in self.names[len(inputs) :] if name in named)]
@@ -72,6 +76,18 @@ class Takes:
         if given and not len(given[0]) and not self.empty:
             raise TombolaError("the batch is empty, which this network was not deployed for; give 1 row or more")
         return tuple(given)
+
+    def _tensors(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        assert self.call is not None
+        found = self.call.tensors(inputs, named)
+        if found is None:
+            args, kwargs = self.call.arguments(self.shapes)
+            wanted = ", ".join([*map(str, args), *(f"{name}={value}" for name, value in kwargs.items())])
+            raise TombolaError(
+                f"the call is another than it was deployed for: ({wanted}), tensors as shapes; deploy it with "
+                "an example of this call"
+            )
+        return found
 
     def _as_deployed(self, inputs: Sequence[Any]) -> bool:
         """Whether these are plain tensors that `bound` accepts: the common case, in a third of its time."""
@@ -112,7 +128,9 @@ class Takes:
         return f"{shown(self.shapes)}, any batch{rest}"
 
 
-def takes(network: nn.Module, example: Sequence[Tensor], batch: Batch, *, empty: bool) -> Takes:
+def takes(
+    network: nn.Module, example: Sequence[Tensor], batch: Batch, call: Call | None = None, *, empty: bool
+) -> Takes:
     """What a network takes, from an example; `network`: whose forward has the inputs' names."""
     return Takes(
         tuple(tuple(x.shape) for x in example),
@@ -122,6 +140,7 @@ def takes(network: nn.Module, example: Sequence[Tensor], batch: Batch, *, empty:
         _names(network, len(example)),
         batch,
         empty,
+        call,
     )
 
 

@@ -90,7 +90,8 @@ def _number(size: Any) -> int:
 def place(node: fx.Node) -> str:
     """Where the node stands: the path of the module whose forward calls it, and the line of code outside of torch."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = str(stack[-1][0]).removeprefix("inner").lstrip(".") if stack else ""
+    inner = str(stack[-1][0]).removeprefix("inner").lstrip(".") if stack else ""
+    path = ".".join(filter(None, (node.meta.get("within", ""), inner)))
     lines = re.findall(r'File "([^"]+)", line (\d+), in', str(node.meta.get("stack_trace") or ""))
     if not lines or _TORCH in Path(lines[-1][0]).parents:
         return path or "the model"

@@ -6,14 +6,19 @@ nothing is decomposed, so that what stays in torch runs as fast as in the networ
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
+import logging
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses import FakeTensor
 from torch.export import Dim, ExportedProgram, export
 
 from tombola.graph.custom import keep_whole, put_back
@@ -25,10 +30,32 @@ from tombola.nn.forward import leaves, mapped
 
 
 class Untraceable(Exception):
-    """torch.export cannot follow a network; the message is the reason, in one line."""
+    """torch.export cannot follow a network; the message is the reason, in one line.
+
+    `place`: module and line, as far as they are known.
+    """
+
+    def __init__(self, reason: str, place: str = "the model") -> None:
+        super().__init__(reason)
+        self.place = place
 
 
-def traced(model: nn.Module, inputs: Sequence[Tensor], carries: Sequence[bool] | None = None) -> fx.GraphModule:
+Call = Callable[[nn.Module, Sequence[Tensor]], Any]
+"""How a module is called with tensors."""
+
+
+def _plainly(module: nn.Module, inputs: Sequence[Tensor]) -> Any:
+    return module(*inputs)
+
+
+def traced(
+    model: nn.Module,
+    inputs: Sequence[Tensor],
+    carries: Sequence[bool] | None = None,
+    *,
+    path: str = "",
+    call: Call = _plainly,
+) -> fx.GraphModule:
     """The graph of a model in eval mode, over the model's own parameters and buffers, under their state_dict names.
 
     Nodes are inputs, tensors by name (get_attr), calls of `torch.ops.aten` and of Tombola's binary layers, and the
@@ -40,27 +67,37 @@ def traced(model: nn.Module, inputs: Sequence[Tensor], carries: Sequence[bool] |
         model: plain parameters, in eval mode. It is copied, and only copies are called.
         inputs: as the network takes them.
         carries: of each input, whether its first axis is the batch, which is any then; None: all sizes are fixed.
+        path: of the module of the model that is traced; "": all of it. Tensors are named as in the model.
+        call: how that module is called with the inputs.
 
     Raises:
         Untraceable: its forward depends on values, or calls what torch.export does not know.
     """
     returned: list[Any] = []
+    flat = _Flat(_sharing_tensors(model.get_submodule(path)), call, returned.append)
     with _reading():
-        graph = _functional(_export(_Flat(_sharing_tensors(model), returned.append), inputs, carries))
+        graph = _functional(_export(flat, inputs, carries, path))
     put_back(graph)
-    return _named(graph, model, returned[-1])
+    network = _named(graph, model, returned[-1])
+    for node in network.graph.nodes:
+        node.meta["within"] = path
+    return network
 
 
-def same_in_training(model: nn.Module, network: fx.GraphModule, inputs: Sequence[Tensor]) -> None:
+def same_in_training(
+    model: nn.Module, network: fx.GraphModule, inputs: Sequence[Tensor], *, path: str = "", call: Call = _plainly
+) -> None:
     """Check that a model's forward does in train mode what the graph of its eval mode says, norms and dropout aside.
 
     Raises:
         Untraceable: it does not.
     """
+    flat = _Flat(_sharing_tensors(model.get_submodule(path)), call, lambda _: None).train()
     with _reading():
-        other = _module(_export(_Flat(_sharing_tensors(model), lambda _: None).train(), inputs, None))
+        other = _module(_export(flat, inputs, None, path))
     if _operations(other) != _operations(network):
-        raise Untraceable("its forward depends on the mode other than through modules (F.dropout: use nn.Dropout)")
+        reason = "its forward depends on the mode other than through modules (F.dropout: use nn.Dropout)"
+        raise Untraceable(reason, path or "the model")
 
 
 def _operations(network: fx.GraphModule) -> list[str]:
@@ -73,17 +110,34 @@ def _operations(network: fx.GraphModule) -> list[str]:
 def _reading() -> Iterator[None]:
     """One network at a time, in silence."""
     with exporting(), torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        yield
+        _LOG.disabled, builtins.len = True, _len
+        try:
+            yield
+        finally:
+            _LOG.disabled, builtins.len = False, _LEN
 
 
-def _export(flat: _Flat, inputs: Sequence[Tensor], carries: Sequence[bool] | None) -> ExportedProgram:
+_LOG = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+_LEN = len
+
+
+def _len(value: Any) -> Any:
+    """The length of anything; of a tensor without values the symbol that its size may be, where len gives a number.
+
+    torch.export puts functions of its own in the place of other builtins likewise.
+    """
+    return value.size(0) if type(value) is FakeTensor and value.dim() else _LEN(value)
+
+
+def _export(flat: _Flat, inputs: Sequence[Tensor], carries: Sequence[bool] | None, path: str) -> ExportedProgram:
     own = carries or (False,) * len(inputs)
     free = tuple({0: Dim.AUTO} if batch else {} for batch in own)
     keep_whole(flat.inner)
     try:
         return export(flat, _of_two(inputs, own), dynamic_shapes=(free,), strict=False)
-    except Exception as error:  # a user's forward may raise anything when its input holds no values
-        raise Untraceable(_line(error)) from error
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, _Stopped) and error.__cause__ else error
+        raise Untraceable(_line(cause), _place(cause, flat.inner, path)) from error
 
 
 def _functional(program: ExportedProgram) -> fx.GraphModule:
@@ -112,16 +166,32 @@ def _module(program: ExportedProgram) -> fx.GraphModule:
 class _Flat(nn.Module):
     """The model with its output as a tuple of tensors; `note` is told what it returned."""
 
-    def __init__(self, inner: nn.Module, note: Callable[[Any], None]) -> None:
+    def __init__(self, inner: nn.Module, call: Call, note: Callable[[Any], None]) -> None:
         super().__init__()
         self.inner = inner
-        self._note = note
+        self._call, self._note = call, note
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """All tensors of the output, in order."""
-        output = self.inner(*inputs)
+        try:
+            output = self._call(self.inner, inputs)
+        except Exception as error:  # a user's forward may raise anything when its input holds no values
+            raise _Stopped from error
         self._note(output)
         return tuple(leaves(output))
+
+
+class _Stopped(Exception):
+    """What a forward raised. torch.export would print the graph until there, which it hangs to an exception."""
+
+    @property
+    def partial_fx_graph(self) -> Any:
+        """None."""
+        raise AttributeError
+
+    @partial_fx_graph.setter
+    def partial_fx_graph(self, graph: Any) -> None:
+        return
 
 
 def _sharing_tensors(model: nn.Module) -> nn.Module:
@@ -136,10 +206,31 @@ def _of_two(inputs: Sequence[Tensor], carries: Sequence[bool]) -> tuple[Tensor, 
     return tuple(torch.cat([x, x]) if own and len(x) == 1 else x.clone() for x, own in both)
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     """The first line of what torch.export says, which is long."""
+    if type(error).__name__ in _OF_VALUES:
+        return "torch.export cannot follow it: it depends on the values of a tensor (an if, a loop, an item or a shape)"
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"torch.export cannot follow it: {type(error).__name__} {text}"[:240]
+
+
+_OF_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
+
+
+def _place(error: BaseException, model: nn.Module, path: str) -> str:
+    """The module, and the line of code outside of torch, where an error was raised."""
+    names = {id(module): name for name, module in model.named_modules()}
+    found, module = "", ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        own = frame.f_locals.get("self")
+        module = names.get(id(own), module)
+        file = Path(frame.f_code.co_filename)
+        if module in names.values() and not any(room in file.parents for room in _NOT_A_USERS):
+            found = f" (line {line} of {file.name})"
+    return (".".join(filter(None, (path, module))) or "the model") + found
+
+
+_NOT_A_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 # ---- after -----------------------------------------------------------------------------------------------------------

@@ -92,9 +92,10 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.layout == torch.strided else tensor.to_dense()
 
 
-def differ(one: nn.Module, other: nn.Module) -> bool:
-    """Whether two copies of a model differ in a parameter, a buffer, or a plain attribute."""
-    return not _same(list(map(_state, one.modules())), list(map(_state, other.modules())), _DEEP)
+def differ(one: nn.Module, other: nn.Module, *, tensors: bool = True) -> bool:
+    """Whether two copies of a model differ in a plain attribute or, if `tensors`, in a parameter or buffer."""
+    pairs = ((_state(a, tensors), _state(b, tensors)) for a, b in zip(one.modules(), other.modules(), strict=True))
+    return not all(_same(a, b, _DEEP) for a, b in pairs)
 
 
 # ---- functions that hold the model -----------------------------------------------------------------------------------
@@ -197,10 +198,11 @@ def _content(cell: types.CellType) -> Any:
 # ---- what forward may change -----------------------------------------------------------------------------------------
 
 
-def _state(module: nn.Module) -> dict[str, Any]:
+def _state(module: nn.Module, tensors: bool) -> dict[str, Any]:
     if isinstance(module, torch.jit.ScriptModule):  # compiled objects cannot be compared
         return dict(module.state_dict())
-    return {name: value for name, value in vars(module).items() if name not in ("_modules", "training")}
+    aside = ("_modules", "training") if tensors else ("_modules", "training", "_parameters", "_buffers")
+    return {name: value for name, value in vars(module).items() if name not in aside}
 
 
 def _same(one: Any, other: Any, depth: int) -> bool:
