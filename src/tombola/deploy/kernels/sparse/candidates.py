@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor
 
 from tombola.deploy.jit.emitter import LANES
 from tombola.deploy.kernels import gemv
+from tombola.deploy.kernels.gemv.gaps import shared
 from tombola.deploy.kernels.sparse.choices import Choice, Choices, Flat, Lanes, Split, layers
 from tombola.deploy.kernels.sparse.geometry import Shape, shapes_of
 from tombola.deploy.ops import Conv, Linear, Region
@@ -60,8 +62,9 @@ def waste(weight: Tensor, rows: int, groups: int = 1) -> float:
     out = weight.shape[0]
     if out % rows or out // groups % rows:
         return float("inf")
-    kept = (weight.detach().flatten(1) != 0).reshape(out // rows, rows, -1)
-    return rows * float(kept.any(1).sum()) / max(1.0, float(kept.sum()))
+    kept = (weight.detach().flatten(1) != 0).numpy()
+    read, needed = rows * int(np.count_nonzero(shared(kept, rows))), int(np.count_nonzero(kept))
+    return read / max(1, needed)
 
 
 def _listed(tile: Tile, rows: int, panels: int) -> Lanes | Flat:

@@ -76,7 +76,7 @@ def _tuned(region: Region, split: Split, batch: int, threads: int, clock: Clock)
 
 
 def _likeness(op: Conv | Linear) -> object:
-    density = float((op.weight != 0).float().mean())
+    density = op.weight.count_nonzero().item() / max(1, op.weight.numel())
     kind = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
     groups = op.groups if isinstance(op, Conv) else 1
     shared = tuple(round(min(9.0, waste(op.weight, rows, groups)), 1) for rows in (4, 2))
