@@ -413,7 +413,9 @@ def _join(draft: Draft, at: int, x: Tensor) -> None:
     fitting = [
         i
         for i, value in enumerate(draft.values)
-        if i != at and value.dim() == x.dim() and all(a == b or 1 in (a, b) for a, b in zip(value.shape, x.shape))
+        if i != at
+        and value.dim() == x.dim()
+        and all(a == b or 1 in (a, b) for a, b in zip(value.shape, x.shape, strict=True))
     ]
     if fitting:
         name = draft.pick("+", "+", "+", *JOINS)
