@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -21,8 +22,9 @@ from tombola.graph.call import as_called, checked_call, taking_tensors
 from tombola.graph.copies import copied
 from tombola.graph.coupling import coupled_channels
 from tombola.graph.ops import ChannelOp, Norm, WeightLayer, opaque_places
-from tombola.graph.parts import Part, Reading, assembled, is_alone, split, whole
+from tombola.graph.parts import Part, Reading, again, assembled, is_alone, split, whole
 from tombola.graph.read import channel_ops
+from tombola.graph.record import GraphRecord, recorded
 from tombola.graph.trace import Untraceable
 from tombola.nn.flops import flops as flops_of
 from tombola.rng.guard import kept
@@ -97,6 +99,7 @@ class Compacted:
             own forward asks for sizes that are no longer there.
         parts: the same network as graphs: one of all of it, or of those of its children that can be traced.
         left: module and line -> why what stands there is in no part.
+        record: the graph before anything was removed, where it is of all of the network and can be recorded.
         kept: name of a weight, bias, scale, shift or statistic -> which indices of the whole tensor it consists of,
             int64, along its outputs and, of a layer's weight, along its inputs too. Without folded norms and constants
             the small tensor is just that part of the whole one (`cut`, `scatter`).
@@ -107,6 +110,7 @@ class Compacted:
     kept: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
     parts: tuple[Part, ...] = ()
     left: Mapping[str, str] = field(default_factory=dict)
+    record: GraphRecord | None = None
 
 
 def compact(
@@ -149,14 +153,25 @@ def compact(
 
 
 def compact_checked(
-    model: nn.Module, checks: Checks, *, fold_norms: bool = True, fold_constants: bool = True
+    model: nn.Module,
+    checks: Checks,
+    *,
+    fold_norms: bool = True,
+    fold_constants: bool = True,
+    known: GraphRecord | None = None,
 ) -> Compacted:
-    """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode."""
+    """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode.
+
+    `known`: the graph, if it was recorded earlier.
+    """
     made = partial(_compacted, model, checks, fold_norms=fold_norms, fold_constants=fold_constants)
     carries = checks.batch.carries if checks.batch.only is None else None
     try:
         if not checks.same_attributes:
             raise Untraceable("its forward changes the network's own attributes")
+        if known is not None:
+            with contextlib.suppress(Untraceable):
+                return made(lambda plain: again(plain, checks.example, known))
         return made(lambda plain: whole(plain, checks.example, carries))
     except Untraceable as error:
         reason = error
@@ -172,6 +187,7 @@ def _compacted(
     """The model without what cannot matter in the parts of it that are read. Raises Untraceable."""
     plain = copied(model)
     reading = read(plain)
+    record = recorded(reading.parts[0].network, plain) if reading.parts[0].call is None else None
     before: dict[str, _Layer] = {}
     after: dict[str, _Layer] = {}
     folded: dict[str, Norm] = {}
@@ -206,7 +222,7 @@ def _compacted(
     if off.size > checks.allowed:
         raise Untraceable(f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}")
     report = CompactReport(None, rows, tuple(folded), constants, opaque, (flops, _flops(cut, checks)), off.size)
-    return Compacted(cut, report, kept, reading.parts, reading.left)
+    return Compacted(cut, report, kept, reading.parts, reading.left, record)
 
 
 _Layer = tuple[str, int, int, int]

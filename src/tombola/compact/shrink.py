@@ -13,7 +13,7 @@ from tombola.compact.fold import with_bias
 from tombola.compact.positions import Positions
 from tombola.graph.coupling import Channels, Coupling, coupled_channels
 from tombola.graph.edit import set_argument, set_tensor
-from tombola.graph.node import arguments, operation, shape_of
+from tombola.graph.node import arguments, operation, set_shape, shape_of
 from tombola.graph.ops import ChannelOp, Norm, Reshape, WeightLayer, exact_nodes
 from tombola.graph.read import channel_ops
 
@@ -175,7 +175,7 @@ def _cut_value(node: fx.Node, op: ChannelOp, channels: Channels, gone: Tensor) -
     shape, axis = shape_of(node), channels.axis
     assert shape is not None
     left = int((~gone[channels.labels]).sum())
-    node.meta["shape"] = (*shape[:axis], left, *shape[axis + 1 :])
+    set_shape(node, (*shape[:axis], left, *shape[axis + 1 :]))
     if not isinstance(op, Reshape) or operation(node) not in ("view", "reshape", "unflatten"):
         return
     given = arguments(node)

@@ -157,7 +157,7 @@ def deploy(
         plain = plain_copy(source if call is None else taking_tensors(copied(source), call), example)
         checks = checks_of(plain, example)
         meter.end("checks")
-        compacted = compact_checked(plain, checks)
+        compacted = compact_checked(plain, checks, known=None if wanted is None else wanted.graph)
         meter.end("compaction")
         network, chosen, report = _made(plain, compacted, checks, count, wanted, clock)
         meter.end("kernels")
@@ -236,7 +236,7 @@ def _on_cpu(
         error = checks.error(network).size
     regions = tuple(region for draft in drafts for region in draft.parts)
     isolated = tuple(name for draft in drafts for name in draft.isolated)
-    made = Plan(threads, _shapes(checks), regions, isolated, choices, _machine(wanted))
+    made = Plan(threads, _shapes(checks), regions, isolated, choices, _machine(wanted), compacted.record)
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
     rows = tuple(row for draft in drafts for row in part_rows(draft))
     return network, made, DeployReport(compacted.report, packed, rows, (), left, sizes, error, str(checks.batch))

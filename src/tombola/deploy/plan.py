@@ -17,6 +17,7 @@ from tombola.deploy.kernels.cuda import KERNELS
 from tombola.deploy.kernels.sparse import Choices
 from tombola.deploy.regions import ENGINES
 from tombola.errors import TombolaError
+from tombola.graph.record import GraphRecord
 from tombola.names import check_known
 from tombola.runs.atomic import read_json, write_json
 from tombola.runs.versions import versions
@@ -44,6 +45,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `inputs`: the shapes it was made for, batch first. `isolated`: layers that share no region with others. `packed`:
     name of a binary layer on binary activations -> its choice. `machine`: where it was made, for reports alone.
+    `graph`: the network as it was traced.
     """
 
     threads: Annotated[int, Meta(ge=1, le=4096)]
@@ -52,6 +54,7 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     isolated: tuple[str, ...] = ()
     packed: Mapping[str, PackedChoice] = {}
     machine: Mapping[str, str] = {}
+    graph: GraphRecord | None = None
 
     def __post_init__(self) -> None:
         _check_names((*self.isolated, *self.packed, *self.machine, *self.machine.values()))

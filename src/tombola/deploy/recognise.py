@@ -13,8 +13,7 @@ from torch import Tensor, fx
 from tombola.deploy.jit.activations import EMITTED
 from tombola.deploy.ops import Activation, Conv, Linear, Op, Pointwise, Pool
 from tombola.graph.edit import tensor
-from tombola.graph.node import arguments, operation, words
-from tombola.graph.node import shape_of as any_shape
+from tombola.graph.node import arguments, operation, value_of, words
 
 
 class Unsupported(Exception):
@@ -39,14 +38,14 @@ class Recognised:
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
     """The shape of the node's value: (N, C, H, W) or (N, F), float32, on the CPU. Raises Unsupported for any other."""
-    shape, value = any_shape(node), node.meta.get("val")
-    if shape is None or not isinstance(value, Tensor):
+    value = value_of(node)
+    if value is None:
         raise Unsupported("its value is not one tensor")
-    if value.dtype != torch.float32 or value.device.type != "cpu":
-        raise Unsupported(f"its value is {value.dtype} on {value.device.type}")
-    if len(shape) not in (2, 4):
-        raise Unsupported(f"its value has {len(shape)} dimensions")
-    return shape
+    if (value.dtype, value.device) != ("float32", "cpu"):
+        raise Unsupported(f"its value is {value.dtype} on {value.device}")
+    if len(value.shape) not in (2, 4):
+        raise Unsupported(f"its value has {len(value.shape)} dimensions")
+    return value.shape
 
 
 def recognise(node: fx.Node, network: fx.GraphModule) -> PassThrough | Recognised:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from tombola.graph.node import arguments, overload
+from tombola.graph.node import Value, arguments, overload
 
 
 def tensor(network: fx.GraphModule, name: str) -> Tensor:
@@ -29,6 +29,22 @@ def set_tensor(network: fx.GraphModule, name: str, value: Tensor, like: Tensor |
         owner.register_buffer(local, value)
 
 
+def hold(root: nn.Module, name: str, value: Any) -> None:
+    """The tensor under its name, in plain modules within each other."""
+    *path, local = name.split(".")
+    at = root
+    for part in path:
+        if part not in at._modules:
+            at.add_module(part, nn.Module())
+        at = at.get_submodule(part)
+    if isinstance(value, nn.Parameter):
+        at.register_parameter(local, value)
+    elif isinstance(value, Tensor):
+        at.register_buffer(local, value)
+    else:
+        setattr(at, local, value)
+
+
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
     """Give a call another argument of that name."""
     given = {**arguments(node), name: value}
@@ -47,5 +63,5 @@ def add_bias(network: fx.GraphModule, node: fx.Node, name: str, value: Tensor, l
     network.get_submodule(path).register_parameter(local, nn.Parameter(value, requires_grad=like.requires_grad))
     with network.graph.inserting_before(node):
         bias = network.graph.get_attr(name)
-    bias.meta = {"shape": tuple(value.shape)}
+    bias.meta = {"value": Value.of(value)}
     set_argument(node, "bias", bias)

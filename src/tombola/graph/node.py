@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +50,43 @@ def arguments(node: fx.Node) -> dict[str, Any]:
     return bound.arguments
 
 
+@dataclass(frozen=True)
+class Value:
+    """What is known of a tensor before it is computed.
+
+    `shape`: for the inputs that the network was traced with. `symbols`: of each axis, the expression of its size where
+    that depends on the batch, such as "s0" or "4*s0"; "" where it does not.
+    """
+
+    shape: tuple[int, ...]
+    symbols: tuple[str, ...]
+    dtype: str
+    device: str
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Value:
+        """Of a tensor, whose sizes may be symbols."""
+        symbols = tuple(str(n) if _is_free(n) else "" for n in tensor.shape)
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        return cls(tuple(map(_number, tensor.shape)), symbols, dtype, tensor.device.type)
+
+
+def value_of(node: Any) -> Value | None:
+    """What is known of a node's value; None where it is not one tensor."""
+    return node.meta.get("value") if isinstance(node, fx.Node) else None
+
+
 def shape_of(node: Any) -> tuple[int, ...] | None:
     """The shape of a node's value for the inputs that it was traced with; None where it is not one tensor."""
-    if not isinstance(node, fx.Node):
-        return None
-    if "shape" in node.meta:  # since its channels were cut
-        return tuple(node.meta["shape"])
-    value = node.meta.get("val")
-    return tuple(map(_number, value.shape)) if isinstance(value, Tensor) else None
+    value = value_of(node)
+    return None if value is None else value.shape
+
+
+def set_shape(node: fx.Node, shape: tuple[int, ...]) -> None:
+    """Note that a node's value has another shape of as many axes, the batch as it was."""
+    value = value_of(node)
+    assert value is not None
+    node.meta["value"] = replace(value, shape=shape)
 
 
 def computes(node: fx.Node) -> bool:
@@ -66,16 +96,34 @@ def computes(node: fx.Node) -> bool:
 
 def batch_axes(node: fx.Node) -> tuple[int, ...]:
     """The axes of a node's value whose size depends on the batch; empty where it has none, or the batch is fixed."""
-    value = node.meta.get("val")
-    return tuple(i for i, n in enumerate(value.shape) if _is_free(n)) if isinstance(value, Tensor) else ()
+    value = value_of(node)
+    return () if value is None else tuple(i for i, symbol in enumerate(value.symbols) if symbol)
 
 
 def is_batched(node: fx.Node) -> bool:
     """Whether the first axis, and no other, is the batch, in full."""
-    value = node.meta.get("val")
-    if not isinstance(value, Tensor) or batch_axes(node) != (0,):
-        return False
-    return bool(re.fullmatch(r"s\d+", str(value.shape[0])))
+    value = value_of(node)
+    return value is not None and batch_axes(node) == (0,) and value.symbols[0].isalnum()
+
+
+def place(node: fx.Node) -> str:
+    """Where the node stands: the path of the module whose forward calls it, and the line of code outside of torch."""
+    return str(node.meta.get("place") or "the model")
+
+
+# ---- from what torch.export notes of a node --------------------------------------------------------------------------
+
+
+def noted(node: fx.Node, path: str, value: Any = None) -> dict[str, Any]:
+    """What is kept of torch.export's notes: `value`, or that of the node, and the place.
+
+    `path`: of the module in the network, in whose forward paths begin.
+    """
+    known = node.meta.get("val", value)
+    meta: dict[str, Any] = {"place": _place(node, path)}
+    if isinstance(known, Tensor):
+        meta["value"] = Value.of(known)
+    return meta
 
 
 def _is_free(size: Any) -> bool:
@@ -87,15 +135,14 @@ def _number(size: Any) -> int:
     return int(str(size.node.hint)) if isinstance(size, SymInt) else int(size)
 
 
-def place(node: fx.Node) -> str:
-    """Where the node stands: the path of the module whose forward calls it, and the line of code outside of torch."""
+def _place(node: fx.Node, path: str) -> str:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     inner = str(stack[-1][0]).removeprefix("inner").lstrip(".") if stack else ""
-    path = ".".join(filter(None, (node.meta.get("within", ""), inner)))
+    where = ".".join(filter(None, (path, inner))) or "the model"
     lines = re.findall(r'File "([^"]+)", line (\d+), in', str(node.meta.get("stack_trace") or ""))
     if not lines or _TORCH in Path(lines[-1][0]).parents:
-        return path or "the model"
-    return f"{path or 'the model'} (line {lines[-1][1]} of {Path(lines[-1][0]).name})"
+        return where
+    return f"{where} (line {lines[-1][1]} of {Path(lines[-1][0]).name})"
 
 
 _TORCH = Path(torch.__file__).parent

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from tombola.graph.call import CONSTANTS, Call
 from tombola.graph.copies import copied, differ
 from tombola.graph.node import batch_axes
+from tombola.graph.record import GraphRecord, rebuilt
 from tombola.graph.trace import Untraceable, same_in_training, traced
 from tombola.parameters import holders
 from tombola.rng.guard import seeded
@@ -64,6 +65,11 @@ def whole(model: nn.Module, inputs: Sequence[Tensor], carries: Sequence[bool] | 
     if any(own and not free for own, free in zip(carries or (), _free(network), strict=False)):
         raise Untraceable("its code ties the graph to the batch of the example")
     return Reading((Part("", network, tuple(inputs)),), {})
+
+
+def again(model: nn.Module, inputs: Sequence[Tensor], record: GraphRecord) -> Reading:
+    """The network as one part, by a record of it. Raises TombolaError as `rebuilt`."""
+    return Reading((Part("", rebuilt(record, model), tuple(inputs)),), {})
 
 
 def _free(network: fx.GraphModule) -> tuple[bool, ...]:

@@ -22,9 +22,9 @@ from torch._subclasses import FakeTensor
 from torch.export import Dim, ExportedProgram, export
 
 from tombola.graph.custom import keep_whole, put_back
-from tombola.graph.edit import tensor
+from tombola.graph.edit import hold, tensor
 from tombola.graph.functional import Aliased, make_functional, one_name
-from tombola.graph.node import operation
+from tombola.graph.node import noted, operation
 from tombola.machine.compiling import exporting
 from tombola.nn.forward import leaves, mapped
 
@@ -59,9 +59,9 @@ def traced(
     """The graph of a model in eval mode, over the model's own parameters and buffers, under their state_dict names.
 
     Nodes are inputs, tensors by name (get_attr), calls of `torch.ops.aten` and of Tombola's binary layers, and the
-    output, in the containers that the model returns. Every tensor's node has `meta["val"]`, a fake tensor whose shape
-    holds the batch as a symbol (see `tombola.graph.node`). No operation writes into a tensor, but for those at the end
-    that give the model's own buffers their new values.
+    output, in the containers that the model returns. `tombola.graph.node` tells what is known of a node's value, with
+    the batch as a symbol, and where it stands. No operation writes into a tensor, but for those at the end that give
+    the model's own buffers their new values.
 
     Args:
         model: plain parameters, in eval mode. It is copied, and only copies are called.
@@ -78,10 +78,7 @@ def traced(
     with _reading():
         graph = _functional(_export(flat, inputs, carries, path))
     put_back(graph)
-    network = _named(graph, model, returned[-1])
-    for node in network.graph.nodes:
-        node.meta["within"] = path
-    return network
+    return _named(graph, model, path, returned[-1])
 
 
 def same_in_training(
@@ -236,42 +233,29 @@ _NOT_A_USERS = (Path(torch.__file__).parent, Path(__file__).parent)
 # ---- after -----------------------------------------------------------------------------------------------------------
 
 
-def _named(graph: fx.GraphModule, model: nn.Module, output: Any) -> fx.GraphModule:
+def _named(graph: fx.GraphModule, model: nn.Module, path: str, output: Any) -> fx.GraphModule:
     """The graph over the model's tensors by their own names, with plain inputs and the model's kind of output."""
     own = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
     made, copies = fx.Graph(), dict[fx.Node, fx.Node]()
     root = nn.Module()
     for node in graph.graph.nodes:
+        if operation(node) == "_assert_tensor_metadata":  # of what it was traced with
+            continue
         if node.op == "output":
             _return(made, root, [copies[one] for one in node.args[0]], output)
         elif node.op == "get_attr":
             value = tensor(graph, str(node.target))
             name = own.get(id(value)) or str(node.target).replace(".", "_")
-            _hold(root, name, value)
+            hold(root, name, value)
             copies[node] = made.get_attr(name)
-            copies[node].meta = {**node.meta, "val": node.meta.get("val", value)}
+            copies[node].meta = noted(node, path, value)
         else:
             copies[node] = made.node_copy(node, copies.__getitem__)
+            copies[node].meta = noted(node, path)
     finished = fx.GraphModule(root, made)
     finished.graph.eliminate_dead_code()
     finished.recompile()
     return finished
-
-
-def _hold(root: nn.Module, name: str, value: Any) -> None:
-    """The tensor under its name, in plain modules within each other."""
-    *path, local = name.split(".")
-    at = root
-    for part in path:
-        if part not in at._modules:
-            at.add_module(part, nn.Module())
-        at = at.get_submodule(part)
-    if isinstance(value, nn.Parameter):
-        at.register_parameter(local, value)
-    elif isinstance(value, Tensor):
-        at.register_buffer(local, value)
-    else:
-        setattr(at, local, value)
 
 
 class Structure(nn.Module):
