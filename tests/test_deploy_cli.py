@@ -39,7 +39,7 @@ def test_deploy_writes_what_it_says(ticket: Path, tmp_path: Path) -> None:
     found = last_json("deploy", str(ticket), "--out", str(out), "--threads", "1", "--formats", "[state_dict]")
     assert sorted(path.name for path in out.iterdir()) == sorted(["plan.json", "report.json", *found["files"]])
     assert json.loads((out / "report.json").read_text()) == found["report"]
-    assert set(found["report"]["seconds"]) == {"whole", "checks", "compaction", "kernels"}
+    assert set(found["report"]["seconds"]) == {"whole", "checks", "compaction", "kernels", "verification"}
     assert found["report"]["memory"] is None or found["report"]["memory"] > 0
     state = safetensors.torch.load_file(out / next(name for name in found["files"] if name.endswith(".safetensors")))
     assert all(torch.isfinite(value).all() for value in state.values())
@@ -63,7 +63,9 @@ def test_deploy_is_readable(ticket: Path, tmp_path: Path) -> None:
     status, out, err = call("deploy", str(ticket), "--out", str(tmp_path), "--threads", "1", "--formats", "[]")
     assert status == 0, err
     assert "fc1" in out or "0.weight" in out or "1" in out
-    assert re.search(r"^deployed in .+ s: checks .+ s, compaction .+ s, kernels .+ s", out, re.MULTILINE)
+    assert re.search(
+        r"^deployed in .+ s: checks .+ s, compaction .+ s, kernels .+ s, verification .+ s", out, re.MULTILINE
+    )
     assert f"to {tmp_path}" in out
 
 

@@ -159,12 +159,12 @@ def deploy(
         meter.end("checks")
         compacted = compact_checked(plain, checks, known=None if wanted is None else wanted.graph)
         meter.end("compaction")
-        network, chosen, report = _made(plain, compacted, checks, count, wanted, clock)
+        network, chosen, report = _made(plain, compacted, checks, count, wanted, clock, meter)
         meter.end("kernels")
         taken = takes(plain, checks.example, checks.batch, call, empty=checks.takes_none(network))
         beside = copied(compacted.module) if keep_compacted and (call or not checks.stateless) else compacted.module
         beside = beside if call is None else as_called(beside, call)
-        meter.end("checks")
+        meter.end("verification")
     report = replace(report, seconds=meter.seconds, memory=meter.memory)
     return Deployed(network, chosen, report, taken, beside if keep_compacted else None)
 
@@ -182,21 +182,27 @@ Made = tuple[nn.Module, Plan, DeployReport]
 
 
 def _made(
-    plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None, clock: Clock
+    plain: nn.Module,
+    compacted: Compacted,
+    checks: Checks,
+    threads: int,
+    wanted: Plan | None,
+    clock: Clock,
+    meter: Meter,
 ) -> Made:
     """The network in the fastest engines that give its outputs; as it was if none does."""
     on_cpu = all(x.device.type == "cpu" for x in checks.example)
     parts = compacted.parts if on_cpu else ()
     if parts and wanted is not None and _stays(wanted, parts):
-        return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads)
+        return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads, meter)
     if parts:
-        made = _on_cpu(plain, compacted, checks, threads, wanted, clock)
+        made = _on_cpu(plain, compacted, checks, threads, wanted, clock, meter)
     else:
-        made = _in_torch(plain, compacted, checks, threads, wanted)
+        made = _in_torch(plain, compacted, checks, threads, wanted, meter)
     if made[2].error <= max(TOLERANCE, checks.allowed):
         return made
     reason = f"its kernels would change outputs by {made[2].error:.1e}"
-    made = _whole(Compacted(plain, CompactReport(reason=reason)), checks, threads)
+    made = _whole(Compacted(plain, CompactReport(reason=reason)), checks, threads, meter)
     if not made[2].error <= checks.allowed:
         raise TombolaError(
             "the model's copy gives other outputs for the same inputs and the same random state: it depends on "
@@ -211,7 +217,13 @@ def _stays(plan: Plan, parts: Sequence[Part]) -> bool:
 
 
 def _on_cpu(
-    plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None, clock: Clock
+    plain: nn.Module,
+    compacted: Compacted,
+    checks: Checks,
+    threads: int,
+    wanted: Plan | None,
+    clock: Clock,
+    meter: Meter,
 ) -> Made:
     """Native kernels for the regions of what was traced of a network."""
     parts = compacted.parts
@@ -228,12 +240,12 @@ def _on_cpu(
         drafts = planned(networks, threads, wanted.parts, wanted.isolated)
     network = _together(compacted, drafts)
     left = {**compacted.left, **{place: why for draft in drafts for place, why in draft.lowered.left.items()}}
-    error = checks.error(network).size
+    error = _error(network, checks, meter)
     if error > TOLERANCE:  # discontinuities in the network amplify small differences
         drafts = [all_dense(one, threads, draft) for one, draft in zip(networks, drafts, strict=True)]
         network = _together(compacted, drafts)
         left["all regions"] = f"native kernels would change outputs by {error:.1e}"
-        error = checks.error(network).size
+        error = _error(network, checks, meter)
     regions = tuple(region for draft in drafts for region in draft.parts)
     isolated = tuple(name for draft in drafts for name in draft.isolated)
     made = Plan(threads, _shapes(checks), regions, isolated, choices, _machine(wanted), compacted.record)
@@ -267,7 +279,9 @@ def _machine(wanted: Plan | None) -> Mapping[str, str]:
     return this_machine() if wanted is None else wanted.machine
 
 
-def _in_torch(plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None) -> Made:
+def _in_torch(
+    plain: nn.Module, compacted: Compacted, checks: Checks, threads: int, wanted: Plan | None, meter: Meter
+) -> Made:
     """A network that cannot be traced, or that lies on a GPU: there Linear layers may get torch's sparse kernels."""
     example = checks.example
     network = copied(compacted.module)
@@ -281,23 +295,31 @@ def _in_torch(plain: nn.Module, compacted: Compacted, checks: Checks, threads: i
         chosen = choose_kernels(network if checks.stateless else copied(network), example)
     use_kernels(network, [(one.name, one.kernel) for one in chosen])
     left = {} if on_gpu else {"the network": compacted.report.reason or "its inputs are on another device than the CPU"}
-    error = checks.error(network).size
+    error = _error(network, checks, meter)
     parts = tuple(RegionPlan((one.name,), one.kernel) for one in chosen)
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
     made = Plan(threads, _shapes(checks), parts, (), {}, _machine(wanted))
     return network, made, DeployReport(compacted.report, (), (), chosen, left, sizes, error, str(checks.batch))
 
 
-def _whole(compacted: Compacted, checks: Checks, threads: int) -> Made:
+def _whole(compacted: Compacted, checks: Checks, threads: int, meter: Meter) -> Made:
     """The network as it is, in torch."""
     network = copied(compacted.module)
-    error = checks.error(network).size
+    error = _error(network, checks, meter)
     size = _nbytes(network)
     left = {"the network": compacted.report.reason or ""}
     report = DeployReport(
         compacted.report, dense=left, bytes={"model": size, "deployed": size}, error=error, batch=str(checks.batch)
     )
     return network, Plan(threads, _shapes(checks), (), machine=this_machine()), report
+
+
+def _error(network: nn.Module, checks: Checks, meter: Meter) -> float:
+    """How far what kernels were chosen for is off."""
+    meter.end("kernels")
+    size = checks.error(network).size
+    meter.end("verification")
+    return size
 
 
 def _nbytes(network: nn.Module) -> int:

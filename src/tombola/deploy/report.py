@@ -50,9 +50,10 @@ class DeployReport:
     `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays in torch, with the reason.
     `bytes`: of weights in memory, of the "model" and "deployed". `error`: the largest max|a - b| / max|a| of the
     outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes the network takes.
-    `seconds`: that deploying took, the "whole" and by phase: "checks" of what the network answers and takes,
-    "compaction", and "kernels", chosen, compiled and compared. `memory`: bytes by which the most that the process held
-    meanwhile exceeds what it held before; None where the system does not say, or the process had held more before.
+    `seconds`: that deploying took, the "whole" and by phase: "checks", in which the network itself answers;
+    "compaction", reading included; "kernels", chosen and compiled; "verification", in which the deployed network
+    answers. `memory`: bytes by which the most that the process held meanwhile exceeds what it held before; None where
+    the system does not say, or the process had held more before.
     """
 
     compaction: CompactReport
