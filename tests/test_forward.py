@@ -152,7 +152,7 @@ def test_networks_that_are_traced_return_what_they_did(kind: Any) -> None:
     with torch.no_grad():
         want, compacted = model(x), compact(model, x).module(x)
         deployed = tb.deploy(model, x)(x) if kind is ModelOutput else compacted
-        binary = binary_activations(model)[0](x)
+        binary = binary_activations(model, x)[0](x)
     assert type(deployed) is type(compacted) is type(binary) is type(want)
     assert largest_error(want, compacted) <= 1e-4
     assert largest_error(want, deployed) <= 1e-4
@@ -165,4 +165,4 @@ def test_a_nonlinear_output_may_stand_in_a_container() -> None:
         def forward(self, x: Tensor) -> Any:
             return self.kind(logits=super().forward(x).logits.sigmoid())
 
-    assert binary_activations(Probabilities(ModelOutput))[1].replaced
+    assert binary_activations(Probabilities(ModelOutput), torch.randn(4, 3))[1].replaced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -33,8 +34,8 @@ from tombola.train.recipe import Recipe
 
 def put_on(model: nn.Module, learning: Learning) -> nn.Module:
     """The model as a search attaches it, with the learning's rewrites."""
-    nothing: Any = None
-    return attached(Search(nothing, Origin.stored(model), 0, {}, architecture=model), learning)
+    setup: Any = SimpleNamespace(splits=splits())
+    return attached(Search(setup, Origin.stored(model), 0, {}, architecture=model), learning)
 
 
 # -- by hand

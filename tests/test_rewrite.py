@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MethodType
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
 
 from tombola.errors import TicketError, TombolaError
+from tombola.graph.trace import traced
 from tombola.mask import Mask
-from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
+from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear, binary_sign
 from tombola.nn.rewrite import Replaced, apply_rewrites, binary_activations
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.tensors import same_bits
 from tombola.ticket.ticket import Ticket
+
+DRAW = torch.Generator().manual_seed(0)
+IMAGES, ROWS = torch.randn(4, 1, 4, 4, generator=DRAW), torch.randn(3, 4, generator=DRAW)
 
 
 class Functional(nn.Module):
@@ -83,7 +91,7 @@ class BranchingFunctional(Shared):
 
 
 class Block(nn.Module):
-    """Its forward cannot be traced alone: an optional flag decides."""
+    """An optional flag decides what its forward does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,42 +128,29 @@ class Call(nn.Module):
         return out
 
 
-def captured(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """The output of every BinaryActivation, in order of the calls; the model's statistics stay."""
-    outputs: list[Tensor] = []
-    model = copy.deepcopy(model)
-    handles = [
-        module.register_forward_hook(lambda m, args, out: outputs.append(out))
-        for module in model.modules()
-        if isinstance(module, BinaryActivation)
-    ]
-    model(x)
-    for handle in handles:
-        handle.remove()
-    return outputs
-
-
-def reference(model: nn.Module, x: Tensor) -> Tensor:
-    """The output of a model with every ReLU-like function taken for sign, by patching torch as it runs."""
-
-    class Mode(torch.overrides.TorchFunctionMode):
-        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if getattr(func, "__name__", "") in ("relu", "relu_", "relu6", "hardtanh"):
-                return torch.where(args[0] >= 0, 1.0, -1.0)
-            return func(*args, **(kwargs or {}))
-
-    with Mode():
-        out: Tensor = model(x)
+def twin(x: Tensor, model: Any, drop: bool = False) -> Tensor:
+    """The output of `Functional` with binary activations, written by hand."""
+    x = binary_sign(model.bn1(model.conv1(x)))
+    x = binary_sign(model.bn2(model.conv2(x))).flatten(1)
+    x = binary_sign(model.fc2(binary_sign(model.fc1(x))))
+    out: Tensor = model.fc4(F.dropout(binary_sign(model.fc3(x)), 0.5, drop))
     return out
+
+
+def functional() -> tuple[nn.Module, Tensor]:
+    """A network in eval mode, and what its binary form makes of the images."""
+    torch.manual_seed(0)
+    model = Functional().eval()
+    return model, twin(IMAGES, model)
 
 
 def test_resnet18_by_modules() -> None:
     torch.manual_seed(0)
-    model = resnet18(num_classes=5)
+    model, x = resnet18(num_classes=5), torch.randn(2, 3, 32, 32)
     names, plain = [*model.state_dict()], copy.deepcopy(model)
-    result, report = binary_activations(model)
+    result, report = binary_activations(model, x)
     assert result is model
-    assert type(model) is type(plain)
+    assert isinstance(model, type(plain))
     assert [*model.state_dict()] == names
     assert not any(isinstance(m, nn.ReLU) for m in model.modules())
     assert report.replaced[0] == Replaced("nn.ReLU", "relu", 1)
@@ -165,18 +160,23 @@ def test_resnet18_by_modules() -> None:
     assert any("'maxpool' takes the maximum of signs" in r for r in report.remarks)
     assert len(report.remarks) == 2
     assert "layer4.1.relu" in str(report)
-    x = torch.randn(2, 3, 32, 32)
-    outputs = captured(model, x)
+    outputs: list[Tensor] = []
+    for module in model.modules():
+        if isinstance(module, BinaryActivation):
+            module.register_forward_hook(lambda m, args, out: outputs.append(out))
+    found = model.eval()(x)
     assert len(outputs) == 17
     assert all(((out == 1) | (out == -1)).all() for out in outputs)
-    torch.testing.assert_close(model.eval()(x), reference(plain.eval(), x))
+    for module in plain.eval().modules():
+        if isinstance(module, nn.ReLU):
+            module.forward = binary_sign
+    assert torch.equal(found, plain(x))
 
 
-def test_functions_are_replaced_in_the_graph() -> None:
-    torch.manual_seed(0)
-    model = Functional()
+def test_functions_are_replaced_as_they_are_called() -> None:
+    model, _ = functional()
     names, plain = [*model.state_dict()], copy.deepcopy(model)
-    result, report = binary_activations(model)
+    result, report = binary_activations(model, IMAGES)
     assert result is model
     assert isinstance(model, Functional)
     assert [*model.state_dict()] == names
@@ -189,168 +189,303 @@ def test_functions_are_replaced_in_the_graph() -> None:
     ]
     assert [r.partition(" ")[0] for r in report.remarks] == ["'fc1'", "'fc2'", "'fc3'", "'fc4'"]
     assert "dropout" in report.remarks[-1]
-    x = torch.randn(4, 1, 4, 4)
-    assert len(captured(model, x)) == 5
-    for training in (True, False):  # the dropout follows the mode, though torch.fx fixes it in each graph
+    for training in (True, False):
         model.train(training)
         plain.train(training)
         torch.manual_seed(1)
-        want = reference(plain, x)
+        want = twin(IMAGES, plain, training)
         torch.manual_seed(1)
-        torch.testing.assert_close(model(x), want)
-    twin = copy.deepcopy(model)
-    assert torch.equal(twin(x), model(x))
-    assert torch.equal(torch.export.export(model, (x,)).module()(x), model(x))
+        found = model(IMAGES)
+        assert torch.equal(found, want)
+        have, expected = (
+            torch.autograd.grad(out.square().sum(), list(net.fc1.parameters()))  # type: ignore[union-attr, operator]
+            for out, net in ((found, model), (want, plain))
+        )
+        assert all(map(torch.equal, have, expected))
 
 
-def test_gradients_reach_every_weight() -> None:
-    model, _ = binary_activations(Functional())
-    model.eval()(torch.randn(4, 1, 4, 4) * 0.1).square().sum().backward()
-    assert all(p.grad is not None for name, p in model.named_parameters() if not name.startswith("unused"))
+@pytest.mark.parametrize(
+    "call",
+    [F.relu, torch.relu, Tensor.relu, Tensor.relu_, torch.relu_, F.relu_, F.relu6, F.hardtanh, F.hardtanh_,
+     lambda x: F.relu(input=x, inplace=True), torch.ops.aten.relu, torch.ops.aten.relu.default],
+)  # fmt: skip
+def test_every_form_of_a_relu(call: Any) -> None:
+    model = Call(lambda m, x: call(x))
+    want = model.fc2(binary_sign(model.fc1(ROWS)))
+    assert torch.equal(binary_activations(model, ROWS)[0](ROWS), want)
+
+
+@pytest.mark.parametrize("example", [(), (IMAGES,)], ids=["untried", "tried"])
+class TestWhatIsDoneWithIt:
+    """Of a network whose first call is checked, and of one that was tried."""
+
+    def test_copied_and_pickled(self, example: Any) -> None:
+        plain, want = functional()
+        model, _ = binary_activations(plain, *example)
+        for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert isinstance(again, Functional)
+            assert torch.equal(again(IMAGES), want)
+            with torch.no_grad():
+                again.fc4.weight.zero_()  # the copy's own
+        assert torch.equal(model(IMAGES), want)
+
+    def test_exported_and_read(self, example: Any) -> None:
+        plain, want = functional()
+        model, _ = binary_activations(plain, *example)
+        assert torch.equal(torch.export.export(model, (IMAGES,)).module()(IMAGES), want)
+        graph = traced(copy.deepcopy(model), [IMAGES]).graph
+        assert sum(node.target is binary_sign for node in graph.nodes) == 5
+
+    def test_compiled(self, example: Any) -> None:
+        plain, want = functional()
+        model, _ = binary_activations(plain, *example)
+        graphs: list[Any] = []
+
+        def backend(graph: Any, inputs: Any) -> Any:
+            graphs.append(graph)
+            return graph.forward
+
+        compiled = torch.compile(model, backend=backend)
+        for _ in range(2):
+            assert torch.equal(compiled(IMAGES), want)
+        assert len(graphs) == 1  # of the whole, be it from the second call on
+        torch._dynamo.reset()
+        assert torch.equal(torch.compile(model, backend="eager", fullgraph=True)(IMAGES), want)
+
+    def test_called_by_torch_func(self, example: Any) -> None:
+        plain, want = functional()
+        model, _ = binary_activations(plain, *example)
+        state = dict(model.named_parameters())
+        stacked = {name: torch.stack([value, 2 * value]).detach() for name, value in state.items()}
+
+        def called(parameters: Any) -> Tensor:
+            out: Tensor = torch.func.functional_call(model, parameters, (IMAGES,))
+            return out
+
+        torch.testing.assert_close(torch.vmap(called)(stacked)[0], want)
+        torch.testing.assert_close(called(state), want)
+
+    def test_called_in_threads(self, example: Any) -> None:
+        plain, want = functional()
+        model, _ = binary_activations(plain, *example)
+        with ThreadPoolExecutor(4) as pool:
+            assert all(torch.equal(found, want) for found in pool.map(model, [IMAGES] * 40))
+
+    def test_its_parts_called_alone(self, example: Any) -> None:
+        plain, want = functional()
+        model, _ = binary_activations(nn.Sequential(plain, nn.Flatten()), *example)
+        assert torch.equal(model[0](IMAGES), want)  # type: ignore[index]
+        assert torch.equal(model[0].forward(IMAGES), want)  # type: ignore[index]
 
 
 def test_a_shared_module_is_one_line() -> None:
-    model, report = binary_activations(Shared())
+    model, report = binary_activations(Shared(), ROWS)
     assert report.replaced == (Replaced("nn.ReLU", "relu", 2),)
-    assert len(captured(model, torch.randn(3, 4))) == 2
+    want = model.fc3(binary_sign(model.fc2(binary_sign(model.fc1(ROWS)))))  # type: ignore[operator]
+    assert torch.equal(model(ROWS), want)
     relu = nn.ReLU()
     chain, report = binary_activations(
-        nn.Sequential(nn.Linear(2, 2), relu, nn.Linear(2, 2), relu, nn.Linear(2, 1))
+        nn.Sequential(nn.Linear(4, 2), relu, nn.Linear(2, 2), relu, nn.Linear(2, 1)), ROWS
     )  # fmt: skip
     assert report.replaced == (Replaced("nn.ReLU", "1", 2),)
     assert [type(chain.get_submodule(name)) for name in "13"] == [BinaryActivation] * 2
+    assert type(chain) is nn.Sequential  # tried, and without a forward of a user's
 
 
-def test_control_flow_with_modules_only() -> None:
-    model, report = binary_activations(Branching())
-    assert type(model) is Branching
-    assert report.replaced == (Replaced("nn.ReLU", "relu", None),)
-    assert "?" in str(report)
-    assert len(captured(model, torch.randn(3, 4))) == 2
+@pytest.mark.parametrize("kind", [Branching, BranchingFunctional])
+def test_control_flow_that_depends_on_values(kind: type[Shared]) -> None:
+    model = kind()
+    _, report = binary_activations(model, ROWS)
+    assert sum(row.times or 0 for row in report.replaced) == 2
+    for x in (ROWS.abs(), -ROWS.abs()):
+        hidden = binary_sign(model.fc2(binary_sign(model.fc1(-x if x.sum() > 0 else x))))
+        assert torch.equal(model(x), model.fc3(hidden))
 
 
-def test_control_flow_with_functions_is_refused() -> None:
-    model = BranchingFunctional()
-    named = copy.deepcopy(model)
-    for act in (F.relu, torch.relu, F.gelu):
-        named.helper = act  # type: ignore[method-assign, assignment]
-        with pytest.raises(TombolaError, match=r"own forward calls [rg]elu"):
-            binary_activations(named)
-    with pytest.raises(TombolaError, match=r"the model's own forward calls relu .* nn.ReLU submodules") as caught:
-        binary_activations(model)
-    assert "\n" not in str(caught.value)
-    assert type(model.relu) is nn.ReLU
+def test_a_path_that_the_example_did_not_take_is_binary_too() -> None:
+    model = Call(lambda m, x: F.relu(x) if x.sum() > 0 else m.relu(-x).relu())
+    model.fc1 = nn.Identity()  # type: ignore[assignment]
+    _, report = binary_activations(model, ROWS.abs())
+    assert [(row.kind, row.times) for row in report.replaced] == [("nn.ReLU", 0), ("F.relu", 1)]
+    x = -ROWS.abs()
+    assert torch.equal(model(x), model.fc2(binary_sign(binary_sign(-x))))
 
 
-def test_a_block_that_cannot_be_traced_alone_is_traced_with_its_caller() -> None:
+def test_optional_inputs_and_modules_within() -> None:
     torch.manual_seed(0)
     model = Blocks()
-    names, plain = [*model.state_dict()], copy.deepcopy(model)
-    _, report = binary_activations(model)
-    assert report.replaced == (Replaced("F.relu", "", 2),)
+    names = [*model.state_dict()]
+    _, report = binary_activations(model, ROWS)
+    assert report.replaced == (Replaced("F.relu", "blocks.0", 1), Replaced("F.relu", "blocks.1", 1))
     assert [*model.state_dict()] == names
-    x = torch.randn(3, 4)
-    torch.testing.assert_close(model(x), reference(plain, x))
+    first, second = model.blocks
+    assert torch.equal(model(ROWS), model.head(binary_sign(second.fc(binary_sign(first.fc(ROWS))))))  # type: ignore[union-attr, operator]
+    assert torch.equal(first(ROWS, active=False), first.fc(ROWS))  # type: ignore[union-attr, operator]
 
 
-def test_functions_below_a_model_that_cannot_be_traced() -> None:
-    class Outer(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.inner = Functional()
-
-        def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.inner(-x if x.sum() > 0 else x)
-            return out
-
-    torch.manual_seed(0)
-    model = Outer().eval()
-    plain, x = copy.deepcopy(model), torch.randn(4, 1, 4, 4)
-    _, report = binary_activations(model)
-    assert type(model) is Outer
-    assert {r.where for r in report.replaced} == {"inner"}
-    torch.testing.assert_close(model(x), reference(plain, x))
-    odd = Outer()
-    odd.inner = Call(lambda m, x: m.relu(x) * x.sigmoid())  # type: ignore[assignment]
-    with pytest.raises(TombolaError, match=r"Tensor.sigmoid in 'inner'"):
-        binary_activations(odd)
+def test_a_forward_of_the_instances_own() -> None:
+    model: Any = Call(None)
+    model.forward = MethodType(lambda self, x: self.fc2(F.relu(self.fc1(x))), model)
+    model.fc1.forward = MethodType(lambda self, x: F.relu(F.linear(x, self.weight)), model.fc1)
+    _, report = binary_activations(model, ROWS)
+    assert {row.where for row in report.replaced if row.times} == {"", "fc1"}
+    for one in (model, copy.deepcopy(model)):
+        with torch.no_grad():
+            one.fc1.weight.mul_(-1)
+        want = one.fc2(binary_sign(binary_sign(F.linear(ROWS, one.fc1.weight))))
+        assert torch.equal(one(ROWS), want)
 
 
-def test_mode_and_attributes_survive_tracing() -> None:
+def test_a_class_that_asks_something_of_its_subclasses() -> None:
+    class Strict(Shared):
+        def __init_subclass__(cls, *, key: str) -> None:
+            raise AssertionError(f"{key} was never given")
+
+    model = binary_activations(Strict(), ROWS)[0]
+    assert isinstance(model, Strict)
+    assert isinstance(model.relu, BinaryActivation)
+
+
+def test_checkpointed_functions() -> None:
+    inside = Call(lambda m, x: checkpoint(m.block, x, use_reentrant=False))
+    inside.block = Block()
+    plain = copy.deepcopy(inside)
+    plain.block.forward = lambda x: binary_sign(plain.block.fc(x))  # type: ignore[union-attr, operator]
+    model = binary_activations(inside, ROWS)[0]
+    for net in (model, plain):
+        net(ROWS).sum().backward()
+    assert all(torch.equal(a.grad, b.grad) for a, b in zip(model.parameters(), plain.parameters(), strict=True))  # type: ignore[arg-type]
+    with pytest.raises(TombolaError, match=r"F\.relu in the model's own forward is called within torch\.utils"):
+        binary_activations(Call(lambda m, x: checkpoint(F.relu, x, use_reentrant=False)), ROWS)
+
+
+def test_the_model_is_tried_on_a_copy() -> None:
     class Remembers(Shared):
         last: Any = None
 
         def __init__(self) -> None:
             super().__init__()
-            self.last = None
             self.register_buffer("calls", torch.zeros(()))
+            self.norm = nn.BatchNorm1d(4)
 
         def forward(self, x: Tensor) -> Tensor:
             self.calls += 1  # type: ignore[operator]
             self.last = x
-            return super().forward(x)
+            return super().forward(F.dropout(F.relu(self.norm(x)), training=self.training))
 
     model = Remembers()
     model.fc2.eval()
-    binary_activations(model)
-    assert (model.last, int(model.calls), model.training, model.fc2.training) == (None, 0, True, False)  # type: ignore[arg-type]
+    state, drawn = torch.get_rng_state(), copy.deepcopy(model.state_dict())
+    _, report = binary_activations(model, ROWS[:1])  # one example has no statistics
+    assert [row.times for row in report.replaced] == [2, 1]
+    assert (model.last, model.training, model.fc2.training) == (None, True, False)
+    assert all(torch.equal(value, drawn[name]) for name, value in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    model(ROWS)
+    assert (int(model.calls), model.last is ROWS) == (1, True)  # type: ignore[arg-type]
 
-    class RemembersFunctional(Remembers):
-        def forward(self, x: Tensor) -> Tensor:
-            return F.relu(super().forward(x))
 
-    with pytest.raises(TombolaError, match="sets attributes of its own"):
-        binary_activations(RemembersFunctional())
-
-
-def test_what_cannot_be_done_right_is_refused() -> None:
+def refused() -> list[tuple[nn.Module, str]]:
     linear = nn.Linear(4, 4)
-    cases: list[tuple[nn.Module, str]] = [
-        (nn.Sequential(linear, linear), "no ReLU, ReLU6 or Hardtanh to replace"),
+    encoder = nn.TransformerEncoderLayer(4, 2, 8)
+    return [
         (nn.Sequential(linear, nn.ReLU()), "'1' is the network's output"),
         (nn.Sequential(linear, nn.ReLU(), nn.Flatten(), nn.Dropout()), "'1' is the network's output"),
         (nn.ReLU(), "is the network's output"),
         *(
             (nn.Sequential(linear, nn.ReLU(), linear, other, linear), rf"'3' \(nn\.{type(other).__name__}\)")
             for other in (nn.GELU(), nn.SiLU(), nn.Sigmoid(), nn.Tanh(), nn.ELU(), nn.LeakyReLU(), nn.PReLU(),
-                          nn.Softmax(1), nn.Hardswish(), nn.Softplus())
+                          nn.Softmax(1), nn.Hardswish(), nn.Softplus(), nn.LogSigmoid(), nn.Threshold(0.1, 1))
         ),
+        (nn.Sequential(encoder, nn.ReLU(), linear), r"'0.self_attn' \(nn.MultiheadAttention\)"),
+        (Call(lambda m, x: nn.RNN(4, 4, nonlinearity="relu")(m.relu(x))[0]), "torch.rnn_relu"),
         (Call(lambda m, x: F.gelu(m.relu(x))), "F.gelu in the model's own forward"),
         (Call(lambda m, x: m.relu(x) * x.sigmoid()), "Tensor.sigmoid"),
         (Call(lambda m, x: m.relu(x).clamp(min=0)), "Tensor.clamp"),
         (Call(lambda m, x: m.relu(x) + x), "'relu' works in place and its input is used again"),
         (Call(lambda m, x: (x.relu_(), x)[1]), "Tensor.relu_ in the model's own forward works in place"),
-        (Call(lambda m, x: F.relu(x + torch.ones(4))), "makes tensors"),
-        (torch.jit.script(nn.Sequential(linear, nn.ReLU(), linear)), "scripted"),
+        (Call(lambda m, x: (x.view(-1).relu_(), x)[1]), "Tensor.relu_ in the model's own forward works in place"),
+        (Call(lambda m, x: (F.relu(x, inplace=True), x.T)[1].T), "F.relu in the model's own forward works in place"),
     ]  # fmt: skip
-    for model, message in cases:
-        before = str(model)
+
+
+@pytest.mark.parametrize("case", range(len(refused())))
+def test_what_cannot_be_done_right_is_refused(case: int) -> None:
+    model, message = refused()[case]
+    before = str(model)
+    with pytest.raises(TombolaError, match=message) as caught:
+        binary_activations(model, ROWS)
+    assert "\n" not in str(caught.value)
+    assert str(model) == before
+    _, report = binary_activations(model)
+    assert "when it is called" in report.remarks[0]
+    for _ in range(2):
+        with pytest.raises(TombolaError, match=message):
+            model(ROWS)
+
+
+def test_what_is_refused_without_a_call() -> None:
+    linear = nn.Linear(4, 4)
+    plain = nn.Sequential(linear, nn.ReLU(), linear)
+    for model, message in (
+        (nn.Sequential(linear, linear), "no ReLU, ReLU6 or Hardtanh to replace"),
+        (torch.jit.script(plain), "scripted"),
+        (nn.Sequential(torch.jit.script(plain), nn.ReLU(), linear), "'0' is scripted"),
+        (torch.fx.symbolic_trace(plain), "a graph of torch.fx"),
+    ):
+        for example in ((), (ROWS,)):
+            with pytest.raises(TombolaError, match=message):
+                binary_activations(model, *example)
+    for model, message in (
+        (Call(lambda m, x: x), "no ReLU, ReLU6 or Hardtanh to replace"),
+        (plain, "cannot be called on the example: RuntimeError: mat1"),
+    ):
+        if isinstance(model, Call):
+            del model.relu
         with pytest.raises(TombolaError, match=message) as caught:
-            binary_activations(model)
+            binary_activations(model, ROWS[:, :3] if model is plain else ROWS)
         assert "\n" not in str(caught.value)
-        assert str(model) == before
+    with pytest.raises(TombolaError, match=r"torch\.fx cannot trace"):
+        torch.fx.symbolic_trace(binary_activations(Shared(), ROWS)[0])
 
 
-def test_other_functions_are_fine_at_the_output() -> None:
+def test_the_first_call_in_each_mode_is_checked() -> None:
+    model = Call(lambda m, x: F.gelu(F.relu(x)) if m.training else F.relu(x))
+    binary_activations(model)
+    model.eval()(ROWS)
+    for _ in range(2):
+        with pytest.raises(TombolaError, match=r"F\.gelu"):
+            model.train()(ROWS)
+    assert torch.equal(model.eval()(ROWS), model.fc2(binary_sign(model.fc1(ROWS))))
+    with pytest.raises(TombolaError, match=r"F\.gelu"):
+        binary_activations(Call(lambda m, x: F.gelu(F.relu(x)) if m.training else F.relu(x)), ROWS)
+
+
+def test_other_functions_are_fine_at_the_output_and_on_parameters() -> None:
     for last in (nn.Softmax(1), nn.LogSoftmax(1), nn.Sigmoid()):
-        _, report = binary_activations(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), last, nn.Flatten()))
+        model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), last, nn.Flatten())
+        _, report = binary_activations(model, ROWS)
         assert [r.kind for r in report.replaced] == ["nn.ReLU"]
+    gated = Call(lambda m, x: m.relu(x) * m.fc1.bias.sigmoid() + F.softplus(torch.zeros(4)))
+    want = gated.fc2(binary_sign(gated.fc1(ROWS)) * gated.fc1.bias.sigmoid() + F.softplus(torch.zeros(4)))
+    assert torch.equal(binary_activations(gated, ROWS)[0](ROWS), want)
 
 
 def test_remarks() -> None:
+    x = torch.randn(2, 1, 4, 4)
     good = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1),
         nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2),
     )  # fmt: skip
-    assert binary_activations(good)[1].remarks == ()
+    assert binary_activations(good, x)[1].remarks == ()
     odd = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(4, 4, 1), nn.Flatten())
-    first, second = binary_activations(odd)[1].remarks
+    first, second = binary_activations(odd, x)[1].remarks
     assert "'0' goes to the activation '1' with no norm between" in first
     assert "'3' sees other values than -1 and +1, from the average pool '2'" in second
-    added = binary_activations(Call(lambda m, x: torch.add(F.relu(x), F.relu(x))))[1].remarks
+    added = binary_activations(Call(lambda m, x: torch.add(F.relu(x), F.relu(x))), ROWS)[1].remarks
     assert any("'fc2' sees other values than -1 and +1, from torch.add" in remark for remark in added)
-    joined = binary_activations(Call(lambda m, x: torch.cat([F.relu(x[:, :2]), F.relu(x[:, 2:])], 1)))[1].remarks
-    assert not any("'fc2'" in remark for remark in joined)
+    joined = Call(lambda m, x: torch.cat([F.relu(x[:, :2]), F.relu(x[:, 2:])], 1))
+    assert not any("'fc2'" in remark for remark in binary_activations(joined, ROWS)[1].remarks)
 
 
 # ---- rewrites of tickets

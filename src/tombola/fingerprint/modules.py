@@ -19,7 +19,7 @@ from tombola.fingerprint.walk import Reader, Walk, type_name
 _MANGLED = re.compile(r"___torch_mangle_\d+[./]?")
 _MANGLED_BYTES = re.compile(rb"___torch_mangle_\d+[./]?")
 _STRUCTURE = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "training"})
-_UNSTABLE = frozenset({"_compiled_call_impl"})
+_UNSTABLE = frozenset({"_compiled_call_impl", "_untried"})  # the latter of `tombola.nn.rewrite`
 
 
 def read_tensor(walk: Walk, value: Tensor, location: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tombola.data.probe import some_inputs
+from tombola.data.probe import some_batch, some_inputs
 from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.levels.detector import WATCHED, Watching
@@ -22,6 +22,7 @@ from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticke
 from tombola.levels.validate import check_evaluations, check_ticket
 from tombola.levels.watch import histories, watch_learned_mask
 from tombola.mask import Mask
+from tombola.nn.forward import typed
 from tombola.nn.init import NORMS
 from tombola.nn.outputs import OutputsKeptWarning, output_weights, say_kept
 from tombola.nn.rewrite import apply_rewrites
@@ -207,7 +208,7 @@ def _freeze_but(model: nn.Module, held: Mask | None) -> None:
 
 def attached(search: Search, learning: Learning) -> nn.Module:
     """The network at the origin, rewritten, with its supermasks."""
-    model = apply_rewrites(search.network(), learning.rewrites)
+    model = apply_rewrites(search.network(), learning.rewrites, *_example(search, learning))
     outputs = None
     if isinstance(learning.rule, TopK) and learning.rule.pattern == "channel":
         weights = prunable(model, learning.include, learning.exclude)
@@ -215,6 +216,14 @@ def attached(search: Search, learning: Learning) -> nn.Module:
         say_kept(outputs, "prune_outputs")
     _attach(model, learning, search.seed, search.mask, outputs)
     return model
+
+
+def _example(search: Search, learning: Learning) -> list[Tensor]:
+    """Inputs on which activations that become binary are looked at; none where none do."""
+    if not any(rewrite["kind"] == "binary-activations" for rewrite in learning.rewrites):
+        return []
+    ((x, _),) = typed([some_batch(search.setup.splits, 8)], search.network())
+    return [x]
 
 
 def check_norms(network: nn.Module) -> None:

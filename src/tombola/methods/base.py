@@ -404,12 +404,12 @@ def binary_rewrites(
 ) -> tuple[Mapping[str, Any], ...]:
     """What a network is rewritten with: binary layers for all that is masked; binary activations where they are
     asked for and the network does not have them."""
-    from tombola.nn.binary import BinaryActivation
-    from tombola.nn.flow import RELU_LIKE
+    from tombola.nn.relus import RELU_LIKE
+    from tombola.nn.rewrite import has_binary_activations
     from tombola.parameters import prunable
 
     rewrites: list[Mapping[str, Any]] = [{"kind": "binary-layers", "names": list(prunable(network, include, exclude))}]
-    binary, float_ = (any(isinstance(m, kind) for m in network.modules()) for kind in (BinaryActivation, RELU_LIKE))
-    if activations == "binary" and (float_ or not binary):
+    float_ = any(isinstance(module, RELU_LIKE) for module in network.modules())
+    if activations == "binary" and (float_ or not has_binary_activations(network)):
         rewrites.insert(0, {"kind": "binary-activations"})
     return tuple(rewrites)

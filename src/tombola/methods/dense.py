@@ -68,10 +68,9 @@ class DenseTraining(Method):
 
     def check(self, network: nn.Module, steps_per_epoch: int, total: int, mask: Mask | None = None) -> None:
         """TombolaError if the network has no prunable weight, of which the ticket could keep all."""
-        from tombola.nn.binary import BinaryActivation
+        from tombola.nn.rewrite import has_binary_activations
 
-        binary = any(isinstance(module, BinaryActivation) for module in network.modules())
-        if self.activations == "binary" and not binary:
+        if self.activations == "binary" and not has_binary_activations(network):
             raise TombolaError("activations are binary, but the network's are not; rewrite it before the search")
         if self.dropout and not any(type(module).__name__.endswith("Dropout") for module in network.modules()):
             raise TombolaError(

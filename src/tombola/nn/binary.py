@@ -6,16 +6,34 @@ and does not depend on its order: packed kernels can agree with them to the bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from tombola.errors import TombolaError
 from tombola.parameters import holders, parameters_by_name, resolve
+
+_T = TypeVar("_T")
+
+
+def _one_call(function: Callable[[Tensor], _T]) -> Callable[[Tensor], _T]:
+    """The function as one call to whoever listens to calls of torch: a mode, torch.fx, a subclass of Tensor."""
+
+    @wraps(function)
+    def called(x: Tensor) -> _T:
+        if has_torch_function_unary(x):
+            result: _T = handle_torch_function(called, (x,), x)
+            return result
+        return function(x)
+
+    return called
+
 
 # ---- activations -------------------------------------------------------------------------------------------
 
@@ -27,11 +45,15 @@ class BinaryActivation(nn.Module):
     (Liu et al. 2018), as in Diffenderfer & Kailkhura 2021.
     """
 
+    replaced_in_place = False
+    """Whether it stands for a ReLU that overwrote its input."""
+
     def forward(self, x: Tensor) -> Tensor:
         """Map floats of any shape."""
         return binary_sign(x)
 
 
+@_one_call
 def binary_sign(x: Tensor) -> Tensor:
     """What `BinaryActivation` computes, as a function."""
     out: Tensor = _BinarySign.apply(x)  # type: ignore[no-untyped-call, unused-ignore]
@@ -70,6 +92,7 @@ def is_binary(weight: Tensor) -> bool:
     return bool((alpha.isfinite() & ((rows == 0) | (rows == alpha))).all())
 
 
+@_one_call
 def signs_and_scale(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(sign(weight), alpha): -1, 0 or +1 in the weight's shape; the largest magnitude of each row, shape (rows,).
 
@@ -148,11 +171,6 @@ def scaled(sums: Tensor, alpha: Tensor, bias: Tensor | None) -> Tensor:
     """sums·alpha + bias, in place: nothing keeps the sums, and alpha takes no gradient."""
     out = sums.mul_(alpha)
     return out if bias is None else out.add_(bias)
-
-
-# torch.fx keeps these two as single calls wherever it traces through the modules above.
-torch.fx.wrap("binary_sign")
-torch.fx.wrap("signs_and_scale")
 
 
 # ---- putting the layers in ---------------------------------------------------------------------------------

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+import copyreg
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial, reduce, update_wrapper, wraps
+from operator import or_
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import fx, nn
 
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.formats import aligned
-from tombola.nn import flow
 from tombola.nn.binary import BinaryActivation, use_binary_layers_
+from tombola.nn.calls import Recorder, reaching
+from tombola.nn.init import NORMS
+from tombola.nn.relus import RELU_LIKE, is_own, with_binary_relus
 from tombola.nn.remarks import remarks
 from tombola.parameters import unwrap
 
@@ -24,8 +30,7 @@ class Replaced:
     """Activations of one kind at one location.
 
     `kind`: "nn.ReLU", "F.relu", "Tensor.relu_" ...; `where`: path of the module, or of the one that calls the
-    function ("" for the model itself); `times`: calls in one pass of the model, or of the one that calls the
-    function; None where the model cannot be traced.
+    function ("" for the model itself); `times`: calls in one pass of the model; None where there was no example.
     """
 
     kind: str
@@ -49,206 +54,207 @@ class RewriteReport:
 # ---- binary activations ------------------------------------------------------------------------------------
 
 
-def binary_activations(model: nn.Module) -> tuple[nn.Module, RewriteReport]:
+def binary_activations(model: nn.Module, *example: Any) -> tuple[nn.Module, RewriteReport]:
     """Replace every ReLU, ReLU6 and Hardtanh of `model`, module or function, by BinaryActivation; in place.
 
-    Modules are swapped. Where a forward calls functions, torch.fx traces that one forward, in train and in eval
-    mode, and the module gets a subclass of its class with the new code: attributes other than `training` count as
-    constants there, and it can be copied, compiled and exported, but not pickled. No state_dict name changes, and
-    nothing else is touched. A model that cannot be traced as a whole gets no remarks.
+    Modules are swapped. Every module whose forward is a user's gets a subclass of its class, `Binary...`, in whose
+    forward the functions are binary as they are called, whatever path the forward takes. It can be copied, pickled,
+    compiled and exported. No state_dict name changes, and nothing else is touched.
+
+    Args:
+        example: inputs of the model, on which a copy is tried in train and in eval mode, with norms in eval mode.
+            Without them the report knows of modules alone, and the model itself is tried, and may be refused, in its
+            first call in each mode; before torch.compile(fullgraph=True) it must have been called.
 
     Returns:
         the model itself, and what was replaced.
 
     Raises:
-        TombolaError: other nonlinear activations would stay; the output would be binary; a forward calls
-            activations as functions and cannot be traced; an in-place activation whose input is used again; there
-            is nothing to replace. The model is as it was then.
+        TombolaError: other nonlinear activations would stay; the output would be binary; an in-place activation whose
+            input is used again; a function called within torch.utils.checkpoint; code that Python does not run
+            (torch.jit, torch.fx); there is nothing to replace. The model is as it was then.
     """
     bare = unwrap(model)
-    if isinstance(bare, torch.jit.ScriptModule):
-        raise TombolaError("the model is scripted (torch.jit); rewrite the model that it was made from")
-    try:
-        graph = flow.whole(bare)
-    except flow.Untraceable:
-        graph = None
-    forwards = _forwards(bare)
-    graphs = [graph] if graph else [one for pair in forwards.values() for one in pair]
-    _check_others(bare, graph, graphs)
-    for one in graphs:
-        _check_in_place(one)
-    if graph:
-        _check_output(graph)
-    swapped, calls = _swaps(bare), {m: pair for m, pair in forwards.items() if any(map(_functions, pair))}
-    report = RewriteReport(
-        tuple(_module_rows(swapped, graph)) + tuple(_function_rows(bare, calls)), remarks(graph) if graph else ()
-    )
-    if not report.replaced:
+    for path, module in bare.named_modules():
+        if isinstance(module, (torch.jit.ScriptModule, fx.GraphModule)):
+            kind = "scripted (torch.jit)" if isinstance(module, torch.jit.ScriptModule) else "a graph of torch.fx"
+            raise TombolaError(f"{repr(path) if path else 'the model'} is {kind}; rewrite what it was made from")
+    swaps, may_call = _swaps(bare), any(map(_may_call, bare.modules()))
+    passes = _tried(bare, example) if example else []
+    replaced = (*_module_rows(swaps, passes), *_function_rows(passes))
+    if not replaced and (passes or not may_call):
         raise TombolaError("the model has no ReLU, ReLU6 or Hardtanh to replace; build it with one of them")
-    for parent, name, _ in swapped:
-        old = parent._modules[name]
-        assert old is not None
-        parent._modules[name] = BinaryActivation().train(old.training)
-    for module, (train, evaluate) in calls.items():
-        _put_forward(module, train, evaluate)
-    return model, report
+    _rewrite(bare)
+    if not passes:
+        _give_subclass(bare)
+        bare._untried = frozenset((True, False))  # type: ignore[assignment]
+        return model, RewriteReport(replaced, (_UNTRIED,))
+    return model, RewriteReport(replaced, tuple(dict.fromkeys(line for one in passes for line in remarks(one.calls))))
 
 
-def _swaps(model: nn.Module) -> list[tuple[nn.Module, str, str]]:
-    """(parent, name in it, path) of every ReLU-like submodule."""
-    swaps = []
-    for path, parent in model.named_modules():
-        for name, child in parent._modules.items():
-            if isinstance(child, flow.RELU_LIKE):
-                swaps.append((parent, name, f"{path}.{name}" if path else name))
-    return swaps
+_UNTRIED = "without an example, functions are first seen, and the network is checked, when it is called"
 
 
-def _forwards(model: nn.Module) -> dict[nn.Module, tuple[flow.Graph, flow.Graph]]:
-    """The traced own forwards (train, eval) of all modules but torch's plain ones, children before parents.
-
-    One that calls activations as functions and cannot be traced alone is traced as a part of what calls it.
-    """
-    forwards: dict[nn.Module, tuple[flow.Graph, flow.Graph]] = {}
-    inline: set[nn.Module] = set()
-    names = {module: path for path, module in model.named_modules()}
-    for module in reversed(names):
-        inside = [part for part in module.modules() if part is not module and part in inline] if inline else []
-        if not inside and (type(module).__module__.startswith("torch.nn.") or flow.role_of(module) == "activation"):
-            continue
-        try:
-            train, evaluate = (flow.own_calls(module, names[module], inline, mode) for mode in (True, False))
-            forwards[module] = (train, evaluate)
-        except flow.Untraceable as error:
-            named = flow.mentioned(module)
-            if module is model and (named or inside):
-                culprit = next(part for part in (module, *inside) if flow.mentioned(part))
-                raise TombolaError(
-                    f"{flow.where(names[culprit])} calls {', '.join(flow.mentioned(culprit)[:3])} in a forward that "
-                    f"torch.fx cannot follow ({error}); make these activations nn.ReLU submodules"
-                ) from error
-            if named or inside:
-                inline.add(module)
-    return forwards
+def has_binary_activations(model: nn.Module) -> bool:
+    """Whether a network has binary activations, built in or by `binary_activations`."""
+    return any(isinstance(module, (BinaryActivation, _Binary)) for module in model.modules())
 
 
-def _check_others(model: nn.Module, graph: flow.Graph | None, graphs: Sequence[flow.Graph]) -> None:
-    """TombolaError if another nonlinearity would stay, at the output aside (where the graph shows the output)."""
-    if graph:
-        final = _at_output(graph)
-        others = [_named(graph, node) for node in graph if graph.role(node) == "nonlinear" and node not in final]
-    else:
-        modules = [(path, m) for path, m in model.named_modules() if flow.role_of(m) == "nonlinear"]
-        others = [f"{path!r} (nn.{type(m).__name__})" for path, m in modules]
-        calls = [(one, node) for one in graphs for node in one if flow.is_call(node)]
-        others += [_named(one, node) for one, node in calls if one.role(node) == "nonlinear"]
-    if others:
-        raise TombolaError(
-            f"{others[0]} has no binary form and would stay; use ReLU there "
-            "(only the network's output may pass another nonlinear function)"
-        )
+def _swaps(model: nn.Module) -> dict[nn.Module, str]:
+    """The ReLU-like submodules, and the first path of each."""
+    return {module: path for path, module in model.named_modules() if path and isinstance(module, RELU_LIKE)}
 
 
-def _check_output(graph: flow.Graph) -> None:
-    """TombolaError if no layer with weights stands between an activation and the output."""
-    final = _at_output(graph, through=("same", "max pool", "average pool", "dropout"))
-    for node in graph:
-        if graph.role(node) == "activation" and node in final:
-            raise TombolaError(
-                f"{graph.location(node)} is the network's output, which would be -1 and +1 only; "
-                "put a layer after it, or take it off"
-            )
+def _may_call(module: nn.Module) -> bool:
+    """Whether a module may call ReLUs as functions, and has no subclass for that yet."""
+    return not isinstance(module, _Binary) and (is_own(module) or isinstance(module, RELU_LIKE))
 
 
-def _check_in_place(graph: flow.Graph) -> None:
-    """TombolaError if the input of an in-place activation is used later: it would not be overwritten any more."""
-    order = {node: i for i, node in enumerate(graph)}
-    for node in graph:
-        source = flow.input_of(node) if graph.role(node) == "activation" else None
-        if source and graph.in_place(node) and any(order[user] > order[node] for user in source.users):
-            raise TombolaError(
-                f"{graph.location(node)} works in place and its input is used again afterwards; "
-                "use the activation's result there instead"
-            )
+def _rewrite(model: nn.Module) -> None:
+    """Swap modules, and give subclasses."""
+    made = {module: BinaryActivation().train(module.training) for module in _swaps(model)}
+    for module, new in made.items():
+        new.replaced_in_place = bool(module.inplace)
+    for module in list(model.modules()):
+        for name, child in module._modules.items():
+            if child in made:
+                module._modules[name] = made[child]
+        if module not in made and _may_call(module):
+            _give_subclass(module)
 
 
-def _at_output(graph: flow.Graph, through: Sequence[flow.Role] = ("same",)) -> set[fx.Node]:
-    """The nodes whose value reaches the output, at most through nodes of these roles."""
-    ends = [node for node in graph if node.op == "output"]
-    reached: set[fx.Node] = set()
-    while ends:
-        for node in ends.pop().all_input_nodes:
-            if node not in reached:
-                reached.add(node)
-                if graph.role(node) in through or isinstance(node.target, type):  # a container around the output
-                    ends.append(node)
-    return reached
+# ---- the subclass ------------------------------------------------------------------------------------------
 
 
-def _functions(graph: flow.Graph) -> list[fx.Node]:
-    """The ReLU-like function calls of a graph."""
-    return [node for node in graph if flow.is_relu_call(node)]
+class _Binary(nn.Module):
+    """What the subclasses have in common."""
+
+    _plain: ClassVar[Any]
+    _untried: frozenset[bool] = frozenset()
+    """Modes (train, eval) in which the first call is still to be checked."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """What a user's class does to its subclasses is not done to these."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A pickle names the user's class, which can be imported."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        by_class = (copyreg.__newobj__, (type(self),))  # type: ignore[attr-defined]
+        return (_new, (self._plain,), *reduced[2:]) if reduced[:2] == by_class else reduced
 
 
-def _named(graph: flow.Graph, node: fx.Node) -> str:
-    kind = f" (nn.{type(graph.modules[str(node.target)]).__name__})" if node.op == "call_module" else ""
-    return graph.location(node) + kind
+def _new(plain: Any) -> Any:
+    return object.__new__(_subclass(plain))
 
 
-def _module_rows(swapped: Sequence[tuple[nn.Module, str, str]], graph: flow.Graph | None) -> Iterator[Replaced]:
-    calls = Counter(str(node.target) for node in graph or () if node.op == "call_module")
-    first: dict[nn.Module | None, str] = {}
-    for parent, name, path in swapped:
-        module = parent._modules[name]
-        if first.setdefault(module, path) == path:
-            yield Replaced(f"nn.{type(module).__name__}", path, None if graph is None else calls[path])
+@cache
+def _subclass(plain: Any) -> Any:
+    """The class with a forward in which ReLUs that are called as functions are binary."""
+
+    def forward(self: _Binary, *args: Any, **kwargs: Any) -> Any:
+        return _called(self, partial(plain.forward, self), *args, **kwargs)
+
+    own = {"forward": wraps(plain.forward)(forward), "__module__": plain.__module__, "__doc__": plain.__doc__}
+    return type(plain)(f"Binary{plain.__name__}", (_Binary, plain), {**own, "_plain": plain})
 
 
-def _function_rows(model: nn.Module, calls: Mapping[nn.Module, tuple[flow.Graph, flow.Graph]]) -> Iterator[Replaced]:
-    for path, module in model.named_modules():
-        if module in calls:
-            train, evaluate = (Counter(map(flow.called, _functions(one))) for one in calls[module])
-            for kind, times in (train | evaluate).items():
-                yield Replaced(kind, path, times)
+def _give_subclass(module: nn.Module) -> None:
+    if isinstance(module, _Binary):
+        return
+    if own := vars(module).get("forward"):
+        module.forward = update_wrapper(partial(_called, module, own), own)
+    kind: Any = type(module)
+    module.__class__ = _subclass(kind)
 
 
-def _put_forward(module: nn.Module, train: flow.Graph, evaluate: flow.Graph) -> None:
-    """Give the module a subclass of its class whose forward is the graphs', functions replaced by a submodule."""
-    name = "binary_activation"
-    while hasattr(module, name):
-        name += "_"
-    module.add_module(name, BinaryActivation().train(module.training))
-    first, second = (_compiled(module, graph, name) for graph in (train, evaluate))
-    kind = type(module)
-
-    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return (first if self.training else second)(self, *args, **kwargs)
-
-    same = str(train.raw) == str(evaluate.raw)
-    attributes = {"forward": first if same else forward, "__module__": kind.__module__, "__doc__": kind.__doc__}
-    module.__class__ = type(f"Binary{kind.__name__}", (kind,), attributes)
+def _called(module: Any, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """The module's forward; checked in the first call of a model that was rewritten without an example."""
+    if any(isinstance(value, fx.Proxy) for value in args):  # whose methods no mode sees
+        raise TombolaError("torch.fx cannot trace a network whose ReLUs are replaced as they are called; export it")
+    if module.training not in module._untried:
+        return with_binary_relus(forward, args, kwargs)
+    if torch.compiler.is_dynamo_compiling():  # compiled from the second call on
+        return torch.compiler.disable(_first_call)(module, forward, args, kwargs)  # type: ignore[no-untyped-call]
+    return _first_call(module, forward, args, kwargs)
 
 
-def _compiled(module: nn.Module, graph: flow.Graph, name: str) -> Callable[..., Any]:
-    """The forward of a graph as a function of (module, *inputs)."""
-    for node in _functions(graph):
-        with graph.raw.inserting_before(node):
-            new = graph.raw.call_module(name, (flow.input_of(node),))
-        node.replace_all_uses_with(new)
-        graph.raw.erase_node(node)
-    forward: Callable[..., Any] = type(fx.GraphModule(module, graph.raw)).forward
-    return forward
+def _first_call(module: Any, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    output, _ = _checked(module, forward, args, kwargs)
+    module._untried -= {module.training}
+    return output
+
+
+# ---- what a pass shows ---------------------------------------------------------------------------------------
+
+
+def _tried(model: nn.Module, example: Sequence[Any]) -> list[Recorder]:
+    """The passes of a rewritten copy in train and in eval mode."""
+    passes = []
+    try:
+        trial = copy.deepcopy(model)
+        _rewrite(trial)
+        with torch.random.fork_rng({parameter.device for parameter in model.parameters() if parameter.is_cuda}):
+            for training in (True, False):
+                for module in trial.train(training).modules():
+                    module.training &= not isinstance(module, NORMS)  # for which one example could be too few
+                passes.append(_checked(trial, trial, example, {})[1])
+    except TombolaError:
+        raise
+    except Exception as error:  # a user's forward may raise anything
+        raise TombolaError(f"a copy of the model cannot be called on the example: {in_short(error)}") from error
+    return passes
+
+
+_REASONS = (
+    "has no binary form and would stay; use ReLU there (only the network's output may pass another nonlinear function)",
+    "is called within torch.utils.checkpoint, which calls it again on its own; give checkpoint a module that calls it",
+    "works in place and its input is used again afterwards; use the activation's result there instead",
+    "is the network's output, which would be -1 and +1 only; put a layer after it, or take it off",
+)
+
+
+def _checked(model: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, Recorder]:
+    """The output of a rewritten model's forward, and what it called; TombolaError if it is not as it should be."""
+    recorder = Recorder(model)
+    output = with_binary_relus(forward, args, kwargs, recorder)
+    recorder.finish(output)
+    final = reaching(recorder.outputs, "same")
+    ends = reaching(recorder.outputs, "same", "max pool", "average pool", "dropout")
+    others = [call for call in recorder.calls if call.role == "nonlinear" and call not in final]
+    activations = [call for call in recorder.calls if call.role == "activation" and call in ends]
+    for calls, reason in zip((others, recorder.repeated, recorder.stale, activations), _REASONS, strict=True):
+        for call in calls:
+            kind = f" (nn.{call.layer.__name__})" if call.layer and calls is others else ""
+            raise TombolaError(f"{call.location}{kind} {reason}")
+    return output, recorder
+
+
+def _module_rows(swaps: Mapping[nn.Module, str], passes: Sequence[Recorder]) -> Iterator[Replaced]:
+    times = _most([call.path for call in one.calls if call.layer is BinaryActivation] for one in passes)
+    for module, path in swaps.items():
+        yield Replaced(f"nn.{type(module).__name__}", path, times[path] if passes else None)
+
+
+def _function_rows(passes: Sequence[Recorder]) -> Iterator[Replaced]:
+    times = _most([(call.name, call.path) for call in one.calls if call.is_relu] for one in passes)
+    for (name, path), count in times.items():
+        yield Replaced(name, path, count)
+
+
+def _most(passes: Iterable[Iterable[Any]]) -> Counter[Any]:
+    """How often each comes in the pass where it comes most often."""
+    return reduce(or_, map(Counter, passes), Counter())
 
 
 # ---- rewrites as tickets hold them -------------------------------------------------------------------------
 
 
-def _apply_activations(module: nn.Module, rewrite: Mapping[str, Any]) -> nn.Module:
+def _apply_activations(module: nn.Module, rewrite: Mapping[str, Any], *example: Any) -> nn.Module:
     _check_keys(rewrite, {"kind"})
-    return binary_activations(module)[0]
+    return binary_activations(module, *example)[0]
 
 
-def _apply_layers(module: nn.Module, rewrite: Mapping[str, Any]) -> nn.Module:
+def _apply_layers(module: nn.Module, rewrite: Mapping[str, Any], *example: Any) -> nn.Module:
     _check_keys(rewrite, {"kind", "names"})
     names = rewrite["names"]
     if (
@@ -270,17 +276,17 @@ def _check_keys(rewrite: Mapping[str, Any], allowed: set[str]) -> None:
         )
 
 
-REWRITES: Mapping[str, Callable[[nn.Module, Mapping[str, Any]], nn.Module]] = MappingProxyType(
+REWRITES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {"binary-activations": _apply_activations, "binary-layers": _apply_layers}
 )
-"""kind -> function of (module, rewrite) that returns the rewritten module; it may change the one given."""
+"""kind -> function of (module, rewrite, *example) that returns the rewritten module; it may change the one given."""
 
 
-def apply_rewrites(module: nn.Module, rewrites: Sequence[Mapping[str, Any]]) -> nn.Module:
+def apply_rewrites(module: nn.Module, rewrites: Sequence[Mapping[str, Any]], *example: Any) -> nn.Module:
     """The module after all rewrites in order, e.g. ({"kind": "binary-layers", "names": ["fc.weight"]},).
 
-    The module given may be changed. Raises TombolaError: an unknown kind or key, or a rewrite that does not fit; all
-    kinds are checked before anything is changed.
+    The module given may be changed. `example`: its inputs, as for `binary_activations`. Raises TombolaError: an unknown
+    kind or key, or a rewrite that does not fit; all kinds are checked before anything is changed.
     """
     unknown = [repr(str(r.get("kind")))[:80] for r in rewrites if r.get("kind") not in REWRITES]
     if unknown:
@@ -289,5 +295,5 @@ def apply_rewrites(module: nn.Module, rewrites: Sequence[Mapping[str, Any]]) -> 
             f"it knows {', '.join(REWRITES)}: correct the kind, or update Tombola"
         )
     for rewrite in rewrites:
-        module = REWRITES[rewrite["kind"]](module, rewrite)
+        module = REWRITES[rewrite["kind"]](module, rewrite, *example)
     return module
