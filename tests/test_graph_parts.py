@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from clocks import NATIVE, InOrder
 from tombola.compact import Compacted, compact
+from tombola.compact.compact import UnreadWarning
 from tombola.compact.compare import difference
 from tombola.deploy import deploy
 from tombola.deploy.deploy import Deployed
@@ -96,6 +97,13 @@ def test_one_branch_on_values_costs_its_own_module() -> None:
     assert "depends on the values" in found.left[place]
     assert place in str(found.report)
     assert place in str(deployed.report)
+
+
+def test_what_is_not_read_is_warned_of_once() -> None:
+    model, x = Around(branches).eval(), torch.randn(2, 4, 5, 5)
+    with pytest.warns(UnreadWarning, match=r"the model \(line \d+ of test_graph_parts.py\): .* values") as found:
+        compact(model, x)
+    assert len(found) == 1
 
 
 def test_what_cannot_be_read_within_children_is_read_at_theirs() -> None:

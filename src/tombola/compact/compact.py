@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -176,9 +177,16 @@ def compact_checked(
     except Untraceable as error:
         reason = error
     try:
-        return made(lambda plain: split(plain, checks.example, checks.other, reason))
+        found = made(lambda plain: split(plain, checks.example, checks.other, reason))
     except Untraceable:
         return Compacted(copied(model), CompactReport(reason=str(reason)))
+    lines = [f"{place}: {why}" for place, why in found.left.items()]
+    warnings.warn(f"read in parts, for what stays as it is: {'; '.join(lines)}", UnreadWarning, stacklevel=4)
+    return found
+
+
+class UnreadWarning(UserWarning):
+    """A network is read in parts, since something of it cannot be traced."""
 
 
 def _compacted(
