@@ -408,15 +408,14 @@ JOINS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }  # fmt: skip
 
 
+def _spread(one: torch.Size, other: torch.Size) -> bool:
+    """Whether values of these shapes can be added, axis by axis."""
+    return len(one) == len(other) and all(a == b or 1 in (a, b) for a, b in zip(one, other, strict=True))
+
+
 def _join(draft: Draft, at: int, x: Tensor) -> None:
     """With an earlier value that fits it, of size 1 along some axes too."""
-    fitting = [
-        i
-        for i, value in enumerate(draft.values)
-        if i != at
-        and value.dim() == x.dim()
-        and all(a == b or 1 in (a, b) for a, b in zip(value.shape, x.shape, strict=True))
-    ]
+    fitting = [i for i, value in enumerate(draft.values) if i != at and _spread(value.shape, x.shape)]
     if fitting:
         name = draft.pick("+", "+", "+", *JOINS)
         pair = (at, draft.pick(*fitting))
