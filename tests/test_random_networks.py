@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import tombola as tb
 from clocks import NATIVE
-from random_networks import Network, networks
+from random_networks import network
 from tombola.compact.compare import EQUAL, difference
 from tombola.nn.forward import leaves
 
@@ -56,13 +57,21 @@ def _equal(plain: nn.Module, others: Sequence[Callable[..., Any]], inputs: Seque
 
 def _trains(plain: nn.Module, compacted: nn.Module, example: Sequence[Tensor]) -> None:
     """A backward pass gives finite gradients wherever it does in the network itself."""
-    want, have = ([x for x in leaves(network(*(x.clone() for x in example)))] for network in (plain, compacted))
-    for a, b in zip(want, have, strict=True):
-        assert b.requires_grad or not a.requires_grad or not any(p.requires_grad for p in compacted.parameters())
-    sums = [x.square().mean() for x in have if x.requires_grad]
-    if sums:
-        torch.stack(sums).sum().backward()
-        assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in compacted.parameters())
+    try:
+        want = _learns(plain, example)
+    except RuntimeError:  # what a gradient needs is written over
+        return
+    assert _learns(compacted, example) or not want
+
+
+def _learns(network: nn.Module, example: Sequence[Tensor]) -> bool:
+    """Whether its outputs give its parameters gradients, all finite."""
+    losses = [x.square().mean() for x in leaves(network(*(x.clone() for x in example))) if x.requires_grad]
+    if losses:
+        torch.stack(losses).sum().backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert all(bool(g.isfinite().all()) for g in gradients)
+    return bool(gradients)
 
 
 def _kept(model: nn.Module) -> dict[str, Tensor]:
@@ -82,11 +91,9 @@ def _generators() -> tuple[Any, ...]:
 SHARE = 0.4
 
 
-@settings(
-    max_examples=round(SHARE * settings.default.max_examples),  # type: ignore[union-attr]
-    suppress_health_check=list(HealthCheck),
-)
-@given(networks())
-def test_drawn_networks_are_equal(drawn: tuple[Network, tuple[Tensor, ...]]) -> None:
-    model, example = drawn
+@settings(max_examples=round(SHARE * settings.default.max_examples))  # type: ignore[union-attr]
+@given(seed=st.integers(0, 2**32 - 1), steps=st.integers(1, 12))
+def test_drawn_networks_are_equal(seed: int, steps: int) -> None:
+    model, example = network(seed, steps)
+    note(f"{model}")
     check(model, *example)
