@@ -6,10 +6,10 @@ import subprocess
 import sys
 
 
-def run_apart(script: str, seconds: int = 240) -> str:
+def run_apart(script: str, *arguments: object, seconds: int = 240) -> str:
     """The output of a Python script in a process of its own, where a crash is an exit status."""
     done = subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", script],
+        [sys.executable, "-X", "faulthandler", "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=seconds,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from tombola.bench.timing import WallClock
 
@@ -18,6 +18,16 @@ class InOrder:
 
     def fastest(self, runs: Sequence[Any], *, seconds: float, rounds: int) -> list[float]:
         return [i + 1.0 for i in range(len(runs))]
+
+
+class Never(InOrder):
+    """Nothing is to be measured."""
+
+    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> NoReturn:
+        raise AssertionError("measured")
+
+    def fastest(self, runs: Sequence[Any], *, seconds: float, rounds: int) -> NoReturn:
+        raise AssertionError("measured")
 
 
 NATIVE = InOrder()

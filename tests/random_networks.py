@@ -65,8 +65,8 @@ class Draft:
         """One more part, or two; after a layer often its norm and activation."""
         at = len(self.values) - 1 if self.number(0, 4) else self.number(0, len(self.values) - 1)
         x = self.values[at]
-        layer = _conv if x.dim() > 2 and self.number(0, 3) else _linear
-        kinds = [layer] * 8 + [_norm, _function, _axes, _shape, _join, _join, _join, _cat, _cat, _again, _other]
+        layer = _conv if x.dim() > 2 and self.number(0, 7) else _linear
+        kinds = [layer] * 12 + [_norm, _function, _axes, _shape, _join, _join, _join, _cat, _cat, _again, _other]
         if x.dim() > 2:
             kinds += [_pool, _pool, _resized]
         if x.dim() == 3:
@@ -86,7 +86,7 @@ class Draft:
 
 
 def _linear(draft: Draft, at: int, x: Tensor) -> None:
-    layer = nn.Linear(x.shape[-1], draft.number(1, 6), bias=draft.coin())
+    layer = nn.Linear(x.shape[-1], draft.number(1, 9), bias=draft.coin())
     match draft.number(0, 5):
         case 0:
             draft.add(FunctionalLinear(layer), at)
@@ -104,7 +104,7 @@ def _merged(draft: Draft, at: int, x: Tensor) -> None:
 def _conv(draft: Draft, at: int, x: Tensor) -> None:
     n, channels = x.dim() - 2, x.shape[1]
     groups = draft.pick(*(g for g in (1, 1, 1, 2, 3, channels) if channels % g == 0))
-    out = groups * draft.number(1, max(1, 8 // groups))
+    out = groups * draft.number(1, max(1, 10 // groups))
     padding = draft.pick(0, 0, 1, 1, 2, "same", "valid")
     moves = {
         "stride": 1 if padding == "same" else draft.pick(1, 1, 2),
@@ -126,7 +126,7 @@ def _conv(draft: Draft, at: int, x: Tensor) -> None:
 def _norm(draft: Draft, at: int, x: Tensor) -> None:
     channels = x.shape[1]
     batch = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[x.dim() - 2]
-    match draft.number(0, 6):
+    match draft.number(0, 11):
         case 0:
             draft.add(FunctionalNorm(channels), at)
         case 1:
@@ -321,7 +321,7 @@ def _again(draft: Draft, at: int, x: Tensor) -> None:
 
 # ---- whole networks --------------------------------------------------------------------------------------------------
 
-SHAPES = ((5,), (4, 6), (3, 5, 4), (2, 6, 6), (2, 3, 4, 3))
+SHAPES = ((5,), (4, 7), (3, 5, 4), (2, 6, 6), (3, 7, 7), (2, 3, 4, 3))
 
 
 def network(seed: int, steps: int) -> tuple[Network, tuple[Tensor, ...]]:
@@ -337,7 +337,7 @@ def network(seed: int, steps: int) -> tuple[Network, tuple[Tensor, ...]]:
     if form != "tensor":
         gives.append(dice.randrange(len(draft.values)))
     made = Network(draft.parts, draft.reads, gives, form)
-    fill(made, g, density=dice.choice([0.3, 0.6, 1.0]), dead=dice.choice([0.0, 0.3, 0.6]))
+    fill(made, g, density=dice.choice([0.3, 0.6, 1.0]), dead=dice.choice([0.0, 0.2, 0.4, 0.6]))
     return made.train(dice.random() < 0.5), tuple(inputs)
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 
 import tombola as tb
+from apart import NETWORK, run_apart
+from clocks import Never
 from tombola.ticket.example import example_input
 from tombola.ticket.origin import NetworkSpec, Origin
 
@@ -73,3 +75,36 @@ def test_threads_that_this_machine_does_not_have_are_not_started(tmp_path: Path)
         deployed = tb.deploy(model, example, plan=file)
     assert deployed.plan.threads < 4000
     assert torch.allclose(deployed(example), model(example))
+
+
+HERE = """
+import sys
+from pathlib import Path
+from tombola.bench.timing import WallClock
+
+folder = Path(sys.argv[1])
+large = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+fast = tb.deploy(model, x, threads=1, clock=WallClock(round=1e-4, rest=0.0))
+fast.plan.save(folder / "plan.json")
+torch.save(model.state_dict(), folder / "weights.pt")
+torch.save([fast(x), fast(large), x, large], folder / "answers.pt")
+"""
+
+
+def test_a_plan_of_another_process_gives_its_bits_without_measuring(tmp_path: Path) -> None:
+    """To the network made anew, with the weights that were saved."""
+    run_apart(NETWORK + HERE, tmp_path)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10))
+    model.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    *answers, x, large = torch.load(tmp_path / "answers.pt", weights_only=True)
+    deployed = tb.deploy(model, x, plan=tmp_path / "plan.json", clock=Never())
+    assert torch.equal(deployed(x), answers[0])
+    assert torch.equal(deployed(large), answers[1])
+    deployed.plan.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "plan.json").read_bytes()
+    model[0] = nn.Conv2d(1, 4, 3, padding=1)  # other weights: the plan fits, and the answers are this network's
+    other = tb.deploy(model, x, plan=tmp_path / "plan.json", clock=Never())
+    torch.testing.assert_close(other(large), model.eval()(large).detach())
+    model[1] = nn.Tanh()
+    with pytest.raises(tb.TombolaError, match="the plan is of another network"):
+        tb.deploy(model, x, plan=tmp_path / "plan.json", clock=Never())
