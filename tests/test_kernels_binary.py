@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
-from tombola.deploy.kernels.binary import layer, lookup, pack_binary
+from tombola.deploy.kernels.binary import lookup, pack_binary
 from tombola.deploy.kernels.binary.chain import threshold
 from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
@@ -175,15 +175,13 @@ def test_counting_and_looking_up_agree(positions: int, words: int, out: int, den
     torch.manual_seed(positions)
     weight, x = signs(out, 64 * words) * (torch.rand(out, 64 * words) < density), signs(positions, 64 * words)
     results = []
-    for fast in (True, False):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(layer, "looks_up", lambda fast=fast: fast and lookup.looks_up())
-            maps = Maps(64 * words, 1, 1)
-            packed = PackedLayer(
-                pack_weights(weight[:, :, None, None], torch.ones(out), None), ConvWindow((1, 1)), maps,
-                out=out, flat=True, after=None, threads=threads,
-            )  # fmt: skip
-            results.append(packed(PackSigns(maps, threads)(x)))
+    for fast in (lookup.looks_up(), False):
+        maps = Maps(64 * words, 1, 1)
+        packed = PackedLayer(
+            pack_weights(weight[:, :, None, None], torch.ones(out), None), ConvWindow((1, 1)), maps,
+            out=out, flat=True, after=None, threads=threads, look_up=fast,
+        )  # fmt: skip
+        results.append(packed(PackSigns(maps, threads)(x)))
     assert torch.equal(results[0], x @ weight.T)
     assert torch.equal(results[1], x @ weight.T)
 

@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from errno import EISDIR
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -25,7 +26,7 @@ from tombola.compact.inputs import Inputs
 from tombola.errors import TombolaError, not_installed
 from tombola.names import check_known
 from tombola.rng.guard import kept
-from tombola.runs.atomic import make_folder, write_atomically
+from tombola.runs.atomic import cannot_write, make_folder, write_atomically
 
 _ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 _ONNX_BYTES = 2**31 - 2**20
@@ -56,6 +57,9 @@ def export(
     """
     chosen = list(dict.fromkeys(FORMATS if formats is None else formats))
     check_formats(chosen)
+    for file in (folder / FORMATS[name][0] for name in chosen):
+        if file.is_dir():  # else the files beside it would get their names
+            raise cannot_write(file, IsADirectoryError(EISDIR, "it is a folder"))
     if not example or not all(isinstance(x, Tensor) for x in example):
         raise TombolaError("the example holds no tensors; give the network's inputs as a tuple, the batch first")
     with plain_tensors(), kept():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tombola.deploy.jit.program import Step
 from tombola.deploy.kernels.binary.emitted import FOUR, compare_kernel, count_kernel, pack_kernel, pack_planes_kernel
-from tombola.deploy.kernels.binary.lookup import BLOCK, MAX_WORDS, disagreements, looks_up, lookup_kernel, nibbles, room
+from tombola.deploy.kernels.binary.lookup import BLOCK, MAX_WORDS, disagreements, lookup_kernel, nibbles, room
 from tombola.machine.memory import array_address
 
 WORD = 64
@@ -142,7 +142,15 @@ class Sums:
     """
 
     def __init__(
-        self, weights: Weights, window: ConvWindow, maps: Maps, batch: int, threads: int, *, floats: bool
+        self,
+        weights: Weights,
+        window: ConvWindow,
+        maps: Maps,
+        batch: int,
+        threads: int,
+        *,
+        floats: bool,
+        look_up: bool,
     ) -> None:
         high, wide = window.out(maps)
         rows = len(weights.scale)
@@ -151,7 +159,7 @@ class Sums:
         kinds, bases = _bases(weights, window, maps, (high, wide), rows)
         shifts = weights.scale if weights.shift is None else weights.shift
         positions, inside, kinds = _positions(window, maps, batch), _window(window, maps), np.tile(kinds, batch)
-        look_up = looks_up() and len(positions) >= _MIN_POSITIONS and len(inside) <= MAX_WORDS
+        look_up = look_up and len(positions) >= _MIN_POSITIONS and len(inside) <= MAX_WORDS
         groups = len(weights.words)
         bounds = _bounds(len(positions), groups, threads, BLOCK if look_up else 1)
         words: NDArray[Any] = weights.nibbles if look_up else weights.words

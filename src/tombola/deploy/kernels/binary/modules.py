@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tombola.deploy.jit.program import Compiled, Program
 from tombola.deploy.kernels.binary.layer import Bits, ConvWindow, Maps, Packing, Sums, Weights
+from tombola.deploy.kernels.binary.lookup import looks_up
 from tombola.deploy.kernels.module import KernelModule
 from tombola.machine.locks import Lock
 from tombola.machine.memory import address, checked, given, made
@@ -97,6 +98,7 @@ class PackedLayer(_PackedModule):
     """A binary convolution or linear layer on packed signs → its float32 output, or, with a threshold, packed signs.
 
     The floats are those of `BinaryConv2d` and `BinaryLinear`, to the bit: the exact sum times the scale, plus the bias.
+    `look_up`: whether many positions are counted by table look-up; None: where that is the faster method.
     """
 
     def __init__(
@@ -109,8 +111,10 @@ class PackedLayer(_PackedModule):
         flat: bool,
         after: BitThreshold | None,
         threads: int,
+        look_up: bool | None = None,
     ) -> None:
         super().__init__(threads)
+        self._look_up = looks_up() if look_up is None else look_up
         self.weights, self.window, self.maps, self.after = weights, window, maps, after
         self._out, self._flat = out, flat
 
@@ -122,7 +126,8 @@ class PackedLayer(_PackedModule):
 
     def prepare(self, batch: int) -> tuple[Program, Sums, Bits | None]:
         """The program for batches of that size, and where it writes sums and bits."""
-        sums = Sums(self.weights, self.window, self.maps, batch, self._threads, floats=self.after is None)
+        floats = self.after is None
+        sums = Sums(self.weights, self.window, self.maps, batch, self._threads, floats=floats, look_up=self._look_up)
         if self.after is None:
             return Program([sums.step], self._threads), sums, None
         bits = Bits(sums, self.after.pool, self.after.thresholds, self.after.flips, self.after.maps)
