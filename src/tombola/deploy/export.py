@@ -57,9 +57,9 @@ def export(
     """
     chosen = list(dict.fromkeys(FORMATS if formats is None else formats))
     check_formats(chosen)
-    for file in (folder / FORMATS[name][0] for name in chosen):
-        if file.is_dir():  # else the files beside it would get their names
-            raise cannot_write(file, IsADirectoryError(EISDIR, "it is a folder"))
+    for path in (folder / FORMATS[name][0] for name in chosen):
+        if path.is_dir():  # else the files beside it would get their names
+            raise cannot_write(path, IsADirectoryError(EISDIR, "it is a folder"))
     if not example or not all(isinstance(x, Tensor) for x in example):
         raise TombolaError("the example holds no tensors; give the network's inputs as a tuple, the batch first")
     with plain_tensors(), kept():
