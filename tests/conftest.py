@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
 
 settings.register_profile("tombola", deadline=None, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("tombola"), max_examples=1000)  # --hypothesis-profile
 settings.load_profile("tombola")
 
 

@@ -182,7 +182,7 @@ def test_training_beside_deployments_gives_the_same_bits(make: Callable[[], nn.M
         draw = torch.Generator().manual_seed(2)
         model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         try:
-            for _ in range(4):
+            for _ in range(2):
                 tb.deploy(model, torch.randn(2, 4, generator=draw), threads=1, clock=NATIVE)
         finally:
             stop.set()

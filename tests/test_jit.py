@@ -8,18 +8,20 @@ import os
 import pickle
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from llvmlite import ir
 
+from interruptions import Interrupt, named
 from tombola.deploy.jit.native import I64, STEP, Code, compile_module
 from tombola.deploy.jit.program import Program, Step
 from tombola.errors import TombolaError
+from tombola.machine.locks import once
 
 
-@pytest.fixture(scope="module")
-def code() -> Code:
+def written() -> ir.Module:
     """`mark`: out[thread] = 10·out[thread] + digit. `total`: thread 0 writes the sum of out behind its end."""
     module = ir.Module()
     words = I64.as_pointer()
@@ -39,7 +41,12 @@ def code() -> Code:
             found = b.add(found, b.load(b.gep(out, [I64(thread)])))
         b.store(found, b.gep(out, [I64(4)]))
     b.ret_void()
-    return compile_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def code() -> Code:
+    return compile_module(written())
 
 
 def steps(code: Code, out: np.ndarray, digits: tuple[int, ...]) -> list[Step]:
@@ -136,3 +143,40 @@ def test_copies_share_the_program_and_pickling_is_refused(code: Code) -> None:
 def test_threads_below_one_are_refused() -> None:
     with pytest.raises(TombolaError, match="threads is 0"):
         Program([], 0)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("llvmlite/binding/module.py", "parse_assembly"),
+        ("llvmlite/binding/newpassmanagers.py", "run"),
+        ("llvmlite/binding/executionengine.py", "create_mcjit_compiler"),
+        ("llvmlite/binding/executionengine.py", "finalize_object"),
+        ("llvmlite/binding/executionengine.py", "get_function_address"),
+    ],
+)
+def test_what_interrupts_the_compiler_leaves_it_to_others(place: tuple[str, str], error: type[BaseException]) -> None:
+    with Interrupt(error, named(*place)) as interrupt:
+        compile_module(written())
+    assert interrupt.reached
+    with ThreadPoolExecutor(1) as pool:  # no lock is held
+        code = pool.submit(compile_module, written()).result(60)
+    out = np.zeros(5, np.int64)
+    Program(steps(code, out, (1, 2)), 1).run()
+    assert out[4] == 12
+
+
+def test_what_is_interrupted_is_not_kept() -> None:
+    asked = []
+
+    @once
+    def squared(n: int) -> int:
+        asked.append(n)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return n * n
+
+    with pytest.raises(KeyboardInterrupt):
+        squared(3)
+    assert (squared(3), squared(3), asked) == (9, 9, [3, 3])
