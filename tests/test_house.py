@@ -37,6 +37,7 @@ FLOORS = [
     "models",
     "train",
     "ticket",
+    "deltas",
     "bench",
     "deploy",
     "levels",

@@ -21,6 +21,8 @@ from . import (
 from .cli.reproduce import reproduce
 from .cli.sweep import sweep
 from .data.config import DataSpec
+from .deltas.delta import Delta, delta
+from .deltas.keep import Tall
 from .deploy.deploy import deploy
 from .errors import TicketError, TombolaError
 from .hold import hold
@@ -86,6 +88,7 @@ __all__ = [
     "ConnectivityResult",
     "Continuous",
     "DataSpec",
+    "Delta",
     "DescentPoint",
     "DescentResult",
     "EarlyBird",
@@ -116,6 +119,7 @@ __all__ = [
     "SignTransfer",
     "SparseDescent",
     "SweepResult",
+    "Tall",
     "Ticket",
     "TicketError",
     "TombolaError",
@@ -127,6 +131,7 @@ __all__ = [
     "compact",
     "connectivity",
     "data",
+    "delta",
     "deploy",
     "detach",
     "double_descent",

@@ -94,6 +94,7 @@ def all_verbs() -> list[Verb]:
     from tombola.cli import (
         completion,
         deconstruct,
+        deltas,
         deployment,
         double_descent,
         geometry,
@@ -119,6 +120,7 @@ def all_verbs() -> list[Verb]:
         reproduce,
         tickets,
         deployment,
+        deltas,
         records,
     )
     verbs = [verb for group in groups for verb in group.verbs()]

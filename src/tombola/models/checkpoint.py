@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
+from tombola.runs.atomic import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,14 +21,12 @@ def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
 
     Args:
         model: the network; every one of its state-dict entries must be in the file, with its shape.
-        path: .safetensors, or .pt / .pth read with weights_only. A state dict under "state_dict", "model" or
-            "model_state_dict" is unwrapped; the prefixes "module." and "_orig_mod." are removed.
+        path: as `read_state` takes it.
 
     Raises:
         TombolaError: if the file cannot be read, or its names or shapes are not the model's.
     """
-    path = Path(path)
-    given = _unprefixed(_unwrapped(_read(path), path))
+    given = read_state(path)
     wanted: dict[str, Tensor] = model.state_dict()
     # Of tied tensors a file may hold only one name.
     held = {_storage(wanted[name]) for name in given if name in wanted}
@@ -45,10 +44,27 @@ def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(given, strict=False)
 
 
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint, by name, on the CPU; nothing is unpickled but tensors.
+
+    Args:
+        path: .safetensors, the .index.json of several such files in its folder, or .pt / .pth read with weights_only. A
+            state dict under "state_dict", "model" or "model_state_dict" is unwrapped; the prefixes "module." and
+            "_orig_mod." are removed.
+
+    Raises:
+        TombolaError: the file cannot be read, or holds something else.
+    """
+    path = Path(path)
+    return _unprefixed(_unwrapped(_read(path), path))
+
+
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise TombolaError(f"checkpoint {path} is not a file; give a .safetensors, .pt or .pth file")
     try:
+        if path.name.endswith(".safetensors.index.json"):
+            return _shards(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
@@ -57,12 +73,30 @@ def _read(path: Path) -> Any:
             import torch
 
             return torch.load(path, map_location="cpu", weights_only=True)
+    except TombolaError:
+        raise
     except Exception as error:
         raise TombolaError(
             f"checkpoint {path} cannot be read as plain tensors ({type(error).__name__}); "
             "save model.state_dict() with safetensors or torch.save"
         ) from error
     raise TombolaError(f"checkpoint {path} ends in {path.suffix!r}; allowed: .safetensors, .pt, .pth")
+
+
+def _shards(path: Path) -> dict[str, Tensor]:
+    """The tensors of all files that an index lists; they lie in its own folder."""
+    from safetensors.torch import load_file
+
+    places = read_json(path)["weight_map"]
+    files = sorted(set(places.values()))
+    odd = next((name for name in files if Path(name).name != name), None)
+    if odd is not None:
+        raise TombolaError(f"checkpoint {path} lists {odd[:80]!r}, which is not the name of a file beside it")
+    state = {name: tensor for file in files for name, tensor in load_file(path.with_name(file)).items()}
+    if state.keys() != places.keys():
+        odd = sorted(state.keys() ^ places.keys())[0]
+        raise TombolaError(f"checkpoint {path} and its files do not agree on {odd[:80]!r}; download them again")
+    return state
 
 
 def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:

@@ -6,24 +6,16 @@ threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-import numba
 import numpy as np
 
+from tombola.machine.compiled import compiled
+
 Array = np.ndarray[Any, Any]
-F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _compiled(function: F) -> F:
-    try:
-        return cast(F, numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError:  # no folder for the cache can be written
-        return cast(F, numba.njit(nogil=True)(function))
-
-
-@_compiled
+@compiled
 def _outside(x: Array, low: Any, high: Any) -> tuple[Any, Any]:
     """(how many are above high, how many below low); short x only: narrow counters make wide vectors."""
     above = np.uint32(0)
@@ -34,7 +26,7 @@ def _outside(x: Array, low: Any, high: Any) -> tuple[Any, Any]:
     return np.int64(above), np.int64(below)
 
 
-@_compiled
+@compiled
 def _gather(x: Array, low: Any, high: Any, inside: Array, filled: Any) -> Any:
     """Append low <= x <= high to `inside` without a branch, since it could not be predicted."""
     for i in range(x.size):
@@ -44,7 +36,7 @@ def _gather(x: Array, low: Any, high: Any, inside: Array, filled: Any) -> Any:
     return filled
 
 
-@_compiled
+@compiled
 def split(x: Array, low: Any, high: Any, inside: Array) -> tuple[int, int, int]:
     """(how many are above high, inside, NaN); those inside low..high are copied to `inside`.
 
@@ -65,7 +57,7 @@ def split(x: Array, low: Any, high: Any, inside: Array) -> tuple[int, int, int]:
     return above, between, x.size - above - below - between
 
 
-@_compiled
+@compiled
 def count_equal(x: Array, value: Any) -> int:
     """How many elements equal `value`."""
     count = 0
@@ -74,7 +66,7 @@ def count_equal(x: Array, value: Any) -> int:
     return count
 
 
-@_compiled
+@compiled
 def count_nan(x: Array) -> int:
     """How many elements are NaN."""
     count = 0
@@ -83,7 +75,7 @@ def count_nan(x: Array) -> int:
     return count
 
 
-@_compiled
+@compiled
 def after_equal(x: Array, value: Any, wanted: int) -> int:
     """The index just after the `wanted`-th element equal to `value` (wanted >= 1)."""
     count = 0
@@ -94,21 +86,21 @@ def after_equal(x: Array, value: Any, wanted: int) -> int:
     return x.size
 
 
-@_compiled
+@compiled
 def write_from(x: Array, value: Any, out: Array) -> None:
     """out = x >= value."""
     for i in range(x.size):
         out[i] = x[i] >= value
 
 
-@_compiled
+@compiled
 def write_above(x: Array, value: Any, out: Array) -> None:
     """out = x > value."""
     for i in range(x.size):
         out[i] = x[i] > value
 
 
-@_compiled
+@compiled
 def _flag(x: Array, low: Any, high: Any, magnitude: bool, over: Array, inside: Array) -> int:
     """over = x > high, inside = neither above high nor below low (so a NaN is inside); how many are over.
 
@@ -130,7 +122,7 @@ def _flag(x: Array, low: Any, high: Any, magnitude: bool, over: Array, inside: A
     return int(np.int64(above))
 
 
-@_compiled
+@compiled
 def mark(
     x: Array,
     start: int,
@@ -168,7 +160,7 @@ def mark(
     return above, filled
 
 
-@_compiled
+@compiled
 def _kth_largest(values: Array, k: int) -> Any:
     """By Hoare's selection, for a few values without NaN."""
     v = values.copy()
@@ -195,7 +187,7 @@ def _kth_largest(values: Array, k: int) -> Any:
     return v[position]
 
 
-@_compiled
+@compiled
 def write_kth(values: Array, positions: Array, k: int, out: Array) -> tuple[float, int, int, float, float]:
     """out[places] = whether the value there is among the k largest of `values`, ties to the first in `positions`.
 
@@ -221,7 +213,7 @@ def write_kth(values: Array, positions: Array, k: int, out: Array) -> tuple[floa
     return float(value), k - higher, equal, float(low_end), float(high_end)
 
 
-@_compiled
+@compiled
 def choose(
     x: Array, k: int, low: float, high: float, magnitude: bool, room: int, out: Array
 ) -> tuple[float, int, int, float, float, int]:

@@ -1,0 +1,6 @@
+"""The exact difference of two checkpoints as a small file."""
+
+from tombola.deltas.delta import Change, Delta, delta
+from tombola.deltas.keep import Tall
+
+__all__ = ["Change", "Delta", "Tall", "delta"]

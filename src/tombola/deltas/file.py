@@ -1,0 +1,101 @@
+"""A delta's file: safetensors, of which each changed tensor has three: its positions' code and parameters, and values.
+
+Complex values are pairs of real ones, (n, 2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from msgspec import Meta
+from torch import Tensor
+
+from tombola.deltas import gaps
+from tombola.errors import TombolaError
+
+FORMAT = 1
+_KEY = "tombola_delta"
+_CODE, _PARAMETERS, _VALUES = "code", "parameters", "values"
+
+Parts = tuple[tuple[int, ...], Tensor, Tensor, str]
+"""Shape, positions, values, hash of what the values were."""
+
+
+_Name = Annotated[str, Meta(max_length=1000)]
+
+
+class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    shape: Annotated[tuple[Annotated[int, Meta(ge=0, le=2**48)], ...], Meta(max_length=64)]
+    count: Annotated[int, Meta(ge=1)]
+    base: Annotated[str, Meta(pattern="^([0-9a-f]{16})?$")] = ""
+
+
+class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    format: int
+    tensors: dict[_Name, _Entry]
+    tied: dict[_Name, _Name] = {}
+
+
+def to_bytes(changes: Mapping[str, Parts], tied: Mapping[str, str]) -> bytes:
+    """The file's bytes: equal deltas give equal bytes."""
+    tensors: dict[str, Tensor] = {}
+    entries: dict[str, _Entry] = {}
+    for name, (shape, positions, values, base) in changes.items():
+        code, parameters = gaps.encode(positions.numpy())
+        tensors[f"{_CODE}/{name}"] = torch.from_numpy(code)
+        tensors[f"{_PARAMETERS}/{name}"] = torch.from_numpy(parameters)
+        plain = torch.view_as_real(values) if values.is_complex() else values
+        tensors[f"{_VALUES}/{name}"] = plain.contiguous()
+        entries[name] = _Entry(tuple(shape), len(positions), base)
+    header = msgspec.json.encode(_Header(FORMAT, entries, dict(tied))).decode()
+    return safetensors.torch.save(tensors, {_KEY: header})
+
+
+def read(path: Path) -> tuple[dict[str, Parts], dict[str, str]]:
+    """The changes that a file holds, and which names share a tensor.
+
+    Raises:
+        TombolaError: no such file, or none of this format, or damaged.
+    """
+    if not path.is_file():
+        raise TombolaError(f"no delta at {path}; give a file that `tombola delta` wrote")
+    try:
+        with safetensors.safe_open(path, "pt") as opened:
+            text = (opened.metadata() or {}).get(_KEY)
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except Exception as error:  # the library raises many kinds for a crafted header
+        raise TombolaError(
+            f"{path} cannot be read as safetensors: {str(error)[:120]!r}; make the delta again"
+        ) from error
+    try:
+        if text is None:
+            raise TombolaError("it is no delta, but other tensors")
+        header = msgspec.json.decode(text, type=_Header)
+        if header.format != FORMAT:
+            raise TombolaError(f"its format is {header.format}, and this Tombola reads {FORMAT}")
+        found = {name: _parts(name, entry, tensors) for name, entry in header.tensors.items()}
+        if tensors or not set(header.tied.values()) <= set(found) or set(header.tied) & set(found):
+            raise TombolaError("it has tensors or names beside those of its changes")
+    except (msgspec.DecodeError, TombolaError) as error:
+        raise TombolaError(f"{path} holds no sound delta: {str(error)[:200]}; make it again") from None
+    return found, header.tied
+
+
+def _parts(name: str, entry: _Entry, tensors: dict[str, Tensor]) -> Parts:
+    code, parameters, values = (tensors.pop(f"{kind}/{name}", None) for kind in (_CODE, _PARAMETERS, _VALUES))
+    if code is None or parameters is None or values is None:
+        raise TombolaError(f"{name[:80]!r} lacks its positions or values")
+    right = (code.dtype, parameters.dtype) == (torch.uint8, torch.uint32) and code.dim() == parameters.dim() == 1
+    if tuple(values.shape) == (entry.count, 2) and values.dtype in (torch.float32, torch.float64):
+        values = torch.view_as_complex(values)
+    if not right or tuple(values.shape) != (entry.count,):
+        raise TombolaError(f"{name[:80]!r} has positions or values of the wrong kind")
+    positions = gaps.decode(code.numpy(), parameters.numpy(), entry.count, math.prod(entry.shape))
+    return entry.shape, torch.from_numpy(positions), values, entry.base
