@@ -172,7 +172,7 @@ def compact_checked(
             raise Untraceable("its forward changes the network's own attributes")
         if known is not None:
             with contextlib.suppress(Untraceable):
-                return made(lambda plain: again(plain, checks.example, known))
+                return made(lambda plain: _recorded(plain, checks, known))
         return made(lambda plain: whole(plain, checks.example, carries))
     except Untraceable as error:
         reason = error
@@ -183,6 +183,14 @@ def compact_checked(
     lines = [f"{place}: {why}" for place, why in found.left.items()]
     warnings.warn(f"read in parts, for what stays as it is: {'; '.join(lines)}", UnreadWarning, stacklevel=4)
     return found
+
+
+def _recorded(plain: nn.Module, checks: Checks, known: GraphRecord) -> Reading:
+    """The model by its recorded graph. Raises Untraceable where that answers otherwise: it is of another network."""
+    reading = again(plain, checks.example, known)
+    if not checks.error(reading.parts[0].network).size <= checks.allowed:
+        raise Untraceable("its graph is recorded of another network")
+    return reading
 
 
 class UnreadWarning(UserWarning):
