@@ -30,7 +30,10 @@ GROUPS = {
     ),
     "Methods": ("The published methods, as arguments of `find`; each has [a page](../methods.md) of its own.", ""),
     "Deploy": ("Networks that run faster, and give the same outputs.", "deploy"),
-    "Checkpoints": ("The exact difference of two checkpoints as a small file.", "delta Delta Tall"),
+    "Checkpoints": (
+        "A network with zeros, and the exact difference of two checkpoints, as small files.",
+        "pack unpack delta Delta Tall",
+    ),
 }
 """Title -> what its names are for, and the names; Methods takes those of tombola.methods."""
 PARTS = (

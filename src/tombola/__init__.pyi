@@ -73,6 +73,7 @@ from .supermask.attach import attach
 from .supermask.detach import detach, make_permanent
 from .supermask.masks import read, refresh
 from .supermask.rules import TopK
+from .ticket.pack import pack, unpack
 from .ticket.ticket import Ticket
 from .train.gradient import gradient
 from .train.loggers import Logger
@@ -149,6 +150,7 @@ __all__ = [
     "methods",
     "models",
     "nn",
+    "pack",
     "prunable",
     "read",
     "refresh",
@@ -166,5 +168,6 @@ __all__ = [
     "sweep",
     "ticket",
     "train",
+    "unpack",
     "verify",
 ]

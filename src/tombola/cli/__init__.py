@@ -99,6 +99,7 @@ def all_verbs() -> list[Verb]:
         double_descent,
         geometry,
         overlap,
+        packs,
         records,
         regime,
         reproduce,
@@ -120,6 +121,7 @@ def all_verbs() -> list[Verb]:
         reproduce,
         tickets,
         deployment,
+        packs,
         deltas,
         records,
     )

@@ -1,0 +1,61 @@
+"""pack and unpack: a checkpoint with zeros as a small file, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
+
+from tombola.cli.deltas import CHECKPOINT, write_checkpoint
+from tombola.cli.screen import Screen
+from tombola.cli.tickets import add_ticket
+from tombola.cli.verb import Verb
+
+
+def verbs() -> list[Verb]:
+    """`pack` and `unpack`."""
+    return [
+        Verb(("pack",), "Write a checkpoint with zeros as a small ticket, without a search.", _add_pack, _pack),
+        Verb(("unpack",), "Write the checkpoint that was packed.", _add_unpack, _unpack),
+    ]
+
+
+def _add_pack(parser: ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=str, help=CHECKPOINT)
+    parser.add_argument("--out", type=str, required=True, help="the ticket's file")
+    parser.add_argument(
+        "--values",
+        type=str | None,
+        default=None,
+        help="float16 or bfloat16: kept weights are rounded to that (null: held bit for bit)",
+    )
+
+
+def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    from pathlib import Path
+
+    from tombola.models.checkpoint import read_state
+    from tombola.ticket.pack import pack
+
+    state = read_state(given["checkpoint"])
+    ticket = pack(state)
+    digest = ticket.save(given["out"], given["values"])
+    size, dense = Path(given["out"]).stat().st_size, sum(value.nbytes for value in state.values())
+    screen.line(ticket.table())
+    screen.line(f"{given['out']}: {size:,} bytes; its tensors have {dense:,}")
+    return {"file": given["out"], "bytes": size, "dense": dense, "density": ticket.density, "digest": digest}
+
+
+def _add_unpack(parser: ArgumentParser) -> None:
+    add_ticket(parser)
+    parser.add_argument("--out", type=str, required=True, help="the checkpoint, a .safetensors file")
+
+
+def _unpack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    from tombola.ticket.pack import unpack
+
+    state = unpack(given["ticket"], max_weights=given["max_weights"])
+    size = write_checkpoint(given["out"], state)
+    screen.line(f"{given['out']}: {size:,} bytes")
+    return {"file": given["out"], "bytes": size}

@@ -1,0 +1,80 @@
+"""Any network with zeros as a small file, without a search: a ticket that holds no origin."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import TicketError, TombolaError
+from tombola.fields import checked
+from tombola.mask import Mask
+from tombola.parameters import unwrap
+from tombola.ticket.origin import Origin
+from tombola.ticket.tensors import tensors_of
+from tombola.ticket.ticket import Ticket
+
+
+@checked
+@torch.no_grad()
+def pack(model: nn.Module | Mapping[str, Tensor], provenance: Mapping[str, Any] | None = None) -> Ticket:
+    """The network as a ticket, to be saved and built, bit for bit: its mask is where its weights are not 0.
+
+    Masked are all floating-point tensors of two dimensions or more that have zeros; a weight of -0.0 counts as kept.
+    Everything else is held as it is. `Ticket.save(path, values="float16")` rounds the kept weights.
+
+    Args:
+        model: a network with plain weights, or the dict of its tensors.
+        provenance: JSON-able data about it, e.g. {"accuracy": 0.93}.
+
+    Raises:
+        TombolaError: it has no weight that is 0, or nothing but zeros in all of them.
+        TicketError: an entry is no tensor with values.
+    """
+    state = tensors_of(unwrap(model)) if isinstance(model, nn.Module) else dict(model)
+    origin = Origin.stored(state)
+    masks = {name: _kept(value) for name, value in (origin.tensors or {}).items() if _has_zeros(value)}
+    if not masks:
+        raise TombolaError("no weight of the network is 0, so that there is nothing to pack; prune it first")
+    told = {"method": {"name": "pack"}, **(provenance or {})}
+    whole = Ticket.from_models(origin=origin, mask=Mask(masks), final_state=state, provenance=told)
+    return whole.without_origin()
+
+
+@checked
+@torch.no_grad()
+def unpack(ticket: Ticket | str | os.PathLike[str], *, max_weights: int | None = None) -> dict[str, Tensor]:
+    """The tensors of a packed network, by name, on the CPU; of kept weights that were rounded, in the file's dtype.
+
+    Args:
+        ticket: what `pack` gave, or its file; another ticket needs its network: `Ticket.build`.
+        max_weights: as of `Ticket.load`.
+
+    Raises:
+        TicketError: a damaged file, or a ticket with an origin.
+    """
+    held = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket, max_weights=max_weights)
+    if not held.origin.omitted or held.rewrites:
+        raise TicketError("the ticket's weights are not all in its file; build it: Ticket.build()")
+    masked = {name: _weight(held, name, keep) for name, keep in held.mask.items()}
+    state = {**held.state, **masked}
+    return state | {alias: state[owner] for alias, owner in (*held.origin.tied.items(), *held.tied.items())}
+
+
+def _has_zeros(value: Tensor) -> bool:
+    return value.is_floating_point() and value.dim() > 1 and not bool(_kept(value).all())
+
+
+def _kept(value: Tensor) -> Tensor:
+    """Where it is not +0."""
+    own = value.detach().to("cpu")
+    return (own != 0) | own.signbit()
+
+
+def _weight(ticket: Ticket, name: str, keep: Tensor) -> Tensor:
+    trained, scale = (ticket.trained or {})[name], ticket.representation.scales.get(name)
+    dtype = trained.dtype if scale is None else scale.dtype
+    return ticket.effective(name, torch.zeros(keep.shape, dtype=dtype, device="cpu"), trained)
