@@ -387,6 +387,153 @@ def test_transformer_encoders_and_wrappers_are_read_whole() -> None:
         assert units(found) == (4, 2)
 
 
+# ---- what the example does not show ----------------------------------------------------------------------------------
+
+
+def always(self: Any, x: Tensor) -> Tensor:
+    out: Tensor = self.block(x)
+    return 3 * out if len(x) > 16 else out
+
+
+def evenly(self: Any, x: Tensor) -> Tensor:
+    out: Tensor = self.block(x)
+    return 3 * out if x.shape[0] % 2 == 0 and x.shape[0] > 8 else out
+
+
+def test_branches_on_the_size_of_the_batch() -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Block()
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            out: Tensor = self.block(x).flatten(1) + self.block(y).flatten(1)
+            return out
+
+    def halves(self: Any, x: Tensor) -> Tensor:
+        out: Tensor = self.block(x, x + 1) + self.head.weight.sum()
+        return 2 * out if x.sum() > 0 else out
+
+    x = torch.randn(4, 4, 5, 5)
+    for code, paths in ((always, ["block"]), (evenly, ["block"]), (halves, ["block"])):
+        model = Around(code, Halves() if code is halves else None)
+        found, deployed = both(model, x)
+        assert [part.path for part in found.parts] == paths
+        assert deployed.plan.parts
+        for batch in (2, 7, 16, 17, 34):
+            inputs = torch.randn(batch, 4, 5, 5)
+            with torch.no_grad():
+                for network in (found.module, deployed, copy.deepcopy(deployed)):
+                    assert difference(model(inputs), network(inputs)) <= EQUAL
+    inner, _ = both(Around(branches, Around(always)), x)
+    assert [part.path for part in inner.parts] == ["block", "head"]
+
+
+@pytest.mark.parametrize("what", ["number", "tensor", "list", "buffer", "child", "weight"])
+def test_what_the_network_changes_of_a_child_before_it_calls_it(what: str) -> None:
+    class Told(Block):
+        def __init__(self) -> None:
+            super().__init__()
+            self.number, self.list = 1.0, [1.0]
+            self.tensor: Tensor | None = None
+            self.register_buffer("buffer", torch.ones(()))
+            self.child = nn.Identity()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = x * self.number * self.list[0] * self.buffer
+            return super().forward(self.child(x if self.tensor is None else x * self.tensor))
+
+    def calls(self: Any, x: Tensor) -> Tensor:
+        block = self.block
+        if x.mean() > 5:
+            if what == "number":
+                block.number = 2.0
+            elif what == "tensor":
+                block.tensor = x
+            elif what == "list":
+                block.list[0] = 3.0
+            elif what == "buffer":
+                block.buffer.fill_(2.0)
+            elif what == "child":
+                block.child = nn.Tanh()
+            else:
+                block.first.weight.mul_(2.0)
+        y = block(x)
+        if x.mean() > 5:
+            block.number, block.list[0], block.tensor, block.child = 1.0, 1.0, None, nn.Identity()
+            block.buffer.fill_(1.0)
+        return self.head(y.mean((2, 3)))  # type: ignore[no-any-return]
+
+    model = Around(calls, Told()).eval()
+    deployed = deploy(model, torch.randn(2, 4, 5, 5), threads=1, clock=NATIVE)
+    assert deployed.plan.parts
+    networks = deployed, copy.deepcopy(deployed)
+    for more in (0, 10, 0, 20):
+        inputs = torch.randn(3, 4, 5, 5) + more
+        with torch.no_grad():
+            want = model(inputs)
+            for network in networks:
+                assert difference(want, network(inputs)) <= EQUAL
+
+
+@pytest.mark.parametrize("what", ["layer", "size", "children", "parameters"])
+def test_code_that_reaches_into_a_part_finds_what_the_network_has(what: str) -> None:
+    def calls(self: Any, x: Tensor) -> Tensor:
+        y = self.head(self.block(x).mean((2, 3)))
+        if x.mean() > 5:
+            if what == "layer":
+                y = y + self.block.first(x).mean()
+            elif what == "size":
+                y = y * self.block.first.out_channels
+            elif what == "children":
+                y = y + sum(child(x).mean() for child in self.block.children())
+            else:
+                y = y * sum(p.numel() for p in self.block.parameters())
+        out: Tensor = y
+        return out
+
+    model = Around(calls).eval()
+    deployed = deploy(model, torch.randn(2, 4, 5, 5), threads=1, clock=NATIVE)
+    assert deployed.plan.parts
+    for more in (0, 10):
+        inputs = torch.randn(3, 4, 5, 5) + more
+        with torch.no_grad():
+            assert difference(model(inputs), deployed(inputs)) <= EQUAL
+
+
+def picks(self: Any, x: Tensor) -> Any:
+    x = self.block(x)
+    rows = x.sum((1, 2, 3)) > 0
+    return self.head(x[rows].mean((2, 3))), rows.nonzero()
+
+
+def makes(self: Any, x: Tensor) -> Any:
+    return {"made": map(torch.relu, [self.head(self.block(x).mean((2, 3)))])}
+
+
+def counts(self: Any, x: Tensor) -> Any:
+    return self.head(self.block(x).mean((2, 3))), x.shape[0], {"rows": len(x)}
+
+
+@pytest.mark.parametrize("code", [picks, makes, counts], ids=lambda code: code.__name__)
+def test_outputs_that_no_graph_gives(code: Callable[[Any, Tensor], Any]) -> None:
+    model = Around(code).eval()
+    found, deployed = (
+        compact(model, torch.randn(2, 4, 5, 5)),
+        deploy(model, torch.randn(2, 4, 5, 5), threads=1, clock=NATIVE),
+    )
+    assert [part.path for part in found.parts] == ["block", "head"]
+    for batch in (4, 2, 4):
+        x = torch.randn(batch, 4, 5, 5)
+        with torch.no_grad():
+            want = model(x)
+            for network in (found.module, deployed):
+                have = network(x)
+                if code is makes:
+                    want, have = (list(one["made"]) if isinstance(one, dict) else one for one in (want, have))
+                assert difference(want, have) <= EQUAL
+
+
 # ---- arguments -------------------------------------------------------------------------------------------------------
 
 

@@ -238,12 +238,12 @@ def _on_cpu(
             drafts = [search(one, part.inputs, threads, clock) for one, part in zip(networks, parts, strict=True)]
     else:
         drafts = planned(networks, threads, wanted.parts, wanted.isolated)
-    network = _together(compacted, drafts)
+    network = _together(plain, parts, drafts)
     left = {**compacted.left, **{place: why for draft in drafts for place, why in draft.lowered.left.items()}}
     error = _error(network, checks, meter)
     if error > TOLERANCE:  # discontinuities in the network amplify small differences
         drafts = [all_dense(one, threads, draft) for one, draft in zip(networks, drafts, strict=True)]
-        network = _together(compacted, drafts)
+        network = _together(plain, parts, drafts)
         left["all regions"] = f"native kernels would change outputs by {error:.1e}"
         error = _error(network, checks, meter)
     regions = tuple(region for draft in drafts for region in draft.parts)
@@ -254,12 +254,10 @@ def _on_cpu(
     return network, made, DeployReport(compacted.report, packed, rows, (), left, sizes, error, str(checks.batch))
 
 
-def _together(compacted: Compacted, drafts: Sequence[Draft]) -> nn.Module:
-    """The network with the drafts as its parts; of a part that has no region, the network's own module."""
-    pairs = list(zip(compacted.parts, drafts, strict=True))
-    if pairs[0][0].call is None:
-        return pairs[0][1].network
-    return assembled(copied(compacted.module), [(part, draft.network) for part, draft in pairs if draft.parts])
+def _together(plain: nn.Module, parts: Sequence[Part], drafts: Sequence[Draft]) -> nn.Module:
+    """The network with the drafts as its parts."""
+    networks = [draft.network for draft in drafts]
+    return networks[0] if parts[0].call is None else assembled(copied(plain), list(zip(parts, networks, strict=True)))
 
 
 @contextlib.contextmanager

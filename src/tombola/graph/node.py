@@ -120,7 +120,7 @@ def noted(node: fx.Node, path: str, value: Any = None) -> dict[str, Any]:
     `path`: of the module in the network, in whose forward paths begin.
     """
     known = node.meta.get("val", value)
-    meta: dict[str, Any] = {"place": _place(node, path)}
+    meta: dict[str, Any] = {"place": place_of(node, path)}
     if isinstance(known, Tensor):
         meta["value"] = Value.of(known)
     return meta
@@ -135,7 +135,8 @@ def _number(size: Any) -> int:
     return int(str(size.node.hint)) if isinstance(size, SymInt) else int(size)
 
 
-def _place(node: fx.Node, path: str) -> str:
+def place_of(node: fx.Node, path: str) -> str:
+    """The path of the module whose forward calls a node, and the line of code, from torch.export's notes."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     inner = str(stack[-1][0]).removeprefix("inner").lstrip(".") if stack else ""
     where = ".".join(filter(None, (path, inner))) or "the model"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from tombola.graph.call import CONSTANTS, Call
+from tombola.graph.call import Call
 from tombola.graph.copies import copied, differ
 from tombola.graph.node import batch_axes
 from tombola.graph.record import GraphRecord, rebuilt
-from tombola.graph.trace import Untraceable, same_in_training, traced
+from tombola.graph.trace import Untraceable, is_data, same_in_training, traced
 from tombola.parameters import holders
 from tombola.rng.guard import seeded
 
@@ -148,14 +148,15 @@ def is_alone(model: nn.Module, part: Part) -> bool:
 def assembled(model: nn.Module, networks: Sequence[tuple[Part, nn.Module]]) -> nn.Module:
     """The network with others in place of its parts. The model is changed.
 
-    A call of a part that is none as it was read for goes to the model's own module.
+    A call of a part that is none as it was read for goes to the model's own module, and so does code of the network's
+    that asks for the part's layers, weights or sizes.
     """
     inner = model.model if isinstance(model, Assembled) else model
     for part, network in networks:
         if part.call is None:
             return network
         module = inner.get_submodule(part.path)
-        vars(module)["forward"] = _Forward(part.call, network, module.forward)
+        vars(module)["forward"] = _Forward(part.call, network, module.forward, _Settings(module))
     return Assembled(inner, [network for _, network in networks])
 
 
@@ -178,13 +179,58 @@ class _Forward:
     call: Call
     network: nn.Module
     own: Callable[..., Any]
+    settings: _Settings
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         inputs = self.call.tensors(args, kwargs)
-        if inputs is None or not self.call.fits(inputs):
+        if inputs is None or not self.call.fits(inputs) or not self.settings.are_as_read():
             return self.own(*args, **kwargs)
         run = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network  # no prints
         return run(*inputs)
+
+
+class _Settings:
+    """What a module's forward reads beside its arguments: attributes, tensors and children of it and of all in it.
+
+    The network's own code may change them before a call.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        inside = list(module.modules())
+        self._read = [(one, {name: _apart(value) for name, value in _settings(one).items()}) for one in inside]
+        self._versions = _Versions([*module.parameters(), *module.buffers()])
+
+    def are_as_read(self) -> bool:
+        """Whether none of them was changed since."""
+        try:
+            return self._versions.same() and all(_settings(module) == was for module, was in self._read)
+        except (RuntimeError, ValueError):  # another tensor or array, which has no one answer to ==
+            return False
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    return {**vars(module), "forward": None}
+
+
+def _apart(value: Any) -> Any:
+    """A container of its own with the same contents."""
+    return copy.copy(value) if isinstance(value, dict | list | set) else value
+
+
+class _Versions:
+    """How often each of some tensors had been written to; a copy's begin anew."""
+
+    def __init__(self, tensors: list[Tensor]) -> None:
+        self._tensors, self._counts = tensors, [x._version for x in tensors]
+
+    def same(self) -> bool:
+        return self._counts == [x._version for x in self._tensors]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Versions:
+        made = _Versions(copy.deepcopy(self._tensors, memo))
+        if not self.same():
+            made._counts = [-1] * len(made._counts)
+        return made
 
 
 # ---- what children are called with -----------------------------------------------------------------------------------
@@ -246,17 +292,6 @@ def _listening(forward: Callable[..., Any], seen: _Seen, *args: Any, **kwargs: A
         seen.why = "its forward writes into its inputs"
     elif not seen.call.is_plain:
         seen.why = "its forward takes other things than tensors and constants"
-    elif not _is_data(output):
+    elif not is_data(output):
         seen.why = f"its forward returns a {type(output).__name__}"
     return output
-
-
-def _is_data(output: Any) -> bool:
-    """Whether an output is tensors and constants, in containers that can be made again."""
-    if isinstance(output, (Tensor, *CONSTANTS)):
-        return True
-    if isinstance(output, MutableMapping):
-        return all(map(_is_data, output.values()))
-    if isinstance(output, tuple | list):
-        return all(map(_is_data, output))
-    return dataclasses.is_dataclass(output) and all(_is_data(value) for value in vars(output).values())

@@ -9,22 +9,24 @@ from __future__ import annotations
 import builtins
 import contextlib
 import copy
+import dataclasses
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import SymInt, Tensor, fx, nn
 from torch._subclasses import FakeTensor
 from torch.export import Dim, ExportedProgram, export
 
+from tombola.graph.call import CONSTANTS
 from tombola.graph.custom import keep_whole, put_back
 from tombola.graph.edit import hold, tensor
 from tombola.graph.functional import Aliased, make_functional, one_name
-from tombola.graph.node import noted, operation
+from tombola.graph.node import noted, operation, place_of
 from tombola.machine.compiling import exporting
 from tombola.nn.forward import leaves, mapped
 
@@ -78,6 +80,8 @@ def traced(
     with _reading():
         graph = _functional(_export(flat, inputs, carries, path))
     put_back(graph)
+    if not is_data(returned[-1]):
+        raise Untraceable("its forward returns other things than tensors and constants", path or "the model")
     return _named(graph, model, path, returned[-1])
 
 
@@ -127,14 +131,39 @@ def _len(value: Any) -> Any:
 
 
 def _export(flat: _Flat, inputs: Sequence[Tensor], carries: Sequence[bool] | None, path: str) -> ExportedProgram:
+    """The program; of one batch size where the network's code does different things for different ones."""
     own = carries or (False,) * len(inputs)
     free = tuple({0: Dim.AUTO} if batch else {} for batch in own)
     keep_whole(flat.inner)
     try:
-        return export(flat, _of_two(inputs, own), dynamic_shapes=(free,), strict=False)
+        program = export(flat, _of_two(inputs, own), dynamic_shapes=(free,), strict=False)
     except Exception as error:
         cause = error.__cause__ if isinstance(error, _Stopped) and error.__cause__ else error
         raise Untraceable(_line(cause), _place(cause, flat.inner, path)) from error
+    sizes = _sizes(program)
+    unknown = next((node for node, size in sizes if size.node.hint is None), None)
+    if unknown is not None:
+        raise Untraceable(_OF_VALUES, place_of(unknown, path))
+    known = {size.node.shape_env for _, size in sizes}
+    branches = not all(_in_proportion(guard.expr) for one in known for guard in one.guards)
+    return _export(flat, inputs, None, path) if branches else program
+
+
+def _sizes(program: ExportedProgram) -> list[tuple[fx.Node, Any]]:
+    """All sizes that are no numbers, with the node whose value has them."""
+    values = [(node, node.meta.get("val")) for node in program.graph.nodes]
+    shapes = [(node, tuple(value.shape)) for node, value in values if isinstance(value, Tensor)]
+    return [(node, size) for node, shape in shapes for size in shape if isinstance(size, SymInt)]
+
+
+def _in_proportion(guard: Any) -> bool:
+    """Whether what torch.export noted of sizes, in sympy's terms, says no more than that those of several inputs are
+    in proportion: a sum of products with numbers is 0."""
+    if getattr(guard, "rel_op", None) != "==":
+        return False
+    difference = (guard.lhs - guard.rhs).expand()
+    polynomial = difference.as_poly(*difference.free_symbols)
+    return polynomial is not None and {sum(powers) for powers in polynomial.monoms()} == {1}
 
 
 def _functional(program: ExportedProgram) -> fx.GraphModule:
@@ -205,13 +234,14 @@ def _of_two(inputs: Sequence[Tensor], carries: Sequence[bool]) -> tuple[Tensor, 
 
 def _line(error: BaseException) -> str:
     """The first line of what torch.export says, which is long."""
-    if type(error).__name__ in _OF_VALUES:
-        return "torch.export cannot follow it: it depends on the values of a tensor (an if, a loop, an item or a shape)"
+    if type(error).__name__ in _DEPENDS:
+        return _OF_VALUES
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     return f"torch.export cannot follow it: {type(error).__name__} {text}"[:240]
 
 
-_OF_VALUES = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
+_OF_VALUES = "torch.export cannot follow it: it depends on the values of a tensor (an if, a loop, an item or a shape)"
+_DEPENDS = ("GuardOnDataDependentSymNode", "DataDependentOutputException", "DynamicOutputShapeException")
 
 
 def _place(error: BaseException, model: nn.Module, path: str) -> str:
@@ -256,6 +286,17 @@ def _named(graph: fx.GraphModule, model: nn.Module, path: str, output: Any) -> f
     finished.graph.eliminate_dead_code()
     finished.recompile()
     return finished
+
+
+def is_data(output: Any) -> bool:
+    """Whether an output is tensors and constants, in containers that can be made again."""
+    if isinstance(output, (Tensor, *CONSTANTS)):
+        return True
+    if isinstance(output, MutableMapping):
+        return all(map(is_data, output.values()))
+    if isinstance(output, tuple | list):
+        return all(map(is_data, output))
+    return dataclasses.is_dataclass(output) and all(is_data(value) for value in vars(output).values())
 
 
 class Structure(nn.Module):
