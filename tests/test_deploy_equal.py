@@ -138,6 +138,24 @@ def test_functions_that_use_the_model_by_a_global_name_are_refused() -> None:
     assert len(str(caught.value).splitlines()) == 1
 
 
+def test_an_attribute_may_be_called_as_a_global_model_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Coded(nn.Module):
+        def __init__(self, code: Callable[[Any, Tensor], Tensor]) -> None:
+            super().__init__()
+            self.code, self.NET = code, nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.code(self, x)
+
+    model, x = Coded(lambda self, x: self.NET(x)).eval(), torch.randn(2, 8)
+    monkeypatch.setitem(globals(), "NET", model)
+    with torch.no_grad():
+        assert difference(model(x), deploy(model, x, threads=1)(x)) <= EQUAL
+    model.code = lambda self, x: (lambda y: NET.NET(y))(x)
+    with pytest.raises(TombolaError, match="by a global name"):
+        deploy(model, x)
+
+
 def test_what_cannot_be_copied_is_one_line() -> None:
     import threading
 

@@ -257,6 +257,16 @@ def test_copies_of_a_network_in_parts() -> None:
         assert difference(model(x), deployed.compacted(x)) <= EQUAL
 
 
+def test_parts_that_were_read_with_tensors_of_another_class_are_copied() -> None:
+    class Other(Tensor):
+        pass
+
+    model, x = Around(branches).eval(), torch.randn(2, 4, 5, 5)
+    deployed = deploy(model, x.as_subclass(Other), threads=1, clock=NATIVE)
+    with torch.no_grad():
+        assert difference(model(x), copy.deepcopy(deployed)(x)) <= EQUAL
+
+
 def test_a_network_compacted_in_parts_trains_on() -> None:
     model, x = Around(branches), torch.randn(2, 4, 5, 5)
     with torch.no_grad():

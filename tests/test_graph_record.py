@@ -15,7 +15,7 @@ from clocks import NATIVE
 from tombola.deploy import deploy
 from tombola.deploy.plan import Plan
 from tombola.errors import TombolaError
-from tombola.graph.node import batch_axes, operation, place, shape_of
+from tombola.graph.node import Value, batch_axes, operation, place, shape_of
 from tombola.graph.record import GraphRecord, NodeRecord, rebuilt, recorded
 from tombola.graph.trace import traced
 from tombola.nn.binary import BinaryActivation, use_binary_layers_
@@ -181,3 +181,19 @@ def test_a_graph_of_other_outputs_is_not_believed() -> None:
     torch.testing.assert_close(again(x), first(x))
     assert again.plan.parts == first.plan.parts  # the model is read anew
     assert again.plan.graph == first.plan.graph
+
+
+@pytest.mark.parametrize("shape", [(), (2, 3, 1, 1), (2**40, 3)])
+def test_wrong_shapes_in_a_record_are_one_line(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval(), torch.randn(2, 4)
+    plan = deploy(model, x, threads=1, clock=NATIVE).plan
+    assert plan.graph is not None
+    value = Value(shape, ("",) * len(shape), "float32", "cpu")
+    graph = tuple(
+        msgspec.structs.replace(node, value=value) if node.op == "call_function" else node for node in plan.graph
+    )
+    wrong = msgspec.structs.replace(plan, graph=graph)
+    with pytest.raises(TombolaError, match="of another network") as caught:
+        deploy(model, x, plan=wrong)
+    assert "\n" not in str(caught.value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -171,7 +171,7 @@ def compact_checked(
         if not checks.same_attributes:
             raise Untraceable("its forward changes the network's own attributes")
         if known is not None:
-            with contextlib.suppress(Untraceable):
+            with contextlib.suppress(Untraceable), _of_this_network():
                 return made(lambda plain: _recorded(plain, checks, known))
         return made(lambda plain: whole(plain, checks.example, carries))
     except Untraceable as error:
@@ -195,6 +195,17 @@ def _recorded(plain: nn.Module, checks: Checks, known: GraphRecord) -> Reading:
 
 class UnreadWarning(UserWarning):
     """A network is read in parts, since something of it cannot be traced."""
+
+
+@contextlib.contextmanager
+def _of_this_network() -> Iterator[None]:
+    """One line of what a graph does whose record says wrong things of its values."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, ArithmeticError, AssertionError, RuntimeError) as error:
+        if isinstance(error, TombolaError):
+            raise
+        raise TombolaError("the plan is of another network: its graph does not fit; deploy without it") from error
 
 
 def _compacted(

@@ -40,6 +40,10 @@ class Call:
         """Whether all that it holds is tensors and constants that can be compared."""
         return all(x is Tensor or isinstance(x, CONSTANTS) for x in self.rest)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Call:
+        """Itself: nothing in it changes, and some tensors cannot be copied."""
+        return self
+
     def arguments(self, inputs: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, positional and by name, with these in the place of the tensors."""
         left = iter(inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dis
 import functools
 import random
 import types
@@ -168,7 +169,7 @@ def _reaches(value: Any, twins: Mapping[int, Any], depth: int) -> bool:
     within: list[Any] = []
     if isinstance(value, types.FunctionType):
         within += [_content(cell) for cell in value.__closure__ or ()]
-        within += [value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__]
+        within += [value.__globals__[name] for name in _global_names(value.__code__) if name in value.__globals__]
         within += [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
     elif isinstance(value, functools.partial):
         within += [value.func, *value.args, *value.keywords.values()]
@@ -183,6 +184,12 @@ def _reaches(value: Any, twins: Mapping[int, Any], depth: int) -> bool:
     elif type(value) is dict:
         within += value.values()
     return any(_reaches(one, twins, depth - 1) for one in within)
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    """The global names that code loads, that of functions in it included; attributes may be called the same."""
+    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    return own.union(*(_global_names(one) for one in code.co_consts if isinstance(one, types.CodeType)))
 
 
 _EMPTY = object()
