@@ -606,3 +606,35 @@ def test_plans_are_of_the_tensors_of_a_call(tmp_path: Path) -> None:
     assert Plan.load(tmp_path / "plan.json").inputs == ((2, 4, 5, 5), (2, 5, 5), (2, 4, 5, 5))
     again = deploy(model, batch, named=named, plan=tmp_path / "plan.json", clock=Never())
     assert torch.equal(again(batch, **named)["y"], first(batch, **named)["y"])
+
+
+class Kept:
+    """A cache, as transformers give one."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+
+def test_a_network_that_returns_objects_is_read_in_parts() -> None:
+    def calls(self: Any, x: Tensor) -> Any:
+        y = self.block(x)
+        return self.head(y.mean((2, 3))), Kept(y)
+
+    model, x = Around(calls).eval(), torch.randn(2, 4, 5, 5)
+    found, deployed = compact(model, x), deploy(model, x, threads=1, clock=NATIVE)
+    assert [part.path for part in found.parts] == ["block", "head"]
+    assert deployed.plan.parts
+    with torch.no_grad():
+        (want, kept), (have, other) = model(-x), deployed(-x)
+    assert difference(want, have) <= EQUAL
+    assert difference(kept.keys, other.keys) <= EQUAL
+
+
+def test_no_memory_is_no_reason_to_read_in_parts() -> None:
+    def calls(self: Any, x: Tensor) -> Any:
+        if type(x) is not Tensor:
+            raise MemoryError
+        return self.block(x)
+
+    with pytest.raises(MemoryError):
+        compact(Around(calls).eval(), torch.randn(2, 4, 5, 5))

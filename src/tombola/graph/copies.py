@@ -51,6 +51,8 @@ def copied(model: nn.Module) -> nn.Module:
         raise TombolaError(
             f"{type(model).__name__} has no eval mode, as what torch.export gives; give the module it was made from"
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:  # deepcopy of a user's model may raise anything
         reason = " ".join(str(error).split())[:160]
         raise TombolaError(

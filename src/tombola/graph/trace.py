@@ -137,6 +137,8 @@ def _export(flat: _Flat, inputs: Sequence[Tensor], carries: Sequence[bool] | Non
     keep_whole(flat.inner)
     try:
         program = export(flat, _of_two(inputs, own), dynamic_shapes=(free,), strict=False)
+    except MemoryError:
+        raise
     except Exception as error:
         cause = error.__cause__ if isinstance(error, _Stopped) and error.__cause__ else error
         raise Untraceable(_line(cause), _place(cause, flat.inner, path)) from error
@@ -201,6 +203,8 @@ class _Flat(nn.Module):
         """All tensors of the output, in order."""
         try:
             output = self._call(self.inner, inputs)
+        except MemoryError:
+            raise
         except Exception as error:  # a user's forward may raise anything when its input holds no values
             raise _Stopped from error
         self._note(output)
