@@ -13,9 +13,10 @@ from torch import Tensor
 
 from activations import PERHAPS
 from tombola.deploy.jit.program import Program
-from tombola.deploy.kernels.gemv.forms import BOUND, Form, Gemv, build, constants, forms, signed_bound
+from tombola.deploy.kernels.gemv.forms import BOUND, Form, Gemv, build, forms, signed_bound
 from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns
 from tombola.deploy.kernels.gemv.planes import Planes, planes, planes_bytes
+from tombola.deploy.nonzeros import Nonzeros
 from tombola.deploy.ops import RELU, Activation
 from tombola.errors import TombolaError
 
@@ -52,7 +53,7 @@ def matrix(shape: tuple[int, int], density: float, kind: str, seed: int = 0, row
 
 def fitting(weight: Tensor) -> list[Form]:
     """Every form that fits the weight."""
-    signs = constants(weight.numpy()) is not None
+    signs = Nonzeros(weight).constants is not None
     found: list[Form] = [Coding(per, rows, False) for per in (1, 2, 4) for rows in (1, 2, 4, 8)]
     found += [Coding(per, 1, True) for per in (1, 2, 3, 4, 5, 6, 8, 10, 16) if signs]
     return found + ([Planes()] if signs and weight.shape[1] >= 256 else [])
@@ -141,18 +142,18 @@ def test_the_last_plane_block_lies_back() -> None:
 @pytest.mark.parametrize("form", [Coding(4, 1, False), Coding(4, 2, False), Coding(1, 8, False)], ids=str)
 def test_a_product_by_hand(form: Form) -> None:
     weight = torch.tensor([[1.0, 0, 2], [0, 0, 0], [0, -3, 0]])
-    made = build(weight, torch.tensor([0.5, -1, 0]), form, activation=RELU, residual=True)
+    made = build(Nonzeros(weight), torch.tensor([0.5, -1, 0]), form, activation=RELU, residual=True)
     found = product(made, torch.tensor([1.0, 2, 3]), torch.tensor([1.0, 0.25, 6.5]))
     assert found.tolist() == [8.5, 0, 0.5]
 
 
 def test_constants() -> None:
-    assert constants(np.array([[2, 0, -2], [0, 2, 0]], np.float32)) == [2]
-    found = constants(np.array([[2, -2], [3, 0], [0, 0]], np.float32))
+    assert Nonzeros(torch.tensor([[2, 0, -2], [0, 2, 0]], dtype=torch.float32)).constants == [2]
+    found = Nonzeros(torch.tensor([[2, -2], [3, 0], [0, 0]], dtype=torch.float32)).constants
     assert found is not None
     assert found.tolist() == [2, 3, 0]
-    assert constants(np.zeros((2, 2), np.float32)) == [1]
-    assert constants(np.array([[2, 2], [2, 1]], np.float32)) is None
+    assert Nonzeros(torch.zeros(2, 2)).constants == [1]
+    assert Nonzeros(torch.tensor([[2, 2], [2, 1]], dtype=torch.float32)).constants is None
 
 
 # ---- against torch ---------------------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_equals_torch_with_the_same_bits_for_any_threads(
     weight = matrix(shape, density, kind, seed=data.draw(st.integers(0, 99)))
     form = data.draw(st.sampled_from(fitting(weight)))
     x, b, r = torch.randn(shape[1]), torch.randn(shape[0]), torch.randn(shape[0])
-    made = build(weight, b if bias else None, form, activation=activation, residual=residual)
+    made = build(Nonzeros(weight), b if bias else None, form, activation=activation, residual=residual)
     wanted = weight.double() @ x.double() + bias * b.double() + residual * r.double()
     found = product(made, x, r if residual else None)
     close(found, wanted if activation is None else activation(wanted), weight, x)
@@ -201,7 +202,7 @@ def test_blocks_of_rows(out: int, inputs: int, density: float, kind: str, rows: 
     weight = matrix((out, inputs), density, kind, seed, rows)
     x = torch.randn(inputs)
     per = 4 if kind == "weights" or rows < 8 else 2
-    made = build(weight, None, Coding(per, rows, kind != "weights"))
+    made = build(Nonzeros(weight), None, Coding(per, rows, kind != "weights"))
     close(product(made, x), weight.double() @ x.double(), weight, x)
     assert torch.equal(product(made, x), product(made, x, threads=2))
 
@@ -215,8 +216,8 @@ def test_every_choice_of_uneven_matrices(kind: str) -> None:
     full = matrix((4, 1500), 1, kind, 1)
     weight[100:104] = full.sign() * weight[99].abs().max() if kind == "layer" else full
     x = torch.randn(1500)
-    for form in {*forms(weight), *fitting(weight)}:
-        close(product(build(weight, None, form), x, threads=2), weight.double() @ x.double(), weight, x)
+    for form in {*forms(Nonzeros(weight)), *fitting(weight)}:
+        close(product(build(Nonzeros(weight), None, form), x, threads=2), weight.double() @ x.double(), weight, x)
 
 
 def test_gaps_longer_than_any_field() -> None:
@@ -224,13 +225,13 @@ def test_gaps_longer_than_any_field() -> None:
     weight[0, 69_999], weight[1, 0], weight[1, 40_000], weight[2, 65_536] = 2, -2, 2, -2
     x = torch.randn(70_000)
     for form in fitting(weight):
-        assert torch.equal(product(build(weight, None, form), x), weight @ x)
+        assert torch.equal(product(build(Nonzeros(weight), None, form), x), weight @ x)
 
 
 def test_target_may_be_the_residual() -> None:
     weight, x, y = matrix((20, 30), 0.5, "weights"), torch.randn(30), torch.randn(20)
     wanted = weight.double() @ x.double() + y.double()
-    made = build(weight, None, forms(weight)[0], residual=True)
+    made = build(Nonzeros(weight), None, forms(Nonzeros(weight))[0], residual=True)
     Program([made.step(x, y, y)], 2).run()
     close(y, wanted, weight, x)
 
@@ -241,13 +242,18 @@ def test_signs_do_not_read_inputs_that_are_not_kept() -> None:
     x = torch.full((300,), float("nan"))
     x[1] = 3
     for form in (Coding(5, 1, True), Coding(5, 4, True), Planes()):
-        assert product(build(weight, None, form), x).tolist() == [3] * 9
+        assert product(build(Nonzeros(weight), None, form), x).tolist() == [3] * 9
 
 
 def test_other_dtypes_and_strides() -> None:
     weight = matrix((16, 24), 0.4, "weights").double().t()
     x = torch.randn(16)
-    close(product(build(weight, torch.ones(24).double(), forms(weight)[0]), x), weight @ x.double() + 1, weight, x)
+    close(
+        product(build(Nonzeros(weight), torch.ones(24).double(), forms(Nonzeros(weight))[0]), x),
+        weight @ x.double() + 1,
+        weight,
+        x,
+    )
 
 
 # ---- choices and bytes -----------------------------------------------------------------------------------------------
@@ -258,14 +264,14 @@ def test_other_dtypes_and_strides() -> None:
 def test_signed_constants_stay_within_the_bound(density: float, kind: str) -> None:
     weight = matrix((512, 4096), density, kind)
     bound = signed_bound(weight.numel(), int(weight.count_nonzero()))
-    for form in forms(weight):
-        assert build(weight, None, form).nbytes <= BOUND * bound
+    for form in forms(Nonzeros(weight)):
+        assert build(Nonzeros(weight), None, form).nbytes <= BOUND * bound
 
 
 def test_bytes_count_everything() -> None:
     weight = matrix((16, 256), 0.5, "layer")
-    assert build(weight, torch.zeros(16), Planes()).nbytes == 16 * 256 * 2 / 8 + 4 + 16 * 4
-    made = build(weight, None, Coding(4, 1, False))
+    assert build(Nonzeros(weight), torch.zeros(16), Planes()).nbytes == 16 * 256 * 2 / 8 + 4 + 16 * 4
+    made = build(Nonzeros(weight), None, Coding(4, 1, False))
     words = made.args[3]
     assert isinstance(words, np.ndarray)
     assert made.nbytes == words.nbytes + 3 * 8 + 16 * 4  # first words of two groups and the end, the order of the rows
@@ -278,15 +284,15 @@ def test_bound_by_hand() -> None:
 
 
 def test_forms() -> None:
-    (only,) = forms(matrix((512, 512), 0.1, "weights"))
+    (only,) = forms(Nonzeros(matrix((512, 512), 0.1, "weights")))
     assert isinstance(only, Coding)
     assert (only.rows, only.signs) == (1, False)
-    assert ":rows4:" in str(forms(matrix((512, 512), 0.1, "weights", rows=4))[0])
-    assert forms(matrix((512, 512), 0.5, "layer"))[0] == Planes()
-    assert str(forms(matrix((512, 512), 0.1, "layer"))[0]).endswith(":rows1:signs")
-    assert Planes() not in forms(matrix((512, 512), 0.2, "layer"))  # two bits are more than the bound
-    assert forms(torch.zeros(3, 5))
-    assert forms(torch.ones(1, 1))
+    assert ":rows4:" in str(forms(Nonzeros(matrix((512, 512), 0.1, "weights", rows=4)))[0])
+    assert forms(Nonzeros(matrix((512, 512), 0.5, "layer")))[0] == Planes()
+    assert str(forms(Nonzeros(matrix((512, 512), 0.1, "layer")))[0]).endswith(":rows1:signs")
+    assert Planes() not in forms(Nonzeros(matrix((512, 512), 0.2, "layer")))  # two bits are more than the bound
+    assert forms(Nonzeros(torch.zeros(3, 5)))
+    assert forms(Nonzeros(torch.ones(1, 1)))
 
 
 @pytest.mark.parametrize("numbers", [(5, 1, False), (4, 3, False), (16, 2, True), (33, 1, True), (0, 1, False)])
@@ -304,13 +310,13 @@ def test_every_coding_leaves_bits_for_a_gap() -> None:
 def test_forms_that_do_not_fit() -> None:
     weight = matrix((8, 300), 0.5, "weights")
     with pytest.raises(TombolaError, match="is for signed constants"):
-        build(weight, None, Planes())
+        build(Nonzeros(weight), None, Planes())
     with pytest.raises(TombolaError, match="is for signed constants"):
-        build(weight, None, Coding(4, 1, True))
+        build(Nonzeros(weight), None, Coding(4, 1, True))
     with pytest.raises(TombolaError, match="256 inputs or more, not 30"):
-        build(torch.ones(4, 30), None, Planes())
+        build(Nonzeros(torch.ones(4, 30)), None, Planes())
     with pytest.raises(TombolaError, match="rows that share their columns"):
-        build(weight.sign(), None, Coding(4, 2, True))
+        build(Nonzeros(weight.sign()), None, Coding(4, 2, True))
     for shape in ((4,), (0, 4), (4, 0)):
         with pytest.raises(TombolaError, match="each at least 1"):
-            build(torch.ones(shape), None, Planes())
+            build(Nonzeros(torch.ones(shape)), None, Planes())

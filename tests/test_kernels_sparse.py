@@ -17,11 +17,12 @@ from torch import Tensor
 from activations import PERHAPS
 from tombola.deploy.kernels.kernel import reference
 from tombola.deploy.kernels.sparse import build, measure, supports
-from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste
+from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits
 from tombola.deploy.kernels.sparse.choices import Choices, Flat, Lanes, Split, layers
 from tombola.deploy.kernels.sparse.geometry import shapes_of
 from tombola.deploy.kernels.sparse.layout import layout
 from tombola.deploy.kernels.sparse.lists import make_lists
+from tombola.deploy.nonzeros import Nonzeros
 from tombola.deploy.ops import RELU, Activation, Conv, Linear, Pointwise, Pool, Region
 from tombola.errors import TombolaError
 
@@ -252,9 +253,9 @@ def test_bytes_of_weights() -> None:
 def test_shared_lists_are_for_blocks() -> None:
     g = torch.manual_seed(0)
     blocks = sparse(g, 16, 50, density=0.1, block=4)
-    assert waste(blocks, 4) == 1
-    assert waste(torch.eye(8), 4) == 4
-    assert waste(torch.ones(6, 3), 4) == float("inf")
+    assert Nonzeros(blocks).waste(4) == 1
+    assert Nonzeros(torch.eye(8)).waste(4) == 4
+    assert Nonzeros(torch.ones(6, 3)).waste(4) == float("inf")
 
 
 @pytest.mark.parametrize(

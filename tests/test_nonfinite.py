@@ -22,6 +22,7 @@ from tombola.deploy.kernels.sparse import build
 from tombola.deploy.kernels.sparse.candidates import candidates, splits
 from tombola.deploy.kernels.sparse.choices import Choices
 from tombola.deploy.kernels.sparse.geometry import shapes_of
+from tombola.deploy.nonzeros import Nonzeros
 from tombola.deploy.ops import RELU, Conv, Linear, Op, Pointwise, Pool, Region
 from tombola.nn.binary import BinaryActivation, BinaryConv2d, BinaryLinear
 
@@ -120,8 +121,8 @@ def test_products_with_a_vector(kind: str) -> None:
     for value in ODD:
         x[5] = value
         wanted = over_kept(weight, x).relu()
-        for choice in forms(weight):
-            gemv = build_gemv(weight, None, choice, activation=RELU)
+        for choice in forms(Nonzeros(weight)):
+            gemv = build_gemv(Nonzeros(weight), None, choice, activation=RELU)
             found = torch.empty(40)
             step = gemv.step(x, found)
             Program([step], 1).run()

@@ -7,9 +7,12 @@ height, width), or (features,); the batch is not part of it. All tensors are flo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from tombola.deploy.nonzeros import Nonzeros
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,11 @@ class Conv:
     activation: Activation | None = None
     residual: str | None = None
 
+    @cached_property
+    def nonzeros(self) -> Nonzeros:
+        """Where the weight is kept."""
+        return Nonzeros(self.weight)
+
 
 @dataclass(frozen=True, eq=False)
 class Linear:
@@ -67,6 +75,11 @@ class Linear:
     bias: Tensor | None = None
     activation: Activation | None = None
     residual: str | None = None
+
+    @cached_property
+    def nonzeros(self) -> Nonzeros:
+        """Where the weight is kept."""
+        return Nonzeros(self.weight)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _layer_rows(part: LoweredRegion, plan: RegionPlan, times: Times) -> tuple[De
         DeployedLayer(
             op.name,
             tuple(op.weight.shape),
-            op.weight.count_nonzero().item() / max(1, op.weight.numel()),
+            op.nonzeros.density,
             str(plan.choices.layers[op.target]) if plan.choices else "dense",
             times.native.get(op.target),
             times.dense.get(op.target),

@@ -130,11 +130,9 @@ def _chosen(layer: _Layer, threads: int, clock: Clock, choice: PackedChoice | No
     """Packed or dense: as chosen, or whichever is faster alone on signs of the example's shape."""
     if choice is not None:
         check_known(f"choice for the packed layer {layer.name!r}", choice, get_args(PackedChoice))
-    weight = layer.op.weight
     seconds = _measured(layer, threads, clock) if choice is None else {}
-    density = weight.count_nonzero().item() / weight.numel()
     fastest = choice if choice is not None else min(seconds, key=seconds.__getitem__)
-    return Packed(layer.name, tuple(weight.shape), density, fastest, seconds)
+    return Packed(layer.name, tuple(layer.op.weight.shape), layer.op.nonzeros.density, fastest, seconds)
 
 
 def _measured(layer: _Layer, threads: int, clock: Clock) -> dict[PackedChoice, float]:

@@ -11,14 +11,14 @@ from tombola.deploy.kernels.binary.layer import ConvWindow, Maps, pack_weights
 from tombola.deploy.kernels.binary.modules import BitThreshold, PackedLayer, PackSigns
 from tombola.deploy.kernels.kernel import Kernel, Run, reference
 from tombola.deploy.ops import Conv, Linear, Op, Region
-from tombola.nn.binary import binary_sign, is_binary, signs_and_scale
+from tombola.nn.binary import binary_sign, signs_and_scale
 
 
 def takes(op: Op) -> str | None:
     """Why the operation is not one for this kernel, in a few words; None where it is."""
     if not isinstance(op, Conv | Linear):
         return "no layer with weights"
-    if op.weight.dtype != torch.float32 or 0 in op.weight.shape or not is_binary(op.weight):
+    if op.weight.dtype != torch.float32 or 0 in op.weight.shape or op.nonzeros.constants is None:
         return "weights other than 0 and ± one number"
     if isinstance(op, Conv) and op.groups != 1:
         return "a convolution of groups"

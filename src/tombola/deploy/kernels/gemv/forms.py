@@ -14,8 +14,9 @@ from torch import Tensor
 from tombola.deploy.jit.native import Code
 from tombola.deploy.jit.program import Step
 from tombola.deploy.kernels.gemv.emitted import Ending, gaps_step, planes_step
-from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns, shared
+from tombola.deploy.kernels.gemv.gaps import PER_WORD, Coding, code, coded_bytes, columns
 from tombola.deploy.kernels.gemv.planes import COLUMNS, Planes, planes, planes_bytes
+from tombola.deploy.nonzeros import Nonzeros
 from tombola.deploy.ops import Activation
 from tombola.errors import TombolaError
 from tombola.machine.memory import address, array_address
@@ -69,20 +70,18 @@ class Gemv:
         return Step(self.code.address("step"), args, (self.code, self.args, source, target, residual))
 
 
-def forms(weight: Tensor) -> tuple[Form, ...]:
-    """The forms worth trying for a weight (out, in), the most promising first.
+def forms(nonzeros: Nonzeros) -> tuple[Form, ...]:
+    """The forms worth trying for those of a weight (out, in), the most promising first.
 
     A coding of gaps lists kept columns of some rows at a time with the weights, or with signs alone where the kept
     weights of each row are ± one number; planes are for such weights too. Forms of signed constants stay within `BOUND`
     where one can.
     """
-    matrix = _matrix(weight)
-    signs = constants(matrix) is not None
-    mask = matrix != 0
-    kept = int(np.count_nonzero(mask))
+    matrix = _matrix(nonzeros)
+    signs, mask, kept = nonzeros.constants is not None, nonzeros.mask, nonzeros.count
     tried: dict[Form, _Cost] = {}
     for rows in (1, *_SHARED):
-        if rows == 1 or (rows <= len(mask) and 0 < _read(mask, rows) <= (1.0 if signs else _WASTE) * kept):
+        if rows == 1 or (rows <= len(mask) and 0 < nonzeros.read(rows) <= (1.0 if signs else _WASTE) * kept):
             coding, guess = _smallest(matrix, rows, signs)
             tried[coding] = guess
     size = planes_bytes(*mask.shape)
@@ -95,7 +94,7 @@ def forms(weight: Tensor) -> tuple[Form, ...]:
 
 
 def build(
-    weight: Tensor,
+    nonzeros: Nonzeros,
     bias: Tensor | None,
     form: Form,
     *,
@@ -105,7 +104,7 @@ def build(
     """Code a weight and compile its product.
 
     Args:
-        weight: (out, in), any float dtype; computed in float32.
+        nonzeros: of a weight (out, in).
         bias: (out,) or None.
         form: one of `forms`, also of those for another weight.
         residual: whether a vector is added.
@@ -114,9 +113,9 @@ def build(
         TombolaError: a weight without elements or of another number of dimensions; a form that does not
             fit the weight.
     """
-    matrix = _matrix(weight)
+    matrix = _matrix(nonzeros)
     signs = isinstance(form, Planes) or form.signs
-    scale = constants(matrix) if signs else None
+    scale = nonzeros.constants if signs else None
     if signs and scale is None:
         raise TombolaError(f"{form} is for signed constants, and the rows have other weights; choose weights")
     listed: tuple[int | NDArray[Any], ...]
@@ -125,7 +124,7 @@ def build(
             raise TombolaError(f"{form} is for {COLUMNS} inputs or more, not {matrix.shape[1]}; choose gaps")
         listed = (planes(matrix), *matrix.shape)
     else:
-        if form.signs and _read(matrix != 0, form.rows) != np.count_nonzero(matrix):
+        if form.signs and nonzeros.read(form.rows) != nonzeros.count:
             raise TombolaError(f"{form} is for rows that share their columns; choose rows1")
         gaps = code(matrix, form)
         listed = (gaps.words, gaps.starts, len(gaps.starts) - 1, gaps.order)
@@ -137,17 +136,6 @@ def build(
     return Gemv(compiled, args, (matrix.shape[0], matrix.shape[1]), nbytes)
 
 
-def constants(matrix: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """The magnitude of the kept weights of each row (out,), or of all (1,); None where a row has several."""
-    for few in (matrix[:1], matrix):  # most matrices are ruled out by their first row
-        sizes = np.abs(few)
-        largest = sizes.max(1)
-        if not np.all((sizes == largest[:, None]) | (sizes == 0)):
-            return None
-    used = np.unique(largest[largest > 0])
-    return largest if len(used) > 1 else np.resize(used, 1) if len(used) else np.ones(1, np.float32)
-
-
 def signed_bound(weights: int, kept: int) -> float:
     """Bytes of mask entropy, weights · H(kept / weights), and one sign bit per kept weight."""
     share = kept / weights
@@ -155,11 +143,11 @@ def signed_bound(weights: int, kept: int) -> float:
     return (weights * entropy + kept) / 8
 
 
-def _matrix(weight: Tensor) -> NDArray[np.float32]:
+def _matrix(nonzeros: Nonzeros) -> NDArray[np.float32]:
+    weight = nonzeros.weight
     if weight.dim() != 2 or 0 in weight.shape or weight.shape[1] >= 2**31:
         raise TombolaError(f"the weight is {tuple(weight.shape)}; give (out, in), each at least 1, in below 2^31")
-    matrix: NDArray[np.float32] = weight.detach().to("cpu", torch.float32).contiguous().numpy()
-    return matrix
+    return nonzeros.matrix
 
 
 def _bias(bias: Tensor, out: int) -> NDArray[np.float32]:
@@ -167,14 +155,6 @@ def _bias(bias: Tensor, out: int) -> NDArray[np.float32]:
         raise TombolaError(f"the bias is {tuple(bias.shape)}; give ({out},), one for each row of the weight")
     vector: NDArray[np.float32] = bias.detach().to("cpu", torch.float32).contiguous().numpy().copy()
     return vector
-
-
-def _read(mask: NDArray[np.bool_], rows: int) -> int:
-    """How many weights are read when units of `rows` rows share a list: all of a unit at each of its columns."""
-    used = np.count_nonzero(shared(mask, rows), axis=1)
-    used[:-1] *= rows
-    used[-1] *= (len(mask) - 1) % rows + 1
-    return int(used.sum())
 
 
 def _smallest(matrix: NDArray[np.float32], rows: int, signs: bool) -> tuple[Coding, _Cost]:

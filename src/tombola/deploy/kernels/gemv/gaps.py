@@ -23,6 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from tombola.deploy.nonzeros import shared
 from tombola.errors import TombolaError
 
 LANES = 8
@@ -106,15 +107,6 @@ class Gaps:
     def nbytes(self) -> int:
         """Bytes of the coded matrix."""
         return self.words.nbytes + self.starts.nbytes + self.order.nbytes
-
-
-def shared(mask: NDArray[np.bool_], rows: int) -> NDArray[np.bool_]:
-    """(units, in): where any row of each unit of `rows` rows is kept. `mask`: (out, in)."""
-    kept = mask[::rows].copy()
-    for row in range(1, rows):
-        others = mask[row::rows]
-        kept[: len(others)] |= others
-    return kept
 
 
 def columns(weight: NDArray[np.float32], rows: int) -> Columns:

@@ -21,14 +21,14 @@ def takes(op: Op) -> str | None:
 def candidates(region: Region, batch: int, threads: int) -> tuple[Form, ...]:
     """The forms of the layer; none for larger batches."""
     (op,) = region.ops
-    return forms(op.weight) if isinstance(op, Linear) and batch == 1 else ()
+    return forms(op.nonzeros) if isinstance(op, Linear) and batch == 1 else ()
 
 
 def build_alone(region: Region, batch: int, threads: int, form: Form) -> Run:
     """The layer on vectors (1, in)."""
     (op,) = region.ops
     assert isinstance(op, Linear)
-    made = build(op.weight, op.bias, form, activation=op.activation, residual=op.residual is not None)
+    made = build(op.nonzeros, op.bias, form, activation=op.activation, residual=op.residual is not None)
 
     def run(*inputs: Tensor) -> tuple[Tensor, ...]:
         values = {name: x.reshape(-1) for name, x in zip(region.inputs, inputs, strict=True)}

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-from torch import Tensor
-
 from tombola.deploy.jit.emitter import LANES
 from tombola.deploy.kernels import gemv
-from tombola.deploy.kernels.gemv.gaps import shared
 from tombola.deploy.kernels.sparse.choices import Choice, Choices, Flat, Lanes, Split, layers
 from tombola.deploy.kernels.sparse.geometry import Shape, shapes_of
 from tombola.deploy.ops import Conv, Linear, Region
@@ -40,7 +36,7 @@ def candidates(op: Conv | Linear, shape: Shape, split: Split) -> list[Choice]:
         max_vectors = {1: 13, 2: 6, 4: 3}[rows]
         if split.images == 1:
             if isinstance(op, Linear):
-                return list(gemv.forms(op.weight))
+                return list(gemv.forms(op.nonzeros))
             tiles = [(p,) for p in _runs(h * (w + 1) - 1, max_vectors)]
         elif isinstance(op, Linear) or h == w == 1:
             whole = [v for v in range(1, min(max_vectors, vectors) + 1) if vectors % v == 0]
@@ -57,23 +53,13 @@ def guess(region: Region, batch: int, threads: int) -> Choices:
     return Choices(split, {op.target: candidates(op, shapes[op.target], split)[0] for op in layers(region)})
 
 
-def waste(weight: Tensor, rows: int, groups: int = 1) -> float:
-    """How many times longer lists become when `rows` output rows share them; inf where they cannot."""
-    out = weight.shape[0]
-    if out % rows or out // groups % rows:
-        return float("inf")
-    kept = (weight.detach().flatten(1) != 0).numpy()
-    read, needed = rows * int(np.count_nonzero(shared(kept, rows))), int(np.count_nonzero(kept))
-    return read / max(1, needed)
-
-
 def _listed(tile: Tile, rows: int, panels: int) -> Lanes | Flat:
     return Lanes(*tile, rows, panels) if len(tile) == 3 else Flat(*tile, rows, panels)
 
 
 def _shared_rows(op: Conv | Linear) -> list[int]:
     groups = op.groups if isinstance(op, Conv) else 1
-    cost = {rows: waste(op.weight, rows, groups) for rows in (4, 2)}
+    cost = {rows: op.nonzeros.waste(rows, groups) for rows in (4, 2)}
     shared = [rows for rows in (4, 2) if cost[rows] <= _WASTE]
     return shared if shared and cost[shared[0]] < 1.2 else [1, *shared]
 

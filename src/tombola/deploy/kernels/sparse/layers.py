@@ -61,7 +61,7 @@ def _gemv_template(op: Conv | Linear, node: Compute, assembly: Assembly, form: F
     addresses = map(assembly.address, held)
     if not isinstance(op, Linear) or any(assembly.layouts[one].channel != 1 for one in held):
         raise TombolaError(f"the choice for {op.name} is for linear layers of vectors; measure again")
-    made = gemv.build(op.weight, op.bias, form, activation=op.activation, residual=node.residual is not None)
+    made = gemv.build(op.nonzeros, op.bias, form, activation=op.activation, residual=node.residual is not None)
     args: tuple[Arg, ...] = (*addresses, *(0,) * (3 - len(held)), *made.args)
     return Template(made.code, args, op.target, made.nbytes)
 
@@ -71,7 +71,7 @@ def _gemv_template(op: Conv | Linear, node: Compute, assembly: Assembly, form: F
 
 def _lists(op: Conv | Linear, source: Held, assembly: Assembly, choice: Lanes | Flat) -> Lists:
     kind = assembly.layouts[source]
-    weight = op.weight.detach().to("cpu", torch.float32).flatten(1).numpy()
+    weight = op.nonzeros.matrix
     shift = np.zeros(-(-len(weight) // choice.rows) * choice.rows, np.int64)
     if isinstance(op, Linear):
         c, h, w = assembly.shapes[op.source]

@@ -10,7 +10,7 @@ import torch
 
 from tombola.bench.timing import WALL, Clock
 from tombola.deploy.jit.program import Program
-from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits, waste
+from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits
 from tombola.deploy.kernels.sparse.choices import Choice, Choices, Split, layers
 from tombola.deploy.kernels.sparse.driver import ChunkDriver
 from tombola.deploy.kernels.sparse.geometry import shapes_of
@@ -76,12 +76,11 @@ def _tuned(region: Region, split: Split, batch: int, threads: int, clock: Clock)
 
 
 def _likeness(op: Conv | Linear) -> object:
-    density = op.weight.count_nonzero().item() / max(1, op.weight.numel())
     kind = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
     groups = op.groups if isinstance(op, Conv) else 1
-    shared = tuple(round(min(9.0, waste(op.weight, rows, groups)), 1) for rows in (4, 2))
+    shared = tuple(round(min(9.0, op.nonzeros.waste(rows, groups)), 1) for rows in (4, 2))
     fused = op.activation, op.residual is None
-    return type(op), tuple(op.weight.shape), kind, fused, round(10 * density**0.5), shared
+    return type(op), tuple(op.weight.shape), kind, fused, round(10 * op.nonzeros.density**0.5), shared
 
 
 def _best(region: Region, op: Conv | Linear, split: Split, threads: int, clock: Clock) -> tuple[Choice, float]:
