@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -93,6 +94,25 @@ def sweep_file(found: dict[str, Any], runs: Path) -> list[str]:
     return [str(file), "--jobs", "1", "--out", str(runs)]
 
 
+def checkpoints(runs: Path) -> list[str]:
+    states = {"base": {"w": torch.eye(4)}, "tuned": {"w": 2 * torch.eye(4)}}
+    for name, state in states.items():
+        safetensors.torch.save_file(state, runs / f"{name}.safetensors")
+    return [str(runs / f"{name}.safetensors") for name in states]
+
+
+def packed(runs: Path) -> str:
+    checkpoints(runs)
+    tombola.pack({"w": torch.eye(4)}).save(runs / "packed.ticket")
+    return str(runs / "packed.ticket")
+
+
+def differing(runs: Path) -> list[str]:
+    base, _ = checkpoints(runs)
+    tombola.delta({"w": torch.eye(4)}, {"w": 2 * torch.eye(4)}).save(runs / "x.delta")
+    return [str(runs / "x.delta"), base]
+
+
 COMMANDS: dict[tuple[str, ...], Words] = {
     **{("find", name): on_digits(*METHOD.get(name, [])) for name in METHODS},
     ("find", "sign-transfer"): lambda found, runs: on_digits("--start", found["ticket"])(found, runs),
@@ -123,6 +143,10 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("export",): lambda found, runs: [found["ticket"], "--out", str(runs / "net.pt")],
     ("deploy",): lambda found, runs: [found["ticket"], "--out", str(runs / "deployed"), "--formats", "[state_dict]"],
     ("bench",): lambda found, runs: [found["ticket"], "--batch", "1", "--engines", "[eager]", "--rounds", "1"],
+    ("pack",): lambda found, runs: [checkpoints(runs)[0], "--out", str(runs / "made.ticket")],
+    ("unpack",): lambda found, runs: [packed(runs), "--out", str(runs / "unpacked.safetensors")],
+    ("delta",): lambda found, runs: [*checkpoints(runs), "--out", str(runs / "made.delta")],
+    ("apply",): lambda found, runs: [*differing(runs), "--out", str(runs / "applied.safetensors")],
     ("report",): lambda found, runs: [found["run"], "--out", str(runs / "page")],
     ("reproduce",): lambda found, runs: [],
     ("runs",): lambda found, runs: ["--out", str(runs)],
@@ -130,6 +154,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("demo",): lambda found, runs: ["--out", str(runs / "demo")],
 }
 
+OF_CHECKPOINTS = {("pack",), ("unpack",), ("delta",), ("apply",)}
 MEASURED = {("study", "double-descent")}
 """Studies that compare no arms, and train no network by a recipe."""
 
@@ -159,7 +184,7 @@ def test_every_command_says_it(
     monkeypatch.setattr("tombola.bench.bench.bench", lambda *args, **more: Benchmark(1, 1, (), (), 1, 1, {}))
     said = last_json(*words, *COMMANDS[words](found, runs))
     assert (said["schema"], said["tombola"]) == (SCHEMA, tombola.__version__)
-    if words in (("runs",), ("reproduce",), ("completion",), ("sweep",)):
+    if words in (("runs",), ("reproduce",), ("completion",), ("sweep",), *OF_CHECKPOINTS):
         assert said["recipe"] is None
         assert all(run["recipe"]["length"] == "2it" for run in said.get("runs", ()) if "recipe" in run["config"])
     elif words in MEASURED:

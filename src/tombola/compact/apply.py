@@ -61,7 +61,9 @@ def _like(tensor: Tensor, number: float) -> Tensor:
 
 
 def _resize(module: Any) -> None:
-    """Let a layer or norm of torch's say the sizes of its tensors."""
+    """Let a layer or norm of torch's say the sizes of its tensors, if it holds them itself."""
+    if isinstance(module, nn.Linear | _ConvNd) and "weight" not in module._parameters:
+        return
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, _ConvNd) and not module.transposed:
