@@ -91,6 +91,30 @@ def test_what_a_network_is_not_read_whole_for_is_said() -> None:
     assert "changes the network's own attributes" in report.dense["the model"]
 
 
+class Laid(nn.Module):
+    def __init__(self, ask: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.a, self.ask = nn.Conv2d(3, 4, 3, padding=1), ask
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return 2 * y if self.ask(x) else y
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [Tensor.is_contiguous, lambda x: x.stride(1) == 1, lambda x: x.contiguous().data_ptr() == x.data_ptr()],
+    ids=["is_contiguous", "stride", "data_ptr"],
+)
+def test_what_depends_on_the_layout_of_its_inputs(ask: Callable[[Tensor], bool]) -> None:
+    model = thinned(Laid(ask)).eval()
+    x = torch.randn(2, 3, 4, 4)
+    deployed, small = deploy(model, x, threads=1, clock=NATIVE), compact(model, x).module
+    for inputs in (x, x.to(memory_format=torch.channels_last), torch.randn(5, 3, 4, 4)):
+        check(model, deployed, inputs)
+        check(model, small, inputs)
+
+
 # ---- the state of others ---------------------------------------------------------------------------------------------
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from tombola.compact.compare import allowed, difference, outputs
-from tombola.compact.inputs import Batch, Inputs, inputs_like
+from tombola.compact.inputs import Batch, DrawnInputs, Inputs, inputs_like
 from tombola.graph.copies import copied, differ
 from tombola.nn.forward import mapped
 from tombola.rng.guard import seeded
@@ -110,8 +113,11 @@ def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
     """
     runner, fresh = copied(model), copied(model)
     first = tuple(x.detach().clone() for x in example)
-    output = _kept(outputs(runner, first))  # a clear line if it cannot
+    with _LayoutQuestions() as questions:
+        output = _kept(outputs(runner, first))  # a clear line if it cannot
     drawn, batch = inputs_like(lambda *inputs: _kept(_call(runner, inputs, 0)), first, output)
+    if questions.asked:
+        drawn = (*drawn, *_otherwise_laid(runner, first))
     if not differ(runner, fresh):
         answers = tuple(Answer(one.what, one.inputs, one.output) for one in drawn)
         return Checks(answers, batch, True, True, allowed(answers[0].output))
@@ -121,6 +127,35 @@ def checks_of(model: nn.Module, example: Sequence[Tensor]) -> Checks:
         Answer(one.what, one.inputs, _kept(_call(runner, one.inputs, seed)), seed) for seed, one in enumerate(drawn)
     )
     return Checks(answers, batch, False, same, allowed(answers[0].output))
+
+
+class _LayoutQuestions(TorchFunctionMode):
+    """Notes whether code outside of torch asks how a tensor lies in memory, on which its answers may then depend."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _OF_LAYOUT and _TORCH not in Path(sys._getframe(1).f_code.co_filename).parents:
+            self.asked = True
+        return func(*args, **(kwargs or {}))
+
+
+_OF_LAYOUT = (Tensor.is_contiguous, Tensor.stride, Tensor.storage_offset, Tensor.data_ptr, Tensor.untyped_storage)
+_TORCH = Path(torch.__file__).parent
+
+
+def _otherwise_laid(network: nn.Module, example: Inputs) -> tuple[DrawnInputs, ...]:
+    """The example with channels innermost in memory, matrices by columns, if the network takes it so."""
+    laid = tuple(
+        x.movedim(1, -1).contiguous().movedim(-1, 1) if x.dim() > 2 else x.mT.contiguous().mT if x.dim() == 2 else x
+        for x in example
+    )
+    try:
+        return (DrawnInputs("the example laid otherwise in memory", laid, _kept(_call(network, laid, 0))),)
+    except Exception:  # whatever a network may raise
+        return ()
 
 
 def _call(network: Callable[..., Any], inputs: Inputs, seed: int) -> Any:
