@@ -137,6 +137,14 @@ def test_patches_of_serving_engines() -> None:
     assert torch.equal(base["w"], tuned["w"])
 
 
+def test_a_patch_of_nothing_is_no_change(tmp_path: Path) -> None:
+    nothing = torch.zeros(0, dtype=torch.int64), torch.zeros(0)
+    found = tb.Delta.from_patches({"w": nothing}, {"w": torch.zeros(2, 3)})
+    found.save(tmp_path / "x.delta")
+    assert not found.changes
+    assert not tb.Delta.load(tmp_path / "x.delta").changes
+
+
 # ---- positions -------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.deltas import file
+from tombola.deltas.change import Change
 from tombola.deltas.keep import Tall, chosen, largest
 from tombola.errors import TombolaError
 from tombola.fields import checked
@@ -21,24 +23,10 @@ from tombola.formats import plural
 from tombola.machine.memory import whereabouts
 from tombola.parameters import unwrap
 from tombola.runs.atomic import write_bytes
-from tombola.ticket.tensors import ties
+from tombola.ticket.tensors import raw_bytes, ties
 
 State = Mapping[str, Tensor]
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """What became of one tensor.
-
-    `shape`: of the whole tensor. `positions`: int64, (n,), rising, of its flattened values. `values`: (n,), in the
-    tensor's dtype. `base`: of what the values were, a hash (16 hex digits); "" where it is not known.
-    """
-
-    shape: tuple[int, ...]
-    positions: Tensor
-    values: Tensor
-    base: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +47,7 @@ class Delta:
     @checked
     def save(self, path: str | os.PathLike[str]) -> int:
         """Write the file, whole or not at all, and return its size in bytes. TombolaError if it cannot."""
-        data = file.to_bytes({name: _stored(change) for name, change in self.changes.items()}, self.tied)
+        data = file.to_bytes(self.changes, self.tied)
         write_bytes(Path(path), data)
         return len(data)
 
@@ -67,8 +55,7 @@ class Delta:
     @checked
     def load(cls, path: str | os.PathLike[str]) -> Delta:
         """Read a file; TombolaError for anything that is not a sound one."""
-        changes, tied = file.read(Path(path))
-        return cls({name: Change(*parts) for name, parts in changes.items()}, tied)
+        return cls(*file.read(Path(path)))
 
     @torch.no_grad()
     def apply_(self, target: nn.Module | State) -> None:
@@ -116,13 +103,14 @@ class Delta:
             TombolaError: a name or dtype that the base lacks, indices outside of the tensor or given twice.
         """
         state = state_of(base)
-        return cls({name: _patched(name, patch, state.get(name)) for name, patch in patches.items()})
+        made = {name: _patched(name, patch, state.get(name)) for name, patch in patches.items()}
+        return cls({name: change for name, change in made.items() if len(change.positions)})
 
     def __str__(self) -> str:
         rows = [f"{plural(self.changed, 'value')} of {plural(len(self.changes), 'tensor')} changed"]
         for name, change in self.changes.items():
-            count = max(1, (change.shape and torch.Size(change.shape).numel()) or 1)
-            rows.append(f"  {name}: {len(change.positions):,}, {percent(len(change.positions) / count)}")
+            count = len(change.positions)
+            rows.append(f"  {name}: {count:,}, {percent(count / math.prod(change.shape))}")
         return "\n".join(rows)
 
 
@@ -176,7 +164,7 @@ def state_of(checkpoint: nn.Module | State) -> dict[str, Tensor]:
 
 def fingerprint(values: Tensor) -> str:
     """16 hex digits of the bytes of a tensor."""
-    return hashlib.blake2b(_words(values).numpy().tobytes(), digest_size=8).hexdigest()
+    return hashlib.blake2b(raw_bytes(values).data, digest_size=8).hexdigest()
 
 
 # ---- one tensor ------------------------------------------------------------------------------------------------------
@@ -230,10 +218,6 @@ def _put(tensor: Tensor, change: Change) -> None:
         words.view(-1)[at] = values
     else:
         words[torch.unravel_index(at, change.shape)] = values
-
-
-def _stored(change: Change) -> tuple[tuple[int, ...], Tensor, Tensor, str]:
-    return change.shape, change.positions, change.values, change.base
 
 
 def _patched(name: str, patch: tuple[Tensor, Tensor], tensor: Tensor | None) -> Change:

@@ -18,15 +18,12 @@ from msgspec import Meta
 from torch import Tensor
 
 from tombola.deltas import gaps
+from tombola.deltas.change import Change
 from tombola.errors import TombolaError
 
 FORMAT = 1
 _KEY = "tombola_delta"
 _CODE, _PARAMETERS, _VALUES = "code", "parameters", "values"
-
-Parts = tuple[tuple[int, ...], Tensor, Tensor, str]
-"""Shape, positions, values, hash of what the values were."""
-
 
 _Name = Annotated[str, Meta(max_length=1000)]
 
@@ -43,22 +40,23 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tied: dict[_Name, _Name] = {}
 
 
-def to_bytes(changes: Mapping[str, Parts], tied: Mapping[str, str]) -> bytes:
+def to_bytes(changes: Mapping[str, Change], tied: Mapping[str, str]) -> bytes:
     """The file's bytes: equal deltas give equal bytes."""
     tensors: dict[str, Tensor] = {}
     entries: dict[str, _Entry] = {}
-    for name, (shape, positions, values, base) in changes.items():
-        code, parameters = gaps.encode(positions.numpy())
+    for name, change in changes.items():
+        values = change.values
+        code, parameters = gaps.encode(change.positions.numpy())
         tensors[f"{_CODE}/{name}"] = torch.from_numpy(code)
         tensors[f"{_PARAMETERS}/{name}"] = torch.from_numpy(parameters)
         plain = torch.view_as_real(values) if values.is_complex() else values
         tensors[f"{_VALUES}/{name}"] = plain.contiguous()
-        entries[name] = _Entry(tuple(shape), len(positions), base)
+        entries[name] = _Entry(tuple(change.shape), len(change.positions), change.base)
     header = msgspec.json.encode(_Header(FORMAT, entries, dict(tied))).decode()
     return safetensors.torch.save(tensors, {_KEY: header})
 
 
-def read(path: Path) -> tuple[dict[str, Parts], dict[str, str]]:
+def read(path: Path) -> tuple[dict[str, Change], dict[str, str]]:
     """The changes that a file holds, and which names share a tensor.
 
     Raises:
@@ -80,7 +78,7 @@ def read(path: Path) -> tuple[dict[str, Parts], dict[str, str]]:
         header = msgspec.json.decode(text, type=_Header)
         if header.format != FORMAT:
             raise TombolaError(f"its format is {header.format}, and this Tombola reads {FORMAT}")
-        found = {name: _parts(name, entry, tensors) for name, entry in header.tensors.items()}
+        found = {name: _change(name, entry, tensors) for name, entry in header.tensors.items()}
         if tensors or not set(header.tied.values()) <= set(found) or set(header.tied) & set(found):
             raise TombolaError("it has tensors or names beside those of its changes")
     except (msgspec.DecodeError, TombolaError) as error:
@@ -88,7 +86,7 @@ def read(path: Path) -> tuple[dict[str, Parts], dict[str, str]]:
     return found, header.tied
 
 
-def _parts(name: str, entry: _Entry, tensors: dict[str, Tensor]) -> Parts:
+def _change(name: str, entry: _Entry, tensors: dict[str, Tensor]) -> Change:
     code, parameters, values = (tensors.pop(f"{kind}/{name}", None) for kind in (_CODE, _PARAMETERS, _VALUES))
     if code is None or parameters is None or values is None:
         raise TombolaError(f"{name[:80]!r} lacks its positions or values")
@@ -98,4 +96,4 @@ def _parts(name: str, entry: _Entry, tensors: dict[str, Tensor]) -> Parts:
     if not right or tuple(values.shape) != (entry.count,):
         raise TombolaError(f"{name[:80]!r} has positions or values of the wrong kind")
     positions = gaps.decode(code.numpy(), parameters.numpy(), entry.count, math.prod(entry.shape))
-    return entry.shape, torch.from_numpy(positions), values, entry.base
+    return Change(entry.shape, torch.from_numpy(positions), values, entry.base)

@@ -36,9 +36,14 @@ class Call:
         return cls(tensors, rest, tree, (False,) * len(tensors))
 
     @property
+    def objects(self) -> tuple[Any, ...]:
+        """What it holds beside tensors and constants."""
+        return tuple(x for x in self.rest if x is not Tensor and not isinstance(x, CONSTANTS))
+
+    @property
     def is_plain(self) -> bool:
         """Whether all that it holds is tensors and constants that can be compared."""
-        return all(x is Tensor or isinstance(x, CONSTANTS) for x in self.rest)
+        return not self.objects
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Call:
         """Itself: nothing in it changes, and some tensors cannot be copied."""
@@ -91,11 +96,10 @@ def checked_call(example: Sequence[Any], named: Mapping[str, Any]) -> Call | Non
     if not named and all(isinstance(x, Tensor) for x in example):
         return None
     call = Call.of(example, named)
-    odd = next((x for x in call.rest if x is not Tensor and not isinstance(x, CONSTANTS)), None)
-    if odd is not None:
+    if call.objects:
+        kind = type(call.objects[0]).__name__
         raise TombolaError(
-            f"the example holds a {type(odd).__name__}; give tensors, numbers, strings or None, also in tuples, lists "
-            "and dicts"
+            f"the example holds a {kind}; give tensors, numbers, strings or None, also in tuples, lists and dicts"
         )
     return call
 

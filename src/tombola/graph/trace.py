@@ -42,7 +42,7 @@ class Untraceable(Exception):
         self.place = place
 
 
-Call = Callable[[nn.Module, Sequence[Tensor]], Any]
+Calling = Callable[[nn.Module, Sequence[Tensor]], Any]
 """How a module is called with tensors."""
 
 
@@ -56,7 +56,7 @@ def traced(
     carries: Sequence[bool] | None = None,
     *,
     path: str = "",
-    call: Call = _plainly,
+    call: Calling = _plainly,
 ) -> fx.GraphModule:
     """The graph of a model in eval mode, over the model's own parameters and buffers, under their state_dict names.
 
@@ -86,7 +86,7 @@ def traced(
 
 
 def same_in_training(
-    model: nn.Module, network: fx.GraphModule, inputs: Sequence[Tensor], *, path: str = "", call: Call = _plainly
+    model: nn.Module, network: fx.GraphModule, inputs: Sequence[Tensor], *, path: str = "", call: Calling = _plainly
 ) -> None:
     """Check that a model's forward does in train mode what the graph of its eval mode says, norms and dropout aside.
 
@@ -194,7 +194,7 @@ def _module(program: ExportedProgram) -> fx.GraphModule:
 class _Flat(nn.Module):
     """The model with its output as a tuple of tensors; `note` is told what it returned."""
 
-    def __init__(self, inner: nn.Module, call: Call, note: Callable[[Any], None]) -> None:
+    def __init__(self, inner: nn.Module, call: Calling, note: Callable[[Any], None]) -> None:
         super().__init__()
         self.inner = inner
         self._call, self._note = call, note

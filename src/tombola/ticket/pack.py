@@ -36,7 +36,8 @@ def pack(model: nn.Module | Mapping[str, Tensor], provenance: Mapping[str, Any] 
     """
     state = tensors_of(unwrap(model)) if isinstance(model, nn.Module) else dict(model)
     origin = Origin.stored(state)
-    masks = {name: _kept(value) for name, value in (origin.tensors or {}).items() if _has_zeros(value)}
+    weights = {name: value for name, value in (origin.tensors or {}).items() if _may_be_masked(value)}
+    masks = {name: kept for name, value in weights.items() if not bool((kept := _kept(value)).all())}
     if not masks:
         raise TombolaError("no weight of the network is 0, so that there is nothing to pack; prune it first")
     told = {"method": {"name": "pack"}, **(provenance or {})}
@@ -64,8 +65,8 @@ def unpack(ticket: Ticket | str | os.PathLike[str], *, max_weights: int | None =
     return state | {alias: state[owner] for alias, owner in (*held.origin.tied.items(), *held.tied.items())}
 
 
-def _has_zeros(value: Tensor) -> bool:
-    return value.is_floating_point() and value.dim() > 1 and not bool(_kept(value).all())
+def _may_be_masked(value: Tensor) -> bool:
+    return value.is_floating_point() and value.dim() > 1
 
 
 def _kept(value: Tensor) -> Tensor:
