@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import tombola as tb
 from tombola.cli import main
 from tombola.errors import TombolaError
+from tombola.models.checkpoint import read_state
 from tombola.models.registry import build_network
 from tombola.ticket.storage import bound_bytes
 from tombola.ticket.tensors import same_bits
@@ -88,6 +89,10 @@ def test_the_command_line(network: nn.Module, tmp_path: Path, capsys: pytest.Cap
     assert "bytes; its tensors have" in capsys.readouterr().out
     assert main(["unpack", paths[1], "--out", paths[2]]) == 0
     assert same(safetensors.torch.load_file(paths[2]), network.state_dict())
+    assert main(["unpack", paths[1], "--out", str(tmp_path / "again.pt")]) == 0
+    assert same(read_state(tmp_path / "again.pt"), network.state_dict())
+    assert main(["unpack", paths[1], "--out", str(tmp_path / "again.onnx")]) == 2
+    assert not (tmp_path / "again.onnx").exists()
     assert main(["pack", paths[1], "--out", str(tmp_path / "twice")]) == 2
     assert not (tmp_path / "twice").exists()
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.screen import Screen
 from tombola.cli.verb import Verb
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 CHECKPOINT = "a .safetensors file or its .index.json, or a .pt or .pth file of plain tensors"
 
@@ -60,28 +57,16 @@ def _delta(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 def _add_apply(parser: ArgumentParser) -> None:
     parser.add_argument("delta", type=str, help="a file that `tombola delta` wrote")
     parser.add_argument("base", type=str, help=f"the checkpoint that it was made from: {CHECKPOINT}")
-    parser.add_argument("--out", type=str, required=True, help="the new checkpoint, a .safetensors file")
+    parser.add_argument("--out", type=str, required=True, help="the new checkpoint, a .safetensors, .pt or .pth file")
 
 
 def _apply(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.deltas import Delta
-    from tombola.models.checkpoint import read_state
+    from tombola.models.checkpoint import read_state, write_state
 
     state = read_state(given["base"])
     found = Delta.load(given["delta"])
     found.apply_(state)
-    size = write_checkpoint(given["out"], state)
+    size = write_state(Path(given["out"]), {name: tensor.clone().contiguous() for name, tensor in state.items()})
     screen.line(f"{given['out']}: {size:,} bytes, {found.changed:,} values changed")
     return {"file": given["out"], "bytes": size, "changed": found.changed}
-
-
-def write_checkpoint(path: str, state: Mapping[str, Tensor]) -> int:
-    """Write tensors as safetensors, whole or not at all; the file's size in bytes."""
-    import torch
-    from safetensors.torch import save
-
-    from tombola.runs.atomic import write_bytes
-
-    data = save({name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in state.items()})
-    write_bytes(Path(path), data)
-    return len(data)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.deltas import CHECKPOINT, write_checkpoint
+from tombola.cli.deltas import CHECKPOINT
 from tombola.cli.screen import Screen
 from tombola.cli.tickets import add_ticket
 from tombola.cli.verb import Verb
@@ -33,8 +34,6 @@ def _add_pack(parser: ArgumentParser) -> None:
 
 
 def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from pathlib import Path
-
     from tombola.models.checkpoint import read_state
     from tombola.ticket.pack import pack
 
@@ -49,13 +48,14 @@ def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 def _add_unpack(parser: ArgumentParser) -> None:
     add_ticket(parser)
-    parser.add_argument("--out", type=str, required=True, help="the checkpoint, a .safetensors file")
+    parser.add_argument("--out", type=str, required=True, help="the checkpoint, a .safetensors, .pt or .pth file")
 
 
 def _unpack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    from tombola.models.checkpoint import write_state
     from tombola.ticket.pack import unpack
 
     state = unpack(given["ticket"], max_weights=given["max_weights"])
-    size = write_checkpoint(given["out"], state)
+    size = write_state(Path(given["out"]), {name: tensor.clone().contiguous() for name, tensor in state.items()})
     screen.line(f"{given['out']}: {size:,} bytes")
     return {"file": given["out"], "bytes": size}

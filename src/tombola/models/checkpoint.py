@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
-from tombola.runs.atomic import read_json
+from tombola.runs.atomic import read_json, write_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+SUFFIXES = (".safetensors", ".pt", ".pth")
+"""The endings of files that are written."""
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 _PREFIXES = ("module.", "_orig_mod.")
 
@@ -57,6 +60,37 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     return _unprefixed(_unwrapped(_read(path), path))
+
+
+def check_suffix(path: Path) -> None:
+    """TombolaError if no format of `write_state` has the file's ending."""
+    if path.suffix not in SUFFIXES:
+        problem = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}" if path.suffix else "has no ending"
+        raise TombolaError(f"{path} {problem}; name a file that ends in {', '.join(SUFFIXES)}")
+
+
+def write_state(path: Path, state: Mapping[str, Tensor]) -> int:
+    """Write tensors by name, whole or not at all; the file's size in bytes.
+
+    Args:
+        path: .safetensors, or .pt / .pth (torch.save, readable with weights_only).
+        state: contiguous, on the CPU, and each with memory of its own.
+
+    Raises:
+        TombolaError: another ending, or the file cannot be written.
+    """
+    import safetensors.torch
+    import torch
+
+    check_suffix(path)
+    if path.suffix == ".safetensors":
+        data = safetensors.torch.save(dict(state))
+    else:
+        buffer = io.BytesIO()
+        torch.save(dict(state), buffer)
+        data = buffer.getvalue()
+    write_bytes(path, data)
+    return len(data)
 
 
 def _read(path: Path) -> Any:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from tombola.errors import TombolaError
-from tombola.runs.atomic import write_bytes
+from tombola.models.checkpoint import check_suffix, write_state
 from tombola.ticket.ticket import Ticket, Weights
-
-SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def export_state(
@@ -33,18 +27,8 @@ def export_state(
     Raises:
         TombolaError: another suffix, or the file cannot be written; TicketError: the network cannot be built.
     """
-    if path.suffix not in SUFFIXES:
-        problem = "is a folder" if path.is_dir() else f"ends in {path.suffix!r}" if path.suffix else "has no ending"
-        raise TombolaError(f"{path} {problem}; name a file that ends in {', '.join(SUFFIXES)}")
+    check_suffix(path)
     built = ticket.build(weights, model=model, trusted=trusted)
     state = {name: value.detach().cpu().clone().contiguous() for name, value in built.state_dict().items()}
-    write_bytes(path, _bytes(state, path.suffix))
+    write_state(path, state)
     return state
-
-
-def _bytes(state: dict[str, Tensor], suffix: str) -> bytes:
-    if suffix == ".safetensors":
-        return safetensors.torch.save(state)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
