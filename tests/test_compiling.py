@@ -157,9 +157,8 @@ def test_a_second_derivative_is_refused_beside_a_reader() -> None:
             sum(g.square().sum() for g in first).backward()  # type: ignore[union-attr]
 
 
-def trained(make: Callable[[], nn.Module], going: Callable[[int], bool]) -> tuple[int, dict[str, Tensor]]:
+def trained(model: nn.Module, going: Callable[[int], bool]) -> tuple[int, dict[str, Tensor]]:
     """Steps of training while that goes on, and what comes of them; every answer of a step is part of the next."""
-    model = make()
     draw = torch.Generator().manual_seed(1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
     steps = 0
@@ -176,7 +175,7 @@ def trained(make: Callable[[], nn.Module], going: Callable[[int], bool]) -> tupl
 
 @pytest.mark.parametrize("make", [lambda: held()[0], attached], ids=["held", "supermask"])
 def test_training_beside_deployments_gives_the_same_bits(make: Callable[[], nn.Module]) -> None:
-    stop = threading.Event()
+    stop, first, second = threading.Event(), make(), make()  # drawn here: threads share torch's global generator
 
     def deploys() -> None:
         draw = torch.Generator().manual_seed(2)
@@ -189,10 +188,10 @@ def test_training_beside_deployments_gives_the_same_bits(make: Callable[[], nn.M
 
     with ThreadPoolExecutor(2) as pool:
         other = pool.submit(deploys)
-        steps, found = pool.submit(partial(trained, make, lambda _: not stop.is_set())).result()
+        steps, found = pool.submit(partial(trained, first, lambda _: not stop.is_set())).result()
         other.result()
     assert steps
-    again, want = trained(make, lambda step: step < steps)
+    again, want = trained(second, lambda step: step < steps)
     assert again == steps
     assert found.keys() == want.keys()
     assert all(torch.equal(found[name], want[name]) for name in want)

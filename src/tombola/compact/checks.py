@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from tombola.compact.compare import allowed, difference, outputs
 from tombola.compact.inputs import Batch, DrawnInputs, Inputs, inputs_like
 from tombola.graph.copies import copied, differ
+from tombola.machine.memory import OF_LAYOUT
 from tombola.nn.forward import mapped
 from tombola.rng.guard import seeded
 
@@ -137,12 +138,11 @@ class _LayoutQuestions(TorchFunctionMode):
         self.asked = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _OF_LAYOUT and _TORCH not in Path(sys._getframe(1).f_code.co_filename).parents:
+        if func in OF_LAYOUT and _TORCH not in Path(sys._getframe(1).f_code.co_filename).parents:
             self.asked = True
         return func(*args, **(kwargs or {}))
 
 
-_OF_LAYOUT = (Tensor.is_contiguous, Tensor.stride, Tensor.storage_offset, Tensor.data_ptr, Tensor.untyped_storage)
 _TORCH = Path(torch.__file__).parent
 
 

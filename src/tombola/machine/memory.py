@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 
 PLAIN = (Tensor, nn.Parameter)
+OF_LAYOUT = (Tensor.is_contiguous, Tensor.stride, Tensor.storage_offset, Tensor.data_ptr, Tensor.untyped_storage)
+"""What tells how a tensor lies in memory: code that asks may depend on the answer."""
 _CLASSES = frozenset(PLAIN)
 
 
