@@ -208,6 +208,9 @@ def test_the_command_line(files: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "has the delta already" in said
     assert said.count("\n") == 1
     assert not (files / "twice").exists()
+    assert main(["delta", base, tuned, "--strength", "0.3", "--out", str(files / "twice")]) == 2
+    assert "--strength is 0.3 without --tall" in capsys.readouterr().err
+    assert not (files / "twice").exists()
 
 
 def test_shards_beside_their_index(files: Path) -> None:

@@ -10,6 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.screen import Screen
 from tombola.cli.verb import Verb
+from tombola.errors import TombolaError
 
 CHECKPOINT = "a .safetensors file or its .index.json, or a .pt or .pth file of plain tensors"
 
@@ -38,14 +39,18 @@ def _add_delta(parser: ArgumentParser) -> None:
         default=None,
         help="a checkpoint that several tasks were merged into: only the task's own weights are kept (TALL-masks)",
     )
-    parser.add_argument("--strength", type=float, default=0.4, help="lambda of TALL-masks, with --tall")
+    parser.add_argument("--strength", type=float | None, default=None, help="lambda of TALL-masks (null: 0.4)")
 
 
 def _delta(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.deltas import Tall, delta
     from tombola.models.checkpoint import read_state
 
-    merged = None if given["tall"] is None else Tall(read_state(given["tall"]), given["strength"])
+    strength = given["strength"]
+    if given["tall"] is None and strength is not None:
+        raise TombolaError(f"--strength is {strength} without --tall, which it belongs to; give both or neither")
+    lambdas = () if strength is None else (strength,)
+    merged = None if given["tall"] is None else Tall(read_state(given["tall"]), *lambdas)
     found = delta(read_state(given["base"]), read_state(given["tuned"]), keep=given["keep"], tall=merged)
     size = found.save(given["out"])
     screen.line(str(found))
