@@ -28,6 +28,7 @@ __all__ = [
     "parameters_by_name",
     "prunable",
     "resolve",
+    "transposed",
     "unwrap",
 ]
 
@@ -42,6 +43,7 @@ _LAYERS = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+_CONV1D = ("transformers.pytorch_utils", "Conv1D")  # GPT-2's linear layer; its package may not be installed
 _ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
 # Wrapper class -> the child that holds the wrapped model. By class name: some of them live in optional
 # packages.
@@ -188,8 +190,9 @@ def _instead(name: str, table: Mapping[str, object]) -> str:
 def prunable(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
     """The weights a mask runs over, by name, in the model's own order.
 
-    By default: weights of Linear and convolution layers (subclasses and transposed ones too) and the
-    projections of nn.MultiheadAttention (a packed projection is one tensor); no biases, norms or embeddings.
+    By default: weights of Linear and convolution layers (subclasses and transposed ones too), of transformers'
+    Conv1D (GPT-2's linear layer), and the projections of nn.MultiheadAttention (a packed projection is one tensor); no
+    biases, norms, embeddings or recurrent weights.
     Of tied weights the first name owns; a Linear tied to an embedding is left out.
 
     Args:
@@ -230,7 +233,23 @@ def prunable(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[st
 def _is_weight(module: nn.Module, local: str) -> bool:
     if isinstance(module, nn.MultiheadAttention):
         return local in _ATTENTION_WEIGHTS
-    return isinstance(module, _LAYERS) and local == "weight"
+    return (isinstance(module, _LAYERS) or _is_conv1d(module)) and local == "weight"
+
+
+def _is_conv1d(module: nn.Module) -> bool:
+    return any((kind.__module__, kind.__name__) == _CONV1D for kind in type(module).__mro__)
+
+
+def transposed(model: nn.Module) -> frozenset[str]:
+    """The names of the matrices that are stored as (inputs, outputs): the weights of transformers' Conv1D.
+
+    Patterns that group outputs or inputs need to know: see `select`.
+    """
+    return frozenset(
+        name
+        for name, owners in holders(model).items()
+        if any(_is_conv1d(module) and local == "weight" for module, local in owners)
+    )
 
 
 def _matching(every: Mapping[str, nn.Parameter], patterns: Sequence[str], option: str) -> set[int]:

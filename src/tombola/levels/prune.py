@@ -40,6 +40,7 @@ from tombola.nn.outputs import output_weights, say_kept
 from tombola.parameters import prunable, unwrap
 from tombola.runs.stage import Stage
 from tombola.select.barred import warn_of_barred, warn_of_ties
+from tombola.select.checks import check_upright
 from tombola.select.criteria import Context, Criterion
 from tombola.select.patterns import NM, Pattern
 from tombola.select.select import Selection, selection, warn_of_empty
@@ -150,6 +151,7 @@ def plan_levels(
     if empty := [name for name, weight in weights.items() if weight.numel() == 0]:
         raise TombolaError(f"{empty[0]!r} has no elements; leave it out with exclude")
     _check_plain(network, weights)
+    check_upright(network, weights, pruning.pattern)
     mask = mask or Mask.full(weights)
     last = next(reversed(prunable(network)), "")
     return mask, pruning.plan(mask, last, _outputs(network, pruning, mask, x))

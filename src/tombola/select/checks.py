@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tombola.errors import TombolaError
+from tombola.parameters import transposed
 from tombola.plain import python_number
+from tombola.select.patterns import Element, Pattern
 
 
 def checked_scores(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -44,6 +46,16 @@ def checked_count(count: Any, total: int, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= total:
         raise TombolaError(f"{where} is to keep {count!r} units; allowed is a whole number from 0 to {total}")
     return value
+
+
+def check_upright(model: nn.Module, names: Iterable[str], pattern: Pattern) -> None:
+    """TombolaError if a pattern would take inputs for outputs, where the caller does not tell `select` of it."""
+    turned = [] if isinstance(pattern, Element) else sorted(transposed(model).intersection(names))
+    if turned:
+        raise TombolaError(
+            f"pattern {pattern} groups outputs, and {turned[0]!r} is stored as (inputs, outputs); take pattern element "
+            "here, leave it out with exclude, or give tb.select(transposed=...)"
+        )
 
 
 def _numbers(name: str, scores: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """The shape that is kept or dropped as one: element, block of V output rows, N:M, channel.
 
 A weight is seen as (output rows, flattened inputs): its first dimension, and all others in one. (A transposed
-convolution stores its inputs first, so there it is the inputs that are grouped.)
+convolution stores its inputs first, so there it is the inputs that are grouped; of transformers' Conv1D `select` can be
+told.)
 """
 
 from __future__ import annotations

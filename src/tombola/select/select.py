@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,7 @@ from tombola.names import unknown
 from tombola.parameters import resolve
 from tombola.select.barred import BarredWeightsWarning, bars, redrawn, tied, warn_of_barred
 from tombola.select.checks import checked_count, checked_density, checked_scores
-from tombola.select.patterns import NM, Pattern, Units, parse_pattern
+from tombola.select.patterns import NM, Element, Pattern, Units, parse_pattern
 from tombola.select.topk import keep_largest
 
 __all__ = ["SCOPES", "BarredWeightsWarning", "EmptyLayerWarning", "Selection", "select", "selection"]
@@ -53,6 +53,7 @@ def select(
     candidates: Mask | None = None,
     signed: bool = False,
     fill: torch.Generator | None = None,
+    transposed: Collection[str] = (),
 ) -> Mask:
     """Keep the units with the largest scores: exactly round(density * U) of U, ties to the lower flat index.
 
@@ -73,6 +74,8 @@ def select(
             do not count in the mean; only a unit of nothing else is barred.
         fill: where too few units have a score above -inf, draws the rest uniformly from the barred candidates (of
             the layer, over all layers where the scope is global, of the group of N:M). Without it that is an error.
+        transposed: names of matrices that lie as (inputs, outputs), so that patterns see them turned:
+            `tombola.parameters.transposed(model)`.
 
     Returns:
         A Mask in the order of `scores`, each tensor on its scores' device. Its density is the achieved weight
@@ -102,6 +105,7 @@ def select(
         candidates=candidates,
         signed=signed,
         fill=fill,
+        transposed=transposed,
         ties=False,
     )
     warn_of_barred(result.mask, result.barred, result.drawn)
@@ -120,6 +124,7 @@ def selection(
     candidates: Mask | None = None,
     signed: bool = False,
     fill: torch.Generator | None = None,
+    transposed: Collection[str] = (),
     ties: bool = True,
 ) -> Selection:
     """`select`, with counts that a caller may record instead of warnings.
@@ -131,6 +136,10 @@ def selection(
         raise TombolaError(unknown("scope", scope, SCOPES))
     chosen = parse_pattern(pattern)
     _check_candidates(scores, candidates)
+    turned = [] if isinstance(chosen, Element) else [name for name in scores if name in transposed]
+    if turned:
+        scores = _turned(scores, turned)
+        candidates = None if candidates is None else Mask._own(_turned(candidates, turned))
     barring = [name for name, score in scores.items() if bars(score)]
     how = _How(fill, ties, bool(barring))
     if isinstance(chosen, NM):
@@ -139,9 +148,14 @@ def selection(
     else:
         wanted = _wanted(scores, chosen, density, counts, scope)
         kept, drawn, by_order = _by_unit(scores, chosen, wanted, candidates, signed, how)
-    mask = Mask._own({name: tensor.contiguous() for name, tensor in kept.items()})
-    barred = {name: int(torch.count_nonzero(mask[name] & (scores[name] == -torch.inf))) for name in barring}
+    barred = {name: int(torch.count_nonzero(kept[name] & (scores[name] == -torch.inf))) for name in barring}
+    mask = Mask._own({name: tensor.contiguous() for name, tensor in _turned(kept, turned).items()})
     return Selection(mask, _some(barred), drawn, by_order)
+
+
+def _turned(tensors: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+    """The same tensors, those of the names with their first two dimensions exchanged."""
+    return {name: tensor.transpose(0, 1) if name in names else tensor for name, tensor in tensors.items()}
 
 
 class _How(NamedTuple):

@@ -20,6 +20,8 @@ from tombola.nn.outputs import say_kept
 from tombola.parameters import holders, parameters_by_name, prunable, resolve, unwrap
 from tombola.rng import philox
 from tombola.rng.seeds import derive
+from tombola.select.checks import check_upright
+from tombola.select.patterns import parse_pattern
 from tombola.supermask.layers import Groups, groups, layers
 from tombola.supermask.masks import refresh
 from tombola.supermask.parametrization import Supermask, Watch
@@ -81,6 +83,8 @@ def attach(
     if not chosen:
         raise TombolaError(f"the model has no prunable weight: {coverage(model, include, exclude)}")
     _check_floats(chosen)
+    if isinstance(rule, TopK):
+        check_upright(model, chosen, parse_pattern(rule.pattern))
     if mask is not None and mask.keys() != chosen.keys():
         odd = sorted(mask.keys() ^ chosen.keys())
         raise TombolaError(f"the start mask and the model differ in {odd[0]!r}; give the same include and exclude")

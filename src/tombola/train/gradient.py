@@ -21,7 +21,7 @@ from tombola.fields import checked
 from tombola.hold import release
 from tombola.names import check_known
 from tombola.nn.forward import Batch, input_dtype, mapped, typed, widened
-from tombola.parameters import holders, parameters_by_name, resolve, unwrap
+from tombola.parameters import holders, parameters_by_name, resolve, transposed, unwrap
 from tombola.rng.seeds import derive
 from tombola.select.context import At
 from tombola.train.evaluate import loss_value
@@ -274,10 +274,10 @@ def _differentiable(loss: Tensor) -> Tensor:
 def input_norms(model: nn.Module, batches: Iterable[Batch], names: Iterable[str]) -> dict[str, Tensor]:
     """The Euclidean norm of every input feature over all examples and positions (Wanda, Sun et al. 2024).
 
-    Shapes broadcast to the weight's: (1, in) of a Linear, (1, in / groups, 1, ...) of a convolution, with `out` in
-    the place of 1 where it has several groups. Sums are float64.
+    Shapes broadcast to the weight's: (1, in) of a Linear, (in, 1) of one that is stored transposed, (1, in / groups,
+    1, ...) of a convolution, with `out` in the place of 1 where it has several groups. Sums are float64.
     """
-    owners = holders(model)
+    owners, turned = holders(model), transposed(model)
     layers = {name: owners[name][0][0] for name in names}
     sums: dict[str, Tensor] = {}
 
@@ -297,15 +297,16 @@ def input_norms(model: nn.Module, batches: Iterable[Batch], names: Iterable[str]
     finally:
         for hook in hooks:
             hook.remove()
-    return _Reached({name: _as_weight(total.sqrt().float(), layers[name]) for name, total in sums.items()}, "input")
+    norms = {name: _as_weight(total.sqrt().float(), layers[name], name in turned) for name, total in sums.items()}
+    return _Reached(norms, "input")
 
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def _as_weight(norms: Tensor, layer: nn.Module) -> Tensor:
+def _as_weight(norms: Tensor, layer: nn.Module, turned: bool) -> Tensor:
     if not isinstance(layer, _CONVOLUTIONS):
-        return norms.view(1, -1)
+        return norms.view(-1, 1) if turned else norms.view(1, -1)
     ones = [1] * len(layer.kernel_size)
     if layer.transposed:  # the weight is (in, out / groups, ...)
         return norms.view(-1, 1, *ones)
