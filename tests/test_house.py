@@ -40,6 +40,7 @@ FLOORS = [
     "deltas",
     "bench",
     "deploy",
+    "prune",
     "levels",
     "methods",
     "search",

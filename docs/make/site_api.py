@@ -30,6 +30,10 @@ GROUPS = {
     ),
     "Methods": ("The published methods, as arguments of `find`; each has [a page](../methods.md) of its own.", ""),
     "Deploy": ("Networks that run faster, and give the same outputs.", "deploy"),
+    "Prune": (
+        "A trained network, pruned in one shot: calibration data, one mask, one ticket.",
+        "prune Pruned",
+    ),
     "Checkpoints": (
         "A network with zeros, and the exact difference of two checkpoints, as small files.",
         "pack unpack delta Delta Tall",

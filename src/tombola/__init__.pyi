@@ -43,6 +43,7 @@ from .methods.random_search import RandomSearch
 from .methods.winning_sign import SignTransfer
 from .models.spec import ModelSpec
 from .parameters import prunable
+from .prune.prune import Pruned, prune
 from .results.connectivity import ConnectivityResult, Line
 from .results.double_descent import DescentPoint, DescentResult
 from .results.initialisations import InitialisationsResult
@@ -113,6 +114,7 @@ __all__ = [
     "ModelSpec",
     "Options",
     "PlacedTicket",
+    "Pruned",
     "RandomSearch",
     "Recipe",
     "RegimeResult",
@@ -152,6 +154,7 @@ __all__ = [
     "nn",
     "pack",
     "prunable",
+    "prune",
     "read",
     "refresh",
     "regime",

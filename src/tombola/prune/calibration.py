@@ -1,0 +1,187 @@
+"""Calibration data: batches as a user has them, as calls of a network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from tombola.data.config import DataSpec
+from tombola.data.feed import feed
+from tombola.data.registry import load_data
+from tombola.data.splits import Splits, holdout, subset
+from tombola.data.task import Loss
+from tombola.errors import TombolaError, in_short
+from tombola.fields import described
+from tombola.nn.forward import input_dtype, leaves, mapped
+
+Data: TypeAlias = Tensor | Mapping[str, Any] | Iterable[Any] | Splits | DataSpec | str
+"""What may be given: one batch, batches, or a data set."""
+SAMPLES = 512
+"""Training examples of a data set, where nothing is asked for."""
+_BATCH = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """One batch: how the network is called, and the labels where there are any."""
+
+    args: tuple[Any, ...]
+    named: Mapping[str, Any]
+    target: Tensor | None
+
+    @property
+    def size(self) -> int:
+        """Examples: the length of the first tensor."""
+        first = next(iter(leaves([self.args, dict(self.named)])))
+        return len(first) if first.dim() else 1
+
+    def call(self, model: nn.Module) -> Any:
+        """What the network gives; a TombolaError of one line if it refuses."""
+        try:
+            return model(*self.args, **self.named)
+        except TombolaError:
+            raise
+        except Exception as error:  # a user's network may raise anything
+            shapes = ", ".join(str(tuple(x.shape)) for x in leaves([self.args, dict(self.named)]))
+            raise TombolaError(
+                f"the network refuses a calibration batch of shape {shapes} ({in_short(error)}); give batches as its "
+                "forward takes them"
+            ) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Batches on the network's device, gone through as often as it takes, and the loss of their labels."""
+
+    batches: tuple[Inputs, ...]
+    loss: Loss
+
+    def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches (x, y).
+
+        Raises:
+            TombolaError: they have no labels, or the network takes something else than one tensor.
+        """
+        for batch in self.batches:
+            if batch.target is None:
+                raise TombolaError(
+                    "the criterion needs labels, and the calibration data have none; give batches (x, y), or choose "
+                    "magnitude, wanda or sparse_gpt"
+                )
+            yield batch_of_one(batch), batch.target
+
+
+def batch_of_one(batch: Inputs) -> Tensor:
+    """The one tensor that the network is called with; TombolaError for any other call."""
+    if batch.named or len(batch.args) != 1 or not isinstance(batch.args[0], Tensor):
+        raise TombolaError(
+            "the criterion calls the network with one tensor, and the calibration batches are of another form; give "
+            "(x, y), or choose magnitude, wanda or sparse_gpt"
+        )
+    return batch.args[0]
+
+
+def read(given: Data, model: nn.Module, samples: int | None, loss: Loss | None, seed: int) -> Calibration:
+    """The batches of calibration data, as `model` takes them.
+
+    Args:
+        given: a tensor or a mapping is one batch; a data set's name, DataSpec or Splits gives training examples
+            without augmentation; anything else is gone through for batches, once.
+        model: floating-point inputs get its dtype, all go to its device.
+        samples: at most so many examples, by whole batches; None: 512 of a data set, else all.
+        loss: None is the data set's own, else cross-entropy.
+        seed: draws the examples of a data set.
+
+    Raises:
+        TombolaError: no batch, or one that is neither a tensor, a tuple nor a mapping.
+    """
+    if isinstance(given, str | DataSpec):
+        given = load_data(DataSpec(given) if isinstance(given, str) else given)
+    if isinstance(given, Splits):
+        loss = loss or given.task.loss
+        given = _examples(given, SAMPLES if samples is None else samples, seed)
+    elif isinstance(given, Tensor | Mapping):
+        given = [given]
+    elif not isinstance(given, Iterable):
+        raise TombolaError(f"calibration is {described(given)}; give batches, one batch, or a data set")
+    taken: list[Inputs] = []
+    seen = 0
+    for batch in given:
+        if samples is not None and seen >= samples:
+            break
+        taken.append(_inputs(batch, model))
+        seen += taken[-1].size
+    if seen == 0:
+        raise TombolaError("calibration has no example; give at least one batch")
+    return Calibration(tuple(taken), loss or nn.functional.cross_entropy)
+
+
+def _examples(splits: Splits, samples: int, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """Batches of so many training examples, drawn by the seed."""
+    count = len(splits.train)
+    part = splits.train if samples >= count else subset(splits.train, holdout(count, samples, seed, "calibration")[1])
+    batches = feed(
+        part,
+        batch_size=_BATCH,
+        device=torch.device("cpu"),
+        normalisation=splits.normalisation,
+        channels_last=False,
+        sweep_batch=_BATCH,
+    )
+    return batches.sweep()
+
+
+def _inputs(batch: Any, model: nn.Module) -> Inputs:
+    """A batch as a call: of a tuple, as many parts as the forward needs, and the last as labels if any is left."""
+    args: tuple[Any, ...]
+    if isinstance(batch, Mapping):
+        args, named, rest = (), _taken_by_name(batch, model), ()
+    elif isinstance(batch, Tensor):
+        args, named, rest = (batch,), {}, ()
+    elif isinstance(batch, tuple | list) and batch:
+        if isinstance(batch[0], Mapping):
+            args, named, rest = (), _taken_by_name(batch[0], model), tuple(batch[1:])
+        else:
+            needed = min(len(batch), max(1, _needed(model)))
+            args, named, rest = tuple(batch[:needed]), {}, tuple(batch[needed:])
+    else:
+        raise TombolaError(f"a calibration batch is {described(batch)}; give a tensor, a tuple (x, y) or a mapping")
+    if not leaves([args, dict(named)]):
+        raise TombolaError("a calibration batch has no tensor; give a tensor, a tuple (x, y) or a mapping of tensors")
+    parameters = chain(model.parameters(), model.buffers())
+    device, dtype = next((p.device for p in parameters), torch.device("cpu")), input_dtype(model)
+
+    def placed(x: Tensor) -> Tensor:
+        return x.to(device, dtype) if x.is_floating_point() else x.to(device)
+
+    target = rest[-1].to(device) if rest and isinstance(rest[-1], Tensor) else None
+    return Inputs(
+        tuple(mapped(placed, part) for part in args), {k: mapped(placed, v) for k, v in named.items()}, target
+    )
+
+
+def _taken_by_name(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    """What the forward takes of a mapping: data loaders put labels in it that not every network knows."""
+    parameters = inspect.signature(model.forward).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(batch)
+    taken = {name: value for name, value in batch.items() if name in parameters}
+    if not taken:
+        raise TombolaError(
+            f"the network takes none of {', '.join(map(str, batch))}, which a calibration batch holds; it takes "
+            f"{', '.join(parameters)}"
+        )
+    return taken
+
+
+def _needed(model: nn.Module) -> int:
+    """How many positional arguments the forward cannot do without."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(model.forward).parameters.values()
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters)

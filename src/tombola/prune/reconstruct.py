@@ -1,0 +1,56 @@
+"""Layer by layer through a network, each pruned and made up for with what the pruned layers before it send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+
+from tombola.errors import TombolaError
+from tombola.mask import Mask
+from tombola.prune.calibration import Calibration
+from tombola.prune.layers import Layer
+from tombola.prune.sparse_gpt import sparse_gpt
+from tombola.prune.watch import check_reached, gram_matrices, order_of_calls
+from tombola.select.patterns import NM, Block, Element, Pattern
+
+
+@torch.no_grad()
+def reconstruct_(
+    model: nn.Module,
+    layers: Mapping[str, Layer],
+    calibration: Calibration,
+    density: float | Mapping[str, float] | None,
+    pattern: Pattern,
+) -> Mask:
+    """Prune the layers by `sparse_gpt`, in place and in the order in which they are called; their mask.
+
+    The calibration data go through the network once for each group of layers that take in the same tensor, up to the
+    group. Held at a time are the matrices of one group, inputs² float64 for each of its layers (and for each group of a
+    convolution), and about as much again to invert one.
+
+    Raises:
+        TombolaError: a pattern of whole rows, a parametrised layer, one that the data never reach, or whose inputs
+            nothing shows.
+    """
+    if not isinstance(pattern, Element | Block | NM):
+        raise TombolaError(f"sparse_gpt goes with patterns element, block:V and N:M, not with {pattern}")
+    check_reached(layers, [name for name, layer in layers.items() if layer.calls])
+    for name, layer in layers.items():
+        if any(is_parametrized(module) for module in layer.calls):
+            raise TombolaError(
+                f"{name!r} is parametrised, so that its weight cannot be written; make it plain first "
+                "(torch.nn.utils.parametrize.remove_parametrizations), or leave it out with exclude"
+            )
+    masks: dict[str, Tensor] = {}
+    for group in order_of_calls(model, layers, calibration):
+        together = {name: layers[name] for name in group}
+        grams = gram_matrices(model, together, calibration, sum(group.values()))
+        for name, layer in together.items():
+            share = density[name] if isinstance(density, Mapping) else density
+            rows, kept = sparse_gpt(layer.rows(layer.weight.detach()), grams.pop(name), float(share or 1), pattern)
+            layer.weight.copy_(layer.weight_of(rows))
+            masks[name] = layer.weight_of(kept)
+    return Mask({name: masks[name] for name in layers})
