@@ -171,7 +171,7 @@ def test_names_and_defaults() -> None:
         (
             "resnet-21",
             {},
-            r"unknown model 'resnet-21' \(did you mean resnet-.*; allowed: mlp, .*wrn-28-K, or an import",
+            r"unknown model 'resnet-21' \(did you mean resnet-.*; allowed: mlp, .*wrn-28-K, torchvision/NAME, timm/NAME, or an import",
         ),
         ("conv 4", {}, r"unknown model 'conv 4' \(did you mean conv-"),
         (
@@ -312,12 +312,12 @@ def test_checkpoint_errors(tmp_path: Path) -> None:
     weight, before = torch.zeros(3, 2), model.weight.clone()
     assert "missing: bias; unknown: scale" in line({"weight": weight, "scale": weight})
     assert "bias is (2,) in the file and (3,) in the model" in line({"weight": weight, "bias": torch.zeros(2)})
-    assert "holds 'epoch', a int" in line({"weight": weight, "epoch": 3})
+    assert "missing: bias" in line({"weight": weight, "epoch": 3})
     assert "holds a list" in line([1])
-    assert "cannot be read as plain tensors (UnpicklingError)" in line(Path)
+    assert "is a pickle of pathlib" in line(Path)
     assert torch.equal(model.weight, before)
-    for name, text in [("none.pt", "is not a file"), ("start.bin", "allowed: .safetensors, .pt, .pth")]:
-        (tmp_path / "start.bin").touch()
+    for name, text in [("none.pt", "is not a file"), ("start.npz", "allowed: .safetensors, .pt, .pth")]:
+        (tmp_path / "start.npz").touch()
         with pytest.raises(TombolaError, match=text):
             load_checkpoint_(model, tmp_path / name)
     (tmp_path / "cut.safetensors").write_bytes(b"123")

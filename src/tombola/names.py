@@ -6,7 +6,10 @@ import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tombola.errors import TombolaError, in_short
+from tombola.errors import TombolaError, in_short, not_installed
+
+_OFFERED = ("timm",)
+"""Packages that come with none of Tombola's, but whose networks have short names here."""
 
 
 def unknown(what: str, given: object, known: Iterable[object], more: str = "") -> str:
@@ -62,6 +65,8 @@ def imported(what: str, path: str) -> Any:
         try:
             found = importlib.import_module(name)
         except ModuleNotFoundError as error:
+            if error.name == parts[0] and error.name in _OFFERED:
+                raise not_installed(error.name, error.name) from error
             if count > 1 and error.name is not None and f"{name}.".startswith(f"{error.name}."):
                 continue  # the last words may be a class and its attribute
             raise _cannot(what, path, in_short(error)) from error

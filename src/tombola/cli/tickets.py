@@ -73,7 +73,12 @@ def add_architecture(parser: ArgumentParser) -> None:
         default=[],
         help="import prefixes under which the ticket may name its network and optimiser, e.g. torchvision.models",
     )
-    group.add_argument("--model", type=str | None, default=None, help="import path of its constructor")
+    group.add_argument(
+        "--model",
+        type=str | None,
+        default=None,
+        help="torchvision/NAME, timm/NAME or the import path of its constructor",
+    )
     group.add_argument("--model_args", type=dict[str, Any], default={}, help="its keyword arguments")
 
 
@@ -175,12 +180,14 @@ def architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
     """The network that the user named, of the ticket's input shape and classes; None where none was named."""
     if given["model"] is None:
         return None
+    from tombola.models.spec import written_out
     from tombola.ticket.origin import NetworkSpec
 
+    name, args = written_out(given["model"], given["model_args"])
     recorded = ticket.origin.network
     shape, classes = (recorded.input_shape, recorded.classes) if recorded else (None, None)
     # who types an import path here trusts it
-    return NetworkSpec(given["model"], given["model_args"], shape, classes).build(trusted=(given["model"],))
+    return NetworkSpec(name, args, shape, classes).build(trusted=(name,))
 
 
 def show_verdict(screen: Screen, result: VerificationResult) -> None:

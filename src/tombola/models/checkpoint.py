@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterable, Mapping
+import warnings
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
+from tombola.models.wrapped import Found, fitted, some, unwrapped
 from tombola.runs.atomic import read_json, write_bytes
 
 if TYPE_CHECKING:
@@ -15,28 +19,43 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 """The endings of files that are written."""
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
-_PREFIXES = ("module.", "_orig_mod.")
+_PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
+"""The endings of files that torch.save wrote: .bin of Hugging Face, .ckpt of Lightning, .tar of .pth.tar."""
+_INDEX = ".index.json"
+_COUNTER = "num_batches_tracked"
+
+
+class CheckpointWarning(UserWarning):
+    """What was taken from a checkpoint that holds more than a network's tensors, or holds them under other names."""
 
 
 def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
     """Load the weights of a file into the model, in place; nothing is unpickled but tensors.
 
     Args:
-        model: the network; every one of its state-dict entries must be in the file, with its shape.
-        path: as `read_state` takes it.
+        model: the network; every one of its state-dict entries must be in the file, with its shape (but for the step
+            counters of norms, which old files lack).
+        path: as `read_state` takes it. The prefixes "module." and "model." are removed where the model's names need it,
+            and tensors beside the model's are then left out.
 
     Raises:
         TombolaError: if the file cannot be read, or its names or shapes are not the model's.
+
+    Warns:
+        CheckpointWarning: as `read_state`.
     """
-    given = read_state(path)
     wanted: dict[str, Tensor] = model.state_dict()
+    given = _said(fitted(_found(Path(path)), wanted.keys()), path)
     # Of tied tensors a file may hold only one name.
     held = {_storage(wanted[name]) for name in given if name in wanted}
-    missing = [name for name, tensor in wanted.items() if name not in given and _storage(tensor) not in held]
+    missing = [
+        name
+        for name, tensor in wanted.items()
+        if name not in given and _storage(tensor) not in held and not name.endswith(_COUNTER)
+    ]
     foreign = [name for name in given if name not in wanted]
     if missing or foreign:
-        parts = [f"{kind}: {_some(which)}" for kind, which in (("missing", missing), ("unknown", foreign)) if which]
+        parts = [f"{kind}: {some(which)}" for kind, which in (("missing", missing), ("unknown", foreign)) if which]
         raise TombolaError(f"checkpoint {path} does not fit the model; {'; '.join(parts)}")
     for name, tensor in given.items():
         if tensor.shape != wanted[name].shape:
@@ -51,15 +70,38 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint, by name, on the CPU; nothing is unpickled but tensors.
 
     Args:
-        path: .safetensors, the .index.json of several such files in its folder, or .pt / .pth read with weights_only. A
-            state dict under "state_dict", "model" or "model_state_dict" is unwrapped; the prefixes "module." and
-            "_orig_mod." are removed.
+        path: .safetensors, .pt, .pth, .bin or .ckpt (read with weights_only), or the .index.json of several such files
+            in its folder. A state dict beside epoch, optimiser and the like is found (`wrapped.WRAPPERS`); what
+            torch.compile and DistributedDataParallel put into names is removed, as is "model." of Lightning's
+            checkpoints.
 
     Raises:
         TombolaError: the file cannot be read, or holds something else.
+
+    Warns:
+        CheckpointWarning: what was taken, and under which names, where the file is not a state dict as it stands.
+    """
+    return _said(_found(Path(path)), path)
+
+
+def digest_of(path: str | Path) -> str:
+    """sha256 (hex) of a checkpoint's bytes; of several files, of the index and all of them.
+
+    Raises:
+        TombolaError: a file is not there, or the index cannot be read.
     """
     path = Path(path)
-    return _unprefixed(_unwrapped(_read(path), path))
+    files = [path, *_files(path)] if path.name.endswith(_INDEX) else [path]
+    for file in files:
+        if not file.is_file():
+            raise TombolaError(f"checkpoint {file} is not there; give a .safetensors or .pt file")
+    digests = []
+    for file in files:
+        with file.open("rb") as opened:
+            digests.append(hashlib.file_digest(opened, "sha256"))
+    if len(digests) == 1:
+        return digests[0].hexdigest()
+    return hashlib.sha256(b"".join(one.digest() for one in digests)).hexdigest()
 
 
 def check_suffix(path: Path) -> None:
@@ -93,68 +135,108 @@ def write_state(path: Path, state: Mapping[str, Tensor]) -> int:
     return len(data)
 
 
+def _found(path: Path) -> Found:
+    return unwrapped(_read(path), str(path))
+
+
+def _said(found: Found, path: str | Path) -> dict[str, Tensor]:
+    if found.said:
+        warnings.warn(f"checkpoint {path}: {'; '.join(found.said)}", CheckpointWarning, stacklevel=3)
+    return found.state
+
+
 def _read(path: Path) -> Any:
     if not path.is_file():
         raise TombolaError(f"checkpoint {path} is not a file; give a .safetensors, .pt or .pth file")
+    return _shards(path) if path.name.endswith(_INDEX) else _read_file(path)
+
+
+def _read_file(path: Path) -> Any:
     try:
-        if path.name.endswith(".safetensors.index.json"):
-            return _shards(path)
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
-        if path.suffix in (".pt", ".pth"):
+        if path.suffix in _PICKLED:
             import torch
 
+            if "constants.pkl" in _names_in_archive(path):
+                raise _script(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except TombolaError:
         raise
     except Exception as error:
+        raise TombolaError(_refusal(path, error)) from error
+    raise TombolaError(f"checkpoint {path} ends in {path.suffix!r}; allowed: .safetensors, {', '.join(_PICKLED)}")
+
+
+def _script(path: Path) -> TombolaError:
+    return TombolaError(
+        f"checkpoint {path} is a TorchScript file, a program and not a state dict; its tensors are in "
+        f"torch.jit.load({path.name!r}).state_dict(): save them with torch.save"
+    )
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    """Why a file is not read, and the way out."""
+    if path.suffix in _PICKLED and (classes := _unsafe(path)):
+        return (
+            f"checkpoint {path} is a pickle of {some(classes)}, which runs code when it is loaded, and is refused; if "
+            f"you trust it, load it where that code is, by torch.load({path.name!r}, weights_only=False), and save the "
+            "tensors alone: torch.save(model.state_dict(), 'weights.pt')"
+        )
+    return (
+        f"checkpoint {path} cannot be read as plain tensors ({type(error).__name__}); "
+        "save model.state_dict() with safetensors or torch.save"
+    )
+
+
+def _names_in_archive(path: Path) -> set[str]:
+    """The names of the files in a zip archive, as torch writes them; none of any other file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.rpartition("/")[2] for name in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return set()
+
+
+def _unsafe(path: Path) -> list[str]:
+    """The classes and functions that a pickle names and that are not tensors' own; nothing is run to find them."""
+    from torch.serialization import get_unsafe_globals_in_checkpoint
+
+    try:
+        return sorted(get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of crafted bytes
+        return []
+
+
+def _files(index: Path) -> list[Path]:
+    """The files that an index lists; they lie in its own folder."""
+    try:
+        names = sorted(set(_places(index).values()))
+    except (KeyError, TypeError, AttributeError) as error:
         raise TombolaError(
-            f"checkpoint {path} cannot be read as plain tensors ({type(error).__name__}); "
-            "save model.state_dict() with safetensors or torch.save"
+            f"checkpoint {index} is no index: under 'weight_map' it names the file of each tensor"
         ) from error
-    raise TombolaError(f"checkpoint {path} ends in {path.suffix!r}; allowed: .safetensors, .pt, .pth")
+    odd = next((name for name in names if not isinstance(name, str) or Path(name).name != name), None)
+    if odd is not None:
+        raise TombolaError(f"checkpoint {index} lists {str(odd)[:80]!r}, which is not the name of a file beside it")
+    return [index.with_name(name) for name in names]
+
+
+def _places(index: Path) -> dict[str, str]:
+    """Tensor name -> file name."""
+    places: dict[str, str] = read_json(index)["weight_map"]
+    return places
 
 
 def _shards(path: Path) -> dict[str, Tensor]:
-    """The tensors of all files that an index lists; they lie in its own folder."""
-    from safetensors.torch import load_file
-
-    places = read_json(path)["weight_map"]
-    files = sorted(set(places.values()))
-    odd = next((name for name in files if Path(name).name != name), None)
-    if odd is not None:
-        raise TombolaError(f"checkpoint {path} lists {odd[:80]!r}, which is not the name of a file beside it")
-    state = {name: tensor for file in files for name, tensor in load_file(path.with_name(file)).items()}
+    """The tensors of all files that an index lists."""
+    state = {name: tensor for file in _files(path) for name, tensor in _read(file).items()}
+    places = _places(path)
     if state.keys() != places.keys():
         odd = sorted(state.keys() ^ places.keys())[0]
         raise TombolaError(f"checkpoint {path} and its files do not agree on {odd[:80]!r}; download them again")
-    return state
-
-
-def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
-    import torch
-
-    for key in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    if not isinstance(content, Mapping) or not content:
-        raise TombolaError(f"checkpoint {path} holds a {type(content).__name__}; a state dict is needed")
-    for name, value in content.items():
-        if not isinstance(value, torch.Tensor):
-            raise TombolaError(
-                f"checkpoint {path} holds {name!r}, a {type(value).__name__}; only tensors by name are "
-                f"allowed, at the top or under {', '.join(_WRAPPERS)}"
-            )
-    return dict(content)
-
-
-def _unprefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Without prefixes that wrappers such as DistributedDataParallel put before every name."""
-    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
-        state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
     return state
 
 
@@ -163,9 +245,3 @@ def _storage(tensor: Tensor) -> tuple[Any, ...]:
     from tombola.machine.memory import whereabouts  # which imports torch
 
     return (tensor.device, whereabouts(tensor), tensor.shape, tensor.stride()) if tensor.numel() else (id(tensor),)
-
-
-def _some(which: Iterable[str], limit: int = 3) -> str:
-    which = list(which)
-    more = f" and {len(which) - limit} more" if len(which) > limit else ""
-    return ", ".join(which[:limit]) + more

@@ -75,9 +75,9 @@ def _wanted(
     asked = {name for name, p in parameters.items() if certain or name == "input_shape" or p.default is p.empty}
     wanted = {name: fact for name, fact in facts.items() if name in asked and fact is not None}
     takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    builder = getattr(target, "__module__", "").startswith("torchvision.")
+    builder = str(getattr(target, "__module__", "")).startswith(("torchvision.", "timm."))
     if takes_any and builder and classes is not None and not args.get("weights"):
-        wanted["num_classes"] = classes  # torchvision's builders pass it on through **kwargs; their default is 1000
+        wanted["num_classes"] = classes  # both zoos' builders pass it on through **kwargs; their default is 1000
     return wanted
 
 

@@ -14,6 +14,7 @@ from tombola.errors import TombolaError
 from tombola.models.checkpoint import load_checkpoint_
 from tombola.models.foreign import build_foreign
 from tombola.models.memory import check_memory
+from tombola.models.spec import written_out
 from tombola.names import is_import_path, unknown
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def build_network(
     signature names num_classes (or classes) and input_shape is given them unless `args` does.
 
     Args:
-        name: one of `names()`, or an import path such as mypackage.mymodule.MyNet.
+        name: one of `names()`, torchvision/NAME, timm/NAME, or an import path such as mypackage.mymodule.MyNet.
         input_shape: shape of one example, e.g. (3, 32, 32).
         classes: width of the output.
         args: further arguments.
@@ -133,6 +134,7 @@ def build_network(
         raise TombolaError(f"{name}: classes is {classes!r}; a positive integer is needed")
     from tombola.machine.defaults import plainly
 
+    name, args = written_out(name, args)
     match = _find(name)
     if match is None:
         check_name(name)
@@ -162,4 +164,8 @@ def _find(name: str) -> tuple[Entry, dict[str, str]] | None:
 def check_name(name: str) -> None:
     """TombolaError, with the allowed names and close ones, unless `name` is a network or an import path."""
     if not is_known(name) and not is_import_path(name):
-        raise TombolaError(unknown("model", name, names(), ", or an import path such as package.module.Net"))
+        raise TombolaError(
+            unknown(
+                "model", name, names(), ", torchvision/NAME, timm/NAME, or an import path such as package.module.Net"
+            )
+        )

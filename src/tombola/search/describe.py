@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tombola.data.config import ASPECT, DataSpec
 from tombola.data.splits import Splits
-from tombola.errors import TombolaError
 from tombola.fingerprint import fingerprint, warn_unseen
 from tombola.fingerprint.origins import package_of
 from tombola.methods.base import Method
+from tombola.models.checkpoint import digest_of
 from tombola.models.foreign import network_at
 from tombola.models.registry import check_name, is_known
 from tombola.models.spec import ModelSpec
@@ -84,10 +82,7 @@ def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
         warn_unseen({f"network {model.name}": found}, "use another folder of runs after a change")
         plain["code"] = found.digest
     if model.checkpoint is not None:
-        file = Path(model.checkpoint)
-        if not file.is_file():
-            raise TombolaError(f"checkpoint {file} is not there; give a .safetensors or .pt file")
-        plain["checkpoint"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        plain["checkpoint"] = digest_of(model.checkpoint)
     return plain
 
 

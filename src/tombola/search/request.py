@@ -196,4 +196,4 @@ def loaded(data: Splits | DataSpec, progress: Progress | None = None) -> Splits:
 
 def name_of_model(model: nn.Module | ModelSpec) -> str:
     """The name of a network: its registry name or import path, or the class of a live module."""
-    return type(unwrap(model)).__name__ if isinstance(model, nn.Module) else model.name
+    return type(unwrap(model)).__name__ if isinstance(model, nn.Module) else model.label
