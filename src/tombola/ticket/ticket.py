@@ -229,6 +229,62 @@ class Ticket(TicketData):
             return cls.from_bytes(container.read_bytes(path), max_weights=max_weights)
 
     @staticmethod
+    @checked
+    def from_hub(
+        repo_id: str,
+        filename: str = "network.ticket",
+        *,
+        revision: str | None = None,
+        max_weights: int | None = None,
+    ) -> Ticket:
+        """Download a ticket from the Hugging Face Hub (kept in its cache), and load it. Needs `tombola[hub]`.
+
+        `repo_id`: "user/name". `revision`: branch, tag or commit. `max_weights` as in `load`. Access rights are those
+        of `hf auth login`. TombolaError if the Hub has no such file or cannot be reached; TicketError as in `load`.
+        """
+        from tombola.ticket.hub import pull
+
+        return pull(repo_id, filename, revision=revision, max_weights=max_weights)
+
+    @checked
+    def push_to_hub(
+        self,
+        repo_id: str,
+        filename: str = "network.ticket",
+        *,
+        values: Values | None = None,
+        origin: bool | None = None,
+        verdict: Any = None,
+        milliseconds: Mapping[str, float] | None = None,
+        machine: str | None = None,
+        private: bool | None = None,
+        revision: str | None = None,
+        replace_card: bool = False,
+    ) -> str:
+        """Put the ticket into a repository of the Hugging Face Hub, made where it is missing; the commit's address.
+
+        A model card goes along where there is none, or with `replace_card`: what is kept, the verdict, sizes, times.
+        `values`, `origin`: as of `save`. `verdict`: what `verify` gave, or its sentence. `milliseconds`: what was
+        timed -> ms, with the `machine` (processor and threads) that it was timed on. `private`: of a new repository.
+        Needs `tombola[hub]`, and write access by `hf auth login`. TombolaError if the Hub refuses.
+        """
+        from tombola.ticket.hub import push
+
+        return push(
+            self,
+            repo_id,
+            filename,
+            values=values,
+            origin=origin,
+            verdict=verdict,
+            milliseconds=milliseconds,
+            machine=machine,
+            private=private,
+            revision=revision,
+            replace_card=replace_card,
+        )
+
+    @staticmethod
     def look(path: str | os.PathLike[str], *, max_weights: int | None = None) -> overview.FileSummary:
         """What a ticket file holds; nothing is decoded where it claims more weights than `load` reads.
 

@@ -1,0 +1,82 @@
+"""Tickets on the Hugging Face Hub; who may read or write is left to huggingface_hub and its own log-in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tombola.errors import TombolaError, in_short, not_installed
+from tombola.ticket.card import card
+from tombola.ticket.rounding import Values
+from tombola.ticket.ticket import UNLIMITED, Ticket
+
+FILENAME = "network.ticket"
+CARD = "README.md"
+
+
+def pull(
+    repo_id: str, filename: str = FILENAME, *, revision: str | None = None, max_weights: int | None = None
+) -> Ticket:
+    """See `Ticket.from_hub`."""
+    hub = _hub()
+    with _asking(repo_id):
+        path = hub.hf_hub_download(repo_id, filename, revision=revision)
+    return Ticket.load(path, max_weights=max_weights)
+
+
+def push(
+    ticket: Ticket,
+    repo_id: str,
+    filename: str = FILENAME,
+    *,
+    values: Values | None = None,
+    origin: bool | None = None,
+    verdict: Any = None,
+    milliseconds: Mapping[str, float] | None = None,
+    machine: str | None = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    replace_card: bool = False,
+) -> str:
+    """See `Ticket.push_to_hub`."""
+    hub = _hub()
+    if Path(filename).suffix != ".ticket" or Path(filename).is_absolute():
+        raise TombolaError(f"filename is {filename!r}; a ticket's name in the repository ends in .ticket")
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "network.ticket"
+        ticket.save(file, values, origin=origin)
+        written = Ticket.load(file, max_weights=UNLIMITED)
+        told = {"verdict": verdict, "milliseconds": milliseconds, "machine": machine}
+        text = card(written, files={filename: file.stat().st_size}, repo_id=repo_id, **told)
+        api = hub.HfApi()
+        with _asking(repo_id):
+            api.create_repo(repo_id, exist_ok=True, private=private)
+            add = [hub.CommitOperationAdd(path_in_repo=filename, path_or_fileobj=os.fspath(file))]
+            if replace_card or not api.file_exists(repo_id, CARD, revision=revision):
+                add.append(hub.CommitOperationAdd(path_in_repo=CARD, path_or_fileobj=text.encode()))
+            done = api.create_commit(repo_id, add, commit_message=f"Ticket {filename}", revision=revision)
+    return str(done.commit_url)
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise not_installed("huggingface_hub", "tombola[hub]") from error
+    return huggingface_hub
+
+
+@contextmanager
+def _asking(repo_id: str) -> Iterator[None]:
+    """Whatever the Hub answers, or that it is out of reach, as one line."""
+    try:
+        yield
+    except Exception as error:
+        raise TombolaError(
+            f"{str(repo_id)[:200]!r} on the Hub: {in_short(error)}; check its name, the network, and the log-in "
+            "(hf auth login)"
+        ) from error
