@@ -36,6 +36,7 @@ _ORIGINS = {
     "seeded": "origin drawn from a seed",
     "stored": "origin stored",
     "omitted": "origin left out: for running only",
+    "base": "on a base that it names and does not hold",
 }
 
 
@@ -80,6 +81,12 @@ def add_architecture(parser: ArgumentParser) -> None:
         help="torchvision/NAME, timm/NAME or the import path of its constructor",
     )
     group.add_argument("--model_args", type=dict[str, Any], default={}, help="its keyword arguments")
+    group.add_argument(
+        "--base",
+        type=str | None,
+        default=None,
+        help="checkpoint that the ticket names as its base; export to .ticket makes a ticket on it of a whole one",
+    )
 
 
 def _add_verify(parser: ArgumentParser) -> None:
@@ -177,7 +184,17 @@ def trusted(given: Namespace) -> tuple[str, ...]:
 
 
 def architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:
-    """The network that the user named, of the ticket's input shape and classes; None where none was named."""
+    """The network that the user named, of the ticket's input shape and classes; None where none was named.
+
+    With a base it has that one's values, which the ticket must be on.
+    """
+    named = _named(given, ticket)
+    if given["base"] is None:
+        return named
+    return ticket.origin.module_on(given["base"], named, trusted(given), held=ticket.state)
+
+
+def _named(given: Namespace, ticket: Ticket) -> nn.Module | None:
     if given["model"] is None:
         return None
     from tombola.models.spec import written_out
@@ -213,6 +230,8 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     screen.line(f"ticket   {given['ticket']} (format {report['format']}, {report['bytes']:,} bytes)")
     screen.line(f"digest   {report['digest'] or 'not computed for so many weights'}")
     screen.line(f"network  {name}, {_ORIGINS[origin['kind']]}")
+    if origin["kind"] == "base":
+        screen.line(f"base     {len(origin['base'])} tensors, hash {origin['weights_hash']}")
     screen.line(f"found    by {method} on {data}, seed {seed}")
     if report["kept_action"] != "rewind":
         screen.line(f"kept     weights begin with what kept action {report['kept_action']} gave")
@@ -250,12 +269,17 @@ def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     report = {"ticket": given["ticket"], "recipe": ticket.recipe, "out": str(out), "density": ticket.density}
     if out.suffix == ".ticket":
         lean = given["no_origin"]
+        if given["base"] is not None:
+            if lean:
+                raise TombolaError("--base names the origin, and --no-origin leaves it out; give one of the two")
+            ticket = ticket.on_base(given["base"], _named(given, ticket), trusted(given))
         digest = ticket.save(out, values=given["values"], origin=False if lean else None)
         screen.line(f"wrote {out}: {out.stat().st_size:,} bytes, digest {digest}")
         if ticket.origin.kind == "omitted" and not lean:
             screen.line("its origin was left out before: it stays so, and the ticket is for running only")
-        if lean and ticket.origin.kind == "seeded":
-            screen.line("its origin is a seed, which takes no space: it stays")
+        if lean and ticket.origin.kind in ("seeded", "base"):
+            what = "a seed" if ticket.origin.kind == "seeded" else "a base that it names"
+            screen.line(f"its origin is {what}, which takes no space: it stays")
         return {**report, "bytes": out.stat().st_size, "digest": digest}
     for option, unset in (("values", None), ("no_origin", False)):
         if given[option] != unset:

@@ -154,7 +154,7 @@ def _hooks_of_users(weight: nn.Parameter) -> list[Any]:
 def _handed_on(ticket: Ticket, start: Start) -> Origin:
     """The origin of a search that goes on from a ticket."""
     trained = ticket.trained or ticket.state or ticket.multiplier or ticket.representation.kind != "identity"
-    plain = ticket.prunes_to_zero and ticket.begin is None
+    plain = ticket.prunes_to_zero and ticket.begin is None and ticket.origin.base is None
     if not trained and plain:
         try:
             checks.check_against(ticket, start.origin.state_dict(start.architecture, start.trusted))
@@ -178,7 +178,8 @@ def _with_pruned(ticket: Ticket, module: nn.Module, start: Start) -> nn.Module:
 
     At 0 no score of theirs would ever get a gradient. A search that prunes holds them at 0 anyway.
     """
-    base = ticket.origin.state_dict(start.architecture, start.trusted)
+    on_base = ticket.origin.base is not None
+    base = ticket.origin.state_dict(start.network() if on_base else start.architecture, start.trusted)
     weights = parameters_by_name(module)
     with torch.no_grad():
         for name, keep in ticket.mask.items():

@@ -49,7 +49,9 @@ def check(ticket: TicketData) -> None:
             raise TicketError(f"{show(name)} is stored twice: under the mask, as a tie or in the state; keep one")
     if ticket.origin.omitted:
         _check_alone(ticket)
-    if ticket.origin.tensors is not None:
+    if ticket.origin.base is not None:
+        _check_on_base(ticket, ticket.origin.base)
+    elif ticket.origin.tensors is not None:
         check_against(ticket, ticket.origin.views())
 
 
@@ -82,6 +84,16 @@ def _check_alone(ticket: TicketData) -> None:
             f"{ticket.pruned_rule}, {first_few([show(name) for name in missing]) or 'nothing'} is missing, and ties of "
             f"{first_few([show(name) for name in strange]) or 'nothing'} do not fit"
         )
+
+
+def _check_on_base(ticket: TicketData, named: Mapping[str, str]) -> None:
+    """TicketError unless every masked weight is either the base's or held, and nothing else is held of the origin."""
+    held = ticket.origin.tensors or {}
+    odd = [name for name in ticket.mask if (name in named) == (name in held)]
+    odd += [name for name, value in held.items() if name not in ticket.mask or value.shape != ticket.mask[name].shape]
+    if odd:
+        listed = first_few([show(name) for name in odd])
+        raise TicketError(f"masked weights are either the base's or held, in the mask's shape; {listed} is neither")
 
 
 def check_against(ticket: TicketData, base: Mapping[str, Tensor]) -> None:

@@ -63,7 +63,9 @@ def _origin_header(origin: Origin) -> dict[str, Any]:
         "input_shape": None if spec.input_shape is None else list(spec.input_shape),
         "classes": spec.classes,
     }
+    named = {} if origin.base is None else {"base": origin.base}
     return {
+        **named,
         "kind": origin.kind,
         "network": network,
         "init": origin.init,
@@ -120,7 +122,7 @@ def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weight
 def check_lists(header: dict[str, Any], tensors: Tensors) -> None:
     """TicketError if the header is unsound, as far as that shows without decoding; use inside `sound()`."""
     fields.keys(header, _TOP, "header")
-    fields.keys(header["origin"], _ORIGIN, "origin")
+    _check_origin_keys(header["origin"])
     for entry in fields.entries(header["masks"], {"bytes", "coding", "kept", "name", "shape"}, "masks"):
         shape = fields.shape(entry["shape"], check_name(entry["name"]), empty=False)
         fields.count(entry["kept"], math.prod(shape), "number of kept weights")
@@ -134,9 +136,14 @@ def check_lists(header: dict[str, Any], tensors: Tensors) -> None:
 
 def room_for(header: dict[str, Any], file_bytes: int, max_weights: int | None) -> fields.Room:
     """How many weights a file may have, and how many its network has; use inside `sound()`."""
-    fields.keys(header["origin"], _ORIGIN, "origin")
+    _check_origin_keys(header["origin"])
     network = _network(header["origin"]["network"])
     return fields.Room(file_bytes, max_weights, 0 if network is None else network.size() or 0)
+
+
+def _check_origin_keys(header: Any) -> None:
+    named = isinstance(header, dict) and header.get("kind") == "base"
+    fields.keys(header, _ORIGIN | ({"base"} if named else set()), "origin")
 
 
 def _network(header: Any) -> NetworkSpec | None:
@@ -155,10 +162,11 @@ def _network(header: Any) -> NetworkSpec | None:
 
 
 def _origin(header: Any, tensors: Tensors) -> Origin:
-    fields.keys(header, _ORIGIN, "origin")
+    _check_origin_keys(header)
     if header["kind"] not in get_args(Kind):
         raise TicketError(f"origin kind {show(header['kind'])} is unknown; known are {', '.join(get_args(Kind))}")
-    if (header["kind"] == "stored") != bool(tensors):
+    named = header["kind"] == "base"
+    if not named and (header["kind"] == "stored") != bool(tensors):
         raise TicketError(f"the ticket's origin is {header['kind']} but holds {len(tensors)} tensors")
     return Origin(
         network=_network(header["network"]),
@@ -169,4 +177,5 @@ def _origin(header: Any, tensors: Tensors) -> Origin:
         tied=fields.names(header["tied"]),
         weights_hash=header["weights_hash"],
         omitted=header["kind"] == "omitted",
+        base=fields.names(header["base"]) if named else None,
     )

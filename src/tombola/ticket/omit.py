@@ -39,10 +39,11 @@ def masked_alone(ticket: TicketData) -> MaskedFields:
     """The masked layers as they must be held where a stored origin is left out.
 
     Kept weights that were never trained become trained values, signs and one scale where all of a layer's have one
-    magnitude; pruned weights that stay at the origin become pruned values. With a seeded origin nothing changes.
+    magnitude; pruned weights that stay at the origin become pruned values. With a seeded origin, or
+    a base, nothing changes.
     """
     base = ticket.origin.views()
-    if not base:
+    if not base or ticket.origin.base is not None:
         return masked(ticket)
     representation, multiplier, trained, pruned, begin = masked(ticket)
     trained = dict(trained)
@@ -73,12 +74,13 @@ def _latent(ticket: TicketData, name: str, weight: Tensor) -> tuple[Tensor, Tens
 
 
 def without_origin(ticket: TicketData) -> dict[str, Any]:
-    """The fields of `ticket` that change when its stored origin is left out; {} where none is stored (a seed stays).
+    """The fields of `ticket` that change when its stored origin is left out; {} where none is stored (a seed or a named
+    base stays).
 
     Everything outside the masked layers moves to `state`. The origin keeps the hash of its weights, and its ties.
     """
     base = ticket.origin.views()
-    if not base:
+    if not base or ticket.origin.base is not None:
         return {}
     values = {
         name: ticket.state.get(name, value)

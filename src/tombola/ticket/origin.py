@@ -1,4 +1,4 @@
-"""Where a ticket's weights come from: a seeded recipe that regenerates them, or the stored tensors."""
+"""Where a ticket's weights come from: a seeded recipe that regenerates them, stored tensors, or a named base."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from tombola.hold import release
 from tombola.machine.defaults import plainly
 from tombola.names import imported_if_trusted
 from tombola.parameters import unwrap
+from tombola.ticket import base as bases
+from tombola.ticket.base import Base
 from tombola.ticket.format import plain_json
 from tombola.ticket.tensors import (
+    check_name,
     first_few,
     hash_state,
     own_all,
@@ -107,7 +110,7 @@ class NetworkSpec:
         return build_network(self.name, input_shape=shape, classes=classes, args=self.args, device=device)
 
 
-Kind = Literal["seeded", "stored", "omitted"]
+Kind = Literal["seeded", "stored", "omitted", "base"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +124,8 @@ class Origin:
     `tied`: alias -> owner for names that share one tensor. `weights_hash`: of the seeded
     weights, see `hash_state`. `omitted`: the weights are neither stored nor seeded (`Ticket.without_origin`);
     `weights_hash` is what they were, `tied` holds ties of what the ticket's state stores.
+    `base`: name -> first digits of the hash of each tensor that a base gives, which the ticket does not hold
+    (`Ticket.on_base`); `weights_hash` is that of all of them, `tensors` holds masked weights that the base lacks.
     """
 
     network: NetworkSpec | None = None
@@ -131,6 +136,7 @@ class Origin:
     weights_hash: str | None = None
     init_args: Mapping[str, Any] = field(default_factory=dict)
     omitted: bool = False
+    base: Mapping[str, str] | None = None
     _drawn: Origin | None = field(default=None, init=False)
     """The weights of a seeded origin that were drawn here, as stored ones: what follows in this process copies them."""
 
@@ -139,6 +145,7 @@ class Origin:
             "seeded": f"init {self.init}, seed {self.seed}",
             "stored": f"{len(self.tensors or {})} tensors",
             "omitted": "weights left out",
+            "base": f"{len(self.base or {})} tensors of the base {str(self.weights_hash)[:12]}",
         }[self.kind]
         return f"Origin({self.kind}, {what}{f', network {self.network.name}' if self.network else ''})"
 
@@ -152,6 +159,9 @@ class Origin:
             raise TicketError(f"origin init_args are {show(init_args)}; give a mapping of keyword arguments")
         object.__setattr__(self, "init_args", init_args)
         object.__setattr__(self, "tied", dict(self.tied))
+        if self.base is not None:
+            self._check_named(self.base)
+            return
         if self.tensors is not None:
             tensors = own_all(self.tensors)
             object.__setattr__(self, "tensors", tensors)
@@ -166,8 +176,22 @@ class Origin:
         seeded = self.init is not None and self.seed is not None and not self.tied
         if not isinstance(text, str) or not (seeded or self.omitted):
             raise TicketError("origin without tensors needs init, seed and weights_hash: use Origin.seeded(...)")
-        if len(text) != 64 or set(text) - set("0123456789abcdef"):
-            raise TicketError(f"origin weights_hash {show(text)} is not 64 hex digits")
+        _check_hex(text, 64, "weights_hash")
+
+    def _check_named(self, named: Mapping[str, str]) -> None:
+        """TicketError unless the base is named soundly; its names and what is held become the origin's own."""
+        tensors = own_all(self.tensors)
+        object.__setattr__(self, "tensors", tensors or None)
+        object.__setattr__(self, "base", {check_name(name): start for name, start in named.items()})
+        for start in named.values():
+            _check_hex(start, bases.SHORT, "hash of a base's tensor")
+        _check_hex(self.weights_hash, 64, "weights_hash")
+        twice = sorted(tensors.keys() & named.keys())
+        if not named or twice or self.omitted:
+            raise TicketError(
+                f"the origin names {len(named)} tensors of a base, and holds {len(twice)} of them; name at least one, "
+                "and hold what the base lacks"
+            )
 
     @classmethod
     def seeded(
@@ -206,7 +230,12 @@ class Origin:
 
     @property
     def kind(self) -> Kind:
-        """ "seeded" if the weights regenerate, "stored" if the ticket holds them, "omitted" if it was left out."""
+        """ "seeded" if the weights regenerate, "stored" if the ticket holds them, "omitted" if it was left out.
+
+        "base" if it names a base that has them.
+        """
+        if self.base is not None:
+            return "base"
         if self.omitted:
             return "omitted"
         return "seeded" if self.tensors is None else "stored"
@@ -218,7 +247,7 @@ class Origin:
     def state_dict(self, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> dict[str, Tensor]:
         """The full dense state at the origin, on CPU; tied names share one tensor. Safe to change."""
         stored = self._drawn or self
-        if stored.tensors is None:
+        if stored.tensors is None or stored.base is not None:
             return {n: t.to("cpu") for n, t in tensors_of(self.network_module(model, trusted)).items()}
         values = {name: tensor.clone() for name, tensor in stored.tensors.items()}
         return values | {alias: values[owner] for alias, owner in stored.tied.items()}
@@ -226,14 +255,23 @@ class Origin:
     def views(self) -> dict[str, Tensor]:
         """The stored tensors under all their names, not copied: for reading only. Empty when nothing is stored."""
         tensors = dict(self.tensors or {})
-        return tensors | {alias: tensors[owner] for alias, owner in self.tied.items()}
+        return tensors | {alias: tensors[owner] for alias, owner in self.tied.items() if owner in tensors}
 
     def network_module(self, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> nn.Module:
         """A fresh module (a deep copy of `model` if given) that holds the origin's values, in train mode.
 
         Raises TicketError if the network cannot be built here, does not fit, its seeded weights differ from those the
-        ticket was made with, or the origin was left out.
+        ticket was made with, or the origin was left out. Of a base `model` must have the values.
         """
+        if self.base is not None:
+            module = self.module_on(None, model, trusted)
+            held = self.views()
+            if left := [show(name) for name in tensors_of(module) if name not in {**self.base, **held, **self.tied}]:
+                raise TicketError(
+                    f"{first_few(left)} are not the base's, and what they were before training was left out: the "
+                    "ticket can be built, deployed and exported, but not trained again; use the whole ticket"
+                )
+            return module
         if self.omitted:
             raise TicketError(
                 "the ticket was saved without its origin: it can be built, deployed and exported, but not trained "
@@ -253,6 +291,53 @@ class Origin:
                     f"{str(self.weights_hash)[:12]}); use the network and version that made the ticket"
                 )
         return module.train()
+
+    def module_on(
+        self,
+        base: Base | None,
+        model: nn.Module | None = None,
+        trusted: Sequence[str] = (),
+        held: Mapping[str, Tensor] | None = None,
+    ) -> nn.Module:
+        """A fresh module with the values of the base that is named, in train mode.
+
+        Args:
+            base: what has these values; None: `model` has.
+            model: the network where it is another than the base; by default one of Tombola's own by its name, else a
+                copy of the base.
+            held: what else the ticket holds: layers of the sizes of it, as `refit_` makes them.
+
+        Raises:
+            TicketError: no base is named, it is another one, or the network cannot be built here or does not fit.
+        """
+        if self.base is None:
+            raise TicketError(f"the ticket's origin is {self.kind}: it names no base; leave base out")
+        module = self._bare_on(base, model, trusted)
+        bases.refit_(module, {**(held or {}), **self.views()})
+        own = tensors_of(module)
+        values = own if base is None else bases.completed(bases.state_of(base), self.tied)
+        bases.check_base(self.base, str(self.weights_hash), values)
+        given = {} if base is None else {name: values[name] for name in self.base}
+        write_into(module, {**given, **self.views()}, subset=True)
+        return module.train()
+
+    def _bare_on(self, base: Base | None, model: nn.Module | None, trusted: Sequence[str]) -> nn.Module:
+        from tombola.models.registry import is_known
+
+        if base is None and model is None:
+            raise TicketError(
+                f"the ticket is of a base that it does not hold (hash {str(self.weights_hash)[:12]}): give that "
+                "network, its state_dict or its file as base= (on the command line --base)"
+            )
+        by_name = self.network is not None and is_known(self.network.name)
+        if model is None and isinstance(base, nn.Module) and not by_name:
+            model = base
+        return _instantiate(self.network, model, trusted)
+
+
+def _check_hex(text: object, digits: int, what: str) -> None:
+    if not isinstance(text, str) or len(text) != digits or set(text) - set("0123456789abcdef"):
+        raise TicketError(f"origin {what} {show(text)} is not {digits} hex digits")
 
 
 def _instantiate(network: NetworkSpec | None, model: nn.Module | None, trusted: Sequence[str]) -> nn.Module:

@@ -30,10 +30,11 @@ def entropy(kept: int, total: int) -> float:
 def bits_per_weight(ticket: TicketData) -> float:
     """What a file that will only be run must hold of its masked layers, in bits per weight under the mask.
 
-    That is the ticket's own file where its origin is seeded; where it is stored, the file that
+    That is the ticket's own file where its origin is seeded or a base; where it is stored, the file that
     `save(origin=False)` writes. 0 for a mask over nothing.
     """
-    return masked_bits(ticket.mask, masked_alone(ticket)) / max(ticket.mask.total, 1)
+    held = 0 if ticket.origin.base is None else sum(value.nbytes for value in (ticket.origin.tensors or {}).values())
+    return (masked_bits(ticket.mask, masked_alone(ticket)) + 8 * held) / max(ticket.mask.total, 1)
 
 
 def bound_bytes(ticket: TicketData) -> float:

@@ -16,9 +16,10 @@ from tombola.fields import checked
 from tombola.mask import Mask
 from tombola.nn.rewrite import apply_rewrites
 from tombola.runs.atomic import write_bytes
-from tombola.ticket import checks, codec, omit, rounding
+from tombola.ticket import checks, codec, omit, on_base, rounding
 from tombola.ticket import format as container
 from tombola.ticket import table as overview
+from tombola.ticket.base import Base
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation, signs_of
 from tombola.ticket.rounding import Values
@@ -133,7 +134,12 @@ class Ticket(TicketData):
 
     @checked
     def build(
-        self, weights: Weights = "final", model: nn.Module | None = None, trusted: Sequence[str] = ()
+        self,
+        weights: Weights = "final",
+        model: nn.Module | None = None,
+        trusted: Sequence[str] = (),
+        *,
+        base: Base | None = None,
     ) -> nn.Module:
         """A plain module in train mode whose named parameters are the effective weights; nothing is attached.
 
@@ -142,21 +148,24 @@ class Ticket(TicketData):
         "final": the trained subnetwork. "origin": the masked weights and everything else before training, which a
         ticket saved without its origin does not have.
         `model`: a module of the right architecture, which is copied; needed, or else `trusted` import
-        prefixes ("torchvision.models.",), unless the network is one of Tombola's own. Raises TicketError.
+        prefixes ("torchvision.models.",), unless the network is one of Tombola's own.
+        `base`: of a ticket `on_base` that base: a network, its state_dict, or its file; by default `model` is it. It is
+        not changed. Raises TicketError, also where it is another base.
         """
         if weights not in get_args(Weights):
             raise TicketError(f"weights={show(weights)} is unknown; use one of {get_args(Weights)}")
         final = weights == "final"
         omitted = final and self.origin.omitted
-        module = (self.origin.bare_module if omitted else self.origin.network_module)(model, trusted)
-        base = tensors_of(module)
-        checks.check_against(self, base)
+        module = self._before_training(final, model, trusted, base)
+        before = tensors_of(module)
+        checks.check_against(self, before)
         trained = (self.trained or {}) if final else {}
-        masked = {name: self.effective(name, base[name], trained.get(name), final=final) for name in self.mask}
+        masked = {name: self.effective(name, before[name], trained.get(name), final=final) for name in self.mask}
         aliases = {alias: masked[owner] for alias, owner in self.tied.items()}
         state = dict(self.state) if final else {}
-        if omitted:
-            state |= {alias: state[owner] for alias, owner in self.origin.tied.items()}
+        if final and self.origin.kind in ("omitted", "base"):
+            again = {alias: owner for alias, owner in self.origin.tied.items() if alias not in (self.origin.base or {})}
+            state |= {alias: state[owner] for alias, owner in again.items() if owner in state}
         # Masked weights come last, so that they win where the module ties another name to them. Without an origin they
         # and the state must be all that the module has.
         write_into(module, {**state, **aliases, **masked}, subset=not omitted)
@@ -164,6 +173,25 @@ class Ticket(TicketData):
             return apply_rewrites(module, self.rewrites).train()
         except TombolaError as error:
             raise TicketError(f"the ticket's rewrites cannot be applied: {error}") from error
+
+    def _before_training(
+        self, final: bool, model: nn.Module | None, trusted: Sequence[str], base: Base | None
+    ) -> nn.Module:
+        """A module with the origin's values; of the final network it may have others where these are not needed."""
+        origin = self.origin
+        if base is not None or (final and origin.kind == "base"):
+            module = origin.module_on(base, model, trusted, held=self.state)
+            if foreign := [show(name) for name in tensors_of(module) if name not in self._names()]:
+                raise TicketError(
+                    f"the ticket does not fit this network, of which it knows no {first_few(foreign)}; give its own as "
+                    "model="
+                )
+            return module if final else origin.network_module(module)
+        return (origin.bare_module if final and origin.omitted else origin.network_module)(model, trusted)
+
+    def _names(self) -> set[str]:
+        """Of all tensors of the network, of a ticket on a base."""
+        return {*(self.origin.base or {}), *self.mask, *self.state, *self.tied, *self.origin.tied}
 
     # -- files
 
@@ -195,6 +223,28 @@ class Ticket(TicketData):
         (`whole_ticket`). A seeded origin takes no space and stays: then this is the ticket itself.
         """
         changed = omit.without_origin(self)
+        if not changed:
+            return self
+        return replace(self, **changed, provenance={**self.provenance, "whole_ticket": self.digest})
+
+    @checked
+    def on_base(self, base: Base, model: nn.Module | None = None, trusted: Sequence[str] = ()) -> Ticket:
+        """This ticket with its base named by content instead of held: its file has the mask, and what the base lacks.
+
+        `build(base=...)` gives the same network, bit for bit, and refuses any other base. Layers that the base lacks,
+        such as a head of another size, are held: masked ones whole, others as they were trained. Where there are
+        unmasked ones the ticket cannot be trained again. It is another ticket; its provenance names this one's digest
+        (`whole_ticket`).
+
+        Args:
+            base: the network, its state_dict, or the file of the checkpoint that the search started from.
+            model: the ticket's own network, where it is drawn from a seed and is not one of Tombola's own.
+            trusted: or import prefixes for it, as in `build`.
+
+        Raises:
+            TicketError: the base has none of the masked weights, or the ticket was saved without its origin.
+        """
+        changed = on_base.on_base(self, base, model, trusted)
         if not changed:
             return self
         return replace(self, **changed, provenance={**self.provenance, "whole_ticket": self.digest})
