@@ -59,6 +59,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("edge-popup", {"density": 0.3, "scope": "global", "train_norms": True}),
     ("edge-popup", {"density": 0.1, "anneal": "6it"}),
+    ("edge-popup", {"density": 0.4, "frozen": 0.7}),
     ("edge-popup", {"pattern": "2:4"}),
     ("iterand", {"density": 0.3, "every": "3it", "probability": 0.5}),
     ("multicoat", {"densities": [0.5, 0.2]}),

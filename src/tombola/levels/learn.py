@@ -16,6 +16,7 @@ from tombola.data.probe import some_batch, some_inputs
 from tombola.errors import TombolaError
 from tombola.hold import hold
 from tombola.levels.detector import WATCHED, Watching
+from tombola.levels.frozen import HoldFrozen, drawn_parts, freeze
 from tombola.levels.hooks import LogUtilisation, Refresh
 from tombola.levels.search import Level, Search
 from tombola.levels.stage import TrainedLevel, check_connected, run_level, ticket_of
@@ -62,6 +63,7 @@ class Learning:
 
     `score_settings`: the optimiser's settings for the scores where they differ from the recipe's (lr,
     weight_decay, momentum). `hooks` makes the method's own hooks, which run before the masks are refreshed.
+    `frozen`: fraction of every layer's mask that stays as it is drawn at random, under the rule `TopK`.
     `samples`: masks drawn for the mean metrics of a stochastic rule, at least 1. `prune_outputs`: whether the channel
     pattern prunes output layers too. `rewrites`: what the network is rewritten with first, as tickets hold it.
     """
@@ -75,6 +77,7 @@ class Learning:
     rest: Rest | None = None
     score_settings: Mapping[str, Any] = field(default_factory=dict)
     hooks: Callable[[Search], Sequence[Hook]] = lambda search: ()
+    frozen: float = 0.0
     samples: int = 10
     prune_outputs: bool = False
     rewrites: tuple[Mapping[str, Any], ...] = ()
@@ -104,6 +107,7 @@ def learn_mask(
         model = attached(search, learning)
         if begin is not None:
             begin(model)
+        frozen = _frozen(search, learning, model)
         log = LogUtilisation()
         density = learning.rule.density
         watch = None if watching is None or density == 1.0 else watch_learned_mask(watching, density)
@@ -112,7 +116,7 @@ def learn_mask(
             model,
             seed=search.seed,
             label=label or f"mask  {read(model).density:6.1%}",
-            hooks=(*learning.hooks(search), Refresh(), log, *([watch] if watch else [])),
+            hooks=(*learning.hooks(search), *frozen, Refresh(), log, *([watch] if watch else [])),
             optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
             more_tests=_sampled(learning.samples) if learning.rule.stochastic and not learning.rule.soft else None,
             capture=search.setup.total_steps if capture else None,
@@ -120,7 +124,7 @@ def learn_mask(
             stage=stage,
         )
         check_connected(search, read(model), *(_AT_BEST if learning.best else _AT_LAST))
-        ticket = make_ticket(search, model, learning.rewrites, level, rewound_steps)
+        ticket = make_ticket(search, model, learning.rewrites, level, rewound_steps, frozen)
         return TrainedLevel(trial, ticket, utilisation=tuple(log.rows), mask_histories=histories(watch))
 
     return run_level(search, level, train)
@@ -135,16 +139,17 @@ def dry_run(search: Search, learning: Learning, then: Recipe | None = None, *, n
     if learning.best:
         check_evaluations(search.setup)
     model = attached(search, learning)
+    frozen = _frozen(search, learning, model)
     try_training(
         search.setup,
         model,
         seed=search.seed,
-        hooks=(*learning.hooks(search), Refresh()),
+        hooks=(*learning.hooks(search), *frozen, Refresh()),
         optimizer=lambda module, recipe: score_optimizer(module, recipe, learning.score_settings),
     )
     with in_words("the paths of the masked network cannot be followed"):
         is_cut(search.network(), read(model), some_inputs(search.setup.splits))
-    ticket = make_ticket(search, model, learning.rewrites, 1)
+    ticket = make_ticket(search, model, learning.rewrites, 1, frozen=frozen)
     built = check_ticket(search, ticket, model)
     if then is not None:
         try_second_level(search, built, None if norms else ticket.mask, then)
@@ -218,6 +223,15 @@ def attached(search: Search, learning: Learning) -> nn.Module:
     return model
 
 
+def _frozen(search: Search, learning: Learning, model: nn.Module) -> list[HoldFrozen]:
+    """What keeps a part of the masks of an attached model frozen, if any is to be; from now on it is."""
+    if not learning.frozen:
+        return []
+    assert isinstance(learning.rule, TopK)
+    spared = {name for name in read(model) if any(fnmatchcase(name, whole) for whole in learning.rule.whole)}
+    return [freeze(model, drawn_parts(model, search.seed, learning.frozen, learning.rule.density, spared))]
+
+
 def _example(search: Search, learning: Learning) -> list[Tensor]:
     """Inputs on which activations that become binary are looked at; none where none do."""
     if not any(rewrite["kind"] == "binary-activations" for rewrite in learning.rewrites):
@@ -289,7 +303,12 @@ def score_optimizer(model: nn.Module, recipe: Recipe, settings: Mapping[str, Any
 
 
 def make_ticket(
-    search: Search, model: nn.Module, rewrites: Sequence[Mapping[str, Any]], level: int, rewound_steps: int = 0
+    search: Search,
+    model: nn.Module,
+    rewrites: Sequence[Mapping[str, Any]],
+    level: int,
+    rewound_steps: int = 0,
+    frozen: Sequence[HoldFrozen] = (),
 ) -> Ticket:
     """The ticket of an attached model, whose masks are final."""
     scales: dict[str, Tensor] = {
@@ -307,6 +326,7 @@ def make_ticket(
         representation=Representation(kind, scales) if scales else None,
         multiplier=multipliers(model),
         rewrites=rewrites,
+        frozen={name: part for held in frozen for name, part in held.parts.items()},
     )
 
 

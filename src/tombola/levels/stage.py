@@ -19,6 +19,7 @@ from tombola.results.trial import ChannelCount, LevelResult, MaskHistory, Utilis
 from tombola.runs.stage import REWIND, TICKET, Stage
 from tombola.select.select import Selection, warn_of_empty
 from tombola.ticket.begin import Beginning
+from tombola.ticket.frozen import FrozenPart
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.storage import bits_per_weight
@@ -184,10 +185,11 @@ def ticket_of(
     multiplier: Mapping[str, Tensor] | None = None,
     rewrites: Sequence[Mapping[str, Any]] = (),
     beginning: Beginning | None = None,
+    frozen: Mapping[str, FrozenPart] | None = None,
 ) -> Ticket:
     """The ticket of a level of this search; `origin` where training did not start at the search's.
 
-    `beginning`: what actions made of its weights before training.
+    `beginning`: what actions made of its weights before training. `frozen`: parts of its mask that a key gives.
     """
     begun = beginning or Beginning()
     return Ticket.from_models(
@@ -206,6 +208,7 @@ def ticket_of(
         pruned_values=begun.pruned_values,
         begin=begun.begin,
         rewrites=rewrites,
+        frozen=frozen,
         model=search.architecture,
         trusted=search.trusted,
     )

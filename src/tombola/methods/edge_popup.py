@@ -41,6 +41,7 @@ class EdgePopup(SupermaskMethod):
         anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
         whole: name patterns of weights that are kept whole, such as the first or last layer's
         train_norms: train scale and bias of norm layers along with the scores
+        frozen: fraction of every layer's mask that stays as it is drawn at random; a file does not hold it
         include: name patterns of further parameters to mask, e.g. ["*.bias"]
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
     """
@@ -58,12 +59,17 @@ class EdgePopup(SupermaskMethod):
     anneal: str = "0it"
     whole: tuple[str, ...] = ()
     train_norms: bool = False
+    frozen: float = 0.0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_fall(self.anneal, self.density)
+        if not 0 <= self.frozen < 1:
+            raise TombolaError(f"frozen is {self.frozen}, but it must lie in [0, 1): the fraction that is not learned")
+        if self.frozen and self.pattern != "element":
+            raise TombolaError(f"frozen is {self.frozen}, which is of single weights, but pattern is {self.pattern}")
         if not is_nothing(self.anneal) and ":" in self.pattern.removeprefix("block:"):
             raise TombolaError(f"anneal is {self.anneal}, but pattern {self.pattern} fixes the density; leave one out")
 
@@ -108,6 +114,7 @@ class EdgePopup(SupermaskMethod):
             rest="norms" if self.train_norms else "frozen",
             prune_outputs=self.prune_outputs,
             hooks=self.hooks,
+            frozen=self.frozen,
         )
 
     def _rule(self) -> TopK:

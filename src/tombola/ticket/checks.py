@@ -26,7 +26,7 @@ def check(ticket: TicketData) -> None:
         raise TicketError('every rewrite is a mapping with a text under "kind"')
     for part, names in (("scale", rep.scales), ("multiplier", multiplier), ("pruned values", values),
                         ("trained values", trained), ("first values", begin),
-                        ("tie", ticket.tied.values())):  # fmt: skip
+                        ("frozen part", ticket.frozen), ("tie", ticket.tied.values())):  # fmt: skip
         for name in names:
             if name not in mask:
                 raise TicketError(f"{part} for {show(name)}, which has no mask; masked are {len(mask)} other names")

@@ -95,13 +95,14 @@ def sound() -> Iterator[None]:
 def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weights: int | None = None) -> dict[str, Any]:
     """The fields of the Ticket that `header` and `tensors` hold; use inside `sound()`."""
     fields.keys(header, _TOP, "header")
-    parts = layout.read(header, tensors, room_for(header, file_bytes, max_weights))
+    parts, frozen = layout.read(header, tensors, room_for(header, file_bytes, max_weights))
     representation = fields.keys(header["representation"], {"kind", "on"}, "representation")
     if not isinstance(header["rewrites"], list):
         raise TicketError("the ticket's rewrites are not a list")
     return dict(
         origin=_origin(header["origin"], parts["origin"]),
         mask=Mask(parts["mask"]),
+        frozen=frozen,
         representation=Representation(
             kind=fields.text(representation["kind"], "representation"),  # type: ignore[arg-type]
             scales=parts["scale"],

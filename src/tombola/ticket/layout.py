@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
-from tombola.ticket import fields, masks
+from tombola.ticket import fields, frozen, masks
 from tombola.ticket.bitcode import ALPHABET, BitReader, BitWriter, distinct
+from tombola.ticket.frozen import FrozenPart
 from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_bytes, show
 from tombola.ticket.ticket_data import TicketData
 
@@ -33,7 +34,7 @@ def write(ticket: TicketData) -> tuple[dict[str, Any], Tensors]:
     streams: list[bytes] = []
     index: dict[str, Any] = {"masks": [], "symbols": [], "tensors": []}
     for name, keep in ticket.mask.items():
-        coding, coded = masks.encode(keep.numpy())
+        coding, coded = _coded(keep.numpy(), ticket.frozen.get(name))
         streams.append(coded)
         index["masks"].append({"name": name, "shape": list(keep.shape), "kept": count_kept(keep),
                                "coding": coding, "bytes": len(coded)})  # fmt: skip
@@ -49,6 +50,13 @@ def write(ticket: TicketData) -> tuple[dict[str, Any], Tensors]:
             plain.setdefault(dtype, []).append(raw_bytes(tensor))
     tensors = {f"values/{dtype}": _joined(parts, _DTYPES[dtype]) for dtype, parts in plain.items()}
     return index, {"coded": torch.frombuffer(bytearray(b"".join(streams) or b"\0"), dtype=torch.uint8), **tensors}
+
+
+def _coded(keep: np.ndarray[Any, np.dtype[np.bool_]], part: FrozenPart | None) -> tuple[str, bytes]:
+    """Coding and stream of a mask: the smallest, without what a frozen part gives, if that is smaller."""
+    found = masks.encode(keep)
+    stream = None if part is None else frozen.write(keep, part)
+    return found if stream is None or len(stream) >= len(found[1]) else (frozen.CODING, stream)
 
 
 def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
@@ -85,8 +93,14 @@ def _joined(parts: list[np.ndarray[Any, np.dtype[np.uint8]]], dtype: torch.dtype
 # ---- reading --------------------------------------------------------------------------------
 
 
-def read(index: dict[str, Any], tensors: Tensors, room: fields.Room) -> dict[str, Tensors]:
-    """The ticket's tensors by kind and name: masks boolean, multipliers in full. Sizes are checked before all else."""
+def read(
+    index: dict[str, Any], tensors: Tensors, room: fields.Room
+) -> tuple[dict[str, Tensors], dict[str, FrozenPart]]:
+    """The ticket's tensors by kind and name: masks boolean, multipliers in full; and what of the masks is frozen.
+
+    Sizes are checked before all else.
+    """
+    parts_of_masks: dict[str, FrozenPart] = {}
     asked = fields.entries(index["masks"], {"bytes", "coding", "kept", "name", "shape"}, "masks")
     symbols = fields.entries(index["symbols"], {"bytes", "kind", "name"}, "symbols")
     shapes = {check_name(entry["name"]): fields.shape(entry["shape"], entry["name"], empty=False) for entry in asked}
@@ -97,7 +111,8 @@ def read(index: dict[str, Any], tensors: Tensors, room: fields.Room) -> dict[str
     streams = _cut(tensors, [entry["bytes"] for entry in (*asked, *symbols)])
     for entry, stream in zip(asked, streams, strict=False):
         name = entry["name"]
-        parts["mask"][name] = _mask(name, entry["coding"], stream, shapes[name])
+        parts["mask"][name], part = _mask(name, entry["coding"], stream, shapes[name])
+        parts_of_masks |= {} if part is None else {name: part}
         fields.check_kept(name, parts["mask"][name], entry["kept"])
     for entry, stream in zip(symbols, streams[len(asked) :], strict=True):
         kind, name = entry["kind"], check_name(entry["name"])
@@ -108,7 +123,8 @@ def read(index: dict[str, Any], tensors: Tensors, room: fields.Room) -> dict[str
     parts["multiplier"] = {
         name: _spread(name, kept, parts["mask"].get(name)) for name, kept in parts["multiplier"].items()
     }
-    return {kind: values if kind == "mask" else dict(sorted(values.items())) for kind, values in parts.items()}
+    ordered = {kind: values if kind == "mask" else dict(sorted(values.items())) for kind, values in parts.items()}
+    return ordered, parts_of_masks
 
 
 def check_lists(index: dict[str, Any], tensors: Tensors) -> None:
@@ -165,12 +181,16 @@ def _cut(tensors: Tensors, sizes: list[Any]) -> list[bytes]:
     return streams
 
 
-def _mask(name: str, coding: Any, stream: bytes, shape: tuple[int, ...]) -> Tensor:
-    if not isinstance(coding, str) or coding not in masks.CODINGS:
+def _mask(name: str, coding: Any, stream: bytes, shape: tuple[int, ...]) -> tuple[Tensor, FrozenPart | None]:
+    known = (*masks.CODINGS, frozen.CODING)
+    if not isinstance(coding, str) or coding not in known:
         raise TicketError(f"the mask of {show(name)} is coded as {show(coding)}; this Tombola reads "
-                          f"{masks.CODINGS}; update Tombola")  # fmt: skip
+                          f"{known}; update Tombola")  # fmt: skip
     try:
-        return torch.from_numpy(masks.decode(coding, stream, shape))
+        keep, part = frozen.read(stream, shape) if coding == frozen.CODING else (
+            masks.decode(coding, stream, shape), None
+        )  # fmt: skip
+        return torch.from_numpy(keep), part
     except TicketError as error:
         raise TicketError(f"the mask of {show(name)}: {error}") from error
 

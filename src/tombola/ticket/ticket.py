@@ -20,6 +20,7 @@ from tombola.ticket import checks, codec, omit, on_base, rounding
 from tombola.ticket import format as container
 from tombola.ticket import table as overview
 from tombola.ticket.base import Base
+from tombola.ticket.frozen import FrozenPart
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation, signs_of
 from tombola.ticket.rounding import Values
@@ -78,6 +79,7 @@ class Ticket(TicketData):
         pruned_values: Mapping[str, Tensor] | None = None,
         begin: Mapping[str, Tensor] | None = None,
         rewrites: Sequence[Mapping[str, Any]] = (),
+        frozen: Mapping[str, FrozenPart] | None = None,
         model: nn.Module | None = None,
         trusted: Sequence[str] = (),
     ) -> Ticket:
@@ -105,6 +107,7 @@ class Ticket(TicketData):
             rewrites=tuple(rewrites),
             tied=tied,
             provenance=provenance,
+            frozen={name: part for name, part in (frozen or {}).items() if part.agrees(mask[name].cpu().numpy())},
         )
         checks.check_against(bare, base)
         trained: dict[str, Tensor] = {}

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tombola.mask import Mask
 from tombola.ticket import format as container
+from tombola.ticket.frozen import FrozenPart
 from tombola.ticket.origin import Origin
 from tombola.ticket.representation import Representation
 from tombola.ticket.tensors import check_name, own_all
@@ -42,6 +43,7 @@ class TicketData:
     layers still equal to the origin are left out.
     `tied`: alias -> masked name, for names that share a masked tensor.
     `provenance`: JSON-able: method, recipe, data fingerprint, versions, seeds; never times, hosts or paths.
+    `frozen`: per layer, the part of the mask that is drawn from a key, of which files hold the key alone.
     """
 
     origin: Origin
@@ -56,6 +58,7 @@ class TicketData:
     trained: Mapping[str, Tensor] | None = None
     tied: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -66,6 +69,7 @@ class TicketData:
             put(name, own_all(getattr(self, name)) or None)
         put("state", own_all(self.state))
         put("tied", {check_name(alias): check_name(owner) for alias, owner in self.tied.items()})
+        put("frozen", dict(self.frozen))
         put("provenance", container.plain_json(self.provenance, "provenance"))
         put("rewrites", tuple(container.plain_json(list(self.rewrites), "rewrites")))
 
