@@ -91,8 +91,7 @@ def test_it_builds_the_same_and_costs_its_mask_and_head(outputs: int, tmp_path: 
     assert torch.equal(built.eval()(x), expected.eval()(x))
     assert same_networks(on_base.build(model=base), expected)
     entropy, head = on_base.mask.total / 8, 4 * (64 * outputs + outputs)
-    held = [name for name in on_base.state if name.startswith("6.")]
-    assert held == ["6.bias", "6.weight"]
+    assert set(on_base.state) == {"6.bias", "6.weight", "1.running_mean"}
     assert bound_bytes(on_base) == pytest.approx(entropy + head + 4 * 8, abs=4)
     assert len(on_base.to_bytes()) < bound_bytes(on_base) + 2500
     assert bits_per_weight(on_base) == pytest.approx(1, abs=0.01)
@@ -323,3 +322,19 @@ def test_a_search_goes_on_from_it() -> None:
     again = [find(model, "digits", EdgePopup(), recipe=quick, start=one) for one in (first, first.on_base(model))]
     assert again[0].mask == again[1].mask
     assert same_networks(again[0].build(model=model), again[1].build(model=model))
+
+
+def test_a_new_head_is_trained_beside_the_mask_and_held() -> None:
+    quick = {"length": "3it", "batch_size": 8, "lr": 0.1}
+    base = nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 7))
+    model = copy.deepcopy(base)
+    model[3] = nn.Linear(20, 10)
+    method = EdgePopup(exclude=("3.*",), train=("3.*",))
+    ticket = find(model, "digits", method, recipe=quick).on_base(base)
+    assert set(ticket.state) == {"3.bias", "3.weight"}
+    assert list(ticket.mask) == ["1.weight"]
+    assert not torch.equal(ticket.state["3.weight"], model[3].weight)
+    assert same_bits(ticket.build(base=base)[1].bias, base[1].bias)
+    for patterns, words in ((("1.*",), "'1.weight', which is masked"), (("fc.*",), "names no parameter")):
+        with pytest.raises(TombolaError, match=words):
+            find(model, "digits", replace(method, train=patterns), recipe=quick)

@@ -64,6 +64,7 @@ class Learning:
     `score_settings`: the optimiser's settings for the scores where they differ from the recipe's (lr,
     weight_decay, momentum). `hooks` makes the method's own hooks, which run before the masks are refreshed.
     `frozen`: fraction of every layer's mask that stays as it is drawn at random, under the rule `TopK`.
+    `train`: name patterns of unmasked parameters that are trained whatever `rest` says.
     `samples`: masks drawn for the mean metrics of a stochastic rule, at least 1. `prune_outputs`: whether the channel
     pattern prunes output layers too. `rewrites`: what the network is rewritten with first, as tickets hold it.
     """
@@ -78,6 +79,7 @@ class Learning:
     score_settings: Mapping[str, Any] = field(default_factory=dict)
     hooks: Callable[[Search], Sequence[Hook]] = lambda search: ()
     frozen: float = 0.0
+    train: tuple[str, ...] = ()
     samples: int = 10
     prune_outputs: bool = False
     rewrites: tuple[Mapping[str, Any], ...] = ()
@@ -290,6 +292,7 @@ def _attach(
         include=learning.include,
         exclude=learning.exclude,
         rest=learning.rest,
+        train=learning.train,
         mask=mask,
         outputs=() if learning.prune_outputs else outputs,
     )

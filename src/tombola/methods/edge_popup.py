@@ -41,6 +41,7 @@ class EdgePopup(SupermaskMethod):
         anneal: length over which the density falls from 0.5 to its value, cubically, e.g. "10ep"; 0it for none
         whole: name patterns of weights that are kept whole, such as the first or last layer's
         train_norms: train scale and bias of norm layers along with the scores
+        train: name patterns of unmasked parameters to train along with the scores, such as a new head's, e.g. ["fc.*"]
         frozen: fraction of every layer's mask that stays as it is drawn at random; a file does not hold it
         include: name patterns of further parameters to mask, e.g. ["*.bias"]
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
@@ -59,6 +60,7 @@ class EdgePopup(SupermaskMethod):
     anneal: str = "0it"
     whole: tuple[str, ...] = ()
     train_norms: bool = False
+    train: tuple[str, ...] = ()
     frozen: float = 0.0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -114,6 +116,7 @@ class EdgePopup(SupermaskMethod):
             rest="norms" if self.train_norms else "frozen",
             prune_outputs=self.prune_outputs,
             hooks=self.hooks,
+            train=self.train,
             frozen=self.frozen,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias, get_args
 
 import torch
@@ -47,6 +48,7 @@ def attach(
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
     rest: Rest | None = None,
+    train: Sequence[str] = (),
     mask: Mask | None = None,
     outputs: Collection[str] | None = None,
     fused: bool = True,
@@ -67,6 +69,7 @@ def attach(
         exclude: name patterns of what is left out.
         rest: what is done with all other parameters: "trained", "norms" (only norm layers are trained) or
             "frozen", until `make_permanent`; default: trained if the weights are, else frozen.
+        train: name patterns of other parameters that are trained whatever `rest` says, such as a new head's.
         mask: start from scores under which this mask is what the rule keeps first.
         outputs: names of the output layers' weights, which the channel pattern keeps whole (and does not count), as
             their rows are the network's outputs; default the last prunable weight. `()` prunes them like any other.
@@ -96,6 +99,7 @@ def attach(
         _check_shapes(mask, chosen)
         lifted = rule.scores_from_mask(made, mask)
         made = {name: torch.empty_like(scores).copy_(lifted[name]) for name, scores in made.items()}  # lying as before
+    trained = _to_train(model, chosen, train)
     watch = Watch()
     for name in outputs or ():
         resolve(parameters_by_name(model, tied=True), name)
@@ -120,7 +124,7 @@ def attach(
         for module, local in owners[name]:
             module.__dict__.setdefault(ORDER, tuple(module._parameters))
             parametrize.register_parametrization(module, local, supermask, unsafe=True)
-    _freeze_rest(model, rest or ("trained" if weights.trained else "frozen"))
+    _freeze_rest(model, rest or ("trained" if weights.trained else "frozen"), trained)
     refresh(model)
     return groups(model)
 
@@ -194,8 +198,22 @@ def _check_shapes(mask: Mask, chosen: Mapping[str, Tensor]) -> None:
             )
 
 
-def _freeze_rest(model: nn.Module, rest: Rest) -> None:
+def _to_train(model: nn.Module, chosen: Mapping[str, Tensor], patterns: Sequence[str]) -> list[Tensor]:
+    """The parameters that the patterns name; TombolaError if one names none, or a masked weight."""
+    known, named = parameters_by_name(model), dict[str, Tensor]()
+    for pattern in patterns:
+        found = {name: weight for name, weight in known.items() if fnmatchcase(name, pattern)}
+        masked = next((name for name in found if name in chosen), None)
+        if not found or masked is not None:
+            problem = f"{masked!r}, which is masked; leave that out with exclude" if masked else "no parameter"
+            raise TombolaError(f"{pattern!r} of what is to be trained names {problem}")
+        named |= found
+    return list(named.values())
+
+
+def _freeze_rest(model: nn.Module, rest: Rest, trained: Sequence[Tensor]) -> None:
     spared = {id(p) for layer in layers(model) for p in (layer.supermask.scores, layer.weight)}
+    spared |= {id(p) for p in trained}
     if rest == "norms":
         spared |= {id(p) for module in model.modules() if isinstance(module, NORMS) for p in module.parameters()}
     frozen = [p for p in model.parameters() if p.requires_grad and id(p) not in spared and rest != "trained"]

@@ -113,8 +113,8 @@ def refitted(part: nn.Module, held: Mapping[str, Tensor]) -> nn.Module:
         fresh.out_features, fresh.in_features = weight.shape
     elif isinstance(fresh, nn.modules.batchnorm._BatchNorm):
         fresh.num_features = len(weight)
-    else:
-        fresh.out_channels, fresh.in_channels = len(weight), weight.shape[1] * int(part.groups)  # type: ignore[operator]
+    elif isinstance(fresh, nn.modules.conv._ConvNd):
+        fresh.out_channels, fresh.in_channels = len(weight), weight.shape[1] * fresh.groups
     return fresh
 
 

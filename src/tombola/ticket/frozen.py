@@ -99,6 +99,6 @@ def _smallest(words: philox.Words, count: int) -> Bits:
     if count in (0, words.size):
         return np.full(words.size, count > 0)
     limit = np.partition(words, count - 1)[count - 1]
-    chosen = words < limit
+    chosen: Bits = words < limit
     chosen[np.flatnonzero(words == limit)[: count - int(np.count_nonzero(chosen))]] = True
     return chosen
