@@ -37,6 +37,7 @@ FLOORS = [
     "models",
     "train",
     "ticket",
+    "gradual",
     "deltas",
     "bench",
     "deploy",

@@ -22,7 +22,7 @@ GROUPS = {
     ),
     "Masks and tickets": (
         "What is found: which weights are kept, and the file that holds them. All works on any module, in any loop.",
-        "Mask Ticket TicketError prunable select hold gradient",
+        "Mask Ticket TicketError prunable select hold Gradual Cubic gradient",
     ),
     "Learned masks": (
         "Masks learned in the forward pass, on any module and in any loop.",
@@ -56,6 +56,7 @@ PARTS = (
     "train.loop.train",
     "supermask.callbacks.lightning_callback",
     "supermask.callbacks.transformers_callback",
+    "gradual.adapters.merge_adapters",
 )
 """What data, criteria, methods and hooks of one's own are written with: paths within tombola."""
 

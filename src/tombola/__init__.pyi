@@ -4,6 +4,7 @@ from . import (
     compact,
     data,
     deltas,
+    gradual,
     graph,
     levels,
     machine,
@@ -26,6 +27,8 @@ from .deltas.delta import Delta, delta
 from .deltas.keep import Tall
 from .deploy.deploy import deploy
 from .errors import TicketError, TombolaError
+from .gradual.pruner import Gradual
+from .gradual.schedule import Cubic
 from .hold import hold
 from .mask import Mask
 from .methods.anneal import Anneal
@@ -90,6 +93,7 @@ __all__ = [
     "Connectivity",
     "ConnectivityResult",
     "Continuous",
+    "Cubic",
     "DataSpec",
     "Delta",
     "DescentPoint",
@@ -100,6 +104,7 @@ __all__ = [
     "Evolve",
     "Forest",
     "FourierFeatures",
+    "Gradual",
     "Initialisations",
     "InitialisationsResult",
     "IterativePruning",
@@ -142,6 +147,7 @@ __all__ = [
     "double_descent",
     "find",
     "gradient",
+    "gradual",
     "graph",
     "hold",
     "initialisations",

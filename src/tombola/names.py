@@ -82,6 +82,17 @@ def imported(what: str, path: str) -> Any:
     raise _cannot(what, path, "it has no module")
 
 
+def first_installed(modules: Iterable[str], package: str) -> Any:
+    """The first of the modules that can be imported, or a TombolaError that says how to install the package."""
+    for name in modules:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise  # it is installed, and lacks something itself
+    raise not_installed(package, package)
+
+
 def lies_under(path: str, trusted: Sequence[str]) -> bool:
     """Whether an import path is one of these prefixes, or lies below one ("torchvision.models." or without the dot)."""
     stems = [prefix.rstrip(".") for prefix in trusted]

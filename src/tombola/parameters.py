@@ -56,6 +56,7 @@ _WRAPPERS = {
     "FullyShardedDataParallel": "_fsdp_wrapped_module",
     "CheckpointWrapper": "_checkpoint_wrapped_module",
     "_FabricModule": "_forward_module",
+    "BaseTunerLayer": "base_layer",  # peft's, around a layer that has adapters
 }
 _INNER_WRAPPER = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
@@ -64,7 +65,7 @@ _INNER_WRAPPER = re.compile(r"\b(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wr
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside torch.compile, DataParallel, DDP, FSDP, Fabric, DeepSpeed or averaging wrappers."""
+    """The model inside torch.compile, DataParallel, DDP, FSDP, Fabric, DeepSpeed, averaging or peft's wrappers."""
     while True:
         child = next((_WRAPPERS[c.__name__] for c in type(model).__mro__ if c.__name__ in _WRAPPERS), None)
         inner = None if child is None else model._modules.get(child)

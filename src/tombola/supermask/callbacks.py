@@ -13,13 +13,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from tombola.errors import TombolaError, not_installed
+from tombola.errors import TombolaError
+from tombola.names import first_installed
 from tombola.supermask.layers import layers
 from tombola.supermask.masks import finalize_masks, refresh
 
@@ -54,7 +53,7 @@ def transformers_callback() -> Any:
 def _lightning_class() -> type:
     # Either package will do for both; the one that is in use already is not loaded a second time.
     names = sorted(("lightning.pytorch", "pytorch_lightning"), key=lambda name: name not in sys.modules)
-    base: Any = _imported(names, "lightning").Callback
+    base: Any = first_installed(names, "lightning").Callback
 
     class RefreshMasks(base):  # type: ignore[misc]
         """Refreshes supermasks after every step of the optimiser, and evaluates them as their p > 0.5 masks."""
@@ -93,7 +92,7 @@ def _nothing() -> None:
 
 @lru_cache(maxsize=1)
 def _transformers_class() -> type:
-    base: Any = _imported(["transformers"], "transformers").TrainerCallback
+    base: Any = first_installed(["transformers"], "transformers").TrainerCallback
 
     class RefreshMasks(base):  # type: ignore[misc]
         """Refreshes supermasks after every step of the optimiser, and evaluates them as their p > 0.5 masks."""
@@ -123,17 +122,6 @@ def _transformers_class() -> type:
             finalize_masks(model)
 
     return RefreshMasks
-
-
-def _imported(names: list[str], package: str) -> ModuleType:
-    """The first of the modules that can be imported, or a TombolaError that says how to install the package."""
-    for name in names:
-        try:
-            return import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is None or not (name + ".").startswith(error.name + "."):
-                raise  # it is installed, and lacks something itself
-    raise not_installed(package, package)
 
 
 def _check_attached(model: nn.Module) -> None:
