@@ -16,8 +16,8 @@ def cubic(step: int, *, begin: int, end: int, initial: float, final: float) -> f
 
     Equation 1 of Zhu & Gupta 2017, whose sparsities are 1 - density.
 
-    >>> [cubic(step, begin=2, end=6, initial=1.0, final=0.2) for step in (0, 2, 4, 6, 8)]
-    [1.0, 1.0, 0.3, 0.2, 0.2]
+    >>> [cubic(step, begin=2, end=6, initial=1.0, final=0.5) for step in (0, 2, 4, 6, 8)]
+    [1.0, 1.0, 0.5625, 0.5, 0.5]
     """
     if step >= end:
         return final  # to the bit
@@ -39,8 +39,8 @@ class Cubic:
         initial: density at `begin`.
 
     >>> schedule = tb.Cubic(begin=100, end=500, frequency=200)
-    >>> [(step, schedule.density(step, 0.2)) for step in range(700) if schedule.is_due(step)]
-    [(100, 1.0), (300, 0.3), (500, 0.2)]
+    >>> [(step, schedule.density(step, 0.5)) for step in range(700) if schedule.is_due(step)]
+    [(100, 1.0), (300, 0.5625), (500, 0.5)]
     """
 
     end: int
