@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from tombola.bench import engines
 from tombola.bench.bench import DEPLOYED, Speedup, bench, flop_counts, quartiles
-from tombola.bench.engines import DENSE, ENGINES, REDUCED, Missing, Workload
+from tombola.bench.engines import DENSE, ENGINES, INT8, REDUCED, Missing, Workload
+from tombola.bench.int8 import quantised
 from tombola.bench.timing import WallClock
 from tombola.errors import TombolaError
 from tombola.nn.flops import flops
@@ -51,7 +52,7 @@ def test_every_engine_computes_the_network(name: str, monkeypatch: pytest.Monkey
         want = model(x)
         found = ENGINES[name](Workload(model, (x,), 1))()
     first = found if isinstance(found, Tensor) else torch.as_tensor(found[0])  # type: ignore[index]
-    close = {"rtol": 3e-2, "atol": 3e-2} if name in REDUCED else {"rtol": 1e-4, "atol": 1e-5}
+    close = {"rtol": 3e-2, "atol": 3e-2} if name in (*REDUCED, INT8) else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(first.float(), want, **close)
 
 
@@ -63,6 +64,36 @@ def test_half_precision_is_no_baseline() -> None:
     found = bench(model, {1: Fixed(model)}, {1: (x,)}, threads=1, engines=ways, rounds=1)
     assert found.timings[0].median is not None
     assert [gain.baseline for gain in found.gains] == ["eager"]
+
+
+def test_int8_rounds_weights_and_activations() -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    layer = nn.Linear(64, 32, bias=False).eval()
+    work = Workload(layer, (torch.linspace(-1, 1, 64)[None],), 1)
+    content = quantised(work.onnx, [x.numpy() for x in work.inputs])
+    assert len(content) < len(work.onnx) - 2 * layer.weight.numel()
+    found = torch.as_tensor(ENGINES[INT8](work)()[0])  # type: ignore[index]
+    # to the nearest of 256 levels over the range of inputs and outputs, of 127 over that of a row's weights
+    with torch.inference_mode():
+        want = layer(work.inputs[0])
+        inputs = (1 / 255) * layer.weight.abs().sum(1)
+        weights = (0.5 / 63) * layer.weight.abs().amax(1) * work.inputs[0].abs().sum()
+        outputs = (want.amax() - want.amin()) / 255
+    assert bool(((found - want).abs() <= 1.01 * (inputs + weights + outputs)).all())
+    assert not torch.equal(found, want)
+
+
+def test_what_cannot_be_quantised_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+
+    def fails(*given: object) -> None:
+        raise ValueError("no such operation")
+
+    monkeypatch.setattr(engines, "quantised", fails)
+    with pytest.raises(Missing, match="no int8 of it: ValueError"):
+        ENGINES[INT8](Workload(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),), 1))
 
 
 def test_autocast_computes_in_bfloat16() -> None:

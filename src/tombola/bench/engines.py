@@ -1,7 +1,7 @@
 """The baselines of a deployed network: the same network, zeros included, in other engines of this machine.
 
-All run on the CPU with one number of threads and one input shape, and all but those in REDUCED compute in float32, as
-the deployed network does.
+All run on the CPU with one number of threads and one input shape, and all but those in REDUCED and INT8 compute in float32,
+as the deployed network does.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from tombola.bench.int8 import quantised
 
 Run = Callable[[], object]
 """One inference of the prepared network on the prepared input."""
@@ -36,6 +39,15 @@ class Workload:
     model: nn.Module
     inputs: tuple[Tensor, ...]
     threads: int
+
+    @cached_property
+    def onnx(self) -> bytes:
+        """The network as ONNX for exactly this input shape, which lets engines optimise the most.
+
+        Raises:
+            Missing: it has none.
+        """
+        return _onnx(self)
 
 
 def eager(work: Workload) -> Run:
@@ -76,13 +88,19 @@ def compiled(work: Workload) -> Run:
 
 def onnx_runtime(work: Workload) -> Run:
     """ONNX Runtime's CPU provider."""
-    runtime = _package("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = work.threads
-    options.log_severity_level = 3
-    session = runtime.InferenceSession(_onnx(work), options, providers=["CPUExecutionProvider"])
-    feed = {put.name: x.numpy() for put, x in zip(session.get_inputs(), work.inputs, strict=True)}
-    return lambda: session.run(None, feed)
+    _package("onnxruntime")
+    return _session(work.onnx, work)
+
+
+def onnx_runtime_int8(work: Workload) -> Run:
+    """ONNX Runtime's CPU provider, the network in int8 by its own tools, calibrated on the inputs."""
+    _package("onnxruntime")
+    _package("onnx")
+    try:
+        content = quantised(work.onnx, [x.numpy() for x in work.inputs])
+    except Exception as error:  # the tools raise many kinds
+        raise Missing(f"no int8 of it: {type(error).__name__}") from error
+    return _session(content, work)
 
 
 def openvino(work: Workload) -> Run:
@@ -114,6 +132,7 @@ ENGINES: Mapping[str, Callable[[Workload], Run]] = MappingProxyType(
         "channels-last-bf16": channels_last_bf16,
         "compiled": compiled,
         "onnxruntime": onnx_runtime,
+        "onnxruntime-int8": onnx_runtime_int8,
         "openvino": openvino,
         "openvino-default": openvino_default,
         "torch-csr": torch_csr,
@@ -127,6 +146,9 @@ DENSE = ("eager", "channels-last", "compiled", "onnxruntime", "openvino")
 REDUCED = ("channels-last-bf16", "openvino-default")
 """Dense engines that round to bfloat16, the second one only on processors that compute in it."""
 
+INT8 = "onnxruntime-int8"
+"""The dense engine in int8."""
+
 
 def _package(name: str) -> Any:
     try:
@@ -139,14 +161,24 @@ def _openvino(work: Workload, settings: Mapping[str, str]) -> Run:
     runtime = _package("openvino")
     core = runtime.Core()
     options = {"INFERENCE_NUM_THREADS": work.threads, "PERFORMANCE_HINT": "LATENCY", **settings}
-    network = core.compile_model(core.read_model(_onnx(work)), "CPU", options)
+    network = core.compile_model(core.read_model(work.onnx), "CPU", options)
     request = network.create_infer_request()
     feed = dict(enumerate(x.numpy() for x in work.inputs))
     return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
 
 
+def _session(content: bytes, work: Workload) -> Run:
+    """ONNX Runtime on a network that takes the inputs in their order."""
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = work.threads
+    options.log_severity_level = 3
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    feed = {put.name: x.numpy() for put, x in zip(session.get_inputs(), work.inputs, strict=True)}
+    return lambda: session.run(None, feed)
+
+
 def _onnx(work: Workload) -> bytes:
-    """The network as ONNX for exactly this input shape, which lets engines optimise the most."""
     _package("onnxscript")
     try:
         with warnings.catch_warnings():
