@@ -12,7 +12,7 @@ import torch
 
 import tombola as tb
 from cli_calls import call, last_json
-from tombola.cli.deployment import _batches
+from tombola.cli.what_if import batch_sizes
 from tombola.mask import Mask
 from tombola.models.registry import build_network
 from tombola.parameters import prunable
@@ -109,6 +109,6 @@ def test_mistakes_are_one_line_and_leave_nothing(words: list[str], said: str, ti
 
 
 def test_batches_as_typed() -> None:
-    assert _batches("1,64") == [1, 64]
-    assert _batches([2]) == [2]
-    assert _batches(8) == [8]
+    assert batch_sizes("1,64") == [1, 64]
+    assert batch_sizes([2]) == [2]
+    assert batch_sizes(8) == [8]

@@ -29,7 +29,7 @@ GROUPS = {
         "attach refresh read detach make_permanent TopK",
     ),
     "Methods": ("The published methods, as arguments of `find`; each has [a page](../methods.md) of its own.", ""),
-    "Deploy": ("Networks that run faster, and give the same outputs.", "deploy"),
+    "Deploy": ("Networks that run faster, and give the same outputs.", "deploy what_if"),
     "Prune": (
         "A trained network, pruned in one shot: calibration data, one mask, one ticket.",
         "prune Pruned",

@@ -26,6 +26,7 @@ from .data.config import DataSpec
 from .deltas.delta import Delta, delta
 from .deltas.keep import Tall
 from .deploy.deploy import deploy
+from .deploy.what_if import what_if
 from .errors import TicketError, TombolaError
 from .gradual.pruner import Gradual
 from .gradual.schedule import Cubic
@@ -179,4 +180,5 @@ __all__ = [
     "train",
     "unpack",
     "verify",
+    "what_if",
 ]

@@ -53,11 +53,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class Speedup:
-    """The fastest dense engine's time over the deployed network's, at one batch size."""
+    """A dense engine's time over the deployed network's, at one batch size."""
 
     batch: int
     baseline: str
-    """The dense engine with the smallest median."""
+    """The dense engine: in a `Benchmark` the one with the smallest median."""
     ratio: float
     """The median over rounds of baseline / deployed."""
     low: float
@@ -131,7 +131,7 @@ def bench(
             runs, missing = prepare(work, engines)
             runs[DEPLOYED] = partial(deployed[batch], *work.inputs)
             seconds = clock.measure(runs, rounds=rounds, threads=threads)
-            timings += [_timing(name, batch, seconds, missing) for name in (*engines, DEPLOYED)]
+            timings += [timing(name, batch, seconds, missing) for name in (*engines, DEPLOYED)]
             gains += _gains(batch, seconds)
     first = next(iter(inputs.values()))
     flops, kept = flop_counts(model, first)
@@ -170,7 +170,8 @@ def flop_counts(model: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:
     return total, round(total - saved)
 
 
-def _timing(name: str, batch: int, times: Mapping[str, list[float]], missing: Mapping[str, str]) -> Timing:
+def timing(name: str, batch: int, times: Mapping[str, list[float]], missing: Mapping[str, str]) -> Timing:
+    """The quartiles of an engine's seconds per call, or why there are none."""
     if name not in times:
         return Timing(name, batch, missing=missing[name])
     low, median, high = quartiles([1e3 * seconds for seconds in times[name]])
@@ -181,9 +182,13 @@ def _gains(batch: int, seconds: Mapping[str, list[float]]) -> Iterator[Speedup]:
     dense = {name: statistics.median(seconds[name]) for name in DENSE if name in seconds}
     if dense:
         baseline = min(dense, key=lambda name: dense[name])
-        ratios = [a / b for a, b in zip(seconds[baseline], seconds[DEPLOYED], strict=True)]
-        low, ratio, high = quartiles(ratios)
-        yield Speedup(batch, baseline, ratio, low, high)
+        yield speedup(batch, baseline, seconds[baseline], seconds[DEPLOYED])
+
+
+def speedup(batch: int, baseline: str, theirs: Sequence[float], ours: Sequence[float]) -> Speedup:
+    """Of seconds per call, round by round."""
+    low, ratio, high = quartiles([a / b for a, b in zip(theirs, ours, strict=True)])
+    return Speedup(batch, baseline, ratio, low, high)
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -1,7 +1,7 @@
 """The baselines of a deployed network: the same network, zeros included, in other engines of this machine.
 
-All run on the CPU with one number of threads and one input shape, and all but those in REDUCED and INT8 compute in float32,
-as the deployed network does.
+All run on the CPU with one number of threads and one input shape, and all but those in REDUCED and INT8 compute in
+float32, as the deployed network does.
 """
 
 from __future__ import annotations

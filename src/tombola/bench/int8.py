@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
 def quantised(content: bytes, inputs: Sequence[NDArray[Any]]) -> bytes:
     """An ONNX network in int8: weights by channel, activations by their extremes on one call (static, QDQ).
 
-    Those are the tools' defaults; weights by channel, in a range of 7 bits, are their advice. Norms are folded into convolutions first, as
-    the tools ask.
+    Those are the tools' defaults; weights by channel, in a range of 7 bits, are their advice. Norms are folded into
+    convolutions first, as they ask.
 
     Args:
         content: the network, float32.

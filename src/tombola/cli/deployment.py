@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.screen import Screen, loading
+from tombola.cli.searches import add_room
 from tombola.cli.tickets import add_architecture, add_ticket, architecture, trusted
 from tombola.cli.verb import Verb
+from tombola.cli.what_if import add_what_if, batch_sizes, check_what_if_unset, run_what_if, texts
 
 if TYPE_CHECKING:
     from tombola.bench.bench import Benchmark
@@ -29,12 +31,16 @@ def verbs() -> list[Verb]:
             _add_deploy,
             _deploy,
         ),
-        Verb(("bench",), "Time a deployed ticket against the dense engines of this machine.", _add_bench, _bench),
+        Verb(
+            ("bench",),
+            "Time a deployed ticket, or what zeros would gain in any network, against this machine's dense engines.",
+            _add_bench,
+            _bench,
+        ),
     ]
 
 
 def _add_common(parser: ArgumentParser) -> None:
-    add_ticket(parser)
     parser.add_argument(
         "--input_shape",
         type=list[int] | None,
@@ -46,6 +52,7 @@ def _add_common(parser: ArgumentParser) -> None:
 
 
 def _add_deploy(parser: ArgumentParser) -> None:
+    add_ticket(parser)
     parser.add_argument("--out", type=str, required=True, help="output folder")
     parser.add_argument("--batch", type=int, default=1, help="batch size to tune for; others work too")
     parser.add_argument(
@@ -64,11 +71,26 @@ def _add_deploy(parser: ArgumentParser) -> None:
 
 
 def _add_bench(parser: ArgumentParser) -> None:
-    parser.add_argument("--batch", type=list[int] | int | str, default=[1, 64], help="batch sizes, e.g. 1,64")
     parser.add_argument(
-        "--engines", type=list[str] | str | None, default=None, help="which engines (null: all that run here)"
+        "ticket",
+        type=str,
+        help="a ticket file, e.g. runs/.../network.ticket; with --what_if also a network, by name or import path",
+    )
+    add_room(parser)
+    parser.add_argument(
+        "--batch",
+        type=list[int] | int | str | None,
+        default=None,
+        help="batch sizes, e.g. 1,64 (null: those; with --what_if 1)",
+    )
+    parser.add_argument(
+        "--engines",
+        type=list[str] | str | None,
+        default=None,
+        help="which engines (null: all that run here; with --what_if those that need no compiler, and int8)",
     )
     parser.add_argument("--rounds", type=int, default=9, help="how often every engine is timed")
+    add_what_if(parser)
     _add_common(parser)
 
 
@@ -117,6 +139,9 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 
 def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    if given["what_if"] is not None:
+        return run_what_if(given, screen)
+    check_what_if_unset(given)
     with loading(None):
         import torch
 
@@ -125,8 +150,8 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.ticket.example import example_input
         from tombola.ticket.ticket import Ticket
 
-    batches = _batches(given["batch"])
-    engines = ([given["engines"]] if isinstance(given["engines"], str) else given["engines"]) or tuple(ENGINES)
+    batches = batch_sizes([1, 64] if given["batch"] is None else given["batch"])
+    engines = texts(given["engines"]) or tuple(ENGINES)
     check_bench(engines, given["rounds"])
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     model = ticket.build(model=architecture(given, ticket), trusted=trusted(given)).eval()
@@ -141,20 +166,6 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     )
     show_bench(screen, measured)
     return {"ticket": given["ticket"], "recipe": ticket.recipe, **measured.as_dict()}
-
-
-def _batches(given: Any) -> list[int]:
-    """1,64 as typed, [1, 64] or 1."""
-    from tombola.errors import TombolaError
-
-    words = given.split(",") if isinstance(given, str) else given if isinstance(given, list) else [given]
-    try:
-        sizes = [int(word) for word in words]
-    except ValueError:
-        sizes = []
-    if not sizes or min(sizes) < 1:
-        raise TombolaError(f"--batch is {given!r}; give sizes of 1 or more, e.g. 1,64")
-    return sizes
 
 
 def show_bench(screen: Screen, measured: Benchmark) -> None:

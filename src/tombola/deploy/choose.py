@@ -25,7 +25,8 @@ from tombola.deploy.regions import ENGINES, region_module
 from tombola.errors import TombolaError
 from tombola.names import check_known
 
-_ROUNDS, _LAYER_ROUNDS = 5, 3
+_ROUNDS = 5
+_LAYER_SECONDS, _LAYER_ROUNDS = 0.001, 12
 _SLOWER, _WORTH = 1.1, 0.05  # a layer leaves its region if dense is that much faster, and the region gains that share
 
 
@@ -169,12 +170,12 @@ def _choose(
     seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
     best = min(seconds, key=seconds.__getitem__)
     choices = measured.choices if measured is not None and best == "native" else None
-    layers = (measured.layers, _dense_layers(part, threads, clock)) if measured else ({}, {})
+    layers = (measured.layers, _dense_layers(part, clock)) if measured else ({}, {})
     times = Times(seconds, *layers, reason)
     return RegionPlan(part.layers, best, choices), times, modules[best]
 
 
-def _dense_layers(part: LoweredRegion, threads: int, clock: Clock) -> dict[str, float]:
+def _dense_layers(part: LoweredRegion, clock: Clock) -> dict[str, float]:
     """Target of a layer -> seconds per call in torch, activation included, in the faster layout; equal ones once."""
     shapes = {node.name: shape_of(node) for node in (*part.inputs, *part.nodes)}
     known: dict[object, float] = {}
@@ -187,11 +188,10 @@ def _dense_layers(part: LoweredRegion, threads: int, clock: Clock) -> dict[str, 
         moves = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
         key = (tuple(op.weight.shape), tuple(x.shape), moves, op.activation)
         if key not in known:
-            runs = {"rows": _torch_run(op, x, torch.contiguous_format)}
-            if isinstance(op, Conv):
-                runs["channels"] = _torch_run(op, x, torch.channels_last)
-            times = clock.measure(runs, rounds=_LAYER_ROUNDS, threads=threads)
-            known[key] = min(statistics.median(rounds) for rounds in times.values())
+            layouts = [torch.contiguous_format, *([torch.channels_last] if isinstance(op, Conv) else [])]
+            runs = [_torch_run(op, x, layout) for layout in layouts]
+            # the least, as of native kernels: the two are compared, and a busy machine must not favour one
+            known[key] = min(clock.fastest(runs, seconds=_LAYER_SECONDS, rounds=_LAYER_ROUNDS))
         seconds[op.target] = known[key]
     return seconds
 

@@ -30,8 +30,7 @@ def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None
         raise TombolaError(
             "the ticket does not record its network's input shape; give one: input_shape, e.g. [3, 32, 32]"
         )
-    if not all(1 <= size < 2**31 for size in (batch, *chosen)):
-        raise TombolaError(f"batch {batch} of inputs of shape {list(chosen)}; all sizes must be 1 or more, below 2^31")
+    _check_sizes(batch, chosen)
     if not shape and math.prod(chosen) > MAX_VALUES:
         raise TombolaError(
             f"the ticket records inputs of shape {list(chosen)[:8]}, {math.prod(chosen):,} values; at most "
@@ -39,5 +38,20 @@ def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None
         )
     known = ticket.origin.views()
     dtype = next((known[name].dtype for name in ticket.mask if name in known), torch.float32)
+    return random_input(batch, chosen).to(dtype)
+
+
+def random_input(batch: int, shape: Sequence[int]) -> Tensor:
+    """Standard normal values, (batch, *shape), always the same: float32.
+
+    Raises:
+        TombolaError: a size or a batch below 1.
+    """
+    _check_sizes(batch, shape)
     draw = torch.Generator("cpu").manual_seed(0)
-    return torch.randn(batch, *chosen, generator=draw, dtype=torch.float32, device="cpu").to(dtype)
+    return torch.randn(batch, *shape, generator=draw, dtype=torch.float32, device="cpu")
+
+
+def _check_sizes(batch: int, shape: Sequence[int]) -> None:
+    if not all(1 <= size < 2**31 for size in (batch, *shape)):
+        raise TombolaError(f"batch {batch} of inputs of shape {list(shape)}; all sizes must be 1 or more, below 2^31")
