@@ -109,12 +109,13 @@ def batch_sizes(given: Any) -> list[int]:
 def _subject(given: Namespace) -> tuple[nn.Module, Callable[[int], Tensor]]:
     """The network that is named, and its inputs by batch size."""
     from tombola.models.registry import check_name, is_known
+    from tombola.models.spec import written_out
     from tombola.ticket.example import example_input, random_input
     from tombola.ticket.origin import NetworkSpec
     from tombola.ticket.ticket import Ticket
 
     name, shape = given["ticket"], given["input_shape"]
-    if Path(name).is_file() or name.endswith(".ticket"):
+    if name.endswith(".ticket") or Path(name).is_file():
         ticket = Ticket.load(name, max_weights=given["max_weights"])
         model = ticket.build(model=architecture(given, ticket), trusted=trusted(given))
         return model, partial(example_input, ticket, shape=shape)
@@ -122,8 +123,9 @@ def _subject(given: Namespace) -> tuple[nn.Module, Callable[[int], Tensor]]:
     if not shape:
         raise TombolaError(f"{name}: its input shape is not known; give one: --input_shape, e.g. [3, 224, 224]")
     classes = _CLASSES if given["classes"] is None and is_known(name) else given["classes"]
-    spec = NetworkSpec(name, given["model_args"], tuple(shape), classes)
-    return spec.build(trusted=(name,)), partial(random_input, shape=shape)  # who types an import path trusts it
+    path, args = written_out(name, given["model_args"])
+    spec = NetworkSpec(path, args, tuple(shape), classes)
+    return spec.build(trusted=(path,)), partial(random_input, shape=shape)  # who types an import path trusts it
 
 
 # ---- tables ------------------------------------------------------------------------------------------------
