@@ -21,6 +21,7 @@ from tombola.bench.bench import Benchmark
 from tombola.cli import all_verbs
 from tombola.data.splits import Splits, Task, make_splits
 from tombola.methods import METHODS
+from tombola.models.registry import build_network
 from tombola.results.codec import typed
 from tombola.results.search import SearchResult
 from tombola.results.verification import VerificationResult
@@ -101,6 +102,12 @@ def checkpoints(runs: Path) -> list[str]:
     return [str(runs / f"{name}.safetensors") for name in states]
 
 
+def trained(runs: Path) -> list[str]:
+    model = build_network("mlp", input_shape=(1, 8, 8), classes=10)
+    safetensors.torch.save_file(model.state_dict(), runs / "trained.safetensors")
+    return ["mlp", "--checkpoint", str(runs / "trained.safetensors"), "--density", "0.5", "--samples", "20"]
+
+
 def packed(runs: Path) -> str:
     checkpoints(runs)
     tombola.pack({"w": torch.eye(4)}).save(runs / "packed.ticket")
@@ -143,6 +150,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("export",): lambda found, runs: [found["ticket"], "--out", str(runs / "net.pt")],
     ("deploy",): lambda found, runs: [found["ticket"], "--out", str(runs / "deployed"), "--formats", "[state_dict]"],
     ("bench",): lambda found, runs: [found["ticket"], "--batch", "1", "--engines", "[eager]", "--rounds", "1"],
+    ("prune",): lambda found, runs: [*trained(runs), "--out", str(runs / "pruned.ticket")],
     ("pack",): lambda found, runs: [checkpoints(runs)[0], "--out", str(runs / "made.ticket")],
     ("unpack",): lambda found, runs: [packed(runs), "--out", str(runs / "unpacked.safetensors")],
     ("delta",): lambda found, runs: [*checkpoints(runs), "--out", str(runs / "made.delta")],
@@ -154,7 +162,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("demo",): lambda found, runs: ["--out", str(runs / "demo")],
 }
 
-OF_CHECKPOINTS = {("pack",), ("unpack",), ("delta",), ("apply",)}
+OF_CHECKPOINTS = {("prune",), ("pack",), ("unpack",), ("delta",), ("apply",)}
 MEASURED = {("study", "double-descent")}
 """Studies that compare no arms, and train no network by a recipe."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tombola as tb
+from tombola.cli import main
+from tombola.data.registry import load_data
+from tombola.data.splits import Resident
+from tombola.errors import TombolaError
+from tombola.models.registry import build_network
 from tombola.prune.calibration import read
 from tombola.prune.layers import layers_of
 from tombola.prune.sparse_gpt import sparse_gpt
-from tombola.prune.watch import gram_matrices
+from tombola.prune.watch import gram_matrices, input_norms, order_of_calls
 from tombola.select.patterns import NM, Block, Element
 
 
@@ -146,3 +153,289 @@ def test_later_layers_see_what_pruned_ones_send() -> None:
     torch.testing.assert_close(gram[0], 2 * sent.t() @ sent / 50, rtol=1e-5, atol=1e-5)
     rows, _ = sparse_gpt(half[2].weight.detach().unsqueeze(0), gram, 0.5, Element())
     torch.testing.assert_close(rows[0], found.model[2].weight.detach())
+
+
+# ---- heads, packed attention -------------------------------------------------------------------------------
+
+
+class Block4(nn.Module):
+    """Attention as BERT has it: the output projection beside the module that counts the heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = nn.Module()
+        self.own.num_attention_heads = 4  # type: ignore[assignment]
+        for name in ("query", "key", "value"):
+            setattr(self.own, name, nn.Linear(8, 8))
+        self.output = nn.Module()
+        self.output.dense = nn.Linear(8, 8)
+        self.output.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            getattr(self.own, name)(x).unflatten(-1, (4, 2)).transpose(1, 2) for name in ("query", "key", "value")
+        )
+        return self.output.norm(self.output.dense(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)))
+
+
+def test_whole_heads_go_and_nothing_of_them_stays() -> None:
+    torch.manual_seed(0)
+    model, x = Block4().eval(), drawn(2, 5, 8)
+    with torch.no_grad():
+        for part in (model.own.query, model.own.key, model.own.value):
+            part.weight[2:4] *= 0.01  # head 1 is the smallest
+        model.output.dense.weight[:, 2:4] *= 0.01
+    pruned = tb.prune(model, x, density=0.75, pattern="head")
+    for name in ("own.query.weight", "own.key.weight", "own.value.weight"):
+        assert pruned.mask[name].all(1).tolist() == [True, True, False, False, True, True, True, True]
+    assert pruned.mask["output.dense.weight"].all(0).tolist() == [True, True, False, False, True, True, True, True]
+    assert pruned.mask.density == 0.75
+    with torch.no_grad():
+        before = pruned.model(x)
+        pruned.model.own.value.bias[2:4] = 100.0  # all that is left of the head
+        assert torch.equal(pruned.model(x), before)
+
+
+@pytest.mark.parametrize("more", [{}, {"kdim": 6, "vdim": 5}], ids=["packed", "apart"])
+def test_torchs_attention_by_heads_and_by_inputs(more: dict[str, int]) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True, **more)
+
+        def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            out: Tensor = self.attention(q, k, value=v, need_weights=False)[0]
+            return out
+
+    torch.manual_seed(0)
+    model = Net().eval()
+    batch = (drawn(3, 4, 8), drawn(3, 5, more.get("kdim", 8), seed=1), drawn(3, 5, more.get("vdim", 8), seed=2))
+    half = tb.prune(model, [batch], density=0.5, pattern="head", criterion="wanda")
+    assert half.mask.density == 0.5
+    kept = half.mask["attention.out_proj.weight"].all(0)
+    assert sorted([kept[:4].all().item(), kept[4:].all().item()]) == [False, True]
+    norms = input_norms(model, layers_of(model), read([batch], model, None, None, 0))
+    values = norms["attention.in_proj_weight" if not more else "attention.v_proj_weight"]
+    last = values[16:] if not more else values
+    torch.testing.assert_close(last[0], batch[2].flatten(0, 1).norm(dim=0))
+    for criterion in ("wanda", "sparse_gpt"):
+        assert tb.prune(model, [batch], density=0.5, criterion=criterion).mask.density == pytest.approx(0.5, abs=0.01)
+
+
+def test_what_the_last_projection_takes_in_is_seen() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    x = drawn(3, 4, 8)
+    found = layers_of(layer)
+    seen = input_norms(layer, found, read(x, layer, None, None, 0))["self_attn.out_proj.weight"][0]
+    attention = layer.self_attn
+    projected = x @ attention.in_proj_weight.t() + attention.in_proj_bias
+    heads = [part.unflatten(-1, (2, 4)).transpose(1, 2) for part in projected.chunk(3, dim=-1)]
+    attended = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(seen, attended.flatten(0, 1).norm(dim=0), rtol=1e-4, atol=1e-4)
+    groups = order_of_calls(layer, found, read(x, layer, None, None, 0))
+    assert groups[:2] == [{"self_attn.in_proj_weight": 1}, {"self_attn.out_proj.weight": 1}]
+
+
+def test_layers_that_share_an_input_are_pruned_together_and_tied_ones_see_both() -> None:
+    torch.manual_seed(0)
+    model, x = Block4().eval(), drawn(2, 5, 8)
+    groups = order_of_calls(model, layers_of(model), read(x, model, None, None, 0))
+    assert [list(group) for group in groups] == [
+        ["own.query.weight", "own.key.weight", "own.value.weight"],
+        ["output.dense.weight"],
+    ]
+    tied = network(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    tied[2].weight = tied[0].weight
+    y = drawn(9, 4)
+    norms = input_norms(tied, layers_of(tied), read(y, tied, None, None, 0))["0.weight"][0]
+    both = torch.cat([y, F.relu(tied[0](y)).detach()])
+    torch.testing.assert_close(norms, both.norm(dim=0))
+
+
+# ---- norms, errors, tickets --------------------------------------------------------------------------------
+
+
+def test_norms_take_the_statistics_of_the_pruned_network() -> None:
+    model, x = network(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU()), drawn(20, 2, 6, 6)
+    with torch.no_grad():
+        model[1].running_var.fill_(7.0)
+    batches = [x[:10], x[10:]]
+    pruned = tb.prune(model, batches, density=0.5)
+    parts = [pruned.model[0](part).detach() for part in batches]
+    torch.testing.assert_close(pruned.model[1].running_mean, torch.stack([p.mean((0, 2, 3)) for p in parts]).mean(0))
+    torch.testing.assert_close(pruned.model[1].running_var, torch.stack([p.var((0, 2, 3)) for p in parts]).mean(0))
+    assert pruned.model[1].momentum == 0.1
+    assert (pruned.norms, pruned.model.training) == (1, False)
+    as_it_was = tb.prune(model, batches, density=0.5, norms=False)
+    assert torch.equal(as_it_was.model[1].running_var, model[1].running_var)
+
+
+def test_errors_by_hand() -> None:
+    model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[3.0, 1.0]]))
+        model[1].weight.fill_(2.0)
+    pruned = tb.prune(model, torch.eye(2), density={"0.weight": 0.5})
+    assert [layer.error for layer in pruned.layers] == pytest.approx([0.1, 0.0])  # outputs 3 and 1, of which 1 is lost
+    assert pruned.error == pytest.approx(0.1)
+    assert [(layer.kept, layer.total) for layer in pruned.layers] == [(1, 2), (1, 1)]
+    assert "10.00 %" in str(pruned)
+
+
+def test_the_users_model_stays_and_the_ticket_comes_back(tmp_path: Any) -> None:
+    model, x = network(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3)), drawn(12, 2, 6, 6)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    pruned = tb.prune(model, x, density=0.3, criterion="sparse_gpt")
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    assert not any(module._forward_pre_hooks or module._forward_hooks for module in pruned.model.modules())
+    pruned.ticket().save(tmp_path / "x.ticket")
+    again = tb.Ticket.load(tmp_path / "x.ticket").build(model=model).eval()
+    assert torch.equal(again(x), pruned.model(x))
+    whole = pruned.ticket(origin=model)
+    assert whole.build("origin", model=model).state_dict()["0.weight"][~pruned.mask["0.weight"]].eq(0).all()
+    assert torch.equal(whole.build(model=model).eval()(x), pruned.model(x))
+    with pruned.held(), torch.no_grad():
+        pruned.model[0].weight += 1
+        pruned.model(x)
+        assert torch.equal(pruned.model[0].weight == 0, ~pruned.mask["0.weight"])
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, ids: Tensor, scale: Tensor | None = None) -> dict[str, Tensor]:
+        return {"out": self.layer(ids if scale is None else ids * scale)}
+
+
+def test_every_form_of_calibration_data() -> None:
+    torch.manual_seed(0)
+    model, x = Named().eval(), drawn(6, 3)
+    labels = torch.zeros(6, dtype=torch.long)
+    forms: list[Any] = [
+        x,
+        [x[:2], x[2:]],
+        (part for part in x.split(3)),
+        [(x, labels)],
+        [[x, labels]],
+        {"ids": x, "labels": labels},
+        [({"ids": x}, labels)],
+        torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, labels), batch_size=4),
+        [{"ids": x.double()}],
+    ]
+    masks = [tb.prune(model, form, density=0.5, criterion="wanda").mask for form in forms]
+    assert all(mask == masks[0] for mask in masks)
+    assert len(read([x, x, x], model, 7, None, 0).batches) == 2
+
+
+def test_a_data_set_by_name_and_criteria_of_gradients() -> None:
+    model = network(nn.Flatten(), nn.Linear(64, 10))
+    pruned = tb.prune(model, "digits", density=0.5, criterion="taylor", samples=100)
+    assert pruned.how["samples"] == 100
+    calibration = read("digits", model, 100, None, 0)
+    gradients = [
+        torch.autograd.grad(F.cross_entropy(model(x), y), model[1].weight)[0] * len(y)
+        for x, y in calibration.labelled()
+    ]
+    score = (sum(gradients) / 100 * model[1].weight).abs().detach()
+    assert float(score[pruned.mask["1.weight"]].min()) >= float(score[~pruned.mask["1.weight"]].max()) - 1e-9
+
+
+def steepest(context: Any) -> dict[str, Tensor]:
+    """A criterion of one's own."""
+    return {name: -weight for name, weight in context.final.items()}
+
+
+def test_a_criterion_of_ones_own_and_recurrent_weights_on_request() -> None:
+    model = network(nn.Linear(4, 4))
+    by_path = tb.prune(model, density=0.5, criterion="test_prune.steepest")
+    assert by_path.mask == tb.prune(model, density=0.5, criterion=steepest).mask
+    assert by_path.error is None
+    lstm = nn.LSTM(3, 4)
+    assert list(tb.prune(lstm, density=0.25, include=["weight_*"]).mask) == ["weight_ih_l0", "weight_hh_l0"]
+
+
+class Apart(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(3, 3), nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "settings", "words"),
+    [
+        (nn.Linear(3, 2), None, {}, "density is missing"),
+        (nn.Linear(3, 2), None, {"density": 1.5}, r"density is 1.5; it must lie in \(0, 1]"),
+        (nn.Linear(3, 2), None, {"density": {"weight": 0}}, "density of 'weight' is 0"),
+        (nn.Linear(3, 2), None, {"density": {"wieght": 0.5}}, "did you mean weight"),
+        (nn.Linear(4, 2), None, {"density": 0.3, "pattern": "2:4"}, "pattern 2:4 fixes the density at 0.5"),
+        (nn.Linear(4, 2), None, {"pattern": "2:4", "scope": "global"}, "fixed within every layer"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "wnda"}, "did you mean wanda"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "wanda"}, "needs calibration data"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "sparse_gpt"}, "needs calibration data"),
+        (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "criterion": "snip"}, "needs labels"),
+        (nn.Linear(3, 2), drawn(4, 5), {"density": 0.5}, r"refuses a calibration batch of shape \(4, 5\)"),
+        (nn.Linear(3, 2), [], {"density": 0.5}, "has no example"),
+        (nn.Linear(3, 2), ["a"], {"density": 0.5}, "a calibration batch is 'a'"),
+        (nn.Linear(3, 2), {"y": drawn(4, 3)}, {"density": 0.5}, "takes none of y"),
+        (Apart(), drawn(4, 3), {"density": 0.5, "criterion": "wanda"}, "never reach 'unused.weight'"),
+        (Apart(), drawn(4, 3), {"density": 0.5, "criterion": "sparse_gpt"}, "never reach 'unused.weight'"),
+        (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "pattern": "head"}, "finds no attention layer"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "scope": "rows"}, "did you mean row"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "scope": "row", "pattern": "block:2"}, "scope 'row' is for pattern"),
+        (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "criterion": "sparse_gpt", "pattern": "channel"}, "goes with"),
+        (nn.Linear(3, 2), drawn(4, 3), {"density": 1, "criterion": "sparse_gpt", "scope": "global"}, "layer by layer"),
+        (nn.LSTM(3, 2), drawn(4, 3), {"density": 0.5, "include": ["weight_*"], "criterion": "wanda"}, "nothing shows"),
+        (nn.ReLU(), None, {"density": 0.5}, "no prunable weights"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "samples": 0}, "samples is 0"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_said_in_one_line(model: nn.Module, data: Any, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(TombolaError, match=words) as caught:
+        tb.prune(model, data, **settings)
+    assert "\n" not in str(caught.value)
+
+
+# ---- the command -------------------------------------------------------------------------------------------
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    splits = load_data(tb.DataSpec("digits"))
+    model = build_network("mlp", input_shape=(1, 8, 8), classes=10)
+    assert isinstance(splits.train, Resident)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        F.cross_entropy(model(splits.train.x), splits.train.y).backward()
+        optimizer.step()
+    torch.save({"model": model.state_dict()}, tmp_path / "trained.pt")
+    words = ["prune", "mlp", "--checkpoint", str(tmp_path / "trained.pt"), "--data", "digits", "--density", "0.2"]
+    words += ["--criterion", "sparse_gpt", "--out", str(tmp_path / "x.ticket"), "--json"]
+    assert main(words) == 0
+    shown = capsys.readouterr()
+    said = json.loads(shown.out.splitlines()[-1])
+    assert "validation accuracy" in shown.err
+    assert said["density"] == pytest.approx(0.2, abs=1e-3)
+    assert said["val_before"] > 0.9
+    assert said["val_before"] - said["val_after"] < 0.05
+    assert said["bytes"] == (tmp_path / "x.ticket").stat().st_size < 0.3 * said["dense"]
+    ticket = tb.Ticket.load(tmp_path / "x.ticket")
+    built = ticket.build().eval()
+    x, y = splits.val.x, splits.val.y
+    assert float((built(x).argmax(1) == y).float().mean()) == pytest.approx(said["val_after"])
+    for mistake, line in (
+        (["--pattern", "2:4"], "fixes the density"),
+        (["--model_args", "{hidden: [7]}"], "does not fit the model"),
+        (["--density", "2"], "must lie in (0, 1]"),
+    ):
+        assert main([*words[:-3], "--out", str(tmp_path / "y.ticket"), *mistake]) == 2
+        assert line in capsys.readouterr().err
+    assert main(["prune", "mlp", "--density", "0.5", "--out", str(tmp_path / "y.ticket")]) == 2
+    assert "give its --checkpoint" in capsys.readouterr().err
+    assert not (tmp_path / "y.ticket").exists()

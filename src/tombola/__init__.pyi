@@ -47,7 +47,8 @@ from .methods.random_search import RandomSearch
 from .methods.winning_sign import SignTransfer
 from .models.spec import ModelSpec
 from .parameters import prunable
-from .prune.prune import Pruned, prune
+from .prune.prune import prune
+from .prune.pruned import Pruned
 from .results.connectivity import ConnectivityResult, Line
 from .results.double_descent import DescentPoint, DescentResult
 from .results.initialisations import InitialisationsResult

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.names import check_known
+from tombola.prune.heads import Heads
 from tombola.prune.layers import Layer
 from tombola.prune.sparse_gpt import Share
 from tombola.select.barred import warn_of_barred
@@ -21,11 +23,13 @@ from tombola.select.select import selection, warn_of_empty
 SCOPES = ("row", *SELECTED)
 
 
-def check_scope(scope: str, pattern: Pattern) -> None:
+def check_scope(scope: str, pattern: Pattern | Heads) -> None:
     """TombolaError for an unknown scope, or one that the pattern does not go with."""
     check_known("scope", scope, SCOPES)
     if scope == "row" and not isinstance(pattern, Element):
         raise TombolaError(f"scope 'row' is for pattern element; pattern {pattern} goes with scope 'layer'")
+    if scope == "global" and isinstance(pattern, NM):
+        raise TombolaError(f"pattern {pattern} is fixed within every layer; use scope 'layer', not 'global'")
 
 
 def choose(
@@ -63,12 +67,17 @@ def choose(
     return mask
 
 
-def check_density(density: float | Mapping[str, float] | None, pattern: Pattern) -> None:
-    """TombolaError if it is missing or outside of (0, 1]; that of N:M is checked with its own."""
+def check_density(density: float | Mapping[str, float] | None, pattern: Pattern | Heads) -> None:
+    """TombolaError if it is missing, outside of (0, 1], or not what N:M fixes."""
     values = density.items() if isinstance(density, Mapping) else [(None, density)]
     for name, value in values:
         if value is not None:
-            checked_density(value, "" if name is None else f" of {name!r}")
+            number = checked_density(value, "" if name is None else f" of {name!r}")
+            if isinstance(pattern, NM) and not math.isclose(number, pattern.n / pattern.m, rel_tol=1e-6):
+                raise TombolaError(
+                    f"pattern {pattern} fixes the density at {pattern.n / pattern.m:g}, but {value!r} is asked for; "
+                    "leave it out"
+                )
         elif not isinstance(pattern, NM):
             raise TombolaError("density is missing; give the fraction of weights to keep, in (0, 1]")
 

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.prune.calibration import Calibration
+from tombola.prune.heads import Heads
 from tombola.prune.layers import Layer
 from tombola.prune.sparse_gpt import sparse_gpt
 from tombola.prune.watch import check_reached, gram_matrices, order_of_calls
@@ -23,7 +24,7 @@ def reconstruct_(
     layers: Mapping[str, Layer],
     calibration: Calibration,
     density: float | Mapping[str, float] | None,
-    pattern: Pattern,
+    pattern: Pattern | Heads,
 ) -> Mask:
     """Prune the layers by `sparse_gpt`, in place and in the order in which they are called; their mask.
 
@@ -32,8 +33,8 @@ def reconstruct_(
     convolution), and about as much again to invert one.
 
     Raises:
-        TombolaError: a pattern of whole rows, a parametrised layer, one that the data never reach, or whose inputs
-            nothing shows.
+        TombolaError: a pattern of whole rows or heads, a parametrised layer, one that the data never reach, or whose
+            inputs nothing shows.
     """
     if not isinstance(pattern, Element | Block | NM):
         raise TombolaError(f"sparse_gpt goes with patterns element, block:V and N:M, not with {pattern}")

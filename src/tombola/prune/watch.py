@@ -13,7 +13,7 @@ from tombola.errors import TombolaError
 from tombola.nn.forward import leaves
 from tombola.nn.modes import in_mode
 from tombola.prune.calibration import Calibration, Inputs
-from tombola.prune.layers import Layer
+from tombola.prune.layers import Layer, OutputProjection
 
 Watcher = Callable[[Layer, nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 
@@ -123,17 +123,18 @@ def _product(columns: Tensor) -> Tensor:
 def order_of_calls(model: nn.Module, layers: Mapping[str, Layer], calibration: Calibration) -> list[dict[str, int]]:
     """Groups of layers, each a dict from weight name to its calls in one pass, in the order in which they are called.
 
-    Layers that take in the very same tensor one after another, such as query, key and value, are one group. A layer
-    that is called several times stands where it is first called.
+    Layers that take in the very same tensor one after another, such as query, key and value, are one group; the last
+    projection of nn.MultiheadAttention, which is called with it, is not. A layer that is called several times stands
+    where it is first called.
     """
     groups: list[dict[str, int]] = []
     places: dict[str, int] = {}
     last: list[Any] = [None]
 
     def see(layer: Layer, module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
-        x = leaves([args, dict(named)])[0]
+        x = None if isinstance(layer, OutputProjection) else leaves([args, dict(named)])[0]
         if layer.name not in places:
-            if x is not last[0] or not groups:
+            if x is None or x is not last[0]:
                 groups.append({})
             places[layer.name] = len(groups) - 1
         group = groups[places[layer.name]]

@@ -1,0 +1,63 @@
+"""The settings that say which weights are kept, checked against each other before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tombola.errors import TombolaError
+from tombola.prune.choose import check_density, check_scope
+from tombola.prune.heads import Heads
+from tombola.select.criteria import Criterion
+from tombola.select.criteria import criterion as criterion_of
+from tombola.select.patterns import Element, Pattern, parse_pattern
+
+RECONSTRUCTION = "sparse_gpt"
+"""The one name that is no criterion: kept weights change too."""
+
+
+@dataclass(frozen=True, eq=False)
+class How:
+    """Which weights are kept."""
+
+    criterion: str | Criterion
+    density: float | Mapping[str, float] | None
+    scope: str
+    pattern: Pattern | Heads
+
+    @property
+    def rebuilds(self) -> bool:
+        """Whether kept weights change too."""
+        return isinstance(self.criterion, str) and self.criterion.replace("-", "_") == RECONSTRUCTION
+
+    def told(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        own = isinstance(self.criterion, str)
+        return {
+            "criterion": self.criterion if own else getattr(self.criterion, "__name__", type(self.criterion).__name__),
+            "density": dict(self.density) if isinstance(self.density, Mapping) else self.density,
+            "scope": self.scope,
+            "pattern": str(self.pattern),
+        }
+
+
+def how_of(
+    criterion: str | Criterion,
+    density: float | Mapping[str, float] | None,
+    scope: str | None,
+    pattern: str | Pattern,
+) -> How:
+    """The settings, checked against each other before anything is computed."""
+    form = Heads() if pattern == str(Heads()) else parse_pattern(pattern)
+    rows = criterion == "wanda" and isinstance(form, Element)
+    how = How(criterion, density, scope or ("row" if rows else "layer"), form)
+    check_scope(how.scope, form)
+    check_density(density, form)
+    if how.rebuilds and how.scope != "layer":
+        raise TombolaError(f"sparse_gpt prunes layer by layer; use scope 'layer', not {scope!r}")
+    if isinstance(form, Heads) and isinstance(density, Mapping):
+        raise TombolaError("pattern head takes one density for all attention layers; give a number")
+    if not how.rebuilds:
+        criterion_of(criterion)  # which refuses unknown names
+    return how
