@@ -195,6 +195,24 @@ def test_a_random_mask_keeps_the_pattern_that_the_ticket_says(pattern: str, widt
         assert set(groups.flatten().tolist()) == ({2} if width else {0, 4})
 
 
+@pytest.mark.parametrize("pattern", ["block:4", "2:4", "channel"])
+def test_a_random_mask_of_a_transposed_matrix_has_the_pattern_across_its_outputs(pattern: str) -> None:
+    kept = torch.zeros(4, 8, dtype=torch.bool)  # (inputs, outputs)
+    kept[:, :4] = True
+    if pattern == "2:4":
+        kept = (torch.arange(4) < 2).view(4, 1).expand(4, 8)
+    provenance = {"method": {"pattern": pattern, "transposed": ["weight"]}}
+    ticket = Ticket(
+        origin=Origin.stored({"weight": torch.ones(4, 8)}), mask=Mask({"weight": kept}), provenance=provenance
+    )
+    for seed in range(4):
+        drawn = random_mask(ticket, seed)["weight"]
+        assert int(drawn.sum()) == 16
+        upright = drawn.t().reshape(8, 4)
+        groups = upright.view(2, 4, 4).sum(1) if pattern == "block:4" else upright.sum(1)
+        assert set(groups.flatten().tolist()) == ({2} if pattern == "2:4" else {0, 4})
+
+
 def test_draws_do_not_depend_on_torchs_default_dtype_or_device() -> None:
     model = network()
     subject = VerificationSetup(ticket_of(model), model)

@@ -233,9 +233,13 @@ def test_the_ticket_is_the_network_to_the_bit(tmp_path: Path) -> None:
     pruner.ticket({"accuracy": 0.5}).save(tmp_path / "a.ticket")
     ticket = tb.Ticket.load(tmp_path / "a.ticket")
     assert ticket.mask == pruner.mask
-    again = ticket.build(model=network(7))
-    for name, value in model.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value)
+    whole = pruner.ticket(origin=network())
+    for one, weights in ((ticket, "final"), (whole, "final"), (whole, "origin")):
+        again = one.build(weights, model=network(7)).state_dict()  # type: ignore[arg-type]
+        wanted = network().state_dict() if weights == "origin" else model.state_dict()
+        for name, value in wanted.items():
+            keep = pruner.mask.get(name, torch.tensor(True))
+            assert torch.equal(again[name], torch.where(keep, value, 0.0))
 
 
 def test_what_cannot_be_is_one_line() -> None:

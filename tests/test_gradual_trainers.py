@@ -135,6 +135,16 @@ def test_callbacks_survive_pickling_with_their_model() -> None:
         assert torch.equal(model[0].weight != 0, pruner.mask["0.weight"])
 
 
+def in_a_spawned_process(rank: int, callback: Any) -> None:
+    callback.pruner.step()
+
+
+@pytest.mark.slow
+def test_it_passes_to_processes_that_lightning_spawns() -> None:
+    pytest.importorskip("lightning.pytorch")
+    torch.multiprocessing.spawn(in_a_spawned_process, (tb.Gradual(network(), 0.5).lightning(),), 1)  # type: ignore[attr-defined]
+
+
 # ---- Hugging Face --------------------------------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from tombola.hold import Hold, hold
 from tombola.hold.moments import clear_moments
 from tombola.mask import Mask
 from tombola.parameters import parameters_by_name, resolve, transposed, unwrap
-from tombola.rng.seeds import generator
+from tombola.rng.seeds import checked_seed, generator
 from tombola.select import criteria
 from tombola.select.criteria import Context, Criterion, large_final
 from tombola.select.patterns import NM, Pattern, parse_pattern
@@ -98,7 +98,7 @@ class Gradual:
         self.schedule = schedule
         self.steps = 0
         self._scope, self._pattern = scope, parse_pattern(pattern)
-        self._criterion, self._draws = criteria.criterion(criterion), generator(seed, "gradual")
+        self._criterion, self._seed = criteria.criterion(criterion), checked_seed(seed)
         self._final: float | dict[str, float] | None = None
         if mask is None:
             self._mask = whole_mask(self.model, include, exclude)
@@ -172,20 +172,28 @@ class Gradual:
             self._hold = None
         return self._mask
 
-    def ticket(self, provenance: Mapping[str, Any] | None = None) -> Ticket:
-        """The network as it is now as a ticket without an origin, to be saved and built, bit for bit: see `pack`.
+    def ticket(self, provenance: Mapping[str, Any] | None = None, *, origin: nn.Module | None = None) -> Ticket:
+        """The network as it is now as a ticket, to be saved and built, bit for bit.
 
         Args:
             provenance: JSON-able data about it, e.g. {"accuracy": 0.93}.
+            origin: the network before training, for a ticket that also holds what it started from, as `verify` needs;
+                without it the file is as small as that of `pack`.
         """
         self._warn_if_unfinished()
         if self._hold is not None:
             self._hold.enforce()
         state = tensors_of(self.model)
-        told = {"method": {"name": "gradual", "steps": self.steps, "pattern": str(self._pattern)}, **(provenance or {})}
-        mask = self._mask.to("cpu")
-        whole = Ticket.from_models(origin=Origin.stored(state), mask=mask, final_state=state, provenance=told)
-        return whole.without_origin()
+        method: dict[str, Any] = {"name": "gradual", "steps": self.steps, "pattern": str(self._pattern)}
+        if turned := sorted(transposed(self.model) & self._mask.keys()):
+            method["transposed"] = turned  # for a random control in the same pattern
+        whole = Ticket.from_models(
+            origin=Origin.stored(state if origin is None else unwrap(origin)),
+            mask=self._mask.to("cpu"),
+            final_state=state,
+            provenance={"method": method, **(provenance or {})},
+        )
+        return whole.without_origin() if origin is None else whole
 
     # -- in other people's trainers
 
@@ -225,7 +233,7 @@ class Gradual:
             "steps": self.steps,
             "start": "" if self._start is None else hash_state(self._start),
             "masks": {name: packed(keep) for name, keep in self._mask.items()},
-            "draws": self._draws.get_state(),
+            "seed": self._seed,
         }
 
     @torch.no_grad()
@@ -246,8 +254,7 @@ class Gradual:
                 "Gradual on the network as it was before training, and load the checkpoint's weights after that"
             )
         mask = mask_of_bits(state["masks"], self._mask)
-        self.steps, self._agreed = int(state["steps"]), False
-        self._draws.set_state(state["draws"].cpu())
+        self.steps, self._seed, self._agreed = int(state["steps"]), int(state["seed"]), False
         self._replace(mask)
 
     # -- within
@@ -259,19 +266,20 @@ class Gradual:
 
     def _prune(self) -> None:
         with torch.no_grad():
-            scores = self._criterion(self._context())
-            self._set(self._of_rank_0(lambda: self._selected(scores)))
+            draws = generator(self._seed, "gradual", self.steps)
+            scores = self._criterion(self._context(draws))
+            self._set(self._of_rank_0(lambda: self._selected(scores, draws)))
 
-    def _context(self) -> Context:
+    def _context(self, draws: torch.Generator) -> Context:
         weights = self._weights()
         return Context(
             initial=weights if self._start is None else self._start,
             final=weights,
-            generator=self._draws,
+            generator=draws,
             mask=self._mask,
         )
 
-    def _selected(self, scores: Mapping[str, Tensor]) -> Mask:
+    def _selected(self, scores: Mapping[str, Tensor], draws: torch.Generator) -> Mask:
         density: float | dict[str, float] | None = self._now()
         pattern = self._pattern
         if isinstance(pattern, NM):  # N falls from M
@@ -284,7 +292,7 @@ class Gradual:
             pattern=pattern,
             candidates=self._mask,
             signed=True,
-            fill=self._draws,
+            fill=draws,
             transposed=transposed(self.model),
         )
 

@@ -68,11 +68,10 @@ def _class() -> type:
 
 
 def _as_json(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {**state, "masks": as_texts(state["masks"]), "draws": as_texts({"": state["draws"]})[""]}
+    return {**state, "masks": as_texts(state["masks"])}
 
 
 def _load(pruner: Gradual, saved: Mapping[str, Any], now: int) -> None:
     """Put the state back that was noted at an earlier step of the Trainer, as it was at this one."""
-    masks, draws = from_texts(saved["masks"]), from_texts({"": saved["draws"]})[""]
     steps = saved["steps"] + now - saved["at"]
-    pruner.load_state_dict({**saved, "masks": masks, "draws": draws, "steps": steps})
+    pruner.load_state_dict({**saved, "masks": from_texts(saved["masks"]), "steps": steps})

@@ -12,7 +12,7 @@ from tombola.errors import TombolaError
 from tombola.fields import check_counts, checked
 from tombola.hold import release
 from tombola.mask import Mask
-from tombola.parameters import resolve, unwrap
+from tombola.parameters import resolve, transposed, unwrap
 from tombola.prune.calibration import Calibration, Data, read
 from tombola.prune.choose import choose
 from tombola.prune.heads import Heads, choose_heads
@@ -95,6 +95,8 @@ def prune(
         "samples": 0 if data is None else sum(batch.size for batch in data.batches),
         "norms": renewed,
     }
+    if turned := sorted(transposed(network) & mask.keys()):
+        told["transposed"] = turned  # for a random control in the same pattern
     return Pruned(network.train(own.training), mask, rows_of(mask, local), error, renewed, told)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -177,11 +177,17 @@ def try_arms(setup: TrainingSetup, subject: VerificationSetup, *, seed: int) -> 
 
 def random_mask(ticket: Ticket, seed: int) -> Mask:
     """A mask drawn uniformly with as many units kept in every layer as the ticket keeps, in its pattern."""
-    return random_like(ticket.mask, str(recorded_part(ticket, "method").get("pattern", "element")), seed)
+    method = recorded_part(ticket, "method")
+    turned = method.get("transposed", ())
+    turned = [str(name) for name in turned] if isinstance(turned, list | tuple) else []
+    return random_like(ticket.mask, str(method.get("pattern", "element")), seed, turned)
 
 
-def random_like(mask: Mask, pattern: str, seed: int) -> Mask:
-    """A mask drawn uniformly with as many units of a pattern ("element", "2:4", ..) kept in every layer as `mask`."""
+def random_like(mask: Mask, pattern: str, seed: int, transposed: Collection[str] = ()) -> Mask:
+    """A mask drawn uniformly with as many units of a pattern ("element", "2:4", ..) kept in every layer as `mask`.
+
+    `transposed`: as of `select`.
+    """
     parsed = parse_pattern(pattern)
     draw = generator(seed, "random-mask")
     scores = {
@@ -189,9 +195,10 @@ def random_like(mask: Mask, pattern: str, seed: int) -> Mask:
         for name, kept in mask.items()
     }
     if isinstance(parsed, NM):
-        return select(scores, pattern=parsed)
-    counts = {name: int(parsed.whole(kept).sum()) for name, kept in mask.items()}
-    return select(scores, counts=counts, pattern=parsed)
+        return select(scores, pattern=parsed, transposed=transposed)
+    upright = {name: kept.t() if name in transposed else kept for name, kept in mask.items()}
+    counts = {name: int(parsed.whole(kept).sum()) for name, kept in upright.items()}
+    return select(scores, counts=counts, pattern=parsed, transposed=transposed)
 
 
 def fresh_network(subject: VerificationSetup, seed: int) -> nn.Module:
