@@ -47,8 +47,11 @@ from .methods.random_search import RandomSearch
 from .methods.winning_sign import SignTransfer
 from .models.spec import ModelSpec
 from .parameters import prunable
+from .prune.allocate import Evolution
+from .prune.budget import Reached, prune_to
 from .prune.prune import prune
 from .prune.pruned import Pruned
+from .prune.sensitivity import Sensitivity, sensitivity
 from .results.connectivity import ConnectivityResult, Line
 from .results.double_descent import DescentPoint, DescentResult
 from .results.initialisations import InitialisationsResult
@@ -103,6 +106,7 @@ __all__ = [
     "EarlyBird",
     "EdgePopup",
     "EngineOptions",
+    "Evolution",
     "Evolve",
     "Forest",
     "FourierFeatures",
@@ -123,10 +127,12 @@ __all__ = [
     "PlacedTicket",
     "Pruned",
     "RandomSearch",
+    "Reached",
     "Recipe",
     "RegimeResult",
     "ReluFeatures",
     "ReproductionResult",
+    "Sensitivity",
     "SignTransfer",
     "SparseDescent",
     "SweepResult",
@@ -163,6 +169,7 @@ __all__ = [
     "pack",
     "prunable",
     "prune",
+    "prune_to",
     "read",
     "refresh",
     "regime",
@@ -173,6 +180,7 @@ __all__ = [
     "runs",
     "search",
     "select",
+    "sensitivity",
     "statistics_of",
     "study",
     "supermask",

@@ -1,0 +1,295 @@
+"""Prune a trained network to a budget in the user's terms: the densities of its layers are searched for."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from tombola.bench.timing import WALL, Clock
+from tombola.data.splits import Splits
+from tombola.errors import TombolaError
+from tombola.fields import checked
+from tombola.formats import density as in_percent
+from tombola.formats import percent, plural
+from tombola.names import check_known
+from tombola.parameters import unwrap
+from tombola.prune.allocate import Counts, Evolution, by_error, evolve, uniform
+from tombola.prune.calibration import Data
+from tombola.prune.goals import FileSize, Goal, KeepAccuracy, bytes_of
+from tombola.prune.goals import faster as faster_than
+from tombola.prune.prune import prune
+from tombola.prune.pruned import Pruned
+from tombola.prune.sensitivity import measured
+from tombola.prune.tried import Tried
+from tombola.prune.validation import labelled, opened, validation_of
+from tombola.rng.seeds import generator
+from tombola.runs.progress import Progress, Silent
+from tombola.select.criteria import Criterion
+from tombola.select.patterns import NM, Pattern, parse_pattern
+from tombola.ticket.rounding import Values
+
+ALLOCATIONS = ("sensitivity", "uniform", "evolution")
+_TRIED = (0.7, 0.5, 0.35, 0.25, 0.15, 0.1, 0.05, 0.02)
+_CLOSE = 1.02
+"""Two densities whose ratio is less are one."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A density of the whole network, and what it gave: points lost, times as fast, or bytes."""
+
+    density: float
+    value: float
+    met: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Reached:
+    """The pruned network, and what it reached of the budget; `str` says so in one line.
+
+    `budget`: keep_accuracy, faster or file; `asked`, `value`: points lost, times as fast, or bytes. `met`: False for
+    the nearest that was found. `accuracy`: before and after, where there are labels. `trials`: all that was tried.
+    """
+
+    pruned: Pruned
+    budget: str
+    asked: float
+    value: float
+    met: bool
+    words: str
+    accuracy: tuple[float, float] | None
+    trials: tuple[Trial, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able, without the network."""
+        densities = {layer.name: layer.kept / max(layer.total, 1) for layer in self.pruned.layers}
+        return {
+            "budget": self.budget,
+            "asked": self.asked,
+            "reached": self.value,
+            "met": self.met,
+            "density": self.pruned.mask.density,
+            "densities": densities,
+            "accuracy": self.accuracy,
+            "trials": [vars(trial) for trial in self.trials],
+        }
+
+    def __str__(self) -> str:
+        start = "met" if self.met else "NOT met, the nearest that was reached"
+        kept = in_percent(self.pruned.mask.density)
+        both = () if self.accuracy is None else map(percent, self.accuracy)
+        scores = "; accuracy " * bool(both) + " -> ".join(both)
+        tried = plural(len(self.trials), "trial")
+        return f"{self.budget} {self.asked:g}: {start}: {self.words} at density {kept}{scores}; {tried}"
+
+
+@checked
+def prune_to(
+    model: nn.Module,
+    calibration: Data,
+    *,
+    keep_accuracy: float | None = None,
+    faster: float | None = None,
+    file: int | str | None = None,
+    example: Tensor | None = None,
+    threads: int | None = None,
+    engine: str = "eager",
+    values: Values | None = None,
+    allocation: str = "sensitivity",
+    evolution: Evolution | None = None,
+    criterion: str | Criterion = "magnitude",
+    pattern: str | Pattern = "element",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
+    samples: int | None = None,
+    lowest: float = 0.01,
+    trials: int = 8,
+    seed: int = 0,
+    clock: Clock = WALL,
+    progress: Progress | None = None,
+) -> Reached:
+    """Prune a trained network to one budget: the sparsest that keeps the accuracy, or the densest of a speed or size.
+
+    The density of the whole is bisected, the allocation spreads each over the layers, and `tb.prune` prunes to that.
+
+    Args:
+        model: copied, and left as it is; on the CPU for `faster`.
+        calibration: as of `tb.prune`. Accuracy is that on a data set's validation examples, or on batches (x, y).
+        keep_accuracy: points of accuracy lost at most.
+        faster: times as fast as `engine` runs the dense network, at least: the pruned one is deployed here and timed.
+        file: bytes of the ticket's file at most, or a text such as "5MB".
+        example: for `faster`, inputs of the shape and batch size to be fast for; None: the first of the calibration.
+        threads: for `faster`, of the CPU; None: as torch is set.
+        engine: for `faster`, what it is compared with, of `tombola.bench.engines.ENGINES`.
+        values: for `file`, float16 or bfloat16 rounds kept weights, as of `Ticket.save`.
+        allocation: "sensitivity" (all layers, each pruned alone, add the same error to the output), "uniform" (one
+            density) or "evolution" (EvoPress: from the first, weights move between layers at the same total). Where
+            the criterion is sparse_gpt, layers are compared by magnitude.
+        evolution: settings of the last.
+        criterion, pattern, include, exclude, samples, seed: as of `tb.prune`.
+        lowest: no density below it is tried.
+        trials: at most so many densities are tried.
+        clock, progress: for `faster`, what says how long runs take; shows how far it has come.
+
+    Raises:
+        TombolaError: none or several budgets, one out of range, no labels for accuracy, N:M, which fixes the density.
+
+    >>> network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
+    >>> reached = tb.prune_to(network, torch.randn(32, 64), file="20kB")
+    >>> reached.met, reached.value <= 20_000, 0.1 < reached.pruned.mask.density < 0.6
+    (True, True, True)
+    """
+    budget, asked = _budget(keep_accuracy=keep_accuracy, faster=faster, file=None if file is None else bytes_of(file))
+    check_known("allocation", allocation, ALLOCATIONS)
+    if isinstance(parse_pattern(pattern), NM):
+        raise TombolaError(f"pattern {pattern} fixes the density, which a budget searches for; take element or block:V")
+    if not 0 < lowest < 1 or trials < 1:
+        raise TombolaError(f"lowest is {lowest} and trials {trials}; give a density in (0, 1), and at least 1 trial")
+    own, bar = unwrap(model), progress or Silent()
+    given = _again(opened(calibration))
+    rebuilds = isinstance(criterion, str) and criterion.replace("-", "_") == "sparse_gpt"
+    tried = Tried(
+        own,
+        given,
+        criterion="magnitude" if rebuilds else criterion,
+        pattern=pattern,
+        include=include,
+        exclude=exclude,
+        samples=samples,
+        seed=seed,
+    )
+    judged = budget == "keep_accuracy" or _judged(given, tried)
+    checks = validation_of(given, tried.network, tried.data) if judged else None
+    before = None if checks is None else checks.of(tried.network)
+    goal: Goal
+    if budget == "file":
+        goal = FileSize(int(asked), values)
+    elif budget == "faster":
+        goal = faster_than(asked, copy.deepcopy(own).eval(), _example(example, tried), threads, engine, clock)
+    else:
+        assert checks is not None
+        assert before is not None
+        goal = KeepAccuracy(asked, checks, before)
+    allocate = _allocation(allocation, tried, evolution or Evolution(), seed, bar)
+    sizes = tried.sizes
+    weights = sum(sizes.values())
+
+    def at(density: float, errors: bool = False) -> Pruned:
+        counts = allocate(min(weights, max(len(sizes), round(density * weights))))
+        return prune(
+            own,
+            given,
+            density=tried.densities(counts),
+            criterion=criterion,
+            pattern=pattern,
+            include=include,
+            exclude=exclude,
+            samples=samples,
+            errors=errors,
+            seed=seed,
+        )
+
+    done: list[Trial] = []
+    with bar.track(f"densities for {budget} {asked:g}", trials) as update:
+        for trial in bisected(lambda density: goal.value(at(density)), goal, lowest, trials):
+            done.append(trial)
+            update(len(done))
+    best = nearest(done, goal)
+    pruned = at(best.density, errors=True)
+    accuracy = None if checks is None or before is None else (before, checks.of(pruned.model))
+    return Reached(pruned, budget, asked, best.value, best.met, goal.words(best.value), accuracy, tuple(done))
+
+
+def bisected(value_at: Callable[[float], float], goal: Goal, lowest: float, trials: int) -> Iterator[Trial]:
+    """Densities tried, first the lowest, then halving in the logarithm where the budget begins or ceases to be met."""
+    low, high = lowest, 1.0
+
+    def trial(density: float) -> Trial:
+        value = value_at(density)
+        return Trial(density, value, goal.short(value) <= 0)
+
+    first = trial(low)
+    yield first
+    if first.met != goal.sparser_helps:
+        return  # nothing sparser is tried, and nothing denser is better
+    for _ in range(trials - 1):
+        if high < _CLOSE * low:
+            return
+        middle = trial(math.sqrt(low * high))
+        yield middle
+        if middle.met == goal.sparser_helps:
+            low = middle.density
+        else:
+            high = middle.density
+
+
+def nearest(trials: Sequence[Trial], goal: Goal) -> Trial:
+    """Of those that meet the budget the densest, or the sparsest that keeps accuracy; if none does the least short."""
+    met = [trial for trial in trials if trial.met]
+    if not met:
+        return min(trials, key=lambda trial: goal.short(trial.value))
+    return (max if goal.sparser_helps else min)(met, key=lambda trial: trial.density)
+
+
+def _budget(**given: float | None) -> tuple[str, float]:
+    asked = {name: value for name, value in given.items() if value is not None}
+    if len(asked) != 1:
+        what = f"{' and '.join(asked)} are given" if asked else "no budget is given"
+        raise TombolaError(f"{what}; give one of {', '.join(given)}")
+    ((name, value),) = asked.items()
+    if not 0 <= value < math.inf or (name != "keep_accuracy" and value == 0):
+        raise TombolaError(f"{name} is {value}; give a number above 0")
+    return name, value
+
+
+def _again(given: Data) -> Data:
+    """Data that can be gone through more than once."""
+    return list(given) if isinstance(given, Iterable) and not isinstance(given, Tensor | Mapping | str) else given
+
+
+def _judged(given: Data, tried: Tried) -> bool:
+    """Whether accuracy can be said besides."""
+    return given.task.metric_name == "accuracy" if isinstance(given, Splits) else labelled(tried.data)
+
+
+def _example(given: Tensor | None, tried: Tried) -> tuple[Tensor, ...]:
+    if given is not None:
+        return (given,)
+    first = tried.data.batches[0]
+    if first.named or not all(isinstance(x, Tensor) and x.dim() for x in first.args):
+        raise TombolaError("the calibration's batches are no plain tensors; give the example to be fast for")
+    return tuple(x[:1] for x in first.args)
+
+
+def _allocation(kind: str, tried: Tried, settings: Evolution, seed: int, bar: Progress) -> Callable[[int], Counts]:
+    """What spreads a number of kept weights over the layers; the same for the same number."""
+    sizes = tried.sizes
+    if kind == "uniform":
+        return lambda total: uniform(sizes, total)
+    losses = measured(tried, _TRIED, None, "", "", bar).losses()
+    if kind == "sensitivity":
+        return lambda total: by_error(sizes, _TRIED, losses, total)
+    known: dict[int, Counts] = {}
+
+    def error(counts: Counts, share: float) -> float:
+        tried.set_(tried.densities(counts))
+        return tried.error(share)
+
+    def evolved(total: int) -> Counts:
+        if total not in known:
+            draw = generator(seed, "evolution", total)
+            best = by_error(sizes, _TRIED, losses, total)
+            generations = evolve(best, sizes, error, settings, draw)
+            with bar.track("generations", settings.generations) as update:
+                for done, generation in enumerate(generations, 1):
+                    best, _ = generation
+                    update(done)
+            known[total] = best
+        return known[total]
+
+    return evolved

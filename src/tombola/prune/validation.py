@@ -1,0 +1,81 @@
+"""How accurate a network is, on examples that neither trained nor calibrated it where there are such."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from tombola.data.config import DataSpec
+from tombola.data.registry import load_data
+from tombola.data.splits import Splits
+from tombola.data.task import Loss, accuracy
+from tombola.errors import TombolaError
+from tombola.prune.calibration import Calibration, Data, read
+from tombola.prune.watch import watching
+
+
+class Validation:
+    """Examples with labels; `of` gives a network's accuracy on them.
+
+    Args:
+        data: the examples.
+        metric: accuracy of each example, of (output, labels).
+
+    Raises:
+        TombolaError: there are no labels.
+    """
+
+    def __init__(self, data: Calibration, metric: Loss = accuracy) -> None:
+        if not labelled(data):
+            raise TombolaError("there are no labels to be accurate on; give batches (x, y), or a data set")
+        self._data, self._metric = data, metric
+
+    def of(self, model: nn.Module) -> float:
+        """The share of examples, a fraction."""
+        hits, count = 0.0, 0
+        with watching(model):
+            for batch in self._data.batches:
+                assert batch.target is not None
+                values = torch.as_tensor(self._metric(_scores(batch.call(model)), batch.target))
+                hits += float(values.double().mean()) * batch.size
+                count += batch.size
+        return hits / count
+
+
+def opened(given: Data) -> Data:
+    """A data set that is named, read; other data as they are."""
+    if isinstance(given, str | DataSpec):
+        return load_data(DataSpec(given) if isinstance(given, str) else given)
+    return given
+
+
+def validation_of(given: Data, model: nn.Module, calibration: Calibration) -> Validation:
+    """The validation examples of a data set; else the examples of the calibration.
+
+    Args:
+        given: as `opened` gives it.
+        model: whose device and dtype they get.
+        calibration: what was read of it.
+
+    Raises:
+        TombolaError: there are no labels, or the data set's metric is another one.
+    """
+    if not isinstance(given, Splits):
+        return Validation(calibration)
+    if given.task.metric_name != "accuracy":
+        raise TombolaError(f"the data set's metric is {given.task.metric_name}; accuracy is needed here")
+    own = replace(given, train=given.val)  # what is read is what it would be calibrated on
+    return Validation(read(own, model, len(given.val), None, 0), given.task.metric)
+
+
+def labelled(data: Calibration) -> bool:
+    """Whether every batch has labels."""
+    return all(batch.target is not None for batch in data.batches)
+
+
+def _scores(output: object) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TombolaError(f"the network gives a {type(output).__name__}, and accuracy needs one tensor of scores")
+    return output.float()
