@@ -22,6 +22,7 @@ from tombola.prune.allocate import Counts, Evolution, by_error, evolve, uniform
 from tombola.prune.calibration import Data
 from tombola.prune.goals import FileSize, Goal, KeepAccuracy, bytes_of
 from tombola.prune.goals import faster as faster_than
+from tombola.prune.how import how_of
 from tombola.prune.prune import prune
 from tombola.prune.pruned import Pruned
 from tombola.prune.sensitivity import measured
@@ -146,13 +147,14 @@ def prune_to(
     """
     budget, asked = _budget(keep_accuracy=keep_accuracy, faster=faster, file=None if file is None else bytes_of(file))
     check_known("allocation", allocation, ALLOCATIONS)
-    if isinstance(parse_pattern(pattern), NM):
+    form = parse_pattern(pattern)
+    if isinstance(form, NM):
         raise TombolaError(f"pattern {pattern} fixes the density, which a budget searches for; take element or block:V")
     if not 0 < lowest < 1 or trials < 1:
         raise TombolaError(f"lowest is {lowest} and trials {trials}; give a density in (0, 1), and at least 1 trial")
     own, bar = unwrap(model), progress or Silent()
     given = _again(opened(calibration))
-    rebuilds = isinstance(criterion, str) and criterion.replace("-", "_") == "sparse_gpt"
+    rebuilds = how_of(criterion, 1.0, None, form).rebuilds
     tried = Tried(
         own,
         given,

@@ -14,6 +14,7 @@ from tombola.hold import release
 from tombola.parameters import unwrap
 from tombola.prune.calibration import Data, read
 from tombola.prune.choose import choose
+from tombola.prune.how import how_of
 from tombola.prune.layers import Layer, layers_of
 from tombola.prune.measure import Error
 from tombola.prune.probe import Probe
@@ -21,7 +22,7 @@ from tombola.prune.watch import watching
 from tombola.rng.seeds import checked_seed, generator
 from tombola.select.criteria import Criterion
 from tombola.select.criteria import criterion as criterion_of
-from tombola.select.patterns import NM, Element, Pattern, parse_pattern
+from tombola.select.patterns import NM, Pattern, parse_pattern
 
 
 class Tried:
@@ -51,14 +52,14 @@ class Tried:
         samples: int | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(criterion, str) and criterion.replace("-", "_") == "sparse_gpt":
+        how = how_of(criterion, 1.0, None, parse_pattern(pattern))
+        if how.rebuilds:
             raise TombolaError("sparse_gpt has no scores to try densities by; take magnitude or wanda for that")
         self.network = copy.deepcopy(unwrap(model))
         release(self.network)
         self.layers: Mapping[str, Layer] = layers_of(self.network, include, exclude)
         self.data = read(data, self.network, samples, None, checked_seed(seed))
-        self._pattern = parse_pattern(pattern)
-        self._scope = "row" if criterion == "wanda" and isinstance(self._pattern, Element) else "layer"
+        self._pattern, self._scope = parse_pattern(pattern), how.scope
         self._fill = generator(seed, "fill")
         self._weights = {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
         self._scores = criterion_of(criterion)(Probe(self.network, self.layers, self.data, seed).context())
