@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,24 @@ def test_exact_counts_over_groups_and_blocks(pattern: Any, block: int) -> None:
         assert int(units.sum()) == round(0.37 * units.numel())
 
 
+def test_a_wide_layer_is_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = network(nn.Linear(300, 4)), drawn(500, 300)
+    whole = tb.prune(model, x, density=0.4, criterion="sparse_gpt")
+    monkeypatch.setattr(import_module("tombola.prune.sparse_gpt"), "LARGEST", 140 * 300)
+    cut = tb.prune(model, x, density=0.4, criterion="sparse_gpt")
+    alone = [network(nn.Linear(n, 4)) for n in (140, 140, 20)]
+    for part, one in zip(model[0].weight.detach().split(140, dim=1), alone, strict=True):
+        one[0].weight.data = part
+    each = [
+        tb.prune(one, y, density=0.4, criterion="sparse_gpt").model[0].weight
+        for one, y in zip(alone, x.split(140, dim=1), strict=True)
+    ]
+    torch.testing.assert_close(cut.model[0].weight, torch.cat(each, dim=1))
+    assert cut.mask.kept == whole.mask.kept == 480
+    of_groups = tb.prune(model, x, criterion="sparse_gpt", pattern="1:3")
+    assert set(of_groups.mask["0.weight"].view(-1, 3).sum(1).tolist()) == {1}
+
+
 def test_a_smaller_error_than_magnitude_and_than_wanda() -> None:
     x = drawn(400, 8) @ drawn(8, 32, seed=3) + 0.1 * drawn(400, 32, seed=4)  # features that depend on each other
     model = network(nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, 8))
@@ -148,10 +167,10 @@ def test_later_layers_see_what_pruned_ones_send() -> None:
     half = tb.prune(model, x, density={"0.weight": 0.5}, criterion="sparse_gpt").model
     layers = layers_of(half)
     calibration = read(x, half, None, None, 0)
-    gram = gram_matrices(half, {"2.weight": layers["2.weight"]}, calibration, 1)["2.weight"]
+    gram = gram_matrices(half, {"2.weight": layers["2.weight"]}, calibration, 1)["2.weight"][0]
     sent = F.relu(half[0](x)).double()
-    torch.testing.assert_close(gram[0], 2 * sent.t() @ sent / 50, rtol=1e-5, atol=1e-5)
-    rows, _ = sparse_gpt(half[2].weight.detach().unsqueeze(0), gram, 0.5, Element())
+    torch.testing.assert_close(gram, 2 * sent.t() @ sent / 50, rtol=1e-5, atol=1e-5)
+    rows, _ = sparse_gpt(half[2].weight.detach().unsqueeze(0), [gram], 0.5, Element())
     torch.testing.assert_close(rows[0], found.model[2].weight.detach())
 
 

@@ -36,10 +36,16 @@ class How:
         own = isinstance(self.criterion, str)
         return {
             "criterion": self.criterion if own else getattr(self.criterion, "__name__", type(self.criterion).__name__),
-            "density": dict(self.density) if isinstance(self.density, Mapping) else self.density,
+            "density": _plain(self.density),
             "scope": self.scope,
             "pattern": str(self.pattern),
         }
+
+
+def _plain(density: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
+    if isinstance(density, Mapping):
+        return {name: float(value) for name, value in density.items()}
+    return None if density is None else float(density)
 
 
 def how_of(

@@ -13,7 +13,7 @@ from tombola.mask import Mask
 from tombola.prune.calibration import Calibration
 from tombola.prune.heads import Heads
 from tombola.prune.layers import Layer
-from tombola.prune.sparse_gpt import sparse_gpt
+from tombola.prune.sparse_gpt import sparse_gpt, width_of_parts
 from tombola.prune.watch import check_reached, gram_matrices, order_of_calls
 from tombola.select.patterns import NM, Block, Element, Pattern
 
@@ -30,7 +30,8 @@ def reconstruct_(
 
     The calibration data go through the network once for each group of layers that take in the same tensor, up to the
     group. Held at a time are the matrices of one group, inputs² float64 for each of its layers (and for each group of a
-    convolution), and about as much again to invert one.
+    convolution), at most 512 MB for each layer, and about as much again to invert one. A layer of more than 8,192
+    inputs is cut into parts, none of which makes up for another.
 
     Raises:
         TombolaError: a pattern of whole rows or heads, a parametrised layer, one that the data never reach, or whose
@@ -48,10 +49,12 @@ def reconstruct_(
     masks: dict[str, Tensor] = {}
     for group in order_of_calls(model, layers, calibration):
         together = {name: layers[name] for name in group}
-        grams = gram_matrices(model, together, calibration, sum(group.values()))
+        grams = gram_matrices(model, together, calibration, sum(group.values()), pattern)
         for name, layer in together.items():
             share = density[name] if isinstance(density, Mapping) else density
-            rows, kept = sparse_gpt(layer.rows(layer.weight.detach()), grams.pop(name), float(share or 1), pattern)
+            rows = layer.rows(layer.weight.detach())
+            width = width_of_parts(rows.shape[2], pattern)
+            rows, kept = sparse_gpt(rows, grams.pop(name), float(share or 1), pattern, width=width)
             layer.weight.copy_(layer.weight_of(rows))
             masks[name] = layer.weight_of(kept)
     return Mask({name: masks[name] for name in layers})

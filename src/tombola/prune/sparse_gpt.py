@@ -7,6 +7,7 @@ block of columns by block of columns, of the weights as they have become; those 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +18,8 @@ from tombola.select.select import selection
 
 BLOCK = 128
 """Columns between two selections; what their pruning does to the columns after them is applied at once."""
+LARGEST = 2**26
+"""Numbers in a layer's matrices, at most: 512 MB in float64, which 8,192 inputs take."""
 DAMPING = 0.01
 """Of the mean of H's diagonal, added to it."""
 
@@ -32,15 +35,31 @@ class Share:
         return round(self.density * (before + units)) - round(self.density * before)
 
 
+def width_of_parts(inputs: int, pattern: object) -> int:
+    """How many columns have one matrix: all, or as many as keep a layer's matrices within `LARGEST`.
+
+    What is pruned in one part is then not made up for in another. Groups of N:M are not cut.
+    """
+    width = inputs if inputs**2 <= LARGEST else max(BLOCK, LARGEST // inputs)
+    return max(width - width % pattern.m, pattern.m) if isinstance(pattern, NM) else width
+
+
 @torch.no_grad()
 def sparse_gpt(
-    rows: Tensor, gram: Tensor, density: float, pattern: Pattern, *, block: int = BLOCK, damping: float = DAMPING
+    rows: Tensor,
+    grams: Iterable[Tensor],
+    density: float,
+    pattern: Pattern,
+    *,
+    width: int | None = None,
+    block: int = BLOCK,
+    damping: float = DAMPING,
 ) -> tuple[Tensor, Tensor]:
     """A layer's new weights and its mask.
 
     Args:
         rows: (groups, outputs, inputs), float.
-        gram: 2 X Xᵀ / N for each group, (groups, inputs, inputs), float64.
+        grams: 2 X Xᵀ / N, float64, for each group, or for each part of `width` columns of each; gone through once.
         density: exactly round(density * units) are kept of the layer; N:M has its own.
         pattern: element, block:V or N:M. Of block:V, within each block of columns.
 
@@ -48,17 +67,18 @@ def sparse_gpt(
         weights in the shape and dtype of `rows`, exactly 0 where pruned, and the mask.
     """
     values, kept = torch.empty_like(rows), torch.zeros_like(rows, dtype=torch.bool)
-    share, before = Share(density), 0
-    for group, (weight, hessian) in enumerate(zip(rows, gram, strict=True)):
-        new, mask = _one_group(
-            weight.to(torch.float64, copy=True), hessian.clone(), pattern, share, before, block, damping
-        )
-        values[group], kept[group] = new.to(rows.dtype), mask
+    share, before, width = Share(density), 0, width or rows.shape[2]
+    parts = [(group, start) for group in range(len(rows)) for start in range(0, rows.shape[2], width)]
+    for (group, start), gram in zip(parts, grams, strict=True):
+        columns = slice(start, start + width)
+        weight = rows[group, :, columns].to(torch.float64, copy=True)
+        new, mask = _one_part(weight, gram.clone(), pattern, share, before, block, damping)
+        values[group, :, columns], kept[group, :, columns] = new.to(rows.dtype), mask
         before += 0 if isinstance(pattern, NM) else pattern.units(weight.shape)
     return values, kept
 
 
-def _one_group(
+def _one_part(
     weight: Tensor, hessian: Tensor, pattern: Pattern, share: Share, before: int, block: int, damping: float
 ) -> tuple[Tensor, Tensor]:
     dead = hessian.diagonal() == 0  # inputs that are always 0: their weights do nothing

@@ -14,6 +14,7 @@ from tombola.nn.forward import leaves
 from tombola.nn.modes import in_mode
 from tombola.prune.calibration import Calibration, Inputs
 from tombola.prune.layers import Layer, OutputProjection
+from tombola.prune.sparse_gpt import width_of_parts
 
 Watcher = Callable[[Layer, nn.Module, tuple[Any, ...], Mapping[str, Any]], None]
 
@@ -81,15 +82,18 @@ def _spread(layer: Layer, norms: Tensor) -> Tensor:
 
 
 def gram_matrices(
-    model: nn.Module, layers: Mapping[str, Layer], calibration: Calibration, calls: int
-) -> dict[str, Tensor]:
-    """Weight name -> 2 X Xᵀ / N of what its layer takes in: (groups, inputs, inputs), float64; N is the positions.
+    model: nn.Module, layers: Mapping[str, Layer], calibration: Calibration, calls: int, pattern: object = None
+) -> dict[str, list[Tensor]]:
+    """Weight name -> 2 X Xᵀ / N of what its layer takes in; N is the positions.
+
+    For each group of the layer, and each of its parts of `width_of_parts` columns, (inputs, inputs) in float64.
 
     Args:
         layers: those whose matrices are held at a time.
         calls: of these layers in one pass; what follows the last is left out.
+        pattern: whose groups of N:M no part cuts.
     """
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, list[Tensor]] = {}
     counts: dict[str, int] = {}
 
     def run(batch: Inputs) -> None:
@@ -98,8 +102,11 @@ def gram_matrices(
         def see(layer: Layer, module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> None:
             nonlocal left
             for columns in layer.columns(module, args, named):
-                products = torch.stack([_product(part) for part in columns])
-                sums[layer.name] = sums[layer.name].add_(products) if layer.name in sums else products
+                parts = [part for x in columns for part in torch.split(x, width_of_parts(x.shape[1], pattern), dim=1)]
+                if layer.name not in sums:
+                    sums[layer.name] = [part.new_zeros(2 * part.shape[1:], dtype=torch.float64) for part in parts]
+                for total, part in zip(sums[layer.name], parts, strict=True):
+                    total += _product(part)
                 counts[layer.name] = counts.get(layer.name, 0) + len(columns[0])
             left -= 1
             if left == 0:
@@ -112,7 +119,7 @@ def gram_matrices(
         for batch in calibration.batches:
             run(batch)
     check_reached(layers, sums)
-    return {name: total.mul_(2 / max(counts[name], 1)) for name, total in sums.items()}
+    return {name: [total.mul_(2 / max(counts[name], 1)) for total in totals] for name, totals in sums.items()}
 
 
 def _product(columns: Tensor) -> Tensor:
