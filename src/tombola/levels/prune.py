@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -51,7 +52,7 @@ from tombola.train.checkpoint import Snapshot, State
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
 from tombola.train.hooks import Hook
-from tombola.train.trial import train_trial
+from tombola.train.trial import evaluate_trial, train_trial
 
 Counts = Mapping[str, int] | int | None
 """Units to keep: per layer, or over all layers; None where the pattern (N:M) fixes them."""
@@ -72,7 +73,8 @@ class Pruning:
     fields of the recipe that change after the dense level. `watching`: how the masks are watched that a level would
     give the next one, and whether it ends once they are stable. `criterion_batches`: over how many batches of the
     training a criterion takes gradients, losses and norms. `hooks`: gives what runs within a level's training.
-    `best`: levels hand on the network of their lowest validation loss, and not that of the end.
+    `best`: levels hand on the network of their lowest validation loss, and not that of the end. `trained`: the network
+    comes trained, so that level 0 evaluates it and trains nothing.
     """
 
     plan: Callable[[Mask, str, Collection[str]], Sequence[Counts]]
@@ -91,6 +93,7 @@ class Pruning:
     criterion_batches: int = 1
     hooks: Callable[[Search, int], Sequence[Hook]] = no_hooks
     best: bool = False
+    trained: bool = False
 
     def drawn_from(self, before: Sequence[Level]) -> Level:
         """The level whose weights the next mask is drawn from."""
@@ -293,6 +296,8 @@ def _train_level(
     stage: Stage | None,
 ) -> TrainedLevel:
     level, mask = len(before), chosen.mask
+    if pruning.trained and not before:
+        return _evaluated_level(search, mask, stage)
     rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
     snapshot = kept_snapshot(search, before[0]) if before and rewound else None
     model, start = _starting_point(search, pruning, snapshot, before)
@@ -331,6 +336,14 @@ def _train_level(
     return TrainedLevel(
         trial, ticket, chosen.barred, tied_kept=sum(chosen.tied.values()), mask_histories=histories(watch)
     )
+
+
+def _evaluated_level(search: Search, mask: Mask, stage: Stage | None) -> TrainedLevel:
+    """Level 0 of a network that comes trained: evaluated as it is, under the mask of a ticket to go on from."""
+    model = search.network()
+    with hold(model, mask) if search.mask is not None else nullcontext():
+        trial = evaluate_trial(search.setup, model, stage=stage)
+    return TrainedLevel(trial, ticket_of(search, 0, mask, trial.trained.state))
 
 
 def _watch(

@@ -63,6 +63,8 @@ class IterativePruning(WatchedMethod):
             zero), zero_or_freeze_all, .._reshuffled, .._reversed, or an import path; train: begin at 0, not held
         one_shot: draw every level's mask from the trained dense network, not from the level before
         retrain: fields of the recipe that change after the dense level, e.g. {"lr": 0.001, "schedule": "constant"}
+        trained: the network comes trained (a checkpoint, a live module): level 0 evaluates it and trains nothing, and
+            later levels are fine-tuned from its weights; rewind is then init (those of the checkpoint) or lr
         norm_interpolation: train with norms of scale a + (1 - a)*scale and shift (1 - a)*shift, a drawn from [0, 1) for
             every batch, so that signs matter more than norms (A Winning Sign); evaluated as they are
         include: name patterns of further parameters to prune, e.g. ["*.bias"]
@@ -91,6 +93,7 @@ class IterativePruning(WatchedMethod):
     pruned_action: str = "zero"
     one_shot: bool = False
     retrain: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    trained: bool = False
     norm_interpolation: bool = False
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
@@ -108,6 +111,11 @@ class IterativePruning(WatchedMethod):
             raise TombolaError(
                 f"rewind is {self.rewind!r}, by which weights stay as they are trained, so that kept_action must be "
                 "rewind and pruned_action zero or train; rewind to init or a step for the others"
+            )
+        if self.trained and self.rewind not in ("init", "lr"):
+            raise TombolaError(
+                f"rewind is {self.rewind!r}, a step of a training that is left out, as the network comes trained; use "
+                "init, for the weights that it comes with, or lr, for those of the level before"
             )
         if self.density is not None and self.levels is not None:
             raise TombolaError("both density and levels are given; give density and rounds, or rate and levels")
@@ -154,11 +162,12 @@ class IterativePruning(WatchedMethod):
 
     def _check_stopping(self, last: int) -> None:
         """TombolaError if levels are to end with a stable mask, and none can: the last one draws no further mask."""
-        first = 1 if self.detector in LIKE_DENSE else 0
+        first = 1 if self.detector in LIKE_DENSE or self.trained else 0
         last = min(last, 1) if self.one_shot else last
         if self.stop_when_stable and first >= last:
             drawn = "masks are drawn from level 0 alone" if self.one_shot else "the last one draws no further mask"
             dense = f", and detector {self.detector} compares with the dense network, which level 0 trains"
+            dense = ", and level 0 is not trained" if self.trained else dense
             raise TombolaError(
                 f"stop_when_stable is set, but no level can end earlier: {drawn}{dense if first else ''}; leave it "
                 f"out, or ask for more levels{', without one_shot' if self.one_shot else ''}"
@@ -217,6 +226,7 @@ class IterativePruning(WatchedMethod):
             include=self.include,
             exclude=self.exclude,
             hooks=_interpolation if self.norm_interpolation else no_hooks,
+            trained=self.trained,
             spare_outputs=self.pattern == "channel" and not self.prune_outputs and self.output_rate is None,
             watching=self.watching(),
         )

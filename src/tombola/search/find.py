@@ -128,6 +128,7 @@ def search(
         "seed": seed,
         "versions": versions(),
         **({SCORES_ONLY: True} if request.method.trains_scores_only else {}),
+        **({"input_shape": list(splits.input_shape)} if isinstance(request.model, nn.Module) else {}),
         "parameters": sum(p.numel() for p in parameters_by_name(start.network()).values()),
     }
     prepared = _prepared(request, setup, start, seed, described)

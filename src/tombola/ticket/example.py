@@ -15,6 +15,16 @@ MAX_VALUES = 2**24
 """Of one input whose shape comes from a ticket, not from the user."""
 
 
+def recorded_shape(ticket: Ticket) -> tuple[int, ...] | None:
+    """The shape of one input, without the batch, that the ticket records: with its network, or in its provenance."""
+    network, told = ticket.origin.network, ticket.provenance.get("input_shape")
+    if network is not None and network.input_shape is not None:
+        return network.input_shape
+    if isinstance(told, list) and told and all(type(size) is int for size in told):
+        return tuple(told)
+    return None
+
+
 def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None) -> Tensor:
     """Standard normal values, (batch, *shape), always the same: float32, or the dtype of the ticket's stored weights.
 
@@ -24,7 +34,7 @@ def example_input(ticket: Ticket, batch: int, shape: Sequence[int] | None = None
         TombolaError: no shape is given or recorded, a size or a batch below 1; a recorded shape of more
             than `MAX_VALUES` values.
     """
-    recorded = ticket.origin.network.input_shape if ticket.origin.network else None
+    recorded = recorded_shape(ticket)
     chosen = tuple(shape) if shape else recorded
     if chosen is None:
         raise TombolaError(
