@@ -29,7 +29,7 @@ def _add_pack(parser: ArgumentParser) -> None:
         "--values",
         type=str | None,
         default=None,
-        help="float16 or bfloat16: kept weights are rounded to that (null: held bit for bit)",
+        help="float16, bfloat16 or int8 (a step for each row): kept weights are rounded to that (null: bit for bit)",
     )
 
 
@@ -39,9 +39,12 @@ def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
     state = read_state(given["checkpoint"])
     ticket = pack(state)
-    digest = ticket.save(given["out"], given["values"])
+    written = ticket if given["values"] is None else ticket.rounded(given["values"])
+    digest = written.save(given["out"])
     size, dense = Path(given["out"]).stat().st_size, sum(value.nbytes for value in state.values())
-    screen.line(ticket.table())
+    screen.line(written.table())
+    if (error := written.provenance.get("values_error")) is not None:
+        screen.line(f"int8: the largest error of a value is {error:.3g}")
     screen.line(f"{given['out']}: {size:,} bytes; its tensors have {dense:,}")
     return {"file": given["out"], "bytes": size, "dense": dense, "density": ticket.density, "digest": digest}
 

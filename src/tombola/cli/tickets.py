@@ -128,7 +128,7 @@ def _add_export(parser: ArgumentParser) -> None:
         "--values",
         type=str | None,
         default=None,
-        help="for .ticket: round trained values to float32, float16 or bfloat16 (null: as they are)",
+        help="for .ticket: round trained values to float32, float16, bfloat16 or int8 (null: as they are)",
     )
     parser.add_argument(
         "--no-origin",

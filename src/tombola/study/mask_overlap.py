@@ -256,7 +256,8 @@ def _sides(ticket: Ticket, state: Mapping[str, Tensor]) -> dict[str, Kept]:
     for name, keep in ticket.mask.items():
         origin = _weight(state, name, keep)
         # a trained ticket leaves out the layers that training left as they were
-        trained = None if ticket.trained is None else ticket.trained.get(name, origin[keep])
+        latent = ticket.latent(name)
+        trained = None if ticket.trained is None else origin[keep] if latent is None else latent
         sides[name] = kept_weights(keep, origin, trained)
     return sides
 

@@ -19,6 +19,7 @@ from tombola.errors import TicketError
 Bits = NDArray[np.bool_]
 ALL_ZERO, EVEN, ALL_ONE = 0, 1 << 15, (1 << 16) - 1
 ALPHABET: Final = 16  # most different symbols in one run
+_TABLE: Final = 255  # in place of a number of symbols: a table of 256 frequencies follows
 _TOTAL: Final = 1 << 24  # the coder's resolution: the 256 frequencies add up to it
 _ONES: Final = np.bitwise_count(np.arange(256, dtype=np.uint8))
 
@@ -38,6 +39,20 @@ def frequencies(q: int) -> NDArray[np.int64]:
 def _model(q: int) -> Any:
     # The library adds 1 to each weight; as these sum to 2^24 - 256 exactly, it has nothing to round.
     return constriction.stream.model.Categorical((frequencies(q) - 1).astype(np.float64), perfect=False)
+
+
+def table_frequencies(table: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How often of 2^24 each byte comes, (256,), of a table of 16-bit shares: 1 + floor((2^24 - 256) · share / sum).
+
+    What rounding leaves goes to the first byte of the largest share.
+    """
+    counts = 1 + (_TOTAL - 256) * table // int(table.sum())
+    counts[int(table.argmax())] += _TOTAL - int(counts.sum())
+    return counts
+
+
+def _table_model(shares: NDArray[np.int64]) -> Any:
+    return constriction.stream.model.Categorical((table_frequencies(shares) - 1).astype(np.float64), perfect=False)
 
 
 def probability(ones: int, count: int) -> int:
@@ -99,6 +114,17 @@ class BitWriter:
             hits = values == value
             self.bits(hits)
 
+    def values(self, values: NDArray[np.int8]) -> None:
+        """A run of int8 values: as `symbols` if they are at most 16 different ones, else by a table of frequencies."""
+        if (alphabet := distinct(values)).size <= ALPHABET:
+            self.symbols(values, alphabet)
+            return
+        counts = np.roll(histogram(values), 128)  # of value - 128 first
+        shares = np.where(counts > 0, np.maximum(counts * 65535 // counts.max(), 1), 0)
+        self.number(_TABLE, 8)
+        self._coder.encode(shares.astype(">u2").view(np.uint8).astype(np.int32), _model(EVEN))
+        self._coder.encode(values.astype(np.int32) + 128, _table_model(shares))
+
 
 class BitReader:
     """Reads what a Writer wrote, given the lengths. Any bytes give some result or a TicketError."""
@@ -128,11 +154,27 @@ class BitReader:
             return np.full(count, q == ALL_ONE)
         return np.unpackbits(self._bytes((count + 7) // 8, q), count=count).view(np.bool_)
 
-    def symbols(self, count: int) -> NDArray[np.int8]:
-        """The next run of `count` symbols."""
+    def values(self, count: int) -> NDArray[np.int8]:
+        """The next run of `count` int8 values."""
         if not count:
             return np.zeros(0, np.int8)
-        size = self.number(8) + 1
+        first = self.number(8)
+        if first != _TABLE:
+            return self._symbols(first + 1, count)
+        shares = self._bytes(512, EVEN).view(">u2").astype(np.int64)
+        if not shares.any():
+            raise TicketError("a coded stream has a table of frequencies without any")
+        try:
+            found: NDArray[np.int32] = self._coder.decode(_table_model(shares), count)
+        except AssertionError as error:
+            raise TicketError("a coded stream holds what no writer writes") from error
+        return (found - 128).astype(np.int8)
+
+    def symbols(self, count: int) -> NDArray[np.int8]:
+        """The next run of `count` symbols."""
+        return self._symbols(self.number(8) + 1, count) if count else np.zeros(0, np.int8)
+
+    def _symbols(self, size: int, count: int) -> NDArray[np.int8]:
         if size > ALPHABET:
             raise TicketError(f"a coded stream has {size} different symbols; at most {ALPHABET} are allowed")
         alphabet = [self.number(8) - 128 for _ in range(size)]

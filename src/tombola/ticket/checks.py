@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TicketError
+from tombola.ticket.quantised import rows_of
 from tombola.ticket.rounding import is_rounded
 from tombola.ticket.tensors import count_kept, first_few, mismatches, show
 from tombola.ticket.ticket_data import PrunedRule, TicketData, picks
@@ -18,6 +19,7 @@ def check(ticket: TicketData) -> None:
     """TicketError unless the ticket's parts fit each other."""
     mask, rep, trained = ticket.mask, ticket.representation, ticket.trained or {}
     multiplier, values, begin = ticket.multiplier or {}, ticket.pruned_values or {}, ticket.begin or {}
+    steps = ticket.steps or {}
     if ticket.pruned_rule not in get_args(PrunedRule):
         raise TicketError(f"pruned rule {show(ticket.pruned_rule)} is unknown; use one of {get_args(PrunedRule)}")
     if not isinstance(ticket.provenance, dict):
@@ -25,7 +27,7 @@ def check(ticket: TicketData) -> None:
     if not all(isinstance(rewrite, dict) and isinstance(rewrite.get("kind"), str) for rewrite in ticket.rewrites):
         raise TicketError('every rewrite is a mapping with a text under "kind"')
     for part, names in (("scale", rep.scales), ("multiplier", multiplier), ("pruned values", values),
-                        ("trained values", trained), ("first values", begin),
+                        ("trained values", trained), ("first values", begin), ("steps", steps),
                         ("frozen part", ticket.frozen), ("tie", ticket.tied.values())):  # fmt: skip
         for name in names:
             if name not in mask:
@@ -41,8 +43,7 @@ def check(ticket: TicketData) -> None:
                               f"give one number or {keep.numel() - kept} in flat order")  # fmt: skip
         if value is not None and tuple(value.shape) != (kept,):
             raise TicketError(f"trained values of {show(name)} have shape {tuple(value.shape)}; the mask keeps {kept}")
-        if value is not None and rep.keeps_signs_only(name) != (value.dtype == torch.int8):
-            raise TicketError(f"trained values of {show(name)} are {value.dtype}; int8 is for signs, and only for them")
+        _check_steps(name, shape, value, steps.get(name), signs=rep.keeps_signs_only(name))
     _check_begin(ticket)
     for name in (*ticket.state, *ticket.tied):
         if name in mask or (name in ticket.state and name in ticket.tied):
@@ -53,6 +54,23 @@ def check(ticket: TicketData) -> None:
         _check_on_base(ticket, ticket.origin.base)
     elif ticket.origin.tensors is not None:
         check_against(ticket, ticket.origin.views())
+
+
+def _check_steps(name: str, shape: tuple[int, ...], value: Tensor | None, steps: Tensor | None, *, signs: bool) -> None:
+    """TicketError unless trained values are int8 exactly where they are signs, or numbers of steps."""
+    if value is not None and (signs or steps is not None) != (value.dtype == torch.int8):
+        raise TicketError(
+            f"trained values of {show(name)} are {value.dtype}; int8 is for signs and numbers of steps, only for them"
+        )
+    if steps is None:
+        return
+    if value is None or signs or steps.dtype != torch.float32 or tuple(steps.shape) != (rows_of(shape),):
+        raise TicketError(
+            f"steps of {show(name)} are {steps.dtype} of shape {tuple(steps.shape)}; give float32, one for each of "
+            f"{rows_of(shape)} rows, of trained values that are no signs"
+        )
+    if not bool((steps.isfinite() & (steps >= 0)).all()):
+        raise TicketError(f"steps of {show(name)} are not all finite and 0 or more")
 
 
 def _check_begin(ticket: TicketData) -> None:

@@ -115,6 +115,7 @@ def decode(header: dict[str, Any], tensors: Tensors, file_bytes: int, max_weight
         rewrites=tuple(header["rewrites"]),
         state=parts["state"],
         trained=parts["trained"],
+        steps=parts["step"],
         tied=fields.names(header["tied"]),
         provenance=header["provenance"],
     )

@@ -16,12 +16,21 @@ from torch import Tensor
 
 from tombola.errors import TicketError
 from tombola.ticket import fields, frozen, masks
-from tombola.ticket.bitcode import ALPHABET, BitReader, BitWriter, distinct
+from tombola.ticket.bitcode import BitReader, BitWriter
 from tombola.ticket.frozen import FrozenPart
 from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_bytes, show
 from tombola.ticket.ticket_data import TicketData
 
-PLAIN = ("begin", "multiplier", "origin", "pruned", "scale", "state", "trained")  # kinds of tensors besides masks
+PLAIN = (
+    "begin",
+    "multiplier",
+    "origin",
+    "pruned",
+    "scale",
+    "state",
+    "step",
+    "trained",
+)  # kinds of tensors besides masks
 SYMBOLS = ("begin", "multiplier", "pruned", "trained")  # int8, one per kept weight, or per pruned one
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 
@@ -69,17 +78,18 @@ def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
         "pruned": ticket.pruned_values,
         "scale": ticket.representation.scales,
         "state": ticket.state,
+        "step": ticket.steps,
         "trained": ticket.trained,
     }
     return [(kind, name, part[name]) for kind, part in kinds.items() if part for name in sorted(part)]
 
 
 def _stream(values: Tensor) -> bytes | None:
-    """int8 values as coded symbols; None where these are other values, too many different ones, or no smaller."""
-    if values.dtype != torch.int8 or values.ndim != 1 or (alphabet := distinct(values.numpy())).size > ALPHABET:
+    """int8 values as coded symbols; None where these are other values, or no smaller."""
+    if values.dtype != torch.int8 or values.ndim != 1:
         return None
     writer = BitWriter()
-    writer.symbols(values.numpy(), alphabet)
+    writer.values(values.numpy())
     stream = writer.data()
     return stream if len(stream) <= values.numel() else None
 
@@ -198,7 +208,7 @@ def _mask(name: str, coding: Any, stream: bytes, shape: tuple[int, ...]) -> tupl
 def _symbols(name: str, stream: bytes, kept: int) -> Tensor:
     try:
         reader = BitReader(stream)
-        values = reader.symbols(kept)
+        values = reader.values(kept)
         reader.end()
     except TicketError as error:
         raise TicketError(f"the symbols of {show(name)}: {error}") from error

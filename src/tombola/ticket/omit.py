@@ -22,6 +22,7 @@ class MaskedFields(NamedTuple):
     trained: Mapping[str, Tensor]
     pruned_values: Mapping[str, Tensor]
     begin: Mapping[str, Tensor]
+    steps: Mapping[str, Tensor]
 
 
 def masked(ticket: TicketData) -> MaskedFields:
@@ -32,6 +33,7 @@ def masked(ticket: TicketData) -> MaskedFields:
         ticket.trained or {},
         ticket.pruned_values or {},
         ticket.begin or {},
+        ticket.steps or {},
     )
 
 
@@ -45,7 +47,7 @@ def masked_alone(ticket: TicketData) -> MaskedFields:
     base = ticket.origin.views()
     if not base or ticket.origin.base is not None:
         return masked(ticket)
-    representation, multiplier, trained, pruned, begin = masked(ticket)
+    representation, multiplier, trained, pruned, begin, steps = masked(ticket)
     trained = dict(trained)
     frozen = [name for name in ticket.mask if name not in trained]
     if begin or (representation.on == "origin" and trained):  # trained values are effective: so must the others be
@@ -62,7 +64,7 @@ def masked_alone(ticket: TicketData) -> MaskedFields:
         pruned = {name: base[name][~keep] for name, keep in ticket.mask.items()} | dict(pruned)
     picked = [name for name, values in (ticket.pruned_values or {}).items() if picks(values, base[name])]
     pruned = dict(pruned) | {name: ticket.effective(name, base[name], None)[~ticket.mask[name]] for name in picked}
-    return MaskedFields(representation, multiplier, trained, pruned, {})
+    return MaskedFields(representation, multiplier, trained, pruned, {}, steps)
 
 
 def _latent(ticket: TicketData, name: str, weight: Tensor) -> tuple[Tensor, Tensor | None]:

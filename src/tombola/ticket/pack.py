@@ -77,5 +77,6 @@ def _kept(value: Tensor) -> Tensor:
 
 def _weight(ticket: Ticket, name: str, keep: Tensor) -> Tensor:
     trained, scale = (ticket.trained or {})[name], ticket.representation.scales.get(name)
-    dtype = trained.dtype if scale is None else scale.dtype
+    steps = (ticket.steps or {}).get(name)
+    dtype = next(tensor.dtype for tensor in (scale, steps, trained) if tensor is not None)
     return ticket.effective(name, torch.zeros(keep.shape, dtype=dtype, device="cpu"), trained)

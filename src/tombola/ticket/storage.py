@@ -57,7 +57,7 @@ def _bits_of(name: str, keep: Tensor, layers: MaskedFields, part: FrozenPart | N
         kept, total = kept - part.kept, total - part.size
     bits = total * entropy(kept, total)
     trained, factor = layers.trained.get(name), layers.multiplier.get(name)
-    plain = [layers.representation.scales.get(name)]
+    plain = [layers.representation.scales.get(name), layers.steps.get(name)]
     for values in (trained, layers.begin.get(name), layers.pruned_values.get(name)):
         if values is not None and values.dtype == torch.int8:
             bits += _symbol_bits(values)

@@ -256,9 +256,10 @@ class Ticket(TicketData):
     def save(self, path: str | os.PathLike[str], values: Values | None = None, *, origin: bool | None = None) -> str:
         """Write the file, whole or not at all, and return its digest. TombolaError if it cannot.
 
-        `values`: "float32", "float16" or "bfloat16" writes the ticket `rounded` to that; by default nothing is
-        rounded. `origin`: False writes it `without_origin`, for inference alone; True asks for the weights that
-        it started from, which a ticket that was saved without them lacks; by default what there is is written.
+        `values`: "float32", "float16", "bfloat16" or "int8" (with a step for each row) writes the ticket `rounded` to
+        that; by default nothing is rounded. `origin`: False writes it `without_origin`, for inference alone; True asks
+        for the weights that it started from, which a ticket that was saved without them lacks; by default what there
+        is is written.
         """
         if origin and self.origin.omitted:
             raise TombolaError(

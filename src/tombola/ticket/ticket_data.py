@@ -13,6 +13,7 @@ from tombola.mask import Mask
 from tombola.ticket import format as container
 from tombola.ticket.frozen import FrozenPart
 from tombola.ticket.origin import Origin
+from tombola.ticket.quantised import dequantised
 from tombola.ticket.representation import Representation
 from tombola.ticket.tensors import check_name, own_all
 
@@ -41,6 +42,7 @@ class TicketData:
     from the origin, in full. `trained`: per layer, 1-D in flat order of the kept positions, the latent
     trained weights (int8 signs where only the sign counts; or rounded to a narrower float, see `rounding`);
     layers still equal to the origin are left out.
+    `steps`: per layer whose trained values are int8 numbers of steps, the step of each row, float32; see `quantised`.
     `tied`: alias -> masked name, for names that share a masked tensor.
     `provenance`: JSON-able: method, recipe, data fingerprint, versions, seeds; never times, hosts or paths.
     `frozen`: per layer, the part of the mask that is drawn from a key, of which files hold the key alone.
@@ -56,6 +58,7 @@ class TicketData:
     rewrites: tuple[Mapping[str, Any], ...] = ()
     state: Mapping[str, Tensor] = field(default_factory=dict)
     trained: Mapping[str, Tensor] | None = None
+    steps: Mapping[str, Tensor] | None = None
     tied: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     frozen: Mapping[str, FrozenPart] = field(default_factory=dict)
@@ -65,7 +68,7 @@ class TicketData:
             object.__setattr__(self, name, value)
 
         put("mask", Mask({check_name(name): tensor.to("cpu") for name, tensor in self.mask.items()}))
-        for name in ("begin", "multiplier", "pruned_values", "trained"):
+        for name in ("begin", "multiplier", "pruned_values", "trained", "steps"):
             put(name, own_all(getattr(self, name)) or None)
         put("state", own_all(self.state))
         put("tied", {check_name(alias): check_name(owner) for alias, owner in self.tied.items()})
@@ -78,6 +81,12 @@ class TicketData:
         """Whether all pruned weights are held at 0."""
         return self.pruned_rule == "zero" and self.pruned_values is None
 
+    def latent(self, name: str, trained: Tensor | None = None) -> Tensor | None:
+        """Trained kept values of a layer, 1-D, None where it has none; `trained`: those held instead of its own."""
+        held = (self.trained or {}).get(name) if trained is None else trained
+        steps = (self.steps or {}).get(name)
+        return held if held is None or steps is None else dequantised(held, steps, self.mask[name])
+
     def effective(self, name: str, origin: Tensor, trained: Tensor | None, *, final: bool = True) -> Tensor:
         """The dense effective weight of layer `name` on CPU, from origin and 1-D trained kept values.
 
@@ -86,7 +95,7 @@ class TicketData:
         keep = self.mask[name]
         origin = origin.detach().to("cpu")
         latent = origin.clone()
-        kept = (self.begin or {}).get(name) if trained is None else trained
+        kept = (self.begin or {}).get(name) if trained is None else self.latent(name, trained)
         if kept is not None:
             latent[keep] = kept.to(latent.dtype)
         value = latent
