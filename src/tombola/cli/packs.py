@@ -1,4 +1,4 @@
-"""pack and unpack: a checkpoint with zeros as a small file, and back."""
+"""pack and unpack: a network with zeros as a small file, and back."""
 
 from __future__ import annotations
 
@@ -12,18 +12,34 @@ from tombola.cli.deltas import CHECKPOINT
 from tombola.cli.screen import Screen
 from tombola.cli.tickets import add_ticket
 from tombola.cli.verb import Verb
+from tombola.errors import TombolaError
+
+_WHOLE = 2**28
+"""Bytes of tensors up to which a checkpoint is packed in memory, and its table has all columns."""
 
 
 def verbs() -> list[Verb]:
     """`pack` and `unpack`."""
     return [
-        Verb(("pack",), "Write a checkpoint with zeros as a small ticket, without a search.", _add_pack, _pack),
+        Verb(("pack",), "Write a network with zeros as a small ticket, without a search.", _add_pack, _pack),
         Verb(("unpack",), "Write the checkpoint that was packed.", _add_unpack, _unpack),
     ]
 
 
 def _add_pack(parser: ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=str, help=CHECKPOINT)
+    parser.add_argument(
+        "model", type=str, help=f"{CHECKPOINT}; or a network: torchvision/NAME, timm/NAME or an import path"
+    )
+    parser.add_argument(
+        "--checkpoint", type=str | None, default=None, help="the network's weights (null: those that it is made with)"
+    )
+    parser.add_argument("--model_args", type=dict[str, Any], default={}, help="the network's keyword arguments")
+    parser.add_argument(
+        "--input_shape",
+        type=list[int] | None,
+        default=None,
+        help="shape of one input, without the batch, for the ticket to record: deploy then needs none",
+    )
     parser.add_argument("--out", type=str, required=True, help="the ticket's file")
     parser.add_argument(
         "--values",
@@ -34,19 +50,71 @@ def _add_pack(parser: ArgumentParser) -> None:
 
 
 def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from tombola.models.checkpoint import read_state
+    from tombola.models.checkpoint import open_state
+    from tombola.models.tensor_file import TensorFiles
     from tombola.ticket.pack import pack
+    from tombola.ticket.pack_file import pack_file
+    from tombola.ticket.table import FileSummary, file_summary, table
+    from tombola.ticket.ticket import Ticket
 
-    state = read_state(given["checkpoint"])
-    ticket = pack(state)
-    written = ticket if given["values"] is None else ticket.rounded(given["values"])
-    digest = written.save(given["out"])
-    size, dense = Path(given["out"]).stat().st_size, sum(value.nbytes for value in state.values())
-    screen.line(written.table())
-    if (error := written.provenance.get("values_error")) is not None:
+    out, values, shape = Path(given["out"]), given["values"], given["input_shape"]
+    if shape is not None and not all(size > 0 for size in shape):
+        raise TombolaError(f"--input_shape is {shape}; all sizes must be 1 or more")
+    told = {} if shape is None else {"input_shape": shape}
+    digest: str | None = None
+    ticket: Ticket | None
+    held: FileSummary
+    if not _is_file(given["model"]):
+        network, module = _built(given)
+        ticket = pack(module, told, network=network)
+        dense = sum(value.nbytes for value in module.state_dict().values())
+    else:
+        _check_alone(given)
+        state = open_state(given["model"])
+        dense = sum(value.nbytes for value in state.values())
+        ticket = None if isinstance(state, TensorFiles) and dense > _WHOLE else pack(dict(state), told)
+    if ticket is None:
+        held = pack_file(state, out, values, told)
+    else:
+        written = ticket if values is None else ticket.rounded(values)
+        digest, held = written.save(out), file_summary(written)
+    screen.line(table(held))
+    if (error := held.header["provenance"].get("values_error")) is not None:
         screen.line(f"int8: the largest error of a value is {error:.3g}")
-    screen.line(f"{given['out']}: {size:,} bytes; its tensors have {dense:,}")
-    return {"file": given["out"], "bytes": size, "dense": dense, "density": ticket.density, "digest": digest}
+    size = out.stat().st_size
+    screen.line(f"{out}: {size:,} bytes; its tensors have {dense:,}")
+    return {"file": given["out"], "bytes": size, "dense": dense, "density": held.density, "digest": digest}
+
+
+def _is_file(model: str) -> bool:
+    """Whether that is a checkpoint, and not a network."""
+    return Path(model).exists() or model.endswith((".safetensors", ".json", ".pt", ".pth", ".bin", ".ckpt"))
+
+
+def _check_alone(given: Namespace) -> None:
+    """TombolaError for options of a network beside a checkpoint."""
+    for name, unset in (("checkpoint", None), ("model_args", {})):
+        if given[name] != unset:
+            raise TombolaError(
+                f"--{name} is of a network, but {given['model']} is a checkpoint file, packed as it is; leave it out, "
+                "or name the network first"
+            )
+
+
+def _built(given: Namespace) -> tuple[Any, Any]:
+    """The network's spec, and the network with its weights."""
+    from tombola.models.checkpoint import load_checkpoint_
+    from tombola.models.registry import check_name
+    from tombola.models.spec import written_out
+    from tombola.ticket.origin import NetworkSpec
+
+    name, args = written_out(given["model"], given["model_args"])
+    check_name(name)
+    network = NetworkSpec(name, args, None if given["input_shape"] is None else tuple(given["input_shape"]))
+    module = network.build(trusted=(name,))
+    if given["checkpoint"] is not None:
+        load_checkpoint_(module, given["checkpoint"])
+    return network, module
 
 
 def _add_unpack(parser: ArgumentParser) -> None:
@@ -55,10 +123,16 @@ def _add_unpack(parser: ArgumentParser) -> None:
 
 
 def _unpack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from tombola.models.checkpoint import write_state
+    from tombola.models.checkpoint import check_suffix, write_state
     from tombola.ticket.pack import unpack
+    from tombola.ticket.pack_file import unpack_file
 
-    state = unpack(given["ticket"], max_weights=given["max_weights"])
-    size = write_state(Path(given["out"]), {name: tensor.clone().contiguous() for name, tensor in state.items()})
+    out = Path(given["out"])
+    check_suffix(out)
+    if out.suffix == ".safetensors":
+        size = unpack_file(given["ticket"], out, max_weights=given["max_weights"])
+    else:
+        state = unpack(given["ticket"], max_weights=given["max_weights"])
+        size = write_state(out, {name: tensor.clone().contiguous() for name, tensor in state.items()})
     screen.line(f"{given['out']}: {size:,} bytes")
     return {"file": given["out"], "bytes": size}

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola.errors import TombolaError
-from tombola.models.wrapped import Found, fitted, some, unwrapped
+from tombola.models.tensor_file import TensorFiles, names_in
+from tombola.models.wrapped import Found, fitted, plain_names, some, unwrapped
 from tombola.runs.atomic import read_json, write_bytes
 
 if TYPE_CHECKING:
@@ -82,6 +83,27 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         CheckpointWarning: what was taken, and under which names, where the file is not a state dict as it stands.
     """
     return _said(_found(Path(path)), path)
+
+
+def open_state(path: str | Path) -> Mapping[str, Tensor]:
+    """What `read_state` gives, but of .safetensors files each tensor is read when it is asked for, and not kept.
+
+    Raises:
+        TombolaError: as `read_state`.
+
+    Warns:
+        CheckpointWarning: as `read_state`.
+    """
+    path = Path(path)
+    files = _files(path) if path.name.endswith(_INDEX) else [path]
+    if any(file.suffix != ".safetensors" for file in files):
+        return read_state(path)
+    held = {name: file for file in files for name in _names_of(file)}
+    if path.name.endswith(_INDEX):
+        _check_agree(path, held)
+    plain, said = plain_names(held, str(path))
+    _said(Found({}, said), path)
+    return TensorFiles({name: (held[raw], raw) for name, raw in plain.items()})
 
 
 def digest_of(path: str | Path) -> str:
@@ -233,11 +255,24 @@ def _places(index: Path) -> dict[str, str]:
 def _shards(path: Path) -> dict[str, Tensor]:
     """The tensors of all files that an index lists."""
     state = {name: tensor for file in _files(path) for name, tensor in _read(file).items()}
-    places = _places(path)
+    _check_agree(path, state)
+    return state
+
+
+def _check_agree(index: Path, state: Mapping[str, object]) -> None:
+    places = _places(index)
     if state.keys() != places.keys():
         odd = sorted(state.keys() ^ places.keys())[0]
-        raise TombolaError(f"checkpoint {path} and its files do not agree on {odd[:80]!r}; download them again")
-    return state
+        raise TombolaError(f"checkpoint {index} and its files do not agree on {odd[:80]!r}; download them again")
+
+
+def _names_of(file: Path) -> list[str]:
+    if not file.is_file():
+        raise TombolaError(f"checkpoint {file} is not a file; give a .safetensors, .pt or .pth file")
+    try:
+        return names_in(file)
+    except Exception as error:  # of crafted bytes
+        raise TombolaError(_refusal(file, error)) from error
 
 
 def _storage(tensor: Tensor) -> tuple[Any, ...]:

@@ -6,7 +6,7 @@ This module itself imports no torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tombola.errors import TombolaError
@@ -59,12 +59,25 @@ def unwrapped(content: Any, where: str) -> Found:
         )
     said = [f"taken from {' in '.join(map(repr, reversed(keys)))}"] if keys else []
     said += [f"left out what is no tensor: {some(others)}"] if others else []
-    state, words = _without_words(state, where)
-    while (prefix := _prefix_of_all(state, lightning)) is not None:
-        state = {name[len(prefix) :]: tensor for name, tensor in state.items()}
+    plain, words = plain_names(state, where, lightning=lightning)
+    return Found({name: state[held] for name, held in plain.items()}, (*said, *words))
+
+
+def plain_names(names: Iterable[str], where: str, *, lightning: bool = False) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Names without what wrappers put before all of them -> the names as they are held; and what was done, in words.
+
+    Raises:
+        TombolaError: two names become one.
+    """
+    held = {name: name for name in names}
+    words = sorted({word for name in held for word in _WORDS.findall(name)})
+    plain = {_WORDS.sub("", name): name for name in held}
+    if len(plain) < len(held):
+        raise TombolaError(f"checkpoint {where} holds tensors with and without {some(words)} in their names")
+    while (prefix := _prefix_of_all(plain, lightning)) is not None:
+        plain = {name[len(prefix) :]: name_held for name, name_held in plain.items()}
         words.append(prefix)
-    said += [f"without {', '.join(map(repr, words))} in all names"] if words else []
-    return Found(state, tuple(said))
+    return plain, (f"without {', '.join(map(repr, words))} in all names",) if words else ()
 
 
 def fitted(found: Found, wanted: Collection[str]) -> Found:
@@ -110,21 +123,13 @@ def _holder(content: Any, where: str) -> str | None:
     return full[0] if full else None
 
 
-def _without_words(state: dict[str, Tensor], where: str) -> tuple[dict[str, Tensor], list[str]]:
-    words = {word for name in state for word in _WORDS.findall(name)}
-    plain = {_WORDS.sub("", name): tensor for name, tensor in state.items()} if words else state
-    if len(plain) < len(state):
-        raise TombolaError(f"checkpoint {where} holds tensors with and without {some(sorted(words))} in their names")
-    return plain, sorted(words)
-
-
-def _prefix_of_all(state: Mapping[str, Tensor], lightning: bool) -> str | None:
+def _prefix_of_all(names: Collection[str], lightning: bool) -> str | None:
     """What all names begin with, of DistributedDataParallel; of a Lightning module that holds nothing but its model.
 
     "model." is else the network's own: language models have it.
     """
     known = (_PARALLEL, _LIGHTNING) if lightning else (_PARALLEL,)
-    return next((prefix for prefix in known if all(name.startswith(prefix) for name in state)), None)
+    return next((prefix for prefix in known if names and all(name.startswith(prefix) for name in names)), None)
 
 
 def _heads(name: str) -> list[str]:

@@ -46,7 +46,7 @@ def digest(ticket: TicketData) -> str:
 
 def _header(ticket: TicketData) -> dict[str, Any]:
     return {
-        "origin": _origin_header(ticket.origin),
+        "origin": origin_header(ticket.origin),
         "provenance": ticket.provenance,
         "pruned": ticket.pruned_rule,
         "representation": {"kind": ticket.representation.kind, "on": ticket.representation.on},
@@ -55,7 +55,8 @@ def _header(ticket: TicketData) -> dict[str, Any]:
     }
 
 
-def _origin_header(origin: Origin) -> dict[str, Any]:
+def origin_header(origin: Origin) -> dict[str, Any]:
+    """An origin as it stands in the header, but for its tensors."""
     spec = origin.network
     network = spec and {
         "name": spec.name,

@@ -62,35 +62,64 @@ def _as_dict(value: Any) -> Any:
 
 def pack(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> bytes:
     """The file's bytes. `header` is JSON-able, without "format"; no tensor is called "index"."""
+    index = torch.frombuffer(bytearray(packed_index(header)), dtype=torch.uint8)
+    blank = safetensors.torch.save({**tensors, _INDEX: index}, blank_seal())
+    at = checksum_offset(blank[: _header_end(blank[:8], len(blank))])
+    checksum = hashlib.sha256(blank).hexdigest().encode()
+    return b"".join([blank[:at], checksum, memoryview(blank)[at + 64 :]])
+
+
+def packed_index(header: Mapping[str, Any]) -> bytes:
+    """The bytes of the tensor "index"."""
     text = canonical(header).encode()
     if len(text) > INDEX_LIMIT:
         raise TicketError(f"the ticket's header has {len(text)} bytes, more than {INDEX_LIMIT}; shorten the provenance")
-    index = torch.frombuffer(bytearray(_deflate(text)), dtype=torch.uint8)
-    seal = canonical({"checksum": _ZEROS.decode(), "format": FORMAT})
-    blank = safetensors.torch.save({**tensors, _INDEX: index}, {_KEY: seal})
-    at = _checksum_offset(blank[: _header_end(blank[:8], len(blank))])
-    checksum = hashlib.sha256(blank).hexdigest().encode()
-    return b"".join([blank[:at], checksum, memoryview(blank)[at + 64 :]])
+    return _deflate(text)
+
+
+def blank_seal() -> dict[str, str]:
+    """The metadata of a file whose checksum is not known yet."""
+    return {_KEY: canonical({"checksum": _ZEROS.decode(), "format": FORMAT})}
 
 
 def unpack(data: bytes) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header (with "format") and tensors of a ticket's bytes, after all bytes were verified."""
     end = _header_end(data[:8], len(data))
     _check_bytes(data, end)
-    try:
-        seal = parse_json(parse_json(data[8:end].decode(), DEPTH_LIMIT)["__metadata__"][_KEY], DEPTH_LIMIT)
-    except (TypeError, KeyError, ValueError, RecursionError) as error:
-        raise _bad_json(error) from error
-    _check_format(seal)
+    _check_seal(data[8:end])
     try:
         tensors = safetensors.torch.load(data)
     except Exception as error:  # the library raises many kinds for a crafted header
         raise TicketError(f"the ticket's tensors cannot be read: {str(error)[:120]!r}") from error
-    return {**_index(tensors), "format": FORMAT}, tensors
+    return index_of(tensors), tensors
 
 
-def _index(tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The header in the tensor "index", which is taken out of `tensors`."""
+def check_file(path: Path) -> None:
+    """TicketError unless a file is a whole ticket of this format; it is read in pieces."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        end = _header_end(file.read(8), size)
+        file.seek(0)
+        head = file.read(end)
+        at = checksum_offset(head)
+        blank = hashlib.sha256(head[:at] + _ZEROS + head[at + 64 :])
+        while chunk := file.read(1 << 22):
+            blank.update(chunk)
+    if blank.hexdigest().encode() != head[at : at + 64]:
+        raise _damaged()
+    _check_seal(head[8:])
+
+
+def _check_seal(text: bytes) -> None:
+    try:
+        seal = parse_json(parse_json(text.decode(), DEPTH_LIMIT)["__metadata__"][_KEY], DEPTH_LIMIT)
+    except (TypeError, KeyError, ValueError, RecursionError) as error:
+        raise _bad_json(error) from error
+    _check_format(seal)
+
+
+def index_of(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The header, with its format, in the tensor "index", which is taken out of `tensors`."""
     packed = tensors.pop(_INDEX, None)
     if packed is None or packed.dtype != torch.uint8 or packed.ndim != 1:
         raise TicketError("the ticket has no index of bytes in one dimension")
@@ -101,7 +130,7 @@ def _index(tensors: dict[str, Tensor]) -> dict[str, Any]:
         raise _bad_json(error) from error
     if not isinstance(header, dict) or "format" in header:
         raise TicketError("the ticket's index is no JSON object, or has a format, which belongs before it")
-    return header
+    return {**header, "format": FORMAT}
 
 
 def _index_limit(packed: int) -> int:
@@ -158,7 +187,7 @@ def _header_end(first: bytes, size: int) -> int:
     return 8 + length
 
 
-def _checksum_offset(head: bytes) -> int:
+def checksum_offset(head: bytes) -> int:
     """The offset of the 64 digits of the checksum in `head`, the file up to the end of its header."""
     if _MARKER not in head and _OLDER in head:
         _check_format({"format": 2 if b'"index"' in head else 1})
@@ -169,12 +198,16 @@ def _checksum_offset(head: bytes) -> int:
 
 def _check_bytes(data: bytes, end: int) -> None:
     """TicketError if any byte of a ticket whose header ends at `end` was changed."""
-    at = _checksum_offset(data[:end])
+    at = checksum_offset(data[:end])
     blank = hashlib.sha256(data[:at])
     blank.update(_ZEROS)
     blank.update(memoryview(data)[at + 64 :])
     if blank.hexdigest().encode() != data[at : at + 64]:
-        raise TicketError("the ticket is damaged: its bytes do not match its checksum; fetch or make it again")
+        raise _damaged()
+
+
+def _damaged() -> TicketError:
+    return TicketError("the ticket is damaged: its bytes do not match its checksum; fetch or make it again")
 
 
 @contextlib.contextmanager
@@ -222,7 +255,7 @@ def _read_checked(file: BinaryIO, size: int) -> bytes:
     try:
         end = _header_end(first, size)
         head = first + file.read(end - 8)
-        _checksum_offset(head)
+        checksum_offset(head)
     except TicketError as error:
         what = identify(file)
         raise TicketError(f"not a ticket but {what}") if what else error from None

@@ -21,18 +21,12 @@ from tombola.ticket.frozen import FrozenPart
 from tombola.ticket.tensors import DTYPES, Tensors, check_name, count_kept, raw_bytes, show
 from tombola.ticket.ticket_data import TicketData
 
-PLAIN = (
-    "begin",
-    "multiplier",
-    "origin",
-    "pruned",
-    "scale",
-    "state",
-    "step",
-    "trained",
-)  # kinds of tensors besides masks
+PLAIN = ("begin", "multiplier", "origin", "pruned", "scale", "state", "step", "trained")
+"""Kinds of tensors besides masks."""
 SYMBOLS = ("begin", "multiplier", "pruned", "trained")  # int8, one per kept weight, or per pruned one
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+DTYPE_NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+Place = tuple[int, dict[str, Any]]
+"""Where a stream or tensor begins in what holds it (in bytes of "coded", in values of one dtype), and its entry."""
 
 
 # ---- writing --------------------------------------------------------------------------------
@@ -49,15 +43,15 @@ def write(ticket: TicketData) -> tuple[dict[str, Any], Tensors]:
                                "coding": coding, "bytes": len(coded)})  # fmt: skip
     plain: dict[str, list[np.ndarray[Any, np.dtype[np.uint8]]]] = {}
     for kind, name, tensor in plain_tensors(ticket):
-        stream = _stream(tensor) if kind in SYMBOLS else None
+        stream = stream_of(tensor) if kind in SYMBOLS else None
         if stream is not None:
             streams.append(stream)
             index["symbols"].append({"kind": kind, "name": name, "bytes": len(stream)})
         else:
-            dtype = str(tensor.dtype).removeprefix("torch.")
+            dtype = dtype_name(tensor)
             index["tensors"].append({"kind": kind, "name": name, "dtype": dtype, "shape": list(tensor.shape)})
             plain.setdefault(dtype, []).append(raw_bytes(tensor))
-    tensors = {f"values/{dtype}": _joined(parts, _DTYPES[dtype]) for dtype, parts in plain.items()}
+    tensors = {f"values/{dtype}": _joined(parts, DTYPE_NAMES[dtype]) for dtype, parts in plain.items()}
     return index, {"coded": torch.frombuffer(bytearray(b"".join(streams) or b"\0"), dtype=torch.uint8), **tensors}
 
 
@@ -66,6 +60,11 @@ def _coded(keep: np.ndarray[Any, np.dtype[np.bool_]], part: FrozenPart | None) -
     found = masks.encode(keep)
     stream = None if part is None else frozen.write(keep, part)
     return found if stream is None or len(stream) >= len(found[1]) else (frozen.CODING, stream)
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """The dtype's name in the index."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
@@ -84,7 +83,7 @@ def plain_tensors(ticket: TicketData) -> list[tuple[str, str, Tensor]]:
     return [(kind, name, part[name]) for kind, part in kinds.items() if part for name in sorted(part)]
 
 
-def _stream(values: Tensor) -> bytes | None:
+def stream_of(values: Tensor) -> bytes | None:
     """int8 values as coded symbols; None where these are other values, or no smaller."""
     if values.dtype != torch.int8 or values.ndim != 1:
         return None
@@ -137,6 +136,25 @@ def read(
     return ordered, parts_of_masks
 
 
+def places(index: dict[str, Any]) -> dict[tuple[str, str], Place]:
+    """(kind, name) -> the place of each stream ("mask" and symbols) and plain tensor of an index that was checked."""
+    found: dict[tuple[str, str], Place] = {}
+    start = 0
+    for kind, entry in [("mask", one) for one in index["masks"]] + [(one["kind"], one) for one in index["symbols"]]:
+        if (kind, entry["name"]) in found:
+            raise TicketError(f"{show(kind)} of {show(entry['name'])} is there twice")
+        found[kind, entry["name"]] = start, entry
+        start += entry["bytes"]
+    used: dict[str, int] = {}
+    for entry in index["tensors"]:
+        key, at = (entry["kind"], entry["name"]), used.get(entry["dtype"], 0)
+        if key in found:
+            raise TicketError(f"{show(key[0])} of {show(key[1])} is there twice")
+        found[key] = at, entry
+        used[entry["dtype"]] = at + math.prod(entry["shape"])
+    return found
+
+
 def check_lists(index: dict[str, Any], tensors: Tensors) -> None:
     """TicketError if the lists "symbols" and "tensors" do not fit the file; nothing is decoded."""
     symbols = fields.entries(index["symbols"], {"bytes", "kind", "name"}, "symbols")
@@ -145,7 +163,7 @@ def check_lists(index: dict[str, Any], tensors: Tensors) -> None:
             raise TicketError(f"symbols {show(entry['kind'])} of {show(entry['name'])} have no place in a ticket")
         check_name(entry["name"])
     _plain(index["tensors"], tensors)
-    _cut(tensors, [entry["bytes"] for entry in (*index["masks"], *symbols)])
+    _check_coded(tensors, [entry["bytes"] for entry in (*index["masks"], *symbols)])
 
 
 def _plain(index: Any, tensors: Tensors) -> dict[str, Tensors]:
@@ -158,7 +176,7 @@ def _plain(index: Any, tensors: Tensors) -> dict[str, Tensors]:
         if not isinstance(kind, str) or kind not in parts or name in parts[kind]:
             raise TicketError(f"tensor {show(kind)} of {show(name)} has no place in a ticket, or is there twice")
         values, count = tensors.get(key), math.prod(shape)
-        if values is None or values.ndim != 1 or values.dtype != _DTYPES.get(entry["dtype"]):
+        if values is None or values.ndim != 1 or values.dtype != DTYPE_NAMES.get(entry["dtype"]):
             raise TicketError(f"tensor {show(name)} is in {show(key)}, which the file does not hold as such")
         if used[key] + count > len(values):
             raise TicketError(
@@ -177,6 +195,15 @@ def _plain(index: Any, tensors: Tensors) -> dict[str, Tensors]:
 
 def _cut(tensors: Tensors, sizes: list[Any]) -> list[bytes]:
     """The streams of these sizes that "coded" holds, one after the other."""
+    data, streams, start = _check_coded(tensors, sizes).numpy(), [], 0
+    for size in sizes:
+        streams.append(data[start : start + size].tobytes())
+        start += size
+    return streams
+
+
+def _check_coded(tensors: Tensors, sizes: list[Any]) -> Tensor:
+    """The tensor "coded"; TicketError unless it holds streams of these sizes, and nothing else."""
     coded = tensors.get("coded")
     if coded is None or coded.dtype != torch.uint8 or coded.ndim != 1:
         raise TicketError("the ticket has no coded bytes in one dimension")
@@ -184,11 +211,7 @@ def _cut(tensors: Tensors, sizes: list[Any]) -> list[bytes]:
         raise TicketError("a coded stream has a size that is no number of bytes")
     if (sum(sizes) or 1) != len(coded):
         raise TicketError(f"the coded streams take {sum(sizes)} bytes, the file has {len(coded)}")
-    data, streams, start = coded.numpy().tobytes(), [], 0
-    for size in sizes:
-        streams.append(data[start : start + size])
-        start += size
-    return streams
+    return coded
 
 
 def _mask(name: str, coding: Any, stream: bytes, shape: tuple[int, ...]) -> tuple[Tensor, FrozenPart | None]:

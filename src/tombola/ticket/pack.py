@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,20 @@ from tombola.errors import TicketError, TombolaError
 from tombola.fields import checked
 from tombola.mask import Mask
 from tombola.parameters import unwrap
-from tombola.ticket.origin import Origin
+from tombola.ticket.omit import without_origin
+from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.tensors import tensors_of
 from tombola.ticket.ticket import Ticket
 
 
 @checked
 @torch.no_grad()
-def pack(model: nn.Module | Mapping[str, Tensor], provenance: Mapping[str, Any] | None = None) -> Ticket:
+def pack(
+    model: nn.Module | Mapping[str, Tensor],
+    provenance: Mapping[str, Any] | None = None,
+    *,
+    network: NetworkSpec | None = None,
+) -> Ticket:
     """The network as a ticket, to be saved and built, bit for bit: its mask is where its weights are not 0.
 
     Masked are all floating-point tensors of two dimensions or more that have zeros; a weight of -0.0 counts as kept.
@@ -28,21 +35,22 @@ def pack(model: nn.Module | Mapping[str, Tensor], provenance: Mapping[str, Any] 
 
     Args:
         model: a network with plain weights, or the dict of its tensors.
-        provenance: JSON-able data about it, e.g. {"accuracy": 0.93}.
+        provenance: JSON-able data about it, e.g. {"accuracy": 0.93}; under "input_shape" the shape of one input, such
+            as [3, 224, 224], which `deploy` then knows.
+        network: how the network is built by name, for the ticket to record: `build` then takes `trusted` for `model`.
 
     Raises:
         TombolaError: it has no weight that is 0, or nothing but zeros in all of them.
         TicketError: an entry is no tensor with values.
     """
     state = tensors_of(unwrap(model)) if isinstance(model, nn.Module) else dict(model)
-    origin = Origin.stored(state)
-    weights = {name: value for name, value in (origin.tensors or {}).items() if _may_be_masked(value)}
-    masks = {name: kept for name, value in weights.items() if not bool((kept := _kept(value)).all())}
-    if not masks:
-        raise TombolaError("no weight of the network is 0, so that there is nothing to pack; prune it first")
+    origin = Origin.stored(state, network=network)
+    weights = {name: value for name, value in (origin.tensors or {}).items() if may_be_masked(value)}
+    masks = {name: kept for name, value in weights.items() if not bool((kept := kept_in(value)).all())}
+    check_zeros(masks)
     told = {"method": {"name": "pack"}, **(provenance or {})}
     whole = Ticket.from_models(origin=origin, mask=Mask(masks), final_state=state, provenance=told)
-    return whole.without_origin()
+    return replace(whole, **without_origin(whole))  # no whole ticket ever was, to be named by its digest
 
 
 @checked
@@ -60,22 +68,30 @@ def unpack(ticket: Ticket | str | os.PathLike[str], *, max_weights: int | None =
     held = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket, max_weights=max_weights)
     if not held.origin.omitted or held.rewrites:
         raise TicketError("the ticket's weights are not all in its file; build it: Ticket.build()")
-    masked = {name: _weight(held, name, keep) for name, keep in held.mask.items()}
+    masked = {name: weight_of(held, name, keep) for name, keep in held.mask.items()}
     state = {**held.state, **masked}
     return state | {alias: state[owner] for alias, owner in (*held.origin.tied.items(), *held.tied.items())}
 
 
-def _may_be_masked(value: Tensor) -> bool:
+def check_zeros(masks: Mapping[str, object]) -> None:
+    """TombolaError if no layer is masked."""
+    if not masks:
+        raise TombolaError("no weight of the network is 0, so that there is nothing to pack; prune it first")
+
+
+def may_be_masked(value: Tensor) -> bool:
+    """Whether a tensor is masked if it has zeros."""
     return value.is_floating_point() and value.dim() > 1
 
 
-def _kept(value: Tensor) -> Tensor:
+def kept_in(value: Tensor) -> Tensor:
     """Where it is not +0."""
     own = value.detach().to("cpu")
     return (own != 0) | own.signbit()
 
 
-def _weight(ticket: Ticket, name: str, keep: Tensor) -> Tensor:
+def weight_of(ticket: Ticket, name: str, keep: Tensor) -> Tensor:
+    """A masked weight of a ticket without an origin, in the dtype of the file's values."""
     trained, scale = (ticket.trained or {})[name], ticket.representation.scales.get(name)
     steps = (ticket.steps or {}).get(name)
     dtype = next(tensor.dtype for tensor in (scale, steps, trained) if tensor is not None)
