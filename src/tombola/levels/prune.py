@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -33,7 +32,14 @@ from tombola.levels.rewind import Rewind
 from tombola.levels.rewind_point import kept_snapshot, origin_at
 from tombola.levels.search import Level, Search
 from tombola.levels.stability import WatchMasks
-from tombola.levels.stage import TrainedLevel, check_connected, final_state, run_level, ticket_of
+from tombola.levels.stage import (
+    TrainedLevel,
+    check_connected,
+    evaluated_level,
+    final_state,
+    run_level,
+    ticket_of,
+)
 from tombola.levels.validate import check_ticket
 from tombola.levels.watch import histories, watch_next_mask
 from tombola.mask import Mask
@@ -52,7 +58,7 @@ from tombola.train.checkpoint import Snapshot, State
 from tombola.train.connectivity import is_cut
 from tombola.train.dry_run import in_words, try_training
 from tombola.train.hooks import Hook
-from tombola.train.trial import evaluate_trial, train_trial
+from tombola.train.trial import train_trial
 
 Counts = Mapping[str, int] | int | None
 """Units to keep: per layer, or over all layers; None where the pattern (N:M) fixes them."""
@@ -297,7 +303,7 @@ def _train_level(
 ) -> TrainedLevel:
     level, mask = len(before), chosen.mask
     if pruning.trained and not before:
-        return _evaluated_level(search, mask, stage)
+        return evaluated_level(search, mask, stage)
     rewound = pruning.rewind.step(search.setup.steps_per_epoch, search.setup.total_steps)
     snapshot = kept_snapshot(search, before[0]) if before and rewound else None
     model, start = _starting_point(search, pruning, snapshot, before)
@@ -336,14 +342,6 @@ def _train_level(
     return TrainedLevel(
         trial, ticket, chosen.barred, tied_kept=sum(chosen.tied.values()), mask_histories=histories(watch)
     )
-
-
-def _evaluated_level(search: Search, mask: Mask, stage: Stage | None) -> TrainedLevel:
-    """Level 0 of a network that comes trained: evaluated as it is, under the mask of a ticket to go on from."""
-    model = search.network()
-    with hold(model, mask) if search.mask is not None else nullcontext():
-        trial = evaluate_trial(search.setup, model, stage=stage)
-    return TrainedLevel(trial, ticket_of(search, 0, mask, trial.trained.state))
 
 
 def _watch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from tombola.data.probe import some_inputs
 from tombola.errors import TombolaError
 from tombola.fields import described
+from tombola.hold import hold
 from tombola.levels.search import Level, Search, level_result
 from tombola.mask import Mask
 from tombola.parameters import prunable
@@ -27,7 +29,7 @@ from tombola.ticket.ticket import UNLIMITED, Ticket
 from tombola.train.checkpoint import State, save_snapshot
 from tombola.train.connectivity import is_cut
 from tombola.train.hooks import Hook
-from tombola.train.trial import TrainedTrial, train_trial
+from tombola.train.trial import TrainedTrial, evaluate_trial, train_trial
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,14 @@ def train_dense(
         return TrainedLevel(trial, ticket_of(search, 0, mask, trial.trained.state))
 
     return run_level(search, 0, train)
+
+
+def evaluated_level(search: Search, mask: Mask, stage: Stage | None) -> TrainedLevel:
+    """Level 0 of a network that comes trained: evaluated as it is, under the mask of a ticket to go on from."""
+    model = search.network()
+    with hold(model, mask) if search.mask is not None else nullcontext():
+        trial = evaluate_trial(search.setup, model, stage=stage)
+    return TrainedLevel(trial, ticket_of(search, 0, mask, trial.trained.state))
 
 
 def train_under(
