@@ -22,7 +22,7 @@ GROUPS = {
     ),
     "Masks and tickets": (
         "What is found: which weights are kept, and the file that holds them. All works on any module, in any loop.",
-        "Mask Ticket TicketError prunable select hold Gradual Cubic gradient",
+        "Mask Ticket TicketError switch Switched prunable select hold Gradual Cubic gradient",
     ),
     "Learned masks": (
         "Masks learned in the forward pass, on any module and in any loop.",

@@ -83,6 +83,7 @@ from .supermask.detach import detach, make_permanent
 from .supermask.masks import read, refresh
 from .supermask.rules import TopK
 from .ticket.pack import pack, unpack
+from .ticket.switch import Switched, switch
 from .ticket.ticket import Ticket
 from .train.gradient import gradient
 from .train.loggers import Logger
@@ -136,6 +137,7 @@ __all__ = [
     "SignTransfer",
     "SparseDescent",
     "SweepResult",
+    "Switched",
     "Tall",
     "Ticket",
     "TicketError",
@@ -185,6 +187,7 @@ __all__ = [
     "study",
     "supermask",
     "sweep",
+    "switch",
     "ticket",
     "train",
     "unpack",

@@ -20,10 +20,23 @@ def keep(values: Tensor, mask: Tensor) -> Tensor:
     if values.dtype != torch.float32 or mask.dtype != torch.bool or not _alike(values, mask):
         return values * mask
     out = torch.empty_like(values)
+    _keep(values, mask, out)
+    return out
+
+
+def put_kept(out: Tensor, values: Tensor, mask: Tensor) -> None:
+    """`values` into `out` where the mask is true, else 0: +0, whatever the sign of the value, as in a built ticket."""
+    if out.dtype == values.dtype == torch.float32 and mask.dtype == torch.bool and _alike(values, mask, out):
+        _keep(values, mask, out)
+        torch.autograd.graph.increment_version(out)
+    else:
+        out.copy_(values).masked_fill_(~mask, 0)
+
+
+def _keep(values: Tensor, mask: Tensor, out: Tensor) -> None:
     n = values.numel()
     ends = address(values, torch.float32, n), address(mask, torch.bool, n), address(out, torch.float32, n)
     _loops().keep(*ends, n)
-    return out
 
 
 def signed_product(gradient: Tensor, values: Tensor, scores: Tensor) -> Tensor:

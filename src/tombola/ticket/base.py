@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Mapping
@@ -84,24 +85,35 @@ def check_base(named: Mapping[str, str], whole: str, state: Mapping[str, Tensor]
 
 
 def refit_(module: nn.Module, held: Mapping[str, Tensor]) -> None:
-    """Give layers of the module the sizes of what a ticket holds of them: a head with another number of classes.
+    """Give layers of the module the sizes of what a ticket holds of them, in place; see `refits`."""
+    for path, layer in refits(dict(module.named_modules()), held).items():
+        put_layer(module, path, layer)
 
-    In place; linear and convolutional layers and batch norms, whose new values are what is held, 0 where nothing is.
-    Others stay as they are, and will not fit.
+
+def refits(parts: Mapping[str, nn.Module], held: Mapping[str, Tensor]) -> dict[str, nn.Module]:
+    """Path -> a layer of the sizes and values that a ticket holds: a head with another number of classes.
+
+    Linear and convolutional layers and batch norms, of which all is held. Others stay as they are, and will not fit.
     """
-    for path in _other_sizes(module, held):
-        part = module.get_submodule(path)
-        parent, _, leaf = path.rpartition(".")
-        if path:
-            setattr(module.get_submodule(parent), leaf, refitted(part, _within(held, path)))
+    made = {}
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in held):
+        part, inside = parts.get(path), _within(held, path)
+        if path and part is not None and type(part) in _SIZED and _other_sizes(part.state_dict(), inside):
+            made[path] = refitted(part, inside)
+    return made
+
+
+def put_layer(module: nn.Module, path: str, layer: nn.Module) -> None:
+    """Put a layer in the place of the one at that path."""
+    parent, _, leaf = path.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, layer)
 
 
 def refitted(part: nn.Module, held: Mapping[str, Tensor]) -> nn.Module:
     """Another layer of that kind, with parameters and buffers of the sizes and values of `held`."""
     kind, own = type(part), {**dict(part.named_parameters()), **dict(part.named_buffers())}
     fresh = kind.__new__(kind)
-    fresh.__dict__.update(part.__dict__)
-    fresh._parameters, fresh._buffers = dict(part._parameters), dict(part._buffers)
+    fresh.__dict__.update({name: copy.copy(value) for name, value in part.__dict__.items()})
     for name, value in held.items():
         placed = value.to(own[name].device, copy=True)
         if name in fresh._buffers:
@@ -118,17 +130,10 @@ def refitted(part: nn.Module, held: Mapping[str, Tensor]) -> nn.Module:
     return fresh
 
 
-def _other_sizes(module: nn.Module, held: Mapping[str, Tensor]) -> list[str]:
-    """Paths of the layers that can take the sizes of what is held, and have others."""
-    paths = []
-    parts = dict(module.named_modules())
-    for path in dict.fromkeys(name.rpartition(".")[0] for name in held):
-        part, inside = parts.get(path), _within(held, path)
-        if type(part) in _SIZED and (own := part.state_dict() if part is not None else {}).keys() == inside.keys():
-            same_rank = all(own[name].dim() == value.dim() for name, value in inside.items())
-            if same_rank and any(own[name].shape != value.shape for name, value in inside.items()):
-                paths.append(path)
-    return paths
+def _other_sizes(own: Mapping[str, Tensor], held: Mapping[str, Tensor]) -> bool:
+    """Whether a layer's tensors are held by the same names and dimensions, in other sizes."""
+    alike = own.keys() == held.keys() and all(own[name].dim() == value.dim() for name, value in held.items())
+    return alike and any(own[name].shape != value.shape for name, value in held.items())
 
 
 def _within(held: Mapping[str, Tensor], path: str) -> Tensors:

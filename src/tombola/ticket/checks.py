@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import get_args
 
 import torch
@@ -112,6 +112,16 @@ def _check_on_base(ticket: TicketData, named: Mapping[str, str]) -> None:
     if odd:
         listed = first_few([show(name) for name in odd])
         raise TicketError(f"masked weights are either the base's or held, in the mask's shape; {listed} is neither")
+
+
+def check_known(ticket: TicketData, names: Iterable[str]) -> None:
+    """TicketError if a ticket on a base knows nothing of some tensors of a network."""
+    origin = ticket.origin
+    known = {*(origin.base or {}), *ticket.mask, *ticket.state, *ticket.tied, *origin.tied}
+    if foreign := [show(name) for name in names if name not in known]:
+        raise TicketError(
+            f"the ticket does not fit this network, of which it knows no {first_few(foreign)}; give its own as model="
+        )
 
 
 def check_against(ticket: TicketData, base: Mapping[str, Tensor]) -> None:

@@ -184,17 +184,9 @@ class Ticket(TicketData):
         origin = self.origin
         if base is not None or (final and origin.kind == "base"):
             module = origin.module_on(base, model, trusted, held=self.state)
-            if foreign := [show(name) for name in tensors_of(module) if name not in self._names()]:
-                raise TicketError(
-                    f"the ticket does not fit this network, of which it knows no {first_few(foreign)}; give its own as "
-                    "model="
-                )
+            checks.check_known(self, tensors_of(module))
             return module if final else origin.network_module(module)
         return (origin.bare_module if final and origin.omitted else origin.network_module)(model, trusted)
-
-    def _names(self) -> set[str]:
-        """Of all tensors of the network, of a ticket on a base."""
-        return {*(self.origin.base or {}), *self.mask, *self.state, *self.tied, *self.origin.tied}
 
     # -- files
 
