@@ -203,7 +203,7 @@ def crepe(examples: int) -> Setting:
 
     backbone = Tones(trained("tiny").model)
     drawn = {}
-    for label, count in (("train", examples), ("val", 300), ("test", 1000)):
+    for label, count in (("train", examples), ("val", 200), ("test", 600)):
         sounds, labels = tones(label, count)
         drawn[label] = [backbone.stem(sound) for sound in sounds], labels
     tasks = {
@@ -350,7 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", choices=("mnist", "crepe"))
     parser.add_argument("--data_root", default="data", help="folder with MNIST")
-    parser.add_argument("--examples", type=int, default=500, help="tones to train on")
+    parser.add_argument("--examples", type=int, default=200, help="tones to train on")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=None, help="where the figures go, after every training")
     options = parser.parse_args()

@@ -29,7 +29,7 @@ class FrozenPart:
 
     >>> part = FrozenPart(key=7, size=4, kept=2)
     >>> part.drawn(6)
-    array([ 1, -1,  0,  0, -1,  1], dtype=int8)
+    array([ 0, -1,  1,  1, -1,  0], dtype=int8)
     """
 
     key: int
