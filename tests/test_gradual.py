@@ -265,6 +265,18 @@ def test_what_cannot_be_is_one_line() -> None:
         pruner.step()
 
 
+def test_a_compiled_network_is_pruned_as_the_plain_one() -> None:
+    torch._dynamo.reset()
+    plain, twin = network(), network()
+    pruners = [tb.Gradual(model, 0.25, tb.Cubic(begin=1, end=5, frequency=2)) for model in (plain, twin)]
+    train(plain, adam(plain), pruners[0], 6)
+    compiled = torch.compile(twin, backend="aot_eager")
+    train(compiled, adam(twin), pruners[1], 6)  # type: ignore[arg-type]
+    assert pruners[0].finish() == pruners[1].finish() == tb.Mask.from_zeros(twin)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(twin.state_dict()[name], value)
+
+
 # ---- a checkpoint --------------------------------------------------------------------------------------------
 
 
@@ -324,8 +336,9 @@ def test_masks_as_bits_and_texts(count: int, seed: int) -> None:
     keep = torch.rand(count, 3, generator=torch.Generator().manual_seed(seed)) < 0.3
     bits = from_texts(as_texts({"a": packed(keep)}))["a"] if count else packed(keep)
     assert torch.equal(unpacked("a", bits, keep.shape), keep)
-    with pytest.raises(TombolaError, match="damaged"):
-        from_texts({"a": "not base85 of anything"})
+    for damaged in ("not base64 of anything", "AAAA", 3):
+        with pytest.raises(TombolaError, match="damaged"):
+            from_texts({"a": damaged})  # type: ignore[dict-item]
 
 
 # ---- several processes ---------------------------------------------------------------------------------------

@@ -29,7 +29,7 @@ def unpacked(name: str, bits: Tensor, shape: torch.Size) -> Tensor:
 def as_texts(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """uint8 tensors of one dimension as compressed text, for JSON."""
     return {
-        name: base64.b85encode(zlib.compress(tensor.cpu().numpy().tobytes())).decode("ascii")
+        name: base64.b64encode(zlib.compress(tensor.cpu().numpy().tobytes())).decode("ascii")
         for name, tensor in tensors.items()
     }
 
@@ -37,7 +37,7 @@ def as_texts(tensors: Mapping[str, Tensor]) -> dict[str, str]:
 def from_texts(texts: Mapping[str, str]) -> dict[str, Tensor]:
     """What `as_texts` was given; TombolaError for other text."""
     try:
-        data = {name: zlib.decompress(base64.b85decode(text)) for name, text in texts.items()}
-    except (ValueError, AttributeError, zlib.error) as error:
+        data = {name: zlib.decompress(base64.b64decode(text, validate=True)) for name, text in texts.items()}
+    except (ValueError, TypeError, AttributeError, zlib.error) as error:
         raise TombolaError("the state of Gradual in trainer_state.json is damaged; take another checkpoint") from error
     return {name: torch.frombuffer(bytearray(part), dtype=torch.uint8) for name, part in data.items()}
