@@ -271,8 +271,8 @@ def test_opaque_operations_stay_whole_and_are_named(opaque: nn.Module) -> None:
     found = check(model, torch.randn(3, 2))
     assert units(found)["0"] == (4, 4)
     assert list(found.report.opaque) == ["1"]
-    name = {nn.LayerNorm: "layer_norm", nn.Softmax: "softmax"}[type(opaque)]
-    assert f"1 stays whole: {name} is not known" in str(found.report)
+    why = {nn.LayerNorm: "its statistics are of all channels", nn.Softmax: "softmax is not known"}[type(opaque)]
+    assert f"1 stays whole: {why}" in str(found.report)
 
 
 class Branching(nn.Module):

@@ -285,11 +285,11 @@ def test_labels_follow_a_reshape(before: list[int], data: st.DataObject) -> None
         after.append(data.draw(st.sampled_from([n for n in range(1, total + 1) if total % n == 0 and n > 1])))
         total //= after[-1]
     after = after or [1]
-    axis = data.draw(st.integers(0, len(before) - 1))
-    labels = torch.arange(before[axis])
-    value = labels.reshape([-1 if i == axis else 1 for i in range(len(before))]).expand(before)
-    moved = regrouped(tuple(before), tuple(after)).channels(axis, labels)
-    if moved is not None:
-        where, along = moved
-        want = along.reshape([-1 if i == where else 1 for i in range(len(after))]).expand(after)
-        assert torch.equal(value.reshape(after), want)
+    axes = tuple(sorted(data.draw(st.sets(st.integers(0, len(before) - 1), min_size=1))))
+    labels = torch.arange(prod(before[axis] for axis in axes)).reshape([before[axis] for axis in axes])
+    value = labels.reshape([n if i in axes else 1 for i, n in enumerate(before)]).expand(before)
+    moved = regrouped(tuple(before), tuple(after)).moved(axes, labels)
+    assert moved is not None
+    where, along = moved
+    want = along.reshape([n if i in where else 1 for i, n in enumerate(after)]).expand(after)
+    assert torch.equal(value.reshape(after), want)

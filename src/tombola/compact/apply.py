@@ -74,6 +74,8 @@ def _resize(module: Any) -> None:
     elif isinstance(module, _BatchNorm):
         of = next((x for x in (module.weight, module.running_mean) if x is not None), None)
         module.num_features = module.num_features if of is None else len(of)
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.weight is not None and module.weight.dim() == 1:
+        module.normalized_shape = tuple(module.weight.shape)
     elif isinstance(module, nn.GroupNorm) and module.affine:
         module.num_groups = module.num_groups * len(module.weight) // module.num_channels
         module.num_channels = len(module.weight)

@@ -107,7 +107,7 @@ def _groups(ops: Mapping[fx.Node, ChannelOp], model: nn.Module, residual: bool) 
     norms = {
         op.tensors["weight"]: coupling.into[node].labels
         for node, op in ops.items()
-        if isinstance(op, Norm) and "weight" in op.values and op.values["weight"].requires_grad
+        if isinstance(op, Norm) and not op.across and "weight" in op.values and op.values["weight"].requires_grad
     }
     scaled = torch.zeros_like(coupling.pinned)
     for labels in norms.values():

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tombola.compact.across import over_kept
 from tombola.compact.apply import put_into
 from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.effective import plain_copy
@@ -120,6 +121,7 @@ def compact(
     named: Mapping[str, Any] | None = None,
     fold_norms: bool = True,
     fold_constants: bool = True,
+    across_norms: bool = False,
 ) -> Compacted:
     """Remove the units and channels that a network's zeros leave without input or output, and keep its outputs.
 
@@ -137,6 +139,9 @@ def compact(
         fold_norms: make eval batch norms part of the layer before them. False: keep them, and remove only what may go
             in train mode too, where norms compute statistics and dropouts drop.
         fold_constants: False: remove only channels that nothing reads, and leave biases as they are.
+        across_norms: remove such channels also where layer norms take their statistics over them, as in the stream of a
+            transformer. The network then gives other outputs, for these norms see fewer channels, and is meant to be
+            trained on; it is held equal to the network whose norms take statistics over the channels that are left.
 
     Raises:
         TombolaError: no example, or one that the model cannot run on; a model that cannot be copied, or whose
@@ -149,7 +154,9 @@ def compact(
     with plain_tensors(), kept(cuda=True):
         plain = plain_copy(model if call is None else taking_tensors(copied(model), call), inputs)
         checks = checks_of(plain, inputs)
-        made = compact_checked(plain, checks, fold_norms=fold_norms, fold_constants=fold_constants)
+        made = compact_checked(
+            plain, checks, fold_norms=fold_norms, fold_constants=fold_constants, across_norms=across_norms
+        )
     return made if call is None else replace(made, module=as_called(made.module, call))
 
 
@@ -159,13 +166,15 @@ def compact_checked(
     *,
     fold_norms: bool = True,
     fold_constants: bool = True,
+    across_norms: bool = False,
     known: GraphRecord | None = None,
 ) -> Compacted:
     """As `compact`, of a model with plain weights and the checks that were made of it; not in inference mode.
 
     `known`: the graph, if it was recorded earlier.
     """
-    made = partial(_compacted, model, checks, fold_norms=fold_norms, fold_constants=fold_constants)
+    how = _How(fold_norms, fold_constants, across_norms)
+    made = partial(_compacted, model, checks, how)
     carries = checks.batch.carries if checks.batch.only is None else None
     try:
         if not checks.same_attributes:
@@ -176,6 +185,8 @@ def compact_checked(
         return made(lambda plain: whole(plain, checks.example, carries))
     except Untraceable as error:
         reason = error
+        if across_norms:
+            return Compacted(copied(model), CompactReport(reason=str(reason)))
     try:
         found = made(lambda plain: split(plain, checks.example, checks.other, reason))
     except Untraceable:
@@ -208,9 +219,16 @@ def _of_this_network() -> Iterator[None]:
         raise TombolaError("the plan is of another network: its graph does not fit; deploy without it") from error
 
 
-def _compacted(
-    model: nn.Module, checks: Checks, read: Callable[[nn.Module], Reading], *, fold_norms: bool, fold_constants: bool
-) -> Compacted:
+@dataclass(frozen=True)
+class _How:
+    """As the arguments of `compact`."""
+
+    fold_norms: bool
+    fold_constants: bool
+    across_norms: bool
+
+
+def _compacted(model: nn.Module, checks: Checks, how: _How, read: Callable[[nn.Module], Reading]) -> Compacted:
     """The model without what cannot matter in the parts of it that are read. Raises Untraceable."""
     plain = copied(model)
     reading = read(plain)
@@ -224,32 +242,49 @@ def _compacted(
     flops = _flops(plain, checks)
     for part in reading.parts:
         network = part.network
-        if not fold_norms:
+        if not how.fold_norms:
             part.check_training(plain)
-        ops = channel_ops(network, plain, training=not fold_norms)
+        ops = channel_ops(network, plain, training=not how.fold_norms)
         before |= _layers(ops.values(), plain)
         if not is_alone(plain, part):
             opaque[part.path] = "its weights are used in another place too"
             continue
-        folded |= fold(network, ops, coupled_channels(ops)) if fold_norms else {}
-        shrunk = shrink(network, plain, training=not fold_norms, fold_constants=fold_constants)
-        ops = channel_ops(network, plain, training=not fold_norms)
+        folded |= fold(network, ops, coupled_channels(ops)) if how.fold_norms else {}
+        shrunk = shrink(
+            network,
+            plain,
+            training=not how.fold_norms,
+            fold_constants=how.fold_constants,
+            across_norms=how.across_norms,
+        )
+        ops = channel_ops(network, plain, training=not how.fold_norms)
         after |= _layers(ops.values(), plain)
-        opaque |= opaque_places(ops)
+        opaque |= opaque_places(ops, across_norms=how.across_norms)
         constants |= shrunk.folded
         kept |= shrunk.kept
+    held = _with_kept_statistics(model, checks, read, kept) if how.across_norms else checks
     rows = tuple(_row(name, layer, after.get(name, layer)) for name, layer in before.items())
     for part in reading.parts:
         put_into(plain, part.network, folded)
     cut: nn.Module = plain
-    off = checks.error(cut)
-    if off.size > checks.allowed:  # its own forward asks for sizes that are no longer there
+    off = held.error(cut)
+    if off.size > held.allowed:  # its own forward asks for sizes that are no longer there
         cut = assembled(plain, [(part, part.network) for part in reading.parts])
-        off = checks.error(cut)
-    if off.size > checks.allowed:
+        off = held.error(cut)
+    if off.size > held.allowed:
         raise Untraceable(f"the outputs would change by {off.size:.1e} of the largest one, on {off.what}")
     report = CompactReport(None, rows, tuple(folded), constants, opaque, (flops, _flops(cut, checks)), off.size)
     return Compacted(cut, report, kept, reading.parts, reading.left, record)
+
+
+def _with_kept_statistics(
+    model: nn.Module, checks: Checks, read: Callable[[nn.Module], Reading], kept: Mapping[str, tuple[Tensor, ...]]
+) -> Checks:
+    """What the network answers whose norms take statistics over the channels that are kept."""
+    plain = copied(model)
+    network = read(plain).parts[0].network
+    over_kept(network, plain, kept)
+    return checks_of(network, checks.example)
 
 
 _Layer = tuple[str, int, int, int]

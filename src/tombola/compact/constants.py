@@ -11,19 +11,23 @@ from torch.nn import functional as F
 from tombola.graph.coupling import Channels, Coupling
 from tombola.graph.node import shape_of
 from tombola.graph.ops import (
+    Attention,
     ChannelOp,
     Concat,
     Elementwise,
     Join,
     Norm,
+    Own,
     PerChannel,
+    Pick,
     Reshape,
     WeightLayer,
     evaluate,
 )
+from tombola.graph.reshape import Regrouped
 
 Constants = Mapping[fx.Node, Tensor]
-"""node -> float64, one number per channel: the constant that it sends in eval mode, NaN if it varies.
+"""node -> float64, one number per label of its channels: the constant that it sends in eval mode, NaN if it varies.
 
 With norms that compute statistics a constant is one in train mode too.
 """
@@ -43,7 +47,7 @@ def constants_of(ops: Mapping[fx.Node, ChannelOp], coupling: Coupling) -> dict[f
 
 def constants_into(layer: WeightLayer, channels: Channels, coupling: Coupling, constants: Constants) -> Tensor:
     """What enters a layer: constants where every position of the map counts alike, NaN elsewhere."""
-    constant = _along(layer.source, channels.axis, len(channels.labels), coupling, constants)
+    constant = _along(layer.source, channels, coupling, constants)
     return constant if layer.unpadded else constant.where(constant == 0, torch.nan)
 
 
@@ -59,14 +63,25 @@ def reads(layer: WeightLayer) -> Tensor:
     return (weight if layer.linear else weight.flatten(2).any(2)).cpu()
 
 
-def _along(source: fx.Node, axis: int, size: int, coupling: Coupling, constants: Constants) -> Tensor:
-    """What a value sends along an axis."""
-    channels = coupling.values.get(source)
-    return constants[source] if channels is not None and channels.axis == axis else _varying(size)
+def _along(source: fx.Node, channels: Channels, coupling: Coupling, constants: Constants) -> Tensor:
+    """What a value sends along the axes of some channels."""
+    own = coupling.values.get(source)
+    if own is None or not set(channels.axes) <= set(own.axes):
+        return _unknown(channels)
+    others = [i for i, axis in enumerate(own.axes) if axis not in channels.axes]
+    return _alike(constants[source], others)
 
 
-def _varying(size: int) -> Tensor:
-    return torch.full((size,), torch.nan, dtype=torch.float64, device="cpu")
+def _alike(constant: Tensor, axes: list[int]) -> Tensor:
+    """Constants without some axes: NaN where they differ along these."""
+    if not axes:
+        return constant
+    low, high = constant.amin(axes), constant.amax(axes)  # NaN where one is
+    return torch.where(low == high, low, torch.nan)
+
+
+def _unknown(channels: Channels) -> Tensor:
+    return torch.full(channels.labels.shape, torch.nan, dtype=torch.float64, device="cpu")
 
 
 def _of(node: fx.Node, op: ChannelOp, coupling: Coupling, constants: Constants) -> Tensor:
@@ -75,22 +90,47 @@ def _of(node: fx.Node, op: ChannelOp, coupling: Coupling, constants: Constants) 
         case WeightLayer():
             return _layer(op, constants_into(op, coupling.into[node], coupling, constants))
         case Norm():
-            return _norm(op, _along(op.source, 1, len(channels.labels), coupling, constants))
+            return _norm(op, _along(op.source, channels, coupling, constants))
+        case Own():
+            return op.value.detach().double().cpu().reshape(channels.labels.shape)
         case Elementwise():
             return _pointwise(node, op, constants[op.source])
         case PerChannel():
-            constant = constants[op.source]
+            constant = _moved(op, op.source, channels, coupling, constants)
+            if op.varies:
+                return _unknown(channels)
             return constant if op.keeps else constant.where(constant == 0, torch.nan)
+        case Pick():
+            return _moved(op, op.source, channels, coupling, constants)
         case Reshape():
-            moved = op.regrouped.channels(coupling.values[op.source].axis, constants[op.source])
-            return _varying(len(channels.labels)) if moved is None else moved[1]
+            return _moved(op.regrouped, op.source, channels, coupling, constants)
         case Join():
             return _join(node, op, channels, coupling, constants)
         case Concat():
-            sizes = [(source, (shape_of(source) or ())[op.axis]) for source in op.sources]
-            return torch.cat([_along(source, op.axis, size, coupling, constants) for source, size in sizes])
+            return _concat(op, channels, coupling, constants)
+        case Attention():
+            value = _along(op.sources[2], channels, coupling, constants)
+            return value.where(value == 0, torch.nan)
         case _:
-            return _varying(len(channels.labels))
+            return _unknown(channels)
+
+
+def _moved(
+    op: PerChannel | Pick | Regrouped, source: fx.Node, channels: Channels, coupling: Coupling, constants: Constants
+) -> Tensor:
+    moved = op.moved(coupling.values[source].axes, constants[source])
+    assert moved is not None  # labels went the same way
+    axes, constant = moved
+    return constant[tuple(slice(None) if axis in channels.axes else 0 for axis in axes)]
+
+
+def _concat(op: Concat, channels: Channels, coupling: Coupling, constants: Constants) -> Tensor:
+    if op.axis not in channels.axes:
+        parts = [_along(source, channels, coupling, constants) for source in op.sources]
+        return _alike(torch.stack(parts), [0])
+    sizes = [(shape_of(source) or ())[op.axis] for source in op.sources]
+    pieces = [Channels(channels.axes, labels) for labels in channels.labels.split(sizes)]
+    return torch.cat([_along(*each, coupling, constants) for each in zip(op.sources, pieces, strict=True)])
 
 
 def _layer(layer: WeightLayer, constant: Tensor) -> Tensor:
@@ -131,9 +171,16 @@ def _pointwise(node: fx.Node, op: Elementwise, constant: Tensor) -> Tensor:
 
 
 def _join(node: fx.Node, op: Join, channels: Channels, coupling: Coupling, constants: Constants) -> Tensor:
-    one, other = (_along(source, channels.axis, len(channels.labels), coupling, constants) for source in op.sources)
+    one, other = (_within(node, source, channels, coupling, constants) for source in op.sources)
     value = evaluate(node, dict(zip(op.sources, (one, other), strict=True)))
     return torch.where((one == 0) | (other == 0), 0.0, value) if op.product else value
+
+
+def _within(node: fx.Node, source: fx.Node, channels: Channels, coupling: Coupling, constants: Constants) -> Tensor:
+    """What one side of a join sends, by the axes of its result."""
+    shift = len(shape_of(node) or ()) - len(shape_of(source) or ())
+    constant = _along(source, Channels(tuple(axis - shift for axis in channels.axes), channels.labels), coupling, constants)
+    return constant if constant.shape == channels.labels.shape else _unknown(channels)
 
 
 def _rounded(value: Tensor, dtype: torch.dtype) -> Tensor:

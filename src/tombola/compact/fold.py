@@ -31,7 +31,7 @@ def fold_norms(network: fx.GraphModule, ops: Mapping[fx.Node, ChannelOp], coupli
         layer = last.get(source)
         if layer is None or layer.binary or not layer.module or len(source.users) > 1 or calls[layer.name] > 1:
             continue
-        if coupling.values[source].axis != 1:
+        if coupling.values[source].axes != (1,):
             continue
         last[source] = _fold(network, source, layer, norm)
         node.replace_all_uses_with(source)

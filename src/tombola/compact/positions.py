@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tombola.graph.ops import ChannelOp, Norm, WeightLayer
+from tombola.graph.ops import ChannelOp, Norm, Own, WeightLayer
 
 Kept = Mapping[str, tuple[Tensor, ...]]
 """Name of a tensor -> the indices that are kept along its first axes, int64 on the CPU."""
@@ -17,16 +17,17 @@ Kept = Mapping[str, tuple[Tensor, ...]]
 @dataclass(frozen=True, eq=False)
 class Positions:
     """`tensors`: layer or norm -> name of each of its tensors, and how many of its axes are cut. `left`: layer or norm
-    -> which outputs and inputs of the whole one are left."""
+    -> which outputs and inputs of the whole one are left; of a parameter that is a value, which indices of each axis.
+    """
 
     tensors: Mapping[str, Mapping[str, int]]
-    left: Mapping[str, tuple[Tensor, Tensor]]
+    left: Mapping[str, tuple[Tensor, ...]]
 
     @classmethod
     def of(cls, ops: Iterable[ChannelOp]) -> Positions:
         """Of a network of which nothing was cut yet."""
         tensors: dict[str, dict[str, int]] = {}
-        left: dict[str, tuple[Tensor, Tensor]] = {}
+        left: dict[str, tuple[Tensor, ...]] = {}
         for op in ops:
             if isinstance(op, WeightLayer):
                 tensors[op.name] = {op.weight_name: 2, **({op.bias_name: 1} if op.bias_name else {})}
@@ -34,6 +35,9 @@ class Positions:
             elif isinstance(op, Norm):
                 tensors[op.name] = dict.fromkeys(op.tensors.values(), 1)
                 left[op.name] = (_all(op.channels),) * 2
+            elif isinstance(op, Own):
+                tensors[op.name] = {op.name: op.value.dim()}
+                left[op.name] = tuple(map(_all, op.value.shape))
         return cls(tensors, left)
 
     def cut(self, op: WeightLayer | Norm, into: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
@@ -41,6 +45,10 @@ class Positions:
         outputs, inputs = self.left[op.name]
         in_groups = isinstance(op, WeightLayer) and op.groups > 1
         return outputs[out], inputs if in_groups else inputs[into]
+
+    def cut_axes(self, op: Own, stays: Mapping[int, Tensor]) -> tuple[Tensor, ...]:
+        """What is left of a parameter's axes, of some of which those indices (bool) stay."""
+        return tuple(left[stays[axis]] if axis in stays else left for axis, left in enumerate(self.left[op.name]))
 
     def kept(self) -> dict[str, tuple[Tensor, ...]]:
         """As `Compacted.kept`."""

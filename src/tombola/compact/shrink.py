@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,8 +14,8 @@ from tombola.compact.fold import with_bias
 from tombola.compact.positions import Positions
 from tombola.graph.coupling import Channels, Coupling, coupled_channels
 from tombola.graph.edit import set_argument, set_tensor
-from tombola.graph.node import arguments, operation, set_shape, shape_of
-from tombola.graph.ops import ChannelOp, Norm, Reshape, WeightLayer, exact_nodes
+from tombola.graph.node import arguments, operation, set_shape, shape_of, value_of
+from tombola.graph.ops import ChannelOp, Norm, Own, Pick, WeightLayer, exact_nodes
 from tombola.graph.read import channel_ops
 
 
@@ -26,19 +27,27 @@ class Shrunk:
     kept: Mapping[str, tuple[Tensor, ...]]
 
 
-def shrink(network: fx.GraphModule, model: nn.Module, *, training: bool, fold_constants: bool = True) -> Shrunk:
+def shrink(
+    network: fx.GraphModule,
+    model: nn.Module,
+    *,
+    training: bool,
+    fold_constants: bool = True,
+    across_norms: bool = False,
+) -> Shrunk:
     """Remove what can go until nothing more can.
 
     The traced network's tensors and shapes are changed. At least one channel of every value stays.
 
     Args:
         model: which it was traced from.
+        across_norms: as of `coupled_channels`.
     """
     folded: dict[str, int] = {}
     ops = channel_ops(network, model, training=training)
     positions = Positions.of(ops.values())
     while True:
-        coupling = coupled_channels(ops)
+        coupling = coupled_channels(ops, across_norms=across_norms)
         constants = constants_of(ops, coupling)
         if not fold_constants:
             constants = {node: torch.full_like(constant, torch.nan) for node, constant in constants.items()}
@@ -133,8 +142,12 @@ def _cut(
     network: fx.GraphModule, ops: Mapping[fx.Node, ChannelOp], coupling: Coupling, gone: Tensor, positions: Positions
 ) -> Positions:
     """Take the removed channels out of every layer and norm, once each; where what is left then stood."""
-    left: dict[str, tuple[Tensor, Tensor]] = {}
+    left: dict[str, tuple[Tensor, ...]] = {}
     for node, op in ops.items():
+        if isinstance(op, Own) and op.name not in left:
+            stays = coupling.values[node].kept(gone) if node in coupling.values else {}
+            left[op.name] = positions.cut_axes(op, stays)
+            _cut_own(network, op, stays)
         if not isinstance(op, WeightLayer | Norm) or op.name in left:
             continue
         into, out = (~gone[channels.labels] for channels in (coupling.into[node], coupling.values[node]))
@@ -147,8 +160,10 @@ def _cut(
         if isinstance(op, WeightLayer) and op.groups > 1:
             out = ~gone[coupling.values[node].labels]
             set_argument(node, "groups", op.groups * int(out.sum()) // len(out))
-        if node in coupling.values:
-            _cut_value(node, op, coupling.values[node], gone)
+        if isinstance(op, Pick) and op.source in coupling.values:
+            _cut_range(node, op, coupling.values[op.source].kept(gone).get(op.axis))
+    for node in coupling.values:
+        _cut_value(node, coupling.values[node], gone)
     network.recompile()
     return Positions(positions.tensors, left)
 
@@ -168,19 +183,53 @@ def _cut_norm(network: fx.GraphModule, node: fx.Node, norm: Norm, keep: Tensor) 
         set_tensor(network, name, value[keep.to(value.device)].clone())
     if "num_groups" in arguments(node):
         set_argument(node, "num_groups", norm.groups * int(keep.sum()) // norm.channels)
+    if norm.across:
+        set_argument(node, "normalized_shape", [int(keep.sum())])
 
 
-def _cut_value(node: fx.Node, op: ChannelOp, channels: Channels, gone: Tensor) -> None:
-    """The new shape of what a node gives, and the size that a reshaping asks for."""
-    shape, axis = shape_of(node), channels.axis
-    assert shape is not None
-    left = int((~gone[channels.labels]).sum())
-    set_shape(node, (*shape[:axis], left, *shape[axis + 1 :]))
-    if not isinstance(op, Reshape) or operation(node) not in ("view", "reshape", "unflatten"):
+def _cut_own(network: fx.GraphModule, own: Own, stays: Mapping[int, Tensor]) -> None:
+    value = own.value.detach()
+    for axis, keep in stays.items():
+        value = value.index_select(axis, keep.nonzero()[:, 0].to(value.device))
+    if value.shape != own.value.shape:
+        set_tensor(network, own.name, value.clone())
+
+
+def _cut_range(node: fx.Node, op: Pick, keep: Tensor | None) -> None:
+    """The bounds of a range of an axis, of which those indices stay."""
+    if keep is None or isinstance(op.chosen, int) or bool(keep.all()):
+        return
+    start, end, _ = op.chosen.indices(len(keep))
+    set_argument(node, "start", int(keep[:start].sum()))
+    set_argument(node, "end", int(keep[:end].sum()))
+
+
+def _cut_value(node: fx.Node, channels: Channels, gone: Tensor) -> None:
+    """The new shape of what a node gives, and the sizes that a reshaping asks for."""
+    before, stays = shape_of(node), channels.kept(gone)
+    assert before is not None
+    left = {axis: int(keep.sum()) for axis, keep in stays.items() if not bool(keep.all())}
+    if not left:
+        return
+    set_shape(node, tuple(left.get(axis, n) for axis, n in enumerate(before)))
+    if operation(node) not in ("view", "reshape", "unflatten", "expand"):
         return
     given = arguments(node)
     name = "sizes" if "sizes" in given else next(one for one in ("size", "shape") if one in given)
-    sizes, first = list(given[name]), given["dim"] % len(shape_of(op.source) or ()) if name == "sizes" else 0
-    if 0 <= axis - first < len(sizes) and sizes[axis - first] != -1:
-        sizes[axis - first] = left
-        set_argument(node, name, sizes)
+    first = given["dim"] % (len(before) - len(given[name]) + 1) if name == "sizes" else 0
+    set_argument(node, name, _sizes(node, list(given[name]), {axis - first: n for axis, n in left.items()}, first))
+
+
+def _sizes(node: fx.Node, sizes: list[Any], left: Mapping[int, int], first: int) -> list[Any]:
+    """Sizes that are asked for, some of them smaller; one that is computed of the batch is left to the others: -1."""
+    value = value_of(node)
+    assert value is not None
+    for axis, n in left.items():
+        if not 0 <= axis < len(sizes) or sizes[axis] == -1:
+            continue
+        if isinstance(sizes[axis], fx.Node):
+            known = [size if size != -1 else value.shape[i + first] for i, size in enumerate(sizes)]
+            sizes = [-1 if i == axis else size for i, size in enumerate(known)]
+        else:
+            sizes[axis] = n
+    return sizes

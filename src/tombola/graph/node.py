@@ -86,7 +86,21 @@ def set_shape(node: fx.Node, shape: tuple[int, ...]) -> None:
     """Note that a node's value has another shape of as many axes, the batch as it was."""
     value = value_of(node)
     assert value is not None
-    node.meta["value"] = replace(value, shape=shape)
+    sizes = zip(value.symbols, value.shape, shape, strict=True)
+    node.meta["value"] = replace(value, shape=shape, symbols=tuple(_scaled(*each) for each in sizes))
+
+
+def _scaled(symbol: str, before: int, after: int) -> str:
+    """The expression of a size that depends on the batch when there is more or less of the rest.
+
+    >>> _scaled("12*s0", 24, 16), _scaled("12*s0", 24, 2), _scaled("s0", 2, 2), _scaled("", 5, 4)
+    ('8*s0', 's0', 's0', '')
+    """
+    if not symbol or before == after:
+        return symbol
+    number, _, rest = symbol.partition("*")
+    many = int(number) * after // before
+    return rest if many == 1 else f"{many}*{rest}"
 
 
 def computes(node: fx.Node) -> bool:

@@ -12,14 +12,18 @@ from torch import Tensor, fx, nn
 from tombola.graph.edit import tensor
 from tombola.graph.node import arguments, computes, operation, shape_of, words
 from tombola.graph.ops import (
+    Attention,
     Boundary,
     ChannelOp,
     Concat,
     Elementwise,
     Join,
+    Matmul,
     Norm,
     OpaqueOp,
+    Own,
     PerChannel,
+    Pick,
     Reshape,
     WeightLayer,
 )
@@ -40,7 +44,19 @@ def channel_ops(network: fx.GraphModule, model: nn.Module, *, training: bool) ->
         if node.op == "get_attr":
             readers.setdefault(str(node.target), set()).update(map(_call_with_tensors, node.users))
     reader = _Reader(network, model, {name: len(calls) > 1 for name, calls in readers.items()}, training)
-    return {node: reader.read(node) for node in network.graph.nodes}
+    ops = {node: reader.read(node) for node in network.graph.nodes}
+    return ops | {node: own for node in ops if (own := _own(reader, node, ops)) is not None}
+
+
+def _own(reader: _Reader, node: fx.Node, ops: Mapping[fx.Node, ChannelOp]) -> Own | None:
+    """A parameter that nothing but understood operations on values reads."""
+    value = reader.tensor(node)
+    if not isinstance(value, nn.Parameter) or not all(isinstance(ops[user], _OF_VALUES) for user in node.users):
+        return None
+    return Own(str(node.target), value)
+
+
+_OF_VALUES = (Join, Concat, PerChannel, Reshape, Elementwise)
 
 
 def _call_with_tensors(node: fx.Node) -> tuple[str, ...]:
@@ -152,6 +168,28 @@ def _norm(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp
     return Norm(path if module else first, source, tensors, known, float(given["eps"]), fixed, shape[1], groups, module)
 
 
+def _across_norm(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """layer_norm and rms_norm over the last axis."""
+    name, source = operation(node), given["input"]
+    shape, sizes = shape_of(source), given["normalized_shape"]
+    nodes = {kind: given[kind] for kind in ("weight", "bias") if given.get(kind) is not None}
+    values = {kind: reader.tensor(one) for kind, one in nodes.items()}
+    tensors = {kind: str(one.target) for kind, one in nodes.items() if isinstance(one, fx.Node)}
+    known = {kind: value for kind, value in values.items() if value is not None}
+    if shape is None or len(sizes) != 1 or not tensors or len(known) != len(nodes):
+        return OpaqueOp(f"a {name} over several axes, or without a scale of its own")
+    if any(reader.shared[one] for one in tensors.values()):
+        return OpaqueOp("its scale is used in another place too")
+    first = next(iter(tensors.values()))
+    path, owner = first.rpartition(".")[0], reader.owner(first)
+    module = isinstance(owner, nn.LayerNorm | nn.RMSNorm)
+    eps = float(given.get("eps") or 0.0)
+    return Norm(
+        path if module else first, source, tensors, known, eps, False, shape[-1], 1, module,
+        axis=len(shape) - 1, across=True,
+    )  # fmt: skip
+
+
 # ---- one value to one value ------------------------------------------------------------------------------------------
 
 
@@ -221,18 +259,45 @@ def _permuted(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> Chann
     return PerChannel(source, tuple(axes))
 
 
-def _other_axis(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
-    """slice and select along one axis, which is then another."""
+def _picked(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """slice and select along one axis."""
     source = given["self"]
-    shape, after = shape_of(source), shape_of(node)
-    if shape is None or after is None:
+    shape = shape_of(source)
+    if shape is None or shape_of(node) is None:
         return OpaqueOp(f"{operation(node)} of several values")
     axis = given["dim"] % len(shape)
-    kept: list[int | None] = list(range(len(shape)))
-    kept[axis] = axis if shape == after else None
-    if len(after) < len(shape):
-        del kept[axis]
-    return PerChannel(source, tuple(kept))
+    if operation(node) == "select":
+        index = given["index"]
+        return Pick(source, axis, index) if isinstance(index, int) else _without(axis, source, shape, drop=True)
+    bounds = [given["start"], given["end"], given["step"]]
+    if any(isinstance(bound, fx.Node) for bound in bounds):
+        return _without(axis, source, shape, drop=False)
+    return Pick(source, axis, slice(*bounds))
+
+
+def _without(axis: int, source: fx.Node, shape: tuple[int, ...], *, drop: bool) -> ChannelOp:
+    """Whose axis is another one afterwards, or none."""
+    axes = [None if i == axis else i for i in range(len(shape))]
+    return PerChannel(source, tuple(i for i in axes if i is not None) if drop else tuple(axes))
+
+
+def _softmax(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """softmax along the last of three or more axes: of attention."""
+    source = given["self" if "self" in given else "input"]
+    shape = shape_of(source) or ()
+    if len(shape) < 3 or given["dim"] % len(shape) != len(shape) - 1 or given.get("dtype") is not None:
+        return OpaqueOp(f"{operation(node)} is not known")
+    return PerChannel(source, (*range(len(shape) - 1), None), keeps=False, varies=True)
+
+
+def _expanded(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """expand: axes of size 1 become longer, and new ones come first."""
+    source = given["self"]
+    before, after = shape_of(source), shape_of(node)
+    if before is None or after is None:
+        return OpaqueOp(f"{operation(node)} of several values")
+    new = len(after) - len(before)
+    return PerChannel(source, tuple(i - new if i >= new and before[i - new] == n else None for i, n in enumerate(after)))
 
 
 def _resized(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
@@ -270,8 +335,6 @@ def _join(product: bool) -> _Read:
         one, other = sources[0], sources[-1]
         if one is other:  # with a number, or with itself
             return Elementwise(one)
-        if len(shape_of(one) or ()) != len(shape_of(other) or ()):
-            return OpaqueOp(f"{operation(node)} of values of unequal dimensions")
         return Join((one, other), product)
 
     return read
@@ -294,6 +357,26 @@ def _concat(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> Channel
     return Concat(tuple(sources), axis)
 
 
+def _attention(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    sources = (given["query"], given["key"], given["value"])
+    mask = shape_of(given["attn_mask"])
+    heads = {shape[1] for source in sources if (shape := shape_of(source)) and len(shape) == 4}
+    if len(heads) != 1 or any(len(shape_of(source) or ()) != 4 for source in sources):
+        return OpaqueOp("attention without heads, or of fewer keys than queries")
+    if given["attn_mask"] is not None and (mask is None or (len(mask) > 2 and mask[-3] != 1)):
+        return OpaqueOp("attention with a mask for each head")
+    return Attention(sources)
+
+
+def _matmul(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:
+    """matmul and bmm of values with as many axes, of the same first ones."""
+    one, other = given["self"], given["other" if "other" in given else "mat2"]
+    first, second = shape_of(one), shape_of(other)
+    if first is None or second is None or len(first) < 3 or first[:-2] != second[:-2]:
+        return OpaqueOp(f"{operation(node)} is not known")
+    return Matmul((one, other))
+
+
 # ---- the table -------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +388,7 @@ OPERATIONS: Mapping[str, _Read] = MappingProxyType(
     {
         **_names(_layer, "linear conv1d conv2d conv3d binary_layer"),
         **_names(_norm, "batch_norm group_norm"),
+        **_names(_across_norm, "layer_norm rms_norm"),
         **_names(
             _elementwise,
             "relu relu6 hardtanh sigmoid tanh gelu silu elu selu celu leaky_relu mish hardswish hardsigmoid softplus "
@@ -320,7 +404,9 @@ OPERATIONS: Mapping[str, _Read] = MappingProxyType(
         ),
         **_names(_reduced, "mean amax"),
         **_names(_permuted, "permute transpose t"),
-        **_names(_other_axis, "slice select"),
+        **_names(_picked, "slice select"),
+        **_names(_softmax, "softmax"),
+        **_names(_expanded, "expand"),
         **_names(_resized, "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d"),
         **_names(_padded, "pad constant_pad_nd"),
         **_names(_reshaped, "view reshape flatten unflatten squeeze unsqueeze"),
@@ -328,6 +414,8 @@ OPERATIONS: Mapping[str, _Read] = MappingProxyType(
         **_names(_join(product=True), "mul"),
         **_names(_with_number, "div rsub"),
         **_names(_concat, "cat concat concatenate"),
+        **_names(_attention, "scaled_dot_product_attention"),
+        **_names(_matmul, "matmul bmm"),
     }
 )
 """Operation -> how it is read."""

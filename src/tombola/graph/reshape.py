@@ -22,25 +22,29 @@ class Regrouped:
     after: tuple[int, ...]
     groups: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
 
-    def channels(self, axis: int, labels: Tensor) -> tuple[int, Tensor] | None:
-        """Where the channels of an axis are afterwards, and their labels there; None where they are split up.
+    def moved(self, axes: tuple[int, ...], labels: Tensor) -> tuple[tuple[int, ...], Tensor] | None:
+        """Where the channels of some axes are afterwards, and their labels there; None where that is too much.
 
-        An axis that is merged with others leaves every label as often as they are long together.
+        `labels`: one for each index of the axes together, of their sizes. An axis that is merged with others leaves
+        every label as often as they are long together.
 
-        >>> regrouped((2, 3, 4), (2, 12)).channels(1, torch.arange(3))
-        (1, tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]))
-        >>> regrouped((2, 4, 3), (2, 12)).channels(2, torch.arange(3))
-        (1, tensor([0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2]))
+        >>> regrouped((2, 3, 4), (2, 12)).moved((1,), torch.arange(3))
+        ((1,), tensor([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2]))
+        >>> regrouped((2, 6), (2, 2, 3)).moved((1,), torch.arange(6))
+        ((1, 2), tensor([[0, 1, 2],
+                [3, 4, 5]]))
         """
-        for before, after in self.groups:
-            if axis not in before:
-                continue
-            whole = [i for i in after if self.after[i] != 1]
-            if len(whole) != 1:
-                return None
-            outer, inner = (prod(self.before[i] for i in before if (i - axis) * side > 0) for side in (-1, 1))
-            return whole[0], labels.repeat_interleave(inner).repeat(outer)
-        return None
+        runs = [(before, after) for before, after in self.groups if set(before) & set(axes)]
+        wide = [axis for before, _ in runs for axis in before]
+        found = tuple(axis for _, after in runs for axis in after)
+        if prod(self.before[axis] for axis in wide) > _MOST:
+            return None
+        one = labels.reshape([self.before[axis] if axis in axes else 1 for axis in wide])
+        return found, one.expand([self.before[axis] for axis in wide]).reshape([self.after[axis] for axis in found])
+
+
+_MOST = 1 << 24
+"""Labels of one value."""
 
 
 def regrouped(before: tuple[int, ...], after: tuple[int, ...]) -> Regrouped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any, NoReturn
 
 import torch
@@ -20,7 +21,7 @@ def flops(model: nn.Module, inputs: Sequence[Tensor]) -> dict[str, int]:
     torch's own counter follows the calls of every module of the process, in all threads; here hooks are set on the
     model's modules alone, while this call runs.
     """
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
     counter.mod_tracker = _Calls(model)  # type: ignore[assignment]
     with counter, torch.no_grad():
         model(*inputs)
@@ -33,12 +34,42 @@ def flops_of_call(call: Callable[[], object]) -> int:
     Raises:
         NotCounted: it uses one of torch's fused recurrent layers, which the counter would take for nothing.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_FUSED, _refuse))
+    counter = FlopCounterMode(display=False, custom_mapping={**_ATTENTION, **dict.fromkeys(_FUSED, _refuse)})
     counter.mod_tracker = _Calls(nn.Module())  # type: ignore[assignment]
     with counter:
         call()
     return sum(counter.flop_counts[""].values())
 
+
+def _attention_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
+) -> int:
+    """Of the products with keys and with values, whose shapes are (batch, heads, positions, width)."""
+    *heads, positions, width = query
+    return 2 * prod(heads) * positions * key[-2] * (width + value[-1])
+
+
+def _projected_flops(
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], width: int, *_: object, **__: object
+) -> int:
+    """Of torch's fused attention with its projections, (batch, positions, width)."""
+    batch, positions, _ = query
+    projections = 4 * batch * width * width * (positions + key[1])  # of queries and outputs; of keys and values
+    return projections + _attention_flops((batch, positions, width), key, value)
+
+
+def _encoder_flops(source: Sequence[int], width: int, *more: Any, **__: object) -> int:
+    """Of torch's fused layer of an encoder, (batch, positions, width)."""
+    hidden = more[12][0]
+    return _projected_flops(source, source, source, width) + 4 * prod(source) * int(hidden)
+
+
+_ATTENTION: dict[Any, Callable[..., int]] = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten._native_multi_head_attention: _projected_flops,
+    torch.ops.aten._transformer_encoder_layer_fwd: _encoder_flops,
+}
+"""What torch's counter takes for nothing: attention on a processor, and what its modules fuse for inference."""
 
 _FUSED = tuple(
     getattr(torch.ops.aten, name)
