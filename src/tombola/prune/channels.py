@@ -246,7 +246,8 @@ def _units(
     unit_of = torch.where(free, free.cumsum(0) - 1, -1)
     makers = {name: unit_of[labels] for name, labels in layers.items() if bool(free[labels].any())}
     family, names = _families(makers, int(free.sum()))
-    members = [one for node, op in ops.items() for one in _members(node, op, coupling, unit_of)]
+    every = (one for node, op in ops.items() for one in _members(node, op, coupling, unit_of))
+    members = [one for one in every if bool((one.units >= 0).any())]
     return Units(family, names, tuple({(one.name, one.axes): one for one in members}.values()), opaque)
 
 
