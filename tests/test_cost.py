@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from tombola.data.splits import Splits, make_splits
 from tombola.mask import Mask
 from tombola.models.lenet import lenet_300_100
+from tombola.nn.flops import flops, flops_of_call
 from tombola.results.trial import TrainingCost
 from tombola.train.checkpoint import CheckpointStore
 from tombola.train.fabric import make_fabric
@@ -95,6 +97,16 @@ def test_a_held_mask_computes_dense_flops_and_a_smaller_network_fewer() -> None:
     assert trial(linear(), Mask({"1.weight": torch.arange(72).reshape(2, 36) < 7})) == whole
     fewer = trial(nn.Sequential(nn.Conv2d(1, 1, 6, stride=6), nn.Flatten(), nn.Linear(1, 2)))
     assert fewer.flops == 3 * (5 * 8) * (2 * 36 + 2 * 2)
+
+
+def test_attention_is_counted_as_its_parts_are_whatever_torch_fuses() -> None:
+    """For inference torch's modules call one operation, and on a processor one for the attention alone."""
+    x, layer = torch.ones(3, 5, 8), nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    projections, attention = 2 * 3 * 5 * 8 * (3 * 8 + 8), 2 * 3 * 5 * 5 * (8 + 8)
+    assert flops(layer.self_attn, [x, x, x])[""] == projections + attention
+    assert flops(layer, [x])[""] == projections + attention + 2 * 2 * 3 * 5 * 8 * 16
+    heads = x.view(3, 5, 2, 4).transpose(1, 2)
+    assert flops_of_call(lambda: F.scaled_dot_product_attention(heads, heads, heads)) == attention
 
 
 # -- memory

@@ -17,7 +17,6 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 import tombola as tb
 from tombola.compact import Compacted, compact
 from tombola.errors import TombolaError
-from tombola.nn.flops import flops
 from tombola.prune.channels import Units, channel_units, choose, prune_channels
 from tombola.rng.seeds import generator
 
@@ -158,7 +157,11 @@ CASES: dict[str, Case] = {
         IMAGE,
         {"0.weight": 4, "3.expand.weight": 8, "3.gate.down.weight": 2},
     ),
-    "beside": (lambda: convolutions(Beside()), IMAGE, {"0.weight": 4, "3.a.weight": 4, "3.b.weight": 6, "3.c.weight": 4}),
+    "beside": (
+        lambda: convolutions(Beside()),
+        IMAGE,
+        {"0.weight": 4, "3.a.weight": 4, "3.b.weight": 6, "3.c.weight": 4},
+    ),
     "groups": (lambda: convolutions(copy.deepcopy(grouped)), IMAGE, {"0.weight": 2}),
     "fused attention": (lambda: Heads(fused), TOKENS, {"q.weight": 4}),
     "spelled attention": (lambda: Heads(spelled), TOKENS, {"q.weight": 4}),
@@ -332,19 +335,15 @@ def test_a_stream_that_is_cut_across_layer_norms_is_the_network_of_that_size(
 # ---- torchvision's networks ------------------------------------------------------------------------------------------
 
 COUNTS = {
-    "mobilenet_v3_small": (113_020_800, 35_206_976, 35_206_976),
-    "mobilenet_v3_large": (433_179_520, 120_840_704, 120_840_704),
-    "resnet18": (3_628_146_688, 966_299_648, 966_299_648),
-    "resnet50": (8_178_368_512, 2_104_623_104, 2_104_623_104),
-    "efficientnet_b0": (771_629_504, 216_232_416, 216_232_416),
-    "convnext_tiny": (8_911_062_528, 2_287_928_064, 0),
-    "vit_b_16": (35_127_656_448, 23_972_904_960, 0),
+    "mobilenet_v3_small": (113_020_800, 35_206_976),
+    "resnet18": (3_628_146_688, 966_299_648),
+    "efficientnet_b0": (771_629_504, 216_232_416),
 }
-"""FLOPs at 224x224: whole; half of the channels by Torch-Pruning 1.6.1 (MagnitudePruner, classifier left out, its other
-settings as they are); and by `prune_channels`, counted by the same counter."""
+"""FLOPs of one image at 224x224: whole, and with half of the channels by Torch-Pruning 1.6.1 (MagnitudePruner, the
+classifier left out, its other settings as they are), counted by `tombola.nn.flops`."""
 
 
-def half_of(name: str) -> tuple[int, int, tb.Mask]:
+def half_of(name: str) -> tuple[int, int]:
     """FLOPs of a network and of what is left of it, which gives what the masked one gives."""
     model, x = filled(getattr(torchvision.models, name)()), images(1, shape=(3, 224, 224))
     mask = prune_channels(model, x, density=0.5)
@@ -352,11 +351,10 @@ def half_of(name: str) -> tuple[int, int, tb.Mask]:
     small = compact(pruned, x)
     assert small.report.reason is None
     assert off(pruned, small.module, x) <= 1e-4
-    return *small.report.flops, mask
+    return small.report.flops
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", "resnet18", "efficientnet_b0"])
+@pytest.mark.parametrize("name", list(COUNTS))
 def test_half_of_the_channels_leave_as_few_flops_as_torch_pruning(name: str) -> None:
-    before, after, _ = half_of(name)
-    assert (before, after) == (COUNTS[name][0], COUNTS[name][1])
+    assert half_of(name) == COUNTS[name]

@@ -32,7 +32,7 @@ GROUPS = {
     "Deploy": ("Networks that run faster, and give the same outputs.", "deploy what_if"),
     "Prune": (
         "A trained network, pruned in one shot: calibration data, one mask, one ticket.",
-        "prune Pruned sensitivity Sensitivity prune_to Reached Evolution",
+        "prune prune_channels Pruned sensitivity Sensitivity prune_to Reached Evolution",
     ),
     "Checkpoints": (
         "A network with zeros, and the exact difference of two checkpoints, as small files.",

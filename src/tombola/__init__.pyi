@@ -49,6 +49,7 @@ from .models.spec import ModelSpec
 from .parameters import prunable
 from .prune.allocate import Evolution
 from .prune.budget import Reached, prune_to
+from .prune.channels import prune_channels
 from .prune.prune import prune
 from .prune.pruned import Pruned
 from .prune.sensitivity import Sensitivity, sensitivity
@@ -171,6 +172,7 @@ __all__ = [
     "pack",
     "prunable",
     "prune",
+    "prune_channels",
     "prune_to",
     "read",
     "refresh",

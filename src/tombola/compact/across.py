@@ -1,7 +1,7 @@
 """What a network computes whose norms take their statistics over some channels only: what a cut network is held to.
 
-A layer norm takes mean and variance over all channels of a position. Without some of them it gives other numbers for the
-rest, so that a network whose stream of channels is cut can equal none with zeros in their place. It equals this one.
+A layer norm takes mean and variance over all channels of a position. Without some of them it gives other numbers for
+the rest, so that a network whose stream of channels is cut equals none with zeros in their place. It equals this one.
 """
 
 from __future__ import annotations

@@ -179,7 +179,9 @@ def _join(node: fx.Node, op: Join, channels: Channels, coupling: Coupling, const
 def _within(node: fx.Node, source: fx.Node, channels: Channels, coupling: Coupling, constants: Constants) -> Tensor:
     """What one side of a join sends, by the axes of its result."""
     shift = len(shape_of(node) or ()) - len(shape_of(source) or ())
-    constant = _along(source, Channels(tuple(axis - shift for axis in channels.axes), channels.labels), coupling, constants)
+    constant = _along(
+        source, Channels(tuple(axis - shift for axis in channels.axes), channels.labels), coupling, constants
+    )
     return constant if constant.shape == channels.labels.shape else _unknown(channels)
 
 

@@ -217,7 +217,7 @@ class _Draft:
         return Channels(axes, channels.labels) if [shape[i] for i in axes] == [*channels.labels.shape] else None
 
     def _tie_to(self, main: Channels, source: fx.Node, shape: Sequence[int]) -> None:
-        """What is joined with a value of these channels is theirs; what has other ones, or is not known, stays whole."""
+        """What is joined with a value of these channels is theirs; what has others, or none that are known, stays."""
         own = shape_of(source) or ()
         sizes = [own[axis - len(shape) + len(own)] if axis >= len(shape) - len(own) else 1 for axis in main.axes]
         channels = self._within(source, shape)

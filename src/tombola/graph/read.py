@@ -181,13 +181,8 @@ def _across_norm(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> Ch
     if any(reader.shared[one] for one in tensors.values()):
         return OpaqueOp("its scale is used in another place too")
     first = next(iter(tensors.values()))
-    path, owner = first.rpartition(".")[0], reader.owner(first)
-    module = isinstance(owner, nn.LayerNorm | nn.RMSNorm)
-    eps = float(given.get("eps") or 0.0)
-    return Norm(
-        path if module else first, source, tensors, known, eps, False, shape[-1], 1, module,
-        axis=len(shape) - 1, across=True,
-    )  # fmt: skip
+    axis, eps = len(shape) - 1, float(given.get("eps") or 0.0)
+    return Norm(first, source, tensors, known, eps, False, shape[-1], 1, module=False, axis=axis, across=True)
 
 
 # ---- one value to one value ------------------------------------------------------------------------------------------
@@ -270,9 +265,8 @@ def _picked(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> Channel
         index = given["index"]
         return Pick(source, axis, index) if isinstance(index, int) else _without(axis, source, shape, drop=True)
     bounds = [given["start"], given["end"], given["step"]]
-    if any(isinstance(bound, fx.Node) for bound in bounds):
-        return _without(axis, source, shape, drop=False)
-    return Pick(source, axis, slice(*bounds))
+    known = not any(isinstance(bound, fx.Node) for bound in bounds)
+    return Pick(source, axis, slice(*bounds)) if known else _without(axis, source, shape, drop=False)
 
 
 def _without(axis: int, source: fx.Node, shape: tuple[int, ...], *, drop: bool) -> ChannelOp:
@@ -297,7 +291,9 @@ def _expanded(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> Chann
     if before is None or after is None:
         return OpaqueOp(f"{operation(node)} of several values")
     new = len(after) - len(before)
-    return PerChannel(source, tuple(i - new if i >= new and before[i - new] == n else None for i, n in enumerate(after)))
+    return PerChannel(
+        source, tuple(i - new if i >= new and before[i - new] == n else None for i, n in enumerate(after))
+    )
 
 
 def _resized(reader: _Reader, node: fx.Node, given: Mapping[str, Any]) -> ChannelOp:

@@ -42,7 +42,7 @@ def flops_of_call(call: Callable[[], object]) -> int:
 
 
 def _attention_flops(
-    query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: object, **__: object
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], *more: object, **named: object
 ) -> int:
     """Of the products with keys and with values, whose shapes are (batch, heads, positions, width)."""
     *heads, positions, width = query
@@ -50,15 +50,15 @@ def _attention_flops(
 
 
 def _projected_flops(
-    query: Sequence[int], key: Sequence[int], value: Sequence[int], width: int, *_: object, **__: object
+    query: Sequence[int], key: Sequence[int], value: Sequence[int], width: int, *more: object, **named: object
 ) -> int:
     """Of torch's fused attention with its projections, (batch, positions, width)."""
-    batch, positions, _ = query
+    batch, positions = query[:2]
     projections = 4 * batch * width * width * (positions + key[1])  # of queries and outputs; of keys and values
     return projections + _attention_flops((batch, positions, width), key, value)
 
 
-def _encoder_flops(source: Sequence[int], width: int, *more: Any, **__: object) -> int:
+def _encoder_flops(source: Sequence[int], width: int, *more: Any, **named: object) -> int:
     """Of torch's fused layer of an encoder, (batch, positions, width)."""
     hidden = more[12][0]
     return _projected_flops(source, source, source, width) + 4 * prod(source) * int(hidden)

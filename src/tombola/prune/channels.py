@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from scipy.sparse import coo_array
@@ -20,7 +21,10 @@ from torch import Tensor, fx, nn
 
 from tombola.compact.checks import plain_tensors
 from tombola.compact.effective import plain_copy
+from tombola.compact.inputs import Inputs
 from tombola.errors import TombolaError
+from tombola.graph.call import checked_call, taking_tensors
+from tombola.graph.copies import copied
 from tombola.graph.coupling import Coupling, coupled_channels
 from tombola.graph.ops import ChannelOp, Norm, Own, WeightLayer, opaque_places
 from tombola.graph.read import channel_ops
@@ -126,7 +130,8 @@ class Units:
 
 def prune_channels(
     model: nn.Module,
-    *example: Tensor,
+    *example: Any,
+    named: Mapping[str, Any] | None = None,
     density: float | Mapping[str, float],
     scope: str = "layer",
     scores: Mapping[str, Tensor] | None = None,
@@ -141,7 +146,8 @@ def prune_channels(
 
     Args:
         model: any that can be traced; its effective weights count.
-        example: inputs as the network takes them, the batch first.
+        example: inputs as the network takes them, the batch first: as of `compact`.
+        named: those that are given by name.
         density: fraction of the units that are kept: of each family, of all (scope "global"), or by family (as `sizes`
             of `channel_units` names them; others stay whole). At least one of each stays.
         scope: "layer": each family holds the density; "global": all together.
@@ -163,13 +169,11 @@ def prune_channels(
     {'0.weight': (4, 8), '0.bias': (2, 4), '2.weight': (2, 4)}
     """
     check_known("scope", scope, SCOPES)
-    units = channel_units(model, *example, exclude=exclude, across_norms=across_norms)
-    return units.mask(model, choose(units, units.scores(scores or _squared(model, example)), density, scope))
-
-
-def _squared(model: nn.Module, example: Sequence[Tensor]) -> dict[str, Tensor]:
-    with plain_tensors():
-        return {name: value.square() for name, value in plain_copy(model, example).named_parameters()}
+    plain, inputs = _plain(model, example, named)
+    units = _units_of(plain, inputs, exclude, across_norms=across_norms)
+    if scores is None:
+        scores = {name: value.detach().square() for name, value in plain.named_parameters()}
+    return units.mask(model, choose(units, units.scores(scores), density, scope))
 
 
 def choose(units: Units, scores: Tensor, density: float | Mapping[str, float], scope: str = "layer") -> Tensor:
@@ -207,14 +211,29 @@ def choose(units: Units, scores: Tensor, density: float | Mapping[str, float], s
 
 
 def channel_units(
-    model: nn.Module, *example: Tensor, exclude: Sequence[str] = (), across_norms: bool = False
+    model: nn.Module,
+    *example: Any,
+    named: Mapping[str, Any] | None = None,
+    exclude: Sequence[str] = (),
+    across_norms: bool = False,
 ) -> Units:
-    """The units of a network; it is neither changed nor called. Arguments and errors as of `prune_channels`."""
-    if not example:
+    """The units of a network, which stays as it is. Arguments and errors as of `prune_channels`."""
+    return _units_of(*_plain(model, example, named), exclude, across_norms=across_norms)
+
+
+def _plain(model: nn.Module, example: Sequence[Any], named: Mapping[str, Any] | None) -> tuple[nn.Module, Inputs]:
+    """A copy with its effective weights, and the tensors that it takes."""
+    call = checked_call(example, named or {})
+    inputs = tuple(example) if call is None else call.inputs
+    if not inputs:
         raise TombolaError("there is no example input; give one as the model takes it")
     with plain_tensors():
-        plain = plain_copy(model, example)
-        inputs = tuple(x.detach().clone() for x in example)
+        plain = plain_copy(model if call is None else taking_tensors(copied(model), call), inputs)
+        return plain, tuple(x.detach().clone() for x in inputs)
+
+
+def _units_of(plain: nn.Module, inputs: Inputs, exclude: Sequence[str], *, across_norms: bool) -> Units:
+    with plain_tensors():
         try:
             network = traced(plain, inputs, [bool(x.dim()) and len(x) == len(inputs[0]) for x in inputs])
         except Untraceable as error:
