@@ -128,9 +128,13 @@ def _concat(op: Concat, channels: Channels, coupling: Coupling, constants: Const
     if op.axis not in channels.axes:
         parts = [_along(source, channels, coupling, constants) for source in op.sources]
         return _alike(torch.stack(parts), [0])
-    sizes = [(shape_of(source) or ())[op.axis] for source in op.sources]
-    pieces = [Channels(channels.axes, labels) for labels in channels.labels.split(sizes)]
-    return torch.cat([_along(*each, coupling, constants) for each in zip(op.sources, pieces, strict=True)])
+    parts, start = [], 0
+    for source in op.sources:
+        size = (shape_of(source) or ())[op.axis]
+        piece = Channels(channels.axes, channels.labels.narrow(0, start, size))
+        parts.append(_along(source, piece, coupling, constants))
+        start += size
+    return torch.cat(parts)
 
 
 def _layer(layer: WeightLayer, constant: Tensor) -> Tensor:

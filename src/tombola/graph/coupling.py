@@ -305,7 +305,8 @@ def _spread(few: Channels, over: Channels) -> Tensor:
 def _of_matrices(channels: Channels, first: int) -> Channels | None:
     """The labels along the axes before `first`, at the first index of the others."""
     axes = tuple(axis for axis in channels.axes if axis < first)
-    return Channels(axes, channels.labels[(..., *[0] * (len(channels.axes) - len(axes)))]) if axes else None
+    whole = tuple(slice(None) if axis < first else 0 for axis in channels.axes)
+    return Channels(axes, channels.labels[whole]) if axes else None
 
 
 def _varying(labels: Tensor) -> list[int]:
