@@ -151,6 +151,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("deploy",): lambda found, runs: [found["ticket"], "--out", str(runs / "deployed"), "--formats", "[state_dict]"],
     ("bench",): lambda found, runs: [found["ticket"], "--batch", "1", "--engines", "[eager]", "--rounds", "1"],
     ("prune",): lambda found, runs: [*trained(runs), "--out", str(runs / "pruned.ticket")],
+    ("sensitivity",): lambda found, runs: [*trained(runs)[:3], "--densities", "[0.5]", "--samples", "20"],
     ("pack",): lambda found, runs: [checkpoints(runs)[0], "--out", str(runs / "made.ticket")],
     ("unpack",): lambda found, runs: [packed(runs), "--out", str(runs / "unpacked.safetensors")],
     ("delta",): lambda found, runs: [*checkpoints(runs), "--out", str(runs / "made.delta")],
@@ -162,7 +163,7 @@ COMMANDS: dict[tuple[str, ...], Words] = {
     ("demo",): lambda found, runs: ["--out", str(runs / "demo")],
 }
 
-OF_CHECKPOINTS = {("prune",), ("pack",), ("unpack",), ("delta",), ("apply",)}
+OF_CHECKPOINTS = {("prune",), ("sensitivity",), ("pack",), ("unpack",), ("delta",), ("apply",)}
 MEASURED = {("study", "double-descent")}
 """Studies that compare no arms, and train no network by a recipe."""
 

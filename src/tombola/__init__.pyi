@@ -52,13 +52,14 @@ from .prune.budget import Reached, prune_to
 from .prune.channels import prune_channels
 from .prune.prune import prune
 from .prune.pruned import Pruned
-from .prune.sensitivity import Sensitivity, sensitivity
+from .prune.sensitivity import sensitivity
 from .results.connectivity import ConnectivityResult, Line
 from .results.double_descent import DescentPoint, DescentResult
 from .results.initialisations import InitialisationsResult
 from .results.landscape import LandscapeResult
 from .results.regime import PlacedTicket, RegimeResult
 from .results.reproduction import ReproductionResult
+from .results.sensitivity import Sensitivity
 from .results.sweep import SweepResult
 from .results.table import results
 from .search.find import find

@@ -17,14 +17,15 @@ from tombola.machine.launch import launch, leave, speaks
 from tombola.names import is_import_path, unknown
 from tombola.runs.jobs import check_single_process
 
-FAULT, USAGE, INTERRUPTED = 1, 2, 130
+FAULT, USAGE, UNMET, INTERRUPTED = 1, 2, 3, 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit status: 0, 2 for a mistake (one line on stderr), 130 if interrupted.
 
-    1 is a fault of Tombola's own; 128 and more, the signal that ended it. With TOMBOLA_TRACEBACK set in the environment
-    errors are raised. Of several processes that torchrun started, the first one speaks, and a mistake is said once.
+    3: a budget could not be met, and the nearest that was reached is kept. 1 is a fault of Tombola's own; 128 and more,
+    the signal that ended it. With TOMBOLA_TRACEBACK set in the environment errors are raised. Of several processes that
+    torchrun started, the first one speaks, and a mistake is said once.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     started = launch()
@@ -84,9 +85,10 @@ def _run(words: list[str], speaking: bool) -> int:
     if launch() is not None and not verb.data_parallel:
         check_single_process(verb.command)
     screen = Screen(bool(given["json"]), together=not speaking)
-    screen.finish(verb.run(given, screen))
+    found = verb.run(given, screen)
+    screen.finish(found)
     leave()
-    return 0
+    return UNMET if found.get("met") is False else 0
 
 
 def all_verbs() -> list[Verb]:
@@ -105,6 +107,7 @@ def all_verbs() -> list[Verb]:
         regime,
         reproduce,
         searches,
+        sensitivity,
         studies,
         sweep,
         tickets,
@@ -123,6 +126,7 @@ def all_verbs() -> list[Verb]:
         tickets,
         deployment,
         pruning,
+        sensitivity,
         packs,
         deltas,
         records,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.budgets import add_budget, check_budget, prune_to_budget
 from tombola.cli.options import Group
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA
@@ -64,6 +65,7 @@ def _add(parser: ArgumentParser) -> None:
         help="estimate the running statistics of norms anew in the pruned network",
     )
     group.add_argument("--seed", type=int, default=0, help="draws the examples; a criterion that draws derives from it")
+    add_budget(parser)
     parser.add_argument("--out", type=str, required=True, help="the ticket's file")
     parser.add_argument(
         "--values",
@@ -82,15 +84,18 @@ def _add(parser: ArgumentParser) -> None:
 
 
 def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
+    check_budget(given)
     with loading(None):
         from tombola.prune import prune
         from tombola.search.request import loaded
 
     splits = loaded(DataSpec(**DATA.read(given)))
-    start = _start(given, splits)
+    start = started(given, splits)
     model = start.network().eval()
+    chosen: dict[str, Any] = {"include": listed(given["include"]), "exclude": listed(given["exclude"])}
     settings = {name: given[name] for name in _SETTINGS}
-    pruned = prune(model, splits, include=_listed(given["include"]), exclude=_listed(given["exclude"]), **settings)
+    reached = prune_to_budget(given, model, splits, chosen, start.origin.network)
+    pruned = prune(model, splits, **chosen, **settings) if reached is None else reached.pruned
     ticket = pruned.ticket(origin=model if given["origin"] else None, network=start.origin.network)
     digest = ticket.save(given["out"], given["values"])
     final = pruned.model
@@ -100,6 +105,8 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     size, dense = Path(given["out"]).stat().st_size, sum(value.nbytes for value in model.state_dict().values())
     metric = splits.task.metric_name
     screen.line(str(pruned))
+    if reached is not None:
+        screen.line(str(reached))
     screen.line(_change(metric, before, after))
     screen.line(f"{given['out']}: {size:,} bytes; its tensors have {dense:,}")
     return {
@@ -115,10 +122,11 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         "layers": {
             layer.name: {"kept": layer.kept, "total": layer.total, "error": layer.error} for layer in pruned.layers
         },
+        **({} if reached is None else reached.as_dict()),
     }
 
 
-def _start(given: Namespace, splits: Splits) -> Start:
+def started(given: Namespace, splits: Splits) -> Start:
     """The network and its weights, which must be somebody's."""
     from tombola.errors import TombolaError
     from tombola.models.registry import is_known
@@ -129,7 +137,8 @@ def _start(given: Namespace, splits: Splits) -> Start:
     return start_from(ModelSpec(given["model"], **NETWORK.read(given)), splits, seed=given["seed"])
 
 
-def _listed(given: Any) -> list[str]:
+def listed(given: Any) -> list[str]:
+    """One pattern or several, as several."""
     return [given] if isinstance(given, str) else list(given)
 
 

@@ -32,6 +32,7 @@ from tombola.rng.seeds import generator
 from tombola.runs.progress import Progress, Silent
 from tombola.select.criteria import Criterion
 from tombola.select.patterns import NM, Pattern, parse_pattern
+from tombola.ticket.origin import NetworkSpec
 from tombola.ticket.rounding import Values
 
 ALLOCATIONS = ("sensitivity", "uniform", "evolution")
@@ -76,7 +77,6 @@ class Reached:
             "met": self.met,
             "density": self.pruned.mask.density,
             "densities": densities,
-            "accuracy": self.accuracy,
             "trials": [vars(trial) for trial in self.trials],
         }
 
@@ -101,6 +101,7 @@ def prune_to(
     threads: int | None = None,
     engine: str = "eager",
     values: Values | None = None,
+    network: NetworkSpec | None = None,
     allocation: str = "sensitivity",
     evolution: Evolution | None = None,
     criterion: str | Criterion = "magnitude",
@@ -128,6 +129,7 @@ def prune_to(
         threads: for `faster`, of the CPU; None: as torch is set.
         engine: for `faster`, what it is compared with, of `tombola.bench.engines.ENGINES`.
         values: for `file`, float16 or bfloat16 rounds kept weights, as of `Ticket.save`.
+        network: for `file`, what the ticket names as its network, as of `Pruned.ticket`.
         allocation: "sensitivity" (all layers, each pruned alone, add the same error to the output), "uniform" (one
             density) or "evolution" (EvoPress: from the first, weights move between layers at the same total). Where
             the criterion is sparse_gpt, layers are compared by magnitude.
@@ -170,7 +172,7 @@ def prune_to(
     before = None if checks is None else checks.of(tried.network)
     goal: Goal
     if budget == "file":
-        goal = FileSize(int(asked), values)
+        goal = FileSize(int(asked), values, network)
     elif budget == "faster":
         goal = faster_than(asked, copy.deepcopy(own).eval(), _example(example, tried), threads, engine, clock)
     else:

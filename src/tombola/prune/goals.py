@@ -25,6 +25,7 @@ from tombola.names import check_known
 from tombola.prune.pruned import Pruned
 from tombola.prune.validation import Validation
 from tombola.runs.jobs import limit_threads
+from tombola.ticket.origin import NetworkSpec
 from tombola.ticket.rounding import Values
 
 _UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -99,17 +100,21 @@ class Faster:
 
 @dataclass(frozen=True, eq=False)
 class FileSize:
-    """A ticket's file of at most so many bytes; `values`: of kept weights, as `Ticket.save` takes it."""
+    """A ticket's file of at most so many bytes; `values`: of kept weights, as `Ticket.save` takes it.
+
+    `network`: what the ticket says it is built by.
+    """
 
     bytes: int
     values: Values | None = None
+    network: NetworkSpec | None = None
     sparser_helps = True
 
     def value(self, pruned: Pruned) -> float:
         """Bytes of the file that `pruned.ticket()` saves."""
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "pruned.ticket")
-            pruned.ticket().save(file, self.values)
+            pruned.ticket(network=self.network).save(file, self.values)
             return file.stat().st_size
 
     def short(self, value: float) -> float:

@@ -1,0 +1,97 @@
+"""`tombola sensitivity`, and the budgets of `tombola prune`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tombola as tb
+from cli_calls import call
+from tombola.data.registry import load_data
+from tombola.models.registry import build_network
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A small network that knows the digits, as the command line names it."""
+    file = tmp_path_factory.mktemp("checkpoints") / "mlp.pt"
+    digits = load_data(tb.DataSpec("digits"))
+    torch.manual_seed(0)
+    network = build_network("mlp", input_shape=(1, 8, 8), classes=10, args={"hidden": [32]})
+    optimiser = torch.optim.Adam(network.parameters(), 0.01)
+    train = digits.train
+    for _ in range(60):
+        optimiser.zero_grad()
+        nn.functional.cross_entropy(network(train.x), train.y).backward()  # type: ignore[union-attr]
+        optimiser.step()
+    torch.save(network.state_dict(), file)
+    return ["mlp", "--model_args", "{hidden: [32]}", "--checkpoint", str(file), "--data", "digits", "--samples", "64"]
+
+
+def test_sensitivity_prints_a_table_and_writes_a_picture(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "found"
+    status, text, err = call("sensitivity", *words, "--densities", "0.5,0.1", "--out", str(out))
+    assert status == 0, err
+    found = json.loads((out / "sensitivity.json").read_text())
+    assert found["measure"] == "accuracy"
+    assert 0.8 < found["dense"] <= 1
+    assert all(len(layer["values"]) == 2 and layer["values"][1] < found["dense"] for layer in found["layers"])
+    for layer in found["layers"]:
+        assert f"{layer['name']} " in text
+        assert layer["name"].removesuffix(".weight") in (out / "sensitivity.svg").read_text()
+    assert "Accuracy lost (points)" in (out / "sensitivity.svg").read_text()
+
+
+def test_accuracy_is_kept(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "net.ticket"
+    status, text, err = call("prune", *words, "--keep_accuracy", "3", "--out", str(out), "--json")
+    assert status == 0, err
+    found = json.loads(text.splitlines()[-1])
+    assert (found["budget"], found["asked"], found["met"]) == ("keep_accuracy", 3, True)
+    assert 100 * (found["val_before"] - found["val_after"]) == pytest.approx(found["reached"], abs=1e-4)
+    assert found["reached"] <= 3
+    assert tb.Ticket.load(out).density == found["density"] < 1
+    assert "keep_accuracy 3: met: " in err
+
+
+def test_a_file_is_as_large_as_was_said(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "net.ticket"
+    more = ("--file", "4kB", "--values", "float16", "--allocation", "uniform", "--out", str(out), "--json")
+    status, text, err = call("prune", *words, *more)
+    assert status == 0, err
+    found = json.loads(text.splitlines()[-1])
+    assert out.stat().st_size == found["bytes"] == found["reached"] <= 4000
+
+
+def test_a_budget_that_cannot_be_met_is_status_3_and_the_nearest_is_kept(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "net.ticket"
+    status, text, err = call("prune", *words, "--file", "1", "--allocation", "uniform", "--out", str(out))
+    assert status == 3
+    assert "file 1: NOT met, the nearest that was reached: " in text
+    assert err == ""
+    assert tb.Ticket.load(out).density == pytest.approx(0.01, abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [
+        (("--file", "1kB", "--density", "0.5"), "--density does not go with --file"),
+        (("--faster", "2", "--scope", "global"), "--scope does not go with --faster"),
+        (("--file", "1kB", "--origin"), "--origin does not go with --file"),
+        (("--file", "1kB", "--faster", "2"), "faster and file are given; give one of"),
+        (("--file", "much"), "file is 'much'; give a size such as 5MB"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_nothing(
+    words: list[str], more: tuple[str, ...], line: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "net.ticket"
+    status, _, err = call("prune", *words, *more, "--out", str(out))
+    assert status == 2
+    assert line in err
+    assert err.count("\n") == 1
+    assert not out.exists()
