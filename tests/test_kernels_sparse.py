@@ -128,14 +128,16 @@ def test_convolutions(data: st.DataObject) -> None:
     inputs, out = (groups * data.draw(st.integers(1, 9)) for _ in range(2))
     kernel, stride, dilation = ((data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))) for _ in range(3))
     padding = (data.draw(st.integers(0, 3)), data.draw(st.integers(0, 3)))
-    least = [max(1, dilation[i] * (kernel[i] - 1) + 1 - 2 * padding[i]) for i in range(2)]
+    end = data.draw(st.none() | st.tuples(st.integers(0, 4), st.integers(0, 4)))
+    both = [before + after for before, after in zip(padding, end or padding, strict=True)]
+    least = [max(1, dilation[i] * (kernel[i] - 1) + 1 - both[i]) for i in range(2)]
     h, w = (data.draw(st.integers(n, n + 10)) for n in least)
     batch, block = data.draw(BATCHES), data.draw(st.sampled_from([1, 1, 4]))
     g = torch.manual_seed(data.draw(st.integers(0, 99)))
     weight = sparse(g, out, inputs // groups, *kernel, density=data.draw(DENSITIES), block=block)
     bias = torch.randn(out, generator=g) if data.draw(st.booleans()) else None
     activation, add = data.draw(PERHAPS), data.draw(st.booleans())
-    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    geometry = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "end": end}
     alone = Conv("c", "x", "y", weight, bias, activation=activation, **geometry)  # type: ignore[arg-type]
     shape = shapes_of(Region({"x": (inputs, h, w)}, (alone,), ("y",)))["y"]
     op = replace(alone, residual="r" if add else None)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tombola.bench.timing import WALL, Clock
 from tombola.deploy.kernels import sparse
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
-from tombola.deploy.ops import Conv, Linear
+from tombola.deploy.ops import Conv, Linear, padded
 from tombola.deploy.plan import RegionPlan
 from tombola.deploy.recognise import shape_of
 from tombola.deploy.regions import ENGINES, region_module
@@ -185,7 +185,8 @@ def _dense_layers(part: LoweredRegion, clock: Clock) -> dict[str, float]:
             continue
         draw = torch.Generator().manual_seed(0)
         x = torch.rand(shapes[op.source], generator=draw, dtype=torch.float32, device="cpu")
-        moves = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
+        x = x.unsqueeze(-1) if x.dim() == 3 else x  # (N, C, L) as the kernels hold it
+        moves = (op.stride, op.padding, op.after, op.dilation, op.groups) if isinstance(op, Conv) else ()
         key = (tuple(op.weight.shape), tuple(x.shape), moves, op.activation)
         if key not in known:
             layouts = [torch.contiguous_format, *([torch.channels_last] if isinstance(op, Conv) else [])]
@@ -200,8 +201,9 @@ def _torch_run(op: Conv | Linear, x: Tensor, layout: torch.memory_format) -> Cal
     if isinstance(op, Linear):
         layer = partial(F.linear, x.flatten(1), op.weight, op.bias)
     else:
-        image, weight = x.contiguous(memory_format=layout), op.weight.contiguous(memory_format=layout)
-        layer = partial(F.conv2d, image, weight, op.bias, op.stride, op.padding, op.dilation, op.groups)
+        image, padding = (x, op.padding) if op.after == op.padding else (padded(x, op), 0)
+        image, weight = image.contiguous(memory_format=layout), op.weight.contiguous(memory_format=layout)
+        layer = partial(F.conv2d, image, weight, op.bias, op.stride, padding, op.dilation, op.groups)
     activation = op.activation
     return layer if activation is None else lambda: activation(layer())
 

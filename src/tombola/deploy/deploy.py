@@ -26,6 +26,7 @@ from tombola.deploy.kernels.module import KernelModule
 from tombola.deploy.lower import lower
 from tombola.deploy.plan import Plan, RegionPlan, this_machine
 from tombola.deploy.report import DeployReport, part_rows
+from tombola.deploy.rows import over_rows
 from tombola.deploy.takes import Takes, shown, takes
 from tombola.errors import TombolaError
 from tombola.fields import checked
@@ -213,7 +214,7 @@ def _made(
 
 def _stays(plan: Plan, parts: Sequence[Part]) -> bool:
     """Whether a plan is one that left a network as it was, since its kernels changed its outputs."""
-    return not plan.parts and not plan.packed and any(lower(part.network).parts for part in parts)
+    return not plan.parts and not plan.packed and any(lower(over_rows(twin(part.network))).parts for part in parts)
 
 
 def _on_cpu(
@@ -227,7 +228,7 @@ def _on_cpu(
 ) -> Made:
     """Native kernels for the regions of what was traced of a network."""
     parts = compacted.parts
-    networks = [twin(part.network) for part in parts]
+    networks = [over_rows(twin(part.network)) for part in parts]
     planned_packed = None if wanted is None else wanted.packed
     packed = tuple(one for network in networks for one in pack_binary(network, threads, planned_packed, clock))
     choices = {one.name: one.choice for one in packed}

@@ -6,12 +6,14 @@ import operator
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from torch import fx, nn
 
 from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Region
-from tombola.deploy.recognise import PassThrough, Recognised, Unsupported, recognise, shape_of
-from tombola.graph.node import batch_axes, computes, is_batched, place
+from tombola.deploy.recognise import PassThrough, Recognised, Unsupported, is_padding_of_a_layer, recognise, shape_of
+from tombola.deploy.rows import SHAPED
+from tombola.graph.node import batch_axes, computes, is_batched, place, value_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,12 +57,15 @@ def lower(network: fx.GraphModule, isolated: Collection[str] = ()) -> Lowered:
     runs: list[dict[fx.Node, Recognised | PassThrough]] = [{}]
     left: dict[str, str] = {}
     for node in network.graph.nodes:
-        if node.op in ("placeholder", "get_attr", "output") or not computes(node):
-            continue
+        if node.op in ("placeholder", "get_attr", "output") or not computes(node) or is_padding_of_a_layer(node):
+            continue  # padding: of the layer after it
         try:
-            runs[-1][node] = _checked(recognise(node, network), node, batched)
+            recognised = _checked(recognise(node, network), node, batched)
+            if any(_batch(other) != _batch(node) for other in islice(runs[-1], 1)):
+                runs.append({})
+            runs[-1][node] = recognised
         except Unsupported as reason:
-            if node.op == "call_function":
+            if node.op == "call_function" and SHAPED not in node.meta:
                 left.setdefault(place(node), str(reason))
             runs.append({})
     parts: list[LoweredRegion] = []
@@ -110,6 +115,13 @@ def alone(network: fx.GraphModule, part: LoweredRegion) -> fx.GraphModule:
 
     graph.output(tuple(map(copied, part.outputs)))
     return fx.GraphModule(network, graph)
+
+
+def _batch(node: fx.Node) -> tuple[int, str]:
+    """The size of the first axis, and its symbol: a region's values have one."""
+    value = value_of(node)
+    assert value is not None
+    return value.shape[0], value.symbols[0]
 
 
 # ---- from nodes to operations ----------------------------------------------------------------------------------------
@@ -184,12 +196,18 @@ def _part(run: Mapping[fx.Node, Recognised | PassThrough]) -> LoweredRegion:
         if isinstance(op, Pointwise) and op.scale is not None and len(op.scale) != _maps(source)[0]:
             raise Unsupported("a norm over flattened maps")
         draft.ops.append(op)
-    read = [node for node in run if any(user not in run for user in node.users)]
+    own = {*run, *(node for one in run.values() if isinstance(one, Recognised) for node in one.between)}
+    read = [node for node in run if any(user not in own for user in node.users)]
     outputs = tuple(node for node in read if draft.root[node] not in draft.inputs)
     names = tuple(draft.root[node].name for node in outputs)
     region = Region({node.name: shape_of(node)[1:] for node in draft.inputs}, _fuse(draft.ops, names), names)
-    nodes = tuple(node for node in run if node in outputs or node not in read)  # but for inputs that are read flattened
-    return LoweredRegion(region, nodes, tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs))
+    nodes: list[fx.Node] = []
+    for node, recognised in run.items():
+        if node in outputs or node not in read:  # all but inputs that are read flattened
+            nodes += [*(recognised.between if isinstance(recognised, Recognised) else ()), node]
+    return LoweredRegion(
+        region, tuple(nodes), tuple(draft.inputs), outputs, tuple(shape_of(node)[1:] for node in outputs)
+    )
 
 
 def _maps(node: fx.Node) -> tuple[int, ...]:

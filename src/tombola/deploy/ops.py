@@ -11,6 +11,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tombola.deploy.nonzeros import Nonzeros
 
@@ -40,6 +41,7 @@ class Conv:
     """out = activation(weight ⋆ source + bias + residual), zero padding.
 
     `weight`: (out, in // groups, kh, kw). `bias`: (out,) or None. `residual`: a value of the result's shape, or None.
+    `padding`: zeros before rows and columns; `end`: after them, None for as many.
     """
 
     name: str
@@ -54,11 +56,22 @@ class Conv:
     groups: int = 1
     activation: Activation | None = None
     residual: str | None = None
+    end: tuple[int, int] | None = None
+
+    @property
+    def after(self) -> tuple[int, int]:
+        """Zeros after rows and columns."""
+        return self.padding if self.end is None else self.end
 
     @cached_property
     def nonzeros(self) -> Nonzeros:
         """Where the weight is kept."""
         return Nonzeros(self.weight)
+
+
+def padded(x: Tensor, op: Conv) -> Tensor:
+    """Maps (N, C, H, W) with the zeros around them that a convolution asks for."""
+    return F.pad(x, (op.padding[1], op.after[1], op.padding[0], op.after[0]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +130,7 @@ class Region:
     """Operations in order. Every source and residual is an input or the target of an earlier operation."""
 
     inputs: dict[str, tuple[int, ...]]
-    """name -> shape of one image, (C, H, W) or (F,)."""
+    """name -> shape of one image, (C, H, W), (C, L), held as (C, L, 1), or (F,)."""
     ops: tuple[Op, ...]
     outputs: tuple[str, ...]
     """The values that leave the region: (N, C, H, W) or (N, F) tensors, contiguous."""

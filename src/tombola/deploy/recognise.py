@@ -29,21 +29,29 @@ class PassThrough:
 
 @dataclass(frozen=True)
 class Recognised:
-    """A node as an operation on named values, with the nodes of its source and residual."""
+    """A node as an operation on named values, with the nodes of its source and residual.
+
+    `between`: nodes after the source whose work is the operation's too, such as padding.
+    """
 
     op: Op
     source: fx.Node
     residual: fx.Node | None = None
+    between: tuple[fx.Node, ...] = ()
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
-    """The shape of the node's value: (N, C, H, W) or (N, F), float32, on the CPU. Raises Unsupported for any other."""
+    """The shape of the node's value: (N, C, H, W), (N, C, L) or (N, F), float32, on the CPU.
+
+    Raises:
+        Unsupported: any other.
+    """
     value = value_of(node)
     if value is None:
         raise Unsupported("its value is not one tensor")
     if (value.dtype, value.device) != ("float32", "cpu"):
         raise Unsupported(f"its value is {value.dtype} on {value.device}")
-    if len(value.shape) not in (2, 4):
+    if len(value.shape) not in (2, 3, 4):
         raise Unsupported(f"its value has {len(value.shape)} dimensions")
     return value.shape
 
@@ -91,6 +99,13 @@ class _Call:
             raise Unsupported(f"its weights are {value.dtype} on {value.device.type}")
         return value.detach().contiguous()
 
+    def window(self, name: str, fill: int) -> tuple[int, int]:
+        """The argument's numbers for rows and columns: one for all axes, alone or in a list, or one for each.
+
+        `fill`: for columns, where the input has none.
+        """
+        return pair(self.given[name], len(shape_of(self.source)) - 2, fill)
+
     def name(self, local: str) -> str:
         """The layer's name: that of its weight without the last part, where this is the usual one."""
         return str(self.given[local].target).removesuffix(f".{local}")
@@ -113,29 +128,60 @@ def _linear(call: _Call, weight: Tensor) -> Recognised:
 
 
 def _conv(call: _Call, weight: Tensor) -> Recognised:
-    given = call.given
-    if len(shape_of(call.source)) != 4:
+    """Over maps, or over (N, C, L) as maps of one column; with the padding that comes before it."""
+    given, source = call.given, call.source
+    if len(shape_of(source)) != weight.dim():
         raise Unsupported("a convolution without a batch")
-    padding, spread = given["padding"], pair(given["dilation"])
-    if padding == "valid":
-        padding = 0
-    if padding == "same":
+    weight = weight.unsqueeze(-1) if weight.dim() == 3 else weight
+    spread, padding = call.window("dilation", 1), (0, 0)
+    if given["padding"] == "same":
         reach = [d * (k - 1) for d, k in zip(spread, weight.shape[2:], strict=True)]
-        if any(r % 2 for r in reach):
-            raise Unsupported("uneven padding")
-        padding = [r // 2 for r in reach]
+        padding, end = (reach[0] // 2, reach[1] // 2), (-(-reach[0] // 2), -(-reach[1] // 2))
+    else:
+        padding = end = (0, 0) if given["padding"] == "valid" else call.window("padding", 0)
+    between = (source,) if is_padding_of_a_layer(source) else ()
+    if between:
+        (top, bottom), (left, right) = _pads(source)
+        padding, end = (padding[0] + top, padding[1] + left), (end[0] + bottom, end[1] + right)
+        source = source.all_input_nodes[0]
     op = Conv(
-        call.name("weight"), call.source.name, call.node.name, weight, call.own("bias"),
-        pair(given["stride"]), pair(padding), spread, int(given["groups"]),
+        call.name("weight"), source.name, call.node.name, weight, call.own("bias"),
+        call.window("stride", 1), padding, spread, int(given["groups"]), end=None if end == padding else end,
     )  # fmt: skip
-    return Recognised(op, call.source)
+    return Recognised(op, source, between=between)
+
+
+def is_padding_of_a_layer(node: fx.Node) -> bool:
+    """Whether a node puts zeros around maps that one convolution alone reads, which then is its padding."""
+    if operation(node) not in words("pad constant_pad_nd") or len(node.users) != 1:
+        return False
+    user, given = next(iter(node.users)), arguments(node)
+    if operation(user) not in words("conv1d conv2d") or arguments(user)["input"] is not node:
+        return False
+    value = value_of(node)
+    if value is None or given.get("mode", "constant") != "constant" or given.get("value") not in (None, 0):
+        return False
+    pad = given["pad"]
+    return len(pad) <= 2 * (len(value.shape) - 2) and all(isinstance(n, int) and n >= 0 for n in pad)
+
+
+def _pads(node: fx.Node) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(rows before and after, columns before and after): torch names the last axis first."""
+    pad = arguments(node)["pad"]
+    sides = [(pad[i], pad[i + 1]) for i in range(0, len(pad), 2)]
+    value = value_of(node)
+    assert value is not None
+    axes = [*reversed([*sides, (0, 0), (0, 0)][: len(value.shape) - 2]), (0, 0)]
+    return axes[0], axes[1]
 
 
 # ---- the others ------------------------------------------------------------------------------------------------------
 
 
 def _activation(call: _Call) -> Recognised:
-    numbers = [value for name, value in call.given.items() if name not in ("self", "input")]
+    numbers = [value for name, value in call.given.items() if (name, value) != ("approximate", "none")][1:]
+    if call.given.get("approximate", "none") != "none":
+        raise Unsupported("a GELU that is approximated")
     if not all(isinstance(value, int | float) for value in numbers):
         raise Unsupported("its numbers are computed in the network")
     activation = Activation(operation(call.node), tuple(map(float, numbers)))
@@ -168,36 +214,42 @@ def _add(call: _Call) -> Recognised:
 
 
 def _pool(call: _Call) -> Recognised:
-    given, kind = call.given, "max" if "max" in operation(call.node) else "mean"
-    if given["ceil_mode"] or pair(given.get("dilation", 1)) != (1, 1):
+    given, name = call.given, operation(call.node)
+    kind = "max" if "max" in name else "mean"
+    if len(shape_of(call.source)) != 2 + int(name[-2]):
+        raise Unsupported("pooling without a batch")
+    if given["ceil_mode"] or ("dilation" in given and call.window("dilation", 1) != (1, 1)):
         raise Unsupported("pooling with ceil_mode or dilation")
     if given.get("divisor_override"):
         raise Unsupported("pooling with another divisor")
-    return _pooled(call, kind, given["kernel_size"], given["stride"], given["padding"])
-
-
-def _pooled(call: _Call, kind: str, kernel: Any, stride: Any = None, padding: Any = 0) -> Recognised:
-    if len(shape_of(call.source)) != 4:
-        raise Unsupported("pooling without a batch")
-    if kind == "mean" and pair(padding) != (0, 0):
+    window, padding = call.window("kernel_size", 1), call.window("padding", 0)
+    if kind == "mean" and padding != (0, 0):
         raise Unsupported("mean pooling with padding")
-    window = pair(kernel)
-    op = Pool(call.node.name, call.source.name, call.node.name, kind, window, pair(stride or window), pair(padding))
+    return _pooled(call, kind, window, call.window("stride", 1) if given["stride"] else window, padding)
+
+
+def _pooled(
+    call: _Call, kind: str, window: tuple[int, int], stride: tuple[int, int], padding: tuple[int, int] = (0, 0)
+) -> Recognised:
+    op = Pool(call.node.name, call.source.name, call.node.name, kind, window, stride, padding)
     return Recognised(op, call.source)
 
 
 def _adaptive(call: _Call) -> Recognised:
     space, out = shape_of(call.source)[2:], shape_of(call.node)[2:]
-    if len(space) != 2 or any(n % m for n, m in zip(space, out, strict=True)):
+    if not space or len(space) != int(operation(call.node)[-2]) or any(n % m for n, m in zip(space, out, strict=True)):
         raise Unsupported("adaptive pooling over windows of unequal sizes")
-    return _pooled(call, "mean", [n // m for n, m in zip(space, out, strict=True)])
+    window = pair([n // m for n, m in zip(space, out, strict=True)], len(space), 1)
+    return _pooled(call, "mean", window, window)
 
 
 def _mean(call: _Call) -> Recognised:
     shape, dims = shape_of(call.source), call.given.get("dim") or ()
-    if len(shape) != 4 or sorted(d % 4 for d in dims) != [2, 3] or call.given.get("dtype"):
+    rank = len(shape)
+    if rank < 3 or sorted(d % rank for d in dims) != list(range(2, rank)) or call.given.get("dtype"):
         raise Unsupported("a mean over other dimensions than height and width")
-    return _pooled(call, "mean", shape[2:])
+    window = pair(shape[2:], rank - 2, 1)
+    return _pooled(call, "mean", window, window)
 
 
 def _dropout(call: _Call) -> PassThrough:
@@ -220,21 +272,21 @@ def _squeeze(call: _Call) -> PassThrough:
     return _flatten(call)
 
 
-def pair(value: Any) -> tuple[int, int]:
-    """Of a number for both axes, alone or in a list, or of one for each."""
-    if isinstance(value, int):
-        return value, value
-    return int(value[0]), int(value[-1])
+def pair(value: Any, axes: int = 2, fill: int = 0) -> tuple[int, int]:
+    """Of a number for all axes, alone or in a list, or of one for each, those of two: of one axis with `fill`."""
+    numbers = [value] if isinstance(value, int) else list(value)
+    first, second = (*(numbers * axes)[:axes], fill)[:2]
+    return int(first), int(second)
 
 
 _OPERATIONS: Mapping[str, Callable[[_Call], PassThrough | Recognised]] = MappingProxyType(
     {
-        **dict.fromkeys(words("linear conv2d binary_layer"), _layer),
+        **dict.fromkeys(words("linear conv1d conv2d binary_layer"), _layer),
         **dict.fromkeys(EMITTED, _activation),
         "batch_norm": _norm,
         "add": _add,
-        **dict.fromkeys(words("max_pool2d avg_pool2d"), _pool),
-        "adaptive_avg_pool2d": _adaptive,
+        **dict.fromkeys(words("max_pool1d max_pool2d avg_pool1d avg_pool2d"), _pool),
+        **dict.fromkeys(words("adaptive_avg_pool1d adaptive_avg_pool2d"), _adaptive),
         "mean": _mean,
         **dict.fromkeys(words("dropout feature_dropout alpha_dropout"), _dropout),
         **dict.fromkeys(words("flatten view reshape contiguous clone detach alias"), _flatten),

@@ -87,6 +87,38 @@ def _hardswish(e: Emitter, x: ir.Value) -> ir.Value:
     return e.b.fdiv(e.b.fmul(x, _ramp(e, x)), constant(x, 6.0))
 
 
+def _gelu(e: Emitter, x: ir.Value) -> ir.Value:
+    """x · Phi(x), where Phi(-|x|) = erfcx(|x| / sqrt 2) · e^(-x² / 2) / 2: no difference of near numbers in it."""
+    b, zero = e.b, constant(x, 0.0)
+    size = b.select(b.fcmp_ordered("<", x, zero), b.fneg(x), x)
+    far = b.fcmp_ordered(">", size, constant(x, _GELU_FAR))
+    size = b.select(far, constant(x, _GELU_FAR), size)
+    square = b.fmul(size, size)
+    lost = e.fma(size, size, b.fneg(square))  # in rounding
+    power = exponential(e, b.fmul(square, constant(x, -0.5)))
+    power = e.fma(b.fmul(power, constant(x, -0.5)), lost, power)
+    place = b.fdiv(b.fsub(size, constant(x, _PLACE)), b.fadd(size, constant(x, _PLACE)))
+    terms = [constant(x, value) for value in reversed(_half_scaled_erfc())]
+    half = functools.reduce(lambda value, term: e.fma(value, place, term), terms)
+    below = b.select(far, zero, b.fmul(half, power))  # Phi(-|x|)
+    return b.fmul(x, b.select(b.fcmp_ordered("<", x, zero), below, b.fsub(constant(x, 1.0), below)))
+
+
+_GELU_FAR = 13.0  # Phi(-13) is below the smallest normal float
+_PLACE = 3.75 * math.sqrt(2)  # the polynomial is one of (x - it) / (x + it)
+
+
+@functools.cache
+def _half_scaled_erfc() -> tuple[float, ...]:
+    """Coefficients of erfcx(x / sqrt 2) / 2 in (x - _PLACE) / (x + _PLACE), x from 0 to _GELU_FAR: within 1e-8."""
+    from numpy.polynomial import Chebyshev, Polynomial
+    from scipy.special import erfcx
+
+    last = (_GELU_FAR - _PLACE) / (_GELU_FAR + _PLACE)
+    fitted = Chebyshev.interpolate(lambda t: erfcx(3.75 * (1 + t) / (1 - t)) / 2, 10, domain=[-1.0, last])
+    return tuple(map(float, fitted.convert(kind=Polynomial).coef))
+
+
 EMITTED: Mapping[str, Emit] = MappingProxyType(
     {
         "relu": _relu,
@@ -97,6 +129,7 @@ EMITTED: Mapping[str, Emit] = MappingProxyType(
         "silu": _silu,
         "hardsigmoid": _hardsigmoid,
         "hardswish": _hardswish,
+        "gelu": _gelu,
     }
 )
 """Name of an operation of one value and numbers → its code."""

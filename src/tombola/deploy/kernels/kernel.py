@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 from torch import Tensor
 from torch.nn import functional as F
 
-from tombola.deploy.ops import Conv, Linear, Op, Pool, Region
+from tombola.deploy.ops import Conv, Linear, Op, Pool, Region, padded
 
 C = TypeVar("C")
 Run = Callable[..., tuple[Tensor, ...]]
@@ -34,7 +34,8 @@ class Kernel(Generic[C]):
 
 def reference(region: Region, *inputs: Tensor) -> tuple[Tensor, ...]:
     """The region's outputs in float64."""
-    values = dict(zip(region.inputs, (x.double() for x in inputs), strict=True))
+    held = (x.double().unsqueeze(-1) if x.dim() == 3 else x.double() for x in inputs)
+    values = dict(zip(region.inputs, held, strict=True))
     for op in region.ops:
         y = _applied(op, values[op.source])
         if not isinstance(op, Pool) and op.residual is not None:
@@ -46,7 +47,7 @@ def reference(region: Region, *inputs: Tensor) -> tuple[Tensor, ...]:
 def _applied(op: Op, x: Tensor) -> Tensor:
     match op:
         case Conv():
-            return F.conv2d(x, op.weight.double(), _double(op.bias), op.stride, op.padding, op.dilation, op.groups)
+            return F.conv2d(padded(x, op), op.weight.double(), _double(op.bias), op.stride, 0, op.dilation, op.groups)
         case Linear():
             return F.linear(x.flatten(1), op.weight.double(), _double(op.bias))
         case Pool(kind="max"):

@@ -22,6 +22,8 @@ def takes(op: Op) -> str | None:
         return "weights other than 0 and ± one number"
     if isinstance(op, Conv) and op.groups != 1:
         return "a convolution of groups"
+    if isinstance(op, Conv) and op.after != op.padding:
+        return "padding of unequal sides"
     fused = op.activation is not None or op.residual is not None
     return "an addition or an activation fused into it" if fused else None
 

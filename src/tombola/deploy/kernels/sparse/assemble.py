@@ -188,7 +188,7 @@ def _lay_out(images: int, assembly: Assembly) -> None:
         if not isinstance(node, Compute) or not isinstance(op := node.op, Conv):
             continue
         source, target = node.source, node.target
-        wanted = op.padding
+        wanted = (max(op.padding[0], op.after[0]), max(op.padding[1], op.after[1]))
         if source.phases_for:
             down, across = conv_taps(op, assembly.shapes)
             wanted = (down.border, across.border)

@@ -51,13 +51,14 @@ def vectors_of(region: Region) -> set[str]:
 
 
 def _maps(shape: Sequence[int]) -> Shape:
-    return (shape[0], 1, 1) if len(shape) == 1 else (shape[0], shape[1], shape[2])
+    c, h, w = (*shape, 1, 1)[:3]
+    return c, h, w
 
 
 def _window_out(op: Conv | Pool, kernel: Sequence[int], height: int, width: int) -> tuple[int, int]:
-    dilation = op.dilation if isinstance(op, Conv) else (1, 1)
+    dilation, after = (op.dilation, op.after) if isinstance(op, Conv) else ((1, 1), op.padding)
     out = [
-        (size + 2 * op.padding[i] - dilation[i] * (kernel[i] - 1) - 1) // op.stride[i] + 1
+        (size + op.padding[i] + after[i] - dilation[i] * (kernel[i] - 1) - 1) // op.stride[i] + 1
         for i, size in enumerate((height, width))
     ]
     return out[0], out[1]

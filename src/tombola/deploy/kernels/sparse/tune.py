@@ -76,7 +76,7 @@ def _tuned(region: Region, split: Split, batch: int, threads: int, clock: Clock)
 
 
 def _likeness(op: Conv | Linear) -> object:
-    kind = (op.stride, op.padding, op.dilation, op.groups) if isinstance(op, Conv) else ()
+    kind = (op.stride, op.padding, op.after, op.dilation, op.groups) if isinstance(op, Conv) else ()
     groups = op.groups if isinstance(op, Conv) else 1
     shared = tuple(round(min(9.0, op.nonzeros.waste(rows, groups)), 1) for rows in (4, 2))
     fused = op.activation, op.residual is None
