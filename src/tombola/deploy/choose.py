@@ -55,16 +55,25 @@ class Draft:
     isolated: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What was measured of layers, natively and in torch; layers like those are not measured again."""
+
+    native: sparse.Known = field(default_factory=dict)
+    dense: dict[object, float] = field(default_factory=dict)
+
+
 def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int, clock: Clock = WALL) -> Draft:
     """The fastest draft: each region in its fastest engine, with or without the layers that are faster dense.
 
     Regions that are each faster than torch can be slower together; then all stay dense. The network is not changed.
     """
-    first = _measured(network, example, threads, (), clock)
+    known = _Known()
+    first = _measured(network, example, threads, (), clock, known)
     drafts = [first]
     slow = _slow_layers(first)
     if slow:
-        drafts.append(_measured(network, example, threads, slow, clock))
+        drafts.append(_measured(network, example, threads, slow, clock, known))
     if any(len(draft.parts) > 1 for draft in drafts):
         drafts.append(all_dense(network, threads, first))
     if len(drafts) == 1:
@@ -131,7 +140,12 @@ def twin(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def _measured(
-    network: fx.GraphModule, example: Sequence[Tensor], threads: int, isolated: Collection[str], clock: Clock
+    network: fx.GraphModule,
+    example: Sequence[Tensor],
+    threads: int,
+    isolated: Collection[str],
+    clock: Clock,
+    known: _Known,
 ) -> Draft:
     work = twin(network)
     lowered = lower(work, isolated)
@@ -142,7 +156,7 @@ def _measured(
     for part in lowered.parts:
         native = not set(part.layers) <= set(isolated)
         given = [values[node] for node in part.inputs]
-        plan, times, module = _choose(work, part, given, threads, clock, native=native)
+        plan, times, module = _choose(work, part, given, threads, clock, known, native=native)
         made.append((part, module))
         plans.append(plan)
         timings.append(times)
@@ -150,7 +164,14 @@ def _measured(
 
 
 def _choose(
-    network: fx.GraphModule, part: LoweredRegion, values: Sequence[Tensor], threads: int, clock: Clock, *, native: bool
+    network: fx.GraphModule,
+    part: LoweredRegion,
+    values: Sequence[Tensor],
+    threads: int,
+    clock: Clock,
+    known: _Known,
+    *,
+    native: bool,
 ) -> tuple[RegionPlan, Times, nn.Module]:
     """The fastest engine for a part on these inputs."""
     rest = alone(network, part)
@@ -159,7 +180,7 @@ def _choose(
     reason = None if native else "dense layers are faster here"
     if native:
         try:
-            measured = sparse.measure(part.region, len(values[0]), threads, clock)
+            measured = sparse.measure(part.region, len(values[0]), threads, clock, known.native)
             kernels = sparse.build(part.region, len(values[0]), threads, measured.choices)
             modules["native"] = region_module("native", part, rest, kernels)
         except TombolaError as error:
@@ -170,15 +191,14 @@ def _choose(
     seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
     best = min(seconds, key=seconds.__getitem__)
     choices = measured.choices if measured is not None and best == "native" else None
-    layers = (measured.layers, _dense_layers(part, clock)) if measured else ({}, {})
+    layers = (measured.layers, _dense_layers(part, clock, known.dense)) if measured else ({}, {})
     times = Times(seconds, *layers, reason)
     return RegionPlan(part.layers, best, choices), times, modules[best]
 
 
-def _dense_layers(part: LoweredRegion, clock: Clock) -> dict[str, float]:
+def _dense_layers(part: LoweredRegion, clock: Clock, known: dict[object, float]) -> dict[str, float]:
     """Target of a layer -> seconds per call in torch, activation included, in the faster layout; equal ones once."""
     shapes = {node.name: shape_of(node) for node in (*part.inputs, *part.nodes)}
-    known: dict[object, float] = {}
     seconds: dict[str, float] = {}
     for op in part.region.ops:
         if not isinstance(op, Conv | Linear):

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from tombola.deploy.kernels.sparse.choices import Choices, supports
 from tombola.deploy.kernels.sparse.region import NativeRegion
-from tombola.deploy.kernels.sparse.tune import Measured, build, measure
+from tombola.deploy.kernels.sparse.tune import Known, Measured, build, measure
 
-__all__ = ["Choices", "Measured", "NativeRegion", "build", "measure", "supports"]
+__all__ = ["Choices", "Known", "Measured", "NativeRegion", "build", "measure", "supports"]

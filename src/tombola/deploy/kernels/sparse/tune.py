@@ -42,13 +42,21 @@ def build(region: Region, batch: int, threads: int, choices: Choices | None = No
     return NativeRegion(region, batch, threads, guess(region, batch, threads) if choices is None else choices)
 
 
-def measure(region: Region, batch: int, threads: int, clock: Clock = WALL) -> Measured:
+Known = dict[object, tuple[Choice, float]]
+"""What was measured: of a layer, a split and threads, the fastest kernel and seconds of one turn."""
+
+
+def measure(region: Region, batch: int, threads: int, clock: Clock = WALL, known: Known | None = None) -> Measured:
     """The fastest choices for calls of `batch` images on `threads` threads.
+
+    Args:
+        known: of layers of other regions, which is added to; layers like those are not measured again.
 
     Raises:
         TombolaError: an operation that cannot be compiled, fewer than 1 thread.
     """
-    tuned = [_tuned(region, split, batch, threads, clock) for split in splits(region, batch, threads)]
+    known = {} if known is None else known
+    tuned = [_tuned(region, split, batch, threads, clock, known) for split in splits(region, batch, threads)]
     draw = torch.Generator().manual_seed(0)
     shapes = [(batch, *shape) for shape in region.inputs.values()]
     inputs = [torch.rand(shape, generator=draw, dtype=torch.float32, device="cpu") for shape in shapes]
@@ -58,16 +66,15 @@ def measure(region: Region, batch: int, threads: int, clock: Clock = WALL) -> Me
     return replace(tuned[best], seconds=seconds[best])
 
 
-def _tuned(region: Region, split: Split, batch: int, threads: int, clock: Clock) -> Measured:
+def _tuned(region: Region, split: Split, batch: int, threads: int, clock: Clock, known: Known) -> Measured:
     """The fastest candidate of each layer under one split; equal layers are measured once."""
     chunks = -(-batch // split.images)
     turns = chunks if split.by == "rows" else -(-chunks // threads)
     shapes = shapes_of(region)
-    known: dict[object, tuple[Choice, float]] = {}
     chosen: dict[str, Choice] = {}
     seconds: dict[str, float] = {}
     for op in layers(region):
-        key = (_likeness(op), shapes[op.source], shapes[op.target])
+        key = (_likeness(op), shapes[op.source], shapes[op.target], split, threads)
         if key not in known:
             known[key] = _best(region, op, split, threads, clock)
         chosen[op.target], once = known[key]
