@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
-from tombola.deploy.ops import RELU, Activation, Conv, Linear, Pointwise, Pool, Region
+from tombola.deploy.ops import RELU, Activation, Conv, Linear, Pointwise, Pool, Region, padded
 from tombola.graph.trace import traced
 from tombola.models.registry import build_network
 
@@ -39,7 +39,7 @@ class Reference(nn.Module):
 def compute(op: Conv | Linear | Pool | Pointwise, values: dict[str, Tensor]) -> Tensor:
     x = values[op.source]
     if isinstance(op, Conv):
-        y = F.conv2d(x, op.weight, op.bias, op.stride, op.padding, op.dilation, op.groups)
+        y = F.conv2d(padded(x, op), op.weight, op.bias, op.stride, 0, op.dilation, op.groups)
     elif isinstance(op, Linear):
         y = F.linear(x.flatten(1), op.weight, op.bias)
     elif isinstance(op, Pool):
@@ -179,13 +179,14 @@ def test_what_has_no_kernel_stays_and_is_named() -> None:
     ("layer", "shape", "reason"),
     [
         (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), (1, 2, 5, 5), "pad has no kernel"),
-        (nn.Conv2d(2, 2, 2, padding="same"), (1, 2, 5, 5), "uneven padding"),
         (nn.MaxPool2d(2, ceil_mode=True), (1, 2, 5, 5), "ceil_mode"),
         (nn.AvgPool2d(2, padding=1), (1, 2, 4, 4), "mean pooling with padding"),
         (nn.AdaptiveAvgPool2d(2), (1, 2, 5, 5), "unequal sizes"),
         (nn.BatchNorm2d(2, track_running_stats=False), (1, 2, 5, 5), "computes statistics"),
-        (nn.GELU(), (1, 2), "gelu has no kernel"),
-        (nn.Linear(2, 2), (1, 3, 2), "3 dimensions"),
+        (nn.Tanh(), (1, 2), "tanh has no kernel"),
+        (nn.GELU("tanh"), (1, 2), "a GELU that is approximated"),
+        (nn.Linear(2, 2), (1, 3, 2), "more than (N, F)"),
+        (nn.Conv3d(2, 2, 1), (1, 2, 3, 3, 3), "5 dimensions"),
         (nn.Linear(2, 2).double(), (1, 2), "float64"),
     ],
 )
@@ -201,6 +202,7 @@ def test_why_a_layer_stays(layer: nn.Module, shape: tuple[int, ...], reason: str
     [
         (nn.Conv2d(2, 2, 3, padding="same", dilation=2), Conv),
         (nn.Conv2d(2, 2, 3, padding="valid"), Conv),
+        (nn.Conv2d(2, 2, (2, 4), padding="same"), Conv),
         (nn.Conv2d(2, 4, 3, groups=2), Conv),
         (nn.MaxPool2d(3, 2, 1), Pool),
         (nn.AvgPool2d(2), Pool),
@@ -228,6 +230,7 @@ def test_layers_mean_what_they_do(middle: nn.Module, kind: type) -> None:
         (nn.Sigmoid(), Activation("sigmoid")),
         (nn.SiLU(), Activation("silu")),
         (nn.SiLU(inplace=True), Activation("silu")),
+        (nn.GELU(), Activation("gelu")),
         (nn.Hardsigmoid(), Activation("hardsigmoid")),
         (nn.Hardswish(inplace=True), Activation("hardswish")),
     ],
