@@ -190,7 +190,7 @@ VALUES = "torch.export cannot follow it: it depends on the values of a tensor (a
         (Odd(), (2, 6), {VALUES}),
         (Overwriting(), (2, 3, 1, 2), set()),
         (nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (2, 6), {"1"}),
-        (nn.Sequential(nn.Conv1d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2)), (2, 2, 6), {"0"}),
+        (nn.Sequential(nn.Conv3d(2, 3, 3), nn.Flatten(), nn.Linear(12, 2)), (2, 2, 3, 3, 6), {"0"}),
         (nn.Sequential(nn.Linear(6, 4), nn.Softmax(1)).train(), (2, 6), {"1"}),
         (nn.Identity(), (2, 3), set()),
     ],
