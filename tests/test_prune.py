@@ -24,6 +24,7 @@ from tombola.prune.layers import layers_of
 from tombola.prune.sparse_gpt import sparse_gpt
 from tombola.prune.watch import gram_matrices, input_norms, order_of_calls
 from tombola.select.patterns import NM, Block, Element
+from tombola.ticket.example import example_input
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -309,6 +310,7 @@ def test_the_users_model_stays_and_the_ticket_comes_back(tmp_path: Any) -> None:
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in pruned.model.modules())
     pruned.ticket().save(tmp_path / "x.ticket")
+    assert example_input(tb.Ticket.load(tmp_path / "x.ticket"), 3).shape == (3, 2, 6, 6)
     again = tb.Ticket.load(tmp_path / "x.ticket").build(model=model).eval()
     assert torch.equal(again(x), pruned.model(x))
     whole = pruned.ticket(origin=model)

@@ -62,6 +62,14 @@ class Calibration:
     batches: tuple[Inputs, ...]
     loss: Loss
 
+    @property
+    def input_shape(self) -> tuple[int, ...] | None:
+        """The shape of one input without the batch; None where the network is not called with one tensor of floats."""
+        first = self.batches[0]
+        if first.named or len(first.args) != 1 or not isinstance(x := first.args[0], Tensor):
+            return None
+        return tuple(x.shape[1:]) if x.is_floating_point() and x.dim() > 1 else None
+
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x, y).
 

@@ -97,7 +97,9 @@ def prune(
     }
     if turned := sorted(transposed(network) & mask.keys()):
         told["transposed"] = turned  # for a random control in the same pattern
-    return Pruned(network.train(own.training), mask, rows_of(mask, local), error, renewed, told)
+    return Pruned(
+        network.train(own.training), mask, rows_of(mask, local), error, renewed, told, data and data.input_shape
+    )
 
 
 def _mask(
@@ -111,8 +113,8 @@ def _mask(
         return reconstruct_(network, chosen, data, how.density, how.pattern)
     scores = criterion_of(how.criterion)(Probe(network, chosen, data, seed).context())
     if isinstance(how.pattern, Heads):
-        assert isinstance(how.density, float | int)
-        return choose_heads(scores, network, chosen, how.density, how.scope)
+        assert not isinstance(how.density, Mapping | None)
+        return choose_heads(scores, network, chosen, float(how.density), how.scope)
     return choose(scores, chosen, how.density, how.scope, how.pattern, generator(seed, "fill"))
 
 

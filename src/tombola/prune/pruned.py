@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,8 @@ class Pruned:
     """A pruned copy of a network, its mask, and what it cost; `str` gives the table.
 
     `error`: that of the network's own output on the calibration data; None without any. `norms`: layers whose
-    statistics were estimated anew. `how`: the settings, JSON-able.
+    statistics were estimated anew. `how`: the settings, JSON-able. `input_shape`: of one input, where the network takes
+    one tensor; the ticket records it, so that `deploy` need not be told.
     """
 
     model: nn.Module
@@ -46,6 +48,7 @@ class Pruned:
     error: float | None
     norms: int
     how: Mapping[str, Any]
+    input_shape: tuple[int, ...] | None = None
 
     def ticket(self, *, origin: nn.Module | None = None, network: NetworkSpec | None = None) -> Ticket:
         """The mask and the weights as one ticket, to be saved, built and deployed.
@@ -55,10 +58,13 @@ class Pruned:
                 searches that go on need; without it the file is small, and for running and fine-tuning only.
             network: what it is built by, where it has a name; else `Ticket.build` takes `model=`.
         """
-        start = Origin.stored(unwrap(self.model if origin is None else origin), network=network)
+        final = _on_cpu(self.model)
+        start = Origin.stored(final if origin is None else _on_cpu(unwrap(origin)), network=network)
         size = sum(parameter.numel() for parameter in parameters_by_name(self.model).values())
-        told = {"method": {"name": "prune", **self.how}, "parameters": size, "versions": versions()}
-        whole = Ticket.from_models(origin=start, mask=self.mask, final_state=self.model.state_dict(), provenance=told)
+        told: dict[str, Any] = {"method": {"name": "prune", **self.how}, "parameters": size, "versions": versions()}
+        if self.input_shape is not None:
+            told["input_shape"] = list(self.input_shape)
+        whole = Ticket.from_models(origin=start, mask=self.mask, final_state=final.state_dict(), provenance=told)
         return whole if origin is not None else whole.without_origin()
 
     def held(self) -> Hold:
@@ -77,6 +83,12 @@ class Pruned:
         note = "output error = |before - after|² / |before|², a layer's for the inputs that it had before"
         renewed = f"; {formats.plural(self.norms, 'norm')} with new statistics" if self.norms else ""
         return "\n".join([*formats.ruled(rows, left=(0, 1)), note + renewed])
+
+
+def _on_cpu(model: nn.Module) -> nn.Module:
+    """The model, or a copy where it is elsewhere, whose tied weights stay tied."""
+    there = all(tensor.device.type == "cpu" for tensor in (*model.parameters(), *model.buffers()))
+    return model if there else copy.deepcopy(model).to("cpu")
 
 
 def rows_of(mask: Mask, errors: Mapping[str, float]) -> tuple[PrunedLayer, ...]:
