@@ -242,6 +242,23 @@ def test_torchs_attention_by_heads_and_by_inputs(more: dict[str, int]) -> None:
         assert tb.prune(model, [batch], density=0.5, criterion=criterion).mask.density == pytest.approx(0.5, abs=0.01)
 
 
+def test_coupled_channels_go_together() -> None:
+    model, x = network(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 4, 3)), drawn(8, 2, 7, 7)
+    with torch.no_grad():
+        model[0].weight[:3] *= 0.01
+        model[3].weight[:, :3] *= 0.01
+    for criterion in ("magnitude", "wanda"):
+        mask = tb.prune(model, x, density=0.5, pattern="channel", criterion=criterion).mask
+        last = [False] * 3 + [True] * 3
+        assert mask["0.weight"].flatten(1).all(1).tolist() == mask["1.bias"].tolist() == mask["0.bias"].tolist() == last
+        assert mask["3.weight"].all(0).flatten(1).all(1).tolist() == last
+        assert bool(mask["3.weight"][:, 3:].all())
+    rows = tb.prune(model, x, density={"0.weight": 0.5}, pattern="channel").mask
+    assert list(rows) == ["0.weight", "3.weight"]
+    assert rows["0.weight"].flatten(1).all(1).tolist() == last
+    assert bool(rows["3.weight"].all())
+
+
 def test_what_the_last_projection_takes_in_is_seen() -> None:
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
@@ -407,6 +424,7 @@ class Apart(nn.Module):
         (Apart(), drawn(4, 3), {"density": 0.5, "criterion": "wanda"}, "never reach 'unused.weight'"),
         (Apart(), drawn(4, 3), {"density": 0.5, "criterion": "sparse_gpt"}, "never reach 'unused.weight'"),
         (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "pattern": "head"}, "finds no attention layer"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "pattern": "channel"}, "pattern channel needs calibration data"),
         (nn.Linear(3, 2), None, {"density": 0.5, "scope": "rows"}, "did you mean row"),
         (nn.Linear(3, 2), None, {"density": 0.5, "scope": "row", "pattern": "block:2"}, "scope 'row' is for pattern"),
         (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "criterion": "sparse_gpt", "pattern": "channel"}, "goes with"),

@@ -12,8 +12,9 @@ from tombola.errors import TombolaError
 from tombola.fields import check_counts, checked
 from tombola.hold import release
 from tombola.mask import Mask
-from tombola.parameters import resolve, transposed, unwrap
+from tombola.parameters import prunable, resolve, transposed, unwrap
 from tombola.prune.calibration import Calibration, Data, read
+from tombola.prune.channels import prune_channels
 from tombola.prune.choose import choose
 from tombola.prune.heads import Heads, choose_heads
 from tombola.prune.how import How, how_of
@@ -26,7 +27,7 @@ from tombola.prune.reconstruct import reconstruct_
 from tombola.rng.seeds import checked_seed, generator
 from tombola.select.criteria import Criterion
 from tombola.select.criteria import criterion as criterion_of
-from tombola.select.patterns import Pattern
+from tombola.select.patterns import Channel, Pattern
 
 
 @checked
@@ -60,8 +61,9 @@ def prune(
             pruned ones, layer by layer.
         scope: "row" (every output row holds the density, to one weight), "layer" or "global"; by default "row" for
             wanda with single weights, else "layer".
-        pattern: "element", "block:V", "N:M", "channel" (all where rows are outputs, in every kind of layer) or "head":
-            whole attention heads, of which the density is a fraction; other layers stay whole.
+        pattern: "element", "block:V" or "N:M", where rows are outputs in every kind of layer; "channel": channels with
+            all that is coupled to them, as of `prune_channels`, or, at densities by layer, rows of each layer;
+            "head": whole attention heads, of which the density is a fraction; other layers stay whole.
         include, exclude: as in `prunable`.
         samples: at most so many examples, by whole batches; by default 512 of a data set, else all.
         loss: of (output, labels) for criteria of gradients; by default the data set's, else cross-entropy.
@@ -97,9 +99,8 @@ def prune(
     }
     if turned := sorted(transposed(network) & mask.keys()):
         told["transposed"] = turned  # for a random control in the same pattern
-    return Pruned(
-        network.train(own.training), mask, rows_of(mask, local), error, renewed, told, data and data.input_shape
-    )
+    shape = None if data is None else data.input_shape
+    return Pruned(network.train(own.training), mask, rows_of(mask, local), error, renewed, told, shape)
 
 
 def _mask(
@@ -112,10 +113,28 @@ def _mask(
             raise TombolaError("sparse_gpt needs calibration data; give batches of inputs")
         return reconstruct_(network, chosen, data, how.density, how.pattern)
     scores = criterion_of(how.criterion)(Probe(network, chosen, data, seed).context())
+    if isinstance(how.pattern, Channel) and not isinstance(how.density, Mapping | None):
+        return _channels(network, layers, data, None if how.criterion == "magnitude" else scores, how)
     if isinstance(how.pattern, Heads):
         assert not isinstance(how.density, Mapping | None)
         return choose_heads(scores, network, chosen, float(how.density), how.scope)
     return choose(scores, chosen, how.density, how.scope, how.pattern, generator(seed, "fill"))
+
+
+def _channels(
+    network: nn.Module,
+    layers: Mapping[str, Layer],
+    data: Calibration | None,
+    scores: Mapping[str, Tensor] | None,
+    how: How,
+) -> Mask:
+    """Channels that are coupled, as one; of excluded layers all outputs stay."""
+    if data is None:
+        raise TombolaError("pattern channel needs calibration data, to see which channels are coupled; give a batch")
+    assert how.density is not None
+    first, left = data.batches[0], [name for name in prunable(network) if name not in layers]
+    named, density, scope = dict(first.named) or None, how.density, how.scope
+    return prune_channels(network, *first.args, named=named, density=density, scope=scope, scores=scores, exclude=left)
 
 
 def _copied(model: nn.Module) -> nn.Module:

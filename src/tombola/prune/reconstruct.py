@@ -30,7 +30,7 @@ def reconstruct_(
 
     The calibration data go through the network once for each group of layers that take in the same tensor, up to the
     group. Held at a time are the matrices of one group, inputs² float64 for each of its layers (and for each group of a
-    convolution), at most 512 MB for each layer, and about as much again to invert one. A layer of more than 8,192
+    convolution), at most 128 MB for each layer, and about as much again to invert one. A layer of more than 4,096
     inputs is cut into parts, none of which makes up for another.
 
     Raises:

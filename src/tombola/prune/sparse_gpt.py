@@ -18,8 +18,8 @@ from tombola.select.select import selection
 
 BLOCK = 128
 """Columns between two selections; what their pruning does to the columns after them is applied at once."""
-LARGEST = 2**26
-"""Numbers in a layer's matrices, at most: 512 MB in float64, which 8,192 inputs take."""
+LARGEST = 2**24
+"""Numbers in a layer's matrices, at most: 128 MB in float64, which 4,096 inputs take."""
 DAMPING = 0.01
 """Of the mean of H's diagonal, added to it."""
 
