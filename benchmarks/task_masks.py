@@ -5,7 +5,7 @@
 
 `mnist`: three tasks on one random LeNet-300-100 (SupSup, Wortsman et al. 2020), 10,000 images each: digits; the same
 with permuted pixels; parity, on pixels of another permutation. `crepe`: three tasks on the trained CREPE tiny, from
-tones that a generator draws: octave, tone or noise alone, waveform; all share its first two layers whole. Every task
+tones that a generator draws: waveform, tone or noise alone, octave; all share its first two layers whole. Every task
 has a head of its own. The arms:
 
 - mask: edge-popup learns which half of each layer's weights is kept, and the head is trained beside;
@@ -208,7 +208,7 @@ def crepe(examples: int) -> Setting:
         drawn[label] = [backbone.stem(sound) for sound in sounds], labels
     tasks = {
         name: Task(*[(sound[int(name == "tone or noise")], labels[name]) for sound, labels in drawn.values()])
-        for name in ("octave", "tone or noise", "waveform")
+        for name in ("waveform", "tone or noise", "octave")
     }
     head, shared = "crepe.classifier", ("crepe.conv1.*", "crepe.conv2.*")
     return Setting(backbone, headed(backbone, head), head, tasks, shared, epochs=4, batch=16)
@@ -350,7 +350,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("setting", choices=("mnist", "crepe"))
     parser.add_argument("--data_root", default="data", help="folder with MNIST")
-    parser.add_argument("--examples", type=int, default=400, help="tones to train on")
+    parser.add_argument("--examples", type=int, default=200, help="tones to train on")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", type=Path, default=None, help="where the figures go, after every training")
     options = parser.parse_args()

@@ -31,6 +31,7 @@ import sparse_descent
 import speed
 import stopping
 import supermasks
+import tasks
 import verdict
 import zhou
 import zhou_untrained
@@ -47,6 +48,7 @@ PAGES = (
     "docs/deconstructing.md",
     "docs/early-bird.md",
     "docs/other-ways.md",
+    "docs/tasks.md",
     "docs/sparse-double-descent.md",
     "docs/verdict.md",
     "docs/geometry.md",
@@ -72,6 +74,7 @@ PARTS = (
     early_bird,
     stopping,
     other_ways,
+    tasks,
     geometry,
     initialisations,
     sparse_descent,

@@ -74,6 +74,7 @@ GIVEN = {
         "All learn by Adam at 0.1",
         "edge-popup by SGD at 0.4",
     ),
+    "docs/tasks.md": ("torchvision's ResNet-18, of 11.7 million weights",),
     "docs/deploy.md": ("Where the weights of a row are ± one number",),
 }
 
