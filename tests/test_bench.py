@@ -69,9 +69,10 @@ def test_half_precision_is_no_baseline() -> None:
 def test_int8_rounds_weights_and_activations() -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    layer = nn.Linear(64, 32, bias=False).eval()
-    work = Workload(layer, (torch.linspace(-1, 1, 64)[None],), 1)
+    layer, root = nn.Linear(64, 32, bias=False).eval(), logging.getLogger()
+    work, before = Workload(layer, (torch.linspace(-1, 1, 64)[None],), 1), (root.level, root.handlers[:])
     content = quantised(work.onnx, [x.numpy() for x in work.inputs])
+    assert (root.level, root.handlers) == before
     assert len(content) < len(work.onnx) - 2 * layer.weight.numel()
     found = torch.as_tensor(ENGINES[INT8](work)()[0])  # type: ignore[index]
     # to the nearest of 256 levels over the range of inputs and outputs, of 127 over that of a row's weights

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +30,7 @@ def quantised(content: bytes, inputs: Sequence[NDArray[Any]]) -> bytes:
     import onnxruntime as runtime
     from onnxruntime.quantization import quantize_static
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         folded, small = Path(folder, "folded.onnx"), Path(folder, "int8.onnx")
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -41,6 +43,19 @@ def quantised(content: bytes, inputs: Sequence[NDArray[Any]]) -> bytes:
         # of 8 bits, sums of two products overflow 16 bits on processors without VNNI: the tools' reduced range is 7
         quantize_static(network, small, _Calls(feed), per_channel=True, reduce_range=True)
         return small.read_bytes()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The tools warn through the root logger, and give it a handler where it has none."""
+    root = logging.getLogger()
+    level, handlers = root.level, root.handlers[:]
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.handlers[:] = handlers
 
 
 class _Calls:
