@@ -188,7 +188,7 @@ def _show_layers(screen: Screen, outcomes: Sequence[Outcome]) -> None:
         ]
         screen.table(("layer", "weight", "dense ms", *(str(outcome.case) for outcome in outcomes)), rows, left=(0, 1))
         screen.line(
-            "each layer alone, in its fastest round: torch over sparse kernels; the whole also has what lies between layers"
+            "each layer alone, in its fastest round: torch over sparse kernels; the whole has what lies between too"
         )
     for name, reason in (outcomes[0].left or {}).items():
         screen.line(f"stays with torch: {name}: {reason}")
