@@ -162,7 +162,7 @@ def _mutated(parent: Counts, sizes: Mapping[str, int], settings: Evolution, draw
         giver = _below(len(names), draw)
         taker = (giver + 1 + _below(len(names) - 1, draw)) % len(names)
         most = min(child[names[giver]] - 1, sizes[names[taker]] - child[names[taker]])
-        part = 2.0 ** -(2 + 4 * float(torch.rand((), generator=draw, dtype=torch.float64)))
+        part = 2.0 ** -(2 + 4 * float(torch.rand((), generator=draw, dtype=torch.float64, device="cpu")))
         moved = min(most, math.ceil(part * most))
         child[names[giver]] -= moved
         child[names[taker]] += moved
@@ -170,4 +170,4 @@ def _mutated(parent: Counts, sizes: Mapping[str, int], settings: Evolution, draw
 
 
 def _below(count: int, draw: torch.Generator) -> int:
-    return int(torch.randint(count, (), generator=draw))
+    return int(torch.randint(count, (), generator=draw, device="cpu"))

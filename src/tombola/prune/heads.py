@@ -101,7 +101,7 @@ def choose_heads(
 
 
 def _mean_by_unit(attention: Attention, scores: Mapping[str, Tensor], layers: Mapping[str, Layer]) -> Tensor:
-    sums = torch.zeros(attention.heads, dtype=torch.float64)
+    sums = torch.zeros(attention.heads, dtype=torch.float64, device="cpu")
     counts = torch.zeros_like(sums)
     for name in (*attention.rows, *attention.columns):
         unit = attention.unit_of(layers[name]).flatten().cpu()
@@ -154,7 +154,7 @@ def _by_names(
 
 def _units(heads: int, size: int) -> Tensor:
     """0 0 0 1 1 1 ...: the head of each of `size` features."""
-    return torch.arange(heads).repeat_interleave(size // heads)
+    return torch.arange(heads, device="cpu").repeat_interleave(size // heads)
 
 
 def _number(module: nn.Module, names: tuple[str, ...]) -> int | None:

@@ -52,7 +52,7 @@ class Probe:
     def batches(self, count: int) -> list[Batch]:
         """The first batches (x, y); where there are no labels, y is empty."""
         given = self._given().batches[: max(count, 1)]
-        empty = torch.empty(0, device="cpu")
+        empty = torch.empty(0, dtype=torch.float32, device="cpu")
         return [(batch_of_one(batch), empty if batch.target is None else batch.target) for batch in given]
 
     def loss(self, at: At, batches: int) -> float:

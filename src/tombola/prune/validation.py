@@ -38,7 +38,7 @@ class Validation:
         with watching(model):
             for batch in self._data.batches:
                 assert batch.target is not None
-                values = torch.as_tensor(self._metric(_scores(batch.call(model)), batch.target))
+                values = torch.as_tensor(self._metric(_scores(batch.call(model)), batch.target), device="cpu")
                 hits += float(values.double().mean()) * batch.size
                 count += batch.size
         return hits / count
