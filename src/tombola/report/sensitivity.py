@@ -13,8 +13,8 @@ from tombola.results.sensitivity import ACCURACY, Sensitivity
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_ROW, _REST = 0.17, 1.1
-"""Heights in inches: of a layer, and of all else."""
+_ROW, _REST, _LEAST = 0.17, 1.1, 2.1
+"""Heights in inches: of a layer, of all else, and what the words beside the scale need."""
 
 
 def sensitivity_figure(found: Sensitivity) -> Figure:
@@ -25,7 +25,7 @@ def sensitivity_figure(found: Sensitivity) -> Figure:
     shares = 100 * np.asarray([losses[layer.name] for layer in found.layers], dtype=float)
     shown = np.clip(np.nan_to_num(shares, nan=math.inf), 0, 100)
     with style.styled():
-        figure = style.new_figure(_REST + _ROW * len(found.layers))
+        figure = style.new_figure(max(_LEAST, _REST + _ROW * len(found.layers)))
         axes = figure.add_subplot()
         drawn = axes.imshow(shown, cmap="viridis", vmin=0, aspect="auto", interpolation="none")
         axes.grid(visible=False)
