@@ -36,7 +36,7 @@ def main() -> None:
     given = parser.parse_args()
     task = TASKS[given.task]()
     rows = Rows(given.out / f"{given.task}.json", task)
-    rows.row("dense", lambda: {"score": task.score(task.model)} | sizes(task.model))
+    rows.row("dense", lambda: {"score": task.score(task.model)} | checkpoint(task.model))
     for density in map(float, given.densities.split(",")):
         for criterion in given.criteria.split(","):
             rows.row(f"{density} {criterion}", lambda d=density, c=criterion: one_shot(task, d, c))
@@ -67,7 +67,7 @@ class Rows:
 
 def one_shot(task: Task, density: float, criterion: str) -> dict[str, Any]:
     pruned = tb.prune(task.model, task.calibration, density=density, criterion=criterion)
-    return {"score": task.score(pruned.model)} | sizes(pruned.model)
+    return {"score": task.score(pruned.model)} | files(task, pruned.model)
 
 
 def trained_on(task: Task, density: float, criterion: str, steps: int) -> dict[str, Any]:
@@ -83,11 +83,27 @@ def trained_on(task: Task, density: float, criterion: str, steps: int) -> dict[s
             task.loss(model, draw).backward()
             optimizer.step()
             schedule.step()
-    return {"score": task.score(model)} | sizes(model)
+    return {"score": task.score(model)} | files(task, model)
 
 
-def sizes(model: nn.Module) -> dict[str, int]:
-    """Bytes of its checkpoint, plain and compressed, of its ticket, and the bound of what a ticket can take."""
+def files(task: Task, model: nn.Module) -> dict[str, Any]:
+    """Bytes of its checkpoint, and of its ticket with each kind of values; what it scores with values in int8.
+
+    `bound`: of each tensor the entropy of its mask, and its nonzero values as they are.
+    """
+    found: dict[str, Any] = checkpoint(model)
+    ticket = tb.pack(model)
+    with tempfile.TemporaryDirectory() as folder:
+        for values in ("float32", "float16", "int8"):
+            path = Path(folder) / f"{values}.ticket"
+            ticket.save(path, None if values == "float32" else values)
+            found[f"ticket_{values}"] = path.stat().st_size
+        found["score_int8"] = task.score(tb.Ticket.load(path).build(model=task.model).eval())
+    return found | {"bound": bound(model)}
+
+
+def checkpoint(model: nn.Module) -> dict[str, int]:
+    """Bytes of its checkpoint, plain and compressed."""
     buffer = io.BytesIO()
     torch.save(model.state_dict(), buffer)
     plain = buffer.getvalue()
@@ -98,16 +114,6 @@ def sizes(model: nn.Module) -> dict[str, int]:
         pass
     else:
         found["zstd"] = len(zstandard.compress(plain, 3))
-    masked = [p for p in model.parameters() if p.dim() > 1]
-    if not any(bool((p == 0).any()) for p in masked):
-        return found
-    ticket = tb.pack(model)
-    with tempfile.TemporaryDirectory() as folder:
-        for values in (None, "float16", "int8"):
-            path = Path(folder) / f"{values}.ticket"
-            ticket.save(path, values)
-            found[f"ticket_{values or 'float32'}"] = path.stat().st_size
-    found["bound"] = bound(model)
     return found
 
 

@@ -134,10 +134,16 @@ def prune_to(
             density) or "evolution" (EvoPress: from the first, weights move between layers at the same total). Where
             the criterion is sparse_gpt, layers are compared by magnitude.
         evolution: settings of the last.
-        criterion, pattern, include, exclude, samples, seed: as of `tb.prune`.
+        criterion: as of `tb.prune`.
+        pattern: as of `tb.prune`.
+        include: as of `tb.prune`.
+        exclude: as of `tb.prune`.
+        samples: as of `tb.prune`.
+        seed: as of `tb.prune`.
         lowest: no density below it is tried.
         trials: at most so many densities are tried.
-        clock, progress: for `faster`, what says how long runs take; shows how far it has come.
+        clock: for `faster`, what says how long runs take.
+        progress: shows how far it has come.
 
     Raises:
         TombolaError: none or several budgets, one out of range, no labels for accuracy, N:M, which fixes the density.

@@ -64,7 +64,8 @@ def prune(
         pattern: "element", "block:V" or "N:M", where rows are outputs in every kind of layer; "channel": channels with
             all that is coupled to them, as of `prune_channels`, or, at densities by layer, rows of each layer;
             "head": whole attention heads, of which the density is a fraction; other layers stay whole.
-        include, exclude: as in `prunable`.
+        include: as in `prunable`.
+        exclude: as in `prunable`.
         samples: at most so many examples, by whole batches; by default 512 of a data set, else all.
         loss: of (output, labels) for criteria of gradients; by default the data set's, else cross-entropy.
         norms: estimate the running statistics of norms anew, from the calibration data, in the pruned network.

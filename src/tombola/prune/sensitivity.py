@@ -42,7 +42,12 @@ def sensitivity(
         calibration: as of `tb.prune`. Accuracy is that on a data set's validation examples, or on the batches.
         densities: fractions of a layer's weights kept, in (0, 1].
         measure: "accuracy", which needs labels, or "output_error"; None: accuracy where there are labels.
-        criterion, pattern, include, exclude, samples, seed: as of `tb.prune`; N:M fixes its density.
+        criterion: as of `tb.prune`.
+        pattern: as of `tb.prune`; N:M fixes its density.
+        include: as of `tb.prune`.
+        exclude: as of `tb.prune`.
+        samples: as of `tb.prune`.
+        seed: as of `tb.prune`.
         progress: shows how far it has come.
 
     Raises:
