@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -65,6 +66,7 @@ def test_a_layer_that_does_nothing_is_flat(trained: Trained) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert "first.weight" in str(found)
     assert "50 %" in str(found)
+    assert ",," not in str(tb.sensitivity(model, batch[0], densities=[0.5]))
 
 
 def test_output_error_by_hand() -> None:
@@ -93,6 +95,26 @@ def test_a_sensitivity_that_makes_no_sense_is_refused(trained: Trained, options:
     model, batch = trained
     with pytest.raises(TombolaError, match=words):
         tb.sensitivity(model, [batch], **options)
+
+
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    layer = nn.Linear(3, 2)
+    layer.lock = threading.Lock()  # type: ignore[assignment]
+    for call in (tb.sensitivity, lambda *given: tb.prune_to(*given, file="1kB")):
+        with pytest.raises(TombolaError, match="the model cannot be copied"):
+            call(layer, torch.ones(2, 3))
+
+
+def test_an_error_that_is_no_number_is_said_without_a_unit() -> None:
+    found = tb.sensitivity(nn.Linear(3, 2), torch.full((2, 3), math.nan), densities=[0.5])
+    assert "not a number" in str(found)
+    assert "not a number %" not in str(found)
+
+
+def test_accuracy_needs_labels_that_are_classes(trained: Trained) -> None:
+    model, (x, y) = trained
+    with pytest.raises(TombolaError, match="labels are float32, and accuracy compares classes; give whole numbers"):
+        tb.prune_to(model, [(x, y.float())], keep_accuracy=1.0)
 
 
 def test_accuracy_needs_labels(trained: Trained) -> None:
@@ -212,8 +234,12 @@ def test_the_nearest_of_those_that_fall_short() -> None:
     assert nearest(list(bisected(hundredfold, never, 0.01, 20)), never).density > 0.95
 
 
-def test_what_is_met_at_the_lowest_is_not_searched_further() -> None:
-    assert list(bisected(hundredfold, Line(least=0.5), 0.01, 20)) == [Trial(0.01, 1.0, True)]
+def test_accuracy_is_looked_for_from_the_dense_end() -> None:
+    assert [trial.density for trial in bisected(hundredfold, Line(least=90), 0.2, 3)] == pytest.approx([0.6, 0.8, 0.9])
+    for least in (45, 70, 90):  # four trials find a density that keeps it
+        assert nearest(list(bisected(hundredfold, Line(least=least), 0.01, 4)), Line(least=least)).met
+    easy = Line(least=0.5)  # met at the lowest: the search ends beside it
+    assert nearest(list(bisected(hundredfold, easy, 0.01, 20)), easy).density < 0.0103
 
 
 def test_accuracy_is_kept(trained: Trained) -> None:
@@ -307,6 +333,7 @@ def test_evolution_reaches_no_less_at_the_same_size(trained: Trained) -> None:
         ({"file": "1kB", "pattern": "2:4"}, "pattern 2:4 fixes the density"),
         ({"file": "1kB", "allocation": "guess"}, "unknown allocation 'guess'"),
         ({"file": "1kB", "lowest": 0}, "lowest is 0 and trials 8"),
+        ({"file": "1kB", "trials": 0}, "lowest is 0.01 and trials 0"),
         ({"keep_accuracy": 1}, "there are no labels to be accurate on"),
         ({"faster": 2, "engine": "abacus"}, "unknown engine 'abacus'"),
     ],

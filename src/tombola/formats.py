@@ -53,7 +53,10 @@ def number(value: float, decimals: int, *, sign: bool = False) -> str:
 
 def percent(fraction: float | None, decimals: int = 2, *, sign: bool = False) -> str:
     """A fraction as percent: 0.98123 -> "98.12 %"."""
-    return MISSING if fraction is None else f"{number(100 * fraction, decimals, sign=sign)} %"
+    if fraction is None:
+        return MISSING
+    shown = number(100 * fraction, decimals, sign=sign)
+    return f"{shown} %" if math.isfinite(fraction) else shown
 
 
 def density(fraction: float | None) -> str:

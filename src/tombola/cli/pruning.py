@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 NETWORK = Group("network", ModelSpec, {"args": "model_args"}, skip=("name", "init"))
 
+MODEL = "one of Tombola's networks, torchvision/NAME, timm/NAME, or an import path of a constructor"
 _SETTINGS = ("density", "criterion", "scope", "pattern", "samples", "norms", "seed")
 
 
@@ -33,7 +34,7 @@ def verbs() -> list[Verb]:
 
 
 def _add(parser: ArgumentParser) -> None:
-    parser.add_argument("model", type=str, help="one of Tombola's networks, or an import path of a constructor")
+    parser.add_argument("model", type=str, help=MODEL)
     NETWORK.add(parser)
     DATA.add(parser)
     group = parser.add_argument_group("pruning")

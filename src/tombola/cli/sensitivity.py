@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.pruning import NETWORK, listed, started
+from tombola.cli.pruning import MODEL, NETWORK, listed, started
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA
 from tombola.cli.verb import Verb
@@ -24,7 +24,7 @@ def verbs() -> list[Verb]:
 
 
 def _add(parser: ArgumentParser) -> None:
-    parser.add_argument("model", type=str, help="one of Tombola's networks, or an import path of a constructor")
+    parser.add_argument("model", type=str, help=MODEL)
     NETWORK.add(parser)
     DATA.add(parser)
     group = parser.add_argument_group("sensitivity")

@@ -216,21 +216,27 @@ def prune_to(
 
 
 def bisected(value_at: Callable[[float], float], goal: Goal, lowest: float, trials: int) -> Iterator[Trial]:
-    """Densities tried, first the lowest, then halving in the logarithm where the budget begins or ceases to be met."""
+    """Densities tried, halving where the budget begins or ceases to be met.
+
+    Of a speed or size the lowest comes first, which says whether it can be met, and halving is in the logarithm.
+    Accuracy that is kept is looked for from the dense end, in equal steps, so that few trials find a density that does.
+    """
     low, high = lowest, 1.0
 
     def trial(density: float) -> Trial:
         value = value_at(density)
         return Trial(density, value, goal.short(value) <= 0)
 
-    first = trial(low)
-    yield first
-    if first.met != goal.sparser_helps:
-        return  # nothing sparser is tried, and nothing denser is better
-    for _ in range(trials - 1):
+    if goal.sparser_helps:
+        first = trial(low)
+        yield first
+        if not first.met:
+            return  # nothing sparser is tried
+        trials -= 1
+    for _ in range(trials):
         if high < _CLOSE * low:
             return
-        middle = trial(math.sqrt(low * high))
+        middle = trial(math.sqrt(low * high) if goal.sparser_helps else (low + high) / 2)
         yield middle
         if middle.met == goal.sparser_helps:
             low = middle.density

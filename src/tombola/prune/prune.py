@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
@@ -10,12 +9,12 @@ from torch import Tensor, nn
 from tombola.data.task import Loss
 from tombola.errors import TombolaError
 from tombola.fields import check_counts, checked
-from tombola.hold import release
 from tombola.mask import Mask
 from tombola.parameters import prunable, resolve, transposed, unwrap
 from tombola.prune.calibration import Calibration, Data, read
 from tombola.prune.channels import prune_channels
 from tombola.prune.choose import choose
+from tombola.prune.copies import copied
 from tombola.prune.heads import Heads, choose_heads
 from tombola.prune.how import How, how_of
 from tombola.prune.layers import Layer, layers_of
@@ -84,7 +83,7 @@ def prune(
     own = unwrap(model)
     how = how_of(criterion, density, scope, pattern)
     check_counts(samples=samples)
-    network = _copied(own)
+    network = copied(own)
     layers = layers_of(network, include, exclude)
     data = None if calibration is None else read(calibration, network, samples, loss, checked_seed(seed))
     mask = Mask(
@@ -138,18 +137,6 @@ def _channels(
     return prune_channels(network, *first.args, named=named, density=density, scope=scope, scores=scores, exclude=left)
 
 
-def _copied(model: nn.Module) -> nn.Module:
-    try:
-        copied = copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
-        raise TombolaError(
-            f"the model cannot be copied ({str(error).splitlines()[0]}); make what was attached to it plain first, "
-            "e.g. with torch.nn.utils.prune.remove"
-        ) from None
-    release(copied)
-    return copied
-
-
 def _named(layers: Mapping[str, Layer], density: float | Mapping[str, float] | None) -> dict[str, Layer]:
     """The layers that a mapping of densities names; else all."""
     if not isinstance(density, Mapping):
@@ -164,4 +151,4 @@ def _errors(
 ) -> tuple[dict[str, float], float | None]:
     if data is None:
         return {}, None
-    return output_errors(_copied(before), after, layers, data)
+    return output_errors(copied(before), after, layers, data)

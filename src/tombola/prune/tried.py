@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -10,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
-from tombola.hold import release
 from tombola.parameters import unwrap
 from tombola.prune.calibration import Data, read
 from tombola.prune.choose import choose
+from tombola.prune.copies import copied
 from tombola.prune.how import how_of
 from tombola.prune.layers import Layer, layers_of
 from tombola.prune.measure import Error
@@ -52,14 +51,14 @@ class Tried:
         samples: int | None = None,
         seed: int = 0,
     ) -> None:
-        how = how_of(criterion, 1.0, None, parse_pattern(pattern))
+        form = parse_pattern(pattern)
+        how = how_of(criterion, None if isinstance(form, NM) else 1.0, None, form)
         if how.rebuilds:
             raise TombolaError("sparse_gpt has no scores to try densities by; take magnitude or wanda for that")
-        self.network = copy.deepcopy(unwrap(model))
-        release(self.network)
+        self.network = copied(unwrap(model))
         self.layers: Mapping[str, Layer] = layers_of(self.network, include, exclude)
         self.data = read(data, self.network, samples, None, checked_seed(seed))
-        self._pattern, self._scope = parse_pattern(pattern), how.scope
+        self._pattern, self._scope = form, how.scope
         self._fill = generator(seed, "fill")
         self._weights = {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
         self._scores = criterion_of(criterion)(Probe(self.network, self.layers, self.data, seed).context())

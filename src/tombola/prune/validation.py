@@ -30,6 +30,8 @@ class Validation:
     def __init__(self, data: Calibration, metric: Loss = accuracy) -> None:
         if not labelled(data):
             raise TombolaError("there are no labels to be accurate on; give batches (x, y), or a data set")
+        if floats := [kind for batch in data.batches if (kind := _kind(batch.target)).is_floating_point]:
+            raise TombolaError(f"labels are {str(floats[0])[6:]}, and accuracy compares classes; give whole numbers")
         self._data, self._metric = data, metric
 
     def of(self, model: nn.Module) -> float:
@@ -73,6 +75,11 @@ def validation_of(given: Data, model: nn.Module, calibration: Calibration) -> Va
 def labelled(data: Calibration) -> bool:
     """Whether every batch has labels."""
     return all(batch.target is not None for batch in data.batches)
+
+
+def _kind(target: Tensor | None) -> torch.dtype:
+    assert target is not None
+    return target.dtype
 
 
 def _scores(output: object) -> Tensor:

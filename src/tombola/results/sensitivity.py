@@ -47,8 +47,7 @@ class Sensitivity:
         heads = [formats.density(density).replace(".00", "") for density in self.densities]
         rows = [("layer", "weights", *heads)]
         rows += [(one.name, formats.count(one.weights), *map(formats.percent, one.values)) for one in self.layers]
-        what = (
-            "accuracy" if self.measure == ACCURACY else "error of the network's output, |before - after|² / |before|²,"
-        )
+        error = "error of the network's output, |before - after|² / |before|²"
+        what = "accuracy" if self.measure == ACCURACY else error
         whole = f"; {formats.percent(self.dense)} with all whole" if self.measure == ACCURACY else ""
         return "\n".join([*formats.aligned(rows), "", f"{what}, that share kept of one layer's weights{whole}"])
