@@ -259,6 +259,12 @@ def test_what_cannot_be_is_one_line() -> None:
     with pytest.raises(TombolaError, match="no prunable weight"):
         tb.Gradual(nn.Embedding(3, 4), 0.5)
     pruner = tb.Gradual(model, 0.5, SCHEDULE)
+    with pytest.raises(TombolaError, match="step was given a list; give it optimisers, one after another"):
+        pruner.step([adam(model)])  # type: ignore[arg-type]
+    with pytest.raises(TombolaError, match="the state has format None"):
+        pruner.load_state_dict({})
+    with pytest.raises(TombolaError, match="the state is None; give what state_dict gave"):
+        pruner.load_state_dict(None)  # type: ignore[arg-type]
     with pytest.warns(UnfinishedScheduleWarning, match="after 0 steps the density is 1"):
         pruner.finish()
     with pytest.raises(TombolaError, match="finished"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -404,6 +405,22 @@ class Apart(nn.Module):
         return self.used(x)
 
 
+class Diverged(nn.Linear):
+    """A weight that is no number."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.weight.data[0, 1] = float("nan")
+
+
+class Locked(nn.Linear):
+    """A layer that keeps what cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+        self.lock = threading.Lock()
+
+
 @pytest.mark.parametrize(
     ("model", "data", "settings", "words"),
     [
@@ -417,6 +434,12 @@ class Apart(nn.Module):
         (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "wanda"}, "needs calibration data"),
         (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "sparse_gpt"}, "needs calibration data"),
         (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "criterion": "snip"}, "needs labels"),
+        (nn.Linear(3, 2), [(drawn(1, 3), torch.tensor([2]))], {"density": 1, "criterion": "taylor"}, "loss refuses"),
+        (nn.Linear(3, 2), [(drawn(2, 3), torch.tensor([0]))], {"density": 0.5, "criterion": "snip"}, r"shape \(1,\)"),
+        (nn.Linear(3, 2), drawn(4, 3) / 0, {"density": 0.5, "criterion": "wanda"}, "what 'weight' takes in .* inf"),
+        (nn.Linear(3, 2), 0 * drawn(4, 3) / 0, {"density": 0.5, "criterion": "sparse_gpt"}, "what 'weight' takes in"),
+        (Diverged(), drawn(4, 3), {"density": 0.5, "criterion": "sparse_gpt"}, "1 of 6 weights of 'weight' are NaN"),
+        (Locked(), drawn(4, 3), {"density": 0.5}, "the model cannot be copied"),
         (nn.Linear(3, 2), drawn(4, 5), {"density": 0.5}, r"refuses a calibration batch of shape \(4, 5\)"),
         (nn.Linear(3, 2), [], {"density": 0.5}, "has no example"),
         (nn.Linear(3, 2), ["a"], {"density": 0.5}, "a calibration batch is 'a'"),

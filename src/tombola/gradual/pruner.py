@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tombola.errors import TombolaError
-from tombola.fields import checked
+from tombola.fields import checked, described
 from tombola.gradual.alike import are_alike, mask_of_bits, present_ranks
 from tombola.gradual.given import final_density, gathered, whole_mask
 from tombola.gradual.packed import packed
@@ -141,6 +141,9 @@ class Gradual:
         """
         if not self.is_active:
             raise TombolaError("this Gradual is finished; make another to prune further")
+        for optimizer in optimizers:
+            if not hasattr(optimizer, "state"):  # an optimiser need not be one of torch.optim's classes
+                raise TombolaError(f"step was given {described(optimizer)}; give it optimisers, one after another")
         self.steps += 1
         due = self._due()
         if due:
@@ -246,6 +249,8 @@ class Gradual:
             TombolaError: another format, other layers or shapes; a criterion that looks at the weights of the start,
                 which are others here.
         """
+        if not isinstance(state, Mapping):
+            raise TombolaError(f"the state is {described(state)}; give what state_dict gave")
         if state.get("format") != FORMAT:
             raise TombolaError(f"the state has format {state.get('format')!r}, and this version reads {FORMAT}")
         if state["start"] != ("" if self._start is None else hash_state(self._start)):

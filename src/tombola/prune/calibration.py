@@ -70,6 +70,19 @@ class Calibration:
             return None
         return tuple(x.shape[1:]) if x.is_floating_point() and x.dim() > 1 else None
 
+    def lost(self, output: Any, target: Tensor) -> Tensor:
+        """The loss of a batch's output; a TombolaError of one line if it refuses."""
+        try:
+            return self.loss(output, target)
+        except TombolaError:
+            raise
+        except Exception as error:  # a user's loss may raise anything
+            shapes = ", ".join(str(tuple(x.shape)) for x in leaves(output))
+            raise TombolaError(
+                f"the loss refuses an output of shape {shapes} with labels of shape {tuple(target.shape)} "
+                f"({in_short(error)}); give labels that go with the output, or the loss that takes them"
+            ) from error
+
     def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches (x, y).
 

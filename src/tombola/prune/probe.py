@@ -85,4 +85,4 @@ class Probe:
             return given.labelled()
 
         names = tuple(self.layers)
-        return Labelled(self.network, self.redrawn, names, feed, given.loss, self.seed, like=self.model)
+        return Labelled(self.network, self.redrawn, names, feed, given.lost, self.seed, like=self.model)

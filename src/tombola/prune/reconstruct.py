@@ -53,6 +53,10 @@ def reconstruct_(
         for name, layer in together.items():
             share = density[name] if isinstance(density, Mapping) else density
             rows = layer.rows(layer.weight.detach())
+            if bad := int((~rows.isfinite()).sum()):
+                raise TombolaError(
+                    f"{bad:,} of {rows.numel():,} weights of {name!r} are NaN or infinite; did training diverge?"
+                )
             width = width_of_parts(rows.shape[2], pattern)
             rows, kept = sparse_gpt(rows, grams.pop(name), float(share or 1), pattern, width=width)
             layer.weight.copy_(layer.weight_of(rows))

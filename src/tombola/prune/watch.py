@@ -72,6 +72,8 @@ def input_norms(model: nn.Module, layers: Mapping[str, Layer], calibration: Cali
         for batch in calibration.batches:
             batch.call(model)
     check_reached(layers, sums)
+    for name, total in sums.items():
+        check_finite(name, total)
     return {name: _spread(layers[name], total.sqrt().float()) for name, total in sums.items()}
 
 
@@ -119,6 +121,9 @@ def gram_matrices(
         for batch in calibration.batches:
             run(batch)
     check_reached(layers, sums)
+    for name, totals in sums.items():
+        for total in totals:
+            check_finite(name, total)
     return {name: [total.mul_(2 / max(counts[name], 1)) for total in totals] for name, totals in sums.items()}
 
 
@@ -152,6 +157,15 @@ def order_of_calls(model: nn.Module, layers: Mapping[str, Layer], calibration: C
         calibration.batches[0].call(model)
     check_reached(layers, places)
     return groups
+
+
+def check_finite(name: str, total: Tensor) -> None:
+    """TombolaError where what a layer took in adds up to a number that is none."""
+    if not bool(total.isfinite().all()):
+        raise TombolaError(
+            f"what {name!r} takes in on the calibration data is NaN, infinite or too large; give data on which the "
+            "network's values are finite, or prune by magnitude"
+        )
 
 
 def check_reached(layers: Mapping[str, Layer], reached: Iterable[str]) -> None:
