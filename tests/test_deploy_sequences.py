@@ -13,6 +13,7 @@ import tombola as tb
 from clocks import NATIVE
 from deployed_networks import thinned
 from tombola.deploy.deploy import Deployed
+from tombola.parameters import prunable
 
 EQUAL = 1e-5
 
@@ -139,6 +140,39 @@ def test_zeros_around_maps_are_their_layers_padding(pad: Callable[[Tensor], Tens
 def test_an_approximate_gelu_stays_and_is_named() -> None:
     model = thinned(nn.Sequential(nn.Linear(6, 8), nn.GELU("tanh"))).eval()
     assert "approximated" in deployed(model, torch.randn(2, 6)).report.dense["1"]
+
+
+def test_products_with_a_weight_of_inputs_by_outputs() -> None:
+    """As GPT-2's layers are written: the batch and the positions as rows, a bias plus a product."""
+
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.randn(6, 8)), nn.Parameter(torch.randn(8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.addmm(self.bias, x.view(-1, 6), self.weight).view(*x.shape[:-1], 8)
+
+    model = nn.Sequential(Transposed(), nn.LayerNorm(8)).eval()
+    assert not regions(deployed(model, torch.randn(2, 3, 6)))  # dense
+    with torch.no_grad():
+        model[0].weight[::2] = 0
+    assert regions(deployed(model, torch.randn(2, 3, 6))) == [("0",)]
+
+
+def test_gpt_2() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"n_layer": 1, "n_embd": 32, "n_head": 2, "vocab_size": 50, "n_positions": 16}
+    ends = {"bos_token_id": 0, "eos_token_id": 0, "use_cache": False}
+    model = transformers.GPT2Model(transformers.GPT2Config(**sizes, **ends)).eval()
+    with torch.no_grad():
+        for weight in prunable(model).values():
+            weight[::2] = 0
+    words = torch.randint(50, (2, 8), generator=torch.manual_seed(0))
+    made = tb.deploy(model, words, threads=1, clock=NATIVE)
+    own = [f"h.0.{name}" for name in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
+    assert [layer for part in regions(made) for layer in part] == own
+    torch.testing.assert_close(made(words).last_hidden_state, model(words).last_hidden_state, rtol=1e-4, atol=1e-5)
 
 
 def test_a_transformer_layer() -> None:

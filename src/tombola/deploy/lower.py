@@ -13,7 +13,7 @@ from torch import fx, nn
 from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Region
 from tombola.deploy.recognise import PassThrough, Recognised, Unsupported, is_padding_of_a_layer, recognise, shape_of
 from tombola.deploy.rows import SHAPED
-from tombola.graph.node import batch_axes, computes, is_batched, place, value_of
+from tombola.graph.node import batch_axes, computes, place, value_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +135,10 @@ def _checked(recognised: Recognised | PassThrough, node: fx.Node, batched: bool)
     from tombola.deploy.kernels.sparse import supports
 
     values = [node, recognised.source, getattr(recognised, "residual", None)]
-    if batched and not all(is_batched(one) for one in values if one is not None):
-        raise Unsupported("its first dimension is not the batch")
+    if batched and not all(batch_axes(one) == (0,) for one in values if one is not None):
+        raise Unsupported("its first dimension is not the batch, or rows of it")
+    if len({_batch(one) for one in values if one is not None}) > 1:
+        raise Unsupported("its first dimension is another than its input's")
     if isinstance(recognised, Recognised):
         reason = supports(recognised.op)
         if reason is not None:

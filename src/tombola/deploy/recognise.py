@@ -127,6 +127,21 @@ def _linear(call: _Call, weight: Tensor) -> Recognised:
     return Recognised(op, call.source)
 
 
+def _addmm(call: _Call) -> Recognised:
+    """bias + rows · weight, of a weight (in, out), as of GPT-2's layers."""
+    weight, bias = call.own("mat2"), call.own("self")
+    assert weight is not None
+    if (call.given["alpha"], call.given["beta"]) != (1, 1) or bias is None or bias.shape != weight.shape[1:]:
+        raise Unsupported("a product with another sum than of a bias")
+    if not bool((weight == 0).any()):
+        raise Unsupported("no weight of it is 0")
+    source = call.given["mat1"]
+    if not isinstance(source, fx.Node) or len(shape_of(source)) != 2:
+        raise Unsupported("its input is not one value")
+    name = str(call.given["mat2"].target).removesuffix(".weight")
+    return Recognised(Linear(name, source.name, call.node.name, weight.mT.contiguous(), bias), source)
+
+
 def _conv(call: _Call, weight: Tensor) -> Recognised:
     """Over maps, or over (N, C, L) as maps of one column; with the padding that comes before it."""
     given, source = call.given, call.source
@@ -282,6 +297,7 @@ def pair(value: Any, axes: int = 2, fill: int = 0) -> tuple[int, int]:
 _OPERATIONS: Mapping[str, Callable[[_Call], PassThrough | Recognised]] = MappingProxyType(
     {
         **dict.fromkeys(words("linear conv1d conv2d binary_layer"), _layer),
+        "addmm": _addmm,
         **dict.fromkeys(EMITTED, _activation),
         "batch_norm": _norm,
         "add": _add,
