@@ -141,9 +141,10 @@ def test_every_fence_is_read(page: Path) -> None:
     assert 2 * len(list(blocks(page))) == fences
 
 
-def test_the_readme_masks_networks_that_nothing_was_pruned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_readme_masks_networks_that_nothing_was_pruned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tombola as tb
 
+    monkeypatch.chdir(tmp_path)
     masked = []
 
     def watched(name: str) -> None:
