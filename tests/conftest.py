@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -27,15 +28,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests marked `cuda` are left out where there is no such device: they are no gap of this machine's tests."""
-    of_gpu = [item for item in items if item.get_closest_marker("cuda")]
-    if not of_gpu:
-        return
+    """Tests marked `cuda` are left out where there is no such device: they are no gap of this machine's tests.
+
+    Those marked `large` wait until they are asked for.
+    """
+    left = [item for item in items if item.get_closest_marker("cuda") and not _has_cuda()]
+    if "large" not in config.getoption("markexpr"):
+        left += [item for item in items if item.get_closest_marker("large")]
+    if left:
+        items[:] = [item for item in items if item not in left]
+        config.hook.pytest_deselected(items=left)
+
+
+@functools.cache
+def _has_cuda() -> bool:
     import torch
 
-    if not torch.cuda.is_available():
-        items[:] = [item for item in items if item not in of_gpu]
-        config.hook.pytest_deselected(items=of_gpu)
+    return torch.cuda.is_available()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -244,7 +244,7 @@ def test_memory_is_of_the_largest_tensor_and_not_of_the_network(tmp_path: Path) 
 
 
 @linux
-@pytest.mark.slow
+@pytest.mark.large
 def test_a_network_of_5_gb(tmp_path: Path) -> None:
     whole, packed, unpacked = rises(tmp_path, 80, 4096)
     assert whole > 5 * 10**9
