@@ -250,6 +250,21 @@ def test_norm_statistics_that_move_are_told() -> None:
         tb.switch(model, moved)
 
 
+def test_a_switch_within_a_switch_gives_back_the_outer_task() -> None:
+    model, (outer, inner) = backbone(), (on(task(10, seed=1)), on(task(3, seed=2)))
+    with tb.switch(model, outer):
+        with tb.switch(model, inner):
+            assert same_networks(model, inner.build(base=backbone()))
+        assert same_networks(model, outer.build(base=backbone()))
+        with tb.switch(model, None):
+            assert same_networks(model, backbone())
+        assert same_networks(model, outer.build(base=backbone()))
+        tb.switch(model, inner).revert()
+        assert same_networks(model, backbone())
+    assert same_networks(model, backbone())
+    assert held_bytes(model) == 0
+
+
 def test_reverting_without_a_task_changes_nothing() -> None:
     model = backbone()
     tb.switch(model, None).revert()

@@ -26,10 +26,10 @@ _KEPT = "_tombola_tasks"
 
 
 class Switched:
-    """A model with a task on it: `revert()`, or the end of a `with`, brings its backbone back."""
+    """A model with a task on it: the end of a `with` brings back what was before, `revert()` the backbone."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
+    def __init__(self, model: nn.Module, before: Ticket | None) -> None:
+        self._model, self._before = model, before
 
     def revert(self) -> None:
         """Bring the backbone back, bit for bit, whatever task is on it by now."""
@@ -41,7 +41,7 @@ class Switched:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.revert()
+        switch(self._model, self._before)
 
 
 @checked
@@ -52,7 +52,8 @@ def switch(model: nn.Module, ticket: Ticket | None) -> Switched:
     The model is then what `ticket.build(base=...)` gives, bit for bit, whatever task was on it before. Its parameters
     stay the same objects, so that optimisers and other references stay valid, except in layers of another size than the
     backbone's (a head with other classes): these are put in its place as new modules, and the backbone's own come back
-    with it. What was trained while a task was on is lost with the next switch, where the task had written it.
+    with it. A `with` gives back what was on the model before it. What was trained while a task was on is lost with the
+    next switch, where the task had written it.
 
     The backbone is checked by its content, once: later switches read a weight's hash anew only where it was written in
     between, by torch. A model with norms is to be in evaluation mode, for running statistics that move make it another.
@@ -80,14 +81,15 @@ def switch(model: nn.Module, ticket: Ticket | None) -> Switched:
     """
     network = _checked_model(model)
     kept = network.__dict__.get(_KEPT, _Kept())
-    own = kept.own_tensors(network)
+    own, before = kept.own_tensors(network), kept.ticket
     if ticket is None:
         kept.restore(network, own, frozenset(own))
-        return Switched(model)
-    task = _task(network, ticket, kept, own)
-    network.__dict__[_KEPT] = kept
-    kept.put(network, own, task)
-    return Switched(model)
+    else:
+        task = _task(network, ticket, kept, own)
+        network.__dict__[_KEPT] = kept
+        kept.put(network, own, task)
+    kept.ticket = ticket
+    return Switched(model, before)
 
 
 @dataclass(frozen=True)
@@ -109,12 +111,13 @@ class _Kept:
     """What a model remembers of its backbone.
 
     `saved`: its values of the tensors that tasks have written. `parts`: its own layers, where a task has put others.
-    `hashes`: name -> (where and which version a tensor was, its hash).
+    `hashes`: name -> (where and which version a tensor was, its hash). `ticket`: whose task is on.
     """
 
     saved: Tensors = field(default_factory=dict)
     parts: dict[str, nn.Module] = field(default_factory=dict)
     hashes: dict[str, tuple[object, str]] = field(default_factory=dict)
+    ticket: Ticket | None = None
 
     def own_tensors(self, network: nn.Module) -> Tensors:
         """The backbone's live tensors by name, its own layers' where others are in their place."""
