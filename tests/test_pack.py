@@ -94,6 +94,19 @@ def test_the_command_line(network: nn.Module, tmp_path: Path, capsys: pytest.Cap
     assert main(["unpack", paths[1], "--out", str(tmp_path / "again.onnx")]) == 2
     assert not (tmp_path / "again.onnx").exists()
     assert main(["pack", paths[1], "--out", str(tmp_path / "twice")]) == 2
+    named = tmp_path / "ticket.safetensors"
+    named.write_bytes(Path(paths[1]).read_bytes())
+    capsys.readouterr()
+    assert main(["pack", str(named), "--out", str(tmp_path / "twice")]) == 2
+    assert "is a ticket and no checkpoint; tombola unpack" in capsys.readouterr().err
+    assert main(["pack", paths[0], "--out", paths[0]]) == 2
+    assert "is what is read; name another file" in capsys.readouterr().err
+    assert same(safetensors.torch.load_file(paths[0]), network.state_dict())
+    assert main(["pack", "mlp", "--checkpoint", paths[0], "--out", str(tmp_path / "twice")]) == 2
+    assert "give its checkpoint's file alone" in capsys.readouterr().err
+    for folder in (tmp_path, "."):
+        assert main(["pack", paths[0], "--out", str(folder)]) == 2
+        assert "it is a folder; name a file in it" in capsys.readouterr().err
     assert not (tmp_path / "twice").exists()
 
 

@@ -23,6 +23,13 @@ def verbs() -> list[Verb]:
     ]
 
 
+def check_apart(out: str, *read: str | None) -> None:
+    """TombolaError where what is written would take the place of what it is made from."""
+    for one in read:
+        if one is not None and Path(out).exists() and Path(one).exists() and Path(out).samefile(one):
+            raise TombolaError(f"--out {out} is what is read; name another file")
+
+
 def _add_delta(parser: ArgumentParser) -> None:
     parser.add_argument("base", type=str, help=f"the checkpoint to start from: {CHECKPOINT}")
     parser.add_argument("tuned", type=str, help="the same network later")
@@ -46,6 +53,7 @@ def _delta(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.deltas import Tall, delta
     from tombola.models.checkpoint import read_state
 
+    check_apart(given["out"], given["base"], given["tuned"], given["tall"])
     strength = given["strength"]
     if given["tall"] is None and strength is not None:
         raise TombolaError(f"--strength is {strength} without --tall, which it belongs to; give both or neither")
@@ -69,6 +77,7 @@ def _apply(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.deltas import Delta
     from tombola.models.checkpoint import read_state, write_state
 
+    check_apart(given["out"], given["delta"])
     state = read_state(given["base"])
     found = Delta.load(given["delta"])
     found.apply_(state)

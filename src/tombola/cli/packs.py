@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.deltas import CHECKPOINT
+from tombola.cli.deltas import CHECKPOINT, check_apart
 from tombola.cli.screen import Screen
 from tombola.cli.tickets import add_ticket
 from tombola.cli.verb import Verb
@@ -57,6 +57,7 @@ def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.ticket.table import FileSummary, file_summary, table
     from tombola.ticket.ticket import Ticket
 
+    check_apart(given["out"], given["model"], given["checkpoint"])
     out, values, shape = Path(given["out"]), given["values"], given["input_shape"]
     if shape is not None and not all(size > 0 for size in shape):
         raise TombolaError(f"--input_shape is {shape}; all sizes must be 1 or more")
@@ -104,12 +105,16 @@ def _check_alone(given: Namespace) -> None:
 def _built(given: Namespace) -> tuple[Any, Any]:
     """The network's spec, and the network with its weights."""
     from tombola.models.checkpoint import load_checkpoint_
-    from tombola.models.registry import check_name
+    from tombola.models.registry import check_name, is_known
     from tombola.models.spec import written_out
     from tombola.ticket.origin import NetworkSpec
 
     name, args = written_out(given["model"], given["model_args"])
     check_name(name)
+    if is_known(name):
+        raise TombolaError(
+            f"{name} is one of Tombola's own networks, made for a data set; give its checkpoint's file alone"
+        )
     network = NetworkSpec(name, args, None if given["input_shape"] is None else tuple(given["input_shape"]))
     module = network.build(trusted=(name,))
     if given["checkpoint"] is not None:
@@ -127,6 +132,7 @@ def _unpack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.ticket.pack import unpack
     from tombola.ticket.pack_file import unpack_file
 
+    check_apart(given["out"], given["ticket"])
     out = Path(given["out"])
     check_suffix(out)
     if out.suffix == ".safetensors":

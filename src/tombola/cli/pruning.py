@@ -88,8 +88,10 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     check_budget(given)
     with loading(None):
         from tombola.prune import prune
+        from tombola.runs.atomic import check_file
         from tombola.search.request import loaded
 
+    check_file(Path(given["out"]))
     splits = loaded(DataSpec(**DATA.read(given)))
     start = started(given, splits)
     model = start.network().eval()

@@ -32,7 +32,7 @@ def add_what_if(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("what if it were sparse")
     group.add_argument(
         "--what_if",
-        type=list[str | float] | float | str | None,
+        type=str | float | list[str | float] | None,
         default=None,
         help="densities (fraction of weights KEPT: 0.1 is 90 %% zeros) and patterns, e.g. 0.1,0.05,block:4: masks are "
         "drawn at random, nothing is trained",

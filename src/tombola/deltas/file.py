@@ -1,10 +1,12 @@
 """A delta's file: safetensors, of which each changed tensor has three: its positions' code and parameters, and values.
 
-Complex values are pairs of real ones, (n, 2).
+Complex values are pairs of real ones, (n, 2). A checksum of all that is held stands in the header: integrity, not
+authenticity.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ from torch import Tensor
 from tombola.deltas import gaps
 from tombola.deltas.change import Change
 from tombola.errors import TombolaError
+from tombola.ticket.tensors import raw_bytes
 
 FORMAT = 1
 _KEY = "tombola_delta"
@@ -38,6 +41,7 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     tensors: dict[_Name, _Entry]
     tied: dict[_Name, _Name] = {}
+    checksum: Annotated[str, Meta(pattern="^([0-9a-f]{32})?$")] = ""
 
 
 def to_bytes(changes: Mapping[str, Change], tied: Mapping[str, str]) -> bytes:
@@ -52,8 +56,19 @@ def to_bytes(changes: Mapping[str, Change], tied: Mapping[str, str]) -> bytes:
         plain = torch.view_as_real(values) if values.is_complex() else values
         tensors[f"{_VALUES}/{name}"] = plain.contiguous()
         entries[name] = _Entry(tuple(change.shape), len(change.positions), change.base)
-    header = msgspec.json.encode(_Header(FORMAT, entries, dict(tied))).decode()
-    return safetensors.torch.save(tensors, {_KEY: header})
+    header = _Header(FORMAT, entries, dict(tied))
+    header = msgspec.structs.replace(header, checksum=_checksum(header, tensors))
+    return safetensors.torch.save(tensors, {_KEY: msgspec.json.encode(header).decode()})
+
+
+def _checksum(header: _Header, tensors: Mapping[str, Tensor]) -> str:
+    """32 hex digits of the header without its checksum, and of every tensor's name, kind and bytes."""
+    total = hashlib.blake2b(msgspec.json.encode(msgspec.structs.replace(header, checksum="")), digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        total.update(raw_bytes(tensor).data)
+    return total.hexdigest()
 
 
 def read(path: Path) -> tuple[dict[str, Change], dict[str, str]]:
@@ -78,6 +93,8 @@ def read(path: Path) -> tuple[dict[str, Change], dict[str, str]]:
         header = msgspec.json.decode(text, type=_Header)
         if header.format != FORMAT:
             raise TombolaError(f"its format is {header.format}, and this Tombola reads {FORMAT}")
+        if header.checksum != _checksum(header, tensors):
+            raise TombolaError("it is damaged: its content does not match its checksum")
         found = {name: _change(name, entry, tensors) for name, entry in header.tensors.items()}
         if tensors or not set(header.tied.values()) <= set(found) or set(header.tied) & set(found):
             raise TombolaError("it has tensors or names beside those of its changes")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import TombolaError
-from tombola.select.select import select
+from tombola.select.select import selection
 
 State = Mapping[str, Tensor]
 
@@ -44,7 +44,8 @@ def largest(before: State, after: State, fraction: float) -> dict[str, Tensor]:
     odd = next((name for name, size in sizes.items() if bool(size.isnan().any())), None)
     if odd is not None:
         raise TombolaError(f"{odd!r} has changes of no size (NaN), so that none are the largest; leave keep out")
-    return dict(select(sizes, density=fraction, scope="global").items())
+    found = selection(sizes, density=fraction, scope="global", ties=False)
+    return dict(found.mask.items())  # a tensor of which nothing is kept is no fault here
 
 
 def chosen(before: State, after: State, tall: Tall) -> dict[str, Tensor]:

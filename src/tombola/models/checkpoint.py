@@ -178,6 +178,7 @@ def _read_file(path: Path) -> Any:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
+            _check_plain(path)
             return load_file(path)
         if path.suffix in _PICKLED:
             import torch
@@ -190,6 +191,18 @@ def _read_file(path: Path) -> Any:
     except Exception as error:
         raise TombolaError(_refusal(path, error)) from error
     raise TombolaError(f"checkpoint {path} ends in {path.suffix!r}; allowed: .safetensors, {', '.join(_PICKLED)}")
+
+
+def _check_plain(file: Path) -> None:
+    """TombolaError for a ticket or a delta, whose tensors are code and no weights."""
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as opened:
+        known = (opened.metadata() or {}).keys()
+    if "tombola" in known:
+        raise TombolaError(f"{file} is a ticket and no checkpoint; tombola unpack {file} writes the one it holds")
+    if "tombola_delta" in known:
+        raise TombolaError(f"{file} is a delta and no checkpoint; tombola apply makes one of it and its base")
 
 
 def _script(path: Path) -> TombolaError:
@@ -270,7 +283,10 @@ def _names_of(file: Path) -> list[str]:
     if not file.is_file():
         raise TombolaError(f"checkpoint {file} is not a file; give a .safetensors, .pt or .pth file")
     try:
+        _check_plain(file)
         return names_in(file)
+    except TombolaError:
+        raise
     except Exception as error:  # of crafted bytes
         raise TombolaError(_refusal(file, error)) from error
 

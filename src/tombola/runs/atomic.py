@@ -25,6 +25,7 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
 
     A full disk or a missing permission is a TombolaError.
     """
+    check_file(path)
     part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
@@ -56,6 +57,15 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def check_file(path: Path) -> None:
+    """TombolaError if a file to be written is a folder, or lies in none."""
+    with contextlib.suppress(OSError, ValueError):  # which writing then says
+        if path.is_dir():
+            raise TombolaError(f"cannot write {path}: it is a folder; name a file in it")
+        if not path.parent.exists():
+            raise cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
 
 def check_folder(path: Path) -> None:
