@@ -230,7 +230,7 @@ def test_shards_beside_their_index(files: Path) -> None:
         ('{"weight_map": {"a": "../0.safetensors"}}', "not the name of a file beside it"),
         ('{"weight_map": {"c": "0.safetensors", "b": "1.safetensors"}}', "do not agree on 'a'"),
         ('{"weight_map": {"a": "9.safetensors"}}', "9.safetensors is not a file"),
-        ("[]", "cannot be read"),
+        ("[]", "is no index"),
     ):
         index.write_text(text)
         with pytest.raises(TombolaError, match=said):
