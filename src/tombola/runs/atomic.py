@@ -61,11 +61,14 @@ def _sync_folder(folder: Path) -> None:
 
 def check_file(path: Path) -> None:
     """TombolaError if a file to be written is a folder, or lies in none."""
-    with contextlib.suppress(OSError, ValueError):  # which writing then says
-        if path.is_dir():
-            raise TombolaError(f"cannot write {path}: it is a folder; name a file in it")
-        if not path.parent.exists():
-            raise cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
+    try:
+        folder, there = path.is_dir(), path.parent.exists()
+    except (OSError, ValueError):  # which writing then says
+        return
+    if folder:
+        raise TombolaError(f"cannot write {path}: it is a folder; name a file in it")
+    if not there:
+        raise cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
 
 def check_folder(path: Path) -> None:
