@@ -313,7 +313,7 @@ def test_export_of_a_rounded_ticket(found: dict[str, Any], tmp_path: Path) -> No
     assert Ticket.load(file).digest == told["digest"]
     assert Ticket.load(file).mask == Ticket.load(found["ticket"]).mask
     for words, said in (
-        (["--out", str(tmp_path / "a.ticket"), "--values", "int8"], "float16"),
+        (["--out", str(tmp_path / "a.ticket"), "--values", "int4"], "float16"),
         (["--out", str(tmp_path / "a.pt"), "--values", "float16"], "ends in .ticket"),
     ):
         status, _, err = call("export", found["ticket"], *words)

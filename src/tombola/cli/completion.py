@@ -56,7 +56,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--controls": ("random", "reinit"),
     "--signs": ("trained", "origin", "own"),
     "--activations": ("float", "binary"),
-    "--values": ("float32", "float16", "bfloat16"),
+    "--values": ("float32", "float16", "bfloat16", "int8"),
     "--formats": ("onnx", "state_dict", "torch"),
     "export --weights": ("final", "origin"),
     "at-init --layers": ("uniform", "erk", "given"),

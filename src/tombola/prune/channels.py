@@ -23,6 +23,7 @@ from tombola.compact.checks import plain_tensors
 from tombola.compact.effective import plain_copy
 from tombola.compact.inputs import Inputs
 from tombola.errors import TombolaError
+from tombola.fields import checked
 from tombola.graph.call import checked_call, taking_tensors
 from tombola.graph.copies import copied
 from tombola.graph.coupling import Coupling, coupled_channels
@@ -128,6 +129,7 @@ class Units:
         return Mask(masks)
 
 
+@checked
 def prune_channels(
     model: nn.Module,
     *example: Any,
