@@ -32,6 +32,7 @@ import speed
 import stopping
 import supermasks
 import tasks
+import trained
 import verdict
 import zhou
 import zhou_untrained
@@ -49,6 +50,7 @@ PAGES = (
     "docs/early-bird.md",
     "docs/other-ways.md",
     "docs/tasks.md",
+    "docs/trained.md",
     "docs/sparse-double-descent.md",
     "docs/verdict.md",
     "docs/geometry.md",
@@ -75,6 +77,7 @@ PARTS = (
     stopping,
     other_ways,
     tasks,
+    trained,
     geometry,
     initialisations,
     sparse_descent,
