@@ -327,7 +327,7 @@ class Origin:
         if base is None and model is None:
             raise TicketError(
                 f"the ticket is of a base that it does not hold (hash {str(self.weights_hash)[:12]}): give that "
-                "network, its state_dict or its file as base= (on the command line --base)"
+                "network, its state_dict or its file as base"
             )
         by_name = self.network is not None and is_known(self.network.name)
         if model is None and isinstance(base, nn.Module) and not by_name:
