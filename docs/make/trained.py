@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
 from pages import Claim, Table
-from results import RESULTS, number
+from results import RESULTS, number, record
 
 PAGE = "docs/trained.md"
 CRITERIA = ("magnitude", "wanda", "sparse_gpt")
@@ -23,8 +22,7 @@ SIZES = {
 
 def records() -> dict[str, Any]:
     """task -> what its file holds."""
-    paths = sorted((RESULTS / "trained").glob("*.json"))
-    return {path.stem: json.loads(path.read_text()) for path in paths}
+    return {path.stem: record("trained", path.name) for path in sorted((RESULTS / "trained").glob("*.json"))}
 
 
 def tables() -> Iterator[Table]:

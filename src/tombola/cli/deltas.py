@@ -75,12 +75,12 @@ def _add_apply(parser: ArgumentParser) -> None:
 
 def _apply(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.deltas import Delta
-    from tombola.models.checkpoint import read_state, write_state
+    from tombola.models.checkpoint import read_state, separate, write_state
 
     check_apart(given["out"], given["delta"])
     state = read_state(given["base"])
     found = Delta.load(given["delta"])
     found.apply_(state)
-    size = write_state(Path(given["out"]), {name: tensor.clone().contiguous() for name, tensor in state.items()})
+    size = write_state(Path(given["out"]), separate(state))
     screen.line(f"{given['out']}: {size:,} bytes, {found.changed:,} values changed")
     return {"file": given["out"], "bytes": size, "changed": found.changed}

@@ -128,7 +128,7 @@ def _add_unpack(parser: ArgumentParser) -> None:
 
 
 def _unpack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
-    from tombola.models.checkpoint import check_suffix, write_state
+    from tombola.models.checkpoint import check_suffix, separate, write_state
     from tombola.ticket.pack import unpack
     from tombola.ticket.pack_file import unpack_file
 
@@ -139,6 +139,6 @@ def _unpack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         size = unpack_file(given["ticket"], out, max_weights=given["max_weights"])
     else:
         state = unpack(given["ticket"], max_weights=given["max_weights"])
-        size = write_state(out, {name: tensor.clone().contiguous() for name, tensor in state.items()})
+        size = write_state(out, separate(state))
     screen.line(f"{given['out']}: {size:,} bytes")
     return {"file": given["out"], "bytes": size}

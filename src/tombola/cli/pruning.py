@@ -54,9 +54,7 @@ def _add(parser: ArgumentParser) -> None:
         "--scope", type=str | None, default=None, help="row, layer or global (null: row for wanda, else layer)"
     )
     group.add_argument("--pattern", type=str, default="element", help="element, block:V, N:M, channel or head")
-    group.add_argument("--include", type=list[str] | str, default=[], help="patterns of names to prune too")
-    group.add_argument("--exclude", type=list[str] | str, default=[], help="patterns of names to leave whole")
-    group.add_argument("--samples", type=int, default=512, help="training examples to calibrate with")
+    add_layers_and_samples(group)
     group.add_argument(
         "--norms",
         type=bool,
@@ -127,6 +125,13 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         },
         **({} if reached is None else reached.as_dict()),
     }
+
+
+def add_layers_and_samples(group: Any) -> None:
+    """Which layers are pruned, and on how many examples."""
+    group.add_argument("--include", type=list[str] | str, default=[], help="patterns of names to prune too")
+    group.add_argument("--exclude", type=list[str] | str, default=[], help="patterns of names to leave whole")
+    group.add_argument("--samples", type=int, default=512, help="training examples to calibrate with")
 
 
 def started(given: Namespace, splits: Splits) -> Start:

@@ -8,7 +8,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.pruning import MODEL, NETWORK, listed, started
+from tombola.cli.pruning import MODEL, NETWORK, add_layers_and_samples, listed, started
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA
 from tombola.cli.verb import Verb
@@ -36,9 +36,7 @@ def _add(parser: ArgumentParser) -> None:
     )
     group.add_argument("--criterion", type=str, default="magnitude", help="a criterion's name or import path")
     group.add_argument("--pattern", type=str, default="element", help="element, block:V, N:M or channel")
-    group.add_argument("--include", type=list[str] | str, default=[], help="patterns of names to prune too")
-    group.add_argument("--exclude", type=list[str] | str, default=[], help="patterns of names to leave whole")
-    group.add_argument("--samples", type=int, default=512, help="training examples to calibrate with")
+    add_layers_and_samples(group)
     group.add_argument("--seed", type=int, default=0, help="draws the examples; a criterion that draws derives from it")
     parser.add_argument(
         "--out", type=str | None, default=None, help="folder for sensitivity.json and sensitivity.svg (null: none)"

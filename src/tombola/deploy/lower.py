@@ -6,7 +6,6 @@ import operator
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from torch import fx, nn
 
@@ -61,7 +60,7 @@ def lower(network: fx.GraphModule, isolated: Collection[str] = ()) -> Lowered:
             continue  # padding: of the layer after it
         try:
             recognised = _checked(recognise(node, network), node, batched)
-            if any(_batch(other) != _batch(node) for other in islice(runs[-1], 1)):
+            if _batch(next(iter(runs[-1]), node)) != _batch(node):
                 runs.append({})
             runs[-1][node] = recognised
         except Unsupported as reason:

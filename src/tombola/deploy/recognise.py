@@ -194,9 +194,10 @@ def _pads(node: fx.Node) -> tuple[tuple[int, int], tuple[int, int]]:
 
 
 def _activation(call: _Call) -> Recognised:
-    numbers = [value for name, value in call.given.items() if (name, value) != ("approximate", "none")][1:]
-    if call.given.get("approximate", "none") != "none":
+    given = dict(call.given)
+    if given.pop("approximate", "none") != "none":
         raise Unsupported("a GELU that is approximated")
+    _, *numbers = given.values()
     if not all(isinstance(value, int | float) for value in numbers):
         raise Unsupported("its numbers are computed in the network")
     activation = Activation(operation(call.node), tuple(map(float, numbers)))

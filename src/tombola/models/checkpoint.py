@@ -133,6 +133,11 @@ def check_suffix(path: Path) -> None:
         raise TombolaError(f"{path} {problem}; name a file that ends in {', '.join(SUFFIXES)}")
 
 
+def separate(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU as `write_state` takes them: contiguous, each with memory of its own."""
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
+
+
 def write_state(path: Path, state: Mapping[str, Tensor]) -> int:
     """Write tensors by name, whole or not at all; the file's size in bytes.
 
@@ -157,6 +162,11 @@ def write_state(path: Path, state: Mapping[str, Tensor]) -> int:
     return len(data)
 
 
+def _check_there(path: Path) -> None:
+    if not path.is_file():
+        raise TombolaError(f"checkpoint {path} is not a file; give a .safetensors, .pt or .pth file")
+
+
 def _found(path: Path) -> Found:
     return unwrapped(_read(path), str(path))
 
@@ -168,8 +178,7 @@ def _said(found: Found, path: str | Path) -> dict[str, Tensor]:
 
 
 def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise TombolaError(f"checkpoint {path} is not a file; give a .safetensors, .pt or .pth file")
+    _check_there(path)
     return _shards(path) if path.name.endswith(_INDEX) else _read_file(path)
 
 
@@ -280,8 +289,7 @@ def _check_agree(index: Path, state: Mapping[str, object]) -> None:
 
 
 def _names_of(file: Path) -> list[str]:
-    if not file.is_file():
-        raise TombolaError(f"checkpoint {file} is not a file; give a .safetensors, .pt or .pth file")
+    _check_there(file)
     try:
         _check_plain(file)
         return names_in(file)

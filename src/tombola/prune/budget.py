@@ -19,7 +19,7 @@ from tombola.formats import percent, plural
 from tombola.names import check_known
 from tombola.parameters import unwrap
 from tombola.prune.allocate import Counts, Evolution, by_error, evolve, uniform
-from tombola.prune.calibration import Data
+from tombola.prune.calibration import Data, opened
 from tombola.prune.goals import FileSize, Goal, KeepAccuracy, bytes_of
 from tombola.prune.goals import faster as faster_than
 from tombola.prune.how import how_of
@@ -27,7 +27,7 @@ from tombola.prune.prune import prune
 from tombola.prune.pruned import Pruned
 from tombola.prune.sensitivity import measured
 from tombola.prune.tried import Tried
-from tombola.prune.validation import labelled, opened, validation_of
+from tombola.prune.validation import labelled, validation_of
 from tombola.rng.seeds import generator
 from tombola.runs.progress import Progress, Silent
 from tombola.select.criteria import Criterion

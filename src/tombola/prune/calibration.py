@@ -108,6 +108,13 @@ def batch_of_one(batch: Inputs) -> Tensor:
     return batch.args[0]
 
 
+def opened(given: Data) -> Data:
+    """A data set that is named, read; other data as they are."""
+    if isinstance(given, str | DataSpec):
+        return load_data(DataSpec(given) if isinstance(given, str) else given)
+    return given
+
+
 def read(given: Data, model: nn.Module, samples: int | None, loss: Loss | None, seed: int) -> Calibration:
     """The batches of calibration data, as `model` takes them.
 
@@ -122,8 +129,7 @@ def read(given: Data, model: nn.Module, samples: int | None, loss: Loss | None, 
     Raises:
         TombolaError: no batch, or one that is neither a tensor, a tuple nor a mapping.
     """
-    if isinstance(given, str | DataSpec):
-        given = load_data(DataSpec(given) if isinstance(given, str) else given)
+    given = opened(given)
     if isinstance(given, Splits):
         loss = loss or given.task.loss
         given = _examples(given, SAMPLES if samples is None else samples, seed)

@@ -8,9 +8,9 @@ from torch import nn
 
 from tombola.fields import check_counts, checked
 from tombola.names import check_known
-from tombola.prune.calibration import Data
+from tombola.prune.calibration import Data, opened
 from tombola.prune.tried import Tried
-from tombola.prune.validation import Validation, labelled, opened, validation_of
+from tombola.prune.validation import Validation, labelled, validation_of
 from tombola.results.sensitivity import ACCURACY, ERROR, MEASURES, LayerSensitivity, Sensitivity
 from tombola.runs.progress import Progress, Silent
 from tombola.select.checks import checked_densities

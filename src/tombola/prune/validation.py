@@ -7,8 +7,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from tombola.data.config import DataSpec
-from tombola.data.registry import load_data
 from tombola.data.splits import Splits
 from tombola.data.task import Loss, accuracy
 from tombola.errors import TombolaError
@@ -44,13 +42,6 @@ class Validation:
                 hits += float(values.double().mean()) * batch.size
                 count += batch.size
         return hits / count
-
-
-def opened(given: Data) -> Data:
-    """A data set that is named, read; other data as they are."""
-    if isinstance(given, str | DataSpec):
-        return load_data(DataSpec(given) if isinstance(given, str) else given)
-    return given
 
 
 def validation_of(given: Data, model: nn.Module, calibration: Calibration) -> Validation:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from tombola.models.checkpoint import check_suffix, write_state
+from tombola.models.checkpoint import check_suffix, separate, write_state
 from tombola.ticket.ticket import Ticket, Weights
 
 
@@ -29,6 +29,6 @@ def export_state(
     """
     check_suffix(path)
     built = ticket.build(weights, model=model, trusted=trusted)
-    state = {name: value.detach().cpu().clone().contiguous() for name, value in built.state_dict().items()}
+    state = separate(built.state_dict())
     write_state(path, state)
     return state

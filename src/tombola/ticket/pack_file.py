@@ -27,7 +27,7 @@ from tombola.ticket.pack import check_zeros, kept_in, may_be_masked, weight_of
 from tombola.ticket.representation import signs_of
 from tombola.ticket.rounding import Values, check_values, error_of, rounded_kept
 from tombola.ticket.table import FileSummary
-from tombola.ticket.tensors import check_name, count_kept, own, raw_bytes
+from tombola.ticket.tensors import check_name, count_kept, hash_into, own, raw_bytes
 from tombola.ticket.ticket import Ticket
 
 _CHUNK = 1 << 22
@@ -127,8 +127,7 @@ def _read_all(source: Mapping[str, Tensor], spool: _Spool, values: Values | None
     digest = hashlib.sha256()
     for name in sorted(source):
         value = own(source[name], check_name(name))
-        digest.update(f"{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
-        digest.update(raw_bytes(value).data)
+        hash_into(digest, name, value)
         keep = kept_in(value) if may_be_masked(value) else None
         if keep is None or bool(keep.all()):
             spool.add_tensor("state", name, value)

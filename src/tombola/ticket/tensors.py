@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,10 +85,14 @@ def hash_state(state: Mapping[str, Tensor]) -> str:
     """sha256 (hex) over name, dtype, shape and bytes of every tensor, in order of name."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        tensor = state[name]
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        digest.update(raw_bytes(tensor).data)
+        hash_into(digest, name, state[name])
     return digest.hexdigest()
+
+
+def hash_into(digest: Any, name: str, tensor: Tensor) -> None:
+    """Add a tensor to a hash as `hash_state` does, which takes them in order of name."""
+    digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+    digest.update(raw_bytes(tensor).data)
 
 
 def ties(state: Mapping[str, Tensor], owners: Iterable[str] = ()) -> dict[str, str]:
