@@ -11,19 +11,27 @@ QUICK = WallClock(round=1e-4, rest=0.0)
 
 
 class InOrder:
-    """The first of all runs is the fastest: native kernels, and the candidate that is guessed. Nothing runs."""
+    """The first of all runs is the fastest: native kernels, and the candidate that is guessed. Nothing runs.
 
-    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> dict[Any, list[float]]:
+    No time passes.
+    """
+
+    def measure(
+        self, runs: Mapping[Any, Any], *, rounds: int, threads: int, seconds: float | None = None
+    ) -> dict[Any, list[float]]:
         return {name: [i + 1.0] for i, name in enumerate(runs)}
 
     def fastest(self, runs: Sequence[Any], *, seconds: float, rounds: int) -> list[float]:
         return [i + 1.0 for i in range(len(runs))]
 
+    def now(self) -> float:
+        return 0.0
+
 
 class Never(InOrder):
     """Nothing is to be measured."""
 
-    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> NoReturn:
+    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int, seconds: float | None = None) -> NoReturn:
         raise AssertionError("measured")
 
     def fastest(self, runs: Sequence[Any], *, seconds: float, rounds: int) -> NoReturn:

@@ -321,10 +321,12 @@ def test_binary_layers_are_packed_and_planned() -> None:
 class Times(InOrder):
     """Torch is by far the fastest for the layer of 9 outputs, and the network with that one apart for the whole."""
 
-    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> dict[Any, list[float]]:
+    def measure(
+        self, runs: Mapping[Any, Any], *, rounds: int, threads: int, seconds: float | None = None
+    ) -> dict[Any, list[float]]:
         if "0" in runs:  # drafts
             return {name: [{"0": 2.0, "1": 1.0}.get(name, 3.0)] for name in runs}
-        return super().measure(runs, rounds=rounds, threads=threads)
+        return super().measure(runs, rounds=rounds, threads=threads, seconds=seconds)
 
     def fastest(self, runs: Sequence[Any], *, seconds: float, rounds: int) -> list[float]:
         if getattr(runs[0], "func", None) is F.linear:  # a layer in torch

@@ -231,7 +231,7 @@ def test_the_instances_own_forward_is_what_is_read() -> None:
 class Never(InOrder):
     """Nothing is to be measured."""
 
-    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> Any:
+    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int, seconds: float | None = None) -> Any:
         pytest.fail("measured")
 
     fastest = measure

@@ -28,7 +28,9 @@ def model() -> nn.Module:
 class InTorch(InOrder):
     """Native kernels are the slowest."""
 
-    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int) -> dict[Any, list[float]]:
+    def measure(
+        self, runs: Mapping[Any, Any], *, rounds: int, threads: int, seconds: float | None = None
+    ) -> dict[Any, list[float]]:
         return {name: [3.0 if name == "native" else 2.0] for name in runs}
 
 

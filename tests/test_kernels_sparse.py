@@ -239,7 +239,7 @@ def test_any_batch_strided_inputs_and_no_images() -> None:
 def test_measured_choices_build(batch: int) -> None:
     region = network()
     found = measure(region, batch, 1)
-    assert found.seconds > 0
+    assert not found.cut
     assert set(found.layers) == {op.target for op in layers(region)}
     check(region, batch, found.choices)
 

@@ -28,16 +28,25 @@ with _quiet(logging.getLogger("torch.utils.cpp_extension")):
 
 N = TypeVar("N", bound=str)
 
+_SLOW = 1.5
+_LONG = 4
+
 
 class Clock(Protocol):
     """What says how long runs take."""
 
-    def measure(self, runs: Mapping[N, Run], *, rounds: int, threads: int) -> dict[N, list[float]]:
-        """Seconds per call of each, round by round."""
+    def measure(
+        self, runs: Mapping[N, Run], *, rounds: int, threads: int, seconds: float | None = None
+    ) -> dict[N, list[float]]:
+        """Seconds per call of each, round by round; `seconds`: of a round, None: as the clock has it."""
         ...
 
     def fastest(self, runs: Sequence[Run], *, seconds: float, rounds: int) -> list[float]:
-        """The least seconds per call of each, over rounds of that many seconds."""
+        """The least seconds per call of each, over rounds of that many seconds; of slow ones, over fewer."""
+        ...
+
+    def now(self) -> float:
+        """Seconds since some moment."""
         ...
 
 
@@ -52,39 +61,58 @@ class WallClock:
     round: float = 0.1
     rest: float = 0.02
 
-    def measure(self, runs: Mapping[N, Run], *, rounds: int, threads: int) -> dict[N, list[float]]:
+    def measure(
+        self, runs: Mapping[N, Run], *, rounds: int, threads: int, seconds: float | None = None
+    ) -> dict[N, list[float]]:
         """Seconds per call, round by round; the runs alternate, each warmed before it is timed.
 
         A busy machine does not take longer: slow rounds are followed by shorter ones.
         """
         timers = {name: Timer("run()", globals={"run": run}, num_threads=threads) for name, run in runs.items()}
-        calls = {name: self._calls(_seconds(timer, 1)) for name, timer in timers.items()}
-        seconds: dict[N, list[float]] = {name: [] for name in runs}
+        length = self.round if seconds is None else min(self.round, seconds)
+        calls = {name: _calls(length, _seconds(timer, 1)) for name, timer in timers.items()}
+        times: dict[N, list[float]] = {name: [] for name in runs}
         for _ in range(rounds):
             for name, timer in timers.items():
                 time.sleep(self.rest)
-                seconds[name].append(_seconds(timer, calls[name]))
-                calls[name] = min(calls[name], self._calls(seconds[name][-1]))
-        return seconds
+                times[name].append(_seconds(timer, calls[name]))
+                calls[name] = min(calls[name], _calls(length, times[name][-1]))
+        return times
 
     def fastest(self, runs: Sequence[Run], *, seconds: float, rounds: int) -> list[float]:
-        """The least seconds per call of each. Of many short rounds it is the least disturbed by other work."""
-        counts = []
-        for run in runs:
+        """The least seconds per call of each. Of many short rounds it is the least disturbed by other work.
+
+        Each is timed twice at least. One that is then `_SLOW` times as slow as the best is not timed again, nor is one
+        that has taken `_LONG` times as long as its rounds were to take.
+        """
+        best, counts = [float("inf")] * len(runs), [1] * len(runs)
+        left = [_LONG * seconds * rounds] * len(runs)
+        for i, run in enumerate(runs):
             run()
-            counts.append(max(1, int(seconds / max(1e-7, _elapsed(run, 1)))))
-        best = [float("inf")] * len(runs)
-        for _ in range(rounds):
+            best[i] = _elapsed(run, 1)
+            counts[i] = max(1, int(seconds / max(1e-7, best[i])))
+        for turn in range(rounds):
+            within = _SLOW * min(best, default=0.0)
             for i, run in enumerate(runs):
-                best[i] = min(best[i], _elapsed(run, counts[i]))
+                if turn and (best[i] > within or left[i] <= 0):
+                    continue
+                once = _elapsed(run, counts[i])
+                left[i] -= once * counts[i]
+                best[i] = min(best[i], once)
+                counts[i] = max(1, min(counts[i], int(seconds / max(1e-7, once))))
         return best
 
-    def _calls(self, seconds: float) -> int:
-        """How many calls make a round."""
-        return max(1, round(self.round / seconds))
+    def now(self) -> float:
+        """Seconds since some moment."""
+        return time.monotonic()
 
 
 WALL = WallClock()
+
+
+def _calls(length: float, seconds: float) -> int:
+    """How many calls of so many seconds make a round of that length."""
+    return max(1, round(length / seconds))
 
 
 def _seconds(timer: Timer, calls: int) -> float:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +66,12 @@ def _add_deploy(parser: ArgumentParser) -> None:
         help="plan.json of an earlier deployment: reuse its choices instead of measuring",
     )
     parser.add_argument(
+        "--time_limit",
+        type=float | None,
+        default=60.0,
+        help="seconds, about, that deploying may take: the longer, the more kernels are tried (null: all)",
+    )
+    parser.add_argument(
         "--formats",
         type=list[str] | str,
         default=_FORMATS,
@@ -96,16 +106,41 @@ def _add_bench(parser: ArgumentParser) -> None:
 
 def _deployed(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
     from tombola.deploy.deploy import deploy
+    from tombola.runs.progress import show_progress
     from tombola.ticket.example import example_input
 
-    return deploy(
-        ticket,
-        example_input(ticket, batch, given["input_shape"]),
-        threads=given["threads"],
-        plan=given.get("plan"),
-        model=architecture(given, ticket),
-        trusted=trusted(given),
-    )
+    with show_progress() as progress, _stopped_by_hand() as stop:
+        return deploy(
+            ticket,
+            example_input(ticket, batch, given["input_shape"]),
+            threads=given["threads"],
+            plan=given.get("plan"),
+            model=architecture(given, ticket),
+            trusted=trusted(given),
+            time_limit=given.get("time_limit"),
+            stop=stop,
+            progress=progress,
+        )
+
+
+@contextmanager
+def _stopped_by_hand() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, which ends the measuring: what was found is used. A second one ends the command."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+        print("tombola: going on with what was found so far; Ctrl-C again ends", file=sys.stderr)
+
+    if threading.current_thread() is not threading.main_thread():  # others have no signals
+        yield lambda: False
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:

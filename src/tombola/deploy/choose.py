@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from tombola.bench.timing import WALL, Clock
+from tombola.bench.timing import Clock
+from tombola.deploy.budget import NO_LIMIT, Budget
 from tombola.deploy.kernels import sparse
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
 from tombola.deploy.ops import Conv, Linear, padded
@@ -26,6 +27,7 @@ from tombola.errors import TombolaError
 from tombola.names import check_known
 
 _ROUNDS = 5
+_ROUND = 0.02  # seconds that a region is timed in one round
 _LAYER_SECONDS, _LAYER_ROUNDS = 0.001, 12
 _SLOWER, _WORTH = 1.1, 0.05  # a layer leaves its region if dense is that much faster, and the region gains that share
 
@@ -42,6 +44,8 @@ class Times:
     dense: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     """Why native kernels were not tried."""
+    cut: tuple[str, ...] = ()
+    """Targets of the layers of which not all kernels were tried."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,23 +67,29 @@ class _Known:
     dense: dict[object, float] = field(default_factory=dict)
 
 
-def search(network: fx.GraphModule, example: Sequence[Tensor], threads: int, clock: Clock = WALL) -> Draft:
+def search(
+    network: fx.GraphModule,
+    example: Sequence[Tensor],
+    threads: int,
+    budget: Budget = NO_LIMIT,
+) -> Draft:
     """The fastest draft: each region in its fastest engine, with or without the layers that are faster dense.
 
-    Regions that are each faster than torch can be slower together; then all stay dense. The network is not changed.
+    Within the budget; what it leaves untried runs in the first kernel that is tried. Regions that are each faster than
+    torch can be slower together; then all stay dense. The network is not changed.
     """
     known = _Known()
-    first = _measured(network, example, threads, (), clock, known)
+    first = _measured(network, example, threads, (), budget, known)
     drafts = [first]
     slow = _slow_layers(first)
-    if slow:
-        drafts.append(_measured(network, example, threads, slow, clock, known))
+    if slow and not budget.spent:
+        drafts.append(_measured(network, example, threads, slow, budget, known))
     if any(len(draft.parts) > 1 for draft in drafts):
         drafts.append(all_dense(network, threads, first))
     if len(drafts) == 1:
         return first
     runs = {str(i): partial(draft.network, *example) for i, draft in enumerate(drafts)}
-    rounds = clock.measure(runs, rounds=_ROUNDS, threads=threads)
+    rounds = budget.clock.measure(runs, rounds=_ROUNDS, threads=threads)
     seconds = {name: statistics.median(times) for name, times in rounds.items()}
     return drafts[int(min(seconds, key=seconds.__getitem__))]
 
@@ -144,55 +154,60 @@ def _measured(
     example: Sequence[Tensor],
     threads: int,
     isolated: Collection[str],
-    clock: Clock,
+    budget: Budget,
     known: _Known,
 ) -> Draft:
+    """Each region in the fastest engine that is found in its part of the budget, the share of its time in torch."""
     work = twin(network)
     lowered = lower(work, isolated)
     values = _values(work, lowered.parts, example)
-    made: list[tuple[LoweredRegion, nn.Module]] = []
-    plans: list[RegionPlan] = []
-    timings: list[Times] = []
-    for part in lowered.parts:
+    given = [[values[node] for node in part.inputs] for part in lowered.parts]
+    rest = [alone(work, part) for part in lowered.parts]
+    dense = budget.clock.fastest(
+        [partial(one, *inputs) for one, inputs in zip(rest, given, strict=True)], seconds=0.0, rounds=1
+    )
+    found: dict[int, tuple[RegionPlan, Times, nn.Module]] = {}
+    ahead = sum(dense)
+    for i in sorted(range(len(dense)), key=lambda i: -dense[i]):
+        part = lowered.parts[i]
         native = not set(part.layers) <= set(isolated)
-        given = [values[node] for node in part.inputs]
-        plan, times, module = _choose(work, part, given, threads, clock, known, native=native)
-        made.append((part, module))
-        plans.append(plan)
-        timings.append(times)
-    return Draft(put_in(work, made), lowered, tuple(plans), tuple(timings), tuple(isolated))
+        found[i] = _choose(rest[i], part, given[i], threads, budget.part(dense[i], ahead), known, native=native)
+        ahead -= dense[i]
+    plans, times, modules = zip(*(found[i] for i in range(len(dense))), strict=True) if found else ((), (), ())
+    made = put_in(work, list(zip(lowered.parts, modules, strict=True)))
+    return Draft(made, lowered, tuple(plans), tuple(times), tuple(isolated))
 
 
 def _choose(
-    network: fx.GraphModule,
+    rest: fx.GraphModule,
     part: LoweredRegion,
     values: Sequence[Tensor],
     threads: int,
-    clock: Clock,
+    budget: Budget,
     known: _Known,
     *,
     native: bool,
 ) -> tuple[RegionPlan, Times, nn.Module]:
-    """The fastest engine for a part on these inputs."""
-    rest = alone(network, part)
+    """The fastest engine for a part on these inputs; `rest`: the part alone, in torch."""
+    clock = budget.clock
     modules: dict[str, nn.Module] = {}
     measured: sparse.Measured | None = None
     reason = None if native else "dense layers are faster here"
     if native:
         try:
-            measured = sparse.measure(part.region, len(values[0]), threads, clock, known.native)
+            measured = sparse.measure(part.region, len(values[0]), threads, budget, known.native)
             kernels = sparse.build(part.region, len(values[0]), threads, measured.choices)
             modules["native"] = region_module("native", part, rest, kernels)
         except TombolaError as error:
             reason = str(error)
     modules |= {engine: region_module(engine, part, rest, None) for engine in ENGINES[1:]}
     runs = {engine: partial(module, *values) for engine, module in modules.items()}
-    rounds = clock.measure(runs, rounds=_ROUNDS, threads=threads)
+    rounds = clock.measure(runs, rounds=_ROUNDS, threads=threads, seconds=_ROUND)
     seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
     best = min(seconds, key=seconds.__getitem__)
     choices = measured.choices if measured is not None and best == "native" else None
     layers = (measured.layers, _dense_layers(part, clock, known.dense)) if measured else ({}, {})
-    times = Times(seconds, *layers, reason)
+    times = Times(seconds, *layers, reason, () if measured is None else measured.cut)
     return RegionPlan(part.layers, best, choices), times, modules[best]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tombola.compact import Compacted, CompactReport
 from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.compact import compact_checked
 from tombola.compact.effective import plain_copy
+from tombola.deploy.budget import Budget
 from tombola.deploy.choose import Draft, all_dense, planned, search, twin
 from tombola.deploy.cost import Meter
 from tombola.deploy.inference import Inference, check_call
@@ -37,6 +39,7 @@ from tombola.machine.cores import held_to_cores
 from tombola.machine.memory import has_shape
 from tombola.rng.guard import kept
 from tombola.runs.jobs import limit_threads
+from tombola.runs.progress import Progress, Silent
 from tombola.ticket.ticket import Ticket
 
 TOLERANCE = 1e-4
@@ -106,6 +109,9 @@ def deploy(
     keep_compacted: bool = True,
     model: nn.Module | None = None,
     trusted: Sequence[str] = (),
+    time_limit: float | None = 60.0,
+    stop: Callable[[], bool] | None = None,
+    progress: Progress | None = None,
     clock: Clock = WALL,
 ) -> Deployed:
     """Compact a network exactly, and run each region in the fastest kernels that this machine has for it.
@@ -121,6 +127,10 @@ def deploy(
         keep_compacted: whether the compacted network is kept beside, dense, for export.
         model: of a ticket whose network is not Tombola's own, as in `Ticket.build`.
         trusted: import prefixes of such a network, as there.
+        time_limit: seconds that deploying may take, about; None: no limit. Kernels are looked for until then, longer
+            for what takes longer in torch; one for each layer is compiled in any case.
+        stop: asked between measurements; once it says True, what was found so far is used.
+        progress: bars for it; None: none.
         clock: what says which kernels are the fastest; by default the time that passes.
 
     Returns:
@@ -132,7 +142,7 @@ def deploy(
 
     Raises:
         TombolaError: no example, or one that the model cannot run on; a model that cannot be copied, or that gives
-            other outputs each time; threads below 1; a plan of another network.
+            other outputs each time; threads below 1; a time limit of 0 or less; a plan of another network.
             TicketError: the ticket cannot be built.
     """
     call = checked_call(example, named or {})
@@ -145,6 +155,8 @@ def deploy(
         raise TombolaError(
             "the network, or a part of it, is deployed already; deploy the ticket or model it was made from"
         )
+    if time_limit is not None and not time_limit > 0:
+        raise TombolaError(f"time_limit is {time_limit:g}; give seconds above 0, or None for no limit")
     wanted = Plan.load(plan) if isinstance(plan, str | Path) else plan
     count = threads if threads is not None else wanted.threads if wanted else torch.get_num_threads()
     count = held_to_cores("threads", count)
@@ -153,14 +165,15 @@ def deploy(
     if wanted is not None:
         _check_names(wanted)
     with plain_tensors(), limit_threads(count, exclusive=True), kept(cuda=True):
-        meter = Meter()
+        meter, started = Meter(), clock.now()
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
         plain = plain_copy(source if call is None else taking_tensors(copied(source), call), example)
         checks = checks_of(plain, example)
         meter.end("checks")
         compacted = compact_checked(plain, checks, known=None if wanted is None else wanted.graph)
         meter.end("compaction")
-        network, chosen, report = _made(plain, compacted, checks, count, wanted, clock, meter)
+        with _budget(time_limit, started, meter, stop, progress, clock) as budget:
+            network, chosen, report = _made(plain, compacted, checks, count, wanted, budget, meter)
         meter.end("kernels")
         taken = takes(plain, checks.example, checks.batch, call, empty=checks.takes_none(network))
         beside = copied(compacted.module) if keep_compacted and (call or not checks.stateless) else compacted.module
@@ -168,6 +181,25 @@ def deploy(
         meter.end("verification")
     report = replace(report, seconds=meter.seconds, memory=meter.memory)
     return Deployed(network, chosen, report, taken, beside if keep_compacted else None)
+
+
+@contextlib.contextmanager
+def _budget(
+    limit: float | None,
+    started: float,
+    meter: Meter,
+    stop: Callable[[], bool] | None,
+    progress: Progress | None,
+    clock: Clock,
+) -> Iterator[Budget]:
+    """What is left for kernels, with its bar: verifying takes about as long as the network's own answers took."""
+    last = math.inf if limit is None else started + limit - meter.seconds["checks"]
+    with (progress or Silent()).track("choosing kernels, s", None if limit is None else round(limit)) as update:
+        yield Budget(clock, last, stop or _never, lambda name: update(round(clock.now() - started), lambda: name))
+
+
+def _never() -> bool:
+    return False
 
 
 def _check_names(plan: Plan) -> None:
@@ -188,7 +220,7 @@ def _made(
     checks: Checks,
     threads: int,
     wanted: Plan | None,
-    clock: Clock,
+    budget: Budget,
     meter: Meter,
 ) -> Made:
     """The network in the fastest engines that give its outputs; as it was if none does."""
@@ -197,7 +229,7 @@ def _made(
     if parts and wanted is not None and _stays(wanted, parts):
         return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads, meter)
     if parts:
-        made = _on_cpu(plain, compacted, checks, threads, wanted, clock, meter)
+        made = _on_cpu(plain, compacted, checks, threads, wanted, budget, meter)
     else:
         made = _in_torch(plain, compacted, checks, threads, wanted, meter)
     if made[2].error <= max(TOLERANCE, checks.allowed):
@@ -223,20 +255,23 @@ def _on_cpu(
     checks: Checks,
     threads: int,
     wanted: Plan | None,
-    clock: Clock,
+    budget: Budget,
     meter: Meter,
 ) -> Made:
     """Native kernels for the regions of what was traced of a network."""
     parts = compacted.parts
     networks = [over_rows(twin(part.network)) for part in parts]
     planned_packed = None if wanted is None else wanted.packed
-    packed = tuple(one for network in networks for one in pack_binary(network, threads, planned_packed, clock))
+    packed = tuple(one for network in networks for one in pack_binary(network, threads, planned_packed, budget.clock))
     choices = {one.name: one.choice for one in packed}
     if planned_packed not in (None, choices):
         raise TombolaError("the plan is of another network: other binary layers were packed; deploy without it")
     if wanted is None:
         with _state_kept(networks):
-            drafts = [search(one, part.inputs, threads, clock) for one, part in zip(networks, parts, strict=True)]
+            drafts = [
+                search(one, part.inputs, threads, budget.part(1, len(parts) - i))
+                for i, (one, part) in enumerate(zip(networks, parts, strict=True))
+            ]
     else:
         drafts = planned(networks, threads, wanted.parts, wanted.isolated)
     network = _together(plain, parts, drafts)

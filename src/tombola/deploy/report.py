@@ -13,7 +13,7 @@ from tombola.deploy.kernels.cuda import LinearChoice
 from tombola.deploy.lower import LoweredRegion
 from tombola.deploy.ops import Conv, Linear
 from tombola.deploy.plan import RegionPlan
-from tombola.formats import aligned, density, quantity
+from tombola.formats import aligned, density, plural, quantity
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class RegionRow:
     seconds: Mapping[str, float]
     reason: str | None = None
     """Why no native kernel was tried."""
+    cut: tuple[str, ...] = ()
+    """The layers of which the time limit left kernels untried."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,15 @@ class DeployReport:
             lines += ["", "stays with torch:", *(f"  {name}: {reason}" for name, reason in self.dense.items())]
         sizes = ", ".join(f"{what} {size:,}" for what, size in self.bytes.items())
         last = f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}; for {self.batch}"
-        return "\n".join([*lines, "", last, *self._cost()])
+        return "\n".join([*lines, "", last, *self._cut(), *self._cost()])
+
+    def _cut(self) -> list[str]:
+        """How many layers the time limit left short, in one line."""
+        short = sum(len(part.cut) for part in self.parts)
+        if not short:
+            return []
+        every = sum(len(part.layers) for part in self.parts)
+        return [f"of {short} of {plural(every, 'layer')} not all kernels were tried: give more time (time_limit)"]
 
     def _cost(self) -> list[str]:
         """What deploying took, in one line; none where it was not measured."""
@@ -97,9 +107,14 @@ class DeployReport:
 def part_rows(draft: Draft) -> tuple[RegionRow, ...]:
     """One row for each region of a draft."""
     return tuple(
-        RegionRow(plan.engine, _layer_rows(part, plan, times), times.engines, times.reason)
+        RegionRow(plan.engine, _layer_rows(part, plan, times), times.engines, times.reason, _cut(part, times))
         for part, plan, times in zip(draft.lowered.parts, draft.parts, draft.times, strict=True)
     )
+
+
+def _cut(part: LoweredRegion, times: Times) -> tuple[str, ...]:
+    names = {op.target: op.name for op in part.region.ops}
+    return tuple(dict.fromkeys(names[target] for target in times.cut))
 
 
 def _layer_rows(part: LoweredRegion, plan: RegionPlan, times: Times) -> tuple[DeployedLayer, ...]:
