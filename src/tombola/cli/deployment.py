@@ -75,7 +75,8 @@ def _add_deploy(parser: ArgumentParser) -> None:
         "--formats",
         type=list[str] | str,
         default=_FORMATS,
-        help="how the compacted network is written: onnx, state_dict (.safetensors), torch (.pt2)",
+        help="how the compacted network is written: onnx, state_dict (.safetensors), torch (.pt2); c: the deployed "
+        "one as a library for C, its kernels included",
     )
     _add_common(parser)
 
@@ -147,7 +148,9 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.runs.atomic import check_folder, make_folder, write_json
 
     with loading(None):
-        from tombola.deploy.export import check_formats, export
+        from tombola.deploy.c.export import export_library, how_to_link
+        from tombola.deploy.c.passes import passes_of
+        from tombola.deploy.export import LIBRARY, check_formats, export
         from tombola.ticket.example import example_input
         from tombola.ticket.ticket import Ticket
 
@@ -158,7 +161,11 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     deployed = _deployed(given, ticket, given["batch"])
     example = example_input(ticket, given["batch"], given["input_shape"])
-    files = export(deployed.compacted, (example,), out, formats=formats)
+    if LIBRARY in formats:
+        passes_of(deployed)  # refused before anything is written
+    files = export(deployed.compacted, (example,), out, formats=[one for one in formats if one != LIBRARY])
+    if LIBRARY in formats:
+        files |= export_library(deployed, out)
     make_folder(out)
     deployed.plan.save(out / "plan.json")
     report = deployed.report.as_dict()
@@ -168,6 +175,8 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         if info["error"] is not None:
             any_batch = "any batch" if info["batch"] is None else f"a batch of {info['batch']} only"
             screen.line(f"{file}: run here, outputs equal within {info['error']:.1e}; {any_batch}")
+    if LIBRARY in formats and not any(file.startswith("lib") for file in files):
+        screen.line(how_to_link())
     screen.line(f"wrote {', '.join(['plan.json', 'report.json', *files])} to {out}")
     about = {"ticket": given["ticket"], "recipe": ticket.recipe}
     return {**about, "out": str(out), "report": report, "files": files}

@@ -19,6 +19,7 @@ from tombola.compact.checks import Checks, checks_of, plain_tensors
 from tombola.compact.compact import compact_checked
 from tombola.compact.effective import plain_copy
 from tombola.deploy.budget import Budget
+from tombola.deploy.c.passes import what_keeps_the_gain
 from tombola.deploy.choose import Draft, all_dense, planned, search, twin
 from tombola.deploy.cost import Meter
 from tombola.deploy.inference import Inference, check_call
@@ -179,8 +180,10 @@ def deploy(
         beside = copied(compacted.module) if keep_compacted and (call or not checks.stateless) else compacted.module
         beside = beside if call is None else as_called(beside, call)
         meter.end("verification")
-    report = replace(report, seconds=meter.seconds, memory=meter.memory)
-    return Deployed(network, chosen, report, taken, beside if keep_compacted else None)
+    made = Deployed(network, chosen, report, taken, beside if keep_compacted else None)
+    exports = what_keeps_the_gain(made)
+    made.report = replace(report, exports=exports, seconds=meter.seconds, memory=meter.memory)
+    return made
 
 
 @contextlib.contextmanager

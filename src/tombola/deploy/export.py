@@ -57,6 +57,11 @@ def export(
     """
     chosen = list(dict.fromkeys(FORMATS if formats is None else formats))
     check_formats(chosen)
+    if LIBRARY in chosen:
+        raise TombolaError(
+            f"format {LIBRARY} holds the kernels of a deployed network; write it with "
+            "tombola.deploy.c.export.export_library(deployed, folder)"
+        )
     for path in (folder / FORMATS[name][0] for name in chosen):
         if path.is_dir():  # else the files beside it would get their names
             raise cannot_write(path, IsADirectoryError(EISDIR, "it is a folder"))
@@ -83,7 +88,7 @@ def export(
 def check_formats(formats: Sequence[str]) -> None:
     """Raises TombolaError: an unknown format, or one whose packages are not installed."""
     for name in formats:
-        check_known("format", name, FORMATS)
+        check_known("format", name, (*FORMATS, LIBRARY))
     missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None] if "onnx" in formats else []
     if missing:
         raise not_installed(missing[0], "tombola[onnx]", "leave format onnx out")
@@ -154,6 +159,8 @@ FORMATS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
     }
 )
 """format -> (file name, what gives its content and error)."""
+LIBRARY = "c"
+"""The format of `tombola.deploy.c`: of a deployed network, not of a compacted one."""
 
 
 def _open_batch(network: nn.Module, checks: Checks) -> Any:

@@ -17,7 +17,7 @@ class NativeModule(KernelModule):
 
     def __init__(self, native: Any, shapes: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
-        self.native, self._shapes = native, shapes
+        self.native, self.shapes = native, shapes
 
     @property
     def nbytes(self) -> int:
@@ -27,7 +27,7 @@ class NativeModule(KernelModule):
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Float32 tensors, batch first."""
         outputs = self.native(*inputs)
-        return tuple(x.reshape(x.shape[0], *shape) for x, shape in zip(outputs, self._shapes, strict=True))
+        return tuple(x.reshape(x.shape[0], *shape) for x, shape in zip(outputs, self.shapes, strict=True))
 
 
 class TorchModule(nn.Module):

@@ -50,6 +50,7 @@ class DeployReport:
 
     `compaction`: what was removed and folded. `packed`: binary layers on binary activations, and how they run.
     `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays in torch, with the reason.
+    `exports`: which export keeps the kernels' gain, and which does not, in one line.
     `bytes`: of weights in memory, of the "model" and "deployed". `error`: the largest max|a - b| / max|a| of the
     outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes the network takes.
     `seconds`: that deploying took, the "whole" and by phase: "checks", in which the network itself answers;
@@ -66,6 +67,7 @@ class DeployReport:
     bytes: Mapping[str, int] = field(default_factory=dict)
     error: float = 0.0
     batch: str = "any batch"
+    exports: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     memory: int | None = field(default=None, compare=False)
 
@@ -85,7 +87,7 @@ class DeployReport:
             lines += ["", "stays with torch:", *(f"  {name}: {reason}" for name, reason in self.dense.items())]
         sizes = ", ".join(f"{what} {size:,}" for what, size in self.bytes.items())
         last = f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}; for {self.batch}"
-        return "\n".join([*lines, "", last, *self._cut(), *self._cost()])
+        return "\n".join([*lines, "", last, *filter(None, [self.exports]), *self._cut(), *self._cost()])
 
     def _cut(self) -> list[str]:
         """How many layers the time limit left short, in one line."""

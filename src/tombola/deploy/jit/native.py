@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -16,10 +16,10 @@ STEP = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64, I64])
 
 
 class Code:
-    """A compiled module; its functions live as long as this object."""
+    """A compiled module; its functions live as long as this object. `bitcode`: the module, optimised."""
 
-    def __init__(self, engine: Any, names: Sequence[str]) -> None:
-        self._engine = engine
+    def __init__(self, engine: Any, names: Sequence[str], bitcode: bytes) -> None:
+        self._engine, self.bitcode = engine, bitcode
         self._addresses = {name: int(engine.get_function_address(name)) for name in names}
 
     def address(self, name: str) -> int:
@@ -37,13 +37,19 @@ def _compiled(module: ir.Module) -> Code:
     machine = _machine()
     module.triple = machine.triple
     parsed = llvm.parse_assembly(str(module))
+    optimise(parsed, machine)
+    bitcode = parsed.as_bitcode()
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    return Code(engine, [function.name for function in module.functions if not function.is_declaration], bitcode)
+
+
+def optimise(module: Any, machine: Any) -> None:
+    """A parsed module, as far as LLVM can."""
     tuning = llvm.create_pipeline_tuning_options(speed_level=3)
     tuning.loop_vectorization = tuning.slp_vectorization = True
     builder = llvm.create_pass_builder(machine, tuning)
-    builder.getModulePassManager().run(parsed, builder)
-    engine = llvm.create_mcjit_compiler(parsed, machine)
-    engine.finalize_object()
-    return Code(engine, [function.name for function in module.functions if not function.is_declaration])
+    builder.getModulePassManager().run(module, builder)
 
 
 def pause(b: ir.IRBuilder) -> None:
@@ -62,6 +68,27 @@ def yield_processor(b: ir.IRBuilder) -> None:
         b.call(b.inttoptr(ir.Constant(I64, llvm.address_of_symbol("sched_yield")), kind.as_pointer()), [])
 
 
+def host_features() -> dict[str, bool]:
+    """LLVM's names of the processor's features -> whether it has them; empty where the system does not say."""
+    try:
+        return dict(llvm.get_host_cpu_features())
+    except RuntimeError:
+        return {}
+
+
+def flags(features: Mapping[str, bool]) -> str:
+    """Features as LLVM takes them."""
+    return ",".join(f"{'+' if has else '-'}{name}" for name, has in sorted(features.items()))
+
+
+def file_machine(cpu: str, features: str) -> Any:
+    """What compiles object files for this system, and a processor with these features."""
+    _start()
+    return llvm.Target.from_default_triple().create_target_machine(
+        cpu=cpu, features=features, opt=3, reloc="pic", codemodel="default"
+    )
+
+
 @once
 def _start() -> None:
     llvm.initialize_native_target()
@@ -72,10 +99,7 @@ def _start() -> None:
 def _machine() -> Any:
     _start()
     target = llvm.Target.from_default_triple()
-    try:
-        features = llvm.get_host_cpu_features().flatten()
-    except RuntimeError:  # not reported on this system: the baseline of the architecture
-        features = ""
+    features = flags(host_features())
     return target.create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=features, opt=3, jit=True, codemodel="jitdefault"
     )

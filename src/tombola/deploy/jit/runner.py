@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from typing import NamedTuple
 
 from llvmlite import ir
 
@@ -11,7 +13,7 @@ from tombola.machine.locks import once
 
 STATE, TABLE, STEPS, THREAD, THREADS, COUNTER, START, LOCK = range(8)
 """The words of a worker's mailbox, int64: its state, the arguments of `run`, the address of the lock it sleeps on."""
-IDLE, POSTED, ASLEEP = range(3)
+IDLE, POSTED, ASLEEP, DISMISSED = range(4)
 """The states of a worker."""
 _PATIENCE = 256  # rounds of waiting after which the thread yields: others may be what it waits for
 
@@ -24,13 +26,26 @@ def runner() -> Code:
     s; after each, wait until every thread has finished it (counter: arrivals, `start` of them before this run).
     `together(boxes, table, steps, threads, counter)`: the same by threads - 1 workers and the caller as thread 0. In
     one call, since an exception of a signal handler between posting and working would leave the workers waiting.
-    `serve(box, spins)`: run what is posted, for ever; sleep after `spins` rounds without work.
+    `serve(box, spins)`: run what is posted, until dismissed; sleep after `spins` rounds without work.
     """
     module = ir.Module("runner")
-    run = _run(module)
-    _serve(module, run)
-    _together(module, run)
+    emit(module, Waiting(_sleep, _wake, yield_processor))
     return compile_module(module)
+
+
+class Waiting(NamedTuple):
+    """How a thread waits, emitted. `sleep`, `wake`: (builder, mailbox); `rest`: let another thread run."""
+
+    sleep: Callable[[ir.IRBuilder, ir.Value], None]
+    wake: Callable[[ir.IRBuilder, ir.Value], None]
+    rest: Callable[[ir.IRBuilder], None]
+
+
+def emit(module: ir.Module, waiting: Waiting) -> tuple[ir.Function, ir.Function, ir.Function]:
+    """The functions `run`, `together` and `serve` of a module."""
+    run = _run(module, waiting)
+    serve = _serve(module, run, waiting)
+    return run, _together(module, run, waiting), serve
 
 
 def _sleep(b: ir.IRBuilder, mailbox: ir.Value) -> None:
@@ -60,7 +75,7 @@ def _python(name: str) -> int:
     return ctypes.cast(getattr(ctypes.pythonapi, name), ctypes.c_void_p).value or 0
 
 
-def _run(module: ir.Module) -> ir.Function:
+def _run(module: ir.Module, waiting: Waiting) -> ir.Function:
     words = I64.as_pointer()
     run = ir.Function(module, ir.FunctionType(ir.VoidType(), [words, I64, I64, I64, words, I64]), "run")
     table, steps, thread, threads, counter, start = run.args
@@ -93,7 +108,7 @@ def _run(module: ir.Module) -> ir.Function:
     more = b.add(rounds, I64(1))
     b.cbranch(b.icmp_signed("<", more, I64(_PATIENCE)), wait, rest)
     b.position_at_end(rest)
-    yield_processor(b)
+    waiting.rest(b)
     b.branch(wait)
     b.position_at_end(after)
     following = b.add(step, I64(1))
@@ -110,12 +125,13 @@ def _run(module: ir.Module) -> ir.Function:
     return run
 
 
-def _serve(module: ir.Module, run: ir.Function) -> None:
+def _serve(module: ir.Module, run: ir.Function, waiting: Waiting) -> ir.Function:
     words = I64.as_pointer()
     serve = ir.Function(module, ir.FunctionType(ir.VoidType(), [words, I64]), "serve")
     mailbox, spins = serve.args
-    entry, wait, work, idle, spin, sleep, asleep = (
-        serve.append_basic_block(name) for name in ("entry", "wait", "work", "idle", "spin", "sleep", "asleep")
+    entry, wait, work, idle, spin, sleep, asleep, dismissed = (
+        serve.append_basic_block(name)
+        for name in ("entry", "wait", "work", "idle", "spin", "sleep", "asleep", "dismissed")
     )
     b = ir.IRBuilder(entry)
     b.branch(wait)
@@ -123,6 +139,7 @@ def _serve(module: ir.Module, run: ir.Function) -> None:
     rounds = b.phi(I64)
     switch = b.switch(b.load_atomic(mailbox, "acquire", 8), idle)
     switch.add_case(I64(POSTED), work)
+    switch.add_case(I64(DISMISSED), dismissed)
     b.position_at_end(work)
     table, steps, thread, threads, counter, start = (
         b.load(b.gep(mailbox, [I64(word)])) for word in (TABLE, STEPS, THREAD, THREADS, COUNTER, START)
@@ -136,20 +153,24 @@ def _serve(module: ir.Module, run: ir.Function) -> None:
     b.position_at_end(spin)
     pause(b)
     with b.if_then(b.icmp_signed("==", b.and_(more, I64(_PATIENCE - 1)), I64(0)), likely=False):
-        yield_processor(b)
+        waiting.rest(b)
     again = b.block
     b.branch(wait)
     b.position_at_end(sleep)
     swapped = b.extract_value(b.cmpxchg(mailbox, I64(IDLE), I64(ASLEEP), "acq_rel", "acquire"), 1)
     b.cbranch(swapped, asleep, wait)
     b.position_at_end(asleep)
-    _sleep(b, mailbox)
+    waiting.sleep(b, mailbox)
+    woken = b.block
     b.branch(wait)
-    for value, block in ((I64(0), entry), (I64(0), work), (more, again), (more, sleep), (I64(0), asleep)):
+    b.position_at_end(dismissed)
+    b.ret_void()
+    for value, block in ((I64(0), entry), (I64(0), work), (more, again), (more, sleep), (I64(0), woken)):
         rounds.add_incoming(value, block)
+    return serve
 
 
-def _together(module: ir.Module, run: ir.Function) -> None:
+def _together(module: ir.Module, run: ir.Function, waiting: Waiting) -> ir.Function:
     words = I64.as_pointer()
     kind = ir.FunctionType(ir.VoidType(), [words, words, I64, I64, words])
     together = ir.Function(module, kind, "together")
@@ -168,7 +189,7 @@ def _together(module: ir.Module, run: ir.Function) -> None:
         b.store(value, b.gep(mailbox, [I64(word)]))
     state = b.atomic_rmw("xchg", mailbox, I64(POSTED), "acq_rel")
     with b.if_then(b.icmp_signed("==", state, I64(ASLEEP))):
-        _wake(b, mailbox)
+        waiting.wake(b, mailbox)
     following = b.add(thread, I64(1))
     last = b.block
     b.branch(loop)
@@ -177,3 +198,4 @@ def _together(module: ir.Module, run: ir.Function) -> None:
     b.ret_void()
     thread.add_incoming(I64(1), entry)
     thread.add_incoming(following, last)
+    return together

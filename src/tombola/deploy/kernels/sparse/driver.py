@@ -25,7 +25,7 @@ class ChunkDriver:
         steps = [[arena.step(template) for template in templates] for arena in arenas]
         table = np.array([[(s.function, array_address(s.args)) for s in row] for row in steps], np.int64)
         words = np.array([array_address(arena.chunk) for arena in arenas], np.int64)
-        code = _driver()
+        code = driver()
         state, tables, chunks = map(array_address, (self._state, table, words))
         args = np.array([state, tables, len(templates), chunks], np.int64)
         self.step = Step(code.address("step"), args, (code, self._state, table, words, steps))
@@ -36,7 +36,7 @@ class ChunkDriver:
 
 
 @once
-def _driver() -> Code:
+def driver() -> Code:
     e = Emitter("driver")
     b = e.b
     state, table = (b.inttoptr(e.arg(i), I64.as_pointer()) for i in (0, 1))

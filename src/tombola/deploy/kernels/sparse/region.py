@@ -42,9 +42,9 @@ class NativeRegion(Compiled):
         if split.images > max(1, -(-batch // LANES) * LANES):
             raise TombolaError(f"chunks of {split.images} images are for larger batches than {batch}; measure again")
         self.batch, self.threads, self.choices = batch, threads, choices
-        self._inputs = {name: tuple(shape) for name, shape in region.inputs.items()}
-        self._outputs = region.outputs  # not the region: it holds the dense weights
-        self.templates, self.arenas, self._words, self._shapes = make(region, choices, threads)
+        self.inputs = {name: tuple(shape) for name, shape in region.inputs.items()}
+        self.outputs = region.outputs  # not the region: it holds the dense weights
+        self.templates, self.arenas, self.words, self.shapes = make(region, choices, threads)
         self._images = split.images
         self._driver: ChunkDriver | None = None
         if split.by == "chunks":
@@ -67,15 +67,15 @@ class NativeRegion(Compiled):
         """
         taken = self._checked(inputs)
         count = len(taken[0][0])
-        outputs = {name: made((count, *self._shapes[name]), torch.float32) for name in self._outputs}
+        outputs = {name: made((count, *self.shapes[name]), torch.float32) for name in self.outputs}
         if count:
             with self._lock.alone():
                 self._fill(taken, outputs)
                 self._run(-(-count // self._images))
-        return tuple(outputs[name][0] for name in self._outputs)
+        return tuple(outputs[name][0] for name in self.outputs)
 
     def _checked(self, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, int]]:
-        wanted = self._inputs
+        wanted = self.inputs
         if len(inputs) != len(wanted):
             raise TombolaError(f"the region takes {len(wanted)} inputs; {len(inputs)} were given")
         taken = [
@@ -87,11 +87,11 @@ class NativeRegion(Compiled):
         return taken
 
     def _fill(self, inputs: list[tuple[Tensor, int]], outputs: Mapping[str, tuple[Tensor, int]]) -> None:
-        self._words.batch[0] = len(inputs[0][0])
-        for (_, address), word in zip(inputs, self._words.enter.values(), strict=True):
+        self.words.batch[0] = len(inputs[0][0])
+        for (_, address), word in zip(inputs, self.words.enter.values(), strict=True):
             word[0] = address
         for name, (_, address) in outputs.items():
-            self._words.leave[name][0] = address
+            self.words.leave[name][0] = address
 
     def _run(self, chunks: int) -> None:
         if self._driver is not None:

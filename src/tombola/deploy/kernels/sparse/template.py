@@ -28,7 +28,7 @@ class Chunk:
 
 
 Arg = int | ArenaAddress | Chunk | NDArray[Any]
-"""A number, an address in the arena, or the address of an array's data."""
+"""A number, an address in the arena, or the address of an array's data, which no step writes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,15 +43,29 @@ class Template:
     """Of weights."""
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Where the buffers of an arena start, and its size, in bytes."""
+
+    starts: tuple[int, ...]
+    nbytes: int
+
+    @classmethod
+    def of(cls, sizes: Sequence[int]) -> Extent:
+        """With buffers of these sizes."""
+        ends = np.cumsum([PAGE, *(-(-size // PAGE) * PAGE + _SHIFT for size in sizes)])
+        return cls(tuple(map(int, ends[:-1])), -(-(int(ends[-1]) + _REACH) // PAGE) * PAGE)
+
+
 class Arena:
     """Buffers of zeros in one piece, and the number of the current chunk."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
-        ends = np.cumsum([0, *(-(-size // _ALIGN) * _ALIGN + _SHIFT for size in sizes)])
-        self._room = np.zeros(int(ends[-1]) + _ALIGN + _REACH, np.uint8)
-        first = array_address(self._room) + _REACH // 2
-        first += -first % _ALIGN
-        self._starts = [first + int(end) for end in ends]
+        self.extent = Extent.of(sizes)
+        self._room = np.zeros(self.extent.nbytes + PAGE, np.uint8)
+        first = array_address(self._room)
+        first += -first % PAGE
+        self._starts = [first + start for start in self.extent.starts]
         self.chunk = np.zeros(8, np.int64)
 
     def step(self, template: Template) -> Step:
@@ -68,6 +82,7 @@ class Arena:
         return array_address(arg) if isinstance(arg, np.ndarray) else arg
 
 
-_ALIGN = 4096
+PAGE = 4096
+"""Bytes; an arena begins at a multiple of it."""
 _SHIFT = 320  # bytes: equal positions of two buffers do not share a set of the L1 cache
-_REACH = 4096  # bytes that may be read beyond the ends
+_REACH = 2048  # bytes that may be read beyond the ends

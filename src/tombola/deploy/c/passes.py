@@ -1,0 +1,192 @@
+"""A deployed network as passes of native kernels, from inputs over buffers to outputs; or why it is not that alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from torch import fx, nn
+
+from tombola.deploy.inference import short
+from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
+from tombola.deploy.kernels.sparse.region import NativeRegion
+from tombola.deploy.regions import NativeModule
+from tombola.errors import TombolaError
+from tombola.graph.node import operation, place
+
+if TYPE_CHECKING:
+    from tombola.deploy.deploy import Deployed
+
+Kind = Literal["input", "output", "buffer"]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a value lies: which input or output of the network, or which buffer between passes."""
+
+    kind: Kind
+    index: int
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """A region, where it reads its inputs, in their order, and where it writes its outputs, by name."""
+
+    native: NativeRegion
+    reads: tuple[Where, ...]
+    writes: dict[str, Where]
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output: its name and the shape of one example."""
+
+    name: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Floats of one example."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """What is run for a batch. `buffers`: floats of one example; `piece`: how many examples at most go through all
+    passes together, None where there is one pass; `batch`: the only batch size, None where any will do."""
+
+    passes: tuple[Pass, ...]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    buffers: tuple[int, ...]
+    piece: int | None
+    batch: int | None
+    threads: int
+
+
+def passes_of(deployed: Deployed) -> Passes:
+    """The passes of a deployed network.
+
+    Raises:
+        TombolaError: something of it runs in torch, or in kernels that cannot leave Python; it is named.
+    """
+    network, takes = deployed.network, deployed.takes
+    if not isinstance(network, fx.GraphModule):
+        raise _stays(next(iter(deployed.report.dense.items()), ("the network", "it was not read whole")))
+    if any(short(dtype) != "float32" for dtype in takes.dtypes) or not all(takes.batch.carries):
+        raise TombolaError(f"C takes float32 inputs, the batch first{_FIX}")
+    reader = _Reader(network, _results(network))
+    for node in network.graph.nodes:
+        reader.read(node)
+    inputs = tuple(Port(*one) for one in zip(takes.names, (shape[1:] for shape in takes.shapes), strict=True))
+    batch, several = takes.batch, len(reader.passes) > 1
+    return Passes(
+        tuple(reader.passes),
+        inputs,
+        tuple(Port(f"output {i}", reader.shapes[node]) for i, node in enumerate(reader.results)),
+        tuple(reader.buffers),
+        max(max(one.native.batch, one.native.choices.split.images) for one in reader.passes) if several else None,
+        None if batch.only is None else batch.size,
+        deployed.plan.threads,
+    )
+
+
+def what_keeps_the_gain(deployed: Deployed) -> str:
+    """One line: which export of a deployed network has its kernels, and which has not."""
+    rest = "onnx, torch and state_dict hold the compacted network, without the sparse kernels"
+    try:
+        passes_of(deployed)
+    except TombolaError as error:
+        return f"exports: {rest}; c is not possible: {str(error).removesuffix(_FIX)}"
+    return f"exports: c keeps the kernels and their gain; {rest}"
+
+
+_FIX = "; leave format c out"
+
+
+def _results(network: fx.GraphModule) -> tuple[fx.Node, ...]:
+    """The nodes of the outputs, in order."""
+    (output,) = (node for node in network.graph.nodes if node.op == "output")
+    found: list[fx.Node] = []
+    fx.node.map_arg(output.args, found.append)
+    if not found or len(set(found)) < len(found):
+        raise _TWICE
+    return tuple(found)
+
+
+_TWICE = TombolaError(f"C gives each output once, and this network has none, or one twice{_FIX}")
+
+
+@dataclass
+class _Reader:
+    network: fx.GraphModule
+    results: tuple[fx.Node, ...]
+    passes: list[Pass] = field(default_factory=list)
+    shapes: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
+    """Of one example of each region's output."""
+    buffers: list[int] = field(default_factory=list)
+    _values: dict[fx.Node, Where] = field(default_factory=dict)
+    _inputs: int = 0
+
+    def read(self, node: fx.Node) -> None:
+        """Take a node in. Raises TombolaError."""
+        if node.op == "placeholder":
+            self._values[node] = Where("input", self._inputs)
+            self._inputs += 1
+        elif node.op == "call_module":
+            self._pass(node)
+        elif node.op == "output":
+            passed = [one for one in self.results if one not in self.shapes]
+            if passed:
+                raise _stays((place(passed[0]), "an output that no layer computes"))
+        elif node not in self._values:
+            raise _stays((place(node), operation(node) or node.op))
+
+    def _pass(self, node: fx.Node) -> None:
+        module = self.network.get_submodule(str(node.target))
+        native = module.native if isinstance(module, NativeModule) else None
+        if not isinstance(module, NativeModule) or not isinstance(native, NativeRegion):
+            raise _stays((_named(module, node), _engine(module)))
+        reads: dict[str, list[tuple[fx.Node, int]]] = {name: [] for name in native.outputs}
+        for user in node.users:
+            index = int(user.args[1])  # type: ignore[arg-type]
+            reads[native.outputs[index]].append((user, index))
+        writes = {name: self._place(native, name, [user for user, _ in users]) for name, users in reads.items()}
+        for name, users in reads.items():
+            for user, index in users:
+                self._values[user], self.shapes[user] = writes[name], module.shapes[index]
+        self.passes.append(Pass(native, tuple(self._values[one] for one in _given(node)), writes))
+
+    def _place(self, native: NativeRegion, name: str, users: Sequence[fx.Node]) -> Where:
+        """Where a region writes an output."""
+        own = [self.results.index(user) for user in users if user in self.results]
+        if len(own) > 1:
+            raise _TWICE
+        if own:
+            return Where("output", own[0])
+        self.buffers.append(math.prod(native.shapes[name]))
+        return Where("buffer", len(self.buffers) - 1)
+
+
+def _given(node: fx.Node) -> Sequence[fx.Node]:
+    return [one for one in node.args if isinstance(one, fx.Node)]
+
+
+def _engine(module: nn.Module) -> str:
+    if isinstance(module, PackedLayer | PackSigns):
+        return "binary layers on packed bits"
+    return "runs in torch, which was faster here" if "network" in dict(module.named_children()) else "runs in torch"
+
+
+def _named(module: nn.Module, node: fx.Node) -> str:
+    """A region by the first of the layers in it."""
+    inner = getattr(module, "network", None)
+    graph = inner.graph.nodes if isinstance(inner, fx.GraphModule) else ()
+    layers = [place(one) for one in graph if one.op == "call_function"]
+    return f"the region of {layers[0]}" if layers else str(node.target)
+
+
+def _stays(what: tuple[str, str]) -> TombolaError:
+    return TombolaError(f"C has the native kernels alone, and {what[0]} stays in torch ({what[1]}){_FIX}")
