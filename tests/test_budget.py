@@ -82,12 +82,21 @@ def test_a_pattern_of_n_of_m_has_its_one_density(trained: Trained) -> None:
     assert tb.sensitivity(model, [batch], pattern="2:4").densities == (0.5,)
 
 
+def test_channels_are_rows_of_each_layer(trained: Trained) -> None:
+    model, batch = trained
+    layers = tb.sensitivity(model, [batch], pattern="channel", densities=[0.25]).layers
+    assert [len(layer.values) for layer in layers] == [1, 1, 1]
+    mask = tb.prune_to(model, [batch], file="2kB", pattern="channel", allocation="uniform").pruned.mask
+    assert all(bool((rows.all(1) | ~rows.any(1)).all()) for rows in mask.values())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"measure": "speed"}, "unknown measure 'speed'"),
         ({"densities": [0.0]}, "the fraction of weights KEPT"),
         ({"criterion": "sparse_gpt"}, "sparse_gpt has no scores to try densities by"),
+        ({"pattern": "head"}, "pattern head takes one density for all attention layers"),
         ({"exclude": ["*"]}, "the model has no prunable weights"),
     ],
 )
@@ -222,7 +231,7 @@ def test_the_last_density_that_meets_it_is_found(goal: Line, side: int) -> None:
     assert best.met
     assert 1 / 1.02 <= (best.density / 0.2) ** side <= 1
     assert len(trials) < 12
-    assert len(list(bisected(hundredfold, goal, 0.01, 3))) == 3
+    assert sum(trial.density < 1 for trial in bisected(hundredfold, goal, 0.01, 3)) == 3
 
 
 def test_the_nearest_of_those_that_fall_short() -> None:
@@ -281,6 +290,28 @@ def test_a_file_that_cannot_be_so_small_is_said_and_the_nearest_kept(trained: Tr
     assert "file 10: NOT met, the nearest that was reached" in str(reached)
 
 
+@pytest.mark.parametrize("criterion", ["magnitude", "sparse_gpt"])
+def test_a_budget_that_the_network_meets_as_it_is_leaves_it_unpruned(trained: Trained, criterion: str) -> None:
+    model, batch = trained
+    normed = nn.Sequential(model, nn.BatchNorm1d(4)).eval()
+    reached = tb.prune_to(normed, [batch], file="1GB", criterion=criterion)
+    assert (reached.met, reached.pruned.mask.density) == (True, 1.0)
+    assert [trial.density for trial in reached.trials] == [0.01, 1.0]
+    assert reached.accuracy is not None
+    assert reached.accuracy[0] == reached.accuracy[1]
+    for name, value in normed.state_dict().items():
+        assert torch.equal(reached.pruned.model.state_dict()[name], value)
+    assert "file 1,000,000,000: met by the network as it is, nothing is pruned" in str(reached)
+
+
+def test_a_network_without_a_path_meets_no_budget() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    with pytest.raises(TombolaError, match="no path leads from the input to the output: 8 of 768 weights") as caught:
+        tb.prune_to(model, torch.randn(9, 16), file=10, lowest=0.01, allocation="uniform")
+    assert "\n" not in str(caught.value)
+
+
 def test_so_many_times_as_fast(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> None:
     model, (x, _) = trained
     monkeypatch.setattr(import_module("tombola.prune.goals"), "deploy", lambda module, *example, **more: module)
@@ -300,8 +331,8 @@ def test_so_many_times_as_fast(trained: Trained, monkeypatch: pytest.MonkeyPatch
     assert fast.met
     assert fast.pruned.mask.density == pytest.approx(0.4, rel=0.03)
     assert fast.accuracy is None
-    slow = tb.prune_to(model, x, faster=30, allocation="uniform", clock=Counting())
-    assert (slow.met, slow.trials[0].density) == (False, 0.01)
+    slow = tb.prune_to(model, x, faster=30, allocation="uniform", lowest=0.1, clock=Counting())
+    assert (slow.met, slow.trials[0].density) == (False, 0.1)
 
 
 def test_it_is_really_timed(trained: Trained) -> None:
@@ -331,6 +362,9 @@ def test_evolution_reaches_no_less_at_the_same_size(trained: Trained) -> None:
         ({"file": "5 pounds"}, "file is '5 pounds'; give a size such as 5MB"),
         ({"file": 0}, "file is 0; give a size"),
         ({"file": "1kB", "pattern": "2:4"}, "pattern 2:4 fixes the density"),
+        ({"file": "1kB", "pattern": "head"}, "pattern head takes one density for all attention layers"),
+        ({"file": "1kB", "pattern": "heads"}, "unknown pattern 'heads'; allowed: element, block:V, N:M, channel; e.g."),
+        ({"file": "1kB", "pattern": "channel", "criterion": "sparse_gpt"}, "sparse_gpt goes with patterns element"),
         ({"file": "1kB", "allocation": "guess"}, "unknown allocation 'guess'"),
         ({"file": "1kB", "lowest": 0}, "lowest is 0 and trials 8"),
         ({"file": "1kB", "trials": 0}, "lowest is 0.01 and trials 0"),

@@ -13,6 +13,7 @@ import tombola as tb
 from cli_calls import call
 from tombola.data.registry import load_data
 from tombola.models.registry import build_network
+from tombola.prune.validation import Validation
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +47,12 @@ def test_sensitivity_prints_a_table_and_writes_a_picture(words: list[str], tmp_p
     assert "Accuracy lost (points)" in (out / "sensitivity.svg").read_text()
 
 
+def test_one_density_alone_is_a_list_of_one(words: list[str]) -> None:
+    status, text, err = call("sensitivity", *words, "--densities", "0.5", "--json")
+    assert status == 0, err
+    assert json.loads(text.splitlines()[-1])["densities"] == [0.5]
+
+
 def test_accuracy_is_kept(words: list[str], tmp_path: Path) -> None:
     out = tmp_path / "net.ticket"
     status, text, err = call("prune", *words, "--keep_accuracy", "3", "--out", str(out), "--json")
@@ -56,6 +63,37 @@ def test_accuracy_is_kept(words: list[str], tmp_path: Path) -> None:
     assert found["reached"] <= 3
     assert tb.Ticket.load(out).density == found["density"] < 1
     assert "keep_accuracy 3: met: " in err
+
+
+@pytest.mark.parametrize("budget", [("--keep_accuracy", "3"), ("--file", "1GB")])
+def test_the_dense_network_is_validated_once(
+    words: list[str], budget: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole: list[object] = []
+    plain = Validation.of
+
+    def of(self: Validation, model: nn.Module) -> float:
+        whole.extend([model] * all(bool(value.all()) for value in model.parameters()))
+        return plain(self, model)
+
+    def again(model: nn.Module, *more: object) -> object:
+        raise AssertionError("validated by the command, which knows already")
+
+    monkeypatch.setattr(Validation, "of", of)
+    monkeypatch.setattr("tombola.train.evaluate.evaluate", again)
+    status, _, err = call("prune", *words, *budget, "--allocation", "uniform", "--out", str(tmp_path / "net.ticket"))
+    assert status == 0, err
+    assert len(whole) == 1
+
+
+def test_a_budget_that_is_met_already_is_said(words: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "net.ticket"
+    status, text, err = call("prune", *words, "--file", "1GB", "--out", str(out), "--json")
+    assert status == 0, err
+    found = json.loads(text.splitlines()[-1])
+    assert (found["met"], found["density"], found["val_before"]) == (True, 1.0, found["val_after"])
+    assert "met by the network as it is, nothing is pruned" in err
+    assert tb.Ticket.load(out).density == 1
 
 
 def test_a_file_is_as_large_as_was_said(words: list[str], tmp_path: Path) -> None:

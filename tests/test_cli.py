@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
@@ -85,6 +85,17 @@ def test_every_option_is_explained(verb: Any) -> None:
     assert all(f"--{name}" in out for name in option_names(parser))
 
 
+@pytest.mark.parametrize("verb", all_verbs(), ids=lambda verb: verb.command)
+def test_an_option_that_takes_a_list_takes_one_item_alone(verb: Any) -> None:
+    for action in verb.parser()._actions:
+        kind = getattr(action, "_typehint", None)
+        parts = [kind] if get_origin(kind) in (list, tuple) else [*get_args(kind)]
+        for part in parts:
+            if get_origin(part) in (list, tuple):
+                items = [get_args(part)[0], *get_args(get_args(part)[0])]
+                assert set(items) & {*parts, Any}, f"{action.dest}: {kind}"
+
+
 def test_help_and_mistakes_load_no_torch() -> None:
     code = (
         "import sys; from tombola.cli import main\n"
@@ -145,7 +156,7 @@ MISTAKES = {
     "a folder as configuration": (["find", "imp", "--config", "."], ["is no file", "YAML"]),
     "a word as mapping": (["find", "imp", "--augment", "x"], ["augment is 'x'", "a mapping"]),
     "a word as cue": (["find", "imp", "--cue", "x"], ["cue is 'x'", "a mapping"]),
-    "control levels": (["study", "curve", "imp", "--model", "mlp", "--control_levels", "[9]"], ["levels 1, 2, 3"]),
+    "control levels": (["study", "curve", "imp", "--model", "mlp", "--control_levels", "9"], ["levels 1, 2, 3"]),
     "replicates": (["verify", "none.ticket", "--replicates", "0"], ["none.ticket"]),
 }
 

@@ -335,6 +335,7 @@ REFUSED = {
     "sigma 0": (["--sigma", "0"], "sigma is 0"),
     "no features": (["--features", "[]"], "features is empty"),
     "0 features": (["--features", "[0, 5]"], "at least 1"),
+    "0 features alone": (["--features", "0"], "at least 1"),
     "features twice": (["--features", "[5, 5]"], "5 twice"),
     "multiples below 0": (["--multiples", "[-1]"], "multiples has -1"),
     "replicates 0": (["--replicates", "0"], "replicates is 0"),

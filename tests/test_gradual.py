@@ -23,6 +23,7 @@ from in_ranks import in_ranks
 from tombola.errors import TombolaError
 from tombola.gradual import UnfinishedScheduleWarning, cubic, merge_adapters
 from tombola.gradual.packed import as_texts, from_texts, packed, unpacked
+from tombola.hold import release
 from tombola.select.criteria import Context
 from tombola.select.select import SCOPES
 
@@ -170,6 +171,23 @@ def test_a_given_mask_is_held_and_nothing_else() -> None:
     pruner = tb.Gradual(model, mask=mask)
     assert all(one == mask for one in train(model, adam(model), pruner, 3))
     assert pruner.finish() == mask == tb.Mask.from_zeros(model)
+
+
+def test_one_at_a_time() -> None:
+    model = network()
+    first = tb.Gradual(model, 0.5, SCHEDULE)
+    for other in (model, copy.deepcopy(model), nn.Sequential(model)):
+        with pytest.raises(TombolaError, match=r"another Gradual prunes .* already; call its finish") as caught:
+            tb.Gradual(other, 0.5)
+        assert "\n" not in str(caught.value)
+    with pytest.warns(UnfinishedScheduleWarning):
+        first.finish()
+    second = tb.Gradual(model, 0.5, exclude=["2.weight"])
+    third = tb.Gradual(model, 0.25, exclude=["0.weight"])  # of other weights
+    assert not set(second.mask) & set(third.mask)
+    release(model)
+    with tb.hold(model, second.mask):  # a mask that stays as it is is no Gradual
+        assert tb.Gradual(model, 0.25).mask["0.weight"].sum() == 12
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.prune import l1_unstructured
 
 import tombola as tb
 from tombola.cli import main
@@ -25,6 +27,7 @@ from tombola.prune.layers import layers_of
 from tombola.prune.sparse_gpt import sparse_gpt
 from tombola.prune.watch import gram_matrices, input_norms, order_of_calls
 from tombola.select.patterns import NM, Block, Element
+from tombola.select.select import EmptyLayerWarning
 from tombola.ticket.example import example_input
 
 
@@ -309,6 +312,65 @@ def test_norms_take_the_statistics_of_the_pruned_network() -> None:
     assert torch.equal(as_it_was.model[1].running_var, model[1].running_var)
 
 
+def test_norms_leave_out_a_batch_of_one_that_has_no_variance() -> None:
+    model, x = network(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()), drawn(9, 3)
+    ragged, even = (tb.prune(model, batches, density={"0.weight": 1}).model[1] for batches in ([x[:8], x[8:]], [x[:8]]))
+    assert torch.equal(ragged.running_mean, even.running_mean)
+    assert torch.equal(ragged.running_var, even.running_var)
+    assert tb.prune(model, x[:1], density=0.5, norms=False).norms == 0
+    pictures = network(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4))
+    assert tb.prune(pictures, drawn(1, 2, 6, 6), density=0.5).norms == 1
+
+
+def test_a_layer_that_ends_empty_beside_a_path_is_a_warning() -> None:
+    model = network(Apart(), nn.Linear(3, 2))
+    with pytest.warns(EmptyLayerWarning, match=r"nothing is kept of 0\.unused\.weight;") as told:
+        tb.prune(model, drawn(4, 3), density={"0.unused.weight": 1e-9})
+    assert len(told) == 1
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (nn.utils.weight_norm, r"\(weight_norm\).*torch\.nn\.utils\.remove_weight_norm\(layer\)"),
+        (nn.utils.spectral_norm, r"\(spectral_norm\).*\.remove_spectral_norm"),
+        (nn.utils.parametrizations.weight_norm, r"\(WeightNorm\).*remove_parametrizations\(layer, 'weight'\)"),
+        (nn.utils.parametrizations.orthogonal, r"\(Orthogonal\).*remove_parametrizations"),
+        (lambda layer: l1_unstructured(layer, "weight", 2), r"torch\.nn\.utils\.prune\.remove"),
+    ],
+)
+def test_weights_that_are_computed_from_others_are_refused(make: Callable[[nn.Module], nn.Module], words: str) -> None:
+    model, x = network(make(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2)), drawn(8, 4)
+    for call in (
+        lambda: tb.prune(model, x, density=0.5),
+        lambda: tb.prune(model, density=0.5),
+        lambda: tb.prune(model, x, density=0.5, criterion="sparse_gpt"),
+        lambda: tb.sensitivity(model, x),
+        lambda: tb.prune_to(model, x, file="1kB"),
+    ):
+        with pytest.raises(TombolaError, match=rf"'0\.weight' is computed .*{words}.* exclude=\['0\.\*'\]") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("make", [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm])
+def test_weight_norm_goes_with_no_mask_on_it(make: Callable[[nn.Module], nn.Module]) -> None:
+    model = network(make(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+    for call in (lambda: tb.prune_channels(model, drawn(2, 4), density=0.5), lambda: tb.Gradual(model, 0.5)):
+        with pytest.raises(TombolaError, match=r"'0\.weight' is computed from other parameters"):
+            call()
+    assert list(tb.Gradual(model, 0.5, exclude=["0.*"]).mask) == ["2.weight"]
+
+
+def test_weight_norm_stays_where_it_is_excluded() -> None:
+    model = network(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)), nn.ReLU(), nn.Linear(4, 2))
+    pruned = tb.prune(model, drawn(8, 4), density=0.5, exclude=["0.*"])
+    assert list(pruned.mask) == ["2.weight"]
+    assert pruned.ticket().build(model=copy.deepcopy(model))[2].weight.count_nonzero() == 4
+
+
 def test_errors_by_hand() -> None:
     model = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False))
     with torch.no_grad():
@@ -369,6 +431,25 @@ def test_every_form_of_calibration_data() -> None:
     assert len(read([x, x, x], model, 7, None, 0).batches) == 2
 
 
+def test_a_network_that_takes_one_dictionary() -> None:
+    torch.manual_seed(0)
+    model, x = Whole(), drawn(6, 3)
+    labels = torch.tensor([0, 1] * 3)
+    forms: list[Any] = [
+        {"x": x},
+        [{"x": x, "labels": labels}],
+        [({"x": x}, labels)],
+        [{"x": x.double(), "name": "six"}],
+        [{"x": [x]}],
+    ]
+    masks = [tb.prune(model, form, density=0.5, criterion="wanda").mask for form in forms]
+    assert all(mask == masks[0] for mask in masks)
+    assert tb.sensitivity(model, [({"x": x}, labels)], densities=[0.5]).measure == "accuracy"
+    assert tb.prune_to(model, [({"x": x}, labels)], file="1GB").met
+    with pytest.raises(TombolaError, match=r"takes none of y, .* nor the whole as one argument; it takes batch"):
+        tb.prune(model, {"y": x}, density=0.5)
+
+
 def test_a_data_set_by_name_and_criteria_of_gradients() -> None:
     model = network(nn.Flatten(), nn.Linear(64, 10))
     pruned = tb.prune(model, "digits", density=0.5, criterion="taylor", samples=100)
@@ -403,6 +484,22 @@ class Apart(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.used(x)
+
+
+class Whole(nn.Module):
+    """Takes a batch as one dictionary, in lists too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, batch: dict[str, Any]) -> Tensor:
+        x: Any = batch["x"]
+        return self.layer(x[0] if isinstance(x, list) else x)
+
+
+def two() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
 
 
 class Diverged(nn.Linear):
@@ -447,6 +544,14 @@ class Locked(nn.Linear):
         (Apart(), drawn(4, 3), {"density": 0.5, "criterion": "wanda"}, "never reach 'unused.weight'"),
         (Apart(), drawn(4, 3), {"density": 0.5, "criterion": "sparse_gpt"}, "never reach 'unused.weight'"),
         (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "pattern": "head"}, "finds no attention layer"),
+        (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "pattern": "heads"}, r"mean head\?\); allowed: .* head"),
+        (nn.Linear(3, 2), None, {"density": 1e-9}, "no path .*: 0 of 6 weights are kept, and none of weight; ask"),
+        (two(), drawn(4, 3), {"density": 1e-9, "criterion": "wanda"}, "no path .*, and none of 0.weight, 1.weight"),
+        (two(), drawn(4, 3), {"density": {"1.weight": 1e-9}}, "no path leads .*: 9 of 15 weights .* none of 1.weight"),
+        (two(), drawn(4, 3), {"density": 1e-9, "criterion": "sparse_gpt", "scope": "layer"}, "no path leads"),
+        (Apart(), drawn(4, 3), {"density": {"used.weight": 1e-9}}, "no path leads"),
+        (Whole(), [{"x": drawn(4, 3)}], {"density": 1e-9, "include": ["*.bias"]}, "no path leads"),
+        (nn.BatchNorm1d(3), drawn(1, 3), {"density": 1, "include": ["*"]}, "no variance; give batches of 2 examples"),
         (nn.Linear(3, 2), None, {"density": 0.5, "pattern": "channel"}, "pattern channel needs calibration data"),
         (nn.Linear(3, 2), None, {"density": 0.5, "scope": "rows"}, "did you mean row"),
         (nn.Linear(3, 2), None, {"density": 0.5, "scope": "row", "pattern": "block:2"}, "scope 'row' is for pattern"),

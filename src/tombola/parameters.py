@@ -20,6 +20,7 @@ from tombola.fields import checked
 from tombola.names import closest
 
 __all__ = [
+    "check_plain",
     "clean",
     "holders",
     "module_at",
@@ -251,6 +252,47 @@ def transposed(model: nn.Module) -> frozenset[str]:
         for name, owners in holders(model).items()
         if any(_is_conv1d(module) and local == "weight" for module, local in owners)
     )
+
+
+def check_plain(model: nn.Module, exclude: Sequence[str] = (), *, written: bool = True) -> None:
+    """TombolaError if a layer's weight is computed from other parameters: by a parametrisation, weight norm, a mask.
+
+    Args:
+        exclude: patterns of names for which it may be so.
+        written: False where only weights that are computed from several parameters, which have no name, are in the way.
+    """
+    known = {} if written else parameters_by_name(model, tied=True)
+    patterns = (exclude,) if isinstance(exclude, str) else exclude
+    for prefix, module in unwrap(model).named_modules():
+        for local in ("weight", *_ATTENTION_WEIGHTS):
+            name = clean(f"{prefix}.{local}" if prefix else local)
+            way = _computed(module, local) if _is_weight(module, local) else None
+            if way is not None and name not in known and not any(fnmatchcase(name, each) for each in patterns):
+                raise TombolaError(
+                    f"{name!r} is computed from other parameters ({way[0]}), so that it cannot be pruned; make it "
+                    f"plain first, {way[1]}, or leave it out: exclude={[f'{prefix}.*' if prefix else '*']}"
+                )
+
+
+def _computed(module: nn.Module, local: str) -> tuple[str, str] | None:
+    """By what a weight is computed, and what makes it plain; None where it is a parameter itself."""
+    chains = module._modules.get("parametrizations")
+    if isinstance(chains, nn.ModuleDict) and local in chains:
+        by = ", ".join(type(one).__name__.strip("_") for one in chains[local].children())
+        return by, f"torch.nn.utils.parametrize.remove_parametrizations(layer, {local!r})"
+    if local in module._parameters or not isinstance(module.__dict__.get(local), torch.Tensor):
+        return None
+    names = {kind.__name__ for hook in module._forward_pre_hooks.values() for kind in type(hook).__mro__}
+    unknown = (f"{local!r} is no parameter of its layer", f"setting layer.{local} to an nn.Parameter")
+    return next((said for by, said in _HOOKS.items() if by in names), unknown)
+
+
+_HOOKS = {
+    "WeightNorm": ("weight_norm", "torch.nn.utils.remove_weight_norm(layer)"),
+    "SpectralNorm": ("spectral_norm", "torch.nn.utils.remove_spectral_norm(layer)"),
+    "BasePruningMethod": ("torch.nn.utils.prune", "torch.nn.utils.prune.remove(layer, 'weight')"),
+}
+"""Class of a hook that computes a weight -> what it is, and what takes it off."""
 
 
 def _matching(every: Mapping[str, nn.Parameter], patterns: Sequence[str], option: str) -> set[int]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.options import listed, several
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import add_room
 from tombola.cli.tickets import add_architecture, add_ticket, architecture, trusted
@@ -47,7 +48,7 @@ def verbs() -> list[Verb]:
 def _add_common(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--input_shape",
-        type=list[int] | None,
+        type=several(int) | None,
         default=None,
         help="shape of one input, without the batch (null: what the ticket records)",
     )
@@ -113,7 +114,7 @@ def _deployed(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
     with show_progress() as progress, _stopped_by_hand() as stop:
         return deploy(
             ticket,
-            example_input(ticket, batch, given["input_shape"]),
+            example_input(ticket, batch, listed(given["input_shape"])),
             threads=given["threads"],
             plan=given.get("plan"),
             model=architecture(given, ticket),
@@ -160,7 +161,7 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     check_folder(out)
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     deployed = _deployed(given, ticket, given["batch"])
-    example = example_input(ticket, given["batch"], given["input_shape"])
+    example = example_input(ticket, given["batch"], listed(given["input_shape"]))
     if LIBRARY in formats:
         passes_of(deployed)  # refused before anything is written
     files = export(deployed.compacted, (example,), out, formats=[one for one in formats if one != LIBRARY])
@@ -202,7 +203,7 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     measured = bench(
         model,
         {batch: _deployed(given, ticket, batch) for batch in batches},
-        {batch: (example_input(ticket, batch, given["input_shape"]),) for batch in batches},
+        {batch: (example_input(ticket, batch, listed(given["input_shape"])),) for batch in batches},
         threads=torch.get_num_threads() if given["threads"] is None else given["threads"],
         engines=engines,
         rounds=given["rounds"],

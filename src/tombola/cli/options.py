@@ -70,12 +70,27 @@ def summary(source: type) -> str:
     return (source.__doc__ or "").strip().splitlines()[0]
 
 
+def several(item: Any) -> Any:
+    """The type of an option that takes a list, also as one item; `listed` reads it."""
+    return GenericAlias(list, (item,)) | item
+
+
+def listed(given: Any) -> Any:
+    """What such an option was given, as a list; None stays."""
+    return given if given is None else list(given) if isinstance(given, list | tuple) else [given]
+
+
 def _accepted(hint: Any) -> Any:
     """The type as the parser takes it: sequences also as one item, mappings as dictionaries."""
-    if get_origin(hint) is tuple:
-        item = get_args(hint)[0]
-        return GenericAlias(list, (item,)) | item
+    if (item := _item(hint)) is not None:
+        return several(item) | None if NoneType in get_args(hint) else several(item)
     return dict[str, Any] if get_origin(hint) is Mapping else hint
+
+
+def _item(hint: Any) -> Any:
+    """The type of the items where the hint is a tuple, or a tuple or None; else None."""
+    parts = [hint] if get_origin(hint) is tuple else [part for part in get_args(hint) if part is not NoneType]
+    return get_args(parts[0])[0] if len(parts) == 1 and get_origin(parts[0]) is tuple else None
 
 
 def _is_flag(hint: Any) -> bool:
@@ -94,8 +109,8 @@ def _plain(value: Any) -> Any:
 
 def _made(value: Any, hint: Any) -> Any:
     """The parsed value as the dataclass wants it."""
-    if get_origin(hint) is tuple and value is not None:
-        return tuple(value) if isinstance(value, list | tuple) else (value,)
+    if value is not None and _item(hint) is not None:
+        return tuple(listed(value))
     if isinstance(value, Namespace):
         kinds = [kind for kind in (hint, *get_args(hint)) if isinstance(kind, type) and is_dataclass(kind)]
         return kinds[0](**value.as_dict()) if kinds else value.as_dict()

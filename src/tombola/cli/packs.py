@@ -9,6 +9,7 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.deltas import CHECKPOINT, check_apart
+from tombola.cli.options import listed, several
 from tombola.cli.screen import Screen
 from tombola.cli.tickets import add_ticket
 from tombola.cli.verb import Verb
@@ -36,7 +37,7 @@ def _add_pack(parser: ArgumentParser) -> None:
     parser.add_argument("--model_args", type=dict[str, Any], default={}, help="the network's keyword arguments")
     parser.add_argument(
         "--input_shape",
-        type=list[int] | None,
+        type=several(int) | None,
         default=None,
         help="shape of one input, without the batch, for the ticket to record: deploy then needs none",
     )
@@ -58,7 +59,7 @@ def _pack(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.ticket.ticket import Ticket
 
     check_apart(given["out"], given["model"], given["checkpoint"])
-    out, values, shape = Path(given["out"]), given["values"], given["input_shape"]
+    out, values, shape = Path(given["out"]), given["values"], listed(given["input_shape"])
     if shape is not None and not all(size > 0 for size in shape):
         raise TombolaError(f"--input_shape is {shape}; all sizes must be 1 or more")
     told = {} if shape is None else {"input_shape": shape}
@@ -115,7 +116,8 @@ def _built(given: Namespace) -> tuple[Any, Any]:
         raise TombolaError(
             f"{name} is one of Tombola's own networks, made for a data set; give its checkpoint's file alone"
         )
-    network = NetworkSpec(name, args, None if given["input_shape"] is None else tuple(given["input_shape"]))
+    shape = listed(given["input_shape"])
+    network = NetworkSpec(name, args, None if shape is None else tuple(shape))
     module = network.build(trusted=(name,))
     if given["checkpoint"] is not None:
         load_checkpoint_(module, given["checkpoint"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.budgets import add_budget, check_budget, prune_to_budget
-from tombola.cli.options import Group
+from tombola.cli.options import Group, listed
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA
 from tombola.cli.verb import Verb
@@ -70,7 +70,7 @@ def _add(parser: ArgumentParser) -> None:
         "--values",
         type=str | None,
         default=None,
-        help="float16 or bfloat16: kept weights are rounded to that (null: held bit for bit)",
+        help="float16, bfloat16 or int8 (a step for each row): kept weights are rounded to that (null: bit for bit)",
     )
     parser.add_argument(
         "--origin",
@@ -102,7 +102,9 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     final = pruned.model
     if given["values"] is not None:
         final = ticket.rounded(given["values"]).build(model=pruned.model)
-    before, after = (_validated(network, splits) for network in (model, final))
+    before, after = (None, None) if reached is None or reached.accuracy is None else reached.accuracy
+    before = _validated(model, splits) if before is None else before
+    after = _validated(final, splits) if after is None or final is not pruned.model else after
     size, dense = Path(given["out"]).stat().st_size, sum(value.nbytes for value in model.state_dict().values())
     metric = splits.task.metric_name
     screen.line(str(pruned))
@@ -143,11 +145,6 @@ def started(given: Namespace, splits: Splits) -> Start:
     if is_known(given["model"]) and given["checkpoint"] is None:
         raise TombolaError(f"{given['model']} has no trained weights of its own; give its --checkpoint")
     return start_from(ModelSpec(given["model"], **NETWORK.read(given)), splits, seed=given["seed"])
-
-
-def listed(given: Any) -> list[str]:
-    """One pattern or several, as several."""
-    return [given] if isinstance(given, str) else list(given)
 
 
 def _validated(model: nn.Module, splits: Splits) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.effect import refuse
-from tombola.cli.options import Group, summary
+from tombola.cli.options import Group, listed, several, summary
 from tombola.cli.screen import Screen, loading
 from tombola.cli.values import import_from_here
 from tombola.cli.verb import Verb
@@ -134,7 +134,7 @@ def _options(
             )
             study.add_argument(
                 "--control_levels",
-                type=list[int] | None,
+                type=several(int) | None,
                 default=None,
                 help="levels at which they are trained, e.g. [3, 7, 9] (null: all)",
             )
@@ -240,7 +240,7 @@ def _run_curve(kind: type[Method]) -> Callable[[Namespace, Screen], Mapping[str,
             request,
             Path(given["out"]),
             controls=_controls(given),
-            control_levels=given["control_levels"],
+            control_levels=listed(given["control_levels"]),
             jobs=given["jobs"],
         )
         show_search(screen, result)

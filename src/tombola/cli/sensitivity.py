@@ -8,7 +8,8 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.pruning import MODEL, NETWORK, add_layers_and_samples, listed, started
+from tombola.cli.options import listed, several
+from tombola.cli.pruning import MODEL, NETWORK, add_layers_and_samples, started
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import DATA
 from tombola.cli.verb import Verb
@@ -29,7 +30,10 @@ def _add(parser: ArgumentParser) -> None:
     DATA.add(parser)
     group = parser.add_argument_group("sensitivity")
     group.add_argument(
-        "--densities", type=list[float], default=[0.5, 0.3, 0.2, 0.1, 0.05], help="fractions of a layer's weights kept"
+        "--densities",
+        type=several(float),
+        default=[0.5, 0.3, 0.2, 0.1, 0.05],
+        help="fractions of a layer's weights kept",
     )
     group.add_argument(
         "--measure", type=str, default="accuracy", help="accuracy (on the validation split) or output_error"
@@ -56,7 +60,7 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         check_folder(Path(given["out"]))
     splits = loaded(DataSpec(**DATA.read(given)))
     model = started(given, splits).network().eval()
-    settings = {name: given[name] for name in _SETTINGS}
+    settings = {name: given[name] for name in _SETTINGS} | {"densities": listed(given["densities"])}
     with show_progress() as bar:
         found = sensitivity(
             model, splits, include=listed(given["include"]), exclude=listed(given["exclude"]), progress=bar, **settings

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 
-from tombola.cli.options import Group
+from tombola.cli.options import Group, listed
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import MACHINE, add_room, add_run
 from tombola.cli.verb import Verb
@@ -180,7 +180,7 @@ def _data(given: Namespace, ticket: Ticket) -> DataSpec:
 
 def trusted(given: Namespace) -> tuple[str, ...]:
     """The import prefixes that the user trusts."""
-    return (given["trusted"],) if isinstance(given["trusted"], str) else tuple(given["trusted"])
+    return tuple(listed(given["trusted"]))
 
 
 def architecture(given: Namespace, ticket: Ticket) -> nn.Module | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from tombola.cli.options import listed
 from tombola.cli.screen import Screen, loading
 from tombola.cli.tickets import architecture, trusted
 from tombola.errors import TombolaError
@@ -91,7 +92,7 @@ def run_what_if(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 def texts(given: Sequence[str] | str | None) -> tuple[str, ...]:
     """One text, several or none as typed, as several."""
-    return (given,) if isinstance(given, str) else tuple(given or ())
+    return tuple(listed(given) or ())
 
 
 def batch_sizes(given: Any) -> list[int]:
@@ -114,7 +115,7 @@ def _subject(given: Namespace) -> tuple[nn.Module, Callable[[int], Tensor]]:
     from tombola.ticket.origin import NetworkSpec
     from tombola.ticket.ticket import Ticket
 
-    name, shape = given["ticket"], given["input_shape"]
+    name, shape = given["ticket"], listed(given["input_shape"])
     if name.endswith(".ticket") or Path(name).is_file():
         ticket = Ticket.load(name, max_weights=given["max_weights"])
         model = ticket.build(model=architecture(given, ticket), trusted=trusted(given))

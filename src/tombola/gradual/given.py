@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
 from tombola.gradual.schedule import Cubic
+from tombola.hold.hold import changing
 from tombola.mask import Mask
+from tombola.parameters import check_plain
 from tombola.select.checks import checked_density
 from tombola.select.patterns import NM, Pattern
 
@@ -41,10 +43,20 @@ def final_density(
 
 def whole_mask(model: nn.Module, include: Sequence[str], exclude: Sequence[str]) -> Mask:
     """Everything kept, to begin with."""
+    check_plain(model, exclude, written=False)
     whole = Mask.full(model, include, exclude)
     if not whole:
         raise TombolaError(f"the model has no prunable weight: {coverage(model, include, exclude)}")
     return whole
+
+
+def check_free(model: nn.Module, mask: Mask) -> None:
+    """TombolaError for weights that another Gradual prunes: neither would know what is kept."""
+    if taken := changing(model, mask):
+        raise TombolaError(
+            f"another Gradual prunes {taken[0]!r} of this model already; call its finish() first, or "
+            "tombola.hold.release(model) where it is gone"
+        )
 
 
 def gathered(weight: Tensor) -> Tensor:

@@ -13,10 +13,10 @@ from torch.optim import Optimizer
 from tombola.errors import TombolaError
 from tombola.fields import checked, described
 from tombola.gradual.alike import are_alike, mask_of_bits, present_ranks
-from tombola.gradual.given import final_density, gathered, whole_mask
+from tombola.gradual.given import check_free, final_density, gathered, whole_mask
 from tombola.gradual.packed import packed
 from tombola.gradual.schedule import Cubic
-from tombola.hold import Hold, hold
+from tombola.hold import Hold
 from tombola.hold.moments import clear_moments
 from tombola.mask import Mask
 from tombola.parameters import parameters_by_name, resolve, transposed, unwrap
@@ -64,8 +64,8 @@ class Gradual:
         seed: for criteria that draw.
 
     Raises:
-        TombolaError: neither a density nor a mask, or both; a model without prunable weights; what `select` and `hold`
-            refuse.
+        TombolaError: neither a density nor a mask, or both; a model without prunable weights, or with weights that are
+            computed from several others (weight norm) or that another Gradual prunes; what `select` and `hold` refuse.
 
     >>> model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
     >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -107,6 +107,7 @@ class Gradual:
             raise TombolaError("a mask is held as it is; leave density, schedule, include and exclude out, or the mask")
         else:
             self._mask = mask if isinstance(mask, Mask) else Mask(mask)
+        check_free(self.model, self._mask)
         self._start = self._kept_start()
         self._agreed = False
         self._hold: Hold | None = None
@@ -333,7 +334,7 @@ class Gradual:
 
     def _set(self, mask: Mask) -> None:
         """Hold a mask instead of the one before, without a moment between them."""
-        before, self._hold = self._hold, hold(self.model, mask)
+        before, self._hold = self._hold, Hold(self.model, mask, changing=True)
         if before is not None:
             before.release()
         self._mask = mask

@@ -13,24 +13,31 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 from tombola.fields import checked, described
 from tombola.formats import plural
-from tombola.hold.keeper import HeldWeight, Keeper, held_at, keepers_on, not_held, owner_of, take_off
+from tombola.hold.keeper import HeldWeight, Keeper, held_at, keepers_on, not_held, owner_of, places_changing, take_off
 from tombola.hold.masking import Pruned
 from tombola.mask import Mask
-from tombola.parameters import parameter_paths, unwrap
+from tombola.parameters import holders, parameter_paths, unwrap
 
 __all__ = ["Hold", "held", "hold", "pause", "release"]
 
 
 class Hold:
-    """A mask held on a live model. A context manager; `release` ends it and leaves the zeros."""
+    """A mask held on a live model. A context manager; `release` ends it and leaves the zeros.
+
+    `changing`: whether the mask is one of a series, each held in the place of the one before (see `changing`).
+    """
 
     def __init__(
-        self, model: nn.Module, mask: Mapping[str, Tensor], values: Mapping[str, Tensor] | None = None
+        self,
+        model: nn.Module,
+        mask: Mapping[str, Tensor],
+        values: Mapping[str, Tensor] | None = None,
+        *,
+        changing: bool = False,
     ) -> None:
         self._model = unwrap(model)
-        self._keeper = Keeper(
-            _held(self._model, mask if isinstance(mask, Mask) else Mask(mask), {} if values is None else values)
-        )
+        weights = _held(self._model, mask if isinstance(mask, Mask) else Mask(mask), {} if values is None else values)
+        self._keeper = Keeper(weights, changing)
         self._keeper.adopt(self._model, ())
         self._keeper.install(self._model)
         self.enforce()
@@ -129,6 +136,12 @@ def held(model: nn.Module) -> dict[str, tuple[Tensor, Tensor | None]]:
             before = known.get(weight.name)
             known[weight.name] = weight.pruned if before is None else before.joined(weight.pruned)
     return {name: (pruned.keep, pruned.value) for name, pruned in known.items()}
+
+
+def changing(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Those of the named weights whose mask somebody else makes anew while the model is trained."""
+    taken, owners = places_changing(unwrap(model)), holders(model)
+    return [name for name in names if any((id(module), local) in taken for module, local in owners.get(name, ()))]
 
 
 @checked

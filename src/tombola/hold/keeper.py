@@ -72,17 +72,18 @@ class _Traced:
 class Keeper:
     """What is held on one model; shared by the hooks on its modules, and copied and pickled with them."""
 
-    def __init__(self, weights: list[HeldWeight]) -> None:
-        self.weights, self.alive = weights, Alive()
+    def __init__(self, weights: list[HeldWeight], changing: bool = False) -> None:
+        self.weights, self.alive, self.changing = weights, Alive(), changing
         self._running, self._traced = _Running(), _Traced()
         self._base: tuple[weakref.ref[nn.Module], Path] | None = None  # where to write after an optimiser's step
         self._below: dict[Path, list[tuple[Path, HeldWeight]]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"weights": self.weights, "alive": self.alive, "next_id": RemovableHandle.next_id}
+        kept = {"weights": self.weights, "alive": self.alive, "changing": self.changing}
+        return {**kept, "next_id": RemovableHandle.next_id}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["weights"])  # type: ignore[misc]
+        self.__init__(state["weights"], state["changing"])  # type: ignore[misc]
         self.alive = state["alive"]
         # hooks from a file keep their numbers: no hook of this process may get one of them
         RemovableHandle.next_id = max(RemovableHandle.next_id, state["next_id"])
@@ -269,6 +270,17 @@ def keepers_on(model: nn.Module) -> list[tuple[Keeper, bool]]:
                 whole = module is model and not hook.path
                 found.setdefault(id(hook.keeper), (hook.keeper, whole))
     return list(found.values())
+
+
+def places_changing(model: nn.Module) -> set[tuple[int, str]]:
+    """(id of the module, attribute) of every weight whose mask is made anew while the model is trained."""
+    return {
+        (id(owner_of(module, rest, weight.name)), weight.local)
+        for module in model.modules()
+        for hook in module._forward_pre_hooks.values()
+        if isinstance(hook, _Enter) and hook.keeper.alive.yes and hook.keeper.changing
+        for rest, weight in hook.keeper.below(hook.path)
+    }
 
 
 def take_off(model: nn.Module, keeper: Keeper | None) -> None:

@@ -19,11 +19,12 @@ from tombola.formats import percent, plural
 from tombola.names import check_known
 from tombola.parameters import unwrap
 from tombola.prune.allocate import Counts, Evolution, by_error, evolve, uniform
-from tombola.prune.calibration import Data, opened
+from tombola.prune.calibration import Calibration, Data, opened
 from tombola.prune.goals import FileSize, Goal, KeepAccuracy, bytes_of
 from tombola.prune.goals import faster as faster_than
-from tombola.prune.how import how_of
-from tombola.prune.prune import prune
+from tombola.prune.how import by_layer, how_of
+from tombola.prune.path import check_path
+from tombola.prune.prune import attempt
 from tombola.prune.pruned import Pruned
 from tombola.prune.sensitivity import measured
 from tombola.prune.tried import Tried
@@ -31,7 +32,7 @@ from tombola.prune.validation import labelled, validation_of
 from tombola.rng.seeds import generator
 from tombola.runs.progress import Progress, Silent
 from tombola.select.criteria import Criterion
-from tombola.select.patterns import NM, Pattern, parse_pattern
+from tombola.select.patterns import NM, Pattern
 from tombola.ticket.origin import NetworkSpec
 from tombola.ticket.rounding import Values
 
@@ -82,11 +83,13 @@ class Reached:
 
     def __str__(self) -> str:
         start = "met" if self.met else "NOT met, the nearest that was reached"
+        if self.met and self.pruned.mask.kept == self.pruned.mask.total:
+            start = "met by the network as it is, nothing is pruned"
         kept = in_percent(self.pruned.mask.density)
         both = () if self.accuracy is None else map(percent, self.accuracy)
         scores = "; accuracy " * bool(both) + " -> ".join(both)
         tried = plural(len(self.trials), "trial")
-        return f"{self.budget} {self.asked:g}: {start}: {self.words} at density {kept}{scores}; {tried}"
+        return f"{self.budget} {self.asked:,.12g}: {start}: {self.words} at density {kept}{scores}; {tried}"
 
 
 @checked
@@ -118,6 +121,7 @@ def prune_to(
     """Prune a trained network to one budget: the sparsest that keeps the accuracy, or the densest of a speed or size.
 
     The density of the whole is bisected, the allocation spreads each over the layers, and `tb.prune` prunes to that.
+    Where the network is fast or small enough as it is, it is given back unpruned, at density 1.
 
     Args:
         model: copied, and left as it is; on the CPU for `faster`.
@@ -128,7 +132,7 @@ def prune_to(
         example: for `faster`, inputs of the shape and batch size to be fast for; None: the first of the calibration.
         threads: for `faster`, of the CPU; None: as torch is set.
         engine: for `faster`, what it is compared with, of `tombola.bench.engines.ENGINES`.
-        values: for `file`, float16 or bfloat16 rounds kept weights, as of `Ticket.save`.
+        values: for `file`, float16, bfloat16 or int8 rounds kept weights, as of `Ticket.save`.
         network: for `file`, what the ticket names as its network, as of `Pruned.ticket`.
         allocation: "sensitivity" (all layers, each pruned alone, add the same error to the output), "uniform" (one
             density) or "evolution" (EvoPress: from the first, weights move between layers at the same total). Where
@@ -141,12 +145,13 @@ def prune_to(
         samples: as of `tb.prune`.
         seed: as of `tb.prune`.
         lowest: no density below it is tried.
-        trials: at most so many densities are tried.
+        trials: at most so many densities below 1 are tried.
         clock: for `faster`, what says how long runs take.
         progress: shows how far it has come.
 
     Raises:
-        TombolaError: none or several budgets, one out of range, no labels for accuracy, N:M, which fixes the density.
+        TombolaError: none or several budgets, one out of range, no labels for accuracy, N:M, which fixes the density,
+            pattern "head"; only networks without a path from the input to the output are near it.
 
     >>> network = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 10))
     >>> reached = tb.prune_to(network, torch.randn(32, 64), file="20kB")
@@ -155,14 +160,14 @@ def prune_to(
     """
     budget, asked = _budget(keep_accuracy=keep_accuracy, faster=faster, file=None if file is None else bytes_of(file))
     check_known("allocation", allocation, ALLOCATIONS)
-    form = parse_pattern(pattern)
+    form = by_layer(pattern)
     if isinstance(form, NM):
         raise TombolaError(f"pattern {pattern} fixes the density, which a budget searches for; take element or block:V")
     if not 0 < lowest < 1 or trials < 1:
         raise TombolaError(f"lowest is {lowest} and trials {trials}; give a density in (0, 1), and at least 1 trial")
     own, bar = unwrap(model), progress or Silent()
-    given = _again(opened(calibration))
     rebuilds = how_of(criterion, 1.0, None, form).rebuilds
+    given = _again(opened(calibration))
     tried = Tried(
         own,
         given,
@@ -189,36 +194,34 @@ def prune_to(
     sizes = tried.sizes
     weights = sum(sizes.values())
 
-    def at(density: float, errors: bool = False) -> Pruned:
-        counts = allocate(min(weights, max(len(sizes), round(density * weights))))
-        return prune(
-            own,
-            given,
-            density=tried.densities(counts),
-            criterion=criterion,
-            pattern=pattern,
-            include=include,
-            exclude=exclude,
-            samples=samples,
-            errors=errors,
-            seed=seed,
-        )
+    def at(density: float, errors: bool = False) -> tuple[Pruned, Calibration | None]:
+        whole = density == 1  # then nothing is changed: neither weights nor norms
+        each = dict.fromkeys(sizes, 1.0)
+        if not whole:
+            each = tried.densities(allocate(min(weights, max(len(sizes), round(density * weights)))))
+        how = how_of("magnitude" if whole else criterion, each, None, form)
+        settings: dict[str, Any] = {"samples": samples, "norms": not whole, "errors": errors, "seed": seed}
+        return attempt(own, given, how, include, exclude, **settings)
 
     done: list[Trial] = []
-    with bar.track(f"densities for {budget} {asked:g}", trials) as update:
-        for trial in bisected(lambda density: goal.value(at(density)), goal, lowest, trials):
+    with bar.track(f"densities for {budget} {asked:g}", trials + goal.sparser_helps) as update:
+        for trial in bisected(lambda density: goal.value(at(density)[0]), goal, lowest, trials):
             done.append(trial)
             update(len(done))
     best = nearest(done, goal)
-    pruned = at(best.density, errors=True)
-    accuracy = None if checks is None or before is None else (before, checks.of(pruned.model))
+    pruned, read = at(best.density, errors=True)
+    check_path(own, pruned, read)
+    accuracy = None
+    if checks is not None and before is not None:
+        accuracy = (before, before if best.density == 1 else checks.of(pruned.model))
     return Reached(pruned, budget, asked, best.value, best.met, goal.words(best.value), accuracy, tuple(done))
 
 
 def bisected(value_at: Callable[[float], float], goal: Goal, lowest: float, trials: int) -> Iterator[Trial]:
     """Densities tried, halving where the budget begins or ceases to be met.
 
-    Of a speed or size the lowest comes first, which says whether it can be met, and halving is in the logarithm.
+    Of a speed or size the lowest comes first, which says whether it can be met, then density 1, which says whether
+    there is anything to do, and is not counted; halving is in the logarithm.
     Accuracy that is kept is looked for from the dense end, in equal steps, so that few trials find a density that does.
     """
     low, high = lowest, 1.0
@@ -232,6 +235,10 @@ def bisected(value_at: Callable[[float], float], goal: Goal, lowest: float, tria
         yield first
         if not first.met:
             return  # nothing sparser is tried
+        whole = trial(high)
+        yield whole
+        if whole.met:
+            return
         trials -= 1
     for _ in range(trials):
         if high < _CLOSE * low:

@@ -19,6 +19,7 @@ from tombola.data.task import Loss
 from tombola.errors import TombolaError, in_short
 from tombola.fields import described
 from tombola.nn.forward import input_dtype, leaves, mapped
+from tombola.nn.modes import in_mode
 
 Data: TypeAlias = Tensor | Mapping[str, Any] | Iterable[Any] | Splits | DataSpec | str
 """What may be given: one batch, batches, or a data set."""
@@ -168,12 +169,12 @@ def _inputs(batch: Any, model: nn.Module) -> Inputs:
     """A batch as a call: of a tuple, as many parts as the forward needs, and the last as labels if any is left."""
     args: tuple[Any, ...]
     if isinstance(batch, Mapping):
-        args, named, rest = (), _taken_by_name(batch, model), ()
+        (args, named), rest = _taken(batch, model), ()
     elif isinstance(batch, Tensor):
         args, named, rest = (batch,), {}, ()
     elif isinstance(batch, tuple | list) and batch:
         if isinstance(batch[0], Mapping):
-            args, named, rest = (), _taken_by_name(batch[0], model), tuple(batch[1:])
+            (args, named), rest = _taken(batch[0], model), tuple(batch[1:])
         else:
             needed = min(len(batch), max(1, _needed(model)))
             args, named, rest = tuple(batch[:needed]), {}, tuple(batch[needed:])
@@ -181,30 +182,43 @@ def _inputs(batch: Any, model: nn.Module) -> Inputs:
         raise TombolaError(f"a calibration batch is {described(batch)}; give a tensor, a tuple (x, y) or a mapping")
     if not leaves([args, dict(named)]):
         raise TombolaError("a calibration batch has no tensor; give a tensor, a tuple (x, y) or a mapping of tensors")
+    args, named = _placed((args, named), model)
+    target = _placed(rest[-1], model, typed=False) if rest and isinstance(rest[-1], Tensor) else None
+    return Inputs(args, named, target)
+
+
+def _placed(parts: Any, model: nn.Module, *, typed: bool = True) -> Any:
+    """Tensors of any nesting on the network's device, floating-point ones in its dtype."""
     parameters = chain(model.parameters(), model.buffers())
     device, dtype = next((p.device for p in parameters), torch.device("cpu")), input_dtype(model)
-
-    def placed(x: Tensor) -> Tensor:
-        return x.to(device, dtype) if x.is_floating_point() else x.to(device)
-
-    target = rest[-1].to(device) if rest and isinstance(rest[-1], Tensor) else None
-    return Inputs(
-        tuple(mapped(placed, part) for part in args), {k: mapped(placed, v) for k, v in named.items()}, target
-    )
+    return mapped(lambda x: x.to(device, dtype) if typed and x.is_floating_point() else x.to(device), parts)
 
 
-def _taken_by_name(batch: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
-    """What the forward takes of a mapping: data loaders put labels in it that not every network knows."""
+def _taken(batch: Mapping[str, Any], model: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What the forward takes of a mapping, by name: data loaders put labels in it that not every network knows.
+
+    One that takes nothing of it by name may take it whole, as its one argument.
+    """
     parameters = inspect.signature(model.forward).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return dict(batch)
+        return (), dict(batch)
     taken = {name: value for name, value in batch.items() if name in parameters}
-    if not taken:
+    if not taken and not _takes_whole(batch, model):
         raise TombolaError(
-            f"the network takes none of {', '.join(map(str, batch))}, which a calibration batch holds; it takes "
-            f"{', '.join(parameters)}"
+            f"the network takes none of {', '.join(map(str, batch))}, which a calibration batch holds, nor the whole "
+            f"as one argument; it takes {', '.join(parameters)}"
         )
-    return taken
+    return ((), taken) if taken else ((dict(batch),), {})
+
+
+def _takes_whole(batch: Mapping[str, Any], model: nn.Module) -> bool:
+    """Whether the forward runs with a mapping as its one argument."""
+    try:
+        with in_mode(model, train=False), torch.no_grad():
+            model(_placed(dict(batch), model))
+    except Exception:  # a user's network may raise anything
+        return False
+    return True
 
 
 def _needed(model: nn.Module) -> int:

@@ -32,7 +32,7 @@ from tombola.graph.read import channel_ops
 from tombola.graph.trace import Untraceable, traced
 from tombola.mask import Mask
 from tombola.names import check_known
-from tombola.parameters import parameters_by_name, prunable, resolve
+from tombola.parameters import check_plain, parameters_by_name, prunable, resolve
 from tombola.select.checks import checked_density
 from tombola.select.select import SCOPES, select
 
@@ -171,6 +171,7 @@ def prune_channels(
     {'0.weight': (4, 8), '0.bias': (2, 4), '2.weight': (2, 4)}
     """
     check_known("scope", scope, SCOPES)
+    check_plain(model, exclude, written=False)
     plain, inputs = _plain(model, example, named)
     units = _units_of(plain, inputs, exclude, across_norms=across_norms)
     if scores is None:

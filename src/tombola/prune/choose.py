@@ -18,7 +18,7 @@ from tombola.select.barred import warn_of_barred
 from tombola.select.checks import checked_density, checked_scores
 from tombola.select.patterns import NM, Element, Pattern
 from tombola.select.select import SCOPES as SELECTED
-from tombola.select.select import selection, warn_of_empty
+from tombola.select.select import selection
 
 SCOPES = ("row", *SELECTED)
 
@@ -61,10 +61,7 @@ def choose(
         found = selection(flat, density=density, scope=scope, pattern=pattern, fill=fill, ties=False)
         warn_of_barred(found.mask, found.barred, found.drawn)
         kept = {name: found.mask[name].view(part.shape) for name, part in rows.items()}
-    mask = Mask({name: layers[name].weight_of(part) for name, part in kept.items()})
-    if empty := mask.empty_layers():
-        warn_of_empty(empty)
-    return mask
+    return Mask({name: layers[name].weight_of(part) for name, part in kept.items()})
 
 
 def check_density(density: float | Mapping[str, float] | None, pattern: Pattern | Heads) -> None:

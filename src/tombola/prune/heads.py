@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.prune.layers import Layer
-from tombola.select.select import selection, warn_of_empty
+from tombola.select.select import selection
 
 _QUERY = ("q_proj", "query", "q_lin", "q", "to_q", "wq")
 _KEY = ("k_proj", "key", "k_lin", "k", "to_k", "wk")
@@ -92,12 +92,9 @@ def choose_heads(
         )
     totals = {one.path: _mean_by_unit(one, scores, layers) for one in found}
     kept = selection(totals, density=density, scope=scope, ties=False).mask
-    mask = Mask(
+    return Mask(
         {name: kept[one.path][one.unit_of(layers[name])] for one in found for name in (*one.rows, *one.columns)}
     )
-    if empty := kept.empty_layers():
-        warn_of_empty(empty)
-    return mask
 
 
 def _mean_by_unit(attention: Attention, scores: Mapping[str, Tensor], layers: Mapping[str, Layer]) -> Tensor:

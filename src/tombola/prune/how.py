@@ -11,7 +11,7 @@ from tombola.prune.choose import check_density, check_scope
 from tombola.prune.heads import Heads
 from tombola.select.criteria import Criterion
 from tombola.select.criteria import criterion as criterion_of
-from tombola.select.patterns import Element, Pattern, parse_pattern
+from tombola.select.patterns import NM, PATTERNS, Block, Element, Pattern, parse_pattern
 
 RECONSTRUCTION = "sparse_gpt"
 """The one name that is no criterion: kept weights change too."""
@@ -42,6 +42,20 @@ class How:
         }
 
 
+def by_layer(pattern: str | Pattern) -> Pattern:
+    """A pattern in which every layer may have a density of its own, which excludes heads.
+
+    Raises:
+        TombolaError: head, or what is no pattern.
+    """
+    if pattern == str(Heads()):
+        raise TombolaError(
+            "pattern head takes one density for all attention layers, and here densities are tried layer by layer; "
+            "take element, block:V or channel, or prune heads to a density"
+        )
+    return parse_pattern(pattern)
+
+
 def _plain(density: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
     if isinstance(density, Mapping):
         return {name: float(value) for name, value in density.items()}
@@ -55,13 +69,16 @@ def how_of(
     pattern: str | Pattern,
 ) -> How:
     """The settings, checked against each other before anything is computed."""
-    form = Heads() if pattern == str(Heads()) else parse_pattern(pattern)
+    head = str(Heads())
+    form = Heads() if pattern == head else parse_pattern(pattern, (*PATTERNS, head))
     rows = criterion == "wanda" and isinstance(form, Element)
     how = How(criterion, density, scope or ("row" if rows else "layer"), form)
     check_scope(how.scope, form)
     check_density(density, form)
     if how.rebuilds and how.scope != "layer":
         raise TombolaError(f"sparse_gpt prunes layer by layer; use scope 'layer', not {scope!r}")
+    if how.rebuilds and not isinstance(form, Element | Block | NM):
+        raise TombolaError(f"sparse_gpt goes with patterns element, block:V and N:M, not with {form}")
     if isinstance(form, Heads) and isinstance(density, Mapping):
         raise TombolaError("pattern head takes one density for all attention layers; give a number")
     if not how.rebuilds:

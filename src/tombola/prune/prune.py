@@ -10,7 +10,7 @@ from tombola.data.task import Loss
 from tombola.errors import TombolaError
 from tombola.fields import check_counts, checked
 from tombola.mask import Mask
-from tombola.parameters import prunable, resolve, transposed, unwrap
+from tombola.parameters import check_plain, prunable, resolve, transposed, unwrap
 from tombola.prune.calibration import Calibration, Data, read
 from tombola.prune.channels import prune_channels
 from tombola.prune.choose import choose
@@ -20,6 +20,7 @@ from tombola.prune.how import How, how_of
 from tombola.prune.layers import Layer, layers_of
 from tombola.prune.measure import output_errors
 from tombola.prune.norms import renew_norms
+from tombola.prune.path import check_path
 from tombola.prune.probe import Probe
 from tombola.prune.pruned import Pruned, rows_of
 from tombola.prune.reconstruct import reconstruct_
@@ -73,16 +74,39 @@ def prune(
 
     Raises:
         TombolaError: a density out of range, settings that do not go together, calibration data that the network
-            refuses or that never reach a layer, labels that are missing.
+            refuses or that never reach a layer, labels that are missing; a weight that is computed from others; nothing
+            is kept that leads from the input to the output.
 
     >>> network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
     >>> pruned = tb.prune(network, torch.randn(64, 8), density=0.5, criterion="wanda")
     >>> pruned.mask, pruned.ticket()
     (Mask(2 layers, 96 of 192 kept, density 0.5), Ticket(found by prune, 96 of 192 kept, density 0.5))
     """
-    own = unwrap(model)
-    how = how_of(criterion, density, scope, pattern)
     check_counts(samples=samples)
+    how = how_of(criterion, density, scope, pattern)
+    pruned, data = attempt(
+        model, calibration, how, include, exclude, samples=samples, loss=loss, norms=norms, errors=errors, seed=seed
+    )
+    check_path(unwrap(model), pruned, data)
+    return pruned
+
+
+def attempt(
+    model: nn.Module,
+    calibration: Data | None,
+    how: How,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    *,
+    samples: int | None,
+    loss: Loss | None = None,
+    norms: bool = True,
+    errors: bool,
+    seed: int,
+) -> tuple[Pruned, Calibration | None]:
+    """What `prune` gives, and the data as read, without a word on layers that end empty."""
+    own = unwrap(model)
+    check_plain(own, exclude)
     network = copied(own)
     layers = layers_of(network, include, exclude)
     data = None if calibration is None else read(calibration, network, samples, loss, checked_seed(seed))
@@ -100,7 +124,8 @@ def prune(
     if turned := sorted(transposed(network) & mask.keys()):
         told["transposed"] = turned  # for a random control in the same pattern
     shape = None if data is None else data.input_shape
-    return Pruned(network.train(own.training), mask, rows_of(mask, local), error, renewed, told, shape)
+    pruned = Pruned(network.train(own.training), mask, rows_of(mask, local), error, renewed, told, shape)
+    return pruned, data
 
 
 def _mask(

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
@@ -34,18 +33,10 @@ def reconstruct_(
     inputs is cut into parts, none of which makes up for another.
 
     Raises:
-        TombolaError: a pattern of whole rows or heads, a parametrised layer, one that the data never reach, or whose
-            inputs nothing shows.
+        TombolaError: a layer that the data never reach, or whose inputs nothing shows.
     """
-    if not isinstance(pattern, Element | Block | NM):
-        raise TombolaError(f"sparse_gpt goes with patterns element, block:V and N:M, not with {pattern}")
+    assert isinstance(pattern, Element | Block | NM)
     check_reached(layers, [name for name, layer in layers.items() if layer.calls])
-    for name, layer in layers.items():
-        if any(is_parametrized(module) for module in layer.calls):
-            raise TombolaError(
-                f"{name!r} is parametrised, so that its weight cannot be written; make it plain first "
-                "(torch.nn.utils.parametrize.remove_parametrizations), or leave it out with exclude"
-            )
     masks: dict[str, Tensor] = {}
     for group in order_of_calls(model, layers, calibration):
         together = {name: layers[name] for name in group}

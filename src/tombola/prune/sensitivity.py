@@ -9,13 +9,14 @@ from torch import nn
 from tombola.fields import check_counts, checked
 from tombola.names import check_known
 from tombola.prune.calibration import Data, opened
+from tombola.prune.how import by_layer
 from tombola.prune.tried import Tried
 from tombola.prune.validation import Validation, labelled, validation_of
 from tombola.results.sensitivity import ACCURACY, ERROR, MEASURES, LayerSensitivity, Sensitivity
 from tombola.runs.progress import Progress, Silent
 from tombola.select.checks import checked_densities
 from tombola.select.criteria import Criterion
-from tombola.select.patterns import NM, Pattern, parse_pattern
+from tombola.select.patterns import NM, Pattern
 
 DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05)
 
@@ -43,7 +44,7 @@ def sensitivity(
         densities: fractions of a layer's weights kept, in (0, 1].
         measure: "accuracy", which needs labels, or "output_error"; None: accuracy where there are labels.
         criterion: as of `tb.prune`.
-        pattern: as of `tb.prune`; N:M fixes its density.
+        pattern: as of `tb.prune`, but for "head"; N:M fixes its density.
         include: as of `tb.prune`.
         exclude: as of `tb.prune`.
         samples: as of `tb.prune`.
@@ -61,7 +62,7 @@ def sensitivity(
     if measure is not None:
         check_known("measure", measure, MEASURES)
     check_counts(samples=samples)
-    form = parse_pattern(pattern)
+    form = by_layer(pattern)
     wanted = (form.n / form.m,) if isinstance(form, NM) else tuple(sorted(checked_densities(densities), reverse=True))
     given = opened(calibration)
     tried = Tried(

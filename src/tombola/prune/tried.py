@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TombolaError
-from tombola.parameters import unwrap
+from tombola.parameters import check_plain, unwrap
 from tombola.prune.calibration import Data, read
 from tombola.prune.choose import choose
 from tombola.prune.copies import copied
-from tombola.prune.how import how_of
+from tombola.prune.how import by_layer, how_of
 from tombola.prune.layers import Layer, layers_of
 from tombola.prune.measure import Error
 from tombola.prune.probe import Probe
@@ -21,7 +21,7 @@ from tombola.prune.watch import watching
 from tombola.rng.seeds import checked_seed, generator
 from tombola.select.criteria import Criterion
 from tombola.select.criteria import criterion as criterion_of
-from tombola.select.patterns import NM, Pattern, parse_pattern
+from tombola.select.patterns import NM, Pattern
 
 
 class Tried:
@@ -51,10 +51,11 @@ class Tried:
         samples: int | None = None,
         seed: int = 0,
     ) -> None:
-        form = parse_pattern(pattern)
+        form = by_layer(pattern)
         how = how_of(criterion, None if isinstance(form, NM) else 1.0, None, form)
         if how.rebuilds:
             raise TombolaError("sparse_gpt has no scores to try densities by; take magnitude or wanda for that")
+        check_plain(model, exclude)
         self.network = copied(unwrap(model))
         self.layers: Mapping[str, Layer] = layers_of(self.network, include, exclude)
         self.data = read(data, self.network, samples, None, checked_seed(seed))

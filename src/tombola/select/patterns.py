@@ -8,6 +8,7 @@ told.)
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -192,8 +193,15 @@ Units = Element | Block | Channel
 Pattern = Units | NM
 
 
-def parse_pattern(text: str | Pattern) -> Pattern:
-    """`"element"`, `"block:4"`, `"2:4"` or `"channel"` as a pattern; a pattern is returned unchanged."""
+PATTERNS = ("element", "block:V", "N:M", "channel")
+"""How patterns are written."""
+
+
+def parse_pattern(text: str | Pattern, known: Sequence[str] = PATTERNS) -> Pattern:
+    """`"element"`, `"block:4"`, `"2:4"` or `"channel"` as a pattern; a pattern is returned unchanged.
+
+    `known`: what is allowed, for the error.
+    """
     if not isinstance(text, str):
         return text
     if text == "element":
@@ -204,7 +212,7 @@ def parse_pattern(text: str | Pattern) -> Pattern:
         return Block(int(match[1]))
     if match := re.fullmatch(r"(\d{1,9}):(\d{1,9})", text):
         return NM(int(match[1]), int(match[2]))
-    raise TombolaError(unknown("pattern", text, ("element", "block:V", "N:M", "channel"), "; e.g. block:4 or 2:4"))
+    raise TombolaError(unknown("pattern", text, known, "; e.g. block:4 or 2:4"))
 
 
 def _matrix(shape: torch.Size) -> tuple[int, int]:

@@ -36,9 +36,13 @@ def is_cut(model: nn.Module, mask: Mask, x: Tensor) -> bool:
 def _tells_apart(probe: nn.Module, x: Tensor) -> bool | None:
     """Whether some output differs from example to example; None where none has a row per example."""
     with torch.no_grad():
-        outputs = leaves(probe(x))
+        return tells_apart(probe(x), len(x))
+
+
+def tells_apart(output: object, examples: int) -> bool | None:
+    """Whether an output, of any nesting, differs from example to example; None where none has a row per example."""
     # An output without a row per example (an auxiliary loss, say) tells nothing of what reaches it.
-    rows = [output for output in outputs if output.dim() and len(output) == len(x)]
+    rows = [output for output in leaves(output) if output.dim() and len(output) == examples]
     return any(map(_varies, rows)) if rows else None
 
 
