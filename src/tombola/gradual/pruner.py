@@ -112,10 +112,15 @@ class Gradual:
         self._agreed = False
         self._hold: Hold | None = None
         self._set(self._mask)
-        if self._due():
-            self._prune()
-        if present_ranks().size > 1:
-            self.agree()
+        try:
+            if self._due():
+                self._prune()
+            if present_ranks().size > 1:
+                self.agree()
+        except BaseException:
+            if self._hold is not None:
+                self._hold.release()  # nobody has an object to do so by
+            raise
 
     # -- at work
 
