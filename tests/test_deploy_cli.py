@@ -51,6 +51,26 @@ def test_deploy_writes_what_it_says(ticket: Path, tmp_path: Path) -> None:
     assert again["files"] == {}
 
 
+def test_deploy_writes_a_library(ticket: Path, tmp_path: Path) -> None:
+    words = (
+        "deploy",
+        str(ticket),
+        "--out",
+        str(tmp_path),
+        "--threads",
+        "1",
+        "--formats",
+        "c",
+        "--kernels_only",
+        "true",
+    )
+    found = last_json(*words)
+    assert set(found["files"]) >= {"network.h", "network.o"}
+    assert all(one["format"] == "c" for one in found["files"].values())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["plan.json", "report.json", *found["files"]])
+    assert found["report"]["exports"].startswith("exports: c keeps the kernels and their gain")
+
+
 def test_the_deployed_network_is_the_ticket(ticket: Path) -> None:
     loaded = Ticket.load(ticket)
     x = torch.randn(5, 1, 8, 8)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import pytest
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import tombola as tb
-from clocks import NATIVE
+from clocks import NATIVE, InOrder
 from deployed_networks import thinned
 from tombola.deploy.c.export import export_library, how_to_link
 from tombola.deploy.c.link import link
@@ -200,6 +202,28 @@ def test_what_stays_in_torch_is_named(tmp_path: Path) -> None:
     assert fast.report.exports in str(fast.report)
 
 
+class TorchIsFastest(InOrder):
+    """The last of all runs is the fastest."""
+
+    def measure(self, runs: Mapping[Any, Any], *, rounds: int, threads: int, seconds: float | None = None) -> Any:
+        return {name: [float(len(runs) - i)] for i, name in enumerate(runs)}
+
+
+def test_regions_that_are_faster_in_torch_are_exported_when_kernels_alone_are_wanted(tmp_path: Path) -> None:
+    model, x = linear(), torch.randn(1, 40)
+    fast = tb.deploy(model, x, threads=1, clock=TorchIsFastest())
+    assert [part.engine for part in fast.plan.parts] == ["torch-channels-last"]
+    with pytest.raises(
+        TombolaError, match="the region of 0 runs in torch, which was faster here; deploy with kernels_o"
+    ):
+        export_library(fast, tmp_path)
+    kernels = tb.deploy(model, x, threads=1, clock=TorchIsFastest(), kernels_only=True)
+    assert [part.engine for part in kernels.plan.parts] == ["native"]
+    assert export_library(kernels, tmp_path)["libnetwork.so"]["error"] == 0
+    again = tb.deploy(model, x, plan=kernels.plan)
+    assert same_bits(again(x), kernels(x))
+
+
 def test_binary_layers_on_packed_bits_are_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(
@@ -237,9 +261,9 @@ def test_without_a_linker_the_object_is_written_and_it_is_said_how_to_link(
 
 def test_a_linker_that_fails_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(TombolaError, match=r"does not link the library: .+; leave format c out"):
-        link(shutil.which("ld") or shutil.which("cc") or "cc", tmp_path / "none.o", tmp_path / "none.so")
+        link(shutil.which("ld") or shutil.which("cc") or "cc", [tmp_path / "none.o"], tmp_path / "none.so")
     with pytest.raises(TombolaError, match="cannot be run"):
-        link(str(tmp_path / "nothing"), tmp_path / "none.o", tmp_path / "none.so")
+        link(str(tmp_path / "nothing"), [tmp_path / "none.o"], tmp_path / "none.so")
 
 
 @pytest.mark.skipif(this_processor().architecture != "x86_64", reason="of CPUID")

@@ -79,6 +79,12 @@ def _add_deploy(parser: ArgumentParser) -> None:
         help="how the compacted network is written: onnx, state_dict (.safetensors), torch (.pt2); c: the deployed "
         "one as a library for C, its kernels included",
     )
+    parser.add_argument(
+        "--kernels_only",
+        type=bool,
+        default=False,
+        help="run what has native kernels in them, also where torch was measured faster: for c, which has nothing else",
+    )
     _add_common(parser)
 
 
@@ -119,6 +125,7 @@ def _deployed(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
             plan=given.get("plan"),
             model=architecture(given, ticket),
             trusted=trusted(given),
+            kernels_only=given.get("kernels_only", False),
             time_limit=given.get("time_limit"),
             stop=stop,
             progress=progress,

@@ -6,7 +6,7 @@ import copy
 import statistics
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from tombola.bench.timing import Clock
 from tombola.deploy.budget import NO_LIMIT, Budget
 from tombola.deploy.kernels import sparse
+from tombola.deploy.kernels.sparse import Choices
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
 from tombola.deploy.ops import Conv, Linear, padded
 from tombola.deploy.plan import RegionPlan
@@ -46,6 +47,8 @@ class Times:
     """Why native kernels were not tried."""
     cut: tuple[str, ...] = ()
     """Targets of the layers of which not all kernels were tried."""
+    choices: Choices | None = None
+    """Of the native kernels, where there are some, also if another engine is faster."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,14 +75,21 @@ def search(
     example: Sequence[Tensor],
     threads: int,
     budget: Budget = NO_LIMIT,
+    *,
+    kernels_only: bool = False,
 ) -> Draft:
     """The fastest draft: each region in its fastest engine, with or without the layers that are faster dense.
 
     Within the budget; what it leaves untried runs in the first kernel that is tried. Regions that are each faster than
     torch can be slower together; then all stay dense. The network is not changed.
+
+    Args:
+        kernels_only: whether native kernels are taken wherever there are some, however fast torch is.
     """
     known = _Known()
     first = _measured(network, example, threads, (), budget, known)
+    if kernels_only:
+        return _all_native(network, threads, first)
     drafts = [first]
     slow = _slow_layers(first)
     if slow and not budget.spent:
@@ -144,6 +154,16 @@ def all_dense(network: fx.GraphModule, threads: int, draft: Draft) -> Draft:
     return Draft(made.network, made.lowered, made.parts, draft.times, draft.isolated)
 
 
+def _all_native(network: fx.GraphModule, threads: int, draft: Draft) -> Draft:
+    """The same regions, every one in native kernels if it has some."""
+    parts = [
+        plan if times.choices is None else RegionPlan(plan.layers, "native", times.choices)
+        for plan, times in zip(draft.parts, draft.times, strict=True)
+    ]
+    (made,) = planned([network], threads, parts, draft.isolated)
+    return replace(made, times=draft.times)
+
+
 def twin(network: fx.GraphModule) -> fx.GraphModule:
     """The same modules and parameters with a graph of its own."""
     return fx.GraphModule(network, copy.deepcopy(network.graph))
@@ -205,9 +225,10 @@ def _choose(
     rounds = clock.measure(runs, rounds=_ROUNDS, threads=threads, seconds=_ROUND)
     seconds = {engine: statistics.median(times) for engine, times in rounds.items()}
     best = min(seconds, key=seconds.__getitem__)
-    choices = measured.choices if measured is not None and best == "native" else None
+    native_choices = None if measured is None or "native" not in modules else measured.choices
+    choices = native_choices if best == "native" else None
     layers = (measured.layers, _dense_layers(part, clock, known.dense)) if measured else ({}, {})
-    times = Times(seconds, *layers, reason, () if measured is None else measured.cut)
+    times = Times(seconds, *layers, reason, () if measured is None else measured.cut, native_choices)
     return RegionPlan(part.layers, best, choices), times, modules[best]
 
 

@@ -108,6 +108,7 @@ def deploy(
     threads: int | None = None,
     plan: Plan | str | Path | None = None,
     keep_compacted: bool = True,
+    kernels_only: bool = False,
     model: nn.Module | None = None,
     trusted: Sequence[str] = (),
     time_limit: float | None = 60.0,
@@ -126,6 +127,8 @@ def deploy(
         threads: of the CPU, held to the cores there are; None: those of the plan, or as torch is set.
         plan: choices of an earlier deployment, or their file: nothing is measured.
         keep_compacted: whether the compacted network is kept beside, dense, for export.
+        kernels_only: whether what has native kernels runs in them, also where torch was measured faster: for a C
+            library, which has nothing else. Of a plan its own choices count.
         model: of a ticket whose network is not Tombola's own, as in `Ticket.build`.
         trusted: import prefixes of such a network, as there.
         time_limit: seconds that deploying may take, about; None: no limit. Kernels are looked for until then, longer
@@ -174,7 +177,9 @@ def deploy(
         compacted = compact_checked(plain, checks, known=None if wanted is None else wanted.graph)
         meter.end("compaction")
         with _budget(time_limit, started, meter, stop, progress, clock) as budget:
-            network, chosen, report = _made(plain, compacted, checks, count, wanted, budget, meter)
+            network, chosen, report = _made(
+                plain, compacted, checks, count, wanted, budget, meter, kernels_only=kernels_only
+            )
         meter.end("kernels")
         taken = takes(plain, checks.example, checks.batch, call, empty=checks.takes_none(network))
         beside = copied(compacted.module) if keep_compacted and (call or not checks.stateless) else compacted.module
@@ -225,6 +230,8 @@ def _made(
     wanted: Plan | None,
     budget: Budget,
     meter: Meter,
+    *,
+    kernels_only: bool,
 ) -> Made:
     """The network in the fastest engines that give its outputs; as it was if none does."""
     on_cpu = all(x.device.type == "cpu" for x in checks.example)
@@ -232,7 +239,7 @@ def _made(
     if parts and wanted is not None and _stays(wanted, parts):
         return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads, meter)
     if parts:
-        made = _on_cpu(plain, compacted, checks, threads, wanted, budget, meter)
+        made = _on_cpu(plain, compacted, checks, threads, wanted, budget, meter, kernels_only=kernels_only)
     else:
         made = _in_torch(plain, compacted, checks, threads, wanted, meter)
     if made[2].error <= max(TOLERANCE, checks.allowed):
@@ -260,6 +267,8 @@ def _on_cpu(
     wanted: Plan | None,
     budget: Budget,
     meter: Meter,
+    *,
+    kernels_only: bool,
 ) -> Made:
     """Native kernels for the regions of what was traced of a network."""
     parts = compacted.parts
@@ -272,7 +281,7 @@ def _on_cpu(
     if wanted is None:
         with _state_kept(networks):
             drafts = [
-                search(one, part.inputs, threads, budget.part(1, len(parts) - i))
+                search(one, part.inputs, threads, budget.part(1, len(parts) - i), kernels_only=kernels_only)
                 for i, (one, part) in enumerate(zip(networks, parts, strict=True))
             ]
     else:

@@ -35,10 +35,15 @@ def object_file(network: Passes, image: Image, name: str, processor: Processor) 
         for i, code in enumerate(image.codes):
             own.link_in(_kernel(code, f"step_{i + 1}"))
         own.verify()
-        for one in (*own.functions, *own.global_variables):
-            if not one.is_declaration and not one.name.startswith(f"{name}_"):
-                one.linkage = "internal"
+        _hide(own, name)
         return bytes(machine.emit_object(own))
+
+
+def _hide(module: Any, name: str) -> None:
+    """All names but those of the header."""
+    for one in (*module.functions, *module.global_variables):
+        if not one.is_declaration and not one.name.startswith(f"{name}_"):
+            one.linkage = "internal"
 
 
 def _own(module: Any, processor: Processor, machine: Any) -> Any:

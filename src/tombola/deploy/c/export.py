@@ -80,7 +80,7 @@ def export_library(deployed: Deployed, folder: Path, name: str = "network") -> d
 
 def how_to_link(name: str = "network") -> str:
     """What is said where there was no linker."""
-    line = " ".join(link_line("cc", f"{name}.o", _shared(name)))
+    line = " ".join(link_line("cc", [f"{name}.o"], _shared(name)))
     return f"no linker here ({', '.join(LINKERS)}): link {name}.o into your program with -pthread, or run {line}"
 
 
@@ -93,7 +93,7 @@ def _linked(program: str, compiled: bytes, name: str, network: Passes, deployed:
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, f"{name}.o"), Path(folder, _shared(name))
         source.write_bytes(compiled)
-        link(program, source, target)
+        link(program, [source], target)
         try:
             loaded = Loaded(target, name)
         except OSError as error:
@@ -126,7 +126,10 @@ def _drawn(network: Passes, deployed: Deployed) -> Iterator[list[Tensor]]:
     draw = torch.Generator().manual_seed(0)
     size = deployed.takes.batch.size
     for batch in (size,) if network.batch is not None else sorted({1, size, 2 * size + 3}):
-        yield [torch.randn((batch, *one.shape), generator=draw, dtype=torch.float32) for one in network.inputs]
+        yield [
+            torch.randn((batch, *one.shape), generator=draw, dtype=torch.float32, device="cpu")
+            for one in network.inputs
+        ]
 
 
 def _bits(x: Tensor) -> Tensor:

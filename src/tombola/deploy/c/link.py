@@ -18,15 +18,15 @@ def linker() -> str | None:
     return next((found for name in LINKERS if (found := shutil.which(name))), None)
 
 
-def link_line(program: str, source: str, target: str) -> Sequence[str]:
-    """The command that links an object file."""
+def link_line(program: str, sources: Sequence[str], target: str) -> Sequence[str]:
+    """The command that links object files."""
     rest = ["-lc", "-lpthread"] if Path(program).name.startswith("ld") else ["-pthread"]
-    return [program, "-shared", "-o", target, source, *rest]
+    return [program, "-shared", "-o", target, *sources, *rest]
 
 
-def link(program: str, source: Path, target: Path) -> None:
+def link(program: str, sources: Sequence[Path], target: Path) -> None:
     """Link. Raises TombolaError."""
-    line = link_line(program, str(source), str(target))
+    line = link_line(program, list(map(str, sources)), str(target))
     try:
         done = subprocess.run(line, capture_output=True, text=True, errors="replace", check=False)
     except OSError as error:

@@ -12,7 +12,7 @@ from torch import fx, nn
 from tombola.deploy.inference import short
 from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
 from tombola.deploy.kernels.sparse.region import NativeRegion
-from tombola.deploy.regions import NativeModule
+from tombola.deploy.regions import NativeModule, TorchModule
 from tombola.errors import TombolaError
 from tombola.graph.node import operation, place
 
@@ -99,7 +99,7 @@ def what_keeps_the_gain(deployed: Deployed) -> str:
     try:
         passes_of(deployed)
     except TombolaError as error:
-        return f"exports: {rest}; c is not possible: {str(error).removesuffix(_FIX)}"
+        return f"exports: {rest}; c is not possible: {str(error).rpartition('; ')[0]}"
     return f"exports: c keeps the kernels and their gain; {rest}"
 
 
@@ -148,7 +148,7 @@ class _Reader:
         module = self.network.get_submodule(str(node.target))
         native = module.native if isinstance(module, NativeModule) else None
         if not isinstance(module, NativeModule) or not isinstance(native, NativeRegion):
-            raise _stays((_named(module, node), _engine(module)))
+            raise _runs_elsewhere(module, node)
         reads: dict[str, list[tuple[fx.Node, int]]] = {name: [] for name in native.outputs}
         for user in node.users:
             index = int(user.args[1])  # type: ignore[arg-type]
@@ -174,10 +174,17 @@ def _given(node: fx.Node) -> Sequence[fx.Node]:
     return [one for one in node.args if isinstance(one, fx.Node)]
 
 
-def _engine(module: nn.Module) -> str:
-    if isinstance(module, PackedLayer | PackSigns):
-        return "binary layers on packed bits"
-    return "runs in torch, which was faster here" if "network" in dict(module.named_children()) else "runs in torch"
+def _runs_elsewhere(module: nn.Module, node: fx.Node) -> TombolaError:
+    if isinstance(module, TorchModule):
+        return TombolaError(
+            f"C has the native kernels alone, and {_named(module, node)} runs in torch, which was faster here; "
+            "deploy with kernels_only, or leave format c out"
+        )
+    return _stays((_named(module, node), "binary layers on packed bits" if _packed(module) else "runs in torch"))
+
+
+def _packed(module: nn.Module) -> bool:
+    return isinstance(module, PackedLayer | PackSigns)
 
 
 def _named(module: nn.Module, node: fx.Node) -> str:

@@ -5,12 +5,25 @@ They run on any processor of the architecture, for they look whether this one ha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from enum import IntEnum
 
 from llvmlite import ir
 
+from tombola.deploy.c.emit import (
+    BYTE,
+    NOTHING,
+    POINTER,
+    VOID,
+    WORDS,
+    constant,
+    counted,
+    declared,
+    is_null,
+    numbers,
+    started,
+    text,
+)
 from tombola.deploy.c.image import HEAD, LINE, LOCK_WORDS, WORD, Image, Kind, PassWords
 from tombola.deploy.c.passes import Passes, Where
 from tombola.deploy.c.processor import emit_check
@@ -55,11 +68,7 @@ def messages(network: Passes, needs: Sequence[str]) -> dict[Status, str]:
     }
 
 
-_BYTE = ir.IntType(8)
-_POINTER = _BYTE.as_pointer()
-_WORDS = I64.as_pointer()
 _SPINS = 30_000  # as of deployed networks
-_NOTHING = ir.Constant(_POINTER, None)
 
 
 def runtime(network: Passes, image: Image, name: str, needs: Sequence[str]) -> ir.Module:
@@ -71,23 +80,7 @@ class _Runtime:
     def __init__(self, network: Passes, image: Image, name: str, needs: Sequence[str]) -> None:
         self.module = ir.Module(name)
         self._network, self._image, self._name = network, image, name
-        self._libc = {
-            one: ir.Function(self.module, kind, one)
-            for one, kind in {
-                "calloc": ir.FunctionType(_POINTER, [I64, I64]),
-                "free": ir.FunctionType(ir.VoidType(), [_POINTER]),
-                "sched_yield": ir.FunctionType(I32, []),
-                "pthread_create": ir.FunctionType(I32, [_POINTER] * 4),
-                "pthread_join": ir.FunctionType(I32, [I64, _POINTER]),
-                "pthread_mutex_init": ir.FunctionType(I32, [_POINTER] * 2),
-                "pthread_cond_init": ir.FunctionType(I32, [_POINTER] * 2),
-                "pthread_cond_wait": ir.FunctionType(I32, [_POINTER] * 2),
-                **{
-                    f"pthread_{what}": ir.FunctionType(I32, [_POINTER])
-                    for what in ("mutex_lock", "mutex_unlock", "mutex_destroy", "cond_signal", "cond_destroy")
-                },
-            }.items()
-        }
+        self._libc = declared(self.module)
         waiting = runner.Waiting(self._sleep, self._wake, lambda b: b.call(self._libc["sched_yield"], []))
         self._run_steps, self._together, self._serve = runner.emit(self.module, waiting)
         self._check = emit_check(self.module, "has_features", needs)
@@ -95,26 +88,17 @@ class _Runtime:
         self._go = self._emit_go()
         self._destroy = self._emit_destroy()
         self._emit_numbers()
-        self._emit_message([text for _, text in sorted(messages(network, needs).items())])
+        self._emit_message([line for _, line in sorted(messages(network, needs).items())])
         self._emit_create()
         self._emit_run()
 
     # ---- small things ------------------------------------------------------------------------------------------------
 
-    def _function(self, name: str, kind: ir.FunctionType) -> tuple[ir.Function, ir.IRBuilder]:
-        function = ir.Function(self.module, kind, name)
-        return function, ir.IRBuilder(function.append_basic_block("entry"))
+    def _function(self, name: str, result: ir.Type, *arguments: ir.Type) -> tuple[ir.Function, ir.IRBuilder]:
+        return started(self.module, name, result, *arguments)
 
-    def _public(self, name: str, kind: ir.FunctionType) -> tuple[ir.Function, ir.IRBuilder]:
-        return self._function(f"{self._name}_{name}", kind)
-
-    def _constant(self, name: str, value: ir.Constant) -> ir.GlobalVariable:
-        made = ir.GlobalVariable(self.module, value.type, name)
-        made.linkage, made.global_constant, made.initializer = "internal", True, value
-        return made
-
-    def _numbers(self, name: str, values: Sequence[int], kind: ir.IntType = I64) -> ir.GlobalVariable:
-        return self._constant(name, ir.Constant(ir.ArrayType(kind, len(values)), list(values)))
+    def _public(self, name: str, result: ir.Type, *arguments: ir.Type) -> tuple[ir.Function, ir.IRBuilder]:
+        return started(self.module, f"{self._name}_{name}", result, *arguments)
 
     @staticmethod
     def _at(b: ir.IRBuilder, context: ir.Value, offset: int) -> ir.Value:
@@ -128,23 +112,6 @@ class _Runtime:
         return b.load(b.gep(array, [I64(0), index]))
 
     @staticmethod
-    @contextmanager
-    def _loop(b: ir.IRBuilder, stop: ir.Value) -> Iterator[ir.Value]:
-        """for i = 0; i < stop; i += 1"""
-        before = b.block
-        head, body, done = (b.append_basic_block(name) for name in ("head", "body", "done"))
-        b.branch(head)
-        b.position_at_end(head)
-        i = b.phi(I64)
-        i.add_incoming(I64(0), before)
-        b.cbranch(b.icmp_signed("<", i, stop), body, done)
-        b.position_at_end(body)
-        yield i
-        i.add_incoming(b.add(i, I64(1)), b.block)
-        b.branch(head)
-        b.position_at_end(done)
-
-    @staticmethod
     def _refuse(b: ir.IRBuilder, when: ir.Value, status: Status) -> None:
         with b.if_then(when, likely=False):
             b.ret(I32(status))
@@ -153,7 +120,7 @@ class _Runtime:
 
     def _lock_of(self, b: ir.IRBuilder, mailbox: ir.Value) -> tuple[ir.Value, ir.Value]:
         """The mutex and the condition of a worker."""
-        lock = b.inttoptr(b.load(b.gep(mailbox, [I64(runner.LOCK)])), _POINTER)
+        lock = b.inttoptr(b.load(b.gep(mailbox, [I64(runner.LOCK)])), POINTER)
         return lock, b.gep(lock, [I64(WORD * LOCK_WORDS // 2)])
 
     def _sleep(self, b: ir.IRBuilder, mailbox: ir.Value) -> None:
@@ -179,26 +146,26 @@ class _Runtime:
 
     def _emit_work(self) -> ir.Function:
         """What a worker runs, of its mailbox."""
-        work, b = self._function("work", ir.FunctionType(_POINTER, [_POINTER]))
-        b.call(self._serve, [b.bitcast(work.args[0], _WORDS), I64(_SPINS)])
-        b.ret(_NOTHING)
+        work, b = self._function("work", POINTER, POINTER)
+        b.call(self._serve, [b.bitcast(work.args[0], WORDS), I64(_SPINS)])
+        b.ret(NOTHING)
         return work
 
     def _emit_share(self) -> ir.Function:
         """A step of arguments (function, arguments, shares): each thread does every so many of its shares."""
-        share, b = self._function("step_0", STEP)
+        share, b = self._function("step_0", STEP.return_type, *STEP.args)
         args, thread, threads = share.args
         function, inner, shares = (b.load(b.gep(args, [I64(i)])) for i in range(3))
         count = b.sdiv(b.add(b.sub(shares, thread), b.sub(threads, I64(1))), threads)
-        with self._loop(b, count) as i:
+        with counted(b, count) as i:
             mine = b.add(thread, b.mul(i, threads))
-            b.call(b.inttoptr(function, STEP.as_pointer()), [b.inttoptr(inner, _WORDS), mine, shares])
+            b.call(b.inttoptr(function, STEP.as_pointer()), [b.inttoptr(inner, WORDS), mine, shares])
         b.ret_void()
         return share
 
     def _emit_go(self) -> ir.Function:
         """(context, table, steps): the steps on all threads of the context."""
-        go, b = self._function("go", ir.FunctionType(ir.VoidType(), [_WORDS, _WORDS, I64]))
+        go, b = self._function("go", VOID, WORDS, WORDS, I64)
         context, table, steps = go.args
         threads = b.load(self._head(b, context, "threads"))
         counter = self._at(b, context, self._image.counter)
@@ -215,61 +182,60 @@ class _Runtime:
 
     def _emit_numbers(self) -> None:
         network = self._network
-        numbers = {
+        given = {
             "abi": ABI,
             "inputs": len(network.inputs),
             "outputs": len(network.outputs),
             "threads": network.threads,
         }
-        for name, number in numbers.items():
-            _, b = self._public(name, ir.FunctionType(I32, []))
+        for name, number in given.items():
+            _, b = self._public(name, I32)
             b.ret(I32(number))
         for name, ports in (("input", network.inputs), ("output", network.outputs)):
-            sizes = self._numbers(f"{name}_sizes", [port.size for port in ports])
-            function, b = self._public(f"{name}_size", ir.FunctionType(I64, [I32]))
+            sizes = numbers(self.module, f"{name}_sizes", [port.size for port in ports])
+            function, b = self._public(f"{name}_size", I64, I32)
             index = function.args[0]
             with b.if_then(b.icmp_unsigned(">=", index, I32(len(ports))), likely=False):
                 b.ret(I64(0))
             b.ret(self._element(b, sizes, b.zext(index, I64)))
 
     def _emit_message(self, texts: Sequence[str]) -> None:
-        message, b = self._public("message", ir.FunctionType(_POINTER, [I32]))
+        message, b = self._public("message", POINTER, I32)
         status = message.args[0]
-        for i, text in enumerate((*texts, "no status of this library")):
-            content = bytearray(text.encode() + b"\0")
-            held = self._constant(f"message_{i}", ir.Constant(ir.ArrayType(_BYTE, len(content)), content))
+        for i, line in enumerate((*texts, "no status of this library")):
+            held = text(self.module, f"message_{i}", line)
             if i < len(texts):
                 with b.if_then(b.icmp_signed("==", status, I32(i))):
-                    b.ret(b.bitcast(held, _POINTER))
+                    b.ret(held)
             else:
-                b.ret(b.bitcast(held, _POINTER))
+                b.ret(held)
 
     # ---- contexts ----------------------------------------------------------------------------------------------------
 
     def _emit_destroy(self) -> ir.Function:
-        destroy, b = self._public("destroy", ir.FunctionType(ir.VoidType(), [_WORDS]))
+        destroy, b = self._public("destroy", VOID, WORDS)
         context = destroy.args[0]
-        with b.if_then(b.icmp_unsigned("==", b.ptrtoint(context, I64), I64(0))):
+        with b.if_then(is_null(b, context)):
             b.ret_void()
-        with self._loop(b, b.load(self._head(b, context, "started"))) as i:
+        with counted(b, b.load(self._head(b, context, "started"))) as i:
             mailbox = b.gep(self._at(b, context, self._image.mailboxes), [b.mul(i, I64(LINE))])
             state = b.atomic_rmw("xchg", mailbox, I64(runner.DISMISSED), "acq_rel")
             with b.if_then(b.icmp_signed("==", state, I64(runner.ASLEEP))):
                 self._wake(b, mailbox)
             worker = b.load(b.gep(self._at(b, context, self._image.workers), [i]))
-            b.call(self._libc["pthread_join"], [worker, _NOTHING])
+            b.call(self._libc["pthread_join"], [worker, NOTHING])
             mutex, condition = self._lock_of(b, mailbox)
             b.call(self._libc["pthread_mutex_destroy"], [mutex])
             b.call(self._libc["pthread_cond_destroy"], [condition])
-        b.call(self._libc["free"], [b.inttoptr(b.load(self._head(b, context, "memory")), _POINTER)])
+        b.call(self._libc["free"], [b.inttoptr(b.load(self._head(b, context, "memory")), POINTER)])
         b.ret_void()
         return destroy
 
     def _emit_create(self) -> None:
         image = self._image
-        create, b = self._public("create", ir.FunctionType(I32, [I32, _WORDS]))
+        create, b = self._public("create", I32, I32, WORDS)
         threads, made = create.args
-        self._refuse(b, b.icmp_unsigned("==", b.ptrtoint(made, I64), I64(0)), Status.NOTHING_GIVEN)
+        self._refuse(b, is_null(b, made), Status.NOTHING_GIVEN)
         b.store(I64(0), made)
         self._refuse(b, b.icmp_signed("==", b.call(self._check, []), I32(0)), Status.PROCESSOR)
         odd = b.or_(b.icmp_signed("<", threads, I32(1)), b.icmp_signed(">", threads, I32(self._network.threads)))
@@ -279,18 +245,18 @@ class _Runtime:
         memory = b.ptrtoint(b.call(self._libc["calloc"], [I64(1), size]), I64)
         self._refuse(b, b.icmp_unsigned("==", memory, I64(0)), Status.MEMORY)
         start = b.and_(b.add(memory, I64(PAGE - 1)), I64(-PAGE))
-        context = b.inttoptr(start, _WORDS)
+        context = b.inttoptr(start, WORDS)
         self._write_words(b, context, start)
         for name, value in (("memory", memory), ("threads", threads)):
             b.store(value, self._head(b, context, name))
-        with self._loop(b, b.sub(threads, I64(1))) as i:
+        with counted(b, b.sub(threads, I64(1))) as i:
             mailbox = b.gep(self._at(b, context, image.mailboxes), [b.mul(i, I64(LINE))])
             mutex, condition = self._lock_of(b, mailbox)
-            b.call(self._libc["pthread_mutex_init"], [mutex, _NOTHING])
-            b.call(self._libc["pthread_cond_init"], [condition, _NOTHING])
-            worker = b.bitcast(b.gep(self._at(b, context, image.workers), [i]), _POINTER)
-            work = b.bitcast(self._work, _POINTER)
-            failed = b.call(self._libc["pthread_create"], [worker, _NOTHING, work, b.bitcast(mailbox, _POINTER)])
+            b.call(self._libc["pthread_mutex_init"], [mutex, NOTHING])
+            b.call(self._libc["pthread_cond_init"], [condition, NOTHING])
+            worker = b.bitcast(b.gep(self._at(b, context, image.workers), [i]), POINTER)
+            work = b.bitcast(self._work, POINTER)
+            failed = b.call(self._libc["pthread_create"], [worker, NOTHING, work, b.bitcast(mailbox, POINTER)])
             with b.if_then(b.icmp_signed("!=", failed, I32(0)), likely=False):
                 b.call(self._destroy, [context])
                 b.ret(I32(Status.NO_THREADS))
@@ -301,17 +267,17 @@ class _Runtime:
     def _write_words(self, b: ir.IRBuilder, context: ir.Value, start: ir.Value) -> None:
         """All words as the image has them."""
         image = self._image
-        kinds = self._numbers("kinds", [kind for kind, _ in image.words], _BYTE)
-        values = self._numbers("values", [value for _, value in image.words])
-        data = ir.GlobalVariable(self.module, _BYTE, "data")  # defined beside
+        kinds = numbers(self.module, "kinds", [kind for kind, _ in image.words], BYTE)
+        values = numbers(self.module, "values", [value for _, value in image.words])
+        data = ir.GlobalVariable(self.module, BYTE, "data")  # defined beside
         steps = [self._share, *(ir.Function(self.module, STEP, f"step_{i + 1}") for i in range(len(image.codes)))]
         table = ir.Constant(ir.ArrayType(STEP.as_pointer(), len(steps)), [one for one in steps])
-        functions = self._constant("functions", table)
+        functions = constant(self.module, "functions", table)
         bases = b.alloca(I64, len(Kind))
         places = {Kind.DATA: b.ptrtoint(data, I64), Kind.CONTEXT: start, Kind.ARENAS: b.add(start, I64(image.arenas))}
         for kind in Kind:
             b.store(places.get(kind, I64(0)), b.gep(bases, [I64(kind)]))
-        with self._loop(b, I64(len(image.words))) as i:
+        with counted(b, I64(len(image.words))) as i:
             kind, value = b.zext(self._element(b, kinds, i), I64), self._element(b, values, i)
             is_function = b.icmp_signed("==", kind, I64(Kind.FUNCTION))
             function = self._element(b, functions, b.select(is_function, value, I64(0)))
@@ -323,10 +289,10 @@ class _Runtime:
     def _emit_run(self) -> None:
         """(context, batch, inputs, how many, outputs, how many); inputs and outputs as pairs (address, floats)."""
         network = self._network
-        run, b = self._public("run", ir.FunctionType(I32, [_WORDS, I64, _WORDS, I32, _WORDS, I32]))
+        run, b = self._public("run", I32, WORDS, I64, WORDS, I32, WORDS, I32)
         context, batch, inputs, given, outputs, wanted = run.args
         for pointer in (context, inputs, outputs):
-            self._refuse(b, b.icmp_unsigned("==", b.ptrtoint(pointer, I64), I64(0)), Status.NOTHING_GIVEN)
+            self._refuse(b, is_null(b, pointer), Status.NOTHING_GIVEN)
         for count, ports in ((given, network.inputs), (wanted, network.outputs)):
             self._refuse(b, b.icmp_signed("!=", count, I32(len(ports))), Status.COUNT)
         odd = b.icmp_unsigned("==", batch, I64(0))
@@ -357,7 +323,7 @@ class _Runtime:
             self._emit_pass(b, context, self._image.passes[0], batch, I64(0), ends)
             return
         piece = I64(network.piece)
-        with self._loop(b, b.udiv(b.add(batch, b.sub(piece, I64(1))), piece)) as i:
+        with counted(b, b.udiv(b.add(batch, b.sub(piece, I64(1))), piece)) as i:
             first = b.mul(i, piece)
             left = b.sub(batch, first)
             count = b.select(b.icmp_unsigned("<", left, piece), left, piece)
@@ -384,7 +350,7 @@ class _Runtime:
             b.store(chunks, b.gep(chunk, [I64(1)]))
             b.call(self._go, [context, table, I64(one.steps)])
             return
-        with self._loop(b, chunks) as i:
+        with counted(b, chunks) as i:
             b.store(i, chunk)
             b.call(self._go, [context, table, I64(one.steps)])
 
