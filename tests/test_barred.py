@@ -31,7 +31,7 @@ from tombola.select.select import BarredWeightsWarning, EmptyLayerWarning, Selec
 from tombola.train.recipe import Recipe
 
 INF = math.inf
-PATTERNS = ("element", "block:2", "block:4", "channel")
+PATTERNS = ("element", "block:2", "block:4", "inputs:2", "inputs:4", "channel")
 
 
 def draw(seed: int = 0) -> torch.Generator:
@@ -245,7 +245,7 @@ QUICK = {"length": "3it", "batch_size": 32, "lr": 0.1, "eval_every": "3it"}
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("pattern", ["element", "block:2", "channel"])
+@pytest.mark.parametrize("pattern", ["element", "block:2", "inputs:2", "channel"])
 @pytest.mark.parametrize("criterion", ["large_final_diff_sign", FIRST_ROW, EVERYTHING])
 @pytest.mark.filterwarnings("ignore::tombola.select.select.EmptyLayerWarning")
 def test_levels_fill_at_random_say_so_and_record_it(criterion: str, pattern: str, scope: str) -> None:

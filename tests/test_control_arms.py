@@ -195,7 +195,7 @@ def test_a_random_mask_keeps_the_pattern_that_the_ticket_says(pattern: str, widt
         assert set(groups.flatten().tolist()) == ({2} if width else {0, 4})
 
 
-@pytest.mark.parametrize("pattern", ["block:4", "2:4", "channel"])
+@pytest.mark.parametrize("pattern", ["block:4", "inputs:4", "2:4", "channel"])
 def test_a_random_mask_of_a_transposed_matrix_has_the_pattern_across_its_outputs(pattern: str) -> None:
     kept = torch.zeros(4, 8, dtype=torch.bool)  # (inputs, outputs)
     kept[:, :4] = True

@@ -14,7 +14,7 @@ from tombola.parameters import transposed
 from tombola.train.gradient import input_norms
 
 Conv1D: Any = pytest.importorskip("transformers.pytorch_utils").Conv1D
-PATTERNS = ("element", "block:2", "block:3", "channel")
+PATTERNS = ("element", "block:2", "block:3", "inputs:3", "channel")
 
 
 def network() -> nn.Sequential:

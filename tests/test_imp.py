@@ -172,7 +172,7 @@ def test_learning_rate_rewinding_keeps_the_weights(monkeypatch: pytest.MonkeyPat
     assert torch.equal(origin["1.running_mean"], dense["1.running_mean"])
 
 
-@pytest.mark.parametrize("pattern", ["block:4", "channel", "2:4"])
+@pytest.mark.parametrize("pattern", ["block:4", "inputs:4", "channel", "2:4"])
 def test_patterns_are_kept_or_dropped_as_one(pattern: str) -> None:
     density = None if pattern == "2:4" else 0.5  # N:M fixes it
     method = IterativePruning(pattern=pattern, rounds=1, exclude=("6.weight",), density=density)

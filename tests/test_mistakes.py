@@ -87,7 +87,7 @@ METHODS = {
     "rounds": ("0", "-1"),
     "rate": ("nan", "1", "-0.5"),
     "scope": ("x", ""),
-    "pattern": ("block:0", "0:4", "4:2", "x", ""),
+    "pattern": ("block:0", "inputs:0", "0:4", "4:2", "x", ""),
     "rewind": ("9it", "x", "lr:9it"),
     "include": ("[zzz]",),
     "exclude": ("['*']", "zzz"),

@@ -26,7 +26,7 @@ from tombola.prune.calibration import read
 from tombola.prune.layers import layers_of
 from tombola.prune.sparse_gpt import sparse_gpt
 from tombola.prune.watch import gram_matrices, input_norms, order_of_calls
-from tombola.select.patterns import NM, Block, Element
+from tombola.select.patterns import NM, Block, Element, Inputs
 from tombola.select.select import EmptyLayerWarning
 from tombola.ticket.example import example_input
 
@@ -121,7 +121,7 @@ def test_the_first_column_is_made_up_for_by_all_others() -> None:
     torch.testing.assert_close(new[0, 0, 1:], best)
 
 
-@pytest.mark.parametrize("pattern", [Element(), Block(4), NM(2, 4), NM(1, 3)], ids=str)
+@pytest.mark.parametrize("pattern", [Element(), Block(4), Inputs(4), NM(2, 4), NM(1, 3)], ids=str)
 @pytest.mark.parametrize("block", [3, 8, 128])
 def test_exact_counts_over_groups_and_blocks(pattern: Any, block: int) -> None:
     rows, x = drawn(3, 10, 13), drawn(3, 40, 13, seed=1).double()
@@ -134,9 +134,25 @@ def test_exact_counts_over_groups_and_blocks(pattern: Any, block: int) -> None:
             assert full.sum(1).tolist() == [pattern.n] * len(full)
     elif isinstance(pattern, Element):
         assert int(kept.sum()) == round(0.37 * kept.numel())
+    elif isinstance(pattern, Inputs):
+        units = kept[:, :, ::4]
+        assert int(units.sum()) == round(0.37 * units.numel())
+        assert torch.equal(units.repeat_interleave(4, dim=2)[:, :, :13], kept)
     else:
         units = kept[:, ::4]
         assert int(units.sum()) == round(0.37 * units.numel())
+
+
+def test_units_of_inputs_are_channels_at_one_position_in_every_kind_of_layer() -> None:
+    layers = nn.Conv2d(6, 4, (3, 2)), nn.ReLU(), nn.ConvTranspose2d(4, 6, 2)
+    found = tb.prune(network(*layers), drawn(2, 6, 5, 5), density=0.4, pattern="inputs:3")
+    down, up = found.mask["0.weight"], found.mask["2.weight"].transpose(0, 1)
+    assert torch.equal(down, down[:, ::3].repeat_interleave(3, dim=1))
+    assert int(down.sum()) == 3 * round(0.4 * down[:, ::3].numel())
+    assert torch.equal(up[:, :3], up[:, :1].expand(-1, 3, -1, -1))
+    assert int(up[:, ::3].sum()) == round(0.4 * up[:, ::3].numel())
+    with pytest.raises(TombolaError, match="has a kernel of several positions"):
+        tb.prune(network(*layers), drawn(2, 6, 5, 5), density=0.4, pattern="inputs:3", criterion="sparse_gpt")
 
 
 def test_a_wide_layer_is_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ ODD: dict[str, tuple[object, str]] = {
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("pattern", ["element", "block:2", "channel"])
+@pytest.mark.parametrize("pattern", ["element", "block:2", "inputs:2", "channel"])
 @pytest.mark.parametrize("kind", ODD)
 def test_scores_that_have_no_order_are_one_line_that_names_the_layer(kind: str, pattern: str, scope: str) -> None:
     odd, says = ODD[kind]

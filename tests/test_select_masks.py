@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from tombola.errors import TombolaError
 from tombola.mask import Mask
-from tombola.select.patterns import NM, Block, Channel, Element, Pattern, parse_pattern
+from tombola.select.patterns import NM, Block, Channel, Element, Inputs, Pattern, parse_pattern
 from tombola.select.select import BarredWeightsWarning, EmptyLayerWarning, select
 from tombola.supermask.rules import Coats, TopK
 
@@ -124,7 +124,7 @@ def test_candidates_nest() -> None:
 
 
 @pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("pattern", ["element", "block:2", "channel"])
+@pytest.mark.parametrize("pattern", ["element", "block:2", "inputs:2", "channel"])
 def test_masks_nest_over_levels(scope: str, pattern: str) -> None:
     draw = torch.Generator().manual_seed(0)
     mask = None
@@ -146,7 +146,7 @@ def test_masks_nest_over_levels(scope: str, pattern: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "pattern"),
-    [("element", Element()), ("block:4", Block(4)), ("2:4", NM(2, 4)), ("channel", Channel())],
+    [("element", Element()), ("block:4", Block(4)), ("inputs:4", Inputs(4)), ("2:4", NM(2, 4)), ("channel", Channel())],
 )
 def test_parse_pattern_and_back(text: str, pattern: Pattern) -> None:
     assert parse_pattern(text) == pattern
@@ -154,7 +154,7 @@ def test_parse_pattern_and_back(text: str, pattern: Pattern) -> None:
     assert parse_pattern(pattern) is pattern
 
 
-@pytest.mark.parametrize("text", ["block", "block:0", "0:4", "5:4", "4", "channel:2", ""])
+@pytest.mark.parametrize("text", ["block", "block:0", "inputs", "inputs:0", "0:4", "5:4", "4", "channel:2", ""])
 def test_bad_patterns(text: str) -> None:
     with pytest.raises(TombolaError):
         parse_pattern(text)
@@ -169,6 +169,32 @@ def test_block_takes_the_mean_of_sizes_and_a_ragged_last_block() -> None:
     assert mask.density == 0.5
     assert rows(select(scores, counts={"w": 1}, pattern="block:2", signed=True)) == [[0, 0], [0, 0], [0, 1]]
     assert Block(2).score(scores["w"], signed=True).tolist() == [-1.0, 0.5, 1.5, 5.0]
+
+
+def test_inputs_are_units_of_a_row_with_a_ragged_last_one() -> None:
+    scores = one([[1.0, -3.0, 1.5], [0.0, 1.0, 5.0]])  # units: (2, the ragged 1.5), (.5, 5)
+    assert Inputs(2).units(torch.Size((2, 3))) == 4
+    assert Inputs(2).score(scores["w"]).tolist() == [2.0, 1.5, 0.5, 5.0]
+    mask = select(scores, density=0.5, pattern="inputs:2")
+    assert rows(mask) == [[1, 1, 0], [0, 0, 1]]
+    assert mask.density == 0.5
+    assert Inputs(2).score(scores["w"], signed=True).tolist() == [-1.0, 1.5, 0.5, 5.0]
+
+
+def test_inputs_of_a_convolution_are_channels_at_one_kernel_position() -> None:
+    weight = torch.zeros(1, 5, 1, 2)
+    weight[0, 2:4, 0, 1] = 1.0  # the second unit of two channels, at the second position
+    scores = {"w": weight}
+    assert Inputs(2).units(weight.shape) == 6
+    assert Inputs(2).score(weight).tolist() == [0.0, 0.0, 0.0, 1.0, 0.0, 0.0]
+    kept = select(scores, counts={"w": 2}, pattern="inputs:2")[
+        "w"
+    ]  # in ties the lower index: position 0, channels 0, 1
+    assert kept.nonzero()[:, 1:].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 1], [3, 0, 1]]
+    assert Inputs(2).whole(kept).tolist() == [True, False, False, True, False, False]
+    ragged = select({"w": torch.ones(2, 5, 3)}, density=1.0, pattern="inputs:4")["w"]
+    assert ragged.all()
+    assert select({"w": torch.ones(3)}, counts={"w": 2}, pattern="inputs:4")["w"].tolist() == [True, True, False]
 
 
 def test_channel_and_infinities_in_units() -> None:

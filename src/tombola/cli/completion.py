@@ -50,7 +50,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--cue.kind": CUES,
     "--label_noise_kind": NOISES,
     "--scope": ("layer", "global"),
-    "--pattern": ("element", "block:4", "2:4", "channel"),
+    "--pattern": ("element", "block:4", "inputs:4", "2:4", "channel"),
     "--rewind": ("init", "lr"),
     "--device": ("auto", "cpu", "cuda"),
     "--controls": ("random", "reinit"),

@@ -53,7 +53,9 @@ def _add(parser: ArgumentParser) -> None:
     group.add_argument(
         "--scope", type=str | None, default=None, help="row, layer or global (null: row for wanda, else layer)"
     )
-    group.add_argument("--pattern", type=str, default="element", help="element, block:V, N:M, channel or head")
+    group.add_argument(
+        "--pattern", type=str, default="element", help="element, block:V, inputs:V, N:M, channel or head"
+    )
     add_layers_and_samples(group)
     group.add_argument(
         "--norms",

@@ -39,7 +39,7 @@ def _add(parser: ArgumentParser) -> None:
         "--measure", type=str, default="accuracy", help="accuracy (on the validation split) or output_error"
     )
     group.add_argument("--criterion", type=str, default="magnitude", help="a criterion's name or import path")
-    group.add_argument("--pattern", type=str, default="element", help="element, block:V, N:M or channel")
+    group.add_argument("--pattern", type=str, default="element", help="element, block:V, inputs:V, N:M or channel")
     add_layers_and_samples(group)
     group.add_argument("--seed", type=int, default=0, help="draws the examples; a criterion that draws derives from it")
     parser.add_argument(

@@ -56,7 +56,7 @@ class Gradual:
         schedule: when and how fast; None prunes at once.
         mask: a mask to hold as it is, instead of all else.
         scope: "layer" or "global", as in `select`.
-        pattern: "element", "block:V", "channel" or "N:M" (whose N falls from M), as in `select`.
+        pattern: "element", "block:V", "inputs:V", "channel" or "N:M" (whose N falls from M), as in `select`.
         criterion: "magnitude" or another of the weights, or an import path: see `tombola.select.criteria`. One that
             looks at the weights of the start keeps a copy of them as they are now.
         include: name patterns, as in `prunable`; "*.weight_ih*" for LSTM and GRU.

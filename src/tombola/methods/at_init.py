@@ -56,7 +56,8 @@ class AtInit(Method):
         scope: global (the largest scores over all layers), or layer (the largest of each)
         layers: densities of layers: uniform, erk (as in RigL, small layers denser), or given; sets scope to layer
         layer_densities: density by name pattern, e.g. {"fc.*": 0.3, "*": 0.1}; the longest that fits counts
-        pattern: what is pruned as one: element, block:V (V output rows), or N:M such as 2:4
+        pattern: what is pruned as one: element, block:V (V output rows), inputs:V (V inputs of a row), or N:M such as
+            2:4
         shuffle: draw the positions of what is kept at random within each layer (the layer-shuffled control)
         include: name patterns of further parameters to prune, e.g. ["*.bias"]
         exclude: name patterns of weights to leave alone, e.g. ["fc.*"]
@@ -129,7 +130,9 @@ class AtInit(Method):
 
         pattern = self._pattern()
         if isinstance(pattern, Channel):
-            raise TombolaError("pattern channel is not for at-init; use element, block:V or N:M, or method early-bird")
+            raise TombolaError(
+                "pattern channel is not for at-init; use element, block:V, inputs:V or N:M, or method early-bird"
+            )
         if not isinstance(pattern, NM):
             return
         fixed = pattern.n / pattern.m

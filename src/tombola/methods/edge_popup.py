@@ -34,7 +34,8 @@ class EdgePopup(SupermaskMethod):
     Args:
         density: fraction of weights kept
         scope: layer (every layer holds the density) or global (the best scores over all layers)
-        pattern: what is kept as one: element, block:V (V output rows), N:M such as 2:4, or channel
+        pattern: what is kept as one: element, block:V (V output rows), inputs:V (V inputs of a row), N:M such as
+            2:4, or channel
         prune_outputs: let pattern channel remove rows of output layers too, which are classes
         scores: how scores are initialised: the name of an initialisation; torch_default is U(+-1/sqrt(fan_in))
         scale_fan: draw the weights for a fan of fan_in times density, so that sparse layers keep their variance
@@ -72,7 +73,7 @@ class EdgePopup(SupermaskMethod):
             raise TombolaError(f"frozen is {self.frozen}, but it must lie in [0, 1): the fraction that is not learned")
         if self.frozen and self.pattern != "element":
             raise TombolaError(f"frozen is {self.frozen}, which is of single weights, but pattern is {self.pattern}")
-        if not is_nothing(self.anneal) and ":" in self.pattern.removeprefix("block:"):
+        if not is_nothing(self.anneal) and ":" in self.pattern.removeprefix("block:").removeprefix("inputs:"):
             raise TombolaError(f"anneal is {self.anneal}, but pattern {self.pattern} fixes the density; leave one out")
 
     def definition(self, w: Tensor, s: Tensor, g: Tensor, u: Tensor) -> Definition:

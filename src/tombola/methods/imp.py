@@ -51,7 +51,8 @@ class IterativePruning(WatchedMethod):
         conv_rate: rate of convolutions; null means the same as rate
         output_rate: rate of the output layer; null means half of rate (pattern channel: 0, see prune_outputs)
         scope: layer (each layer by its own rate) or global (the smallest weights over all layers)
-        pattern: what is pruned as one: element, block:V (V output rows), N:M such as 2:4, or channel
+        pattern: what is pruned as one: element, block:V (V output rows), inputs:V (V inputs of a row), N:M such as
+            2:4, or channel
         prune_outputs: let pattern channel remove rows of output layers too, which are classes; so does an output_rate
         criterion: what is kept: magnitude, movement, random, snip, taylor, ... or an import path
         criterion_batches: batches that a criterion takes gradients or norms of inputs over; those of one epoch at most

@@ -45,7 +45,7 @@ class Joint(SupermaskMethod):
     Args:
         density: fraction of weights kept
         scope: layer or global
-        pattern: what is kept as one: element, block:V, N:M such as 2:4, or channel
+        pattern: what is kept as one: element, block:V, inputs:V, N:M such as 2:4, or channel
         prune_outputs: let pattern channel remove rows of output layers too, which are classes
         weight_gradient: masked (the true gradient: pruned weights do not change), dense (straight through the mask,
             so that pruned weights keep learning), or sr-ste (dense, with pruned weights decaying to 0)

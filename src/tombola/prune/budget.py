@@ -162,7 +162,9 @@ def prune_to(
     check_known("allocation", allocation, ALLOCATIONS)
     form = by_layer(pattern)
     if isinstance(form, NM):
-        raise TombolaError(f"pattern {pattern} fixes the density, which a budget searches for; take element or block:V")
+        raise TombolaError(
+            f"pattern {pattern} fixes the density, which a budget searches for; take element, block:V or inputs:V"
+        )
     if not 0 < lowest < 1 or trials < 1:
         raise TombolaError(f"lowest is {lowest} and trials {trials}; give a density in (0, 1), and at least 1 trial")
     own, bar = unwrap(model), progress or Silent()

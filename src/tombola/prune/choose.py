@@ -57,7 +57,7 @@ def choose(
     if scope == "row":
         kept = {name: _by_row(part, _of(density, name)) for name, part in rows.items()}
     else:
-        flat = {name: part.flatten(0, 1) for name, part in rows.items()}
+        flat = {name: layers[name].matrix(part) for name, part in rows.items()}
         found = selection(flat, density=density, scope=scope, pattern=pattern, fill=fill, ties=False)
         warn_of_barred(found.mask, found.barred, found.drawn)
         kept = {name: found.mask[name].view(part.shape) for name, part in rows.items()}

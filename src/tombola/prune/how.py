@@ -11,7 +11,7 @@ from tombola.prune.choose import check_density, check_scope
 from tombola.prune.heads import Heads
 from tombola.select.criteria import Criterion
 from tombola.select.criteria import criterion as criterion_of
-from tombola.select.patterns import NM, PATTERNS, Block, Element, Pattern, parse_pattern
+from tombola.select.patterns import NM, PATTERNS, Block, Element, Inputs, Pattern, parse_pattern
 
 RECONSTRUCTION = "sparse_gpt"
 """The one name that is no criterion: kept weights change too."""
@@ -51,7 +51,7 @@ def by_layer(pattern: str | Pattern) -> Pattern:
     if pattern == str(Heads()):
         raise TombolaError(
             "pattern head takes one density for all attention layers, and here densities are tried layer by layer; "
-            "take element, block:V or channel, or prune heads to a density"
+            "take element, block:V, inputs:V or channel, or prune heads to a density"
         )
     return parse_pattern(pattern)
 
@@ -77,8 +77,8 @@ def how_of(
     check_density(density, form)
     if how.rebuilds and how.scope != "layer":
         raise TombolaError(f"sparse_gpt prunes layer by layer; use scope 'layer', not {scope!r}")
-    if how.rebuilds and not isinstance(form, Element | Block | NM):
-        raise TombolaError(f"sparse_gpt goes with patterns element, block:V and N:M, not with {form}")
+    if how.rebuilds and not isinstance(form, Element | Block | Inputs | NM):
+        raise TombolaError(f"sparse_gpt goes with patterns element, block:V, inputs:V and N:M, not with {form}")
     if isinstance(form, Heads) and isinstance(density, Mapping):
         raise TombolaError("pattern head takes one density for all attention layers; give a number")
     if not how.rebuilds:

@@ -45,6 +45,10 @@ class Layer:
         """The inverse of `rows`, contiguous."""
         return rows.reshape(self.weight.shape)
 
+    def matrix(self, rows: Tensor) -> Tensor:
+        """What `rows` gives as (outputs of all groups, inputs, kernel positions), as patterns see weights."""
+        return rows.flatten(0, 1).unflatten(1, (-1, self.weight.shape[2:].numel()))
+
     def columns(self, module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> Iterator[Columns]:
         """What a call of one of `calls` gives the rows, in parts of bounded size."""
         raise NotImplementedError

@@ -61,9 +61,9 @@ def prune(
             pruned ones, layer by layer.
         scope: "row" (every output row holds the density, to one weight), "layer" or "global"; by default "row" for
             wanda with single weights, else "layer".
-        pattern: "element", "block:V" or "N:M", where rows are outputs in every kind of layer; "channel": channels with
-            all that is coupled to them, as of `prune_channels`, or, at densities by layer, rows of each layer;
-            "head": whole attention heads, of which the density is a fraction; other layers stay whole.
+        pattern: "element", "block:V", "inputs:V" or "N:M", where rows are outputs in every kind of layer; "channel":
+            channels with all that is coupled to them, as of `prune_channels`, or, at densities by layer, rows of each
+            layer; "head": whole attention heads, of which the density is a fraction; other layers stay whole.
         include: as in `prunable`.
         exclude: as in `prunable`.
         samples: at most so many examples, by whole batches; by default 512 of a data set, else all.

@@ -14,7 +14,7 @@ from tombola.prune.heads import Heads
 from tombola.prune.layers import Layer
 from tombola.prune.sparse_gpt import sparse_gpt, width_of_parts
 from tombola.prune.watch import check_reached, gram_matrices, order_of_calls
-from tombola.select.patterns import NM, Block, Element, Pattern
+from tombola.select.patterns import NM, Block, Element, Inputs, Pattern
 
 
 @torch.no_grad()
@@ -35,7 +35,13 @@ def reconstruct_(
     Raises:
         TombolaError: a layer that the data never reach, or whose inputs nothing shows.
     """
-    assert isinstance(pattern, Element | Block | NM)
+    assert isinstance(pattern, Element | Block | Inputs | NM)
+    for name, layer in layers.items():
+        if isinstance(pattern, Inputs) and layer.weight.shape[2:].numel() > 1:
+            raise TombolaError(
+                f"{name!r} has a kernel of several positions, over which sparse_gpt has no pattern {pattern}; take "
+                "magnitude or wanda, or leave it out with exclude"
+            )
     check_reached(layers, [name for name, layer in layers.items() if layer.calls])
     masks: dict[str, Tensor] = {}
     for group in order_of_calls(model, layers, calibration):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tombola.select.patterns import NM, Pattern, Units
+from tombola.select.patterns import NM, Inputs, Pattern, Units
 from tombola.select.select import selection
 
 BLOCK = 128
@@ -38,10 +38,15 @@ class Share:
 def width_of_parts(inputs: int, pattern: object) -> int:
     """How many columns have one matrix: all, or as many as keep a layer's matrices within `LARGEST`.
 
-    What is pruned in one part is then not made up for in another. Groups of N:M are not cut.
+    What is pruned in one part is then not made up for in another. Groups of N:M and units of inputs are not cut.
     """
-    width = inputs if inputs**2 <= LARGEST else max(BLOCK, LARGEST // inputs)
-    return max(width - width % pattern.m, pattern.m) if isinstance(pattern, NM) else width
+    return whole_groups(inputs if inputs**2 <= LARGEST else max(BLOCK, LARGEST // inputs), pattern)
+
+
+def whole_groups(width: int, pattern: object) -> int:
+    """So many columns, or fewer, that no group of N:M and no unit of inputs is cut."""
+    group = pattern.m if isinstance(pattern, NM) else pattern.v if isinstance(pattern, Inputs) else 1
+    return max(width - width % group, group)
 
 
 @torch.no_grad()
@@ -61,7 +66,7 @@ def sparse_gpt(
         rows: (groups, outputs, inputs), float.
         grams: 2 X Xᵀ / N, float64, for each group, or for each part of `width` columns of each; gone through once.
         density: exactly round(density * units) are kept of the layer; N:M has its own.
-        pattern: element, block:V or N:M. Of block:V, within each block of columns.
+        pattern: element, block:V, inputs:V or N:M. Of units, within each block of columns.
 
     Returns:
         weights in the shape and dtype of `rows`, exactly 0 where pruned, and the mask.
@@ -84,8 +89,7 @@ def _one_part(
     dead = hessian.diagonal() == 0  # inputs that are always 0: their weights do nothing
     upper = _upper_of_inverse(hessian, dead, damping)
     kept = torch.zeros_like(weight, dtype=torch.bool)
-    if isinstance(pattern, NM):
-        block = max(pattern.m, block - block % pattern.m)
+    block = whole_groups(block, pattern)
     for start in range(0, weight.shape[1], block):
         stop = min(start + block, weight.shape[1])
         part, factor = weight[:, start:stop], upper[start:stop, start:stop]

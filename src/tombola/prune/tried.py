@@ -99,7 +99,7 @@ class Tried:
         return error.value
 
     def _units(self, name: str) -> int:
-        rows = self.layers[name].rows(self._weights[name]).flatten(0, 1)
+        rows = self.layers[name].matrix(self.layers[name].rows(self._weights[name]))
         return rows.numel() if isinstance(self._pattern, NM) else self._pattern.units(rows.shape)
 
     def _kept(self, name: str, layer: Layer, density: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The shape that is kept or dropped as one: element, block of V output rows, N:M, channel.
+"""The shape that is kept or dropped as one: element, block of V output rows, V inputs of a row, N:M, channel.
 
 A weight is seen as (output rows, flattened inputs): its first dimension, and all others in one. (A transposed
 convolution stores its inputs first, so there it is the inputs that are grouped; of transformers' Conv1D `select` can be
@@ -18,7 +18,7 @@ from tombola.errors import TombolaError
 from tombola.names import unknown
 from tombola.select.barred import bars
 
-__all__ = ["NM", "Block", "Channel", "Element", "Pattern", "parse_pattern"]
+__all__ = ["NM", "Block", "Channel", "Element", "Inputs", "Pattern", "parse_pattern"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,52 @@ class Block:
 
     def __str__(self) -> str:
         return f"block:{self.v}"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`v` consecutive inputs of one output row are a unit, in a convolution `v` input channels at one kernel position.
+
+    A ragged last one is a unit too. What a dot product of 8-bit numbers reads at once is four inputs. Units run along
+    the kernel positions first, then along the inputs.
+    """
+
+    v: int
+
+    def __post_init__(self) -> None:
+        if self.v < 1:
+            raise TombolaError(f"units of {self.v} inputs: a unit has 1 input or more, e.g. inputs:4")
+
+    def units(self, shape: torch.Size) -> int:
+        """How many units a tensor of this shape has."""
+        out, inputs, places = _volume(shape)
+        return out * -(-inputs // self.v) * places
+
+    def score(self, scores: Tensor, signed: bool = False) -> Tensor:
+        """Unit scores, flat: the mean of the |scores| (of the scores as given if `signed`); see `_mean`."""
+        return _mean(self._padded(scores, -torch.inf), 2, signed).reshape(-1)
+
+    def whole(self, kept: Tensor) -> Tensor:
+        """Flat bool: the units of which every weight is True in `kept`."""
+        return self._padded(kept, True).all(dim=2).reshape(-1)
+
+    def spread(self, units: Tensor, shape: torch.Size) -> Tensor:
+        """The mask in the weight's shape, from a flat bool over units."""
+        out, inputs, places = _volume(shape)
+        wide = units.view(out, -1, places).repeat_interleave(self.v, dim=1)
+        return wide[:, :inputs].reshape(shape)
+
+    def _padded(self, tensor: Tensor, fill: float) -> Tensor:
+        """(out, units of a row, v, kernel positions)"""
+        out, inputs, places = _volume(tensor.shape)
+        count = -(-inputs // self.v)
+        rows = tensor.reshape(out, inputs, places)
+        if count * self.v > inputs:
+            rows = torch.cat([rows, rows.new_full((out, count * self.v - inputs, places), fill)], dim=1)
+        return rows.view(out, count, self.v, places)
+
+    def __str__(self) -> str:
+        return f"inputs:{self.v}"
 
 
 @dataclass(frozen=True)
@@ -187,18 +233,18 @@ class NM:
         return f"{self.n}:{self.m}"
 
 
-Units = Element | Block | Channel
+Units = Element | Block | Inputs | Channel
 """Patterns whose units are ranked in a layer or over all layers."""
 
 Pattern = Units | NM
 
 
-PATTERNS = ("element", "block:V", "N:M", "channel")
+PATTERNS = ("element", "block:V", "inputs:V", "N:M", "channel")
 """How patterns are written."""
 
 
 def parse_pattern(text: str | Pattern, known: Sequence[str] = PATTERNS) -> Pattern:
-    """`"element"`, `"block:4"`, `"2:4"` or `"channel"` as a pattern; a pattern is returned unchanged.
+    """`"element"`, `"block:4"`, `"inputs:4"`, `"2:4"` or `"channel"` as a pattern; a pattern is returned unchanged.
 
     `known`: what is allowed, for the error.
     """
@@ -210,9 +256,11 @@ def parse_pattern(text: str | Pattern, known: Sequence[str] = PATTERNS) -> Patte
         return Channel()
     if match := re.fullmatch(r"block:(\d{1,9})", text):
         return Block(int(match[1]))
+    if match := re.fullmatch(r"inputs:(\d{1,9})", text):
+        return Inputs(int(match[1]))
     if match := re.fullmatch(r"(\d{1,9}):(\d{1,9})", text):
         return NM(int(match[1]), int(match[2]))
-    raise TombolaError(unknown("pattern", text, known, "; e.g. block:4 or 2:4"))
+    raise TombolaError(unknown("pattern", text, known, "; e.g. block:4, inputs:4 or 2:4"))
 
 
 def _matrix(shape: torch.Size) -> tuple[int, int]:
@@ -220,6 +268,13 @@ def _matrix(shape: torch.Size) -> tuple[int, int]:
     if not shape:
         return 1, 1
     return shape[0], shape[1:].numel()
+
+
+def _volume(shape: torch.Size) -> tuple[int, int, int]:
+    """(output rows, inputs, kernel positions) of a weight."""
+    out, inputs = _matrix(shape)
+    places = shape[2:].numel()
+    return out, inputs // places if places else inputs, places
 
 
 def _mean(scores: Tensor, dim: int, signed: bool) -> Tensor:

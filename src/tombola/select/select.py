@@ -66,7 +66,8 @@ def select(
             ("layer").
         scope: "layer" (every layer holds the density) or "global" (all together; in ties the earlier layer
             wins).
-        pattern: "element", "block:V", "channel", "N:M", or a Pattern. N:M fixes the density and is per layer.
+        pattern: "element", "block:V", "inputs:V", "channel", "N:M", or a Pattern. N:M fixes the density and is per
+            layer.
         candidates: only what is kept here may be kept again (a unit: if all its weights are), so that masks
             nest. Densities and counts still speak of all units.
         signed: the score of a unit of several weights is the mean of its |scores|; with `signed`, of its

@@ -129,8 +129,8 @@ class TopK(MaskRule):
     Args:
         density: fraction of units kept
         scope: layer or global
-        pattern: element, block:V, N:M (which fixes the density) or channel, which keeps output layers whole unless
-            `attach(outputs=())` says that there are none
+        pattern: element, block:V, inputs:V, N:M (which fixes the density) or channel, which keeps output layers
+            whole unless `attach(outputs=())` says that there are none
         whole: name patterns of weights that are kept whole and do not count (a first or last layer)
     """
 
