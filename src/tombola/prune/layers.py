@@ -47,7 +47,8 @@ class Layer:
 
     def matrix(self, rows: Tensor) -> Tensor:
         """What `rows` gives as (outputs of all groups, inputs, kernel positions), as patterns see weights."""
-        return rows.flatten(0, 1).unflatten(1, (-1, self.weight.shape[2:].numel()))
+        taps = self.weight.shape[2:].numel()
+        return rows.reshape(rows.shape[0] * rows.shape[1], rows.shape[2] // max(1, taps), taps)
 
     def columns(self, module: nn.Module, args: tuple[Any, ...], named: Mapping[str, Any]) -> Iterator[Columns]:
         """What a call of one of `calls` gives the rows, in parts of bounded size."""
