@@ -363,7 +363,10 @@ def test_evolution_reaches_no_less_at_the_same_size(trained: Trained) -> None:
         ({"file": 0}, "file is 0; give a size"),
         ({"file": "1kB", "pattern": "2:4"}, "pattern 2:4 fixes the density"),
         ({"file": "1kB", "pattern": "head"}, "pattern head takes one density for all attention layers"),
-        ({"file": "1kB", "pattern": "heads"}, "unknown pattern 'heads'; allowed: element, block:V, N:M, channel; e.g."),
+        (
+            {"file": "1kB", "pattern": "heads"},
+            "unknown pattern 'heads'; allowed: element, block:V, inputs:V, N:M, channel; e.g.",
+        ),
         ({"file": "1kB", "pattern": "channel", "criterion": "sparse_gpt"}, "sparse_gpt goes with patterns element"),
         ({"file": "1kB", "allocation": "guess"}, "unknown allocation 'guess'"),
         ({"file": "1kB", "lowest": 0}, "lowest is 0 and trials 8"),
