@@ -12,13 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tombola.cli import main
+from tombola.data.config import DataSpec
+from tombola.data.registry import load_data
 from tombola.errors import TombolaError
-from tombola.models.checkpoint import CheckpointWarning, digest_of, load_checkpoint_, read_state
+from tombola.models.checkpoint import CheckpointWarning, digest_of, load_checkpoint_, open_state, read_state
 from tombola.models.registry import build_network
 from tombola.models.spec import ModelSpec, written_out
+from tombola.search.describe import describe_model
+from tombola.search.origin import start_from
 
 
 def state(prefix: str = "") -> dict[str, Tensor]:
@@ -59,8 +64,77 @@ def test_dictionaries_within_each_other_and_names_of_no_known_kind(tmp_path: Pat
 
 
 def test_weights_come_before_their_averages(tmp_path: Path) -> None:
-    content = {"params_ema": {"weight": torch.zeros(1)}, "params": {"weight": torch.ones(1)}}
-    assert loaded(saved(content, tmp_path))[0]["weight"] == 1
+    plain, averages = {"weight": torch.ones(1)}, {"weight": torch.zeros(1)}
+    for name, average in (("params", "params_ema"), ("model", "ema"), ("state_dict", "model_ema")):
+        tensors, said = loaded(saved({average: averages, name: plain, "epoch": 1, "lr": {"now": 0.1}}, tmp_path))
+        assert tensors["weight"] == 1
+        assert f"taken from {name!r}; not from {average!r} beside it; to take that, save it by itself" in said
+    assert "not from" not in loaded(saved({"model": plain, "optimizer": {"state": {}}}, tmp_path))[1]
+
+
+@pytest.mark.parametrize("name", ["a.pt", "a.safetensors", "old.pt"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_a_file_that_is_cut_is_said_to_be(name: str, share: float, tmp_path: Path) -> None:
+    path, tensors = tmp_path / name, {"weight": torch.ones(400, 3)}
+    if name == "a.safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save(tensors, path, _use_new_zipfile_serialization=name == "a.pt")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    for read in (read_state, open_state):
+        with pytest.raises(TombolaError, match=r"is cut or damaged: its [\d,]+ bytes are no whole .* again") as caught:
+            read(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_file_with_a_changed_byte_is_said_to_be_damaged(tmp_path: Path) -> None:
+    path = saved({"weight": torch.ones(4000)}, tmp_path)
+    data = bytearray(path.read_bytes())
+    data[-40:] = bytes(40)  # the directory of the archive
+    path.write_bytes(data)
+    with pytest.raises(TombolaError, match="is cut or damaged"):
+        read_state(path)
+
+
+def test_a_head_of_another_size_stays_as_initialised_where_it_is_named(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    big, small = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 9)), nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    path, before = saved(big.state_dict(), tmp_path), small[1].weight.detach().clone()
+    words = (
+        r"in the model 1\.weight is \(9, 4\) and \(2, 4\), 1\.bias is .* checkpoint_without=\['1\.weight', '1\.bias'\]"
+    )
+    with pytest.raises(TombolaError, match=words):
+        load_checkpoint_(small, path)
+    with pytest.warns(CheckpointWarning, match=r"1\.bias, 1\.weight stay as initialised"):
+        load_checkpoint_(small, path, ["1.*"])
+    assert torch.equal(small[0].weight, big[0].weight)
+    assert torch.equal(small[1].weight, before)
+    with pytest.raises(TombolaError, match=r"has 'fc\.\*', which matches no tensor of the model; it has 0\.weight"):
+        load_checkpoint_(small, path, ["fc.*"])
+    with pytest.raises(TombolaError, match="checkpoint_without names tensors of a checkpoint, and none is given"):
+        ModelSpec("mlp", checkpoint_without=("fc.*",))
+
+
+def test_a_search_starts_from_a_backbone_with_a_new_head(tmp_path: Path) -> None:
+    wide, own = (build_network("mlp", input_shape=(1, 8, 8), classes=n, args={"hidden": [4]}) for n in (99, 10))
+    shapes = {name: value.shape for name, value in own.state_dict().items()}
+    head = tuple(name for name, value in wide.state_dict().items() if value.shape != shapes[name])
+    path = saved(wide.state_dict(), tmp_path)
+    spec = ModelSpec("mlp", {"hidden": [4]}, checkpoint=str(path), checkpoint_without=head)
+    with pytest.warns(CheckpointWarning, match="stay as initialised"):
+        start = start_from(spec, load_data(DataSpec("digits")), seed=0)
+    for name, value in start.network().state_dict().items():
+        assert name in head or torch.equal(value, wide.state_dict()[name])
+
+
+def test_what_stays_as_initialised_is_part_of_a_runs_name(tmp_path: Path) -> None:
+    path = saved(state(), tmp_path)
+    plain, headless = (
+        describe_model(ModelSpec("mlp", checkpoint=str(path), checkpoint_without=patterns)) for patterns in ((), ("a",))
+    )
+    assert "checkpoint_without" not in plain
+    assert plain != headless
 
 
 def test_tensors_beside_other_entries(tmp_path: Path) -> None:

@@ -295,6 +295,7 @@ def test_info(found: dict[str, Any]) -> None:
     assert told["kept"] / told["total"] == told["density"] == found["density"]
     assert sum(layer["kept"] for layer in told["layers"]) == told["kept"]
     status, out, _ = call("info", found["ticket"])
+    assert "found    by imp on digits, seed 0" in out
     assert status == 0
     assert all(layer["name"] in out for layer in told["layers"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 
 import tombola as tb
 from tombola.errors import TombolaError
+from tombola.nn.init import fans
 from tombola.parameters import transposed
+from tombola.supermask.attach import start_scores
 from tombola.train.gradient import input_norms
 
 Conv1D: Any = pytest.importorskip("transformers.pytorch_utils").Conv1D
@@ -69,6 +72,16 @@ def test_what_cannot_turn_it_refuses_patterns_of_several_weights() -> None:
         tb.attach(network(), tb.TopK(0.5, pattern="block:2"))
     groups = tb.attach(network(), tb.TopK(0.5, pattern="block:2"), exclude=["0.*"])
     assert len(groups.scores) == 1
+
+
+def test_fans_of_a_turned_matrix_are_turned() -> None:
+    linear, conv1d = nn.Linear(3, 50), Conv1D(50, 3)
+    assert fans(conv1d.weight, transposed=True) == fans(linear.weight) == (3.0, 50.0)
+    begun = [
+        start_scores("signed_constant", "w", weight.detach(), 0, turned).abs().max()
+        for weight, turned in ((linear.weight, False), (conv1d.weight, True))
+    ]
+    assert begun[0] == begun[1] == pytest.approx(math.sqrt(2 / 3))
 
 
 def test_it_is_held() -> None:

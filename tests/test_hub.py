@@ -62,6 +62,28 @@ def ticket() -> tb.Ticket:
     return tb.pack(network, {"data": {"name": "digits"}, "seed": 3})
 
 
+def test_a_verification_stands_in_the_card_with_its_intervals(hub: Hub, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    draw = torch.Generator().manual_seed(0)
+    data = tuple((torch.randn(n, 6, generator=draw), torch.arange(n) % 2) for n in (40, 20, 20))
+    network, recipe = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), {"length": "2it", "batch_size": 20}
+    tb.find(network, data, {"density": 0.5, "rounds": 1}, recipe=recipe, out=tmp_path / "find")
+    found = tb.Ticket.load(next((tmp_path / "find").rglob("level-01/*.ticket")))
+    result = tb.verify(found, data, model=network, replicates=3, out=tmp_path / "verify")
+    assert result.run is not None
+    texts = [card(found, files={"a.ticket": 9}, verdict=one) for one in (result, Path(result.run))]
+    assert texts[0] == texts[1]
+    assert "| ticket minus control | difference | 95 % interval | verdict |" in texts[0]
+    assert texts[0].count(" points to ") == 0
+    assert texts[0].count(" to ") >= len(result.comparisons) > 0
+    found.push_to_hub("me/net", values="float16", verdict=Path(result.run))
+    assert "95 % interval" in (hub.folder / "README.md").read_text()
+    other = tb.pack({"a": torch.eye(3)})
+    for folder, words in ((Path(result.run), "is of another ticket"), (tmp_path, "holds no finished verification")):
+        with pytest.raises(TombolaError, match=words):
+            other.push_to_hub("me/net", verdict=folder)
+
+
 def test_there_and_back(hub: Hub, ticket: tb.Ticket) -> None:
     assert ticket.push_to_hub("me/net", private=True) == "https://hub/commit/1"
     assert hub.calls[0] == ("create_repo", "me/net", {"exist_ok": True, "private": True})

@@ -130,3 +130,23 @@ def test_tickets_with_an_origin_are_built() -> None:
     ticket = tb.find("mlp", "digits", tb.IterativePruning(density=0.5, rounds=1), recipe={"length": "1it"})
     with pytest.raises(TombolaError, match="build it"):
         tb.unpack(ticket)
+
+
+@pytest.mark.parametrize(
+    ("told", "line"),
+    [
+        ({}, "found    by pack"),
+        ({"seed": 3}, "found    by pack, seed 3"),
+        ({"data": {"name": "digits"}, "seed": 0}, "found    by pack on digits, seed 0"),
+        ({"data": {"name": "digits"}, "method": None}, "found    on digits"),
+        ({"method": None, "seed": 3}, "found    seed 3"),
+        ({"method": None}, None),
+    ],
+)
+def test_info_leaves_out_what_a_ticket_does_not_record(
+    told: dict[str, object], line: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tb.pack({"a": torch.eye(3)}, told).save(tmp_path / "a.ticket")
+    assert main(["info", str(tmp_path / "a.ticket")]) == 0
+    found = [text for text in capsys.readouterr().out.splitlines() if text.startswith("found")]
+    assert found == ([] if line is None else [line])

@@ -120,6 +120,24 @@ def test_a_file_that_is_no_ticket_is_said(tmp_path: Path) -> None:
     assert only(run) is None
 
 
+def test_a_matrix_that_lies_turned_is_read_upright(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    upright = torch.rand(6, 4) > 0.5
+    readings = []
+    for name, turned in (("a", False), ("b", True)):
+        weight = torch.where(upright, 1.0, 0.0)
+        method = {"name": "prune", "pattern": "block:3", **({"transposed": ["w"]} if turned else {})}
+        ticket = tb.pack({"w": weight.t().contiguous() if turned else weight}, {"method": method})
+        ticket.save(tmp_path / f"{name}.ticket")
+        readings.append(read_ticket(tmp_path / f"{name}.ticket", (4,), 0))
+    plain, other = readings
+    assert plain is not None
+    assert other is not None
+    assert np.array_equal(plain.shares, other.shares)
+    assert (plain.each, other.each) == (6, 6)
+    assert plain.random.shape == other.random.shape == (4,)
+
+
 def test_reading_is_the_same_every_time(tmp_path: Path) -> None:
     run = found(tmp_path, torch.nn.Linear(7, 5), 5, (7,))
     assert run.find is not None

@@ -35,7 +35,7 @@ Pair = TypeVar("Pair", bound=MaskPair)
 _PAIR = Group("study", MaskPair)
 _RECIPE = Group("training, of both searches", Recipe, unset="as the search's own recipe or its preset says")
 _ACROSS = Group("study", Initialisations)
-_UNDRAWN = Group("network", ModelSpec, NETWORK.names, skip=("init", "checkpoint"))
+_UNDRAWN = Group("network", ModelSpec, NETWORK.names, skip=("init", "checkpoint", "checkpoint_without"))
 _METHODS = {"imp": "imp", "supermask": "edge-popup"}
 
 

@@ -226,13 +226,13 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     report = info(held)
     origin, provenance = report["origin"], report["provenance"]
     name = origin["network"]["name"] if origin["network"] else "a user's own model"
-    method, data, seed = _name(provenance.get("method")), _name(provenance.get("data")), provenance.get("seed", "-")
     screen.line(f"ticket   {given['ticket']} (format {report['format']}, {report['bytes']:,} bytes)")
     screen.line(f"digest   {report['digest'] or 'not computed for so many weights'}")
     screen.line(f"network  {name}, {_ORIGINS[origin['kind']]}")
     if origin["kind"] == "base":
         screen.line(f"base     {len(origin['base'])} tensors, hash {origin['weights_hash']}")
-    screen.line(f"found    by {method} on {data}, seed {seed}")
+    if found := _found(provenance):
+        screen.line(f"found    {found}")
     if report["kept_action"] != "rewind":
         screen.line(f"kept     weights begin with what kept action {report['kept_action']} gave")
     if report["pruned_action"] != "zero":
@@ -245,9 +245,15 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     return {"ticket": given["ticket"], **report}
 
 
-def _name(part: object) -> str:
-    # provenance is whatever the file's writer put there
-    return str(part.get("name", "-")) if isinstance(part, Mapping) else "-"
+def _found(provenance: Mapping[str, Any]) -> str:
+    """By what, on which data and from which seed, as far as it is recorded: whatever the file's writer put there."""
+    method, data = (
+        part.get("name") if isinstance(part, Mapping) else None
+        for part in (provenance.get("method"), provenance.get("data"))
+    )
+    by = [f"by {method}"] * (method is not None) + [f"on {data}"] * (data is not None)
+    seed = [f"seed {provenance['seed']}"] * (provenance.get("seed") is not None)
+    return ", ".join([" ".join(by)] * bool(by) + seed)
 
 
 def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:

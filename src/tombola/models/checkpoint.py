@@ -6,7 +6,8 @@ import hashlib
 import io
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ class CheckpointWarning(UserWarning):
     """What was taken from a checkpoint that holds more than a network's tensors, or holds them under other names."""
 
 
-def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
+def load_checkpoint_(model: nn.Module, path: str | Path, without: Sequence[str] = ()) -> None:
     """Load the weights of a file into the model, in place; nothing is unpickled but tensors.
 
     Args:
@@ -38,33 +39,53 @@ def load_checkpoint_(model: nn.Module, path: str | Path) -> None:
             counters of norms, which old files lack).
         path: as `read_state` takes it. The prefixes "module." and "model." are removed where the model's names need it,
             and tensors beside the model's are then left out.
+        without: shell-style patterns of names that stay as they are in the model, such as "fc.*" of a head of another
+            size.
 
     Raises:
-        TombolaError: if the file cannot be read, or its names or shapes are not the model's.
+        TombolaError: if the file cannot be read, or its names or shapes are not the model's; a pattern matches none.
 
     Warns:
-        CheckpointWarning: as `read_state`.
+        CheckpointWarning: as `read_state`; which tensors stay as they are.
     """
     wanted: dict[str, Tensor] = model.state_dict()
-    given = _said(fitted(_found(Path(path)), wanted.keys()), path)
+    found = fitted(_found(Path(path)), wanted.keys())
+    kept = _matching(wanted, without)
+    if kept:
+        state = {name: tensor for name, tensor in found.state.items() if name not in kept}
+        found = Found(state, (*found.said, f"{some(sorted(kept), 8)} stay as initialised"))
+    given = _said(found, path)
     # Of tied tensors a file may hold only one name.
     held = {_storage(wanted[name]) for name in given if name in wanted}
     missing = [
         name
         for name, tensor in wanted.items()
-        if name not in given and _storage(tensor) not in held and not name.endswith(_COUNTER)
+        if name not in {*given, *kept} and _storage(tensor) not in held and not name.endswith(_COUNTER)
     ]
     foreign = [name for name in given if name not in wanted]
     if missing or foreign:
         parts = [f"{kind}: {some(which)}" for kind, which in (("missing", missing), ("unknown", foreign)) if which]
         raise TombolaError(f"checkpoint {path} does not fit the model; {'; '.join(parts)}")
-    for name, tensor in given.items():
-        if tensor.shape != wanted[name].shape:
-            raise TombolaError(
-                f"checkpoint {path} does not fit the model; {name} is {tuple(tensor.shape)} in the file and "
-                f"{tuple(wanted[name].shape)} in the model"
-            )
+    if other := [name for name, tensor in given.items() if tensor.shape != wanted[name].shape]:
+        shapes = [f"{name} is {tuple(given[name].shape)} and {tuple(wanted[name].shape)}" for name in other]
+        raise TombolaError(
+            f"checkpoint {path} does not fit the model: in the file and in the model {some(shapes)}; to leave such "
+            f"tensors as initialised, give checkpoint_without={other[:8]}"
+        )
     model.load_state_dict(given, strict=False)
+
+
+def _matching(names: Collection[str], patterns: Sequence[str]) -> set[str]:
+    """The names that a pattern matches, each of which must match one."""
+    matched: set[str] = set()
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        hits = {name for name in names if fnmatchcase(name, pattern)}
+        if not hits:
+            raise TombolaError(
+                f"checkpoint_without has {pattern!r}, which matches no tensor of the model; it has {some(list(names))}"
+            )
+        matched |= hits
+    return matched
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -229,10 +250,37 @@ def _refusal(path: Path, error: Exception) -> str:
             f"you trust it, load it where that code is, by torch.load({path.name!r}, weights_only=False), and save the "
             "tensors alone: torch.save(model.state_dict(), 'weights.pt')"
         )
+    if _is_damaged(path, error):
+        return (
+            f"checkpoint {path} is cut or damaged: its {path.stat().st_size:,} bytes are no whole {path.suffix} file; "
+            "download or copy it again"
+        )
     return (
         f"checkpoint {path} cannot be read as plain tensors ({type(error).__name__}); "
         "save model.state_dict() with safetensors or torch.save"
     )
+
+
+def _is_damaged(path: Path, error: Exception) -> bool:
+    """Whether a file begins as its kind does and does not end so, or is empty."""
+    if path.suffix == ".safetensors":
+        return type(error).__name__ == "SafetensorError"
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"PK"
+    return (
+        isinstance(error, EOFError)
+        or any(word in str(error) for word in ("EOF", "truncated"))
+        or (zipped and not _is_sound(path))
+    )
+
+
+def _is_sound(path: Path) -> bool:
+    """Whether a zip archive is whole, by the checksums of its files."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # of crafted bytes
+        return False
 
 
 def _names_in_archive(path: Path) -> set[str]:

@@ -47,14 +47,19 @@ class ModelSpec:
             path the weights stay as built.
         checkpoint: A .safetensors, .pt, .pth, .bin or .ckpt file to start from instead of fresh weights, or the
             .index.json of several.
+        checkpoint_without: Patterns of tensors that stay as initialised and are not read from the checkpoint, such as
+            fc.* of a head of another size.
     """
 
     name: str = "lenet-300-100"
     args: Mapping[str, Any] = field(default_factory=dict)
     init: str | None = None
     checkpoint: str | None = None
+    checkpoint_without: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if self.checkpoint_without and self.checkpoint is None:
+            raise TombolaError("checkpoint_without names tensors of a checkpoint, and none is given; give checkpoint")
         name, args = written_out(self.name, self.args)
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "args", args)

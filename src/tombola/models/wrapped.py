@@ -43,10 +43,12 @@ def unwrapped(content: Any, where: str) -> Found:
         TombolaError: there is none, or several under names that say nothing.
     """
     keys: list[str] = []
+    beside: list[str] = []
     lightning = False
     while len(keys) < _DEPTH and (key := _holder(content, where)) is not None:
         lightning |= "pytorch-lightning_version" in content
         keys.append(key)
+        beside += [other for other in _state_dicts(content) if other != key]
         content = content[key]
     if not isinstance(content, Mapping) or not content:
         raise TombolaError(f"checkpoint {where} holds {_described(content)}; a state dict is needed")
@@ -58,6 +60,7 @@ def unwrapped(content: Any, where: str) -> Found:
             f"{', '.join(WRAPPERS)}"
         )
     said = [f"taken from {' in '.join(map(repr, reversed(keys)))}"] if keys else []
+    said += [f"not from {some(list(map(repr, beside)))} beside it; to take that, save it by itself"] if beside else []
     said += [f"left out what is no tensor: {some(others)}"] if others else []
     plain, words = plain_names(state, where, lightning=lightning)
     return Found({name: state[held] for name, held in plain.items()}, (*said, *words))
@@ -121,6 +124,12 @@ def _holder(content: Any, where: str) -> str | None:
             "by itself: torch.save(checkpoint[name], file)"
         )
     return full[0] if full else None
+
+
+def _state_dicts(content: Mapping[Any, Any]) -> list[str]:
+    """The entries of a dictionary that are state dicts, or hold one and are named so."""
+    full = {key: value for key, value in content.items() if isinstance(value, Mapping) and value}
+    return [str(key) for key, value in full.items() if key in WRAPPERS or _all_tensors(value)]
 
 
 def _prefix_of_all(names: Collection[str], lightning: bool) -> str | None:

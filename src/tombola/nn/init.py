@@ -231,7 +231,11 @@ def _draw_for(module: nn.Module, leaf: str, rule: Scheme, norm_scale: NormScale,
     return None
 
 
-def fans(weight: torch.Tensor) -> tuple[float, float]:
-    """(fan_in, fan_out) of a weight of two dimensions or more, as torch counts them; at least 1."""
+def fans(weight: torch.Tensor, transposed: bool = False) -> tuple[float, float]:
+    """(fan_in, fan_out) of a weight of two dimensions or more, as torch counts them; at least 1.
+
+    `transposed`: of a matrix that is stored as (inputs, outputs); see `tombola.parameters.transposed`.
+    """
     kernel = math.prod(weight.shape[2:])
-    return max(1.0, weight.shape[1] * kernel), max(1.0, weight.shape[0] * kernel)
+    outputs, inputs = (max(1.0, size * kernel) for size in weight.shape[:2])
+    return (outputs, inputs) if transposed else (inputs, outputs)

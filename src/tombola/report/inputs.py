@@ -95,7 +95,7 @@ def read_ticket(path: Path, shape: Sequence[int] | None, seed: int) -> Reading |
     """
     from tombola.mask import Mask
     from tombola.rng.seeds import derive
-    from tombola.study.arms import random_like
+    from tombola.study.arms import random_like, transposed_in
     from tombola.study.recorded import recorded_part
     from tombola.ticket.ticket import Ticket
 
@@ -103,13 +103,20 @@ def read_ticket(path: Path, shape: Sequence[int] | None, seed: int) -> Reading |
     network = ticket.origin.network
     known = shape or (network.input_shape if network is not None else None)
     name, keep = next(((name, keep) for name, keep in ticket.mask.items() if keep.dim() > 1), ("", None))
-    if keep is None or not known or (shares := by_position(keep, known)) is None:
+    if keep is None:
+        return None
+    turned = [name] if name in transposed_in(ticket) else []
+
+    def upright(mask: Tensor) -> Tensor:
+        return mask.t() if turned else mask
+
+    if not known or (shares := by_position(upright(keep), known)) is None:
         return None
     pattern = str(recorded_part(ticket, "method").get("pattern", "element"))
-    drawn = random_like(Mask({name: keep}), pattern, derive(seed, "report"))[name]
-    random = by_position(drawn, known)
+    drawn = random_like(Mask({name: keep}), pattern, derive(seed, "report"), turned)[name]
+    random = by_position(upright(drawn), known)
     assert random is not None
-    return Reading(name, shares, random, len(keep), keep.dim() > 2)
+    return Reading(name, shares, random, len(upright(keep)), keep.dim() > 2)
 
 
 def input_plots(run: Run, looks: Looks) -> list[Shown]:

@@ -83,6 +83,8 @@ def describe_model(model: nn.Module | ModelSpec) -> dict[str, Any]:
         plain["code"] = found.digest
     if model.checkpoint is not None:
         plain["checkpoint"] = digest_of(model.checkpoint)
+    if not model.checkpoint_without:
+        del plain["checkpoint_without"]  # runs from before it keep their names
     return plain
 
 

@@ -213,7 +213,7 @@ def _by_name(spec: ModelSpec, splits: Splits, seed: int, init_args: Mapping[str,
         )
     module = _built(network, seed)
     if spec.checkpoint is not None:
-        load_checkpoint_(module, spec.checkpoint)
+        load_checkpoint_(module, spec.checkpoint, spec.checkpoint_without)
     return Start(Origin.stored(module, network=network), None, trusted)
 
 

@@ -177,10 +177,14 @@ def try_arms(setup: TrainingSetup, subject: VerificationSetup, *, seed: int) -> 
 
 def random_mask(ticket: Ticket, seed: int) -> Mask:
     """A mask drawn uniformly with as many units kept in every layer as the ticket keeps, in its pattern."""
-    method = recorded_part(ticket, "method")
-    turned = method.get("transposed", ())
-    turned = [str(name) for name in turned] if isinstance(turned, list | tuple) else []
-    return random_like(ticket.mask, str(method.get("pattern", "element")), seed, turned)
+    pattern = str(recorded_part(ticket, "method").get("pattern", "element"))
+    return random_like(ticket.mask, pattern, seed, transposed_in(ticket))
+
+
+def transposed_in(ticket: Ticket) -> list[str]:
+    """The matrices that lie as (inputs, outputs), as far as the ticket says so."""
+    turned = recorded_part(ticket, "method").get("transposed", ())
+    return [str(name) for name in turned] if isinstance(turned, list | tuple) else []
 
 
 def random_like(mask: Mask, pattern: str, seed: int, transposed: Collection[str] = ()) -> Mask:

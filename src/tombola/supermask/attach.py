@@ -18,7 +18,7 @@ from tombola.mask import Mask
 from tombola.names import unknown
 from tombola.nn.init import NORMS, fans, scheme_named
 from tombola.nn.outputs import say_kept
-from tombola.parameters import holders, parameters_by_name, prunable, resolve, unwrap
+from tombola.parameters import holders, parameters_by_name, prunable, resolve, transposed, unwrap
 from tombola.rng import philox
 from tombola.rng.seeds import derive
 from tombola.select.checks import check_upright
@@ -94,7 +94,8 @@ def attach(
     owners = holders(model)
     _check_unparametrized(chosen, owners)
     begin = rule.start if scores is None else scores
-    made = {name: start_scores(begin, name, weight, seed) for name, weight in chosen.items()}
+    turned = transposed(model)
+    made = {name: start_scores(begin, name, weight, seed, name in turned) for name, weight in chosen.items()}
     if mask is not None:
         _check_shapes(mask, chosen)
         lifted = rule.scores_from_mask(made, mask)
@@ -129,10 +130,11 @@ def attach(
     return groups(model)
 
 
-def start_scores(begin: str | float, name: str, weight: Tensor, seed: int) -> Tensor:
+def start_scores(begin: str | float, name: str, weight: Tensor, seed: int, transposed: bool = False) -> Tensor:
     """Scores in the weight's shape, layout and device; float32 for weights in half precision.
 
     A name in `tombola.nn.init.SCHEMES` draws by the weight's fans; vectors (biases) count their length as fan-in.
+    `transposed`: of a matrix that is stored as (inputs, outputs).
     """
     scores = torch.empty_like(
         weight, dtype=torch.promote_types(weight.dtype, torch.float32), requires_grad=False
@@ -145,7 +147,7 @@ def start_scores(begin: str | float, name: str, weight: Tensor, seed: int) -> Te
     if begin == "unit":
         values = philox.uniform(key, count)
     else:
-        fan_in, fan_out = fans(weight) if weight.dim() > 1 else (max(1, count), max(1, count))
+        fan_in, fan_out = fans(weight, transposed) if weight.dim() > 1 else (max(1, count), max(1, count))
         values = scheme_named(begin).draw(key, count, fan_in, fan_out)
     return scores.copy_(torch.from_numpy(values).reshape(weight.shape))
 

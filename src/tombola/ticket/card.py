@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tombola.errors import TombolaError
-from tombola.formats import BITS, count, number
+from tombola.formats import BITS, MISSING, Unit, count, number
+from tombola.results.codec import read
+from tombola.results.verification import VerificationResult
+from tombola.runs.integrity import RUN, read_record
+from tombola.runs.stage import RESULT
 from tombola.ticket import table
 from tombola.ticket.ticket import Ticket
 from tombola.ticket.ticket_data import TicketData
@@ -42,16 +48,19 @@ def card(
         ticket: what the card is of.
         files: name -> bytes of the files beside the card; the first one is the ticket's.
         repo_id: the repository, for the lines that show how the ticket is loaded.
-        verdict: the sentence of a verification, or what `tombola.verify` gave; None: what the provenance has under
-            "verdict", or that there is none.
+        verdict: what `tombola.verify` gave, the folder of its run as a path, or a sentence; None: what the provenance
+            has under "verdict", or that there is none.
         milliseconds: what was timed -> ms, e.g. {"dense, batch 64": 56.3, "deployed, batch 64": 15.2}.
         machine: where that was measured: processor and threads.
 
     Raises:
-        TombolaError: milliseconds without the machine, or a machine without milliseconds.
+        TombolaError: milliseconds without the machine, or a machine without milliseconds; a folder without a
+            verification of this ticket.
     """
     if bool(milliseconds) != bool(machine):
         raise TombolaError("give milliseconds and machine together: a time says nothing without the processor")
+    if isinstance(verdict, os.PathLike):
+        verdict = verified(Path(verdict), ticket)
     provenance, name = ticket.provenance, _network(ticket)
     zeros = "; all others are 0" if ticket.prunes_to_zero else ""
     parts = [
@@ -60,6 +69,7 @@ def card(
         f"This ticket keeps {table.describe_density(ticket)} of {name}{_found(provenance)}{zeros}.",
         "## Verdict",
         _verdict(provenance, verdict),
+        *_claims(verdict),
         "## Size",
         _size(ticket, files),
     ]
@@ -93,6 +103,35 @@ def _verdict(provenance: Mapping[str, Any], given: Any) -> str:
     return "None: this ticket was not held against controls on fresh seeds (`tombola verify`)."
 
 
+def verified(folder: Path, ticket: Ticket) -> VerificationResult:
+    """What the run of `tombola.verify` in a folder found.
+
+    Raises:
+        TombolaError: it holds no finished verification, or one of another ticket.
+    """
+    found, begun = read(VerificationResult, folder / RESULT), read_record(folder / RUN)
+    if found is None or begun is None:
+        raise TombolaError(f"{folder} holds no finished verification; give the folder that verify named at its end")
+    if begun["config"].get("ticket") != ticket.digest:
+        raise TombolaError(f"the verification in {folder} is of another ticket; give the one of this ticket's own run")
+    return found
+
+
+def _claims(given: Any) -> list[str]:
+    """Each claim of a verification with its interval."""
+    claims, unit = getattr(given, "comparisons", {}), Unit(getattr(given, "metric", ""))
+    rows = [
+        (
+            _plain(one.claim or name),
+            f"{unit.difference(one.difference)}{unit.points}",
+            MISSING if one.interval is None else " to ".join(map(unit.difference, one.interval)) + unit.points,
+            _plain(one.verdict),
+        )
+        for name, one in claims.items()
+    ]
+    return [_table(("ticket minus control", "difference", "95 % interval", "verdict"), rows)] if rows else []
+
+
 def _size(ticket: Ticket, files: Mapping[str, int]) -> str:
     held = table.info(table.file_summary(ticket))
     rows = [(f"`{_plain(name)}`", count(size)) for name, size in files.items()]
@@ -120,8 +159,8 @@ def _made(provenance: Mapping[str, Any]) -> list[str]:
     return ["## How it was made", _table(("", ""), told)] if told else []
 
 
-def _table(head: tuple[str, str], rows: list[tuple[str, str]]) -> str:
-    return "\n".join(f"| {left} | {right} |" for left, right in (head, ("---", "---"), *rows))
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
 
 
 def _plain(value: object) -> str:

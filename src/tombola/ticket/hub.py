@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from tombola.errors import TombolaError, in_short, not_installed
-from tombola.ticket.card import card
+from tombola.ticket.card import card, verified
 from tombola.ticket.rounding import Values
 from tombola.ticket.ticket import UNLIMITED, Ticket
 
@@ -44,6 +44,8 @@ def push(
 ) -> str:
     """See `Ticket.push_to_hub`."""
     hub = _hub()
+    if isinstance(verdict, os.PathLike):
+        verdict = verified(Path(verdict), ticket)
     if Path(filename).suffix != ".ticket" or Path(filename).is_absolute():
         raise TombolaError(f"filename is {filename!r}; a ticket's name in the repository ends in .ticket")
     with TemporaryDirectory() as folder:

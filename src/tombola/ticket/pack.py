@@ -66,11 +66,16 @@ def unpack(ticket: Ticket | str | os.PathLike[str], *, max_weights: int | None =
         TicketError: a damaged file, or a ticket with an origin.
     """
     held = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket, max_weights=max_weights)
-    if not held.origin.omitted or held.rewrites:
-        raise TicketError("the ticket's weights are not all in its file; build it: Ticket.build()")
+    check_whole(held.origin.omitted and not held.rewrites)
     masked = {name: weight_of(held, name, keep) for name, keep in held.mask.items()}
     state = {**held.state, **masked}
     return state | {alias: state[owner] for alias, owner in (*held.origin.tied.items(), *held.tied.items())}
+
+
+def check_whole(whole: bool) -> None:
+    """TicketError unless the ticket's file holds all of the network."""
+    if not whole:
+        raise TicketError("the ticket's weights are not all in its file; build it: Ticket.build()")
 
 
 def check_zeros(masks: Mapping[str, object]) -> None:

@@ -23,7 +23,7 @@ from tombola.runs.atomic import cannot_write, write_atomically
 from tombola.ticket import codec, fields, layout, masks
 from tombola.ticket import format as container
 from tombola.ticket.origin import Origin
-from tombola.ticket.pack import check_zeros, kept_in, may_be_masked, weight_of
+from tombola.ticket.pack import check_whole, check_zeros, kept_in, may_be_masked, weight_of
 from tombola.ticket.representation import signs_of
 from tombola.ticket.rounding import Values, check_values, error_of, rounded_kept
 from tombola.ticket.table import FileSummary
@@ -216,8 +216,7 @@ class _Packed:
         tensors = dict(TensorFiles({name: (path, name) for name in names_in(path)}))  # mapped, not read
         self._header = container.index_of(tensors)
         codec.check_lists(self._header, tensors)
-        if self._header["origin"]["kind"] != "omitted" or self._header["rewrites"]:
-            raise TicketError("the ticket's weights are not all in its file; build it: Ticket.build()")
+        check_whole(self._header["origin"]["kind"] == "omitted" and not self._header["rewrites"])
         shapes = [entry["shape"] for entry in self._header["masks"]]
         codec.room_for(self._header, self._size, max_weights).check(shapes)
         self._masks = {entry["name"]: entry for entry in self._header["masks"]}

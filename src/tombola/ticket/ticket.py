@@ -310,9 +310,10 @@ class Ticket(TicketData):
         """Put the ticket into a repository of the Hugging Face Hub, made where it is missing; the commit's address.
 
         A model card goes along where there is none, or with `replace_card`: what is kept, the verdict, sizes, times.
-        `values`, `origin`: as of `save`. `verdict`: what `verify` gave, or its sentence. `milliseconds`: what was
-        timed -> ms, with the `machine` (processor and threads) that it was timed on. `private`: of a new repository.
-        Needs `tombola[hub]`, and write access by `hf auth login`. TombolaError if the Hub refuses.
+        `values`, `origin`: as of `save`. `verdict`: what `verify` gave, the folder of its run as a `pathlib.Path`, or
+        a sentence. `milliseconds`: what was timed -> ms, with the `machine` (processor and threads) that it was timed
+        on. `private`: of a new repository. Needs `tombola[hub]`, and write access by `hf auth login`. TombolaError if
+        the Hub refuses.
         """
         from tombola.ticket.hub import push
 
