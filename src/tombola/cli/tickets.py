@@ -247,13 +247,13 @@ def _info(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
 def _found(provenance: Mapping[str, Any]) -> str:
     """By what, on which data and from which seed, as far as it is recorded: whatever the file's writer put there."""
-    method, data = (
-        part.get("name") if isinstance(part, Mapping) else None
-        for part in (provenance.get("method"), provenance.get("data"))
-    )
-    by = [f"by {method}"] * (method is not None) + [f"on {data}"] * (data is not None)
-    seed = [f"seed {provenance['seed']}"] * (provenance.get("seed") is not None)
-    return ", ".join([" ".join(by)] * bool(by) + seed)
+    names = {
+        word: part["name"]
+        for word, part in (("by", provenance.get("method")), ("on", provenance.get("data")))
+        if isinstance(part, Mapping) and part.get("name") is not None
+    }
+    by, seed = " ".join(f"{word} {name}" for word, name in names.items()), provenance.get("seed")
+    return ", ".join(filter(None, (by, None if seed is None else f"seed {seed}")))
 
 
 def _export(given: Namespace, screen: Screen) -> Mapping[str, Any]:

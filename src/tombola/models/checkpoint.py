@@ -267,11 +267,8 @@ def _is_damaged(path: Path, error: Exception) -> bool:
         return type(error).__name__ == "SafetensorError"
     with path.open("rb") as file:
         zipped = file.read(2) == b"PK"
-    return (
-        isinstance(error, EOFError)
-        or any(word in str(error) for word in ("EOF", "truncated"))
-        or (zipped and not _is_sound(path))
-    )
+    ended = isinstance(error, EOFError) or any(word in str(error) for word in ("EOF", "truncated"))
+    return ended or (zipped and not _is_sound(path))
 
 
 def _is_sound(path: Path) -> bool:
