@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -106,3 +107,17 @@ def test_a_disk_that_turns_full_at_the_last_moment_is_one_clear_line(
     with pytest.raises(TombolaError, match="disk is full"):
         write_json(tmp_path / "a.json", {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_link_is_written_through_and_what_is_no_file_stays(tmp_path: Path) -> None:
+    for name, target in (("link", "target"), ("loop", "loop"), ("fifo-link", "fifo")):
+        (tmp_path / name).symlink_to(target)
+    os.mkfifo(tmp_path / "fifo")
+    write_json(tmp_path / "link", [1])
+    assert (tmp_path / "link").readlink() == Path("target")
+    assert (tmp_path / "target").read_text() == "[\n 1\n]\n"
+    for name, said in (("fifo", "no file, but a device"), ("fifo-link", "no file, but"), ("loop", "leads to itself")):
+        with pytest.raises(TombolaError, match=said):
+            write_json(tmp_path / name, [1])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo", "fifo-link", "link", "loop", "target"]
+    assert stat.S_ISFIFO((tmp_path / "fifo").stat().st_mode)
