@@ -28,6 +28,9 @@ FORMAT = 1
 _KEY = "tombola_delta"
 _CODE, _PARAMETERS, _VALUES = "code", "parameters", "values"
 
+_PAIRS = (torch.float16, torch.float32, torch.float64)
+"""Of which complex values are made."""
+
 _Name = Annotated[str, Meta(max_length=1000)]
 
 
@@ -108,8 +111,10 @@ def _change(name: str, entry: _Entry, tensors: dict[str, Tensor]) -> Change:
     if code is None or parameters is None or values is None:
         raise TombolaError(f"{name[:80]!r} lacks its positions or values")
     right = (code.dtype, parameters.dtype) == (torch.uint8, torch.uint32) and code.dim() == parameters.dim() == 1
-    if tuple(values.shape) == (entry.count, 2) and values.dtype in (torch.float32, torch.float64):
-        values = torch.view_as_complex(values)
+    if tuple(values.shape) == (entry.count, 2) and values.dtype in _PAIRS:
+        values = torch.view_as_complex(
+            values.clone()
+        )  # a file's tensors lie at any multiple of 8 bytes, which is too few
     if not right or tuple(values.shape) != (entry.count,):
         raise TombolaError(f"{name[:80]!r} has positions or values of the wrong kind")
     positions = gaps.decode(code.numpy(), parameters.numpy(), entry.count, math.prod(entry.shape))
