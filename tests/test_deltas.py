@@ -65,6 +65,15 @@ def test_every_bit_of_every_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
     assert found.changed == sum(len(change.positions) for change in again.changes.values())
 
 
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex64, torch.complex128], ids=str)
+def test_complex_values_wherever_they_lie_in_the_file(dtype: torch.dtype, tmp_path: Path) -> None:
+    for length in range(1, 17):  # of the header, behind which they begin
+        base, tuned = ({"w" * length: torch.full((3,), value, dtype=dtype)} for value in (1, 2))
+        tb.delta(base, tuned).save(tmp_path / "x.delta")
+        tb.Delta.load(tmp_path / "x.delta").apply_(base)
+        assert torch.equal(bits(base["w" * length]), bits(tuned["w" * length]))
+
+
 def test_a_sign_of_zero_and_a_payload_are_changes() -> None:
     base = {"w": torch.tensor([0.0, 1.0, float("nan"), 2.0])}
     tuned = {"w": torch.tensor([-0.0, 1.0, 0.0, 2.0])}
@@ -252,6 +261,10 @@ def test_shards_beside_their_index(files: Path) -> None:
         (lambda b, t: tb.delta(b, t).apply_({"a": b["a"]}), "'b' changes and is not in the target"),
         (lambda b, t: tb.delta(b, t).apply_({**b, "a": b["a"].double()}), "give the base of this delta"),
         (lambda b, t: tb.delta(b, t).apply_(t), "has the delta already"),
+        (lambda b, t: tb.delta(b, t).apply_({**b, "b": torch.zeros(1).expand(7)}), "entries of 'b' share memory"),
+        (lambda b, t: tb.delta(b, {**t, "b": torch.ones(7, dtype=torch.cfloat).conj().imag}), "negated only when"),
+        (lambda b, t: tb.delta(None, t), "a checkpoint is None"),
+        (lambda b, t: tb.delta({1: b["a"]}, {1: t["a"]}), "1 is no text"),
         (lambda b, t: tb.Delta.from_patches({"c": (torch.tensor([0]), torch.tensor([1.0]))}, b), "not in the base"),
         (lambda b, t: tb.Delta.from_patches({"b": (torch.tensor([9]), torch.tensor([1.0]))}, b), "outside of 0 to 6"),
         (lambda b, t: tb.Delta.from_patches({"b": (torch.tensor([1, 1]), torch.ones(2))}, b), "one twice"),

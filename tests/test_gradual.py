@@ -339,6 +339,58 @@ def test_an_earlier_state_gives_its_weights_back() -> None:
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"start": None},
+        {"steps": "x"},
+        {"steps": -5},
+        {"steps": 1.5},
+        {"seed": -1},
+        {"seed": 2**64},
+        {"masks": None},
+        {"masks": {"0.weight": 3}},
+    ],
+    ids=str,
+)
+def test_a_damaged_state_is_one_line_and_changes_nothing(damage: dict[str, Any]) -> None:
+    pruner = tb.Gradual(nn.Sequential(nn.Linear(8, 4)), 0.25, tb.Cubic(end=4, frequency=2))
+    pruner.step()
+    before = pruner.mask
+    with pytest.raises(TombolaError, match="the state is damaged"):
+        pruner.load_state_dict({**pruner.state_dict(), **damage})
+    assert pruner.steps == 1
+    assert pruner.mask is before
+
+
+@pytest.mark.parametrize(
+    ("density", "end"), [(0.5, 10), (0.25, 4), (0.1, 4)], ids=["denser", "at its end", "sparser, at its end"]
+)
+def test_a_state_from_which_the_schedule_cannot_end_is_refused(density: float, end: int) -> None:
+    pruner = tb.Gradual(nn.Sequential(nn.Linear(8, 16)), 0.25, tb.Cubic(end=10, frequency=2))
+    for _ in range(6):
+        pruner.step()
+    other = tb.Gradual(nn.Sequential(nn.Linear(8, 16)), density, tb.Cubic(end=end, frequency=2))
+    with pytest.raises(TombolaError, match="keeps 38 of 128 weights, from which this schedule does not get to"):
+        other.load_state_dict(pruner.state_dict())
+    assert other.mask.density == 1
+
+
+def test_a_criterion_of_ones_own_may_work_in_place() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    before = model[0].weight.detach().clone()
+    pruner = tb.Gradual(model, 0.5, criterion=lambda context: {n: w.abs_() for n, w in context.final.items()})
+    assert torch.equal(model[0].weight, before * pruner.mask["0.weight"])
+
+
+def test_a_weight_whose_entries_share_memory_is_refused() -> None:
+    model = nn.Sequential(nn.Linear(8, 4))
+    model[0].weight = nn.Parameter(torch.ones(4, 1).expand(4, 8))
+    with pytest.raises(TombolaError, match=r"entries of '0.weight' share memory"):
+        tb.Gradual(model, 0.5)
+    assert not model._forward_pre_hooks
+
+
 def test_a_state_that_does_not_fit_is_one_line() -> None:
     state = tb.Gradual(network(), 0.25, SCHEDULE).state_dict()
     moved = tb.Gradual(network(), 0.25, SCHEDULE, criterion="movement").state_dict()

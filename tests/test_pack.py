@@ -65,6 +65,13 @@ def test_every_bit_of_every_kind_of_value(dtype: torch.dtype) -> None:
     assert same(tb.unpack(packed), state)
 
 
+def test_eight_bits_by_value() -> None:
+    weight = torch.tensor([[0.0, -0.0, 1.5], [2.0, 0.0, -0.5]]).to(torch.float8_e4m3fn)
+    ticket = tb.pack({"weight": weight})
+    assert ticket.mask["weight"].tolist() == [[False, True, True], [True, False, True]]
+    assert torch.equal(tb.unpack(ticket)["weight"].view(torch.uint8), weight.view(torch.uint8))
+
+
 def test_tied_weights_and_a_models_prefix(tmp_path: Path) -> None:
     model = thinned(nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Linear(6, 6)), 0.5)
     model[2].weight = model[0].weight

@@ -11,6 +11,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from tombola import formats
 from tombola.errors import TombolaError
 from tombola.fields import described
+from tombola.machine.autocast import forget_casts
+from tombola.machine.memory import check_apart
 from tombola.parameters import clean, module_at, parameter_paths, parameters_by_name, prunable, resolve, unwrap
 
 __all__ = ["Mask", "disconnected"]
@@ -216,6 +218,7 @@ class Mask(Mapping[str, Tensor]):
                     f"{name!r} has shape {tuple(weight.shape)} in the model and {tuple(tensor.shape)} "
                     "in the mask; use the mask with the network it was made for"
                 )
+            check_apart(name, weight)
         paths = parameter_paths(model)
         before = {name: weight.clone() for weight, name, _ in pairs if _as_used(model, *paths[name][0]) is not None}
         for name, old in before.items():
@@ -230,6 +233,7 @@ class Mask(Mapping[str, Tensor]):
                 )
         for weight, _, tensor in pairs:
             weight.masked_fill_(~tensor.to(weight.device), 0.0)
+        forget_casts()
 
 
 def _as_bool(name: str, tensor: Tensor) -> Tensor:

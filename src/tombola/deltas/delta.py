@@ -17,10 +17,11 @@ from tombola.deltas import file
 from tombola.deltas.change import Change
 from tombola.deltas.keep import Tall, chosen, largest
 from tombola.errors import TombolaError
-from tombola.fields import checked
+from tombola.fields import checked, described
 from tombola.formats import density as percent
 from tombola.formats import plural
-from tombola.machine.memory import whereabouts
+from tombola.machine.autocast import forget_casts
+from tombola.machine.memory import check_apart, whereabouts
 from tombola.parameters import unwrap
 from tombola.runs.atomic import write_bytes
 from tombola.ticket.tensors import raw_bytes, ties
@@ -85,8 +86,11 @@ class Delta:
                     f"{name!r} has other values than the base of this delta where it changes: the target is another "
                     "checkpoint, or has the delta already"
                 )
+        for name in changes:
+            check_apart(name, state[name])
         for name, change in changes.items():
             _put(state[name], change)
+        forget_casts()
 
     def patches(self) -> dict[str, tuple[Tensor, Tensor]]:
         """name -> (indices, values), as serving engines exchange them: flat int64 indices, rising."""
@@ -155,10 +159,18 @@ def state_of(checkpoint: nn.Module | State) -> dict[str, Tensor]:
     Raises:
         TombolaError: something else is among them.
     """
+    if not isinstance(checkpoint, nn.Module | Mapping):
+        raise TombolaError(f"a checkpoint is {described(checkpoint)}; give a model, or the dict of its tensors")
     state = unwrap(checkpoint).state_dict() if isinstance(checkpoint, nn.Module) else dict(checkpoint)
     for name, value in state.items():
+        if not isinstance(name, str):
+            raise TombolaError(f"{name!r} is no text and names a tensor; give texts as names")
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized or value.is_meta:
             raise TombolaError(f"{name!r} is no dense tensor with values; a delta is of such tensors alone")
+        if value.is_conj() or value.is_neg():
+            raise TombolaError(
+                f"{name!r} is conjugated or negated only when it is read; give value.resolve_conj().resolve_neg()"
+            )
     return state
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.hold import held
+from tombola.machine.autocast import forget_casts
 from tombola.parameters import named_parameter, transposed
 
 __all__ = ["merge_adapters"]
@@ -54,6 +55,7 @@ def merge_adapters(
             lost[name] = float(update[~keep].square().sum() / update.square().sum().clamp(min=torch.finfo().tiny))
             new = torch.where(keep, new, 0.0 if value is None else value.to(weight.dtype))
         weight.copy_(new)
+    forget_casts()
     return lost
 
 

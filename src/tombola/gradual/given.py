@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from tombola.coverage import coverage
 from tombola.errors import TombolaError
+from tombola.fields import described
 from tombola.gradual.schedule import Cubic
 from tombola.hold.hold import changing
 from tombola.mask import Mask
@@ -63,3 +64,37 @@ def gathered(weight: Tensor) -> Tensor:
     """A sharded weight (DTensor) whole, for which all ranks must ask; any other itself."""
     whole: Tensor = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
     return whole
+
+
+def check_state(state: object, reads: int) -> None:
+    """TombolaError for what `Gradual.state_dict` cannot have given."""
+    if not isinstance(state, Mapping):
+        raise TombolaError(f"the state is {described(state)}; give what state_dict gave")
+    if state.get("format") != reads:
+        raise TombolaError(f"the state has format {state.get('format')!r}, and this version reads {reads}")
+    masks = state.get("masks")
+    sound = (
+        isinstance(state.get("start"), str)
+        and all(type(state.get(name)) is int and 0 <= state[name] < 2**63 for name in ("steps", "seed"))
+        and isinstance(masks, Mapping)
+        and all(isinstance(bits, Tensor) for bits in masks.values())
+    )
+    if not sound:
+        raise TombolaError("the state is damaged; give what state_dict gave, as a checkpoint holds it")
+
+
+def check_on_the_way(mask: Mask, final: float | Mapping[str, float] | None, *, ended: bool) -> None:
+    """TombolaError for the mask of a state from which a schedule cannot reach its final density.
+
+    Args:
+        ended: whether the schedule prunes no further at the state's step.
+    """
+    sizes = {name: keep.numel() for name, keep in mask.items()}
+    shares = final if isinstance(final, Mapping) else dict.fromkeys(sizes, final or 0.0)
+    wanted = sum(shares.get(name, 1.0) * size for name, size in sizes.items())
+    room = len(sizes)  # each layer's count is rounded
+    if mask.kept < wanted - room or (ended and mask.kept > wanted + room):
+        raise TombolaError(
+            f"the state keeps {mask.kept:,} of {mask.total:,} weights, from which this schedule does not get to its "
+            f"{round(wanted):,}; make the Gradual with the arguments of the checkpoint's"
+        )

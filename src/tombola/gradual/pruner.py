@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from tombola.errors import TombolaError
 from tombola.fields import checked, described
 from tombola.gradual.alike import are_alike, mask_of_bits, present_ranks
-from tombola.gradual.given import check_free, final_density, gathered, whole_mask
+from tombola.gradual.given import check_free, check_on_the_way, check_state, final_density, gathered, whole_mask
 from tombola.gradual.packed import packed
 from tombola.gradual.schedule import Cubic
 from tombola.hold import Hold
@@ -22,8 +22,8 @@ from tombola.mask import Mask
 from tombola.parameters import parameters_by_name, resolve, transposed, unwrap
 from tombola.rng.seeds import checked_seed, generator
 from tombola.select import criteria
-from tombola.select.criteria import Context, Criterion, large_final
-from tombola.select.patterns import NM, Pattern, parse_pattern
+from tombola.select.criteria import CRITERIA, Context, Criterion, large_final
+from tombola.select.patterns import NM, Element, Pattern, parse_pattern
 from tombola.select.select import select
 from tombola.ticket.origin import Origin
 from tombola.ticket.tensors import hash_state, tensors_of
@@ -255,16 +255,15 @@ class Gradual:
             TombolaError: another format, other layers or shapes; a criterion that looks at the weights of the start,
                 which are others here.
         """
-        if not isinstance(state, Mapping):
-            raise TombolaError(f"the state is {described(state)}; give what state_dict gave")
-        if state.get("format") != FORMAT:
-            raise TombolaError(f"the state has format {state.get('format')!r}, and this version reads {FORMAT}")
+        check_state(state, FORMAT)
         if state["start"] != ("" if self._start is None else hash_state(self._start)):
             raise TombolaError(
                 "the criterion looks at the weights of the start, and they are not those of the checkpoint; make the "
                 "Gradual on the network as it was before training, and load the checkpoint's weights after that"
             )
         mask = mask_of_bits(state["masks"], self._mask)
+        if self.schedule is not None and isinstance(self._pattern, Element):
+            check_on_the_way(mask, self._final, ended=state["steps"] >= self.schedule.end)
         self.steps, self._seed, self._agreed = int(state["steps"]), int(state["seed"]), False
         self._replace(mask)
 
@@ -283,6 +282,8 @@ class Gradual:
 
     def _context(self, draws: torch.Generator) -> Context:
         weights = self._weights()
+        if self._criterion not in CRITERIA.values():  # somebody's own may work in place
+            weights = {name: weight.clone() for name, weight in weights.items()}
         return Context(
             initial=weights if self._start is None else self._start,
             final=weights,

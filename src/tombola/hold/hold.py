@@ -15,6 +15,8 @@ from tombola.fields import checked, described
 from tombola.formats import plural
 from tombola.hold.keeper import HeldWeight, Keeper, held_at, keepers_on, not_held, owner_of, places_changing, take_off
 from tombola.hold.masking import Pruned
+from tombola.machine.autocast import forget_casts
+from tombola.machine.memory import check_apart
 from tombola.mask import Mask
 from tombola.parameters import holders, parameter_paths, unwrap
 
@@ -46,6 +48,7 @@ class Hold:
     def enforce(self) -> None:
         """Set every pruned weight to its pruned value now."""
         self._keeper.write(self._model, ())
+        forget_casts()
 
     def release(self) -> None:
         """Set the pruned weights a last time and stop holding, on this model and on its deep copies."""
@@ -194,6 +197,8 @@ def _checked(name: str, model: nn.Module, path: tuple[str, ...], local: str) -> 
         weight: Tensor = getattr(owner, local)
     if weight.layout != torch.strided or weight.is_quantized:
         raise TombolaError(f"{name!r} is {weight.dtype} ({weight.layout}); only dense weights can be held")
+    if owner._parameters.get(local) is not None:
+        check_apart(name, weight)
     return weight
 
 

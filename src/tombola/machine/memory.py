@@ -106,6 +106,19 @@ def array_address(array: NDArray[Any]) -> int:
     return array.ctypes.data
 
 
+def check_apart(name: str, tensor: Tensor) -> None:
+    """TombolaError where entries of a tensor that is to be written share memory, as those of an expanded one do."""
+    reach = 0
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size > 1:
+            if stride <= reach:
+                raise TombolaError(
+                    f"entries of {name!r} share memory, as those of an expanded tensor do, so that they cannot be "
+                    "written one by one; give it memory of its own: parameter.data = parameter.data.clone()"
+                )
+            reach += stride * (size - 1)
+
+
 def without_gaps(tensor: Tensor) -> bool:
     """Whether the tensor's entries follow each other in memory, in the order of its dimensions or channels last."""
     return (

@@ -23,6 +23,7 @@ from tombola.ticket.tensors import (
     check_name,
     first_few,
     hash_state,
+    is_dense,
     own_all,
     show,
     tensors_of,
@@ -224,7 +225,7 @@ class Origin:
             raise TicketError(
                 f"the {type(state).__name__} has no parameters, so nothing to train; give one with weights"
             )
-        tied = ties({name: value for name, value in values.items() if isinstance(value, Tensor)})
+        tied = ties({name: value for name, value in values.items() if isinstance(value, Tensor) and is_dense(value)})
         tensors = {name: value for name, value in values.items() if name not in tied}
         return cls(network=network, init=init, seed=seed, tensors=tensors, tied=tied)
 

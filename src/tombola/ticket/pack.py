@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from tombola.errors import TicketError, TombolaError
-from tombola.fields import checked
+from tombola.fields import checked, described
 from tombola.mask import Mask
 from tombola.parameters import unwrap
 from tombola.ticket.omit import without_origin
 from tombola.ticket.origin import NetworkSpec, Origin
 from tombola.ticket.tensors import tensors_of
 from tombola.ticket.ticket import Ticket
+
+_WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 @checked
@@ -43,6 +45,8 @@ def pack(
         TombolaError: it has no weight that is 0, or nothing but zeros in all of them.
         TicketError: an entry is no tensor with values.
     """
+    if not isinstance(model, nn.Module | Mapping):
+        raise TombolaError(f"model is {described(model)}; give a network, or the dict of its tensors")
     state = tensors_of(unwrap(model)) if isinstance(model, nn.Module) else dict(model)
     origin = Origin.stored(state, network=network)
     weights = {name: value for name, value in (origin.tensors or {}).items() if may_be_masked(value)}
@@ -91,8 +95,8 @@ def may_be_masked(value: Tensor) -> bool:
 
 def kept_in(value: Tensor) -> Tensor:
     """Where it is not +0."""
-    own = value.detach().to("cpu")
-    return (own != 0) | own.signbit()
+    own = value.detach().to("cpu").contiguous()
+    return own.view(_WORDS[own.element_size()]) != 0  # of no float kind but 0 are all bits
 
 
 def weight_of(ticket: Ticket, name: str, keep: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from tombola.errors import TicketError, TombolaError
 from tombola.fields import checked
 from tombola.hold import held
-from tombola.machine.memory import whereabouts
+from tombola.machine.autocast import forget_casts
+from tombola.machine.memory import check_apart, whereabouts
 from tombola.parameters import unwrap
 from tombola.supermask.fused import put_kept
 from tombola.ticket import base as bases
@@ -89,6 +90,7 @@ def switch(model: nn.Module, ticket: Ticket | None) -> Switched:
         network.__dict__[_KEPT] = kept
         kept.put(network, own, task)
     kept.ticket = ticket
+    forget_casts()
     return Switched(model, before)
 
 
@@ -138,6 +140,8 @@ class _Kept:
 
     def put(self, network: nn.Module, own: Mapping[str, Tensor], task: _Task) -> None:
         """Make the network the task's."""
+        for name in task.written:
+            check_apart(name, own[name])
         self._save(own, task.written)
         self.restore(network, own, frozenset(self.saved) - task.written, leave=frozenset(task.layers))
         for name, keep in task.masks.items():

@@ -45,6 +45,11 @@ def check_name(name: object) -> str:
     return name
 
 
+def is_dense(tensor: Tensor) -> bool:
+    """Whether it has values in memory of its own layout, so that others can share them."""
+    return tensor.layout is torch.strided and not is_lazy(tensor)
+
+
 def own(tensor: object, name: str) -> Tensor:
     """A private dense CPU copy of `tensor`, any shape, any dtype that safetensors holds."""
     if not isinstance(tensor, Tensor) or is_lazy(tensor):
