@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 from collections.abc import Callable
@@ -383,3 +384,33 @@ def test_budgets_that_make_no_sense_are_refused(trained: Trained, options: dict[
 
 def test_sizes_in_words() -> None:
     assert [bytes_of(size) for size in ("5MB", "0.5 GiB", "12", "3kib")] == [5_000_000, 2**29, 12, 3072]
+
+
+# ---- what strangers give ---------------------------------------------------------------------------------------
+
+
+def test_endless_data_are_read_as_far_as_samples_go(trained: Trained) -> None:
+    model, (x, y) = trained
+    endless = ((x[:16], y[:16]) for _ in itertools.count())
+    reached = tb.prune_to(model, endless, keep_accuracy=10.0, samples=64, trials=1)
+    assert reached.pruned.how["samples"] == 64
+
+
+def test_labels_that_are_no_classes_do_not_matter_where_no_accuracy_is_asked_for(trained: Trained) -> None:
+    model, (x, _) = trained
+    for labels in (torch.rand(256, 4), torch.eye(4)[torch.arange(256) % 4].long(), torch.full((256,), 9)):
+        assert tb.prune_to(model, (x, labels), file="1MB", trials=1).accuracy is None
+    assert tb.sensitivity(model, (x, torch.rand(256, 4)), densities=[0.5]).measure == "output_error"
+
+
+@pytest.mark.parametrize(("labels", "said"), [(9, "labels go from 9 to 9"), (-1, "labels go from -1 to -1")])
+def test_labels_that_no_score_stands_for_are_refused(trained: Trained, labels: int, said: str) -> None:
+    model, (x, _) = trained
+    with pytest.raises(TombolaError, match=f"{said}, and the network gives scores for classes 0 to 3"):
+        tb.prune_to(model, (x, torch.full((256,), labels)), keep_accuracy=1.0)
+
+
+def test_something_is_tried_however_high_the_lowest_density(trained: Trained) -> None:
+    model, batch = trained
+    reached = tb.prune_to(model, batch, keep_accuracy=50.0, lowest=0.999)
+    assert [trial.density for trial in reached.trials] == [0.9995]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import threading
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -534,6 +536,68 @@ class Locked(nn.Linear):
         self.lock = threading.Lock()
 
 
+class Draws(nn.Linear):
+    """Noise in evaluation mode too, from every global generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.1 * torch.randn(len(x), 1) + random.random() + float(np.random.rand())
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparse_gpt", "snip"])
+def test_networks_and_loaders_that_draw_leave_the_generators_alone_and_give_the_same_again(criterion: str) -> None:
+    data = torch.utils.data.TensorDataset(drawn(12, 6), torch.arange(12) % 3)
+    model = nn.Sequential(Draws(6, 4), nn.ReLU(), Draws(4, 3))
+
+    def found() -> tuple[str, Tensor]:
+        loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True)
+        pruned = tb.prune(model, loader, density=0.5, criterion=criterion)
+        return str(pruned), pruned.model[0].weight
+
+    states = torch.get_rng_state(), random.getstate(), str(np.random.get_state())
+    once, again = found(), found()
+    assert once[0] == again[0]
+    assert torch.equal(once[1], again[1])
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert states[1:] == (random.getstate(), str(np.random.get_state()))
+
+
+def test_a_tuple_is_one_batch_and_batches_without_examples_are_left_out() -> None:
+    model, x, y = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), drawn(6, 3), torch.arange(6) % 2
+    one = tb.prune(model, [(x, y)], density=0.5, criterion="snip")
+    for same in ((x, y), [(x[:0], y[:0]), (x, y)]):
+        assert str(tb.prune(model, same, density=0.5, criterion="snip")) == str(one)
+
+
+def test_layers_without_weights_are_no_layers() -> None:
+    model = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3), nn.Linear(3, 2))
+    for criterion in ("magnitude", "wanda", "sparse_gpt"):
+        assert list(tb.prune(model, drawn(5, 4), density=0.5, criterion=criterion).mask) == ["2.weight"]
+
+
+def test_a_criterion_may_work_in_place() -> None:
+    layer = nn.Linear(4, 3)
+    pruned = tb.prune(layer, density=0.5, criterion=lambda context: {n: w.abs_() for n, w in context.final.items()})
+    assert torch.equal(pruned.model.weight, layer.weight * pruned.mask["weight"])
+
+
+class Complex(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(3, 2, bias=False, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(torch.complex64))
+
+
+def test_complex_outputs_have_errors_too() -> None:
+    layer, x = Complex(), drawn(5, 3)
+    pruned = tb.prune(layer, x, density=0.5)
+    before, after = layer(x).detach(), pruned.model(x).detach()
+    error = float((before - after).abs().square().sum() / before.abs().square().sum())
+    assert error > 0
+    assert pruned.layers[0].error == pytest.approx(error)
+    assert pruned.error == pytest.approx(error)
+
+
 @pytest.mark.parametrize(
     ("model", "data", "settings", "words"),
     [
@@ -555,6 +619,11 @@ class Locked(nn.Linear):
         (Locked(), drawn(4, 3), {"density": 0.5}, "the model cannot be copied"),
         (nn.Linear(3, 2), drawn(4, 5), {"density": 0.5}, r"refuses a calibration batch of shape \(4, 5\)"),
         (nn.Linear(3, 2), [], {"density": 0.5}, "has no example"),
+        (nn.Linear(3, 2), (drawn(0, 3), torch.tensor([])), {"density": 0.5}, "has no example"),
+        (nn.Linear(3, 2), torch.ones(4, 3, dtype=torch.int64), {"density": 0.5, "criterion": "snip"}, "refuses a cali"),
+        (nn.Linear(3, 2, device="meta"), drawn(4, 3), {"density": 0.5}, "'weight' is on the meta device"),
+        (Complex(), drawn(4, 3), {"density": 0.5, "criterion": "sparse_gpt"}, "'weight' is complex"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "criterion": lambda c: {"other": torch.ones(2)}}, "is called 'other'"),
         (nn.Linear(3, 2), ["a"], {"density": 0.5}, "a calibration batch is 'a'"),
         (nn.Linear(3, 2), {"y": drawn(4, 3)}, {"density": 0.5}, "takes none of y"),
         (Apart(), drawn(4, 3), {"density": 0.5, "criterion": "wanda"}, "never reach 'unused.weight'"),

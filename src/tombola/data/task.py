@@ -16,7 +16,7 @@ from tombola.fingerprint import fingerprint, warn_unseen
 
 Loss: TypeAlias = Callable[[Any, Tensor], Tensor]
 
-_IGNORED = -100
+IGNORED = -100
 """The label that torch's cross-entropy leaves out unless another is named."""
 _OF_CLASSES = (F.cross_entropy, F.nll_loss)
 
@@ -50,7 +50,7 @@ class Task:
                     f"the task's {part} is {getattr(self, part)!r}; give a function of (output, target), such as "
                     f"{'torch.nn.functional.mse_loss' if part == 'loss' else 'tombola.data.splits.accuracy'}"
                 )
-        if self.metric is accuracy and self.ignored not in (None, _IGNORED):
+        if self.metric is accuracy and self.ignored not in (None, IGNORED):
             object.__setattr__(self, "metric", partial(accuracy, ignore_index=self.ignored))
 
     @cached_property
@@ -77,7 +77,7 @@ class Task:
         """The label that loss or metric leave out, as far as can be seen: torch's `ignore_index`; None for none."""
         for function in (self.loss, self.metric):
             bare, settings = _bare(function)
-            default = _IGNORED if bare in _OF_CLASSES else getattr(bare, "ignore_index", None)
+            default = IGNORED if bare in _OF_CLASSES else getattr(bare, "ignore_index", None)
             index = settings.get("ignore_index", default)
             if isinstance(index, int):
                 return index
@@ -126,21 +126,21 @@ def accuracy(output: Tensor, target: Tensor, ignore_index: int | None = None) ->
     hits = guess == target
     if target.dim() == 1 and ignore_index is None:
         return hits.float()
-    counted = (target != (_IGNORED if ignore_index is None else ignore_index)).view(len(target), -1)
+    counted = (target != (IGNORED if ignore_index is None else ignore_index)).view(len(target), -1)
     counts = counted.sum(1)
     share = (hits.view(len(target), -1) & counted).sum(1) / counts.clamp(min=1)
     judged = counts > 0
     return torch.where(judged, share, share.sum() / judged.sum().clamp(min=1))
 
 
-def classification(label_smoothing: float = 0.0, ignore_index: int = _IGNORED) -> Task:
+def classification(label_smoothing: float = 0.0, ignore_index: int = IGNORED) -> Task:
     """Cross-entropy and accuracy, which leave out the label `ignore_index`. Labels are smoothed in the training loss
     only.
     """
     if not 0.0 <= label_smoothing < 1.0:
         raise TombolaError(f"label_smoothing is {label_smoothing}; it must be at least 0 and below 1")
     whole: Callable[..., Tensor] = F.cross_entropy
-    plain = whole if ignore_index == _IGNORED else partial(whole, ignore_index=ignore_index)
+    plain = whole if ignore_index == IGNORED else partial(whole, ignore_index=ignore_index)
     if label_smoothing == 0.0:
         return Task(plain, accuracy)
     return Task(partial(plain, label_smoothing=label_smoothing), accuracy, eval_loss=plain)

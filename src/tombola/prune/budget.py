@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from tombola.bench.timing import WALL, Clock
-from tombola.data.splits import Splits
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.formats import density as in_percent
 from tombola.formats import percent, plural
+from tombola.machine.autocast import without_autocast
 from tombola.names import check_known
 from tombola.parameters import unwrap
 from tombola.prune.allocate import Counts, Evolution, by_error, evolve, uniform
-from tombola.prune.calibration import Calibration, Data, opened
+from tombola.prune.calibration import Calibration, Data, listed, opened
 from tombola.prune.goals import FileSize, Goal, KeepAccuracy, bytes_of
 from tombola.prune.goals import faster as faster_than
 from tombola.prune.how import by_layer, how_of
@@ -28,7 +28,7 @@ from tombola.prune.prune import attempt
 from tombola.prune.pruned import Pruned
 from tombola.prune.sensitivity import measured
 from tombola.prune.tried import Tried
-from tombola.prune.validation import labelled, validation_of
+from tombola.prune.validation import Validation, validation_of
 from tombola.rng.seeds import generator
 from tombola.runs.progress import Progress, Silent
 from tombola.select.criteria import Criterion
@@ -93,6 +93,7 @@ class Reached:
 
 
 @checked
+@without_autocast()
 def prune_to(
     model: nn.Module,
     calibration: Data,
@@ -169,7 +170,7 @@ def prune_to(
         raise TombolaError(f"lowest is {lowest} and trials {trials}; give a density in (0, 1), and at least 1 trial")
     own, bar = unwrap(model), progress or Silent()
     rebuilds = how_of(criterion, 1.0, None, form).rebuilds
-    given = _again(opened(calibration))
+    given = listed(opened(calibration), samples)
     tried = Tried(
         own,
         given,
@@ -180,9 +181,7 @@ def prune_to(
         samples=samples,
         seed=seed,
     )
-    judged = budget == "keep_accuracy" or _judged(given, tried)
-    checks = validation_of(given, tried.network, tried.data) if judged else None
-    before = None if checks is None else checks.of(tried.network)
+    checks, before = _checked(given, tried, needed=budget == "keep_accuracy")
     goal: Goal
     if budget == "file":
         goal = FileSize(int(asked), values, network)
@@ -232,7 +231,8 @@ def bisected(value_at: Callable[[float], float], goal: Goal, lowest: float, tria
         value = value_at(density)
         return Trial(density, value, goal.short(value) <= 0)
 
-    if goal.sparser_helps:
+    tried = goal.sparser_helps
+    if tried:
         first = trial(low)
         yield first
         if not first.met:
@@ -243,8 +243,9 @@ def bisected(value_at: Callable[[float], float], goal: Goal, lowest: float, tria
             return
         trials -= 1
     for _ in range(trials):
-        if high < _CLOSE * low:
+        if tried and high < _CLOSE * low:
             return
+        tried = True
         middle = trial(math.sqrt(low * high) if goal.sparser_helps else (low + high) / 2)
         yield middle
         if middle.met == goal.sparser_helps:
@@ -272,14 +273,15 @@ def _budget(**given: float | None) -> tuple[str, float]:
     return name, value
 
 
-def _again(given: Data) -> Data:
-    """Data that can be gone through more than once."""
-    return list(given) if isinstance(given, Iterable) and not isinstance(given, Tensor | Mapping | str) else given
-
-
-def _judged(given: Data, tried: Tried) -> bool:
-    """Whether accuracy can be said besides."""
-    return given.task.metric_name == "accuracy" if isinstance(given, Splits) else labelled(tried.data)
+def _checked(given: Data, tried: Tried, needed: bool) -> tuple[Validation | None, float | None]:
+    """What says the accuracy, and that of the dense network; None where there is none, unless it is needed."""
+    try:
+        checks = validation_of(given, tried.network, tried.data)
+        return checks, checks.of(tried.network)
+    except TombolaError:
+        if needed:
+            raise
+        return None, None
 
 
 def _example(given: Tensor | None, tried: Tried) -> tuple[Tensor, ...]:

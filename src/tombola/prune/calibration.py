@@ -20,6 +20,7 @@ from tombola.errors import TombolaError, in_short
 from tombola.fields import described
 from tombola.nn.forward import input_dtype, leaves, mapped
 from tombola.nn.modes import in_mode
+from tombola.rng.guard import kept, seeded
 
 Data: TypeAlias = Tensor | Mapping[str, Any] | Iterable[Any] | Splits | DataSpec | str
 """What may be given: one batch, batches, or a data set."""
@@ -30,11 +31,15 @@ _BATCH = 64
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """One batch: how the network is called, and the labels where there are any."""
+    """One batch: how the network is called, and the labels where there are any.
+
+    `place`: the seed of what the network draws when it is called, so that each call of it gives the same.
+    """
 
     args: tuple[Any, ...]
     named: Mapping[str, Any]
     target: Tensor | None
+    place: int = 0
 
     @property
     def size(self) -> int:
@@ -45,7 +50,8 @@ class Inputs:
     def call(self, model: nn.Module) -> Any:
         """What the network gives; a TombolaError of one line if it refuses."""
         try:
-            return model(*self.args, **self.named)
+            with seeded(self.place, cuda=True):
+                return model(*self.args, **self.named)
         except TombolaError:
             raise
         except Exception as error:  # a user's network may raise anything
@@ -120,8 +126,9 @@ def read(given: Data, model: nn.Module, samples: int | None, loss: Loss | None, 
     """The batches of calibration data, as `model` takes them.
 
     Args:
-        given: a tensor or a mapping is one batch; a data set's name, DataSpec or Splits gives training examples
-            without augmentation; anything else is gone through for batches, once.
+        given: a tensor, a tuple of tensors or a mapping is one batch; a data set's name, DataSpec or Splits gives
+            training examples without augmentation; anything else is gone through for batches, once. Batches without
+            examples are left out.
         model: floating-point inputs get its dtype, all go to its device.
         samples: at most so many examples, by whole batches; None: 512 of a data set, else all.
         loss: None is the data set's own, else cross-entropy.
@@ -134,20 +141,43 @@ def read(given: Data, model: nn.Module, samples: int | None, loss: Loss | None, 
     if isinstance(given, Splits):
         loss = loss or given.task.loss
         given = _examples(given, SAMPLES if samples is None else samples, seed)
-    elif isinstance(given, Tensor | Mapping):
+    elif _is_batch(given):
         given = [given]
     elif not isinstance(given, Iterable):
         raise TombolaError(f"calibration is {described(given)}; give batches, one batch, or a data set")
     taken: list[Inputs] = []
     seen = 0
-    for batch in given:
-        if samples is not None and seen >= samples:
-            break
-        taken.append(_inputs(batch, model))
-        seen += taken[-1].size
+    with kept(cuda=True):  # loaders that shuffle draw
+        for batch in given:
+            if samples is not None and seen >= samples:
+                break
+            inputs = _inputs(batch, model, len(taken))
+            if inputs.size:
+                taken.append(inputs)
+                seen += inputs.size
     if seen == 0:
         raise TombolaError("calibration has no example; give at least one batch")
     return Calibration(tuple(taken), loss or nn.functional.cross_entropy)
+
+
+def listed(given: Data, samples: int | None) -> Data:
+    """Data that can be gone through more than once: of a loader, the batches that `read` takes."""
+    if isinstance(given, Splits | str | DataSpec) or _is_batch(given) or not isinstance(given, Iterable):
+        return given
+    found: list[Any] = []
+    seen = 0
+    with kept(cuda=True):
+        for batch in given:
+            if samples is not None and seen >= samples:
+                break
+            found.append(batch)
+            seen += next((len(x) for x in leaves(batch) if x.dim()), 1)
+    return found
+
+
+def _is_batch(given: object) -> bool:
+    """Whether data are one batch, as it is called with: (x, y) is one, [x, y] are two."""
+    return isinstance(given, Tensor | Mapping) or (isinstance(given, tuple) and isinstance((*given, None)[0], Tensor))
 
 
 def _examples(splits: Splits, samples: int, seed: int) -> Iterable[tuple[Tensor, Tensor]]:
@@ -165,7 +195,7 @@ def _examples(splits: Splits, samples: int, seed: int) -> Iterable[tuple[Tensor,
     return batches.sweep()
 
 
-def _inputs(batch: Any, model: nn.Module) -> Inputs:
+def _inputs(batch: Any, model: nn.Module, place: int) -> Inputs:
     """A batch as a call: of a tuple, as many parts as the forward needs, and the last as labels if any is left."""
     args: tuple[Any, ...]
     if isinstance(batch, Mapping):
@@ -184,7 +214,7 @@ def _inputs(batch: Any, model: nn.Module) -> Inputs:
         raise TombolaError("a calibration batch has no tensor; give a tensor, a tuple (x, y) or a mapping of tensors")
     args, named = _placed((args, named), model)
     target = _placed(rest[-1], model, typed=False) if rest and isinstance(rest[-1], Tensor) else None
-    return Inputs(args, named, target)
+    return Inputs(args, named, target, place)
 
 
 def _placed(parts: Any, model: nn.Module, *, typed: bool = True) -> Any:

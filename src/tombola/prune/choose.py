@@ -11,6 +11,7 @@ from torch import Tensor
 from tombola.errors import TombolaError
 from tombola.mask import Mask
 from tombola.names import check_known
+from tombola.parameters import resolve
 from tombola.prune.heads import Heads
 from tombola.prune.layers import Layer
 from tombola.prune.sparse_gpt import Share
@@ -48,6 +49,7 @@ def choose(
     """
     given = checked_scores(scores)
     for name, score in given.items():
+        resolve(layers, name, "prunable layer")
         if score.shape != layers[name].weight.shape:
             raise TombolaError(
                 f"the criterion gives scores of shape {tuple(score.shape)} for {name!r}, which has shape "

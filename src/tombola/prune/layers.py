@@ -204,7 +204,13 @@ def layers_of(model: nn.Module, include: Sequence[str] = (), exclude: Sequence[s
                 return kind(name, weight, modules)
         return Layer(name, weight)
 
-    found = {name: layer(name, weight) for name, weight in prunable(model, include, exclude).items()}
+    weights = {name: weight for name, weight in prunable(model, include, exclude).items() if weight.numel()}
+    if void := [name for name, weight in weights.items() if weight.is_meta]:
+        raise TombolaError(
+            f"{void[0]!r} is on the meta device and has no values; load the trained weights first: "
+            "model.load_state_dict(..., assign=True)"
+        )
+    found = {name: layer(name, weight) for name, weight in weights.items()}
     if not found:
         raise TombolaError("the model has no prunable weights, or all are excluded; see include")
     return found

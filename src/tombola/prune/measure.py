@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tombola.nn.forward import leaves
 from tombola.prune.calibration import Calibration
@@ -23,14 +23,18 @@ class Error:
     def add(self, before: Any, after: Any) -> None:
         """Outputs of any nesting; what holds no floats does not count."""
         for a, b in zip(leaves(before), leaves(after), strict=True):
-            if a.is_floating_point():
-                self._difference += float((a - b).double().square().sum())
-                self._size += float(a.double().square().sum())
+            if a.is_floating_point() or a.is_complex():
+                self._difference += _squares(a - b)
+                self._size += _squares(a)
 
     @property
     def value(self) -> float:
         """0 where nothing changed, inf where outputs that were all 0 did."""
         return self._difference / self._size if self._size else float("inf") if self._difference else 0.0
+
+
+def _squares(x: Tensor) -> float:
+    return float((x.abs() if x.is_complex() else x).double().square().sum())
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,8 @@ from tombola.nn.forward import Batch
 from tombola.prune.calibration import Calibration, batch_of_one
 from tombola.prune.layers import Layer
 from tombola.prune.watch import input_norms
+from tombola.rng.guard import seeded
+from tombola.rng.seeds import derive
 from tombola.select.context import At, Context
 from tombola.train.gradient import Probe as Labelled
 from tombola.train.gradient import write_weights
@@ -33,7 +36,7 @@ class Probe:
 
     def context(self) -> Context:
         """What the criterion gets."""
-        weights = {name: layer.weight.detach() for name, layer in self.layers.items()}
+        weights = {name: layer.weight.detach().clone() for name, layer in self.layers.items()}
         batches = 0 if self.calibration is None else len(self.calibration.batches)
         draws = torch.Generator().manual_seed(self.seed)
         return Context(weights, weights, generator=draws, probe=self, criterion_batches=batches)
@@ -57,15 +60,18 @@ class Probe:
 
     def loss(self, at: At, batches: int) -> float:
         """The mean loss."""
-        return self._labelled().loss(at, batches)
+        with self._drawn():
+            return self._labelled().loss(at, batches)
 
     def gradient(self, at: At, batches: int) -> Mapping[str, Tensor]:
         """Of that loss by the weights."""
-        return self._labelled().gradient(at, batches)
+        with self._drawn():
+            return self._labelled().gradient(at, batches)
 
     def hessian_gradient(self, at: At, batches: int, temperature: float) -> Mapping[str, Tensor]:
         """The Hessian times the gradient."""
-        return self._labelled().hessian_gradient(at, batches, temperature)
+        with self._drawn():
+            return self._labelled().hessian_gradient(at, batches, temperature)
 
     def input_norms(self, at: At, batches: int) -> Mapping[str, Tensor]:
         """The norm of what each weight multiplies, over all batches, in the weight's shape."""
@@ -78,8 +84,13 @@ class Probe:
             )
         return self.calibration
 
+    def _drawn(self) -> AbstractContextManager[None]:
+        return seeded(derive(self.seed, "gradient"), cuda=True)
+
     def _labelled(self) -> Labelled:
         given = self._given()
+        with torch.no_grad():
+            given.batches[0].call(self.model)  # which says in one line what the network refuses
 
         def feed(model: nn.Module) -> Iterator[Batch]:
             return given.labelled()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tombola.data.task import Loss
 from tombola.errors import TombolaError
 from tombola.fields import check_counts, checked
+from tombola.machine.autocast import without_autocast
 from tombola.mask import Mask
 from tombola.parameters import check_plain, prunable, resolve, transposed, unwrap
 from tombola.prune.calibration import Calibration, Data, read
@@ -31,6 +32,7 @@ from tombola.select.patterns import Channel, Pattern
 
 
 @checked
+@without_autocast()
 def prune(
     model: nn.Module,
     calibration: Data | None = None,

@@ -37,6 +37,8 @@ def reconstruct_(
     """
     assert isinstance(pattern, Element | Block | Inputs | NM)
     for name, layer in layers.items():
+        if layer.weight.is_complex():
+            raise TombolaError(f"{name!r} is complex, and sparse_gpt takes real weights; leave it out with exclude")
         if isinstance(pattern, Inputs) and layer.weight.shape[2:].numel() > 1:
             raise TombolaError(
                 f"{name!r} has a kernel of several positions, over which sparse_gpt has no pattern {pattern}; take "

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from torch import nn
 
 from tombola.fields import check_counts, checked
+from tombola.machine.autocast import without_autocast
 from tombola.names import check_known
 from tombola.prune.calibration import Data, opened
 from tombola.prune.how import by_layer
 from tombola.prune.tried import Tried
-from tombola.prune.validation import Validation, labelled, validation_of
+from tombola.prune.validation import Validation, has_classes, validation_of
 from tombola.results.sensitivity import ACCURACY, ERROR, MEASURES, LayerSensitivity, Sensitivity
 from tombola.runs.progress import Progress, Silent
 from tombola.select.checks import checked_densities
@@ -22,6 +23,7 @@ DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05)
 
 
 @checked
+@without_autocast()
 def sensitivity(
     model: nn.Module,
     calibration: Data,
@@ -42,7 +44,8 @@ def sensitivity(
         model: copied, and left as it is.
         calibration: as of `tb.prune`. Accuracy is that on a data set's validation examples, or on the batches.
         densities: fractions of a layer's weights kept, in (0, 1].
-        measure: "accuracy", which needs labels, or "output_error"; None: accuracy where there are labels.
+        measure: "accuracy", which needs labels, or "output_error"; None: accuracy where there are labels of
+            classes.
         criterion: as of `tb.prune`.
         pattern: as of `tb.prune`, but for "head"; N:M fixes its density.
         include: as of `tb.prune`.
@@ -75,7 +78,7 @@ def sensitivity(
         samples=samples,
         seed=seed,
     )
-    chosen = measure or (ACCURACY if labelled(tried.data) else ERROR)
+    chosen = measure or (ACCURACY if has_classes(tried.data) else ERROR)
     check = validation_of(given, tried.network, tried.data) if chosen == ACCURACY else None
     name = criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "custom")
     return measured(tried, wanted, check, name, str(form), progress or Silent())

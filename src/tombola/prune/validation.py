@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data.splits import Splits
-from tombola.data.task import Loss, accuracy
+from tombola.data.task import IGNORED, Loss, accuracy
 from tombola.errors import TombolaError
 from tombola.prune.calibration import Calibration, Data, read
 from tombola.prune.watch import watching
@@ -38,7 +38,10 @@ class Validation:
         with watching(model):
             for batch in self._data.batches:
                 assert batch.target is not None
-                values = torch.as_tensor(self._metric(_scores(batch.call(model)), batch.target), device="cpu")
+                scores = _scores(batch.call(model))
+                if self._metric is accuracy:
+                    _check_classes(scores, batch.target)
+                values = torch.as_tensor(self._metric(scores, batch.target), device="cpu")
                 hits += float(values.double().mean()) * batch.size
                 count += batch.size
         return hits / count
@@ -66,6 +69,24 @@ def validation_of(given: Data, model: nn.Module, calibration: Calibration) -> Va
 def labelled(data: Calibration) -> bool:
     """Whether every batch has labels."""
     return all(batch.target is not None for batch in data.batches)
+
+
+def has_classes(data: Calibration) -> bool:
+    """Whether every batch has labels that are whole numbers."""
+    return labelled(data) and not any(_kind(batch.target).is_floating_point for batch in data.batches)
+
+
+def _check_classes(scores: Tensor, target: Tensor) -> None:
+    """TombolaError for labels that no score stands for, which would be taken for mistakes of the network."""
+    if scores.dim() < 2 or target.dim() != scores.dim() - 1 or not target.numel():
+        return
+    labels = target if target.dim() == 1 else target[target != IGNORED]
+    low, high = (int(labels.min()), int(labels.max())) if labels.numel() else (0, 0)
+    if low < 0 or high >= scores.shape[1]:
+        raise TombolaError(
+            f"labels go from {low} to {high}, and the network gives scores for classes 0 to {scores.shape[1] - 1}; "
+            "give labels among these"
+        )
 
 
 def _kind(target: Tensor | None) -> torch.dtype:
