@@ -568,10 +568,21 @@ def test_a_tuple_is_one_batch_and_batches_without_examples_are_left_out() -> Non
         assert str(tb.prune(model, same, density=0.5, criterion="snip")) == str(one)
 
 
-def test_layers_without_weights_are_no_layers() -> None:
-    model = nn.Sequential(nn.Linear(4, 0), nn.Linear(0, 3), nn.Linear(3, 2))
-    for criterion in ("magnitude", "wanda", "sparse_gpt"):
-        assert list(tb.prune(model, drawn(5, 4), density=0.5, criterion=criterion).mask) == ["2.weight"]
+class Beside(nn.Module):
+    """A layer, and a branch of no features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.none, self.of_none, self.some = nn.Linear(4, 0), nn.Linear(0, 3), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.some(x) + self.of_none(self.none(x))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda", "sparse_gpt"])
+def test_layers_without_weights_are_no_layers(criterion: str) -> None:
+    assert list(tb.prune(Beside(), drawn(5, 4), density=0.5, criterion=criterion).mask) == ["some.weight"]
 
 
 def test_a_criterion_may_work_in_place() -> None:
