@@ -16,6 +16,7 @@ from torch import nn
 
 import tombola as tb
 from tombola.errors import TombolaError
+from tombola.results.verification import VerificationResult
 from tombola.ticket.card import card
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -62,14 +63,24 @@ def ticket() -> tb.Ticket:
     return tb.pack(network, {"data": {"name": "digits"}, "seed": 3})
 
 
-def test_a_verification_stands_in_the_card_with_its_intervals(hub: Hub, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")  # before the Hub is replaced, which what is imported here looks at
+def verification(tmp_path_factory: pytest.TempPathFactory) -> tuple[tb.Ticket, VerificationResult]:
+    """A ticket of a tiny search, and what verifying it gave."""
     torch.manual_seed(0)
+    tmp_path = tmp_path_factory.mktemp("runs")
     draw = torch.Generator().manual_seed(0)
     data = tuple((torch.randn(n, 6, generator=draw), torch.arange(n) % 2) for n in (40, 20, 20))
     network, recipe = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 2)), {"length": "2it", "batch_size": 20}
     tb.find(network, data, {"density": 0.5, "rounds": 1}, recipe=recipe, out=tmp_path / "find")
     found = tb.Ticket.load(next((tmp_path / "find").rglob("level-01/*.ticket")))
     result = tb.verify(found, data, model=network, replicates=3, out=tmp_path / "verify")
+    return found, result
+
+
+def test_a_verification_stands_in_the_card_with_its_intervals(
+    verification: tuple[tb.Ticket, VerificationResult], hub: Hub, tmp_path: Path
+) -> None:
+    found, result = verification
     assert result.run is not None
     texts = [card(found, files={"a.ticket": 9}, verdict=one) for one in (result, Path(result.run))]
     assert texts[0] == texts[1]

@@ -11,7 +11,6 @@ from typing import Any
 
 from tombola.errors import TombolaError, in_short, not_installed
 from tombola.ticket.card import card, verified
-from tombola.ticket.rounding import Values
 from tombola.ticket.ticket import UNLIMITED, Ticket
 
 FILENAME = "network.ticket"
@@ -31,28 +30,24 @@ def pull(
 def push(
     ticket: Ticket,
     repo_id: str,
-    filename: str = FILENAME,
+    filename: str,
     *,
-    values: Values | None = None,
-    origin: bool | None = None,
-    verdict: Any = None,
-    milliseconds: Mapping[str, float] | None = None,
-    machine: str | None = None,
-    private: bool | None = None,
-    revision: str | None = None,
-    replace_card: bool = False,
+    saved: Mapping[str, Any],
+    told: Mapping[str, Any],
+    private: bool | None,
+    revision: str | None,
+    replace_card: bool,
 ) -> str:
-    """See `Ticket.push_to_hub`."""
+    """See `Ticket.push_to_hub`; `saved`: how the ticket is, as of `Ticket.save`, `told`: what the card says besides."""
     hub = _hub()
-    if isinstance(verdict, os.PathLike):
-        verdict = verified(Path(verdict), ticket)
+    if isinstance(run := told["verdict"], os.PathLike):
+        told = {**told, "verdict": verified(Path(run), ticket)}  # here, for the ticket that is saved may be rounded
     if Path(filename).suffix != ".ticket" or Path(filename).is_absolute():
         raise TombolaError(f"filename is {filename!r}; a ticket's name in the repository ends in .ticket")
     with TemporaryDirectory() as folder:
         file = Path(folder) / "network.ticket"
-        ticket.save(file, values, origin=origin)
+        ticket.save(file, **saved)
         written = Ticket.load(file, max_weights=UNLIMITED)
-        told = {"verdict": verdict, "milliseconds": milliseconds, "machine": machine}
         text = card(written, files={filename: file.stat().st_size}, repo_id=repo_id, **told)
         api = hub.HfApi()
         with _asking(repo_id):
