@@ -75,7 +75,7 @@ def test_what_bash_offers(scripts: dict[str, Path]) -> None:
 
 def test_the_names_written_out_are_the_librarys() -> None:
     from tombola.data.registry import names as data_names
-    from tombola.deploy.export import FORMATS, LIBRARY
+    from tombola.deploy.export import FORMATS, OF_DEPLOYED
     from tombola.methods.learned_mask import LearnedMask
     from tombola.nn.init import SCHEMES
     from tombola.select.criteria import CRITERIA
@@ -93,7 +93,7 @@ def test_the_names_written_out_are_the_librarys() -> None:
         "--scope": SCOPES,
         "--controls": CONTROLS,
         "--values": Values.__args__,  # type: ignore[attr-defined]
-        "--formats": (*FORMATS, LIBRARY),
+        "--formats": (*FORMATS, *OF_DEPLOYED),
     }
     for option, names in known.items():
         assert set(VALUES[option]) == set(names), option

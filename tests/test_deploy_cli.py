@@ -68,7 +68,7 @@ def test_deploy_writes_a_library(ticket: Path, tmp_path: Path) -> None:
     assert set(found["files"]) >= {"network.h", "network.o"}
     assert all(one["format"] == "c" for one in found["files"].values())
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["plan.json", "report.json", *found["files"]])
-    assert found["report"]["exports"].startswith("exports: c keeps the kernels and their gain")
+    assert found["report"]["exports"].startswith("exports: c and onnx_kernels keep the kernels and their gain")
 
 
 def test_the_deployed_network_is_the_ticket(ticket: Path) -> None:

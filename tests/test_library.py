@@ -198,6 +198,7 @@ def test_what_stays_in_torch_is_named(tmp_path: Path) -> None:
     with pytest.raises(TombolaError, match=r"the model \(line \d+ of test_library.py\) stays in torch \(cumsum\)"):
         export_library(fast, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    assert fast.report.exports.startswith("exports: onnx_kernels keeps the kernels and their gain; onnx, torch and")
     assert "c is not possible: C has the native kernels alone, and the model (line" in fast.report.exports
     assert fast.report.exports in str(fast.report)
 
@@ -239,7 +240,9 @@ def test_binary_layers_on_packed_bits_are_refused(tmp_path: Path) -> None:
 
 def test_names_folders_and_formats_that_cannot_be(tmp_path: Path) -> None:
     fast = deployed(linear(), torch.randn(1, 40))
-    assert fast.report.exports.startswith("exports: c keeps the kernels and their gain; onnx, torch and state_dict")
+    assert fast.report.exports.startswith(
+        "exports: c and onnx_kernels keep the kernels and their gain; onnx, torch and"
+    )
     for name in ("", "Network", "a-b", "2nd", "x" * 65, 'a"'):
         with pytest.raises(TombolaError, match="small letters, digits and underscores"):
             export_library(fast, tmp_path, name)

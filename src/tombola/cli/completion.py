@@ -57,7 +57,7 @@ VALUES: Mapping[str, tuple[str, ...]] = {
     "--signs": ("trained", "origin", "own"),
     "--activations": ("float", "binary"),
     "--values": ("float32", "float16", "bfloat16", "int8"),
-    "--formats": ("onnx", "state_dict", "torch", "c"),
+    "--formats": ("onnx", "state_dict", "torch", "c", "onnx_kernels"),
     "export --weights": ("final", "origin"),
     "at-init --layers": ("uniform", "erk", "given"),
     "learned-mask --weights": ("identity", "signed_constant"),

@@ -77,7 +77,7 @@ def _add_deploy(parser: ArgumentParser) -> None:
         type=list[str] | str,
         default=_FORMATS,
         help="how the compacted network is written: onnx, state_dict (.safetensors), torch (.pt2); c: the deployed "
-        "one as a library for C, its kernels included",
+        "one as a library for C, its kernels included; onnx_kernels: the same as operators for ONNX Runtime",
     )
     parser.add_argument(
         "--kernels_only",
@@ -157,8 +157,9 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
     with loading(None):
         from tombola.deploy.c.export import export_library, how_to_link
+        from tombola.deploy.c.onnx import export_operators
         from tombola.deploy.c.passes import passes_of
-        from tombola.deploy.export import LIBRARY, check_formats, export
+        from tombola.deploy.export import OF_DEPLOYED, check_formats, export
         from tombola.ticket.example import example_input
         from tombola.ticket.ticket import Ticket
 
@@ -169,11 +170,13 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
     deployed = _deployed(given, ticket, given["batch"])
     example = example_input(ticket, given["batch"], listed(given["input_shape"]))
-    if LIBRARY in formats:
+    if "c" in formats:
         passes_of(deployed)  # refused before anything is written
-    files = export(deployed.compacted, (example,), out, formats=[one for one in formats if one != LIBRARY])
-    if LIBRARY in formats:
+    files = export(deployed.compacted, (example,), out, formats=[one for one in formats if one not in OF_DEPLOYED])
+    if "c" in formats:
         files |= export_library(deployed, out)
+    if "onnx_kernels" in formats:
+        files |= export_operators(deployed, (example,), out)
     make_folder(out)
     deployed.plan.save(out / "plan.json")
     report = deployed.report.as_dict()
@@ -183,7 +186,7 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         if info["error"] is not None:
             any_batch = "any batch" if info["batch"] is None else f"a batch of {info['batch']} only"
             screen.line(f"{file}: run here, outputs equal within {info['error']:.1e}; {any_batch}")
-    if LIBRARY in formats and not any(file.startswith("lib") for file in files):
+    if "c" in formats and not any(file.startswith("libnetwork.") for file in files):
         screen.line(how_to_link())
     screen.line(f"wrote {', '.join(['plan.json', 'report.json', *files])} to {out}")
     about = {"ticket": given["ticket"], "recipe": ticket.recipe}

@@ -57,11 +57,9 @@ def export(
     """
     chosen = list(dict.fromkeys(FORMATS if formats is None else formats))
     check_formats(chosen)
-    if LIBRARY in chosen:
-        raise TombolaError(
-            f"format {LIBRARY} holds the kernels of a deployed network; write it with "
-            "tombola.deploy.c.export.export_library(deployed, folder)"
-        )
+    for name, function in OF_DEPLOYED.items():
+        if name in chosen:
+            raise TombolaError(f"format {name} holds the kernels of a deployed network; write it with {function}")
     for path in (folder / FORMATS[name][0] for name in chosen):
         if path.is_dir():  # else the files beside it would get their names
             raise cannot_write(path, IsADirectoryError(EISDIR, "it is a folder"))
@@ -88,8 +86,10 @@ def export(
 def check_formats(formats: Sequence[str]) -> None:
     """Raises TombolaError: an unknown format, or one whose packages are not installed."""
     for name in formats:
-        check_known("format", name, (*FORMATS, LIBRARY))
-    missing = [name for name in _ONNX_PACKAGES if find_spec(name) is None] if "onnx" in formats else []
+        check_known("format", name, (*FORMATS, *OF_DEPLOYED))
+    missing = (
+        [name for name in _ONNX_PACKAGES if find_spec(name) is None] if {"onnx", "onnx_kernels"} & set(formats) else []
+    )
     if missing:
         raise not_installed(missing[0], "tombola[onnx]", "leave format onnx out")
 
@@ -100,13 +100,13 @@ def _to_onnx(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
         raise TombolaError(
             f"the network's weights take {size:,} bytes, and an ONNX file holds at most 2 GB; leave format onnx out"
         )
-    program = _attempt("ONNX", lambda: _onnx_program(network, checks))
-    content: bytes = _attempt("ONNX", program.model_proto.SerializeToString)
+    program = attempt("ONNX", lambda: _onnx_program(network, checks))
+    content: bytes = attempt("ONNX", program.model_proto.SerializeToString)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # its errors are raised as well
-    session = _attempt(
+    session = attempt(
         "ONNX", lambda: onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     )
     names = [one.name for one in session.get_inputs()]
@@ -127,16 +127,16 @@ def _onnx_program(network: nn.Module, checks: Checks) -> Any:
 
 
 def _to_program(network: nn.Module, checks: Checks) -> tuple[bytes, float]:
-    program = _attempt(
+    program = attempt(
         "torch.export",
         lambda: torch.export.export(network, _traced_with(checks), dynamic_shapes=_open_batch(network, checks)),
     )
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # from within torch's reader
         path = Path(folder, "network.pt2")
-        _attempt("torch.export", lambda: torch.export.save(program, path))
+        attempt("torch.export", lambda: torch.export.save(program, path))
         content = path.read_bytes()
-        again = _attempt("torch.export", lambda: torch.export.load(path).module())
+        again = attempt("torch.export", lambda: torch.export.load(path).module())
     return content, _checked("torch.export", again, checks)
 
 
@@ -147,7 +147,7 @@ def _to_state(network: nn.Module, checks: Checks) -> tuple[bytes, None]:
     state = {name: value.detach() for name, value in network.state_dict().items() if isinstance(value, Tensor)}
     if len(state) < len(network.state_dict()):
         raise TombolaError("the network's state_dict holds more than tensors (quantized layers); leave state_dict out")
-    return _attempt("a state_dict", content), None
+    return attempt("a state_dict", content), None
 
 
 Writer = Callable[[nn.Module, Checks], tuple[bytes, float | None]]
@@ -159,8 +159,13 @@ FORMATS: Mapping[str, tuple[str, Writer]] = MappingProxyType(
     }
 )
 """format -> (file name, what gives its content and error)."""
-LIBRARY = "c"
-"""The format of `tombola.deploy.c`: of a deployed network, not of a compacted one."""
+OF_DEPLOYED: Mapping[str, str] = MappingProxyType(
+    {
+        "c": "tombola.deploy.c.export.export_library",
+        "onnx_kernels": "tombola.deploy.c.onnx.export_operators",
+    }
+)
+"""Formats of a deployed network, not of a compacted one -> what writes them."""
 
 
 def _open_batch(network: nn.Module, checks: Checks) -> Any:
@@ -182,7 +187,8 @@ def _traced_with(checks: Checks) -> Inputs:
     )
 
 
-def _attempt(what: str, make: Callable[[], Any]) -> Any:
+def attempt(what: str, make: Callable[[], Any]) -> Any:
+    """What it makes. Raises TombolaError with the first cause where it fails; `what`: the format's name in words."""
     try:
         return make()
     except Exception as error:  # the exporters raise many kinds

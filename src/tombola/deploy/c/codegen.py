@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
 
 from tombola.deploy.c.image import Image
+from tombola.deploy.c.ort import ENTRY, ort_operators
 from tombola.deploy.c.passes import Passes
 from tombola.deploy.c.processor import Processor
 from tombola.deploy.c.runtime import runtime
@@ -35,14 +37,23 @@ def object_file(network: Passes, image: Image, name: str, processor: Processor) 
         for i, code in enumerate(image.codes):
             own.link_in(_kernel(code, f"step_{i + 1}"))
         own.verify()
-        _hide(own, name)
+        _hide(own, f"{name}_")
+        return bytes(machine.emit_object(own))
+
+
+def operator_file(regions: Mapping[str, Passes], domain: str, processor: Processor) -> bytes:
+    """What makes libraries, by the names that theirs begin with, operators of ONNX Runtime: linked to them."""
+    with COMPILING:
+        machine = file_machine(processor.baseline, "")
+        own = _own(ort_operators(regions, domain), processor, machine)
+        _hide(own, ENTRY)
         return bytes(machine.emit_object(own))
 
 
 def _hide(module: Any, name: str) -> None:
-    """All names but those of the header."""
+    """All names but those that begin with this one."""
     for one in (*module.functions, *module.global_variables):
-        if not one.is_declaration and not one.name.startswith(f"{name}_"):
+        if not one.is_declaration and not one.name.startswith(name):
             one.linkage = "internal"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from errno import EISDIR
 from pathlib import Path
@@ -49,14 +49,8 @@ def export_library(deployed: Deployed, folder: Path, name: str = "network") -> d
         TombolaError: a name that is none in C, a system other than Linux and macOS, a network of which something stays
             in torch, a linker that fails, outputs that are not the deployed network's.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
-        raise TombolaError(f"name is {name[:80]!r}; give small letters, digits and underscores, a letter first")
-    if not sys.platform.startswith(("linux", "darwin")) or sys.maxsize < 2**32:
-        raise TombolaError("a C library is written on 64-bit Linux and macOS alone; leave format c out")
     files = {"object": f"{name}.o", "header": f"{name}.h", "shared": _shared(name)}
-    for path in (folder / file for file in files.values()):
-        if path.is_dir():
-            raise cannot_write(path, IsADirectoryError(EISDIR, "it is a folder"))
+    check_place(folder, name, tuple(files.values()))
     network = passes_of(deployed)
     processor = this_processor()
     compiled = object_file(network, image_of(network), name, processor)
@@ -76,6 +70,17 @@ def export_library(deployed: Deployed, folder: Path, name: str = "network") -> d
         file: {"format": "c", "bytes": len(content), "error": error if file in run else None, "batch": network.batch}
         for file, content in contents.items()
     }
+
+
+def check_place(folder: Path, name: str, files: Sequence[str]) -> None:
+    """TombolaError where files of a library, and names that begin so, cannot be written."""
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name):
+        raise TombolaError(f"name is {name[:80]!r}; give small letters, digits and underscores, a letter first")
+    if not sys.platform.startswith(("linux", "darwin")) or sys.maxsize < 2**32:
+        raise TombolaError("libraries are written on 64-bit Linux and macOS alone; leave this format out")
+    for path in (folder / file for file in files):
+        if path.is_dir():
+            raise cannot_write(path, IsADirectoryError(EISDIR, "it is a folder"))
 
 
 def how_to_link(name: str = "network") -> str:

@@ -68,9 +68,6 @@ def messages(network: Passes, needs: Sequence[str]) -> dict[Status, str]:
     }
 
 
-_SPINS = 30_000  # as of deployed networks
-
-
 def runtime(network: Passes, image: Image, name: str, needs: Sequence[str]) -> ir.Module:
     """The module; functions of kernels are declared as `step_1` .., in the order of the image's codes."""
     return _Runtime(network, image, name, needs).module
@@ -147,7 +144,7 @@ class _Runtime:
     def _emit_work(self) -> ir.Function:
         """What a worker runs, of its mailbox."""
         work, b = self._function("work", POINTER, POINTER)
-        b.call(self._serve, [b.bitcast(work.args[0], WORDS), I64(_SPINS)])
+        b.call(self._serve, [b.bitcast(work.args[0], WORDS), I64(self._network.spins)])
         b.ret(NOTHING)
         return work
 
