@@ -7,6 +7,7 @@ import json
 import sys
 import types
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -285,3 +286,13 @@ def test_timm_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(TombolaError, match=r"^timm is not installed; run pip install timm$"):
         build_network("timm/resnet18", input_shape=(3, 8, 8), classes=4)
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(2**20)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for record in plain.infolist():
+            bomb.writestr(record.filename, plain.read(record), zipfile.ZIP_DEFLATED)
+    assert read_state(tmp_path / "plain.pt")["weight"].numel() == 2**20
+    with pytest.raises(TombolaError, match=r"bomb.pt of [\d,]+ bytes unpacks to 4,19[\d,]+, and torch.save compresses"):
+        read_state(tmp_path / "bomb.pt")

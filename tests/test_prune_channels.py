@@ -279,6 +279,12 @@ def test_layers_that_are_excluded_keep_their_outputs() -> None:
         ({"density": {"nothing": 0.5}}, "no family of channels is called 'nothing'"),
         ({"density": {"0.weight": 0.5}, "scope": "global"}, "scope 'layer'"),
         ({"density": 0.05, "scope": "global"}, "each of 3 families needs one"),
+        (
+            {"density": 0.5, "scores": {"0.weight": torch.ones(3)}},
+            r"scores of '0.weight' have shape \(3,\)",
+        ),
+        ({"density": 0.5, "scores": {"0.wieght": torch.ones(3)}}, "did you mean 0.weight"),
+        ({"density": 0.5, "scores": {"0.weight": torch.full((4, 3, 1, 1), math.nan)}}, "scores of '0.weight' are NaN"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(asked: dict[str, object], says: str) -> None:
@@ -293,6 +299,13 @@ def test_a_network_without_channels_that_can_go_is_refused() -> None:
         prune_channels(nn.Linear(2, 3), torch.ones(1, 2), density=0.5)
     with pytest.raises(TombolaError, match="there is no example input"):
         prune_channels(nn.Linear(2, 3), density=0.5)
+
+
+def test_weights_that_are_no_numbers_are_refused() -> None:
+    model, x = drawn("inverted")
+    next(model.parameters()).data[0] = math.nan
+    with pytest.raises(TombolaError, match="are NaN; did training diverge"):
+        prune_channels(model, x, density=0.5)
 
 
 # ---- streams through layer norms -------------------------------------------------------------------------------------

@@ -23,6 +23,8 @@ SUFFIXES = (".safetensors", ".pt", ".pth")
 """The endings of files that are written."""
 _PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 """The endings of files that torch.save wrote: .bin of Hugging Face, .ckpt of Lightning, .tar of .pth.tar."""
+_UNPACKED = 20
+"""Times its own size to which an archive may unpack, as those do that somebody has zipped again."""
 _INDEX = ".index.json"
 _COUNTER = "num_batches_tracked"
 
@@ -215,6 +217,7 @@ def _read_file(path: Path) -> Any:
 
             if "constants.pkl" in _names_in_archive(path):
                 raise _script(path)
+            _check_size(path)
             return torch.load(path, map_location="cpu", weights_only=True)
     except TombolaError:
         raise
@@ -233,6 +236,20 @@ def _check_plain(file: Path) -> None:
         raise TombolaError(f"{file} is a ticket and no checkpoint; tombola unpack {file} writes the one it holds")
     if "tombola_delta" in known:
         raise TombolaError(f"{file} is a delta and no checkpoint; tombola apply makes one of it and its base")
+
+
+def _check_size(path: Path) -> None:
+    """TombolaError for an archive that unpacks to far more than it is: torch compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(record.file_size for record in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return  # no archive, which reading says where it matters
+    if size > _UNPACKED * path.stat().st_size:
+        raise TombolaError(
+            f"checkpoint {path} of {path.stat().st_size:,} bytes unpacks to {size:,}, and torch.save compresses "
+            "nothing; it was not written by it"
+        )
 
 
 def _script(path: Path) -> TombolaError:

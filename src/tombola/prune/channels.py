@@ -33,7 +33,7 @@ from tombola.graph.trace import Untraceable, traced
 from tombola.mask import Mask
 from tombola.names import check_known
 from tombola.parameters import check_plain, parameters_by_name, prunable, resolve
-from tombola.select.checks import checked_density
+from tombola.select.checks import checked_density, checked_scores
 from tombola.select.select import SCOPES, select
 
 
@@ -175,8 +175,20 @@ def prune_channels(
     plain, inputs = _plain(model, example, named)
     units = _units_of(plain, inputs, exclude, across_norms=across_norms)
     if scores is None:
-        scores = {name: value.detach().square() for name, value in plain.named_parameters()}
+        scores = {name: value.detach().abs().square() for name, value in plain.named_parameters() if value.numel()}
+    _check_scores(scores := checked_scores(scores), plain)
     return units.mask(model, choose(units, units.scores(scores), density, scope))
+
+
+def _check_scores(scores: Mapping[str, Tensor], model: nn.Module) -> None:
+    """TombolaError for scores of no parameter of the model, or of another shape than its."""
+    known = dict(model.named_parameters())
+    for name, score in scores.items():
+        if score.shape != resolve(known, name, "parameter").shape:
+            raise TombolaError(
+                f"the scores of {name!r} have shape {tuple(score.shape)}, and it has shape {tuple(known[name].shape)}; "
+                "they must be equal"
+            )
 
 
 def choose(units: Units, scores: Tensor, density: float | Mapping[str, float], scope: str = "layer") -> Tensor:

@@ -42,7 +42,7 @@ def push(
     hub = _hub()
     if isinstance(run := told["verdict"], os.PathLike):
         told = {**told, "verdict": verified(Path(run), ticket)}  # here, for the ticket that is saved may be rounded
-    if Path(filename).suffix != ".ticket" or Path(filename).is_absolute():
+    if Path(filename).suffix != ".ticket" or Path(filename).is_absolute() or ".." in Path(filename).parts:
         raise TombolaError(f"filename is {filename!r}; a ticket's name in the repository ends in .ticket")
     with TemporaryDirectory() as folder:
         file = Path(folder) / "network.ticket"
