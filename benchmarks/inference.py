@@ -111,7 +111,7 @@ def ratios(times: Times) -> dict[str, Ratio]:
 def compare(model: nn.Module, x: Tensor, threads: int, rounds: int) -> dict[str, Any]:
     """What there is to say of a network deployed for this batch."""
     begun = time.perf_counter()
-    deployed = tb.deploy(model, x, threads=threads)
+    deployed = tb.deploy(model, x, threads=threads, engines=())
     seconds = time.perf_counter() - begun
     with limit_threads(threads, exclusive=True), torch.inference_mode():
         runs, _ = prepare(Workload(model, (x,), threads), ENGINES)

@@ -55,6 +55,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+@pytest.fixture(autouse=True)
+def no_other_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """deploy tries no engines but those that a test names: writing ONNX takes longer than most tests."""
+    monkeypatch.setattr("tombola.bench.runtimes.installed", tuple)
+
+
 @pytest.fixture
 def heeded_signals() -> Iterator[None]:
     """Signals that a shell tells its jobs to ignore (`nohup`, `&`) work as usual, in processes that a test starts too.

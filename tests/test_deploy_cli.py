@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 import tombola as tb
 from cli_calls import call, last_json
+from tombola.cli.deployment import stopped_by_hand
 from tombola.cli.what_if import batch_sizes
 from tombola.mask import Mask
 from tombola.models.registry import build_network
@@ -71,6 +73,40 @@ def test_deploy_writes_a_library(ticket: Path, tmp_path: Path) -> None:
     assert found["report"]["exports"].startswith("exports: c and onnx_kernels keep the kernels and their gain")
 
 
+def test_a_network_and_its_checkpoint(ticket: Path, tmp_path: Path) -> None:
+    file, network = tmp_path / "pruned.safetensors", Ticket.load(ticket).build()
+    safetensors.torch.save_file({name: value.contiguous() for name, value in network.state_dict().items()}, file)
+    words = ("lenet-300-100", "--checkpoint", str(file), "--input_shape", "[1,8,8]", "--threads", "1")
+    found = last_json("deploy", *words, "--out", str(tmp_path / "fast"), "--formats", "[]", "--engines", "[]")
+    assert (found["ticket"], found["recipe"]) == ("lenet-300-100", None)
+    (part,) = found["report"]["parts"]
+    assert all(layer["density"] < 0.2 for layer in part["layers"])
+    timed = last_json("bench", *words, "--batch", "1", "--engines", "[eager]", "--rounds", "1")
+    assert [time["engine"] for time in timed["timings"]] == ["eager", "deployed"]
+    assert "ticket" not in timed["bytes"]
+
+
+def test_a_network_without_zeros_is_told(tmp_path: Path) -> None:
+    words = ("deploy", "mlp", "--model_args", "{hidden: [8]}", "--input_shape", "[1,4,4]", "--threads", "1")
+    status, out, err = call(*words, "--out", str(tmp_path), "--formats", "[]")
+    assert status == 0, err
+    assert "no weight of it is 0: there is nothing to skip; prune it first" in out
+
+
+@pytest.mark.usefixtures("heeded_signals")
+def test_ctrl_c_ends_the_measuring_and_a_second_one_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted_twice() -> None:
+        with stopped_by_hand() as stop:
+            assert not stop()
+            signal.raise_signal(signal.SIGINT)
+            assert stop()
+            assert "going on with what was found so far" in capsys.readouterr().err
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_twice()
+
+
 def test_the_deployed_network_is_the_ticket(ticket: Path) -> None:
     loaded = Ticket.load(ticket)
     x = torch.randn(5, 1, 8, 8)
@@ -116,6 +152,12 @@ def test_bench_shows_engines_beside_the_ticket(ticket: Path) -> None:
         (["deploy", "{}", "--out", "{out}", "--plan", "nowhere.json"], "nowhere.json"),
         (["deploy", "{}", "--out", "{out}", "--input_shape", "[1, 9, 9]"], "9"),
         (["deploy", "no.ticket", "--out", "{out}"], "no such file"),
+        (["deploy", "{}", "--out", "{out}", "--time_limit", "0"], "time_limit is 0; give seconds above 0"),
+        (["deploy", "{}", "--out", "{out}", "--engines", "[abacus]"], "unknown engine 'abacus'"),
+        (["deploy", "w.pt", "--out", "{out}"], "w.pt is a checkpoint; name its network first"),
+        (["deploy", "{}", "--checkpoint", "w.pt", "--out", "{out}"], "is a ticket, which has its own; leave it out"),
+        (["deploy", "lenet-300-100", "--out", "{out}"], "its input shape is not known; give one: --input_shape"),
+        (["deploy", "lenet-300-10", "--out", "{out}", "--input_shape", "[1,8,8]"], "unknown model 'lenet-300-10'"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

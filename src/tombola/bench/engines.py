@@ -184,10 +184,10 @@ def _onnx(work: Workload) -> bytes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own parts
             program = torch.onnx.export(work.model, work.inputs, dynamo=True, verbose=False)
-    except Exception as error:  # the exporter raises many kinds
+        assert program is not None
+        content: bytes = program.model_proto.SerializeToString()
+    except Exception as error:  # the exporter raises many kinds; 2 GB are the most that ONNX holds
         raise Missing(f"no ONNX of it: {type(error).__name__}") from error
-    assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
     return content
 
 

@@ -1,11 +1,11 @@
-"""deploy and bench: a ticket as fast inference on this machine."""
+"""deploy and bench: a ticket, or any network with zeros, as fast inference on this machine."""
 
 from __future__ import annotations
 
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,14 @@ from jsonargparse import ArgumentParser, Namespace
 from tombola.cli.options import listed, several
 from tombola.cli.screen import Screen, loading
 from tombola.cli.searches import add_room
-from tombola.cli.tickets import add_architecture, add_ticket, architecture, trusted
+from tombola.cli.subjects import HELP, Subject, add_subject, subject
+from tombola.cli.tickets import add_architecture
 from tombola.cli.verb import Verb
 from tombola.cli.what_if import add_what_if, batch_sizes, check_what_if_unset, run_what_if, texts
 
 if TYPE_CHECKING:
     from tombola.bench.bench import Benchmark
     from tombola.deploy.deploy import Deployed
-    from tombola.ticket.ticket import Ticket
 
 _FORMATS = ["onnx", "state_dict", "torch"]
 
@@ -32,7 +32,7 @@ def verbs() -> list[Verb]:
     return [
         Verb(
             ("deploy",),
-            "Make a ticket as fast as this machine allows; write the plan, the report and the compacted network.",
+            "Make a ticket, or any network with zeros, as fast as this machine allows; write plan, report and network.",
             _add_deploy,
             _deploy,
         ),
@@ -53,11 +53,13 @@ def _add_common(parser: ArgumentParser) -> None:
         help="shape of one input, without the batch (null: what the ticket records)",
     )
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (null: as torch is set)")
+    add_subject(parser)
     add_architecture(parser)
 
 
 def _add_deploy(parser: ArgumentParser) -> None:
-    add_ticket(parser)
+    parser.add_argument("ticket", type=str, help=HELP)
+    add_room(parser)
     parser.add_argument("--out", type=str, required=True, help="output folder")
     parser.add_argument("--batch", type=int, default=1, help="batch size to tune for; others work too")
     parser.add_argument(
@@ -65,6 +67,12 @@ def _add_deploy(parser: ArgumentParser) -> None:
         type=str | None,
         default=None,
         help="plan.json of an earlier deployment: reuse its choices instead of measuring",
+    )
+    parser.add_argument(
+        "--engines",
+        type=list[str] | str | None,
+        default=None,
+        help="tried for the whole network beside: onnxruntime, openvino (null: those installed; []: none)",
     )
     parser.add_argument(
         "--time_limit",
@@ -89,11 +97,7 @@ def _add_deploy(parser: ArgumentParser) -> None:
 
 
 def _add_bench(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "ticket",
-        type=str,
-        help="a ticket file, e.g. runs/.../network.ticket; with --what_if also a network, by name or import path",
-    )
+    parser.add_argument("ticket", type=str, help=HELP)
     add_room(parser)
     parser.add_argument(
         "--batch",
@@ -112,28 +116,26 @@ def _add_bench(parser: ArgumentParser) -> None:
     _add_common(parser)
 
 
-def _deployed(given: Namespace, ticket: Ticket, batch: int) -> Deployed:
+def _deployed(given: Namespace, about: Subject, batch: int, engines: Sequence[str] | None = ()) -> Deployed:
     from tombola.deploy.deploy import deploy
     from tombola.runs.progress import show_progress
-    from tombola.ticket.example import example_input
 
-    with show_progress() as progress, _stopped_by_hand() as stop:
+    with show_progress() as progress, stopped_by_hand() as stop:
         return deploy(
-            ticket,
-            example_input(ticket, batch, listed(given["input_shape"])),
+            about.network,
+            about.inputs(batch),
             threads=given["threads"],
             plan=given.get("plan"),
-            model=architecture(given, ticket),
-            trusted=trusted(given),
             kernels_only=given.get("kernels_only", False),
-            time_limit=given.get("time_limit"),
+            engines=engines,
+            time_limit=given.get("time_limit", 60.0),
             stop=stop,
             progress=progress,
         )
 
 
 @contextmanager
-def _stopped_by_hand() -> Iterator[Callable[[], bool]]:
+def stopped_by_hand() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C was pressed, which ends the measuring: what was found is used. A second one ends the command."""
     asked: list[int] = []
 
@@ -160,16 +162,14 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.deploy.c.onnx import export_operators
         from tombola.deploy.c.passes import passes_of
         from tombola.deploy.export import OF_DEPLOYED, check_formats, export
-        from tombola.ticket.example import example_input
-        from tombola.ticket.ticket import Ticket
 
     formats = [given["formats"]] if isinstance(given["formats"], str) else given["formats"]
     check_formats(formats)
     out = Path(given["out"])
     check_folder(out)
-    ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
-    deployed = _deployed(given, ticket, given["batch"])
-    example = example_input(ticket, given["batch"], listed(given["input_shape"]))
+    about = subject(given)
+    deployed = _deployed(given, about, given["batch"], None if given["engines"] is None else listed(given["engines"]))
+    example = about.inputs(given["batch"])
     if "c" in formats:
         passes_of(deployed)  # refused before anything is written
     files = export(deployed.compacted, (example,), out, formats=[one for one in formats if one not in OF_DEPLOYED])
@@ -189,8 +189,10 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if "c" in formats and not any(file.startswith("libnetwork.") for file in files):
         screen.line(how_to_link())
     screen.line(f"wrote {', '.join(['plan.json', 'report.json', *files])} to {out}")
-    about = {"ticket": given["ticket"], "recipe": ticket.recipe}
-    return {**about, "out": str(out), "report": report, "files": files}
+    if not any(bool((weight == 0).any()) for weight in about.network.parameters() if weight.dim() > 1):
+        screen.line("no weight of it is 0: there is nothing to skip; prune it first")
+    found = {"ticket": given["ticket"], "recipe": about.recipe}
+    return {**found, "out": str(out), "report": report, "files": files}
 
 
 def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
@@ -202,25 +204,22 @@ def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:
 
         from tombola.bench.bench import bench, check_bench
         from tombola.bench.engines import ENGINES
-        from tombola.ticket.example import example_input
-        from tombola.ticket.ticket import Ticket
 
     batches = batch_sizes([1, 64] if given["batch"] is None else given["batch"])
     engines = texts(given["engines"]) or tuple(ENGINES)
     check_bench(engines, given["rounds"])
-    ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
-    model = ticket.build(model=architecture(given, ticket), trusted=trusted(given)).eval()
+    about = subject(given)
     measured = bench(
-        model,
-        {batch: _deployed(given, ticket, batch) for batch in batches},
-        {batch: (example_input(ticket, batch, listed(given["input_shape"])),) for batch in batches},
+        about.network,
+        {batch: _deployed(given, about, batch) for batch in batches},
+        {batch: (about.inputs(batch),) for batch in batches},
         threads=torch.get_num_threads() if given["threads"] is None else given["threads"],
         engines=engines,
         rounds=given["rounds"],
-        ticket_bytes=Path(given["ticket"]).stat().st_size,
+        ticket_bytes=about.size,
     )
     show_bench(screen, measured)
-    return {"ticket": given["ticket"], "recipe": ticket.recipe, **measured.as_dict()}
+    return {"ticket": given["ticket"], "recipe": about.recipe, **measured.as_dict()}
 
 
 def show_bench(screen: Screen, measured: Benchmark) -> None:

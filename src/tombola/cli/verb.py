@@ -110,7 +110,7 @@ class Verb:
 
 _PATHS = ("ticket", "runs", "out", "data_root", "start", "checkpoint", "plan", "arms", "tickets")
 """Options that name files or folders."""
-_COMPONENTS = ("model", "data", "criterion", "optimizer")
+_COMPONENTS = ("model", "ticket", "data", "criterion", "optimizer")
 """Options that may name a user's own by import path."""
 
 

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, Namespace
 
 from tombola.cli.options import listed
 from tombola.cli.screen import Screen, loading
-from tombola.cli.tickets import architecture, trusted
+from tombola.cli.subjects import subject
 from tombola.errors import TombolaError
 from tombola.formats import MISSING, density, multiple, plural, quantity
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-
     from tombola.bench.bench import Timing
     from tombola.deploy.report import DeployedLayer
     from tombola.deploy.what_if import Outcome, WhatIf
 
-_CLASSES = 10
-"""Of one of Tombola's own networks, unless others are asked for."""
-_OWN: Mapping[str, Any] = {"seconds": None, "seed": 0, "include": [], "exclude": [], "classes": None}
+_OWN: Mapping[str, Any] = {"seconds": None, "seed": 0, "include": [], "exclude": []}
 """The options that only --what_if reads, with their defaults."""
 
 
@@ -46,12 +40,6 @@ def add_what_if(parser: ArgumentParser) -> None:
         group.add_argument(
             f"--{option}", type=list[str] | str, default=_OWN[option], help=f"names of {what}, as *.bias"
         )
-    group.add_argument(
-        "--classes",
-        type=int | None,
-        default=_OWN["classes"],
-        help=f"outputs of the network (null: {_CLASSES}, or its constructor's own default)",
-    )
 
 
 def check_what_if_unset(given: Namespace) -> None:
@@ -69,13 +57,13 @@ def run_what_if(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.deploy.what_if import BASELINES, cases_of, what_if
 
     cases = cases_of(given["what_if"])
-    model, inputs = _subject(given)
+    about = subject(given)
     found = []
     for batch in batch_sizes(1 if given["batch"] is None else given["batch"]):
         found.append(
             what_if(
-                model,
-                inputs(batch),
+                about.network,
+                about.inputs(batch),
                 cases=cases,
                 threads=given["threads"],
                 engines=texts(given["engines"]) or BASELINES,
@@ -105,28 +93,6 @@ def batch_sizes(given: Any) -> list[int]:
     if not sizes or min(sizes) < 1:
         raise TombolaError(f"--batch is {given!r}; give sizes of 1 or more, e.g. 1,64")
     return sizes
-
-
-def _subject(given: Namespace) -> tuple[nn.Module, Callable[[int], Tensor]]:
-    """The network that is named, and its inputs by batch size."""
-    from tombola.models.registry import check_name, is_known
-    from tombola.models.spec import written_out
-    from tombola.ticket.example import example_input, random_input
-    from tombola.ticket.origin import NetworkSpec
-    from tombola.ticket.ticket import Ticket
-
-    name, shape = given["ticket"], listed(given["input_shape"])
-    if name.endswith(".ticket") or Path(name).is_file():
-        ticket = Ticket.load(name, max_weights=given["max_weights"])
-        model = ticket.build(model=architecture(given, ticket), trusted=trusted(given))
-        return model, partial(example_input, ticket, shape=shape)
-    check_name(name)
-    if not shape:
-        raise TombolaError(f"{name}: its input shape is not known; give one: --input_shape, e.g. [3, 224, 224]")
-    classes = _CLASSES if given["classes"] is None and is_known(name) else given["classes"]
-    path, args = written_out(name, given["model_args"])
-    spec = NetworkSpec(path, args, tuple(shape), classes)
-    return spec.build(trusted=(path,)), partial(random_input, shape=shape)  # who types an import path trusts it
 
 
 # ---- tables ------------------------------------------------------------------------------------------------

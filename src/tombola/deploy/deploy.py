@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from torch import fx, nn
 
@@ -31,6 +32,7 @@ from tombola.deploy.plan import Plan, RegionPlan, this_machine
 from tombola.deploy.report import DeployReport, part_rows
 from tombola.deploy.rows import over_rows
 from tombola.deploy.takes import Takes, shown, takes
+from tombola.deploy.whole import Engines, check_planned, checked_engines
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.graph.call import as_called, checked_call, taking_tensors
@@ -111,6 +113,7 @@ def deploy(
     kernels_only: bool = False,
     model: nn.Module | None = None,
     trusted: Sequence[str] = (),
+    engines: Sequence[str] | None = None,
     time_limit: float | None = 60.0,
     stop: Callable[[], bool] | None = None,
     progress: Progress | None = None,
@@ -131,6 +134,8 @@ def deploy(
             library, which has nothing else. Of a plan its own choices count.
         model: of a ticket whose network is not Tombola's own, as in `Ticket.build`.
         trusted: import prefixes of such a network, as there.
+        engines: that are tried for the whole network beside: "onnxruntime", "openvino"; None: those that are installed.
+            What is the fastest and gives these outputs is used, at the example's batch size.
         time_limit: seconds that deploying may take, about; None: no limit. Kernels are looked for until then, longer
             for what takes longer in torch; one for each layer is compiled in any case.
         stop: asked between measurements; once it says True, what was found so far is used.
@@ -146,7 +151,8 @@ def deploy(
 
     Raises:
         TombolaError: no example, or one that the model cannot run on; a model that cannot be copied, or that gives
-            other outputs each time; threads below 1; a time limit of 0 or less; a plan of another network.
+            other outputs each time; threads below 1; a time limit of 0 or less; a plan of another network,
+            or of an engine that is not installed.
             TicketError: the ticket cannot be built.
     """
     call = checked_call(example, named or {})
@@ -168,6 +174,9 @@ def deploy(
         raise TombolaError(f"the plan is for inputs {shown(wanted.inputs)}, not {shown(example)}; deploy without it")
     if wanted is not None:
         _check_names(wanted)
+        check_planned(wanted.engine)
+    tried = checked_engines(() if kernels_only else engines)
+    names = tried if wanted is None else (wanted.engine,) if wanted.engine else ()
     with plain_tensors(), limit_threads(count, exclusive=True), kept(cuda=True):
         meter, started = Meter(), clock.now()
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
@@ -178,7 +187,7 @@ def deploy(
         meter.end("compaction")
         with _budget(time_limit, started, meter, stop, progress, clock) as budget:
             network, chosen, report = _made(
-                plain, compacted, checks, count, wanted, budget, meter, kernels_only=kernels_only
+                plain, compacted, checks, count, wanted, names, budget, meter, kernels_only=kernels_only
             )
         meter.end("kernels")
         taken = takes(plain, checks.example, checks.batch, call, empty=checks.takes_none(network))
@@ -228,6 +237,7 @@ def _made(
     checks: Checks,
     threads: int,
     wanted: Plan | None,
+    engines: Sequence[str],
     budget: Budget,
     meter: Meter,
     *,
@@ -239,11 +249,12 @@ def _made(
     if parts and wanted is not None and _stays(wanted, parts):
         return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads, meter)
     if parts:
+        others = Engines(engines, compacted.module, checks, threads, budget)
         made = _on_cpu(plain, compacted, checks, threads, wanted, budget, meter, kernels_only=kernels_only)
     else:
         made = _in_torch(plain, compacted, checks, threads, wanted, meter)
     if made[2].error <= max(TOLERANCE, checks.allowed):
-        return made
+        return _in_engine(made, others, wanted, budget, meter) if parts and engines else made
     reason = f"its kernels would change outputs by {made[2].error:.1e}"
     made = _whole(Compacted(plain, CompactReport(reason=reason)), checks, threads, meter)
     if not made[2].error <= checks.allowed:
@@ -252,6 +263,16 @@ def _made(
             "something outside of itself (the time, a global variable, a generator of its own); it cannot be deployed"
         )
     return made
+
+
+def _in_engine(made: Made, others: Engines, wanted: Plan | None, budget: Budget, meter: Meter) -> Made:
+    """The same in another engine as a whole, where that is faster, or planned."""
+    regions, plan, report = made
+    meter.end("kernels")
+    network, whole = others.best(regions, plan.threads, budget, TOLERANCE, wanted is not None)
+    meter.end("verification")
+    sizes = {**report.bytes, "deployed": _nbytes(network)}
+    return network, msgspec.structs.replace(plan, engine=whole.engine), replace(report, whole=whole, bytes=sizes)
 
 
 def _stays(plan: Plan, parts: Sequence[Part]) -> bool:

@@ -12,6 +12,7 @@ import msgspec
 from llvmlite.binding import get_host_cpu_name
 from msgspec import Meta
 
+from tombola.bench.runtimes import RUNTIMES
 from tombola.deploy.kernels.binary import PackedChoice
 from tombola.deploy.kernels.cuda import KERNELS
 from tombola.deploy.kernels.sparse import Choices
@@ -45,7 +46,8 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `inputs`: the shapes it was made for, batch first. `isolated`: layers that share no region with others. `packed`:
     name of a binary layer on binary activations -> its choice. `machine`: where it was made, for reports alone.
-    `graph`: the network as it was traced.
+    `graph`: the network as it was traced. `engine`: what the whole network runs in at this batch size, of
+    `tombola.bench.runtimes.RUNTIMES`; None: its parts as they are.
     """
 
     threads: Annotated[int, Meta(ge=1, le=4096)]
@@ -55,8 +57,11 @@ class Plan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     packed: Mapping[str, PackedChoice] = {}
     machine: Mapping[str, str] = {}
     graph: GraphRecord | None = None
+    engine: str | None = None
 
     def __post_init__(self) -> None:
+        if self.engine is not None:
+            check_known("engine", self.engine, RUNTIMES)
         _check_names((*self.isolated, *self.packed, *self.machine, *self.machine.values()))
 
     def save(self, path: str | os.PathLike[str]) -> None:

@@ -13,6 +13,7 @@ from tombola.deploy.kernels.cuda import LinearChoice
 from tombola.deploy.lower import LoweredRegion
 from tombola.deploy.ops import Conv, Linear
 from tombola.deploy.plan import RegionPlan
+from tombola.deploy.whole import WholeReport
 from tombola.formats import aligned, density, plural, quantity
 
 
@@ -53,6 +54,7 @@ class DeployReport:
     `exports`: which export keeps the kernels' gain, and which does not, in one line.
     `bytes`: of weights in memory, of the "model" and "deployed". `error`: the largest max|a - b| / max|a| of the
     outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes the network takes.
+    `whole`: what other engines take for the whole network.
     `seconds`: that deploying took, the "whole" and by phase: "checks", in which the network itself answers;
     "compaction", reading included; "kernels", chosen and compiled; "verification", in which the deployed network
     answers. `memory`: bytes by which the most that the process held meanwhile exceeds what it held before; None where
@@ -67,6 +69,7 @@ class DeployReport:
     bytes: Mapping[str, int] = field(default_factory=dict)
     error: float = 0.0
     batch: str = "any batch"
+    whole: WholeReport = field(default_factory=WholeReport)
     exports: str = ""
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     memory: int | None = field(default=None, compare=False)
@@ -85,6 +88,8 @@ class DeployReport:
             lines += ["", "linear layers", *(f"  {one.name}: {one.kernel}{_times(one.seconds)}" for one in self.cuda)]
         if self.dense:
             lines += ["", "stays with torch:", *(f"  {name}: {reason}" for name, reason in self.dense.items())]
+        if whole := self.whole.lines():
+            lines += ["", *whole]
         sizes = ", ".join(f"{what} {size:,}" for what, size in self.bytes.items())
         last = f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}; for {self.batch}"
         return "\n".join([*lines, "", last, *filter(None, [self.exports]), *self._cut(), *self._cost()])

@@ -212,7 +212,7 @@ def _one(
     sparse = plain_copy(dense, example)
     mask = select(scores, pattern=case.pattern, counts=_counts(scores, case))
     mask.apply_(sparse)
-    fast = deploy(sparse, *example, threads=threads, keep_compacted=False, clock=clock)
+    fast = deploy(sparse, *example, threads=threads, keep_compacted=False, engines=(), clock=clock)
     layers = _merged(layer for part in fast.report.parts for layer in part.layers)
     outcome = Outcome(
         case,

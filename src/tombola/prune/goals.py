@@ -84,7 +84,9 @@ class Faster:
 
     def value(self, pruned: Pruned) -> float:
         """The median over rounds of the engine's time over the deployed network's."""
-        fast = deploy(pruned.model, *self.example, threads=self.threads, keep_compacted=False, clock=self.clock)
+        fast = deploy(
+            pruned.model, *self.example, threads=self.threads, keep_compacted=False, engines=(), clock=self.clock
+        )
         with limit_threads(self.threads, exclusive=True), torch.inference_mode():
             both: dict[str, Run] = {self.engine: self.dense, "deployed": partial(fast, *self.example)}
             seconds = self.clock.measure(both, rounds=_ROUNDS, threads=self.threads)

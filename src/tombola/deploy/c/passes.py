@@ -13,6 +13,7 @@ from tombola.deploy.inference import short
 from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
 from tombola.deploy.kernels.sparse.region import NativeRegion
 from tombola.deploy.regions import NativeModule, TorchModule
+from tombola.deploy.whole import EngineModule
 from tombola.errors import TombolaError
 from tombola.graph.node import operation, place
 
@@ -75,6 +76,7 @@ def passes_of(deployed: Deployed) -> Passes:
         TombolaError: something of it runs in torch, or in kernels that cannot leave Python; it is named.
     """
     network, takes = deployed.network, deployed.takes
+    network = network.rest if isinstance(network, EngineModule) else network  # its regions
     if not isinstance(network, fx.GraphModule):
         raise _stays(next(iter(deployed.report.dense.items()), ("the network", "it was not read whole")))
     if any(short(dtype) != "float32" for dtype in takes.dtypes) or not all(takes.batch.carries):
