@@ -19,7 +19,9 @@ from clocks import NATIVE
 from tombola.errors import TombolaError
 from tombola.prune.allocate import Counts, Evolution, by_error, evolve, rounded, uniform
 from tombola.prune.budget import Trial, bisected, nearest
-from tombola.prune.goals import bytes_of
+from tombola.prune.calibration import read
+from tombola.prune.goals import KeepAccuracy, bytes_of
+from tombola.prune.validation import Validation
 
 
 class Idle(nn.Module):
@@ -105,6 +107,13 @@ def test_a_sensitivity_that_makes_no_sense_is_refused(trained: Trained, options:
     model, batch = trained
     with pytest.raises(TombolaError, match=words):
         tb.sensitivity(model, [batch], **options)
+
+
+def test_accuracy_is_lost_or_gained_and_no_loss_is_negative(trained: Trained) -> None:
+    model, batch = trained
+    goal = KeepAccuracy(1.0, Validation(read([batch], model, None, None, 0)), 0.9)
+    assert goal.words(0.29) == "0.29 points of accuracy lost"
+    assert goal.words(-0.29) == "0.29 points of accuracy gained"
 
 
 def test_a_network_that_cannot_be_copied_is_refused() -> None:

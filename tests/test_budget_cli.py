@@ -33,6 +33,20 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return ["mlp", "--model_args", "{hidden: [32]}", "--checkpoint", str(file), "--data", "digits", "--samples", "64"]
 
 
+class Own(nn.Sequential):
+    """Somebody's own network."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+
+
+def test_a_network_of_ones_own_without_a_checkpoint_is_said_to_be_as_it_is_made(tmp_path: Path) -> None:
+    own = f"{__name__}.Own"
+    status, _, err = call("prune", own, "--density", "0.5", "--samples", "64", "--out", str(tmp_path / "net.ticket"))
+    assert status == 0
+    assert err.startswith(f"tombola: warning: no checkpoint: weights are those that {own} is made with\n")
+
+
 def test_sensitivity_prints_a_table_and_writes_a_picture(words: list[str], tmp_path: Path) -> None:
     out = tmp_path / "found"
     status, text, err = call("sensitivity", *words, "--densities", "0.5,0.1", "--out", str(out))

@@ -220,6 +220,13 @@ def test_interruption_says_how_to_go_on(
     assert signal.getsignal(number) == before
 
 
+def test_an_ended_command_that_keeps_no_run_starts_anew(monkeypatch: pytest.MonkeyPatch, heeded_signals: None) -> None:
+    monkeypatch.setattr(Group, "read", lambda *args: signal.raise_signal(signal.SIGTERM))
+    status, _, err = call("prune", "mlp", "--density", "0.5", "--out", "unwritten.ticket")
+    assert status == 143
+    assert err == "tombola: error: ended by SIGTERM; run the same command to start anew\n"
+
+
 # -- configuration
 
 

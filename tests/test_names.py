@@ -28,6 +28,8 @@ def test_case_does_not_count_and_ties_are_both_named() -> None:
     assert closest("LENET-300-100", ["lenet-300-100", "conv-2"]) == " (did you mean lenet-300-100?)"
     assert closest("conv-3", ["conv-2", "conv-4", "mlp"]) == " (did you mean conv-4 or conv-2?)"
     assert closest("zzz", ["conv-2"]) == ""
+    assert closest("fc", ["stem.weight", "fc.weight"]) == " (did you mean fc.weight?)"
+    assert closest("fc", ["fcn.weight"]) == ""
 
 
 def test_import_paths() -> None:
@@ -52,6 +54,8 @@ def test_each_way_that_an_import_fails_is_one_line(tmp_path: Path, monkeypatch: 
         "whole.Netwrk": r"whole has no 'Netwrk' \(did you mean Network\?\)",
         "torch.optim.RMSPropp": r"torch.optim has no 'RMSPropp' \(did you mean RMSprop\?\)",
         "whole.Network.x": "whole.Network has no 'x'",
+        "whole.py": r"model 'whole.py' is a file; name what stands in it, as in whole.NAME",
+        "trained.pt": r"model 'trained.pt' is a file of tensors; name a class or function .* the file as checkpoint",
     }.items():
         with pytest.raises(TombolaError, match=said) as found:
             imported("model", path)

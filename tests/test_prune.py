@@ -619,6 +619,7 @@ def test_complex_outputs_have_errors_too() -> None:
         (nn.Linear(4, 2), None, {"density": 0.3, "pattern": "2:4"}, "pattern 2:4 fixes the density at 0.5"),
         (nn.Linear(4, 2), None, {"pattern": "2:4", "scope": "global"}, "fixed within every layer"),
         (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "wnda"}, "did you mean wanda"),
+        (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "sparsegpt"}, "did you mean sparse_gpt"),
         (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "wanda"}, "needs calibration data"),
         (nn.Linear(3, 2), None, {"density": 0.5, "criterion": "sparse_gpt"}, "needs calibration data"),
         (nn.Linear(3, 2), drawn(4, 3), {"density": 0.5, "criterion": "snip"}, "needs labels"),

@@ -10,6 +10,8 @@ from tombola.errors import TombolaError, in_short, not_installed
 
 _OFFERED = ("timm",)
 """Packages that come with none of Tombola's, but whose networks have short names here."""
+_TENSORS = ("pt", "pth", "safetensors", "ckpt", "bin")
+"""Endings of checkpoints, which are no names of functions."""
 
 
 def unknown(what: str, given: object, known: Iterable[object], more: str = "") -> str:
@@ -33,8 +35,9 @@ def closest(given: object, known: Iterable[str]) -> str:
     word, by_lower = given[:80].lower(), {name.lower(): name for name in known}
     near = get_close_matches(word, by_lower, n=2)
     likeness = [SequenceMatcher(None, name, word).ratio() for name in near]
-    if not near and len(word) > 2:  # a name cut short
-        near = [name for name in by_lower if name.startswith(word)][:2]
+    if not near:  # a name cut short, or the module of a parameter
+        start = word if len(word) > 2 else f"{word}."
+        near = [name for name in by_lower if name.startswith(start)][:2]
         likeness = [1.0] * len(near)
     best = [by_lower[name] for name, ratio in zip(near, likeness, strict=True) if ratio == likeness[0]]
     return f" (did you mean {' or '.join(best)}?)" if best else ""
@@ -124,5 +127,11 @@ def imported_if_trusted(what: str, path: object, trusted: Sequence[str], instead
 
 
 def _cannot(what: str, path: str, why: str) -> TombolaError:
+    stem, _, ending = path.rpartition(".")
+    if ending == "py":
+        return TombolaError(f"{what} {path!r} is a file; name what stands in it, as in {stem}.NAME")
+    if ending in _TENSORS:
+        way = "name a class or function by its import path, and the file as checkpoint"
+        return TombolaError(f"{what} {path!r} is a file of tensors; {way}")
     place = "" if " has no " in why else ", and that its folder is on PYTHONPATH"
     return TombolaError(f"{what} {path!r} cannot be imported ({why}); check the spelling{place}")

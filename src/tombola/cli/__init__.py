@@ -18,6 +18,8 @@ from tombola.names import is_import_path, unknown
 from tombola.runs.jobs import check_single_process
 
 FAULT, USAGE, UNMET, INTERRUPTED = 1, 2, 3, 130
+_RESUMED = ("find", "study", "sweep", "reproduce", "verify", "demo")
+"""Commands that keep what they have done in a folder of runs."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(words, speaking)
     except Ended as end:
         how = "interrupted" if end.status == INTERRUPTED else f"ended by {end}"
-        return _fail(f"{how}; run the same command to go on", end.status)
+        return _fail(f"{how}; run the same command to {_next(words)}", end.status)
     except BrokenPipeError:  # the reader, such as head, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -43,11 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("TOMBOLA_TRACEBACK"):
             raise
         if isinstance(error, KeyboardInterrupt) and not place_of(error):
-            return _fail("interrupted; run the same command to go on", INTERRUPTED)
+            return _fail(f"interrupted; run the same command to {_next(words)}", INTERRUPTED)
         if isinstance(error, TombolaError | OSError):
             return _fail(one_line(error), USAGE)
         text, theirs = unexpected(error)
         return _fail(text, USAGE if theirs else FAULT)
+
+
+def _next(words: Sequence[str]) -> str:
+    """What the same command does after it was ended."""
+    return "go on" if not words or words[0] in _RESUMED else "start anew"
 
 
 def _fail(text: str, status: int) -> int:

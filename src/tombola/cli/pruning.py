@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -139,13 +140,15 @@ def add_layers_and_samples(group: Any) -> None:
 
 
 def started(given: Namespace, splits: Splits) -> Start:
-    """The network and its weights, which must be somebody's."""
+    """The network and its weights, which must be somebody's; one line where only its constructor can have them."""
     from tombola.errors import TombolaError
     from tombola.models.registry import is_known
     from tombola.search.origin import start_from
 
     if is_known(given["model"]) and given["checkpoint"] is None:
         raise TombolaError(f"{given['model']} has no trained weights of its own; give its --checkpoint")
+    if given["checkpoint"] is None:
+        warnings.warn(f"no checkpoint: weights are those that {given['model']} is made with", stacklevel=2)
     return start_from(ModelSpec(given["model"], **NETWORK.read(given)), splits, seed=given["seed"])
 
 

@@ -67,7 +67,7 @@ class KeepAccuracy:
         return value - self.points - 1e-9  # of float64's rounding
 
     def words(self, value: float) -> str:
-        return f"{number(value, 2)} points of accuracy lost"
+        return f"{number(abs(value), 2)} points of accuracy {'gained' if value < 0 else 'lost'}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -82,5 +82,5 @@ def how_of(
     if isinstance(form, Heads) and isinstance(density, Mapping):
         raise TombolaError("pattern head takes one density for all attention layers; give a number")
     if not how.rebuilds:
-        criterion_of(criterion)  # which refuses unknown names
+        criterion_of(criterion, (RECONSTRUCTION,))  # which refuses unknown names
     return how

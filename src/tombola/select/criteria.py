@@ -9,7 +9,7 @@ that starts at 0 and moves has changed it. Scores may be negative and -inf bars 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 
 import torch
@@ -177,8 +177,12 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
 """Name -> criterion; "magnitude" is another name of "large_final"."""
 
 
-def criterion(name: str | Criterion) -> Criterion:
+def criterion(name: str | Criterion, also: Sequence[str] = ()) -> Criterion:
     """A criterion by short name or by import path (`package.module.function` or `package.module:function`).
+
+    Args:
+        name: or the function, which is given back.
+        also: names that the caller takes besides, for the message.
 
     Raises:
         TombolaError: the name is unknown, or nothing that can be called lies at the path.
@@ -188,7 +192,9 @@ def criterion(name: str | Criterion) -> Criterion:
     if (short := name.replace("-", "_")) in CRITERIA:
         return CRITERIA[short]
     if not is_import_path(name):
-        raise TombolaError(unknown("criterion", name, CRITERIA, ", or an import path such as package.module.function"))
+        raise TombolaError(
+            unknown("criterion", name, (*CRITERIA, *also), ", or an import path such as package.module.function")
+        )
     found = imported("criterion", name)
     if not callable(found):
         raise TombolaError(f"criterion {name!r} is {described(found)}, not a function of a Context")
