@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -279,12 +280,15 @@ def test_what_cannot_be_is_one_line() -> None:
     pruner = tb.Gradual(model, 0.5, SCHEDULE)
     with pytest.raises(TombolaError, match="step was given a list; give it optimisers, one after another"):
         pruner.step([adam(model)])  # type: ignore[arg-type]
-    with pytest.raises(TombolaError, match="the state has format None"):
-        pruner.load_state_dict({})
-    with pytest.raises(TombolaError, match="the state is None; give what state_dict gave"):
+    with pytest.raises(TombolaError, match="the state has format 7, and this version reads 1"):
+        pruner.load_state_dict(pruner.state_dict() | {"format": 7})
+    with pytest.raises(TombolaError, match=r"the state is an? .*dict, not a Gradual's; give what its state_dict gave"):
+        pruner.load_state_dict(model.state_dict())
+    with pytest.raises(TombolaError, match="the state is None, not a Gradual's; give what its state_dict gave"):
         pruner.load_state_dict(None)  # type: ignore[arg-type]
     with pytest.warns(UnfinishedScheduleWarning, match="after 0 steps the density is 1"):
         pruner.finish()
+    assert re.fullmatch(r"Gradual\(Mask\(.*density 1\), step 0, finished\)", repr(pruner))
     with pytest.raises(TombolaError, match="finished"):
         pruner.step()
 

@@ -299,6 +299,8 @@ def test_a_network_without_channels_that_can_go_is_refused() -> None:
         prune_channels(nn.Linear(2, 3), torch.ones(1, 2), density=0.5)
     with pytest.raises(TombolaError, match="there is no example input"):
         prune_channels(nn.Linear(2, 3), density=0.5)
+    with pytest.raises(TombolaError, match=r"the network refuses the example of shape \(1, 5\) \(.*forward takes it"):
+        prune_channels(nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 4)), torch.ones(1, 5), density=0.5)
 
 
 def test_weights_that_are_no_numbers_are_refused() -> None:

@@ -26,6 +26,7 @@ from tombola.study.verify import verify
 from tombola.ticket import format as container
 from tombola.ticket.codec import encode
 from tombola.ticket.origin import Origin
+from tombola.ticket.pack import pack
 from tombola.ticket.storage import bits_per_weight, bound_bytes
 from tombola.ticket.tensors import same_bits
 from tombola.ticket.ticket import Ticket
@@ -309,6 +310,8 @@ def test_export_and_info(tmp_path: Path) -> None:
     status, _, err = call("verify", str(small), "--replicates", "1", "--model", "torch.nn.Identity")
     assert status == 2
     assert "saved without its origin" in err
+    with pytest.raises(TombolaError, match="saved without its origin"):  # before data are asked for
+        verify(pack(ticket.build(model=model)), replicates=1)
     status, _, err = call("export", str(whole), "--out", str(tmp_path / "net.pt"), "--no-origin")
     assert status == 2
     assert "--no-origin is for another ticket" in err

@@ -26,6 +26,7 @@ from tombola.ticket import format as container
 from tombola.ticket import layout, masks
 from tombola.ticket.codec import encode
 from tombola.ticket.origin import NetworkSpec, Origin
+from tombola.ticket.pack import pack
 from tombola.ticket.representation import Representation
 from tombola.ticket.tensors import same_bits
 from tombola.ticket.ticket import Ticket
@@ -339,10 +340,11 @@ def test_files_of_other_programs_say_how_to_go_on(tmp_path: Path) -> None:
             with pytest.raises(TicketError, match=f"not a ticket but {what}") as caught:
                 read(tmp_path / name)
             assert "tombola.deploy(model, example)" in str(caught.value)
+            assert str(caught.value).endswith("tombola.pack(model)")
             assert "\n" not in str(caught.value)
-    ticket = Ticket.from_models(  # as the lines say
-        origin=Origin.stored(model), mask=Mask.from_zeros(model), final_state=model.state_dict(), provenance={}
-    )
+    with torch.no_grad():
+        model.weight[0, 0] = 0
+    ticket = pack(model)  # as the lines say
     assert torch.equal(ticket.build(model=torch.nn.Linear(3, 2)).weight, model.weight)
 
 

@@ -150,6 +150,7 @@ def _verify(given: Namespace, screen: Screen) -> Mapping[str, Any]:
         from tombola.ticket.ticket import Ticket
 
     ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
+    ticket.origin.check_held()
     result = verify(
         ticket,
         _data(given, ticket),

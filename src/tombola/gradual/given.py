@@ -68,8 +68,8 @@ def gathered(weight: Tensor) -> Tensor:
 
 def check_state(state: object, reads: int) -> None:
     """TombolaError for what `Gradual.state_dict` cannot have given."""
-    if not isinstance(state, Mapping):
-        raise TombolaError(f"the state is {described(state)}; give what state_dict gave")
+    if not isinstance(state, Mapping) or "format" not in state:
+        raise TombolaError(f"the state is {described(state)}, not a Gradual's; give what its state_dict gave")
     if state.get("format") != reads:
         raise TombolaError(f"the state has format {state.get('format')!r}, and this version reads {reads}")
     masks = state.get("masks")

@@ -134,6 +134,10 @@ class Gradual:
         """Whether the mask is held: not after `finish`."""
         return self._hold is not None
 
+    def __repr__(self) -> str:
+        how = "" if self.is_active else ", finished"
+        return f"Gradual({self._mask}, step {self.steps}{how})"
+
     @torch.no_grad()
     def step(self, *optimizers: Optimizer) -> bool:
         """After a step of the optimiser: count it, and prune further if the schedule says so.

@@ -22,7 +22,7 @@ from torch import Tensor, fx, nn
 from tombola.compact.checks import plain_tensors
 from tombola.compact.effective import plain_copy
 from tombola.compact.inputs import Inputs
-from tombola.errors import TombolaError
+from tombola.errors import TombolaError, in_short
 from tombola.fields import checked
 from tombola.graph.call import checked_call, taking_tensors
 from tombola.graph.copies import copied
@@ -247,11 +247,24 @@ def _plain(model: nn.Module, example: Sequence[Any], named: Mapping[str, Any] | 
         return plain, tuple(x.detach().clone() for x in inputs)
 
 
+def _check_takes(plain: nn.Module, inputs: Inputs) -> None:
+    """TombolaError if it is not the network that cannot be traced, but the example that it does not take."""
+    try:
+        with torch.no_grad():
+            plain(*inputs)
+    except Exception as error:  # a user's network may raise anything
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        raise TombolaError(
+            f"the network refuses the example of shape {shapes} ({in_short(error)}); give it as its forward takes it"
+        ) from error
+
+
 def _units_of(plain: nn.Module, inputs: Inputs, exclude: Sequence[str], *, across_norms: bool) -> Units:
     with plain_tensors():
         try:
             network = traced(plain, inputs, [bool(x.dim()) and len(x) == len(inputs[0]) for x in inputs])
         except Untraceable as error:
+            _check_takes(plain, inputs)
             raise TombolaError(
                 f"the network's channels cannot be followed: {error}; rewrite its forward, or prune weights"
             ) from error

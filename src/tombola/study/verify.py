@@ -113,6 +113,7 @@ def verify(
         example, seeds alone.
     """
     given = ticket if isinstance(ticket, Ticket) else Ticket.load(ticket)
+    given.origin.check_held()
     source = as_data(data, model) if data is not None else data_of(given, data_root)
     retrain = {} if isinstance(recipe, Recipe) else retrain_of(given, recipe, trusted)
     verification = Verification(

@@ -6,11 +6,7 @@ import zipfile
 from typing import BinaryIO
 
 _RUN = "give its network to tombola.deploy(model, example), which runs it as it is"
-_TICKET = (
-    "or make a ticket of it: tombola.Ticket.from_models(origin=Origin.stored(model), "
-    "mask=tombola.Mask.from_zeros(model), final_state=model.state_dict(), provenance={}), Origin from "
-    "tombola.ticket.origin"
-)
+_TICKET = "or make a ticket of its zeros: tombola.pack(model)"
 _WEIGHTS = f"put them into their network by model.load_state_dict; {_RUN}, {_TICKET}"
 _SAFE, _TORCH = "weights alone (.safetensors)", "weights or a module of torch (.pt), without what a ticket records"
 _PICKLE = "a pickle, which can run code and is never loaded here; if it is a model of your own"

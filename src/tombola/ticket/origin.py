@@ -273,11 +273,7 @@ class Origin:
                     "ticket can be built, deployed and exported, but not trained again; use the whole ticket"
                 )
             return module
-        if self.omitted:
-            raise TicketError(
-                "the ticket was saved without its origin: it can be built, deployed and exported, but not trained "
-                f"again; use the whole ticket, whose origin has the hash {str(self.weights_hash)[:12]}"
-            )
+        self.check_held()
         module = _instantiate(self.network, model, trusted)
         if (stored := self._drawn or self).tensors is not None:
             write_into(module, stored.views())
@@ -292,6 +288,15 @@ class Origin:
                     f"{str(self.weights_hash)[:12]}); use the network and version that made the ticket"
                 )
         return module.train()
+
+    def check_held(self) -> None:
+        """TicketError if the origin was left out."""
+        if self.omitted:
+            raise TicketError(
+                "the ticket was saved without its origin: it can be built, deployed and exported, but not verified or "
+                "trained again; use the whole ticket, or make it with its origin, whose hash is "
+                f"{str(self.weights_hash)[:12]}"
+            )
 
     def module_on(
         self,
