@@ -282,7 +282,7 @@ def test_what_cannot_be_is_one_line() -> None:
         pruner.step([adam(model)])  # type: ignore[arg-type]
     with pytest.raises(TombolaError, match="the state has format 7, and this version reads 1"):
         pruner.load_state_dict(pruner.state_dict() | {"format": 7})
-    with pytest.raises(TombolaError, match=r"the state is an? .*dict, not a Gradual's; give what its state_dict gave"):
+    with pytest.raises(TombolaError, match="the state is an OrderedDict, not a Gradual's"):
         pruner.load_state_dict(model.state_dict())
     with pytest.raises(TombolaError, match="the state is None, not a Gradual's; give what its state_dict gave"):
         pruner.load_state_dict(None)  # type: ignore[arg-type]
