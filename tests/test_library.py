@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import llvmlite.binding as llvm
+import msgspec
 import pytest
 import torch
 from llvmlite import ir
@@ -22,10 +23,13 @@ from deployed_networks import thinned
 from tombola.deploy.c.export import export_library, how_to_link
 from tombola.deploy.c.link import link
 from tombola.deploy.c.loaded import Loaded
+from tombola.deploy.c.passes import passes_of
 from tombola.deploy.c.processor import FEATURES, emit_check, this_processor
 from tombola.deploy.deploy import Deployed
 from tombola.deploy.export import export
 from tombola.deploy.jit.native import compile_module
+from tombola.deploy.kernels.sparse import Choices
+from tombola.deploy.plan import RegionPlan
 from tombola.errors import TombolaError
 from tombola.nn.binary import BinaryActivation, use_binary_layers_
 
@@ -160,20 +164,20 @@ def compiled(source: Path, folder: Path, out: Path) -> Path:
     return out / "program"
 
 
-def test_regions_one_after_the_other_and_several_inputs_and_outputs(tmp_path: Path) -> None:
-    class Network(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(4, 3)
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(4, 3)
 
-        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-            z = F.relu(self.a(x))
-            return self.c(self.b(z) + y), z
+    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        z = F.relu(self.a(x))
+        return self.c(self.b(z) + y), z
 
+
+def test_several_inputs_and_outputs(tmp_path: Path) -> None:
     torch.manual_seed(0)
     x, y = torch.randn(4, 6), torch.randn(4, 4)
-    model = Network().eval()
-    plain = tb.deploy(model, x, y, threads=1, clock=NATIVE)
+    plain = tb.deploy(TwoInputs().eval(), x, y, threads=1, clock=NATIVE)
     found = export_library(plain, tmp_path, "two_inputs")
     assert list(found) == ["two_inputs.h", "two_inputs.o", "libtwo_inputs.so"]
     with Loaded(tmp_path / "libtwo_inputs.so", "two_inputs") as library:
@@ -183,6 +187,35 @@ def test_regions_one_after_the_other_and_several_inputs_and_outputs(tmp_path: Pa
         have = library.run(context, [x, y], [(3,), (8,)])
         library.destroy(context)
     assert all(map(same_bits, want, have))
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+def test_regions_one_after_the_other_run_piece_by_piece(batch: int, tmp_path: Path) -> None:
+    """Three regions, since the middle layer was isolated: values between them lie in buffers of the context."""
+    torch.manual_seed(0)
+    x, y = torch.randn(batch, 6), torch.randn(batch, 4)
+    model = TwoInputs().eval()
+    whole = tb.deploy(model, x, y, threads=2, clock=NATIVE).plan
+    (part,) = whole.parts
+    assert part.choices is not None
+    split, layers = part.choices.split, list(part.choices.layers.items())
+    parts = [
+        RegionPlan((name,), "native", Choices(split, dict([layer])))
+        for name, layer in zip(("a", "b", "c"), layers, strict=True)
+    ]
+    plan = msgspec.structs.replace(whole, parts=tuple(parts), isolated=("b",))
+    fast = tb.deploy(model, x, y, plan=plan)
+    network = passes_of(fast)
+    assert len(network.passes) == 3
+    assert 1 < (network.piece or 0) < 50
+    export_library(fast, tmp_path)
+    with Loaded(tmp_path / "libnetwork.so", "network") as library:
+        for threads in (1, 2):
+            context = library.create(threads)
+            for count in (1, 15, 16, 50):
+                x, y = torch.randn(count, 6), torch.randn(count, 4)
+                assert all(map(same_bits, fast(x, y), library.run(context, [x, y], [(3,), (8,)])))
+            library.destroy(context)
 
 
 def test_what_stays_in_torch_is_named(tmp_path: Path) -> None:
