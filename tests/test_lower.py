@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
-from tombola.deploy.ops import RELU, Activation, Conv, Linear, Pointwise, Pool, Region, padded
+from tombola.deploy.ops import RELU, Activation, Concat, Conv, Linear, Op, Pointwise, Pool, Region, Slice, padded
+from tombola.deploy.slices import as_slices
 from tombola.graph.trace import traced
 from tombola.models.registry import build_network
 
@@ -36,8 +37,12 @@ class Reference(nn.Module):
         )
 
 
-def compute(op: Conv | Linear | Pool | Pointwise, values: dict[str, Tensor]) -> Tensor:
+def compute(op: Op, values: dict[str, Tensor]) -> Tensor:
+    if isinstance(op, Concat):
+        return torch.cat([values[name] for name in op.sources], 1)
     x = values[op.source]
+    if isinstance(op, Slice):
+        return x[:, op.start : op.stop]
     if isinstance(op, Conv):
         y = F.conv2d(padded(x, op), op.weight, op.bias, op.stride, 0, op.dilation, op.groups)
     elif isinstance(op, Linear):
@@ -54,7 +59,7 @@ def compute(op: Conv | Linear | Pool | Pointwise, values: dict[str, Tensor]) -> 
 
 
 def lowered(model: nn.Module, *example: Tensor) -> tuple[Lowered, fx.GraphModule]:
-    network = traced(model.eval(), example, [len(x) == len(example[0]) for x in example])
+    network = as_slices(traced(model.eval(), example, [len(x) == len(example[0]) for x in example]))
     return lower(network), network
 
 
@@ -153,7 +158,7 @@ def test_shared_layers_and_values_read_again(inplace: bool) -> None:
     assert len(found.parts[0].outputs) == 2
 
 
-class Concatenating(nn.Module):
+class Unknown(nn.Module):
     """Something without a kernel between layers."""
 
     def __init__(self) -> None:
@@ -163,16 +168,80 @@ class Concatenating(nn.Module):
 
     def forward(self, x: Tensor, y: Tensor) -> dict[str, Tensor]:
         joined = torch.cat([F.relu(self.one(x)), self.two(y)], 1)
-        return {"out": self.last(joined), "both": joined}
+        summed = joined.cumsum(1)
+        return {"out": self.last(summed), "both": summed}
 
 
 def test_what_has_no_kernel_stays_and_is_named() -> None:
-    found = check(Concatenating(), torch.randn(2, 2, 5, 5), torch.randn(2, 2, 5, 5))
+    found = check(Unknown(), torch.randn(2, 2, 5, 5), torch.randn(2, 2, 5, 5))
     assert [part.layers for part in found.parts] == [("one", "two"), ("last",)]
     (where, why), *more = found.left.items()
-    assert why == "cat has no kernel of its own"
+    assert why == "cumsum has no kernel of its own"
     assert "test_lower.py" in where
     assert not more
+
+
+class Cut(nn.Module):
+    """Parts of a layer's channels, one of them through another layer, joined again."""
+
+    def __init__(self, cut: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.one, self.two, self.last = nn.Conv2d(2, 6, 1), nn.Conv2d(2, 3, 3, padding=1), nn.Conv2d(9, 2, 1)
+        self.cut = cut
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.cut(self.one(x).relu()))
+        parts.append(self.two(parts[0]).relu())
+        out: Tensor = self.last(torch.cat(parts, 1))
+        return out
+
+
+CUTS: list[Callable[[Tensor], Any]] = [
+    lambda x: x.chunk(3, 1),
+    lambda x: x.split(2, 1),
+    lambda x: x.split([2, 4], dim=-3),
+    lambda x: torch.tensor_split(x, 3, 1),
+    lambda x: torch.tensor_split(x, (2, 3), 1),
+    lambda x: (x[:, :2], x[:, 2:]),
+    lambda x: (x[:, -6:-4], x[:, 2:999]),
+    lambda x: (x.narrow(1, 0, 2), x.narrow(1, 2, 4)),
+]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_parts_of_channels_stay_in_the_region(cut: Callable[[Tensor], Any]) -> None:
+    found = check(Cut(cut), torch.randn(2, 2, 5, 5))
+    assert [part.layers for part in found.parts] == [("one", "two", "last")]
+    assert not found.left
+
+
+@pytest.mark.parametrize(
+    ("made", "reason"),
+    [
+        (lambda x: torch.cat([x, x], 2), "a concatenation along another dimension"),
+        (lambda x: torch.cat([x, torch.ones(2, 1, 5, 5)], 1), "other things than values"),
+        (lambda x: x[:, ::2], "a slice of another dimension than the channels, or in steps"),
+        (lambda x: x[..., 1:], "a slice of another dimension than the channels, or in steps"),
+        (lambda x: torch.cat([x.flatten(1), x.flatten(1)], 1), "cat of flattened maps"),
+        (lambda x: x.flatten(1)[:, 3:9], "slice of flattened maps"),
+        (lambda x: x.chunk(2, 2)[1], "a slice of another dimension than the channels, or in steps"),
+    ],
+)
+def test_which_joins_and_cuts_stay(made: Callable[[Tensor], Tensor], reason: str) -> None:
+    found = check(Between(made), torch.randn(2, 2, 5, 5))
+    assert reason in "".join(found.left.values())
+    assert [part.layers for part in found.parts][:1] == [("first",)]
+
+
+class Between(nn.Module):
+    """A function between layers."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.made = nn.Conv2d(2, 4, 1), made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.made(self.first(x)).relu()
 
 
 @pytest.mark.parametrize(
@@ -323,6 +392,9 @@ def test_networks_of_the_field_are_one_region(name: str) -> None:
     assert not found.left
 
 
+KINDS = ("conv", "relu", "norm", "residual", "silu", "tanh", "pool", "dropout", "halves")
+
+
 def random_block(kind: str, channels: int) -> nn.Module:
     blocks: dict[str, Callable[[], nn.Module]] = {
         "conv": lambda: nn.Conv2d(channels, channels, 3, padding=1),
@@ -333,8 +405,21 @@ def random_block(kind: str, channels: int) -> nn.Module:
         "tanh": nn.Tanh,
         "pool": lambda: nn.MaxPool2d(2, 1),
         "dropout": lambda: nn.Dropout(0.5),
+        "halves": lambda: Halves(channels),
     }
     return blocks[kind]()
+
+
+class Halves(nn.Module):
+    """Half of the channels through a layer, and both halves joined."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels // 2, channels // 2, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Any:
+        one, other = x.chunk(2, 1)
+        return torch.cat([other, self.conv(one)], 1)
 
 
 class ResidualOf(nn.Module):
@@ -347,7 +432,11 @@ class ResidualOf(nn.Module):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.lists(st.sampled_from(["conv", "relu", "norm", "residual", "silu", "tanh", "pool", "dropout"]), max_size=7))
+@given(
+    st.lists(
+        st.sampled_from(["conv", "relu", "norm", "residual", "silu", "tanh", "pool", "dropout", "halves"]), max_size=7
+    )
+)
 def test_random_stacks(kinds: list[str]) -> None:
     torch.manual_seed(len(kinds))
     layers = [random_block(kind, 2) for kind in kinds]

@@ -20,9 +20,9 @@ from tombola.deploy.budget import NO_LIMIT, Budget
 from tombola.deploy.kernels import sparse
 from tombola.deploy.kernels.sparse import Choices
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
+from tombola.deploy.node import shape_of
 from tombola.deploy.ops import Conv, Linear, padded
 from tombola.deploy.plan import RegionPlan
-from tombola.deploy.recognise import shape_of
 from tombola.deploy.regions import ENGINES, region_module
 from tombola.errors import TombolaError
 from tombola.names import check_known

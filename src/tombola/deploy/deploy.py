@@ -31,6 +31,7 @@ from tombola.deploy.lower import lower
 from tombola.deploy.plan import Plan, RegionPlan, this_machine
 from tombola.deploy.report import DeployReport, part_rows
 from tombola.deploy.rows import over_rows
+from tombola.deploy.slices import as_slices
 from tombola.deploy.takes import Takes, shown, takes
 from tombola.deploy.whole import Engines, check_planned, checked_engines
 from tombola.errors import TombolaError
@@ -277,7 +278,12 @@ def _in_engine(made: Made, others: Engines, wanted: Plan | None, budget: Budget,
 
 def _stays(plan: Plan, parts: Sequence[Part]) -> bool:
     """Whether a plan is one that left a network as it was, since its kernels changed its outputs."""
-    return not plan.parts and not plan.packed and any(lower(over_rows(twin(part.network))).parts for part in parts)
+    return not plan.parts and not plan.packed and any(lower(_readied(part)).parts for part in parts)
+
+
+def _readied(part: Part) -> fx.GraphModule:
+    """A copy of a part in the form that regions are looked for in."""
+    return over_rows(as_slices(twin(part.network)))
 
 
 def _on_cpu(
@@ -293,7 +299,7 @@ def _on_cpu(
 ) -> Made:
     """Native kernels for the regions of what was traced of a network."""
     parts = compacted.parts
-    networks = [over_rows(twin(part.network)) for part in parts]
+    networks = [_readied(part) for part in parts]
     planned_packed = None if wanted is None else wanted.packed
     packed = tuple(one for network in networks for one in pack_binary(network, threads, planned_packed, budget.clock))
     choices = {one.name: one.choice for one in packed}

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 
 from torch import fx, nn
 
-from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Region
-from tombola.deploy.recognise import PassThrough, Recognised, Unsupported, is_padding_of_a_layer, recognise, shape_of
+from tombola.deploy.node import PassThrough, Recognised, Unsupported, shape_of
+from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Pool, Region, reading, reads
+from tombola.deploy.recognise import is_padding_of_a_layer, recognise
 from tombola.deploy.rows import SHAPED
-from tombola.graph.node import batch_axes, computes, place, value_of
+from tombola.graph.node import batch_axes, computes, operation, place, value_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +54,7 @@ def lower(network: fx.GraphModule, isolated: Collection[str] = ()) -> Lowered:
         isolated: names of layers that share no region with others.
     """
     batched = any(batch_axes(node) for node in network.graph.nodes if node.op == "placeholder")
+    held: dict[fx.Node, tuple[int, ...]] = {}
     runs: list[dict[fx.Node, Recognised | PassThrough]] = [{}]
     left: dict[str, str] = {}
     for node in network.graph.nodes:
@@ -62,11 +64,14 @@ def lower(network: fx.GraphModule, isolated: Collection[str] = ()) -> Lowered:
             recognised = _checked(recognise(node, network), node, batched)
             if _batch(next(iter(runs[-1]), node)) != _batch(node):
                 runs.append({})
+                held = {}
+            held[node] = _held(recognised, node, held)
             runs[-1][node] = recognised
         except Unsupported as reason:
             if node.op == "call_function" and SHAPED not in node.meta:
                 left.setdefault(place(node), str(reason))
             runs.append({})
+            held = {}
     parts: list[LoweredRegion] = []
     for run in (piece for whole in runs for piece in _pieces(whole, isolated)):
         try:
@@ -133,10 +138,10 @@ def _checked(recognised: Recognised | PassThrough, node: fx.Node, batched: bool)
     """
     from tombola.deploy.kernels.sparse import supports
 
-    values = [node, recognised.source, getattr(recognised, "residual", None)]
-    if batched and not all(batch_axes(one) == (0,) for one in values if one is not None):
+    values = [node, *recognised.reads]
+    if batched and not all(batch_axes(one) == (0,) for one in values):
         raise Unsupported("its first dimension is not the batch, or rows of it")
-    if len({_batch(one) for one in values if one is not None}) > 1:
+    if len({_batch(one) for one in values}) > 1:
         raise Unsupported("its first dimension is another than its input's")
     if isinstance(recognised, Recognised):
         reason = supports(recognised.op)
@@ -151,6 +156,7 @@ class _RegionDraft:
 
     root: dict[fx.Node, fx.Node] = field(default_factory=dict)
     inputs: dict[fx.Node, None] = field(default_factory=dict)
+    held: dict[fx.Node, tuple[int, ...]] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
 
     def of(self, node: fx.Node) -> fx.Node:
@@ -182,21 +188,13 @@ def _part(run: Mapping[fx.Node, Recognised | PassThrough]) -> LoweredRegion:
     """The region of a run of nodes. Raises Unsupported."""
     draft = _RegionDraft()
     for node, recognised in run.items():
-        source = draft.of(recognised.source)
+        roots = [draft.of(one) for one in recognised.reads]
+        draft.held[node] = _held(recognised, node, draft.held)
         if isinstance(recognised, PassThrough):
-            draft.root[node] = source
+            (draft.root[node],) = roots
             continue
         draft.root[node] = node
-        op = replace(recognised.op, source=source.name)
-        if recognised.residual is not None:
-            assert isinstance(op, Pointwise)
-            other = draft.of(recognised.residual)
-            if _maps(other) != _maps(source):
-                raise Unsupported("an addition of maps and flattened maps")
-            op = replace(op, residual=other.name)
-        if isinstance(op, Pointwise) and op.scale is not None and len(op.scale) != _maps(source)[0]:
-            raise Unsupported("a norm over flattened maps")
-        draft.ops.append(op)
+        draft.ops.append(reading(recognised.op, [one.name for one in roots]))
     own = {*run, *(node for one in run.values() if isinstance(one, Recognised) for node in one.between)}
     read = [node for node in run if any(user not in own for user in node.users)]
     outputs = tuple(node for node in read if draft.root[node] not in draft.inputs)
@@ -216,29 +214,54 @@ def _maps(node: fx.Node) -> tuple[int, ...]:
     return (*shape_of(node)[1:], 1, 1)[:3]
 
 
+def _held(found: Recognised | PassThrough, node: fx.Node, held: Mapping[fx.Node, tuple[int, ...]]) -> tuple[int, ...]:
+    """(C, H, W) of a node's value as kernels hold it: flattened maps stay maps. `held`: those known of others.
+
+    Raises:
+        Unsupported: kernels hold what it reads in other shapes than the network does.
+    """
+    sources = [held.get(one, _maps(one)) for one in found.reads]
+    if isinstance(found, PassThrough):
+        return sources[0]
+    op = found.op
+    if isinstance(op, Conv | Linear | Pool):
+        return _maps(node)
+    if not isinstance(op, Pointwise):
+        if any(shape != _maps(one) for shape, one in zip(sources, found.reads, strict=True)):
+            raise Unsupported(f"{operation(node)} of flattened maps")
+        return _maps(node)
+    if len(set(sources)) > 1:
+        raise Unsupported("an addition of maps and flattened maps")
+    if op.scale is not None and len(op.scale) != sources[0][0]:
+        raise Unsupported("a norm over flattened maps")
+    return sources[0]
+
+
 def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:
     """Fuse activations into the operation and additions into the layer before them, where nothing else reads those."""
-    reads = Counter([*outputs, *(op.source for op in ops), *(r for op in ops if (r := getattr(op, "residual", None)))])
+    readers = Counter([*outputs, *(name for op in ops for name in reads(op))])
     done: dict[str, Op] = {}
     for op in ops:
-        before = done.get(op.source)
-        alone = reads[op.source] == 1
-        if _only_activation(op) and before is not None and alone and before.activation is None:
-            done.pop(op.source)
+        if (before := _activates(op, done)) is not None and readers[before.target] == 1:
+            done.pop(before.target)
             op = replace(before, target=op.target, activation=op.activation)
         elif isinstance(op, Pointwise) and op.residual is not None and op.scale is None and op.shift is None:
-            op = _fuse_addition(op, done, reads)
+            op = _fuse_addition(op, done, readers)
         done[op.target] = op
     return tuple(done.values())
 
 
-def _only_activation(op: Op) -> bool:
+def _activates(op: Op, done: Mapping[str, Op]) -> Conv | Linear | Pool | Pointwise | None:
+    """The operation whose activation this one can be; None where it is more, or there is none."""
     if not isinstance(op, Pointwise) or op.activation is None:
-        return False
-    return op.residual is None and op.scale is None and op.shift is None
+        return None
+    if op.residual is not None or op.scale is not None or op.shift is not None:
+        return None
+    before = done.get(op.source)
+    return before if isinstance(before, Conv | Linear | Pool | Pointwise) and before.activation is None else None
 
 
-def _fuse_addition(op: Pointwise, done: dict[str, Op], reads: Mapping[str, int]) -> Op:
+def _fuse_addition(op: Pointwise, done: dict[str, Op], readers: Mapping[str, int]) -> Op:
     """The addition as part of the later of the two layers that it adds, else as it is."""
     assert op.residual is not None
     order = list(done)
@@ -246,7 +269,12 @@ def _fuse_addition(op: Pointwise, done: dict[str, Op], reads: Mapping[str, int])
     sides.sort(key=lambda side: order.index(side[0]) if side[0] in done else -1, reverse=True)
     for own, other in sides:
         layer = done.get(own)
-        if isinstance(layer, Conv | Linear) and reads[own] == 1 and layer.activation is None and layer.residual is None:
+        if (
+            isinstance(layer, Conv | Linear)
+            and readers[own] == 1
+            and layer.activation is None
+            and layer.residual is None
+        ):
             done.pop(own)
             return replace(layer, target=op.target, residual=other)
     return op

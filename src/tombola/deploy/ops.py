@@ -6,7 +6,8 @@ height, width), or (features,); the batch is not part of it. All tensors are flo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -97,7 +98,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Pool:
-    """The maximum or mean over windows of (C, H, W), each channel by itself; the mean counts no padding (it is 0)."""
+    """The maximum or mean over windows of (C, H, W), each channel by itself; the mean has no padding.
+
+    `padding`: positions before rows and columns that do not count; `end`: after them, None for as many.
+    """
 
     name: str
     source: str
@@ -107,6 +111,12 @@ class Pool:
     stride: tuple[int, int]
     padding: tuple[int, int] = (0, 0)
     activation: Activation | None = None
+    end: tuple[int, int] | None = None
+
+    @property
+    def after(self) -> tuple[int, int]:
+        """Positions after rows and columns that do not count."""
+        return self.padding if self.end is None else self.end
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +132,107 @@ class Pointwise:
     residual: str | None = None
 
 
-Op = Conv | Linear | Pool | Pointwise
+@dataclass(frozen=True)
+class Concat:
+    """The channels of several values, or the features of several vectors, one after the other."""
+
+    name: str
+    sources: tuple[str, ...]
+    target: str
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The channels, or features, from `start` to before `stop`."""
+
+    name: str
+    source: str
+    target: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Combine:
+    """out = activation(source `kind` other): other is of the source's shape, or has 1 channel, row or column of each."""
+
+    name: str
+    source: str
+    other: str
+    target: str
+    kind: str  # "add", "sub", "mul" or "div"
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Axis:
+    """How an axis is resized: which positions each new one is made of, and how.
+
+    `first`, `second`: int64 (out,). `weights`: float32 (2, out), what each counts; None: the first alone.
+    """
+
+    first: Tensor
+    second: Tensor
+    weights: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Resize:
+    """Rows and columns repeated, left out or blended: each channel by itself."""
+
+    name: str
+    source: str
+    target: str
+    rows: Axis
+    columns: Axis
+    activation: Activation | None = None
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Channels to positions: channel (c · high + y) · wide + x of a position becomes channel c of its cell (y, x).
+
+    `factors`: (high, wide). `size`: rows and columns that are kept.
+    """
+
+    name: str
+    source: str
+    target: str
+    factors: tuple[int, int]
+    size: tuple[int, int]
+    activation: Activation | None = None
+
+
+Computed = Conv | Linear | Pool | Pointwise | Combine | Resize | Shuffle
+"""What computes values."""
+Op = Computed | Concat | Slice
+
+
+def reads(op: Op) -> tuple[str, ...]:
+    """The values that an operation reads, in its order."""
+    if isinstance(op, Concat):
+        return op.sources
+    if isinstance(op, Combine):
+        return op.source, op.other
+    residual = getattr(op, "residual", None)
+    return (op.source,) if residual is None else (op.source, residual)
+
+
+def reading(op: Op, names: Sequence[str]) -> Op:
+    """The operation on values of other names: as many as it reads."""
+    if isinstance(op, Concat):
+        return replace(op, sources=tuple(names))
+    if len(names) == 1:
+        return replace(op, source=names[0])
+    source, residual = names
+    if isinstance(op, Combine):
+        return replace(op, source=source, other=residual)
+    return replace(op, source=source, residual=residual)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, eq=False)
 class Region:
-    """Operations in order. Every source and residual is an input or the target of an earlier operation."""
+    """Operations in order. Every value that one reads is an input or the target of an earlier operation."""
 
     inputs: dict[str, tuple[int, ...]]
     """name -> shape of one image, (C, H, W), (C, L), held as (C, L, 1), or (F,)."""

@@ -18,8 +18,9 @@ from tombola.bench.timing import WALL, Clock
 from tombola.deploy.kernels.binary.kernel import PACKED, packed_layer, takes
 from tombola.deploy.kernels.binary.layer import ConvWindow, Maps
 from tombola.deploy.kernels.binary.modules import BitThreshold, PackSigns
+from tombola.deploy.node import Recognised, Unsupported, pair
 from tombola.deploy.ops import Conv, Linear, Region
-from tombola.deploy.recognise import Recognised, Unsupported, pair, recognise
+from tombola.deploy.recognise import recognise
 from tombola.graph.custom import binary_layer
 from tombola.graph.edit import tensor
 from tombola.graph.node import arguments, operation, shape_of
@@ -93,7 +94,7 @@ def _read(node: fx.Node, network: fx.GraphModule) -> _Layer | None:
         return None
     if not isinstance(found, Recognised) or not isinstance(found.op, Conv | Linear) or takes(found.op) is not None:
         return None
-    source, op = found.source, replace(found.op, source=_SIGNS)
+    source, op = found.reads[0], replace(found.op, source=_SIGNS)
     signs = source if _is_signs(source) else _flattened(source)
     if signs is None or not _is_signs(signs):
         return None

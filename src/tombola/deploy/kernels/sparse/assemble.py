@@ -10,7 +10,7 @@ from tombola.deploy.kernels.sparse.choices import Choice, Lanes
 from tombola.deploy.kernels.sparse.geometry import Shape, Taps, shapes_of, taps, vectors_of
 from tombola.deploy.kernels.sparse.layout import Layout, layout
 from tombola.deploy.kernels.sparse.template import ArenaAddress
-from tombola.deploy.ops import Conv, Linear, Op, Region
+from tombola.deploy.ops import Computed, Concat, Conv, Linear, Op, Region, Slice, reads
 from tombola.errors import TombolaError
 
 
@@ -61,13 +61,31 @@ class CutPhases:
 class Compute:
     """Run an operation."""
 
-    op: Op
+    op: Computed
     source: Held
     target: Held
     residual: Held | None
 
 
-Node = Enter | Leave | Convert | CutPhases | Compute
+@dataclass(frozen=True, eq=False)
+class Join:
+    """Write values into one, channel after channel: those alone that do not lie there already."""
+
+    op: Concat
+    sources: tuple[Held, ...]
+    target: Held
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Name a range of channels, which stay where they are."""
+
+    op: Slice
+    source: Held
+    target: Held
+
+
+Node = Enter | Leave | Convert | CutPhases | Compute | Join | Cut
 
 
 def held_by(node: Node) -> tuple[Held, ...]:
@@ -79,6 +97,8 @@ def held_by(node: Node) -> tuple[Held, ...]:
             return (source,)
         case Compute(_, source, target, Held() as residual):
             return source, target, residual
+        case Join(_, sources, target):
+            return *sources, target
         case _:
             return node.source, node.target
 
@@ -94,10 +114,25 @@ class Assembly:
     """Which buffer each lies in; values in one buffer have equal layouts, so that borders stay zero."""
     sizes: list[int] = field(default_factory=list)
     """Bytes of each buffer."""
+    within: dict[Held, tuple[Held, int]] = field(default_factory=dict)
+    """What lies in a range of another's channels: the other, and the first of them."""
+
+    def place(self, held: Held) -> tuple[Held, int]:
+        """(what it lies in that lies in nothing else, the first of its channels there)."""
+        first = 0
+        while held in self.within:
+            held, more = self.within[held]
+            first += more
+        return held, first
+
+    def channels(self, held: Held) -> int:
+        """How many a value has."""
+        return self.shapes[held.value][0]
 
     def address(self, held: Held, c: int = 0, y: int = 0, x: int = 0) -> ArenaAddress:
         """Of a pixel of the first image."""
-        return ArenaAddress(self.buffers[held], self.layouts[held].at(c, y, x))
+        whole, first = self.place(held)
+        return ArenaAddress(self.buffers[whole], self.layouts[whole].at(first + c, y, x))
 
 
 def assemble(region: Region, choices: Mapping[str, Choice], images: int) -> Assembly:
@@ -108,6 +143,7 @@ def assemble(region: Region, choices: Mapping[str, Choice], images: int) -> Asse
     """
     assembly = Assembly(shapes_of(region))
     _list_nodes(region, choices, images, assembly)
+    put_within(assembly, choices)
     _lay_out(images, assembly)
     _assign_buffers(assembly)
     return assembly
@@ -138,6 +174,13 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, asse
         return held[value][0].flat if held.get(value) else images == 1
 
     for op in region.ops:
+        if isinstance(op, Concat | Slice):
+            flat = form(reads(op)[0])
+            sources = tuple(need(value, flat) for value in reads(op))
+            target = Held(op.target, flat)
+            held[op.target] = [target]
+            assembly.nodes.append(Join(op, sources, target) if isinstance(op, Concat) else Cut(op, *sources, target))
+            continue
         flat = not isinstance(choices[op.target], Lanes) if isinstance(op, Conv | Linear) else form(op.source)
         if images == 1 and not flat:
             raise TombolaError(f"the choice for {op.name} needs 8 images or more at a time")
@@ -154,13 +197,61 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, asse
                 held[op.source].append(packed)
                 assembly.nodes.append(Convert(source, packed))
             source = packed
-        residual = getattr(op, "residual", None)
-        rest = None if residual is None else need(residual, flat)
+        rest = next((need(value, flat) for value in reads(op)[1:]), None)
         target = Held(op.target, flat)
         held[op.target] = [target]
         assembly.nodes.append(Compute(op, source, target, rest))
     for value in dict.fromkeys(region.outputs):
         assembly.nodes.append(Leave(need(value, form(value))))
+
+
+# ---- values within others ------------------------------------------------------------------------------------------
+
+
+def put_within(assembly: Assembly, choices: Mapping[str, Choice]) -> None:
+    """Let slices lie in what they are cut from, and what is joined in what it is joined to, where nothing forbids it.
+
+    A value that is joined twice, or cut and joined in another order, is copied.
+    """
+    spilling = {
+        node.target
+        for node in assembly.nodes
+        if isinstance(node, Compute)
+        and isinstance(node.op, Conv | Linear)
+        and _spills(choices[node.op.target], node.op)
+    }
+    for node in assembly.nodes:
+        if isinstance(node, Cut):
+            assembly.within[node.target] = node.source, node.op.start
+        elif isinstance(node, Join):
+            pieces = pieces_of(node, assembly)
+            if len(pieces) == 1:
+                whole, first, _, _ = pieces[0]
+                assembly.within[node.target] = whole, first
+                continue
+            for whole, _, count, at in pieces:
+                if count == assembly.channels(whole) and whole not in spilling and whole not in assembly.within:
+                    assembly.within[whole] = node.target, at
+
+
+def pieces_of(node: Join, assembly: Assembly) -> list[tuple[Held, int, int, int]]:
+    """What a value is joined of: (where it lies, the first channel there, how many, the first channel here)."""
+    pieces: list[tuple[Held, int, int, int]] = []
+    at = 0
+    for held in node.sources:
+        (whole, first), count = assembly.place(held), assembly.channels(held)
+        before = pieces[-1] if pieces else None
+        if before is not None and before[0] == whole and before[1] + before[2] == first:
+            pieces[-1] = whole, before[1], before[2] + count, before[3]
+        else:
+            pieces.append((whole, first, count, at))
+        at += count
+    return pieces
+
+
+def _spills(choice: Choice, op: Op) -> bool:
+    """Whether a layer writes more rows than it has, since some share a list."""
+    return isinstance(op, Conv | Linear) and not isinstance(choice, Form) and len(op.weight) % choice.rows > 0
 
 
 # ---- layouts -------------------------------------------------------------------------------------------------------
@@ -182,12 +273,16 @@ def _lay_out(images: int, assembly: Assembly) -> None:
     border: dict[Held, tuple[int, int]] = {}
     written: set[Held] = set()  # by vectors of neighbouring positions
     tied = _Ties()
+
+    def whole(held: Held) -> Held:
+        return assembly.place(held)[0]
+
     for node in assembly.nodes:
         for held in held_by(node):
-            border.setdefault(held, (0, 0))
+            border.setdefault(whole(held), (0, 0))
         if not isinstance(node, Compute) or not isinstance(op := node.op, Conv):
             continue
-        source, target = node.source, node.target
+        source, target = whole(node.source), whole(node.target)
         wanted = (max(op.padding[0], op.after[0]), max(op.padding[1], op.after[1]))
         if source.phases_for:
             down, across = conv_taps(op, assembly.shapes)
@@ -197,7 +292,7 @@ def _lay_out(images: int, assembly: Assembly) -> None:
             written.add(target)
             tied.tie(source, target)
             if node.residual is not None:
-                tied.tie(node.residual, target)
+                tied.tie(whole(node.residual), target)
     phases = {node.target: node.op for node in assembly.nodes if isinstance(node, CutPhases)}
     shape: dict[Held, Shape] = {}
     for held in border:
@@ -214,6 +309,8 @@ def _lay_out(images: int, assembly: Assembly) -> None:
     for held, wanted in border.items():
         row = rows[tied.of(held)]
         assembly.layouts[held] = layout(shape[held], row, wanted, images, flat=held.flat, spread=held in written)
+    for held in assembly.within:
+        assembly.layouts[held] = assembly.layouts[whole(held)]
 
 
 class _Ties:
@@ -238,19 +335,18 @@ class _Ties:
 
 
 def _assign_buffers(assembly: Assembly) -> None:
-    last: dict[Held, int] = {}
-    for i, node in enumerate(assembly.nodes):
-        last |= dict.fromkeys(held_by(node), i)
+    used = [dict.fromkeys(assembly.place(held)[0] for held in held_by(node)) for node in assembly.nodes]
+    last = {held: i for i, each in enumerate(used) for held in each}
     free: dict[Layout, list[int]] = {}
-    for i, node in enumerate(assembly.nodes):
+    for i, (node, each) in enumerate(zip(assembly.nodes, used, strict=True)):
         if not isinstance(node, Leave):
-            kind = assembly.layouts[node.target]
-            spare = free.get(kind)
-            if spare:
-                assembly.buffers[node.target] = spare.pop()
-            else:
-                assembly.buffers[node.target] = len(assembly.sizes)
-                assembly.sizes.append(kind.size)
-        for held in dict.fromkeys(held_by(node)):
+            target, _ = assembly.place(node.target)
+            kind = assembly.layouts[target]
+            if target not in assembly.buffers:
+                spare = free.get(kind)
+                if not spare:
+                    assembly.sizes.append(kind.size)
+                assembly.buffers[target] = spare.pop() if spare else len(assembly.sizes) - 1
+        for held in each:
             if last[held] == i:
                 free.setdefault(assembly.layouts[held], []).append(assembly.buffers[held])

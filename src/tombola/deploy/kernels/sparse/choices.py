@@ -112,6 +112,6 @@ def supports(op: Op) -> str | None:
     if isinstance(op, Pool):
         if op.kind not in ("max", "mean"):
             return f"{op.kind} pooling"
-        if op.kind == "mean" and op.padding != (0, 0):
+        if op.kind == "mean" and (op.padding, op.after) != ((0, 0), (0, 0)):
             return "mean pooling with padding"
     return None

@@ -48,6 +48,8 @@ class PoolWindow:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
+    cut: bool
+    """Whether a window may reach beyond the end of the map."""
     activation: Activation | None
     lanes: bool
 
@@ -62,7 +64,7 @@ def pool_kernel(window: PoolWindow) -> Code:
     begin, end = e.share(a["channels"])
     stride = b.mul(a["lanes"], I64(4))
     kind = V8F if window.lanes else F32
-    fixed = window.padding == (0, 0) and window.kernel[0] * window.kernel[1] <= 16
+    fixed = window.padding == (0, 0) and not window.cut and window.kernel[0] * window.kernel[1] <= 16
     with e.loop(I64(0), a["images"]) as image, e.loop(begin, end) as c, e.loop(I64(0), a["height"]) as y:
         from_ = b.add(b.mul(image, a["source_image"]), b.mul(c, a["source_channel"]))
         to = b.add(b.add(b.mul(image, a["target_image"]), b.mul(c, a["target_channel"])), b.mul(y, a["target_row"]))

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tombola.deploy.kernels.sparse import moves, pools
+from tombola.deploy.kernels.sparse import maps, moves, pools
 from tombola.deploy.kernels.sparse.assemble import (
     Assembly,
     Compute,
     Convert,
+    Cut,
     CutPhases,
     Enter,
     Held,
+    Join,
     Leave,
     Node,
     phases_of,
+    pieces_of,
 )
 from tombola.deploy.kernels.sparse.choices import Choice
 from tombola.deploy.kernels.sparse.layers import layer_template
 from tombola.deploy.kernels.sparse.layout import FLOAT
 from tombola.deploy.kernels.sparse.template import Arg, Chunk, Template
-from tombola.deploy.ops import Conv, Linear, Pointwise, Pool, Region
+from tombola.deploy.ops import Combine, Conv, Linear, Pointwise, Pool, Region, Resize, Shuffle
 from tombola.errors import TombolaError
 
 
@@ -90,6 +94,10 @@ class Maker:
                 yield self._move(target.value, self._inside(source), inside, None)
             case Compute():
                 yield self._op(node)
+            case Join():
+                yield from self._joined(node)
+            case Cut():
+                pass  # its channels are where they are
 
     # ---- from layout to layout -------------------------------------------------------------------------------------
 
@@ -116,6 +124,24 @@ class Maker:
         label = "" if outside else value
         return Template(code, (*views, self._images, c, h, w, Chunk(), self.words.batch), label)
 
+    def _joined(self, node: Join) -> Iterator[Template]:
+        """Copies of the channels that lie elsewhere."""
+        target = self._inside(node.target)
+        _, h, w = self._assembly.shapes[node.op.target]
+        here, within = self._assembly.place(node.target)
+        for whole, first, count, at in pieces_of(node, self._assembly):
+            if (whole, first) == (here, within + at):
+                continue
+            views = []
+            for view, base in (
+                (self._inside(whole), self._assembly.address(whole, first)),
+                (target, self._assembly.address(node.target, at)),
+            ):
+                views += replace(view, base=base).args
+            lanes = target.inner > 1
+            sizes = (1 if lanes else self._images, count, h, w * target.inner)
+            yield Template(moves.copy_rows(None, 1), (*views, *sizes, 0, 0), node.op.target)
+
     def _phases(self, op: Conv, source: Held, target: Held) -> Iterator[Template]:
         c, h, w = self._assembly.shapes[op.source]
         whole, cut = self._assembly.layouts[source], self._assembly.layouts[target]
@@ -140,25 +166,61 @@ class Maker:
                 return self._pool(op, node)
             case Pointwise() as op:
                 return self._pointwise(op, node)
+            case Combine() as op:
+                return self._combine(op, node)
+            case Resize() as op:
+                return self._resize(op, node)
+            case Shuffle() as op:
+                args, lanes = self._maps(node)
+                code = maps.shuffle_kernel(op.activation, lanes=lanes)
+                return Template(code, (*args, *op.factors), op.target)
 
     def _pool(self, op: Pool, node: Compute) -> Template:
         source, target = self._inside(node.source), self._inside(node.target)
         lanes = source.inner > 1
         c, h, w = self._assembly.shapes[op.target]
-        window = pools.PoolWindow(op.kind, op.kernel, op.stride, op.padding, op.activation, lanes)
+        window = pools.PoolWindow(op.kind, op.kernel, op.stride, op.padding, op.after != (0, 0), op.activation, lanes)
         size = self._assembly.shapes[op.source][1:]
         args = (*source.args, *target.args, 1 if lanes else self._images, c, h, w, *size, source.inner)
         return Template(pools.pool_kernel(window), args, op.target)
 
     def _pointwise(self, op: Pointwise, node: Compute) -> Template:
         source, target = self._inside(node.source), self._inside(node.target)
-        maps = 1 if source.inner > 1 else self._images
+        outside = 1 if source.inner > 1 else self._images
         c, h, w = self._assembly.shapes[op.target]
         rest = (0, 0, 0, 0) if node.residual is None else self._inside(node.residual).args
         scale, shift = _floats(op.scale, c, 1.0), _floats(op.shift, c, 0.0)
-        args = (*source.args, *target.args, maps, c, h, w * source.inner, *rest, scale, shift)
+        args = (*source.args, *target.args, outside, c, h, w * source.inner, *rest, scale, shift)
         code = pools.pointwise_kernel(op.activation, node.residual is not None)
         return Template(code, args, op.target, nbytes=scale.nbytes + shift.nbytes)
+
+    def _maps(self, node: Compute) -> tuple[tuple[Arg, ...], bool]:
+        """(the arguments that steps on maps begin with, whether images lie innermost)."""
+        source, target = self._inside(node.source), self._inside(node.target)
+        lanes = source.inner > 1
+        size = self._assembly.shapes[node.op.target]
+        return (*source.args, *target.args, 1 if lanes else self._images, *size, source.inner), lanes
+
+    def _combine(self, op: Combine, node: Compute) -> Template:
+        assert node.residual is not None
+        args, lanes = self._maps(node)
+        other, shape = self._inside(node.residual), self._assembly.shapes[op.other]
+        image = 0 if lanes else other.image
+        channel, row = other.channel * (shape[0] > 1), other.row * (shape[1] > 1)
+        along = self._assembly.shapes[op.target][2] == shape[2]
+        code = maps.combine_kernel(op.kind, op.activation, lanes=lanes, along=along)
+        return Template(code, (*args, other.base, image, channel, row), op.target)
+
+    def _resize(self, op: Resize, node: Compute) -> Template:
+        args, lanes = self._maps(node)
+        source = self._inside(node.source)
+        tables: list[NDArray[Any]] = []
+        for axis, between in ((op.rows, source.row), (op.columns, FLOAT * source.inner)):
+            tables += [np.ascontiguousarray(at.numpy() * between, np.int64) for at in (axis.first, axis.second)]
+        for axis in (op.rows, op.columns):
+            tables.append(np.zeros(1, np.float32) if axis.weights is None else np.array(axis.weights, np.float32))
+        blends = {"rows": op.rows.weights is not None, "columns": op.columns.weights is not None}
+        return Template(maps.resize_kernel(op.activation, lanes=lanes, **blends), (*args, *tables), op.target)
 
 
 def _floats(values: Tensor | None, count: int, default: float) -> NDArray[np.float32]:
