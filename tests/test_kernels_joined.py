@@ -8,13 +8,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from activations import PERHAPS
 from tombola.deploy.kernels.kernel import reference
 from tombola.deploy.kernels.sparse import build
 from tombola.deploy.kernels.sparse.assemble import Join, assemble, pieces_of
 from tombola.deploy.kernels.sparse.candidates import candidates, guess, splits
 from tombola.deploy.kernels.sparse.choices import Choices, layers
 from tombola.deploy.kernels.sparse.geometry import shapes_of
-from tombola.deploy.ops import RELU, Concat, Conv, Linear, Op, Pointwise, Pool, Region, Slice
+from tombola.deploy.ops import (
+    RELU,
+    Axis,
+    Combine,
+    Concat,
+    Conv,
+    Linear,
+    Op,
+    Pointwise,
+    Pool,
+    Region,
+    Resize,
+    Shuffle,
+    Slice,
+)
 
 
 def close(region: Region, batch: int, choices: Choices) -> None:
@@ -113,15 +128,26 @@ def test_joined_inputs_and_vectors() -> None:
         close(region, batch, guess(region, batch, 1))
 
 
+KINDS = ("conv", "conv", "pool", "join", "join", "cut", "add", "combine", "combine", "mean", "resize", "shuffle")
+
+
+def _axis(size: int, blend: bool, seed: int) -> Axis:
+    """Positions, and what they count, at random."""
+    g = torch.Generator().manual_seed(seed)
+    first, second = torch.randint(size, (2, size), generator=g)
+    return Axis(first, second, torch.rand(2, size, generator=g) if blend else None)
+
+
 @st.composite
 def joined(draw: st.DrawFn) -> Region:
     """Layers, pools, joins and cuts of maps of one size, of odd numbers of channels too; any values as outputs."""
     sizes = {"x": draw(st.integers(1, 9)), "z": draw(st.integers(1, 9))}
     inputs = {name: (count, 5, 6) for name, count in sizes.items()}
+    narrow: dict[str, int] = {}  # of one row or column
     ops: list[Op] = []
     for i in range(draw(st.integers(1, 9))):
         name, source = f"v{i}", draw(st.sampled_from(sorted(sizes)))
-        match draw(st.sampled_from(["conv", "pool", "join", "join", "cut", "add"])):
+        match draw(st.sampled_from(KINDS)):
             case "conv":
                 out = draw(st.sampled_from([1, 4, 6, 8, 16]))
                 ops.append(conv(source, name, sizes[source], out, draw(st.sampled_from([1, 3]))))
@@ -138,11 +164,29 @@ def joined(draw: st.DrawFn) -> Region:
                 stop = draw(st.integers(start + 1, sizes[source]))
                 ops.append(Slice(name, source, name, start, stop))
                 sizes[name] = stop - start
+            case "combine":
+                kind = draw(st.sampled_from(["add", "sub", "mul"]))
+                others = [one for one in [*sizes, *narrow] if {**sizes, **narrow}[one] in (1, sizes[source])]
+                ops.append(Combine(name, source, draw(st.sampled_from(others)), name, kind, draw(PERHAPS)))
+                sizes[name] = sizes[source]
+            case "mean":
+                window = draw(st.sampled_from([(5, 6), (5, 1), (1, 6)]))
+                ops.append(Pool(name, source, name, "mean", window, window))
+                narrow[name] = sizes[source]
+            case "resize":
+                rows, columns = (_axis(n, draw(st.booleans()), draw(st.integers(0, 9))) for n in (5, 6))
+                ops.append(Resize(name, source, name, rows, columns, draw(PERHAPS)))
+                sizes[name] = sizes[source]
+            case "shuffle":
+                ops.append(conv(source, f"{name}c", sizes[source], 12, 1))
+                ops.append(Shuffle(f"{name}s", f"{name}c", f"{name}s", (2, 3), (9, 17), draw(PERHAPS)))
+                ops.append(Pool(name, f"{name}s", name, "max", (3, 4), (2, 3), (1, 1), end=(1, 2)))
+                sizes[name] = 2
             case _:
                 ops.append(Pointwise(name, source, name, None, None, RELU, source))
                 sizes[name] = sizes[source]
     outputs = draw(st.lists(st.sampled_from([op.target for op in ops]), min_size=1, max_size=3))
-    ops.append(conv(ops[-1].target, "last", sizes[ops[-1].target], 3, stride=2))
+    ops.append(conv(list(sizes)[-1], "last", list(sizes.values())[-1], 3, stride=2))
     return Region(inputs, tuple(ops), (*outputs, "last"))
 
 

@@ -13,8 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx, nn
 
+import tombola
+from clocks import NATIVE
+from tombola.deploy.kernels.kernel import computed
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
-from tombola.deploy.ops import RELU, Activation, Concat, Conv, Linear, Op, Pointwise, Pool, Region, Slice, padded
+from tombola.deploy.ops import (
+    RELU,
+    Activation,
+    Combine,
+    Conv,
+    Linear,
+    Op,
+    Pointwise,
+    Pool,
+    Region,
+    Resize,
+    Slice,
+    padded,
+    reads,
+)
 from tombola.deploy.slices import as_slices
 from tombola.graph.trace import traced
 from tombola.models.registry import build_network
@@ -38,23 +55,15 @@ class Reference(nn.Module):
 
 
 def compute(op: Op, values: dict[str, Tensor]) -> Tensor:
-    if isinstance(op, Concat):
-        return torch.cat([values[name] for name in op.sources], 1)
-    x = values[op.source]
-    if isinstance(op, Slice):
-        return x[:, op.start : op.stop]
+    sources = [values[name] for name in reads(op)]
+    x = sources[0]
     if isinstance(op, Conv):
         y = F.conv2d(padded(x, op), op.weight, op.bias, op.stride, 0, op.dilation, op.groups)
     elif isinstance(op, Linear):
         y = F.linear(x.flatten(1), op.weight, op.bias)
-    elif isinstance(op, Pool):
-        y = (F.max_pool2d if op.kind == "max" else F.avg_pool2d)(x, op.kernel, op.stride, op.padding)
     else:
-        rows = (1, -1, *[1] * (x.dim() - 2))
-        y = x if op.scale is None else x * op.scale.reshape(rows)
-        y = y if op.shift is None else y + op.shift.reshape(rows)
-    if not isinstance(op, Pool) and op.residual is not None:
-        y = y + values[op.residual]
+        return computed(op, [one.double() for one in sources]).float()
+    y = sum(sources[1:], y)
     return y if op.activation is None else op.activation(y)
 
 
@@ -196,6 +205,17 @@ class Cut(nn.Module):
         return out
 
 
+class Applied(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, made: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.made = made
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.made(x)
+
+
 CUTS: list[Callable[[Tensor], Any]] = [
     lambda x: x.chunk(3, 1),
     lambda x: x.split(2, 1),
@@ -248,7 +268,10 @@ class Between(nn.Module):
     ("layer", "shape", "reason"),
     [
         (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), (1, 2, 5, 5), "pad has no kernel"),
-        (nn.MaxPool2d(2, ceil_mode=True), (1, 2, 5, 5), "ceil_mode"),
+        (nn.AvgPool2d(2, ceil_mode=True), (1, 2, 5, 5), "ceil_mode"),
+        (nn.MaxPool2d(2, dilation=2), (1, 2, 5, 5), "pooling with dilation"),
+        (nn.ConvTranspose2d(2, 2, 2, dilation=2), (1, 2, 5, 5), "a transposed convolution with dilation"),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), (1, 2, 5, 5), "upsample_bicubic2d has no kernel"),
         (nn.AvgPool2d(2, padding=1), (1, 2, 4, 4), "mean pooling with padding"),
         (nn.AdaptiveAvgPool2d(2), (1, 2, 5, 5), "unequal sizes"),
         (nn.BatchNorm2d(2, track_running_stats=False), (1, 2, 5, 5), "computes statistics"),
@@ -274,6 +297,27 @@ def test_why_a_layer_stays(layer: nn.Module, shape: tuple[int, ...], reason: str
         (nn.Conv2d(2, 2, (2, 4), padding="same"), Conv),
         (nn.Conv2d(2, 4, 3, groups=2), Conv),
         (nn.MaxPool2d(3, 2, 1), Pool),
+        (nn.MaxPool2d(5, 1, 2), Pool),
+        (nn.MaxPool2d(3, 2, ceil_mode=True), Pool),
+        (nn.MaxPool2d((4, 3), (3, 1), (1, 0), ceil_mode=True), Pool),
+        (nn.ConvTranspose2d(2, 3, 2, 2), Conv),
+        (nn.ConvTranspose2d(2, 4, 3, 2, 1, output_padding=1, groups=2), Conv),
+        (nn.ConvTranspose2d(2, 3, (4, 3), (2, 3), (1, 2), bias=False), Conv),
+        (nn.ConvTranspose2d(2, 3, 3), Conv),
+        (nn.Upsample(scale_factor=2), Resize),
+        (nn.Upsample((9, 4)), Resize),
+        (nn.Upsample(scale_factor=1.7, mode="nearest-exact"), Resize),
+        (nn.Upsample(scale_factor=2, mode="bilinear"), Resize),
+        (nn.Upsample((11, 4), mode="bilinear", align_corners=True), Resize),
+        (nn.Upsample(scale_factor=1.6, mode="bilinear"), Resize),
+        (Applied(lambda x: x * x.mean((2, 3), keepdim=True).sigmoid()), Pool),
+        (Applied(lambda x: x.mean((2, 3), keepdim=True) + x), Pool),
+        (Applied(lambda x: x - x[:, :1]), Slice),
+        (Applied(lambda x: x * x), Combine),
+        (Applied(lambda x: x / x.sigmoid()), Pointwise),
+        (Applied(lambda x: 3 * x), Pointwise),
+        (Applied(lambda x: x - 0.5), Pointwise),
+        (Applied(lambda x: x / 4 + 2), Pointwise),
         (nn.AvgPool2d(2), Pool),
         (nn.AdaptiveAvgPool2d(1), Pool),
         (nn.AdaptiveAvgPool2d((3, 1)), Pool),
@@ -359,22 +403,55 @@ def test_isolated_layers_share_no_region_with_others() -> None:
 
 def test_what_hooks_do_is_read_and_values_without_a_batch_are_left() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
-    model[1].register_forward_hook(lambda module, args, out: 2 * out)
+    model[1].register_forward_hook(lambda module, args, out: out.cumsum(1))
     found, _ = lowered(model, torch.randn(1, 4))
-    assert list(found.left.values()) == ["mul has no kernel of its own"]
-    found, _ = lowered(Placed(), torch.randn(1, 4))
-    assert list(found.left.values()) == ["an addition of values of unequal shapes"]
+    assert list(found.left.values()) == ["cumsum has no kernel of its own"]
+
+
+@pytest.mark.parametrize("shape", [(1, 4), (4,), (1,), ()])
+@pytest.mark.parametrize("with_", [torch.add, torch.mul, torch.sub, torch.div])
+def test_parameters_for_each_channel_are_scales_and_shifts(shape: tuple[int, ...], with_: Any) -> None:
+    found = check(Placed(torch.randn(shape), with_), torch.randn(3, 4))
+    assert [type(op) for op in found.parts[0].region.ops] == [Linear, Pointwise]
+    assert not found.left
+    found = check(Placed(torch.randn(4, 3, 1) if shape else torch.randn(3, 4), with_), torch.randn(3, 4))
+    assert list(found.left.values()) == ["a constant that makes the value larger" if shape else _NO_CHANNELS]
+
+
+_NO_CHANNELS = "a constant that is no number for each channel"
 
 
 class Placed(nn.Module):
-    """Adds a parameter."""
+    """A layer's result with a parameter."""
+
+    def __init__(self, place: Tensor, with_: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.place, self.with_ = nn.Linear(4, 4), nn.Parameter(place), with_
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.with_(self.layer(x), self.place)
+
+
+class Counting(nn.Module):
+    """A buffer that its forward changes, and that is read too."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.place = nn.Parameter(torch.randn(1, 4))
+        self.layer = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.place
+        self.calls += 1
+        out: Tensor = self.layer(x) * self.calls
+        return out
+
+
+def test_a_buffer_that_changes_is_no_constant() -> None:
+    model = Counting()
+    deployed = tombola.deploy(model, torch.randn(2, 4), clock=NATIVE)
+    for calls in (1, 2, 3):
+        x = torch.randn(2, 4)
+        torch.testing.assert_close(deployed(x), model.layer(x) * calls)
 
 
 def test_a_norm_over_flattened_maps_is_left() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from torch import fx, nn
 
 from tombola.deploy.node import PassThrough, Recognised, Unsupported, shape_of
-from tombola.deploy.ops import Conv, Linear, Op, Pointwise, Pool, Region, reading, reads
+from tombola.deploy.ops import Computed, Conv, Linear, Op, Pointwise, Pool, Region, Resize, Shuffle, reading, reads
 from tombola.deploy.recognise import is_padding_of_a_layer, recognise
 from tombola.deploy.rows import SHAPED
 from tombola.graph.node import batch_axes, computes, operation, place, value_of
@@ -195,6 +195,8 @@ def _part(run: Mapping[fx.Node, Recognised | PassThrough]) -> LoweredRegion:
             continue
         draft.root[node] = node
         draft.ops.append(reading(recognised.op, [one.name for one in roots]))
+        if recognised.after is not None:
+            draft.ops.append(recognised.after)
     own = {*run, *(node for one in run.values() if isinstance(one, Recognised) for node in one.between)}
     read = [node for node in run if any(user not in own for user in node.users)]
     outputs = tuple(node for node in read if draft.root[node] not in draft.inputs)
@@ -224,7 +226,7 @@ def _held(found: Recognised | PassThrough, node: fx.Node, held: Mapping[fx.Node,
     if isinstance(found, PassThrough):
         return sources[0]
     op = found.op
-    if isinstance(op, Conv | Linear | Pool):
+    if isinstance(op, Conv | Linear | Pool | Resize | Shuffle):
         return _maps(node)
     if not isinstance(op, Pointwise):
         if any(shape != _maps(one) for shape, one in zip(sources, found.reads, strict=True)):
@@ -232,7 +234,7 @@ def _held(found: Recognised | PassThrough, node: fx.Node, held: Mapping[fx.Node,
         return _maps(node)
     if len(set(sources)) > 1:
         raise Unsupported("an addition of maps and flattened maps")
-    if op.scale is not None and len(op.scale) != sources[0][0]:
+    if any(each is not None and len(each) != sources[0][0] for each in (op.scale, op.shift)):
         raise Unsupported("a norm over flattened maps")
     return sources[0]
 
@@ -251,14 +253,14 @@ def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:
     return tuple(done.values())
 
 
-def _activates(op: Op, done: Mapping[str, Op]) -> Conv | Linear | Pool | Pointwise | None:
+def _activates(op: Op, done: Mapping[str, Op]) -> Computed | None:
     """The operation whose activation this one can be; None where it is more, or there is none."""
     if not isinstance(op, Pointwise) or op.activation is None:
         return None
     if op.residual is not None or op.scale is not None or op.shift is not None:
         return None
     before = done.get(op.source)
-    return before if isinstance(before, Conv | Linear | Pool | Pointwise) and before.activation is None else None
+    return before if isinstance(before, Computed) and before.activation is None else None
 
 
 def _fuse_addition(op: Pointwise, done: dict[str, Op], readers: Mapping[str, int]) -> Op:

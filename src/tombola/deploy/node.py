@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from tombola.deploy.ops import Op
 from tombola.graph.edit import tensor
+from tombola.graph.functional import mutable
 from tombola.graph.node import value_of
 
 
@@ -34,12 +35,14 @@ class PassThrough:
 class Recognised:
     """A node as an operation on named values, with the nodes of what it reads, in its order.
 
-    `between`: nodes after those whose work is the operation's too, such as padding.
+    `between`: nodes after those whose work is the operation's too, such as padding. `after`: what follows the
+    operation within the node; it reads the operation's target.
     """
 
     op: Op
     reads: tuple[fx.Node, ...]
     between: tuple[fx.Node, ...] = ()
+    after: Op | None = None
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
@@ -85,6 +88,18 @@ class Call:
         if value.dtype != torch.float32 or value.device.type != "cpu":
             raise Unsupported(f"its weights are {value.dtype} on {value.device.type}")
         return value.detach().contiguous()
+
+    def constant(self, name: str) -> Tensor | float | None:
+        """The argument's number, or the network's own tensor, which nothing writes to; None where it is neither."""
+        value = self.given[name]
+        if isinstance(value, int | float):
+            return float(value)
+        if not isinstance(value, fx.Node) or value.op != "get_attr":
+            return None
+        same = [node for node in self.network.graph.nodes if node.op == "get_attr" and node.target == value.target]
+        if any(mutable(user) for node in same for user in node.users):
+            raise Unsupported("a tensor that the network changes")
+        return self.own(name)
 
     def window(self, name: str, fill: int) -> tuple[int, int]:
         """The argument's numbers for rows and columns: one for all axes, alone or in a list, or one for each.

@@ -154,7 +154,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Combine:
-    """out = activation(source `kind` other): other is of the source's shape, or has 1 channel, row or column of each."""
+    """out = activation(source `kind` other): other is of the source's shape, or has 1 channel, row or column."""
 
     name: str
     source: str

@@ -11,6 +11,7 @@ from tombola.deploy import maps
 from tombola.deploy.jit.activations import EMITTED
 from tombola.deploy.node import Call, PassThrough, Recognised, Unsupported, shape_of
 from tombola.deploy.ops import Activation, Conv, Linear, Pointwise
+from tombola.deploy.transposed import transposed
 from tombola.graph.node import arguments, operation, value_of, words
 
 
@@ -138,15 +139,6 @@ def _norm(call: Call) -> Recognised:
     return Recognised(Pointwise(name, call.source.name, call.node.name, scale.float(), shift.float()), (call.source,))
 
 
-def _add(call: Call) -> Recognised:
-    one, other = call.given["self"], call.given["other"]
-    if call.given["alpha"] != 1 or not isinstance(one, fx.Node) or not isinstance(other, fx.Node):
-        raise Unsupported("an addition of other things than two values")
-    if shape_of(one) != shape_of(other) or "get_attr" in (one.op, other.op):
-        raise Unsupported("an addition of values of unequal shapes")
-    return Recognised(Pointwise(call.node.name, one.name, call.node.name, residual=other.name), (one, other))
-
-
 def _dropout(call: Call) -> PassThrough:
     if call.given["train"]:
         raise Unsupported("dropout that is always on")
@@ -173,7 +165,10 @@ _OPERATIONS: Mapping[str, Callable[[Call], PassThrough | Recognised]] = MappingP
         "addmm": _addmm,
         **dict.fromkeys(EMITTED, _activation),
         "batch_norm": _norm,
-        "add": _add,
+        **dict.fromkeys(words("add sub mul div"), maps.combined),
+        **dict.fromkeys(maps.RESIZING, maps.resized),
+        "pixel_shuffle": maps.shuffled,
+        **dict.fromkeys(words("conv_transpose1d conv_transpose2d"), transposed),
         **dict.fromkeys(words("max_pool1d max_pool2d avg_pool1d avg_pool2d"), maps.pool),
         **dict.fromkeys(words("adaptive_avg_pool1d adaptive_avg_pool2d"), maps.adaptive),
         "mean": maps.mean,

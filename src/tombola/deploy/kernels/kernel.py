@@ -53,11 +53,12 @@ def reference(region: Region, *inputs: Tensor) -> tuple[Tensor, ...]:
     held = (x.double().unsqueeze(-1) if x.dim() == 3 else x.double() for x in inputs)
     values = dict(zip(region.inputs, held, strict=True))
     for op in region.ops:
-        values[op.target] = _computed(op, [values[name] for name in reads(op)])
+        values[op.target] = computed(op, [values[name] for name in reads(op)])
     return tuple(values[name] for name in region.outputs)
 
 
-def _computed(op: Op, sources: Sequence[Tensor]) -> Tensor:
+def computed(op: Op, sources: Sequence[Tensor]) -> Tensor:
+    """What an operation gives for the values that it reads, batch first, in float64."""
     x, *others = sources
     match op:
         case Concat():
