@@ -84,22 +84,24 @@ def concat(call: Call) -> Recognised:
     if call.given["dim"] % rank != 1:
         raise Unsupported("a concatenation along another dimension than the channels")
     names = tuple(one.name for one in sources)
-    return Recognised(Concat(call.node.name, names, call.node.name), sources)
+    return Recognised(Concat(call.node.name, names, call.node.name), sources, alone=False)
 
 
 def cut(call: Call) -> Recognised:
     """A range of the channels, or features."""
     given, shape = call.given, shape_of(call.source)
-    if given["dim"] % len(shape) != 1 or given["step"] != 1:
+    if given["dim"] % len(shape) != 1 or given.get("step", 1) != 1:
         raise Unsupported("a slice of another dimension than the channels, or in steps")
-    bounds = given["start"], given["end"]
+    bounds = [given[name] for name in ("start", "end", "length") if name in given]
     if not all(bound is None or isinstance(bound, int) for bound in bounds):
         raise Unsupported("its bounds are computed in the network")
     start, stop, _ = slice(*bounds).indices(shape[1])
+    if "length" in given:  # of `narrow`
+        stop = start + given["length"]
     if start >= stop:
         raise Unsupported("a slice of no channels")
     name = call.node.name
-    return Recognised(Slice(name, call.source.name, name, start, stop), (call.source,))
+    return Recognised(Slice(name, call.source.name, name, start, stop), (call.source,), alone=False)
 
 
 def combined(call: Call) -> Recognised:
@@ -121,7 +123,7 @@ def combined(call: Call) -> Recognised:
         raise Unsupported("two values of shapes that neither has")
     if kind == "add" and shape_of(other) == shape:
         return Recognised(Pointwise(name, one.name, name, residual=other.name), (one, other))
-    return Recognised(Combine(name, one.name, other.name, name, kind), (one, other))
+    return Recognised(Combine(name, one.name, other.name, name, kind), (one, other), alone=False)
 
 
 def _is_value(one: Any) -> bool:
@@ -146,7 +148,7 @@ def _with_constant(call: Call, source: fx.Node, name: str) -> Recognised:
     else:
         scale, shift = None, each if kind == "add" else -each
     op = Pointwise(call.node.name, source.name, call.node.name, scale, shift)
-    return Recognised(op, (source,))
+    return Recognised(op, (source,), alone=False)
 
 
 def resized(call: Call) -> Recognised:
@@ -164,7 +166,7 @@ def resized(call: Call) -> Recognised:
         axes.append(_axis(one_axis(ones, [wanted], *more, scale)[0], blend=bool(more)))
     rows, columns = (*axes, Axis(*(torch.zeros(1, dtype=torch.int64, device="cpu"),) * 2))[:2]
     op = Resize(call.node.name, call.source.name, call.node.name, rows, columns)
-    return Recognised(op, (call.source,))
+    return Recognised(op, (call.source,), alone=False)
 
 
 _SCALES = ("scales", "scales_h", "scales_w")
@@ -199,4 +201,4 @@ def shuffled(call: Call) -> Recognised:
     factor = int(call.given["upscale_factor"])
     high, wide = shape_of(call.node)[2:]
     op = Shuffle(call.node.name, call.source.name, call.node.name, (factor, factor), (high, wide))
-    return Recognised(op, (call.source,))
+    return Recognised(op, (call.source,), alone=False)

@@ -227,7 +227,8 @@ def reading(op: Op, names: Sequence[str]) -> Op:
     source, residual = names
     if isinstance(op, Combine):
         return replace(op, source=source, other=residual)
-    return replace(op, source=source, residual=residual)  # type: ignore[call-arg]
+    assert isinstance(op, Conv | Linear | Pointwise)
+    return replace(op, source=source, residual=residual)
 
 
 @dataclass(frozen=True, eq=False)

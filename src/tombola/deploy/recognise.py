@@ -176,7 +176,7 @@ _OPERATIONS: Mapping[str, Callable[[Call], PassThrough | Recognised]] = MappingP
         **dict.fromkeys(words("flatten view reshape contiguous clone detach alias"), _flatten),
         "squeeze": _squeeze,
         "cat": maps.concat,
-        "slice": maps.cut,
+        **dict.fromkeys(words("slice narrow"), maps.cut),
     }
 )
 """Operation -> how a region holds it."""

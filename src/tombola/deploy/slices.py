@@ -29,7 +29,7 @@ def as_slices(network: fx.GraphModule) -> fx.GraphModule:
             continue
         bounds = list(_bounds(node, value.shape[axis]))
         for part in parts:
-            start, stop = bounds[part.args[1]]  # type: ignore[index]
+            start, stop = bounds[part.args[1]]
             part.target, part.args = _SLICE, (source, axis % len(value.shape), start, stop)
         graph.erase_node(node)
         changed = True

@@ -99,7 +99,8 @@ def _resized(x: Tensor, axis: Axis, dim: int) -> Tensor:
     if axis.weights is None:
         return first
     one, other = axis.weights.double().view(2, *(-1 if i == dim else 1 for i in range(x.dim())))
-    return one * first + other * x.index_select(dim, axis.second)
+    blended: Tensor = one * first + other * x.index_select(dim, axis.second)
+    return blended
 
 
 def _shuffled(x: Tensor, op: Shuffle) -> Tensor:
