@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from tombola.deploy.node import Call, Recognised, Unsupported, pair, shape_of
+from tombola.deploy.node import Call, PassThrough, Recognised, Unsupported, pair, shape_of
 from tombola.deploy.ops import Axis, Combine, Concat, Pointwise, Pool, Resize, Shuffle, Slice
 from tombola.graph.node import operation
 
@@ -87,9 +87,11 @@ def concat(call: Call) -> Recognised:
     return Recognised(Concat(call.node.name, names, call.node.name), sources, alone=False)
 
 
-def cut(call: Call) -> Recognised:
-    """A range of the channels, or features."""
+def cut(call: Call) -> Recognised | PassThrough:
+    """A range of the channels, or features; or all of an axis."""
     given, shape = call.given, shape_of(call.source)
+    if (given["start"] or 0) == 0 and given.get("end", 0) in (None, _END) and given["step"] == 1:
+        return PassThrough(call.source)
     if given["dim"] % len(shape) != 1 or given.get("step", 1) != 1:
         raise Unsupported("a slice of another dimension than the channels, or in steps")
     bounds = [given[name] for name in ("start", "end", "length") if name in given]
@@ -102,6 +104,9 @@ def cut(call: Call) -> Recognised:
         raise Unsupported("a slice of no channels")
     name = call.node.name
     return Recognised(Slice(name, call.source.name, name, start, stop), (call.source,), alone=False)
+
+
+_END = 2**63 - 1  # torch's for a slice without one
 
 
 def combined(call: Call) -> Recognised:

@@ -179,7 +179,7 @@ def _list_nodes(region: Region, choices: Mapping[str, Choice], images: int, asse
             sources = tuple(need(value, flat) for value in reads(op))
             target = Held(op.target, flat)
             held[op.target] = [target]
-            assembly.nodes.append(Join(op, sources, target) if isinstance(op, Concat) else Cut(op, *sources, target))
+            assembly.nodes.append(Join(op, sources, target) if isinstance(op, Concat) else Cut(op, sources[0], target))
             continue
         flat = not isinstance(choices[op.target], Lanes) if isinstance(op, Conv | Linear) else form(op.source)
         if images == 1 and not flat:

@@ -132,7 +132,7 @@ class Maker:
         for whole, first, count, at in pieces_of(node, self._assembly):
             if (whole, first) == (here, within + at):
                 continue
-            views = []
+            views: list[Arg] = []
             for view, base in (
                 (self._inside(whole), self._assembly.address(whole, first)),
                 (target, self._assembly.address(node.target, at)),
