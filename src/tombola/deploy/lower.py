@@ -10,7 +10,21 @@ from dataclasses import dataclass, field, replace
 from torch import fx, nn
 
 from tombola.deploy.node import PassThrough, Recognised, Unsupported, shape_of
-from tombola.deploy.ops import Computed, Conv, Linear, Op, Pointwise, Pool, Region, Resize, Shuffle, reading, reads
+from tombola.deploy.ops import (
+    Computed,
+    Concat,
+    Conv,
+    Linear,
+    Op,
+    Pointwise,
+    Pool,
+    Region,
+    Resize,
+    Shuffle,
+    Slice,
+    reading,
+    reads,
+)
 from tombola.deploy.recognise import is_padding_of_a_layer, recognise
 from tombola.deploy.rows import SHAPED
 from tombola.graph.node import batch_axes, computes, operation, place, value_of
@@ -268,7 +282,9 @@ def _activates(op: Op, done: Mapping[str, Op]) -> Computed | None:
     if op.residual is not None or op.scale is not None or op.shift is not None:
         return None
     before = done.get(op.source)
-    return before if isinstance(before, Computed) and before.activation is None else None
+    if before is None or isinstance(before, Concat | Slice):
+        return None
+    return before if before.activation is None else None
 
 
 def _fuse_addition(op: Pointwise, done: dict[str, Op], readers: Mapping[str, int]) -> Op:
