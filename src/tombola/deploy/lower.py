@@ -266,7 +266,8 @@ def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:
     readers = Counter([*outputs, *(name for op in ops for name in reads(op))])
     done: dict[str, Op] = {}
     for op in ops:
-        if (before := _activates(op, done)) is not None and readers[before.target] == 1:
+        before = _activates(op, done) if isinstance(op, Pointwise) else None
+        if isinstance(op, Pointwise) and before is not None and readers[before.target] == 1:
             done.pop(before.target)
             op = replace(before, target=op.target, activation=op.activation)
         elif isinstance(op, Pointwise) and op.residual is not None and op.scale is None and op.shift is None:
@@ -275,11 +276,9 @@ def _fuse(ops: Sequence[Op], outputs: Sequence[str]) -> tuple[Op, ...]:
     return tuple(done.values())
 
 
-def _activates(op: Op, done: Mapping[str, Op]) -> Computed | None:
+def _activates(op: Pointwise, done: Mapping[str, Op]) -> Computed | None:
     """The operation whose activation this one can be; None where it is more, or there is none."""
-    if not isinstance(op, Pointwise) or op.activation is None:
-        return None
-    if op.residual is not None or op.scale is not None or op.shift is not None:
+    if op.activation is None or op.residual is not None or op.scale is not None or op.shift is not None:
         return None
     before = done.get(op.source)
     if before is None or isinstance(before, Concat | Slice):
