@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import tombola as tb
 from clocks import NATIVE, InOrder, Never
 from tombola.bench import runtimes
+from tombola.deploy.c.passes import passes_of
 from tombola.deploy.plan import Plan
 from tombola.deploy.whole import EngineModule, WholeReport
 from tombola.errors import TombolaError
@@ -117,6 +118,16 @@ def test_an_engine_that_cannot_stand_for_the_network_is_told_and_not_used(
     assert "no gain: stay with OpenVINO (1 ms against 2 ms), which is not used here: " + why in str(fast.report)
     with torch.no_grad():
         torch.testing.assert_close(fast(X), model(X), rtol=1e-4, atol=1e-5)
+
+
+def test_exports_are_of_the_regions(stand_in: Any) -> None:
+    model = conv(nn.ReLU())
+    stand_in(model)
+    fast = tb.deploy(model, X, threads=1, clock=Fastest("openvino"), engines=["openvino"])
+    assert isinstance(fast.network, EngineModule)
+    assert fast.regions is fast.network.rest
+    assert fast.report.exports.startswith("exports: c and onnx_kernels keep")
+    assert len(passes_of(fast).passes) == 1
 
 
 def test_an_engine_that_fails_is_named(stand_in: Any) -> None:

@@ -33,7 +33,7 @@ from tombola.deploy.report import DeployReport, part_rows
 from tombola.deploy.rows import over_rows
 from tombola.deploy.slices import as_slices
 from tombola.deploy.takes import Takes, shown, takes
-from tombola.deploy.whole import Engines, check_planned, checked_engines
+from tombola.deploy.whole import EngineModule, Engines, check_planned, checked_engines
 from tombola.errors import TombolaError
 from tombola.fields import checked
 from tombola.graph.call import as_called, checked_call, taking_tensors
@@ -76,6 +76,11 @@ class Deployed(Inference):
         if self._compacted[0] is None:
             raise TombolaError("the compacted network was not kept; deploy with keep_compacted=True")
         return self._compacted[0]
+
+    @property
+    def regions(self) -> nn.Module:
+        """The network in its regions, also where another engine runs it as a whole."""
+        return self.network.rest if isinstance(self.network, EngineModule) else self.network
 
     @property
     def nbytes(self) -> int:

@@ -115,7 +115,7 @@ def _check(loaded: Loaded, threads: int, network: Passes, deployed: Deployed) ->
     context = loaded.create(threads)
     try:
         for inputs in _drawn(network, deployed):
-            want, _ = torch.utils._pytree.tree_flatten(deployed.network(*inputs))
+            want, _ = torch.utils._pytree.tree_flatten(deployed.regions(*inputs))
             have = loaded.run(context, inputs, shapes)
             if not all(torch.equal(_bits(a), _bits(b)) for a, b in zip(want, have, strict=True)):
                 raise TombolaError(

@@ -64,7 +64,7 @@ def export_operators(
         raise TombolaError(
             f"ONNX Runtime loads a shared library, and no linker ({', '.join(LINKERS)}) is here; {_OPTION}"
         )
-    modules = native_modules(deployed.network)
+    modules = native_modules(deployed.regions)
     if not modules:
         raise TombolaError(f"nothing of the network runs in native kernels; deploy with kernels_only, or {_OPTION}")
     spins = 30_000 if len(modules) == 1 else _FEW_SPINS
@@ -113,7 +113,7 @@ class _Symbolic(nn.Module):
 
 def _model(deployed: Deployed, operators: Mapping[str, tuple[str, Passes]], domain: str) -> bytes:
     """The ONNX file. `operators`: path of a module -> the operator's name and the region."""
-    network, takes = copy.deepcopy(deployed.network), deployed.takes
+    network, takes = copy.deepcopy(deployed.regions), deployed.takes
     for path, (operator, region) in operators.items():
         shapes = [port.shape for port in region.outputs]
         network.set_submodule(path, _Symbolic(f"{domain}::{operator}", region.threads, shapes))
@@ -161,7 +161,7 @@ def _checked(content: bytes, library: Path, deployed: Deployed, example: Sequenc
     twice = tuple(torch.cat([x, x]) if own else x for x, own in zip(example, takes.batch.carries, strict=True))
     for inputs in (tuple(example), twice) if takes.batch.only is None else (tuple(example),):
         with torch.no_grad():
-            want = deployed.network(*inputs)
+            want = deployed.regions(*inputs)
         feed = {one: x.detach().numpy() for one, x in zip(names, inputs, strict=True)}
         have = [torch.from_numpy(np.asarray(x)) for x in attempt("ONNX", lambda feed=feed: session.run(None, feed))]  # type: ignore[misc]
         flat = torch.utils._pytree.tree_flatten(want)[0]

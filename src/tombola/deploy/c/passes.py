@@ -13,7 +13,6 @@ from tombola.deploy.inference import short
 from tombola.deploy.kernels.binary.modules import PackedLayer, PackSigns
 from tombola.deploy.kernels.sparse.region import NativeRegion
 from tombola.deploy.regions import NativeModule, TorchModule
-from tombola.deploy.whole import EngineModule
 from tombola.errors import TombolaError
 from tombola.graph.node import operation, place
 
@@ -75,8 +74,7 @@ def passes_of(deployed: Deployed) -> Passes:
     Raises:
         TombolaError: something of it runs in torch, or in kernels that cannot leave Python; it is named.
     """
-    network, takes = deployed.network, deployed.takes
-    network = network.rest if isinstance(network, EngineModule) else network  # its regions
+    network, takes = deployed.regions, deployed.takes
     if not isinstance(network, fx.GraphModule):
         raise _stays(next(iter(deployed.report.dense.items()), ("the network", "it was not read whole")))
     if any(short(dtype) != "float32" for dtype in takes.dtypes) or not all(takes.batch.carries):
@@ -103,7 +101,7 @@ def what_keeps_the_gain(deployed: Deployed) -> str:
     try:
         passes_of(deployed)
     except TombolaError as error:
-        some = "onnx_kernels keeps the kernels and their gain; " if native_modules(deployed.network) else ""
+        some = "onnx_kernels keeps the kernels and their gain; " if native_modules(deployed.regions) else ""
         return f"exports: {some}{rest}; c is not possible: {str(error).rpartition('; ')[0]}"
     return f"exports: c and onnx_kernels keep the kernels and their gain; {rest}"
 
