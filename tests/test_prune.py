@@ -26,6 +26,8 @@ from tombola.errors import TombolaError
 from tombola.models.registry import build_network
 from tombola.prune.calibration import read
 from tombola.prune.layers import layers_of
+from tombola.prune.measure import likeness
+from tombola.prune.norms import renew_norms
 from tombola.prune.sparse_gpt import sparse_gpt
 from tombola.prune.watch import gram_matrices, input_norms, order_of_calls
 from tombola.select.patterns import NM, Block, Element, Inputs
@@ -320,7 +322,7 @@ def test_norms_take_the_statistics_of_the_pruned_network() -> None:
     with torch.no_grad():
         model[1].running_var.fill_(7.0)
     batches = [x[:10], x[10:]]
-    pruned = tb.prune(model, batches, density=0.5)
+    pruned = tb.prune(model, batches, density=0.5, norms=True)
     parts = [pruned.model[0](part).detach() for part in batches]
     torch.testing.assert_close(pruned.model[1].running_mean, torch.stack([p.mean((0, 2, 3)) for p in parts]).mean(0))
     torch.testing.assert_close(pruned.model[1].running_var, torch.stack([p.var((0, 2, 3)) for p in parts]).mean(0))
@@ -332,12 +334,43 @@ def test_norms_take_the_statistics_of_the_pruned_network() -> None:
 
 def test_norms_leave_out_a_batch_of_one_that_has_no_variance() -> None:
     model, x = network(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU()), drawn(9, 3)
-    ragged, even = (tb.prune(model, batches, density={"0.weight": 1}).model[1] for batches in ([x[:8], x[8:]], [x[:8]]))
+    ragged, even = (
+        tb.prune(model, batches, density={"0.weight": 1}, norms=True).model[1] for batches in ([x[:8], x[8:]], [x[:8]])
+    )
     assert torch.equal(ragged.running_mean, even.running_mean)
     assert torch.equal(ragged.running_var, even.running_var)
     assert tb.prune(model, x[:1], density=0.5, norms=False).norms == 0
     pictures = network(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4))
-    assert tb.prune(pictures, drawn(1, 2, 6, 6), density=0.5).norms == 1
+    assert tb.prune(pictures, drawn(1, 2, 6, 6), density=0.5, norms=True).norms == 1
+
+
+def test_norms_get_new_statistics_where_outputs_come_nearer() -> None:
+    """Three ReLUs at 10 % of the weights: what norms see shrinks. Shifted data move statistics in the whole network."""
+    blocks = [part for _ in range(3) for part in (nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU())]
+    model, x = network(*blocks, nn.Linear(16, 4)), drawn(256, 16)
+    renew_norms(model, read(x, model, None, None, 0))  # as trained on such data
+    pruned = tb.prune(model, x, density=0.1)
+    assert pruned.norms == 3
+    foreign = tb.prune(model, 5 + 0.1 * x, density={"9.weight": 0.9})
+    assert foreign.norms == 0
+    assert torch.equal(foreign.model[1].running_mean, model[1].running_mean)
+    assert foreign.model[1].num_batches_tracked == model[1].num_batches_tracked
+
+
+def test_likeness_leaves_out_mean_and_scale() -> None:
+    x = drawn(6, 3)
+    data = read([x[:4], x[4:]], nn.Identity(), None, None, 0)
+
+    class Moved(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * x + 7
+
+    class Constant(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.ones_like(x)
+
+    assert likeness(nn.Identity(), Moved(), data) == pytest.approx(1)
+    assert likeness(nn.Identity(), Constant(), data) == 0
 
 
 def test_a_layer_that_ends_empty_beside_a_path_is_a_warning() -> None:

@@ -60,11 +60,11 @@ def _add(parser: ArgumentParser) -> None:
     add_layers_and_samples(group)
     group.add_argument(
         "--norms",
-        type=bool,
+        type=bool | None,
         nargs="?",
         const=True,
-        default=True,
-        help="estimate the running statistics of norms anew in the pruned network",
+        default=None,
+        help="estimate the running statistics of norms anew in the pruned network (null: if outputs come nearer)",
     )
     group.add_argument("--seed", type=int, default=0, help="draws the examples; a criterion that draws derives from it")
     add_budget(parser)

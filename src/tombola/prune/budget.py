@@ -201,7 +201,9 @@ def prune_to(
         if not whole:
             each = tried.densities(allocate(min(weights, max(len(sizes), round(density * weights)))))
         how = how_of("magnitude" if whole else criterion, each, None, form)
-        settings: dict[str, Any] = {"samples": samples, "norms": not whole, "errors": errors, "seed": seed}
+        told = errors or budget == "keep_accuracy"  # a size and a speed do not ask for statistics
+        norms = None if told and not whole else False
+        settings: dict[str, Any] = {"samples": samples, "norms": norms, "errors": errors, "seed": seed}
         return attempt(own, given, how, include, exclude, **settings)
 
     done: list[Trial] = []

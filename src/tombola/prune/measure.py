@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -35,6 +36,30 @@ class Error:
 
 def _squares(x: Tensor) -> float:
     return float((x.abs() if x.is_complex() else x).double().square().sum())
+
+
+@torch.no_grad()
+def likeness(before: nn.Module, after: nn.Module, calibration: Calibration) -> float:
+    """How much outputs of two networks correlate over the examples of a batch, -1 to 1: a scale does not count.
+
+    Of each output number the batch's mean is taken away, but for batches of one example. What holds no floats does not
+    count; 0 where one of the networks gives the same for all examples, and where outputs are not finite.
+    """
+    product = own = other = 0.0
+    with watching(before), watching(after):
+        for batch in calibration.batches:
+            for a, b in zip(leaves(batch.call(before)), leaves(batch.call(after)), strict=True):
+                if a.is_floating_point():
+                    a, b = (_centred(x.double()) for x in (a, b))
+                    product, own, other = (
+                        total + float((x * y).sum()) for total, x, y in ((product, a, b), (own, a, a), (other, b, b))
+                    )
+    size = (own * other) ** 0.5
+    return product / size if math.isfinite(size) and size > 0 else 0.0
+
+
+def _centred(x: Tensor) -> Tensor:
+    return x - x.mean(0) if x.dim() and len(x) > 1 else x
 
 
 @torch.no_grad()

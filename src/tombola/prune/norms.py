@@ -11,6 +11,31 @@ from torch.nn.modules.batchnorm import _NormBase
 from tombola.errors import TombolaError
 from tombola.nn.modes import in_mode, only_norms_train
 from tombola.prune.calibration import Calibration, Inputs
+from tombola.prune.copies import copied
+from tombola.prune.measure import likeness
+
+
+def settle_norms(before: nn.Module, after: nn.Module, calibration: Calibration, norms: bool | None) -> int:
+    """How many norms of `after`, the pruned network, get new statistics, in place.
+
+    Args:
+        before: the network that was pruned.
+        norms: whether; None: if the outputs on the calibration data come to be more like those of `before`. So it is
+            where pruning moved what norms see, and not where these data are unlike those of the training.
+    """
+    if norms is False:
+        return 0
+    if norms or not _with_statistics(after):
+        return renew_norms(after, calibration)
+    own = copied(before)
+    held = {name: value.clone() for name, value in after.named_buffers()}
+    as_trained = likeness(own, after, calibration)
+    count = renew_norms(after, calibration)
+    if likeness(own, after, calibration) > as_trained:
+        return count
+    for name, value in after.named_buffers():
+        value.copy_(held[name])
+    return 0
 
 
 @torch.no_grad()
@@ -23,7 +48,7 @@ def renew_norms(model: nn.Module, calibration: Calibration) -> int:
     Raises:
         TombolaError: no batch is left.
     """
-    norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
+    norms = _with_statistics(model)
     if not norms:
         return 0
     batches = [batch for batch in calibration.batches if batch.size > 1 or not _single(model, norms, batch)]
@@ -43,6 +68,10 @@ def renew_norms(model: nn.Module, calibration: Calibration) -> int:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return len(norms)
+
+
+def _with_statistics(model: nn.Module) -> list[_NormBase]:
+    return [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
 
 
 def _single(model: nn.Module, norms: Iterable[nn.Module], batch: Inputs) -> bool:

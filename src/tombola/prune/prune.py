@@ -20,7 +20,7 @@ from tombola.prune.heads import Heads, choose_heads
 from tombola.prune.how import How, how_of
 from tombola.prune.layers import Layer, layers_of
 from tombola.prune.measure import output_errors
-from tombola.prune.norms import renew_norms
+from tombola.prune.norms import settle_norms
 from tombola.prune.path import check_path
 from tombola.prune.probe import Probe
 from tombola.prune.pruned import Pruned, rows_of
@@ -45,7 +45,7 @@ def prune(
     exclude: Sequence[str] = (),
     samples: int | None = None,
     loss: Loss | None = None,
-    norms: bool = True,
+    norms: bool | None = None,
     errors: bool = True,
     seed: int = 0,
 ) -> Pruned:
@@ -70,7 +70,8 @@ def prune(
         exclude: as in `prunable`.
         samples: at most so many examples, by whole batches; by default 512 of a data set, else all.
         loss: of (output, labels) for criteria of gradients; by default the data set's, else cross-entropy.
-        norms: estimate the running statistics of norms anew, from the calibration data, in the pruned network.
+        norms: estimate the running statistics of norms anew, from the calibration data, in the pruned network; None:
+            if that makes its outputs more like those before, which takes four passes over these data.
         errors: measure the output errors, which takes the time of three passes over the calibration data.
         seed: of examples that are drawn, and of a criterion that draws.
 
@@ -102,7 +103,7 @@ def attempt(
     *,
     samples: int | None,
     loss: Loss | None = None,
-    norms: bool = True,
+    norms: bool | None = None,
     errors: bool,
     seed: int,
 ) -> tuple[Pruned, Calibration | None]:
@@ -116,7 +117,7 @@ def attempt(
         {**Mask.full({name: layer.weight for name, layer in layers.items()}), **_mask(network, layers, data, how, seed)}
     )
     mask.apply_(network)
-    renewed = renew_norms(network, data) if norms and data is not None else 0
+    renewed = 0 if data is None else settle_norms(own, network, data, norms)
     local, error = _errors(own, network, layers, data) if errors else ({}, None)
     told = {
         **how.told(),
