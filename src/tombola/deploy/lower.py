@@ -89,8 +89,6 @@ def lower(network: fx.GraphModule, isolated: Collection[str] = ()) -> Lowered:
     parts: list[LoweredRegion] = []
     for run in (piece for whole in runs for piece in _pieces(whole, isolated)):
         try:
-            if not _worth(run):
-                raise Unsupported("no layer is beside it")
             parts.append(_part(run))
         except Unsupported as reason:
             left.update({one.op.name: str(reason) for one in run.values() if isinstance(one, Recognised)})
@@ -198,12 +196,6 @@ def _pieces(
         piece[node] = recognised
     if kind is not None:
         yield piece
-
-
-def _worth(run: Mapping[fx.Node, Recognised | PassThrough]) -> bool:
-    """Whether a run has a layer, or is of operations that are regions without one."""
-    found = [one for one in run.values() if isinstance(one, Recognised)]
-    return all(one.alone for one in found) or any(isinstance(one.op, Conv | Linear) for one in found)
 
 
 def _part(run: Mapping[fx.Node, Recognised | PassThrough]) -> LoweredRegion:

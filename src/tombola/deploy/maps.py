@@ -84,7 +84,7 @@ def concat(call: Call) -> Recognised:
     if call.given["dim"] % rank != 1:
         raise Unsupported("a concatenation along another dimension than the channels")
     names = tuple(one.name for one in sources)
-    return Recognised(Concat(call.node.name, names, call.node.name), sources, alone=False)
+    return Recognised(Concat(call.node.name, names, call.node.name), sources)
 
 
 def cut(call: Call) -> Recognised | PassThrough:
@@ -103,7 +103,7 @@ def cut(call: Call) -> Recognised | PassThrough:
     if start >= stop:
         raise Unsupported("a slice of no channels")
     name = call.node.name
-    return Recognised(Slice(name, call.source.name, name, start, stop), (call.source,), alone=False)
+    return Recognised(Slice(name, call.source.name, name, start, stop), (call.source,))
 
 
 _END = 2**63 - 1  # torch's for a slice without one
@@ -128,7 +128,7 @@ def combined(call: Call) -> Recognised:
         raise Unsupported("two values of shapes that neither has")
     if kind == "add" and shape_of(other) == shape:
         return Recognised(Pointwise(name, one.name, name, residual=other.name), (one, other))
-    return Recognised(Combine(name, one.name, other.name, name, kind), (one, other), alone=False)
+    return Recognised(Combine(name, one.name, other.name, name, kind), (one, other))
 
 
 def _is_value(one: Any) -> bool:
@@ -153,7 +153,7 @@ def _with_constant(call: Call, source: fx.Node, name: str) -> Recognised:
     else:
         scale, shift = None, each if kind == "add" else -each
     op = Pointwise(call.node.name, source.name, call.node.name, scale, shift)
-    return Recognised(op, (source,), alone=False)
+    return Recognised(op, (source,))
 
 
 def resized(call: Call) -> Recognised:
@@ -171,7 +171,7 @@ def resized(call: Call) -> Recognised:
         axes.append(_axis(one_axis(ones, [wanted], *more, scale)[0], blend=bool(more)))
     rows, columns = (*axes, Axis(*(torch.zeros(1, dtype=torch.int64, device="cpu"),) * 2))[:2]
     op = Resize(call.node.name, call.source.name, call.node.name, rows, columns)
-    return Recognised(op, (call.source,), alone=False)
+    return Recognised(op, (call.source,))
 
 
 _SCALES = ("scales", "scales_h", "scales_w")
@@ -206,4 +206,4 @@ def shuffled(call: Call) -> Recognised:
     factor = int(call.given["upscale_factor"])
     high, wide = shape_of(call.node)[2:]
     op = Shuffle(call.node.name, call.source.name, call.node.name, (factor, factor), (high, wide))
-    return Recognised(op, (call.source,), alone=False)
+    return Recognised(op, (call.source,))

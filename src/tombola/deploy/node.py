@@ -36,14 +36,13 @@ class Recognised:
     """A node as an operation on named values, with the nodes of what it reads, in its order.
 
     `between`: nodes after those whose work is the operation's too, such as padding. `after`: what follows the
-    operation within the node; it reads the operation's target. `alone`: whether a region may hold it without a layer.
+    operation within the node; it reads the operation's target.
     """
 
     op: Op
     reads: tuple[fx.Node, ...]
     between: tuple[fx.Node, ...] = ()
     after: Op | None = None
-    alone: bool = True
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...]:
