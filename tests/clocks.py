@@ -38,4 +38,14 @@ class Never(InOrder):
         raise AssertionError("measured")
 
 
+class Int8(InOrder):
+    """As it, but regions in 8 bits are faster than all others."""
+
+    def measure(
+        self, runs: Mapping[Any, Any], *, rounds: int, threads: int, seconds: float | None = None
+    ) -> dict[Any, list[float]]:
+        return {name: [0.5 if name == "int8" else i + 1.0] for i, name in enumerate(runs)}
+
+
 NATIVE = InOrder()
+INT8 = Int8()

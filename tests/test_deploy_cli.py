@@ -125,6 +125,28 @@ def test_deploy_is_readable(ticket: Path, tmp_path: Path) -> None:
     assert f"to {tmp_path}" in out
 
 
+def test_deploy_in_int8_calibrates_on_the_data_that_the_ticket_names(tmp_path: Path) -> None:
+    path = tmp_path / "lenet.ticket"
+    origin = Origin.seeded(NetworkSpec("lenet-300-100", {}, (1, 8, 8), 10), "kaiming_normal", 1)
+    network = build_network("lenet-300-100", input_shape=(1, 8, 8), classes=10)
+    draw = torch.Generator().manual_seed(0)
+    scores = {name: torch.rand(w.shape, generator=draw) for name, w in prunable(network).items()}
+    data = {"name": "digits", "val_size": None, "image_size": None, "args": {}, "augment": {}, "cue": {}}
+    told = {"method": {"name": "drawn"}, "data": data}
+    mask = select(scores, density=0.2)
+    Ticket.from_models(origin=origin, mask=mask, final_state=origin.state_dict(), provenance=told).save(path)
+    words = ("deploy", str(path), "--out", str(tmp_path / "fast"), "--threads", "1", "--formats", "[]")
+    found = last_json(*words, "--precision", "int8", "--calibration", "64")
+    int8 = found["report"]["int8"]
+    assert int8["tried"] == 1
+    assert int8["batches"] >= 1
+    assert found["validation"]["metric"] == "accuracy"
+    assert abs(found["validation"]["float32"] - found["validation"]["deployed"]) < 0.1
+    status, _, err = call(*words, "--precision", "int8", "--calibration", "0")
+    assert status == 2
+    assert "calibration is 0" in err
+
+
 def test_bench_shows_engines_beside_the_ticket(ticket: Path) -> None:
     words = ("--batch", "1,3", "--engines", "[eager, torch-csr]", "--rounds", "2", "--threads", "1", "--json")
     status, out, err = call("bench", str(ticket), *words)

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
 
@@ -19,9 +19,11 @@ from tombola.cli.subjects import HELP, Subject, add_subject, subject
 from tombola.cli.tickets import add_architecture
 from tombola.cli.verb import Verb
 from tombola.cli.what_if import add_what_if, batch_sizes, check_what_if_unset, run_what_if, texts
+from tombola.errors import TombolaError
 
 if TYPE_CHECKING:
     from tombola.bench.bench import Benchmark
+    from tombola.data.splits import Splits
     from tombola.deploy.deploy import Deployed
 
 _FORMATS = ["onnx", "state_dict", "torch"]
@@ -81,6 +83,16 @@ def _add_deploy(parser: ArgumentParser) -> None:
         help="seconds, about, that deploying may take: the longer, the more kernels are tried (null: all)",
     )
     parser.add_argument(
+        "--precision",
+        type=Literal["float32", "int8"],
+        default="float32",
+        help="int8: each region also in 8 bits, where that is faster; scales are from the ticket's data",
+    )
+    parser.add_argument(
+        "--calibration", type=int, default=512, help="for int8: how many training examples give the scales"
+    )
+    parser.add_argument("--data_root", type=str, default="data", help="for int8: where the ticket's data lies")
+    parser.add_argument(
         "--formats",
         type=list[str] | str,
         default=_FORMATS,
@@ -116,7 +128,13 @@ def _add_bench(parser: ArgumentParser) -> None:
     _add_common(parser)
 
 
-def _deployed(given: Namespace, about: Subject, batch: int, engines: Sequence[str] | None = ()) -> Deployed:
+def _deployed(
+    given: Namespace,
+    about: Subject,
+    batch: int,
+    engines: Sequence[str] | None = (),
+    splits: Splits | None = None,
+) -> Deployed:
     from tombola.deploy.deploy import deploy
     from tombola.runs.progress import show_progress
 
@@ -126,6 +144,8 @@ def _deployed(given: Namespace, about: Subject, batch: int, engines: Sequence[st
             about.inputs(batch),
             threads=given["threads"],
             plan=given.get("plan"),
+            precision="float32" if splits is None else "int8",
+            calibration=None if splits is None else _batches(given, about, splits),
             kernels_only=given.get("kernels_only", False),
             engines=engines,
             time_limit=given.get("time_limit", 60.0),
@@ -154,6 +174,40 @@ def stopped_by_hand() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _data(given: Namespace) -> Splits | None:
+    """The ticket's data, where scales are wanted of it."""
+    if given["precision"] == "float32" or given["plan"] is not None:
+        return None
+    if given["calibration"] < 1:
+        raise TombolaError(f"calibration is {given['calibration']}; give 1 example or more")
+    from tombola.search.request import loaded
+    from tombola.study.recorded import data_of
+    from tombola.ticket.ticket import Ticket
+
+    if not Path(given["ticket"]).is_file():
+        raise TombolaError(
+            f"precision int8 takes its scales from a ticket's data, and {given['ticket']} is no ticket; "
+            "give it batches from Python: tb.deploy(precision='int8', calibration=...)"
+        )
+    ticket = Ticket.load(given["ticket"], max_weights=given["max_weights"])
+    return loaded(data_of(ticket, given["data_root"]))
+
+
+def _batches(given: Namespace, about: Subject, splits: Splits) -> list[tuple[Any, ...]]:
+    from tombola.prune.calibration import read
+
+    return [batch.args for batch in read(splits, about.network, given["calibration"], None, 0).batches]
+
+
+def _accuracy(about: Subject, deployed: Deployed, splits: Splits, screen: Screen) -> dict[str, Any]:
+    """The metric on the validation split, before and after; the test split is left alone."""
+    from tombola.cli.pruning import change, validated
+
+    metric, before, after = splits.task.metric_name, validated(about.network, splits), validated(deployed, splits)
+    screen.line(change(metric, before, after))
+    return {"metric": metric, "float32": before, "deployed": after}
+
+
 def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     from tombola.runs.atomic import check_folder, make_folder, write_json
 
@@ -168,7 +222,9 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     out = Path(given["out"])
     check_folder(out)
     about = subject(given)
-    deployed = _deployed(given, about, given["batch"], None if given["engines"] is None else listed(given["engines"]))
+    splits = _data(given)
+    engines = None if given["engines"] is None else listed(given["engines"])
+    deployed = _deployed(given, about, given["batch"], engines, splits)
     example = about.inputs(given["batch"])
     if "c" in formats:
         passes_of(deployed)  # refused before anything is written
@@ -182,6 +238,7 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     report = deployed.report.as_dict()
     write_json(out / "report.json", report)
     screen.line(str(deployed.report))
+    validation = None if splits is None else _accuracy(about, deployed, splits, screen)
     for file, info in files.items():
         if info["error"] is not None:
             any_batch = "any batch" if info["batch"] is None else f"a batch of {info['batch']} only"
@@ -192,7 +249,7 @@ def _deploy(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if not any(bool((weight == 0).any()) for weight in about.network.parameters() if weight.dim() > 1):
         screen.line("no weight of it is 0: there is nothing to skip; prune it first")
     found = {"ticket": given["ticket"], "recipe": about.recipe}
-    return {**found, "out": str(out), "report": report, "files": files}
+    return {**found, "out": str(out), "report": report, "files": files, "validation": validation}
 
 
 def _bench(given: Namespace, screen: Screen) -> Mapping[str, Any]:

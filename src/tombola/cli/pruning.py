@@ -106,14 +106,14 @@ def _run(given: Namespace, screen: Screen) -> Mapping[str, Any]:
     if given["values"] is not None:
         final = ticket.rounded(given["values"]).build(model=pruned.model)
     before, after = (None, None) if reached is None or reached.accuracy is None else reached.accuracy
-    before = _validated(model, splits) if before is None else before
-    after = _validated(final, splits) if after is None or final is not pruned.model else after
+    before = validated(model, splits) if before is None else before
+    after = validated(final, splits) if after is None or final is not pruned.model else after
     size, dense = Path(given["out"]).stat().st_size, sum(value.nbytes for value in model.state_dict().values())
     metric = splits.task.metric_name
     screen.line(str(pruned))
     if reached is not None:
         screen.line(str(reached))
-    screen.line(_change(metric, before, after))
+    screen.line(change(metric, before, after))
     screen.line(f"{given['out']}: {size:,} bytes; its tensors have {dense:,}")
     return {
         "file": given["out"],
@@ -152,7 +152,7 @@ def started(given: Namespace, splits: Splits) -> Start:
     return start_from(ModelSpec(given["model"], **NETWORK.read(given)), splits, seed=given["seed"])
 
 
-def _validated(model: nn.Module, splits: Splits) -> float:
+def validated(model: nn.Module, splits: Splits) -> float:
     """The metric on the validation split."""
     import torch
 
@@ -162,7 +162,8 @@ def _validated(model: nn.Module, splits: Splits) -> float:
     return evaluate(model, evaluation_feed(splits, splits.val, torch.device("cpu"), False), splits.task).metric
 
 
-def _change(metric: str, before: float, after: float) -> str:
+def change(metric: str, before: float, after: float) -> str:
+    """The metric before and after, in a line."""
     from tombola.formats import Unit
 
     unit = Unit(metric)

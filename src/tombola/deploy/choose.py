@@ -18,12 +18,13 @@ from torch.nn import functional as F
 from tombola.bench.timing import Clock
 from tombola.deploy.budget import NO_LIMIT, Budget
 from tombola.deploy.kernels import sparse
+from tombola.deploy.kernels.int8 import Int8Region
 from tombola.deploy.kernels.sparse import Choices
 from tombola.deploy.lower import Lowered, LoweredRegion, alone, lower, put_in
 from tombola.deploy.node import shape_of
 from tombola.deploy.ops import Conv, Linear, padded
 from tombola.deploy.plan import RegionPlan
-from tombola.deploy.regions import ENGINES, region_module
+from tombola.deploy.regions import ENGINES, INT8, NativeModule, region_module
 from tombola.errors import TombolaError
 from tombola.names import check_known
 
@@ -130,10 +131,8 @@ def _planned(
 ) -> Draft:
     made: list[tuple[LoweredRegion, nn.Module]] = []
     for part, plan in zip(lowered.parts, plans, strict=True):
-        check_known("engine of a region on the CPU", plan.engine, ENGINES)
-        batch = shape_of(part.inputs[0])[0]
-        native = sparse.build(part.region, batch, threads, plan.choices) if plan.engine == "native" else None
-        made.append((part, region_module(plan.engine, part, alone(work, part), native)))
+        check_known("engine of a region on the CPU", plan.engine, (*ENGINES, INT8))
+        made.append((part, built(part, plan, alone(work, part), threads)))
     own = {name for part in lowered.parts for name in part.layers}
     return Draft(
         put_in(work, made),
@@ -142,6 +141,19 @@ def _planned(
         tuple(Times() for _ in plans),
         tuple(name for name in isolated if name in own),
     )
+
+
+def built(part: LoweredRegion, plan: RegionPlan, network: fx.GraphModule, threads: int) -> nn.Module:
+    """The module of a region as planned; `network`: the region alone in torch, which is not changed.
+
+    Raises:
+        TombolaError: the plan does not fit.
+    """
+    batch = shape_of(part.inputs[0])[0]
+    if plan.int8 is not None:
+        return NativeModule(Int8Region(part.region, batch, threads, plan.int8), part.shapes)
+    native = sparse.build(part.region, batch, threads, plan.choices) if plan.engine == "native" else None
+    return region_module(plan.engine, part, network, native)
 
 
 def all_dense(network: fx.GraphModule, threads: int, draft: Draft) -> Draft:
@@ -180,7 +192,7 @@ def _measured(
     """Each region in the fastest engine that is found in its part of the budget, the share of its time in torch."""
     work = twin(network)
     lowered = lower(work, isolated)
-    values = _values(work, lowered.parts, example)
+    values = values_of_inputs(work, lowered.parts, example)
     given = [[values[node] for node in part.inputs] for part in lowered.parts]
     rest = [alone(work, part) for part in lowered.parts]
     dense = budget.clock.fastest(
@@ -280,7 +292,7 @@ def _slow_layers(draft: Draft) -> tuple[str, ...]:
     return tuple(slow)
 
 
-def _values(
+def values_of_inputs(
     network: fx.GraphModule, parts: Sequence[LoweredRegion], example: Sequence[Tensor]
 ) -> dict[fx.Node, Tensor]:
     """The values of all parts' inputs when the network runs on the example."""

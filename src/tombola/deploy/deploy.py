@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tombola.deploy.kernels.cuda import LinearChoice, bytes_of, choose_kernels, 
 from tombola.deploy.kernels.module import KernelModule
 from tombola.deploy.lower import lower
 from tombola.deploy.plan import Plan, RegionPlan, this_machine
+from tombola.deploy.precision import Batch, Precision, calibration_batches, in_float32, in_precision
 from tombola.deploy.report import DeployReport, part_rows
 from tombola.deploy.rows import over_rows
 from tombola.deploy.slices import as_slices
@@ -115,6 +117,8 @@ def deploy(
     named: Mapping[str, Any] | None = None,
     threads: int | None = None,
     plan: Plan | str | Path | None = None,
+    precision: Precision = "float32",
+    calibration: Iterable[Any] | None = None,
     keep_compacted: bool = True,
     kernels_only: bool = False,
     model: nn.Module | None = None,
@@ -135,6 +139,11 @@ def deploy(
         named: those that are given by name. Calls later are like this one, but for the tensors' values and batch.
         threads: of the CPU, held to the cores there are; None: those of the plan, or as torch is set.
         plan: choices of an earlier deployment, or their file: nothing is measured.
+        precision: "int8" also tries each region in 8 bits, weights with a step for each output row and activations with
+            one for each value, and keeps it where it is faster. Its outputs are then those of `kernels.int8.reference`,
+            and `report.int8` says how far they are from float32's. A plan has its own.
+        calibration: for "int8", batches of inputs from which the scales of activations are taken, least to largest:
+            each a tensor, or a tuple that begins with the network's inputs; 64 count. None: the example.
         keep_compacted: whether the compacted network is kept beside, dense, for export.
         kernels_only: whether what has native kernels runs in them, also where torch was measured faster: for a C
             library, which has nothing else. Of a plan its own choices count.
@@ -183,6 +192,7 @@ def deploy(
         check_planned(wanted.engine)
     tried = checked_engines(() if kernels_only else engines)
     names = tried if wanted is None else (wanted.engine,) if wanted.engine else ()
+    asked = calibration_batches(precision, calibration, example, fixed=wanted is not None or call is not None)
     with plain_tensors(), limit_threads(count, exclusive=True), kept(cuda=True):
         meter, started = Meter(), clock.now()
         source = subject.build(model=model, trusted=trusted) if isinstance(subject, Ticket) else subject
@@ -193,7 +203,7 @@ def deploy(
         meter.end("compaction")
         with _budget(time_limit, started, meter, stop, progress, clock) as budget:
             network, chosen, report = _made(
-                plain, compacted, checks, count, wanted, names, budget, meter, kernels_only=kernels_only
+                plain, compacted, checks, count, wanted, names, asked, budget, meter, kernels_only=kernels_only
             )
         meter.end("kernels")
         taken = takes(plain, checks.example, checks.batch, call, empty=checks.takes_none(network))
@@ -244,6 +254,7 @@ def _made(
     threads: int,
     wanted: Plan | None,
     engines: Sequence[str],
+    asked: Sequence[Batch] | None,
     budget: Budget,
     meter: Meter,
     *,
@@ -256,7 +267,7 @@ def _made(
         return _whole(Compacted(plain, CompactReport(reason="as planned")), checks, threads, meter)
     if parts:
         others = Engines(engines, compacted.module, checks, threads, budget)
-        made = _on_cpu(plain, compacted, checks, threads, wanted, budget, meter, kernels_only=kernels_only)
+        made = _on_cpu(plain, compacted, checks, threads, wanted, asked, budget, meter, kernels_only=kernels_only)
     else:
         made = _in_torch(plain, compacted, checks, threads, wanted, meter)
     if made[2].error <= max(TOLERANCE, checks.allowed):
@@ -297,6 +308,7 @@ def _on_cpu(
     checks: Checks,
     threads: int,
     wanted: Plan | None,
+    asked: Sequence[Batch] | None,
     budget: Budget,
     meter: Meter,
     *,
@@ -317,7 +329,7 @@ def _on_cpu(
                 for i, (one, part) in enumerate(zip(networks, parts, strict=True))
             ]
     else:
-        drafts = planned(networks, threads, wanted.parts, wanted.isolated)
+        drafts = planned(networks, threads, in_float32(wanted.parts), wanted.isolated)
     network = _together(plain, parts, drafts)
     left = {**compacted.left, **{place: why for draft in drafts for place, why in draft.lowered.left.items()}}
     error = _error(network, checks, meter)
@@ -326,12 +338,19 @@ def _on_cpu(
         network = _together(plain, parts, drafts)
         left["all regions"] = f"native kernels would change outputs by {error:.1e}"
         error = _error(network, checks, meter)
+    together = partial(_together, plain, parts)
+    int8 = in_precision(networks, parts, drafts, together, checks, threads, wanted, asked, budget.clock)
+    if int8 is not None:
+        drafts, error = int8.drafts, max(error, int8.error)
+        network = together(drafts)
+        meter.end("int8")
     regions = tuple(region for draft in drafts for region in draft.parts)
     isolated = tuple(name for draft in drafts for name in draft.isolated)
     made = Plan(threads, _shapes(checks), regions, isolated, choices, _machine(wanted), compacted.record)
     sizes = {"model": _nbytes(plain), "deployed": _nbytes(network)}
     rows = tuple(row for draft in drafts for row in part_rows(draft))
-    return network, made, DeployReport(compacted.report, packed, rows, (), left, sizes, error, str(checks.batch))
+    report = DeployReport(compacted.report, packed, rows, (), left, sizes, error, str(checks.batch))
+    return network, made, report if int8 is None else replace(report, int8=int8.report)
 
 
 def _together(plain: nn.Module, parts: Sequence[Part], drafts: Sequence[Draft]) -> nn.Module:

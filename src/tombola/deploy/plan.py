@@ -15,8 +15,9 @@ from msgspec import Meta
 from tombola.bench.runtimes import RUNTIMES
 from tombola.deploy.kernels.binary import PackedChoice
 from tombola.deploy.kernels.cuda import KERNELS
+from tombola.deploy.kernels.int8 import Int8Choices
 from tombola.deploy.kernels.sparse import Choices
-from tombola.deploy.regions import ENGINES
+from tombola.deploy.regions import ENGINES, INT8
 from tombola.errors import TombolaError
 from tombola.graph.record import GraphRecord
 from tombola.names import check_known
@@ -28,14 +29,18 @@ Shape = Annotated[tuple[Annotated[int, Meta(ge=0)], ...], Meta(max_length=64)]
 
 
 class RegionPlan(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How one region runs. `layers`: its layers' names in order; `choices`: of the native kernels."""
+    """How one region runs. `layers`: its layers' names in order; `choices`, `int8`: of the native kernels."""
 
     layers: tuple[str, ...]
     engine: str
     choices: Choices | None = None
+    int8: Int8Choices | None = None
 
     def __post_init__(self) -> None:
-        check_known("engine", self.engine, (*ENGINES, *KERNELS))
+        check_known("engine", self.engine, (*ENGINES, INT8, *KERNELS))
+        if (self.engine == INT8) is (self.int8 is None):
+            raise TombolaError("scales and tiles are for the engine int8, which needs them")
+        _check_names((*self.int8.layers, *self.int8.scales) if self.int8 else ())
         if (self.engine == "native") is (self.choices is None):
             raise TombolaError("choices are for the engine native, which needs them")
         _check_names((*self.layers, *(self.choices.layers if self.choices else ())))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from tombola.deploy.kernels.int8 import integer_reference
+from tombola.deploy.kernels.int8.scales import Scale
 from tombola.deploy.kernels.module import KernelModule
 from tombola.deploy.lower import LoweredRegion
+from tombola.deploy.ops import Region
 
 
 class NativeModule(KernelModule):
@@ -28,6 +32,19 @@ class NativeModule(KernelModule):
         """Float32 tensors, batch first."""
         outputs = self.native(*inputs)
         return tuple(x.reshape(x.shape[0], *shape) for x, shape in zip(outputs, self.shapes, strict=True))
+
+
+class ReferenceModule(nn.Module):
+    """What a region in 8 bits computes, in plain torch."""
+
+    def __init__(self, region: Region, scales: Mapping[str, Scale], shapes: tuple[tuple[int, ...], ...]) -> None:
+        super().__init__()
+        self._region, self._scales, self._shapes = region, scales, shapes
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Float32 tensors, batch first."""
+        outputs = integer_reference(self._region, self._scales, *inputs)
+        return tuple(x.reshape(x.shape[0], *shape) for x, shape in zip(outputs, self._shapes, strict=True))
 
 
 class TorchModule(nn.Module):
@@ -55,4 +72,6 @@ def region_module(engine: str, part: LoweredRegion, network: fx.GraphModule, nat
 
 
 ENGINES = ("native", "torch", "torch-channels-last")
-"""What can run a region."""
+"""What can run a region in float32."""
+INT8 = "int8"
+"""The native kernels in 8 bits."""

@@ -13,6 +13,7 @@ from tombola.deploy.kernels.cuda import LinearChoice
 from tombola.deploy.lower import LoweredRegion
 from tombola.deploy.ops import Conv, Linear
 from tombola.deploy.plan import RegionPlan
+from tombola.deploy.precision import Int8Report
 from tombola.deploy.whole import WholeReport
 from tombola.formats import aligned, density, plural, quantity
 
@@ -53,7 +54,8 @@ class DeployReport:
     `parts`: the regions. `cuda`: Linear layers on a GPU. `dense`: what stays in torch, with the reason.
     `exports`: which export keeps the kernels' gain, and which does not, in one line.
     `bytes`: of weights in memory, of the "model" and "deployed". `error`: the largest max|a - b| / max|a| of the
-    outputs, on the example and on inputs like it, drawn here. `batch`: which batch sizes the network takes.
+    outputs, on the example and on inputs like it, drawn here; of regions in 8 bits, against their reference. `int8`:
+    what 8 bits did, where they were asked for. `batch`: which batch sizes the network takes.
     `whole`: what other engines take for the whole network.
     `seconds`: that deploying took, the "whole" and by phase: "checks", in which the network itself answers;
     "compaction", reading included; "kernels", chosen and compiled; "verification", in which the deployed network
@@ -71,6 +73,7 @@ class DeployReport:
     batch: str = "any batch"
     whole: WholeReport = field(default_factory=WholeReport)
     exports: str = ""
+    int8: Int8Report | None = None
     seconds: Mapping[str, float] = field(default_factory=dict, compare=False)
     memory: int | None = field(default=None, compare=False)
 
@@ -90,6 +93,8 @@ class DeployReport:
             lines += ["", "stays with torch:", *(f"  {name}: {reason}" for name, reason in self.dense.items())]
         if whole := self.whole.lines():
             lines += ["", *whole]
+        if self.int8:
+            lines += ["", str(self.int8)]
         sizes = ", ".join(f"{what} {size:,}" for what, size in self.bytes.items())
         last = f"bytes of weights: {sizes}; outputs equal within {self.error:.1e}; for {self.batch}"
         return "\n".join([*lines, "", last, *filter(None, [self.exports]), *self._cut(), *self._cost()])
@@ -130,13 +135,19 @@ def _layer_rows(part: LoweredRegion, plan: RegionPlan, times: Times) -> tuple[De
             op.name,
             tuple(op.weight.shape),
             op.nonzeros.density,
-            str(plan.choices.layers[op.target]) if plan.choices else "dense",
+            _kernel(plan, op.target),
             times.native.get(op.target),
             times.dense.get(op.target),
         )
         for op in part.region.ops
         if isinstance(op, Conv | Linear)
     )
+
+
+def _kernel(plan: RegionPlan, target: str) -> str:
+    if plan.int8 is not None:
+        return f"int8:{plan.int8.layers[target]}"
+    return str(plan.choices.layers[target]) if plan.choices else "dense"
 
 
 def _headline(number: int, part: RegionRow) -> str:

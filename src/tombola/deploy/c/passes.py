@@ -204,6 +204,11 @@ def _runs_elsewhere(module: nn.Module, node: fx.Node) -> TombolaError:
             f"C has the native kernels alone, and {_named(module, node)} runs in torch, which was faster here; "
             "deploy with kernels_only, or leave format c out"
         )
+    if isinstance(module, NativeModule):
+        return TombolaError(
+            f"C has the kernels of float32 alone, and {node.target} runs in 8 bits; deploy in float32, or leave "
+            "format c out"
+        )
     return _stays((_named(module, node), "binary layers on packed bits" if _packed(module) else "runs in torch"))
 
 

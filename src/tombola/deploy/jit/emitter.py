@@ -46,8 +46,12 @@ class Emitter:
 
     def compiled(self) -> Code:
         """The finished module, compiled; its function is called "step"."""
+        return compile_module(self.ended())
+
+    def ended(self) -> ir.Module:
+        """The finished module."""
         self.b.ret_void()
-        return compile_module(self.module)
+        return self.module
 
     def pointer(self, index: int) -> ir.Value:
         """Word `index` of the arguments as an address of bytes."""

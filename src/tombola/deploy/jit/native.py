@@ -89,6 +89,16 @@ def file_machine(cpu: str, features: str) -> Any:
     )
 
 
+def assembly(module: ir.Module, cpu: str) -> str:
+    """The assembly of a module for a processor by LLVM's name, which need not be the host's."""
+    with COMPILING:
+        machine = file_machine(cpu, "")
+        module.triple = machine.triple
+        parsed = llvm.parse_assembly(str(module))
+        optimise(parsed, machine)
+        return str(machine.emit_assembly(parsed))
+
+
 @once
 def _start() -> None:
     llvm.initialize_native_target()

@@ -50,11 +50,17 @@ class Kernel(Generic[C]):
 
 def reference(region: Region, *inputs: Tensor) -> tuple[Tensor, ...]:
     """The region's outputs in float64."""
+    found = values_of(region, *inputs)
+    return tuple(found[name] for name in region.outputs)
+
+
+def values_of(region: Region, *inputs: Tensor) -> dict[str, Tensor]:
+    """All values of the region by name, in float64."""
     held = (x.double().unsqueeze(-1) if x.dim() == 3 else x.double() for x in inputs)
     values = dict(zip(region.inputs, held, strict=True))
     for op in region.ops:
         values[op.target] = computed(op, [values[name] for name in reads(op)])
-    return tuple(values[name] for name in region.outputs)
+    return values
 
 
 def computed(op: Op, sources: Sequence[Tensor]) -> Tensor:

@@ -30,7 +30,7 @@ LANES = 8
 PER_WORD = {False: (1, 2, 4), True: (1, 2, 3, 4, 5, 6, 8, 10, 16)}
 """Entries in a word, of weights and of signs."""
 _CHUNK = 2**22  # weights that are coded at a time: coding takes many times their bytes
-_WINDOW = 256  # σ, units: enough to make groups even, few enough that a group's outputs lie near each other
+WINDOW = 256  # σ, units: enough to make groups even, few enough that a group's outputs lie near each other
 
 
 class Coding(msgspec.Struct, frozen=True, tag_field="kernel", tag="gaps", forbid_unknown_fields=True):
@@ -127,7 +127,7 @@ def coded_bytes(kept: Columns, coding: Coding) -> int:
 
 def code(weight: NDArray[np.float32], coding: Coding, chunk: int = _CHUNK) -> Gaps:
     """Write a matrix (out, in), `chunk` weights at a time. With signs, all rows of a unit must be kept where one is."""
-    window = _WINDOW * coding.rows
+    window = WINDOW * coding.rows
     run = window * max(1, chunk // (window * weight.shape[1]))
     firsts = range(0, len(weight), run)
     parts = [_code(weight[first : first + run], coding) for first in firsts]
@@ -203,7 +203,7 @@ def _skipped(kept: Columns, coding: Coding) -> NDArray[np.int64]:
 
 def _order(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """The units, the longest of each window first."""
-    window = np.arange(len(lengths)) // _WINDOW
+    window = np.arange(len(lengths)) // WINDOW
     return np.lexsort((-lengths, window))
 
 

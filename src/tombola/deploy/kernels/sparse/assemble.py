@@ -135,13 +135,15 @@ class Assembly:
         return ArenaAddress(self.buffers[whole], self.layouts[whole].at(first + c, y, x))
 
 
-def assemble(region: Region, choices: Mapping[str, Choice], images: int) -> Assembly:
-    """Nodes, layouts and buffers for chunks of `images` images.
+def assemble(
+    region: Region, choices: Mapping[str, Choice], images: int, shapes: Mapping[str, Shape] | None = None
+) -> Assembly:
+    """Nodes, layouts and buffers for chunks of `images` images; `shapes`: of values that are held in another form.
 
     Raises:
         TombolaError: a choice does not fit its layer or the number of images.
     """
-    assembly = Assembly(shapes_of(region))
+    assembly = Assembly(dict(shapes_of(region) if shapes is None else shapes))
     _list_nodes(region, choices, images, assembly)
     put_within(assembly, choices)
     _lay_out(images, assembly)

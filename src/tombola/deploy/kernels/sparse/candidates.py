@@ -37,12 +37,12 @@ def candidates(op: Conv | Linear, shape: Shape, split: Split) -> list[Choice]:
         if split.images == 1:
             if isinstance(op, Linear):
                 return list(gemv.forms(op.nonzeros))
-            tiles = [(p,) for p in _runs(h * (w + 1) - 1, max_vectors)]
+            tiles = [(p,) for p in runs_of(h * (w + 1) - 1, max_vectors)]
         elif isinstance(op, Linear) or h == w == 1:
             whole = [v for v in range(1, min(max_vectors, vectors) + 1) if vectors % v == 0]
             tiles = [(1, 1, v) for v in whole[:-3:-1]]
         else:
-            tiles = [*_blocks(h, w, vectors, max_vectors), (_runs(h * (w + 1) - 1, max_vectors)[0],)]
+            tiles = [*blocks_of(h, w, vectors, max_vectors), (runs_of(h * (w + 1) - 1, max_vectors)[0],)]
         kernels += [_listed(tile, rows, panels) for tile in tiles for panels in _panels(op, tile, inputs, w)]
     return kernels
 
@@ -64,14 +64,14 @@ def _shared_rows(op: Conv | Linear) -> list[int]:
     return shared if shared and cost[shared[0]] < 1.2 else [1, *shared]
 
 
-def _runs(positions: int, max_vectors: int) -> list[int]:
+def runs_of(positions: int, max_vectors: int) -> list[int]:
     """Up to two lengths of runs of vectors that cover a flat map with little waste."""
     vectors = -(-positions // LANES)
     sizes = range(max(1, max_vectors // 2), max_vectors + 1) if vectors > max_vectors else [vectors]
     return sorted(sizes, key=lambda p: (-(-vectors // p) * p, -p))[:2]
 
 
-def _blocks(h: int, w: int, vectors: int, max_vectors: int) -> list[tuple[int, int, int]]:
+def blocks_of(h: int, w: int, vectors: int, max_vectors: int) -> list[tuple[int, int, int]]:
     """Blocks of positions: 8 vectors or fewer, with little rim and no ragged edge where possible."""
     room = min(max_vectors, 8)
     shapes = [(y, x, v) for v in (1, 2, 4) if vectors % v == 0 for y in (1, 2, 3, 4) for x in (1, 2, 3, 4, 6, 8)]

@@ -42,7 +42,7 @@ def layer_template(
     bias = np.zeros(lists.groups * lists.rows, np.float32)
     if op.bias is not None:
         bias[:out] = op.bias.detach().to("cpu", torch.float32).numpy()
-    tiles, kinds, masks = _tiles(op, node, assembly, choice, images)
+    tiles, kinds, masks = tiles_of(op, node, assembly, choice, images)
     rest = assembly.layouts[node.residual] if node.residual else None
     args = (
         *(lists.entries, lists.starts, lists.bounds(shares), lists.groups, lists.panels, bias, tiles, len(tiles)),
@@ -80,7 +80,7 @@ def _lists(op: Conv | Linear, source: Held, assembly: Assembly, choice: Lanes | 
         per_channel = kind.channel_bytes
     else:
         channels = np.arange(op.weight.shape[1])
-        within, phases = _window(op, source, assembly)
+        within, phases = window_of(op, source, assembly)
         per_channel = phases * kind.channel_bytes
         group = np.arange(len(weight)) // (len(weight) // op.groups)
         shift[: len(weight)] = group * (len(channels) * per_channel)
@@ -89,7 +89,7 @@ def _lists(op: Conv | Linear, source: Held, assembly: Assembly, choice: Lanes | 
     return make_lists(weight, offsets, panel_of, shift, panels=choice.panels, rows=choice.rows)
 
 
-def _window(op: Conv, source: Held, assembly: Assembly) -> tuple[NDArray[np.int64], int]:
+def window_of(op: Conv, source: Held, assembly: Assembly) -> tuple[NDArray[np.int64], int]:
     """(bytes from a tile's base to each kernel position, of channel 0, how many phases a channel has)."""
     kind = assembly.layouts[source]
     high, wide = op.weight.shape[2:]
@@ -109,12 +109,12 @@ def _window(op: Conv, source: Held, assembly: Assembly) -> tuple[NDArray[np.int6
 
 # ---- tiles ---------------------------------------------------------------------------------------------------------
 
-_Distances = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+Distances = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
 
-def _tiles(
+def tiles_of(
     op: Conv | Linear, node: Compute, assembly: Assembly, choice: Lanes | Flat, images: int
-) -> tuple[NDArray[np.int64], _Distances, NDArray[np.int32]]:
+) -> tuple[NDArray[np.int64], Distances, NDArray[np.int32]]:
     """(tiles as the kernel reads them, the distances read, write, add within a tile, the masks).
 
     The last tile of a row or map overlaps the one before it where the map is no multiple of the tile.

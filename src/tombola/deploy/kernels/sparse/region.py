@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from tombola.deploy.jit.emitter import LANES
 from tombola.deploy.jit.program import Compiled, Program
 from tombola.deploy.kernels.sparse.assemble import assemble
-from tombola.deploy.kernels.sparse.choices import Choices, supports
+from tombola.deploy.kernels.sparse.choices import Choices, Split, supports
 from tombola.deploy.kernels.sparse.driver import ChunkDriver
 from tombola.deploy.kernels.sparse.geometry import vectors_of
 from tombola.deploy.kernels.sparse.steps import CallWords, Maker
@@ -20,31 +20,28 @@ from tombola.errors import TombolaError
 from tombola.machine.locks import Lock
 from tombola.machine.memory import given, made
 
+Made = tuple[list[Template], list[Arena], CallWords, dict[str, tuple[int, ...]]]
+"""Steps, arenas, words of a call, shapes of the outputs' images."""
 
-class NativeRegion(Compiled):
-    """`region` as compiled steps.
+
+class CompiledRegion(Compiled):
+    """A region as compiled steps.
 
     Called with the region's inputs in order, float32 on the CPU, (N, C, H, W) or (N, F), any N, gives the outputs in
     order, contiguous and without gradient. Any thread may call; calls run one at a time. The same choices give the same
     bits at any number of threads.
 
     Raises:
-        TombolaError: an operation that `supports` names, choices that do not fit the region, fewer than 1 thread.
+        TombolaError: chunks of more images than the batch has.
     """
 
-    def __init__(self, region: Region, batch: int, threads: int, choices: Choices) -> None:
-        for op in region.ops:
-            reason = supports(op)
-            if reason:
-                raise TombolaError(f"{op.name} cannot be compiled: {reason}")
-        choices.check(region)
-        split = choices.split
+    def __init__(self, region: Region, batch: int, threads: int, split: Split, made: Callable[[], Made]) -> None:
         if split.images > max(1, -(-batch // LANES) * LANES):
             raise TombolaError(f"chunks of {split.images} images are for larger batches than {batch}; measure again")
-        self.batch, self.threads, self.choices = batch, threads, choices
+        self.batch, self.threads = batch, threads
         self.inputs = {name: tuple(shape) for name, shape in region.inputs.items()}
         self.outputs = region.outputs  # not the region: it holds the dense weights
-        self.templates, self.arenas, self.words, self.shapes = make(region, choices, threads)
+        self.templates, self.arenas, self.words, self.shapes = made()
         self._images = split.images
         self._driver: ChunkDriver | None = None
         if split.by == "chunks":
@@ -103,10 +100,25 @@ class NativeRegion(Compiled):
             self.program.run()
 
 
-def make(
-    region: Region, choices: Choices, threads: int
-) -> tuple[list[Template], list[Arena], CallWords, dict[str, tuple[int, ...]]]:
-    """(steps, arenas, words of a call, shapes of the outputs' images)."""
+class NativeRegion(CompiledRegion):
+    """A region in float32.
+
+    Raises:
+        TombolaError: an operation that `supports` names, choices that do not fit the region, fewer than 1 thread.
+    """
+
+    def __init__(self, region: Region, batch: int, threads: int, choices: Choices) -> None:
+        for op in region.ops:
+            reason = supports(op)
+            if reason:
+                raise TombolaError(f"{op.name} cannot be compiled: {reason}")
+        choices.check(region)
+        self.choices = choices
+        super().__init__(region, batch, threads, choices.split, lambda: make(region, choices, threads))
+
+
+def make(region: Region, choices: Choices, threads: int) -> Made:
+    """The region compiled, in its parts."""
     if threads < 1:
         raise TombolaError(f"threads is {threads}; give 1 or more")
     split, by_chunks = choices.split, choices.split.by == "chunks"

@@ -58,15 +58,21 @@ class Extent:
 
 
 class Arena:
-    """Buffers of zeros in one piece, and the number of the current chunk."""
+    """Buffers of zeros in one piece, and the number of the current chunk.
 
-    def __init__(self, sizes: Sequence[int]) -> None:
+    `fills`: of each buffer the byte that it is full of instead; none for zeros.
+    """
+
+    def __init__(self, sizes: Sequence[int], fills: Sequence[int] = ()) -> None:
         self.extent = Extent.of(sizes)
         self._room = np.zeros(self.extent.nbytes + PAGE, np.uint8)
         first = array_address(self._room)
         first += -first % PAGE
         self._starts = [first + start for start in self.extent.starts]
         self.chunk = np.zeros(8, np.int64)
+        origin = array_address(self._room)
+        for start, end, fill in zip(self._starts, self._starts[1:], fills, strict=False):
+            self._room[start - origin : end - origin] = fill
 
     def step(self, template: Template) -> Step:
         """The template's step in this arena."""
