@@ -218,7 +218,9 @@ class Maker:
         for axis, between in ((op.rows, source.row), (op.columns, FLOAT * source.inner)):
             tables += [np.ascontiguousarray(at.numpy() * between, np.int64) for at in (axis.first, axis.second)]
         for axis in (op.rows, op.columns):
-            tables.append(np.zeros(1, np.float32) if axis.weights is None else np.array(axis.weights, np.float32))
+            tables.append(
+                np.zeros(1, np.float32) if axis.weights is None else np.array(axis.weights.numpy(), np.float32)
+            )
         blends = {"rows": op.rows.weights is not None, "columns": op.columns.weights is not None}
         return Template(maps.resize_kernel(op.activation, lanes=lanes, **blends), (*args, *tables), op.target)
 
