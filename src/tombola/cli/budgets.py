@@ -43,7 +43,7 @@ def check_budget(given: Namespace) -> None:
     asked = [name for name in _BUDGETS if given[name] is not None]
     if not asked:
         return
-    for name, unset in (("density", None), ("scope", None), ("norms", True)):
+    for name, unset in (("density", None), ("scope", None), ("norms", None)):
         if given[name] != unset:
             raise TombolaError(f"--{name} does not go with --{asked[0]}, which searches for densities; leave it out")
     if given["origin"] and "file" in asked:

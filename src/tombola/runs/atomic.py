@@ -23,9 +23,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 def write_atomically(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that gets its name only when it is complete and on disk; a failure leaves nothing behind.
 
-    Of a link it is the file that it leads to. A full disk or a missing permission is a TombolaError.
+    A link is replaced, not followed: a folder that somebody sent may hold links to anything. A full disk or a missing
+    permission is a TombolaError.
     """
-    path = check_file(path)
+    check_file(path)
     part = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
     try:
         with part.open("xb") as file:
@@ -59,27 +60,19 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def check_file(path: Path) -> Path:
-    """The file to be written, of a link that which it leads to.
-
-    Raises:
-        TombolaError: it is a folder, a device or a pipe, or lies in no folder.
-    """
+def check_file(path: Path) -> None:
+    """TombolaError if a file to be written is a folder, a device or a pipe, or lies in no folder."""
     try:
-        path = path.resolve() if path.is_symlink() else path
         folder, there = path.is_dir(), path.parent.exists()
         odd = path.exists() and not path.is_file()
-    except RuntimeError:
-        raise TombolaError(f"cannot write {path}: it is a link that leads to itself; name a file") from None
-    except (OSError, ValueError):  # which writing then says
-        return path
+    except (OSError, ValueError, RuntimeError):  # which writing then says; of a link to itself too
+        return
     if folder:
         raise TombolaError(f"cannot write {path}: it is a folder; name a file in it")
     if odd:  # a file in the place of /dev/null would be everybody's loss
         raise TombolaError(f"cannot write {path}: it is no file, but a device, a pipe or a socket; name a file")
     if not there:
         raise cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
-    return path
 
 
 def check_folder(path: Path) -> None:
