@@ -6,6 +6,7 @@ files that define a network are imported of them, so that `pip install --no-deps
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 import re
@@ -146,7 +147,18 @@ def craft() -> Task:
             hits, found, truth = hits + len(used[0]), found + len(mine), truth + len(boxes)
         return 200 * hits / max(found + truth, 1)
 
-    return Task("craft", model.eval(), calibration, score, "F1 of words, %")
+    model.eval()
+    dense = copy.deepcopy(model).requires_grad_(False)
+
+    def loss(network: nn.Module, draw: torch.Generator) -> Tensor:
+        """Towards the maps of the network before it was pruned, on pages that are neither scored nor calibrated on."""
+        seeds = torch.randint(1000, 1_000_000, (2,), generator=draw).tolist()
+        images = torch.stack([page(seed)[0] for seed in seeds])
+        with torch.no_grad():
+            wanted = dense(images)[0]
+        return F.mse_loss(network(images)[0], wanted)
+
+    return Task("craft", model, calibration, score, "F1 of words, %", loss)
 
 
 Box = tuple[float, float, float, float]
@@ -240,7 +252,16 @@ def minilm() -> Task:
         with torch.inference_mode():
             return 100 * float((network(*tested) * dense).sum(1).mean())
 
-    return Task("minilm", model, calibration, score, "cosine with the dense embedding, x 100")
+    unpruned = copy.deepcopy(model).requires_grad_(False)
+
+    def loss(network: nn.Module, draw: torch.Generator) -> Tensor:
+        """Towards the embeddings of the network before it was pruned, of sentences that are not scored."""
+        x = coded([texts[256 + int(at)] for at in torch.randint(len(texts) - 256, (16,), generator=draw)])
+        with torch.no_grad():
+            wanted = unpruned(*x)
+        return (1 - (network(*x) * wanted).sum(1)).mean()
+
+    return Task("minilm", model, calibration, score, "cosine with the dense embedding, x 100", loss)
 
 
 class Encoder(nn.Module):
