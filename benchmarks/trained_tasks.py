@@ -80,7 +80,7 @@ def crepe(size: str) -> Task:
         return 100 * float(((found - cents).abs() < 50).float().mean())
 
     def loss(network: nn.Module, draw: torch.Generator) -> Tensor:
-        x, truth = tones(draw, 32)
+        x, truth = tones(draw, 32 if size == "tiny" else 16)
         centres = _FIRST_CENTS + _CENTS * torch.arange(BINS)
         wanted = torch.exp(-((centres - truth[:, None]) ** 2) / (2 * 25**2))
         return F.binary_cross_entropy(network(x).clamp(1e-7, 1 - 1e-7), wanted)
