@@ -66,14 +66,14 @@ class Rows:
 
 
 def one_shot(task: Task, density: float, criterion: str) -> dict[str, Any]:
-    pruned = tb.prune(task.model, task.calibration, density=density, criterion=criterion)
+    pruned = tb.prune(task.model, task.calibration, density=density, criterion=criterion, norms=task.norms)
     return {"score": task.score(pruned.model)} | files(task, pruned.model)
 
 
 def trained_on(task: Task, density: float, criterion: str, steps: int) -> dict[str, Any]:
     """Masks held, Adam, the learning rate falling to 0 by a cosine; norms' statistics as they stand."""
     assert task.loss is not None
-    pruned = tb.prune(task.model, task.calibration, density=density, criterion=criterion)
+    pruned = tb.prune(task.model, task.calibration, density=density, criterion=criterion, norms=task.norms)
     model, draw = pruned.model, torch.Generator().manual_seed(7)
     optimizer = torch.optim.Adam(model.parameters(), task.learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda at: 0.5 * (1 + math.cos(math.pi * at / steps)))

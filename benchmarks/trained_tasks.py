@@ -32,7 +32,8 @@ class Task:
     """A trained network and what it is measured by.
 
     `calibration`: batches of inputs, without labels. `score`: of the network, in `unit`; the higher, the better.
-    `loss`: of the network on a batch of training drawn by a generator; None: it is not trained further.
+    `loss`: of the network on a batch of training drawn by a generator; None: it is not trained further. `norms`: as of
+    `tb.prune`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task:
     unit: str
     loss: Callable[[nn.Module, torch.Generator], Tensor] | None = None
     learning_rate: float = 1e-4
+    norms: bool | None = None
 
 
 def folder(package: str) -> Path:
@@ -85,7 +87,7 @@ def crepe(size: str) -> Task:
         wanted = torch.exp(-((centres - truth[:, None]) ** 2) / (2 * 25**2))
         return F.binary_cross_entropy(network(x).clamp(1e-7, 1 - 1e-7), wanted)
 
-    return Task(f"crepe-{size}", model.eval(), calibration, score, "% of frames within 50 cents", loss)
+    return Task(f"crepe-{size}", model.eval(), calibration, score, "% of frames within 50 cents", loss, norms=True)
 
 
 def tones(draw: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
