@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pages import Claim, Table
@@ -35,9 +35,9 @@ def tables() -> Iterator[Table]:
         cells = [head, ["none", number(rows["dense"]["score"], 1), *[""] * (len(head) - 2)]]
         for density in densities:
             last = trained.get(density) or _best(rows, density)
-            scores = [rows[f"{density} {one}"]["score"] for one in criteria]
-            scores += [rows[trained[density]]["score"]] if trained else []
-            cells.append([_zeros(density), *(number(one, 1) for one in (*scores, rows[last]["score_int8"]))])
+            names = [f"{density} {one}" for one in criteria] + ([trained.get(density, "")] if trained else [])
+            scores = [number(rows[name]["score"], 1) if name in rows else "" for name in names]
+            cells.append([_zeros(density), *scores, number(rows[last]["score_int8"], 1)])
         yield Table(f"trained/{task}", cells)
         sizes = [("zeros", *SIZES.values(), "bound, float32")]
         dense = [_megabytes(rows["dense"][key]) if key in rows["dense"] else "" for key in SIZES]
@@ -49,29 +49,44 @@ def tables() -> Iterator[Table]:
 
 
 def claims() -> Iterator[Claim]:
+    found = {task: one["rows"] for task, one in records().items()}
     shares = [
-        row["ticket_float32"] / row["bound"]
-        for found in records().values()
-        for row in found["rows"].values()
-        if "bound" in row
+        row["ticket_float32"] / row["bound"] for rows in found.values() for row in rows.values() if "bound" in row
     ]
     ends = {"least": number(min(shares), 3), "most": number(max(shares), 3)}
     yield Claim(PAGE, "In float32 a ticket takes {least} to {most} of the bound", ends)
-    rows = records()["crepe-tiny"]["rows"]
-    given = {
-        "dense": number(rows["dense"]["score"], 1),
-        "gpt": number(rows["0.2 sparse_gpt"]["score"], 1),
-        "magnitude": number(rows["0.2 magnitude"]["score"], 1),
-        "after": number(rows["0.2 sparse_gpt, 300 steps"]["score"], 1),
-    }
+    rows = found["crepe-tiny"]
     words = (
         "At 80 % zeros sparse_gpt leaves {gpt} % of the frames right, of {dense} % before, and magnitude {magnitude} %"
     )
-    yield Claim(PAGE, words, {name: given[name] for name in ("gpt", "dense", "magnitude")})
-    yield Claim(PAGE, "300 steps of training bring it to {after} %", {"after": given["after"]})
-    row = rows["0.2 sparse_gpt, 300 steps"]
-    times = number(rows["dense"]["pth"] / row["ticket_int8"], 0)
+    given = {"gpt": "0.2 sparse_gpt", "dense": "dense", "magnitude": "0.2 magnitude"}
+    yield Claim(PAGE, words, _scores(rows, given))
+    yield Claim(
+        PAGE, "300 steps of training bring it to {after} %", _scores(rows, {"after": "0.2 sparse_gpt, 300 steps"})
+    )
+    times = _times(rows, "0.2 sparse_gpt, 300 steps")
     yield Claim(PAGE, "in int8 its ticket is {times} times smaller than the checkpoint", {"times": times})
+    rows = found["crepe-full"]
+    words = "Of CREPE full, {dense} % of the frames are right before, and {left} % with 80 % zeros by magnitude"
+    yield Claim(PAGE, words, _scores(rows, {"dense": "dense", "left": "0.2 magnitude"}))
+    words = "its int8 ticket is {times} times smaller than the checkpoint, at {score} %"
+    yield Claim(
+        PAGE, words, {"times": _times(rows, "0.2 magnitude"), "score": number(rows["0.2 magnitude"]["score_int8"], 1)}
+    )
+    rows = found["minilm"]
+    words = "At half of the weights the cosine is {magnitude} by magnitude, {wanda} by wanda, {gpt} by sparse_gpt"
+    given = {"magnitude": "0.5 magnitude", "wanda": "0.5 wanda", "gpt": "0.5 sparse_gpt"}
+    yield Claim(PAGE, words, _scores(rows, given))
+    yield Claim(PAGE, "and {after} after 200 steps", _scores(rows, {"after": "0.5 sparse_gpt, 200 steps"}))
+
+
+def _scores(rows: Any, names: Mapping[str, str]) -> dict[str, str]:
+    return {place: number(rows[name]["score"], 1) for place, name in names.items()}
+
+
+def _times(rows: Any, name: str) -> str:
+    """How many times smaller the int8 ticket is."""
+    return number(rows["dense"]["pth"] / rows[name]["ticket_int8"], 0)
 
 
 def _best(rows: Any, density: str) -> str:
