@@ -311,7 +311,7 @@ def test_checkpoint_errors(tmp_path: Path) -> None:
 
     weight, before = torch.zeros(3, 2), model.weight.clone()
     assert "missing: bias; unknown: scale" in line({"weight": weight, "scale": weight})
-    assert "bias is (2,) in the file and (3,) in the model" in line({"weight": weight, "bias": torch.zeros(2)})
+    assert "in the file and in the model bias is (2,) and (3,)" in line({"weight": weight, "bias": torch.zeros(2)})
     assert "missing: bias" in line({"weight": weight, "epoch": 3})
     assert "holds a list" in line([1])
     assert "is a pickle of pathlib" in line(Path)

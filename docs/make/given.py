@@ -78,6 +78,7 @@ GIVEN = {
     "docs/deploy.md": (
         "Where the weights of a row are ± one number",
         "fraction of weights *kept*: 0.1 is 90 % zeros",
+        "It needs ONNX Runtime 1.16 or later",
     ),
 }
 

@@ -13,6 +13,7 @@ from tombola.graph.node import operation
 
 
 def pool(call: Call) -> Recognised:
+    """Max and mean pools over windows."""
     given, name = call.given, operation(call.node)
     kind = "max" if "max" in name else "mean"
     if len(shape_of(call.source)) != 2 + int(name[-2]):
@@ -58,6 +59,7 @@ def _pooled(
 
 
 def adaptive(call: Call) -> Recognised:
+    """Adaptive mean pools whose windows are all of one size."""
     space, out = shape_of(call.source)[2:], shape_of(call.node)[2:]
     if not space or len(space) != int(operation(call.node)[-2]) or any(n % m for n, m in zip(space, out, strict=True)):
         raise Unsupported("adaptive pooling over windows of unequal sizes")
@@ -66,6 +68,7 @@ def adaptive(call: Call) -> Recognised:
 
 
 def mean(call: Call) -> Recognised:
+    """A mean over height and width."""
     shape, dims = shape_of(call.source), call.given.get("dim") or ()
     rank = len(shape)
     if rank < 3 or sorted(d % rank for d in dims) != list(range(2, rank)) or call.given.get("dtype"):

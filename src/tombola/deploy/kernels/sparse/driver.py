@@ -37,6 +37,7 @@ class ChunkDriver:
 
 @once
 def driver() -> Code:
+    """The function that hands chunks out to threads."""
     e = Emitter("driver")
     b = e.b
     state, table = (b.inttoptr(e.arg(i), I64.as_pointer()) for i in (0, 1))
