@@ -112,7 +112,7 @@ def test_checkpoints_are_opened_and_not_read(tmp_path: Path) -> None:
     with pytest.raises(TombolaError, match="do not agree on 'more'"):
         open_state(index)
     (tmp_path / "two.safetensors").write_bytes(b"123")
-    with pytest.raises(TombolaError, match=r"two\.safetensors cannot be read"):
+    with pytest.raises(TombolaError, match=r"two\.safetensors is cut or damaged"):
         open_state(index)
 
 

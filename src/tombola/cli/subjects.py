@@ -64,7 +64,7 @@ def subject(given: Namespace) -> Subject:
     name, shape = given["ticket"], listed(given["input_shape"])
     if name.endswith(SUFFIXES):
         raise TombolaError(f"{name} is a checkpoint; name its network first, and the file as checkpoint")
-    if name.endswith(".ticket") or Path(name).is_file():
+    if name.endswith(".ticket") or Path(name).is_file() or (Path(name).is_dir() and not is_known(name)):
         for option in ("checkpoint", "classes"):
             if given[option] is not None:
                 raise TombolaError(
