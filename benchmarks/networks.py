@@ -197,7 +197,7 @@ def compare(name: str, density: float, threads: int, rounds: int) -> dict[str, A
     network = NETWORKS[name]
     model, x = pruned(network, density), torch.randn(network.shape, generator=torch.manual_seed(1))
     begun = time.perf_counter()
-    deployed = tb.deploy(model, x, threads=threads)
+    deployed = tb.deploy(model, x, threads=threads, engines=())
     seconds = time.perf_counter() - begun
     with limit_threads(threads, exclusive=True), torch.inference_mode():
         runs, _ = prepare(Workload(model, (x,), threads), ENGINES)

@@ -11,6 +11,7 @@ from tombola.deploy.jit.activations import activated
 from tombola.deploy.jit.emitter import BYTES, LANES, V8F, V8I, Emitter, constant
 from tombola.deploy.jit.native import F32, I32, I64, Code
 from tombola.deploy.kernels.int8.emitted import NUMBERS, quantised, splat
+from tombola.deploy.kernels.sparse import pools
 from tombola.deploy.ops import Activation
 from tombola.machine.locks import once
 
@@ -131,21 +132,7 @@ def _four(e: Emitter, value: ir.Value) -> ir.Value:
 
 
 POOL_ARGS = (
-    "*source",
-    "source_image",  # bytes between images, channels, rows
-    "source_channel",
-    "source_row",
-    "*target",
-    "target_image",
-    "target_channel",
-    "target_row",
-    "images",  # maps outside the innermost loop: 1 where images lie innermost
-    "channels",
-    "height",  # of the target
-    "width",
-    "source_height",
-    "source_width",
-    "lanes",  # images innermost: 1 or a multiple of 8
+    *pools.POOL_ARGS,
     "*numbers",
     "count",  # numbers in a window, times the source's zero
 )
