@@ -180,6 +180,8 @@ def test_patterns_are_kept_or_dropped_as_one(pattern: str) -> None:
     rows = mask["4.weight"]
     if pattern == "block:4":
         assert bool((rows.view(2, 4, -1).sum(1) % 4 == 0).all())
+    elif pattern == "inputs:4":
+        assert bool((rows.view(8, -1, 4).sum(2) % 4 == 0).all())
     elif pattern == "channel":
         assert bool((rows.all(1) | ~rows.any(1)).all())
     else:
