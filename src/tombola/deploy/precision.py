@@ -238,7 +238,7 @@ def largest_difference(one: Callable[..., Any], other: Callable[..., Any], batch
 
 def _of_size(x: Tensor, batch: int) -> Tensor:
     """So many rows, repeated in turn."""
-    return x[torch.arange(batch) % len(x)].contiguous()
+    return x[torch.arange(batch, device="cpu") % len(x)].contiguous()
 
 
 def _ms(seconds: float) -> str:

@@ -66,12 +66,12 @@ def integer_reference(region: Region, scales: Mapping[str, Scale], *inputs: Tens
         if isinstance(op, Pool):
             count = op.kernel[0] * op.kernel[1]
             sums = F.avg_pool2d(away, op.kernel, op.stride, divisor_override=1)
-            y = sums.float() * torch.tensor(np.float32(own.step) / np.float32(count))
+            y = sums.float() * torch.tensor(np.float32(own.step) / np.float32(count), device="cpu")
         else:
             y = _layer(op, away, region, own)
             if op.residual is not None:
                 rest, other = found[op.residual], scales[op.residual]
-                y = y + (rest - other.zero).float() * torch.tensor(np.float32(other.step))
+                y = y + (rest - other.zero).float() * torch.tensor(np.float32(other.step), device="cpu")
         y = y if op.activation is None else op.activation(y)
         found[op.target] = y if op.target in region.outputs else integers(y, scales[op.target])
     return tuple(found[name].flatten(1) if name in vectors else found[name] for name in region.outputs)
@@ -86,12 +86,16 @@ def _layer(op: Conv | Linear, away: Tensor, region: Region, own: Scale) -> Tenso
         sums = F.conv2d(padded(away, op), weight, None, op.stride, 0, op.dilation)
     along = (1, -1, *[1] * (sums.dim() - 2))
     scale = torch.from_numpy(rows.steps * np.float32(own.step)).view(along)
-    bias = torch.zeros(len(weight)) if op.bias is None else op.bias.detach().to("cpu", torch.float32)
+    bias = (
+        torch.zeros(len(weight), dtype=torch.float32, device="cpu")
+        if op.bias is None
+        else op.bias.detach().to("cpu", torch.float32)
+    )
     return sums.float() * scale + bias.view(along)
 
 
 def integers(x: Tensor, scale: Scale) -> Tensor:
     """float32 as whole numbers 0 to 255, in float64; NaN gives 0."""
-    inverse = torch.tensor(np.float32(1) / np.float32(scale.step))
+    inverse = torch.tensor(np.float32(1) / np.float32(scale.step), device="cpu")
     away = torch.nan_to_num(torch.round(x * inverse), nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     return (away.clamp(-scale.zero, LEVELS - scale.zero) + scale.zero).double()
