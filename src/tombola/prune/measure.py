@@ -51,9 +51,9 @@ def likeness(before: nn.Module, after: nn.Module, calibration: Calibration) -> f
             for a, b in zip(leaves(batch.call(before)), leaves(batch.call(after)), strict=True):
                 if a.is_floating_point():
                     a, b = (_centred(x.double()) for x in (a, b))
-                    product, own, other = (
-                        total + float((x * y).sum()) for total, x, y in ((product, a, b), (own, a, a), (other, b, b))
-                    )
+                    product += float((a * b).sum())
+                    own += float(a.square().sum())
+                    other += float(b.square().sum())
     size = (own * other) ** 0.5
     return product / size if math.isfinite(size) and size > 0 else 0.0
 

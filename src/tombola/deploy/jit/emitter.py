@@ -120,9 +120,10 @@ class Emitter:
         self.b.store(value, self.b.bitcast(self.at(base, offset), value.type.as_pointer()), align=4)
 
     def splat(self, value: ir.Value) -> ir.Value:
-        """The float in all lanes."""
-        one = self.b.insert_element(ir.Constant(V8F, ir.Undefined), value, I32(0))
-        return self.b.shuffle_vector(one, ir.Constant(V8F, ir.Undefined), ir.Constant(V8I, [0] * LANES))
+        """The number in all lanes."""
+        kind = ir.VectorType(value.type, LANES)
+        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(V8I, [0] * LANES))
 
     def fma(self, a: ir.Value, x: ir.Value, c: ir.Value) -> ir.Value:
         """a·x + c, fused where the processor can."""

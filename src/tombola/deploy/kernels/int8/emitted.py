@@ -151,7 +151,7 @@ def _group(
     def entry(i: ir.Value, accs: list[ir.Value]) -> list[ir.Value]:
         pair = b.inttoptr(i, BYTES)
         window = e.at(here["source"], b.sext(e.load(pair, 0, I32), I64))
-        weights = splat(e, e.load(pair, 4, I32))
+        weights = e.splat(e.load(pair, 4, I32))
         return [dot(e, accs[p], e.load(window, kernel.read[p], V8I), weights) for p in range(count)]
 
     def row(place: ir.Value, words: list[ir.Value]) -> list[ir.Value]:
@@ -161,7 +161,7 @@ def _group(
             b.add(lists, b.mul(b.sext(e.load(a["starts"], b.mul(b.add(number, I64(d)), I64(4)), I32), I64), I64(8)))
             for d in (0, 1)
         )
-        accs = e.fold((begin, end), 8, [splat(e, e.load(own, 0, I32))] * count, entry)
+        accs = e.fold((begin, end), 8, [e.splat(e.load(own, 0, I32))] * count, entry)
         scale, bias = _float(e, own, 4), _float(e, own, 8)
         shift = b.shl(b.trunc(place, I32), I32(3))
         found = []
@@ -169,7 +169,7 @@ def _group(
             y = b.fadd(b.fmul(b.sitofp(accs[p], V8F), scale), bias)
             if kernel.add is not None:
                 line = e.at(here["residual"], b.mul(group, a["residual_stride"]))
-                q = b.and_(b.lshr(e.load(line, kernel.add[p], V8I), splat(e, shift)), _all(255))
+                q = b.and_(b.lshr(e.load(line, kernel.add[p], V8I), e.splat(shift)), _all(255))
                 rest = b.fsub(b.sitofp(q, V8F), numbers["residual_zero"])
                 y = b.fadd(y, b.fmul(rest, numbers["residual_step"]))
             y = activated(e, y, kernel.activation)
@@ -187,7 +187,7 @@ def _group(
     for p, word in enumerate(words):
         if kernel.masked:
             counts = b.icmp_signed("!=", e.load(here["masks"], 32 * p, V8I), _all(0))
-            word = b.select(counts, word, splat(e, b.trunc(a["fill"], I32)))
+            word = b.select(counts, word, e.splat(b.trunc(a["fill"], I32)))
         e.store(word, out, kernel.write[p])
 
 
@@ -285,15 +285,8 @@ def _finish(
         b.store(b.trunc(quantised(e, y, numbers), ir.IntType(8)), e.at(a["target"], row))
 
 
-def splat(e: Emitter, value: ir.Value) -> ir.Value:
-    """The number in all lanes."""
-    kind = ir.VectorType(value.type, LANES)
-    one = e.b.insert_element(ir.Constant(kind, ir.Undefined), value, I32(0))
-    return e.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(V8I, [0] * LANES))
-
-
 def _float(e: Emitter, base: ir.Value, offset: int) -> ir.Value:
-    return splat(e, e.load(base, offset, F32))
+    return e.splat(e.load(base, offset, F32))
 
 
 def _all(number: int) -> ir.Constant:

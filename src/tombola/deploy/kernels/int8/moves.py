@@ -10,7 +10,7 @@ from llvmlite import ir
 from tombola.deploy.jit.activations import activated
 from tombola.deploy.jit.emitter import BYTES, LANES, V8F, V8I, Emitter, constant
 from tombola.deploy.jit.native import F32, I32, I64, Code
-from tombola.deploy.kernels.int8.emitted import NUMBERS, quantised, splat
+from tombola.deploy.kernels.int8.emitted import NUMBERS, quantised
 from tombola.deploy.kernels.sparse import pools
 from tombola.deploy.ops import Activation
 from tombola.machine.locks import once
@@ -90,7 +90,7 @@ def _pixels(
     plane = b.mul(pixels, I64(4))
     out = e.at(words, b.mul(group, plane))
     whole = b.and_(pixels, I64(-LANES))
-    wide = {name: splat(e, x) for name, x in scales.items()}
+    wide = {name: e.splat(x) for name, x in scales.items()}
     with e.loop(I64(0), whole, LANES) as x:
         total = constant(V8I, 0)
         for k in range(4):
@@ -158,7 +158,7 @@ def word_pool(window: WordPool) -> Code:
     kind = V8I if window.lanes else I32
     floats = V8F if window.lanes else F32
     numbers = {name: e.load(a["numbers"], 4 * i, F32) for i, name in enumerate(NUMBERS)}
-    numbers = {name: splat(e, x) if window.lanes else x for name, x in numbers.items()}
+    numbers = {name: e.splat(x) if window.lanes else x for name, x in numbers.items()}
     width = b.mul(a["lanes"], I64(4))  # bytes of a position
 
     def bytes_of(word: ir.Value) -> list[ir.Value]:
@@ -188,7 +188,7 @@ def word_pool(window: WordPool) -> Code:
         found = e.fold(rows, 1, [constant(kind, 0)] * 4, line)
         if window.kind == "mean":
             count = b.trunc(a["count"], I32)
-            taken = splat(e, count) if window.lanes else count
+            taken = e.splat(count) if window.lanes else count
             means = [b.fmul(b.sitofp(b.sub(x, taken), floats), numbers["residual_step"]) for x in found]
             found = [quantised(e, activated(e, x, window.activation), numbers) for x in means]
         total = found[0]
