@@ -240,11 +240,7 @@ def _check_plain(file: Path) -> None:
 
 def _check_size(path: Path) -> None:
     """TombolaError for an archive that unpacks to far more than it is: torch compresses nothing."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(record.file_size for record in archive.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return  # no archive, which reading says where it matters
+    size = sum(record.file_size for record in _archived(path))  # no archive: reading says so where it matters
     if size > _UNPACKED * path.stat().st_size:
         raise TombolaError(
             f"checkpoint {path} of {path.stat().st_size:,} bytes unpacks to {size:,}, and torch.save compresses "
@@ -299,11 +295,16 @@ def _is_sound(path: Path) -> bool:
 
 def _names_in_archive(path: Path) -> set[str]:
     """The names of the files in a zip archive, as torch writes them; none of any other file."""
+    return {record.filename.rpartition("/")[2] for record in _archived(path)}
+
+
+def _archived(path: Path) -> list[zipfile.ZipInfo]:
+    """What a zip archive holds; nothing of any other file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return {name.rpartition("/")[2] for name in archive.namelist()}
+            return archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return set()
+        return []
 
 
 def _unsafe(path: Path) -> list[str]:
