@@ -25,6 +25,7 @@ from tombola.models.registry import build_network
 from tombola.models.spec import ModelSpec, written_out
 from tombola.search.describe import describe_model
 from tombola.search.origin import start_from
+from tombola.ticket.pack import pack, unpack
 
 
 def state(prefix: str = "") -> dict[str, Tensor]:
@@ -296,3 +297,38 @@ def test_an_archive_that_unpacks_to_far_more_than_it_is_is_refused_unread(tmp_pa
     assert read_state(tmp_path / "plain.pt")["weight"].numel() == 2**20
     with pytest.raises(TombolaError, match=r"bomb.pt of [\d,]+ bytes unpacks to 4,19[\d,]+, and torch.save compresses"):
         read_state(tmp_path / "bomb.pt")
+
+
+def test_expanded_tensors_that_ask_for_far_more_memory_than_their_file_has_are_refused(tmp_path: Path) -> None:
+    one, path = torch.zeros(1), tmp_path / "a.pt"
+    torch.save({"bias": torch.ones(3), "weight": one.expand(2**20, 2**20)}, path)
+    for read in (read_state, open_state):
+        with pytest.raises(
+            TombolaError,
+            match=r"a\.pt of [\d,]+ bytes holds tensors of 4,398,[\d,]+: entries of 'weight', \(1048576, 1048576\), "
+            r"share memory, as those of an expanded tensor do; give each its own before torch.save: tensor.clone\(\)$",
+        ):
+            read(path)
+    torch.save({f"{i}": torch.zeros(2**20)[i:] for i in range(2)}, path)  # overlapping views within bounds
+    assert read_state(path)["1"].numel() == 2**20 - 1
+    memory = torch.zeros(2**18)
+    torch.save({f"{i}": memory[i:] for i in range(100)}, path)  # 100 views of 1 MiB
+    with pytest.raises(TombolaError, match=r"holds tensors of 104,"):
+        read_state(path)
+    torch.save({f"{i}": memory for i in range(100)}, path)  # but of tied ones all are the same
+    assert len(read_state(path)) == 100
+
+
+def test_small_expanded_tensors_are_read_and_packed_as_any(tmp_path: Path) -> None:
+    torch.save({"mask": torch.zeros(1, 1).expand(64, 64), "weight": torch.ones(2, 2)}, tmp_path / "a.pt")
+    assert torch.equal(unpack(pack(read_state(tmp_path / "a.pt")))["mask"], torch.zeros(64, 64))
+
+
+def test_tensors_without_plain_memory_are_refused_in_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sparse = torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.ones(1), (2, 2))
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    path = tmp_path / "a.pt"
+    for tensor, said in ((sparse, "a ticket holds dense tensors"), (nested, "holds nested tensors, weight;")):
+        torch.save({"weight": tensor}, path)
+        assert main(["pack", str(path), "--out", str(tmp_path / "a.ticket")]) == 2
+        assert said in capsys.readouterr().err

@@ -25,6 +25,8 @@ _PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".tar")
 """The endings of files that torch.save wrote: .bin of Hugging Face, .ckpt of Lightning, .tar of .pth.tar."""
 _UNPACKED = 20
 """Times its own size to which an archive may unpack, as those do that somebody has zipped again."""
+_EXPANDED = 2**26
+"""Bytes of tensors that any file may hold, however small: entries of an expanded tensor share memory."""
 _INDEX = ".index.json"
 _COUNTER = "num_batches_tracked"
 
@@ -191,7 +193,9 @@ def _check_there(path: Path) -> None:
 
 
 def _found(path: Path) -> Found:
-    return unwrapped(_read(path), str(path))
+    found = unwrapped(_read(path), str(path))
+    _check_expanded(path, found.state)
+    return found
 
 
 def _said(found: Found, path: str | Path) -> dict[str, Tensor]:
@@ -245,6 +249,22 @@ def _check_size(path: Path) -> None:
         raise TombolaError(
             f"checkpoint {path} of {path.stat().st_size:,} bytes unpacks to {size:,}, and torch.save compresses "
             "nothing; it was not written by it"
+        )
+
+
+def _check_expanded(path: Path, state: Mapping[str, Tensor]) -> None:
+    """TombolaError for tensors that need far more memory than their files, once each has its own."""
+    if nested := [name for name, tensor in state.items() if tensor.is_nested]:
+        raise TombolaError(f"checkpoint {path} holds nested tensors, {some(nested)}; a network's have one shape each")
+    sizes = {_storage(tensor): (bytes_of(tensor), name) for name, tensor in state.items() if _has_memory(tensor)}
+    needed = sum(size for size, _ in sizes.values())
+    held = sum(file.stat().st_size for file in (_files(path) if path.name.endswith(_INDEX) else [path]))
+    if needed > max(_EXPANDED, _UNPACKED * held):
+        _, name = max(sizes.values())
+        raise TombolaError(
+            f"checkpoint {path} of {held:,} bytes holds tensors of {needed:,}: entries of {name[:80]!r}, "
+            f"{tuple(state[name].shape)}, share memory, as those of an expanded tensor do; give each its own before "
+            "torch.save: tensor.clone()"
         )
 
 
@@ -360,6 +380,17 @@ def _names_of(file: Path) -> list[str]:
         raise
     except Exception as error:  # of crafted bytes
         raise TombolaError(_refusal(file, error)) from error
+
+
+def bytes_of(tensor: Tensor) -> int:
+    """Bytes of a tensor's values, each with its own memory; of a sparse one as if it were dense."""
+    return tensor.numel() * tensor.element_size()
+
+
+def _has_memory(tensor: Tensor) -> bool:
+    import torch
+
+    return tensor.layout is torch.strided and not tensor.is_meta
 
 
 def _storage(tensor: Tensor) -> tuple[Any, ...]:
